@@ -1,0 +1,46 @@
+"""One row per model family: what the pack must know about it beyond what ComfyUI's model object tells."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Family:
+    """`config_class` is ComfyUI's `supported_models` class; `keys` recognises the family in a LoRA file's key names.
+
+    `timesteps` and `shift` are what `auto` trains with, `guidance` is the embedded guidance while training (None: not
+    distilled), `architecture` and `base_version` are the spellings of modelspec and of `ss_base_model_version`.
+    """
+
+    name: str
+    config_class: str
+    architecture: str
+    base_version: str
+    keys: str
+    timesteps: str = "uniform"
+    shift: float = 1.0
+    guidance: float | None = None
+
+
+FAMILIES = (
+    Family("SD 1.5", "SD15", "stable-diffusion-v1/lora", "sd_v1", r"(down|up)_blocks_\d_attentions_\d_transformer_blocks_0_attn"),
+    Family("FLUX.1 dev", "Flux", "flux-1-dev/lora", "flux1", r"double_blocks|single_transformer_blocks", "shifted", 3.0, 1.0),
+    Family("FLUX.1 schnell", "FluxSchnell", "flux-1-schnell/lora", "flux1", r"double_blocks|single_transformer_blocks", "shifted", 3.0),
+    Family("Wan 2.1", "WAN21_T2V", "wan-2.1/lora", "wan2.1", r"blocks_\d+_(self|cross)_attn_[qkvo]", "shifted", 3.0),
+)
+
+
+def for_config_class(name: str) -> Family:
+    """The row of a ComfyUI model class. A class without a row gets a plain one: it still trains, with neutral defaults."""
+    rows = [family for family in FAMILIES if family.config_class == name]
+    return rows[0] if rows else Family(name, name, f"{name.lower()}/lora", name.lower(), r"(?!)")
+
+
+def guess_from_keys(names: list[str]) -> str:
+    """The family that most of a LoRA file's layer names speak of, or 'an unknown family'."""
+    flat = [re.sub(r"[.]", "_", name) for name in names]
+    hits = {family.name: sum(bool(re.search(family.keys, name)) for name in flat) for family in FAMILIES}
+    best = max(hits, key=hits.__getitem__)
+    return best if hits[best] * 2 > len(flat) else "an unknown family"

@@ -1,0 +1,39 @@
+"""Aspect-ratio buckets: every picture is resized and cropped to the bucket nearest to its own shape."""
+
+from __future__ import annotations
+
+import math
+
+from PIL import Image
+
+Size = tuple[int, int]
+
+
+def bucket_sizes(resolution: int, step: int, longest_ratio: float = 2.0) -> list[Size]:
+    """(width, height) of all buckets: multiples of `step`, area at most resolution^2, from square to `longest_ratio`.
+
+    The square of `resolution` rounded down to `step` is always first.
+    """
+    square = resolution // step * step
+    if square == 0:
+        raise ValueError(f"resolution {resolution} is smaller than the bucket step {step}")
+    sizes = {(square, square)}
+    for width in range(step, int(resolution * math.sqrt(longest_ratio)) + step, step):
+        height = resolution * resolution // width // step * step
+        if height and max(width, height) <= longest_ratio * min(width, height):
+            sizes |= {(width, height), (height, width)}
+    return sorted(sizes, key=lambda size: (abs(math.log(size[0] / size[1])), size))
+
+
+def nearest_bucket(size: Size, sizes: list[Size]) -> Size:
+    """The bucket whose aspect ratio is closest to the picture's (in log), the larger area on a tie."""
+    ratio = math.log(size[0] / size[1])
+    return min(sizes, key=lambda s: (round(abs(math.log(s[0] / s[1]) - ratio), 6), -s[0] * s[1]))
+
+
+def fit(image: Image.Image, size: Size) -> Image.Image:
+    """Resize so that `size` is covered, then crop the centre. Lanczos; the aspect ratio is kept."""
+    scale = max(size[0] / image.width, size[1] / image.height)
+    width, height = (max(round(side * scale), least) for side, least in zip(image.size, size, strict=True))
+    left, top = (width - size[0]) // 2, (height - size[1]) // 2
+    return image.resize((width, height), Image.Resampling.LANCZOS).crop((left, top, left + size[0], top + size[1]))

@@ -1,0 +1,49 @@
+"""The exact state of a run on disk: a run that is cut off goes on to the same bytes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from torch import Tensor
+
+from ..files.save import write_atomic
+from .trainer import TrainState
+
+_VERSION = "1"
+
+
+def save(path: Path, state: TrainState, fingerprint: str) -> None:
+    """Write factors, optimiser moments, generator, data order, step and losses, atomically."""
+    moments = state.optimizer.state.get(state.factors.flat, {})
+    tensors = {"factors": state.factors.flat, "generator": state.generator.get_state()}
+    tensors |= {f"optimizer.{name}": value for name, value in moments.items()}
+    progress = {"step": state.step, "losses": state.losses, "queue": state.batches.queue}
+    header = {"lora_loom.checkpoint": _VERSION, "fingerprint": fingerprint, "progress": json.dumps(progress)}
+    write_atomic(path, {name: value.detach().cpu().contiguous() for name, value in tensors.items()}, header)
+
+
+def load(path: Path, state: TrainState, fingerprint: str) -> None:
+    """Bring `state` (freshly made from the same configuration) to where the file was written.
+
+    Raises ValueError when the file belongs to another configuration.
+    """
+    with safe_open(path, framework="pt") as file:
+        header = file.metadata() or {}
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    if header.get("lora_loom.checkpoint") != _VERSION or header.get("fingerprint") != fingerprint:
+        raise ValueError(f"{path.name} was written by a run with other settings; choose another run name, or start over")
+    progress = json.loads(header["progress"])
+    with torch.no_grad():
+        state.factors.flat.copy_(tensors["factors"])
+    state.generator.set_state(tensors["generator"])
+    state.step, state.losses, state.batches.queue = progress["step"], progress["losses"], progress["queue"]
+    _restore_moments(state, {k.removeprefix("optimizer."): v for k, v in tensors.items() if k.startswith("optimizer.")})
+
+
+def _restore_moments(state: TrainState, moments: dict[str, Tensor]) -> None:
+    flat = state.factors.flat
+    if moments:
+        state.optimizer.state[flat] = {name: value.to(flat.device) for name, value in moments.items()}

@@ -1,0 +1,77 @@
+"""Which layers of a model get a correction: named presets, then include and exclude patterns."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Mapping
+from fnmatch import fnmatchcase
+
+from torch import nn
+
+from .config import LoraConfig
+
+# Leaf names of the q, k, v and output projections in the attention of every family, fused forms included.
+_PROJECTION = (
+    r"(to_q|to_k|to_v|to_out(\.0)?|to_qkv|qkv|proj|out|o|q|k|v|wq|wk|wv|wo|q_proj|k_proj|v_proj|o_proj|output_proj"
+    r"|out_proj|add_q_proj|add_k_proj|add_v_proj|to_add_out|to_query|to_key|to_value|out_layer)"
+)
+_ATTENTION = re.compile(
+    rf"(^|\.)\w*(attn\d?|attention)\.(\w+\.)*?{_PROJECTION}$"
+    r"|(^|\.)single_blocks\.\d+\.linear[12]$"  # FLUX: q, k, v and the mlp share linear1; attention out and mlp share linear2
+)
+_MLP = re.compile(r"(^|\.)(\w*mlp|ff|ffn|ff_context|feed_forward|ff_i)\.(\w+\.)*\w+$")
+_IN_BLOCK = re.compile(r"\.\d+\.")
+
+
+def layer_kind(module: nn.Module) -> str | None:
+    """`linear` or `conv` for a layer that a low-rank pair can correct, else None (norms, embeddings, grouped conv)."""
+    weight = getattr(module, "weight", None)
+    if getattr(weight, "ndim", 0) == 2 and hasattr(module, "in_features"):
+        return "linear"
+    if getattr(weight, "ndim", 0) >= 3 and getattr(module, "groups", 0) == 1 and not getattr(module, "transposed", True):
+        return "conv"
+    return None
+
+
+def in_preset(preset: str, name: str, kind: str) -> bool:
+    """Whether the layer `name` of kind `linear` or `conv` belongs to the preset."""
+    if preset == "linear+conv":
+        return True
+    if preset == "all-linear":
+        return kind == "linear"
+    attention = bool(_ATTENTION.search(name))
+    if preset == "attention":
+        return attention
+    return attention or (kind == "linear" and bool(_MLP.search(name)) and bool(_IN_BLOCK.search(name)))
+
+
+def select(model: nn.Module, config: LoraConfig, prefix: str = "") -> dict[str, nn.Module]:
+    """Layers of `model` by name (`prefix` + module path), in the model's order.
+
+    A layer is taken when the preset or an include pattern takes it and no exclude pattern does. Raises ValueError that
+    lists what exists when nothing is left.
+    """
+    layers = {prefix + path: module for path, module in model.named_modules() if layer_kind(module)}
+    chosen = {name: module for name, module in layers.items() if _wanted(name, module, config)}
+    if not chosen:
+        raise ValueError(
+            f"targets '{config.preset}' with include {list(config.include)} and exclude {list(config.exclude)} "
+            f"select none of the model's {len(layers)} layers; it has: {_summary(layers)}"
+        )
+    return chosen
+
+
+def _wanted(name: str, module: nn.Module, config: LoraConfig) -> bool:
+    def matches(patterns: tuple[str, ...]) -> bool:
+        return any(fnmatchcase(name, pattern) or fnmatchcase(name, f"*{pattern}*") for pattern in patterns)
+
+    taken = in_preset(config.preset, name, layer_kind(module) or "") or matches(config.include)
+    return taken and not matches(config.exclude)
+
+
+def _summary(layers: Mapping[str, nn.Module], most: int = 12) -> str:
+    """Layer names with block numbers folded (`blocks.*.attn.qkv x 12`), the commonest first."""
+    counts = Counter(re.sub(r"\.\d+(?=\.)", ".*", name) for name in layers)
+    rows = [f"{name} x {count}" for name, count in counts.most_common(most)]
+    return ", ".join(rows) + (f" and {len(counts) - most} more" if len(counts) > most else "") if rows else "no layers at all"

@@ -1,0 +1,105 @@
+"""The training loop: a generator of results that knows no user interface."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from . import objective, timesteps
+from .batches import Batches
+from .config import TrainConfig
+from .inject import Factors
+from .objective import Denoiser
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A training example as the denoiser wants it: a latent (channels, ...) and its encoded condition."""
+
+    latent: Tensor
+    condition: Any
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """One optimiser step: its number from 1, the mean loss of its micro-batches and the gradient norm before clipping."""
+
+    step: int
+    loss: float
+    grad_norm: float
+    learning_rate: float
+
+
+@dataclass
+class TrainState:
+    """Everything that decides how a run goes on. `generator` is its only source of randomness, on the CPU."""
+
+    factors: Factors
+    batches: Batches
+    generator: torch.Generator
+    optimizer: torch.optim.Optimizer
+    step: int = 0
+    losses: list[float] = field(default_factory=list)
+
+
+def make_optimizer(factors: Factors, config: TrainConfig) -> torch.optim.Optimizer:
+    """AdamW (Loshchilov and Hutter 2019) over the flat buffer, torch's fused kernel."""
+    return torch.optim.AdamW([factors.flat], lr=config.learning_rate, weight_decay=config.weight_decay, fused=True)
+
+
+def learning_rate(config: TrainConfig, step: int) -> float:
+    """The rate of step `step` (from 0): linear warm-up, then constant or a cosine that ends at zero."""
+    if step < config.warmup:
+        return config.learning_rate * (step + 1) / config.warmup
+    if config.schedule == "constant":
+        return config.learning_rate
+    done = (step - config.warmup) / max(config.steps - config.warmup, 1)
+    return config.learning_rate * (0.5 + 0.5 * math.cos(math.pi * done))
+
+
+def train(
+    config: TrainConfig, state: TrainState, denoiser: Denoiser, samples: Sequence[Sample], unconditional: Sequence[Any]
+) -> Iterator[StepResult]:
+    """Step until `config.steps`; `state` is complete and consistent at every yield.
+
+    `unconditional[i]` replaces the condition of sample i where the caption is dropped. A loss that is not finite raises
+    FloatingPointError before it can touch the factors.
+    """
+    flat = state.factors.flat
+    while state.step < config.steps:
+        rate = learning_rate(config, state.step)
+        mean = sum(_backward(config, state, denoiser, samples, unconditional) for _ in range(config.accumulation))
+        if not math.isfinite(mean):
+            raise FloatingPointError(f"the loss became {mean} at step {state.step + 1}; lower the learning rate ({rate:g})")
+        norm = float(flat.grad.norm())
+        if norm > config.max_grad_norm:
+            flat.grad.mul_(config.max_grad_norm / norm)
+        state.optimizer.param_groups[0]["lr"] = rate
+        state.optimizer.step()
+        flat.grad.zero_()
+        state.step += 1
+        state.losses.append(mean)
+        yield StepResult(state.step, mean, norm, rate)
+
+
+def _backward(
+    config: TrainConfig, state: TrainState, denoiser: Denoiser, samples: Sequence[Sample], unconditional: Sequence[Any]
+) -> float:
+    """Add one micro-batch's gradient to the flat buffer; returns its share of the step's loss."""
+    chosen, draw = state.batches.next(), state.generator
+    device = state.factors.flat.device
+    x0 = torch.stack([samples[i].latent for i in chosen])
+    noise = torch.randn(x0.shape, generator=draw)
+    sigma = denoiser.sigma(timesteps.draw(config.timesteps, len(chosen), config.shift, draw))
+    dropped = torch.rand(len(chosen), generator=draw) < config.caption_dropout
+    conditions = [unconditional[i] if drop else samples[i].condition for i, drop in zip(chosen, dropped, strict=True)]
+    loss = objective.loss(
+        denoiser, x0.to(device), noise.to(device), sigma.to(device), conditions, config.weighting, config.snr_gamma
+    )
+    (loss / config.accumulation).backward()
+    return float(loss.detach()) / config.accumulation

@@ -1,0 +1,75 @@
+"""Call a ComfyUI MODEL of any family as the training objective's Denoiser."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import comfy.conds
+import comfy.ldm.modules.attention
+import comfy.sampler_helpers
+import comfy.samplers
+import torch
+from comfy.model_sampling import CONST, COSMOS_RFLOW
+from torch import Tensor
+
+_LEAST_SIGMA = 1e-3  # flow models are defined down to 0, where the output residual is 0 / 0
+
+
+def _differentiable_attention(_chosen, *args, **kwargs):
+    """Attention that has a backward, whatever fast kernel was chosen for inference."""
+    return comfy.ldm.modules.attention.attention_pytorch(*args, **kwargs)
+
+
+class ComfyDenoiser:
+    """Satisfies `lora_core.training.objective.Denoiser` for the model inside a loaded ModelPatcher."""
+
+    def __init__(self, patcher):
+        self.model = patcher.model
+        self.device = patcher.load_device
+        self.sampling = patcher.get_model_object("model_sampling")
+        options = patcher.model_options.get("transformer_options", {})
+        self.options = {**options, "optimized_attention_override": _differentiable_attention}
+
+    def condition(self, conditioning: list, latent: Tensor) -> dict[str, Any]:
+        """ComfyUI CONDITIONING encoded for one latent (channels, ...): text, pooled vectors, size conditioning."""
+        batch = latent[None].to(self.device)
+        conds = comfy.sampler_helpers.convert_cond(conditioning)
+        conds = comfy.samplers.encode_model_conds(
+            self.model.extra_conds, conds, batch, self.device, "positive",
+            latent_image=batch, denoise_mask=None, seed=0, latent_shapes=[batch.shape],
+        )  # fmt: skip
+        return {name: cond.process_cond(batch_size=1, area=None) for name, cond in conds[0]["model_conds"].items()}
+
+    def sigma(self, u: Tensor) -> Tensor:
+        if isinstance(self.sampling, CONST):
+            return u.clamp(_LEAST_SIGMA, 1.0)
+        if isinstance(self.sampling, COSMOS_RFLOW):
+            return u.clamp(_LEAST_SIGMA, 1 - _LEAST_SIGMA) / (1 - u.clamp(_LEAST_SIGMA, 1 - _LEAST_SIGMA))
+        sigmas = self.sampling.sigmas.to(u.device)
+        return sigmas[(u * len(sigmas)).long().clamp(max=len(sigmas) - 1)]
+
+    def noised(self, x0: Tensor, noise: Tensor, sigma: Tensor) -> Tensor:
+        return self.sampling.noise_scaling(sigma.view(-1, *(1 for _ in x0.shape[1:])), noise, x0, False)
+
+    def denoised(self, x_t: Tensor, sigma: Tensor, conditions: list[dict[str, Any]]) -> Tensor:
+        first, *others = conditions
+        if all(_concatable(first, other) for other in others):
+            return self._apply(x_t, sigma, conditions)
+        return torch.cat([self._apply(x_t[i : i + 1], sigma[i : i + 1], [c]) for i, c in enumerate(conditions)])
+
+    def output_scale(self, sigma: Tensor) -> Tensor:
+        one = torch.ones_like(sigma)
+        return self.sampling.calculate_denoised(sigma, one, torch.zeros_like(sigma))
+
+    def snr(self, sigma: Tensor) -> Tensor:
+        if isinstance(self.sampling, CONST):
+            return ((1 - sigma) / sigma).square()
+        return sigma.pow(-2)
+
+    def _apply(self, x_t: Tensor, sigma: Tensor, conditions: list[dict[str, Any]]) -> Tensor:
+        conds = comfy.samplers.cond_cat(conditions, device=x_t.device)
+        return self.model.apply_model(x_t, sigma, transformer_options=self.options, **conds)
+
+
+def _concatable(a: dict[str, comfy.conds.CONDRegular], b: dict[str, comfy.conds.CONDRegular]) -> bool:
+    return a.keys() == b.keys() and all(a[name].can_concat(b[name]) for name in a)

@@ -1,0 +1,150 @@
+"""ComfyUI's names for weights: which layer of a loaded model each name in a LoRA file means, and back.
+
+The spellings are ComfyUI's own key maps, so a name means here what it means to every other loader. A layer of our own
+is called after the weight it corrects: `diffusion_model.<path>` or `text_encoders.<path>`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import comfy.lora
+import torch
+
+from ...lora_core.adapter import Adapter
+from ...lora_core.families import Family, for_config_class, guess_from_keys
+from ...lora_core.files.formats import FileLayer
+from ...lora_core.low_rank import LowRank
+
+TEXT = "text_encoders."
+
+
+@dataclass(frozen=True)
+class Target:
+    """A layer, the rows of its weight that a file name covers (None: all), and a reordering of those rows, if any."""
+
+    layer: str
+    rows: tuple[int, int] | None = None
+    reorder: Callable[[torch.Tensor], torch.Tensor] | None = None
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """An adapter in the model's own names, with the file's names that the model does not have."""
+
+    adapter: Adapter
+    unmatched: tuple[str, ...]
+
+
+class NameTable:
+    """All names that mean a weight of this MODEL and, when given, this CLIP."""
+
+    def __init__(self, model, clip=None):
+        self.family: Family = for_config_class(type(model.model.model_config).__name__)
+        self.shapes = _shapes(model.model, "diffusion_model.", "")
+        self.targets = {name: _target(value, "") for name, value in comfy.lora.model_lora_keys_unet(model.model, {}).items()}
+        if clip is not None:
+            text = clip.cond_stage_model
+            self.shapes |= _shapes(text, "", TEXT)
+            self.targets |= {name: _target(value, TEXT) for name, value in comfy.lora.model_lora_keys_clip(text, {}).items()}
+        self.targets |= {name.replace(".processor.to_", ".to_"): t for name, t in self.targets.items() if ".processor.to_" in name}
+        self.targets |= {f"{name}.0": t for name, t in self.targets.items() if name.endswith(".to_out")}
+        self.has_text = clip is not None
+
+    def resolve(self, adapter: Adapter, source: str) -> Resolved:
+        """Name the adapter's layers after the model's weights; slices of a fused weight become one layer.
+
+        Raises ValueError when nothing matches, when a layer does not fit its weight, or when two names mean one weight.
+        """
+        found: dict[str, dict[tuple[int, int] | None, LowRank]] = {}
+        unmatched = []
+        for name, low_rank in adapter.layers.items():
+            target = self.targets.get(name)
+            if target is None or target.layer not in self.shapes:
+                unmatched.append(name)
+                continue
+            parts = found.setdefault(target.layer, {})
+            if target.rows in parts:
+                raise ValueError(f"{source}: {name} and another key both correct {target.layer}; the file holds it twice")
+            parts[target.rows] = self._placed(name, low_rank, target, source)
+        if not found:
+            raise ValueError(self._stranger(adapter, source))
+        layers = {layer: _joined(list(parts.values())) for layer, parts in found.items()}
+        return Resolved(replace(adapter, layers=layers), tuple(unmatched))
+
+    def file_names(self, style: str, layers: list[str]) -> dict[str, list[FileLayer]]:
+        """The names under which a file of that style holds each layer. Raises ValueError when the style has none."""
+        if style == "native":
+            return {layer: [FileLayer(layer, None)] for layer in layers}
+        spelled: dict[str, list[FileLayer]] = {}
+        for name, target in self.targets.items():
+            if _speaks(style, name) and target.reorder is None:
+                spelled.setdefault(target.layer, []).append(FileLayer(name, target.rows))
+        missing = [layer for layer in layers if layer not in spelled]
+        if missing:
+            raise ValueError(
+                f"{self.family.name} has no {style} name for {len(missing)} of {len(layers)} layers, for example "
+                f"{missing[0]}; save in the 'comfyui' format"
+            )
+        return {layer: _preferred(style, spelled[layer], self.shapes[layer][0]) for layer in layers}
+
+    def _placed(self, name: str, low_rank: LowRank, target: Target, source: str) -> LowRank:
+        shape = self.shapes[target.layer]
+        rows = target.rows[1] if target.rows else shape[0]
+        if low_rank.shape[0] != rows or low_rank.lora_A.shape[1] != shape[1:].numel():
+            raise ValueError(
+                f"{source}: {name} corrects a weight of shape {low_rank.shape}, but {target.layer} of this "
+                f"{self.family.name} model is {(rows, *shape[1:])}; the file was made for another model"
+            )
+        if target.reorder:
+            low_rank = replace(low_rank, lora_B=target.reorder(low_rank.lora_B))
+        low_rank = replace(low_rank, kernel=tuple(shape[2:]))
+        return low_rank.in_rows(target.rows[0], shape[0]) if target.rows else low_rank
+
+    def _stranger(self, adapter: Adapter, source: str) -> str:
+        names = list(adapter.layers)
+        if not self.has_text and any(name.startswith(("lora_te", "text_encoder")) for name in names):
+            return f"{source} changes only the text encoder; connect CLIP"
+        return (
+            f"{source} is a LoRA for {guess_from_keys(names)} and matches none of this {self.family.name} model's layers "
+            f"(its first key is {names[0]}); use a LoRA made for {self.family.name}"
+        )
+
+
+def _shapes(model, inside: str, prefix: str) -> dict[str, torch.Size]:
+    weights = {k: v for k, v in model.state_dict().items() if k.startswith(inside) and k.endswith(".weight")}
+    return {prefix + k.removesuffix(".weight"): v.shape for k, v in weights.items()}
+
+
+def _target(value, prefix: str) -> Target:
+    key, offset, reorder = value, None, None
+    if isinstance(value, tuple):
+        key, offset, reorder = (*value, None, None)[:3]
+    rows = (offset[1], offset[2]) if offset is not None and offset[0] == 0 else None
+    return Target(prefix + key.removesuffix(".weight"), rows, reorder)
+
+
+def _joined(parts: list[LowRank]) -> LowRank:
+    return parts[0] if len(parts) == 1 else LowRank.concat(parts)
+
+
+def _speaks(style: str, name: str) -> bool:
+    if style == "kohya":
+        return name.startswith(("lora_unet_", "lora_te")) and not name.startswith("lora_te_model")
+    return name.startswith(("unet.", "transformer.", "text_encoder"))
+
+
+def _preferred(style: str, names: list[FileLayer], total: int) -> list[FileLayer]:
+    """One way to write a layer: diffusers block names over native ones, whole weights over slices unless PEFT slices."""
+    whole = [name for name in names if name.rows is None]
+    if not whole:
+        unique = {name.rows: name for name in names}
+        return [unique[rows] for rows in sorted(unique)]
+    return [max(whole, key=lambda layer: _rank_of(style, layer.name))]
+
+
+def _rank_of(style: str, name: str) -> tuple[bool, ...]:
+    if style == "kohya":
+        return ("_blocks_" in name and "_attentions_" in name, name.startswith("lora_te_"), name.startswith("lora_te1_"))
+    return (".processor." in name, not name.endswith(".to_out.0"))

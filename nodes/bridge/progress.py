@@ -1,0 +1,41 @@
+"""What a person sees while a node works: the bar, a picture on the node, a line of text, and a working cancel."""
+
+from __future__ import annotations
+
+import time
+
+import comfy.utils
+from comfy_execution.utils import get_executing_context
+from PIL import Image
+from server import PromptServer
+
+_PICTURE_EVERY = 1.0  # seconds between pictures; each is sent at once, past the bar's own throttle
+
+
+class Progress:
+    """Progress of the node that is executing now. `update` raises ComfyUI's interrupt when the user cancelled."""
+
+    def __init__(self, total: int):
+        context = get_executing_context()
+        self.node_id = context.node_id if context else None
+        self.bar = comfy.utils.ProgressBar(total, node_id=self.node_id)
+        self.started = time.monotonic()
+        self.pictured = 0.0
+
+    def picture_due(self) -> bool:
+        return time.monotonic() - self.pictured > _PICTURE_EVERY
+
+    def update(self, value: int, total: int | None = None, picture: Image.Image | None = None) -> None:
+        if picture is not None:
+            self.pictured = time.monotonic()
+        self.bar.update_absolute(value, total, ("JPEG", picture, 512) if picture else None)
+
+    def say(self, text: str) -> None:
+        """Show `text` on the node."""
+        server = getattr(PromptServer, "instance", None)
+        if server is not None and self.node_id is not None:
+            server.send_progress_text(text, self.node_id)
+
+    def time_left(self, done: int, total: int) -> str:
+        seconds = (time.monotonic() - self.started) / max(done, 1) * (total - done)
+        return f"{int(seconds // 60)}:{int(seconds % 60):02d} left"

@@ -1,0 +1,153 @@
+"""Everything that must hold while a ComfyUI model is trained, and must be undone afterwards."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+
+import comfy.model_management
+import comfy.quant_ops
+import torch
+from comfy_kitchen.backends.eager import rope
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+from torch.utils.checkpoint import checkpoint
+
+_FUSED_ROPE = ("apply_rope", "apply_rope1", "apply_rope_split_half", "apply_rope_split_half1",
+               "rms_rope", "rms_rope1", "rms_rope_split_half", "rms_rope_split_half1")  # fmt: skip
+_OUT_OF_PLACE = {
+    Tensor.__iadd__: torch.add,
+    Tensor.__isub__: torch.sub,
+    Tensor.__imul__: torch.mul,
+    Tensor.__itruediv__: torch.div,
+}
+
+
+class OutOfPlace(TorchFunctionMode):
+    """Turn `x += y` into `x = x + y`: FLUX-type blocks change tensors that autograd still needs.
+
+    Only augmented assignment is redirected, because it rebinds its name to the result.
+    """
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        return _OUT_OF_PLACE.get(func, func)(*args, **(kwargs or {}))
+
+
+@contextmanager
+def training_session(model, checkpointing: bool) -> Iterator:
+    """Yield a loaded ModelPatcher whose model can be differentiated; leave weights, flags and kernels as they were.
+
+    Inference mode is off inside. Weights that were created under it are seen through ordinary tensors on the same
+    storage, so no second copy of the model exists. With `checkpointing`, blocks recompute their activations.
+    """
+    with torch.inference_mode(False), torch.enable_grad(), ExitStack() as undo:
+        patcher = _trainable_clone(model)
+        comfy.model_management.load_models_gpu([patcher], force_full_load=True)
+        patcher.pre_run()
+        undo.callback(patcher.cleanup)
+        network = patcher.model.diffusion_model
+        undo.enter_context(_flag_training())
+        undo.enter_context(_differentiable_rope())
+        undo.enter_context(_ordinary_tensors(patcher.model))
+        undo.enter_context(OutOfPlace())
+        if checkpointing:
+            undo.enter_context(_recomputed(blocks(network)))
+        yield patcher
+
+
+def blocks(network: nn.Module) -> list[nn.Module]:
+    """The outermost repeated blocks of a network: items of its module lists, looked up through plain containers."""
+    found: list[nn.Module] = []
+
+    def visit(module: nn.Module, listed: bool) -> None:
+        for child in module.children():
+            container = isinstance(child, (nn.ModuleList, nn.Sequential))
+            if listed and not container:
+                found.append(child)
+            else:
+                visit(child, listed or isinstance(child, nn.ModuleList))
+
+    visit(network, False)
+    return [block for block in found if any(True for _ in block.parameters())]
+
+
+def _trainable_clone(model):
+    """A clone that keeps its weights as plain parameters (no dynamic VRAM) and computes in a type with enough range."""
+    patcher = model.clone(disable_dynamic=True)
+    if patcher.model.get_dtype_inference() == torch.float16:
+        bf16 = comfy.model_management.should_use_bf16(patcher.load_device)
+        patcher.set_model_compute_dtype(torch.bfloat16 if bf16 else torch.float32)
+    return patcher
+
+
+@contextmanager
+def _flag_training() -> Iterator[None]:
+    before = comfy.model_management.in_training
+    comfy.model_management.in_training = True
+    try:
+        yield
+    finally:
+        comfy.model_management.in_training = before
+
+
+@contextmanager
+def _differentiable_rope() -> Iterator[None]:
+    """Some families call the fused rotary kernels without looking at `in_training`; the eager ones have gradients."""
+    kernels = comfy.quant_ops.ck
+    names = [name for name in _FUSED_ROPE if hasattr(kernels, name) and hasattr(rope, name)]
+    before = {name: getattr(kernels, name) for name in names}
+    try:
+        for name in names:
+            setattr(kernels, name, getattr(rope, name))
+        yield
+    finally:
+        for name, kernel in before.items():
+            setattr(kernels, name, kernel)
+
+
+@contextmanager
+def _ordinary_tensors(model: nn.Module) -> Iterator[None]:
+    """Replace inference tensors among parameters and buffers by ordinary tensors that share their memory."""
+    swapped: list[tuple[dict, str, Tensor]] = []
+    try:
+        for module in model.modules():
+            for slots in (module._parameters, module._buffers):
+                for name, tensor in slots.items():
+                    if type(tensor) in (Tensor, nn.Parameter) and tensor.is_inference():
+                        swapped.append((slots, name, tensor))
+                        slots[name] = _shared(tensor)
+        yield
+    finally:
+        for slots, name, tensor in swapped:
+            slots[name] = tensor
+
+
+def _shared(tensor: Tensor) -> Tensor:
+    plain = torch.empty(0, dtype=tensor.dtype, device=tensor.device)
+    plain.set_(tensor.untyped_storage(), tensor.storage_offset(), tensor.size(), tensor.stride())
+    return nn.Parameter(plain, requires_grad=False) if isinstance(tensor, nn.Parameter) else plain
+
+
+@contextmanager
+def _recomputed(modules: Iterable[nn.Module]) -> Iterator[None]:
+    """Non-reentrant checkpointing of each module; in-place edits stay inside, so the saved inputs stay intact."""
+    wrapped = []
+    try:
+        for module in modules:
+            module.forward = _checkpointed(module.forward)
+            wrapped.append(module)
+        yield
+    finally:
+        for module in wrapped:
+            del module.forward
+
+
+def _checkpointed(forward):
+    def inside(*args, **kwargs):
+        with OutOfPlace():
+            return forward(*args, **kwargs)
+
+    def outside(*args, **kwargs):
+        return checkpoint(inside, *args, use_reentrant=False, **kwargs)
+
+    return outside
