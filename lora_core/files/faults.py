@@ -1,0 +1,25 @@
+"""What can be wrong with a file, said in one sentence."""
+
+from __future__ import annotations
+
+from typing import NoReturn
+
+RE_SAVE = "download it again, or ask its author for a clean safetensors file"
+
+
+class UnsafeFileError(ValueError):
+    """The file is broken or hostile; nothing of it was used."""
+
+
+class UnsupportedWeightsError(ValueError):
+    """The file is sound, but holds something other than plain LoRA factors."""
+
+
+def quote(text: str) -> str:
+    """`text` in quotes, shortened, with control, bidi and broken characters escaped."""
+    return repr(text if len(text) <= 160 else text[:120] + "..." + text[-30:])
+
+
+def refuse(source: str, fault: str, cure: str = RE_SAVE) -> NoReturn:
+    """Raise UnsafeFileError. `source` is a file's name or what stands in for one."""
+    raise UnsafeFileError(f"{quote(source)} {fault}; {cure}.")

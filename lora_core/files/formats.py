@@ -1,0 +1,225 @@
+"""LoRA files to Adapter and back: kohya, PEFT / diffusers and ComfyUI's native spelling.
+
+What a file means by its strength:
+- `<layer>.alpha` present: delta_W = alpha / rank * up @ down (kohya; ComfyUI reads it beside any spelling).
+- absent: delta_W = up @ down, so alpha = rank.
+- absent, and the header has `lora_adapter_metadata` (diffusers >= 0.34): diffusers builds its LoraConfig from that
+  JSON, so `lora_alpha / r` (`lora_alpha / sqrt(r)` with `use_rslora`, `alpha_pattern` per layer) is the strength the
+  file was trained at, and is what is read here. ComfyUI's loader ignores it and applies such a file at scale 1.
+What is written never needs that JSON.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import torch
+from safetensors import safe_open
+from torch import Tensor
+
+from ..adapter import Adapter
+from ..low_rank import LowRank
+from . import guard, spelling
+from .faults import UnsupportedWeightsError, quote, refuse
+
+logger = logging.getLogger("lora_loom")
+
+Style = Literal["native", "kohya", "peft"]
+
+_DTYPE_NAMES = {
+    torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16",
+    torch.float8_e4m3fn: "F8_E4M3", torch.float8_e5m2: "F8_E5M2", torch.int64: "I64", torch.int32: "I32",
+    torch.int16: "I16", torch.int8: "I8", torch.uint8: "U8", torch.bool: "BOOL",
+}  # fmt: skip
+
+
+class FileLayer(NamedTuple):
+    """Where a layer goes in a file; `rows` (start, length) when the file splits a fused weight."""
+
+    name: str
+    rows: tuple[int, int] | None = None
+
+
+def read(path: str | os.PathLike[str]) -> Adapter:
+    """The file's adapter, layers named as the file spells them, factors memory-mapped and in the file's dtype.
+
+    Raises guard.UnsafeFileError before any tensor is touched, or UnsupportedWeightsError when it is not plain LoRA.
+    """
+    header = guard.inspect(path)
+    source = Path(path).name
+    layers = _layers(source, header.tensors)
+    with safe_open(path, framework="pt", device="cpu") as file:
+        tensors = {name: file.get_tensor(name) for name in header.tensors}
+    return _adapter(source, layers, tensors, header.metadata)
+
+
+def decode(tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None, source: str = "LORA_MODEL") -> Adapter:
+    """As `read`, from tensors in memory, such as ComfyUI's LORA_MODEL. `source` is what errors call them."""
+    described = {name: guard.TensorInfo(_dtype_name(tensor), tuple(tensor.shape)) for name, tensor in tensors.items()}
+    return _adapter(source, _layers(source, described), tensors, metadata or {})
+
+
+def encode(
+    adapter: Adapter,
+    style: Style,
+    names: Mapping[str, Sequence[FileLayer]] | None = None,
+    dtype: torch.dtype = torch.float16,
+) -> dict[str, Tensor]:
+    """The tensors of a file: contiguous CPU clones in `dtype`.
+
+    `names` says where a layer goes, under its own name by default. `native` and `kohya` write
+    `.lora_down.weight`, `.lora_up.weight` and `.alpha`; `peft` writes `.lora_A.weight` and `.lora_B.weight` with the
+    scaling folded into B. A rank above what the weight can have is cut without loss. Raises ValueError when a value
+    does not fit `dtype`.
+    """
+    if style not in ("native", "kohya", "peft"):
+        raise ValueError(f"unknown style {style!r}; use native, kohya or peft")
+    tensors: dict[str, Tensor] = {}
+    with torch.inference_mode(False), torch.no_grad():
+        for name, layer in adapter.layers.items():
+            for target in (names or {}).get(name, (FileLayer(name),)):
+                part = layer if target.rows is None else layer.rows(*target.rows)
+                for key, tensor in _factors(target.name, _feasible(part), style).items():
+                    if key in tensors:
+                        raise ValueError(f"two layers would be written as {key!r}; give each its own name")
+                    tensors[key] = _cast(key, tensor, dtype)
+    return tensors
+
+
+def _dtype_name(tensor: Tensor) -> str:
+    return _DTYPE_NAMES.get(tensor.dtype, str(tensor.dtype))
+
+
+def _layers(source: str, tensors: Mapping[str, guard.TensorInfo]) -> dict[str, guard.Layer]:
+    layers = guard.check_layers(source, tensors)
+    keys = [spelling.parse(name) for name in tensors]
+    strays = [name for name, key in zip(tensors, keys) if key is None]
+    strays = strays or [name for name, key in zip(tensors, keys) if key.layer not in layers]
+    if strays:
+        kinds = Counter(map(spelling.kind, strays))
+        (label, mark), _ = kinds.most_common(1)[0]
+        count = max(kinds[label, mark], sum(kinds.values()) if label == spelling.UNKNOWN else 0)
+        raise UnsupportedWeightsError(
+            f"{quote(source)} holds {label} weights ({quote(mark)}, {count} of them) beside {len(layers)} plain LoRA "
+            f"layers; use ComfyUI's own Load LoRA node for it, or convert it to plain LoRA first."
+        )
+    return layers
+
+
+def _adapter(
+    source: str, layers: Mapping[str, guard.Layer], tensors: Mapping[str, Tensor], metadata: Mapping[str, str]
+) -> Adapter:
+    config = _peft_config(source, metadata)
+    found = {name: _layer(source, name, keys, tensors, config) for name, keys in layers.items()}
+    return Adapter(found, dict(metadata))
+
+
+def _layer(
+    source: str, name: str, keys: guard.Layer, tensors: Mapping[str, Tensor], config: Mapping[str, Any]
+) -> LowRank:
+    up, down, mid = (None if key is None else _factor(source, key, tensors[key]) for key in keys[:3])
+    if keys.alpha is not None:
+        alpha = guard.check_alpha(source, keys.alpha, float(tensors[keys.alpha].item()))
+    else:
+        alpha = guard.check_alpha(source, name, _peft_alpha(source, name, down.shape[0], config))
+    if mid is not None:  # folding multiplies: not in half precision
+        up, down, mid = up.float(), down.float(), mid.float()
+    dtype = torch.promote_types(up.dtype, down.dtype)
+    return LowRank.from_conv(down.to(dtype), up.to(dtype), alpha, mid)
+
+
+def _factor(source: str, key: str, tensor: Tensor) -> Tensor:
+    tensor = tensor.detach()
+    if tensor.dtype.itemsize == 1:
+        tensor = tensor.half()  # every fp8 number is an fp16 number
+    low, high = torch.aminmax(tensor)
+    guard.check_finite(source, key, float(low), float(high))
+    return tensor
+
+
+def _peft_config(source: str, metadata: Mapping[str, str]) -> Mapping[str, Any]:
+    text = metadata.get("lora_adapter_metadata")
+    if text is None:
+        return {}
+    try:
+        config = json.loads(text)
+    except (ValueError, RecursionError):
+        config = None
+    if not isinstance(config, dict):
+        refuse(source, "has metadata 'lora_adapter_metadata' that is not a JSON object")
+    logger.info("%s: strength taken from lora_adapter_metadata, as diffusers does", source)
+    return config
+
+
+def _peft_alpha(source: str, name: str, rank: int, config: Mapping[str, Any]) -> float:
+    """Alpha of a layer that has no alpha tensor. Keys are `transformer.lora_alpha`, or bare for a single model."""
+    component, _, inner = name.partition(".")
+    for prefix, module in ((component + ".", inner), ("", name)):
+        if f"{prefix}lora_alpha" in config:
+            pattern = config.get(f"{prefix}alpha_pattern") or {}
+            alpha = _matching(source, pattern, module, config[f"{prefix}lora_alpha"])
+            return alpha * rank**0.5 if config.get(f"{prefix}use_rslora") else alpha
+    return float(rank)
+
+
+def _matching(source: str, pattern: Any, module: str, default: Any) -> float:
+    """PEFT's alpha_pattern lookup for literal names; the file's own regular expressions are never run."""
+    value = default
+    for key in pattern if isinstance(pattern, dict) else ():
+        literal = key.lstrip("^").rstrip("$").replace("\\.", ".")
+        if set("\\*+?()[]{}|^$").intersection(literal):
+            raise UnsupportedWeightsError(
+                f"{quote(source)} gives alpha by the regular expression {quote(key)}; re-save it with an alpha per layer."
+            )
+        if module == literal or not key.startswith("^") and module.endswith("." + literal):
+            value = pattern[key]
+            break
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        refuse(source, f"has a lora_alpha of {quote(str(value))} for {quote(module)} in 'lora_adapter_metadata'")
+    return float(value)
+
+
+def _feasible(layer: LowRank) -> LowRank:
+    limit = min(layer.lora_B.shape[0], layer.lora_A.shape[1])
+    return layer if layer.rank <= limit else layer.truncate(rank=limit)
+
+
+def _factors(name: str, layer: LowRank, style: Style) -> dict[str, Tensor]:
+    if style == "peft":
+        suffixes, layer = spelling.PEFT, _unscaled(layer)
+    else:
+        suffixes = spelling.KOHYA
+        layer = layer if 1e-6 < abs(layer.alpha) <= guard.MAX_ALPHA else _unscaled(layer)
+    ones = (1,) * len(layer.kernel)
+    factors = {
+        name + suffixes.down: layer.lora_A.reshape(layer.rank, *layer.shape[1:]),
+        name + suffixes.up: layer.lora_B.reshape(*layer.lora_B.shape, *ones),
+    }
+    if style != "peft":
+        factors[name + spelling.ALPHA] = torch.tensor(layer.alpha, dtype=torch.float32)
+    return factors
+
+
+def _unscaled(layer: LowRank) -> LowRank:
+    """The same correction with alpha = rank."""
+    lora_B = layer.lora_B.to(torch.promote_types(layer.lora_B.dtype, torch.float32)) * layer.scaling
+    return replace(layer, lora_B=lora_B, alpha=float(layer.rank))
+
+
+def _cast(key: str, tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    if tensor.ndim == 0:
+        return tensor
+    low, high = map(float, torch.aminmax(tensor.detach()))
+    if not (low - low == high - high == 0):
+        raise ValueError(f"{key!r} holds NaN or infinite values; the training or merge has diverged, lower its strength")
+    limit = torch.finfo(dtype).max
+    if max(-low, high) > limit:
+        raise ValueError(f"{key!r} reaches {max(-low, high):.4g}, above the {limit:.4g} of {dtype}; save as bf16 or fp32")
+    return tensor.detach().to("cpu", dtype, copy=True).contiguous()

@@ -1,0 +1,96 @@
+"""Writing a LoRA file whole or not at all."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import Tensor
+
+from .packing import Packed, pack
+
+MAX_HEADER = 2**20  # ComfyUI shows no metadata of a larger header
+
+
+@dataclass(frozen=True)
+class SavedFile:
+    """`file_sha256` covers the whole file, `model_hash` its data section; `size` in bytes."""
+
+    path: Path
+    size: int
+    file_sha256: str
+    model_hash: str
+
+
+def save(
+    path: str | os.PathLike[str],
+    tensors: Mapping[str, Tensor],
+    metadata: Mapping[str, str] | None = None,
+    overwrite: bool = False,
+) -> SavedFile:
+    """Write a safetensors file with its hashes filled in; the same content gives the same bytes.
+
+    The file appears under its name only when it is complete and on the disk; until then, and for ever when anything
+    fails, an older file of that name stays as it was. Raises FileExistsError unless `overwrite`, ValueError when the
+    header would pass 1 MiB. `lora_adapter_metadata` is dropped: the tensors carry their own strength.
+    """
+    path = Path(path)
+    _check_free(path, overwrite)
+    packed = pack(tensors)
+    head = _header(path, packed, metadata or {})
+    temporary = path.with_name(f".{path.name[:100]}.{secrets.token_hex(6)}.tmp")
+    try:
+        _write(temporary, head, packed.data)
+        _check_free(path, overwrite)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    _sync_folder(path.parent)
+    digest = hashlib.sha256(head)
+    digest.update(packed.data)
+    return SavedFile(path, len(head) + len(packed.data), digest.hexdigest(), packed.model_hash())
+
+
+def _check_free(path: Path, overwrite: bool) -> None:
+    if not overwrite and path.exists():
+        raise FileExistsError(f"{path.name} exists in {path.parent}; choose another name or allow overwriting")
+
+
+def _header(path: Path, packed: Packed, metadata: Mapping[str, str]) -> bytes:
+    kept = {key: value for key, value in metadata.items() if key != "lora_adapter_metadata"}
+    digest = packed.model_hash()
+    kept["sshs_model_hash"] = digest
+    kept.pop("sshs_legacy_hash", None)
+    if legacy := packed.legacy_hash(kept):
+        kept["sshs_legacy_hash"] = legacy
+    kept["modelspec.hash_sha256"] = "0x" + digest
+    head = packed.header(kept)
+    if len(head) > MAX_HEADER:
+        raise ValueError(
+            f"the header of {path.name} would take {len(head)} bytes, above the {MAX_HEADER} that ComfyUI reads; "
+            f"shorten the metadata (largest: {max(kept, key=lambda key: len(kept[key]))})"
+        )
+    return head
+
+
+def _write(path: Path, *parts: bytes | memoryview) -> None:
+    with open(path, "xb") as file:
+        for part in parts:
+            file.write(part)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make the new name itself durable; Windows has no such call and needs none."""
+    if not hasattr(os, "O_DIRECTORY"):
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,80 @@
+"""How LoRA files spell a layer's tensors: the suffix tells the part, what is left is the layer's name.
+
+The table is the one of ComfyUI (comfy/weight_adapter/lora.py, LoRAAdapter.load).
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class Spelling(NamedTuple):
+    up: str
+    down: str
+    mid: str = ""
+
+
+KOHYA = Spelling(".lora_up.weight", ".lora_down.weight", ".lora_mid.weight")
+PEFT = Spelling(".lora_B.weight", ".lora_A.weight")
+SPELLINGS = (
+    KOHYA,
+    PEFT,
+    Spelling("_lora.up.weight", "_lora.down.weight"),  # diffusers attention processors
+    Spelling(".lora.up.weight", ".lora.down.weight"),  # diffusers before PEFT
+    Spelling(".lora_B", ".lora_A"),  # Mochi
+    Spelling(".lora_linear_layer.up.weight", ".lora_linear_layer.down.weight"),  # diffusers text encoders
+    Spelling(".lora_B.default.weight", ".lora_A.default.weight"),  # PEFT state dict saved with its adapter name
+)
+ALPHA = ".alpha"
+
+_SUFFIXES = tuple((suffix, part) for spelling in SPELLINGS for part, suffix in spelling._asdict().items() if suffix)
+_SUFFIXES += ((ALPHA, "alpha"),)
+
+UNKNOWN = "unrecognised"
+_KINDS = {
+    "hada_": "LoHa",
+    "lokr_": "LoKr",
+    "oft_": "OFT or BOFT",
+    "rescale": "BOFT",
+    "dora_scale": "DoRA",
+    "lora_magnitude_vector": "DoRA",
+    "lora_embedding_": "embedding LoRA",
+    "diff": "full weight difference",
+    "set_weight": "whole replacement",
+    "reshape_weight": "weight-resizing",
+    "w_norm": "norm-layer difference",
+    "b_norm": "norm-layer difference",
+    "a1": "GLoRA",
+    "a2": "GLoRA",
+    "b1": "GLoRA",
+    "b2": "GLoRA",
+    "bias": "bias",
+}
+
+
+class Key(NamedTuple):
+    layer: str
+    part: str  # up, down, mid or alpha
+    suffix: str
+
+
+def parse(name: str) -> Key | None:
+    """The layer and part a tensor's name stands for, or None when it is no part of a plain LoRA."""
+    for suffix, part in _SUFFIXES:
+        if name.endswith(suffix) and len(name) > len(suffix):
+            return Key(name[: -len(suffix)], part, suffix)
+    return None
+
+
+def down_of(up_suffix: str) -> str:
+    """The suffix that pairs with `up_suffix`."""
+    return next(spelling.down for spelling in SPELLINGS if spelling.up == up_suffix)
+
+
+def kind(name: str) -> tuple[str, str]:
+    """What a tensor that is no plain LoRA factor belongs to, and the piece of its name that says so."""
+    for piece in reversed(name.split(".")[-3:]):
+        for mark, label in _KINDS.items():
+            if piece.startswith(mark) if mark.endswith("_") else piece in (mark, mark + "_b"):
+                return label, piece
+    return UNKNOWN, name
