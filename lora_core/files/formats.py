@@ -17,6 +17,7 @@ import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from math import isfinite
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -60,7 +61,9 @@ def read(path: str | os.PathLike[str]) -> Adapter:
     return _adapter(source, layers, tensors, header.metadata)
 
 
-def decode(tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None, source: str = "LORA_MODEL") -> Adapter:
+def decode(
+    tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None, source: str = "LORA_MODEL"
+) -> Adapter:
     """As `read`, from tensors in memory, such as ComfyUI's LORA_MODEL. `source` is what errors call them."""
     described = {name: guard.TensorInfo(_dtype_name(tensor), tuple(tensor.shape)) for name, tensor in tensors.items()}
     return _adapter(source, _layers(source, described), tensors, metadata or {})
@@ -99,10 +102,9 @@ def _dtype_name(tensor: Tensor) -> str:
 
 def _layers(source: str, tensors: Mapping[str, guard.TensorInfo]) -> dict[str, guard.Layer]:
     layers = guard.check_layers(source, tensors)
-    keys = [spelling.parse(name) for name in tensors]
-    strays = [name for name, key in zip(tensors, keys) if key is None]
-    strays = strays or [name for name, key in zip(tensors, keys) if key.layer not in layers]
-    if strays:
+    used = {key for layer in layers.values() for key in layer if key}
+    if strays := [name for name in tensors if name not in used]:
+        strays = [name for name in strays if not spelling.parse(name)] or strays  # an alpha goes with other weights
         kinds = Counter(map(spelling.kind, strays))
         (label, mark), _ = kinds.most_common(1)[0]
         count = max(kinds[label, mark], sum(kinds.values()) if label == spelling.UNKNOWN else 0)
@@ -130,7 +132,7 @@ def _layer(
     else:
         alpha = guard.check_alpha(source, name, _peft_alpha(source, name, down.shape[0], config))
     if mid is not None:  # folding multiplies: not in half precision
-        up, down, mid = up.float(), down.float(), mid.float()
+        up, down, mid = (factor.to(torch.promote_types(factor.dtype, torch.float32)) for factor in (up, down, mid))
     dtype = torch.promote_types(up.dtype, down.dtype)
     return LowRank.from_conv(down.to(dtype), up.to(dtype), alpha, mid)
 
@@ -176,7 +178,7 @@ def _matching(source: str, pattern: Any, module: str, default: Any) -> float:
         literal = key.lstrip("^").rstrip("$").replace("\\.", ".")
         if set("\\*+?()[]{}|^$").intersection(literal):
             raise UnsupportedWeightsError(
-                f"{quote(source)} gives alpha by the regular expression {quote(key)}; re-save it with an alpha per layer."
+                f"{quote(source)} gives alpha by the pattern {quote(key)}; re-save it with an alpha for each layer."
             )
         if module == literal or not key.startswith("^") and module.endswith("." + literal):
             value = pattern[key]
@@ -209,17 +211,16 @@ def _factors(name: str, layer: LowRank, style: Style) -> dict[str, Tensor]:
 
 def _unscaled(layer: LowRank) -> LowRank:
     """The same correction with alpha = rank."""
-    lora_B = layer.lora_B.to(torch.promote_types(layer.lora_B.dtype, torch.float32)) * layer.scaling
-    return replace(layer, lora_B=lora_B, alpha=float(layer.rank))
+    scaled = layer.lora_B.to(torch.promote_types(layer.lora_B.dtype, torch.float32)) * layer.scaling
+    return replace(layer, lora_B=scaled, alpha=float(layer.rank))
 
 
 def _cast(key: str, tensor: Tensor, dtype: torch.dtype) -> Tensor:
     if tensor.ndim == 0:
         return tensor
-    low, high = map(float, torch.aminmax(tensor.detach()))
-    if not (low - low == high - high == 0):
-        raise ValueError(f"{key!r} holds NaN or infinite values; the training or merge has diverged, lower its strength")
-    limit = torch.finfo(dtype).max
-    if max(-low, high) > limit:
-        raise ValueError(f"{key!r} reaches {max(-low, high):.4g}, above the {limit:.4g} of {dtype}; save as bf16 or fp32")
+    peak, limit = float(torch.linalg.vector_norm(tensor.detach(), torch.inf)), torch.finfo(dtype).max
+    if not isfinite(peak):
+        raise ValueError(f"{key!r} holds NaN or infinite values: training diverged; lower the learning rate")
+    if peak > limit:
+        raise ValueError(f"{key!r} reaches {peak:.4g}, above the {limit:.4g} of {dtype}; save as bf16 or fp32")
     return tensor.detach().to("cpu", dtype, copy=True).contiguous()

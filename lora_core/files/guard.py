@@ -220,9 +220,9 @@ def check_layers(source: str, tensors: Mapping[str, TensorInfo]) -> dict[str, La
     found: dict[str, dict[str, spelling.Key]] = {}
     for name in tensors:
         if key := spelling.parse(name):
-            other = found.setdefault(key.layer, {}).setdefault(key.part, key)
-            if other is not key:
-                refuse(source, f"spells the {key.part} factor of {quote(key.layer)} twice ({other.suffix}, {key.suffix})")
+            first = found.setdefault(key.layer, {}).setdefault(key.part, key)
+            if first is not key:
+                refuse(source, f"has {quote(name)} beside {quote(key.layer + first.suffix)}, which is the same factor")
     layers = {name: _pair(source, parts) for name, parts in found.items() if parts.keys() != {"alpha"}}
     for layer in layers.values():
         _check_layer(source, layer, tensors)
@@ -238,15 +238,16 @@ def _pair(source: str, parts: Mapping[str, spelling.Key]) -> Layer:
 
 
 def _check_layer(source: str, layer: Layer, tensors: Mapping[str, TensorInfo]) -> None:
-    for key in filter(None, layer[:3]):
-        _check_factor(source, key, tensors[key])
+    for key, dimensions in ((layer.up, (2, 5)), (layer.down, (2, 5)), (layer.mid, (3, 5))):
+        if key:
+            _check_factor(source, key, tensors[key], dimensions)
     up, down = tensors[layer.up].shape, tensors[layer.down].shape
     mid = tensors[layer.mid].shape if layer.mid else (down[0], down[0])
     if mid[0] != up[1] or mid[1] != down[0]:
-        middle = f", {quote(layer.mid)} is {list(mid)}" if layer.mid else ""
-        refuse(source, f"disagrees on a rank: {quote(layer.up)} is {list(up)}, {quote(layer.down)} is {list(down)}{middle}")
+        middle = f" around {list(mid)}" if layer.mid else ""
+        refuse(source, f"gives {quote(layer.up)} and its partner ranks that disagree: {list(up)}, {list(down)}{middle}")
     if prod(up[2:]) != 1 or layer.mid and prod(down[2:]) != 1:
-        refuse(source, f"has {quote(layer.up)} of shape {list(up)} around {list(down)}, where a 1x1 kernel belongs")
+        refuse(source, f"gives {quote(layer.up)} or its partner a kernel above 1x1: {list(up)}, {list(down)}")
     rows, columns = up[0], prod(down[1:]) * prod(mid[2:])
     if up[1] > min(rows, columns):
         refuse(source, f"gives {quote(layer.up)} the rank {up[1]}, above the {min(rows, columns)} that a weight of "
@@ -255,11 +256,12 @@ def _check_layer(source: str, layer: Layer, tensors: Mapping[str, TensorInfo]) -
         _check_alpha_shape(source, layer.alpha, tensors[layer.alpha])
 
 
-def _check_factor(source: str, key: str, info: TensorInfo) -> None:
+def _check_factor(source: str, key: str, info: TensorInfo, dimensions: tuple[int, int]) -> None:
     if info.dtype not in FLOATS:
         refuse(source, f"stores the factor {quote(key)} as {info.dtype}", "re-save it in fp16, bf16 or fp32")
-    if not 2 <= len(info.shape) <= 5 or 0 in info.shape:
-        refuse(source, f"has a factor {quote(key)} of shape {list(info.shape)}, where 2 to 5 dimensions belong")
+    if not dimensions[0] <= len(info.shape) <= dimensions[1] or 0 in info.shape:
+        allowed = f"{dimensions[0]} to {dimensions[1]} dimensions"
+        refuse(source, f"has a factor {quote(key)} of shape {list(info.shape)}, where {allowed} belong")
 
 
 def _check_alpha_shape(source: str, key: str, info: TensorInfo) -> None:
@@ -276,4 +278,4 @@ def check_alpha(source: str, key: str, alpha: float) -> float:
 def check_finite(source: str, key: str, low: float, high: float) -> None:
     """`low` and `high` are the extremes of a tensor, which are NaN when any value is."""
     if not (isfinite(low) and isfinite(high)):
-        refuse(source, f"holds NaN or infinite values in {quote(key)}", "train or merge it again; it would blacken images")
+        refuse(source, f"holds NaN or infinite values in {quote(key)}", "it would blacken images, so train it again")
