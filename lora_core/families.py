@@ -25,17 +25,17 @@ class Family:
 
 
 FAMILIES = (
-    Family("SD 1.5", "SD15", "stable-diffusion-v1/lora", "sd_v1", r"(down|up)_blocks_\d_attentions_\d_transformer_blocks_0_attn"),
-    Family("FLUX.1 dev", "Flux", "flux-1-dev/lora", "flux1", r"double_blocks|single_transformer_blocks", "shifted", 3.0, 1.0),
-    Family("FLUX.1 schnell", "FluxSchnell", "flux-1-schnell/lora", "flux1", r"double_blocks|single_transformer_blocks", "shifted", 3.0),
-    Family("Wan 2.1", "WAN21_T2V", "wan-2.1/lora", "wan2.1", r"blocks_\d+_(self|cross)_attn_[qkvo]", "shifted", 3.0),
+    Family("SD 1.5", "SD15", "stable-diffusion-v1", "sd_v1", r"(down|up)_blocks_\d_attentions_\d_transformer_blocks_0_attn"),
+    Family("FLUX.1 dev", "Flux", "flux-1-dev", "flux1", r"double_blocks|single_transformer_blocks", "shifted", 3.0, 1.0),
+    Family("FLUX.1 schnell", "FluxSchnell", "flux-1-schnell", "flux1", r"double_blocks|single_transformer_blocks", "shifted", 3.0),
+    Family("Wan 2.1", "WAN21_T2V", "wan-2.1", "wan2.1", r"blocks_\d+_(self|cross)_attn_[qkvo]", "shifted", 3.0),
 )
 
 
 def for_config_class(name: str) -> Family:
     """The row of a ComfyUI model class. A class without a row gets a plain one: it still trains, with neutral defaults."""
     rows = [family for family in FAMILIES if family.config_class == name]
-    return rows[0] if rows else Family(name, name, f"{name.lower()}/lora", name.lower(), r"(?!)")
+    return rows[0] if rows else Family(name, name, name.lower(), name.lower(), r"(?!)")
 
 
 def guess_from_keys(names: list[str]) -> str:

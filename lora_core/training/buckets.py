@@ -25,6 +25,14 @@ def bucket_sizes(resolution: int, step: int, longest_ratio: float = 2.0) -> list
     return sorted(sizes, key=lambda size: (abs(math.log(size[0] / size[1])), size))
 
 
+def check_resolution(resolution: int, step: int) -> None:
+    """Raises ValueError when the square bucket would not be the resolution itself."""
+    if resolution % step:
+        below = resolution // step * step
+        near = " or ".join(str(value) for value in (below, below + step) if value)
+        raise ValueError(f"resolution {resolution} is not a multiple of bucket_step {step}; use {near}")
+
+
 def nearest_bucket(size: Size, sizes: list[Size]) -> Size:
     """The bucket whose aspect ratio is closest to the picture's (in log), the larger area on a tie."""
     ratio = math.log(size[0] / size[1])

@@ -9,7 +9,7 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
-from ..files.save import write_atomic
+from ..files.save import save as save_file
 from .trainer import TrainState
 
 _VERSION = "1"
@@ -20,9 +20,11 @@ def save(path: Path, state: TrainState, fingerprint: str) -> None:
     moments = state.optimizer.state.get(state.factors.flat, {})
     tensors = {"factors": state.factors.flat, "generator": state.generator.get_state()}
     tensors |= {f"optimizer.{name}": value for name, value in moments.items()}
-    progress = {"step": state.step, "losses": state.losses, "queue": state.batches.queue}
-    header = {"lora_loom.checkpoint": _VERSION, "fingerprint": fingerprint, "progress": json.dumps(progress)}
-    write_atomic(path, {name: value.detach().cpu().contiguous() for name, value in tensors.items()}, header)
+    progress = json.dumps({"step": state.step, "losses": state.losses, "queue": state.batches.queue})
+    tensors["progress"] = torch.frombuffer(bytearray(progress.encode()), dtype=torch.uint8)
+    header = {"lora_loom.checkpoint": _VERSION, "fingerprint": fingerprint}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_file(path, {name: value.detach().cpu().contiguous() for name, value in tensors.items()}, header, overwrite=True)
 
 
 def load(path: Path, state: TrainState, fingerprint: str) -> None:
@@ -35,7 +37,7 @@ def load(path: Path, state: TrainState, fingerprint: str) -> None:
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     if header.get("lora_loom.checkpoint") != _VERSION or header.get("fingerprint") != fingerprint:
         raise ValueError(f"{path.name} was written by a run with other settings; choose another run name, or start over")
-    progress = json.loads(header["progress"])
+    progress = json.loads(bytes(tensors["progress"].tolist()))
     with torch.no_grad():
         state.factors.flat.copy_(tensors["factors"])
     state.generator.set_state(tensors["generator"])

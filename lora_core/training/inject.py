@@ -74,7 +74,8 @@ class Branch:
 class Factors:
     """All trainable pairs of a run in one flat fp32 buffer with one flat gradient: one optimiser tensor, one norm.
 
-    Every branch holds views of the buffers; backward accumulates straight into the flat gradient.
+    Every branch holds views of the buffers; backward accumulates straight into the flat gradient. A layer too small for
+    `rank` gets the rank it can have, at the same scaling.
     """
 
     def __init__(self, layers: Mapping[str, nn.Module], rank: int, alpha: float, generator: torch.Generator):
@@ -92,7 +93,7 @@ class Factors:
                 at += prod(shape)
             with torch.no_grad():
                 pair[0].copy_(_kaiming(shapes[name][0], generator))
-            self.branches[name] = Branch(*pair, alpha, module)
+            self.branches[name] = Branch(*pair, alpha * shapes[name][0][0] / rank, module)
 
     def low_ranks(self) -> dict[str, LowRank]:
         return {name: branch.low_rank() for name, branch in self.branches.items()}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -46,6 +47,19 @@ class TrainState:
     step: int = 0
     losses: list[float] = field(default_factory=list)
 
+    @contextmanager
+    def whole_step(self) -> Iterator[None]:
+        """Undo the random draws and the half gradient of a step that is cut off inside (cancel, out of memory)."""
+        draws, queue, done = self.generator.get_state(), list(self.batches.queue), False
+        try:
+            yield
+            done = True
+        finally:
+            if not done:
+                self.generator.set_state(draws)
+                self.batches.queue = queue
+                self.factors.flat.grad.zero_()
+
 
 def make_optimizer(factors: Factors, config: TrainConfig) -> torch.optim.Optimizer:
     """AdamW (Loshchilov and Hutter 2019) over the flat buffer, torch's fused kernel."""
@@ -73,8 +87,10 @@ def train(
     flat = state.factors.flat
     while state.step < config.steps:
         rate = learning_rate(config, state.step)
-        mean = sum(_backward(config, state, denoiser, samples, unconditional) for _ in range(config.accumulation))
+        with state.whole_step():
+            mean = sum(_backward(config, state, denoiser, samples, unconditional) for _ in range(config.accumulation))
         if not math.isfinite(mean):
+            flat.grad.zero_()
             raise FloatingPointError(f"the loss became {mean} at step {state.step + 1}; lower the learning rate ({rate:g})")
         norm = float(flat.grad.norm())
         if norm > config.max_grad_norm:

@@ -9,7 +9,7 @@ import comfy.ldm.modules.attention
 import comfy.sampler_helpers
 import comfy.samplers
 import torch
-from comfy.model_sampling import CONST, COSMOS_RFLOW
+from comfy.model_sampling import CONST, COSMOS_RFLOW, EDM, V_PREDICTION
 from torch import Tensor
 
 _LEAST_SIGMA = 1e-3  # flow models are defined down to 0, where the output residual is 0 / 0
@@ -18,6 +18,14 @@ _LEAST_SIGMA = 1e-3  # flow models are defined down to 0, where the output resid
 def _differentiable_attention(_chosen, *args, **kwargs):
     """Attention that has a backward, whatever fast kernel was chosen for inference."""
     return comfy.ldm.modules.attention.attention_pytorch(*args, **kwargs)
+
+
+def prediction_type(model) -> str:
+    """ModelSpec's word for what the network predicts."""
+    sampling = model.get_model_object("model_sampling")
+    if isinstance(sampling, (CONST, COSMOS_RFLOW)):
+        return "flow"
+    return "v" if isinstance(sampling, V_PREDICTION) and not isinstance(sampling, EDM) else "epsilon"
 
 
 class ComfyDenoiser:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import folder_paths
 
-from ...lora_core.files.guard import safe_name
+from ...lora_core.files.names import safe_path
 
 NONE = "None"
 
@@ -36,6 +36,20 @@ def dataset_folder(text: str) -> Path:
     return path if path.is_absolute() else Path(folder_paths.get_input_directory()) / path
 
 
+def folder_state(text: str) -> list[tuple[str, int, int]]:
+    """Name, size and time of every file in a data-set folder: changes when the node must read it again."""
+    folder = dataset_folder(text)
+    if not text.strip() or not folder.is_dir():
+        return []
+    return sorted((path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in folder.iterdir() if path.is_file())
+
+
+def lora_state(name: str) -> tuple[str, int, int]:
+    """Name, size and time of a LoRA file; zeros when there is none."""
+    path = folder_paths.get_full_path("loras", name) if name != NONE else None
+    return (name, Path(path).stat().st_size, Path(path).stat().st_mtime_ns) if path else (name, 0, 0)
+
+
 def loras_folder() -> Path:
     """The first folder that ComfyUI searches for LoRAs."""
     return Path(folder_paths.get_folder_paths("loras")[0])
@@ -43,20 +57,19 @@ def loras_folder() -> Path:
 
 def run_folder(name: str, fingerprint: str) -> Path:
     """Where a run keeps its state: `<output>/lora_loom/<name>-<fingerprint>`."""
-    return Path(folder_paths.get_output_directory()) / "lora_loom" / f"{safe_name(name)}-{fingerprint[:8]}"
+    return safe_path(Path(folder_paths.get_output_directory()) / "lora_loom", f"{name}-{fingerprint[:8]}")
 
 
-def lora_name_from(template: str, values: dict[str, object]) -> str:
-    """The template with `%date%` and the given `%name%` placeholders filled in, safe to use below a folder."""
+def file_for(template: str, values: dict[str, object], overwrite: bool) -> Path:
+    """A new file in the first loras folder, named by the template with `%date%` and the given placeholders filled in.
+
+    A name that is taken gets the first free number (`name_0002`) unless `overwrite`. Raises ValueError for a name that
+    leaves the folder.
+    """
     for key, value in {"date": date.today().isoformat(), **values}.items():
         template = template.replace(f"%{key}%", str(value))
-    return safe_name(template)
-
-
-def free_path(folder: Path, name: str, overwrite: bool) -> Path:
-    """`folder/name.safetensors`, or the first free `name_0002` when that exists and must be kept."""
-    path, number = folder / f"{name}.safetensors", 1
+    path, number = safe_path(loras_folder(), f"{template}.safetensors"), 1
     while path.exists() and not overwrite:
         number += 1
-        path = folder / f"{name}_{number:04d}.safetensors"
+        path = safe_path(loras_folder(), f"{template}_{number:04d}.safetensors")
     return path

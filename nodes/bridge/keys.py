@@ -12,12 +12,15 @@ from dataclasses import dataclass, replace
 import comfy.lora
 import torch
 
-from ...lora_core.adapter import Adapter
+from ...lora_core.adapter import TEXT_PREFIX, Adapter
 from ...lora_core.families import Family, for_config_class, guess_from_keys
 from ...lora_core.files.formats import FileLayer
 from ...lora_core.low_rank import LowRank
 
-TEXT = "text_encoders."
+
+def family_of(model) -> Family:
+    """The table row of a MODEL."""
+    return for_config_class(type(model.model.model_config).__name__)
 
 
 @dataclass(frozen=True)
@@ -41,13 +44,13 @@ class NameTable:
     """All names that mean a weight of this MODEL and, when given, this CLIP."""
 
     def __init__(self, model, clip=None):
-        self.family: Family = for_config_class(type(model.model.model_config).__name__)
+        self.family = family_of(model)
         self.shapes = _shapes(model.model, "diffusion_model.", "")
         self.targets = {name: _target(value, "") for name, value in comfy.lora.model_lora_keys_unet(model.model, {}).items()}
         if clip is not None:
             text = clip.cond_stage_model
-            self.shapes |= _shapes(text, "", TEXT)
-            self.targets |= {name: _target(value, TEXT) for name, value in comfy.lora.model_lora_keys_clip(text, {}).items()}
+            self.shapes |= _shapes(text, "", TEXT_PREFIX)
+            self.targets |= {name: _target(value, TEXT_PREFIX) for name, value in comfy.lora.model_lora_keys_clip(text, {}).items()}
         self.targets |= {name.replace(".processor.to_", ".to_"): t for name, t in self.targets.items() if ".processor.to_" in name}
         self.targets |= {f"{name}.0": t for name, t in self.targets.items() if name.endswith(".to_out")}
         self.has_text = clip is not None

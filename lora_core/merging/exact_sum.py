@@ -1,0 +1,47 @@
+"""The exact weighted sum of adapters: factors side by side (concatenation), any ranks and alphas, no cross terms.
+
+`sum_i s_i (alpha_i / r_i) B_i A_i = [s_1 .. B_1, ...] @ [A_1; ...]`: see LoRA Soups (arXiv:2410.13025), "CAT".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from ..adapter import TEXT_PREFIX, Adapter
+from ..low_rank import LowRank
+
+
+@dataclass(frozen=True)
+class Weighted:
+    """An adapter in the model's layer names, with its strength on the diffusion model and on the text encoders."""
+
+    name: str
+    adapter: Adapter
+    strength: float
+    text_strength: float
+
+    def strength_of(self, layer: str) -> float:
+        return self.text_strength if layer.startswith(TEXT_PREFIX) else self.strength
+
+
+def exact_sum(parts: Sequence[Weighted]) -> dict[str, LowRank]:
+    """Layer by layer the sum of all parts; a layer present in only some of them, or at strength 0, is handled exactly."""
+    terms: dict[str, list[LowRank]] = {}
+    for part in parts:
+        for name, layer in part.adapter.layers.items():
+            if strength := part.strength_of(name):
+                terms.setdefault(name, []).append(layer.scaled(strength))
+    return {name: LowRank.concat(layers) for name, layers in terms.items()}
+
+
+def truncated(layers: Mapping[str, LowRank], rank: int) -> tuple[dict[str, LowRank], dict[str, float]]:
+    """Each layer cut to at most `rank`, and the relative Frobenius error of each cut."""
+    cut = {name: layer.truncate(rank) if layer.rank > rank else layer for name, layer in layers.items()}
+    errors = {name: 0.0 if cut[name] is layer else _relative_error(cut[name], layer) for name, layer in layers.items()}
+    return cut, errors
+
+
+def _relative_error(cut: LowRank, layer: LowRank) -> float:
+    norm = layer.norm()
+    return cut.distance(layer) / norm if norm else 0.0

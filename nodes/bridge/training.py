@@ -1,0 +1,172 @@
+"""Train an Adapter on a MODEL: encode, attach, step, and keep the run on disk whatever happens."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from pathlib import Path
+
+import comfy.model_management
+import torch
+
+from ...lora_core.adapter import Adapter
+from ...lora_core.files import formats, metadata, save
+from ...lora_core.training import checkpoint
+from ...lora_core.training.batches import Batches
+from ...lora_core.training.config import TIMESTEP_LAWS, LoraConfig, TrainConfig, fingerprint
+from ...lora_core.training.curve import draw_curve
+from ...lora_core.training.dataset import Dataset
+from ...lora_core.training.inject import Factors, attached
+from ...lora_core.training.targets import select
+from ...lora_core.training.trainer import Sample, StepResult, TrainState, make_optimizer, train
+from .denoiser import ComfyDenoiser, prediction_type
+from .encoding import check_sizes, encode_captions, encode_images
+from .folders import run_folder
+from .keys import family_of
+from .progress import Progress
+from .session import training_session
+
+log = logging.getLogger("lora_loom")
+PREFIX = "diffusion_model."
+AUTO = "auto"
+TIMESTEPS = (AUTO, *TIMESTEP_LAWS)
+
+
+@dataclass(frozen=True)
+class Run:
+    """Where a run keeps its state, how often it is written, and whether gradients are recomputed block by block."""
+
+    name: str = "lora"
+    save_every: int = 250
+    checkpointing: bool = True
+    start_over: bool = False
+
+
+@dataclass(frozen=True)
+class Trained:
+    adapter: Adapter
+    losses: list[float]
+    folder: Path
+
+
+def train_lora(model, clip, vae, dataset: Dataset, lora: LoraConfig, config: TrainConfig, run: Run) -> Trained:
+    """Train to `config.steps`, or go on from where a run with these very settings was cut off.
+
+    Raises ValueError for anything wrong with the input before the first step.
+    """
+    layers = select(model.model.diffusion_model, lora, PREFIX)
+    check_sizes(vae, dataset)
+    identity = fingerprint(asdict(lora), asdict(config), dataset.fingerprint(), _digest(layers))
+    folder = run_folder(run.name, identity)
+    progress = Progress(config.steps)
+    samples, unconditional, latents = _encode(model, clip, vae, dataset, progress)
+    with training_session(model, run.checkpointing) as patcher:
+        state = _fresh_state(select(patcher.model.diffusion_model, lora, PREFIX), lora, config, latents, dataset.repeats)
+        denoiser = ComfyDenoiser(patcher)
+        prepared = [Sample(x, denoiser.condition(c, x)) for x, c in zip(latents, samples, strict=True)]
+        dropped = [denoiser.condition(unconditional, x) for x in latents]
+        path = folder / "state.safetensors"
+        if path.is_file() and not run.start_over:
+            checkpoint.load(path, state, identity)
+            log.info("continuing %s at step %d of %d", folder.name, state.step, config.steps)
+        adapter_now = partial(_adapter, patcher, state, dataset, lora, config, run)
+        with attached(state.factors.branches), _kept_on_disk(path, state, identity, adapter_now):
+            for result in train(config, state, denoiser, prepared, dropped):
+                _show(progress, result, config, state)
+                if run.save_every and result.step % run.save_every == 0:
+                    checkpoint.save(path, state, identity)
+        adapter = adapter_now()
+    progress.say(_summary(state.losses, adapter, folder))
+    return Trained(adapter, list(state.losses), folder)
+
+
+def _encode(model, clip, vae, dataset: Dataset, progress: Progress):
+    """CONDITIONING per example, that of the empty caption, and latents."""
+    def tick(done: int, total: int, what: str) -> None:
+        progress.say(f"encoding {what}: {done} of {total}")
+
+    guidance = family_of(model).guidance
+    captions = [example.caption for example in dataset.examples]
+    encoded = encode_captions(clip, [*captions, ""], guidance, tick)
+    return [encoded[c] for c in captions], encoded[""], encode_images(vae, model, dataset, tick)
+
+
+def _fresh_state(layers, lora: LoraConfig, config: TrainConfig, latents, repeats: int) -> TrainState:
+    generator = torch.Generator().manual_seed(config.seed)
+    factors = Factors(layers, lora.rank, lora.alpha, generator)
+    batches = Batches([tuple(x.shape) for x in latents], config.batch_size, repeats, generator)
+    return TrainState(factors, batches, generator, make_optimizer(factors, config))
+
+
+@contextmanager
+def _kept_on_disk(path: Path, state: TrainState, identity: str, describe: Callable[[], Adapter]) -> Iterator[None]:
+    """Write state and LoRA on leaving, however it is left: finished, cancelled, out of memory or broken."""
+    try:
+        yield
+    finally:
+        if state.step:
+            checkpoint.save(path, state, identity)
+            adapter = describe()
+            tensors = formats.encode(adapter, "native", dtype=torch.float32)
+            save.save(path.with_name(f"step_{state.step:06d}.safetensors"), tensors, adapter.metadata, overwrite=True)
+
+
+def _show(progress: Progress, result: StepResult, config: TrainConfig, state: TrainState) -> None:
+    picture = None
+    if progress.picture_due() or result.step == config.steps:
+        picture = draw_curve(state.losses, config.steps)
+        progress.say(f"step {result.step} of {config.steps}, loss {_recent(state.losses):.4f}, {progress.time_left(result.step, config.steps)}")
+    progress.update(result.step, picture=picture)
+    comfy.model_management.throw_exception_if_processing_interrupted()
+
+
+def _recent(losses: list[float], count: int = 50) -> float:
+    tail = losses[-count:]
+    return sum(tail) / len(tail)
+
+
+def _summary(losses: list[float], adapter: Adapter, folder: Path) -> str:
+    return (
+        f"{len(losses)} steps, loss {_recent(losses[:50]):.4f} -> {_recent(losses):.4f}; {len(adapter.layers)} layers, "
+        f"rank {adapter.rank()}, {adapter.num_parameters():,} parameters\nkept in {folder}"
+    )
+
+
+def _adapter(model, state: TrainState, dataset: Dataset, lora: LoraConfig, config: TrainConfig, run: Run) -> Adapter:
+    family = family_of(model)
+    adapter = Adapter(state.factors.low_ranks())
+    facts = metadata.Facts(
+        title=run.name, architecture=family.architecture, base_version=family.base_version, trigger=dataset.trigger,
+        prediction_type=prediction_type(model), resolution=(dataset.resolution, dataset.resolution), steps=state.step,
+        max_steps=config.steps, batch_size=config.batch_size, accumulation=config.accumulation,
+        learning_rate=config.learning_rate, optimizer="AdamW", scheduler=config.schedule, seed=config.seed,
+        targets=(lora.preset, *lora.include), num_images=len(dataset.examples),
+        min_snr_gamma=config.snr_gamma if config.weighting == "min_snr" else None,
+    )  # fmt: skip
+    return replace(adapter, metadata=metadata.build(facts, adapter))
+
+
+def train_config(model, timesteps: str, **choices) -> TrainConfig:
+    """A TrainConfig with the timestep law that `auto` means for this model's family."""
+    if timesteps == AUTO:
+        family = family_of(model)
+        timesteps, choices["shift"] = family.timesteps, family.shift
+    return TrainConfig(timesteps=timesteps, **choices)
+
+
+def as_lora_model(adapter: Adapter) -> dict[str, torch.Tensor]:
+    """ComfyUI's LORA_MODEL: tensors under names that its own nodes load, alpha included."""
+    return formats.encode(adapter, "native", dtype=torch.float32)
+
+
+def _digest(layers) -> str:
+    """Tells base models apart: a hash over the first values of every layer that is trained."""
+    digest = hashlib.sha256()
+    for name, module in layers.items():
+        first = module.weight.detach().flatten()[:16].float().cpu().contiguous()
+        digest.update(name.encode() + str(tuple(module.weight.shape)).encode() + first.numpy().tobytes())
+    return digest.hexdigest()[:16]

@@ -1,0 +1,48 @@
+"""Save LoRA: write an adapter in a chosen format and prove that ComfyUI loads it as it was made."""
+
+from __future__ import annotations
+
+from comfy_api.latest import io
+
+from ..lora_core.files.names import safe_name
+from .bridge.export import DTYPES, STYLES, save_adapter
+from .types import CATEGORY, AdapterType
+
+
+class SaveLora(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="LoraLoom_SaveLora",
+            display_name="Save LoRA",
+            category=CATEGORY,
+            description="Writes the LoRA into the first loras folder, then loads it back with ComfyUI's own loader and compares every weight. A file that would not load is an error, not a surprise.",
+            search_aliases=["export lora", "kohya", "diffusers", "peft"],
+            is_output_node=True,
+            inputs=[
+                AdapterType.Input("adapter", tooltip="From Train LoRA or Merge LoRA."),
+                io.Model.Input("model", tooltip="The base model: it gives the layers their names in the file, and the proof."),
+                io.String.Input("name", default="%title%_%rank%", tooltip="File name; / makes folders. %title%, %trigger%, %rank%, %steps% and %date% are filled in."),
+                io.Combo.Input("format", options=list(STYLES), default="comfyui", tooltip="comfyui: loads in ComfyUI for every model. kohya: also in A1111 and Forge. diffusers: also in diffusers."),
+                io.Combo.Input("dtype", options=list(DTYPES), default="fp16", tooltip="fp16 is what everybody shares; fp32 keeps every bit at twice the size."),
+                io.Clip.Input("clip", optional=True, tooltip="Needed when the LoRA changes the text encoder."),
+                io.Boolean.Input("overwrite", default=False, optional=True, advanced=True, tooltip="Replace a file of that name. Off: a number is added."),
+            ],
+            outputs=[
+                io.String.Output("lora_name", tooltip="The name under which loaders list the file."),
+                io.String.Output("report", tooltip="File, size, hash, and the proof."),
+            ],
+        )  # fmt: skip
+
+    @classmethod
+    def validate_inputs(cls, name="lora"):
+        try:
+            safe_name((name or "lora").replace("%", "x"))
+        except ValueError as error:
+            return str(error)
+        return True
+
+    @classmethod
+    def execute(cls, adapter, model, name, format, dtype, clip=None, overwrite=False) -> io.NodeOutput:
+        lora_name, report = save_adapter(adapter, name, format, dtype, model, clip, overwrite)
+        return io.NodeOutput(lora_name, report)

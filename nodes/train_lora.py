@@ -1,0 +1,85 @@
+"""Train LoRA: low-rank factors on a MODEL's attention, from a LoRA Dataset."""
+
+from __future__ import annotations
+
+from comfy_api.latest import io
+
+from ..lora_core.files.names import safe_name
+from ..lora_core.training.config import PRESETS, SCHEDULES, WEIGHTINGS, LoraConfig
+from .bridge.training import AUTO, TIMESTEPS, Run, as_lora_model, train_config, train_lora
+from .types import CATEGORY, AdapterType, LoraDatasetType
+
+
+class TrainLora(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="LoraLoom_TrainLora",
+            display_name="Train LoRA",
+            category=CATEGORY,
+            description="Trains a LoRA on the connected model. Cancel at any time: the run is kept, and queueing it again goes on where it stopped.",
+            search_aliases=["lora trainer", "finetune", "dreambooth", "lora loom"],
+            is_output_node=True,
+            inputs=[
+                io.Model.Input("model", tooltip="The base model. It is trained as connected and left exactly as it was."),
+                io.Clip.Input("clip", tooltip="Text encoder of the model, for the captions."),
+                io.Vae.Input("vae", tooltip="VAE of the model, for the pictures."),
+                LoraDatasetType.Input("dataset", tooltip="From LoRA Dataset."),
+                io.Int.Input("steps", default=1000, min=1, max=1_000_000, tooltip="Optimiser steps. 50 to 100 per picture is a fair start."),
+                io.Int.Input("rank", default=16, min=1, max=1024, tooltip="Size of the correction. 4 to 16 for a concept, 16 to 64 for a style; the file grows with it."),
+                io.Float.Input("alpha", default=16.0, min=0.001, max=10_000.0, step=0.5, round=False, tooltip="Strength of the correction is alpha / rank. Equal to rank is a safe choice."),
+                io.Float.Input("learning_rate", default=1e-4, min=1e-9, max=1.0, step=1e-5, round=False, tooltip="1e-4 is a common start; halve it when results look burnt."),
+                io.Combo.Input("targets", options=list(PRESETS), default="attention", tooltip="Which layers are trained. attention: q, k, v and output of every attention."),
+                io.Int.Input("seed", default=0, min=0, max=2**63 - 1, control_after_generate=False, tooltip="The same seed and settings give the same file, byte for byte, on one machine."),
+                io.Int.Input("batch_size", default=1, min=1, max=1024, tooltip="Pictures per forward pass, each with its own caption and noise level."),
+                io.Int.Input("accumulation", default=1, min=1, max=1024, tooltip="Forward passes per optimiser step: a larger batch for the same memory."),
+                io.String.Input("run_name", default="my_lora", optional=True, advanced=True, tooltip="Name of the run. State and LoRA are kept in output/lora_loom/<name>-<settings>."),
+                io.Combo.Input("resume", options=["continue", "start over"], default="continue", optional=True, advanced=True, tooltip="continue: a run with these very settings goes on where it was cut off, or returns at once when it was finished."),
+                io.Combo.Input("timesteps", options=list(TIMESTEPS), default=AUTO, optional=True, advanced=True, tooltip="How noise levels are drawn. auto: what the model family is trained with."),
+                io.Float.Input("shift", default=3.0, min=0.01, max=100.0, step=0.05, optional=True, advanced=True, tooltip="Shift of the 'shifted' timestep law; higher looks more at noisy pictures. Not used by auto."),
+                io.Combo.Input("weighting", options=list(WEIGHTINGS), default="none", optional=True, advanced=True, tooltip="Loss weight by noise level. none: the plain eps, v or flow loss of the model."),
+                io.Combo.Input("lr_schedule", options=list(SCHEDULES), default="cosine", optional=True, advanced=True, tooltip="How the learning rate runs over the steps."),
+                io.Int.Input("warmup", default=0, min=0, max=100_000, optional=True, advanced=True, tooltip="Steps over which the learning rate rises from zero."),
+                io.Float.Input("caption_dropout", default=0.05, min=0.0, max=1.0, step=0.01, optional=True, advanced=True, tooltip="Share of pictures trained with an empty caption, which keeps guidance working."),
+                io.Float.Input("max_grad_norm", default=1.0, min=0.0, max=1000.0, step=0.1, optional=True, advanced=True, tooltip="Gradients longer than this are shortened to it; 0 leaves them."),
+                io.Boolean.Input("gradient_checkpointing", default=True, optional=True, advanced=True, tooltip="Recompute each block in the backward pass: far less memory, about a third more time."),
+                io.Int.Input("save_every", default=250, min=0, max=1_000_000, optional=True, advanced=True, tooltip="Steps between saves of the run's state; 0 saves only at the end, on cancel and on errors."),
+                io.String.Input("include", default="", optional=True, advanced=True, tooltip="More layers by name, separated by commas, * stands for anything: for example time_embed*, *.ff.net.2."),
+                io.String.Input("exclude", default="", optional=True, advanced=True, tooltip="Layers to leave out, written as include."),
+            ],
+            outputs=[
+                io.LoraModel.Output("lora_model", tooltip="For ComfyUI's own Load LoRA Model and Save LoRA Weights."),
+                io.LossMap.Output("loss_map", tooltip="For ComfyUI's Plot Loss Graph."),
+                AdapterType.Output("adapter", tooltip="For Save LoRA and Merge LoRA."),
+            ],
+        )  # fmt: skip
+
+    @classmethod
+    def validate_inputs(cls, run_name="my_lora", steps=None, warmup=0):
+        try:
+            safe_name(run_name)
+        except ValueError as error:
+            return str(error)
+        if None not in (steps, warmup) and not 0 <= warmup < max(steps, 1):
+            return f"warmup is {warmup} steps but the run has {steps}; use fewer warm-up steps"
+        return True
+
+    @classmethod
+    def execute(
+        cls, model, clip, vae, dataset, steps, rank, alpha, learning_rate, targets, seed, batch_size, accumulation,
+        run_name="my_lora", resume="continue", timesteps=AUTO, shift=3.0, weighting="none", lr_schedule="cosine", warmup=0,
+        caption_dropout=0.05, max_grad_norm=1.0, gradient_checkpointing=True, save_every=250, include="", exclude="",
+    ) -> io.NodeOutput:  # fmt: skip
+        lora = LoraConfig(rank, alpha, targets, _patterns(include), _patterns(exclude))
+        config = train_config(
+            model, timesteps, steps=steps, learning_rate=learning_rate, batch_size=batch_size, accumulation=accumulation,
+            seed=seed, schedule=lr_schedule, warmup=warmup, weighting=weighting, shift=shift, max_grad_norm=max_grad_norm,
+            caption_dropout=caption_dropout,
+        )  # fmt: skip
+        run = Run(run_name, save_every, gradient_checkpointing, resume == "start over")
+        trained = train_lora(model, clip, vae, dataset, lora, config, run)
+        return io.NodeOutput(as_lora_model(trained.adapter), {"loss": trained.losses}, trained.adapter)
+
+
+def _patterns(text: str) -> tuple[str, ...]:
+    return tuple(part.strip() for part in text.split(",") if part.strip())

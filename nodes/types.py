@@ -1,0 +1,9 @@
+"""Socket types of the pack's own, and the one it shares with other packs."""
+
+from comfy_api.latest import io
+
+LoraDatasetType = io.Custom("LORALOOM_DATASET")  # lora_core.training.dataset.Dataset
+AdapterType = io.Custom("LORALOOM_ADAPTER")  # lora_core.adapter.Adapter, layers in ComfyUI's names
+LoraStackType = io.Custom("LORA_STACK")  # list of (file name, model strength, text strength), as other packs use it
+
+CATEGORY = "LoRA Loom"
