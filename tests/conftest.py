@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import sys
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
+from playwright.sync_api import Browser
 
 sys.path.append(str(Path(__file__).resolve().parent))  # for `harness`; last, so that it hides nothing
 
+from harness.browser import NoBrowserError, open_browser  # noqa: E402
 from harness.inprocess import alias_pack, load_comfyui  # noqa: E402
 from harness.server import ComfyServer  # noqa: E402
 
@@ -33,3 +37,16 @@ def server() -> Iterator[ComfyServer]:
     """One real server for all tests that only need some server."""
     with ComfyServer() as running:
         yield running
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """Of one module only: while Playwright runs, asyncio.run() does not work. Continuous integration must have one."""
+    with ExitStack() as stack:
+        try:
+            opened = stack.enter_context(open_browser())
+        except NoBrowserError as error:
+            if os.environ.get("CI"):
+                raise
+            pytest.skip(str(error))
+        yield opened

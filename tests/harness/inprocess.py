@@ -19,8 +19,8 @@ def alias_pack(name: str = "lora_loom") -> None:
 
 
 def load_comfyui(base: Path | None = None) -> Path:
-    """Makes `import comfy`, `import nodes`, `import folder_paths` ComfyUI's own, with its folders below `base` (returned; a
-    new temporary one unless given). On the CPU unless torch sees CUDA. Call once, before any such import."""
+    """Makes `import comfy`, `import nodes`, `import folder_paths` those of ComfyUI, all its folders below `base` (a new
+    temporary one unless given; returned). On the CPU unless torch sees CUDA. Call once, before any such import."""
     base = prepare_base(base or Path(tempfile.mkdtemp(prefix="lora-loom-")))
     sys.path.insert(0, str(comfyui_path()))
     import comfy.cli_args

@@ -1,0 +1,205 @@
+"""The real front end in a real browser, without a window: Chromium or Chrome of the system, driven by Playwright."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from playwright.sync_api import Browser, ConsoleMessage, Page, Playwright, Route, sync_playwright
+
+from harness.server import ComfyServer, Graph
+
+NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+CHANNELS = {  # where Playwright finds a browser that is not on the PATH
+    "chrome": (
+        "/Applications/Google Chrome.app",
+        r"C:\Program Files\Google\Chrome\Application\chrome.exe",
+        r"C:\Program Files (x86)\Google\Chrome\Application\chrome.exe",
+    ),
+    "msedge": (r"C:\Program Files (x86)\Microsoft\Edge\Application\msedge.exe", "/Applications/Microsoft Edge.app"),
+}
+FLAGS = ["--no-sandbox", "--disable-dev-shm-usage", "--force-color-profile=srgb", "--hide-scrollbars"]
+VIEWPORT = {"width": 1600, "height": 900}
+
+# What a clean front end 1.47 without a network puts in the console; every other error counts.
+QUIET_404 = ("/user.css", "/api/userdata", "/api/workflow_templates/", "/docs/")
+QUIET_TEXT = (
+    "ComfyApp graph accessed before initialization",
+    "net::ERR_FAILED",
+    "net::ERR_BLOCKED_BY_CLIENT",
+    "net::ERR_NAME_NOT_RESOLVED",
+)
+SETTINGS = {
+    "Comfy.TutorialCompleted": True,  # else the Templates dialog covers the page
+    "Comfy.Workflow.Persist": False,
+    "Comfy.Locale": "en",
+    "Comfy.Graph.CanvasInfo": False,  # the frame rate in a corner
+}
+
+
+class NoBrowserError(RuntimeError):
+    pass
+
+
+def launch_options(playwright: Playwright) -> dict[str, Any]:
+    """How to start the browser this machine has; raises NoBrowserError."""
+    executable = next(filter(None, map(shutil.which, NAMES)), None)
+    if executable:
+        return {"executable_path": executable}
+    for channel, places in CHANNELS.items():
+        if any(Path(place).exists() for place in places):
+            return {"channel": channel}
+    if Path(playwright.chromium.executable_path).exists():
+        return {}
+    raise NoBrowserError(
+        "no Chromium, Chrome or Edge was found: install one, or let Playwright: python -m playwright install chromium"
+    )
+
+
+@contextmanager
+def open_browser() -> Iterator[Browser]:
+    """Mind: while it is open, asyncio.run() does not work in the same thread."""
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(headless=True, args=FLAGS, **launch_options(playwright))
+        try:
+            yield browser
+        finally:
+            browser.close()
+
+
+class FrontEnd:
+    """One page of a server's front end, ready for clicks. `errors` holds what it said in the console that it should not
+    have, `external` the addresses outside the server that it asked for, none of which it got."""
+
+    def __init__(self, browser: Browser, server: ComfyServer, vue: bool = False, scale: float = 1) -> None:
+        """vue: the renderer of "Nodes 2.0" in place of the LiteGraph canvas. scale: device pixels per CSS pixel."""
+        self.server = server
+        self.errors: list[str] = []
+        self.external: list[str] = []
+        server.post("/settings", {**SETTINGS, "Comfy.VueNodes.Enabled": vue})  # they live on the server
+        self._context = browser.new_context(viewport=VIEWPORT, locale="en-US", device_scale_factor=scale)
+        self._context.route("**/*", self._guard)
+        self.page: Page = self._context.new_page()
+        self.page.on("console", self._note)
+        self.page.on("pageerror", lambda error: self.errors.append(f"page error: {error}"))
+        self.page.goto(server.url)
+        self.page.wait_for_function("() => window.app?.vueAppReady && window.app.isGraphReady", timeout=120_000)
+        self.settle()
+
+    def __enter__(self) -> FrontEnd:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self._context.close()
+
+    # -- graphs --------------------------------------------------------------------------------------------------------
+
+    def load_workflow(self, workflow: dict[str, Any]) -> None:
+        """Opens a workflow in the UI format; raises AssertionError if the server lacks one of its nodes."""
+        self.page.evaluate("async (w) => { await app.loadGraphData(w) }", workflow)
+        self.page.wait_for_function("(n) => app.graph.nodes.length === n", arg=len(workflow["nodes"]))
+        self.settle()
+        missing = sorted({node["type"] for node in workflow["nodes"]} - set(self.node_types()))
+        assert not missing, f"missing nodes: {missing}"
+
+    def node_types(self) -> list[str]:
+        """Types of the nodes in the graph that the front end knows."""
+        known = "t => t in LiteGraph.registered_node_types"
+        return self.page.evaluate(f"() => app.graph.nodes.map(n => n.type).filter({known})")
+
+    def drop_workflow(self, text: str, name: str = "workflow.json") -> None:
+        """Drops a file on the canvas as a person would; the graph comes a moment later."""
+        self.settle()  # a second mask that starts while the first fades out stays for good, and swallows every click
+        transfer = self.page.evaluate_handle(
+            "([text, name]) => { const d = new DataTransfer();"
+            " d.items.add(new File([text], name, {type: 'application/json'})); return d }",
+            [text, name],
+        )
+        place = {"dataTransfer": transfer, "clientX": 800, "clientY": 700, "bubbles": True, "cancelable": True}
+        self.page.dispatch_event("#graph-canvas", "drop", place)
+        self.settle()
+
+    def graph_to_prompt(self) -> Graph:
+        """The API format of the graph on the page, as the Run button would send it."""
+        return self.page.evaluate("async () => (await app.graphToPrompt()).output")
+
+    def serialized(self) -> dict[str, Any]:
+        """The UI format of the graph on the page, as it would be saved."""
+        return self.page.evaluate("() => app.graph.serialize()")
+
+    def run(self) -> None:
+        self.page.get_by_test_id("queue-button").click()
+
+    # -- looks ---------------------------------------------------------------------------------------------------------
+
+    def set_renderer(self, vue: bool) -> None:
+        """Switches a live page; nodes are DOM elements [data-node-id] with vue, and only pixels without."""
+        self.page.evaluate("(v) => app.extensionManager.setting.set('Comfy.VueNodes.Enabled', v)", vue)
+        nodes = self.page.evaluate("() => app.graph.nodes.length") if vue else 0
+        self.page.wait_for_function("(v) => LiteGraph.vueNodesMode === v", arg=vue)
+        self.page.wait_for_function("(n) => document.querySelectorAll('[data-node-id]').length === n", arg=nodes)
+
+    def screenshot_graph(self, path: Path, margin: int = 40, width: int = 1600) -> None:
+        """The whole graph and nothing else, all panels hidden, `width` CSS pixels wide; the suffix sets the format."""
+        left, top, w, h = self._bounds()
+        scale = (width - 2 * margin) / w
+        self.page.set_viewport_size({"width": width, "height": round(h * scale) + 2 * margin})
+        style = self.page.add_style_tag(content=BARE_CANVAS)
+        self.page.evaluate(LOOK_AT, [margin / scale - left, margin / scale - top, scale])
+        self.page.wait_for_timeout(1000)  # pictures on nodes, text areas that follow the canvas
+        kind: dict[str, Any] = {"type": "jpeg", "quality": 88} if path.suffix in (".jpg", ".jpeg") else {}
+        self.page.screenshot(path=path, **kind)
+        style.evaluate("element => element.remove()")
+        self.page.set_viewport_size(VIEWPORT)
+
+    def _bounds(self) -> tuple[float, float, float, float]:
+        """Left, top, width and height of all nodes and groups, in graph coordinates, titles included."""
+        return tuple(self.page.evaluate(BOUNDS))
+
+    def settle(self) -> None:
+        """Waits for the full-page mask that start-up and every drop show to be gone."""
+        self.page.locator(".p-blockui-mask").first.wait_for(state="detached", timeout=20_000)
+
+    # -- guards --------------------------------------------------------------------------------------------------------
+
+    def _guard(self, route: Route) -> None:
+        address = route.request.url
+        if address.startswith((self.server.url, "data:", "blob:")):
+            route.continue_()
+        else:
+            self.external.append(address)
+            route.abort()
+
+    def _note(self, message: ConsoleMessage) -> None:
+        address = message.location.get("url", "")
+        expected = any(text in message.text for text in QUIET_TEXT) or "missingModelDownload" in address
+        expected |= "404" in message.text and any(part in address for part in QUIET_404)
+        if message.type == "error" and not expected:
+            self.errors.append(f"{message.text} ({address})")
+
+
+BOUNDS = """() => {
+  const boxes = [...app.graph.nodes.map(n => n.getBounding()), ...(app.graph.groups ?? []).map(g => g._bounding)]
+  const left = Math.min(...boxes.map(b => b[0])), top = Math.min(...boxes.map(b => b[1]))
+  const right = Math.max(...boxes.map(b => b[0] + b[2])), bottom = Math.max(...boxes.map(b => b[1] + b[3]))
+  return [left, top, right - left, bottom - top]
+}"""
+
+LOOK_AT = """([x, y, scale]) => {
+  const view = app.canvas.ds
+  app.canvas.deselectAll()
+  view.scale = scale; view.offset[0] = x; view.offset[1] = y
+  app.canvas.resize(); app.canvas.setDirty(true, true)
+}"""
+
+# Tabs, side bar, Run button, mini map and messages lie in layers of their own over the canvas.
+BARE_CANVAS = """
+#graph-canvas-container > .z-999, #graph-canvas-container > .z-999 *, #vue-app .no-drag, .comfy-menu, .node-tooltip,
+.p-toast, .selection-toolbox { visibility: hidden !important }
+"""
