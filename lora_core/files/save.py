@@ -62,6 +62,9 @@ def _check_free(path: Path, overwrite: bool) -> None:
 
 def _header(path: Path, packed: Packed, metadata: Mapping[str, str]) -> bytes:
     kept = {key: value for key, value in metadata.items() if key != "lora_adapter_metadata"}
+    for key, value in kept.items():
+        if not isinstance(value, str):
+            raise ValueError(f"metadata {key!r} is {type(value).__name__}; write it as text")
     digest = packed.model_hash()
     kept["sshs_model_hash"] = digest
     kept.pop("sshs_legacy_hash", None)

@@ -21,8 +21,9 @@ from torch import Tensor
 def tiny_unet() -> UNet2DConditionModel:
     torch.manual_seed(0)
     return UNet2DConditionModel(
-        block_out_channels=(16, 32), layers_per_block=1, norm_num_groups=8, attention_head_dim=8, cross_attention_dim=24,
+        block_out_channels=(16, 32), layers_per_block=1, norm_num_groups=8, attention_head_dim=8,
         down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"), up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
+        cross_attention_dim=24,
     )  # fmt: skip
 
 
@@ -49,8 +50,8 @@ def adapter(ranks: tuple[int, ...] = (4,)) -> Adapter:
     for name, tensor in tiny_unet().state_dict().items():
         if name.endswith((".to_q.weight", ".to_k.weight", ".to_out.0.weight", "downsamplers.0.conv.weight")):
             rank = ranks[len(layers) % len(ranks)]
-            columns = tensor[0].numel()
-            down, up = torch.randn(rank, columns, generator=generator), torch.randn(len(tensor), rank, generator=generator)
+            down = torch.randn(rank, tensor[0].numel(), generator=generator)
+            up = torch.randn(len(tensor), rank, generator=generator)
             layers[name.removesuffix(".weight")] = LowRank(down, up * 0.1, 2.0, tuple(tensor.shape[2:]))
     return Adapter(layers)
 

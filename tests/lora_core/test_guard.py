@@ -135,7 +135,8 @@ HOSTILE: dict[str, tuple[Callable[[], bytes], str]] = {
     "up without down": (lambda: without(DOWN), f"'{UP}' without the down"),
     "down without up": (lambda: without(UP), f"'{DOWN}' without the up"),
     "up and down spelled differently": (lambda: renamed(down="a.lora_A.weight"), "without the down"),
-    "two spellings of one factor": (lambda: craft({**good(), "a.lora_B.weight": entry([4, 2], 100, 132)}, 132), "beside"),
+    "two spellings of one factor": (lambda: craft({**good(), "a.lora_B.weight": entry([4, 2], 100, 132)}, 132),
+                                    "which is the same factor"),
     "ranks disagree": (lambda: conv([4, 3], [2, 8]), "ranks that disagree"),
     "rank above the weight": (lambda: conv([4, 5], [5, 8]), "the rank 5, above the 4"),
     "rank above a conv's weight": (lambda: conv([64, 19, 1, 1], [19, 2, 3, 3]), "the rank 19, above the 18"),
@@ -146,7 +147,7 @@ HOSTILE: dict[str, tuple[Callable[[], bytes], str]] = {
     "factor of one dimension": (lambda: changed(UP, shape=[8]), "2 to 5 dimensions"),
     "factor of six dimensions": (lambda: changed(UP, shape=[4, 2, 1, 1, 1, 1]), "2 to 5 dimensions"),
     "factor of whole numbers": (lambda: changed(UP, dtype="I32"), "as I32"),
-    "alpha is a vector": (lambda: craft({ALPHA: entry([2], 0, 4, "F16"), UP: good()[UP], DOWN: good()[DOWN]}), "one number"),
+    "alpha is a vector": (lambda: changed(ALPHA, shape=[2], dtype="F16"), "one number"),
     "alpha is a truth value": (lambda: craft({ALPHA: entry([], 0, 1, "BOOL"), UP: entry([4, 2], 1, 33),
                                               DOWN: entry([2, 8], 33, 97)}, bytes(97)), "one number"),
 }  # fmt: skip

@@ -1,0 +1,114 @@
+"""What other programs find in the header."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import safetensors.torch
+import torch
+from app.assets.services import metadata_extract as comfy_scan
+from lora_loom.lora_core.adapter import Adapter
+from lora_loom.lora_core.files import guard, metadata, save
+from lora_loom.lora_core.files.metadata import Facts, Parent
+from lora_loom.lora_core.low_rank import LowRank
+
+FACTS = Facts(
+    title="Ink", architecture="stable-diffusion-v1", base_version="sd_v1", base_name="base.safetensors",
+    trigger="inkstyle", tags=("ink", "style"), resolution=(512, 768), steps=400, max_steps=500, batch_size=2,
+    accumulation=3, learning_rate=1e-4, optimizer="AdamW", seed=0, targets=("attention",), num_images=12,
+)  # fmt: skip
+
+
+def adapter(*ranks: int) -> Adapter:
+    return Adapter({f"x{i}": LowRank(torch.ones(rank, 40), torch.ones(40, rank), 2.0) for i, rank in enumerate(ranks)})
+
+
+def legacy_of_sd_scripts(tensors: dict[str, torch.Tensor], found: dict[str, str]) -> str:
+    """The definition: a file with only the ss_ keys, 64 KiB from 1 MiB on, 8 digits."""
+    raw = safetensors.torch.save(tensors, {key: value for key, value in found.items() if key.startswith("ss_")})
+    return hashlib.sha256(raw[0x100000:0x110000]).hexdigest()[:8]
+
+
+def test_what_readers_look_for():
+    found = metadata.build(FACTS, adapter(4, 4))
+    assert found | {
+        "modelspec.sai_model_spec": "1.0.1", "modelspec.architecture": "stable-diffusion-v1/lora",
+        "modelspec.title": "Ink", "modelspec.resolution": "512x768", "modelspec.trigger_phrase": "inkstyle",
+        "modelspec.tags": "ink, style", "ss_base_model_version": "sd_v1", "ss_network_module": "networks.lora",
+        "ss_network_dim": "4", "ss_network_alpha": "2.0", "ss_resolution": "(512, 768)", "ss_steps": "400",
+        "ss_total_batch_size": "6", "ss_learning_rate": "0.0001", "ss_seed": "0", "ss_num_train_images": "12",
+    } == found  # fmt: skip
+    assert json.loads(found["ss_tag_frequency"]) == {"trigger": {"inkstyle": 12}}
+    assert json.loads(found["ss_network_args"]) == {"targets": ["attention"]}
+    assert all(isinstance(value, str) and value for value in found.values())
+
+
+def test_what_is_not_known_or_not_allowed_is_not_written():
+    found = metadata.build(Facts("t", "flux-1-dev"), adapter(4))
+    assert not {"modelspec.date", "modelspec.trigger_phrase", "ss_tag_frequency", "ss_dataset_dirs", "ss_seed",
+                "lora_loom.parents", "modelspec.merged_from", "modelspec.resolution"} & found.keys()  # fmt: skip
+
+
+def test_training_data_only_when_given():
+    facts = replace(FACTS, tag_frequency={"d": {"b": 1, "a": 2}}, dataset_dirs={"d": 3})
+    found = metadata.build(facts, adapter(4))
+    assert found["ss_tag_frequency"] == '{"d": {"a": 2, "b": 1}}'
+    assert json.loads(found["ss_dataset_dirs"]) == {"d": {"img_count": 3}}
+
+
+def test_mixed_ranks_are_dynamic():
+    assert metadata.build(FACTS, adapter(4, 8))["ss_network_dim"] == "Dynamic"
+
+
+def test_lineage():
+    parents = (Parent("ink", "ab" * 32, 0.7), Parent("paper", "cd" * 32, -0.25))
+    found = metadata.build(replace(FACTS, merged_from=parents), adapter(4))
+    assert found["modelspec.merged_from"] == "ink, paper"
+    assert json.loads(found["lora_loom.parents"])[1] == {"name": "paper", "sha256": "cd" * 32, "strength": -0.25}
+
+
+@pytest.mark.parametrize("size", [64, 1000], ids=["below 1 MiB", "above 1 MiB"])
+def test_hashes_of_the_final_file(size: int, tmp_path: Path):
+    tensors = {"b": torch.randn(size, size), "a": torch.randn(size, size).half(), "c": torch.tensor(1.0)}
+    found = metadata.build(FACTS, adapter(4))
+    saved = save.save(tmp_path / "x.safetensors", tensors, found)
+    raw = saved.path.read_bytes()
+    data = hashlib.sha256(raw[8 + int.from_bytes(raw[:8], "little") :]).hexdigest()
+    with safetensors.safe_open(saved.path, "pt") as file:
+        written = file.metadata()
+        assert all(torch.equal(file.get_tensor(key), tensor) for key, tensor in tensors.items())
+    assert written["sshs_model_hash"] == data == saved.model_hash and len(data) == 64
+    assert written["modelspec.hash_sha256"] == "0x" + data
+    assert data == metadata.data_hash(saved.path) == metadata.data_hash(tensors) == metadata.data_hash(str(saved.path))
+    assert saved.file_sha256 == hashlib.sha256(raw).hexdigest() == metadata.file_hash(saved.path)
+    assert saved.size == len(raw)
+    if size > 64:
+        assert written["sshs_legacy_hash"] == legacy_of_sd_scripts(tensors, found)
+    else:
+        assert "sshs_legacy_hash" not in written, "the hash of nothing is every small file's"
+    assert found.items() <= written.items()
+
+
+def test_hash_is_that_of_the_librarys_own_writer(tmp_path: Path):
+    tensors = {"b": torch.randn(5, 7), "a": torch.randn(3).half(), "A": torch.tensor(3)}
+    safetensors.torch.save_file(tensors, tmp_path / "theirs.safetensors", {"k": "v"})
+    assert metadata.data_hash(tmp_path / "theirs.safetensors") == metadata.data_hash(tensors)
+
+
+def test_comfyuis_asset_scan_finds_its_fields(tmp_path: Path):
+    saved = save.save(tmp_path / "x.safetensors", {"a": torch.ones(2)}, metadata.build(FACTS, adapter(4)))
+    header = comfy_scan._read_safetensors_header(str(saved.path))
+    found = comfy_scan.ExtractedMetadata()
+    comfy_scan._extract_safetensors_metadata(header, found)
+    assert found.base_model == "sd_v1" and found.trained_words == ["inkstyle"] and found.source_hash == saved.model_hash
+
+
+def test_the_guard_accepts_what_we_write(tmp_path: Path):
+    tensors = {"x.lora_up.weight": torch.ones(8, 2), "x.lora_down.weight": torch.ones(2, 8)}
+    found = metadata.build(replace(FACTS, title="\u00e9\n\u65e5"), adapter(4))
+    saved = save.save(tmp_path / "x.safetensors", tensors, found)
+    assert guard.inspect(saved.path).metadata["modelspec.title"] == "\u00e9\n\u65e5"
