@@ -1,0 +1,76 @@
+"""Tiny, seeded models of the real architectures, as files that ComfyUI's own loaders accept. Nothing is downloaded.
+
+A further family is a row in `families.py` (and, with a new text encoder, one in `text.py`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import comfy.model_management
+import comfy.model_patcher
+import comfy.sd
+import comfy.supported_models
+import comfy.taesd.taesd
+import comfy.utils
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from .families import FAMILIES, Latent, Tiny
+from .text import make_clip
+from .weights import seeded
+
+__all__ = ["FAMILIES", "Latent", "Loaded", "Tiny", "load", "make_clip", "write_model", "write_vae"]
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """MODEL, CLIP and VAE of one family, fp32."""
+
+    model: Any
+    clip: Any
+    vae: Any
+
+
+def load(name: str, folder: Path) -> Loaded:
+    """Writes the family's files into `folder` and loads them as UNETLoader and VAELoader do."""
+    row = FAMILIES[name]
+    model = comfy.sd.load_diffusion_model(str(write_model(row, folder))) if row.stock else _direct(row)
+    vae = comfy.sd.VAE(sd=comfy.utils.load_torch_file(str(write_vae(row.latent, folder))))
+    return Loaded(model, make_clip(row.text), vae)
+
+
+def write_model(row: Tiny, folder: Path) -> Path:
+    """The network's weights in the key layout of published files."""
+    path = folder / f"{row.name}.safetensors"
+    save_file({row.prefix + key: value for key, value in _weights(row).items()}, path)
+    return path
+
+
+def write_vae(latent: Latent, folder: Path) -> Path:
+    """A TAESD with random weights, in the layout VAELoader accepts."""
+    path = folder / f"taesd_{latent.channels}.safetensors"
+    weights = seeded(comfy.taesd.taesd.TAESD(latent_channels=latent.channels).state_dict(), gain=1.2)
+    weights |= {"vae_scale": torch.tensor(latent.scale), "vae_shift": torch.tensor(latent.shift)}
+    save_file(weights, path)
+    return path
+
+
+def _config(row: Tiny):
+    config = getattr(comfy.supported_models, row.config)(dict(row.unet))
+    config.set_inference_dtype(torch.float32, None)
+    return config
+
+
+def _weights(row: Tiny) -> dict[str, Tensor]:
+    return seeded(_config(row).get_model({}, "", device=torch.device("meta")).diffusion_model.state_dict())
+
+
+def _direct(row: Tiny) -> comfy.model_patcher.ModelPatcher:
+    model = _config(row).get_model({}, "", device=torch.device("cpu"))
+    model.load_model_weights(_weights(row), "")
+    device, store = comfy.model_management.get_torch_device(), comfy.model_management.unet_offload_device()
+    return comfy.model_patcher.CoreModelPatcher(model, load_device=device, offload_device=store)

@@ -1,0 +1,65 @@
+"""One row per model family: the smallest network of the real architecture that is worth testing.
+
+Widths that ComfyUI's detection fixes are kept (SD 1.5: 320 channels, text 768); everything else is as small as it goes.
+`sd15` and the FLUX rows are files that the stock loaders accept; `sd15_full` has all 686 keys of the real SD 1.5 at a
+tenth of its width, which no loader would accept, so it is built through ComfyUI's own model class.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Latent:
+    """TAESD of a latent space: with its scale and shift, `process_latent_in(encode(x))` is the raw encoder output."""
+
+    channels: int
+    scale: float
+    shift: float
+
+
+@dataclass(frozen=True)
+class Tiny:
+    """`config` is a class of comfy.supported_models, `unet` what detection makes of the file, `text` a row of text.py."""
+
+    name: str
+    config: str
+    unet: dict[str, Any]
+    text: str
+    latent: Latent
+    prefix: str = ""
+    stock: bool = True
+
+
+def _unet(width: int, blocks: int, mult: list[int], down: list[int], up: list[int], middle: int) -> dict[str, Any]:
+    return dict(
+        use_checkpoint=False, image_size=32, use_spatial_transformer=True, legacy=False, in_channels=4, out_channels=4,
+        use_temporal_attention=False, use_temporal_resblock=False, adm_in_channels=None, context_dim=768,
+        use_linear_in_transformer=False, model_channels=width, num_res_blocks=[blocks] * len(mult), channel_mult=mult,
+        transformer_depth=down, transformer_depth_output=up, transformer_depth_middle=middle,
+    )  # fmt: skip
+
+
+def _flux(guidance: bool) -> dict[str, Any]:
+    return dict(
+        image_model="flux", axes_dim=[16, 56, 56], num_heads=1, hidden_size=128, mlp_ratio=4.0, theta=10000, patch_size=2,
+        in_channels=16, out_channels=16, qkv_bias=True, txt_ids_dims=[], context_in_dim=64, vec_in_dim=64, depth=2,
+        depth_single_blocks=2, guidance_embed=guidance, yak_mlp=False, txt_norm=False,
+    )  # fmt: skip
+
+
+SD_LATENT = Latent(4, 0.18215, 0.0)
+FLUX_LATENT = Latent(16, 0.3611, 0.1159)
+
+FAMILIES = {
+    row.name: row
+    for row in (
+        Tiny("sd15", "SD15", _unet(320, 1, [1], [1], [0, 0], -2), "sd15", SD_LATENT, "model.diffusion_model."),
+        Tiny("sd15_full", "SD15", _unet(32, 2, [1, 2, 4, 4], [1] * 6 + [0] * 2, [1] * 9 + [0] * 3, 1), "sd15", SD_LATENT,
+             stock=False),
+        Tiny("flux1", "Flux", _flux(True), "flux", FLUX_LATENT),
+        Tiny("flux1_schnell", "FluxSchnell", _flux(False), "flux", FLUX_LATENT),
+    )
+}  # fmt: skip

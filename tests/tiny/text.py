@@ -1,0 +1,34 @@
+"""Tiny text encoders: ComfyUI's classes and tokenizers at small widths, through its `<name>_model_config` override."""
+
+from __future__ import annotations
+
+import comfy.sd
+import comfy.supported_models_base
+import comfy.text_encoders.flux as flux
+import torch
+from comfy import sd1_clip
+
+from .weights import seeded
+
+
+def _clip_l(width: int, layers: int) -> dict[str, int]:
+    return dict(hidden_size=width, num_hidden_layers=layers, num_attention_heads=2, intermediate_size=width)
+
+
+def _t5(width: int) -> dict[str, int]:
+    return dict(d_model=width, d_ff=2 * width, d_kv=16, num_heads=2, num_layers=1)
+
+
+KINDS = {
+    "sd15": (sd1_clip.SD1ClipModel, sd1_clip.SD1Tokenizer, {"clip_l_model_config": _clip_l(768, 1)}),
+    "flux": (flux.flux_clip(), flux.FluxTokenizer, {"clip_l_model_config": _clip_l(64, 1), "t5xxl_model_config": _t5(64)}),
+}
+
+
+def make_clip(kind: str, seed: int = 0) -> comfy.sd.CLIP:
+    """A CLIP whose conditioning fits the networks of that kind."""
+    model, tokenizer, options = KINDS[kind]
+    target = comfy.supported_models_base.ClipTarget(tokenizer, model)
+    clip = comfy.sd.CLIP(target, model_options={**options, "dtype": torch.float32})
+    clip.cond_stage_model.load_state_dict(seeded(clip.cond_stage_model.state_dict(), seed))
+    return clip

@@ -1,0 +1,27 @@
+"""Seeded random weights that keep activations near 1, and nothing at zero: a zero projection would hide LoRA mistakes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+_TABLES = ("token_embedding", "position_embedding", "shared.weight", "relative_attention_bias")
+
+
+def seeded(shapes: Mapping[str, Tensor], seed: int = 0, gain: float = 0.8) -> dict[str, Tensor]:
+    """fp32 tensors in the shapes of a state dict (which may be on the meta device). The same seed gives the same bits."""
+    generator = torch.Generator().manual_seed(seed)
+    return {name: _tensor(name, tuple(shapes[name].shape), gain, generator) for name in sorted(shapes)}
+
+
+def _tensor(name: str, shape: tuple[int, ...], gain: float, generator: torch.Generator) -> Tensor:
+    noise = torch.randn(shape, generator=generator)
+    if len(shape) > 1:
+        is_table = any(mark in name for mark in _TABLES)
+        return noise * (0.2 if is_table else gain / math.sqrt(math.prod(shape[1:])))
+    if name.endswith(("bias", "beta")) or not shape:
+        return noise * 0.01
+    return 1 + noise * 0.01
