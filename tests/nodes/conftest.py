@@ -1,0 +1,82 @@
+"""Models, data and nodes for the tests that run inside a real ComfyUI."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import cache
+from pathlib import Path
+
+import comfy.model_management
+import folder_paths
+import nodes
+import numpy as np
+import pytest
+import tiny
+import torch
+from harness.calls import register_pack
+from PIL import Image
+
+DEMO = "wan_demo"
+Models = Callable[[str], tiny.Loaded]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _registered() -> None:
+    register_pack()
+
+
+@pytest.fixture(scope="session")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Models]:
+    """MODEL, CLIP and VAE by family name, loaded once. No test may have changed a weight by the end of the session."""
+    folder = tmp_path_factory.mktemp("models")
+    weights: dict[str, dict[str, torch.Tensor]] = {}
+
+    @cache
+    def load(name: str) -> tiny.Loaded:
+        with torch.inference_mode():  # as loader nodes run
+            loaded = _demo() if name == DEMO else tiny.load(name, folder)
+        weights[name] = {key: value.clone() for key, value in loaded.model.model.state_dict().items()}
+        return loaded
+
+    yield load
+    comfy.model_management.unload_all_models()
+    for name, before in weights.items():
+        after = load(name).model.model.state_dict()
+        changed = [key for key, value in before.items() if not torch.equal(value, after[key])]
+        assert not changed, f"{name}: {len(changed)} weights changed, first {changed[0]}"
+
+
+def _demo() -> tiny.Loaded:
+    (model,) = nodes.UNETLoader().load_unet("loom_demo.safetensors", "default")
+    (vae,) = nodes.VAELoader().load_vae("loom_demo_vae.safetensors")
+    (clip,) = nodes.CLIPLoader().load_clip("loom_demo_words.pt", "stable_diffusion")
+    return tiny.Loaded(model, clip, vae)
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> Path:
+    """A folder of four captioned pictures in two shapes."""
+    return write_pictures(tmp_path / "pictures")
+
+
+def write_pictures(folder: Path, sizes: tuple[tuple[int, int], ...] = ((80, 80), (64, 64), (96, 48), (100, 50))) -> Path:
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    for index, (width, height) in enumerate(sizes):
+        pixels = rng.integers(0, 256, (height, width, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / f"{index}.png")
+        (folder / f"{index}.txt").write_text(f"picture number {index}", encoding="utf-8")
+    return folder
+
+
+@pytest.fixture
+def loras() -> Iterator[Path]:
+    """The first loras folder, emptied afterwards."""
+    folder = Path(folder_paths.get_folder_paths("loras")[0])
+    yield folder
+    for path in sorted(folder.rglob("*"), reverse=True):
+        path.unlink() if path.is_file() else path.rmdir()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--write-contract", action="store_true", help="freeze the nodes' object_info as it is now")

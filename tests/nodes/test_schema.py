@@ -1,0 +1,98 @@
+"""What every node shows to the world, and the part of it that saved workflows depend on.
+
+After a change that is meant: python -m pytest tests/nodes/test_schema.py --write-contract
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+from pathlib import Path
+from typing import Any
+
+import nodes
+import pytest
+from harness.calls import pack_nodes
+from harness.comfyui import ROOT
+
+CONTRACT = ROOT / "tests" / "contract" / "object_info.json"
+FILE_LISTS = {"lora_1", "lora_2", "lora_3", "lora_4"}  # their options are this machine's files
+NODES = {node.GET_SCHEMA().node_id: node for node in pack_nodes()}
+
+
+@pytest.fixture(params=NODES.values(), ids=NODES.keys())
+def node(request: pytest.FixtureRequest) -> Any:
+    return request.param
+
+
+def test_ids() -> None:
+    assert all(name.startswith("LoraLoom_") for name in NODES)
+    assert len(NODES) == len(pack_nodes())
+
+
+def test_inputs_are_the_parameters_of_execute(node: Any) -> None:
+    parameters = inspect.signature(node.execute).parameters
+    assert [field.id for field in node.GET_SCHEMA().inputs] == sorted(parameters, key=_order(node))
+    for field in node.GET_SCHEMA().inputs:
+        default = parameters[field.id].default
+        assert field.optional == (default is not inspect.Parameter.empty), field.id
+        if field.optional and getattr(field, "default", None) is not None:
+            assert default == field.default, f"{field.id}: a graph without this input must get what the widget shows"
+
+
+def _order(node: Any):
+    ids = [field.id for field in node.GET_SCHEMA().inputs]
+    return lambda name: ids.index(name) if name in ids else len(ids)
+
+
+def test_validation_and_fingerprint_know_the_inputs(node: Any) -> None:
+    ids = {field.id for field in node.GET_SCHEMA().inputs}
+    for method in (node.validate_inputs, node.fingerprint_inputs):
+        named = [p.name for p in inspect.signature(method).parameters.values() if p.kind is not p.VAR_KEYWORD]
+        assert set(named) <= ids
+
+
+def test_every_input_and_output_is_explained(node: Any) -> None:
+    schema = node.GET_SCHEMA()
+    assert schema.display_name and schema.description and schema.category
+    for field in (*schema.inputs, *schema.outputs):
+        assert field.tooltip and field.tooltip.strip().endswith((".", "!", "?")), field
+
+
+def test_no_core_node_has_the_same_id() -> None:
+    core = [name for name, node in nodes.NODE_CLASS_MAPPINGS.items() if node not in NODES.values()]
+    assert not set(NODES) & set(core)
+
+
+def test_object_info_contract(request: pytest.FixtureRequest) -> None:
+    """Ids, names, order, types and defaults are frozen: workflows saved with this version must go on to load."""
+    now = {name: contract(node.GET_NODE_INFO_V1()) for name, node in NODES.items()}
+    if request.config.getoption("--write-contract", default=False):
+        write(CONTRACT, now)
+    assert now == json.loads(CONTRACT.read_text(encoding="utf-8"))
+
+
+def contract(info: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "inputs": [
+            {"kind": kind, "name": name, **frozen(name, *info["input"][kind][name])}
+            for kind in ("required", "optional") for name in info["input_order"].get(kind, [])
+        ],
+        "outputs": [{"name": name, "type": kind} for name, kind in zip(info["output_name"], info["output"], strict=True)],
+        "output_node": info["output_node"],
+    }  # fmt: skip
+
+
+def frozen(name: str, kind: Any, options: dict[str, Any]) -> dict[str, Any]:
+    found = {"type": kind, **{key: options[key] for key in ("default", "min", "max") if key in options}}
+    if kind == "COMBO" and name not in FILE_LISTS:
+        found["options"] = options["options"]
+    if "template" in options:
+        found["template"] = frozen(name, *next(iter(options["template"]["input"]["required"].values())))
+        found["prefix"] = options["template"]["prefix"]
+    return found
+
+
+def write(path: Path, value: Any) -> None:
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
