@@ -38,7 +38,7 @@ class MergeLora(io.ComfyNode):
         )  # fmt: skip
 
     @classmethod
-    def validate_inputs(cls, strengths=""):
+    def validate_inputs(cls, strengths="", adapters=None):  # ComfyUI always passes dynamic inputs
         try:
             parse_strengths(strengths or "", None)
         except ValueError as error:
