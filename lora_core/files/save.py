@@ -42,7 +42,7 @@ def save(
     _check_free(path, overwrite)
     packed = pack(tensors)
     head = _header(path, packed, metadata or {})
-    temporary = path.with_name(f".{path.name[:100]}.{secrets.token_hex(6)}.tmp")
+    temporary = path.with_name(f".{secrets.token_hex(8)}.tmp")  # hidden, and no loader lists .tmp
     try:
         _write(temporary, head, packed.data)
         _check_free(path, overwrite)

@@ -117,6 +117,10 @@ def test_metadata_that_is_not_text_is_refused(tmp_path: Path):
     assert files(tmp_path) == []
 
 
+def test_the_longest_name_can_be_written(tmp_path: Path):
+    save(tmp_path / ("\u65e5" * 80 + ".safetensors"), TENSORS)
+
+
 def test_a_missing_folder_is_an_error_of_its_own(tmp_path: Path):
     with pytest.raises(FileNotFoundError):
         save(tmp_path / "none" / "a.safetensors", TENSORS)
