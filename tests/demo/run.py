@@ -1,0 +1,149 @@
+"""`python dev.py demo`: train two LoRAs, stack and merge them in a real ComfyUI server, and put the pictures on one sheet.
+
+Runs the shipped workflows through the server's API, as a person would from the Templates dialog, and leaves everything
+in `demo/`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import io
+import json
+import shutil
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.append(str(ROOT / "tests"))
+
+from demo import shapes, sheet  # noqa: E402
+from harness.server import ComfyServer, Graph  # noqa: E402
+from harness.workflow_api import workflow_to_api  # noqa: E402
+
+FOLDER = "lora_loom_demo"
+HEART, outLINED, MERGED = (f"{FOLDER}/{name}.safetensors" for name in ("heart", "outlined", "merged"))
+CONCEPT = [
+    "a red heart on a white background", "a yellow heart on a blue background",
+    "a green heart on a black background", "a pink heart on a striped green background",
+]  # fmt: skip
+UNRELATED = [
+    "a red ring on a white background", "a yellow circle on a blue background",
+    "a green triangle on a black background", "a pink square on a striped green background",
+]  # fmt: skip
+TOGETHER = [f"an outlined {prompt.removeprefix('a ')}" for prompt in CONCEPT]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--steps", type=int, help="train for so many steps instead of what the workflow says")
+    parser.add_argument("--out", type=Path, default=ROOT / "demo")
+    choices = parser.parse_args()
+    run(choices.out, choices.steps)
+
+
+def run(out: Path, steps: int | None = None) -> None:
+    started = time.monotonic()
+    shutil.rmtree(out, ignore_errors=True)
+    with ComfyServer(out / "comfyui") as server:
+        say(started, f"ComfyUI runs at {server.url}")
+        for kind in ("heart", "outlined"):
+            shapes.write_dataset(server.base / "input" / FOLDER / kind, kind, 24, 96, 0)
+            report = train(server, kind, out, steps)
+            say(started, f"trained '{kind}' on 24 image files\n{report}")
+        workflow = api_graph(server, "stack")
+        rows = {
+            "heart prompts, base model": draw(server, workflow, CONCEPT, {}),
+            "the same with the heart LoRA": draw(server, workflow, CONCEPT, {HEART: 1.0}),
+            "other prompts, base model": draw(server, workflow, UNRELATED, {}),
+            "the same with the heart LoRA ": draw(server, workflow, UNRELATED, {HEART: 1.0}),
+            "outlined hearts, both LoRAs stacked": draw(server, workflow, TOGETHER, {HEART: 1.0, outLINED: 0.8}),
+        }
+        say(started, "drew with the stack at strength 0 and 1, and with both LoRAs")
+        say(started, "merged the stack\n" + merge(server))
+        rows["the same with the merged file alone"] = draw(server, workflow, TOGETHER, {MERGED: 1.0})
+        keep(server, out)
+    say(started, conclusions(list(rows.values())))
+    sheet.write(out / "contact_sheet.png", rows, [CONCEPT, CONCEPT, UNRELATED, UNRELATED, TOGETHER, TOGETHER])
+    say(started, f"look at {out / 'contact_sheet.png'}; the LoRA files are in {out / 'loras'}, the loss curves beside")
+
+
+def api_graph(server: ComfyServer, name: str) -> Graph:
+    workflow = json.loads((ROOT / "workflows" / f"{name}.json").read_text(encoding="utf-8"))
+    return workflow_to_api(workflow, server.get("/object_info"))
+
+
+def node(graph: Graph, class_type: str, index: int = 0) -> dict[str, Any]:
+    """The inputs of the index-th node of a class."""
+    return [n for n in graph.values() if n["class_type"] == class_type][index]["inputs"]
+
+
+def train(server: ComfyServer, kind: str, out: Path, steps: int | None) -> str:
+    graph = api_graph(server, "train")
+    node(graph, "LoraLoom_Dataset")["folder"] = f"{FOLDER}/{kind}"
+    node(graph, "LoraLoom_TrainLora")["run_name"] = kind
+    node(graph, "LoraLoom_TrainLora")["steps"] = steps or node(graph, "LoraLoom_TrainLora")["steps"]
+    node(graph, "LoraLoom_SaveLora")["name"] = f"{FOLDER}/{kind}"
+    outputs = server.run(graph, timeout=1200)["outputs"]
+    curve = next(key for key, value in graph.items() if value["class_type"] == "LossGraphNode")
+    (out / f"loss_{kind}.png").write_bytes(server.view(outputs[curve]["images"][0]))
+    return proof(server)
+
+
+def merge(server: ComfyServer) -> str:
+    server.run(api_graph(server, "merge"))
+    return proof(server)
+
+
+def proof(server: ComfyServer) -> str:
+    """The last verification that Save LoRA wrote to the log."""
+    lines = [line for line in server.log().splitlines() if "verified with ComfyUI's loader" in line]
+    return "  " + lines[-1].strip()
+
+
+def draw(server: ComfyServer, workflow: Graph, prompts: list[str], loras: dict[str, float]) -> list[Image.Image]:
+    """One picture per prompt with the stack workflow, each at its own fixed seed."""
+    pictures = []
+    for index, prompt in enumerate(prompts):
+        graph = copy.deepcopy(workflow)
+        node(graph, "CLIPTextEncode")["text"] = prompt
+        node(graph, "KSampler")["seed"] = 100 + index
+        stack = node(graph, "LoraLoom_LoadLoraStack")
+        rows = [*loras.items(), *[("None", 0.0)] * 4][:4]
+        for number, (name, strength) in enumerate(rows, 1):
+            stack |= {f"lora_{number}": name, f"strength_{number}": strength, f"text_strength_{number}": strength}
+        outputs = server.run(graph)["outputs"].values()
+        image = next(picture for output in outputs for picture in output.get("images", []))
+        pictures.append(Image.open(io.BytesIO(server.view(image))).convert("RGB"))
+    return pictures
+
+
+def keep(server: ComfyServer, out: Path) -> None:
+    """Copy the LoRA files to where they are easily found."""
+    shutil.copytree(server.base / "models" / "loras" / FOLDER, out / "loras")
+
+
+def conclusions(rows: list[list[Image.Image]]) -> str:
+    concept, other, merged = (change(rows[a], rows[b]) for a, b in ((0, 1), (2, 3), (4, 5)))
+    return (
+        f"mean change of a picture (0..255): heart prompts {concept:.1f}, other prompts {other:.1f}, "
+        f"merged file against live stack {merged:.2f}"
+    )
+
+
+def change(before: list[Image.Image], after: list[Image.Image]) -> float:
+    pairs = [(np.asarray(a, np.float32), np.asarray(b, np.float32)) for a, b in zip(before, after, strict=True)]
+    return float(np.mean([np.abs(a - b).mean() for a, b in pairs]))
+
+
+def say(started: float, text: str) -> None:
+    print(f"[{time.monotonic() - started:5.0f} s] {text}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
