@@ -5,7 +5,7 @@ from __future__ import annotations
 from comfy_api.latest import io, ui
 
 from ..lora_core.training import dataset as datasets
-from ..lora_core.training.buckets import check_resolution
+from ..lora_core.training.buckets import RESOLUTIONS, STEPS, check_resolution
 from ..lora_core.training.contact_sheet import contact_sheet
 from .bridge.folders import dataset_folder, folder_state
 from .bridge.images import as_image_batch
@@ -25,11 +25,11 @@ class LoraDataset(io.ComfyNode):
             inputs=[
                 io.String.Input("folder", default="", tooltip="Folder of PNG, JPEG or WebP files with a .txt caption of the same name each. Absolute, or inside ComfyUI's input folder. Leave empty when images are connected."),
                 io.String.Input("trigger", default="", tooltip="Word that calls the concept. It is put in front of every caption that does not hold it, and stands in for missing captions."),
-                io.Int.Input("resolution", default=512, min=16, max=4096, step=8, tooltip="Training resolution: the side of the square bucket. SD 1.5 512, SDXL and newer 1024; less is faster."),
+                io.Int.Input("resolution", default=512, min=RESOLUTIONS[0], max=RESOLUTIONS[1], step=8, tooltip="Training resolution: the side of the square bucket. SD 1.5 512, SDXL and newer 1024; less is faster."),
                 io.Int.Input("repeats", default=1, min=1, max=1000, tooltip="How often each picture is seen in one pass over the set."),
                 io.Image.Input("images", optional=True, tooltip="Pictures from the graph, used instead of the folder."),
                 io.String.Input("captions", default="", multiline=True, optional=True, tooltip="For connected images: one caption per line in their order, or a single line for all."),
-                io.Int.Input("bucket_step", default=32, min=8, max=256, step=8, optional=True, advanced=True, tooltip="Bucket sides are multiples of this. The VAE needs at least a multiple of 8, some models of 16 or 32."),
+                io.Int.Input("bucket_step", default=32, min=STEPS[0], max=STEPS[1], step=8, optional=True, advanced=True, tooltip="Bucket sides are multiples of this. The VAE needs at least a multiple of 8, some models of 16 or 32."),
             ],
             outputs=[
                 LoraDatasetType.Output("dataset", tooltip="Connect to Train LoRA."),

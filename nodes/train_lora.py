@@ -9,6 +9,8 @@ from ..lora_core.training.config import PRESETS, SCHEDULES, WEIGHTINGS, LoraConf
 from .bridge.training import AUTO, TIMESTEPS, Run, as_lora_model, train_config, train_lora
 from .types import CATEGORY, AdapterType, LoraDatasetType
 
+MOST_STEPS = 1_000_000
+
 
 class TrainLora(io.ComfyNode):
     @classmethod
@@ -25,7 +27,7 @@ class TrainLora(io.ComfyNode):
                 io.Clip.Input("clip", tooltip="Text encoder of the model, for the captions."),
                 io.Vae.Input("vae", tooltip="VAE of the model, for the pictures."),
                 LoraDatasetType.Input("dataset", tooltip="From LoRA Dataset."),
-                io.Int.Input("steps", default=1000, min=1, max=1_000_000, tooltip="Optimiser steps. 50 to 100 per picture is a fair start."),
+                io.Int.Input("steps", default=1000, min=1, max=MOST_STEPS, tooltip="Optimiser steps. 50 to 100 per picture is a fair start."),
                 io.Int.Input("rank", default=16, min=1, max=1024, tooltip="Size of the correction. 4 to 16 for a concept, 16 to 64 for a style; the file grows with it."),
                 io.Float.Input("alpha", default=16.0, min=0.001, max=10_000.0, step=0.5, round=False, tooltip="Strength of the correction is alpha / rank. Equal to rank is a safe choice."),
                 io.Float.Input("learning_rate", default=1e-4, min=1e-9, max=1.0, step=1e-5, round=False, tooltip="1e-4 is a common start; halve it when results look burnt."),
@@ -57,10 +59,12 @@ class TrainLora(io.ComfyNode):
     @classmethod
     def validate_inputs(cls, run_name="my_lora", steps=None, warmup=0):
         try:
-            safe_name(run_name)
+            safe_name("lora" if run_name is None else run_name)
         except ValueError as error:
             return str(error)
-        if None not in (steps, warmup) and not 0 <= warmup < max(steps, 1):
+        if steps is not None and not 1 <= steps <= MOST_STEPS:
+            return f"steps is {steps}; it must be between 1 and {MOST_STEPS}"
+        if None not in (steps, warmup) and not 0 <= warmup < steps:
             return f"warmup is {warmup} steps but the run has {steps}; use fewer warm-up steps"
         return True
 

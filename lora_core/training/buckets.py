@@ -8,6 +8,9 @@ from PIL import Image
 
 Size = tuple[int, int]
 
+RESOLUTIONS = (16, 4096)
+STEPS = (8, 256)
+
 
 def bucket_sizes(resolution: int, step: int, longest_ratio: float = 2.0) -> list[Size]:
     """(width, height) of all buckets: multiples of `step`, area at most resolution^2, from square to `longest_ratio`.
@@ -26,7 +29,10 @@ def bucket_sizes(resolution: int, step: int, longest_ratio: float = 2.0) -> list
 
 
 def check_resolution(resolution: int, step: int) -> None:
-    """Raises ValueError when the square bucket would not be the resolution itself."""
+    """Raises ValueError when a number is out of range or the square bucket would not be the resolution itself."""
+    for name, value, (low, high) in (("resolution", resolution, RESOLUTIONS), ("bucket_step", step, STEPS)):
+        if not low <= value <= high:
+            raise ValueError(f"{name} is {value}; it must be between {low} and {high}")
     if resolution % step:
         below = resolution // step * step
         near = " or ".join(str(value) for value in (below, below + step) if value)
