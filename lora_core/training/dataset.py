@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 from torch import Tensor
 
 from .buckets import Size, bucket_sizes, fit, nearest_bucket
@@ -143,10 +144,13 @@ def _example(source: str, caption: str, image: Image.Image, sizes: list[Size]) -
     return Example(source, caption, size, torch.from_numpy(pixels / np.float32(255)).half(), digest)
 
 
-def _opened(path: Path) -> Image.Image:
+@contextmanager
+def _opened(path: Path) -> Iterator[Image.Image]:
+    """The picture, not decoded yet: a file that turns out broken while it is decoded inside is named, too."""
     try:
-        return Image.open(path)
-    except (UnidentifiedImageError, OSError) as error:
+        with Image.open(path) as image:
+            yield image
+    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
         raise ValueError(f"cannot read the image {path.name}: {error}; repair or remove it") from error
 
 
