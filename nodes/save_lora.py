@@ -37,7 +37,7 @@ class SaveLora(io.ComfyNode):
     @classmethod
     def validate_inputs(cls, name="lora"):
         try:
-            safe_name((name or "lora").replace("%", "x"))
+            safe_name("lora" if name is None else name.replace("%", "x"))
         except ValueError as error:
             return str(error)
         return True

@@ -17,7 +17,7 @@ def parse_strengths(text: str, count: int | None) -> list[float]:
         values = [float(part) for part in text.split(",")] if text.strip() else [1.0] * (count or 0)
     except ValueError as error:
         raise ValueError(f"strengths is {text!r}; write numbers separated by commas, such as 1.0, 0.5") from error
-    if any(abs(value) > 20 for value in values):
+    if not all(abs(value) <= 20 for value in values):
         raise ValueError(f"strengths is {text!r}; each must be between -20 and 20")
     if count is not None and len(values) != count:
         raise ValueError(f"{len(values)} strengths for {count} connected adapters; give one for each, or none")
