@@ -24,10 +24,12 @@ class Family:
     guidance: float | None = None
 
 
+_FLUX = r"(double|single)_blocks_\d|single_transformer_blocks_\d"
+
 FAMILIES = (
-    Family("SD 1.5", "SD15", "stable-diffusion-v1", "sd_v1", r"(down|up)_blocks_\d_attentions_\d_transformer_blocks_0_attn"),
-    Family("FLUX.1 dev", "Flux", "flux-1-dev", "flux1", r"double_blocks|single_transformer_blocks", "shifted", 3.0, 1.0),
-    Family("FLUX.1 schnell", "FluxSchnell", "flux-1-schnell", "flux1", r"double_blocks|single_transformer_blocks", "shifted", 3.0),
+    Family("SD 1.5", "SD15", "stable-diffusion-v1", "sd_v1", r"(blocks_\d+_1|block_1|attentions_\d)_transformer_blocks_0_attn[12]_"),
+    Family("FLUX.1 dev", "Flux", "flux-1-dev", "flux1", _FLUX, "shifted", 3.0, 1.0),
+    Family("FLUX.1 schnell", "FluxSchnell", "flux-1-schnell", "flux1", _FLUX, "shifted", 3.0),
     Family("Wan 2.1", "WAN21_T2V", "wan-2.1", "wan2.1", r"blocks_\d+_(self|cross)_attn_[qkvo]", "shifted", 3.0),
 )
 
@@ -39,8 +41,8 @@ def for_config_class(name: str) -> Family:
 
 
 def guess_from_keys(names: list[str]) -> str:
-    """The family that most of a LoRA file's layer names speak of, or 'an unknown family'."""
+    """The family that most of the telling names among a LoRA file's layers speak of, or 'an unknown family'."""
     flat = [re.sub(r"[.]", "_", name) for name in names]
     hits = {family.name: sum(bool(re.search(family.keys, name)) for name in flat) for family in FAMILIES}
     best = max(hits, key=hits.__getitem__)
-    return best if hits[best] * 2 > len(flat) else "an unknown family"
+    return best if hits[best] else "an unknown family"
