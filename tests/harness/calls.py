@@ -8,10 +8,11 @@ from typing import Any
 
 import comfy.model_management
 import execution
-import nodes
 import torch
 from lora_loom.nodes import comfy_entrypoint
 from torch import Tensor
+
+import nodes
 
 Graph = dict[str, dict[str, Any]]
 

@@ -3,18 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import cache
+from math import prod
 from pathlib import Path
 
 import comfy.model_management
 import folder_paths
-import nodes
 import numpy as np
 import pytest
 import tiny
 import torch
 from harness.calls import register_pack
+from lora_loom.lora_core.adapter import Adapter
+from lora_loom.lora_core.low_rank import LowRank
+from lora_loom.lora_core.training.config import LoraConfig
+from lora_loom.lora_core.training.targets import select
+from lora_loom.nodes.bridge.export import DTYPES, STYLES, save_proven
+from lora_loom.nodes.bridge.training import PREFIX
 from PIL import Image
+
+import nodes
 
 DEMO = "wan_demo"
 Models = Callable[[str], tiny.Loaded]
@@ -59,7 +68,9 @@ def pictures(tmp_path: Path) -> Path:
     return write_pictures(tmp_path / "pictures")
 
 
-def write_pictures(folder: Path, sizes: tuple[tuple[int, int], ...] = ((80, 80), (64, 64), (96, 48), (100, 50))) -> Path:
+def write_pictures(
+    folder: Path, sizes: tuple[tuple[int, int], ...] = ((80, 80), (64, 64), (96, 48), (100, 50))
+) -> Path:
     folder.mkdir()
     rng = np.random.default_rng(0)
     for index, (width, height) in enumerate(sizes):
@@ -76,6 +87,34 @@ def loras() -> Iterator[Path]:
     yield folder
     for path in sorted(folder.rglob("*"), reverse=True):
         path.unlink() if path.is_file() else path.rmdir()
+
+
+@pytest.fixture(scope="session")
+def make_lora(models: Models) -> Callable[..., Adapter]:
+    """Writes a LoRA with random factors for a family's model, and returns it in the model's own layer names."""
+
+    def make(family: str, path: Path, style: str = "comfyui", dtype: str = "fp32", **choices) -> Adapter:
+        model = models(family).model
+        adapter = random_adapter(model, **choices)
+        save_proven(adapter, path, STYLES[style], DTYPES[dtype], model)
+        return adapter
+
+    return make
+
+
+def random_adapter(
+    model, rank: int = 4, alpha: float = 3.0, seed: int = 0, preset: str = "attention", size: float = 0.05
+) -> Adapter:
+    """`size` is the norm of each correction relative to its weight's."""
+    generator = torch.Generator().manual_seed(seed)
+    layers = {}
+    for name, module in select(model.model.diffusion_model, LoraConfig(rank, alpha, preset), PREFIX).items():
+        out, *inner = module.weight.shape
+        lora_A = torch.randn(rank, prod(inner), generator=generator)
+        layer = LowRank(lora_A, torch.randn(out, rank, generator=generator), alpha, tuple(inner[1:]))
+        factor = size * float(module.weight.float().norm()) / layer.norm()
+        layers[name] = replace(layer, lora_B=layer.lora_B * factor)
+    return Adapter(layers)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

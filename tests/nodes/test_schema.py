@@ -10,10 +10,11 @@ import json
 from pathlib import Path
 from typing import Any
 
-import nodes
 import pytest
 from harness.calls import pack_nodes
 from harness.comfyui import ROOT
+
+import nodes
 
 CONTRACT = ROOT / "tests" / "contract" / "object_info.json"
 FILE_LISTS = {"lora_1", "lora_2", "lora_3", "lora_4"}  # their options are this machine's files
@@ -78,7 +79,7 @@ def contract(info: dict[str, Any]) -> dict[str, Any]:
             {"kind": kind, "name": name, **frozen(name, *info["input"][kind][name])}
             for kind in ("required", "optional") for name in info["input_order"].get(kind, [])
         ],
-        "outputs": [{"name": name, "type": kind} for name, kind in zip(info["output_name"], info["output"], strict=True)],
+        "outputs": [{"name": n, "type": kind} for n, kind in zip(info["output_name"], info["output"], strict=True)],
         "output_node": info["output_node"],
     }  # fmt: skip
 

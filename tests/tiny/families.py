@@ -22,7 +22,7 @@ class Latent:
 
 @dataclass(frozen=True)
 class Tiny:
-    """`config` is a class of comfy.supported_models, `unet` what detection makes of the file, `text` a row of text.py."""
+    """`config`: a class of comfy.supported_models, `unet`: what detection makes of the file, `text`: a row of text.py."""
 
     name: str
     config: str
@@ -44,22 +44,23 @@ def _unet(width: int, blocks: int, mult: list[int], down: list[int], up: list[in
 
 def _flux(guidance: bool) -> dict[str, Any]:
     return dict(
-        image_model="flux", axes_dim=[16, 56, 56], num_heads=1, hidden_size=128, mlp_ratio=4.0, theta=10000, patch_size=2,
-        in_channels=16, out_channels=16, qkv_bias=True, txt_ids_dims=[], context_in_dim=64, vec_in_dim=64, depth=2,
-        depth_single_blocks=2, guidance_embed=guidance, yak_mlp=False, txt_norm=False,
+        image_model="flux", axes_dim=[16, 56, 56], num_heads=1, hidden_size=128, mlp_ratio=4.0, theta=10000,
+        patch_size=2, in_channels=16, out_channels=16, qkv_bias=True, txt_ids_dims=[], context_in_dim=64, vec_in_dim=64,
+        depth=2, depth_single_blocks=2, guidance_embed=guidance, yak_mlp=False, txt_norm=False,
     )  # fmt: skip
 
 
+SD_SMALLEST = _unet(320, 1, [1], [1], [0, 0], -2)
+SD_WHOLE = _unet(32, 2, [1, 2, 4, 4], [1] * 6 + [0] * 2, [1] * 9 + [0] * 3, 1)
 SD_LATENT = Latent(4, 0.18215, 0.0)
 FLUX_LATENT = Latent(16, 0.3611, 0.1159)
 
 FAMILIES = {
     row.name: row
     for row in (
-        Tiny("sd15", "SD15", _unet(320, 1, [1], [1], [0, 0], -2), "sd15", SD_LATENT, "model.diffusion_model."),
-        Tiny("sd15_full", "SD15", _unet(32, 2, [1, 2, 4, 4], [1] * 6 + [0] * 2, [1] * 9 + [0] * 3, 1), "sd15", SD_LATENT,
-             stock=False),
+        Tiny("sd15", "SD15", SD_SMALLEST, "sd15", SD_LATENT, "model.diffusion_model."),
+        Tiny("sd15_full", "SD15", SD_WHOLE, "sd15", SD_LATENT, stock=False),
         Tiny("flux1", "Flux", _flux(True), "flux", FLUX_LATENT),
         Tiny("flux1_schnell", "FluxSchnell", _flux(False), "flux", FLUX_LATENT),
     )
-}  # fmt: skip
+}

@@ -21,7 +21,11 @@ def _t5(width: int) -> dict[str, int]:
 
 KINDS = {
     "sd15": (sd1_clip.SD1ClipModel, sd1_clip.SD1Tokenizer, {"clip_l_model_config": _clip_l(768, 1)}),
-    "flux": (flux.flux_clip(), flux.FluxTokenizer, {"clip_l_model_config": _clip_l(64, 1), "t5xxl_model_config": _t5(64)}),
+    "flux": (
+        flux.flux_clip(),
+        flux.FluxTokenizer,
+        {"clip_l_model_config": _clip_l(64, 1), "t5xxl_model_config": _t5(64)},
+    ),
 }
 
 

@@ -1,4 +1,4 @@
-"""Seeded random weights that keep activations near 1, and nothing at zero: a zero projection would hide LoRA mistakes."""
+"""Seeded random weights that keep activations near 1, none of them zero: that would hide mistakes of a LoRA."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _TABLES = ("token_embedding", "position_embedding", "shared.weight", "relative_a
 
 
 def seeded(shapes: Mapping[str, Tensor], seed: int = 0, gain: float = 0.8) -> dict[str, Tensor]:
-    """fp32 tensors in the shapes of a state dict (which may be on the meta device). The same seed gives the same bits."""
+    """fp32 tensors in the shapes of a state dict, on the meta device or not. The same seed gives the same bits."""
     generator = torch.Generator().manual_seed(seed)
     return {name: _tensor(name, tuple(shapes[name].shape), gain, generator) for name in sorted(shapes)}
 
