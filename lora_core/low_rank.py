@@ -74,7 +74,7 @@ class LowRank:
         if weight.numel() != prod(self.shape) or weight.shape[0] != self.shape[0]:
             raise ValueError(f"a correction of shape {self.shape} does not fit a weight of shape {tuple(weight.shape)}")
         direct = weight.is_contiguous() and _sums_exactly(weight)
-        flat = weight.view(weight.shape[0], -1) if direct else weight.reshape(weight.shape[0], -1).float()
+        flat = weight.view(weight.shape[0], -1) if direct else _widened(weight.reshape(weight.shape[0], -1))
         factors = self.to(device=flat.device, dtype=flat.dtype)
         flat.addmm_(factors.lora_B, factors.lora_A, alpha=strength * self.scaling)
         return weight if direct else weight.copy_(flat.view(weight.shape))
@@ -100,7 +100,7 @@ class LowRank:
         """
         items = list(items)
         shapes = {item.shape for item in items}
-        if len({(s[0], prod(s[1:])) for s in shapes}) != 1:
+        if len({(s[0], prod(s[1:])) for s in shapes}) != 1 or len({s for s in shapes if len(s) > 2}) > 1:
             raise ValueError(f"cannot add corrections of weights shaped {sorted(shapes)}")
         dtype = torch.float32
         for item in items:
@@ -121,7 +121,8 @@ class LowRank:
 
     def distance(self, other: LowRank) -> float:
         """Frobenius norm of the difference, without the cancellation of subtracting squared norms."""
-        return float(LowRank.concat([self, other.scaled(-1.0)])._core()[1].norm())
+        pair = [self.to(torch.float64), other.scaled(-1.0).to(torch.float64)]
+        return float(LowRank.concat(pair)._core()[1].norm())
 
     def _core(self) -> tuple[Tensor, Tensor]:
         """`delta_W = Q @ C` in fp64: Q (out, k) orthonormal, C (k, in), k = min(out, rank)."""
@@ -161,6 +162,10 @@ def _spectrum(core: Tensor) -> tuple[Tensor, Tensor]:
 def _sums_exactly(weight: Tensor) -> bool:
     slow_or_narrow = weight.dtype.itemsize == 1 or (weight.dtype == torch.float16 and weight.device.type == "cpu")
     return weight.is_floating_point() and not slow_or_narrow
+
+
+def _widened(weight: Tensor) -> Tensor:
+    return weight if weight.dtype == torch.float64 else weight.float()
 
 
 def _count_for_energy(sigma: Tensor, energy: float | None) -> int:
