@@ -20,7 +20,7 @@ _ATTENTION = re.compile(
     rf"(^|\.)\w*(attn\d?|attention)\.(\w+\.)*?{_PROJECTION}$"
     r"|(^|\.)single_blocks\.\d+\.linear[12]$"  # FLUX: q, k, v and the mlp share linear1; attention out and mlp share linear2
 )
-_MLP = re.compile(r"(^|\.)(\w*mlp|ff|ffn|ff_context|feed_forward|ff_i)\.(\w+\.)*\w+$")
+_MLP = re.compile(r"(^|\.)((img_|txt_)?mlp|ff|ffn|ff_context|feed_forward|ff_i)\.(\w+\.)*\w+$")
 _IN_BLOCK = re.compile(r"\.\d+\.")
 
 
