@@ -1,0 +1,137 @@
+"""Train, cancel, resume, crash, stack and merge through a real server's HTTP API and websocket."""
+
+from __future__ import annotations
+
+import io
+import re
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from demo import shapes
+from e2e import graphs
+from harness.server import ComfyServer, ExecutionError, RefusedError
+from PIL import Image
+from safetensors.torch import load_file
+
+
+@pytest.fixture(scope="module")
+def folder(server: ComfyServer) -> str:
+    shapes.write_dataset(server.base / "input" / "e2e_heart", "heart", 6, 64, 0)
+    return "e2e_heart"
+
+
+def lora_file(server: ComfyServer, name: str) -> Path:
+    return server.base / "models" / "loras" / graphs.FOLDER / f"{name}.safetensors"
+
+
+def run_folder(server: ComfyServer, name: str) -> Path:
+    (found,) = (server.base / "output" / "lora_loom").glob(f"{name}-*")
+    return found
+
+
+def pixels(server: ComfyServer, graph: graphs.Graph) -> np.ndarray:
+    image = server.run(graph)["outputs"]["picture"]["images"][0]
+    return np.asarray(Image.open(io.BytesIO(server.view(image))).convert("RGB"), dtype=np.float32)
+
+
+def wait_for_steps(server: ComfyServer, prompt: str, steps: int) -> None:
+    """Until the training node has reported at least so many steps."""
+    server.events.wait(
+        lambda event: event.kind == "progress" and event.prompt_id == prompt and event.data["value"] >= steps, timeout=120
+    )
+
+
+def test_training_writes_a_verified_file(server: ComfyServer, folder: str) -> None:
+    server.run(graphs.training(folder, "plain"))
+    saved = load_file(lora_file(server, "plain"))
+    assert len(saved) == 48 * 3
+    assert any(tensor.abs().max() > 0 for name, tensor in saved.items() if "lora_up" in name)
+    proofs = [line for line in server.log().splitlines() if "verified with ComfyUI's loader" in line]
+    assert "144 keys matched, 0 unmatched, 48 layers applied" in proofs[-1]
+
+
+def test_progress_picture_and_text_reach_the_browser(server: ComfyServer, folder: str) -> None:
+    before = len(server.events.all("binary"))
+    prompt = server.post_prompt(graphs.training(folder, "shown", seed=11))
+    server.wait(prompt)
+    steps = [event.data["value"] for event in server.events.all("progress", prompt) if event.data["node"] == "train"]
+    assert steps[-1] == 6
+    assert len(server.events.all("binary")) > before  # pictures and lines of text
+
+
+def test_cancel_is_fast_and_resume_ends_in_the_same_bytes(server: ComfyServer, folder: str) -> None:
+    long = graphs.training(folder, "cancelled", steps=40, seed=21)
+    whole = graphs.training(folder, "whole", steps=40, seed=21)
+    prompt = server.post_prompt(long)
+    wait_for_steps(server, prompt, 5)
+    cancelled = time.monotonic()
+    server.interrupt()
+    entry = server.wait(prompt)
+    assert time.monotonic() - cancelled < 2.0
+    assert entry["status"]["status_str"] == "error"
+    kept = run_folder(server, "cancelled")
+    (partial,) = kept.glob("step_*.safetensors")
+    done = int(partial.stem.removeprefix("step_"))
+    assert (kept / "state.safetensors").is_file() and 5 <= done < 40
+    assert len(load_file(partial)) == 48 * 3
+
+    server.run(long)
+    server.run(whole)
+    assert "continuing cancelled-" in server.log()
+    resumed, straight = load_file(lora_file(server, "cancelled")), load_file(lora_file(server, "whole"))
+    assert all(bool((resumed[name] == straight[name]).all()) for name in straight)
+
+
+def test_a_kill_loses_at_most_save_every_steps(tmp_path: Path) -> None:
+    with ComfyServer(tmp_path) as server:
+        shapes.write_dataset(server.base / "input" / "e2e_heart", "heart", 4, 64, 0)
+        graph = graphs.training("e2e_heart", "killed", steps=30, save_every=4, seed=31)
+        wait_for_steps(server, server.post_prompt(graph), 9)
+        server.kill()
+        assert (run_folder(server, "killed") / "state.safetensors").is_file()
+    with ComfyServer(tmp_path) as server:
+        server.run(graph)
+        (resumed,) = re.findall(r"continuing killed-\w+ at step (\d+) of 30", server.log())
+        assert int(resumed) >= 8 and int(resumed) % 4 == 0
+        killed = load_file(lora_file(server, "killed"))
+        server.run(graphs.training("e2e_heart", "straight", steps=30, save_every=0, seed=31))
+        straight = load_file(lora_file(server, "straight"))
+        assert all(bool((killed[name] == straight[name]).all()) for name in straight)
+
+
+def test_stack_and_merge_agree(server: ComfyServer, folder: str) -> None:
+    server.run(graphs.training(folder, "one", steps=8, seed=1, learning_rate=1e-2))
+    server.run(graphs.training(folder, "two", steps=8, seed=2, learning_rate=1e-2, rank=2))
+    one, two, merged = (f"{graphs.FOLDER}/{name}.safetensors" for name in ("one", "two", "both"))
+    off, live = pixels(server, graphs.stack({one: 0.0})), pixels(server, graphs.stack({one: 0.7, two: 0.5}))
+    assert np.abs(off - live).mean() > 0.5
+    graph = {key: value for key, value in graphs.stack({one: 0.7, two: 0.5}).items() if key in ("unet", "clip", "vae", "stack")}
+    graph["merge"] = graphs.node("LoraLoom_MergeLora", model=["unet", 0], clip=["clip", 0], rank=0, strengths="", lora_stack=["stack", 2])
+    graph["save"] = graphs.node("LoraLoom_SaveLora", adapter=["merge", 0], model=["unet", 0], clip=["clip", 0], name=f"{graphs.FOLDER}/both",
+                                format="kohya", dtype="fp32", overwrite=True)  # fmt: skip
+    server.run(graph)
+    alone = pixels(server, graphs.stack({merged: 1.0}))
+    assert np.abs(alone - live).max() <= 1
+    assert np.array_equal(pixels(server, graphs.stack({two: 0.0})), off)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"folder": "no_such_folder"}, "does not exist"),
+        ({"resolution": 72}, "not a multiple of bucket_step 16"),
+    ],
+)
+def test_bad_input_is_refused_at_queue_time(server: ComfyServer, folder: str, change: dict, words: str) -> None:
+    graph = graphs.training(folder, "refused")
+    graph["data"]["inputs"] |= change
+    with pytest.raises(RefusedError, match=words):
+        server.post_prompt(graph)
+
+
+def test_bad_input_that_shows_late_is_one_sentence(server: ComfyServer, folder: str) -> None:
+    graph = graphs.training(folder, "nothing", exclude="*")
+    with pytest.raises(ExecutionError, match="select none of the model's"):
+        server.run(graph)
