@@ -43,6 +43,7 @@ def training_session(model, checkpointing: bool) -> Iterator:
     with torch.inference_mode(False), torch.enable_grad(), ExitStack() as undo:
         patcher = _trainable_clone(model)
         comfy.model_management.load_models_gpu([patcher], force_full_load=True)
+        undo.callback(comfy.model_management.unload_model_and_clones, patcher)  # also undoes the compute dtype
         patcher.pre_run()
         undo.callback(patcher.cleanup)
         network = patcher.model.diffusion_model
