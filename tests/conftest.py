@@ -14,7 +14,7 @@ from playwright.sync_api import Browser
 
 sys.path.append(str(Path(__file__).resolve().parent))  # for `harness`; last, so that it hides nothing
 
-from harness.browser import NoBrowserError, open_browser  # noqa: E402
+from harness.browser import FrontEnd, NoBrowserError, open_browser  # noqa: E402
 from harness.inprocess import alias_pack, load_comfyui  # noqa: E402
 from harness.server import ComfyServer  # noqa: E402
 
@@ -50,3 +50,10 @@ def browser() -> Iterator[Browser]:
                 raise
             pytest.skip(str(error))
         yield opened
+
+
+@pytest.fixture(params=[False, True], ids=["litegraph", "vue"])
+def front_end(request: pytest.FixtureRequest, browser: Browser, server: ComfyServer) -> Iterator[FrontEnd]:
+    """A page of the front end on `server`; each test that asks for it runs once in either renderer."""
+    with FrontEnd(browser, server, vue=request.param) as page:
+        yield page

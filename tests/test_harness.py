@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,6 @@ from harness.comfyui import PACK_NAME, ROOT, link_pack
 from harness.server import ComfyServer, ExecutionError, Graph, RefusedError
 from harness.workflow_api import workflow_to_api
 from PIL import Image
-from playwright.sync_api import Browser
 
 
 def picture(colour: int = 255, prefix: str = "harness") -> Graph:
@@ -135,12 +134,6 @@ SMALL = """() => {
   image.connect(0, preview, 0)
   return app.graph.serialize()
 }"""
-
-
-@pytest.fixture(params=[False, True], ids=["litegraph", "vue"])
-def front_end(request: pytest.FixtureRequest, browser: Browser, server: ComfyServer) -> Iterator[FrontEnd]:
-    with FrontEnd(browser, server, vue=request.param) as page:
-        yield page
 
 
 def api_inputs(graph: Graph) -> Graph:

@@ -97,6 +97,8 @@ def git_files(*arguments: str) -> set[str]:
 
 def shipped() -> list[Path]:
     """As `comfy node publish` chooses: what git tracks, less .comfyignore; here also what is not committed yet."""
+    if not (ROOT / ".git").exists():
+        pytest.skip("not a git checkout, so there is no telling what would ship")
     files = git_files("--cached", "--others", "--exclude-standard")
     ignored = git_files("--cached", "--others", "--ignored", "--exclude-from=.comfyignore")
     return sorted(path for name in files - ignored if (path := ROOT / name).is_file())
