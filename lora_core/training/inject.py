@@ -64,7 +64,10 @@ class Branch:
         module, rank = self.module, self.lora_A.shape[0]
         down = self.lora_A.to(x.dtype).view(rank, -1, *self.kernel)
         up = self.lora_B.to(x.dtype).view(-1, rank, *(1 for _ in self.kernel))
-        return conv(conv(x, down, None, module.stride, module.padding, module.dilation), up)
+        padding = module.padding
+        if module.padding_mode != "zeros":
+            x, padding = F.pad(x, module._reversed_padding_repeated_twice, mode=module.padding_mode), 0
+        return conv(conv(x, down, None, module.stride, padding, module.dilation), up)
 
     def low_rank(self) -> LowRank:
         """A detached fp32 copy on the CPU."""
