@@ -1,0 +1,82 @@
+"""The named laws against their closed forms, on seeded draws."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from lora_loom.lora_core.training.config import TIMESTEP_LAWS
+from lora_loom.lora_core.training.timesteps import draw
+from torch import Tensor
+
+COUNT = 200_000
+LEVELS = torch.tensor([0.01, 0.1, 0.25, 0.5, 0.75, 0.9, 0.99], dtype=torch.float64)
+
+
+def sample(law: str, shift: float = 3.0, seed: int = 0, count: int = COUNT) -> Tensor:
+    return draw(law, count, shift, torch.Generator().manual_seed(seed)).double()
+
+
+def share_below(values: Tensor, level: float) -> float:
+    return float((values < level).double().mean())
+
+
+def check_distribution(values: Tensor, cdf) -> None:
+    """The largest gap to the closed form: Kolmogorov and Smirnov's bound at one in a million."""
+    ordered = values.sort().values
+    gap = (torch.arange(1, len(ordered) + 1) / len(ordered) - cdf(ordered)).abs().max()
+    assert float(gap) < 2.7 / math.sqrt(len(ordered))
+
+
+def test_uniform():
+    values = sample("uniform")
+    check_distribution(values, lambda u: u)
+    assert float(values.mean()) == pytest.approx(0.5, abs=0.003)
+    assert float(values.var()) == pytest.approx(1 / 12, rel=0.01)
+
+
+def test_logit_normal():
+    values = sample("logit_normal")
+    check_distribution(values, lambda u: torch.special.ndtr(torch.log(u / (1 - u))))
+    logits = torch.log(values / (1 - values))
+    assert float(logits.mean()) == pytest.approx(0, abs=0.01) and float(logits.std()) == pytest.approx(1, abs=0.01)
+    expected = torch.special.ndtri(LEVELS).sigmoid()
+    torch.testing.assert_close(values.quantile(LEVELS), expected, rtol=0, atol=0.01)
+
+
+@pytest.mark.parametrize("shift", [0.5, 1.0, 3.0, 8.0])
+def test_shifted(shift):
+    values = sample("shifted", shift)
+    check_distribution(values, lambda t: t / (shift - (shift - 1) * t))  # the inverse of s u / (1 + (s - 1) u)
+    expected = shift * LEVELS / (1 + (shift - 1) * LEVELS)
+    torch.testing.assert_close(values.quantile(LEVELS), expected, rtol=0, atol=0.01)
+    mean = 0.5 if shift == 1 else shift * (shift - 1 - math.log(shift)) / (shift - 1) ** 2
+    assert float(values.mean()) == pytest.approx(mean, abs=0.003)
+
+
+def test_a_shift_of_one_is_uniform_and_larger_ones_draw_more_noise():
+    assert torch.equal(sample("shifted", 1.0), sample("uniform"))
+    assert [share_below(sample("shifted", s), 0.5) for s in (0.5, 3.0)] == pytest.approx([2 / 3, 1 / 4], abs=0.005)
+
+
+@pytest.mark.parametrize("law", ["uniform", "logit_normal"])
+def test_the_shift_belongs_to_the_shifted_law_alone(law):
+    assert torch.equal(sample(law, 1.0), sample(law, 9.0))
+
+
+@pytest.mark.parametrize("law", TIMESTEP_LAWS)
+def test_seeded_values_in_range(law):
+    values = draw(law, 7, 3.0, torch.Generator().manual_seed(5))
+    assert values.dtype == torch.float32 and values.shape == (7,) and values.device.type == "cpu"
+    assert torch.equal(values.double(), sample(law, seed=5, count=7))
+    assert not torch.equal(values.double(), sample(law, seed=6, count=7))
+    many = sample(law, 20.0)
+    assert float(many.min()) >= 0 and float(many.max()) <= 1 and len(many.unique()) > COUNT / 2
+
+
+@pytest.mark.parametrize("law", TIMESTEP_LAWS)
+def test_a_generator_is_consumed_as_it_goes(law):
+    generator = torch.Generator().manual_seed(0)
+    first, second = draw(law, 4, 3.0, generator), draw(law, 4, 3.0, generator)
+    assert not torch.equal(first, second)
