@@ -78,9 +78,9 @@ def encode(
     """The tensors of a file: contiguous CPU clones in `dtype`.
 
     `names` says where a layer goes, under its own name by default. `native` and `kohya` write
-    `.lora_down.weight`, `.lora_up.weight` and `.alpha`; `peft` writes `.lora_A.weight` and `.lora_B.weight` with the
-    scaling folded into B. A rank above what the weight can have is cut without loss. Raises ValueError when a value
-    does not fit `dtype`.
+    `.lora_down.weight`, `.lora_up.weight` and `.alpha`; `peft` writes `.lora_A.weight` and `.lora_B.weight` (for a
+    UNet what diffusers wrote before PEFT) with the scaling folded into B. A rank above what the weight can have is cut
+    without loss. Raises ValueError when a value does not fit `dtype`.
     """
     if style not in ("native", "kohya", "peft"):
         raise ValueError(f"unknown style {style!r}; use native, kohya or peft")
@@ -195,7 +195,7 @@ def _feasible(layer: LowRank) -> LowRank:
 
 def _factors(name: str, layer: LowRank, style: Style) -> dict[str, Tensor]:
     if style == "peft":
-        suffixes, layer = spelling.PEFT, _unscaled(layer)
+        suffixes, layer = _peft_spelling(name), _unscaled(layer)
     else:
         suffixes = spelling.KOHYA
         layer = layer if 1e-6 < abs(layer.alpha) <= guard.MAX_ALPHA else _unscaled(layer)
@@ -207,6 +207,14 @@ def _factors(name: str, layer: LowRank, style: Style) -> dict[str, Tensor]:
     if style != "peft":
         factors[name + spelling.ALPHA] = torch.tensor(layer.alpha, dtype=torch.float32)
     return factors
+
+
+def _peft_spelling(name: str) -> spelling.Spelling:
+    """Of a UNet's attention ComfyUI knows only the processor names diffusers had before PEFT. diffusers still converts
+    a file of that time, but then every layer of the UNet must be spelled as it was."""
+    if not name.startswith("unet."):
+        return spelling.PEFT
+    return spelling.PROCESSOR if ".processor." in name else spelling.BEFORE_PEFT
 
 
 def _unscaled(layer: LowRank) -> LowRank:

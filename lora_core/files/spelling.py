@@ -16,11 +16,13 @@ class Spelling(NamedTuple):
 
 KOHYA = Spelling(".lora_up.weight", ".lora_down.weight", ".lora_mid.weight")
 PEFT = Spelling(".lora_B.weight", ".lora_A.weight")
+PROCESSOR = Spelling("_lora.up.weight", "_lora.down.weight")  # diffusers attention processors
+BEFORE_PEFT = Spelling(".lora.up.weight", ".lora.down.weight")  # diffusers, the other layers
 SPELLINGS = (
     KOHYA,
     PEFT,
-    Spelling("_lora.up.weight", "_lora.down.weight"),  # diffusers attention processors
-    Spelling(".lora.up.weight", ".lora.down.weight"),  # diffusers before PEFT
+    PROCESSOR,
+    BEFORE_PEFT,
     Spelling(".lora_B", ".lora_A"),  # Mochi
     Spelling(".lora_linear_layer.up.weight", ".lora_linear_layer.down.weight"),  # diffusers text encoders
     Spelling(".lora_B.default.weight", ".lora_A.default.weight"),  # PEFT state dict saved with its adapter name
