@@ -12,6 +12,7 @@ class Family:
 
     `timesteps` and `shift` are what `auto` trains with, `guidance` is the embedded guidance while training (None: not
     distilled), `architecture` and `base_version` are the spellings of modelspec and of `ss_base_model_version`.
+    `foreign` are names among ComfyUI's that diffusers' network of this family does not have: those of a sister family.
     """
 
     name: str
@@ -22,14 +23,16 @@ class Family:
     timesteps: str = "uniform"
     shift: float = 1.0
     guidance: float | None = None
+    foreign: str = r"(?!)"
 
 
 _FLUX = r"(double|single)_blocks_\d|single_transformer_blocks_\d"
+_FLUX_2_LAYERS = r"\.single_transformer_blocks\.\d+\.attn\.to_(qkv_mlp_proj|out)"
 
 FAMILIES = (
     Family("SD 1.5", "SD15", "stable-diffusion-v1", "sd_v1", r"(blocks_\d+_1|block_1|attentions_\d)_transformer_blocks_0_attn[12]_"),
-    Family("FLUX.1 dev", "Flux", "flux-1-dev", "flux1", _FLUX, "shifted", 3.0, 1.0),
-    Family("FLUX.1 schnell", "FluxSchnell", "flux-1-schnell", "flux1", _FLUX, "shifted", 3.0),
+    Family("FLUX.1 dev", "Flux", "flux-1-dev", "flux1", _FLUX, "shifted", 3.0, 1.0, _FLUX_2_LAYERS),
+    Family("FLUX.1 schnell", "FluxSchnell", "flux-1-schnell", "flux1", _FLUX, "shifted", 3.0, None, _FLUX_2_LAYERS),
     Family("Wan 2.1", "WAN21_T2V", "wan-2.1", "wan2.1", r"blocks_\d+_(self|cross)_attn_[qkvo]", "shifted", 3.0),
 )
 

@@ -6,6 +6,7 @@ is called after the weight it corrects: `diffusion_model.<path>` or `text_encode
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -82,12 +83,12 @@ class NameTable:
             return {layer: [FileLayer(layer, None)] for layer in layers}
         spelled: dict[str, list[FileLayer]] = {}
         for name, target in self.targets.items():
-            if _speaks(style, name) and target.reorder is None:
+            if _speaks(style, name) and target.reorder is None and not re.search(self.family.foreign, name):
                 spelled.setdefault(target.layer, []).append(FileLayer(name, target.rows))
         missing = [layer for layer in layers if layer not in spelled]
         if missing:
             raise ValueError(
-                f"{self.family.name} has no {style} name for {len(missing)} of {len(layers)} layers, for example "
+                f"{self.family.name} has no {'diffusers' if style == 'peft' else style} name for {len(missing)} of {len(layers)} layers, for example "
                 f"{missing[0]}; save in the 'comfyui' format"
             )
         return {layer: _preferred(style, spelled[layer], self.shapes[layer][0]) for layer in layers}
@@ -135,7 +136,7 @@ def _joined(parts: list[LowRank]) -> LowRank:
 def _speaks(style: str, name: str) -> bool:
     if style == "kohya":
         return name.startswith(("lora_unet_", "lora_te")) and not name.startswith("lora_te_model")
-    return name.startswith(("unet.", "transformer.", "text_encoder"))
+    return name.startswith(("unet.", "transformer.", "text_encoder.", "text_encoder_2.", "text_encoder_3."))
 
 
 def _preferred(style: str, names: list[FileLayer], total: int) -> list[FileLayer]:
