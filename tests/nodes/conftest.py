@@ -95,14 +95,20 @@ def make_lora(models: Models) -> Callable[..., Adapter]:
 
     def make(family: str, path: Path, style: str = "comfyui", dtype: str = "fp32", **choices) -> Adapter:
         model = models(family).model
-        adapter = random_adapter(model, **choices)
+        adapter = _random_adapter(model, **choices)
         save_proven(adapter, path, STYLES[style], DTYPES[dtype], model)
         return adapter
 
     return make
 
 
-def random_adapter(
+@pytest.fixture(scope="session")
+def random_adapter() -> Callable[..., Adapter]:
+    """An Adapter with random factors for a MODEL."""
+    return _random_adapter
+
+
+def _random_adapter(
     model, rank: int = 4, alpha: float = 3.0, seed: int = 0, preset: str = "attention", size: float = 0.05
 ) -> Adapter:
     """`size` is the norm of each correction relative to its weight's."""
@@ -110,8 +116,8 @@ def random_adapter(
     layers = {}
     for name, module in select(model.model.diffusion_model, LoraConfig(rank, alpha, preset), PREFIX).items():
         out, *inner = module.weight.shape
-        lora_A = torch.randn(rank, prod(inner), generator=generator)
-        layer = LowRank(lora_A, torch.randn(out, rank, generator=generator), alpha, tuple(inner[1:]))
+        down = torch.randn(rank, prod(inner), generator=generator)
+        layer = LowRank(down, torch.randn(out, rank, generator=generator), alpha, tuple(inner[1:]))
         factor = size * float(module.weight.float().norm()) / layer.norm()
         layers[name] = replace(layer, lora_B=layer.lora_B * factor)
     return Adapter(layers)

@@ -22,7 +22,7 @@ class Latent:
 
 @dataclass(frozen=True)
 class Tiny:
-    """`config`: a class of comfy.supported_models, `unet`: what detection makes of the file, `text`: a row of text.py."""
+    """`config`: a class of comfy.supported_models; `unet`: what detection makes of the file; `text`: see text.py."""
 
     name: str
     config: str

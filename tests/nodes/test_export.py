@@ -1,0 +1,236 @@
+"""What Save LoRA writes is what was trained, in ComfyUI's own loaders and in diffusers."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from diffusers.loaders import FluxLoraLoaderMixin, StableDiffusionLoraLoaderMixin
+from harness.calls import encode, loaded, relative_error, run_node, sampled
+from lora_loom.lora_core.adapter import Adapter
+from lora_loom.lora_core.files import formats, guard
+from lora_loom.nodes.bridge import export
+from lora_loom.nodes.load_stack import LoadLoraStack
+from lora_loom.nodes.save_lora import SaveLora
+from peft import LoraConfig as PeftConfig
+from peft.utils import get_peft_model_state_dict
+from tiny.twin import TWINS, UNet, comfy_output
+from torch import Tensor
+
+import nodes
+
+FAMILIES = ["sd15", "sd15_full", "flux1", "flux1_schnell", "wan_demo"]
+PRESETS = {"sd15": "linear+conv", "sd15_full": "linear+conv"}
+
+
+def save(adapter: Adapter, model: Any, name: str = "saved", format: str = "comfyui", dtype: str = "fp32", **more: Any):
+    return run_node(SaveLora, adapter=adapter, model=model, name=name, format=format, dtype=dtype, **more)
+
+
+def core(model: Any, file: str, strength: float = 1.0) -> Any:
+    """MODEL from ComfyUI's own node."""
+    return nodes.LoraLoaderModelOnly().load_lora_model_only(model, file, strength)[0]
+
+
+def stacked(model: Any, file: str, strength: float = 1.0) -> tuple[Any, str]:
+    """MODEL and report from our own node."""
+    out = run_node(LoadLoraStack, model=model, lora_1=file, strength_1=strength, text_strength_1=1.0)
+    return out[0], out[3]
+
+
+# -- ComfyUI's own loader ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("style", ["comfyui", "kohya", "diffusers"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_core_loader_applies_every_layer(models, loras: Path, random_adapter, caplog, family: str, style: str) -> None:
+    model = models(family).model
+    adapter = random_adapter(model, preset=PRESETS.get(family, "attention+mlp"))
+    if (family, style) == ("wan_demo", "diffusers"):
+        with pytest.raises(ValueError, match="Wan 2.1 has no diffusers name for .* save in the 'comfyui' format"):
+            save(adapter, model, format=style)
+        return
+    name, report = save(adapter, model, format=style)
+    assert f", 0 unmatched, {len(adapter.layers)} layers applied" in report
+    before, by_core, by_us = loaded(model), loaded(core(model, name)), loaded(stacked(model, name)[0])
+    assert "NOT LOADED" not in caplog.text and "lora key not loaded" not in caplog.text
+    changed = {key for key in before if not torch.equal(before[key], by_core[key])}
+    assert changed == {f"{layer}.weight" for layer in adapter.layers}
+    for layer, low_rank in adapter.layers.items():
+        key = f"{layer}.weight"
+        delta = low_rank.to(torch.float64).delta_weight()
+        assert relative_error(by_core[key].double() - before[key], delta) < 1e-4, key
+        assert relative_error(by_us[key].double() - before[key], delta) < 1e-4, key
+
+
+@pytest.mark.parametrize("family", ["sd15", "flux1", "wan_demo"])
+def test_pictures_are_those_of_the_core_loader(models, loras: Path, random_adapter, family: str) -> None:
+    trio = models(family)
+    name, _ = save(random_adapter(trio.model, size=0.5), trio.model)
+    text, latent = encode(trio.clip, "a red heart"), empty_latent(trio.model)
+    plain = sampled(trio.model, text, latent)
+    by_core, by_us = (
+        sampled(core(trio.model, name, 0.7), text, latent),
+        sampled(stacked(trio.model, name, 0.7)[0], text, latent),
+    )
+    assert relative_error(by_core, plain) > 0.01, "the LoRA must be seen"
+    assert relative_error(by_us, by_core) < 1e-5
+
+
+def empty_latent(model: Any) -> Tensor:
+    space = model.model.latent_format
+    return torch.zeros(1, space.latent_channels, *([1] if space.latent_dimensions == 3 else []), 8, 8)
+
+
+@pytest.mark.parametrize(("dtype", "limit"), [("fp16", 1e-3), ("bf16", 8e-3), ("fp32", 1e-6)])
+def test_rounding_of_each_dtype(models, loras: Path, random_adapter, dtype: str, limit: float) -> None:
+    adapter = random_adapter(models("flux1").model)
+    name, report = save(adapter, models("flux1").model, dtype=dtype)
+    assert float(re.search(r"relative error (\S+)", report)[1]) < limit
+    assert {info.dtype for key, info in guard.inspect(loras / name).tensors.items() if "alpha" not in key} == {
+        {"fp16": "F16", "bf16": "BF16", "fp32": "F32"}[dtype]
+    }
+
+
+# -- a file that would not load is an error ----------------------------------------------------------------------------
+
+
+def wrong_alpha(tensors: dict[str, Tensor]) -> None:
+    next(value for key, value in tensors.items() if key.endswith(".alpha")).mul_(1.01)
+
+
+def lost_layer(tensors: dict[str, Tensor]) -> None:
+    layer = next(iter(tensors)).removesuffix(".lora_down.weight")
+    for key in [key for key in tensors if key.startswith(layer)]:
+        del tensors[key]
+
+
+def strange_name(tensors: dict[str, Tensor]) -> None:
+    for key in [key for key in tensors if ".to_q." in key]:
+        tensors[key.replace(".to_q.", ".to_query.")] = tensors.pop(key)
+
+
+def swapped_rows(tensors: dict[str, Tensor]) -> None:
+    key = next(key for key in tensors if key.endswith("lora_up.weight"))
+    tensors[key] = tensors[key].flip(0).contiguous()
+
+
+@pytest.mark.parametrize("spoil", [wrong_alpha, lost_layer, strange_name, swapped_rows])
+def test_spoiled_export_is_caught(models, loras: Path, random_adapter, monkeypatch, spoil: Callable) -> None:
+    model = models("sd15").model
+    adapter = random_adapter(model)
+    save(adapter, model, "kept")
+    before, encode_well = (loras / "kept.safetensors").read_bytes(), formats.encode
+
+    def encode_badly(*args: Any) -> dict[str, Tensor]:
+        tensors = encode_well(*args)
+        spoil(tensors)
+        return tensors
+
+    monkeypatch.setattr(export.formats, "encode", encode_badly)
+    with pytest.raises(ValueError, match="does not load as it was made"):
+        save(adapter, model, "kept", overwrite=True)
+    assert [path.name for path in loras.iterdir()] == ["kept.safetensors"]
+    assert (loras / "kept.safetensors").read_bytes() == before, "the older file of that name stays"
+
+
+def test_values_that_do_not_fit_fp16(models, loras: Path, random_adapter) -> None:
+    model = models("sd15").model
+    with pytest.raises(ValueError, match="save as bf16 or fp32"):
+        save(random_adapter(model, size=1e6), model, dtype="fp16")
+    assert not list(loras.iterdir())
+
+
+# -- names -------------------------------------------------------------------------------------------------------------
+
+
+def test_names_folders_numbers_and_overwriting(models, loras: Path, random_adapter) -> None:
+    model = models("flux1").model
+    adapter = Adapter(random_adapter(model).layers, {"modelspec.title": "ink", "ss_steps": "7"})
+    names = [save(adapter, model, "styles/%title%_%rank%_%steps%")[0] for _ in range(3)]
+    assert [name.replace("\\", "/") for name in names] == [
+        "styles/ink_4_7.safetensors", "styles/ink_4_7_0002.safetensors", "styles/ink_4_7_0003.safetensors",
+    ]  # fmt: skip
+    assert save(adapter, model, "styles/ink_4_7", overwrite=True)[0] == names[0]
+    assert len(list(loras.rglob("*"))) == 4
+    assert all(stacked(model, name)[1] for name in names), "the name is the one that loaders list"
+
+
+@pytest.mark.parametrize("title", ["../../escape", "/etc/x", "C:\\x"])
+def test_a_title_cannot_lead_out_of_the_folder(models, loras: Path, random_adapter, title: str) -> None:
+    model = models("flux1").model
+    adapter = Adapter(random_adapter(model).layers, {"modelspec.title": title})
+    with pytest.raises(ValueError, match="the name"):
+        save(adapter, model, "%title%")
+    assert not list(loras.iterdir())
+
+
+# -- diffusers ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(params=TWINS)
+def pair(request: pytest.FixtureRequest, models) -> tuple[Any, Any]:
+    """A ComfyUI MODEL and the same network in diffusers."""
+    model = models(request.param).model
+    twin = TWINS[request.param](model)
+    assert relative_error(comfy_output(model, twin.call), twin()) < 1e-6, "the twins are the same network"
+    return model, twin
+
+
+@pytest.mark.parametrize("preset", ["attention", "attention+mlp", "linear+conv"])
+def test_diffusers_reads_our_file(pair, loras: Path, random_adapter, caplog, preset: str) -> None:
+    model, twin = pair
+    if preset == "linear+conv" and not isinstance(twin, UNet):
+        with pytest.raises(
+            ValueError, match="no diffusers name for 1 of .*final_layer.adaLN_modulation.1; save in the"
+        ):
+            save(random_adapter(model, preset=preset), model, format="diffusers")
+        return
+    name, _ = save(random_adapter(model, preset=preset, size=0.5), model, format="diffusers")
+    plain = twin()
+    loader = StableDiffusionLoraLoaderMixin if isinstance(twin, UNet) else FluxLoraLoaderMixin
+    load_into(loader, twin.network, loras / name)
+    assert "unexpected keys" not in caplog.text
+    assert relative_error(twin(), plain) > 0.05, "the LoRA must be seen"
+    assert relative_error(comfy_output(core(model, name), twin.call), twin()) < 1e-5
+    assert relative_error(comfy_output(stacked(model, name)[0], twin.call), twin()) < 1e-5
+
+
+def load_into(loader: Any, network: Any, path: Path) -> None:
+    """What `load_lora_weights` of a pipeline does for its denoising network."""
+    loaded = loader.lora_state_dict(str(path))
+    tensors, alphas = loaded if isinstance(loaded, tuple) else (loaded, None)
+    into = loader.load_lora_into_unet if loader is StableDiffusionLoraLoaderMixin else loader.load_lora_into_transformer
+    into(tensors, alphas, network)
+
+
+def test_diffusers_reads_our_kohya_file(models, loras: Path, random_adapter) -> None:
+    model = models("sd15_full").model
+    twin = UNet(model)
+    name, _ = save(random_adapter(model, size=0.5), model, format="kohya")
+    load_into(StableDiffusionLoraLoaderMixin, twin.network, loras / name)
+    assert relative_error(comfy_output(core(model, name), twin.call), twin()) < 1e-5
+
+
+@pytest.mark.parametrize("alpha", [4, 6])
+def test_we_read_what_diffusers_writes(pair, loras: Path, alpha: int) -> None:
+    """The modern PEFT spelling, whose alpha is in the header: ComfyUI's own loader knows neither for SD 1.5."""
+    model, twin = pair
+    config = PeftConfig(
+        r=4, lora_alpha=alpha, target_modules=["to_q", "to_k", "to_v", "to_out.0"], init_lora_weights=False
+    )
+    torch.manual_seed(0)
+    twin.network.add_adapter(config)
+    layers, header = get_peft_model_state_dict(twin.network), twin.network.peft_config["default"].to_dict()
+    if isinstance(twin, UNet):
+        StableDiffusionLoraLoaderMixin.save_lora_weights(loras, layers, unet_lora_adapter_metadata=header)
+    else:
+        FluxLoraLoaderMixin.save_lora_weights(loras, layers, transformer_lora_adapter_metadata=header)
+    patched, report = stacked(model, "pytorch_lora_weights.safetensors")
+    assert "not applied" not in report
+    assert relative_error(comfy_output(patched, twin.call), twin()) < 1e-5
+    assert relative_error(comfy_output(model, twin.call), twin()) > 0.01
