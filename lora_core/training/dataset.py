@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -125,6 +126,8 @@ def from_tensors(images: Iterable[Tensor], captions: Sequence[str], trigger: str
 def flatten(image: Image.Image) -> Image.Image:
     """Upright (EXIF) RGB with transparency laid on white."""
     image = ImageOps.exif_transpose(image)
+    if image.mode.startswith("I"):  # 16-bit grayscale, of which Pillow would keep what is below 256
+        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
     if image.has_transparency_data:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
@@ -155,8 +158,8 @@ def _opened(path: Path) -> Iterator[Image.Image]:
 
 
 def _with_trigger(caption: str | None, trigger: str) -> str:
-    """The caption, led by the trigger unless it already holds it."""
-    if not trigger or (caption and trigger.lower() in caption.lower()):
+    """The caption, led by the trigger unless it already holds it as a word of its own, in any case."""
+    if not trigger or (caption and re.search(rf"(?<!\w){re.escape(trigger)}(?!\w)", caption, re.IGNORECASE)):
         return caption or ""
     return f"{trigger}, {caption}" if caption else trigger
 
