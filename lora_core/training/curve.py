@@ -30,7 +30,8 @@ def draw_curve(losses: Sequence[float], steps: int, size: tuple[int, int] = (512
         return image
     average = smooth(losses)
     low, high = min(average), max(average)
-    pad = (high - low) * 0.25 or abs(high) * 0.1 or 1.0
+    spread = high - low if high - low > 1e-6 * abs(high) else 0.0  # less is the average's own rounding
+    pad = spread * 0.25 or abs(high) * 0.1 or 1.0
     low, high = low - pad, high + pad
 
     def points(values: Sequence[float]) -> list[tuple[float, float]]:
