@@ -20,10 +20,15 @@ from .objective import Denoiser
 
 @dataclass(frozen=True)
 class Sample:
-    """A training example as the denoiser wants it: a latent (channels, ...) and its encoded condition."""
+    """A training example as the denoiser wants it: a latent (channels, ...) and encoded conditions.
+
+    `unconditional` is that of the empty caption, `preserved` are those of its caption with the concept replaced.
+    """
 
     latent: Tensor
     condition: Any
+    unconditional: Any
+    preserved: tuple[Any, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -81,18 +86,16 @@ def train(
 ) -> Iterator[StepResult]:
     """Step until `config.steps`; `state` is complete and consistent at every yield.
 
-    `unconditional[i]` replaces the condition of sample i where the caption is dropped. A loss that is not finite raises
-    FloatingPointError before it can touch the factors.
+    `unconditional[i]` replaces the condition of sample i where the caption is dropped. A loss or gradient that is not
+    finite raises FloatingPointError before it can touch the factors.
     """
     flat = state.factors.flat
     while state.step < config.steps:
         rate = learning_rate(config, state.step)
         with state.whole_step():
-            mean = sum(_backward(config, state, denoiser, samples, unconditional) for _ in range(config.accumulation))
-        if not math.isfinite(mean):
-            flat.grad.zero_()
-            raise FloatingPointError(f"the loss became {mean} at step {state.step + 1}; lower the learning rate ({rate:g})")
-        norm = float(flat.grad.norm())
+            mean = sum(_backward(config, state, denoiser, samples) for _ in range(config.accumulation))
+            norm = float(flat.grad.norm())
+            _check_finite(mean, norm, state.step + 1, rate)
         if norm > config.max_grad_norm:
             flat.grad.mul_(config.max_grad_norm / norm)
         state.optimizer.param_groups[0]["lr"] = rate
@@ -103,19 +106,26 @@ def train(
         yield StepResult(state.step, mean, norm, rate)
 
 
-def _backward(
-    config: TrainConfig, state: TrainState, denoiser: Denoiser, samples: Sequence[Sample], unconditional: Sequence[Any]
-) -> float:
+def _check_finite(loss: float, grad_norm: float, step: int, rate: float) -> None:
+    for name, value in (("loss", loss), ("gradient norm", grad_norm)):
+        if not math.isfinite(value):
+            raise FloatingPointError(f"the {name} became {value} at step {step}; lower the learning rate ({rate:g})")
+
+
+def _backward(config: TrainConfig, state: TrainState, denoiser: Denoiser, samples: Sequence[Sample]) -> float:
     """Add one micro-batch's gradient to the flat buffer; returns its share of the step's loss."""
-    chosen, draw = state.batches.next(), state.generator
-    device = state.factors.flat.device
-    x0 = torch.stack([samples[i].latent for i in chosen])
-    noise = torch.randn(x0.shape, generator=draw)
-    sigma = denoiser.sigma(timesteps.draw(config.timesteps, len(chosen), config.shift, draw))
-    dropped = torch.rand(len(chosen), generator=draw) < config.caption_dropout
-    conditions = [unconditional[i] if drop else samples[i].condition for i, drop in zip(chosen, dropped, strict=True)]
-    loss = objective.loss(
-        denoiser, x0.to(device), noise.to(device), sigma.to(device), conditions, config.weighting, config.snr_gamma
-    )
+    batch, draw, device = [samples[i] for i in state.batches.next()], state.generator, state.factors.flat.device
+    x0 = torch.stack([sample.latent for sample in batch])
+    noise = torch.randn(x0.shape, generator=draw).to(device)
+    sigma = denoiser.sigma(timesteps.draw(config.timesteps, len(batch), config.shift, draw)).to(device)
+    dropped = torch.rand(len(batch), generator=draw) < config.caption_dropout
+    conditions = [s.unconditional if drop else s.condition for s, drop in zip(batch, dropped, strict=True)]
+    x0 = x0.to(device)
+    loss = objective.loss(denoiser, x0, noise, sigma, conditions, config.weighting, config.snr_gamma)
     (loss / config.accumulation).backward()
+    if config.preservation:
+        picks = [int(torch.randint(len(s.preserved), (), generator=draw)) for s in batch]
+        kept = [s.preserved[pick] for s, pick in zip(batch, picks, strict=True)]
+        change = objective.preservation(denoiser, state.factors, denoiser.noised(x0, noise, sigma), sigma, kept)
+        (change * config.preservation / config.accumulation).backward()
     return float(loss.detach()) / config.accumulation
