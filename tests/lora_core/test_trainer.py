@@ -1,0 +1,361 @@
+"""The loop: the same seed gives the same bytes, cut off or not, and nothing broken reaches the factors."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from lora_loom.lora_core.training import checkpoint
+from lora_loom.lora_core.training.batches import Batches
+from lora_loom.lora_core.training.config import TrainConfig
+from lora_loom.lora_core.training.inject import Factors, attached
+from lora_loom.lora_core.training.trainer import Sample, StepResult, TrainState, learning_rate, make_optimizer, train
+from torch import Tensor, nn
+
+CHANNELS = 4
+SHAPES = [(6, 6)] * 5 + [(4, 8)] * 3
+CONFIG = TrainConfig(
+    steps=12, learning_rate=3e-3, batch_size=2, accumulation=2, seed=11, warmup=3, caption_dropout=0.3,
+    timesteps="logit_normal", weighting="min_snr",
+)  # fmt: skip
+
+
+class Toy(nn.Module):
+    """A frozen flow network on channels, whose only way to learn is its low-rank paths."""
+
+    def __init__(self):
+        super().__init__()
+        self.enter, self.leave = nn.Linear(CHANNELS + 1, 16), nn.Linear(16, CHANNELS)
+        generator = torch.Generator().manual_seed(7)
+        for parameter in self.parameters():
+            parameter.data = torch.randn(parameter.shape, generator=generator) * 0.3
+        self.requires_grad_(False)
+        self.calls = 0
+        self.on_call: Callable[[int], None] = lambda _: None
+        self.seen: list[list[Any]] = []
+
+    def sigma(self, u: Tensor) -> Tensor:
+        return u.clamp(0.01, 0.99)
+
+    def noised(self, x0, noise, sigma):
+        level = sigma.view(-1, 1, 1, 1)
+        return (1 - level) * x0 + level * noise
+
+    def denoised(self, x_t, sigma, conditions):
+        self.calls += 1
+        self.seen.append(list(conditions))
+        self.on_call(self.calls)
+        level = sigma.view(-1, 1, 1, 1)
+        told = torch.tensor(conditions).view(-1, 1, 1, 1).expand(-1, *x_t.shape[2:], 1)
+        hidden = torch.tanh(self.enter(torch.cat([x_t.movedim(1, -1), told], -1)))
+        return x_t - level * self.leave(hidden).movedim(-1, 1)
+
+    def output_scale(self, sigma):
+        return -sigma
+
+    def snr(self, sigma):
+        return ((1 - sigma) / sigma) ** 2
+
+
+class Run:
+    """One fresh run from its configuration, with its network attached while it steps."""
+
+    def __init__(self, config: TrainConfig = CONFIG, samples: list[Sample] | None = None):
+        self.config, self.toy, self.samples = config, Toy(), samples or make_samples()
+        generator = torch.Generator().manual_seed(config.seed)
+        factors = Factors({"enter": self.toy.enter, "leave": self.toy.leave}, 3, 3.0, generator)
+        batches = Batches([tuple(s.latent.shape) for s in self.samples], config.batch_size, 1, generator)
+        self.state = TrainState(factors, batches, generator, make_optimizer(factors, config))
+
+    def steps(self) -> Iterator[StepResult]:
+        with attached(self.state.factors.branches):
+            yield from train(self.config, self.state, self.toy, self.samples, [-9.0] * len(self.samples))
+
+    def go(self, count: int | None = None) -> list[StepResult]:
+        running, results = self.steps(), []
+        while count is None or len(results) < count:
+            result = next(running, None)
+            if result is None:
+                break
+            results.append(result)
+        running.close()
+        return results
+
+    def bytes(self) -> bytes:
+        return self.state.factors.flat.numpy().tobytes()
+
+
+def make_samples() -> list[Sample]:
+    generator = torch.Generator().manual_seed(3)
+    return [Sample(torch.randn(CHANNELS, *shape, generator=generator), float(i)) for i, shape in enumerate(SHAPES)]
+
+
+@pytest.fixture(scope="module")
+def whole() -> tuple[bytes, list[StepResult]]:
+    """The run nobody disturbs."""
+    run = Run()
+    results = run.go()
+    return run.bytes(), results
+
+
+# --- determinism ---
+
+
+def test_the_same_seed_gives_the_same_bytes(whole):
+    run = Run()
+    results = run.go()
+    assert run.bytes() == whole[0] and results == whole[1]
+    assert run.state.step == len(results) == CONFIG.steps and [r.step for r in results] == list(range(1, 13))
+    assert run.state.losses == [result.loss for result in results]
+
+
+def test_the_globals_have_no_say(whole):
+    torch.manual_seed(1234)
+    run = Run()
+    run.go(4)
+    torch.rand(7)
+    run.go()
+    assert run.bytes() == whole[0]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [dict(seed=12), dict(learning_rate=3.1e-3), dict(accumulation=3), dict(batch_size=1), dict(schedule="constant"),
+     dict(warmup=0), dict(weighting="none"), dict(snr_gamma=0.5), dict(timesteps="uniform"), dict(max_grad_norm=1e-3),
+     dict(weight_decay=0.5), dict(caption_dropout=1.0)],
+    ids=str,
+)  # fmt: skip
+def test_every_choice_changes_the_result(whole, change):
+    run = Run(replace(CONFIG, **change))
+    run.go()
+    assert run.bytes() != whole[0]
+
+
+def test_the_shift_changes_the_shifted_law():
+    runs = [Run(replace(CONFIG, timesteps="shifted", shift=shift)) for shift in (1.0, 4.0)]
+    for run in runs:
+        run.go(3)
+    assert runs[0].bytes() != runs[1].bytes()
+
+
+# --- what a step is ---
+
+
+@pytest.mark.parametrize("weighting", ["none", "min_snr", "debiased"])
+def test_a_toy_problem_is_learnt(weighting):
+    """All latents are one constant picture, which a few steps of a rank-3 path can tell from noise."""
+    samples = [Sample(torch.full((CHANNELS, 6, 6), 1.5), 0.0)] * 4
+    config = TrainConfig(steps=150, learning_rate=2e-2, batch_size=4, seed=0, weighting=weighting, caption_dropout=0.0)
+    run = Run(config, samples)
+    run.go()
+    first, last = (sum(part) / 20 for part in (run.state.losses[:20], run.state.losses[-20:]))
+    assert last < 0.6 * first
+
+
+def test_one_step_is_adamw_on_the_mean_gradient_of_its_micro_batches():
+    """Against torch's own AdamW over separate tensors, without flat buffers, hooks or generators' bookkeeping."""
+    config = replace(CONFIG, steps=1, warmup=0, schedule="constant", max_grad_norm=1e9)
+    run = Run(config)
+    before = {name: pair.to(torch.float32) for name, pair in run.state.factors.low_ranks().items()}
+    gradients: list[Tensor] = []
+    original = run.state.optimizer.step
+    run.state.optimizer.step = lambda: (gradients.append(run.state.factors.flat.grad.clone()), original())[1]
+    (result,) = run.go()
+    parts = [t for pair in before.values() for t in (pair.lora_A, pair.lora_B)]
+    leaves = [part.clone().requires_grad_() for part in parts]
+    for leaf, grad in zip(leaves, gradients[0].split([leaf.numel() for leaf in leaves]), strict=True):
+        leaf.grad = grad.view(leaf.shape).clone()
+    torch.optim.AdamW(leaves, lr=config.learning_rate, weight_decay=config.weight_decay).step()
+    expected = torch.cat([leaf.detach().flatten() for leaf in leaves])
+    torch.testing.assert_close(run.state.factors.flat, expected, rtol=1e-6, atol=1e-9)
+    assert result.grad_norm == pytest.approx(float(gradients[0].double().norm()), rel=1e-5)
+    assert not run.state.factors.flat.grad.any()
+
+
+def test_accumulation_is_the_mean_over_micro_batches():
+    """A batch of four in one forward, and the same four one by one, are one gradient when noise is shared."""
+    samples = [Sample(torch.full((CHANNELS, 2, 2), float(i)), float(i)) for i in range(4)]
+    grads, losses = [], []
+    for size, accumulation in ((4, 1), (1, 4), (2, 2)):
+        config = TrainConfig(steps=1, batch_size=size, accumulation=accumulation, caption_dropout=0.0)
+        run = Run(replace(config, max_grad_norm=1e9), samples)
+        run.toy.noised = lambda x0, noise, sigma: x0 * 0.5  # what is drawn has no say
+        run.toy.sigma = lambda u: torch.full_like(u, 0.5)
+        kept: list[Tensor] = []
+        original = run.state.optimizer.step
+        run.state.optimizer.step = lambda f=run.state.factors, k=kept, o=original: (k.append(f.flat.grad.clone()), o())
+        (result,) = run.go()
+        grads += kept
+        losses.append(result.loss)
+    assert losses[1:] == pytest.approx([losses[0]] * 2, rel=1e-5)
+    for grad in grads[1:]:
+        torch.testing.assert_close(grad, grads[0], rtol=1e-4, atol=1e-7)
+
+
+@pytest.mark.parametrize("limit", [1e-3, 1e6])
+def test_gradients_are_clipped_to_the_norm_but_reported_whole(limit):
+    run, seen = Run(replace(CONFIG, steps=1, warmup=0, max_grad_norm=limit)), []
+    original = run.state.optimizer.step
+    run.state.optimizer.step = lambda: (seen.append(float(run.state.factors.flat.grad.norm())), original())
+    (result,) = run.go()
+    assert result.grad_norm > 1e-2
+    assert seen == pytest.approx([min(limit, result.grad_norm)], rel=1e-5)
+
+
+def test_dropped_captions_take_that_samples_unconditional():
+    unconditional = [-float(i) - 1 for i in range(len(SHAPES))]
+    shares = {}
+    for dropout in (0.0, 0.25, 1.0):
+        run = Run(replace(CONFIG, steps=100, caption_dropout=dropout))
+        with attached(run.state.factors.branches):
+            for _ in train(run.config, run.state, run.toy, run.samples, unconditional):
+                pass
+        told = [value for batch in run.toy.seen for value in batch]
+        shares[dropout] = sum(value < 0 for value in told) / len(told)
+        assert set(told) <= set(unconditional) | {float(i) for i in range(len(SHAPES))}
+    assert shares[0.0] == 0 and shares[1.0] == 1 and shares[0.25] == pytest.approx(0.25, abs=0.06)
+
+
+def test_learning_rate_warms_up_then_falls_as_a_cosine():
+    config = TrainConfig(steps=110, learning_rate=1.0, warmup=10)
+    rates = [learning_rate(config, step) for step in range(110)]
+    assert rates[:10] == pytest.approx([(i + 1) / 10 for i in range(10)])
+    assert rates[10] == 1.0 and rates[60] == pytest.approx(0.5) and rates[35] == pytest.approx(0.5 + 0.5 * 0.5**0.5)
+    assert rates[10:] == sorted(rates[10:], reverse=True) and 0 < rates[-1] < 1e-3
+    constant = replace(config, schedule="constant")
+    assert [learning_rate(constant, step) for step in (0, 9, 10, 109)] == pytest.approx([0.1, 1.0, 1.0, 1.0])
+    only_warmup = TrainConfig(steps=4, learning_rate=1.0, warmup=4)
+    assert [learning_rate(only_warmup, step) for step in range(4)] == pytest.approx([0.25, 0.5, 0.75, 1.0])
+
+
+def test_the_optimiser_uses_the_rate_that_is_reported():
+    run, used = Run(), []
+    original = run.state.optimizer.step
+    run.state.optimizer.step = lambda: (used.append(run.state.optimizer.param_groups[0]["lr"]), original())
+    results = run.go()
+    assert used == [result.learning_rate for result in results] == [learning_rate(CONFIG, i) for i in range(12)]
+
+
+# --- what must not reach the factors ---
+
+
+def snapshot(run: Run) -> tuple:
+    moments = run.state.optimizer.state.get(run.state.factors.flat, {})
+    frozen = {name: value.numpy().tobytes() for name, value in moments.items()}
+    draws = run.state.generator.get_state().tolist(), [list(batch) for batch in run.state.batches.queue]
+    return run.bytes(), frozen, draws, run.state.step, list(run.state.losses)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+@pytest.mark.parametrize("good_steps", [0, 3])
+def test_a_loss_that_is_not_finite_stops_before_the_factors(value, good_steps):
+    run = Run()
+    run.go(good_steps)
+    before = snapshot(run)
+    run.samples[:] = [Sample(torch.full_like(s.latent, value), s.condition) for s in run.samples]
+    rate = learning_rate(CONFIG, good_steps)
+    with pytest.raises(FloatingPointError, match=rf"loss became \w+ at step {good_steps + 1}; lower the ") as caught:
+        run.go()
+    assert f"learning rate ({rate:g})" in str(caught.value)
+    assert snapshot(run) == before and not run.state.factors.flat.grad.any()
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_gradient_that_is_not_finite_stops_before_the_factors(value):
+    """Backward may overflow although the loss was finite, as in fp16."""
+    run = Run()
+    run.go(3)
+    before, leaf = snapshot(run), run.state.factors.branches["leave"].lora_B
+    handle = leaf.register_hook(lambda grad: torch.full_like(grad, value))
+    with pytest.raises(FloatingPointError, match=r"gradient norm became \w+ at step 4; lower the learning rate"):
+        run.go()
+    handle.remove()
+    assert snapshot(run) == before and not run.state.factors.flat.grad.any()
+
+
+# --- cut off and taken up again ---
+
+
+def resumed(run: Run, folder: Path) -> Run:
+    """What a new process does: everything from the configuration, then the file."""
+    checkpoint.save(folder / "run.safetensors", run.state, "print")
+    fresh = Run(run.config)
+    checkpoint.load(folder / "run.safetensors", fresh.state, "print")
+    return fresh
+
+
+@settings(max_examples=12, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(cuts=st.lists(st.integers(0, 11), min_size=1, max_size=3, unique=True).map(sorted))
+def test_resuming_anywhere_ends_in_the_same_bytes(tmp_path, whole, cuts):
+    run, results = Run(), []
+    for cut in cuts:
+        results += run.go(cut - run.state.step)
+        assert run.state.step == cut
+        run = resumed(run, tmp_path)
+        assert run.state.step == cut and run.state.losses == [result.loss for result in results]
+    results += run.go()
+    assert run.bytes() == whole[0] and results == whole[1] and run.state.losses == [r.loss for r in whole[1]]
+
+
+@pytest.mark.parametrize("schedule", ["constant", "cosine"])
+@pytest.mark.parametrize(("batch_size", "accumulation"), [(1, 1), (3, 1), (1, 3), (2, 2)])
+def test_resuming_with_any_batching(tmp_path, schedule, batch_size, accumulation):
+    config = replace(CONFIG, schedule=schedule, batch_size=batch_size, accumulation=accumulation)
+    run, whole = Run(config), Run(config)
+    expected = whole.go()
+    assert run.go(5) + resumed(run, tmp_path).go() == expected
+    again = resumed(run, tmp_path)
+    again.go()
+    assert again.bytes() == whole.bytes()
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError("out of memory")], ids=["cancel", "memory"])
+@pytest.mark.parametrize("call", [1, 2, 7, 8, 24])
+@pytest.mark.parametrize("how", ["go on", "resume"])
+def test_an_exception_inside_a_step_leaves_no_trace(tmp_path, whole, error, call, how):
+    """Calls 1, 7: a step's first micro-batch; 2, 8, 24: its second, when half a gradient is there."""
+
+    def fail(number: int) -> None:
+        if number == call:
+            raise error
+
+    run = Run()
+    run.toy.on_call = fail
+    with pytest.raises(type(error) if isinstance(error, Exception) else error):
+        run.go()
+    assert run.state.step == (call - 1) // 2 and not run.state.factors.flat.grad.any()
+    run = resumed(run, tmp_path) if how == "resume" else run
+    rest = run.go()
+    assert run.bytes() == whole[0] and rest == whole[1][(call - 1) // 2 :]
+    assert run.state.losses == [result.loss for result in whole[1]]
+
+
+def test_an_exception_in_backward_leaves_no_trace(whole):
+    run, armed = Run(), [True]
+
+    def fail(grad: Tensor) -> Tensor:
+        if armed and run.toy.calls == 6:
+            armed.clear()
+            raise RuntimeError("out of memory")
+        return grad
+
+    run.state.factors.branches["enter"].lora_A.register_hook(fail)
+    with pytest.raises(RuntimeError, match="out of memory"):
+        run.go()
+    assert run.state.step == 2
+    run.go()
+    assert run.bytes() == whole[0]
+
+
+def test_closing_at_a_yield_keeps_everything(whole):
+    run = Run()
+    for _ in range(12):
+        run.go(1)
+    assert run.bytes() == whole[0] and run.go() == []
