@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from ..files.save import save as save_file
@@ -30,11 +30,9 @@ def save(path: Path, state: TrainState, fingerprint: str) -> None:
 def load(path: Path, state: TrainState, fingerprint: str) -> None:
     """Bring `state` (freshly made from the same configuration) to where the file was written.
 
-    Raises ValueError when the file belongs to another configuration.
+    Raises ValueError when the file is damaged or belongs to another configuration.
     """
-    with safe_open(path, framework="pt") as file:
-        header = file.metadata() or {}
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    header, tensors = _read(path)
     if header.get("lora_loom.checkpoint") != _VERSION or header.get("fingerprint") != fingerprint:
         raise ValueError(f"{path.name} was written by a run with other settings; choose another run name, or start over")
     progress = json.loads(bytes(tensors["progress"].tolist()))
@@ -43,6 +41,14 @@ def load(path: Path, state: TrainState, fingerprint: str) -> None:
     state.generator.set_state(tensors["generator"])
     state.step, state.losses, state.batches.queue = progress["step"], progress["losses"], progress["queue"]
     _restore_moments(state, {k.removeprefix("optimizer."): v for k, v in tensors.items() if k.startswith("optimizer.")})
+
+
+def _read(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            return file.metadata() or {}, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except SafetensorError as error:
+        raise ValueError(f"the checkpoint {path.name} cannot be read: {error}; delete it and start over") from error
 
 
 def _restore_moments(state: TrainState, moments: dict[str, Tensor]) -> None:
