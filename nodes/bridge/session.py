@@ -10,27 +10,23 @@ import comfy.quant_ops
 import torch
 from comfy_kitchen.backends.eager import rope
 from torch import Tensor, nn
+from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 from torch.utils.checkpoint import checkpoint
 
 _FUSED_ROPE = ("apply_rope", "apply_rope1", "apply_rope_split_half", "apply_rope_split_half1",
                "rms_rope", "rms_rope1", "rms_rope_split_half", "rms_rope_split_half1")  # fmt: skip
-_OUT_OF_PLACE = {
-    Tensor.__iadd__: torch.add,
-    Tensor.__isub__: torch.sub,
-    Tensor.__imul__: torch.mul,
-    Tensor.__itruediv__: torch.div,
-}
+_NORMS = (functional.layer_norm, functional.rms_norm)
 
 
-class OutOfPlace(TorchFunctionMode):
-    """Turn `x += y` into `x = x + y`: FLUX-type blocks change tensors that autograd still needs.
-
-    Only augmented assignment is redirected, because it rebinds its name to the result.
-    """
+class NormsOnCopies(TorchFunctionMode):
+    """Give every norm a copy of its input: FLUX-type blocks go on to change the original in place (`x += ...`), while
+    the norm's backward needs it as it was. Costs what an out-of-place sum would."""
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
-        return _OUT_OF_PLACE.get(func, func)(*args, **(kwargs or {}))
+        if func in _NORMS and args[0].requires_grad:
+            args = (args[0].clone(), *args[1:])
+        return func(*args, **(kwargs or {}))
 
 
 @contextmanager
@@ -50,7 +46,7 @@ def training_session(model, checkpointing: bool) -> Iterator:
         undo.enter_context(_flag_training())
         undo.enter_context(_differentiable_rope())
         undo.enter_context(_ordinary_tensors(patcher.model))
-        undo.enter_context(OutOfPlace())
+        undo.enter_context(NormsOnCopies())
         if checkpointing:
             undo.enter_context(_recomputed(blocks(network)))
         yield patcher
@@ -131,7 +127,7 @@ def _shared(tensor: Tensor) -> Tensor:
 
 @contextmanager
 def _recomputed(modules: Iterable[nn.Module]) -> Iterator[None]:
-    """Non-reentrant checkpointing of each module; in-place edits stay inside, so the saved inputs stay intact."""
+    """Non-reentrant checkpointing of each module."""
     wrapped = []
     try:
         for module in modules:
@@ -145,10 +141,15 @@ def _recomputed(modules: Iterable[nn.Module]) -> Iterator[None]:
 
 def _checkpointed(forward):
     def inside(*args, **kwargs):
-        with OutOfPlace():
-            return forward(*args, **kwargs)
+        with NormsOnCopies():  # recomputing happens in the backward pass, where outer modes may be gone
+            return forward(*map(_own, args), **{name: _own(value) for name, value in kwargs.items()})
 
     def outside(*args, **kwargs):
         return checkpoint(inside, *args, use_reentrant=False, **kwargs)
 
     return outside
+
+
+def _own(value):
+    """A copy of a floating tensor: the block may change it in place, and is run again on the original."""
+    return value.clone() if torch.is_tensor(value) and value.is_floating_point() else value
