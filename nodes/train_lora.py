@@ -48,6 +48,8 @@ class TrainLora(io.ComfyNode):
                 io.Int.Input("save_every", default=250, min=0, max=1_000_000, optional=True, advanced=True, tooltip="Steps between saves of the run's state; 0 saves only at the end, on cancel and on errors."),
                 io.String.Input("include", default="", optional=True, advanced=True, tooltip="More layers by name, separated by commas, * stands for anything: for example time_embed*, *.ff.net.2."),
                 io.String.Input("exclude", default="", optional=True, advanced=True, tooltip="Layers to leave out, written as include."),
+                io.String.Input("preserve", default="", optional=True, advanced=True, tooltip="Class words that stand in for the trigger, separated by commas: for 'sks dog' write dog, or several. On captions with them the model keeps its own answer."),
+                io.Float.Input("preservation", default=0.0, min=0.0, max=100.0, step=0.1, optional=True, advanced=True, tooltip="Weight of that: 0 is off, 1 is as strong as learning. Each step takes about twice as long."),
             ],
             outputs=[
                 io.LoraModel.Output("lora_model", tooltip="For ComfyUI's own Load LoRA Model and Save LoRA Weights."),
@@ -57,7 +59,7 @@ class TrainLora(io.ComfyNode):
         )  # fmt: skip
 
     @classmethod
-    def validate_inputs(cls, run_name="my_lora", steps=None, warmup=0):
+    def validate_inputs(cls, run_name="my_lora", steps=None, warmup=0, preserve="", preservation=0.0):
         try:
             safe_name("lora" if run_name is None else run_name)
         except ValueError as error:
@@ -66,6 +68,8 @@ class TrainLora(io.ComfyNode):
             return f"steps is {steps}; it must be between 1 and {MOST_STEPS}"
         if None not in (steps, warmup) and not 0 <= warmup < steps:
             return f"warmup is {warmup} steps but the run has {steps}; use fewer warm-up steps"
+        if preservation and preserve is not None and not _patterns(preserve):
+            return f"preservation is {preservation:g} but preserve names no class word; write one, such as person, or set it to 0"
         return True
 
     @classmethod
@@ -73,14 +77,15 @@ class TrainLora(io.ComfyNode):
         cls, model, clip, vae, dataset, steps, rank, alpha, learning_rate, targets, seed, batch_size, accumulation,
         run_name="my_lora", resume="continue", timesteps=AUTO, shift=3.0, weighting="none", lr_schedule="cosine", warmup=0,
         caption_dropout=0.05, max_grad_norm=1.0, gradient_checkpointing=True, save_every=250, include="", exclude="",
+        preserve="", preservation=0.0,
     ) -> io.NodeOutput:  # fmt: skip
         lora = LoraConfig(rank, alpha, targets, _patterns(include), _patterns(exclude))
         config = train_config(
             model, timesteps, steps=steps, learning_rate=learning_rate, batch_size=batch_size, accumulation=accumulation,
             seed=seed, schedule=lr_schedule, warmup=warmup, weighting=weighting, shift=shift, max_grad_norm=max_grad_norm,
-            caption_dropout=caption_dropout,
+            caption_dropout=caption_dropout, preservation=preservation,
         )  # fmt: skip
-        run = Run(run_name, save_every, gradient_checkpointing, resume == "start over")
+        run = Run(run_name, save_every, gradient_checkpointing, resume == "start over", _patterns(preserve))
         trained = train_lora(model, clip, vae, dataset, lora, config, run)
         return io.NodeOutput(as_lora_model(trained.adapter), {"loss": trained.losses}, trained.adapter)
 

@@ -33,7 +33,10 @@ class LoraConfig:
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """How the factors are trained. `shift` is used by the `shifted` timestep law, `snr_gamma` by `min_snr`."""
+    """How the factors are trained. `shift` is used by the `shifted` timestep law, `snr_gamma` by `min_snr`.
+
+    `preservation` weighs a second loss that keeps the base model's own answer on captions without the concept.
+    """
 
     steps: int = 1000
     learning_rate: float = 1e-4
@@ -49,6 +52,7 @@ class TrainConfig:
     max_grad_norm: float = 1.0
     weight_decay: float = 0.01
     caption_dropout: float = 0.05
+    preservation: float = 0.0
 
     def __post_init__(self) -> None:
         _within("steps", self.steps, 1, 1_000_000)
@@ -59,6 +63,7 @@ class TrainConfig:
         _within("shift", self.shift, 0.01, 100.0)
         _within("snr_gamma", self.snr_gamma, 0.1, 100.0)
         _within("caption_dropout", self.caption_dropout, 0.0, 1.0)
+        _within("preservation", self.preservation, 0.0, 100.0)
         _one_of("weighting", self.weighting, WEIGHTINGS)
         _one_of("timesteps", self.timesteps, TIMESTEP_LAWS)
         _one_of("schedule", self.schedule, SCHEDULES)

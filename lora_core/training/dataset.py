@@ -134,6 +134,23 @@ def flatten(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
+def preserved_captions(caption: str, trigger: str, words: Sequence[str]) -> list[str]:
+    """The caption once for each word, with the word in the trigger's place."""
+    return [_trigger_pattern(trigger).sub(lambda _, word=word: word, caption) for word in words]
+
+
+def check_preservation(dataset: Dataset, weight: float, words: Sequence[str]) -> None:
+    """Raises ValueError when output preservation is asked for without what it needs."""
+    if weight and not (words and dataset.trigger):
+        missing = "preserve (class words, such as 'person')" if dataset.trigger else "a trigger word in LoRA Dataset"
+        raise ValueError(f"preservation is {weight:g} but there is no {missing}; give it, or set preservation to 0")
+
+
+def _trigger_pattern(trigger: str) -> re.Pattern[str]:
+    """The trigger as a whole word, in any case."""
+    return re.compile(rf"(?<!\w){re.escape(trigger)}(?!\w)", re.IGNORECASE)
+
+
 def _dataset(examples: list[Example], trigger: str, resolution: int, repeats: int, left_out: list[tuple[str, str]]) -> Dataset:
     if not examples:
         raise ValueError("no image has a caption; add .txt files of the same name, or a trigger word")
@@ -159,7 +176,7 @@ def _opened(path: Path) -> Iterator[Image.Image]:
 
 def _with_trigger(caption: str | None, trigger: str) -> str:
     """The caption, led by the trigger unless it already holds it as a word of its own, in any case."""
-    if not trigger or (caption and re.search(rf"(?<!\w){re.escape(trigger)}(?!\w)", caption, re.IGNORECASE)):
+    if not trigger or (caption and _trigger_pattern(trigger).search(caption)):
         return caption or ""
     return f"{trigger}, {caption}" if caption else trigger
 

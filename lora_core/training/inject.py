@@ -51,9 +51,12 @@ class Branch:
         self.lora_A, self.lora_B, self.alpha = lora_A, lora_B, alpha
         self.module = module
         self.kernel = tuple(module.weight.shape[2:])
+        self.muted = False
 
     def add_to(self, out: Tensor, x: Tensor) -> Tensor:
         """`out` plus the low-rank path of `x`; `out` may be modified in place and must not be used afterwards."""
+        if self.muted:
+            return out
         scaling = self.alpha / self.lora_A.shape[0]
         if self.kernel:
             return out + self._convolve(x).to(out.dtype) * scaling
@@ -97,6 +100,17 @@ class Factors:
             with torch.no_grad():
                 pair[0].copy_(_kaiming(shapes[name][0], generator))
             self.branches[name] = Branch(*pair, alpha * shapes[name][0][0] / rank, module)
+
+    @contextmanager
+    def silence(self) -> Iterator[None]:
+        """Inside, the attached model answers as its base does."""
+        for branch in self.branches.values():
+            branch.muted = True
+        try:
+            yield
+        finally:
+            for branch in self.branches.values():
+                branch.muted = False
 
     def low_ranks(self) -> dict[str, LowRank]:
         return {name: branch.low_rank() for name, branch in self.branches.items()}

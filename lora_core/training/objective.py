@@ -11,6 +11,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from .inject import Factors
+
 
 class Denoiser(Protocol):
     """A diffusion model of any family. Sigmas are (batch,) tensors; latents are (batch, channels, ...)."""
@@ -38,6 +40,18 @@ def residual(denoiser: Denoiser, x0: Tensor, noise: Tensor, sigma: Tensor, condi
     """Network output minus its target, shaped like x0."""
     x0_pred = denoiser.denoised(denoiser.noised(x0, noise, sigma), sigma, conditions)
     return (x0_pred - x0) / _per_sample(denoiser.output_scale(sigma), x0.ndim)
+
+
+def preservation(denoiser: Denoiser, factors: Factors, x_t: Tensor, sigma: Tensor, conditions: list[Any]) -> Tensor:
+    """Mean squared change of the network output against the base model's own answer, a scalar.
+
+    With conditions that name the class but not the concept, it keeps everything else as it was, without class images
+    (output preservation; the idea of prior preservation, Ruiz et al. 2022, arXiv:2208.12242, with the base as teacher).
+    """
+    with torch.no_grad(), factors.silence():
+        base = denoiser.denoised(x_t, sigma, conditions)
+    change = denoiser.denoised(x_t, sigma, conditions) - base
+    return (change / _per_sample(denoiser.output_scale(sigma), x_t.ndim)).square().mean()
 
 
 def weight(name: str, snr: Tensor, output_scale: Tensor, gamma: float = 5.0) -> Tensor:

@@ -81,13 +81,10 @@ def learning_rate(config: TrainConfig, step: int) -> float:
     return config.learning_rate * (0.5 + 0.5 * math.cos(math.pi * done))
 
 
-def train(
-    config: TrainConfig, state: TrainState, denoiser: Denoiser, samples: Sequence[Sample], unconditional: Sequence[Any]
-) -> Iterator[StepResult]:
+def train(config: TrainConfig, state: TrainState, denoiser: Denoiser, samples: Sequence[Sample]) -> Iterator[StepResult]:
     """Step until `config.steps`; `state` is complete and consistent at every yield.
 
-    `unconditional[i]` replaces the condition of sample i where the caption is dropped. A loss or gradient that is not
-    finite raises FloatingPointError before it can touch the factors.
+    A loss or gradient that is not finite raises FloatingPointError before it can touch the factors.
     """
     flat = state.factors.flat
     while state.step < config.steps:
@@ -96,7 +93,7 @@ def train(
             mean = sum(_backward(config, state, denoiser, samples) for _ in range(config.accumulation))
             norm = float(flat.grad.norm())
             _check_finite(mean, norm, state.step + 1, rate)
-        if norm > config.max_grad_norm:
+        if 0 < config.max_grad_norm < norm:
             flat.grad.mul_(config.max_grad_norm / norm)
         state.optimizer.param_groups[0]["lr"] = rate
         state.optimizer.step()

@@ -6,7 +6,7 @@ import hashlib
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from ...lora_core.training import checkpoint
 from ...lora_core.training.batches import Batches
 from ...lora_core.training.config import TIMESTEP_LAWS, LoraConfig, TrainConfig, fingerprint
 from ...lora_core.training.curve import draw_curve
-from ...lora_core.training.dataset import Dataset
+from ...lora_core.training.dataset import Dataset, check_preservation, preserved_captions
 from ...lora_core.training.inject import Factors, attached
 from ...lora_core.training.targets import select
 from ...lora_core.training.trainer import Sample, StepResult, TrainState, make_optimizer, train
@@ -38,12 +38,14 @@ TIMESTEPS = (AUTO, *TIMESTEP_LAWS)
 
 @dataclass(frozen=True)
 class Run:
-    """Where a run keeps its state, how often it is written, and whether gradients are recomputed block by block."""
+    """Where a run keeps its state, how often it is written, whether gradients are recomputed block by block, and the words
+    that stand in for the trigger in captions on which the base model is preserved."""
 
     name: str = "lora"
     save_every: int = 250
     checkpointing: bool = True
     start_over: bool = False
+    preserve: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -59,23 +61,31 @@ def train_lora(model, clip, vae, dataset: Dataset, lora: LoraConfig, config: Tra
     Raises ValueError for anything wrong with the input before the first step.
     """
     layers = select(model.model.diffusion_model, lora, PREFIX)
+    check_preservation(dataset, config.preservation, run.preserve)
     check_sizes(vae, dataset)
-    identity = fingerprint(asdict(lora), asdict(config), dataset.fingerprint(), _digest(layers))
+    identity = fingerprint(lora, config, dataset.fingerprint(), list(run.preserve), _digest(layers))
     folder = run_folder(run.name, identity)
     progress = Progress(config.steps)
-    samples, unconditional, latents = _encode(model, clip, vae, dataset, progress)
+    encoded, latents = _encode(model, clip, vae, dataset, run.preserve, progress)
     with training_session(model, run.checkpointing) as patcher:
         state = _fresh_state(select(patcher.model.diffusion_model, lora, PREFIX), lora, config, latents, dataset.repeats)
         denoiser = ComfyDenoiser(patcher)
-        prepared = [Sample(x, denoiser.condition(c, x)) for x, c in zip(latents, samples, strict=True)]
-        dropped = [denoiser.condition(unconditional, x) for x in latents]
+        samples = [
+            Sample(
+                latent,
+                denoiser.condition(encoded[example.caption], latent),
+                denoiser.condition(encoded[""], latent),
+                tuple(denoiser.condition(encoded[text], latent) for text in preserved_captions(example.caption, dataset.trigger, run.preserve)),
+            )
+            for example, latent in zip(dataset.examples, latents, strict=True)
+        ]
         path = folder / "state.safetensors"
         if path.is_file() and not run.start_over:
             checkpoint.load(path, state, identity)
             log.info("continuing %s at step %d of %d", folder.name, state.step, config.steps)
         adapter_now = partial(_adapter, patcher, state, dataset, lora, config, run)
         with attached(state.factors.branches), _kept_on_disk(path, state, identity, adapter_now):
-            for result in train(config, state, denoiser, prepared, dropped):
+            for result in train(config, state, denoiser, samples):
                 _show(progress, result, config, state)
                 if run.save_every and result.step % run.save_every == 0:
                     checkpoint.save(path, state, identity)
@@ -84,15 +94,16 @@ def train_lora(model, clip, vae, dataset: Dataset, lora: LoraConfig, config: Tra
     return Trained(adapter, list(state.losses), folder)
 
 
-def _encode(model, clip, vae, dataset: Dataset, progress: Progress):
-    """CONDITIONING per example, that of the empty caption, and latents."""
+def _encode(model, clip, vae, dataset: Dataset, preserve: tuple[str, ...], progress: Progress):
+    """CONDITIONING of every caption that training needs, and the latents of all examples."""
     def tick(done: int, total: int, what: str) -> None:
         progress.say(f"encoding {what}: {done} of {total}")
 
-    guidance = family_of(model).guidance
-    captions = [example.caption for example in dataset.examples]
-    encoded = encode_captions(clip, [*captions, ""], guidance, tick)
-    return [encoded[c] for c in captions], encoded[""], encode_images(vae, model, dataset, tick)
+    captions = {"", *(example.caption for example in dataset.examples)}
+    for example in dataset.examples:
+        captions |= set(preserved_captions(example.caption, dataset.trigger, preserve))
+    encoded = encode_captions(clip, captions, family_of(model).guidance, tick)
+    return encoded, encode_images(vae, model, dataset, tick)
 
 
 def _fresh_state(layers, lora: LoraConfig, config: TrainConfig, latents, repeats: int) -> TrainState:

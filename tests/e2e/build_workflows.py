@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import sys
 import time
-import tomllib
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -167,7 +167,11 @@ def described(node: Node, version: str) -> dict[str, Any]:
 
 
 def core_version() -> str:
-    return tomllib.loads((comfyui_path() / "pyproject.toml").read_text())["project"]["version"]
+    return project_version(comfyui_path())
+
+
+def project_version(folder: Path) -> str:
+    return re.search(r'^version = "(.+)"', (folder / "pyproject.toml").read_text(encoding="utf-8"), re.MULTILINE)[1]
 
 
 def build(page: FrontEnd, name: str, folder: Path, version: str) -> dict[str, Any]:
@@ -183,7 +187,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=ROOT / "workflows")
     parser.add_argument("--no-run", action="store_true", help="write the JSON only, without running it for the thumbnails")
     choices = parser.parse_args()
-    version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+    version = project_version(ROOT)
     with ComfyServer() as server, open_browser() as browser:
         for kind in ("heart", "outlined"):
             shapes.write_dataset(server.base / "input" / "lora_loom_demo" / kind, kind, 24, 96, 0)

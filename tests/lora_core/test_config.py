@@ -39,7 +39,7 @@ def test_unknown_names_are_refused_with_the_choices(kind, name):
 OTHER = dict(
     rank=3, alpha=2.0, preset="all-linear", include=("a",), exclude=("b",), steps=7, learning_rate=0.5, batch_size=2,
     accumulation=3, seed=1, schedule="constant", warmup=2, weighting="min_snr", snr_gamma=2.0, timesteps="shifted",
-    shift=1.5, max_grad_norm=0.5, weight_decay=0.3, caption_dropout=0.9,
+    shift=1.5, max_grad_norm=0.5, weight_decay=0.3, caption_dropout=0.9, preservation=1.0,
 )  # fmt: skip
 
 

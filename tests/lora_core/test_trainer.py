@@ -76,7 +76,7 @@ class Run:
 
     def steps(self) -> Iterator[StepResult]:
         with attached(self.state.factors.branches):
-            yield from train(self.config, self.state, self.toy, self.samples, [-9.0] * len(self.samples))
+            yield from train(self.config, self.state, self.toy, self.samples)
 
     def go(self, count: int | None = None) -> list[StepResult]:
         running, results = self.steps(), []
@@ -94,7 +94,7 @@ class Run:
 
 def make_samples() -> list[Sample]:
     generator = torch.Generator().manual_seed(3)
-    return [Sample(torch.randn(CHANNELS, *shape, generator=generator), float(i)) for i, shape in enumerate(SHAPES)]
+    return [Sample(torch.randn(CHANNELS, *shape, generator=generator), float(i), -float(i) - 1) for i, shape in enumerate(SHAPES)]
 
 
 @pytest.fixture(scope="module")
@@ -151,7 +151,7 @@ def test_the_shift_changes_the_shifted_law():
 @pytest.mark.parametrize("weighting", ["none", "min_snr", "debiased"])
 def test_a_toy_problem_is_learnt(weighting):
     """All latents are one constant picture, which a few steps of a rank-3 path can tell from noise."""
-    samples = [Sample(torch.full((CHANNELS, 6, 6), 1.5), 0.0)] * 4
+    samples = [Sample(torch.full((CHANNELS, 6, 6), 1.5), 0.0, -9.0)] * 4
     config = TrainConfig(steps=150, learning_rate=2e-2, batch_size=4, seed=0, weighting=weighting, caption_dropout=0.0)
     run = Run(config, samples)
     run.go()
@@ -181,7 +181,7 @@ def test_one_step_is_adamw_on_the_mean_gradient_of_its_micro_batches():
 
 def test_accumulation_is_the_mean_over_micro_batches():
     """A batch of four in one forward, and the same four one by one, are one gradient when noise is shared."""
-    samples = [Sample(torch.full((CHANNELS, 2, 2), float(i)), float(i)) for i in range(4)]
+    samples = [Sample(torch.full((CHANNELS, 2, 2), float(i)), float(i), -9.0) for i in range(4)]
     grads, losses = [], []
     for size, accumulation in ((4, 1), (1, 4), (2, 2)):
         config = TrainConfig(steps=1, batch_size=size, accumulation=accumulation, caption_dropout=0.0)
@@ -214,9 +214,7 @@ def test_dropped_captions_take_that_samples_unconditional():
     shares = {}
     for dropout in (0.0, 0.25, 1.0):
         run = Run(replace(CONFIG, steps=100, caption_dropout=dropout))
-        with attached(run.state.factors.branches):
-            for _ in train(run.config, run.state, run.toy, run.samples, unconditional):
-                pass
+        run.go()
         told = [value for batch in run.toy.seen for value in batch]
         shares[dropout] = sum(value < 0 for value in told) / len(told)
         assert set(told) <= set(unconditional) | {float(i) for i in range(len(SHAPES))}
@@ -259,7 +257,7 @@ def test_a_loss_that_is_not_finite_stops_before_the_factors(value, good_steps):
     run = Run()
     run.go(good_steps)
     before = snapshot(run)
-    run.samples[:] = [Sample(torch.full_like(s.latent, value), s.condition) for s in run.samples]
+    run.samples[:] = [replace(s, latent=torch.full_like(s.latent, value)) for s in run.samples]
     rate = learning_rate(CONFIG, good_steps)
     with pytest.raises(FloatingPointError, match=rf"loss became \w+ at step {good_steps + 1}; lower the ") as caught:
         run.go()
@@ -359,3 +357,31 @@ def test_closing_at_a_yield_keeps_everything(whole):
     for _ in range(12):
         run.go(1)
     assert run.bytes() == whole[0] and run.go() == []
+
+
+def test_preservation_pulls_the_answer_to_other_captions_back_to_the_base():
+    """Latents of one colour teach the net an offset; with preservation the answer to the class caption moves less."""
+    samples = [Sample(torch.full((CHANNELS, 6, 6), 1.5), 2.0, -9.0, (0.5, 0.25))] * 4
+    moved = {}
+    for strength in (0.0, 10.0):
+        run = Run(replace(CONFIG, steps=150, learning_rate=1e-2, caption_dropout=0.0, preservation=strength), samples)
+        run.go()
+        x, sigma = torch.ones(1, CHANNELS, 6, 6), torch.tensor([0.5])
+        with torch.no_grad(), attached(run.state.factors.branches):
+            after = run.toy.denoised(x, sigma, [0.5])
+            with run.state.factors.silence():
+                base = run.toy.denoised(x, sigma, [0.5])
+        moved[strength] = float((after - base).norm())
+        assert torch.equal(base, run.toy.denoised(x, sigma, [0.5]))
+    assert 0 < moved[10.0] < 0.7 * moved[0.0]
+
+
+def test_preservation_draws_from_all_its_captions_and_resumes_like_everything_else():
+    samples = [replace(s, preserved=(50.0, 60.0)) for s in make_samples()]
+    config = replace(CONFIG, preservation=0.5)
+    run = Run(config, samples)
+    run.go()
+    assert {50.0, 60.0} <= {value for batch in run.toy.seen for value in batch}
+    again = Run(config, samples)
+    again.go()
+    assert again.bytes() == run.bytes()
