@@ -1,0 +1,127 @@
+"""Gradients through real ComfyUI models: the same with and without checkpointing, and those of finite differences."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from typing import Any
+
+import pytest
+import torch
+from harness.calls import encode, relative_error
+from lora_loom.lora_core.training import objective
+from lora_loom.lora_core.training.config import LoraConfig
+from lora_loom.lora_core.training.inject import Factors, attached
+from lora_loom.lora_core.training.targets import select
+from lora_loom.nodes.bridge import session
+from lora_loom.nodes.bridge.denoiser import ComfyDenoiser
+from lora_loom.nodes.bridge.session import blocks, training_session
+from lora_loom.nodes.bridge.training import PREFIX
+from torch import Tensor
+
+FAMILIES = ["sd15", "sd15_full", "flux1", "flux1_schnell", "wan_demo"]
+IN_PLACE = ["flux1", "flux1_schnell"]  # their blocks change tensors that autograd has saved
+
+
+class Problem:
+    """Loss and flat gradient of random, nowhere-zero factors on one batch of two, in a session that is open."""
+
+    def __init__(self, patcher: Any, conditioning: list[list], preset: str = "attention+mlp") -> None:
+        draw = torch.Generator().manual_seed(3)
+        network = patcher.model.diffusion_model
+        layers = select(network, LoraConfig(4, 4.0, preset, exclude=("final_layer*", "head*")), PREFIX)
+        self.factors = Factors(layers, 4, 4.0, draw)
+        with torch.no_grad():
+            self.factors.flat.copy_(torch.randn(self.factors.flat.shape, generator=draw) * 0.05)
+        self.denoiser = ComfyDenoiser(patcher)
+        space = patcher.model.latent_format
+        shape = (2, space.latent_channels, *([1] if space.latent_dimensions == 3 else []), 16, 8)
+        self.x0, self.noise = torch.randn(shape, generator=draw), torch.randn(shape, generator=draw)
+        self.sigma = self.denoiser.sigma(torch.tensor([0.4, 0.7]))
+        self.conditions = [self.denoiser.condition(c, x) for c, x in zip(conditioning, self.x0, strict=True)]
+
+    def _loss(self) -> Tensor:
+        residual = objective.residual(self.denoiser, self.x0, self.noise, self.sigma, self.conditions)
+        return residual.double().square().mean()
+
+    @torch.no_grad()
+    def loss(self) -> float:
+        with attached(self.factors.branches):
+            return float(self._loss())
+
+    def gradient(self) -> Tensor:
+        self.factors.flat.grad.zero_()
+        with attached(self.factors.branches):  # recomputed blocks need the low-rank paths in the backward pass, too
+            self._loss().backward()
+        return self.factors.flat.grad.clone()
+
+
+def gradient(trio: Any, checkpointing: bool, preset: str = "attention+mlp") -> Tensor:
+    conditioning = [encode(trio.clip, text, guidance=1.0) for text in ("a red heart", "blue")]
+    with torch.inference_mode(), training_session(trio.model, checkpointing) as patcher:
+        return Problem(patcher, conditioning, preset).gradient()
+
+
+def cosine(a: Tensor, b: Tensor) -> float:
+    return float(torch.nn.functional.cosine_similarity(a.double(), b.double(), dim=0))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_checkpointing_changes_nothing(models, family: str) -> None:
+    preset = "linear+conv" if family == "sd15_full" else "attention+mlp"
+    plain, recomputed = (gradient(models(family), flag, preset) for flag in (False, True))
+    assert plain.norm() > 0 and torch.isfinite(plain).all()
+    assert cosine(plain, recomputed) > 0.9999
+    assert relative_error(recomputed, plain) < 1e-5
+
+
+@pytest.mark.parametrize("checkpointing", [False, True], ids=["plain", "checkpointing"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_finite_differences(models, family: str, checkpointing: bool) -> None:
+    """The strongest entries, and the directional derivative along a random direction that weighs all of them."""
+    trio = models(family)
+    conditioning = [encode(trio.clip, text, guidance=1.0) for text in ("a red heart", "blue")]
+    with torch.inference_mode(), training_session(trio.model, checkpointing) as patcher:
+        problem = Problem(patcher, conditioning)
+        found, flat = problem.gradient(), problem.factors.flat
+        directions = [torch.zeros_like(flat).index_fill_(0, i, 1.0) for i in found.abs().topk(3).indices.split(1)]
+        directions.append(torch.randn(flat.shape, generator=torch.Generator().manual_seed(1)) + found.sign())
+        for direction in directions:
+            slope = float(found.double() @ direction.double())
+            assert slope == pytest.approx(central_difference(problem, direction, slope), rel=0.01)
+
+
+@torch.no_grad()
+def central_difference(problem: Problem, direction: Tensor, slope: float) -> float:
+    """With a step that moves the loss by about a thousandth: far above fp32's noise, far below its curvature."""
+    step = 1e-3 * problem.loss() / abs(slope)
+    values = []
+    for sign in (1, -1):
+        problem.factors.flat.add_(direction, alpha=sign * step)
+        values.append(problem.loss())
+        problem.factors.flat.add_(direction, alpha=-sign * step)
+    return (values[0] - values[1]) / (2 * step)
+
+
+@pytest.mark.parametrize("family", IN_PLACE)
+def test_in_place_blocks_need_their_copies(models, monkeypatch, family: str) -> None:
+    """The controls: without the copies autograd refuses, or under checkpointing gives another gradient in silence."""
+    right = gradient(models(family), checkpointing=False)
+    with monkeypatch.context() as without_norms:
+        without_norms.setattr(session, "NormsOnCopies", nullcontext)
+        with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+            gradient(models(family), checkpointing=False)
+        assert relative_error(gradient(models(family), checkpointing=True), right) > 1e-3
+    monkeypatch.setattr(session, "_own", lambda value: value)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        gradient(models(family), checkpointing=True)
+
+
+@pytest.mark.parametrize(
+    ("family", "count"), [("sd15", 5), ("sd15_full", 43), ("flux1", 4), ("flux1_schnell", 4), ("wan_demo", 6)]
+)
+def test_blocks_are_those_of_the_network(models, family: str, count: int) -> None:
+    network = models(family).model.model.diffusion_model
+    found = blocks(network)
+    assert len(found) == count
+    inside = sum(p.numel() for block in found for p in block.parameters())
+    assert inside > 0.5 * sum(p.numel() for p in network.parameters())

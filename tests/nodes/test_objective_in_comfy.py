@@ -1,0 +1,190 @@
+"""The training loss on real ComfyUI models is the textbook one, computed here by hand around the bare network."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import comfy.latent_formats
+import pytest
+import torch
+from harness.calls import encode, relative_error
+from lora_loom.lora_core.training import dataset, objective
+from lora_loom.nodes.bridge.denoiser import ComfyDenoiser, prediction_type
+from lora_loom.nodes.bridge.encoding import encode_captions, encode_images
+from lora_loom.nodes.bridge.session import training_session
+from torch import Tensor
+
+FAMILIES = ["sd15", "flux1", "flux1_schnell", "wan_demo"]
+CAPTIONS = ["a red heart", "blue", "a green square on a gray background", "", "striped"]
+LEVELS = torch.tensor([0.02, 0.2, 0.5, 0.8, 0.98])
+EPSILON = torch.finfo(torch.float32).eps
+
+# One textbook per prediction: (x_t, what the network is told about time, target) of x0, noise and u.
+Textbook = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]
+
+
+def ddpm(x0: Tensor, noise: Tensor, u: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Ho et al. 2020 on Stable Diffusion's schedule: x_t = sqrt(a_t) x0 + sqrt(1 - a_t) n, the target is n."""
+    betas = torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2
+    step = (u * 1000).long()
+    kept = (1 - betas).cumprod(0)[step].view(-1, 1, 1, 1)
+    return kept.sqrt() * x0 + (1 - kept).sqrt() * noise, step.float(), noise
+
+
+def rectified_flow(x0: Tensor, noise: Tensor, u: Tensor, steps: float = 1.0) -> tuple[Tensor, Tensor, Tensor]:
+    """Liu et al. 2022: x_t = (1 - t) x0 + t n, the target is n - x0."""
+    t = u.double().view(-1, *(1 for _ in x0.shape[1:]))
+    return (1 - t) * x0 + t * noise, u * steps, noise - x0
+
+
+def wan_flow(x0: Tensor, noise: Tensor, u: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    return rectified_flow(x0, noise, u, 1000.0)
+
+
+TEXTBOOKS: dict[str, Textbook] = {
+    "sd15": ddpm, "flux1": rectified_flow, "flux1_schnell": rectified_flow, "wan_demo": wan_flow,
+}  # fmt: skip
+
+
+@pytest.fixture(params=FAMILIES)
+def family(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
+@contextmanager
+def denoiser_of(model: Any) -> Iterator[ComfyDenoiser]:
+    with training_session(model, checkpointing=False) as patcher, torch.no_grad():
+        yield ComfyDenoiser(patcher)
+
+
+def latents(model: Any, count: int) -> tuple[Tensor, Tensor]:
+    """x0 and noise, (count, channels, [1,] 8, 8), fp32."""
+    space = model.model.latent_format
+    shape = (count, space.latent_channels, *([1] if space.latent_dimensions == 3 else []), 8, 8)
+    generator = torch.Generator().manual_seed(0)
+    return torch.randn(shape, generator=generator), torch.randn(shape, generator=generator)
+
+
+def bare_network(model: Any, x_t: Tensor, time: Tensor, conditioning: list[list]) -> Tensor:
+    """The diffusion network itself, one sample at a time, on nothing but its own arguments."""
+    out = []
+    for x, t, ((text, options),) in zip(x_t, time, conditioning, strict=True):
+        more = (
+            {"y": options["pooled_output"], "guidance": torch.tensor([2.5])} if "Flux" in type(model).__name__ else {}
+        )
+        out.append(model.diffusion_model(x[None].float(), t[None], context=text, **more))
+    return torch.cat(out)
+
+
+@torch.no_grad()
+def test_residual_is_output_minus_target(models, family: str) -> None:
+    trio = models(family)
+    conditioning = [encode(trio.clip, text, guidance=2.5) for text in CAPTIONS]
+    x0, noise = latents(trio.model, len(LEVELS))
+    with denoiser_of(trio.model) as denoiser:
+        x_t, time, target = TEXTBOOKS[family](x0.double(), noise.double(), LEVELS)
+        conditions = [denoiser.condition(c, x) for c, x in zip(conditioning, x0, strict=True)]
+        wanted = bare_network(trio.model.model, x_t, time, conditioning).double() - target
+        sigma = denoiser.sigma(LEVELS)
+        residual = objective.residual(denoiser, x0, noise, sigma, conditions)
+        # x0_pred - x0 is a difference of fp32 numbers of the size of x_t, divided by b.
+        rounding = EPSILON * (1 + x0.std() + sigma) / denoiser.output_scale(sigma).abs()
+        for index in range(len(LEVELS)):
+            limit = 2e-6 + float(rounding[index])
+            assert relative_error(residual[index], wanted[index]) < limit, f"noise level {LEVELS[index]:g}"
+
+
+@torch.no_grad()
+def test_each_sample_sees_its_own_caption_in_one_forward(models, family: str) -> None:
+    trio = models(family)
+    conditioning = [encode(trio.clip, text, guidance=1.0) for text in CAPTIONS]
+    x0, noise = latents(trio.model, 5)
+    with denoiser_of(trio.model) as denoiser, counted(trio.model) as calls:
+        sigma = denoiser.sigma(LEVELS)
+        conditions = [denoiser.condition(c, x) for c, x in zip(conditioning, x0, strict=True)]
+        together = objective.residual(denoiser, x0, noise, sigma, conditions)
+        assert calls == [5], "one forward with one sample per picture"
+        for i in range(5):
+            alone = objective.residual(denoiser, x0[i : i + 1], noise[i : i + 1], sigma[i : i + 1], [conditions[i]])
+            assert relative_error(together[i], alone[0]) < 1e-4
+        swapped = objective.residual(denoiser, x0, noise, sigma, conditions[::-1])
+        assert relative_error(swapped[0], together[0]) > 1e-3, "the caption must matter"
+
+
+@torch.no_grad()
+def test_captions_of_different_length(models, family: str) -> None:
+    """A caption of more tokens than one chunk beside a short one: both see what they see alone."""
+    trio = models(family)
+    texts = ["a red heart", "many words, " * 150]
+    x0, noise = latents(trio.model, 2)
+    with denoiser_of(trio.model) as denoiser:
+        sigma = denoiser.sigma(torch.tensor([0.3, 0.7]))
+        conditions = [denoiser.condition(encode(trio.clip, t, guidance=1.0), x) for t, x in zip(texts, x0, strict=True)]
+        together = objective.residual(denoiser, x0, noise, sigma, conditions)
+        for i in range(2):
+            alone = objective.residual(denoiser, x0[i : i + 1], noise[i : i + 1], sigma[i : i + 1], [conditions[i]])
+            assert relative_error(together[i], alone[0]) < 1e-4
+
+
+@contextmanager
+def counted(model: Any) -> Iterator[list[int]]:
+    """Batch sizes of the calls of the diffusion network."""
+    calls: list[int] = []
+    hook = model.model.diffusion_model.register_forward_pre_hook(lambda _, args: calls.append(len(args[0])))
+    try:
+        yield calls
+    finally:
+        hook.remove()
+
+
+def test_prediction_types(models) -> None:
+    found = {name: prediction_type(models(name).model) for name in FAMILIES}
+    assert found == {"sd15": "epsilon", "flux1": "flow", "flux1_schnell": "flow", "wan_demo": "flow"}
+
+
+def test_noise_levels_run_from_clean_to_noise(models, family: str) -> None:
+    with denoiser_of(models(family).model) as denoiser:
+        sigma = denoiser.sigma(torch.linspace(0, 1, 1001))
+        snr = denoiser.snr(sigma)
+        assert torch.isfinite(sigma).all() and (sigma > 0).all()
+        assert (sigma.diff() >= 0).all() and (snr.diff() <= 0).all()
+        assert denoiser.output_scale(sigma).abs().min() > 0
+
+
+SCALES = {
+    "sd15": lambda z: z * 0.18215,
+    "flux1": lambda z: (z - 0.1159) * 0.3611,
+    "wan_demo": lambda z: wan_scaled(z),
+}
+
+
+def wan_scaled(z: Tensor) -> Tensor:
+    table = comfy.latent_formats.Wan21()
+    mean, std = (torch.as_tensor(v).flatten().view(1, 16, 1, 1, 1) for v in (table.latents_mean, table.latents_std))
+    return (z - mean) / std
+
+
+@pytest.mark.parametrize("name", SCALES)
+def test_latents_are_in_the_models_own_scale(models, pictures: Path, name: str) -> None:
+    trio = models(name)
+    data = dataset.from_folder(pictures, "", 64, 16, 1)
+    encoded = encode_images(trio.vae, trio.model, data, lambda *_: None)
+    for latent, example in zip(encoded, data.examples, strict=True):
+        with torch.inference_mode():
+            wanted = SCALES[name](trio.vae.encode(example.pixels[None].float()))
+        assert latent.shape == wanted.shape[1:] and not latent.is_inference()
+        assert relative_error(latent, wanted[0]) < 1e-6
+
+
+def test_captions_are_encoded_once_and_outside_inference_mode(models) -> None:
+    told: list[str] = []
+    with torch.inference_mode():
+        encoded = encode_captions(models("flux1").clip, ["b", "a", "b", ""], 1.0, lambda *args: told.append(args[2]))
+    assert sorted(encoded) == ["", "a", "b"] and len(told) == 3
+    ((text, options),) = encoded["a"]
+    assert not text.is_inference() and not options["pooled_output"].is_inference()
+    assert options["guidance"] == 1.0
+    assert torch.equal(text, encode(models("flux1").clip, "a")[0][0])
