@@ -1,0 +1,38 @@
+"""What a training step computes and what it keeps: figures that no load of the machine changes."""
+
+from __future__ import annotations
+
+import torch
+from _measure import Step
+from torch import Tensor, nn
+from torch.autograd.graph import saved_tensors_hooks
+from torch.utils.flop_counter import FlopCounterMode, addmm_flop, sdpa_backward_flop, sdpa_flop
+
+_aten = torch.ops.aten
+_UNKNOWN_TO_TORCH = {
+    _aten.addmm_: addmm_flop.__wrapped__,
+    _aten._scaled_dot_product_flash_attention_for_cpu: sdpa_flop.__wrapped__,
+    _aten._scaled_dot_product_flash_attention_for_cpu_backward: sdpa_backward_flop.__wrapped__,
+}
+
+
+def flops(step: Step) -> int:
+    """Of matrix products, convolutions and attention."""
+    with FlopCounterMode(display=False, custom_mapping=_UNKNOWN_TO_TORCH) as counter:
+        step()
+    return counter.get_total_flops()
+
+
+def saved_bytes(step: Step) -> int:
+    """Of all storages kept for backward, except those of parameters and of other leaves that want a gradient."""
+    kept: dict[int, Tensor] = {}
+
+    def pack(tensor: Tensor) -> Tensor:
+        owner = tensor if tensor._base is None else tensor._base
+        if not isinstance(owner, nn.Parameter) and not (owner.is_leaf and owner.requires_grad):
+            kept[tensor.untyped_storage().data_ptr()] = tensor
+        return tensor
+
+    with saved_tensors_hooks(pack, lambda tensor: tensor):
+        step()
+    return sum(tensor.untyped_storage().nbytes() for tensor in kept.values())

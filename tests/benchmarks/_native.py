@@ -1,0 +1,60 @@
+"""ComfyUI's own training node, opened up so that a single step can be timed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import comfy.model_management
+import comfy_extras.nodes_train as nodes_train
+import torch
+from _measure import Step, Variant
+from torch import Tensor
+
+
+class _Opened(nodes_train.TrainSampler):
+    """Keeps what the guider passes to a sampler instead of training."""
+
+    def sample(self, guider, sigmas, extra_args, callback, noise, latent_image=None, *_) -> Tensor:
+        self.given = (sigmas, extra_args, callback, noise, latent_image)
+        self.conds = nodes_train.process_cond_list(guider.conds)["positive"]
+        return torch.zeros_like(latent_image)
+
+    def step(self, guider) -> None:
+        """TrainLoraNode's loop, once round: draw, forward, backward, optimiser."""
+        guider.conds = {"positive": list(self.conds)}
+        super().sample(guider, *self.given)
+
+
+def native(
+    model, latents: Tensor, texts: Tensor, batch: int, rank: int, dtype: torch.dtype, checkpointing: bool
+) -> Variant:
+    """TrainLoraNode's parts in the order of its execute(), with its defaults for everything not given here."""
+    patcher = model.clone()
+    patcher.set_model_compute_dtype(dtype)
+    patcher.model.requires_grad_(False).train()
+    factors, _ = nodes_train._setup_lora_adapters(patcher, {}, "LoRA", dtype, rank)
+    optimizer = nodes_train._create_optimizer("AdamW", factors.values(), 5e-4)
+    sampler = _Opened(torch.nn.MSELoss(), optimizer, lambda _: None, batch, training_dtype=dtype)
+    guider = nodes_train.TrainGuider(patcher)
+    guider.set_conds([[text, {}] for text in texts])
+    nodes_train._run_training_loop(guider, sampler, latents.to(dtype), len(latents), 0, False, False)
+    guider.inner_model = patcher.model  # which the guider lets go of after its one call
+
+    @contextmanager
+    def session() -> Iterator[Step]:
+        comfy.model_management.load_models_gpu([patcher], force_full_load=True)
+        patcher.pre_run()
+        modules = nodes_train.find_modules_at_depth(patcher.model.diffusion_model) if checkpointing else []
+        before, comfy.model_management.in_training = comfy.model_management.in_training, True
+        try:
+            for module in modules:
+                nodes_train.patch(module)
+            yield lambda: sampler.step(guider)
+        finally:
+            for module in modules:
+                nodes_train.unpatch(module)
+            comfy.model_management.in_training = before
+            patcher.cleanup()
+
+    return session
