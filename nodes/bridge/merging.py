@@ -29,11 +29,12 @@ def merge(
 ) -> tuple[Adapter, str]:
     """The exact sum of all parts, cut to `rank` when it is not 0. Returns the adapter and a report."""
     table = NameTable(model, clip)
-    parts: list[Weighted] = load_rows(rows_of(lora_stack), table)
-    _refuse_lost_layers(parts)
+    parts = load_rows(rows_of(lora_stack), table)
     for number, (adapter, strength) in enumerate(zip(adapters, strengths, strict=True)):
         name = adapter.metadata.get("modelspec.title") or f"adapter {number + 1}"
-        parts.append(Weighted(name, table.resolve(adapter, name).adapter, strength, strength))
+        resolved = table.resolve(adapter, name)
+        parts.append(Entry(name, resolved.adapter, strength, strength, resolved.unmatched))
+    _refuse_lost_layers(parts)
     layers = exact_sum(parts)
     if not layers:
         raise ValueError("there is nothing to merge; connect adapters or a lora_stack with strengths other than 0")
