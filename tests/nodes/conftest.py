@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import cache
 from math import prod
 from pathlib import Path
+from typing import Any
 
 import comfy.model_management
 import folder_paths
@@ -15,7 +17,7 @@ import pytest
 import tiny
 import torch
 from harness.calls import register_pack
-from lora_loom.lora_core.adapter import Adapter
+from lora_loom.lora_core.adapter import TEXT_PREFIX, Adapter
 from lora_loom.lora_core.low_rank import LowRank
 from lora_loom.lora_core.training.config import LoraConfig
 from lora_loom.lora_core.training.targets import select
@@ -32,6 +34,8 @@ Models = Callable[[str], tiny.Loaded]
 @pytest.fixture(scope="session", autouse=True)
 def _registered() -> None:
     register_pack()
+    gc.collect()
+    gc.freeze()  # ComfyUI collects garbage whenever a model is dropped; a million imported objects need no look
 
 
 @pytest.fixture(scope="session")
@@ -120,6 +124,25 @@ def _random_adapter(
         layer = LowRank(down, torch.randn(out, rank, generator=generator), alpha, tuple(inner[1:]))
         factor = size * float(module.weight.float().norm()) / layer.norm()
         layers[name] = replace(layer, lora_B=layer.lora_B * factor)
+    return Adapter(layers)
+
+
+@pytest.fixture(scope="session")
+def add_text() -> Callable[..., Adapter]:
+    """An Adapter with random corrections of the text encoder's blocks added."""
+    return _add_text
+
+
+def _add_text(adapter: Adapter, clip: Any, seed: int = 0) -> Adapter:
+    """The adapter with random corrections of all linear layers in the text encoder's blocks."""
+    generator = torch.Generator().manual_seed(seed)
+    layers = dict(adapter.layers)
+    for key, weight in clip.cond_stage_model.state_dict().items():
+        if "clip_l" in key and ".layers." in key and key.endswith(".weight") and weight.ndim == 2:
+            down = torch.randn(4, weight.shape[1], generator=generator)
+            layer = LowRank(down, torch.randn(weight.shape[0], 4, generator=generator), 2.0)
+            small = 0.3 * float(weight.norm()) / layer.norm()
+            layers[TEXT_PREFIX + key.removesuffix(".weight")] = layer.scaled(small)
     return Adapter(layers)
 
 
