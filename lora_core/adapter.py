@@ -9,12 +9,14 @@ from .low_rank import LowRank
 
 TEXT_PREFIX = "text_encoders."
 
+
 @dataclass(frozen=True, eq=False)
 class Adapter:
     """`layers` maps the name of a weight (without `.weight`) to its correction; `metadata` is the file's header text.
 
-    Training and the bridge use ComfyUI's own state-dict names: `diffusion_model.<path>` and `text_encoders.<path>`. An Adapter read from a file
-    keeps the file's spelling until the bridge resolves it against a model.
+    Training and the bridge use ComfyUI's own state-dict names: `diffusion_model.<path>` and
+    `text_encoders.<path>`. An Adapter read from a file keeps the file's spelling until the bridge resolves it against a
+    model.
     """
 
     layers: Mapping[str, LowRank]

@@ -30,7 +30,13 @@ _FLUX = r"(double|single)_blocks_\d|single_transformer_blocks_\d"
 _FLUX_2_LAYERS = r"\.single_transformer_blocks\.\d+\.attn\.to_(qkv_mlp_proj|out)"
 
 FAMILIES = (
-    Family("SD 1.5", "SD15", "stable-diffusion-v1", "sd_v1", r"(blocks_\d+_1|block_1|attentions_\d)_transformer_blocks_0_attn[12]_"),
+    Family(
+        "SD 1.5",
+        "SD15",
+        "stable-diffusion-v1",
+        "sd_v1",
+        r"(blocks_\d+_1|block_1|attentions_\d)_transformer_blocks_0_attn[12]_",
+    ),
     Family("FLUX.1 dev", "Flux", "flux-1-dev", "flux1", _FLUX, "shifted", 3.0, 1.0, _FLUX_2_LAYERS),
     Family("FLUX.1 schnell", "FluxSchnell", "flux-1-schnell", "flux1", _FLUX, "shifted", 3.0, None, _FLUX_2_LAYERS),
     Family("Wan 2.1", "WAN21_T2V", "wan-2.1", "wan2.1", r"blocks_\d+_(self|cross)_attn_[qkvo]", "shifted", 3.0),
@@ -38,7 +44,7 @@ FAMILIES = (
 
 
 def for_config_class(name: str) -> Family:
-    """The row of a ComfyUI model class. A class without a row gets a plain one: it still trains, with neutral defaults."""
+    """The row of a ComfyUI model class. A class without one gets a plain row: it trains, with neutral defaults."""
     rows = [family for family in FAMILIES if family.config_class == name]
     return rows[0] if rows else Family(name, name, name.lower(), name.lower(), r"(?!)")
 

@@ -14,7 +14,10 @@ class MergeLora(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         adapters = io.Autogrow.TemplatePrefix(
-            AdapterType.Input("adapter", tooltip="From Train LoRA or another Merge LoRA."), prefix="adapter", min=0, max=16
+            AdapterType.Input("adapter", tooltip="From Train LoRA or another Merge LoRA."),
+            prefix="adapter",
+            min=0,
+            max=16,
         )
         return io.Schema(
             node_id="LoraLoom_MergeLora",

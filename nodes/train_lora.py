@@ -42,7 +42,7 @@ class TrainLora(io.ComfyNode):
                 io.Combo.Input("weighting", options=list(WEIGHTINGS), default="none", optional=True, advanced=True, tooltip="Loss weight by noise level. none: the plain eps, v or flow loss of the model."),
                 io.Combo.Input("lr_schedule", options=list(SCHEDULES), default="cosine", optional=True, advanced=True, tooltip="How the learning rate runs over the steps."),
                 io.Int.Input("warmup", default=0, min=0, max=100_000, optional=True, advanced=True, tooltip="Steps over which the learning rate rises from zero."),
-                io.Float.Input("caption_dropout", default=0.05, min=0.0, max=1.0, step=0.01, optional=True, advanced=True, tooltip="Share of pictures trained with an empty caption, which keeps guidance working."),
+                io.Float.Input("caption_dropout", default=0.0, min=0.0, max=1.0, step=0.01, optional=True, advanced=True, tooltip="Share of pictures trained with an empty caption, which keeps guidance working."),
                 io.Float.Input("max_grad_norm", default=1.0, min=0.0, max=1000.0, step=0.1, optional=True, advanced=True, tooltip="Gradients longer than this are shortened to it; 0 leaves them."),
                 io.Boolean.Input("gradient_checkpointing", default=True, optional=True, advanced=True, tooltip="Recompute each block in the backward pass: far less memory, about a third more time."),
                 io.Int.Input("save_every", default=250, min=0, max=1_000_000, optional=True, advanced=True, tooltip="Steps between saves of the run's state; 0 saves only at the end, on cancel and on errors."),
@@ -76,7 +76,7 @@ class TrainLora(io.ComfyNode):
     def execute(
         cls, model, clip, vae, dataset, steps, rank, alpha, learning_rate, targets, seed, batch_size, accumulation,
         run_name="my_lora", resume="continue", timesteps=AUTO, shift=3.0, weighting="none", lr_schedule="cosine", warmup=0,
-        caption_dropout=0.05, max_grad_norm=1.0, gradient_checkpointing=True, save_every=250, include="", exclude="",
+        caption_dropout=0.0, max_grad_norm=1.0, gradient_checkpointing=True, save_every=250, include="", exclude="",
         preserve="", preservation=0.0,
     ) -> io.NodeOutput:  # fmt: skip
         lora = LoraConfig(rank, alpha, targets, _patterns(include), _patterns(exclude))

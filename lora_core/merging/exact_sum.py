@@ -26,7 +26,7 @@ class Weighted:
 
 
 def exact_sum(parts: Sequence[Weighted]) -> dict[str, LowRank]:
-    """Layer by layer the sum of all parts; a layer present in only some of them, or at strength 0, is handled exactly."""
+    """Layer by layer the sum of all parts; layers that only some have, or at strength 0, are handled exactly."""
     terms: dict[str, list[LowRank]] = {}
     for part in parts:
         for name, layer in part.adapter.layers.items():

@@ -24,7 +24,9 @@ def save(path: Path, state: TrainState, fingerprint: str) -> None:
     tensors["progress"] = torch.frombuffer(bytearray(progress.encode()), dtype=torch.uint8)
     header = {"lora_loom.checkpoint": _VERSION, "fingerprint": fingerprint}
     path.parent.mkdir(parents=True, exist_ok=True)
-    save_file(path, {name: value.detach().cpu().contiguous() for name, value in tensors.items()}, header, overwrite=True)
+    save_file(
+        path, {name: value.detach().cpu().contiguous() for name, value in tensors.items()}, header, overwrite=True
+    )
 
 
 def load(path: Path, state: TrainState, fingerprint: str) -> None:
@@ -34,7 +36,9 @@ def load(path: Path, state: TrainState, fingerprint: str) -> None:
     """
     header, tensors = _read(path)
     if header.get("lora_loom.checkpoint") != _VERSION or header.get("fingerprint") != fingerprint:
-        raise ValueError(f"{path.name} was written by a run with other settings; choose another run name, or start over")
+        raise ValueError(
+            f"{path.name} was written by a run with other settings; choose another run name, or start over"
+        )
     progress = json.loads(bytes(tensors["progress"].tolist()))
     with torch.no_grad():
         state.factors.flat.copy_(tensors["factors"])

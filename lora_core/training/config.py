@@ -17,7 +17,7 @@ PRESETS, WEIGHTINGS, TIMESTEP_LAWS, SCHEDULES = (get_args(t) for t in (Preset, W
 
 @dataclass(frozen=True)
 class LoraConfig:
-    """Which layers get a correction and how large it is. `include` and `exclude` are fnmatch patterns of layer names."""
+    """Which layers get a correction, and how large. `include` and `exclude` are fnmatch patterns of layer names."""
 
     rank: int = 16
     alpha: float = 16.0
@@ -51,7 +51,7 @@ class TrainConfig:
     shift: float = 3.0
     max_grad_norm: float = 1.0
     weight_decay: float = 0.01
-    caption_dropout: float = 0.05
+    caption_dropout: float = 0.0
     preservation: float = 0.0
 
     def __post_init__(self) -> None:

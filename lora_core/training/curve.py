@@ -37,7 +37,10 @@ def draw_curve(losses: Sequence[float], steps: int, size: tuple[int, int] = (512
     def points(values: Sequence[float]) -> list[tuple[float, float]]:
         stride = max(len(values) // (right - left), 1)
         return [
-            (left + (right - left) * (i + 1) / steps, bottom - (bottom - top) * (min(max(v, low), high) - low) / (high - low))
+            (
+                left + (right - left) * (i + 1) / steps,
+                bottom - (bottom - top) * (min(max(v, low), high) - low) / (high - low),
+            )
             for i, v in list(enumerate(values))[::stride]
         ]
 

@@ -61,11 +61,15 @@ class Dataset:
 def list_images(folder: Path) -> tuple[list[Path], list[tuple[str, str]]]:
     """Pictures of the folder by name, and (name, reason) for the other files. Raises ValueError when there are none."""
     if not folder.is_dir():
-        raise ValueError(f"the folder {folder} does not exist; give an absolute path or one inside ComfyUI's input folder")
+        raise ValueError(
+            f"the folder {folder} does not exist; give an absolute path or one inside ComfyUI's input folder"
+        )
     files = sorted(path for path in folder.iterdir() if path.is_file() and not path.name.startswith("."))
     images = [path for path in files if path.suffix.lower() in SUFFIXES]
     if not images:
-        raise ValueError(f"the folder {folder} holds no images; put {', '.join(SUFFIXES)} files with .txt captions into it")
+        raise ValueError(
+            f"the folder {folder} holds no images; put {', '.join(SUFFIXES)} files with .txt captions into it"
+        )
     captions = {path.with_suffix(".txt").name for path in images}
     others = [path.name for path in files if path not in images and path.name not in captions]
     return images, [(name, _reason(name)) for name in others]
@@ -85,7 +89,8 @@ def check_folder(folder: Path, trigger: str) -> None:
     images, _ = list_images(folder)
     if not trigger and not any(read_caption(path) for path in images):
         raise ValueError(
-            f"none of the {len(images)} images in {folder} has a caption; add .txt files of the same name, or a trigger word"
+            f"none of the {len(images)} images in {folder} has a caption; "
+            "add .txt files of the same name, or a trigger word"
         )
     for path in images:
         with _opened(path):
@@ -107,17 +112,23 @@ def from_folder(folder: Path, trigger: str, resolution: int, step: int, repeats:
     return _dataset(examples, trigger, resolution, repeats, left_out)
 
 
-def from_tensors(images: Iterable[Tensor], captions: Sequence[str], trigger: str, resolution: int, step: int, repeats: int) -> Dataset:
+def from_tensors(
+    images: Iterable[Tensor], captions: Sequence[str], trigger: str, resolution: int, step: int, repeats: int
+) -> Dataset:
     """From (height, width, channels) tensors in 0..1 and one caption each, or one caption for all."""
     images, sizes = list(images), bucket_sizes(resolution, step)
     captions = list(captions) * len(images) if len(captions) == 1 else list(captions)
     if len(captions) != len(images):
-        raise ValueError(f"{len(images)} images but {len(captions)} captions; give one caption per line, or a single line for all")
+        raise ValueError(
+            f"{len(images)} images but {len(captions)} captions; give one caption per line, or a single line for all"
+        )
     examples = []
     for index, (image, text) in enumerate(zip(images, captions, strict=True)):
         caption = _with_trigger(" ".join(text.split()), trigger)
         if not caption:
-            raise ValueError(f"image {index + 1} has an empty caption and there is no trigger word; write a caption or a trigger")
+            raise ValueError(
+                f"image {index + 1} has an empty caption and there is no trigger word; write a caption or a trigger"
+            )
         picture = Image.fromarray((image.cpu().float().clamp(0, 1) * 255).round().byte().numpy())
         examples.append(_example(f"image {index + 1}", caption, flatten(picture), sizes))
     return _dataset(examples, trigger, resolution, repeats, [])
@@ -151,7 +162,9 @@ def _trigger_pattern(trigger: str) -> re.Pattern[str]:
     return re.compile(rf"(?<!\w){re.escape(trigger)}(?!\w)", re.IGNORECASE)
 
 
-def _dataset(examples: list[Example], trigger: str, resolution: int, repeats: int, left_out: list[tuple[str, str]]) -> Dataset:
+def _dataset(
+    examples: list[Example], trigger: str, resolution: int, repeats: int, left_out: list[tuple[str, str]]
+) -> Dataset:
     if not examples:
         raise ValueError("no image has a caption; add .txt files of the same name, or a trigger word")
     return Dataset(tuple(examples), repeats, trigger, resolution, tuple(left_out))

@@ -1,7 +1,8 @@
 """The training loss, in the model's own parameterisation.
 
 For every ComfyUI family the denoised estimate is affine in the network output, `x0_pred = a x_t + b out`. Hence
-`(x0_pred - x0) / b` is the residual of the output itself: eps, v, flow velocity or EDM's F, whichever the model predicts.
+`(x0_pred - x0) / b` is the residual of the output itself: eps, v, flow velocity or EDM's F, whatever the model
+predicts.
 """
 
 from __future__ import annotations
@@ -69,7 +70,13 @@ def weight(name: str, snr: Tensor, output_scale: Tensor, gamma: float = 5.0) -> 
 
 
 def loss(
-    denoiser: Denoiser, x0: Tensor, noise: Tensor, sigma: Tensor, conditions: list[Any], weighting: str, gamma: float = 5.0
+    denoiser: Denoiser,
+    x0: Tensor,
+    noise: Tensor,
+    sigma: Tensor,
+    conditions: list[Any],
+    weighting: str,
+    gamma: float = 5.0,
 ) -> Tensor:
     """Weighted mean squared residual, a scalar in fp32 or wider."""
     square = residual(denoiser, x0, noise, sigma, conditions).square().flatten(1).mean(1)

@@ -18,7 +18,7 @@ _PROJECTION = (
 )
 _ATTENTION = re.compile(
     rf"(^|\.)\w*(attn\d?|attention)\.(\w+\.)*?{_PROJECTION}$"
-    r"|(^|\.)single_blocks\.\d+\.linear[12]$"  # FLUX: q, k, v and the mlp share linear1; attention out and mlp share linear2
+    r"|(^|\.)single_blocks\.\d+\.linear[12]$"  # FLUX: qkv and mlp share linear1, out and mlp linear2
 )
 _MLP = re.compile(r"(^|\.)((img_|txt_)?mlp|ff|ffn|ff_context|feed_forward|ff_i)\.(\w+\.)*\w+$")
 _IN_BLOCK = re.compile(r"\.\d+\.")
@@ -29,7 +29,11 @@ def layer_kind(module: nn.Module) -> str | None:
     weight = getattr(module, "weight", None)
     if getattr(weight, "ndim", 0) == 2 and hasattr(module, "in_features"):
         return "linear"
-    if getattr(weight, "ndim", 0) >= 3 and getattr(module, "groups", 0) == 1 and not getattr(module, "transposed", True):
+    if (
+        getattr(weight, "ndim", 0) >= 3
+        and getattr(module, "groups", 0) == 1
+        and not getattr(module, "transposed", True)
+    ):
         return "conv"
     return None
 
@@ -74,4 +78,8 @@ def _summary(layers: Mapping[str, nn.Module], most: int = 12) -> str:
     """Layer names with block numbers folded (`blocks.*.attn.qkv x 12`), the commonest first."""
     counts = Counter(re.sub(r"\.\d+(?=\.)", ".*", name) for name in layers)
     rows = [f"{name} x {count}" for name, count in counts.most_common(most)]
-    return ", ".join(rows) + (f" and {len(counts) - most} more" if len(counts) > most else "") if rows else "no layers at all"
+    return (
+        ", ".join(rows) + (f" and {len(counts) - most} more" if len(counts) > most else "")
+        if rows
+        else "no layers at all"
+    )

@@ -33,7 +33,7 @@ class Sample:
 
 @dataclass(frozen=True)
 class StepResult:
-    """One optimiser step: its number from 1, the mean loss of its micro-batches and the gradient norm before clipping."""
+    """One optimiser step: its number from 1, its mean loss and the gradient norm before clipping."""
 
     step: int
     loss: float
@@ -81,7 +81,9 @@ def learning_rate(config: TrainConfig, step: int) -> float:
     return config.learning_rate * (0.5 + 0.5 * math.cos(math.pi * done))
 
 
-def train(config: TrainConfig, state: TrainState, denoiser: Denoiser, samples: Sequence[Sample]) -> Iterator[StepResult]:
+def train(
+    config: TrainConfig, state: TrainState, denoiser: Denoiser, samples: Sequence[Sample]
+) -> Iterator[StepResult]:
     """Step until `config.steps`; `state` is complete and consistent at every yield.
 
     A loss or gradient that is not finite raises FloatingPointError before it can touch the factors.

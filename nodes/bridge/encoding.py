@@ -24,7 +24,10 @@ def encode_captions(clip, captions: Iterable[str], guidance: float | None, tick:
             conditioning = clip.encode_from_tokens_scheduled(clip.tokenize(caption))
         extra = {} if guidance is None else {"guidance": guidance}
         with torch.inference_mode(False):
-            encoded[caption] = [[_kept(cond), {name: _kept(v) for name, v in {**values, **extra}.items()}] for cond, values in conditioning]
+            encoded[caption] = [
+                [_kept(cond), {name: _kept(v) for name, v in {**values, **extra}.items()}]
+                for cond, values in conditioning
+            ]
     return encoded
 
 

@@ -42,7 +42,9 @@ class Proof:
         )
 
 
-def save_adapter(adapter: Adapter, template: str, style: str, dtype: str, model, clip, overwrite: bool) -> tuple[str, str]:
+def save_adapter(
+    adapter: Adapter, template: str, style: str, dtype: str, model, clip, overwrite: bool
+) -> tuple[str, str]:
     """Save below the first loras folder. Returns the name under which loaders list the file, and a report."""
     meta = adapter.metadata
     values = {
@@ -58,7 +60,9 @@ def save_adapter(adapter: Adapter, template: str, style: str, dtype: str, model,
     return str(path.relative_to(loras_folder())), report
 
 
-def save_proven(adapter: Adapter, path: Path, style: str, dtype: torch.dtype, model, clip=None, tick=lambda _: None) -> tuple[save.SavedFile, Proof]:
+def save_proven(
+    adapter: Adapter, path: Path, style: str, dtype: torch.dtype, model, clip=None, tick=lambda _: None
+) -> tuple[save.SavedFile, Proof]:
     """Write `path` and prove it. Raises ValueError, and leaves no file, when what loads is not what was trained."""
     table = NameTable(model, clip)
     tensors = formats.encode(adapter, style, table.file_names(style, list(adapter.layers)), dtype)
@@ -92,7 +96,9 @@ def prove(path: Path, adapter: Adapter, dtype: torch.dtype, model, clip=None, ti
     worst = max(errors, key=errors.__getitem__)
     proof = Proof(len(read & set(tensors)), tuple(sorted(set(tensors) - read)), len(errors), errors[worst], worst)
     if proof.unmatched or proof.worst > 4 * torch.finfo(dtype).eps:
-        raise ValueError(f"the saved LoRA does not load as it was made ({proof}); nothing was kept, save it as fp32 or in another format")
+        raise ValueError(
+            f"the saved LoRA does not load as it was made ({proof}); nothing was kept, save it as fp32 or in another format"
+        )
     return proof
 
 

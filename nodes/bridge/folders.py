@@ -23,7 +23,9 @@ def lora_path(name: str) -> Path:
     """
     names = lora_names()
     wanted = name.replace("\\", "/")
-    same = [n for n in names if n.replace("\\", "/") == wanted] or [n for n in names if Path(n.replace("\\", "/")).name == wanted]
+    same = [n for n in names if n.replace("\\", "/") == wanted] or [
+        n for n in names if Path(n.replace("\\", "/")).name == wanted
+    ]
     if len(same) != 1:
         problem = f"means {len(same)} files ({', '.join(same[:3])})" if same else "is not in any loras folder"
         raise ValueError(f"the LoRA {name} {problem}; pick it again in the list")
@@ -41,7 +43,9 @@ def folder_state(text: str) -> list[tuple[str, int, int]]:
     folder = dataset_folder(text)
     if not text.strip() or not folder.is_dir():
         return []
-    return sorted((path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in folder.iterdir() if path.is_file())
+    return sorted(
+        (path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in folder.iterdir() if path.is_file()
+    )
 
 
 def lora_state(name: str) -> tuple[str, int, int]:

@@ -47,12 +47,18 @@ class NameTable:
     def __init__(self, model, clip=None):
         self.family = family_of(model)
         self.shapes = _shapes(model.model, "diffusion_model.", "")
-        self.targets = {name: _target(value, "") for name, value in comfy.lora.model_lora_keys_unet(model.model, {}).items()}
+        self.targets = {
+            name: _target(value, "") for name, value in comfy.lora.model_lora_keys_unet(model.model, {}).items()
+        }
         if clip is not None:
             text = clip.cond_stage_model
             self.shapes |= _shapes(text, "", TEXT_PREFIX)
-            self.targets |= {name: _target(value, TEXT_PREFIX) for name, value in comfy.lora.model_lora_keys_clip(text, {}).items()}
-        self.targets |= {name.replace(".processor.to_", ".to_"): t for name, t in self.targets.items() if ".processor.to_" in name}
+            self.targets |= {
+                name: _target(value, TEXT_PREFIX) for name, value in comfy.lora.model_lora_keys_clip(text, {}).items()
+            }
+        self.targets |= {
+            name.replace(".processor.to_", ".to_"): t for name, t in self.targets.items() if ".processor.to_" in name
+        }
         self.targets |= {f"{name}.0": t for name, t in self.targets.items() if name.endswith(".to_out")}
         self.has_text = clip is not None
 
@@ -70,7 +76,9 @@ class NameTable:
                 continue
             parts = found.setdefault(target.layer, {})
             if target.rows in parts:
-                raise ValueError(f"{source}: {name} and another key both correct {target.layer}; the file holds it twice")
+                raise ValueError(
+                    f"{source}: {name} and another key both correct {target.layer}; the file holds it twice"
+                )
             parts[target.rows] = self._placed(name, low_rank, target, source)
         if not found:
             raise ValueError(self._stranger(adapter, source))
@@ -150,5 +158,9 @@ def _preferred(style: str, names: list[FileLayer], total: int) -> list[FileLayer
 
 def _rank_of(style: str, name: str) -> tuple[bool, ...]:
     if style == "kohya":
-        return ("_blocks_" in name and "_attentions_" in name, name.startswith("lora_te_"), name.startswith("lora_te1_"))
+        return (
+            "_blocks_" in name and "_attentions_" in name,
+            name.startswith("lora_te_"),
+            name.startswith("lora_te1_"),
+        )
     return (".processor." in name, not name.endswith(".to_out.0"))

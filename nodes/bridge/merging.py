@@ -68,7 +68,9 @@ def _parent(part: Weighted) -> metadata.Parent:
 def _report(parts: Sequence[Weighted], layers, errors: dict[str, float], rank: int) -> str:
     lines = [f"{part.name} x {part.strength:g}" for part in parts]
     ranks = [layer.rank for layer in layers.values()]
-    lines.append(f"{len(layers)} layers, rank {min(ranks)} to {max(ranks)}, {sum(x.num_parameters() for x in layers.values()):,} parameters")
+    lines.append(
+        f"{len(layers)} layers, rank {min(ranks)} to {max(ranks)}, {sum(x.num_parameters() for x in layers.values()):,} parameters"
+    )
     if not rank:
         return "\n".join([*lines, "the sum is exact"])
     worst = sorted(errors, key=errors.__getitem__, reverse=True)

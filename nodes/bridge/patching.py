@@ -19,9 +19,19 @@ class FusedLoRA(LoRAAdapter):
     """
 
     def calculate_weight(
-        self, weight, key, strength, strength_model, offset, function, intermediate_dtype=torch.float32, original_weight=None
+        self,
+        weight,
+        key,
+        strength,
+        strength_model,
+        offset,
+        function,
+        intermediate_dtype=torch.float32,
+        original_weight=None,
     ):
-        up, down = (comfy.model_management.cast_to_device(f, weight.device, intermediate_dtype) for f in self.weights[:2])
+        up, down = (
+            comfy.model_management.cast_to_device(f, weight.device, intermediate_dtype) for f in self.weights[:2]
+        )
         return LowRank(down, up, float(down.shape[0])).add_to_(weight, strength)
 
 
@@ -30,7 +40,10 @@ def apply_layers(model, clip, layers: Mapping[str, LowRank]):
     model, clip = model.clone(), clip.clone() if clip is not None else None
     _add(model, {name: layer for name, layer in layers.items() if not name.startswith(TEXT_PREFIX)})
     if clip is not None:
-        _add(clip, {name.removeprefix(TEXT_PREFIX): layer for name, layer in layers.items() if name.startswith(TEXT_PREFIX)})
+        _add(
+            clip,
+            {name.removeprefix(TEXT_PREFIX): layer for name, layer in layers.items() if name.startswith(TEXT_PREFIX)},
+        )
     return model, clip
 
 
@@ -41,4 +54,6 @@ def _add(patcher, layers: Mapping[str, LowRank]) -> None:
     }
     taken = patcher.add_patches(patches, 1.0) if patches else []
     if len(taken) != len(patches):
-        raise ValueError(f"ComfyUI took {len(taken)} of {len(patches)} patches; missing {sorted(set(patches) - set(taken))[:3]}")
+        raise ValueError(
+            f"ComfyUI took {len(taken)} of {len(patches)} patches; missing {sorted(set(patches) - set(taken))[:3]}"
+        )

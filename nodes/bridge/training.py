@@ -68,14 +68,19 @@ def train_lora(model, clip, vae, dataset: Dataset, lora: LoraConfig, config: Tra
     progress = Progress(config.steps)
     encoded, latents = _encode(model, clip, vae, dataset, run.preserve, progress)
     with training_session(model, run.checkpointing) as patcher:
-        state = _fresh_state(select(patcher.model.diffusion_model, lora, PREFIX), lora, config, latents, dataset.repeats)
+        state = _fresh_state(
+            select(patcher.model.diffusion_model, lora, PREFIX), lora, config, latents, dataset.repeats
+        )
         denoiser = ComfyDenoiser(patcher)
         samples = [
             Sample(
                 latent,
                 denoiser.condition(encoded[example.caption], latent),
                 denoiser.condition(encoded[""], latent),
-                tuple(denoiser.condition(encoded[text], latent) for text in preserved_captions(example.caption, dataset.trigger, run.preserve)),
+                tuple(
+                    denoiser.condition(encoded[text], latent)
+                    for text in preserved_captions(example.caption, dataset.trigger, run.preserve)
+                ),
             )
             for example, latent in zip(dataset.examples, latents, strict=True)
         ]
@@ -96,6 +101,7 @@ def train_lora(model, clip, vae, dataset: Dataset, lora: LoraConfig, config: Tra
 
 def _encode(model, clip, vae, dataset: Dataset, preserve: tuple[str, ...], progress: Progress):
     """CONDITIONING of every caption that training needs, and the latents of all examples."""
+
     def tick(done: int, total: int, what: str) -> None:
         progress.say(f"encoding {what}: {done} of {total}")
 
@@ -130,7 +136,9 @@ def _show(progress: Progress, result: StepResult, config: TrainConfig, state: Tr
     picture = None
     if progress.picture_due() or result.step == config.steps:
         picture = draw_curve(state.losses, config.steps)
-        progress.say(f"step {result.step} of {config.steps}, loss {_recent(state.losses):.4f}, {progress.time_left(result.step, config.steps)}")
+        progress.say(
+            f"step {result.step} of {config.steps}, loss {_recent(state.losses):.4f}, {progress.time_left(result.step, config.steps)}"
+        )
     progress.update(result.step, picture=picture)
     comfy.model_management.throw_exception_if_processing_interrupted()
 

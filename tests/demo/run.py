@@ -1,4 +1,4 @@
-"""`python dev.py demo`: train two LoRAs, stack and merge them in a real ComfyUI server, and put the pictures on one sheet.
+"""`python dev.py demo`: train two LoRAs, stack and merge them in a real ComfyUI, and put the pictures on one sheet.
 
 Runs the shipped workflows through the server's API, as a person would from the Templates dialog, and leaves everything
 in `demo/`.

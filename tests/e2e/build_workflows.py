@@ -18,12 +18,11 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.append(str(ROOT / "tests"))
 
-from PIL import Image  # noqa: E402
-
 from demo import shapes  # noqa: E402
 from harness.browser import FrontEnd, open_browser  # noqa: E402
 from harness.comfyui import comfyui_path  # noqa: E402
 from harness.server import ComfyServer  # noqa: E402
+from PIL import Image  # noqa: E402
 
 BASE_URL = "https://github.com/lora-loom/lora-loom/raw/main/tests/demo/models"
 MODELS = {
@@ -32,7 +31,15 @@ MODELS = {
     "CLIPLoader": ("loom_demo_words.pt", "text_encoders"),
 }
 NEGATIVE = ""
-SAMPLER = {"seed": 7, "control_after_generate": "fixed", "steps": 20, "cfg": 3.0, "sampler_name": "euler", "scheduler": "simple", "denoise": 1.0}
+SAMPLER = {
+    "seed": 7,
+    "control_after_generate": "fixed",
+    "steps": 20,
+    "cfg": 3.0,
+    "sampler_name": "euler",
+    "scheduler": "simple",
+    "denoise": 1.0,
+}
 
 
 @dataclass
@@ -53,7 +60,9 @@ def loaders(x: int, y: int) -> dict[str, Node]:
     }
 
 
-def sampling(x: int, y: int, prompt: str, model: tuple[str, str], clip: tuple[str, str], key: str = "") -> dict[str, Node]:
+def sampling(
+    x: int, y: int, prompt: str, model: tuple[str, str], clip: tuple[str, str], key: str = ""
+) -> dict[str, Node]:
     """Prompt to picture. Node keys end in `key`."""
     return {
         f"prompt{key}": Node("CLIPTextEncode", (x, y), {"text": prompt}, {"clip": clip}, "Prompt", (300, 90)),
@@ -97,7 +106,12 @@ def stack_graph() -> dict[str, Node]:
         "### Stack LoRAs\nAll LoRAs of a weight are added up exactly and applied once. Strengths may be changed freely, 0 "
         "switches a row off. Chain more rows through `lora_stack`."
     )
-    rows = {"lora_1": "lora_loom_demo/heart.safetensors", "strength_1": 1.0, "lora_2": "lora_loom_demo/outlined.safetensors", "strength_2": 0.8}
+    rows = {
+        "lora_1": "lora_loom_demo/heart.safetensors",
+        "strength_1": 1.0,
+        "lora_2": "lora_loom_demo/outlined.safetensors",
+        "strength_2": 0.8,
+    }
     return {
         "note": note(text, (0, -170), (620, 120)),
         **loaders(0, 0),
@@ -112,7 +126,12 @@ def merge_graph() -> dict[str, Node]:
         "### Merge LoRAs\nRank 0 keeps the sum exact: the saved file alone equals the live stack. Another rank makes a smaller "
         "file at the error shown on the node."
     )
-    rows = {"lora_1": "lora_loom_demo/heart.safetensors", "strength_1": 1.0, "lora_2": "lora_loom_demo/outlined.safetensors", "strength_2": 0.8}
+    rows = {
+        "lora_1": "lora_loom_demo/heart.safetensors",
+        "strength_1": 1.0,
+        "lora_2": "lora_loom_demo/outlined.safetensors",
+        "strength_2": 0.8,
+    }
     both = {"model": ("unet", "MODEL"), "clip": ("clip", "CLIP")}
     return {
         "note": note(text, (0, -170), (620, 120)),
@@ -159,7 +178,10 @@ BUILD = """async (nodes) => {
 
 def described(node: Node, version: str) -> dict[str, Any]:
     ours = node.type.startswith("LoraLoom_")
-    properties: dict[str, Any] = {"cnr_id": "lora-loom" if ours else "comfy-core", "ver": version if ours else core_version()}
+    properties: dict[str, Any] = {
+        "cnr_id": "lora-loom" if ours else "comfy-core",
+        "ver": version if ours else core_version(),
+    }
     if node.type in MODELS:
         name, directory = MODELS[node.type]
         properties["models"] = [{"name": name, "url": f"{BASE_URL}/{directory}/{name}", "directory": directory}]
@@ -185,7 +207,9 @@ def build(page: FrontEnd, name: str, folder: Path, version: str) -> dict[str, An
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=ROOT / "workflows")
-    parser.add_argument("--no-run", action="store_true", help="write the JSON only, without running it for the thumbnails")
+    parser.add_argument(
+        "--no-run", action="store_true", help="write the JSON only, without running it for the thumbnails"
+    )
     choices = parser.parse_args()
     version = project_version(ROOT)
     with ComfyServer() as server, open_browser() as browser:
@@ -206,7 +230,9 @@ def thumbnail(page: FrontEnd, path: Path, width: int = 1280) -> None:
     """Taken at twice the size: below a zoom the front end draws no text."""
     page.screenshot_graph(path, width=2 * width)
     with Image.open(path) as picture:
-        picture.resize((width, picture.height * width // picture.width), Image.Resampling.LANCZOS).save(path, quality=88)
+        picture.resize((width, picture.height * width // picture.width), Image.Resampling.LANCZOS).save(
+            path, quality=88
+        )
 
 
 def wait_idle(server: ComfyServer, seconds: float = 1200) -> None:

@@ -27,8 +27,24 @@ def training(folder: str, name: str, steps: int = 6, **choices: Any) -> Graph:
         "rank": 4, "alpha": 4.0, "learning_rate": 1e-3, "targets": "attention", "seed": 3, "batch_size": 2,
         "accumulation": 1, "run_name": name, "gradient_checkpointing": False, **choices,
     }  # fmt: skip
-    train = node("LoraLoom_TrainLora", model=["unet", 0], clip=["clip", 0], vae=["vae", 0], dataset=["data", 0], steps=steps, **settings)
-    save = node("LoraLoom_SaveLora", adapter=["train", 2], model=["unet", 0], name=f"{FOLDER}/{name}", format="comfyui", dtype="fp32", overwrite=True)
+    train = node(
+        "LoraLoom_TrainLora",
+        model=["unet", 0],
+        clip=["clip", 0],
+        vae=["vae", 0],
+        dataset=["data", 0],
+        steps=steps,
+        **settings,
+    )
+    save = node(
+        "LoraLoom_SaveLora",
+        adapter=["train", 2],
+        model=["unet", 0],
+        name=f"{FOLDER}/{name}",
+        format="comfyui",
+        dtype="fp32",
+        overwrite=True,
+    )
     return {**base(), "data": dataset, "train": train, "save": save}
 
 

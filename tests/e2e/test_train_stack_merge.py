@@ -10,10 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from demo import shapes
-from e2e import graphs
 from harness.server import ComfyServer, ExecutionError, RefusedError
 from PIL import Image
 from safetensors.torch import load_file
+
+from e2e import graphs
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +40,8 @@ def pixels(server: ComfyServer, graph: graphs.Graph) -> np.ndarray:
 def wait_for_steps(server: ComfyServer, prompt: str, steps: int) -> None:
     """Until the training node has reported at least so many steps."""
     server.events.wait(
-        lambda event: event.kind == "progress" and event.prompt_id == prompt and event.data["value"] >= steps, timeout=120
+        lambda event: event.kind == "progress" and event.prompt_id == prompt and event.data["value"] >= steps,
+        timeout=120,
     )
 
 
@@ -107,8 +109,14 @@ def test_stack_and_merge_agree(server: ComfyServer, folder: str) -> None:
     one, two, merged = (f"{graphs.FOLDER}/{name}.safetensors" for name in ("one", "two", "both"))
     off, live = pixels(server, graphs.stack({one: 0.0})), pixels(server, graphs.stack({one: 0.7, two: 0.5}))
     assert np.abs(off - live).mean() > 0.5
-    graph = {key: value for key, value in graphs.stack({one: 0.7, two: 0.5}).items() if key in ("unet", "clip", "vae", "stack")}
-    graph["merge"] = graphs.node("LoraLoom_MergeLora", model=["unet", 0], clip=["clip", 0], rank=0, strengths="", lora_stack=["stack", 2])
+    graph = {
+        key: value
+        for key, value in graphs.stack({one: 0.7, two: 0.5}).items()
+        if key in ("unet", "clip", "vae", "stack")
+    }
+    graph["merge"] = graphs.node(
+        "LoraLoom_MergeLora", model=["unet", 0], clip=["clip", 0], rank=0, strengths="", lora_stack=["stack", 2]
+    )
     graph["save"] = graphs.node("LoraLoom_SaveLora", adapter=["merge", 0], model=["unet", 0], clip=["clip", 0], name=f"{graphs.FOLDER}/both",
                                 format="kohya", dtype="fp32", overwrite=True)  # fmt: skip
     server.run(graph)

@@ -35,7 +35,9 @@ def test_thumbnail_and_origin_of_every_node(path: Path) -> None:
         assert node["properties"]["ver"]
         if node["type"] in ("UNETLoader", "CLIPLoader", "VAELoader"):
             (model,) = node["properties"]["models"]
-            assert model["name"] in node["widgets_values"] and model["url"].endswith(model["name"]) and model["directory"]
+            assert (
+                model["name"] in node["widgets_values"] and model["url"].endswith(model["name"]) and model["directory"]
+            )
 
 
 @pytest.fixture(scope="module")
@@ -79,5 +81,7 @@ def test_help_pages_are_served(server: ComfyServer) -> None:
 def test_templates_are_listed(server: ComfyServer) -> None:
     assert sorted(server.get("/workflow_templates")["lora-loom"]) == ["merge", "stack", "train"]
     for name in ("merge", "stack", "train"):
-        assert json.loads(server.fetch(f"/api/workflow_templates/lora-loom/{name}.json")) == load(ROOT / "workflows" / f"{name}.json")
+        assert json.loads(server.fetch(f"/api/workflow_templates/lora-loom/{name}.json")) == load(
+            ROOT / "workflows" / f"{name}.json"
+        )
         assert server.fetch(f"/api/workflow_templates/lora-loom/{name}.jpg")[:2] == b"\xff\xd8"

@@ -256,6 +256,34 @@ def test_the_trigger_leads_unless_the_caption_holds_it_as_a_word(tmp_path, trigg
     assert example.caption == caption
 
 
+@pytest.mark.parametrize(
+    ("caption", "trigger", "kept"),
+    [
+        ("sks, a dog", "sks", ["cat, a dog", "tall man, a dog"]),
+        ("SKS and sks", "sks", ["cat and cat", "tall man and tall man"]),
+        ("sksy", "sks", ["sksy", "sksy"]), ("a c++ b", "c++", ["a cat b", "a tall man b"]),
+    ],
+)  # fmt: skip
+def test_preserved_captions_name_the_class_in_the_triggers_place(caption, trigger, kept):
+    assert dataset.preserved_captions(caption, trigger, ["cat", "tall man"]) == kept
+
+
+def test_preserving_words_are_taken_as_they_are():
+    assert dataset.preserved_captions("sks dog", "sks", [r"\1 \g<0>"]) == [r"\1 \g<0> dog"]
+    assert dataset.preserved_captions("sks dog", "sks", []) == []
+
+
+def test_preservation_needs_words_and_a_trigger(tmp_path):
+    put(tmp_path, "a.png")
+    plain, triggered = load(tmp_path), load(tmp_path, "sks")
+    with pytest.raises(ValueError, match=r"preservation is 0\.5 but .* preserve \(class words.*set preservation to 0"):
+        dataset.check_preservation(triggered, 0.5, [])
+    with pytest.raises(ValueError, match=r"preservation is 0\.5 but .* trigger word"):
+        dataset.check_preservation(plain, 0.5, ["cat"])
+    dataset.check_preservation(triggered, 0.5, ["cat"])
+    dataset.check_preservation(plain, 0.0, [])
+
+
 # --- what is no picture ---
 
 

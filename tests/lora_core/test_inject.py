@@ -327,6 +327,22 @@ def test_new_factors_change_no_bit_of_the_output():
     assert torch.equal(trained, net(x))
 
 
+@pytest.mark.parametrize("fails", [False, True])
+def test_silenced_factors_let_the_base_answer_and_speak_again_afterwards(fails):
+    net, x = Net(), random(9, 2, 4, 3, 6)
+    factors, plain = make_factors(net), net(x)
+    with attached(factors.branches):
+        trained = net(x)
+        try:
+            with factors.silence():
+                assert torch.equal(net(x), plain) and not net(x).requires_grad
+                if fails:
+                    raise KeyboardInterrupt
+        except KeyboardInterrupt:
+            pass
+        assert torch.equal(net(x), trained) and not torch.equal(trained, plain)
+
+
 # --- memory ---
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -235,3 +237,35 @@ def test_a_bf16_estimate_gives_an_fp32_loss():
 
     x0, noise = random(1, *SHAPE).float(), random(2, *SHAPE).float()
     assert objective.loss(Half(), x0, noise, torch.full((3,), 0.5), [0] * 3, "none").dtype == torch.float32
+
+
+# --- preservation ---
+
+
+class Switched:
+    """Factors in name only: inside `silence` the network is the base."""
+
+    def __init__(self):
+        self.silent = False
+
+    @contextmanager
+    def silence(self) -> Iterator[None]:
+        self.silent = True
+        yield
+        self.silent = False
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_preservation_is_the_mean_squared_change_of_the_output(kind):
+    factors = Switched()
+
+    class Trained(kind):
+        def network(self, x, conditions):
+            assert torch.is_grad_enabled() is not factors.silent
+            return super().network(x, conditions) + (0 if factors.silent else 0.25 * x**2)
+
+    sigma = torch.tensor([0.1, 0.5, 0.9], dtype=torch.float64)
+    x_t = random(3, *SHAPE)
+    loss = objective.preservation(Trained(), factors, x_t, sigma, [0.0, 1.0, 2.0])
+    entering = x_t if kind is Flow else x_t / (1 + column(sigma) ** 2).sqrt()
+    assert loss.shape == () and float(loss) == pytest.approx(float((0.25 * entering**2).square().mean()), rel=1e-9)

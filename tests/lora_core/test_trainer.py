@@ -94,7 +94,10 @@ class Run:
 
 def make_samples() -> list[Sample]:
     generator = torch.Generator().manual_seed(3)
-    return [Sample(torch.randn(CHANNELS, *shape, generator=generator), float(i), -float(i) - 1) for i, shape in enumerate(SHAPES)]
+    return [
+        Sample(torch.randn(CHANNELS, *shape, generator=generator), float(i), -float(i) - 1)
+        for i, shape in enumerate(SHAPES)
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -284,7 +287,7 @@ def test_a_gradient_that_is_not_finite_stops_before_the_factors(value):
 def resumed(run: Run, folder: Path) -> Run:
     """What a new process does: everything from the configuration, then the file."""
     checkpoint.save(folder / "run.safetensors", run.state, "print")
-    fresh = Run(run.config)
+    fresh = Run(run.config, run.samples)
     checkpoint.load(folder / "run.safetensors", fresh.state, "print")
     return fresh
 
@@ -376,12 +379,38 @@ def test_preservation_pulls_the_answer_to_other_captions_back_to_the_base():
     assert 0 < moved[10.0] < 0.7 * moved[0.0]
 
 
-def test_preservation_draws_from_all_its_captions_and_resumes_like_everything_else():
+@pytest.mark.parametrize("cut", [1, 6, 11])
+def test_preservation_draws_from_all_its_captions_and_resumes_like_everything_else(tmp_path, cut):
     samples = [replace(s, preserved=(50.0, 60.0)) for s in make_samples()]
     config = replace(CONFIG, preservation=0.5)
-    run = Run(config, samples)
-    run.go()
+    run, part = Run(config, samples), Run(config, samples)
+    results = run.go()
     assert {50.0, 60.0} <= {value for batch in run.toy.seen for value in batch}
-    again = Run(config, samples)
-    again.go()
-    assert again.bytes() == run.bytes()
+    first = part.go(cut)
+    rest = resumed(part, tmp_path)
+    assert first + rest.go() == results and rest.bytes() == run.bytes()
+
+
+def test_preservation_leaves_the_reported_loss_alone_and_adds_its_gradient():
+    samples = [replace(s, preserved=(50.0,)) for s in make_samples()]
+    results = {}
+    for strength in (0.0, 1.0, 2.0):
+        run = Run(replace(CONFIG, steps=1, warmup=0, preservation=strength, max_grad_norm=0.0), samples)
+        run.state.factors.flat.add_(0.1)  # otherwise nothing has changed yet and there is nothing to preserve
+        grads: list[Tensor] = []
+        run.state.optimizer.step = lambda f=run.state.factors, g=grads: g.append(f.flat.grad.clone())
+        (result,) = run.go()
+        results[strength] = result.loss, grads[0]
+    assert len({loss for loss, _ in results.values()}) == 1
+    once, twice = (results[strength][1] - results[0.0][1] for strength in (1.0, 2.0))
+    assert float(once.norm()) > 1e-3
+    torch.testing.assert_close(twice, 2 * once, rtol=1e-3, atol=1e-5)
+
+
+def test_a_gradient_norm_limit_of_zero_clips_nothing():
+    results = {}
+    for limit in (0.0, 1e9, 1e-3):
+        run = Run(replace(CONFIG, max_grad_norm=limit))
+        run.go(4)
+        results[limit] = run.bytes()
+    assert results[0.0] == results[1e9] != results[1e-3]
