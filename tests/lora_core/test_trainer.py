@@ -395,7 +395,8 @@ def test_preservation_leaves_the_reported_loss_alone_and_adds_its_gradient():
     samples = [replace(s, preserved=(50.0,)) for s in make_samples()]
     results = {}
     for strength in (0.0, 1.0, 2.0):
-        run = Run(replace(CONFIG, steps=1, warmup=0, preservation=strength, max_grad_norm=0.0), samples)
+        config = replace(CONFIG, steps=1, warmup=0, accumulation=1, max_grad_norm=0.0)
+        run = Run(replace(config, preservation=strength), samples)
         run.state.factors.flat.add_(0.1)  # otherwise nothing has changed yet and there is nothing to preserve
         grads: list[Tensor] = []
         run.state.optimizer.step = lambda f=run.state.factors, g=grads: g.append(f.flat.grad.clone())
