@@ -60,17 +60,16 @@ def train_lora(model, clip, vae, dataset: Dataset, lora: LoraConfig, config: Tra
 
     Raises ValueError for anything wrong with the input before the first step.
     """
-    layers = select(model.model.diffusion_model, lora, PREFIX)
+    select(model.model.diffusion_model, lora, PREFIX)
     check_preservation(dataset, config.preservation, run.preserve)
     check_sizes(vae, dataset)
-    identity = fingerprint(lora, config, dataset.fingerprint(), list(run.preserve), _digest(layers))
-    folder = run_folder(run.name, identity)
     progress = Progress(config.steps)
     encoded, latents = _encode(model, clip, vae, dataset, run.preserve, progress)
     with training_session(model, run.checkpointing) as patcher:
-        state = _fresh_state(
-            select(patcher.model.diffusion_model, lora, PREFIX), lora, config, latents, dataset.repeats
-        )
+        layers = select(patcher.model.diffusion_model, lora, PREFIX)
+        identity = fingerprint(lora, config, dataset.fingerprint(), list(run.preserve), _digest(layers))
+        folder = run_folder(run.name, identity)
+        state = _fresh_state(layers, lora, config, latents, dataset.repeats)
         denoiser = ComfyDenoiser(patcher)
         samples = [
             Sample(
@@ -184,7 +183,10 @@ def as_lora_model(adapter: Adapter) -> dict[str, torch.Tensor]:
 
 
 def _digest(layers) -> str:
-    """Tells base models apart: a hash over the first values of every layer that is trained."""
+    """Tells base models apart: a hash over the first values of every layer that is trained.
+
+    Of a loaded MODEL only: before that its layers may hold the patches of whichever clone was used last.
+    """
     digest = hashlib.sha256()
     for name, module in layers.items():
         first = module.weight.detach().flatten()[:16].float().cpu().contiguous()
