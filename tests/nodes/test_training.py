@@ -1,0 +1,328 @@
+"""Train LoRA on real ComfyUI models: what comes out, what is left as it was, and what a cancelled run keeps."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import comfy.model_management
+import comfy.quant_ops
+import comfy.sd
+import comfy.utils
+import folder_paths
+import pytest
+import tiny
+import torch
+from comfy_extras.nodes_train import LoraModelLoader, LossGraphNode, SaveLoRA
+from harness.calls import encode, loaded, relative_error, run_node, sampled
+from lora_loom.lora_core.adapter import Adapter
+from lora_loom.lora_core.files import formats, guard
+from lora_loom.nodes.dataset import LoraDataset
+from lora_loom.nodes.load_stack import LoadLoraStack
+from lora_loom.nodes.save_lora import SaveLora
+from lora_loom.nodes.train_lora import TrainLora
+from torch import Tensor
+from torch.overrides import _get_current_function_mode
+
+FAMILIES = ["sd15", "flux1", "flux1_schnell", "wan_demo"]
+STEPS = 5
+SETTINGS = {
+    "steps": STEPS, "rank": 2, "alpha": 2.0, "learning_rate": 1e-3, "targets": "attention", "seed": 7, "batch_size": 2,
+    "accumulation": 1,
+}  # fmt: skip
+
+
+@pytest.fixture(params=FAMILIES)
+def family(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
+@pytest.fixture(autouse=True)
+def runs() -> Iterator[Path]:
+    """The folder in which runs are kept, emptied afterwards."""
+    folder = Path(folder_paths.get_output_directory()) / "lora_loom"
+    yield folder
+    shutil.rmtree(folder, ignore_errors=True)
+    comfy.model_management.interrupt_current_processing(False)
+
+
+@pytest.fixture
+def data(pictures: Path) -> Any:
+    return run_node(LoraDataset, folder=str(pictures), trigger="", resolution=64, repeats=1, bucket_step=16)[0]
+
+
+def train(trio: tiny.Loaded, data: Any, **changes: Any) -> tuple[dict[str, Tensor], dict[str, list[float]], Adapter]:
+    """LORA_MODEL, LOSS_MAP and Adapter, by the node as the executor runs it."""
+    model = changes.pop("model", trio.model)
+    inputs = {**SETTINGS, "run_name": "run", **changes}
+    return run_node(TrainLora, model=model, clip=trio.clip, vae=trio.vae, dataset=data, **inputs)
+
+
+def kept(runs: Path) -> dict[str, bytes]:
+    """Everything that runs have left on disk."""
+    return {path.relative_to(runs).as_posix(): path.read_bytes() for path in runs.rglob("*") if path.is_file()}
+
+
+def start_latent(model: Any) -> Tensor:
+    space = model.model.latent_format
+    return torch.zeros(1, space.latent_channels, *([1] if space.latent_dimensions == 3 else []), 8, 8)
+
+
+@contextmanager
+def on_forward(trio: tiny.Loaded, call: Callable[[int], None]) -> Iterator[list[int]]:
+    """Calls `call(n)` at the n-th forward of the diffusion network; yields the batch sizes so far."""
+    sizes: list[int] = []
+
+    def count(_: Any, args: tuple) -> None:
+        sizes.append(len(args[0]))
+        call(len(sizes))
+
+    hook = trio.model.model.diffusion_model.register_forward_pre_hook(count)
+    try:
+        yield sizes
+    finally:
+        hook.remove()
+
+
+def nothing(_: int) -> None:
+    pass
+
+
+# -- what comes out ----------------------------------------------------------------------------------------------------
+
+
+def test_result_and_a_model_left_as_it_was(models, data, family: str) -> None:
+    trio = models(family)
+    text, latent = encode(trio.clip, "a red heart"), start_latent(trio.model)
+    before, picture, state = loaded(trio.model), sampled(trio.model, text, latent), surroundings(trio.model)
+    lora_model, loss_map, adapter = train(trio, data)
+    assert len(loss_map["loss"]) == STEPS and all(map(math.isfinite, loss_map["loss"]))
+    assert all(layer.norm() > 0 for layer in adapter.layers.values() if not is_dead(layer))
+    assert sum(layer.norm() > 0 for layer in adapter.layers.values()) >= 0.7 * len(adapter.layers)
+    assert surroundings(trio.model) == state
+    after = trio.model.model.state_dict()
+    assert all(torch.equal(after[key], value) for key, value in before.items())
+    assert torch.equal(sampled(trio.model, text, latent), picture)
+    assert not any(value.is_inference() or value.requires_grad for value in lora_model.values())
+
+
+def is_dead(layer: Any) -> bool:
+    """No gradient ever reaches some layers, such as q and k of an attention over one token."""
+    return layer.lora_B.abs().max() == 0
+
+
+def surroundings(model: Any) -> dict[str, Any]:
+    """All that a training session changes for its time."""
+    network = model.model
+    modules = list(network.modules())
+    kernels = {name: getattr(comfy.quant_ops.ck, name) for name in dir(comfy.quant_ops.ck) if "rope" in name}
+    return {
+        "flag": comfy.model_management.in_training,
+        "kernels": kernels,
+        "hooks": [len(m._forward_hooks) + len(m._forward_pre_hooks) for m in modules],
+        "forwards": ["forward" in vars(m) for m in modules],
+        "tensors": [(p.requires_grad, p.grad, p.is_inference(), p.dtype) for p in network.parameters()],
+        "identity": [id(p) for p in network.parameters()],
+        "modes": _get_current_function_mode(),
+        "compute": network.get_dtype_inference(),
+        "cast": network.manual_cast_dtype,
+        "patches": (model.patches_uuid, len(model.patches)),
+        "patcher": network.current_patcher,
+        "training": network.training,
+    }
+
+
+def test_core_nodes_take_the_outputs(models, loras: Path, data, family: str) -> None:
+    trio = models(family)
+    lora_model, loss_map, adapter = train(trio, data, rank=3, alpha=5.0)
+    run_node(LossGraphNode, loss=loss_map, filename_prefix="loss")
+    (by_core,) = run_node(LoraModelLoader, model=trio.model, lora=lora_model, strength_model=0.8)
+    run_node(SaveLoRA, lora=lora_model, prefix="loras/core", steps=STEPS)
+    (file,) = (Path(folder_paths.get_output_directory()) / "loras").glob("core_*.safetensors")
+    assert formats.read(file).layers.keys() == adapter.layers.keys()
+    file.unlink()
+    name, report = run_node(SaveLora, adapter=adapter, model=trio.model, name="a", format="comfyui", dtype="fp32")
+    assert f"keys matched, 0 unmatched, {len(adapter.layers)} layers applied" in report
+    ours = run_node(LoadLoraStack, model=trio.model, lora_1=name, strength_1=0.8, text_strength_1=1.0)[0]
+    by_us, theirs, base = loaded(ours), loaded(by_core), loaded(trio.model)
+    assert all(relative_error(by_us[key], theirs[key]) < 1e-6 for key in base)
+    assert any(not torch.equal(theirs[key], base[key]) for key in base)
+
+
+def test_header_tells_how_it_was_made(models, loras: Path, data) -> None:
+    _, _, adapter = train(models("flux1"), data, weighting="min_snr", accumulation=2)
+    run_node(
+        SaveLora, adapter=adapter, model=models("flux1").model, name="%title%_%steps%", format="kohya", dtype="bf16"
+    )
+    header = guard.inspect(loras / f"run_{STEPS}.safetensors").metadata
+    assert header["modelspec.architecture"] == "flux-1-dev/lora" and header["ss_base_model_version"] == "flux1"
+    assert header["modelspec.prediction_type"] == "flow" and header["modelspec.resolution"] == "64x64"
+    assert (header["ss_seed"], header["ss_steps"], header["ss_total_batch_size"]) == ("7", str(STEPS), "4")
+    assert (header["ss_network_dim"], header["ss_network_alpha"], header["ss_min_snr_gamma"]) == ("2", "2.0", "5.0")
+
+
+# -- the same run gives the same bytes ---------------------------------------------------------------------------------
+
+
+def test_same_seed_same_bytes(models, data, runs: Path, family: str) -> None:
+    train(models(family), data)
+    first = kept(runs)
+    torch.rand(3)  # the global generator does not matter
+    train(models(family), data, resume="start over")
+    assert kept(runs) == first
+    assert {Path(name).name for name in first} == {f"step_{STEPS:06d}.safetensors", "state.safetensors"}
+    train(models(family), data, seed=8)
+    assert len(kept(runs)) == 4 and len(set(kept(runs).values())) == 4, "another seed is another run"
+
+
+def test_checkpointing_gives_the_same_lora(models, data, family: str) -> None:
+    with_it, without = (
+        train(models(family), data, gradient_checkpointing=flag, resume="start over")[2] for flag in (True, False)
+    )
+    for name, layer in with_it.layers.items():
+        assert layer.distance(without.layers[name]) <= 1e-3 * layer.norm()
+
+
+def test_finished_run_returns_at_once(models, data, family: str) -> None:
+    trio = models(family)
+    lora_model, loss_map, _ = train(trio, data)
+    with on_forward(trio, nothing) as forwards:
+        again, losses, _ = train(trio, data)
+    assert not forwards
+    assert losses == loss_map and all(torch.equal(again[key], value) for key, value in lora_model.items())
+
+
+# -- cancel and resume -------------------------------------------------------------------------------------------------
+
+ROUGH = {"accumulation": 2, "caption_dropout": 0.5, "lr_schedule": "cosine", "warmup": 2, "weighting": "debiased"}
+
+
+def interrupt_at(number: int) -> Callable[[int], None]:
+    return lambda n: comfy.model_management.interrupt_current_processing(n == number)
+
+
+@pytest.mark.parametrize("save_every", [0, 1])
+@pytest.mark.parametrize("forward", [2, 4, 7], ids=["in step 1", "in step 2", "in step 4"])
+def test_cancelled_run_goes_on_to_the_same_bytes(models, data, runs: Path, forward: int, save_every: int) -> None:
+    """The cancel comes inside a step, between its two forwards; the half step leaves no trace."""
+    trio = models("flux1")
+    expected = train(trio, data, **ROUGH)
+    whole = kept(runs)
+    shutil.rmtree(runs)
+    before, state = loaded(trio.model), surroundings(trio.model)
+    with on_forward(trio, interrupt_at(forward)), pytest.raises(comfy.model_management.InterruptProcessingException):
+        train(trio, data, save_every=save_every, **ROUGH)
+    assert surroundings(trio.model) == state
+    assert all(torch.equal(value, before[key]) for key, value in trio.model.model.state_dict().items())
+    done = (forward - 1) // 2
+    found = {Path(name).name for name in kept(runs)}
+    assert found == ({"state.safetensors", f"step_{done:06d}.safetensors"} if done else set())
+    with on_forward(trio, nothing) as forwards:
+        resumed = train(trio, data, save_every=save_every, **ROUGH)
+    assert len(forwards) == 2 * (STEPS - done)
+    assert resumed[1] == expected[1]
+    assert {name: kept(runs)[name] for name in whole} == whole
+
+
+def test_cancel_from_the_progress_bar_keeps_the_lora_so_far(models, loras: Path, data, runs: Path, family: str) -> None:
+    """ComfyUI's server looks for a cancel whenever the bar moves."""
+    trio, seen = models(family), []
+
+    def cancel(value: int, total: int, preview: Any, node_id: Any = None) -> None:
+        seen.append((value, total, preview is not None))
+        comfy.model_management.interrupt_current_processing(True)
+
+    comfy.utils.set_progress_bar_global_hook(cancel)
+    try:
+        with pytest.raises(comfy.model_management.InterruptProcessingException):
+            train(trio, data)
+    finally:
+        comfy.utils.set_progress_bar_global_hook(None)
+    assert seen == [(1, STEPS, True)], "the first step shows the loss curve"
+    (folder,) = runs.iterdir()
+    shutil.copy(folder / "step_000001.safetensors", loras / "so_far.safetensors")
+    assert json.loads(json.dumps(guard.inspect(loras / "so_far.safetensors").metadata))["ss_steps"] == "1"
+    patched = run_node(
+        LoadLoraStack, model=trio.model, lora_1="so_far.safetensors", strength_1=1.0, text_strength_1=1.0
+    )
+    assert patched[0].patches and "not applied" not in patched[3]
+    assert len(train(trio, data)[1]["loss"]) == STEPS
+
+
+def test_cancel_while_encoding(models, data, runs: Path) -> None:
+    comfy.model_management.interrupt_current_processing(True)
+    with pytest.raises(comfy.model_management.InterruptProcessingException):
+        train(models("flux1"), data)
+    assert not any(path.is_file() for path in runs.rglob("*"))
+
+
+def test_failure_inside_a_step(models, data, runs: Path) -> None:
+    """Out of memory, say: the error comes through, the model is as it was, the steps before it are kept."""
+    trio = models("flux1")
+    state = surroundings(trio.model)
+
+    def fail(number: int) -> None:
+        if number == 3:
+            raise torch.OutOfMemoryError("for the test")
+
+    with on_forward(trio, fail), pytest.raises(torch.OutOfMemoryError):
+        train(trio, data)
+    assert surroundings(trio.model) == state
+    assert {Path(name).name for name in kept(runs)} == {"state.safetensors", "step_000002.safetensors"}
+    assert len(train(trio, data)[1]["loss"]) == STEPS
+
+
+def test_resumes_after_the_lora_so_far_was_tried_out(models, loras: Path, data, runs: Path) -> None:
+    """While a patched clone is loaded, the weights in memory are not the base's: the run must still be found."""
+    trio = models("wan_demo")
+    with on_forward(trio, interrupt_at(4)), pytest.raises(comfy.model_management.InterruptProcessingException):
+        train(trio, data)
+    (folder,) = runs.iterdir()
+    shutil.copy(folder / "step_000003.safetensors", loras / "so_far.safetensors")
+    patched = run_node(
+        LoadLoraStack, model=trio.model, lora_1="so_far.safetensors", strength_1=9.0, text_strength_1=1.0
+    )[0]
+    sampled(patched, encode(trio.clip, "a red heart"), start_latent(trio.model))
+    with on_forward(trio, nothing) as forwards:
+        train(trio, data)
+    assert len(forwards) == STEPS - 3 and len(list(runs.iterdir())) == 1
+
+
+def test_another_base_model_is_another_run(models, data, runs: Path, make_lora, loras: Path) -> None:
+    """Training on top of a stack trains what is connected, and does not go on with the run of the bare model."""
+    trio = models("flux1")
+    _, bare, _ = train(trio, data)
+    make_lora("flux1", loras / "below.safetensors", size=0.5)
+    below = run_node(LoadLoraStack, model=trio.model, lora_1="below.safetensors", strength_1=1.0, text_strength_1=1.0)[
+        0
+    ]
+    _, above, _ = train(trio, data, model=below)
+    assert above["loss"] != bare["loss"] and len(list(runs.iterdir())) == 2
+    assert train(trio, data)[1] == bare, "the bare model's run is found again"
+
+
+# -- base models in other types ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float8_e4m3fn], ids=str)
+def test_base_models_of_other_types(models, data, tmp_path: Path, dtype: torch.dtype) -> None:
+    flux, row = models("flux1"), tiny.FAMILIES["flux1"]
+    with torch.inference_mode():
+        model = comfy.sd.load_diffusion_model(str(tiny.write_model(row, tmp_path)), model_options={"dtype": dtype})
+    assert {p.dtype for p in model.model.diffusion_model.parameters()} >= {dtype}
+    trio = tiny.Loaded(model, flux.clip, flux.vae)
+    text, latent = encode(trio.clip, "a red heart"), start_latent(model)
+    before, picture, state = loaded(model), sampled(model, text, latent), surroundings(model)
+    _, losses, adapter = train(trio, data)
+    _, wanted, full = train(flux, data, run_name="fp32")
+    assert losses["loss"] == pytest.approx(wanted["loss"], rel=0.1)
+    assert all(layer.lora_A.dtype == layer.lora_B.dtype == torch.float32 for layer in adapter.layers.values())
+    assert adapter.norm() == pytest.approx(full.norm(), rel=0.2)
+    assert surroundings(model) == state
+    assert all(torch.equal(value.float(), before[key].float()) for key, value in model.model.state_dict().items())
+    assert torch.equal(sampled(model, text, latent), picture)
