@@ -69,15 +69,19 @@ def _demo() -> tiny.Loaded:
 @pytest.fixture
 def pictures(tmp_path: Path) -> Path:
     """A folder of four captioned pictures in two shapes."""
-    return write_pictures(tmp_path / "pictures")
+    return _write_pictures(tmp_path / "pictures")
 
 
-def write_pictures(
-    folder: Path, sizes: tuple[tuple[int, int], ...] = ((80, 80), (64, 64), (96, 48), (100, 50))
-) -> Path:
+@pytest.fixture(scope="session")
+def write_pictures() -> Callable[[Path], Path]:
+    """Makes such a folder."""
+    return _write_pictures
+
+
+def _write_pictures(folder: Path) -> Path:
     folder.mkdir()
     rng = np.random.default_rng(0)
-    for index, (width, height) in enumerate(sizes):
+    for index, (width, height) in enumerate(((80, 80), (64, 64), (96, 48), (100, 50))):
         pixels = rng.integers(0, 256, (height, width, 3), dtype=np.uint8)
         Image.fromarray(pixels).save(folder / f"{index}.png")
         (folder / f"{index}.txt").write_text(f"picture number {index}", encoding="utf-8")
