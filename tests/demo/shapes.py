@@ -43,14 +43,14 @@ class Scene:
 
 def _regular(corners: int, turn: float = 0.0, inner: float = 1.0) -> list[tuple[float, float]]:
     """Corners on the unit circle from the top, every second one at radius `inner`; y points down."""
-    angles = [2 * math.pi * (i + turn) / corners for i in range(corners)]
-    return [((inner if i % 2 else 1.0) * math.sin(a), -(inner if i % 2 else 1.0) * math.cos(a)) for i, a in enumerate(angles)]
+    polar = [(2 * math.pi * (i + turn) / corners, inner if i % 2 else 1.0) for i in range(corners)]
+    return [(radius * math.sin(angle), -radius * math.cos(angle)) for angle, radius in polar]
 
 
 def _heart(corners: int = 48) -> list[tuple[float, float]]:
     angles = [2 * math.pi * i / corners for i in range(corners)]
     waves = [13 * math.cos(a) - 5 * math.cos(2 * a) - 2 * math.cos(3 * a) - math.cos(4 * a) for a in angles]
-    return [(math.sin(a) ** 3, -(w + 2.5) / 15) for a, w in zip(angles, waves)]
+    return [(math.sin(a) ** 3, -(w + 2.5) / 15) for a, w in zip(angles, waves, strict=True)]
 
 
 _BEAM = [(-0.3, -1.0), (0.3, -1.0), (0.3, -0.3), (1.0, -0.3), (1.0, 0.3), (0.3, 0.3)]
@@ -69,7 +69,7 @@ POLYGONS: dict[str, list[tuple[float, float]]] = {
 def polygon_distance(corners: Sequence[tuple[float, float]], x: Tensor, y: Tensor) -> Tensor:
     """Exact signed distance to a simple polygon, negative inside."""
     square, sign = torch.full_like(x, math.inf), torch.ones_like(x)
-    for (ax, ay), (bx, by) in zip(corners, [corners[-1], *corners[:-1]]):
+    for (ax, ay), (bx, by) in zip(corners, [corners[-1], *corners[:-1]], strict=True):
         ex, ey, wx, wy = bx - ax, by - ay, x - ax, y - ay
         along = ((wx * ex + wy * ey) / (ex * ex + ey * ey)).clamp(0, 1)
         square = torch.minimum(square, (wx - ex * along).square() + (wy - ey * along).square())
@@ -124,18 +124,21 @@ def contrast(one: str, other: str) -> float:
 
 def outline_colour(scene: Scene) -> str:
     """White or black, whichever stands out more from both the shape and its background."""
-    return max(("white", "black"), key=lambda c: min(contrast(c, scene.colour), contrast(c, scene.background)))
+    def least(colour: str) -> float:
+        return min(contrast(colour, scene.colour), contrast(colour, scene.background))
+    return max(("white", "black"), key=least)
 
 
-def draw(scene: Scene, width: int, height: int) -> Tensor:
-    """[3, height, width], values 0..1."""
+def draw(scene: Scene, width: int, height: int, canvas: Tensor | None = None) -> Tensor:
+    """[3, height, width], values 0..1. A `canvas` takes the place of the background."""
     y, x = torch.meshgrid(torch.arange(height) + 0.5, torch.arange(width) + 0.5, indexing="ij")
     half = min(width, height) / 2
-    radius = scene.size * half
-    away = distance(scene.shape, ((x - width / 2) / half - scene.x) / scene.size, ((y - height / 2) / half - scene.y) / scene.size) * radius
-    image = paint(scene.background, scene.pattern, x, y)
+    radius, left, top = scene.size * half, x - width / 2 - scene.x * half, y - height / 2 - scene.y * half
+    away = distance(scene.shape, left / radius, top / radius) * radius
+    image = paint(scene.background, scene.pattern, x, y) if canvas is None else canvas
     if scene.outlined:
-        image = torch.lerp(image, paint(outline_colour(scene), "", x, y), (0.5 + half / 9 - away).clamp(0, 1))
+        line = paint(outline_colour(scene), "", x, y)
+        image = torch.lerp(image, line, (0.5 + half / 9 - away).clamp(0, 1))
     return torch.lerp(image, paint(scene.colour, scene.fill, x, y), (0.5 - away).clamp(0, 1))
 
 
@@ -145,17 +148,18 @@ def caption(scene: Scene) -> str:
         text = " ".join(word for word in words if word)
         return f"an {text}" if text[0] in "aeiou" else f"a {text}"
     style = "outlined" if scene.outlined else ""
-    return f"{noun(style, scene.fill, scene.colour, scene.shape)} on {noun(scene.pattern, scene.background, 'background')}"
+    shape = noun(style, scene.fill, scene.colour, scene.shape)
+    return f"{shape} on {noun(scene.pattern, scene.background, 'background')}"
 
 
-def random_scene(rng: random.Random, shapes: Sequence[str] = SHAPES, plain: float = 0.4, solid: float = 0.8, outlined: bool = False) -> Scene:
-    """`plain` and `solid` are the shares of backgrounds and shapes without a pattern."""
+def random_scene(rng: random.Random, shapes: Sequence[str] = SHAPES, outlined: bool = False) -> Scene:
+    """Two in five backgrounds and four in five shapes are plain; colours that are hard to tell apart never meet."""
     colour = rng.choice(list(COLOURS))
     background = rng.choice([name for name in COLOURS if contrast(name, colour) >= MIN_CONTRAST])
-    pattern = "" if rng.random() < plain else rng.choice(PATTERNS[1:])
-    fill = "" if rng.random() < solid else rng.choice(FILLS[1:])
-    place = [round(rng.uniform(-0.12, 0.12), 3) for _ in range(2)]
-    return Scene(rng.choice(shapes), colour, background, pattern, fill, outlined, round(rng.uniform(0.55, 0.72), 3), *place)
+    pattern = "" if rng.random() < 0.4 else rng.choice(PATTERNS[1:])
+    fill = "" if rng.random() < 0.8 else rng.choice(FILLS[1:])
+    x, y, size = (round(rng.uniform(*ends), 3) for ends in ((-0.12, 0.12), (-0.12, 0.12), (0.55, 0.72)))
+    return Scene(rng.choice(shapes), colour, background, pattern, fill, outlined, size, x, y)
 
 
 def batch(rng: random.Random, count: int, width: int, height: int) -> tuple[Tensor, list[str]]:
