@@ -33,25 +33,32 @@ def lora_path(name: str) -> Path:
 
 
 def dataset_folder(text: str) -> Path:
-    """An absolute folder, or one inside ComfyUI's input folder."""
+    """An absolute folder, or one inside ComfyUI's input folder. Raises ValueError when none is named."""
+    if not text.strip():
+        raise ValueError("no folder is given; name one that holds captioned pictures, or connect images")
     path = Path(text.strip().strip('"')).expanduser()
     return path if path.is_absolute() else Path(folder_paths.get_input_directory()) / path
 
 
-def folder_state(text: str) -> list[tuple[str, int, int]]:
+def folder_state(text: str | None) -> list[tuple[str, int, int]]:
     """Name, size and time of every file in a data-set folder: changes when the node must read it again."""
-    folder = dataset_folder(text)
-    if not text.strip() or not folder.is_dir():
+    folder = dataset_folder(text) if text and text.strip() else None
+    if folder is None or not folder.is_dir():
         return []
     return sorted(
         (path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in folder.iterdir() if path.is_file()
     )
 
 
-def lora_state(name: str) -> tuple[str, int, int]:
-    """Name, size and time of a LoRA file; zeros when there is none."""
-    path = folder_paths.get_full_path("loras", name) if name != NONE else None
-    return (name, Path(path).stat().st_size, Path(path).stat().st_mtime_ns) if path else (name, 0, 0)
+def lora_state(name: str | None) -> tuple[str | None, int, int]:
+    """Name, size and time of a LoRA file; zeros when there is none or the name is not known yet."""
+    if not name or name == NONE:
+        return name, 0, 0
+    try:
+        found = lora_path(name).stat()
+    except ValueError:
+        return name, 0, 0
+    return name, found.st_size, found.st_mtime_ns
 
 
 def loras_folder() -> Path:
