@@ -10,6 +10,7 @@ from .bridge.training import AUTO, TIMESTEPS, Run, as_lora_model, train_config, 
 from .types import CATEGORY, AdapterType, LoraDatasetType
 
 MOST_STEPS = 1_000_000
+MOST_PRESERVATION = 100.0
 
 
 class TrainLora(io.ComfyNode):
@@ -49,7 +50,7 @@ class TrainLora(io.ComfyNode):
                 io.String.Input("include", default="", optional=True, advanced=True, tooltip="More layers by name, separated by commas, * stands for anything: for example time_embed*, *.ff.net.2."),
                 io.String.Input("exclude", default="", optional=True, advanced=True, tooltip="Layers to leave out, written as include."),
                 io.String.Input("preserve", default="", optional=True, advanced=True, tooltip="Class words that stand in for the trigger, separated by commas: for 'sks dog' write dog, or several. On captions with them the model keeps its own answer."),
-                io.Float.Input("preservation", default=0.0, min=0.0, max=100.0, step=0.1, optional=True, advanced=True, tooltip="Weight of that: 0 is off, 1 is as strong as learning. Each step takes about twice as long."),
+                io.Float.Input("preservation", default=0.0, min=0.0, max=MOST_PRESERVATION, step=0.1, optional=True, advanced=True, tooltip="Weight of that: 0 is off, 1 is as strong as learning. Each step takes about twice as long."),
             ],
             outputs=[
                 io.LoraModel.Output("lora_model", tooltip="For ComfyUI's own Load LoRA Model and Save LoRA Weights."),
@@ -68,6 +69,8 @@ class TrainLora(io.ComfyNode):
             return f"steps is {steps}; it must be between 1 and {MOST_STEPS}"
         if None not in (steps, warmup) and not 0 <= warmup < steps:
             return f"warmup is {warmup} steps but the run has {steps}; use fewer warm-up steps"
+        if preservation is not None and not 0 <= preservation <= MOST_PRESERVATION:
+            return f"preservation is {preservation:g}; it must be between 0 and {MOST_PRESERVATION:g}"
         if preservation and preserve is not None and not _patterns(preserve):
             return f"preservation is {preservation:g} but preserve names no class word; write one, such as person, or set it to 0"
         return True
