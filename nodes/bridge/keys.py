@@ -138,7 +138,12 @@ def _target(value, prefix: str) -> Target:
 
 
 def _joined(parts: list[LowRank]) -> LowRank:
-    return parts[0] if len(parts) == 1 else LowRank.concat(parts)
+    """One correction of slices placed in their rows. Slices of one pair, as formats that split fused weights write
+    them, share A and get their rank back."""
+    first, *others = parts
+    if all(part.scaling == first.scaling and torch.equal(part.lora_A, first.lora_A) for part in others):
+        return replace(first, lora_B=sum((part.lora_B for part in others), first.lora_B))
+    return LowRank.concat(parts)
 
 
 def _speaks(style: str, name: str) -> bool:
