@@ -112,6 +112,12 @@ def test_data_set_folder(pictures: Path, spoil: Callable[[Path], None], message:
     assert_refused(train_graph(pictures), message)
 
 
+@pytest.mark.parametrize("folder", ["", "  "])
+def test_no_folder(folder: str) -> None:
+    """Not ComfyUI's whole input folder."""
+    assert_refused(train_graph(folder, {"trigger": "loom"}), "no folder is given")
+
+
 def test_trigger_stands_in_for_captions(pictures: Path) -> None:
     without_captions(pictures)
     assert refusals(train_graph(pictures, {"trigger": "loom"})) == ""
@@ -143,6 +149,9 @@ def test_data_set_numbers(pictures: Path, dataset: dict[str, Any], message: str)
         ({"targets": "everything"}, "not in list"),
         ({"run_name": "../../escape"}, "steps out of its folder"),
         ({"run_name": ""}, "is empty"),
+        ({"preservation": 1.0}, "preserve names no class word"),
+        ({"preservation": 1000.0, "preserve": "person"}, "preservation is 1000"),
+        ({"preservation": -1.0, "preserve": "person"}, "preservation is -1"),
     ],
 )
 def test_training_numbers_and_names(pictures: Path, train: dict[str, Any], message: str) -> None:
@@ -253,6 +262,11 @@ def test_vae_of_other_channels(models, pictures: Path) -> None:
 def test_targets_select_nothing(models, pictures: Path) -> None:
     with pytest.raises(ValueError, match="select none of the model's .* layers; it has: .*attn1.to_q"):
         train(models("sd15"), data(pictures), exclude="*")
+
+
+def test_preservation_without_a_trigger(models, pictures: Path) -> None:
+    with pytest.raises(ValueError, match="preservation is 1 but .* a trigger word in LoRA Dataset"):
+        train(models("sd15"), data(pictures), preservation=1.0, preserve="person")
 
 
 def test_truncated_picture_is_named(pictures: Path) -> None:
