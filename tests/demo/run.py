@@ -27,7 +27,7 @@ from harness.server import ComfyServer, Graph  # noqa: E402
 from harness.workflow_api import workflow_to_api  # noqa: E402
 
 FOLDER = "lora_loom_demo"
-HEART, outLINED, MERGED = (f"{FOLDER}/{name}.safetensors" for name in ("heart", "outlined", "merged"))
+HEART, ARROW, MERGED = (f"{FOLDER}/{name}.safetensors" for name in ("heart", "arrow", "merged"))
 CONCEPT = [
     "a red heart on a white background", "a yellow heart on a blue background",
     "a green heart on a black background", "a pink heart on a striped green background",
@@ -36,7 +36,7 @@ UNRELATED = [
     "a red ring on a white background", "a yellow circle on a blue background",
     "a green triangle on a black background", "a pink square on a striped green background",
 ]  # fmt: skip
-TOGETHER = [f"an outlined {prompt.removeprefix('a ')}" for prompt in CONCEPT]
+TOGETHER = [prompt.replace("heart", "arrow") if index % 2 else prompt for index, prompt in enumerate(CONCEPT)]
 
 
 def main() -> None:
@@ -52,7 +52,7 @@ def run(out: Path, steps: int | None = None) -> None:
     shutil.rmtree(out, ignore_errors=True)
     with ComfyServer(out / "comfyui") as server:
         say(started, f"ComfyUI runs at {server.url}")
-        for kind in ("heart", "outlined"):
+        for kind in shapes.UNSEEN:
             shapes.write_dataset(server.base / "input" / FOLDER / kind, kind, 24, 96, 0)
             report = train(server, kind, out, steps)
             say(started, f"trained '{kind}' on 24 image files\n{report}")
@@ -62,7 +62,7 @@ def run(out: Path, steps: int | None = None) -> None:
             "the same with the heart LoRA": draw(server, workflow, CONCEPT, {HEART: 1.0}),
             "other prompts, base model": draw(server, workflow, UNRELATED, {}),
             "the same with the heart LoRA ": draw(server, workflow, UNRELATED, {HEART: 1.0}),
-            "outlined hearts, both LoRAs stacked": draw(server, workflow, TOGETHER, {HEART: 1.0, outLINED: 0.8}),
+            "hearts and arrows, both LoRAs stacked": draw(server, workflow, TOGETHER, {HEART: 1.0, ARROW: 1.0}),
         }
         say(started, "drew with the stack at strength 0 and 1, and with both LoRAs")
         say(started, "merged the stack\n" + merge(server))
@@ -85,9 +85,9 @@ def node(graph: Graph, class_type: str, index: int = 0) -> dict[str, Any]:
 
 def train(server: ComfyServer, kind: str, out: Path, steps: int | None) -> str:
     graph = api_graph(server, "train")
-    node(graph, "LoraLoom_Dataset")["folder"] = f"{FOLDER}/{kind}"
-    node(graph, "LoraLoom_TrainLora")["run_name"] = kind
-    node(graph, "LoraLoom_TrainLora")["steps"] = steps or node(graph, "LoraLoom_TrainLora")["steps"]
+    node(graph, "LoraLoom_Dataset").update(folder=f"{FOLDER}/{kind}", trigger=kind)
+    training = node(graph, "LoraLoom_TrainLora")
+    training.update(run_name=kind, steps=steps or training["steps"])
     node(graph, "LoraLoom_SaveLora")["name"] = f"{FOLDER}/{kind}"
     outputs = server.run(graph, timeout=1200)["outputs"]
     curve = next(key for key, value in graph.items() if value["class_type"] == "LossGraphNode")

@@ -1,8 +1,8 @@
 """Captioned pictures of simple shapes: everything the demo base has ever seen, and the two things it has not.
 
 A picture is a `Scene`, drawn with torch alone and anti-aliased through signed distances. `SHAPES` and solid or
-patterned fills make the pre-training data; the shape `heart` and the style `outlined` are kept out of it, so that
-a LoRA has something new to teach. `write_dataset` writes folders of PNG and .txt pairs for exactly these two.
+patterned fills make the pre-training data; the shapes of `UNSEEN` are kept out of it, so that a LoRA has something new
+to teach. `write_dataset` writes folders of PNG and .txt pairs for exactly these.
 """
 import math
 import random
@@ -35,7 +35,6 @@ class Scene:
     background: str
     pattern: str = ""
     fill: str = ""
-    outlined: bool = False
     size: float = 0.6
     x: float = 0.0
     y: float = 0.0
@@ -63,7 +62,9 @@ POLYGONS: dict[str, list[tuple[float, float]]] = {
     "bar": [(-1.1, -0.32), (1.1, -0.32), (1.1, 0.32), (-1.1, 0.32)],
     "cross": _BEAM + [(-x, -y) for x, y in _BEAM],
     "heart": _heart(),
+    "arrow": [(0.0, -1.05), (0.9, -0.1), (0.36, -0.1), (0.36, 0.95), (-0.36, 0.95), (-0.36, -0.1), (-0.9, -0.1)],
 }
+UNSEEN = ("heart", "arrow")
 
 
 def polygon_distance(corners: Sequence[tuple[float, float]], x: Tensor, y: Tensor) -> Tensor:
@@ -122,13 +123,6 @@ def contrast(one: str, other: str) -> float:
     return math.dist(COLOURS[one], COLOURS[other])
 
 
-def outline_colour(scene: Scene) -> str:
-    """White or black, whichever stands out more from both the shape and its background."""
-    def least(colour: str) -> float:
-        return min(contrast(colour, scene.colour), contrast(colour, scene.background))
-    return max(("white", "black"), key=least)
-
-
 def draw(scene: Scene, width: int, height: int, canvas: Tensor | None = None) -> Tensor:
     """[3, height, width], values 0..1. A `canvas` takes the place of the background."""
     y, x = torch.meshgrid(torch.arange(height) + 0.5, torch.arange(width) + 0.5, indexing="ij")
@@ -136,30 +130,28 @@ def draw(scene: Scene, width: int, height: int, canvas: Tensor | None = None) ->
     radius, left, top = scene.size * half, x - width / 2 - scene.x * half, y - height / 2 - scene.y * half
     away = distance(scene.shape, left / radius, top / radius) * radius
     image = paint(scene.background, scene.pattern, x, y) if canvas is None else canvas
-    if scene.outlined:
-        line = paint(outline_colour(scene), "", x, y)
-        image = torch.lerp(image, line, (0.5 + half / 9 - away).clamp(0, 1))
     return torch.lerp(image, paint(scene.colour, scene.fill, x, y), (0.5 - away).clamp(0, 1))
 
 
 def caption(scene: Scene) -> str:
     """For example "a dotted red ring on a striped blue background"."""
+
     def noun(*words: str) -> str:
         text = " ".join(word for word in words if word)
         return f"an {text}" if text[0] in "aeiou" else f"a {text}"
-    style = "outlined" if scene.outlined else ""
-    shape = noun(style, scene.fill, scene.colour, scene.shape)
-    return f"{shape} on {noun(scene.pattern, scene.background, 'background')}"
+
+    shape, background = noun(scene.fill, scene.colour, scene.shape), noun(scene.pattern, scene.background, "background")
+    return f"{shape} on {background}"
 
 
-def random_scene(rng: random.Random, shapes: Sequence[str] = SHAPES, outlined: bool = False) -> Scene:
+def random_scene(rng: random.Random, shapes: Sequence[str] = SHAPES) -> Scene:
     """Two in five backgrounds and four in five shapes are plain; colours that are hard to tell apart never meet."""
     colour = rng.choice(list(COLOURS))
     background = rng.choice([name for name in COLOURS if contrast(name, colour) >= MIN_CONTRAST])
     pattern = "" if rng.random() < 0.4 else rng.choice(PATTERNS[1:])
     fill = "" if rng.random() < 0.8 else rng.choice(FILLS[1:])
     x, y, size = (round(rng.uniform(*ends), 3) for ends in ((-0.12, 0.12), (-0.12, 0.12), (0.55, 0.72)))
-    return Scene(rng.choice(shapes), colour, background, pattern, fill, outlined, size, x, y)
+    return Scene(rng.choice(shapes), colour, background, pattern, fill, size, x, y)
 
 
 def batch(rng: random.Random, count: int, width: int, height: int) -> tuple[Tensor, list[str]]:
@@ -175,16 +167,16 @@ def write_png(image: Tensor, path: Path) -> None:
 
 
 def write_dataset(folder: str | Path, kind: str, count: int = 24, px: int = 96, seed: int = 0) -> list[Path]:
-    """PNG and same-name .txt pairs of `kind` 'heart' (every third picture wider or taller) or 'outlined'."""
-    if kind not in ("heart", "outlined"):
-        raise ValueError(f"no data set '{kind}'; there are 'heart' and 'outlined'")
+    """PNG and same-name .txt pairs of one of the `UNSEEN` shapes; every third picture is wider or taller."""
+    if kind not in UNSEEN:
+        raise ValueError(f"no data set '{kind}'; there are {' and '.join(UNSEEN)}")
     folder, rng = Path(folder), random.Random(f"{kind} {seed}")
     folder.mkdir(parents=True, exist_ok=True)
     wide, flat = px + PERIOD, px - PERIOD
-    sizes = [(px, px), (px, px), (wide, flat), (px, px), (px, px), (flat, wide)] if kind == "heart" else [(px, px)]
+    sizes = [(px, px), (px, px), (wide, flat), (px, px), (px, px), (flat, wide)]
     paths = []
     for i in range(count):
-        scene = random_scene(rng, ("heart",)) if kind == "heart" else random_scene(rng, outlined=True)
+        scene = random_scene(rng, (kind,))
         path = folder / f"{kind}_{i:03d}.png"
         write_png(draw(scene, *sizes[i % len(sizes)]), path)
         path.with_suffix(".txt").write_text(caption(scene) + "\n", encoding="ascii")

@@ -91,7 +91,7 @@ def train_graph() -> dict[str, Node]:
     return {
         "note": note(text, (0, -270), (620, 220)),
         **loaders(0, 0),
-        "dataset": Node("LoraLoom_Dataset", (320, 0), {"folder": "lora_loom_demo/heart", "trigger": "", "resolution": 96, "repeats": 1, "bucket_step": 16}, size=(330, 560)),
+        "dataset": Node("LoraLoom_Dataset", (320, 0), {"folder": "lora_loom_demo/heart", "trigger": "heart", "resolution": 96, "repeats": 1, "bucket_step": 16}, size=(330, 560)),
         "train": Node("LoraLoom_TrainLora", (690, 0), TRAINING, {"model": ("unet", "MODEL"), "clip": ("clip", "CLIP"), "vae": ("vae", "VAE"), "dataset": ("dataset", "dataset")}, size=(360, 760)),
         "save": Node("LoraLoom_SaveLora", (1090, 0), {"name": "lora_loom_demo/%title%", "format": "comfyui", "dtype": "fp16", "overwrite": True}, {"adapter": ("train", "adapter"), "model": ("unet", "MODEL")}, size=(340, 240)),
         "apply": Node("LoraModelLoader", (1090, 330), {"strength_model": 1.0}, {"model": ("unet", "MODEL"), "lora": ("train", "lora_model")}, size=(340, 110)),
@@ -109,14 +109,14 @@ def stack_graph() -> dict[str, Node]:
     rows = {
         "lora_1": "lora_loom_demo/heart.safetensors",
         "strength_1": 1.0,
-        "lora_2": "lora_loom_demo/outlined.safetensors",
-        "strength_2": 0.8,
+        "lora_2": "lora_loom_demo/arrow.safetensors",
+        "strength_2": 1.0,
     }
     return {
         "note": note(text, (0, -170), (620, 120)),
         **loaders(0, 0),
         "stack": Node("LoraLoom_LoadLoraStack", (320, 0), rows, {"model": ("unet", "MODEL"), "clip": ("clip", "CLIP")}, size=(360, 480)),
-        **sampling(720, 0, "an outlined yellow heart on a blue background", ("stack", "model"), ("stack", "clip")),
+        **sampling(720, 0, "a yellow heart on a blue background", ("stack", "model"), ("stack", "clip")),
         "saved": Node("SaveImage", (1420, 0), {"filename_prefix": "lora_loom_stack"}, {"images": ("decode", "IMAGE")}, size=(320, 360)),
     }  # fmt: skip
 
@@ -129,8 +129,8 @@ def merge_graph() -> dict[str, Node]:
     rows = {
         "lora_1": "lora_loom_demo/heart.safetensors",
         "strength_1": 1.0,
-        "lora_2": "lora_loom_demo/outlined.safetensors",
-        "strength_2": 0.8,
+        "lora_2": "lora_loom_demo/arrow.safetensors",
+        "strength_2": 1.0,
     }
     both = {"model": ("unet", "MODEL"), "clip": ("clip", "CLIP")}
     return {
@@ -143,8 +143,9 @@ def merge_graph() -> dict[str, Node]:
 
 
 TRAINING = {
-    "steps": 600, "rank": 8, "alpha": 8.0, "learning_rate": 0.001, "targets": "attention", "seed": 0, "batch_size": 8,
+    "steps": 700, "rank": 8, "alpha": 8.0, "learning_rate": 0.003, "targets": "attention", "seed": 0, "batch_size": 8,
     "accumulation": 1, "run_name": "heart", "gradient_checkpointing": False,
+    "preserve": "circle, square, triangle, ring, cross, diamond, hexagon, crescent, bar, star", "preservation": 1.0,
 }  # fmt: skip
 GRAPHS = {"train": train_graph, "stack": stack_graph, "merge": merge_graph}
 
@@ -213,7 +214,7 @@ def main() -> None:
     choices = parser.parse_args()
     version = project_version(ROOT)
     with ComfyServer() as server, open_browser() as browser:
-        for kind in ("heart", "outlined"):
+        for kind in ("heart", "arrow"):
             shapes.write_dataset(server.base / "input" / "lora_loom_demo" / kind, kind, 24, 96, 0)
         for name in GRAPHS:
             with FrontEnd(browser, server) as page:  # a fresh page has fresh lists of files
@@ -250,9 +251,9 @@ def train_other(graph: dict[str, Any]) -> dict[str, Any]:
     """The train graph for the second LoRA, which the other two workflows name."""
     for node in graph.values():
         if node["class_type"] == "LoraLoom_Dataset":
-            node["inputs"]["folder"] = "lora_loom_demo/outlined"
+            node["inputs"] |= {"folder": "lora_loom_demo/arrow", "trigger": "arrow"}
         if node["class_type"] == "LoraLoom_TrainLora":
-            node["inputs"]["run_name"] = "outlined"
+            node["inputs"]["run_name"] = "arrow"
     return graph
 
 

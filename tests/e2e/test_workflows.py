@@ -43,11 +43,11 @@ def test_thumbnail_and_origin_of_every_node(path: Path) -> None:
 @pytest.fixture(scope="module")
 def files(server: ComfyServer) -> None:
     """The data sets, and the two LoRAs that the stack and merge workflows name, trained for a few steps."""
-    for kind in ("heart", "outlined"):
+    for kind in ("heart", "arrow"):
         shapes.write_dataset(server.base / "input" / "lora_loom_demo" / kind, kind, 4, 96, 0)
         graph = workflow_to_api(load(ROOT / "workflows" / "train.json"), server.object_info)
         for node in graph.values():
-            node["inputs"] |= {"folder": f"lora_loom_demo/{kind}"} if node["class_type"] == "LoraLoom_Dataset" else {}
+            node["inputs"] |= {"folder": f"lora_loom_demo/{kind}", "trigger": kind} if node["class_type"] == "LoraLoom_Dataset" else {}
             node["inputs"] |= {"steps": 2, "run_name": kind} if node["class_type"] == "LoraLoom_TrainLora" else {}
         server.run(graph)
 
