@@ -88,6 +88,8 @@ def train(server: ComfyServer, kind: str, out: Path, steps: int | None) -> str:
     node(graph, "LoraLoom_Dataset").update(folder=f"{FOLDER}/{kind}", trigger=kind)
     training = node(graph, "LoraLoom_TrainLora")
     training.update(run_name=kind, steps=steps or training["steps"])
+    if kind == "arrow":  # each of the two leaves the other's word alone, so that they can be stacked
+        training["preserve"] = training["preserve"].replace("arrow", "heart")
     node(graph, "LoraLoom_SaveLora")["name"] = f"{FOLDER}/{kind}"
     outputs = server.run(graph, timeout=1200)["outputs"]
     curve = next(key for key, value in graph.items() if value["class_type"] == "LossGraphNode")

@@ -23,6 +23,6 @@ def write(path: Path, rows: dict[str, list[Image.Image]], captions: Sequence[Seq
         for column, picture in enumerate(pictures):
             left = _GAP + column * (_TILE + _GAP)
             page.paste(picture.resize((_TILE, _TILE), Image.Resampling.LANCZOS), (left, top + _HEAD))
-            text = captions[row][column].removesuffix(" background")
+            text = captions[row][column].removesuffix(" background").replace(" on a ", " on ")
             pen.text((left, top + _HEAD + _TILE + 3), text, _FAINT, ImageFont.load_default(11))
     page.save(path)

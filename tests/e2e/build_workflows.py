@@ -143,9 +143,9 @@ def merge_graph() -> dict[str, Node]:
 
 
 TRAINING = {
-    "steps": 700, "rank": 8, "alpha": 8.0, "learning_rate": 0.003, "targets": "attention", "seed": 0, "batch_size": 8,
+    "steps": 900, "rank": 8, "alpha": 8.0, "learning_rate": 0.003, "targets": "attention", "seed": 0, "batch_size": 8,
     "accumulation": 1, "run_name": "heart", "gradient_checkpointing": False,
-    "preserve": "circle, square, triangle, ring, cross, diamond, hexagon, crescent, bar, star", "preservation": 1.0,
+    "preserve": "arrow, circle, square, triangle, ring, cross, diamond, hexagon, crescent, bar, star", "preservation": 1.0,
 }  # fmt: skip
 GRAPHS = {"train": train_graph, "stack": stack_graph, "merge": merge_graph}
 
@@ -254,6 +254,7 @@ def train_other(graph: dict[str, Any]) -> dict[str, Any]:
             node["inputs"] |= {"folder": "lora_loom_demo/arrow", "trigger": "arrow"}
         if node["class_type"] == "LoraLoom_TrainLora":
             node["inputs"]["run_name"] = "arrow"
+            node["inputs"]["preserve"] = node["inputs"]["preserve"].replace("arrow", "heart")
     return graph
 
 
