@@ -152,9 +152,10 @@ def preserved_captions(caption: str, trigger: str, words: Sequence[str]) -> list
 
 def check_preservation(dataset: Dataset, weight: float, words: Sequence[str]) -> None:
     """Raises ValueError when output preservation is asked for without what it needs."""
-    if weight and not (words and dataset.trigger):
-        missing = "preserve (class words, such as 'person')" if dataset.trigger else "a trigger word in LoRA Dataset"
-        raise ValueError(f"preservation is {weight:g} but there is no {missing}; give it, or set preservation to 0")
+    if weight and not dataset.trigger:
+        raise ValueError(f"preservation is {weight:g} but LoRA Dataset has no trigger word; give one, or set it to 0")
+    if weight and not words:
+        raise ValueError(f"preservation is {weight:g} but preserve names no class word; give one, or set it to 0")
 
 
 def _trigger_pattern(trigger: str) -> re.Pattern[str]:

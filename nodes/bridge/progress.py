@@ -19,8 +19,12 @@ class Progress:
         context = get_executing_context()
         self.node_id = context.node_id if context else None
         self.bar = comfy.utils.ProgressBar(total, node_id=self.node_id)
-        self.started = time.monotonic()
         self.pictured = 0.0
+        self.begin()
+
+    def begin(self, done: int = 0) -> None:
+        """From here on the time is taken; `done` was done before."""
+        self.started, self.done_before = time.monotonic(), done
 
     def picture_due(self) -> bool:
         return time.monotonic() - self.pictured > _PICTURE_EVERY
@@ -37,5 +41,5 @@ class Progress:
             server.send_progress_text(text, self.node_id)
 
     def time_left(self, done: int, total: int) -> str:
-        seconds = (time.monotonic() - self.started) / max(done, 1) * (total - done)
+        seconds = (time.monotonic() - self.started) / max(done - self.done_before, 1) * (total - done)
         return f"{int(seconds // 60)}:{int(seconds % 60):02d} left"

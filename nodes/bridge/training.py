@@ -38,8 +38,8 @@ TIMESTEPS = (AUTO, *TIMESTEP_LAWS)
 
 @dataclass(frozen=True)
 class Run:
-    """Where a run keeps its state, how often it is written, whether gradients are recomputed block by block, and the words
-    that stand in for the trigger in captions on which the base model is preserved."""
+    """What does not change what is learned, but for `preserve`: the words that stand in for the trigger in captions on
+    which the base model is preserved. `checkpointing` recomputes activations block by block."""
 
     name: str = "lora"
     save_every: int = 250
@@ -71,22 +71,12 @@ def train_lora(model, clip, vae, dataset: Dataset, lora: LoraConfig, config: Tra
         folder = run_folder(run.name, identity)
         state = _fresh_state(layers, lora, config, latents, dataset.repeats)
         denoiser = ComfyDenoiser(patcher)
-        samples = [
-            Sample(
-                latent,
-                denoiser.condition(encoded[example.caption], latent),
-                denoiser.condition(encoded[""], latent),
-                tuple(
-                    denoiser.condition(encoded[text], latent)
-                    for text in preserved_captions(example.caption, dataset.trigger, run.preserve)
-                ),
-            )
-            for example, latent in zip(dataset.examples, latents, strict=True)
-        ]
+        samples = _samples(denoiser, dataset, encoded, latents, run.preserve)
         path = folder / "state.safetensors"
         if path.is_file() and not run.start_over:
             checkpoint.load(path, state, identity)
             log.info("continuing %s at step %d of %d", folder.name, state.step, config.steps)
+        progress.begin(state.step)
         adapter_now = partial(_adapter, patcher, state, dataset, lora, config, run)
         with attached(state.factors.branches), _kept_on_disk(path, state, identity, adapter_now):
             for result in train(config, state, denoiser, samples):
@@ -109,6 +99,16 @@ def _encode(model, clip, vae, dataset: Dataset, preserve: tuple[str, ...], progr
         captions |= set(preserved_captions(example.caption, dataset.trigger, preserve))
     encoded = encode_captions(clip, captions, family_of(model).guidance, tick)
     return encoded, encode_images(vae, model, dataset, tick)
+
+
+def _samples(denoiser, dataset: Dataset, encoded: dict[str, list], latents, preserve: tuple[str, ...]) -> list[Sample]:
+    """Every example with its conditions, each encoded for the size of its own latent."""
+    samples = []
+    for example, latent in zip(dataset.examples, latents, strict=True):
+        texts = (example.caption, "", *preserved_captions(example.caption, dataset.trigger, preserve))
+        condition, unconditional, *preserved = (denoiser.condition(encoded[text], latent) for text in texts)
+        samples.append(Sample(latent, condition, unconditional, tuple(preserved)))
+    return samples
 
 
 def _fresh_state(layers, lora: LoraConfig, config: TrainConfig, latents, repeats: int) -> TrainState:
@@ -135,9 +135,8 @@ def _show(progress: Progress, result: StepResult, config: TrainConfig, state: Tr
     picture = None
     if progress.picture_due() or result.step == config.steps:
         picture = draw_curve(state.losses, config.steps)
-        progress.say(
-            f"step {result.step} of {config.steps}, loss {_recent(state.losses):.4f}, {progress.time_left(result.step, config.steps)}"
-        )
+        left = progress.time_left(result.step, config.steps)
+        progress.say(f"step {result.step} of {config.steps}, loss {_recent(state.losses):.4f}, {left}")
     progress.update(result.step, picture=picture)
     comfy.model_management.throw_exception_if_processing_interrupted()
 

@@ -2,6 +2,7 @@
 
 Importing this module imports ComfyUI (from COMFYUI_PATH, or the copy in .comfyui/) and keeps it on the CPU.
 """
+
 import json
 import os
 import sys
@@ -23,7 +24,7 @@ if str(COMFYUI) not in sys.path:
 import comfy.cli_args  # noqa: E402
 
 comfy.cli_args.args.cpu = True
-comfy.cli_args.args.use_pytorch_cross_attention = True   # twice the speed of the default on a CPU
+comfy.cli_args.args.use_pytorch_cross_attention = True  # twice the speed of the default on a CPU
 
 import comfy.latent_formats  # noqa: E402
 import comfy.ldm.wan.model  # noqa: E402
@@ -36,13 +37,33 @@ import comfy.utils  # noqa: E402
 import safetensors.torch  # noqa: E402
 from comfy import sd1_clip  # noqa: E402
 
-WORDS = 16           # positions of the text encoder: start, up to 14 tokens, end
-WIDTH = 768          # of a text feature
+WORDS = 16  # positions of the text encoder: start, up to 14 tokens, end
+WIDTH = 768  # of a text feature
 LATENT = comfy.latent_formats.Wan21()
-DIT = dict(model_type="t2v", patch_size=(1, 2, 2), dim=128, ffn_dim=512, num_heads=2, num_layers=6,
-           in_dim=16, out_dim=16, freq_dim=256, text_dim=WIDTH, cross_attn_norm=True)
-VAE = dict(dim=8, z_dim=16, dim_mult=[1, 2, 4, 4], num_res_blocks=2, attn_scales=[], dropout=0.0,
-           temperal_downsample=[False, True, True], image_channels=3, conv_out_channels=3)
+DIT = dict(
+    model_type="t2v",
+    patch_size=(1, 2, 2),
+    dim=128,
+    ffn_dim=512,
+    num_heads=2,
+    num_layers=6,
+    in_dim=16,
+    out_dim=16,
+    freq_dim=256,
+    text_dim=WIDTH,
+    cross_attn_norm=True,
+)
+VAE = dict(
+    dim=8,
+    z_dim=16,
+    dim_mult=[1, 2, 4, 4],
+    num_res_blocks=2,
+    attn_scales=[],
+    dropout=0.0,
+    temperal_downsample=[False, True, True],
+    image_channels=3,
+    conv_out_channels=3,
+)
 
 
 @dataclass(frozen=True)
@@ -73,7 +94,7 @@ def new_vae(seed: int = 0) -> comfy.ldm.wan.vae.WanVAE:
                 weight.fill_(float(name.endswith("gamma")))
             else:
                 fan_in = weight[0].numel() // (weight.shape[2] if weight.ndim == 5 else 1)
-                weight.normal_(0, fan_in ** -0.5, generator=generator)
+                weight.normal_(0, fan_in**-0.5, generator=generator)
                 if weight.ndim == 5:
                     weight[:, :, :-1] = 0
     return vae
@@ -186,11 +207,31 @@ class Pipeline:
         return self.clip.encode_from_tokens_scheduled(self.clip.tokenize(prompt))
 
     @torch.inference_mode()
-    def __call__(self, prompt: str, seed: int = 0, width: int = 96, height: int = 96, steps: int = 16, cfg: float = 3.0,
-                 sampler: str = "euler", scheduler: str = "simple") -> Tensor:
+    def __call__(
+        self,
+        prompt: str,
+        seed: int = 0,
+        width: int = 96,
+        height: int = 96,
+        steps: int = 16,
+        cfg: float = 3.0,
+        sampler: str = "euler",
+        scheduler: str = "simple",
+    ) -> Tensor:
         """[3, height, width], values 0..1."""
         latent = comfy.sample.fix_empty_latent_channels(self.model, torch.zeros(1, 4, height // 8, width // 8), 8)
         noise = comfy.sample.prepare_noise(latent, seed)
-        latent = comfy.sample.sample(self.model, noise, steps, cfg, sampler, scheduler, self.encode(prompt),
-                                     self.encode(""), latent, disable_pbar=True, seed=seed)
+        latent = comfy.sample.sample(
+            self.model,
+            noise,
+            steps,
+            cfg,
+            sampler,
+            scheduler,
+            self.encode(prompt),
+            self.encode(""),
+            latent,
+            disable_pbar=True,
+            seed=seed,
+        )
         return self.vae.decode(latent).reshape(height, width, 3).movedim(-1, 0)

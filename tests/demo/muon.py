@@ -3,6 +3,7 @@
 torch.optim.Muon does one matrix at a time; here matrices of one shape go through Newton-Schulz together, which is what
 makes it pay on one CPU core.
 """
+
 from collections import defaultdict
 
 import torch

@@ -7,6 +7,7 @@ Every few minutes the state goes to a temporary folder (--state) and the average
 loads, so that a run which was cut off goes on where it stopped. A stage of 0 minutes is skipped; without a VAE or a
 transformer to train, the files in --out are taken as they are.
 """
+
 import argparse
 import random
 import tempfile
@@ -23,12 +24,14 @@ from torch import Tensor, nn
 
 def clutter(rng: random.Random, count: int, px: int) -> Tensor:
     """Pictures with up to three more shapes of any size: the VAE should not care what a picture shows."""
+
     def one() -> Tensor:
         image = shapes.draw(shapes.random_scene(rng), px, px)
         for _ in range(rng.randrange(4)):
             x, y, size = rng.uniform(-1, 1), rng.uniform(-1, 1), rng.uniform(0.1, 0.5)
             image = shapes.draw(replace(shapes.random_scene(rng), x=x, y=y, size=size), px, px, canvas=image)
         return image
+
     return torch.stack([one() for _ in range(count)])
 
 
@@ -167,7 +170,7 @@ def sheet(files: Files, path: Path, px: int = 96, seed: int = 7, **settings: flo
             images.append(pipeline(shapes.caption(scene), seed + len(images), px, px, **settings))
             print(len(images) - 1, shapes.caption(scene))
     frames = [nn.functional.pad(image, (1, 1, 1, 1)) for image in images]
-    shapes.write_png(torch.cat([torch.cat(frames[i:i + 10], -1) for i in range(0, len(frames), 10)], -2), path)
+    shapes.write_png(torch.cat([torch.cat(frames[i : i + 10], -1) for i in range(0, len(frames), 10)], -2), path)
 
 
 def main() -> None:
@@ -178,8 +181,9 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=base.HERE / "models", help="a ComfyUI models folder")
-    parser.add_argument("--state", type=Path, help="folder of the training states",
-                        default=Path(tempfile.gettempdir()) / "loom_demo")
+    parser.add_argument(
+        "--state", type=Path, help="folder of the training states", default=Path(tempfile.gettempdir()) / "loom_demo"
+    )
     parser.add_argument("--sample", type=Path, metavar="PNG", help="write a sheet of pictures")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)

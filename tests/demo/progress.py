@@ -1,4 +1,5 @@
 """A training stage that can be cut off and resumed, and the optimizers of the demo base."""
+
 import math
 import time
 from collections.abc import Callable
@@ -29,7 +30,7 @@ class Progress:
     path: Path
     seconds: float
     optimizers: list[torch.optim.Optimizer]
-    half_life: float = 200.0   # steps, of the weight average
+    half_life: float = 200.0  # steps, of the weight average
     step: int = 0
     spent: float = 0.0
     loss: float | None = None  # running mean

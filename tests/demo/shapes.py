@@ -4,6 +4,7 @@ A picture is a `Scene`, drawn with torch alone and anti-aliased through signed d
 patterned fills make the pre-training data; the shapes of `UNSEEN` are kept out of it, so that a LoRA has something new
 to teach. `write_dataset` writes folders of PNG and .txt pairs for exactly these.
 """
+
 import math
 import random
 from collections.abc import Callable, Sequence
@@ -14,13 +15,20 @@ import torch
 from torch import Tensor
 
 COLOURS: dict[str, tuple[float, float, float]] = {
-    "red": (0.90, 0.12, 0.12), "orange": (1.00, 0.55, 0.05), "yellow": (0.98, 0.88, 0.15), "green": (0.10, 0.62, 0.22),
-    "blue": (0.15, 0.32, 0.95), "purple": (0.52, 0.15, 0.72), "pink": (1.00, 0.62, 0.78), "gray": (0.52, 0.52, 0.52),
-    "white": (1.00, 1.00, 1.00), "black": (0.03, 0.03, 0.03),
+    "red": (0.90, 0.12, 0.12),
+    "orange": (1.00, 0.55, 0.05),
+    "yellow": (0.98, 0.88, 0.15),
+    "green": (0.10, 0.62, 0.22),
+    "blue": (0.15, 0.32, 0.95),
+    "purple": (0.52, 0.15, 0.72),
+    "pink": (1.00, 0.62, 0.78),
+    "gray": (0.52, 0.52, 0.52),
+    "white": (1.00, 1.00, 1.00),
+    "black": (0.03, 0.03, 0.03),
 }
-PATTERNS = ("", "striped", "dotted", "checkered")   # "" is plain
+PATTERNS = ("", "striped", "dotted", "checkered")  # "" is plain
 FILLS = ("", "striped", "dotted")
-PERIOD = 16          # pixels after which every pattern repeats: two latent cells, one patch of the demo base
+PERIOD = 16  # pixels after which every pattern repeats: two latent cells, one patch of the demo base
 MIN_CONTRAST = 0.60  # least distance in RGB between a shape and its background
 
 Distance = Callable[[Tensor, Tensor], Tensor]
@@ -107,7 +115,7 @@ def pattern_mask(pattern: str, x: Tensor, y: Tensor) -> Tensor:
     if pattern == "dotted":
         return (4.8 - torch.hypot(x % PERIOD - PERIOD / 2, y % PERIOD - PERIOD / 2)).clamp(0, 1)
     if pattern == "checkered":
-        return ((x // (PERIOD / 2) + y // (PERIOD / 2)) % 2)
+        return (x // (PERIOD / 2) + y // (PERIOD / 2)) % 2
     return torch.zeros_like(x)
 
 
@@ -163,6 +171,7 @@ def batch(rng: random.Random, count: int, width: int, height: int) -> tuple[Tens
 def write_png(image: Tensor, path: Path) -> None:
     """[3, h, w], values 0..1, as an 8-bit PNG."""
     from PIL import Image
+
     Image.fromarray((image.clamp(0, 1) * 255).round().byte().movedim(0, -1).contiguous().numpy()).save(path)
 
 

@@ -47,7 +47,11 @@ def files(server: ComfyServer) -> None:
         shapes.write_dataset(server.base / "input" / "lora_loom_demo" / kind, kind, 4, 96, 0)
         graph = workflow_to_api(load(ROOT / "workflows" / "train.json"), server.object_info)
         for node in graph.values():
-            node["inputs"] |= {"folder": f"lora_loom_demo/{kind}", "trigger": kind} if node["class_type"] == "LoraLoom_Dataset" else {}
+            node["inputs"] |= (
+                {"folder": f"lora_loom_demo/{kind}", "trigger": kind}
+                if node["class_type"] == "LoraLoom_Dataset"
+                else {}
+            )
             node["inputs"] |= {"steps": 2, "run_name": kind} if node["class_type"] == "LoraLoom_TrainLora" else {}
         server.run(graph)
 

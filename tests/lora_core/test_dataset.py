@@ -276,7 +276,7 @@ def test_preserving_words_are_taken_as_they_are():
 def test_preservation_needs_words_and_a_trigger(tmp_path):
     put(tmp_path, "a.png")
     plain, triggered = load(tmp_path), load(tmp_path, "sks")
-    with pytest.raises(ValueError, match=r"preservation is 0\.5 but .* preserve \(class words.*set preservation to 0"):
+    with pytest.raises(ValueError, match=r"preservation is 0\.5 but preserve names no class word"):
         dataset.check_preservation(triggered, 0.5, [])
     with pytest.raises(ValueError, match=r"preservation is 0\.5 but .* trigger word"):
         dataset.check_preservation(plain, 0.5, ["cat"])
