@@ -93,23 +93,14 @@ def compare(case: Case, rounds: int, quick: bool) -> None:
             facts[name] = (flops(step), mebibytes(saved_bytes(step)), mebibytes(peak(step)[1]))
     times = alternate(variants, rounds, patience=120)
     least = facts[FROZEN][0]
-    rows = [
-        (
-            n,
-            times.milliseconds(n),
-            times.ratio(n, FROZEN),
-            times.ratio(n, counterpart(n)),
-            f"{count / least:.2f}",
-            *held,
-        )
-        for n, (count, *held) in facts.items()
-    ]
-    title = f"batch {case.batch}, {str(case.dtype)[6:]}, latents {SHAPE}, rank {RANK}"
-    table(
-        f"{title}; frozen is {least / 1e9:.1f} GFLOP",
-        ("", "ms", "time / frozen", "time / ours alike", "FLOP", "saved MiB", "peak MiB"),
-        rows,
+    rows = []
+    for name, (count, *held) in facts.items():
+        ratios = (times.ratio(name, FROZEN), times.ratio(name, counterpart(name)))
+        rows.append((name, times.milliseconds(name), *ratios, f"{count / least:.2f}", *held))
+    title = (
+        f"batch {case.batch}, {str(case.dtype)[6:]}, latents {SHAPE}, rank {RANK}; frozen is {least / 1e9:.1f} GFLOP"
     )
+    table(title, ("", "ms", "time / frozen", "time / ours alike", "FLOP", "saved MiB", "peak MiB"), rows)
 
 
 def main() -> None:
