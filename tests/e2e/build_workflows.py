@@ -207,6 +207,7 @@ def build(page: FrontEnd, name: str, folder: Path, version: str) -> dict[str, An
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("names", nargs="*", default=list(GRAPHS), help="of the workflows; all by default")
     parser.add_argument("--out", type=Path, default=ROOT / "workflows")
     parser.add_argument(
         "--no-run", action="store_true", help="write the JSON only, without running it for the thumbnails"
@@ -216,7 +217,7 @@ def main() -> None:
     with ComfyServer() as server, open_browser() as browser:
         for kind in ("heart", "arrow"):
             shapes.write_dataset(server.base / "input" / "lora_loom_demo" / kind, kind, 24, 96, 0)
-        for name in GRAPHS:
+        for name in choices.names:
             with FrontEnd(browser, server) as page:  # a fresh page has fresh lists of files
                 build(page, name, choices.out, version)
                 if not choices.no_run:

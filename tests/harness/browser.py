@@ -152,7 +152,7 @@ class FrontEnd:
         self.page.set_viewport_size({"width": width, "height": round(h * scale) + 2 * margin})
         style = self.page.add_style_tag(content=BARE_CANVAS)
         self.page.evaluate(LOOK_AT, [margin / scale - left, margin / scale - top, scale])
-        self.page.wait_for_timeout(1000)  # pictures on nodes, text areas that follow the canvas
+        self.page.wait_for_timeout(3000)  # pictures load when their node is first drawn; text areas follow the canvas
         kind: dict[str, Any] = {"type": "jpeg", "quality": 88} if path.suffix in (".jpg", ".jpeg") else {}
         self.page.screenshot(path=path, **kind)
         style.evaluate("element => element.remove()")
