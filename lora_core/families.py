@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Family:
-    """`config_class` is ComfyUI's `supported_models` class; `keys` recognises the family in a LoRA file's key names.
+    """`config_class` is a pattern of ComfyUI's `supported_models` classes; `keys` one of the family's LoRA key names.
 
     `timesteps` and `shift` are what `auto` trains with, `guidance` is the embedded guidance while training (None: not
     distilled), `architecture` and `base_version` are the spellings of modelspec and of `ss_base_model_version`.
@@ -37,6 +37,13 @@ FAMILIES = (
         "sd_v1",
         r"(blocks_\d+_1|block_1|attentions_\d)_transformer_blocks_0_attn[12]_",
     ),
+    Family(
+        "SDXL",
+        r"SDXL|SSD1B|Segmind_Vega|KOALA_\w+",
+        "stable-diffusion-xl-v1-base",
+        "sdxl_base_v1-0",
+        r"(blocks_\d+_1|block_1|attentions_\d)_transformer_blocks_[1-9]_attn[12]_",
+    ),
     Family("FLUX.1 dev", "Flux", "flux-1-dev", "flux1", _FLUX, "shifted", 3.0, 1.0, _FLUX_2_LAYERS),
     Family("FLUX.1 schnell", "FluxSchnell", "flux-1-schnell", "flux1", _FLUX, "shifted", 3.0, None, _FLUX_2_LAYERS),
     Family("Wan 2.1", "WAN21_T2V", "wan-2.1", "wan2.1", r"blocks_\d+_(self|cross)_attn_[qkvo]", "shifted", 3.0),
@@ -45,7 +52,7 @@ FAMILIES = (
 
 def for_config_class(name: str) -> Family:
     """The row of a ComfyUI model class. A class without one gets a plain row: it trains, with neutral defaults."""
-    rows = [family for family in FAMILIES if family.config_class == name]
+    rows = [family for family in FAMILIES if re.fullmatch(family.config_class, name)]
     return rows[0] if rows else Family(name, name, name.lower(), name.lower(), r"(?!)")
 
 

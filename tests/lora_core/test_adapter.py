@@ -69,6 +69,7 @@ def test_map_changes_each_layer_alone(adapter):
         (["unet.up_blocks.1.attentions.0.transformer_blocks.0.attn2.to_k"], "SD 1.5"),
         (["lora_unet_double_blocks_0_img_attn_qkv", "transformer.single_transformer_blocks.3.attn.to_q"], "FLUX.1 dev"),
         (["diffusion_model.blocks.0.self_attn.q", "lora_unet_blocks_11_cross_attn_o"], "Wan 2.1"),
+        (["lora_unet_input_blocks_7_1_transformer_blocks_9_attn2_to_v"], "SDXL"),
         (["something.else"], "an unknown family"),
         ([], "an unknown family"),
         (["diffusion_model.input_blocks.4.1.transformer_blocks.0.attn1.to_q", "other", "another"], "SD 1.5"),
@@ -80,6 +81,7 @@ def test_a_family_is_guessed_from_the_telling_keys(names, family):
 
 def test_a_class_with_a_row_and_one_without():
     assert families.for_config_class("Flux").name == "FLUX.1 dev"
+    assert families.for_config_class("KOALA_700M").name == "SDXL", "a smaller SDXL"
     plain = families.for_config_class("NewModel")
     assert (plain.name, plain.timesteps, plain.shift, plain.guidance) == ("NewModel", "uniform", 1.0, None)
     assert families.guess_from_keys(["NewModel"]) == "an unknown family"

@@ -6,6 +6,7 @@ from contextlib import nullcontext
 from typing import Any
 
 import pytest
+import tiny
 import torch
 from harness.calls import encode, relative_error
 from lora_loom.lora_core.training import objective
@@ -18,7 +19,7 @@ from lora_loom.nodes.bridge.session import blocks, training_session
 from lora_loom.nodes.bridge.training import PREFIX
 from torch import Tensor
 
-FAMILIES = ["sd15", "sd15_full", "flux1", "flux1_schnell", "wan_demo"]
+FAMILIES = ["sd15", "sd15_full", "flux1", "flux1_schnell", "wan_demo", *tiny.MORE]
 IN_PLACE = ["flux1", "flux1_schnell"]  # their blocks change tensors that autograd has saved
 
 
@@ -33,8 +34,7 @@ class Problem:
         with torch.no_grad():
             self.factors.flat.copy_(torch.randn(self.factors.flat.shape, generator=draw) * 0.05)
         self.denoiser = ComfyDenoiser(patcher)
-        space = patcher.model.latent_format
-        shape = (2, space.latent_channels, *([1] if space.latent_dimensions == 3 else []), 16, 8)
+        shape = tiny.latent_shape(patcher, 2, tall=2)
         self.x0, self.noise = torch.randn(shape, generator=draw), torch.randn(shape, generator=draw)
         self.sigma = self.denoiser.sigma(torch.tensor([0.4, 0.7]))
         self.conditions = [self.denoiser.condition(c, x) for c, x in zip(conditioning, self.x0, strict=True)]

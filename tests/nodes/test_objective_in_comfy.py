@@ -9,15 +9,17 @@ from typing import Any
 
 import comfy.latent_formats
 import pytest
+import tiny
 import torch
 from harness.calls import encode, relative_error
 from lora_loom.lora_core.training import dataset, objective
 from lora_loom.nodes.bridge.denoiser import ComfyDenoiser, prediction_type
 from lora_loom.nodes.bridge.encoding import encode_captions, encode_images
 from lora_loom.nodes.bridge.session import training_session
+from tiny.raw import arguments
 from torch import Tensor
 
-FAMILIES = ["sd15", "flux1", "flux1_schnell", "wan_demo"]
+FAMILIES = ["sd15", "flux1", "flux1_schnell", "wan_demo", *tiny.MORE]
 CAPTIONS = ["a red heart", "blue", "a green square on a gray background", "", "striped"]
 LEVELS = torch.tensor([0.02, 0.2, 0.5, 0.8, 0.98])
 EPSILON = torch.finfo(torch.float32).eps
@@ -34,6 +36,14 @@ def ddpm(x0: Tensor, noise: Tensor, u: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return kept.sqrt() * x0 + (1 - kept).sqrt() * noise, step.float(), noise
 
 
+def ddpm_v(x0: Tensor, noise: Tensor, u: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Salimans & Ho 2022: the same x_t, the target is sqrt(a_t) n - sqrt(1 - a_t) x0."""
+    x_t, step, _ = ddpm(x0, noise, u)
+    one = torch.ones_like(x0)
+    kept, lost = ddpm(one, 0 * one, u)[0], ddpm(0 * one, one, u)[0]
+    return x_t, step, kept * noise - lost * x0
+
+
 def rectified_flow(x0: Tensor, noise: Tensor, u: Tensor, steps: float = 1.0) -> tuple[Tensor, Tensor, Tensor]:
     """Liu et al. 2022: x_t = (1 - t) x0 + t n, the target is n - x0."""
     t = u.double().view(-1, *(1 for _ in x0.shape[1:]))
@@ -46,6 +56,7 @@ def wan_flow(x0: Tensor, noise: Tensor, u: Tensor) -> tuple[Tensor, Tensor, Tens
 
 TEXTBOOKS: dict[str, Textbook] = {
     "sd15": ddpm, "flux1": rectified_flow, "flux1_schnell": rectified_flow, "wan_demo": wan_flow,
+    "sdxl": ddpm, "sdxl_v": ddpm_v,
 }  # fmt: skip
 
 
@@ -61,21 +72,16 @@ def denoiser_of(model: Any) -> Iterator[ComfyDenoiser]:
 
 
 def latents(model: Any, count: int) -> tuple[Tensor, Tensor]:
-    """x0 and noise, (count, channels, [1,] 8, 8), fp32."""
-    space = model.model.latent_format
-    shape = (count, space.latent_channels, *([1] if space.latent_dimensions == 3 else []), 8, 8)
+    """x0 and noise, (count, channels, [1,] height, width), fp32."""
     generator = torch.Generator().manual_seed(0)
-    return torch.randn(shape, generator=generator), torch.randn(shape, generator=generator)
+    return tuple(torch.randn(tiny.latent_shape(model, count), generator=generator) for _ in range(2))
 
 
 def bare_network(model: Any, x_t: Tensor, time: Tensor, conditioning: list[list]) -> Tensor:
     """The diffusion network itself, one sample at a time, on nothing but its own arguments."""
     out = []
     for x, t, ((text, options),) in zip(x_t, time, conditioning, strict=True):
-        more = (
-            {"y": options["pooled_output"], "guidance": torch.tensor([2.5])} if "Flux" in type(model).__name__ else {}
-        )
-        out.append(model.diffusion_model(x[None].float(), t[None], context=text, **more))
+        out.append(model.diffusion_model(x[None].float(), t[None], **arguments(model, text, options, x)))
     return torch.cat(out)
 
 
@@ -141,8 +147,9 @@ def counted(model: Any) -> Iterator[list[int]]:
 
 
 def test_prediction_types(models) -> None:
-    found = {name: prediction_type(models(name).model) for name in FAMILIES}
-    assert found == {"sd15": "epsilon", "flux1": "flow", "flux1_schnell": "flow", "wan_demo": "flow"}
+    words = {ddpm: "epsilon", ddpm_v: "v", rectified_flow: "flow", wan_flow: "flow"}
+    for name in FAMILIES:
+        assert prediction_type(models(name).model) == words[TEXTBOOKS[name]], name
 
 
 def test_noise_levels_run_from_clean_to_noise(models, family: str) -> None:

@@ -29,7 +29,8 @@ from lora_loom.nodes.train_lora import TrainLora
 from torch import Tensor
 from torch.overrides import _get_current_function_mode
 
-FAMILIES = ["sd15", "flux1", "flux1_schnell", "wan_demo"]  # where the others differ; else one of each architecture
+# Every family where they differ; else one of each architecture.
+FAMILIES = ["sd15", "flux1", "flux1_schnell", "wan_demo", *tiny.MORE]
 STEPS = 4
 SETTINGS = {
     "steps": STEPS, "rank": 2, "alpha": 2.0, "learning_rate": 1e-3, "targets": "attention", "seed": 7, "batch_size": 2,
@@ -76,8 +77,7 @@ def kept(runs: Path) -> dict[str, bytes]:
 
 
 def start_latent(model: Any) -> Tensor:
-    space = model.model.latent_format
-    return torch.zeros(1, space.latent_channels, *([1] if space.latent_dimensions == 3 else []), 8, 8)
+    return torch.zeros(tiny.latent_shape(model))
 
 
 @contextmanager

@@ -19,11 +19,12 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from .families import FAMILIES, Latent, Tiny
+from .families import FAMILIES, MORE, Latent, Tiny
 from .text import make_clip
 from .weights import seeded
 
-__all__ = ["FAMILIES", "Latent", "Loaded", "Tiny", "load", "make_clip", "write_model", "write_vae"]
+__all__ = ["FAMILIES", "MORE", "Latent", "Loaded", "Tiny", "latent_shape", "load", "make_clip",
+           "write_model", "write_vae"]  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,12 @@ def load(name: str, folder: Path) -> Loaded:
     model = comfy.sd.load_diffusion_model(str(write_model(row, folder))) if row.stock else _direct(row)
     vae = comfy.sd.VAE(sd=comfy.utils.load_torch_file(str(write_vae(row.latent, folder))))
     return Loaded(model, make_clip(row.text), vae)
+
+
+def latent_shape(model: Any, count: int = 1, tall: int = 1) -> tuple[int, ...]:
+    """The smallest latents that suit the tiny networks of this MODEL's family, `tall` times as high as wide."""
+    space = model.model.latent_format
+    return (count, space.latent_channels, *([1] if space.latent_dimensions == 3 else []), 8 * tall, 8)
 
 
 def write_model(row: Tiny, folder: Path) -> Path:
@@ -70,7 +77,8 @@ def _weights(row: Tiny) -> dict[str, Tensor]:
 
 
 def _direct(row: Tiny) -> comfy.model_patcher.ModelPatcher:
-    model = _config(row).get_model({}, "", device=torch.device("cpu"))
+    marks = dict.fromkeys(row.marks, torch.ones(()))
+    model = _config(row).get_model(marks, "", device=torch.device("cpu"))
     model.load_model_weights(_weights(row), "")
     device, store = comfy.model_management.get_torch_device(), comfy.model_management.unet_offload_device()
     return comfy.model_patcher.CoreModelPatcher(model, load_device=device, offload_device=store)

@@ -22,7 +22,10 @@ class Latent:
 
 @dataclass(frozen=True)
 class Tiny:
-    """`config`: a class of comfy.supported_models; `unet`: what detection makes of the file; `text`: see text.py."""
+    """`config`: a class of comfy.supported_models; `unet`: what detection makes of the file; `text`: see text.py.
+
+    `marks`: keys whose mere presence tells the loader something.
+    """
 
     name: str
     config: str
@@ -31,6 +34,7 @@ class Tiny:
     latent: Latent
     prefix: str = ""
     stock: bool = True
+    marks: tuple[str, ...] = ()
 
 
 def _unet(width: int, blocks: int, mult: list[int], down: list[int], up: list[int], middle: int) -> dict[str, Any]:
@@ -50,9 +54,18 @@ def _flux(guidance: bool) -> dict[str, Any]:
     )  # fmt: skip
 
 
+def _sdxl() -> dict[str, Any]:
+    """All levels and block kinds of SDXL, a fifth of its width, depth 1 and 2 for 2 and 10."""
+    small = _unet(64, 2, [1, 1, 1], [0, 0, 1, 1, 2, 2], [0, 0, 0, 1, 1, 1, 2, 2, 2], 2)
+    return small | dict(
+        num_classes="sequential", adm_in_channels=64 + 6 * 256, context_dim=96, use_linear_in_transformer=True
+    )
+
+
 SD_SMALLEST = _unet(320, 1, [1], [1], [0, 0], -2)
 SD_WHOLE = _unet(32, 2, [1, 2, 4, 4], [1] * 6 + [0] * 2, [1] * 9 + [0] * 3, 1)
 SD_LATENT = Latent(4, 0.18215, 0.0)
+SDXL_LATENT = Latent(4, 0.13025, 0.0)
 FLUX_LATENT = Latent(16, 0.3611, 0.1159)
 
 FAMILIES = {
@@ -60,7 +73,11 @@ FAMILIES = {
     for row in (
         Tiny("sd15", "SD15", SD_SMALLEST, "sd15", SD_LATENT, "model.diffusion_model."),
         Tiny("sd15_full", "SD15", SD_WHOLE, "sd15", SD_LATENT, stock=False),
+        Tiny("sdxl", "SDXL", _sdxl(), "sdxl", SDXL_LATENT, stock=False),
+        Tiny("sdxl_v", "SDXL", _sdxl(), "sdxl", SDXL_LATENT, stock=False, marks=("v_pred",)),
         Tiny("flux1", "Flux", _flux(True), "flux", FLUX_LATENT),
         Tiny("flux1_schnell", "FluxSchnell", _flux(False), "flux", FLUX_LATENT),
     )
 }
+FIRST = ("sd15", "sd15_full", "flux1", "flux1_schnell")  # the tests name these; they try every other row, too
+MORE = [name for name in FAMILIES if name not in FIRST]

@@ -6,7 +6,7 @@ import comfy.sd
 import comfy.supported_models_base
 import comfy.text_encoders.flux as flux
 import torch
-from comfy import sd1_clip
+from comfy import sd1_clip, sdxl_clip
 
 from .weights import seeded
 
@@ -21,6 +21,11 @@ def _t5(width: int) -> dict[str, int]:
 
 KINDS = {
     "sd15": (sd1_clip.SD1ClipModel, sd1_clip.SD1Tokenizer, {"clip_l_model_config": _clip_l(768, 1)}),
+    "sdxl": (  # the last layer but one is read
+        sdxl_clip.SDXLClipModel,
+        sdxl_clip.SDXLTokenizer,
+        {"clip_l_model_config": _clip_l(32, 3), "clip_g_model_config": _clip_l(64, 3)},
+    ),
     "flux": (
         flux.flux_clip(),
         flux.FluxTokenizer,

@@ -1,0 +1,36 @@
+"""What each diffusion network takes besides the noisy latent and the time, made by hand from CONDITIONING."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from comfy.ldm.modules.diffusionmodules.util import timestep_embedding
+from torch import Tensor
+
+Options = dict[str, Any]
+GUIDANCE = torch.tensor([2.5])
+
+
+def arguments(model: Any, text: Tensor, options: Options, latent: Tensor) -> Options:
+    """Keyword arguments for the network of a BaseModel; `latent` (channels, ..., height, width)."""
+    return _ARGUMENTS.get(type(model).__name__, _text)(text, options, latent)
+
+
+def _text(text: Tensor, options: Options, latent: Tensor) -> Options:
+    return {"context": text}
+
+
+def _flux(text: Tensor, options: Options, latent: Tensor) -> Options:
+    return {"context": text, "y": options["pooled_output"], "guidance": GUIDANCE}
+
+
+def _sdxl(text: Tensor, options: Options, latent: Tensor) -> Options:
+    """Original size, crop and target size of a picture that is used whole (Podell et al. 2023, section 2.2)."""
+    height, width = (8.0 * side for side in latent.shape[-2:])
+    sizes = timestep_embedding(torch.tensor([height, width, 0.0, 0.0, height, width]), 256)
+    return {"context": text, "y": torch.cat([options["pooled_output"], sizes.view(1, -1)], 1)}
+
+
+_ARGUMENTS: dict[str, Callable[[Tensor, Options, Tensor], Options]] = {"Flux": _flux, "SDXL": _sdxl}
