@@ -44,6 +44,7 @@ FAMILIES = (
         "sdxl_base_v1-0",
         r"(blocks_\d+_1|block_1|attentions_\d)_transformer_blocks_[1-9]_attn[12]_",
     ),
+    Family("SD 3.5", "SD3", "stable-diffusion-3", "sd3", r"joint_blocks_\d", "logit_normal"),
     Family("FLUX.1 dev", "Flux", "flux-1-dev", "flux1", _FLUX, "shifted", 3.0, 1.0, _FLUX_2_LAYERS),
     Family("FLUX.1 schnell", "FluxSchnell", "flux-1-schnell", "flux1", _FLUX, "shifted", 3.0, None, _FLUX_2_LAYERS),
     Family("Wan 2.1", "WAN21_T2V", "wan-2.1", "wan2.1", r"blocks_\d+_(self|cross)_attn_[qkvo]", "shifted", 3.0),

@@ -50,13 +50,13 @@ def rectified_flow(x0: Tensor, noise: Tensor, u: Tensor, steps: float = 1.0) -> 
     return (1 - t) * x0 + t * noise, u * steps, noise - x0
 
 
-def wan_flow(x0: Tensor, noise: Tensor, u: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def flow_1000(x0: Tensor, noise: Tensor, u: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return rectified_flow(x0, noise, u, 1000.0)
 
 
 TEXTBOOKS: dict[str, Textbook] = {
-    "sd15": ddpm, "flux1": rectified_flow, "flux1_schnell": rectified_flow, "wan_demo": wan_flow,
-    "sdxl": ddpm, "sdxl_v": ddpm_v,
+    "sd15": ddpm, "flux1": rectified_flow, "flux1_schnell": rectified_flow, "wan_demo": flow_1000,
+    "sdxl": ddpm, "sdxl_v": ddpm_v, "sd35_large": flow_1000, "sd35_medium": flow_1000,
 }  # fmt: skip
 
 
@@ -147,7 +147,7 @@ def counted(model: Any) -> Iterator[list[int]]:
 
 
 def test_prediction_types(models) -> None:
-    words = {ddpm: "epsilon", ddpm_v: "v", rectified_flow: "flow", wan_flow: "flow"}
+    words = {ddpm: "epsilon", ddpm_v: "v", rectified_flow: "flow", flow_1000: "flow"}
     for name in FAMILIES:
         assert prediction_type(models(name).model) == words[TEXTBOOKS[name]], name
 

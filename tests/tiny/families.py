@@ -62,10 +62,20 @@ def _sdxl() -> dict[str, Any]:
     )
 
 
+def _sd3(second_attention: list[int]) -> dict[str, Any]:
+    """Depth 2, which also sets the width; `second_attention`: blocks of SD 3.5 medium that have one more."""
+    return dict(
+        in_channels=16, patch_size=2, out_channels=16, depth=2, input_size=None, adm_in_channels=128, num_patches=256,
+        context_embedder_config={"target": "torch.nn.Linear", "params": {"in_features": 4096, "out_features": 128}},
+        pos_embed_max_size=16, pos_embed_scaling_factor=None, qk_norm="rms", x_block_self_attn_layers=second_attention,
+    )  # fmt: skip
+
+
 SD_SMALLEST = _unet(320, 1, [1], [1], [0, 0], -2)
 SD_WHOLE = _unet(32, 2, [1, 2, 4, 4], [1] * 6 + [0] * 2, [1] * 9 + [0] * 3, 1)
 SD_LATENT = Latent(4, 0.18215, 0.0)
 SDXL_LATENT = Latent(4, 0.13025, 0.0)
+SD3_LATENT = Latent(16, 1.5305, 0.0609)
 FLUX_LATENT = Latent(16, 0.3611, 0.1159)
 
 FAMILIES = {
@@ -75,6 +85,8 @@ FAMILIES = {
         Tiny("sd15_full", "SD15", SD_WHOLE, "sd15", SD_LATENT, stock=False),
         Tiny("sdxl", "SDXL", _sdxl(), "sdxl", SDXL_LATENT, stock=False),
         Tiny("sdxl_v", "SDXL", _sdxl(), "sdxl", SDXL_LATENT, stock=False, marks=("v_pred",)),
+        Tiny("sd35_large", "SD3", _sd3([]), "sd3", SD3_LATENT, "model.diffusion_model."),
+        Tiny("sd35_medium", "SD3", _sd3([0]), "sd3", SD3_LATENT, "model.diffusion_model."),
         Tiny("flux1", "Flux", _flux(True), "flux", FLUX_LATENT),
         Tiny("flux1_schnell", "FluxSchnell", _flux(False), "flux", FLUX_LATENT),
     )

@@ -26,6 +26,10 @@ def _flux(text: Tensor, options: Options, latent: Tensor) -> Options:
     return {"context": text, "y": options["pooled_output"], "guidance": GUIDANCE}
 
 
+def _sd3(text: Tensor, options: Options, latent: Tensor) -> Options:
+    return {"context": text, "y": options["pooled_output"]}
+
+
 def _sdxl(text: Tensor, options: Options, latent: Tensor) -> Options:
     """Original size, crop and target size of a picture that is used whole (Podell et al. 2023, section 2.2)."""
     height, width = (8.0 * side for side in latent.shape[-2:])
@@ -33,4 +37,4 @@ def _sdxl(text: Tensor, options: Options, latent: Tensor) -> Options:
     return {"context": text, "y": torch.cat([options["pooled_output"], sizes.view(1, -1)], 1)}
 
 
-_ARGUMENTS: dict[str, Callable[[Tensor, Options, Tensor], Options]] = {"Flux": _flux, "SDXL": _sdxl}
+_ARGUMENTS: dict[str, Callable[[Tensor, Options, Tensor], Options]] = {"Flux": _flux, "SD3": _sd3, "SDXL": _sdxl}

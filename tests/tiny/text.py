@@ -5,6 +5,7 @@ from __future__ import annotations
 import comfy.sd
 import comfy.supported_models_base
 import comfy.text_encoders.flux as flux
+import comfy.text_encoders.sd3_clip as sd3_clip
 import torch
 from comfy import sd1_clip, sdxl_clip
 
@@ -25,6 +26,11 @@ KINDS = {
         sdxl_clip.SDXLClipModel,
         sdxl_clip.SDXLTokenizer,
         {"clip_l_model_config": _clip_l(32, 3), "clip_g_model_config": _clip_l(64, 3)},
+    ),
+    "sd3": (  # without T5; padded to its width
+        sd3_clip.sd3_clip(clip_l=True, clip_g=True, t5=False),
+        sd3_clip.SD3Tokenizer,
+        {"clip_l_model_config": _clip_l(64, 3), "clip_g_model_config": _clip_l(64, 3)},
     ),
     "flux": (
         flux.flux_clip(),
