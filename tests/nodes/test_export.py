@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import diffusers
 import pytest
 import tiny
 import torch
@@ -14,7 +15,11 @@ from diffusers.loaders import FluxLoraLoaderMixin, StableDiffusionLoraLoaderMixi
 from harness.calls import encode, loaded, relative_error, run_node, sampled
 from lora_loom.lora_core.adapter import Adapter
 from lora_loom.lora_core.files import formats, guard
+from lora_loom.lora_core.training.config import LoraConfig
+from lora_loom.lora_core.training.targets import select
 from lora_loom.nodes.bridge import export
+from lora_loom.nodes.bridge.keys import NameTable
+from lora_loom.nodes.bridge.training import PREFIX
 from lora_loom.nodes.load_stack import LoadLoraStack
 from lora_loom.nodes.save_lora import SaveLora
 from peft import LoraConfig as PeftConfig
@@ -26,6 +31,12 @@ import nodes
 
 FAMILIES = ["sd15", "sd15_full", "flux1", "flux1_schnell", "wan_demo", *tiny.MORE]
 PRESETS = {"sd15": "linear+conv", "sd15_full": "linear+conv"}
+NETWORKS = {  # of diffusers, at real size
+    "sd35_large": (diffusers.SD3Transformer2DModel, {}),
+    "sd35_medium": (diffusers.SD3Transformer2DModel, {"dual_attention_layers": (0,)}),
+    "flux1": (diffusers.FluxTransformer2DModel, {}),
+    "flux2": (diffusers.Flux2Transformer2DModel, {}),
+}
 WITHOUT_DIFFUSERS = {"wan_demo": "Wan 2.1"}  # ComfyUI knows no such names for them
 
 
@@ -217,6 +228,21 @@ def test_diffusers_reads_our_kohya_file(models, loras: Path, random_adapter) -> 
     name, _ = save(random_adapter(model, size=0.5), model, format="kohya")
     load_into(StableDiffusionLoraLoaderMixin, twin.network, loras / name)
     assert relative_error(comfy_output(core(model, name), twin.call), twin()) < 1e-5
+
+
+@pytest.mark.parametrize("family", NETWORKS)
+def test_diffusers_names_are_those_of_its_networks(models, family: str) -> None:
+    """All layers of the blocks, whole or as the slices that diffusers keeps apart."""
+    model = models(family).model
+    network, choices = NETWORKS[family]
+    with torch.device("meta"):
+        modules = dict(network(**choices).named_modules())
+    layers = select(model.model.diffusion_model, LoraConfig(4, 4.0, "attention+mlp"), PREFIX)
+    written = NameTable(model).file_names("peft", list(layers))
+    names = [
+        re.sub(r"^(unet|transformer)\.|\.processor", "", file.name) for files in written.values() for file in files
+    ]
+    assert all(re.sub(r"to_out$", "to_out.0", name) in modules or name in modules for name in names), names
 
 
 @pytest.mark.parametrize("alpha", [4, 6])

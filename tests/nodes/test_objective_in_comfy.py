@@ -56,7 +56,7 @@ def flow_1000(x0: Tensor, noise: Tensor, u: Tensor) -> tuple[Tensor, Tensor, Ten
 
 TEXTBOOKS: dict[str, Textbook] = {
     "sd15": ddpm, "flux1": rectified_flow, "flux1_schnell": rectified_flow, "wan_demo": flow_1000,
-    "sdxl": ddpm, "sdxl_v": ddpm_v, "sd35_large": flow_1000, "sd35_medium": flow_1000,
+    "sdxl": ddpm, "sdxl_v": ddpm_v, "sd35_large": flow_1000, "sd35_medium": flow_1000, "flux2": rectified_flow,
 }  # fmt: skip
 
 

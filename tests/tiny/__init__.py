@@ -16,10 +16,11 @@ import comfy.supported_models
 import comfy.taesd.taesd
 import comfy.utils
 import torch
+from einops import rearrange
 from safetensors.torch import save_file
 from torch import Tensor
 
-from .families import FAMILIES, MORE, Latent, Tiny
+from .families import FAMILIES, MORE, GivenLatent, Latent, Tiny
 from .text import make_clip
 from .weights import seeded
 
@@ -40,8 +41,7 @@ def load(name: str, folder: Path) -> Loaded:
     """Writes the family's files into `folder` and loads them as UNETLoader and VAELoader do."""
     row = FAMILIES[name]
     model = comfy.sd.load_diffusion_model(str(write_model(row, folder))) if row.stock else _direct(row)
-    vae = comfy.sd.VAE(sd=comfy.utils.load_torch_file(str(write_vae(row.latent, folder))))
-    return Loaded(model, make_clip(row.text), vae)
+    return Loaded(model, make_clip(row.text), _vae(row.latent, folder))
 
 
 def latent_shape(model: Any, count: int = 1, tall: int = 1) -> tuple[int, ...]:
@@ -64,6 +64,28 @@ def write_vae(latent: Latent, folder: Path) -> Path:
     weights |= {"vae_scale": torch.tensor(latent.scale), "vae_shift": torch.tensor(latent.shift)}
     save_file(weights, path)
     return path
+
+
+def _vae(latent: Latent | GivenLatent, folder: Path) -> Any:
+    if isinstance(latent, GivenLatent):
+        return GivenLatents(latent)
+    return comfy.sd.VAE(sd=comfy.utils.load_torch_file(str(write_vae(latent, folder))))
+
+
+class GivenLatents:
+    """Stands in for a VAE: a fixed random map of each patch of pixels to a latent."""
+
+    def __init__(self, latent: GivenLatent) -> None:
+        self.channels, self.factor = latent.channels, latent.factor
+
+    def spacial_compression_encode(self) -> int:
+        return self.factor
+
+    def encode(self, pixels: Tensor) -> Tensor:
+        patches = rearrange(pixels, "b (h p) (w q) c -> b h w (p q c)", p=self.factor, q=self.factor)
+        generator = torch.Generator().manual_seed(0)
+        weight = torch.randn(patches.shape[-1], self.channels, generator=generator) / patches.shape[-1] ** 0.5
+        return rearrange(patches @ weight, "b h w c -> b c h w")
 
 
 def _config(row: Tiny):

@@ -21,6 +21,14 @@ class Latent:
 
 
 @dataclass(frozen=True)
+class GivenLatent:
+    """A latent space of which no small VAE exists: latents are given, one of `factor` x `factor` pixels each."""
+
+    channels: int
+    factor: int
+
+
+@dataclass(frozen=True)
 class Tiny:
     """`config`: a class of comfy.supported_models; `unet`: what detection makes of the file; `text`: see text.py.
 
@@ -31,7 +39,7 @@ class Tiny:
     config: str
     unet: dict[str, Any]
     text: str
-    latent: Latent
+    latent: Latent | GivenLatent
     prefix: str = ""
     stock: bool = True
     marks: tuple[str, ...] = ()
@@ -71,12 +79,22 @@ def _sd3(second_attention: list[int]) -> dict[str, Any]:
     )  # fmt: skip
 
 
+def _flux2() -> dict[str, Any]:
+    return dict(
+        image_model="flux2", axes_dim=[32] * 4, num_heads=1, hidden_size=128, mlp_ratio=3.0, theta=2000, patch_size=1,
+        in_channels=128, out_channels=128, qkv_bias=False, ops_bias=False, txt_ids_dims=[3], context_in_dim=192,
+        vec_in_dim=None, depth=2, depth_single_blocks=2, guidance_embed=False, yak_mlp=False, txt_norm=False,
+        global_modulation=True, mlp_silu_act=True, default_ref_method="index", ref_index_scale=10.0,
+    )  # fmt: skip
+
+
 SD_SMALLEST = _unet(320, 1, [1], [1], [0, 0], -2)
 SD_WHOLE = _unet(32, 2, [1, 2, 4, 4], [1] * 6 + [0] * 2, [1] * 9 + [0] * 3, 1)
 SD_LATENT = Latent(4, 0.18215, 0.0)
 SDXL_LATENT = Latent(4, 0.13025, 0.0)
 SD3_LATENT = Latent(16, 1.5305, 0.0609)
 FLUX_LATENT = Latent(16, 0.3611, 0.1159)
+FLUX2_LATENT = GivenLatent(128, 16)
 
 FAMILIES = {
     row.name: row
@@ -89,6 +107,7 @@ FAMILIES = {
         Tiny("sd35_medium", "SD3", _sd3([0]), "sd3", SD3_LATENT, "model.diffusion_model."),
         Tiny("flux1", "Flux", _flux(True), "flux", FLUX_LATENT),
         Tiny("flux1_schnell", "FluxSchnell", _flux(False), "flux", FLUX_LATENT),
+        Tiny("flux2", "Flux2", _flux2(), "flux2", FLUX2_LATENT),
     )
 }
 FIRST = ("sd15", "sd15_full", "flux1", "flux1_schnell")  # the tests name these; they try every other row, too

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from comfy.ldm.modules.diffusionmodules.util import timestep_embedding
 from torch import Tensor
+from torch.nn import functional
 
 Options = dict[str, Any]
 GUIDANCE = torch.tensor([2.5])
@@ -26,6 +27,10 @@ def _flux(text: Tensor, options: Options, latent: Tensor) -> Options:
     return {"context": text, "y": options["pooled_output"], "guidance": GUIDANCE}
 
 
+def _flux2(text: Tensor, options: Options, latent: Tensor) -> Options:
+    return {"context": functional.pad(text, (0, 0, 512 - text.shape[1], 0)) if text.shape[1] < 512 else text}
+
+
 def _sd3(text: Tensor, options: Options, latent: Tensor) -> Options:
     return {"context": text, "y": options["pooled_output"]}
 
@@ -37,4 +42,9 @@ def _sdxl(text: Tensor, options: Options, latent: Tensor) -> Options:
     return {"context": text, "y": torch.cat([options["pooled_output"], sizes.view(1, -1)], 1)}
 
 
-_ARGUMENTS: dict[str, Callable[[Tensor, Options, Tensor], Options]] = {"Flux": _flux, "SD3": _sd3, "SDXL": _sdxl}
+_ARGUMENTS: dict[str, Callable[[Tensor, Options, Tensor], Options]] = {
+    "Flux": _flux,
+    "Flux2": _flux2,
+    "SD3": _sd3,
+    "SDXL": _sdxl,
+}

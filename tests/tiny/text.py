@@ -20,6 +20,13 @@ def _t5(width: int) -> dict[str, int]:
     return dict(d_model=width, d_ff=2 * width, d_kv=16, num_heads=2, num_layers=1)
 
 
+def _llm(width: int, layers: int) -> dict[str, int]:
+    return dict(
+        hidden_size=width, intermediate_size=width, num_hidden_layers=layers, num_attention_heads=1,
+        num_key_value_heads=1,
+    )  # fmt: skip
+
+
 KINDS = {
     "sd15": (sd1_clip.SD1ClipModel, sd1_clip.SD1Tokenizer, {"clip_l_model_config": _clip_l(768, 1)}),
     "sdxl": (  # the last layer but one is read
@@ -36,6 +43,11 @@ KINDS = {
         flux.flux_clip(),
         flux.FluxTokenizer,
         {"clip_l_model_config": _clip_l(64, 1), "t5xxl_model_config": _t5(64)},
+    ),
+    "flux2": (  # reads layers 9, 18 and 27
+        flux.klein_te(),
+        flux.KleinTokenizer,
+        {"qwen3_4b_model_config": _llm(64, 28)},
     ),
 }
 
