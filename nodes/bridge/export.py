@@ -27,7 +27,7 @@ DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
 
 @dataclass(frozen=True)
 class Proof:
-    """What ComfyUI's loader made of a file: keys matched and not, layers applied, the largest relative error of a layer."""
+    """What ComfyUI's loader made of a file: keys matched and not, layers applied, their largest relative error."""
 
     matched: int
     unmatched: tuple[str, ...]
@@ -97,7 +97,8 @@ def prove(path: Path, adapter: Adapter, dtype: torch.dtype, model, clip=None, ti
     proof = Proof(len(read & set(tensors)), tuple(sorted(set(tensors) - read)), len(errors), errors[worst], worst)
     if proof.unmatched or proof.worst > 4 * torch.finfo(dtype).eps:
         raise ValueError(
-            f"the saved LoRA does not load as it was made ({proof}); nothing was kept, save it as fp32 or in another format"
+            f"the saved LoRA does not load as it was made ({proof}); "
+            "nothing was kept, save it as fp32 or in another format"
         )
     return proof
 

@@ -95,11 +95,12 @@ class NameTable:
                 spelled.setdefault(target.layer, []).append(FileLayer(name, target.rows))
         missing = [layer for layer in layers if layer not in spelled]
         if missing:
+            kind = "diffusers" if style == "peft" else style
             raise ValueError(
-                f"{self.family.name} has no {'diffusers' if style == 'peft' else style} name for {len(missing)} of {len(layers)} layers, for example "
-                f"{missing[0]}; save in the 'comfyui' format"
+                f"{self.family.name} has no {kind} name for {len(missing)} of {len(layers)} layers, "
+                f"for example {missing[0]}; save in the 'comfyui' format"
             )
-        return {layer: _preferred(style, spelled[layer], self.shapes[layer][0]) for layer in layers}
+        return {layer: _preferred(style, spelled[layer]) for layer in layers}
 
     def _placed(self, name: str, low_rank: LowRank, target: Target, source: str) -> LowRank:
         shape = self.shapes[target.layer]
@@ -119,8 +120,8 @@ class NameTable:
         if not self.has_text and any(name.startswith(("lora_te", "text_encoder")) for name in names):
             return f"{source} changes only the text encoder; connect CLIP"
         return (
-            f"{source} is a LoRA for {guess_from_keys(names)} and matches none of this {self.family.name} model's layers "
-            f"(its first key is {names[0]}); use a LoRA made for {self.family.name}"
+            f"{source} is a LoRA for {guess_from_keys(names)} and matches none of this {self.family.name} model's "
+            f"layers (its first key is {names[0]}); use a LoRA made for {self.family.name}"
         )
 
 
@@ -152,8 +153,8 @@ def _speaks(style: str, name: str) -> bool:
     return name.startswith(("unet.", "transformer.", "text_encoder.", "text_encoder_2.", "text_encoder_3."))
 
 
-def _preferred(style: str, names: list[FileLayer], total: int) -> list[FileLayer]:
-    """One way to write a layer: diffusers block names over native ones, whole weights over slices unless PEFT slices."""
+def _preferred(style: str, names: list[FileLayer]) -> list[FileLayer]:
+    """One way to write a layer: diffusers block names over native ones, slices only where there is no whole."""
     whole = [name for name in names if name.rows is None]
     if not whole:
         unique = {name.rows: name for name in names}

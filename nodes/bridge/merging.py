@@ -54,7 +54,8 @@ def _refuse_lost_layers(entries: Sequence[Entry]) -> None:
 def _described(adapter: Adapter, parts: Sequence[Weighted], table: NameTable) -> Adapter:
     family, parents = table.family, [part.adapter.metadata for part in parts]
     facts = metadata.Facts(
-        title=" + ".join(part.name for part in parts)[:120], architecture=family.architecture, base_version=family.base_version,
+        title=" + ".join(part.name for part in parts)[:120],
+        architecture=family.architecture, base_version=family.base_version,
         trigger=", ".join(filter(None, (p.get("modelspec.trigger_phrase") for p in parents))),
         merged_from=tuple(_parent(part) for part in parts),
     )  # fmt: skip
@@ -68,9 +69,8 @@ def _parent(part: Weighted) -> metadata.Parent:
 def _report(parts: Sequence[Weighted], layers, errors: dict[str, float], rank: int) -> str:
     lines = [f"{part.name} x {part.strength:g}" for part in parts]
     ranks = [layer.rank for layer in layers.values()]
-    lines.append(
-        f"{len(layers)} layers, rank {min(ranks)} to {max(ranks)}, {sum(x.num_parameters() for x in layers.values()):,} parameters"
-    )
+    size = sum(layer.num_parameters() for layer in layers.values())
+    lines.append(f"{len(layers)} layers, rank {min(ranks)} to {max(ranks)}, {size:,} parameters")
     if not rank:
         return "\n".join([*lines, "the sum is exact"])
     worst = sorted(errors, key=errors.__getitem__, reverse=True)

@@ -149,8 +149,9 @@ def _recent(losses: list[float], count: int = 50) -> float:
 def _summary(losses: list[float], adapter: Adapter, folder: Path) -> str:
     tenth = max(len(losses) // 10, 1)
     return (
-        f"{len(losses)} steps, loss {_recent(losses[:tenth]):.4f} -> {_recent(losses, tenth):.4f}; {len(adapter.layers)} layers, "
-        f"rank {adapter.rank()}, {adapter.num_parameters():,} parameters\nkept in {folder}"
+        f"{len(losses)} steps, loss {_recent(losses[:tenth]):.4f} -> {_recent(losses, tenth):.4f}; "
+        f"{len(adapter.layers)} layers, rank {adapter.rank()}, {adapter.num_parameters():,} parameters\n"
+        f"kept in {folder}"
     )
 
 
