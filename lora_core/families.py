@@ -30,6 +30,7 @@ _FLUX = r"(double|single)_blocks_\d|single_transformer_blocks_\d+_(attn_to_[qkv]
 _FLUX_2 = r"single_transformer_blocks_\d+_attn_to_(qkv_mlp_proj|out)$|ff(_context)?_linear_(in|out)$"
 _FLUX_1_LAYERS = r"\.single_transformer_blocks\.\d+\.(attn\.to_[qkv]|proj_mlp|proj_out)$|\.net\."
 _FLUX_2_LAYERS = r"\.single_transformer_blocks\.\d+\.attn\.to_(qkv_mlp_proj|out)|\.linear_(in|out)$"
+_QWEN = r"(lora_unet|diffusion_model)_transformer_blocks_\d|transformer_blocks_\d+_(img|txt)_(mlp|mod)_"
 
 FAMILIES = (
     Family(
@@ -50,7 +51,8 @@ FAMILIES = (
     Family("FLUX.1 dev", "Flux", "flux-1-dev", "flux1", _FLUX, "shifted", 3.0, 1.0, _FLUX_2_LAYERS),
     Family("FLUX.1 schnell", "FluxSchnell", "flux-1-schnell", "flux1", _FLUX, "shifted", 3.0, None, _FLUX_2_LAYERS),
     Family("FLUX.2", "Flux2", "flux-2", "flux2", _FLUX_2, "shifted", 3.0, 1.0, _FLUX_1_LAYERS),
-    Family("Wan 2.1", "WAN21_T2V", "wan-2.1", "wan2.1", r"blocks_\d+_(self|cross)_attn_[qkvo]", "shifted", 3.0),
+    Family("Wan 2.1", "WAN21_T2V", "wan-2.1", "wan2.1", r"blocks_\d+_(self|cross)_attn_[qkvo]$", "shifted", 3.0),
+    Family("Qwen-Image", "QwenImage", "Qwen-Image", "qwen_image", _QWEN, "shifted", 3.0),
 )
 
 

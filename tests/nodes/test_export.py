@@ -36,8 +36,9 @@ NETWORKS = {  # of diffusers, at real size
     "sd35_medium": (diffusers.SD3Transformer2DModel, {"dual_attention_layers": (0,)}),
     "flux1": (diffusers.FluxTransformer2DModel, {}),
     "flux2": (diffusers.Flux2Transformer2DModel, {}),
+    "qwen_image": (diffusers.QwenImageTransformer2DModel, {}),
 }
-WITHOUT_DIFFUSERS = {"wan_demo": "Wan 2.1"}  # ComfyUI knows no such names for them
+WITHOUT_DIFFUSERS = {"wan_demo": "Wan 2.1", "wan21": "Wan 2.1"}  # ComfyUI knows no such names for them
 
 
 def save(adapter: Adapter, model: Any, name: str = "saved", format: str = "comfyui", dtype: str = "fp32", **more: Any):

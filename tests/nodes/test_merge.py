@@ -21,7 +21,7 @@ from lora_loom.nodes.save_lora import SaveLora
 
 Row = tuple[str, float, float]
 FAMILIES = ["sd15", "flux1", "wan_demo"]
-WITHOUT_DIFFUSERS = ["wan_demo"]  # ComfyUI knows no such names for them
+WITHOUT_DIFFUSERS = ["wan_demo", "wan21"]  # ComfyUI knows no such names for them
 TINY = 1e-6  # fp32
 
 

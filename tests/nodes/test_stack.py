@@ -25,7 +25,7 @@ import nodes
 
 Row = tuple[str, float, float]
 FAMILIES = ["sd15", "flux1", "wan_demo"]
-WITHOUT_DIFFUSERS = ["wan_demo"]  # ComfyUI knows no such names for them
+WITHOUT_DIFFUSERS = ["wan_demo", "wan21"]  # ComfyUI knows no such names for them
 
 
 def stack(model: Any, rows: Sequence[Row], clip: Any = None, before: Any = None) -> tuple[Any, Any, list, str]:

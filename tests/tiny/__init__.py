@@ -13,19 +13,16 @@ import comfy.model_management
 import comfy.model_patcher
 import comfy.sd
 import comfy.supported_models
-import comfy.taesd.taesd
-import comfy.utils
 import torch
-from einops import rearrange
 from safetensors.torch import save_file
 from torch import Tensor
 
-from .families import FAMILIES, MORE, GivenLatent, Latent, Tiny
+from .families import FAMILIES, MORE, Tiny
 from .text import make_clip
+from .vae import make_vae
 from .weights import seeded
 
-__all__ = ["FAMILIES", "MORE", "Latent", "Loaded", "Tiny", "latent_shape", "load", "make_clip",
-           "write_model", "write_vae"]  # fmt: skip
+__all__ = ["FAMILIES", "MORE", "Loaded", "Tiny", "latent_shape", "load", "make_clip", "write_model"]
 
 
 @dataclass(frozen=True)
@@ -41,7 +38,7 @@ def load(name: str, folder: Path) -> Loaded:
     """Writes the family's files into `folder` and loads them as UNETLoader and VAELoader do."""
     row = FAMILIES[name]
     model = comfy.sd.load_diffusion_model(str(write_model(row, folder))) if row.stock else _direct(row)
-    return Loaded(model, make_clip(row.text), _vae(row.latent, folder))
+    return Loaded(model, make_clip(row.text), make_vae(row.latent, folder))
 
 
 def latent_shape(model: Any, count: int = 1, tall: int = 1) -> tuple[int, ...]:
@@ -55,37 +52,6 @@ def write_model(row: Tiny, folder: Path) -> Path:
     path = folder / f"{row.name}.safetensors"
     save_file({row.prefix + key: value for key, value in _weights(row).items()}, path)
     return path
-
-
-def write_vae(latent: Latent, folder: Path) -> Path:
-    """A TAESD with random weights, in the layout VAELoader accepts."""
-    path = folder / f"taesd_{latent.channels}.safetensors"
-    weights = seeded(comfy.taesd.taesd.TAESD(latent_channels=latent.channels).state_dict(), gain=1.2)
-    weights |= {"vae_scale": torch.tensor(latent.scale), "vae_shift": torch.tensor(latent.shift)}
-    save_file(weights, path)
-    return path
-
-
-def _vae(latent: Latent | GivenLatent, folder: Path) -> Any:
-    if isinstance(latent, GivenLatent):
-        return GivenLatents(latent)
-    return comfy.sd.VAE(sd=comfy.utils.load_torch_file(str(write_vae(latent, folder))))
-
-
-class GivenLatents:
-    """Stands in for a VAE: a fixed random map of each patch of pixels to a latent."""
-
-    def __init__(self, latent: GivenLatent) -> None:
-        self.channels, self.factor = latent.channels, latent.factor
-
-    def spacial_compression_encode(self) -> int:
-        return self.factor
-
-    def encode(self, pixels: Tensor) -> Tensor:
-        patches = rearrange(pixels, "b (h p) (w q) c -> b h w (p q c)", p=self.factor, q=self.factor)
-        generator = torch.Generator().manual_seed(0)
-        weight = torch.randn(patches.shape[-1], self.channels, generator=generator) / patches.shape[-1] ** 0.5
-        return rearrange(patches @ weight, "b h w c -> b c h w")
 
 
 def _config(row: Tiny):

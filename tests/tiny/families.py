@@ -21,6 +21,13 @@ class Latent:
 
 
 @dataclass(frozen=True)
+class WanLatent:
+    """Wan 2.1's latent space of clips, which others use for pictures."""
+
+    channels: int = 16
+
+
+@dataclass(frozen=True)
 class GivenLatent:
     """A latent space of which no small VAE exists: latents are given, one of `factor` x `factor` pixels each."""
 
@@ -39,7 +46,7 @@ class Tiny:
     config: str
     unet: dict[str, Any]
     text: str
-    latent: Latent | GivenLatent
+    latent: Latent | WanLatent | GivenLatent
     prefix: str = ""
     stock: bool = True
     marks: tuple[str, ...] = ()
@@ -88,6 +95,20 @@ def _flux2() -> dict[str, Any]:
     )  # fmt: skip
 
 
+def _wan() -> dict[str, Any]:
+    return dict(
+        image_model="wan2.1", model_type="t2v", dim=128, out_dim=16, num_heads=1, ffn_dim=128, num_layers=2, in_dim=16,
+        patch_size=(1, 2, 2), freq_dim=256, window_size=(-1, -1), qk_norm=True, cross_attn_norm=True, eps=1e-6,
+    )  # fmt: skip
+
+
+def _qwen() -> dict[str, Any]:
+    return dict(
+        image_model="qwen_image", in_channels=64, num_layers=2, attention_head_dim=128, num_attention_heads=1,
+        joint_attention_dim=64,
+    )  # fmt: skip
+
+
 SD_SMALLEST = _unet(320, 1, [1], [1], [0, 0], -2)
 SD_WHOLE = _unet(32, 2, [1, 2, 4, 4], [1] * 6 + [0] * 2, [1] * 9 + [0] * 3, 1)
 SD_LATENT = Latent(4, 0.18215, 0.0)
@@ -108,6 +129,8 @@ FAMILIES = {
         Tiny("flux1", "Flux", _flux(True), "flux", FLUX_LATENT),
         Tiny("flux1_schnell", "FluxSchnell", _flux(False), "flux", FLUX_LATENT),
         Tiny("flux2", "Flux2", _flux2(), "flux2", FLUX2_LATENT),
+        Tiny("wan21", "WAN21_T2V", _wan(), "wan", WanLatent()),
+        Tiny("qwen_image", "QwenImage", _qwen(), "qwen_image", WanLatent(), stock=False),
     )
 }
 FIRST = ("sd15", "sd15_full", "flux1", "flux1_schnell")  # the tests name these; they try every other row, too

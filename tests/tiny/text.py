@@ -2,10 +2,22 @@
 
 from __future__ import annotations
 
+import io
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from typing import Any
+from unittest.mock import patch
+
 import comfy.sd
 import comfy.supported_models_base
 import comfy.text_encoders.flux as flux
+import comfy.text_encoders.qwen_image as qwen_image
+import comfy.text_encoders.qwen_vl as qwen_vl
 import comfy.text_encoders.sd3_clip as sd3_clip
+import comfy.text_encoders.wan as wan
+import sentencepiece
 import torch
 from comfy import sd1_clip, sdxl_clip
 
@@ -44,6 +56,16 @@ KINDS = {
         flux.FluxTokenizer,
         {"clip_l_model_config": _clip_l(64, 1), "t5xxl_model_config": _t5(64)},
     ),
+    "wan": (
+        wan.te(),
+        wan.WanT5Tokenizer,
+        {"umt5xxl_model_config": _t5(4096) | {"d_ff": 64, "vocab_size": 1000}},
+    ),
+    "qwen_image": (
+        qwen_image.te(),
+        qwen_image.QwenImageTokenizer,
+        {"qwen25_7b_model_config": _llm(64, 1)},
+    ),
     "flux2": (  # reads layers 9, 18 and 27
         flux.klein_te(),
         flux.KleinTokenizer,
@@ -51,11 +73,40 @@ KINDS = {
     ),
 }
 
+WITHOUT_TOKENIZER = ("wan",)  # ComfyUI reads it from the encoder's file
+
 
 def make_clip(kind: str, seed: int = 0) -> comfy.sd.CLIP:
     """A CLIP whose conditioning fits the networks of that kind."""
     model, tokenizer, options = KINDS[kind]
     target = comfy.supported_models_base.ClipTarget(tokenizer, model)
-    clip = comfy.sd.CLIP(target, model_options={**options, "dtype": torch.float32})
+    data = {"spiece_model": _pieces()} if kind in WITHOUT_TOKENIZER else {}
+    with _small_eyes():
+        clip = comfy.sd.CLIP(target, tokenizer_data=data, model_options={**options, "dtype": torch.float32})
     clip.cond_stage_model.load_state_dict(seeded(clip.cond_stage_model.state_dict(), seed))
     return clip
+
+
+@cache
+def _pieces() -> torch.Tensor:
+    """A SentencePiece model of some words, as the bytes in which files hold it."""
+    words = "a an the red green blue gray striped many words picture number square heart circle on background".split()
+    draw, out = random.Random(0), io.BytesIO()
+    sentences = (" ".join(draw.choices(words, k=6)) for _ in range(500))
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=sentences, model_writer=out, vocab_size=100, hard_vocab_limit=False, pad_id=0, eos_id=1,
+        unk_id=2, bos_id=3, minloglevel=2,
+    )  # fmt: skip
+    return torch.frombuffer(bytearray(out.getvalue()), dtype=torch.uint8)
+
+
+@contextmanager
+def _small_eyes() -> Iterator[None]:
+    """Language models that can see build their vision towers at full size: shrink those, which no test uses."""
+    tower = qwen_vl.Qwen2VLVisionTransformer
+
+    def small(hidden_size: int, output_hidden_size: int, **rest: Any) -> torch.nn.Module:
+        return tower(64, output_hidden_size, intermediate_size=64, num_heads=2, num_layers=1, **rest)
+
+    with patch.object(qwen_vl, "Qwen2VLVisionTransformer", small):
+        yield
