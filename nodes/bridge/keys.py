@@ -60,6 +60,7 @@ class NameTable:
             name.replace(".processor.to_", ".to_"): t for name, t in self.targets.items() if ".processor.to_" in name
         }
         self.targets |= {f"{name}.0": t for name, t in self.targets.items() if name.endswith(".to_out")}
+        self.targets = {name: t for name, t in self.targets.items() if self._inside(t)}
         self.has_text = clip is not None
 
     def resolve(self, adapter: Adapter, source: str) -> Resolved:
@@ -101,6 +102,10 @@ class NameTable:
                 f"for example {missing[0]}; save in the 'comfyui' format"
             )
         return {layer: _preferred(style, spelled[layer]) for layer in layers}
+
+    def _inside(self, target: Target) -> bool:
+        """ComfyUI's maps take q, k and v of a fused weight for equally high; with grouped queries they are not."""
+        return target.rows is None or sum(target.rows) <= self.shapes.get(target.layer, (0,))[0]
 
     def _placed(self, name: str, low_rank: LowRank, target: Target, source: str) -> LowRank:
         shape = self.shapes[target.layer]

@@ -73,6 +73,7 @@ def test_map_changes_each_layer_alone(adapter):
         (["lora_unet_joint_blocks_3_x_block_attn_qkv"], "SD 3.5"),
         (["transformer.single_transformer_blocks.3.attn.to_qkv_mlp_proj"] * 2, "FLUX.2"),
         (["lora_unet_transformer_blocks_59_attn_add_q_proj"], "Qwen-Image"),
+        (["diffusion_model.layers.3.attention.qkv"], "Z-Image"),
         (["something.else"], "an unknown family"),
         ([], "an unknown family"),
         (["diffusion_model.input_blocks.4.1.transformer_blocks.0.attn1.to_q", "other", "another"], "SD 1.5"),

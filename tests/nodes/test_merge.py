@@ -21,7 +21,6 @@ from lora_loom.nodes.save_lora import SaveLora
 
 Row = tuple[str, float, float]
 FAMILIES = ["sd15", "flux1", "wan_demo"]
-WITHOUT_DIFFUSERS = ["wan_demo", "wan21"]  # ComfyUI knows no such names for them
 TINY = 1e-6  # fp32
 
 
@@ -54,7 +53,7 @@ def rows(models, loras: Path, random_adapter) -> Callable[[str], list[Row]]:
 
     def make(family: str) -> list[Row]:
         model, made = models(family).model, []
-        third = "comfyui" if family in WITHOUT_DIFFUSERS else "diffusers"
+        third = "comfyui" if family in tiny.WITHOUT_DIFFUSERS else "diffusers"
         kinds = [("comfyui", 4, 3.0, 0.8), ("kohya", 6, 1.0, -0.6), (third, 2, 7.0, 1.7)]
         for seed, (style, rank, alpha, strength) in enumerate(kinds):
             adapter = random_adapter(model, rank, alpha, seed, "attention" if seed == 1 else "attention+mlp", size=0.2)

@@ -25,7 +25,6 @@ import nodes
 
 Row = tuple[str, float, float]
 FAMILIES = ["sd15", "flux1", "wan_demo"]
-WITHOUT_DIFFUSERS = ["wan_demo", "wan21"]  # ComfyUI knows no such names for them
 
 
 def stack(model: Any, rows: Sequence[Row], clip: Any = None, before: Any = None) -> tuple[Any, Any, list, str]:
@@ -50,7 +49,7 @@ def mixed(models, loras: Path, random_adapter) -> Callable[[str], list[tuple[Row
 
     def make(family: str) -> list[tuple[Row, Adapter]]:
         model = models(family).model
-        third = "comfyui" if family in WITHOUT_DIFFUSERS else "diffusers"
+        third = "comfyui" if family in tiny.WITHOUT_DIFFUSERS else "diffusers"
         kinds = [("comfyui", "fp32", 4, 3.0, 0.8), ("kohya", "fp16", 8, 1.0, -0.6), (third, "fp32", 3, 7.0, 1.7)]
         made = []
         for seed, (style, dtype, rank, alpha, strength) in enumerate(kinds):
@@ -309,6 +308,16 @@ def test_unmatched_keys_are_reported(models, loras: Path, make_lora) -> None:
     patched, _, _, report = stack(models("sd15").model, [("a.safetensors", 1.0, 1.0)])
     assert "1 not applied (not in this model, for example lora_unet_somewhere_else)" in report
     assert len(patched.patches) == 8
+
+
+def test_equal_slices_of_grouped_queries_are_not_applied(models, loras: Path) -> None:
+    """Lumina 2 has three queries to a key; ComfyUI's map takes k and v for as high as q, past the weight's end."""
+    names = {name: f"transformer.layers.0.attention.to_{name}" for name in "qkv"}
+    parts = {f"{name}.lora_{part}.weight": torch.ones(288, 288) for name in names.values() for part in "AB"}
+    save_file(parts, loras / "a.safetensors")
+    patched, _, _, report = stack(models("lumina2").model, [("a.safetensors", 1.0, 1.0)])
+    assert list(patched.patches) == ["diffusion_model.layers.0.attention.qkv.weight"]
+    assert f"2 not applied (not in this model, for example {names['k']})" in report
 
 
 def test_one_weight_under_two_names(models, loras: Path, make_lora) -> None:

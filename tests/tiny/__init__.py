@@ -17,12 +17,22 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from .families import FAMILIES, MORE, Tiny
+from .families import FAMILIES, MORE, WITHOUT_DIFFUSERS, Tiny
 from .text import make_clip
 from .vae import make_vae
 from .weights import seeded
 
-__all__ = ["FAMILIES", "MORE", "Loaded", "Tiny", "latent_shape", "load", "make_clip", "write_model"]
+__all__ = [
+    "FAMILIES",
+    "MORE",
+    "WITHOUT_DIFFUSERS",
+    "Loaded",
+    "Tiny",
+    "latent_shape",
+    "load",
+    "make_clip",
+    "write_model",
+]
 
 
 @dataclass(frozen=True)

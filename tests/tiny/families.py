@@ -109,6 +109,27 @@ def _qwen() -> dict[str, Any]:
     )  # fmt: skip
 
 
+def _next_dit(dim: int, heads: int, kv_heads: int, text: int, **more: Any) -> dict[str, Any]:
+    return dict(
+        image_model="lumina2", patch_size=2, in_channels=16, dim=dim, cap_feat_dim=text, n_layers=2, qk_norm=True,
+        n_heads=heads, n_kv_heads=kv_heads, n_refiner_layers=1, **more,
+    )  # fmt: skip
+
+
+def _zimage() -> dict[str, Any]:
+    return _next_dit(
+        256, 2, 2, 64, axes_dims=[32, 48, 48], axes_lens=[1536, 512, 512], rope_theta=256.0, ffn_dim_multiplier=8 / 3,
+        z_image_modulation=True, time_scale=1000.0, pad_tokens_multiple=32,
+    )  # fmt: skip
+
+
+def _lumina2() -> dict[str, Any]:
+    """Three queries to a key, as in the real one."""
+    return _next_dit(
+        288, 3, 1, 64, axes_dims=[32] * 3, axes_lens=[300, 512, 512], rope_theta=10000.0, ffn_dim_multiplier=4.0
+    )
+
+
 SD_SMALLEST = _unet(320, 1, [1], [1], [0, 0], -2)
 SD_WHOLE = _unet(32, 2, [1, 2, 4, 4], [1] * 6 + [0] * 2, [1] * 9 + [0] * 3, 1)
 SD_LATENT = Latent(4, 0.18215, 0.0)
@@ -131,7 +152,10 @@ FAMILIES = {
         Tiny("flux2", "Flux2", _flux2(), "flux2", FLUX2_LATENT),
         Tiny("wan21", "WAN21_T2V", _wan(), "wan", WanLatent()),
         Tiny("qwen_image", "QwenImage", _qwen(), "qwen_image", WanLatent(), stock=False),
+        Tiny("zimage", "ZImage", _zimage(), "zimage", FLUX_LATENT, stock=False),
+        Tiny("lumina2", "Lumina2", _lumina2(), "lumina2", FLUX_LATENT, stock=False),
     )
 }
 FIRST = ("sd15", "sd15_full", "flux1", "flux1_schnell")  # the tests name these; they try every other row, too
 MORE = [name for name in FAMILIES if name not in FIRST]
+WITHOUT_DIFFUSERS = ("wan_demo", "wan21", "lumina2")  # ComfyUI knows no names of diffusers for them

@@ -31,6 +31,10 @@ def _flux2(text: Tensor, options: Options, latent: Tensor) -> Options:
     return {"context": functional.pad(text, (0, 0, 512 - text.shape[1], 0)) if text.shape[1] < 512 else text}
 
 
+def _lumina(text: Tensor, options: Options, latent: Tensor) -> Options:
+    return {"context": text, "num_tokens": text.shape[1]}
+
+
 def _sd3(text: Tensor, options: Options, latent: Tensor) -> Options:
     return {"context": text, "y": options["pooled_output"]}
 
@@ -45,6 +49,7 @@ def _sdxl(text: Tensor, options: Options, latent: Tensor) -> Options:
 _ARGUMENTS: dict[str, Callable[[Tensor, Options, Tensor], Options]] = {
     "Flux": _flux,
     "Flux2": _flux2,
+    "Lumina2": _lumina,
     "SD3": _sd3,
     "SDXL": _sdxl,
 }

@@ -13,10 +13,12 @@ from unittest.mock import patch
 import comfy.sd
 import comfy.supported_models_base
 import comfy.text_encoders.flux as flux
+import comfy.text_encoders.lumina2 as lumina2
 import comfy.text_encoders.qwen_image as qwen_image
 import comfy.text_encoders.qwen_vl as qwen_vl
 import comfy.text_encoders.sd3_clip as sd3_clip
 import comfy.text_encoders.wan as wan
+import comfy.text_encoders.z_image as z_image
 import sentencepiece
 import torch
 from comfy import sd1_clip, sdxl_clip
@@ -66,6 +68,16 @@ KINDS = {
         qwen_image.QwenImageTokenizer,
         {"qwen25_7b_model_config": _llm(64, 1)},
     ),
+    "zimage": (  # the last layer but one is read
+        z_image.te(),
+        z_image.ZImageTokenizer,
+        {"qwen3_4b_model_config": _llm(64, 3)},
+    ),
+    "lumina2": (
+        lumina2.te(),
+        lumina2.LuminaTokenizer,
+        {"gemma2_2b_model_config": _llm(64, 3) | {"vocab_size": 1000}},
+    ),
     "flux2": (  # reads layers 9, 18 and 27
         flux.klein_te(),
         flux.KleinTokenizer,
@@ -73,7 +85,7 @@ KINDS = {
     ),
 }
 
-WITHOUT_TOKENIZER = ("wan",)  # ComfyUI reads it from the encoder's file
+WITHOUT_TOKENIZER = ("wan", "lumina2")  # ComfyUI reads it from the encoder's file
 
 
 def make_clip(kind: str, seed: int = 0) -> comfy.sd.CLIP:
