@@ -51,6 +51,7 @@ FAMILIES = (
     Family("SD 3.5", "SD3", "stable-diffusion-3", "sd3", r"joint_blocks_\d", "logit_normal"),
     Family("FLUX.1 dev", "Flux", "flux-1-dev", "flux1", _FLUX, "shifted", 3.0, 1.0, _FLUX_2_LAYERS),
     Family("FLUX.1 schnell", "FluxSchnell", "flux-1-schnell", "flux1", _FLUX, "shifted", 3.0, None, _FLUX_2_LAYERS),
+    Family("Chroma", "Chroma", "chroma", "chroma", r"distilled_guidance", "logit_normal", 1.0, 0.0, _FLUX_2_LAYERS),
     Family("FLUX.2", "Flux2", "flux-2", "flux2", _FLUX_2, "shifted", 3.0, 1.0, _FLUX_1_LAYERS),
     Family("Wan 2.1", "WAN21_T2V", "wan-2.1", "wan2.1", r"blocks_\d+_(self|cross)_attn_[qkvo]$", "shifted", 3.0),
     Family("Qwen-Image", "QwenImage", "Qwen-Image", "qwen_image", _QWEN, "shifted", 3.0),

@@ -37,6 +37,7 @@ NETWORKS = {  # of diffusers, at real size
     "flux1": (diffusers.FluxTransformer2DModel, {}),
     "flux2": (diffusers.Flux2Transformer2DModel, {}),
     "qwen_image": (diffusers.QwenImageTransformer2DModel, {}),
+    "chroma": (diffusers.ChromaTransformer2DModel, {}),
     "zimage": (diffusers.ZImageTransformer2DModel, {}),
 }
 

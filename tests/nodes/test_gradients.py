@@ -20,7 +20,7 @@ from lora_loom.nodes.bridge.training import PREFIX
 from torch import Tensor
 
 FAMILIES = ["sd15", "sd15_full", "flux1", "flux1_schnell", "wan_demo", *tiny.MORE]
-IN_PLACE = ["flux1", "flux1_schnell"]  # their blocks change tensors that autograd has saved
+IN_PLACE = ["flux1", "flux1_schnell", "flux2", "chroma"]  # their blocks change tensors that autograd has saved
 
 
 class Problem:
@@ -110,7 +110,7 @@ def test_in_place_blocks_need_their_copies(models, monkeypatch, family: str) -> 
         without_norms.setattr(session, "NormsOnCopies", nullcontext)
         with pytest.raises(RuntimeError, match="modified by an inplace operation"):
             gradient(models(family), checkpointing=False)
-        assert relative_error(gradient(models(family), checkpointing=True), right) > 1e-3
+        assert relative_error(gradient(models(family), checkpointing=True), right) > 1e-4
     monkeypatch.setattr(session, "_own", lambda value: value)
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
         gradient(models(family), checkpointing=True)

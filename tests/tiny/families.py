@@ -130,6 +130,14 @@ def _lumina2() -> dict[str, Any]:
     )
 
 
+def _chroma() -> dict[str, Any]:
+    return dict(
+        image_model="chroma", axes_dim=[16, 56, 56], num_heads=1, hidden_size=128, mlp_ratio=4.0, theta=10000,
+        patch_size=2, in_channels=64, out_channels=64, qkv_bias=True, txt_ids_dims=[], context_in_dim=64,
+        vec_in_dim=None, depth=2, depth_single_blocks=2, in_dim=64, out_dim=128, hidden_dim=64, n_layers=2,
+    )  # fmt: skip
+
+
 SD_SMALLEST = _unet(320, 1, [1], [1], [0, 0], -2)
 SD_WHOLE = _unet(32, 2, [1, 2, 4, 4], [1] * 6 + [0] * 2, [1] * 9 + [0] * 3, 1)
 SD_LATENT = Latent(4, 0.18215, 0.0)
@@ -149,6 +157,7 @@ FAMILIES = {
         Tiny("sd35_medium", "SD3", _sd3([0]), "sd3", SD3_LATENT, "model.diffusion_model."),
         Tiny("flux1", "Flux", _flux(True), "flux", FLUX_LATENT),
         Tiny("flux1_schnell", "FluxSchnell", _flux(False), "flux", FLUX_LATENT),
+        Tiny("chroma", "Chroma", _chroma(), "chroma", FLUX_LATENT, stock=False),
         Tiny("flux2", "Flux2", _flux2(), "flux2", FLUX2_LATENT),
         Tiny("wan21", "WAN21_T2V", _wan(), "wan", WanLatent()),
         Tiny("qwen_image", "QwenImage", _qwen(), "qwen_image", WanLatent(), stock=False),

@@ -27,6 +27,10 @@ def _flux(text: Tensor, options: Options, latent: Tensor) -> Options:
     return {"context": text, "y": options["pooled_output"], "guidance": GUIDANCE}
 
 
+def _chroma(text: Tensor, options: Options, latent: Tensor) -> Options:
+    return {"context": text, "guidance": GUIDANCE}
+
+
 def _flux2(text: Tensor, options: Options, latent: Tensor) -> Options:
     return {"context": functional.pad(text, (0, 0, 512 - text.shape[1], 0)) if text.shape[1] < 512 else text}
 
@@ -49,6 +53,7 @@ def _sdxl(text: Tensor, options: Options, latent: Tensor) -> Options:
 _ARGUMENTS: dict[str, Callable[[Tensor, Options, Tensor], Options]] = {
     "Flux": _flux,
     "Flux2": _flux2,
+    "Chroma": _chroma,
     "Lumina2": _lumina,
     "SD3": _sd3,
     "SDXL": _sdxl,

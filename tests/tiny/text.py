@@ -14,6 +14,7 @@ import comfy.sd
 import comfy.supported_models_base
 import comfy.text_encoders.flux as flux
 import comfy.text_encoders.lumina2 as lumina2
+import comfy.text_encoders.pixart_t5 as pixart_t5
 import comfy.text_encoders.qwen_image as qwen_image
 import comfy.text_encoders.qwen_vl as qwen_vl
 import comfy.text_encoders.sd3_clip as sd3_clip
@@ -77,6 +78,11 @@ KINDS = {
         lumina2.te(),
         lumina2.LuminaTokenizer,
         {"gemma2_2b_model_config": _llm(64, 3) | {"vocab_size": 1000}},
+    ),
+    "chroma": (
+        pixart_t5.pixart_te(),
+        pixart_t5.PixArtTokenizer,
+        {"t5xxl_model_config": _t5(64)},
     ),
     "flux2": (  # reads layers 9, 18 and 27
         flux.klein_te(),
