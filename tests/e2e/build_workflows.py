@@ -10,7 +10,6 @@ import argparse
 import json
 import re
 import sys
-import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -223,7 +222,7 @@ def main() -> None:
                 if not choices.no_run:
                     server.run(train_other(page.graph_to_prompt()), timeout=1200) if name == "train" else None
                     page.run()
-                    wait_idle(server)
+                    wait_idle(page)
                     thumbnail(page, choices.out / f"{name}.jpg")
                 assert not page.errors, page.errors
 
@@ -237,14 +236,13 @@ def thumbnail(page: FrontEnd, path: Path, width: int = 1280) -> None:
         )
 
 
-def wait_idle(server: ComfyServer, seconds: float = 1200) -> None:
-    """Until everything that the page queued has run."""
-    time.sleep(2)
-    for _ in range(int(seconds)):
-        queue = server.get("/queue")
+def wait_idle(page: FrontEnd, seconds: int = 1200) -> None:
+    """Until everything that the page queued has run. The page stays awake meanwhile, or its pictures would time out."""
+    for _ in range(seconds):
+        page.page.wait_for_timeout(1000)
+        queue = page.server.get("/queue")
         if not queue["queue_running"] and not queue["queue_pending"]:
             return
-        time.sleep(1)
     raise TimeoutError("the queue did not empty")
 
 

@@ -152,11 +152,7 @@ class FrontEnd:
         self.page.set_viewport_size({"width": width, "height": round(h * scale) + 2 * margin})
         style = self.page.add_style_tag(content=BARE_CANVAS)
         self.page.evaluate(LOOK_AT, [margin / scale - left, margin / scale - top, scale])
-        for _ in range(20):  # pictures load when their node is drawn for the first time; text areas follow the canvas
-            self.page.wait_for_timeout(500)
-            if self.page.evaluate(PICTURES_SHOWN):
-                break
-        self.page.wait_for_timeout(1000)
+        self.page.wait_for_timeout(1000)  # pictures on nodes, text areas that follow the canvas
         kind: dict[str, Any] = {"type": "jpeg", "quality": 88} if path.suffix in (".jpg", ".jpeg") else {}
         self.page.screenshot(path=path, **kind)
         style.evaluate("element => element.remove()")
@@ -200,11 +196,6 @@ LOOK_AT = """([x, y, scale]) => {
   app.canvas.deselectAll()
   view.scale = scale; view.offset[0] = x; view.offset[1] = y
   app.canvas.resize(); app.canvas.setDirty(true, true)
-}"""
-
-PICTURES_SHOWN = """() => {
-  app.canvas.setDirty(true, true)
-  return app.graph.nodes.every(n => n.imgs || !app.nodeOutputs[n.id]?.images)
 }"""
 
 # Tabs, side bar, Run button, mini map and messages lie in layers of their own over the canvas.
