@@ -74,6 +74,7 @@ def test_map_changes_each_layer_alone(adapter):
         (["transformer.single_transformer_blocks.3.attn.to_qkv_mlp_proj"] * 2, "FLUX.2"),
         (["lora_unet_transformer_blocks_59_attn_add_q_proj"], "Qwen-Image"),
         (["diffusion_model.layers.3.attention.qkv"], "Z-Image"),
+        (["diffusion_model.blocks.3.attn.wq"], "Krea 2"),
         (["something.else"], "an unknown family"),
         ([], "an unknown family"),
         (["diffusion_model.input_blocks.4.1.transformer_blocks.0.attn1.to_q", "other", "another"], "SD 1.5"),

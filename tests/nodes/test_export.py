@@ -38,6 +38,7 @@ NETWORKS = {  # of diffusers, at real size
     "flux2": (diffusers.Flux2Transformer2DModel, {}),
     "qwen_image": (diffusers.QwenImageTransformer2DModel, {}),
     "chroma": (diffusers.ChromaTransformer2DModel, {}),
+    "krea2": (diffusers.Krea2Transformer2DModel, {}),
     "zimage": (diffusers.ZImageTransformer2DModel, {}),
 }
 

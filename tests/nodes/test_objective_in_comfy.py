@@ -21,7 +21,7 @@ from torch import Tensor
 
 FAMILIES = ["sd15", "flux1", "flux1_schnell", "wan_demo", *tiny.MORE]
 # Captions as long as their words: they go through the network one by one.
-UNPADDED = ["qwen_image", "zimage", "lumina2", "chroma"]
+UNPADDED = ["qwen_image", "zimage", "lumina2", "chroma", "krea2"]
 CAPTIONS = ["a red heart", "blue", "a green square on a gray background", "", "striped"]
 LEVELS = torch.tensor([0.02, 0.2, 0.5, 0.8, 0.98])
 EPSILON = torch.finfo(torch.float32).eps
@@ -60,7 +60,7 @@ TEXTBOOKS: dict[str, Textbook] = {
     "sd15": ddpm, "flux1": rectified_flow, "flux1_schnell": rectified_flow, "wan_demo": flow_1000,
     "sdxl": ddpm, "sdxl_v": ddpm_v, "sd35_large": flow_1000, "sd35_medium": flow_1000, "flux2": rectified_flow,
     "wan21": flow_1000, "qwen_image": rectified_flow,
-    "zimage": rectified_flow, "lumina2": rectified_flow, "chroma": rectified_flow,
+    "zimage": rectified_flow, "lumina2": rectified_flow, "chroma": rectified_flow, "krea2": rectified_flow,
 }  # fmt: skip
 
 

@@ -71,7 +71,8 @@ def _config(row: Tiny):
 
 
 def _weights(row: Tiny) -> dict[str, Tensor]:
-    return seeded(_config(row).get_model({}, "", device=torch.device("meta")).diffusion_model.state_dict())
+    network = _config(row).get_model({}, "", device=torch.device("meta")).diffusion_model
+    return seeded(network.state_dict(), norm=row.norm)
 
 
 def _direct(row: Tiny) -> comfy.model_patcher.ModelPatcher:

@@ -39,7 +39,7 @@ class GivenLatent:
 class Tiny:
     """`config`: a class of comfy.supported_models; `unet`: what detection makes of the file; `text`: see text.py.
 
-    `marks`: keys whose mere presence tells the loader something.
+    `marks`: keys whose mere presence tells the loader something; `norm`: 0 where files hold scales of norms minus 1.
     """
 
     name: str
@@ -50,6 +50,7 @@ class Tiny:
     prefix: str = ""
     stock: bool = True
     marks: tuple[str, ...] = ()
+    norm: float = 1.0
 
 
 def _unet(width: int, blocks: int, mult: list[int], down: list[int], up: list[int], middle: int) -> dict[str, Any]:
@@ -138,6 +139,13 @@ def _chroma() -> dict[str, Any]:
     )  # fmt: skip
 
 
+def _krea2() -> dict[str, Any]:
+    """Twelve layers of text at width 40: its 20 text heads are fixed."""
+    return dict(
+        image_model="krea2", features=128, channels=16, patch=2, layers=2, heads=1, kvheads=1, txtlayers=12, txtdim=40
+    )
+
+
 SD_SMALLEST = _unet(320, 1, [1], [1], [0, 0], -2)
 SD_WHOLE = _unet(32, 2, [1, 2, 4, 4], [1] * 6 + [0] * 2, [1] * 9 + [0] * 3, 1)
 SD_LATENT = Latent(4, 0.18215, 0.0)
@@ -161,6 +169,7 @@ FAMILIES = {
         Tiny("flux2", "Flux2", _flux2(), "flux2", FLUX2_LATENT),
         Tiny("wan21", "WAN21_T2V", _wan(), "wan", WanLatent()),
         Tiny("qwen_image", "QwenImage", _qwen(), "qwen_image", WanLatent(), stock=False),
+        Tiny("krea2", "Krea2", _krea2(), "krea2", WanLatent(), norm=0.0),
         Tiny("zimage", "ZImage", _zimage(), "zimage", FLUX_LATENT, stock=False),
         Tiny("lumina2", "Lumina2", _lumina2(), "lumina2", FLUX_LATENT, stock=False),
     )

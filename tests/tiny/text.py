@@ -13,8 +13,10 @@ from unittest.mock import patch
 import comfy.sd
 import comfy.supported_models_base
 import comfy.text_encoders.flux as flux
+import comfy.text_encoders.krea2 as krea2
 import comfy.text_encoders.lumina2 as lumina2
 import comfy.text_encoders.pixart_t5 as pixart_t5
+import comfy.text_encoders.qwen3vl as qwen3vl
 import comfy.text_encoders.qwen_image as qwen_image
 import comfy.text_encoders.qwen_vl as qwen_vl
 import comfy.text_encoders.sd3_clip as sd3_clip
@@ -79,6 +81,11 @@ KINDS = {
         lumina2.LuminaTokenizer,
         {"gemma2_2b_model_config": _llm(64, 3) | {"vocab_size": 1000}},
     ),
+    "krea2": (  # reads layers up to the 35th
+        krea2.te(),
+        krea2.Krea2Tokenizer,
+        {"qwen3vl_4b_model_config": _llm(40, 36)},
+    ),
     "chroma": (
         pixart_t5.pixart_te(),
         pixart_t5.PixArtTokenizer,
@@ -126,5 +133,10 @@ def _small_eyes() -> Iterator[None]:
     def small(hidden_size: int, output_hidden_size: int, **rest: Any) -> torch.nn.Module:
         return tower(64, output_hidden_size, intermediate_size=64, num_heads=2, num_layers=1, **rest)
 
-    with patch.object(qwen_vl, "Qwen2VLVisionTransformer", small):
+    sizes = dict(hidden_size=64, intermediate_size=64, depth=1, deepstack_visual_indexes=[0])
+    with (
+        patch.object(qwen_vl, "Qwen2VLVisionTransformer", small),
+        patch.dict(qwen3vl.QWEN3VL_VISION, dict.fromkeys(qwen3vl.QWEN3VL_VISION, sizes)),
+        patch.dict(qwen3vl.QWEN3VL_VISION_COMMON, num_heads=2),
+    ):
         yield
