@@ -71,7 +71,7 @@ def test_cancel_is_fast_and_resume_ends_in_the_same_bytes(server: ComfyServer, f
     cancelled = time.monotonic()
     server.interrupt()
     entry = server.wait(prompt)
-    assert time.monotonic() - cancelled < 2.0
+    assert time.monotonic() - cancelled < 3.0  # two, and one for the garbage collection ComfyUI runs just then
     assert entry["status"]["status_str"] == "error"
     kept = run_folder(server, "cancelled")
     (partial,) = kept.glob("step_*.safetensors")
