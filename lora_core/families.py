@@ -32,6 +32,7 @@ _FLUX_1_LAYERS = r"\.single_transformer_blocks\.\d+\.(attn\.to_[qkv]|proj_mlp|pr
 _FLUX_2_LAYERS = r"\.single_transformer_blocks\.\d+\.attn\.to_(qkv_mlp_proj|out)|\.linear_(in|out)$"
 _QWEN = r"(lora_unet|diffusion_model)_transformer_blocks_\d|transformer_blocks_\d+_(img|txt)_(mlp|mod)_"
 _KREA_2 = r"blocks_\d+_attn_(w[qkvo]|to_gate)|txtfusion|text_fusion"
+_KANDINSKY_5 = r"(text|visual)_transformer_blocks_\d"
 _NEXT_DIT = r"(layers|refiner)_\d+_attention_"  # Z-Image and Lumina 2: a tie, which the first row wins
 
 FAMILIES = (
@@ -57,6 +58,7 @@ FAMILIES = (
     Family("Wan 2.1", "WAN21_T2V", "wan-2.1", "wan2.1", r"blocks_\d+_(self|cross)_attn_[qkvo]$", "shifted", 3.0),
     Family("Qwen-Image", "QwenImage", "Qwen-Image", "qwen_image", _QWEN, "shifted", 3.0),
     Family("Krea 2", "Krea2", "krea-2", "krea2", _KREA_2, "shifted", 3.0),
+    Family("Kandinsky 5", r"Kandinsky5(Image)?", "kandinsky-5", "kandinsky5", _KANDINSKY_5, "shifted", 3.0),
     Family("Z-Image", "ZImage", "z-image", "z_image", _NEXT_DIT, "shifted", 2.0),
     Family("Lumina 2", "Lumina2", "lumina-2", "lumina2", _NEXT_DIT, "shifted", 6.0, None, r"^transformer\."),
 )

@@ -39,6 +39,7 @@ NETWORKS = {  # of diffusers, at real size
     "qwen_image": (diffusers.QwenImageTransformer2DModel, {}),
     "chroma": (diffusers.ChromaTransformer2DModel, {}),
     "krea2": (diffusers.Krea2Transformer2DModel, {}),
+    "kandinsky5": (diffusers.Kandinsky5Transformer3DModel, {}),
     "zimage": (diffusers.ZImageTransformer2DModel, {}),
 }
 

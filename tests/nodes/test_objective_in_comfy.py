@@ -16,12 +16,12 @@ from lora_loom.lora_core.training import dataset, objective
 from lora_loom.nodes.bridge.denoiser import ComfyDenoiser, prediction_type
 from lora_loom.nodes.bridge.encoding import encode_captions, encode_images
 from lora_loom.nodes.bridge.session import training_session
-from tiny.raw import arguments
+from tiny.raw import arguments, seen
 from torch import Tensor
 
 FAMILIES = ["sd15", "flux1", "flux1_schnell", "wan_demo", *tiny.MORE]
 # Captions as long as their words: they go through the network one by one.
-UNPADDED = ["qwen_image", "zimage", "lumina2", "chroma", "krea2"]
+UNPADDED = ["qwen_image", "zimage", "lumina2", "chroma", "krea2", "kandinsky5", "kandinsky5_clips"]
 CAPTIONS = ["a red heart", "blue", "a green square on a gray background", "", "striped"]
 LEVELS = torch.tensor([0.02, 0.2, 0.5, 0.8, 0.98])
 EPSILON = torch.finfo(torch.float32).eps
@@ -61,6 +61,7 @@ TEXTBOOKS: dict[str, Textbook] = {
     "sdxl": ddpm, "sdxl_v": ddpm_v, "sd35_large": flow_1000, "sd35_medium": flow_1000, "flux2": rectified_flow,
     "wan21": flow_1000, "qwen_image": rectified_flow,
     "zimage": rectified_flow, "lumina2": rectified_flow, "chroma": rectified_flow, "krea2": rectified_flow,
+    "kandinsky5": flow_1000, "kandinsky5_clips": flow_1000,
 }  # fmt: skip
 
 
@@ -85,7 +86,7 @@ def bare_network(model: Any, x_t: Tensor, time: Tensor, conditioning: list[list]
     """The diffusion network itself, one sample at a time, on nothing but its own arguments."""
     out = []
     for x, t, ((text, options),) in zip(x_t, time, conditioning, strict=True):
-        out.append(model.diffusion_model(x[None].float(), t[None], **arguments(model, text, options, x)))
+        out.append(model.diffusion_model(seen(model, x)[None].float(), t[None], **arguments(model, text, options, x)))
     return torch.cat(out)
 
 

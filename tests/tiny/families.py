@@ -146,6 +146,20 @@ def _krea2() -> dict[str, Any]:
     )
 
 
+def _kandinsky5() -> dict[str, Any]:
+    """The model of pictures; that of clips has the same blocks."""
+    return dict(
+        image_model="kandinsky5", model_dim=128, axes_dims=(32, 48, 48), rope_scale_factor=(1.0, 1.0, 1.0), time_dim=32,
+        ff_dim=128, visual_embed_dim=64, num_text_blocks=1, num_visual_blocks=2, in_text_dim=64, in_text_dim2=64,
+    )  # fmt: skip
+
+
+def _kandinsky5_clips() -> dict[str, Any]:
+    """16 channels of latents, 16 of a picture to go on from, 1 of its mask."""
+    heads = dict(axes_dims=(16, 24, 24), rope_scale_factor=(1.0, 2.0, 2.0))
+    return _kandinsky5() | heads | dict(model_dim=64, visual_embed_dim=132)
+
+
 SD_SMALLEST = _unet(320, 1, [1], [1], [0, 0], -2)
 SD_WHOLE = _unet(32, 2, [1, 2, 4, 4], [1] * 6 + [0] * 2, [1] * 9 + [0] * 3, 1)
 SD_LATENT = Latent(4, 0.18215, 0.0)
@@ -170,6 +184,8 @@ FAMILIES = {
         Tiny("wan21", "WAN21_T2V", _wan(), "wan", WanLatent()),
         Tiny("qwen_image", "QwenImage", _qwen(), "qwen_image", WanLatent(), stock=False),
         Tiny("krea2", "Krea2", _krea2(), "krea2", WanLatent(), norm=0.0),
+        Tiny("kandinsky5", "Kandinsky5Image", _kandinsky5(), "kandinsky5", FLUX_LATENT, stock=False),
+        Tiny("kandinsky5_clips", "Kandinsky5", _kandinsky5_clips(), "kandinsky5", GivenLatent(16, 8), stock=False),
         Tiny("zimage", "ZImage", _zimage(), "zimage", FLUX_LATENT, stock=False),
         Tiny("lumina2", "Lumina2", _lumina2(), "lumina2", FLUX_LATENT, stock=False),
     )

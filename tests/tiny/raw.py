@@ -19,6 +19,12 @@ def arguments(model: Any, text: Tensor, options: Options, latent: Tensor) -> Opt
     return _ARGUMENTS.get(type(model).__name__, _text)(text, options, latent)
 
 
+def seen(model: Any, latent: Tensor) -> Tensor:
+    """The noisy latent with the channels that come beside it: Kandinsky 5 for clips could go on from a picture."""
+    more = 17 if type(model).__name__ == "Kandinsky5" else 0
+    return torch.cat([latent, torch.zeros_like(latent[:1]).expand(more, *latent.shape[1:])])
+
+
 def _text(text: Tensor, options: Options, latent: Tensor) -> Options:
     return {"context": text}
 
@@ -39,7 +45,7 @@ def _lumina(text: Tensor, options: Options, latent: Tensor) -> Options:
     return {"context": text, "num_tokens": text.shape[1]}
 
 
-def _sd3(text: Tensor, options: Options, latent: Tensor) -> Options:
+def _pooled(text: Tensor, options: Options, latent: Tensor) -> Options:
     return {"context": text, "y": options["pooled_output"]}
 
 
@@ -54,7 +60,9 @@ _ARGUMENTS: dict[str, Callable[[Tensor, Options, Tensor], Options]] = {
     "Flux": _flux,
     "Flux2": _flux2,
     "Chroma": _chroma,
+    "Kandinsky5": _pooled,
+    "Kandinsky5Image": _pooled,
     "Lumina2": _lumina,
-    "SD3": _sd3,
+    "SD3": _pooled,
     "SDXL": _sdxl,
 }

@@ -13,6 +13,7 @@ from unittest.mock import patch
 import comfy.sd
 import comfy.supported_models_base
 import comfy.text_encoders.flux as flux
+import comfy.text_encoders.kandinsky5 as kandinsky5
 import comfy.text_encoders.krea2 as krea2
 import comfy.text_encoders.lumina2 as lumina2
 import comfy.text_encoders.pixart_t5 as pixart_t5
@@ -85,6 +86,11 @@ KINDS = {
         krea2.te(),
         krea2.Krea2Tokenizer,
         {"qwen3vl_4b_model_config": _llm(40, 36)},
+    ),
+    "kandinsky5": (
+        kandinsky5.te(),
+        kandinsky5.Kandinsky5TokenizerImage,
+        {"qwen25_7b_model_config": _llm(64, 2), "clip_l_model_config": _clip_l(64, 1)},
     ),
     "chroma": (
         pixart_t5.pixart_te(),
