@@ -59,6 +59,7 @@ FAMILIES = (
     Family("Qwen-Image", "QwenImage", "Qwen-Image", "qwen_image", _QWEN, "shifted", 3.0),
     Family("Krea 2", "Krea2", "krea-2", "krea2", _KREA_2, "shifted", 3.0),
     Family("Kandinsky 5", r"Kandinsky5(Image)?", "kandinsky-5", "kandinsky5", _KANDINSKY_5, "shifted", 3.0),
+    Family("Anima", "Anima", "anima", "anima", r"_(self|cross)_attn_(output|[qkv])_proj|llm_adapter", "shifted", 3.0),
     Family("Z-Image", "ZImage", "z-image", "z_image", _NEXT_DIT, "shifted", 2.0),
     Family("Lumina 2", "Lumina2", "lumina-2", "lumina2", _NEXT_DIT, "shifted", 6.0, None, r"^transformer\."),
 )

@@ -21,7 +21,7 @@ from torch import Tensor
 
 FAMILIES = ["sd15", "flux1", "flux1_schnell", "wan_demo", *tiny.MORE]
 # Captions as long as their words: they go through the network one by one.
-UNPADDED = ["qwen_image", "zimage", "lumina2", "chroma", "krea2", "kandinsky5", "kandinsky5_clips"]
+UNPADDED = ["qwen_image", "zimage", "lumina2", "chroma", "krea2", "kandinsky5", "kandinsky5_clips", "anima"]
 CAPTIONS = ["a red heart", "blue", "a green square on a gray background", "", "striped"]
 LEVELS = torch.tensor([0.02, 0.2, 0.5, 0.8, 0.98])
 EPSILON = torch.finfo(torch.float32).eps
@@ -61,7 +61,7 @@ TEXTBOOKS: dict[str, Textbook] = {
     "sdxl": ddpm, "sdxl_v": ddpm_v, "sd35_large": flow_1000, "sd35_medium": flow_1000, "flux2": rectified_flow,
     "wan21": flow_1000, "qwen_image": rectified_flow,
     "zimage": rectified_flow, "lumina2": rectified_flow, "chroma": rectified_flow, "krea2": rectified_flow,
-    "kandinsky5": flow_1000, "kandinsky5_clips": flow_1000,
+    "kandinsky5": flow_1000, "kandinsky5_clips": flow_1000, "anima": rectified_flow,
 }  # fmt: skip
 
 

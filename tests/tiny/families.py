@@ -160,6 +160,18 @@ def _kandinsky5_clips() -> dict[str, Any]:
     return _kandinsky5() | heads | dict(model_dim=64, visual_embed_dim=132)
 
 
+def _anima() -> dict[str, Any]:
+    return dict(
+        image_model="anima", max_img_h=240, max_img_w=240, max_frames=128, in_channels=16, out_channels=16,
+        patch_spatial=2, patch_temporal=1, model_channels=64, concat_padding_mask=True, crossattn_emb_channels=64,
+        pos_emb_cls="rope3d", pos_emb_learnable=True, pos_emb_interpolation="crop", min_fps=1, max_fps=30,
+        use_adaln_lora=True, adaln_lora_dim=64, num_blocks=2, num_heads=2, extra_per_block_abs_pos_emb=False,
+        rope_h_extrapolation_ratio=4.0, rope_w_extrapolation_ratio=4.0, rope_t_extrapolation_ratio=1.0,
+        extra_h_extrapolation_ratio=1.0, extra_w_extrapolation_ratio=1.0, extra_t_extrapolation_ratio=1.0,
+        rope_enable_fps_modulation=False,
+    )  # fmt: skip
+
+
 SD_SMALLEST = _unet(320, 1, [1], [1], [0, 0], -2)
 SD_WHOLE = _unet(32, 2, [1, 2, 4, 4], [1] * 6 + [0] * 2, [1] * 9 + [0] * 3, 1)
 SD_LATENT = Latent(4, 0.18215, 0.0)
@@ -186,10 +198,11 @@ FAMILIES = {
         Tiny("krea2", "Krea2", _krea2(), "krea2", WanLatent(), norm=0.0),
         Tiny("kandinsky5", "Kandinsky5Image", _kandinsky5(), "kandinsky5", FLUX_LATENT, stock=False),
         Tiny("kandinsky5_clips", "Kandinsky5", _kandinsky5_clips(), "kandinsky5", GivenLatent(16, 8), stock=False),
+        Tiny("anima", "Anima", _anima(), "anima", WanLatent(), stock=False),
         Tiny("zimage", "ZImage", _zimage(), "zimage", FLUX_LATENT, stock=False),
         Tiny("lumina2", "Lumina2", _lumina2(), "lumina2", FLUX_LATENT, stock=False),
     )
 }
 FIRST = ("sd15", "sd15_full", "flux1", "flux1_schnell")  # the tests name these; they try every other row, too
 MORE = [name for name in FAMILIES if name not in FIRST]
-WITHOUT_DIFFUSERS = ("wan_demo", "wan21", "lumina2")  # ComfyUI knows no names of diffusers for them
+WITHOUT_DIFFUSERS = ("wan_demo", "wan21", "lumina2", "anima")  # ComfyUI knows no names of diffusers for them

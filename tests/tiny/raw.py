@@ -33,6 +33,12 @@ def _flux(text: Tensor, options: Options, latent: Tensor) -> Options:
     return {"context": text, "y": options["pooled_output"], "guidance": GUIDANCE}
 
 
+def _anima(text: Tensor, options: Options, latent: Tensor) -> Options:
+    """The network's own adapter reads the caption again, as T5 would."""
+    ids, weights = options["t5xxl_ids"], options["t5xxl_weights"]
+    return {"context": text, "t5xxl_ids": ids[None], "t5xxl_weights": weights[None, :, None]}
+
+
 def _chroma(text: Tensor, options: Options, latent: Tensor) -> Options:
     return {"context": text, "guidance": GUIDANCE}
 
@@ -59,6 +65,7 @@ def _sdxl(text: Tensor, options: Options, latent: Tensor) -> Options:
 _ARGUMENTS: dict[str, Callable[[Tensor, Options, Tensor], Options]] = {
     "Flux": _flux,
     "Flux2": _flux2,
+    "Anima": _anima,
     "Chroma": _chroma,
     "Kandinsky5": _pooled,
     "Kandinsky5Image": _pooled,

@@ -12,6 +12,7 @@ from unittest.mock import patch
 
 import comfy.sd
 import comfy.supported_models_base
+import comfy.text_encoders.anima as anima
 import comfy.text_encoders.flux as flux
 import comfy.text_encoders.kandinsky5 as kandinsky5
 import comfy.text_encoders.krea2 as krea2
@@ -91,6 +92,11 @@ KINDS = {
         kandinsky5.te(),
         kandinsky5.Kandinsky5TokenizerImage,
         {"qwen25_7b_model_config": _llm(64, 2), "clip_l_model_config": _clip_l(64, 1)},
+    ),
+    "anima": (
+        anima.te(),
+        anima.AnimaTokenizer,
+        {"qwen3_06b_model_config": _llm(64, 2)},
     ),
     "chroma": (
         pixart_t5.pixart_te(),
