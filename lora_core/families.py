@@ -33,6 +33,7 @@ _FLUX_2_LAYERS = r"\.single_transformer_blocks\.\d+\.attn\.to_(qkv_mlp_proj|out)
 _QWEN = r"(lora_unet|diffusion_model)_transformer_blocks_\d|transformer_blocks_\d+_(img|txt)_(mlp|mod)_"
 _KREA_2 = r"blocks_\d+_attn_(w[qkvo]|to_gate)|txtfusion|text_fusion"
 _KANDINSKY_5 = r"(text|visual)_transformer_blocks_\d"
+_CASCADE = r"(down|up)_blocks_\d_\d+_attention_attn_|lora_prior_unet"
 _NEXT_DIT = r"(layers|refiner)_\d+_attention_"  # Z-Image and Lumina 2: a tie, which the first row wins
 
 FAMILIES = (
@@ -60,6 +61,7 @@ FAMILIES = (
     Family("Krea 2", "Krea2", "krea-2", "krea2", _KREA_2, "shifted", 3.0),
     Family("Kandinsky 5", r"Kandinsky5(Image)?", "kandinsky-5", "kandinsky5", _KANDINSKY_5, "shifted", 3.0),
     Family("Anima", "Anima", "anima", "anima", r"_(self|cross)_attn_(output|[qkv])_proj|llm_adapter", "shifted", 3.0),
+    Family("Stable Cascade C", "Stable_Cascade_C", "stable-cascade-v1-prior", "stable_cascade", _CASCADE),
     Family("Z-Image", "ZImage", "z-image", "z_image", _NEXT_DIT, "shifted", 2.0),
     Family("Lumina 2", "Lumina2", "lumina-2", "lumina2", _NEXT_DIT, "shifted", 6.0, None, r"^transformer\."),
 )

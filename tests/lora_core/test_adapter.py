@@ -77,6 +77,7 @@ def test_map_changes_each_layer_alone(adapter):
         (["diffusion_model.blocks.3.attn.wq"], "Krea 2"),
         (["transformer.visual_transformer_blocks.3.cross_attention.to_query"], "Kandinsky 5"),
         (["diffusion_model.blocks.3.self_attn.q_proj", "diffusion_model.blocks.3.mlp.layer1"], "Anima"),
+        (["lora_prior_unet_down_blocks_0_2_attention_attn_to_q"], "Stable Cascade C"),
         (["something.else"], "an unknown family"),
         ([], "an unknown family"),
         (["diffusion_model.input_blocks.4.1.transformer_blocks.0.attn1.to_q", "other", "another"], "SD 1.5"),

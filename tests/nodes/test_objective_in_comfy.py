@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -46,6 +47,20 @@ def ddpm_v(x0: Tensor, noise: Tensor, u: Tensor) -> tuple[Tensor, Tensor, Tensor
     return x_t, step, kept * noise - lost * x0
 
 
+def cascade(x0: Tensor, noise: Tensor, u: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Pernias et al. 2023: Nichol & Dhariwal's cosine schedule at a quarter of its SNR; the target is n."""
+
+    def kept_at(time: Tensor) -> Tensor:
+        return (math.cos(0.004 * math.pi / 1.008) ** -1 * ((time + 0.008) / 1.008 * math.pi / 2).cos()) ** 2
+
+    kept = kept_at(((u * 10_000).long() + 1).double() / 10_000)
+    kept = kept / (kept + 4 * (1 - kept))
+    time = (kept.sqrt() * math.cos(0.004 * math.pi / 1.008)).acos() / (math.pi / 2) * 1.008 - 0.008
+    assert torch.allclose(kept_at(time), kept)
+    kept = kept.view(-1, 1, 1, 1)
+    return kept.sqrt() * x0 + (1 - kept).sqrt() * noise, time.float(), noise
+
+
 def rectified_flow(x0: Tensor, noise: Tensor, u: Tensor, steps: float = 1.0) -> tuple[Tensor, Tensor, Tensor]:
     """Liu et al. 2022: x_t = (1 - t) x0 + t n, the target is n - x0."""
     t = u.double().view(-1, *(1 for _ in x0.shape[1:]))
@@ -62,6 +77,7 @@ TEXTBOOKS: dict[str, Textbook] = {
     "wan21": flow_1000, "qwen_image": rectified_flow,
     "zimage": rectified_flow, "lumina2": rectified_flow, "chroma": rectified_flow, "krea2": rectified_flow,
     "kandinsky5": flow_1000, "kandinsky5_clips": flow_1000, "anima": rectified_flow,
+    "cascade_c": cascade,
 }  # fmt: skip
 
 
@@ -98,8 +114,10 @@ def test_residual_is_output_minus_target(models, family: str) -> None:
     with denoiser_of(trio.model) as denoiser:
         x_t, time, target = TEXTBOOKS[family](x0.double(), noise.double(), LEVELS)
         conditions = [denoiser.condition(c, x) for c, x in zip(conditioning, x0, strict=True)]
-        wanted = bare_network(trio.model.model, x_t, time, conditioning).double() - target
         sigma = denoiser.sigma(LEVELS)
+        told = denoiser.sampling.timestep(sigma).float()  # in fp32, which Stable Cascade's fast sinusoids feel
+        assert relative_error(told, time) < 1e-5
+        wanted = bare_network(trio.model.model, x_t, told, conditioning).double() - target
         residual = objective.residual(denoiser, x0, noise, sigma, conditions)
         # x0_pred - x0 is a difference of fp32 numbers of the size of x_t, divided by b.
         rounding = EPSILON * (1 + x0.std() + sigma) / denoiser.output_scale(sigma).abs()
@@ -152,7 +170,7 @@ def counted(model: Any) -> Iterator[list[int]]:
 
 
 def test_prediction_types(models) -> None:
-    words = {ddpm: "epsilon", ddpm_v: "v", rectified_flow: "flow", flow_1000: "flow"}
+    words = {ddpm: "epsilon", ddpm_v: "v", cascade: "epsilon", rectified_flow: "flow", flow_1000: "flow"}
     for name in FAMILIES:
         assert prediction_type(models(name).model) == words[TEXTBOOKS[name]], name
 

@@ -172,6 +172,13 @@ def _anima() -> dict[str, Any]:
     )  # fmt: skip
 
 
+def _cascade_c() -> dict[str, Any]:
+    return dict(
+        stable_cascade_stage="c", c_cond=64, c_hidden=[64, 64], nhead=[2, 2], blocks=[[1, 1], [1, 1]], c_clip_text=64,
+        c_clip_text_pooled=64,
+    )  # fmt: skip
+
+
 SD_SMALLEST = _unet(320, 1, [1], [1], [0, 0], -2)
 SD_WHOLE = _unet(32, 2, [1, 2, 4, 4], [1] * 6 + [0] * 2, [1] * 9 + [0] * 3, 1)
 SD_LATENT = Latent(4, 0.18215, 0.0)
@@ -199,10 +206,12 @@ FAMILIES = {
         Tiny("kandinsky5", "Kandinsky5Image", _kandinsky5(), "kandinsky5", FLUX_LATENT, stock=False),
         Tiny("kandinsky5_clips", "Kandinsky5", _kandinsky5_clips(), "kandinsky5", GivenLatent(16, 8), stock=False),
         Tiny("anima", "Anima", _anima(), "anima", WanLatent(), stock=False),
+        Tiny("cascade_c", "Stable_Cascade_C", _cascade_c(), "cascade", GivenLatent(16, 8), stock=False),
         Tiny("zimage", "ZImage", _zimage(), "zimage", FLUX_LATENT, stock=False),
         Tiny("lumina2", "Lumina2", _lumina2(), "lumina2", FLUX_LATENT, stock=False),
     )
 }
 FIRST = ("sd15", "sd15_full", "flux1", "flux1_schnell")  # the tests name these; they try every other row, too
 MORE = [name for name in FAMILIES if name not in FIRST]
-WITHOUT_DIFFUSERS = ("wan_demo", "wan21", "lumina2", "anima")  # ComfyUI knows no names of diffusers for them
+# Families for which ComfyUI knows no names of diffusers.
+WITHOUT_DIFFUSERS = ("wan_demo", "wan21", "lumina2", "anima", "cascade_c")

@@ -39,6 +39,12 @@ def _anima(text: Tensor, options: Options, latent: Tensor) -> Options:
     return {"context": text, "t5xxl_ids": ids[None], "t5xxl_weights": weights[None, :, None]}
 
 
+def _cascade(text: Tensor, options: Options, latent: Tensor) -> Options:
+    """Without a picture among the conditions."""
+    picture = torch.zeros(1, 1, 768)
+    return {"clip_text": text, "clip_text_pooled": options["pooled_output"], "clip_img": picture}
+
+
 def _chroma(text: Tensor, options: Options, latent: Tensor) -> Options:
     return {"context": text, "guidance": GUIDANCE}
 
@@ -72,4 +78,5 @@ _ARGUMENTS: dict[str, Callable[[Tensor, Options, Tensor], Options]] = {
     "Lumina2": _lumina,
     "SD3": _pooled,
     "SDXL": _sdxl,
+    "StableCascade_C": _cascade,
 }

@@ -98,6 +98,11 @@ KINDS = {
         anima.AnimaTokenizer,
         {"qwen3_06b_model_config": _llm(64, 2)},
     ),
+    "cascade": (
+        sdxl_clip.StableCascadeClipModel,
+        sdxl_clip.StableCascadeTokenizer,
+        {"clip_g_model_config": _clip_l(64, 2)},
+    ),
     "chroma": (
         pixart_t5.pixart_te(),
         pixart_t5.PixArtTokenizer,
