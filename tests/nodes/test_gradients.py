@@ -116,6 +116,17 @@ def test_in_place_blocks_need_their_copies(models, monkeypatch, family: str) -> 
         gradient(models(family), checkpointing=True)
 
 
+BLOCKS = {
+    "sdxl": 32, "sdxl_v": 32, "sd35_large": 2, "sd35_medium": 2, "flux2": 4, "chroma": 8, "wan21": 2, "qwen_image": 2,
+    "krea2": 6, "kandinsky5": 3, "kandinsky5_clips": 3, "anima": 3, "cascade_c": 14, "zimage": 4, "lumina2": 4,
+}  # fmt: skip
+
+
+def test_blocks_of_every_family(models) -> None:
+    """Text refiners and adapters among them."""
+    assert {name: len(blocks(models(name).model.model.diffusion_model)) for name in tiny.MORE} == BLOCKS
+
+
 @pytest.mark.parametrize(
     ("family", "count"), [("sd15", 5), ("sd15_full", 43), ("flux1", 4), ("flux1_schnell", 4), ("wan_demo", 6)]
 )

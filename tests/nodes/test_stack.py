@@ -16,6 +16,7 @@ from harness.calls import encode, loaded, relative_error, run_node, sampled
 from lora_loom.lora_core.adapter import TEXT_PREFIX, Adapter
 from lora_loom.lora_core.low_rank import LowRank
 from lora_loom.nodes.bridge.export import DTYPES, STYLES, save_proven
+from lora_loom.nodes.bridge.keys import family_of
 from lora_loom.nodes.bridge.patching import FusedLoRA
 from lora_loom.nodes.load_stack import LoadLoraStack
 from safetensors.torch import load_file, save_file
@@ -308,6 +309,16 @@ def test_unmatched_keys_are_reported(models, loras: Path, make_lora) -> None:
     patched, _, _, report = stack(models("sd15").model, [("a.safetensors", 1.0, 1.0)])
     assert "1 not applied (not in this model, for example lora_unet_somewhere_else)" in report
     assert len(patched.patches) == 8
+
+
+@pytest.mark.parametrize("family", [name for name in tiny.MORE if not name.startswith("sdxl")])
+def test_a_lora_of_another_family_is_refused_with_both_names(models, loras: Path, make_lora, family: str) -> None:
+    """FLUX.2 and Chroma share their names with FLUX.1, Lumina 2 with Z-Image; SDXL has SD 1.5's in other sizes."""
+    make_lora(family, loras / "a.safetensors")
+    alike = {"flux2": "FLUX.1 dev", "chroma": "FLUX.1 dev", "lumina2": "Z-Image"}
+    name = alike.get(family, family_of(models(family).model).name)
+    with pytest.raises(ValueError, match=f"is a LoRA for {name} and matches none of this SD 1.5 model's layers"):
+        stack(models("sd15").model, [("a.safetensors", 1.0, 1.0)])
 
 
 def test_equal_slices_of_grouped_queries_are_not_applied(models, loras: Path) -> None:
