@@ -73,6 +73,19 @@ def for_config_class(name: str) -> Family:
     return rows[0] if rows else Family(name, name, name.lower(), name.lower(), r"(?!)")
 
 
+_UNTRAINABLE = {
+    "Stable_Cascade_B": "stage B follows the stage C latent of each picture, which is not known here; train stage C",
+    r"CogVideoX_\w+": "its noising in ComfyUI is not the one it predicts for, so it would learn the wrong thing",
+}
+
+
+def check_trainable(config_class: str) -> None:
+    """Raises ValueError for a ComfyUI model class that would train without error and learn the wrong thing."""
+    for pattern, reason in _UNTRAINABLE.items():
+        if re.fullmatch(pattern, config_class):
+            raise ValueError(f"{config_class} cannot be trained: {reason}")
+
+
 def guess_from_keys(names: list[str]) -> str:
     """The family that most of the telling names among a LoRA file's layers speak of, or 'an unknown family'."""
     flat = [re.sub(r"[.]", "_", name) for name in names]

@@ -14,6 +14,7 @@ import comfy.model_management
 import torch
 
 from ...lora_core.adapter import Adapter
+from ...lora_core.families import check_trainable
 from ...lora_core.files import formats, metadata, save
 from ...lora_core.training import checkpoint
 from ...lora_core.training.batches import Batches
@@ -60,6 +61,7 @@ def train_lora(model, clip, vae, dataset: Dataset, lora: LoraConfig, config: Tra
 
     Raises ValueError for anything wrong with the input before the first step.
     """
+    check_trainable(type(model.model.model_config).__name__)
     select(model.model.diffusion_model, lora, PREFIX)
     check_preservation(dataset, config.preservation, run.preserve)
     check_sizes(vae, dataset)

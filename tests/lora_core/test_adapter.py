@@ -93,3 +93,14 @@ def test_a_class_with_a_row_and_one_without():
     plain = families.for_config_class("NewModel")
     assert (plain.name, plain.timesteps, plain.shift, plain.guidance) == ("NewModel", "uniform", 1.0, None)
     assert families.guess_from_keys(["NewModel"]) == "an unknown family"
+
+
+@pytest.mark.parametrize("name", ["Stable_Cascade_B", "CogVideoX_T2V", "CogVideoX_I2V"])
+def test_what_would_learn_the_wrong_thing_is_refused(name):
+    with pytest.raises(ValueError, match=f"{name} cannot be trained: "):
+        families.check_trainable(name)
+
+
+@pytest.mark.parametrize("name", ["SD15", "Stable_Cascade_C", "NewModel"])
+def test_everything_else_may_be_trained(name):
+    families.check_trainable(name)
