@@ -10,6 +10,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import safetensors.torch
@@ -25,6 +26,10 @@ class Packed:
 
     def model_hash(self) -> str:
         """sha256 of the data section; 64 hex digits. Unchanged by metadata and by renaming all keys in order."""
+        return self._data_sha256
+
+    @cached_property
+    def _data_sha256(self) -> str:
         return hashlib.sha256(self.data).hexdigest()
 
     def legacy_hash(self, metadata: Mapping[str, str]) -> str:

@@ -34,7 +34,8 @@ def training_session(model, checkpointing: bool) -> Iterator:
     """Yield a loaded ModelPatcher whose model can be differentiated; leave weights, flags and kernels as they were.
 
     Inference mode is off inside. Weights that were created under it are seen through ordinary tensors on the same
-    storage, so no second copy of the model exists. With `checkpointing`, blocks recompute their activations.
+    storage, not as a copy. A MODEL under dynamic VRAM is read from its file again, as plain weights. With
+    `checkpointing`, blocks recompute their activations.
     """
     with torch.inference_mode(False), torch.enable_grad(), ExitStack() as undo:
         patcher = _trainable_clone(model)
