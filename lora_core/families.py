@@ -12,6 +12,7 @@ class Family:
 
     `timesteps` and `shift` are what `auto` trains with, `guidance` is the embedded guidance while training (None: not
     distilled), `architecture` and `base_version` are the spellings of modelspec and of `ss_base_model_version`.
+    `prior` is what its CONDITIONING calls the latent of an earlier stage that pictures are made from.
     `foreign` are names among ComfyUI's that diffusers' network of this family does not have: those of a sister family.
     """
 
@@ -24,6 +25,7 @@ class Family:
     shift: float = 1.0
     guidance: float | None = None
     foreign: str = r"(?!)"
+    prior: str = ""
 
 
 _FLUX = r"(double|single)_blocks_\d|single_transformer_blocks_\d+_(attn_to_[qkv]|proj_mlp|proj_out)$"
@@ -33,7 +35,8 @@ _FLUX_2_LAYERS = r"\.single_transformer_blocks\.\d+\.attn\.to_(qkv_mlp_proj|out)
 _QWEN = r"(lora_unet|diffusion_model)_transformer_blocks_\d|transformer_blocks_\d+_(img|txt)_(mlp|mod)_"
 _KREA_2 = r"blocks_\d+_attn_(w[qkvo]|to_gate)|txtfusion|text_fusion"
 _KANDINSKY_5 = r"(text|visual)_transformer_blocks_\d"
-_CASCADE = r"(down|up)_blocks_\d_\d+_attention_attn_|lora_prior_unet"
+_CASCADE_C = r"(down|up)_blocks_[01]_\d+_attention_attn_|lora_prior_unet"
+_CASCADE_B = r"(down_blocks_[23]|up_blocks_[01])_\d+_attention_attn_"
 _NEXT_DIT = r"(layers|refiner)_\d+_attention_"  # Z-Image and Lumina 2: a tie, which the first row wins
 
 FAMILIES = (
@@ -61,7 +64,15 @@ FAMILIES = (
     Family("Krea 2", "Krea2", "krea-2", "krea2", _KREA_2, "shifted", 3.0),
     Family("Kandinsky 5", r"Kandinsky5(Image)?", "kandinsky-5", "kandinsky5", _KANDINSKY_5, "shifted", 3.0),
     Family("Anima", "Anima", "anima", "anima", r"_(self|cross)_attn_(output|[qkv])_proj|llm_adapter", "shifted", 3.0),
-    Family("Stable Cascade C", "Stable_Cascade_C", "stable-cascade-v1-prior", "stable_cascade", _CASCADE),
+    Family("Stable Cascade C", "Stable_Cascade_C", "stable-cascade-v1-prior", "stable_cascade", _CASCADE_C),
+    Family(
+        "Stable Cascade B",
+        "Stable_Cascade_B",
+        "stable-cascade-v1-decoder",
+        "stable_cascade",
+        _CASCADE_B,
+        prior="stable_cascade_prior",
+    ),
     Family("Z-Image", "ZImage", "z-image", "z_image", _NEXT_DIT, "shifted", 2.0),
     Family("Lumina 2", "Lumina2", "lumina-2", "lumina2", _NEXT_DIT, "shifted", 6.0, None, r"^transformer\."),
 )
@@ -74,7 +85,6 @@ def for_config_class(name: str) -> Family:
 
 
 _UNTRAINABLE = {
-    "Stable_Cascade_B": "stage B follows the stage C latent of each picture, which is not known here; train stage C",
     r"CogVideoX_\w+": "its noising in ComfyUI is not the one it predicts for, so it would learn the wrong thing",
 }
 

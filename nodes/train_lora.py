@@ -51,6 +51,7 @@ class TrainLora(io.ComfyNode):
                 io.String.Input("exclude", default="", optional=True, advanced=True, tooltip="Layers to leave out, written as include."),
                 io.String.Input("preserve", default="", optional=True, advanced=True, tooltip="Class words that stand in for the trigger, separated by commas: for 'sks dog' write dog, or several. On captions with them the model keeps its own answer."),
                 io.Float.Input("preservation", default=0.0, min=0.0, max=MOST_PRESERVATION, step=0.1, optional=True, advanced=True, tooltip="Weight of that: 0 is off, 1 is as strong as learning. Each step takes about twice as long."),
+                io.Vae.Input("prior_vae", optional=True, tooltip="The stage C encoder (effnet_encoder), for Stable Cascade stage B only."),
             ],
             outputs=[
                 io.LoraModel.Output("lora_model", tooltip="For ComfyUI's own Load LoRA Model and Save LoRA Weights."),
@@ -80,7 +81,7 @@ class TrainLora(io.ComfyNode):
         cls, model, clip, vae, dataset, steps, rank, alpha, learning_rate, targets, seed, batch_size, accumulation,
         run_name="my_lora", resume="continue", timesteps=AUTO, shift=3.0, weighting="none", lr_schedule="cosine", warmup=0,
         caption_dropout=0.0, max_grad_norm=1.0, gradient_checkpointing=True, save_every=250, include="", exclude="",
-        preserve="", preservation=0.0,
+        preserve="", preservation=0.0, prior_vae=None,
     ) -> io.NodeOutput:  # fmt: skip
         lora = LoraConfig(rank, alpha, targets, _patterns(include), _patterns(exclude))
         config = train_config(
@@ -89,7 +90,7 @@ class TrainLora(io.ComfyNode):
             caption_dropout=caption_dropout, preservation=preservation,
         )  # fmt: skip
         run = Run(run_name, save_every, gradient_checkpointing, resume == "start over", _patterns(preserve))
-        trained = train_lora(model, clip, vae, dataset, lora, config, run)
+        trained = train_lora(model, clip, vae, dataset, lora, config, run, prior_vae)
         return io.NodeOutput(as_lora_model(trained.adapter), {"loss": trained.losses}, trained.adapter)
 
 

@@ -25,7 +25,7 @@ def encode_captions(clip, captions: Iterable[str], guidance: float | None, tick:
         extra = {} if guidance is None else {"guidance": guidance}
         with torch.inference_mode(False):
             encoded[caption] = [
-                [_kept(cond), {name: _kept(v) for name, v in {**values, **extra}.items()}]
+                [kept(cond), {name: kept(v) for name, v in {**values, **extra}.items()}]
                 for cond, values in conditioning
             ]
     return encoded
@@ -44,7 +44,7 @@ def encode_images(vae, model, dataset: Dataset, tick: Tick) -> list[Tensor]:
         with torch.inference_mode():
             latents.append(_latent(vae, model, example))
     with torch.inference_mode(False):
-        return [_kept(latent) for latent in latents]
+        return [kept(latent) for latent in latents]
 
 
 def check_sizes(vae, dataset: Dataset) -> None:
@@ -71,8 +71,8 @@ def _latent(vae, model, example: Example) -> Tensor:
     return model.model.process_latent_in(latent)[0]
 
 
-def _kept(value):
+def kept(value):
     """A tensor copied out of inference mode to the CPU; anything else, and lists of them, as they are."""
     if torch.is_tensor(value):
         return value.detach().to("cpu", torch.float32 if value.is_floating_point() else value.dtype, copy=True)
-    return [_kept(item) for item in value] if isinstance(value, Sequence) and not isinstance(value, str) else value
+    return [kept(item) for item in value] if isinstance(value, Sequence) and not isinstance(value, str) else value

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import comfy.model_management
 import torch
+from node_helpers import conditioning_set_values
 
 from ...lora_core.adapter import Adapter
 from ...lora_core.families import check_trainable
@@ -28,6 +29,7 @@ from .denoiser import ComfyDenoiser, prediction_type
 from .encoding import check_sizes, encode_captions, encode_images
 from .folders import run_folder
 from .keys import family_of
+from .prior import check_prior, encode_priors
 from .progress import Progress
 from .session import training_session
 
@@ -56,24 +58,29 @@ class Trained:
     folder: Path
 
 
-def train_lora(model, clip, vae, dataset: Dataset, lora: LoraConfig, config: TrainConfig, run: Run) -> Trained:
+def train_lora(
+    model, clip, vae, dataset: Dataset, lora: LoraConfig, config: TrainConfig, run: Run, prior_vae=None
+) -> Trained:
     """Train to `config.steps`, or go on from where a run with these very settings was cut off.
+
+    `prior_vae` is the stage C encoder, for Stable Cascade B only.
 
     Raises ValueError for anything wrong with the input before the first step.
     """
     check_trainable(type(model.model.model_config).__name__)
     select(model.model.diffusion_model, lora, PREFIX)
     check_preservation(dataset, config.preservation, run.preserve)
+    check_prior(model, vae, prior_vae)
     check_sizes(vae, dataset)
     progress = Progress(config.steps)
-    encoded, latents = _encode(model, clip, vae, dataset, run.preserve, progress)
+    encoded, latents, priors = _encode(model, clip, vae, prior_vae, dataset, run.preserve, progress)
     with training_session(model, run.checkpointing) as patcher:
         layers = select(patcher.model.diffusion_model, lora, PREFIX)
         identity = fingerprint(lora, config, dataset.fingerprint(), list(run.preserve), _digest(layers))
         folder = run_folder(run.name, identity)
         state = _fresh_state(layers, lora, config, latents, dataset.repeats)
         denoiser = ComfyDenoiser(patcher)
-        samples = _samples(denoiser, dataset, encoded, latents, run.preserve)
+        samples = _samples(denoiser, dataset, encoded, latents, priors, run.preserve)
         path = folder / "state.safetensors"
         if path.is_file() and not run.start_over:
             checkpoint.load(path, state, identity)
@@ -90,8 +97,8 @@ def train_lora(model, clip, vae, dataset: Dataset, lora: LoraConfig, config: Tra
     return Trained(adapter, list(state.losses), folder)
 
 
-def _encode(model, clip, vae, dataset: Dataset, preserve: tuple[str, ...], progress: Progress):
-    """CONDITIONING of every caption that training needs, and the latents of all examples."""
+def _encode(model, clip, vae, prior_vae, dataset: Dataset, preserve: tuple[str, ...], progress: Progress):
+    """CONDITIONING of every caption that training needs, the latents of all examples and their priors."""
 
     def tick(done: int, total: int, what: str) -> None:
         progress.say(f"encoding {what}: {done} of {total}")
@@ -100,15 +107,18 @@ def _encode(model, clip, vae, dataset: Dataset, preserve: tuple[str, ...], progr
     for example in dataset.examples:
         captions |= set(preserved_captions(example.caption, dataset.trigger, preserve))
     encoded = encode_captions(clip, captions, family_of(model).guidance, tick)
-    return encoded, encode_images(vae, model, dataset, tick)
+    return encoded, encode_images(vae, model, dataset, tick), encode_priors(prior_vae, model, dataset, tick)
 
 
-def _samples(denoiser, dataset: Dataset, encoded: dict[str, list], latents, preserve: tuple[str, ...]) -> list[Sample]:
-    """Every example with its conditions, each encoded for the size of its own latent."""
+def _samples(
+    denoiser, dataset: Dataset, encoded: dict[str, list], latents, priors, preserve: tuple[str, ...]
+) -> list[Sample]:
+    """Every example with its conditions, each encoded for the size of its own latent and with its own prior."""
     samples = []
-    for example, latent in zip(dataset.examples, latents, strict=True):
+    for example, latent, prior in zip(dataset.examples, latents, priors, strict=True):
         texts = (example.caption, "", *preserved_captions(example.caption, dataset.trigger, preserve))
-        condition, unconditional, *preserved = (denoiser.condition(encoded[text], latent) for text in texts)
+        conditionings = (conditioning_set_values(encoded[text], prior) for text in texts)
+        condition, unconditional, *preserved = (denoiser.condition(each, latent) for each in conditionings)
         samples.append(Sample(latent, condition, unconditional, tuple(preserved)))
     return samples
 

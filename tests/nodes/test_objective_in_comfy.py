@@ -47,18 +47,22 @@ def ddpm_v(x0: Tensor, noise: Tensor, u: Tensor) -> tuple[Tensor, Tensor, Tensor
     return x_t, step, kept * noise - lost * x0
 
 
-def cascade(x0: Tensor, noise: Tensor, u: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Pernias et al. 2023: Nichol & Dhariwal's cosine schedule at a quarter of its SNR; the target is n."""
+def cascade(x0: Tensor, noise: Tensor, u: Tensor, shift: float = 1.0) -> tuple[Tensor, Tensor, Tensor]:
+    """Pernias et al. 2023: Nichol & Dhariwal's cosine schedule at 1 / shift^2 of its SNR; the target is n."""
 
     def kept_at(time: Tensor) -> Tensor:
         return (math.cos(0.004 * math.pi / 1.008) ** -1 * ((time + 0.008) / 1.008 * math.pi / 2).cos()) ** 2
 
     kept = kept_at(((u * 10_000).long() + 1).double() / 10_000)
-    kept = kept / (kept + 4 * (1 - kept))
+    kept = kept / (kept + shift**2 * (1 - kept))
     time = (kept.sqrt() * math.cos(0.004 * math.pi / 1.008)).acos() / (math.pi / 2) * 1.008 - 0.008
     assert torch.allclose(kept_at(time), kept)
     kept = kept.view(-1, 1, 1, 1)
     return kept.sqrt() * x0 + (1 - kept).sqrt() * noise, time.float(), noise
+
+
+def cascade_2(x0: Tensor, noise: Tensor, u: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    return cascade(x0, noise, u, 2.0)
 
 
 def rectified_flow(x0: Tensor, noise: Tensor, u: Tensor, steps: float = 1.0) -> tuple[Tensor, Tensor, Tensor]:
@@ -77,7 +81,7 @@ TEXTBOOKS: dict[str, Textbook] = {
     "wan21": flow_1000, "qwen_image": rectified_flow,
     "zimage": rectified_flow, "lumina2": rectified_flow, "chroma": rectified_flow, "krea2": rectified_flow,
     "kandinsky5": flow_1000, "kandinsky5_clips": flow_1000, "anima": rectified_flow,
-    "cascade_c": cascade,
+    "cascade_c": cascade_2, "cascade_b": cascade,
 }  # fmt: skip
 
 
@@ -98,6 +102,15 @@ def latents(model: Any, count: int) -> tuple[Tensor, Tensor]:
     return tuple(torch.randn(tiny.latent_shape(model, count), generator=generator) for _ in range(2))
 
 
+def captioned(trio: tiny.Loaded, texts: list[str], guidance: float) -> list[list]:
+    """CONDITIONING of each text; Stable Cascade B's with a prior of its own."""
+    draw = torch.Generator().manual_seed(1)
+    priors = [
+        {"stable_cascade_prior": torch.randn(1, 16, 3, 2, generator=draw)} if trio.prior_vae else {} for _ in texts
+    ]
+    return [encode(trio.clip, text, guidance=guidance, **prior) for text, prior in zip(texts, priors, strict=True)]
+
+
 def bare_network(model: Any, x_t: Tensor, time: Tensor, conditioning: list[list]) -> Tensor:
     """The diffusion network itself, one sample at a time, on nothing but its own arguments."""
     out = []
@@ -109,7 +122,7 @@ def bare_network(model: Any, x_t: Tensor, time: Tensor, conditioning: list[list]
 @torch.no_grad()
 def test_residual_is_output_minus_target(models, family: str) -> None:
     trio = models(family)
-    conditioning = [encode(trio.clip, text, guidance=2.5) for text in CAPTIONS]
+    conditioning = captioned(trio, CAPTIONS, guidance=2.5)
     x0, noise = latents(trio.model, len(LEVELS))
     with denoiser_of(trio.model) as denoiser:
         x_t, time, target = TEXTBOOKS[family](x0.double(), noise.double(), LEVELS)
@@ -129,7 +142,7 @@ def test_residual_is_output_minus_target(models, family: str) -> None:
 @torch.no_grad()
 def test_each_sample_sees_its_own_caption_in_one_forward(models, family: str) -> None:
     trio = models(family)
-    conditioning = [encode(trio.clip, text, guidance=1.0) for text in CAPTIONS]
+    conditioning = captioned(trio, CAPTIONS, guidance=1.0)
     x0, noise = latents(trio.model, 5)
     with denoiser_of(trio.model) as denoiser, counted(trio.model) as calls:
         sigma = denoiser.sigma(LEVELS)
@@ -170,7 +183,14 @@ def counted(model: Any) -> Iterator[list[int]]:
 
 
 def test_prediction_types(models) -> None:
-    words = {ddpm: "epsilon", ddpm_v: "v", cascade: "epsilon", rectified_flow: "flow", flow_1000: "flow"}
+    words = {
+        ddpm: "epsilon",
+        ddpm_v: "v",
+        cascade: "epsilon",
+        cascade_2: "epsilon",
+        rectified_flow: "flow",
+        flow_1000: "flow",
+    }
     for name in FAMILIES:
         assert prediction_type(models(name).model) == words[TEXTBOOKS[name]], name
 

@@ -68,7 +68,9 @@ def train(trio: tiny.Loaded, data: Any, **changes: Any) -> tuple[dict[str, Tenso
     """LORA_MODEL, LOSS_MAP and Adapter, by the node as the executor runs it."""
     model = changes.pop("model", trio.model)
     inputs = {**SETTINGS, "run_name": "run", **changes}
-    return run_node(TrainLora, model=model, clip=trio.clip, vae=trio.vae, dataset=data, **inputs)
+    return run_node(
+        TrainLora, model=model, clip=trio.clip, vae=trio.vae, prior_vae=trio.prior_vae, dataset=data, **inputs
+    )
 
 
 def kept(runs: Path) -> dict[str, bytes]:

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from .families import FAMILIES, MORE, WITHOUT_DIFFUSERS, Tiny
 from .text import make_clip
-from .vae import make_vae
+from .vae import make_prior_vae, make_vae
 from .weights import seeded
 
 __all__ = [
@@ -40,24 +40,27 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Loaded:
-    """MODEL, CLIP and VAE of one family, fp32."""
+    """MODEL, CLIP and VAE of one family, fp32; Stable Cascade B has the encoder of stage C, too."""
 
     model: Any
     clip: Any
     vae: Any
+    prior_vae: Any = None
 
 
 def load(name: str, folder: Path) -> Loaded:
     """Writes the family's files into `folder` and loads them as UNETLoader and VAELoader do."""
     row = FAMILIES[name]
     model = comfy.sd.load_diffusion_model(str(write_model(row, folder))) if row.stock else _direct(row)
-    return Loaded(model, make_clip(row.text), make_vae(row.latent, folder))
+    prior_vae = make_prior_vae() if row.config == "Stable_Cascade_B" else None
+    return Loaded(model, make_clip(row.text), make_vae(row.latent, folder), prior_vae)
 
 
 def latent_shape(model: Any, count: int = 1, tall: int = 1) -> tuple[int, ...]:
     """The smallest latents that suit the tiny networks of this MODEL's family, `tall` times as high as wide."""
     space = model.model.latent_format
-    return (count, space.latent_channels, *([1] if space.latent_dimensions == 3 else []), 8 * tall, 8)
+    side = 16 if space.spacial_downscale_ratio == 4 else 8  # the same 64 pixels
+    return (count, space.latent_channels, *([1] if space.latent_dimensions == 3 else []), side * tall, side)
 
 
 def write_model(row: Tiny, folder: Path) -> Path:

@@ -36,6 +36,13 @@ class GivenLatent:
 
 
 @dataclass(frozen=True)
+class StageALatent:
+    """Stable Cascade's latent space of stage B."""
+
+    channels: int = 4
+
+
+@dataclass(frozen=True)
 class Tiny:
     """`config`: a class of comfy.supported_models; `unet`: what detection makes of the file; `text`: see text.py.
 
@@ -46,7 +53,7 @@ class Tiny:
     config: str
     unet: dict[str, Any]
     text: str
-    latent: Latent | WanLatent | GivenLatent
+    latent: Latent | WanLatent | GivenLatent | StageALatent
     prefix: str = ""
     stock: bool = True
     marks: tuple[str, ...] = ()
@@ -179,6 +186,14 @@ def _cascade_c() -> dict[str, Any]:
     )  # fmt: skip
 
 
+def _cascade_b() -> dict[str, Any]:
+    """Three of the four levels, so that the smallest pictures pass, each kind among them."""
+    return dict(
+        stable_cascade_stage="b", c_cond=64, c_hidden=[32, 32, 64], nhead=[-1, -1, 2], blocks=[[1, 1, 1], [1, 1, 1]],
+        block_repeat=[[1, 1, 1], [2, 2, 2]], c_clip=64,
+    )  # fmt: skip
+
+
 SD_SMALLEST = _unet(320, 1, [1], [1], [0, 0], -2)
 SD_WHOLE = _unet(32, 2, [1, 2, 4, 4], [1] * 6 + [0] * 2, [1] * 9 + [0] * 3, 1)
 SD_LATENT = Latent(4, 0.18215, 0.0)
@@ -207,6 +222,7 @@ FAMILIES = {
         Tiny("kandinsky5_clips", "Kandinsky5", _kandinsky5_clips(), "kandinsky5", GivenLatent(16, 8), stock=False),
         Tiny("anima", "Anima", _anima(), "anima", WanLatent(), stock=False),
         Tiny("cascade_c", "Stable_Cascade_C", _cascade_c(), "cascade", GivenLatent(16, 8), stock=False),
+        Tiny("cascade_b", "Stable_Cascade_B", _cascade_b(), "cascade", StageALatent(), stock=False),
         Tiny("zimage", "ZImage", _zimage(), "zimage", FLUX_LATENT, stock=False),
         Tiny("lumina2", "Lumina2", _lumina2(), "lumina2", FLUX_LATENT, stock=False),
     )
@@ -214,4 +230,4 @@ FAMILIES = {
 FIRST = ("sd15", "sd15_full", "flux1", "flux1_schnell")  # the tests name these; they try every other row, too
 MORE = [name for name in FAMILIES if name not in FIRST]
 # Families for which ComfyUI knows no names of diffusers.
-WITHOUT_DIFFUSERS = ("wan_demo", "wan21", "lumina2", "anima", "cascade_c")
+WITHOUT_DIFFUSERS = ("wan_demo", "wan21", "lumina2", "anima", "cascade_c", "cascade_b")

@@ -45,6 +45,11 @@ def _cascade(text: Tensor, options: Options, latent: Tensor) -> Options:
     return {"clip_text": text, "clip_text_pooled": options["pooled_output"], "clip_img": picture}
 
 
+def _cascade_b(text: Tensor, options: Options, latent: Tensor) -> Options:
+    prior = options.get("stable_cascade_prior", torch.zeros(1, 16, 1, 1))
+    return {"clip": options["pooled_output"], "effnet": prior, "sca": torch.zeros(1)}
+
+
 def _chroma(text: Tensor, options: Options, latent: Tensor) -> Options:
     return {"context": text, "guidance": GUIDANCE}
 
@@ -78,5 +83,6 @@ _ARGUMENTS: dict[str, Callable[[Tensor, Options, Tensor], Options]] = {
     "Lumina2": _lumina,
     "SD3": _pooled,
     "SDXL": _sdxl,
+    "StableCascade_B": _cascade_b,
     "StableCascade_C": _cascade,
 }

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
+import comfy.ldm.cascade.stage_a
+import comfy.ldm.cascade.stage_c_coder
 import comfy.ldm.wan.vae
 import comfy.sd
 import comfy.taesd.taesd
@@ -14,17 +18,37 @@ from einops import rearrange
 from safetensors.torch import save_file
 from torch import Tensor
 
-from .families import GivenLatent, Latent, WanLatent
+from .families import GivenLatent, Latent, StageALatent, WanLatent
 from .weights import seeded
 
 
-def make_vae(latent: Latent | WanLatent | GivenLatent, folder: Path) -> Any:
+def make_vae(latent: Latent | WanLatent | GivenLatent | StageALatent, folder: Path) -> Any:
     """Through a file in `folder` and ComfyUI's own detection, where the latent space has a VAE that can be small."""
     if isinstance(latent, GivenLatent):
         return GivenLatents(latent)
+    if isinstance(latent, StageALatent):
+        return _stage_a()
     path = folder / f"vae_{latent.channels}.safetensors"
     save_file(_wan() if isinstance(latent, WanLatent) else _taesd(latent), path)
     return comfy.sd.VAE(sd=comfy.utils.load_torch_file(str(path)))
+
+
+def make_prior_vae() -> Any:
+    """Stable Cascade's stage C encoder, EfficientNetV2-s at its real size; its weights tell pictures apart.
+
+    The file has the encoder alone, as published; ComfyUI logs that the previewer is missing.
+    """
+    encoder = comfy.ldm.cascade.stage_c_coder.EfficientNetEncoder()
+    weights = seeded(encoder.state_dict(), gain=1.2)
+    centred = {name: value.zero_() for name, value in weights.items() if name.endswith("running_mean")}
+    return comfy.sd.VAE(sd=weights | centred | {"mapper.1.running_var": torch.full((16,), 0.002)})
+
+
+def _stage_a() -> Any:
+    """Its size is no part of its file."""
+    small = partial(comfy.ldm.cascade.stage_a.StageA, c_hidden=16, bottleneck_blocks=1, codebook_size=4)
+    with patch.object(comfy.sd, "StageA", small):
+        return comfy.sd.VAE(sd=seeded(small().state_dict()))
 
 
 class GivenLatents:

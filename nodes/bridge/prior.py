@@ -1,0 +1,66 @@
+"""The stage C latent of each picture: what Stable Cascade's stage B is conditioned on, besides the caption."""
+
+from __future__ import annotations
+
+import comfy.model_management
+import comfy.utils
+import torch
+from torch import Tensor
+
+from ...lora_core.training.dataset import Dataset
+from .encoding import Tick, kept
+from .keys import family_of
+
+_COMPRESSION = 42  # pixels to a stage C latent: the default of ComfyUI's Stable Cascade nodes
+_ENCODER = (16, 32)  # latent channels of the stage C encoder, and what it compresses by
+
+
+def check_prior(model, vae, prior_vae) -> None:
+    """Raises ValueError when the VAEs are not those that this model's family needs."""
+    family = family_of(model)
+    if not family.prior:
+        if prior_vae is not None:
+            raise ValueError(f"{family.name} has no prior stage; disconnect prior_vae (it is for Stable Cascade B)")
+        return
+    if prior_vae is None:
+        raise ValueError(
+            f"{family.name} is conditioned on the stage C latent of each picture; connect the stage C encoder "
+            "(effnet_encoder, by Load VAE) to prior_vae"
+        )
+    if (channels_and_factor := _kind(prior_vae)) != _ENCODER:
+        raise ValueError(
+            "the VAE at prior_vae makes {} latent channels and compresses by {}, but the stage C encoder makes {} and "
+            "compresses by {}; connect effnet_encoder there".format(*channels_and_factor, *_ENCODER)
+        )
+    wanted = model.model.latent_format.spacial_downscale_ratio
+    if (factor := _kind(vae)[1]) != wanted:
+        raise ValueError(
+            f"this VAE compresses by {factor} but {family.name} works on latents of {wanted} x {wanted} pixels; "
+            "connect the VAE of stage A"
+        )
+
+
+def encode_priors(prior_vae, model, dataset: Dataset, tick: Tick) -> list[dict[str, Tensor]]:
+    """What CONDITIONING needs besides the caption, per example: its stage C latent (1, 16, height, width), fp32 on the
+    CPU, of the size that ComfyUI's StableCascade_StageC_VAEEncode gives it. Empty for families without a prior."""
+    name = family_of(model).prior
+    if not name:
+        return [{} for _ in dataset.examples]
+    priors = []
+    for index, example in enumerate(dataset.examples):
+        comfy.model_management.throw_exception_if_processing_interrupted()
+        tick(index, len(dataset.examples), "images for the prior")
+        with torch.inference_mode():
+            priors.append(prior_vae.encode(_resized(example.pixels[None].float(), _ENCODER[1])))
+    with torch.inference_mode(False):
+        return [{name: kept(prior)} for prior in priors]
+
+
+def _resized(pixels: Tensor, factor: int) -> Tensor:
+    """(1, height, width, 3), with `factor` pixels to each pixel of the latent."""
+    height, width = (max(side // _COMPRESSION, 1) * factor for side in pixels.shape[1:3])
+    return comfy.utils.common_upscale(pixels.movedim(-1, 1), width, height, "bicubic", "center").movedim(1, -1)
+
+
+def _kind(vae) -> tuple[int, int]:
+    return int(vae.latent_channels), int(vae.spacial_compression_encode())

@@ -1,0 +1,103 @@
+"""Stable Cascade's stage B is trained on each picture's own stage C latent, as ComfyUI's nodes make it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from comfy_extras.nodes_stable_cascade import StableCascade_StageB_Conditioning, StableCascade_StageC_VAEEncode
+from harness.calls import encode, relative_error, run_node
+from lora_loom.lora_core.training import dataset
+from lora_loom.nodes.bridge.denoiser import ComfyDenoiser
+from lora_loom.nodes.bridge.encoding import encode_captions, encode_images
+from lora_loom.nodes.bridge.prior import encode_priors
+from lora_loom.nodes.bridge.session import training_session
+from lora_loom.nodes.bridge.training import _samples
+from lora_loom.nodes.dataset import LoraDataset
+from lora_loom.nodes.train_lora import TrainLora
+
+SETTINGS = {
+    "steps": 2, "rank": 2, "alpha": 2.0, "learning_rate": 1e-3, "targets": "attention", "seed": 7, "batch_size": 2,
+    "accumulation": 1, "run_name": "refused",
+}  # fmt: skip
+
+
+def quiet(*_: Any) -> None:
+    pass
+
+
+@pytest.fixture
+def data(pictures: Path) -> Any:
+    """Large enough for priors of several sizes."""
+    return dataset.from_folder(pictures, "", 128, 32, 1)
+
+
+def test_each_sample_has_the_prior_of_its_own_picture(models, data) -> None:
+    trio = models("cascade_b")
+    captions = encode_captions(trio.clip, ["", *(example.caption for example in data.examples)], None, quiet)
+    latents = encode_images(trio.vae, trio.model, data, quiet)
+    priors = encode_priors(trio.prior_vae, trio.model, data, quiet)
+    with training_session(trio.model, checkpointing=False) as patcher:
+        denoiser = ComfyDenoiser(patcher)
+        samples = _samples(denoiser, data, captions, latents, priors, ())
+        for example, sample in zip(data.examples, samples, strict=True):
+            encoded = run_node(
+                StableCascade_StageC_VAEEncode, image=example.pixels[None].float(), vae=trio.prior_vae, compression=42
+            )[0]
+            height, width = (side // 42 for side in example.pixels.shape[:2])
+            assert encoded["samples"].shape == (1, 16, height, width)
+            (text,) = run_node(
+                StableCascade_StageB_Conditioning, conditioning=encode(trio.clip, example.caption), stage_c=encoded
+            )
+            wanted = denoiser.condition(text, sample.latent)
+            assert wanted.keys() == sample.condition.keys() == {"clip", "effnet", "sca"}
+            for name, cond in wanted.items():
+                assert relative_error(sample.condition[name].cond, cond.cond) < 1e-6 or not cond.cond.any(), name
+            assert torch.equal(sample.unconditional["effnet"].cond, sample.condition["effnet"].cond)
+    assert len({prior["stable_cascade_prior"].shape for prior in priors}) > 1, "each of its own size"
+    first, second = (prior["stable_cascade_prior"] for prior in priors[:2])
+    assert relative_error(first, second) > 0.1, "the encoder tells pictures apart"
+
+
+@torch.no_grad()
+def test_the_prior_matters(models) -> None:
+    trio = models("cascade_b")
+    draw = torch.Generator().manual_seed(0)
+    x = torch.randn(2, 4, 16, 16, generator=draw)
+    with training_session(trio.model, checkpointing=False) as patcher, torch.no_grad():
+        denoiser = ComfyDenoiser(patcher)
+        priors = [torch.randn(1, 16, 2, 2, generator=draw) for _ in x]
+        conditions = [denoiser.condition(encode(trio.clip, "blue", stable_cascade_prior=p), x[0]) for p in priors]
+        sigma = denoiser.sigma(torch.tensor([0.5, 0.5]))
+        together = denoiser.denoised(x, sigma, conditions)
+        assert relative_error(denoiser.denoised(x[1:], sigma[1:], conditions[1:]), together[1:]) < 1e-5
+        assert relative_error(denoiser.denoised(x, sigma, conditions[::-1]), together) > 1e-3
+
+
+@pytest.mark.parametrize(
+    ("family", "vaes", "message"),
+    [
+        (
+            "cascade_b",
+            {"prior_vae": None},
+            "conditioned on the stage C latent .*; connect .* to prior_vae",
+        ),
+        ("cascade_b", {"prior_vae": "flux1"}, "prior_vae makes 16 latent channels and compresses by 8, but"),
+        ("cascade_b", {"prior_vae": "sd15"}, "prior_vae makes 4 latent channels and compresses by 8, but"),
+        (
+            "cascade_b",
+            {"vae": "sd15"},
+            "this VAE compresses by 8 but Stable Cascade B works on .* of 4 x 4 pixels",
+        ),
+        ("sd15", {"prior_vae": "cascade_b"}, "SD 1.5 has no prior stage; disconnect prior_vae"),
+    ],
+)
+def test_wrong_vaes(models, pictures: Path, family: str, vaes: dict[str, str | None], message: str) -> None:
+    trio = models(family)
+    (data,) = run_node(LoraDataset, folder=str(pictures), trigger="", resolution=64, repeats=1, bucket_step=16)[:1]
+    inputs = {"vae": trio.vae, "prior_vae": trio.prior_vae}
+    inputs |= {name: vae if vae is None else models(vae).vae for name, vae in vaes.items()}
+    with pytest.raises(ValueError, match=message):
+        run_node(TrainLora, model=trio.model, clip=trio.clip, dataset=data, **SETTINGS, **inputs)
