@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..low_rank import LowRank
+from .targets import weight_shape
 
 
 class _AddLowRank(torch.autograd.Function):
@@ -50,7 +51,7 @@ class Branch:
     def __init__(self, lora_A: Tensor, lora_B: Tensor, alpha: float, module: nn.Module):
         self.lora_A, self.lora_B, self.alpha = lora_A, lora_B, alpha
         self.module = module
-        self.kernel = tuple(module.weight.shape[2:])
+        self.kernel = weight_shape(module)[2:]
         self.muted = False
 
     def add_to(self, out: Tensor, x: Tensor) -> Tensor:
@@ -127,7 +128,8 @@ def attached(branches: Mapping[str, Branch]) -> Iterator[None]:
 
 
 def _factor_shapes(module: nn.Module, rank: int) -> tuple[tuple[int, int], tuple[int, int]]:
-    out, columns = module.weight.shape[0], prod(module.weight.shape[1:])
+    out, *inner = weight_shape(module)
+    columns = prod(inner)
     rank = min(rank, out, columns)
     return (rank, columns), (out, rank)
 

@@ -38,6 +38,15 @@ def layer_kind(module: nn.Module) -> str | None:
     return None
 
 
+def weight_shape(module: nn.Module) -> tuple[int, ...]:
+    """The logical shape of a layer's weight, (out, in) or (out, in, *kernel), whatever form the weight is stored in."""
+    if hasattr(module, "in_features") and hasattr(module, "out_features"):
+        return module.out_features, module.in_features
+    if hasattr(module, "kernel_size") and not getattr(module, "transposed", True):
+        return module.out_channels, module.in_channels // module.groups, *module.kernel_size
+    return tuple(module.weight.shape)
+
+
 def in_preset(preset: str, name: str, kind: str) -> bool:
     """Whether the layer `name` of kind `linear` or `conv` belongs to the preset."""
     if preset == "linear+conv":

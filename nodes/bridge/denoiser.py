@@ -5,19 +5,15 @@ from __future__ import annotations
 from typing import Any
 
 import comfy.conds
-import comfy.ldm.modules.attention
 import comfy.sampler_helpers
 import comfy.samplers
 import torch
 from comfy.model_sampling import CONST, COSMOS_RFLOW, EDM, V_PREDICTION
 from torch import Tensor
 
+from .attention import OVERRIDE
+
 _LEAST_SIGMA = 1e-3  # flow models are defined down to 0, where the output residual is 0 / 0
-
-
-def _differentiable_attention(_chosen, *args, **kwargs):
-    """Attention that has a backward, whatever fast kernel was chosen for inference."""
-    return comfy.ldm.modules.attention.attention_pytorch(*args, **kwargs)
 
 
 def prediction_type(model) -> str:
@@ -36,7 +32,7 @@ class ComfyDenoiser:
         self.device = patcher.load_device
         self.sampling = patcher.get_model_object("model_sampling")
         options = patcher.model_options.get("transformer_options", {})
-        self.options = {**options, "optimized_attention_override": _differentiable_attention}
+        self.options = {name: value for name, value in options.items() if name != OVERRIDE}
 
     def condition(self, conditioning: list, latent: Tensor) -> dict[str, Any]:
         """ComfyUI CONDITIONING encoded for one latent (channels, ...): text, pooled vectors, size conditioning."""

@@ -17,6 +17,7 @@ from ...lora_core.adapter import TEXT_PREFIX, Adapter
 from ...lora_core.families import Family, for_config_class, guess_from_keys
 from ...lora_core.files.formats import FileLayer
 from ...lora_core.low_rank import LowRank
+from ...lora_core.training.targets import weight_shape
 
 
 def family_of(model) -> Family:
@@ -131,8 +132,13 @@ class NameTable:
 
 
 def _shapes(model, inside: str, prefix: str) -> dict[str, torch.Size]:
-    weights = {k: v for k, v in model.state_dict().items() if k.startswith(inside) and k.endswith(".weight")}
-    return {prefix + k.removesuffix(".weight"): v.shape for k, v in weights.items()}
+    """Logical shapes, where the state dict has those of the bytes that quantised weights are stored in."""
+    layers = {path: module for path, module in model.named_modules(remove_duplicate=False) if path.startswith(inside)}
+    return {
+        prefix + path: torch.Size(weight_shape(layer))
+        for path, layer in layers.items()
+        if torch.is_tensor(getattr(layer, "weight", None))
+    }
 
 
 def _target(value, prefix: str) -> Target:

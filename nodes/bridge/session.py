@@ -9,10 +9,13 @@ import comfy.model_management
 import comfy.quant_ops
 import torch
 from comfy_kitchen.backends.eager import rope
-from torch import Tensor, nn
+from torch import nn
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 from torch.utils.checkpoint import checkpoint
+
+from .attention import differentiable_attention
+from .frozen import check_backward, ordinary_tensors, recast_in_backward, static_clone
 
 _FUSED_ROPE = ("apply_rope", "apply_rope1", "apply_rope_split_half", "apply_rope_split_half1",
                "rms_rope", "rms_rope1", "rms_rope_split_half", "rms_rope_split_half1")  # fmt: skip
@@ -34,19 +37,23 @@ def training_session(model, checkpointing: bool) -> Iterator:
     """Yield a loaded ModelPatcher whose model can be differentiated; leave weights, flags and kernels as they were.
 
     Inference mode is off inside. Weights that were created under it are seen through ordinary tensors on the same
-    storage, not as a copy. A MODEL under dynamic VRAM is read from its file again, as plain weights. With
-    `checkpointing`, blocks recompute their activations.
+    storage, not as a copy; those that are not of the compute type are cast whenever they are needed. Attention and
+    rotary kernels without a backward are replaced. A MODEL under dynamic VRAM gives its weights to a static one for the
+    time. With `checkpointing`, blocks recompute their activations. Raises ValueError for a layer without a backward.
     """
     with torch.inference_mode(False), torch.enable_grad(), ExitStack() as undo:
-        patcher = _trainable_clone(model)
+        patcher = undo.enter_context(static_clone(model))
+        _compute_in_range(patcher)
         comfy.model_management.load_models_gpu([patcher], force_full_load=True)
-        undo.callback(comfy.model_management.unload_model_and_clones, patcher)  # also undoes the compute dtype
         patcher.pre_run()
         undo.callback(patcher.cleanup)
-        network = patcher.model.diffusion_model
+        network, dtype = patcher.model.diffusion_model, patcher.model.get_dtype_inference()
         undo.enter_context(_flag_training())
         undo.enter_context(_differentiable_rope())
-        undo.enter_context(_ordinary_tensors(patcher.model))
+        undo.enter_context(differentiable_attention())
+        undo.enter_context(ordinary_tensors(patcher.model))
+        undo.enter_context(recast_in_backward(network, dtype))
+        check_backward(network, dtype)
         undo.enter_context(NormsOnCopies())
         if checkpointing:
             undo.enter_context(_recomputed(blocks(network)))
@@ -69,13 +76,11 @@ def blocks(network: nn.Module) -> list[nn.Module]:
     return [block for block in found if any(True for _ in block.parameters())]
 
 
-def _trainable_clone(model):
-    """A clone that keeps its weights as plain parameters (no dynamic VRAM) and computes in a type with enough range."""
-    patcher = model.clone(disable_dynamic=True)
+def _compute_in_range(patcher) -> None:
+    """Compute an fp16 model in a type with enough range for gradients."""
     if patcher.model.get_dtype_inference() == torch.float16:
         bf16 = comfy.model_management.should_use_bf16(patcher.load_device)
         patcher.set_model_compute_dtype(torch.bfloat16 if bf16 else torch.float32)
-    return patcher
 
 
 @contextmanager
@@ -101,29 +106,6 @@ def _differentiable_rope() -> Iterator[None]:
     finally:
         for name, kernel in before.items():
             setattr(kernels, name, kernel)
-
-
-@contextmanager
-def _ordinary_tensors(model: nn.Module) -> Iterator[None]:
-    """Replace inference tensors among parameters and buffers by ordinary tensors that share their memory."""
-    swapped: list[tuple[dict, str, Tensor]] = []
-    try:
-        for module in model.modules():
-            for slots in (module._parameters, module._buffers):
-                for name, tensor in slots.items():
-                    if type(tensor) in (Tensor, nn.Parameter) and tensor.is_inference():
-                        swapped.append((slots, name, tensor))
-                        slots[name] = _shared(tensor)
-        yield
-    finally:
-        for slots, name, tensor in swapped:
-            slots[name] = tensor
-
-
-def _shared(tensor: Tensor) -> Tensor:
-    plain = torch.empty(0, dtype=tensor.dtype, device=tensor.device)
-    plain.set_(tensor.untyped_storage(), tensor.storage_offset(), tensor.size(), tensor.stride())
-    return nn.Parameter(plain, requires_grad=False) if isinstance(tensor, nn.Parameter) else plain
 
 
 @contextmanager

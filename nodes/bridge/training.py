@@ -23,7 +23,7 @@ from ...lora_core.training.config import TIMESTEP_LAWS, LoraConfig, TrainConfig,
 from ...lora_core.training.curve import draw_curve
 from ...lora_core.training.dataset import Dataset, check_preservation, preserved_captions
 from ...lora_core.training.inject import Factors, attached
-from ...lora_core.training.targets import select
+from ...lora_core.training.targets import select, weight_shape
 from ...lora_core.training.trainer import Sample, StepResult, TrainState, make_optimizer, train
 from .denoiser import ComfyDenoiser, prediction_type
 from .encoding import check_sizes, encode_captions, encode_images
@@ -201,6 +201,7 @@ def _digest(layers) -> str:
     """
     digest = hashlib.sha256()
     for name, module in layers.items():
-        first = module.weight.detach().flatten()[:16].float().cpu().contiguous()
-        digest.update(name.encode() + str(tuple(module.weight.shape)).encode() + first.numpy().tobytes())
+        stored = getattr(module.weight, "_qdata", module.weight).as_subclass(torch.Tensor)
+        first = stored.detach().flatten()[:16].float().cpu().contiguous()
+        digest.update(name.encode() + str(weight_shape(module)).encode() + first.numpy().tobytes())
     return digest.hexdigest()[:16]

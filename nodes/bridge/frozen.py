@@ -1,0 +1,187 @@
+"""The frozen weights of a base model, in whatever type or layout it keeps them: differentiable, and never kept twice."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from functools import partial
+
+import comfy.model_management
+import comfy.model_patcher
+import comfy.ops
+import torch
+from comfy.quant_ops import QuantizedTensor
+from torch import Tensor, nn
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
+
+
+@contextmanager
+def static_clone(model) -> Iterator:
+    """Yield a clone of a MODEL whose weights are plain parameters, moved by whoever loads it; unload it on leaving.
+
+    Under dynamic VRAM the modules' weights stay on the CPU and layers compute from a buffer that is used again before
+    the backward pass, so the run opts out: the dynamic patcher is unloaded, and a static one takes over the same
+    modules through parameters that share the memory of its weights. No file is read again, and a loader needs no
+    reload hook. It costs what --disable-dynamic-vram costs while training: all weights in VRAM. RAM holds nothing more:
+    weights that are pages of the file, as ComfyUI's loaders map them, stay so. The one exception is a weight whose file
+    has another type than the model is meant to have, which is converted, as loading without dynamic VRAM does. On
+    leaving, the originals are put back as they were and the copies in VRAM dropped.
+    """
+    with ExitStack() as undo:
+        if model.is_dynamic():
+            comfy.model_management.unload_model_and_clones(model)
+            patcher = model.clone(disable_dynamic=True, model_override=model.get_clone_model_override())
+        else:
+            patcher = model.clone()
+        undo.callback(comfy.model_management.unload_model_and_clones, patcher)
+        if model.is_dynamic():
+            undo.enter_context(_weights_set_aside(patcher))  # left before unloading, which would copy VRAM to RAM
+        yield patcher
+
+
+@contextmanager
+def _weights_set_aside(patcher) -> Iterator[None]:
+    modules = list(patcher.model.modules())
+    kept = [(slots, name, value) for slots, name, value in _tensors(patcher.model)]
+    regions = {module: vars(module).pop("_v") for module in modules if "_v" in vars(module)}
+    try:
+        for module in modules:
+            for slots in (module._parameters, module._buffers):
+                for name, value in slots.items():
+                    if value is not None:
+                        slots[name] = _shared(value, getattr(module, f"{name}_comfy_model_dtype", None))
+        yield
+    finally:
+        for slots, name, value in kept:
+            slots[name] = value
+        patcher.backup.clear()  # unpatched weights, which are in their places again
+        for module in modules:
+            if module in regions:
+                module._v = regions[module]
+            if hasattr(module, "_v_signature"):
+                module._v_signature = None  # what VRAM still holds is not known to be current
+
+
+@contextmanager
+def ordinary_tensors(model: nn.Module) -> Iterator[None]:
+    """Replace inference tensors among parameters and buffers by ordinary tensors that share their memory."""
+    swapped: list[tuple[dict, str, Tensor]] = []
+    try:
+        for slots, name, value in _tensors(model):
+            if value.is_inference() and not is_traceable_wrapper_subclass(value):
+                swapped.append((slots, name, value))
+                slots[name] = _shared(value)
+        yield
+    finally:
+        for slots, name, value in swapped:
+            slots[name] = value
+
+
+def _tensors(model: nn.Module) -> list[tuple[dict, str, Tensor]]:
+    """Where every parameter and buffer is kept, its name there, and the tensor."""
+    places = [slots for module in model.modules() for slots in (module._parameters, module._buffers)]
+    return [(slots, name, value) for slots in places for name, value in slots.items() if value is not None]
+
+
+def _shared(tensor: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+    """An ordinary tensor of the same class and attributes on the same memory; a copy only where `dtype` differs."""
+    if is_traceable_wrapper_subclass(tensor):
+        return nn.Parameter(tensor.detach(), requires_grad=False)
+    plain = torch.empty(0, dtype=tensor.dtype, device=tensor.device)
+    plain.set_(tensor.untyped_storage(), tensor.storage_offset(), tensor.size(), tensor.stride())
+    if dtype is not None and type(tensor) in (Tensor, nn.Parameter):
+        plain = plain.to(dtype)
+    if type(tensor) is Tensor:
+        return plain
+    shared = Tensor._make_subclass(type(tensor), plain)
+    shared.__dict__.update(tensor.__dict__)
+    return shared
+
+
+class _Recast(torch.autograd.Function):
+    """`x W^T + b`; backward casts or dequantises W again rather than keep it."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor, module: nn.Module) -> Tensor:
+        ctx.module = module
+        out = x.new_empty(*x.shape[:-1], module.out_features)  # not a view, which nobody could change in place
+        rows, into = x.reshape(-1, x.shape[-1]), out.view(-1, module.out_features)
+        with _weight_and_bias(module, x) as (weight, bias):
+            torch.mm(rows, weight.T, out=into) if bias is None else torch.addmm(bias, rows, weight.T, out=into)
+        return out
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, grad: Tensor) -> tuple[Tensor, None]:
+        with _weight_and_bias(ctx.module, grad) as (weight, _):
+            return grad @ weight, None
+
+
+@contextmanager
+def _weight_and_bias(module: nn.Module, like: Tensor) -> Iterator[tuple[Tensor, Tensor | None]]:
+    comfy.ops.run_every_op()
+    weight, bias, stream = comfy.ops.cast_bias_weight(module, like, offloadable=True)
+    yield weight.dequantize() if isinstance(weight, QuantizedTensor) else weight, bias
+    comfy.ops.uncast_bias_weight(module, weight, bias, stream)
+
+
+def _linear(module: nn.Module, x: Tensor) -> Tensor:
+    smoothing = getattr(module, "pre_quant_scale", None)
+    if smoothing is not None:
+        x = x * comfy.model_management.cast_to_device(smoothing, x.device, x.dtype)
+    return _Recast.apply(x, module)
+
+
+@contextmanager
+def recast_in_backward(model: nn.Module, dtype: torch.dtype) -> Iterator[None]:
+    """ComfyUI's linear layers whose weights are not of the compute type `dtype` multiply with the dequantised weight,
+    forward and backward, and keep no cast copy of it between the two.
+
+    That also goes around kernels that have no backward, such as those of --fast fp8_matrix_mult.
+    """
+    replaced = [module for module in model.modules() if _is_cast(module, dtype)]
+    try:
+        for module in replaced:
+            module.forward = partial(_linear, module)
+        yield
+    finally:
+        for module in replaced:
+            vars(module).pop("forward", None)
+
+
+def _is_cast(module: nn.Module, dtype: torch.dtype) -> bool:
+    if type(module).__module__ != comfy.ops.__name__ or not hasattr(module, "in_features"):
+        return False
+    weight = getattr(module, "weight", None)
+    return getattr(weight, "ndim", 0) == 2 and (isinstance(weight, QuantizedTensor) or weight.dtype != dtype)
+
+
+def check_backward(model: nn.Module, dtype: torch.dtype) -> None:
+    """Raise ValueError for a linear layer of a third party through which no gradient comes; one of each kind is tried.
+
+    Such kernels are made for sampling alone, and training would go on with most of the gradient missing.
+    """
+    kinds = {}
+    for path, module in model.named_modules():
+        if hasattr(module, "in_features") and hasattr(module, "out_features") and _is_foreign(module):
+            kinds.setdefault((type(module), type(getattr(module, "weight", None))), (path, module))
+    for path, module in kinds.values():
+        if not _has_backward(module, dtype):
+            raise ValueError(
+                f"{path} is a {type(module).__name__} of {type(module).__module__}, which has no backward, so nothing "
+                "can be trained through it; load the base model as bf16, fp16, fp8 or GGUF"
+            )
+
+
+def _is_foreign(module: nn.Module) -> bool:
+    return not type(module).__module__.startswith(("torch.", "comfy."))
+
+
+def _has_backward(module: nn.Module, dtype: torch.dtype) -> bool:
+    device = next((tensor.device for _, _, tensor in _tensors(module)), None)
+    x = torch.ones(1, module.in_features, dtype=dtype, device=device, requires_grad=True)
+    try:
+        module(x).float().sum().backward()
+    except RuntimeError:
+        return False
+    return x.grad is not None
