@@ -1,4 +1,4 @@
-"""The frozen weights of a base model, in whatever type or layout it keeps them: differentiable, and never kept twice."""
+"""The frozen weights of a base model, in whatever form it keeps them: differentiable, and never kept twice."""
 
 from __future__ import annotations
 
