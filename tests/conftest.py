@@ -17,9 +17,18 @@ sys.path.append(str(Path(__file__).resolve().parent))  # for `harness`; last, so
 from harness.browser import FrontEnd, NoBrowserError, open_browser  # noqa: E402
 from harness.inprocess import alias_pack, load_comfyui  # noqa: E402
 from harness.server import ComfyServer  # noqa: E402
+from harness.verified import VerifiedTable  # noqa: E402
 
 alias_pack()
 _BASE = load_comfyui()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--write-readme", action="store_true", help="write the README's table of what this run verified")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.pluginmanager.register(VerifiedTable(config))
 
 
 def pytest_unconfigure() -> None:

@@ -62,15 +62,19 @@ def stacked(model: Any, file: str, strength: float = 1.0) -> tuple[Any, str]:
 # -- ComfyUI's own loader ----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("style", ["comfyui", "kohya", "diffusers"])
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.verifies("Files", "{style}")
+@pytest.mark.parametrize(
+    ("family", "style"),
+    [
+        (family, style)
+        for family in FAMILIES
+        for style in ("comfyui", "kohya", "diffusers")
+        if style != "diffusers" or family not in tiny.WITHOUT_DIFFUSERS
+    ],
+)
 def test_core_loader_applies_every_layer(models, loras: Path, random_adapter, caplog, family: str, style: str) -> None:
     model = models(family).model
     adapter = random_adapter(model, preset=PRESETS.get(family, "attention+mlp"))
-    if style == "diffusers" and family in tiny.WITHOUT_DIFFUSERS:
-        with pytest.raises(ValueError, match=" has no diffusers name for .* save in the 'comfyui' format"):
-            save(adapter, model, format=style)
-        return
     name, report = save(adapter, model, format=style)
     assert f", 0 unmatched, {len(adapter.layers)} layers applied" in report
     before, by_core, by_us = loaded(model), loaded(core(model, name)), loaded(stacked(model, name)[0])
@@ -82,6 +86,13 @@ def test_core_loader_applies_every_layer(models, loras: Path, random_adapter, ca
         delta = low_rank.to(torch.float64).delta_weight()
         assert relative_error(by_core[key].double() - before[key], delta) < 1e-4, key
         assert relative_error(by_us[key].double() - before[key], delta) < 1e-4, key
+
+
+@pytest.mark.parametrize("family", tiny.WITHOUT_DIFFUSERS)
+def test_families_that_diffusers_has_no_names_for(models, loras: Path, random_adapter, family: str) -> None:
+    model = models(family).model
+    with pytest.raises(ValueError, match=" has no diffusers name for .* save in the 'comfyui' format"):
+        save(random_adapter(model), model, format="diffusers")
 
 
 @pytest.mark.parametrize("family", ["sd15", "flux1", "wan_demo"])
@@ -197,6 +208,7 @@ def pair(request: pytest.FixtureRequest, models) -> tuple[Any, Any]:
     return model, twin
 
 
+@pytest.mark.verifies("In diffusers", "outputs", family="{pair}")
 @pytest.mark.parametrize("preset", ["attention", "attention+mlp", "linear+conv"])
 def test_diffusers_reads_our_file(pair, loras: Path, random_adapter, caplog, preset: str) -> None:
     model, twin = pair
@@ -232,6 +244,7 @@ def test_diffusers_reads_our_kohya_file(models, loras: Path, random_adapter) -> 
     assert relative_error(comfy_output(core(model, name), twin.call), twin()) < 1e-5
 
 
+@pytest.mark.verifies("In diffusers", "names")
 @pytest.mark.parametrize("family", NETWORKS)
 def test_diffusers_names_are_those_of_its_networks(models, family: str) -> None:
     """All layers of the blocks, whole or as the slices that diffusers keeps apart."""

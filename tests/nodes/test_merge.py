@@ -67,11 +67,15 @@ def rows(models, loras: Path, random_adapter) -> Callable[[str], list[Row]]:
     return make
 
 
+@pytest.mark.verifies("Merge", "{dtype}")
 @pytest.mark.parametrize(
     ("family", "dtype"),
-    [*((family, dtype) for family in FAMILIES for dtype in ("fp32", "fp16")), *((name, "fp32") for name in tiny.MORE)],
+    [
+        *((family, dtype) for family in FAMILIES for dtype in ("fp32", "fp16")),
+        *((family, "fp32") for family in ("flux1_schnell", *tiny.MORE)),
+    ],
 )
-def test_saved_merge_is_the_live_stack(models, rows, family: str, dtype: str) -> None:
+def test_saved_merge_is_the_live_stack(models, rows, family: str, dtype: str, record_property) -> None:
     model, parts = models(family).model, rows(family)
     adapter, _, report = merge(model, parts)
     assert "the sum is exact" in report and f"{len(adapter.layers)} layers" in report
@@ -84,6 +88,7 @@ def test_saved_merge_is_the_live_stack(models, rows, family: str, dtype: str) ->
         else:
             change = (live[key].double() - weight, alone[key].double() - weight)
             assert relative_error(change[1], change[0]) < max(limit, 1e-5), key
+            record_property("error", relative_error(alone[key], live[key]))
             assert relative_error(alone[key], live[key]) < limit, key
 
 

@@ -119,8 +119,9 @@ def bare_network(model: Any, x_t: Tensor, time: Tensor, conditioning: list[list]
     return torch.cat(out)
 
 
+@pytest.mark.verifies("Loss", "")
 @torch.no_grad()
-def test_residual_is_output_minus_target(models, family: str) -> None:
+def test_residual_is_output_minus_target(models, family: str, record_property) -> None:
     trio = models(family)
     conditioning = captioned(trio, CAPTIONS, guidance=2.5)
     x0, noise = latents(trio.model, len(LEVELS))
@@ -136,7 +137,9 @@ def test_residual_is_output_minus_target(models, family: str) -> None:
         rounding = EPSILON * (1 + x0.std() + sigma) / denoiser.output_scale(sigma).abs()
         for index in range(len(LEVELS)):
             limit = 2e-6 + float(rounding[index])
-            assert relative_error(residual[index], wanted[index]) < limit, f"noise level {LEVELS[index]:g}"
+            error = relative_error(residual[index], wanted[index])
+            record_property("error", error)
+            assert error < limit, f"noise level {LEVELS[index]:g}"
 
 
 @torch.no_grad()

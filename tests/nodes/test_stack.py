@@ -98,8 +98,9 @@ def dense_sum(made: Sequence[tuple[Row, Adapter]]) -> dict[str, Tensor]:
 # -- the sum -----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("family", [*FAMILIES, *tiny.MORE])
-def test_exact_sum_and_the_core_chain(models, mixed, family: str) -> None:
+@pytest.mark.verifies("Stack", "")
+@pytest.mark.parametrize("family", [*FAMILIES, "flux1_schnell", *tiny.MORE])
+def test_exact_sum_and_the_core_chain(models, mixed, family: str, record_property) -> None:
     trio, made = models(family), mixed(family)
     rows = [row for row, _ in made]
     ours, _, _, report = stack(trio.model, rows)
@@ -111,6 +112,7 @@ def test_exact_sum_and_the_core_chain(models, mixed, family: str) -> None:
             assert torch.equal(by_us[key], weight), key
             continue
         total = weight.double() + wanted[key]
+        record_property("error", relative_error(by_us[key], total))
         assert relative_error(by_us[key], total) < 5e-7 and relative_error(by_core[key], total) < 5e-7, key
         assert relative_error(by_us[key], by_core[key]) < 1e-6, key
     text = encode(trio.clip, "a red heart")

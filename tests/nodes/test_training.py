@@ -105,6 +105,8 @@ def nothing(_: int) -> None:
 # -- what comes out ----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.verifies("Trains")
+@pytest.mark.verifies("Base types", "float32")
 @pytest.mark.parametrize("family", FAMILIES)
 def test_result_and_a_model_left_as_it_was(models, data, family: str) -> None:
     trio = models(family)
@@ -332,6 +334,7 @@ def test_another_base_model_is_another_run(models, data, runs: Path, make_lora, 
 # -- base models in other types ----------------------------------------------------------------------------------------
 
 
+@pytest.mark.verifies("Base types", "{dtype}", family="flux1")
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float8_e4m3fn], ids=str)
 def test_base_models_of_other_types(models, data, tmp_path: Path, dtype: torch.dtype) -> None:
     flux, row = models("flux1"), tiny.FAMILIES["flux1"]

@@ -1,0 +1,41 @@
+"""The README's table claims what passed, and keeps a figure for as long as it holds."""
+
+from __future__ import annotations
+
+import pytest
+from harness.verified import COLUMNS, README, Claim, split, table, titles
+
+ENTRY = "SD 1.5", "Loss", "plain"
+
+
+def cell(claims: dict, title: str, column: str, claimed: str = "") -> str:
+    rows = [line.strip("| ").split(" | ") for line in table(claims, claimed).splitlines()]
+    (row,) = [row for row in rows if row[0] == title]
+    return row[COLUMNS.index(column)]
+
+
+def test_what_did_not_pass_is_not_claimed() -> None:
+    claims = {ENTRY: Claim(), ("SD 1.5", "Loss", "odd"): Claim(passed=False), ("SD 1.5", "Files", "kohya"): Claim()}
+    assert cell(claims, "SD 1.5", "Loss") == "plain" and cell(claims, "SD 1.5", "Files") == "kohya"
+    assert cell(claims, "SD 1.5", "Merge") == cell(claims, "SDXL", "Loss") == "-"
+
+
+@pytest.mark.parametrize(
+    ("errors", "claimed", "wanted"),
+    [
+        ([3e-5, 2e-6], "", "1e-4"),
+        ([5e-5], "", "1e-3"),
+        ([0.0], "", "1e-7"),
+        ([9e-5], "1e-4", "1e-4"),
+        ([2e-9], "1e-4", "1e-4"),
+        ([1.1e-4], "1e-4", "1e-3"),
+    ],
+)
+def test_worst_figure(errors: list[float], claimed: str, wanted: str) -> None:
+    before = table({ENTRY: Claim(errors=[float(claimed) / 4])}) if claimed else ""
+    assert cell({ENTRY: Claim(errors=errors)}, "SD 1.5", "Loss", before) == f"plain < {wanted}"
+
+
+def test_every_model_has_a_row_of_the_readme() -> None:
+    _, old, _ = split(README)
+    assert [line.split(" | ")[0].strip("| ") for line in old.splitlines()[2:]] == list(dict.fromkeys(titles().values()))
