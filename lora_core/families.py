@@ -13,7 +13,7 @@ class Family:
     `timesteps` and `shift` are what `auto` trains with, `guidance` is the embedded guidance while training (None: not
     distilled), `architecture` and `base_version` are the spellings of modelspec and of `ss_base_model_version`.
     `prior` is what its CONDITIONING calls the latent of an earlier stage that pictures are made from.
-    `foreign` are names among ComfyUI's that diffusers' network of this family does not have: those of a sister family.
+    `foreign` are names among ComfyUI's that diffusers does not read for this family: most are a sister family's.
     """
 
     name: str
@@ -53,6 +53,7 @@ FAMILIES = (
         "stable-diffusion-xl-v1-base",
         "sdxl_base_v1-0",
         r"(blocks_\d+_1|block_1|attentions_\d)_transformer_blocks_[1-9]_attn[12]_",
+        foreign=r"class_embedding|lora_unet_add_embedding",
     ),
     Family("SD 3.5", "SD3", "stable-diffusion-3", "sd3", r"joint_blocks_\d", "logit_normal"),
     Family("FLUX.1 dev", "Flux", "flux-1-dev", "flux1", _FLUX, "shifted", 3.0, 1.0, _FLUX_2_LAYERS),

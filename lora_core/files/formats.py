@@ -15,7 +15,7 @@ import json
 import logging
 import os
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from math import isfinite
 from pathlib import Path
@@ -42,10 +42,12 @@ _DTYPE_NAMES = {
 
 
 class FileLayer(NamedTuple):
-    """Where a layer goes in a file; `rows` (start, length) when the file splits a fused weight."""
+    """Where a layer goes in a file; `rows` (start, length) when the file splits a fused weight, `reorder` when it has
+    the weight's rows in another order."""
 
     name: str
     rows: tuple[int, int] | None = None
+    reorder: Callable[[Tensor], Tensor] | None = None
 
 
 def read(path: str | os.PathLike[str]) -> Adapter:
@@ -89,6 +91,7 @@ def encode(
         for name, layer in adapter.layers.items():
             for target in (names or {}).get(name, (FileLayer(name),)):
                 part = layer if target.rows is None else layer.rows(*target.rows)
+                part = replace(part, lora_B=target.reorder(part.lora_B)) if target.reorder else part
                 for key, tensor in _factors(target.name, _feasible(part), style).items():
                     if key in tensors:
                         raise ValueError(f"two layers would be written as {key!r}; give each its own name")

@@ -15,6 +15,7 @@ import torch
 
 from ...lora_core.adapter import TEXT_PREFIX, Adapter
 from ...lora_core.families import Family, for_config_class, guess_from_keys
+from ...lora_core.files import diffusers_names
 from ...lora_core.files.formats import FileLayer
 from ...lora_core.low_rank import LowRank
 from ...lora_core.training.targets import weight_shape
@@ -27,7 +28,8 @@ def family_of(model) -> Family:
 
 @dataclass(frozen=True)
 class Target:
-    """A layer, the rows of its weight that a file name covers (None: all), and a reordering of those rows, if any."""
+    """A layer, the rows of its weight that a file name covers (None: all), and a reordering of those rows, if any:
+    ComfyUI has one, which swaps the halves and so undoes itself."""
 
     layer: str
     rows: tuple[int, int] | None = None
@@ -57,11 +59,13 @@ class NameTable:
             self.targets |= {
                 name: _target(value, TEXT_PREFIX) for name, value in comfy.lora.model_lora_keys_clip(text, {}).items()
             }
+        self.written = tuple(self.targets)  # the names that ComfyUI's loaders know
         self.targets |= {
             name.replace(".processor.to_", ".to_"): t for name, t in self.targets.items() if ".processor.to_" in name
         }
         self.targets |= {f"{name}.0": t for name, t in self.targets.items() if name.endswith(".to_out")}
-        self.targets = {name: t for name, t in self.targets.items() if self._inside(t)}
+        self.targets = {name: self._fitted(t) for name, t in self.targets.items()}
+        self.targets |= self._names_of_diffusers(type(model.model.model_config).__name__)
         self.has_text = clip is not None
 
     def resolve(self, adapter: Adapter, source: str) -> Resolved:
@@ -92,9 +96,10 @@ class NameTable:
         if style == "native":
             return {layer: [FileLayer(layer, None)] for layer in layers}
         spelled: dict[str, list[FileLayer]] = {}
-        for name, target in self.targets.items():
-            if _speaks(style, name) and target.reorder is None and not re.search(self.family.foreign, name):
-                spelled.setdefault(target.layer, []).append(FileLayer(name, target.rows))
+        for name in self.written:
+            target = self.targets[name]
+            if _speaks(style, name) and not re.search(self.family.foreign, name):
+                spelled.setdefault(target.layer, []).append(FileLayer(name, target.rows, target.reorder))
         missing = [layer for layer in layers if layer not in spelled]
         if missing:
             kind = "diffusers" if style == "peft" else style
@@ -102,11 +107,27 @@ class NameTable:
                 f"{self.family.name} has no {kind} name for {len(missing)} of {len(layers)} layers, "
                 f"for example {missing[0]}; save in the 'comfyui' format"
             )
-        return {layer: _preferred(style, spelled[layer]) for layer in layers}
+        return {layer: _preferred(style, layer, spelled[layer]) for layer in layers}
 
-    def _inside(self, target: Target) -> bool:
+    def _names_of_diffusers(self, config_class: str) -> dict[str, Target]:
+        """Where ComfyUI has none."""
+        names: dict[str, Target] = {}
+        rules = diffusers_names.rules_for(config_class)
+        for layer in (layer for layer in self.shapes if rules and layer.startswith("diffusion_model.")):
+            name = "transformer." + diffusers_names.renamed(layer.removeprefix("diffusion_model."), rules)
+            if name.endswith(".qkv"):
+                slices = zip("qkv", _thirds(self.shapes[layer]), strict=True)
+                names |= {f"{name[:-3]}to_{part}": Target(layer, rows) for part, rows in slices}
+            else:
+                names[name] = Target(layer)
+        return names
+
+    def _fitted(self, target: Target) -> Target:
         """ComfyUI's maps take q, k and v of a fused weight for equally high; with grouped queries they are not."""
-        return target.rows is None or sum(target.rows) <= self.shapes.get(target.layer, (0,))[0]
+        shape = self.shapes.get(target.layer)
+        if shape is None or target.rows is None or not target.layer.endswith(".qkv") or shape[0] >= 3 * shape[1]:
+            return target
+        return replace(target, rows=_thirds(shape)[target.rows[0] // shape[1]])
 
     def _placed(self, name: str, low_rank: LowRank, target: Target, source: str) -> LowRank:
         shape = self.shapes[target.layer]
@@ -141,6 +162,13 @@ def _shapes(model, inside: str, prefix: str) -> dict[str, torch.Size]:
     }
 
 
+def _thirds(shape: torch.Size) -> tuple[tuple[int, int], ...]:
+    """(start, length) of q, k and v in a fused weight, whose queries are as wide as its input."""
+    height, width = shape
+    lower = (height - width) // 2
+    return (0, width), (width, lower), (width + lower, lower)
+
+
 def _target(value, prefix: str) -> Target:
     key, offset, reorder = value, None, None
     if isinstance(value, tuple):
@@ -164,20 +192,17 @@ def _speaks(style: str, name: str) -> bool:
     return name.startswith(("unet.", "transformer.", "text_encoder.", "text_encoder_2.", "text_encoder_3."))
 
 
-def _preferred(style: str, names: list[FileLayer]) -> list[FileLayer]:
-    """One way to write a layer: diffusers block names over native ones, slices only where there is no whole."""
+def _preferred(style: str, layer: str, names: list[FileLayer]) -> list[FileLayer]:
+    """One way to write a layer: diffusers' names over ComfyUI's own, slices only where there is no whole."""
     whole = [name for name in names if name.rows is None]
     if not whole:
         unique = {name.rows: name for name in names}
         return [unique[rows] for rows in sorted(unique)]
-    return [max(whole, key=lambda layer: _rank_of(style, layer.name))]
+    own = "lora_unet_" + layer.removeprefix("diffusion_model.").replace(".", "_")
+    return [max(whole, key=lambda file: (*_rank_of(style, file.name, own), file.name))]
 
 
-def _rank_of(style: str, name: str) -> tuple[bool, ...]:
+def _rank_of(style: str, name: str, own: str) -> tuple[bool, ...]:
     if style == "kohya":
-        return (
-            "_blocks_" in name and "_attentions_" in name,
-            name.startswith("lora_te_"),
-            name.startswith("lora_te1_"),
-        )
-    return (".processor." in name, not name.endswith(".to_out.0"))
+        return (name != own, name.startswith("lora_te_"), name.startswith("lora_te1_"))
+    return (name.endswith(".to_out.0"),)

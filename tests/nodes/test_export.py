@@ -1,4 +1,4 @@
-"""What Save LoRA writes is what was trained, in ComfyUI's own loaders and in diffusers."""
+"""What Save LoRA writes is what was trained, in ComfyUI's own loaders; test_diffusers.py does the same in diffusers."""
 
 from __future__ import annotations
 
@@ -7,41 +7,21 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import diffusers
 import pytest
 import tiny
 import torch
-from diffusers.loaders import FluxLoraLoaderMixin, StableDiffusionLoraLoaderMixin
 from harness.calls import encode, loaded, relative_error, run_node, sampled
 from lora_loom.lora_core.adapter import Adapter
 from lora_loom.lora_core.files import formats, guard
-from lora_loom.lora_core.training.config import LoraConfig
-from lora_loom.lora_core.training.targets import select
 from lora_loom.nodes.bridge import export
-from lora_loom.nodes.bridge.keys import NameTable
-from lora_loom.nodes.bridge.training import PREFIX
 from lora_loom.nodes.load_stack import LoadLoraStack
 from lora_loom.nodes.save_lora import SaveLora
-from peft import LoraConfig as PeftConfig
-from peft.utils import get_peft_model_state_dict
-from tiny.twin import TWINS, UNet, comfy_output
 from torch import Tensor
 
 import nodes
 
 FAMILIES = ["sd15", "sd15_full", "flux1", "flux1_schnell", "wan_demo", *tiny.MORE]
 PRESETS = {"sd15": "linear+conv", "sd15_full": "linear+conv"}
-NETWORKS = {  # of diffusers, at real size
-    "sd35_large": (diffusers.SD3Transformer2DModel, {}),
-    "sd35_medium": (diffusers.SD3Transformer2DModel, {"dual_attention_layers": (0,)}),
-    "flux1": (diffusers.FluxTransformer2DModel, {}),
-    "flux2": (diffusers.Flux2Transformer2DModel, {}),
-    "qwen_image": (diffusers.QwenImageTransformer2DModel, {}),
-    "chroma": (diffusers.ChromaTransformer2DModel, {}),
-    "krea2": (diffusers.Krea2Transformer2DModel, {}),
-    "kandinsky5": (diffusers.Kandinsky5Transformer3DModel, {}),
-    "zimage": (diffusers.ZImageTransformer2DModel, {}),
-}
 
 
 def save(adapter: Adapter, model: Any, name: str = "saved", format: str = "comfyui", dtype: str = "fp32", **more: Any):
@@ -194,87 +174,3 @@ def test_a_title_cannot_lead_out_of_the_folder(models, loras: Path, random_adapt
     with pytest.raises(ValueError, match="the name"):
         save(adapter, model, "%title%")
     assert not list(loras.iterdir())
-
-
-# -- diffusers ---------------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(params=TWINS)
-def pair(request: pytest.FixtureRequest, models) -> tuple[Any, Any]:
-    """A ComfyUI MODEL and the same network in diffusers."""
-    model = models(request.param).model
-    twin = TWINS[request.param](model)
-    assert relative_error(comfy_output(model, twin.call), twin()) < 1e-6, "the twins are the same network"
-    return model, twin
-
-
-@pytest.mark.verifies("In diffusers", "outputs", family="{pair}")
-@pytest.mark.parametrize("preset", ["attention", "attention+mlp", "linear+conv"])
-def test_diffusers_reads_our_file(pair, loras: Path, random_adapter, caplog, preset: str) -> None:
-    model, twin = pair
-    if preset == "linear+conv" and not isinstance(twin, UNet):
-        with pytest.raises(
-            ValueError, match="no diffusers name for 1 of .*final_layer.adaLN_modulation.1; save in the"
-        ):
-            save(random_adapter(model, preset=preset), model, format="diffusers")
-        return
-    name, _ = save(random_adapter(model, preset=preset, size=0.5), model, format="diffusers")
-    plain = twin()
-    loader = StableDiffusionLoraLoaderMixin if isinstance(twin, UNet) else FluxLoraLoaderMixin
-    load_into(loader, twin.network, loras / name)
-    assert "unexpected keys" not in caplog.text
-    assert relative_error(twin(), plain) > 0.05, "the LoRA must be seen"
-    assert relative_error(comfy_output(core(model, name), twin.call), twin()) < 1e-5
-    assert relative_error(comfy_output(stacked(model, name)[0], twin.call), twin()) < 1e-5
-
-
-def load_into(loader: Any, network: Any, path: Path) -> None:
-    """What `load_lora_weights` of a pipeline does for its denoising network."""
-    loaded = loader.lora_state_dict(str(path))
-    tensors, alphas = loaded if isinstance(loaded, tuple) else (loaded, None)
-    into = loader.load_lora_into_unet if loader is StableDiffusionLoraLoaderMixin else loader.load_lora_into_transformer
-    into(tensors, alphas, network)
-
-
-def test_diffusers_reads_our_kohya_file(models, loras: Path, random_adapter) -> None:
-    model = models("sd15_full").model
-    twin = UNet(model)
-    name, _ = save(random_adapter(model, size=0.5), model, format="kohya")
-    load_into(StableDiffusionLoraLoaderMixin, twin.network, loras / name)
-    assert relative_error(comfy_output(core(model, name), twin.call), twin()) < 1e-5
-
-
-@pytest.mark.verifies("In diffusers", "names")
-@pytest.mark.parametrize("family", NETWORKS)
-def test_diffusers_names_are_those_of_its_networks(models, family: str) -> None:
-    """All layers of the blocks, whole or as the slices that diffusers keeps apart."""
-    model = models(family).model
-    network, choices = NETWORKS[family]
-    with torch.device("meta"):
-        modules = dict(network(**choices).named_modules())
-    layers = select(model.model.diffusion_model, LoraConfig(4, 4.0, "attention+mlp"), PREFIX)
-    written = NameTable(model).file_names("peft", list(layers))
-    names = [
-        re.sub(r"^(unet|transformer)\.|\.processor", "", file.name) for files in written.values() for file in files
-    ]
-    assert all(re.sub(r"to_out$", "to_out.0", name) in modules or name in modules for name in names), names
-
-
-@pytest.mark.parametrize("alpha", [4, 6])
-def test_we_read_what_diffusers_writes(pair, loras: Path, alpha: int) -> None:
-    """The modern PEFT spelling, whose alpha is in the header: ComfyUI's own loader knows neither for SD 1.5."""
-    model, twin = pair
-    config = PeftConfig(
-        r=4, lora_alpha=alpha, target_modules=["to_q", "to_k", "to_v", "to_out.0"], init_lora_weights=False
-    )
-    torch.manual_seed(0)
-    twin.network.add_adapter(config)
-    layers, header = get_peft_model_state_dict(twin.network), twin.network.peft_config["default"].to_dict()
-    if isinstance(twin, UNet):
-        StableDiffusionLoraLoaderMixin.save_lora_weights(loras, layers, unet_lora_adapter_metadata=header)
-    else:
-        FluxLoraLoaderMixin.save_lora_weights(loras, layers, transformer_lora_adapter_metadata=header)
-    patched, report = stacked(model, "pytorch_lora_weights.safetensors")
-    assert "not applied" not in report
-    assert relative_error(comfy_output(patched, twin.call), twin()) < 1e-5
-    assert relative_error(comfy_output(model, twin.call), twin()) > 0.01

@@ -323,14 +323,23 @@ def test_a_lora_of_another_family_is_refused_with_both_names(models, loras: Path
         stack(models("sd15").model, [("a.safetensors", 1.0, 1.0)])
 
 
-def test_equal_slices_of_grouped_queries_are_not_applied(models, loras: Path) -> None:
+@pytest.mark.parametrize(("height", "fits"), [(96, True), (288, False)])
+def test_slices_of_grouped_queries(models, loras: Path, height: int, fits: bool) -> None:
     """Lumina 2 has three queries to a key; ComfyUI's map takes k and v for as high as q, past the weight's end."""
-    names = {name: f"transformer.layers.0.attention.to_{name}" for name in "qkv"}
-    parts = {f"{name}.lora_{part}.weight": torch.ones(288, 288) for name in names.values() for part in "AB"}
-    save_file(parts, loras / "a.safetensors")
+    tensors = {}
+    for name, rows in (("q", 288), ("k", height), ("v", height)):
+        layer = f"transformer.layers.0.attention.to_{name}"
+        tensors |= {f"{layer}.lora_A.weight": torch.ones(2, 288), f"{layer}.lora_B.weight": torch.ones(rows, 2)}
+    save_file(tensors, loras / "a.safetensors")
+    if not fits:
+        with pytest.raises(ValueError, match=r"to_k corrects a weight of shape \(288, 288\), but .*qkv .* \(96, 288\)"):
+            stack(models("lumina2").model, [("a.safetensors", 1.0, 1.0)])
+        return
     patched, _, _, report = stack(models("lumina2").model, [("a.safetensors", 1.0, 1.0)])
-    assert list(patched.patches) == ["diffusion_model.layers.0.attention.qkv.weight"]
-    assert f"2 not applied (not in this model, for example {names['k']})" in report
+    key = "diffusion_model.layers.0.attention.qkv.weight"
+    assert list(patched.patches) == [key] and "not applied" not in report
+    change = loaded(patched)[key] - loaded(models("lumina2").model)[key]
+    assert torch.allclose(change, torch.full((480, 288), 2.0), atol=1e-5)
 
 
 def test_one_weight_under_two_names(models, loras: Path, make_lora) -> None:

@@ -126,7 +126,7 @@ def _next_dit(dim: int, heads: int, kv_heads: int, text: int, **more: Any) -> di
 
 def _zimage() -> dict[str, Any]:
     return _next_dit(
-        256, 2, 2, 64, axes_dims=[32, 48, 48], axes_lens=[1536, 512, 512], rope_theta=256.0, ffn_dim_multiplier=8 / 3,
+        384, 3, 3, 64, axes_dims=[32, 48, 48], axes_lens=[1536, 512, 512], rope_theta=256.0, ffn_dim_multiplier=8 / 3,
         z_image_modulation=True, time_scale=1000.0, pad_tokens_multiple=32,
     )  # fmt: skip
 

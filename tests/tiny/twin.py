@@ -1,17 +1,29 @@
-"""The same network in diffusers: its own class with a tiny ComfyUI model's weights, and the same input for both."""
+"""The same network in diffusers: its own class with a tiny ComfyUI model's weights, and the same input for both.
+
+The weights are renamed by diffusers' own converters of single files where those take any width, and by ComfyUI's tables
+elsewhere: that both networks then give the same output is what makes the rest a proof.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, ClassVar
+from unittest import mock
 
 import comfy.model_management
 import comfy.utils
+import diffusers
 import torch
-from diffusers import FluxTransformer2DModel, UNet2DConditionModel
+from comfy.ldm.modules.diffusionmodules.util import timestep_embedding
+from diffusers import loaders
+from diffusers.loaders import single_file_utils as single_file
 from einops import rearrange
+from peft.utils import get_peft_model_state_dict
 from torch import Tensor
+
+Weights = dict[str, Tensor]
 
 
 @dataclass(frozen=True)
@@ -25,73 +37,365 @@ class Call:
     guidance: Tensor
 
     @classmethod
-    def random(cls, channels: int, time: list[float], context: int, pooled: int = 0, seed: int = 0) -> Call:
-        g, batch = torch.Generator().manual_seed(seed), len(time)
-        x, text = torch.randn(batch, channels, 16, 8, generator=g), torch.randn(batch, 10, context, generator=g)
+    def random(
+        cls, latent: tuple[int, ...], time: list[float], context: int, pooled: int = 0, guidance: float = 3.5
+    ) -> Call:
+        g, batch = torch.Generator().manual_seed(0), len(time)
+        x, text = torch.randn(batch, *latent, generator=g), torch.randn(batch, 10, context, generator=g)
         vector = torch.randn(batch, pooled, generator=g) if pooled else None
-        return cls(x, torch.tensor(time), text, vector, torch.full((batch,), 3.5))
+        return cls(x, torch.tensor(time), text, vector, torch.full((batch,), guidance))
 
 
-@torch.inference_mode()
-def comfy_output(model: Any, call: Call) -> Tensor:
-    """The raw network of a MODEL with its patches applied."""
-    comfy.model_management.load_models_gpu([model], force_full_load=True)
-    network = model.model.diffusion_model
-    return network(call.x, call.time, context=call.context, y=call.pooled, guidance=call.guidance)
+class Twin:
+    """One family. `lora` is the part of its pipelines that loads LoRA files."""
 
-
-class UNet:
-    """SD 1.5 at a tenth of its width (`sd15_full`)."""
-
-    call = Call.random(4, [500.0, 20.0], 768)
-
-    def __init__(self, model: Any) -> None:
-        self.network = UNet2DConditionModel(
-            sample_size=16, block_out_channels=(32, 64, 128, 128), cross_attention_dim=768, attention_head_dim=8
-        ).requires_grad_(False)
-        weights = _weights(model)
-        names = comfy.utils.unet_to_diffusers(model.model.model_config.unet_config)
-        self.network.load_state_dict({name: weights[key] for name, key in names.items() if key in weights})
-
-    @torch.no_grad()
-    def __call__(self) -> Tensor:
-        return self.network(self.call.x, self.call.time, self.call.context).sample
-
-
-class Flux:
-    """FLUX.1, dev or schnell."""
-
-    call = Call.random(16, [0.5, 0.02], 64, 64)
+    network_class: ClassVar[type]
+    lora: ClassVar[type]
+    call: ClassVar[Call]
+    part = "transformer"
 
     def __init__(self, model: Any) -> None:
         config = model.model.model_config.unet_config
-        self.network = FluxTransformer2DModel(
-            num_layers=config["depth"], num_single_layers=config["depth_single_blocks"], num_attention_heads=1,
-            joint_attention_dim=64, pooled_projection_dim=64, guidance_embeds=config["guidance_embed"],
-        ).requires_grad_(False)  # fmt: skip
-        weights = dict(_flux_weights(config, _weights(model)))
+        self.network = self.network_class(**self.settings(config)).requires_grad_(False).eval()
+        comfy.model_management.load_models_gpu([model], force_full_load=True)  # a clone's patches may still be on it
+        weights = self.renamed(config, {k: v.clone() for k, v in model.model.diffusion_model.state_dict().items()})
         self.network.load_state_dict({name: weights[name] for name in self.network.state_dict()})
+
+    def settings(self, config: Mapping[str, Any]) -> dict[str, Any]:
+        raise NotImplementedError
+
+    def renamed(self, config: Mapping[str, Any], weights: Weights) -> Weights:
+        raise NotImplementedError
+
+    def forward(self, call: Call) -> Tensor:
+        raise NotImplementedError
 
     @torch.no_grad()
     def __call__(self) -> Tensor:
+        return self.forward(self.call)
+
+    def load_lora(self, path: Path) -> None:
+        """What `load_lora_weights` of its pipelines does for the network."""
+        more = {"unet_config": self.network.config} if self.part == "unet" else {"return_alphas": True}
+        tensors, *alphas, metadata = self.lora.lora_state_dict(str(path), return_lora_metadata=True, **more)
+        into = getattr(self.lora, f"load_lora_into_{self.part}")
+        known = {"network_alphas": alphas[0]} if alphas else {}
+        into(tensors, **known, **{self.part: self.network}, metadata=metadata)
+
+    def save_lora(self, folder: Path) -> str:
+        """What diffusers writes of the network's adapter, its header included. Returns the file's name.
+
+        Anima's pipelines load LoRA and do not save it: those of Wan do it for them.
+        """
+        layers, header = get_peft_model_state_dict(self.network), self.network.peft_config["default"].to_dict()
+        writer = self.lora if "save_lora_weights" in vars(self.lora) else loaders.WanLoraLoaderMixin
+        writer.save_lora_weights(
+            folder, **{f"{self.part}_lora_layers": layers, f"{self.part}_lora_adapter_metadata": header}
+        )
+        return "pytorch_lora_weights.safetensors"
+
+    @torch.inference_mode()
+    def of_comfy(self, model: Any) -> Tensor:
+        """The raw network of a MODEL with its patches applied."""
         call = self.call
-        rows, columns = (side // 2 for side in call.x.shape[2:])
-        packed = rearrange(call.x, "b c (h p) (w q) -> b (h w) (c p q)", p=2, q=2)
+        comfy.model_management.load_models_gpu([model], force_full_load=True)
+        network = model.model.diffusion_model
+        more = {"num_tokens": call.context.shape[1]} if hasattr(network, "cap_embedder") else {}
+        return network(call.x, call.time, context=call.context, y=call.pooled, guidance=call.guidance, **more)
+
+
+class SD15(Twin):
+    network_class, lora, part = diffusers.UNet2DConditionModel, loaders.StableDiffusionLoraLoaderMixin, "unet"
+    call = Call.random((4, 16, 8), [500.0, 20.0], 768)
+
+    def settings(self, config):
+        width = config["model_channels"]
+        return dict(
+            sample_size=16, block_out_channels=[width * factor for factor in config["channel_mult"]],
+            cross_attention_dim=768, attention_head_dim=8,
+        )  # fmt: skip
+
+    def renamed(self, config, weights):
+        names = comfy.utils.unet_to_diffusers(config)
+        return {name: weights[key] for name, key in names.items() if key in weights}
+
+    def forward(self, call):
+        return self.network(call.x, call.time, call.context).sample
+
+
+class SDXL(SD15):
+    lora = loaders.StableDiffusionXLLoraLoaderMixin
+    sizes = torch.tensor([[512.0, 384.0, 0.0, 8.0, 1024.0, 768.0], [384.0, 512.0, 16.0, 0.0, 768.0, 1024.0]])
+
+    @classmethod
+    def _call(cls) -> Call:
+        """ComfyUI hands the network the six sizes embedded, diffusers as they are."""
+        call = Call.random((4, 16, 8), [500.0, 20.0], 96, 64)
+        sizes = timestep_embedding(cls.sizes.flatten(), 256).reshape(len(cls.sizes), -1)
+        return replace(call, pooled=torch.cat([call.pooled, sizes], 1))
+
+    def settings(self, config):
+        width = config["model_channels"]
+        return dict(
+            sample_size=16, block_out_channels=[width * factor for factor in config["channel_mult"]],
+            down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+            up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+            transformer_layers_per_block=(1, 1, 2), cross_attention_dim=96, attention_head_dim=1,
+            use_linear_projection=True, addition_embed_type="text_time", addition_time_embed_dim=256,
+            projection_class_embeddings_input_dim=config["adm_in_channels"],
+        )  # fmt: skip
+
+    def renamed(self, config, weights):
+        embedding = {f"add_embedding.linear_{n}.{part}": weights[f"label_emb.0.{2 * n - 2}.{part}"]
+                     for n in (1, 2) for part in ("weight", "bias")}  # fmt: skip
+        return super().renamed(config, weights) | embedding
+
+    def forward(self, call):
+        added = {"text_embeds": call.pooled[:, :64], "time_ids": self.sizes}
+        return self.network(call.x, call.time, call.context, added_cond_kwargs=added).sample
+
+
+SDXL.call = SDXL._call()
+
+
+class SD3(Twin):
+    network_class, lora = diffusers.SD3Transformer2DModel, loaders.SD3LoraLoaderMixin
+    call = Call.random((16, 16, 8), [500.0, 20.0], 4096, 128)
+
+    def settings(self, config):
+        return dict(
+            sample_size=32, num_layers=config["depth"], num_attention_heads=config["depth"],
+            caption_projection_dim=64 * config["depth"], pooled_projection_dim=config["adm_in_channels"],
+            pos_embed_max_size=config["pos_embed_max_size"], qk_norm="rms_norm",
+            dual_attention_layers=tuple(config["x_block_self_attn_layers"]),
+        )  # fmt: skip
+
+    def renamed(self, config, weights):
+        return single_file.convert_sd3_transformer_checkpoint_to_diffusers(weights)
+
+    def forward(self, call):
+        return self.network(call.x, call.context, call.pooled, call.time).sample
+
+
+class Flux(Twin):
+    """FLUX.1, dev or schnell."""
+
+    network_class, lora = diffusers.FluxTransformer2DModel, loaders.FluxLoraLoaderMixin
+    call = Call.random((16, 16, 8), [0.5, 0.02], 64, 64)
+
+    def settings(self, config):
+        return dict(
+            num_layers=config["depth"], num_single_layers=config["depth_single_blocks"], num_attention_heads=1,
+            joint_attention_dim=64, pooled_projection_dim=64, guidance_embeds=config["guidance_embed"],
+        )  # fmt: skip
+
+    def renamed(self, config, weights):
+        return dict(_by_table(comfy.utils.flux_to_diffusers(config), weights))
+
+    def forward(self, call):
+        return self.packed(call, call.pooled, call.time, guidance=self.guidance(call))
+
+    def guidance(self, call: Call) -> Tensor | None:
+        return call.guidance if self.network.config.guidance_embeds else None
+
+    def packed(self, call: Call, *more: Any, patch: int = 2, axes: int = 3, **named: Any) -> Tensor:
+        rows, columns = (side // patch for side in call.x.shape[2:])
+        tokens = rearrange(call.x, "b c (h p) (w q) -> b (h w) (c p q)", p=patch, q=patch)
+        zeros = [torch.zeros(1)] * (axes - 3)
+        places = torch.cartesian_prod(torch.zeros(1), torch.arange(float(rows)), torch.arange(float(columns)), *zeros)
+        text_places = torch.zeros(call.context.shape[1], axes)
+        if axes == 4:
+            text_places[:, 3] = torch.arange(len(text_places))
+        out = self.network(tokens, call.context, *more, img_ids=places, txt_ids=text_places, **named).sample
+        return rearrange(out, "b (h w) (c p q) -> b c (h p) (w q)", h=rows, p=patch, q=patch)
+
+
+class Chroma(Flux):
+    network_class = diffusers.ChromaTransformer2DModel
+    call = Call.random((16, 16, 8), [0.5, 0.02], 64, guidance=0.0)
+
+    def settings(self, config):
+        return dict(
+            num_layers=config["depth"], num_single_layers=config["depth_single_blocks"], num_attention_heads=1,
+            joint_attention_dim=64, approximator_hidden_dim=config["hidden_dim"],
+            approximator_layers=config["n_layers"],
+        )  # fmt: skip
+
+    def renamed(self, config, weights):
+        names = {"in_layer": "linear_1", "out_layer": "linear_2", "scale": "weight"}
+        own = {k: v for k, v in weights.items() if k.startswith("distilled_guidance_layer.")}
+        own = {".".join(names.get(part, part) for part in key.split(".")): v for key, v in own.items()}
+        return super().renamed(config, weights) | own
+
+    def forward(self, call):
+        """ComfyUI numbers the modulations as 344 of any network, of which the last two are the final layer's."""
+        embed = self.network.time_text_embed
+        every = type(embed)(num_channels=16, out_dim=344).mod_proj
+        embed.mod_proj = torch.cat([every[: len(embed.mod_proj) - 2], every[-2:]])
+        return self.packed(call, call.time)
+
+
+class Flux2(Flux):
+    network_class, lora = diffusers.Flux2Transformer2DModel, loaders.Flux2LoraLoaderMixin
+    call = Call.random((128, 6, 4), [0.5, 0.02], 192)
+
+    def settings(self, config):
+        return dict(
+            in_channels=128, num_layers=config["depth"], num_single_layers=config["depth_single_blocks"],
+            num_attention_heads=1, joint_attention_dim=192, guidance_embeds=config["guidance_embed"],
+        )  # fmt: skip
+
+    def renamed(self, config, weights):
+        return single_file.convert_flux2_transformer_checkpoint_to_diffusers(weights)
+
+    def forward(self, call):
+        return self.packed(call, call.time, patch=1, axes=4, guidance=self.guidance(call))
+
+
+class QwenImage(Twin):
+    network_class, lora = diffusers.QwenImageTransformer2DModel, loaders.QwenImageLoraLoaderMixin
+    call = Call.random((16, 1, 16, 8), [0.5, 0.02], 64)
+
+    def settings(self, config):
+        same = ("in_channels", "num_layers", "attention_head_dim", "num_attention_heads", "joint_attention_dim")
+        return {key: config[key] for key in same}
+
+    def renamed(self, config, weights):
+        return weights
+
+    def forward(self, call):
+        tokens, rows = _patches(call.x)
+        shapes = [[(1, rows, tokens.shape[1] // rows)]] * len(tokens)
+        return _picture(self.network(tokens, call.context, timestep=call.time, img_shapes=shapes).sample, rows)
+
+
+class Krea2(Twin):
+    network_class, lora = diffusers.Krea2Transformer2DModel, loaders.Krea2LoraLoaderMixin
+    call = Call.random((16, 1, 16, 8), [0.5, 0.02], 12 * 40)
+
+    def settings(self, config):
+        return dict(
+            num_layers=config["layers"], num_attention_heads=1, num_key_value_heads=1, intermediate_size=384,
+            text_hidden_dim=config["txtdim"], num_text_layers=config["txtlayers"], text_intermediate_size=128,
+        )  # fmt: skip
+
+    def renamed(self, config, weights):
+        return single_file.convert_krea2_transformer_checkpoint_to_diffusers(weights)
+
+    def forward(self, call):
+        tokens, rows = _patches(call.x)
+        columns = tokens.shape[1] // rows
         places = torch.cartesian_prod(torch.zeros(1), torch.arange(float(rows)), torch.arange(float(columns)))
-        text_places = torch.zeros(call.context.shape[1], 3)
-        guidance = call.guidance if self.network.config.guidance_embeds else None
-        out = self.network(packed, call.context, call.pooled, call.time, places, text_places, guidance).sample
-        return rearrange(out, "b (h w) (c p q) -> b c (h p) (w q)", h=rows, p=2, q=2)
+        places = torch.cat([torch.zeros(call.context.shape[1], 3), places])
+        text = call.context.unflatten(-1, (12, -1))
+        return _picture(self.network(tokens, text, call.time, places).sample, rows)
 
 
-def _weights(model: Any) -> dict[str, Tensor]:
-    """Of the MODEL as it is; until it is loaded, its network may still have a clone's patches on."""
-    comfy.model_management.load_models_gpu([model], force_full_load=True)
-    return model.model.diffusion_model.state_dict()
+class Kandinsky5(Twin):
+    network_class, lora = diffusers.Kandinsky5Transformer3DModel, loaders.KandinskyLoraLoaderMixin
+    call = Call.random((16, 1, 16, 8), [500.0, 20.0], 64, 64)
+
+    def settings(self, config):
+        same = ("in_text_dim", "in_text_dim2", "time_dim", "model_dim", "ff_dim", "num_text_blocks",
+                "num_visual_blocks", "axes_dims")  # fmt: skip
+        return {key: config[key] for key in same} | dict(in_visual_dim=16, out_visual_dim=16)
+
+    def renamed(self, config, weights):
+        return weights
+
+    def forward(self, call):
+        """diffusers rounds q and k to bf16 at any precision; not here."""
+        places = [torch.arange(count) for count in (1, *(side // 2 for side in call.x.shape[3:]))]
+        with mock.patch.object(torch, "bfloat16", torch.float32):
+            out = self.network(
+                call.x.movedim(1, -1), call.context, call.time, call.pooled, places, torch.arange(call.context.shape[1])
+            )
+        return out.sample.movedim(-1, 1)
 
 
-def _flux_weights(config: Mapping[str, Any], weights: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
-    for name, target in comfy.utils.flux_to_diffusers(config).items():
+class ZImage(Twin):
+    network_class, lora = diffusers.ZImageTransformer2DModel, loaders.ZImageLoraLoaderMixin
+    call = Call.random((16, 16, 8), [0.5, 0.02], 64)
+
+    def settings(self, config):
+        same = ("dim", "n_layers", "n_refiner_layers", "n_heads", "n_kv_heads", "cap_feat_dim", "axes_dims")
+        return {key: config[key] for key in same} | {"axes_lens": [1536, 512, 512]}
+
+    def renamed(self, config, weights):
+        self.network.t_embedder = type(self.network.t_embedder)(256, mid_size=config["dim"])  # ComfyUI's at this width
+        return single_file.convert_z_image_transformer_checkpoint_to_diffusers(weights)
+
+    def forward(self, call):
+        out = self.network(list(call.x.unsqueeze(2)), 1 - call.time, list(call.context)).sample
+        return -torch.stack(out).squeeze(2)
+
+
+class Lumina2(Twin):
+    network_class, lora = diffusers.Lumina2Transformer2DModel, loaders.Lumina2LoraLoaderMixin
+    call = Call.random((16, 16, 8), [0.5, 0.02], 64)
+
+    def settings(self, config):
+        return dict(
+            sample_size=16, hidden_size=config["dim"], num_layers=config["n_layers"],
+            num_refiner_layers=config["n_refiner_layers"], num_attention_heads=config["n_heads"],
+            num_kv_heads=config["n_kv_heads"], cap_feat_dim=config["cap_feat_dim"],
+        )  # fmt: skip
+
+    def renamed(self, config, weights):
+        width = config["dim"] // config["n_heads"]
+        heights = [width * count for count in (config["n_heads"], config["n_kv_heads"], config["n_kv_heads"])]
+        for key in [key for key in weights if ".qkv." in key]:
+            for name, part in zip("qkv", weights.pop(key).split(heights), strict=True):
+                weights[key.replace("qkv", f"to_{name}")] = part
+        return single_file.convert_lumina2_to_diffusers(weights)
+
+    def forward(self, call):
+        mask = torch.ones(call.context.shape[:2], dtype=torch.int64)
+        return -self.network(call.x, 1 - call.time, call.context, mask).sample
+
+
+class Wan(Twin):
+    network_class, lora = diffusers.WanTransformer3DModel, loaders.WanLoraLoaderMixin
+    call = Call.random((16, 1, 16, 8), [500.0, 20.0], 4096)
+
+    def settings(self, config):
+        return dict(
+            num_attention_heads=config["num_heads"], attention_head_dim=config["dim"] // config["num_heads"],
+            ffn_dim=config["ffn_dim"], num_layers=config["num_layers"],
+        )  # fmt: skip
+
+    def renamed(self, config, weights):
+        return single_file.convert_wan_transformer_to_diffusers(weights)
+
+    def forward(self, call):
+        return self.network(call.x, call.time, call.context).sample
+
+
+class Anima(Twin):
+    """Its text adapter is a model of its own in diffusers; both networks take what that adapter makes."""
+
+    network_class, lora = diffusers.CosmosTransformer3DModel, loaders.AnimaLoraLoaderMixin
+    call = Call.random((16, 1, 16, 8), [0.5, 0.02], 64)
+
+    def settings(self, config):
+        heads = config["num_heads"]
+        return dict(
+            num_attention_heads=heads, attention_head_dim=config["model_channels"] // heads,
+            num_layers=config["num_blocks"], text_embed_dim=config["crossattn_emb_channels"],
+            adaln_lora_dim=config["adaln_lora_dim"], max_size=(128, 240, 240), rope_scale=(1.0, 4.0, 4.0),
+            extra_pos_embed_type=None,
+        )  # fmt: skip
+
+    def renamed(self, config, weights):
+        return single_file.convert_cosmos_transformer_checkpoint_to_diffusers(weights)
+
+    def forward(self, call):
+        padding = torch.zeros(1, 1, *call.x.shape[3:])
+        return self.network(call.x, call.time, call.context, padding_mask=padding).sample
+
+
+def _by_table(table: Mapping[str, Any], weights: Weights) -> Iterator[tuple[str, Tensor]]:
+    for name, target in table.items():
         key, rows, change = (*target, None, None)[:3] if isinstance(target, tuple) else (target, None, None)
         key = key if key in weights else f"{key.removesuffix('.weight')}.scale"  # norms
         if key in weights:
@@ -99,4 +403,30 @@ def _flux_weights(config: Mapping[str, Any], weights: Mapping[str, Tensor]) -> I
             yield name, change(part) if change else part
 
 
-TWINS: dict[str, type[UNet] | type[Flux]] = {"sd15_full": UNet, "flux1": Flux, "flux1_schnell": Flux}
+def _patches(clip: Tensor) -> tuple[Tensor, int]:
+    """Tokens of clips that are one picture long, and in how many rows they stand."""
+    return rearrange(clip, "b c 1 (h p) (w q) -> b (h w) (c p q)", p=2, q=2), clip.shape[3] // 2
+
+
+def _picture(tokens: Tensor, rows: int) -> Tensor:
+    return rearrange(tokens, "b (h w) (c p q) -> b c 1 (h p) (w q)", h=rows, p=2, q=2)
+
+
+TWINS: dict[str, type[Twin]] = {
+    "sd15_full": SD15,
+    "sdxl": SDXL,
+    "sdxl_v": SDXL,
+    "sd35_medium": SD3,
+    "sd35_large": SD3,
+    "flux1": Flux,
+    "flux1_schnell": Flux,
+    "chroma": Chroma,
+    "flux2": Flux2,
+    "qwen_image": QwenImage,
+    "krea2": Krea2,
+    "kandinsky5": Kandinsky5,
+    "zimage": ZImage,
+    "lumina2": Lumina2,
+    "wan21": Wan,
+    "anima": Anima,
+}

@@ -1,0 +1,67 @@
+"""How diffusers calls the layers of networks for which ComfyUI's own key maps have no such names.
+
+Files with these names are read and never written: ComfyUI's loaders would not apply them. diffusers' tables are in its
+`loaders/single_file_utils.py` (Wan, Lumina 2, Cosmos).
+"""
+
+from __future__ import annotations
+
+import re
+
+Rules = tuple[tuple[str, str], ...]
+
+_WAN: Rules = (
+    (r"^time_embedding\.0$", "condition_embedder.time_embedder.linear_1"),
+    (r"^time_embedding\.2$", "condition_embedder.time_embedder.linear_2"),
+    (r"^text_embedding\.0$", "condition_embedder.text_embedder.linear_1"),
+    (r"^text_embedding\.2$", "condition_embedder.text_embedder.linear_2"),
+    (r"^time_projection\.1$", "condition_embedder.time_proj"),
+    (r"^head\.head$", "proj_out"),
+    (r"\.self_attn\.", ".attn1."),
+    (r"\.cross_attn\.", ".attn2."),
+    (r"\.([qkv])$", r".to_\1"),
+    (r"\.([kv])_img$", r".add_\1_proj"),
+    (r"\.o$", ".to_out.0"),
+    (r"\.ffn\.0$", ".ffn.net.0.proj"),
+    (r"\.ffn\.2$", ".ffn.net.2"),
+)
+_LUMINA_2: Rules = (
+    (r"^cap_embedder\.", "time_caption_embed.caption_embedder."),
+    (r"^t_embedder\.mlp\.0$", "time_caption_embed.timestep_embedder.linear_1"),
+    (r"^t_embedder\.mlp\.2$", "time_caption_embed.timestep_embedder.linear_2"),
+    (r"^final_layer\.adaLN_modulation\.1$", "norm_out.linear_1"),
+    (r"^final_layer\.linear$", "norm_out.linear_2"),
+    (r"\.attention\.", ".attn."),
+    (r"\.out$", ".to_out.0"),
+    (r"\.feed_forward\.w(\d)$", r".feed_forward.linear_\1"),
+    (r"\.adaLN_modulation\.1$", ".norm1.linear"),
+)
+_ANIMA: Rules = (
+    (r"^t_embedder\.1\.", "time_embed.t_embedder."),
+    (r"^x_embedder\.proj\.1$", "patch_embed.proj"),
+    (r"^final_layer\.linear$", "proj_out"),
+    (r"^final_layer\.adaln_modulation\.", "norm_out.linear_"),
+    (r"^blocks\.", "transformer_blocks."),
+    (r"\.adaln_modulation_self_attn\.", ".norm1.linear_"),
+    (r"\.adaln_modulation_cross_attn\.", ".norm2.linear_"),
+    (r"\.adaln_modulation_mlp\.", ".norm3.linear_"),
+    (r"\.self_attn\.", ".attn1."),
+    (r"\.cross_attn\.", ".attn2."),
+    (r"\.([qkv])_proj$", r".to_\1"),
+    (r"\.output_proj$", ".to_out.0"),
+    (r"\.mlp\.layer1$", ".ff.net.0.proj"),
+    (r"\.mlp\.layer2$", ".ff.net.2"),
+)
+_RULES = {r"WAN2[12]_\w+": _WAN, "Lumina2": _LUMINA_2, "Anima": _ANIMA}
+
+
+def rules_for(config_class: str) -> Rules:
+    """The renames of a ComfyUI model class, in order; none where ComfyUI's maps have diffusers' names."""
+    return next((rules for pattern, rules in _RULES.items() if re.fullmatch(pattern, config_class)), ())
+
+
+def renamed(path: str, rules: Rules) -> str:
+    """A layer's path in ComfyUI's network as diffusers has it; of a fused `qkv`, the path up to that word."""
+    for pattern, replacement in rules:
+        path = re.sub(pattern, replacement, path)
+    return path
