@@ -1,7 +1,7 @@
-"""How diffusers calls the layers of networks for which ComfyUI's own key maps have no such names.
+"""How diffusers calls the layers for which ComfyUI's own key maps have no such names, in some networks or in all.
 
 Files with these names are read and never written: ComfyUI's loaders would not apply them. diffusers' tables are in its
-`loaders/single_file_utils.py` (Wan, Lumina 2, Cosmos).
+`loaders/single_file_utils.py` (Wan, Lumina 2, Cosmos, Chroma, FLUX.2).
 """
 
 from __future__ import annotations
@@ -52,11 +52,22 @@ _ANIMA: Rules = (
     (r"\.mlp\.layer1$", ".ff.net.0.proj"),
     (r"\.mlp\.layer2$", ".ff.net.2"),
 )
-_RULES = {r"WAN2[12]_\w+": _WAN, "Lumina2": _LUMINA_2, "Anima": _ANIMA}
+_CHROMA: Rules = (
+    (r"^(distilled_guidance_layer\.layers\.\d+)\.in_layer$", r"\1.linear_1"),
+    (r"^(distilled_guidance_layer\.layers\.\d+)\.out_layer$", r"\1.linear_2"),
+)
+_FLUX_2: Rules = (
+    (r"^time_in\.in_layer$", "time_guidance_embed.timestep_embedder.linear_1"),
+    (r"^time_in\.out_layer$", "time_guidance_embed.timestep_embedder.linear_2"),
+    (r"^guidance_in\.in_layer$", "time_guidance_embed.guidance_embedder.linear_1"),
+    (r"^guidance_in\.out_layer$", "time_guidance_embed.guidance_embedder.linear_2"),
+    (r"^(\w+_stream_modulation\w*)\.lin$", r"\1.linear"),
+)
+_RULES = {r"WAN2[12]_\w+": _WAN, "Lumina2": _LUMINA_2, "Anima": _ANIMA, "Chroma": _CHROMA, "Flux2": _FLUX_2}
 
 
 def rules_for(config_class: str) -> Rules:
-    """The renames of a ComfyUI model class, in order; none where ComfyUI's maps have diffusers' names."""
+    """The renames of a ComfyUI model class, in order; none where ComfyUI's maps have all of diffusers' names."""
     return next((rules for pattern, rules in _RULES.items() if re.fullmatch(pattern, config_class)), ())
 
 

@@ -248,10 +248,6 @@ def _check_layer(source: str, layer: Layer, tensors: Mapping[str, TensorInfo]) -
         refuse(source, f"gives {quote(layer.up)} and its partner ranks that disagree: {list(up)}, {list(down)}{middle}")
     if prod(up[2:]) != 1 or layer.mid and prod(down[2:]) != 1:
         refuse(source, f"gives {quote(layer.up)} or its partner a kernel above 1x1: {list(up)}, {list(down)}")
-    rows, columns = up[0], prod(down[1:]) * prod(mid[2:])
-    if up[1] > min(rows, columns):
-        refuse(source, f"gives {quote(layer.up)} the rank {up[1]}, above the {min(rows, columns)} that a weight of "
-                       f"{rows} x {columns} can have")  # fmt: skip
     if layer.alpha:
         _check_alpha_shape(source, layer.alpha, tensors[layer.alpha])
 

@@ -110,7 +110,7 @@ class NameTable:
         return {layer: _preferred(style, layer, spelled[layer]) for layer in layers}
 
     def _names_of_diffusers(self, config_class: str) -> dict[str, Target]:
-        """Where ComfyUI has none."""
+        """Where ComfyUI has none, or not all."""
         names: dict[str, Target] = {}
         rules = diffusers_names.rules_for(config_class)
         for layer in (layer for layer in self.shapes if rules and layer.startswith("diffusion_model.")):

@@ -138,8 +138,6 @@ HOSTILE: dict[str, tuple[Callable[[], bytes], str]] = {
     "two spellings of one factor": (lambda: craft({**good(), "a.lora_B.weight": entry([4, 2], 100, 132)}, 132),
                                     "which is the same factor"),
     "ranks disagree": (lambda: conv([4, 3], [2, 8]), "ranks that disagree"),
-    "rank above the weight": (lambda: conv([4, 5], [5, 8]), "the rank 5, above the 4"),
-    "rank above a conv's weight": (lambda: conv([64, 19, 1, 1], [19, 2, 3, 3]), "the rank 19, above the 18"),
     "rank zero": (lambda: changed(UP, shape=[4, 0], data_offsets=[4, 4]), "holds no data"),
     "kernel on the up factor": (lambda: conv([4, 2, 3, 3], [2, 8, 3, 3]), "kernel above 1x1"),
     "mid of another rank": (lambda: conv([4, 2, 1, 1], [2, 8, 1, 1], [3, 2, 3, 3]), "ranks that disagree"),
