@@ -14,6 +14,7 @@ class Family:
     distilled), `architecture` and `base_version` are the spellings of modelspec and of `ss_base_model_version`.
     `prior` is what its CONDITIONING calls the latent of an earlier stage that pictures are made from.
     `foreign` are names among ComfyUI's that diffusers does not read for this family: most are a sister family's.
+    `text_encoders` are the CLIP encoders that can be trained, as ComfyUI calls them, in the order of their output.
     """
 
     name: str
@@ -26,6 +27,7 @@ class Family:
     guidance: float | None = None
     foreign: str = r"(?!)"
     prior: str = ""
+    text_encoders: tuple[str, ...] = ()
 
 
 _FLUX = r"(double|single)_blocks_\d|single_transformer_blocks_\d+_(attn_to_[qkv]|proj_mlp|proj_out)$"
@@ -46,6 +48,7 @@ FAMILIES = (
         "stable-diffusion-v1",
         "sd_v1",
         r"(blocks_\d+_1|block_1|attentions_\d)_transformer_blocks_0_attn[12]_",
+        text_encoders=("clip_l",),
     ),
     Family(
         "SDXL",
@@ -54,6 +57,7 @@ FAMILIES = (
         "sdxl_base_v1-0",
         r"(blocks_\d+_1|block_1|attentions_\d)_transformer_blocks_[1-9]_attn[12]_",
         foreign=r"class_embedding|lora_unet_add_embedding",
+        text_encoders=("clip_l", "clip_g"),
     ),
     Family("SD 3.5", "SD3", "stable-diffusion-3", "sd3", r"joint_blocks_\d", "logit_normal"),
     Family("FLUX.1 dev", "Flux", "flux-1-dev", "flux1", _FLUX, "shifted", 3.0, 1.0, _FLUX_2_LAYERS),

@@ -16,7 +16,7 @@ from typing import Any, BinaryIO
 
 from torch import Tensor
 
-from ..adapter import Adapter
+from ..adapter import TEXT_PREFIX, Adapter
 from .packing import pack
 
 
@@ -58,6 +58,7 @@ class Facts:
     batch_size: int | None = None
     accumulation: int | None = None
     learning_rate: float | None = None
+    text_learning_rate: float | None = None
     optimizer: str = ""
     scheduler: str = ""
     precision: str = ""
@@ -113,6 +114,7 @@ def _kohya(facts: Facts) -> dict[str, Any]:
         "ss_gradient_accumulation_steps": facts.accumulation,
         "ss_learning_rate": facts.learning_rate,
         "ss_unet_lr": facts.learning_rate,
+        "ss_text_encoder_lr": facts.text_learning_rate,
         "ss_optimizer": facts.optimizer,
         "ss_lr_scheduler": facts.scheduler,
         "ss_mixed_precision": facts.precision,
@@ -130,11 +132,17 @@ def _trigger_frequency(facts: Facts) -> dict[str, dict[str, int]]:
 
 
 def _network(facts: Facts, adapter: Adapter) -> dict[str, Any]:
+    text = [layer for name, layer in adapter.layers.items() if name.startswith(TEXT_PREFIX)]
+    layers = [layer for name, layer in adapter.layers.items() if not name.startswith(TEXT_PREFIX)] or text
+    arguments = {
+        "targets": list(facts.targets) if facts.targets else None,
+        "text_rank": _common({layer.rank for layer in text}),
+    }
     return {
         "ss_network_module": "networks.lora",
-        "ss_network_dim": _common({layer.rank for layer in adapter.layers.values()}),
-        "ss_network_alpha": _common({layer.alpha for layer in adapter.layers.values()}),
-        "ss_network_args": {"targets": list(facts.targets)} if facts.targets else None,
+        "ss_network_dim": _common({layer.rank for layer in layers}),
+        "ss_network_alpha": _common({layer.alpha for layer in layers}),
+        "ss_network_args": {name: value for name, value in arguments.items() if value},
     }
 
 

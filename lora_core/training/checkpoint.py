@@ -13,13 +13,14 @@ from ..files.save import save as save_file
 from .trainer import TrainState
 
 _VERSION = "1"
+_MOMENTS = ("optimizer.", "text_optimizer.")  # of each part of the factors
 
 
 def save(path: Path, state: TrainState, fingerprint: str) -> None:
     """Write factors, optimiser moments, generator, data order, step and losses, atomically."""
-    moments = state.optimizer.state.get(state.factors.flat, {})
     tensors = {"factors": state.factors.flat, "generator": state.generator.get_state()}
-    tensors |= {f"optimizer.{name}": value for name, value in moments.items()}
+    for part, prefix in zip(state.factors.parts, _MOMENTS, strict=False):
+        tensors |= {prefix + name: value for name, value in state.optimizer.state.get(part, {}).items()}
     progress = json.dumps({"step": state.step, "losses": state.losses, "queue": state.batches.queue})
     tensors["progress"] = torch.frombuffer(bytearray(progress.encode()), dtype=torch.uint8)
     header = {"lora_loom.checkpoint": _VERSION, "fingerprint": fingerprint}
@@ -44,7 +45,10 @@ def load(path: Path, state: TrainState, fingerprint: str) -> None:
         state.factors.flat.copy_(tensors["factors"])
     state.generator.set_state(tensors["generator"])
     state.step, state.losses, state.batches.queue = progress["step"], progress["losses"], progress["queue"]
-    _restore_moments(state, {k.removeprefix("optimizer."): v for k, v in tensors.items() if k.startswith("optimizer.")})
+    for part, prefix in zip(state.factors.parts, _MOMENTS, strict=False):
+        moments = {k.removeprefix(prefix): v.to(part.device) for k, v in tensors.items() if k.startswith(prefix)}
+        if moments:
+            state.optimizer.state[part] = moments
 
 
 def _read(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
@@ -53,9 +57,3 @@ def _read(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
             return file.metadata() or {}, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except SafetensorError as error:
         raise ValueError(f"the checkpoint {path.name} cannot be read: {error}; delete it and start over") from error
-
-
-def _restore_moments(state: TrainState, moments: dict[str, Tensor]) -> None:
-    flat = state.factors.flat
-    if moments:
-        state.optimizer.state[flat] = {name: value.to(flat.device) for name, value in moments.items()}

@@ -69,6 +69,18 @@ class TrainConfig:
         _one_of("schedule", self.schedule, SCHEDULES)
 
 
+@dataclass(frozen=True)
+class TextConfig:
+    """That text encoders are trained along, at the model's alpha / rank: their own rank and learning rate."""
+
+    rank: int
+    learning_rate: float
+
+    def __post_init__(self) -> None:
+        _within("text_rank", self.rank, 1, 1024)
+        _within("text_learning_rate", self.learning_rate, 1e-9, 1.0)
+
+
 def fingerprint(*parts: object) -> str:
     """16 hex digits that change when any choice changes. Parts are dataclasses or plain JSON values."""
     plain = [asdict(part) if hasattr(part, "__dataclass_fields__") else part for part in parts]

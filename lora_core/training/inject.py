@@ -8,7 +8,7 @@ input (by reference) and `A x`.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from math import prod
 
@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..adapter import TEXT_PREFIX
 from ..low_rank import LowRank
 from .targets import weight_shape
 
@@ -82,15 +83,23 @@ class Factors:
     """All trainable pairs of a run in one flat fp32 buffer with one flat gradient: one optimiser tensor, one norm.
 
     Every branch holds views of the buffers; backward accumulates straight into the flat gradient. A layer too small for
-    `rank` gets the rank it can have, at the same scaling.
+    its rank gets the rank it can have, at the same scaling. Layers of text encoders, which come last, have `text_rank`
+    at the scaling alpha / rank of all. `parts` are the buffer's pieces with a learning rate of their own: the model's
+    and, when there are any, the text encoders'.
     """
 
-    def __init__(self, layers: Mapping[str, nn.Module], rank: int, alpha: float, generator: torch.Generator):
-        shapes = {name: _factor_shapes(module, rank) for name, module in layers.items()}
+    def __init__(
+        self, layers: Mapping[str, nn.Module], rank: int, alpha: float, generator: torch.Generator, text_rank: int = 0
+    ):
+        ranks = {name: text_rank if name.startswith(TEXT_PREFIX) else rank for name in layers}
+        shapes = {name: _factor_shapes(module, ranks[name]) for name, module in layers.items()}
         size = sum(prod(a) + prod(b) for a, b in shapes.values())
         device = next(iter(layers.values())).weight.device
         self.flat = torch.zeros(size, device=device)
         self.flat.grad = torch.zeros(size, device=device)
+        self.parts = _parts(
+            self.flat, [sum(map(prod, pair)) for name, pair in shapes.items() if name.startswith(TEXT_PREFIX)]
+        )
         self.branches: dict[str, Branch] = {}
         at = 0
         for name, module in layers.items():
@@ -132,6 +141,16 @@ def _factor_shapes(module: nn.Module, rank: int) -> tuple[tuple[int, int], tuple
     columns = prod(inner)
     rank = min(rank, out, columns)
     return (rank, columns), (out, rank)
+
+
+def _parts(flat: Tensor, text_sizes: Sequence[int]) -> tuple[Tensor, ...]:
+    """The buffer itself, or its two pieces when the last of it belongs to text encoders; each has its gradient."""
+    if not text_sizes:
+        return (flat,)
+    parts, grads = (whole.tensor_split([len(whole) - sum(text_sizes)]) for whole in (flat, flat.grad))
+    for part, grad in zip(parts, grads, strict=True):
+        part.grad = grad
+    return parts
 
 
 def _leaf(flat: Tensor, grad: Tensor, at: int, shape: tuple[int, int]) -> Tensor:

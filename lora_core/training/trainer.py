@@ -66,19 +66,22 @@ class TrainState:
                 self.factors.flat.grad.zero_()
 
 
-def make_optimizer(factors: Factors, config: TrainConfig) -> torch.optim.Optimizer:
-    """AdamW (Loshchilov and Hutter 2019) over the flat buffer, torch's fused kernel."""
-    return torch.optim.AdamW([factors.flat], lr=config.learning_rate, weight_decay=config.weight_decay, fused=True)
+def make_optimizer(factors: Factors, config: TrainConfig, text_rate: float = 0.0) -> torch.optim.Optimizer:
+    """AdamW (Loshchilov and Hutter 2019) over the flat buffer, torch's fused kernel; text encoders at `text_rate`."""
+    peaks = (config.learning_rate, text_rate)[: len(factors.parts)]
+    groups = [{"params": [part], "peak": peak} for part, peak in zip(factors.parts, peaks, strict=True)]
+    return torch.optim.AdamW(groups, lr=config.learning_rate, weight_decay=config.weight_decay, fused=True)
 
 
-def learning_rate(config: TrainConfig, step: int) -> float:
-    """The rate of step `step` (from 0): linear warm-up, then constant or a cosine that ends at zero."""
+def learning_rate(config: TrainConfig, step: int, peak: float | None = None) -> float:
+    """The rate of step `step` (from 0): linear warm-up to `peak` (the config's), then constant or a cosine to zero."""
+    peak = config.learning_rate if peak is None else peak
     if step < config.warmup:
-        return config.learning_rate * (step + 1) / config.warmup
+        return peak * (step + 1) / config.warmup
     if config.schedule == "constant":
-        return config.learning_rate
+        return peak
     done = (step - config.warmup) / max(config.steps - config.warmup, 1)
-    return config.learning_rate * (0.5 + 0.5 * math.cos(math.pi * done))
+    return peak * (0.5 + 0.5 * math.cos(math.pi * done))
 
 
 def train(
@@ -97,7 +100,8 @@ def train(
             _check_finite(mean, norm, state.step + 1, rate)
         if 0 < config.max_grad_norm < norm:
             flat.grad.mul_(config.max_grad_norm / norm)
-        state.optimizer.param_groups[0]["lr"] = rate
+        for group in state.optimizer.param_groups:
+            group["lr"] = learning_rate(config, state.step, group["peak"])
         state.optimizer.step()
         flat.grad.zero_()
         state.step += 1

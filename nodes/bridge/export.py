@@ -64,6 +64,11 @@ def save_proven(
     adapter: Adapter, path: Path, style: str, dtype: torch.dtype, model, clip=None, tick=lambda _: None
 ) -> tuple[save.SavedFile, Proof]:
     """Write `path` and prove it. Raises ValueError, and leaves no file, when what loads is not what was trained."""
+    text = sum(name.startswith(TEXT_PREFIX) for name in adapter.layers)
+    if text and clip is None:
+        raise ValueError(
+            f"{text} of the {len(adapter.layers)} layers are the text encoder's; connect CLIP to save them"
+        )
     table = NameTable(model, clip)
     tensors = formats.encode(adapter, style, table.file_names(style, list(adapter.layers)), dtype)
     unproven = path.with_name(f".{path.stem}.unproven.safetensors")

@@ -107,7 +107,8 @@ class NameTable:
                 f"{self.family.name} has no {kind} name for {len(missing)} of {len(layers)} layers, "
                 f"for example {missing[0]}; save in the 'comfyui' format"
             )
-        return {layer: _preferred(style, layer, spelled[layer]) for layer in layers}
+        numbered = any(name.startswith("lora_te2_") for name in self.targets)
+        return {layer: _preferred(style, layer, spelled[layer], numbered) for layer in layers}
 
     def _names_of_diffusers(self, config_class: str) -> dict[str, Target]:
         """Where ComfyUI has none, or not all."""
@@ -192,17 +193,18 @@ def _speaks(style: str, name: str) -> bool:
     return name.startswith(("unet.", "transformer.", "text_encoder.", "text_encoder_2.", "text_encoder_3."))
 
 
-def _preferred(style: str, layer: str, names: list[FileLayer]) -> list[FileLayer]:
-    """One way to write a layer: diffusers' names over ComfyUI's own, slices only where there is no whole."""
+def _preferred(style: str, layer: str, names: list[FileLayer], numbered: bool) -> list[FileLayer]:
+    """One way to write a layer: diffusers' names over ComfyUI's own, slices only where there is no whole. kohya calls
+    text encoders te1, te2 and so on when they are `numbered`, and the only one te."""
     whole = [name for name in names if name.rows is None]
     if not whole:
         unique = {name.rows: name for name in names}
         return [unique[rows] for rows in sorted(unique)]
     own = "lora_unet_" + layer.removeprefix("diffusion_model.").replace(".", "_")
-    return [max(whole, key=lambda file: (*_rank_of(style, file.name, own), file.name))]
+    return [max(whole, key=lambda file: (*_rank_of(style, file.name, own, numbered), file.name))]
 
 
-def _rank_of(style: str, name: str, own: str) -> tuple[bool, ...]:
+def _rank_of(style: str, name: str, own: str, numbered: bool) -> tuple[bool, ...]:
     if style == "kohya":
-        return (name != own, name.startswith("lora_te_"), name.startswith("lora_te1_"))
+        return (name != own, name.startswith("lora_te_") != numbered)
     return (name.endswith(".to_out.0"),)

@@ -33,30 +33,37 @@ class NormsOnCopies(TorchFunctionMode):
 
 
 @contextmanager
-def training_session(model, checkpointing: bool) -> Iterator:
+def training_session(model, checkpointing: bool, text=None) -> Iterator:
     """Yield a loaded ModelPatcher whose model can be differentiated; leave weights, flags and kernels as they were.
 
     Inference mode is off inside. Weights that were created under it are seen through ordinary tensors on the same
     storage, not as a copy; those that are not of the compute type are cast whenever they are needed. Attention and
     rotary kernels without a backward are replaced. A MODEL under dynamic VRAM gives its weights to a static one for the
-    time. With `checkpointing`, blocks recompute their activations. Raises ValueError for a layer without a backward.
+    time. With `checkpointing`, blocks recompute their activations. `text`, the ModelPatcher of a CLIP, is loaded beside
+    the model, on its device, and treated in the same way. Raises ValueError for a layer without a backward.
     """
     with torch.inference_mode(False), torch.enable_grad(), ExitStack() as undo:
         patcher = undo.enter_context(static_clone(model))
         _compute_in_range(patcher)
-        comfy.model_management.load_models_gpu([patcher], force_full_load=True)
+        encoders = [undo.enter_context(static_clone(text))] if text is not None else []
+        for each in encoders:
+            each.load_device = patcher.load_device
+        comfy.model_management.load_models_gpu([patcher, *encoders], force_full_load=True)
         patcher.pre_run()
         undo.callback(patcher.cleanup)
-        network, dtype = patcher.model.diffusion_model, patcher.model.get_dtype_inference()
+        networks = [(patcher.model.diffusion_model, patcher.model.get_dtype_inference())]
+        networks += [(each.model, torch.float32) for each in encoders]  # whose activations ComfyUI keeps in fp32
         undo.enter_context(_flag_training())
         undo.enter_context(_differentiable_rope())
         undo.enter_context(differentiable_attention())
-        undo.enter_context(ordinary_tensors(patcher.model))
-        undo.enter_context(recast_in_backward(network, dtype))
-        check_backward(network, dtype)
+        for each in (patcher, *encoders):
+            undo.enter_context(ordinary_tensors(each.model))
+        for network, dtype in networks:
+            undo.enter_context(recast_in_backward(network, dtype))
+            check_backward(network, dtype)
         undo.enter_context(NormsOnCopies())
         if checkpointing:
-            undo.enter_context(_recomputed(blocks(network)))
+            undo.enter_context(_recomputed([block for network, _ in networks for block in blocks(network)]))
         yield patcher
 
 

@@ -19,7 +19,7 @@ from ...lora_core.families import check_trainable
 from ...lora_core.files import formats, metadata, save
 from ...lora_core.training import checkpoint
 from ...lora_core.training.batches import Batches
-from ...lora_core.training.config import TIMESTEP_LAWS, LoraConfig, TrainConfig, fingerprint
+from ...lora_core.training.config import TIMESTEP_LAWS, LoraConfig, TextConfig, TrainConfig, fingerprint
 from ...lora_core.training.curve import draw_curve
 from ...lora_core.training.dataset import Dataset, check_preservation, preserved_captions
 from ...lora_core.training.inject import Factors, attached
@@ -32,6 +32,7 @@ from .keys import family_of
 from .prior import check_prior, encode_priors
 from .progress import Progress
 from .session import training_session
+from .text import TextDenoiser, check_text, text_layers, tokenized
 
 log = logging.getLogger("lora_loom")
 PREFIX = "diffusion_model."
@@ -59,7 +60,15 @@ class Trained:
 
 
 def train_lora(
-    model, clip, vae, dataset: Dataset, lora: LoraConfig, config: TrainConfig, run: Run, prior_vae=None
+    model,
+    clip,
+    vae,
+    dataset: Dataset,
+    lora: LoraConfig,
+    config: TrainConfig,
+    run: Run,
+    prior_vae=None,
+    text: TextConfig | None = None,
 ) -> Trained:
     """Train to `config.steps`, or go on from where a run with these very settings was cut off.
 
@@ -69,24 +78,30 @@ def train_lora(
     """
     check_trainable(type(model.model.model_config).__name__)
     select(model.model.diffusion_model, lora, PREFIX)
+    if text:
+        check_text(model, clip)
+        text_layers(clip.patcher.model, lora)
     check_preservation(dataset, config.preservation, run.preserve)
     check_prior(model, vae, prior_vae)
     check_sizes(vae, dataset)
     progress = Progress(config.steps)
-    encoded, latents, priors = _encode(model, clip, vae, prior_vae, dataset, run.preserve, progress)
-    with training_session(model, run.checkpointing) as patcher:
+    encoded, latents, priors = _encode(model, clip, vae, prior_vae, dataset, run.preserve, progress, text)
+    with training_session(model, run.checkpointing, clip.patcher if text else None) as patcher:
         layers = select(patcher.model.diffusion_model, lora, PREFIX)
-        identity = fingerprint(lora, config, dataset.fingerprint(), list(run.preserve), _digest(layers))
+        if text:
+            layers |= text_layers(clip.patcher.model, lora)
+        choices = [lora, config, dataset.fingerprint(), list(run.preserve), _digest(layers)]
+        identity = fingerprint(*choices, *([text, clip.layer_idx] if text else []))
         folder = run_folder(run.name, identity)
-        state = _fresh_state(layers, lora, config, latents, dataset.repeats)
-        denoiser = ComfyDenoiser(patcher)
+        state = _fresh_state(layers, lora, config, text, latents, dataset.repeats)
+        denoiser = TextDenoiser(patcher, clip) if text else ComfyDenoiser(patcher)
         samples = _samples(denoiser, dataset, encoded, latents, priors, run.preserve)
         path = folder / "state.safetensors"
         if path.is_file() and not run.start_over:
             checkpoint.load(path, state, identity)
             log.info("continuing %s at step %d of %d", folder.name, state.step, config.steps)
         progress.begin(state.step)
-        adapter_now = partial(_adapter, patcher, state, dataset, lora, config, run)
+        adapter_now = partial(_adapter, patcher, state, dataset, lora, config, run, text)
         with attached(state.factors.branches), _kept_on_disk(path, state, identity, adapter_now):
             for result in train(config, state, denoiser, samples):
                 _show(progress, result, config, state)
@@ -97,8 +112,9 @@ def train_lora(
     return Trained(adapter, list(state.losses), folder)
 
 
-def _encode(model, clip, vae, prior_vae, dataset: Dataset, preserve: tuple[str, ...], progress: Progress):
-    """CONDITIONING of every caption that training needs, the latents of all examples and their priors."""
+def _encode(model, clip, vae, prior_vae, dataset: Dataset, preserve: tuple[str, ...], progress: Progress, text):
+    """CONDITIONING of every caption that training needs (tokens for it when text encoders are trained), the latents of
+    all examples and their priors."""
 
     def tick(done: int, total: int, what: str) -> None:
         progress.say(f"encoding {what}: {done} of {total}")
@@ -106,7 +122,7 @@ def _encode(model, clip, vae, prior_vae, dataset: Dataset, preserve: tuple[str, 
     captions = {"", *(example.caption for example in dataset.examples)}
     for example in dataset.examples:
         captions |= set(preserved_captions(example.caption, dataset.trigger, preserve))
-    encoded = encode_captions(clip, captions, family_of(model).guidance, tick)
+    encoded = tokenized(clip, captions) if text else encode_captions(clip, captions, family_of(model).guidance, tick)
     return encoded, encode_images(vae, model, dataset, tick), encode_priors(prior_vae, model, dataset, tick)
 
 
@@ -123,11 +139,14 @@ def _samples(
     return samples
 
 
-def _fresh_state(layers, lora: LoraConfig, config: TrainConfig, latents, repeats: int) -> TrainState:
+def _fresh_state(
+    layers, lora: LoraConfig, config: TrainConfig, text: TextConfig | None, latents, repeats: int
+) -> TrainState:
     generator = torch.Generator().manual_seed(config.seed)
-    factors = Factors(layers, lora.rank, lora.alpha, generator)
+    text_rank, text_rate = (text.rank, text.learning_rate) if text else (0, 0.0)
+    factors = Factors(layers, lora.rank, lora.alpha, generator, text_rank)
     batches = Batches([tuple(x.shape) for x in latents], config.batch_size, repeats, generator)
-    return TrainState(factors, batches, generator, make_optimizer(factors, config))
+    return TrainState(factors, batches, generator, make_optimizer(factors, config, text_rate))
 
 
 @contextmanager
@@ -167,7 +186,9 @@ def _summary(losses: list[float], adapter: Adapter, folder: Path) -> str:
     )
 
 
-def _adapter(model, state: TrainState, dataset: Dataset, lora: LoraConfig, config: TrainConfig, run: Run) -> Adapter:
+def _adapter(
+    model, state: TrainState, dataset: Dataset, lora: LoraConfig, config: TrainConfig, run: Run, text: TextConfig | None
+) -> Adapter:
     family = family_of(model)
     adapter = Adapter(state.factors.low_ranks())
     facts = metadata.Facts(
@@ -177,6 +198,7 @@ def _adapter(model, state: TrainState, dataset: Dataset, lora: LoraConfig, confi
         learning_rate=config.learning_rate, optimizer="AdamW", scheduler=config.schedule, seed=config.seed,
         targets=(lora.preset, *lora.include), num_images=len(dataset.examples),
         min_snr_gamma=config.snr_gamma if config.weighting == "min_snr" else None,
+        text_learning_rate=text.learning_rate if text else None,
     )  # fmt: skip
     return replace(adapter, metadata=metadata.build(facts, adapter))
 
