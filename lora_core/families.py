@@ -12,7 +12,9 @@ class Family:
 
     `timesteps` and `shift` are what `auto` trains with, `guidance` is the embedded guidance while training (None: not
     distilled), `architecture` and `base_version` are the spellings of modelspec and of `ss_base_model_version`.
-    `prior` is what its CONDITIONING calls the latent of an earlier stage that pictures are made from.
+    `prior` is what its CONDITIONING calls the latent of an earlier stage that pictures are made from. `captions` is how
+    those of different lengths share a forward: with padding on that side, which attention is kept from; on the right,
+    after the network's own adapter has read them; or "", not at all, as for every family without a row.
     `foreign` are names among ComfyUI's that diffusers does not read for this family: most are a sister family's.
     `text_encoders` are the CLIP encoders that can be trained, as ComfyUI calls them, in the order of their output.
     """
@@ -28,6 +30,7 @@ class Family:
     foreign: str = r"(?!)"
     prior: str = ""
     text_encoders: tuple[str, ...] = ()
+    captions: str = "right"
 
 
 _FLUX = r"(double|single)_blocks_\d|single_transformer_blocks_\d+_(attn_to_[qkv]|proj_mlp|proj_out)$"
@@ -37,6 +40,7 @@ _FLUX_2_LAYERS = r"\.single_transformer_blocks\.\d+\.attn\.to_(qkv_mlp_proj|out)
 _QWEN = r"(lora_unet|diffusion_model)_transformer_blocks_\d|transformer_blocks_\d+_(img|txt)_(mlp|mod)_"
 _KREA_2 = r"blocks_\d+_attn_(w[qkvo]|to_gate)|txtfusion|text_fusion"
 _KANDINSKY_5 = r"(text|visual)_transformer_blocks_\d"
+_ANIMA = r"_(self|cross)_attn_(output|[qkv])_proj|llm_adapter"
 _CASCADE_C = r"(down|up)_blocks_[01]_\d+_attention_attn_|lora_prior_unet"
 _CASCADE_B = r"(down_blocks_[23]|up_blocks_[01])_\d+_attention_attn_"
 _NEXT_DIT = r"(layers|refiner)_\d+_attention_"  # Z-Image and Lumina 2: a tie, which the first row wins
@@ -68,8 +72,10 @@ FAMILIES = (
     Family("Qwen-Image", "QwenImage", "Qwen-Image", "qwen_image", _QWEN, "shifted", 3.0),
     Family("Krea 2", "Krea2", "krea-2", "krea2", _KREA_2, "shifted", 3.0),
     Family("Kandinsky 5", r"Kandinsky5(Image)?", "kandinsky-5", "kandinsky5", _KANDINSKY_5, "shifted", 3.0),
-    Family("Anima", "Anima", "anima", "anima", r"_(self|cross)_attn_(output|[qkv])_proj|llm_adapter", "shifted", 3.0),
-    Family("Stable Cascade C", "Stable_Cascade_C", "stable-cascade-v1-prior", "stable_cascade", _CASCADE_C),
+    Family("Anima", "Anima", "anima", "anima", _ANIMA, "shifted", 3.0, captions="adapter"),
+    Family(
+        "Stable Cascade C", "Stable_Cascade_C", "stable-cascade-v1-prior", "stable_cascade", _CASCADE_C, captions=""
+    ),
     Family(
         "Stable Cascade B",
         "Stable_Cascade_B",
@@ -78,15 +84,26 @@ FAMILIES = (
         _CASCADE_B,
         prior="stable_cascade_prior",
     ),
-    Family("Z-Image", "ZImage", "z-image", "z_image", _NEXT_DIT, "shifted", 2.0),
-    Family("Lumina 2", "Lumina2", "lumina-2", "lumina2", _NEXT_DIT, "shifted", 6.0, None, r"^transformer\."),
+    Family("Z-Image", "ZImage", "z-image", "z_image", _NEXT_DIT, "shifted", 2.0, captions="left"),
+    Family(
+        "Lumina 2",
+        "Lumina2",
+        "lumina-2",
+        "lumina2",
+        _NEXT_DIT,
+        "shifted",
+        6.0,
+        None,
+        r"^transformer\.",
+        captions="left",
+    ),
 )
 
 
 def for_config_class(name: str) -> Family:
     """The row of a ComfyUI model class. A class without one gets a plain row: it trains, with neutral defaults."""
     rows = [family for family in FAMILIES if re.fullmatch(family.config_class, name)]
-    return rows[0] if rows else Family(name, name, name.lower(), name.lower(), r"(?!)")
+    return rows[0] if rows else Family(name, name, name.lower(), name.lower(), r"(?!)", captions="")
 
 
 _UNTRAINABLE = {

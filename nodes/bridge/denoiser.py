@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-import comfy.conds
 import comfy.sampler_helpers
 import comfy.samplers
 import torch
 from comfy.model_sampling import CONST, COSMOS_RFLOW, EDM, V_PREDICTION
 from torch import Tensor
 
+from . import captions
 from .attention import OVERRIDE
+from .captions import Conditions
+from .keys import family_of
 
 _LEAST_SIGMA = 1e-3  # flow models are defined down to 0, where the output residual is 0 / 0
 
@@ -33,8 +33,9 @@ class ComfyDenoiser:
         self.sampling = patcher.get_model_object("model_sampling")
         options = patcher.model_options.get("transformer_options", {})
         self.options = {name: value for name, value in options.items() if name != OVERRIDE}
+        self.captions = family_of(patcher).captions
 
-    def condition(self, conditioning: list, latent: Tensor) -> dict[str, Any]:
+    def condition(self, conditioning: list, latent: Tensor) -> Conditions:
         """ComfyUI CONDITIONING encoded for one latent (channels, ...): text, pooled vectors, size conditioning."""
         batch = latent[None].to(self.device)
         conds = comfy.sampler_helpers.convert_cond(conditioning)
@@ -55,11 +56,11 @@ class ComfyDenoiser:
     def noised(self, x0: Tensor, noise: Tensor, sigma: Tensor) -> Tensor:
         return self.sampling.noise_scaling(sigma.view(-1, *(1 for _ in x0.shape[1:])), noise, x0, False)
 
-    def denoised(self, x_t: Tensor, sigma: Tensor, conditions: list[dict[str, Any]]) -> Tensor:
-        first, *others = conditions
-        if all(_concatable(first, other) for other in others):
-            return self._apply(x_t, sigma, conditions)
-        return torch.cat([self._apply(x_t[i : i + 1], sigma[i : i + 1], [c]) for i, c in enumerate(conditions)])
+    def denoised(self, x_t: Tensor, sigma: Tensor, conditions: list[Conditions]) -> Tensor:
+        groups = captions.groups(conditions, self.captions, self.model, x_t.shape)
+        parts = [self._together(x_t[group], sigma[group], [conditions[i] for i in group]) for group in groups]
+        order = torch.tensor([index for group in groups for index in group]).argsort()
+        return torch.cat(parts)[order.to(x_t.device)]
 
     def output_scale(self, sigma: Tensor) -> Tensor:
         one = torch.ones_like(sigma)
@@ -70,10 +71,9 @@ class ComfyDenoiser:
             return ((1 - sigma) / sigma).square()
         return sigma.pow(-2)
 
-    def _apply(self, x_t: Tensor, sigma: Tensor, conditions: list[dict[str, Any]]) -> Tensor:
-        conds = comfy.samplers.cond_cat(conditions, device=x_t.device)
-        return self.model.apply_model(x_t, sigma, transformer_options=self.options, **conds)
-
-
-def _concatable(a: dict[str, comfy.conds.CONDRegular], b: dict[str, comfy.conds.CONDRegular]) -> bool:
-    return a.keys() == b.keys() and all(a[name].can_concat(b[name]) for name in a)
+    def _together(self, x_t: Tensor, sigma: Tensor, conditions: list[Conditions]) -> Tensor:
+        joined = captions.join(conditions, self.captions, self.model, x_t.shape)
+        conds = comfy.samplers.cond_cat(joined.conditions, device=x_t.device)
+        options = self.options if joined.seen is None else {**self.options, OVERRIDE: joined.attention}
+        with joined.filled(self.model.diffusion_model):
+            return self.model.apply_model(x_t, sigma, transformer_options=options, **conds)

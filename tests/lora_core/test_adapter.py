@@ -93,6 +93,7 @@ def test_a_class_with_a_row_and_one_without():
     assert families.for_config_class("KOALA_700M").name == "SDXL", "a smaller SDXL"
     plain = families.for_config_class("NewModel")
     assert (plain.name, plain.timesteps, plain.shift, plain.guidance) == ("NewModel", "uniform", 1.0, None)
+    assert plain.captions == "", "not known to be exact"
     assert families.guess_from_keys(["NewModel"]) == "an unknown family"
 
 

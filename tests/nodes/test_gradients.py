@@ -15,11 +15,17 @@ from lora_loom.lora_core.training.inject import Factors, attached
 from lora_loom.lora_core.training.targets import select
 from lora_loom.nodes.bridge import session
 from lora_loom.nodes.bridge.denoiser import ComfyDenoiser
+from lora_loom.nodes.bridge.encoding import encode_captions
 from lora_loom.nodes.bridge.session import blocks, training_session
 from lora_loom.nodes.bridge.training import PREFIX
 from torch import Tensor
 
 FAMILIES = ["sd15", "sd15_full", "flux1", "flux1_schnell", "wan_demo", *tiny.MORE]
+# One of each architecture in which captions of different lengths share a forward.
+MIXED = [
+    "sd15", "sdxl", "sd35_medium", "flux1", "flux2", "chroma", "wan21", "qwen_image", "krea2", "kandinsky5", "anima",
+    "zimage", "lumina2",
+]  # fmt: skip
 IN_PLACE = ["flux1", "flux1_schnell", "flux2", "chroma"]  # their blocks change tensors that autograd has saved
 
 
@@ -91,6 +97,20 @@ def test_finite_differences(models, family: str, checkpointing: bool, record_pro
             error = abs(central_difference(problem, direction, slope) / slope - 1)
             record_property("error", error)
             assert error < 1e-3
+
+
+@pytest.mark.parametrize("family", MIXED)
+def test_captions_of_different_length_have_their_own_gradients(models, family: str) -> None:
+    """In one forward with padding, blocks recomputed, as in one forward each."""
+    trio = models(family)
+    texts = ["blue", "many words, " * 200]
+    encoded = encode_captions(trio.clip, texts, 1.0, lambda *_: None)
+    conditioning = [encoded[text] for text in texts]
+    with torch.inference_mode(), training_session(trio.model, checkpointing=True) as patcher:
+        problem = Problem(patcher, conditioning, "all-linear")
+        together = problem.gradient()
+        problem.denoiser.captions = ""
+        assert relative_error(together, problem.gradient()) < 1e-5
 
 
 @torch.no_grad()

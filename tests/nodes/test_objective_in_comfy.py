@@ -21,8 +21,6 @@ from tiny.raw import arguments, seen
 from torch import Tensor
 
 FAMILIES = ["sd15", "flux1", "flux1_schnell", "wan_demo", *tiny.MORE]
-# Captions as long as their words: they go through the network one by one.
-UNPADDED = ["qwen_image", "zimage", "lumina2", "chroma", "krea2", "kandinsky5", "kandinsky5_clips", "anima"]
 CAPTIONS = ["a red heart", "blue", "a green square on a gray background", "", "striped"]
 LEVELS = torch.tensor([0.02, 0.2, 0.5, 0.8, 0.98])
 EPSILON = torch.finfo(torch.float32).eps
@@ -151,7 +149,7 @@ def test_each_sample_sees_its_own_caption_in_one_forward(models, family: str) ->
         sigma = denoiser.sigma(LEVELS)
         conditions = [denoiser.condition(c, x) for c, x in zip(conditioning, x0, strict=True)]
         together = objective.residual(denoiser, x0, noise, sigma, conditions)
-        assert calls == ([1] * 5 if family in UNPADDED else [5]), "no sample for another's caption"
+        assert calls == [5], "no sample for another's caption"
         for i in range(5):
             alone = objective.residual(denoiser, x0[i : i + 1], noise[i : i + 1], sigma[i : i + 1], [conditions[i]])
             assert relative_error(together[i], alone[0]) < 1e-4
@@ -159,19 +157,51 @@ def test_each_sample_sees_its_own_caption_in_one_forward(models, family: str) ->
         assert relative_error(swapped[0], together[0]) > 1e-3, "the caption must matter"
 
 
+# Batch sizes of the forwards for captions of four lengths, where one will not do.
+FORWARDS = {
+    "cascade_c": [1, 1, 2],  # its attention is over the picture and the text at once, in an order of its own
+    "zimage": [1, 1, 2],  # texts of as many tokens up to a multiple of 32; all, if the picture is such a multiple
+}
+
+
 @torch.no_grad()
-def test_captions_of_different_length(models, family: str) -> None:
-    """A caption of more tokens than one chunk beside a short one: both see what they see alone."""
-    trio = models(family)
-    texts = ["a red heart", "many words, " * 150]
-    x0, noise = latents(trio.model, 2)
-    with denoiser_of(trio.model) as denoiser:
+@pytest.mark.parametrize(("name", "wide"), [*((name, 1) for name in FAMILIES), ("zimage", 2)])
+def test_captions_of_different_length(models, name: str, wide: int) -> None:
+    """Captions of no word to several hundred, of one chunk and more: each sees what it sees alone, in one forward."""
+    trio = models(name)
+    conditioning = captioned(trio, ["red", "many words, " * 40, "", "many words, " * 200], guidance=1.0)
+    *shape, width = tiny.latent_shape(trio.model, 4)
+    x0 = torch.randn(*shape, wide * width, generator=torch.Generator().manual_seed(0))
+    with denoiser_of(trio.model) as denoiser, counted(trio.model) as calls:
+        sigma = denoiser.sigma(torch.tensor([0.3, 0.7, 0.5, 0.9]))
+        conditions = [denoiser.condition(c, x) for c, x in zip(conditioning, x0, strict=True)]
+        together = denoiser.denoised(x0, sigma, conditions)
+        assert sorted(calls) == ([4] if wide == 2 else FORWARDS.get(name, [4]))
+        for i in range(4):
+            alone = denoiser.denoised(x0[i : i + 1], sigma[i : i + 1], conditions[i : i + 1])[0]
+            assert relative_error(together[i], alone) < 1e-5
+        swapped = denoiser.denoised(x0, sigma, [conditions[i] for i in (1, 0, 3, 2)])
+        assert min(relative_error(a, b) for a, b in zip(swapped, together, strict=True)) > 1e-4, "captions must matter"
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("times", [1, 2])
+@pytest.mark.parametrize("name", ["kandinsky5", "lumina2", "krea2"])
+def test_pictures_of_as_many_tokens_as_the_caption_or_more(models, name: str, times: int) -> None:
+    """Attention over the picture alone then has as many keys as one over text: no padding must be looked for there."""
+    trio = models(name)
+    conditioning = captioned(trio, ["red", "many words, " * 10], guidance=1.0)
+    longest = conditioning[1][0][0].shape[1]
+    shape = tiny.latent_shape(trio.model, 2)[:-2]
+    x0 = torch.randn(*shape, 2, 2 * times * longest, generator=torch.Generator().manual_seed(0))
+    with denoiser_of(trio.model) as denoiser, counted(trio.model) as calls:
         sigma = denoiser.sigma(torch.tensor([0.3, 0.7]))
-        conditions = [denoiser.condition(encode(trio.clip, t, guidance=1.0), x) for t, x in zip(texts, x0, strict=True)]
-        together = objective.residual(denoiser, x0, noise, sigma, conditions)
+        conditions = [denoiser.condition(c, x) for c, x in zip(conditioning, x0, strict=True)]
+        together = denoiser.denoised(x0, sigma, conditions)
+        assert calls == [2]
         for i in range(2):
-            alone = objective.residual(denoiser, x0[i : i + 1], noise[i : i + 1], sigma[i : i + 1], [conditions[i]])
-            assert relative_error(together[i], alone[0]) < 1e-4
+            alone = denoiser.denoised(x0[i : i + 1], sigma[i : i + 1], conditions[i : i + 1])[0]
+            assert relative_error(together[i], alone) < 1e-5
 
 
 @contextmanager

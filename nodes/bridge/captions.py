@@ -1,0 +1,159 @@
+"""Captions of different lengths in one forward: padded to one length, and no attention looks at the padding.
+
+Exact, in value and gradient, for networks in which text tokens meet each other in nothing but attention. Which do, and
+on which side they take padding, is `captions` of the family's row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from math import ceil, prod
+
+import comfy.conds
+import comfy.samplers
+import torch
+from comfy.ldm.modules.attention import attention_pytorch
+from torch import Tensor, nn
+from torch.nn import functional
+
+Conditions = dict[str, comfy.conds.CONDRegular]
+TEXT = "c_crossattn"
+_OF_TEXT = (TEXT, "num_tokens", "t5xxl_ids", "t5xxl_weights")
+
+
+def groups(conditions: list[Conditions], how: str, model, shape: torch.Size) -> list[list[int]]:
+    """Indices of the conditions that can share a forward, for latents of `shape`: all of them where `how`, the family's
+    `captions`, has a way; else those of equal sizes."""
+    rest = [{name: cond for name, cond in condition.items() if name not in _OF_TEXT} for condition in conditions]
+    if how and _alike(rest) and not _fills_pictures(model, shape):
+        return [list(range(len(conditions)))]
+    by_size: dict[tuple, list[int]] = {}
+    for index, condition in enumerate(conditions):
+        by_size.setdefault(_size(condition, _step(model)), []).append(index)
+    return list(by_size.values())
+
+
+@dataclass(frozen=True)
+class Joined:
+    """The conditions of one forward.
+
+    `seen`: (batch, places), false where no attention may look; None: nothing to hide. `blank`: (batch, places), true
+    where the network's own padding token belongs. `pictures`: how many tokens of a sequence can be the picture's.
+    """
+
+    conditions: list[Conditions]
+    seen: Tensor | None = None
+    blank: Tensor | None = None
+    pictures: frozenset[int] = frozenset()
+
+    def attention(self, _chosen: Callable, q: Tensor, k: Tensor, v: Tensor, heads: int, mask=None, *args, **kwargs):
+        """An override of ComfyUI's attention for `seen`. Text is all of the keys, or their beginning."""
+        more = (k.shape[-2] if kwargs.get("skip_reshape") else k.shape[1]) - self.seen.shape[1]
+        is_text = more == 0 or (more in self.pictures and more + self.seen.shape[1] not in self.pictures)
+        if len(k) == len(self.seen) and is_text:
+            mask = functional.pad(self.seen, (0, more), value=True)[:, None, None]
+        return attention_pytorch(q, k, v, heads, mask, *args, **kwargs)
+
+    @contextmanager
+    def filled(self, network: nn.Module) -> Iterator[None]:
+        """Z-Image fills captions up to a multiple of 32 with a learned token: put it where it is due."""
+        if self.blank is None:
+            yield
+            return
+
+        def fill(_module: nn.Module, _args: tuple, tokens: Tensor) -> Tensor:
+            return torch.where(self.blank[..., None], network.cap_pad_token.to(tokens), tokens)
+
+        hook = network.cap_embedder.register_forward_hook(fill)
+        try:
+            yield
+        finally:
+            hook.remove()
+
+
+def join(conditions: list[Conditions], how: str, model, shape: torch.Size) -> Joined:
+    """A group of `groups`, with texts of one length: with padding, not repeated as ComfyUI does for some families."""
+    if _alike(conditions):
+        return Joined(conditions)
+    if how == "adapter":
+        conditions = [_adapted(condition, model) for condition in conditions]
+    step, pictures = _step(model), _picture_lengths(shape, _step(model))
+    texts = [condition[TEXT].cond for condition in conditions]
+    lengths = torch.tensor([[text.shape[1]] for text in texts], device=texts[0].device)
+    whole = (lengths + step - 1) // step * step
+    places = _places(int(whole.max()), step, pictures) if whole.unique().numel() > 1 else int(whole.max())
+    start = places - whole if how == "left" else torch.zeros_like(whole)
+    place = torch.arange(places, device=start.device)
+    seen = (place >= start) & (place < start + whole)
+    blank = seen & (place >= start + lengths)
+    texts = [_between(text, int(before), places) for text, before in zip(texts, start, strict=True)]
+    joined = [_with_text(condition, text) for condition, text in zip(conditions, texts, strict=True)]
+    return Joined(joined, None if seen.all() else seen, blank if blank.any() else None, pictures)
+
+
+def _alike(conditions: list[Conditions]) -> bool:
+    """Whether they concatenate as they are."""
+    first, *others = conditions
+    return all(first.keys() == other.keys() and all(_same(first[n], other[n]) for n in first) for other in others)
+
+
+def _same(a: comfy.conds.CONDRegular, b: comfy.conds.CONDRegular) -> bool:
+    if isinstance(a, comfy.conds.CONDCrossAttn):
+        return a.cond.shape == b.cond.shape
+    return a.can_concat(b)
+
+
+def _size(condition: Conditions, step: int) -> tuple:
+    """Equal for conditions that `join` can join. With a step, texts may differ up to the next multiple of it."""
+    sizes = {name: tuple(cond.cond.shape) if torch.is_tensor(cond.cond) else 0 for name, cond in condition.items()}
+    if step > 1 and TEXT in sizes:
+        batch, length, width = sizes[TEXT]
+        sizes[TEXT] = (batch, ceil(length / step) * step, width)
+    return tuple(sizes.items())
+
+
+def _step(model) -> int:
+    return getattr(model.diffusion_model, "pad_tokens_multiple", None) or 1
+
+
+def _fills_pictures(model, shape: torch.Size) -> bool:
+    """Whether Z-Image fills up the picture, too: with tokens that have a place of their own, whatever the caption's."""
+    step = _step(model)
+    patch = model.diffusion_model.patch_size if step > 1 else 1
+    return step > 1 and ceil(shape[-2] / patch) * ceil(shape[-1] / patch) % step > 0
+
+
+def _adapted(condition: Conditions, model) -> Conditions:
+    """Anima's network reads captions with an adapter of its own, which is part of what is trained: that done."""
+    tensors, dtype = comfy.samplers.cond_cat([condition]), model.get_dtype_inference()
+    text, ids, weights = (tensors[name] for name in (TEXT, "t5xxl_ids", "t5xxl_weights"))
+    text = model.diffusion_model.preprocess_text_embeds(text.to(ids.device, dtype), ids, weights.to(ids.device, dtype))
+    rest = {name: cond for name, cond in condition.items() if name not in _OF_TEXT}
+    return rest | {TEXT: comfy.conds.CONDRegular(text)}
+
+
+def _with_text(condition: Conditions, text: Tensor) -> Conditions:
+    """Lumina 2 is told the number of tokens, and makes nothing of it."""
+    told = {"num_tokens": comfy.conds.CONDConstant(text.shape[1])} if "num_tokens" in condition else {}
+    return condition | told | {TEXT: comfy.conds.CONDRegular(text)}
+
+
+def _between(text: Tensor, start: int, places: int) -> Tensor:
+    return functional.pad(text, (0, 0, start, places - start - text.shape[1]))
+
+
+def _picture_lengths(shape: torch.Size, step: int) -> frozenset[int]:
+    """How many tokens latents (batch, channels, [frames,] height, width) can be, at any patch size."""
+    *frames, height, width = shape[2:]
+    plain = {prod(frames) * ceil(height / 2**level) * ceil(width / 2**level) for level in range(8)}
+    return frozenset(plain | {ceil(count / step) * step for count in plain})
+
+
+def _places(least: int, step: int, pictures: frozenset[int]) -> int:
+    """The first length, in steps, with which no sequence with text is as long as one without."""
+    places = least
+    while places in pictures or any(places + count in pictures for count in pictures):
+        places += step
+    return places
