@@ -26,9 +26,9 @@ class _AddLowRank(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, out: Tensor, x: Tensor, lora_A: Tensor, lora_B: Tensor, scaling: float) -> Tensor:
-        hidden = F.linear(x, lora_A.to(x.dtype))
+        hidden = F.linear(x, lora_A.to(x.dtype)).mul_(scaling)
         flat = out.view(-1, out.shape[-1])
-        flat.addmm_(hidden.view(-1, hidden.shape[-1]).to(out.dtype), lora_B.to(out.dtype).T, alpha=scaling)
+        flat.addmm_(hidden.view(-1, hidden.shape[-1]).to(out.dtype), lora_B.to(out.dtype).T)
         ctx.save_for_backward(x, hidden, lora_A, lora_B)
         ctx.scaling = scaling
         ctx.mark_dirty(out)
@@ -39,8 +39,8 @@ class _AddLowRank(torch.autograd.Function):
     def backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, hidden, lora_A, lora_B = ctx.saved_tensors
         rows = grad.reshape(-1, grad.shape[-1]).to(hidden.dtype)
-        grad_hidden = rows @ lora_B.to(rows.dtype) * ctx.scaling
-        grad_B = rows.T @ hidden.view(-1, hidden.shape[-1]) * ctx.scaling
+        grad_hidden = (rows @ lora_B.to(rows.dtype)).mul_(ctx.scaling)
+        grad_B = (hidden.view(-1, hidden.shape[-1]).T @ rows).T
         grad_A = grad_hidden.T @ x.reshape(-1, x.shape[-1])
         grad_x = (grad_hidden @ lora_A.to(rows.dtype)).view(x.shape) if ctx.needs_input_grad[1] else None
         return grad, grad_x, grad_A.to(lora_A.dtype), grad_B.to(lora_B.dtype), None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 
 import comfy.model_management
 import comfy.quant_ops
@@ -11,7 +12,6 @@ import torch
 from comfy_kitchen.backends.eager import rope
 from torch import nn
 from torch.nn import functional
-from torch.overrides import TorchFunctionMode
 from torch.utils.checkpoint import checkpoint
 
 from .attention import differentiable_attention
@@ -19,17 +19,25 @@ from .frozen import check_backward, ordinary_tensors, recast_in_backward, static
 
 _FUSED_ROPE = ("apply_rope", "apply_rope1", "apply_rope_split_half", "apply_rope_split_half1",
                "rms_rope", "rms_rope1", "rms_rope_split_half", "rms_rope_split_half1")  # fmt: skip
-_NORMS = (functional.layer_norm, functional.rms_norm)
+_NORMS = ("layer_norm", "rms_norm")
 
 
-class NormsOnCopies(TorchFunctionMode):
+@contextmanager
+def norms_on_copies() -> Iterator[None]:
     """Give every norm a copy of its input: FLUX-type blocks go on to change the original in place (`x += ...`), while
     the norm's backward needs it as it was. Costs what an out-of-place sum would."""
+    before = {name: getattr(functional, name) for name in _NORMS}
+    try:
+        for name, norm in before.items():
+            setattr(functional, name, partial(_on_a_copy, norm))
+        yield
+    finally:
+        for name, norm in before.items():
+            setattr(functional, name, norm)
 
-    def __torch_function__(self, func, types, args=(), kwargs=None):
-        if func in _NORMS and args[0].requires_grad:
-            args = (args[0].clone(), *args[1:])
-        return func(*args, **(kwargs or {}))
+
+def _on_a_copy(norm, x, *args, **kwargs):
+    return norm(x.clone() if x.requires_grad else x, *args, **kwargs)
 
 
 @contextmanager
@@ -61,7 +69,7 @@ def training_session(model, checkpointing: bool, text=None) -> Iterator:
         for network, dtype in networks:
             undo.enter_context(recast_in_backward(network, dtype))
             check_backward(network, dtype)
-        undo.enter_context(NormsOnCopies())
+        undo.enter_context(norms_on_copies())
         if checkpointing:
             undo.enter_context(_recomputed([block for network, _ in networks for block in blocks(network)]))
         yield patcher
@@ -131,8 +139,7 @@ def _recomputed(modules: Iterable[nn.Module]) -> Iterator[None]:
 
 def _checkpointed(forward):
     def inside(*args, **kwargs):
-        with NormsOnCopies():  # recomputing happens in the backward pass, where outer modes may be gone
-            return forward(*map(_own, args), **{name: _own(value) for name, value in kwargs.items()})
+        return forward(*map(_own, args), **{name: _own(value) for name, value in kwargs.items()})
 
     def outside(*args, **kwargs):
         return checkpoint(inside, *args, use_reentrant=False, **kwargs)

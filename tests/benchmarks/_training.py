@@ -2,42 +2,46 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from types import MappingProxyType
+from typing import Any
 
-import _comfy
+import _comfy  # noqa: F401  first: makes comfy importable
 import torch
 from _measure import Step, Variant
 from lora_loom.lora_core.training import objective
-from lora_loom.lora_core.training.inject import Branch, attached
-from lora_loom.lora_core.training.trainer import Sample
+from lora_loom.lora_core.training.batches import Batches
+from lora_loom.lora_core.training.config import LoraConfig, TrainConfig
+from lora_loom.lora_core.training.inject import Branch, Factors, attached
+from lora_loom.lora_core.training.targets import select
+from lora_loom.lora_core.training.trainer import Sample, TrainState, make_optimizer, train
 from lora_loom.nodes.bridge.denoiser import ComfyDenoiser
 from lora_loom.nodes.bridge.session import training_session
 from torch import Tensor
 
-IMAGES, SHAPE = 4, (4, 16, 16)
+RANK = 16
 _NONE: Mapping[str, Branch] = MappingProxyType({})
 
 
-@dataclass
+@dataclass(frozen=True)
 class Case:
-    """Examples, and what a step is given of them."""
+    """Examples, each with its CONDITIONING, and how many of them a step is given; `load` makes a MODEL."""
 
+    load: Callable[[], Any]
+    latents: Tensor
+    conditioning: list[list]
     batch: int
-    dtype: torch.dtype
-    latents: Tensor = field(default_factory=lambda: torch.randn(IMAGES, *SHAPE))
-    texts: Tensor = field(default_factory=lambda: torch.randn(IMAGES, 1, 77, 768))
 
-    def model(self):
+    def model(self) -> Any:
         """A MODEL of its own, as loader nodes leave it."""
         with torch.inference_mode():
-            return _comfy.build(_comfy.SD_TWO_LEVELS, self.dtype)
+            return self.load()
 
     def samples(self, denoiser: ComfyDenoiser) -> list[Sample]:
-        pairs = zip(self.latents, self.texts, strict=True)
-        return [Sample(latent, denoiser.condition([[text, {}]], latent), None) for latent, text in pairs]
+        pairs = zip(self.latents, self.conditioning, strict=True)
+        return [Sample(latent, denoiser.condition(text, latent), None) for latent, text in pairs]
 
     def loss(self, denoiser: ComfyDenoiser, samples: list[Sample]) -> Tensor:
         """Of the first examples; the gradient reaches their latents."""
@@ -54,3 +58,23 @@ def in_session(model, step: Step, checkpointing: bool = False, branches: Mapping
             yield step
 
     return session
+
+
+def frozen(case: Case, model) -> Variant:
+    """A forward and a backward to the input, without a LoRA or an optimiser."""
+    denoiser = ComfyDenoiser(model)
+    samples = case.samples(denoiser)
+    return in_session(model, lambda: case.loss(denoiser, samples).backward())
+
+
+def ours(case: Case, model, preset: str, checkpointing: bool = False) -> Variant:
+    """A step of Train LoRA."""
+    config = TrainConfig(steps=1_000_000, batch_size=case.batch, caption_dropout=0.0)
+    generator = torch.Generator().manual_seed(0)
+    factors = Factors(select(model.model.diffusion_model, LoraConfig(RANK, RANK, preset)), RANK, RANK, generator)
+    batches = Batches([tuple(latent.shape) for latent in case.latents], case.batch, 1, generator)
+    state = TrainState(factors, batches, generator, make_optimizer(factors, config))
+    denoiser = ComfyDenoiser(model)
+    samples = case.samples(denoiser)
+    steps = train(config, state, denoiser, samples)
+    return in_session(model, lambda: next(steps), checkpointing, factors.branches)

@@ -9,40 +9,21 @@ not counted, and what is recomputed shows in `peak`.
 
 from __future__ import annotations
 
+from functools import partial
+
 import _comfy  # first: makes comfy importable
 import peft
 import torch
 from _cost import flops, saved_bytes
 from _measure import Variant, alternate, arguments, begin, mebibytes, peak, table
 from _native import native
-from _training import SHAPE, Case, in_session
-from lora_loom.lora_core.training.batches import Batches
-from lora_loom.lora_core.training.config import LoraConfig, TrainConfig
-from lora_loom.lora_core.training.inject import Factors
+from _training import RANK, Case, frozen, in_session, ours
+from lora_loom.lora_core.training.config import LoraConfig
 from lora_loom.lora_core.training.targets import select
-from lora_loom.lora_core.training.trainer import TrainState, make_optimizer, train
 from lora_loom.nodes.bridge.denoiser import ComfyDenoiser
 
-RANK = 16
+IMAGES, SHAPE = 4, (4, 16, 16)
 FROZEN = "frozen"
-
-
-def frozen(case: Case, model) -> Variant:
-    denoiser = ComfyDenoiser(model)
-    samples = case.samples(denoiser)
-    return in_session(model, lambda: case.loss(denoiser, samples).backward())
-
-
-def ours(case: Case, model, preset: str, checkpointing: bool = False) -> Variant:
-    config = TrainConfig(steps=1_000_000, batch_size=case.batch, caption_dropout=0.0)
-    generator = torch.Generator().manual_seed(0)
-    factors = Factors(select(model.model.diffusion_model, LoraConfig(RANK, RANK, preset)), RANK, RANK, generator)
-    batches = Batches([SHAPE] * len(case.latents), case.batch, 1, generator)
-    state = TrainState(factors, batches, generator, make_optimizer(factors, config))
-    denoiser = ComfyDenoiser(model)
-    samples = case.samples(denoiser)
-    steps = train(config, state, denoiser, samples)
-    return in_session(model, lambda: next(steps), checkpointing, factors.branches)
 
 
 def with_peft(case: Case, preset: str) -> Variant:
@@ -66,15 +47,14 @@ def with_peft(case: Case, preset: str) -> Variant:
     return in_session(model, step)
 
 
-def variants_of(case: Case, quick: bool) -> dict[str, Variant]:
-    model, plain = case.model(), _comfy.build(_comfy.SD_TWO_LEVELS, case.dtype)
+def variants_of(case: Case, dtype: torch.dtype, quick: bool) -> dict[str, Variant]:
+    model, plain = case.model(), case.load()
     found = {FROZEN: frozen(case, model)}
     found |= {f"ours, {preset}": ours(case, model, preset) for preset in ("attention", "all-linear", "linear+conv")}
     found["ours, all-linear, recomputed"] = ours(case, model, "all-linear", checkpointing=True)
-    setting = (plain, case.latents, case.texts, case.batch, RANK, case.dtype)
-    found["native"] = native(*setting, checkpointing=True)
+    found["native"] = native(case, plain, dtype)
     if not quick:
-        found["native, nothing recomputed"] = native(*setting, checkpointing=False)
+        found["native, nothing recomputed"] = native(case, plain, dtype, checkpointing=False)
         found |= {f"peft, {preset}": with_peft(case, preset) for preset in ("attention", "all-linear")}
     return found
 
@@ -85,8 +65,8 @@ def counterpart(name: str) -> str:
     return FROZEN if who == FROZEN else f"ours, {'linear+conv' if who == 'native' else what.partition(',')[0]}"
 
 
-def compare(case: Case, rounds: int, quick: bool) -> None:
-    variants, facts = variants_of(case, quick), {}
+def compare(case: Case, dtype: torch.dtype, rounds: int, quick: bool) -> None:
+    variants, facts = variants_of(case, dtype, quick), {}
     for name, variant in variants.items():
         with variant() as step:
             step()
@@ -97,9 +77,7 @@ def compare(case: Case, rounds: int, quick: bool) -> None:
     for name, (count, *held) in facts.items():
         ratios = (times.ratio(name, FROZEN), times.ratio(name, counterpart(name)))
         rows.append((name, times.milliseconds(name), *ratios, f"{count / least:.2f}", *held))
-    title = (
-        f"batch {case.batch}, {str(case.dtype)[6:]}, latents {SHAPE}, rank {RANK}; frozen is {least / 1e9:.1f} GFLOP"
-    )
+    title = f"batch {case.batch}, {str(dtype)[6:]}, latents {SHAPE}, rank {RANK}; frozen is {least / 1e9:.1f} GFLOP"
     table(title, ("", "ms", "time / frozen", "time / ours alike", "FLOP", "saved MiB", "peak MiB"), rows)
 
 
@@ -107,9 +85,13 @@ def main() -> None:
     parser = arguments(__doc__)
     parser.add_argument("--dtype", choices=["bfloat16", "float32"], default="bfloat16")
     options = begin(parser)
+    dtype = getattr(torch, options.dtype)
+    load = partial(_comfy.build, _comfy.SD_TWO_LEVELS, dtype)
+    torch.manual_seed(0)
+    texts = [[[text, {}]] for text in torch.randn(IMAGES, 1, 77, 768)]
     for batch in (1,) if options.quick else (1, 4):
-        torch.manual_seed(0)
-        compare(Case(batch, getattr(torch, options.dtype)), options.rounds, options.quick)
+        case = Case(load, torch.randn(IMAGES, *SHAPE), texts, batch)
+        compare(case, dtype, options.rounds, options.quick)
 
 
 if __name__ == "__main__":

@@ -130,7 +130,7 @@ def test_in_place_blocks_need_their_copies(models, monkeypatch, family: str) -> 
     """The controls: without the copies autograd refuses, or under checkpointing gives another gradient in silence."""
     right = gradient(models(family), checkpointing=False)
     with monkeypatch.context() as without_norms:
-        without_norms.setattr(session, "NormsOnCopies", nullcontext)
+        without_norms.setattr(session, "norms_on_copies", nullcontext)
         with pytest.raises(RuntimeError, match="modified by an inplace operation"):
             gradient(models(family), checkpointing=False)
         assert relative_error(gradient(models(family), checkpointing=True), right) > 1e-4

@@ -27,7 +27,7 @@ from lora_loom.nodes.load_stack import LoadLoraStack
 from lora_loom.nodes.save_lora import SaveLora
 from lora_loom.nodes.train_lora import TrainLora
 from torch import Tensor
-from torch.overrides import _get_current_function_mode
+from torch.nn import functional
 
 # Every family where they differ; else one of each architecture.
 FAMILIES = ["sd15", "flux1", "flux1_schnell", "wan_demo", *tiny.MORE]
@@ -140,7 +140,7 @@ def surroundings(model: Any) -> dict[str, Any]:
         "forwards": ["forward" in vars(m) for m in modules],
         "tensors": [(p.requires_grad, p.grad, p.is_inference(), p.dtype) for p in network.parameters()],
         "identity": [id(p) for p in network.parameters()],
-        "modes": _get_current_function_mode(),
+        "norms": (functional.layer_norm, functional.rms_norm),
         "compute": network.get_dtype_inference(),
         "cast": network.manual_cast_dtype,
         "patches": (model.patches_uuid, len(model.patches)),
