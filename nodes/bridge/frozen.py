@@ -33,10 +33,24 @@ def static_clone(model) -> Iterator:
             patcher = model.clone(disable_dynamic=True, model_override=model.get_clone_model_override())
         else:
             patcher = model.clone()
-        undo.callback(comfy.model_management.unload_model_and_clones, patcher)
+        undo.callback(unload, patcher)
         if model.is_dynamic():
             undo.enter_context(_weights_set_aside(patcher))  # left before unloading, which would copy VRAM to RAM
         yield patcher
+
+
+def unload(patcher) -> None:
+    """Unload a model that was loaded outside inference mode, so that ComfyUI can sample it again.
+
+    Moving a quantised layer makes a new parameter of its weight, and fails when that is not an inference tensor as all
+    of ComfyUI's are; loading it for training has made it an ordinary one.
+    """
+    with torch.inference_mode():
+        for slots, name, value in _tensors(patcher.model):
+            if isinstance(value, QuantizedTensor) and not value.is_inference():
+                same = QuantizedTensor(value._qdata, value._layout_cls, value._params)
+                slots[name] = nn.Parameter(same, requires_grad=False)
+        comfy.model_management.unload_model_and_clones(patcher)
 
 
 @contextmanager

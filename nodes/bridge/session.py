@@ -92,8 +92,8 @@ def blocks(network: nn.Module) -> list[nn.Module]:
 
 
 def _compute_in_range(patcher) -> None:
-    """Compute an fp16 model in a type with enough range for gradients."""
-    if patcher.model.get_dtype_inference() == torch.float16:
+    """Compute in a type with enough range for gradients what would be computed in fp16."""
+    if (patcher.get_model_object("manual_cast_dtype") or patcher.model.get_dtype()) == torch.float16:
         bf16 = comfy.model_management.should_use_bf16(patcher.load_device)
         patcher.set_model_compute_dtype(torch.bfloat16 if bf16 else torch.float32)
 

@@ -70,21 +70,30 @@ def write_model(row: Tiny, folder: Path) -> Path:
     return path
 
 
-def _built(row: Tiny, device: str) -> Any:
+def built(row: Tiny, device: str, dtype: torch.dtype = torch.float32, quantised: bool = False) -> Any:
+    """ComfyUI's model of the family, with weights of that type, or with layers that take quantised ones."""
     config = getattr(comfy.supported_models, row.config)(dict(row.unet))
-    config.set_inference_dtype(torch.float32, None)
+    config.quant_config = {"mixed_ops": True} if quantised else None
+    home, supported = comfy.model_management.get_torch_device(), config.supported_inference_dtypes
+    cast = comfy.model_management.unet_manual_cast(None if quantised else dtype, home, supported)
+    config.set_inference_dtype(dtype, cast)
     adapter = partial(anima.LLMAdapter, source_dim=64, target_dim=64, model_dim=64, num_layers=1, num_heads=2)
     with patch.object(anima, "LLMAdapter", adapter):  # its size is no part of the configuration
         return config.get_model(dict.fromkeys(row.marks, torch.ones(())), "", device=torch.device(device))
 
 
+def patcher_of(model: Any, weights: dict[str, Tensor] | None = None) -> comfy.model_patcher.ModelPatcher:
+    """A MODEL, with `weights` loaded as its loader loads them."""
+    if weights is not None:
+        model.load_model_weights(weights, "")
+    device, store = comfy.model_management.get_torch_device(), comfy.model_management.unet_offload_device()
+    return comfy.model_patcher.CoreModelPatcher(model, load_device=device, offload_device=store)
+
+
 def _weights(row: Tiny) -> dict[str, Tensor]:
-    network = _built(row, "meta").diffusion_model
+    network = built(row, "meta").diffusion_model
     return seeded(network.state_dict(), norm=row.norm)
 
 
 def _direct(row: Tiny) -> comfy.model_patcher.ModelPatcher:
-    model = _built(row, "cpu")
-    model.load_model_weights(_weights(row), "")
-    device, store = comfy.model_management.get_torch_device(), comfy.model_management.unet_offload_device()
-    return comfy.model_patcher.CoreModelPatcher(model, load_device=device, offload_device=store)
+    return patcher_of(built(row, "cpu"), _weights(row))

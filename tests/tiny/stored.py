@@ -1,0 +1,126 @@
+"""The tiny networks with their weights stored as files of real models store them: every type and layout of ComfyUI.
+
+A further layout is a row in `LAYOUTS`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import comfy.model_management
+import comfy.sd
+import comfy.utils
+import torch
+from comfy.quant_ops import QUANT_ALGOS, QuantizedTensor
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from . import built, patcher_of, write_model
+from .families import FAMILIES, Tiny
+from .packed import unpacked
+from .weights import seeded
+
+TYPES = {
+    "fp16": torch.float16, "bf16": torch.bfloat16, "fp8_e4m3fn": torch.float8_e4m3fn, "fp8_e5m2": torch.float8_e5m2,
+}  # fmt: skip
+Write = Callable[[str, Tensor], dict[str, Tensor]]
+
+
+def _text(value: Any) -> Tensor:
+    return torch.tensor(list(json.dumps(value).encode()), dtype=torch.uint8)
+
+
+def _layout(
+    kind: str, told: Mapping[str, Any], made: Mapping[str, Any], name: str, weight: Tensor
+) -> dict[str, Tensor]:
+    """Today's files: a layer's bytes and scales, and beside them what they are. `told` is in the file."""
+    quantised = QuantizedTensor.from_float(weight, QUANT_ALGOS[kind]["comfy_tensor_layout"], **made)
+    return {**quantised.state_dict(f"{name}.weight"), f"{name}.comfy_quant": _text({"format": kind, **told})}
+
+
+def _scaled_fp8(name: str, weight: Tensor) -> dict[str, Tensor]:
+    """Files of before: one mark for all layers, which `scaled_fp8` adds, and a scale for each."""
+    scale = weight.abs().max() / torch.finfo(torch.float8_e4m3fn).max
+    return {f"{name}.weight": (weight / scale).to(torch.float8_e4m3fn), f"{name}.scale_weight": scale}
+
+
+_RECALCULATE = {"scale": "recalculate"}
+_ROTATED = {"convrot": True, "convrot_groupsize": 64}
+LAYOUTS: dict[str, Write] = {
+    "scaled_fp8": _scaled_fp8,
+    "float8_e4m3fn": partial(_layout, "float8_e4m3fn", {}, _RECALCULATE),
+    "float8_e5m2": partial(_layout, "float8_e5m2", {"full_precision_matrix_mult": True}, _RECALCULATE),
+    "mxfp8": partial(_layout, "mxfp8", {}, {}),
+    "nvfp4": partial(_layout, "nvfp4", {}, _RECALCULATE),
+    "int8_tensorwise": partial(_layout, "int8_tensorwise", {}, _RECALCULATE),
+    "int8_rowwise": partial(_layout, "int8_tensorwise", {}, {"per_channel": True}),
+    "int8_convrot": partial(_layout, "int8_tensorwise", _ROTATED, {"per_channel": True, **_ROTATED}),
+    "convrot_w4a4": partial(_layout, "convrot_w4a4", {"convrot_groupsize": 64}, {"convrot_groupsize": 64}),
+    "convrot_w4a4_int8": partial(
+        _layout, "convrot_w4a4", {"convrot_groupsize": 64, "linear_dtype": "int8"},
+        {"convrot_groupsize": 64, "linear_dtype": "int8"},
+    ),
+}  # fmt: skip
+
+
+def load_stored(name: str, folder: Path, form: str) -> Any:
+    """A MODEL of that family whose file has the type or layout `form`, as UNETLoader loads it."""
+    row = FAMILIES[name]
+    if form in TYPES:
+        return _of_type(row, folder, TYPES[form])
+    weights = quantised(row, LAYOUTS[form])
+    if not row.stock:
+        return patcher_of(built(row, "cpu", quantised=True), comfy.utils.convert_old_quants(weights)[0])
+    path = folder / f"{name}_{form}.safetensors"
+    save_file({row.prefix + key: value for key, value in weights.items()}, path)
+    return comfy.sd.load_diffusion_model(str(path))
+
+
+def quantised(row: Tiny, write: Write) -> dict[str, Tensor]:
+    """The seeded weights, the linear layers of the blocks as `write` writes them."""
+    network = built(row, "meta").diffusion_model
+    weights = seeded(network.state_dict(), norm=row.norm)
+    layers = [
+        name for name, module in network.named_modules() if isinstance(module, nn.Linear) and _suits(name, module)
+    ]
+    for name in layers:
+        weights |= write(name, weights.pop(f"{name}.weight"))
+    if write is _scaled_fp8:
+        weights["scaled_fp8"] = torch.zeros(2, dtype=torch.float8_e4m3fn)
+    return weights
+
+
+def _suits(name: str, module: nn.Module) -> bool:
+    """Layers that every layout can hold, where published files have them: inside the blocks.
+
+    Not those by whose shape ComfyUI knows a UNet, which packed bytes do not have.
+    """
+    in_block = any(part.isdigit() for part in name.split(".")[:-1])
+    return (
+        isinstance(module, nn.Linear) and in_block and not module.in_features % 64 and not name.endswith("attn2.to_k")
+    )
+
+
+def dequantised(name: str, model: Any) -> Any:
+    """A MODEL of the same family, fp32, with the very weights that this one computes with."""
+    network = model.model.diffusion_model
+    twin = patcher_of(built(FAMILIES[name], "cpu"))
+    values = dict(network.named_buffers()) | dict(network.named_parameters())
+    exact = {key: unpacked(_plain(value), torch.float32) for key, value in values.items()}
+    twin.model.diffusion_model.load_state_dict({key: exact[key] for key in twin.model.diffusion_model.state_dict()})
+    return twin
+
+
+def _plain(value: Tensor) -> Tensor:
+    return value.dequantize() if isinstance(value, QuantizedTensor) else value
+
+
+def _of_type(row: Tiny, folder: Path, dtype: torch.dtype) -> Any:
+    if row.stock:
+        return comfy.sd.load_diffusion_model(str(write_model(row, folder)), model_options={"dtype": dtype})
+    model = built(row, "cpu", dtype)
+    return patcher_of(model, seeded(model.diffusion_model.state_dict(), norm=row.norm))
