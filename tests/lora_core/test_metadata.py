@@ -47,6 +47,16 @@ def test_what_readers_look_for():
     assert all(isinstance(value, str) and value for value in found.values())
 
 
+def test_the_text_encoders_rate_and_rank_beside_the_models():
+    text = LowRank(torch.ones(8, 40), torch.ones(40, 8), 4.0)
+    both = Adapter({**adapter(4).layers, "text_encoders.l": text})
+    found = metadata.build(replace(FACTS, text_learning_rate=5e-5), both)
+    names = ("ss_unet_lr", "ss_text_encoder_lr", "ss_network_dim", "ss_network_alpha")
+    assert [found[name] for name in names] == ["0.0001", "5e-05", "4", "2.0"]
+    assert json.loads(found["ss_network_args"]) == {"targets": ["attention"], "text_rank": "8"}
+    assert metadata.build(FACTS, Adapter({"text_encoders.l": text}))["ss_network_dim"] == "8"
+
+
 def test_what_is_not_known_or_not_allowed_is_not_written():
     found = metadata.build(Facts("t", "flux-1-dev"), adapter(4))
     assert not {"modelspec.date", "modelspec.trigger_phrase", "ss_tag_frequency", "ss_dataset_dirs", "ss_seed",

@@ -244,6 +244,48 @@ def test_the_optimiser_uses_the_rate_that_is_reported():
     assert used == [result.learning_rate for result in results] == [learning_rate(CONFIG, i) for i in range(12)]
 
 
+TEXT = "text_encoders.l"
+
+
+def with_text(config: TrainConfig = CONFIG, rate: float = 0.02, rank: int = 2) -> Run:
+    """The same run, whose second layer counts as a text encoder's."""
+    run = Run(config)
+    generator = torch.Generator().manual_seed(config.seed)
+    factors = Factors({"enter": run.toy.enter, TEXT: run.toy.leave}, 3, 3.0, generator, text_rank=rank)
+    batches = Batches([tuple(s.latent.shape) for s in run.samples], config.batch_size, 1, generator)
+    run.state = TrainState(factors, batches, generator, make_optimizer(factors, config, rate))
+    return run
+
+
+@pytest.mark.parametrize("limit", [0.0, 1e-3])
+def test_a_text_encoder_has_its_own_rate_in_the_same_schedule_and_clipping(limit):
+    """The first step of AdamW moves every entry by its rate, whatever the gradient; weight decay is off."""
+    run = with_text(replace(CONFIG, warmup=4, max_grad_norm=limit, weight_decay=0.0))
+    before = run.state.factors.flat.clone()
+    (result,) = run.go(1)
+    assert result.learning_rate == pytest.approx(3e-3 / 4)
+    moved = (run.state.factors.flat - before).abs()
+    for part, rate in zip(moved.tensor_split([run.state.factors.parts[0].numel()]), (3e-3 / 4, 0.02 / 4), strict=True):
+        assert part.max() == pytest.approx(rate, rel=1e-2 if not limit else 0.1)
+
+
+def test_text_encoders_at_the_models_rate_are_like_any_other_layer():
+    """One buffer and one norm for both: two rates that are equal train as one."""
+    one, two = Run(), with_text(rate=CONFIG.learning_rate, rank=3)
+    assert [r.loss for r in one.go()] == pytest.approx([r.loss for r in two.go()], rel=1e-6)
+    assert torch.allclose(one.state.factors.flat, two.state.factors.flat, rtol=1e-5, atol=1e-7)
+
+
+def test_a_run_with_a_text_encoder_resumes_to_the_same_bytes(tmp_path):
+    whole, cut, again = with_text(), with_text(), with_text()
+    whole.go()
+    cut.go(5)
+    checkpoint.save(tmp_path / "run", cut.state, "print")
+    checkpoint.load(tmp_path / "run", again.state, "print")
+    again.go()
+    assert again.bytes() == whole.bytes() and again.state.losses == whole.state.losses
+
+
 # --- what must not reach the factors ---
 
 
