@@ -143,7 +143,13 @@ def trains_saves_and_stacks(trio: tiny.Loaded, data: Any) -> None:
     assert stored(trio.model) == before
 
 
-@pytest.mark.parametrize(("family", "form"), PLAIN + PACKED)
+@pytest.mark.verifies("Base types", "{form}")
+@pytest.mark.parametrize(("family", "form"), PLAIN)
+def test_gradient_is_that_of_the_weights_in_fp32(models, tmp_path: Path, family: str, form: str) -> None:
+    same_gradient(family, loaded_stored(models, family, tmp_path, form))
+
+
+@pytest.mark.parametrize(("family", "form"), PACKED)
 def test_gradient_is_that_of_the_weights_dequantised(models, tmp_path: Path, family: str, form: str) -> None:
     same_gradient(family, loaded_stored(models, family, tmp_path, form))
 
@@ -164,8 +170,10 @@ def test_gradient_when_computing_in_bf16(models, tmp_path: Path, form: str) -> N
 def test_fp16_models_are_not_computed_in_fp16(models, tmp_path: Path) -> None:
     trio = loaded_stored(models, "flux1", tmp_path, "fp16")
     trio.model.set_model_compute_dtype(torch.float16)
+    usual = trio.model.model.manual_cast_dtype
     with torch.inference_mode(), training_session(trio.model, checkpointing=False) as patcher:
         assert patcher.model.get_dtype_inference() in (torch.bfloat16, torch.float32)
+    assert trio.model.model.manual_cast_dtype == usual
 
 
 @pytest.mark.parametrize("form", LAYOUTS)

@@ -329,26 +329,3 @@ def test_another_base_model_is_another_run(models, data, runs: Path, make_lora, 
     _, above, _ = train(trio, data, model=below)
     assert above["loss"] != bare["loss"] and len(list(runs.iterdir())) == 2
     assert train(trio, data)[1] == bare, "the bare model's run is found again"
-
-
-# -- base models in other types ----------------------------------------------------------------------------------------
-
-
-@pytest.mark.verifies("Base types", "{dtype}", family="flux1")
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float8_e4m3fn], ids=str)
-def test_base_models_of_other_types(models, data, tmp_path: Path, dtype: torch.dtype) -> None:
-    flux, row = models("flux1"), tiny.FAMILIES["flux1"]
-    with torch.inference_mode():
-        model = comfy.sd.load_diffusion_model(str(tiny.write_model(row, tmp_path)), model_options={"dtype": dtype})
-    assert {p.dtype for p in model.model.diffusion_model.parameters()} >= {dtype}
-    trio = tiny.Loaded(model, flux.clip, flux.vae)
-    text, latent = encode(trio.clip, "a red heart"), start_latent(model)
-    before, picture, state = loaded(model), sampled(model, text, latent), surroundings(model)
-    _, losses, adapter = train(trio, data)
-    _, wanted, full = train(flux, data, run_name="fp32")
-    assert losses["loss"] == pytest.approx(wanted["loss"], rel=0.1)
-    assert all(layer.lora_A.dtype == layer.lora_B.dtype == torch.float32 for layer in adapter.layers.values())
-    assert adapter.norm() == pytest.approx(full.norm(), rel=0.2)
-    assert surroundings(model) == state
-    assert all(torch.equal(value.float(), before[key].float()) for key, value in model.model.state_dict().items())
-    assert torch.equal(sampled(model, text, latent), picture)
