@@ -5,8 +5,8 @@ from __future__ import annotations
 from comfy_api.latest import io
 
 from ..lora_core.files.names import safe_name
-from ..lora_core.training.config import PRESETS, SCHEDULES, WEIGHTINGS, LoraConfig, TextConfig
-from .bridge.training import AUTO, TIMESTEPS, Run, as_lora_model, train_config, train_lora
+from ..lora_core.training.config import SCHEDULES, TARGETS, WEIGHTINGS, LoraConfig, TextConfig, TrainConfig
+from .bridge.training import AUTO, TIMESTEPS, Run, as_lora_model, choices, train_lora
 from .types import CATEGORY, AdapterType, LoraDatasetType
 
 MOST_STEPS = 1_000_000
@@ -29,17 +29,17 @@ class TrainLora(io.ComfyNode):
                 io.Vae.Input("vae", tooltip="VAE of the model, for the pictures."),
                 LoraDatasetType.Input("dataset", tooltip="From LoRA Dataset."),
                 io.Int.Input("steps", default=1000, min=1, max=MOST_STEPS, tooltip="Optimiser steps. 50 to 100 per picture is a fair start."),
-                io.Int.Input("rank", default=16, min=1, max=1024, tooltip="Size of the correction. 4 to 16 for a concept, 16 to 64 for a style; the file grows with it."),
-                io.Float.Input("alpha", default=16.0, min=0.001, max=10_000.0, step=0.5, round=False, tooltip="Strength of the correction is alpha / rank. Equal to rank is a safe choice."),
-                io.Float.Input("learning_rate", default=1e-4, min=1e-9, max=1.0, step=1e-5, round=False, tooltip="1e-4 is a common start; halve it when results look burnt."),
-                io.Combo.Input("targets", options=list(PRESETS), default="attention", tooltip="Which layers are trained. attention: q, k, v and output of every attention."),
+                io.Int.Input("rank", default=0, min=0, max=1024, tooltip="Size of the correction, 0 = auto: what suits the model family. 4 to 16 for a concept, 16 to 64 for a style; the file grows with it."),
+                io.Float.Input("alpha", default=0.0, min=0.0, max=10_000.0, step=0.5, round=False, tooltip="Strength of the correction is alpha / rank. 0 = auto: equal to rank, whatever rank you choose."),
+                io.Float.Input("learning_rate", default=0.0, min=0.0, max=1.0, step=1e-5, round=False, tooltip="0 = auto: what suits the model family, mostly 1e-4, and is shown on the node. Halve that when results look burnt."),
+                io.Combo.Input("targets", options=[AUTO, *TARGETS], default=AUTO, tooltip="Which layers are trained. auto: what suits the model family. attention: q, k, v and output of every attention."),
                 io.Int.Input("seed", default=0, min=0, max=2**63 - 1, control_after_generate=False, tooltip="The same seed and settings give the same file, byte for byte, on one machine."),
                 io.Int.Input("batch_size", default=1, min=1, max=1024, tooltip="Pictures per forward pass, each with its own caption and noise level."),
                 io.Int.Input("accumulation", default=1, min=1, max=1024, tooltip="Forward passes per optimiser step: a larger batch for the same memory."),
                 io.String.Input("run_name", default="my_lora", optional=True, advanced=True, tooltip="Name of the run. State and LoRA are kept in output/lora_loom/<name>-<settings>."),
                 io.Combo.Input("resume", options=["continue", "start over"], default="continue", optional=True, advanced=True, tooltip="continue: a run with these very settings goes on where it was cut off, or returns at once when it was finished."),
-                io.Combo.Input("timesteps", options=list(TIMESTEPS), default=AUTO, optional=True, advanced=True, tooltip="How noise levels are drawn. auto: what the model family is trained with."),
-                io.Float.Input("shift", default=3.0, min=0.01, max=100.0, step=0.05, optional=True, advanced=True, tooltip="Shift of the 'shifted' timestep law; higher looks more at noisy pictures. Not used by auto."),
+                io.Combo.Input("timesteps", options=list(TIMESTEPS), default=AUTO, optional=True, advanced=True, tooltip="How noise levels are drawn. auto: what suits the model family."),
+                io.Float.Input("shift", default=3.0, min=0.01, max=100.0, step=0.05, optional=True, advanced=True, tooltip="Shift of the timestep laws whose name has 'shifted'; higher looks more at noisy pictures. Not used by auto."),
                 io.Combo.Input("weighting", options=list(WEIGHTINGS), default="none", optional=True, advanced=True, tooltip="Loss weight by noise level. none: the plain eps, v or flow loss of the model."),
                 io.Combo.Input("lr_schedule", options=list(SCHEDULES), default="cosine", optional=True, advanced=True, tooltip="How the learning rate runs over the steps."),
                 io.Int.Input("warmup", default=0, min=0, max=100_000, optional=True, advanced=True, tooltip="Steps over which the learning rate rises from zero."),
@@ -63,9 +63,14 @@ class TrainLora(io.ComfyNode):
         )  # fmt: skip
 
     @classmethod
-    def validate_inputs(cls, run_name="my_lora", steps=None, warmup=0, preserve="", preservation=0.0):
+    def validate_inputs(
+        cls, run_name="my_lora", steps=None, warmup=0, preserve="", preservation=0.0, rank=None, alpha=None,
+        learning_rate=None,
+    ):  # fmt: skip
         try:
             safe_name("lora" if run_name is None else run_name)
+            _check_or_auto(LoraConfig, rank=rank, alpha=alpha)
+            _check_or_auto(TrainConfig, learning_rate=learning_rate)
         except ValueError as error:
             return str(error)
         if steps is not None and not 1 <= steps <= MOST_STEPS:
@@ -85,17 +90,28 @@ class TrainLora(io.ComfyNode):
         caption_dropout=0.0, max_grad_norm=1.0, gradient_checkpointing=True, save_every=250, include="", exclude="",
         preserve="", preservation=0.0, text_rank=0, text_learning_rate=0.0, prior_vae=None,
     ) -> io.NodeOutput:  # fmt: skip
-        lora = LoraConfig(rank, alpha, targets, _patterns(include), _patterns(exclude))
-        config = train_config(
-            model, timesteps, steps=steps, learning_rate=learning_rate, batch_size=batch_size, accumulation=accumulation,
-            seed=seed, schedule=lr_schedule, warmup=warmup, weighting=weighting, shift=shift, max_grad_norm=max_grad_norm,
-            caption_dropout=caption_dropout, preservation=preservation,
+        chosen = choices(model, targets, rank, alpha, learning_rate, timesteps, shift)
+        lora = LoraConfig(chosen.rank, chosen.alpha, chosen.targets, _patterns(include), _patterns(exclude))
+        config = TrainConfig(
+            steps=steps, learning_rate=chosen.learning_rate, batch_size=batch_size, accumulation=accumulation, seed=seed,
+            schedule=lr_schedule, warmup=warmup, weighting=weighting, timesteps=chosen.timesteps, shift=chosen.shift,
+            max_grad_norm=max_grad_norm, caption_dropout=caption_dropout, preservation=preservation,
         )  # fmt: skip
-        run = Run(run_name, save_every, gradient_checkpointing, resume == "start over", _patterns(preserve))
-        text = TextConfig(text_rank, text_learning_rate or learning_rate / 2) if text_rank else None
+        run = Run(
+            run_name, save_every, gradient_checkpointing, resume == "start over", _patterns(preserve), chosen.note()
+        )
+        text = TextConfig(text_rank, text_learning_rate or chosen.learning_rate / 2) if text_rank else None
         trained = train_lora(model, clip, vae, dataset, lora, config, run, prior_vae, text)
         return io.NodeOutput(as_lora_model(trained.adapter), {"loss": trained.losses}, trained.adapter)
 
 
 def _patterns(text: str) -> tuple[str, ...]:
     return tuple(part.strip() for part in text.split(",") if part.strip())
+
+
+def _check_or_auto(kind, **values) -> None:
+    """Raises ValueError for a value that is neither 0, which is auto, nor in its range; links (None) are not known."""
+    try:
+        kind(**{name: value for name, value in values.items() if value})
+    except ValueError as error:
+        raise ValueError(f"{error}, or 0 for auto") from None

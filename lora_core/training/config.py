@@ -7,12 +7,13 @@ import json
 from dataclasses import asdict, dataclass
 from typing import Literal, get_args
 
-Preset = Literal["attention", "attention+mlp", "all-linear", "linear+conv"]
+Targets = Literal["attention", "attention+mlp", "all-linear", "linear+conv"]
 Weighting = Literal["none", "min_snr", "debiased"]
-TimestepLaw = Literal["uniform", "logit_normal", "shifted"]
+TimestepLaw = Literal["uniform", "logit_normal", "shifted", "shifted_logit_normal"]
 Schedule = Literal["constant", "cosine"]
 
-PRESETS, WEIGHTINGS, TIMESTEP_LAWS, SCHEDULES = (get_args(t) for t in (Preset, Weighting, TimestepLaw, Schedule))
+TARGETS, WEIGHTINGS, TIMESTEP_LAWS, SCHEDULES = (get_args(t) for t in (Targets, Weighting, TimestepLaw, Schedule))
+SHIFTED = ("shifted", "shifted_logit_normal")
 
 
 @dataclass(frozen=True)
@@ -21,19 +22,19 @@ class LoraConfig:
 
     rank: int = 16
     alpha: float = 16.0
-    preset: Preset = "attention"
+    preset: Targets = "attention"
     include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         _within("rank", self.rank, 1, 1024)
         _within("alpha", self.alpha, 1e-3, 1e4)
-        _one_of("targets", self.preset, PRESETS)
+        _one_of("targets", self.preset, TARGETS)
 
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """How the factors are trained. `shift` is used by the `shifted` timestep law, `snr_gamma` by `min_snr`.
+    """How the factors are trained. `shift` is used by the SHIFTED timestep laws, `snr_gamma` by `min_snr`.
 
     `preservation` weighs a second loss that keeps the base model's own answer on captions without the concept.
     """

@@ -8,14 +8,18 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from .config import SHIFTED
+
 
 def draw(law: str, count: int, shift: float, generator: torch.Generator) -> Tensor:
     """`count` values of u, fp32 on the CPU.
 
-    `uniform`; `logit_normal`: sigmoid of a standard normal (Esser et al. 2024, arXiv:2403.03206, m = 0, s = 1);
-    `shifted`: uniform, then s u / (1 + (s - 1) u), the resolution shift of the same paper.
+    `uniform`; `logit_normal`: sigmoid of a standard normal (Esser et al. 2024, arXiv:2403.03206, m = 0, s = 1). With
+    `shifted` before it, either then goes through s u / (1 + (s - 1) u), the resolution shift of the same paper; of the
+    logit-normal law that is m = log(s).
     """
-    if law == "logit_normal":
-        return torch.randn(count, generator=generator).sigmoid()
-    u = torch.rand(count, generator=generator)
-    return shift * u / (1 + (shift - 1) * u) if law == "shifted" else u
+    if law.endswith("logit_normal"):
+        u = torch.randn(count, generator=generator).sigmoid()
+    else:
+        u = torch.rand(count, generator=generator)
+    return shift * u / (1 + (shift - 1) * u) if law in SHIFTED else u

@@ -13,8 +13,13 @@ from ...lora_core.training.dataset import Dataset, Example
 Tick = Callable[[int, int, str], None]
 
 
-def encode_captions(clip, captions: Iterable[str], guidance: float | None, tick: Tick) -> dict[str, list]:
-    """CONDITIONING of every distinct caption, kept outside inference mode so that training may use it."""
+def encode_captions(
+    clip, captions: Iterable[str], guidance: float | None, tick: Tick, check: Callable[[list], None] | None = None
+) -> dict[str, list]:
+    """CONDITIONING of every distinct caption, kept outside inference mode so that training may use it.
+
+    `check` gets the first one, and may raise before the others are made.
+    """
     encoded: dict[str, list] = {}
     distinct = sorted(set(captions))
     for index, caption in enumerate(distinct):
@@ -22,6 +27,8 @@ def encode_captions(clip, captions: Iterable[str], guidance: float | None, tick:
         tick(index, len(distinct), "captions")
         with torch.inference_mode():
             conditioning = clip.encode_from_tokens_scheduled(clip.tokenize(caption))
+        if check and not encoded:
+            check(conditioning)
         extra = {} if guidance is None else {"guidance": guidance}
         with torch.inference_mode(False):
             encoded[caption] = [

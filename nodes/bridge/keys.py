@@ -7,23 +7,26 @@ is called after the weight it corrects: `diffusion_model.<path>` or `text_encode
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 import comfy.lora
 import torch
 
 from ...lora_core.adapter import TEXT_PREFIX, Adapter
-from ...lora_core.families import Family, for_config_class, guess_from_keys
+from ...lora_core.families import Family, for_config_class
 from ...lora_core.files import diffusers_names
 from ...lora_core.files.formats import FileLayer
+from ...lora_core.guess import guess, named, takes
 from ...lora_core.low_rank import LowRank
 from ...lora_core.training.targets import weight_shape
 
 
 def family_of(model) -> Family:
-    """The table row of a MODEL."""
-    return for_config_class(type(model.model.model_config).__name__)
+    """The table row of a MODEL, in the spelling of its size."""
+    layers = dict(model.model.diffusion_model.named_modules())
+    row = for_config_class(type(model.model.model_config).__name__)
+    return row.sized(lambda name: getattr(layers.get(name), "out_features", 0))
 
 
 @dataclass(frozen=True)
@@ -71,7 +74,8 @@ class NameTable:
     def resolve(self, adapter: Adapter, source: str) -> Resolved:
         """Name the adapter's layers after the model's weights; slices of a fused weight become one layer.
 
-        Raises ValueError when nothing matches, when a layer does not fit its weight, or when two names mean one weight.
+        Raises ValueError when nothing matches, when the layers are those of another family, when a layer does not fit
+        its weight, or when two names mean one weight.
         """
         found: dict[str, dict[tuple[int, int] | None, LowRank]] = {}
         unmatched = []
@@ -85,9 +89,9 @@ class NameTable:
                 raise ValueError(
                     f"{source}: {name} and another key both correct {target.layer}; the file holds it twice"
                 )
-            parts[target.rows] = self._placed(name, low_rank, target, source)
-        if not found:
-            raise ValueError(self._stranger(adapter, source))
+            parts[target.rows] = self._placed(name, low_rank, target, source, adapter)
+        if not found or (unmatched and not takes(self.family.name, _guess(adapter, {}))):
+            raise ValueError(self._stranger(adapter, source, len(found)))
         layers = {layer: _joined(list(parts.values())) for layer, parts in found.items()}
         return Resolved(replace(adapter, layers=layers), tuple(unmatched))
 
@@ -130,27 +134,38 @@ class NameTable:
             return target
         return replace(target, rows=_thirds(shape)[target.rows[0] // shape[1]])
 
-    def _placed(self, name: str, low_rank: LowRank, target: Target, source: str) -> LowRank:
+    def _placed(self, name: str, low_rank: LowRank, target: Target, source: str, adapter: Adapter) -> LowRank:
         shape = self.shapes[target.layer]
         rows = target.rows[1] if target.rows else shape[0]
         if low_rank.shape[0] != rows or low_rank.lora_A.shape[1] != shape[1:].numel():
             raise ValueError(
                 f"{source}: {name} corrects a weight of shape {low_rank.shape}, but {target.layer} of this "
-                f"{self.family.name} model is {(rows, *shape[1:])}; the file was made for another model"
+                f"{self.family.name} model is {(rows, *shape[1:])}; the file was made for {self._made_for(adapter)}"
             )
         if target.reorder:
             low_rank = replace(low_rank, lora_B=target.reorder(low_rank.lora_B))
         low_rank = replace(low_rank, kernel=tuple(shape[2:]))
         return low_rank.in_rows(target.rows[0], shape[0]) if target.rows else low_rank
 
-    def _stranger(self, adapter: Adapter, source: str) -> str:
+    def _stranger(self, adapter: Adapter, source: str, matching: int) -> str:
         names = list(adapter.layers)
         if not self.has_text and any(name.startswith(("lora_te", "text_encoder")) for name in names):
             return f"{source} changes only the text encoder; connect CLIP"
         return (
-            f"{source} is a LoRA for {guess_from_keys(names)} and matches none of this {self.family.name} model's "
-            f"layers (its first key is {names[0]}); use a LoRA made for {self.family.name}"
+            f"{source} is a LoRA for {named(_guess(adapter))} and matches {matching or 'none'} of this "
+            f"{self.family.name} model's layers (its first key is {names[0]}); use a LoRA made for {self.family.name}"
         )
+
+    def _made_for(self, adapter: Adapter) -> str:
+        families = _guess(adapter)
+        if self.family.name in families:
+            return f"another size of {self.family.name}" if len(families) == 1 else named(families)
+        return named(families) if families else "another model"
+
+
+def _guess(adapter: Adapter, metadata: Mapping[str, str] | None = None) -> tuple[str, ...]:
+    shapes = {name: tuple(low_rank.shape) for name, low_rank in adapter.layers.items()}
+    return guess(shapes, adapter.metadata if metadata is None else metadata)
 
 
 def _shapes(model, inside: str, prefix: str) -> dict[str, torch.Size]:

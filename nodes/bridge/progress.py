@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 
 import comfy.utils
 from comfy_execution.utils import get_executing_context
@@ -13,9 +14,13 @@ _PICTURE_EVERY = 1.0  # seconds between pictures; each is sent at once, past the
 
 
 class Progress:
-    """Progress of the node that is executing now. `update` raises ComfyUI's interrupt when the user cancelled."""
+    """Progress of the node that is executing now. `update` raises ComfyUI's interrupt when the user cancelled.
 
-    def __init__(self, total: int):
+    `notes` are lines that stay on the node below whatever is said.
+    """
+
+    def __init__(self, total: int, notes: Sequence[str] = ()):
+        self.notes = tuple(notes)
         context = get_executing_context()
         self.node_id = context.node_id if context else None
         self.bar = comfy.utils.ProgressBar(total, node_id=self.node_id)
@@ -35,10 +40,10 @@ class Progress:
         self.bar.update_absolute(value, total, ("JPEG", picture, 512) if picture else None)
 
     def say(self, text: str) -> None:
-        """Show `text` on the node."""
+        """Show `text` on the node, and the notes."""
         server = getattr(PromptServer, "instance", None)
         if server is not None and self.node_id is not None:
-            server.send_progress_text(text, self.node_id)
+            server.send_progress_text("\n".join((text, *self.notes)), self.node_id)
 
     def time_left(self, done: int, total: int) -> str:
         seconds = (time.monotonic() - self.started) / max(done - self.done_before, 1) * (total - done)

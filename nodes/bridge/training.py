@@ -17,6 +17,7 @@ from node_helpers import conditioning_set_values
 from ...lora_core.adapter import Adapter
 from ...lora_core.families import check_trainable
 from ...lora_core.files import formats, metadata, save
+from ...lora_core.presets import AUTO, Choices, choose
 from ...lora_core.training import checkpoint
 from ...lora_core.training.batches import Batches
 from ...lora_core.training.config import TIMESTEP_LAWS, LoraConfig, TextConfig, TrainConfig, fingerprint
@@ -25,6 +26,7 @@ from ...lora_core.training.dataset import Dataset, check_preservation, preserved
 from ...lora_core.training.inject import Factors, attached
 from ...lora_core.training.targets import select, weight_shape
 from ...lora_core.training.trainer import Sample, StepResult, TrainState, make_optimizer, train
+from .checks import check_conditioning, check_connected, warnings
 from .denoiser import ComfyDenoiser, prediction_type
 from .encoding import check_sizes, encode_captions, encode_images
 from .folders import run_folder
@@ -36,20 +38,21 @@ from .text import TextDenoiser, check_text, text_layers, tokenized
 
 log = logging.getLogger("lora_loom")
 PREFIX = "diffusion_model."
-AUTO = "auto"
 TIMESTEPS = (AUTO, *TIMESTEP_LAWS)
 
 
 @dataclass(frozen=True)
 class Run:
     """What does not change what is learned, but for `preserve`: the words that stand in for the trigger in captions on
-    which the base model is preserved. `checkpointing` recomputes activations block by block."""
+    which the base model is preserved. `checkpointing` recomputes activations block by block. `note` stays on the node.
+    """
 
     name: str = "lora"
     save_every: int = 250
     checkpointing: bool = True
     start_over: bool = False
     preserve: tuple[str, ...] = ()
+    note: str = ""
 
 
 @dataclass(frozen=True)
@@ -76,6 +79,7 @@ def train_lora(
 
     Raises ValueError for anything wrong with the input before the first step.
     """
+    check_connected(clip, vae)
     check_trainable(type(model.model.model_config).__name__)
     select(model.model.diffusion_model, lora, PREFIX)
     if text:
@@ -84,7 +88,7 @@ def train_lora(
     check_preservation(dataset, config.preservation, run.preserve)
     check_prior(model, vae, prior_vae)
     check_sizes(vae, dataset)
-    progress = Progress(config.steps)
+    progress = Progress(config.steps, _notes(model, dataset, run))
     encoded, latents, priors = _encode(model, clip, vae, prior_vae, dataset, run.preserve, progress, text)
     with training_session(model, run.checkpointing, clip.patcher if text else None) as patcher:
         layers = select(patcher.model.diffusion_model, lora, PREFIX)
@@ -122,8 +126,22 @@ def _encode(model, clip, vae, prior_vae, dataset: Dataset, preserve: tuple[str, 
     captions = {"", *(example.caption for example in dataset.examples)}
     for example in dataset.examples:
         captions |= set(preserved_captions(example.caption, dataset.trigger, preserve))
-    encoded = tokenized(clip, captions) if text else encode_captions(clip, captions, family_of(model).guidance, tick)
+    if text:
+        encoded = tokenized(clip, captions)
+    else:
+        check = partial(check_conditioning, model)
+        encoded = encode_captions(clip, captions, family_of(model).guidance, tick, check)
     return encoded, encode_images(vae, model, dataset, tick), encode_priors(prior_vae, model, dataset, tick)
+
+
+def _notes(model, dataset: Dataset, run: Run) -> list[str]:
+    """The lines that stay on the node; they are in the log too."""
+    unwise = warnings(model, dataset)
+    for text in unwise:
+        log.warning(text)
+    if run.note:
+        log.info(run.note)
+    return [*filter(None, [run.note]), *unwise]
 
 
 def _samples(
@@ -203,12 +221,11 @@ def _adapter(
     return replace(adapter, metadata=metadata.build(facts, adapter))
 
 
-def train_config(model, timesteps: str, **choices) -> TrainConfig:
-    """A TrainConfig with the timestep law that `auto` means for this model's family."""
-    if timesteps == AUTO:
-        family = family_of(model)
-        timesteps, choices["shift"] = family.timesteps, family.shift
-    return TrainConfig(timesteps=timesteps, **choices)
+def choices(
+    model, targets: str, rank: int, alpha: float, learning_rate: float, timesteps: str, shift: float
+) -> Choices:
+    """What to train with, where 0 and 'auto' stand for what suits this model's family."""
+    return choose(family_of(model).name, targets, rank, alpha, learning_rate, timesteps, shift)
 
 
 def as_lora_model(adapter: Adapter) -> dict[str, torch.Tensor]:

@@ -55,6 +55,15 @@ def test_shifted(shift):
     assert float(values.mean()) == pytest.approx(mean, abs=0.003)
 
 
+@pytest.mark.parametrize("shift", [0.5, 1.0, 3.16])
+def test_shifted_logit_normal(shift):
+    """Trainers shift the sigmoid of a normal by a factor: the normal's mean is the factor's logarithm."""
+    values = sample("shifted_logit_normal", shift)
+    check_distribution(values, lambda t: torch.special.ndtr(torch.log(t / (1 - t)) - math.log(shift)))
+    u = sample("logit_normal")
+    torch.testing.assert_close(values, shift * u / (1 + (shift - 1) * u), rtol=0, atol=1e-6)
+
+
 def test_a_shift_of_one_is_uniform_and_larger_ones_draw_more_noise():
     assert torch.equal(sample("shifted", 1.0), sample("uniform"))
     assert [share_below(sample("shifted", s), 0.5) for s in (0.5, 3.0)] == pytest.approx([2 / 3, 1 / 4], abs=0.005)

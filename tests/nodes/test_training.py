@@ -22,6 +22,10 @@ from comfy_extras.nodes_train import LoraModelLoader, LossGraphNode, SaveLoRA
 from harness.calls import encode, loaded, relative_error, run_node, sampled
 from lora_loom.lora_core.adapter import Adapter
 from lora_loom.lora_core.files import formats, guard
+from lora_loom.lora_core.presets import PRESETS, Preset, preset_of
+from lora_loom.lora_core.training.config import LoraConfig
+from lora_loom.lora_core.training.targets import select
+from lora_loom.nodes.bridge.keys import family_of
 from lora_loom.nodes.dataset import LoraDataset
 from lora_loom.nodes.load_stack import LoadLoraStack
 from lora_loom.nodes.save_lora import SaveLora
@@ -211,6 +215,48 @@ def test_finished_run_returns_at_once(models, data, family: str) -> None:
         again, losses, _ = train(trio, data)
     assert not forwards
     assert losses == loss_map and all(torch.equal(again[key], value) for key, value in lora_model.items())
+
+
+AUTOMATIC = {"rank": 0, "alpha": 0.0, "learning_rate": 0.0, "targets": "auto", "timesteps": "auto"}
+
+
+def test_auto_is_the_same_run_as_its_values_typed_in(models, data, runs: Path, family: str, caplog) -> None:
+    trio, preset = models(family), preset_of(family_of(models(family).model).name)
+    with caplog.at_level("INFO", "lora_loom"):
+        automatic = train(trio, data, steps=2, **AUTOMATIC)[2]
+    assert [
+        line for line in caplog.messages if line.startswith(f"auto for {preset_name(preset)}: rank {preset.rank}, ")
+    ]
+    typed = {
+        name: getattr(preset, name) for name in ("rank", "alpha", "learning_rate", "targets", "timesteps", "shift")
+    }
+    with on_forward(trio, nothing) as forwards:
+        adapter = train(trio, data, steps=2, **typed)[2]
+    assert not forwards and len(list(runs.iterdir())) == 1, "the finished run is found again"
+    assert adapter.metadata == automatic.metadata
+    assert (adapter.metadata["ss_network_dim"], adapter.metadata["ss_network_alpha"]) == (
+        str(preset.rank), str(preset.alpha)
+    )  # fmt: skip
+    assert adapter.metadata["ss_learning_rate"] == str(preset.learning_rate)
+    assert json.loads(adapter.metadata["ss_network_args"]) == {"targets": [preset.targets]}
+
+
+def preset_name(preset: Preset) -> str:
+    return next(name for name, row in PRESETS.items() if row is preset)
+
+
+def test_alpha_follows_a_rank_that_was_typed_in(models, data) -> None:
+    adapter = train(models("flux1"), data, steps=1, **{**AUTOMATIC, "rank": 3})[2]
+    assert {(layer.rank, layer.alpha) for layer in adapter.layers.values()} == {(3, 3.0)}
+
+
+@pytest.mark.parametrize("family", tiny.FAMILIES)
+def test_the_presets_targets_exist(models, family: str) -> None:
+    model = models(family).model
+    preset = preset_of(family_of(model).name)
+    network = model.model.diffusion_model
+    chosen = select(network, LoraConfig(preset.rank, preset.alpha, preset.targets))
+    assert bool(set(chosen) - set(select(network, LoraConfig()))) == (preset.targets != "attention")
 
 
 # -- cancel and resume -------------------------------------------------------------------------------------------------

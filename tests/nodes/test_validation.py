@@ -8,10 +8,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import comfy.sd
 import pytest
+import tiny
 import torch
 from comfy_extras import nodes_primitive
-from harness.calls import Graph, refusals, run_node
+from harness.calls import Graph, encode, refusals, run_node
+from lora_loom.nodes.bridge.checks import check_conditioning, warnings
 from lora_loom.nodes.dataset import LoraDataset
 from lora_loom.nodes.load_stack import LoadLoraStack
 from lora_loom.nodes.train_lora import TrainLora
@@ -23,6 +26,7 @@ TRAIN = {
     "steps": 2, "rank": 2, "alpha": 2.0, "learning_rate": 1e-4, "targets": "attention", "seed": 0, "batch_size": 1,
     "accumulation": 1,
 }  # fmt: skip
+AUTOMATIC = {"rank": 0, "alpha": 0.0, "learning_rate": 0.0, "targets": "auto"}
 
 
 def train_graph(folder: Path | str, dataset: dict[str, Any] = {}, train: dict[str, Any] = {}) -> Graph:  # noqa: B006
@@ -144,8 +148,12 @@ def test_data_set_numbers(pictures: Path, dataset: dict[str, Any], message: str)
         ({"steps": 10, "warmup": 10}, "warmup is 10 steps but the run has 10"),
         ({"steps": 10, "warmup": -1}, "warmup"),
         ({"steps": 0}, "steps"),
-        ({"rank": 0}, "smaller than min"),
-        ({"learning_rate": 2.0}, "bigger than max"),
+        ({"rank": -1}, "rank is -1; it must be between 1 and 1024, or 0 for auto"),
+        ({"rank": 1025}, "rank is 1025; it must be between 1 and 1024, or 0 for auto"),
+        ({"alpha": -1.0}, "alpha is -1.0; it must be between 0.001 and 10000, or 0 for auto"),
+        ({"alpha": 1e-4}, "alpha is 0.0001; it must be between 0.001 and 10000, or 0 for auto"),
+        ({"learning_rate": 2.0}, "learning_rate is 2.0; it must be between 1e-09 and 1, or 0 for auto"),
+        ({"learning_rate": -1e-4}, "learning_rate is -0.0001; it must be between 1e-09 and 1, or 0 for auto"),
         ({"targets": "everything"}, "not in list"),
         ({"run_name": "../../escape"}, "steps out of its folder"),
         ({"run_name": ""}, "is empty"),
@@ -158,12 +166,16 @@ def test_training_numbers_and_names(pictures: Path, train: dict[str, Any], messa
     assert_refused(train_graph(pictures, train=train), message)
 
 
+def test_auto_is_taken(pictures: Path) -> None:
+    assert refusals(train_graph(pictures, train=AUTOMATIC)) == ""
+
+
 def test_values_that_come_through_links_wait_until_they_are_known(pictures: Path) -> None:
     nodes.NODE_CLASS_MAPPINGS |= {"Text": nodes_primitive.String, "Number": nodes_primitive.Int}
     graph = train_graph(
         pictures,
         {"folder": ["text", 0], "resolution": ["number", 0]},
-        {"run_name": ["text", 0], "steps": ["number", 0]},
+        {"run_name": ["text", 0], "steps": ["number", 0], "rank": ["number", 0]},
     )
     graph["text"] = {"class_type": "Text", "inputs": {"value": "anything"}}
     graph["number"] = {"class_type": "Number", "inputs": {"value": 64}}
@@ -239,10 +251,8 @@ def test_merge_strengths(text: str) -> None:
 
 def train(loaded: Any, dataset: Any, **changes: Any) -> tuple[Any, ...]:
     inputs = {**TRAIN, **changes}
-    vae = inputs.pop("vae", loaded.vae)
-    return run_node(
-        TrainLora, model=loaded.model, clip=loaded.clip, vae=vae, dataset=dataset, run_name="refused", **inputs
-    )
+    vae, clip = inputs.pop("vae", loaded.vae), inputs.pop("clip", loaded.clip)
+    return run_node(TrainLora, model=loaded.model, clip=clip, vae=vae, dataset=dataset, run_name="refused", **inputs)
 
 
 def data(folder: Path, resolution: int = 64, step: int = 16) -> Any:
@@ -257,6 +267,113 @@ def test_latent_size(models, pictures: Path) -> None:
 def test_vae_of_other_channels(models, pictures: Path) -> None:
     with pytest.raises(ValueError, match="this VAE makes 16 latent channels but the model works on 4"):
         train(models("sd15"), data(pictures), vae=models("flux1").vae)
+
+
+@pytest.mark.parametrize("family", [name for name in tiny.FAMILIES if name != "cascade_b"])
+def test_vae_of_another_family(models, pictures: Path, family: str) -> None:
+    """Stage B's own check of its VAEs is in test_prior.py."""
+    trio = models(family)
+    works_on = trio.model.model.latent_format.latent_channels
+    makes, other = (4, "sd15") if works_on != 4 else (16, "flux1")
+    with pytest.raises(
+        ValueError, match=f"VAE makes {makes} latent channels but the model works on {works_on}; connect"
+    ):
+        train(trio, data(pictures, step=32), vae=models(other).vae)
+
+
+@pytest.mark.parametrize("family", [name for name in tiny.FAMILIES if name != "cascade_b"])
+def test_clip_of_another_family(models, pictures: Path, family: str) -> None:
+    """By the widths of both, before a picture is encoded. Stage B reads no tokens."""
+    trio = models(family)
+    own, other = text_width(trio.clip), models("krea2" if family.startswith("sd15") else "sd15").clip
+    assert own != text_width(other)
+    message = rf"this CLIP gives text {text_width(other)} wide, but .* takes {own}; connect the text encoders"
+    with pytest.raises(ValueError, match=message):
+        train(trio, data(pictures, step=32), clip=other, vae=Unused())
+
+
+def text_width(clip: Any) -> int:
+    return encode(clip, "")[0][0].shape[-1]
+
+
+class Unused:
+    """A VAE that must not be asked for a latent."""
+
+    def spacial_compression_encode(self) -> int:
+        return 8
+
+
+@pytest.mark.parametrize(
+    ("family", "other"),
+    [("sd35_large", "wan21"), ("flux1", "chroma"), ("flux1_schnell", "qwen_image"), ("kandinsky5", "qwen_image"),
+     ("cascade_c", "chroma")],
+)  # fmt: skip
+def test_clip_without_pooled_output(models, pictures: Path, family: str, other: str) -> None:
+    """Its text is as wide as the model's own."""
+    trio, clip = models(family), models(other).clip
+    pooled = encode(trio.clip, "")[0][1]["pooled_output"].shape[-1]
+    with pytest.raises(
+        ValueError, match=f"this CLIP gives no pooled output, but .* takes one of {pooled} values; connect"
+    ):
+        train(trio, data(pictures), clip=clip, vae=Unused())
+
+
+@pytest.mark.parametrize(("family", "size"), [("sdxl", 64), ("sdxl_v", 64), ("cascade_b", 64), ("sd35_medium", 128)])
+def test_pooled_output_missing_or_of_another_width(models, family: str, size: int) -> None:
+    trio = models(family)
+    (text, options), *_ = encode(trio.clip, "a cat")
+    check_conditioning(trio.model, [[text, options]])
+    with pytest.raises(ValueError, match=f"gives no pooled output, but .* takes one of {size} values"):
+        check_conditioning(trio.model, [[text, {}]])
+    with pytest.raises(ValueError, match=f"gives a pooled output 7 wide, but .* takes {size}; connect"):
+        check_conditioning(trio.model, [[text, {"pooled_output": torch.zeros(1, 7)}]])
+
+
+def test_anima_needs_the_tokens_of_t5_too(models, pictures: Path) -> None:
+    """Chroma's text is as wide; Anima's network would leave its adapter out."""
+    with pytest.raises(ValueError, match="this CLIP gives no t5xxl_ids, which Anima takes; connect"):
+        train(models("anima"), data(pictures), clip=models("chroma").clip)
+
+
+@pytest.mark.parametrize("name", ["clip", "vae"])
+def test_checkpoint_without_clip_or_vae(models, pictures: Path, name: str) -> None:
+    with pytest.raises(ValueError, match=f"{name} is empty: the file it comes from holds none"):
+        train(models("sd15"), data(pictures), **{name: None})
+
+
+# -- allowed, and said -------------------------------------------------------------------------------------------------
+
+
+def test_distilled_model_is_trained_and_warned_of(models, pictures: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level("WARNING", "lora_loom"):
+        train(models("flux1_schnell"), data(pictures))
+    (line,) = [text for text in caplog.messages if "distilled" in text]
+    assert line == (
+        "warning: flux1_schnell.safetensors looks distilled to few steps ('schnell'), and training undoes that; "
+        "train on FLUX.1 dev and use the LoRA on the fast model"
+    )
+
+
+def test_distilled_checkpoint_is_told_by_its_file(models, pictures: Path, tmp_path: Path) -> None:
+    """UNETLoader's MODEL knows the file, and so do its clones; a MODEL of another loader need not."""
+    written = tiny.write_model(tiny.FAMILIES["flux2"], tmp_path)
+    model = comfy.sd.load_diffusion_model(str(written.rename(tmp_path / "flux-2-klein-4b.safetensors"))).clone()
+    (line,) = warnings(model, data(pictures, 1024, 32))
+    assert "flux-2-klein-4b.safetensors looks distilled" in line and "train on FLUX.2 klein base" in line
+    assert warnings(models("sdxl").model, data(pictures, 1024, 32)) == []
+
+
+@pytest.mark.parametrize(
+    ("family", "resolution", "wanted"),
+    [
+        ("sdxl", 512, "the data set is at 512 px, but SDXL makes pictures of 1024 px and fine detail will be missed"),
+        ("sd15", 1024, "the data set is at 1024 px, but SD 1.5 makes pictures of 512 px and it repeats things"),
+        ("sdxl", 768, ""), ("sd15", 768, ""), ("sd15", 512, ""),
+    ],
+)  # fmt: skip
+def test_resolution_far_from_the_models(models, pictures: Path, family: str, resolution: int, wanted: str) -> None:
+    said = warnings(models(family).model, data(pictures, resolution, 32))
+    assert len(said) == bool(wanted) and all(wanted in line for line in said)
 
 
 def test_targets_select_nothing(models, pictures: Path) -> None:

@@ -1,0 +1,85 @@
+"""What is looked at before the first step: text that does not fit is refused, what is unwise is said."""
+
+from __future__ import annotations
+
+import os
+from math import prod
+
+from ...lora_core.distilled import few_step_mark
+from ...lora_core.presets import preset_of
+from ...lora_core.training.dataset import Dataset
+from .keys import family_of
+
+_CURE = "connect the text encoders that belong to the model"
+_FAR = 2  # times larger or smaller
+
+
+def check_connected(clip, vae) -> None:
+    """Raises ValueError for what a checkpoint without a text encoder or VAE gives in their place."""
+    for name, value in (("clip", clip), ("vae", vae)):
+        if value is None:
+            raise ValueError(f"{name} is empty: the file it comes from holds none; load the model's own from its file")
+
+
+def check_conditioning(model, conditioning: list) -> None:
+    """Raises ValueError when CONDITIONING is not what this MODEL's network takes, by the widths of both."""
+    family, (text, options) = family_of(model), conditioning[0]
+    if family.text.tokens:
+        _check_width("text", text, _width(model, family.text.tokens), family.name)
+    if family.text.pooled:
+        wanted = _width(model, (family.text.pooled,)) - family.text.beside
+        _check_width("a pooled output", options.get("pooled_output"), wanted, family.name)
+    for name in family.text.also:
+        if options.get(name) is None:
+            raise ValueError(f"this CLIP gives no {name}, which {family.name} takes; {_CURE}")
+
+
+def warnings(model, dataset: Dataset) -> list[str]:
+    """A sentence for everything about the model and the data set that is allowed and probably not meant."""
+    return [text for text in (_few_steps(model), _resolution(model, dataset)) if text]
+
+
+def _check_width(what: str, value, wanted: int, family: str) -> None:
+    if value is None:
+        raise ValueError(f"this CLIP gives no pooled output, but {family} takes one of {wanted} values; {_CURE}")
+    if wanted > 0 and value.shape[-1] != wanted:
+        raise ValueError(f"this CLIP gives {what} {value.shape[-1]} wide, but {family} takes {wanted}; {_CURE}")
+
+
+def _width(model, layers: tuple[str, ...]) -> int:
+    """The product of what the first layers of these names read; 0 when the network lacks one."""
+    modules = {f".{name}": module for name, module in model.model.diffusion_model.named_modules()}
+    found = ([m for name, m in modules.items() if name.endswith(f".{layer}")] for layer in layers)
+    return prod(getattr(first[0], "in_features", 0) if first else 0 for first in found)
+
+
+def _few_steps(model) -> str:
+    path, config_class = _file_of(model), type(model.model.model_config).__name__
+    mark, family = few_step_mark(path, config_class), family_of(model).name
+    if not mark:
+        return ""
+    where = os.path.basename(path.replace("\\", "/")) or config_class
+    base = preset_of(family).base or "the model it was distilled from"
+    return (
+        f"warning: {where} looks distilled to few steps ('{mark}'), and training undoes that; "
+        f"train on {base} and use the LoRA on the fast model"
+    )
+
+
+def _resolution(model, dataset: Dataset) -> str:
+    family, side = family_of(model).name, dataset.resolution
+    usual = preset_of(family).resolution
+    if usual / _FAR < side < usual * _FAR:
+        return ""
+    effect = "fine detail will be missed" if side < usual else "it repeats things in pictures that large"
+    return (
+        f"warning: the data set is at {side} px, but {family} makes pictures of {usual} px and {effect}; "
+        f"set resolution in LoRA Dataset nearer to {usual}"
+    )
+
+
+def _file_of(model) -> str:
+    """The file that a MODEL was read from, where its loader has noted it; else empty."""
+    loader = model.cached_patcher_init
+    first = loader[1][0] if loader and loader[1] else ""
+    return os.fspath(first) if isinstance(first, (str, os.PathLike)) else ""

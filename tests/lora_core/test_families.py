@@ -1,0 +1,138 @@
+"""The table of families, the presets beside it, and what a model's name tells of its distillation."""
+
+from __future__ import annotations
+
+import pytest
+from lora_loom.lora_core import families
+from lora_loom.lora_core.distilled import few_step_mark
+from lora_loom.lora_core.guess import SIGNS
+from lora_loom.lora_core.presets import NEUTRAL, PRESETS, Preset, choose, preset_of
+from lora_loom.lora_core.training.config import SHIFTED, LoraConfig, TrainConfig
+
+NAMES = [family.name for family in families.FAMILIES]
+AUTOMATIC = ("auto", 0, 0.0, 0.0, "auto", 3.0)
+
+
+def test_every_family_has_a_preset_and_signs():
+    assert set(PRESETS) == set(NAMES) and len(set(NAMES)) == len(NAMES)
+    assert set(NAMES) <= set(SIGNS)
+
+
+@pytest.mark.parametrize("preset", [*PRESETS.values(), NEUTRAL], ids=[*PRESETS, "neutral"])
+def test_a_preset_can_be_trained_with(preset: Preset):
+    LoraConfig(preset.rank, preset.alpha, preset.targets)
+    TrainConfig(learning_rate=preset.learning_rate, timesteps=preset.timesteps, shift=preset.shift)
+    assert preset.optimizer == "AdamW", "the only optimiser there is"
+    assert preset.alpha == preset.rank, "the learning rates are meant for that"
+    assert (preset.shift != 1) == (preset.timesteps in SHIFTED)
+    assert 512 <= preset.resolution <= 1024 and preset.evidence
+
+
+def test_a_class_with_a_row_and_one_without():
+    assert families.for_config_class("Flux").name == "FLUX.1 dev"
+    assert families.for_config_class("KOALA_700M").name == "SDXL", "a smaller SDXL"
+    plain = families.for_config_class("NewModel")
+    assert (plain.name, plain.guidance, plain.text) == ("NewModel", None, families.Text())
+    assert preset_of("NewModel") is NEUTRAL and (NEUTRAL.timesteps, NEUTRAL.shift) == ("uniform", 1.0)
+
+
+@pytest.mark.parametrize(
+    ("config_class", "layer", "features", "architecture", "base_version"),
+    [
+        ("Flux2", "txt_in", 3072, "Flux.2-klein-4b", "flux_2_klein_4b"),
+        ("Flux2", "txt_in", 4096, "Flux.2-klein-9b", "flux_2_klein_9b"),
+        ("Flux2", "txt_in", 6144, "Flux.2-dev", "flux_2_dev"),
+        ("SD3", "context_embedder", 2432, "stable-diffusion-v3.5-large", "sd3"),
+        ("SD3", "context_embedder", 1536, "stable-diffusion-v3-medium", "sd3"),
+        ("SD3", "joint_blocks.0.x_block.attn2.qkv", 4608, "stable-diffusion-v3.5-medium", "sd3"),
+        ("Kandinsky5Image", "text_embeddings.in_layer", 2560, "kandinsky5-image-lite", "kandinsky5"),
+        ("SD15", "time_embed.0", 1280, "stable-diffusion-v1", "sd_v1"),
+    ],
+)
+def test_the_spelling_of_a_size(config_class, layer, features, architecture, base_version):
+    row = families.for_config_class(config_class).sized(lambda name: features if name == layer else 0)
+    assert (row.architecture, row.base_version) == (architecture, base_version)
+
+
+@pytest.mark.parametrize("name", ["CogVideoX_T2V", "CogVideoX_I2V"])
+def test_what_would_learn_the_wrong_thing_is_refused(name):
+    with pytest.raises(ValueError, match=f"{name} cannot be trained: "):
+        families.check_trainable(name)
+
+
+@pytest.mark.parametrize("name", ["SD15", "Stable_Cascade_C", "Stable_Cascade_B", "NewModel"])
+def test_everything_else_may_be_trained(name):
+    families.check_trainable(name)
+
+
+# -- auto --------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("family", [*NAMES, "NewModel"])
+def test_auto_and_the_same_values_typed_in_are_the_same(family: str):
+    chosen, preset = choose(family, *AUTOMATIC), preset_of(family)
+    assert (chosen.rank, chosen.alpha, chosen.learning_rate) == (preset.rank, preset.alpha, preset.learning_rate)
+    assert (chosen.targets, chosen.timesteps, chosen.shift) == (preset.targets, preset.timesteps, preset.shift)
+    typed = choose(
+        family, chosen.targets, chosen.rank, chosen.alpha, chosen.learning_rate, chosen.timesteps, chosen.shift
+    )
+    assert typed.note() == "" and chosen.note()
+    assert {**vars(typed), "automatic": None} == {**vars(chosen), "automatic": None}
+
+
+def test_alpha_follows_the_rank():
+    assert choose("SDXL", "auto", 4, 0.0, 0.0, "auto", 3.0).alpha == 4.0
+    assert choose("SDXL", "auto", 0, 2.0, 0.0, "auto", 3.0).alpha == 2.0
+
+
+@pytest.mark.parametrize(("law", "shift"), [("uniform", 1.0), ("logit_normal", 1.0), ("shifted", 5.0)])
+def test_a_law_without_a_shift_does_not_know_the_widget(law: str, shift: float):
+    assert choose("SDXL", "auto", 0, 0.0, 0.0, law, 5.0).shift == shift
+
+
+def test_the_note_names_what_was_chosen_and_nothing_else():
+    note = choose("SDXL", *AUTOMATIC).note()
+    assert note.startswith(
+        "auto for SDXL: rank 16, alpha 16, learning rate 0.0001, attention, uniform timesteps (diffusers and"
+    )
+    assert "shifted_logit_normal timesteps at shift 3.16" in choose("FLUX.1 dev", *AUTOMATIC).note()
+    note = choose("SDXL", "attention", 8, 0.0, 1e-3, "uniform", 3.0).note()
+    assert note.startswith("auto for SDXL: alpha 8 (")
+
+
+# -- models distilled to few steps -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "mark"),
+    [
+        ("flux1-schnell-fp8.safetensors", "schnell"), ("models/flux-2-klein-4b.safetensors", "klein"),
+        ("Flux2-Klein-9B.safetensors", "klein"), ("sd_xl_turbo_1.0_fp16.safetensors", "turbo"),
+        ("DreamShaperXL_Lightning.safetensors", "lightning"), ("realvisV50LightningBakedvae.safetensors", "lightning"),
+        ("sdxl_4step.safetensors", "4step"), ("z_image_turbo_bf16.safetensors", "turbo"),
+        ("krea2\\turbo.safetensors", "turbo"), ("qwen_image_distill_full.safetensors", "distill"),
+        ("k5lite_distilled16steps_5s.safetensors", "distilled"), ("Chroma1-Flash.safetensors", "flash"),
+        ("dreamshaper_8LCM.safetensors", "lcm"), ("Hyper-SDXL.safetensors", "hyper-sdxl"), ("FluxSchnell", "schnell"),
+    ],
+)  # fmt: skip
+def test_a_distilled_model_is_told_by_its_name(name: str, mark: str):
+    assert few_step_mark(name) == mark
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "flux1-dev.safetensors", "flux-2-klein-base-9b-fp8.safetensors", "kleinBase.safetensors",
+        "turbo/raw.safetensors",
+        "z_image_bf16.safetensors", "z_image_de_turbo_v1_bf16.safetensors", "hyperrealismXL.safetensors",
+        "flux-dev-de-distill.safetensors", "undistilled-flux.safetensors", "my_2000steps.safetensors",
+        "OpenFLUX.1.safetensors", "stepsister.safetensors", "",
+    ],
+)  # fmt: skip
+def test_other_models_are_not(name: str):
+    assert few_step_mark(name) == ""
+
+
+def test_one_name_can_take_back_what_another_says():
+    assert few_step_mark("my_model.safetensors", "FluxSchnell") == "schnell"
+    assert few_step_mark("OpenFLUX.1.safetensors", "FluxSchnell") == ""
