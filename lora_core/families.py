@@ -132,7 +132,10 @@ FAMILIES = (
         Text(pooled="clip_mapper"), prior="stable_cascade_prior",
     ),
     Family("Z-Image", "ZImage", "Z-Image", "z_image", Text(("cap_embedder.1",)), captions="left"),
-    Family("Lumina 2", "Lumina2", "lumina-2", "lumina2", Text(("cap_embedder.1",)), None, r"^transformer\.", captions="left"),
+    Family(
+        "Lumina 2", "Lumina2", "lumina-2", "lumina2", Text(("cap_embedder.1",)), None, r"^transformer\.",
+        captions="left",
+    ),
 )  # fmt: skip
 
 
