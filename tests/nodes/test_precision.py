@@ -167,6 +167,19 @@ def test_gradient_when_computing_in_bf16(models, tmp_path: Path, form: str) -> N
     same_gradient("flux1", trio, error=0.05)
 
 
+@pytest.mark.parametrize("form", ["bf16", "nvfp4"])
+def test_no_cast_weight_is_kept_for_the_backward_pass(models, tmp_path: Path, form: str) -> None:
+    trio, kept = loaded_stored(models, "flux1", tmp_path, form), []
+    with torch.autograd.graph.saved_tensors_hooks(lambda tensor: kept.append(tensor) or tensor, lambda tensor: tensor):
+        gradient(trio.model, trio.clip, checkpointing=False)
+    exact = dict(dequantised("flux1", trio.model).model.diffusion_model.named_parameters())
+    own = trio.model.model.diffusion_model.named_parameters()
+    cast = [name for name, p in own if p.ndim == 2 and (isinstance(p, QuantizedTensor) or p.dtype != torch.float32)]
+    weights = [exact[name] for name in cast]
+    both_ways = [way for weight in weights for way in (weight, weight.T)]
+    assert cast and kept and not any(torch.equal(tensor, way) for tensor in kept for way in both_ways)
+
+
 def test_fp16_models_are_not_computed_in_fp16(models, tmp_path: Path) -> None:
     trio = loaded_stored(models, "flux1", tmp_path, "fp16")
     trio.model.set_model_compute_dtype(torch.float16)
