@@ -366,3 +366,14 @@ def test_dynamic_vram_trains_on_top_of_a_stack(dynamic, make_lora, loras: Path, 
     assert train(replace(dynamic, model=below), data)[1] != bare
     below.__class__ = comfy.model_patcher.ModelPatcher
     assert stored(dynamic.model) == before and identities(dynamic.model) == objects
+
+
+def test_dynamic_vram_of_a_quantised_model(models, loras: Path, data, tmp_path: Path) -> None:
+    trio = loaded_stored(models, "flux1", tmp_path, "nvfp4")
+    objects = {name: id(value) for name, value in trio.model.model.named_parameters()}
+    trio.model.__class__ = comfy.model_patcher.ModelPatcherDynamic
+    with torch.inference_mode(), training_session(trio.model, checkpointing=False):
+        assert not any(id(value) in objects.values() for value in trio.model.model.parameters())
+    same_gradient("flux1", trio)
+    trio.model.__class__ = comfy.model_patcher.ModelPatcher
+    trains_saves_and_stacks(trio, data)
