@@ -10,7 +10,7 @@ from typing import Literal, get_args
 Targets = Literal["attention", "attention+mlp", "all-linear", "linear+conv"]
 Weighting = Literal["none", "min_snr", "debiased"]
 TimestepLaw = Literal["uniform", "logit_normal", "shifted", "shifted_logit_normal"]
-Schedule = Literal["constant", "cosine"]
+Schedule = Literal["constant", "cosine", "linear", "cosine_restarts", "rex"]
 
 TARGETS, WEIGHTINGS, TIMESTEP_LAWS, SCHEDULES = (get_args(t) for t in (Targets, Weighting, TimestepLaw, Schedule))
 SHIFTED = ("shifted", "shifted_logit_normal")
@@ -30,6 +30,77 @@ class LoraConfig:
         _within("rank", self.rank, 1, 1024)
         _within("alpha", self.alpha, 1e-3, 1e4)
         _one_of("targets", self.preset, TARGETS)
+
+
+@dataclass(frozen=True)
+class Method:
+    """An optimiser: its name in metadata, the learning rate to start from, and its own numbers (None: it has none)."""
+
+    title: str
+    learning_rate: float
+    beta1: float | None = None
+    beta2: float | None = None
+    eps: float | None = None
+
+
+OPTIMIZERS = {
+    "adamw": Method("AdamW", 1e-4, 0.9, 0.999, 1e-8),
+    "adamw8bit": Method("AdamW8bit", 1e-4, 0.9, 0.999, 1e-8),
+    "adafactor": Method("Adafactor", 1e-4),
+    "lion": Method("Lion", 2e-5, 0.9, 0.99),
+    "prodigy": Method("Prodigy", 1.0, 0.9, 0.999, 1e-8),
+    "schedule_free_adamw": Method("AdamWScheduleFree", 2.5e-4, 0.9, 0.999, 1e-8),
+    "muon": Method("Muon", 1e-4, 0.95),
+}
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """How gradients become steps. `beta1`, `beta2` and `eps` of 0 are the optimiser's own.
+
+    The learning rate rises over `warmup` steps, then follows `schedule`; `cosine_restarts` jumps back up `restarts`
+    times. `max_grad_norm` and `ema_decay` of 0 are off.
+    """
+
+    name: str = "adamw"
+    schedule: Schedule = "cosine"
+    warmup: int = 0
+    restarts: int = 1
+    weight_decay: float = 0.01
+    beta1: float = 0.0
+    beta2: float = 0.0
+    eps: float = 0.0
+    max_grad_norm: float = 1.0
+    ema_decay: float = 0.0
+
+    def __post_init__(self) -> None:
+        _one_of("optimizer", self.name, tuple(OPTIMIZERS))
+        _one_of("lr_schedule", self.schedule, SCHEDULES)
+        _within("warmup", self.warmup, 0, 1_000_000)
+        _within("restarts", self.restarts, 1, 1000)
+        _within("weight_decay", self.weight_decay, 0.0, 10.0)
+        for number in ("beta1", "beta2", "eps"):
+            _within(number, getattr(self, number), 0.0, 0.9999999)
+            if getattr(self, number) and getattr(self.method, number) is None:
+                raise ValueError(f"{self.name} has no {number}; leave it at 0")
+        _within("max_grad_norm", self.max_grad_norm, 0.0, 1e6)
+        _within("ema_decay", self.ema_decay, 0.0, 0.9999999)
+        if self.name == "schedule_free_adamw":
+            self._check_schedule_free()
+
+    @property
+    def method(self) -> Method:
+        return OPTIMIZERS[self.name]
+
+    @property
+    def betas(self) -> tuple[float, float]:
+        return self.beta1 or self.method.beta1, self.beta2 or self.method.beta2
+
+    def _check_schedule_free(self) -> None:
+        if self.schedule != "constant":
+            raise ValueError(f"schedule_free_adamw needs no schedule; set lr_schedule to constant, not {self.schedule}")
+        if self.ema_decay:
+            raise ValueError(f"schedule_free_adamw averages by itself; set ema_decay to 0, not {self.ema_decay:g}")
 
 
 @dataclass(frozen=True)
