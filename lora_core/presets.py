@@ -11,9 +11,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from .training.config import SHIFTED, Targets, TimestepLaw
+from .training.config import SHIFTED, OptimizerConfig, Targets, TimestepLaw
 
 AUTO = "auto"
+_ADAMW = OptimizerConfig()
 
 
 @dataclass(frozen=True)
@@ -131,12 +132,13 @@ def preset_of(family: str) -> Preset:
 
 
 def choose(
-    family: str, targets: str, rank: int, alpha: float, learning_rate: float, timesteps: str, shift: float
-) -> Choices:
+    family: str, targets: str, rank: int, alpha: float, learning_rate: float, timesteps: str, shift: float,
+    optimizer: OptimizerConfig = _ADAMW,
+) -> Choices:  # fmt: skip
     """The value of the family's preset for everything that is 0 or 'auto'.
 
-    alpha keeps the preset's ratio to the rank in use. A law without a shift gets shift 1, so that the same training is
-    the same run however it was asked for.
+    The presets' learning rates are AdamW's, others' are taken from that. alpha keeps the preset's ratio to the
+    rank in use. A law without a shift gets shift 1, so that the same training is the same run however it was asked for.
     """
     preset = preset_of(family)
     typed = dict(targets=targets, rank=rank, alpha=alpha, learning_rate=learning_rate, timesteps=timesteps)
@@ -146,5 +148,5 @@ def choose(
     shift = preset.shift if timesteps == AUTO else shift
     return Choices(
         family, preset.targets if targets == AUTO else targets, rank, alpha or preset.alpha / preset.rank * rank,
-        learning_rate or preset.learning_rate, law, shift if law in SHIFTED else 1.0, automatic,
+        learning_rate or optimizer.usual_rate(preset.learning_rate), law, shift if law in SHIFTED else 1.0, automatic,
     )  # fmt: skip

@@ -5,13 +5,14 @@ from comfy_api.latest import ComfyExtension, io
 from .dataset import LoraDataset
 from .load_stack import LoadLoraStack
 from .merge_lora import MergeLora
+from .optimizer import TrainingOptimizer
 from .save_lora import SaveLora
 from .train_lora import TrainLora
 
 
 class LoraLoom(ComfyExtension):
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
-        return [LoraDataset, TrainLora, SaveLora, LoadLoraStack, MergeLora]
+        return [LoraDataset, TrainingOptimizer, TrainLora, SaveLora, LoadLoraStack, MergeLora]
 
 
 async def comfy_entrypoint() -> LoraLoom:

@@ -5,9 +5,17 @@ from __future__ import annotations
 from comfy_api.latest import io
 
 from ..lora_core.files.names import safe_name
-from ..lora_core.training.config import SCHEDULES, TARGETS, WEIGHTINGS, LoraConfig, TextConfig, TrainConfig
+from ..lora_core.training.config import (
+    SCHEDULES,
+    TARGETS,
+    WEIGHTINGS,
+    LoraConfig,
+    OptimizerConfig,
+    TextConfig,
+    TrainConfig,
+)
 from .bridge.training import AUTO, TIMESTEPS, Run, as_lora_model, choices, train_lora
-from .types import CATEGORY, AdapterType, LoraDatasetType
+from .types import CATEGORY, AdapterType, LoraDatasetType, OptimizerType
 
 MOST_STEPS = 1_000_000
 MOST_PRESERVATION = 100.0
@@ -54,6 +62,7 @@ class TrainLora(io.ComfyNode):
                 io.Int.Input("text_rank", default=0, min=0, max=1024, optional=True, advanced=True, tooltip="Rank of a LoRA on the text encoder, for SD 1.5 and SDXL; 0 leaves the text encoder as it is. 4 to 16 is plenty."),
                 io.Float.Input("text_learning_rate", default=0.0, min=0.0, max=1.0, step=1e-5, round=False, optional=True, advanced=True, tooltip="Learning rate of the text encoder; 0 is half of learning_rate."),
                 io.Vae.Input("prior_vae", optional=True, tooltip="The stage C encoder (effnet_encoder), for Stable Cascade stage B only."),
+                OptimizerType.Input("optimizer", optional=True, tooltip="From Training Optimizer; it replaces lr_schedule, warmup and max_grad_norm of this node."),
             ],
             outputs=[
                 io.LoraModel.Output("lora_model", tooltip="For ComfyUI's own Load LoRA Model and Save LoRA Weights."),
@@ -88,14 +97,15 @@ class TrainLora(io.ComfyNode):
         cls, model, clip, vae, dataset, steps, rank, alpha, learning_rate, targets, seed, batch_size, accumulation,
         run_name="my_lora", resume="continue", timesteps=AUTO, shift=3.0, weighting="none", lr_schedule="cosine", warmup=0,
         caption_dropout=0.0, max_grad_norm=1.0, gradient_checkpointing=True, save_every=250, include="", exclude="",
-        preserve="", preservation=0.0, text_rank=0, text_learning_rate=0.0, prior_vae=None,
+        preserve="", preservation=0.0, text_rank=0, text_learning_rate=0.0, prior_vae=None, optimizer=None,
     ) -> io.NodeOutput:  # fmt: skip
-        chosen = choices(model, targets, rank, alpha, learning_rate, timesteps, shift)
+        optimizer = optimizer or OptimizerConfig(schedule=lr_schedule, warmup=warmup, max_grad_norm=max_grad_norm)
+        chosen = choices(model, targets, rank, alpha, learning_rate, timesteps, shift, optimizer)
         lora = LoraConfig(chosen.rank, chosen.alpha, chosen.targets, _patterns(include), _patterns(exclude))
         config = TrainConfig(
             steps=steps, learning_rate=chosen.learning_rate, batch_size=batch_size, accumulation=accumulation, seed=seed,
-            schedule=lr_schedule, warmup=warmup, weighting=weighting, timesteps=chosen.timesteps, shift=chosen.shift,
-            max_grad_norm=max_grad_norm, caption_dropout=caption_dropout, preservation=preservation,
+            optimizer=optimizer, weighting=weighting, timesteps=chosen.timesteps, shift=chosen.shift,
+            caption_dropout=caption_dropout, preservation=preservation,
         )  # fmt: skip
         run = Run(
             run_name, save_every, gradient_checkpointing, resume == "start over", _patterns(preserve), chosen.note()

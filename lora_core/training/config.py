@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Literal, get_args
 
 Targets = Literal["attention", "attention+mlp", "all-linear", "linear+conv"]
@@ -34,24 +34,28 @@ class LoraConfig:
 
 @dataclass(frozen=True)
 class Method:
-    """An optimiser: its name in metadata, the learning rate to start from, and its own numbers (None: it has none)."""
+    """An optimiser: its name in metadata, the learning rate to start from relative to AdamW's (None: always 1), and its
+    own numbers (None: it has none)."""
 
     title: str
-    learning_rate: float
+    rate: float | None
     beta1: float | None = None
     beta2: float | None = None
     eps: float | None = None
 
 
 OPTIMIZERS = {
-    "adamw": Method("AdamW", 1e-4, 0.9, 0.999, 1e-8),
-    "adamw8bit": Method("AdamW8bit", 1e-4, 0.9, 0.999, 1e-8),
-    "adafactor": Method("Adafactor", 1e-4),
-    "lion": Method("Lion", 2e-5, 0.9, 0.99),
-    "prodigy": Method("Prodigy", 1.0, 0.9, 0.999, 1e-8),
-    "schedule_free_adamw": Method("AdamWScheduleFree", 2.5e-4, 0.9, 0.999, 1e-8),
-    "muon": Method("Muon", 1e-4, 0.95),
+    "adamw": Method("AdamW", 1.0, 0.9, 0.999, 1e-8),
+    "adamw8bit": Method("AdamW8bit", 1.0, 0.9, 0.999, 1e-8),
+    "adafactor": Method("Adafactor", 1.0),
+    "lion": Method("Lion", 0.2, 0.9, 0.99),
+    "prodigy": Method("Prodigy", None, 0.9, 0.999, 1e-8),
+    "schedule_free_adamw": Method("AdamWScheduleFree", 2.5, 0.9, 0.999, 1e-8),
+    "muon": Method("Muon", 1.0, 0.95),
 }
+
+
+_LEAST_FACTOR = 0.01  # below it a learning rate that was meant for another optimiser was left in place
 
 
 @dataclass(frozen=True)
@@ -83,7 +87,7 @@ class OptimizerConfig:
             _within(number, getattr(self, number), 0.0, 0.9999999)
             if getattr(self, number) and getattr(self.method, number) is None:
                 raise ValueError(f"{self.name} has no {number}; leave it at 0")
-        _within("max_grad_norm", self.max_grad_norm, 0.0, 1e6)
+        _within("max_grad_norm", self.max_grad_norm, 0.0, 1e9)
         _within("ema_decay", self.ema_decay, 0.0, 0.9999999)
         if self.name == "schedule_free_adamw":
             self._check_schedule_free()
@@ -95,6 +99,17 @@ class OptimizerConfig:
     @property
     def betas(self) -> tuple[float, float]:
         return self.beta1 or self.method.beta1, self.beta2 or self.method.beta2
+
+    def usual_rate(self, of_adamw: float) -> float:
+        """The learning rate to start from where AdamW's is `of_adamw`; prodigy's is a factor, and 1 everywhere."""
+        return 1.0 if self.method.rate is None else of_adamw * self.method.rate
+
+    def described(self) -> str:
+        """For metadata: the optimiser's name and, in brackets, the numbers that are not as usual."""
+        usual = OptimizerConfig()
+        names = ("weight_decay", "beta1", "beta2", "eps", "ema_decay")
+        changed = [f"{n}={getattr(self, n):g}" for n in names if getattr(self, n) != getattr(usual, n)]
+        return self.method.title + (f"({', '.join(changed)})" if changed else "")
 
     def _check_schedule_free(self) -> None:
         if self.schedule != "constant":
@@ -115,14 +130,11 @@ class TrainConfig:
     batch_size: int = 1
     accumulation: int = 1
     seed: int = 0
-    schedule: Schedule = "cosine"
-    warmup: int = 0
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     weighting: Weighting = "none"
     snr_gamma: float = 5.0
     timesteps: TimestepLaw = "uniform"
     shift: float = 3.0
-    max_grad_norm: float = 1.0
-    weight_decay: float = 0.01
     caption_dropout: float = 0.0
     preservation: float = 0.0
 
@@ -131,14 +143,18 @@ class TrainConfig:
         _within("learning_rate", self.learning_rate, 1e-9, 1.0)
         _within("batch_size", self.batch_size, 1, 1024)
         _within("accumulation", self.accumulation, 1, 1024)
-        _within("warmup", self.warmup, 0, self.steps)
+        _within("warmup", self.optimizer.warmup, 0, self.steps)
         _within("shift", self.shift, 0.01, 100.0)
         _within("snr_gamma", self.snr_gamma, 0.1, 100.0)
         _within("caption_dropout", self.caption_dropout, 0.0, 1.0)
         _within("preservation", self.preservation, 0.0, 100.0)
         _one_of("weighting", self.weighting, WEIGHTINGS)
         _one_of("timesteps", self.timesteps, TIMESTEP_LAWS)
-        _one_of("schedule", self.schedule, SCHEDULES)
+        if self.optimizer.name == "prodigy" and self.learning_rate < _LEAST_FACTOR:
+            raise ValueError(
+                f"prodigy finds the learning rate by itself and learning_rate is a factor on it; set it to 1 or "
+                f"to 0, which is auto, not {self.learning_rate:g}"
+            )
 
 
 @dataclass(frozen=True)

@@ -111,6 +111,13 @@ class Factors:
                 pair[0].copy_(_kaiming(shapes[name][0], generator))
             self.branches[name] = Branch(*pair, alpha * shapes[name][0][0] / rank, module)
 
+    def matrices(self) -> tuple[list[Tensor], ...]:
+        """The factors of each part one by one: views of the buffer that have their gradient."""
+        model, text = [], []
+        for name, branch in self.branches.items():
+            (text if name.startswith(TEXT_PREFIX) else model).extend((branch.lora_A, branch.lora_B))
+        return (model, text)[: len(self.parts)]
+
     @contextmanager
     def silence(self) -> Iterator[None]:
         """Inside, the attached model answers as its base does."""

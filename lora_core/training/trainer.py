@@ -11,11 +11,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import objective, timesteps
+from . import objective, optimizers, schedules, timesteps
 from .batches import Batches
 from .config import TrainConfig
 from .inject import Factors
 from .objective import Denoiser
+from .optimizers.schedule_free import ScheduleFreeAdamW
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,7 @@ class TrainState:
     optimizer: torch.optim.Optimizer
     step: int = 0
     losses: list[float] = field(default_factory=list)
+    ema: Tensor | None = None  # of the factors, from the first step of a run that keeps one
 
     @contextmanager
     def whole_step(self) -> Iterator[None]:
@@ -65,23 +67,39 @@ class TrainState:
                 self.batches.queue = queue
                 self.factors.flat.grad.zero_()
 
+    @contextmanager
+    def judged(self) -> Iterator[None]:
+        """Inside, the factors are those to look at and to save: their EMA, or the average of a schedule-free optimiser.
+
+        On leaving, the trained ones are back, bit for bit. A run that averages nothing has only one kind.
+        """
+        flat, average = self.factors.flat, self._average()
+        if average is None:
+            yield
+            return
+        trained = flat.clone()
+        flat.copy_(average)
+        try:
+            yield
+        finally:
+            flat.copy_(trained)
+
+    def _average(self) -> Tensor | None:
+        if isinstance(self.optimizer, ScheduleFreeAdamW):
+            return torch.cat(self.optimizer.averages())
+        return self.ema
+
+    def follow(self, decay: float) -> None:
+        """Take the factors of step `step` into the EMA; with few steps done it looks back less than `decay` says."""
+        if self.ema is None:
+            self.ema = self.factors.flat.clone()
+        self.ema.lerp_(self.factors.flat, 1 - min(decay, (1 + self.step) / (10 + self.step)))
+
 
 def make_optimizer(factors: Factors, config: TrainConfig, text_rate: float = 0.0) -> torch.optim.Optimizer:
-    """AdamW (Loshchilov and Hutter 2019) over the flat buffer, torch's fused kernel; text encoders at `text_rate`."""
+    """The optimiser of all parts of the factors; text encoders at `text_rate`."""
     peaks = (config.learning_rate, text_rate)[: len(factors.parts)]
-    groups = [{"params": [part], "peak": peak} for part, peak in zip(factors.parts, peaks, strict=True)]
-    return torch.optim.AdamW(groups, lr=config.learning_rate, weight_decay=config.weight_decay, fused=True)
-
-
-def learning_rate(config: TrainConfig, step: int, peak: float | None = None) -> float:
-    """The rate of step `step` (from 0): linear warm-up to `peak` (the config's), then constant or a cosine to zero."""
-    peak = config.learning_rate if peak is None else peak
-    if step < config.warmup:
-        return peak * (step + 1) / config.warmup
-    if config.schedule == "constant":
-        return peak
-    done = (step - config.warmup) / max(config.steps - config.warmup, 1)
-    return peak * (0.5 + 0.5 * math.cos(math.pi * done))
+    return optimizers.make(config.optimizer, list(zip(factors.parts, factors.matrices(), peaks, strict=True)))
 
 
 def train(
@@ -91,21 +109,23 @@ def train(
 
     A loss or gradient that is not finite raises FloatingPointError before it can touch the factors.
     """
-    flat = state.factors.flat
+    flat, choices = state.factors.flat, config.optimizer
     while state.step < config.steps:
-        rate = learning_rate(config, state.step)
+        rate = schedules.rate(choices, config.steps, state.step, config.learning_rate)
         with state.whole_step():
             mean = sum(_backward(config, state, denoiser, samples) for _ in range(config.accumulation))
             norm = float(flat.grad.norm())
             _check_finite(mean, norm, state.step + 1, rate)
-        if 0 < config.max_grad_norm < norm:
-            flat.grad.mul_(config.max_grad_norm / norm)
+        if 0 < choices.max_grad_norm < norm:
+            flat.grad.mul_(choices.max_grad_norm / norm)
         for group in state.optimizer.param_groups:
-            group["lr"] = learning_rate(config, state.step, group["peak"])
+            group["lr"] = schedules.rate(choices, config.steps, state.step, group["peak"])
         state.optimizer.step()
         flat.grad.zero_()
         state.step += 1
         state.losses.append(mean)
+        if choices.ema_decay:
+            state.follow(choices.ema_decay)
         yield StepResult(state.step, mean, norm, rate)
 
 

@@ -20,7 +20,14 @@ from ...lora_core.files import formats, metadata, save
 from ...lora_core.presets import AUTO, Choices, choose
 from ...lora_core.training import checkpoint
 from ...lora_core.training.batches import Batches
-from ...lora_core.training.config import TIMESTEP_LAWS, LoraConfig, TextConfig, TrainConfig, fingerprint
+from ...lora_core.training.config import (
+    TIMESTEP_LAWS,
+    LoraConfig,
+    OptimizerConfig,
+    TextConfig,
+    TrainConfig,
+    fingerprint,
+)
 from ...lora_core.training.curve import draw_curve
 from ...lora_core.training.dataset import Dataset, check_preservation, preserved_captions
 from ...lora_core.training.inject import Factors, attached
@@ -208,13 +215,15 @@ def _adapter(
     model, state: TrainState, dataset: Dataset, lora: LoraConfig, config: TrainConfig, run: Run, text: TextConfig | None
 ) -> Adapter:
     family = family_of(model)
-    adapter = Adapter(state.factors.low_ranks())
+    with state.judged():
+        adapter = Adapter(state.factors.low_ranks())
     facts = metadata.Facts(
         title=run.name, architecture=family.architecture, base_version=family.base_version, trigger=dataset.trigger,
         prediction_type=prediction_type(model), resolution=(dataset.resolution, dataset.resolution), steps=state.step,
         max_steps=config.steps, batch_size=config.batch_size, accumulation=config.accumulation,
-        learning_rate=config.learning_rate, optimizer="AdamW", scheduler=config.schedule, seed=config.seed,
-        targets=(lora.preset, *lora.include), num_images=len(dataset.examples),
+        learning_rate=config.learning_rate, optimizer=config.optimizer.described(),
+        scheduler=config.optimizer.schedule, seed=config.seed, targets=(lora.preset, *lora.include),
+        num_images=len(dataset.examples),
         min_snr_gamma=config.snr_gamma if config.weighting == "min_snr" else None,
         text_learning_rate=text.learning_rate if text else None,
     )  # fmt: skip
@@ -222,10 +231,11 @@ def _adapter(
 
 
 def choices(
-    model, targets: str, rank: int, alpha: float, learning_rate: float, timesteps: str, shift: float
-) -> Choices:
+    model, targets: str, rank: int, alpha: float, learning_rate: float, timesteps: str, shift: float,
+    optimizer: OptimizerConfig,
+) -> Choices:  # fmt: skip
     """What to train with, where 0 and 'auto' stand for what suits this model's family."""
-    return choose(family_of(model).name, targets, rank, alpha, learning_rate, timesteps, shift)
+    return choose(family_of(model).name, targets, rank, alpha, learning_rate, timesteps, shift, optimizer)
 
 
 def as_lora_model(adapter: Adapter) -> dict[str, torch.Tensor]:

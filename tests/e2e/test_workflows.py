@@ -14,7 +14,7 @@ from PIL import Image
 
 ROOT = Path(__file__).resolve().parents[2]
 WORKFLOWS = sorted((ROOT / "workflows").glob("*.json"))
-NODES = ("Dataset", "TrainLora", "SaveLora", "LoadLoraStack", "MergeLora")
+NODES = ("Dataset", "Optimizer", "TrainLora", "SaveLora", "LoadLoraStack", "MergeLora")
 
 
 def load(path: Path) -> dict:

@@ -7,7 +7,7 @@ from lora_loom.lora_core import families
 from lora_loom.lora_core.distilled import few_step_mark
 from lora_loom.lora_core.guess import SIGNS
 from lora_loom.lora_core.presets import NEUTRAL, PRESETS, Preset, choose, preset_of
-from lora_loom.lora_core.training.config import SHIFTED, LoraConfig, TrainConfig
+from lora_loom.lora_core.training.config import SHIFTED, LoraConfig, OptimizerConfig, TrainConfig
 
 NAMES = [family.name for family in families.FAMILIES]
 AUTOMATIC = ("auto", 0, 0.0, 0.0, "auto", 3.0)
@@ -97,6 +97,7 @@ def test_the_note_names_what_was_chosen_and_nothing_else():
         "auto for SDXL: rank 16, alpha 16, learning rate 0.0001, attention, uniform timesteps (diffusers and"
     )
     assert "shifted_logit_normal timesteps at shift 3.16" in choose("FLUX.1 dev", *AUTOMATIC).note()
+    assert "learning rate 1," in choose("SDXL", *AUTOMATIC, OptimizerConfig("prodigy")).note()
     note = choose("SDXL", "attention", 8, 0.0, 1e-3, "uniform", 3.0).note()
     assert note.startswith("auto for SDXL: alpha 8 (")
 

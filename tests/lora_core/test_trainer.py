@@ -12,18 +12,19 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from lora_loom.lora_core.training import checkpoint
+from lora_loom.lora_core.adapter import TEXT_PREFIX
+from lora_loom.lora_core.training import checkpoint, objective, schedules
 from lora_loom.lora_core.training.batches import Batches
-from lora_loom.lora_core.training.config import TrainConfig
+from lora_loom.lora_core.training.config import OPTIMIZERS, SCHEDULES, OptimizerConfig, TrainConfig
 from lora_loom.lora_core.training.inject import Factors, attached
-from lora_loom.lora_core.training.trainer import Sample, StepResult, TrainState, learning_rate, make_optimizer, train
+from lora_loom.lora_core.training.trainer import Sample, StepResult, TrainState, make_optimizer, train
 from torch import Tensor, nn
 
 CHANNELS = 4
 SHAPES = [(6, 6)] * 5 + [(4, 8)] * 3
 CONFIG = TrainConfig(
-    steps=12, learning_rate=3e-3, batch_size=2, accumulation=2, seed=11, warmup=3, caption_dropout=0.3,
-    timesteps="logit_normal", weighting="min_snr",
+    steps=12, learning_rate=3e-3, batch_size=2, accumulation=2, seed=11, optimizer=OptimizerConfig(warmup=3),
+    caption_dropout=0.3, timesteps="logit_normal", weighting="min_snr",
 )  # fmt: skip
 
 
@@ -67,12 +68,16 @@ class Toy(nn.Module):
 class Run:
     """One fresh run from its configuration, with its network attached while it steps."""
 
-    def __init__(self, config: TrainConfig = CONFIG, samples: list[Sample] | None = None):
+    def __init__(
+        self, config: TrainConfig = CONFIG, samples: list[Sample] | None = None, last: str = "leave",
+        text: tuple[float, int] = (0.02, 2),
+    ):  # fmt: skip
         self.config, self.toy, self.samples = config, Toy(), samples or make_samples()
-        generator = torch.Generator().manual_seed(config.seed)
-        factors = Factors({"enter": self.toy.enter, "leave": self.toy.leave}, 3, 3.0, generator)
+        self.again = lambda: Run(config, self.samples, last, text)
+        generator, (text_rate, text_rank) = torch.Generator().manual_seed(config.seed), text
+        factors = Factors({"enter": self.toy.enter, last: self.toy.leave}, 3, 3.0, generator, text_rank)
         batches = Batches([tuple(s.latent.shape) for s in self.samples], config.batch_size, 1, generator)
-        self.state = TrainState(factors, batches, generator, make_optimizer(factors, config))
+        self.state = TrainState(factors, batches, generator, make_optimizer(factors, config, text_rate))
 
     def steps(self) -> Iterator[StepResult]:
         with attached(self.state.factors.branches):
@@ -98,6 +103,16 @@ def make_samples() -> list[Sample]:
         Sample(torch.randn(CHANNELS, *shape, generator=generator), float(i), -float(i) - 1)
         for i, shape in enumerate(SHAPES)
     ]
+
+
+TEXT_LAYER = TEXT_PREFIX + "leave"
+
+
+def config_of(name: str, **choices: Any) -> TrainConfig:
+    """CONFIG with another optimiser, at a rate that suits it."""
+    schedule = "constant" if name == "schedule_free_adamw" else "cosine"
+    rate = 1.0 if name == "prodigy" else CONFIG.learning_rate
+    return replace(CONFIG, learning_rate=rate, optimizer=OptimizerConfig(name, schedule, warmup=3, **choices))
 
 
 @pytest.fixture(scope="module")
@@ -130,9 +145,11 @@ def test_the_globals_have_no_say(whole):
 
 @pytest.mark.parametrize(
     "change",
-    [dict(seed=12), dict(learning_rate=3.1e-3), dict(accumulation=3), dict(batch_size=1), dict(schedule="constant"),
-     dict(warmup=0), dict(weighting="none"), dict(snr_gamma=0.5), dict(timesteps="uniform"), dict(max_grad_norm=1e-3),
-     dict(weight_decay=0.5), dict(caption_dropout=1.0)],
+    [dict(seed=12), dict(learning_rate=3.1e-3), dict(accumulation=3), dict(batch_size=1), dict(weighting="none"),
+     dict(snr_gamma=0.5), dict(timesteps="uniform"), dict(caption_dropout=1.0),
+     *(dict(optimizer=OptimizerConfig(**{"warmup": 3, **choice})) for choice in (
+         dict(schedule="constant"), dict(warmup=0), dict(max_grad_norm=1e-3), dict(weight_decay=0.5), dict(beta1=0.8),
+         dict(beta2=0.9), dict(eps=1e-3)))],
     ids=str,
 )  # fmt: skip
 def test_every_choice_changes_the_result(whole, change):
@@ -164,7 +181,7 @@ def test_a_toy_problem_is_learnt(weighting):
 
 def test_one_step_is_adamw_on_the_mean_gradient_of_its_micro_batches():
     """Against torch's own AdamW over separate tensors, without flat buffers, hooks or generators' bookkeeping."""
-    config = replace(CONFIG, steps=1, warmup=0, schedule="constant", max_grad_norm=1e9)
+    config = replace(CONFIG, steps=1, optimizer=OptimizerConfig(schedule="constant", max_grad_norm=1e9))
     run = Run(config)
     before = {name: pair.to(torch.float32) for name, pair in run.state.factors.low_ranks().items()}
     gradients: list[Tensor] = []
@@ -175,7 +192,7 @@ def test_one_step_is_adamw_on_the_mean_gradient_of_its_micro_batches():
     leaves = [part.clone().requires_grad_() for part in parts]
     for leaf, grad in zip(leaves, gradients[0].split([leaf.numel() for leaf in leaves]), strict=True):
         leaf.grad = grad.view(leaf.shape).clone()
-    torch.optim.AdamW(leaves, lr=config.learning_rate, weight_decay=config.weight_decay).step()
+    torch.optim.AdamW(leaves, lr=config.learning_rate, weight_decay=0.01).step()
     expected = torch.cat([leaf.detach().flatten() for leaf in leaves])
     torch.testing.assert_close(run.state.factors.flat, expected, rtol=1e-6, atol=1e-9)
     assert result.grad_norm == pytest.approx(float(gradients[0].double().norm()), rel=1e-5)
@@ -188,7 +205,7 @@ def test_accumulation_is_the_mean_over_micro_batches():
     grads, losses = [], []
     for size, accumulation in ((4, 1), (1, 4), (2, 2)):
         config = TrainConfig(steps=1, batch_size=size, accumulation=accumulation, caption_dropout=0.0)
-        run = Run(replace(config, max_grad_norm=1e9), samples)
+        run = Run(replace(config, optimizer=OptimizerConfig(max_grad_norm=1e9)), samples)
         run.toy.noised = lambda x0, noise, sigma: x0 * 0.5  # what is drawn has no say
         run.toy.sigma = lambda u: torch.full_like(u, 0.5)
         kept: list[Tensor] = []
@@ -204,7 +221,7 @@ def test_accumulation_is_the_mean_over_micro_batches():
 
 @pytest.mark.parametrize("limit", [1e-3, 1e6])
 def test_gradients_are_clipped_to_the_norm_but_reported_whole(limit):
-    run, seen = Run(replace(CONFIG, steps=1, warmup=0, max_grad_norm=limit)), []
+    run, seen = Run(replace(CONFIG, steps=1, optimizer=OptimizerConfig(max_grad_norm=limit))), []
     original = run.state.optimizer.step
     run.state.optimizer.step = lambda: (seen.append(float(run.state.factors.flat.grad.norm())), original())
     (result,) = run.go()
@@ -224,16 +241,8 @@ def test_dropped_captions_take_that_samples_unconditional():
     assert shares[0.0] == 0 and shares[1.0] == 1 and shares[0.25] == pytest.approx(0.25, abs=0.06)
 
 
-def test_learning_rate_warms_up_then_falls_as_a_cosine():
-    config = TrainConfig(steps=110, learning_rate=1.0, warmup=10)
-    rates = [learning_rate(config, step) for step in range(110)]
-    assert rates[:10] == pytest.approx([(i + 1) / 10 for i in range(10)])
-    assert rates[10] == 1.0 and rates[60] == pytest.approx(0.5) and rates[35] == pytest.approx(0.5 + 0.5 * 0.5**0.5)
-    assert rates[10:] == sorted(rates[10:], reverse=True) and 0 < rates[-1] < 1e-3
-    constant = replace(config, schedule="constant")
-    assert [learning_rate(constant, step) for step in (0, 9, 10, 109)] == pytest.approx([0.1, 1.0, 1.0, 1.0])
-    only_warmup = TrainConfig(steps=4, learning_rate=1.0, warmup=4)
-    assert [learning_rate(only_warmup, step) for step in range(4)] == pytest.approx([0.25, 0.5, 0.75, 1.0])
+def rate_of(step: int) -> float:
+    return schedules.rate(CONFIG.optimizer, CONFIG.steps, step, CONFIG.learning_rate)
 
 
 def test_the_optimiser_uses_the_rate_that_is_reported():
@@ -241,26 +250,14 @@ def test_the_optimiser_uses_the_rate_that_is_reported():
     original = run.state.optimizer.step
     run.state.optimizer.step = lambda: (used.append(run.state.optimizer.param_groups[0]["lr"]), original())
     results = run.go()
-    assert used == [result.learning_rate for result in results] == [learning_rate(CONFIG, i) for i in range(12)]
-
-
-TEXT = "text_encoders.l"
-
-
-def with_text(config: TrainConfig = CONFIG, rate: float = 0.02, rank: int = 2) -> Run:
-    """The same run, whose second layer counts as a text encoder's."""
-    run = Run(config)
-    generator = torch.Generator().manual_seed(config.seed)
-    factors = Factors({"enter": run.toy.enter, TEXT: run.toy.leave}, 3, 3.0, generator, text_rank=rank)
-    batches = Batches([tuple(s.latent.shape) for s in run.samples], config.batch_size, 1, generator)
-    run.state = TrainState(factors, batches, generator, make_optimizer(factors, config, rate))
-    return run
+    assert used == [result.learning_rate for result in results] == [rate_of(i) for i in range(12)]
 
 
 @pytest.mark.parametrize("limit", [0.0, 1e-3])
 def test_a_text_encoder_has_its_own_rate_in_the_same_schedule_and_clipping(limit):
     """The first step of AdamW moves every entry by its rate, whatever the gradient; weight decay is off."""
-    run = with_text(replace(CONFIG, warmup=4, max_grad_norm=limit, weight_decay=0.0))
+    optimizer = OptimizerConfig(warmup=4, max_grad_norm=limit, weight_decay=0.0)
+    run = Run(replace(CONFIG, optimizer=optimizer), last=TEXT_LAYER)
     before = run.state.factors.flat.clone()
     (result,) = run.go(1)
     assert result.learning_rate == pytest.approx(3e-3 / 4)
@@ -271,27 +268,18 @@ def test_a_text_encoder_has_its_own_rate_in_the_same_schedule_and_clipping(limit
 
 def test_text_encoders_at_the_models_rate_are_like_any_other_layer():
     """One buffer and one norm for both: two rates that are equal train as one."""
-    one, two = Run(), with_text(rate=CONFIG.learning_rate, rank=3)
+    one, two = Run(), Run(last=TEXT_LAYER, text=(CONFIG.learning_rate, 3))
     assert [r.loss for r in one.go()] == pytest.approx([r.loss for r in two.go()], rel=1e-6)
     assert torch.allclose(one.state.factors.flat, two.state.factors.flat, rtol=1e-5, atol=1e-7)
-
-
-def test_a_run_with_a_text_encoder_resumes_to_the_same_bytes(tmp_path):
-    whole, cut, again = with_text(), with_text(), with_text()
-    whole.go()
-    cut.go(5)
-    checkpoint.save(tmp_path / "run", cut.state, "print")
-    checkpoint.load(tmp_path / "run", again.state, "print")
-    again.go()
-    assert again.bytes() == whole.bytes() and again.state.losses == whole.state.losses
 
 
 # --- what must not reach the factors ---
 
 
 def snapshot(run: Run) -> tuple:
-    moments = run.state.optimizer.state.get(run.state.factors.flat, {})
-    frozen = {name: value.numpy().tobytes() for name, value in moments.items()}
+    states = enumerate(run.state.optimizer.state.values())
+    frozen = {(i, name): value.numpy().tobytes() for i, values in states for name, value in values.items()}
+    frozen["ema"] = b"" if run.state.ema is None else run.state.ema.numpy().tobytes()
     draws = run.state.generator.get_state().tolist(), [list(batch) for batch in run.state.batches.queue]
     return run.bytes(), frozen, draws, run.state.step, list(run.state.losses)
 
@@ -303,11 +291,22 @@ def test_a_loss_that_is_not_finite_stops_before_the_factors(value, good_steps):
     run.go(good_steps)
     before = snapshot(run)
     run.samples[:] = [replace(s, latent=torch.full_like(s.latent, value)) for s in run.samples]
-    rate = learning_rate(CONFIG, good_steps)
+    rate = rate_of(good_steps)
     with pytest.raises(FloatingPointError, match=rf"loss became \w+ at step {good_steps + 1}; lower the ") as caught:
         run.go()
     assert f"learning rate ({rate:g})" in str(caught.value)
     assert snapshot(run) == before and not run.state.factors.flat.grad.any()
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_a_loss_that_is_not_finite_reaches_no_optimiser_and_no_average(name):
+    run = Run(config_of(name, ema_decay=0.0 if name == "schedule_free_adamw" else 0.9), last=TEXT_LAYER)
+    run.go(3)
+    before = snapshot(run)
+    run.samples[:] = [replace(s, latent=torch.full_like(s.latent, math.nan)) for s in run.samples]
+    with pytest.raises(FloatingPointError, match="loss became nan at step 4"):
+        run.go()
+    assert snapshot(run) == before and before[1]
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
@@ -329,7 +328,7 @@ def test_a_gradient_that_is_not_finite_stops_before_the_factors(value):
 def resumed(run: Run, folder: Path) -> Run:
     """What a new process does: everything from the configuration, then the file."""
     checkpoint.save(folder / "run.safetensors", run.state, "print")
-    fresh = Run(run.config, run.samples)
+    fresh = run.again()
     checkpoint.load(folder / "run.safetensors", fresh.state, "print")
     return fresh
 
@@ -347,10 +346,96 @@ def test_resuming_anywhere_ends_in_the_same_bytes(tmp_path, whole, cuts):
     assert run.bytes() == whole[0] and results == whole[1] and run.state.losses == [r.loss for r in whole[1]]
 
 
-@pytest.mark.parametrize("schedule", ["constant", "cosine"])
+AVERAGES = [(name, decay) for name in OPTIMIZERS for decay in (0.0, 0.7) if not (decay and "free" in name)]
+
+
+@pytest.mark.parametrize(("name", "ema_decay"), AVERAGES)
+@settings(max_examples=5, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(cuts=st.lists(st.integers(0, 12), min_size=1, max_size=3, unique=True).map(sorted))
+def test_every_optimiser_resumes_in_the_same_bytes(tmp_path, name, ema_decay, cuts):
+    """Two parts, as with a text encoder; the files compared hold all there is: factors, averages, moments."""
+    config, files = config_of(name, ema_decay=ema_decay), []
+    for stops in ([], cuts):
+        run = Run(config, last=TEXT_LAYER)
+        for cut in stops:
+            run.go(cut - run.state.step)
+            run = resumed(run, tmp_path)
+        run.go()
+        checkpoint.save(tmp_path / "end.safetensors", run.state, "print")
+        files.append((tmp_path / "end.safetensors").read_bytes())
+    assert files[0] == files[1] and run.state.step == 12
+
+
+@pytest.mark.parametrize(("name", "ema_decay"), AVERAGES)
+def test_every_optimiser_learns_and_every_average_too(name, ema_decay):
+    samples = [Sample(torch.full((CHANNELS, 6, 6), 1.5), 0.0, -9.0)] * 4
+    rate = {"prodigy": 1.0, "muon": 0.1}.get(name, 2e-2)
+    config = replace(
+        config_of(name, ema_decay=ema_decay),
+        steps=400 if name == "prodigy" else 150,
+        learning_rate=rate,
+        batch_size=4,
+        accumulation=1,
+    )
+    run = Run(replace(config, caption_dropout=0.0), samples, TEXT_LAYER)
+    run.go()
+    first, last = (sum(part) / 20 for part in (run.state.losses[:20], run.state.losses[-20:]))
+    assert all(map(math.isfinite, run.state.losses)) and last < 0.75 * first
+    with attached(run.state.factors.branches), run.state.judged():
+        assert error(run.toy) < 0.75 * error(Toy())
+
+
+def error(toy: Toy) -> float:
+    """The loss on one constant picture at 16 noise levels, without weighting."""
+    x0, draw = torch.full((16, CHANNELS, 6, 6), 1.5), torch.Generator().manual_seed(5)
+    noise = torch.randn(x0.shape, generator=draw)
+    with torch.no_grad():
+        return float(objective.loss(toy, x0, noise, torch.linspace(0.1, 0.9, 16), [0.0] * 16, "none"))
+
+
+def test_the_ema_is_that_of_its_formula_and_leaves_training_alone(whole):
+    """decay_t = min(decay, (1 + t) / (10 + t)); the first step starts it."""
+    run, average = Run(replace(CONFIG, optimizer=OptimizerConfig(warmup=3, ema_decay=0.35))), None
+    for result in run.steps():
+        decay = min(0.35, (1 + result.step) / (10 + result.step))
+        now = run.state.factors.flat.double()
+        average = now.clone() if average is None else decay * average + (1 - decay) * now
+    torch.testing.assert_close(run.state.ema.double(), average, rtol=1e-6, atol=1e-8)
+    assert run.bytes() == whole[0]
+
+
+@pytest.mark.parametrize(
+    "config", [config_of("adamw", ema_decay=0.9), config_of("schedule_free_adamw")], ids=["ema", "free"]
+)
+def test_what_is_judged_is_the_average_and_goes_without_a_trace(config):
+    run, looked_at = Run(config), Run(config)
+    run.go()
+    for result in looked_at.steps():
+        trained = looked_at.bytes()
+        with pytest.raises(KeyboardInterrupt), looked_at.state.judged():
+            judged = looked_at.state.factors.flat.clone()
+            kept = looked_at.state.factors.low_ranks()["enter"].lora_A
+            raise KeyboardInterrupt
+        assert looked_at.bytes() == trained
+        assert torch.equal(kept.flatten(), judged[: kept.numel()])
+        assert result.step == 1 or judged.numpy().tobytes() != trained
+    assert looked_at.bytes() == run.bytes()
+    wanted = run.state.ema if run.state.ema is not None else run.state.optimizer.averages()[0]
+    assert torch.equal(judged, wanted)
+
+
+def test_without_an_average_what_is_judged_is_what_is_trained(whole):
+    run = Run()
+    with run.state.judged():
+        run.go()
+    assert run.bytes() == whole[0]
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
 @pytest.mark.parametrize(("batch_size", "accumulation"), [(1, 1), (3, 1), (1, 3), (2, 2)])
 def test_resuming_with_any_batching(tmp_path, schedule, batch_size, accumulation):
-    config = replace(CONFIG, schedule=schedule, batch_size=batch_size, accumulation=accumulation)
+    optimizer = OptimizerConfig(schedule=schedule, warmup=3)
+    config = replace(CONFIG, optimizer=optimizer, batch_size=batch_size, accumulation=accumulation)
     run, whole = Run(config), Run(config)
     expected = whole.go()
     assert run.go(5) + resumed(run, tmp_path).go() == expected
@@ -437,7 +522,7 @@ def test_preservation_leaves_the_reported_loss_alone_and_adds_its_gradient():
     samples = [replace(s, preserved=(50.0,)) for s in make_samples()]
     results = {}
     for strength in (0.0, 1.0, 2.0):
-        config = replace(CONFIG, steps=1, warmup=0, accumulation=1, max_grad_norm=0.0)
+        config = replace(CONFIG, steps=1, accumulation=1, optimizer=OptimizerConfig(max_grad_norm=0.0))
         run = Run(replace(config, preservation=strength), samples)
         run.state.factors.flat.add_(0.1)  # otherwise nothing has changed yet and there is nothing to preserve
         grads: list[Tensor] = []
@@ -453,7 +538,7 @@ def test_preservation_leaves_the_reported_loss_alone_and_adds_its_gradient():
 def test_a_gradient_norm_limit_of_zero_clips_nothing():
     results = {}
     for limit in (0.0, 1e9, 1e-3):
-        run = Run(replace(CONFIG, max_grad_norm=limit))
+        run = Run(replace(CONFIG, optimizer=OptimizerConfig(max_grad_norm=limit)))
         run.go(4)
         results[limit] = run.bytes()
     assert results[0.0] == results[1e9] != results[1e-3]

@@ -1,0 +1,57 @@
+"""Training Optimizer: how Train LoRA turns gradients into steps."""
+
+from __future__ import annotations
+
+from comfy_api.latest import io
+
+from ..lora_core.training.config import OPTIMIZERS, SCHEDULES, OptimizerConfig
+from ..lora_core.training.optimizers import check_torch
+from .types import CATEGORY, OptimizerType
+
+
+class TrainingOptimizer(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="LoraLoom_Optimizer",
+            display_name="Training Optimizer",
+            category=CATEGORY,
+            description="Chooses Train LoRA's optimiser and its settings. As it comes it changes nothing: these are the settings of a Train LoRA without it.",
+            search_aliases=["adamw", "prodigy", "lion", "adafactor", "muon", "learning rate schedule", "ema"],
+            inputs=[
+                io.Combo.Input("optimizer", options=list(OPTIMIZERS), default="adamw", tooltip="adamw is the safe choice. prodigy finds the learning rate by itself: leave Train LoRA's learning_rate at 0 (auto) or set it to 1."),
+                io.Combo.Input("lr_schedule", options=list(SCHEDULES), default="cosine", tooltip="How the learning rate runs after the warm-up; all but constant end near 0. schedule_free_adamw needs constant."),
+                io.Int.Input("warmup", default=0, min=0, max=1_000_000, tooltip="Steps over which the learning rate rises from zero."),
+                io.Int.Input("restarts", default=1, min=1, max=1000, tooltip="How often cosine_restarts goes back to the full learning rate; other schedules do not use it."),
+                io.Float.Input("weight_decay", default=0.01, min=0.0, max=10.0, step=0.001, round=False, tooltip="Share by which the factors shrink at every step, times the learning rate. 0 is off."),
+                io.Float.Input("beta1", default=0.0, min=0.0, max=0.9999999, step=0.01, round=False, tooltip="Memory of the gradient's direction; 0 is the optimiser's own, such as 0.9."),
+                io.Float.Input("beta2", default=0.0, min=0.0, max=0.9999999, step=0.001, round=False, tooltip="Memory of the gradient's size; 0 is the optimiser's own, such as 0.999."),
+                io.Float.Input("eps", default=0.0, min=0.0, max=0.9999999, step=1e-9, round=False, tooltip="Floor of the gradient's size; 0 is the optimiser's own, such as 1e-8."),
+                io.Float.Input("max_grad_norm", default=1.0, min=0.0, max=1e6, step=0.1, tooltip="Gradients longer than this are shortened to it; 0 leaves them."),
+                io.Float.Input("ema_decay", default=0.0, min=0.0, max=0.9999999, step=0.001, round=False, tooltip="0 is off. Else the LoRA is a running average of itself: 0.99 looks back about 100 steps, 0.999 about 1000."),
+            ],
+            outputs=[OptimizerType.Output("optimizer", tooltip="For Train LoRA.")],
+        )  # fmt: skip
+
+    @classmethod
+    def validate_inputs(
+        cls, optimizer, lr_schedule, warmup, restarts, weight_decay, beta1, beta2, eps, max_grad_norm, ema_decay
+    ):
+        choices = (optimizer, lr_schedule, warmup, restarts, weight_decay, beta1, beta2, eps, max_grad_norm, ema_decay)
+        if None in choices:  # one comes over a wire, and is seen by execute
+            return True
+        try:
+            check_torch(OptimizerConfig(*choices))
+        except ValueError as error:
+            return str(error)
+        return True
+
+    @classmethod
+    def execute(
+        cls, optimizer, lr_schedule, warmup, restarts, weight_decay, beta1, beta2, eps, max_grad_norm, ema_decay
+    ) -> io.NodeOutput:  # fmt: skip
+        config = OptimizerConfig(
+            optimizer, lr_schedule, warmup, restarts, weight_decay, beta1, beta2, eps, max_grad_norm, ema_decay
+        )
+        check_torch(config)
+        return io.NodeOutput(config)
