@@ -14,6 +14,7 @@ from ..lora_core.training.config import (
     TextConfig,
     TrainConfig,
 )
+from ..lora_core.training.plan import Measures
 from .bridge.training import AUTO, TIMESTEPS, Run, as_lora_model, choices, train_lora
 from .types import CATEGORY, AdapterType, LoraDatasetType, OptimizerType
 
@@ -59,6 +60,8 @@ class TrainLora(io.ComfyNode):
                 io.String.Input("exclude", default="", optional=True, advanced=True, tooltip="Layers to leave out, written as include."),
                 io.String.Input("preserve", default="", optional=True, advanced=True, tooltip="Class words that stand in for the trigger, separated by commas: for 'sks dog' write dog, or several. On captions with them the model keeps its own answer."),
                 io.Float.Input("preservation", default=0.0, min=0.0, max=MOST_PRESERVATION, step=0.1, optional=True, advanced=True, tooltip="Weight of that: 0 is off, 1 is as strong as learning. Each step takes about twice as long."),
+                io.Combo.Input("memory", options=["auto", "as set"], default="auto", optional=True, advanced=True, tooltip="When the run does not fit into free memory: auto takes further measures, the mildest first; as set refuses to start and says what would help."),
+                io.Float.Input("offload", default=0.0, min=0.0, max=1.0, step=0.05, optional=True, advanced=True, tooltip="Least share of the blocks whose weights stay in RAM and are copied to the device when needed: less VRAM, slower steps, the same result."),
                 io.Int.Input("text_rank", default=0, min=0, max=1024, optional=True, advanced=True, tooltip="Rank of a LoRA on the text encoder, for SD 1.5 and SDXL; 0 leaves the text encoder as it is. 4 to 16 is plenty."),
                 io.Float.Input("text_learning_rate", default=0.0, min=0.0, max=1.0, step=1e-5, round=False, optional=True, advanced=True, tooltip="Learning rate of the text encoder; 0 is half of learning_rate."),
                 io.Vae.Input("prior_vae", optional=True, tooltip="The stage C encoder (effnet_encoder), for Stable Cascade stage B only."),
@@ -97,7 +100,8 @@ class TrainLora(io.ComfyNode):
         cls, model, clip, vae, dataset, steps, rank, alpha, learning_rate, targets, seed, batch_size, accumulation,
         run_name="my_lora", resume="continue", timesteps=AUTO, shift=3.0, weighting="none", lr_schedule="cosine", warmup=0,
         caption_dropout=0.0, max_grad_norm=1.0, gradient_checkpointing=True, save_every=250, include="", exclude="",
-        preserve="", preservation=0.0, text_rank=0, text_learning_rate=0.0, prior_vae=None, optimizer=None,
+        preserve="", preservation=0.0, memory=AUTO, offload=0.0, text_rank=0, text_learning_rate=0.0, prior_vae=None,
+        optimizer=None,
     ) -> io.NodeOutput:  # fmt: skip
         optimizer = optimizer or OptimizerConfig(schedule=lr_schedule, warmup=warmup, max_grad_norm=max_grad_norm)
         chosen = choices(model, targets, rank, alpha, learning_rate, timesteps, shift, optimizer)
@@ -108,7 +112,13 @@ class TrainLora(io.ComfyNode):
             caption_dropout=caption_dropout, preservation=preservation,
         )  # fmt: skip
         run = Run(
-            run_name, save_every, gradient_checkpointing, resume == "start over", _patterns(preserve), chosen.note()
+            run_name,
+            save_every,
+            Measures(gradient_checkpointing, offload),
+            memory == AUTO,
+            resume == "start over",
+            _patterns(preserve),
+            chosen.note(),
         )
         text = TextConfig(text_rank, text_learning_rate or chosen.learning_rate / 2) if text_rank else None
         trained = train_lora(model, clip, vae, dataset, lora, config, run, prior_vae, text)

@@ -85,16 +85,22 @@ class Factors:
     Every branch holds views of the buffers; backward accumulates straight into the flat gradient. A layer too small for
     its rank gets the rank it can have, at the same scaling. Layers of text encoders, which come last, have `text_rank`
     at the scaling alpha / rank of all. `parts` are the buffer's pieces with a learning rate of their own: the model's
-    and, when there are any, the text encoders'.
+    and, when there are any, the text encoders'. They lie on `device`, or else with the first layer's weight.
     """
 
     def __init__(
-        self, layers: Mapping[str, nn.Module], rank: int, alpha: float, generator: torch.Generator, text_rank: int = 0
+        self,
+        layers: Mapping[str, nn.Module],
+        rank: int,
+        alpha: float,
+        generator: torch.Generator,
+        text_rank: int = 0,
+        device: torch.device | None = None,
     ):
         ranks = {name: text_rank if name.startswith(TEXT_PREFIX) else rank for name in layers}
         shapes = {name: _factor_shapes(module, ranks[name]) for name, module in layers.items()}
         size = sum(prod(a) + prod(b) for a, b in shapes.values())
-        device = next(iter(layers.values())).weight.device
+        device = device or next(iter(layers.values())).weight.device
         self.flat = torch.zeros(size, device=device)
         self.flat.grad = torch.zeros(size, device=device)
         self.parts = _parts(

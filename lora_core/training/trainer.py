@@ -143,12 +143,28 @@ def _backward(config: TrainConfig, state: TrainState, denoiser: Denoiser, sample
     sigma = denoiser.sigma(timesteps.draw(config.timesteps, len(batch), config.shift, draw)).to(device)
     dropped = torch.rand(len(batch), generator=draw) < config.caption_dropout
     conditions = [s.unconditional if drop else s.condition for s, drop in zip(batch, dropped, strict=True)]
-    x0 = x0.to(device)
-    loss = objective.loss(denoiser, x0, noise, sigma, conditions, config.weighting, config.snr_gamma)
-    (loss / config.accumulation).backward()
+    kept = []
     if config.preservation:
         picks = [int(torch.randint(len(s.preserved), (), generator=draw)) for s in batch]
         kept = [s.preserved[pick] for s, pick in zip(batch, picks, strict=True)]
-        change = objective.preservation(denoiser, state.factors, denoiser.noised(x0, noise, sigma), sigma, kept)
+    loss = add_gradient(config, state.factors, denoiser, x0.to(device), noise, sigma, conditions, kept)
+    return float(loss) / config.accumulation
+
+
+def add_gradient(
+    config: TrainConfig,
+    factors: Factors,
+    denoiser: Denoiser,
+    x0: Tensor,
+    noise: Tensor,
+    sigma: Tensor,
+    conditions: list[Any],
+    preserved: list[Any],
+) -> Tensor:
+    """Add the gradient of one micro-batch that lies on the device to the flat buffer; returns its loss, a scalar."""
+    loss = objective.loss(denoiser, x0, noise, sigma, conditions, config.weighting, config.snr_gamma)
+    (loss / config.accumulation).backward()
+    if preserved:
+        change = objective.preservation(denoiser, factors, denoiser.noised(x0, noise, sigma), sigma, preserved)
         (change * config.preservation / config.accumulation).backward()
-    return float(loss.detach()) / config.accumulation
+    return loss.detach()

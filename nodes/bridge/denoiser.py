@@ -35,12 +35,13 @@ class ComfyDenoiser:
         self.options = {name: value for name, value in options.items() if name != OVERRIDE}
         self.captions = family_of(patcher).captions
 
-    def condition(self, conditioning: list, latent: Tensor) -> Conditions:
+    def condition(self, conditioning: list, latent: Tensor, device: torch.device | None = None) -> Conditions:
         """ComfyUI CONDITIONING encoded for one latent (channels, ...): text, pooled vectors, size conditioning."""
-        batch = latent[None].to(self.device)
+        device = device or self.device
+        batch = latent[None].to(device)
         conds = comfy.sampler_helpers.convert_cond(conditioning)
         conds = comfy.samplers.encode_model_conds(
-            self.model.extra_conds, conds, batch, self.device, "positive",
+            self.model.extra_conds, conds, batch, device, "positive",
             latent_image=batch, denoise_mask=None, seed=0, latent_shapes=[batch.shape],
         )  # fmt: skip
         return {name: cond.process_cond(batch_size=1, area=None) for name, cond in conds[0]["model_conds"].items()}

@@ -45,6 +45,11 @@ class Progress:
         if server is not None and self.node_id is not None:
             server.send_progress_text("\n".join((text, *self.notes)), self.node_id)
 
+    def keep(self, note: str) -> None:
+        """Show one more note, from now on."""
+        self.notes = (note, *self.notes)
+        self.say("")
+
     def time_left(self, done: int, total: int) -> str:
         seconds = (time.monotonic() - self.started) / max(done - self.done_before, 1) * (total - done)
         return f"{int(seconds // 60)}:{int(seconds % 60):02d} left"

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext
 from functools import partial
+from itertools import count
 
 import comfy.model_management
 import comfy.quant_ops
@@ -14,8 +15,10 @@ from torch import nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
+from ...lora_core.training.plan import Measures
 from .attention import differentiable_attention
 from .frozen import check_backward, ordinary_tensors, recast_in_backward, static_clone
+from .offload import Stream, loaded_around, shared_out, stream_to
 
 _FUSED_ROPE = ("apply_rope", "apply_rope1", "apply_rope_split_half", "apply_rope_split_half1",
                "rms_rope", "rms_rope1", "rms_rope_split_half", "rms_rope_split_half1")  # fmt: skip
@@ -41,38 +44,71 @@ def _on_a_copy(norm, x, *args, **kwargs):
 
 
 @contextmanager
-def training_session(model, checkpointing: bool, text=None) -> Iterator:
+def training_session(model, checkpointing: bool, text=None, offload: float = 0.0) -> Iterator:
     """Yield a loaded ModelPatcher whose model can be differentiated; leave weights, flags and kernels as they were.
 
-    Inference mode is off inside. Weights that were created under it are seen through ordinary tensors on the same
-    storage, not as a copy; those that are not of the compute type are cast whenever they are needed. Attention and
-    rotary kernels without a backward are replaced. A MODEL under dynamic VRAM gives its weights to a static one for the
-    time. With `checkpointing`, blocks recompute their activations. `text`, the ModelPatcher of a CLIP, is loaded beside
-    the model, on its device, and treated in the same way. Raises ValueError for a layer without a backward.
+    `text`, the ModelPatcher of a CLIP, is loaded beside it and treated in the same way.
     """
-    with torch.inference_mode(False), torch.enable_grad(), ExitStack() as undo:
-        patcher = undo.enter_context(static_clone(model))
+    with trainable(model) as patcher, loaded(patcher, Measures(checkpointing, offload), text=text):
+        yield patcher
+
+
+@contextmanager
+def trainable(model) -> Iterator:
+    """Yield a ModelPatcher of its own for this MODEL, not loaded yet; what it computes has a backward.
+
+    Inference mode is off inside. Attention and rotary kernels without a backward are replaced. A MODEL under dynamic
+    VRAM gives its weights to a static one for the time.
+    """
+    with torch.inference_mode(False), torch.enable_grad(), static_clone(model) as patcher:
         _compute_in_range(patcher)
+        with _flag_training(), _differentiable_rope(), differentiable_attention(), norms_on_copies():
+            yield patcher
+
+
+@contextmanager
+def loaded(patcher, measures: Measures, needed: float = 0, text=None) -> Iterator[None]:
+    """The model on its device, with `needed` bytes free beside its weights, and its measures taken.
+
+    Weights that were created under inference mode are seen through ordinary tensors on the same storage, not as a copy.
+    `text`, the ModelPatcher of a CLIP, is loaded beside the model, on its device; its blocks are recomputed like the
+    model's and never offloaded. Raises ValueError for a layer without a backward.
+    """
+    network = patcher.model.diffusion_model
+    streamed = shared_out(blocks(network), measures.offload)
+    with ExitStack() as undo:
         encoders = [undo.enter_context(static_clone(text))] if text is not None else []
         for each in encoders:
             each.load_device = patcher.load_device
-        comfy.model_management.load_models_gpu([patcher, *encoders], force_full_load=True)
+        if streamed:
+            undo.enter_context(loaded_around(patcher, streamed, needed))
+        together = encoders if streamed else [patcher, *encoders]
+        if together:
+            comfy.model_management.load_models_gpu(together, memory_required=needed, force_full_load=True)
         patcher.pre_run()
         undo.callback(patcher.cleanup)
-        networks = [(patcher.model.diffusion_model, patcher.model.get_dtype_inference())]
-        networks += [(each.model, torch.float32) for each in encoders]  # whose activations ComfyUI keeps in fp32
-        undo.enter_context(_flag_training())
-        undo.enter_context(_differentiable_rope())
-        undo.enter_context(differentiable_attention())
         for each in (patcher, *encoders):
             undo.enter_context(ordinary_tensors(each.model))
-        for network, dtype in networks:
-            undo.enter_context(recast_in_backward(network, dtype))
-            check_backward(network, dtype)
-        undo.enter_context(norms_on_copies())
-        if checkpointing:
-            undo.enter_context(_recomputed([block for network, _ in networks for block in blocks(network)]))
-        yield patcher
+        check_backward(network, patcher.model.get_dtype_inference())
+        undo.enter_context(prepared(patcher, measures, stream_to(patcher.load_device)))
+        for each in encoders:
+            undo.enter_context(recast_in_backward(each.model, torch.float32))  # ComfyUI keeps its activations in fp32
+            check_backward(each.model, torch.float32)
+            undo.enter_context(_recomputed(blocks(each.model) if measures.checkpointing else ()))
+        yield
+
+
+@contextmanager
+def prepared(patcher, measures: Measures, stream: Stream) -> Iterator[None]:
+    """The network as it is trained, wherever its weights lie; `stream` brings those of offloaded blocks.
+
+    Weights that are not of the compute type are cast whenever they are needed.
+    """
+    network = patcher.model.diffusion_model
+    streamed = shared_out(blocks(network), measures.offload)
+    again = blocks(network) if measures.checkpointing else streamed
+    with recast_in_backward(network, patcher.model.get_dtype_inference()), _recomputed(again, streamed, stream):
+        yield
 
 
 def blocks(network: nn.Module) -> list[nn.Module]:
@@ -124,24 +160,32 @@ def _differentiable_rope() -> Iterator[None]:
 
 
 @contextmanager
-def _recomputed(modules: Iterable[nn.Module]) -> Iterator[None]:
-    """Non-reentrant checkpointing of each module."""
+def _recomputed(
+    modules: Sequence[nn.Module], streamed: Sequence[nn.Module] = (), stream: Stream | None = None
+) -> Iterator[None]:
+    """Non-reentrant checkpointing of each module; `stream` brings the weights of those in `streamed`."""
     wrapped = []
     try:
         for module in modules:
-            module.forward = _checkpointed(module.forward)
+            around = partial(stream.on_device, module) if module in streamed else nullcontext
+            module.forward = _checkpointed(module.forward, around)
             wrapped.append(module)
         yield
     finally:
         for module in wrapped:
             del module.forward
+        if stream is not None:
+            stream.put_back()
 
 
-def _checkpointed(forward):
-    def inside(*args, **kwargs):
-        return forward(*map(_own, args), **{name: _own(value) for name, value in kwargs.items()})
-
+def _checkpointed(forward, around):
     def outside(*args, **kwargs):
+        runs = count()
+
+        def inside(*args, **kwargs):
+            with around(next(runs) > 0):  # again in the backward pass
+                return forward(*map(_own, args), **{name: _own(value) for name, value in kwargs.items()})
+
         return checkpoint(inside, *args, use_reentrant=False, **kwargs)
 
     return outside

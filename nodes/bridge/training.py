@@ -31,6 +31,7 @@ from ...lora_core.training.config import (
 from ...lora_core.training.curve import draw_curve
 from ...lora_core.training.dataset import Dataset, check_preservation, preserved_captions
 from ...lora_core.training.inject import Factors, attached
+from ...lora_core.training.plan import Measures
 from ...lora_core.training.targets import select, weight_shape
 from ...lora_core.training.trainer import Sample, StepResult, TrainState, make_optimizer, train
 from .checks import check_conditioning, check_connected, warnings
@@ -38,9 +39,10 @@ from .denoiser import ComfyDenoiser, prediction_type
 from .encoding import check_sizes, encode_captions, encode_images
 from .folders import run_folder
 from .keys import family_of
+from .memory import Job, Planner, UnforeseeableError
 from .prior import check_prior, encode_priors
 from .progress import Progress
-from .session import training_session
+from .session import loaded, trainable
 from .text import TextDenoiser, check_text, text_layers, tokenized
 
 log = logging.getLogger("lora_loom")
@@ -51,12 +53,14 @@ TIMESTEPS = (AUTO, *TIMESTEP_LAWS)
 @dataclass(frozen=True)
 class Run:
     """What does not change what is learned, but for `preserve`: the words that stand in for the trigger in captions on
-    which the base model is preserved. `checkpointing` recomputes activations block by block. `note` stays on the node.
+    which the base model is preserved. `automatic` takes further `measures` when these do not fit into memory. `note`
+    stays on the node.
     """
 
     name: str = "lora"
     save_every: int = 250
-    checkpointing: bool = True
+    measures: Measures = Measures()
+    automatic: bool = True
     start_over: bool = False
     preserve: tuple[str, ...] = ()
     note: str = ""
@@ -97,14 +101,15 @@ def train_lora(
     check_sizes(vae, dataset)
     progress = Progress(config.steps, _notes(model, dataset, run))
     encoded, latents, priors = _encode(model, clip, vae, prior_vae, dataset, run.preserve, progress, text)
-    with training_session(model, run.checkpointing, clip.patcher if text else None) as patcher:
+    job = None if text else _job(dataset, lora, config, encoded, latents, priors)
+    with _session(model, clip.patcher if text else None, job, run, progress) as patcher:
         layers = select(patcher.model.diffusion_model, lora, PREFIX)
         if text:
             layers |= text_layers(clip.patcher.model, lora)
         choices = [lora, config, dataset.fingerprint(), list(run.preserve), _digest(layers)]
         identity = fingerprint(*choices, *([text, clip.layer_idx] if text else []))
         folder = run_folder(run.name, identity)
-        state = _fresh_state(layers, lora, config, text, latents, dataset.repeats)
+        state = _fresh_state(layers, lora, config, text, latents, dataset.repeats, patcher.load_device)
         denoiser = TextDenoiser(patcher, clip) if text else ComfyDenoiser(patcher)
         samples = _samples(denoiser, dataset, encoded, latents, priors, run.preserve)
         path = folder / "state.safetensors"
@@ -121,6 +126,35 @@ def train_lora(
         adapter = adapter_now()
     progress.say(_summary(state.losses, adapter, folder))
     return Trained(adapter, list(state.losses), folder)
+
+
+@contextmanager
+def _session(model, text, job: Job | None, run: Run, progress: Progress) -> Iterator:
+    """Yield the loaded ModelPatcher to train, with the measures that fit what is free; what it needs is shown before.
+
+    Without a job, as when text encoders are trained, the measures are taken as they are set. Raises ValueError when the
+    run would not fit.
+    """
+    with trainable(model) as patcher:
+        measures, needed = run.measures, 0.0
+        try:
+            if job is not None:
+                settled, line = Planner(patcher).settle(job, run.measures, run.automatic)
+                measures, needed = settled.measures, settled.need.total - settled.need.weights
+                progress.keep(line)
+                log.info("%s: %s", run.name, line)
+        except UnforeseeableError as reason:
+            log.warning("what %s needs is not known before its first step: %s", run.name, reason)
+        with loaded(patcher, measures, needed, text):
+            yield patcher
+
+
+def _job(dataset: Dataset, lora: LoraConfig, config: TrainConfig, encoded, latents, priors) -> Job:
+    """The largest picture with the longest caption."""
+    largest = max(range(len(latents)), key=lambda i: latents[i].numel())
+    caption = max(encoded, key=lambda caption: encoded[caption][0][0].numel())
+    conditioning = conditioning_set_values(encoded[caption], priors[largest])
+    return Job(lora, config, tuple(latents[largest].shape), conditioning, PREFIX, dataset.resolution)
 
 
 def _encode(model, clip, vae, prior_vae, dataset: Dataset, preserve: tuple[str, ...], progress: Progress, text):
@@ -165,11 +199,11 @@ def _samples(
 
 
 def _fresh_state(
-    layers, lora: LoraConfig, config: TrainConfig, text: TextConfig | None, latents, repeats: int
+    layers, lora: LoraConfig, config: TrainConfig, text: TextConfig | None, latents, repeats: int, device
 ) -> TrainState:
     generator = torch.Generator().manual_seed(config.seed)
     text_rank, text_rate = (text.rank, text.learning_rate) if text else (0, 0.0)
-    factors = Factors(layers, lora.rank, lora.alpha, generator, text_rank)
+    factors = Factors(layers, lora.rank, lora.alpha, generator, text_rank, device)
     batches = Batches([tuple(x.shape) for x in latents], config.batch_size, repeats, generator)
     return TrainState(factors, batches, generator, make_optimizer(factors, config, text_rate))
 

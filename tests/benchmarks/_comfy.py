@@ -45,10 +45,13 @@ SD_REAL = replace(FAMILIES["sd15_full"], unet={**SD_WHOLE, "model_channels": 320
 FLUX_REAL = replace(FAMILIES["flux1"], unet={**_FLUX, "depth": 19, "depth_single_blocks": 38})
 
 
-def build(row: Tiny, dtype: torch.dtype = torch.float16, weights: bool = True):
-    """A MODEL of that row with seeded weights, or without any: on the meta device, for its names and shapes alone."""
+def build(row: Tiny, dtype: torch.dtype = torch.float16, weights: bool = True, cast: torch.dtype | None = None):
+    """A MODEL of that row with seeded weights, or without any: on the meta device, for its names and shapes alone.
+
+    Weights are cast to `cast`, where given, for every use.
+    """
     config = getattr(comfy.supported_models, row.config)(dict(row.unet))
-    config.set_inference_dtype(dtype, None)
+    config.set_inference_dtype(dtype, cast)
     store = comfy.model_management.unet_offload_device() if weights else torch.device("meta")
     model = config.get_model({}, "", device=store)
     if weights:

@@ -1,0 +1,77 @@
+"""What a computation holds and costs, read off the operators that it dispatches, on real tensors or on fake ones."""
+
+from __future__ import annotations
+
+import weakref
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import addmm_flop, flop_registry, sdpa_backward_flop, sdpa_flop
+
+_aten = torch.ops.aten
+_FLOPS = {
+    **flop_registry,
+    _aten.addmm_: addmm_flop,
+    _aten._scaled_dot_product_flash_attention_for_cpu: sdpa_flop,
+    _aten._scaled_dot_product_flash_attention_for_cpu_backward: sdpa_backward_flop,
+}
+
+
+@dataclass(frozen=True)
+class Work:
+    """Multiply-adds of matrix products, convolutions and attention counted as two; bytes that operators read and write;
+    and the number of operators."""
+
+    flops: int = 0
+    moved: int = 0
+    launches: int = 0
+
+
+class Meter(TorchDispatchMode):
+    """While active, `peak` is the most bytes held at once on `device` in storages made since it was entered."""
+
+    def __init__(self, device: torch.device):
+        super().__init__()
+        self.device = device
+        self.peak = self.flops = self.moved = self.launches = 0
+        self._live: dict[int, int] = {}
+        self._held = 0
+
+    @property
+    def work(self) -> Work:
+        return Work(self.flops, self.moved, self.launches)
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        out = func(*args, **kwargs)
+        if not func.is_view:
+            taken, made = ([t for t in tree_leaves(tree) if isinstance(t, Tensor)] for tree in ((args, kwargs), out))
+            self._count(func, args, kwargs, out, [*taken, *made])
+            old = {tensor.untyped_storage()._cdata for tensor in taken}
+            for tensor in made:
+                storage = tensor.untyped_storage()
+                if tensor.device.type == self.device.type and storage._cdata not in old:
+                    self._hold(storage)
+        return out
+
+    def _hold(self, storage: torch.UntypedStorage) -> None:
+        key, size = storage._cdata, storage.nbytes()
+        if key in self._live or not size:
+            return
+        self._live[key] = size
+        self._held += size
+        self.peak = max(self.peak, self._held)
+        weakref.finalize(storage, self._drop, key)
+
+    def _drop(self, key: int) -> None:
+        self._held -= self._live.pop(key)
+
+    def _count(self, func, args, kwargs, out, tensors: list[Tensor]) -> None:
+        self.launches += 1
+        self.moved += sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+        formula = _FLOPS.get(func._overloadpacket)
+        if formula is not None:
+            self.flops += formula(*args, **kwargs, out_val=out)

@@ -1,0 +1,123 @@
+"""What a run needs, and the mildest measures with which it fits. Sizes are in bytes, times in seconds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+
+from .meter import Work
+
+GB = 2**30
+SHARES = (0.25, 0.5, 0.75, 1.0)
+# Beside what is counted: memory lost between allocations, and on a device the work space of its libraries.
+SLACK, WORK_SPACE = 0.05, 0.3 * GB
+# Numbers that an optimiser keeps for each that is trained, in units of fp32; Adafactor's depend on the matrix.
+_STATE = {"adamw": 2, "adamw8bit": 0.6, "lion": 1, "prodigy": 4, "schedule_free_adamw": 2, "adafactor": 1, "muon": 1}
+
+
+@dataclass(frozen=True)
+class Measures:
+    """What saves memory and changes no result: `checkpointing` recomputes every block's activations, `offload` is the
+    share of blocks whose weights stay in RAM and are copied for each run; those are always recomputed."""
+
+    checkpointing: bool = True
+    offload: float = 0.0
+
+    def __str__(self) -> str:
+        checkpointing = "checkpointing" if self.checkpointing else "no checkpointing"
+        return f"{checkpointing}, {f'{self.offload:.0%} of blocks offloaded' if self.offload else 'no offload'}"
+
+
+@dataclass(frozen=True)
+class Need:
+    """Memory at the peak of a step: weights that lie on the device, factors with their optimiser, and the rest."""
+
+    weights: int
+    factors: int
+    activations: int
+    work_space: float = 0
+
+    @property
+    def total(self) -> float:
+        return self.weights + self.factors + self.activations * (1 + SLACK) + self.work_space
+
+    def __str__(self) -> str:
+        parts = {"weights": self.weights, "LoRA and optimiser": self.factors, "activations": self.activations}
+        return ", ".join(f"{name} {in_gb(size)}" for name, size in parts.items() if size)
+
+
+@dataclass(frozen=True)
+class Rates:
+    """What a device does in a second (`flops`, bytes `moved`, bytes `copied` to it from RAM) and the seconds that
+    starting one operator takes (`launch`)."""
+
+    flops: float
+    moved: float
+    launch: float
+    copied: float
+
+    def seconds(self, work: Work, streamed: int = 0) -> float:
+        """Of one forward and backward pass; `streamed` bytes come from RAM for each of the two."""
+        compute = work.flops / self.flops + work.moved / self.moved
+        return max(compute, work.launches * self.launch) + 2 * streamed / self.copied
+
+
+@dataclass(frozen=True)
+class Plan:
+    measures: Measures
+    need: Need
+
+
+def optimiser_bytes(trained: int, name: str = "adamw", ema: bool = False) -> int:
+    """Of so many trained numbers: themselves, their gradients, the optimiser's state and a running mean, if kept."""
+    return round(4 * trained * (2 + _STATE[name] + ema))
+
+
+def in_gb(size: float) -> str:
+    return f"{size / GB:.1f}" if size >= GB / 10 else f"{size / GB:.2g}"
+
+
+def candidates(asked: Measures, automatic: bool) -> Iterator[Measures]:
+    """The measures that were asked for, then further ones, the mildest first."""
+    yield asked
+    if not automatic:
+        return
+    if not asked.checkpointing:
+        yield replace(asked, checkpointing=True)
+    for share in SHARES:
+        if share > asked.offload:
+            yield Measures(True, share)
+
+
+def choose(asked: Measures, automatic: bool, need: Callable[[Measures], Need], free: float) -> Plan:
+    """The mildest plan that fits into `free` bytes; when none does, the one that needs least."""
+    plans = []
+    for measures in candidates(asked, automatic):
+        plans.append(Plan(measures, need(measures)))
+        if plans[-1].need.total <= free:
+            return plans[-1]
+    return min(plans, key=lambda plan: plan.need.total)
+
+
+def refusal(plan: Plan, free: float, changes: Mapping[str, float]) -> str:
+    """Says what is missing, and the three of `changes` (their total bytes by name) that would help most."""
+    best = sorted((total, name) for name, total in changes.items() if total < plan.need.total)[:3]
+    changed = "; ".join(f"{name} needs {in_gb(total)} GB" for total, name in best) or "a smaller base model"
+    return (
+        f"training needs {in_gb(plan.need.total)} GB but {in_gb(free)} GB is free ({plan.need}; {plan.measures}). "
+        f"What would help most: {changed}"
+    )
+
+
+def describe(plan: Plan, free: float, seconds: float, steps: int) -> str:
+    """One line for the node."""
+    return (
+        f"needs {in_gb(plan.need.total)} of {in_gb(free)} GB free: {plan.need} ({plan.measures}); "
+        f"about {seconds:.2g} s a step, {_duration(seconds * steps)}"
+    )
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

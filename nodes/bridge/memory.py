@@ -1,0 +1,284 @@
+"""What a run would need and what is free: one step on tensors without memory, so that nothing is computed."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import cache
+from typing import Any
+
+import comfy.model_management
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode, unset_fake_temporarily
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
+from torch.utils._pytree import tree_leaves
+
+from ...lora_core.training import plan
+from ...lora_core.training.config import LoraConfig, TrainConfig
+from ...lora_core.training.inject import Factors, attached
+from ...lora_core.training.meter import Meter, Work
+from ...lora_core.training.plan import Measures, Need, Plan, Rates
+from ...lora_core.training.targets import select
+from ...lora_core.training.trainer import add_gradient
+from .denoiser import ComfyDenoiser
+from .offload import Stream, own_slots, shared_out, slots
+from .session import blocks, prepared
+
+
+@dataclass(frozen=True)
+class Job:
+    """A run as far as memory and time depend on it: the largest latent (channels, ...) and the longest conditioning."""
+
+    lora: LoraConfig
+    config: TrainConfig
+    latent: tuple[int, ...]
+    conditioning: list
+    prefix: str
+    resolution: int
+
+
+@dataclass(frozen=True)
+class Trace:
+    """One forward and backward pass: peak bytes beside weights and factors, work, and how many numbers are trained."""
+
+    peak: int
+    work: Work
+    trained: int
+
+
+class UnforeseeableError(Exception):
+    """A layer of a third party cannot run on tensors without memory."""
+
+
+_traces: dict[tuple, Trace] = {}  # of this process: a whole model takes seconds, and a graph is queued many times
+_MOST_TRACES = 64
+
+
+@dataclass(frozen=True)
+class Planner:
+    """Plans for one ModelPatcher that is not loaded yet."""
+
+    patcher: Any
+
+    @property
+    def device(self) -> torch.device:
+        return self.patcher.load_device
+
+    def settle(self, job: Job, asked: Measures, automatic: bool) -> tuple[Plan, str]:
+        """The plan of the job and a line that describes it.
+
+        Raises ValueError when it would not fit into what is free, and UnforeseeableError.
+        """
+        free = free_bytes(self.device)
+        settled = plan.choose(asked, automatic, lambda measures: self.need(job, measures), free)
+        if settled.need.total > free:
+            raise ValueError(plan.refusal(settled, free, dict(self.changes(job, settled.measures))))
+        if settled.measures.offload:
+            self._check_ram()
+        return settled, plan.describe(settled, free, self.seconds(job, settled.measures), job.config.steps)
+
+    def _check_ram(self) -> None:
+        """Offloaded weights that lie on the device now, as after sampling, come back to RAM first."""
+        outside = sum(_stored(own[name]) for own, name in slots(self.patcher.model) if own[name].device.type != "cpu")
+        free = comfy.model_management.get_free_memory(torch.device("cpu"))
+        if outside > free and not _shares_ram(self.device):
+            raise ValueError(
+                f"offload keeps the weights in RAM, where {plan.in_gb(free)} GB is free and {plan.in_gb(outside)} GB "
+                "is needed; close other programs, or set offload to 0"
+            )
+
+    def need(self, job: Job, measures: Measures) -> Need:
+        trace = self.trace(job, measures)
+        shared = _shares_ram(self.device)  # the weights are in it already
+        weights = 0 if shared else self.resident(measures)
+        optimizer = job.config.optimizer
+        factors = plan.optimiser_bytes(trace.trained, optimizer.name, optimizer.ema_decay > 0)
+        return Need(weights, factors, trace.peak, 0 if shared else plan.WORK_SPACE)
+
+    def trace(self, job: Job, measures: Measures) -> Trace:
+        model = self.patcher.model
+        weights = tuple((own[name].shape, own[name].dtype) for own, name in slots(model))
+        network = (type(model), model.get_dtype_inference(), hash(weights), str(self.device))
+        conditioning = tuple(_looks(value) for value in tree_leaves(job.conditioning))
+        choices = (job.lora, job.config.batch_size, job.config.preservation > 0, job.latent, job.prefix, measures)
+        key = (network, conditioning, choices)
+        if key not in _traces:
+            if len(_traces) >= _MOST_TRACES:
+                _traces.clear()
+            try:
+                _traces[key] = traced(self.patcher, job, measures)
+            except (AttributeError, TypeError, RuntimeError) as error:
+                raise UnforeseeableError(f"{type(error).__name__}: {error}") from error
+        return _traces[key]
+
+    def resident(self, measures: Measures) -> int:
+        """Bytes of the weights that lie on the device."""
+        model = self.patcher.model
+        streamed = shared_out(blocks(model.diffusion_model), measures.offload)
+        return stored_bytes(model) - sum(map(stored_bytes, streamed))
+
+    def seconds(self, job: Job, measures: Measures) -> float:
+        """Of one optimiser step."""
+        streamed = shared_out(blocks(self.patcher.model.diffusion_model), measures.offload)
+        rates = rates_of(self.device, self.patcher.model.get_dtype_inference())
+        work = self.trace(job, measures).work
+        return job.config.accumulation * rates.seconds(work, sum(map(stored_bytes, streamed)))
+
+    def changes(self, job: Job, measures: Measures) -> Iterator[tuple[str, float]]:
+        """Total bytes with each change that a person could make."""
+        config, lora = job.config, job.lora
+
+        def total(changed: Job = job, taken: Measures = measures) -> float:
+            return self.need(changed, taken).total
+
+        if config.batch_size > 1:
+            yield "batch_size 1", total(replace(job, config=replace(config, batch_size=1)))
+        *rest, height, width = job.latent
+        smaller = (*rest, max(8, height * 3 // 32 * 8), max(8, width * 3 // 32 * 8))
+        if smaller != job.latent:
+            yield f"resolution {job.resolution * 3 // 4} in LoRA Dataset", total(replace(job, latent=smaller))
+        if lora.preset != "attention":
+            yield "targets attention", total(replace(job, lora=replace(lora, preset="attention")))
+        if lora.rank > 1:
+            yield f"rank {lora.rank // 2}", total(replace(job, lora=replace(lora, rank=lora.rank // 2)))
+        if config.preservation:
+            yield "preservation 0", total(replace(job, config=replace(config, preservation=0.0)))
+        if not measures.checkpointing:
+            yield "gradient_checkpointing on", total(taken=replace(measures, checkpointing=True))
+        if measures.offload < 1 and not _shares_ram(self.device):
+            yield "offload 1.0", total(taken=Measures(True, 1.0))
+        if not _shares_ram(self.device) and self.patcher.model_dtype().itemsize > 1:
+            saved = self.resident(measures) * (1 - 1 / self.patcher.model_dtype().itemsize)
+            yield "the base model in fp8", total() - saved
+
+
+def _looks(value: object) -> object:
+    return (value.shape, value.dtype) if isinstance(value, Tensor) else repr(value)
+
+
+def traced(patcher, job: Job, measures: Measures) -> Trace:
+    """Run the training loss forward and backward on fake tensors of the device.
+
+    Exact but for what operators allocate inside, beyond their results.
+    """
+    device, config = patcher.load_device, job.config
+    streamed = shared_out(blocks(patcher.model.diffusion_model), measures.offload)
+    with FakeTensorMode(allow_non_fake_inputs=True), _without_memory(patcher.model, streamed, device):
+        denoiser, meter = ComfyDenoiser(patcher), Meter(device)
+        conditions = [_condition(denoiser, job)] * config.batch_size
+        layers = select(patcher.model.diffusion_model, job.lora, job.prefix)
+        factors = Factors(layers, job.lora.rank, job.lora.alpha, torch.Generator(), device=device)
+        x0 = torch.zeros((config.batch_size, *job.latent), device=device)
+        sigma = denoiser.sigma(torch.full((config.batch_size,), 0.5)).to(device)
+        preserved = conditions if config.preservation else []
+        stream = Stream(device, ahead=not _shares_ram(device))
+        with prepared(patcher, measures, stream), attached(factors.branches), meter:
+            add_gradient(config, factors, denoiser, x0, torch.zeros_like(x0), sigma, conditions, preserved)
+        return Trace(meter.peak, meter.work, factors.flat.numel())
+
+
+def _condition(denoiser: ComfyDenoiser, job: Job) -> dict[str, Any]:
+    """Of the job's conditioning: fake, or, for the families that count the tokens of the text, real and in RAM."""
+    try:
+        return denoiser.condition(job.conditioning, torch.zeros(job.latent))
+    except DataDependentOutputException:
+        with unset_fake_temporarily():
+            return denoiser.condition(job.conditioning, torch.zeros(job.latent), torch.device("cpu"))
+
+
+@contextmanager
+def _without_memory(model: nn.Module, streamed: Sequence[nn.Module], device: torch.device) -> Iterator[None]:
+    """Fake tensors in the place of all weights, on the device or, for `streamed` modules, in RAM.
+
+    Some networks remember tensors between calls; on leaving, the modules have what they had before.
+    """
+    apart = {inner for module in streamed for inner in module.modules()}
+    places = [
+        (own, name, torch.device("cpu") if module in apart else device)
+        for module in model.modules()
+        for own, name in own_slots(module)
+    ]
+    originals = [own[name] for own, name, _ in places]
+    attributes = [(module, dict(vars(module))) for module in model.modules()]
+    try:
+        for own, name, home in places:
+            own[name] = _fake(own[name], home)
+        yield
+    finally:
+        for module, before in attributes:
+            vars(module).clear()
+            vars(module).update(before)
+        for (own, name, _), original in zip(places, originals, strict=True):
+            own[name] = original
+
+
+def _fake(tensor: Tensor, device: torch.device) -> Tensor:
+    """A tensor of a quantised layout becomes an ordinary one of as many bytes, which is cast for every use, too."""
+    dtype = torch.float8_e4m3fn if is_traceable_wrapper_subclass(tensor) else tensor.dtype
+    fake = torch.empty(tensor.shape, dtype=dtype, device=device)
+    return nn.Parameter(fake, requires_grad=False) if isinstance(tensor, nn.Parameter) else fake
+
+
+def stored_bytes(module: nn.Module) -> int:
+    """Of all parameters and buffers, each counted once."""
+    tensors = {id(own[name]): own[name] for own, name in slots(module)}
+    return sum(map(_stored, tensors.values()))
+
+
+def _stored(tensor: Tensor) -> int:
+    if is_traceable_wrapper_subclass(tensor):
+        return sum(_stored(getattr(tensor, name)) for name in tensor.__tensor_flatten__()[0])
+    return tensor.nbytes
+
+
+def free_bytes(device: torch.device) -> float:
+    """What a run may use: what is free now and what ComfyUI can make free, less what it keeps for other programs."""
+    free = comfy.model_management.get_free_memory(device)
+    if _shares_ram(device):
+        return free
+    models = [model for model in comfy.model_management.loaded_models() if model is not None]
+    unloadable = sum(model.loaded_size() for model in models if model.load_device == device)
+    return free + unloadable - comfy.model_management.extra_reserved_memory()
+
+
+def _shares_ram(device: torch.device) -> bool:
+    return device.type in ("cpu", "mps")
+
+
+@cache
+def rates_of(device: torch.device, dtype: torch.dtype) -> Rates:
+    """Measured in hundredths of a second: a large matrix product, large sums, small layers, and a copy from RAM."""
+    side = 768 if device.type == "cpu" else 4096
+    square = torch.ones(side, side, dtype=dtype, device=device)
+    large = torch.ones(2**22, device=device)
+    ram = torch.ones(2**24, dtype=torch.uint8, pin_memory=device.type == "cuda")
+    with Meter(device) as meter:
+        _small_layers(device)
+    return Rates(
+        flops=2 * side**3 / _fastest(device, lambda: square @ square),
+        moved=2 * large.nbytes / _fastest(device, lambda: large + 1),
+        launch=_fastest(device, lambda: _small_layers(device)) / meter.launches,
+        copied=ram.nbytes / _fastest(device, lambda: ram.to(device, copy=True)),
+    )
+
+
+def _small_layers(device: torch.device) -> None:
+    weight = torch.ones(8, 8, device=device)
+    x = torch.ones(8, 8, device=device, requires_grad=True)
+    for _ in range(30):
+        x = nn.functional.gelu(nn.functional.linear(x, weight))
+    x.sum().backward()
+
+
+def _fastest(device: torch.device, work: Callable[[], object], times: int = 3) -> float:
+    seconds = []
+    for _ in range(times):
+        started = time.perf_counter()
+        work()
+        if device.type != "cpu":
+            comfy.model_management.synchronize()
+        seconds.append(time.perf_counter() - started)
+    return min(seconds)

@@ -1,0 +1,162 @@
+"""Blocks whose weights stay in RAM: copied to the device for each run of the block, and dropped after it.
+
+Only for blocks that are recomputed. In the forward pass a checkpointed block keeps nothing, so its copies die with it;
+in the backward pass recomputing brings them back, and autograd holds them just until the block's gradients are done.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import comfy.model_management
+import torch
+from torch import Tensor, nn
+
+Slot = tuple[dict, str]  # a module's own parameters or buffers, and a name among them
+
+
+def own_slots(module: nn.Module) -> Iterator[Slot]:
+    """Where a module's own parameters and buffers are kept."""
+    for own in (module._parameters, module._buffers):
+        yield from ((own, name) for name, tensor in own.items() if tensor is not None)
+
+
+def slots(module: nn.Module) -> list[Slot]:
+    """The same of a module and of all inside it."""
+    return [slot for inner in module.modules() for slot in own_slots(inner)]
+
+
+def shared_out(modules: Sequence[nn.Module], share: float) -> list[nn.Module]:
+    """That share of the modules, rounded up, spread evenly so that copying one can overlap with running another."""
+    count = len(modules)
+    wanted = min(count, -int(-share * count // 1))
+    return [module for i, module in enumerate(modules) if (i + 1) * wanted // count > i * wanted // count]
+
+
+@contextmanager
+def loaded_around(patcher, streamed: Sequence[nn.Module], needed: float) -> Iterator[None]:
+    """The model of a ModelPatcher, patched, its weights seen through copies on the device but for `streamed` modules.
+
+    ComfyUI would load all of it first, or cast layer by layer into buffers that autograd must not see. `needed` bytes
+    beside the weights are made free on the device before. On leaving, all is unpatched and as it was.
+    """
+    device, ram = patcher.load_device, torch.device("cpu")
+    apart = {inner for module in streamed for inner in module.modules()}
+    resident = [slot for module in patcher.model.modules() if module not in apart for slot in own_slots(module)]
+    needed += sum(own[name].nbytes for own, name in resident)
+    comfy.model_management.unload_model_and_clones(patcher)
+    comfy.model_management.free_memory(needed + comfy.model_management.extra_reserved_memory(), device)
+    try:
+        _patch_one_by_one(patcher, device, ram)
+        patcher.patch_model(ram)
+        for key in _keys_of(patcher.model, apart) if comfy.model_management.is_device_cuda(device) else ():
+            patcher.pin_weight_to_device(key)
+        with _seen_through(resident, device):
+            patcher.model.device = device
+            yield
+    finally:
+        patcher.detach()
+
+
+@contextmanager
+def _seen_through(places: Sequence[Slot], device: torch.device) -> Iterator[None]:
+    originals = [own[name] for own, name in places]
+    try:
+        for own, name in places:
+            if own[name].device != device:
+                own[name] = copied(own[name], device)
+        yield
+    finally:
+        for (own, name), original in zip(places, originals, strict=True):
+            own[name] = original
+
+
+def copied(tensor: Tensor, device: torch.device, non_blocking: bool = False) -> Tensor:
+    """A copy on the device, a frozen parameter where the tensor is one."""
+    copy = tensor.detach().to(device, non_blocking=non_blocking, copy=True)
+    return nn.Parameter(copy, requires_grad=False) if isinstance(tensor, nn.Parameter) else copy
+
+
+def _patch_one_by_one(patcher, device: torch.device, ram: torch.device) -> None:
+    """Apply the MODEL's patches on the device, as loading it there would, to the same bits; keep the results in RAM."""
+    for key in patcher.patches:
+        owner = patcher.model.get_submodule(key.rpartition(".")[0])
+        patcher.patch_weight_to_device(key, device_to=device)
+        owner.to(ram)
+    for key in patcher.patches:
+        patcher.model.get_submodule(key.rpartition(".")[0]).comfy_patched_weights = True  # loading passes these over
+
+
+def _keys_of(model: nn.Module, modules: set[nn.Module]) -> Iterator[str]:
+    for path, module in model.named_modules():
+        if module in modules:
+            yield from (f"{path}.{name}" for name, _ in module.named_parameters(recurse=False))
+
+
+class Stream:
+    """Runs blocks on device copies of their weights; at most the copies of the running and of the next block exist.
+
+    `ahead`: the next block, the one that followed the last time, is copied while the running one computes. On CUDA all
+    copies are made on a `side` stream that first waits for the work queued so far, and that later work waits for: no
+    memory is used again too early, whichever stream freed it.
+    """
+
+    def __init__(self, device: torch.device, ahead: bool = False, side: torch.cuda.Stream | None = None):
+        self.device, self.ahead, self.side = device, ahead, side
+        self.follower: dict[tuple[nn.Module, bool], nn.Module] = {}
+        self.last: tuple[nn.Module, bool] | None = None
+        self.coming: tuple[nn.Module, list[Tensor]] | None = None
+        self.swapped: list[tuple[dict, str, Tensor]] = []
+
+    @contextmanager
+    def on_device(self, block: nn.Module, again: bool) -> Iterator[None]:
+        """Inside, the block's weights are copies on the device. When it is recomputed (`again`), in the backward pass,
+        they stay in their places until another block runs: some layers look at them once more for their gradients."""
+        self.put_back()
+        copies, places = self._take(block), slots(block)
+        self.swapped = [(own, name, own[name]) for own, name in places]
+        try:
+            for own, name in reversed(places):
+                own[name] = copies.pop()
+            if self.ahead:
+                self._foresee(block, again)
+            yield
+        finally:
+            if not again:
+                self.put_back()
+
+    def put_back(self) -> None:
+        """The originals of whichever block runs on copies."""
+        for own, name, original in self.swapped:
+            own[name] = original
+        self.swapped = []
+
+    def _take(self, block: nn.Module) -> list[Tensor]:
+        coming, self.coming = self.coming, None
+        copies = coming[1] if coming is not None and coming[0] is block else self._fetch(block)
+        if self.side is not None:
+            torch.cuda.current_stream(self.device).wait_stream(self.side)
+        return copies
+
+    def _foresee(self, block: nn.Module, again: bool) -> None:
+        if self.last is not None:
+            self.follower[self.last] = block
+        self.last = (block, again)
+        following = self.follower.get(self.last, block)
+        if following is not block:
+            self.coming = (following, self._fetch(following))
+
+    def _fetch(self, block: nn.Module) -> list[Tensor]:
+        if self.side is None:
+            return [copied(own[name], self.device) for own, name in slots(block)]
+        self.side.wait_stream(torch.cuda.current_stream(self.device))
+        with torch.cuda.stream(self.side):
+            return [copied(own[name], self.device, non_blocking=True) for own, name in slots(block)]
+
+
+def stream_to(device: torch.device) -> Stream:
+    """A Stream as suits the device."""
+    if comfy.model_management.is_device_cuda(device):
+        return Stream(device, ahead=True, side=torch.cuda.Stream(device))
+    return Stream(device)

@@ -1,0 +1,150 @@
+"""Plans: what is counted, which measures are taken, and what a refusal says."""
+
+from __future__ import annotations
+
+import gc
+
+import pytest
+import torch
+from lora_loom.lora_core.training.config import OPTIMIZERS, OptimizerConfig
+from lora_loom.lora_core.training.inject import Factors
+from lora_loom.lora_core.training.meter import Meter, Work
+from lora_loom.lora_core.training.optimizers import make
+from lora_loom.lora_core.training.plan import (
+    GB,
+    SLACK,
+    Measures,
+    Need,
+    Plan,
+    Rates,
+    candidates,
+    choose,
+    describe,
+    optimiser_bytes,
+    refusal,
+)
+from torch import nn
+
+CPU = torch.device("cpu")
+
+
+def needs(measures: Measures) -> Need:
+    """10 GB of weights in blocks and 8 of activations, of which checkpointing leaves 2."""
+    weights = round(10 * GB * (1 - measures.offload))
+    return Need(weights, 0, round((2 if measures.checkpointing else 8) * GB))
+
+
+def test_a_need_adds_up() -> None:
+    need = Need(weights=100, factors=10, activations=1000, work_space=5)
+    assert need.total == 100 + 10 + 1000 * (1 + SLACK) + 5
+    assert optimiser_bytes(1000) == 16_000
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_the_state_of_every_optimiser_is_counted(name: str) -> None:
+    layers = {"layer": nn.Linear(320, 640)}
+    factors = Factors(layers, 8, 8.0, torch.Generator().manual_seed(0))
+    matrices = [matrix for branch in factors.branches.values() for matrix in (branch.lora_A, branch.lora_B)]
+    optimizer = make(OptimizerConfig(name, schedule="constant"), [(factors.flat, matrices, 1e-3)])
+    factors.flat.grad.fill_(0.1)
+    optimizer.step()
+    kept = [value for state in optimizer.state.values() for value in state.values() if torch.is_tensor(value)]
+    held = sum(tensor.nbytes for tensor in (*kept, factors.flat, factors.flat.grad))
+    predicted = optimiser_bytes(factors.flat.numel(), name)
+    assert held <= predicted * 1.01
+    assert name == "adafactor" or held >= predicted * 0.95
+
+
+@pytest.mark.parametrize(
+    ("free", "measures"),
+    [
+        (20, Measures(False)),
+        (18, Measures(True)),
+        (12, Measures(True, 0.25)),
+        (7.2, Measures(True, 0.5)),
+        (5, Measures(True, 0.75)),
+        (2.2, Measures(True, 1.0)),
+    ],
+)
+def test_the_mildest_measures_that_fit(free: float, measures: Measures) -> None:
+    plan = choose(Measures(False), True, needs, free * GB)
+    assert plan.measures == measures and plan.need.total <= free * GB
+
+
+def test_nothing_is_taken_that_was_not_asked_for() -> None:
+    plan = choose(Measures(False), False, needs, 15 * GB)
+    assert plan == Plan(Measures(False), needs(Measures(False))) and plan.need.total > 15 * GB
+
+
+def test_without_a_fit_the_least(free: float = GB) -> None:
+    assert choose(Measures(False), True, needs, free).measures == Measures(True, 1.0)
+
+
+def test_asked_for_offload_is_never_lessened() -> None:
+    assert list(candidates(Measures(True, 0.6), True)) == [Measures(True, share) for share in (0.6, 0.75, 1.0)]
+
+
+def test_a_refusal_names_both_figures_and_the_three_best_changes() -> None:
+    changes = {
+        "rank 8": 11.9 * GB,
+        "batch_size 1": 6 * GB,
+        "offload 1.0": 3 * GB,
+        "resolution 768": 8 * GB,
+        "no": 20 * GB,
+    }
+    text = refusal(choose(Measures(True), False, needs, 5 * GB), 5 * GB, changes)
+    assert "needs 12.1 GB but 5.0 GB is free" in text and "weights 10.0, activations 2.0" in text
+    assert text.endswith("offload 1.0 needs 3.0 GB; batch_size 1 needs 6.0 GB; resolution 768 needs 8.0 GB")
+
+
+def test_the_line_on_the_node() -> None:
+    plan = Plan(Measures(True, 0.5), Need(round(5.1 * GB), round(0.3 * GB), 2 * GB))
+    assert describe(plan, 11.2 * GB, 1.1, 1000) == (
+        "needs 7.5 of 11.2 GB free: weights 5.1, LoRA and optimiser 0.3, activations 2.0 "
+        "(checkpointing, 50% of blocks offloaded); about 1.1 s a step, 18 min"
+    )
+
+
+def test_seconds_follow_the_rates() -> None:
+    rates = Rates(flops=1e12, moved=1e10, launch=1e-5, copied=1e9)
+    assert rates.seconds(Work(flops=int(2e12), moved=int(5e9), launches=100)) == pytest.approx(2.5)
+    assert rates.seconds(Work(launches=1000)) == pytest.approx(0.01)
+    assert rates.seconds(Work(flops=int(1e12)), streamed=int(1e9)) == pytest.approx(3.0)
+
+
+def test_the_meter_counts_what_lives_at_once() -> None:
+    gc.collect()
+    with Meter(CPU) as meter:
+        a = torch.zeros(1000)  # 4000 bytes
+        view = a[:10].view(2, 5)
+        b = a + 1
+        del a, view
+        c = torch.zeros(500)
+        del b
+        d = torch.zeros(2000)
+        del c, d
+    assert meter.peak == 2000 + 8000
+
+
+def test_the_meter_leaves_out_what_was_there_before() -> None:
+    weight, x = torch.zeros(300, 200), torch.zeros(10, 200)
+    with Meter(CPU) as meter:
+        y = nn.functional.linear(x, weight)  # looks at the weight through a transposed view
+        y += 1
+        del y
+    assert meter.peak == 10 * 300 * 4
+
+
+def test_the_meter_counts_work_and_recomputed_work() -> None:
+    layer, x = nn.Linear(32, 64, bias=False), torch.zeros(8, 32)
+
+    def flops(recompute: bool) -> int:
+        with Meter(CPU) as meter:
+            run = torch.utils.checkpoint.checkpoint
+            y = x.clone().requires_grad_()
+            (run(lambda y: layer(y).sin(), y, use_reentrant=False) if recompute else layer(y).sin()).sum().backward()
+        return meter.flops
+
+    product = 2 * 8 * 32 * 64
+    assert flops(False) == 3 * product  # forward, for the input, for the weight
+    assert flops(True) == 4 * product

@@ -1,0 +1,210 @@
+"""What a run needs is known before its first step: predicted on tensors without memory, and held to by real steps."""
+
+from __future__ import annotations
+
+import gc
+from typing import Any
+
+import psutil
+import pytest
+import tiny
+import torch
+from harness.calls import encode, run_node
+from lora_loom.lora_core.training.config import LoraConfig, TrainConfig
+from lora_loom.lora_core.training.inject import Factors, attached
+from lora_loom.lora_core.training.meter import Meter
+from lora_loom.lora_core.training.plan import GB, Measures
+from lora_loom.lora_core.training.targets import select
+from lora_loom.lora_core.training.trainer import add_gradient
+from lora_loom.nodes.bridge import memory
+from lora_loom.nodes.bridge.denoiser import ComfyDenoiser
+from lora_loom.nodes.bridge.memory import Job, Planner, Trace, _condition, _without_memory, stored_bytes, traced
+from lora_loom.nodes.bridge.offload import Stream
+from lora_loom.nodes.bridge.session import blocks, loaded, prepared, trainable
+from lora_loom.nodes.bridge.training import PREFIX
+from lora_loom.nodes.dataset import LoraDataset
+from lora_loom.nodes.train_lora import TrainLora
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+from torch.profiler import ProfilerActivity, profile
+
+CPU, CUDA = torch.device("cpu"), torch.device("cuda", 0)
+FAMILIES = ["sd15", "sd15_full", "flux1", "wan_demo", *tiny.MORE]
+SHARES = (0.0, 0.5, 1.0)
+WAYS = [Measures(False), Measures(), Measures(True, 0.5), Measures(True, 1.0)]
+TEXT = "a red heart"
+
+
+def job_of(trio: Any, batch: int = 2, **choices: Any) -> Job:
+    latent = tiny.latent_shape(trio.model, tall=2)[1:]
+    lora = LoraConfig(4, 4.0, choices.pop("preset", "attention"))
+    conditioning = encode(trio.clip, TEXT, guidance=1.0)
+    conditioning[0][1].update(choices.pop("extra", {}))
+    return Job(lora, TrainConfig(batch_size=batch, **choices), latent, conditioning, PREFIX, 64)
+
+
+def measured(patcher: Any, job: Job, measures: Measures, meter_of: Any = Meter) -> Trace:
+    """A real step under the same meter, or another one."""
+    with loaded(patcher, measures):
+        denoiser = ComfyDenoiser(patcher)
+        layers = select(patcher.model.diffusion_model, job.lora, PREFIX)
+        factors = Factors(layers, job.lora.rank, job.lora.alpha, torch.Generator().manual_seed(0))
+        x0 = torch.zeros(job.config.batch_size, *job.latent)
+        conditions = [denoiser.condition(job.conditioning, latent) for latent in x0]
+        sigma = denoiser.sigma(torch.full((len(x0),), 0.5))
+        kept = conditions if job.config.preservation else []
+        gc.collect()
+        with attached(factors.branches), meter_of(CPU) as meter:
+            add_gradient(job.config, factors, denoiser, x0, torch.zeros_like(x0), sigma, conditions, kept)
+        return Trace(meter.peak, meter.work, factors.flat.numel())
+
+
+@pytest.mark.parametrize("measures", WAYS, ids=str)
+@pytest.mark.parametrize("family", ["sd15", "flux1", "kandinsky5", "zimage"])
+def test_prediction_against_a_real_step(models, family: str, measures: Measures) -> None:
+    job = job_of(models(family))
+    with trainable(models(family).model) as patcher:
+        found, real = traced(patcher, job, measures), measured(patcher, job, measures)
+    assert found.peak == pytest.approx(real.peak, rel=0.02)
+    assert (found.work.flops, found.trained) == (real.work.flops, real.trained)
+
+
+@pytest.mark.parametrize("family", ["flux1", "flux2", "kandinsky5"])
+def test_prediction_against_the_allocator(models, family: str) -> None:
+    """What torch's profiler saw allocated in a real step includes what operators hold inside (convolutions: more)."""
+    job = job_of(models(family), preset="attention+mlp")
+    with trainable(models(family).model) as patcher:
+        found, real = traced(patcher, job, Measures()), measured(patcher, job, Measures(), Allocated)
+    assert found.peak == pytest.approx(real.peak, rel=0.1)
+
+
+class Allocated:
+    """The most bytes that torch's CPU allocator held inside, beyond what it held before."""
+
+    def __init__(self, _: torch.device) -> None:
+        self.work, self.peak = None, 0
+        self.profiler = profile(activities=[ProfilerActivity.CPU], profile_memory=True, acc_events=True)
+
+    def __enter__(self) -> Allocated:
+        self.profiler.__enter__()
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self.profiler.__exit__(*error)
+        events = [event for event in self.profiler.profiler.kineto_results.events() if event.name() == "[memory]"]
+        held = 0
+        for event in sorted(events, key=lambda event: event.start_ns()):
+            held += event.nbytes()
+            self.peak = max(self.peak, held)
+
+
+@pytest.mark.parametrize("family", [name for name in FAMILIES if not name.startswith("cascade")])
+def test_no_weight_is_used_outside_its_streamed_block(models, family: str) -> None:
+    """On a device that is not here, where a weight that was left in RAM does not mix with what is on the device.
+
+    Stable Cascade moves a constant there, for which torch wants the driver.
+    """
+    job, model = job_of(models(family), batch=1), models(family).model
+    with trainable(model) as patcher, torch.no_grad():
+        home, patcher.load_device = patcher.load_device, CUDA
+        everything = blocks(patcher.model.diffusion_model)
+        with FakeTensorMode(allow_non_fake_inputs=True), _without_memory(patcher.model, everything, CUDA):
+            denoiser, stream = ComfyDenoiser(patcher), Stream(CUDA, ahead=True)
+            x, sigma = torch.zeros(1, *job.latent, device=CUDA), torch.full((1,), 0.5, device=CUDA)
+            with prepared(patcher, Measures(True, 1.0), stream):
+                out = denoiser.denoised(x, sigma, [_condition(denoiser, job)])
+        patcher.load_device = home
+    assert out.shape == x.shape and out.device == CUDA
+
+
+def test_preservation_is_counted(models) -> None:
+    trio = models("sd15")
+    with trainable(trio.model) as patcher:
+        plain, kept = (traced(patcher, job_of(trio, preservation=weight), Measures()) for weight in (0.0, 1.0))
+        real = measured(patcher, job_of(trio, preservation=1.0), Measures())
+    assert kept.work.flops > 1.8 * plain.work.flops
+    assert kept.peak == pytest.approx(real.peak, rel=0.02)
+
+
+@pytest.mark.parametrize("family", ["flux1", "anima", "lumina2"])
+def test_nothing_of_a_prediction_stays_in_the_model(models, family: str) -> None:
+    network = models(family).model.model
+    with trainable(models(family).model) as patcher:
+        traced(patcher, job_of(models(family)), Measures(True, 0.5))
+    held = [value for module in network.modules() for value in vars(module).values()]
+    held += [*network.parameters(), *network.buffers()]
+    assert not any(isinstance(value, FakeTensor) for value in held)
+
+
+def test_a_model_is_traced_once(models, monkeypatch) -> None:
+    trio, calls = models("sd15"), []
+    monkeypatch.setattr(memory, "_traces", {})
+    monkeypatch.setattr(memory, "traced", lambda *args: calls.append(args) or traced(*args))
+    with trainable(trio.model) as patcher:
+        first, second = (Planner(patcher).trace(job_of(trio), Measures()) for _ in range(2))
+        Planner(patcher).trace(job_of(trio, batch=1), Measures())
+    assert first is second and len(calls) == 2
+
+
+# -- through the node --------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def data(pictures) -> Any:
+    return run_node(LoraDataset, folder=str(pictures), trigger="", resolution=64, repeats=1, bucket_step=16)[0]
+
+
+def train(trio: Any, data: Any, **changes: Any) -> tuple[Any, ...]:
+    inputs = {
+        "steps": 2, "rank": 2, "alpha": 2.0, "learning_rate": 1e-3, "targets": "attention", "seed": 7, "batch_size": 2,
+        "accumulation": 1, "run_name": "memory", "resume": "start over", **changes,
+    }  # fmt: skip
+    return run_node(TrainLora, model=trio.model, clip=trio.clip, vae=trio.vae, dataset=data, **inputs)
+
+
+def with_free(monkeypatch: pytest.MonkeyPatch, size: float) -> None:
+    """As if so many bytes of RAM were free, which is what a run on the CPU has."""
+    real = psutil.virtual_memory()
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: real._replace(available=round(size)))
+
+
+@pytest.mark.parametrize("family", ["flux1", "flux2", "cascade_c", "kandinsky5"])
+def test_measures_change_no_byte(models, data, family: str) -> None:
+    results = [train(models(family), data, offload=share)[0] for share in SHARES]
+    for other in results[1:]:
+        assert all(torch.equal(other[key], value) for key, value in results[0].items())
+
+
+def test_a_run_that_does_not_fit_is_refused(models, data, monkeypatch) -> None:
+    with_free(monkeypatch, 2**20)
+    with pytest.raises(ValueError, match=r"training needs [\d.]+ GB but 0.00098 GB is free") as refused:
+        train(models("flux1"), data, memory="as set", gradient_checkpointing=False, rank=64)
+    text = str(refused.value)
+    assert text.count(" needs ") == 4 and "gradient_checkpointing on needs" in text and "batch_size 1 needs" in text
+
+
+def test_auto_takes_checkpointing_when_it_must(models, data, monkeypatch, caplog) -> None:
+    trio = models("flux1")
+    with trainable(trio.model) as patcher:
+        planner, job = Planner(patcher), job_of(trio)
+        plain, again = (planner.need(job, measures).total for measures in (Measures(False), Measures()))
+        with_free(monkeypatch, (plain + again) / 2)
+        settled, line = planner.settle(job, Measures(False), automatic=True)
+        assert settled.measures == Measures() and "(checkpointing, no offload)" in line
+        with pytest.raises(ValueError, match="gradient_checkpointing on needs"):
+            planner.settle(job, Measures(False), automatic=False)
+        with_free(monkeypatch, GB)
+        assert planner.settle(job, Measures(False), automatic=True)[0].measures == Measures(False)
+
+
+def test_what_is_needed_is_logged_before_the_first_step(models, data, caplog) -> None:
+    with caplog.at_level("INFO", logger="lora_loom"):
+        train(models("sd15"), data)
+    assert any("GB free:" in record.message and "s a step" in record.message for record in caplog.records)
+
+
+def test_weights_that_stay_on_the_device(models) -> None:
+    trio = models("flux1")
+    with trainable(trio.model) as patcher:
+        whole, half, least = (Planner(patcher).resident(Measures(True, share)) for share in (0.0, 0.5, 1.0))
+    assert whole == stored_bytes(trio.model.model)
+    assert 0 < least < half < whole and least < 0.5 * whole
