@@ -11,11 +11,12 @@ from ..lora_core.training.config import (
     WEIGHTINGS,
     LoraConfig,
     OptimizerConfig,
+    Recipe,
     TextConfig,
     TrainConfig,
 )
 from ..lora_core.training.plan import Measures
-from .bridge.training import AUTO, TIMESTEPS, Run, as_lora_model, choices, train_lora
+from .bridge.training import AUTO, TIMESTEPS, Run, Sources, as_lora_model, choices, train_lora
 from .types import CATEGORY, AdapterType, LoraDatasetType, OptimizerType
 
 MOST_STEPS = 1_000_000
@@ -111,17 +112,11 @@ class TrainLora(io.ComfyNode):
             optimizer=optimizer, weighting=weighting, timesteps=chosen.timesteps, shift=chosen.shift,
             caption_dropout=caption_dropout, preservation=preservation,
         )  # fmt: skip
-        run = Run(
-            run_name,
-            save_every,
-            Measures(gradient_checkpointing, offload),
-            memory == AUTO,
-            resume == "start over",
-            _patterns(preserve),
-            chosen.note(),
-        )
+        measures = Measures(gradient_checkpointing, offload)
+        run = Run(run_name, save_every, measures, memory == AUTO, resume == "start over", chosen.note())
         text = TextConfig(text_rank, text_learning_rate or chosen.learning_rate / 2) if text_rank else None
-        trained = train_lora(model, clip, vae, dataset, lora, config, run, prior_vae, text)
+        recipe = Recipe(lora, config, text, _patterns(preserve))
+        trained = train_lora(Sources(model, clip, vae, dataset, prior_vae), recipe, run)
         return io.NodeOutput(as_lora_model(trained.adapter), {"loss": trained.losses}, trained.adapter)
 
 

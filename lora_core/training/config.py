@@ -169,6 +169,19 @@ class TextConfig:
         _within("text_learning_rate", self.learning_rate, 1e-9, 1.0)
 
 
+@dataclass(frozen=True)
+class Recipe:
+    """All choices that decide what is learned from given models and pictures.
+
+    `preserve` are the words that stand in for the trigger in captions on which the base model is preserved.
+    """
+
+    lora: LoraConfig
+    train: TrainConfig
+    text: TextConfig | None = None
+    preserve: tuple[str, ...] = ()
+
+
 def fingerprint(*parts: object) -> str:
     """16 hex digits that change when any choice changes. Parts are dataclasses or plain JSON values."""
     plain = [asdict(part) if hasattr(part, "__dataclass_fields__") else part for part in parts]

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import comfy.model_management
 import torch
@@ -22,9 +23,8 @@ from ...lora_core.training import checkpoint
 from ...lora_core.training.batches import Batches
 from ...lora_core.training.config import (
     TIMESTEP_LAWS,
-    LoraConfig,
     OptimizerConfig,
-    TextConfig,
+    Recipe,
     TrainConfig,
     fingerprint,
 )
@@ -52,9 +52,8 @@ TIMESTEPS = (AUTO, *TIMESTEP_LAWS)
 
 @dataclass(frozen=True)
 class Run:
-    """What does not change what is learned, but for `preserve`: the words that stand in for the trigger in captions on
-    which the base model is preserved. `automatic` takes further `measures` when these do not fit into memory. `note`
-    stays on the node.
+    """What does not change what is learned. `automatic` takes further `measures` when these do not fit into memory.
+    `note` stays on the node.
     """
 
     name: str = "lora"
@@ -62,8 +61,18 @@ class Run:
     measures: Measures = Measures()
     automatic: bool = True
     start_over: bool = False
-    preserve: tuple[str, ...] = ()
     note: str = ""
+
+
+@dataclass(frozen=True)
+class Sources:
+    """What is learned from. `prior_vae` is the stage C encoder, for Stable Cascade B only."""
+
+    model: Any
+    clip: Any
+    vae: Any
+    dataset: Dataset
+    prior_vae: Any = None
 
 
 @dataclass(frozen=True)
@@ -73,51 +82,31 @@ class Trained:
     folder: Path
 
 
-def train_lora(
-    model,
-    clip,
-    vae,
-    dataset: Dataset,
-    lora: LoraConfig,
-    config: TrainConfig,
-    run: Run,
-    prior_vae=None,
-    text: TextConfig | None = None,
-) -> Trained:
-    """Train to `config.steps`, or go on from where a run with these very settings was cut off.
-
-    `prior_vae` is the stage C encoder, for Stable Cascade B only.
+def train_lora(sources: Sources, recipe: Recipe, run: Run) -> Trained:
+    """Train to the recipe's last step, or go on from where a run with these very settings was cut off.
 
     Raises ValueError for anything wrong with the input before the first step.
     """
-    check_connected(clip, vae)
-    check_trainable(type(model.model.model_config).__name__)
-    select(model.model.diffusion_model, lora, PREFIX)
-    if text:
-        check_text(model, clip)
-        text_layers(clip.patcher.model, lora)
-    check_preservation(dataset, config.preservation, run.preserve)
-    check_prior(model, vae, prior_vae)
-    check_sizes(vae, dataset)
-    progress = Progress(config.steps, _notes(model, dataset, run))
-    encoded, latents, priors = _encode(model, clip, vae, prior_vae, dataset, run.preserve, progress, text)
-    job = None if text else _job(dataset, lora, config, encoded, latents, priors)
-    with _session(model, clip.patcher if text else None, job, run, progress) as patcher:
-        layers = select(patcher.model.diffusion_model, lora, PREFIX)
+    _check(sources, recipe)
+    config, text = recipe.train, sources.clip if recipe.text else None
+    progress = Progress(config.steps, _notes(sources, run))
+    encoded, latents, priors = _encode(sources, recipe, progress)
+    job = None if text else _job(sources.dataset, recipe, encoded, latents, priors)
+    with _session(sources.model, text and text.patcher, job, run, progress) as patcher:
+        layers = select(patcher.model.diffusion_model, recipe.lora, PREFIX)
         if text:
-            layers |= text_layers(clip.patcher.model, lora)
-        choices = [lora, config, dataset.fingerprint(), list(run.preserve), _digest(layers)]
-        identity = fingerprint(*choices, *([text, clip.layer_idx] if text else []))
+            layers |= text_layers(text.patcher.model, recipe.lora)
+        identity = _identity(recipe, sources, layers)
         folder = run_folder(run.name, identity)
-        state = _fresh_state(layers, lora, config, text, latents, dataset.repeats, patcher.load_device)
-        denoiser = TextDenoiser(patcher, clip) if text else ComfyDenoiser(patcher)
-        samples = _samples(denoiser, dataset, encoded, latents, priors, run.preserve)
+        state = _fresh_state(layers, recipe, latents, sources.dataset.repeats, patcher.load_device)
+        denoiser = TextDenoiser(patcher, text) if text else ComfyDenoiser(patcher)
+        samples = _samples(denoiser, sources.dataset, encoded, latents, priors, recipe.preserve)
         path = folder / "state.safetensors"
         if path.is_file() and not run.start_over:
             checkpoint.load(path, state, identity)
             log.info("continuing %s at step %d of %d", folder.name, state.step, config.steps)
         progress.begin(state.step)
-        adapter_now = partial(_adapter, patcher, state, dataset, lora, config, run, text)
+        adapter_now = partial(_adapter, patcher, state, sources.dataset, recipe, run)
         with attached(state.factors.branches), _kept_on_disk(path, state, identity, adapter_now):
             for result in train(config, state, denoiser, samples):
                 _show(progress, result, config, state)
@@ -126,6 +115,25 @@ def train_lora(
         adapter = adapter_now()
     progress.say(_summary(state.losses, adapter, folder))
     return Trained(adapter, list(state.losses), folder)
+
+
+def _check(sources: Sources, recipe: Recipe) -> None:
+    """Everything that can be known before anything is encoded."""
+    check_connected(sources.clip, sources.vae)
+    check_trainable(type(sources.model.model.model_config).__name__)
+    select(sources.model.model.diffusion_model, recipe.lora, PREFIX)
+    if recipe.text:
+        check_text(sources.model, sources.clip)
+        text_layers(sources.clip.patcher.model, recipe.lora)
+    check_preservation(sources.dataset, recipe.train.preservation, recipe.preserve)
+    check_prior(sources.model, sources.vae, sources.prior_vae)
+    check_sizes(sources.vae, sources.dataset)
+
+
+def _identity(recipe: Recipe, sources: Sources, layers) -> str:
+    """Changes with everything that decides the resulting bytes."""
+    choices = [recipe.lora, recipe.train, sources.dataset.fingerprint(), list(recipe.preserve), _digest(layers)]
+    return fingerprint(*choices, *([recipe.text, sources.clip.layer_idx] if recipe.text else []))
 
 
 @contextmanager
@@ -149,35 +157,37 @@ def _session(model, text, job: Job | None, run: Run, progress: Progress) -> Iter
             yield patcher
 
 
-def _job(dataset: Dataset, lora: LoraConfig, config: TrainConfig, encoded, latents, priors) -> Job:
+def _job(dataset: Dataset, recipe: Recipe, encoded, latents, priors) -> Job:
     """The largest picture with the longest caption."""
     largest = max(range(len(latents)), key=lambda i: latents[i].numel())
     caption = max(encoded, key=lambda caption: encoded[caption][0][0].numel())
     conditioning = conditioning_set_values(encoded[caption], priors[largest])
-    return Job(lora, config, tuple(latents[largest].shape), conditioning, PREFIX, dataset.resolution)
+    return Job(recipe.lora, recipe.train, tuple(latents[largest].shape), conditioning, PREFIX, dataset.resolution)
 
 
-def _encode(model, clip, vae, prior_vae, dataset: Dataset, preserve: tuple[str, ...], progress: Progress, text):
+def _encode(sources: Sources, recipe: Recipe, progress: Progress):
     """CONDITIONING of every caption that training needs (tokens for it when text encoders are trained), the latents of
     all examples and their priors."""
+    model, dataset = sources.model, sources.dataset
 
     def tick(done: int, total: int, what: str) -> None:
         progress.say(f"encoding {what}: {done} of {total}")
 
     captions = {"", *(example.caption for example in dataset.examples)}
     for example in dataset.examples:
-        captions |= set(preserved_captions(example.caption, dataset.trigger, preserve))
-    if text:
-        encoded = tokenized(clip, captions)
+        captions |= set(preserved_captions(example.caption, dataset.trigger, recipe.preserve))
+    if recipe.text:
+        encoded = tokenized(sources.clip, captions)
     else:
         check = partial(check_conditioning, model)
-        encoded = encode_captions(clip, captions, family_of(model).guidance, tick, check)
-    return encoded, encode_images(vae, model, dataset, tick), encode_priors(prior_vae, model, dataset, tick)
+        encoded = encode_captions(sources.clip, captions, family_of(model).guidance, tick, check)
+    latents = encode_images(sources.vae, model, dataset, tick)
+    return encoded, latents, encode_priors(sources.prior_vae, model, dataset, tick)
 
 
-def _notes(model, dataset: Dataset, run: Run) -> list[str]:
+def _notes(sources: Sources, run: Run) -> list[str]:
     """The lines that stay on the node; they are in the log too."""
-    unwise = warnings(model, dataset)
+    unwise = warnings(sources.model, sources.dataset)
     for text in unwise:
         log.warning(text)
     if run.note:
@@ -198,11 +208,10 @@ def _samples(
     return samples
 
 
-def _fresh_state(
-    layers, lora: LoraConfig, config: TrainConfig, text: TextConfig | None, latents, repeats: int, device
-) -> TrainState:
+def _fresh_state(layers, recipe: Recipe, latents, repeats: int, device: torch.device) -> TrainState:
+    lora, config = recipe.lora, recipe.train
+    text_rank, text_rate = (recipe.text.rank, recipe.text.learning_rate) if recipe.text else (0, 0.0)
     generator = torch.Generator().manual_seed(config.seed)
-    text_rank, text_rate = (text.rank, text.learning_rate) if text else (0, 0.0)
     factors = Factors(layers, lora.rank, lora.alpha, generator, text_rank, device)
     batches = Batches([tuple(x.shape) for x in latents], config.batch_size, repeats, generator)
     return TrainState(factors, batches, generator, make_optimizer(factors, config, text_rate))
@@ -245,10 +254,8 @@ def _summary(losses: list[float], adapter: Adapter, folder: Path) -> str:
     )
 
 
-def _adapter(
-    model, state: TrainState, dataset: Dataset, lora: LoraConfig, config: TrainConfig, run: Run, text: TextConfig | None
-) -> Adapter:
-    family = family_of(model)
+def _adapter(model, state: TrainState, dataset: Dataset, recipe: Recipe, run: Run) -> Adapter:
+    family, lora, config = family_of(model), recipe.lora, recipe.train
     with state.judged():
         adapter = Adapter(state.factors.low_ranks())
     facts = metadata.Facts(
@@ -259,7 +266,7 @@ def _adapter(
         scheduler=config.optimizer.schedule, seed=config.seed, targets=(lora.preset, *lora.include),
         num_images=len(dataset.examples),
         min_snr_gamma=config.snr_gamma if config.weighting == "min_snr" else None,
-        text_learning_rate=text.learning_rate if text else None,
+        text_learning_rate=recipe.text.learning_rate if recipe.text else None,
     )  # fmt: skip
     return replace(adapter, metadata=metadata.build(facts, adapter))
 
