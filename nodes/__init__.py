@@ -2,6 +2,7 @@
 
 from comfy_api.latest import ComfyExtension, io
 
+from .combine_datasets import CombineDatasets
 from .dataset import LoraDataset
 from .load_stack import LoadLoraStack
 from .merge_lora import MergeLora
@@ -12,7 +13,9 @@ from .train_lora import TrainLora
 
 class LoraLoom(ComfyExtension):
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
-        return [LoraDataset, TrainingOptimizer, TrainLora, SaveLora, LoadLoraStack, MergeLora]
+        return [
+            LoraDataset, CombineDatasets, TrainingOptimizer, TrainLora, SaveLora, LoadLoraStack, MergeLora,
+        ]  # fmt: skip
 
 
 async def comfy_entrypoint() -> LoraLoom:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from comfy_api.latest import io, ui
 
 from ..lora_core.training import dataset as datasets
-from ..lora_core.training.buckets import RESOLUTIONS, STEPS, check_resolution
+from ..lora_core.training.buckets import RESOLUTIONS, STEPS, check_resolution, numbers
 from ..lora_core.training.contact_sheet import contact_sheet
+from ..lora_core.training.pictures import MASKS
 from .bridge.folders import dataset_folder, folder_state
 from .bridge.images import as_image_batch
 from .bridge.progress import Progress
@@ -30,6 +31,15 @@ class LoraDataset(io.ComfyNode):
                 io.Image.Input("images", optional=True, tooltip="Pictures from the graph, used instead of the folder."),
                 io.String.Input("captions", default="", multiline=True, optional=True, tooltip="For connected images: one caption per line in their order, or a single line for all."),
                 io.Int.Input("bucket_step", default=32, min=STEPS[0], max=STEPS[1], step=8, optional=True, advanced=True, tooltip="Bucket sides are multiples of this. The VAE needs at least a multiple of 8, some models of 16 or 32."),
+                io.Boolean.Input("flip", default=False, optional=True, advanced=True, tooltip="Also learn from the mirror image of each picture, drawn by chance in every step. Leave off for faces, text and anything with a left and a right."),
+                io.Int.Input("crops", default=0, min=0, max=8, optional=True, advanced=True, tooltip="Further crops of each picture, a little closer and aside; every step draws one. 2 to 4 help small sets."),
+                io.Boolean.Input("shuffle_tags", default=False, optional=True, advanced=True, tooltip="For captions that are tags separated by commas: learn from several orders of them, drawn by chance in every step."),
+                io.Int.Input("keep_tokens", default=1, min=0, max=100, optional=True, advanced=True, tooltip="Tags at the beginning that stay there when tags are shuffled, such as the trigger."),
+                io.Int.Input("caption_variants", default=4, min=1, max=64, optional=True, advanced=True, tooltip="Orders of tags per caption, the written one included. Each is encoded once, before training."),
+                io.String.Input("resolutions", default="", optional=True, advanced=True, tooltip="Several training resolutions, separated by commas, such as 512, 768: every picture is learned at each. Used instead of resolution."),
+                io.Float.Input("weight", default=1.0, min=0.01, max=100.0, step=0.05, optional=True, advanced=True, tooltip="How strongly this set is drawn when sets are combined: each picture is seen repeats x weight times in a pass."),
+                io.Boolean.Input("class_images", default=False, optional=True, advanced=True, tooltip="These pictures show the class, not the concept: for prior preservation. Write the class word, such as dog, in trigger."),
+                io.Combo.Input("masks", options=list(MASKS), default="off", optional=True, advanced=True, tooltip="Where to learn: opaque parts (alpha), or what is white in x-mask.png beside x.jpg (-mask files). auto takes the file, else alpha."),
             ],
             outputs=[
                 LoraDatasetType.Output("dataset", tooltip="Connect to Train LoRA."),
@@ -38,12 +48,17 @@ class LoraDataset(io.ComfyNode):
         )  # fmt: skip
 
     @classmethod
-    def validate_inputs(cls, folder="", trigger="", resolution=512, bucket_step=32, images="unconnected"):
+    def validate_inputs(
+        cls, folder="", trigger="", resolution=512, bucket_step=32, images="unconnected", resolutions="", masks="off"
+    ):
         try:
-            if None not in (resolution, bucket_step):
-                check_resolution(resolution, bucket_step)
-            if images == "unconnected" and folder is not None:
-                datasets.check_folder(dataset_folder(folder), trigger or "")
+            if masks is not None and masks not in MASKS:
+                return f"masks is {masks}; choose one of {', '.join(MASKS)}"
+            if None not in (resolution, bucket_step, resolutions):
+                for each in numbers("resolutions", resolutions) or (resolution,):
+                    check_resolution(each, bucket_step)
+            if images == "unconnected" and None not in (folder, masks):
+                datasets.check_folder(dataset_folder(folder), trigger or "", masks)
         except ValueError as error:
             return str(error)
         return True
@@ -53,11 +68,18 @@ class LoraDataset(io.ComfyNode):
         return folder_state(folder)
 
     @classmethod
-    def execute(cls, folder, trigger, resolution, repeats, images=None, captions="", bucket_step=32) -> io.NodeOutput:
+    def execute(
+        cls, folder, trigger, resolution, repeats, images=None, captions="", bucket_step=32, flip=False, crops=0,
+        shuffle_tags=False, keep_tokens=1, caption_variants=4, resolutions="", weight=1.0, class_images=False, masks="off",
+    ) -> io.NodeOutput:  # fmt: skip
+        options = datasets.Options(
+            flip, crops, shuffle_tags, keep_tokens, caption_variants, numbers("resolutions", resolutions), weight,
+            class_images, masks,
+        )  # fmt: skip
         if images is None:
-            data = datasets.from_folder(dataset_folder(folder), trigger, resolution, bucket_step, repeats)
+            data = datasets.from_folder(dataset_folder(folder), trigger, resolution, bucket_step, repeats, options)
         else:
             lines = [line for line in captions.splitlines() if line.strip()] or [""]
-            data = datasets.from_tensors(images, lines, trigger, resolution, bucket_step, repeats)
+            data = datasets.from_tensors(images, lines, trigger, resolution, bucket_step, repeats, options)
         Progress(1).say(data.report())
         return io.NodeOutput(data, data.report(), ui=ui.PreviewImage(as_image_batch(contact_sheet(data)), cls=cls))

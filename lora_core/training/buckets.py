@@ -39,6 +39,14 @@ def check_resolution(resolution: int, step: int) -> None:
         raise ValueError(f"resolution {resolution} is not a multiple of bucket_step {step}; use {near}")
 
 
+def numbers(name: str, text: str) -> tuple[int, ...]:
+    """Whole numbers separated by commas, as an input called `name` gives them. Raises ValueError for anything else."""
+    try:
+        return tuple(int(part) for part in text.split(",") if part.strip())
+    except ValueError:
+        raise ValueError(f"{name} is {text!r}; write whole numbers separated by commas, such as 512, 768") from None
+
+
 def nearest_bucket(size: Size, sizes: list[Size]) -> Size:
     """The bucket whose aspect ratio is closest to the picture's (in log), the larger area on a tie."""
     ratio = math.log(size[0] / size[1])

@@ -3,32 +3,93 @@
 from __future__ import annotations
 
 import hashlib
-import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor
 
 from .buckets import Size, bucket_sizes, fit, nearest_bucket
+from .captions import shuffled, with_trigger
+from .pictures import Masks, Origin, flatten, list_images, mask_file, opened, origin, read_mask
+from .views import Crops, View, as_pixels, further_crops
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
+Role = Literal["concept", "class"]
+
+
+@dataclass(frozen=True)
+class Options:
+    """How a set is read, beyond where its pictures and captions are; the defaults add nothing to them.
+
+    `resolutions`: each picture is taken at every one of them. `caption_variants`: orders of tags per caption, used with
+    `shuffle_tags`. `class_images`: the set shows the class that the concept belongs to, not the concept.
+    """
+
+    flip: bool = False
+    crops: int = 0
+    shuffle_tags: bool = False
+    keep_tokens: int = 1
+    caption_variants: int = 4
+    resolutions: tuple[int, ...] = ()
+    weight: float = 1.0
+    class_images: bool = False
+    masks: Masks = "off"
+
+
+@dataclass(frozen=True)
+class Group:
+    """What the pictures of one set have in common. A pass over the data shows each `repeats * weight` times."""
+
+    name: str = ""
+    trigger: str = ""
+    repeats: int = 1
+    weight: float = 1.0
+    role: Role = "concept"
+
+    @property
+    def times(self) -> float:
+        return self.repeats * self.weight
 
 
 @dataclass(frozen=True)
 class Example:
-    """One picture: where it came from, its caption, its bucket (width, height) and a hash of pixels and caption."""
+    """One picture at one resolution: where it came from, its caption, its bucket (width, height) and a hash of all.
+
+    `pixels` (height, width, 3) in 0..1 are its centre crop, fp16 to keep large sets small; `mask` (height, width) uint8
+    tells where to learn. `captions` are all orders of its tags, as written first.
+    """
 
     source: str
     caption: str
     size: Size
-    pixels: Tensor  # (height, width, 3) in 0..1, fp16 to keep large sets small
+    pixels: Tensor
     digest: str
+    origin: Origin
+    group: Group
+    captions: tuple[str, ...]
+    mask: Tensor | None = None
+    crops: Crops | None = None
+    flip: bool = False
+
+    def views(self) -> Iterator[View]:
+        """The centre crop first, then further crops, each followed by its mirror image where pictures are flipped."""
+        for view in (View(self.pixels, self.mask), *(self.crops.cut(self.size) if self.crops else ())):
+            yield view
+            if self.flip:
+                yield view.mirrored()
+
+    def masks(self) -> list[Tensor | None]:
+        """The mask of each of its views."""
+        return [None] * self.num_views if self.mask is None else [view.mask for view in self.views()]
+
+    @property
+    def num_views(self) -> int:
+        return (1 + (len(self.crops.boxes) if self.crops else 0)) * (1 + self.flip)
 
 
 @dataclass(frozen=True)
@@ -36,43 +97,97 @@ class Dataset:
     """What Train LoRA learns from. `left_out` names every file that was not taken, with the reason."""
 
     examples: tuple[Example, ...]
-    repeats: int
-    trigger: str
-    resolution: int
+    resolutions: tuple[int, ...]
     left_out: tuple[tuple[str, str], ...] = ()
 
+    @property
+    def resolution(self) -> int:
+        return max(self.resolutions)
+
+    @property
+    def groups(self) -> tuple[Group, ...]:
+        return tuple(dict.fromkeys(example.group for example in self.examples))
+
+    @property
+    def trigger(self) -> str:
+        return ", ".join(dict.fromkeys(group.trigger for group in self.groups if group.trigger))
+
+    @property
+    def role(self) -> Role:
+        """`class` when nothing in it shows the concept."""
+        return "class" if all(group.role == "class" for group in self.groups) else "concept"
+
+    def num_pictures(self) -> int:
+        """Pictures, however many resolutions they are taken at."""
+        return len({id(example.origin) for example in self.examples})
+
+    def times(self) -> list[float]:
+        """How often a pass over the data shows each example."""
+        return [example.group.times for example in self.examples]
+
     def fingerprint(self) -> str:
-        """Changes when a picture, a caption, their order or the repeats change."""
-        text = "".join(example.digest for example in self.examples) + str(self.repeats)
+        """Changes when a picture, a caption, their order, or how they are drawn changes."""
+        text = "".join(example.digest for example in self.examples)
+        first = self.groups[0]
+        if self.groups == (Group(first.name, first.trigger, first.repeats),):
+            text += str(first.repeats)
+        else:
+            groups = (example.group for example in self.examples)
+            text += "".join(f"{group.repeats} {group.weight} {group.role} {group.trigger};" for group in groups)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     def buckets(self) -> Counter[Size]:
         return Counter(example.size for example in self.examples)
 
     def report(self) -> str:
-        """Counts, buckets and everything left out, as lines of plain text."""
-        lines = [f"{len(self.examples)} images x {self.repeats} repeats at resolution {self.resolution}"]
+        """Counts, buckets, shares and everything left out, as lines of plain text."""
+        lines = [f"{self._counted()} at resolution {', '.join(str(each) for each in self.resolutions)}"]
         lines += [f"  bucket {w} x {h}: {count}" for (w, h), count in sorted(self.buckets().items())]
-        lines += [f"trigger: {self.trigger}"] if self.trigger else []
+        lines += self._shares() if len(self.groups) > 1 else self._plain(self.groups[0])
+        lines += self._variants()
         lines += [f"left out {name}: {reason}" for name, reason in self.left_out]
         return "\n".join(lines)
 
+    def _counted(self) -> str:
+        if len(self.groups) > 1:
+            return f"{self.num_pictures()} images of {len(self.groups)} sets"
+        weight = f" x {self.groups[0].weight:g}" if self.groups[0].weight != 1 else ""
+        return f"{self.num_pictures()} images x {self.groups[0].repeats} repeats{weight}"
 
-def list_images(folder: Path) -> tuple[list[Path], list[tuple[str, str]]]:
-    """Pictures of the folder by name, and (name, reason) for the other files. Raises ValueError when there are none."""
-    if not folder.is_dir():
-        raise ValueError(
-            f"the folder {folder} does not exist; give an absolute path or one inside ComfyUI's input folder"
-        )
-    files = sorted(path for path in folder.iterdir() if path.is_file() and not path.name.startswith("."))
-    images = [path for path in files if path.suffix.lower() in SUFFIXES]
-    if not images:
-        raise ValueError(
-            f"the folder {folder} holds no images; put {', '.join(SUFFIXES)} files with .txt captions into it"
-        )
-    captions = {path.with_suffix(".txt").name for path in images}
-    others = [path.name for path in files if path not in images and path.name not in captions]
-    return images, [(name, _reason(name)) for name in others]
+    def _plain(self, group: Group) -> list[str]:
+        lines = [f"trigger: {group.trigger}"] if group.trigger else []
+        return lines + (["class images, for prior preservation"] if group.role == "class" else [])
+
+    def _shares(self) -> list[str]:
+        """In what share each set is drawn."""
+        total, lines = sum(self.times()), []
+        for group in self.groups:
+            members = [example for example in self.examples if example.group == group]
+            count, share = len({id(m.origin) for m in members}), len(members) * group.times / total
+            tail = f", trigger {group.trigger}" if group.trigger else ""
+            tail += ", class images" if group.role == "class" else ""
+            name, times = Path(group.name).name, f"{group.repeats} repeats x {group.weight:g}"
+            lines.append(f"  {share:.1%} {name}: {count} images x {times}{tail}")
+        return lines
+
+    def _variants(self) -> list[str]:
+        lines = []
+        if (most := max(example.num_views for example in self.examples)) > 1:
+            lines.append(f"each picture in {most} views, of which every step draws one")
+        if (most := max(len(example.captions) for example in self.examples)) > 1:
+            lines.append(f"captions in up to {most} orders of their tags")
+        if masked := sum(example.mask is not None for example in self.examples):
+            lines.append(f"masks: {masked} of {len(self.examples)}")
+        return lines
+
+
+def combined(datasets: Sequence[Dataset]) -> Dataset:
+    """All sets as one, each with its own repeats, weight, trigger and captions. Raises ValueError for none."""
+    if not datasets:
+        raise ValueError("no data set is connected; connect at least one LoRA Dataset")
+    examples = tuple(example for dataset in datasets for example in dataset.examples)
+    resolutions = tuple(sorted({each for dataset in datasets for each in dataset.resolutions}))
+    return Dataset(examples, resolutions, tuple(left for dataset in datasets for left in dataset.left_out))
 
 
 def read_caption(image: Path) -> str | None:
@@ -84,116 +199,123 @@ def read_caption(image: Path) -> str | None:
     return " ".join(text.split()) or None
 
 
-def check_folder(folder: Path, trigger: str) -> None:
-    """What can be known without decoding: there are images, each opens, and there is something to caption them with."""
-    images, _ = list_images(folder)
+def check_folder(folder: Path, trigger: str, masks: Masks = "off") -> None:
+    """What can be known without decoding: there are images, each opens, there is something to caption them with, and
+    there are masks where they are asked for."""
+    images, _ = list_images(folder, masks)
     if not trigger and not any(read_caption(path) for path in images):
         raise ValueError(
             f"none of the {len(images)} images in {folder} has a caption; "
             "add .txt files of the same name, or a trigger word"
         )
+    if masks == "-mask files" and not any(mask_file(path) for path in images):
+        raise ValueError(
+            f"none of the {len(images)} images in {folder} has a mask; put x-mask.png beside x.jpg, or set masks to off"
+        )
     for path in images:
-        with _opened(path):
+        with opened(path):
             pass
 
 
-def from_folder(folder: Path, trigger: str, resolution: int, step: int, repeats: int) -> Dataset:
-    """Read a folder. An image without caption is taken with the trigger alone, or left out when there is no trigger."""
-    images, left_out = list_images(folder)
-    sizes = bucket_sizes(resolution, step)
-    examples = []
+def from_folder(
+    folder: Path, trigger: str, resolution: int, step: int, repeats: int, options: Options = Options()
+) -> Dataset:
+    """Read a folder. An image without caption is taken with the trigger alone, or left out when there is no trigger.
+
+    Of class images, `trigger` is the class word: it leads their captions in the same way and is none to be replaced.
+    """
+    images, left_out = list_images(folder, options.masks)
+    reader = _Reader(str(folder), trigger, resolution, step, repeats, options)
+    examples: list[Example] = []
     for path in images:
-        caption = _with_trigger(read_caption(path), trigger)
+        caption = with_trigger(read_caption(path), trigger)
         if not caption:
             left_out.append((path.name, "no caption and no trigger word"))
             continue
-        with _opened(path) as image:
-            examples.append(_example(str(path), caption, flatten(image), sizes))
-    return _dataset(examples, trigger, resolution, repeats, left_out)
+        with opened(path) as image:
+            examples += reader.examples(str(path), caption, image, path)
+    return reader.dataset(examples, left_out)
 
 
 def from_tensors(
-    images: Iterable[Tensor], captions: Sequence[str], trigger: str, resolution: int, step: int, repeats: int
+    images: Iterable[Tensor],
+    captions: Sequence[str],
+    trigger: str,
+    resolution: int,
+    step: int,
+    repeats: int,
+    options: Options = Options(),
 ) -> Dataset:
     """From (height, width, channels) tensors in 0..1 and one caption each, or one caption for all."""
-    images, sizes = list(images), bucket_sizes(resolution, step)
+    images = list(images)
     captions = list(captions) * len(images) if len(captions) == 1 else list(captions)
     if len(captions) != len(images):
         raise ValueError(
             f"{len(images)} images but {len(captions)} captions; give one caption per line, or a single line for all"
         )
-    examples = []
+    reader = _Reader("connected images", trigger, resolution, step, repeats, options)
+    examples: list[Example] = []
     for index, (image, text) in enumerate(zip(images, captions, strict=True)):
-        caption = _with_trigger(" ".join(text.split()), trigger)
+        caption = with_trigger(" ".join(text.split()), trigger)
         if not caption:
             raise ValueError(
                 f"image {index + 1} has an empty caption and there is no trigger word; write a caption or a trigger"
             )
         picture = Image.fromarray((image.cpu().float().clamp(0, 1) * 255).round().byte().numpy())
-        examples.append(_example(f"image {index + 1}", caption, flatten(picture), sizes))
-    return _dataset(examples, trigger, resolution, repeats, [])
-
-
-def flatten(image: Image.Image) -> Image.Image:
-    """Upright (EXIF) RGB with transparency laid on white."""
-    image = ImageOps.exif_transpose(image)
-    if image.mode.startswith("I"):  # 16-bit grayscale, of which Pillow would keep what is below 256
-        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    return image.convert("RGB")
-
-
-def preserved_captions(caption: str, trigger: str, words: Sequence[str]) -> list[str]:
-    """The caption once for each word, with the word in the trigger's place."""
-    return [_trigger_pattern(trigger).sub(lambda _, word=word: word, caption) for word in words]
+        examples += reader.examples(f"image {index + 1}", caption, picture)
+    return reader.dataset(examples, [])
 
 
 def check_preservation(dataset: Dataset, weight: float, words: Sequence[str]) -> None:
     """Raises ValueError when output preservation is asked for without what it needs."""
     if weight and not dataset.trigger:
         raise ValueError(f"preservation is {weight:g} but LoRA Dataset has no trigger word; give one, or set it to 0")
+    for group in dataset.groups:
+        if weight and not group.trigger and group.role == "concept":
+            raise ValueError(
+                f"preservation is {weight:g} but the set {Path(group.name).name} has no trigger word; "
+                "give one, or set it to 0"
+            )
     if weight and not words:
         raise ValueError(f"preservation is {weight:g} but preserve names no class word; give one, or set it to 0")
 
 
-def _trigger_pattern(trigger: str) -> re.Pattern[str]:
-    """The trigger as a whole word, in any case."""
-    return re.compile(rf"(?<!\w){re.escape(trigger)}(?!\w)", re.IGNORECASE)
+class _Reader:
+    """Makes examples of pictures, all in one way."""
 
+    def __init__(self, name: str, trigger: str, resolution: int, step: int, repeats: int, options: Options):
+        role: Role = "class" if options.class_images else "concept"
+        self.group = Group(name, "" if options.class_images else trigger, repeats, options.weight, role)
+        self.resolutions = tuple(sorted(set(options.resolutions))) or (resolution,)
+        self.sizes = [bucket_sizes(each, step) for each in self.resolutions]
+        self.options = options
 
-def _dataset(
-    examples: list[Example], trigger: str, resolution: int, repeats: int, left_out: list[tuple[str, str]]
-) -> Dataset:
-    if not examples:
-        raise ValueError("no image has a caption; add .txt files of the same name, or a trigger word")
-    return Dataset(tuple(examples), repeats, trigger, resolution, tuple(left_out))
+    def examples(self, source: str, caption: str, image: Image.Image, path: Path | None = None) -> Iterator[Example]:
+        """The picture at each resolution."""
+        flat, mask = flatten(image), read_mask(image, path, self.options.masks)
+        found, options = origin(image, flat), self.options
+        captions = (caption,)
+        if options.shuffle_tags:
+            captions = shuffled(caption, options.keep_tokens, options.caption_variants)
+        for sizes in self.sizes:
+            size = nearest_bucket(flat.size, sizes)
+            pixels = np.asarray(fit(flat, size))
+            masked = None if mask is None else np.array(fit(mask, size))
+            seed = int(hashlib.sha256(pixels.tobytes()).hexdigest()[:15], 16)
+            crops = further_crops(flat, mask, size, options.crops, seed) if options.crops else None
+            digest = hashlib.sha256(pixels.tobytes() + caption.encode())
+            for values in (masked, crops and crops.canvas.numpy()):
+                digest.update(b"" if values is None else values.tobytes())
+            if (extras := (crops and crops.boxes, captions[1:], options.flip)) != (None, (), False):
+                digest.update(repr(extras).encode())
+            yield Example(
+                source, caption, size, as_pixels(pixels), digest.hexdigest(), found, self.group, captions,
+                None if masked is None else torch.from_numpy(masked), crops, options.flip,
+            )  # fmt: skip
 
-
-def _example(source: str, caption: str, image: Image.Image, sizes: list[Size]) -> Example:
-    size = nearest_bucket(image.size, sizes)
-    pixels = np.asarray(fit(image, size))
-    digest = hashlib.sha256(pixels.tobytes() + caption.encode()).hexdigest()
-    return Example(source, caption, size, torch.from_numpy(pixels / np.float32(255)).half(), digest)
-
-
-@contextmanager
-def _opened(path: Path) -> Iterator[Image.Image]:
-    """The picture, not decoded yet: a file that turns out broken while it is decoded inside is named, too."""
-    try:
-        with Image.open(path) as image:
-            yield image
-    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
-        raise ValueError(f"cannot read the image {path.name}: {error}; repair or remove it") from error
-
-
-def _with_trigger(caption: str | None, trigger: str) -> str:
-    """The caption, led by the trigger unless it already holds it as a word of its own, in any case."""
-    if not trigger or (caption and _trigger_pattern(trigger).search(caption)):
-        return caption or ""
-    return f"{trigger}, {caption}" if caption else trigger
-
-
-def _reason(name: str) -> str:
-    return "caption without an image" if name.lower().endswith(".txt") else f"not one of {', '.join(SUFFIXES)}"
+    def dataset(self, examples: list[Example], left_out: list[tuple[str, str]]) -> Dataset:
+        if not examples:
+            raise ValueError("no image has a caption; add .txt files of the same name, or a trigger word")
+        if self.options.masks == "alpha" and all(example.mask is None for example in examples):
+            raise ValueError("masks is alpha but no picture has a transparent part; set masks to off")
+        return Dataset(tuple(examples), self.resolutions, tuple(left_out))

@@ -24,12 +24,22 @@ class Sample:
     """A training example as the denoiser wants it: a latent (channels, ...) and encoded conditions.
 
     `unconditional` is that of the empty caption, `preserved` are those of its caption with the concept replaced.
+    `mask` is the weight of each place of the latent in 0..1, of its shape but for one channel; None: 1 everywhere.
+    `variants` show the same with other pixels or words and a latent of the same shape: each time one is drawn.
     """
 
     latent: Tensor
     condition: Any
     unconditional: Any
     preserved: tuple[Any, ...] = ()
+    mask: Tensor | None = None
+    variants: tuple[Sample, ...] = ()
+
+    def drawn(self, generator: torch.Generator) -> Sample:
+        """Itself or one of its variants, each as likely."""
+        if not self.variants:
+            return self
+        return (self, *self.variants)[int(torch.randint(1 + len(self.variants), (), generator=generator))]
 
 
 @dataclass(frozen=True)
@@ -137,7 +147,8 @@ def _check_finite(loss: float, grad_norm: float, step: int, rate: float) -> None
 
 def _backward(config: TrainConfig, state: TrainState, denoiser: Denoiser, samples: Sequence[Sample]) -> float:
     """Add one micro-batch's gradient to the flat buffer; returns its share of the step's loss."""
-    batch, draw, device = [samples[i] for i in state.batches.next()], state.generator, state.factors.flat.device
+    draw, device = state.generator, state.factors.flat.device
+    batch = [samples[i].drawn(draw) for i in state.batches.next()]
     x0 = torch.stack([sample.latent for sample in batch])
     noise = torch.randn(x0.shape, generator=draw).to(device)
     sigma = denoiser.sigma(timesteps.draw(config.timesteps, len(batch), config.shift, draw)).to(device)

@@ -1,14 +1,17 @@
-"""Captions and pictures as the model wants them: CONDITIONING and latents, encoded once before training."""
+"""Captions and pictures as the model wants them: CONDITIONING and latents, encoded once and kept on disk."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 import comfy.model_management
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from ...lora_core.training.dataset import Dataset, Example
+from ...lora_core.training.dataset import Dataset
+from .cache import Encodings, clip_identity, kept, vae_identity
 
 Tick = Callable[[int, int, str], None]
 
@@ -18,40 +21,53 @@ def encode_captions(
 ) -> dict[str, list]:
     """CONDITIONING of every distinct caption, kept outside inference mode so that training may use it.
 
-    `check` gets the first one, and may raise before the others are made.
+    `check` gets the first one, and may raise before the others are made. When all are kept on disk, the text encoder
+    is not even loaded.
     """
     encoded: dict[str, list] = {}
-    distinct = sorted(set(captions))
+    distinct, made = sorted(set(captions)), Encodings("captions", clip_identity(clip))
+    extra = {} if guidance is None else {"guidance": guidance}
     for index, caption in enumerate(distinct):
         comfy.model_management.throw_exception_if_processing_interrupted()
-        tick(index, len(distinct), "captions")
-        with torch.inference_mode():
-            conditioning = clip.encode_from_tokens_scheduled(clip.tokenize(caption))
+        tokens = clip.tokenize(caption)
+
+        def make(index: int = index, tokens=tokens) -> list:
+            tick(index, len(distinct), "captions")
+            with torch.inference_mode(), interruptible(clip.cond_stage_model):
+                return clip.encode_from_tokens_scheduled(tokens)
+
+        conditioning = made.of(tokens, make)
         if check and not encoded:
             check(conditioning)
-        extra = {} if guidance is None else {"guidance": guidance}
-        with torch.inference_mode(False):
-            encoded[caption] = [
-                [kept(cond), {name: kept(v) for name, v in {**values, **extra}.items()}]
-                for cond, values in conditioning
-            ]
+        encoded[caption] = [[text, {**values, **extra}] for text, values in conditioning]
     return encoded
 
 
 def encode_images(vae, model, dataset: Dataset, tick: Tick) -> list[Tensor]:
-    """Latents (channels, ...) in the model's own scale, fp32 on the CPU, in the order of the examples.
+    """Latents (channels, ...) in the model's own scale, fp32 on the CPU, of every view of every example in their order.
 
-    Pictures are encoded one at a time: a batch given to a video VAE is one clip.
+    Pictures are encoded one at a time: a batch given to a video VAE is one clip. When all are kept on disk, the VAE is
+    not even loaded. Raises ValueError, naming the file, for a picture that cannot be encoded.
     """
     check_sizes(vae, dataset)
-    latents = []
-    for index, example in enumerate(dataset.examples):
+    with torch.inference_mode(False), torch.no_grad():
+        return [_scaled(model, latent) for latent in encoded_views(vae, "latents", dataset, tick, "images")]
+
+
+def encoded_views(
+    vae, kind: str, dataset: Dataset, tick: Tick, what: str, prepare: Callable[[Tensor], Tensor] = lambda x: x
+) -> Iterator[Tensor]:
+    """What the VAE itself makes of each view (1, height, width, 3), after `prepare`."""
+    made, total = Encodings(kind, vae_identity(vae)), sum(example.num_views for example in dataset.examples)
+    views = ((example.source, view.pixels) for example in dataset.examples for view in example.views())
+    for index, (source, pixels) in enumerate(views):
         comfy.model_management.throw_exception_if_processing_interrupted()
-        tick(index, len(dataset.examples), "images")
-        with torch.inference_mode():
-            latents.append(_latent(vae, model, example))
-    with torch.inference_mode(False):
-        return [kept(latent) for latent in latents]
+
+        def make(index: int = index, source: str = source, pixels: Tensor = pixels) -> Tensor:
+            tick(index, total, what)
+            return _encoded(vae, prepare(pixels[None].float()), Path(source).name)
+
+        yield made.of(pixels, make)
 
 
 def check_sizes(vae, dataset: Dataset) -> None:
@@ -65,8 +81,23 @@ def check_sizes(vae, dataset: Dataset) -> None:
             )
 
 
-def _latent(vae, model, example: Example) -> Tensor:
-    latent = vae.encode(example.pixels[None].float())
+def _encoded(vae, pixels: Tensor, name: str) -> Tensor:
+    try:
+        with torch.inference_mode(), interruptible(getattr(vae, "first_stage_model", None)):
+            latent = vae.encode(pixels)
+    except (RuntimeError, ValueError) as error:
+        if comfy.model_management.is_oom(error):
+            raise
+        raise ValueError(f"the VAE cannot encode {name}: {error}") from error
+    if not latent.isfinite().all():
+        raise ValueError(
+            f"the VAE makes numbers that are not finite of {name}; start ComfyUI with --fp32-vae or --bf16-vae, "
+            "or connect a VAE that is made for 16 bits"
+        )
+    return latent
+
+
+def _scaled(model, latent: Tensor) -> Tensor:
     wanted = model.model.latent_format
     if latent.shape[1] != wanted.latent_channels:
         raise ValueError(
@@ -75,11 +106,19 @@ def _latent(vae, model, example: Example) -> Tensor:
         )
     if wanted.latent_dimensions == 3 and latent.ndim == 4:
         latent = latent[:, :, None]
-    return model.model.process_latent_in(latent)[0]
+    return kept(model.model.process_latent_in(latent)[0])
 
 
-def kept(value):
-    """A tensor copied out of inference mode to the CPU; anything else, and lists of them, as they are."""
-    if torch.is_tensor(value):
-        return value.detach().to("cpu", torch.float32 if value.is_floating_point() else value.dtype, copy=True)
-    return [kept(item) for item in value] if isinstance(value, Sequence) and not isinstance(value, str) else value
+@contextmanager
+def interruptible(network: nn.Module | None) -> Iterator[None]:
+    """Look for a cancel before every layer: one large picture or long text may take many seconds."""
+
+    def look(*_) -> None:
+        comfy.model_management.throw_exception_if_processing_interrupted()
+
+    hooks = [m.register_forward_pre_hook(look) for m in network.modules()] if isinstance(network, nn.Module) else []
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import comfy.model_management
+from functools import partial
+
 import comfy.utils
-import torch
 from torch import Tensor
 
 from ...lora_core.training.dataset import Dataset
-from .encoding import Tick, kept
+from .encoding import Tick, encoded_views
 from .keys import family_of
 
 _COMPRESSION = 42  # pixels to a stage C latent: the default of ComfyUI's Stable Cascade nodes
@@ -41,19 +41,15 @@ def check_prior(model, vae, prior_vae) -> None:
 
 
 def encode_priors(prior_vae, model, dataset: Dataset, tick: Tick) -> list[dict[str, Tensor]]:
-    """What CONDITIONING needs besides the caption, per example: its stage C latent (1, 16, height, width), fp32 on the
+    """What CONDITIONING needs besides the caption, per view: its stage C latent (1, 16, height, width), fp32 on the
     CPU, of the size that ComfyUI's StableCascade_StageC_VAEEncode gives it. Empty for families without a prior."""
     name = family_of(model).prior
     if not name:
-        return [{} for _ in dataset.examples]
-    priors = []
-    for index, example in enumerate(dataset.examples):
-        comfy.model_management.throw_exception_if_processing_interrupted()
-        tick(index, len(dataset.examples), "images for the prior")
-        with torch.inference_mode():
-            priors.append(prior_vae.encode(_resized(example.pixels[None].float(), _ENCODER[1])))
-    with torch.inference_mode(False):
-        return [{name: kept(prior)} for prior in priors]
+        return [{} for example in dataset.examples for _ in range(example.num_views)]
+    resized = partial(_resized, factor=_ENCODER[1])
+    return [
+        {name: prior} for prior in encoded_views(prior_vae, "priors", dataset, tick, "images for the prior", resized)
+    ]
 
 
 def _resized(pixels: Tensor, factor: int) -> Tensor:

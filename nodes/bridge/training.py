@@ -29,11 +29,12 @@ from ...lora_core.training.config import (
     fingerprint,
 )
 from ...lora_core.training.curve import draw_curve
-from ...lora_core.training.dataset import Dataset, check_preservation, preserved_captions
+from ...lora_core.training.dataset import Dataset, check_preservation
 from ...lora_core.training.inject import Factors, attached
 from ...lora_core.training.plan import Measures
 from ...lora_core.training.targets import select, weight_shape
 from ...lora_core.training.trainer import Sample, StepResult, TrainState, make_optimizer, train
+from .cache import tidy
 from .checks import check_conditioning, check_connected, warnings
 from .denoiser import ComfyDenoiser, prediction_type
 from .encoding import check_sizes, encode_captions, encode_images
@@ -42,6 +43,7 @@ from .keys import family_of
 from .memory import Job, Planner, UnforeseeableError
 from .prior import check_prior, encode_priors
 from .progress import Progress
+from .samples import captions_to_encode, make_samples
 from .session import loaded, trainable
 from .text import TextDenoiser, check_text, text_layers, tokenized
 
@@ -98,9 +100,9 @@ def train_lora(sources: Sources, recipe: Recipe, run: Run) -> Trained:
             layers |= text_layers(text.patcher.model, recipe.lora)
         identity = _identity(recipe, sources, layers)
         folder = run_folder(run.name, identity)
-        state = _fresh_state(layers, recipe, latents, sources.dataset.repeats, patcher.load_device)
         denoiser = TextDenoiser(patcher, text) if text else ComfyDenoiser(patcher)
-        samples = _samples(denoiser, sources.dataset, encoded, latents, priors, recipe.preserve)
+        samples = make_samples(denoiser, sources.dataset, encoded, latents, priors, recipe.preserve)
+        state = _fresh_state(layers, recipe, samples, sources.dataset.times(), patcher.load_device)
         path = folder / "state.safetensors"
         if path.is_file() and not run.start_over:
             checkpoint.load(path, state, identity)
@@ -167,22 +169,22 @@ def _job(dataset: Dataset, recipe: Recipe, encoded, latents, priors) -> Job:
 
 def _encode(sources: Sources, recipe: Recipe, progress: Progress):
     """CONDITIONING of every caption that training needs (tokens for it when text encoders are trained), the latents of
-    all examples and their priors."""
+    all views and their priors."""
     model, dataset = sources.model, sources.dataset
 
     def tick(done: int, total: int, what: str) -> None:
         progress.say(f"encoding {what}: {done} of {total}")
 
-    captions = {"", *(example.caption for example in dataset.examples)}
-    for example in dataset.examples:
-        captions |= set(preserved_captions(example.caption, dataset.trigger, recipe.preserve))
+    captions = captions_to_encode(dataset, recipe.preserve)
     if recipe.text:
         encoded = tokenized(sources.clip, captions)
     else:
         check = partial(check_conditioning, model)
         encoded = encode_captions(sources.clip, captions, family_of(model).guidance, tick, check)
     latents = encode_images(sources.vae, model, dataset, tick)
-    return encoded, latents, encode_priors(sources.prior_vae, model, dataset, tick)
+    priors = encode_priors(sources.prior_vae, model, dataset, tick)
+    tidy()
+    return encoded, latents, priors
 
 
 def _notes(sources: Sources, run: Run) -> list[str]:
@@ -195,25 +197,12 @@ def _notes(sources: Sources, run: Run) -> list[str]:
     return [*filter(None, [run.note]), *unwise]
 
 
-def _samples(
-    denoiser, dataset: Dataset, encoded: dict[str, list], latents, priors, preserve: tuple[str, ...]
-) -> list[Sample]:
-    """Every example with its conditions, each encoded for the size of its own latent and with its own prior."""
-    samples = []
-    for example, latent, prior in zip(dataset.examples, latents, priors, strict=True):
-        texts = (example.caption, "", *preserved_captions(example.caption, dataset.trigger, preserve))
-        conditionings = (conditioning_set_values(encoded[text], prior) for text in texts)
-        condition, unconditional, *preserved = (denoiser.condition(each, latent) for each in conditionings)
-        samples.append(Sample(latent, condition, unconditional, tuple(preserved)))
-    return samples
-
-
-def _fresh_state(layers, recipe: Recipe, latents, repeats: int, device: torch.device) -> TrainState:
+def _fresh_state(layers, recipe: Recipe, samples: list[Sample], times: list[float], device: torch.device) -> TrainState:
     lora, config = recipe.lora, recipe.train
     text_rank, text_rate = (recipe.text.rank, recipe.text.learning_rate) if recipe.text else (0, 0.0)
     generator = torch.Generator().manual_seed(config.seed)
     factors = Factors(layers, lora.rank, lora.alpha, generator, text_rank, device)
-    batches = Batches([tuple(x.shape) for x in latents], config.batch_size, repeats, generator)
+    batches = Batches([tuple(sample.latent.shape) for sample in samples], config.batch_size, times, generator)
     return TrainState(factors, batches, generator, make_optimizer(factors, config, text_rate))
 
 
@@ -264,7 +253,7 @@ def _adapter(model, state: TrainState, dataset: Dataset, recipe: Recipe, run: Ru
         max_steps=config.steps, batch_size=config.batch_size, accumulation=config.accumulation,
         learning_rate=config.learning_rate, optimizer=config.optimizer.described(),
         scheduler=config.optimizer.schedule, seed=config.seed, targets=(lora.preset, *lora.include),
-        num_images=len(dataset.examples),
+        num_images=dataset.num_pictures(),
         min_snr_gamma=config.snr_gamma if config.weighting == "min_snr" else None,
         text_learning_rate=recipe.text.learning_rate if recipe.text else None,
     )  # fmt: skip

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from lora_loom.lora_core.training import dataset
+from lora_loom.lora_core.training.captions import preserved_captions
 from lora_loom.lora_core.training.contact_sheet import contact_sheet
 from lora_loom.lora_core.training.dataset import Dataset, check_folder, from_folder, from_tensors
 from PIL import Image
@@ -265,12 +266,12 @@ def test_the_trigger_leads_unless_the_caption_holds_it_as_a_word(tmp_path, trigg
     ],
 )  # fmt: skip
 def test_preserved_captions_name_the_class_in_the_triggers_place(caption, trigger, kept):
-    assert dataset.preserved_captions(caption, trigger, ["cat", "tall man"]) == kept
+    assert preserved_captions(caption, trigger, ["cat", "tall man"]) == kept
 
 
 def test_preserving_words_are_taken_as_they_are():
-    assert dataset.preserved_captions("sks dog", "sks", [r"\1 \g<0>"]) == [r"\1 \g<0> dog"]
-    assert dataset.preserved_captions("sks dog", "sks", []) == []
+    assert preserved_captions("sks dog", "sks", [r"\1 \g<0>"]) == [r"\1 \g<0> dog"]
+    assert preserved_captions("sks dog", "sks", []) == []
 
 
 def test_preservation_needs_words_and_a_trigger(tmp_path):
@@ -377,7 +378,7 @@ def test_tensors_with_a_caption_each_or_one_for_all():
     images = [torch.zeros(40, 40, 3), torch.ones(40, 80, 3)]
     assert captions(from_tensors(images, ["one", "two"], "", 32, 8, 1)) == ["one", "two"]
     shared = from_tensors(images, ["both"], "sks", 32, 8, 2)
-    assert captions(shared) == ["sks, both"] * 2 and shared.repeats == 2
+    assert captions(shared) == ["sks, both"] * 2 and shared.times() == [2, 2]
     assert [example.source for example in shared.examples] == ["image 1", "image 2"]
     assert [example.size for example in shared.examples] == [(32, 32), (40, 24)]
     assert float(shared.examples[0].pixels.max()) == 0 and float(shared.examples[1].pixels.min()) == 1

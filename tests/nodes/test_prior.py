@@ -13,8 +13,8 @@ from lora_loom.lora_core.training import dataset
 from lora_loom.nodes.bridge.denoiser import ComfyDenoiser
 from lora_loom.nodes.bridge.encoding import encode_captions, encode_images
 from lora_loom.nodes.bridge.prior import encode_priors
+from lora_loom.nodes.bridge.samples import make_samples
 from lora_loom.nodes.bridge.session import training_session
-from lora_loom.nodes.bridge.training import _samples
 from lora_loom.nodes.dataset import LoraDataset
 from lora_loom.nodes.train_lora import TrainLora
 
@@ -41,7 +41,7 @@ def test_each_sample_has_the_prior_of_its_own_picture(models, data) -> None:
     priors = encode_priors(trio.prior_vae, trio.model, data, quiet)
     with training_session(trio.model, checkpointing=False) as patcher:
         denoiser = ComfyDenoiser(patcher)
-        samples = _samples(denoiser, data, captions, latents, priors, ())
+        samples = make_samples(denoiser, data, captions, latents, priors, ())
         for example, sample in zip(data.examples, samples, strict=True):
             encoded = run_node(
                 StableCascade_StageC_VAEEncode, image=example.pixels[None].float(), vae=trio.prior_vae, compression=42

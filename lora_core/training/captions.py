@@ -1,0 +1,50 @@
+"""Captions: the trigger in them, the words that stand in for it, and other orders of their tags."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import re
+from collections.abc import Sequence
+
+import torch
+
+
+def trigger_pattern(trigger: str) -> re.Pattern[str]:
+    """The trigger as a whole word, in any case."""
+    return re.compile(rf"(?<!\w){re.escape(trigger)}(?!\w)", re.IGNORECASE)
+
+
+def with_trigger(caption: str | None, trigger: str) -> str:
+    """The caption, led by the trigger unless it already holds it as a word of its own, in any case."""
+    if not trigger or (caption and trigger_pattern(trigger).search(caption)):
+        return caption or ""
+    return f"{trigger}, {caption}" if caption else trigger
+
+
+def preserved_captions(caption: str, trigger: str, words: Sequence[str]) -> list[str]:
+    """The caption once for each word, with the word in the trigger's place."""
+    if not trigger:
+        return [caption for _ in words]
+    return [trigger_pattern(trigger).sub(lambda _, word=word: word, caption) for word in words]
+
+
+def tags(caption: str) -> list[str]:
+    return [tag for part in caption.split(",") if (tag := part.strip())]
+
+
+def shuffled(caption: str, keep: int, count: int) -> tuple[str, ...]:
+    """The caption and up to `count - 1` other orders of its tags; the first `keep` tags stay where they are.
+
+    The orders depend on the caption alone. There are fewer when it has not as many.
+    """
+    found, whole = {tuple(tags(caption)): caption}, tags(caption)
+    kept, rest = whole[:keep], whole[keep:]
+    most = min(count, math.factorial(min(len(rest), 12)))
+    draw = torch.Generator().manual_seed(int(hashlib.sha256(caption.encode()).hexdigest()[:15], 16))
+    for _ in range(20 * count):
+        if len(found) >= most:
+            break
+        order = (*kept, *(rest[i] for i in torch.randperm(len(rest), generator=draw).tolist()))
+        found.setdefault(order, ", ".join(order))
+    return tuple(found.values())

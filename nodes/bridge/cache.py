@@ -1,0 +1,136 @@
+"""What was encoded is kept in `output/lora_loom_cache`, by the content it was made of and the model that made it."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Callable, Iterator, Mapping
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import folder_paths
+import torch
+from comfyui_version import __version__
+from torch import Tensor, nn
+
+from ...lora_core.files.cache import Cache, trim
+
+log = logging.getLogger("lora_loom")
+
+MOST_BYTES = 20 * 2**30
+MOST_DAYS = 30
+_CHANGES = ("object_patches", "weight_wrapper_patches", "injections", "wrappers", "hook_patches", "additional_models")
+
+
+def cache_folder() -> Path:
+    """Beside the folder of runs, so that it can be deleted without a look at what is in it."""
+    return Path(folder_paths.get_output_directory()) / "lora_loom_cache"
+
+
+def tidy() -> None:
+    """Delete what was not used for a month, and the longest unused beyond 20 GiB."""
+    if deleted := trim(cache_folder(), MOST_BYTES, MOST_DAYS):
+        log.info("%d unused files deleted from %s", deleted, cache_folder())
+
+
+class Encodings:
+    """What one encoder made of anything. An encoder of unknown content (`identity` None) has nothing kept."""
+
+    def __init__(self, kind: str, identity: str | None):
+        self.cache, self.identity = Cache(cache_folder() / kind), identity
+
+    def of(self, content: Any, make: Callable[[], Any]) -> Any:
+        """What `make` makes of the content, from the disk when it was made before."""
+        key = self._key(content)
+        with torch.inference_mode(False):
+            found = self.cache.get(key) if key else None
+        if found is None:
+            found = kept(make())
+            if key:
+                self._put(key, found)
+        return found
+
+    def _key(self, content: Any) -> str | None:
+        digest = hashlib.sha256()
+        try:
+            _add(digest, [self.identity, content])
+        except TypeError:
+            return None
+        return digest.hexdigest()[:32] if self.identity else None
+
+    def _put(self, key: str, value: Any) -> None:
+        try:
+            self.cache.put(key, value)
+        except TypeError as error:
+            log.debug("not kept: %s", error)
+
+
+def vae_identity(vae) -> str | None:
+    """Changes with a VAE's weights, class, precision, kind of device, and with ComfyUI's version."""
+    network = getattr(vae, "first_stage_model", None)
+    if not isinstance(network, nn.Module):
+        return None
+    return _identity(network, vae.patcher, str(vae.vae_dtype), torch.device(vae.device).type)
+
+
+def clip_identity(clip) -> str | None:
+    """As `vae_identity`; also with the layer of clip skip, and with every patch. None when hooks decide the text."""
+    patcher = clip.patcher
+    if patcher.forced_hooks is not None or clip.apply_hooks_to_conds:
+        return None
+    return _identity(clip.cond_stage_model, patcher, clip.layer_idx, patcher.load_device.type)
+
+
+def _identity(network: nn.Module, patcher, *choices) -> str | None:
+    """None for a network that was changed in a way that cannot be told apart from others."""
+    if any(_filled(getattr(patcher, name, None)) for name in _CHANGES):
+        return None
+    digest = hashlib.sha256()
+    patched = str(patcher.patches_uuid) if patcher.patches else ""
+    _add(digest, [__version__, type(network).__name__, patched, [str(choice) for choice in choices]])
+    for name, value in _unpatched(network, patcher.backup):
+        stored = getattr(value, "_qdata", value).as_subclass(Tensor).detach()
+        if stored.is_meta:
+            return None
+        flat = stored.flatten()
+        sample = flat[:: max(flat.numel() // 16, 1)][:16].float().cpu()
+        _add(digest, [name, list(stored.shape), str(stored.dtype), sample])
+    return digest.hexdigest()
+
+
+def _unpatched(network: nn.Module, backup: Mapping[str, Any]) -> Iterator[tuple[str, Tensor]]:
+    """Weights as they are without the patches of whichever clone was used last."""
+    for name, value in chain(network.named_parameters(), network.named_buffers()):
+        yield name, backup[name].weight if name in backup else value
+
+
+def _filled(value: Any) -> bool:
+    return any(map(_filled, value.values())) if isinstance(value, dict) else bool(value)
+
+
+def _add(digest, value: Any) -> None:
+    """Tensors with all of their bytes, plain values, and nests of both. Raises TypeError for anything else."""
+    if torch.is_tensor(value):
+        digest.update(f"{tuple(value.shape)} {value.dtype}".encode())
+        digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+    elif isinstance(value, dict):
+        _add(digest, sorted(value.items()))
+    elif isinstance(value, (list, tuple)):
+        digest.update(f"[{len(value)}".encode())
+        for item in value:
+            _add(digest, item)
+    elif value is None or isinstance(value, (bool, int, float, str)):
+        digest.update(f"{type(value).__name__} {value!r};".encode())
+    else:
+        raise TypeError(f"a {type(value).__name__} has no content hash")
+
+
+def kept(value: Any) -> Any:
+    """Tensors copied out of inference mode to the CPU, floating ones as fp32, in lists and dicts too."""
+    if torch.is_tensor(value):
+        with torch.inference_mode(False):
+            return value.detach().to("cpu", torch.float32 if value.is_floating_point() else value.dtype, copy=True)
+    if isinstance(value, (list, tuple)):
+        return [kept(item) for item in value]
+    return {name: kept(item) for name, item in value.items()} if isinstance(value, dict) else value

@@ -1,0 +1,56 @@
+"""Examples as the training loop takes them: each view with its latent, mask and conditions."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from itertools import islice
+
+from node_helpers import conditioning_set_values
+from torch import Tensor
+from torch.nn import functional
+
+from ...lora_core.training.captions import preserved_captions
+from ...lora_core.training.dataset import Dataset, Example
+from ...lora_core.training.trainer import Sample
+
+
+def captions_to_encode(dataset: Dataset, preserve: tuple[str, ...]) -> set[str]:
+    """Every caption that training needs: all orders of tags, the empty one, and those that are preserved."""
+    captions = {caption for example in dataset.examples for caption in example.captions}
+    return {"", *captions}.union(*(_preserved(example, preserve) for example in dataset.examples))
+
+
+def make_samples(
+    denoiser, dataset: Dataset, encoded: dict[str, list], latents: list[Tensor], priors, preserve: tuple[str, ...]
+) -> list[Sample]:
+    """A Sample per example, whose variants are its further views and captions. Latents and priors are those of all
+    views, in the order of the examples; conditions are made for the size of the latent and with its own prior."""
+    views = zip(latents, priors, strict=True)
+    return [
+        _sample(denoiser, example, encoded, list(islice(views, example.num_views)), preserve)
+        for example in dataset.examples
+    ]
+
+
+def _sample(denoiser, example: Example, encoded: dict[str, list], views: list, preserve: tuple[str, ...]) -> Sample:
+    kept, found = _preserved(example, preserve), []
+    for (latent, prior), mask in zip(views, example.masks(), strict=True):
+        if not found or prior:
+            conditions = {
+                text: denoiser.condition(conditioning_set_values(encoded[text], prior), latent)
+                for text in dict.fromkeys((*example.captions, "", *kept))
+            }
+        preserved = tuple(conditions[text] for text in kept)
+        weights = None if mask is None else _per_latent(mask, latent)
+        found += [Sample(latent, conditions[each], conditions[""], preserved, weights) for each in example.captions]
+    return replace(found[0], variants=tuple(found[1:]))
+
+
+def _preserved(example: Example, preserve: tuple[str, ...]) -> list[str]:
+    return preserved_captions(example.caption, example.group.trigger, preserve)
+
+
+def _per_latent(mask: Tensor, latent: Tensor) -> Tensor:
+    """A mask (height, width) uint8 as weights in 0..1 of the latent's places: the mean over the pixels of each."""
+    small = functional.adaptive_avg_pool2d(mask[None].float() / 255, latent.shape[-2:])
+    return small.view(*(1 for _ in latent.shape[:-2]), *small.shape[-2:])
