@@ -62,7 +62,8 @@ class Cache:
         except OSError as error:
             log.warning("cannot keep an encoded file in %s: %s", self.folder, error)
         finally:
-            temporary.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                temporary.unlink(missing_ok=True)
 
     def _path(self, key: str) -> Path:
         return self.folder / (key + _SUFFIX)

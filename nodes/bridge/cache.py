@@ -20,7 +20,7 @@ log = logging.getLogger("lora_loom")
 
 MOST_BYTES = 20 * 2**30
 MOST_DAYS = 30
-_CHANGES = ("object_patches", "weight_wrapper_patches", "injections", "wrappers", "hook_patches", "additional_models")
+_CHANGES = ("weight_wrapper_patches", "injections", "wrappers", "hook_patches", "additional_models")
 
 
 def cache_folder() -> Path:
@@ -84,7 +84,9 @@ def clip_identity(clip) -> str | None:
 
 def _identity(network: nn.Module, patcher, *choices) -> str | None:
     """None for a network that was changed in a way that cannot be told apart from others."""
-    if any(_filled(getattr(patcher, name, None)) for name in _CHANGES):
+    objects = dict(patcher.object_patches)
+    choices = (*choices, objects.pop("manual_cast_dtype", None))  # how every text encoder is told its precision
+    if objects or any(_filled(getattr(patcher, name, None)) for name in _CHANGES):
         return None
     digest = hashlib.sha256()
     patched = str(patcher.patches_uuid) if patcher.patches else ""

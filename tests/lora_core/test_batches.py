@@ -13,7 +13,7 @@ from lora_loom.lora_core.training.batches import Batches
 SHAPES = [(64, 64)] * 7 + [(96, 48)] * 3 + [(48, 96)] * 2
 
 
-def batches(seed: int = 0, batch_size: int = 2, repeats: int = 1, shapes=SHAPES) -> Batches:
+def batches(seed: int = 0, batch_size: int = 2, repeats=1, shapes=SHAPES) -> Batches:
     return Batches(shapes, batch_size, repeats, torch.Generator().manual_seed(seed))
 
 
@@ -72,3 +72,19 @@ def test_an_order_is_taken_up_anywhere(taken):
 def test_one_example_goes_on_for_ever():
     source = batches(0, 4, 1, ["only"])
     assert [source.next() for _ in range(5)] == [[0]] * 5
+
+
+def test_each_example_its_own_number_of_times():
+    taken = epoch(batches(0, 2, [3, 1.0, 0.0], ["a"] * 3))
+    assert Counter(i for batch in taken for i in batch) == {0: 3, 1: 1}
+
+
+def test_fractions_are_met_on_average():
+    source = batches(0, 1, [1.25, 0.1, 2.5], ["a"] * 3)
+    counts = Counter(i for _ in range(2000) for batch in epoch(source) for i in batch)
+    assert counts[0] / 2000 == pytest.approx(1.25, abs=0.04) and counts[2] / 2000 == pytest.approx(2.5, abs=0.04)
+    assert counts[1] / 2000 == pytest.approx(0.1, abs=0.02)
+
+
+def test_an_epoch_that_draws_nothing_is_followed_by_one_that_does():
+    assert batches(0, 4, 0.05, ["only"]).next() == [0]

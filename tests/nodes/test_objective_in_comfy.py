@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +15,7 @@ import tiny
 import torch
 from harness.calls import encode, relative_error
 from lora_loom.lora_core.training import dataset, objective
+from lora_loom.nodes.bridge.cache import cache_folder
 from lora_loom.nodes.bridge.denoiser import ComfyDenoiser, prediction_type
 from lora_loom.nodes.bridge.encoding import encode_captions, encode_images
 from lora_loom.nodes.bridge.session import training_session
@@ -265,6 +267,7 @@ def test_latents_are_in_the_models_own_scale(models, pictures: Path, name: str) 
 
 def test_captions_are_encoded_once_and_outside_inference_mode(models) -> None:
     told: list[str] = []
+    shutil.rmtree(cache_folder(), ignore_errors=True)
     with torch.inference_mode():
         encoded = encode_captions(models("flux1").clip, ["b", "a", "b", ""], 1.0, lambda *args: told.append(args[2]))
     assert sorted(encoded) == ["", "a", "b"] and len(told) == 3
