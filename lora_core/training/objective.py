@@ -69,7 +69,7 @@ def weight(name: str, snr: Tensor, output_scale: Tensor, gamma: float = 5.0) -> 
     return torch.ones_like(snr)
 
 
-def loss(
+def losses(
     denoiser: Denoiser,
     x0: Tensor,
     noise: Tensor,
@@ -78,9 +78,14 @@ def loss(
     weighting: str,
     gamma: float = 5.0,
 ) -> Tensor:
-    """Weighted mean squared residual, a scalar in fp32 or wider."""
+    """Weighted mean squared residual of each sample, (batch,) in fp32 or wider."""
     square = residual(denoiser, x0, noise, sigma, conditions).square().flatten(1).mean(1)
-    return (square * weight(weighting, denoiser.snr(sigma), denoiser.output_scale(sigma), gamma)).mean()
+    return square * weight(weighting, denoiser.snr(sigma), denoiser.output_scale(sigma), gamma)
+
+
+def loss(*args, **kwargs) -> Tensor:
+    """The mean of `losses`, a scalar."""
+    return losses(*args, **kwargs).mean()
 
 
 def _per_sample(value: Tensor, ndim: int) -> Tensor:

@@ -43,13 +43,29 @@ class Sample:
 
 
 @dataclass(frozen=True)
+class Look:
+    """One picture in one forward: its index, the quantile u of its noise level, and its loss."""
+
+    index: int
+    u: float
+    loss: float
+
+
+@dataclass(frozen=True)
 class StepResult:
-    """One optimiser step: its number from 1, its mean loss and the gradient norm before clipping."""
+    """One optimiser step: its number from 1, its mean loss and the gradient norm before clipping.
+
+    `text_norm` is that of the text encoders' part, `preservation` the loss that preserves, not weighted; both are 0
+    without. `looks` are all pictures of the step.
+    """
 
     step: int
     loss: float
     grad_norm: float
     learning_rate: float
+    text_norm: float = 0.0
+    preservation: float = 0.0
+    looks: tuple[Look, ...] = ()
 
 
 @dataclass
@@ -123,8 +139,9 @@ def train(
     while state.step < config.steps:
         rate = schedules.rate(choices, config.steps, state.step, config.learning_rate)
         with state.whole_step():
-            mean = sum(_backward(config, state, denoiser, samples) for _ in range(config.accumulation))
-            norm = float(flat.grad.norm())
+            parts = [_backward(config, state, denoiser, samples) for _ in range(config.accumulation)]
+            mean = sum(part.loss for part in parts)
+            norm, text_norm = float(flat.grad.norm()), sum(float(part.grad.norm()) for part in state.factors.parts[1:])
             _check_finite(mean, norm, state.step + 1, rate)
         if 0 < choices.max_grad_norm < norm:
             flat.grad.mul_(choices.max_grad_norm / norm)
@@ -136,7 +153,8 @@ def train(
         state.losses.append(mean)
         if choices.ema_decay:
             state.follow(choices.ema_decay)
-        yield StepResult(state.step, mean, norm, rate)
+        looks = tuple(look for part in parts for look in part.looks)
+        yield StepResult(state.step, mean, norm, rate, text_norm, sum(part.preservation for part in parts), looks)
 
 
 def _check_finite(loss: float, grad_norm: float, step: int, rate: float) -> None:
@@ -145,21 +163,21 @@ def _check_finite(loss: float, grad_norm: float, step: int, rate: float) -> None
             raise FloatingPointError(f"the {name} became {value} at step {step}; lower the learning rate ({rate:g})")
 
 
-def _backward(config: TrainConfig, state: TrainState, denoiser: Denoiser, samples: Sequence[Sample]) -> float:
-    """Add one micro-batch's gradient to the flat buffer; returns its share of the step's loss."""
-    draw, device = state.generator, state.factors.flat.device
-    batch = [samples[i].drawn(draw) for i in state.batches.next()]
+    indices, draw, device = state.batches.next(), state.generator, state.factors.flat.device
+    batch = [samples[i].drawn(draw) for i in indices]
     x0 = torch.stack([sample.latent for sample in batch])
     noise = torch.randn(x0.shape, generator=draw).to(device)
-    sigma = denoiser.sigma(timesteps.draw(config.timesteps, len(batch), config.shift, draw)).to(device)
+    u = timesteps.draw(config.timesteps, len(batch), config.shift, draw)
+    sigma = denoiser.sigma(u).to(device)
     dropped = torch.rand(len(batch), generator=draw) < config.caption_dropout
     conditions = [s.unconditional if drop else s.condition for s, drop in zip(batch, dropped, strict=True)]
     kept = []
     if config.preservation:
         picks = [int(torch.randint(len(s.preserved), (), generator=draw)) for s in batch]
         kept = [s.preserved[pick] for s, pick in zip(batch, picks, strict=True)]
-    loss = add_gradient(config, state.factors, denoiser, x0.to(device), noise, sigma, conditions, kept)
-    return float(loss) / config.accumulation
+    losses, change = add_gradient(config, state.factors, denoiser, x0.to(device), noise, sigma, conditions, kept)
+    looks = [Look(*values) for values in zip(indices, u.tolist(), losses.tolist(), strict=True)]
+    return _Part(float(losses.mean()) / config.accumulation, float(change) / config.accumulation, looks)
 
 
 def add_gradient(
@@ -171,11 +189,15 @@ def add_gradient(
     sigma: Tensor,
     conditions: list[Any],
     preserved: list[Any],
-) -> Tensor:
-    """Add the gradient of one micro-batch that lies on the device to the flat buffer; returns its loss, a scalar."""
-    loss = objective.loss(denoiser, x0, noise, sigma, conditions, config.weighting, config.snr_gamma)
-    (loss / config.accumulation).backward()
-    if preserved:
-        change = objective.preservation(denoiser, factors, denoiser.noised(x0, noise, sigma), sigma, preserved)
-        (change * config.preservation / config.accumulation).backward()
-    return loss.detach()
+) -> tuple[Tensor, Tensor | float]:
+    """Add the gradient of one micro-batch that lies on the device to the flat buffer.
+
+    Returns the loss of each sample, (batch,), and the loss that preserves, not weighted, a scalar.
+    """
+    losses = objective.losses(denoiser, x0, noise, sigma, conditions, config.weighting, config.snr_gamma)
+    (losses.mean() / config.accumulation).backward()
+    if not preserved:
+        return losses.detach(), 0.0
+    change = objective.preservation(denoiser, factors, denoiser.noised(x0, noise, sigma), sigma, preserved)
+    (change * config.preservation / config.accumulation).backward()
+    return losses.detach(), change.detach()
