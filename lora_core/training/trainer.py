@@ -163,6 +163,17 @@ def _check_finite(loss: float, grad_norm: float, step: int, rate: float) -> None
             raise FloatingPointError(f"the {name} became {value} at step {step}; lower the learning rate ({rate:g})")
 
 
+@dataclass(frozen=True)
+class _Part:
+    """A micro-batch: its shares of the step's losses, and its pictures."""
+
+    loss: float
+    preservation: float
+    looks: list[Look]
+
+
+def _backward(config: TrainConfig, state: TrainState, denoiser: Denoiser, samples: Sequence[Sample]) -> _Part:
+    """Add one micro-batch's gradient to the flat buffer."""
     indices, draw, device = state.batches.next(), state.generator, state.factors.flat.device
     batch = [samples[i].drawn(draw) for i in indices]
     x0 = torch.stack([sample.latent for sample in batch])
