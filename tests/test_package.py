@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 from harness.comfyui import PACK_NAME, ROOT
+from lora_loom.lora_core.version import VERSION
 
 MEGABYTE = 2**20
 ZIP_LIMIT = 4 * MEGABYTE
@@ -162,7 +163,7 @@ def test_project_file_as_comfyui_reads_it() -> None:
     read = extract_node_configuration(str(ROOT))
     project, comfy = read.project, read.tool_comfy
     assert (project.name, comfy.publisher_id, comfy.display_name) == (PACK_NAME, "lora-loom", "LoRA Loom")
-    assert re.fullmatch(r"\d+\.\d+\.\d+", project.version)
+    assert re.fullmatch(r"\d+\.\d+\.\d+", project.version) and project.version == VERSION
     assert project.supported_comfyui_version == ">=0.30.0"
     assert project.urls.repository.startswith("https://github.com/")
     assert project.license.file == "LICENSE" and project.dependencies == []

@@ -7,17 +7,15 @@ Nothing is taken from the clock, so the same facts give the same text. `save` ad
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, BinaryIO
-
-from torch import Tensor
+from math import ceil
+from typing import Any
 
 from ..adapter import TEXT_PREFIX, Adapter
-from .packing import pack
+
+SETTINGS = "lora_loom.settings"
 
 
 @dataclass(frozen=True)
@@ -34,9 +32,11 @@ class Facts:
     """What is known of how a LoRA came to be; what is left at None or empty is not written.
 
     `architecture` is ModelSpec's name of the base (`stable-diffusion-v1`, `stable-diffusion-xl-v1-base`, `flux-1-dev`),
-    `base_version` sd-scripts' (`sd_v1`, `sdxl_base_v1-0`, `flux1`), `base_name` and `base_hash` the file and its
-    sha256. `resolution` is (width, height). `tag_frequency` ({folder: {tag: count}}) and `dataset_dirs`
-    ({folder: images}) tell about the training data: give them only when its owner agreed. `date` is ISO 8601.
+    `base_version` sd-scripts' (`sd_v1`, `sdxl_base_v1-0`, `flux1`), `base_name` the file, `base_hash` its sha256 and
+    `base_part_hash` its AutoV1. `resolution` is (width, height). `buckets` ({(width, height): count}, repeats
+    included), `dataset_dirs` and, for class images, `class_dirs` ({folder: (repeats, pictures)}) and `tag_frequency`
+    ({folder: {tag: count}}) tell about the training data; `label.redacted` takes out what has folders again.
+    `settings` is the text of `training.settings`.
     """
 
     title: str
@@ -44,37 +44,43 @@ class Facts:
     base_version: str = ""
     base_name: str = ""
     base_hash: str = ""
+    base_part_hash: str = ""
     trigger: str = ""
-    description: str = ""
-    author: str = ""
-    license: str = ""
-    tags: tuple[str, ...] = ()
-    date: str = ""
     prediction_type: str = ""
     resolution: tuple[int, int] | None = None
     steps: int | None = None
     max_steps: int | None = None
-    epochs: int | None = None
     batch_size: int | None = None
     accumulation: int | None = None
     learning_rate: float | None = None
     text_learning_rate: float | None = None
     optimizer: str = ""
     scheduler: str = ""
-    precision: str = ""
+    warmup: int | None = None
+    max_grad_norm: float | None = None
+    caption_dropout: float | None = None
+    clip_skip: int | None = None
     seed: int | None = None
     targets: tuple[str, ...] = ()
-    num_images: int | None = None
     min_snr_gamma: float | None = None
+    debiased: bool | None = None
+    num_images: int | None = None
+    num_class_images: int | None = None
+    buckets: Mapping[tuple[int, int], float] | None = None
     tag_frequency: Mapping[str, Mapping[str, int]] | None = None
-    dataset_dirs: Mapping[str, int] | None = None
+    dataset_dirs: Mapping[str, tuple[int, int]] | None = None
+    class_dirs: Mapping[str, tuple[int, int]] | None = None
+    settings: str = ""
     merged_from: tuple[Parent, ...] = ()
 
 
 def build(facts: Facts, adapter: Adapter) -> dict[str, str]:
     """The header text of `adapter`; its rank and alpha are read from the factors."""
-    found = {"format": "pt", **_modelspec(facts), **_kohya(facts), **_network(facts, adapter), **_lineage(facts)}
-    return {key: _text(value) for key, value in sorted(found.items()) if value not in (None, "", (), {})}
+    found = {
+        "format": "pt", **_modelspec(facts), **_kohya(facts), **_data(facts), **_network(facts, adapter),
+        **_lineage(facts), SETTINGS: facts.settings,
+    }  # fmt: skip
+    return {key: text_of(value) for key, value in sorted(found.items()) if value not in (None, "", (), {})}
 
 
 def _modelspec(facts: Facts) -> dict[str, Any]:
@@ -85,13 +91,9 @@ def _modelspec(facts: Facts) -> dict[str, Any]:
         "modelspec.implementation": "https://github.com/comfyanonymous/ComfyUI",
         "modelspec.title": facts.title,
         "modelspec.resolution": f"{size[0]}x{size[1]}" if size else None,
-        "modelspec.description": facts.description,
-        "modelspec.author": facts.author,
-        "modelspec.license": facts.license,
-        "modelspec.date": facts.date,
-        "modelspec.tags": ", ".join(facts.tags),
         "modelspec.trigger_phrase": facts.trigger,
         "modelspec.prediction_type": facts.prediction_type,
+        "modelspec.encoder_layer": facts.clip_skip,
         "modelspec.merged_from": ", ".join(parent.name for parent in facts.merged_from),
         "modelspec.base_model": facts.base_name,
     }
@@ -103,12 +105,13 @@ def _kohya(facts: Facts) -> dict[str, Any]:
         "ss_output_name": facts.title,
         "ss_base_model_version": facts.base_version,
         "ss_sd_model_name": facts.base_name,
+        "ss_sd_model_hash": facts.base_part_hash,
         "ss_new_sd_model_hash": facts.base_hash,
         "ss_v2": "False",
+        "ss_clip_skip": facts.clip_skip,
         "ss_resolution": f"({size[0]}, {size[1]})" if size else None,
         "ss_steps": facts.steps,
         "ss_max_train_steps": facts.max_steps,
-        "ss_num_epochs": facts.epochs,
         "ss_batch_size_per_device": per_step,
         "ss_total_batch_size": per_step and per_step * (facts.accumulation or 1),
         "ss_gradient_accumulation_steps": facts.accumulation,
@@ -117,18 +120,53 @@ def _kohya(facts: Facts) -> dict[str, Any]:
         "ss_text_encoder_lr": facts.text_learning_rate,
         "ss_optimizer": facts.optimizer,
         "ss_lr_scheduler": facts.scheduler,
-        "ss_mixed_precision": facts.precision,
+        "ss_lr_warmup_steps": facts.warmup,
+        "ss_max_grad_norm": facts.max_grad_norm,
+        "ss_caption_dropout_rate": facts.caption_dropout,
         "ss_seed": facts.seed,
-        "ss_num_train_images": facts.num_images,
         "ss_min_snr_gamma": facts.min_snr_gamma,
-        "ss_tag_frequency": facts.tag_frequency or _trigger_frequency(facts),
-        "ss_dataset_dirs": facts.dataset_dirs and {name: {"img_count": n} for name, n in facts.dataset_dirs.items()},
+        "ss_debiased_estimation": facts.debiased,
     }
 
 
-def _trigger_frequency(facts: Facts) -> dict[str, dict[str, int]]:
-    """Readers list the words of ss_tag_frequency as a LoRA's words; the trigger alone tells nothing else."""
-    return {"trigger": {facts.trigger: facts.num_images or 1}} if facts.trigger else {}
+def _data(facts: Facts) -> dict[str, Any]:
+    """The training data as sd-scripts counts it: a picture counts as often as it is repeated."""
+    tags = {"ss_tag_frequency": facts.tag_frequency or trigger_frequency(facts.trigger)}
+    if not facts.buckets:
+        return tags
+    counts = facts.buckets.values()
+    batches = sum(ceil(count / (facts.batch_size or 1)) for count in counts)
+    return tags | {
+        "ss_num_train_images": facts.num_images,
+        "ss_num_reg_images": facts.num_class_images,
+        "ss_num_batches_per_epoch": batches,
+        "ss_num_epochs": _epochs(facts.max_steps, facts, batches),
+        "ss_epoch": _epochs(facts.steps, facts, batches),
+        "ss_enable_bucket": True,
+        "ss_bucket_info": {
+            "buckets": {
+                str(number): {"resolution": list(size), "count": round(count)}
+                for number, (size, count) in enumerate(zip(facts.buckets, counts, strict=True))
+            }
+        },
+        "ss_dataset_dirs": _dirs(facts.dataset_dirs),
+        "ss_reg_dataset_dirs": _dirs(facts.class_dirs),
+    }
+
+
+def _dirs(found: Mapping[str, tuple[int, int]] | None) -> dict[str, dict[str, int]]:
+    return {name: {"n_repeats": repeats, "img_count": count} for name, (repeats, count) in (found or {}).items()}
+
+
+def _epochs(steps: int | None, facts: Facts, batches: int) -> int | None:
+    return None if steps is None else ceil(steps * (facts.accumulation or 1) / batches)
+
+
+def trigger_frequency(trigger: str) -> dict[str, dict[str, int]]:
+    """Readers list the words of ss_tag_frequency as a LoRA's words; triggers alone, separated by commas, tell nothing
+    else."""
+    words = [word.strip() for word in trigger.split(",") if word.strip()]
+    return {"trigger": dict.fromkeys(words, 1)} if words else {}
 
 
 def _network(facts: Facts, adapter: Adapter) -> dict[str, Any]:
@@ -148,7 +186,7 @@ def _network(facts: Facts, adapter: Adapter) -> dict[str, Any]:
 
 def _common(values: set[int] | set[float]) -> str:
     """`Dynamic` is what sd-scripts' resize_lora writes when layers differ."""
-    return _text(*values) if len(values) == 1 else "Dynamic" if values else ""
+    return text_of(*values) if len(values) == 1 else "Dynamic" if values else ""
 
 
 def _lineage(facts: Facts) -> dict[str, Any]:
@@ -156,33 +194,7 @@ def _lineage(facts: Facts) -> dict[str, Any]:
     return {"lora_loom.parents": json.dumps(parents, sort_keys=True, ensure_ascii=False) if parents else None}
 
 
-def _text(value: Any) -> str:
+def text_of(value: Any) -> str:
     if isinstance(value, Mapping):
         return json.dumps(value, sort_keys=True, ensure_ascii=False)
     return str(value)
-
-
-def data_hash(source: str | os.PathLike[str] | Mapping[str, Tensor]) -> str:
-    """sha256 of a safetensors file's data section, 64 hex digits: `sshs_model_hash`, and its first 12 are AutoV3.
-
-    `source` is a path, or tensors as they would be saved. It names bytes, not an effect: another dtype or an
-    equivalent rescaling changes it, renaming keys in the same order does not.
-    """
-    if isinstance(source, Mapping):
-        return pack(source).model_hash()
-    with open(source, "rb") as file:
-        file.seek(8 + int.from_bytes(file.read(8), "little"))
-        return _digest(file)
-
-
-def file_hash(path: str | os.PathLike[str]) -> str:
-    """sha256 of a whole file; its first 10 digits are AutoV2."""
-    with open(path, "rb") as file:
-        return _digest(file)
-
-
-def _digest(file: BinaryIO) -> str:
-    digest = hashlib.sha256()
-    while chunk := file.read(2**20):
-        digest.update(chunk)
-    return digest.hexdigest()

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from torch import Tensor
 
+from .fitting import fitted
 from .packing import Packed, pack
 
 MAX_HEADER = 2**20  # ComfyUI shows no metadata of a larger header
@@ -18,12 +19,14 @@ MAX_HEADER = 2**20  # ComfyUI shows no metadata of a larger header
 
 @dataclass(frozen=True)
 class SavedFile:
-    """`file_sha256` covers the whole file, `model_hash` its data section; `size` in bytes."""
+    """`file_sha256` covers the whole file, `model_hash` its data section; `size` in bytes. `left_out` names what the
+    header had no room for."""
 
     path: Path
     size: int
     file_sha256: str
     model_hash: str
+    left_out: tuple[str, ...] = ()
 
 
 def save(
@@ -35,13 +38,14 @@ def save(
     """Write a safetensors file with its hashes filled in; the same content gives the same bytes.
 
     The file appears under its name only when it is complete and on the disk; until then, and for ever when anything
-    fails, an older file of that name stays as it was. Raises FileExistsError unless `overwrite`, ValueError when the
-    header would pass 1 MiB. `lora_adapter_metadata` is dropped: the tensors carry their own strength.
+    fails, an older file of that name stays as it was. Of a header above 1 MiB what is worth least is left out, see
+    `fitting`. Raises FileExistsError unless `overwrite`, ValueError when the header still would pass 1 MiB.
+    `lora_adapter_metadata` is dropped: the tensors carry their own strength.
     """
     path = Path(path)
     _check_free(path, overwrite)
     packed = pack(tensors)
-    head = _header(path, packed, metadata or {})
+    head, left_out = _header(path, packed, metadata or {})
     temporary = path.with_name(f".{secrets.token_hex(8)}.tmp")  # hidden, and no loader lists .tmp
     try:
         _write(temporary, head, packed.data)
@@ -52,7 +56,7 @@ def save(
     _sync_folder(path.parent)
     digest = hashlib.sha256(head)
     digest.update(packed.data)
-    return SavedFile(path, len(head) + len(packed.data), digest.hexdigest(), packed.model_hash())
+    return SavedFile(path, len(head) + len(packed.data), digest.hexdigest(), packed.model_hash(), tuple(left_out))
 
 
 def _check_free(path: Path, overwrite: bool) -> None:
@@ -60,24 +64,25 @@ def _check_free(path: Path, overwrite: bool) -> None:
         raise FileExistsError(f"{path.name} exists in {path.parent}; choose another name or allow overwriting")
 
 
-def _header(path: Path, packed: Packed, metadata: Mapping[str, str]) -> bytes:
+def _header(path: Path, packed: Packed, metadata: Mapping[str, str]) -> tuple[bytes, list[str]]:
+    """The header's bytes and what it had no room for."""
     kept = {key: value for key, value in metadata.items() if key != "lora_adapter_metadata"}
     for key, value in kept.items():
         if not isinstance(value, str):
             raise ValueError(f"metadata {key!r} is {type(value).__name__}; write it as text")
     digest = packed.model_hash()
-    kept["sshs_model_hash"] = digest
-    kept.pop("sshs_legacy_hash", None)
+    kept |= {"sshs_model_hash": digest, "sshs_legacy_hash": "0" * 8, "modelspec.hash_sha256": "0x" + digest}
+    kept, left_out = fitted(kept, lambda text: len(packed.header(text)), MAX_HEADER)
+    del kept["sshs_legacy_hash"]
     if legacy := packed.legacy_hash(kept):
         kept["sshs_legacy_hash"] = legacy
-    kept["modelspec.hash_sha256"] = "0x" + digest
     head = packed.header(kept)
     if len(head) > MAX_HEADER:
         raise ValueError(
             f"the header of {path.name} would take {len(head)} bytes, above the {MAX_HEADER} that ComfyUI reads; "
             f"shorten the metadata (largest: {max(kept, key=lambda key: len(kept[key]))})"
         )
-    return head
+    return head, left_out
 
 
 def _write(path: Path, *parts: bytes | memoryview) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -43,13 +43,18 @@ class Options:
 
 @dataclass(frozen=True)
 class Group:
-    """What the pictures of one set have in common. A pass over the data shows each `repeats * weight` times."""
+    """What the pictures of one set have in common. A pass over the data shows each `repeats * weight` times.
+
+    `step` and `options` tell how the set was read; what they did shows in the digests of its pictures.
+    """
 
     name: str = ""
     trigger: str = ""
     repeats: int = 1
     weight: float = 1.0
     role: Role = "concept"
+    step: int = field(default=0, compare=False)
+    options: Options = field(default=Options(), compare=False)
 
     @property
     def times(self) -> float:
@@ -285,7 +290,7 @@ class _Reader:
 
     def __init__(self, name: str, trigger: str, resolution: int, step: int, repeats: int, options: Options):
         role: Role = "class" if options.class_images else "concept"
-        self.group = Group(name, "" if options.class_images else trigger, repeats, options.weight, role)
+        self.group = Group(name, "" if options.class_images else trigger, repeats, options.weight, role, step, options)
         self.resolutions = tuple(sorted(set(options.resolutions))) or (resolution,)
         self.sizes = [bucket_sizes(each, step) for each in self.resolutions]
         self.options = options

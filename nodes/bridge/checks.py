@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from math import prod
 
 from ...lora_core.distilled import few_step_mark
 from ...lora_core.presets import preset_of
 from ...lora_core.training.dataset import Dataset
 from .keys import family_of
+from .origin import file_name, files_of
 
 _CURE = "connect the text encoders that belong to the model"
 _FAR = 2  # times larger or smaller
@@ -54,14 +54,13 @@ def _width(model, layers: tuple[str, ...]) -> int:
 
 
 def _few_steps(model) -> str:
-    path, config_class = _file_of(model), type(model.model.model_config).__name__
-    mark, family = few_step_mark(path, config_class), family_of(model).name
+    name, config_class = file_name(next(iter(files_of(model)), "")), type(model.model.model_config).__name__
+    mark, family = few_step_mark(name, config_class), family_of(model).name
     if not mark:
         return ""
-    where = os.path.basename(path.replace("\\", "/")) or config_class
     base = preset_of(family).base or "the model it was distilled from"
     return (
-        f"warning: {where} looks distilled to few steps ('{mark}'), and training undoes that; "
+        f"warning: {name or config_class} looks distilled to few steps ('{mark}'), and training undoes that; "
         f"train on {base} and use the LoRA on the fast model"
     )
 
@@ -76,10 +75,3 @@ def _resolution(model, dataset: Dataset) -> str:
         f"warning: the data set is at {side} px, but {family} makes pictures of {usual} px and {effect}; "
         f"set resolution in LoRA Dataset nearer to {usual}"
     )
-
-
-def _file_of(model) -> str:
-    """The file that a MODEL was read from, where its loader has noted it; else empty."""
-    loader = model.cached_patcher_init
-    first = loader[1][0] if loader and loader[1] else ""
-    return os.fspath(first) if isinstance(first, (str, os.PathLike)) else ""

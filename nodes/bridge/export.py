@@ -14,6 +14,7 @@ import torch
 
 from ...lora_core.adapter import TEXT_PREFIX, Adapter
 from ...lora_core.files import formats, save
+from ...lora_core.files.label import Label, labelled
 from ...lora_core.low_rank import LowRank
 from .folders import file_for, loras_folder
 from .keys import NameTable
@@ -43,21 +44,35 @@ class Proof:
 
 
 def save_adapter(
-    adapter: Adapter, template: str, style: str, dtype: str, model, clip, overwrite: bool
+    adapter: Adapter, template: str, style: str, dtype: str, model, clip, overwrite: bool, label: Label, beside: bool
 ) -> tuple[str, str]:
-    """Save below the first loras folder. Returns the name under which loaders list the file, and a report."""
-    meta = adapter.metadata
+    """Save below the first loras folder, with the label's preview as a picture `beside` the file when that is wanted.
+    Returns the name under which loaders list the file, and a report."""
+    meta = labelled(adapter.metadata, label)
     values = {
         "title": meta.get("modelspec.title", "lora"), "trigger": meta.get("modelspec.trigger_phrase", ""),
         "rank": adapter.rank(), "steps": meta.get("ss_steps", ""),
     }  # fmt: skip
     path = file_for(template, values, overwrite)
+    adapter = replace(adapter, metadata={**meta, "ss_output_name": path.stem})
     progress = Progress(len(adapter.layers))
     saved, proof = save_proven(adapter, path, STYLES[style], DTYPES[dtype], model, clip, progress.update)
     report = f"{path.name}: {saved.size / 1e6:.2f} MB, {style}, {dtype}, AutoV3 {saved.model_hash[:12]}\n{proof}"
+    report += "".join(f"\nno room in the header for {what}" for what in saved.left_out)
+    if beside and label.thumbnail:
+        report += "\n" + _put_beside(path, label.thumbnail, overwrite)
     progress.say(report)
     log.info(report)
     return str(path.relative_to(loras_folder())), report
+
+
+def _put_beside(path: Path, thumbnail: bytes, overwrite: bool) -> str:
+    """`<name>.jpg`, the one spelling that ComfyUI, A1111, Forge, Lora-Manager and rgthree all look for."""
+    picture = path.with_suffix(".jpg")
+    if picture.exists() and not overwrite:
+        return f"{picture.name} was there before and is left as it is"
+    picture.write_bytes(thumbnail)
+    return f"preview in {picture.name}"
 
 
 def save_proven(

@@ -18,6 +18,7 @@ from node_helpers import conditioning_set_values
 from ...lora_core.adapter import Adapter
 from ...lora_core.families import check_trainable
 from ...lora_core.files import formats, metadata, save
+from ...lora_core.files.label import redacted
 from ...lora_core.presets import AUTO, Choices, choose
 from ...lora_core.training import checkpoint
 from ...lora_core.training.batches import Batches
@@ -36,8 +37,9 @@ from ...lora_core.training.targets import select, weight_shape
 from ...lora_core.training.trainer import Sample, StepResult, TrainState, make_optimizer, train
 from .cache import tidy
 from .checks import check_conditioning, check_connected, warnings
-from .denoiser import ComfyDenoiser, prediction_type
+from .denoiser import ComfyDenoiser
 from .encoding import check_sizes, encode_captions, encode_images
+from .facts import run_facts
 from .folders import run_folder
 from .keys import family_of
 from .memory import Job, Planner, UnforeseeableError
@@ -93,6 +95,7 @@ def train_lora(sources: Sources, recipe: Recipe, run: Run) -> Trained:
     config, text = recipe.train, sources.clip if recipe.text else None
     progress = Progress(config.steps, _notes(sources, run))
     encoded, latents, priors = _encode(sources, recipe, progress)
+    facts = run_facts(sources, recipe, run, progress)
     job = None if text else _job(sources.dataset, recipe, encoded, latents, priors)
     with _session(sources.model, text and text.patcher, job, run, progress) as patcher:
         layers = select(patcher.model.diffusion_model, recipe.lora, PREFIX)
@@ -108,7 +111,7 @@ def train_lora(sources: Sources, recipe: Recipe, run: Run) -> Trained:
             checkpoint.load(path, state, identity)
             log.info("continuing %s at step %d of %d", folder.name, state.step, config.steps)
         progress.begin(state.step)
-        adapter_now = partial(_adapter, patcher, state, sources.dataset, recipe, run)
+        adapter_now = partial(_adapter, state, facts)
         with attached(state.factors.branches), _kept_on_disk(path, state, identity, adapter_now):
             for result in train(config, state, denoiser, samples):
                 _show(progress, result, config, state)
@@ -216,7 +219,8 @@ def _kept_on_disk(path: Path, state: TrainState, identity: str, describe: Callab
             checkpoint.save(path, state, identity)
             adapter = describe()
             tensors = formats.encode(adapter, "native", dtype=torch.float32)
-            save.save(path.with_name(f"step_{state.step:06d}.safetensors"), tensors, adapter.metadata, overwrite=True)
+            header = redacted(adapter.metadata)  # what may be told of the pictures is chosen in Save LoRA
+            save.save(path.with_name(f"step_{state.step:06d}.safetensors"), tensors, header, overwrite=True)
 
 
 def _show(progress: Progress, result: StepResult, config: TrainConfig, state: TrainState) -> None:
@@ -243,21 +247,10 @@ def _summary(losses: list[float], adapter: Adapter, folder: Path) -> str:
     )
 
 
-def _adapter(model, state: TrainState, dataset: Dataset, recipe: Recipe, run: Run) -> Adapter:
-    family, lora, config = family_of(model), recipe.lora, recipe.train
+def _adapter(state: TrainState, facts: metadata.Facts) -> Adapter:
     with state.judged():
         adapter = Adapter(state.factors.low_ranks())
-    facts = metadata.Facts(
-        title=run.name, architecture=family.architecture, base_version=family.base_version, trigger=dataset.trigger,
-        prediction_type=prediction_type(model), resolution=(dataset.resolution, dataset.resolution), steps=state.step,
-        max_steps=config.steps, batch_size=config.batch_size, accumulation=config.accumulation,
-        learning_rate=config.learning_rate, optimizer=config.optimizer.described(),
-        scheduler=config.optimizer.schedule, seed=config.seed, targets=(lora.preset, *lora.include),
-        num_images=dataset.num_pictures(),
-        min_snr_gamma=config.snr_gamma if config.weighting == "min_snr" else None,
-        text_learning_rate=recipe.text.learning_rate if recipe.text else None,
-    )  # fmt: skip
-    return replace(adapter, metadata=metadata.build(facts, adapter))
+    return replace(adapter, metadata=metadata.build(replace(facts, steps=state.step), adapter))
 
 
 def choices(

@@ -13,13 +13,16 @@ import torch
 from app.assets.services import metadata_extract as comfy_scan
 from lora_loom.lora_core.adapter import Adapter
 from lora_loom.lora_core.files import guard, metadata, save
-from lora_loom.lora_core.files.metadata import Facts, Parent
+from lora_loom.lora_core.files.hashes import data_hash, file_hash, part_hash
+from lora_loom.lora_core.files.metadata import SETTINGS, Facts, Parent
 from lora_loom.lora_core.low_rank import LowRank
 
 FACTS = Facts(
     title="Ink", architecture="stable-diffusion-v1", base_version="sd_v1", base_name="base.safetensors",
-    trigger="inkstyle", tags=("ink", "style"), resolution=(512, 768), steps=400, max_steps=500, batch_size=2,
-    accumulation=3, learning_rate=1e-4, optimizer="AdamW", seed=0, targets=("attention",), num_images=12,
+    base_hash="ab" * 32, base_part_hash="cdcdcdcd", trigger="inkstyle", resolution=(512, 768), steps=400, max_steps=500,
+    batch_size=2, accumulation=3, learning_rate=1e-4, optimizer="AdamW", scheduler="cosine", warmup=5, max_grad_norm=1,
+    caption_dropout=0.1, clip_skip=2, seed=0, targets=("attention",), num_images=12, debiased=False,
+    buckets={(512, 512): 9.0, (384, 640): 3.0},
 )  # fmt: skip
 
 
@@ -38,11 +41,17 @@ def test_what_readers_look_for():
     assert found | {
         "modelspec.sai_model_spec": "1.0.1", "modelspec.architecture": "stable-diffusion-v1/lora",
         "modelspec.title": "Ink", "modelspec.resolution": "512x768", "modelspec.trigger_phrase": "inkstyle",
-        "modelspec.tags": "ink, style", "ss_base_model_version": "sd_v1", "ss_network_module": "networks.lora",
+        "modelspec.encoder_layer": "2", "ss_base_model_version": "sd_v1", "ss_network_module": "networks.lora",
         "ss_network_dim": "4", "ss_network_alpha": "2.0", "ss_resolution": "(512, 768)", "ss_steps": "400",
-        "ss_total_batch_size": "6", "ss_learning_rate": "0.0001", "ss_seed": "0", "ss_num_train_images": "12",
+        "ss_total_batch_size": "6", "ss_learning_rate": "0.0001", "ss_seed": "0", "ss_clip_skip": "2",
+        "ss_num_train_images": "12", "ss_num_batches_per_epoch": "7", "ss_num_epochs": "215", "ss_epoch": "172",
+        "ss_sd_model_name": "base.safetensors", "ss_sd_model_hash": "cdcdcdcd", "ss_new_sd_model_hash": "ab" * 32,
+        "ss_lr_scheduler": "cosine", "ss_lr_warmup_steps": "5", "ss_max_grad_norm": "1", "ss_enable_bucket": "True",
+        "ss_caption_dropout_rate": "0.1", "ss_debiased_estimation": "False",
     } == found  # fmt: skip
-    assert json.loads(found["ss_tag_frequency"]) == {"trigger": {"inkstyle": 12}}
+    assert json.loads(found["ss_tag_frequency"]) == {"trigger": {"inkstyle": 1}}
+    buckets = {"0": {"resolution": [512, 512], "count": 9}, "1": {"resolution": [384, 640], "count": 3}}
+    assert json.loads(found["ss_bucket_info"]) == {"buckets": buckets}
     assert json.loads(found["ss_network_args"]) == {"targets": ["attention"]}
     assert all(isinstance(value, str) and value for value in found.values())
 
@@ -59,15 +68,19 @@ def test_the_text_encoders_rate_and_rank_beside_the_models():
 
 def test_what_is_not_known_or_not_allowed_is_not_written():
     found = metadata.build(Facts("t", "flux-1-dev"), adapter(4))
-    assert not {"modelspec.date", "modelspec.trigger_phrase", "ss_tag_frequency", "ss_dataset_dirs", "ss_seed",
+    assert not {"modelspec.date", "modelspec.trigger_phrase", "ss_bucket_info", SETTINGS,
+                "ss_new_sd_model_hash", "ss_tag_frequency", "ss_dataset_dirs", "ss_seed",
                 "lora_loom.parents", "modelspec.merged_from", "modelspec.resolution"} & found.keys()  # fmt: skip
 
 
 def test_training_data_only_when_given():
-    facts = replace(FACTS, tag_frequency={"d": {"b": 1, "a": 2}}, dataset_dirs={"d": 3})
+    facts = replace(
+        FACTS, tag_frequency={"d": {"b": 1, "a": 2}}, dataset_dirs={"d": (3, 4)}, class_dirs={"dog": (1, 9)}
+    )
     found = metadata.build(facts, adapter(4))
     assert found["ss_tag_frequency"] == '{"d": {"a": 2, "b": 1}}'
-    assert json.loads(found["ss_dataset_dirs"]) == {"d": {"img_count": 3}}
+    assert json.loads(found["ss_dataset_dirs"]) == {"d": {"n_repeats": 3, "img_count": 4}}
+    assert json.loads(found["ss_reg_dataset_dirs"]) == {"dog": {"n_repeats": 1, "img_count": 9}}
 
 
 def test_mixed_ranks_are_dynamic():
@@ -93,9 +106,10 @@ def test_hashes_of_the_final_file(size: int, tmp_path: Path):
         assert all(torch.equal(file.get_tensor(key), tensor) for key, tensor in tensors.items())
     assert written["sshs_model_hash"] == data == saved.model_hash and len(data) == 64
     assert written["modelspec.hash_sha256"] == "0x" + data
-    assert data == metadata.data_hash(saved.path) == metadata.data_hash(tensors) == metadata.data_hash(str(saved.path))
-    assert saved.file_sha256 == hashlib.sha256(raw).hexdigest() == metadata.file_hash(saved.path)
-    assert saved.size == len(raw)
+    assert data == data_hash(saved.path) == data_hash(tensors) == data_hash(str(saved.path))
+    assert saved.file_sha256 == hashlib.sha256(raw).hexdigest() == file_hash(saved.path)
+    assert saved.size == len(raw) and saved.left_out == ()
+    assert part_hash(saved.path) == (hashlib.sha256(raw[0x100000:0x110000]).hexdigest()[:8] if size > 64 else "")
     if size > 64:
         assert written["sshs_legacy_hash"] == legacy_of_sd_scripts(tensors, found)
     else:
@@ -106,7 +120,7 @@ def test_hashes_of_the_final_file(size: int, tmp_path: Path):
 def test_hash_is_that_of_the_librarys_own_writer(tmp_path: Path):
     tensors = {"b": torch.randn(5, 7), "a": torch.randn(3).half(), "A": torch.tensor(3)}
     safetensors.torch.save_file(tensors, tmp_path / "theirs.safetensors", {"k": "v"})
-    assert metadata.data_hash(tmp_path / "theirs.safetensors") == metadata.data_hash(tensors)
+    assert data_hash(tmp_path / "theirs.safetensors") == data_hash(tensors)
 
 
 def test_comfyuis_asset_scan_finds_its_fields(tmp_path: Path):

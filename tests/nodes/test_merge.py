@@ -13,7 +13,8 @@ import tiny
 import torch
 from harness.calls import encode, loaded, relative_error, run_node
 from lora_loom.lora_core.adapter import Adapter
-from lora_loom.lora_core.files import guard, metadata
+from lora_loom.lora_core.files import guard
+from lora_loom.lora_core.files.hashes import data_hash
 from lora_loom.nodes.bridge.export import DTYPES, STYLES, save_proven
 from lora_loom.nodes.load_stack import LoadLoraStack
 from lora_loom.nodes.merge_lora import MergeLora
@@ -128,11 +129,12 @@ def test_lineage(models, loras: Path, rows) -> None:
     header = guard.inspect(loras / save(merge(model, parts)[0], model, "fp32")).metadata
     parents = json.loads(header["lora_loom.parents"])
     assert [(p["name"], p["strength"]) for p in parents] == [("0", 0.8), ("1", -0.6), ("2", 1.7)]
-    assert [p["sha256"] for p in parents] == [metadata.data_hash(loras / name) for name, *_ in parts]
+    assert [p["sha256"] for p in parents] == [data_hash(loras / name) for name, *_ in parts]
     assert header["modelspec.trigger_phrase"] == "word0, word1, word2"
+    assert json.loads(header["ss_tag_frequency"])["trigger"].keys() == {"word0", "word1", "word2"}
     assert header["modelspec.architecture"] == "stable-diffusion-v1/lora" and header["ss_base_model_version"] == "sd_v1"
     assert header["modelspec.merged_from"] == "0, 1, 2"
-    assert header["sshs_model_hash"] == metadata.data_hash(loras / "merged.safetensors")
+    assert header["sshs_model_hash"] == data_hash(loras / "merged.safetensors")
 
 
 # -- text encoders -----------------------------------------------------------------------------------------------------

@@ -1,0 +1,51 @@
+"""Header text made to fit: what is worth least goes first, and is named."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+
+from .label import without_picture_hashes
+from .metadata import text_of
+
+_PREVIEW = ("modelspec.thumbnail", "ssmd_cover_images")
+_TAGS = "ss_tag_frequency"
+
+
+def fitted(metadata: Mapping[str, str], size: Callable[[Mapping[str, str]], int], limit: int) -> tuple[dict, list[str]]:
+    """The metadata with as much left out as it takes for `size` to be at most `limit` bytes, and what was left out.
+
+    First the preview, then the rarest tags of captions, then the hashes of single pictures. It may still not fit.
+    """
+    kept, left_out = dict(metadata), []
+    if size(kept) > limit and kept.keys() & set(_PREVIEW):
+        kept = {key: value for key, value in kept.items() if key not in _PREVIEW}
+        left_out.append("the preview")
+    if size(kept) > limit and _TAGS in kept:
+        kept[_TAGS], lost = _fewer_tags(kept, size, limit)
+        left_out.append(f"the {lost} rarest tags of the captions")
+    if size(kept) > limit and (fewer := without_picture_hashes(kept)) != kept:
+        kept = fewer
+        left_out.append("the hashes of single pictures")
+    return kept, left_out
+
+
+def _fewer_tags(metadata: Mapping[str, str], size: Callable[[Mapping[str, str]], int], limit: int) -> tuple[str, int]:
+    """`ss_tag_frequency` with the most frequent tags that fit, one at least, and the number of those that do not."""
+    found = json.loads(metadata[_TAGS])
+    tags = sorted(((n, folder, tag) for folder, each in found.items() for tag, n in each.items()), reverse=True)
+
+    def text(count: int) -> str:
+        few: dict[str, dict[str, int]] = {}
+        for number, folder, tag in tags[:count]:
+            few.setdefault(folder, {})[tag] = number
+        return text_of(few)
+
+    fewest, most = 1, len(tags)
+    while fewest < most:
+        middle = (fewest + most + 1) // 2
+        if size({**metadata, _TAGS: text(middle)}) > limit:
+            most = middle - 1
+        else:
+            fewest = middle
+    return text(fewest), len(tags) - fewest

@@ -1,0 +1,50 @@
+"""The hashes that files are known by."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Mapping
+from typing import BinaryIO
+
+from torch import Tensor
+
+from .packing import pack
+
+_CHUNK = 2**24
+
+
+def data_hash(source: str | os.PathLike[str] | Mapping[str, Tensor]) -> str:
+    """sha256 of a safetensors file's data section, 64 hex digits: `sshs_model_hash`, and its first 12 are AutoV3.
+
+    `source` is a path, or tensors as they would be saved. It names bytes, not an effect: another dtype or an
+    equivalent rescaling changes it, renaming keys in the same order does not.
+    """
+    if isinstance(source, Mapping):
+        return pack(source).model_hash()
+    with open(source, "rb") as file:
+        file.seek(8 + int.from_bytes(file.read(8), "little"))
+        return _digest(file)
+
+
+def file_hash(path: str | os.PathLike[str], tick: Callable[[int], None] = lambda _: None) -> str:
+    """sha256 of a whole file; its first 10 digits are AutoV2. `tick` is told the bytes read so far."""
+    with open(path, "rb") as file:
+        return _digest(file, tick)
+
+
+def part_hash(path: str | os.PathLike[str]) -> str:
+    """AutoV1: 8 hex digits over 64 KiB at 1 MiB. Empty for a shorter file, whose hash would be that of nothing."""
+    with open(path, "rb") as file:
+        file.seek(0x100000)
+        part = file.read(0x10000)
+    return hashlib.sha256(part).hexdigest()[:8] if part else ""
+
+
+def _digest(file: BinaryIO, tick: Callable[[int], None] = lambda _: None) -> str:
+    digest, done = hashlib.sha256(), 0
+    while chunk := file.read(_CHUNK):
+        digest.update(chunk)
+        done += len(chunk)
+        tick(done)
+    return digest.hexdigest()

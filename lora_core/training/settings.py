@@ -1,0 +1,48 @@
+"""All that a run is repeated from, as the one JSON text that its LoRA carries in the header."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any, TypeVar
+
+from .config import LoraConfig, OptimizerConfig, Recipe, TextConfig, TrainConfig
+
+_FORMAT = 1
+_Config = TypeVar("_Config")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """All but the recipe are plain JSON values: what tells the data set apart (`fingerprint`, and for each of its sets
+    how it was read and `pictures`, 16 hex digits each in their order), the model and its files, and the versions of
+    what trained."""
+
+    recipe: Recipe
+    dataset: Mapping[str, Any] = field(default_factory=dict)
+    base: Mapping[str, Any] = field(default_factory=dict)
+    software: Mapping[str, str] = field(default_factory=dict)
+
+    def to_json(self) -> str:
+        return json.dumps({"format": _FORMAT, **asdict(self)}, sort_keys=True, ensure_ascii=False)
+
+    @classmethod
+    def from_json(cls, text: str) -> Settings:
+        """What `to_json` wrote. Raises ValueError for a format or a setting that this version does not know."""
+        found = json.loads(text)
+        if found.pop("format", None) != _FORMAT:
+            raise ValueError(f"these settings are not of format {_FORMAT}; update LoRA Loom to read them")
+        recipe = found["recipe"]
+        recipe["train"]["optimizer"] = _config(OptimizerConfig, recipe["train"]["optimizer"])
+        for part, kind in (("lora", LoraConfig), ("train", TrainConfig), ("text", TextConfig)):
+            recipe[part] = recipe[part] and _config(kind, recipe[part])
+        return _config(cls, {**found, "recipe": _config(Recipe, recipe)})
+
+
+def _config(kind: type[_Config], values: Mapping[str, Any]) -> _Config:
+    if unknown := values.keys() - {each.name for each in fields(kind)}:
+        raise ValueError(
+            f"{kind.__name__} has no {', '.join(sorted(unknown))}; update LoRA Loom to read these settings"
+        )
+    return kind(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})

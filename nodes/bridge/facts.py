@@ -1,0 +1,110 @@
+"""What a run is described by in the header of its LoRA."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+import comfy.model_management
+import torch
+from comfyui_version import __version__ as comfyui_version
+
+from ...lora_core.files.hashes import part_hash
+from ...lora_core.files.metadata import Facts
+from ...lora_core.training.buckets import Size
+from ...lora_core.training.config import Recipe
+from ...lora_core.training.dataset import Dataset, Example
+from ...lora_core.training.settings import Settings
+from ...lora_core.training.tags import sets_by_folder, tag_frequency
+from ...lora_core.version import VERSION
+from .denoiser import prediction_type
+from .keys import family_of
+from .origin import file_name, files_of, known_hash
+from .progress import Progress
+
+if TYPE_CHECKING:
+    from .training import Run, Sources
+
+
+def run_facts(sources: Sources, recipe: Recipe, run: Run, progress: Progress) -> Facts:
+    """All but the steps done.
+
+    The base model's file is hashed when that was not done before, unless its loader does not say which file it is.
+    """
+    model, dataset, config, optimizer = sources.model, sources.dataset, recipe.train, recipe.train.optimizer
+    skipped, sets = sources.clip.layer_idx, sets_by_folder(dataset)
+    concept = {name: members for name, members in sets.items() if members[0].group.role == "concept"}
+    family, path = family_of(model), next(iter(files_of(model)), "")
+    there = os.path.isfile(path)
+    base_hash = known_hash(path, progress) if there else ""
+    settings = Settings(
+        recipe,
+        dataset=_data_set(dataset, sets.values()),
+        base={
+            "family": family.name, "sha256": base_hash, "dtype": str(model.model_dtype()),
+            "patches": len(model.patches), "clip_layer": skipped,
+            "files": {
+                part: [file_name(each) for each in files_of(getattr(sources, part))]
+                for part in ("model", "clip", "vae", "prior_vae")
+            },
+        },
+        software={
+            "lora_loom": VERSION, "comfyui": comfyui_version, "torch": torch.__version__,
+            "device": comfy.model_management.get_torch_device().type,
+        },
+    )  # fmt: skip
+    return Facts(
+        title=run.name, architecture=family.architecture, base_version=family.base_version,
+        base_name=file_name(path), base_hash=base_hash, base_part_hash=part_hash(path) if there else "",
+        trigger=dataset.trigger, prediction_type=prediction_type(model),
+        resolution=(dataset.resolution, dataset.resolution), max_steps=config.steps, batch_size=config.batch_size,
+        accumulation=config.accumulation, learning_rate=config.learning_rate,
+        text_learning_rate=recipe.text.learning_rate if recipe.text else None, optimizer=optimizer.described(),
+        scheduler=optimizer.schedule, warmup=optimizer.warmup,
+        max_grad_norm=optimizer.max_grad_norm, caption_dropout=config.caption_dropout,
+        clip_skip=None if skipped is None else -skipped, seed=config.seed,
+        targets=(recipe.lora.preset, *recipe.lora.include),
+        num_images=_shown(dataset, "concept"), num_class_images=_shown(dataset, "class"),
+        min_snr_gamma=config.snr_gamma if config.weighting == "min_snr" else None,
+        debiased=config.weighting == "debiased", buckets=_buckets(dataset),
+        tag_frequency={name: tag_frequency(members) for name, members in concept.items()},
+        dataset_dirs={name: _counted(members) for name, members in concept.items()},
+        class_dirs={name: _counted(members) for name, members in sets.items() if name not in concept},
+        settings=settings.to_json(),
+    )  # fmt: skip
+
+
+def _buckets(dataset: Dataset) -> dict[Size, float]:
+    """How many pictures of each size a pass over the data shows."""
+    found: Counter[Size] = Counter()
+    for example in dataset.examples:
+        found[example.size] += example.group.times
+    return dict(sorted(found.items()))
+
+
+def _shown(dataset: Dataset, role: str) -> int:
+    return round(sum(example.group.times for example in dataset.examples if example.group.role == role))
+
+
+def _counted(members: list[Example]) -> tuple[int, int]:
+    return members[0].group.repeats, len(members)
+
+
+def _data_set(dataset: Dataset, sets: Iterable[list[Example]]) -> dict[str, Any]:
+    return {
+        "fingerprint": dataset.fingerprint(),
+        "resolutions": list(dataset.resolutions),
+        "sets": [
+            {
+                "pictures": " ".join(example.digest[:16] for example in members),
+                "trigger": members[0].group.trigger,
+                "repeats": members[0].group.repeats,
+                "bucket_step": members[0].group.step,
+                "options": asdict(members[0].group.options),
+            }
+            for members in sets
+        ],
+    }

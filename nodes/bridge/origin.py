@@ -1,0 +1,72 @@
+"""Which files the parts of a graph were read from, and the base model's hash, worked out once per file."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from pathlib import Path
+
+import comfy.model_management
+import folder_paths
+
+from ...lora_core.files.hashes import file_hash
+from .progress import Progress
+
+log = logging.getLogger("lora_loom")
+
+
+def files_of(part) -> list[str]:
+    """The paths that a MODEL, CLIP or VAE was read from, where its loader has noted them; else none."""
+    loader = getattr(getattr(part, "patcher", part), "cached_patcher_init", None)
+    first = loader[1][0] if loader and loader[1] else None
+    paths = first if isinstance(first, (list, tuple)) else [first]
+    return [os.fspath(path) for path in paths if isinstance(path, (str, os.PathLike))]
+
+
+def file_name(path: str) -> str:
+    """The last part of a path of either system."""
+    return path.replace("\\", "/").rsplit("/", 1)[-1]
+
+
+def known_hash(path: str, progress: Progress) -> str:
+    """sha256 of a model file. It is read when its path, size or time is not on record in the user folder; then this
+    takes as long as the disk needs, and raises ComfyUI's interrupt when the user cancelled."""
+    found = os.stat(path)
+    stamp, record = [found.st_size, found.st_mtime_ns], _record()
+    hashes = _read(record)
+    size, time, digest = hashes.get(path, (0, 0, ""))
+    if [size, time] == stamp:
+        return digest
+
+    def tick(done: int) -> None:
+        progress.say(f"hash of {file_name(path)}, once for this file: {done / 1e9:.1f} of {found.st_size / 1e9:.1f} GB")
+        comfy.model_management.throw_exception_if_processing_interrupted()
+
+    digest = file_hash(path, tick)
+    _write(record, {**hashes, path: [*stamp, digest]})
+    return digest
+
+
+def _record() -> Path:
+    return Path(folder_paths.get_system_user_directory("lora_loom")) / "model_hashes.json"
+
+
+def _read(record: Path) -> dict[str, list]:
+    """What is on record; nothing when the file is missing or damaged."""
+    try:
+        found = json.loads(record.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _write(record: Path, hashes: dict[str, list]) -> None:
+    """A record that cannot be kept costs no more than reading the file again."""
+    unfinished = record.with_suffix(f".{os.getpid()}.tmp")
+    try:
+        record.parent.mkdir(parents=True, exist_ok=True)
+        unfinished.write_text(json.dumps(hashes, indent=0), encoding="utf-8")
+        os.replace(unfinished, record)
+    except OSError as error:
+        log.warning("the hashes of models cannot be kept in %s: %s", record, error)
