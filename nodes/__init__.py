@@ -4,6 +4,7 @@ from comfy_api.latest import ComfyExtension, io
 
 from .combine_datasets import CombineDatasets
 from .dataset import LoraDataset
+from .dataset_doctor import DatasetDoctor
 from .load_stack import LoadLoraStack
 from .merge_lora import MergeLora
 from .optimizer import TrainingOptimizer
@@ -14,7 +15,7 @@ from .train_lora import TrainLora
 class LoraLoom(ComfyExtension):
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         return [
-            LoraDataset, CombineDatasets, TrainingOptimizer, TrainLora, SaveLora, LoadLoraStack, MergeLora,
+            LoraDataset, CombineDatasets, DatasetDoctor, TrainingOptimizer, TrainLora, SaveLora, LoadLoraStack, MergeLora,
         ]  # fmt: skip
 
 

@@ -11,6 +11,7 @@ import pytest
 import torch
 from harness.calls import run_node
 from lora_loom.nodes.dataset import LoraDataset
+from lora_loom.nodes.dataset_doctor import DatasetDoctor
 from lora_loom.nodes.load_stack import LoadLoraStack
 
 SMALL = {"resolution": 64, "repeats": 2, "bucket_step": 16}
@@ -63,3 +64,14 @@ def test_changed_lora_is_read_again(loras: Path, name: str) -> None:
     path.write_bytes(b"22")
     assert LoadLoraStack.fingerprint_inputs(lora_1=name, lora_2="None", strength_1=1.0) != before
     assert LoadLoraStack.fingerprint_inputs(lora_1=None, lora_2="gone")[:2] == [(None, 0, 0), ("gone", 0, 0)]
+
+
+def test_the_doctor_reports_and_marks(pictures: Path) -> None:
+    shutil.copy(pictures / "0.png", pictures / "9.png")
+    (pictures / "9.txt").write_text("another caption", encoding="utf-8")
+    data, _ = run_node(LoraDataset, folder=str(pictures), trigger="loom", **SMALL)
+    report, sheet = run_node(DatasetDoctor, dataset=data)
+    assert report.splitlines()[1] == "1. 0.png and 9.png are the same picture: keep one, or it counts 2 times."
+    assert "5 pictures are few" in report and sheet.shape == (1, 168, 676, 3)
+    with torch.inference_mode():
+        assert DatasetDoctor.execute(dataset=data).ui.as_dict()["images"]

@@ -1,0 +1,81 @@
+"""What is measured on pictures: likeness, sharpness, light, and how much of them is left."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import product
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from .buckets import Size
+
+SIDE = 16  # of the small gray picture that is compared
+NEAR = 0.86  # likeness: copies that were recompressed, resized, recoloured or cropped by a tenth are above
+_WINDOWS = (1.0, 0.95, 0.9, 0.85)  # parts of a picture, as sides, that may be all of another
+_LUMA = (0.299, 0.587, 0.114)
+
+
+def gray(pixels: Tensor) -> Tensor:
+    """(height, width, 3), uint8 or 0..1, as (height, width) fp32 in 0..1."""
+    values = pixels.float() / 255 if pixels.dtype == torch.uint8 else pixels.float()
+    return values @ torch.tensor(_LUMA)
+
+
+def near_copies(thumbnails: Sequence[Tensor]) -> list[tuple[int, int, bool]]:
+    """Pairs (first, second, mirrored) that show the same, by the cosine of the slopes of small gray pictures.
+
+    Also found: one of a pair is the mirror image or a slightly cropped part of the other.
+    """
+    small = [gray(each) for each in thumbnails]
+    whole = torch.stack([_slopes(_shrunk(each)) for each in small])
+    best: dict[tuple[int, int], tuple[float, bool]] = {}
+    for mirrored in (False, True):
+        for index, picture in enumerate(small):
+            parts = torch.stack([_slopes(part) for part in _parts(picture.flip(1) if mirrored else picture)])
+            likeness = (whole @ parts.T).amax(1)
+            for other in (likeness >= NEAR).nonzero().flatten().tolist():
+                pair = (min(index, other), max(index, other))
+                value = float(likeness[other])
+                if index != other and value > best.get(pair, (0.0, False))[0]:
+                    best[pair] = (value, mirrored)
+    return [(first, second, mirrored) for (first, second), (_, mirrored) in sorted(best.items())]
+
+
+def sharpness(pixels: Tensor) -> float:
+    """Variance of the Laplacian over the variance of the picture, both of gray; 0 for a flat picture."""
+    values = gray(pixels)[None, None]
+    kernel = torch.tensor([[0.0, 1.0, 0.0], [1.0, -4.0, 1.0], [0.0, 1.0, 0.0]])[None, None]
+    contrast = float(values.var())
+    return float(functional.conv2d(values, kernel).var()) / contrast if contrast > 1e-6 else 0.0
+
+
+def enlarged(found: Size, size: Size) -> float:
+    """How many times a picture of size `found` was enlarged to fill `size`; below 1: it was made smaller."""
+    return max(size[0] / found[0], size[1] / found[1])
+
+
+def cropped_away(found: Size, size: Size) -> float:
+    """The part of a picture's area that its bucket does not show."""
+    return 1 - size[0] * size[1] / (found[0] * found[1] * enlarged(found, size) ** 2)
+
+
+def _parts(values: Tensor) -> Iterator[Tensor]:
+    """The picture, and windows of it at five places each way, all shrunk."""
+    height, width = values.shape
+    for part in _WINDOWS:
+        rows, columns = max(round(height * part), 1), max(round(width * part), 1)
+        spots = product(*({round(step * left / 4) for step in range(5)} for left in (height - rows, width - columns)))
+        for top, left in spots:
+            yield _shrunk(values[top : top + rows, left : left + columns])
+
+
+def _shrunk(values: Tensor) -> Tensor:
+    return functional.adaptive_avg_pool2d(values[None], (SIDE, SIDE))[0]
+
+
+def _slopes(values: Tensor) -> Tensor:
+    """Differences of neighbours, as a vector of length 1: they tell layouts apart where the values alone would not."""
+    slopes = torch.cat([values.diff(dim=0).flatten(), values.diff(dim=1).flatten()])
+    return functional.normalize(slopes, dim=0, eps=0.02)

@@ -1,0 +1,39 @@
+"""Dataset Doctor: what is wrong with a data set, and what to do about it."""
+
+from __future__ import annotations
+
+from comfy_api.latest import io, ui
+
+from ..lora_core.training import doctor
+from ..lora_core.training.contact_sheet import marked_sheet
+from .bridge.images import as_image_batch
+from .bridge.progress import Progress
+from .types import CATEGORY, LoraDatasetType
+
+
+class DatasetDoctor(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="LoraLoom_DatasetDoctor",
+            display_name="Dataset Doctor",
+            category=CATEGORY,
+            description="Looks for copies, small, blurred or badly lit pictures, captions and triggers that will not work, and imbalance; says in one sentence each what to do.",
+            search_aliases=["duplicates", "check dataset", "blurry", "caption lint"],
+            is_output_node=True,
+            inputs=[
+                LoraDatasetType.Input("dataset", tooltip="From LoRA Dataset or Combine LoRA Datasets."),
+            ],
+            outputs=[
+                io.String.Output("report", tooltip="One sentence per finding, the most important first."),
+                io.Image.Output("sheet", tooltip="Thumbnails; pictures with a finding come first, framed and marked."),
+            ],
+        )  # fmt: skip
+
+    @classmethod
+    def execute(cls, dataset) -> io.NodeOutput:
+        findings = doctor.examine(dataset)
+        sheet = as_image_batch(marked_sheet(dataset, doctor.marks(findings)))
+        text = doctor.report(dataset, findings)
+        Progress(1).say(text)
+        return io.NodeOutput(text, sheet, ui=ui.PreviewImage(sheet, cls=cls))
