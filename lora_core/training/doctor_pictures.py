@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from itertools import product
 
 import torch
@@ -29,11 +29,11 @@ def near_copies(thumbnails: Sequence[Tensor]) -> list[tuple[int, int, bool]]:
     Also found: one of a pair is the mirror image or a slightly cropped part of the other.
     """
     small = [gray(each) for each in thumbnails]
-    whole = torch.stack([_slopes(_shrunk(each)) for each in small])
+    whole = _slopes(torch.stack([functional.adaptive_avg_pool2d(each[None], (SIDE, SIDE))[0] for each in small]))
     best: dict[tuple[int, int], tuple[float, bool]] = {}
     for mirrored in (False, True):
         for index, picture in enumerate(small):
-            parts = torch.stack([_slopes(part) for part in _parts(picture.flip(1) if mirrored else picture)])
+            parts = _slopes(_parts(picture.flip(1) if mirrored else picture))
             likeness = (whole @ parts.T).amax(1)
             for other in (likeness >= NEAR).nonzero().flatten().tolist():
                 pair = (min(index, other), max(index, other))
@@ -61,21 +61,20 @@ def cropped_away(found: Size, size: Size) -> float:
     return 1 - size[0] * size[1] / (found[0] * found[1] * enlarged(found, size) ** 2)
 
 
-def _parts(values: Tensor) -> Iterator[Tensor]:
-    """The picture, and windows of it at five places each way, all shrunk."""
+def _parts(values: Tensor) -> Tensor:
+    """The picture, and windows of it at five places each way, all shrunk: (windows, SIDE, SIDE)."""
     height, width = values.shape
+    shrunk = []
     for part in _WINDOWS:
         rows, columns = max(round(height * part), 1), max(round(width * part), 1)
         spots = product(*({round(step * left / 4) for step in range(5)} for left in (height - rows, width - columns)))
-        for top, left in spots:
-            yield _shrunk(values[top : top + rows, left : left + columns])
-
-
-def _shrunk(values: Tensor) -> Tensor:
-    return functional.adaptive_avg_pool2d(values[None], (SIDE, SIDE))[0]
+        windows = [values[top : top + rows, left : left + columns] for top, left in spots]
+        shrunk.append(functional.adaptive_avg_pool2d(torch.stack(windows), (SIDE, SIDE)))
+    return torch.cat(shrunk)
 
 
 def _slopes(values: Tensor) -> Tensor:
-    """Differences of neighbours, as a vector of length 1: they tell layouts apart where the values alone would not."""
-    slopes = torch.cat([values.diff(dim=0).flatten(), values.diff(dim=1).flatten()])
-    return functional.normalize(slopes, dim=0, eps=0.02)
+    """Differences of neighbours in (pictures, SIDE, SIDE), as vectors of length 1, (pictures, 2 SIDE (SIDE - 1)): they
+    tell layouts apart where the values alone would not."""
+    slopes = torch.cat([values.diff(dim=1).flatten(1), values.diff(dim=2).flatten(1)], dim=1)
+    return functional.normalize(slopes, dim=1, eps=0.02)
