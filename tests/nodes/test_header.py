@@ -18,11 +18,16 @@ import tiny
 import torch
 from app.model_manager import ModelFileManager
 from harness.calls import run_node
+from lora_loom.lora_core.adapter import Adapter
 from lora_loom.lora_core.files import guard
-from lora_loom.lora_core.training.config import LoraConfig, OptimizerConfig, TextConfig, TrainConfig
+from lora_loom.lora_core.files.metadata import build
+from lora_loom.lora_core.training.config import LoraConfig, OptimizerConfig, Recipe, TextConfig, TrainConfig
+from lora_loom.lora_core.training.dataset import combined
 from lora_loom.lora_core.training.settings import Settings
 from lora_loom.nodes.bridge import origin
+from lora_loom.nodes.bridge.facts import run_facts
 from lora_loom.nodes.bridge.progress import Progress
+from lora_loom.nodes.bridge.training import Run, Sources
 from lora_loom.nodes.dataset import LoraDataset
 from lora_loom.nodes.optimizer import TrainingOptimizer
 from lora_loom.nodes.save_lora import SaveLora
@@ -210,3 +215,28 @@ def test_unknown_or_vanished_file_is_no_matter(models, data, loras: Path) -> Non
         header, _ = saved(train(replace(trio, model=model), data, resume="start over"), trio, loras)
         assert not {"ss_new_sd_model_hash", "ss_sd_model_hash"} & header.keys()
         assert header.get("ss_sd_model_name") == ("x.gguf" if init and "x.gguf" in str(init) else None)
+
+
+# -- several sets ------------------------------------------------------------------------------------------------------
+
+
+def test_class_images_are_told_apart(models, tmp_path: Path, write_pictures: Callable[[Path], Path]) -> None:
+    sets = [
+        run_node(LoraDataset, folder=str(write_pictures(tmp_path / name)), repeats=2, bucket_step=16, **choices)[0]
+        for name, choices in (
+            ("sks", {"trigger": "sks", "resolution": 64, "resolutions": "32, 64", "flip": True}),
+            ("dogs", {"trigger": "dog", "resolution": 64, "class_images": True, "weight": 0.5}),
+        )
+    ]
+    trio = models("flux1")
+    sources = Sources(trio.model, trio.clip, trio.vae, combined(sets))
+    facts = run_facts(sources, Recipe(LoraConfig(), TrainConfig()), Run(), Progress(1))
+    header = build(facts, Adapter({}))
+    assert json.loads(header["ss_dataset_dirs"]) == {"sks": {"n_repeats": 2, "img_count": 4}}
+    assert json.loads(header["ss_reg_dataset_dirs"]) == {"dogs": {"n_repeats": 2, "img_count": 4}}
+    assert (header["ss_num_train_images"], header["ss_num_reg_images"]) == ("16", "4")
+    assert json.loads(header["ss_tag_frequency"]).keys() == {"sks"}
+    read = Settings.from_json(header["lora_loom.settings"]).dataset
+    assert [each["options"]["flip"] for each in read["sets"]] == [True, False]
+    assert [each["options"]["weight"] for each in read["sets"]] == [1.0, 0.5]
+    assert [each["options"]["resolutions"] for each in read["sets"]] == [[32, 64], []]
