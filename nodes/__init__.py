@@ -8,6 +8,7 @@ from .dataset_doctor import DatasetDoctor
 from .load_stack import LoadLoraStack
 from .merge_lora import MergeLora
 from .optimizer import TrainingOptimizer
+from .previews import TrainingPreviews
 from .save_lora import SaveLora
 from .train_lora import TrainLora
 
@@ -15,7 +16,8 @@ from .train_lora import TrainLora
 class LoraLoom(ComfyExtension):
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         return [
-            LoraDataset, CombineDatasets, DatasetDoctor, TrainingOptimizer, TrainLora, SaveLora, LoadLoraStack, MergeLora,
+            LoraDataset, CombineDatasets, DatasetDoctor, TrainingOptimizer, TrainingPreviews,
+            TrainLora, SaveLora, LoadLoraStack, MergeLora,
         ]  # fmt: skip
 
 

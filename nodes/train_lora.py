@@ -16,8 +16,9 @@ from ..lora_core.training.config import (
     TrainConfig,
 )
 from ..lora_core.training.plan import Measures
+from .bridge.images import as_one_batch
 from .bridge.training import AUTO, TIMESTEPS, Run, Sources, as_lora_model, choices, train_lora
-from .types import CATEGORY, AdapterType, LoraDatasetType, OptimizerType
+from .types import CATEGORY, AdapterType, LoraDatasetType, OptimizerType, PreviewsType
 
 MOST_STEPS = 1_000_000
 MOST_PRESERVATION = 100.0
@@ -67,11 +68,13 @@ class TrainLora(io.ComfyNode):
                 io.Float.Input("text_learning_rate", default=0.0, min=0.0, max=1.0, step=1e-5, round=False, optional=True, advanced=True, tooltip="Learning rate of the text encoder; 0 is half of learning_rate."),
                 io.Vae.Input("prior_vae", optional=True, tooltip="The stage C encoder (effnet_encoder), for Stable Cascade stage B only."),
                 OptimizerType.Input("optimizer", optional=True, tooltip="From Training Optimizer; it replaces lr_schedule, warmup and max_grad_norm of this node."),
+                PreviewsType.Input("previews", optional=True, tooltip="From Training Previews: pictures of the LoRA while it is trained. They do not change the result."),
             ],
             outputs=[
                 io.LoraModel.Output("lora_model", tooltip="For ComfyUI's own Load LoRA Model and Save LoRA Weights."),
                 io.LossMap.Output("loss_map", tooltip="For ComfyUI's Plot Loss Graph."),
                 AdapterType.Output("adapter", tooltip="For Save LoRA and Merge LoRA."),
+                io.Image.Output("previews", tooltip="The last sheet of Training Previews; a dark square without them."),
             ],
         )  # fmt: skip
 
@@ -102,7 +105,7 @@ class TrainLora(io.ComfyNode):
         run_name="my_lora", resume="continue", timesteps=AUTO, shift=3.0, weighting="none", lr_schedule="cosine", warmup=0,
         caption_dropout=0.0, max_grad_norm=1.0, gradient_checkpointing=True, save_every=250, include="", exclude="",
         preserve="", preservation=0.0, memory=AUTO, offload=0.0, text_rank=0, text_learning_rate=0.0, prior_vae=None,
-        optimizer=None,
+        optimizer=None, previews=None,
     ) -> io.NodeOutput:  # fmt: skip
         optimizer = optimizer or OptimizerConfig(schedule=lr_schedule, warmup=warmup, max_grad_norm=max_grad_norm)
         chosen = choices(model, targets, rank, alpha, learning_rate, timesteps, shift, optimizer)
@@ -113,11 +116,13 @@ class TrainLora(io.ComfyNode):
             caption_dropout=caption_dropout, preservation=preservation,
         )  # fmt: skip
         measures = Measures(gradient_checkpointing, offload)
-        run = Run(run_name, save_every, measures, memory == AUTO, resume == "start over", chosen.note())
+        run = Run(run_name, save_every, measures, memory == AUTO, resume == "start over", chosen.note(), previews)
         text = TextConfig(text_rank, text_learning_rate or chosen.learning_rate / 2) if text_rank else None
         recipe = Recipe(lora, config, text, _patterns(preserve))
         trained = train_lora(Sources(model, clip, vae, dataset, prior_vae), recipe, run)
-        return io.NodeOutput(as_lora_model(trained.adapter), {"loss": trained.losses}, trained.adapter)
+        return io.NodeOutput(
+            as_lora_model(trained.adapter), {"loss": trained.losses}, trained.adapter, as_one_batch(trained.sheet)
+        )
 
 
 def _patterns(text: str) -> tuple[str, ...]:

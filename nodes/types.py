@@ -5,6 +5,7 @@ from comfy_api.latest import io
 LoraDatasetType = io.Custom("LORALOOM_DATASET")  # lora_core.training.dataset.Dataset
 AdapterType = io.Custom("LORALOOM_ADAPTER")  # lora_core.adapter.Adapter, layers in ComfyUI's names
 OptimizerType = io.Custom("LORALOOM_OPTIMIZER")  # lora_core.training.config.OptimizerConfig
+PreviewsType = io.Custom("LORALOOM_PREVIEWS")  # bridge.previews.Previews
 LoraStackType = io.Custom("LORA_STACK")  # list of (file name, model strength, text strength), as other packs use it
 
 CATEGORY = "LoRA Loom"

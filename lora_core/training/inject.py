@@ -135,6 +135,18 @@ class Factors:
             for branch in self.branches.values():
                 branch.muted = False
 
+    @contextmanager
+    def at(self, strength: float) -> Iterator[None]:
+        """Inside, the corrections are `strength` times what they are."""
+        before = [branch.alpha for branch in self.branches.values()]
+        for branch in self.branches.values():
+            branch.alpha *= strength
+        try:
+            yield
+        finally:
+            for branch, alpha in zip(self.branches.values(), before, strict=True):
+                branch.alpha = alpha
+
     def low_ranks(self) -> dict[str, LowRank]:
         return {name: branch.low_rank() for name, branch in self.branches.items()}
 

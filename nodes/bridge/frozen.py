@@ -163,6 +163,21 @@ def recast_in_backward(model: nn.Module, dtype: torch.dtype) -> Iterator[None]:
             vars(module).pop("forward", None)
 
 
+@contextmanager
+def cast_as_in_sampling(model: nn.Module) -> Iterator[None]:
+    """Inside, the layers that `recast_in_backward` changed run as ComfyUI samples them."""
+    replaced = {
+        module: vars(module).pop("forward")
+        for module in model.modules()
+        if getattr(vars(module).get("forward"), "func", None) is _linear
+    }
+    try:
+        yield
+    finally:
+        for module, forward in replaced.items():
+            module.forward = forward
+
+
 def _is_cast(module: nn.Module, dtype: torch.dtype) -> bool:
     if type(module).__module__ != comfy.ops.__name__ or not hasattr(module, "in_features"):
         return False

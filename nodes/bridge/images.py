@@ -16,3 +16,8 @@ def as_image_batch(picture: Image.Image) -> Tensor:
 def as_picture(images: Tensor) -> Image.Image:
     """The first picture of an IMAGE (n, height, width, 3 or 4) in 0..1."""
     return Image.fromarray((images[0].cpu().float().clamp(0, 1) * 255).round().byte().numpy())
+
+
+def as_one_batch(picture: Image.Image | None) -> Tensor:
+    """The same, and 64 dark pixels square where there is no picture."""
+    return as_image_batch(picture or Image.new("RGB", (64, 64)))

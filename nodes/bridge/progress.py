@@ -10,14 +10,18 @@ from comfy_execution.utils import get_executing_context
 from PIL import Image
 from server import PromptServer
 
+from ...lora_core.sheet import stacked
+
 _PICTURE_EVERY = 1.0  # seconds between pictures; each is sent at once, past the bar's own throttle
 
 
 class Progress:
     """Progress of the node that is executing now. `update` raises ComfyUI's interrupt when the user cancelled.
 
-    `notes` are lines that stay on the node below whatever is said.
+    `notes` are lines that stay on the node below whatever is said, and `beside` is a picture below every other.
     """
+
+    beside: Image.Image | None = None
 
     def __init__(self, total: int, notes: Sequence[str] = ()):
         self.notes = tuple(notes)
@@ -37,7 +41,9 @@ class Progress:
     def update(self, value: int, total: int | None = None, picture: Image.Image | None = None) -> None:
         if picture is not None:
             self.pictured = time.monotonic()
-        self.bar.update_absolute(value, total, ("JPEG", picture, 512) if picture else None)
+            if self.beside is not None and self.beside is not picture:
+                picture = stacked(picture, self.beside)
+        self.bar.update_absolute(value, total, ("JPEG", picture, max(512, *picture.size)) if picture else None)
 
     def say(self, text: str) -> None:
         """Show `text` on the node, and the notes."""

@@ -14,6 +14,7 @@ from typing import Any
 import comfy.model_management
 import torch
 from node_helpers import conditioning_set_values
+from PIL import Image
 
 from ...lora_core.adapter import Adapter
 from ...lora_core.families import check_trainable
@@ -43,6 +44,7 @@ from .facts import run_facts
 from .folders import run_folder
 from .keys import family_of
 from .memory import Job, Planner, UnforeseeableError
+from .previews import Previewer, Previews, Shown, check_previews, prepared
 from .prior import check_prior, encode_priors
 from .progress import Progress
 from .samples import captions_to_encode, make_samples
@@ -66,6 +68,7 @@ class Run:
     automatic: bool = True
     start_over: bool = False
     note: str = ""
+    previews: Previews | None = None
 
 
 @dataclass(frozen=True)
@@ -84,6 +87,7 @@ class Trained:
     adapter: Adapter
     losses: list[float]
     folder: Path
+    sheet: Image.Image | None = None  # of the last previews
 
 
 def train_lora(sources: Sources, recipe: Recipe, run: Run) -> Trained:
@@ -92,10 +96,12 @@ def train_lora(sources: Sources, recipe: Recipe, run: Run) -> Trained:
     Raises ValueError for anything wrong with the input before the first step.
     """
     _check(sources, recipe)
+    check_previews(run.previews, sources.model, sources.vae, sources.dataset.trigger)
     config, text = recipe.train, sources.clip if recipe.text else None
     progress = Progress(config.steps, _notes(sources, run))
     encoded, latents, priors = _encode(sources, recipe, progress)
     facts = run_facts(sources, recipe, run, progress)
+    shown = _shown(sources, recipe, run, progress)
     job = None if text else _job(sources.dataset, recipe, encoded, latents, priors)
     with _session(sources.model, text and text.patcher, job, run, progress) as patcher:
         layers = select(patcher.model.diffusion_model, recipe.lora, PREFIX)
@@ -111,15 +117,18 @@ def train_lora(sources: Sources, recipe: Recipe, run: Run) -> Trained:
             checkpoint.load(path, state, identity)
             log.info("continuing %s at step %d of %d", folder.name, state.step, config.steps)
         progress.begin(state.step)
+        previewer = Previewer(shown, patcher, denoiser, state, folder, config.steps, progress)
         adapter_now = partial(_adapter, state, facts)
         with attached(state.factors.branches), _kept_on_disk(path, state, identity, adapter_now):
+            previewer.begin(run.start_over)
             for result in train(config, state, denoiser, samples):
                 _show(progress, result, config, state)
                 if run.save_every and result.step % run.save_every == 0:
                     checkpoint.save(path, state, identity)
+                previewer.after()
         adapter = adapter_now()
     progress.say(_summary(state.losses, adapter, folder))
-    return Trained(adapter, list(state.losses), folder)
+    return Trained(adapter, list(state.losses), folder, previewer.sheet)
 
 
 def _check(sources: Sources, recipe: Recipe) -> None:
@@ -188,6 +197,15 @@ def _encode(sources: Sources, recipe: Recipe, progress: Progress):
     priors = encode_priors(sources.prior_vae, model, dataset, tick)
     tidy()
     return encoded, latents, priors
+
+
+def _shown(sources: Sources, recipe: Recipe, run: Run, progress: Progress) -> Shown | None:
+    def tick(done: int, total: int, what: str) -> None:
+        progress.say(f"encoding {what} of the previews: {done} of {total}")
+
+    data, text = sources.dataset, recipe.text is not None
+    triggers = tuple(dict.fromkeys(group.trigger for group in data.groups if group.trigger))
+    return prepared(run.previews, sources.clip, sources.vae, text, triggers, recipe.preserve, data.resolution, tick)
 
 
 def _notes(sources: Sources, run: Run) -> list[str]:

@@ -1,0 +1,204 @@
+"""Sample pictures of a run while it trains: by ComfyUI's sampler, from the very model that is being trained."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import comfy.model_management
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+from torch import Tensor
+
+from ...lora_core.sheet import Row, sheet
+from ...lora_core.training.prompts import pairs
+from ...lora_core.training.trainer import TrainState
+from .encoding import encode_captions
+from .progress import Progress
+from .sampling import Sampling, check_size, decoded, drop, latents, sampling_inside
+from .text import TextDenoiser, tokenized
+
+log = logging.getLogger("lora_loom")
+_NOTE = "lora_loom"  # of a kept sheet: what it shows
+Conditions = dict[str, list]  # CONDITIONING by prompt
+
+
+@dataclass(frozen=True)
+class Previews:
+    """What to show and how often; `every` 0 shows the end alone. Width and height 0 are the training resolution."""
+
+    sampling: Sampling
+    prompts: tuple[str, ...] = ()
+    negative: str = ""
+    every: int = 250
+    strength: float = 1.0
+
+
+@dataclass(frozen=True)
+class Shown:
+    """Previews made ready for a data set: their prompts with the trigger and without it, encoded for this model."""
+
+    previews: Previews
+    rows: tuple[tuple[str, ...], ...]
+    encoded: Conditions
+    vae: Any
+
+    def due(self, step: int, last: int) -> bool:
+        return step == last or bool(self.previews.every and step % self.previews.every == 0)
+
+    def note(self) -> str:
+        return repr((self.previews, self.rows))
+
+
+def check_previews(previews: Previews | None, model, vae, trigger: str) -> None:
+    """Raises ValueError for previews that cannot be made."""
+    if previews is None:
+        return
+    kind = type(model.model.model_config).__name__
+    if kind.startswith("Stable_Cascade"):
+        raise ValueError("previews cannot be made for Stable Cascade, whose stages sample one after the other")
+    if not previews.prompts and not trigger:
+        raise ValueError("Training Previews has no prompt, and LoRA Dataset no trigger word; write a prompt")
+    check_size(vae, previews.sampling.width, previews.sampling.height)
+
+
+def prepared(
+    previews: Previews | None,
+    clip,
+    vae,
+    text: bool,
+    triggers: Sequence[str],
+    words: tuple[str, ...],
+    resolution: int,
+    tick,
+) -> Shown | None:
+    """The previews of a run whose data set has these triggers; `words` are its class words.
+
+    With `text`, text encoders are trained, and prompts are kept as tokens and encoded for every preview.
+    """
+    if previews is None:
+        return None
+    side = resolution // 64 * 64 or 64
+    sampling = previews.sampling
+    previews = replace(
+        previews, sampling=replace(sampling, width=sampling.width or side, height=sampling.height or side)
+    )
+    check_size(vae, previews.sampling.width, previews.sampling.height)
+    rows = tuple(pairs(previews.prompts or triggers, triggers, words[0] if words else ""))
+    prompts = {previews.negative, *(prompt for row in rows for prompt in row)}
+    encoded = tokenized(clip, prompts) if text else encode_captions(clip, prompts, None, tick)
+    return Shown(previews, rows, encoded, vae)
+
+
+class Previewer:
+    """Shows a run's previews: on its node, and as `previews/step_<number>.png` in its folder.
+
+    Every sheet has, for each prompt, a picture of the base model and one of the LoRA so far, with the trigger and
+    without it. Only the last sheet and the base model's pictures are kept in memory. When memory runs out in a preview,
+    the run goes on without any.
+    """
+
+    def __init__(
+        self, shown: Shown | None, patcher, denoiser, state: TrainState, folder: Path, last: int, progress: Progress
+    ):
+        self.shown, self.patcher, self.denoiser, self.state = shown, patcher, denoiser, state
+        self.folder, self.last, self.progress = folder / "previews", last, progress
+        self.base: list[Image.Image] = []
+        self.sheet: Image.Image | None = None
+
+    def begin(self, again: bool) -> None:
+        """Show where the run starts: with the base model, or with what a run that goes on had not shown yet."""
+        if self.shown and self.shown.due(self.state.step, self.last):
+            self.sheet = None if again else self._kept(self._path())
+            if self.sheet is None:
+                self.after()
+
+    def after(self) -> None:
+        """Show the step that was just done, when it is due."""
+        if self.shown and self.shown.due(self.state.step, self.last) and not self._rendered():
+            line = "out of memory in a preview: the run goes on without previews; make them smaller"
+            log.warning(line)
+            self.progress.keep(line)
+            self.shown = None
+            comfy.model_management.soft_empty_cache()
+
+    def _rendered(self) -> bool:
+        """False when memory ran out."""
+        try:
+            self.sheet = self._render()
+        except MemoryError:
+            return False
+        except (comfy.model_management.OOM_EXCEPTION, comfy.model_management.ACCELERATOR_ERROR) as error:
+            if not comfy.model_management.is_oom(error):
+                raise
+            return False
+        finally:
+            drop(self.shown.vae)
+        note = PngInfo()
+        note.add_text(_NOTE, self.shown.note())
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.sheet.save(self._path(), pnginfo=note)
+        self.progress.beside = self.sheet
+        self.progress.update(self.state.step, picture=self.sheet)
+        return True
+
+    def _render(self) -> Image.Image:
+        flat = [prompt for row in self.shown.rows for prompt in row]
+        start = not any(branch.lora_B.any() for branch in self.state.factors.branches.values())
+        with self._sampling():
+            if not self.base:
+                with self.state.factors.silence():
+                    base = self._latents(flat, "base")
+            with self.state.judged(), self.state.factors.at(self.shown.previews.strength):
+                trained = [] if start else self._latents(flat, f"step {self.state.step}")
+            self.base = self.base or [decoded(self.shown.vae, latent) for latent in base]
+            pictures = self.base if start else [decoded(self.shown.vae, latent) for latent in trained]
+        return self._page(pictures)
+
+    @contextmanager
+    def _sampling(self) -> Iterator[None]:
+        text = self.denoiser.text if isinstance(self.denoiser, TextDenoiser) else None
+        with sampling_inside(self.patcher, text):
+            yield
+
+    def _latents(self, prompts: list[str], what: str) -> list[Tensor]:
+        encode, made = self._encoder(), {}
+        negative = encode(self.shown.previews.negative)
+        for number, prompt in enumerate(prompts):
+            self.progress.say(f"preview of {what}: {number} of {len(prompts)}")
+            if prompt not in made:
+                made[prompt] = latents(self.patcher, encode(prompt), negative, self.shown.previews.sampling)
+        return [made[prompt] for prompt in prompts]
+
+    def _encoder(self) -> Callable[[str], list]:
+        if not isinstance(self.denoiser, TextDenoiser):
+            return self.shown.encoded.__getitem__
+        return self._encoded_now
+
+    def _encoded_now(self, prompt: str) -> list:
+        """CONDITIONING by the text encoders as they are now."""
+        ((tokens, values),) = self.shown.encoded[prompt]
+        ((text, pooled),) = self.denoiser.encode([tokens])
+        return [[text, {**values, "pooled_output": pooled}]]
+
+    def _page(self, pictures: list[Image.Image]) -> Image.Image:
+        rows, step, both = [], self.state.step, iter(zip(self.base, pictures, strict=True))
+        for prompts in self.shown.rows:
+            shown = [picture for _ in prompts for picture in next(both)]
+            labels = [label for _ in prompts for label in ("base", f"step {step}")]
+            rows.append(Row("  |  ".join(prompts), shown, labels))
+        return sheet(rows, f"step {step} of {self.last}")
+
+    def _path(self) -> Path:
+        return self.folder / f"step_{self.state.step:06d}.png"
+
+    def _kept(self, path: Path) -> Image.Image | None:
+        """The sheet of an earlier run of these very previews."""
+        if not path.is_file():
+            return None
+        with Image.open(path) as found:
+            return found.convert("RGB") if found.info.get(_NOTE) == self.shown.note() else None

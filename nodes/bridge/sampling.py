@@ -1,0 +1,128 @@
+"""Pictures made as ComfyUI's KSampler makes them, also in the middle of a training session."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import comfy.model_management
+import comfy.sample
+import comfy.sampler_helpers
+import comfy.samplers
+import numpy as np
+import torch
+from comfy.patcher_extension import WrappersMP
+from PIL import Image
+from torch import Tensor, nn
+
+from .frozen import cast_as_in_sampling
+from .images import as_picture
+
+SAMPLERS, SCHEDULERS = comfy.samplers.KSampler.SAMPLERS, comfy.samplers.KSampler.SCHEDULERS
+_KEY = "lora_loom"
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """What a KSampler and an empty latent are set to; width and height in pixels."""
+
+    width: int
+    height: int
+    steps: int = 20
+    cfg: float = 7.0
+    sampler: str = "euler"
+    scheduler: str = "normal"
+    seed: int = 0
+
+
+def check_size(vae, width: int, height: int) -> None:
+    """Raises ValueError when a picture of that size has no latent."""
+    factor = max(int(vae.spacial_compression_encode()), 8)
+    if width % factor or height % factor:
+        raise ValueError(f"the size {width} x {height} is not a multiple of {factor}, which this VAE compresses by")
+
+
+def latents(patcher, positive: list, negative: list, wanted: Sampling, seed: int | None = None) -> Tensor:
+    """What KSampler makes of an empty latent, (1, channels, ...). Raises the interrupt of a user who cancels."""
+    seed = wanted.seed if seed is None else seed
+    empty = torch.zeros(1, 4, wanted.height // 8, wanted.width // 8)
+    empty = comfy.sample.fix_empty_latent_channels(patcher, empty, 8)
+    return comfy.sample.sample(
+        patcher, comfy.sample.prepare_noise(empty, seed), wanted.steps, wanted.cfg, wanted.sampler, wanted.scheduler,
+        positive, negative, empty, callback=_look_for_cancel, disable_pbar=True, seed=seed,
+    )  # fmt: skip
+
+
+def _look_for_cancel(*_) -> None:
+    comfy.model_management.throw_exception_if_processing_interrupted()
+
+
+@torch.inference_mode()
+def decoded(vae, latent: Tensor) -> Image.Image:
+    """The picture of a latent (1, channels, ...); the first one of a clip."""
+    pixels = vae.decode(latent)
+    return as_picture(pixels.reshape(-1, *pixels.shape[-3:]))
+
+
+@contextmanager
+def sampling_inside(patcher, text: nn.Module | None = None) -> Iterator[None]:
+    """Inside, the model of a training session answers as ComfyUI samples it: without gradients, in the type it computes
+    in otherwise, with the kernels of its layers. Its weights, and those of `text`, stay where the session has put them,
+    whatever else is loaded; random numbers drawn inside are as if they had not been.
+    """
+    model, before = patcher.model, (patcher.model.manual_cast_dtype, comfy.model_management.in_training)
+    patcher.add_wrapper_with_key(WrappersMP.PREPARE_SAMPLING, _KEY, _where_it_is)
+    model.manual_cast_dtype = patcher.object_patches_backup.get("manual_cast_dtype", before[0])
+    comfy.model_management.in_training = False
+    try:
+        with torch.no_grad(), _randomness_kept(patcher.load_device), _held((model, text)), cast_as_in_sampling(model):
+            yield
+    finally:
+        model.manual_cast_dtype, comfy.model_management.in_training = before
+        patcher.remove_wrappers_with_key(WrappersMP.PREPARE_SAMPLING, _KEY)
+        patcher.pre_run()  # sampling has cleaned up after itself, and with it the session's state
+
+
+def _where_it_is(execute, model, noise_shape, conds, **_):
+    """In the place of ComfyUI's loading before sampling: only room is made."""
+    memory, _ = comfy.sampler_helpers.estimate_memory(model, noise_shape, conds)
+    memory += comfy.model_management.extra_reserved_memory()
+    if not comfy.model_management.is_device_cpu(model.load_device):
+        comfy.model_management.free_memory(memory, model.load_device)
+    return model.model, conds, []
+
+
+@contextmanager
+def _held(models: Sequence[nn.Module | None]) -> Iterator[None]:
+    """ComfyUI does not see these loaded models, so it neither moves nor counts them when it loads others."""
+    listed = comfy.model_management.current_loaded_models
+    held = [loaded for loaded in listed if loaded.model is not None and loaded.model.model in models]
+    listed[:] = [loaded for loaded in listed if loaded not in held]
+    try:
+        yield
+    finally:
+        listed[:0] = held
+
+
+def drop(vae) -> None:
+    """Take a VAE off the device: the memory beside a training session is the session's."""
+    with torch.inference_mode():
+        comfy.model_management.unload_model_and_clones(vae.patcher)
+
+
+@contextmanager
+def _randomness_kept(device: torch.device) -> Iterator[None]:
+    """The global generators of torch, on the CPU and the device, of numpy and of Python."""
+    python, arrays = random.getstate(), np.random.get_state()
+    mps = torch.mps.get_rng_state() if device.type == "mps" else None
+    own = device.type in ("cuda", "xpu")
+    try:
+        with torch.random.fork_rng([device] if own else [], device_type=device.type if own else "cuda"):
+            yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(arrays)
+        if mps is not None:
+            torch.mps.set_rng_state(mps)
