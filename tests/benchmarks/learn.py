@@ -1,0 +1,138 @@
+"""What is learned, and how fast: Train LoRA against ComfyUI's TrainLoraNode in both of its modes, on the demo base.
+
+Every concept of `_concepts` is learned from 16 pictures at equal steps, batch and rank, several seeds each, by whole
+runs of either node on the same pictures and captions in this process. `default` is every other input as the node has
+it, `tuned` the learning rate that --sweep found best for that trainer. Nothing is recomputed on either side.
+
+`loss` is that of the velocity on held-out pictures, at fixed noise and 16 levels spread evenly. The rest is from 12
+held-out prompts drawn with KSampler: `overlap` with the true shape, texture or outline (intersection over union, where
+it fits best), `colour` error (CIE Lab), `error` against the true picture (0..255). `learned` is the share of the base's
+error that is gone, of what the VAE can show; `change` is that of 8 unrelated prompts (0..255). The base is a tiny flow
+model: ratios between trainers carry over to other models better than any learning rate does.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from math import isnan, nan
+from pathlib import Path
+from statistics import mean
+
+import _comfy  # noqa: F401  first: makes comfy importable
+from _measure import Spread, arguments, begin, table
+from benchmarks._concepts import CONCEPTS
+from benchmarks._exam import BASE, DECODED, Exam, Marks
+from benchmarks._learners import Learner, Task, load_base, native, ours
+
+WORDS = [concept.word for concept in CONCEPTS]
+BYPASS = {"bypass_mode": True}
+TUNED, NATIVE_TUNED = {"learning_rate": 2e-3}, {"learning_rate": 2e-3}
+LEARNERS = (
+    Learner("ours, default", ours),
+    Learner("ours, tuned", ours, TUNED),
+    Learner("native, default", native),
+    Learner("native, tuned", native, NATIVE_TUNED),
+    Learner("bypass, default", native, BYPASS),
+    Learner("bypass, tuned", native, BYPASS | NATIVE_TUNED),
+)
+SWEEP = tuple(
+    Learner(f"{name}, {rate:g}", run, {"learning_rate": rate})
+    for name, run in (("ours", ours), ("native", native))
+    for rate in (1e-4, 5e-4, 1e-3, 2e-3, 4e-3, 8e-3)
+)
+RATIOS = [(f"ours, {rate}", f"{mode}, {rate}") for rate in ("default", "tuned") for mode in ("native", "bypass")]
+
+
+@dataclass(frozen=True)
+class Result:
+    """One run. `learned` is 0 for the base and 1 for true pictures through the VAE."""
+
+    marks: Marks
+    learned: float
+    seconds: float = nan
+
+
+COLUMNS: dict[str, Callable[[Result], float]] = {
+    "loss": lambda result: result.marks.loss,
+    "overlap": lambda result: result.marks.overlap,
+    "colour": lambda result: result.marks.colour,
+    "error": lambda result: result.marks.error,
+    "learned": lambda result: result.learned,
+    "change": lambda result: result.marks.change,
+    "s": lambda result: result.seconds,
+    "learned / min": lambda result: 60 * result.learned / result.seconds,
+}
+Row = list[list[Result]]  # of one learner or reference, by concept and then seed
+
+
+def examine(exam: Exam, task: Task, learners: Sequence[Learner], seeds: int) -> dict[str, list[Result]]:
+    """Every learner once per seed, in an order that rotates, by name; before them what they are to be held against."""
+    references = exam.references()
+    start, end = (references[name].error for name in (BASE, DECODED))
+
+    def result(marks: Marks, *seconds: float) -> Result:
+        return Result(marks, (start - marks.error) / (start - end), *seconds)
+
+    found = {name: [result(marks)] for name, marks in references.items()} | {one.name: [] for one in learners}
+    for seed in range(seeds):
+        turn = seed % len(learners)
+        for learner in (*learners[turn:], *learners[:turn]):
+            file, seconds = learner.learn(task, seed)
+            found[learner.name].append(result(exam.marks(file), seconds))
+    return found
+
+
+def show(title: str, rows: Mapping[str, Row]) -> None:
+    """One line per row: over its seeds, the mean of the concepts."""
+    cells = ([_cell(_values(row, column)) for column in COLUMNS.values()] for row in rows.values())
+    table(title, ("", *COLUMNS), [(name, *line) for name, line in zip(rows, cells, strict=True)])
+
+
+def ratios(rows: Mapping[str, Row]) -> None:
+    """Ours divided by ComfyUI's, within each seed, of the means over concepts."""
+    lines = []
+    for mine, other in RATIOS:
+        pairs = [zip(_values(rows[mine], c), _values(rows[other], c), strict=True) for c in COLUMNS.values()]
+        lines.append((f"{mine} / {other}", *(_cell([a / b for a, b in pair]) for pair in pairs)))
+    table("ratios", ("", *COLUMNS), lines)
+
+
+def _values(row: Row, column: Callable[[Result], float]) -> list[float]:
+    """By seed, the mean over concepts."""
+    return [mean(column(result) for result in results) for results in zip(*row, strict=True)]
+
+
+def _cell(values: list[float]) -> str:
+    return "" if isnan(values[0]) else str(Spread.of(values))
+
+
+def main() -> None:
+    parser = arguments(__doc__)
+    parser.set_defaults(rounds=3)
+    parser.add_argument("--steps", type=int, default=200, help="of every run (%(default)s)")
+    parser.add_argument("--batch", type=int, default=1, help="pictures per step (%(default)s)")
+    parser.add_argument("--rank", type=int, default=8, help="of every LoRA (%(default)s)")
+    parser.add_argument("--concepts", nargs="+", choices=WORDS, default=WORDS, help="the new words to learn")
+    parser.add_argument("--sweep", action="store_true", help="learning rates of either trainer instead")
+    options = begin(parser)
+    words, seeds = (WORDS[:1], 1) if options.quick else (options.concepts, options.rounds)
+    learners = SWEEP if options.sweep else LEARNERS
+    base, rows = load_base(), defaultdict(list)
+    print(f"{options.steps} steps of batch {options.batch}, rank {options.rank}, {seeds} seed(s)", flush=True)
+    with tempfile.TemporaryDirectory() as folder:
+        for concept in (one for one in CONCEPTS if one.word in words):
+            task = Task.of(base, concept, Path(folder, concept.word), options.steps, options.batch, options.rank)
+            found = examine(Exam(base, concept), task, learners, seeds)
+            show(concept.name, {name: [results] for name, results in found.items()})
+            for name, results in found.items():
+                rows[name].append(results)
+    show(f"mean of {len(words)} concepts", rows)
+    if not options.sweep:
+        ratios(rows)
+
+
+if __name__ == "__main__":
+    main()
