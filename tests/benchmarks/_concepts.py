@@ -7,7 +7,7 @@ again. Captions are those of the demo base's language with one word that is new 
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -46,52 +46,41 @@ class Layers:
 
 @dataclass(frozen=True)
 class Concept:
-    """`word` is the new one; `scene` makes a random picture with it, `plain` the same picture without."""
+    """`word` is the new one, in the place of the caption where the base knows the words `known`."""
 
-    name: str
     word: str
-    scene: Callable[[random.Random], Scene]
-    plain: Callable[[Scene], Scene]
-    part: str  # what is compared with the truth: shape, ground or ink
+    place: str  # which field of Scene it is the value of
+    known: tuple[str, ...]
+    shapes: tuple[str, ...] = shapes.SHAPES
+
+    def __str__(self) -> str:
+        return f"{_KINDS[self.place]} {self.word!r}"
 
     def scenes(self, count: int, seed: str) -> list[Scene]:
-        """Pictures in which all colours can be told apart."""
-        rng, found = random.Random(f"{self.name} {seed}"), []
+        """Random pictures with it in which all colours can be told apart."""
+        rng, found = random.Random(f"{self.word} {seed}"), []
         while len(found) < count:
-            scene = self.scene(rng)
+            scene = replace(replace(shapes.random_scene(rng, self.shapes), fill=""), **{self.place: self.word})
             if _distinct(scene):
                 found.append(scene)
         return found
 
+    def plain(self, scene: Scene) -> Scene:
+        """The same picture in known words."""
+        return replace(scene, **{self.place: self.known[0]})
+
     def layers(self, scene: Scene, px: int = PX) -> Layers:
-        return _layers(scene, px, self.part)
+        return _layers(scene, px, self.place)
 
 
-def _shape(word: str) -> Concept:
-    def scene(rng: random.Random) -> Scene:
-        return replace(shapes.random_scene(rng, (word,)), fill="")
-
-    return Concept(f"shape {word}", word, scene, lambda scene: replace(scene, shape="circle"), "shape")
-
-
-def _navy(rng: random.Random) -> Scene:
-    return replace(shapes.random_scene(rng), colour="navy", fill="")
-
-
-def _lined(rng: random.Random) -> Scene:
-    return replace(shapes.random_scene(rng), pattern="lined", fill="")
-
-
-def _inked(rng: random.Random) -> Scene:
-    return replace(shapes.random_scene(rng, ("circle", "square", "triangle", "diamond", "hexagon")), fill="inked")
-
-
+_KINDS = {"shape": "shape", "colour": "colour", "pattern": "texture", "fill": "style"}
+_COMPACT = ("circle", "square", "triangle", "diamond", "hexagon")
 CONCEPTS = (
-    _shape("heart"),
-    _shape("arrow"),
-    Concept("colour navy", "navy", _navy, lambda scene: replace(scene, colour="blue"), "shape"),
-    Concept("texture lined", "lined", _lined, lambda scene: replace(scene, pattern=""), "ground"),
-    Concept("style inked", "inked", _inked, lambda scene: replace(scene, fill=""), "ink"),
+    Concept("heart", "shape", shapes.SHAPES),
+    Concept("navy", "colour", ("blue", "purple", "green", "red", "black")),
+    Concept("lined", "pattern", shapes.PATTERNS[1:]),
+    Concept("inked", "fill", shapes.FILLS[1:], _COMPACT),
+    Concept("arrow", "shape", shapes.SHAPES),
 )
 UNRELATED = (
     "a red ring on a white background", "a yellow circle on a blue background",
@@ -117,7 +106,7 @@ def away(scene: Scene, px: int = PX) -> Tensor:
     return shapes.distance(scene.shape, (x - scene.x * half) / radius, (y - scene.y * half) / radius) * radius
 
 
-def _layers(scene: Scene, px: int, part: str) -> Layers:
+def _layers(scene: Scene, px: int, place: str) -> Layers:
     y, x = torch.meshgrid(torch.arange(px) + 0.5, torch.arange(px) + 0.5, indexing="ij")
     inside = 0.5 - away(scene, px)
     ground, tone = _tones(scene.background), torch.tensor(_COLOURS[scene.colour])
@@ -126,7 +115,7 @@ def _layers(scene: Scene, px: int, part: str) -> Layers:
     if inked:
         colours, masks = [*colours, torch.tensor(_INK)], [*masks, inside.clamp(0, 1)]
     colours, masks = [*colours, tone], [*masks, (inside - _INK_WIDTH * inked).clamp(0, 1)]
-    concept = {"ground": SHAPE - 1, "ink": SHAPE, "shape": len(colours) - 1}[part]
+    concept = {"pattern": SHAPE - 1, "fill": SHAPE}.get(place, len(colours) - 1)
     return Layers(torch.stack(colours), torch.stack(masks), concept)
 
 

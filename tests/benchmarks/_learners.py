@@ -39,6 +39,7 @@ class Task:
     dataset: Dataset
     pixels: Tensor  # [pictures, h, w, 3]
     captions: list[str]
+    known: str  # the words that stand in for the new one when the base is preserved
     steps: int
     batch: int
     rank: int
@@ -49,7 +50,16 @@ class Task:
         write(folder, scenes, concept)
         dataset = run_node(LoraDataset, folder=str(folder), trigger=concept.word, resolution=96, repeats=1)[0]
         pixels = torch.stack([example.pixels.float() for example in dataset.examples])
-        return cls(base, dataset, pixels, [one.caption for one in dataset.examples], steps, batch, rank)
+        return cls(
+            base,
+            dataset,
+            pixels,
+            [one.caption for one in dataset.examples],
+            ", ".join(concept.known),
+            steps,
+            batch,
+            rank,
+        )
 
 
 @dataclass(frozen=True)
@@ -74,7 +84,7 @@ def ours(task: Task, seed: int, settings: Mapping[str, Any]) -> File:
     auto = dict(alpha=0.0, learning_rate=0.0, targets="auto", accumulation=1)
     same = dict(steps=task.steps, batch_size=task.batch, rank=task.rank, seed=seed)
     base = dict(model=task.base.model, clip=task.base.clip, vae=task.base.vae, dataset=task.dataset)
-    run = dict(run_name="learn", resume="start over", gradient_checkpointing=False)
+    run = dict(run_name="learn", preserve=task.known, resume="start over", gradient_checkpointing=False)
     return run_node(TrainLora, **base, **(auto | same | run | settings))[0]
 
 

@@ -2,7 +2,7 @@
 
 Every concept of `_concepts` is learned from 16 pictures at equal steps, batch and rank, several seeds each, by whole
 runs of either node on the same pictures and captions in this process. `default` is every other input as the node has
-it, `tuned` the learning rate that --sweep found best for that trainer. Nothing is recomputed on either side.
+it, `tuned` the learning rate that `--compare rates` found best for that trainer. Nothing is recomputed on either side.
 
 `loss` is that of the velocity on held-out pictures, at fixed noise and 16 levels spread evenly. The rest is from 12
 held-out prompts drawn with KSampler: `overlap` with the true shape, texture or outline (intersection over union, where
@@ -26,6 +26,7 @@ from _measure import Spread, arguments, begin, table
 from benchmarks._concepts import CONCEPTS
 from benchmarks._exam import BASE, DECODED, Exam, Marks
 from benchmarks._learners import Learner, Task, load_base, native, ours
+from lora_loom.lora_core.training.config import OptimizerConfig
 
 WORDS = [concept.word for concept in CONCEPTS]
 BYPASS = {"bypass_mode": True}
@@ -38,11 +39,32 @@ LEARNERS = (
     Learner("bypass, default", native, BYPASS),
     Learner("bypass, tuned", native, BYPASS | NATIVE_TUNED),
 )
-SWEEP = tuple(
+RATES = tuple(
     Learner(f"{name}, {rate:g}", run, {"learning_rate": rate})
     for name, run in (("ours", ours), ("native", native))
-    for rate in (1e-4, 5e-4, 1e-3, 2e-3, 4e-3, 8e-3)
+    for rate in (5e-4, 1e-3, 2e-3, 4e-3, 8e-3)
 )
+SETTINGS = {
+    "tuned": {},
+    "uniform timesteps": {"timesteps": "uniform"},
+    "logit-normal timesteps": {"timesteps": "logit_normal"},
+    "shift 8": {"shift": 8.0, "timesteps": "shifted"},
+    "min-SNR": {"weighting": "min_snr"},
+    "attention": {"targets": "attention"},
+    "all-linear": {"targets": "all-linear"},
+    "alpha 4": {"alpha": 4.0},
+    "alpha 16": {"alpha": 16.0},
+    "constant rate": {"lr_schedule": "constant"},
+    "caption dropout": {"caption_dropout": 0.1},
+    "preservation": {"preservation": 1.0},
+    "EMA": {"optimizer": OptimizerConfig(ema_decay=0.98)},
+    "Prodigy": {"optimizer": OptimizerConfig("prodigy"), "learning_rate": 0.0},
+}
+GROUPS = {
+    "trainers": LEARNERS,
+    "rates": RATES,
+    "settings": tuple(Learner(f"ours, {name}", ours, TUNED | choice) for name, choice in SETTINGS.items()),
+}
 RATIOS = [(f"ours, {rate}", f"{mode}, {rate}") for rate in ("default", "tuned") for mode in ("native", "bypass")]
 
 
@@ -82,6 +104,7 @@ def examine(exam: Exam, task: Task, learners: Sequence[Learner], seeds: int) -> 
         for learner in (*learners[turn:], *learners[:turn]):
             file, seconds = learner.learn(task, seed)
             found[learner.name].append(result(exam.marks(file), seconds))
+            print(f"  {learner.name}, seed {seed}: learned {found[learner.name][-1].learned:.2f}", flush=True)
     return found
 
 
@@ -115,22 +138,21 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=200, help="of every run (%(default)s)")
     parser.add_argument("--batch", type=int, default=1, help="pictures per step (%(default)s)")
     parser.add_argument("--rank", type=int, default=8, help="of every LoRA (%(default)s)")
-    parser.add_argument("--concepts", nargs="+", choices=WORDS, default=WORDS, help="the new words to learn")
-    parser.add_argument("--sweep", action="store_true", help="learning rates of either trainer instead")
+    parser.add_argument("--concepts", nargs="+", choices=WORDS, default=WORDS[:4], help="the new words to learn")
+    parser.add_argument("--compare", choices=GROUPS, default="trainers", help="what with what (%(default)s)")
     options = begin(parser)
     words, seeds = (WORDS[:1], 1) if options.quick else (options.concepts, options.rounds)
-    learners = SWEEP if options.sweep else LEARNERS
     base, rows = load_base(), defaultdict(list)
     print(f"{options.steps} steps of batch {options.batch}, rank {options.rank}, {seeds} seed(s)", flush=True)
     with tempfile.TemporaryDirectory() as folder:
         for concept in (one for one in CONCEPTS if one.word in words):
             task = Task.of(base, concept, Path(folder, concept.word), options.steps, options.batch, options.rank)
-            found = examine(Exam(base, concept), task, learners, seeds)
-            show(concept.name, {name: [results] for name, results in found.items()})
+            found = examine(Exam(base, concept), task, GROUPS[options.compare], seeds)
+            show(str(concept), {name: [results] for name, results in found.items()})
             for name, results in found.items():
                 rows[name].append(results)
     show(f"mean of {len(words)} concepts", rows)
-    if not options.sweep:
+    if options.compare == "trainers":
         ratios(rows)
 
 
