@@ -30,7 +30,7 @@ from lora_loom.lora_core.training.config import OptimizerConfig
 
 WORDS = [concept.word for concept in CONCEPTS]
 BYPASS = {"bypass_mode": True}
-TUNED, NATIVE_TUNED = {"learning_rate": 2e-3}, {"learning_rate": 2e-3}
+TUNED, NATIVE_TUNED = {"learning_rate": 8e-3}, {"learning_rate": 8e-3}
 LEARNERS = (
     Learner("ours, default", ours),
     Learner("ours, tuned", ours, TUNED),
@@ -42,7 +42,7 @@ LEARNERS = (
 RATES = tuple(
     Learner(f"{name}, {rate:g}", run, {"learning_rate": rate})
     for name, run in (("ours", ours), ("native", native))
-    for rate in (5e-4, 1e-3, 2e-3, 4e-3, 8e-3)
+    for rate in (5e-4, 1e-3, 2e-3, 4e-3, 8e-3, 1.6e-2)
 )
 SETTINGS = {
     "tuned": {},
