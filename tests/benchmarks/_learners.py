@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -14,6 +15,7 @@ from benchmarks._concepts import Concept, write
 from comfy_extras.nodes_train import TrainLoraNode
 from harness.calls import encode, run_node
 from lora_loom.lora_core.training.dataset import Dataset
+from lora_loom.nodes.bridge.cache import cache_folder
 from lora_loom.nodes.dataset import LoraDataset
 from lora_loom.nodes.train_lora import TrainLora
 from torch import Tensor
@@ -50,16 +52,8 @@ class Task:
         write(folder, scenes, concept)
         dataset = run_node(LoraDataset, folder=str(folder), trigger=concept.word, resolution=96, repeats=1)[0]
         pixels = torch.stack([example.pixels.float() for example in dataset.examples])
-        return cls(
-            base,
-            dataset,
-            pixels,
-            [one.caption for one in dataset.examples],
-            ", ".join(concept.known),
-            steps,
-            batch,
-            rank,
-        )
+        captions = [example.caption for example in dataset.examples]
+        return cls(base, dataset, pixels, captions, ", ".join(concept.known), steps, batch, rank)
 
 
 @dataclass(frozen=True)
@@ -71,8 +65,9 @@ class Learner:
     settings: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
 
     def learn(self, task: Task, seed: int) -> tuple[File, float]:
-        """The LoRA and what it took, from pictures and captions on: on CUDA seconds, else seconds of the processor,
-        which a busy machine changes less."""
+        """The LoRA and what it took, from pictures and captions on with nothing kept of earlier runs: on CUDA seconds,
+        else seconds of the processor, which a busy machine changes less."""
+        shutil.rmtree(cache_folder(), ignore_errors=True)
         torch.manual_seed(seed)  # from which TrainLoraNode draws the factors and the noise levels
         clock = time.perf_counter if torch.cuda.is_available() else time.process_time
         started = clock()
