@@ -79,8 +79,9 @@ def ours(task: Task, seed: int, settings: Mapping[str, Any]) -> File:
     auto = dict(alpha=0.0, learning_rate=0.0, targets="auto", accumulation=1)
     same = dict(steps=task.steps, batch_size=task.batch, rank=task.rank, seed=seed)
     base = dict(model=task.base.model, clip=task.base.clip, vae=task.base.vae, dataset=task.dataset)
-    run = dict(run_name="learn", preserve=task.known, resume="start over", gradient_checkpointing=False)
-    return run_node(TrainLora, **base, **(auto | same | run | settings))[0]
+    run = dict(run_name="learn", resume="start over", gradient_checkpointing=False)
+    words = dict(preserve=task.known) if "preservation" in settings else {}
+    return run_node(TrainLora, **base, **(auto | same | run | words | settings))[0]
 
 
 def native(task: Task, seed: int, settings: Mapping[str, Any]) -> File:
