@@ -181,6 +181,11 @@ class Recipe:
     text: TextConfig | None = None
     preserve: tuple[str, ...] = ()
 
+    @property
+    def preserved(self) -> tuple[str, ...]:
+        """The words of `preserve`; none when preservation has no weight."""
+        return self.preserve if self.train.preservation else ()
+
 
 def fingerprint(*parts: object) -> str:
     """16 hex digits that change when any choice changes. Parts are dataclasses or plain JSON values."""

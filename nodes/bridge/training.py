@@ -110,7 +110,7 @@ def train_lora(sources: Sources, recipe: Recipe, run: Run) -> Trained:
         identity = _identity(recipe, sources, layers)
         folder = run_folder(run.name, identity)
         denoiser = TextDenoiser(patcher, text) if text else ComfyDenoiser(patcher)
-        samples = make_samples(denoiser, sources.dataset, encoded, latents, priors, recipe.preserve)
+        samples = make_samples(denoiser, sources.dataset, encoded, latents, priors, recipe.preserved)
         state = _fresh_state(layers, recipe, samples, sources.dataset.times(), patcher.load_device)
         path = folder / "state.safetensors"
         if path.is_file() and not run.start_over:
@@ -187,7 +187,7 @@ def _encode(sources: Sources, recipe: Recipe, progress: Progress):
     def tick(done: int, total: int, what: str) -> None:
         progress.say(f"encoding {what}: {done} of {total}")
 
-    captions = captions_to_encode(dataset, recipe.preserve)
+    captions = captions_to_encode(dataset, recipe.preserved)
     if recipe.text:
         encoded = tokenized(sources.clip, captions)
     else:

@@ -284,6 +284,14 @@ def tagged(pictures: Path) -> Path:
     return pictures
 
 
+def test_words_without_weight_are_not_encoded(models, pictures: Path, folder: Path) -> None:
+    data = run_node(LoraDataset, folder=str(pictures), trigger="picture", resolution=64, repeats=1)[0]
+    train(models("sd15"), data, preserve="cat, dog", preservation=0.0)
+    assert len(list((folder / "captions").iterdir())) == len(data.examples) + 1
+    train(models("sd15"), data, preserve="cat, dog", preservation=1.0)
+    assert len(list((folder / "captions").iterdir())) == 3 * len(data.examples) + 1
+
+
 def test_samples_have_every_view_and_caption(models, pictures: Path) -> None:
     """Each variant has its own latent, mask and caption, made as alone."""
     trio = models("flux1")
