@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,9 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import objective, optimizers, schedules, timesteps
+from . import objective, optimizers, schedules, snapshot, timesteps
 from .batches import Batches
 from .config import TrainConfig
+from .health import GOOD_EVERY, LOWERED, MOST_IN_A_ROW, Health, diverged, quiet
 from .inject import Factors
 from .objective import Denoiser
 from .optimizers.schedule_free import ScheduleFreeAdamW
@@ -68,9 +69,23 @@ class StepResult:
     looks: tuple[Look, ...] = ()
 
 
+@dataclass(frozen=True)
+class Trouble:
+    """A step that was dropped, or the run gone back to step `step`, in words."""
+
+    step: int
+    text: str
+    went_back: bool = False
+
+
 @dataclass
 class TrainState:
-    """Everything that decides how a run goes on. `generator` is its only source of randomness, on the CPU."""
+    """Everything that decides how a run goes on. `generator` is its only source of randomness, on the CPU.
+
+    `events` counts steps, drops and returns, and never goes back. `good` is what the run has learnt up to the step to
+    which it returns when it diverges. `torn` is set while, and when, an update is cut off in its middle: of such a
+    state nothing must be kept.
+    """
 
     factors: Factors
     batches: Batches
@@ -79,6 +94,10 @@ class TrainState:
     step: int = 0
     losses: list[float] = field(default_factory=list)
     ema: Tensor | None = None  # of the factors, from the first step of a run that keeps one
+    health: Health = field(default_factory=Health)
+    events: int = 0
+    good: dict[str, Tensor] | None = None
+    torn: bool = False
 
     @contextmanager
     def whole_step(self) -> Iterator[None]:
@@ -129,38 +148,92 @@ def make_optimizer(factors: Factors, config: TrainConfig, text_rate: float = 0.0
 
 
 def train(
-    config: TrainConfig, state: TrainState, denoiser: Denoiser, samples: Sequence[Sample]
+    config: TrainConfig,
+    state: TrainState,
+    denoiser: Denoiser,
+    samples: Sequence[Sample],
+    report: Callable[[Trouble], None] = lambda _: None,
 ) -> Iterator[StepResult]:
-    """Step until `config.steps`; `state` is complete and consistent at every yield.
+    """Step until `config.steps`; `state` is complete and consistent at every yield and every report.
 
-    A loss or gradient that is not finite raises FloatingPointError before it can touch the factors.
+    A step whose loss or gradient is not finite is dropped: only its random draws stay. After three in a row, or when
+    the loss has risen for good, the run goes back to its last good state, its draws going on, and lowers the learning
+    rate; the second time it goes back and raises FloatingPointError.
     """
-    flat, choices = state.factors.flat, config.optimizer
-    while state.step < config.steps:
-        rate = schedules.rate(choices, config.steps, state.step, config.learning_rate)
+    if state.good is None:
+        state.good = snapshot.take(state)
+    while state.step < config.steps or _lost(state):
+        if why := _lost(state):
+            _go_back(config, state, why, report)
+            continue
         with state.whole_step():
             parts = [_backward(config, state, denoiser, samples) for _ in range(config.accumulation)]
             mean = sum(part.loss for part in parts)
-            norm, text_norm = float(flat.grad.norm()), sum(float(part.grad.norm()) for part in state.factors.parts[1:])
-            _check_finite(mean, norm, state.step + 1, rate)
-        if 0 < choices.max_grad_norm < norm:
-            flat.grad.mul_(choices.max_grad_norm / norm)
-        for group in state.optimizer.param_groups:
-            group["lr"] = schedules.rate(choices, config.steps, state.step, group["peak"])
-        state.optimizer.step()
-        flat.grad.zero_()
-        state.step += 1
-        state.losses.append(mean)
-        if choices.ema_decay:
-            state.follow(choices.ema_decay)
+            norm = float(state.factors.flat.grad.norm())
+            text_norm = sum(float(part.grad.norm()) for part in state.factors.parts[1:])
+        if not (math.isfinite(mean) and math.isfinite(norm)):
+            _drop(state, mean, norm, report)
+            continue
+        rate = _rate(config, state, config.learning_rate)
+        _update(config, state, mean, norm)
         looks = tuple(look for part in parts for look in part.looks)
         yield StepResult(state.step, mean, norm, rate, text_norm, sum(part.preservation for part in parts), looks)
 
 
-def _check_finite(loss: float, grad_norm: float, step: int, rate: float) -> None:
-    for name, value in (("loss", loss), ("gradient norm", grad_norm)):
-        if not math.isfinite(value):
-            raise FloatingPointError(f"the {name} became {value} at step {step}; lower the learning rate ({rate:g})")
+def _rate(config: TrainConfig, state: TrainState, peak: float) -> float:
+    return schedules.rate(config.optimizer, config.steps, state.step, peak) * state.health.rate
+
+
+def _update(config: TrainConfig, state: TrainState, loss: float, norm: float) -> None:
+    flat, choices = state.factors.flat, config.optimizer
+    state.torn = True
+    if 0 < choices.max_grad_norm < norm:
+        flat.grad.mul_(choices.max_grad_norm / norm)
+    for group in state.optimizer.param_groups:
+        group["lr"] = _rate(config, state, group["peak"])
+    state.optimizer.step()
+    flat.grad.zero_()
+    state.step += 1
+    state.losses.append(loss)
+    if choices.ema_decay:
+        state.follow(choices.ema_decay)
+    state.health.in_row = 0
+    state.events += 1
+    if state.step % GOOD_EVERY == 0 and quiet(state.losses):
+        state.good = snapshot.take(state)
+    state.torn = False
+
+
+def _drop(state: TrainState, loss: float, norm: float, report: Callable[[Trouble], None]) -> None:
+    state.factors.flat.grad.zero_()
+    state.health.dropped += 1
+    state.health.in_row += 1
+    state.events += 1
+    what = f"the loss was {loss}" if not math.isfinite(loss) else f"the gradient norm was {norm}"
+    report(Trouble(state.step, f"step {state.step + 1} was dropped: {what}"))
+
+
+def _lost(state: TrainState) -> str:
+    """Why the run cannot go on from here; empty when it can."""
+    if state.health.in_row >= MOST_IN_A_ROW:
+        return f"loss or gradient were not finite {MOST_IN_A_ROW} times in a row at step {state.step + 1}"
+    return f"the loss rose for good up to step {state.step}" if diverged(state.losses) else ""
+
+
+def _go_back(config: TrainConfig, state: TrainState, why: str, report: Callable[[Trouble], None]) -> None:
+    first, used = state.health.rate == 1, config.learning_rate * state.health.rate
+    state.torn = True
+    snapshot.put_back(state, state.good)
+    state.health.in_row, state.health.rate = 0, LOWERED
+    state.events += 1
+    state.torn = False
+    lowered = f"; the learning rate was lowered to {config.learning_rate * LOWERED:g}" if first else ""
+    report(Trouble(state.step, f"{why}; back to step {state.step}{lowered}", went_back=True))
+    if not first:
+        raise FloatingPointError(
+            f"{why}, also with the learning rate lowered to {used:g}; the run is kept as it was at step {state.step}. "
+            f"Choose a learning_rate below {used:g}, or load the model as bf16 or fp32"
+        )
 
 
 @dataclass(frozen=True)
