@@ -46,17 +46,23 @@ def save(
     _check_free(path, overwrite)
     packed = pack(tensors)
     head, left_out = _header(path, packed, metadata or {})
+    write_whole(path, head, packed.data, overwrite=overwrite)
+    digest = hashlib.sha256(head)
+    digest.update(packed.data)
+    return SavedFile(path, len(head) + len(packed.data), digest.hexdigest(), packed.model_hash(), tuple(left_out))
+
+
+def write_whole(path: Path, *parts: bytes | memoryview, overwrite: bool = True) -> None:
+    """Write a file that appears under its name only when it is complete and on the disk. Raises OSError, and leaves
+    nothing of it, when the disk does not take it; FileExistsError unless `overwrite`."""
     temporary = path.with_name(f".{secrets.token_hex(8)}.tmp")  # hidden, and no loader lists .tmp
     try:
-        _write(temporary, head, packed.data)
+        _write(temporary, *parts)
         _check_free(path, overwrite)
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
     _sync_folder(path.parent)
-    digest = hashlib.sha256(head)
-    digest.update(packed.data)
-    return SavedFile(path, len(head) + len(packed.data), digest.hexdigest(), packed.model_hash(), tuple(left_out))
 
 
 def _check_free(path: Path, overwrite: bool) -> None:

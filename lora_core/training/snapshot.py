@@ -1,4 +1,4 @@
-"""What a run has learnt, taken out of its state and put back exactly: factors, their EMA, the optimiser and the step."""
+"""What a run has learnt, taken out of its state and put back exactly: factors, EMA, optimiser and step."""
 
 from __future__ import annotations
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,10 +18,8 @@ from PIL import Image
 
 from ...lora_core.adapter import Adapter
 from ...lora_core.families import check_trainable
-from ...lora_core.files import formats, metadata, save
-from ...lora_core.files.label import redacted
+from ...lora_core.files import formats, metadata
 from ...lora_core.presets import AUTO, Choices, choose
-from ...lora_core.training import checkpoint
 from ...lora_core.training.batches import Batches
 from ...lora_core.training.config import (
     TIMESTEP_LAWS,
@@ -34,19 +32,20 @@ from ...lora_core.training.curve import draw_curve
 from ...lora_core.training.dataset import Dataset, check_preservation
 from ...lora_core.training.inject import Factors, attached
 from ...lora_core.training.plan import Measures
+from ...lora_core.training.run_folder import RunFolder
 from ...lora_core.training.targets import select, weight_shape
-from ...lora_core.training.trainer import Sample, StepResult, TrainState, make_optimizer, train
+from ...lora_core.training.trainer import Sample, StepResult, TrainState, Trouble, make_optimizer, train
 from .cache import tidy
 from .checks import check_conditioning, check_connected, warnings
 from .denoiser import ComfyDenoiser
 from .encoding import check_sizes, encode_captions, encode_images
 from .facts import run_facts
-from .folders import run_folder
 from .keys import family_of
 from .memory import Job, Planner, UnforeseeableError
 from .previews import Previewer, Previews, Shown, check_previews, prepared
 from .prior import check_prior, encode_priors
 from .progress import Progress
+from .runs import begun, tell
 from .samples import captions_to_encode, make_samples
 from .session import loaded, trainable
 from .text import TextDenoiser, check_text, text_layers, tokenized
@@ -108,27 +107,24 @@ def train_lora(sources: Sources, recipe: Recipe, run: Run) -> Trained:
         if text:
             layers |= text_layers(text.patcher.model, recipe.lora)
         identity = _identity(recipe, sources, layers)
-        folder = run_folder(run.name, identity)
         denoiser = TextDenoiser(patcher, text) if text else ComfyDenoiser(patcher)
         samples = make_samples(denoiser, sources.dataset, encoded, latents, priors, recipe.preserved)
         state = _fresh_state(layers, recipe, samples, sources.dataset.times(), patcher.load_device)
-        path = folder / "state.safetensors"
-        if path.is_file() and not run.start_over:
-            checkpoint.load(path, state, identity)
-            log.info("continuing %s at step %d of %d", folder.name, state.step, config.steps)
-        progress.begin(state.step)
-        previewer = Previewer(shown, patcher, denoiser, state, folder, config.steps, progress)
         adapter_now = partial(_adapter, state, facts)
-        with attached(state.factors.branches), _kept_on_disk(path, state, identity, adapter_now):
-            previewer.begin(run.start_over)
-            for result in train(config, state, denoiser, samples):
-                _show(progress, result, config, state)
-                if run.save_every and result.step % run.save_every == 0:
-                    checkpoint.save(path, state, identity)
-                previewer.after()
+        settings = _settings(recipe, sources, layers)
+        with begun(run.name, identity, settings, state, run.start_over, progress) as kept:
+            previewer = Previewer(shown, patcher, denoiser, state, kept.path, config.steps, progress)
+            with attached(state.factors.branches), kept.kept(state, adapter_now):
+                previewer.begin(run.start_over)
+                for result in train(config, state, denoiser, samples, partial(_trouble, progress, kept)):
+                    kept.note(result)
+                    _show(progress, result, config, state)
+                    if run.save_every and result.step % run.save_every == 0:
+                        tell(progress, kept.try_save(state, adapter_now))
+                    previewer.after()
         adapter = adapter_now()
-    progress.say(_summary(state.losses, adapter, folder))
-    return Trained(adapter, list(state.losses), folder, previewer.sheet)
+    progress.say(_summary(state, adapter, kept.path))
+    return Trained(adapter, list(state.losses), kept.path, previewer.sheet)
 
 
 def _check(sources: Sources, recipe: Recipe) -> None:
@@ -148,6 +144,17 @@ def _identity(recipe: Recipe, sources: Sources, layers) -> str:
     """Changes with everything that decides the resulting bytes."""
     choices = [recipe.lora, recipe.train, sources.dataset.fingerprint(), list(recipe.preserve), _digest(layers)]
     return fingerprint(*choices, *([recipe.text, sources.clip.layer_idx] if recipe.text else []))
+
+
+def _settings(recipe: Recipe, sources: Sources, layers) -> dict[str, Any]:
+    """What `_identity` tells apart, for people."""
+    dataset, family = sources.dataset, family_of(sources.model).name
+    text = {**asdict(recipe.text), "clip_layer": sources.clip.layer_idx} if recipe.text else {}
+    data = {"pictures": dataset.num_pictures(), "px": dataset.resolution, "hash": dataset.fingerprint()}
+    return {
+        "lora": asdict(recipe.lora), "train": asdict(recipe.train), "text": text, "preserve": list(recipe.preserve),
+        "dataset": data, "model": {"family": family, "hash": _digest(layers)},
+    }  # fmt: skip
 
 
 @contextmanager
@@ -227,18 +234,12 @@ def _fresh_state(layers, recipe: Recipe, samples: list[Sample], times: list[floa
     return TrainState(factors, batches, generator, make_optimizer(factors, config, text_rate))
 
 
-@contextmanager
-def _kept_on_disk(path: Path, state: TrainState, identity: str, describe: Callable[[], Adapter]) -> Iterator[None]:
-    """Write state and LoRA on leaving, however it is left: finished, cancelled, out of memory or broken."""
-    try:
-        yield
-    finally:
-        if state.step:
-            checkpoint.save(path, state, identity)
-            adapter = describe()
-            tensors = formats.encode(adapter, "native", dtype=torch.float32)
-            header = redacted(adapter.metadata)  # what may be told of the pictures is chosen in Save LoRA
-            save.save(path.with_name(f"step_{state.step:06d}.safetensors"), tensors, header, overwrite=True)
+def _trouble(progress: Progress, kept: RunFolder, trouble: Trouble) -> None:
+    kept.note(trouble)
+    log.warning(trouble.text)
+    if trouble.went_back:
+        progress.keep(f"warning: {trouble.text}")
+    comfy.model_management.throw_exception_if_processing_interrupted()
 
 
 def _show(progress: Progress, result: StepResult, config: TrainConfig, state: TrainState) -> None:
@@ -256,11 +257,13 @@ def _recent(losses: list[float], count: int = 50) -> float:
     return sum(tail) / len(tail)
 
 
-def _summary(losses: list[float], adapter: Adapter, folder: Path) -> str:
+def _summary(state: TrainState, adapter: Adapter, folder: Path) -> str:
+    losses, dropped = state.losses, state.health.dropped
     tenth = max(len(losses) // 10, 1)
     return (
         f"{len(losses)} steps, loss {_recent(losses[:tenth]):.4f} -> {_recent(losses, tenth):.4f}; "
-        f"{len(adapter.layers)} layers, rank {adapter.rank()}, {adapter.num_parameters():,} parameters\n"
+        f"{len(adapter.layers)} layers, rank {adapter.rank()}, {adapter.num_parameters():,} parameters"
+        f"{f'; {dropped} steps dropped, see log.jsonl' if dropped else ''}\n"
         f"kept in {folder}"
     )
 

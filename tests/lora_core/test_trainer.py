@@ -319,14 +319,14 @@ def test_a_gradient_that_is_not_finite_is_dropped_before_the_factors(value):
 def assert_the_next_step_is_dropped(run: Run, before: tuple, words: str) -> None:
     """Only the draws move on."""
 
-    class Seen(Exception):
+    class SeenError(Exception):
         pass
 
     def stop(trouble: Trouble) -> None:
         assert re.fullmatch(words, trouble.text) and trouble.step == run.state.step
-        raise Seen
+        raise SeenError
 
-    with attached(run.state.factors.branches), pytest.raises(Seen):
+    with attached(run.state.factors.branches), pytest.raises(SeenError):
         list(train(run.config, run.state, run.toy, run.samples, stop))
     after = snapshot(run)
     assert (*after[:2], *after[3:]) == (*before[:2], *before[3:]) and after[2] != before[2]

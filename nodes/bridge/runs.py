@@ -1,0 +1,86 @@
+"""Which folder of ComfyUI's output a run is kept in, and what earlier runs of its name have to do with it."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from ...lora_core.training.changes import differences
+from ...lora_core.training.config import fingerprint
+from ...lora_core.training.run_folder import Past, RunFolder, past_runs
+from ...lora_core.training.trainer import TrainState
+from .folders import run_folder
+from .progress import Progress
+
+log = logging.getLogger("lora_loom")
+_ELSE = "choose another run_name for a new run, or set resume to 'start over' to begin one beside it under this name"
+
+
+@contextmanager
+def begun(
+    name: str, identity: str, settings: Mapping[str, Any], state: TrainState, start_over: bool, progress: Progress
+) -> Iterator[RunFolder]:
+    """The run's folder, while it is this process's, with `state` brought to where the run goes on.
+
+    A run of this name and these settings goes on. One that differs in `steps` only, and has done fewer, is gone on with
+    in a folder of its own, at the learning rates of the new schedule. Raises ValueError when the latest run of the name
+    was cut off and differs in something else; when it was finished, the node says so.
+    """
+    steps = settings["train"]["steps"]
+    run, past, note = _found(name, identity, settings, start_over)
+    with run.held():
+        if run.resume(state, start_over):
+            log.info("continuing %s at step %d of %d", run.path.name, state.step, steps)
+        elif past is not None:
+            run.extend(state, past)
+            log.info("continuing %s at step %d of %d as %s", past.folder.name, state.step, steps, run.path.name)
+        tell(progress, note)
+        progress.begin(state.step)
+        yield run
+
+
+def tell(progress: Progress, note: str) -> None:
+    """Keep a note, if there is one, on the node and in the log."""
+    if note:
+        log.warning(note)
+        progress.keep(note)
+
+
+def _found(
+    name: str, identity: str, settings: Mapping[str, Any], start_over: bool
+) -> tuple[RunFolder, Past | None, str]:
+    """The run, the one that it extends, and what to say about the latest other one of the name."""
+    steps = settings["train"]["steps"]
+    own = RunFolder(run_folder(name, identity), identity, settings)
+    if start_over or own.state_path.is_file():
+        return own, None, ""
+    past = past_runs(own.path.parent, own.path.name[: -len("-12345678")])
+    changes = [differences(each.settings, settings) for each in past]
+    for each, changed in zip(past, changes, strict=True):
+        same = RunFolder(each.folder, each.identity, settings)
+        if not changed and same.state_path.is_file():
+            return same, None, ""
+    shorter = [
+        p for p, c in zip(past, changes, strict=True) if set(c) == {"steps"} and p.step < settings["train"]["steps"]
+    ]
+    if shorter:
+        longest = max(shorter, key=lambda each: each.step)
+        identity = fingerprint(identity, longest.identity)
+        run = RunFolder(run_folder(name, identity), identity, settings)
+        note = f"goes on from step {longest.step} of {longest.folder.name}, at the learning rates of {steps} steps"
+        return run, longest, note
+    return own, None, _said(past[-1], changes[-1]) if past else ""
+
+
+def _said(past: Past, changes: Mapping[str, str]) -> str:
+    """Raises ValueError when the run was cut off: whoever queues again probably wants to go on with it."""
+    what = "; ".join(changes.values())
+    if past.finished:
+        return f"a new run, beside {past.folder.name}: {what}. To tell them apart, choose another run_name"
+    steps = past.settings["train"]["steps"]
+    raise ValueError(
+        f"{past.folder.name} was cut off at step {past.step} of {steps} and had other settings: {what}. Put them back "
+        f"to go on with it; {_ELSE}"
+    )
