@@ -19,6 +19,7 @@ from ..files.label import redacted
 from ..files.lock import locked
 from ..files.save import save as save_file
 from ..files.save import write_whole
+from ..version import VERSION
 from . import checkpoint
 from .run_log import RunLog
 from .trainer import StepResult, TrainState, Trouble
@@ -140,8 +141,10 @@ class RunFolder:
 
     def _describe(self) -> None:
         """run.json"""
-        text = json.dumps({"identity": self.identity, "settings": self.settings}, indent=1) + "\n"
-        write_whole(self.path / "run.json", text.encode())
+        path, run = self.path / "run.json", {"identity": self.identity, "settings": self.settings}
+        text = (json.dumps({"lora_loom": VERSION, **run}, indent=1) + "\n").encode()
+        if not path.is_file() or path.read_bytes() != text:
+            write_whole(path, text)
 
     def _prune(self, step: int) -> None:
         """Of the LoRA files up to this step the last few stay, those beyond it unless the run went back."""
@@ -155,7 +158,7 @@ class RunFolder:
 def past_runs(parent: Path, name: str) -> list[Past]:
     """Earlier runs of a name with their settings, the latest last; folders that have none are passed over."""
     found = []
-    for path in sorted(parent.glob(f"{_literal(name)}-*/run.json"), key=lambda path: path.stat().st_mtime):
+    for path in sorted(parent.glob(f"{_literal(name)}-*/run.json"), key=lambda path: path.parent.stat().st_mtime):
         if not re.fullmatch(re.escape(name) + "-[0-9a-f]{8}", path.parent.name):
             continue
         try:
