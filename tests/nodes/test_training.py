@@ -74,7 +74,7 @@ def train(trio: tiny.Loaded, data: Any, **changes: Any) -> tuple[dict[str, Tenso
     inputs = {**SETTINGS, "run_name": "run", **changes}
     return run_node(
         TrainLora, model=model, clip=trio.clip, vae=trio.vae, prior_vae=trio.prior_vae, dataset=data, **inputs
-    )
+    )[:3]
 
 
 def kept(runs: Path) -> dict[str, bytes]:
