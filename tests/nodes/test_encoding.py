@@ -398,7 +398,7 @@ def test_combined_sets_train_together(models, pictures: Path, tmp_path: Path) ->
     data, report = run_node(CombineDatasets, datasets={"dataset0": sks, "dataset1": ohwx})
     assert "75.0% pictures: 4 images" in report and "25.0% other: 4 images" in report
     assert captions_to_encode(data, ("cat",)) >= {"cat, picture number 0", "ohwx, picture number 3"}
-    _, losses, adapter = train(models("flux1"), data, preserve="cat", preservation=1.0)
+    _, losses, adapter, *_ = train(models("flux1"), data, preserve="cat", preservation=1.0)
     assert len(losses["loss"]) == 4 and adapter.metadata["modelspec.trigger_phrase"] == "sks, ohwx"
     bare = replace(ohwx, examples=tuple(replace(e, group=replace(e.group, trigger="")) for e in ohwx.examples))
     mixed, _ = run_node(CombineDatasets, datasets={"dataset0": sks, "dataset1": bare})
