@@ -9,6 +9,7 @@ from .load_stack import LoadLoraStack
 from .merge_lora import MergeLora
 from .optimizer import TrainingOptimizer
 from .previews import TrainingPreviews
+from .report import LoraReport
 from .save_lora import SaveLora
 from .train_lora import TrainLora
 
@@ -18,6 +19,7 @@ class LoraLoom(ComfyExtension):
         return [
             LoraDataset, CombineDatasets, DatasetDoctor, TrainingOptimizer, TrainingPreviews,
             TrainLora, SaveLora, LoadLoraStack, MergeLora,
+            LoraReport,
         ]  # fmt: skip
 
 

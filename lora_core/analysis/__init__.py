@@ -1,0 +1,1 @@
+"""Figures about LoRAs: what they change, and what they copy."""

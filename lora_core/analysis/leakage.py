@@ -1,0 +1,124 @@
+"""How much a LoRA changes what it was not meant to change: the same noise and prompt, base model against LoRA."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+CONCEPT, CLASS, NEUTRAL = "with the trigger", "without the trigger", "neutral"
+_MEASURES = ("latent", "pixels", "structure")
+_LUMA = (0.299, 0.587, 0.114)
+_WINDOW, _SCALES, _C1, _C2 = 7, 3, 0.01**2, 0.03**2
+
+
+@dataclass(frozen=True)
+class Change:
+    """From base to LoRA: `latent` is the norm of the difference of the finished latents over the base's norm, `pixels`
+    the mean absolute difference of pictures in 0..1, `structure` 1 - SSIM of their brightness (0 the same, 1 nothing in
+    common), averaged over scales 1, 1/2 and 1/4."""
+
+    latent: float
+    pixels: float
+    structure: float
+
+
+@dataclass(frozen=True)
+class Leakage:
+    """The mean change of each group of prompts, by its name, over `counts` pictures."""
+
+    changes: dict[str, Change]
+    counts: dict[str, int]
+
+    def ratio(self, group: str, measure: str = "latent") -> float:
+        """The group's change over that with the trigger; 0 when neither changes, infinity when only the group does."""
+        with_it, other = (getattr(self.changes[name], measure) for name in (CONCEPT, group))
+        if not with_it:
+            return float("inf") if other else 0.0
+        return other / with_it
+
+    def figures(self) -> dict[str, dict[str, float | None]]:
+        """Everything measured, for a machine to read; a ratio without an end is None, as JSON has no word for it."""
+        found = {}
+        for name, change in self.changes.items():
+            ratios = {f"{measure}_ratio": _finite(self.ratio(name, measure)) for measure in vars(change)}
+            found[name] = {"pictures": self.counts[name], **vars(change), **ratios}
+        return found
+
+    def report(self) -> str:
+        """The figures as lines, and what they say in a sentence."""
+        lines = ["change from base to LoRA, same noise:            latent    pixels  structure  pictures"]
+        lines += [
+            f"  {name:<44}  {change.latent:8.4f}  {change.pixels:8.4f}  {change.structure:9.4f}  {self.counts[name]:8d}"
+            for name, change in self.changes.items()
+        ]
+        return "\n".join([*lines, *(self._sentence(name) for name in self.changes if name != CONCEPT)])
+
+    def _sentence(self, group: str) -> str:
+        prompts = "Prompts without the trigger" if group == CLASS else "Neutral prompts"
+        if not any(vars(self.changes[group]).values()):
+            return f"{prompts} are not changed at all."
+        if not self.changes[CONCEPT].latent:
+            return f"{prompts} are changed, those with the trigger are not."
+        shares = [
+            f"{100 * self.ratio(group, measure):.0f}% ({measure})" for measure in ("latent", "pixels", "structure")
+        ]
+        return f"{prompts} change {', '.join(shares)} as much as those with the trigger."
+
+
+def change(base: Tensor, lora: Tensor, base_picture: Tensor, lora_picture: Tensor) -> Change:
+    """Of one sample: its latents of any one shape, and its pictures (height, width, 3) in 0..1."""
+    base, lora = base.double(), lora.double()
+    latent = float((lora - base).norm() / base.norm()) if base.any() else float((lora - base).norm() > 0)
+    pixels = float((lora_picture.double() - base_picture.double()).abs().mean())
+    return Change(latent, pixels, 1 - similarity(base_picture, lora_picture))
+
+
+def measured(groups: dict[str, Sequence[Change]]) -> Leakage:
+    """The means. Raises ValueError when there is nothing with the trigger to compare with."""
+    if not groups.get(CONCEPT):
+        raise ValueError("leakage compares with prompts that hold the trigger; there is none")
+    means = {name: _mean(found) for name, found in groups.items() if found}
+    return Leakage(means, {name: len(groups[name]) for name in means})
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+def _mean(changes: Sequence[Change]) -> Change:
+    return Change(*(sum(getattr(each, name) for each in changes) / len(changes) for name in _MEASURES))
+
+
+def similarity(one: Tensor, other: Tensor) -> float:
+    """SSIM (Wang et al. 2004) of the brightness of two pictures (height, width, 3) in 0..1, with a flat window of 7
+    pixels, averaged over scales 1, 1/2 and 1/4."""
+    x, y = (_brightness(picture) for picture in (one, other))
+    found = []
+    for _ in range(_SCALES):
+        if min(x.shape[-2:]) < _WINDOW:
+            break
+        found.append(float(_ssim(x, y)))
+        x, y = F.avg_pool2d(x, 2), F.avg_pool2d(y, 2)
+    if not found:
+        raise ValueError(f"pictures of {tuple(one.shape[:2])} are too small to compare; {_WINDOW} pixels are needed")
+    return sum(found) / len(found)
+
+
+def _brightness(picture: Tensor) -> Tensor:
+    return (picture.double() @ torch.tensor(_LUMA, dtype=torch.float64))[None, None]
+
+
+def _ssim(x: Tensor, y: Tensor) -> Tensor:
+    def mean(values: Tensor) -> Tensor:
+        return F.avg_pool2d(values, _WINDOW, 1)
+
+    mx, my = mean(x), mean(y)
+    vx, vy = (mean(x * x) - mx * mx).clamp(min=0), (mean(y * y) - my * my).clamp(min=0)
+    together = mean(x * y) - mx * my
+    score = (2 * mx * my + _C1) * (2 * together + _C2) / ((mx * mx + my * my + _C1) * (vx + vy + _C2))
+    return score.mean()

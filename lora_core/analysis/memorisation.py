@@ -1,0 +1,145 @@
+"""Whether samples repeat training pictures: the nearest one to each, beside distances that are no copies."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+_SIDE, _POOLS = 32, (1, 2, 4)  # compared at 32, 16 and 8 pixels square
+_CROPS, _PLACES = (0.9, 0.8, 0.7), 3
+_UNUSUAL = 0.05
+
+
+@dataclass(frozen=True)
+class Nearest:
+    """Of one sample: the index of its nearest training picture, their distance, and the shares of training pictures and
+    of base samples that are at least as near to their own nearest one."""
+
+    index: int
+    distance: float
+    like_training: float
+    like_base: float | None
+
+
+@dataclass(frozen=True)
+class Memorisation:
+    """`training` and `base` are the distances to compare with: of each training picture to the nearest other one, and
+    of each of the base model's samples to the nearest training picture."""
+
+    samples: tuple[Nearest, ...]
+    training: tuple[float, ...]
+    base: tuple[float, ...]
+
+    def near(self) -> list[int]:
+        """The samples that are nearer to a training picture than 95% of the training pictures are to each other, and
+        than 95% of the base model's samples are to any."""
+        return [
+            number
+            for number, sample in enumerate(self.samples)
+            if sample.like_training <= _UNUSUAL and (sample.like_base is None or sample.like_base <= _UNUSUAL)
+        ]
+
+    def report(self, names: Sequence[str]) -> str:
+        """Figures and a sentence; `names` are the training pictures'."""
+        lines = [
+            _spread("LoRA's samples to the nearest training picture", [sample.distance for sample in self.samples]),
+            _spread("base model's samples to the nearest training picture", self.base),
+            _spread("training pictures to the nearest other one", self.training),
+        ]
+        found = self.near()
+        if not self.training:
+            lines.append("With a single training picture there is nothing that tells a near one from a copy.")
+        elif not found:
+            lines.append("No sample is nearer to a training picture than is usual among these pictures.")
+        else:
+            usual = _UNUSUAL * len(self.samples)
+            lines.append(
+                f"{len(found)} of {len(self.samples)} samples are nearer to a training picture than 95% of training "
+                f"pictures are to each other and of base samples to any; chance alone would make about {usual:.1f}. "
+                "Look at them beside each other."
+            )
+            lines += [
+                f"  sample {n + 1}: {names[self.samples[n].index]}, distance {self.samples[n].distance:.3f}"
+                for n in found
+            ]
+        return "\n".join(filter(None, lines))
+
+    def figures(self) -> dict[str, object]:
+        """Everything measured, for a machine to read."""
+        return {
+            "samples": [vars(sample) for sample in self.samples],
+            "training": list(self.training),
+            "base": list(self.base),
+            "near": self.near(),
+        }
+
+
+def compared(samples: Sequence[Tensor], training: Sequence[Tensor], base: Sequence[Tensor] = ()) -> Memorisation:
+    """Of pictures (height, width, 3) in 0..1 and of any size."""
+    if not training:
+        raise ValueError("memorisation compares with training pictures; there is none")
+    among = _distances(training, training).fill_diagonal_(float("inf")).amin(1).tolist() if len(training) > 1 else []
+    distances, nearest = _distances([*samples, *base], training).min(1)
+    others = distances[len(samples) :].tolist()
+    found = [
+        Nearest(int(nearest[i]), d, _share(among, d), _share(others, d) if others else None)
+        for i, d in enumerate(distances[: len(samples)].tolist())
+    ]
+    return Memorisation(tuple(found), tuple(among), tuple(others))
+
+
+def distance(one: Tensor, other: Tensor) -> float:
+    """1 - correlation of two pictures, the least of all ways to lay a crop of one on the whole of the other, mirrored
+    or not: 0 for a copy in any brightness, contrast and size, about 1 for pictures that have nothing in common."""
+    return float(_distances([one], [other]))
+
+
+def _distances(ones: Sequence[Tensor], others: Sequence[Tensor]) -> Tensor:
+    """(ones, others)."""
+    whole_ones, whole_others = (torch.cat([_views(p, ())[:1] for p in pictures]) for pictures in (ones, others))
+    forward = torch.stack([(_views(picture) @ whole_others.T).amax(0) for picture in ones])
+    backward = torch.stack([(_views(picture) @ whole_ones.T).amax(0) for picture in others], 1)
+    return (1 - torch.maximum(forward, backward)).clamp(min=0)
+
+
+def _views(picture: Tensor, shares: Sequence[float] = _CROPS) -> Tensor:
+    """The picture and its crops, then their mirror images, (views, numbers): each 32 pixels square, without its
+    mean and contrast."""
+    pixels = picture.float().movedim(-1, 0)[None, :3]
+    height, width = pixels.shape[-2:]
+    boxes = [(0, 0, height, width)]
+    for share in shares:
+        h, w = max(round(height * share), 1), max(round(width * share), 1)
+        places = torch.linspace(0, 1, _PLACES).tolist()
+        boxes += [(round((height - h) * y), round((width - w) * x), h, w) for y in places for x in places]
+    small = torch.cat([_small(pixels[:, :, y : y + h, x : x + w]) for y, x, h, w in boxes])
+    return _normalised(torch.cat([small, small.flip(-1)]))
+
+
+def _small(pixels: Tensor) -> Tensor:
+    return F.interpolate(pixels, (_SIDE, _SIDE), mode="bilinear", antialias=True, align_corners=False)
+
+
+def _normalised(pictures: Tensor) -> Tensor:
+    """(n, 3, side, side) to (n, numbers) whose inner products are the mean correlation over scales."""
+    parts = []
+    for pool in _POOLS:
+        values = F.avg_pool2d(pictures, pool).flatten(1)
+        parts.append(F.normalize(values - values.mean(1, keepdim=True), dim=1, eps=1e-4))
+    return torch.cat(parts, 1) / len(_POOLS) ** 0.5
+
+
+def _share(values: Sequence[float], distance: float) -> float:
+    """Of the values that are as small or smaller."""
+    return sum(value <= distance for value in values) / len(values) if values else 0.0
+
+
+def _spread(what: str, values: Sequence[float]) -> str:
+    if not values:
+        return ""
+    ordered = sorted(values)
+    return f"{what}: {ordered[0]:.3f} to {ordered[-1]:.3f}, median {ordered[len(ordered) // 2]:.3f}"

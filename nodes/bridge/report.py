@@ -1,0 +1,177 @@
+"""Draw with a LoRA and without it, and measure what it changes and what it copies."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from ...lora_core.adapter import TEXT_PREFIX, Adapter
+from ...lora_core.analysis import leakage, memorisation
+from ...lora_core.merging.exact_sum import exact_sum
+from ...lora_core.sheet import Row, sheet
+from ...lora_core.training.dataset import Dataset
+from ...lora_core.training.prompts import with_trigger, without_trigger
+from .images import as_picture
+from .keys import NameTable
+from .patching import apply_layers
+from .progress import Progress
+from .sampling import Sampling, check_size, decoded, latents
+from .stack import Entry, describe, load_rows, rows_of
+
+NEUTRAL = ("a mountain landscape with a lake", "a bowl of fruit on a table", "a street in a city at night")
+_TILE = 256
+
+
+@dataclass(frozen=True)
+class Questions:
+    """What is drawn. An empty trigger is the LoRA's own or the data set's, and empty prompts are made of it."""
+
+    trigger: str = ""
+    prompts: tuple[str, ...] = ()
+    words: tuple[str, ...] = ()
+    neutral: tuple[str, ...] = ()
+    negative: str = ""
+    seeds: int = 2
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """One prompt from one seed: the base model's picture and the LoRA's, and how far apart they are."""
+
+    group: str
+    prompt: str
+    seed: int
+    base: Image.Image
+    lora: Image.Image
+    change: leakage.Change
+
+
+@dataclass(frozen=True)
+class Report:
+    text: str
+    sheet: Image.Image
+    figures: str
+
+
+def report(model, clip, vae, entries: Sequence[Entry], questions: Questions, sampling: Sampling, data: Dataset | None):
+    """Draw every prompt from every seed with the base model and with the LoRAs.
+
+    Raises ValueError when no trigger word is known or no LoRA is given.
+    """
+    check_size(vae, sampling.width, sampling.height)
+    asked = _prompts(questions, _trigger(questions, entries, data))
+    drawn = _drawn(model, clip, vae, entries, asked, questions, sampling)
+    groups = {group: [each.change for each in drawn if each.group == group] for group, _ in asked}
+    leaked = leakage.measured(groups)
+    lines, rows, figures = [describe(entries, True), leaked.report()], _rows(drawn), {"leakage": leaked.figures()}
+    if data is not None:
+        copied, more, numbers = _memorised(drawn, data)
+        lines, rows, figures = [*lines, copied], [*rows, *more], {**figures, "memorisation": numbers}
+    return Report("\n\n".join(lines), sheet(rows, tile=_TILE), json.dumps(figures, indent=1))
+
+
+def entries_of(model, clip, adapter: Adapter | None, strength: float, lora_stack) -> list[Entry]:
+    """The LoRAs of a stack and an adapter in the model's own layer names. Raises ValueError when there is none."""
+    table = NameTable(model, clip)
+    entries = load_rows(rows_of(lora_stack), table)
+    if adapter is not None:
+        name = adapter.metadata.get("modelspec.title") or "adapter"
+        resolved = table.resolve(adapter, name)
+        entries.append(Entry(name, resolved.adapter, strength, strength, resolved.unmatched))
+    if not entries:
+        raise ValueError("there is no LoRA to report on; connect an adapter or a lora_stack")
+    return entries
+
+
+def _trigger(questions: Questions, entries: Sequence[Entry], data: Dataset | None) -> str:
+    own = [entry.adapter.metadata.get("modelspec.trigger_phrase", "") for entry in entries]
+    found = [questions.trigger, *own, data.trigger if data is not None else ""]
+    trigger = next((text for text in found if text.strip()), "")
+    if not trigger:
+        raise ValueError("no trigger word is known: the LoRA's file names none; write it into trigger")
+    return trigger
+
+
+def _prompts(questions: Questions, trigger: str) -> list[tuple[str, str]]:
+    """(group, prompt), each once."""
+    prompts = questions.prompts or (trigger, f"a picture of {trigger}")
+    asked = [(leakage.CONCEPT, with_trigger(prompt, trigger)) for prompt in prompts]
+    words = questions.words or ("",)
+    asked += [(leakage.CLASS, without_trigger(prompt, trigger, word)) for prompt in prompts for word in words]
+    asked += [(leakage.NEUTRAL, prompt) for prompt in questions.neutral or NEUTRAL]
+    return list(dict.fromkeys(asked))
+
+
+def _drawn(
+    model, clip, vae, entries: Sequence[Entry], asked: Sequence[tuple[str, str]], questions: Questions,
+    sampling: Sampling,
+) -> list[Drawn]:  # fmt: skip
+    """First everything with the base model, then with the LoRAs, then the pictures: each model is loaded once."""
+    progress = Progress(3 * len(asked) * questions.seeds)
+    layers = exact_sum(entries)
+    changed = apply_layers(model, clip, layers)
+    texts = [clip, changed[1] if any(name.startswith(TEXT_PREFIX) for name in layers) else clip]
+    seeds = [(sampling.seed + number) % 2**64 for number in range(questions.seeds)]
+    made: list[list[Tensor]] = []
+    for patcher, text in zip((model, changed[0]), texts, strict=True):
+        conditions = {prompt: _encoded(text, prompt) for prompt in {questions.negative, *(p for _, p in asked)}}
+        negative, found = conditions[questions.negative], []
+        for _, prompt in asked:
+            for seed in seeds:
+                found.append(latents(patcher, conditions[prompt], negative, sampling, seed))
+                progress.update(len(made) * len(asked) * len(seeds) + len(found))
+        made.append(found)
+    results = []
+    for (group, prompt, seed), base, lora in zip(((g, p, s) for g, p in asked for s in seeds), *made, strict=True):
+        pictures = decoded(vae, base), decoded(vae, lora)
+        change = leakage.change(base, lora, *map(_pixels, pictures))
+        results.append(Drawn(group, prompt, seed, *pictures, change))
+        progress.update(2 * len(asked) * len(seeds) + len(results))
+    return results
+
+
+def _encoded(clip, prompt: str) -> list:
+    return clip.encode_from_tokens_scheduled(clip.tokenize(prompt))
+
+
+def _pixels(picture: Image.Image) -> Tensor:
+    return torch.from_numpy(np.asarray(picture, dtype=np.float32) / 255)
+
+
+def _rows(drawn: Sequence[Drawn]) -> list[Row]:
+    rows: dict[tuple[str, str], Row] = {}
+    for each in drawn:
+        row = rows.setdefault((each.group, each.prompt), Row(f"{each.group}: {each.prompt}", (), ()))
+        labels = (f"base, seed {each.seed}", f"LoRA, {each.change.latent:.3f}")
+        rows[each.group, each.prompt] = replace(
+            row, pictures=(*row.pictures, each.base, each.lora), labels=(*row.labels, *labels)
+        )
+    return list(rows.values())
+
+
+def _memorised(drawn: Sequence[Drawn], data: Dataset) -> tuple[str, list[Row], dict[str, object]]:
+    """Text, rows and figures of the samples with the trigger beside their nearest training pictures."""
+    samples = [each for each in drawn if each.group == leakage.CONCEPT]
+    training = list({(each.group, each.source): each for each in data.examples}.values())
+    found = memorisation.compared(
+        [_pixels(each.lora) for each in samples],
+        [each.pixels for each in training],
+        [_pixels(each.base) for each in samples],
+    )
+    names = [each.source.replace("\\", "/").rpartition("/")[2] for each in training]
+    near = found.near()
+    rows = [
+        Row(
+            f"sample {number + 1}: {each.prompt}",
+            (each.lora, as_picture(training[nearest.index].pixels[None])),
+            (f"seed {each.seed}", f"{nearest.distance:.3f} {'near ' if number in near else ''}{names[nearest.index]}"),
+        )
+        for number, (each, nearest) in enumerate(zip(samples, found.samples, strict=True))
+    ]
+    return found.report(names), rows, {"pictures": names, **found.figures()}

@@ -1,0 +1,65 @@
+"""LoRA Report: what a LoRA changes that it was not meant to, and what it copies."""
+
+from __future__ import annotations
+
+from comfy_api.latest import io
+
+from ..lora_core.training.prompts import lines
+from .bridge.images import as_image_batch
+from .bridge.progress import Progress
+from .bridge.report import Questions, entries_of, report
+from .bridge.sampling import SAMPLERS, SCHEDULERS, Sampling
+from .types import CATEGORY, AdapterType, LoraDatasetType, LoraStackType
+
+
+class LoraReport(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="LoraLoom_Report",
+            display_name="LoRA Report",
+            category=CATEGORY,
+            description="Measures a LoRA: how much it changes prompts without its trigger beside those with it (leakage), and, with the data set, whether its samples are nearer to training pictures than is usual (memorisation).",
+            search_aliases=["leakage", "overfitting", "memorisation", "memorization", "evaluate lora", "compare lora"],
+            is_output_node=True,
+            inputs=[
+                io.Model.Input("model", tooltip="The base model, without the LoRA."),
+                io.Clip.Input("clip", tooltip="Its text encoder, without the LoRA."),
+                io.Vae.Input("vae", tooltip="Its VAE."),
+                io.String.Input("trigger", default="", tooltip="The LoRA's trigger word. Empty: the one in its file, or the data set's."),
+                io.String.Input("prompts", default="", multiline=True, tooltip="Prompts of the concept, one per line; each is drawn with the trigger and without it. Empty: the trigger, and 'a picture of' it."),
+                io.String.Input("class_words", default="", tooltip="What takes the trigger's place where it is left out, separated by commas: dog for 'sks dog'. Empty: nothing does."),
+                io.String.Input("neutral", default="", multiline=True, tooltip="Prompts that have nothing to do with the concept, one per line. Empty: a landscape, a bowl of fruit, a street."),
+                io.String.Input("negative", default="", multiline=True, tooltip="Negative prompt of all pictures."),
+                io.Int.Input("seeds", default=2, min=1, max=1000, tooltip="How many seeds each prompt is drawn from; more make the figures surer."),
+                io.Int.Input("seed", default=0, min=0, max=2**64 - 1, control_after_generate=False, tooltip="The first of them."),
+                io.Int.Input("width", default=512, min=16, max=16384, step=8, tooltip="Width of the pictures in pixels."),
+                io.Int.Input("height", default=512, min=16, max=16384, step=8, tooltip="Height of the pictures in pixels."),
+                io.Int.Input("steps", default=20, min=1, max=10_000, tooltip="Sampling steps, as in KSampler."),
+                io.Float.Input("cfg", default=7.0, min=0.0, max=100.0, step=0.1, round=0.01, tooltip="Guidance, as in KSampler: 1 for FLUX and other models with guidance of their own."),
+                io.Combo.Input("sampler_name", options=list(SAMPLERS), default="euler", tooltip="As in KSampler."),
+                io.Combo.Input("scheduler", options=list(SCHEDULERS), default="normal", tooltip="As in KSampler."),
+                io.Float.Input("strength", default=1.0, min=-20.0, max=20.0, step=0.05, tooltip="Strength of the connected adapter; rows of the stack carry their own."),
+                AdapterType.Input("adapter", optional=True, tooltip="From Train LoRA or Merge LoRA."),
+                LoraStackType.Input("lora_stack", optional=True, tooltip="Files with strengths, from Load LoRA Stack or a stacker of another pack."),
+                LoraDatasetType.Input("dataset", optional=True, tooltip="What the LoRA was trained on, for the memorisation test."),
+            ],
+            outputs=[
+                io.String.Output("report", tooltip="Figures and what they say."),
+                io.Image.Output("sheet", tooltip="All pictures, base beside LoRA, and each sample beside its nearest training picture."),
+                io.String.Output("figures", tooltip="Everything measured, as JSON."),
+            ],
+        )  # fmt: skip
+
+    @classmethod
+    def execute(
+        cls, model, clip, vae, trigger, prompts, class_words, neutral, negative, seeds, seed, width, height, steps, cfg,
+        sampler_name, scheduler, strength, adapter=None, lora_stack=None, dataset=None,
+    ) -> io.NodeOutput:  # fmt: skip
+        words = tuple(word.strip() for word in class_words.split(",") if word.strip())
+        questions = Questions(trigger.strip(), lines(prompts), words, lines(neutral), negative, seeds)
+        sampling = Sampling(width, height, steps, cfg, sampler_name, scheduler, seed)
+        entries = entries_of(model, clip, adapter, strength, lora_stack)
+        found = report(model, clip, vae, entries, questions, sampling, dataset)
+        Progress(1).say(found.text)
+        return io.NodeOutput(found.text, as_image_batch(found.sheet), found.figures)

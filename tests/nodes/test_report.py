@@ -1,0 +1,140 @@
+"""LoRA Report on the demo base: figures of LoRAs whose leakage is known, and pictures that were learned by heart."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from demo import shapes
+from harness.calls import encode, run_node
+from lora_loom.lora_core.adapter import Adapter
+from lora_loom.lora_core.analysis.leakage import CLASS, CONCEPT, NEUTRAL
+from lora_loom.lora_core.merging.exact_sum import exact_sum
+from lora_loom.nodes.bridge.patching import apply_layers
+from lora_loom.nodes.bridge.report import entries_of
+from lora_loom.nodes.dataset import LoraDataset
+from lora_loom.nodes.report import LoraReport
+from lora_loom.nodes.train_lora import TrainLora
+
+import nodes
+
+QUESTIONS = {
+    "trigger": "heart", "prompts": "a red heart on a white background", "class_words": "circle",
+    "neutral": "a blue square on a yellow background", "negative": "", "seeds": 2, "seed": 3, "width": 64, "height": 64,
+    "steps": 6, "cfg": 2.0, "sampler_name": "euler", "scheduler": "simple", "strength": 1.0,
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module", autouse=True)
+def output(comfy_base: Path) -> Iterator[Path]:
+    folder = comfy_base / "output" / "lora_loom"
+    yield folder
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    folder = tmp_path_factory.mktemp("report") / "heart"
+    shapes.write_dataset(folder, "heart", 8, 64, 0)
+    return run_node(LoraDataset, folder=str(folder), trigger="heart", resolution=64, repeats=1, bucket_step=16)[0]
+
+
+def report(trio: Any, adapter: Adapter | None = None, **changes: Any) -> tuple[str, torch.Tensor, dict[str, Any]]:
+    inputs = {**QUESTIONS, "adapter": adapter, **changes}
+    text, page, figures = run_node(LoraReport, model=trio.model, clip=trio.clip, vae=trio.vae, **inputs)
+    return text, page, json.loads(figures)
+
+
+def trained(trio: Any, data: Any, preservation: float) -> Adapter:
+    return run_node(
+        TrainLora, model=trio.model, clip=trio.clip, vae=trio.vae, dataset=data, steps=50, rank=8, alpha=8.0,
+        learning_rate=5e-3, targets="attention", seed=1, batch_size=2, accumulation=1, run_name="report",
+        preserve="circle, square, ring", preservation=preservation, gradient_checkpointing=False,
+    )[2]  # fmt: skip
+
+
+def test_a_lora_that_does_nothing(models, random_adapter) -> None:
+    trio = models("wan_demo")
+    nothing = random_adapter(trio.model).map(lambda layer: replace(layer, lora_B=torch.zeros_like(layer.lora_B)))
+    text, page, figures = report(trio, nothing)
+    assert {name: row["latent"] for name, row in figures["leakage"].items()} == {CONCEPT: 0, CLASS: 0, NEUTRAL: 0}
+    assert {row["latent_ratio"] for row in figures["leakage"].values()} == {0}
+    assert "Neutral prompts are not changed at all." in text and page.shape[0] == 1 and page.shape[3] == 3
+
+
+def test_a_lora_that_changes_everything_alike(models, random_adapter) -> None:
+    trio = models("wan_demo")
+    _, _, figures = report(trio, random_adapter(trio.model, size=0.3))
+    for group in (CLASS, NEUTRAL):
+        row = figures["leakage"][group]
+        assert 0.6 < row["latent_ratio"] < 1.6 and row["latent"] > 0.1, group
+
+
+def test_preservation_leaks_less(models, data) -> None:
+    trio = models("wan_demo")
+    free, held = (report(trio, trained(trio, data, weight))[2]["leakage"] for weight in (0.0, 1.0))
+    assert held[CONCEPT]["latent"] > 0.2, "it has learned something"
+    for group in (CLASS, NEUTRAL):
+        assert held[group]["latent_ratio"] < 0.8 * free[group]["latent_ratio"], group
+
+
+def test_strength_and_seed_are_used(models, random_adapter) -> None:
+    trio = models("wan_demo")
+    adapter = random_adapter(trio.model, size=0.1)
+    figures = [report(trio, adapter, **change)[2]["leakage"] for change in ({}, {"strength": 0.5}, {"seed": 4})]
+    assert figures[1][CONCEPT]["latent"] < 0.8 * figures[0][CONCEPT]["latent"]
+    assert figures[2][CONCEPT]["latent"] != figures[0][CONCEPT]["latent"]
+
+
+def test_memorisation_names_the_planted_picture(models, random_adapter, data) -> None:
+    """The LoRA's own picture, put into the data set, is found again; the data set alone is no reason for alarm."""
+    trio = models("wan_demo")
+    adapter = random_adapter(trio.model, size=0.3)
+    _, _, figures = report(trio, adapter, dataset=data)
+    found = figures["memorisation"]
+    assert len(found["training"]) == len(found["pictures"]) == 8 and len(found["samples"]) == len(found["base"]) == 2
+    planted = replace(data.examples[0], source="planted.png", pixels=sample_of(trio, adapter))
+    text, _, figures = report(trio, adapter, dataset=replace(data, examples=(*data.examples, planted)))
+    (near,) = [figures["memorisation"]["samples"][n] for n in figures["memorisation"]["near"]]
+    assert figures["memorisation"]["pictures"][near["index"]] == "planted.png" and near["distance"] < 0.01
+    assert "near" in text and "planted.png" in text
+
+
+def sample_of(trio: Any, adapter: Adapter) -> torch.Tensor:
+    """The first sample with the trigger, by KSampler."""
+    model, _ = apply_layers(trio.model, trio.clip, exact_sum(entries_of(trio.model, trio.clip, adapter, 1.0, None)))
+    with torch.inference_mode():
+        (latent,) = nodes.EmptyLatentImage().generate(64, 64)
+        (samples,) = nodes.common_ksampler(
+            model, 3, 6, 2.0, "euler", "simple", encode(trio.clip, QUESTIONS["prompts"]), encode(trio.clip, ""), latent
+        )
+        return nodes.VAEDecode().decode(trio.vae, samples)[0][0].half()
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"trigger": ""}, "no trigger word is known"),
+        ({"adapter": None}, "connect an adapter or a lora_stack"),
+        ({"width": 68}, "not a multiple"),
+    ],
+)
+def test_refusals(models, random_adapter, changes: dict, words: str) -> None:
+    trio = models("wan_demo")
+    with pytest.raises(ValueError, match=words):
+        report(trio, **{"adapter": random_adapter(trio.model), **changes})
+
+
+def test_defaults_of_an_empty_form(models, random_adapter) -> None:
+    """Prompts are made of the trigger in the LoRA's file."""
+    trio = models("wan_demo")
+    adapter = replace(random_adapter(trio.model), metadata={"modelspec.trigger_phrase": "sks"})
+    empty = {"trigger": "", "prompts": "", "class_words": "", "neutral": "", "seeds": 1, "steps": 1}
+    _, _, figures = report(trio, adapter, **empty)
+    assert {name: row["pictures"] for name, row in figures["leakage"].items()} == {CONCEPT: 2, CLASS: 2, NEUTRAL: 3}
