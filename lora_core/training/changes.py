@@ -28,7 +28,7 @@ def _flat(settings: Mapping[str, Any]) -> dict[str, Any]:
             prefix = "text_" if name == "text" else ""
             flat |= {name if inner == "name" else prefix + inner: v for inner, v in _flat(value).items()}
         elif value is not None:
-            flat[name] = value
+            flat[name] = list(value) if isinstance(value, tuple) else value  # as JSON has it
     return flat
 
 

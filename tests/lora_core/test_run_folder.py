@@ -233,7 +233,8 @@ OLD = {
         ("dataset", {"pictures": 14, "hash": "c"}, ["the data set (12 pictures, 512 px, now 14 pictures, 512 px)"]),
         ("dataset", {"hash": "c"}, ["the data set"]),
         ("model", {"hash": "c"}, ["the base model or its layers"]),
-        ("lora", {}, []),
+        ("lora", {"include": ()}, []),
+        ("lora", {"include": ("a", "b")}, ["include none, now a b"]),
     ],
 )
 def test_what_differs_is_said_in_words(part, change, words):
