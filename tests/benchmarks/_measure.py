@@ -13,7 +13,7 @@ import os
 import statistics
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -135,8 +135,21 @@ def table(title: str, header: Sequence[str], rows: Sequence[Sequence[object]]) -
     widths = [max(len(line[column]) for line in lines) for column in range(len(header))]
     print(f"\n{title}")
     for line in lines:
-        padded = (cell.ljust(width) for cell, width in zip(line, widths, strict=True))
-        print("  " + "  ".join(padded).rstrip(), flush=True)
+        _print(line, widths)
+
+
+def growing_table(title: str, header: Sequence[str], rows: Iterable[Sequence[object]], widths: Sequence[int]) -> None:
+    """A table whose rows are printed as they are made, in columns that are at least so wide."""
+    print(f"\n{title}")
+    widths = [max(len(cell), width) for cell, width in zip(header, widths, strict=True)]
+    _print(header, widths)
+    for row in rows:
+        _print([str(cell) for cell in row], widths)
+
+
+def _print(cells: Sequence[str], widths: Sequence[int]) -> None:
+    padded = (cell.ljust(width) for cell, width in zip(cells, widths, strict=True))
+    print("  " + "  ".join(padded).rstrip(), flush=True)
 
 
 def _finish() -> None:

@@ -20,7 +20,7 @@ import _comfy  # noqa: F401  first: makes comfy importable
 import tiny
 import torch
 from _cost import saved_bytes
-from _measure import Variant, alternate, arguments, begin, mebibytes, peak, table
+from _measure import Variant, alternate, arguments, begin, growing_table, mebibytes, peak
 from _native import native
 from _training import Case, frozen, ours
 from lora_loom.nodes.bridge.encoding import encode_captions
@@ -62,10 +62,10 @@ def variants_of(case: Case) -> Iterator[tuple[str, Any]]:
     yield BYPASS, partial(native, case, plain, torch.float32, bypass=True)
 
 
-def compare(name: str, folder: Path, batch: int, rounds: int) -> tuple[list[str], list[str]]:
-    """A row of the table, and why a variant is missing from it."""
+def compare(name: str, folder: Path, batch: int, rounds: int, faults: list[str]) -> list[str]:
+    """A row of the table; why a variant is missing from it is added to `faults`."""
     variants: dict[str, Variant] = {}
-    saved, most, faults = dict.fromkeys(NAMES, "-"), dict.fromkeys(NAMES, "-"), []
+    saved, most = dict.fromkeys(NAMES, "-"), dict.fromkeys(NAMES, "-")
     for variant, make in variants_of(case_of(name, folder, batch)):
         try:
             session = make()
@@ -79,7 +79,7 @@ def compare(name: str, folder: Path, batch: int, rounds: int) -> tuple[list[str]
             faults.append(f"{name}, {variant}: {type(error).__name__}: {str(error).splitlines()[0][:200]}")
     times = alternate(variants, rounds)
     ratios = [str(times.ratio(a, b)) if a in variants and b in variants else "-" for a, b in RATIOS]
-    return [name, *ratios, " / ".join(saved.values()), " / ".join(most.values())], faults
+    return [name, *ratios, " / ".join(saved.values()), " / ".join(most.values())]
 
 
 def main() -> None:
@@ -93,9 +93,10 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         for batch in options.batch:
             torch.manual_seed(0)
-            rows, faults = zip(*(compare(name, Path(folder), batch, options.rounds) for name in names), strict=True)
-            table(f"batch {batch}", header, rows)
-            print("\n".join(fault for found in faults for fault in found), flush=True)
+            faults: list[str] = []
+            rows = (compare(name, Path(folder), batch, options.rounds, faults) for name in names)
+            growing_table(f"batch {batch}", header, rows, [max(map(len, names)), *[16] * len(RATIOS), 34, 0])
+            print("\n".join(faults), flush=True)
 
 
 if __name__ == "__main__":

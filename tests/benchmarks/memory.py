@@ -11,13 +11,14 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 
 import _comfy  # first: makes comfy importable
 import tiny
 import torch
 from _cost import saved_bytes
-from _measure import Step, Variant, alternate, arguments, begin, mebibytes, peak, table
+from _measure import Step, Variant, alternate, arguments, begin, growing_table, mebibytes, peak
 from harness.calls import encode
 from lora_loom.lora_core.training.config import LoraConfig, TrainConfig
 from lora_loom.lora_core.training.inject import Factors, attached
@@ -53,9 +54,20 @@ FLUX_2_KLEIN_4B = replace(
         "depth_single_blocks": 20,
     },
 )  # fmt: skip
+SD_3_5_MEDIUM = replace(
+    tiny.FAMILIES["sd35_medium"],
+    unet={
+        **tiny.FAMILIES["sd35_medium"].unet, "depth": 24, "adm_in_channels": 2048, "num_patches": 384**2,
+        "pos_embed_max_size": 384, "x_block_self_attn_layers": list(range(13)),
+        "context_embedder_config": {
+            "target": "torch.nn.Linear", "params": {"in_features": 4096, "out_features": 1536},
+        },
+    },
+)  # fmt: skip
 REAL = {
     "SD 1.5": (_comfy.SD_REAL, 77, 768, 0, 8),
     "SDXL": (SDXL, 77, 2048, 1280, 8),
+    "SD 3.5 medium": (SD_3_5_MEDIUM, 154, 4096, 2048, 8),
     "FLUX.1": (_comfy.FLUX_REAL, 512, 4096, 768, 8),
     "FLUX.2 klein 4B": (FLUX_2_KLEIN_4B, 512, 7680, 0, 16),
 }
@@ -104,7 +116,7 @@ def measured(name: str, trio: tiny.Loaded, rounds: int) -> list[tuple[object, ..
     ]
 
 
-def predicted(name: str, side: int, batch: int, storage: torch.dtype) -> list[tuple[object, ...]]:
+def predicted(name: str, side: int, batch: int, storage: torch.dtype) -> tuple[object, ...]:
     """With bf16 activations; `storage` is the type of the weights."""
     row, tokens, width, pooled, cell = REAL[name]
     model = _comfy.build(row, storage, weights=False, cast=None if storage == torch.bfloat16 else torch.bfloat16)
@@ -121,30 +133,34 @@ def predicted(name: str, side: int, batch: int, storage: torch.dtype) -> list[tu
             weights = stored_bytes(patcher.model) - sum(map(stored_bytes, streamed))
             factors = optimiser_bytes(trace.trained)
             cells.append((weights + factors + trace.peak, trace))
-    return [
-        (name, side, batch, str(storage)[6:], in_gb(stored_bytes(model.model)), in_gb(optimiser_bytes(trace.trained)),
-         *(in_gb(total) for total, _ in cells), f"{cells[1][1].work.flops / 1e12:.1f}")
-    ]  # fmt: skip
+    return (
+        name, side, batch, str(storage)[6:], in_gb(stored_bytes(model.model)), in_gb(optimiser_bytes(trace.trained)),
+        *(in_gb(total) for total, _ in cells), f"{cells[1][1].work.flops / 1e12:.1f}",
+    )  # fmt: skip
 
 
 def main() -> None:
-    options = begin(arguments(__doc__))
+    parser = arguments(__doc__)
+    parser.set_defaults(rounds=3)
+    options = begin(parser)
     families = ["sd15"] if options.quick else list(tiny.FAMILIES)
-    rows = []
+    header = ("", "", "peak MiB", "of plain", "saved MiB", "time / plain")
+    widths = (max(map(len, families)), max(map(len, WAYS)), 0, 0, 0, 0)
+    growing_table("measured, batch 2", header, _all_measured(families, options.rounds), widths)
+    models = ["SD 1.5"] if options.quick else list(REAL)
+    cases = product(models, (512, 1024), (1, 4), (torch.bfloat16, torch.float8_e4m3fn))
+    header = ("", "px", "batch", "weights in", "GB", "LoRA GB", *(list(WAYS)[i] for i in (0, 1, 3)), "TFLOP a pass")
+    widths = (max(map(len, models)), 4, 0, 13, 4, 0, 0, 0, 0, 0)
+    title = "predicted GB in all, rank 16 on attention, bf16 activations"
+    growing_table(title, header, (predicted(*case) for case in cases), widths)
+
+
+def _all_measured(families: list[str], rounds: int) -> Iterator[tuple[object, ...]]:
     with tempfile.TemporaryDirectory() as folder:
         for name in families:
             with torch.inference_mode():
                 trio = tiny.load(name, Path(folder))
-            rows += measured(name, trio, options.rounds)
-    table("measured, batch 2", ("", "", "peak MiB", "of plain", "saved MiB", "time / plain"), rows)
-    rows = []
-    for name in ["SD 1.5"] if options.quick else REAL:
-        for side in (512, 1024):
-            for batch in (1, 4):
-                for storage in (torch.bfloat16, torch.float8_e4m3fn):
-                    rows += predicted(name, side, batch, storage)
-    header = ("", "px", "batch", "weights in", "GB", "LoRA GB", *(list(WAYS)[i] for i in (0, 1, 3)), "TFLOP a pass")
-    table("predicted GB in all, rank 16 on attention, bf16 activations", header, rows)
+            yield from measured(name, trio, rounds)
 
 
 if __name__ == "__main__":
