@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
@@ -26,11 +26,13 @@ from ...lora_core.training.trainer import add_gradient
 from .denoiser import ComfyDenoiser
 from .offload import Stream, own_slots, shared_out, slots
 from .session import blocks, prepared
+from .text import TextDenoiser, text_layers
 
 
 @dataclass(frozen=True)
 class Job:
-    """A run as far as memory and time depend on it: the largest latent (channels, ...) and the longest conditioning."""
+    """A run as far as memory and time depend on it: the largest latent (channels, ...) and the longest conditioning,
+    which holds tokens when text encoders are trained, at `text_rank`."""
 
     lora: LoraConfig
     config: TrainConfig
@@ -38,6 +40,7 @@ class Job:
     conditioning: list
     prefix: str
     resolution: int
+    text_rank: int = 0
 
 
 @dataclass(frozen=True)
@@ -59,9 +62,10 @@ _MOST_TRACES = 64
 
 @dataclass(frozen=True)
 class Planner:
-    """Plans for one ModelPatcher that is not loaded yet."""
+    """Plans for one ModelPatcher that is not loaded yet, and for the CLIP that is trained along with it, if any."""
 
     patcher: Any
+    clip: Any = None
 
     @property
     def device(self) -> torch.device:
@@ -100,16 +104,18 @@ class Planner:
 
     def trace(self, job: Job, measures: Measures) -> Trace:
         model = self.patcher.model
-        weights = tuple((own[name].shape, own[name].dtype) for own, name in slots(model))
-        network = (type(model), model.get_dtype_inference(), hash(weights), str(self.device))
+        models = [model] if self.clip is None else [model, self.clip.patcher.model]
+        weights = tuple((own[name].shape, own[name].dtype) for each in models for own, name in slots(each))
+        layer = None if self.clip is None else self.clip.layer_idx
+        network = (type(model), model.get_dtype_inference(), hash(weights), str(self.device), layer)
         conditioning = tuple(_looks(value) for value in tree_leaves(job.conditioning))
-        choices = (job.lora, job.config.batch_size, job.config.preservation > 0, job.latent, job.prefix, measures)
-        key = (network, conditioning, choices)
+        choices = (job.lora, job.config.batch_size, job.config.preservation > 0, job.latent, job.prefix, job.text_rank)
+        key = (network, conditioning, choices, measures)
         if key not in _traces:
             if len(_traces) >= _MOST_TRACES:
                 _traces.clear()
             try:
-                _traces[key] = traced(self.patcher, job, measures)
+                _traces[key] = traced(self.patcher, job, measures, self.clip)
             except (AttributeError, TypeError, RuntimeError) as error:
                 raise UnforeseeableError(f"{type(error).__name__}: {error}") from error
         return _traces[key]
@@ -118,7 +124,11 @@ class Planner:
         """Bytes of the weights that lie on the device."""
         model = self.patcher.model
         streamed = shared_out(blocks(model.diffusion_model), measures.offload)
-        return stored_bytes(model) - sum(map(stored_bytes, streamed))
+        return stored_bytes(model) + self._text() - sum(map(stored_bytes, streamed))
+
+    def _text(self) -> int:
+        """Bytes of the text encoders' weights."""
+        return 0 if self.clip is None else stored_bytes(self.clip.patcher.model)
 
     def seconds(self, job: Job, measures: Measures) -> float:
         """Of one optimiser step."""
@@ -146,12 +156,14 @@ class Planner:
             yield f"rank {lora.rank // 2}", total(replace(job, lora=replace(lora, rank=lora.rank // 2)))
         if config.preservation:
             yield "preservation 0", total(replace(job, config=replace(config, preservation=0.0)))
+        if self._text() and not _shares_ram(self.device):
+            yield "text_rank 0", total() - self._text()  # and less: its activations are not taken off
         if not measures.checkpointing:
             yield "gradient_checkpointing on", total(taken=replace(measures, checkpointing=True))
         if measures.offload < 1 and not _shares_ram(self.device):
             yield "offload 1.0", total(taken=Measures(True, 1.0))
         if not _shares_ram(self.device) and self.patcher.model_dtype().itemsize > 1:
-            saved = self.resident(measures) * (1 - 1 / self.patcher.model_dtype().itemsize)
+            saved = (self.resident(measures) - self._text()) * (1 - 1 / self.patcher.model_dtype().itemsize)
             yield "the base model in fp8", total() - saved
 
 
@@ -159,29 +171,38 @@ def _looks(value: object) -> object:
     return (value.shape, value.dtype) if isinstance(value, Tensor) else repr(value)
 
 
-def traced(patcher, job: Job, measures: Measures) -> Trace:
-    """Run the training loss forward and backward on fake tensors of the device.
+def traced(patcher, job: Job, measures: Measures, clip=None) -> Trace:
+    """Run the training loss forward and backward on fake tensors of the device, text encoders of a `clip` included.
 
     Exact but for what operators allocate inside, beyond their results.
     """
     device, config = patcher.load_device, job.config
     streamed = shared_out(blocks(patcher.model.diffusion_model), measures.offload)
-    with FakeTensorMode(allow_non_fake_inputs=True), _without_memory(patcher.model, streamed, device):
+    with ExitStack() as undo:
+        undo.enter_context(FakeTensorMode(allow_non_fake_inputs=True))
+        undo.enter_context(_without_memory(patcher.model, streamed, device))
         denoiser, meter = ComfyDenoiser(patcher), Meter(device)
-        conditions = [_condition(denoiser, job)] * config.batch_size
         layers = select(patcher.model.diffusion_model, job.lora, job.prefix)
-        factors = Factors(layers, job.lora.rank, job.lora.alpha, torch.Generator(), device=device)
+        if clip is not None:
+            undo.enter_context(_without_memory(clip.patcher.model, (), device))
+            denoiser = TextDenoiser(patcher, clip)
+            layers |= text_layers(clip.patcher.model, job.lora)
+        conditions = [_condition(denoiser, job) for _ in range(config.batch_size)]
+        factors = Factors(layers, job.lora.rank, job.lora.alpha, torch.Generator(), job.text_rank, device)
         x0 = torch.zeros((config.batch_size, *job.latent), device=device)
         sigma = denoiser.sigma(torch.full((config.batch_size,), 0.5)).to(device)
         preserved = conditions if config.preservation else []
         stream = Stream(device, ahead=not _shares_ram(device))
-        with prepared(patcher, measures, stream), attached(factors.branches), meter:
+        with prepared(patcher, measures, stream, clip and clip.patcher), attached(factors.branches), meter:
             add_gradient(config, factors, denoiser, x0, torch.zeros_like(x0), sigma, conditions, preserved)
         return Trace(meter.peak, meter.work, factors.flat.numel())
 
 
-def _condition(denoiser: ComfyDenoiser, job: Job) -> dict[str, Any]:
+def _condition(denoiser: ComfyDenoiser, job: Job) -> Any:
     """Of the job's conditioning: fake, or, for the families that count the tokens of the text, real and in RAM."""
+    if isinstance(denoiser, TextDenoiser):
+        caption = denoiser.condition(job.conditioning, torch.zeros(job.latent))
+        return replace(caption, tokens=dict(caption.tokens))  # one that comes again would be encoded once
     try:
         return denoiser.condition(job.conditioning, torch.zeros(job.latent))
     except DataDependentOutputException:

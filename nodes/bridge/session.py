@@ -23,6 +23,7 @@ from .offload import Stream, loaded_around, shared_out, stream_to
 _FUSED_ROPE = ("apply_rope", "apply_rope1", "apply_rope_split_half", "apply_rope_split_half1",
                "rms_rope", "rms_rope1", "rms_rope_split_half", "rms_rope_split_half1")  # fmt: skip
 _NORMS = ("layer_norm", "rms_norm")
+_TEXT = torch.float32  # ComfyUI keeps the activations of text encoders in it
 
 
 @contextmanager
@@ -49,8 +50,16 @@ def training_session(model, checkpointing: bool, text=None, offload: float = 0.0
 
     `text`, the ModelPatcher of a CLIP, is loaded beside it and treated in the same way.
     """
-    with trainable(model) as patcher, loaded(patcher, Measures(checkpointing, offload), text=text):
-        yield patcher
+    with trainable(model) as patcher, aside(text) as encoders:
+        with loaded(patcher, Measures(checkpointing, offload), text=encoders):
+            yield patcher
+
+
+@contextmanager
+def aside(text) -> Iterator:
+    """Yield a ModelPatcher to train for that of a CLIP, not loaded yet; None stays None."""
+    with static_clone(text) if text is not None else nullcontext() as encoders:
+        yield encoders
 
 
 @contextmanager
@@ -71,13 +80,12 @@ def loaded(patcher, measures: Measures, needed: float = 0, text=None) -> Iterato
     """The model on its device, with `needed` bytes free beside its weights, and its measures taken.
 
     Weights that were created under inference mode are seen through ordinary tensors on the same storage, not as a copy.
-    `text`, the ModelPatcher of a CLIP, is loaded beside the model, on its device; its blocks are recomputed like the
-    model's and never offloaded. Raises ValueError for a layer without a backward.
+    `text`, from `aside`, is loaded beside the model, on its device; its blocks are recomputed like the model's and
+    never offloaded. Raises ValueError for a layer without a backward.
     """
-    network = patcher.model.diffusion_model
+    network, encoders = patcher.model.diffusion_model, [text] if text is not None else []
     streamed = shared_out(blocks(network), measures.offload)
     with ExitStack() as undo:
-        encoders = [undo.enter_context(static_clone(text))] if text is not None else []
         for each in encoders:
             each.load_device = patcher.load_device
         if streamed:
@@ -90,24 +98,27 @@ def loaded(patcher, measures: Measures, needed: float = 0, text=None) -> Iterato
         for each in (patcher, *encoders):
             undo.enter_context(ordinary_tensors(each.model))
         check_backward(network, patcher.model.get_dtype_inference())
-        undo.enter_context(prepared(patcher, measures, stream_to(patcher.load_device)))
         for each in encoders:
-            undo.enter_context(recast_in_backward(each.model, torch.float32))  # ComfyUI keeps its activations in fp32
-            check_backward(each.model, torch.float32)
-            undo.enter_context(_recomputed(blocks(each.model) if measures.checkpointing else ()))
-        yield
+            check_backward(each.model, _TEXT)
+        with prepared(patcher, measures, stream_to(patcher.load_device), text):
+            yield
 
 
 @contextmanager
-def prepared(patcher, measures: Measures, stream: Stream) -> Iterator[None]:
-    """The network as it is trained, wherever its weights lie; `stream` brings those of offloaded blocks.
+def prepared(patcher, measures: Measures, stream: Stream, text=None) -> Iterator[None]:
+    """The networks as they are trained, wherever their weights lie; `stream` brings those of offloaded blocks.
 
     Weights that are not of the compute type are cast whenever they are needed.
     """
     network = patcher.model.diffusion_model
     streamed = shared_out(blocks(network), measures.offload)
     again = blocks(network) if measures.checkpointing else streamed
-    with recast_in_backward(network, patcher.model.get_dtype_inference()), _recomputed(again, streamed, stream):
+    with ExitStack() as undo:
+        undo.enter_context(recast_in_backward(network, patcher.model.get_dtype_inference()))
+        undo.enter_context(_recomputed(again, streamed, stream))
+        if text is not None:
+            undo.enter_context(recast_in_backward(text.model, _TEXT))
+            undo.enter_context(_recomputed(blocks(text.model) if measures.checkpointing else ()))
         yield
 
 

@@ -53,6 +53,11 @@ def text_layers(encoders: nn.Module, lora: LoraConfig) -> dict[str, nn.Module]:
     return select(encoders, replace(lora, preset=preset, include=()), TEXT_PREFIX)
 
 
+def windows(tokens: Tokens) -> int:
+    """Into how many windows of tokens a caption was cut, for all encoders together."""
+    return sum(map(len, tokens.values()))
+
+
 def tokenized(clip, captions: Iterable[str]) -> dict[str, list]:
     """CONDITIONING of every distinct caption that holds tokens where encoded text will be."""
     return {caption: [[clip.tokenize(caption), {}]] for caption in sorted(set(captions))}
@@ -123,7 +128,7 @@ def _encode(encoder: SDClipModel, captions: list[list[Section]]) -> list[Encoded
     sections = [section for caption in captions for section in caption]
     weights = torch.tensor([[item[1] for item in section] for section in sections])[..., None]
     tokens = [[item[0] for item in section] for section in sections]
-    if weighted := bool((weights != 1).any()):
+    if weighted := any(item[1] != 1 for section in sections for item in section):
         tokens.append(gen_empty_tokens(encoder.special_tokens, len(tokens[0])))
     text, pooled = encoder.encode(tokens)[:2]
     if weighted:

@@ -47,8 +47,8 @@ from .prior import check_prior, encode_priors
 from .progress import Progress
 from .runs import begun, tell
 from .samples import captions_to_encode, make_samples
-from .session import loaded, trainable
-from .text import TextDenoiser, check_text, text_layers, tokenized
+from .session import aside, loaded, trainable
+from .text import TextDenoiser, check_text, text_layers, tokenized, windows
 
 log = logging.getLogger("lora_loom")
 PREFIX = "diffusion_model."
@@ -101,8 +101,8 @@ def train_lora(sources: Sources, recipe: Recipe, run: Run) -> Trained:
     encoded, latents, priors = _encode(sources, recipe, progress)
     facts = run_facts(sources, recipe, run, progress)
     shown = _shown(sources, recipe, run, progress)
-    job = None if text else _job(sources.dataset, recipe, encoded, latents, priors)
-    with _session(sources.model, text and text.patcher, job, run, progress) as patcher:
+    job = _job(sources.dataset, recipe, encoded, latents, priors)
+    with _session(sources.model, text, job, run, progress) as patcher:
         layers = select(patcher.model.diffusion_model, recipe.lora, PREFIX)
         if text:
             layers |= text_layers(text.patcher.model, recipe.lora)
@@ -158,32 +158,32 @@ def _settings(recipe: Recipe, sources: Sources, layers) -> dict[str, Any]:
 
 
 @contextmanager
-def _session(model, text, job: Job | None, run: Run, progress: Progress) -> Iterator:
+def _session(model, text, job: Job, run: Run, progress: Progress) -> Iterator:
     """Yield the loaded ModelPatcher to train, with the measures that fit what is free; what it needs is shown before.
 
-    Without a job, as when text encoders are trained, the measures are taken as they are set. Raises ValueError when the
-    run would not fit.
+    `text` is a CLIP that is trained along. Raises ValueError when the run would not fit.
     """
-    with trainable(model) as patcher:
+    with trainable(model) as patcher, aside(text and text.patcher) as encoders:
         measures, needed = run.measures, 0.0
         try:
-            if job is not None:
-                settled, line = Planner(patcher).settle(job, run.measures, run.automatic)
-                measures, needed = settled.measures, settled.need.total - settled.need.weights
-                progress.keep(line)
-                log.info("%s: %s", run.name, line)
+            settled, line = Planner(patcher, text).settle(job, run.measures, run.automatic)
+            measures, needed = settled.measures, settled.need.total - settled.need.weights
+            progress.keep(line)
+            log.info("%s: %s", run.name, line)
         except UnforeseeableError as reason:
             log.warning("what %s needs is not known before its first step: %s", run.name, reason)
-        with loaded(patcher, measures, needed, text):
+        with loaded(patcher, measures, needed, encoders):
             yield patcher
 
 
 def _job(dataset: Dataset, recipe: Recipe, encoded, latents, priors) -> Job:
     """The largest picture with the longest caption."""
     largest = max(range(len(latents)), key=lambda i: latents[i].numel())
-    caption = max(encoded, key=lambda caption: encoded[caption][0][0].numel())
+    length = windows if recipe.text else torch.Tensor.numel
+    caption = max(encoded, key=lambda caption: length(encoded[caption][0][0]))
     conditioning = conditioning_set_values(encoded[caption], priors[largest])
-    return Job(recipe.lora, recipe.train, tuple(latents[largest].shape), conditioning, PREFIX, dataset.resolution)
+    shape, text_rank = tuple(latents[largest].shape), recipe.text.rank if recipe.text else 0
+    return Job(recipe.lora, recipe.train, shape, conditioning, PREFIX, dataset.resolution, text_rank)
 
 
 def _encode(sources: Sources, recipe: Recipe, progress: Progress):
