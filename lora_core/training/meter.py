@@ -47,7 +47,7 @@ class Meter(TorchDispatchMode):
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
         out = func(*args, **kwargs)
-        if not func.is_view:
+        if not func.is_view and func is not torch.ops.prim.device.default:  # fake tensors dispatch their .device
             taken, made = ([t for t in tree_leaves(tree) if isinstance(t, Tensor)] for tree in ((args, kwargs), out))
             self._count(func, args, kwargs, out, [*taken, *made])
             old = {tensor.untyped_storage()._cdata for tensor in taken}

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gc
+from copy import deepcopy
+from dataclasses import replace
 from typing import Any
 
 import psutil
@@ -20,7 +22,8 @@ from lora_loom.nodes.bridge import memory
 from lora_loom.nodes.bridge.denoiser import ComfyDenoiser
 from lora_loom.nodes.bridge.memory import Job, Planner, Trace, _condition, _without_memory, stored_bytes, traced
 from lora_loom.nodes.bridge.offload import Stream
-from lora_loom.nodes.bridge.session import blocks, loaded, prepared, trainable
+from lora_loom.nodes.bridge.session import aside, blocks, loaded, prepared, trainable
+from lora_loom.nodes.bridge.text import TextDenoiser, text_layers, tokenized
 from lora_loom.nodes.bridge.training import PREFIX
 from lora_loom.nodes.dataset import LoraDataset
 from lora_loom.nodes.train_lora import TrainLora
@@ -42,14 +45,22 @@ def job_of(trio: Any, batch: int = 2, **choices: Any) -> Job:
     return Job(lora, TrainConfig(batch_size=batch, **choices), latent, conditioning, PREFIX, 64)
 
 
-def measured(patcher: Any, job: Job, measures: Measures, meter_of: Any = Meter) -> Trace:
+def text_job_of(trio: Any, text: str, batch: int = 2, **choices: Any) -> Job:
+    """The same with the text encoder trained along."""
+    (conditioning,) = tokenized(trio.clip, [text]).values()
+    return replace(job_of(trio, batch, **choices), conditioning=conditioning, text_rank=8)
+
+
+def measured(patcher: Any, job: Job, measures: Measures, meter_of: Any = Meter, clip: Any = None) -> Trace:
     """A real step under the same meter, or another one."""
-    with loaded(patcher, measures):
-        denoiser = ComfyDenoiser(patcher)
+    with aside(clip and clip.patcher) as encoders, loaded(patcher, measures, text=encoders):
+        denoiser = TextDenoiser(patcher, clip) if clip else ComfyDenoiser(patcher)
         layers = select(patcher.model.diffusion_model, job.lora, PREFIX)
-        factors = Factors(layers, job.lora.rank, job.lora.alpha, torch.Generator().manual_seed(0))
+        layers |= text_layers(clip.patcher.model, job.lora) if clip else {}
+        generator = torch.Generator().manual_seed(0)
+        factors = Factors(layers, job.lora.rank, job.lora.alpha, generator, job.text_rank)
         x0 = torch.zeros(job.config.batch_size, *job.latent)
-        conditions = [denoiser.condition(job.conditioning, latent) for latent in x0]
+        conditions = [denoiser.condition(deepcopy(job.conditioning), latent) for latent in x0]
         sigma = denoiser.sigma(torch.full((len(x0),), 0.5))
         kept = conditions if job.config.preservation else []
         gc.collect()
@@ -66,6 +77,21 @@ def test_prediction_against_a_real_step(models, family: str, measures: Measures)
         found, real = traced(patcher, job, measures), measured(patcher, job, measures)
     assert found.peak == pytest.approx(real.peak, rel=0.02)
     assert (found.work.flops, found.trained) == (real.work.flops, real.trained)
+    assert (found.work.launches, found.work.moved) == pytest.approx((real.work.launches, real.work.moved), rel=0.05)
+
+
+@pytest.mark.parametrize("text", [TEXT, "a (blue:1.4) square, " + "many words " * 60], ids=["plain", "windows"])
+@pytest.mark.parametrize("measures", [Measures(False), Measures(), Measures(True, 1.0)], ids=str)
+@pytest.mark.parametrize("family", ["sd15", "sdxl"])
+def test_prediction_with_text_encoders(models, family: str, measures: Measures, text: str) -> None:
+    trio = models(family)
+    job = text_job_of(trio, text)
+    with trainable(trio.model) as patcher:
+        found, real = traced(patcher, job, measures, trio.clip), measured(patcher, job, measures, clip=trio.clip)
+        without = traced(patcher, job_of(trio), measures)
+    assert found.peak == pytest.approx(real.peak, rel=0.02)
+    assert (found.work.flops, found.trained) == (real.work.flops, real.trained)
+    assert found.work.flops > without.work.flops and found.trained > without.trained
 
 
 @pytest.mark.parametrize("family", ["flux1", "flux2", "kandinsky5"])
@@ -167,9 +193,11 @@ def with_free(monkeypatch: pytest.MonkeyPatch, size: float) -> None:
     monkeypatch.setattr(psutil, "virtual_memory", lambda: real._replace(available=round(size)))
 
 
-@pytest.mark.parametrize("family", ["flux1", "flux2", "cascade_c", "kandinsky5"])
-def test_measures_change_no_byte(models, data, family: str) -> None:
-    results = [train(models(family), data, offload=share)[0] for share in SHARES]
+@pytest.mark.parametrize(
+    ("family", "text_rank"), [("flux1", 0), ("flux2", 0), ("cascade_c", 0), ("kandinsky5", 0), ("sd15", 2)]
+)
+def test_measures_change_no_byte(models, data, family: str, text_rank: int) -> None:
+    results = [train(models(family), data, offload=share, text_rank=text_rank)[0] for share in SHARES]
     for other in results[1:]:
         assert all(torch.equal(other[key], value) for key, value in results[0].items())
 
@@ -196,9 +224,10 @@ def test_auto_takes_checkpointing_when_it_must(models, data, monkeypatch, caplog
         assert planner.settle(job, Measures(False), automatic=True)[0].measures == Measures(False)
 
 
-def test_what_is_needed_is_logged_before_the_first_step(models, data, caplog) -> None:
+@pytest.mark.parametrize("text_rank", [0, 4])
+def test_what_is_needed_is_logged_before_the_first_step(models, data, caplog, text_rank: int) -> None:
     with caplog.at_level("INFO", logger="lora_loom"):
-        train(models("sd15"), data)
+        train(models("sd15"), data, text_rank=text_rank)
     assert any("GB free:" in record.message and "s a step" in record.message for record in caplog.records)
 
 
@@ -206,5 +235,7 @@ def test_weights_that_stay_on_the_device(models) -> None:
     trio = models("flux1")
     with trainable(trio.model) as patcher:
         whole, half, least = (Planner(patcher).resident(Measures(True, share)) for share in (0.0, 0.5, 1.0))
+        with_text = Planner(patcher, trio.clip).resident(Measures())
     assert whole == stored_bytes(trio.model.model)
+    assert with_text == whole + stored_bytes(trio.clip.cond_stage_model)
     assert 0 < least < half < whole and least < 0.5 * whole

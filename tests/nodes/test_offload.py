@@ -6,6 +6,7 @@ import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,6 +18,7 @@ from lora_loom.nodes.bridge import session
 from lora_loom.nodes.bridge.offload import Stream, shared_out, slots
 from lora_loom.nodes.bridge.patching import apply_layers
 from lora_loom.nodes.bridge.session import blocks, training_session
+from tiny.stored import load_stored
 from torch import Tensor, nn
 
 FAMILIES = ["sd15", "sd15_full", "flux1", "flux1_schnell", "wan_demo", *tiny.MORE]
@@ -36,6 +38,16 @@ def test_gradients_are_equal_to_the_bit(models, family: str) -> None:
     kept = gradient(trio, True, 0.0)
     assert kept.norm() > 0
     assert all(torch.equal(gradient(trio, True, share), kept) for share in EVERY_SHARE)
+
+
+@pytest.mark.parametrize("form", ["fp16", "fp8_e4m3fn", "nvfp4"])
+def test_gradients_of_bases_that_are_cast(models, tmp_path: Path, form: str) -> None:
+    trio = models("sd15")
+    with torch.inference_mode():
+        model = load_stored("sd15", tmp_path, form)
+    kept = gradient(trio, True, 0.0, model)
+    assert (kept - gradient(trio, True, 0.0)).norm() > 0, "other weights"
+    assert all(torch.equal(gradient(trio, True, share, model), kept) for share in EVERY_SHARE)
 
 
 def test_streamed_blocks_are_recomputed_without_checkpointing(models) -> None:
