@@ -35,6 +35,7 @@ FAMILIES = ["sd15", "sd15_full", "flux1", "wan_demo", *tiny.MORE]
 SHARES = (0.0, 0.5, 1.0)
 WAYS = [Measures(False), Measures(), Measures(True, 0.5), Measures(True, 1.0)]
 TEXT = "a red heart"
+WINDOWS = "a (blue:1.4) square, " + "many words " * 60  # a weighted word, and several windows of tokens
 
 
 def job_of(trio: Any, batch: int = 2, **choices: Any) -> Job:
@@ -80,9 +81,10 @@ def test_prediction_against_a_real_step(models, family: str, measures: Measures)
     assert (found.work.launches, found.work.moved) == pytest.approx((real.work.launches, real.work.moved), rel=0.05)
 
 
-@pytest.mark.parametrize("text", [TEXT, "a (blue:1.4) square, " + "many words " * 60], ids=["plain", "windows"])
-@pytest.mark.parametrize("measures", [Measures(False), Measures(), Measures(True, 1.0)], ids=str)
-@pytest.mark.parametrize("family", ["sd15", "sdxl"])
+@pytest.mark.parametrize(
+    ("family", "measures", "text"),
+    [("sd15", Measures(False), TEXT), ("sd15", Measures(True, 1.0), WINDOWS), ("sdxl", Measures(), WINDOWS)],
+)
 def test_prediction_with_text_encoders(models, family: str, measures: Measures, text: str) -> None:
     trio = models(family)
     job = text_job_of(trio, text)
