@@ -103,6 +103,17 @@ def test_a_kill_loses_at_most_save_every_steps(tmp_path: Path) -> None:
         assert all(bool((killed[name] == straight[name]).all()) for name in straight)
 
 
+def test_one_prompt_trains_and_samples_with_the_result(server: ComfyServer, folder: str) -> None:
+    graph = graphs.training(folder, "sampled", steps=8, seed=41, learning_rate=1e-2)
+    graph["load"] = graphs.node(
+        "LoraModelLoader", model=["unet", 0], lora=["train", 0], strength_model=1.0, bypass=False
+    )
+    trained = pixels(server, graph | graphs.picture(["load", 0], ["clip", 0], "a red heart on a white background"))
+    saved = f"{graphs.FOLDER}/sampled.safetensors"
+    assert np.abs(trained - pixels(server, graphs.stack({saved: 1.0}))).max() <= 1
+    assert np.abs(trained - pixels(server, graphs.stack({saved: 0.0}))).mean() > 0.5
+
+
 def test_stack_and_merge_agree(server: ComfyServer, folder: str) -> None:
     server.run(graphs.training(folder, "one", steps=8, seed=1, learning_rate=1e-2))
     server.run(graphs.training(folder, "two", steps=8, seed=2, learning_rate=1e-2, rank=2))
