@@ -61,9 +61,8 @@ def train(trio: Any, data: Any, **changes: Any) -> tuple:
 
 
 def kept(runs: Path) -> dict[str, bytes]:
-    """What runs have left on disk, but for pictures."""
-    files = [path for path in runs.rglob("*") if path.is_file() and path.suffix != ".png"]
-    return {path.relative_to(runs).as_posix(): path.read_bytes() for path in files}
+    """The states and LoRAs that runs have left on disk."""
+    return {path.relative_to(runs).as_posix(): path.read_bytes() for path in runs.rglob("*.safetensors")}
 
 
 def pages(runs: Path) -> dict[str, np.ndarray]:
