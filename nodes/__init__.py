@@ -12,12 +12,13 @@ from .previews import TrainingPreviews
 from .report import LoraReport
 from .save_lora import SaveLora
 from .train_lora import TrainLora
+from .validation import TrainingValidation
 
 
 class LoraLoom(ComfyExtension):
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         return [
-            LoraDataset, CombineDatasets, DatasetDoctor, TrainingOptimizer, TrainingPreviews,
+            LoraDataset, CombineDatasets, DatasetDoctor, TrainingOptimizer, TrainingPreviews, TrainingValidation,
             TrainLora, SaveLora, LoadLoraStack, MergeLora,
             LoraReport,
         ]  # fmt: skip

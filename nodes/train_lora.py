@@ -16,9 +16,9 @@ from ..lora_core.training.config import (
     TrainConfig,
 )
 from ..lora_core.training.plan import Measures
-from .bridge.images import as_one_batch
+from .bridge.images import as_image_batch, as_one_batch
 from .bridge.training import AUTO, TIMESTEPS, Run, Sources, as_lora_model, choices, train_lora
-from .types import CATEGORY, AdapterType, LoraDatasetType, OptimizerType, PreviewsType
+from .types import CATEGORY, AdapterType, LoraDatasetType, OptimizerType, PreviewsType, ValidationType
 
 MOST_STEPS = 1_000_000
 MOST_PRESERVATION = 100.0
@@ -69,12 +69,15 @@ class TrainLora(io.ComfyNode):
                 io.Vae.Input("prior_vae", optional=True, tooltip="The stage C encoder (effnet_encoder), for Stable Cascade stage B only."),
                 OptimizerType.Input("optimizer", optional=True, tooltip="From Training Optimizer; it replaces lr_schedule, warmup and max_grad_norm of this node."),
                 PreviewsType.Input("previews", optional=True, tooltip="From Training Previews: pictures of the LoRA while it is trained. They do not change the result."),
+                ValidationType.Input("validation", optional=True, tooltip="From Training Validation: shows when to stop, and can stop or choose the best LoRA."),
             ],
             outputs=[
                 io.LoraModel.Output("lora_model", tooltip="For ComfyUI's own Load LoRA Model and Save LoRA Weights."),
                 io.LossMap.Output("loss_map", tooltip="For ComfyUI's Plot Loss Graph."),
                 AdapterType.Output("adapter", tooltip="For Save LoRA and Merge LoRA."),
                 io.Image.Output("previews", tooltip="The last sheet of Training Previews; a dark square without them."),
+                io.String.Output("report", tooltip="How the run went: a judgement, validation, loss by noise level, norms, and the loss of each picture."),
+                io.Image.Output("charts", tooltip="The same as pictures, for Preview Image."),
             ],
         )  # fmt: skip
 
@@ -105,7 +108,7 @@ class TrainLora(io.ComfyNode):
         run_name="my_lora", resume="continue", timesteps=AUTO, shift=3.0, weighting="none", lr_schedule="cosine", warmup=0,
         caption_dropout=0.0, max_grad_norm=1.0, gradient_checkpointing=True, save_every=250, include="", exclude="",
         preserve="", preservation=0.0, memory=AUTO, offload=0.0, text_rank=0, text_learning_rate=0.0, prior_vae=None,
-        optimizer=None, previews=None,
+        optimizer=None, previews=None, validation=None,
     ) -> io.NodeOutput:  # fmt: skip
         optimizer = optimizer or OptimizerConfig(schedule=lr_schedule, warmup=warmup, max_grad_norm=max_grad_norm)
         chosen = choices(model, targets, rank, alpha, learning_rate, timesteps, shift, optimizer)
@@ -118,11 +121,12 @@ class TrainLora(io.ComfyNode):
         measures = Measures(gradient_checkpointing, offload)
         run = Run(run_name, save_every, measures, memory == AUTO, resume == "start over", chosen.note(), previews)
         text = TextConfig(text_rank, text_learning_rate or chosen.learning_rate / 2) if text_rank else None
-        recipe = Recipe(lora, config, text, _patterns(preserve))
+        recipe = Recipe(lora, config, text, _patterns(preserve), validation)
         trained = train_lora(Sources(model, clip, vae, dataset, prior_vae), recipe, run)
         return io.NodeOutput(
-            as_lora_model(trained.adapter), {"loss": trained.losses}, trained.adapter, as_one_batch(trained.sheet)
-        )
+            as_lora_model(trained.adapter), {"loss": trained.losses}, trained.adapter, as_one_batch(trained.sheet),
+            trained.report, as_image_batch(trained.charts),
+        )  # fmt: skip
 
 
 def _patterns(text: str) -> tuple[str, ...]:

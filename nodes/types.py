@@ -6,6 +6,7 @@ LoraDatasetType = io.Custom("LORALOOM_DATASET")  # lora_core.training.dataset.Da
 AdapterType = io.Custom("LORALOOM_ADAPTER")  # lora_core.adapter.Adapter, layers in ComfyUI's names
 OptimizerType = io.Custom("LORALOOM_OPTIMIZER")  # lora_core.training.config.OptimizerConfig
 PreviewsType = io.Custom("LORALOOM_PREVIEWS")  # bridge.previews.Previews
+ValidationType = io.Custom("LORALOOM_VALIDATION")  # lora_core.training.config.Validation
 LoraStackType = io.Custom("LORA_STACK")  # list of (file name, model strength, text strength), as other packs use it
 
 CATEGORY = "LoRA Loom"

@@ -11,6 +11,7 @@ from torch import Tensor
 from ..files.save import save as save_file
 from . import snapshot
 from .health import Health
+from .record import Record
 from .trainer import TrainState
 
 _VERSION = "3"
@@ -22,6 +23,7 @@ def save(path: Path, state: TrainState, fingerprint: str) -> None:
     back to should it diverge, atomically."""
     progress = {
         "losses": state.losses, "queue": state.batches.queue, "health": asdict(state.health), "events": state.events,
+        "record": state.record.plain(),
     }  # fmt: skip
     tensors = snapshot.take(state)
     tensors |= {"generator": state.generator.get_state(), "progress": snapshot.as_tensor(progress)}
@@ -47,6 +49,7 @@ def load(path: Path, state: TrainState, fingerprint: str) -> None:
     state.generator.set_state(tensors.pop("generator"))
     state.losses, state.batches.queue, state.events = progress["losses"], progress["queue"], progress["events"]
     state.health = Health(**progress["health"])
+    state.record = Record.of(progress["record"]) if "record" in progress else Record()
     good = {name.removeprefix(_GOOD): tensors.pop(name) for name in list(tensors) if name.startswith(_GOOD)}
     snapshot.put_back(state, tensors)
     state.good = good or tensors

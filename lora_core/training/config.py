@@ -11,8 +11,10 @@ Targets = Literal["attention", "attention+mlp", "all-linear", "linear+conv"]
 Weighting = Literal["none", "min_snr", "debiased"]
 TimestepLaw = Literal["uniform", "logit_normal", "shifted", "shifted_logit_normal"]
 Schedule = Literal["constant", "cosine", "linear", "cosine_restarts", "rex"]
+Keep = Literal["last", "best"]
 
 TARGETS, WEIGHTINGS, TIMESTEP_LAWS, SCHEDULES = (get_args(t) for t in (Targets, Weighting, TimestepLaw, Schedule))
+KEEPS = get_args(Keep)
 SHIFTED = ("shifted", "shifted_logit_normal")
 
 
@@ -170,6 +172,32 @@ class TextConfig:
 
 
 @dataclass(frozen=True)
+class Validation:
+    """How a run is watched: `draws` fixed noises for each picture, every `every` steps.
+
+    `held_out` is the share of pictures that are not trained on; 0 looks at training pictures. After `patience`
+    validations without a gain the run has reached its plateau; `early_stop` then ends it. `keep` is the LoRA that comes
+    out.
+    """
+
+    held_out: float = 0.1
+    every: int = 100
+    draws: int = 4
+    patience: int = 4
+    early_stop: bool = False
+    keep: Keep = "last"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        _within("held_out", self.held_out, 0.0, 0.5)
+        _within("every", self.every, 1, 1_000_000)
+        _within("draws", self.draws, 1, 64)
+        _within("patience", self.patience, 2, 1000)
+        _within("seed", self.seed, 0, 2**63 - 1)
+        _one_of("keep", self.keep, KEEPS)
+
+
+@dataclass(frozen=True)
 class Recipe:
     """All choices that decide what is learned from given models and pictures.
 
@@ -180,6 +208,7 @@ class Recipe:
     train: TrainConfig
     text: TextConfig | None = None
     preserve: tuple[str, ...] = ()
+    validation: Validation | None = None
 
     @property
     def preserved(self) -> tuple[str, ...]:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from PIL import Image, ImageDraw
 
-_PAPER, _GRID, _RAW, _SMOOTH, _TEXT = "#1b1b1f", "#33333a", "#3f5a78", "#6fb3ff", "#c8c8d0"
+PAPER, GRID, RAW, SMOOTH, TEXT = "#1b1b1f", "#33333a", "#3f5a78", "#6fb3ff", "#c8c8d0"
+VALIDATION, PRESERVATION = "#ffb454", "#8fd18f"
 
 
 def smooth(losses: Sequence[float], weight: float = 0.97) -> list[float]:
@@ -18,36 +20,76 @@ def smooth(losses: Sequence[float], weight: float = 0.97) -> list[float]:
     return result
 
 
-def draw_curve(losses: Sequence[float], steps: int, size: tuple[int, int] = (512, 256)) -> Image.Image:
-    """Raw and smoothed loss over `steps`; an empty or flat curve is drawn as what it is."""
-    image = Image.new("RGB", size, _PAPER)
+@dataclass(frozen=True)
+class Marks:
+    """What is drawn beside the loss: (step, value) of validation, the best step, (step, value) of the preserving loss,
+    which has a scale of its own that starts at 0."""
+
+    validation: Sequence[tuple[int, float]] = ()
+    best: int | None = None
+    preservation: Sequence[tuple[int, float]] = ()
+
+
+def draw_curve(
+    losses: Sequence[float], steps: int, size: tuple[int, int] = (512, 256), marks: Marks = Marks()
+) -> Image.Image:
+    """Raw and smoothed loss over `steps`, and the marks; an empty or flat curve is drawn as what it is."""
+    image = Image.new("RGB", size, PAPER)
     pen = ImageDraw.Draw(image)
-    left, top, right, bottom = 48, 16, size[0] - 12, size[1] - 24
-    for i in range(5):
-        y = top + (bottom - top) * i / 4
-        pen.line((left, y, right, y), fill=_GRID)
+    left, top, right, bottom = frame = 48, 16, size[0] - 12, size[1] - 24
+    grid(pen, frame)
     if not losses:
         return image
-    average = smooth(losses)
-    low, high = min(average), max(average)
+    average, validation = smooth(losses), [value for _, value in marks.validation]
+    low, high = min([*average, *validation]), max([*average, *validation])
     spread = high - low if high - low > 1e-6 * abs(high) else 0.0  # less is the average's own rounding
     pad = spread * 0.25 or abs(high) * 0.1 or 1.0
     low, high = low - pad, high + pad
 
-    def points(values: Sequence[float]) -> list[tuple[float, float]]:
-        stride = max(len(values) // (right - left), 1)
+    def points(values: Sequence[tuple[int, float]], low: float, high: float) -> list[tuple[float, float]]:
         return [
             (
-                left + (right - left) * (i + 1) / steps,
+                left + (right - left) * step / steps,
                 bottom - (bottom - top) * (min(max(v, low), high) - low) / (high - low),
             )
-            for i, v in list(enumerate(values))[::stride]
+            for step, v in values
         ]
 
-    for values, colour, width in ((losses, _RAW, 1), (average, _SMOOTH, 2)):
+    stride = max(len(losses) // (right - left), 1)
+    for values, colour, width in ((losses, RAW, 1), (average, SMOOTH, 2)):
         if len(values) > 1:
-            pen.line(points(values), fill=colour, width=width)
-    pen.text((4, top - 6), f"{high:.4g}", fill=_TEXT)
-    pen.text((4, bottom - 6), f"{low:.4g}", fill=_TEXT)
-    pen.text((left, bottom + 6), f"step {len(losses)} of {steps}   loss {average[-1]:.4f}", fill=_TEXT)
+            pen.line(points(list(enumerate(values, 1))[::stride], low, high), fill=colour, width=width)
+    if len(marks.preservation) > 1:
+        most = max(value for _, value in marks.preservation) or 1.0
+        pen.line(points(marks.preservation, 0.0, most * 1.1), fill=PRESERVATION, width=1)
+    at = points(marks.validation, low, high)
+    if len(at) > 1:
+        pen.line(at, fill=VALIDATION, width=2)
+    for (x, y), (step, _) in zip(at, marks.validation, strict=True):
+        radius = 5 if step == marks.best else 2
+        pen.ellipse((x - radius, y - radius, x + radius, y + radius), fill=VALIDATION)
+    pen.text((4, top - 6), f"{high:.4g}", fill=TEXT)
+    pen.text((4, bottom - 6), f"{low:.4g}", fill=TEXT)
+    words = [(f"step {len(losses)} of {steps}   loss {average[-1]:.4f}", TEXT)]
+    if marks.validation:
+        best = f" (best {marks.best})" if marks.best is not None else ""
+        words.append((f"validation {validation[-1]:.4f}{best}", VALIDATION))
+    if marks.preservation:
+        words.append((f"preservation {marks.preservation[-1][1]:.3g}", PRESERVATION))
+    write(pen, (left, bottom + 6), words)
     return image
+
+
+def grid(pen: ImageDraw.ImageDraw, frame: tuple[int, int, int, int]) -> None:
+    left, top, right, bottom = frame
+    for i in range(5):
+        y = top + (bottom - top) * i / 4
+        pen.line((left, y, right, y), fill=GRID)
+
+
+def write(pen: ImageDraw.ImageDraw, at: tuple[float, float], words: Sequence[tuple[str, str]]) -> None:
+    """Texts of one line, each in its colour."""
+    x, y = at
+    for text, colour in words:
+        pen.text((x, y), text, fill=colour)
+        x += pen.textlength(text) + 14

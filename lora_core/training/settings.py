@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, TypeVar
 
-from .config import LoraConfig, OptimizerConfig, Recipe, TextConfig, TrainConfig
+from .config import LoraConfig, OptimizerConfig, Recipe, TextConfig, TrainConfig, Validation
 
 _FORMAT = 1
 _Config = TypeVar("_Config")
@@ -25,7 +25,10 @@ class Settings:
     software: Mapping[str, str] = field(default_factory=dict)
 
     def to_json(self) -> str:
-        return json.dumps({"format": _FORMAT, **asdict(self)}, sort_keys=True, ensure_ascii=False)
+        plain = {"format": _FORMAT, **asdict(self)}
+        if self.recipe.validation is None:
+            del plain["recipe"]["validation"]
+        return json.dumps(plain, sort_keys=True, ensure_ascii=False)
 
     @classmethod
     def from_json(cls, text: str) -> Settings:
@@ -37,6 +40,8 @@ class Settings:
         recipe["train"]["optimizer"] = _config(OptimizerConfig, recipe["train"]["optimizer"])
         for part, kind in (("lora", LoraConfig), ("train", TrainConfig), ("text", TextConfig)):
             recipe[part] = recipe[part] and _config(kind, recipe[part])
+        if "validation" in recipe:
+            recipe["validation"] = _config(Validation, recipe["validation"])
         return _config(cls, {**found, "recipe": _config(Recipe, recipe)})
 
 

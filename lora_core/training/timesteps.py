@@ -22,4 +22,13 @@ def draw(law: str, count: int, shift: float, generator: torch.Generator) -> Tens
         u = torch.randn(count, generator=generator).sigmoid()
     else:
         u = torch.rand(count, generator=generator)
+    return _shifted(law, u, shift)
+
+
+def quantile(law: str, share: Tensor, shift: float) -> Tensor:
+    """The u below which the law draws that share, both in (0, 1)."""
+    return _shifted(law, torch.special.ndtri(share).sigmoid() if law.endswith("logit_normal") else share, shift)
+
+
+def _shifted(law: str, u: Tensor, shift: float) -> Tensor:
     return shift * u / (1 + (shift - 1) * u) if law in SHIFTED else u

@@ -18,6 +18,8 @@ from .health import GOOD_EVERY, LOWERED, MOST_IN_A_ROW, Health, diverged, quiet
 from .inject import Factors
 from .objective import Denoiser
 from .optimizers.schedule_free import ScheduleFreeAdamW
+from .record import Record
+from .steps import Look, StepResult
 
 
 @dataclass(frozen=True)
@@ -41,32 +43,6 @@ class Sample:
         if not self.variants:
             return self
         return (self, *self.variants)[int(torch.randint(1 + len(self.variants), (), generator=generator))]
-
-
-@dataclass(frozen=True)
-class Look:
-    """One picture in one forward: its index, the quantile u of its noise level, and its loss."""
-
-    index: int
-    u: float
-    loss: float
-
-
-@dataclass(frozen=True)
-class StepResult:
-    """One optimiser step: its number from 1, its mean loss and the gradient norm before clipping.
-
-    `text_norm` is that of the text encoders' part, `preservation` the loss that preserves, not weighted; both are 0
-    without. `looks` are all pictures of the step.
-    """
-
-    step: int
-    loss: float
-    grad_norm: float
-    learning_rate: float
-    text_norm: float = 0.0
-    preservation: float = 0.0
-    looks: tuple[Look, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -98,6 +74,7 @@ class TrainState:
     events: int = 0
     good: dict[str, Tensor] | None = None
     torn: bool = False
+    record: Record = field(default_factory=Record)  # kept by whoever watches the run
 
     @contextmanager
     def whole_step(self) -> Iterator[None]:

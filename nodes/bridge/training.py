@@ -49,6 +49,7 @@ from .runs import begun, tell
 from .samples import captions_to_encode, make_samples
 from .session import aside, loaded, trainable
 from .text import TextDenoiser, check_text, text_layers, tokenized, windows
+from .watch import Pictures, Watch, weight_norms
 
 log = logging.getLogger("lora_loom")
 PREFIX = "diffusion_model."
@@ -86,6 +87,8 @@ class Trained:
     adapter: Adapter
     losses: list[float]
     folder: Path
+    report: str
+    charts: Image.Image
     sheet: Image.Image | None = None  # of the last previews
 
 
@@ -94,7 +97,7 @@ def train_lora(sources: Sources, recipe: Recipe, run: Run) -> Trained:
 
     Raises ValueError for anything wrong with the input before the first step.
     """
-    _check(sources, recipe)
+    pictures = _check(sources, recipe)
     check_previews(run.previews, sources.model, sources.vae, sources.dataset.trigger)
     config, text = recipe.train, sources.clip if recipe.text else None
     progress = Progress(config.steps, _notes(sources, run))
@@ -106,29 +109,33 @@ def train_lora(sources: Sources, recipe: Recipe, run: Run) -> Trained:
         layers = select(patcher.model.diffusion_model, recipe.lora, PREFIX)
         if text:
             layers |= text_layers(text.patcher.model, recipe.lora)
-        identity = _identity(recipe, sources, layers)
+        identity = _identity(recipe, sources, layers, pictures)
         denoiser = TextDenoiser(patcher, text) if text else ComfyDenoiser(patcher)
         samples = make_samples(denoiser, sources.dataset, encoded, latents, priors, recipe.preserved)
-        state = _fresh_state(layers, recipe, samples, sources.dataset.times(), patcher.load_device)
-        adapter_now = partial(_adapter, state, facts)
+        state = _fresh_state(layers, recipe, samples, pictures, patcher.load_device)
+        adapter_now, label = partial(_adapter, state, facts), partial(_labelled, facts)
         settings = _settings(recipe, sources, layers)
+        if pictures.held:
+            settings["dataset"]["held out"] = len(pictures.held)
         with begun(run.name, identity, settings, state, run.start_over, progress) as kept:
             previewer = Previewer(shown, patcher, denoiser, state, kept.path, config.steps, progress)
+            weights = weight_norms(layers)
+            watch = Watch(recipe, pictures, state, denoiser, samples, weights, kept.path, adapter_now, label)
             with attached(state.factors.branches), kept.kept(state, adapter_now):
                 previewer.begin(run.start_over)
-                for result in train(config, state, denoiser, samples, partial(_trouble, progress, kept)):
+                for result in watch.over(train(config, state, denoiser, samples, partial(_trouble, progress, kept))):
                     kept.note(result)
-                    _show(progress, result, config, state)
+                    _show(progress, result, config, state, watch)
                     if run.save_every and result.step % run.save_every == 0:
                         tell(progress, kept.try_save(state, adapter_now))
                     previewer.after()
-        adapter = adapter_now()
-    progress.say(_summary(state, adapter, kept.path))
-    return Trained(adapter, list(state.losses), kept.path, previewer.sheet)
+            adapter, told = watch.result(), watch.told()
+    progress.say(_summary(state, adapter, kept.path, told[0]))
+    return Trained(adapter, list(state.losses), kept.path, *told, previewer.sheet)
 
 
-def _check(sources: Sources, recipe: Recipe) -> None:
-    """Everything that can be known before anything is encoded."""
+def _check(sources: Sources, recipe: Recipe) -> Pictures:
+    """Everything that can be known before anything is encoded; what is learned from and what is held out."""
     check_connected(sources.clip, sources.vae)
     check_trainable(type(sources.model.model.model_config).__name__)
     select(sources.model.model.diffusion_model, recipe.lora, PREFIX)
@@ -138,12 +145,14 @@ def _check(sources: Sources, recipe: Recipe) -> None:
     check_preservation(sources.dataset, recipe.train.preservation, recipe.preserve)
     check_prior(sources.model, sources.vae, sources.prior_vae)
     check_sizes(sources.vae, sources.dataset)
+    return Pictures(sources.dataset, recipe)
 
 
-def _identity(recipe: Recipe, sources: Sources, layers) -> str:
+def _identity(recipe: Recipe, sources: Sources, layers, pictures: Pictures) -> str:
     """Changes with everything that decides the resulting bytes."""
     choices = [recipe.lora, recipe.train, sources.dataset.fingerprint(), list(recipe.preserve), _digest(layers)]
-    return fingerprint(*choices, *([recipe.text, sources.clip.layer_idx] if recipe.text else []))
+    choices += [recipe.text, sources.clip.layer_idx] if recipe.text else []
+    return fingerprint(*choices, *([pictures.held] if pictures.held else []))
 
 
 def _settings(recipe: Recipe, sources: Sources, layers) -> dict[str, Any]:
@@ -225,12 +234,13 @@ def _notes(sources: Sources, run: Run) -> list[str]:
     return [*filter(None, [run.note]), *unwise]
 
 
-def _fresh_state(layers, recipe: Recipe, samples: list[Sample], times: list[float], device: torch.device) -> TrainState:
+def _fresh_state(layers, recipe: Recipe, samples: list[Sample], pictures: Pictures, device: torch.device) -> TrainState:
     lora, config = recipe.lora, recipe.train
     text_rank, text_rate = (recipe.text.rank, recipe.text.learning_rate) if recipe.text else (0, 0.0)
     generator = torch.Generator().manual_seed(config.seed)
     factors = Factors(layers, lora.rank, lora.alpha, generator, text_rank, device)
-    batches = Batches([tuple(sample.latent.shape) for sample in samples], config.batch_size, times, generator)
+    shapes = [tuple(sample.latent.shape) for sample in samples]
+    batches = Batches(shapes, config.batch_size, pictures.times(), generator)
     return TrainState(factors, batches, generator, make_optimizer(factors, config, text_rate))
 
 
@@ -242,10 +252,10 @@ def _trouble(progress: Progress, kept: RunFolder, trouble: Trouble) -> None:
     comfy.model_management.throw_exception_if_processing_interrupted()
 
 
-def _show(progress: Progress, result: StepResult, config: TrainConfig, state: TrainState) -> None:
+def _show(progress: Progress, result: StepResult, config: TrainConfig, state: TrainState, watch: Watch) -> None:
     picture = None
     if progress.picture_due() or result.step == config.steps:
-        picture = draw_curve(state.losses, config.steps)
+        picture = draw_curve(state.losses, config.steps, marks=watch.marks())
         left = progress.time_left(result.step, config.steps)
         progress.say(f"step {result.step} of {config.steps}, loss {_recent(state.losses):.4f}, {left}")
     progress.update(result.step, picture=picture)
@@ -257,21 +267,26 @@ def _recent(losses: list[float], count: int = 50) -> float:
     return sum(tail) / len(tail)
 
 
-def _summary(state: TrainState, adapter: Adapter, folder: Path) -> str:
+def _summary(state: TrainState, adapter: Adapter, folder: Path, report: str) -> str:
     losses, dropped = state.losses, state.health.dropped
     tenth = max(len(losses) // 10, 1)
     return (
         f"{len(losses)} steps, loss {_recent(losses[:tenth]):.4f} -> {_recent(losses, tenth):.4f}; "
         f"{len(adapter.layers)} layers, rank {adapter.rank()}, {adapter.num_parameters():,} parameters"
         f"{f'; {dropped} steps dropped, see log.jsonl' if dropped else ''}\n"
-        f"kept in {folder}"
+        f"{report.splitlines()[0]}\nkept in {folder}"
     )
 
 
 def _adapter(state: TrainState, facts: metadata.Facts) -> Adapter:
     with state.judged():
         adapter = Adapter(state.factors.low_ranks())
-    return replace(adapter, metadata=metadata.build(replace(facts, steps=state.step), adapter))
+    return _labelled(facts, adapter, state.step)
+
+
+def _labelled(facts: metadata.Facts, adapter: Adapter, step: int) -> Adapter:
+    """With the header of what had come out at that step."""
+    return replace(adapter, metadata=metadata.build(replace(facts, steps=step), adapter))
 
 
 def choices(

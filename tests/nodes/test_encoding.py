@@ -82,7 +82,7 @@ def counted(trio: Any, at: Callable[[int], None] = quiet) -> Iterator[dict[str, 
 
 
 def train(trio: Any, data: Dataset, **changes: Any) -> tuple[Any, ...]:
-    return run_node(TrainLora, model=trio.model, clip=trio.clip, vae=trio.vae, dataset=data, **SETTINGS | changes)
+    return run_node(TrainLora, model=trio.model, clip=trio.clip, vae=trio.vae, dataset=data, **SETTINGS | changes)[:3]
 
 
 def encode_all(trio: Any, data: Dataset) -> tuple[dict[str, list], list[torch.Tensor]]:

@@ -64,7 +64,7 @@ def choice(name: str) -> dict[str, Any]:
 
 def train(trio: tiny.Loaded, data: Any, **changes: Any) -> tuple[dict[str, Tensor], dict[str, list[float]], Adapter]:
     inputs = {"model": trio.model, "clip": trio.clip, "vae": trio.vae, "dataset": data, **SETTINGS, **changes}
-    return run_node(TrainLora, **inputs)
+    return run_node(TrainLora, **inputs)[:3]
 
 
 def kept(runs: Path) -> dict[str, bytes]:

@@ -124,7 +124,7 @@ def same_gradient(family: str, trio: tiny.Loaded, error: float = 1e-4) -> None:
 
 def train(trio: tiny.Loaded, data: Any, **changes: Any) -> Any:
     inputs = {"clip": trio.clip, "vae": trio.vae, "prior_vae": trio.prior_vae, **SETTINGS, **changes}
-    return run_node(TrainLora, model=trio.model, dataset=data, **inputs)
+    return run_node(TrainLora, model=trio.model, dataset=data, **inputs)[:3]
 
 
 def trains_saves_and_stacks(trio: tiny.Loaded, data: Any) -> None:

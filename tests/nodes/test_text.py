@@ -67,7 +67,7 @@ def runs(comfy_base: Path) -> Iterator[Path]:
 
 def train(trio: tiny.Loaded, data: Any, **changes: Any) -> tuple[dict[str, Tensor], dict[str, list[float]], Adapter]:
     inputs = {"model": trio.model, "clip": trio.clip, "vae": trio.vae, "dataset": data, **SETTINGS, **changes}
-    return run_node(TrainLora, **inputs)
+    return run_node(TrainLora, **inputs)[:3]
 
 
 def kept(runs: Path) -> dict[str, bytes]:

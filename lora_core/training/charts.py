@@ -1,0 +1,114 @@
+"""A run in four pictures: losses, losses by noise level, norms, and the loss of each picture."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from PIL import Image, ImageDraw
+
+from .curve import GRID, PAPER, PRESERVATION, RAW, SMOOTH, TEXT, VALIDATION, Marks, draw_curve, grid, write
+from .record import BANDS, Record, means
+from .report import Story
+
+_SIZE = (512, 256)
+_FRAME = (48, 28, _SIZE[0] - 12, _SIZE[1] - 24)
+_MOST = 16  # pictures
+_ODD = "#ff6b6b"
+
+
+def marks(record: Record, best: int | None) -> Marks:
+    """Of the record of a run, for its curve."""
+    validation = [(point.step, point.mean) for point in record.points]
+    if record.base and record.points:
+        validation.insert(0, (0, sum(record.base) / len(record.base)))
+    kept = [(window.step, window.preservation) for window in record.windows if window.preservation]
+    return Marks(validation, best, kept)
+
+
+def draw_charts(story: Story, thumbnails: Mapping[int, Image.Image]) -> Image.Image:
+    """Four panels of 512 x 256, two to a row. `thumbnails` are the pictures' by index."""
+    curve = draw_curve(story.losses, story.steps, _SIZE, marks(story.record, story.verdict.best))
+    panels = [curve, _bands(story), _norms(story), _pictures(story, thumbnails)]
+    sheet = Image.new("RGB", (2 * _SIZE[0], 2 * _SIZE[1]), PAPER)
+    for index, panel in enumerate(panels):
+        sheet.paste(panel, (index % 2 * _SIZE[0], index // 2 * _SIZE[1]))
+    return sheet
+
+
+def _panel(words: Sequence[tuple[str, str]]) -> tuple[Image.Image, ImageDraw.ImageDraw]:
+    image = Image.new("RGB", _SIZE, PAPER)
+    pen = ImageDraw.Draw(image)
+    grid(pen, _FRAME)
+    write(pen, (_FRAME[0], 8), words)
+    return image, pen
+
+
+def _bands(story: Story) -> Image.Image:
+    series = [(means(story.record.bands()), SMOOTH, "training")]
+    if story.record.points:
+        best = min(story.record.points, key=lambda point: point.mean)
+        series.append((story.validation_bands(story.record.base), RAW, "base model"))
+        series.append((story.validation_bands(best.losses), VALIDATION, "best"))
+    image, pen = _panel([("loss by noise level:", TEXT), *((name, colour) for _, colour, name in series)])
+    left, top, right, bottom = _FRAME
+    high = max((value for values, _, _ in series for value in values if value), default=0.0) or 1.0
+    width = (right - left) / BANDS
+    for at, (values, colour, _) in enumerate(series):
+        for i, value in enumerate(values):
+            x = left + width * (i + 0.1 + 0.8 * at / len(series))
+            if value:
+                y = bottom - (bottom - top) * value / high
+                pen.rectangle((x, y, x + 0.8 * width / len(series) - 1, bottom), fill=colour)
+    pen.text((4, top - 6), f"{high:.3g}", fill=TEXT)
+    for text, x in (("clean", left), ("noise", right - 30)):
+        pen.text((x, bottom + 6), text, fill=TEXT)
+    return image
+
+
+def _norms(story: Story) -> Image.Image:
+    windows = story.record.windows
+    series = [("gradient", SMOOTH, [w.grad_norm for w in windows], "")]
+    if any(window.text_norm for window in windows):
+        series.append(("text gradient", RAW, [w.text_norm for w in windows], ""))
+    for at, (name, colour) in enumerate((("correction", VALIDATION), ("of text", PRESERVATION))):
+        values = [100 * w.sizes[at] for w in windows if len(w.sizes) > at]
+        if any(values):
+            series.append((name, colour, values, " %"))
+    words = [(f"{name} {values[-1]:.3g}{unit}", colour) for name, colour, values, unit in series if values]
+    image, pen = _panel([("norms, each from 0 to its largest:", TEXT)])
+    write(pen, (_FRAME[0], _FRAME[3] + 6), words)
+    for _, colour, values, _ in series:
+        _line(pen, values, colour)
+    return image
+
+
+def _line(pen: ImageDraw.ImageDraw, values: Sequence[float], colour: str) -> None:
+    left, top, right, bottom = _FRAME
+    if len(values) < 2:
+        return
+    high, last = max(values) or 1.0, len(values) - 1
+    at = [(left + (right - left) * i / last, bottom - (bottom - top) * value / high) for i, value in enumerate(values)]
+    pen.line(at, fill=colour, width=2)
+
+
+def _pictures(story: Story, thumbnails: Mapping[int, Image.Image]) -> Image.Image:
+    rows, odd = story.pictures(), story.odd()
+    hard = rows if len(rows) <= _MOST else [*rows[: _MOST - 4], *rows[-4:]]
+    image, pen = _panel([("loss of each picture, hardest first", TEXT)] + ([("stands out", _ODD)] if odd else []))
+    left, top, right, bottom = _FRAME
+    most = max((abs(each.share) for _, each in hard), default=0.0) or 1.0
+    width = (right - left) / max(len(hard), 1)
+    side, middle = int(min(width - 2, 40)), (top + bottom - 40) / 2
+    half = (bottom - 44 - top) / 2
+    pen.line((left, middle, right, middle), fill=GRID)
+    for i, (index, each) in enumerate(hard):
+        x, y = left + width * i, middle - half * each.share / most
+        colour = _ODD if index in odd else SMOOTH
+        pen.rectangle((x + 2, min(y, middle), x + width - 2, max(y, middle)), fill=colour)
+        if index in thumbnails:
+            small = thumbnails[index].copy()
+            small.thumbnail((side, side))
+            image.paste(small, (int(x + (width - small.width) / 2), bottom - 40 + (40 - small.height) // 2))
+    pen.text((4, top - 6), f"+{100 * most:.0f} %", fill=TEXT)
+    pen.text((4, bottom - 50), f"-{100 * most:.0f} %", fill=TEXT)
+    return image

@@ -1,0 +1,143 @@
+"""What a run remembers of its steps: losses by noise level and by picture, norms, and the validation curve.
+
+It is part of the run's exact state. Losses are tallied in `BANDS` equal bands of u, the quantile of the noise level.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field
+from math import sqrt
+from typing import Any
+
+from .steps import Look, StepResult
+
+BANDS = 8
+_WINDOWS = 100  # the most that are kept of a run
+Cell = list[float]  # count, sum and sum of squares of losses
+
+
+def band(u: float) -> int:
+    return min(int(u * BANDS), BANDS - 1)
+
+
+@dataclass
+class Window:
+    """`count` steps in a row, the last of them `step`: losses by band, mean gradient norms (of all, and of the text
+    encoders), the highest norm, the mean preserving loss, and norms of delta_W relative to the weights' by part."""
+
+    step: int = 0
+    count: int = 0
+    bands: list[Cell] = field(default_factory=lambda: cells())
+    grad_norm: float = 0.0
+    grad_peak: float = 0.0
+    text_norm: float = 0.0
+    preservation: float = 0.0
+    sizes: list[float] = field(default_factory=list)
+
+    def take(self, result: StepResult) -> None:
+        self.step, self.count = result.step, self.count + 1
+        self.grad_norm += (result.grad_norm - self.grad_norm) / self.count
+        self.grad_peak = max(self.grad_peak, result.grad_norm)
+        self.text_norm += (result.text_norm - self.text_norm) / self.count
+        self.preservation += (result.preservation - self.preservation) / self.count
+        tally(self.bands, result.looks)
+
+
+@dataclass
+class Point:
+    """One validation: after which step, and the loss of every fixed draw."""
+
+    step: int
+    losses: list[float]
+
+    @property
+    def mean(self) -> float:
+        return sum(self.losses) / len(self.losses)
+
+
+@dataclass
+class Record:
+    """`images` are tallies by index of the picture. `key` names the draws that `base` (the untouched model, at step 0)
+    and `points` belong to."""
+
+    windows: list[Window] = field(default_factory=list)
+    images: dict[str, list[Cell]] = field(default_factory=dict)
+    key: str = ""
+    base: list[float] = field(default_factory=list)
+    points: list[Point] = field(default_factory=list)
+
+    def take(self, result: StepResult, steps: int) -> bool:
+        """Tally a step of a run of `steps`; True when it closed a window, whose `sizes` are then to be set."""
+        if self.windows and self.windows[-1].step >= result.step:
+            self.go_back(result.step)
+        length = -(-steps // _WINDOWS)
+        if not self.windows or self.windows[-1].count >= length:
+            self.windows.append(Window())
+        self.windows[-1].take(result)
+        for look in result.looks:
+            tally(self.images.setdefault(str(look.index), cells()), [look])
+        return self.windows[-1].count == length or result.step == steps
+
+    def go_back(self, step: int) -> None:
+        """The run is about to do that step again: what was seen of it and of later ones does not count."""
+        self.windows = [window for window in self.windows if window.step < step]
+        self.points = [point for point in self.points if point.step < step]
+
+    def bands(self) -> list[Cell]:
+        """All training losses."""
+        return summed(window.bands for window in self.windows)
+
+    def plain(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def of(cls, plain: dict[str, Any]) -> Record:
+        windows = [Window(**window) for window in plain["windows"]]
+        return cls(**{**plain, "windows": windows, "points": [Point(**point) for point in plain["points"]]})
+
+
+def cells() -> list[Cell]:
+    return [[0, 0.0, 0.0] for _ in range(BANDS)]
+
+
+def tally(into: list[Cell], looks: Iterable[Look]) -> None:
+    for look in looks:
+        cell = into[band(look.u)]
+        cell[0], cell[1], cell[2] = cell[0] + 1, cell[1] + look.loss, cell[2] + look.loss**2
+
+
+def summed(tallies: Iterable[list[Cell]]) -> list[Cell]:
+    total = cells()
+    for each in tallies:
+        for into, cell in zip(total, each, strict=True):
+            into[:] = [a + b for a, b in zip(into, cell, strict=True)]
+    return total
+
+
+def means(tallies: list[Cell]) -> list[float | None]:
+    """Mean loss by band, None where nothing was drawn."""
+    return [cell[1] / cell[0] if cell[0] else None for cell in tallies]
+
+
+@dataclass(frozen=True)
+class Excess:
+    """How far losses lie above (below: negative) what is usual at the same noise, as a share, with its standard error;
+    of `count` draws."""
+
+    share: float
+    error: float
+    count: int
+
+
+def excess(tallies: list[Cell], usual: list[float | None]) -> Excess:
+    """The mean of `loss / usual - 1` over all draws; bands in which nothing is usual or all is 0 do not count."""
+    count, total, squares = 0, 0.0, 0.0
+    for (n, values, square), mean in zip(tallies, usual, strict=True):
+        if mean:
+            count, total, squares = count + int(n), total + values / mean, squares + square / mean**2
+    if not count:
+        return Excess(0.0, float("inf"), 0)
+    mean = total / count
+    spread = max(squares / count - mean**2, 0.0) * count / max(count - 1, 1)
+    return Excess(mean - 1, sqrt(spread / count) if count > 1 else float("inf"), count)

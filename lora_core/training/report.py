@@ -1,0 +1,145 @@
+"""What a run tells at its end, as plain text with markdown tables."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import median
+
+from .judgement import Verdict
+from .record import BANDS, Excess, Record, excess, means, summed
+
+_ROWS = 12  # of the table of pictures, at each end
+_ODD = 3.0  # how many spreads away from the others a picture stands out
+
+
+@dataclass(frozen=True)
+class Story:
+    """All that the report and the charts are made of.
+
+    `names` are the pictures' by index, `drawn` the noise level u and the picture of each validation draw, `layers` the
+    layers that changed most, `cost` seconds of validation and of the whole session.
+    """
+
+    record: Record
+    verdict: Verdict
+    losses: Sequence[float]
+    steps: int
+    names: Sequence[str]
+    drawn: Sequence[tuple[float, int]] = ()
+    held_out: bool = False
+    layers: Sequence[tuple[str, float]] = ()
+    cost: tuple[float, float] = (0.0, 0.0)
+    notes: Sequence[str] = ()
+
+    @property
+    def what(self) -> str:
+        """What validation looks at."""
+        return "held-out pictures" if self.held_out else "training pictures, which cannot show overfitting"
+
+    def pictures(self) -> list[tuple[int, Excess]]:
+        """Every picture by index with its loss against the others' at the same noise, the hardest first."""
+        usual = means(self.record.bands())
+        rows = [(int(index), excess(cells, usual)) for index, cells in self.record.images.items()]
+        return sorted(rows, key=lambda row: -row[1].share)
+
+    def odd(self) -> set[int]:
+        """Pictures whose loss is surely far from the others'."""
+        rows = self.pictures()
+        if len(rows) < 4:
+            return set()
+        middle = median(each.share for _, each in rows)
+        spread = median(abs(each.share - middle) for _, each in rows) / 0.6745
+        return {i for i, e in rows if abs(e.share - middle) > _ODD * max(spread, e.error, 1e-9)}
+
+    def validation_bands(self, losses: Sequence[float]) -> list[float | None]:
+        """Mean loss of the draws by band."""
+        parts: list[list[float]] = [[] for _ in range(BANDS)]
+        for (u, _), loss in zip(self.drawn, losses, strict=True):
+            parts[min(int(u * BANDS), BANDS - 1)].append(loss)
+        return [sum(part) / len(part) if part else None for part in parts]
+
+
+def report(story: Story) -> str:
+    """The judgement first, then what it rests on."""
+    parts = [[_sentence(story), *story.notes], _validation(story), _bands(story), _norms(story), _pictures(story)]
+    return "\n\n".join("\n".join(part) for part in parts if part)
+
+
+def _sentence(story: Story) -> str:
+    text = story.verdict.sentence
+    return text[0].upper() + text[1:] + "."
+
+
+def _validation(story: Story) -> list[str]:
+    record = story.record
+    if not record.points:
+        return []
+    base = sum(record.base) / len(record.base)
+    lines = [f"Validation: {len(record.base)} fixed draws of {story.what}.", ""]
+    lines += ["| step | loss | against the base model |", "| ---: | ---: | ---: |", f"| 0 | {base:.4f} | |"]
+    for point in record.points:
+        mark = " (best)" if point.step == story.verdict.best else ""
+        lines.append(f"| {point.step}{mark} | {point.mean:.4f} | {100 * (point.mean / base - 1):+.2f} % |")
+    seconds, total = story.cost
+    return [*lines, "", f"It took {seconds:.1f} s of {total:.1f} s ({100 * seconds / max(total, 1e-9):.0f} %)."]
+
+
+def _bands(story: Story) -> list[str]:
+    windows = story.record.windows
+    if not windows:
+        return []
+    part = max(len(windows) // 4, 1)
+    first, last = (means(summed(w.bands for w in each)) for each in (windows[:part], windows[-part:]))
+    columns = [first, last]
+    head = ["noise level", "training, first quarter", "training, last quarter"]
+    if story.record.points:
+        best = min(story.record.points, key=lambda point: point.mean)
+        columns += [story.validation_bands(losses) for losses in (story.record.base, best.losses)]
+        head += ["validation, base model", "validation, best"]
+    lines = ["Loss by noise level (0 is clean, 1 is noise):", "", _row(head), _row(["---:"] * len(head))]
+    for i in range(BANDS):
+        values = ["-" if column[i] is None else f"{column[i]:.4f}" for column in columns]
+        lines.append(_row([f"{i / BANDS:.3g} to {(i + 1) / BANDS:.3g}", *values]))
+    return lines
+
+
+def _norms(story: Story) -> list[str]:
+    if not story.record.windows:
+        return []
+    last = story.record.windows[-1]
+    text = f", of the text encoders {last.text_norm:.3g}" if last.text_norm else ""
+    peak = max(window.grad_peak for window in story.record.windows)
+    lines = [f"Gradient norm {last.grad_norm:.3g}{text} at the end, {peak:.3g} at most."]
+    for name, size in zip(("model", "text encoders"), last.sizes, strict=False):
+        lines.append(f"The correction is {100 * size:.2g} % of the weights of the {name}.")
+    if story.layers:
+        lines.append("Changed most: " + ", ".join(f"{name} {100 * share:.2g} %" for name, share in story.layers) + ".")
+    if last.preservation:
+        lines.append(f"Preserving loss {last.preservation:.4g} at the end.")
+    return lines
+
+
+def _pictures(story: Story) -> list[str]:
+    rows, odd = story.pictures(), story.odd()
+    if not rows:
+        return []
+    shown = rows if len(rows) <= 2 * _ROWS else [*rows[:_ROWS], None, *rows[-_ROWS:]]
+    lines = ["Training loss of each picture against the others' at the same noise:", ""]
+    lines += ["| picture | loss | times seen | |", "| --- | ---: | ---: | --- |"]
+    for row in shown:
+        if row is None:
+            lines.append("| ... | | | |")
+            continue
+        index, each = row
+        remark = "stands out: look at picture and caption" if index in odd else ""
+        lines.append(_row([story.names[index], f"{100 * each.share:+.0f} % +- {_percent(each)}", each.count, remark]))
+    return lines
+
+
+def _percent(each: Excess) -> str:
+    return f"{100 * each.error:.0f} %" if each.count > 1 else "?"
+
+
+def _row(values: Sequence[object]) -> str:
+    return f"| {' | '.join(str(value) for value in values)} |"

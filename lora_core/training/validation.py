@@ -1,0 +1,117 @@
+"""Validation at fixed noise: the same pictures, noises and noise levels every time, so that curves can be compared.
+
+No draw comes from the run's own generator, and the factors are looked at as they will be saved.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from . import objective, timesteps
+from .config import TrainConfig, Validation
+from .objective import Denoiser
+from .trainer import Sample, TrainState
+
+MOST, MOST_OF_TRAINING = 16, 8  # pictures
+
+
+@dataclass(frozen=True)
+class Draw:
+    """One noise for one picture: its index, the quantile u of the noise level, and the seed of the noise."""
+
+    picture: int
+    u: float
+    seed: int
+
+
+def choose(names: Sequence[str], digests: Sequence[str], validation: Validation) -> list[list[int]]:
+    """The examples of each picture that is looked at, by content: a further picture changes one of them at most.
+
+    Examples of one name are one picture. With `held_out` of 0 they are training pictures. Raises ValueError when no
+    picture is left to train on.
+    """
+    pictures: dict[str, list[int]] = {}
+    for index, name in enumerate(names):
+        pictures.setdefault(name, []).append(index)
+    if validation.held_out:
+        count = min(max(round(validation.held_out * len(pictures)), 1), MOST)
+        if count >= len(pictures):
+            raise ValueError(
+                f"{count} of {len(pictures)} pictures would be held out and none is left to train on; add pictures, or "
+                "set held_out to 0"
+            )
+    else:
+        count = min(len(pictures), MOST_OF_TRAINING)
+    ranked = sorted(pictures.values(), key=lambda own: _number(validation.seed, min(digests[i] for i in own)))
+    return sorted(ranked[:count])
+
+
+def plan(chosen: Sequence[int], digests: Sequence[str], config: TrainConfig, validation: Validation) -> list[Draw]:
+    """The draws for each of the chosen examples: one in each of `draws` equal shares of the timestep law."""
+    found = []
+    for index in chosen:
+        own = torch.Generator().manual_seed(_number(validation.seed, digests[index]))
+        shares = (torch.arange(validation.draws) + torch.rand(validation.draws, generator=own)) / validation.draws
+        u = timesteps.quantile(config.timesteps, shares.clamp(1e-4, 1 - 1e-4), config.shift)
+        found += [
+            Draw(index, level, _number(validation.seed, f"{digests[index]} {i}")) for i, level in enumerate(u.tolist())
+        ]
+    return found
+
+
+def key(draws: Sequence[Draw]) -> str:
+    """Changes with the draws."""
+    return hashlib.sha256(repr(draws).encode()).hexdigest()[:16]
+
+
+def measure(
+    draws: Sequence[Draw],
+    config: TrainConfig,
+    state: TrainState,
+    denoiser: Denoiser,
+    samples: Sequence[Sample],
+    base: bool = False,
+    tick: Callable[[], None] = lambda: None,
+) -> list[float]:
+    """The training loss of each draw, with the factors that would be saved now or, for `base`, with none.
+
+    Batches are no larger than a training step's; `tick` is called after each and may raise.
+    """
+    found = [0.0] * len(draws)
+    with torch.no_grad(), state.factors.silence() if base else nullcontext(), state.judged():
+        for batch in _batches(draws, samples, config.batch_size):
+            losses = _losses([draws[at] for at in batch], config, denoiser, samples, state.factors.flat.device)
+            for at, loss in zip(batch, losses.tolist(), strict=True):
+                found[at] = loss
+            tick()
+    return found
+
+
+def _batches(draws: Sequence[Draw], samples: Sequence[Sample], size: int) -> list[list[int]]:
+    by_shape: dict[tuple[int, ...], list[int]] = {}
+    for at, draw in enumerate(draws):
+        by_shape.setdefault(tuple(samples[draw.picture].latent.shape), []).append(at)
+    return [part[start : start + size] for part in by_shape.values() for start in range(0, len(part), size)]
+
+
+def _losses(
+    draws: Sequence[Draw], config: TrainConfig, denoiser: Denoiser, samples: Sequence[Sample], device: torch.device
+) -> Tensor:
+    batch = [samples[draw.picture] for draw in draws]
+    x0 = torch.stack([sample.latent for sample in batch])
+    noise = torch.stack([torch.randn(x0.shape[1:], generator=torch.Generator().manual_seed(d.seed)) for d in draws])
+    sigma = denoiser.sigma(torch.tensor([draw.u for draw in draws])).to(device)
+    conditions = [sample.condition for sample in batch]
+    return objective.losses(
+        denoiser, x0.to(device), noise.to(device), sigma, conditions, config.weighting, config.snr_gamma
+    )
+
+
+def _number(seed: int, text: str) -> int:
+    return int(hashlib.sha256(f"{seed} {text}".encode()).hexdigest()[:15], 16)

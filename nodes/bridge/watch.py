@@ -1,0 +1,165 @@
+"""A run that is watched: what its steps tell is recorded, validation is done when it is due, and the best LoRA kept."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from math import sqrt
+from pathlib import Path
+
+import comfy.model_management
+import torch
+from comfy.quant_ops import QuantizedTensor
+from PIL import Image
+from torch import Tensor, nn
+
+from ...lora_core.adapter import Adapter
+from ...lora_core.files import formats, save
+from ...lora_core.files.label import redacted
+from ...lora_core.training import charts, norms, validation
+from ...lora_core.training.config import Recipe, TrainConfig
+from ...lora_core.training.curve import Marks
+from ...lora_core.training.dataset import Dataset
+from ...lora_core.training.judgement import Verdict, best_step, judge, judge_training
+from ...lora_core.training.record import Point
+from ...lora_core.training.report import Story, report
+from ...lora_core.training.steps import StepResult
+from ...lora_core.training.targets import weight_shape
+from ...lora_core.training.trainer import Sample, TrainState
+
+log = logging.getLogger("lora_loom")
+_MOST_READ = 1 << 20  # values of a weight, for its norm
+
+
+class Pictures:
+    """Which examples a run learns from and which it looks at; all and none without validation."""
+
+    def __init__(self, dataset: Dataset, recipe: Recipe):
+        examples, chosen = dataset.examples, recipe.validation
+        shown = [i for i, example in enumerate(examples) if example.group.role == "concept"] or range(len(examples))
+        names = [f"{examples[i].group.name}\n{examples[i].source}" for i in shown]
+        digests = [examples[i].digest for i in shown]
+        found = validation.choose(names, digests, chosen) if chosen else []
+        found = [[shown[i] for i in own] for own in found]
+        held = {i for own in found for i in own} if chosen and chosen.held_out else set()
+        self.dataset, self.looked_at = dataset, [own[-1] for own in found]
+        self.learned = [i for i in range(len(examples)) if i not in held]
+        self.held = [examples[i].digest for i in sorted(held)]
+
+    def times(self) -> list[float]:
+        """How often a pass over the data shows each example; those held out, never."""
+        learned = set(self.learned)
+        return [times if i in learned else 0 for i, times in enumerate(self.dataset.times())]
+
+
+class Watch:
+    """What `over` does between steps never touches the run's generator or its factors."""
+
+    def __init__(
+        self, recipe: Recipe, pictures: Pictures, state: TrainState, denoiser, samples: list[Sample],
+        weights: Mapping[str, float], folder: Path,
+        describe: Callable[[], Adapter], label: Callable[[Adapter, int], Adapter],
+    ):  # fmt: skip
+        self.config: TrainConfig = recipe.train
+        self.chosen, self.pictures, self.state, self.denoiser = recipe.validation, pictures, state, denoiser
+        self.samples, self.weights, self.describe, self.label = samples, weights, describe, label
+        self.path = folder / "best.safetensors"
+        digests = [example.digest for example in pictures.dataset.examples]
+        self.draws = validation.plan(pictures.looked_at, digests, self.config, self.chosen) if self.chosen else []
+        self.seconds, self.started = 0.0, time.monotonic()
+        key = validation.key(self.draws) if self.draws else ""
+        if state.record.key != key:
+            state.record.key, state.record.base, state.record.points = key, [], []
+
+    def over(self, results: Iterable[StepResult]) -> Iterator[StepResult]:
+        """The results of `train`, up to where the run is ended; the network is to be attached."""
+        if self._looked():
+            return
+        for result in results:
+            if self.state.record.take(result, self.config.steps):
+                sizes = norms.correction_norms(self.state.factors)
+                self.state.record.windows[-1].sizes = norms.relative(sizes, self.weights)
+            ended = self._looked()
+            yield result
+            if ended:
+                return
+
+    def marks(self) -> Marks:
+        return charts.marks(self.state.record, best_step(self.state.record.points))
+
+    def verdict(self) -> Verdict:
+        record, chosen = self.state.record, self.chosen
+        if not chosen:
+            return judge_training(record)
+        return judge(record, [draw.picture for draw in self.draws], chosen.patience, bool(chosen.held_out))
+
+    def result(self) -> Adapter:
+        """The LoRA that comes out: that of the last step, or of the best validation."""
+        if not self.chosen or self.chosen.keep == "last":
+            return self.describe()
+        step = best_step(self.state.record.points)
+        if step in (None, self.state.step) or not self.path.is_file():
+            return self.describe()
+        kept = formats.read(self.path)
+        if kept.metadata.get("ss_steps") != str(step):
+            log.warning("%s is not of step %s; the LoRA of the last step comes out", self.path.name, step)
+            return self.describe()
+        layers = {name: kept.layers[name].to(torch.float32, copy=True) for name in self.state.factors.branches}
+        return self.label(Adapter(layers), step)
+
+    def story(self, notes: Iterable[str] = ()) -> Story:
+        sizes = norms.correction_norms(self.state.factors)
+        names = [Path(example.source).name for example in self.pictures.dataset.examples]
+        return Story(
+            self.state.record, self.verdict(), self.state.losses, self.config.steps, names,
+            [(draw.u, draw.picture) for draw in self.draws], bool(self.chosen and self.chosen.held_out),
+            norms.largest(sizes, self.weights), (self.seconds, time.monotonic() - self.started), tuple(notes),
+        )  # fmt: skip
+
+    def told(self) -> tuple[str, Image.Image]:
+        """The report and the charts."""
+        story = self.story()
+        examples = self.pictures.dataset.examples
+        shown = {index: Image.fromarray(examples[index].origin.thumbnail.numpy()) for index, _ in story.pictures()}
+        return report(story), charts.draw_charts(story, shown)
+
+    def _looked(self) -> bool:
+        """Validate when it is due; True when the run is to end here."""
+        record, step = self.state.record, self.state.step
+        if not self.chosen:
+            return False
+        if not record.base:
+            record.base = self._measured(base=True)
+        due = step == self.config.steps or step % self.chosen.every == 0
+        if due and step and (not record.points or record.points[-1].step < step):
+            record.points.append(Point(step, self._measured()))
+            if best_step(record.points) == step:
+                self._keep()
+        return self.chosen.early_stop and self.verdict().stop
+
+    def _measured(self, base: bool = False) -> list[float]:
+        tick, started = comfy.model_management.throw_exception_if_processing_interrupted, time.monotonic()
+        try:
+            return validation.measure(self.draws, self.config, self.state, self.denoiser, self.samples, base, tick)
+        finally:
+            self.seconds += time.monotonic() - started
+
+    def _keep(self) -> None:
+        adapter = self.describe()
+        tensors = formats.encode(adapter, "native", dtype=torch.float32)
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        save.save(self.path, tensors, redacted(adapter.metadata), overwrite=True)
+
+
+@torch.no_grad()
+def weight_norms(layers: Mapping[str, nn.Module]) -> dict[str, float]:
+    """Frobenius norm of each layer's weight, of large ones estimated from evenly spaced rows; without those in a form
+    that only their loader can read."""
+    found = {}
+    for name, module in layers.items():
+        weight = module.weight.dequantize() if isinstance(module.weight, QuantizedTensor) else module.weight
+        if type(weight) in (Tensor, nn.Parameter) and tuple(weight.shape) == weight_shape(module):
+            rows = weight[:: max(weight.numel() // _MOST_READ, 1)]
+            found[name] = float(rows.float().norm()) * sqrt(len(weight) / len(rows))
+    return found

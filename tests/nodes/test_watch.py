@@ -1,0 +1,216 @@
+"""Training Validation in ComfyUI: nothing of a run changes by it; it survives a cancel, stops, and keeps the best."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import comfy.model_management
+import pytest
+import tiny
+import torch
+from harness.calls import refusals, run_node
+from lora_loom.lora_core.training import checkpoint
+from lora_loom.lora_core.training.config import OptimizerConfig, Validation
+from lora_loom.nodes.bridge.watch import Watch, weight_norms
+from lora_loom.nodes.dataset import LoraDataset
+from lora_loom.nodes.train_lora import TrainLora
+from lora_loom.nodes.validation import TrainingValidation
+from safetensors.torch import load_file
+
+WIDGETS = {field.id: field.default for field in TrainingValidation.GET_SCHEMA().inputs}
+SETTINGS = {
+    "steps": 6, "rank": 2, "alpha": 2.0, "learning_rate": 1e-3, "targets": "attention", "seed": 7, "batch_size": 2,
+    "accumulation": 1, "run_name": "run",
+}  # fmt: skip
+FAMILIES = ["wan_demo", "sd15", "flux1"]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory, write_pictures: Callable[[Path], Path]) -> Any:
+    folder = write_pictures(tmp_path_factory.mktemp("data") / "pictures")
+    return run_node(LoraDataset, folder=str(folder), trigger="", resolution=64, repeats=1, bucket_step=16)[0]
+
+
+@pytest.fixture(autouse=True)
+def runs(comfy_base: Path) -> Iterator[Path]:
+    """The folder in which runs are kept, empty before and afterwards."""
+    folder = comfy_base / "output" / "lora_loom"
+    shutil.rmtree(folder, ignore_errors=True)
+    yield folder
+    shutil.rmtree(folder, ignore_errors=True)
+    comfy.model_management.interrupt_current_processing(False)
+
+
+@pytest.fixture
+def stories(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """What each run that ends tells."""
+    found, story = [], Watch.story
+
+    def listen(self: Watch, *args: Any) -> Any:
+        found.append(story(self, *args))
+        return found[-1]
+
+    monkeypatch.setattr(Watch, "story", listen)
+    return found
+
+
+def chosen(**changes: Any) -> Validation:
+    return run_node(TrainingValidation, **{**WIDGETS, "every": 2, "draws": 2, **changes})[0]
+
+
+def train(trio: tiny.Loaded, data: Any, **changes: Any) -> tuple[Any, ...]:
+    inputs = {"model": trio.model, "clip": trio.clip, "vae": trio.vae, "dataset": data, **SETTINGS, **changes}
+    return run_node(TrainLora, **inputs)
+
+
+def kept(runs: Path) -> dict[str, bytes]:
+    return {path.relative_to(runs).as_posix(): path.read_bytes() for path in runs.rglob("*.safetensors")}
+
+
+def same(left: dict[str, torch.Tensor], right: dict[str, torch.Tensor]) -> bool:
+    return left.keys() == right.keys() and all(torch.equal(value, right[name]) for name, value in left.items())
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_looking_changes_nothing(models, data, runs: Path, family: str) -> None:
+    """All pictures are trained on: the LoRA, the losses and the folder are those of the run without validation."""
+    trio = models(family)
+    without = train(trio, data)
+    folders = list(runs.iterdir())
+    seen = train(trio, data, resume="start over", validation=chosen(held_out=0.0))
+    assert same(without[0], seen[0]) and without[1] == seen[1] and list(runs.iterdir()) == folders
+    assert "training pictures, which cannot show overfitting" in seen[4]
+    assert seen[5].shape == without[5].shape == (1, 512, 1024, 3)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_held_out_pictures_are_not_trained_on(models, data, stories: list[Any], family: str) -> None:
+    trio = models(family)
+    without, held = train(trio, data)[0], train(trio, data, validation=chosen())[0]
+    assert not same(without, held)
+    bare, watched = (story.record for story in stories)
+    assert len(bare.images) == 4 and len(watched.images) == 3
+    (picture,) = {index for _, index in stories[1].drawn}
+    assert str(picture) not in watched.images
+    assert [point.step for point in watched.points] == [2, 4, 6] and len(watched.base) == 2
+    assert watched.points[-1].losses != watched.base
+    assert 0 < stories[1].cost[0] < stories[1].cost[1]
+
+
+def test_average_is_what_is_looked_at(models, data, stories: list[Any]) -> None:
+    """The EMA lags behind the trained factors, so its losses lie nearer to the base model's."""
+    for decay in (0.0, 0.99):
+        optimizer = OptimizerConfig(ema_decay=decay)
+        train(models("wan_demo"), data, optimizer=optimizer, learning_rate=1e-2, validation=chosen(held_out=0.0))
+    trained, average = (story.record for story in stories)
+    assert trained.base == average.base and trained.points[-1].losses != average.points[-1].losses
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_cancel_inside_validation_comes_soon_and_the_resumed_run_draws_the_same_curve(
+    models, data, runs: Path, family: str
+) -> None:
+    trio, settings = models(family), {"validation": chosen(draws=4), "save_every": 1}
+    whole = train(trio, data, **settings)
+    files = kept(runs)
+    shutil.rmtree(runs)
+    calls, asked = [0], []
+
+    def cancel(*_: Any) -> None:
+        calls[0] += 1
+        if calls[0] == 2 + 2 + 2:  # the base, two steps, and the second batch of the first validation
+            asked.append(time.monotonic())
+            comfy.model_management.interrupt_current_processing()
+
+    hook = trio.model.model.diffusion_model.register_forward_pre_hook(cancel)
+    with pytest.raises(comfy.model_management.InterruptProcessingException):
+        train(trio, data, **settings)
+    hook.remove()
+    assert time.monotonic() - asked[0] < 2.0
+    comfy.model_management.interrupt_current_processing(False)
+    (folder,) = runs.iterdir()
+    assert (folder / "step_000002.safetensors").is_file() and not (folder / "best.safetensors").exists()
+    again = train(trio, data, **settings)
+    assert same(whole[0], again[0]) and whole[1] == again[1]
+    after = kept(runs)
+    assert {name: after[name] for name in files} == files
+    assert whole[4].split("It took")[0] == again[4].split("It took")[0]
+
+
+HOT = {
+    "learning_rate": 0.3, "steps": 30, "rank": 4, "alpha": 16.0,
+    "optimizer": OptimizerConfig(schedule="constant", warmup=28, max_grad_norm=0.0),
+}  # fmt: skip
+
+
+def test_the_best_is_kept_and_is_not_the_last(models, data, runs: Path, stories: list[Any]) -> None:
+    """The learning rate rises until the run falls apart."""
+    trio = models("wan_demo")
+    last = train(trio, data, **HOT, validation=chosen(held_out=0.0, draws=4))
+    best = train(trio, data, **HOT, validation=chosen(held_out=0.0, draws=4, keep="best"))
+    record, step = stories[1].record, stories[1].verdict.best
+    means = {point.step: point.mean for point in record.points}
+    assert stories[0].verdict.kind == "diverged" and "lower the learning rate" in last[4]
+    assert not same(last[0], best[0])
+    kept_step = min(means, key=means.get)
+    (file,) = runs.rglob("best.safetensors")
+    found = load_file(file)
+    assert all(torch.equal(found[name], value) for name, value in best[0].items())
+    assert best[2].metadata["ss_steps"] == str(kept_step) != last[2].metadata["ss_steps"]
+    assert step in (0, kept_step) and kept_step < 30
+
+
+def test_early_stop_ends_the_run_and_stays_where_it_ended(models, data, stories: list[Any]) -> None:
+    trio, stop = models("wan_demo"), {"validation": chosen(held_out=0.0, early_stop=True, patience=2)}
+    settings = {"steps": 40, "learning_rate": 1e-9}
+    ended = train(trio, data, **settings, **stop)
+    steps = len(ended[1]["loss"])
+    assert steps < 40 and "no measurable gain since step" in ended[4].lower() and stories[-1].verdict.kind == "plateau"
+    again = train(trio, data, **settings, **stop)
+    assert same(ended[0], again[0]) and len(again[1]["loss"]) == steps
+    assert len(train(trio, data, **settings)[1]["loss"]) == 40
+
+
+def test_text_encoders_and_offload_are_looked_at_too(models, data, stories: list[Any]) -> None:
+    train(models("sd15"), data, text_rank=2, validation=chosen(), learning_rate=1e-2, preservation=0.0)
+    train(models("flux1"), data, offload=1.0, validation=chosen(), learning_rate=1e-2)
+    text, offloaded = (story.record for story in stories)
+    assert all(len(record.points) == 3 and record.points[-1].losses != record.base for record in (text, offloaded))
+    assert text.windows[-1].text_norm > 0 and len(text.windows[-1].sizes) == 2 and all(text.windows[-1].sizes)
+
+
+def test_norm_of_a_weight(models) -> None:
+    layers = {"q": torch.nn.Linear(64, 32), "conv": torch.nn.Conv2d(4, 8, 3), "large": torch.nn.Linear(1024, 4096)}
+    found = weight_norms(layers)
+    for name, module in layers.items():
+        assert found[name] == pytest.approx(float(module.weight.norm()), rel=0.02 if name == "large" else 1e-5)
+
+
+def test_too_few_pictures_to_hold_one_out(models, data) -> None:
+    from dataclasses import replace
+
+    one = replace(data, examples=data.examples[:1])
+    with pytest.raises(ValueError, match="1 of 1 pictures would be held out and none is left"):
+        train(models("sd15"), one, validation=chosen())
+
+
+def test_a_state_from_before_has_no_record(models, data, runs: Path) -> None:
+    assert checkpoint.Record().plain()["points"] == []
+    assert "must be between" not in refusals_of(every=5)
+    assert "bigger than max" in refusals_of(held_out=0.9)
+
+
+def refusals_of(**changes: Any) -> str:
+    from comfy_extras import nodes_preview_any
+
+    import nodes
+
+    nodes.NODE_CLASS_MAPPINGS["PreviewAny"] = nodes_preview_any.PreviewAny
+    return refusals({
+        "validation": {"class_type": "LoraLoom_Validation", "inputs": {**WIDGETS, **changes}},
+        "out": {"class_type": "PreviewAny", "inputs": {"source": ["validation", 0]}},
+    })  # fmt: skip
