@@ -82,7 +82,7 @@ class RunFolder:
         self._describe()
         earlier = past.folder / self.log.path.name
         if earlier.is_file():
-            write_whole(self.log.path, earlier.read_bytes())
+            write_whole(self.log.path, earlier.read_text(encoding="utf-8").encode())
         self.log.resume(state.events, state.step)
 
     def note(self, event: StepResult | Trouble) -> None:
@@ -142,9 +142,9 @@ class RunFolder:
     def _describe(self) -> None:
         """run.json"""
         path, run = self.path / "run.json", {"identity": self.identity, "settings": self.settings}
-        text = (json.dumps({"lora_loom": VERSION, **run}, indent=1) + "\n").encode()
-        if not path.is_file() or path.read_bytes() != text:
-            write_whole(path, text)
+        text = json.dumps({"lora_loom": VERSION, **run}, indent=1) + "\n"
+        if not path.is_file() or path.read_text(encoding="utf-8") != text:
+            write_whole(path, text.encode())
 
     def _prune(self, step: int) -> None:
         """Of the LoRA files up to this step the last few stay, those beyond it unless the run went back."""
@@ -162,7 +162,7 @@ def past_runs(parent: Path, name: str) -> list[Past]:
         if not re.fullmatch(re.escape(name) + "-[0-9a-f]{8}", path.parent.name):
             continue
         try:
-            run = json.loads(path.read_bytes())
+            run = json.loads(path.read_text(encoding="utf-8"))
             steps = _numbered(path.parent)
             past = Past(path.parent, run["identity"], run["settings"], max(steps, default=0))
         except (ValueError, KeyError, OSError) as error:
