@@ -11,9 +11,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from .training.config import SHIFTED, OptimizerConfig, Targets, TimestepLaw
+from .training.config import OptimizerConfig, Targets
+from .training.objective_config import AUTO, SHIFTED, TimestepLaw
 
-AUTO = "auto"
 _ADAMW = OptimizerConfig()
 
 

@@ -5,8 +5,10 @@ from comfy_api.latest import ComfyExtension, io
 from .combine_datasets import CombineDatasets
 from .dataset import LoraDataset
 from .dataset_doctor import DatasetDoctor
+from .layers import LoraLayers
 from .load_stack import LoadLoraStack
 from .merge_lora import MergeLora
+from .objective import TrainingObjective
 from .optimizer import TrainingOptimizer
 from .previews import TrainingPreviews
 from .report import LoraReport
@@ -18,7 +20,8 @@ from .validation import TrainingValidation
 class LoraLoom(ComfyExtension):
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         return [
-            LoraDataset, CombineDatasets, DatasetDoctor, TrainingOptimizer, TrainingPreviews, TrainingValidation,
+            LoraDataset, CombineDatasets, DatasetDoctor, TrainingOptimizer, TrainingObjective, LoraLayers,
+            TrainingPreviews, TrainingValidation,
             TrainLora, SaveLora, LoadLoraStack, MergeLora,
             LoraReport,
         ]  # fmt: skip

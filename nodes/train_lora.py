@@ -2,23 +2,35 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from comfy_api.latest import io
 
 from ..lora_core.files.names import safe_name
 from ..lora_core.training.config import (
     SCHEDULES,
     TARGETS,
-    WEIGHTINGS,
     LoraConfig,
     OptimizerConfig,
     Recipe,
     TextConfig,
     TrainConfig,
 )
+from ..lora_core.training.layers import LayersConfig
+from ..lora_core.training.objective_config import WEIGHTINGS, ObjectiveConfig
 from ..lora_core.training.plan import Measures
 from .bridge.images import as_image_batch, as_one_batch
 from .bridge.training import AUTO, TIMESTEPS, Run, Sources, as_lora_model, choices, train_lora
-from .types import CATEGORY, AdapterType, LoraDatasetType, OptimizerType, PreviewsType, ValidationType
+from .types import (
+    CATEGORY,
+    AdapterType,
+    LayersType,
+    LoraDatasetType,
+    ObjectiveType,
+    OptimizerType,
+    PreviewsType,
+    ValidationType,
+)
 
 MOST_STEPS = 1_000_000
 MOST_PRESERVATION = 100.0
@@ -68,6 +80,8 @@ class TrainLora(io.ComfyNode):
                 io.Float.Input("text_learning_rate", default=0.0, min=0.0, max=1.0, step=1e-5, round=False, optional=True, advanced=True, tooltip="Learning rate of the text encoder; 0 is half of learning_rate."),
                 io.Vae.Input("prior_vae", optional=True, tooltip="The stage C encoder (effnet_encoder), for Stable Cascade stage B only."),
                 OptimizerType.Input("optimizer", optional=True, tooltip="From Training Optimizer; it replaces lr_schedule, warmup and max_grad_norm of this node."),
+                ObjectiveType.Input("objective", optional=True, tooltip="From Training Objective; it replaces timesteps, shift and weighting of this node."),
+                LayersType.Input("layers", optional=True, tooltip="From LoRA Layers: scaling, dropout, norm cap, and settings for single layers."),
                 PreviewsType.Input("previews", optional=True, tooltip="From Training Previews: pictures of the LoRA while it is trained. They do not change the result."),
                 ValidationType.Input("validation", optional=True, tooltip="From Training Validation: shows when to stop, and can stop or choose the best LoRA."),
             ],
@@ -108,15 +122,18 @@ class TrainLora(io.ComfyNode):
         run_name="my_lora", resume="continue", timesteps=AUTO, shift=3.0, weighting="none", lr_schedule="cosine", warmup=0,
         caption_dropout=0.0, max_grad_norm=1.0, gradient_checkpointing=True, save_every=250, include="", exclude="",
         preserve="", preservation=0.0, memory=AUTO, offload=0.0, text_rank=0, text_learning_rate=0.0, prior_vae=None,
-        optimizer=None, previews=None, validation=None,
+        optimizer=None, objective=None, layers=None, previews=None, validation=None,
     ) -> io.NodeOutput:  # fmt: skip
         optimizer = optimizer or OptimizerConfig(schedule=lr_schedule, warmup=warmup, max_grad_norm=max_grad_norm)
-        chosen = choices(model, targets, rank, alpha, learning_rate, timesteps, shift, optimizer)
-        lora = LoraConfig(chosen.rank, chosen.alpha, chosen.targets, _patterns(include), _patterns(exclude))
+        objective = objective or ObjectiveConfig(timesteps=timesteps, shift=shift, weighting=weighting)
+        chosen = choices(model, targets, rank, alpha, learning_rate, objective.timesteps, objective.shift, optimizer)
+        objective = replace(objective, timesteps=chosen.timesteps, shift=chosen.shift)
+        lora = LoraConfig(
+            chosen.rank, chosen.alpha, chosen.targets, _patterns(include), _patterns(exclude), layers or LayersConfig()
+        )
         config = TrainConfig(
             steps=steps, learning_rate=chosen.learning_rate, batch_size=batch_size, accumulation=accumulation, seed=seed,
-            optimizer=optimizer, weighting=weighting, timesteps=chosen.timesteps, shift=chosen.shift,
-            caption_dropout=caption_dropout, preservation=preservation,
+            optimizer=optimizer, objective=objective, caption_dropout=caption_dropout, preservation=preservation,
         )  # fmt: skip
         measures = Measures(gradient_checkpointing, offload)
         run = Run(run_name, save_every, measures, memory == AUTO, resume == "start over", chosen.note(), previews)

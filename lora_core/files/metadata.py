@@ -63,6 +63,9 @@ class Facts:
     seed: int | None = None
     targets: tuple[str, ...] = ()
     min_snr_gamma: float | None = None
+    loss: str = ""
+    noise_offset: float | None = None
+    max_norm: float | None = None
     debiased: bool | None = None
     num_images: int | None = None
     num_class_images: int | None = None
@@ -126,6 +129,9 @@ def _kohya(facts: Facts) -> dict[str, Any]:
         "ss_seed": facts.seed,
         "ss_min_snr_gamma": facts.min_snr_gamma,
         "ss_debiased_estimation": facts.debiased,
+        "ss_loss_type": facts.loss,
+        "ss_noise_offset": facts.noise_offset,
+        "ss_scale_weight_norms": facts.max_norm,
     }
 
 

@@ -7,31 +7,33 @@ import json
 from dataclasses import asdict, dataclass, field
 from typing import Literal, get_args
 
+from .layers import LayersConfig
+from .objective_config import TIMESTEP_LAWS, ObjectiveConfig
+from .ranges import one_of, within
+
 Targets = Literal["attention", "attention+mlp", "all-linear", "linear+conv"]
-Weighting = Literal["none", "min_snr", "debiased"]
-TimestepLaw = Literal["uniform", "logit_normal", "shifted", "shifted_logit_normal"]
 Schedule = Literal["constant", "cosine", "linear", "cosine_restarts", "rex"]
 Keep = Literal["last", "best"]
 
-TARGETS, WEIGHTINGS, TIMESTEP_LAWS, SCHEDULES = (get_args(t) for t in (Targets, Weighting, TimestepLaw, Schedule))
-KEEPS = get_args(Keep)
-SHIFTED = ("shifted", "shifted_logit_normal")
+TARGETS, SCHEDULES, KEEPS = get_args(Targets), get_args(Schedule), get_args(Keep)
 
 
 @dataclass(frozen=True)
 class LoraConfig:
-    """Which layers get a correction, and how large. `include` and `exclude` are fnmatch patterns of layer names."""
+    """Which layers get a correction, and how large. `include` and `exclude` are fnmatch patterns of layer names;
+    `options` say how the corrections are scaled, regularised and trained one by one."""
 
     rank: int = 16
     alpha: float = 16.0
     preset: Targets = "attention"
     include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
+    options: LayersConfig = field(default_factory=LayersConfig)
 
     def __post_init__(self) -> None:
-        _within("rank", self.rank, 1, 1024)
-        _within("alpha", self.alpha, 1e-3, 1e4)
-        _one_of("targets", self.preset, TARGETS)
+        within("rank", self.rank, 1, 1024)
+        within("alpha", self.alpha, 1e-3, 1e4)
+        one_of("targets", self.preset, TARGETS)
 
 
 @dataclass(frozen=True)
@@ -80,17 +82,17 @@ class OptimizerConfig:
     ema_decay: float = 0.0
 
     def __post_init__(self) -> None:
-        _one_of("optimizer", self.name, tuple(OPTIMIZERS))
-        _one_of("lr_schedule", self.schedule, SCHEDULES)
-        _within("warmup", self.warmup, 0, 1_000_000)
-        _within("restarts", self.restarts, 1, 1000)
-        _within("weight_decay", self.weight_decay, 0.0, 10.0)
+        one_of("optimizer", self.name, tuple(OPTIMIZERS))
+        one_of("lr_schedule", self.schedule, SCHEDULES)
+        within("warmup", self.warmup, 0, 1_000_000)
+        within("restarts", self.restarts, 1, 1000)
+        within("weight_decay", self.weight_decay, 0.0, 10.0)
         for number in ("beta1", "beta2", "eps"):
-            _within(number, getattr(self, number), 0.0, 0.9999999)
+            within(number, getattr(self, number), 0.0, 0.9999999)
             if getattr(self, number) and getattr(self.method, number) is None:
                 raise ValueError(f"{self.name} has no {number}; leave it at 0")
-        _within("max_grad_norm", self.max_grad_norm, 0.0, 1e9)
-        _within("ema_decay", self.ema_decay, 0.0, 0.9999999)
+        within("max_grad_norm", self.max_grad_norm, 0.0, 1e9)
+        within("ema_decay", self.ema_decay, 0.0, 0.9999999)
         if self.name == "schedule_free_adamw":
             self._check_schedule_free()
 
@@ -122,7 +124,7 @@ class OptimizerConfig:
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """How the factors are trained. `shift` is used by the SHIFTED timestep laws, `snr_gamma` by `min_snr`.
+    """How the factors are trained.
 
     `preservation` weighs a second loss that keeps the base model's own answer on captions without the concept.
     """
@@ -133,25 +135,19 @@ class TrainConfig:
     accumulation: int = 1
     seed: int = 0
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
-    weighting: Weighting = "none"
-    snr_gamma: float = 5.0
-    timesteps: TimestepLaw = "uniform"
-    shift: float = 3.0
+    objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
     caption_dropout: float = 0.0
     preservation: float = 0.0
 
     def __post_init__(self) -> None:
-        _within("steps", self.steps, 1, 1_000_000)
-        _within("learning_rate", self.learning_rate, 1e-9, 1.0)
-        _within("batch_size", self.batch_size, 1, 1024)
-        _within("accumulation", self.accumulation, 1, 1024)
-        _within("warmup", self.optimizer.warmup, 0, self.steps)
-        _within("shift", self.shift, 0.01, 100.0)
-        _within("snr_gamma", self.snr_gamma, 0.1, 100.0)
-        _within("caption_dropout", self.caption_dropout, 0.0, 1.0)
-        _within("preservation", self.preservation, 0.0, 100.0)
-        _one_of("weighting", self.weighting, WEIGHTINGS)
-        _one_of("timesteps", self.timesteps, TIMESTEP_LAWS)
+        within("steps", self.steps, 1, 1_000_000)
+        within("learning_rate", self.learning_rate, 1e-9, 1.0)
+        within("batch_size", self.batch_size, 1, 1024)
+        within("accumulation", self.accumulation, 1, 1024)
+        within("warmup", self.optimizer.warmup, 0, self.steps)
+        within("caption_dropout", self.caption_dropout, 0.0, 1.0)
+        within("preservation", self.preservation, 0.0, 100.0)
+        one_of("timesteps", self.objective.timesteps, TIMESTEP_LAWS)
         if self.optimizer.name == "prodigy" and self.learning_rate < _LEAST_FACTOR:
             raise ValueError(
                 f"prodigy finds the learning rate by itself and learning_rate is a factor on it; set it to 1 or "
@@ -167,8 +163,8 @@ class TextConfig:
     learning_rate: float
 
     def __post_init__(self) -> None:
-        _within("text_rank", self.rank, 1, 1024)
-        _within("text_learning_rate", self.learning_rate, 1e-9, 1.0)
+        within("text_rank", self.rank, 1, 1024)
+        within("text_learning_rate", self.learning_rate, 1e-9, 1.0)
 
 
 @dataclass(frozen=True)
@@ -189,12 +185,12 @@ class Validation:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        _within("held_out", self.held_out, 0.0, 0.5)
-        _within("every", self.every, 1, 1_000_000)
-        _within("draws", self.draws, 1, 64)
-        _within("patience", self.patience, 2, 1000)
-        _within("seed", self.seed, 0, 2**63 - 1)
-        _one_of("keep", self.keep, KEEPS)
+        within("held_out", self.held_out, 0.0, 0.5)
+        within("every", self.every, 1, 1_000_000)
+        within("draws", self.draws, 1, 64)
+        within("patience", self.patience, 2, 1000)
+        within("seed", self.seed, 0, 2**63 - 1)
+        one_of("keep", self.keep, KEEPS)
 
 
 @dataclass(frozen=True)
@@ -210,6 +206,12 @@ class Recipe:
     preserve: tuple[str, ...] = ()
     validation: Validation | None = None
 
+    def __post_init__(self) -> None:
+        if self.lora.options.max_norm and self.train.optimizer.name == "schedule_free_adamw":
+            raise ValueError(
+                "max_norm would change what schedule_free_adamw averages; set it to 0 or choose another optimizer"
+            )
+
     @property
     def preserved(self) -> tuple[str, ...]:
         """The words of `preserve`; none when preservation has no weight."""
@@ -220,13 +222,3 @@ def fingerprint(*parts: object) -> str:
     """16 hex digits that change when any choice changes. Parts are dataclasses or plain JSON values."""
     plain = [asdict(part) if hasattr(part, "__dataclass_fields__") else part for part in parts]
     return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:16]
-
-
-def _within(name: str, value: float, low: float, high: float) -> None:
-    if not low <= value <= high:
-        raise ValueError(f"{name} is {value}; it must be between {low:g} and {high:g}")
-
-
-def _one_of(name: str, value: str, choices: tuple[str, ...]) -> None:
-    if value not in choices:
-        raise ValueError(f"{name} is {value!r}; choose one of {', '.join(choices)}")

@@ -8,8 +8,10 @@ input (by reference) and `A x`.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from itertools import groupby
 from math import prod
 
 import torch
@@ -18,14 +20,18 @@ from torch.nn import functional as F
 
 from ..adapter import TEXT_PREFIX
 from ..low_rank import LowRank
+from .layers import LayersConfig, sizes
 from .targets import weight_shape
+
+Key = tuple[str, int]  # of a factor: its layer, and 0 for A or 1 for B
 
 
 class _AddLowRank(torch.autograd.Function):
-    """`out += scaling * (x A^T) B^T` in place. Factors are cast to the activation dtype, their gradients are fp32."""
+    """`out += scaling * (x A^T) B^T` in place, where `scaling` is one number or one for each rank. Factors are cast to
+    the activation dtype, their gradients are fp32."""
 
     @staticmethod
-    def forward(ctx, out: Tensor, x: Tensor, lora_A: Tensor, lora_B: Tensor, scaling: float) -> Tensor:
+    def forward(ctx, out: Tensor, x: Tensor, lora_A: Tensor, lora_B: Tensor, scaling: float | Tensor) -> Tensor:
         hidden = F.linear(x, lora_A.to(x.dtype)).mul_(scaling)
         flat = out.view(-1, out.shape[-1])
         flat.addmm_(hidden.view(-1, hidden.shape[-1]).to(out.dtype), lora_B.to(out.dtype).T)
@@ -47,45 +53,74 @@ class _AddLowRank(torch.autograd.Function):
 
 
 class Branch:
-    """The trainable pair of one layer: `lora_A` (rank, in * prod(kernel)) and `lora_B` (out, rank), fp32 leaves."""
+    """The trainable pair of one layer: `lora_A` (rank, in * prod(kernel)) and `lora_B` (out, rank), fp32 leaves.
+
+    `keep` (rank,) multiplies what passes through each rank; None: 1.
+    """
 
     def __init__(self, lora_A: Tensor, lora_B: Tensor, alpha: float, module: nn.Module):
         self.lora_A, self.lora_B, self.alpha = lora_A, lora_B, alpha
         self.module = module
         self.kernel = weight_shape(module)[2:]
         self.muted = False
+        self.keep: Tensor | None = None
+
+    @property
+    def scaling(self) -> float:
+        return self.alpha / self.lora_A.shape[0]
 
     def add_to(self, out: Tensor, x: Tensor) -> Tensor:
         """`out` plus the low-rank path of `x`; `out` may be modified in place and must not be used afterwards."""
         if self.muted:
             return out
-        scaling = self.alpha / self.lora_A.shape[0]
         if self.kernel:
-            return out + self._convolve(x).to(out.dtype) * scaling
+            return out + self._convolve(x).to(out.dtype) * self.scaling
+        scaling = self.scaling if self.keep is None else self.scaling * self.keep
         return _AddLowRank.apply(out if out.is_contiguous() else out.contiguous(), x, self.lora_A, self.lora_B, scaling)
 
     def _convolve(self, x: Tensor) -> Tensor:
         conv = (F.conv1d, F.conv2d, F.conv3d)[len(self.kernel) - 1]
         module, rank = self.module, self.lora_A.shape[0]
-        down = self.lora_A.to(x.dtype).view(rank, -1, *self.kernel)
+        lora_A = self.lora_A if self.keep is None else self.lora_A * self.keep[:, None]
+        down = lora_A.to(x.dtype).view(rank, -1, *self.kernel)
         up = self.lora_B.to(x.dtype).view(-1, rank, *(1 for _ in self.kernel))
         padding = module.padding
         if module.padding_mode != "zeros":
             x, padding = F.pad(x, module._reversed_padding_repeated_twice, mode=module.padding_mode), 0
         return conv(conv(x, down, None, module.stride, padding, module.dilation), up)
 
+    def cap_(self, most: float) -> None:
+        """Shrink both factors alike until the Frobenius norm of the correction is at most `most`; a smaller one keeps
+        every bit. The norm is exact, from the factors' Gram matrices, and is not waited for."""
+        square = ((self.lora_B.T @ self.lora_B) * (self.lora_A @ self.lora_A.T)).sum()
+        shrink = (most / (self.scaling * square.clamp(min=0).sqrt()).clamp(min=most)).sqrt()
+        self.lora_A.mul_(shrink)
+        self.lora_B.mul_(shrink)
+
     def low_rank(self) -> LowRank:
         """A detached fp32 copy on the CPU."""
         return LowRank(_copy(self.lora_A), _copy(self.lora_B), self.alpha, self.kernel)
 
 
+@dataclass(frozen=True)
+class Part:
+    """A piece of the buffers with a learning rate of its own, `rate` times that of its kind: the model's or, `text`,
+    the text encoders'. `flat` and the `matrices`, which are views of it, have their gradients."""
+
+    flat: Tensor
+    matrices: tuple[Tensor, ...]
+    text: bool
+    rate: float
+
+
 class Factors:
-    """All trainable pairs of a run in one flat fp32 buffer with one flat gradient: one optimiser tensor, one norm.
+    """All trainable pairs of a run in one flat fp32 buffer with one flat gradient: one norm, and one optimiser tensor
+    for each learning rate.
 
     Every branch holds views of the buffers; backward accumulates straight into the flat gradient. A layer too small for
     its rank gets the rank it can have, at the same scaling. Layers of text encoders, which come last, have `text_rank`
-    at the scaling alpha / rank of all. `parts` are the buffer's pieces with a learning rate of their own: the model's
-    and, when there are any, the text encoders'. They lie on `device`, or else with the first layer's weight.
+    at the scaling of all. `options` may size layers one by one. They lie on `device`, or else with the first layer's
+    weight.
     """
 
     def __init__(
@@ -96,33 +131,52 @@ class Factors:
         generator: torch.Generator,
         text_rank: int = 0,
         device: torch.device | None = None,
+        options: LayersConfig | None = None,
     ):
-        ranks = {name: text_rank if name.startswith(TEXT_PREFIX) else rank for name in layers}
-        shapes = {name: _factor_shapes(module, ranks[name]) for name, module in layers.items()}
+        self.options = options or LayersConfig()
+        wanted = sizes(layers, rank, alpha, text_rank, self.options)
+        shapes = {name: _factor_shapes(module, wanted[name].rank) for name, module in layers.items()}
         size = sum(prod(a) + prod(b) for a, b in shapes.values())
         device = device or next(iter(layers.values())).weight.device
         self.flat = torch.zeros(size, device=device)
         self.flat.grad = torch.zeros(size, device=device)
-        self.parts = _parts(
-            self.flat, [sum(map(prod, pair)) for name, pair in shapes.items() if name.startswith(TEXT_PREFIX)]
-        )
+        rates = {(name, i): wanted[name].rate * (1, self.options.lora_plus_ratio)[i] for name in layers for i in (0, 1)}
+        leaves, self.parts = _laid_out(self.flat, {key: shapes[key[0]][key[1]] for key in rates}, rates)
         self.branches: dict[str, Branch] = {}
-        at = 0
         for name, module in layers.items():
-            pair = []
-            for shape in shapes[name]:
-                pair.append(_leaf(self.flat, self.flat.grad, at, shape))
-                at += prod(shape)
+            pair, own = (leaves[name, 0], leaves[name, 1]), wanted[name]
             with torch.no_grad():
                 pair[0].copy_(_kaiming(shapes[name][0], generator))
-            self.branches[name] = Branch(*pair, alpha * shapes[name][0][0] / rank, module)
+            self.branches[name] = Branch(*pair, own.alpha * shapes[name][0][0] / own.alpha_rank, module)
 
-    def matrices(self) -> tuple[list[Tensor], ...]:
-        """The factors of each part one by one: views of the buffer that have their gradient."""
-        model, text = [], []
-        for name, branch in self.branches.items():
-            (text if name.startswith(TEXT_PREFIX) else model).extend((branch.lora_A, branch.lora_B))
-        return (model, text)[: len(self.parts)]
+    def text_gradient(self) -> Tensor:
+        """The end of the flat gradient that is of text encoders; empty when there are none."""
+        return self.flat.grad[sum(len(part.flat) for part in self.parts if not part.text) :]
+
+    @contextmanager
+    def dropped(self, generator: torch.Generator) -> Iterator[None]:
+        """Inside, ranks and whole layers are left out as the options say, the same ones in every pass; those that stay
+        are scaled up so that the mean is as without. Draws nothing when nothing is to be left out."""
+        if not self.options.drops:
+            yield
+            return
+        ranks = [branch.lora_A.shape[0] for branch in self.branches.values()]
+        keep = _kept(self.options.rank_dropout, sum(ranks), generator)
+        keep *= _kept(self.options.layer_dropout, len(ranks), generator).repeat_interleave(torch.tensor(ranks))
+        for branch, own in zip(self.branches.values(), keep.to(self.flat.device).split(ranks), strict=True):
+            branch.keep = own
+        try:
+            yield
+        finally:
+            for branch in self.branches.values():
+                branch.keep = None
+
+    @torch.no_grad()
+    def cap_(self) -> None:
+        """Hold every correction to the options' `max_norm` (Frobenius norm), if there is one."""
+        if self.options.max_norm:
+            for branch in self.branches.values():
+                branch.cap_(self.options.max_norm)
 
     @contextmanager
     def silence(self) -> Iterator[None]:
@@ -168,20 +222,36 @@ def _factor_shapes(module: nn.Module, rank: int) -> tuple[tuple[int, int], tuple
     return (rank, columns), (out, rank)
 
 
-def _parts(flat: Tensor, text_sizes: Sequence[int]) -> tuple[Tensor, ...]:
-    """The buffer itself, or its two pieces when the last of it belongs to text encoders; each has its gradient."""
-    if not text_sizes:
-        return (flat,)
-    parts, grads = (whole.tensor_split([len(whole) - sum(text_sizes)]) for whole in (flat, flat.grad))
-    for part, grad in zip(parts, grads, strict=True):
-        part.grad = grad
-    return parts
+def _laid_out(
+    flat: Tensor, shapes: Mapping[Key, tuple[int, int]], rates: Mapping[Key, float]
+) -> tuple[dict[Key, Tensor], tuple[Part, ...]]:
+    """Leaves by layer and factor, and the parts they form: one piece for each rate, the model's pieces first, and else
+    in the order of the layers."""
+
+    def kind(key: Key) -> tuple[bool, float]:
+        return key[0].startswith(TEXT_PREFIX), rates[key]
+
+    leaves, parts, at = {}, [], 0
+    for (text, rate), keys in groupby(sorted(shapes, key=kind), kind):
+        start, members = at, list(keys)
+        for key in members:
+            leaves[key] = _leaf(flat, flat.grad, at, shapes[key])
+            at += prod(shapes[key])
+        part = flat if at - start == len(flat) else flat[start:at]
+        part.grad = flat.grad[start:at]
+        parts.append(Part(part, tuple(leaves[key] for key in members), text, rate))
+    return leaves, tuple(parts)
 
 
 def _leaf(flat: Tensor, grad: Tensor, at: int, shape: tuple[int, int]) -> Tensor:
     leaf = flat[at : at + prod(shape)].view(shape).detach().requires_grad_()
     leaf.grad = grad[at : at + prod(shape)].view(shape)
     return leaf
+
+
+def _kept(share: float, count: int, generator: torch.Generator) -> Tensor:
+    """Factors of mean 1: zero for that share of them."""
+    return (torch.rand(count, generator=generator) >= share).float() / (1 - share)
 
 
 def _kaiming(shape: tuple[int, int], generator: torch.Generator) -> Tensor:

@@ -8,6 +8,8 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Any, TypeVar
 
 from .config import LoraConfig, OptimizerConfig, Recipe, TextConfig, TrainConfig, Validation
+from .layers import LayersConfig, Rule
+from .objective_config import ObjectiveConfig
 
 _FORMAT = 1
 _Config = TypeVar("_Config")
@@ -37,7 +39,11 @@ class Settings:
         if found.pop("format", None) != _FORMAT:
             raise ValueError(f"these settings are not of format {_FORMAT}; update LoRA Loom to read them")
         recipe = found["recipe"]
-        recipe["train"]["optimizer"] = _config(OptimizerConfig, recipe["train"]["optimizer"])
+        options = recipe["lora"]["options"]
+        options["rules"] = [_config(Rule, rule) for rule in options["rules"]]
+        recipe["lora"]["options"] = _config(LayersConfig, options)
+        for name, kind in (("optimizer", OptimizerConfig), ("objective", ObjectiveConfig)):
+            recipe["train"][name] = _config(kind, recipe["train"][name])
         for part, kind in (("lora", LoraConfig), ("train", TrainConfig), ("text", TextConfig)):
             recipe[part] = recipe[part] and _config(kind, recipe[part])
         if "validation" in recipe:

@@ -70,7 +70,7 @@ def select(model: nn.Module, config: LoraConfig, prefix: str = "") -> dict[str, 
     if not chosen:
         raise ValueError(
             f"targets '{config.preset}' with include {list(config.include)} and exclude {list(config.exclude)} "
-            f"select none of the model's {len(layers)} layers; it has: {_summary(layers)}"
+            f"select none of the model's {len(layers)} layers; it has: {summary(layers)}"
         )
     return chosen
 
@@ -83,7 +83,7 @@ def _wanted(name: str, module: nn.Module, config: LoraConfig) -> bool:
     return taken and not matches(config.exclude)
 
 
-def _summary(layers: Mapping[str, nn.Module], most: int = 12) -> str:
+def summary(layers: Mapping[str, nn.Module], most: int = 12) -> str:
     """Layer names with block numbers folded (`blocks.*.attn.qkv x 12`), the commonest first."""
     counts = Counter(re.sub(r"\.\d+(?=\.)", ".*", name) for name in layers)
     rows = [f"{name} x {count}" for name, count in counts.most_common(most)]

@@ -5,30 +5,54 @@ A law maps randomness to u in (0, 1), where 0 is clean and 1 is pure noise; the 
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
-from .config import SHIFTED
+from .objective_config import SHIFTED, ObjectiveConfig
+
+_FEW_TOKENS, _MANY_TOKENS = (256, 0.5), (4096, 1.15)  # where FLUX.1 has which mean
 
 
-def draw(law: str, count: int, shift: float, generator: torch.Generator) -> Tensor:
-    """`count` values of u, fp32 on the CPU.
+def draw(choices: ObjectiveConfig, count: int, generator: torch.Generator, tokens: float = 0.0) -> Tensor:
+    """`count` values of u, fp32 on the CPU. `tokens` of 16 x 16 pixels make up one picture.
 
-    `uniform`; `logit_normal`: sigmoid of a standard normal (Esser et al. 2024, arXiv:2403.03206, m = 0, s = 1). With
-    `shifted` before it, either then goes through s u / (1 + (s - 1) u), the resolution shift of the same paper; of the
-    logit-normal law that is m = log(s).
+    `uniform`; `logit_normal`: sigmoid of a normal (Esser et al. 2024, arXiv:2403.03206). With `shifted` before it,
+    either then goes through s u / (1 + (s - 1) u), the resolution shift of the same paper; of the logit-normal law that
+    adds log(s) to its mean. `resolution_shifted`: the logit-normal law, shifted for the picture's size as FLUX.1 is
+    when it is sampled. `mode`: the mode law of that paper with heavy tails, whose scale moves u towards the middle.
     """
-    if law.endswith("logit_normal"):
-        u = torch.randn(count, generator=generator).sigmoid()
-    else:
+    if choices.timesteps in ("uniform", "shifted", "mode"):
         u = torch.rand(count, generator=generator)
-    return _shifted(law, u, shift)
+    else:
+        u = _logit_normal(choices, torch.randn(count, generator=generator))
+    return _placed(choices, u, tokens)
 
 
-def quantile(law: str, share: Tensor, shift: float) -> Tensor:
+def quantile(choices: ObjectiveConfig, share: Tensor, tokens: float = 0.0) -> Tensor:
     """The u below which the law draws that share, both in (0, 1)."""
-    return _shifted(law, torch.special.ndtri(share).sigmoid() if law.endswith("logit_normal") else share, shift)
+    if choices.timesteps == "mode":
+        return _placed(choices, 1 - share)  # which falls
+    plain = choices.timesteps in ("uniform", "shifted")
+    return _placed(choices, share if plain else _logit_normal(choices, torch.special.ndtri(share)), tokens)
 
 
-def _shifted(law: str, u: Tensor, shift: float) -> Tensor:
-    return shift * u / (1 + (shift - 1) * u) if law in SHIFTED else u
+def resolution_shift(tokens: float) -> float:
+    """FLUX.1's shift for a picture of so many tokens: exp(mu), mu linear, 0.5 at 256 tokens and 1.15 at 4096."""
+    (few, least), (many, most) = _FEW_TOKENS, _MANY_TOKENS
+    return math.exp(least + (most - least) * (tokens - few) / (many - few))
+
+
+def _logit_normal(choices: ObjectiveConfig, normal: Tensor) -> Tensor:
+    return (choices.logit_mean + choices.logit_std * normal).sigmoid()
+
+
+def _placed(choices: ObjectiveConfig, u: Tensor, tokens: float = 0.0) -> Tensor:
+    """What the law makes of its draw from the uniform or the logit-normal law."""
+    if choices.timesteps == "mode":
+        return 1 - u - choices.mode_scale * ((math.pi / 2 * u).cos().square() - 1 + u)
+    shift = choices.shift if choices.timesteps in SHIFTED else 1.0
+    if choices.timesteps == "resolution_shifted":
+        shift = resolution_shift(tokens)
+    return u if shift == 1 else shift * u / (1 + (shift - 1) * u)

@@ -17,6 +17,7 @@ from .config import TrainConfig
 from .health import GOOD_EVERY, LOWERED, MOST_IN_A_ROW, Health, diverged, quiet
 from .inject import Factors
 from .objective import Denoiser
+from .objective_config import ObjectiveConfig
 from .optimizers.schedule_free import ScheduleFreeAdamW
 from .record import Record
 from .steps import Look, StepResult
@@ -28,6 +29,7 @@ class Sample:
 
     `unconditional` is that of the empty caption, `preserved` are those of its caption with the concept replaced.
     `mask` is the weight of each place of the latent in 0..1, of its shape but for one channel; None: 1 everywhere.
+    `prior` tells that it shows the class, not the concept.
     `variants` show the same with other pixels or words and a latent of the same shape: each time one is drawn.
     """
 
@@ -36,6 +38,7 @@ class Sample:
     unconditional: Any
     preserved: tuple[Any, ...] = ()
     mask: Tensor | None = None
+    prior: bool = False
     variants: tuple[Sample, ...] = ()
 
     def drawn(self, generator: torch.Generator) -> Sample:
@@ -120,8 +123,9 @@ class TrainState:
 
 def make_optimizer(factors: Factors, config: TrainConfig, text_rate: float = 0.0) -> torch.optim.Optimizer:
     """The optimiser of all parts of the factors; text encoders at `text_rate`."""
-    peaks = (config.learning_rate, text_rate)[: len(factors.parts)]
-    return optimizers.make(config.optimizer, list(zip(factors.parts, factors.matrices(), peaks, strict=True)))
+    rates = [part.rate * (text_rate if part.text else config.learning_rate) for part in factors.parts]
+    parts = [(part.flat, part.matrices, rate) for part, rate in zip(factors.parts, rates, strict=True)]
+    return optimizers.make(config.optimizer, parts)
 
 
 def train(
@@ -146,8 +150,7 @@ def train(
         with state.whole_step():
             parts = [_backward(config, state, denoiser, samples) for _ in range(config.accumulation)]
             mean = sum(part.loss for part in parts)
-            norm = float(state.factors.flat.grad.norm())
-            text_norm = sum(float(part.grad.norm()) for part in state.factors.parts[1:])
+            norm, text_norm = float(state.factors.flat.grad.norm()), float(state.factors.text_gradient().norm())
         if not (math.isfinite(mean) and math.isfinite(norm)):
             _drop(state, mean, norm, report)
             continue
@@ -169,6 +172,7 @@ def _update(config: TrainConfig, state: TrainState, loss: float, norm: float) ->
     for group in state.optimizer.param_groups:
         group["lr"] = _rate(config, state, group["peak"])
     state.optimizer.step()
+    state.factors.cap_()
     flat.grad.zero_()
     state.step += 1
     state.losses.append(loss)
@@ -227,8 +231,8 @@ def _backward(config: TrainConfig, state: TrainState, denoiser: Denoiser, sample
     indices, draw, device = state.batches.next(), state.generator, state.factors.flat.device
     batch = [samples[i].drawn(draw) for i in indices]
     x0 = torch.stack([sample.latent for sample in batch])
-    noise = torch.randn(x0.shape, generator=draw).to(device)
-    u = timesteps.draw(config.timesteps, len(batch), config.shift, draw)
+    noise = objective.draw_noise(x0.shape, config.objective.noise_offset, draw).to(device)
+    u = timesteps.draw(config.objective, len(batch), draw, denoiser.tokens(x0.shape))
     sigma = denoiser.sigma(u).to(device)
     dropped = torch.rand(len(batch), generator=draw) < config.caption_dropout
     conditions = [s.unconditional if drop else s.condition for s, drop in zip(batch, dropped, strict=True)]
@@ -236,9 +240,27 @@ def _backward(config: TrainConfig, state: TrainState, denoiser: Denoiser, sample
     if config.preservation:
         picks = [int(torch.randint(len(s.preserved), (), generator=draw)) for s in batch]
         kept = [s.preserved[pick] for s, pick in zip(batch, picks, strict=True)]
-    losses, change = add_gradient(config, state.factors, denoiser, x0.to(device), noise, sigma, conditions, kept)
+    places = place_weights(config.objective, batch)
+    places = None if places is None else places.to(device)
+    with state.factors.dropped(draw):
+        losses, change = add_gradient(
+            config, state.factors, denoiser, x0.to(device), noise, sigma, conditions, kept, places
+        )
     looks = [Look(*values) for values in zip(indices, u.tolist(), losses.tolist(), strict=True)]
     return _Part(float(losses.mean()) / config.accumulation, float(change) / config.accumulation, looks)
+
+
+def place_weights(choices: ObjectiveConfig, batch: Sequence[Sample]) -> Tensor | None:
+    """The loss weight of each place of the latents, (batch, 1, ...); None when it is 1 everywhere.
+
+    Nothing is divided by a mask's size: a place that counts, counts alike in every picture.
+    """
+    if all(sample.mask is None and not sample.prior for sample in batch):
+        return None
+    masks = [torch.ones_like(sample.latent[:1]) if sample.mask is None else sample.mask for sample in batch]
+    shares = [choices.prior_weight if sample.prior else 1.0 for sample in batch]
+    weights = [share * (choices.unmasked + (1 - choices.unmasked) * m) for m, share in zip(masks, shares, strict=True)]
+    return torch.stack(weights)
 
 
 def add_gradient(
@@ -250,12 +272,13 @@ def add_gradient(
     sigma: Tensor,
     conditions: list[Any],
     preserved: list[Any],
+    places: Tensor | None = None,
 ) -> tuple[Tensor, Tensor | float]:
     """Add the gradient of one micro-batch that lies on the device to the flat buffer.
 
     Returns the loss of each sample, (batch,), and the loss that preserves, not weighted, a scalar.
     """
-    losses = objective.losses(denoiser, x0, noise, sigma, conditions, config.weighting, config.snr_gamma)
+    losses = objective.losses(denoiser, x0, noise, sigma, conditions, config.objective, places)
     (losses.mean() / config.accumulation).backward()
     if not preserved:
         return losses.detach(), 0.0

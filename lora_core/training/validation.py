@@ -16,7 +16,7 @@ from torch import Tensor
 from . import objective, timesteps
 from .config import TrainConfig, Validation
 from .objective import Denoiser
-from .trainer import Sample, TrainState
+from .trainer import Sample, TrainState, place_weights
 
 MOST, MOST_OF_TRAINING = 16, 8  # pictures
 
@@ -52,13 +52,22 @@ def choose(names: Sequence[str], digests: Sequence[str], validation: Validation)
     return sorted(ranked[:count])
 
 
-def plan(chosen: Sequence[int], digests: Sequence[str], config: TrainConfig, validation: Validation) -> list[Draw]:
-    """The draws for each of the chosen examples: one in each of `draws` equal shares of the timestep law."""
+def plan(
+    chosen: Sequence[int],
+    digests: Sequence[str],
+    config: TrainConfig,
+    validation: Validation,
+    tokens: Callable[[int], float] = lambda _: 0.0,
+) -> list[Draw]:
+    """The draws for each of the chosen examples: one in each of `draws` equal shares of the timestep law.
+
+    `tokens` tells the size of an example, as `timesteps.draw` takes it.
+    """
     found = []
     for index in chosen:
         own = torch.Generator().manual_seed(_number(validation.seed, digests[index]))
         shares = (torch.arange(validation.draws) + torch.rand(validation.draws, generator=own)) / validation.draws
-        u = timesteps.quantile(config.timesteps, shares.clamp(1e-4, 1 - 1e-4), config.shift)
+        u = timesteps.quantile(config.objective, shares.clamp(1e-4, 1 - 1e-4), tokens(index))
         found += [
             Draw(index, level, _number(validation.seed, f"{digests[index]} {i}")) for i, level in enumerate(u.tolist())
         ]
@@ -108,9 +117,9 @@ def _losses(
     noise = torch.stack([torch.randn(x0.shape[1:], generator=torch.Generator().manual_seed(d.seed)) for d in draws])
     sigma = denoiser.sigma(torch.tensor([draw.u for draw in draws])).to(device)
     conditions = [sample.condition for sample in batch]
-    return objective.losses(
-        denoiser, x0.to(device), noise.to(device), sigma, conditions, config.weighting, config.snr_gamma
-    )
+    places = place_weights(config.objective, batch)
+    places = None if places is None else places.to(device)
+    return objective.losses(denoiser, x0.to(device), noise.to(device), sigma, conditions, config.objective, places)
 
 
 def _number(seed: int, text: str) -> int:

@@ -7,6 +7,7 @@ from math import prod
 from ...lora_core.distilled import few_step_mark
 from ...lora_core.presets import preset_of
 from ...lora_core.training.dataset import Dataset
+from ...lora_core.training.objective_config import ObjectiveConfig
 from .keys import family_of
 from .origin import file_name, files_of
 
@@ -32,6 +33,17 @@ def check_conditioning(model, conditioning: list) -> None:
     for name in family.text.also:
         if options.get(name) is None:
             raise ValueError(f"this CLIP gives no {name}, which {family.name} takes; {_CURE}")
+
+
+def check_objective(objective: ObjectiveConfig, prediction: str) -> None:
+    """Raises ValueError for a loss that means nothing for what the network predicts (`prediction_type`)."""
+    if objective.noise_offset and prediction == "flow":
+        raise ValueError(
+            f"noise_offset is {objective.noise_offset:g} but this is a flow model, which starts from pure noise and "
+            "learns dark and bright pictures without; set it to 0"
+        )
+    if objective.weighting == "cosmap" and prediction != "flow":
+        raise ValueError("weighting cosmap is for flow models and this one is not; choose none, min_snr or debiased")
 
 
 def warnings(model, dataset: Dataset) -> list[str]:

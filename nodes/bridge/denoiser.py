@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from math import prod
+
 import comfy.sampler_helpers
 import comfy.samplers
 import torch
@@ -14,6 +16,8 @@ from .captions import Conditions
 from .keys import family_of
 
 _LEAST_SIGMA = 1e-3  # flow models are defined down to 0, where the output residual is 0 / 0
+
+_TOKEN = 16  # pixels at the side of one
 
 
 def prediction_type(model) -> str:
@@ -71,6 +75,9 @@ class ComfyDenoiser:
         if isinstance(self.sampling, CONST):
             return ((1 - sigma) / sigma).square()
         return sigma.pow(-2)
+
+    def tokens(self, shape: torch.Size) -> float:
+        return prod(shape[-2:]) * (self.model.latent_format.spacial_downscale_ratio / _TOKEN) ** 2
 
     def _together(self, x_t: Tensor, sigma: Tensor, conditions: list[Conditions]) -> Tensor:
         joined = captions.join(conditions, self.captions, self.model, x_t.shape)

@@ -35,6 +35,7 @@ def run_facts(sources: Sources, recipe: Recipe, run: Run, progress: Progress) ->
     The base model's file is hashed when that was not done before, unless its loader does not say which file it is.
     """
     model, dataset, config, optimizer = sources.model, sources.dataset, recipe.train, recipe.train.optimizer
+    objective = config.objective
     skipped, sets = sources.clip.layer_idx, sets_by_folder(dataset)
     concept = {name: members for name, members in sets.items() if members[0].group.role == "concept"}
     family, path = family_of(model), next(iter(files_of(model)), "")
@@ -68,8 +69,10 @@ def run_facts(sources: Sources, recipe: Recipe, run: Run, progress: Progress) ->
         clip_skip=None if skipped is None else -skipped, seed=config.seed,
         targets=(recipe.lora.preset, *recipe.lora.include),
         num_images=_shown(dataset, "concept"), num_class_images=_shown(dataset, "class"),
-        min_snr_gamma=config.snr_gamma if config.weighting == "min_snr" else None,
-        debiased=config.weighting == "debiased", buckets=_buckets(dataset),
+        min_snr_gamma=objective.snr_gamma if objective.weighting == "min_snr" else None,
+        debiased=objective.weighting == "debiased", loss=objective.loss if objective.loss != "mse" else "",
+        noise_offset=objective.noise_offset or None, max_norm=recipe.lora.options.max_norm or None,
+        buckets=_buckets(dataset),
         tag_frequency={name: tag_frequency(members) for name, members in concept.items()},
         dataset_dirs={name: _counted(members) for name, members in concept.items()},
         class_dirs={name: _counted(members) for name, members in sets.items() if name not in concept},

@@ -188,7 +188,8 @@ def traced(patcher, job: Job, measures: Measures, clip=None) -> Trace:
             denoiser = TextDenoiser(patcher, clip)
             layers |= text_layers(clip.patcher.model, job.lora)
         conditions = [_condition(denoiser, job) for _ in range(config.batch_size)]
-        factors = Factors(layers, job.lora.rank, job.lora.alpha, torch.Generator(), job.text_rank, device)
+        lora = job.lora
+        factors = Factors(layers, lora.rank, lora.alpha, torch.Generator(), job.text_rank, device, lora.options)
         x0 = torch.zeros((config.batch_size, *job.latent), device=device)
         sigma = denoiser.sigma(torch.full((config.batch_size,), 0.5)).to(device)
         preserved = conditions if config.preservation else []

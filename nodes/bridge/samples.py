@@ -42,7 +42,8 @@ def _sample(denoiser, example: Example, encoded: dict[str, list], views: list, p
             }
         preserved = tuple(conditions[text] for text in kept)
         weights = None if mask is None else _per_latent(mask, latent)
-        found += [Sample(latent, conditions[each], conditions[""], preserved, weights) for each in example.captions]
+        rest = conditions[""], preserved, weights, example.group.role == "class"
+        found += [Sample(latent, conditions[each], *rest) for each in example.captions]
     return replace(found[0], variants=tuple(found[1:]))
 
 

@@ -22,7 +22,6 @@ from ...lora_core.files import formats, metadata
 from ...lora_core.presets import AUTO, Choices, choose
 from ...lora_core.training.batches import Batches
 from ...lora_core.training.config import (
-    TIMESTEP_LAWS,
     OptimizerConfig,
     Recipe,
     TrainConfig,
@@ -31,13 +30,15 @@ from ...lora_core.training.config import (
 from ...lora_core.training.curve import draw_curve
 from ...lora_core.training.dataset import Dataset, check_preservation
 from ...lora_core.training.inject import Factors, attached
+from ...lora_core.training.layers import counted
+from ...lora_core.training.objective_config import TIMESTEP_LAWS
 from ...lora_core.training.plan import Measures
 from ...lora_core.training.run_folder import RunFolder
-from ...lora_core.training.targets import select, weight_shape
+from ...lora_core.training.targets import select, summary, weight_shape
 from ...lora_core.training.trainer import Sample, StepResult, TrainState, Trouble, make_optimizer, train
 from .cache import tidy
-from .checks import check_conditioning, check_connected, warnings
-from .denoiser import ComfyDenoiser
+from .checks import check_conditioning, check_connected, check_objective, warnings
+from .denoiser import ComfyDenoiser, prediction_type
 from .encoding import check_sizes, encode_captions, encode_images
 from .facts import run_facts
 from .keys import family_of
@@ -97,10 +98,10 @@ def train_lora(sources: Sources, recipe: Recipe, run: Run) -> Trained:
 
     Raises ValueError for anything wrong with the input before the first step.
     """
-    pictures = _check(sources, recipe)
+    pictures, hits = _check(sources, recipe)
     check_previews(run.previews, sources.model, sources.vae, sources.dataset.trigger)
     config, text = recipe.train, sources.clip if recipe.text else None
-    progress = Progress(config.steps, _notes(sources, run))
+    progress = Progress(config.steps, _notes(sources, [run.note, *hits]))
     encoded, latents, priors = _encode(sources, recipe, progress)
     facts = run_facts(sources, recipe, run, progress)
     shown = _shown(sources, recipe, run, progress)
@@ -134,18 +135,21 @@ def train_lora(sources: Sources, recipe: Recipe, run: Run) -> Trained:
     return Trained(adapter, list(state.losses), kept.path, *told, previewer.sheet)
 
 
-def _check(sources: Sources, recipe: Recipe) -> Pictures:
-    """Everything that can be known before anything is encoded; what is learned from and what is held out."""
+def _check(sources: Sources, recipe: Recipe) -> tuple[Pictures, list[str]]:
+    """Everything that can be known before anything is encoded; what is learned from and what is held out, and what each
+    rule for single layers hits."""
     check_connected(sources.clip, sources.vae)
     check_trainable(type(sources.model.model.model_config).__name__)
-    select(sources.model.model.diffusion_model, recipe.lora, PREFIX)
+    check_objective(recipe.train.objective, prediction_type(sources.model))
+    layers = select(sources.model.model.diffusion_model, recipe.lora, PREFIX)
     if recipe.text:
         check_text(sources.model, sources.clip)
-        text_layers(sources.clip.patcher.model, recipe.lora)
+        layers |= text_layers(sources.clip.patcher.model, recipe.lora)
     check_preservation(sources.dataset, recipe.train.preservation, recipe.preserve)
     check_prior(sources.model, sources.vae, sources.prior_vae)
     check_sizes(sources.vae, sources.dataset)
-    return Pictures(sources.dataset, recipe)
+    hits = counted(recipe.lora.options.rules, list(layers), summary(layers))
+    return Pictures(sources.dataset, recipe), hits
 
 
 def _identity(recipe: Recipe, sources: Sources, layers, pictures: Pictures) -> str:
@@ -224,21 +228,21 @@ def _shown(sources: Sources, recipe: Recipe, run: Run, progress: Progress) -> Sh
     return prepared(run.previews, sources.clip, sources.vae, text, triggers, recipe.preserve, data.resolution, tick)
 
 
-def _notes(sources: Sources, run: Run) -> list[str]:
-    """The lines that stay on the node; they are in the log too."""
-    unwise = warnings(sources.model, sources.dataset)
+def _notes(sources: Sources, told: list[str]) -> list[str]:
+    """The lines that stay on the node, empty ones left out; they are in the log too."""
+    told, unwise = list(filter(None, told)), warnings(sources.model, sources.dataset)
+    for text in told:
+        log.info(text)
     for text in unwise:
         log.warning(text)
-    if run.note:
-        log.info(run.note)
-    return [*filter(None, [run.note]), *unwise]
+    return [*told, *unwise]
 
 
 def _fresh_state(layers, recipe: Recipe, samples: list[Sample], pictures: Pictures, device: torch.device) -> TrainState:
     lora, config = recipe.lora, recipe.train
     text_rank, text_rate = (recipe.text.rank, recipe.text.learning_rate) if recipe.text else (0, 0.0)
     generator = torch.Generator().manual_seed(config.seed)
-    factors = Factors(layers, lora.rank, lora.alpha, generator, text_rank, device)
+    factors = Factors(layers, lora.rank, lora.alpha, generator, text_rank, device, lora.options)
     shapes = [tuple(sample.latent.shape) for sample in samples]
     batches = Batches(shapes, config.batch_size, pictures.times(), generator)
     return TrainState(factors, batches, generator, make_optimizer(factors, config, text_rate))

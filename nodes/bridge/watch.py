@@ -66,7 +66,17 @@ class Watch:
         self.samples, self.weights, self.describe, self.label = samples, weights, describe, label
         self.path = folder / "best.safetensors"
         digests = [example.digest for example in pictures.dataset.examples]
-        self.draws = validation.plan(pictures.looked_at, digests, self.config, self.chosen) if self.chosen else []
+        self.draws = (
+            validation.plan(
+                pictures.looked_at,
+                digests,
+                self.config,
+                self.chosen,
+                lambda i: denoiser.tokens(samples[i].latent.shape),
+            )
+            if self.chosen
+            else []
+        )
         self.seconds, self.started = 0.0, time.monotonic()
         key = validation.key(self.draws) if self.draws else ""
         if state.record.key != key:

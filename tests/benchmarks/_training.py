@@ -15,6 +15,7 @@ from lora_loom.lora_core.training import objective
 from lora_loom.lora_core.training.batches import Batches
 from lora_loom.lora_core.training.config import LoraConfig, TrainConfig
 from lora_loom.lora_core.training.inject import Branch, Factors, attached
+from lora_loom.lora_core.training.objective_config import ObjectiveConfig
 from lora_loom.lora_core.training.targets import select
 from lora_loom.lora_core.training.trainer import Sample, TrainState, make_optimizer, train
 from lora_loom.nodes.bridge.denoiser import ComfyDenoiser
@@ -48,7 +49,7 @@ class Case:
         x0 = torch.stack([sample.latent for sample in samples[: self.batch]]).to(denoiser.device).requires_grad_()
         sigma = denoiser.sigma(torch.rand(self.batch)).to(x0)
         conditions = [sample.condition for sample in samples[: self.batch]]
-        return objective.loss(denoiser, x0, torch.randn_like(x0), sigma, conditions, "none")
+        return objective.loss(denoiser, x0, torch.randn_like(x0), sigma, conditions, ObjectiveConfig())
 
 
 def in_session(model, step: Step, checkpointing: bool = False, branches: Mapping[str, Branch] = _NONE) -> Variant:

@@ -6,6 +6,8 @@ from dataclasses import fields, replace
 
 import pytest
 from lora_loom.lora_core.training.config import OPTIMIZERS, LoraConfig, OptimizerConfig, TrainConfig, fingerprint
+from lora_loom.lora_core.training.layers import LayersConfig, Rule
+from lora_loom.lora_core.training.objective_config import ObjectiveConfig
 
 
 @pytest.mark.parametrize(
@@ -20,7 +22,13 @@ from lora_loom.lora_core.training.config import OPTIMIZERS, LoraConfig, Optimize
         (OptimizerConfig, "beta2", -0.1, "between 0 and 1"), (OptimizerConfig, "eps", float("nan"), "between 0 and 1"),
         (OptimizerConfig, "weight_decay", 11.0, "between 0 and 10"), (OptimizerConfig, "ema_decay", 1.0, "between"),
         (OptimizerConfig, "max_grad_norm", -1.0, "between 0 and 1e+09"),
-        (TrainConfig, "shift", 0.0, "between 0.01 and 100"), (TrainConfig, "snr_gamma", 0.0, "between 0.1 and 100"),
+        (ObjectiveConfig, "shift", 0.0, "between 0.01 and 100"), (ObjectiveConfig, "snr_gamma", 0.0, "between 0.1"),
+        (ObjectiveConfig, "huber_c", 0.0, "between 0.0001 and 10000"), (ObjectiveConfig, "logit_std", 0.0, "between"),
+        (ObjectiveConfig, "logit_mean", 11.0, "between -10 and 10"), (ObjectiveConfig, "mode_scale", 1.76, "-1 and"),
+        (ObjectiveConfig, "noise_offset", -0.1, "between 0 and 1"), (ObjectiveConfig, "unmasked", 1.1, "between 0 and"),
+        (ObjectiveConfig, "prior_weight", -1.0, "between 0 and 100"), (LayersConfig, "max_norm", -1.0, "between 0 and"),
+        (LayersConfig, "lora_plus_ratio", 0.0, "between 0.01"), (LayersConfig, "rank_dropout", 0.95, "0 and 0.9"),
+        (LayersConfig, "layer_dropout", float("nan"), "between 0 and 0.9"),
         (TrainConfig, "caption_dropout", 1.5, "between 0 and 1"),
     ],
 )  # fmt: skip
@@ -30,9 +38,12 @@ def test_numbers_out_of_range_are_refused(kind, name, value, limits):
     assert str(caught.value).startswith(f"{name} is {value}; it must be ") and limits in str(caught.value)
 
 
+NAMED = ("loss", "huber_schedule", "weighting", "timesteps")
+
+
 @pytest.mark.parametrize(
     ("kind", "name"),
-    [(LoraConfig, "preset"), (TrainConfig, "weighting"), (TrainConfig, "timesteps")],
+    [(LoraConfig, "preset"), (LayersConfig, "scaling"), *((ObjectiveConfig, name) for name in NAMED)],
 )
 def test_unknown_names_are_refused_with_the_choices(kind, name):
     with pytest.raises(ValueError, match=r"is 'other'; choose one of \w+.*, ") as caught:
@@ -105,13 +116,17 @@ def test_metadata_names_the_optimiser_and_what_is_not_as_usual():
 
 OTHER = dict(
     rank=3, alpha=2.0, preset="all-linear", include=("a",), exclude=("b",), steps=7, learning_rate=0.5, batch_size=2,
-    accumulation=3, seed=1, weighting="min_snr", snr_gamma=2.0, timesteps="shifted", shift=1.5, caption_dropout=0.9,
+    accumulation=3, seed=1, caption_dropout=0.9, objective=ObjectiveConfig(shift=1.5),
     preservation=1.0, optimizer=OptimizerConfig(warmup=2), name="prodigy", schedule="constant", warmup=2, restarts=2,
     weight_decay=0.3, beta1=0.8, beta2=0.9, eps=0.1, max_grad_norm=0.5, ema_decay=0.5,
+    options=LayersConfig(max_norm=1.0), loss="huber", huber_c=0.2, huber_schedule="constant", weighting="min_snr",
+    snr_gamma=2.0, timesteps="shifted", shift=1.5, logit_mean=0.5, logit_std=0.5, mode_scale=0.5, noise_offset=0.1,
+    unmasked=0.1, prior_weight=0.5, scaling="alpha / sqrt(rank)", lora_plus_ratio=2.0, rank_dropout=0.1,
+    layer_dropout=0.1, max_norm=2.0, rules=(Rule("a", rank=2),),
 )  # fmt: skip
 
 
-@pytest.mark.parametrize("kind", [LoraConfig, OptimizerConfig, TrainConfig])
+@pytest.mark.parametrize("kind", [LoraConfig, LayersConfig, ObjectiveConfig, OptimizerConfig, TrainConfig])
 def test_the_fingerprint_changes_with_every_choice(kind):
     plain = fingerprint(kind(), "data", {"a": 1})
     assert len(plain) == 16 and int(plain, 16) >= 0 and plain == fingerprint(kind(), "data", {"a": 1})

@@ -7,7 +7,8 @@ from lora_loom.lora_core import families
 from lora_loom.lora_core.distilled import few_step_mark
 from lora_loom.lora_core.guess import SIGNS
 from lora_loom.lora_core.presets import NEUTRAL, PRESETS, Preset, choose, preset_of
-from lora_loom.lora_core.training.config import SHIFTED, LoraConfig, OptimizerConfig, TrainConfig
+from lora_loom.lora_core.training.config import LoraConfig, OptimizerConfig, TrainConfig
+from lora_loom.lora_core.training.objective_config import SHIFTED, ObjectiveConfig
 
 NAMES = [family.name for family in families.FAMILIES]
 AUTOMATIC = ("auto", 0, 0.0, 0.0, "auto", 3.0)
@@ -21,7 +22,9 @@ def test_every_family_has_a_preset_and_signs():
 @pytest.mark.parametrize("preset", [*PRESETS.values(), NEUTRAL], ids=[*PRESETS, "neutral"])
 def test_a_preset_can_be_trained_with(preset: Preset):
     LoraConfig(preset.rank, preset.alpha, preset.targets)
-    TrainConfig(learning_rate=preset.learning_rate, timesteps=preset.timesteps, shift=preset.shift)
+    TrainConfig(
+        learning_rate=preset.learning_rate, objective=ObjectiveConfig(timesteps=preset.timesteps, shift=preset.shift)
+    )
     assert preset.optimizer == "AdamW", "the only optimiser there is"
     assert preset.alpha == preset.rank, "the learning rates are meant for that"
     assert (preset.shift != 1) == (preset.timesteps in SHIFTED)

@@ -521,10 +521,10 @@ def test_text_encoders_have_their_own_rank_at_the_same_scaling_and_change_no_oth
     alone, both = (Factors(some, 4, 2.0, torch.Generator().manual_seed(1), text_rank=5) for some in chosen)
     assert [branch.low_rank().rank for branch in both.branches.values()] == [4, 5, 3]
     assert [branch.low_rank().scaling for branch in both.branches.values()] == [0.5] * 3
-    assert [len(part) for part in both.parts] == [4 * 22, 5 * 22 + 3 * 13] and alone.parts == (alone.flat,)
-    assert torch.equal(both.parts[0], alone.flat) and all(part.grad is not None for part in both.parts)
+    assert [len(part.flat) for part in both.parts] == [4 * 22, 5 * 22 + 3 * 13] and alone.parts[0].flat is alone.flat
+    assert torch.equal(both.parts[0].flat, alone.flat) and all(part.flat.grad is not None for part in both.parts)
     both.flat.grad.fill_(1.0)
-    assert all(part.grad.eq(1).all() for part in both.parts), "the parts' gradients are the flat one"
+    assert all(part.flat.grad.eq(1).all() for part in both.parts), "the parts' gradients are the flat one"
 
 
 def test_low_ranks_are_detached_copies_of_what_the_layers_add():

@@ -17,6 +17,8 @@ from lora_loom.lora_core.files.metadata import SETTINGS, Facts, build
 from lora_loom.lora_core.files.thumbnail import MOST_BYTES, jpeg
 from lora_loom.lora_core.training import dataset as datasets
 from lora_loom.lora_core.training.config import LoraConfig, OptimizerConfig, Recipe, TextConfig, TrainConfig
+from lora_loom.lora_core.training.layers import LayersConfig, Rule
+from lora_loom.lora_core.training.objective_config import ObjectiveConfig
 from lora_loom.lora_core.training.settings import Settings
 from lora_loom.lora_core.training.tags import sets_by_folder, tag_frequency
 from PIL import Image
@@ -24,11 +26,14 @@ from PIL import Image
 from .test_metadata import adapter
 
 RECIPE = Recipe(
-    LoraConfig(4, 8.0, "all-linear", ("a.*", "b"), ("c",)),
-    TrainConfig(7, 3e-5, 2, 3, 9, OptimizerConfig("lion", "rex", 2, weight_decay=0.1, beta1=0.8), "min_snr", 2.0),
+    LoraConfig(4, 8.0, "all-linear", ("a.*", "b"), ("c",), LayersConfig(max_norm=1.0, rules=(Rule("a", 2, rate=0.5),))),
+    TrainConfig(
+        7, 3e-5, 2, 3, 9, OptimizerConfig("lion", "rex", 2, weight_decay=0.1, beta1=0.8),
+        ObjectiveConfig("huber", weighting="min_snr", snr_gamma=2.0),
+    ),
     TextConfig(2, 1e-5),
     ("dog", "hound"),
-)
+)  # fmt: skip
 PLAIN = Recipe(LoraConfig(), TrainConfig())
 SETTINGS_OF_ALL = Settings(
     RECIPE,

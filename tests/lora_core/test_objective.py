@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -11,6 +12,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from lora_loom.lora_core.training import objective
+from lora_loom.lora_core.training.objective_config import HUBER_SCHEDULES, LOSSES, WEIGHTINGS, ObjectiveConfig
 from torch import Tensor
 
 SHAPE = (3, 2, 4, 5)
@@ -19,6 +21,10 @@ SIGMA_DATA = 0.5
 
 def random(seed: int, *shape: int) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def chosen(weighting: str = "none", gamma: float = 5.0) -> ObjectiveConfig:
+    return ObjectiveConfig(weighting=weighting, snr_gamma=gamma)
 
 
 def column(sigma: Tensor) -> Tensor:
@@ -141,7 +147,7 @@ def test_a_perfect_network_has_no_residual(kind):
     x0, noise = random(1, *SHAPE), random(2, *SHAPE)
     sigma = torch.tensor([0.05, 0.5, 0.9], dtype=torch.float64)
     for weighting in ("none", "min_snr", "debiased"):
-        assert float(objective.loss(Perfect(), x0, noise, sigma, [x0, noise], weighting)) < 1e-20
+        assert float(objective.loss(Perfect(), x0, noise, sigma, [x0, noise], chosen(weighting))) < 1e-20
 
 
 @pytest.mark.parametrize("ndim", [2, 3, 5])
@@ -207,7 +213,9 @@ def test_the_weights_of_eps_and_v_are_one_law_on_the_x0_error():
     losses = {}
     for kind in (Eps, V, Edm):
         denoiser = type("Fixed", (kind,), {"denoised": lambda *_: estimate})()
-        losses[kind] = [float(objective.loss(denoiser, x0, noise, sigma, [0] * 3, w)) for w in ("min_snr", "debiased")]
+        losses[kind] = [
+            float(objective.loss(denoiser, x0, noise, sigma, [0] * 3, chosen(law))) for law in ("min_snr", "debiased")
+        ]
     assert losses[Eps] == pytest.approx(losses[V], rel=1e-12) and losses[Eps] == pytest.approx(losses[Edm], rel=1e-12)
     assert losses[Eps][0] != pytest.approx(losses[Eps][1])
 
@@ -226,7 +234,7 @@ def test_the_loss_is_the_mean_of_each_samples_weighted_mean_square(kind, weighti
         error = objective.residual(denoiser, x0[i : i + 1], noise[i : i + 1], one, conditions[i : i + 1])
         weight = objective.weight(weighting, denoiser.snr(one), denoiser.output_scale(one), 2.0)
         total += float(weight) * float(error.square().sum()) / error.numel() / 3
-    loss = objective.loss(denoiser, x0, noise, sigma, conditions, weighting, 2.0)
+    loss = objective.loss(denoiser, x0, noise, sigma, conditions, chosen(weighting, 2.0))
     assert loss.shape == () and float(loss) == pytest.approx(total, rel=1e-12)
 
 
@@ -236,7 +244,86 @@ def test_a_bf16_estimate_gives_an_fp32_loss():
             return (x_t * 0.9).bfloat16()
 
     x0, noise = random(1, *SHAPE).float(), random(2, *SHAPE).float()
-    assert objective.loss(Half(), x0, noise, torch.full((3,), 0.5), [0] * 3, "none").dtype == torch.float32
+    assert objective.loss(Half(), x0, noise, torch.full((3,), 0.5), [0] * 3, chosen()).dtype == torch.float32
+
+
+def choices_of(loss: str, weighting: str = "none", **more: Any) -> ObjectiveConfig:
+    return ObjectiveConfig(loss, weighting=weighting, **more)
+
+
+@pytest.mark.parametrize("weighting", WEIGHTINGS)
+@pytest.mark.parametrize("schedule", HUBER_SCHEDULES)
+@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_gradient_of_every_loss(kind, loss, schedule, weighting):
+    """By finite differences in fp64, through the network's weights and with a weight for each place."""
+    denoiser, x0, noise = kind(), random(1, *SHAPE), random(2, *SHAPE)
+    sigma = torch.tensor([0.1, 0.4, 0.9], dtype=torch.float64)
+    places = random(4, 3, 1, 4, 5).abs()
+    choices = choices_of(loss, weighting, huber_c=0.3, huber_schedule=schedule)
+
+    def of(column_of_matrix: Tensor) -> Tensor:
+        denoiser.matrix = torch.cat([column_of_matrix, rest], 1)
+        return objective.losses(denoiser, x0, noise, sigma, [0.3, -1.0, 2.0], choices, places)
+
+    first, rest = denoiser.matrix[:, :1].clone().requires_grad_(), denoiser.matrix[:, 1:]
+    assert torch.autograd.gradcheck(of, (first,))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("loss", ["huber", "smooth_l1"])
+def test_pseudo_huber_is_its_formula(kind, loss):
+    """sd-scripts: 2 c (sqrt(r^2 + c^2) - c), and that over c; c of the snr schedule is (1 - c) / (1 + sigma)^2 + c."""
+    denoiser, x0, noise = kind(), random(1, *SHAPE), random(2, *SHAPE)
+    sigma, conditions = torch.tensor([0.1, 0.4, 0.9], dtype=torch.float64), [0.3, -1.0, 2.0]
+    r = objective.residual(denoiser, x0, noise, sigma, conditions)
+    over_signal = sigma / (1 - sigma) if kind is Flow else sigma
+    for schedule, c in (("constant", torch.full((3,), 0.2)), ("snr", 0.8 / (1 + over_signal) ** 2 + 0.2)):
+        c = column(c.double())
+        expected = 2 * ((r**2 + c**2).sqrt() - c) * (c if loss == "huber" else 1)
+        found = objective.losses(
+            denoiser, x0, noise, sigma, conditions, choices_of(loss, huber_c=0.2, huber_schedule=schedule)
+        )
+        torch.testing.assert_close(found, expected.flatten(1).mean(1), rtol=1e-12, atol=0)
+
+
+def test_limits_of_huber_and_smooth_l1():
+    r = torch.linspace(-3, 3, 13, dtype=torch.float64)
+    torch.testing.assert_close(objective.penalty("huber", r, torch.tensor(1e6).double()), r**2, rtol=1e-9, atol=0)
+    torch.testing.assert_close(objective.penalty("smooth_l1", r, torch.tensor(1e-9).double()), 2 * r.abs())
+    small = torch.tensor([1e-5])  # fp32 would lose it in sqrt(r^2 + c^2) - c
+    assert float(objective.penalty("huber", small, torch.tensor([1.0]))) == pytest.approx(1e-10, rel=1e-5)
+
+
+def test_cosmap_is_the_papers_and_flat_over_its_own_density():
+    t = torch.linspace(0.01, 0.99, 50, dtype=torch.float64)
+    weights = objective.weight("cosmap", Flow().snr(t), -t)
+    torch.testing.assert_close(weights, 2 / (math.pi - 2 * math.pi * t + 2 * math.pi * t**2))
+    assert float(weights.mean()) == pytest.approx(1, abs=0.02)
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_what_a_mask_leaves_out_has_no_gradient_at_all(loss):
+    """The network's output is its own parameter; every value of it is a place."""
+    out = random(3, *SHAPE).requires_grad_()
+    denoiser = type("Free", (Flow,), {"output": lambda *_: out})()
+    places = torch.zeros(3, 1, 4, 5, dtype=torch.float64)
+    places[..., :2], places[1] = 1.0, 0.25
+    sigma = torch.tensor([0.1, 0.4, 0.9], dtype=torch.float64)
+    objective.loss(denoiser, random(1, *SHAPE), random(2, *SHAPE), sigma, [0] * 3, choices_of(loss), places).backward()
+    learned = places.expand(SHAPE) > 0
+    assert not out.grad[~learned].any() and out.grad[learned].all()
+
+
+def test_noise_offset_is_a_constant_per_sample_and_channel():
+    shape = torch.Size((400, 4, 16, 16))
+    plain, offset = (objective.draw_noise(shape, o, torch.Generator().manual_seed(0)) for o in (0.0, 0.3))
+    assert torch.equal(plain, torch.randn(shape, generator=torch.Generator().manual_seed(0)))
+    added = (offset - plain).flatten(2)
+    assert float(added.std(2).max()) < 1e-6
+    assert float(added.mean(2).std()) == pytest.approx(0.3, rel=0.05)
+    assert float(offset.mean((2, 3)).var()) == pytest.approx(0.3**2 + 1 / 256, rel=0.1)
+    assert objective.draw_noise(torch.Size((2, 4, 1, 8, 8)), 0.3, torch.Generator()).shape == (2, 4, 1, 8, 8)
 
 
 # --- preservation ---

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,17 +17,27 @@ from hypothesis import strategies as st
 from lora_loom.lora_core.adapter import TEXT_PREFIX
 from lora_loom.lora_core.training import checkpoint, objective, schedules
 from lora_loom.lora_core.training.batches import Batches
-from lora_loom.lora_core.training.config import OPTIMIZERS, SCHEDULES, OptimizerConfig, TrainConfig
+from lora_loom.lora_core.training.config import OPTIMIZERS, SCHEDULES, LoraConfig, OptimizerConfig, Recipe, TrainConfig
 from lora_loom.lora_core.training.health import Health
 from lora_loom.lora_core.training.inject import Factors, attached
-from lora_loom.lora_core.training.trainer import Sample, StepResult, TrainState, Trouble, make_optimizer, train
+from lora_loom.lora_core.training.layers import LayersConfig
+from lora_loom.lora_core.training.objective_config import ObjectiveConfig
+from lora_loom.lora_core.training.trainer import (
+    Sample,
+    StepResult,
+    TrainState,
+    Trouble,
+    make_optimizer,
+    place_weights,
+    train,
+)
 from torch import Tensor, nn
 
 CHANNELS = 4
 SHAPES = [(6, 6)] * 5 + [(4, 8)] * 3
 CONFIG = TrainConfig(
     steps=12, learning_rate=3e-3, batch_size=2, accumulation=2, seed=11, optimizer=OptimizerConfig(warmup=3),
-    caption_dropout=0.3, timesteps="logit_normal", weighting="min_snr",
+    caption_dropout=0.3, objective=ObjectiveConfig(timesteps="logit_normal", weighting="min_snr"),
 )  # fmt: skip
 
 
@@ -60,6 +71,9 @@ class Toy(nn.Module):
         hidden = torch.tanh(self.enter(torch.cat([x_t.movedim(1, -1), told], -1)))
         return x_t - level * self.leave(hidden).movedim(-1, 1)
 
+    def tokens(self, shape):
+        return float(shape[-1] * shape[-2])
+
     def output_scale(self, sigma):
         return -sigma
 
@@ -72,12 +86,13 @@ class Run:
 
     def __init__(
         self, config: TrainConfig = CONFIG, samples: list[Sample] | None = None, last: str = "leave",
-        text: tuple[float, int] = (0.02, 2),
+        text: tuple[float, int] = (0.02, 2), options: LayersConfig | None = None,
     ):  # fmt: skip
         self.config, self.toy, self.samples = config, Toy(), samples or make_samples()
-        self.again = lambda: Run(config, self.samples, last, text)
+        self.again = lambda: Run(config, self.samples, last, text, options)
         generator, (text_rate, text_rank) = torch.Generator().manual_seed(config.seed), text
-        factors = Factors({"enter": self.toy.enter, last: self.toy.leave}, 3, 3.0, generator, text_rank)
+        layers = {"enter": self.toy.enter, last: self.toy.leave}
+        factors = Factors(layers, 3, 3.0, generator, text_rank, options=options)
         batches = Batches([tuple(s.latent.shape) for s in self.samples], config.batch_size, 1, generator)
         self.state = TrainState(factors, batches, generator, make_optimizer(factors, config, text_rate))
 
@@ -147,8 +162,11 @@ def test_the_globals_have_no_say(whole):
 
 @pytest.mark.parametrize(
     "change",
-    [dict(seed=12), dict(learning_rate=3.1e-3), dict(accumulation=3), dict(batch_size=1), dict(weighting="none"),
-     dict(snr_gamma=0.5), dict(timesteps="uniform"), dict(caption_dropout=1.0),
+    [dict(seed=12), dict(learning_rate=3.1e-3), dict(accumulation=3), dict(batch_size=1), dict(caption_dropout=1.0),
+     *(dict(objective=replace(CONFIG.objective, **choice)) for choice in (
+         dict(weighting="none"), dict(snr_gamma=0.5), dict(timesteps="uniform"), dict(loss="huber"),
+         dict(logit_mean=0.5), dict(logit_std=0.5),
+         dict(noise_offset=0.1), dict(timesteps="mode"), dict(timesteps="resolution_shifted"))),
      *(dict(optimizer=OptimizerConfig(**{"warmup": 3, **choice})) for choice in (
          dict(schedule="constant"), dict(warmup=0), dict(max_grad_norm=1e-3), dict(weight_decay=0.5), dict(beta1=0.8),
          dict(beta2=0.9), dict(eps=1e-3)))],
@@ -161,7 +179,7 @@ def test_every_choice_changes_the_result(whole, change):
 
 
 def test_the_shift_changes_the_shifted_law():
-    runs = [Run(replace(CONFIG, timesteps="shifted", shift=shift)) for shift in (1.0, 4.0)]
+    runs = [Run(replace(CONFIG, objective=ObjectiveConfig(timesteps="shifted", shift=shift))) for shift in (1.0, 4.0)]
     for run in runs:
         run.go(3)
     assert runs[0].bytes() != runs[1].bytes()
@@ -174,7 +192,8 @@ def test_the_shift_changes_the_shifted_law():
 def test_a_toy_problem_is_learnt(weighting):
     """All latents are one constant picture, which a few steps of a rank-3 path can tell from noise."""
     samples = [Sample(torch.full((CHANNELS, 6, 6), 1.5), 0.0, -9.0)] * 4
-    config = TrainConfig(steps=150, learning_rate=2e-2, batch_size=4, seed=0, weighting=weighting, caption_dropout=0.0)
+    choices = ObjectiveConfig(weighting=weighting)
+    config = TrainConfig(150, 2e-2, batch_size=4, objective=choices, caption_dropout=0.0)
     run = Run(config, samples)
     run.go()
     first, last = (sum(part) / 20 for part in (run.state.losses[:20], run.state.losses[-20:]))
@@ -264,7 +283,9 @@ def test_a_text_encoder_has_its_own_rate_in_the_same_schedule_and_clipping(limit
     (result,) = run.go(1)
     assert result.learning_rate == pytest.approx(3e-3 / 4)
     moved = (run.state.factors.flat - before).abs()
-    for part, rate in zip(moved.tensor_split([run.state.factors.parts[0].numel()]), (3e-3 / 4, 0.02 / 4), strict=True):
+    for part, rate in zip(
+        moved.tensor_split([run.state.factors.parts[0].flat.numel()]), (3e-3 / 4, 0.02 / 4), strict=True
+    ):
         assert part.max() == pytest.approx(rate, rel=1e-2 if not limit else 0.1)
 
 
@@ -357,6 +378,132 @@ def test_resuming_anywhere_ends_in_the_same_bytes(tmp_path, whole, cuts):
     assert run.bytes() == whole[0] and results == whole[1] and run.state.losses == [r.loss for r in whole[1]]
 
 
+OPTIONS = {
+    "rslora": LayersConfig("alpha / sqrt(rank)"),
+    "lora+": LayersConfig(lora_plus_ratio=16.0),
+    "rank dropout": LayersConfig(rank_dropout=0.4),
+    "layer dropout": LayersConfig(layer_dropout=0.4),
+    "norm cap": LayersConfig(max_norm=0.05),
+    "rules": LayersConfig(rules=parse_rules("enter = rank 2, rate 0.5")),
+    "all": LayersConfig("alpha / sqrt(rank)", 4.0, 0.2, 0.2, 0.05, parse_rules("enter = rank 2, alpha 4, rate 0.5")),
+}
+
+
+def with_masks() -> list[Sample]:
+    """The samples, with a mask on every second and half of them of the class."""
+    masks = [torch.rand(1, *shape, generator=torch.Generator().manual_seed(5)) for shape in SHAPES]
+    return [
+        replace(sample, mask=mask if i % 2 else None, prior=i % 3 == 0)
+        for i, (sample, mask) in enumerate(zip(make_samples(), masks, strict=True))
+    ]
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+@settings(max_examples=4, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(cuts=st.lists(st.integers(0, 12), min_size=1, max_size=3, unique=True).map(sorted))
+def test_every_option_of_layers_and_objective_resumes_in_the_same_bytes(tmp_path, whole, name, cuts):
+    """A cut falls in the middle of a step, too: its draws are undone."""
+    choices = ObjectiveConfig("huber", timesteps="mode", noise_offset=0.1, unmasked=0.2, prior_weight=0.5)
+    config = replace(CONFIG, objective=choices if name == "all" else CONFIG.objective)
+    samples, ends = with_masks() if name == "all" else make_samples(), []
+    for stops in ([], cuts):
+        run = Run(config, samples, TEXT_LAYER, options=OPTIONS[name])
+        for cut in stops:
+            run.go(cut - run.state.step)
+            run = resumed(broken_off(run), tmp_path)
+        run.go()
+        ends.append((run.bytes(), run.state.losses))
+    assert ends[0] == ends[1] and run.state.step == 12 and run.bytes() != whole[0]
+
+
+def broken_off(run: Run) -> Run:
+    """The run, cancelled in the second forward of its next step."""
+
+    def cancel(call: int, last: int = run.toy.calls + 2) -> None:
+        if call == last:
+            raise KeyboardInterrupt
+
+    run.toy.on_call = cancel
+    with suppress(KeyboardInterrupt):
+        run.go(1 if run.state.step < run.config.steps else 0)
+    return run
+
+
+def test_neither_options_at_their_defaults_nor_masks_of_one_change_a_bit(whole):
+    masked = [replace(sample, mask=torch.ones(1, *sample.latent.shape[1:])) for sample in make_samples()]
+    for run in (
+        Run(options=LayersConfig()),
+        Run(samples=masked),
+        Run(samples=[replace(s, prior=True) for s in masked]),
+    ):
+        run.go()
+        assert run.bytes() == whole[0]
+
+
+def test_class_images_weigh_what_was_asked_for():
+    """At weight 0 they are not learned from; the others learn as in a batch of which only they count."""
+    class_only = [replace(sample, prior=True) for sample in make_samples()]
+    still = Run(replace(CONFIG, objective=replace(CONFIG.objective, prior_weight=0.0)), class_only)
+    before = still.state.factors.flat.clone()
+    result = still.go(1)[0]
+    assert result.loss == result.grad_norm == 0 and torch.allclose(still.state.factors.flat, before, rtol=1e-4)
+    half = Run(replace(CONFIG, objective=replace(CONFIG.objective, prior_weight=0.5)), class_only).go(1)[0]
+    plain = Run().go(1)[0]
+    assert (half.loss, half.grad_norm) == (pytest.approx(plain.loss / 2), pytest.approx(plain.grad_norm / 2))
+
+
+def test_unmasked_weighs_what_the_mask_leaves_out():
+    mask = torch.zeros(1, 4, 6)
+    mask[..., :3] = 0.5
+    sample = Sample(torch.zeros(CHANNELS, 4, 6), 0.0, 0.0, mask=mask)
+    plain, other = replace(sample, mask=None), replace(sample, mask=None, prior=True)
+    weights = place_weights(ObjectiveConfig(unmasked=0.2, prior_weight=3.0), [sample, plain, other])
+    assert weights.shape == (3, 1, 4, 6) and weights[1].eq(1).all() and weights[2].eq(3).all()
+    assert weights[0, ..., :3].eq(0.6).all() and torch.allclose(weights[0, ..., 3:], torch.tensor(0.2))
+    assert place_weights(ObjectiveConfig(), [plain]) is None
+
+
+def test_lora_plus_is_adamw_with_two_groups():
+    """Bit for bit: the gradients of the run are given to a reference with one group for all A and one for all B."""
+    run = Run(options=LayersConfig(lora_plus_ratio=16.0))
+    state, rates = run.state, (CONFIG.learning_rate, 16 * CONFIG.learning_rate)
+    a, b = ([getattr(branch, name) for branch in state.factors.branches.values()] for name in ("lora_A", "lora_B"))
+    copies = [torch.cat([leaf.detach().flatten() for leaf in leaves]) for leaves in (a, b)]
+    reference = torch.optim.AdamW([{"params": [copy]} for copy in copies], weight_decay=0.01, fused=True)
+    step = state.optimizer.step
+
+    def both() -> None:
+        for copy, leaves, group, peak in zip(copies, (a, b), reference.param_groups, rates, strict=True):
+            copy.grad = torch.cat([leaf.grad.flatten() for leaf in leaves])
+            group["lr"] = schedules.rate(CONFIG.optimizer, CONFIG.steps, state.step, peak)
+        reference.step()
+        step()
+
+    state.optimizer.step = both
+    run.go()
+    assert len(state.factors.parts) == 2
+    for copy, leaves in zip(copies, (a, b), strict=True):
+        assert torch.equal(copy, torch.cat([leaf.detach().flatten() for leaf in leaves]))
+
+
+def test_the_norm_cap_holds_after_every_step_and_leaves_small_layers_alone():
+    free, capped = Run(), Run(options=LayersConfig(max_norm=0.02))
+    free.go()
+    largest = max(layer.norm() for layer in free.state.factors.low_ranks().values())
+    assert largest > 0.04
+    for _ in capped.steps():
+        assert all(layer.norm() <= 0.02 * (1 + 1e-5) for layer in capped.state.factors.low_ranks().values())
+    never = Run(options=LayersConfig(max_norm=2 * largest))
+    never.go()
+    assert never.bytes() == free.bytes()
+
+
+def test_a_norm_cap_under_a_schedule_free_optimiser_is_refused():
+    train_config = TrainConfig(optimizer=OptimizerConfig("schedule_free_adamw", "constant"))
+    with pytest.raises(ValueError, match="max_norm would change what schedule_free_adamw averages; set it to 0"):
+        Recipe(LoraConfig(options=LayersConfig(max_norm=1.0)), train_config)
+
+
 AVERAGES = [(name, decay) for name in OPTIMIZERS for decay in (0.0, 0.7) if not (decay and "free" in name)]
 
 
@@ -402,7 +549,7 @@ def error(toy: Toy) -> float:
     x0, draw = torch.full((16, CHANNELS, 6, 6), 1.5), torch.Generator().manual_seed(5)
     noise = torch.randn(x0.shape, generator=draw)
     with torch.no_grad():
-        return float(objective.loss(toy, x0, noise, torch.linspace(0.1, 0.9, 16), [0.0] * 16, "none"))
+        return float(objective.loss(toy, x0, noise, torch.linspace(0.1, 0.9, 16), [0.0] * 16, ObjectiveConfig()))
 
 
 def test_the_ema_is_that_of_its_formula_and_leaves_training_alone(whole):

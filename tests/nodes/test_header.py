@@ -23,6 +23,7 @@ from lora_loom.lora_core.files import guard
 from lora_loom.lora_core.files.metadata import build
 from lora_loom.lora_core.training.config import LoraConfig, OptimizerConfig, Recipe, TextConfig, TrainConfig
 from lora_loom.lora_core.training.dataset import combined
+from lora_loom.lora_core.training.objective_config import ObjectiveConfig
 from lora_loom.lora_core.training.settings import Settings
 from lora_loom.nodes.bridge import origin
 from lora_loom.nodes.bridge.facts import run_facts
@@ -86,7 +87,7 @@ def test_settings_in_the_file_are_those_of_the_run(models, data, loras: Path) ->
     recipe = read.recipe
     assert recipe.lora == LoraConfig(2, 3.0, "attention", ("time_embed*",), ())
     assert recipe.train == TrainConfig(
-        2, 1e-3, 2, 2, 7, optimizer, "min_snr", timesteps="shifted", shift=2.0, caption_dropout=0.25, preservation=0.5
+        2, 1e-3, 2, 2, 7, optimizer, ObjectiveConfig(weighting="min_snr", timesteps="shifted", shift=2.0), 0.25, 0.5
     )
     assert optimizer == OptimizerConfig("lion", "rex", 1, weight_decay=0.1)
     assert recipe.text == TextConfig(2, 1e-4)

@@ -1,0 +1,137 @@
+"""How the correction of each layer is sized, scaled, regularised and trained."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import Literal, get_args
+
+from ..adapter import TEXT_PREFIX
+from .ranges import one_of, within
+
+Scaling = Literal["alpha / rank", "alpha / sqrt(rank)"]
+SCALINGS = get_args(Scaling)
+_KINDS = {"rank": int, "alpha": float, "rate": float}
+_NUMBER = r"\d*\.?\d+(?:[eE][-+]?\d+)?"
+_SETTING = re.compile(rf"rank\s+(?P<rank>\d+)|alpha\s+(?P<alpha>{_NUMBER})|rate\s+(?P<rate>{_NUMBER})")
+
+
+@dataclass(frozen=True)
+class Rule:
+    """Other settings for the layers whose name the fnmatch `pattern`, or a part of it, matches; None is as the rest.
+
+    `rate` is a factor on the learning rate.
+    """
+
+    pattern: str
+    rank: int | None = None
+    alpha: float | None = None
+    rate: float | None = None
+
+    def __post_init__(self) -> None:
+        for name, low, high in (("rank", 1, 1024), ("alpha", 1e-3, 1e4), ("rate", 1e-4, 1e4)):
+            if getattr(self, name) is not None:
+                within(f"{name} of {self.pattern!r}", getattr(self, name), low, high)
+
+    def hits(self, name: str) -> bool:
+        return fnmatchcase(name, self.pattern) or fnmatchcase(name, f"*{self.pattern}*")
+
+    def __str__(self) -> str:
+        settings = ", ".join(f"{name} {getattr(self, name):g}" for name in _KINDS if getattr(self, name) is not None)
+        return f"{self.pattern} = {settings}"
+
+
+@dataclass(frozen=True)
+class LayersConfig:
+    """`scaling` by alpha / sqrt(rank) is rsLoRA (Kalajdzievski 2023, arXiv:2312.03732). `lora_plus_ratio` is the
+    learning rate of B over that of A (LoRA+, Hayou et al. 2024, arXiv:2402.12354).
+
+    `rank_dropout` and `layer_dropout` are the shares of ranks and of whole layers that a forward pass leaves out; what
+    stays is scaled up to make up for it. No correction's Frobenius norm exceeds `max_norm` after a step; 0 is off. Of
+    `rules` that set the same for a layer, the last wins.
+    """
+
+    scaling: Scaling = "alpha / rank"
+    lora_plus_ratio: float = 1.0
+    rank_dropout: float = 0.0
+    layer_dropout: float = 0.0
+    max_norm: float = 0.0
+    rules: tuple[Rule, ...] = ()
+
+    def __post_init__(self) -> None:
+        one_of("scaling", self.scaling, SCALINGS)
+        within("lora_plus_ratio", self.lora_plus_ratio, 0.01, 1000.0)
+        within("rank_dropout", self.rank_dropout, 0.0, 0.9)
+        within("layer_dropout", self.layer_dropout, 0.0, 0.9)
+        within("max_norm", self.max_norm, 0.0, 1e6)
+
+    @property
+    def drops(self) -> bool:
+        return self.rank_dropout > 0 or self.layer_dropout > 0
+
+    def file_alpha(self, alpha: float, rank: int) -> float:
+        """The alpha with which alpha / rank, as every reader of a file computes it, is the scaling that was chosen."""
+        return alpha if self.scaling == "alpha / rank" else alpha * math.sqrt(rank)
+
+
+@dataclass(frozen=True)
+class Size:
+    """Of one layer's correction: its rank, its factor on the learning rate, and its scaling: `alpha` in a file would
+    give it to a correction of rank `alpha_rank`."""
+
+    rank: int
+    rate: float
+    alpha: float
+    alpha_rank: int
+
+
+def sizes(names: Iterable[str], rank: int, alpha: float, text_rank: int, config: LayersConfig) -> dict[str, Size]:
+    """The size of each layer. Without an alpha in its rule, a layer has the scaling of all whatever its rank."""
+    return {name: _size(name, rank, alpha, text_rank, config) for name in names}
+
+
+def _size(name: str, rank: int, alpha: float, text_rank: int, config: LayersConfig) -> Size:
+    chosen = {}
+    for rule in config.rules:
+        if rule.hits(name):
+            chosen |= {kind: value for kind in _KINDS if (value := getattr(rule, kind)) is not None}
+    own = chosen.get("rank", text_rank if name.startswith(TEXT_PREFIX) else rank)
+    of = own if "alpha" in chosen else rank
+    return Size(own, chosen.get("rate", 1.0), config.file_alpha(chosen.get("alpha", alpha), of), of)
+
+
+def parse_rules(text: str) -> tuple[Rule, ...]:
+    """One rule a line, `pattern = rank 8, alpha 4, rate 0.5`; empty lines and those that begin with # are left out.
+
+    Raises ValueError that quotes the line that cannot be read.
+    """
+    lines = (line.strip() for line in text.splitlines())
+    return tuple(_rule(line) for line in lines if line and not line.startswith("#"))
+
+
+def _rule(line: str) -> Rule:
+    pattern, _, settings = line.partition("=")
+    matches = [_SETTING.fullmatch(setting.strip()) for setting in settings.split(",")]
+    if not pattern.strip() or None in matches:
+        raise ValueError(f"per_layer has the line {line!r}; write it as: attn2 = rank 8, alpha 4, rate 0.5")
+    found = {name: number for match in matches for name, number in match.groupdict().items() if number}
+    return Rule(pattern.strip(), **{name: _KINDS[name](number) for name, number in found.items()})
+
+
+def counted(rules: Sequence[Rule], names: Sequence[str], existing: str) -> list[str]:
+    """A line for each rule with the number of layers it hits.
+
+    Raises ValueError for a rule that hits none; `existing` tells what there is.
+    """
+    lines = []
+    for rule in rules:
+        hits = sum(map(rule.hits, names))
+        if not hits:
+            raise ValueError(
+                f"'{rule}' in per_layer hits none of the {len(names)} trained layers; they are: {existing}"
+            )
+        lines.append(f"per layer: {rule}, {hits} of {len(names)} layers")
+    return lines

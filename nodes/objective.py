@@ -1,0 +1,74 @@
+"""Training Objective: what Train LoRA minimises, and at which noise levels."""
+
+from __future__ import annotations
+
+from comfy_api.latest import io
+
+from ..lora_core.training.objective_config import (
+    AUTO,
+    HUBER_SCHEDULES,
+    LEAST_MODE,
+    LOSSES,
+    MOST_MODE,
+    TIMESTEP_LAWS,
+    WEIGHTINGS,
+    ObjectiveConfig,
+)
+from .types import CATEGORY, ObjectiveType
+
+
+class TrainingObjective(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="LoraLoom_Objective",
+            display_name="Training Objective",
+            category=CATEGORY,
+            description="Chooses Train LoRA's loss, its weights and the noise levels that are trained. As it comes it changes nothing: these are the settings of a Train LoRA without it.",
+            search_aliases=["huber", "min snr", "timesteps", "noise offset", "masked loss", "prior preservation"],
+            inputs=[
+                io.Combo.Input("loss", options=list(LOSSES), default="mse", tooltip="mse is the plain loss. huber and smooth_l1 care less about single large errors, such as watermarks or odd pictures."),
+                io.Float.Input("huber_c", default=0.1, min=1e-4, max=1e4, step=0.01, round=False, tooltip="Error from which huber and smooth_l1 are linear; a very large one makes huber mse."),
+                io.Combo.Input("huber_schedule", options=list(HUBER_SCHEDULES), default="snr", tooltip="snr: from 1 on clean pictures down to huber_c on noise. constant: huber_c everywhere."),
+                io.Combo.Input("weighting", options=list(WEIGHTINGS), default="none", tooltip="Loss weight by noise level. none: the plain eps, v or flow loss. min_snr and debiased were made for eps and v models, cosmap for flow models only."),
+                io.Float.Input("snr_gamma", default=5.0, min=0.1, max=100.0, step=0.5, round=False, tooltip="Signal-to-noise ratio above which min_snr holds the weight down; 5 is usual."),
+                io.Combo.Input("timesteps", options=[AUTO, *TIMESTEP_LAWS], default=AUTO, tooltip="How noise levels are drawn. auto: what suits the model family. resolution_shifted: noisier for larger pictures, as FLUX is sampled."),
+                io.Float.Input("shift", default=3.0, min=0.01, max=100.0, step=0.05, tooltip="Of shifted and shifted_logit_normal; higher looks more at noisy pictures. Not used by the others."),
+                io.Float.Input("logit_mean", default=0.0, min=-10.0, max=10.0, step=0.1, round=False, tooltip="Of the laws with a logit-normal: above 0 looks more at noisy pictures, below 0 at clean ones."),
+                io.Float.Input("logit_std", default=1.0, min=0.01, max=10.0, step=0.1, round=False, tooltip="Of the laws with a logit-normal: how far noise levels spread."),
+                io.Float.Input("mode_scale", default=1.29, min=LEAST_MODE, max=MOST_MODE, step=0.01, round=False, tooltip="Of mode: higher looks more at the middle, 0 is uniform, below 0 more at both ends."),
+                io.Float.Input("noise_offset", default=0.0, min=0.0, max=1.0, step=0.01, round=False, tooltip="0 is off. About 0.05 lets SD 1.5 and SDXL learn darker and brighter pictures; flow models need none and refuse it."),
+                io.Float.Input("unmasked", default=0.0, min=0.0, max=1.0, step=0.05, tooltip="Loss weight of what masks leave out: 0 learns nothing there, 0.1 keeps it in place. Only for data sets with masks."),
+                io.Float.Input("prior_weight", default=1.0, min=0.0, max=100.0, step=0.1, round=False, tooltip="Loss weight of class images: 1 counts them as much as the concept's. Only for data sets with class images."),
+            ],
+            outputs=[ObjectiveType.Output("objective", tooltip="For Train LoRA.")],
+        )  # fmt: skip
+
+    @classmethod
+    def validate_inputs(
+        cls, loss, huber_c, huber_schedule, weighting, snr_gamma, timesteps, shift, logit_mean, logit_std, mode_scale,
+        noise_offset, unmasked, prior_weight,
+    ):  # fmt: skip
+        choices = (
+            loss, huber_c, huber_schedule, weighting, snr_gamma, timesteps, shift, logit_mean, logit_std, mode_scale,
+            noise_offset, unmasked, prior_weight,
+        )  # fmt: skip
+        if None in choices:  # one comes over a wire, and is seen by execute
+            return True
+        try:
+            ObjectiveConfig(*choices)
+        except ValueError as error:
+            return str(error)
+        return True
+
+    @classmethod
+    def execute(
+        cls, loss, huber_c, huber_schedule, weighting, snr_gamma, timesteps, shift, logit_mean, logit_std, mode_scale,
+        noise_offset, unmasked, prior_weight,
+    ) -> io.NodeOutput:  # fmt: skip
+        return io.NodeOutput(
+            ObjectiveConfig(
+                loss, huber_c, huber_schedule, weighting, snr_gamma, timesteps, shift, logit_mean, logit_std,
+                mode_scale, noise_offset, unmasked, prior_weight,
+            )
+        )  # fmt: skip
