@@ -278,8 +278,8 @@ def test_pseudo_huber_is_its_formula(kind, loss):
     sigma, conditions = torch.tensor([0.1, 0.4, 0.9], dtype=torch.float64), [0.3, -1.0, 2.0]
     r = objective.residual(denoiser, x0, noise, sigma, conditions)
     over_signal = sigma / (1 - sigma) if kind is Flow else sigma
-    for schedule, c in (("constant", torch.full((3,), 0.2)), ("snr", 0.8 / (1 + over_signal) ** 2 + 0.2)):
-        c = column(c.double())
+    for schedule, c in (("constant", torch.full_like(sigma, 0.2)), ("snr", 0.8 / (1 + over_signal) ** 2 + 0.2)):
+        c = column(c)
         expected = 2 * ((r**2 + c**2).sqrt() - c) * (c if loss == "huber" else 1)
         found = objective.losses(
             denoiser, x0, noise, sigma, conditions, choices_of(loss, huber_c=0.2, huber_schedule=schedule)

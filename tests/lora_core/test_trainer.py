@@ -20,7 +20,7 @@ from lora_loom.lora_core.training.batches import Batches
 from lora_loom.lora_core.training.config import OPTIMIZERS, SCHEDULES, LoraConfig, OptimizerConfig, Recipe, TrainConfig
 from lora_loom.lora_core.training.health import Health
 from lora_loom.lora_core.training.inject import Factors, attached
-from lora_loom.lora_core.training.layers import LayersConfig
+from lora_loom.lora_core.training.layers import LayersConfig, parse_rules
 from lora_loom.lora_core.training.objective_config import ObjectiveConfig
 from lora_loom.lora_core.training.trainer import (
     Sample,
