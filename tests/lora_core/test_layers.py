@@ -51,7 +51,9 @@ def test_every_rule_tells_how_many_layers_it_hits():
     assert counted(rules, NAMES, "") == [
         "per layer: attn2 = rank 8, 2 of 4 layers", "per layer: *to_q = rate 2, 2 of 4 layers",
     ]  # fmt: skip
-    with pytest.raises(ValueError, match=r"'attn3 = rank 8' in per_layer hits none of the 4 trained layers; they are: a, b"):
+    with pytest.raises(
+        ValueError, match="'attn3 = rank 8' in per_layer hits none of the 4 trained layers; they are: a"
+    ):
         counted(parse_rules("attn3 = rank 8"), NAMES, "a, b")
 
 
@@ -101,7 +103,7 @@ def test_dropout_is_unbiased_and_the_same_when_recomputed(layer, options):
                 total = total + layer(x)
         torch.testing.assert_close(total / 2000, wanted, rtol=0, atol=0.15 * float(wanted.std()))
         assert len(kinds) == (16 if options.rank_dropout else 2) and {v for k in kinds for v in k} == {0.0, 2.0}
-        gradients, draw = [], torch.Generator().manual_seed(4)
+        gradients, draw = [], torch.Generator().manual_seed(8)
         with factors.dropped(draw):
             assert factors.branches["a"].keep.any()
             for run in (layer, lambda value: checkpoint(layer, value, use_reentrant=False)):
