@@ -21,9 +21,7 @@ class LoraLoom(ComfyExtension):
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         return [
             LoraDataset, CombineDatasets, DatasetDoctor, TrainingOptimizer, TrainingObjective, LoraLayers,
-            TrainingPreviews, TrainingValidation,
-            TrainLora, SaveLora, LoadLoraStack, MergeLora,
-            LoraReport,
+            TrainingPreviews, TrainingValidation, TrainLora, SaveLora, LoadLoraStack, MergeLora, LoraReport,
         ]  # fmt: skip
 
 
