@@ -155,14 +155,17 @@ def _check(sources: Sources, recipe: Recipe) -> tuple[Pictures, list[str]]:
 def _identity(recipe: Recipe, sources: Sources, layers, pictures: Pictures) -> str:
     """Changes with everything that decides the resulting bytes."""
     choices = [recipe.lora, recipe.train, sources.dataset.fingerprint(), list(recipe.preserve), _digest(layers)]
-    choices += [recipe.text, sources.clip.layer_idx] if recipe.text else []
+    skip = sources.clip.layer_idx
+    choices += [recipe.text, skip] if recipe.text or skip is not None else []
     return fingerprint(*choices, *([pictures.held] if pictures.held else []))
 
 
 def _settings(recipe: Recipe, sources: Sources, layers) -> dict[str, Any]:
     """What `_identity` tells apart, for people."""
     dataset, family = sources.dataset, family_of(sources.model).name
-    text = {**asdict(recipe.text), "clip_layer": sources.clip.layer_idx} if recipe.text else {}
+    skip = sources.clip.layer_idx
+    text = asdict(recipe.text) if recipe.text else {}
+    text |= {"clip_layer": skip} if recipe.text or skip is not None else {}
     data = {"pictures": dataset.num_pictures(), "px": dataset.resolution, "hash": dataset.fingerprint()}
     return {
         "lora": asdict(recipe.lora), "train": asdict(recipe.train), "text": text, "preserve": list(recipe.preserve),

@@ -364,6 +364,15 @@ def test_resumes_after_the_lora_so_far_was_tried_out(models, loras: Path, data, 
     assert len(forwards) == STEPS - 3 and len(list(runs.iterdir())) == 1
 
 
+def test_another_clip_skip_is_another_run(models, data, runs: Path) -> None:
+    trio = models("sd15")
+    train(trio, data)
+    skipping = trio.clip.clone()
+    skipping.clip_layer(-2)
+    train(tiny.Loaded(trio.model, skipping, trio.vae), data)
+    assert len(list(runs.iterdir())) == 2
+
+
 def test_another_base_model_is_another_run(models, data, runs: Path, make_lora, loras: Path) -> None:
     """Training on top of a stack trains what is connected, and does not go on with the run of the bare model."""
     trio = models("flux1")
