@@ -20,6 +20,7 @@ from lora_loom.nodes.dataset import LoraDataset
 from lora_loom.nodes.previews import TrainingPreviews
 from lora_loom.nodes.train_lora import TrainLora
 from PIL import Image
+from torch._subclasses.fake_tensor import FakeTensor
 
 import nodes
 
@@ -99,8 +100,13 @@ def expected(trio: Any, step: int, name: str | None, strength: float = 1.0) -> n
 
 @contextmanager
 def on_forward(trio: Any, call: Callable[[bool], None]) -> Iterator[None]:
-    """Calls `call(in_preview)` before each forward of the diffusion network."""
-    hook = trio.model.model.diffusion_model.register_forward_pre_hook(lambda *_: call(not torch.is_grad_enabled()))
+    """Calls `call(in_preview)` before each forward of the diffusion network; a plan's are none."""
+
+    def before(_: Any, args: tuple) -> None:
+        if not isinstance(args[0], FakeTensor):
+            call(not torch.is_grad_enabled())
+
+    hook = trio.model.model.diffusion_model.register_forward_pre_hook(before)
     try:
         yield
     finally:

@@ -71,7 +71,7 @@ def train(trio: tiny.Loaded, data: Any, **changes: Any) -> tuple[dict[str, Tenso
 
 
 def kept(runs: Path) -> dict[str, bytes]:
-    return {path.relative_to(runs).as_posix(): path.read_bytes() for path in runs.rglob("*") if path.is_file()}
+    return {path.relative_to(runs).as_posix(): path.read_bytes() for path in runs.rglob("*.safetensors")}
 
 
 def text_part(adapter: Adapter) -> dict[str, Any]:
