@@ -110,12 +110,13 @@ def train_lora(sources: Sources, recipe: Recipe, run: Run) -> Trained:
         layers = select(patcher.model.diffusion_model, recipe.lora, PREFIX)
         if text:
             layers |= text_layers(text.patcher.model, recipe.lora)
-        identity = _identity(recipe, sources, layers, pictures)
+        base = _digest(layers)
+        identity = _identity(recipe, sources, base, pictures)
         denoiser = TextDenoiser(patcher, text) if text else ComfyDenoiser(patcher)
         samples = make_samples(denoiser, sources.dataset, encoded, latents, priors, recipe.preserved)
         state = _fresh_state(layers, recipe, samples, pictures, patcher.load_device)
         adapter_now, label = partial(_adapter, state, facts), partial(_labelled, facts)
-        settings = _settings(recipe, sources, layers)
+        settings = _settings(recipe, sources, base)
         if pictures.held:
             settings["dataset"]["held out"] = len(pictures.held)
         with begun(run.name, identity, settings, state, run.start_over, progress) as kept:
@@ -152,15 +153,15 @@ def _check(sources: Sources, recipe: Recipe) -> tuple[Pictures, list[str]]:
     return Pictures(sources.dataset, recipe), hits
 
 
-def _identity(recipe: Recipe, sources: Sources, layers, pictures: Pictures) -> str:
+def _identity(recipe: Recipe, sources: Sources, base: str, pictures: Pictures) -> str:
     """Changes with everything that decides the resulting bytes."""
-    choices = [recipe.lora, recipe.train, sources.dataset.fingerprint(), list(recipe.preserve), _digest(layers)]
+    choices = [recipe.lora, recipe.train, sources.dataset.fingerprint(), list(recipe.preserve), base]
     skip = sources.clip.layer_idx
     choices += [recipe.text, skip] if recipe.text or skip is not None else []
     return fingerprint(*choices, *([pictures.held] if pictures.held else []))
 
 
-def _settings(recipe: Recipe, sources: Sources, layers) -> dict[str, Any]:
+def _settings(recipe: Recipe, sources: Sources, base: str) -> dict[str, Any]:
     """What `_identity` tells apart, for people."""
     dataset, family = sources.dataset, family_of(sources.model).name
     skip = sources.clip.layer_idx
@@ -169,7 +170,7 @@ def _settings(recipe: Recipe, sources: Sources, layers) -> dict[str, Any]:
     data = {"pictures": dataset.num_pictures(), "px": dataset.resolution, "hash": dataset.fingerprint()}
     return {
         "lora": asdict(recipe.lora), "train": asdict(recipe.train), "text": text, "preserve": list(recipe.preserve),
-        "dataset": data, "model": {"family": family, "hash": _digest(layers)},
+        "dataset": data, "model": {"family": family, "hash": base},
     }  # fmt: skip
 
 
