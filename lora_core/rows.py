@@ -1,24 +1,55 @@
-"""Rows of a stack: what one LoRA file is asked to do."""
+"""Rows of a stack: what each LoRA file is asked to do, and how a text says it.
+
+The text is what the field writes into prompts, `<lora:styles/ink:0.8:1.0>`: the name, the strength on the model and
+the one on the text encoders, which is the model's when left out. Named parts may follow: `off`, `blocks=IN=0.5,MID=1`,
+`start=0.2`, `end=0.8`, and what A1111 calls the strengths, `unet=0.8` and `te=1`. Words around the tags are passed
+over, and so are lines that begin with `#`.
+"""
 
 from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from math import isfinite
+
+LIMIT = 20.0  # of strengths, either way
+NONE = "None"  # what a row of a list is called that names no file
+
+_TAG = re.compile(r"<(?:lora|lyco):([^<>\n]*)(>?)", re.IGNORECASE)
+_ESCAPED = {"%": "%25", ":": "%3A", "<": "%3C", ">": "%3E", "\n": "%0A", "\r": "%0D"}
+_CODE = re.compile("|".join(_ESCAPED.values()))
+_KNOWN = "off, blocks=, start=, end=, unet= and te="
 
 
 class Row(tuple):
     """A LORA_STACK entry as other packs unpack it, `(name, strength, text_strength)`, that knows more.
 
     `blocks` is the per-block strength text ("" is 1 everywhere); `start` and `end` are shares of sampling in 0..1.
+    A row that is not `on` is kept in the list of rows and nowhere else.
     """
 
     blocks: str
     start: float
     end: float
+    on: bool
 
     def __new__(
-        cls, name: str, strength: float, text_strength: float, blocks: str = "", start: float = 0.0, end: float = 1.0
+        cls,
+        name: str,
+        strength: float,
+        text_strength: float,
+        blocks: str = "",
+        start: float = 0.0,
+        end: float = 1.0,
+        on: bool = True,
     ) -> Row:
         row = super().__new__(cls, (name, strength, text_strength))
-        row.blocks, row.start, row.end = blocks, start, end
+        row.blocks, row.start, row.end, row.on = blocks, start, end, on
         return row
+
+    def __getnewargs__(self) -> tuple:
+        """What a copy is made of."""
+        return (*self, self.blocks, self.start, self.end, self.on)
 
     @property
     def name(self) -> str:
@@ -31,3 +62,126 @@ class Row(tuple):
     @property
     def text_strength(self) -> float:
         return self[2]
+
+    @property
+    def active(self) -> bool:
+        """Whether it asks for anything."""
+        return self.on and self.name not in ("", NONE) and bool(self.strength or self.text_strength)
+
+    def renamed(self, name: str) -> Row:
+        return Row(name, *self.__getnewargs__()[1:])
+
+
+def parse(text: str) -> list[Row]:
+    """The rows of a text, in order, those that are off included. Raises ValueError with the line of the first fault."""
+    return [
+        _row(tag, number)
+        for number, line in enumerate(text.split("\n"), 1)
+        if not line.lstrip().startswith("#")
+        for tag in _TAG.finditer(line)
+    ]
+
+
+def to_text(rows: Iterable[Row]) -> str:
+    """One row to a line; `parse` reads back the same rows."""
+    return "\n".join(f"<lora:{':'.join(_parts(row))}>" for row in rows)
+
+
+def strength_of(value: object, what: str) -> float:
+    """A strength as a number. Raises ValueError when it is none, or above LIMIT either way."""
+    try:
+        number = float(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        number = float("nan")
+    if not isfinite(number) or abs(number) > LIMIT:
+        raise ValueError(f"{what} is {value!r}; write a number from -{LIMIT:g} to {LIMIT:g}")
+    return number
+
+
+def _parts(row: Row) -> Iterator[str]:
+    yield _escaped(row.name)
+    yield _number(row.strength)
+    if row.text_strength != row.strength:
+        yield _number(row.text_strength)
+    if row.blocks:
+        yield f"blocks={_escaped(row.blocks)}"
+    if row.start != 0.0:
+        yield f"start={_number(row.start)}"
+    if row.end != 1.0:
+        yield f"end={_number(row.end)}"
+    if not row.on:
+        yield "off"
+
+
+def _number(value: float) -> str:
+    """As short as it can be read back."""
+    return repr(float(value)).removesuffix(".0")
+
+
+def _row(tag: re.Match[str], line: int) -> Row:
+    try:
+        if not tag[2]:
+            raise ValueError("it has no closing >")
+        name, *parts = tag[1].split(":")
+        if not name.strip():
+            raise ValueError("it names no file")
+        return _filled(_plain(name), parts)
+    except ValueError as error:
+        raise ValueError(f"line {line}, {tag[0][:120]}: {error}") from None
+
+
+def _filled(name: str, parts: list[str]) -> Row:
+    strengths: list[float] = []
+    named: dict[str, object] = {}
+    for part in parts:
+        key, equals, value = part.strip().partition("=")
+        key = key.strip().lower()
+        if equals or key in ("on", "off"):
+            if key in named:
+                raise ValueError(f"{key} is said twice")
+            named[key] = _value(key, value.strip())
+        elif named:
+            raise ValueError(f"{part!r} stands after a named part; strengths come right after the name")
+        else:
+            strengths.append(strength_of(part.strip(), "a strength"))
+    if len(strengths) > 2:
+        raise ValueError(f"{len(strengths)} strengths; there are two, of the model and of the text encoder")
+    strength = named.pop("unet", strengths[0] if strengths else 1.0)
+    text = named.pop("te", strengths[1] if len(strengths) > 1 else strength)
+    row = Row(name, strength, text, **{key: value for key, value in named.items() if key not in ("on", "off")},
+              on="off" not in named)  # fmt: skip
+    if row.start >= row.end:
+        raise ValueError(f"start {row.start:g} is not before end {row.end:g}")
+    return row
+
+
+def _value(key: str, text: str) -> object:
+    if key in ("on", "off"):
+        return True
+    if key == "blocks":
+        return _plain(text)
+    if key in ("unet", "te"):
+        return strength_of(text, key)
+    if key in ("start", "end"):
+        return _share(key, text)
+    raise ValueError(f"{key}= is not known; the parts are {_KNOWN}")
+
+
+def _share(key: str, text: str) -> float:
+    try:
+        share = float(text)
+    except ValueError:
+        share = -1.0
+    if not 0 <= share <= 1:
+        raise ValueError(f"{key} is {text!r}; write the share of sampling, from 0 to 1")
+    return share
+
+
+def _escaped(text: str) -> str:
+    """Without what would end a part; a percent sign only where it would be read as such a code."""
+    text = _CODE.sub(lambda code: "%25" + code[0][1:], text)
+    return re.sub(r"[:<>\n\r]", lambda found: _ESCAPED[found[0]], text)
+
+
+def _plain(text: str) -> str:
+    return _CODE.sub(lambda code: chr(int(code[0][1:], 16)), text)

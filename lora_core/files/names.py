@@ -1,9 +1,11 @@
-"""Names for files to be written: portable, and inside the folder they are meant for."""
+"""Names for files: those to be written, portable and inside their folder, and those that a name in a list means."""
 
 from __future__ import annotations
 
 import os
 import re
+from collections.abc import Sequence
+from difflib import get_close_matches
 from pathlib import Path
 
 from .faults import quote
@@ -23,6 +25,35 @@ def safe_name(name: str) -> str:
         if fault := _fault(piece):
             raise ValueError(f"the name {quote(name)} {fault}; use a plain name such as 'my_lora' or 'styles/my_lora'.")
     return "/".join(pieces)
+
+
+def matching(wanted: str, names: Sequence[str]) -> list[str]:
+    """The `names` (relative paths, separators of either system) that `wanted` means: itself, with or without suffix;
+    or, when it has no folder, files of that name in any."""
+    wanted = _spelled(wanted)
+    for spelled in (_spelled, _without_suffix, _last, lambda name: _last(_without_suffix(name))):
+        if found := [name for name in names if spelled(name) == wanted]:
+            return found
+    return []
+
+
+def alike(wanted: str, names: Sequence[str]) -> list[str]:
+    """Up to three `names` whose last part looks like that of `wanted`."""
+    by_last = {_last(_without_suffix(name)).casefold(): name for name in names}
+    close = get_close_matches(_last(_without_suffix(wanted)).casefold(), by_last, 3)
+    return [by_last[each] for each in close]
+
+
+def _spelled(name: str) -> str:
+    return name.strip().replace("\\", "/")
+
+
+def _without_suffix(name: str) -> str:
+    return re.sub(r"\.(safetensors|ckpt|pth|pt|bin|sft)$", "", _spelled(name))
+
+
+def _last(name: str) -> str:
+    return _spelled(name).rsplit("/", 1)[-1]
 
 
 def _fault(piece: str) -> str:

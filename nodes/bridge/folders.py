@@ -7,29 +7,34 @@ from pathlib import Path
 
 import folder_paths
 
-from ...lora_core.files.names import safe_path
-
-NONE = "None"
+from ...lora_core.files.names import alike, matching, safe_path
+from ...lora_core.rows import NONE
 
 
 def lora_names() -> list[str]:
     return folder_paths.get_filename_list("loras")
 
 
-def lora_path(name: str) -> Path:
-    """The file of a LoRA name as lists and stacks hold it; separators of either system, or a bare file name, will do.
+def lora_name(name: str) -> str:
+    """The entry of `lora_names` that a name in a row or a stack means; separators of either system, a name without
+    suffix, or a bare file name will do.
 
     Raises ValueError when there is no such file, or when a bare name means several.
     """
     names = lora_names()
-    wanted = name.replace("\\", "/")
-    same = [n for n in names if n.replace("\\", "/") == wanted] or [
-        n for n in names if Path(n.replace("\\", "/")).name == wanted
-    ]
-    if len(same) != 1:
-        problem = f"means {len(same)} files ({', '.join(same[:3])})" if same else "is not in any loras folder"
-        raise ValueError(f"the LoRA {name} {problem}; pick it again in the list")
-    return Path(folder_paths.get_full_path_or_raise("loras", same[0]))
+    found = matching(name, names)
+    if len(found) == 1:
+        return found[0]
+    if found:
+        raise ValueError(f"the LoRA {name} means {len(found)} files ({', '.join(found[:3])}); write it in full")
+    near = " or ".join(alike(name, names))
+    cure = f"near it is {near}" if near else "pick it again in the list"
+    raise ValueError(f"the LoRA {name} is not in any loras folder; {cure}")
+
+
+def lora_path(name: str) -> Path:
+    """The file of a LoRA name. Raises ValueError as `lora_name`."""
+    return Path(folder_paths.get_full_path_or_raise("loras", lora_name(name)))
 
 
 def dataset_folder(text: str) -> Path:

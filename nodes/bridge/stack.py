@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
+from ...lora_core import stack_entries
 from ...lora_core.files import formats, guard
+from ...lora_core.files.words import trigger_words, unique
 from ...lora_core.merging.exact_sum import Weighted, exact_sum
-from .folders import NONE, lora_path
+from ...lora_core.rows import NONE, Row, parse
+from .folders import lora_name, lora_path, lora_state
 from .keys import NameTable
 from .patching import apply_layers
-
-Row = tuple[str, float, float]
 
 
 @dataclass(frozen=True)
@@ -29,29 +31,39 @@ class Entry(Weighted):
         return f"{line}; {len(self.unmatched)} not applied ({reason})"
 
 
+@dataclass(frozen=True)
+class Applied:
+    """MODEL and CLIP with a stack on them; `triggers` are the words of its active rows, separated by commas."""
+
+    model: Any
+    clip: Any
+    rows: list[Row]
+    report: str
+    triggers: str
+
+
 def rows_of(stack: Iterable | None) -> list[Row]:
-    """The rows of a LORA_STACK as other packs hold them: tuples or lists of at least (name, model, text strength)."""
-    rows = []
-    for entry in stack or []:
-        if not isinstance(entry, (tuple, list)) or len(entry) < 3:
-            raise ValueError(f"a LORA_STACK entry is {entry!r}; expected (name, model strength, text strength)")
-        rows.append((str(entry[0]), float(entry[1]), float(entry[2])))
-    return active(rows)
+    """The rows of a LORA_STACK as other packs hold them."""
+    return stack_entries.read(stack)[0]
 
 
 def active(rows: Iterable[Row]) -> list[Row]:
-    """Rows that name a file."""
-    return [row for row in rows if row[0] and row[0] != NONE]
+    """Rows that name a file and are on, under the names that ComfyUI's lists have."""
+    return [_listed(row) for row in rows if row.name not in ("", NONE) and row.on]
 
 
 def load_rows(rows: Iterable[Row], table: NameTable) -> list[Entry]:
     """Read and resolve every row. Rows whose strengths are both zero are not read."""
-    return [_load(name, model, text, table) for name, model, text in rows if model or text]
+    return [_load(row, table) for row in rows if row.active]
 
 
-def check_rows(names: Iterable[str | None]) -> bool | str:
-    """True, or one sentence about the first file that is missing or unsafe; links (None) are not known yet."""
+def check_rows(names: Iterable[str | None], text: str | None = "") -> bool | str:
+    """True, or one sentence about the first file that is missing or unsafe, or the first fault in the text of rows;
+    links (None) are not known yet."""
     try:
+        for row in parse(text or ""):
+            if row.on and row.name != NONE:
+                guard.inspect(lora_path(row.name))
         for name in names:
             if name and name != NONE:
                 guard.inspect(lora_path(name))
@@ -60,11 +72,24 @@ def check_rows(names: Iterable[str | None]) -> bool | str:
     return True
 
 
-def apply_rows(model, clip, rows: Sequence[Row]):
-    """MODEL and CLIP with the rows' exact sum applied, and a report."""
+def rows_state(text: str | None) -> list:
+    """Name, size and time of every file that a text of rows names."""
+    try:
+        return [lora_state(row.name) for row in parse(text or "")]
+    except ValueError:
+        return []
+
+
+def apply_stack(model, clip, stack: Iterable | None, own: Iterable[Row]) -> Applied:
+    """The rows of a LORA_STACK, then one's own, applied as their exact sum."""
+    before, notes = stack_entries.read(stack)
+    rows = active([*before, *own])
     table = NameTable(model, clip)
     entries = load_rows(rows, table)
-    return *apply_layers(model, clip, exact_sum(entries)), describe(entries, clip is not None)
+    patched, text = apply_layers(model, clip, exact_sum(entries))
+    report = "\n".join((describe(entries, clip is not None), *notes))
+    words = unique(word for entry in entries for word in trigger_words(entry.adapter.metadata))
+    return Applied(patched, text, rows, report, ", ".join(words))
 
 
 def describe(entries: Sequence[Entry], has_text: bool) -> str:
@@ -72,7 +97,12 @@ def describe(entries: Sequence[Entry], has_text: bool) -> str:
     return "\n".join(entry.report(has_text) for entry in entries) or "no LoRA is switched on"
 
 
-def _load(name: str, strength: float, text_strength: float, table: NameTable) -> Entry:
-    path = lora_path(name)
+def _listed(row: Row) -> Row:
+    """A row at strength 0 may name what is not there: it is not read."""
+    return row.renamed(lora_name(row.name)) if row.active else row
+
+
+def _load(row: Row, table: NameTable) -> Entry:
+    path = lora_path(row.name)
     resolved = table.resolve(formats.read(path), path.name)
-    return Entry(path.stem, resolved.adapter, strength, text_strength, resolved.unmatched)
+    return Entry(path.stem, resolved.adapter, row.strength, row.text_strength, resolved.unmatched)

@@ -57,7 +57,7 @@ def core(model: Any, *rows: Row) -> Any:
 def stacked(model: Any, *rows: Row) -> Any:
     """MODEL from our own node, which has applied every key."""
     off = {"lora_1": "None", "strength_1": 1.0, "text_strength_1": 1.0}
-    model, _, _, report = run_node(LoadLoraStack, model=model, lora_stack=list(rows), **off)
+    model, _, _, report, _ = run_node(LoadLoraStack, model=model, lora_stack=list(rows), **off)
     assert "not applied" not in report
     return model
 

@@ -351,7 +351,7 @@ def save(trio: tiny.Loaded, adapter: Adapter, style: str, **more: Any) -> tuple[
 
 def stacked(trio: tiny.Loaded, name: str, strength: float, text_strength: float) -> tuple[Any, Any, Any, str]:
     row = {"lora_1": name, "strength_1": strength, "text_strength_1": text_strength}
-    return run_node(LoadLoraStack, model=trio.model, clip=trio.clip, **row)
+    return run_node(LoadLoraStack, model=trio.model, clip=trio.clip, **row)[:4]
 
 
 KOHYA = {"sd15": {"lora_te_text_model"}, "sdxl": {"lora_te1_text_model", "lora_te2_text_model"}}

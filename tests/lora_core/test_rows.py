@@ -1,0 +1,181 @@
+"""The text of rows, both ways, and the stacks of other packs as rows."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+import random
+from typing import Any
+
+import pytest
+from lora_loom.lora_core import stack_entries
+from lora_loom.lora_core.files.names import alike, matching
+from lora_loom.lora_core.files.words import trigger_words
+from lora_loom.lora_core.rows import Row, parse, to_text
+
+
+def told(row: Row) -> dict[str, Any]:
+    """All that a row says, beyond the three that compare as a tuple."""
+    return {"entry": tuple(row), **vars(row)}
+
+
+def row(name: str, strength: float = 1.0, text: float | None = None, **more: Any) -> Row:
+    return Row(name, strength, strength if text is None else text, **more)
+
+
+CASES = {
+    "<lora:ink>": [row("ink")],
+    "<lora:styles/ink:0.8>": [row("styles/ink", 0.8)],
+    "<lora:styles/ink:0.8:1.0>": [row("styles/ink", 0.8, 1.0)],
+    "<lora:styles\\ink.safetensors:-.5:+0>": [row("styles\\ink.safetensors", -0.5, 0.0)],
+    "<LORA:a:1:off>": [row("a", on=False)],
+    "<lora:a:on>": [row("a")],
+    "<lora:a:0.8:1:blocks=IN=0.5,MID=1:end=.8>": [row("a", 0.8, 1.0, blocks="IN=0.5,MID=1", end=0.8)],
+    "<lora:a:start=0.2:blocks=>": [row("a", start=0.2)],
+    "<lora:a:unet=0.5:te=0>": [row("a", 0.5, 0.0)],
+    "<lora:a:0.7:te=0>": [row("a", 0.7, 0.0)],
+    "a cat, (ink:1.2) <lora:a:0.5>, <lyco:b> masterpiece": [row("a", 0.5), row("b")],
+    "one\r\n# <lora:off:1>\n  #<lora:x>\n<lora:on it is:2>\n": [row("on it is", 2.0)],
+    "<lora:50%:1>": [row("50%")],
+    "<lora:a%3Ab%253A:1>": [row("a:b%3A")],
+    "": [],
+    "<b>no</b> <lora> lora:a:1": [],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("text", CASES)
+def test_parsed(text: str) -> None:
+    assert [told(found) for found in parse(text)] == [told(wanted) for wanted in CASES[text]]
+
+
+def test_what_is_printed_is_read_back() -> None:
+    dice, letters = random.Random(0), "ab. %:<>\\/#\n\r\u2028\u00e9,=0123456789ABCDEF"
+    for _ in range(500):
+        start = dice.choice([0.0, 0.1, 0.5])
+        name = "n" + "".join(dice.choices(letters, k=dice.randrange(12)))
+        strengths = [dice.choice([0.0, 1.0, -1.0, dice.uniform(-20, 20), 1e-7]) for _ in range(2)]
+        blocks = dice.choice(["", "IN=0.5,MID=1", "a:b>c"])
+        made = [Row(name, *strengths, blocks, start, dice.choice([1.0, 0.75]), dice.random() < 0.5)] * dice.randrange(3)
+        assert [told(found) for found in parse(to_text(made))] == [told(wanted) for wanted in made]
+
+
+def test_printed_short() -> None:
+    assert to_text([row("a", 0.8), row("b", 1.0, 0.5, on=False)]) == "<lora:a:0.8>\n<lora:b:1:0.5:off>"
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("fine\n<lora:a:x>", "line 2, <lora:a:x>: a strength is 'x'; write a number from -20 to 20"),
+        ("<lora:a:21>", "from -20 to 20"),
+        ("<lora:a:nan>", "from -20 to 20"),
+        ("<lora:a:1:1:1>", "3 strengths; there are two"),
+        ("<lora:a:1", "has no closing >"),
+        ("<lora::1>", "names no file"),
+        ("<lora: :1>", "names no file"),
+        ("<lora:a:off:1>", "'1' stands after a named part"),
+        ("<lora:a:start=5>", "start is '5'; write the share of sampling, from 0 to 1"),
+        ("<lora:a:start=0.5:end=0.5>", "start 0.5 is not before end 0.5"),
+        ("<lora:a:lbw=ALL>", "lbw= is not known; the parts are off, blocks="),
+        ("<lora:a:off:off>", "off is said twice"),
+    ],
+)
+def test_faults_name_the_line(text: str, words: str) -> None:
+    with pytest.raises(ValueError) as refused:
+        parse(text)
+    assert words in str(refused.value) and str(refused.value).startswith("line ") and "\n" not in str(refused.value)
+
+
+def test_a_row_is_an_entry_of_other_packs_and_can_be_copied() -> None:
+    full = Row("a", 0.5, 1.0, "IN=1", 0.1, 0.9, False)
+    name, strength, text = full
+    assert (name, strength, text) == full == ("a", 0.5, 1.0) and len(full) == 3
+    for again in (copy.deepcopy(full), pickle.loads(pickle.dumps(full)), full.renamed("a")):
+        assert told(again) == told(full)
+
+
+# -- stacks of other packs ---------------------------------------------------------------------------------------------
+
+A = ("a.safetensors", 0.5, 1.0)
+ENTRIES: list[tuple[Any, list[tuple[str, float, float]], str]] = [
+    (A, [A], ""),
+    (list(A), [A], ""),
+    ((*A, "all", "all"), [A], "lora_stack entry 1, a.safetensors: 'all', 'all' ignored, unknown here"),
+    (("sub\\a.safetensors", 0.5, 1.0), [("sub\\a.safetensors", 0.5, 1.0)], ""),
+    (("a.safetensors", "0.5", None), [("a.safetensors", 0.5, 0.5)], ""),
+    (("None", 1.0, 1.0), [], "lora_stack entry 1 ignored: it names no file"),
+    ((None, 1.0, 1.0), [], "lora_stack entry 1 ignored: it names no file"),
+    ({"on": True, "lora": "a.safetensors", "strength": 0.5, "strengthTwo": 1.0}, [A], ""),
+    ({"on": False, "lora": "a.safetensors", "strength": 0.5}, [], "entry 1 ignored: a.safetensors is switched off"),
+    ({"name": "a.safetensors", "strength": 0.5, "clipStrength": 1.0, "active": True}, [A], ""),
+    ({"name": "a.safetensors", "lora": {"x": 1}, "strength": 0.5, "clip_strength": None, "conflict_mode": "all"},
+     [("a.safetensors", 0.5, 0.5)], "lora_stack entry 1, a.safetensors: conflict_mode ignored, unknown here"),
+    ({"lora_name": "a.safetensors", "model_strength": 0, "clip_strength": 1}, [("a.safetensors", 0.0, 1.0)], ""),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("entry", "rows", "note"), ENTRIES)
+def test_entries_of_other_packs(entry: Any, rows: list, note: str) -> None:
+    found, notes = stack_entries.read([entry])
+    assert found == rows and all(isinstance(each, Row) for each in found)
+    assert (note in notes[0] and len(notes) == 1) if note else notes == []
+
+
+def test_our_own_rows_keep_what_they_know() -> None:
+    ours = Row("a", 1.0, 1.0, "IN=0", 0.5, 1.0)
+    assert told(stack_entries.read((ours,))[0][0]) == told(ours)
+    assert stack_entries.read(None) == stack_entries.read([]) == ([], [])
+
+
+@pytest.mark.parametrize(
+    "entry",
+    ["abc", ("a",), 3, None, {"name": "a"}, {"strength": 1}, ("a", "x", 1), ("a", float("nan"), 1), ("a", 99, 1)],
+)
+def test_what_is_no_row_is_refused(entry: Any) -> None:
+    with pytest.raises(ValueError, match="lora_stack entry 2 is "):
+        stack_entries.read([A, entry])
+
+
+# -- names and words ---------------------------------------------------------------------------------------------------
+
+NAMES = ["art/ink.safetensors", "old\\ink.safetensors", "art/oil.v2.safetensors", "oil.safetensors"]
+
+
+@pytest.mark.parametrize(
+    ("wanted", "found"),
+    [
+        ("art/ink.safetensors", NAMES[:1]),
+        ("art\\ink", NAMES[:1]),
+        ("old/ink", NAMES[1:2]),
+        ("ink", NAMES[:2]),
+        ("ink.safetensors", NAMES[:2]),
+        ("oil.v2", NAMES[2:3]),
+        ("oil", NAMES[3:]),
+        ("new/oil", []),
+        ("il", []),
+    ],
+)
+def test_names_without_suffix_or_folder(wanted: str, found: list[str]) -> None:
+    assert matching(wanted, NAMES) == found
+
+
+def test_names_that_are_near() -> None:
+    assert alike("art/Oli", NAMES) == ["oil.safetensors"] and alike("zebra", NAMES) == []
+
+
+@pytest.mark.parametrize(
+    ("metadata", "words"),
+    [
+        ({}, ()),
+        ({"modelspec.trigger_phrase": "sks, Ink ,SKS", "ss_tag_frequency": '{"a": {"b": 1}}'}, ("sks", "Ink")),
+        ({"trained_words": '["sks, ink", "Oil"]'}, ("sks", "ink", "Oil")),
+        ({"trained_words": "sks, ink"}, ("sks", "ink")),
+        ({"ss_tag_frequency": '{"10_a": {"sks": 20, "solo": 19}, "b": {"oil": 3, "sks": 3}}'}, ("sks", "oil")),
+        ({"ss_tag_frequency": '{"a": {"a dog": 1, "a cat": 1, "a bird": 1, "a cow": 1}}'}, ()),
+        ({"ss_tag_frequency": "[" * 100_000}, ()),
+        ({"ss_tag_frequency": '{"a": {"b": "x"}, "c": [], "d": {}}'}, ()),
+        ({"ss_tag_frequency": "not json"}, ()),
+    ],
+)  # fmt: skip
+def test_trigger_words(metadata: dict[str, str], words: tuple[str, ...]) -> None:
+    assert trigger_words(metadata) == words

@@ -1,0 +1,109 @@
+"""Rows as text on Load LoRA Stack: the same as the fixed fields, and what other nodes get of them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from harness.calls import loaded, refusals, run_node
+from lora_loom.lora_core.files.save import save
+from lora_loom.nodes.load_stack import LoadLoraStack
+
+LAYER = "diffusion_model.blocks.0.self_attn.q"
+
+
+@pytest.fixture(scope="module")
+def model(models) -> Any:
+    return models("wan_demo").model
+
+
+@pytest.fixture
+def two(loras: Path, model: Any) -> Path:
+    """`styles/ink` and `oil`, one layer each, with triggers."""
+    height, width = model.get_model_object(LAYER).weight.shape
+    for seed, (name, words) in enumerate({"styles/ink": "sks, ink wash", "oil": "SKS, oil paint"}.items()):
+        generator = torch.Generator().manual_seed(seed)
+        tensors = {
+            f"{LAYER}.lora_down.weight": torch.randn(2, width, generator=generator),
+            f"{LAYER}.lora_up.weight": torch.randn(height, 2, generator=generator),
+        }
+        (loras / name).parent.mkdir(exist_ok=True)
+        save(loras / f"{name}.safetensors", tensors, {"modelspec.trigger_phrase": words})
+    return loras
+
+
+def change(model: Any, **inputs: Any) -> torch.Tensor:
+    patched = run_node(LoadLoraStack, model=model, **inputs)[0]
+    return loaded(patched)[f"{LAYER}.weight"] - loaded(model)[f"{LAYER}.weight"]
+
+
+def test_text_is_the_same_as_fields(model: Any, two: Path) -> None:
+    text = "a cat <lora:ink:0.8:0.5>\n# <lora:no:1>\n<lora:oil:-0.4>\n<lora:nowhere:1:off>"
+    fields = {"lora_1": "styles/ink.safetensors", "strength_1": 0.8, "lora_2": "oil.safetensors", "strength_2": -0.4}
+    by_text, by_fields = change(model, rows=text), change(model, **fields)
+    assert torch.equal(by_text, by_fields) and by_text.norm() > 0.1
+    _, _, rows, report, triggers = run_node(LoadLoraStack, model=model, rows=text)
+    assert rows == [(str(Path("styles/ink.safetensors")), 0.8, 0.5), ("oil.safetensors", -0.4, -0.4)]
+    assert [line.split(":")[0] for line in report.splitlines()] == ["ink", "oil"]
+    assert triggers == "sks, ink wash, oil paint"
+
+
+def test_order_is_stack_then_fields_then_text(model: Any, two: Path) -> None:
+    before = [{"lora": "oil", "strength": 0.1}, ("None", 1, 1)]
+    _, _, rows, report, _ = run_node(
+        LoadLoraStack, model=model, lora_stack=before, lora_3="oil.safetensors", rows="<lora:ink>"
+    )
+    assert rows == [
+        ("oil.safetensors", 0.1, 0.1),
+        ("oil.safetensors", 1, 1),
+        (str(Path("styles/ink.safetensors")), 1, 1),
+    ]
+    assert report.splitlines()[-1] == "lora_stack entry 2 ignored: it names no file"
+
+
+def test_at_strength_0_nothing_is_said_of_it(model: Any, two: Path) -> None:
+    _, _, rows, report, triggers = run_node(LoadLoraStack, model=model, rows="<lora:ink:0>\n<lora:gone:0>")
+    assert (report, triggers) == ("no LoRA is switched on", "") and [row.name for row in rows] == ["ink", "gone"]
+
+
+def queued(text: str) -> dict[str, Any]:
+    """A graph with an output at its end, so that all before it is validated."""
+    model = {"model": ["1", 0]}
+    merge = {"rank": 0, "strengths": "", "lora_stack": ["2", 2]}
+    save = {"adapter": ["3", 0], "name": "x", "format": "comfyui", "dtype": "fp16"}
+    return {
+        "1": {"class_type": "UNETLoader", "inputs": {"unet_name": "loom_demo.safetensors", "weight_dtype": "default"}},
+        "2": {"class_type": "LoraLoom_LoadLoraStack", "inputs": {**model, "rows": text}},
+        "3": {"class_type": "LoraLoom_MergeLora", "inputs": {**model, **merge}},
+        "4": {"class_type": "LoraLoom_SaveLora", "inputs": {**model, **save}},
+    }
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("ok\n<lora:ink:x>", "line 2, <lora:ink:x>: a strength is 'x'"),
+        ("<lora:nik>", "the LoRA nik is not in any loras folder; near it is styles/ink.safetensors"),
+        ("<lora:twice>", "the LoRA twice means 2 files"),
+        ("<lora:broken>", "broken.safetensors"),
+    ],
+)
+def test_faults_are_told_when_the_graph_is_queued(two: Path, text: str, words: str) -> None:
+    for folder in ("a", "b"):
+        (two / folder).mkdir()
+        (two / folder / "twice.safetensors").touch()
+    (two / "broken.safetensors").write_bytes(b"<html>")
+    graph = queued(text)
+    assert words in refusals(graph).replace("\\", "/")
+    graph["2"]["inputs"]["rows"] = text.replace(">", ":off>") if "x" not in text else "<lora:ink>"
+    assert refusals(graph) == ""
+
+
+def test_a_changed_file_runs_again(two: Path) -> None:
+    state = LoadLoraStack.fingerprint_inputs(rows="<lora:ink>")
+    assert state == LoadLoraStack.fingerprint_inputs(rows="<lora:ink>")
+    file = two / "styles" / "ink.safetensors"
+    file.write_bytes(file.read_bytes() + b" ")
+    assert state != LoadLoraStack.fingerprint_inputs(rows="<lora:ink>")
