@@ -11,21 +11,25 @@ GB = 2**30
 SHARES = (0.25, 0.5, 0.75, 1.0)
 # Beside what is counted: memory lost between allocations, and on a device the work space of its libraries.
 SLACK, WORK_SPACE = 0.05, 0.3 * GB
+SPARE = 0.8  # the most of the free memory that is taken for speed alone
 # Numbers that an optimiser keeps for each that is trained, in units of fp32; Adafactor's depend on the matrix.
 _STATE = {"adamw": 2, "adamw8bit": 0.6, "lion": 1, "prodigy": 4, "schedule_free_adamw": 2, "adafactor": 1, "muon": 1}
 
 
 @dataclass(frozen=True)
 class Measures:
-    """What saves memory and changes no result: `checkpointing` recomputes every block's activations, `offload` is the
-    share of blocks whose weights stay in RAM and are copied for each run; those are always recomputed."""
+    """What trades memory for time and changes no result: `checkpointing` recomputes every block's activations,
+    `offload` is the share of blocks whose weights stay in RAM and are copied for each run; those are always recomputed.
+    `keep_casts` keeps weights that are stored in another type than they are computed in once they are cast."""
 
     checkpointing: bool = True
     offload: float = 0.0
+    keep_casts: bool = False
 
     def __str__(self) -> str:
         checkpointing = "checkpointing" if self.checkpointing else "no checkpointing"
-        return f"{checkpointing}, {f'{self.offload:.0%} of blocks offloaded' if self.offload else 'no offload'}"
+        offload = f"{self.offload:.0%} of blocks offloaded" if self.offload else "no offload"
+        return f"{checkpointing}, {offload}" + ", weights cast once" * self.keep_casts
 
 
 @dataclass(frozen=True)
@@ -82,6 +86,9 @@ def candidates(asked: Measures, automatic: bool) -> Iterator[Measures]:
     yield asked
     if not automatic:
         return
+    if asked.keep_casts:
+        asked = replace(asked, keep_casts=False)
+        yield asked
     if not asked.checkpointing:
         yield replace(asked, checkpointing=True)
     for share in SHARES:
@@ -94,7 +101,7 @@ def choose(asked: Measures, automatic: bool, need: Callable[[Measures], Need], f
     plans = []
     for measures in candidates(asked, automatic):
         plans.append(Plan(measures, need(measures)))
-        if plans[-1].need.total <= free:
+        if plans[-1].need.total <= free * (SPARE if measures.keep_casts else 1):
             return plans[-1]
     return min(plans, key=lambda plan: plan.need.total)
 

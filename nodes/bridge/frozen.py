@@ -112,51 +112,73 @@ def _shared(tensor: Tensor, dtype: torch.dtype | None = None) -> Tensor:
     return shared
 
 
+class _Casts:
+    """Weights and biases of layers in the type of what they multiply: cast for every use, or once and kept."""
+
+    def __init__(self, keep: bool):
+        self.kept: dict[tuple[nn.Module, torch.dtype], tuple[Tensor, Tensor | None]] | None = {} if keep else None
+
+    @contextmanager
+    def of(self, module: nn.Module, like: Tensor) -> Iterator[tuple[Tensor, Tensor | None]]:
+        known = self.kept and self.kept.get((module, like.dtype))
+        if known:
+            yield known
+            return
+        comfy.ops.run_every_op()
+        weight, bias, stream = comfy.ops.cast_bias_weight(module, like, offloadable=True)
+        pair = weight.dequantize() if isinstance(weight, QuantizedTensor) else weight, bias
+        if self.kept is not None:
+            self.kept[module, like.dtype] = pair
+        yield pair
+        comfy.ops.uncast_bias_weight(module, weight, bias, stream)
+
+
 class _Recast(torch.autograd.Function):
-    """`x W^T + b`; backward casts or dequantises W again rather than keep it."""
+    """`x W^T + b`; autograd keeps no cast copy of W for the backward pass."""
 
     @staticmethod
-    def forward(ctx, x: Tensor, module: nn.Module) -> Tensor:
-        ctx.module = module
+    def forward(ctx, x: Tensor, module: nn.Module, casts: _Casts) -> Tensor:
+        ctx.module, ctx.casts = module, casts
         out = x.new_empty(*x.shape[:-1], module.out_features)  # not a view, which nobody could change in place
         rows, into = x.reshape(-1, x.shape[-1]), out.view(-1, module.out_features)
-        with _weight_and_bias(module, x) as (weight, bias):
+        with casts.of(module, x) as (weight, bias):
             torch.mm(rows, weight.T, out=into) if bias is None else torch.addmm(bias, rows, weight.T, out=into)
         return out
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx, grad: Tensor) -> tuple[Tensor, None]:
-        with _weight_and_bias(ctx.module, grad) as (weight, _):
-            return grad @ weight, None
+    def backward(ctx, grad: Tensor) -> tuple[Tensor, None, None]:
+        with ctx.casts.of(ctx.module, grad) as (weight, _):
+            return grad @ weight, None, None
 
 
-@contextmanager
-def _weight_and_bias(module: nn.Module, like: Tensor) -> Iterator[tuple[Tensor, Tensor | None]]:
-    comfy.ops.run_every_op()
-    weight, bias, stream = comfy.ops.cast_bias_weight(module, like, offloadable=True)
-    yield weight.dequantize() if isinstance(weight, QuantizedTensor) else weight, bias
-    comfy.ops.uncast_bias_weight(module, weight, bias, stream)
-
-
-def _linear(module: nn.Module, x: Tensor) -> Tensor:
+def _linear(module: nn.Module, casts: _Casts, x: Tensor) -> Tensor:
     smoothing = getattr(module, "pre_quant_scale", None)
     if smoothing is not None:
         x = x * comfy.model_management.cast_to_device(smoothing, x.device, x.dtype)
-    return _Recast.apply(x, module)
+    return _Recast.apply(x, module, casts)
+
+
+def _convolution(module: nn.Module, casts: _Casts, x: Tensor) -> Tensor:
+    with casts.of(module, x) as (weight, bias):
+        return module._conv_forward(x, weight, bias)
 
 
 @contextmanager
-def recast_in_backward(model: nn.Module, dtype: torch.dtype) -> Iterator[None]:
+def recast_in_backward(model: nn.Module, dtype: torch.dtype, keep: bool = False) -> Iterator[None]:
     """ComfyUI's linear layers whose weights are not of the compute type `dtype` multiply with the dequantised weight,
-    forward and backward, and keep no cast copy of it between the two.
+    forward and backward, and keep no cast copy of it between the two; with `keep` they and the convolutions keep one
+    from their first use to the end.
 
     That also goes around kernels that have no backward, such as those of --fast fp8_matrix_mult.
     """
-    replaced = [module for module in model.modules() if _is_cast(module, dtype)]
+    casts = _Casts(keep)
+    replaced = {module: _linear for module in cast_layers(model, dtype)}
+    if keep:
+        replaced |= {module: _convolution for module in model.modules() if _is_cast_convolution(module, dtype)}
     try:
-        for module in replaced:
-            module.forward = partial(_linear, module)
+        for module, forward in replaced.items():
+            module.forward = partial(forward, module, casts)
         yield
     finally:
         for module in replaced:
@@ -169,13 +191,22 @@ def cast_as_in_sampling(model: nn.Module) -> Iterator[None]:
     replaced = {
         module: vars(module).pop("forward")
         for module in model.modules()
-        if getattr(vars(module).get("forward"), "func", None) is _linear
+        if getattr(vars(module).get("forward"), "func", None) in (_linear, _convolution)
     }
     try:
         yield
     finally:
         for module, forward in replaced.items():
             module.forward = forward
+
+
+def cast_layers(model: nn.Module, dtype: torch.dtype) -> list[nn.Module]:
+    """ComfyUI's linear layers whose weights are not of the compute type."""
+    return [module for module in model.modules() if _is_cast(module, dtype)]
+
+
+def _is_cast_convolution(module: nn.Module, dtype: torch.dtype) -> bool:
+    return isinstance(module, comfy.ops.disable_weight_init.Conv2d) and module.weight.dtype != dtype
 
 
 def _is_cast(module: nn.Module, dtype: torch.dtype) -> bool:

@@ -24,6 +24,7 @@ from ...lora_core.training.plan import Measures, Need, Plan, Rates
 from ...lora_core.training.targets import select
 from ...lora_core.training.trainer import add_gradient
 from .denoiser import ComfyDenoiser
+from .frozen import cast_layers
 from .offload import Stream, own_slots, shared_out, slots
 from .session import blocks, prepared
 from .text import TextDenoiser, text_layers
@@ -77,6 +78,9 @@ class Planner:
         Raises ValueError when it would not fit into what is free, and UnforeseeableError.
         """
         free = free_bytes(self.device)
+        network, dtype = self.patcher.model.diffusion_model, self.patcher.model.get_dtype_inference()
+        spare = automatic and not asked.offload and bool(cast_layers(network, dtype))
+        asked = replace(asked, keep_casts=spare)
         settled = plan.choose(asked, automatic, lambda measures: self.need(job, measures), free)
         if settled.need.total > free:
             raise ValueError(plan.refusal(settled, free, dict(self.changes(job, settled.measures))))

@@ -108,13 +108,13 @@ def loaded(patcher, measures: Measures, needed: float = 0, text=None) -> Iterato
 def prepared(patcher, measures: Measures, stream: Stream, text=None) -> Iterator[None]:
     """The networks as they are trained, wherever their weights lie; `stream` brings those of offloaded blocks.
 
-    Weights that are not of the compute type are cast whenever they are needed.
+    Weights that are not of the compute type are cast whenever they are needed, or once where the measures say so.
     """
     network = patcher.model.diffusion_model
     streamed = shared_out(blocks(network), measures.offload)
     again = blocks(network) if measures.checkpointing else streamed
     with ExitStack() as undo:
-        undo.enter_context(recast_in_backward(network, patcher.model.get_dtype_inference()))
+        undo.enter_context(recast_in_backward(network, patcher.model.get_dtype_inference(), measures.keep_casts))
         undo.enter_context(_recomputed(again, streamed, stream))
         if text is not None:
             undo.enter_context(recast_in_backward(text.model, _TEXT))

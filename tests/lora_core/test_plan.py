@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+from dataclasses import replace
 
 import pytest
 import torch
@@ -78,6 +79,16 @@ def test_nothing_is_taken_that_was_not_asked_for() -> None:
 
 def test_without_a_fit_the_least(free: float = GB) -> None:
     assert choose(Measures(False), True, needs, free).measures == Measures(True, 1.0)
+
+
+@pytest.mark.parametrize(("free", "keep"), [(40, True), (26.5, True), (25.5, False)])
+def test_room_to_spare_is_taken_for_speed(free: float, keep: bool) -> None:
+    def more(measures: Measures) -> Need:
+        return replace(needs(measures), weights=round(12.7 * GB) if measures.keep_casts else 10 * GB)
+
+    plan = choose(Measures(False, keep_casts=True), True, more, free * GB)
+    assert plan.measures == Measures(False, keep_casts=keep)
+    assert str(plan.measures).endswith("weights cast once") == keep
 
 
 def test_asked_for_offload_is_never_lessened() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 from copy import deepcopy
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import psutil
@@ -20,6 +21,7 @@ from lora_loom.lora_core.training.targets import select
 from lora_loom.lora_core.training.trainer import add_gradient
 from lora_loom.nodes.bridge import memory
 from lora_loom.nodes.bridge.denoiser import ComfyDenoiser
+from lora_loom.nodes.bridge.frozen import cast_layers
 from lora_loom.nodes.bridge.memory import Job, Planner, Trace, _condition, _without_memory, stored_bytes, traced
 from lora_loom.nodes.bridge.offload import Stream
 from lora_loom.nodes.bridge.session import aside, blocks, loaded, prepared, trainable
@@ -27,6 +29,7 @@ from lora_loom.nodes.bridge.text import TextDenoiser, text_layers, tokenized
 from lora_loom.nodes.bridge.training import PREFIX
 from lora_loom.nodes.dataset import LoraDataset
 from lora_loom.nodes.train_lora import TrainLora
+from tiny.stored import load_stored
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.profiler import ProfilerActivity, profile
 
@@ -225,6 +228,23 @@ def test_auto_takes_checkpointing_when_it_must(models, data, monkeypatch, caplog
             planner.settle(job, Measures(False), automatic=False)
         with_free(monkeypatch, GB)
         assert planner.settle(job, Measures(False), automatic=True)[0].measures == Measures(False)
+
+
+def test_auto_casts_once_where_there_is_room(models, tmp_path: Path, monkeypatch) -> None:
+    trio = models("flux1")
+    with torch.inference_mode():
+        half = load_stored("flux1", tmp_path, "fp16")
+    for model, cast in ((half, True), (trio.model, False)):
+        with trainable(model) as patcher:
+            planner, job = Planner(patcher), job_of(trio)
+            with_free(monkeypatch, GB)
+            assert planner.settle(job, Measures(), automatic=True)[0].measures == Measures(keep_casts=cast)
+            assert planner.settle(job, Measures(), automatic=False)[0].measures == Measures()
+            each, once = (planner.need(job, Measures(keep_casts=keep)).total for keep in (False, True))
+            linear = sum(layer.weight.numel() for layer in cast_layers(patcher.model.diffusion_model, torch.float32))
+            assert bool(linear) == cast and (
+                once - each == pytest.approx(4 * linear, rel=0.1) if cast else once == each
+            )
 
 
 @pytest.mark.parametrize("text_rank", [0, 4])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -22,9 +23,10 @@ from harness.calls import encode, relative_error, run_node, sampled
 from lora_loom.lora_core.training import objective
 from lora_loom.lora_core.training.config import LoraConfig
 from lora_loom.lora_core.training.inject import Factors, attached
+from lora_loom.lora_core.training.plan import Measures
 from lora_loom.lora_core.training.targets import select, weight_shape
 from lora_loom.nodes.bridge.denoiser import ComfyDenoiser
-from lora_loom.nodes.bridge.session import training_session
+from lora_loom.nodes.bridge.session import loaded, trainable, training_session
 from lora_loom.nodes.bridge.training import PREFIX
 from lora_loom.nodes.dataset import LoraDataset
 from lora_loom.nodes.load_stack import LoadLoraStack
@@ -47,6 +49,7 @@ PACKED += [
     for family in ("sd35_large", "zimage", "wan21", "qwen_image")
     for form in ("scaled_fp8", "nvfp4", "int8_convrot", "convrot_w4a4")
 ]
+DEFAULT = Measures()
 WHOLE = [case for case in PLAIN + PACKED if case[0] in ("sd15", "flux1") or case[1] in ("fp8_e4m3fn", "nvfp4")]
 
 
@@ -62,10 +65,10 @@ def data(tmp_path_factory: pytest.TempPathFactory, write_pictures: Callable[[Pat
     return run_node(LoraDataset, folder=str(folder), trigger="", resolution=64, repeats=1, bucket_step=16)[0]
 
 
-def gradient(model: Any, clip: Any, checkpointing: bool = True) -> Tensor:
+def gradient(model: Any, clip: Any, measures: Measures = DEFAULT) -> Tensor:
     """Of all factors, drawn from a seed and nowhere zero, on one batch of two."""
     conditioning = [encode(clip, text, guidance=1.0) for text in ("a red heart", "blue")]
-    with torch.inference_mode(), training_session(model, checkpointing) as patcher:
+    with torch.inference_mode(), trainable(model) as patcher, loaded(patcher, measures):
         draw = torch.Generator().manual_seed(3)
         layers = select(patcher.model.diffusion_model, LoraConfig(4, 4.0, "attention+mlp"), PREFIX)
         factors = Factors(layers, 4, 4.0, draw)
@@ -171,13 +174,37 @@ def test_gradient_when_computing_in_bf16(models, tmp_path: Path, form: str) -> N
 def test_no_cast_weight_is_kept_for_the_backward_pass(models, tmp_path: Path, form: str) -> None:
     trio, kept = loaded_stored(models, "flux1", tmp_path, form), []
     with torch.autograd.graph.saved_tensors_hooks(lambda tensor: kept.append(tensor) or tensor, lambda tensor: tensor):
-        gradient(trio.model, trio.clip, checkpointing=False)
+        gradient(trio.model, trio.clip, Measures(False))
     exact = dict(dequantised("flux1", trio.model).model.diffusion_model.named_parameters())
     own = trio.model.model.diffusion_model.named_parameters()
     cast = [name for name, p in own if p.ndim == 2 and (isinstance(p, QuantizedTensor) or p.dtype != torch.float32)]
     weights = [exact[name] for name in cast]
     both_ways = [way for weight in weights for way in (weight, weight.T)]
     assert cast and kept and not any(torch.equal(tensor, way) for tensor in kept for way in both_ways)
+
+
+@pytest.mark.parametrize(
+    ("family", "form"), [("sd15", "fp16"), ("sd15", "nvfp4"), ("flux1", "fp16"), ("flux1", "int8_convrot")]
+)
+def test_weights_cast_once_give_the_same_bits(models, tmp_path: Path, monkeypatch, family: str, form: str) -> None:
+    """And are cast once, of convolutions, too, where otherwise each is cast for every use."""
+    trio, casts = loaded_stored(models, family, tmp_path, form), []
+    original = comfy.ops.cast_bias_weight
+
+    def counted(module, *args, **kwargs):
+        casts.append(module)
+        return original(module, *args, **kwargs)
+
+    monkeypatch.setattr(comfy.ops, "cast_bias_weight", counted)
+    each = gradient(trio.model, trio.clip)
+    uses = Counter(casts)
+    casts.clear()
+    assert torch.equal(gradient(trio.model, trio.clip, Measures(keep_casts=True)), each)
+    repeated = [module for module in trio.model.model.diffusion_model.modules() if uses[module] > 1]
+    cast = [m for m in repeated if isinstance(m.weight, QuantizedTensor) or m.weight.dtype != torch.float32]
+    heavy = [module for module in cast if module.weight.ndim in (2, 4)]
+    assert len(heavy) > 10 and {Counter(casts)[module] for module in heavy} == {1}
+    assert all("forward" not in vars(module) for module in heavy)
 
 
 def test_fp16_models_are_not_computed_in_fp16(models, tmp_path: Path) -> None:
