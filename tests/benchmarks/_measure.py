@@ -1,8 +1,8 @@
 """Time alternatives against each other inside one process, so that whatever else runs slows all of them alike.
 
 A ratio is `median [lowest..highest]` of the ratios taken within each round; the order rotates from round to round.
-Absolute times are those of the machine as it was and mean little. Importing this makes `harness`, `tiny` and the pack
-importable.
+Absolute times are those of the machine as it was and mean little; `--cpu-time` counts what this process used of it.
+Importing this makes `harness`, `tiny` and the pack importable.
 """
 
 from __future__ import annotations
@@ -31,6 +31,9 @@ os.environ.setdefault("KINETO_LOG_LEVEL", "5")  # silences the profiler about GP
 MIB = 2**20
 Step = Callable[[], object]
 Variant = Callable[[], AbstractContextManager[Step]]  # entering and leaving are not timed, only the step is
+
+
+_clock = time.perf_counter
 
 
 @dataclass(frozen=True)
@@ -82,10 +85,10 @@ def alternate(variants: Mapping[str, Variant], rounds: int, patience: float = 30
             if sum(times.seconds[name].values()) > patience:
                 continue
             with variants[name]() as step:
-                started = time.perf_counter()
+                started = _clock()
                 step()
                 _finish()
-                times.seconds[name][index] = time.perf_counter() - started
+                times.seconds[name][index] = _clock() - started
     return times
 
 
@@ -115,12 +118,15 @@ def arguments(description: str | None) -> argparse.ArgumentParser:
     parser.add_argument("--rounds", type=int, default=7, help="rounds of every comparison (%(default)s)")
     parser.add_argument("--quick", action="store_true", help="the smallest case of each kind, two rounds")
     parser.add_argument("--threads", type=int, default=1, help="of torch on the CPU (%(default)s)")
+    parser.add_argument("--cpu-time", action="store_true", help="seconds of this process, on a machine that is shared")
     return parser
 
 
 def begin(parser: argparse.ArgumentParser) -> argparse.Namespace:
     """Parse, set up torch, and print what this is measured on."""
+    global _clock
     options = parser.parse_args()
+    _clock = time.process_time if options.cpu_time else time.perf_counter
     options.rounds = 2 if options.quick else options.rounds
     torch.set_num_threads(options.threads)
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU, {options.threads} thread(s)"
