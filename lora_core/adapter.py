@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
+from .kinds import Correction
 from .low_rank import LowRank
 
 TEXT_PREFIX = "text_encoders."
@@ -17,10 +19,14 @@ class Adapter:
     Training and the bridge use ComfyUI's own state-dict names: `diffusion_model.<path>` and
     `text_encoders.<path>`. An Adapter read from a file keeps the file's spelling until the bridge resolves it against a
     model.
+
+    `others` holds the corrections that are no plain LoRA, named likewise, in the order in which they are applied; a
+    bias is `<layer>.bias`, and any other parameter has its own full name.
     """
 
     layers: Mapping[str, LowRank]
     metadata: Mapping[str, str] = field(default_factory=dict)
+    others: Mapping[str, tuple[Correction, ...]] = field(default_factory=dict)
 
     def map(self, change: Callable[[LowRank], LowRank]) -> Adapter:
         return replace(self, layers={name: change(layer) for name, layer in self.layers.items()})
@@ -33,7 +39,13 @@ class Adapter:
         return max((layer.rank for layer in self.layers.values()), default=0)
 
     def num_parameters(self) -> int:
-        return sum(layer.num_parameters() for layer in self.layers.values())
+        items = [*self.layers.values(), *(item for items in self.others.values() for item in items)]
+        return sum(item.num_parameters() for item in items)
+
+    def kinds(self) -> Counter[str]:
+        """How many corrections there are of each kind."""
+        others = Counter(item.kind for items in self.others.values() for item in items)
+        return Counter({"LoRA": len(self.layers)} if self.layers else {}) + others
 
     def energies(self) -> dict[str, float]:
         """Squared Frobenius norm of each layer's correction."""

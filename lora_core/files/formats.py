@@ -26,8 +26,9 @@ from safetensors import safe_open
 from torch import Tensor
 
 from ..adapter import Adapter
+from ..kinds import Correction, DoRA
 from ..low_rank import LowRank
-from . import guard, spelling
+from . import guard, layers, spelling
 from .faults import UnsupportedWeightsError, quote, refuse
 
 logger = logging.getLogger("lora_loom")
@@ -53,21 +54,22 @@ class FileLayer(NamedTuple):
 def read(path: str | os.PathLike[str]) -> Adapter:
     """The file's adapter, layers named as the file spells them, factors memory-mapped and in the file's dtype.
 
-    Raises guard.UnsafeFileError before any tensor is touched, or UnsupportedWeightsError when it is not plain LoRA.
+    Raises guard.UnsafeFileError before any tensor is touched, or UnsupportedWeightsError when tensors are of no known
+    kind.
     """
     header = guard.inspect(path)
     source = Path(path).name
-    layers = _layers(source, header.tensors)
+    described = _layers(source, header.tensors)
     with safe_open(path, framework="pt", device="cpu") as file:
         tensors = {name: file.get_tensor(name) for name in header.tensors}
-    return _adapter(source, layers, tensors, header.metadata)
+    return _adapter(source, described, tensors, header.metadata)
 
 
 def decode(
     tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None, source: str = "LORA_MODEL"
 ) -> Adapter:
     """As `read`, from tensors in memory, such as ComfyUI's LORA_MODEL. `source` is what errors call them."""
-    described = {name: guard.TensorInfo(_dtype_name(tensor), tuple(tensor.shape)) for name, tensor in tensors.items()}
+    described = {name: layers.TensorInfo(_dtype_name(tensor), tuple(tensor.shape)) for name, tensor in tensors.items()}
     return _adapter(source, _layers(source, described), tensors, metadata or {})
 
 
@@ -103,37 +105,58 @@ def _dtype_name(tensor: Tensor) -> str:
     return _DTYPE_NAMES.get(tensor.dtype, str(tensor.dtype))
 
 
-def _layers(source: str, tensors: Mapping[str, guard.TensorInfo]) -> dict[str, guard.Layer]:
-    layers = guard.check_layers(source, tensors)
-    used = {key for layer in layers.values() for key in layer if key}
+def _layers(source: str, tensors: Mapping[str, layers.TensorInfo]) -> dict[str, layers.Layer]:
+    found = layers.check_layers(source, tensors)
+    used = {key for layer in found.values() for key in layer.keys.values()}
     if strays := [name for name in tensors if name not in used]:
         strays = [name for name in strays if not spelling.parse(name)] or strays  # an alpha goes with other weights
         kinds = Counter(map(spelling.kind, strays))
         (label, mark), _ = kinds.most_common(1)[0]
         count = max(kinds[label, mark], sum(kinds.values()) if label == spelling.UNKNOWN else 0)
         raise UnsupportedWeightsError(
-            f"{quote(source)} holds {label} weights ({quote(mark)}, {count} of them) beside {len(layers)} plain LoRA "
-            f"layers; use ComfyUI's own Load LoRA node for it, or convert it to plain LoRA first."
+            f"{quote(source)} holds {label} weights ({quote(mark)}, {count} of them) beside {len(found)} layers that "
+            f"can be read; use ComfyUI's own Load LoRA node for it, or convert it to plain LoRA first."
         )
-    return layers
+    return found
 
 
 def _adapter(
-    source: str, layers: Mapping[str, guard.Layer], tensors: Mapping[str, Tensor], metadata: Mapping[str, str]
+    source: str, described: Mapping[str, layers.Layer], tensors: Mapping[str, Tensor], metadata: Mapping[str, str]
 ) -> Adapter:
     config = _peft_config(source, metadata)
-    found = {name: _layer(source, name, keys, tensors, config) for name, keys in layers.items()}
-    return Adapter(found, dict(metadata))
+    found = {name: _layer(source, name, layer, tensors, config) for name, layer in described.items()}
+    plain = {name: layer for name, layer in found.items() if isinstance(layer, LowRank)}
+    return Adapter(plain, dict(metadata), {name: (found[name],) for name in found if name not in plain})
 
 
 def _layer(
-    source: str, name: str, keys: guard.Layer, tensors: Mapping[str, Tensor], config: Mapping[str, Any]
-) -> LowRank:
-    up, down, mid = (None if key is None else _factor(source, key, tensors[key]) for key in keys[:3])
-    if keys.alpha is not None:
-        alpha = guard.check_alpha(source, keys.alpha, float(tensors[keys.alpha].item()))
-    else:
-        alpha = guard.check_alpha(source, name, _peft_alpha(source, name, down.shape[0], config))
+    source: str, name: str, layer: layers.Layer, tensors: Mapping[str, Tensor], config: Mapping[str, Any]
+) -> LowRank | Correction:
+    parts = {part: _factor(source, key, tensors[key]) for part, key in layer.keys.items() if part != "alpha"}
+    alpha = _alpha(source, name, layer, parts, tensors, config)
+    made = _plain(parts, alpha) if layer.kind is None else layer.kind.from_parts(parts, alpha)
+    if "dora_scale" in parts:
+        return DoRA.from_scale(made, parts["dora_scale"])
+    return DoRA(made, parts["magnitude"].flatten()) if "magnitude" in parts else made
+
+
+def _alpha(
+    source: str, name: str, layer: layers.Layer, parts: Mapping[str, Tensor], tensors: Mapping[str, Tensor],
+    config: Mapping[str, Any],
+) -> float | None:  # fmt: skip
+    """None when the file says nothing of it, or it has no meaning for these weights."""
+    key = layer.keys.get("alpha")
+    if layer.kind is not None and not layer.kind.uses_alpha(parts):
+        return None
+    if key is not None:
+        return layers.check_alpha(source, key, float(tensors[key].item()))
+    if layer.kind is None:
+        return layers.check_alpha(source, name, _peft_alpha(source, name, parts["down"].shape[0], config))
+    return None
+
+
+def _plain(parts: Mapping[str, Tensor], alpha: float) -> LowRank:
+    up, down, mid = parts["up"], parts["down"], parts.get("mid")
     if mid is not None:  # folding multiplies: not in half precision
         up, down, mid = (factor.to(torch.promote_types(factor.dtype, torch.float32)) for factor in (up, down, mid))
     dtype = torch.promote_types(up.dtype, down.dtype)
@@ -145,7 +168,7 @@ def _factor(source: str, key: str, tensor: Tensor) -> Tensor:
     if tensor.dtype.itemsize == 1:
         tensor = tensor.half()  # every fp8 number is an fp16 number
     low, high = torch.aminmax(tensor)
-    guard.check_finite(source, key, float(low), float(high))
+    layers.check_finite(source, key, float(low), float(high))
     return tensor
 
 
@@ -201,7 +224,7 @@ def _factors(name: str, layer: LowRank, style: Style) -> dict[str, Tensor]:
         suffixes, layer = _peft_spelling(name), _unscaled(layer)
     else:
         suffixes = spelling.KOHYA
-        layer = layer if 1e-6 < abs(layer.alpha) <= guard.MAX_ALPHA else _unscaled(layer)
+        layer = layer if 1e-6 < abs(layer.alpha) <= layers.MAX_ALPHA else _unscaled(layer)
     ones = (1,) * len(layer.kernel)
     factors = {
         name + suffixes.down: layer.lora_A.reshape(layer.rank, *layer.shape[1:]),

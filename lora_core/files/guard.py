@@ -14,38 +14,25 @@ import stat
 import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass
-from math import isfinite, prod
+from math import prod
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, BinaryIO
 
-from . import spelling
 from .faults import UnsafeFileError, quote, refuse
+from .layers import TensorInfo, check_layers
 from .names import safe_name, safe_path
 
-__all__ = ["Header", "Layer", "TensorInfo", "UnsafeFileError", "check_alpha", "check_finite", "check_layers", "inspect",
-           "safe_name", "safe_path"]  # fmt: skip
+__all__ = ["Header", "TensorInfo", "UnsafeFileError", "inspect", "safe_name", "safe_path"]
 
 MAX_HEADER = 8 * 2**20
 MAX_TENSORS = 20_000
-MAX_ALPHA = 1e4
 MAX_NAME = 1_000
 
 DTYPE_SIZES = {
     "BOOL": 1, "U8": 1, "I8": 1, "F8_E4M3": 1, "F8_E5M2": 1, "I16": 2, "U16": 2, "F16": 2, "BF16": 2,
     "I32": 4, "U32": 4, "F32": 4, "I64": 8, "U64": 8, "F64": 8,
 }  # fmt: skip
-FLOATS = {"F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2"}
 NO_PICKLE = "such files can run code when opened, so convert it to .safetensors first"
-
-
-@dataclass(frozen=True)
-class TensorInfo:
-    """`start` and `end` are bytes from the start of the data section."""
-
-    dtype: str
-    shape: tuple[int, ...]
-    start: int = 0
-    end: int = 0
 
 
 @dataclass(frozen=True)
@@ -57,15 +44,6 @@ class Header:
     tensors: dict[str, TensorInfo]
     data_start: int
     size: int
-
-
-class Layer(NamedTuple):
-    """The keys under which a file holds one layer."""
-
-    up: str
-    down: str
-    mid: str | None = None
-    alpha: str | None = None
 
 
 def inspect(path: str | os.PathLike[str]) -> Header:
@@ -210,68 +188,3 @@ def _check_offsets(tensors: Mapping[str, TensorInfo], data_size: int, source: st
         filled, before = info.end, name
     if filled != data_size:
         refuse(source, f"has {data_size - filled} trailing bytes after its last tensor {quote(before)}")
-
-
-def check_layers(source: str, tensors: Mapping[str, TensorInfo]) -> dict[str, Layer]:
-    """The LoRA layers among `tensors`, in order of first appearance, judged from shapes alone.
-
-    Tensors of other kinds are left to `formats`. Raises UnsafeFileError when factors do not pair or disagree.
-    """
-    found: dict[str, dict[str, spelling.Key]] = {}
-    for name in tensors:
-        if key := spelling.parse(name):
-            first = found.setdefault(key.layer, {}).setdefault(key.part, key)
-            if first is not key:
-                refuse(source, f"has {quote(name)} beside {quote(key.layer + first.suffix)}, which is the same factor")
-    layers = {name: _pair(source, parts) for name, parts in found.items() if parts.keys() != {"alpha"}}
-    for layer in layers.values():
-        _check_layer(source, layer, tensors)
-    return layers
-
-
-def _pair(source: str, parts: Mapping[str, spelling.Key]) -> Layer:
-    up, down, mid, alpha = (parts.get(part) for part in ("up", "down", "mid", "alpha"))
-    if up is None or down is None or spelling.down_of(up.suffix) != down.suffix:
-        held, lacked = next((part, ("down" if part is up else "up")) for part in (up, down, mid) if part)
-        refuse(source, f"has {quote(held.layer + held.suffix)} without the {lacked} factor that pairs with it")
-    return Layer(*(part and part.layer + part.suffix for part in (up, down, mid, alpha)))
-
-
-def _check_layer(source: str, layer: Layer, tensors: Mapping[str, TensorInfo]) -> None:
-    for key, dimensions in ((layer.up, (2, 5)), (layer.down, (2, 5)), (layer.mid, (3, 5))):
-        if key:
-            _check_factor(source, key, tensors[key], dimensions)
-    up, down = tensors[layer.up].shape, tensors[layer.down].shape
-    mid = tensors[layer.mid].shape if layer.mid else (down[0], down[0])
-    if mid[0] != up[1] or mid[1] != down[0]:
-        middle = f" around {list(mid)}" if layer.mid else ""
-        refuse(source, f"gives {quote(layer.up)} and its partner ranks that disagree: {list(up)}, {list(down)}{middle}")
-    if prod(up[2:]) != 1 or layer.mid and prod(down[2:]) != 1:
-        refuse(source, f"gives {quote(layer.up)} or its partner a kernel above 1x1: {list(up)}, {list(down)}")
-    if layer.alpha:
-        _check_alpha_shape(source, layer.alpha, tensors[layer.alpha])
-
-
-def _check_factor(source: str, key: str, info: TensorInfo, dimensions: tuple[int, int]) -> None:
-    if info.dtype not in FLOATS:
-        refuse(source, f"stores the factor {quote(key)} as {info.dtype}", "re-save it in fp16, bf16 or fp32")
-    if not dimensions[0] <= len(info.shape) <= dimensions[1] or 0 in info.shape:
-        allowed = f"{dimensions[0]} to {dimensions[1]} dimensions"
-        refuse(source, f"has a factor {quote(key)} of shape {list(info.shape)}, where {allowed} belong")
-
-
-def _check_alpha_shape(source: str, key: str, info: TensorInfo) -> None:
-    if prod(info.shape) != 1 or info.dtype == "BOOL":
-        refuse(source, f"has an alpha {quote(key)} that is {info.dtype} of shape {list(info.shape)}, not one number")
-
-
-def check_alpha(source: str, key: str, alpha: float) -> float:
-    if not isfinite(alpha) or not 0 < abs(alpha) <= MAX_ALPHA:
-        refuse(source, f"sets {quote(key)} to {alpha}, outside 0 < |alpha| <= {MAX_ALPHA:g}")
-    return alpha
-
-
-def check_finite(source: str, key: str, low: float, high: float) -> None:
-    """`low` and `high` are the extremes of a tensor, which are NaN when any value is."""
-    if not (isfinite(low) and isfinite(high)):
-        refuse(source, f"holds NaN or infinite values in {quote(key)}", "it would blacken images, so train it again")

@@ -1,11 +1,13 @@
 """How LoRA files spell a layer's tensors: the suffix tells the part, what is left is the layer's name.
 
-The table is the one of ComfyUI (comfy/weight_adapter/lora.py, LoRAAdapter.load).
+The table is the one of ComfyUI (comfy/weight_adapter/*.py and comfy/lora.py, load_lora), and PEFT's for DoRA.
 """
 
 from __future__ import annotations
 
 from typing import NamedTuple
+
+from ..kinds import KINDS
 
 
 class Spelling(NamedTuple):
@@ -31,6 +33,11 @@ ALPHA = ".alpha"
 
 _SUFFIXES = tuple((suffix, part) for spelling in SPELLINGS for part, suffix in spelling._asdict().items() if suffix)
 _SUFFIXES += ((ALPHA, "alpha"),)
+_SUFFIXES += tuple(
+    (suffix, "magnitude")
+    for suffix in (".lora_magnitude_vector", ".lora_magnitude_vector.weight", ".lora_magnitude_vector.default.weight")
+)
+_SUFFIXES += tuple((f".{part}", part) for part in ("dora_scale", *(part for kind in KINDS for part in kind.PARTS)))
 
 UNKNOWN = "unrecognised"
 _KINDS = {
@@ -38,8 +45,6 @@ _KINDS = {
     "lokr_": "LoKr",
     "oft_": "OFT or BOFT",
     "rescale": "BOFT",
-    "dora_scale": "DoRA",
-    "lora_magnitude_vector": "DoRA",
     "lora_embedding_": "embedding LoRA",
     "diff": "full weight difference",
     "set_weight": "whole replacement",
@@ -55,16 +60,17 @@ _KINDS = {
 
 
 class Key(NamedTuple):
-    layer: str
-    part: str  # up, down, mid or alpha
+    layer: str  # of a weight; `<layer>.bias` for the bias beside it
+    part: str  # up, down, mid, alpha, magnitude, or what a kind calls it
     suffix: str
+    name: str
 
 
 def parse(name: str) -> Key | None:
-    """The layer and part a tensor's name stands for, or None when it is no part of a plain LoRA."""
+    """The layer and part a tensor's name stands for, or None when it is no part of any kind that is read."""
     for suffix, part in _SUFFIXES:
         if name.endswith(suffix) and len(name) > len(suffix):
-            return Key(name[: -len(suffix)], part, suffix)
+            return Key(name[: -len(suffix)], part, suffix, name)
     return None
 
 

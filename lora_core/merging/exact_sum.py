@@ -26,7 +26,13 @@ class Weighted:
 
 
 def exact_sum(parts: Sequence[Weighted]) -> dict[str, LowRank]:
-    """Layer by layer the sum of all parts; layers that only some have, or at strength 0, are handled exactly."""
+    """Layer by layer the sum of all parts; layers that only some have, or at strength 0, are handled exactly.
+
+    Raises ValueError when a part holds something other than plain LoRA, which no sum of factors is equal to.
+    """
+    for part in parts:
+        if kinds := [name for name in part.adapter.kinds() if name != "LoRA"]:
+            raise ValueError(f"{part.name} holds {' and '.join(kinds)} weights; use plain LoRAs only")
     terms: dict[str, list[LowRank]] = {}
     for part in parts:
         for name, layer in part.adapter.layers.items():

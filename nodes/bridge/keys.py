@@ -18,6 +18,7 @@ from ...lora_core.families import Family, for_config_class
 from ...lora_core.files import diffusers_names
 from ...lora_core.files.formats import FileLayer
 from ...lora_core.guess import guess, named, takes
+from ...lora_core.kinds import Correction, placed
 from ...lora_core.low_rank import LowRank
 from ...lora_core.training.targets import weight_shape
 
@@ -53,12 +54,14 @@ class NameTable:
     def __init__(self, model, clip=None):
         self.family = family_of(model)
         self.shapes = _shapes(model.model, "diffusion_model.", "")
+        self.parameters = _parameters(model.model, "diffusion_model.", "")
         self.targets = {
             name: _target(value, "") for name, value in comfy.lora.model_lora_keys_unet(model.model, {}).items()
         }
         if clip is not None:
             text = clip.cond_stage_model
             self.shapes |= _shapes(text, "", TEXT_PREFIX)
+            self.parameters |= _parameters(text, "", TEXT_PREFIX)
             self.targets |= {
                 name: _target(value, TEXT_PREFIX) for name, value in comfy.lora.model_lora_keys_clip(text, {}).items()
             }
@@ -78,22 +81,30 @@ class NameTable:
         its weight, or when two names mean one weight.
         """
         found: dict[str, dict[tuple[int, int] | None, LowRank]] = {}
+        others: dict[str, dict[tuple[int, int] | None, tuple[Correction, ...]]] = {}
         unmatched = []
-        for name, low_rank in adapter.layers.items():
-            target = self.targets.get(name)
-            if target is None or target.layer not in self.shapes:
+        for name, change in (*adapter.layers.items(), *adapter.others.items()):
+            target = self._target_of(name)
+            if target is None or (shape := self._shape_of(target.layer)) is None:
                 unmatched.append(name)
                 continue
-            parts = found.setdefault(target.layer, {})
-            if target.rows in parts:
+            if target.rows in found.get(target.layer, ()) or target.rows in others.get(target.layer, ()):
                 raise ValueError(
                     f"{source}: {name} and another key both correct {target.layer}; the file holds it twice"
                 )
-            parts[target.rows] = self._placed(name, low_rank, target, source, adapter)
-        if not found or (unmatched and not takes(self.family.name, _guess(adapter, {}))):
-            raise ValueError(self._stranger(adapter, source, len(found)))
+            if isinstance(change, LowRank):
+                parts = found.setdefault(target.layer, {})
+                parts[target.rows] = self._placed(name, change, target, source, adapter)
+            else:
+                for item in change:
+                    self._check_fit(name, item, target, shape, source, adapter)
+                items = tuple(placed(item, target.rows, shape[0], target.reorder) for item in change)
+                others.setdefault(target.layer, {})[target.rows] = items
+        if not (found or others) or (unmatched and not takes(self.family.name, _guess(adapter, {}))):
+            raise ValueError(self._stranger(adapter, source, len(found) + len(others)))
         layers = {layer: _joined(list(parts.values())) for layer, parts in found.items()}
-        return Resolved(replace(adapter, layers=layers), tuple(unmatched))
+        chained = {layer: tuple(item for items in parts.values() for item in items) for layer, parts in others.items()}
+        return Resolved(replace(adapter, layers=layers, others=chained), tuple(unmatched))
 
     def file_names(self, style: str, layers: list[str]) -> dict[str, list[FileLayer]]:
         """The names under which a file of that style holds each layer. Raises ValueError when the style has none."""
@@ -127,6 +138,16 @@ class NameTable:
                 names[name] = Target(layer)
         return names
 
+    def _target_of(self, name: str) -> Target | None:
+        """A bias goes by the name of its layer, or by one of its own."""
+        if (target := self.targets.get(name)) or not name.endswith(".bias"):
+            return target
+        weight = self.targets.get(name.removesuffix(".bias"))
+        return weight and replace(weight, layer=f"{weight.layer}.bias")
+
+    def _shape_of(self, name: str) -> torch.Size | None:
+        return self.shapes.get(name, self.parameters.get(name))
+
     def _fitted(self, target: Target) -> Target:
         """ComfyUI's maps take q, k and v of a fused weight for equally high; with grouped queries they are not."""
         shape = self.shapes.get(target.layer)
@@ -138,17 +159,27 @@ class NameTable:
         shape = self.shapes[target.layer]
         rows = target.rows[1] if target.rows else shape[0]
         if low_rank.shape[0] != rows or low_rank.lora_A.shape[1] != shape[1:].numel():
-            raise ValueError(
-                f"{source}: {name} corrects a weight of shape {low_rank.shape}, but {target.layer} of this "
-                f"{self.family.name} model is {(rows, *shape[1:])}; the file was made for {self._made_for(adapter)}"
-            )
+            raise ValueError(self._misfit(name, low_rank.shape, target.layer, (rows, *shape[1:]), source, adapter))
         if target.reorder:
             low_rank = replace(low_rank, lora_B=target.reorder(low_rank.lora_B))
         low_rank = replace(low_rank, kernel=tuple(shape[2:]))
         return low_rank.in_rows(target.rows[0], shape[0]) if target.rows else low_rank
 
+    def _check_fit(
+        self, name: str, item: Correction, target: Target, shape: torch.Size, source: str, adapter: Adapter
+    ) -> None:
+        wanted = (target.rows[1] if target.rows else shape[0], *shape[1:])
+        if not item.fits(wanted):
+            raise ValueError(self._misfit(f"{name} ({item.kind})", item.shape, target.layer, wanted, source, adapter))
+
+    def _misfit(self, name: str, held: tuple, layer: str, wanted: tuple, source: str, adapter: Adapter) -> str:
+        return (
+            f"{source}: {name} corrects a weight of shape {held}, but {layer} of this {self.family.name} model is "
+            f"{wanted}; the file was made for {self._made_for(adapter)}"
+        )
+
     def _stranger(self, adapter: Adapter, source: str, matching: int) -> str:
-        names = list(adapter.layers)
+        names = [*adapter.layers, *adapter.others]
         if not self.has_text and any(name.startswith(("lora_te", "text_encoder")) for name in names):
             return f"{source} changes only the text encoder; connect CLIP"
         return (
@@ -165,6 +196,7 @@ class NameTable:
 
 def _guess(adapter: Adapter, metadata: Mapping[str, str] | None = None) -> tuple[str, ...]:
     shapes = {name: tuple(low_rank.shape) for name, low_rank in adapter.layers.items()}
+    shapes |= {name: items[0].shape for name, items in adapter.others.items()}
     return guess(shapes, adapter.metadata if metadata is None else metadata)
 
 
@@ -175,6 +207,15 @@ def _shapes(model, inside: str, prefix: str) -> dict[str, torch.Size]:
         prefix + path: torch.Size(weight_shape(layer))
         for path, layer in layers.items()
         if torch.is_tensor(getattr(layer, "weight", None))
+    }
+
+
+def _parameters(model, inside: str, prefix: str) -> dict[str, torch.Size]:
+    """Shapes of everything that is no layer's weight: biases, and what models hold outside of layers."""
+    return {
+        prefix + name: value.shape
+        for name, value in model.named_parameters(remove_duplicate=False)
+        if name.startswith(inside) and not name.endswith(".weight")
     }
 
 

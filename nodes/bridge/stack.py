@@ -7,13 +7,15 @@ from dataclasses import dataclass
 from typing import Any
 
 from ...lora_core import stack_entries
+from ...lora_core.adapter import Adapter
 from ...lora_core.files import formats, guard
 from ...lora_core.files.words import trigger_words, unique
-from ...lora_core.merging.exact_sum import Weighted, exact_sum
+from ...lora_core.merging.chain import chain
+from ...lora_core.merging.exact_sum import Weighted
 from ...lora_core.rows import NONE, Row, parse
 from .folders import lora_name, lora_path, lora_state
 from .keys import NameTable
-from .patching import apply_layers
+from .patching import apply_chain
 
 
 @dataclass(frozen=True)
@@ -23,12 +25,19 @@ class Entry(Weighted):
     unmatched: tuple[str, ...] = ()
 
     def report(self, has_text: bool) -> str:
-        line = f"{self.name}: {len(self.adapter.layers)} layers at {self.strength:g} / {self.text_strength:g}"
+        line = f"{self.name}: {_layers(self.adapter)} at {self.strength:g} / {self.text_strength:g}"
         if not self.unmatched:
             return line
         text_only = not has_text and all(name.startswith(("lora_te", "text_encoder")) for name in self.unmatched)
         reason = "text layers; connect CLIP" if text_only else f"not in this model, for example {self.unmatched[0]}"
         return f"{line}; {len(self.unmatched)} not applied ({reason})"
+
+
+def _layers(adapter: Adapter) -> str:
+    """`12 layers`, with the kinds where some are no plain LoRA: `12 layers (8 DoRA, 4 LoRA)`."""
+    kinds = adapter.kinds()
+    named = ", ".join(f"{count} {kind}" for kind, count in kinds.most_common())
+    return f"{kinds.total()} layers" + (f" ({named})" if kinds.keys() - {"LoRA"} else "")
 
 
 @dataclass(frozen=True)
@@ -86,7 +95,7 @@ def apply_stack(model, clip, stack: Iterable | None, own: Iterable[Row]) -> Appl
     rows = active([*before, *own])
     table = NameTable(model, clip)
     entries = load_rows(rows, table)
-    patched, text = apply_layers(model, clip, exact_sum(entries))
+    patched, text = apply_chain(model, clip, chain(entries))
     report = "\n".join((describe(entries, clip is not None), *notes))
     words = unique(word for entry in entries for word in trigger_words(entry.adapter.metadata))
     return Applied(patched, text, rows, report, ", ".join(words))

@@ -1,0 +1,143 @@
+"""What makes sense of a LoRA: pieces that belong together, whose shapes agree; judged from a file's header alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import isfinite, prod
+from typing import NamedTuple
+
+from ..kinds import KINDS, Correction
+from . import spelling
+from .faults import quote, refuse
+
+MAX_ALPHA = 1e4
+FLOATS = {"F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2"}
+PLAIN = ("up", "down", "mid")
+MAGNITUDES = ("dora_scale", "magnitude")
+
+
+@dataclass(frozen=True)
+class TensorInfo:
+    """`start` and `end` are bytes from the start of the data section."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    start: int = 0
+    end: int = 0
+
+
+class Layer(NamedTuple):
+    """The keys under which a file holds one layer, by the part they are; `kind` is None for a plain LoRA."""
+
+    kind: type[Correction] | None
+    keys: Mapping[str, str]
+
+    def own(self) -> dict[str, str]:
+        """Without alpha and the magnitudes of DoRA, which any kind may have."""
+        return {part: key for part, key in self.keys.items() if part != "alpha" and part not in MAGNITUDES}
+
+
+def check_layers(source: str, tensors: Mapping[str, TensorInfo]) -> dict[str, Layer]:
+    """The layers among `tensors`, in order of first appearance, judged from shapes alone.
+
+    Tensors that belong to no kind are left to `formats`. Raises UnsafeFileError when pieces do not pair or disagree.
+    """
+    found: dict[str, dict[str, spelling.Key]] = {}
+    for name in tensors:
+        if key := spelling.parse(name):
+            first = found.setdefault(key.layer, {}).setdefault(key.part, key)
+            if first is not key:
+                refuse(source, f"has {quote(name)} beside {quote(first.name)}, which is the same factor")
+    layers = {name: _layer(source, parts) for name, parts in found.items() if parts.keys() != {"alpha"}}
+    for layer in layers.values():
+        _check(source, layer, tensors)
+    return layers
+
+
+def _layer(source: str, parts: Mapping[str, spelling.Key]) -> Layer:
+    claims = [kind for kind, pieces in ((None, PLAIN), *((k, k.PARTS) for k in KINDS)) if parts.keys() & set(pieces)]
+    first = next(iter(parts.values()))
+    if not claims:
+        refuse(source, f"has {quote(first.name)} without the factors that belong to it")
+    if len(claims) > 1:
+        names = " and ".join(kind.kind if kind else "LoRA" for kind in claims)
+        refuse(source, f"changes {quote(first.layer)} twice, as {names}")
+    if claims[0] is None:
+        _check_pair(source, parts)
+    return Layer(claims[0], {part: key.name for part, key in parts.items()})
+
+
+def _check_pair(source: str, parts: Mapping[str, spelling.Key]) -> None:
+    up, down, mid = (parts.get(part) for part in PLAIN)
+    if up is None or down is None or spelling.down_of(up.suffix) != down.suffix:
+        held, lacked = next((part, ("down" if part is up else "up")) for part in (up, down, mid) if part)
+        refuse(source, f"has {quote(held.name)} without the {lacked} factor that pairs with it")
+
+
+def _check(source: str, layer: Layer, tensors: Mapping[str, TensorInfo]) -> None:
+    own = layer.own()
+    shapes = {part: tensors[key].shape for part, key in own.items()}
+    if layer.kind is None:
+        _check_plain(source, own, tensors)
+    else:
+        for key in own.values():
+            check_factor(source, key, tensors[key], (1, 5))
+        if fault := layer.kind.fault(shapes):
+            refuse(source, f"has {quote(next(iter(own.values())))} and its partners wrong: {fault}")
+    if key := layer.keys.get("alpha"):
+        _check_alpha_shape(source, key, tensors[key])
+    _check_magnitudes(source, layer, tensors)
+
+
+def _check_plain(source: str, keys: Mapping[str, str], tensors: Mapping[str, TensorInfo]) -> None:
+    for part, dimensions in (("up", (2, 5)), ("down", (2, 5)), ("mid", (3, 5))):
+        if part in keys:
+            check_factor(source, keys[part], tensors[keys[part]], dimensions)
+    up, down = tensors[keys["up"]].shape, tensors[keys["down"]].shape
+    mid = tensors[keys["mid"]].shape if "mid" in keys else (down[0], down[0])
+    name = quote(keys["up"])
+    if mid[0] != up[1] or mid[1] != down[0]:
+        middle = f" around {list(mid)}" if "mid" in keys else ""
+        refuse(source, f"gives {name} and its partner ranks that disagree: {list(up)}, {list(down)}{middle}")
+    if prod(up[2:]) != 1 or "mid" in keys and prod(down[2:]) != 1:
+        refuse(source, f"gives {name} or its partner a kernel above 1x1: {list(up)}, {list(down)}")
+
+
+def check_factor(source: str, key: str, info: TensorInfo, dimensions: tuple[int, int]) -> None:
+    if info.dtype not in FLOATS:
+        refuse(source, f"stores the factor {quote(key)} as {info.dtype}", "re-save it in fp16, bf16 or fp32")
+    if not dimensions[0] <= len(info.shape) <= dimensions[1] or 0 in info.shape:
+        allowed = f"{dimensions[0]} to {dimensions[1]} dimensions"
+        refuse(source, f"has a factor {quote(key)} of shape {list(info.shape)}, where {allowed} belong")
+
+
+def _check_magnitudes(source: str, layer: Layer, tensors: Mapping[str, TensorInfo]) -> None:
+    keys = [layer.keys[part] for part in MAGNITUDES if part in layer.keys]
+    if len(keys) > 1:
+        refuse(source, f"has {quote(keys[0])} beside {quote(keys[1])}, which is the same factor")
+    if not keys:
+        return
+    if layer.kind is not None and not layer.kind.TAKES_DORA:
+        refuse(source, f"has {quote(keys[0])} on {layer.kind.kind} weights, which have no such scale")
+    check_factor(source, keys[0], tensors[keys[0]], (1, 5))
+    shape = tensors[keys[0]].shape
+    if len(shape) - shape.count(1) > 1:
+        refuse(source, f"has a scale {quote(keys[0])} of shape {list(shape)}, not one number per row or column")
+
+
+def _check_alpha_shape(source: str, key: str, info: TensorInfo) -> None:
+    if prod(info.shape) != 1 or info.dtype == "BOOL":
+        refuse(source, f"has an alpha {quote(key)} that is {info.dtype} of shape {list(info.shape)}, not one number")
+
+
+def check_alpha(source: str, key: str, alpha: float) -> float:
+    if not isfinite(alpha) or not 0 < abs(alpha) <= MAX_ALPHA:
+        refuse(source, f"sets {quote(key)} to {alpha}, outside 0 < |alpha| <= {MAX_ALPHA:g}")
+    return alpha
+
+
+def check_finite(source: str, key: str, low: float, high: float) -> None:
+    """`low` and `high` are the extremes of a tensor, which are NaN when any value is."""
+    if not (isfinite(low) and isfinite(high)):
+        refuse(source, f"holds NaN or infinite values in {quote(key)}", "it would blacken images, so train it again")

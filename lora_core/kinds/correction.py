@@ -1,0 +1,100 @@
+"""What every kind of correction of one weight can do, whatever its formula."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import fields, is_dataclass, replace
+from math import prod
+from typing import ClassVar, TypeVar
+
+import torch
+from torch import Tensor
+
+Shapes = Mapping[str, tuple[int, ...]]
+_T = TypeVar("_T")
+
+
+class Correction:
+    """A frozen dataclass of tensors that says how one weight changes. A plain LoRA is a `LowRank` instead.
+
+    `kind` is what reports call it. `depends_on_weight` tells that the change is not a fixed matrix, so that the order
+    in which several are applied matters. `PARTS` are the pieces a file holds, by their suffix; `TAKES_DORA`
+    that a file may scale them as DoRA does.
+    """
+
+    kind: ClassVar[str]
+    depends_on_weight: ClassVar[bool] = False
+    PARTS: ClassVar[tuple[str, ...]] = ()
+    TAKES_DORA: ClassVar[bool] = True
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of the weight as the factors tell it, (out, in[, *kernel]); a kernel may be folded into `in`."""
+        raise NotImplementedError
+
+    def fits(self, weight: tuple[int, ...]) -> bool:
+        """Whether a weight of that shape can be changed by this."""
+        return self.shape[0] == weight[0] and prod(self.shape) == prod(weight)
+
+    def difference(self, weight: Tensor) -> Tensor:
+        """What strength 1 adds to `weight`, shaped like it; `weight` is fp32 or fp64, which the sums are done in."""
+        raise NotImplementedError
+
+    def apply_to(self, weight: Tensor, strength: float = 1.0) -> Tensor:
+        """The changed weight in its own dtype, computed in fp32 or wider; `weight` itself stays as it is."""
+        wide = widened(weight)
+        return self._changed(wide, strength).to(weight.dtype)
+
+    def _changed(self, weight: Tensor, strength: float) -> Tensor:
+        return weight + strength * self.difference(weight)
+
+    def num_parameters(self) -> int:
+        return sum(tensor.numel() for tensor in self.tensors())
+
+    def to(self: _T, *args, **kwargs) -> _T:
+        """As `Tensor.to`, on every tensor."""
+        return mapped(self, lambda tensor: tensor.to(*args, **kwargs))
+
+    def tensors(self) -> list[Tensor]:
+        """All tensors, in the order that `with_tensors` takes them."""
+        found: list[Tensor] = []
+        mapped(self, lambda tensor: found.append(tensor) or tensor)
+        return found
+
+    def with_tensors(self: _T, tensors: Iterable[Tensor]) -> _T:
+        supply = iter(tensors)
+        return mapped(self, lambda _: next(supply))
+
+    @classmethod
+    def fault(cls, parts: Shapes) -> str:
+        """What is wrong with a file's pieces of these shapes, or "": judged before any tensor is read."""
+        raise NotImplementedError
+
+    @classmethod
+    def uses_alpha(cls, parts: Iterable[str]) -> bool:
+        """Whether `alpha` scales the change that these pieces make."""
+        return True
+
+    @classmethod
+    def from_parts(cls, parts: Mapping[str, Tensor], alpha: float | None) -> Correction:
+        """From a file's pieces; `alpha` is None when the file has none."""
+        raise NotImplementedError
+
+
+def mapped(value: _T, change: Callable[[Tensor], Tensor]) -> _T:
+    """`value` with every tensor in it changed, through nested dataclasses."""
+    if torch.is_tensor(value):
+        return change(value)
+    if not is_dataclass(value):
+        return value
+    return replace(value, **{field.name: mapped(getattr(value, field.name), change) for field in fields(value)})
+
+
+def widened(tensor: Tensor) -> Tensor:
+    """fp64 as it is, everything else in fp32."""
+    return tensor if tensor.dtype == torch.float64 else tensor.float()
+
+
+def like(tensor: Tensor, weight: Tensor) -> Tensor:
+    """A factor on the weight's device and in its dtype."""
+    return tensor.to(weight.device, weight.dtype)

@@ -1,0 +1,55 @@
+"""What a stack does to each weight, in order: as a chain of loaders would, with fewer steps."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from ..kinds import Correction
+from ..low_rank import LowRank
+from .exact_sum import Weighted
+
+
+class Step(NamedTuple):
+    """One change of a weight, at its strength."""
+
+    change: LowRank | Correction
+    strength: float = 1.0
+
+
+def chain(parts: Sequence[Weighted]) -> dict[str, list[Step]]:
+    """The steps of each layer, part after part.
+
+    Plain LoRAs are summed into one step. They are summed across corrections that add a fixed matrix, whose order does
+    not matter, but not across one that depends on the weight it finds (DoRA, OFT, GLoRA).
+    """
+    found: dict[str, list[Step]] = {}
+    for part in parts:
+        for name, steps in _steps_of(part).items():
+            found.setdefault(name, []).extend(steps)
+    return {name: _fused(steps) for name, steps in found.items()}
+
+
+def _steps_of(part: Weighted) -> dict[str, list[Step]]:
+    plain, others = part.adapter.layers, part.adapter.others
+    found: dict[str, list[Step]] = {}
+    for name in dict.fromkeys((*plain, *others)):
+        if strength := part.strength_of(name):
+            changes = [plain[name]] if name in plain else []
+            found[name] = [Step(change, strength) for change in (*changes, *others.get(name, ()))]
+    return found
+
+
+def _fused(steps: Sequence[Step]) -> list[Step]:
+    fused: list[Step] = []
+    plain: list[LowRank] = []
+    for step in (*steps, None):
+        if step is not None and isinstance(step.change, LowRank):
+            plain.append(step.change.scaled(step.strength))
+            continue
+        if plain and (step is None or step.change.depends_on_weight):
+            fused.append(Step(LowRank.concat(plain)))
+            plain = []
+        if step is not None:
+            fused.append(step)
+    return fused

@@ -1,0 +1,125 @@
+"""Files of every kind ComfyUI can load, with the names real files have: the stack changes weights as its loaders do."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import comfy.lora
+import pytest
+import torch
+from harness.calls import loaded, relative_error, run_node
+from lora_loom.lora_core.files import formats
+from lora_loom.nodes.bridge.keys import NameTable
+from lora_loom.nodes.bridge.patching import KindPatch
+from lora_loom.nodes.bridge.stack import apply_stack
+from lora_loom.nodes.merge_lora import MergeLora
+from safetensors.torch import save_file
+from torch import Tensor
+
+import nodes
+
+NAMES = {
+    "sd15": {
+        "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn1_to_q": None,
+        "lora_unet_down_blocks_0_resnets_0_conv1": None,
+        "lora_unet_down_blocks_0_attentions_0_proj_in": None,
+    },
+    "flux1": {
+        "transformer.transformer_blocks.0.attn.to_q": None,
+        "transformer.transformer_blocks.0.attn.to_k": None,
+        "lora_unet_double_blocks_0_img_mlp_0": None,
+        "diffusion_model.double_blocks.0.txt_attn.proj": None,
+        "transformer.single_transformer_blocks.0.proj_mlp": None,
+    },
+}
+Maker = Callable[[str, tuple[int, ...]], dict[str, Tensor]]
+
+
+def randn(*shape: int, seed: int = 0, size: float = 0.2) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed)) * size
+
+
+def lora(name: str, shape: tuple[int, ...]) -> dict[str, Tensor]:
+    up, down = randn(shape[0], 4, *(1 for _ in shape[2:]), seed=1), randn(4, *shape[1:], seed=2)
+    return {f"{name}.lora_up.weight": up, f"{name}.lora_down.weight": down, f"{name}.alpha": torch.tensor(2.5)}
+
+
+def dora(name: str, shape: tuple[int, ...], axis: int) -> dict[str, Tensor]:
+    size = [count if index == axis else 1 for index, count in enumerate(shape)]
+    return {**lora(name, shape), f"{name}.dora_scale": randn(*size, seed=3, size=1.0).abs() + 0.2}
+
+
+MAKERS: dict[str, Maker] = {
+    "DoRA per row": lambda name, shape: dora(name, shape, 0),
+    "DoRA per column": lambda name, shape: dora(name, shape, 1),
+}
+
+
+def written(folder: Path, kind: str, model: Any, family: str) -> str:
+    """A file of the kind, every tensor shaped for the weight its name means."""
+    table, tensors = NameTable(model), {}
+    for name in NAMES[family]:
+        target = table.targets[name]
+        shape = table.shapes[target.layer]
+        rows = target.rows[1] if target.rows else shape[0]
+        make = lora if kind == "LoRA" else MAKERS[kind]
+        tensors |= make(name, (rows, *shape[1:]))
+    save_file(tensors, folder / f"{kind}.safetensors")
+    return f"{kind}.safetensors"
+
+
+@pytest.mark.verifies("Stack", "")
+@pytest.mark.parametrize("family", NAMES)
+@pytest.mark.parametrize("kind", MAKERS)
+def test_a_stack_of_a_kind_is_a_chain_of_comfyuis_loaders(models, loras: Path, kind: str, family: str) -> None:
+    """Plain, kind, kind again, plain: order matters for some."""
+    model = models(family).model
+    other, plain = written(loras, kind, model, family), written(loras, "LoRA", model, family)
+    rows = [(plain, 0.7, 0.0), (other, 0.8, 0.0), (other, -0.3, 0.0), (plain, -0.5, 0.0)]
+    applied = apply_stack(model, None, rows, [])
+    ours, report = applied.model, applied.report
+    theirs = model
+    for name, strength, _ in rows:
+        theirs, _ = nodes.LoraLoader().load_lora(theirs, None, name, strength, 0.0)
+    assert "not applied" not in report and kind.split()[0] in report.splitlines()[1]
+    before, by_us, by_core = loaded(model), loaded(ours), loaded(theirs)
+    changed = {key for key in before if not torch.equal(before[key], by_core[key])}
+    assert len(changed) >= 3
+    for key, weight in before.items():
+        if key not in changed:
+            assert torch.equal(by_us[key], weight), key
+        else:
+            assert relative_error(by_us[key], by_core[key]) < 1e-6, key
+    after = loaded(model)
+    assert all(torch.equal(after[key], before[key]) for key in before), "taken off without a trace"
+
+
+def test_what_core_streams_is_rebuilt(models, loras: Path) -> None:
+    """Streams rebuild a patch from `loaded_keys` and `weights` alone, with the tensors where they were moved."""
+    model = models("flux1").model
+    row = (written(loras, "DoRA per row", model, "flux1"), 1.0, 0.0)
+    patched = apply_stack(model, None, [row], []).model
+    for key, patches in patched.patches.items():
+        for _, value, *_ in patches:
+            rebuilt = comfy.lora.prefetch_prepared_value(value, [0], None, None, False)
+            weight = torch.randn(NameTable(model).shapes[key.removesuffix(".weight")])
+            assert type(rebuilt) is KindPatch and rebuilt is not value and len(rebuilt.weights[2]) >= 3
+            made = [patch.calculate_weight(weight.clone(), key, 1.0, 1.0, None, None) for patch in (rebuilt, value)]
+            assert torch.equal(*made) and not torch.equal(made[0], weight)
+
+
+def test_a_file_for_another_size_is_refused(models, loras: Path) -> None:
+    model = models("sd15").model
+    name = next(iter(NAMES["sd15"]))
+    save_file(dora(name, (24, 16), 0), loras / "other.safetensors")
+    with pytest.raises(ValueError, match=r"DoRA\) corrects a weight of shape \(24, 16\)"):
+        NameTable(model).resolve(formats.read(loras / "other.safetensors"), "other")
+
+
+def test_a_merge_says_what_it_cannot_add(models, loras: Path) -> None:
+    model = models("sd15").model
+    stack = [(written(loras, "DoRA per row", model, "sd15"), 1.0, 0.0)]
+    with pytest.raises(ValueError, match="DoRA"):
+        run_node(MergeLora, model=model, rank=0, strengths="", lora_stack=stack)
