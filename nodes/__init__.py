@@ -2,6 +2,7 @@
 
 from comfy_api.latest import ComfyExtension, io
 
+from .bridge import attribution
 from .combine_datasets import CombineDatasets
 from .dataset import LoraDataset
 from .dataset_doctor import DatasetDoctor
@@ -18,6 +19,9 @@ from .validation import TrainingValidation
 
 
 class LoraLoom(ComfyExtension):
+    async def on_load(self) -> None:
+        attribution.listen()
+
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         return [
             LoraDataset, CombineDatasets, DatasetDoctor, TrainingOptimizer, TrainingObjective, LoraLayers,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from comfy_api.latest import io
 
 from ..lora_core.rows import LIMIT, NONE, Row, parse
+from .bridge import attribution
 from .bridge.folders import lora_names, lora_state
 from .bridge.progress import Progress
 from .bridge.stack import apply_stack, check_rows, rows_state
@@ -45,6 +46,7 @@ class LoadLoraStack(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, lora_1=NONE, lora_2=NONE, lora_3=NONE, lora_4=NONE, rows="", **_):
+        attribution.recall()
         return [lora_state(name) for name in (lora_1, lora_2, lora_3, lora_4)] + rows_state(rows)
 
     @classmethod

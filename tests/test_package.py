@@ -62,7 +62,7 @@ def javascript_faults(text: str) -> list[str]:
 def python_faults(source: str) -> list[str]:
     """V1 mappings make ComfyUI ignore comfy_entrypoint; the others break other people's tools."""
     found = [] if source.isascii() else ["not ASCII"]
-    return found + [name for name in ("NODE_CLASS_MAPPINGS", "sys.path", "sys.modules[") if name in source]
+    return found + re.findall(r"NODE_CLASS_MAPPINGS(?=\s*[:=])|sys\.path|sys\.modules\[", source)
 
 
 def node_faults(source: str) -> list[str]:

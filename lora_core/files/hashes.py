@@ -14,17 +14,19 @@ from .packing import pack
 _CHUNK = 2**24
 
 
-def data_hash(source: str | os.PathLike[str] | Mapping[str, Tensor]) -> str:
+def data_hash(
+    source: str | os.PathLike[str] | Mapping[str, Tensor], tick: Callable[[int], None] = lambda _: None
+) -> str:
     """sha256 of a safetensors file's data section, 64 hex digits: `sshs_model_hash`, and its first 12 are AutoV3.
 
     `source` is a path, or tensors as they would be saved. It names bytes, not an effect: another dtype or an
-    equivalent rescaling changes it, renaming keys in the same order does not.
+    equivalent rescaling changes it, renaming keys in the same order does not. `tick` is told the bytes read so far.
     """
     if isinstance(source, Mapping):
         return pack(source).model_hash()
     with open(source, "rb") as file:
         file.seek(8 + int.from_bytes(file.read(8), "little"))
-        return _digest(file)
+        return _digest(file, tick)
 
 
 def file_hash(path: str | os.PathLike[str], tick: Callable[[int], None] = lambda _: None) -> str:

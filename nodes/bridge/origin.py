@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import comfy.model_management
@@ -29,11 +30,13 @@ def file_name(path: str) -> str:
     return path.replace("\\", "/").rsplit("/", 1)[-1]
 
 
-def known_hash(path: str, progress: Progress) -> str:
-    """sha256 of a model file. It is read when its path, size or time is not on record in the user folder; then this
+def known_hash(
+    path: str, progress: Progress, of: Callable[..., str] = file_hash, record_name: str = "model_hashes.json"
+) -> str:
+    """sha256 `of` a model file. It is read when its path, size or time is not on record in the user folder; then this
     takes as long as the disk needs, and raises ComfyUI's interrupt when the user cancelled."""
     found = os.stat(path)
-    stamp, record = [found.st_size, found.st_mtime_ns], _record()
+    stamp, record = [found.st_size, found.st_mtime_ns], _record(record_name)
     hashes = _read(record)
     size, time, digest = hashes.get(path, (0, 0, ""))
     if [size, time] == stamp:
@@ -43,13 +46,13 @@ def known_hash(path: str, progress: Progress) -> str:
         progress.say(f"hash of {file_name(path)}, once for this file: {done / 1e9:.1f} of {found.st_size / 1e9:.1f} GB")
         comfy.model_management.throw_exception_if_processing_interrupted()
 
-    digest = file_hash(path, tick)
+    digest = of(path, tick)
     _write(record, {**hashes, path: [*stamp, digest]})
     return digest
 
 
-def _record() -> Path:
-    return Path(folder_paths.get_system_user_directory("lora_loom")) / "model_hashes.json"
+def _record(name: str) -> Path:
+    return Path(folder_paths.get_system_user_directory("lora_loom")) / name
 
 
 def _read(record: Path) -> dict[str, list]:

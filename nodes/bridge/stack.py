@@ -13,6 +13,7 @@ from ...lora_core.files.words import trigger_words, unique
 from ...lora_core.merging.chain import chain
 from ...lora_core.merging.exact_sum import Weighted
 from ...lora_core.rows import NONE, Row, parse
+from . import attribution
 from .folders import lora_name, lora_path, lora_state
 from .keys import NameTable
 from .patching import apply_chain
@@ -63,7 +64,7 @@ def active(rows: Iterable[Row]) -> list[Row]:
 
 def load_rows(rows: Iterable[Row], table: NameTable) -> list[Entry]:
     """Read and resolve every row. Rows whose strengths are both zero are not read."""
-    return [_load(row, table) for row in rows if row.active]
+    return [_load(row, table) for row in _on(rows)]
 
 
 def check_rows(names: Iterable[str | None], text: str | None = "") -> bool | str:
@@ -96,6 +97,9 @@ def apply_stack(model, clip, stack: Iterable | None, own: Iterable[Row]) -> Appl
     table = NameTable(model, clip)
     entries = load_rows(rows, table)
     patched, text = apply_chain(model, clip, chain(entries))
+    makers = [attribution.entry_of(row, entry.adapter.metadata) for row, entry in zip(_on(rows), entries, strict=True)]
+    attribution.attach(patched, makers)
+    attribution.tell(makers)
     report = "\n".join((describe(entries, clip is not None), *notes))
     words = unique(word for entry in entries for word in trigger_words(entry.adapter.metadata))
     return Applied(patched, text, rows, report, ", ".join(words))
@@ -104,6 +108,10 @@ def apply_stack(model, clip, stack: Iterable | None, own: Iterable[Row]) -> Appl
 def describe(entries: Sequence[Entry], has_text: bool) -> str:
     """One line per entry: layers, strengths, and what of the file did not apply."""
     return "\n".join(entry.report(has_text) for entry in entries) or "no LoRA is switched on"
+
+
+def _on(rows: Iterable[Row]) -> list[Row]:
+    return [row for row in rows if row.active]
 
 
 def _listed(row: Row) -> Row:

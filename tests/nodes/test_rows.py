@@ -8,8 +8,12 @@ from typing import Any
 import pytest
 import torch
 from harness.calls import loaded, refusals, run_node
+from lora_loom.lora_core.files.hashes import data_hash
 from lora_loom.lora_core.files.save import save
 from lora_loom.nodes.load_stack import LoadLoraStack
+from safetensors.torch import load_file, save_file
+
+import nodes
 
 LAYER = "diffusion_model.blocks.0.self_attn.q"
 
@@ -107,3 +111,28 @@ def test_a_changed_file_runs_again(two: Path) -> None:
     file = two / "styles" / "ink.safetensors"
     file.write_bytes(file.read_bytes() + b" ")
     assert state != LoadLoraStack.fingerprint_inputs(rows="<lora:ink>")
+
+
+def test_adapters_are_listed_on_the_model(model: Any, two: Path) -> None:
+    """Through clones, ComfyUI's own loader and a second stack; each with the hash of its file's data."""
+    first = run_node(LoadLoraStack, model=model, rows="<lora:ink:0.5>")[0]
+    core = nodes.LoraLoader().load_lora(first.clone(), None, "oil.safetensors", 1.0, 1.0)[0]
+    second = run_node(LoadLoraStack, model=core, rows="<lora:oil:2:1>\n<lora:ink:0>")[0]
+    found = second.get_attachment("lora_loom_adapters")
+    assert [(each["name"], each["strength"], each["text_strength"]) for each in found] == [
+        ("styles/ink.safetensors", 0.5, 0.5),
+        ("oil.safetensors", 2.0, 1.0),
+    ]
+    assert [each["sha256"] for each in found] == [
+        data_hash(two / "styles" / "ink.safetensors"),
+        data_hash(two / "oil.safetensors"),
+    ]
+    assert len(first.get_attachment("lora_loom_adapters")) == 1 and model.get_attachment("lora_loom_adapters") is None
+
+
+@pytest.mark.parametrize("stated", ["", "abc", "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"])
+def test_a_hash_that_says_nothing_is_read_from_the_file(model: Any, two: Path, stated: str) -> None:
+    tensors = load_file(two / "oil.safetensors")
+    save_file(tensors, two / "oil.safetensors", {"sshs_model_hash": stated})
+    (found,) = run_node(LoadLoraStack, model=model, rows="<lora:oil>")[0].get_attachment("lora_loom_adapters")
+    assert found["sha256"] == data_hash(two / "oil.safetensors")
