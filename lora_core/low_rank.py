@@ -122,41 +122,84 @@ class LowRank:
     def distance(self, other: LowRank) -> float:
         """Frobenius norm of the difference, without the cancellation of subtracting squared norms."""
         pair = [self.to(torch.float64), other.scaled(-1.0).to(torch.float64)]
-        return float(LowRank.concat(pair)._core()[1].norm())
+        return float(_core(*LowRank.concat(pair)._folded())[1].norm())
 
-    def _core(self) -> tuple[Tensor, Tensor]:
-        """`delta_W = Q @ C` in fp64: Q (out, k) orthonormal, C (k, in), k = min(out, rank)."""
-        q, r = torch.linalg.qr(self.lora_B.double() * self.scaling)
-        return q, r @ self.lora_A.double()
+    def _folded(self) -> tuple[Tensor, Tensor]:
+        """`delta_W = up @ down` or its transpose, whichever has fewer rows, in fp64."""
+        up, down = self.lora_B.double() * self.scaling, self.lora_A.double()
+        return (up, down) if up.shape[0] <= down.shape[1] else (down.T, up.T)
 
     def singular_values(self) -> Tensor:
         """All singular values of delta_W that its rank allows, descending, fp64."""
-        core = self._core()[1]
-        return _spectrum(core)[0][: min(core.shape)]
+        core = _core(*self._folded())[1]
+        return torch.linalg.eigvalsh(core @ core.T).flip(0).clamp(min=0).sqrt()[: min(core.shape)]
+
+    def decompose(self) -> Decomposition:
+        """The singular values with all that it takes to keep any number of them."""
+        basis, core = _core(*self._folded())
+        flipped = self.lora_B.shape[0] > self.lora_A.shape[1]
+        return Decomposition(core, basis, flipped=flipped, kernel=self.kernel, dtype=self.lora_A.dtype)
 
     def truncate(self, rank: int | None = None, energy: float | None = None) -> LowRank:
         """The nearest correction of lower rank (Eckart-Young), never through the dense matrix, never clamped.
 
         `rank` is the most that is kept; `energy` in (0, 1] keeps the fewest singular values whose squares make up
         that share of the sum. The result has alpha = rank and balanced factors (equal norms per component, kind to
-        fp16). QR of B, then a symmetric eigenproblem of the small core, in fp64: exact to the factors' own dtype.
+        fp16). QR of the shorter side, then a symmetric eigenproblem of the small core, in fp64: exact to the factors'
+        own dtype.
         """
         if rank is not None and rank < 1 or energy is not None and not 0 < energy <= 1:
             raise ValueError(f"cannot truncate to rank {rank}, energy {energy}: use rank >= 1 and 0 < energy <= 1")
-        q, core = self._core()
-        sigma, vectors = _spectrum(core)
-        keep = min(rank or self.rank, _count_for_energy(sigma, energy), _numerical_rank(sigma))
-        left, root = vectors[:, :keep], sigma[:keep].sqrt()
-        lora_B = (q @ left) * root
-        lora_A = (left.T @ core) / root.clamp(min=torch.finfo(root.dtype).tiny)[:, None]
-        dtype = self.lora_A.dtype
-        return LowRank(lora_A.to(dtype), lora_B.to(dtype), float(keep), self.kernel)
+        found = self.decompose()
+        return found.keep(min(rank or self.rank, found.rank_for(energy)))
 
 
-def _spectrum(core: Tensor) -> tuple[Tensor, Tensor]:
-    """Singular values of `core` (descending) and its left singular vectors, from the Gram matrix of its rows."""
-    values, vectors = torch.linalg.eigh(core @ core.T)
-    return values.flip(0).clamp(min=0).sqrt(), vectors.flip(1)
+class Decomposition:
+    """`delta_W = left @ core @ right`, or its transpose when `flipped`, with the singular values of the core, fp64.
+
+    `left` (short side, p) has orthonormal columns and `right` (q, long side) orthonormal rows; None is the identity.
+    `sigma` is descending and as long as delta_W has information: below 1e-7 of the largest is the noise floor of the
+    squared spectrum. One value is always kept.
+    """
+
+    def __init__(
+        self, core: Tensor, left: Tensor | None = None, right: Tensor | None = None,
+        flipped: bool = False, kernel: tuple[int, ...] = (), dtype: torch.dtype = torch.float32,
+    ):  # fmt: skip
+        values, vectors = torch.linalg.eigh(core @ core.T)
+        self.sigma = values.flip(0).clamp(min=0).sqrt()[: min(core.shape)]
+        self.sigma = self.sigma[: max(int((self.sigma > self.sigma[0] * 1e-7).sum()), 1)]
+        self.vectors, self.core, self.left, self.right = vectors.flip(1), core, left, right
+        self.flipped, self.kernel, self.dtype = flipped, kernel, dtype
+
+    def rank_for(self, energy: float | None) -> int:
+        """The fewest values whose squares make up that share of the sum; all of them for None."""
+        if energy is None:
+            return len(self.sigma)
+        share = self.sigma.square().cumsum(0)
+        return min(int((share < energy * share[-1]).sum()) + 1, len(self.sigma))
+
+    def error(self, rank: int) -> float:
+        """Relative Frobenius error of keeping `rank` values."""
+        return float(self.sigma[rank:].norm() / self.sigma.norm()) if self.sigma[0] else 0.0
+
+    def keep(self, rank: int) -> LowRank:
+        rank = min(rank, len(self.sigma))
+        vectors, root = self.vectors[:, :rank], self.sigma[:rank].sqrt()
+        short = vectors * root if self.left is None else self.left @ (vectors * root)
+        long = (vectors.T @ self.core) / root.clamp(min=torch.finfo(root.dtype).tiny)[:, None]
+        long = long if self.right is None else long @ self.right
+        lora_A, lora_B = (short.T, long.T) if self.flipped else (long, short)
+        factors = (factor.contiguous().to(self.dtype) for factor in (lora_A, lora_B))
+        return LowRank(*factors, float(rank), self.kernel)
+
+
+def _core(up: Tensor, down: Tensor) -> tuple[Tensor | None, Tensor]:
+    """`up @ down = basis @ core` with orthonormal columns; no basis (None) where it would be as large as the core."""
+    if up.shape[1] >= up.shape[0]:
+        return None, up @ down
+    q, r = torch.linalg.qr(up)
+    return q, r @ down
 
 
 def _sums_exactly(weight: Tensor) -> bool:
@@ -166,15 +209,3 @@ def _sums_exactly(weight: Tensor) -> bool:
 
 def _widened(weight: Tensor) -> Tensor:
     return weight if weight.dtype == torch.float64 else weight.float()
-
-
-def _count_for_energy(sigma: Tensor, energy: float | None) -> int:
-    if energy is None:
-        return len(sigma)
-    share = sigma.square().cumsum(0)
-    return min(int((share < energy * share[-1]).sum()) + 1, len(sigma))
-
-
-def _numerical_rank(sigma: Tensor) -> int:
-    """Components at the noise floor of the squared spectrum are not information; one is always kept."""
-    return max(int((sigma > sigma[0] * 1e-7).sum()), 1)

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ..adapter import TEXT_PREFIX, Adapter
@@ -39,15 +39,3 @@ def exact_sum(parts: Sequence[Weighted]) -> dict[str, LowRank]:
             if strength := part.strength_of(name):
                 terms.setdefault(name, []).append(layer.scaled(strength))
     return {name: LowRank.concat(layers) for name, layers in terms.items()}
-
-
-def truncated(layers: Mapping[str, LowRank], rank: int) -> tuple[dict[str, LowRank], dict[str, float]]:
-    """Each layer cut to at most `rank`, and the relative Frobenius error of each cut."""
-    cut = {name: layer.truncate(rank) if layer.rank > rank else layer for name, layer in layers.items()}
-    errors = {name: 0.0 if cut[name] is layer else _relative_error(cut[name], layer) for name, layer in layers.items()}
-    return cut, errors
-
-
-def _relative_error(cut: LowRank, layer: LowRank) -> float:
-    norm = layer.norm()
-    return cut.distance(layer) / norm if norm else 0.0

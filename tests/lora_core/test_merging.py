@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from lora_loom.lora_core.adapter import Adapter
 from lora_loom.lora_core.low_rank import LowRank
-from lora_loom.lora_core.merging.exact_sum import Weighted, exact_sum, truncated
+from lora_loom.lora_core.merging.exact_sum import Weighted, exact_sum
 
 SHAPES = {"diffusion_model.q": (12, 10), "diffusion_model.v": (9, 14), "text_encoders.clip_l.k": (8, 8)}
 
@@ -118,29 +118,3 @@ def test_parents_of_different_models_are_refused():
     other = Weighted("other", Adapter({"diffusion_model.q": layer(0, 5, 5, 2, 1.0)}), 1.0, 1.0)
     with pytest.raises(ValueError, match=r"\(5, 5\), \(12, 10\)"):
         exact_sum([part(0, 1.0, 1.0), other])
-
-
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
-@pytest.mark.parametrize("rank", [1, 2, 4])
-def test_errors_of_a_truncation_are_the_dense_relative_errors(rank, dtype):
-    parts = [part(0, 1.0, 1.0), part(10, 0.5, 0.5)]
-    layers = {name: item.to(dtype) for name, item in exact_sum(parts).items()}
-    cut, errors = truncated(layers, rank)
-    for name, item in layers.items():
-        full = dense(item)
-        values = torch.linalg.svdvals(full)
-        assert cut[name].rank == rank
-        assert errors[name] == pytest.approx(float((dense(cut[name]) - full).norm() / full.norm()), rel=1e-9)
-        assert errors[name] == pytest.approx(float(values[rank:].norm() / values.norm()), rel=1e-6)
-
-
-def test_layers_that_fit_are_kept_as_they_are():
-    layers = exact_sum([part(0, 1.0, 1.0)])
-    cut, errors = truncated(layers, 3)
-    assert all(cut[name] is layers[name] for name in layers) and set(errors.values()) == {0.0}
-
-
-def test_a_layer_that_is_zero_has_no_error():
-    zero = LowRank(torch.zeros(4, 10), torch.zeros(12, 4), 4.0)
-    cut, errors = truncated({"q": zero}, 2)
-    assert errors == {"q": 0.0} and cut["q"].norm() == 0.0

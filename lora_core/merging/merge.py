@@ -1,0 +1,198 @@
+"""Many LoRAs to one, layer by layer, with the error of every layer and of the whole."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from math import sqrt
+
+import torch
+from torch import Tensor
+
+from ..low_rank import Decomposition, LowRank
+from . import DENSITY, METHODS, ONLY_TWO, SUM
+from .core_space import CoreSpace
+from .exact_sum import Weighted
+from .task import Task, generator
+from .truncation import Limits, shared_ranks
+
+_SAMPLED = 48  # layers whose spectrum is looked at when nothing is cut
+Terms = list[tuple[int, LowRank]]  # index of the part, and its correction at its strength
+
+
+@dataclass(frozen=True)
+class Settings:
+    """`amount` goes from the exact sum (0) to the method (1); `density` (0: the method's own) and `seed` are for
+    the methods that drop entries."""
+
+    method: str = SUM
+    density: float = 0.0
+    amount: float = 1.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.method != SUM and self.method not in METHODS:
+            raise ValueError(f"unknown method {self.method!r}; use one of {', '.join([SUM, *METHODS])}")
+        if not 0 <= self.density <= 1 or not 0 <= self.amount <= 1:
+            raise ValueError(f"density {self.density:g}, amount {self.amount:g}: both go from 0 to 1")
+
+
+EXACT, UNLIMITED = Settings(), Limits()
+
+
+@dataclass
+class Merged:
+    """Relative Frobenius errors of the cut by layer (`errors`, 1.0 where a layer went entirely) and of the whole
+    (`error`). `departure` is the relative distance of the uncut method from the exact sum, over the layers that more
+    than one LoRA changes; `lone` counts the others, which methods leave as they are.
+
+    `spectra` are the singular values before the cut of all layers, or of some when nothing was cut, and `sums` those of
+    the exact sum where a method changed them.
+    """
+
+    layers: dict[str, LowRank] = field(default_factory=dict)
+    errors: dict[str, float] = field(default_factory=dict)
+    error: float = 0.0
+    departure: float = 0.0
+    spectra: dict[str, Tensor] = field(default_factory=dict)
+    sums: dict[str, Tensor] = field(default_factory=dict)
+    lone: int = 0
+
+
+@dataclass(frozen=True)
+class _Target:
+    """A layer before the cut; `low_rank` where no decomposition was needed, `change` and `size` the squared distance
+    from the exact sum and its squared norm."""
+
+    low_rank: LowRank | None = None
+    parts: Decomposition | None = None
+    sum_spectrum: Tensor | None = None
+    change: float = 0.0
+    size: float = 0.0
+
+
+def merge(
+    parts: Sequence[Weighted],
+    settings: Settings = EXACT,
+    limits: Limits = UNLIMITED,
+    tick: Callable[[int, int], None] = lambda done, total: None,
+) -> Merged:
+    """One layer after the other; `tick` hears how many are done, of how many, and may raise to cancel.
+
+    Raises ValueError when there is nothing to merge, when a method is for two LoRAs and there are more, or when
+    corrected weights differ in shape.
+    """
+    terms = _terms(parts)
+    if not terms:
+        raise ValueError("there is nothing to merge; connect adapters or a lora_stack with strengths other than 0")
+    count = len({index for each in terms.values() for index, _ in each})
+    if settings.method in ONLY_TWO and count > 2:
+        raise ValueError(
+            f"{settings.method} is for two LoRAs and there are {count}; use karcher, or merge them in turn"
+        )
+    work = _Work(parts, terms, settings, limits, tick)
+    return work.cut() if limits else work.whole()
+
+
+class _Work:
+    def __init__(self, parts, terms: dict[str, Terms], settings: Settings, limits: Limits, tick):
+        self.terms, self.settings, self.limits, self.tick = terms, settings, limits, tick
+        self.strengths = {name: [parts[i].strength_of(name) for i, _ in each] for name, each in terms.items()}
+        self.norms = _norms(len(parts), terms) if settings.method != SUM else []
+        self.done, self.total = 0, len(terms) * (2 if limits.megabytes else 1)
+        self.merged, self.kept, self.lost, self.moved, self.summed = Merged(), 0.0, 0.0, 0.0, 0.0
+
+    def whole(self) -> Merged:
+        """Nothing is cut, and an exact sum not even decomposed but for a sample of spectra."""
+        step = max(len(self.terms) // _SAMPLED, 1)
+        for index, (name, target) in enumerate(self._targets()):
+            self._count(name, target)
+            if target.parts is None:
+                self.merged.layers[name] = target.low_rank
+                if index % step == 0:
+                    self.merged.spectra[name] = target.low_rank.singular_values()
+            else:
+                self._keep(name, target.parts, len(target.parts.sigma))
+        return self._finished()
+
+    def cut(self) -> Merged:
+        ranks = self._ranks_by_size() if self.limits.megabytes else {}
+        for name, target in self._targets():
+            self._count(name, target)
+            parts = target.parts or target.low_rank.decompose()
+            self._keep(name, parts, ranks.get(name, self._most(parts)), target.low_rank)
+        return self._finished()
+
+    def _targets(self) -> Iterator[tuple[str, _Target]]:
+        for name, each in self.terms.items():
+            yield name, self._target(name, each)
+            self.done += 1
+            self.tick(self.done, self.total)
+
+    def _target(self, name: str, each: Terms) -> _Target:
+        terms = [term for _, term in each]
+        if self.settings.method == SUM or len(terms) == 1:
+            return _Target(LowRank.concat(terms))
+        space = CoreSpace.of(terms)
+        task = Task(
+            space.cores, torch.tensor(self.strengths[name], dtype=torch.float64),
+            torch.tensor([self.norms[index] for index, _ in each], dtype=torch.float64),
+            self.settings.density or DENSITY.get(self.settings.method, 1.0), generator(self.settings.seed, name),
+        )  # fmt: skip
+        plain = space.cores.sum(0)
+        core = torch.lerp(plain, METHODS[self.settings.method](task), self.settings.amount)
+        change, size = float((core - plain).square().sum()), float(plain.square().sum())
+        return _Target(None, space.decompose(core), torch.linalg.svdvals(plain), change, size)
+
+    def _ranks_by_size(self) -> dict[str, int]:
+        spectra, widths, most = {}, {}, {}
+        for name, target in self._targets():
+            parts = target.parts or target.low_rank.decompose()
+            shape = self.terms[name][0][1]
+            spectra[name], most[name] = parts.sigma, self._most(parts)
+            widths[name] = shape.lora_A.shape[1] + shape.lora_B.shape[0]
+        return shared_ranks(spectra, widths, self.limits.megabytes, most)
+
+    def _most(self, parts: Decomposition) -> int:
+        return min(self.limits.rank or len(parts.sigma), parts.rank_for(self.limits.energy))
+
+    def _count(self, name: str, target: _Target) -> None:
+        self.merged.lone += len(self.terms[name]) == 1
+        self.moved += target.change
+        self.summed += target.size
+        if target.sum_spectrum is not None:
+            self.merged.sums[name] = target.sum_spectrum
+
+    def _keep(self, name: str, parts: Decomposition, rank: int, uncut: LowRank | None = None) -> None:
+        """`uncut` is what stands for the layer when all of it is kept at no higher rank."""
+        energy = float(parts.sigma.square().sum())
+        self.kept += energy
+        self.lost += float(parts.sigma[rank:].square().sum())
+        self.merged.spectra[name], self.merged.errors[name] = parts.sigma, parts.error(rank)
+        if rank:
+            same = uncut is not None and uncut.rank <= rank
+            self.merged.layers[name] = uncut if same else parts.keep(rank)
+
+    def _finished(self) -> Merged:
+        self.merged.errors = {name: self.merged.errors.get(name, 0.0) for name in self.terms}
+        self.merged.error = sqrt(self.lost / self.kept) if self.kept else 0.0
+        self.merged.departure = sqrt(self.moved / self.summed) if self.summed else 0.0
+        return self.merged
+
+
+def _terms(parts: Sequence[Weighted]) -> dict[str, Terms]:
+    terms: dict[str, Terms] = {}
+    for index, part in enumerate(parts):
+        for name, layer in part.adapter.layers.items():
+            if strength := part.strength_of(name):
+                terms.setdefault(name, []).append((index, layer.scaled(strength)))
+    return terms
+
+
+def _norms(count: int, terms: dict[str, Terms]) -> list[float]:
+    """Of every part over the layers that more than one part changes."""
+    energies = [0.0] * count
+    for each in terms.values():
+        for index, term in each if len(each) > 1 else ():
+            energies[index] += term.inner(term)
+    return [sqrt(max(energy, 0.0)) for energy in energies]

@@ -1,0 +1,55 @@
+"""How much of each layer is kept: by rank, by energy, or by one size for all layers together."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+_BYTES = 2  # of a number in fp16 and bf16
+_HEADER = 3 * 100  # bytes that three tensors of a layer take in a file's header, beside their names
+
+
+@dataclass(frozen=True)
+class Limits:
+    """`rank` is the most for a layer (0: any), `energy` in (0, 1] the share of each layer's squared norm that is kept
+    at least, where `rank` lets it; `megabytes` (1e6 bytes) the most that all layers together take as fp16 (0: any).
+    """
+
+    rank: int = 0
+    energy: float = 1.0
+    megabytes: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.rank < 0 or not 0 < self.energy <= 1 or self.megabytes < 0:
+            raise ValueError(
+                f"rank {self.rank}, energy {self.energy:g}, {self.megabytes:g} MB: use rank and size of 0 or more, "
+                "and an energy above 0 and up to 1"
+            )
+
+    def __bool__(self) -> bool:
+        return bool(self.rank or self.energy < 1 or self.megabytes)
+
+
+def shared_ranks(
+    spectra: Mapping[str, Tensor], widths: Mapping[str, int], megabytes: float, most: Mapping[str, int]
+) -> dict[str, int]:
+    """The ranks of all layers with the smallest error of the whole for that size: each component (sigma^2 of energy
+    for out + in numbers) is taken or left by its energy per byte, whichever layer it is of.
+
+    `widths` are out + in, `most` the highest rank of each. A layer may get 0. Raises ValueError when nothing fits.
+    """
+    names = list(spectra)
+    room = megabytes * 1e6 - sum(_HEADER + 3 * len(name) for name in names)
+    kept = [spectra[name][: most[name]] for name in names]
+    owner = torch.cat([torch.full((len(sigma),), index) for index, sigma in enumerate(kept)])
+    cost = torch.tensor([widths[name] * _BYTES for name in names], dtype=torch.float64)[owner]
+    order = (torch.cat(kept).square() / cost).argsort(descending=True, stable=True)
+    taken = order[cost[order].cumsum(0) <= room]
+    if not len(taken):
+        least = (min(widths.values()) * _BYTES + megabytes * 1e6 - room) / 1e6
+        raise ValueError(f"nothing of {len(names)} layers fits into {megabytes:g} MB; use {least:.2g} MB or more")
+    counts = owner[taken].bincount(minlength=len(names))
+    return dict(zip(names, counts.tolist(), strict=True))
