@@ -4,7 +4,11 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-from .bridge.merging import merge, parse_strengths
+from ..lora_core.merging import AUTO
+from ..lora_core.merging.merge import Settings
+from ..lora_core.merging.truncation import Limits
+from .bridge.images import as_image_batch
+from .bridge.merging import CHOICES, connected, merge, parse_strengths
 from .bridge.progress import Progress
 from .bridge.training import as_lora_model
 from .types import CATEGORY, AdapterType, LoraStackType
@@ -32,25 +36,40 @@ class MergeLora(io.ComfyNode):
                 LoraStackType.Input("lora_stack", optional=True, tooltip="Files with strengths, from Load LoRA Stack or a stacker of another pack."),
                 io.Clip.Input("clip", optional=True, tooltip="Needed when a LoRA changes the text encoder."),
                 io.Autogrow.Input("adapters", template=adapters, optional=True, tooltip="Adapters from the graph, any number."),
+                io.Combo.Input("method", options=CHOICES, default="sum", optional=True, tooltip="sum: exactly what the live stack does. auto: proposes one from how the LoRAs overlap, and says why. The others change what LoRAs do to each other; the help page says how, and the chart shows it."),
+                io.Float.Input("energy", default=1.0, min=0.01, max=1.0, step=0.001, optional=True, advanced=True, tooltip="Share of each layer's squared norm to keep; 0.99 leaves an error of at most 10 % per layer. 1 keeps all."),
+                io.Float.Input("size_mb", default=0.0, min=0.0, max=100000.0, step=1.0, optional=True, advanced=True, tooltip="Largest size of the fp16 file in MB, shared out over all layers so that the error of the whole is smallest. 0 sets no size."),
+                io.String.Input("text_strengths", default="", optional=True, advanced=True, tooltip="Strengths of the connected adapters on the text encoder, separated by commas; empty means the same as strengths."),
+                io.Float.Input("amount", default=1.0, min=0.0, max=1.0, step=0.05, optional=True, advanced=True, tooltip="From the exact sum (0) to the method in full (1)."),
+                io.Float.Input("density", default=0.0, min=0.0, max=1.0, step=0.05, optional=True, advanced=True, tooltip="For ties, dare, della and magnitude: the share of entries that stays. 0 takes the method's own."),
+                io.Int.Input("seed", default=0, min=0, max=0xFFFFFFFFFFFFFFFF, optional=True, advanced=True, tooltip="For dare and della: the same seed gives the same merge."),
             ],
             outputs=[
                 AdapterType.Output("adapter", tooltip="The merged LoRA, for Save LoRA."),
                 io.LoraModel.Output("lora_model", tooltip="For ComfyUI's own Load LoRA Model."),
-                io.String.Output("report", tooltip="Parents, ranks, and the relative error of every layer."),
+                io.String.Output("report", tooltip="Parents, ranks, and the relative error of every layer and of the whole."),
+                io.Image.Output("chart", tooltip="The singular values before and after, and the error of each layer."),
             ],
         )  # fmt: skip
 
     @classmethod
-    def validate_inputs(cls, strengths="", adapters=None):  # ComfyUI always passes dynamic inputs
+    def validate_inputs(cls, strengths="", text_strengths="", adapters=None):  # ComfyUI always passes dynamic inputs
         try:
             parse_strengths(strengths or "", None)
+            parse_strengths(text_strengths or "", None, "text_strengths")
         except ValueError as error:
             return str(error)
         return True
 
     @classmethod
-    def execute(cls, model, rank, strengths, lora_stack=None, clip=None, adapters=None) -> io.NodeOutput:
-        connected = [adapter for adapter in (adapters or {}).values() if adapter is not None]
-        merged, report = merge(model, clip, lora_stack, connected, parse_strengths(strengths, len(connected)), rank)
-        Progress(1).say(report)
-        return io.NodeOutput(merged, as_lora_model(merged), report)
+    def execute(
+        cls, model, rank, strengths, lora_stack=None, clip=None, adapters=None, method="sum", energy=1.0, size_mb=0.0,
+        text_strengths="", amount=1.0, density=0.0, seed=0,
+    ) -> io.NodeOutput:  # fmt: skip
+        found = connected((adapters or {}).values(), strengths, text_strengths)
+        settings = AUTO if method == AUTO else Settings(method, density, amount, seed)
+        progress = Progress(1)
+        limits = Limits(rank, energy, size_mb)
+        merged, report, chart = merge(model, clip, lora_stack, found, settings, limits, progress.tick)
+        progress.say(report)
+        return io.NodeOutput(merged, as_lora_model(merged), report, as_image_batch(chart))

@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable, Mapping
 
 from .label import without_picture_hashes
+from .lineage import MERGE
 from .metadata import text_of
 
 _PREVIEW = ("modelspec.thumbnail", "ssmd_cover_images")
@@ -15,7 +16,8 @@ _TAGS = "ss_tag_frequency"
 def fitted(metadata: Mapping[str, str], size: Callable[[Mapping[str, str]], int], limit: int) -> tuple[dict, list[str]]:
     """The metadata with as much left out as it takes for `size` to be at most `limit` bytes, and what was left out.
 
-    First the preview, then the rarest tags of captions, then the hashes of single pictures. It may still not fit.
+    First the preview, then the rarest tags of captions, then the hashes of single pictures, then what a merge lost in
+    each layer. It may still not fit.
     """
     kept, left_out = dict(metadata), []
     if size(kept) > limit and kept.keys() & set(_PREVIEW):
@@ -27,7 +29,17 @@ def fitted(metadata: Mapping[str, str], size: Callable[[Mapping[str, str]], int]
     if size(kept) > limit and (fewer := without_picture_hashes(kept)) != kept:
         kept = fewer
         left_out.append("the hashes of single pictures")
+    if size(kept) > limit and (fewer := _without_errors(kept)) != kept:
+        kept = fewer
+        left_out.append("the errors of single layers")
     return kept, left_out
+
+
+def _without_errors(metadata: Mapping[str, str]) -> dict[str, str]:
+    if MERGE not in metadata:
+        return dict(metadata)
+    told = json.loads(metadata[MERGE])
+    return {**metadata, MERGE: text_of({name: value for name, value in told.items() if name != "errors"})}
 
 
 def _fewer_tags(metadata: Mapping[str, str], size: Callable[[Mapping[str, str]], int], limit: int) -> tuple[str, int]:

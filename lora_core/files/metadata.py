@@ -14,17 +14,10 @@ from math import ceil
 from typing import Any
 
 from ..adapter import TEXT_PREFIX, Adapter
+from . import lineage
+from .lineage import Parent
 
 SETTINGS = "lora_loom.settings"
-
-
-@dataclass(frozen=True)
-class Parent:
-    """A file that went into a merge; `data_hash` is the sha256 of its data section."""
-
-    name: str
-    data_hash: str
-    strength: float
 
 
 @dataclass(frozen=True)
@@ -36,7 +29,7 @@ class Facts:
     `base_part_hash` its AutoV1. `resolution` is (width, height). `buckets` ({(width, height): count}, repeats
     included), `dataset_dirs` and, for class images, `class_dirs` ({folder: (repeats, pictures)}) and `tag_frequency`
     ({folder: {tag: count}}) tell about the training data; `label.redacted` takes out what has folders again.
-    `settings` is the text of `training.settings`.
+    `settings` is the text of `training.settings`; `made_by` tells how it was made of `merged_from`.
     """
 
     title: str
@@ -75,6 +68,7 @@ class Facts:
     class_dirs: Mapping[str, tuple[int, int]] | None = None
     settings: str = ""
     merged_from: tuple[Parent, ...] = ()
+    made_by: Mapping[str, Any] | None = None
 
 
 def build(facts: Facts, adapter: Adapter) -> dict[str, str]:
@@ -196,8 +190,17 @@ def _common(values: set[int] | set[float]) -> str:
 
 
 def _lineage(facts: Facts) -> dict[str, Any]:
-    parents = [{"name": p.name, "sha256": p.data_hash, "strength": p.strength} for p in facts.merged_from]
-    return {"lora_loom.parents": json.dumps(parents, sort_keys=True, ensure_ascii=False) if parents else None}
+    """Of all parents together: authors, licences that all apply, and what they allow."""
+    if not (parents := facts.merged_from):
+        return {}
+    rights = lineage.rights(parents)
+    return {
+        lineage.PARENTS: json.dumps([p.described() for p in parents], sort_keys=True, ensure_ascii=False),
+        lineage.MERGE: facts.made_by,
+        lineage.RIGHTS: rights.to_json() if rights.licence else None,
+        "modelspec.license": rights.licence,
+        "modelspec.author": lineage.authors(parents),
+    }
 
 
 def text_of(value: Any) -> str:

@@ -2,44 +2,92 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 
-from ...lora_core.adapter import Adapter
-from ...lora_core.files import metadata
-from ...lora_core.merging.exact_sum import Weighted, exact_sum, truncated
+from PIL import Image
+
+from ...lora_core.adapter import TEXT_PREFIX, Adapter
+from ...lora_core.files import lineage, metadata
+from ...lora_core.files.hashes import data_hash
+from ...lora_core.files.lineage import Parent
+from ...lora_core.merging import AUTO, METHODS, SUM, auto
+from ...lora_core.merging.chart import draw_merge
+from ...lora_core.merging.merge import Merged, Settings
+from ...lora_core.merging.merge import merge as merge_layers
+from ...lora_core.merging.truncation import Limits
+from ...lora_core.rows import LIMIT, Row
+from .folders import lora_path
 from .keys import NameTable
 from .stack import Entry, load_rows, rows_of
 
+CHOICES = [SUM, AUTO, *METHODS]
+Tick = Callable[[int, int], None]
 
-def parse_strengths(text: str, count: int | None) -> list[float]:
+
+@dataclass(frozen=True)
+class Connected:
+    """An adapter from the graph, by what it is called in reports."""
+
+    adapter: Adapter
+    strength: float
+    text_strength: float
+
+    def name(self, number: int) -> str:
+        return self.adapter.metadata.get("modelspec.title") or f"adapter {number}"
+
+
+def parse_strengths(text: str, count: int | None, what: str = "strengths") -> list[float]:
     """Comma-separated strengths; empty text means 1 each. Raises ValueError when a number or their count is wrong."""
     try:
         values = [float(part) for part in text.split(",")] if text.strip() else [1.0] * (count or 0)
     except ValueError as error:
-        raise ValueError(f"strengths is {text!r}; write numbers separated by commas, such as 1.0, 0.5") from error
-    if not all(abs(value) <= 20 for value in values):
-        raise ValueError(f"strengths is {text!r}; each must be between -20 and 20")
+        raise ValueError(f"{what} is {text!r}; write numbers separated by commas, such as 1.0, 0.5") from error
+    if not all(abs(value) <= LIMIT for value in values):
+        raise ValueError(f"{what} is {text!r}; each must be between -{LIMIT:g} and {LIMIT:g}")
     if count is not None and len(values) != count:
-        raise ValueError(f"{len(values)} strengths for {count} connected adapters; give one for each, or none")
+        raise ValueError(f"{len(values)} {what} for {count} connected adapters; give one for each, or none")
     return values
 
 
+def connected(adapters: Iterable[Adapter | None], strengths: str, text_strengths: str) -> list[Connected]:
+    """Adapters with their strengths; without text strengths of their own, text layers take the same."""
+    found = [adapter for adapter in adapters if adapter is not None]
+    own = parse_strengths(strengths, len(found))
+    text = parse_strengths(text_strengths, len(found), "text_strengths") if text_strengths.strip() else own
+    return [Connected(*each) for each in zip(found, own, text, strict=True)]
+
+
 def merge(
-    model, clip, lora_stack, adapters: Sequence[Adapter], strengths: Sequence[float], rank: int
-) -> tuple[Adapter, str]:
-    """The exact sum of all parts, cut to `rank` when it is not 0. Returns the adapter and a report."""
+    model, clip, lora_stack, adapters: Sequence[Connected], settings: Settings | str, limits: Limits, tick: Tick
+) -> tuple[Adapter, str, Image.Image]:
+    """All parts as one adapter, with a report and a picture. `settings` may be AUTO: those that suit the parts."""
     table = NameTable(model, clip)
-    parts = load_rows(rows_of(lora_stack), table)
-    for number, (adapter, strength) in enumerate(zip(adapters, strengths, strict=True)):
-        name = adapter.metadata.get("modelspec.title") or f"adapter {number + 1}"
-        resolved = table.resolve(adapter, name)
-        parts.append(Entry(name, resolved.adapter, strength, strength, resolved.unmatched))
+    parts, hashes = _parts(table, rows_of(lora_stack), adapters)
     _refuse_lost_layers(parts)
-    layers = exact_sum(parts)
-    if not layers:
-        raise ValueError("there is nothing to merge; connect adapters or a lora_stack with strengths other than 0")
-    layers, errors = truncated(layers, rank) if rank else (layers, dict.fromkeys(layers, 0.0))
-    return _described(Adapter(layers), parts, table), _report(parts, layers, errors, rank)
+    notes: list[str] = []
+    if settings == AUTO:
+        proposal = auto.propose(parts)
+        settings, parts, notes = Settings(proposal.method), proposal.parts, proposal.reasons
+    merged = merge_layers(parts, settings, limits, tick)
+    parents = [
+        Parent.of(part.name, part.adapter.metadata, part.strength, part.text_strength, digest)
+        for part, digest in zip(parts, hashes, strict=True)
+    ]
+    adapter = _described(merged, settings, limits, parts, parents, table)
+    return adapter, _report(merged, settings, parts, parents, notes), draw_merge(merged, settings.method)
+
+
+def _parts(table: NameTable, rows: Sequence[Row], adapters: Sequence[Connected]) -> tuple[list[Entry], list[str]]:
+    """With the hash of the data of each that is a file."""
+    rows = [row for row in rows if row.active]
+    parts, hashes = load_rows(rows, table), [data_hash(lora_path(row.name)) for row in rows]
+    for number, item in enumerate(adapters, 1):
+        name = item.name(number)
+        resolved = table.resolve(item.adapter, name)
+        parts.append(Entry(name, resolved.adapter, item.strength, item.text_strength, resolved.unmatched))
+        hashes.append("")
+    return parts, hashes
 
 
 def _refuse_lost_layers(entries: Sequence[Entry]) -> None:
@@ -51,28 +99,89 @@ def _refuse_lost_layers(entries: Sequence[Entry]) -> None:
             )
 
 
-def _described(adapter: Adapter, parts: Sequence[Weighted], table: NameTable) -> Adapter:
-    family, parents = table.family, [part.adapter.metadata for part in parts]
+def _described(
+    merged: Merged,
+    settings: Settings,
+    limits: Limits,
+    parts: Sequence[Entry],
+    parents: Sequence[Parent],
+    table: NameTable,
+) -> Adapter:
+    family, made = table.family, Adapter(merged.layers)
     facts = metadata.Facts(
         title=" + ".join(part.name for part in parts)[:120],
-        architecture=family.architecture, base_version=family.base_version,
-        trigger=", ".join(filter(None, (p.get("modelspec.trigger_phrase") for p in parents))),
-        merged_from=tuple(_parent(part) for part in parts),
+        architecture=family.architecture, base_version=family.base_version, base_name=_common(p.base for p in parents),
+        trigger=lineage.triggers(parents), tag_frequency=lineage.tags(part.adapter.metadata for part in parts),
+        merged_from=tuple(parents), made_by=_made_by(merged, settings, limits),
     )  # fmt: skip
-    return Adapter(adapter.layers, metadata.build(facts, adapter))
+    return Adapter(made.layers, metadata.build(facts, made))
 
 
-def _parent(part: Weighted) -> metadata.Parent:
-    return metadata.Parent(part.name, part.adapter.metadata.get("sshs_model_hash", "unknown"), part.strength)
+def _common(names: Iterable[str]) -> str:
+    found = set(names)
+    return found.pop() if len(found) == 1 else ""
 
 
-def _report(parts: Sequence[Weighted], layers, errors: dict[str, float], rank: int) -> str:
-    lines = [f"{part.name} x {part.strength:g}" for part in parts]
-    ranks = [layer.rank for layer in layers.values()]
-    size = sum(layer.num_parameters() for layer in layers.values())
-    lines.append(f"{len(layers)} layers, rank {min(ranks)} to {max(ranks)}, {size:,} parameters")
-    if not rank:
-        return "\n".join([*lines, "the sum is exact"])
-    worst = sorted(errors, key=errors.__getitem__, reverse=True)
-    lines.append(f"relative error per layer after the cut to rank {rank}:")
-    return "\n".join(lines + [f"  {errors[name]:.2e}  {name}" for name in worst])
+def _made_by(merged: Merged, settings: Settings, limits: Limits) -> dict[str, object]:
+    """For the file: what was done and what it cost, errors to two digits and only where there are any."""
+    told: dict[str, object] = {"method": settings.method}
+    if settings.method != SUM:
+        told |= {"amount": settings.amount, "density": settings.density, "seed": settings.seed}
+        told["departure"] = _short(merged.departure)
+    if limits:
+        told |= {"rank": limits.rank, "energy": limits.energy, "size_mb": limits.megabytes}
+    errors = {name: _short(error) for name, error in merged.errors.items() if error}
+    return told | {"error": _short(merged.error)} | ({"errors": errors} if errors else {})
+
+
+def _short(value: float) -> float:
+    return float(f"{value:.1e}")
+
+
+def _report(
+    merged: Merged, settings: Settings, parts: Sequence[Entry], parents: Sequence[Parent], notes: Sequence[str]
+) -> str:
+    lines = [*notes, *(_part_line(part) for part in parts)]
+    ranks = [layer.rank for layer in merged.layers.values()]
+    size = sum(layer.num_parameters() for layer in merged.layers.values())
+    lines.append(
+        f"{len(ranks)} layers, rank {min(ranks)} to {max(ranks)}, {size:,} parameters, {2 * size / 1e6:.1f} MB as fp16"
+    )
+    lines += _method_lines(merged, settings) + _rights_lines(parents) + _error_lines(merged)
+    return "\n".join(lines)
+
+
+def _part_line(part: Entry) -> str:
+    has_text = any(name.startswith(TEXT_PREFIX) for name in part.adapter.layers)
+    return f"{part.name} x {part.strength:g}" + (f", text {part.text_strength:g}" if has_text else "")
+
+
+def _method_lines(merged: Merged, settings: Settings) -> list[str]:
+    if settings.method == SUM:
+        return [] if any(merged.errors.values()) else ["the sum is exact"]
+    both = len(merged.errors) - merged.lone
+    line = (
+        f"{settings.method} on {both} layers that more than one LoRA changes: {merged.departure:.1%} from the exact sum"
+    )
+    return [line + (f"; {merged.lone} layers are one LoRA's and are as they were" if merged.lone else "")]
+
+
+def _rights_lines(parents: Sequence[Parent]) -> list[str]:
+    rights = lineage.rights(parents)
+    if not rights.licence:
+        return []
+    words = {True: "yes", False: "no", None: "unknown"}
+    lines = [f"licence {rights.licence}: commercial use {words[rights.commercial]}, credit {words[rights.credit]}"]
+    if rights.derivatives is False:
+        lines.append("warning: a licence among them allows no derived works, and a merge is one; ask its author")
+    return lines
+
+
+def _error_lines(merged: Merged) -> list[str]:
+    if not any(merged.errors.values()):
+        return []
+    worst = sorted(merged.errors, key=merged.errors.__getitem__, reverse=True)
+    lines = [f"relative error of the whole: {merged.error:.2e}, and per layer:"]
+    if lost := [name for name in worst if name not in merged.layers]:
+        lines.insert(0, f"{len(lost)} layers matter too little for this size and are left out, for example {lost[0]}")
+    return lines + [f"  {merged.errors[name]:.2e}  {name}" for name in worst]

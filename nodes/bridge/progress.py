@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 
+import comfy.model_management
 import comfy.utils
 from comfy_execution.utils import get_executing_context
 from PIL import Image
@@ -44,6 +45,11 @@ class Progress:
             if self.beside is not None and self.beside is not picture:
                 picture = stacked(picture, self.beside)
         self.bar.update_absolute(value, total, ("JPEG", picture, max(512, *picture.size)) if picture else None)
+
+    def tick(self, value: int, total: int | None = None) -> None:
+        """As `update`; a cancel is heeded also where nothing else listens to the bar."""
+        comfy.model_management.throw_exception_if_processing_interrupted()
+        self.update(value, total)
 
     def say(self, text: str) -> None:
         """Show `text` on the node, and the notes."""

@@ -14,7 +14,8 @@ from app.assets.services import metadata_extract as comfy_scan
 from lora_loom.lora_core.adapter import Adapter
 from lora_loom.lora_core.files import guard, metadata, save
 from lora_loom.lora_core.files.hashes import data_hash, file_hash, part_hash
-from lora_loom.lora_core.files.metadata import SETTINGS, Facts, Parent
+from lora_loom.lora_core.files.lineage import Parent
+from lora_loom.lora_core.files.metadata import SETTINGS, Facts
 from lora_loom.lora_core.low_rank import LowRank
 
 FACTS = Facts(

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import comfy.model_management
 import pytest
 import tiny
 import torch
@@ -32,11 +33,14 @@ def merge(
     strengths: str = "",
     rank: int = 0,
     clip: Any = None,
+    **choices: Any,
 ):
+    """Adapter, LORA_MODEL and report."""
     connected = {f"adapter{index}": adapter for index, adapter in enumerate(adapters)}
-    return run_node(
-        MergeLora, model=model, clip=clip, lora_stack=list(rows), adapters=connected, strengths=strengths, rank=rank
-    )
+    parts = {"model": model, "clip": clip, "lora_stack": list(rows), "adapters": connected}
+    *outputs, chart = run_node(MergeLora, **parts, strengths=strengths, rank=rank, **choices)
+    assert chart.shape == (1, 256, 1024, 3) and 0 <= float(chart.min()) < float(chart.max()) <= 1
+    return outputs
 
 
 def apply(model: Any, rows: Sequence[Row], clip: Any = None) -> tuple[Any, Any]:
@@ -196,3 +200,99 @@ def test_adapter_of_another_family(models, random_adapter) -> None:
 def test_parts_of_sizes_that_do_not_fit(models, random_adapter) -> None:
     with pytest.raises(ValueError, match=r"corrects a weight of shape .* the file was made for another size of SD 1.5"):
         merge(models("sd15").model, [], [random_adapter(models("sd15_full").model)])
+
+
+# -- methods, sizes, and what the file tells ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("method", ["ties", "karcher", "tsv", "k_lora"])
+def test_a_method_through_the_node(models, rows, method: str) -> None:
+    """What only one file changes is the live stack's; what several change is not."""
+    model, parts = models("sd15").model, rows("sd15")
+    plain, (adapter, _, report) = merge(model, parts)[0], merge(model, parts, method=method, rank=5)
+    made = json.loads(adapter.metadata["lora_loom.merge"])
+    assert made["method"] == method and made["rank"] == 5 and made["departure"] > 0.01
+    assert made["errors"].keys() <= plain.layers.keys() and f"{method} on {len(plain.layers)} layers" in report
+    other = merge(model, parts, method=method, amount=0.0)[0]
+    assert all(other.layers[name].distance(each) < 1e-5 * each.norm() for name, each in plain.layers.items())
+
+
+def test_a_size_for_the_whole_file(models, loras: Path, rows) -> None:
+    model, parts = models("flux1").model, rows("flux1")
+    full = loras / save(merge(model, parts)[0], model, "fp16")
+    most = full.stat().st_size / 2e6
+    full.unlink()
+    adapter, _, report = merge(model, parts, size_mb=most)
+    cut = loras / save(adapter, model, "fp16")
+    assert 0.85 * most < (cut.stat().st_size - len(json.dumps(adapter.metadata))) / 1e6 <= most
+    told = json.loads(guard.inspect(cut).metadata["lora_loom.merge"])
+    assert told["size_mb"] == most and told["error"] > 0
+    assert float(re.search(r"error of the whole: (\S+),", report)[1]) == pytest.approx(told["error"], rel=0.1)
+
+
+def test_text_strengths_of_adapters(models, random_adapter, add_text) -> None:
+    trio = models("sd15")
+    adapter = add_text(random_adapter(trio.model), trio.clip)
+    merged = merge(trio.model, [], [adapter], "0.5", clip=trio.clip, text_strengths="2")[0]
+    for name, layer in adapter.layers.items():
+        assert merged.layers[name].norm() == pytest.approx(
+            layer.norm() * (2 if name.startswith("text") else 0.5), rel=1e-5
+        )
+
+
+def test_rights_and_words_of_parents(models, loras: Path, random_adapter) -> None:
+    """Also of a merge of merges; and a hash that a header tells wrongly is not believed."""
+    model = models("sd15").model
+    headers = [
+        {
+            "modelspec.author": "Ada",
+            "modelspec.license": "CC-BY-4.0",
+            "ss_tag_frequency": '{"a": {"ink": 3, "cat": 1}}',
+        },
+        {"modelspec.author": "Bo", "modelspec.license": "CC-BY-NC-ND-4.0", "modelspec.trigger_phrase": "bo style"},
+    ]
+    parts = []
+    for seed, header in enumerate(headers):
+        adapter = Adapter(random_adapter(model, seed=seed).layers, header)
+        save_proven(adapter, loras / f"{seed}.safetensors", "native", torch.float32, model)
+        parts.append((f"{seed}.safetensors", 1.0, 1.0))
+    merged, _, report = merge(model, parts)
+    again = merge(model, [], [merged, random_adapter(model, seed=5)])[0].metadata
+    assert merged.metadata["modelspec.license"] == "CC-BY-4.0 AND CC-BY-NC-ND-4.0"
+    assert again["modelspec.license"] == "CC-BY-4.0 AND CC-BY-NC-ND-4.0 AND LicenseRef-unknown"
+    assert json.loads(again["lora_loom.rights"])["commercial"] == "no" and "allows no derived works" in report
+    assert merged.metadata["modelspec.author"] == again["modelspec.author"] == "Ada, Bo"
+    assert merged.metadata["modelspec.trigger_phrase"] == "ink, bo style"
+    assert json.loads(merged.metadata["ss_tag_frequency"])["a"] == {"ink": 3, "cat": 1}
+    grandparents = json.loads(again["lora_loom.parents"])[0]["parents"]
+    assert [p["sha256"] for p in grandparents] == [data_hash(loras / name) for name, *_ in parts]
+
+
+def test_auto_says_what_it_takes_and_why(models, random_adapter) -> None:
+    model = models("sd15").model
+    twins = [random_adapter(model, seed=1), random_adapter(model, seed=1)]
+    adapter, _, report = merge(model, [], twins, method="auto")
+    assert (
+        json.loads(adapter.metadata["lora_loom.merge"])["method"] == "orthogonal"
+        and "auto: orthogonal, because" in report
+    )
+    _, _, report = merge(model, [], [twins[0], random_adapter(model, seed=2)], method="auto")
+    assert "auto: exact sum at these strengths" in report and "the sum is exact" in report
+
+
+def test_strengths_that_are_no_numbers() -> None:
+    assert "text_strengths is 'x'" in MergeLora.validate_inputs(strengths="1", text_strengths="x")
+    assert MergeLora.validate_inputs(strengths=None, text_strengths=None) is True
+
+
+def test_a_cancel_is_heeded_between_layers(models, rows) -> None:
+    model, parts = models("sd15").model, rows("sd15")
+    comfy.model_management.interrupt_current_processing(True)
+    with pytest.raises(comfy.model_management.InterruptProcessingException):
+        merge(model, parts, rank=2)
+
+
+@pytest.fixture(autouse=True)
+def _no_cancel():
+    yield
+    comfy.model_management.interrupt_current_processing(False)

@@ -1,0 +1,75 @@
+"""What licences allow, and what is left of it when their works are merged. A courtesy to authors, no legal advice."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+_CREATIVE_COMMONS = re.compile(r"cc[- ]by((?:[- ](?:nc|nd|sa))*)\b")
+_KNOWN = {  # commercial use, derived works, credit, the same licence again
+    re.compile(r"cc0|public domain|unlicense|wtfpl"): (True, True, False, False),
+    re.compile(r"\bmit\b|apache|bsd|\bisc\b"): (True, True, True, False),
+    re.compile(r"open ?rail"): (True, True, False, True),
+    re.compile(r"non[- ]?commercial"): (False, True, True, True),
+}
+UNKNOWN = "LicenseRef-unknown"
+
+
+@dataclass(frozen=True)
+class Rights:
+    """None is unknown. `licences` are all that apply, each once, as their authors spell them."""
+
+    licences: tuple[str, ...] = ()
+    commercial: bool | None = None
+    derivatives: bool | None = None
+    credit: bool | None = None
+    same_licence: bool | None = None
+
+    @property
+    def licence(self) -> str:
+        """An SPDX expression: all of them apply. Empty when none is known."""
+        known = [f"({text})" if " OR " in text else text for text in self.licences if text != UNKNOWN]
+        return " AND ".join([*known, *({UNKNOWN} & set(self.licences))]) if known else ""
+
+    def to_json(self) -> str:
+        named = ("commercial", "derivatives", "credit", "same_licence")
+        words = {True: "yes", False: "no", None: "unknown"}
+        return json.dumps({name: words[getattr(self, name)] for name in named}, sort_keys=True)
+
+
+def rights_of(licence: str) -> Rights:
+    """Of one work, by the name of its licence, or by an expression of several that apply ("A AND B")."""
+    text = licence.strip().strip("()")
+    if " AND " in text:
+        return intersection(map(rights_of, text.split(" AND ")))
+    if text in ("", UNKNOWN):
+        return Rights((UNKNOWN,))
+    low = text.casefold().replace("_", "-")
+    if found := _CREATIVE_COMMONS.search(low):
+        terms = found[1]
+        return Rights((text,), "nc" not in terms, "nd" not in terms, True, "sa" in terms)
+    bits = next((bits for pattern, bits in _KNOWN.items() if pattern.search(low)), (None,) * 4)
+    return Rights((text,), *bits)
+
+
+def intersection(works: Iterable[Rights]) -> Rights:
+    """What one may still do with all of them in one: a right that one of them withholds is gone, a duty that one of
+    them has stays, and one that nothing is known of makes the answer unknown where no other settles it."""
+    works = list(works)
+    licences = tuple(dict.fromkeys(text for work in works for text in work.licences))
+    return Rights(
+        licences, _all(work.commercial for work in works), _all(work.derivatives for work in works),
+        _any(work.credit for work in works), _any(work.same_licence for work in works),
+    )  # fmt: skip
+
+
+def _all(values: Iterable[bool | None]) -> bool | None:
+    values = set(values)
+    return False if False in values else None if None in values or not values else True
+
+
+def _any(values: Iterable[bool | None]) -> bool | None:
+    opposite = _all(None if value is None else not value for value in values)
+    return None if opposite is None else not opposite

@@ -1,0 +1,106 @@
+"""A merge in a picture: what happened to the spectrum, and what each layer lost."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from math import ceil, log10
+
+import torch
+from PIL import Image, ImageDraw
+from torch import Tensor
+
+from ..training.curve import PAPER, RAW, SMOOTH, TEXT, VALIDATION, grid, write
+from .merge import Merged
+
+_SIZE = (512, 256)
+_FRAME = (48, 28, _SIZE[0] - 12, _SIZE[1] - 24)
+_MOST_DECADES = 6  # of singular values, from the largest down
+_SUM, _LOST = "#9a9aa6", "#ff6b6b"
+
+
+def draw_merge(merged: Merged, method: str) -> Image.Image:
+    """Two panels of 512 x 256 side by side."""
+    sheet = Image.new("RGB", (2 * _SIZE[0], _SIZE[1]), PAPER)
+    sheet.paste(_spectrum(merged, method), (0, 0))
+    sheet.paste(_layers(merged), (_SIZE[0], 0))
+    return sheet
+
+
+def _spectrum(merged: Merged, method: str) -> Image.Image:
+    """Singular values of all layers together, each the root of the squares' sum; what is kept is drawn thick."""
+    names = list(merged.sums or merged.spectra)
+    after = [merged.spectra[name] for name in names]
+    kept = [sigma[: _rank(merged, name)] for name, sigma in zip(names, after, strict=True)]
+    curves = [(_together(list(merged.sums.values())), _SUM, 1, "exact sum")] if merged.sums else []
+    curves += [(_together(after), SMOOTH, 1, method), (_together(kept), VALIDATION, 3, "kept")]
+    of = f" of {len(names)} layers" if len(names) < len(merged.errors) else ""
+    image, pen = _panel([(f"singular values{of}:", TEXT), *((name, colour) for _, colour, _, name in curves)])
+    high = max((float(values[0]) for values, *_ in curves if len(values)), default=0.0) or 1.0
+    length, low = max(len(values) for values, *_ in curves), min(float(v.min()) for v, *_ in curves if len(v))
+    decades = min(max(ceil(log10(high / low)), 1), _MOST_DECADES) if low > 0 else _MOST_DECADES
+    for values, colour, width, _ in reversed(curves):
+        at = [(_x(k, length), _y(float(value) / high, decades)) for k, value in enumerate(values)]
+        pen.line(at, fill=colour, width=width) if len(at) > 1 else pen.rectangle((*at[0], *at[0]), fill=colour)
+    left, top, _, bottom = _FRAME
+    pen.text((4, top - 6), f"{high:.2g}", fill=TEXT)
+    pen.text((4, bottom - 6), f"{high * 10**-decades:.0e}", fill=TEXT)
+    write(pen, (left, bottom + 6), [("1", TEXT), (f"to component {length}", TEXT), *_departure(merged)])
+    return image
+
+
+def _layers(merged: Merged) -> Image.Image:
+    if not any(merged.errors.values()):
+        ranks = {name: float(_rank(merged, name)) for name in merged.errors}
+        return _bars(ranks, [("rank of each layer; nothing was cut", TEXT)], "{:.0f}", None)
+    whole, ranks = f"of the whole {100 * merged.error:.3g} %", [_rank(merged, name) for name in merged.errors]
+    words = [("relative error of each layer", TEXT), (whole, VALIDATION), (f"rank {min(ranks)} to {max(ranks)}", TEXT)]
+    return _bars(merged.errors, words, "{:.2%}", merged.error)
+
+
+def _bars(values: Mapping[str, float], words: Sequence[tuple[str, str]], form: str, line: float | None) -> Image.Image:
+    image, pen = _panel(words)
+    left, top, right, bottom = _FRAME
+    high = max(values.values(), default=0.0) or 1.0
+    width = (right - left) / max(len(values), 1)
+    for index, value in enumerate(values.values()):
+        x, y = left + width * index, bottom - (bottom - top) * value / high
+        pen.rectangle((x, y, max(x + width - 1, x), bottom), fill=_LOST if value == 1.0 and line else RAW)
+    if line is not None:
+        y = bottom - (bottom - top) * line / high
+        pen.line((left, y, right, y), fill=VALIDATION)
+    pen.text((4, top - 6), form.format(high), fill=TEXT)
+    pen.text((left, bottom + 6), f"{len(values)} layers", fill=TEXT)
+    return image
+
+
+def _departure(merged: Merged) -> list[tuple[str, str]]:
+    return [(f"{100 * merged.departure:.3g} % from the exact sum", _SUM)] if merged.sums else []
+
+
+def _rank(merged: Merged, name: str) -> int:
+    return merged.layers[name].rank if name in merged.layers else 0
+
+
+def _together(spectra: Sequence[Tensor]) -> Tensor:
+    total = torch.zeros(max((len(sigma) for sigma in spectra), default=0), dtype=torch.float64)
+    for sigma in spectra:
+        total[: len(sigma)] += sigma.square()
+    return total.sqrt()
+
+
+def _panel(words: Sequence[tuple[str, str]]) -> tuple[Image.Image, ImageDraw.ImageDraw]:
+    image = Image.new("RGB", _SIZE, PAPER)
+    pen = ImageDraw.Draw(image)
+    grid(pen, _FRAME)
+    write(pen, (_FRAME[0], 8), words)
+    return image, pen
+
+
+def _x(index: int, length: int) -> float:
+    return _FRAME[0] + (_FRAME[2] - _FRAME[0]) * index / max(length - 1, 1)
+
+
+def _y(share: float, decades: int) -> float:
+    """On a logarithmic scale, what is below it on its lower edge."""
+    down = min(-log10(share), decades) / decades if share > 0 else 1.0
+    return _FRAME[1] + (_FRAME[3] - _FRAME[1]) * down

@@ -1,0 +1,60 @@
+"""What auto proposes, and why."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from lora_loom.lora_core.adapter import Adapter
+from lora_loom.lora_core.low_rank import LowRank
+from lora_loom.lora_core.merging.auto import gram, propose
+from lora_loom.lora_core.merging.exact_sum import Weighted
+
+
+def lora(seed: int) -> LowRank:
+    generator = torch.Generator().manual_seed(seed)
+    return LowRank(torch.randn(4, 40, generator=generator), torch.randn(30, 4, generator=generator), 4.0)
+
+
+def part(name: str, own: int, shared: float = 0.0, strength: float = 1.0) -> Weighted:
+    """A LoRA of its own beside `shared` times what all of them have."""
+    both = LowRank.concat([lora(own), lora(1000).scaled(shared)]) if shared else lora(own)
+    return Weighted(name, Adapter({"w": both, f"only {name}": lora(own + 1)}), strength, strength)
+
+
+def test_the_gram_holds_inner_products_at_the_strengths():
+    parts = [part("a", 1, 0.5, 2.0), part("b", 10, 0.5, -1.0)]
+    dense = [p.adapter.layers["w"].delta_weight().double() * p.strength for p in parts]
+    found = gram(parts)
+    assert float(found[0, 1]) == float(found[1, 0]) == pytest.approx(float((dense[0] * dense[1]).sum()), rel=1e-4)
+    assert float(found[0, 0]) > float(dense[0].square().sum())
+
+
+def test_strangers_are_added_as_they_are():
+    parts = [part("a", 1), part("b", 10)]
+    found = propose(parts)
+    assert found.method == "sum" and found.parts == parts and "they hardly overlap" in found.reasons[-1]
+
+
+def test_what_overlaps_is_made_quieter():
+    found = propose([part("a", 1, 1.0), part("b", 10, 1.0)])
+    assert found.method == "sum" and "a and b overlap (cosine 0.3" in found.reasons[0]
+    scale, inner = found.parts[0].strength, gram([part("a", 1, 1.0), part("b", 10, 1.0)])
+    assert 0.7 < scale < 1 and found.parts[1].text_strength == scale and f"times {scale:.2f}" in found.reasons[1]
+    assert float(gram(found.parts).sum()) == pytest.approx(float(inner.diagonal().sum()))
+
+
+def test_doubles_are_counted_once_and_rivals_are_elected():
+    assert propose([part("a", 1, 3.0), part("b", 10, 3.0), part("c", 20)]).method == "orthogonal"
+    rivals = propose([part("a", 1, 1.0), part("b", 10, -1.0)])
+    assert rivals.method == "ties" and "a and b work against each other (cosine -0.3" in rivals.reasons[0]
+
+
+def test_few_step_loras_keep_their_strength():
+    found = propose([part("sdxl_lightning_4step", 30, 1.0), part("a", 1, 1.0), part("b", 10, 1.0)])
+    assert found.parts[0].strength == 1.0 > found.parts[1].strength and found.method == "sum"
+    assert "sdxl_lightning_4step is for few steps" in found.reasons[0]
+    assert propose([part("lcm", 1, 3.0), part("b", 10, 3.0)]).method == "sum"
+
+
+def test_one_alone_is_left_alone():
+    assert propose([part("a", 1)]).parts == [part("a", 1)] or propose([part("a", 1)]).method == "sum"

@@ -1,0 +1,86 @@
+"""Licences of parents, and what is left of them."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from lora_loom.lora_core.files.lineage import Parent, authors, parents_of, rights, tags, triggers
+from lora_loom.lora_core.files.rights import Rights, intersection, rights_of
+
+
+@pytest.mark.parametrize(
+    ("name", "commercial", "derivatives", "credit", "same"),
+    [
+        ("CC-BY-4.0", True, True, True, False),
+        ("cc by-nc-sa 4.0", False, True, True, True),
+        ("CC-BY-NC-ND-4.0", False, False, True, False),
+        ("CC0-1.0", True, True, False, False),
+        ("Apache-2.0", True, True, True, False),
+        ("MIT", True, True, True, False),
+        ("CreativeML OpenRAIL-M", True, True, False, True),
+        ("FLUX.1 [dev] Non-Commercial License", False, True, True, True),
+        ("ask me", None, None, None, None),
+        ("summit licence", None, None, None, None),
+    ],
+)
+def test_known_licences(name, commercial, derivatives, credit, same):
+    found = rights_of(name)
+    assert (found.commercial, found.derivatives, found.credit, found.same_licence) == (
+        commercial,
+        derivatives,
+        credit,
+        same,
+    )
+    assert found.licence == name
+
+
+def test_a_right_is_left_when_all_give_it_and_a_duty_stays():
+    found = intersection(map(rights_of, ("CC-BY-4.0", "CC-BY-NC-4.0", "CC0-1.0", "CC-BY-4.0")))
+    assert found == Rights(("CC-BY-4.0", "CC-BY-NC-4.0", "CC0-1.0"), False, True, True, False)
+    assert found.licence == "CC-BY-4.0 AND CC-BY-NC-4.0 AND CC0-1.0"
+    assert json.loads(found.to_json()) == {
+        "commercial": "no",
+        "credit": "yes",
+        "derivatives": "yes",
+        "same_licence": "no",
+    }
+
+
+def test_what_is_not_known_stays_open_unless_another_settles_it():
+    found = intersection(map(rights_of, ("", "CC-BY-NC-4.0")))
+    assert (found.commercial, found.derivatives, found.credit, found.same_licence) == (False, None, True, None)
+    assert found.licence == "CC-BY-NC-4.0 AND LicenseRef-unknown"
+    assert intersection(map(rights_of, ("", ""))).licence == ""
+    assert (
+        intersection([rights_of("MIT OR Apache-2.0"), rights_of("CC0-1.0")]).licence
+        == "(MIT OR Apache-2.0) AND CC0-1.0"
+    )
+
+
+def test_lineage_of_lineage():
+    header = {
+        "modelspec.author": "Ada", "modelspec.license": "CC-BY-4.0", "modelspec.trigger_phrase": "ink, wash",
+        "sshs_model_hash": "ab" * 32, "lora_loom.parents": '[{"name": "old"}]',
+    }  # fmt: skip
+    parent = Parent.of("ink", header, 0.7, 0.0)
+    assert parent.described() == {
+        "name": "ink", "sha256": "ab" * 32, "strength": 0.7, "text_strength": 0.0, "author": "Ada",
+        "license": "CC-BY-4.0", "trigger": "ink, wash", "parents": [{"name": "old"}],
+    }  # fmt: skip
+    other = Parent.of(
+        "paper", {"modelspec.author": "Bo, ada", "modelspec.trigger_phrase": "Ink, paper"}, 1.0, 1.0, "cd"
+    )
+    assert (other.sha256, other.text_strength) == ("cd", None) and Parent.of("x", {}, 1.0, 1.0).sha256 == "unknown"
+    assert authors([parent, other]) == "Ada, Bo" and triggers([parent, other]) == "ink, wash, paper"
+    assert rights([parent, other]).licence == "CC-BY-4.0 AND LicenseRef-unknown"
+
+
+@pytest.mark.parametrize("text", ["", "{", '{"name": "old"}', "[" * 100_000])
+def test_parents_that_cannot_be_read(text):
+    assert parents_of({"lora_loom.parents": text}) == []
+
+
+def test_tags_of_all_parents():
+    texts = ('{"a": {"cat": 2, "dog": 1}}', '{"a": {"cat": 3}, "b": {"sky": 1, "odd": "x"}, "c": 5}', "no", "[]")
+    assert tags({"ss_tag_frequency": text} for text in texts) == {"a": {"cat": 5, "dog": 1}, "b": {"sky": 1}, "c": {}}
