@@ -19,7 +19,10 @@ from ..lora_core.training.config import (
 from ..lora_core.training.layers import LayersConfig
 from ..lora_core.training.objective_config import WEIGHTINGS, ObjectiveConfig
 from ..lora_core.training.plan import Measures
+from .bridge.folders import NONE, lora_names, lora_state
 from .bridge.images import as_image_batch, as_one_batch
+from .bridge.stack import check_rows
+from .bridge.start import read_start
 from .bridge.training import AUTO, TIMESTEPS, Run, Sources, as_lora_model, choices, train_lora
 from .types import (
     CATEGORY,
@@ -84,6 +87,7 @@ class TrainLora(io.ComfyNode):
                 LayersType.Input("layers", optional=True, tooltip="From LoRA Layers: scaling, dropout, norm cap, and settings for single layers."),
                 PreviewsType.Input("previews", optional=True, tooltip="From Training Previews: pictures of the LoRA while it is trained. They do not change the result."),
                 ValidationType.Input("validation", optional=True, tooltip="From Training Validation: shows when to stop, and can stop or choose the best LoRA."),
+                io.Combo.Input("continue_from", options=[NONE, *lora_names()], default=NONE, optional=True, advanced=True, tooltip="A LoRA file to go on from, in any format: its layers are trained on, each at its own rank and alpha. None begins from nothing."),
             ],
             outputs=[
                 io.LoraModel.Output("lora_model", tooltip="For ComfyUI's own Load LoRA Model and Save LoRA Weights."),
@@ -98,7 +102,7 @@ class TrainLora(io.ComfyNode):
     @classmethod
     def validate_inputs(
         cls, run_name="my_lora", steps=None, warmup=0, preserve="", preservation=0.0, rank=None, alpha=None,
-        learning_rate=None,
+        learning_rate=None, continue_from=NONE,
     ):  # fmt: skip
         try:
             safe_name("lora" if run_name is None else run_name)
@@ -114,7 +118,11 @@ class TrainLora(io.ComfyNode):
             return f"preservation is {preservation:g}; it must be between 0 and {MOST_PRESERVATION:g}"
         if preservation and preserve is not None and not _patterns(preserve):
             return f"preservation is {preservation:g} but preserve names no class word; write one, such as person, or set it to 0"
-        return True
+        return check_rows([continue_from])
+
+    @classmethod
+    def fingerprint_inputs(cls, continue_from=NONE, **_):
+        return lora_state(continue_from)
 
     @classmethod
     def execute(
@@ -122,11 +130,13 @@ class TrainLora(io.ComfyNode):
         run_name="my_lora", resume="continue", timesteps=AUTO, shift=3.0, weighting="none", lr_schedule="cosine", warmup=0,
         caption_dropout=0.0, max_grad_norm=1.0, gradient_checkpointing=True, save_every=250, include="", exclude="",
         preserve="", preservation=0.0, memory=AUTO, offload=0.0, text_rank=0, text_learning_rate=0.0, prior_vae=None,
-        optimizer=None, objective=None, layers=None, previews=None, validation=None,
+        optimizer=None, objective=None, layers=None, previews=None, validation=None, continue_from=NONE,
     ) -> io.NodeOutput:  # fmt: skip
         optimizer = optimizer or OptimizerConfig(schedule=lr_schedule, warmup=warmup, max_grad_norm=max_grad_norm)
         objective = objective or ObjectiveConfig(timesteps=timesteps, shift=shift, weighting=weighting)
-        chosen = choices(model, targets, rank, alpha, learning_rate, objective.timesteps, objective.shift, optimizer)
+        start = read_start(continue_from, model, clip, targets == AUTO, rank, alpha)
+        law, shift = objective.timesteps, objective.shift
+        chosen = choices(model, targets, rank, alpha, learning_rate, law, shift, optimizer, start)
         objective = replace(objective, timesteps=chosen.timesteps, shift=chosen.shift)
         lora = LoraConfig(
             chosen.rank, chosen.alpha, chosen.targets, _patterns(include), _patterns(exclude), layers or LayersConfig()
@@ -139,7 +149,7 @@ class TrainLora(io.ComfyNode):
         run = Run(run_name, save_every, measures, memory == AUTO, resume == "start over", chosen.note(), previews)
         text = TextConfig(text_rank, text_learning_rate or chosen.learning_rate / 2) if text_rank else None
         recipe = Recipe(lora, config, text, _patterns(preserve), validation)
-        trained = train_lora(Sources(model, clip, vae, dataset, prior_vae), recipe, run)
+        trained = train_lora(Sources(model, clip, vae, dataset, prior_vae, start), recipe, run)
         return io.NodeOutput(
             as_lora_model(trained.adapter), {"loss": trained.losses}, trained.adapter, as_one_batch(trained.sheet),
             trained.report, as_image_batch(trained.charts),

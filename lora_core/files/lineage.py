@@ -12,6 +12,7 @@ from .rights import Rights, intersection, rights_of
 from .words import trigger_words, unique
 
 PARENTS, MERGE, RIGHTS = "lora_loom.parents", "lora_loom.merge", "lora_loom.rights"
+CONTINUED = "lora_loom.continued_from"
 
 
 @dataclass(frozen=True)

@@ -69,6 +69,7 @@ class Facts:
     settings: str = ""
     merged_from: tuple[Parent, ...] = ()
     made_by: Mapping[str, Any] | None = None
+    continued_from: Parent | None = None
 
 
 def build(facts: Facts, adapter: Adapter) -> dict[str, str]:
@@ -191,11 +192,14 @@ def _common(values: set[int] | set[float]) -> str:
 
 def _lineage(facts: Facts) -> dict[str, Any]:
     """Of all parents together: authors, licences that all apply, and what they allow."""
-    if not (parents := facts.merged_from):
+    began = facts.continued_from
+    if not (parents := facts.merged_from or (began and (began,))):
         return {}
     rights = lineage.rights(parents)
+    told = [p.described() for p in facts.merged_from]
     return {
-        lineage.PARENTS: json.dumps([p.described() for p in parents], sort_keys=True, ensure_ascii=False),
+        lineage.PARENTS: json.dumps(told, sort_keys=True, ensure_ascii=False) if told else None,
+        lineage.CONTINUED: began and began.described(),
         lineage.MERGE: facts.made_by,
         lineage.RIGHTS: rights.to_json() if rights.licence else None,
         "modelspec.license": rights.licence,

@@ -21,6 +21,7 @@ from torch.nn import functional as F
 from ..adapter import TEXT_PREFIX
 from ..low_rank import LowRank
 from .layers import LayersConfig, sizes
+from .start import Start
 from .targets import weight_shape
 
 Key = tuple[str, int]  # of a factor: its layer, and 0 for A or 1 for B
@@ -46,9 +47,11 @@ class _AddLowRank(torch.autograd.Function):
         x, hidden, lora_A, lora_B = ctx.saved_tensors
         rows = grad.reshape(-1, grad.shape[-1]).to(hidden.dtype)
         grad_hidden = (rows @ lora_B.to(rows.dtype)).mul_(ctx.scaling)
+        grad_x = (grad_hidden @ lora_A.to(rows.dtype)).view(x.shape) if ctx.needs_input_grad[1] else None
+        if not ctx.needs_input_grad[2]:
+            return grad, grad_x, None, None, None
         grad_B = (hidden.view(-1, hidden.shape[-1]).T @ rows).T
         grad_A = grad_hidden.T @ x.reshape(-1, x.shape[-1])
-        grad_x = (grad_hidden @ lora_A.to(rows.dtype)).view(x.shape) if ctx.needs_input_grad[1] else None
         return grad, grad_x, grad_A.to(lora_A.dtype), grad_B.to(lora_B.dtype), None
 
 
@@ -121,6 +124,9 @@ class Factors:
     its rank gets the rank it can have, at the same scaling. Layers of text encoders, which come last, have `text_rank`
     at the scaling of all. `options` may size layers one by one. They lie on `device`, or else with the first layer's
     weight.
+
+    Layers that `start` has begin with its correction, at its scaling and at least its rank. Those in `kept` have it
+    too, and are attached, silenced and saved, but not trained.
     """
 
     def __init__(
@@ -132,10 +138,13 @@ class Factors:
         text_rank: int = 0,
         device: torch.device | None = None,
         options: LayersConfig | None = None,
+        start: Start | None = None,
+        kept: Mapping[str, nn.Module] | None = None,
     ):
         self.options = options or LayersConfig()
-        wanted = sizes(layers, rank, alpha, text_rank, self.options)
-        shapes = {name: _factor_shapes(module, wanted[name].rank) for name, module in layers.items()}
+        wanted, given = sizes(layers, rank, alpha, text_rank, self.options, start), start.layers if start else {}
+        least = {name: given[name].rank if name in given else 1 for name in layers}
+        shapes = {name: _factor_shapes(module, wanted[name].rank, least[name]) for name, module in layers.items()}
         size = sum(prod(a) + prod(b) for a, b in shapes.values())
         device = device or next(iter(layers.values())).weight.device
         self.flat = torch.zeros(size, device=device)
@@ -147,7 +156,14 @@ class Factors:
             pair, own = (leaves[name, 0], leaves[name, 1]), wanted[name]
             with torch.no_grad():
                 pair[0].copy_(_kaiming(shapes[name][0], generator))
+                if name in given:
+                    pair[0][: least[name]] = given[name].lora_A
+                    pair[1][:, : least[name]] = given[name].lora_B
             self.branches[name] = Branch(*pair, own.alpha * shapes[name][0][0] / own.alpha_rank, module)
+        self.trained = dict(self.branches)
+        for name, module in (kept or {}).items():
+            pair = (_copy(factor).to(device) for factor in (given[name].lora_A, given[name].lora_B))
+            self.branches[name] = Branch(*pair, given[name].alpha, module)
 
     def text_gradient(self) -> Tensor:
         """The end of the flat gradient that is of text encoders; empty when there are none."""
@@ -160,22 +176,22 @@ class Factors:
         if not self.options.drops:
             yield
             return
-        ranks = [branch.lora_A.shape[0] for branch in self.branches.values()]
+        ranks = [branch.lora_A.shape[0] for branch in self.trained.values()]
         keep = _kept(self.options.rank_dropout, sum(ranks), generator)
         keep *= _kept(self.options.layer_dropout, len(ranks), generator).repeat_interleave(torch.tensor(ranks))
-        for branch, own in zip(self.branches.values(), keep.to(self.flat.device).split(ranks), strict=True):
+        for branch, own in zip(self.trained.values(), keep.to(self.flat.device).split(ranks), strict=True):
             branch.keep = own
         try:
             yield
         finally:
-            for branch in self.branches.values():
+            for branch in self.trained.values():
                 branch.keep = None
 
     @torch.no_grad()
     def cap_(self) -> None:
         """Hold every correction to the options' `max_norm` (Frobenius norm), if there is one."""
         if self.options.max_norm:
-            for branch in self.branches.values():
+            for branch in self.trained.values():
                 branch.cap_(self.options.max_norm)
 
     @contextmanager
@@ -215,10 +231,11 @@ def attached(branches: Mapping[str, Branch]) -> Iterator[None]:
         yield
 
 
-def _factor_shapes(module: nn.Module, rank: int) -> tuple[tuple[int, int], tuple[int, int]]:
+def _factor_shapes(module: nn.Module, rank: int, least: int) -> tuple[tuple[int, int], tuple[int, int]]:
+    """Of A and B; the rank is at most what the weight can have, and at least `least`."""
     out, *inner = weight_shape(module)
     columns = prod(inner)
-    rank = min(rank, out, columns)
+    rank = max(min(rank, out, columns), least)
     return (rank, columns), (out, rank)
 
 

@@ -7,10 +7,13 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from ..adapter import TEXT_PREFIX
 from .ranges import one_of, within
+
+if TYPE_CHECKING:
+    from .start import Start
 
 Scaling = Literal["alpha / rank", "alpha / sqrt(rank)"]
 SCALINGS = get_args(Scaling)
@@ -88,19 +91,32 @@ class Size:
     alpha_rank: int
 
 
-def sizes(names: Iterable[str], rank: int, alpha: float, text_rank: int, config: LayersConfig) -> dict[str, Size]:
-    """The size of each layer. Without an alpha in its rule, a layer has the scaling of all whatever its rank."""
-    return {name: _size(name, rank, alpha, text_rank, config) for name in names}
+def sizes(
+    names: Iterable[str], rank: int, alpha: float, text_rank: int, config: LayersConfig, start: Start | None = None
+) -> dict[str, Size]:
+    """The size of each layer. Without an alpha in its rule, a layer has the scaling of all whatever its rank; one that
+    goes on from `start` keeps its scaling, and a rank that is above what it would have here."""
+    found = {}
+    for name in names:
+        chosen, own = _chosen(name, config.rules), start and start.layers.get(name)
+        text = name.startswith(TEXT_PREFIX)
+        if own:
+            most = max(own.rank, chosen.get("rank", text_rank if text else start.rank))
+            found[name] = Size(most, chosen.get("rate", 1.0), own.scaling * most, most)
+        else:
+            wanted = chosen.get("rank", text_rank if text else rank)
+            of = wanted if "alpha" in chosen else rank
+            scaled = config.file_alpha(chosen.get("alpha", alpha), of)
+            found[name] = Size(wanted, chosen.get("rate", 1.0), scaled, of)
+    return found
 
 
-def _size(name: str, rank: int, alpha: float, text_rank: int, config: LayersConfig) -> Size:
+def _chosen(name: str, rules: Sequence[Rule]) -> dict[str, Any]:
     chosen = {}
-    for rule in config.rules:
+    for rule in rules:
         if rule.hits(name):
             chosen |= {kind: value for kind in _KINDS if (value := getattr(rule, kind)) is not None}
-    own = chosen.get("rank", text_rank if name.startswith(TEXT_PREFIX) else rank)
-    of = own if "alpha" in chosen else rank
-    return Size(own, chosen.get("rate", 1.0), config.file_alpha(chosen.get("alpha", alpha), of), of)
+    return chosen
 
 
 def parse_rules(text: str) -> tuple[Rule, ...]:

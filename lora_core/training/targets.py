@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from fnmatch import fnmatchcase
 
 from torch import nn
@@ -59,14 +59,15 @@ def in_preset(preset: str, name: str, kind: str) -> bool:
     return attention or (kind == "linear" and bool(_MLP.search(name)) and bool(_IN_BLOCK.search(name)))
 
 
-def select(model: nn.Module, config: LoraConfig, prefix: str = "") -> dict[str, nn.Module]:
+def select(model: nn.Module, config: LoraConfig, prefix: str = "", own: Collection[str] = ()) -> dict[str, nn.Module]:
     """Layers of `model` by name (`prefix` + module path), in the model's order.
 
-    A layer is taken when the preset or an include pattern takes it and no exclude pattern does. Raises ValueError that
-    lists what exists when nothing is left.
+    A layer is taken when the preset or an include pattern takes it and no exclude pattern does; where `own` names
+    layers of this model, they stand for the preset. Raises ValueError that lists what exists when nothing is left.
     """
     layers = {prefix + path: module for path, module in model.named_modules() if layer_kind(module)}
-    chosen = {name: module for name, module in layers.items() if _wanted(name, module, config)}
+    own = layers.keys() & own
+    chosen = {name: module for name, module in layers.items() if _wanted(name, module, config, own)}
     if not chosen:
         raise ValueError(
             f"targets '{config.preset}' with include {list(config.include)} and exclude {list(config.exclude)} "
@@ -75,12 +76,12 @@ def select(model: nn.Module, config: LoraConfig, prefix: str = "") -> dict[str, 
     return chosen
 
 
-def _wanted(name: str, module: nn.Module, config: LoraConfig) -> bool:
+def _wanted(name: str, module: nn.Module, config: LoraConfig, own: Collection[str]) -> bool:
     def matches(patterns: tuple[str, ...]) -> bool:
         return any(fnmatchcase(name, pattern) or fnmatchcase(name, f"*{pattern}*") for pattern in patterns)
 
-    taken = in_preset(config.preset, name, layer_kind(module) or "") or matches(config.include)
-    return taken and not matches(config.exclude)
+    usual = name in own if own else in_preset(config.preset, name, layer_kind(module) or "")
+    return (usual or matches(config.include)) and not matches(config.exclude)
 
 
 def summary(layers: Mapping[str, nn.Module], most: int = 12) -> str:

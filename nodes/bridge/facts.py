@@ -39,14 +39,15 @@ def run_facts(sources: Sources, recipe: Recipe, run: Run, progress: Progress) ->
     skipped, sets = sources.clip.layer_idx, sets_by_folder(dataset)
     concept = {name: members for name, members in sets.items() if members[0].group.role == "concept"}
     family, path = family_of(model), next(iter(files_of(model)), "")
-    there = os.path.isfile(path)
+    there, start = os.path.isfile(path), sources.start
+    begins = {"continue_from": start.described()} if start else {}
     base_hash = known_hash(path, progress) if there else ""
     settings = Settings(
         recipe,
         dataset=_data_set(dataset, sets.values()),
         base={
             "family": family.name, "sha256": base_hash, "dtype": str(model.model_dtype()),
-            "patches": len(model.patches), "clip_layer": skipped,
+            "patches": len(model.patches), "clip_layer": skipped, **begins,
             "files": {
                 part: [file_name(each) for each in files_of(getattr(sources, part))]
                 for part in ("model", "clip", "vae", "prior_vae")
@@ -76,7 +77,7 @@ def run_facts(sources: Sources, recipe: Recipe, run: Run, progress: Progress) ->
         tag_frequency={name: tag_frequency(members) for name, members in concept.items()},
         dataset_dirs={name: _counted(members) for name, members in concept.items()},
         class_dirs={name: _counted(members) for name, members in sets.items() if name not in concept},
-        settings=settings.to_json(),
+        settings=settings.to_json(), continued_from=start and start.parent,
     )  # fmt: skip
 
 

@@ -235,12 +235,15 @@ def _target(value, prefix: str) -> Target:
 
 
 def _joined(parts: list[LowRank]) -> LowRank:
-    """One correction of slices placed in their rows. Slices of one pair, as formats that split fused weights write
-    them, share A and get their rank back."""
+    """One correction of slices placed in their rows, at their common scaling if they have one. Slices of one pair, as
+    formats that split fused weights write them, share A and get their rank back."""
     first, *others = parts
-    if all(part.scaling == first.scaling and torch.equal(part.lora_A, first.lora_A) for part in others):
+    if any(part.scaling != first.scaling for part in others):
+        return LowRank.concat(parts)
+    if all(torch.equal(part.lora_A, first.lora_A) for part in others):
         return replace(first, lora_B=sum((part.lora_B for part in others), first.lora_B))
-    return LowRank.concat(parts)
+    joined = LowRank.concat(replace(part, alpha=float(part.rank)) for part in parts)
+    return replace(joined, alpha=first.scaling * joined.rank)
 
 
 def _speaks(style: str, name: str) -> bool:

@@ -21,27 +21,28 @@ from ...lora_core.training.config import LoraConfig, TrainConfig
 from ...lora_core.training.inject import Factors, attached
 from ...lora_core.training.meter import Meter, Work
 from ...lora_core.training.plan import Measures, Need, Plan, Rates
-from ...lora_core.training.targets import select
+from ...lora_core.training.start import Start
 from ...lora_core.training.trainer import add_gradient
 from .denoiser import ComfyDenoiser
 from .frozen import cast_layers
 from .offload import Stream, own_slots, shared_out, slots
 from .session import blocks, prepared
-from .text import TextDenoiser, text_layers
+from .start import chosen_layers
+from .text import TextDenoiser
 
 
 @dataclass(frozen=True)
 class Job:
     """A run as far as memory and time depend on it: the largest latent (channels, ...) and the longest conditioning,
-    which holds tokens when text encoders are trained, at `text_rank`."""
+    which holds tokens when text encoders are trained, at `text_rank`; and the LoRA that it goes on from, if any."""
 
     lora: LoraConfig
     config: TrainConfig
     latent: tuple[int, ...]
     conditioning: list
-    prefix: str
     resolution: int
     text_rank: int = 0
+    start: Start | None = None
 
 
 @dataclass(frozen=True)
@@ -113,8 +114,8 @@ class Planner:
         layer = None if self.clip is None else self.clip.layer_idx
         network = (type(model), model.get_dtype_inference(), hash(weights), str(self.device), layer)
         conditioning = tuple(_looks(value) for value in tree_leaves(job.conditioning))
-        choices = (job.lora, job.config.batch_size, job.config.preservation > 0, job.latent, job.prefix, job.text_rank)
-        key = (network, conditioning, choices, measures)
+        choices = (job.lora, job.config.batch_size, job.config.preservation > 0, job.latent, job.text_rank)
+        key = (network, conditioning, choices, str(job.start and job.start.identity()), measures)
         if key not in _traces:
             if len(_traces) >= _MOST_TRACES:
                 _traces.clear()
@@ -186,14 +187,15 @@ def traced(patcher, job: Job, measures: Measures, clip=None) -> Trace:
         undo.enter_context(FakeTensorMode(allow_non_fake_inputs=True))
         undo.enter_context(_without_memory(patcher.model, streamed, device))
         denoiser, meter = ComfyDenoiser(patcher), Meter(device)
-        layers = select(patcher.model.diffusion_model, job.lora, job.prefix)
+        encoders = None if clip is None else clip.patcher.model
         if clip is not None:
-            undo.enter_context(_without_memory(clip.patcher.model, (), device))
+            undo.enter_context(_without_memory(encoders, (), device))
             denoiser = TextDenoiser(patcher, clip)
-            layers |= text_layers(clip.patcher.model, job.lora)
+        layers, kept = chosen_layers(patcher.model.diffusion_model, encoders, job.lora, job.start)
         conditions = [_condition(denoiser, job) for _ in range(config.batch_size)]
         lora = job.lora
-        factors = Factors(layers, lora.rank, lora.alpha, torch.Generator(), job.text_rank, device, lora.options)
+        sizes = (lora.rank, lora.alpha, torch.Generator(), job.text_rank, device, lora.options)
+        factors = Factors(layers, *sizes, job.start, kept)
         x0 = torch.zeros((config.batch_size, *job.latent), device=device)
         sigma = denoiser.sigma(torch.full((config.batch_size,), 0.5)).to(device)
         preserved = conditions if config.preservation else []

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -44,13 +44,14 @@ def check_text(model, clip) -> None:
         )
 
 
-def text_layers(encoders: nn.Module, lora: LoraConfig) -> dict[str, nn.Module]:
+def text_layers(encoders: nn.Module, lora: LoraConfig, own: Collection[str] = ()) -> dict[str, nn.Module]:
     """The layers of text encoders that belong to a preset: of their attention, and of their MLP in the wider presets.
 
-    `exclude` leaves out what it matches; `include` speaks of the diffusion model alone.
+    `exclude` leaves out what it matches; `include` speaks of the diffusion model alone. Where `own` names layers of
+    these encoders, they stand for the preset.
     """
     preset = "attention" if lora.preset == "attention" else "attention+mlp"
-    return select(encoders, replace(lora, preset=preset, include=()), TEXT_PREFIX)
+    return select(encoders, replace(lora, preset=preset, include=()), TEXT_PREFIX, own)
 
 
 def windows(tokens: Tokens) -> int:

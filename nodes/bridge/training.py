@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -19,6 +19,7 @@ from PIL import Image
 from ...lora_core.adapter import Adapter
 from ...lora_core.families import check_trainable
 from ...lora_core.files import formats, metadata
+from ...lora_core.low_rank import LowRank
 from ...lora_core.presets import AUTO, Choices, choose
 from ...lora_core.training.batches import Batches
 from ...lora_core.training.config import (
@@ -34,7 +35,8 @@ from ...lora_core.training.layers import counted
 from ...lora_core.training.objective_config import TIMESTEP_LAWS
 from ...lora_core.training.plan import Measures
 from ...lora_core.training.run_folder import RunFolder
-from ...lora_core.training.targets import select, summary, weight_shape
+from ...lora_core.training.start import Start
+from ...lora_core.training.targets import summary, weight_shape
 from ...lora_core.training.trainer import Sample, StepResult, TrainState, Trouble, make_optimizer, train
 from .cache import tidy
 from .checks import check_conditioning, check_connected, check_objective, warnings
@@ -49,11 +51,11 @@ from .progress import Progress
 from .runs import begun, tell
 from .samples import captions_to_encode, make_samples
 from .session import aside, loaded, trainable
-from .text import TextDenoiser, check_text, text_layers, tokenized, windows
+from .start import chosen_layers, spoken_with
+from .text import TextDenoiser, check_text, tokenized, windows
 from .watch import Pictures, Watch, weight_norms
 
 log = logging.getLogger("lora_loom")
-PREFIX = "diffusion_model."
 TIMESTEPS = (AUTO, *TIMESTEP_LAWS)
 
 
@@ -74,13 +76,15 @@ class Run:
 
 @dataclass(frozen=True)
 class Sources:
-    """What is learned from. `prior_vae` is the stage C encoder, for Stable Cascade B only."""
+    """What is learned from. `prior_vae` is the stage C encoder, for Stable Cascade B only; `start` is a LoRA to go on
+    from."""
 
     model: Any
     clip: Any
     vae: Any
     dataset: Dataset
     prior_vae: Any = None
+    start: Start | None = None
 
 
 @dataclass(frozen=True)
@@ -102,20 +106,21 @@ def train_lora(sources: Sources, recipe: Recipe, run: Run) -> Trained:
     check_previews(run.previews, sources.model, sources.vae, sources.dataset.trigger)
     config, text = recipe.train, sources.clip if recipe.text else None
     progress = Progress(config.steps, _notes(sources, [run.note, *hits]))
-    encoded, latents, priors = _encode(sources, recipe, progress)
+    speaker, carried = (sources.clip, {}) if text else spoken_with(sources.model, sources.clip, sources.start)
+    encoded, latents, priors = _encode(sources, speaker, recipe, progress)
     facts = run_facts(sources, recipe, run, progress)
-    shown = _shown(sources, recipe, run, progress)
-    job = _job(sources.dataset, recipe, encoded, latents, priors)
+    shown = _shown(sources, speaker, recipe, run, progress)
+    job = _job(sources, recipe, encoded, latents, priors)
     with _session(sources.model, text, job, run, progress) as patcher:
-        layers = select(patcher.model.diffusion_model, recipe.lora, PREFIX)
-        if text:
-            layers |= text_layers(text.patcher.model, recipe.lora)
+        encoders = text.patcher.model if text else None
+        layers, kept_layers = chosen_layers(patcher.model.diffusion_model, encoders, recipe.lora, sources.start)
         base = _digest(layers)
         identity = _identity(recipe, sources, base, pictures)
         denoiser = TextDenoiser(patcher, text) if text else ComfyDenoiser(patcher)
         samples = make_samples(denoiser, sources.dataset, encoded, latents, priors, recipe.preserved)
-        state = _fresh_state(layers, recipe, samples, pictures, patcher.load_device)
-        adapter_now, label = partial(_adapter, state, facts), partial(_labelled, facts)
+        factors = partial(Factors, layers, start=sources.start, kept=kept_layers, device=patcher.load_device)
+        state = _fresh_state(factors, recipe, samples, pictures)
+        adapter_now, label = partial(_adapter, state, carried, facts), partial(_labelled, facts)
         settings = _settings(recipe, sources, base)
         if pictures.held:
             settings["dataset"]["held out"] = len(pictures.held)
@@ -137,20 +142,21 @@ def train_lora(sources: Sources, recipe: Recipe, run: Run) -> Trained:
 
 
 def _check(sources: Sources, recipe: Recipe) -> tuple[Pictures, list[str]]:
-    """Everything that can be known before anything is encoded; what is learned from and what is held out, and what each
-    rule for single layers hits."""
+    """Everything that can be known before anything is encoded; what is learned from and what is held out, and what is
+    said of the LoRA to go on from and of each rule for single layers."""
     check_connected(sources.clip, sources.vae)
     check_trainable(type(sources.model.model.model_config).__name__)
     check_objective(recipe.train.objective, prediction_type(sources.model))
-    layers = select(sources.model.model.diffusion_model, recipe.lora, PREFIX)
     if recipe.text:
         check_text(sources.model, sources.clip)
-        layers |= text_layers(sources.clip.patcher.model, recipe.lora)
+    encoders = sources.clip.patcher.model if recipe.text else None
+    layers, _ = chosen_layers(sources.model.model.diffusion_model, encoders, recipe.lora, sources.start)
     check_preservation(sources.dataset, recipe.train.preservation, recipe.preserve)
     check_prior(sources.model, sources.vae, sources.prior_vae)
     check_sizes(sources.vae, sources.dataset)
     hits = counted(recipe.lora.options.rules, list(layers), summary(layers))
-    return Pictures(sources.dataset, recipe), hits
+    begins = [sources.start.note(layers)] if sources.start else []
+    return Pictures(sources.dataset, recipe), begins + hits
 
 
 def _identity(recipe: Recipe, sources: Sources, base: str, pictures: Pictures) -> str:
@@ -158,6 +164,7 @@ def _identity(recipe: Recipe, sources: Sources, base: str, pictures: Pictures) -
     choices = [recipe.lora, recipe.train, sources.dataset.fingerprint(), list(recipe.preserve), base]
     skip = sources.clip.layer_idx
     choices += [recipe.text, skip] if recipe.text or skip is not None else []
+    choices += [sources.start.identity()] if sources.start else []
     return fingerprint(*choices, *([pictures.held] if pictures.held else []))
 
 
@@ -168,9 +175,10 @@ def _settings(recipe: Recipe, sources: Sources, base: str) -> dict[str, Any]:
     text = asdict(recipe.text) if recipe.text else {}
     text |= {"clip_layer": skip} if recipe.text or skip is not None else {}
     data = {"pictures": dataset.num_pictures(), "px": dataset.resolution, "hash": dataset.fingerprint()}
+    begins = {"continue_from": sources.start.described()} if sources.start else {}
     return {
         "lora": asdict(recipe.lora), "train": asdict(recipe.train), "text": text, "preserve": list(recipe.preserve),
-        "dataset": data, "model": {"family": family, "hash": base},
+        "dataset": data, "model": {"family": family, "hash": base}, **begins,
     }  # fmt: skip
 
 
@@ -193,19 +201,20 @@ def _session(model, text, job: Job, run: Run, progress: Progress) -> Iterator:
             yield patcher
 
 
-def _job(dataset: Dataset, recipe: Recipe, encoded, latents, priors) -> Job:
+def _job(sources: Sources, recipe: Recipe, encoded, latents, priors) -> Job:
     """The largest picture with the longest caption."""
     largest = max(range(len(latents)), key=lambda i: latents[i].numel())
     length = windows if recipe.text else torch.Tensor.numel
     caption = max(encoded, key=lambda caption: length(encoded[caption][0][0]))
     conditioning = conditioning_set_values(encoded[caption], priors[largest])
     shape, text_rank = tuple(latents[largest].shape), recipe.text.rank if recipe.text else 0
-    return Job(recipe.lora, recipe.train, shape, conditioning, PREFIX, dataset.resolution, text_rank)
+    resolution = sources.dataset.resolution
+    return Job(recipe.lora, recipe.train, shape, conditioning, resolution, text_rank, sources.start)
 
 
-def _encode(sources: Sources, recipe: Recipe, progress: Progress):
-    """CONDITIONING of every caption that training needs (tokens for it when text encoders are trained), the latents of
-    all views and their priors."""
+def _encode(sources: Sources, clip, recipe: Recipe, progress: Progress):
+    """CONDITIONING by `clip` of every caption that training needs (tokens for it when text encoders are trained), the
+    latents of all views and their priors."""
     model, dataset = sources.model, sources.dataset
 
     def tick(done: int, total: int, what: str) -> None:
@@ -213,23 +222,23 @@ def _encode(sources: Sources, recipe: Recipe, progress: Progress):
 
     captions = captions_to_encode(dataset, recipe.preserved)
     if recipe.text:
-        encoded = tokenized(sources.clip, captions)
+        encoded = tokenized(clip, captions)
     else:
         check = partial(check_conditioning, model)
-        encoded = encode_captions(sources.clip, captions, family_of(model).guidance, tick, check)
+        encoded = encode_captions(clip, captions, family_of(model).guidance, tick, check)
     latents = encode_images(sources.vae, model, dataset, tick)
     priors = encode_priors(sources.prior_vae, model, dataset, tick)
     tidy()
     return encoded, latents, priors
 
 
-def _shown(sources: Sources, recipe: Recipe, run: Run, progress: Progress) -> Shown | None:
+def _shown(sources: Sources, clip, recipe: Recipe, run: Run, progress: Progress) -> Shown | None:
     def tick(done: int, total: int, what: str) -> None:
         progress.say(f"encoding {what} of the previews: {done} of {total}")
 
     data, text = sources.dataset, recipe.text is not None
     triggers = tuple(dict.fromkeys(group.trigger for group in data.groups if group.trigger))
-    return prepared(run.previews, sources.clip, sources.vae, text, triggers, recipe.preserve, data.resolution, tick)
+    return prepared(run.previews, clip, sources.vae, text, triggers, recipe.preserve, data.resolution, tick)
 
 
 def _notes(sources: Sources, told: list[str]) -> list[str]:
@@ -242,11 +251,11 @@ def _notes(sources: Sources, told: list[str]) -> list[str]:
     return [*told, *unwise]
 
 
-def _fresh_state(layers, recipe: Recipe, samples: list[Sample], pictures: Pictures, device: torch.device) -> TrainState:
+def _fresh_state(make: Callable[..., Factors], recipe: Recipe, samples: list[Sample], pictures: Pictures) -> TrainState:
     lora, config = recipe.lora, recipe.train
     text_rank, text_rate = (recipe.text.rank, recipe.text.learning_rate) if recipe.text else (0, 0.0)
     generator = torch.Generator().manual_seed(config.seed)
-    factors = Factors(layers, lora.rank, lora.alpha, generator, text_rank, device, lora.options)
+    factors = make(lora.rank, lora.alpha, generator, text_rank, options=lora.options)
     shapes = [tuple(sample.latent.shape) for sample in samples]
     batches = Batches(shapes, config.batch_size, pictures.times(), generator)
     return TrainState(factors, batches, generator, make_optimizer(factors, config, text_rate))
@@ -286,9 +295,9 @@ def _summary(state: TrainState, adapter: Adapter, folder: Path, report: str) -> 
     )
 
 
-def _adapter(state: TrainState, facts: metadata.Facts) -> Adapter:
+def _adapter(state: TrainState, carried: Mapping[str, LowRank], facts: metadata.Facts) -> Adapter:
     with state.judged():
-        adapter = Adapter(state.factors.low_ranks())
+        adapter = Adapter({**state.factors.low_ranks(), **carried})
     return _labelled(facts, adapter, state.step)
 
 
@@ -299,9 +308,11 @@ def _labelled(facts: metadata.Facts, adapter: Adapter, step: int) -> Adapter:
 
 def choices(
     model, targets: str, rank: int, alpha: float, learning_rate: float, timesteps: str, shift: float,
-    optimizer: OptimizerConfig,
+    optimizer: OptimizerConfig, start: Start | None = None,
 ) -> Choices:  # fmt: skip
-    """What to train with, where 0 and 'auto' stand for what suits this model's family."""
+    """What to train with, where 0 and 'auto' stand for what suits this model's family, or for the rank of a LoRA to go
+    on from."""
+    rank = start.usual_rank() if start and not rank else rank
     return choose(family_of(model).name, targets, rank, alpha, learning_rate, timesteps, shift, optimizer)
 
 

@@ -115,8 +115,7 @@ class Watch:
         if kept.metadata.get("ss_steps") != str(step):
             log.warning("%s is not of step %s; the LoRA of the last step comes out", self.path.name, step)
             return self.describe()
-        layers = {name: kept.layers[name].to(torch.float32, copy=True) for name in self.state.factors.branches}
-        return self.label(Adapter(layers), step)
+        return self.label(Adapter(kept.map(lambda layer: layer.to(torch.float32, copy=True)).layers), step)
 
     def story(self, notes: Iterable[str] = ()) -> Story:
         sizes = norms.correction_norms(self.state.factors)

@@ -29,7 +29,7 @@ from lora_loom.nodes.bridge.denoiser import ComfyDenoiser
 from lora_loom.nodes.bridge.memory import Job, stored_bytes, traced
 from lora_loom.nodes.bridge.offload import shared_out
 from lora_loom.nodes.bridge.session import blocks, loaded, trainable
-from lora_loom.nodes.bridge.training import PREFIX
+from lora_loom.nodes.bridge.start import PREFIX
 
 PLAIN = "plain"
 WAYS = {
@@ -74,7 +74,7 @@ REAL = {
 
 
 def job_of(model, conditioning: list, latent: tuple[int, ...], batch: int = 1, rank: int = 16) -> Job:
-    return Job(LoraConfig(rank), TrainConfig(batch_size=batch), latent, conditioning, PREFIX, 1024)
+    return Job(LoraConfig(rank), TrainConfig(batch_size=batch), latent, conditioning, 1024)
 
 
 def tiny_ways(trio: tiny.Loaded) -> dict[str, Variant]:

@@ -11,7 +11,7 @@ from lora_loom.lora_core.training.config import LoraConfig
 from lora_loom.lora_core.training.inject import Factors, attached
 from lora_loom.lora_core.training.targets import select
 from lora_loom.nodes.bridge.denoiser import ComfyDenoiser
-from lora_loom.nodes.bridge.training import PREFIX
+from lora_loom.nodes.bridge.start import PREFIX
 from torch import Tensor
 
 

@@ -11,7 +11,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from lora_loom.lora_core.files.lineage import Parent
+from lora_loom.lora_core.low_rank import LowRank
 from lora_loom.lora_core.training.inject import Branch, Factors, attached
+from lora_loom.lora_core.training.layers import LayersConfig
+from lora_loom.lora_core.training.start import Start
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -539,3 +543,55 @@ def test_low_ranks_are_detached_copies_of_what_the_layers_add():
     kept = {name: item.lora_A.clone() for name, item in taken.items()}
     factors.flat.zero_()
     assert all(torch.equal(item.lora_A, kept[name]) for name, item in taken.items())
+
+
+# --- from a LoRA ---
+
+
+def start(**layers: tuple[int, float]) -> Start:
+    """Random corrections of the layers of `Net`, of these ranks and alphas."""
+    net, found = Net(), {}
+    for seed, (name, (rank, alpha)) in enumerate(layers.items()):
+        out, columns = getattr(net, name).weight.flatten(1).shape
+        pair = (random(seed, rank, columns, dtype=torch.float32), random(seed + 9, out, rank, dtype=torch.float32))
+        found[name] = LowRank(*pair, alpha)
+    return Start(Parent("first", "ab", 1.0), "cd", found, rank=6)
+
+
+def test_factors_go_on_from_a_lora():
+    net, given = Net(), start(q=(2, 3.0), mix=(9, -4.0))
+    factors = Factors(net.layers(), 6, 6.0, seeded(1), start=given)
+    found = factors.low_ranks()
+    assert {name: layer.rank for name, layer in found.items()} == {"q": 6, "mix": 9, "conv": 5}
+    for name, layer in given.layers.items():
+        assert found[name].scaling == layer.scaling
+        assert torch.equal(found[name].lora_A[: layer.rank], layer.lora_A)
+        assert torch.equal(found[name].lora_B[:, : layer.rank], layer.lora_B)
+        close(found[name].delta_weight(), layer.delta_weight(), 1e-6)
+    assert not found["q"].lora_B[:, 2:].any() and found["q"].lora_A[2:].any() and not found["conv"].lora_B.any()
+
+
+def test_layers_that_are_kept_act_and_are_silenced_but_not_trained():
+    net, given, x = Net(torch.float32), start(q=(2, 3.0), mix=(9, -4.0)), random(9, 2, 4, 3, 6, dtype=torch.float32)
+    plain = net(x)
+    factors = Factors(
+        {"conv": net.conv}, 3, 3.0, seeded(1), start=given, kept={"q": net.q, "mix": net.mix},
+        options=LayersConfig(rank_dropout=0.5, max_norm=1e-3),
+    )  # fmt: skip
+    merged = copy.deepcopy(net)
+    for name, layer in given.layers.items():
+        layer.add_to_(getattr(merged, name).weight.data)
+    with attached(factors.branches):
+        with factors.dropped(seeded(0)):
+            out = net(x)
+        close(out, merged(x), 1e-6)
+        assert torch.equal(out.detach(), net(x).detach())
+        with factors.silence():
+            assert torch.equal(net(x), plain)
+        net(x).square().sum().backward()
+    assert factors.flat.numel() == 3 * (8 * 9 + 5) and factors.flat.grad.any()
+    factors.cap_()
+    for name, layer in given.layers.items():
+        assert (
+            torch.equal(factors.low_ranks()[name].lora_B, layer.lora_B) and factors.branches[name].lora_B.grad is None
+        )

@@ -25,8 +25,8 @@ from lora_loom.nodes.bridge.frozen import cast_layers
 from lora_loom.nodes.bridge.memory import Job, Planner, Trace, _condition, _without_memory, stored_bytes, traced
 from lora_loom.nodes.bridge.offload import Stream
 from lora_loom.nodes.bridge.session import aside, blocks, loaded, prepared, trainable
+from lora_loom.nodes.bridge.start import PREFIX
 from lora_loom.nodes.bridge.text import TextDenoiser, text_layers, tokenized
-from lora_loom.nodes.bridge.training import PREFIX
 from lora_loom.nodes.dataset import LoraDataset
 from lora_loom.nodes.train_lora import TrainLora
 from tiny.stored import load_stored
@@ -46,7 +46,7 @@ def job_of(trio: Any, batch: int = 2, **choices: Any) -> Job:
     lora = LoraConfig(4, 4.0, choices.pop("preset", "attention"))
     conditioning = encode(trio.clip, TEXT, guidance=1.0)
     conditioning[0][1].update(choices.pop("extra", {}))
-    return Job(lora, TrainConfig(batch_size=batch, **choices), latent, conditioning, PREFIX, 64)
+    return Job(lora, TrainConfig(batch_size=batch, **choices), latent, conditioning, 64)
 
 
 def text_job_of(trio: Any, text: str, batch: int = 2, **choices: Any) -> Job:

@@ -23,7 +23,6 @@ from lora_loom.lora_core.training.layers import LayersConfig
 from lora_loom.lora_core.training.objective_config import ObjectiveConfig
 from lora_loom.lora_core.training.plan import Measures
 from lora_loom.nodes.bridge.memory import Job, Planner
-from lora_loom.nodes.bridge.training import PREFIX
 from lora_loom.nodes.dataset import LoraDataset
 from lora_loom.nodes.layers import LoraLayers
 from lora_loom.nodes.objective import TrainingObjective
@@ -219,6 +218,6 @@ def test_the_planner_counts_the_ranks_of_single_layers(models) -> None:
     conditioning, latent = encode(trio.clip, "sks"), tuple(tiny.latent_shape(trio.model)[1:])
     trained = {}
     for name, options in (("plain", layers()), ("larger", layers(per_layer="attn2 = rank 8"))):
-        job = Job(LoraConfig(4, 4.0, options=options), TrainConfig(), latent, conditioning, PREFIX, 64)
+        job = Job(LoraConfig(4, 4.0, options=options), TrainConfig(), latent, conditioning, 64)
         trained[name] = Planner(trio.model).trace(job, Measures()).trained
     assert trained["larger"] > trained["plain"]

@@ -27,7 +27,7 @@ from lora_loom.lora_core.training.plan import Measures
 from lora_loom.lora_core.training.targets import select, weight_shape
 from lora_loom.nodes.bridge.denoiser import ComfyDenoiser
 from lora_loom.nodes.bridge.session import loaded, trainable, training_session
-from lora_loom.nodes.bridge.training import PREFIX
+from lora_loom.nodes.bridge.start import PREFIX
 from lora_loom.nodes.dataset import LoraDataset
 from lora_loom.nodes.load_stack import LoadLoraStack
 from lora_loom.nodes.save_lora import SaveLora
