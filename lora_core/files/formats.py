@@ -145,9 +145,11 @@ def _alpha(
     config: Mapping[str, Any],
 ) -> float | None:  # fmt: skip
     """None when the file says nothing of it, or it has no meaning for these weights."""
-    key = layer.keys.get("alpha")
-    if layer.kind is not None and not layer.kind.uses_alpha(parts):
+    key, means = layer.keys.get("alpha"), layer.kind.alpha_means(parts) if layer.kind else "scale"
+    if means == "nothing" or means == "limit" and key is None:
         return None
+    if means == "limit":
+        return layers.check_limit(source, key, float(tensors[key].item()))
     if key is not None:
         return layers.check_alpha(source, key, float(tensors[key].item()))
     if layer.kind is None:

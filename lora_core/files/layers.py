@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from math import isfinite, prod
+from math import inf, isfinite, prod
 from typing import NamedTuple
 
 from ..kinds import KINDS, Correction
@@ -50,8 +50,8 @@ def check_layers(source: str, tensors: Mapping[str, TensorInfo]) -> dict[str, La
             if first is not key:
                 refuse(source, f"has {quote(name)} beside {quote(first.name)}, which is the same factor")
     layers = {name: _layer(source, parts) for name, parts in found.items() if parts.keys() != {"alpha"}}
-    for layer in layers.values():
-        _check(source, layer, tensors)
+    for name, layer in layers.items():
+        _check(source, name, layer, tensors)
     return layers
 
 
@@ -75,7 +75,7 @@ def _check_pair(source: str, parts: Mapping[str, spelling.Key]) -> None:
         refuse(source, f"has {quote(held.name)} without the {lacked} factor that pairs with it")
 
 
-def _check(source: str, layer: Layer, tensors: Mapping[str, TensorInfo]) -> None:
+def _check(source: str, name: str, layer: Layer, tensors: Mapping[str, TensorInfo]) -> None:
     own = layer.own()
     shapes = {part: tensors[key].shape for part, key in own.items()}
     if layer.kind is None:
@@ -84,7 +84,7 @@ def _check(source: str, layer: Layer, tensors: Mapping[str, TensorInfo]) -> None
         for key in own.values():
             check_factor(source, key, tensors[key], (1, 5))
         if fault := layer.kind.fault(shapes):
-            refuse(source, f"has {quote(next(iter(own.values())))} and its partners wrong: {fault}")
+            refuse(source, f"has a {layer.kind.kind} layer {quote(name)} that makes no sense: {fault}")
     if key := layer.keys.get("alpha"):
         _check_alpha_shape(source, key, tensors[key])
     _check_magnitudes(source, layer, tensors)
@@ -135,6 +135,13 @@ def check_alpha(source: str, key: str, alpha: float) -> float:
     if not isfinite(alpha) or not 0 < abs(alpha) <= MAX_ALPHA:
         refuse(source, f"sets {quote(key)} to {alpha}, outside 0 < |alpha| <= {MAX_ALPHA:g}")
     return alpha
+
+
+def check_limit(source: str, key: str, limit: float) -> float:
+    """The `alpha` of OFT; 0 means none."""
+    if not 0 <= limit < inf:
+        refuse(source, f"sets {quote(key)} to {limit}, where a limit of 0 or more belongs")
+    return limit
 
 
 def check_finite(source: str, key: str, low: float, high: float) -> None:

@@ -37,24 +37,14 @@ _SUFFIXES += tuple(
     (suffix, "magnitude")
     for suffix in (".lora_magnitude_vector", ".lora_magnitude_vector.weight", ".lora_magnitude_vector.default.weight")
 )
+_BESIDE = ("diff_b", "b_norm")  # change the bias beside the weight that the rest of the name means
 _SUFFIXES += tuple((f".{part}", part) for part in ("dora_scale", *(part for kind in KINDS for part in kind.PARTS)))
 
 UNKNOWN = "unrecognised"
 _KINDS = {
-    "hada_": "LoHa",
-    "lokr_": "LoKr",
-    "oft_": "OFT or BOFT",
-    "rescale": "BOFT",
     "lora_embedding_": "embedding LoRA",
-    "diff": "full weight difference",
-    "set_weight": "whole replacement",
     "reshape_weight": "weight-resizing",
-    "w_norm": "norm-layer difference",
-    "b_norm": "norm-layer difference",
-    "a1": "GLoRA",
-    "a2": "GLoRA",
-    "b1": "GLoRA",
-    "b2": "GLoRA",
+    "oft_": "PEFT's OFT",
     "bias": "bias",
 }
 
@@ -70,7 +60,7 @@ def parse(name: str) -> Key | None:
     """The layer and part a tensor's name stands for, or None when it is no part of any kind that is read."""
     for suffix, part in _SUFFIXES:
         if name.endswith(suffix) and len(name) > len(suffix):
-            return Key(name[: -len(suffix)], part, suffix, name)
+            return Key(name[: -len(suffix)] + (".bias" if part in _BESIDE else ""), part, suffix, name)
     return None
 
 

@@ -2,8 +2,14 @@
 
 from .correction import Correction
 from .dora import DoRA
-from .placed import placed
+from .full import Difference, Replacement
+from .glora import GLoRA
+from .loha import LoHa
+from .lokr import LoKr
+from .oft import BOFT, OFT
+from .placed import Placed, placed
 
-KINDS: tuple[type[Correction], ...] = ()
+KINDS: tuple[type[Correction], ...] = (LoHa, LoKr, GLoRA, OFT, Difference, Replacement)
 
-__all__ = ["KINDS", "Correction", "DoRA", "placed"]
+__all__ = ["BOFT", "KINDS", "OFT", "Correction", "Difference", "DoRA", "GLoRA", "LoHa", "LoKr", "Placed", "Replacement",
+           "placed"]  # fmt: skip

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import fields, is_dataclass, replace
 from math import prod
-from typing import ClassVar, TypeVar
+from typing import ClassVar, Literal, TypeVar
 
 import torch
 from torch import Tensor
@@ -71,20 +71,22 @@ class Correction:
         raise NotImplementedError
 
     @classmethod
-    def uses_alpha(cls, parts: Iterable[str]) -> bool:
-        """Whether `alpha` scales the change that these pieces make."""
-        return True
+    def alpha_means(cls, parts: Iterable[str]) -> Literal["scale", "limit", "nothing"]:
+        """What `alpha` is to these pieces: alpha / rank scales the change, or it limits a rotation, or neither."""
+        return "scale"
 
     @classmethod
     def from_parts(cls, parts: Mapping[str, Tensor], alpha: float | None) -> Correction:
-        """From a file's pieces; `alpha` is None when the file has none."""
+        """From a file's pieces; `alpha` is None when the file has none, or it means nothing."""
         raise NotImplementedError
 
 
 def mapped(value: _T, change: Callable[[Tensor], Tensor]) -> _T:
-    """`value` with every tensor in it changed, through nested dataclasses."""
+    """`value` with every tensor in it changed, through tuples and nested dataclasses."""
     if torch.is_tensor(value):
         return change(value)
+    if isinstance(value, tuple):
+        return tuple(mapped(item, change) for item in value)
     if not is_dataclass(value):
         return value
     return replace(value, **{field.name: mapped(getattr(value, field.name), change) for field in fields(value)})
@@ -98,3 +100,15 @@ def widened(tensor: Tensor) -> Tensor:
 def like(tensor: Tensor, weight: Tensor) -> Tensor:
     """A factor on the weight's device and in its dtype."""
     return tensor.to(weight.device, weight.dtype)
+
+
+def tucker_shape(a: Tensor, b: Tensor, core: Tensor) -> tuple[int, ...]:
+    """Of the weight that factors (rank, out), (rank, in) make around a core (rank, rank, *kernel)."""
+    return (a.shape[1], b.shape[1], *core.shape[2:])
+
+
+def tucker_fault(a: tuple[int, ...], b: tuple[int, ...], core: tuple[int, ...]) -> str:
+    """What is wrong with factors of these shapes, or ""."""
+    if len(core) < 3 or (core[0], core[1]) != (a[0], b[0]):
+        return f"ranks disagree: {list(a)} and {list(b)} around {list(core)}"
+    return ""

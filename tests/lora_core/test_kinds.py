@@ -7,10 +7,13 @@ from collections.abc import Mapping
 import comfy.lora
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from lora_loom.lora_core.adapter import Adapter
 from lora_loom.lora_core.files import formats
 from lora_loom.lora_core.files.faults import UnsafeFileError
-from lora_loom.lora_core.kinds import DoRA
+from lora_loom.lora_core.files.layers import TensorInfo, check_layers
+from lora_loom.lora_core.kinds import DoRA, placed
 from lora_loom.lora_core.low_rank import LowRank
 from lora_loom.lora_core.merging.chain import Step, chain
 from lora_loom.lora_core.merging.exact_sum import Weighted, exact_sum
@@ -57,6 +60,275 @@ def close(left: Tensor, right: Tensor, base: Tensor, tolerance: float = TIGHT) -
 def lora(out: int, columns: int, kernel: tuple[int, ...] = (), rank: int = 4) -> dict[str, Tensor]:
     up, down = randn(out, rank, *(1 for _ in kernel), seed=1), randn(rank, columns, *kernel, seed=2)
     return {"x.lora_up.weight": up * 0.3, "x.lora_down.weight": down * 0.3, "x.alpha": torch.tensor(2.5)}
+
+
+# ---- every kind against ComfyUI --------------------------------------------------------------------------------------
+
+
+def loha(*shape: int, tucker: bool = False, flat: bool = False) -> dict[str, Tensor]:
+    out, columns, *kernel = shape
+    if tucker:
+        factors = {"w1_a": (3, out), "w1_b": (3, columns), "w2_a": (3, out), "w2_b": (3, columns)}
+        factors |= {"t1": (3, 3, *kernel), "t2": (3, 3, *kernel)}
+    else:
+        wide = columns * torch.Size(kernel).numel()
+        factors = {"w1_a": (out, 3), "w1_b": (3, wide), "w2_a": (out, 3), "w2_b": (3, wide)}
+    return filled({f"hada_{part}": size for part, size in factors.items()}, 3.5)
+
+
+def lokr(w1: str, w2: str, *shape: int) -> dict[str, Tensor]:
+    """`w1` and `w2` are whole, pair or tucker; a 4 x 2 of blocks."""
+    out, columns, *kernel = shape
+    sides = {"w1": {"whole": {"": (4, 2)}, "pair": {"_a": (4, 2), "_b": (2, 2)}}}
+    inner = (out // 4, columns // 2)
+    flat = inner[1] * torch.Size(kernel).numel()
+    sides["w2"] = {"whole": {"": (*inner, *kernel)}, "pair": {"_a": (inner[0], 3), "_b": (3, flat)},
+                   "tucker": {"_a": (3, inner[0]), "_b": (3, inner[1])}}  # fmt: skip
+    parts = {f"lokr_{side}{part}": size for side, which in (("w1", w1), ("w2", w2))
+             for part, size in sides[side][which].items()}  # fmt: skip
+    return filled(parts | ({"lokr_t2": (3, 3, *kernel)} if w2 == "tucker" else {}), 1.5)
+
+
+def glora(*shape: int, early: bool = False, rank: int = 3) -> dict[str, Tensor]:
+    out, columns, *kernel = shape
+    wide = columns * torch.Size(kernel).numel()
+    one = tuple(1 for _ in kernel)
+    sizes = {"a1": (columns, rank, *one), "a2": (rank, columns, *one), "b1": (out, rank, *one),
+             "b2": (rank, columns, *kernel)}  # fmt: skip
+    if early:
+        sizes = {"a2": (wide, rank), "a1": (rank, wide), "b2": (out, rank), "b1": (rank, wide)}
+    return filled({f"{part}.weight": size for part, size in sizes.items()}, 1.5)
+
+
+def oft(rows: int, size: int, alpha: float | None = None, rescale: bool = False) -> dict[str, Tensor]:
+    tensors = filled({"oft_blocks": (rows // size, size, size)}, alpha)
+    return tensors | ({"x.rescale": torch.full((rows, 1), 1.1)} if rescale else {})
+
+
+def boft(rows: int, size: int, stages: int, alpha: float = 0.0, kernel: int = 0) -> dict[str, Tensor]:
+    tensors = filled({"oft_blocks": (stages, rows // size, size, size)}, alpha)
+    ones = (1,) * (1 + kernel)
+    return tensors | {"x.rescale": 1 + 0.1 * randn(rows, *ones, seed=8)}
+
+
+def filled(sizes: Mapping[str, tuple[int, ...]], alpha: float | None) -> dict[str, Tensor]:
+    tensors = {f"x.{part}": randn(*size, seed=seed) * 0.4 for seed, (part, size) in enumerate(sizes.items())}
+    return tensors if alpha is None else {**tensors, "x.alpha": torch.tensor(alpha)}
+
+
+LINEAR, CONV, CONV3D = (24, 16), (24, 16, 3, 3), (24, 16, 1, 3, 3)
+KINDS = {
+    "LoHa": (loha(*LINEAR), LINEAR),
+    "LoHa conv": (loha(*CONV), CONV),
+    "LoHa tucker": (loha(*CONV, tucker=True), CONV),
+    **{f"LoKr {a} {b}": (lokr(a, b, *LINEAR), LINEAR) for a in ("whole", "pair") for b in ("whole", "pair")},
+    **{f"LoKr {a} {b} conv": (lokr(a, b, *CONV), CONV) for a in ("whole", "pair") for b in ("whole", "pair", "tucker")},
+    "LoKr pair on conv3d": (lokr("whole", "pair", *CONV3D), CONV3D),
+    "LoKr of rank 1": (filled({"lokr_w1": (1, 1), "lokr_w2_a": (24, 1), "lokr_w2_b": (1, 16)}, 0.7), LINEAR),
+    "GLoRA": (glora(*LINEAR), LINEAR),
+    "GLoRA square": (glora(16, 16), (16, 16)),
+    "GLoRA conv": (glora(*CONV), CONV),
+    "GLoRA 1x1": (glora(24, 16, 1, 1), (24, 16, 1, 1)),
+    "GLoRA early": (glora(*LINEAR, early=True), LINEAR),
+    "GLoRA early square": (glora(16, 16, early=True), (16, 16)),
+    "GLoRA early conv": (glora(*CONV, early=True), CONV),
+    "GLoRA all square": (glora(8, 8, rank=8), (8, 8)),
+    "OFT": (oft(24, 6), LINEAR),
+    "OFT conv": (oft(24, 4, 0.0), CONV),
+    "OFT limited": (oft(24, 6, 1.5), LINEAR),
+    "OFT not limited": (oft(24, 6, 50.0), LINEAR),
+    "OFT rescaled": (oft(24, 6, rescale=True), LINEAR),
+    "BOFT": (boft(24, 6, 3), LINEAR),
+    "BOFT of one stage": (boft(24, 2, 1), LINEAR),
+    "BOFT conv": (boft(32, 4, 3, kernel=2), (32, 8, 3, 3)),
+    "BOFT limited": (boft(24, 6, 2, 0.9), LINEAR),
+    "difference": (filled({"diff": CONV}, 3.0), CONV),
+    "norm": (filled({"w_norm": (24,)}, None), (24,)),
+    "replacement": (filled({"set_weight": LINEAR}, None), LINEAR),
+}
+TAKE_DORA = ("LoHa", "LoHa conv", "LoHa tucker", "LoKr pair pair", "LoKr whole pair conv", "GLoRA", "GLoRA early conv")
+IN_COMFY = [kind for kind in KINDS if "tucker" not in kind or "LoHa" in kind]  # of LoKr it logs an error of torch.kron
+
+
+@pytest.mark.parametrize("strength", STRENGTHS)
+@pytest.mark.parametrize("kind", IN_COMFY)
+def test_every_kind_is_what_comfyui_applies(kind: str, strength: float):
+    tensors, shape = KINDS[kind]
+    weight = randn(*shape, seed=11)
+    assert close(changed(tensors, weight, strength), in_comfy(tensors, weight, strength), weight)
+
+
+@pytest.mark.parametrize("kind", [kind for kind in IN_COMFY if "x.alpha" in KINDS[kind][0] and "BOFT" not in kind])
+def test_every_kind_without_alpha(kind: str):
+    tensors, shape = KINDS[kind]
+    tensors = {name: tensor for name, tensor in tensors.items() if name != "x.alpha"}
+    weight = randn(*shape, seed=11)
+    assert close(changed(tensors, weight, 0.6), in_comfy(tensors, weight, 0.6), weight)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("kind", ["LoHa tucker", "LoKr pair pair", "GLoRA", "OFT", "BOFT", "difference"])
+def test_every_kind_from_files_of_16_bits(kind: str, dtype: torch.dtype):
+    tensors, shape = KINDS[kind]
+    tensors = {name: tensor.to(dtype) for name, tensor in tensors.items()}
+    weight = randn(*shape, seed=11)
+    assert close(changed(tensors, weight, 0.6), in_comfy(tensors, weight, 0.6), weight)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_in_fp64(kind: str):
+    """fp32 arithmetic is the rounded fp64 one; a weight of 16 bits is computed in fp32 and rounded once."""
+    tensors, shape = KINDS[kind]
+    weight = randn(*shape, seed=11)
+    wide = changed({name: tensor.double() for name, tensor in tensors.items()}, weight.double(), 0.6)
+    assert close(changed(tensors, weight, 0.6).double(), wide, weight.double())
+    half = changed(tensors, weight.bfloat16(), 0.6)
+    assert torch.equal(half, changed(tensors, weight.bfloat16().float(), 0.6).bfloat16())
+
+
+@pytest.mark.parametrize("axis", [0, 1], ids=["per row", "per column"])
+@pytest.mark.parametrize("kind", TAKE_DORA)
+def test_dora_on_every_kind_that_takes_it(kind: str, axis: int):
+    tensors, shape = KINDS[kind]
+    tensors = {**tensors, "x.dora_scale": dora_scale(shape, axis)}
+    weight = randn(*shape, seed=11)
+    assert close(changed(tensors, weight, 0.6), in_comfy(tensors, weight, 0.6), weight)
+
+
+def test_rotations_are_orthogonal_and_strength_0_is_nothing():
+    for tensors in (oft(24, 6, 1.5), {k: v for k, v in boft(24, 6, 3).items() if k != "x.rescale"}):
+        weight = randn(24, 16).double()
+        ((item,),) = formats.decode(tensors).others.values()
+        made = item.apply_to(weight)
+        torch.testing.assert_close(made.norm(dim=0), weight.norm(dim=0), rtol=1e-12, atol=0)
+        assert float((made - weight).norm()) > 0.3 * float(weight.norm())
+        assert torch.equal(item.apply_to(weight, 0.0), weight)
+
+
+@pytest.mark.parametrize("w1", ["whole", "pair"])
+def test_kronecker_with_a_core_is_lycoris(w1: str):
+    """ComfyUI's own adapter fails on these; the reference is the definition."""
+    tensors = lokr(w1, "tucker", *CONV)
+    left = tensors["x.lokr_w1"] if w1 == "whole" else tensors["x.lokr_w1_a"] @ tensors["x.lokr_w1_b"]
+    right = torch.einsum("ijxy,ic,jd->cdxy", *(tensors[f"x.lokr_{part}"] for part in ("t2", "w2_a", "w2_b")))
+    wanted = torch.einsum("ab,cdxy->acbdxy", left, right).reshape(CONV) * 1.5 / 3
+    assert close(changed(tensors, torch.zeros(CONV)), wanted, torch.zeros(CONV))
+
+
+def test_kronecker_of_a_three_dimensional_kernel_is_lycoris():
+    """ComfyUI's own adapter unfolds 2-D kernels only; the reference is the definition."""
+    tensors = lokr("whole", "whole", *CONV3D)
+    w1, w2 = tensors["x.lokr_w1"], tensors["x.lokr_w2"]
+    wanted = torch.einsum("ab,cdxyz->acbdxyz", w1, w2).reshape(CONV3D)
+    assert close(changed(tensors, torch.zeros(CONV3D)), wanted, torch.zeros(CONV3D))
+
+
+def test_biases_are_named_after_their_layer():
+    tensors = {
+        **lora(24, 16),
+        "x.diff_b": randn(24),
+        "y.w_norm": randn(8),
+        "y.b_norm": randn(8),
+        "z.bias.diff": randn(4),
+    }
+    adapter = formats.decode(tensors)
+    assert list(adapter.layers) == ["x"] and set(adapter.others) == {"x.bias", "y", "y.bias", "z.bias"}
+    assert torch.equal(changed(tensors, torch.zeros(24), 0.5, "x.bias"), tensors["x.diff_b"] * 0.5)
+    assert adapter.kinds() == {"LoRA": 1, "full difference": 4}
+
+
+def test_an_infinite_alpha_means_nothing_to_a_whole_lokr():
+    tensors = {**lokr("whole", "whole", *LINEAR), "x.alpha": torch.tensor(float("inf"))}
+    assert close(changed(tensors, torch.zeros(LINEAR)), changed(KINDS["LoKr whole whole"][0], torch.zeros(LINEAR)),
+                 torch.zeros(LINEAR))  # fmt: skip
+
+
+BROKEN = {
+    "LoHa without a factor": ({"hada_w1_a": (4, 2), "hada_w1_b": (2, 4), "hada_w2_a": (4, 2)}, "hada_w2_b is missing"),
+    "LoHa ranks": ({"hada_w1_a": (4, 2), "hada_w1_b": (3, 4), "hada_w2_a": (4, 2), "hada_w2_b": (2, 4)}, "disagree"),
+    "LoHa sides": ({"hada_w1_a": (4, 2), "hada_w1_b": (2, 4), "hada_w2_a": (4, 2), "hada_w2_b": (2, 5)}, "its sides"),
+    "LoHa one core": ({"hada_w1_a": (2, 4), "hada_w1_b": (2, 4), "hada_w2_a": (2, 4), "hada_w2_b": (2, 4),
+                       "hada_t1": (2, 2, 3, 3)}, "only one of"),
+    "LoHa core": ({"hada_w1_a": (2, 4), "hada_w1_b": (2, 4), "hada_w2_a": (2, 4), "hada_w2_b": (2, 4),
+                   "hada_t1": (2, 3, 3, 3), "hada_t2": (2, 2, 3, 3)}, "around"),
+    "LoHa of 3 dimensions": ({"hada_w1_a": (4, 2, 1), "hada_w1_b": (2, 4), "hada_w2_a": (4, 2), "hada_w2_b": (2, 4)},
+                             "2 dimensions"),
+    "LoKr without w2": ({"lokr_w1": (2, 2)}, "lokr_w2 is one matrix or two"),
+    "LoKr with both": ({"lokr_w1": (2, 2), "lokr_w1_a": (2, 1), "lokr_w1_b": (1, 2), "lokr_w2": (2, 2)}, "lokr_w1 is"),
+    "LoKr half a pair": ({"lokr_w1": (2, 2), "lokr_w2_a": (2, 2)}, "lokr_w2 is one matrix or two"),
+    "LoKr ranks": ({"lokr_w1": (2, 2), "lokr_w2_a": (2, 2), "lokr_w2_b": (3, 2)}, "disagree"),
+    "LoKr core": ({"lokr_w1": (2, 2), "lokr_w2_a": (2, 2), "lokr_w2_b": (3, 2), "lokr_t2": (2, 2, 3, 3)}, "around"),
+    "LoKr core of a whole": ({"lokr_w1": (2, 2), "lokr_w2": (2, 2), "lokr_t2": (2, 2, 3, 3)}, "stands between"),
+    "LoKr of one dimension": ({"lokr_w1": (2,), "lokr_w2": (2, 2)}, "has shape"),
+    "GLoRA without": ({"a1.weight": (4, 2), "a2.weight": (2, 4), "b1.weight": (4, 2)}, "b2.weight is missing"),
+    "GLoRA ranks": ({"a1.weight": (4, 2), "a2.weight": (2, 4), "b1.weight": (4, 3), "b2.weight": (3, 4)}, "disagree"),
+    "OFT not square": ({"oft_blocks": (4, 2, 3)}, "has shape"),
+    "OFT of two dimensions": ({"oft_blocks": (4, 4)}, "has shape"),
+    "OFT rescale": ({"oft_blocks": (4, 2, 2), "rescale": (4, 1)}, "rescale has shape"),
+    "OFT of rescale alone": ({"rescale": (4, 1)}, "oft_blocks is missing"),
+    "BOFT odd": ({"oft_blocks": (1, 4, 3, 3)}, "do not divide"),
+    "BOFT stages": ({"oft_blocks": (4, 4, 2, 2)}, "do not divide"),
+    "two differences": ({"diff": (4, 4), "w_norm": (4, 4)}, "change the same values"),
+    "two kinds": ({"diff": (4, 4), "oft_blocks": (4, 2, 2)}, "twice, as OFT and full difference"),
+    "plain and whole": ({"lora_up.weight": (4, 2), "lora_down.weight": (2, 4), "diff": (4, 4)}, "twice, as LoRA and"),
+    "DoRA on OFT": ({"oft_blocks": (4, 2, 2), "dora_scale": (8, 1)}, "no such scale"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_pieces_that_do_not_belong_together_are_refused_by_shape(name: str):
+    shapes, fault = BROKEN[name]
+    described = {f"x.{part}": TensorInfo("F32", shape) for part, shape in shapes.items()}
+    with pytest.raises(UnsafeFileError, match=fault):
+        check_layers("f", described)
+
+
+@pytest.mark.parametrize("part", ["hada_w2_b", "lokr_w2", "oft_blocks", "diff", "a2.weight", "dora_scale"])
+def test_values_that_are_not_finite_are_refused(part: str):
+    tensors = {**next(t for t, _ in KINDS.values() if f"x.{part}" in t)} if part != "dora_scale" else lora(24, 16)
+    tensors[f"x.{part}"] = torch.full(tensors[f"x.{part}"].shape if part != "dora_scale" else (24, 1), float("nan"))
+    with pytest.raises(UnsafeFileError, match=f"NaN or infinite values in 'x.{part}'"):
+        formats.decode(tensors)
+
+
+@pytest.mark.parametrize(
+    "kind, alpha", [("LoHa", 0.0), ("LoKr pair pair", float("nan")), ("GLoRA", 1e9), ("OFT", -1.0)]
+)
+def test_alphas_of_no_sense_are_refused(kind: str, alpha: float):
+    with pytest.raises(UnsafeFileError, match="x.alpha"):
+        formats.decode({**KINDS[kind][0], "x.alpha": torch.tensor(alpha)})
+
+
+def test_factors_of_huge_products_are_judged_by_their_shapes():
+    """A Kronecker product of small factors may claim a weight of 10^16 numbers: it fits none, and none is made."""
+    tensors = {"x.lokr_w1": torch.ones(10_000, 1), "x.lokr_w2_a": torch.ones(10**4, 1),
+               "x.lokr_w2_b": torch.ones(1, 10**4)}  # fmt: skip
+    ((item,),) = formats.decode(tensors).others.values()
+    assert item.shape == (10**8, 10**4) and not item.fits((24, 16)) and item.num_parameters() == 30_000
+
+
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(kind=st.sampled_from(sorted(KINDS)), strength=st.floats(-2, 2), start=st.integers(0, 5), more=st.integers(0, 5))
+def test_rows_of_a_fused_weight(kind: str, strength: float, start: int, more: int):
+    """On rows of a taller weight a kind does what it does on them alone, and nothing to the others."""
+    tensors, shape = KINDS[kind]
+    ((item,),) = formats.decode(tensors).others.values()
+    weight = randn(start + shape[0] + more, *shape[1:], seed=3)
+    whole = placed(item, (start, shape[0]), len(weight))
+    assert whole.fits(tuple(weight.shape)) and not whole.fits((start + shape[0] - 1, *shape[1:]))
+    made, rows = whole.apply_to(weight, strength), slice(start, start + shape[0])
+    assert torch.equal(made[rows], item.apply_to(weight[rows], strength))
+    assert torch.equal(made[:start], weight[:start]) and torch.equal(made[rows.stop :], weight[rows.stop :])
+
+
+def test_rows_in_another_order():
+    """What diffusers calls the halves of a modulation is the other way round in ComfyUI."""
+    swap = lambda tensor: torch.cat(tensor.chunk(2)[::-1])  # noqa: E731
+    for kind in ("LoHa", "OFT", "difference"):
+        tensors, shape = KINDS[kind]
+        ((item,),) = formats.decode(tensors).others.values()
+        weight = randn(*shape, seed=3)
+        assert torch.equal(placed(item, None, shape[0], swap).apply_to(swap(weight)), swap(item.apply_to(weight)))
 
 
 # ---- DoRA ------------------------------------------------------------------------------------------------------------

@@ -51,9 +51,42 @@ def dora(name: str, shape: tuple[int, ...], axis: int) -> dict[str, Tensor]:
     return {**lora(name, shape), f"{name}.dora_scale": randn(*size, seed=3, size=1.0).abs() + 0.2}
 
 
+def loha(name: str, shape: tuple[int, ...]) -> dict[str, Tensor]:
+    wide = torch.Size(shape[1:]).numel()
+    sizes = {"w1_a": (shape[0], 3), "w1_b": (3, wide), "w2_a": (shape[0], 3), "w2_b": (3, wide)}
+    return named(name, {f"hada_{part}": size for part, size in sizes.items()}) | {f"{name}.alpha": torch.tensor(2.0)}
+
+
+def lokr(name: str, shape: tuple[int, ...]) -> dict[str, Tensor]:
+    sizes = {"w1": (4, 4), "w2_a": (shape[0] // 4, 3), "w2_b": (3, torch.Size(shape[1:]).numel() // 4)}
+    return named(name, {f"lokr_{part}": size for part, size in sizes.items()}) | {f"{name}.alpha": torch.tensor(2.0)}
+
+
+def glora(name: str, shape: tuple[int, ...]) -> dict[str, Tensor]:
+    sizes = {"a1": (shape[1], 3), "a2": (3, shape[1]), "b1": (shape[0], 3), "b2": (3, *shape[1:])}
+    return named(name, {f"{part}.weight": size for part, size in sizes.items()})
+
+
+def difference(name: str, shape: tuple[int, ...]) -> dict[str, Tensor]:
+    biased = not name.startswith("transformer.") and len(shape) > 1 and "to_q" not in name
+    return named(name, {"diff": shape} | ({"diff_b": shape[:1]} if biased else {}))
+
+
+def named(name: str, sizes: dict[str, tuple[int, ...]]) -> dict[str, Tensor]:
+    return {f"{name}.{part}": randn(*size, seed=seed) for seed, (part, size) in enumerate(sizes.items())}
+
+
 MAKERS: dict[str, Maker] = {
     "DoRA per row": lambda name, shape: dora(name, shape, 0),
     "DoRA per column": lambda name, shape: dora(name, shape, 1),
+    "LoHa": loha,
+    "LoKr": lokr,
+    "GLoRA": glora,
+    "OFT": lambda name, shape: named(name, {"oft_blocks": (shape[0] // 8, 8, 8)}),
+    "BOFT": lambda name, shape: (
+        named(name, {"oft_blocks": (2, shape[0] // 4, 4, 4)}) | {f"{name}.alpha": torch.ones(())}
+    ),
+    "full difference": difference,
 }
 
 
@@ -83,7 +116,10 @@ def test_a_stack_of_a_kind_is_a_chain_of_comfyuis_loaders(models, loras: Path, k
     theirs = model
     for name, strength, _ in rows:
         theirs, _ = nodes.LoraLoader().load_lora(theirs, None, name, strength, 0.0)
-    assert "not applied" not in report and kind.split()[0] in report.splitlines()[1]
+    assert (
+        "not applied" not in report
+        and kind.removesuffix(" per row").removesuffix(" per column") in report.splitlines()[1]
+    )
     before, by_us, by_core = loaded(model), loaded(ours), loaded(theirs)
     changed = {key for key in before if not torch.equal(before[key], by_core[key])}
     assert len(changed) >= 3

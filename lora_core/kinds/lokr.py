@@ -1,0 +1,89 @@
+"""LoKr: the Kronecker product of a small and a larger matrix, either of them low-rank or whole."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from .correction import Correction, Shapes, like, tucker_fault
+
+
+@dataclass(frozen=True, eq=False)
+class LoKr(Correction):
+    """`delta_W = scale * kron(w1, w2)` (LyCORIS, Yeh et al. 2023, arXiv:2309.14859).
+
+    `w1` is one matrix (a, b), or two whose product it is. `w2` is one (c, d[, *kernel]), two (c, rank), (rank, d), or
+    with a Tucker core (rank, rank, *kernel) three: (rank, c), (rank, d), core. `scale` is alpha / rank of the last one
+    that has a rank, w2 before w1, and 1 when both are whole.
+    """
+
+    w1: tuple[Tensor, ...]
+    w2: tuple[Tensor, ...]
+    scale: float = 1.0
+
+    kind = "LoKr"
+    PARTS = ("lokr_w1", "lokr_w1_a", "lokr_w1_b", "lokr_w2", "lokr_w2_a", "lokr_w2_b", "lokr_t2")
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        (a, b), (c, d, *kernel) = (outer_shape(*(factor.shape for factor in side)) for side in (self.w1, self.w2))
+        return (a * c, b * d, *kernel)
+
+    def difference(self, weight: Tensor) -> Tensor:
+        w1, w2 = (product(*(like(factor, weight) for factor in side)) for side in (self.w1, self.w2))
+        return torch.kron(self.scale * w1, w2.flatten(1)).reshape(weight.shape)
+
+    @classmethod
+    def fault(cls, parts: Shapes) -> str:
+        for side in ("w1", "w2"):
+            pair = [part in parts for part in (f"lokr_{side}_a", f"lokr_{side}_b")]
+            if any(pair) and not all(pair) or any(pair) == (f"lokr_{side}" in parts):
+                return f"lokr_{side} is one matrix or two, lokr_{side}_a and lokr_{side}_b"
+        if "lokr_t2" in parts and "lokr_w2" in parts:
+            return "lokr_t2 stands between lokr_w2_a and lokr_w2_b"
+        if bad := [part for part, shape in parts.items() if len(shape) < 2 or len(shape) > 2 and part not in _DEEP]:
+            return f"{bad[0]} has shape {list(parts[bad[0]])}"
+        for side in ("w1", "w2"):
+            a, b, core = (parts.get(part) for part in (f"lokr_{side}_a", f"lokr_{side}_b", "lokr_t2"))
+            if side == "w2" and core is not None and (problem := tucker_fault(a, b, core)):
+                return problem
+            if a is not None and (side == "w1" or core is None) and a[1] != b[0]:
+                return f"ranks disagree: {list(a)}, {list(b)}"
+        return ""
+
+    @classmethod
+    def alpha_means(cls, parts: Iterable[str]) -> Literal["scale", "nothing"]:
+        """Files with both matrices whole hold an alpha that means nothing, and may be infinite."""
+        return "nothing" if {"lokr_w1", "lokr_w2"} <= set(parts) else "scale"
+
+    @classmethod
+    def from_parts(cls, parts: Mapping[str, Tensor], alpha: float | None) -> LoKr:
+        w1, w2 = (tuple(parts[part] for part in _side(side) if part in parts) for side in ("w1", "w2"))
+        ranked = w2[1] if len(w2) > 1 else w1[1] if len(w1) > 1 else None
+        scale = 1.0 if alpha is None or ranked is None else alpha / ranked.shape[0]
+        return cls(w1, w2, scale)
+
+
+_DEEP = ("lokr_w2", "lokr_t2")
+
+
+def _side(side: str) -> tuple[str, ...]:
+    return (f"lokr_{side}", f"lokr_{side}_a", f"lokr_{side}_b", *(("lokr_t2",) if side == "w2" else ()))
+
+
+def product(first: Tensor, second: Tensor | None = None, core: Tensor | None = None) -> Tensor:
+    """One side of the Kronecker product as a matrix, kernels kept."""
+    if second is None:
+        return first
+    return first @ second if core is None else torch.einsum("ij...,ip,jr->pr...", core, first, second)
+
+
+def outer_shape(first: tuple, second: tuple = (), core: tuple = ()) -> tuple[int, ...]:
+    """Of that matrix, from its factors' shapes."""
+    if not second:
+        return tuple(first)
+    return (first[1], second[1], *core[2:]) if core else (first[0], second[1])
