@@ -97,6 +97,11 @@ def _refuse_lost_layers(entries: Sequence[Entry]) -> None:
                 f"{entry.name}: {len(entry.unmatched)} layers would be lost, for example {entry.unmatched[0]}; "
                 "connect CLIP for text-encoder layers, or the model the LoRA was made for"
             )
+        if kinds := [kind for kind in entry.adapter.kinds() if kind != "LoRA"]:
+            raise ValueError(
+                f"{entry.name} holds {' and '.join(kinds)} weights, which have no exact sum with others; "
+                "leave it out of the merge and apply it with Load LoRA Stack"
+            )
 
 
 def _described(
