@@ -6,6 +6,7 @@ from .bridge import attribution
 from .combine_datasets import CombineDatasets
 from .dataset import LoraDataset
 from .dataset_doctor import DatasetDoctor
+from .extract_lora import ExtractLora
 from .layers import LoraLayers
 from .load_stack import LoadLoraStack
 from .merge_lora import MergeLora
@@ -13,6 +14,7 @@ from .objective import TrainingObjective
 from .optimizer import TrainingOptimizer
 from .previews import TrainingPreviews
 from .report import LoraReport
+from .resize_lora import ResizeLora
 from .save_lora import SaveLora
 from .train_lora import TrainLora
 from .validation import TrainingValidation
@@ -25,7 +27,7 @@ class LoraLoom(ComfyExtension):
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         return [
             LoraDataset, CombineDatasets, DatasetDoctor, TrainingOptimizer, TrainingObjective, LoraLayers,
-            TrainingPreviews, TrainingValidation, TrainLora, SaveLora, LoadLoraStack, MergeLora, LoraReport,
+            TrainingPreviews, TrainingValidation, TrainLora, SaveLora, LoadLoraStack, MergeLora, ResizeLora, ExtractLora, LoraReport,
         ]  # fmt: skip
 
 

@@ -194,7 +194,7 @@ def _lineage(facts: Facts) -> dict[str, Any]:
     """Of all parents together: authors, licences that all apply, and what they allow."""
     began = facts.continued_from
     if not (parents := facts.merged_from or (began and (began,))):
-        return {}
+        return {lineage.MERGE: facts.made_by}
     rights = lineage.rights(parents)
     told = [p.described() for p in facts.merged_from]
     return {

@@ -30,12 +30,17 @@ def exact_sum(parts: Sequence[Weighted]) -> dict[str, LowRank]:
 
     Raises ValueError when a part holds something other than plain LoRA, which no sum of factors is equal to.
     """
-    for part in parts:
-        if kinds := [name for name in part.adapter.kinds() if name != "LoRA"]:
-            raise ValueError(f"{part.name} holds {' and '.join(kinds)} weights; use plain LoRAs only")
+    check_plain(parts)
     terms: dict[str, list[LowRank]] = {}
     for part in parts:
         for name, layer in part.adapter.layers.items():
             if strength := part.strength_of(name):
                 terms.setdefault(name, []).append(layer.scaled(strength))
     return {name: LowRank.concat(layers) for name, layers in terms.items()}
+
+
+def check_plain(parts: Sequence[Weighted]) -> None:
+    """Raises ValueError when a part holds something other than plain LoRA."""
+    for part in parts:
+        if kinds := [name for name in part.adapter.kinds() if name != "LoRA"]:
+            raise ValueError(f"{part.name} holds {' and '.join(kinds)} weights; use plain LoRAs only")

@@ -12,7 +12,7 @@ from torch import Tensor
 from ..low_rank import Decomposition, LowRank
 from . import DENSITY, METHODS, ONLY_TWO, SUM
 from .core_space import CoreSpace
-from .exact_sum import Weighted
+from .exact_sum import Weighted, check_plain
 from .task import Task, generator
 from .truncation import Limits, shared_ranks
 
@@ -79,9 +79,10 @@ def merge(
 ) -> Merged:
     """One layer after the other; `tick` hears how many are done, of how many, and may raise to cancel.
 
-    Raises ValueError when there is nothing to merge, when a method is for two LoRAs and there are more, or when
-    corrected weights differ in shape.
+    Raises ValueError when there is nothing to merge, when a part holds other than plain LoRA, when a method is for two
+    LoRAs and there are more, or when corrected weights differ in shape.
     """
+    check_plain(parts)
     terms = _terms(parts)
     if not terms:
         raise ValueError("there is nothing to merge; connect adapters or a lora_stack with strengths other than 0")

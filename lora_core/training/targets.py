@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable
 from fnmatch import fnmatchcase
 
 from torch import nn
@@ -84,7 +84,7 @@ def _wanted(name: str, module: nn.Module, config: LoraConfig, own: Collection[st
     return (usual or matches(config.include)) and not matches(config.exclude)
 
 
-def summary(layers: Mapping[str, nn.Module], most: int = 12) -> str:
+def summary(layers: Iterable[str], most: int = 12) -> str:
     """Layer names with block numbers folded (`blocks.*.attn.qkv x 12`), the commonest first."""
     counts = Counter(re.sub(r"\.\d+(?=\.)", ".*", name) for name in layers)
     rows = [f"{name} x {count}" for name, count in counts.most_common(most)]

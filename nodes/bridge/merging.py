@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from PIL import Image
 
@@ -19,6 +19,8 @@ from ...lora_core.merging.truncation import Limits
 from ...lora_core.rows import LIMIT, Row
 from .folders import lora_path
 from .keys import NameTable
+from .origin import known_hash
+from .progress import Progress
 from .stack import Entry, load_rows, rows_of
 
 CHOICES = [SUM, AUTO, *METHODS]
@@ -58,36 +60,55 @@ def connected(adapters: Iterable[Adapter | None], strengths: str, text_strengths
     return [Connected(*each) for each in zip(found, own, text, strict=True)]
 
 
+@dataclass(frozen=True)
+class Source:
+    """What goes into a merge, with the hash of its data; empty when it never was a file."""
+
+    entry: Entry
+    data_hash: str
+
+    @property
+    def parent(self) -> Parent:
+        entry = self.entry
+        return Parent.of(entry.name, entry.adapter.metadata, entry.strength, entry.text_strength, self.data_hash)
+
+
 def merge(
     model, clip, lora_stack, adapters: Sequence[Connected], settings: Settings | str, limits: Limits, tick: Tick
 ) -> tuple[Adapter, str, Image.Image]:
     """All parts as one adapter, with a report and a picture. `settings` may be AUTO: those that suit the parts."""
     table = NameTable(model, clip)
-    parts, hashes = _parts(table, rows_of(lora_stack), adapters)
-    _refuse_lost_layers(parts)
-    notes: list[str] = []
-    if settings == AUTO:
-        proposal = auto.propose(parts)
-        settings, parts, notes = Settings(proposal.method), proposal.parts, proposal.reasons
-    merged = merge_layers(parts, settings, limits, tick)
-    parents = [
-        Parent.of(part.name, part.adapter.metadata, part.strength, part.text_strength, digest)
-        for part, digest in zip(parts, hashes, strict=True)
-    ]
-    adapter = _described(merged, settings, limits, parts, parents, table)
-    return adapter, _report(merged, settings, parts, parents, notes), draw_merge(merged, settings.method)
+    parts = sources(table, rows_of(lora_stack), adapters)
+    if settings != AUTO:
+        return build(parts, settings, limits, table, tick)
+    proposal = auto.propose([part.entry for part in parts])
+    parts = [replace(part, entry=entry) for part, entry in zip(parts, proposal.parts, strict=True)]
+    return build(parts, Settings(proposal.method), limits, table, tick, proposal.reasons)
 
 
-def _parts(table: NameTable, rows: Sequence[Row], adapters: Sequence[Connected]) -> tuple[list[Entry], list[str]]:
-    """With the hash of the data of each that is a file."""
-    rows = [row for row in rows if row.active]
-    parts, hashes = load_rows(rows, table), [data_hash(lora_path(row.name)) for row in rows]
+def sources(table: NameTable, rows: Sequence[Row], adapters: Sequence[Connected]) -> list[Source]:
+    """Rows of files, then adapters, in the model's names. Raises ValueError when layers of one would be lost."""
+    rows, progress = [row for row in rows if row.active], Progress(1)
+    entries = load_rows(rows, table)
+    hashes = [known_hash(str(lora_path(row.name)), progress, data_hash, "lora_hashes.json") for row in rows]
     for number, item in enumerate(adapters, 1):
         name = item.name(number)
         resolved = table.resolve(item.adapter, name)
-        parts.append(Entry(name, resolved.adapter, item.strength, item.text_strength, resolved.unmatched))
+        entries.append(Entry(name, resolved.adapter, item.strength, item.text_strength, resolved.unmatched))
         hashes.append("")
-    return parts, hashes
+    _refuse_lost_layers(entries)
+    return [Source(*each) for each in zip(entries, hashes, strict=True)]
+
+
+def build(
+    parts: Sequence[Source], settings: Settings, limits: Limits, table: NameTable,
+    tick: Tick = lambda done, total: None, notes: Sequence[str] = (),
+) -> tuple[Adapter, str, Image.Image]:  # fmt: skip
+    """The merged adapter, a report and a picture."""
+    entries, parents = [part.entry for part in parts], [part.parent for part in parts]
+    merged = merge_layers(entries, settings, limits, tick)
+    adapter = _described(merged, settings, limits, entries, parents, table)
+    return adapter, _report(merged, settings, entries, parents, notes), draw_merge(merged, settings.method)
 
 
 def _refuse_lost_layers(entries: Sequence[Entry]) -> None:
@@ -132,14 +153,15 @@ def _made_by(merged: Merged, settings: Settings, limits: Limits) -> dict[str, ob
     told: dict[str, object] = {"method": settings.method}
     if settings.method != SUM:
         told |= {"amount": settings.amount, "density": settings.density, "seed": settings.seed}
-        told["departure"] = _short(merged.departure)
+        told["departure"] = short(merged.departure)
     if limits:
         told |= {"rank": limits.rank, "energy": limits.energy, "size_mb": limits.megabytes}
-    errors = {name: _short(error) for name, error in merged.errors.items() if error}
-    return told | {"error": _short(merged.error)} | ({"errors": errors} if errors else {})
+    errors = {name: short(error) for name, error in merged.errors.items() if error}
+    return told | {"error": short(merged.error)} | ({"errors": errors} if errors else {})
 
 
-def _short(value: float) -> float:
+def short(value: float) -> float:
+    """Two digits, for the file."""
     return float(f"{value:.1e}")
 
 
@@ -147,13 +169,17 @@ def _report(
     merged: Merged, settings: Settings, parts: Sequence[Entry], parents: Sequence[Parent], notes: Sequence[str]
 ) -> str:
     lines = [*notes, *(_part_line(part) for part in parts)]
+    lines.append(size_line(merged))
+    lines += _method_lines(merged, settings) + _rights_lines(parents) + error_lines(merged)
+    return "\n".join(lines)
+
+
+def size_line(merged: Merged) -> str:
     ranks = [layer.rank for layer in merged.layers.values()]
     size = sum(layer.num_parameters() for layer in merged.layers.values())
-    lines.append(
+    return (
         f"{len(ranks)} layers, rank {min(ranks)} to {max(ranks)}, {size:,} parameters, {2 * size / 1e6:.1f} MB as fp16"
     )
-    lines += _method_lines(merged, settings) + _rights_lines(parents) + _error_lines(merged)
-    return "\n".join(lines)
 
 
 def _part_line(part: Entry) -> str:
@@ -182,7 +208,8 @@ def _rights_lines(parents: Sequence[Parent]) -> list[str]:
     return lines
 
 
-def _error_lines(merged: Merged) -> list[str]:
+def error_lines(merged: Merged) -> list[str]:
+    """Of the whole and of every layer, the largest first; none when nothing was lost."""
     if not any(merged.errors.values()):
         return []
     worst = sorted(merged.errors, key=merged.errors.__getitem__, reverse=True)

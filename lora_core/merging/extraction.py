@@ -1,0 +1,76 @@
+"""A LoRA out of the difference of two weights, at an error that is measured, not estimated.
+
+Randomised SVD with power iterations (Halko, Martinsson, Tropp 2011, arXiv:0909.4061). Nothing is clamped.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import isfinite, sqrt
+from zlib import crc32
+
+import torch
+from torch import Tensor
+
+from ..low_rank import Decomposition, LowRank
+
+_SPARE, _PASSES = 16, 2  # directions beyond the rank, and passes over the difference that sharpen them
+
+
+@dataclass(frozen=True)
+class Extracted:
+    """`norm` is the Frobenius norm of the difference, `error` that of what the correction leaves of it, relative to
+    `norm`; `sigma` are the singular values that were found."""
+
+    low_rank: LowRank
+    norm: float
+    error: float
+    sigma: Tensor
+
+
+def extract(difference: Tensor, rank: int, energy: float, name: str) -> Extracted | None:
+    """The correction nearest to `difference`, which is overwritten: of at most `rank`, and of fewer where these hold
+    `energy` of its squared norm. None when there is no difference. `name` seeds the random directions.
+
+    Raises ValueError when the difference is not finite.
+    """
+    flat = difference.flatten(1)
+    norm = _norm(flat)
+    if norm == 0:
+        return None
+    if not isfinite(norm):
+        raise ValueError(f"{name} holds NaN or infinite values in one of the models; nothing can be extracted from it")
+    found = _decompose(flat, rank, name, tuple(difference.shape[2:]))
+    share = found.sigma.square().cumsum(0) / norm**2
+    low_rank = found.keep(min(rank, int((share < energy).sum()) + 1))
+    flat.addmm_(low_rank.lora_B.to(flat), low_rank.lora_A.to(flat), alpha=-1)
+    return Extracted(low_rank, norm, _norm(flat) / norm, found.sigma)
+
+
+def whole_error(parts: list[Extracted]) -> float:
+    """Of all of them together, relative to all differences together."""
+    total = sum(part.norm**2 for part in parts)
+    return sqrt(sum((part.error * part.norm) ** 2 for part in parts) / total) if total else 0.0
+
+
+def _decompose(flat: Tensor, rank: int, name: str, kernel: tuple[int, ...]) -> Decomposition:
+    """The leading singular values of `flat`, on the CPU: all of them where the weight is small enough."""
+    rows, columns = flat.shape
+    flipped = rows > columns
+    wide = flat.T if flipped else flat
+    width = rank + _SPARE
+    if 2 * width >= len(wide):
+        return Decomposition(wide.cpu().double(), flipped=flipped, kernel=kernel, dtype=flat.dtype)
+    seed = torch.Generator().manual_seed(crc32(name.encode()))
+    basis = wide @ torch.randn(wide.shape[1], width, generator=seed).to(wide)
+    for _ in range(_PASSES):
+        basis = torch.linalg.qr(wide.T @ torch.linalg.qr(basis)[0])[0]
+        basis = wide @ basis
+    basis = torch.linalg.qr(basis)[0]
+    core = (basis.T @ wide).cpu().double()
+    return Decomposition(core, basis.cpu().double(), flipped=flipped, kernel=kernel, dtype=flat.dtype)
+
+
+def _norm(matrix: Tensor) -> float:
+    wide = torch.float64 if matrix.device.type != "mps" else None  # which has no fp64
+    return float(torch.linalg.vector_norm(matrix, dtype=wide))

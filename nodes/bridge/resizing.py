@@ -1,0 +1,42 @@
+"""Another size, strength or choice of layers for one LoRA."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from comfy_execution.graph_utils import ExecutionBlocker
+from PIL import Image
+
+from ...lora_core.adapter import Adapter
+from ...lora_core.merging.merge import EXACT, UNLIMITED
+from ...lora_core.merging.pick import Pick
+from ...lora_core.merging.truncation import Limits
+from ...lora_core.rows import NONE, Row
+from .keys import NameTable
+from .merging import Connected, Source, Tick, build, sources
+
+
+def resize(
+    model, clip, adapter: Adapter | None, lora_name: str, strengths: tuple[float, float], pick: Pick, limits: Limits,
+    tick: Tick,
+) -> tuple[Adapter, Adapter | ExecutionBlocker, str, Image.Image]:  # fmt: skip
+    """What `pick` takes of the adapter or file, at the strengths and limits, and the rest at the same strengths, uncut;
+    a report and a picture. Raises ValueError unless there is exactly one of the two."""
+    if (adapter is None) == (lora_name in ("", NONE)):
+        raise ValueError("connect one adapter, or choose one file; not both")
+    table = NameTable(model, clip)
+    rows = [] if adapter else [Row(lora_name, *strengths)]
+    (source,) = sources(table, rows, [Connected(adapter, *strengths)] if adapter else [])
+    pick.check(source.entry.adapter.layers)
+    kept, rest = (_part(source, pick, taken) for taken in (True, False))
+    made, report, chart = build([kept], EXACT, limits, table, tick)
+    if not rest.entry.adapter.layers:
+        return made, ExecutionBlocker("nothing was left out: keep and drop are empty"), report, chart
+    left = f"{len(rest.entry.adapter.layers)} layers are in rest"
+    return made, build([rest], EXACT, UNLIMITED, table)[0], f"{report}\n{left}", chart
+
+
+def _part(source: Source, pick: Pick, taken: bool) -> Source:
+    adapter = source.entry.adapter
+    layers = {name: layer for name, layer in adapter.layers.items() if pick.takes(name) == taken}
+    return replace(source, entry=replace(source.entry, adapter=replace(adapter, layers=layers)))

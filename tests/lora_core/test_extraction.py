@@ -1,0 +1,97 @@
+"""A correction out of a dense difference, beside the dense optimum; and layers picked by name."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from lora_loom.lora_core.merging.extraction import extract, whole_error
+from lora_loom.lora_core.merging.pick import Pick
+from torch import Tensor
+
+
+def decaying(out: int, columns: int, power: float, seed: int = 0, *kernel: int) -> Tensor:
+    """A matrix with singular values k ** -power."""
+    generator = torch.Generator().manual_seed(seed)
+    width = columns * torch.Size(kernel).numel()
+    short = min(out, width)
+    left, right = (torch.linalg.qr(torch.randn(size, short, generator=generator))[0] for size in (out, width))
+    return (left * torch.arange(1, short + 1) ** -power @ right.T).reshape(out, columns, *kernel)
+
+
+@pytest.mark.parametrize("shape", [(40, 30), (30, 40), (300, 200), (200, 300), (1, 5)])
+@pytest.mark.parametrize("power", [0.0, 0.5, 2.0])
+def test_the_error_is_true_and_near_the_least(shape, power):
+    whole = decaying(*shape, power).double()
+    found = extract(whole.float(), 8, 1.0, "w")
+    sigma = torch.linalg.svdvals(whole)
+    least = float(sigma[8:].norm() / sigma.norm())
+    left = whole - found.low_rank.to(torch.float64).delta_weight()
+    assert found.error == pytest.approx(float(left.norm() / whole.norm()), rel=1e-4, abs=1e-6)
+    assert least - 1e-6 <= found.error <= 1.01 * least + 1e-6 and found.low_rank.rank <= 8
+    assert found.norm == pytest.approx(float(whole.norm()), rel=1e-6)
+
+
+def test_what_has_that_rank_is_found_exactly():
+    generator = torch.Generator().manual_seed(0)
+    whole = torch.randn(300, 6, generator=generator) @ torch.randn(6, 250, generator=generator)
+    found = extract(whole.clone(), 6, 1.0, "w")
+    assert found.error < 1e-6 and found.low_rank.rank == 6
+    assert extract(whole.clone(), 64, 1.0, "w").low_rank.rank == 6, "no rank for rounding"
+
+
+@pytest.mark.parametrize("energy", [0.5, 0.9])
+def test_energy_takes_the_least_rank(energy):
+    whole = decaying(120, 100, 1.0)
+    found = extract(whole.clone(), 40, energy, "w")
+    share = torch.linalg.svdvals(whole.double()).square().cumsum(0)
+    assert found.low_rank.rank == int((share < energy * share[-1]).sum()) + 1
+    assert found.error**2 <= 1 - energy + 1e-6
+
+
+def test_a_convolution_comes_back_in_its_shape():
+    whole = decaying(12, 6, 3.0, 0, 3, 3)
+    found = extract(whole.clone(), 12, 1.0, "w")
+    assert found.low_rank.shape == (12, 6, 3, 3)
+    torch.testing.assert_close(found.low_rank.delta_weight(), whole, atol=1e-6, rtol=0)
+
+
+def test_the_same_name_gives_the_same_bytes():
+    whole = decaying(300, 200, 0.3)
+    first, again, other = (extract(whole.clone(), 8, 1.0, name).low_rank.lora_A for name in ("w", "w", "v"))
+    assert torch.equal(first, again) and not torch.equal(first, other)
+
+
+def test_no_difference_and_no_numbers():
+    assert extract(torch.zeros(4, 4), 2, 1.0, "w") is None
+    with pytest.raises(ValueError, match="w holds NaN or infinite values"):
+        extract(torch.full((4, 4), float("nan")), 2, 1.0, "w")
+
+
+def test_the_whole_error_weighs_layers_by_their_size():
+    parts = [extract(decaying(40, 30, 0.5, seed) * size, 4, 1.0, "w") for seed, size in ((0, 1.0), (1, 5.0))]
+    lost = sum((part.error * part.norm) ** 2 for part in parts)
+    assert whole_error(parts) == pytest.approx((lost / sum(part.norm**2 for part in parts)) ** 0.5)
+    assert whole_error([]) == 0.0
+
+
+NAMES = ["model.blocks.0.attn.q", "model.blocks.0.mlp.fc", "model.blocks.11.attn.q", "text.layers.0.q"]
+
+
+@pytest.mark.parametrize(
+    ("keep", "drop", "taken"),
+    [
+        ("", "", [0, 1, 2, 3]), ("attn", "", [0, 2]), ("", "attn, text", [1]), ("blocks.*.attn", "blocks.11.", [0]),
+        ("mlp\nblocks.11.", "", [1, 2]),
+    ],
+)  # fmt: skip
+def test_layers_by_parts_of_their_names(keep, drop, taken):
+    pick = Pick.of(keep, drop)
+    pick.check(NAMES)
+    assert [index for index, name in enumerate(NAMES) if pick.takes(name)] == taken
+
+
+def test_patterns_that_hit_nothing_are_told_what_there_is():
+    with pytest.raises(ValueError, match=r"no layer has 'atn' in its name; there are model.blocks.\*.attn.q x 2"):
+        Pick.of("atn", "").check(NAMES)
+    with pytest.raises(ValueError, match="keep and drop leave nothing of 4 layers"):
+        Pick.of("attn", "blocks").check(NAMES)

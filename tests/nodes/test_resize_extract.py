@@ -1,0 +1,222 @@
+"""Resize LoRA and Extract LoRA; and a stack baked into a model by ComfyUI's own nodes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import comfy.model_management
+import comfy.sd
+import folder_paths
+import pytest
+import tiny
+import torch
+from comfy_execution.graph_utils import ExecutionBlocker
+from comfy_extras.nodes_model_merging import ModelSave
+from harness.calls import encode, loaded, relative_error, run_node
+from lora_loom.lora_core.adapter import TEXT_PREFIX, Adapter
+from lora_loom.lora_core.merging.exact_sum import Weighted, exact_sum
+from lora_loom.nodes.bridge.export import save_proven
+from lora_loom.nodes.bridge.patching import apply_layers
+from lora_loom.nodes.extract_lora import ExtractLora
+from lora_loom.nodes.resize_lora import ResizeLora
+from tiny.stored import load_stored
+
+OFF = {"rank": 0, "energy": 1.0, "size_mb": 0.0, "strength": 1.0, "text_strength": 1.0}
+
+
+def resize(model: Any, adapter: Adapter | None = None, name: str = "None", **choices: Any) -> tuple[Any, ...]:
+    return run_node(ResizeLora, model=model, adapter=adapter, lora_name=name, **{**OFF, **choices})
+
+
+def extract(a: Any, b: Any, rank: int = 8, **choices: Any) -> tuple[Adapter, str]:
+    made, _, report, chart = run_node(ExtractLora, model_a=a, model_b=b, rank=rank, **{"energy": 1.0, **choices})
+    assert chart.shape == (1, 256, 1024, 3)
+    return made, report
+
+
+def applied(model: Any, clip: Any, adapter: Adapter) -> tuple[Any, Any]:
+    return apply_layers(model, clip, exact_sum([Weighted("", adapter, 1.0, 1.0)]))[:2]
+
+
+@pytest.fixture
+def sd15(models) -> tiny.Loaded:
+    return models("sd15")
+
+
+# -- resize ------------------------------------------------------------------------------------------------------------
+
+
+def test_a_file_and_an_adapter_are_resized_alike(sd15, loras: Path, random_adapter) -> None:
+    adapter = random_adapter(sd15.model, rank=6)
+    save_proven(adapter, loras / "a.safetensors", "kohya", torch.float32, sd15.model)
+    by_file, _, _, report, chart = resize(sd15.model, name="a.safetensors", rank=2)
+    by_socket = resize(sd15.model, adapter, rank=2)[0]
+    assert chart.shape == (1, 256, 1024, 3) and "relative error of the whole" in report
+    for name, layer in adapter.layers.items():
+        sigma = torch.linalg.svdvals(layer.delta_weight().double().flatten(1))
+        assert by_file.layers[name].rank == 2
+        assert by_file.layers[name].distance(layer) == pytest.approx(float(sigma[2:].norm()), rel=1e-4)
+        assert by_file.layers[name].distance(by_socket.layers[name]) < 1e-5 * layer.norm()
+    (parent,) = json.loads(by_file.metadata["lora_loom.parents"])
+    assert parent["name"] == "a" and len(parent["sha256"]) == 64
+
+
+def test_strength_is_folded_in_and_minus_one_is_the_inverse(sd15, random_adapter, add_text) -> None:
+    adapter = add_text(random_adapter(sd15.model), sd15.clip)
+    half = resize(sd15.model, adapter, strength=0.5, text_strength=-1.0, clip=sd15.clip)[0]
+    for name, layer in adapter.layers.items():
+        factor = -1.0 if name.startswith(TEXT_PREFIX) else 0.5
+        assert half.layers[name].distance(layer.scaled(factor)) < 1e-6 * layer.norm()
+    assert not any(
+        name.startswith(TEXT_PREFIX)
+        for name in resize(sd15.model, adapter, text_strength=0.0, clip=sd15.clip)[0].layers
+    )
+
+
+def test_splitting_by_blocks_loses_nothing(sd15, random_adapter) -> None:
+    adapter = random_adapter(sd15.model)
+    kept, _, rest, report, _ = resize(sd15.model, adapter, keep="attn1, attn2.to_k", drop="attn1.to_v")
+    assert kept.layers.keys() | rest.layers.keys() == adapter.layers.keys()
+    assert not kept.layers.keys() & rest.layers.keys() and f"{len(rest.layers)} layers are in rest" in report
+    assert all(("attn1" in name or "attn2.to_k" in name) and "attn1.to_v" not in name for name in kept.layers)
+    for name, layer in adapter.layers.items():
+        assert (kept.layers.get(name) or rest.layers[name]).distance(layer) < 1e-6 * layer.norm()
+
+
+def test_what_is_not_left_out_blocks_what_needs_it(sd15, random_adapter) -> None:
+    blocked = resize(sd15.model, random_adapter(sd15.model))[2]
+    assert isinstance(blocked, ExecutionBlocker) and "nothing was left out" in blocked.message
+
+
+def test_what_cannot_be_resized(sd15, loras: Path, random_adapter) -> None:
+    adapter = random_adapter(sd15.model)
+    save_proven(adapter, loras / "a.safetensors", "kohya", torch.float32, sd15.model)
+    for arguments in ({}, {"adapter": adapter, "name": "a.safetensors"}):
+        with pytest.raises(ValueError, match="connect one adapter, or choose one file; not both"):
+            resize(sd15.model, **arguments)
+    with pytest.raises(ValueError, match="no layer has 'single_blocks' in its name; there are diffusion_model."):
+        resize(sd15.model, adapter, keep="single_blocks")
+    assert "x.safetensors" in ResizeLora.validate_inputs("x.safetensors") and ResizeLora.validate_inputs("None") is True
+
+
+# -- extract -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("family", ["sd15", "flux1"])
+def test_a_lora_comes_back_out_of_a_model_that_has_it(models, random_adapter, family: str) -> None:
+    """Whether the model is loaded at that moment, its weights patched, or not; nothing of it changes."""
+    model, adapter = models(family).model, random_adapter(models(family).model, 4, 3.0)
+    with torch.inference_mode():
+        patched = applied(model, None, adapter)[0]
+    found, report = extract(patched, model)
+    assert found.layers.keys() == adapter.layers.keys() and "biases" not in report
+    for name, layer in adapter.layers.items():
+        assert found.layers[name].distance(layer) < 1e-5 * layer.norm() and found.layers[name].rank == 4
+    loaded(patched)
+    again, _ = extract(patched, model)
+    assert all(again.layers[name].distance(layer) < 1e-5 * layer.norm() for name, layer in adapter.layers.items())
+
+
+def dense_change(model: Any, layers: list[str], size: float = 0.1) -> tuple[Any, dict[str, torch.Tensor]]:
+    """The model with full-rank changes of a few weights, as merges of checkpoints make them."""
+    tuned, generator, changes = model.clone(), torch.Generator().manual_seed(0), {}
+    for name in layers:
+        weight = model.model.get_parameter(name)
+        changes[name] = torch.randn(weight.shape, generator=generator) * size * weight.float().std()
+    tuned.add_patches({name: ("diff", (change,)) for name, change in changes.items()})
+    return tuned, changes
+
+
+def test_a_tuned_model_at_a_true_error(sd15, loras: Path) -> None:
+    keys = [
+        key
+        for key in sd15.model.model.state_dict()
+        if key.startswith("diffusion_model.") and key.endswith("to_q.weight")
+    ]
+    bias = "diffusion_model.out.2.bias"
+    tuned, changes = dense_change(sd15.model, [*keys[:3], bias])
+    found, report = extract(tuned, sd15.model, rank=5)
+    assert found.layers.keys() == {key.removesuffix(".weight") for key in keys[:3]}
+    told = json.loads(found.metadata["lora_loom.merge"])
+    lost = total = 0.0
+    for key in keys[:3]:
+        sigma = torch.linalg.svdvals(changes[key].double())
+        left = changes[key].double() - found.layers[key.removesuffix(".weight")].delta_weight().double()
+        assert float(left.norm()) == pytest.approx(float(sigma[5:].norm()), rel=0.02)
+        assert told["errors"][key.removesuffix(".weight")] == pytest.approx(float(left.norm() / sigma.norm()), rel=0.06)
+        lost, total = lost + float(left.square().sum()), total + float(sigma.square().sum())
+    assert told["error"] == pytest.approx((lost / total) ** 0.5, rel=0.06) and told["method"] == "extract"
+    share = float(changes[bias].double().norm()) / total**0.5
+    assert f"1 biases and norms differ too and are not in the LoRA, for example {bias}" in report
+    assert f"differ by {share:.2g} of" in report
+    save_proven(found, loras / "x.safetensors", "kohya", torch.float32, sd15.model)
+    assert extract(tuned, sd15.model, 5, keep="attn1")[0].layers.keys() < found.layers.keys()
+
+
+def test_text_encoders_too(sd15, random_adapter, add_text) -> None:
+    adapter = add_text(random_adapter(sd15.model), sd15.clip)
+    with torch.inference_mode():
+        model, clip = applied(sd15.model, sd15.clip, adapter)
+    found, _ = extract(model, sd15.model, clip_a=clip, clip_b=sd15.clip)
+    assert found.layers.keys() == adapter.layers.keys()
+    with torch.inference_mode():
+        again = applied(sd15.model, sd15.clip, found)[1]
+    assert relative_error(encode(again, "a heart")[0][0], encode(clip, "a heart")[0][0]) < 1e-5
+    with pytest.raises(ValueError, match="connect clip_a and clip_b, or neither"):
+        extract(model, sd15.model, clip_a=clip)
+
+
+@pytest.mark.parametrize("form", ["fp8_e4m3fn", "scaled_fp8", "nvfp4"])
+def test_bases_of_few_bits(tmp_path: Path, random_adapter, form: str) -> None:
+    """The change is read beside the weight, not through its rounding."""
+    with torch.inference_mode():
+        model = load_stored("sd15", tmp_path, form)
+        adapter = random_adapter(model, 4, 3.0)
+        patched = applied(model, None, adapter)[0]
+    found, _ = extract(patched, model)
+    assert found.layers.keys() == adapter.layers.keys()
+    for name, layer in adapter.layers.items():
+        assert found.layers[name].distance(layer) < 1e-4 * layer.norm(), name
+
+
+def test_what_cannot_be_extracted(models, random_adapter) -> None:
+    model = models("sd15").model
+    with pytest.raises(ValueError, match="do not differ"):
+        extract(model.clone(), model)
+    with pytest.raises(ValueError, match="model_a is a FLUX.1 dev model and model_b a SD 1.5 model"):
+        extract(models("flux1").model, model)
+    with pytest.raises(ValueError, match="use two of one size"):
+        extract(models("sd15_full").model, model)
+    beside = model.clone()
+    beside.set_injections("bypass_lora", [])
+    with pytest.raises(ValueError, match=r"model_a has changes beside its weights \(bypass_lora\)"):
+        extract(beside, model)
+
+
+def test_a_cancel_is_heeded(sd15, random_adapter) -> None:
+    with torch.inference_mode():
+        patched = applied(sd15.model, None, random_adapter(sd15.model))[0]
+    comfy.model_management.interrupt_current_processing(True)
+    try:
+        with pytest.raises(comfy.model_management.InterruptProcessingException):
+            extract(patched, sd15.model)
+    finally:
+        comfy.model_management.interrupt_current_processing(False)
+
+
+# -- bake --------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("family", ["sd15", "flux1"])
+def test_comfyui_bakes_a_stack_into_a_file_that_it_loads(models, random_adapter, family: str) -> None:
+    model, adapter = models(family).model, random_adapter(models(family).model)
+    with torch.inference_mode():
+        patched = applied(model, None, adapter)[0]
+        ModelSave().save(patched, "lora_loom_baked")
+        (path,) = Path(folder_paths.get_output_directory()).glob("lora_loom_baked*.safetensors")
+        live, baked = loaded(patched), loaded(comfy.sd.load_diffusion_model(str(path)))
+    path.unlink()
+    for name in adapter.layers:
+        assert relative_error(baked[f"{name}.weight"], live[f"{name}.weight"]) < 1e-6
