@@ -7,6 +7,7 @@ from comfy_api.latest import io
 from ..lora_core.rows import LIMIT, NONE, Row, parse
 from .bridge import attribution
 from .bridge.folders import lora_names, lora_state
+from .bridge.patching import APPLY
 from .bridge.progress import Progress
 from .bridge.stack import apply_stack, check_rows, rows_state
 from .types import CATEGORY, LoraStackType
@@ -30,6 +31,7 @@ class LoadLoraStack(io.ComfyNode):
                 io.Clip.Input("clip", optional=True, tooltip="Text encoder, for LoRAs that change it."),
                 LoraStackType.Input("lora_stack", optional=True, tooltip="More rows, from another Load LoRA Stack or a stacker of another pack. They come first."),
                 io.String.Input("rows", optional=True, default="", multiline=True, tooltip="One LoRA to a line, as in prompts: <lora:styles/ink:0.8:1.0> is the file, the strength on the model and the one on the text encoder. A part :off switches it off; a line with # is a comment."),
+                io.Combo.Input("apply", options=list(APPLY), default="auto", optional=True, advanced=True, tooltip="Where LoRAs go: auto writes fp32, bf16 and fp16 weights and runs beside fp8, GGUF and quantised ones, which would round small changes away; weights and beside force one way."),
             ],
             outputs=[
                 io.Model.Output("model", tooltip="The model with the stack applied."),
@@ -53,13 +55,13 @@ class LoadLoraStack(io.ComfyNode):
     def execute(
         cls, model, lora_1=NONE, strength_1=1.0, text_strength_1=1.0, lora_2=NONE, strength_2=1.0, text_strength_2=1.0,
         lora_3=NONE, strength_3=1.0, text_strength_3=1.0, lora_4=NONE, strength_4=1.0, text_strength_4=1.0,
-        clip=None, lora_stack=None, rows="",
+        clip=None, lora_stack=None, rows="", apply="auto",
     ) -> io.NodeOutput:  # fmt: skip
         fixed = [
             Row(lora_1, strength_1, text_strength_1), Row(lora_2, strength_2, text_strength_2),
             Row(lora_3, strength_3, text_strength_3), Row(lora_4, strength_4, text_strength_4),
         ]  # fmt: skip
-        done = apply_stack(model, clip, lora_stack, [*fixed, *parse(rows)])
+        done = apply_stack(model, clip, lora_stack, [*fixed, *parse(rows)], apply)
         Progress(1).say(done.report)
         return io.NodeOutput(done.model, done.clip, done.rows, done.report, done.triggers)
 

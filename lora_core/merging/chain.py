@@ -11,9 +11,9 @@ from .exact_sum import Weighted
 
 
 class Step(NamedTuple):
-    """One change of a weight, at its strength."""
+    """One change of a weight, at its strength; of plain LoRAs their sum, each at its own."""
 
-    change: LowRank | Correction
+    change: tuple[LowRank, ...] | Correction
     strength: float = 1.0
 
 
@@ -35,21 +35,21 @@ def _steps_of(part: Weighted) -> dict[str, list[Step]]:
     found: dict[str, list[Step]] = {}
     for name in dict.fromkeys((*plain, *others)):
         if strength := part.strength_of(name):
-            changes = [plain[name]] if name in plain else []
-            found[name] = [Step(change, strength) for change in (*changes, *others.get(name, ()))]
+            sums = [Step((plain[name].scaled(strength),))] if name in plain else []
+            found[name] = [*sums, *(Step(change, strength) for change in others.get(name, ()))]
     return found
 
 
 def _fused(steps: Sequence[Step]) -> list[Step]:
     fused: list[Step] = []
-    plain: list[LowRank] = []
+    plain: tuple[LowRank, ...] = ()
     for step in (*steps, None):
-        if step is not None and isinstance(step.change, LowRank):
-            plain.append(step.change.scaled(step.strength))
+        if step is not None and isinstance(step.change, tuple):
+            plain += step.change
             continue
         if plain and (step is None or step.change.depends_on_weight):
-            fused.append(Step(LowRank.concat(plain)))
-            plain = []
+            fused.append(Step(plain))
+            plain = ()
         if step is not None:
             fused.append(step)
     return fused

@@ -26,17 +26,22 @@ class Weighted:
 
 
 def exact_sum(parts: Sequence[Weighted]) -> dict[str, LowRank]:
-    """Layer by layer the sum of all parts; layers that only some have, or at strength 0, are handled exactly.
+    """Layer by layer the sum of all parts; layers that only some have, or at strength 0, are handled exactly."""
+    return {name: LowRank.concat(terms) for name, terms in terms_of(parts).items()}
+
+
+def terms_of(parts: Sequence[Weighted]) -> dict[str, tuple[LowRank, ...]]:
+    """Layer by layer what is to be summed, each at its strength.
 
     Raises ValueError when a part holds something other than plain LoRA, which no sum of factors is equal to.
     """
     check_plain(parts)
-    terms: dict[str, list[LowRank]] = {}
+    terms: dict[str, tuple[LowRank, ...]] = {}
     for part in parts:
         for name, layer in part.adapter.layers.items():
             if strength := part.strength_of(name):
-                terms.setdefault(name, []).append(layer.scaled(strength))
-    return {name: LowRank.concat(layers) for name, layers in terms.items()}
+                terms[name] = (*terms.get(name, ()), layer.scaled(strength))
+    return terms
 
 
 def check_plain(parts: Sequence[Weighted]) -> None:

@@ -1,41 +1,31 @@
-"""Put a stack of adapters on a MODEL and CLIP: one fused patch per weight, inside ComfyUI's own patch life cycle."""
+"""Put a stack on a MODEL and CLIP: into the weights where that is exact, beside the layers where rounding would eat it.
+
+Either way it is inside ComfyUI's own life cycle of patches and injections.
+"""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import zip_longest
+from typing import Any, Literal, get_args
+from uuid import uuid4
 
 import comfy.model_management
 import torch
+from comfy.quant_ops import QuantizedTensor
 from comfy.weight_adapter import WeightAdapterBase
-from comfy.weight_adapter.lora import LoRAAdapter
+from torch import nn
 
 from ...lora_core.adapter import TEXT_PREFIX
 from ...lora_core.low_rank import LowRank
 from ...lora_core.merging.chain import Step
+from .beside import ALWAYS, Beside, Parts, can_hang
+from .patchers import FusedLoRA, quicken
 
-
-class FusedLoRA(LoRAAdapter):
-    """ComfyUI's plain LoRA patch, applied as one in-place `addmm_`. State lives in `weights` alone, as core requires.
-
-    `weights` is (up, down, None, None, None, None) with all strengths and alphas folded into `up`.
-    """
-
-    def calculate_weight(
-        self,
-        weight,
-        key,
-        strength,
-        strength_model,
-        offset,
-        function,
-        intermediate_dtype=torch.float32,
-        original_weight=None,
-    ):
-        up, down = (
-            comfy.model_management.cast_to_device(f, weight.device, intermediate_dtype) for f in self.weights[:2]
-        )
-        return LowRank(down, up, float(down.shape[0])).add_to_(weight, strength)
+Apply = Literal["auto", "weights", "beside"]
+APPLY = get_args(Apply)
 
 
 class KindPatch(WeightAdapterBase):
@@ -63,19 +53,80 @@ class KindPatch(WeightAdapterBase):
         return correction.with_tensors(moved).apply_to(weight, strength * own_strength)
 
 
+@dataclass
+class How:
+    """Where layers were changed, for the report."""
+
+    weights: int = 0
+    beside: Counter[str] = field(default_factory=Counter)
+    slow: str = ""
+
+    def __str__(self) -> str:
+        lines = [f"{self.weights} weights changed"] if self.weights else []
+        lines += [f"{count} layers changed beside the weight ({why})" for why, count in self.beside.items()]
+        if self.slow:
+            lines.append(f"this model's loader patches weights itself ({self.slow}), so a changed strength reloads all")
+        return "; ".join(lines)
+
+
 def apply_layers(model, clip, layers: Mapping[str, LowRank]):
-    """Clones of MODEL and CLIP (which may be None) with the corrections on them, each in one `add_patches` call."""
-    return apply_chain(model, clip, {name: [Step(layer)] for name, layer in layers.items()})
+    """Clones of MODEL and CLIP (which may be None) with the corrections on them."""
+    return apply_chain(model, clip, {name: [Step((layer,))] for name, layer in layers.items()})[:2]
 
 
-def apply_chain(model, clip, steps: Mapping[str, Sequence[Step]]):
-    """As `apply_layers`, with several steps in order on each weight."""
-    model, clip = model.clone(), clip.clone() if clip is not None else None
-    _add(model, {name: chain for name, chain in steps.items() if not name.startswith(TEXT_PREFIX)})
+def apply_chain(
+    model, clip, steps: Mapping[str, Sequence[Step]], apply: Apply = "auto", spans: Mapping[str, Parts] | None = None
+) -> tuple[Any, Any, How]:
+    """Clones of MODEL and CLIP with several steps in order on each weight, and where they went.
+
+    `auto` writes weights of fp32, bf16 and fp16, and runs beside those of fewer bits. What `spans` holds is on for a
+    part of sampling, and runs beside its layer in any case. Kinds that are no plain LoRA, and what shares a weight with
+    them, go into the weight.
+    """
+    model, clip, how = model.clone(), clip.clone() if clip is not None else None, How()
+    _put(model, {n: chain for n, chain in steps.items() if not n.startswith(TEXT_PREFIX)}, spans or {}, apply, how)
     if clip is not None:
         text = {name: chain for name, chain in steps.items() if name.startswith(TEXT_PREFIX)}
-        _add(clip.patcher, {name.removeprefix(TEXT_PREFIX): chain for name, chain in text.items()})
-    return model, clip
+        _put(clip.patcher, {n.removeprefix(TEXT_PREFIX): chain for n, chain in text.items()}, {}, apply, how)
+    return model, clip, how
+
+
+def _put(
+    patcher, steps: Mapping[str, Sequence[Step]], spans: Mapping[str, Parts], apply: Apply, how: How
+) -> None:  # fmt: skip
+    reasons = {name: _reason(patcher, name, chain, apply) for name, chain in steps.items()}
+    written = {name: chain for name, chain in steps.items() if not reasons[name]}
+    branches = {name: {ALWAYS: steps[name][0].change} for name, reason in reasons.items() if reason}
+    for name, parts in spans.items():
+        if not can_hang(patcher.model.get_submodule(name)):
+            raise ValueError(f"{name} is no linear or convolution layer, so what changes it cannot be on for a part of "
+                             "sampling; set start to 0 and end to 1")  # fmt: skip
+        branches[name] = branches.get(name, {}) | dict(parts)
+    how.weights += len(written)
+    how.beside.update(reasons.get(name) or "on for a part of sampling" for name in branches)
+    if branches:
+        Beside(branches).attach(patcher, f"lora_loom_{uuid4().hex}")
+    _add(patcher, written)
+    if not quicken(patcher) and written:
+        how.slow = type(patcher).__name__
+
+
+def _reason(patcher, name: str, chain: Sequence[Step], apply: Apply) -> str:
+    """Why a layer's correction runs beside it; empty when it is written into the weight."""
+    if apply == "weights" or len(chain) > 1 or not isinstance(chain[0].change, tuple):
+        return ""
+    module = patcher.model.get_submodule(name)
+    if not can_hang(module):
+        return ""
+    return _kind_of_few_bits(module) or ("as chosen" if apply == "beside" else "")
+
+
+def _kind_of_few_bits(module: nn.Module) -> str:
+    """What a weight is stored as, where that cannot hold what a LoRA changes."""
+    if isinstance(module.weight, QuantizedTensor):
+        return f"{module.quant_format} weights"
+    kind = getattr(module, "weight_comfy_model_dtype", None) or module.weight.dtype
+    return "" if kind.is_floating_point and kind.itemsize > 1 else f"{str(kind).removeprefix('torch.')} weights"
 
 
 def _add(patcher, steps: Mapping[str, Sequence[Step]]) -> None:
@@ -96,6 +147,6 @@ def _keys(patcher, names: Iterable[str]) -> dict[str, str]:
 
 
 def _patch(step: Step) -> WeightAdapterBase:
-    if isinstance(step.change, LowRank):
-        return FusedLoRA(set(), (step.change.lora_B, step.change.lora_A, None, None, None, None))
+    if isinstance(step.change, tuple):
+        return FusedLoRA.of(step.change)
     return KindPatch(set(), (step.change, step.strength, tuple(step.change.tensors())))

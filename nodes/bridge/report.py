@@ -13,16 +13,14 @@ from torch import Tensor
 
 from ...lora_core.adapter import TEXT_PREFIX, Adapter
 from ...lora_core.analysis import leakage, memorisation
-from ...lora_core.merging.chain import chain
 from ...lora_core.sheet import Row, sheet
 from ...lora_core.training.dataset import Dataset
 from ...lora_core.training.prompts import with_trigger, without_trigger
 from .images import as_picture
 from .keys import NameTable
-from .patching import apply_chain
 from .progress import Progress
 from .sampling import Sampling, check_size, decoded, latents
-from .stack import Entry, describe, load_rows, rows_of
+from .stack import Entry, apply_entries, describe, load_rows, rows_of
 
 NEUTRAL = ("a mountain landscape with a lake", "a bowl of fruit on a table", "a street in a city at night")
 _TILE = 256
@@ -114,9 +112,13 @@ def _drawn(
 ) -> list[Drawn]:  # fmt: skip
     """First everything with the base model, then with the LoRAs, then the pictures: each model is loaded once."""
     progress = Progress(3 * len(asked) * questions.seeds)
-    steps = chain(entries)
-    changed = apply_chain(model, clip, steps)
-    texts = [clip, changed[1] if any(name.startswith(TEXT_PREFIX) for name in steps) else clip]
+    changed = apply_entries(model, clip, entries)
+    on_text = any(
+        entry.text_strength and name.startswith(TEXT_PREFIX)
+        for entry in entries
+        for name in (*entry.adapter.layers, *entry.adapter.others)
+    )
+    texts = [clip, changed[1] if on_text else clip]
     seeds = [(sampling.seed + number) % 2**64 for number in range(questions.seeds)]
     made: list[list[Tensor]] = []
     for patcher, text in zip((model, changed[0]), texts, strict=True):

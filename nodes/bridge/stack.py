@@ -2,31 +2,45 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ...lora_core import stack_entries
 from ...lora_core.adapter import Adapter
+from ...lora_core.blocks import strengths
 from ...lora_core.files import formats, guard
 from ...lora_core.files.words import trigger_words, unique
+from ...lora_core.low_rank import LowRank
 from ...lora_core.merging.chain import chain
-from ...lora_core.merging.exact_sum import Weighted
+from ...lora_core.merging.exact_sum import Weighted, terms_of
 from ...lora_core.rows import NONE, Row, parse
 from . import attribution
+from .beside import ALWAYS, Span
 from .folders import lora_name, lora_path, lora_state
 from .keys import NameTable
-from .patching import apply_chain
+from .patching import Apply, How, apply_chain
 
 
 @dataclass(frozen=True)
 class Entry(Weighted):
-    """A stack entry; `unmatched` are the file's names that the connected models do not have."""
+    """A stack entry; `unmatched` are the file's names that the connected models do not have, `factors` what layers are
+    at that a per-block strength names, `span` the part of sampling that it is on for."""
 
     unmatched: tuple[str, ...] = ()
+    factors: Mapping[str, float] = field(default_factory=dict)
+    span: Span = ALWAYS
+
+    def strength_of(self, layer: str) -> float:
+        return super().strength_of(layer) * self.factors.get(layer, 1.0)
 
     def report(self, has_text: bool) -> str:
         line = f"{self.name}: {_layers(self.adapter)} at {self.strength:g} / {self.text_strength:g}"
+        if self.factors:
+            off = sum(not self.factors.get(layer, 1.0) for layer in self.adapter.layers)
+            line += f", blocks as written ({off} layers off)"
+        if self.span != ALWAYS:
+            line += f", from {self.span[0]:g} to {self.span[1]:g} of sampling"
         if not self.unmatched:
             return line
         text_only = not has_text and all(name.startswith(("lora_te", "text_encoder")) for name in self.unmatched)
@@ -90,19 +104,30 @@ def rows_state(text: str | None) -> list:
         return []
 
 
-def apply_stack(model, clip, stack: Iterable | None, own: Iterable[Row]) -> Applied:
+def apply_stack(model, clip, stack: Iterable | None, own: Iterable[Row], apply: Apply = "auto") -> Applied:
     """The rows of a LORA_STACK, then one's own, applied as their exact sum."""
     before, notes = stack_entries.read(stack)
     rows = active([*before, *own])
-    table = NameTable(model, clip)
-    entries = load_rows(rows, table)
-    patched, text = apply_chain(model, clip, chain(entries))
+    entries = load_rows(rows, NameTable(model, clip))
+    patched, text, how = apply_entries(model, clip, entries, apply)
     makers = [attribution.entry_of(row, entry.adapter.metadata) for row, entry in zip(_on(rows), entries, strict=True)]
     attribution.attach(patched, makers)
     attribution.tell(makers)
-    report = "\n".join((describe(entries, clip is not None), *notes))
+    report = "\n".join(filter(None, (describe(entries, clip is not None), str(how), *notes)))
     words = unique(word for entry in entries for word in trigger_words(entry.adapter.metadata))
     return Applied(patched, text, rows, report, ", ".join(words))
+
+
+def apply_entries(model, clip, entries: Sequence[Entry], apply: Apply = "auto") -> tuple[Any, Any, How]:
+    """MODEL and CLIP with the entries' exact sum, each on the model for its part of sampling. A text is encoded before
+    sampling, so that it is changed for all of it."""
+    always = [entry if entry.span == ALWAYS else replace(entry, strength=0.0) for entry in entries]
+    spans: dict[str, dict[Span, tuple[LowRank, ...]]] = {}
+    for entry in entries:
+        for layer, terms in terms_of([replace(entry, text_strength=0.0)] if entry.span != ALWAYS else []).items():
+            parts = spans.setdefault(layer, {})
+            parts[entry.span] = (*parts.get(entry.span, ()), *terms)
+    return apply_chain(model, clip, chain(always), apply, spans)
 
 
 def describe(entries: Sequence[Entry], has_text: bool) -> str:
@@ -122,4 +147,7 @@ def _listed(row: Row) -> Row:
 def _load(row: Row, table: NameTable) -> Entry:
     path = lora_path(row.name)
     resolved = table.resolve(formats.read(path), path.name)
-    return Entry(path.stem, resolved.adapter, row.strength, row.text_strength, resolved.unmatched)
+    factors = strengths(row.blocks, table.shapes, table.family.name) if row.blocks.strip() else {}
+    return Entry(
+        path.stem, resolved.adapter, row.strength, row.text_strength, resolved.unmatched, factors, (row.start, row.end)
+    )

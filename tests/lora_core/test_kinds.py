@@ -14,9 +14,9 @@ from lora_loom.lora_core.files import formats
 from lora_loom.lora_core.files.faults import UnsafeFileError
 from lora_loom.lora_core.files.layers import TensorInfo, check_layers
 from lora_loom.lora_core.kinds import DoRA, placed
-from lora_loom.lora_core.low_rank import LowRank
 from lora_loom.lora_core.merging.chain import Step, chain
 from lora_loom.lora_core.merging.exact_sum import Weighted, exact_sum
+from lora_loom.lora_core.weight_sum import write_sum
 from torch import Tensor
 
 STRENGTHS = (1.0, 0.35, -0.8)
@@ -36,8 +36,8 @@ def changed(tensors: Mapping[str, Tensor], weight: Tensor, strength: float = 1.0
 
 def applied(steps: list[Step], weight: Tensor) -> Tensor:
     for change, strength in steps:
-        plain = isinstance(change, LowRank)
-        weight = change.add_to_(weight.clone(), strength) if plain else change.apply_to(weight, strength)
+        plain = isinstance(change, tuple)
+        weight = write_sum(weight, change, weight.clone()) if plain else change.apply_to(weight, strength)
     return weight
 
 
@@ -409,7 +409,7 @@ def test_plain_loras_are_summed_up_to_the_next_kind_that_depends_on_the_weight()
     plain, dora = lora(24, 16), {**lora(24, 16), "x.dora_scale": dora_scale((24, 16), 1)}
     rows = [(plain, 0.5), (plain, -0.2), (dora, 0.7), (plain, 1.0), (plain, 0.0)]
     steps = chain([Weighted("", formats.decode(tensors), strength, 0.0) for tensors, strength in rows])["x"]
-    assert [type(step.change) for step in steps] == [LowRank, DoRA, LowRank]
+    assert [type(step.change) for step in steps] == [tuple, DoRA, tuple]
     weight = randn(24, 16)
     wanted = weight
     for tensors, strength in rows[:-1]:

@@ -20,7 +20,7 @@ from lora_loom.lora_core.guess import KIN
 from lora_loom.lora_core.low_rank import LowRank
 from lora_loom.nodes.bridge.export import DTYPES, STYLES, save_proven
 from lora_loom.nodes.bridge.keys import NameTable, family_of
-from lora_loom.nodes.bridge.patching import FusedLoRA
+from lora_loom.nodes.bridge.patchers import FusedLoRA
 from lora_loom.nodes.load_stack import LoadLoraStack
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -108,7 +108,7 @@ def test_exact_sum_and_the_core_chain(models, mixed, family: str, record_propert
     rows = [row for row, _ in made]
     ours, _, _, report = stack(trio.model, rows)
     theirs, _ = chained(trio.model, None, rows)
-    assert "not applied" not in report and len(report.splitlines()) == len(rows)
+    assert "not applied" not in report and len(report.splitlines()) == len(rows) + 1
     before, by_us, by_core, wanted = loaded(trio.model), loaded(ours), loaded(theirs), dense_sum(made)
     for key, weight in before.items():
         if key not in wanted:
@@ -210,8 +210,7 @@ def test_half_precision_weights_are_rounded_once(dtype: torch.dtype) -> None:
     layers = [
         LowRank(torch.randn(8, 48, generator=generator), torch.randn(64, 8, generator=generator), 0.4) for _ in range(6)
     ]
-    fused = LowRank.concat(layers)
-    patch = FusedLoRA(set(), (fused.lora_B, fused.lora_A, None, None, None, None))
+    patch = FusedLoRA.of(layers)
     exact = weight.double() + sum(layer.to(torch.float64).delta_weight() for layer in layers)
     full = comfy.lora.calculate_weight([(1.0, patch, 1.0, None, None)], weight.float(), "w").to(dtype)
     assert torch.equal(full, exact.to(dtype)) or relative_error(full, exact.to(dtype)) < 1e-4
@@ -245,7 +244,7 @@ def test_stacks_are_chained_in_order(models, loras: Path, make_lora) -> None:
         ("c", 2.0),
     ]
     assert [line.split(":")[0] for line in report.splitlines()[:3]] == ["a", "b", "c"]
-    assert report.splitlines()[3:] == [
+    assert report.splitlines()[4:] == [
         'lora_stack entry 2, sub\\b.safetensors: "another pack\'s extra" ignored, unknown here',
         "lora_stack entry 3 ignored: it names no file",
     ]
@@ -274,7 +273,8 @@ def test_text_encoder_strength(models, loras: Path, random_adapter, add_text, fa
     row = ("text.safetensors", 0.3, 0.9)
     model, clip, _, report = stack(trio.model, [row], trio.clip)
     core_model, core_clip = chained(trio.model, trio.clip, [row])
-    assert report == f"text: {len(adapter.layers)} layers at 0.3 / 0.9"
+    count = len(adapter.layers)
+    assert report == f"text: {count} layers at 0.3 / 0.9\n{count} weights changed"
     ours, theirs, plain = (encode(c, "a red heart")[0][0] for c in (clip, core_clip, trio.clip))
     assert relative_error(ours, theirs) < 1e-5
     pooled = [encode(c, "a red heart")[0][1]["pooled_output"] for c in (clip, core_clip, trio.clip)]
