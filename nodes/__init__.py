@@ -2,7 +2,7 @@
 
 from comfy_api.latest import ComfyExtension, io
 
-from .bridge import attribution
+from .bridge import attribution, picker
 from .combine_datasets import CombineDatasets
 from .dataset import LoraDataset
 from .dataset_doctor import DatasetDoctor
@@ -23,6 +23,7 @@ from .validation import TrainingValidation
 class LoraLoom(ComfyExtension):
     async def on_load(self) -> None:
         attribution.listen()
+        picker.serve()
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         return [

@@ -12,7 +12,7 @@ from harness.comfyui import ROOT
 
 ALGEBRA = {"torch", "numpy", "einops", "safetensors", "PIL"}
 COMFY = {"comfy", "comfy_api", "comfy_execution", "comfy_extras", "folder_paths", "latent_preview", "node_helpers"}
-COMFY |= {"comfy_aimdo", "comfy_kitchen", "comfyui_version", "execution"}
+COMFY |= {"aiohttp", "comfy_aimdo", "comfy_kitchen", "comfyui_version", "execution"}
 COMFY |= {"nodes", "server"}  # its `nodes`: ours are reached relatively
 PARTS = ("lora_core", "nodes/bridge", "nodes", "")  # the first that holds a file is its layer; "" is the root
 
