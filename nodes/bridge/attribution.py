@@ -110,7 +110,7 @@ def _tell(prompt: Prompt, node: str, entries: Entries) -> None:
     for key in (KEY, HASHES):
         prompt.pictures.pop(key, None)
     if found:
-        prompt.pictures |= {KEY: found, HASHES: attribution.lora_hashes(found)}
+        prompt.pictures.update({KEY: found, HASHES: attribution.lora_hashes(found)})
 
 
 def _signature(graph: Graph, node: str) -> str:
