@@ -4,6 +4,7 @@ from comfy_api.latest import ComfyExtension, io
 
 from .bridge import attribution, picker
 from .combine_datasets import CombineDatasets
+from .convert_lora import ConvertLora
 from .dataset import LoraDataset
 from .dataset_doctor import DatasetDoctor
 from .extract_lora import ExtractLora
@@ -28,7 +29,8 @@ class LoraLoom(ComfyExtension):
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         return [
             LoraDataset, CombineDatasets, DatasetDoctor, TrainingOptimizer, TrainingObjective, LoraLayers,
-            TrainingPreviews, TrainingValidation, TrainLora, SaveLora, LoadLoraStack, MergeLora, ResizeLora, ExtractLora, LoraReport,
+            TrainingPreviews, TrainingValidation, TrainLora, SaveLora, LoadLoraStack, MergeLora, ResizeLora, ExtractLora,
+            ConvertLora, LoraReport,
         ]  # fmt: skip
 
 

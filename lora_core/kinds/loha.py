@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .correction import Correction, Shapes, like, tucker_fault, tucker_shape
+from .correction import Correction, Shapes, tucker_fault, tucker_shape
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,10 +36,19 @@ class LoHa(Correction):
             return tucker_shape(self.w1_a, self.w1_b, self.t1)
         return (self.w1_a.shape[0], self.w1_b.shape[1])
 
+    def sides(self, dtype: torch.dtype = torch.float32) -> list[tuple[Tensor, Tensor]]:
+        """Each side as two matrices, (out, rank) and (rank, in with the kernel folded into it)."""
+        sides = []
+        for a, b, core in ((self.w1_a, self.w1_b, self.t1), (self.w2_a, self.w2_b, self.t2)):
+            a, b = a.to(dtype), b.to(dtype)
+            if core is not None:
+                a, b = a.T, torch.einsum("ij...,jr->ir...", core.to(dtype), b).flatten(1)
+            sides.append((a, b))
+        return sides
+
     def difference(self, weight: Tensor) -> Tensor:
-        left = _side(*(like(factor, weight) for factor in (self.w1_a, self.w1_b)), self.t1)
-        right = _side(*(like(factor, weight) for factor in (self.w2_a, self.w2_b)), self.t2)
-        return (self.scale * left * right).reshape(weight.shape)
+        (p1, q1), (p2, q2) = self.to(weight.device).sides(weight.dtype)
+        return (self.scale * (p1 @ q1) * (p2 @ q2)).reshape(weight.shape)
 
     @classmethod
     def fault(cls, parts: Shapes) -> str:
@@ -63,7 +72,3 @@ class LoHa(Correction):
         w1_a, w1_b, w2_a, w2_b = (parts[part] for part in cls.PARTS[:4])
         scale = 1.0 if alpha is None else alpha / w1_b.shape[0]
         return cls(w1_a, w1_b, w2_a, w2_b, scale, parts.get("hada_t1"), parts.get("hada_t2"))
-
-
-def _side(a: Tensor, b: Tensor, core: Tensor | None) -> Tensor:
-    return a @ b if core is None else torch.einsum("ij...,ip,jr->pr...", like(core, a), a, b)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
+from ..low_rank import LowRank
 from .correction import Correction
 
 
@@ -35,10 +36,20 @@ class Placed(Correction):
     def fits(self, weight: tuple[int, ...]) -> bool:
         return self.start + self.length <= weight[0] and self.inner.fits((self.length, *weight[1:]))
 
+    def rows_of(self, weight: Tensor) -> Tensor:
+        """The rows that `inner` changes, in its order."""
+        rows = weight.narrow(0, self.start, self.length)
+        return self.reorder(rows) if self.reorder else rows
+
+    def put_back(self, layer: LowRank, height: int) -> LowRank:
+        """A low-rank correction of those rows as one of the whole weight of `height` rows."""
+        return (replace(layer, lora_B=self.reorder(layer.lora_B)) if self.reorder else layer).in_rows(
+            self.start, height
+        )
+
     def _changed(self, weight: Tensor, strength: float) -> Tensor:
-        reorder = self.reorder or _as_is
-        rows = reorder(weight.narrow(0, self.start, self.length))
-        changed = reorder(self.inner.apply_to(rows, strength))
+        changed = self.inner.apply_to(self.rows_of(weight), strength)
+        changed = self.reorder(changed) if self.reorder else changed
         return torch.cat([weight[: self.start], changed, weight[self.start + self.length :]])
 
 
@@ -47,7 +58,3 @@ def placed(inner: Correction, rows: tuple[int, int] | None, height: int, reorder
     if rows is None and reorder is None:
         return inner
     return Placed(inner, *(rows or (0, height)), reorder)
-
-
-def _as_is(tensor: Tensor) -> Tensor:
-    return tensor

@@ -17,11 +17,12 @@ from ...lora_core.merging.merge import Merged, Settings
 from ...lora_core.merging.merge import merge as merge_layers
 from ...lora_core.merging.truncation import Limits
 from ...lora_core.rows import LIMIT, Row
+from .conversion import as_plain, cost
 from .folders import lora_path
 from .keys import NameTable
 from .origin import known_hash
 from .progress import Progress
-from .stack import Entry, load_rows, rows_of
+from .stack import Entry, layers_of, load_rows, rows_of
 
 CHOICES = [SUM, AUTO, *METHODS]
 Tick = Callable[[int, int], None]
@@ -78,12 +79,12 @@ def merge(
 ) -> tuple[Adapter, str, Image.Image]:
     """All parts as one adapter, with a report and a picture. `settings` may be AUTO: those that suit the parts."""
     table = NameTable(model, clip)
-    parts = sources(table, rows_of(lora_stack), adapters)
+    parts, notes = plain(sources(table, rows_of(lora_stack), adapters), model, clip, limits, tick)
     if settings != AUTO:
-        return build(parts, settings, limits, table, tick)
+        return build(parts, settings, limits, table, tick, notes)
     proposal = auto.propose([part.entry for part in parts])
     parts = [replace(part, entry=entry) for part, entry in zip(parts, proposal.parts, strict=True)]
-    return build(parts, Settings(proposal.method), limits, table, tick, proposal.reasons)
+    return build(parts, Settings(proposal.method), limits, table, tick, [*notes, *proposal.reasons])
 
 
 def sources(table: NameTable, rows: Sequence[Row], adapters: Sequence[Connected]) -> list[Source]:
@@ -98,6 +99,19 @@ def sources(table: NameTable, rows: Sequence[Row], adapters: Sequence[Connected]
         hashes.append("")
     _refuse_lost_layers(entries)
     return [Source(*each) for each in zip(entries, hashes, strict=True)]
+
+
+def plain(parts: Sequence[Source], model, clip, limits: Limits, tick: Tick) -> tuple[list[Source], list[str]]:
+    """Parts of other kinds as plain LoRAs, with what that cost."""
+    made, notes = [], []
+    for part in parts:
+        entry = part.entry
+        if entry.adapter.others:
+            converted = as_plain(entry.adapter, model, clip, Limits(limits.rank), tick)
+            notes += [f"{entry.name}: {layers_of(entry.adapter)}; {line}" for line in cost(converted)]
+            part = replace(part, entry=replace(entry, adapter=converted.adapter))
+        made.append(part)
+    return made, notes
 
 
 def build(
@@ -117,11 +131,6 @@ def _refuse_lost_layers(entries: Sequence[Entry]) -> None:
             raise ValueError(
                 f"{entry.name}: {len(entry.unmatched)} layers would be lost, for example {entry.unmatched[0]}; "
                 "connect CLIP for text-encoder layers, or the model the LoRA was made for"
-            )
-        if kinds := [kind for kind in entry.adapter.kinds() if kind != "LoRA"]:
-            raise ValueError(
-                f"{entry.name} holds {' and '.join(kinds)} weights, which have no exact sum with others; "
-                "leave it out of the merge and apply it with Load LoRA Stack"
             )
 
 

@@ -13,7 +13,7 @@ from ...lora_core.merging.pick import Pick
 from ...lora_core.merging.truncation import Limits
 from ...lora_core.rows import NONE, Row
 from .keys import NameTable
-from .merging import Connected, Source, Tick, build, sources
+from .merging import Connected, Source, Tick, build, plain, sources
 
 
 def resize(
@@ -26,10 +26,11 @@ def resize(
         raise ValueError("connect one adapter, or choose one file; not both")
     table = NameTable(model, clip)
     rows = [] if adapter else [Row(lora_name, *strengths)]
-    (source,) = sources(table, rows, [Connected(adapter, *strengths)] if adapter else [])
+    found = sources(table, rows, [Connected(adapter, *strengths)] if adapter else [])
+    (source,), notes = plain(found, model, clip, limits, tick)
     pick.check(source.entry.adapter.layers)
     kept, rest = (_part(source, pick, taken) for taken in (True, False))
-    made, report, chart = build([kept], EXACT, limits, table, tick)
+    made, report, chart = build([kept], EXACT, limits, table, tick, notes)
     if not rest.entry.adapter.layers:
         return made, ExecutionBlocker("nothing was left out: keep and drop are empty"), report, chart
     left = f"{len(rest.entry.adapter.layers)} layers are in rest"

@@ -35,7 +35,7 @@ class Entry(Weighted):
         return super().strength_of(layer) * self.factors.get(layer, 1.0)
 
     def report(self, has_text: bool) -> str:
-        line = f"{self.name}: {_layers(self.adapter)} at {self.strength:g} / {self.text_strength:g}"
+        line = f"{self.name}: {layers_of(self.adapter)} at {self.strength:g} / {self.text_strength:g}"
         if self.factors:
             off = sum(not self.factors.get(layer, 1.0) for layer in self.adapter.layers)
             line += f", blocks as written ({off} layers off)"
@@ -48,7 +48,7 @@ class Entry(Weighted):
         return f"{line}; {len(self.unmatched)} not applied ({reason})"
 
 
-def _layers(adapter: Adapter) -> str:
+def layers_of(adapter: Adapter) -> str:
     """`12 layers`, with the kinds where some are no plain LoRA: `12 layers (8 DoRA, 4 LoRA)`."""
     kinds = adapter.kinds()
     named = ", ".join(f"{count} {kind}" for kind, count in kinds.most_common())

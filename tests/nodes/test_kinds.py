@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,9 +12,11 @@ import pytest
 import torch
 from harness.calls import loaded, relative_error, run_node
 from lora_loom.lora_core.files import formats
+from lora_loom.lora_core.merging.exact_sum import Weighted, exact_sum
 from lora_loom.nodes.bridge.keys import NameTable
-from lora_loom.nodes.bridge.patching import KindPatch
+from lora_loom.nodes.bridge.patching import KindPatch, apply_layers
 from lora_loom.nodes.bridge.stack import apply_stack
+from lora_loom.nodes.convert_lora import ConvertLora
 from lora_loom.nodes.merge_lora import MergeLora
 from safetensors.torch import save_file
 from torch import Tensor
@@ -154,8 +157,47 @@ def test_a_file_for_another_size_is_refused(models, loras: Path) -> None:
         NameTable(model).resolve(formats.read(loras / "other.safetensors"), "other")
 
 
-def test_a_merge_says_what_it_cannot_add(models, loras: Path) -> None:
+@pytest.mark.parametrize("kind, rank, worst", [
+    ("LoHa", 0, 1e-6), ("LoKr", 0, 1e-6), ("GLoRA", 0, 1e-6), ("DoRA per row", 320, 2e-5), ("LoHa", 2, 0.9),
+])  # fmt: skip
+def test_converted_it_does_what_it_did(models, loras: Path, kind: str, rank: int, worst: float) -> None:
+    """Alone at strength 1, at the rank that holds all of it; with a smaller one, as near as the report says."""
     model = models("sd15").model
-    stack = [(written(loras, "DoRA per row", model, "sd15"), 1.0, 0.0)]
-    with pytest.raises(ValueError, match="DoRA"):
-        run_node(MergeLora, model=model, rank=0, strengths="", lora_stack=stack)
+    name = written(loras, kind, model, "sd15")
+    before = loaded(model)
+    wanted = loaded(apply_stack(model, None, [(name, 1.0, 0.0)], []).model)
+    adapter, _, report = run_node(ConvertLora, model=model, lora=name, rank=rank, energy=1.0)
+    assert not adapter.others and f"{len(NAMES['sd15'])} {kind.split()[0]}" in report
+    assert json.loads(adapter.metadata["lora_loom.parents"])[0]["name"] == kind
+    made = loaded(apply_layers(model, None, exact_sum([Weighted("", adapter, 1.0, 1.0)]))[0])
+    stated = {line.split()[1]: float(line.split()[0]) for line in report.splitlines() if line.startswith("  ")}
+    for layer, error in stated.items():
+        key = f"{layer}.weight"
+        found = float((made[key] - wanted[key]).norm() / (wanted[key] - before[key]).norm())
+        assert found <= worst and found == pytest.approx(error, rel=0.01, abs=3e-6)
+    others = [key for key in made if key.removesuffix(".weight") not in stated]
+    assert set(stated) == set(adapter.layers) and all(torch.equal(made[key], before[key]) for key in others)
+
+
+def test_a_merge_takes_other_kinds_at_a_stated_error(models, loras: Path) -> None:
+    model = models("flux1").model
+    rows = [(written(loras, "LoHa", model, "flux1"), 0.7, 0.0), (written(loras, "LoRA", model, "flux1"), -0.4, 0.0)]
+    live = loaded(apply_stack(model, None, rows, []).model)
+    adapter, _, report, *_ = run_node(MergeLora, model=model, rank=0, strengths="", lora_stack=rows)
+    merged = loaded(apply_layers(model, None, exact_sum([Weighted("", adapter, 1.0, 1.0)]))[0])
+    assert "LoHa: 5 layers (5 LoHa); 4 layers became plain LoRA, relative error" in report
+    assert all(relative_error(merged[key], live[key]) < 2e-6 for key in live)
+
+
+def test_biases_have_no_place_in_a_lora(models, loras: Path) -> None:
+    model = models("sd15").model
+    name = "lora_unet_down_blocks_0_resnets_0_conv1"
+    layer = NameTable(model).targets[name].layer
+    bias = torch.ones(NameTable(model).parameters[f"{layer}.bias"])
+    save_file({f"{name}.diff_b": bias}, loras / "bias.safetensors")
+    with pytest.raises(ValueError, match="only biases and norms"):
+        run_node(ConvertLora, model=model, lora="bias.safetensors", rank=4, energy=1.0)
+    shape = tuple(NameTable(model).shapes[layer])
+    save_file({f"{name}.diff_b": bias, **loha(name, shape)}, loras / "both.safetensors")
+    adapter, _, report = run_node(ConvertLora, model=model, lora="both.safetensors", rank=4, energy=1.0)
+    assert "1 biases and norms are left out" in report and list(adapter.layers) == [layer]

@@ -1,0 +1,52 @@
+"""Convert LoRA: a LoHa, LoKr, DoRA, OFT, GLoRA or full-difference file becomes a plain LoRA, at a stated error."""
+
+from __future__ import annotations
+
+from comfy_api.latest import io
+
+from ..lora_core.merging.truncation import Limits
+from .bridge.conversion import convert_file
+from .bridge.folders import lora_names, lora_state
+from .bridge.progress import Progress
+from .bridge.stack import check_rows
+from .bridge.training import as_lora_model
+from .types import CATEGORY, AdapterType
+
+
+class ConvertLora(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="LoraLoom_ConvertLora",
+            display_name="Convert LoRA",
+            category=CATEGORY,
+            description="Makes a plain LoRA of a file of any kind (LoHa, LoKr, DoRA, OFT, BOFT, GLoRA, full differences), as near as the rank allows, and states the error of every layer.",
+            search_aliases=["lycoris to lora", "loha to lora", "lokr to lora", "dora to lora"],
+            inputs=[
+                io.Model.Input("model", tooltip="The base model the file was made for: it gives the names of the layers, and the weights that DoRA, OFT and GLoRA act on."),
+                io.Combo.Input("lora", options=lora_names(), tooltip="A file from the loras folders. Layers that are plain LoRA stay as they are."),
+                io.Int.Input("rank", default=64, min=0, max=1024, tooltip="The most a converted layer gets. 0 is exact for LoHa, LoKr and GLoRA, and 128 for the others, which have no rank of their own."),
+                io.Float.Input("energy", default=1.0, min=0.01, max=1.0, step=0.001, advanced=True, tooltip="Share of each converted layer's squared norm to keep, where the rank allows; less gives smaller layers. 1 keeps all."),
+                io.Clip.Input("clip", optional=True, tooltip="Needed when the file changes the text encoder."),
+            ],
+            outputs=[
+                AdapterType.Output("adapter", tooltip="The plain LoRA, for Save LoRA or Merge LoRA."),
+                io.LoraModel.Output("lora_model", tooltip="For ComfyUI's own Load LoRA Model."),
+                io.String.Output("report", tooltip="The kinds that were found, the rank, and the relative error of every layer."),
+            ],
+        )  # fmt: skip
+
+    @classmethod
+    def validate_inputs(cls, lora=None):
+        return check_rows([lora])
+
+    @classmethod
+    def fingerprint_inputs(cls, lora=None, **_):
+        return lora_state(lora)
+
+    @classmethod
+    def execute(cls, model, lora, rank, energy, clip=None) -> io.NodeOutput:
+        progress = Progress(1)
+        adapter, report = convert_file(lora, model, clip, Limits(rank, energy), progress.tick)
+        progress.say(report)
+        return io.NodeOutput(adapter, as_lora_model(adapter), report)
