@@ -55,7 +55,8 @@ def flagged(text: str) -> list[str]:
 
 def javascript_faults(text: str) -> list[str]:
     found = [f"{rule}: {match[0]!r}" for rule, pattern in JS_RULES.items() for match in re.finditer(pattern, text)]
-    modules = re.findall(r"""^\s*(?:import|export)\b[^'"]*['"]([^'"]+)['"]""", text, re.MULTILINE)
+    imports = r"""^\s*(?:import\b|(?:import|export)\b[^'"()=]*\bfrom\b)\s*['"]([^'"]+)['"]"""
+    modules = re.findall(imports, text, re.MULTILINE)
     return found + [f"imports {module}" for module in modules if not re.fullmatch(FRONT_END_MODULES, module)]
 
 

@@ -1,0 +1,269 @@
+// The list of rows on the node: a switch, a name, two strengths; moved by its handle, by mouse or keyboard.
+
+import { element, split } from "./dom.js"
+import { find, listen, refresh } from "./library.js"
+import { choose } from "./picker.js"
+import { isRow, newRow, parse, print } from "./rows.js"
+import { strengthField } from "./strength.js"
+
+const ROW = 30 // px, as in stack.css
+const FRAME = 56 // what is above and below the rows
+
+/** An editor of a text of rows. `changed(text)` is called for every change that is made here. */
+export class RowsEditor {
+  constructor(changed, showText) {
+    this.changed = changed
+    this.items = []
+    this.text = ""
+    this.list = element("div", { className: "loom-list", role: "list", "aria-label": "LoRAs" })
+    this.add = button("loom-add", "+ Add LoRA", "Add LoRA", () => this.pick(null))
+    this.asText = button("loom-text", "Text", "Show the rows as text, to copy, paste or connect", showText)
+    this.everyone = toggle("All rows", () => this.switchAll())
+    this.element = element(
+      "div", { className: "loom-rows", tabIndex: -1 },
+      element("div", { className: "loom-head" }, this.everyone, element("span", { className: "loom-grow" }),
+        element("span", { className: "loom-label" }, "model"), element("span", { className: "loom-label" }, "text"),
+        element("span", { className: "loom-end" })),
+      this.list,
+      element("div", { className: "loom-foot" }, this.add, element("span", { className: "loom-grow" }), this.asText),
+    )
+    this.element.addEventListener("keydown", (event) => this.key(event))
+    this.element.addEventListener("paste", (event) => this.paste(event))
+    this.element.addEventListener("copy", (event) => this.copy(event))
+    this.stop = listen(() => this.mark())
+    refresh()
+  }
+
+  /** Takes over a text that was changed elsewhere. */
+  take(text) {
+    if (text === this.text && this.list.childElementCount) return
+    this.text = text
+    this.items = parse(text)
+    this.draw()
+  }
+
+  height() {
+    return FRAME + ROW * Math.max(1, this.items.length)
+  }
+
+  // -- changes ---------------------------------------------------------------------------------------------------
+
+  commit(redraw = true) {
+    this.text = print(this.items)
+    this.changed(this.text)
+    if (redraw) this.draw()
+    else this.mark()
+  }
+
+  async pick(item) {
+    const name = await choose(item ? item.name : "")
+    if (name === null) return
+    if (item) item.name = newRow(name).name
+    else this.items.push(newRow(name))
+    this.commit()
+    this.focus(item ? this.items.indexOf(item) : this.items.length - 1, ".loom-name")
+  }
+
+  remove(index) {
+    this.items.splice(index, 1)
+    this.commit()
+    if (this.items.length) this.focus(Math.min(index, this.items.length - 1), ".loom-remove")
+    else this.add.focus()
+  }
+
+  move(from, to) {
+    if (to < 0 || to >= this.items.length || from === to) return
+    this.items.splice(to, 0, ...this.items.splice(from, 1))
+    this.commit()
+    this.focus(to, ".loom-grip")
+  }
+
+  switchAll() {
+    const rows = this.items.filter(isRow)
+    const on = !rows.every((row) => row.on)
+    for (const row of rows) row.on = on
+    this.commit()
+  }
+
+  // -- keyboard and clipboard ------------------------------------------------------------------------------------
+
+  /** Keys stay here, or the front end would delete the node; but for its shortcuts with Ctrl. */
+  key(event) {
+    if (event.ctrlKey || event.metaKey) return
+    event.stopPropagation()
+    const index = this.indexOf(event.target)
+    const way = { ArrowUp: -1, ArrowDown: 1 }[event.key]
+    const typing = event.target instanceof HTMLInputElement
+    if (index < 0) return
+    if (way && (event.altKey || event.target.classList.contains("loom-grip"))) {
+      event.preventDefault()
+      this.move(index, index + way)
+    } else if (way && !typing) {
+      event.preventDefault()
+      this.focus(index + way, `.${event.target.classList[0]}`)
+    } else if (["Delete", "Backspace"].includes(event.key) && !typing) {
+      event.preventDefault()
+      this.remove(index)
+    }
+  }
+
+  paste(event) {
+    const items = parse(event.clipboardData?.getData("text") ?? "").filter(isRow)
+    event.stopPropagation()
+    if (!items.length) return
+    event.preventDefault()
+    const index = this.indexOf(event.target)
+    this.items.splice(index < 0 ? this.items.length : index + 1, 0, ...items)
+    this.commit()
+  }
+
+  copy(event) {
+    event.stopPropagation()
+    const field = event.target
+    if (field instanceof HTMLInputElement && field.selectionStart !== field.selectionEnd) return
+    const index = this.indexOf(field)
+    event.preventDefault()
+    event.clipboardData.setData("text/plain", index < 0 ? this.text : print([this.items[index]]))
+  }
+
+  // -- looks -----------------------------------------------------------------------------------------------------
+
+  draw() {
+    const empty = element("div", { className: "loom-empty" }, "No LoRA yet. Add one, or paste <lora:name:0.8> here.")
+    const rows = this.items.map((item) => this.row(item))
+    this.list.replaceChildren(...(rows.length ? rows : [empty]))
+    this.mark()
+  }
+
+  row(item) {
+    const row = element("div", { className: "loom-row", role: "listitem" }, this.grip(item), ...this.cells(item))
+    row.append(button("loom-remove", "\u00d7", `Remove ${title(item)}`, () => this.remove(this.items.indexOf(item))))
+    return row
+  }
+
+  cells(item) {
+    if (item.comment !== undefined) return [element("span", { className: "loom-comment" }, item.comment)]
+    if (!isRow(item)) return [element("span", { className: "loom-fault", title: item.fault }, `${item.raw} ${item.fault}`)]
+    const done = () => this.commit(false)
+    const text = strengthField({
+      label: `Text strength of ${title(item)}`, done, get: () => item.text ?? item.strength,
+      set: (value) => (item.text = value), empty: () => (item.text = null), follows: () => item.text === null,
+    })
+    const model = strengthField({
+      label: `Model strength of ${title(item)}`, done, get: () => item.strength,
+      set: (value) => {
+        item.strength = value
+        text.show()
+      },
+    })
+    const on = toggle(`${title(item)} on`, () => {
+      item.on = !item.on
+      done()
+    })
+    return [on, this.name(item), model.field, text.field]
+  }
+
+  name(item) {
+    const [folder, bare] = split(item.name)
+    const extras = [
+      item.blocks && `blocks ${item.blocks}`, item.start !== 0 && `from ${item.start}`, item.end !== 1 && `to ${item.end}`,
+    ].filter(Boolean)
+    const made = button("loom-name", "", `Choose another file for ${title(item)}`, () => this.pick(item))
+    made.append(element("span", { className: "loom-folder" }, folder), element("span", { className: "loom-bare" }, bare))
+    if (extras.length) made.append(element("span", { className: "loom-extras" }, extras.join(", ")))
+    return made
+  }
+
+  grip(item) {
+    const made = button("loom-grip", "", `Move ${title(item)}; arrow keys move it, too`, () => {})
+    made.addEventListener("pointerdown", (event) => {
+      if (event.button !== 0) return
+      event.preventDefault()
+      made.focus()
+      made.setPointerCapture(event.pointerId)
+      made.closest(".loom-row").classList.add("loom-moving")
+    })
+    made.addEventListener("pointermove", (event) => {
+      if (made.hasPointerCapture(event.pointerId)) this.dragTo(made.closest(".loom-row"), event.clientY)
+    })
+    const end = () => {
+      const row = made.closest(".loom-row")
+      if (!row.classList.contains("loom-moving")) return
+      row.classList.remove("loom-moving")
+      this.move(this.items.indexOf(item), [...this.list.children].indexOf(row))
+    }
+    made.addEventListener("pointerup", end)
+    made.addEventListener("lostpointercapture", end)
+    return made
+  }
+
+  /** The dragged row goes where the pointer is; what it means is committed when it is let go. */
+  dragTo(row, y) {
+    const others = [...this.list.children].filter((other) => other !== row)
+    const below = others.find((other) => y < middle(other)) ?? null
+    if (row.nextElementSibling !== below) moveBefore(this.list, row, below)
+  }
+
+  /** What may have changed without the rows: which are on, which files there are. */
+  mark() {
+    const rows = this.items.filter(isRow)
+    pressed(this.everyone, rows.length > 0 && rows.every((row) => row.on))
+    this.everyone.disabled = !rows.length
+    this.items.forEach((item, index) => {
+      const row = this.list.children[index]
+      if (!isRow(item) || !row) return
+      const file = find(item.name)
+      row.classList.toggle("loom-off", !item.on)
+      row.classList.toggle("loom-missing", file === undefined || Boolean(file.fault))
+      row.querySelector(".loom-name").title = tooltip(item, file)
+      pressed(row.querySelector(".loom-switch"), item.on)
+    })
+  }
+
+  indexOf(target) {
+    return [...this.list.children].indexOf(target.closest?.(".loom-row") ?? null)
+  }
+
+  focus(index, selector) {
+    const row = this.list.children[index]
+    const wanted = row?.querySelector(selector) ?? row?.querySelector("button")
+    wanted?.focus()
+  }
+}
+
+function tooltip(item, file) {
+  if (!file) return `${item.name}\nis in no loras folder, or in several`
+  const told = [file.name, file.family, file.words?.length && `trigger: ${file.words.join(", ")}`, file.fault]
+  return told.filter(Boolean).join("\n")
+}
+
+function title(item) {
+  return item.comment ?? item.raw ?? split(item.name)[1]
+}
+
+function middle(row) {
+  const { top, height } = row.getBoundingClientRect()
+  return top + height / 2
+}
+
+/** Without losing focus and pointer where the browser can. */
+function moveBefore(list, row, below) {
+  if (list.moveBefore) list.moveBefore(row, below)
+  else list.insertBefore(row, below)
+}
+
+function button(className, text, label, action) {
+  const made = element("button", { type: "button", className, title: label, "aria-label": label }, text)
+  made.addEventListener("click", action)
+  return made
+}
+
+function toggle(label, action) {
+  const made = button("loom-switch", "", label, action)
+  made.setAttribute("role", "switch")
+  return made
+}
+
+function pressed(made, on) {
+  made.setAttribute("aria-checked", String(on))
+}

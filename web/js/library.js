@@ -1,0 +1,52 @@
+// What the server knows of the LoRA files: names at once, their headers as fast as it reads them.
+
+import { api } from "../../../scripts/api.js"
+
+let known = []
+let asking = null
+const listeners = new Set()
+
+export function loras() {
+  return known
+}
+
+/** The file that a row's name means, as the server resolves it; undefined when there is none or it is not known yet. */
+export function find(name) {
+  const wanted = bare(name)
+  const same = known.filter((lora) => bare(lora.name) === wanted)
+  if (same.length) return same[0]
+  const named = wanted.includes("/") ? [] : known.filter((lora) => bare(lora.name).split("/").pop() === wanted)
+  return named.length === 1 ? named[0] : undefined
+}
+
+/** Calls `listener` whenever more is known, until the returned function is called. */
+export function listen(listener) {
+  listeners.add(listener)
+  return () => listeners.delete(listener)
+}
+
+/** Asks the server again; again and again while it has unread files. */
+export function refresh() {
+  asking ??= ask().finally(() => (asking = null))
+  return asking
+}
+
+export function pictureUrl(lora) {
+  const query = `name=${encodeURIComponent(lora.name)}&version=${encodeURIComponent(lora.version ?? "")}`
+  return api.apiURL(`/lora_loom/picture?${query}`)
+}
+
+async function ask() {
+  for (let unread = 1; unread > 0; ) {
+    const answer = await api.fetchApi("/lora_loom/loras")
+    if (!answer.ok) return
+    const found = await answer.json()
+    known = found.loras
+    unread = found.unread
+    for (const listener of listeners) listener()
+  }
+}
+
+function bare(name) {
+  return name.trim().replaceAll("\\", "/").replace(/\.(safetensors|ckpt|pth|pt|bin|sft)$/, "")
+}

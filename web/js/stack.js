@@ -1,0 +1,189 @@
+// Load LoRA Stack: the list of rows in place of the text field and of the twelve fields of the first version.
+//
+// The text of the input `rows` stays the only truth: it is saved, sent and linked as ComfyUI does it, and shows itself
+// where this file does not: as a text field on a subgraph, and on the node with the Text button or when it is linked.
+
+import { app } from "../../../scripts/app.js"
+import { element } from "./dom.js"
+import { RowsEditor } from "./editor.js"
+import { refresh } from "./library.js"
+import { newRow, print } from "./rows.js"
+
+const NODE = "LoraLoom_LoadLoraStack"
+const NONE = "None"
+const AS_TEXT = "lora_loom_rows_as_text"
+const WIDTH = 340
+
+const stacks = new WeakMap()
+
+app.registerExtension({
+  name: "LoraLoom.Stack",
+  init() {
+    document.head.append(element("link", { rel: "stylesheet", href: new URL("../stack.css", import.meta.url).href }))
+  },
+  nodeCreated(node) {
+    if (node.comfyClass === NODE) stacks.set(node, new Stack(node))
+  },
+  refreshComboInNodes() {
+    refresh()
+  },
+})
+
+/** What a node of ours shows of its rows. */
+class Stack {
+  constructor(node) {
+    this.node = node
+    this.rows = this.widget("rows")
+    this.editor = new RowsEditor((text) => this.write(text), () => this.showText(true))
+    this.list = node.addDOMWidget("rows_list", "loraloom_rows", this.editor.element, {
+      serialize: false, hideOnZoom: false, margin: 6,
+      getMinHeight: () => this.listHeight(), getMaxHeight: () => this.listHeight(),
+      getValue: () => "", setValue: () => {},
+    })
+    this.list.serialize = false
+    this.back = node.addWidget("button", "rows_as_list", "", () => this.showText(false), { serialize: false })
+    this.back.serialize = false
+    this.back.label = "Show as list"
+    this.editor.element.addEventListener("wheel", (event) => toCanvas(event), { passive: false })
+    after(this.rows, "callback", () => this.taken(this.rows.value))
+    after(node, "onAdded", () => this.settle())
+    after(node, "onConfigure", () => this.settle())
+    after(node, "onConnectionsChange", () => this.settle())
+    after(node, "onRemoved", () => this.editor.stop())
+    for (const name of fields()) after(this.widget(name), "callback", () => this.settle())
+    this.settle()
+    node.setSize([Math.max(node.size[0], WIDTH), node.computeSize()[1]])
+  }
+
+  widget(name) {
+    return this.node.widgets.find((widget) => widget.name === name)
+  }
+
+  linked(name) {
+    return this.node.inputs.some((input) => input.name === name && input.link != null)
+  }
+
+  /** Brings what is shown in line with what the node holds. */
+  settle() {
+    this.fold()
+    this.editor.take(this.rows.value)
+    this.show()
+    this.takePlace(30)
+  }
+
+  /** Nodes 2.0 keeps the element of a node that was there before under the same id, as after an undo. */
+  takePlace(frames) {
+    const { element } = this.editor
+    if (element.isConnected || !this.node.graph || !frames) return
+    document.querySelector(`[data-node-id="${this.node.id}"] .loom-rows`)?.replaceWith(element)
+    requestAnimationFrame(() => this.takePlace(frames - 1))
+  }
+
+  taken(text) {
+    this.editor.take(text)
+    this.fit()
+  }
+
+  /** The rows of the first version become text; those that are linked stay what they are. */
+  fold() {
+    const moved = [1, 2, 3, 4].filter((number) => !fieldsOf(number).some((name) => this.linked(name)))
+    const rows = moved.map((number) => this.unloaded(number)).filter(Boolean)
+    if (rows.length) this.rows.value = [print(rows), this.rows.value].filter(Boolean).join("\n")
+    for (const number of [1, 2, 3, 4]) {
+      for (const name of fieldsOf(number)) {
+        hide(this.widget(name), moved.includes(number))
+        this.widget(name).options.advanced = false // or Nodes 2.0 offers to show what is hidden
+      }
+    }
+  }
+
+  unloaded(number) {
+    const [file, strength, text] = fieldsOf(number).map((name) => this.widget(name))
+    if (!file.value || file.value === NONE) return null
+    const row = { ...newRow(file.value), strength: strength.value, text: text.value }
+    file.value = NONE
+    strength.value = text.value = 1
+    return row
+  }
+
+  /** One of list and text. A text that is linked is shown as such, or its socket would be hidden. */
+  show() {
+    const linked = this.linked("rows")
+    const text = linked || Boolean(this.node.properties[AS_TEXT])
+    const before = this.shown
+    this.shown = `${text} ${linked}`
+    hide(this.rows, !text)
+    hide(this.list, text)
+    hide(this.back, !text || linked)
+    if (before !== this.shown) lookAnew(this.node)
+    this.fit()
+  }
+
+  showText(text) {
+    this.node.properties[AS_TEXT] = text
+    this.editor.take(this.rows.value)
+    this.show()
+    captured()
+  }
+
+  write(text) {
+    this.rows.value = text
+    this.fit()
+    captured()
+  }
+
+  /** The node is as high as its rows need, and higher only where it was made so. */
+  fit() {
+    const needed = this.node.computeSize()[1]
+    const wanted = this.node.size[1] <= (this.needed ?? 0) + 1 ? needed : Math.max(needed, this.node.size[1])
+    this.needed = needed
+    if (wanted !== this.node.size[1]) this.node.setSize([this.node.size[0], wanted])
+    this.node.setDirtyCanvas?.(true, true)
+  }
+
+  listHeight() {
+    return this.editor.height() + 2 * this.list.margin
+  }
+}
+
+function fieldsOf(number) {
+  return [`lora_${number}`, `strength_${number}`, `text_strength_${number}`]
+}
+
+function fields() {
+  return [1, 2, 3, 4].flatMap(fieldsOf)
+}
+
+/** `hidden` of the widget is what the canvas looks at, that of its options what Nodes 2.0 does. */
+function hide(widget, hidden) {
+  widget.hidden = hidden
+  widget.options.hidden = hidden
+}
+
+/** Nodes 2.0 asks its widgets whether they are hidden when the list of them changes, and only then. */
+function lookAnew(node) {
+  const widgets = [...node.widgets]
+  node.widgets = []
+  node.widgets = widgets
+}
+
+/** Calls `then` after the object's own method, of which there may be none. */
+function after(object, method, then) {
+  const before = object[method]
+  object[method] = function (...values) {
+    const result = before?.apply(this, values)
+    then()
+    return result
+  }
+}
+
+/** The wheel zooms the canvas over the list, too. */
+function toCanvas(event) {
+  event.preventDefault()
+  app.canvas.processMouseWheel(event)
+}
+
+/** A change in the list is a step that can be undone. */
+function captured() {
+  app.extensionManager?.workflow?.activeWorkflow?.changeTracker?.captureCanvasState?.()
+}
