@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import tiny
@@ -12,24 +13,36 @@ from lora_loom.lora_core.training.inject import Factors, attached
 from lora_loom.lora_core.training.targets import select
 from lora_loom.nodes.bridge.denoiser import ComfyDenoiser
 from lora_loom.nodes.bridge.start import PREFIX
-from torch import Tensor
+from lora_loom.nodes.bridge.text import TextDenoiser, text_layers, tokenized
+from torch import Tensor, nn
 
 
 class Problem:
-    """Loss and flat gradient, in a session that is open."""
+    """Loss and flat gradient, in a session that is open; `conditioning` is that of two captions."""
 
-    def __init__(self, patcher: Any, conditioning: list[list], preset: str = "attention+mlp") -> None:
+    def __init__(self, denoiser: ComfyDenoiser, layers: Mapping[str, nn.Module], conditioning: list[list]) -> None:
         draw = torch.Generator().manual_seed(3)
-        network = patcher.model.diffusion_model
-        layers = select(network, LoraConfig(4, 4.0, preset, exclude=("final_layer*", "head*")), PREFIX)
-        self.factors = Factors(layers, 4, 4.0, draw)
+        self.factors = Factors(layers, 4, 4.0, draw, text_rank=4)
         with torch.no_grad():
             self.factors.flat.copy_(torch.randn(self.factors.flat.shape, generator=draw) * 0.05)
-        self.denoiser = ComfyDenoiser(patcher)
-        shape = tiny.latent_shape(patcher, 2, tall=2)
+        self.denoiser = denoiser
+        shape = tiny.latent_shape(denoiser, 2, tall=2)
         self.x0, self.noise = torch.randn(shape, generator=draw), torch.randn(shape, generator=draw)
-        self.sigma = self.denoiser.sigma(torch.tensor([0.4, 0.7]))
-        self.conditions = [self.denoiser.condition(c, x) for c, x in zip(conditioning, self.x0, strict=True)]
+        self.sigma = denoiser.sigma(torch.tensor([0.4, 0.7]))
+        self.conditions = [denoiser.condition(c, x) for c, x in zip(conditioning, self.x0, strict=True)]
+
+    @classmethod
+    def of_model(cls, patcher: Any, conditioning: list[list], preset: str = "attention+mlp") -> Problem:
+        choices = LoraConfig(4, 4.0, preset, exclude=("final_layer*", "head*"))
+        layers = select(patcher.model.diffusion_model, choices, PREFIX)
+        return cls(ComfyDenoiser(patcher), layers, conditioning)
+
+    @classmethod
+    def of_text(cls, patcher: Any, clip: Any, captions: list[str]) -> Problem:
+        """Of the text encoders' factors alone."""
+        tokens = tokenized(clip, captions)
+        layers = text_layers(clip.patcher.model, LoraConfig(4, 4.0, "attention+mlp"))
+        return cls(TextDenoiser(patcher, clip), layers, [tokens[caption] for caption in captions])
 
     def _loss(self) -> Tensor:
         residual = objective.residual(self.denoiser, self.x0, self.noise, self.sigma, self.conditions)
@@ -45,3 +58,21 @@ class Problem:
         with attached(self.factors.branches):  # recomputed blocks need the low-rank paths in the backward pass, too
             self._loss().backward()
         return self.factors.flat.grad.clone()
+
+    def directions(self, gradient: Tensor) -> list[Tensor]:
+        """The strongest entries, and a random direction that weighs all of them."""
+        flat = self.factors.flat
+        one_each = [torch.zeros_like(flat).index_fill_(0, i, 1.0) for i in gradient.abs().topk(3).indices.split(1)]
+        return [*one_each, torch.randn(flat.shape, generator=torch.Generator().manual_seed(1)) + gradient.sign()]
+
+    @torch.no_grad()
+    def slope(self, direction: Tensor, about: float) -> float:
+        """Central difference, with a step that moves the loss by a ten-thousandth: far above fp32's noise, far below
+        its curvature."""
+        step = 1e-4 * self.loss() / abs(about)
+        values = []
+        for sign in (1, -1):
+            self.factors.flat.add_(direction, alpha=sign * step)
+            values.append(self.loss())
+            self.factors.flat.add_(direction, alpha=-sign * step)
+        return (values[0] - values[1]) / (2 * step)

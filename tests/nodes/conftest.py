@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import cache
@@ -12,18 +13,17 @@ from typing import Any
 
 import comfy.model_management
 import folder_paths
-import numpy as np
 import pytest
 import tiny
 import torch
 from harness.calls import register_pack
+from harness.runs import read, write_pictures
 from lora_loom.lora_core.adapter import TEXT_PREFIX, Adapter
 from lora_loom.lora_core.low_rank import LowRank
 from lora_loom.lora_core.training.config import LoraConfig
 from lora_loom.lora_core.training.targets import select
 from lora_loom.nodes.bridge.export import DTYPES, STYLES, save_proven
 from lora_loom.nodes.bridge.start import PREFIX
-from PIL import Image
 
 import nodes
 
@@ -69,23 +69,30 @@ def _demo() -> tiny.Loaded:
 @pytest.fixture
 def pictures(tmp_path: Path) -> Path:
     """A folder of four captioned pictures in two shapes."""
-    return _write_pictures(tmp_path / "pictures")
+    return write_pictures(tmp_path / "pictures")
 
 
-@pytest.fixture(scope="session")
-def write_pictures() -> Callable[[Path], Path]:
+@pytest.fixture(scope="session", name="write_pictures")
+def _write_pictures() -> Callable[[Path], Path]:
     """Makes such a folder."""
-    return _write_pictures
+    return write_pictures
 
 
-def _write_pictures(folder: Path) -> Path:
-    folder.mkdir()
-    rng = np.random.default_rng(0)
-    for index, (width, height) in enumerate(((80, 80), (64, 64), (96, 48), (100, 50))):
-        pixels = rng.integers(0, 256, (height, width, 3), dtype=np.uint8)
-        Image.fromarray(pixels).save(folder / f"{index}.png")
-        (folder / f"{index}.txt").write_text(f"picture number {index}", encoding="utf-8")
-    return folder
+@pytest.fixture(scope="module")
+def data(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """A LORA_DATASET of such pictures, with the module's TRIGGER if it has one."""
+    folder = write_pictures(tmp_path_factory.mktemp("data") / "pictures")
+    return read(folder, getattr(request.module, "TRIGGER", ""))
+
+
+@pytest.fixture
+def runs(comfy_base: Path) -> Iterator[Path]:
+    """The folder in which runs are kept, empty before and afterwards; no cancel is left over."""
+    folder = comfy_base / "output" / "lora_loom"
+    shutil.rmtree(folder, ignore_errors=True)
+    yield folder
+    shutil.rmtree(folder, ignore_errors=True)
+    comfy.model_management.interrupt_current_processing(False)
 
 
 @pytest.fixture

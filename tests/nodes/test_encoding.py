@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 from harness.calls import relative_error, run_node
+from harness.runs import train
 from lora_loom.lora_core.files import formats, save
 from lora_loom.lora_core.training import dataset
 from lora_loom.lora_core.training.dataset import Dataset, Options
@@ -28,15 +29,9 @@ from lora_loom.nodes.bridge.session import training_session
 from lora_loom.nodes.combine_datasets import CombineDatasets
 from lora_loom.nodes.dataset import LoraDataset
 from lora_loom.nodes.load_stack import LoadLoraStack
-from lora_loom.nodes.train_lora import TrainLora
 from PIL import Image
 
 import nodes
-
-SETTINGS = {
-    "steps": 4, "rank": 2, "alpha": 2.0, "learning_rate": 1e-3, "targets": "attention", "seed": 7, "batch_size": 2,
-    "accumulation": 1, "run_name": "run",
-}  # fmt: skip
 
 
 def quiet(*_: Any) -> None:
@@ -79,10 +74,6 @@ def counted(trio: Any, at: Callable[[int], None] = quiet) -> Iterator[dict[str, 
         yield counts
     finally:
         del trio.clip.cond_stage_model.encode_token_weights, trio.vae.first_stage_model.encode
-
-
-def train(trio: Any, data: Dataset, **changes: Any) -> tuple[Any, ...]:
-    return run_node(TrainLora, model=trio.model, clip=trio.clip, vae=trio.vae, dataset=data, **SETTINGS | changes)[:3]
 
 
 def encode_all(trio: Any, data: Dataset) -> tuple[dict[str, list], list[torch.Tensor]]:
@@ -343,14 +334,14 @@ def test_runs_with_variants_repeat_and_go_on_to_the_same_bytes(models, pictures:
     trio, data = models("sd15"), read(tagged(pictures), **VARIED)
     plain = read(pictures)
     settings = {"text_rank": text_rank, "steps": 6}
-    whole, losses, _ = train(trio, data, **settings)
-    again, others, _ = train(trio, data, resume="start over", **settings)
+    whole, losses, *_ = train(trio, data, **settings)
+    again, others, *_ = train(trio, data, resume="start over", **settings)
     assert others == losses and all(torch.equal(again[key], value) for key, value in whole.items())
     assert train(trio, plain, **settings)[1] != losses
     cut_off = CutOff(trio.model, 4)
     with cut_off, pytest.raises(comfy.model_management.InterruptProcessingException):
         train(trio, data, resume="start over", **settings)
-    resumed, both, _ = train(trio, data, **settings)
+    resumed, both, *_ = train(trio, data, **settings)
     assert both == losses and all(torch.equal(resumed[key], value) for key, value in whole.items())
 
 

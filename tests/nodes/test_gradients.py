@@ -27,7 +27,7 @@ IN_PLACE = ["flux1", "flux1_schnell", "flux2", "chroma"]  # their blocks change 
 def gradient(trio: Any, checkpointing: bool, preset: str = "attention+mlp") -> Tensor:
     conditioning = [encode(trio.clip, text, guidance=1.0) for text in ("a red heart", "blue")]
     with torch.inference_mode(), training_session(trio.model, checkpointing) as patcher:
-        return Problem(patcher, conditioning, preset).gradient()
+        return Problem.of_model(patcher, conditioning, preset).gradient()
 
 
 def cosine(a: Tensor, b: Tensor) -> float:
@@ -47,17 +47,14 @@ def test_checkpointing_changes_nothing(models, family: str) -> None:
 @pytest.mark.parametrize("checkpointing", [False, True], ids=["plain", "checkpointing"])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_finite_differences(models, family: str, checkpointing: bool, record_property) -> None:
-    """The strongest entries, and the directional derivative along a random direction that weighs all of them."""
     trio = models(family)
     conditioning = [encode(trio.clip, text, guidance=1.0) for text in ("a red heart", "blue")]
     with torch.inference_mode(), training_session(trio.model, checkpointing) as patcher:
-        problem = Problem(patcher, conditioning)
-        found, flat = problem.gradient(), problem.factors.flat
-        directions = [torch.zeros_like(flat).index_fill_(0, i, 1.0) for i in found.abs().topk(3).indices.split(1)]
-        directions.append(torch.randn(flat.shape, generator=torch.Generator().manual_seed(1)) + found.sign())
-        for direction in directions:
+        problem = Problem.of_model(patcher, conditioning)
+        found = problem.gradient()
+        for direction in problem.directions(found):
             slope = float(found.double() @ direction.double())
-            error = abs(central_difference(problem, direction, slope) / slope - 1)
+            error = abs(problem.slope(direction, slope) / slope - 1)
             record_property("error", error)
             assert error < 1e-3
 
@@ -70,22 +67,10 @@ def test_captions_of_different_length_have_their_own_gradients(models, family: s
     encoded = encode_captions(trio.clip, texts, 1.0, lambda *_: None)
     conditioning = [encoded[text] for text in texts]
     with torch.inference_mode(), training_session(trio.model, checkpointing=True) as patcher:
-        problem = Problem(patcher, conditioning, "all-linear")
+        problem = Problem.of_model(patcher, conditioning, "all-linear")
         together = problem.gradient()
         problem.denoiser.captions = ""
         assert relative_error(together, problem.gradient()) < 1e-5
-
-
-@torch.no_grad()
-def central_difference(problem: Problem, direction: Tensor, slope: float) -> float:
-    """With a step that moves the loss by a ten-thousandth: far above fp32's noise, far below its curvature."""
-    step = 1e-4 * problem.loss() / abs(slope)
-    values = []
-    for sign in (1, -1):
-        problem.factors.flat.add_(direction, alpha=sign * step)
-        values.append(problem.loss())
-        problem.factors.flat.add_(direction, alpha=-sign * step)
-    return (values[0] - values[1]) / (2 * step)
 
 
 @pytest.mark.parametrize("family", IN_PLACE)

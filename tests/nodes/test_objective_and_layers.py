@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,30 +17,26 @@ import tiny
 import torch
 from comfy_extras import nodes_preview_any
 from harness.calls import encode, refusals, relative_error, run_node, sampled
-from lora_loom.lora_core.adapter import Adapter
+from harness.runs import cancelled, kept, read
+from harness.runs import train as run
 from lora_loom.lora_core.training.config import LoraConfig, TrainConfig
 from lora_loom.lora_core.training.dataset import combined
 from lora_loom.lora_core.training.layers import LayersConfig
 from lora_loom.lora_core.training.objective_config import ObjectiveConfig
 from lora_loom.lora_core.training.plan import Measures
 from lora_loom.nodes.bridge.memory import Job, Planner
-from lora_loom.nodes.dataset import LoraDataset
 from lora_loom.nodes.layers import LoraLayers
 from lora_loom.nodes.objective import TrainingObjective
 from lora_loom.nodes.save_lora import SaveLora
-from lora_loom.nodes.train_lora import TrainLora
 from PIL import Image
-from torch import Tensor
 
 import nodes
 
 OBJECTIVE, LAYERS = (
     {field.id: field.default for field in node.GET_SCHEMA().inputs} for node in (TrainingObjective, LoraLayers)
 )
-SETTINGS = {
-    "steps": 4, "rank": 4, "alpha": 4.0, "learning_rate": 1e-2, "targets": "attention", "seed": 7, "batch_size": 2,
-    "accumulation": 1, "run_name": "run",
-}  # fmt: skip
+pytestmark = pytest.mark.usefixtures("runs")
+train = partial(run, rank=4, alpha=4.0, learning_rate=1e-2)
 
 
 @pytest.fixture(scope="module")
@@ -52,20 +49,10 @@ def data(tmp_path_factory: pytest.TempPathFactory, write_pictures: Callable[[Pat
         mask.paste(255, (0, 0, mask.width // 2, mask.height))
         mask.save(folders[0] / f"{index}-mask.png")
     sets = [
-        run_node(LoraDataset, folder=str(folder), trigger="sks", resolution=64, repeats=1, bucket_step=16, **more)[0]
+        read(folder, "sks", **more)
         for folder, more in zip(folders, ({"masks": "auto"}, {"class_images": True}), strict=True)
     ]
     return combined(sets)
-
-
-@pytest.fixture(autouse=True)
-def runs(comfy_base: Path) -> Iterator[Path]:
-    """The folder in which runs are kept, empty before and afterwards."""
-    folder = comfy_base / "output" / "lora_loom"
-    shutil.rmtree(folder, ignore_errors=True)
-    yield folder
-    shutil.rmtree(folder, ignore_errors=True)
-    comfy.model_management.interrupt_current_processing(False)
 
 
 def objective(**changes: Any) -> ObjectiveConfig:
@@ -74,16 +61,6 @@ def objective(**changes: Any) -> ObjectiveConfig:
 
 def layers(**changes: Any) -> LayersConfig:
     return run_node(LoraLayers, **{**LAYERS, **changes})[0]
-
-
-def train(trio: tiny.Loaded, data: Any, **changes: Any) -> tuple[dict[str, Tensor], dict[str, list[float]], Adapter]:
-    inputs = {"model": trio.model, "clip": trio.clip, "vae": trio.vae, "dataset": data, **SETTINGS, **changes}
-    return run_node(TrainLora, **inputs)[:3]
-
-
-def kept(runs: Path) -> dict[str, bytes]:
-    """State and LoRA of every run; its log tells the time."""
-    return {path.relative_to(runs).as_posix(): path.read_bytes() for path in runs.rglob("*.safetensors")}
 
 
 @pytest.mark.parametrize("family", ["sd15", "flux1"])
@@ -126,7 +103,7 @@ def test_a_combination_survives_a_cancel_and_loads_as_it_was_trained(models, dat
         "objective": objective(**loss), "layers": layers(**size, per_layer=rule), "preserve": "dog",
         "preservation": 0.5, "text_rank": 2 if family == "sd15" else 0,
     }  # fmt: skip
-    _, losses, adapter = train(trio, data, **inputs)
+    _, losses, adapter, *_ = train(trio, data, **inputs)
     files = kept(runs)
     assert all(map(math.isfinite, losses["loss"]))
     ruled = [layer for name, layer in adapter.layers.items() if part.strip("*") in name]
@@ -138,17 +115,8 @@ def test_a_combination_survives_a_cancel_and_loads_as_it_was_trained(models, dat
     report = run_node(SaveLora, adapter=adapter, model=trio.model, clip=trio.clip, **inputs_of_save)[1]
     assert "0 unmatched" in report
     shutil.rmtree(runs)
-
-    def cancel(_: Any, __: Any, left: list[int] = [6]) -> None:  # noqa: B006
-        left[0] -= 1
-        if not left[0]:
-            comfy.model_management.interrupt_current_processing()
-
-    hook = trio.model.model.diffusion_model.register_forward_pre_hook(cancel)
-    with pytest.raises(comfy.model_management.InterruptProcessingException):
+    with cancelled(trio, 6):
         train(trio, data, **inputs)
-    hook.remove()
-    comfy.model_management.interrupt_current_processing(False)
     train(trio, data, **inputs)
     again = kept(runs)
     assert {name: again[name] for name in files} == files
@@ -158,7 +126,7 @@ def test_a_combination_survives_a_cancel_and_loads_as_it_was_trained(models, dat
 def test_rslora_is_in_the_file_for_every_reader(models, data, loras: Path, style: str) -> None:
     """ComfyUI's loader applies alpha / rank; the picture is that of alpha / sqrt(rank) * B A added to the weights."""
     trio = models("sd15")
-    _, _, adapter = train(trio, data, layers=layers(scaling="alpha / sqrt(rank)"))
+    adapter = train(trio, data, layers=layers(scaling="alpha / sqrt(rank)")).adapter
     assert {layer.scaling for layer in adapter.layers.values()} == {2.0}, "4 / sqrt(4)"
     name, _ = run_node(SaveLora, adapter=adapter, model=trio.model, name="rs", format=style, dtype="fp32")
     file, _ = comfy.sd.load_lora_for_models(

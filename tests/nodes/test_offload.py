@@ -29,7 +29,7 @@ EVERY_SHARE = [0.5, 1.0]
 def gradient(trio: Any, checkpointing: bool, share: float, model: Any = None) -> Tensor:
     conditioning = [encode(trio.clip, text, guidance=1.0) for text in ("a red heart", "blue")]
     with torch.inference_mode(), training_session(model or trio.model, checkpointing, offload=share) as patcher:
-        return Problem(patcher, conditioning).gradient()
+        return Problem.of_model(patcher, conditioning).gradient()
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -67,7 +67,7 @@ def test_few_copies_are_alive(models, monkeypatch, family: str, ahead: bool) -> 
         torch.inference_mode(),
         training_session(trio.model, True, offload=1.0) as patcher,
     ):
-        problem = Problem(patcher, conditioning)
+        problem = Problem.of_model(patcher, conditioning)
         assert all(torch.equal(problem.gradient(), kept) for _ in range(2))
         found = blocks(patcher.model.diffusion_model)
     runs = 4 * len(found)  # forward and backward of two steps

@@ -5,48 +5,24 @@ from __future__ import annotations
 import json
 import math
 import shutil
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import comfy.model_management
 import pytest
 import tiny
 import torch
 from comfy_extras import nodes_preview_any, nodes_primitive
 from harness.calls import refusals, run_node
-from lora_loom.lora_core.adapter import Adapter
+from harness.runs import cancelled, kept, train
 from lora_loom.lora_core.training.config import OPTIMIZERS, OptimizerConfig
-from lora_loom.nodes.dataset import LoraDataset
 from lora_loom.nodes.optimizer import TrainingOptimizer
-from lora_loom.nodes.train_lora import TrainLora
 from safetensors.torch import load_file
-from torch import Tensor
 
 import nodes
 
 WIDGETS = {field.id: field.default for field in TrainingOptimizer.GET_SCHEMA().inputs}
-SETTINGS = {
-    "steps": 4, "rank": 2, "alpha": 2.0, "learning_rate": 1e-3, "targets": "attention", "seed": 7, "batch_size": 2,
-    "accumulation": 1, "run_name": "run",
-}  # fmt: skip
+pytestmark = pytest.mark.usefixtures("runs")
 RATES = {"prodigy": 1.0, "lion": 3e-3, "muon": 0.1}
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory, write_pictures: Callable[[Path], Path]) -> Any:
-    folder = write_pictures(tmp_path_factory.mktemp("data") / "pictures")
-    return run_node(LoraDataset, folder=str(folder), trigger="", resolution=64, repeats=1, bucket_step=16)[0]
-
-
-@pytest.fixture(autouse=True)
-def runs(comfy_base: Path) -> Iterator[Path]:
-    """The folder in which runs are kept, empty before and afterwards."""
-    folder = comfy_base / "output" / "lora_loom"
-    shutil.rmtree(folder, ignore_errors=True)
-    yield folder
-    shutil.rmtree(folder, ignore_errors=True)
-    comfy.model_management.interrupt_current_processing(False)
 
 
 @pytest.fixture
@@ -60,17 +36,6 @@ def chosen(**changes: Any) -> OptimizerConfig:
 
 def choice(name: str) -> dict[str, Any]:
     return {"optimizer": name, "lr_schedule": "constant" if name == "schedule_free_adamw" else "cosine"}
-
-
-def train(trio: tiny.Loaded, data: Any, **changes: Any) -> tuple[dict[str, Tensor], dict[str, list[float]], Adapter]:
-    inputs = {"model": trio.model, "clip": trio.clip, "vae": trio.vae, "dataset": data, **SETTINGS, **changes}
-    return run_node(TrainLora, **inputs)[:3]
-
-
-def kept(runs: Path) -> dict[str, bytes]:
-    """Without the log, which holds times."""
-    files = [path for path in runs.rglob("*") if path.is_file() and path.suffix != ".jsonl"]
-    return {path.relative_to(runs).as_posix(): path.read_bytes() for path in files}
 
 
 def test_as_it_comes_it_changes_nothing(trio, data, runs: Path) -> None:
@@ -104,7 +69,7 @@ def still(models, data) -> list[float]:
 def test_every_optimiser_learns(trio, data, still: list[float], name: str) -> None:
     """Better, at the end and in the very same draws, than a run that stands still."""
     config = chosen(**choice(name), weight_decay=0.1)
-    _, losses, adapter = train(trio, data, **LONG, optimizer=config, learning_rate=RATES.get(name, 1e-2))
+    _, losses, adapter, *_ = train(trio, data, **LONG, optimizer=config, learning_rate=RATES.get(name, 1e-2))
     assert losses["loss"][0] == still[0] and all(map(math.isfinite, losses["loss"]))
     if name != "prodigy":  # which takes longer than that to find its rate
         assert sum(losses["loss"][-4:]) < 0.995 * sum(still[-4:])
@@ -123,17 +88,8 @@ def test_the_average_is_what_comes_out_and_a_cancelled_run_keeps_both(trio, data
     flat = torch.cat([out[key].flatten() for key in out if "lora_" in key]).sort().values
     assert flat.shape == trained.shape and not torch.allclose(flat, trained.sort().values, rtol=1e-3)
     shutil.rmtree(runs)
-
-    def cancel(_: Any, __: Any, left: list[int] = [2]) -> None:  # noqa: B006
-        left[0] -= 1
-        if not left[0]:
-            comfy.model_management.interrupt_current_processing()
-
-    hook = trio.model.model.diffusion_model.register_forward_pre_hook(cancel)
-    with pytest.raises(comfy.model_management.InterruptProcessingException):
+    with cancelled(trio, 2):
         train(trio, data, optimizer=config)
-    hook.remove()
-    comfy.model_management.interrupt_current_processing(False)
     assert 0 < len(kept(runs)) and kept(runs) != files
     train(trio, data, optimizer=config)
     again = kept(runs)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import shutil
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,26 +20,22 @@ import tiny
 import torch
 from comfy.quant_ops import QuantizedTensor
 from harness.calls import encode, relative_error, run_node, sampled
-from lora_loom.lora_core.training import objective
+from harness.problem import Problem
+from harness.runs import train as run
 from lora_loom.lora_core.training.config import LoraConfig
-from lora_loom.lora_core.training.inject import Factors, attached
 from lora_loom.lora_core.training.plan import Measures
 from lora_loom.lora_core.training.targets import select, weight_shape
 from lora_loom.nodes.bridge.denoiser import ComfyDenoiser
 from lora_loom.nodes.bridge.session import loaded, trainable, training_session
 from lora_loom.nodes.bridge.start import PREFIX
-from lora_loom.nodes.dataset import LoraDataset
 from lora_loom.nodes.load_stack import LoadLoraStack
 from lora_loom.nodes.save_lora import SaveLora
-from lora_loom.nodes.train_lora import TrainLora
 from tiny.packed import load_packed
 from tiny.stored import LAYOUTS, dequantised, load_stored
 from torch import Tensor
 
-SETTINGS = {
-    "steps": 2, "rank": 2, "alpha": 2.0, "learning_rate": 1e-3, "targets": "attention+mlp", "seed": 7, "batch_size": 2,
-    "accumulation": 1, "run_name": "run",
-}  # fmt: skip
+pytestmark = pytest.mark.usefixtures("runs")
+train = partial(run, steps=2, targets="attention+mlp")
 FAMILIES = ["sd15", "flux1", "flux1_schnell", *tiny.MORE]
 PLAIN = [(family, form) for family in FAMILIES for form in ("fp16", "bf16", "fp8_e4m3fn")] + [("flux1", "fp8_e5m2")]
 # One network of convolutions and one of transformer blocks in every layout; further ways to build blocks in some.
@@ -53,35 +49,12 @@ DEFAULT = Measures()
 WHOLE = [case for case in PLAIN + PACKED if case[0] in ("sd15", "flux1") or case[1] in ("fp8_e4m3fn", "nvfp4")]
 
 
-@pytest.fixture(autouse=True)
-def _no_runs(comfy_base: Path) -> Iterator[None]:
-    yield
-    shutil.rmtree(comfy_base / "output" / "lora_loom", ignore_errors=True)
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory, write_pictures: Callable[[Path], Path]) -> Any:
-    folder = write_pictures(tmp_path_factory.mktemp("data") / "pictures")
-    return run_node(LoraDataset, folder=str(folder), trigger="", resolution=64, repeats=1, bucket_step=16)[0]
-
-
 def gradient(model: Any, clip: Any, measures: Measures = DEFAULT) -> Tensor:
     """Of all factors, drawn from a seed and nowhere zero, on one batch of two."""
     conditioning = [encode(clip, text, guidance=1.0) for text in ("a red heart", "blue")]
     with torch.inference_mode(), trainable(model) as patcher, loaded(patcher, measures):
-        draw = torch.Generator().manual_seed(3)
         layers = select(patcher.model.diffusion_model, LoraConfig(4, 4.0, "attention+mlp"), PREFIX)
-        factors = Factors(layers, 4, 4.0, draw)
-        with torch.no_grad():
-            factors.flat.copy_(torch.randn(factors.flat.shape, generator=draw) * 0.05)
-        denoiser = ComfyDenoiser(patcher)
-        x0, noise = (torch.randn(tiny.latent_shape(patcher, 2, tall=2), generator=draw) for _ in range(2))
-        conditions = [denoiser.condition(c, x) for c, x in zip(conditioning, x0, strict=True)]
-        sigma = denoiser.sigma(torch.tensor([0.4, 0.7]))
-        with attached(factors.branches):
-            residual = objective.residual(denoiser, x0, noise, sigma, conditions)
-            residual.double().square().mean().backward()
-        return factors.flat.grad.clone()
+        return Problem(ComfyDenoiser(patcher), layers, conditioning).gradient()
 
 
 def stored(model: Any) -> dict[str, bytes]:
@@ -125,16 +98,11 @@ def same_gradient(family: str, trio: tiny.Loaded, error: float = 1e-4) -> None:
     assert stored(trio.model) == before and identities(trio.model) == objects
 
 
-def train(trio: tiny.Loaded, data: Any, **changes: Any) -> Any:
-    inputs = {"clip": trio.clip, "vae": trio.vae, "prior_vae": trio.prior_vae, **SETTINGS, **changes}
-    return run_node(TrainLora, model=trio.model, dataset=data, **inputs)[:3]
-
-
 def trains_saves_and_stacks(trio: tiny.Loaded, data: Any) -> None:
     text, latent = encode(trio.clip, "a red heart"), torch.zeros(tiny.latent_shape(trio.model))
     before, picture = stored(trio.model), sampled(trio.model, text, latent)
-    _, losses, adapter = train(trio, data)
-    assert len(losses["loss"]) == SETTINGS["steps"]
+    _, losses, adapter, *_ = train(trio, data)
+    assert len(losses["loss"]) == 2
     assert sum(layer.norm() > 0 for layer in adapter.layers.values()) >= 0.7 * len(adapter.layers)
     assert stored(trio.model) == before
     assert torch.equal(sampled(trio.model, text, latent), picture)

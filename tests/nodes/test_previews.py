@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import random
 import shutil
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,56 +15,24 @@ import numpy as np
 import pytest
 import torch
 from harness.calls import encode, loaded, run_node
+from harness.runs import STEPS, kept, on_forward, read
+from harness.runs import train as run
 from lora_loom.lora_core.sheet import Row, sheet
 from lora_loom.nodes.bridge.images import as_picture
-from lora_loom.nodes.dataset import LoraDataset
 from lora_loom.nodes.previews import TrainingPreviews
-from lora_loom.nodes.train_lora import TrainLora
 from PIL import Image
-from torch._subclasses.fake_tensor import FakeTensor
 
 import nodes
 
-STEPS = 4
-SETTINGS = {
-    "steps": STEPS, "rank": 2, "alpha": 4.0, "learning_rate": 0.1, "targets": "attention", "seed": 7, "batch_size": 2,
-    "accumulation": 1, "lr_schedule": "constant", "preserve": "cat",
-}  # fmt: skip
+TRIGGER = "sks"
+pytestmark = pytest.mark.usefixtures("runs")
+train = partial(run, alpha=4.0, learning_rate=0.1, lr_schedule="constant", preserve="cat")
 SAMPLING = {"width": 64, "height": 96, "steps": 3, "cfg": 2.5, "sampler_name": "euler_ancestral", "scheduler": "simple"}
-
-
-@pytest.fixture(scope="module")
-def output(comfy_base: Path) -> Path:
-    return comfy_base / "output" / "lora_loom"
-
-
-@pytest.fixture(autouse=True)
-def runs(output: Path) -> Iterator[Path]:
-    """The folder of all runs, emptied afterwards."""
-    yield output
-    shutil.rmtree(output, ignore_errors=True)
-    comfy.model_management.interrupt_current_processing(False)
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory, write_pictures: Callable[[Path], Path]) -> Any:
-    folder = write_pictures(tmp_path_factory.mktemp("data") / "pictures")
-    return run_node(LoraDataset, folder=str(folder), trigger="sks", resolution=64, repeats=1, bucket_step=16)[0]
 
 
 def previews(**changes: Any) -> Any:
     inputs = {"prompts": "a sks in the sun\na tree", "negative": "dull", "every": 2, "seed": 11, "strength": 1.0}
     return run_node(TrainingPreviews, **{**inputs, **SAMPLING, **changes})[0]
-
-
-def train(trio: Any, data: Any, **changes: Any) -> tuple:
-    inputs = {**SETTINGS, "run_name": "run", **changes}
-    return run_node(TrainLora, model=trio.model, clip=trio.clip, vae=trio.vae, dataset=data, **inputs)
-
-
-def kept(runs: Path) -> dict[str, bytes]:
-    """The states and LoRAs that runs have left on disk."""
-    return {path.relative_to(runs).as_posix(): path.read_bytes() for path in runs.rglob("*.safetensors")}
 
 
 def pages(runs: Path) -> dict[str, np.ndarray]:
@@ -98,21 +67,6 @@ def expected(trio: Any, step: int, name: str | None, strength: float = 1.0) -> n
     return np.asarray(sheet(rows, f"step {step} of {STEPS}")).astype(int)
 
 
-@contextmanager
-def on_forward(trio: Any, call: Callable[[bool], None]) -> Iterator[None]:
-    """Calls `call(in_preview)` before each forward of the diffusion network; a plan's are none."""
-
-    def before(_: Any, args: tuple) -> None:
-        if not isinstance(args[0], FakeTensor):
-            call(not torch.is_grad_enabled())
-
-    hook = trio.model.model.diffusion_model.register_forward_pre_hook(before)
-    try:
-        yield
-    finally:
-        hook.remove()
-
-
 STREAMED = {"offload": 1.0, "memory": "as set"}
 
 
@@ -144,7 +98,7 @@ def test_a_preview_is_what_ksampler_makes_with_the_lora_of_that_step(
     models, data, runs: Path, loras: Path, family: str, strength: float, choices: dict
 ) -> None:
     trio = models(family)
-    with on_forward(trio, cancel_in_step(3)), pytest.raises(comfy.model_management.InterruptProcessingException):
+    with watched(trio, cancel_in_step(3)), pytest.raises(comfy.model_management.InterruptProcessingException):
         train(trio, data, previews=previews(strength=strength), **choices)
     (folder,) = runs.iterdir()
     shutil.copy(folder / "step_000002.safetensors", loras / "two.safetensors")
@@ -154,6 +108,11 @@ def test_a_preview_is_what_ksampler_makes_with_the_lora_of_that_step(
     wanted = expected(trio, 2, "two.safetensors", strength)
     assert np.abs(found["step_000002"] - wanted).max() <= 2
     assert np.abs(wanted - expected(trio, 2, "two.safetensors", strength * 0.9)).max() > 4, "the strength is seen"
+
+
+def watched(trio: Any, call: Callable[[bool], None]) -> AbstractContextManager[list[int]]:
+    """Calls `call(in_preview)` before each forward of the diffusion network."""
+    return on_forward(trio, lambda _: call(not torch.is_grad_enabled()))
 
 
 def cancel_in_step(number: int) -> Callable[[bool], None]:
@@ -179,7 +138,7 @@ def test_cancelled_inside_a_preview(models, data, runs: Path) -> None:
         if in_preview and trained[0] == 2:
             comfy.model_management.interrupt_current_processing(True)
 
-    with on_forward(trio, cancel), pytest.raises(comfy.model_management.InterruptProcessingException):
+    with watched(trio, cancel), pytest.raises(comfy.model_management.InterruptProcessingException):
         train(trio, data, previews=previews())
     assert list(pages(runs)) == ["step_000000"]
     assert {Path(name).name for name in kept(runs)} == {"state.safetensors", "step_000002.safetensors"}
@@ -191,7 +150,7 @@ def test_cancelled_inside_a_preview(models, data, runs: Path) -> None:
 def test_a_finished_run_shows_its_last_sheet_again(models, data, runs: Path) -> None:
     trio, forwards = models("wan_demo"), []
     page = train(trio, data, previews=previews())[3]
-    with on_forward(trio, forwards.append):
+    with watched(trio, forwards.append):
         assert torch.equal(train(trio, data, previews=previews())[3], page)
         assert not forwards
         assert not torch.equal(train(trio, data, previews=previews(seed=12))[3], page), "other settings, other pictures"
@@ -210,7 +169,7 @@ def test_out_of_memory_in_a_preview_does_not_end_the_run(models, data, runs: Pat
         if in_preview and calls.count(False) == 2:
             raise failing
 
-    with on_forward(trio, fail):
+    with watched(trio, fail):
         train(trio, data, previews=previews(), resume="start over")
     assert calls.count(False) == STEPS and kept(runs) == plain
     assert [line for line in caplog.messages if "without previews" in line] and list(pages(runs)) == ["step_000000"]
@@ -222,7 +181,7 @@ def test_another_error_is_not_hidden(models, data) -> None:
         if in_preview:
             raise RuntimeError("a fault")
 
-    with on_forward(models("wan_demo"), fail), pytest.raises(RuntimeError, match="a fault"):
+    with watched(models("wan_demo"), fail), pytest.raises(RuntimeError, match="a fault"):
         train(models("wan_demo"), data, previews=previews())
 
 
@@ -234,14 +193,14 @@ def test_the_vae_comes_and_goes_and_the_model_stays(models, data) -> None:
         networks = [entry.model.model for entry in comfy.model_management.current_loaded_models]
         seen.append((in_preview, trio.model.model in networks, trio.vae.first_stage_model in networks))
 
-    with on_forward(trio, look):
+    with watched(trio, look):
         train(trio, data, previews=previews())
     assert {entry[1:] for entry in seen if not entry[0]} == {(True, False)}
     assert {entry[1] for entry in seen if entry[0]} == {False}, "sampling can move what it sees"
 
 
 def test_without_a_trigger_there_is_one_kind_of_picture(models, runs: Path, pictures: Path) -> None:
-    data = run_node(LoraDataset, folder=str(pictures), trigger="", resolution=64, repeats=1, bucket_step=16)[0]
+    data = read(pictures)
     train(models("wan_demo"), data, previews=previews(prompts="a tree", every=0, width=0, height=0))
     ((name, page),) = pages(runs).items()
     assert name == "step_000004" and page.shape[1] == 2 * (64 + 8) + 8
@@ -255,6 +214,6 @@ def test_no_previews_is_a_valid_picture(models, data) -> None:
     ("choices", "words"), [({"prompts": ""}, "no prompt"), ({"width": 72, "height": 60}, "72 x 60 is not a multiple")]
 )
 def test_refused_before_anything_is_encoded(models, pictures: Path, choices: dict, words: str) -> None:
-    data = run_node(LoraDataset, folder=str(pictures), trigger="", resolution=64, repeats=1, bucket_step=16)[0]
+    data = read(pictures)
     with pytest.raises(ValueError, match=words):
         train(models("wan_demo"), data, previews=previews(**choices))

@@ -5,29 +5,20 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import comfy.model_management
 import pytest
-
-from .test_training import STEPS, data, interrupt_at, kept, on_forward, output, runs, train
-
-__all__ = ["data", "output", "runs"]
-
-
-def cut_off(trio, data, **changes) -> None:
-    with on_forward(trio, interrupt_at(3)), pytest.raises(comfy.model_management.InterruptProcessingException):
-        train(trio, data, **changes)
+from harness.runs import STEPS, cancelled, kept, on_forward, train
 
 
 def test_more_steps_go_on_in_a_folder_of_their_own(models, data, runs: Path, caplog) -> None:
     trio = models("wan_demo")
     short = train(trio, data)[1]["loss"]
     before = kept(runs)
-    with on_forward(trio, interrupt_at(3)), pytest.raises(comfy.model_management.InterruptProcessingException):
+    with cancelled(trio, 3):
         train(trio, data, steps=STEPS + 4)
-    with on_forward(trio, lambda _: None) as forwards:
+    with on_forward(trio) as forwards:
         longer = train(trio, data, steps=STEPS + 4)[1]["loss"]
     assert len(forwards) == 2 and longer[:STEPS] == short and len(longer) == STEPS + 4
-    with on_forward(trio, lambda _: None) as forwards:
+    with on_forward(trio) as forwards:
         assert train(trio, data, steps=STEPS + 4)[1]["loss"] == longer
     assert not forwards and len(list(runs.iterdir())) == 2
     assert {name: kept(runs)[name] for name in before} == before
@@ -38,7 +29,8 @@ def test_more_steps_go_on_in_a_folder_of_their_own(models, data, runs: Path, cap
 
 def test_other_settings_of_a_run_that_was_cut_off_ask_first(models, data, runs: Path) -> None:
     trio = models("wan_demo")
-    cut_off(trio, data)
+    with cancelled(trio, 3):
+        train(trio, data)
     before = kept(runs)
     words = r"run-\w+ was cut off at step 2 of 4 and had other settings: rank 2, now 3; seed 7, now 8\. Put them back"
     with pytest.raises(ValueError, match=words):
@@ -46,7 +38,7 @@ def test_other_settings_of_a_run_that_was_cut_off_ask_first(models, data, runs: 
     assert kept(runs) == before
     train(trio, data, rank=3, seed=8, run_name="other")
     train(trio, data, rank=3, seed=8, resume="start over")
-    with on_forward(trio, lambda _: None) as forwards:
+    with on_forward(trio) as forwards:
         train(trio, data)
     assert len(forwards) == STEPS - 2, "the old run goes on"
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import shutil
-from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,17 +17,17 @@ import tiny
 import torch
 from diffusers.loaders import StableDiffusionLoraLoaderMixin
 from harness.calls import encode, loaded, relative_error, run_node
+from harness.problem import Problem
+from harness.runs import STEPS, cancelled, kept
+from harness.runs import train as run
 from lora_loom.lora_core.adapter import TEXT_PREFIX, Adapter
 from lora_loom.lora_core.training import objective
-from lora_loom.lora_core.training.config import LoraConfig
-from lora_loom.lora_core.training.inject import Factors, attached
+from lora_loom.lora_core.training.inject import Factors
 from lora_loom.nodes.bridge.session import training_session
-from lora_loom.nodes.bridge.text import TextDenoiser, text_layers, tokenized
-from lora_loom.nodes.dataset import LoraDataset
+from lora_loom.nodes.bridge.text import TextDenoiser, tokenized
 from lora_loom.nodes.load_stack import LoadLoraStack
 from lora_loom.nodes.merge_lora import MergeLora
 from lora_loom.nodes.save_lora import SaveLora
-from lora_loom.nodes.train_lora import TrainLora
 from safetensors.torch import load_file
 from tiny.text_twin import Text
 from torch import Tensor
@@ -37,41 +37,15 @@ import nodes
 FAMILIES = ["sd15", "sdxl"]
 CAPTIONS = ["a red heart", "a (blue:1.4) square, [very] (small)", "", "many words " * 60]
 UNLIKE = [CAPTIONS[1], CAPTIONS[3]]  # weighted words, and several windows of tokens
-STEPS = 4
-SETTINGS = {
-    "steps": STEPS, "rank": 2, "alpha": 4.0, "learning_rate": 1e-3, "targets": "attention", "seed": 7, "batch_size": 2,
-    "accumulation": 1, "text_rank": 3, "text_learning_rate": 2e-3, "run_name": "run",
-}  # fmt: skip
+TRIGGER = "number"
+pytestmark = pytest.mark.usefixtures("runs")
+train = partial(run, alpha=4.0, text_rank=3, text_learning_rate=2e-3)
 ROUGH = {"accumulation": 2, "caption_dropout": 0.5, "warmup": 2, "preserve": "picture", "preservation": 1.0}
 
 
 @pytest.fixture(params=FAMILIES)
 def trio(request: pytest.FixtureRequest, models) -> tiny.Loaded:
     return models(request.param)
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory, write_pictures: Callable[[Path], Path]) -> Any:
-    folder = write_pictures(tmp_path_factory.mktemp("data") / "pictures")
-    return run_node(LoraDataset, folder=str(folder), trigger="number", resolution=64, repeats=1, bucket_step=16)[0]
-
-
-@pytest.fixture(autouse=True)
-def runs(comfy_base: Path) -> Iterator[Path]:
-    """The folder in which runs are kept, emptied afterwards."""
-    folder = comfy_base / "output" / "lora_loom"
-    yield folder
-    shutil.rmtree(folder, ignore_errors=True)
-    comfy.model_management.interrupt_current_processing(False)
-
-
-def train(trio: tiny.Loaded, data: Any, **changes: Any) -> tuple[dict[str, Tensor], dict[str, list[float]], Adapter]:
-    inputs = {"model": trio.model, "clip": trio.clip, "vae": trio.vae, "dataset": data, **SETTINGS, **changes}
-    return run_node(TrainLora, **inputs)[:3]
-
-
-def kept(runs: Path) -> dict[str, bytes]:
-    return {path.relative_to(runs).as_posix(): path.read_bytes() for path in runs.rglob("*.safetensors")}
 
 
 def text_part(adapter: Adapter) -> dict[str, Any]:
@@ -99,56 +73,10 @@ def test_encoding_is_comfyuis(trio, layer: int | None) -> None:
 # -- gradients ---------------------------------------------------------------------------------------------------------
 
 
-class Problem:
-    """Loss and flat gradient of random text factors on one batch of two, in a session that is open."""
-
-    def __init__(self, patcher: Any, clip: Any) -> None:
-        draw = torch.Generator().manual_seed(3)
-        layers = text_layers(clip.patcher.model, LoraConfig(4, 4.0, "attention+mlp"))
-        self.factors = Factors(layers, 4, 4.0, draw, text_rank=4)
-        with torch.no_grad():
-            self.factors.flat.copy_(torch.randn(self.factors.flat.shape, generator=draw) * 0.05)
-        self.denoiser = TextDenoiser(patcher, clip)
-        shape = tiny.latent_shape(patcher, 2, tall=2)
-        self.x0, self.noise = torch.randn(shape, generator=draw), torch.randn(shape, generator=draw)
-        self.sigma = self.denoiser.sigma(torch.tensor([0.4, 0.7]))
-        tokens = tokenized(clip, UNLIKE)
-        self.conditions = [
-            self.denoiser.condition(tokens[caption], x) for caption, x in zip(UNLIKE, self.x0, strict=True)
-        ]
-
-    def _loss(self) -> Tensor:
-        residual = objective.residual(self.denoiser, self.x0, self.noise, self.sigma, self.conditions)
-        return residual.double().square().mean()
-
-    @torch.no_grad()
-    def loss(self) -> float:
-        with attached(self.factors.branches):
-            return float(self._loss())
-
-    def gradient(self) -> Tensor:
-        self.factors.flat.grad.zero_()
-        with attached(self.factors.branches):
-            self._loss().backward()
-        return self.factors.flat.grad.clone()
-
-    def slope(self, direction: Tensor, about: float) -> float:
-        """Central difference, with a step that moves the loss by about a ten-thousandth."""
-        step = 1e-4 * self.loss() / abs(about)
-        values = []
-        for sign in (1, -1):
-            with torch.no_grad():
-                self.factors.flat.add_(direction, alpha=sign * step)
-            values.append(self.loss())
-            with torch.no_grad():
-                self.factors.flat.add_(direction, alpha=-sign * step)
-        return (values[0] - values[1]) / (2 * step)
-
-
 def gradient(trio: tiny.Loaded, checkpointing: bool) -> Tensor:
     with torch.inference_mode():
         with training_session(trio.model, checkpointing, trio.clip.patcher) as patcher:
-            return Problem(patcher, trio.clip).gradient()
+            return Problem.of_text(patcher, trio.clip, UNLIKE).gradient()
 
 
 def test_checkpointing_and_kernels_change_nothing(trio, monkeypatch) -> None:
@@ -165,11 +93,9 @@ def test_checkpointing_and_kernels_change_nothing(trio, monkeypatch) -> None:
 def test_finite_differences(trio, checkpointing: bool) -> None:
     with torch.inference_mode():
         with training_session(trio.model, checkpointing, trio.clip.patcher) as patcher:
-            problem = Problem(patcher, trio.clip)
-            found, flat = problem.gradient(), problem.factors.flat
-            directions = [torch.zeros_like(flat).index_fill_(0, i, 1.0) for i in found.abs().topk(3).indices.split(1)]
-            directions.append(torch.randn(flat.shape, generator=torch.Generator().manual_seed(1)) + found.sign())
-            for direction in directions:
+            problem = Problem.of_text(patcher, trio.clip, UNLIKE)
+            found = problem.gradient()
+            for direction in problem.directions(found):
                 slope = float(found.double() @ direction.double())
                 assert slope == pytest.approx(problem.slope(direction, slope), rel=5e-3)
 
@@ -179,7 +105,7 @@ def test_every_layer_that_counts_has_a_gradient(models) -> None:
     trio = models("sdxl")
     with torch.inference_mode():
         with training_session(trio.model, True, trio.clip.patcher) as patcher:
-            problem = Problem(patcher, trio.clip)
+            problem = Problem.of_text(patcher, trio.clip, UNLIKE)
             problem.gradient()
             silent = {name for name, branch in problem.factors.branches.items() if not branch.lora_B.grad.any()}
     assert len(problem.factors.branches) == 2 * 3 * 6 and len(silent) == 6
@@ -206,7 +132,7 @@ def surroundings(clip: Any) -> dict[str, Any]:
 def test_result_and_a_clip_left_as_it_was(trio, data) -> None:
     plain, before = encode(trio.clip, "a red heart")[0][0], loaded(trio.clip)
     state = surroundings(trio.clip)
-    _, losses, adapter = train(trio, data)
+    _, losses, adapter, *_ = train(trio, data)
     text = text_part(adapter)
     assert len(losses["loss"]) == STEPS and all(map(math.isfinite, losses["loss"]))
     assert {layer.rank for layer in text.values()} == {3}
@@ -224,18 +150,9 @@ def test_same_seed_same_bytes_cut_off_or_not(trio, data, runs: Path) -> None:
     losses = train(trio, data, **ROUGH)[1]
     whole = kept(runs)
     shutil.rmtree(runs)
-    state, cut = surroundings(trio.clip), []
-
-    def cancel(*_: Any) -> None:
-        cut.append(True)
-        comfy.model_management.interrupt_current_processing(len(cut) == 15)  # a step has 6 forwards
-
-    hook = trio.model.model.diffusion_model.register_forward_pre_hook(cancel)
-    try:
-        with pytest.raises(comfy.model_management.InterruptProcessingException):
-            train(trio, data, **ROUGH)
-    finally:
-        hook.remove()
+    state = surroundings(trio.clip)
+    with cancelled(trio, 15):  # a step has 6 forwards
+        train(trio, data, **ROUGH)
     assert surroundings(trio.clip) == state
     assert {Path(name).name for name in kept(runs)} == {"state.safetensors", "step_000002.safetensors"}
     assert train(trio, data, **ROUGH)[1] == losses

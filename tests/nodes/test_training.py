@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import math
 import shutil
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,26 +18,20 @@ import tiny
 import torch
 from comfy_extras.nodes_train import LoraModelLoader, LossGraphNode, SaveLoRA
 from harness.calls import encode, loaded, relative_error, run_node, sampled
-from lora_loom.lora_core.adapter import Adapter
+from harness.runs import STEPS, cancelled, kept, on_forward, train
 from lora_loom.lora_core.files import formats, guard
 from lora_loom.lora_core.presets import PRESETS, Preset, preset_of
 from lora_loom.lora_core.training.config import LoraConfig
 from lora_loom.lora_core.training.targets import select
 from lora_loom.nodes.bridge.keys import family_of
-from lora_loom.nodes.dataset import LoraDataset
 from lora_loom.nodes.load_stack import LoadLoraStack
 from lora_loom.nodes.save_lora import SaveLora
-from lora_loom.nodes.train_lora import TrainLora
 from torch import Tensor
 from torch.nn import functional
 
 # Every family where they differ; else one of each architecture.
 FAMILIES = ["sd15", "flux1", "flux1_schnell", "wan_demo", *tiny.MORE]
-STEPS = 4
-SETTINGS = {
-    "steps": STEPS, "rank": 2, "alpha": 2.0, "learning_rate": 1e-3, "targets": "attention", "seed": 7, "batch_size": 2,
-    "accumulation": 1,
-}  # fmt: skip
+pytestmark = pytest.mark.usefixtures("runs")
 
 
 @pytest.fixture(params=["sd15", "flux1", "wan_demo"])
@@ -47,63 +39,8 @@ def family(request: pytest.FixtureRequest) -> str:
     return request.param
 
 
-@pytest.fixture(scope="module")
-def output(comfy_base: Path) -> Path:
-    """The folder in which runs are kept."""
-    return comfy_base / "output" / "lora_loom"
-
-
-@pytest.fixture(autouse=True)
-def runs(output: Path) -> Iterator[Path]:
-    """The same folder, emptied afterwards."""
-    yield output
-    shutil.rmtree(output, ignore_errors=True)
-    comfy.model_management.interrupt_current_processing(False)
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory, write_pictures: Callable[[Path], Path]) -> Any:
-    """Four pictures in two buckets."""
-    folder = write_pictures(tmp_path_factory.mktemp("data") / "pictures")
-    return run_node(LoraDataset, folder=str(folder), trigger="", resolution=64, repeats=1, bucket_step=16)[0]
-
-
-def train(trio: tiny.Loaded, data: Any, **changes: Any) -> tuple[dict[str, Tensor], dict[str, list[float]], Adapter]:
-    """LORA_MODEL, LOSS_MAP and Adapter, by the node as the executor runs it."""
-    model = changes.pop("model", trio.model)
-    inputs = {**SETTINGS, "run_name": "run", **changes}
-    return run_node(
-        TrainLora, model=model, clip=trio.clip, vae=trio.vae, prior_vae=trio.prior_vae, dataset=data, **inputs
-    )[:3]
-
-
-def kept(runs: Path) -> dict[str, bytes]:
-    """The states and LoRAs that runs have left on disk."""
-    return {path.relative_to(runs).as_posix(): path.read_bytes() for path in runs.rglob("*.safetensors")}
-
-
 def start_latent(model: Any) -> Tensor:
     return torch.zeros(tiny.latent_shape(model))
-
-
-@contextmanager
-def on_forward(trio: tiny.Loaded, call: Callable[[int], None]) -> Iterator[list[int]]:
-    """Calls `call(n)` at the n-th forward of the diffusion network; yields the batch sizes so far."""
-    sizes: list[int] = []
-
-    def count(_: Any, args: tuple) -> None:
-        sizes.append(len(args[0]))
-        call(len(sizes))
-
-    hook = trio.model.model.diffusion_model.register_forward_pre_hook(count)
-    try:
-        yield sizes
-    finally:
-        hook.remove()
-
-
-def nothing(_: int) -> None:
-    pass
 
 
 # -- what comes out ----------------------------------------------------------------------------------------------------
@@ -116,7 +53,7 @@ def test_result_and_a_model_left_as_it_was(models, data, family: str) -> None:
     trio = models(family)
     text, latent = encode(trio.clip, "a red heart"), start_latent(trio.model)
     before, picture, state = loaded(trio.model), sampled(trio.model, text, latent), surroundings(trio.model)
-    lora_model, loss_map, adapter = train(trio, data)
+    lora_model, loss_map, adapter, *_ = train(trio, data)
     assert len(loss_map["loss"]) == STEPS and all(map(math.isfinite, loss_map["loss"]))
     assert all(layer.norm() > 0 for layer in adapter.layers.values() if not is_dead(layer))
     assert sum(layer.norm() > 0 for layer in adapter.layers.values()) >= 0.7 * len(adapter.layers)
@@ -155,7 +92,7 @@ def surroundings(model: Any) -> dict[str, Any]:
 
 def test_core_nodes_take_the_outputs(models, loras: Path, data, family: str) -> None:
     trio = models(family)
-    lora_model, loss_map, adapter = train(trio, data, rank=3, alpha=5.0)
+    lora_model, loss_map, adapter, *_ = train(trio, data, rank=3, alpha=5.0)
     run_node(LossGraphNode, loss=loss_map, filename_prefix="loss")
     (by_core,) = run_node(LoraModelLoader, model=trio.model, lora=lora_model, strength_model=0.8)
     run_node(SaveLoRA, lora=lora_model, prefix="loras/core", steps=STEPS)
@@ -171,7 +108,7 @@ def test_core_nodes_take_the_outputs(models, loras: Path, data, family: str) -> 
 
 
 def test_header_tells_how_it_was_made(models, loras: Path, data) -> None:
-    _, _, adapter = train(models("flux1"), data, weighting="min_snr", accumulation=2)
+    adapter = train(models("flux1"), data, weighting="min_snr", accumulation=2).adapter
     run_node(
         SaveLora, adapter=adapter, model=models("flux1").model, name="%title%_%steps%", format="kohya", dtype="bf16"
     )
@@ -210,9 +147,9 @@ def test_checkpointing_gives_the_same_lora(models, data, family: str) -> None:
 
 def test_finished_run_returns_at_once(models, data, family: str) -> None:
     trio = models(family)
-    lora_model, loss_map, _ = train(trio, data)
-    with on_forward(trio, nothing) as forwards:
-        again, losses, _ = train(trio, data)
+    lora_model, loss_map, *_ = train(trio, data)
+    with on_forward(trio) as forwards:
+        again, losses, *_ = train(trio, data)
     assert not forwards
     assert losses == loss_map and all(torch.equal(again[key], value) for key, value in lora_model.items())
 
@@ -221,7 +158,7 @@ AUTOMATIC = {"rank": 0, "alpha": 0.0, "learning_rate": 0.0, "targets": "auto", "
 
 
 def test_auto_is_the_same_run_as_its_values_typed_in(models, data, runs: Path, family: str, caplog) -> None:
-    trio, preset = models(family), preset_of(family_of(models(family).model).name)
+    trio, preset = models(family), preset_of(family_of(models(family).model).preset_name)
     with caplog.at_level("INFO", "lora_loom"):
         automatic = train(trio, data, steps=2, **AUTOMATIC)[2]
     assert [
@@ -230,7 +167,7 @@ def test_auto_is_the_same_run_as_its_values_typed_in(models, data, runs: Path, f
     typed = {
         name: getattr(preset, name) for name in ("rank", "alpha", "learning_rate", "targets", "timesteps", "shift")
     }
-    with on_forward(trio, nothing) as forwards:
+    with on_forward(trio) as forwards:
         adapter = train(trio, data, steps=2, **typed)[2]
     assert not forwards and len(list(runs.iterdir())) == 1, "the finished run is found again"
     assert adapter.metadata == automatic.metadata
@@ -253,7 +190,7 @@ def test_alpha_follows_a_rank_that_was_typed_in(models, data) -> None:
 @pytest.mark.parametrize("family", tiny.FAMILIES)
 def test_the_presets_targets_exist(models, family: str) -> None:
     model = models(family).model
-    preset = preset_of(family_of(model).name)
+    preset = preset_of(family_of(model).preset_name)
     network = model.model.diffusion_model
     chosen = select(network, LoraConfig(preset.rank, preset.alpha, preset.targets))
     assert bool(set(chosen) - set(select(network, LoraConfig()))) == (preset.targets != "attention")
@@ -262,10 +199,6 @@ def test_the_presets_targets_exist(models, family: str) -> None:
 # -- cancel and resume -------------------------------------------------------------------------------------------------
 
 ROUGH = {"accumulation": 2, "caption_dropout": 0.5, "lr_schedule": "cosine", "warmup": 2, "weighting": "debiased"}
-
-
-def interrupt_at(number: int) -> Callable[[int], None]:
-    return lambda n: comfy.model_management.interrupt_current_processing(n == number)
 
 
 @pytest.mark.parametrize(
@@ -277,14 +210,14 @@ def test_cancelled_run_goes_on_to_the_same_bytes(
     """The cancel comes inside a step, between its two forwards; the half step leaves no trace."""
     trio, (losses, whole) = models("flux1"), uncut
     before, state = loaded(trio.model), surroundings(trio.model)
-    with on_forward(trio, interrupt_at(forward)), pytest.raises(comfy.model_management.InterruptProcessingException):
+    with cancelled(trio, forward):
         train(trio, data, save_every=save_every, **ROUGH)
     assert surroundings(trio.model) == state
     assert all(torch.equal(value, before[key]) for key, value in trio.model.model.state_dict().items())
     done = (forward - 1) // 2
     found = {Path(name).name for name in kept(runs)}
     assert found == ({"state.safetensors", f"step_{done:06d}.safetensors"} if done else set())
-    with on_forward(trio, nothing) as forwards:
+    with on_forward(trio) as forwards:
         resumed = train(trio, data, save_every=save_every, **ROUGH)
     assert len(forwards) == 2 * (STEPS - done)
     assert resumed[1] == losses
@@ -292,9 +225,10 @@ def test_cancelled_run_goes_on_to_the_same_bytes(
 
 
 @pytest.fixture(scope="module")
-def uncut(models, data, output: Path) -> tuple[dict[str, list[float]], dict[str, bytes]]:
+def uncut(models, data, comfy_base: Path) -> tuple[dict[str, list[float]], dict[str, bytes]]:
     """Losses and files of the run that is never cancelled."""
     losses = train(models("flux1"), data, **ROUGH)[1]
+    output = comfy_base / "output" / "lora_loom"
     files = kept(output)
     shutil.rmtree(output)
     return losses, files
@@ -351,7 +285,7 @@ def test_failure_inside_a_step(models, data, runs: Path) -> None:
 def test_resumes_after_the_lora_so_far_was_tried_out(models, loras: Path, data, runs: Path) -> None:
     """While a patched clone is loaded, the weights in memory are not the base's: the run must still be found."""
     trio = models("wan_demo")
-    with on_forward(trio, interrupt_at(4)), pytest.raises(comfy.model_management.InterruptProcessingException):
+    with cancelled(trio, 4):
         train(trio, data)
     (folder,) = runs.iterdir()
     shutil.copy(folder / "step_000003.safetensors", loras / "so_far.safetensors")
@@ -359,7 +293,7 @@ def test_resumes_after_the_lora_so_far_was_tried_out(models, loras: Path, data, 
         LoadLoraStack, model=trio.model, lora_1="so_far.safetensors", strength_1=9.0, text_strength_1=1.0
     )[0]
     sampled(patched, encode(trio.clip, "a red heart"), start_latent(trio.model))
-    with on_forward(trio, nothing) as forwards:
+    with on_forward(trio) as forwards:
         train(trio, data)
     assert len(forwards) == STEPS - 3 and len(list(runs.iterdir())) == 1
 
@@ -376,11 +310,11 @@ def test_another_clip_skip_is_another_run(models, data, runs: Path) -> None:
 def test_another_base_model_is_another_run(models, data, runs: Path, make_lora, loras: Path) -> None:
     """Training on top of a stack trains what is connected, and does not go on with the run of the bare model."""
     trio = models("flux1")
-    _, bare, _ = train(trio, data)
+    bare = train(trio, data).loss_map
     make_lora("flux1", loras / "below.safetensors", size=0.5)
     below = run_node(LoadLoraStack, model=trio.model, lora_1="below.safetensors", strength_1=1.0, text_strength_1=1.0)[
         0
     ]
-    _, above, _ = train(trio, data, model=below)
+    above = train(trio, data, model=below).loss_map
     assert above["loss"] != bare["loss"] and len(list(runs.iterdir())) == 2
     assert train(trio, data)[1] == bare, "the bare model's run is found again"

@@ -4,45 +4,26 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import comfy.model_management
 import pytest
-import tiny
 import torch
 from harness.calls import refusals, run_node
+from harness.runs import kept, on_forward
+from harness.runs import train as run
 from lora_loom.lora_core.training import checkpoint
 from lora_loom.lora_core.training.config import OptimizerConfig, Validation
 from lora_loom.nodes.bridge.watch import Watch, weight_norms
-from lora_loom.nodes.dataset import LoraDataset
-from lora_loom.nodes.train_lora import TrainLora
 from lora_loom.nodes.validation import TrainingValidation
 from safetensors.torch import load_file
 
 WIDGETS = {field.id: field.default for field in TrainingValidation.GET_SCHEMA().inputs}
-SETTINGS = {
-    "steps": 6, "rank": 2, "alpha": 2.0, "learning_rate": 1e-3, "targets": "attention", "seed": 7, "batch_size": 2,
-    "accumulation": 1, "run_name": "run",
-}  # fmt: skip
 FAMILIES = ["wan_demo", "sd15", "flux1"]
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory, write_pictures: Callable[[Path], Path]) -> Any:
-    folder = write_pictures(tmp_path_factory.mktemp("data") / "pictures")
-    return run_node(LoraDataset, folder=str(folder), trigger="", resolution=64, repeats=1, bucket_step=16)[0]
-
-
-@pytest.fixture(autouse=True)
-def runs(comfy_base: Path) -> Iterator[Path]:
-    """The folder in which runs are kept, empty before and afterwards."""
-    folder = comfy_base / "output" / "lora_loom"
-    shutil.rmtree(folder, ignore_errors=True)
-    yield folder
-    shutil.rmtree(folder, ignore_errors=True)
-    comfy.model_management.interrupt_current_processing(False)
+pytestmark = pytest.mark.usefixtures("runs")
+train = partial(run, steps=6)
 
 
 @pytest.fixture
@@ -60,15 +41,6 @@ def stories(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 
 def chosen(**changes: Any) -> Validation:
     return run_node(TrainingValidation, **{**WIDGETS, "every": 2, "draws": 2, **changes})[0]
-
-
-def train(trio: tiny.Loaded, data: Any, **changes: Any) -> tuple[Any, ...]:
-    inputs = {"model": trio.model, "clip": trio.clip, "vae": trio.vae, "dataset": data, **SETTINGS, **changes}
-    return run_node(TrainLora, **inputs)
-
-
-def kept(runs: Path) -> dict[str, bytes]:
-    return {path.relative_to(runs).as_posix(): path.read_bytes() for path in runs.rglob("*.safetensors")}
 
 
 def same(left: dict[str, torch.Tensor], right: dict[str, torch.Tensor]) -> bool:
@@ -118,20 +90,16 @@ def test_a_cancel_inside_validation_comes_soon_and_the_resumed_run_draws_the_sam
     whole = train(trio, data, **settings)
     files = kept(runs)
     shutil.rmtree(runs)
-    calls, asked = [0], []
+    asked = []
 
-    def cancel(*_: Any) -> None:
-        calls[0] += 1
-        if calls[0] == 2 + 2 + 2:  # the base, two steps, and the second batch of the first validation
+    def cancel(number: int) -> None:
+        if number == 2 + 2 + 2:  # the base, two steps, and the second batch of the first validation
             asked.append(time.monotonic())
             comfy.model_management.interrupt_current_processing()
 
-    hook = trio.model.model.diffusion_model.register_forward_pre_hook(cancel)
-    with pytest.raises(comfy.model_management.InterruptProcessingException):
+    with on_forward(trio, cancel), pytest.raises(comfy.model_management.InterruptProcessingException):
         train(trio, data, **settings)
-    hook.remove()
     assert time.monotonic() - asked[0] < 2.0
-    comfy.model_management.interrupt_current_processing(False)
     (folder,) = runs.iterdir()
     assert (folder / "step_000002.safetensors").is_file() and not (folder / "best.safetensors").exists()
     again = train(trio, data, **settings)
