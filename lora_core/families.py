@@ -26,12 +26,14 @@ class Text:
 
 @dataclass(frozen=True)
 class Size:
-    """A size of a family with spellings of its own, told by how many features `layer` writes."""
+    """A size of a family with spellings of its own, told by how many features `layer` writes. `preset` is its row of
+    `presets` where the family's does not suit it."""
 
     layer: str
     features: int
     architecture: str
     base_version: str
+    preset: str = ""
 
 
 @dataclass(frozen=True)
@@ -45,7 +47,7 @@ class Family:
     latent of an earlier stage that pictures are made from. `text_encoders` are the CLIP encoders that can be trained,
     as ComfyUI calls them, in the order of their output. `captions` is how those of different lengths share a forward:
     with padding on that side, which attention is kept from; on the right, after the network's own adapter has read
-    them; or "", not at all, as for every family without a row.
+    them; or "", not at all, as for every family without a row. `preset` is its row of `presets`, "" that of its name.
     """
 
     name: str
@@ -59,18 +61,24 @@ class Family:
     prior: str = ""
     text_encoders: tuple[str, ...] = ()
     captions: str = "right"
+    preset: str = ""
+
+    @property
+    def preset_name(self) -> str:
+        return self.preset or self.name
 
     def sized(self, features: Callable[[str], int]) -> Family:
         """The row in the spelling of the size whose `layer` writes as many features as `features(layer)` says."""
         for size in self.sizes:
             if features(size.layer) == size.features:
-                return replace(self, architecture=size.architecture, base_version=size.base_version)
+                return replace(self, architecture=size.architecture, base_version=size.base_version, preset=size.preset)
         return self
 
 
 _FLUX_1_LAYERS = r"\.single_transformer_blocks\.\d+\.(attn\.to_[qkv]|proj_mlp|proj_out)$|\.net\."
 _FLUX_2_LAYERS = r"\.single_transformer_blocks\.\d+\.attn\.to_(qkv_mlp_proj|out)|\.linear_(in|out)$"
 _FLUX_1_TEXT = Text(("txt_in",), "vector_in.in_layer")
+DEMO_BASE = "LoRA Loom's demo base"
 _SD3 = "joint_blocks.0.x_block.attn2.qkv"  # of SD 3.5 medium alone
 
 FAMILIES = (
@@ -104,6 +112,7 @@ FAMILIES = (
     Family(
         "Wan 2.1", "WAN21_T2V", "wan2.1", "wan", Text(("text_embedding.0",)),
         sizes=(
+            Size("blocks.0.ffn.0", 512, "wan2.1", "wan", DEMO_BASE),
             Size("text_embedding.0", 1536, "wan-2_1-text2video-1_3b", "wan"),
             Size("text_embedding.0", 5120, "wan-2_1-text2video-14b", "wan"),
         ),

@@ -67,10 +67,10 @@ def _width(model, layers: tuple[str, ...]) -> int:
 
 def _few_steps(model) -> str:
     name, config_class = file_name(next(iter(files_of(model)), "")), type(model.model.model_config).__name__
-    mark, family = few_step_mark(name, config_class), family_of(model).name
+    mark, family = few_step_mark(name, config_class), family_of(model)
     if not mark:
         return ""
-    base = preset_of(family).base or "the model it was distilled from"
+    base = preset_of(family.preset_name).base or "the model it was distilled from"
     return (
         f"warning: {name or config_class} looks distilled to few steps ('{mark}'), and training undoes that; "
         f"train on {base} and use the LoRA on the fast model"
@@ -78,12 +78,12 @@ def _few_steps(model) -> str:
 
 
 def _resolution(model, dataset: Dataset) -> str:
-    family, side = family_of(model).name, dataset.resolution
-    usual = preset_of(family).resolution
+    family, side = family_of(model), dataset.resolution
+    usual = preset_of(family.preset_name).resolution
     if usual / _FAR < side < usual * _FAR:
         return ""
     effect = "fine detail will be missed" if side < usual else "it repeats things in pictures that large"
     return (
-        f"warning: the data set is at {side} px, but {family} makes pictures of {usual} px and {effect}; "
+        f"warning: the data set is at {side} px, but {family.name} makes pictures of {usual} px and {effect}; "
         f"set resolution in LoRA Dataset nearer to {usual}"
     )

@@ -313,7 +313,7 @@ def choices(
     """What to train with, where 0 and 'auto' stand for what suits this model's family, or for the rank of a LoRA to go
     on from."""
     rank = start.usual_rank() if start and not rank else rank
-    return choose(family_of(model).name, targets, rank, alpha, learning_rate, timesteps, shift, optimizer)
+    return choose(family_of(model).preset_name, targets, rank, alpha, learning_rate, timesteps, shift, optimizer)
 
 
 def as_lora_model(adapter: Adapter) -> dict[str, torch.Tensor]:

@@ -15,7 +15,8 @@ AUTOMATIC = ("auto", 0, 0.0, 0.0, "auto", 3.0)
 
 
 def test_every_family_has_a_preset_and_signs():
-    assert set(PRESETS) == set(NAMES) and len(set(NAMES)) == len(NAMES)
+    sizes = {size.preset for family in families.FAMILIES for size in family.sizes if size.preset}
+    assert set(PRESETS) == set(NAMES) | sizes and len(set(NAMES)) == len(NAMES)
     assert set(NAMES) <= set(SIGNS)
 
 
@@ -28,7 +29,7 @@ def test_a_preset_can_be_trained_with(preset: Preset):
     assert preset.optimizer == "AdamW", "the only optimiser there is"
     assert preset.alpha == preset.rank, "the learning rates are meant for that"
     assert (preset.shift != 1) == (preset.timesteps in SHIFTED)
-    assert 512 <= preset.resolution <= 1024 and preset.evidence
+    assert (512 <= preset.resolution <= 1024 or preset is PRESETS[families.DEMO_BASE]) and preset.evidence
 
 
 def test_a_class_with_a_row_and_one_without():
@@ -67,6 +68,16 @@ def test_what_would_learn_the_wrong_thing_is_refused(name):
 @pytest.mark.parametrize("name", ["SD15", "Stable_Cascade_C", "Stable_Cascade_B", "NewModel"])
 def test_everything_else_may_be_trained(name):
     families.check_trainable(name)
+
+
+def test_the_demo_base_has_figures_of_its_own_and_a_wan_of_any_size_those_of_wan():
+    """The demo base is told by its feed-forward."""
+    row = families.for_config_class("WAN21_T2V")
+    demo = row.sized({"blocks.0.ffn.0": 512, "text_embedding.0": 128}.get)
+    large = row.sized({"blocks.0.ffn.0": 8960, "text_embedding.0": 1536}.get)
+    assert (demo.name, demo.preset_name) == (row.name, families.DEMO_BASE)
+    assert {row.preset_name, large.preset_name} == {"Wan 2.1"} and large.architecture != row.architecture
+    assert preset_of(demo.preset_name).learning_rate == 3e-3
 
 
 # -- auto --------------------------------------------------------------------------------------------------------------
