@@ -8,7 +8,9 @@ from .convert_lora import ConvertLora
 from .dataset import LoraDataset
 from .dataset_doctor import DatasetDoctor
 from .extract_lora import ExtractLora
+from .interference import LoraInterference
 from .layers import LoraLayers
+from .leave_one_out import LeaveOneOut
 from .load_stack import LoadLoraStack
 from .merge_lora import MergeLora
 from .objective import TrainingObjective
@@ -30,7 +32,7 @@ class LoraLoom(ComfyExtension):
         return [
             LoraDataset, CombineDatasets, DatasetDoctor, TrainingOptimizer, TrainingObjective, LoraLayers,
             TrainingPreviews, TrainingValidation, TrainLora, SaveLora, LoadLoraStack, MergeLora, ResizeLora, ExtractLora,
-            ConvertLora, LoraReport,
+            ConvertLora, LoraReport, LoraInterference, LeaveOneOut,
         ]  # fmt: skip
 
 

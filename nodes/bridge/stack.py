@@ -8,6 +8,7 @@ from typing import Any
 
 from ...lora_core import stack_entries
 from ...lora_core.adapter import Adapter
+from ...lora_core.analysis.findings import of_stack
 from ...lora_core.blocks import strengths
 from ...lora_core.files import formats, guard
 from ...lora_core.files.words import trigger_words, unique
@@ -19,6 +20,7 @@ from . import attribution
 from .beside import ALWAYS, Span
 from .folders import lora_name, lora_path, lora_state
 from .keys import NameTable
+from .loud import too_loud
 from .patching import Apply, How, apply_chain
 
 
@@ -113,7 +115,8 @@ def apply_stack(model, clip, stack: Iterable | None, own: Iterable[Row], apply: 
     makers = [attribution.entry_of(row, entry.adapter.metadata) for row, entry in zip(_on(rows), entries, strict=True)]
     attribution.attach(patched, makers)
     attribution.tell(makers)
-    report = "\n".join(filter(None, (describe(entries, clip is not None), str(how), *notes)))
+    found = (*too_loud(entries, model, clip), *of_stack(entries))
+    report = "\n".join(filter(None, (describe(entries, clip is not None), str(how), *notes, *found)))
     words = unique(word for entry in entries for word in trigger_words(entry.adapter.metadata))
     return Applied(patched, text, rows, report, ", ".join(words))
 

@@ -1,0 +1,242 @@
+"""Interference in plain words, and strengths that keep a sum as loud as its loudest member."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Collection, Mapping, Sequence
+from string import ascii_uppercase
+
+from ..merging.exact_sum import Weighted
+from .interference import Block, Excess, Interference, Work, measure
+
+RISK = (
+    "These are figures of risk, worked out from the files: they say where LoRAs touch, not that it hurts. "
+    "Pictures with one LoRA left out (LoRA Leave-One-Out) are the ground truth."
+)
+_SAME = 0.9999
+_MOST_PRODUCTS = 10**11  # about 3 s of two cores; four LoRAs of rank 16 for FLUX have a fifth
+Norms = Mapping[str, tuple[float, float]]  # Frobenius and spectral norm by layer
+
+
+def letter(index: int) -> str:
+    """A to Z, then A1, B1 and on."""
+    round_, at = divmod(index, len(ascii_uppercase))
+    return ascii_uppercase[at] + (str(round_) if round_ else "")
+
+
+def suggested(found: Interference, fixed: Collection[int] = ()) -> float:
+    """What to multiply all strengths with but those of `fixed`, so that the sum of the rest is as loud as its loudest
+    member: min(1, max_i |W_i| / |sum_i W_i|)."""
+    total, free = found.total, [i for i in range(len(found.names)) if i not in fixed]
+    loudness = total.loudness(fixed)
+    return min(1.0, max(total.norms()[i] for i in free) / loudness) if free and loudness else 1.0
+
+
+def of_stack(parts: Sequence[Weighted]) -> list[str]:
+    """Two lines for a stack of two or more: how loud the sum is, and the pair that agrees or opposes most."""
+    parts = [part for part in parts if any(map(part.strength_of, part.adapter.layers))]
+    if len(parts) < 2:
+        return []
+    if _products(parts) > _MOST_PRODUCTS:
+        return ["LoRA Interference tells what these LoRAs share; for so many ranks that takes a while."]
+    found = measure(parts, work=Work(brief=True))
+    i, j = max(found.pairs, key=lambda pair: abs(found.total.z(*pair)))
+    alike = found.total.variance[i, j] > 0
+    pair = f"most alike are {_named(found, i)} and {_named(found, j)}, {_agreement(found, i, j)}."
+    return [_loudness(found), f"Of all pairs {pair}" if alike else "No two of them change the same layer."]
+
+
+def _products(parts: Sequence[Weighted]) -> int:
+    """How many numbers are multiplied for all inner products."""
+    ranks: Counter[str] = Counter()
+    for part in parts:
+        ranks.update({name: layer.rank for name, layer in part.adapter.layers.items()})
+    sides = {name: sum(layer.lora_B.shape[:1] + layer.lora_A.shape[1:]) for part in parts
+             for name, layer in part.adapter.layers.items()}  # fmt: skip
+    return sum(sides[name] * rank**2 for name, rank in ranks.items())
+
+
+def report(found: Interference, base: Norms | None = None, fixed: Mapping[int, str] | None = None) -> str:
+    """Everything in sentences. `base` holds the norms of the base model's weights, `fixed` why a LoRA's strength is
+    left alone."""
+    norms = found.total.norms()
+    lines = [f"{letter(i)} = {name}, norm {norms[i]:.3g}" for i, name in enumerate(found.names)]
+    lines += ["", _loudness(found), *_against_base(found, base or {}), ""]
+    lines += [sentence for i, j in found.pairs for sentence in pair(found, i, j)]
+    factor = suggested(found, fixed or {})
+    lines += [
+        "",
+        _suggestion(found, factor),
+        *(f"{letter(i)} is left alone: {why}." for i, why in (fixed or {}).items()),
+    ]
+    if found.pairs:
+        lines += ["", _floor(found)]
+    return "\n".join([*lines, RISK])
+
+
+def pair(found: Interference, i: int, j: int) -> list[str]:
+    """What two LoRAs do to each other."""
+    who, total, many = f"{letter(i)} and {letter(j)}", found.total, found.comparisons
+    if not total.inner[i, i] or not total.inner[j, j] or not total.variance[i, j]:
+        return [f"{who}: no interference, they change different layers."]
+    cos = total.cos(i, j)
+    if abs(cos) > _SAME:
+        return [
+            f"{who}: {'the same change' if cos > 0 else 'exact opposites'} (cosine {cos:.4f}); {_effect(found, i, j)}."
+        ]
+    said = _cosine(found, i, j) + _directions(found, i, j) + _attention(found, i, j, many)
+    if not said:
+        return [
+            f"{who}: no interference beyond chance (cosine {cos:.1g}, z {total.z(i, j):.1f}; shared directions "
+            f"{total.write.times(i, j):.2f} x chance written, {total.read.times(i, j):.2f} x read)."
+        ]
+    return [f"{who}: {text}" for text in said]
+
+
+def _cosine(found: Interference, i: int, j: int) -> list[str]:
+    total, many = found.total, found.comparisons
+    marked = [block for block in found.blocks if block.found(i, j, many)]
+    most = max(marked, key=lambda block: abs(block.cos(i, j)), default=None)
+    where = f"; most in {most.name} ({most.cos(i, j):+.2f})" if most else ""
+    if total.found(i, j, many):
+        way = "pull the same way" if total.cos(i, j) > 0 else "pull against each other"
+        return [f"they {way} ({_agreement(found, i, j)}), {_effect(found, i, j)}{where}."]
+    if not marked:
+        return []
+    same = sum(block.cos(i, j) > 0 for block in marked)
+    return [f"they pull the same way in {same} blocks and against each other in {len(marked) - same}{where}."]
+
+
+def _directions(found: Interference, i: int, j: int) -> list[str]:
+    sides: list[tuple[str, Callable[[Block], Excess]]] = [
+        ("write into the same directions", lambda block: block.write),
+        ("read the same directions", lambda block: block.read),
+    ]
+    said = []
+    for what, of in sides:
+        marked = [block for block in found.blocks if of(block).found(i, j, found.comparisons)]
+        whole = of(found.total)
+        if marked or whole.found(i, j, found.comparisons):
+            most = max(marked, key=lambda block: of(block).times(i, j), default=None)
+            where = f"; most in {most.name} ({of(most).times(i, j):.3g} x)" if most else ""
+            share = f"{100 * whole.share(i, j):.3g}% of them, {whole.times(i, j):.3g} x chance"
+            said.append(f"they {what} ({share}){where}.")
+    return said
+
+
+def _attention(found: Interference, i: int, j: int, many: int) -> list[str]:
+    said = []
+    for kind, excess in found.total.crossed.items():
+        marked = [b.name for b in found.blocks if kind in b.crossed and b.crossed[kind].found(i, j, many)]
+        if not marked and not excess.found(i, j, many):
+            continue
+        heads = [head for head in found.heads if head.pair == (i, j) and head.kind == kind]
+        worst = max(heads, key=lambda head: head.norm / head.base if head.base else head.times)
+        size = f", {100 * worst.norm / worst.base:.2g}% of the base model's" if worst.base else ""
+        what = "queries meet the other's keys" if kind == "Q-K" else "values meet the other's output"
+        said.append(
+            f"in attention one's {what} {excess.times(i, j):.3g} x chance; most in head {worst.head} of "
+            f"{worst.attention.partition('.')[2]} ({worst.times:.3g} x{size})."
+        )
+    return said
+
+
+def _agreement(found: Interference, i: int, j: int) -> str:
+    return f"cosine {found.total.cos(i, j):+.2g}, z {found.total.z(i, j):.3g}"
+
+
+def _effect(found: Interference, i: int, j: int) -> str:
+    inner = found.total.inner
+    apart = inner[i, i] + inner[j, j]
+    change = 100 * (max(apart + 2 * inner[i, j], 0.0) / apart) ** 0.5 - 100
+    if abs(change) < 0.1:
+        return "which changes how loud they are together by less than 0.1%"
+    return f"together {abs(change):.3g}% {'louder' if change > 0 else 'quieter'} than unrelated LoRAs would be"
+
+
+def _loudness(found: Interference) -> str:
+    total = found.total
+    norms, sum_ = total.norms(), total.loudness()
+    if len(norms) < 2:
+        return f"The LoRA's norm is {sum_:.3g}."
+    most = max(range(len(norms)), key=norms.__getitem__)
+    apart = sum(norm**2 for norm in norms) ** 0.5
+    return (
+        f"The sum is {sum_ / norms[most]:.3g} times as loud as its loudest member, {_named(found, most)}; "
+        f"unrelated LoRAs of these norms would be {apart / norms[most]:.3g} times."
+    )
+
+
+def _against_base(found: Interference, base: Norms) -> list[str]:
+    shared = [name for name in found.layers if name in base and base[name][0]]
+    if not shared:
+        return []
+    whole = (sum(found.layers[n][0] ** 2 for n in shared) / sum(base[n][0] ** 2 for n in shared)) ** 0.5
+    loud = max(shared, key=lambda name: found.layers[name][0] / base[name][0])
+    strong = max(shared, key=lambda name: found.layers[name][1] / (base[name][1] or 1))
+    return [
+        f"Beside the weights that it changes the sum has {100 * whole:.3g}% of their norm, at most "
+        f"{100 * found.layers[loud][0] / base[loud][0]:.3g}% ({loud}); its strongest direction has at most "
+        f"{100 * found.layers[strong][1] / (base[strong][1] or 1):.3g}% of the weight's strongest ({strong})."
+    ]
+
+
+def _suggestion(found: Interference, factor: float) -> str:
+    if len(found.names) < 2:
+        return "One LoRA alone needs no balance."
+    if factor == 1:
+        return "The sum is no louder than its loudest member; the strengths can stay."
+    return f"To keep the sum as loud as its loudest member, multiply the strengths by {factor:.3g}."
+
+
+def floors(found: Interference) -> tuple[float, float]:
+    """The cosine that pairs must pass to be more than chance: the largest over all blocks together, and in one."""
+    many = found.comparisons
+    alone = [block.floor(i, j, many) for block in found.blocks for i, j in found.pairs if block.variance[i, j]]
+    return max(found.total.floor(i, j, many) for i, j in found.pairs), max(alone, default=0.0)
+
+
+def _floor(found: Interference) -> str:
+    whole, alone = floors(found)
+    return (
+        f"Noise floor: in {found.comparisons} comparisons, unrelated LoRAs stay below a cosine of {whole:.1g} over all "
+        f"layers and of {alone:.1g} in any block, in 99 of 100 such reports."
+    )
+
+
+def _named(found: Interference, index: int) -> str:
+    return f"{letter(index)} ({found.names[index]})"
+
+
+def figures(found: Interference, base: Norms | None = None) -> dict[str, object]:
+    """Everything measured, for a machine to read: blocks and heads by pair, and layers beside the base."""
+    many, pairs = found.comparisons, found.pairs
+    return {
+        "loras": {letter(i): name for i, name in enumerate(found.names)},
+        "norms": found.total.norms(), "sum": found.total.loudness(), "suggested_factor": suggested(found),
+        "comparisons": many,
+        "pairs": {
+            letter(i) + letter(j): {block.name: _block(block, i, j, many) for block in (*found.blocks, found.total)}
+            for i, j in pairs
+        },
+        "heads": [
+            {"pair": "".join(map(letter, head.pair)), "attention": head.attention, "head": head.head,
+             "kind": head.kind, "norm": head.norm, "times_chance": head.times,
+             "share_of_base": head.norm / head.base if head.base else None}
+            for head in found.heads
+        ],
+        "layers": {
+            name: {"norm": norm, "spectral": top, "base_norm": (base or {}).get(name, (None, None))[0],
+                   "base_spectral": (base or {}).get(name, (None, None))[1]}
+            for name, (norm, top) in found.layers.items()
+        },
+    }  # fmt: skip
+
+
+def _block(block: Block, i: int, j: int, many: int) -> dict[str, object]:
+    shared = {"written": block.write, "read": block.read, **block.crossed}
+    return {
+        "cosine": block.cos(i, j), "z": block.z(i, j), "beyond_chance": block.found(i, j, many),
+        **{name: {"times_chance": excess.times(i, j), "z": excess.z(i, j),
+                  "beyond_chance": excess.found(i, j, many)} for name, excess in shared.items()},
+    }  # fmt: skip

@@ -1,0 +1,66 @@
+"""What a layer's name says of its rows and columns: which are q, k, v and output of an attention."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import NamedTuple
+
+_LEAVES = {
+    "q": r"to_q|q|wq|q_proj|to_query|add_q_proj",
+    "k": r"to_k|k|wk|k_proj|to_key|add_k_proj",
+    "v": r"to_v|v|wv|v_proj|to_value|add_v_proj",
+    "o": r"to_out(?:\.0)?|proj|out|o|wo|o_proj|output_proj|out_proj|out_layer|to_add_out",
+    "qkv": r"to_qkv|qkv",
+}
+_PROJECTION = re.compile(
+    r"(?P<home>.*\w*(?:attn\d?|attention))\.(?:" + "|".join(f"(?P<{k}>{v})" for k, v in _LEAVES.items()) + r")"
+)
+_SINGLE = re.compile(r"(?P<home>.*single_blocks\.\d+)\.linear(?P<number>[12])")  # FLUX: attention and mlp in one
+_STREAM = re.compile(r"\.(?:img|txt)_attn$|\.(?:x|context)_block\.attn$")  # two streams attend to each other
+
+
+class Part(NamedTuple):
+    """Rows and columns (start, length) of a layer's weight that do one thing; `role` is q, k, v, o or "" for others.
+    `attention` names the attention, joint streams alike."""
+
+    layer: str
+    rows: tuple[int, int]
+    columns: tuple[int, int]
+    role: str = ""
+    attention: str = ""
+
+
+def parts_of(layer: str, shape: tuple[int, int]) -> list[Part]:
+    """`shape` is (out, in) of the flattened weight. Queries of a fused weight are as wide as its input."""
+    height, width = shape
+    whole_rows, whole_columns = (0, height), (0, width)
+    if found := _SINGLE.fullmatch(layer):
+        home = found["home"]
+        if found["number"] == "2" and width > height:
+            inner = Part(layer, whole_rows, (0, height), "o", home)
+            return [inner, Part(layer, whole_rows, (height, width - height))]
+        if found["number"] == "1" and height > 3 * width:
+            parts = [Part(layer, (i * width, width), whole_columns, role, home) for i, role in enumerate("qkv")]
+            return [*parts, Part(layer, (3 * width, height - 3 * width), whole_columns)]
+        return [Part(layer, whole_rows, whole_columns)]
+    found = _PROJECTION.fullmatch(layer)
+    if not found:
+        return [Part(layer, whole_rows, whole_columns)]
+    home = _STREAM.sub(".attn", found["home"])
+    if not found["qkv"]:
+        role = next(name for name in "qkvo" if found[name])
+        return [Part(layer, whole_rows, whole_columns, role, home)]
+    lower = (height - width) // 2
+    bounds = ((0, width), (width, lower), (width + lower, height - width - lower))
+    return [Part(layer, rows, whole_columns, role, home) for rows, role in zip(bounds, "qkv", strict=True)]
+
+
+def attentions(shapes: Mapping[str, tuple[int, int]]) -> dict[str, dict[str, list[Part]]]:
+    """The projections of each attention by role; one role has several where streams are joint."""
+    found: dict[str, dict[str, list[Part]]] = {}
+    for layer, shape in shapes.items():
+        for part in parts_of(layer, shape):
+            if part.role:
+                found.setdefault(part.attention, {}).setdefault(part.role, []).append(part)
+    return found

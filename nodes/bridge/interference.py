@@ -1,0 +1,120 @@
+"""What the LoRAs of a stack do to each other: measured from their factors, and shown by leaving each one out."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import comfy.model_management
+import torch
+from PIL import Image
+
+from ...lora_core.analysis import findings
+from ...lora_core.analysis.heat_map import heat_map
+from ...lora_core.analysis.interference import Work, measure
+from ...lora_core.distilled import few_step_mark
+from ...lora_core.rows import Row
+from .base import Base
+from .beside import ALWAYS
+from .keys import NameTable
+from .merging import Connected
+from .origin import file_name, files_of
+from .progress import Progress
+from .stack import Entry, active, load_rows, rows_of
+
+
+@dataclass(frozen=True)
+class Measured:
+    """`strengths` are those suggested for the connected adapters, or for the rows when there is no adapter."""
+
+    heat_map: Image.Image
+    report: str
+    strengths: str
+    rows: list[Row]
+    figures: str
+
+
+def all_entries(model, clip, rows: Iterable[Row], adapters: Sequence[Connected]) -> list[Entry]:
+    """Rows, then adapters, in the model's layer names. Raises ValueError when there is none."""
+    table = NameTable(model, clip)
+    entries = load_rows(rows, table)
+    for number, given in enumerate(adapters, 1):
+        resolved = table.resolve(given.adapter, given.name(number))
+        entries.append(
+            Entry(given.name(number), resolved.adapter, given.strength, given.text_strength, resolved.unmatched)
+        )
+    if not entries:
+        raise ValueError("there is no LoRA to look at; connect a lora_stack or adapters")
+    return entries
+
+
+def interference(model, clip, lora_stack, adapters: Sequence[Connected]) -> Measured:
+    """All figures of a stack. The base model's norms are worked out the first time, one weight after another."""
+    rows = active(rows_of(lora_stack))
+    entries = all_entries(model, clip, rows, adapters)
+    layers = list(dict.fromkeys(name for entry in entries for name in entry.adapter.layers if entry.strength_of(name)))
+    progress, base = Progress(4 * len(layers)), Base(model, clip)
+    done = iter(range(1, 8 * len(layers) + 1))
+
+    def tick() -> None:
+        comfy.model_management.throw_exception_if_processing_interrupted()
+        progress.update(min(next(done), 4 * len(layers)))
+
+    progress.say("norms of the base model, once for this model")
+    norms, attention = base.norms(layers, tick), base.attention(layers, tick)
+    progress.say(f"{len(entries)} LoRAs, {len(layers)} layers")
+    device = torch.device("cpu") if base.device.type == "mps" else base.device  # which has no fp64
+    found = measure(entries, attention, Work(device, tick))
+    fixed = _few_steps(entries, model)
+    factor = findings.suggested(found, fixed)
+    changed = [_scaled(entry, 1.0 if index in fixed else factor) for index, entry in enumerate(entries)]
+    picture = heat_map(found, norms)
+    progress.update(4 * len(layers), picture=picture)
+    return Measured(
+        picture,
+        "\n".join([findings.report(found, norms, fixed), *_not_measured(entries), *_unknown(layers, norms)]),
+        ", ".join(f"{strength:.4g}" for strength, _ in (changed[-len(adapters) :] if adapters else changed)),
+        _suggested_rows(rows, changed),
+        json.dumps(findings.figures(found, norms), indent=1),
+    )
+
+
+def _few_steps(entries: Sequence[Entry], model) -> dict[int, str]:
+    """LoRAs that make a model draw in few steps, which work at their own strength alone. Of a base model that is itself
+    made for few steps, every LoRA may bear its name."""
+    if few_step_mark(*map(file_name, files_of(model))):
+        return {}
+    marks = {index: few_step_mark(entry.name) for index, entry in enumerate(entries)}
+    return {index: f"its name says it is made for few steps ({mark})" for index, mark in marks.items() if mark}
+
+
+def _scaled(entry: Entry, factor: float) -> tuple[float, float]:
+    return round(entry.strength * factor, 4), round(entry.text_strength * factor, 4)
+
+
+def _suggested_rows(rows: Sequence[Row], strengths: Sequence[tuple[float, float]]) -> list[Row]:
+    suggested = iter(strengths)
+    return [Row(row.name, *next(suggested), *row.__getnewargs__()[3:]) if row.active else row for row in rows]
+
+
+def _not_measured(entries: Sequence[Entry]) -> list[str]:
+    said = []
+    for index, entry in enumerate(entries):
+        if others := {kind: count for kind, count in entry.adapter.kinds().items() if kind != "LoRA"}:
+            held = ", ".join(f"{count} {kind}" for kind, count in others.items())
+            said.append(f"{findings.letter(index)} also holds {held} weights, which are not in these figures.")
+        if entry.span != ALWAYS:
+            said.append(f"{findings.letter(index)} is on for a part of sampling; the figures are for that part.")
+        if entry.unmatched:
+            said.append(f"{findings.letter(index)} has {len(entry.unmatched)} layers that the connected models lack.")
+    return said
+
+
+def _unknown(layers: Sequence[str], norms) -> list[str]:
+    missing = [name for name in layers if name not in norms]
+    if not missing:
+        return []
+    return [
+        f"{len(missing)} weights are stored in a form of their loader's own; they are not in the shares of the base."
+    ]

@@ -1,0 +1,151 @@
+"""The same picture with all LoRAs, without each of them, and with none: what each one really does."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from ...lora_core.adapter import TEXT_PREFIX
+from ...lora_core.analysis import leakage
+from ...lora_core.analysis.findings import letter
+from ...lora_core.analysis.leakage import Change
+from ...lora_core.sheet import Row, sheet
+from .progress import Progress
+from .sampling import Sampling, check_size, decoded, latents
+from .stack import Entry, apply_entries
+
+_TILE = 256
+ALL, NONE = "all", "none"
+
+
+@dataclass(frozen=True)
+class Prompts:
+    """What is drawn, from how many seeds. CONDITIONING that is given is taken as it is, in place of prompts."""
+
+    prompts: tuple[str, ...] = ()
+    negative: str = ""
+    seeds: int = 1
+    conditioning: list | None = None
+    negative_conditioning: list | None = None
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    sheet: Image.Image
+    report: str
+    figures: str
+
+
+def leave_one_out(model, clip, vae, entries: Sequence[Entry], asked: Prompts, sampling: Sampling) -> LeftOut:
+    """Draw every prompt from every seed with each set of LoRAs, same noise. Raises ComfyUI's interrupt between steps,
+    and ValueError when there is nothing to draw or to leave out."""
+    check_size(vae, sampling.width, sampling.height)
+    _check(asked, clip, entries)
+    sets = _sets(entries)
+    seeds = [(sampling.seed + number) % 2**64 for number in range(asked.seeds)]
+    rounds = [(prompt, seed) for prompt in asked.prompts or ("",) for seed in seeds]
+    progress, made = Progress(2 * len(sets) * len(rounds)), {}
+    for at, (name, kept) in enumerate(sets.items()):
+        patcher, text, _ = apply_entries(model, clip, kept)
+        made[name] = []
+        for prompt, seed in rounds:
+            progress.say(f"{name}: picture {len(made[name]) + 1} of {len(rounds)}")
+            made[name].append(latents(patcher, *_conditions(text, prompt, asked), sampling, seed))
+            progress.update(at * len(rounds) + len(made[name]))
+    pictures: dict[str, list[Image.Image]] = {}
+    for name, found in made.items():
+        pictures[name] = []
+        for latent in found:
+            pictures[name].append(decoded(vae, latent))
+            progress.update(len(sets) * len(rounds) + sum(map(len, pictures.values())))
+    changes = {name: _change(made, pictures, name) for name in sets if name != ALL}
+    page = _sheet(pictures, changes, rounds)
+    progress.update(2 * len(sets) * len(rounds), picture=page)
+    return LeftOut(page, _report(entries, changes, asked, clip), _figures(entries, changes, rounds))
+
+
+def _check(asked: Prompts, clip, entries: Sequence[Entry]) -> None:
+    if not asked.conditioning and not asked.prompts:
+        raise ValueError("there is nothing to draw; write a prompt, or connect positive")
+    if not asked.conditioning and clip is None:
+        raise ValueError("prompts need a text encoder; connect clip, or positive and negative conditioning")
+    if asked.conditioning and asked.negative_conditioning is None and clip is None:
+        raise ValueError("the negative prompt needs a text encoder; connect clip or negative_conditioning")
+    if len(entries) > 24:
+        raise ValueError(f"{len(entries)} LoRAs would make {len(entries) + 2} pictures of each prompt; 24 is the most")
+
+
+def _sets(entries: Sequence[Entry]) -> dict[str, list[Entry]]:
+    """All LoRAs, all but one, and none, by what the picture is called. Of one LoRA there is only all and none."""
+    every = list(entries)
+    without = {f"without {letter(i)}": [*every[:i], *every[i + 1 :]] for i in range(len(every)) if len(every) > 1}
+    return {ALL: every, **without, NONE: []}
+
+
+def _conditions(clip, prompt: str, asked: Prompts) -> tuple[list, list]:
+    positive = asked.conditioning or _encoded(clip, prompt)
+    negative = asked.negative_conditioning
+    return positive, _encoded(clip, asked.negative) if negative is None else negative
+
+
+def _encoded(clip, prompt: str) -> list:
+    return clip.encode_from_tokens_scheduled(clip.tokenize(prompt))
+
+
+def _change(made: Mapping[str, Sequence[Tensor]], pictures: Mapping[str, Sequence[Image.Image]], name: str) -> Change:
+    """The mean over all rounds, from all LoRAs to this set."""
+    each = [
+        leakage.change(before, after, _pixels(one), _pixels(other))
+        for before, after, one, other in zip(made[ALL], made[name], pictures[ALL], pictures[name], strict=True)
+    ]
+    return Change(*(sum(getattr(change, field) for change in each) / len(each) for field in vars(each[0])))
+
+
+def _pixels(picture: Image.Image) -> Tensor:
+    return torch.from_numpy(np.asarray(picture, dtype=np.float32) / 255)
+
+
+def _sheet(
+    pictures: Mapping[str, Sequence[Image.Image]], changes: Mapping[str, Change], rounds: Sequence[tuple[str, int]]
+) -> Image.Image:
+    labels = [name if name == ALL else f"{name}: {changes[name].latent:.3g}" for name in pictures]
+    rows = [
+        Row(f"{prompt or 'positive'}, seed {seed}", [drawn[number] for drawn in pictures.values()], labels)
+        for number, (prompt, seed) in enumerate(rounds)
+    ]
+    return sheet(rows, tile=_TILE)
+
+
+def _report(entries: Sequence[Entry], changes: Mapping[str, Change], asked: Prompts, clip) -> str:
+    lines = [f"{letter(i)} = {entry.name} at {entry.strength:g}" for i, entry in enumerate(entries)]
+    lines.append("change from the picture with all, same noise:  latent    pixels  structure")
+    lines += [f"  {name:<42}  {c.latent:8.4f}  {c.pixels:8.4f}  {c.structure:9.4f}" for name, c in changes.items()]
+    alone = {name: change for name, change in changes.items() if name != NONE}
+    if alone:
+        most, least = (pick(alone, key=lambda name: alone[name].latent) for pick in (max, min))
+        lines.append(f"The picture changes most {most} and least {least}, of which little would be missed here.")
+    if asked.conditioning and _on_text(entries):
+        lines.append("What the LoRAs do to the text encoder is the same in all pictures: positive is connected.")
+    return "\n".join(lines)
+
+
+def _on_text(entries: Sequence[Entry]) -> bool:
+    names = ((entry, name) for entry in entries for name in (*entry.adapter.layers, *entry.adapter.others))
+    return any(name.startswith(TEXT_PREFIX) and entry.strength_of(name) for entry, name in names)
+
+
+def _figures(entries: Sequence[Entry], changes: Mapping[str, Change], rounds: Sequence[tuple[str, int]]) -> str:
+    return json.dumps(
+        {
+            "loras": {letter(i): entry.name for i, entry in enumerate(entries)},
+            "pictures": len(rounds),
+            "changes": {name: vars(change) for name, change in changes.items()},
+        },
+        indent=1,
+    )

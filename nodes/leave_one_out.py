@@ -1,0 +1,80 @@
+"""LoRA Leave-One-Out: pictures with all LoRAs of a stack, without each of them, and with none."""
+
+from __future__ import annotations
+
+from comfy_api.latest import io
+
+from ..lora_core.training.prompts import lines
+from .bridge.images import as_image_batch
+from .bridge.interference import all_entries
+from .bridge.leave_one_out import Prompts, leave_one_out
+from .bridge.merging import connected, parse_strengths
+from .bridge.progress import Progress
+from .bridge.sampling import SAMPLERS, SCHEDULERS, Sampling
+from .bridge.stack import active, rows_of
+from .types import CATEGORY, AdapterType, LoraStackType
+
+
+class LeaveOneOut(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        adapters = io.Autogrow.TemplatePrefix(
+            AdapterType.Input("adapter", tooltip="From Train LoRA or Merge LoRA."),
+            prefix="adapter",
+            min=0,
+            max=16,
+        )
+        return io.Schema(
+            node_id="LoraLoom_LeaveOneOut",
+            display_name="LoRA Leave-One-Out",
+            category=CATEGORY,
+            description="Draws the same picture with all LoRAs of a stack, without each of them in turn, and with none, from the same noise, and measures how much each one left out changes it: the ground truth beside LoRA Interference.",
+            search_aliases=["ablation", "compare lora", "lora conflict", "contact sheet"],
+            is_output_node=True,
+            inputs=[
+                io.Model.Input("model", tooltip="The base model, without the LoRAs."),
+                io.Vae.Input("vae", tooltip="Its VAE."),
+                io.String.Input("prompts", default="", multiline=True, tooltip="One prompt per line; each is drawn with every set of LoRAs. Not used when positive is connected."),
+                io.String.Input("negative", default="", multiline=True, tooltip="Negative prompt of all pictures. Not used when negative_conditioning is connected."),
+                io.Int.Input("seeds", default=1, min=1, max=100, tooltip="How many seeds each prompt is drawn from; more make the mean change surer."),
+                io.Int.Input("seed", default=0, min=0, max=2**64 - 1, control_after_generate=False, tooltip="The first of them."),
+                io.Int.Input("width", default=512, min=16, max=16384, step=8, tooltip="Width of the pictures in pixels."),
+                io.Int.Input("height", default=512, min=16, max=16384, step=8, tooltip="Height of the pictures in pixels."),
+                io.Int.Input("steps", default=20, min=1, max=10_000, tooltip="Sampling steps, as in KSampler."),
+                io.Float.Input("cfg", default=7.0, min=0.0, max=100.0, step=0.1, round=0.01, tooltip="Guidance, as in KSampler: 1 for FLUX and other models with guidance of their own."),
+                io.Combo.Input("sampler_name", options=list(SAMPLERS), default="euler", tooltip="As in KSampler."),
+                io.Combo.Input("scheduler", options=list(SCHEDULERS), default="normal", tooltip="As in KSampler."),
+                io.String.Input("strengths", default="", tooltip="One strength per connected adapter, separated by commas; empty means 1 for all. Rows of the stack carry their own."),
+                io.Clip.Input("clip", optional=True, tooltip="The text encoder, without the LoRAs; not needed when positive and negative_conditioning are connected."),
+                LoraStackType.Input("lora_stack", optional=True, tooltip="Files with strengths, from Load LoRA Stack or a stacker of another pack."),
+                io.Conditioning.Input("positive", optional=True, tooltip="Drawn as it is, in place of prompts. What the LoRAs do to the text encoder is then not left out."),
+                io.Conditioning.Input("negative_conditioning", optional=True, tooltip="Taken as it is, in place of negative."),
+                io.Autogrow.Input("adapters", template=adapters, optional=True, tooltip="Adapters from the graph, any number."),
+            ],
+            outputs=[
+                io.Image.Output("sheet", tooltip="A row for each prompt and seed: all, without each, none."),
+                io.String.Output("report", tooltip="The mean change when each LoRA is left out."),
+                io.String.Output("figures", tooltip="Everything measured, as JSON."),
+            ],
+        )  # fmt: skip
+
+    @classmethod
+    def validate_inputs(cls, strengths="", adapters=None):  # ComfyUI always passes dynamic inputs
+        try:
+            parse_strengths(strengths or "", None)
+        except ValueError as error:
+            return str(error)
+        return True
+
+    @classmethod
+    def execute(
+        cls, model, vae, prompts, negative, seeds, seed, width, height, steps, cfg, sampler_name, scheduler, strengths,
+        clip=None, lora_stack=None, positive=None, negative_conditioning=None, adapters=None,
+    ) -> io.NodeOutput:  # fmt: skip
+        given = connected((adapters or {}).values(), strengths, "")
+        entries = all_entries(model, clip, active(rows_of(lora_stack)), given)
+        asked = Prompts(lines(prompts) if positive is None else (), negative, seeds, positive, negative_conditioning)
+        sampling = Sampling(width, height, steps, cfg, sampler_name, scheduler, seed)
+        found = leave_one_out(model, clip, vae, entries, asked, sampling)
+        Progress(1).say(found.report)
+        return io.NodeOutput(as_image_batch(found.sheet), found.report, found.figures)
