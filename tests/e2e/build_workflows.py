@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import re
+import shutil
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,6 +31,7 @@ MODELS = {
     "CLIPLoader": ("loom_demo_words.pt", "text_encoders"),
 }
 NEGATIVE = ""
+ROWS = "<lora:lora_loom_demo/heart:1>\n<lora:lora_loom_demo/arrow:1>"
 SAMPLER = {
     "seed": 7,
     "control_after_generate": "fixed",
@@ -102,19 +104,14 @@ def train_graph() -> dict[str, Node]:
 
 def stack_graph() -> dict[str, Node]:
     text = (
-        "### Stack LoRAs\nAll LoRAs of a weight are added up exactly and applied once. Strengths may be changed freely, 0 "
-        "switches a row off. Chain more rows through `lora_stack`."
+        "### Stack LoRAs\nAdd rows, drag them, or paste `<lora:name:0.8>` tags into the list. All LoRAs of a weight are added up "
+        "exactly and applied once. Chain more through `lora_stack`; `triggers` holds their trigger words."
     )
-    rows = {
-        "lora_1": "lora_loom_demo/heart.safetensors",
-        "strength_1": 1.0,
-        "lora_2": "lora_loom_demo/arrow.safetensors",
-        "strength_2": 1.0,
-    }
+    rows = {"rows": ROWS}
     return {
         "note": note(text, (0, -170), (620, 120)),
         **loaders(0, 0),
-        "stack": Node("LoraLoom_LoadLoraStack", (320, 0), rows, {"model": ("unet", "MODEL"), "clip": ("clip", "CLIP")}, size=(360, 480)),
+        "stack": Node("LoraLoom_LoadLoraStack", (320, 0), rows, {"model": ("unet", "MODEL"), "clip": ("clip", "CLIP")}, size=(360, 330)),
         **sampling(720, 0, "a yellow heart on a blue background", ("stack", "model"), ("stack", "clip")),
         "saved": Node("SaveImage", (1420, 0), {"filename_prefix": "lora_loom_stack"}, {"images": ("decode", "IMAGE")}, size=(320, 360)),
     }  # fmt: skip
@@ -125,17 +122,12 @@ def merge_graph() -> dict[str, Node]:
         "### Merge LoRAs\nRank 0 keeps the sum exact: the saved file alone equals the live stack. Another rank makes a smaller "
         "file at the error shown on the node."
     )
-    rows = {
-        "lora_1": "lora_loom_demo/heart.safetensors",
-        "strength_1": 1.0,
-        "lora_2": "lora_loom_demo/arrow.safetensors",
-        "strength_2": 1.0,
-    }
+    rows = {"rows": ROWS}
     both = {"model": ("unet", "MODEL"), "clip": ("clip", "CLIP")}
     return {
         "note": note(text, (0, -170), (620, 120)),
         **loaders(0, 0),
-        "stack": Node("LoraLoom_LoadLoraStack", (320, 0), rows, both, size=(360, 480)),
+        "stack": Node("LoraLoom_LoadLoraStack", (320, 0), rows, both, size=(360, 330)),
         "merge": Node("LoraLoom_MergeLora", (720, 0), {"rank": 0, "strengths": ""}, {**both, "lora_stack": ("stack", "lora_stack")}, size=(340, 330)),
         "save": Node("LoraLoom_SaveLora", (1100, 0), {"name": "lora_loom_demo/merged", "format": "comfyui", "dtype": "fp16", "overwrite": True}, {"adapter": ("merge", "adapter"), **both}, size=(340, 330)),
     }  # fmt: skip
@@ -208,6 +200,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("names", nargs="*", default=list(GRAPHS), help="of the workflows; all by default")
     parser.add_argument("--out", type=Path, default=ROOT / "workflows")
+    parser.add_argument("--loras", type=Path, help="a folder of trained LoRAs that `stack` and `merge` may name")
     parser.add_argument(
         "--no-run", action="store_true", help="write the JSON only, without running it for the thumbnails"
     )
@@ -216,6 +209,8 @@ def main() -> None:
     with ComfyServer() as server, open_browser() as browser:
         for kind in ("heart", "arrow"):
             shapes.write_dataset(server.base / "input" / "lora_loom_demo" / kind, kind, 24, 96, 0)
+        if choices.loras:
+            shutil.copytree(choices.loras, server.base / "models" / "loras", dirs_exist_ok=True)
         for name in choices.names:
             with FrontEnd(browser, server) as page:  # a fresh page has fresh lists of files
                 build(page, name, choices.out, version)

@@ -209,7 +209,7 @@ def test_rows_by_link_are_sent_as_such(front: FrontEnd) -> None:
 
 
 def test_in_a_subgraph_and_on_it(front: FrontEnd) -> None:
-    """Inside a subgraph the list works; promoted to it, the rows are a text of each subgraph's own."""
+    """Inside a subgraph the list works; shown as text they can be its input, a text of each subgraph's own."""
     page = front.page
     write(front, "<lora:rows/ink:0.5>")
     page.locator(".loom-text").click()
