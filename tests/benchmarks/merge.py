@@ -76,15 +76,20 @@ class Peft:
             self.layer.lora_A[name].weight.data = lora.lora_A
             self.layer.lora_B[name].weight.data = lora.lora_B
 
-    def merge(self) -> LowRank:
-        self.model.add_weighted_adapter(self.names, self.weights, "merged", "svd", svd_rank=self.rank)
+    def merge(self, method: str, options: dict) -> LowRank:
+        if method.endswith("svd"):
+            options = {**options, "svd_rank": self.rank}
+        self.model.add_weighted_adapter(self.names, self.weights, "merged", method, **options)
         factors = (self.layer.lora_A["merged"].weight.data, self.layer.lora_B["merged"].weight.data)
         return LowRank(*factors, self.layer.scaling["merged"] * self.rank)
 
-    @contextmanager
-    def session(self) -> Iterator:
-        yield self.merge
-        self.model.delete_adapter("merged")
+    def sessions(self, method: str, **options) -> Variant:
+        @contextmanager
+        def session() -> Iterator:
+            yield lambda: self.merge(method, options)
+            self.model.delete_adapter("merged")
+
+        return session
 
 
 def optimum(loras: Sequence[LowRank], rank: int) -> LowRank:
@@ -103,7 +108,7 @@ def compare(family: str, shape: tuple[int, int], count: int, rank: int, rounds: 
     variants[RANDOM] = plain(lambda: randomised(loras, rank))
     if shape[0] * shape[1] <= MOST_DENSE or full:
         variants[KOHYA] = plain(lambda: kohya(loras, rank))
-        variants[PEFT] = Peft(loras, rank).session
+        variants[PEFT] = Peft(loras, rank).sessions("svd")
     best, exact = optimum(loras, rank), LowRank.concat([lora.to(torch.float64) for lora in loras])
     facts = {}
     for name, variant in variants.items():
