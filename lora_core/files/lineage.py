@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from .rights import Rights, intersection, rights_of
@@ -27,7 +27,8 @@ class Parent:
     license: str = ""
     trigger: str = ""
     base: str = ""
-    parents: Sequence[Any] = field(default=())
+    parents: Sequence[Any] = ()
+    blocks: str = ""
 
     @classmethod
     def of(

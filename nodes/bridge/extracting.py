@@ -42,7 +42,7 @@ class Weights:
         if kinds := ", ".join(self.patcher.injections):
             raise ValueError(
                 f"{self.name} has changes beside its weights ({kinds}), which an extraction cannot see; "
-                "apply its LoRAs to the weights"
+                "set apply to weights in Load LoRA Stack"
             )
 
     def parameters(self) -> list[str]:

@@ -17,6 +17,7 @@ from ...lora_core.merging.merge import Merged, Settings
 from ...lora_core.merging.merge import merge as merge_layers
 from ...lora_core.merging.truncation import Limits
 from ...lora_core.rows import LIMIT, Row
+from .beside import ALWAYS
 from .conversion import as_plain, cost
 from .folders import lora_path
 from .keys import NameTable
@@ -63,15 +64,17 @@ def connected(adapters: Iterable[Adapter | None], strengths: str, text_strengths
 
 @dataclass(frozen=True)
 class Source:
-    """What goes into a merge, with the hash of its data; empty when it never was a file."""
+    """What goes into a merge. `data_hash` is empty when it never was a file; `blocks` is text of block strengths."""
 
     entry: Entry
     data_hash: str
+    blocks: str = ""
 
     @property
     def parent(self) -> Parent:
         entry = self.entry
-        return Parent.of(entry.name, entry.adapter.metadata, entry.strength, entry.text_strength, self.data_hash)
+        parent = Parent.of(entry.name, entry.adapter.metadata, entry.strength, entry.text_strength, self.data_hash)
+        return replace(parent, blocks=self.blocks)
 
 
 def merge(
@@ -88,17 +91,20 @@ def merge(
 
 
 def sources(table: NameTable, rows: Sequence[Row], adapters: Sequence[Connected]) -> list[Source]:
-    """Rows of files, then adapters, in the model's names. Raises ValueError when layers of one would be lost."""
+    """Rows of files, then adapters, in the model's names. Raises ValueError when something of one would be lost: a
+    layer, or that it is on for a part of sampling only."""
     rows, progress = [row for row in rows if row.active], Progress(1)
-    entries = load_rows(rows, table)
-    hashes = [known_hash(str(lora_path(row.name)), progress, data_hash, "lora_hashes.json") for row in rows]
+    found = []
+    for row, entry in zip(rows, load_rows(rows, table), strict=True):
+        digest = known_hash(str(lora_path(row.name)), progress, data_hash, "lora_hashes.json")
+        found.append(Source(entry, digest, row.blocks))
     for number, item in enumerate(adapters, 1):
         name = item.name(number)
         resolved = table.resolve(item.adapter, name)
-        entries.append(Entry(name, resolved.adapter, item.strength, item.text_strength, resolved.unmatched))
-        hashes.append("")
-    _refuse_lost_layers(entries)
-    return [Source(*each) for each in zip(entries, hashes, strict=True)]
+        entry = Entry(name, resolved.adapter, item.strength, item.text_strength, resolved.unmatched)
+        found.append(Source(entry, ""))
+    _refuse_losses([source.entry for source in found])
+    return found
 
 
 def plain(parts: Sequence[Source], model, clip, limits: Limits, tick: Tick) -> tuple[list[Source], list[str]]:
@@ -125,8 +131,13 @@ def build(
     return adapter, _report(merged, settings, entries, parents, notes), draw_merge(merged, settings.method)
 
 
-def _refuse_lost_layers(entries: Sequence[Entry]) -> None:
+def _refuse_losses(entries: Sequence[Entry]) -> None:
     for entry in entries:
+        if entry.span != ALWAYS:
+            raise ValueError(
+                f"{entry.name} is on from {entry.span[0]:g} to {entry.span[1]:g} of sampling, which a file cannot say; "
+                "take start and end out of its row, or leave it in the stack"
+            )
         if entry.unmatched:
             raise ValueError(
                 f"{entry.name}: {len(entry.unmatched)} layers would be lost, for example {entry.unmatched[0]}; "

@@ -16,6 +16,8 @@ from harness.calls import encode, loaded, relative_error, run_node
 from lora_loom.lora_core.adapter import Adapter
 from lora_loom.lora_core.files import guard
 from lora_loom.lora_core.files.hashes import data_hash
+from lora_loom.lora_core.low_rank import LowRank
+from lora_loom.lora_core.rows import Row as StackRow
 from lora_loom.nodes.bridge.export import DTYPES, STYLES, save_proven
 from lora_loom.nodes.load_stack import LoadLoraStack
 from lora_loom.nodes.merge_lora import MergeLora
@@ -296,3 +298,19 @@ def test_a_cancel_is_heeded_between_layers(models, rows) -> None:
 def _no_cancel():
     yield
     comfy.model_management.interrupt_current_processing(False)
+
+
+def test_block_strengths_are_merged_and_parts_of_sampling_are_not(models, rows) -> None:
+    model, (first, second, _) = models("sd15").model, rows("sd15")
+    parts = [StackRow(*first, blocks="IN=0, OUT=0.5"), StackRow(*second)]
+    adapter = merge(model, parts)[0]
+    one, two = merge(model, [first])[0], merge(model, [second])[0]
+    for name, layer in adapter.layers.items():
+        share = 0.0 if "input_blocks" in name else 0.5 if "output_blocks" in name else 1.0
+        terms = [one.layers[name].scaled(share)] if share else []
+        terms += [two.layers[name]] if name in two.layers else []
+        assert layer.distance(LowRank.concat(terms)) < 1e-6 * layer.norm()
+    assert not any("input_blocks" in name and name not in two.layers for name in adapter.layers)
+    assert json.loads(adapter.metadata["lora_loom.parents"])[0]["blocks"] == "IN=0, OUT=0.5"
+    with pytest.raises(ValueError, match="1 is on from 0.2 to 1 of sampling, which a file cannot say"):
+        merge(model, [first, StackRow(*second, start=0.2)])

@@ -16,9 +16,10 @@ from comfy_execution.graph_utils import ExecutionBlocker
 from comfy_extras.nodes_model_merging import ModelSave
 from harness.calls import encode, loaded, relative_error, run_node
 from lora_loom.lora_core.adapter import TEXT_PREFIX, Adapter
-from lora_loom.lora_core.merging.exact_sum import Weighted, exact_sum
+from lora_loom.lora_core.merging.chain import chain
+from lora_loom.lora_core.merging.exact_sum import Weighted
 from lora_loom.nodes.bridge.export import save_proven
-from lora_loom.nodes.bridge.patching import apply_layers
+from lora_loom.nodes.bridge.patching import apply_chain
 from lora_loom.nodes.extract_lora import ExtractLora
 from lora_loom.nodes.resize_lora import ResizeLora
 from tiny.stored import load_stored
@@ -37,7 +38,8 @@ def extract(a: Any, b: Any, rank: int = 8, **choices: Any) -> tuple[Adapter, str
 
 
 def applied(model: Any, clip: Any, adapter: Adapter) -> tuple[Any, Any]:
-    return apply_layers(model, clip, exact_sum([Weighted("", adapter, 1.0, 1.0)]))[:2]
+    """In the weights, of few bits as they may be."""
+    return apply_chain(model, clip, chain([Weighted("", adapter, 1.0, 1.0)]), "weights")[:2]
 
 
 @pytest.fixture
