@@ -17,7 +17,7 @@ import os
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from math import isfinite
+from math import isfinite, prod
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -26,9 +26,10 @@ from safetensors import safe_open
 from torch import Tensor
 
 from ..adapter import Adapter
-from ..kinds import Correction, DoRA
+from ..kinds import Correction, DoRA, Padded
 from ..low_rank import LowRank
 from . import guard, layers, spelling
+from .conversions import converted
 from .faults import UnsupportedWeightsError, quote, refuse
 
 logger = logging.getLogger("lora_loom")
@@ -59,9 +60,9 @@ def read(path: str | os.PathLike[str]) -> Adapter:
     """
     header = guard.inspect(path)
     source = Path(path).name
-    described = _layers(source, header.tensors)
+    described = _layers(source, converted(source, header.tensors, _numbers_info))
     with safe_open(path, framework="pt", device="cpu") as file:
-        tensors = {name: file.get_tensor(name) for name in header.tensors}
+        tensors = converted(source, {name: file.get_tensor(name) for name in header.tensors}, torch.tensor)
     return _adapter(source, described, tensors, header.metadata)
 
 
@@ -69,6 +70,7 @@ def decode(
     tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None, source: str = "LORA_MODEL"
 ) -> Adapter:
     """As `read`, from tensors in memory, such as ComfyUI's LORA_MODEL. `source` is what errors call them."""
+    tensors = converted(source, tensors, torch.tensor)
     described = {name: layers.TensorInfo(_dtype_name(tensor), tuple(tensor.shape)) for name, tensor in tensors.items()}
     return _adapter(source, _layers(source, described), tensors, metadata or {})
 
@@ -99,6 +101,10 @@ def encode(
                         raise ValueError(f"two layers would be written as {key!r}; give each its own name")
                     tensors[key] = _cast(key, tensor, dtype)
     return tensors
+
+
+def _numbers_info(numbers: list[int]) -> layers.TensorInfo:
+    return layers.TensorInfo("I64", (len(numbers),))
 
 
 def _dtype_name(tensor: Tensor) -> str:
@@ -132,12 +138,22 @@ def _adapter(
 def _layer(
     source: str, name: str, layer: layers.Layer, tensors: Mapping[str, Tensor], config: Mapping[str, Any]
 ) -> LowRank | Correction:
-    parts = {part: _factor(source, key, tensors[key]) for part, key in layer.keys.items() if part != "alpha"}
+    factors = {part: key for part, key in layer.keys.items() if part not in ("alpha", layers.RESHAPE)}
+    parts = {part: _factor(source, key, tensors[key]) for part, key in factors.items()}
     alpha = _alpha(source, name, layer, parts, tensors, config)
     made = _plain(parts, alpha) if layer.kind is None else layer.kind.from_parts(parts, alpha)
+    if layers.RESHAPE in layer.keys:
+        return _padded(source, layer.keys[layers.RESHAPE], made, tensors)
     if "dora_scale" in parts:
         return DoRA.from_scale(made, parts["dora_scale"])
     return DoRA(made, parts["magnitude"].flatten()) if "magnitude" in parts else made
+
+
+def _padded(source: str, key: str, made: LowRank, tensors: Mapping[str, Tensor]) -> Padded:
+    shape = tuple(tensors[key].tolist())
+    if shape[0] != made.shape[0] or prod(shape) != prod(made.shape) or min(shape) < 1:
+        refuse(source, f"sets {quote(key)} to {list(shape)}, where its factors make {list(made.shape)}")
+    return Padded(replace(made, kernel=shape[2:]))
 
 
 def _alpha(

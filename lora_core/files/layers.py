@@ -15,6 +15,7 @@ MAX_ALPHA = 1e4
 FLOATS = {"F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2"}
 PLAIN = ("up", "down", "mid")
 MAGNITUDES = ("dora_scale", "magnitude")
+RESHAPE = "reshape_weight"
 
 
 @dataclass(frozen=True)
@@ -34,8 +35,8 @@ class Layer(NamedTuple):
     keys: Mapping[str, str]
 
     def own(self) -> dict[str, str]:
-        """Without alpha and the magnitudes of DoRA, which any kind may have."""
-        return {part: key for part, key in self.keys.items() if part != "alpha" and part not in MAGNITUDES}
+        """Without alpha, the magnitudes of DoRA and a new shape, which go with several kinds."""
+        return {part: key for part, key in self.keys.items() if part not in ("alpha", RESHAPE, *MAGNITUDES)}
 
 
 def check_layers(source: str, tensors: Mapping[str, TensorInfo]) -> dict[str, Layer]:
@@ -88,6 +89,7 @@ def _check(source: str, name: str, layer: Layer, tensors: Mapping[str, TensorInf
     if key := layer.keys.get("alpha"):
         _check_alpha_shape(source, key, tensors[key])
     _check_magnitudes(source, layer, tensors)
+    _check_reshape(source, layer, tensors)
 
 
 def _check_plain(source: str, keys: Mapping[str, str], tensors: Mapping[str, TensorInfo]) -> None:
@@ -124,6 +126,16 @@ def _check_magnitudes(source: str, layer: Layer, tensors: Mapping[str, TensorInf
     shape = tensors[keys[0]].shape
     if len(shape) - shape.count(1) > 1:
         refuse(source, f"has a scale {quote(keys[0])} of shape {list(shape)}, not one number per row or column")
+
+
+def _check_reshape(source: str, layer: Layer, tensors: Mapping[str, TensorInfo]) -> None:
+    if (key := layer.keys.get(RESHAPE)) is None:
+        return
+    info = tensors[key]
+    if layer.kind is not None or any(part in layer.keys for part in MAGNITUDES):
+        refuse(source, f"has {quote(key)} on weights that are no plain LoRA")
+    if info.dtype not in ("I64", "I32") or len(info.shape) != 1 or not 2 <= info.shape[0] <= 5:
+        refuse(source, f"has {quote(key)} that is {info.dtype} of shape {list(info.shape)}, not the shape of a weight")
 
 
 def _check_alpha_shape(source: str, key: str, info: TensorInfo) -> None:

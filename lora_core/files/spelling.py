@@ -38,12 +38,13 @@ _SUFFIXES += tuple(
     for suffix in (".lora_magnitude_vector", ".lora_magnitude_vector.weight", ".lora_magnitude_vector.default.weight")
 )
 _BESIDE = ("diff_b", "b_norm")  # change the bias beside the weight that the rest of the name means
-_SUFFIXES += tuple((f".{part}", part) for part in ("dora_scale", *(part for kind in KINDS for part in kind.PARTS)))
+_SUFFIXES += tuple(
+    (f".{part}", part) for part in ("dora_scale", "reshape_weight", *(part for kind in KINDS for part in kind.PARTS))
+)
 
 UNKNOWN = "unrecognised"
 _KINDS = {
     "lora_embedding_": "embedding LoRA",
-    "reshape_weight": "weight-resizing",
     "oft_": "PEFT's OFT",
     "bias": "bias",
 }

@@ -7,9 +7,10 @@ from .glora import GLoRA
 from .loha import LoHa
 from .lokr import LoKr
 from .oft import BOFT, OFT
+from .padded import Padded
 from .placed import Placed, placed
 
 KINDS: tuple[type[Correction], ...] = (LoHa, LoKr, GLoRA, OFT, Difference, Replacement)
 
-__all__ = ["BOFT", "KINDS", "OFT", "Correction", "Difference", "DoRA", "GLoRA", "LoHa", "LoKr", "Placed", "Replacement",
-           "placed"]  # fmt: skip
+__all__ = ["BOFT", "KINDS", "OFT", "Correction", "Difference", "DoRA", "GLoRA", "LoHa", "LoKr", "Padded", "Placed",
+           "Replacement", "placed"]  # fmt: skip

@@ -32,6 +32,11 @@ class Correction:
         """Of the weight as the factors tell it, (out, in[, *kernel]); a kernel may be folded into `in`."""
         raise NotImplementedError
 
+    @property
+    def new_shape(self) -> tuple[int, ...] | None:
+        """Of the changed weight, where it is another."""
+        return None
+
     def fits(self, weight: tuple[int, ...]) -> bool:
         """Whether a weight of that shape can be changed by this."""
         return self.shape[0] == weight[0] and prod(self.shape) == prod(weight)

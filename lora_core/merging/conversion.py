@@ -155,8 +155,11 @@ def convert(
 ) -> Converted:
     """The adapter with every correction of a matrix as a LowRank, plain ones as they are.
 
-    `weight_of` gives the weight of a layer, in any dtype; `tick` is told how many of how many are done.
+    `weight_of` gives the weight of a layer, in any dtype; `tick` is told how many of how many are done. Raises
+    ValueError for a file that makes weights larger.
     """
+    if wider := [name for name, items in adapter.others.items() if any(item.new_shape for item in items)]:
+        raise ValueError(f"{wider[0]} is made larger, which no plain LoRA does; apply the file with Load LoRA Stack")
     made = Converted(replace(adapter, layers=dict(adapter.layers), others={}))
     for index, (name, items) in enumerate(adapter.others.items()):
         weight = weight_of(name).float()

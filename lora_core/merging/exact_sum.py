@@ -48,4 +48,6 @@ def check_plain(parts: Sequence[Weighted]) -> None:
     """Raises ValueError when a part holds something other than plain LoRA."""
     for part in parts:
         if kinds := [name for name in part.adapter.kinds() if name != "LoRA"]:
-            raise ValueError(f"{part.name} holds {' and '.join(kinds)} weights; use plain LoRAs only")
+            raise ValueError(
+                f"{part.name} holds {' and '.join(kinds)} weights, not plain LoRA; convert it with Convert LoRA first"
+            )

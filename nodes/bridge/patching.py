@@ -37,6 +37,9 @@ class KindPatch(WeightAdapterBase):
         self.loaded_keys = loaded_keys
         self.weights = weights
 
+    def calculate_shape(self, key):
+        return self.weights[0].new_shape
+
     def calculate_weight(
         self,
         weight,

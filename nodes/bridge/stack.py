@@ -150,7 +150,7 @@ def _listed(row: Row) -> Row:
 def _load(row: Row, table: NameTable) -> Entry:
     path = lora_path(row.name)
     resolved = table.resolve(formats.read(path), path.name)
-    factors = strengths(row.blocks, table.shapes, table.family.name) if row.blocks.strip() else {}
+    factors = strengths(row.blocks, [*table.shapes, *table.parameters], table.family.name) if row.blocks.strip() else {}
     return Entry(
         path.stem, resolved.adapter, row.strength, row.text_strength, resolved.unmatched, factors, (row.start, row.end)
     )

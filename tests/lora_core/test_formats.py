@@ -105,7 +105,6 @@ def test_read_keeps_names_order_and_metadata(tmp_path: Path):
 @pytest.mark.parametrize("keys, kind, mark, count", [
     (("oft_R.weight",), "PEFT's OFT", "oft_R", 3),
     (("lora_embedding_A",), "embedding LoRA", "lora_embedding_A", 3),
-    (("reshape_weight",), "weight-resizing", "reshape_weight", 3),
     (("lora_B.bias",), "bias", "bias", 3),
     (("some.thing",), "unrecognised", "0.some.thing", 3),
     (("alpha",), "unrecognised", "0.alpha", 3),

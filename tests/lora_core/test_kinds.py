@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 
 import comfy.lora
+import comfy.lora_convert
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from lora_loom.lora_core.adapter import Adapter
-from lora_loom.lora_core.files import formats
+from lora_loom.lora_core.files import formats, save
+from lora_loom.lora_core.files.conversions import converted
 from lora_loom.lora_core.files.faults import UnsafeFileError
 from lora_loom.lora_core.files.layers import TensorInfo, check_layers
 from lora_loom.lora_core.kinds import DoRA, placed
@@ -329,6 +332,89 @@ def test_rows_in_another_order():
         ((item,),) = formats.decode(tensors).others.values()
         weight = randn(*shape, seed=3)
         assert torch.equal(placed(item, None, shape[0], swap).apply_to(swap(weight)), swap(item.apply_to(weight)))
+
+
+# ---- files that ComfyUI renames, and weights it makes larger ---------------------------------------------------------
+
+
+def control() -> dict[str, Tensor]:
+    """As Black Forest Labs' control LoRAs are spelled: a wider input, biases, and norms that are replaced."""
+    shapes = {"img_in.lora_A.weight": (4, 16), "img_in.lora_B.weight": (24, 4), "img_in.lora_B.bias": (24,),
+              "single_blocks.0.linear1.lora_A.weight": (4, 24), "single_blocks.0.linear1.lora_B.weight": (48, 4),
+              "single_blocks.0.norm.key_norm.scale": (8,)}  # fmt: skip
+    return {name: randn(*shape, seed=seed) for seed, (name, shape) in enumerate(shapes.items())}
+
+
+def uso() -> dict[str, Tensor]:
+    parts = ("double_blocks.18.processor.qkv_lora1", "double_blocks.18.processor.qkv_lora2",
+             "double_blocks.18.processor.proj_lora1", "double_blocks.18.processor.proj_lora2",
+             "single_blocks.37.processor.qkv_lora", "single_blocks.37.processor.proj_lora")  # fmt: skip
+    return {
+        f"{part}.{side}.weight": randn(*shape) for part in parts for side, shape in (("up", (8, 2)), ("down", (2, 8)))
+    }
+
+
+def fun() -> dict[str, Tensor]:
+    name = "lora_unet__blocks_0_cross_attn_k"
+    return {
+        f"{name}.lora_down.weight": randn(2, 8),
+        f"{name}.lora_up.weight": randn(8, 2),
+        f"{name}.alpha": torch.ones(()),
+    }
+
+
+@pytest.mark.parametrize(
+    "tensors", [control(), uso(), fun(), lora(8, 8)], ids=["control", "USO", "Wan Fun", "as it is"]
+)
+def test_files_are_renamed_as_comfyui_renames_them(tensors: dict[str, Tensor], tmp_path: Path):
+    wanted = comfy.lora_convert.convert_lora(dict(tensors))
+    made = converted("f", tensors, torch.tensor)
+    assert made.keys() == wanted.keys() and all(torch.equal(made[name], wanted[name]) for name in made)
+    save.save(tmp_path / "f.safetensors", tensors)
+    read, decoded = formats.read(tmp_path / "f.safetensors"), formats.decode(tensors)
+    assert read.kinds() == decoded.kinds() and set(read.layers) == set(decoded.layers)
+    suffixes = (".lora_up.weight", ".lora_B.weight")
+    pairs = {name.removesuffix(end) for name in wanted for end in suffixes if name.endswith(end)}
+    assert (
+        set(read.layers) | {name for name, (item, *_) in read.others.items() if item.kind == "widening LoRA"} == pairs
+    )
+
+
+def test_two_tensors_that_would_get_one_name_are_refused():
+    tensors = {**fun(), "lora_unet_blocks_0_cross_attn_k.alpha": torch.ones(())}
+    with pytest.raises(UnsafeFileError, match="same meaning"):
+        formats.decode(tensors)
+
+
+@pytest.mark.parametrize("strength", STRENGTHS)
+@pytest.mark.parametrize("old, new", [((24, 8), (24, 16)), ((20, 16), (24, 16)), ((24, 16), (24, 16)),
+                                      ((24, 8, 3, 3), (24, 16, 3, 3))])  # fmt: skip
+def test_a_weight_is_made_larger_as_in_comfyui(old: tuple, new: tuple, strength: float):
+    tensors = {**lora(new[0], new[1], new[2:]), "x.reshape_weight": torch.tensor(new)}
+    weight = randn(*old)
+    ((item,),) = formats.decode(tensors).others.values()
+    padded = torch.zeros(new)
+    padded[tuple(slice(0, size) for size in old)] = weight
+    assert item.fits(old) and item.new_shape == new and not item.fits((new[0] + 1, *old[1:]))
+    assert close(changed(tensors, weight, strength), in_comfy(tensors, weight, strength), padded)
+
+
+@pytest.mark.parametrize("values, fault", [
+    (torch.tensor([24, 17]), "its factors make"), (torch.tensor([16, 24]), "its factors make"),
+    (torch.tensor([-24, -16]), "its factors make"), (torch.tensor([24.0, 16.0]), "F32"),
+    (torch.tensor([[24, 16]]), "shape of a weight"), (torch.tensor([24]), "shape of a weight"),
+])  # fmt: skip
+def test_new_shapes_of_no_sense_are_refused(values: Tensor, fault: str):
+    with pytest.raises(UnsafeFileError, match=fault):
+        formats.decode({**lora(24, 16), "x.reshape_weight": values})
+
+
+def test_a_new_shape_goes_with_a_plain_lora_only():
+    for tensors in (KINDS["LoHa"][0], {**lora(24, 16), "x.dora_scale": torch.ones(24, 1)}):
+        with pytest.raises(UnsafeFileError, match="no plain LoRA"):
+            formats.decode({**tensors, "x.reshape_weight": torch.tensor([24, 16])})
+    with pytest.raises(UnsafeFileError, match="without the factors"):
+        formats.decode({"x.reshape_weight": torch.tensor([24, 16])})
 
 
 # ---- DoRA ------------------------------------------------------------------------------------------------------------

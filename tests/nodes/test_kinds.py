@@ -13,6 +13,7 @@ import torch
 from harness.calls import loaded, relative_error, run_node
 from lora_loom.lora_core.files import formats
 from lora_loom.lora_core.merging.exact_sum import Weighted, exact_sum
+from lora_loom.lora_core.rows import Row
 from lora_loom.nodes.bridge.keys import NameTable
 from lora_loom.nodes.bridge.patching import KindPatch, apply_layers
 from lora_loom.nodes.bridge.stack import apply_stack
@@ -147,6 +148,36 @@ def test_what_core_streams_is_rebuilt(models, loras: Path) -> None:
             assert type(rebuilt) is KindPatch and rebuilt is not value and len(rebuilt.weights[2]) >= 3
             made = [patch.calculate_weight(weight.clone(), key, 1.0, 1.0, None, None) for patch in (rebuilt, value)]
             assert torch.equal(*made) and not torch.equal(made[0], weight)
+
+
+def test_a_control_lora_widens_the_input(models, loras: Path) -> None:
+    """As Black Forest Labs write them for FLUX.1: no prefix, norms replaced, biases, an input of twice the width."""
+    model = models("flux1").model
+    table = NameTable(model)
+    rows, columns = table.shapes["diffusion_model.img_in"]
+    norm = "single_blocks.0.norm.key_norm"
+    tensors = {"img_in.lora_A.weight": randn(4, 2 * columns), "img_in.lora_B.weight": randn(rows, 4, seed=1)}
+    tensors |= {"img_in.lora_B.bias": randn(rows), f"{norm}.scale": randn(*table.shapes[f"diffusion_model.{norm}"])}
+    save_file(tensors, loras / "control.safetensors")
+    ours = apply_stack(model, None, [("control.safetensors", 0.8, 0.0)], [])
+    theirs, _ = nodes.LoraLoader().load_lora(model, None, "control.safetensors", 0.8, 0.0)
+    before, by_us, by_core = loaded(model), loaded(ours.model), loaded(theirs)
+    assert by_us["diffusion_model.img_in.weight"].shape == (rows, 2 * columns) and "not applied" not in ours.report
+    assert all(relative_error(by_us[key], by_core[key]) < 1e-6 for key in before)
+    same = {key for key in before if torch.equal(before[key], by_us[key])}
+    changed = {f"diffusion_model.{name}" for name in ("img_in.weight", "img_in.bias", f"{norm}.weight")}
+    assert before.keys() - same == changed
+    assert all(torch.equal(before[key], again) for key, again in loaded(model).items())
+    with pytest.raises(ValueError, match="made larger"):
+        run_node(ConvertLora, model=model, lora="control.safetensors", rank=4, energy=1.0)
+
+
+def test_blocks_mean_biases_too(models, loras: Path) -> None:
+    model = models("sd15").model
+    file = written(loras, "full difference", model, "sd15")
+    off = apply_stack(model, None, [Row(file, 1.0, 0.0, "IN=0")], []).model
+    before, made = loaded(model), loaded(off)
+    assert all(torch.equal(before[key], made[key]) for key in before)
 
 
 def test_a_file_for_another_size_is_refused(models, loras: Path) -> None:
