@@ -22,13 +22,12 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import torch
-from safetensors import safe_open
 from torch import Tensor
 
 from ..adapter import Adapter
 from ..kinds import Correction, DoRA, Padded
 from ..low_rank import LowRank
-from . import guard, layers, spelling
+from . import guard, layers, reader, spelling
 from .conversions import converted
 from .faults import UnsupportedWeightsError, quote, refuse
 
@@ -60,10 +59,15 @@ def read(path: str | os.PathLike[str]) -> Adapter:
     """
     header = guard.inspect(path)
     source = Path(path).name
-    described = _layers(source, converted(source, header.tensors, _numbers_info))
-    with safe_open(path, framework="pt", device="cpu") as file:
-        tensors = converted(source, {name: file.get_tensor(name) for name in header.tensors}, torch.tensor)
-    return _adapter(source, described, tensors, header.metadata)
+    described = converted(source, header.tensors, _numbers_info)
+    same = described.keys() == header.tensors.keys()
+    found = header.layers if same else layers.check_layers(source, described)
+    _check_strays(source, found, described)
+    held = reader.tensors_of(header)
+    tensors = converted(source, held, torch.tensor)
+    if not reader.all_finite(held, header.tensors):
+        _check_finite(source, found, tensors)
+    return _adapter(source, found, tensors, header.metadata)
 
 
 def decode(
@@ -72,7 +76,10 @@ def decode(
     """As `read`, from tensors in memory, such as ComfyUI's LORA_MODEL. `source` is what errors call them."""
     tensors = converted(source, tensors, torch.tensor)
     described = {name: layers.TensorInfo(_dtype_name(tensor), tuple(tensor.shape)) for name, tensor in tensors.items()}
-    return _adapter(source, _layers(source, described), tensors, metadata or {})
+    found = layers.check_layers(source, described)
+    _check_strays(source, found, described)
+    _check_finite(source, found, tensors)
+    return _adapter(source, found, tensors, metadata or {})
 
 
 def encode(
@@ -111,8 +118,9 @@ def _dtype_name(tensor: Tensor) -> str:
     return _DTYPE_NAMES.get(tensor.dtype, str(tensor.dtype))
 
 
-def _layers(source: str, tensors: Mapping[str, layers.TensorInfo]) -> dict[str, layers.Layer]:
-    found = layers.check_layers(source, tensors)
+def _check_strays(
+    source: str, found: Mapping[str, layers.Layer], tensors: Mapping[str, layers.TensorInfo]
+) -> None:  # fmt: skip
     used = {key for layer in found.values() for key in layer.keys.values()}
     if strays := [name for name in tensors if name not in used]:
         strays = [name for name in strays if not spelling.parse(name)] or strays  # an alpha goes with other weights
@@ -123,7 +131,14 @@ def _layers(source: str, tensors: Mapping[str, layers.TensorInfo]) -> dict[str, 
             f"{quote(source)} holds {label} weights ({quote(mark)}, {count} of them) beside {len(found)} layers that "
             f"can be read; use ComfyUI's own Load LoRA node for it, or convert it to plain LoRA first."
         )
-    return found
+
+
+def _check_finite(source: str, found: Mapping[str, layers.Layer], tensors: Mapping[str, Tensor]) -> None:
+    for layer in found.values():
+        for part, key in layer.keys.items():
+            if part not in ("alpha", layers.RESHAPE):
+                tensor = tensors[key].half() if tensors[key].dtype.itemsize == 1 else tensors[key]
+                layers.check_finite(source, key, *(float(end) for end in torch.aminmax(tensor.detach())))
 
 
 def _adapter(
@@ -139,7 +154,7 @@ def _layer(
     source: str, name: str, layer: layers.Layer, tensors: Mapping[str, Tensor], config: Mapping[str, Any]
 ) -> LowRank | Correction:
     factors = {part: key for part, key in layer.keys.items() if part not in ("alpha", layers.RESHAPE)}
-    parts = {part: _factor(source, key, tensors[key]) for part, key in factors.items()}
+    parts = {part: _factor(tensors[key]) for part, key in factors.items()}
     alpha = _alpha(source, name, layer, parts, tensors, config)
     made = _plain(parts, alpha) if layer.kind is None else layer.kind.from_parts(parts, alpha)
     if layers.RESHAPE in layer.keys:
@@ -181,13 +196,9 @@ def _plain(parts: Mapping[str, Tensor], alpha: float) -> LowRank:
     return LowRank.from_conv(down.to(dtype), up.to(dtype), alpha, mid)
 
 
-def _factor(source: str, key: str, tensor: Tensor) -> Tensor:
+def _factor(tensor: Tensor) -> Tensor:
     tensor = tensor.detach()
-    if tensor.dtype.itemsize == 1:
-        tensor = tensor.half()  # every fp8 number is an fp16 number
-    low, high = torch.aminmax(tensor)
-    layers.check_finite(source, key, float(low), float(high))
-    return tensor
+    return tensor.half() if tensor.dtype.itemsize == 1 else tensor  # every fp8 number is an fp16 number
 
 
 def _peft_config(source: str, metadata: Mapping[str, str]) -> Mapping[str, Any]:

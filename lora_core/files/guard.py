@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from .faults import UnsafeFileError, quote, refuse
-from .layers import TensorInfo, check_layers
+from .layers import Layer, TensorInfo, check_layers
 from .names import safe_name, safe_path
 
 __all__ = ["Header", "TensorInfo", "UnsafeFileError", "inspect", "safe_name", "safe_path"]
@@ -37,11 +37,12 @@ NO_PICKLE = "such files can run code when opened, so convert it to .safetensors 
 
 @dataclass(frozen=True)
 class Header:
-    """`tensors` is in the file's order; `data_start` and `size` are bytes of the file."""
+    """`tensors` is in the file's order, `layers` what they make up; `data_start` and `size` are bytes of the file."""
 
     path: Path
     metadata: dict[str, str]
     tensors: dict[str, TensorInfo]
+    layers: dict[str, Layer]
     data_start: int
     size: int
 
@@ -61,8 +62,7 @@ def inspect(path: str | os.PathLike[str]) -> Header:
         refuse(path.name, f"lists {len(entries)} tensors, more than the {MAX_TENSORS} any LoRA needs")
     tensors = {name: _tensor(name, entry, path.name) for name, entry in entries.items()}
     _check_offsets(tensors, size - 8 - len(raw), path.name)
-    check_layers(path.name, tensors)
-    return Header(path, metadata, tensors, 8 + len(raw), size)
+    return Header(path, metadata, tensors, check_layers(path.name, tensors), 8 + len(raw), size)
 
 
 def _check_suffix(path: Path) -> None:

@@ -9,9 +9,11 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from weakref import WeakKeyDictionary
 
 import comfy.lora
 import torch
+from torch import nn
 
 from ...lora_core.adapter import TEXT_PREFIX, Adapter
 from ...lora_core.families import Family, for_config_class
@@ -49,9 +51,10 @@ class Resolved:
 
 
 class NameTable:
-    """All names that mean a weight of this MODEL and, when given, this CLIP."""
+    """All names that mean a weight of this MODEL and, when given, this CLIP. Use `names_of`, which makes it once."""
 
     def __init__(self, model, clip=None):
+        self._resolved: WeakKeyDictionary[Adapter, Resolved] = WeakKeyDictionary()
         self.family = family_of(model)
         self.shapes = _shapes(model.model, "diffusion_model.", "")
         self.parameters = _parameters(model.model, "diffusion_model.", "")
@@ -78,8 +81,13 @@ class NameTable:
         """Name the adapter's layers after the model's weights; slices of a fused weight become one layer.
 
         Raises ValueError when nothing matches, when the layers are those of another family, when a layer does not fit
-        its weight, or when two names mean one weight.
+        its weight, or when two names mean one weight. The same adapter gives the same layers again.
         """
+        if adapter not in self._resolved:
+            self._resolved[adapter] = self._resolve(adapter, source)
+        return self._resolved[adapter]
+
+    def _resolve(self, adapter: Adapter, source: str) -> Resolved:
         found: dict[str, dict[tuple[int, int] | None, LowRank]] = {}
         others: dict[str, dict[tuple[int, int] | None, tuple[Correction, ...]]] = {}
         unmatched = []
@@ -192,6 +200,18 @@ class NameTable:
         if self.family.name in families:
             return f"another size of {self.family.name}" if len(families) == 1 else named(families)
         return named(families) if families else "another model"
+
+
+_TABLES: WeakKeyDictionary[nn.Module, WeakKeyDictionary[nn.Module, NameTable]] = WeakKeyDictionary()
+
+
+def names_of(model, clip=None) -> NameTable:
+    """The table of a MODEL and CLIP, the same for all that share their networks."""
+    text = clip.cond_stage_model if clip is not None else model.model
+    tables = _TABLES.setdefault(model.model, WeakKeyDictionary())
+    if text not in tables:
+        tables[text] = NameTable(model, clip)
+    return tables[text]
 
 
 def _guess(adapter: Adapter, metadata: Mapping[str, str] | None = None) -> tuple[str, ...]:

@@ -6,11 +6,15 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import comfy.model_management
+import torch
+
 from ...lora_core import stack_entries
 from ...lora_core.adapter import Adapter
 from ...lora_core.analysis.findings import of_stack
 from ...lora_core.blocks import strengths
-from ...lora_core.files import formats, guard
+from ...lora_core.files import guard
+from ...lora_core.files.store import Store
 from ...lora_core.files.words import trigger_words, unique
 from ...lora_core.low_rank import LowRank
 from ...lora_core.merging.chain import chain
@@ -19,9 +23,18 @@ from ...lora_core.rows import NONE, Row, parse
 from . import attribution
 from .beside import ALWAYS, Span
 from .folders import lora_name, lora_path, lora_state
-from .keys import NameTable
+from .keys import NameTable, names_of
 from .loud import too_loud
 from .patching import Apply, How, apply_chain
+
+_SPARE = 2 * 2**30
+
+
+def _memory_is_tight() -> bool:
+    return comfy.model_management.get_free_memory(torch.device("cpu")) < _SPARE
+
+
+_FILES = Store(_memory_is_tight)
 
 
 @dataclass(frozen=True)
@@ -110,7 +123,7 @@ def apply_stack(model, clip, stack: Iterable | None, own: Iterable[Row], apply: 
     """The rows of a LORA_STACK, then one's own, applied as their exact sum."""
     before, notes = stack_entries.read(stack)
     rows = active([*before, *own])
-    entries = load_rows(rows, NameTable(model, clip))
+    entries = load_rows(rows, names_of(model, clip))
     patched, text, how = apply_entries(model, clip, entries, apply)
     makers = [attribution.entry_of(row, entry.adapter.metadata) for row, entry in zip(_on(rows), entries, strict=True)]
     attribution.attach(patched, makers)
@@ -149,7 +162,7 @@ def _listed(row: Row) -> Row:
 
 def _load(row: Row, table: NameTable) -> Entry:
     path = lora_path(row.name)
-    resolved = table.resolve(formats.read(path), path.name)
+    resolved = table.resolve(_FILES.read(path), path.name)
     factors = strengths(row.blocks, [*table.shapes, *table.parameters], table.family.name) if row.blocks.strip() else {}
     return Entry(
         path.stem, resolved.adapter, row.strength, row.text_strength, resolved.unmatched, factors, (row.start, row.end)

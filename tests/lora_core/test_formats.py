@@ -122,7 +122,7 @@ def test_other_weights_are_named(keys: tuple[str, ...], kind: str, mark: str, co
 def test_other_weights_are_refused_before_tensors_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     path = tmp_path / "oft.safetensors"
     save.save(path, {"x.oft_R.weight": torch.ones(2, 2), "x.alpha": torch.tensor(1.0)})
-    monkeypatch.setattr(formats, "safe_open", None)
+    monkeypatch.setattr(formats.reader, "tensors_of", None)
     with pytest.raises(UnsupportedWeightsError, match="PEFT's OFT"):
         formats.read(path)
 

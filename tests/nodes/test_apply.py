@@ -19,6 +19,7 @@ from comfy.model_patcher import ModelPatcher
 from comfy.weight_adapter.lora import LoRAAdapter
 from harness.calls import encode, loaded, relative_error, run_node, sampled
 from lora_loom.lora_core.blocks import strengths
+from lora_loom.lora_core.files import store
 from lora_loom.lora_core.low_rank import LowRank
 from lora_loom.lora_core.merging.chain import Step
 from lora_loom.nodes.bridge.beside import ALWAYS, is_on
@@ -215,16 +216,22 @@ def test_other_nodes_before_and_after_give_what_comfyui_gives(first: bool) -> No
 
 
 @pytest.mark.parametrize("family", ["sd15", "flux1"])
-def test_strengths_of_a_model_change_without_loading_it_again(
-    models, loras: Path, make_lora, monkeypatch, family
-) -> None:
-    """The whole node, on bf16 weights."""
-    make_lora(family, loras / "a.safetensors")
-    model = models(family).model
+def test_a_strength_of_a_row_changes_what_it_must(models, loras: Path, make_lora, monkeypatch, family: str) -> None:
+    """The whole node: files are read once, and only weights of the row are written."""
+    adapter = make_lora(family, loras / "a.safetensors", preset="attention")
+    make_lora(family, loras / "b.safetensors", preset="linear+conv", seed=1)
+    model, read, written = models(family).model, [], []
     before = loaded(model)
-    found = [loaded(stack(model, f"<lora:a:{s}>")[0]) for s in (0.5, -1.0)]
+    found = [loaded(stack(model, "<lora:a:0.5>\n<lora:b:0.3>")[0])]
+    rewrite = StaticPatcher._rewrite
+    monkeypatch.setattr(store, "read", lambda path: read.append(path))
+    monkeypatch.setattr(
+        StaticPatcher, "_rewrite", lambda self, key, device: written.append(key) or rewrite(self, key, device)
+    )
+    found.append(loaded(stack(model, "<lora:a:-1>\n<lora:b:0.3>")[0]))
+    assert not read and set(written) == {f"{name}.weight" for name in adapter.layers}
     comfy.model_management.unload_all_models()
-    assert same(found[1], loaded(stack(model, "<lora:a:-1>")[0])) and not same(found[0], found[1])
+    assert same(found[1], loaded(stack(model, "<lora:a:-1>\n<lora:b:0.3>")[0])) and not same(found[0], found[1])
     assert same(loaded(model), before)
 
 
