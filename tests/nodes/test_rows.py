@@ -50,7 +50,7 @@ def test_text_is_the_same_as_fields(model: Any, two: Path) -> None:
     assert torch.equal(by_text, by_fields) and by_text.norm() > 0.1
     _, _, rows, report, triggers = run_node(LoadLoraStack, model=model, rows=text)
     assert rows == [(str(Path("styles/ink.safetensors")), 0.8, 0.5), ("oil.safetensors", -0.4, -0.4)]
-    assert [line.split(":")[0] for line in report.splitlines()[:-1]] == ["ink", "oil"]
+    assert [line.split(":")[0] for line in report.splitlines()[:2]] == ["ink", "oil"]
     assert triggers == "sks, ink wash, oil paint"
 
 
@@ -64,7 +64,7 @@ def test_order_is_stack_then_fields_then_text(model: Any, two: Path) -> None:
         ("oil.safetensors", 1, 1),
         (str(Path("styles/ink.safetensors")), 1, 1),
     ]
-    assert report.splitlines()[-1] == "lora_stack entry 2 ignored: it names no file"
+    assert "lora_stack entry 2 ignored: it names no file" in report.splitlines()
 
 
 def test_at_strength_0_nothing_is_said_of_it(model: Any, two: Path) -> None:
