@@ -156,7 +156,8 @@ def _layer(
     factors = {part: key for part, key in layer.keys.items() if part not in ("alpha", layers.RESHAPE)}
     parts = {part: _factor(tensors[key]) for part, key in factors.items()}
     alpha = _alpha(source, name, layer, parts, tensors, config)
-    made = _plain(parts, alpha) if layer.kind is None else layer.kind.from_parts(parts, alpha)
+    own = {part: parts[part] for part in layer.own()}
+    made = _plain(own, alpha) if layer.kind is None else layer.kind.from_parts(own, alpha)
     if layers.RESHAPE in layer.keys:
         return _padded(source, layer.keys[layers.RESHAPE], made, tensors)
     if "dora_scale" in parts:

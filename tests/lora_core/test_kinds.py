@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from lora_loom.lora_core.adapter import Adapter
 from lora_loom.lora_core.files import formats, save
 from lora_loom.lora_core.files.conversions import converted
-from lora_loom.lora_core.files.faults import UnsafeFileError
+from lora_loom.lora_core.files.faults import UnsafeFileError, UnsupportedWeightsError
 from lora_loom.lora_core.files.layers import TensorInfo, check_layers
-from lora_loom.lora_core.kinds import DoRA, placed
+from lora_loom.lora_core.kinds import Difference, DoRA, GLoRA, LoHa, placed
 from lora_loom.lora_core.merging.chain import Step, chain
 from lora_loom.lora_core.merging.exact_sum import Weighted, exact_sum
 from lora_loom.lora_core.weight_sum import write_sum
@@ -310,6 +310,41 @@ def test_factors_of_huge_products_are_judged_by_their_shapes():
     assert item.shape == (10**8, 10**4) and not item.fits((24, 16)) and item.num_parameters() == 30_000
 
 
+SIZES = st.sampled_from([(2, 2)] * 8 + [(1, 2), (2, 1), (2,), (2, 2, 2), (2, 2, 3, 3), (4, 1, 2, 2)])
+GROUPS = [
+    LoHa.PARTS[:4],
+    LoHa.PARTS,
+    ("lokr_w1", "lokr_w2_a", "lokr_w2_b", "lokr_t2"),
+    ("lokr_w1_a", "lokr_w1_b", "lokr_w2"),
+    GLoRA.PARTS,
+    ("oft_blocks", "rescale"),
+    ("oft_blocks", "diff"),
+    ("diff",),
+]
+PIECES = st.sampled_from(GROUPS).flatmap(lambda parts: st.fixed_dictionaries(dict.fromkeys(parts, SIZES)))
+SCALE = st.none() | st.tuples(
+    st.sampled_from(["dora_scale", "lora_magnitude_vector"]), st.sampled_from([(2, 1), (1, 2), (2, 2), (2,), (0,)])
+)
+
+
+@settings(max_examples=120, deadline=None, derandomize=True)
+@given(pieces=PIECES, scale=SCALE, alpha=st.sampled_from([None, 0.0, 2.0]))
+def test_what_the_guard_lets_through_can_be_applied(pieces: dict[str, tuple], scale: tuple | None, alpha: float):
+    """Pieces of any shape are refused with a sentence, or they change a weight that they fit."""
+    tensors = {f"x.{part}": torch.ones(shape) for part, shape in pieces.items()}
+    tensors |= {} if scale is None else {f"x.{scale[0]}": torch.ones(scale[1])}
+    tensors |= {} if alpha is None else {"x.alpha": torch.tensor(alpha)}
+    try:
+        adapter = formats.decode(tensors)
+    except (UnsafeFileError, UnsupportedWeightsError):
+        return
+    for (item,) in adapter.others.values():
+        shape = item.shape if len(item.shape) > 1 or isinstance(item, Difference) else (*item.shape, 3)
+        if item.fits(shape):
+            assert item.apply_to(torch.ones(shape)).shape == shape
+        assert not item.fits((shape[0] + 1, *shape[1:]))
+
+
 @settings(max_examples=60, deadline=None, derandomize=True)
 @given(kind=st.sampled_from(sorted(KINDS)), strength=st.floats(-2, 2), start=st.integers(0, 5), more=st.integers(0, 5))
 def test_rows_of_a_fused_weight(kind: str, strength: float, start: int, more: int):
@@ -465,7 +500,27 @@ def test_dora_of_peft(key: str):
     assert close(changed(tensors, weight), merged.detach(), weight)
 
 
+@pytest.mark.parametrize("kind", ["LoHa", "LoKr"])
+@pytest.mark.parametrize("conv", [False, True], ids=["linear", "conv"])
+def test_kinds_of_peft(kind: str, conv: bool):
+    """What PEFT saves under its own names, against its own dense correction."""
+    peft = pytest.importorskip("peft")
+    torch.manual_seed(0)
+    layer = torch.nn.Conv2d(16, 24, 3) if conv else torch.nn.Linear(16, 24)
+    config = {"LoHa": peft.LoHaConfig, "LoKr": peft.LoKrConfig}[kind](r=2, alpha=3, target_modules=["0"])
+    model = peft.get_peft_model(torch.nn.Sequential(layer), config)
+    held = {
+        name: randn(*tensor.shape, seed=len(name)) for name, tensor in peft.get_peft_model_state_dict(model).items()
+    }
+    peft.set_peft_model_state_dict(model, held)
+    wanted = model.base_model.model[0].get_delta_weight("default").detach().reshape(layer.weight.shape)
+    tensors = {name.replace("base_model.model.0.", "x."): tensor for name, tensor in held.items()}
+    made = changed({**tensors, "x.alpha": torch.tensor(3.0)}, torch.zeros_like(wanted))
+    assert close(made, wanted, torch.zeros_like(wanted))
+
+
 @pytest.mark.parametrize("name, shape, fault", [
+    ("dora_scale", (24,), "not one number per row or column"),
     ("dora_scale", (24, 16), "not one number per row or column"),
     ("dora_scale", (2, 1, 3), "not one number per row or column"),
     ("dora_scale", (0,), "data|dimensions"),
