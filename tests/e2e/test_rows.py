@@ -13,6 +13,7 @@ import pytest
 import torch
 from harness.browser import FrontEnd
 from harness.server import ComfyServer
+from lora_loom.lora_core.rows import parse
 from PIL import Image
 from playwright.sync_api import Browser, Page, expect
 from safetensors.torch import load_file, save_file
@@ -123,6 +124,8 @@ def test_rows_are_added_changed_moved_and_kept(front: FrontEnd) -> None:
     page.mouse.down()
     page.mouse.move(strength["x"] + 20 - 25, strength["y"] + 10, steps=5)
     page.mouse.up()
+    page.mouse.wheel(0, -100)
+    page.wait_for_function("() => app.canvas.ds.scale > 1")
     kept = text(front)
     assert kept.splitlines() == ["<lora:rows/ink:0.8:0.75>", "<lora:rows/deep/ada:0.8>"]
     saved = front.serialized()
@@ -130,6 +133,25 @@ def test_rows_are_added_changed_moved_and_kept(front: FrontEnd) -> None:
     front.load_workflow(saved)
     expect(page.locator(".loom-row")).to_have_count(2)
     assert text(front) == kept and names(page) == ["ink", "ada"]
+
+
+TEXTS = [
+    "a cat <lora:ink:0.5>, <lyco:b:off> best\n# <lora:no>\n<lora:a:unet=0.5:te=0>",
+    "<lora:styles\\\\oil.safetensors:-.5:+0>\r\n<LORA:a:0.8:1:blocks=IN=0.5,MID=1:start=0.2:end=.8>",
+    "<lora:a:0.1:on>\n<lora:50%:1>\n<lora:a%3Ab%253A:1e-05:-20>\n<lora: x y :2:0.3>\n<lora:a:1:0.333333>",
+]
+
+
+def test_the_list_reads_text_as_the_server_does(front: FrontEnd) -> None:
+    again = front.page.evaluate(
+        """async (texts) => {
+            const rows = await import('/extensions/lora-loom/js/rows.js')
+            return texts.map(text => rows.print(rows.parse(text)))
+        }""",
+        TEXTS,
+    )
+    told = [[[(*row, vars(row)) for row in parse(text)] for text in texts] for texts in (TEXTS, again)]
+    assert told[0] == told[1] and all(told[0])
 
 
 def test_text_is_pasted_copied_and_shown(front: FrontEnd) -> None:
