@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import stat
 import unicodedata
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from math import prod
@@ -27,6 +29,10 @@ __all__ = ["Header", "TensorInfo", "UnsafeFileError", "inspect", "safe_name", "s
 MAX_HEADER = 8 * 2**20
 MAX_TENSORS = 20_000
 MAX_NAME = 1_000
+MAX_ENTRIES = 5 * MAX_TENSORS  # a tensor has four, and the metadata has the rest
+MAX_LIST = 400  # characters; shapes have eight numbers at the most
+_TOKENS = re.compile(rb'"[^"]*"|[{\[\]:]')  # of a header without its escaped quotes
+_MOST_OF = {b"{": MAX_TENSORS + 2, b":": MAX_ENTRIES, b'"': 3 * MAX_ENTRIES, b"[": MAX_ENTRIES, b"]": MAX_ENTRIES}
 
 DTYPE_SIZES = {
     "BOOL": 1, "U8": 1, "I8": 1, "F8_E4M3": 1, "F8_E5M2": 1, "I16": 2, "U16": 2, "F16": 2, "BF16": 2,
@@ -56,6 +62,7 @@ def inspect(path: str | os.PathLike[str]) -> Header:
     with open(path, "rb") as file:
         size = os.fstat(file.fileno()).st_size
         raw = _read_header(file, size, path.name)
+    _check_outline(raw, path.name)
     entries = _parse(raw, path.name)
     metadata = _metadata(entries.pop("__metadata__", {}), path.name)
     if len(entries) > MAX_TENSORS:
@@ -94,6 +101,25 @@ def _refuse_length(start: bytes, length: int, size: int, source: str) -> None:
     if size < 8 or length <= MAX_HEADER:
         refuse(source, f"is cut short: its header claims {length} bytes and the file has {size}")
     refuse(source, f"claims a header of {length} bytes, more than the {MAX_HEADER} allowed")
+
+
+def _check_outline(raw: bytes, source: str) -> None:
+    """Refuse, before anything is built of it, what takes far more memory as objects than as text: more tables or
+    entries or longer lists than any LoRA has, or lists in lists. What is not JSON is left to the parser."""
+    outline = raw.replace(b"\\\\", b"").replace(b'\\"', b"")
+    counts, opened = Counter[bytes](), -1
+    for token in _TOKENS.finditer(outline):
+        mark = token[0][:1]
+        counts[mark] += 1
+        if counts[mark] > _MOST_OF[mark]:
+            refuse(source, f"has a header of more than {MAX_TENSORS} tables or {MAX_ENTRIES} entries")
+        if mark == b"[" and opened >= 0:
+            refuse(source, "has a header nested too deeply")
+        if opened >= 0 and token.start() - opened > MAX_LIST:
+            refuse(source, f"has a list of more than {MAX_LIST} characters in its header")
+        opened = token.start() if mark == b"[" else -1 if mark == b"]" else opened
+    if opened >= 0 and len(outline) - opened > MAX_LIST:
+        refuse(source, "has a header that is not JSON (a list has no end)")
 
 
 def _parse(raw: bytes, source: str) -> dict[str, Any]:
