@@ -6,14 +6,15 @@ from collections.abc import Mapping, Sequence
 
 from PIL import Image, ImageDraw
 
-from .curve import GRID, PAPER, PRESERVATION, RAW, SMOOTH, TEXT, VALIDATION, Marks, draw_curve, grid, write
+from .curve import FAINT, GRID, PAPER, PRESERVATION, SMOOTH, TEXT, VALIDATION, Marks, beside, draw_curve, grid, write
 from .record import BANDS, Record, means
 from .report import Story
 
 _SIZE = (512, 256)
 _FRAME = (48, 28, _SIZE[0] - 12, _SIZE[1] - 24)
 _MOST = 16  # pictures
-_ODD = "#ff6b6b"
+_BAR = 40  # pixels, the widest
+_ODD = "#ff7a6b"
 
 
 def marks(record: Record, best: int | None) -> Marks:
@@ -38,7 +39,6 @@ def draw_charts(story: Story, thumbnails: Mapping[int, Image.Image]) -> Image.Im
 def _panel(words: Sequence[tuple[str, str]]) -> tuple[Image.Image, ImageDraw.ImageDraw]:
     image = Image.new("RGB", _SIZE, PAPER)
     pen = ImageDraw.Draw(image)
-    grid(pen, _FRAME)
     write(pen, (_FRAME[0], 8), words)
     return image, pen
 
@@ -47,10 +47,11 @@ def _bands(story: Story) -> Image.Image:
     series = [(means(story.record.bands()), SMOOTH, "training")]
     if story.record.points:
         best = min(story.record.points, key=lambda point: point.mean)
-        series.append((story.validation_bands(story.record.base), RAW, "base model"))
-        series.append((story.validation_bands(best.losses), VALIDATION, "best"))
+        series.append((story.validation_bands(story.record.base), FAINT, "validation, base model"))
+        series.append((story.validation_bands(best.losses), VALIDATION, "validation, best"))
     image, pen = _panel([("loss by noise level:", TEXT), *((name, colour) for _, colour, name in series)])
     left, top, right, bottom = _FRAME
+    grid(pen, _FRAME)
     high = max((value for values, _, _ in series for value in values if value), default=0.0) or 1.0
     width = (right - left) / BANDS
     for at, (values, colour, _) in enumerate(series):
@@ -59,9 +60,10 @@ def _bands(story: Story) -> Image.Image:
             if value:
                 y = bottom - (bottom - top) * value / high
                 pen.rectangle((x, y, x + 0.8 * width / len(series) - 1, bottom), fill=colour)
-    pen.text((4, top - 6), f"{high:.3g}", fill=TEXT)
-    for text, x in (("clean", left), ("noise", right - 30)):
-        pen.text((x, bottom + 6), text, fill=TEXT)
+    for y, text in ((top, f"{high:.3g}"), (bottom, "0")):
+        beside(pen, _FRAME, y, text)
+    for text, x, anchor in (("clean", left, "la"), ("noise", right, "ra")):
+        pen.text((x, bottom + 6), text, fill=TEXT, anchor=anchor)
     return image
 
 
@@ -69,13 +71,14 @@ def _norms(story: Story) -> Image.Image:
     windows = story.record.windows
     series = [("gradient", SMOOTH, [w.grad_norm for w in windows], "")]
     if any(window.text_norm for window in windows):
-        series.append(("text gradient", RAW, [w.text_norm for w in windows], ""))
+        series.append(("text gradient", FAINT, [w.text_norm for w in windows], ""))
     for at, (name, colour) in enumerate((("correction", VALIDATION), ("of text", PRESERVATION))):
         values = [100 * w.sizes[at] for w in windows if len(w.sizes) > at]
         if any(values):
             series.append((name, colour, values, " %"))
     words = [(f"{name} {values[-1]:.3g}{unit}", colour) for name, colour, values, unit in series if values]
-    image, pen = _panel([("norms, each from 0 to its largest:", TEXT)])
+    image, pen = _panel([("norms, each from 0 to its largest", TEXT)])
+    grid(pen, _FRAME)
     write(pen, (_FRAME[0], _FRAME[3] + 6), words)
     for _, colour, values, _ in series:
         _line(pen, values, colour)
@@ -93,22 +96,23 @@ def _line(pen: ImageDraw.ImageDraw, values: Sequence[float], colour: str) -> Non
 
 def _pictures(story: Story, thumbnails: Mapping[int, Image.Image]) -> Image.Image:
     rows, odd = story.pictures(), story.odd()
-    hard = rows if len(rows) <= _MOST else [*rows[: _MOST - 4], *rows[-4:]]
+    shown = rows if len(rows) <= _MOST else [*rows[: _MOST - 4], *rows[-4:]]
     image, pen = _panel([("loss of each picture, hardest first", TEXT)] + ([("stands out", _ODD)] if odd else []))
     left, top, right, bottom = _FRAME
-    most = max((abs(each.share) for _, each in hard), default=0.0) or 1.0
-    width = (right - left) / max(len(hard), 1)
-    side, middle = int(min(width - 2, 40)), (top + bottom - 40) / 2
-    half = (bottom - 44 - top) / 2
-    pen.line((left, middle, right, middle), fill=GRID)
-    for i, (index, each) in enumerate(hard):
-        x, y = left + width * i, middle - half * each.share / most
-        colour = _ODD if index in odd else SMOOTH
-        pen.rectangle((x + 2, min(y, middle), x + width - 2, max(y, middle)), fill=colour)
+    low = bottom - _BAR - 6  # below it are the pictures
+    most = max((abs(each.share) for _, each in shown), default=0.0) or 1.0
+    middle, half = (top + low) / 2, (low - top) / 2
+    for y, text in ((top, f"+{100 * most:.0f} %"), (middle, "0"), (low, f"-{100 * most:.0f} %")):
+        pen.line((left, y, right, y), fill=GRID)
+        beside(pen, _FRAME, y, text)
+    width = (right - left) / max(len(shown), 1)
+    bar = min(width - 4, _BAR)
+    for i, (index, each) in enumerate(shown):
+        x, y = left + width * (i + 0.5), middle - half * each.share / most
+        box = (x - bar / 2, min(y, middle), x + bar / 2, max(y, middle))
+        pen.rectangle(box, fill=_ODD if index in odd else SMOOTH)
         if index in thumbnails:
             small = thumbnails[index].copy()
-            small.thumbnail((side, side))
-            image.paste(small, (int(x + (width - small.width) / 2), bottom - 40 + (40 - small.height) // 2))
-    pen.text((4, top - 6), f"+{100 * most:.0f} %", fill=TEXT)
-    pen.text((4, bottom - 50), f"-{100 * most:.0f} %", fill=TEXT)
+            small.thumbnail((int(bar), _BAR))
+            image.paste(small, (int(x - small.width / 2), bottom - (_BAR + small.height) // 2))
     return image

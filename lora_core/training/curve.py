@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from PIL import Image, ImageDraw
 
 PAPER, GRID, RAW, SMOOTH, TEXT = "#1b1b1f", "#33333a", "#3f5a78", "#6fb3ff", "#c8c8d0"
-VALIDATION, PRESERVATION = "#ffb454", "#8fd18f"
+VALIDATION, PRESERVATION, FAINT = "#ffb454", "#dd9bc8", "#93a1b5"  # told apart by colour-blind people, too
 
 
 def smooth(losses: Sequence[float], weight: float = 0.97) -> list[float]:
@@ -68,8 +68,8 @@ def draw_curve(
     for (x, y), (step, _) in zip(at, marks.validation, strict=True):
         radius = 5 if step == marks.best else 2
         pen.ellipse((x - radius, y - radius, x + radius, y + radius), fill=VALIDATION)
-    pen.text((4, top - 6), f"{high:.4g}", fill=TEXT)
-    pen.text((4, bottom - 6), f"{low:.4g}", fill=TEXT)
+    for y, value in ((top, high), (bottom, low)):
+        beside(pen, frame, y, f"{value:.4g}")
     words = [(f"step {len(losses)} of {steps}   loss {average[-1]:.4f}", TEXT)]
     if marks.validation:
         best = f" (best {marks.best})" if marks.best is not None else ""
@@ -85,6 +85,11 @@ def grid(pen: ImageDraw.ImageDraw, frame: tuple[int, int, int, int]) -> None:
     for i in range(5):
         y = top + (bottom - top) * i / 4
         pen.line((left, y, right, y), fill=GRID)
+
+
+def beside(pen: ImageDraw.ImageDraw, frame: tuple[int, int, int, int], y: float, text: str) -> None:
+    """A label of the axis on the left, in the middle of its height, kept inside the picture."""
+    pen.text((max(frame[0] - 6, pen.textlength(text) + 3), y), text, fill=TEXT, anchor="rm")
 
 
 def write(pen: ImageDraw.ImageDraw, at: tuple[float, float], words: Sequence[tuple[str, str]]) -> None:
