@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from comfy_api.latest import io, ui
 
 from ..lora_core.training import doctor
@@ -32,8 +34,9 @@ class DatasetDoctor(io.ComfyNode):
 
     @classmethod
     def execute(cls, dataset) -> io.NodeOutput:
-        findings = doctor.examine(dataset)
+        progress = Progress(1)
+        findings = doctor.examine(dataset, partial(progress.tick, 0))
         sheet = as_image_batch(marked_sheet(dataset, doctor.marks(findings)))
         text = doctor.report(dataset, findings)
-        Progress(1).say(text)
+        progress.say(text)
         return io.NodeOutput(text, sheet, ui=ui.PreviewImage(sheet, cls=cls))

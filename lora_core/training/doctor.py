@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 from . import doctor_captions as words
 from . import doctor_pictures as looks
@@ -19,6 +21,7 @@ DARK, BRIGHT, FLAT = 0.06, 0.94, 0.03  # mean and deviation of gray in 0..1
 NEARLY_ALL = 0.9
 FEW = 8
 _NAMED = 4  # pictures that a sentence names
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
@@ -31,11 +34,11 @@ class Finding:
     examples: tuple[Example, ...] = ()
 
 
-def examine(dataset: Dataset) -> list[Finding]:
-    """All findings, the most urgent first."""
+def examine(dataset: Dataset, tick: Callable[[], None] = lambda: None) -> list[Finding]:
+    """All findings, the most urgent first. `tick` is called before each check and each picture, and may raise."""
     pictures = list({id(example.origin): example for example in reversed(dataset.examples)}.values())[::-1]
-    checks = (_copies, _pictures, _captions, _trigger, _tags, _balance)
-    found = [finding for check in checks for finding in check(dataset, pictures)]
+    checks = (_copies, partial(_pictures, tick=tick), _captions, _trigger, _tags, _balance)
+    found = [finding for check in _each(checks, tick) for finding in check(dataset, pictures)]
     return sorted(found, key=lambda finding: (-finding.urgency, -len(finding.examples)))
 
 
@@ -78,7 +81,7 @@ def _copies(_: Dataset, pictures: list[Example]) -> Iterator[Finding]:
         )
 
 
-def _pictures(_: Dataset, pictures: list[Example]) -> Iterator[Finding]:
+def _pictures(_: Dataset, pictures: list[Example], tick: Callable[[], None]) -> Iterator[Finding]:
     scale = {id(e): looks.enlarged(e.origin.size, e.size) for e in pictures}
     small = sorted((e for e in pictures if scale[id(e)] > ENLARGED), key=lambda e: -scale[id(e)])
     if small:
@@ -89,12 +92,12 @@ def _pictures(_: Dataset, pictures: list[Example]) -> Iterator[Finding]:
             "which teaches softness: use larger files, a lower resolution, or leave them out.",
             "small", tuple(small),
         )  # fmt: skip
-    light = {id(e): looks.gray(e.pixels) for e in pictures}
+    light = {id(e): looks.gray(e.pixels) for e in _each(pictures, tick)}
     flat = [e for e in pictures if float(light[id(e)].std()) < FLAT]
     dark = [e for e in pictures if e not in flat and float(light[id(e)].mean()) < DARK]
     bright = [e for e in pictures if e not in flat and float(light[id(e)].mean()) > BRIGHT]
     odd = {id(e) for e in (*small, *flat, *dark, *bright)}
-    blurred = [e for e in pictures if id(e) not in odd and looks.sharpness(e.pixels) < BLURRED]
+    blurred = [e for e in _each(pictures, tick) if id(e) not in odd and looks.sharpness(e.pixels) < BLURRED]
     if blurred:
         yield Finding(
             2,
@@ -256,6 +259,12 @@ def _balance(dataset: Dataset, pictures: list[Example]) -> Iterator[Finding]:
             2,
             f"{Path(most.name).name} is drawn {shares[most] / shares[least]:.1f} times as often as {Path(least.name).name}: raise the weight of the latter to balance them.",
         )
+
+
+def _each(items: Iterable[_T], tick: Callable[[], None]) -> Iterator[_T]:
+    for item in items:
+        tick()
+        yield item
 
 
 def _names(examples: Sequence[Example]) -> str:

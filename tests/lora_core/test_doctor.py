@@ -151,6 +151,19 @@ def test_a_good_set_has_no_findings(tmp_path):
     assert texts(read(tmp_path / "good", resolutions=(256, 128))) == []
 
 
+def test_a_cancel_is_heeded_at_every_picture(tmp_path):
+    data, left = read(good_set(tmp_path)), [9]
+
+    def tick() -> None:
+        left[0] -= 1
+        if not left[0]:
+            raise InterruptedError
+
+    with pytest.raises(InterruptedError):
+        doctor.examine(data, tick)
+    assert doctor.examine(data, lambda: left.append(1)) == [] and len(left) > 2 * len(data.examples)
+
+
 def change(folder: Path, name: str, image: Image.Image, **options) -> None:
     image.save(folder / name, **options)
 
