@@ -131,14 +131,10 @@ class Dataset:
         return [example.group.times for example in self.examples]
 
     def fingerprint(self) -> str:
-        """Changes when a picture, a caption, their order, or how they are drawn changes."""
+        """Changes when a picture, a caption, their order, the trigger, or how they are drawn changes."""
+        groups = (example.group for example in self.examples)
         text = "".join(example.digest for example in self.examples)
-        first = self.groups[0]
-        if self.groups == (Group(first.name, first.trigger, first.repeats),):
-            text += str(first.repeats)
-        else:
-            groups = (example.group for example in self.examples)
-            text += "".join(f"{group.repeats} {group.weight} {group.role} {group.trigger};" for group in groups)
+        text += "".join(f"{group.repeats} {group.weight} {group.role} {group.trigger};" for group in groups)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     def buckets(self) -> Counter[Size]:

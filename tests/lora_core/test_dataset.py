@@ -409,19 +409,19 @@ def test_no_tensors_at_all_are_refused():
 # --- identity ---
 
 
-def test_the_fingerprint_sees_pixels_captions_repeats_and_order_but_not_the_place(tmp_path):
-    def made(name: str, colours=(RED, BLUE), texts=("a", "b"), repeats: int = 1) -> str:
+def test_the_fingerprint_sees_pixels_captions_repeats_order_and_trigger_but_not_the_place(tmp_path):
+    def made(name: str, colours=(RED, BLUE), texts=("a b", "b a"), repeats: int = 1, trigger: str = "a") -> str:
         folder = tmp_path / name
         folder.mkdir()
         for i, (fill, text) in enumerate(zip(colours, texts, strict=True)):
             put(folder, f"{i}.png", Image.new("RGB", (64, 64), fill), caption=text)
-        return load(folder, repeats=repeats).fingerprint()
+        return load(folder, trigger, repeats=repeats).fingerprint()
 
     plain = made("plain")
-    others = [made("pixels", (RED, (0, 0, 254))), made("text", texts=("a", "c")), made("repeats", repeats=2),
-              made("order", (BLUE, RED), ("b", "a"))]  # fmt: skip
+    others = [made("pixels", (RED, (0, 0, 254))), made("text", texts=("a b", "b a c")), made("repeats", repeats=2),
+              made("order", (BLUE, RED), ("b a", "a b")), made("trigger", trigger="b")]  # fmt: skip
     assert plain == made("moved") and len(plain) == 16
-    assert len({plain, *others}) == 5
+    assert len({plain, *others}) == 6
 
 
 # --- contact sheet ---
