@@ -29,14 +29,15 @@ if TYPE_CHECKING:
     from .training import Run, Sources
 
 
-def run_facts(sources: Sources, recipe: Recipe, run: Run, progress: Progress) -> Facts:
-    """All but the steps done.
+def run_facts(sources: Sources, recipe: Recipe, run: Run, progress: Progress, learned: Dataset | None = None) -> Facts:
+    """All but the steps done. `learned` is the data set without the pictures that are held out: what is counted.
 
     The base model's file is hashed when that was not done before, unless its loader does not say which file it is.
     """
     model, dataset, config, optimizer = sources.model, sources.dataset, recipe.train, recipe.train.optimizer
     objective = config.objective
-    skipped, sets = sources.clip.layer_idx, sets_by_folder(dataset)
+    learned = learned or dataset
+    skipped, sets = sources.clip.layer_idx, sets_by_folder(learned)
     concept = {name: members for name, members in sets.items() if members[0].group.role == "concept"}
     family, path = family_of(model), next(iter(files_of(model)), "")
     there, start = os.path.isfile(path), sources.start
@@ -44,7 +45,7 @@ def run_facts(sources: Sources, recipe: Recipe, run: Run, progress: Progress) ->
     base_hash = known_hash(path, progress) if there else ""
     settings = Settings(
         recipe,
-        dataset=_data_set(dataset, sets.values()),
+        dataset=_data_set(dataset, sets_by_folder(dataset).values()),
         base={
             "family": family.name, "sha256": base_hash, "dtype": str(model.model_dtype()),
             "patches": len(model.patches), "clip_layer": skipped, **begins,
@@ -69,11 +70,11 @@ def run_facts(sources: Sources, recipe: Recipe, run: Run, progress: Progress) ->
         max_grad_norm=optimizer.max_grad_norm, caption_dropout=config.caption_dropout,
         clip_skip=None if skipped is None else -skipped, seed=config.seed,
         targets=(recipe.lora.preset, *recipe.lora.include),
-        num_images=_shown(dataset, "concept"), num_class_images=_shown(dataset, "class"),
+        num_images=_shown(learned, "concept"), num_class_images=_shown(learned, "class"),
         min_snr_gamma=objective.snr_gamma if objective.weighting == "min_snr" else None,
         debiased=objective.weighting == "debiased", loss=objective.loss if objective.loss != "mse" else "",
         noise_offset=objective.noise_offset or None, max_norm=recipe.lora.options.max_norm or None,
-        buckets=_buckets(dataset),
+        buckets=_buckets(learned),
         tag_frequency={name: tag_frequency(members) for name, members in concept.items()},
         dataset_dirs={name: _counted(members) for name, members in concept.items()},
         class_dirs={name: _counted(members) for name, members in sets.items() if name not in concept},

@@ -112,10 +112,18 @@ class Previewer:
 
     def begin(self, again: bool) -> None:
         """Show where the run starts: with the base model, or with what a run that goes on had not shown yet."""
+        if again:
+            self.went_back()
         if self.shown and self.shown.due(self.state.step, self.last):
             self.sheet = None if again else self._kept(self._path())
             if self.sheet is None:
                 self.after()
+
+    def went_back(self) -> None:
+        """Delete what was shown of steps that are to be done again."""
+        for path in self.folder.glob("step_*.png"):
+            if path.name > self._path().name:
+                path.unlink()
 
     def after(self) -> None:
         """Show the step that was just done, when it is due."""

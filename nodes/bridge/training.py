@@ -108,7 +108,7 @@ def train_lora(sources: Sources, recipe: Recipe, run: Run) -> Trained:
     progress = Progress(config.steps, _notes(sources, [run.note, *hits]))
     speaker, carried = (sources.clip, {}) if text else spoken_with(sources.model, sources.clip, sources.start)
     encoded, latents, priors = _encode(sources, speaker, recipe, progress)
-    facts = run_facts(sources, recipe, run, progress)
+    facts = run_facts(sources, recipe, run, progress, pictures.shown())
     shown = _shown(sources, speaker, recipe, run, progress)
     job = _job(sources, recipe, encoded, latents, priors)
     with _session(sources.model, text, job, run, progress) as patcher:
@@ -130,7 +130,8 @@ def train_lora(sources: Sources, recipe: Recipe, run: Run) -> Trained:
             watch = Watch(recipe, pictures, state, denoiser, samples, weights, kept.path, adapter_now, label)
             with attached(state.factors.branches), kept.kept(state, adapter_now):
                 previewer.begin(run.start_over)
-                for result in watch.over(train(config, state, denoiser, samples, partial(_trouble, progress, kept))):
+                steps = train(config, state, denoiser, samples, partial(_trouble, progress, kept, previewer))
+                for result in watch.over(steps):
                     kept.note(result)
                     _show(progress, result, config, state, watch)
                     if run.save_every and result.step % run.save_every == 0:
@@ -261,10 +262,11 @@ def _fresh_state(make: Callable[..., Factors], recipe: Recipe, samples: list[Sam
     return TrainState(factors, batches, generator, make_optimizer(factors, config, text_rate))
 
 
-def _trouble(progress: Progress, kept: RunFolder, trouble: Trouble) -> None:
+def _trouble(progress: Progress, kept: RunFolder, previewer: Previewer, trouble: Trouble) -> None:
     kept.note(trouble)
     log.warning(trouble.text)
     if trouble.went_back:
+        previewer.went_back()
         progress.keep(f"warning: {trouble.text}")
     comfy.model_management.throw_exception_if_processing_interrupted()
 

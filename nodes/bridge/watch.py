@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
 from math import sqrt
 from pathlib import Path
 
@@ -46,6 +47,10 @@ class Pictures:
         self.dataset, self.looked_at = dataset, [own[-1] for own in found]
         self.learned = [i for i in range(len(examples)) if i not in held]
         self.held = [examples[i].digest for i in sorted(held)]
+
+    def shown(self) -> Dataset:
+        """The data set without what is held out."""
+        return replace(self.dataset, examples=tuple(self.dataset.examples[i] for i in self.learned))
 
     def times(self) -> list[float]:
         """How often a pass over the data shows each example; those held out, never."""

@@ -15,9 +15,10 @@ import numpy as np
 import pytest
 import torch
 from harness.calls import encode, loaded, run_node
-from harness.runs import STEPS, kept, on_forward, read
+from harness.runs import STEPS, cancelled, kept, on_forward, read
 from harness.runs import train as run
 from lora_loom.lora_core.sheet import Row, sheet
+from lora_loom.lora_core.training import trainer
 from lora_loom.nodes.bridge.images import as_picture
 from lora_loom.nodes.previews import TrainingPreviews
 from PIL import Image
@@ -145,6 +146,20 @@ def test_cancelled_inside_a_preview(models, data, runs: Path) -> None:
     train(trio, data, previews=previews())
     assert list(pages(runs)) == ["step_000000", "step_000002", "step_000004"]
     assert {name: kept(runs)[name] for name in plain} == plain
+
+
+def test_steps_that_are_done_again_have_no_preview_until_then(models, data, runs: Path, monkeypatch) -> None:
+    """A run that diverges twice, and one that starts over and is cut off."""
+    trio = models("wan_demo")
+    with monkeypatch.context() as patched, pytest.raises(FloatingPointError):
+        patched.setattr(trainer, "diverged", lambda losses: len(losses) == 3)
+        train(trio, data, previews=previews())
+    assert list(pages(runs)) == ["step_000000"]
+    train(trio, data, previews=previews(), resume="start over")
+    assert list(pages(runs)) == ["step_000000", "step_000002", "step_000004"]
+    with cancelled(trio, 16):
+        train(trio, data, previews=previews(), resume="start over")
+    assert list(pages(runs)) == ["step_000000"]
 
 
 def test_a_finished_run_shows_its_last_sheet_again(models, data, runs: Path) -> None:

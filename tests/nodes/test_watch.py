@@ -62,8 +62,8 @@ def test_looking_changes_nothing(models, data, runs: Path, family: str) -> None:
 @pytest.mark.parametrize("family", FAMILIES)
 def test_held_out_pictures_are_not_trained_on(models, data, stories: list[Any], family: str) -> None:
     trio = models(family)
-    without, held = train(trio, data)[0], train(trio, data, validation=chosen())[0]
-    assert not same(without, held)
+    whole, held = train(trio, data), train(trio, data, validation=chosen())
+    assert not same(whole.lora_model, held.lora_model)
     bare, watched = (story.record for story in stories)
     assert len(bare.images) == 4 and len(watched.images) == 3
     (picture,) = {index for _, index in stories[1].drawn}
@@ -71,6 +71,7 @@ def test_held_out_pictures_are_not_trained_on(models, data, stories: list[Any], 
     assert [point.step for point in watched.points] == [2, 4, 6] and len(watched.base) == 2
     assert watched.points[-1].losses != watched.base
     assert 0 < stories[1].cost[0] < stories[1].cost[1]
+    assert [run.adapter.metadata["ss_num_train_images"] for run in (whole, held)] == ["4", "3"]
 
 
 def test_average_is_what_is_looked_at(models, data, stories: list[Any]) -> None:
