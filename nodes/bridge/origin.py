@@ -31,9 +31,9 @@ def file_name(path: str) -> str:
 
 
 def known_hash(
-    path: str, progress: Progress, of: Callable[..., str] = file_hash, record_name: str = "model_hashes.json"
+    path: str, progress: Progress, of: Callable[..., str] | None = None, record_name: str = "model_hashes.json"
 ) -> str:
-    """sha256 `of` a model file. It is read when its path, size or time is not on record in the user folder; then this
+    """What `of`, by default its sha256, makes of a model file. It is read when its path, size or time is not on record in the user folder; then this
     takes as long as the disk needs, and raises ComfyUI's interrupt when the user cancelled."""
     found = os.stat(path)
     stamp, record = [found.st_size, found.st_mtime_ns], _record(record_name)
@@ -46,7 +46,7 @@ def known_hash(
         progress.say(f"hash of {file_name(path)}, once for this file: {done / 1e9:.1f} of {found.st_size / 1e9:.1f} GB")
         comfy.model_management.throw_exception_if_processing_interrupted()
 
-    digest = of(path, tick)
+    digest = (of or file_hash)(path, tick)
     _write(record, {**hashes, path: [*stamp, digest]})
     return digest
 
