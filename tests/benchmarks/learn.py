@@ -106,7 +106,8 @@ def examine(exam: Exam, task: Task, learners: Sequence[Learner], seeds: int) -> 
         for learner in (*learners[turn:], *learners[:turn]):
             file, seconds = learner.learn(task, seed)
             found[learner.name].append(result(exam.marks(file), seconds))
-            print(f"  {learner.name}, seed {seed}: learned {found[learner.name][-1].learned:.2f}", flush=True)
+            last = found[learner.name][-1]
+            print(f"  {learner.name}, seed {seed}: loss {last.marks.loss:.4f}, learned {last.learned:.2f}", flush=True)
     return found
 
 
@@ -142,19 +143,23 @@ def main() -> None:
     parser.add_argument("--rank", type=int, default=8, help="of every LoRA (%(default)s)")
     parser.add_argument("--concepts", nargs="+", choices=WORDS, default=WORDS[:4], help="the new words to learn")
     parser.add_argument("--compare", choices=GROUPS, default="trainers", help="what with what (%(default)s)")
+    parser.add_argument(
+        "--only", nargs="+", default=[], metavar="NAME", help="of those compared, by the ends of their names"
+    )
     options = begin(parser)
+    learners = [one for one in GROUPS[options.compare] if not options.only or one.name.endswith(tuple(options.only))]
     words, seeds = (WORDS[:1], 1) if options.quick else (options.concepts, options.rounds)
     base, rows = load_base(), defaultdict(list)
     print(f"{options.steps} steps of batch {options.batch}, rank {options.rank}, {seeds} seed(s)", flush=True)
     with tempfile.TemporaryDirectory() as folder:
         for concept in (one for one in CONCEPTS if one.word in words):
             task = Task.of(base, concept, Path(folder, concept.word), options.steps, options.batch, options.rank)
-            found = examine(Exam(base, concept), task, GROUPS[options.compare], seeds)
+            found = examine(Exam(base, concept), task, learners, seeds)
             show(str(concept), {name: [results] for name, results in found.items()})
             for name, results in found.items():
                 rows[name].append(results)
     show(f"mean of {len(words)} concepts", rows)
-    if options.compare == "trainers":
+    if options.compare == "trainers" and not options.only:
         ratios(rows)
 
 
