@@ -33,8 +33,9 @@ def file_name(path: str) -> str:
 def known_hash(
     path: str, progress: Progress, of: Callable[..., str] | None = None, record_name: str = "model_hashes.json"
 ) -> str:
-    """What `of`, by default its sha256, makes of a model file. It is read when its path, size or time is not on record in the user folder; then this
-    takes as long as the disk needs, and raises ComfyUI's interrupt when the user cancelled."""
+    """What `of`, by default its sha256, makes of a model file. It is read when its path, size or time is not on record
+    in the user folder; then this takes as long as the disk needs, and raises ComfyUI's interrupt when the user
+    cancelled."""
     found = os.stat(path)
     stamp, record = [found.st_size, found.st_mtime_ns], _record(record_name)
     hashes = _read(record)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -25,6 +26,22 @@ def test_more_steps_go_on_in_a_folder_of_their_own(models, data, runs: Path, cap
     assert f"goes on from step {STEPS} of run-" in caplog.text
     straight = train(trio, data, steps=STEPS + 4, resume="start over")[1]["loss"]
     assert len(straight) == STEPS + 4 and straight != longer
+
+
+@pytest.mark.parametrize("text_rank", [0, 2])
+def test_a_run_between_the_halves_of_another_changes_neither(models, data, runs: Path, text_rank: int) -> None:
+    """In one ComfyUI: A is cancelled, B trained on the same and on another model, A gone on with."""
+    trio, other = models("sd15"), models("wan_demo")
+    first, second = {"run_name": "a", "text_rank": text_rank}, {"run_name": "b", "seed": 9, "targets": "attention+mlp"}
+    train(trio, data, **first), train(trio, data, **second), train(other, data, **second)
+    alone = kept(runs)
+    shutil.rmtree(runs)
+    with cancelled(trio, 3):
+        train(trio, data, **first)
+    train(trio, data, **second), train(other, data, **second)
+    train(trio, data, **first)
+    together = kept(runs)
+    assert {name: together[name] for name in alone} == alone and len(alone) == 6
 
 
 def test_other_settings_of_a_run_that_was_cut_off_ask_first(models, data, runs: Path) -> None:
