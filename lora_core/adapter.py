@@ -6,7 +6,9 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
-from .kinds import Correction
+import torch
+
+from .kinds import Correction, DoRA
 from .low_rank import LowRank
 
 TEXT_PREFIX = "text_encoders."
@@ -31,12 +33,27 @@ class Adapter:
     def map(self, change: Callable[[LowRank], LowRank]) -> Adapter:
         return replace(self, layers={name: change(layer) for name, layer in self.layers.items()})
 
+    def copied(self, dtype: torch.dtype) -> Adapter:
+        """With every tensor copied, in that type."""
+        others = {n: tuple(item.to(dtype, copy=True) for item in items) for n, items in self.others.items()}
+        return replace(self.map(lambda layer: layer.to(dtype, copy=True)), others=others)
+
     def scaled(self, strength: float) -> Adapter:
         return self.map(lambda layer: layer.scaled(strength))
 
     def rank(self) -> int:
-        """The largest rank of any layer, 0 when there is none."""
-        return max((layer.rank for layer in self.layers.values()), default=0)
+        """The largest rank of any layer, DoRA's updates included; 0 when there is none."""
+        return max((layer.rank for layer in self.low_ranks().values()), default=0)
+
+    def low_ranks(self) -> dict[str, LowRank]:
+        """The plain layers, and the low-rank updates inside DoRA."""
+        inside = {
+            name: item.update
+            for name, items in self.others.items()
+            for item in items
+            if isinstance(item, DoRA) and isinstance(item.update, LowRank)
+        }
+        return {**self.layers, **inside}
 
     def num_parameters(self) -> int:
         items = [*self.layers.values(), *(item for items in self.others.values() for item in items)]

@@ -16,7 +16,7 @@ class LoraLayers(io.ComfyNode):
             display_name="LoRA Layers",
             category=CATEGORY,
             description="Scaling, dropout, a cap on norms, and other ranks and learning rates for single layers. As it comes it changes nothing.",
-            search_aliases=["rslora", "lora plus", "dropout", "scale weight norms", "block rank", "block weight"],
+            search_aliases=["rslora", "lora plus", "dropout", "scale weight norms", "block rank", "block weight", "dora"],
             inputs=[
                 io.Combo.Input("scaling", options=list(SCALINGS), default="alpha / rank", tooltip="alpha / sqrt(rank) is rsLoRA, for high ranks; use a smaller alpha with it. The file has it in its alpha, so every program applies it."),
                 io.Float.Input("lora_plus_ratio", default=1.0, min=0.01, max=1000.0, step=1.0, round=False, tooltip="LoRA+: learning rate of B over that of A. 1 is off, 16 is the paper's; lower learning_rate with it."),
@@ -24,12 +24,13 @@ class LoraLayers(io.ComfyNode):
                 io.Float.Input("layer_dropout", default=0.0, min=0.0, max=0.9, step=0.05, tooltip="Share of layers whose correction is left out at random in a forward pass; 0 is off."),
                 io.Float.Input("max_norm", default=0.0, min=0.0, max=1e6, step=0.1, round=False, tooltip="No layer's correction grows beyond this Frobenius norm; 0 is off, 1 is usual."),
                 io.String.Input("per_layer", default="", multiline=True, tooltip="One rule a line, such as attn2 = rank 8, alpha 4, rate 0.5. The name is part of a layer's name, * stands for anything; rate is a factor on the learning rate; later lines win."),
+                io.Boolean.Input("dora", default=False, optional=True, tooltip="DoRA: every row of a weight also gets a magnitude of its own. It often learns more at small ranks; steps take longer."),
             ],
             outputs=[LayersType.Output("layers", tooltip="For Train LoRA.")],
         )  # fmt: skip
 
     @classmethod
-    def validate_inputs(cls, scaling, lora_plus_ratio, rank_dropout, layer_dropout, max_norm, per_layer):
+    def validate_inputs(cls, scaling, lora_plus_ratio, rank_dropout, layer_dropout, max_norm, per_layer, dora=False):
         choices = (scaling, lora_plus_ratio, rank_dropout, layer_dropout, max_norm, per_layer)
         if None in choices:  # one comes over a wire, and is seen by execute
             return True
@@ -41,7 +42,8 @@ class LoraLayers(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, scaling, lora_plus_ratio, rank_dropout, layer_dropout, max_norm, per_layer
+        cls, scaling, lora_plus_ratio, rank_dropout, layer_dropout, max_norm, per_layer, dora=False
     ) -> io.NodeOutput:  # fmt: skip
-        config = LayersConfig(scaling, lora_plus_ratio, rank_dropout, layer_dropout, max_norm, parse_rules(per_layer))
+        rules = parse_rules(per_layer)
+        config = LayersConfig(scaling, lora_plus_ratio, rank_dropout, layer_dropout, max_norm, rules, dora)
         return io.NodeOutput(config)

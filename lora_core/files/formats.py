@@ -42,6 +42,9 @@ _DTYPE_NAMES = {
 }  # fmt: skip
 
 
+_MAGNITUDES = (spelling.DORA_SCALE, spelling.MAGNITUDE)
+
+
 class FileLayer(NamedTuple):
     """Where a layer goes in a file; `rows` (start, length) when the file splits a fused weight, `reorder` when it has
     the weight's rows in another order."""
@@ -93,25 +96,53 @@ def encode(
     `names` says where a layer goes, under its own name by default. `native` and `kohya` write
     `.lora_down.weight`, `.lora_up.weight` and `.alpha`; `peft` writes `.lora_A.weight` and `.lora_B.weight` (for a
     UNet what diffusers wrote before PEFT) with the scaling folded into B. A rank above what the weight can have is cut
-    without loss. Raises ValueError when a value does not fit `dtype`.
+    without loss. Of other kinds DoRA per row can be written: as `dora_scale`, with magnitudes relative to W's norms, or
+    for `peft` as `lora_magnitude_vector`, relative to those of the sum (`DoRA.relative_to`); always in fp32. Raises
+    ValueError when a value does not fit `dtype`, and for other kinds.
     """
     if style not in ("native", "kohya", "peft"):
         raise ValueError(f"unknown style {style!r}; use native, kohya or peft")
     tensors: dict[str, Tensor] = {}
+    before_peft = style == "peft" and not adapter.others
     with torch.inference_mode(False), torch.no_grad():
-        for name, layer in adapter.layers.items():
+        for name, (layer, magnitude) in _writable(adapter, style).items():
             for target in (names or {}).get(name, (FileLayer(name),)):
                 part = layer if target.rows is None else layer.rows(*target.rows)
                 part = replace(part, lora_B=target.reorder(part.lora_B)) if target.reorder else part
-                for key, tensor in _factors(target.name, _feasible(part), style).items():
+                target = target if before_peft or style != "peft" else target._replace(name=_since_peft(target.name))
+                written = _factors(target.name, _feasible(part), style, before_peft)
+                if magnitude is not None:
+                    written |= _magnitudes(target, magnitude, layer.kernel, style)
+                for key, tensor in written.items():
                     if key in tensors:
                         raise ValueError(f"two layers would be written as {key!r}; give each its own name")
-                    tensors[key] = _cast(key, tensor, dtype)
+                    tensors[key] = _cast(key, tensor, torch.float32 if key.endswith(_MAGNITUDES) else dtype)
     return tensors
 
 
 def _numbers_info(numbers: list[int]) -> layers.TensorInfo:
     return layers.TensorInfo("I64", (len(numbers),))
+
+
+def _writable(adapter: Adapter, style: Style) -> dict[str, tuple[LowRank, Tensor | None]]:
+    """The low-rank part of each layer and the magnitudes that the style holds with it."""
+    found: dict[str, tuple[LowRank, Tensor | None]] = {name: (layer, None) for name, layer in adapter.layers.items()}
+    for name, items in adapter.others.items():
+        first, wanted = items[0], "sum" if style == "peft" else "base"
+        is_dora = isinstance(first, DoRA) and isinstance(first.update, LowRank) and first.axis == 0
+        if len(items) > 1 or name in found or not is_dora or first.norm_of != wanted:
+            kinds = " and ".join(item.kind for item in items)
+            raise ValueError(f"{name} is changed by {kinds} weights, which cannot be written as {style}")
+        found[name] = first.update, first.magnitude
+    return found
+
+
+def _magnitudes(target: FileLayer, magnitude: Tensor, kernel: tuple[int, ...], style: Style) -> dict[str, Tensor]:
+    own = magnitude if target.rows is None else magnitude.narrow(0, *target.rows)
+    own, ones = target.reorder(own) if target.reorder else own, (1,) * len(kernel)
+    if style == "peft":
+        return {target.name + spelling.MAGNITUDE: own.reshape(1, -1, *ones) if kernel else own}
+    return {target.name + spelling.DORA_SCALE: own.reshape(-1, 1, *ones)}
 
 
 def _dtype_name(tensor: Tensor) -> str:
@@ -249,9 +280,9 @@ def _feasible(layer: LowRank) -> LowRank:
     return layer if layer.rank <= limit else layer.truncate(rank=limit)
 
 
-def _factors(name: str, layer: LowRank, style: Style) -> dict[str, Tensor]:
+def _factors(name: str, layer: LowRank, style: Style, before_peft: bool) -> dict[str, Tensor]:
     if style == "peft":
-        suffixes, layer = _peft_spelling(name), _unscaled(layer)
+        suffixes, layer = _peft_spelling(name) if before_peft else spelling.PEFT, _unscaled(layer)
     else:
         suffixes = spelling.KOHYA
         layer = layer if 1e-6 < abs(layer.alpha) <= layers.MAX_ALPHA else _unscaled(layer)
@@ -271,6 +302,12 @@ def _peft_spelling(name: str) -> spelling.Spelling:
     if not name.startswith("unet."):
         return spelling.PEFT
     return spelling.PROCESSOR if ".processor." in name else spelling.BEFORE_PEFT
+
+
+def _since_peft(name: str) -> str:
+    """What a UNet's layer is called in files with DoRA, which came with PEFT and which ComfyUI does not read."""
+    name = name.replace(".processor.to_", ".to_")
+    return f"{name}.0" if name.startswith("unet.") and name.endswith(".to_out") else name
 
 
 def _unscaled(layer: LowRank) -> LowRank:

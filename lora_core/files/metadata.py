@@ -171,11 +171,13 @@ def trigger_frequency(trigger: str) -> dict[str, dict[str, int]]:
 
 
 def _network(facts: Facts, adapter: Adapter) -> dict[str, Any]:
-    text = [layer for name, layer in adapter.layers.items() if name.startswith(TEXT_PREFIX)]
-    layers = [layer for name, layer in adapter.layers.items() if not name.startswith(TEXT_PREFIX)] or text
+    found = adapter.low_ranks()
+    text = [layer for name, layer in found.items() if name.startswith(TEXT_PREFIX)]
+    layers = [layer for name, layer in found.items() if not name.startswith(TEXT_PREFIX)] or text
     arguments = {
         "targets": list(facts.targets) if facts.targets else None,
         "text_rank": _common({layer.rank for layer in text}),
+        **({"dora_wd": "True", "wd_on_output": "True"} if adapter.kinds()["DoRA"] else {}),  # as LyCORIS calls them
     }
     return {
         "ss_network_module": "networks.lora",

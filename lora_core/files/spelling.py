@@ -29,13 +29,12 @@ SPELLINGS = (
     Spelling(".lora_linear_layer.up.weight", ".lora_linear_layer.down.weight"),  # diffusers text encoders
     Spelling(".lora_B.default.weight", ".lora_A.default.weight"),  # PEFT state dict saved with its adapter name
 )
-ALPHA = ".alpha"
+ALPHA, DORA_SCALE, MAGNITUDE = ".alpha", ".dora_scale", ".lora_magnitude_vector"
 
 _SUFFIXES = tuple((suffix, part) for spelling in SPELLINGS for part, suffix in spelling._asdict().items() if suffix)
 _SUFFIXES += ((ALPHA, "alpha"),)
 _SUFFIXES += tuple(
-    (suffix, "magnitude")
-    for suffix in (".lora_magnitude_vector", ".lora_magnitude_vector.weight", ".lora_magnitude_vector.default.weight")
+    (suffix, "magnitude") for suffix in (MAGNITUDE, f"{MAGNITUDE}.weight", f"{MAGNITUDE}.default.weight")
 )
 _BESIDE = ("diff_b", "b_norm")  # change the bias beside the weight that the rest of the name means
 _SUFFIXES += tuple(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -60,6 +60,15 @@ class DoRA(Correction):
         merged = weight + self._delta(weight).reshape(weight.shape)
         norm = norms(merged if self.norm_of == "sum" else weight, self.axis) + torch.finfo(weight.dtype).eps
         return merged * along(like(self.magnitude, weight) / norm, self.axis, weight.ndim) - weight
+
+    def relative_to(self, norm_of: Literal["base", "sum"], weight: Tensor) -> DoRA:
+        """The same change of this `weight` (fp32 or fp64), with magnitudes for the other norms."""
+        if norm_of == self.norm_of:
+            return self
+        base, merged = norms(weight, self.axis), norms(weight + self._delta(weight).reshape(weight.shape), self.axis)
+        ratio = merged / base if norm_of == "sum" else base / merged
+        magnitude = like(self.magnitude, weight) * ratio
+        return replace(self, magnitude=magnitude.to(self.magnitude), norm_of=norm_of)
 
     def _delta(self, weight: Tensor) -> Tensor:
         if isinstance(self.update, LowRank):

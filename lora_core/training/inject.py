@@ -18,13 +18,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..adapter import TEXT_PREFIX
+from ..adapter import TEXT_PREFIX, Adapter
+from ..kinds import DoRA
 from ..low_rank import LowRank
+from .dora import Frozen, Magnitude
 from .layers import LayersConfig, sizes
 from .start import Start
 from .targets import weight_shape
 
-Key = tuple[str, int]  # of a factor: its layer, and 0 for A or 1 for B
+Key = tuple[str, int]  # of a factor: its layer, and 0 for A, 1 for B or 2 for the magnitudes of DoRA
 
 
 class _AddLowRank(torch.autograd.Function):
@@ -58,15 +60,20 @@ class _AddLowRank(torch.autograd.Function):
 class Branch:
     """The trainable pair of one layer: `lora_A` (rank, in * prod(kernel)) and `lora_B` (out, rank), fp32 leaves.
 
-    `keep` (rank,) multiplies what passes through each rank; None: 1.
+    `keep` (rank,) multiplies what passes through each rank; None: 1. `strength` is that of the whole correction.
+    `magnitude` is there for DoRA.
     """
 
-    def __init__(self, lora_A: Tensor, lora_B: Tensor, alpha: float, module: nn.Module):
+    def __init__(
+        self, lora_A: Tensor, lora_B: Tensor, alpha: float, module: nn.Module, magnitude: Magnitude | None = None
+    ):
         self.lora_A, self.lora_B, self.alpha = lora_A, lora_B, alpha
         self.module = module
         self.kernel = weight_shape(module)[2:]
         self.muted = False
         self.keep: Tensor | None = None
+        self.strength = 1.0
+        self.magnitude = magnitude
 
     @property
     def scaling(self) -> float:
@@ -76,10 +83,18 @@ class Branch:
         """`out` plus the low-rank path of `x`; `out` may be modified in place and must not be used afterwards."""
         if self.muted:
             return out
+        if self.magnitude is None:
+            return self._sum(out, x, self.scaling * self.strength)
+        before = None if self.strength == 1 else out.clone()
+        norms = self.magnitude.norms(self.lora_A, self.lora_B, self.scaling, x.dtype)
+        changed = self.magnitude.rescale(self._sum(out, x, self.scaling), norms, len(self.kernel))
+        return changed if before is None else before + self.strength * (changed - before)
+
+    def _sum(self, out: Tensor, x: Tensor, scaling: float) -> Tensor:
         if self.kernel:
-            return out + self._convolve(x).to(out.dtype) * self.scaling
-        scaling = self.scaling if self.keep is None else self.scaling * self.keep
-        return _AddLowRank.apply(out if out.is_contiguous() else out.contiguous(), x, self.lora_A, self.lora_B, scaling)
+            return out + self._convolve(x).to(out.dtype) * scaling
+        by_rank = scaling if self.keep is None else scaling * self.keep
+        return _AddLowRank.apply(out if out.is_contiguous() else out.contiguous(), x, self.lora_A, self.lora_B, by_rank)
 
     def _convolve(self, x: Tensor) -> Tensor:
         conv = (F.conv1d, F.conv2d, F.conv3d)[len(self.kernel) - 1]
@@ -95,25 +110,48 @@ class Branch:
     def cap_(self, most: float) -> None:
         """Shrink both factors alike until the Frobenius norm of the correction is at most `most`; a smaller one keeps
         every bit. The norm is exact, from the factors' Gram matrices, and is not waited for."""
-        square = ((self.lora_B.T @ self.lora_B) * (self.lora_A @ self.lora_A.T)).sum()
-        shrink = (most / (self.scaling * square.clamp(min=0).sqrt()).clamp(min=most)).sqrt()
+        shrink = (most / self._low_rank_square().sqrt().clamp(min=most)).sqrt()
         self.lora_A.mul_(shrink)
         self.lora_B.mul_(shrink)
 
+    @torch.no_grad()
+    def square(self) -> Tensor:
+        """Squared Frobenius norm of the whole correction, a scalar on the device."""
+        if self.magnitude is None:
+            return self._low_rank_square()
+        inner, delta = self.magnitude.products(self.lora_A, self.lora_B, self.scaling, torch.float32)
+        base = self.magnitude.base.square()
+        gain = self.magnitude.value[:, 0] / (base + 2 * inner + delta).sqrt()
+        return ((gain - 1).square() * base + 2 * gain * (gain - 1) * inner + gain.square() * delta).sum().clamp(min=0)
+
+    def _low_rank_square(self) -> Tensor:
+        square = ((self.lora_B.T @ self.lora_B) * (self.lora_A @ self.lora_A.T)).sum()
+        return square.clamp(min=0) * self.scaling**2
+
     def low_rank(self) -> LowRank:
-        """A detached fp32 copy on the CPU."""
+        """A detached fp32 copy on the CPU; of DoRA, the update inside."""
         return LowRank(_copy(self.lora_A), _copy(self.lora_B), self.alpha, self.kernel)
+
+    @torch.no_grad()
+    def dora(self) -> DoRA | None:
+        """The same with its magnitudes, as ComfyUI reads them: relative to the norms of W, not of W + delta_W."""
+        if self.magnitude is None:
+            return None
+        norms = self.magnitude.norms(self.lora_A, self.lora_B, self.scaling)
+        return DoRA(self.low_rank(), _copy(self.magnitude.value[:, 0] * self.magnitude.base / norms), 0, "base")
 
 
 @dataclass(frozen=True)
 class Part:
     """A piece of the buffers with a learning rate of its own, `rate` times that of its kind: the model's or, `text`,
-    the text encoders'. `flat` and the `matrices`, which are views of it, have their gradients."""
+    the text encoders'. `flat` and the `matrices`, which are views of it, have their gradients. `magnitudes` are those
+    of DoRA, which are not to decay."""
 
     flat: Tensor
     matrices: tuple[Tensor, ...]
     text: bool
     rate: float
+    magnitudes: bool = False
 
 
 class Factors:
@@ -126,7 +164,7 @@ class Factors:
     weight.
 
     Layers that `start` has begin with its correction, at its scaling and at least its rank. Those in `kept` have it
-    too, and are attached, silenced and saved, but not trained.
+    too, and are attached, silenced and saved, but not trained. DoRA reads the layers' weights through `frozen`.
     """
 
     def __init__(
@@ -140,16 +178,20 @@ class Factors:
         options: LayersConfig | None = None,
         start: Start | None = None,
         kept: Mapping[str, nn.Module] | None = None,
+        frozen: Frozen | None = None,
     ):
-        self.options = options or LayersConfig()
+        self.options, self.frozen = options or LayersConfig(), frozen or Frozen()
         wanted, given = sizes(layers, rank, alpha, text_rank, self.options, start), start.layers if start else {}
         least = {name: given[name].rank if name in given else 1 for name in layers}
         shapes = {name: _factor_shapes(module, wanted[name].rank, least[name]) for name, module in layers.items()}
-        size = sum(prod(a) + prod(b) for a, b in shapes.values())
+        doras = {name for name in layers if self.options.dora or name in (start.doras if start else ())}
+        shapes = {name: (*pair, (pair[1][0], 1)) if name in doras else pair for name, pair in shapes.items()}
+        size = sum(prod(shape) for own in shapes.values() for shape in own)
         device = device or next(iter(layers.values())).weight.device
         self.flat = torch.zeros(size, device=device)
         self.flat.grad = torch.zeros(size, device=device)
-        rates = {(name, i): wanted[name].rate * (1, self.options.lora_plus_ratio)[i] for name in layers for i in (0, 1)}
+        ratios = (1, self.options.lora_plus_ratio, 1)
+        rates = {(name, i): wanted[name].rate * ratios[i] for name, own in shapes.items() for i in range(len(own))}
         leaves, self.parts = _laid_out(self.flat, {key: shapes[key[0]][key[1]] for key in rates}, rates)
         self.branches: dict[str, Branch] = {}
         for name, module in layers.items():
@@ -160,10 +202,27 @@ class Factors:
                     pair[0][: least[name]] = given[name].lora_A
                     pair[1][:, : least[name]] = given[name].lora_B
             self.branches[name] = Branch(*pair, own.alpha * shapes[name][0][0] / own.alpha_rank, module)
+            if name in doras:
+                self._magnify(self.branches[name], leaves[name, 2], start and start.doras.get(name))
         self.trained = dict(self.branches)
         for name, module in (kept or {}).items():
             pair = (_copy(factor).to(device) for factor in (given[name].lora_A, given[name].lora_B))
-            self.branches[name] = Branch(*pair, given[name].alpha, module)
+            self.branches[name] = branch = Branch(*pair, given[name].alpha, module)
+            if name in start.doras:
+                self._magnify(branch, torch.zeros(len(branch.lora_B), 1, device=device), start.doras[name])
+
+    @torch.no_grad()
+    def _magnify(self, branch: Branch, value: Tensor, given: DoRA | None) -> None:
+        """Make a branch DoRA with the magnitudes of a file, or with those that change nothing."""
+        base = self.frozen.norms(branch.module).to(value.device)
+        branch.magnitude = Magnitude(value, base, branch.module, self.frozen)
+        norms = branch.magnitude.norms(branch.lora_A, branch.lora_B, branch.scaling)
+        if given is not None:
+            told = given.magnitude.to(norms)
+            norms = torch.where(
+                told.isnan(), norms, told * norms / base.clamp(min=1e-30) if given.norm_of == "base" else told
+            )
+        value.copy_(norms[:, None])
 
     def text_gradient(self) -> Tensor:
         """The end of the flat gradient that is of text encoders; empty when there are none."""
@@ -208,17 +267,21 @@ class Factors:
     @contextmanager
     def at(self, strength: float) -> Iterator[None]:
         """Inside, the corrections are `strength` times what they are."""
-        before = [branch.alpha for branch in self.branches.values()]
         for branch in self.branches.values():
-            branch.alpha *= strength
+            branch.strength = strength
         try:
             yield
         finally:
-            for branch, alpha in zip(self.branches.values(), before, strict=True):
-                branch.alpha = alpha
+            for branch in self.branches.values():
+                branch.strength = 1.0
 
     def low_ranks(self) -> dict[str, LowRank]:
         return {name: branch.low_rank() for name, branch in self.branches.items()}
+
+    def adapter(self) -> Adapter:
+        """Detached fp32 copies of all corrections, on the CPU."""
+        doras = {name: (dora,) for name, branch in self.branches.items() if (dora := branch.dora())}
+        return Adapter({name: layer for name, layer in self.low_ranks().items() if name not in doras}, others=doras)
 
 
 @contextmanager
@@ -245,18 +308,18 @@ def _laid_out(
     """Leaves by layer and factor, and the parts they form: one piece for each rate, the model's pieces first, and else
     in the order of the layers."""
 
-    def kind(key: Key) -> tuple[bool, float]:
-        return key[0].startswith(TEXT_PREFIX), rates[key]
+    def kind(key: Key) -> tuple[bool, float, bool]:
+        return key[0].startswith(TEXT_PREFIX), rates[key], key[1] == 2
 
     leaves, parts, at = {}, [], 0
-    for (text, rate), keys in groupby(sorted(shapes, key=kind), kind):
+    for (text, rate, magnitudes), keys in groupby(sorted(shapes, key=kind), kind):
         start, members = at, list(keys)
         for key in members:
             leaves[key] = _leaf(flat, flat.grad, at, shapes[key])
             at += prod(shapes[key])
         part = flat if at - start == len(flat) else flat[start:at]
         part.grad = flat.grad[start:at]
-        parts.append(Part(part, tuple(leaves[key] for key in members), text, rate))
+        parts.append(Part(part, tuple(leaves[key] for key in members), text, rate, magnitudes))
     return leaves, tuple(parts)
 
 

@@ -54,7 +54,8 @@ class LayersConfig:
 
     `rank_dropout` and `layer_dropout` are the shares of ranks and of whole layers that a forward pass leaves out; what
     stays is scaled up to make up for it. No correction's Frobenius norm exceeds `max_norm` after a step; 0 is off. Of
-    `rules` that set the same for a layer, the last wins.
+    `rules` that set the same for a layer, the last wins. `dora` gives the rows of each weight magnitudes of their own
+    (`training.dora`); `max_norm` then holds the low-rank part.
     """
 
     scaling: Scaling = "alpha / rank"
@@ -63,6 +64,7 @@ class LayersConfig:
     layer_dropout: float = 0.0
     max_norm: float = 0.0
     rules: tuple[Rule, ...] = ()
+    dora: bool = False
 
     def __post_init__(self) -> None:
         one_of("scaling", self.scaling, SCALINGS)

@@ -13,12 +13,9 @@ from .inject import Factors
 
 @torch.no_grad()
 def correction_norms(factors: Factors) -> dict[str, float]:
-    """Frobenius norm of delta_W by layer: `|B A|^2 = <B^T B, A A^T>`, which never forms the product."""
-    squares = []
-    for branch in factors.branches.values():
-        inner = (branch.lora_B.T @ branch.lora_B * (branch.lora_A @ branch.lora_A.T)).sum()
-        squares.append(inner.clamp(min=0) * (branch.alpha / branch.lora_A.shape[0]) ** 2)
-    return dict(zip(factors.branches, torch.stack(squares).sqrt().tolist(), strict=True))
+    """Frobenius norm of each layer's correction, which is never formed."""
+    squares = torch.stack([branch.square() for branch in factors.branches.values()])
+    return dict(zip(factors.branches, squares.sqrt().tolist(), strict=True))
 
 
 def relative(norms: Mapping[str, float], weights: Mapping[str, float]) -> list[float]:

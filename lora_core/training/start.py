@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from ..adapter import TEXT_PREFIX
 from ..files.lineage import Parent
+from ..kinds import DoRA
 from ..low_rank import LowRank
 
 
@@ -17,7 +18,8 @@ class Start:
 
     `own_targets`: where it has layers, those are trained and not a preset's. Every layer keeps its scaling, alpha /
     rank. `rank` and `alpha` are what was asked for, 0 when nothing was: a smaller layer is extended to that rank, by
-    components that begin at zero, and no layer is cut. `unmatched` are the file's names that mean nothing in the
+    components that begin at zero, and no layer is cut. `doras` are DoRA by layer, per row, whose updates are among the
+    layers; a magnitude that is not a number changes nothing. `unmatched` are the file's names that mean nothing in the
     connected models.
     """
 
@@ -28,6 +30,7 @@ class Start:
     rank: int = 0
     alpha: float = 0.0
     unmatched: tuple[str, ...] = ()
+    doras: Mapping[str, DoRA] = field(default_factory=dict)
 
     def identity(self) -> list[Any]:
         """What decides the bytes of a run that goes on from it, as plain values."""
@@ -61,6 +64,8 @@ class Start:
             parts.append(f"{shorter} are extended to rank {self.rank}")
         if self.rank and longer:
             parts.append(f"{longer} keep their rank, which is above {self.rank}")
+        if dora := len(self.doras.keys() & set(own)):
+            parts.append(f"{dora} are DoRA and stay so")
         if self.alpha:
             parts.append(f"alpha {self.alpha:g} is for new layers only")
         if new:

@@ -104,6 +104,7 @@ class TrainState:
             return
         trained = flat.clone()
         flat.copy_(average)
+        self.factors.cap_()  # an average of products is not the product of averages
         try:
             yield
         finally:
@@ -125,7 +126,11 @@ def make_optimizer(factors: Factors, config: TrainConfig, text_rate: float = 0.0
     """The optimiser of all parts of the factors; text encoders at `text_rate`."""
     rates = [part.rate * (text_rate if part.text else config.learning_rate) for part in factors.parts]
     parts = [(part.flat, part.matrices, rate) for part, rate in zip(factors.parts, rates, strict=True)]
-    return optimizers.make(config.optimizer, parts)
+    optimizer = optimizers.make(config.optimizer, parts)
+    for group, part in zip(optimizer.param_groups, factors.parts, strict=True):
+        if part.magnitudes:
+            group["weight_decay"] = 0.0  # towards zero they would fade the weight itself
+    return optimizer
 
 
 def train(

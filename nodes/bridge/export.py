@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -11,14 +12,17 @@ import comfy.lora
 import comfy.lora_convert
 import comfy.utils
 import torch
+from torch import Tensor
 
 from ...lora_core.adapter import TEXT_PREFIX, Adapter
 from ...lora_core.files import formats, save
 from ...lora_core.files.label import Label, labelled
+from ...lora_core.kinds import Correction
 from ...lora_core.low_rank import LowRank
 from .folders import file_for, loras_folder
 from .keys import NameTable
 from .progress import Progress
+from .weights import weight_of
 
 log = logging.getLogger("lora_loom")
 
@@ -35,10 +39,11 @@ class Proof:
     layers: int
     worst: float
     worst_layer: str
+    loader: str = "ComfyUI's loader"
 
     def __str__(self) -> str:
         return (
-            f"verified with ComfyUI's loader: {self.matched} keys matched, {len(self.unmatched)} unmatched, "
+            f"verified with {self.loader}: {self.matched} keys matched, {len(self.unmatched)} unmatched, "
             f"{self.layers} layers applied, largest relative error {self.worst:.1e} ({self.worst_layer})"
         )
 
@@ -55,7 +60,7 @@ def save_adapter(
     }  # fmt: skip
     path = file_for(template, values, overwrite)
     adapter = replace(adapter, metadata={**meta, "ss_output_name": path.stem})
-    progress = Progress(len(adapter.layers))
+    progress = Progress(len(adapter.layers) + len(adapter.others))
     saved, proof = save_proven(adapter, path, STYLES[style], DTYPES[dtype], model, clip, progress.update)
     report = f"{path.name}: {saved.size / 1e6:.2f} MB, {style}, {dtype}, AutoV3 {saved.model_hash[:12]}\n{proof}"
     report += "".join(f"\nno room in the header for {what}" for what in saved.left_out)
@@ -79,18 +84,19 @@ def save_proven(
     adapter: Adapter, path: Path, style: str, dtype: torch.dtype, model, clip=None, tick=lambda _: None
 ) -> tuple[save.SavedFile, Proof]:
     """Write `path` and prove it. Raises ValueError, and leaves no file, when what loads is not what was trained."""
-    text = sum(name.startswith(TEXT_PREFIX) for name in adapter.layers)
+    names = [*adapter.layers, *adapter.others]
+    text = sum(name.startswith(TEXT_PREFIX) for name in names)
     if text and clip is None:
-        raise ValueError(
-            f"{text} of the {len(adapter.layers)} layers are the text encoder's; connect CLIP to save them"
-        )
+        raise ValueError(f"{text} of the {len(names)} layers are the text encoder's; connect CLIP to save them")
     table = NameTable(model, clip)
-    tensors = formats.encode(adapter, style, table.file_names(style, list(adapter.layers)), dtype)
+    of_sum = style == "peft" and adapter.others  # DoRA that ComfyUI's loader does not read
+    written = replace(adapter, others=_others_of_sum(adapter, model, clip)) if of_sum else adapter
+    tensors = formats.encode(written, style, table.file_names(style, names), dtype)
     unproven = path.with_name(f".{path.stem}.unproven.safetensors")
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
         saved = save.save(unproven, tensors, dict(adapter.metadata), overwrite=True)
-        proof = prove(unproven, adapter, dtype, model, clip, tick)
+        proof = (prove_in_stack if of_sum else prove)(unproven, adapter, dtype, model, clip, tick)
         os.replace(unproven, path)
     finally:
         unproven.unlink(missing_ok=True)
@@ -108,13 +114,31 @@ def prove(path: Path, adapter: Adapter, dtype: torch.dtype, model, clip=None, ti
     by_weight: dict[str, list] = {}
     for target, patch in loaded.items():
         by_weight.setdefault(_key(target), []).append((1.0, patch, 1.0, *_slice(target)))
-    errors = {}
-    for index, (name, layer) in enumerate(adapter.layers.items()):
-        tick(index + 1)
+
+    def apply(name: str, weight: Tensor) -> Tensor:
         key = f"{name.removeprefix(TEXT_PREFIX)}.weight"
-        errors[name] = _error(key, layer, by_weight.get(key, []))
-    worst = max(errors, key=errors.__getitem__)
-    proof = Proof(len(read & set(tensors)), tuple(sorted(set(tensors) - read)), len(errors), errors[worst], worst)
+        return comfy.lora.calculate_weight(by_weight.get(key, []), weight, key, weight.dtype)
+
+    errors = _errors(adapter, apply, model, clip, tick)
+    return _proven(Proof(len(read & set(tensors)), tuple(sorted(set(tensors) - read)), *errors), dtype)
+
+
+def prove_in_stack(path: Path, adapter: Adapter, dtype: torch.dtype, model, clip=None, tick=lambda _: None) -> Proof:
+    """The same by Load LoRA Stack, for DoRA as PEFT writes it, which ComfyUI's loader would take for plain LoRA."""
+    resolved = NameTable(model, clip).resolve(formats.read(path), path.name)
+    found, matched = resolved.adapter.copied(torch.float32), len(comfy.utils.load_torch_file(str(path), safe_load=True))
+
+    def apply(name: str, weight: Tensor) -> Tensor:
+        for item in found.others.get(name, ()):
+            weight = item.apply_to(weight)
+        return found.layers[name].to(weight.dtype).add_to_(weight) if name in found.layers else weight
+
+    errors = _errors(adapter, apply, model, clip, tick)
+    loader = "Load LoRA Stack (ComfyUI's own loader does not read DoRA in this format)"
+    return _proven(Proof(matched, resolved.unmatched, *errors, loader), dtype)
+
+
+def _proven(proof: Proof, dtype: torch.dtype) -> Proof:
     if proof.unmatched or proof.worst > 4 * torch.finfo(dtype).eps:
         raise ValueError(
             f"the saved LoRA does not load as it was made ({proof}); "
@@ -123,11 +147,34 @@ def prove(path: Path, adapter: Adapter, dtype: torch.dtype, model, clip=None, ti
     return proof
 
 
-def _error(key: str, layer: LowRank, patches: list) -> float:
-    """Relative Frobenius error of what the loader adds to one weight."""
-    wanted = layer.to("cpu", torch.float32).delta_weight()
-    applied = comfy.lora.calculate_weight(patches, torch.zeros_like(wanted), key)
-    return float((applied - wanted).norm() / wanted.norm().clamp(min=torch.finfo(torch.float32).tiny))
+def _errors(
+    adapter: Adapter, apply: Callable[[str, Tensor], Tensor], model, clip, tick: Callable[[int], None]
+) -> tuple[int, float, str]:
+    """How many weights there are, and the largest relative Frobenius error of what is added to one, and to which.
+
+    DoRA depends on the weight that it finds, and is looked at in fp64.
+    """
+    errors = {}
+    for index, (name, change) in enumerate((*adapter.layers.items(), *adapter.others.items())):
+        tick(index + 1)
+        if isinstance(change, LowRank):
+            wanted = change.to("cpu", torch.float32).delta_weight()
+            weight = torch.zeros_like(wanted)
+        else:
+            weight = weight_of(name, model, clip)
+            wanted = change[0].difference(weight)
+        applied = apply(name, weight.clone()) - weight
+        errors[name] = float((applied - wanted).norm() / wanted.norm().clamp(min=torch.finfo(torch.float32).tiny))
+    worst = max(errors, key=errors.__getitem__)
+    return len(errors), errors[worst], worst
+
+
+def _others_of_sum(adapter: Adapter, model, clip) -> dict[str, tuple[Correction, ...]]:
+    """DoRA with magnitudes as PEFT has them."""
+    return {
+        name: tuple(item.relative_to("sum", weight_of(name, model, clip)) for item in items)
+        for name, items in adapter.others.items()
+    }
 
 
 def _key(target) -> str:

@@ -112,7 +112,7 @@ def _shared(tensor: Tensor, dtype: torch.dtype | None = None) -> Tensor:
     return shared
 
 
-class _Casts:
+class Casts:
     """Weights and biases of layers in the type of what they multiply: cast for every use, or once and kept."""
 
     def __init__(self, keep: bool):
@@ -137,7 +137,7 @@ class _Recast(torch.autograd.Function):
     """`x W^T + b`; autograd keeps no cast copy of W for the backward pass."""
 
     @staticmethod
-    def forward(ctx, x: Tensor, module: nn.Module, casts: _Casts) -> Tensor:
+    def forward(ctx, x: Tensor, module: nn.Module, casts: Casts) -> Tensor:
         ctx.module, ctx.casts = module, casts
         out = x.new_empty(*x.shape[:-1], module.out_features)  # not a view, which nobody could change in place
         rows, into = x.reshape(-1, x.shape[-1]), out.view(-1, module.out_features)
@@ -152,14 +152,14 @@ class _Recast(torch.autograd.Function):
             return grad @ weight, None, None
 
 
-def _linear(module: nn.Module, casts: _Casts, x: Tensor) -> Tensor:
+def _linear(module: nn.Module, casts: Casts, x: Tensor) -> Tensor:
     smoothing = getattr(module, "pre_quant_scale", None)
     if smoothing is not None:
         x = x * comfy.model_management.cast_to_device(smoothing, x.device, x.dtype)
     return _Recast.apply(x, module, casts)
 
 
-def _convolution(module: nn.Module, casts: _Casts, x: Tensor) -> Tensor:
+def _convolution(module: nn.Module, casts: Casts, x: Tensor) -> Tensor:
     with casts.of(module, x) as (weight, bias):
         return module._conv_forward(x, weight, bias)
 
@@ -172,7 +172,7 @@ def recast_in_backward(model: nn.Module, dtype: torch.dtype, keep: bool = False)
 
     That also goes around kernels that have no backward, such as those of --fast fp8_matrix_mult.
     """
-    casts = _Casts(keep)
+    casts = Casts(keep)
     replaced = {module: _linear for module in cast_layers(model, dtype)}
     if keep:
         replaced |= {module: _convolution for module in model.modules() if _is_cast_convolution(module, dtype)}
@@ -223,7 +223,7 @@ def check_backward(model: nn.Module, dtype: torch.dtype) -> None:
     """
     kinds = {}
     for path, module in model.named_modules():
-        if hasattr(module, "in_features") and hasattr(module, "out_features") and _is_foreign(module):
+        if hasattr(module, "in_features") and hasattr(module, "out_features") and is_foreign(module):
             kinds.setdefault((type(module), type(getattr(module, "weight", None))), (path, module))
     for path, module in kinds.values():
         if not _has_backward(module, dtype):
@@ -233,7 +233,7 @@ def check_backward(model: nn.Module, dtype: torch.dtype) -> None:
             )
 
 
-def _is_foreign(module: nn.Module) -> bool:
+def is_foreign(module: nn.Module) -> bool:
     return not type(module).__module__.startswith(("torch.", "comfy."))
 
 

@@ -110,7 +110,7 @@ class NameTable:
                 others.setdefault(target.layer, {})[target.rows] = items
         if not (found or others) or (unmatched and not takes(self.family.name, _guess(adapter, {}))):
             raise ValueError(self._stranger(adapter, source, len(found) + len(others)))
-        layers = {layer: _joined(list(parts.values())) for layer, parts in found.items()}
+        layers = {layer: joined(list(parts.values())) for layer, parts in found.items()}
         chained = {layer: tuple(item for items in parts.values() for item in items) for layer, parts in others.items()}
         return Resolved(replace(adapter, layers=layers, others=chained), tuple(unmatched))
 
@@ -254,7 +254,7 @@ def _target(value, prefix: str) -> Target:
     return Target(prefix + key.removesuffix(".weight"), rows, reorder)
 
 
-def _joined(parts: list[LowRank]) -> LowRank:
+def joined(parts: list[LowRank]) -> LowRank:
     """One correction of slices placed in their rows, at their common scaling if they have one. Slices of one pair, as
     formats that split fused weights write them, share A and get their rank back."""
     first, *others = parts

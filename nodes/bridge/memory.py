@@ -29,6 +29,7 @@ from .offload import Stream, own_slots, shared_out, slots
 from .session import blocks, prepared
 from .start import chosen_layers
 from .text import TextDenoiser
+from .weights import ComfyFrozen
 
 
 @dataclass(frozen=True)
@@ -195,7 +196,7 @@ def traced(patcher, job: Job, measures: Measures, clip=None) -> Trace:
         conditions = [_condition(denoiser, job) for _ in range(config.batch_size)]
         lora = job.lora
         sizes = (lora.rank, lora.alpha, torch.Generator(), job.text_rank, device, lora.options)
-        factors = Factors(layers, *sizes, job.start, kept)
+        factors = Factors(layers, *sizes, job.start, kept, ComfyFrozen())
         x0 = torch.zeros((config.batch_size, *job.latent), device=device)
         sigma = denoiser.sigma(torch.full((config.batch_size,), 0.5)).to(device)
         preserved = conditions if config.preservation else []

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -11,6 +13,8 @@ from ...lora_core.adapter import TEXT_PREFIX, Adapter
 from ...lora_core.files import formats
 from ...lora_core.files.hashes import data_hash, file_hash
 from ...lora_core.files.lineage import Parent
+from ...lora_core.kinds import Correction, DoRA
+from ...lora_core.kinds.placed import Placed
 from ...lora_core.low_rank import LowRank
 from ...lora_core.merging.chain import chain
 from ...lora_core.merging.exact_sum import Weighted
@@ -18,7 +22,7 @@ from ...lora_core.training.config import LoraConfig
 from ...lora_core.training.start import Start
 from ...lora_core.training.targets import layer_kind, select
 from .folders import NONE, lora_path
-from .keys import NameTable
+from .keys import NameTable, joined
 from .patching import apply_chain
 from .text import text_layers
 
@@ -31,12 +35,15 @@ def read_start(name: str, model, clip, own_targets: bool, rank: int, alpha: floa
     if not name or name == NONE:
         return None
     path = lora_path(name)
-    resolved = NameTable(model, clip).resolve(formats.read(path), path.name)
-    if other := [kind for kind in resolved.adapter.kinds() if kind != "LoRA"]:
-        raise ValueError(f"{path.name} holds {' and '.join(other)} weights; training goes on from plain LoRA only")
-    layers = {name: layer.to(torch.float32, copy=True) for name, layer in resolved.adapter.layers.items()}
+    table = NameTable(model, clip)
+    resolved = table.resolve(formats.read(path), path.name)
+    found = resolved.adapter.copied(torch.float32)
+    doras = {name: _one_dora(items, table.shapes.get(name), path.name, name) for name, items in found.others.items()}
+    if both := doras.keys() & found.layers.keys():
+        raise ValueError(f"{path.name} holds {min(both)} as plain LoRA and as DoRA; training cannot go on from both")
+    layers = {**found.layers, **{name: dora.update for name, dora in doras.items()}}
     parent = Parent.of(path.stem, resolved.adapter.metadata, 1.0, 1.0, data_hash(path))
-    return Start(parent, file_hash(path), layers, own_targets, rank, alpha, resolved.unmatched)
+    return Start(parent, file_hash(path), layers, own_targets, rank, alpha, resolved.unmatched, doras)
 
 
 def chosen_layers(
@@ -59,12 +66,43 @@ def chosen_layers(
     return layers, kept
 
 
-def spoken_with(model, clip, start: Start | None) -> tuple[Any, dict[str, LowRank]]:
+def spoken_with(model, clip, start: Start | None) -> tuple[Any, Adapter]:
     """For a run that does not train text encoders: the CLIP with the start's corrections of them, and these."""
-    text = {name: layer for name, layer in start.layers.items() if name.startswith(TEXT_PREFIX)} if start else {}
+    text = {name for name in (start.layers if start else ()) if name.startswith(TEXT_PREFIX)}
     if not text:
-        return clip, text
-    return apply_chain(model, clip, chain([Weighted(start.parent.name, Adapter(text), 1.0, 1.0)]))[1], text
+        return clip, Adapter({})
+    plain = {name: start.layers[name] for name in text - start.doras.keys()}
+    carried = Adapter(plain, others={name: (start.doras[name],) for name in text & start.doras.keys()})
+    return apply_chain(model, clip, chain([Weighted(start.parent.name, carried, 1.0, 1.0)]))[1], carried
+
+
+def _one_dora(items: Sequence[Correction], shape: tuple[int, ...] | None, source: str, name: str) -> DoRA:
+    """DoRA per row, of slices of a fused weight one for all of it. Raises ValueError for any other kind."""
+    parts = [(item.inner, item) if isinstance(item, Placed) else (item, None) for item in items]
+    other = next((dora for dora, _ in parts if not _is_row_dora(dora)), None)
+    if other is not None or len({(dora.norm_of, dora.update.scaling) for dora, _ in parts}) > 1:
+        what = "DoRA per column" if isinstance(other, DoRA) else getattr(other, "kind", "DoRA of several scalings")
+        raise ValueError(
+            f"{source} holds {what} weights ({name}); training goes on from plain LoRA and from DoRA per row"
+        )
+    if parts[0][1] is None:
+        return replace(parts[0][0], update=replace(parts[0][0].update, kernel=tuple(shape[2:])))
+    return _fused(parts, shape[0])
+
+
+def _is_row_dora(item: Correction) -> bool:
+    return isinstance(item, DoRA) and item.axis == 0 and isinstance(item.update, LowRank)
+
+
+def _fused(parts: Sequence[tuple[DoRA, Placed]], height: int) -> DoRA:
+    """Rows that no part has get a magnitude that is not a number."""
+    updates, magnitude = [], torch.full((height,), torch.nan)
+    for dora, place in parts:
+        reorder = place.reorder or (lambda rows: rows)
+        update = replace(dora.update, lora_B=reorder(dora.update.lora_B))
+        updates.append(update.in_rows(place.start, height))
+        magnitude[place.start : place.start + place.length] = reorder(dora.magnitude)
+    return DoRA(joined(updates), magnitude, 0, parts[0][0].norm_of)
 
 
 def _module(network: nn.Module, name: str, prefix: str) -> nn.Module:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -19,7 +19,6 @@ from PIL import Image
 from ...lora_core.adapter import Adapter
 from ...lora_core.families import check_trainable
 from ...lora_core.files import formats, metadata
-from ...lora_core.low_rank import LowRank
 from ...lora_core.presets import AUTO, Choices, choose
 from ...lora_core.training.batches import Batches
 from ...lora_core.training.config import (
@@ -54,6 +53,7 @@ from .session import aside, loaded, trainable
 from .start import chosen_layers, spoken_with
 from .text import TextDenoiser, check_text, tokenized, windows
 from .watch import Pictures, Watch, weight_norms
+from .weights import ComfyFrozen
 
 log = logging.getLogger("lora_loom")
 TIMESTEPS = (AUTO, *TIMESTEP_LAWS)
@@ -106,7 +106,7 @@ def train_lora(sources: Sources, recipe: Recipe, run: Run) -> Trained:
     check_previews(run.previews, sources.model, sources.vae, sources.dataset.trigger)
     config, text = recipe.train, sources.clip if recipe.text else None
     progress = Progress(config.steps, _notes(sources, [run.note, *hits]))
-    speaker, carried = (sources.clip, {}) if text else spoken_with(sources.model, sources.clip, sources.start)
+    speaker, carried = (sources.clip, Adapter({})) if text else spoken_with(sources.model, sources.clip, sources.start)
     encoded, latents, priors = _encode(sources, speaker, recipe, progress)
     facts = run_facts(sources, recipe, run, progress, pictures.shown())
     shown = _shown(sources, speaker, recipe, run, progress)
@@ -118,7 +118,8 @@ def train_lora(sources: Sources, recipe: Recipe, run: Run) -> Trained:
         identity = _identity(recipe, sources, base, pictures)
         denoiser = TextDenoiser(patcher, text) if text else ComfyDenoiser(patcher)
         samples = make_samples(denoiser, sources.dataset, encoded, latents, priors, recipe.preserved)
-        factors = partial(Factors, layers, start=sources.start, kept=kept_layers, device=patcher.load_device)
+        beside = {"start": sources.start, "kept": kept_layers, "frozen": ComfyFrozen()}
+        factors = partial(Factors, layers, device=patcher.load_device, **beside)
         state = _fresh_state(factors, recipe, samples, pictures)
         adapter_now, label = partial(_adapter, state, carried, facts), partial(_labelled, facts)
         settings = _settings(recipe, sources, base)
@@ -291,15 +292,16 @@ def _summary(state: TrainState, adapter: Adapter, folder: Path, report: str) -> 
     tenth = max(len(losses) // 10, 1)
     return (
         f"{len(losses)} steps, loss {_recent(losses[:tenth]):.4f} -> {_recent(losses, tenth):.4f}; "
-        f"{len(adapter.layers)} layers, rank {adapter.rank()}, {adapter.num_parameters():,} parameters"
+        f"{len(adapter.low_ranks())} layers, rank {adapter.rank()}, {adapter.num_parameters():,} parameters"
         f"{f'; {dropped} steps dropped, see log.jsonl' if dropped else ''}\n"
         f"{report.splitlines()[0]}\nkept in {folder}"
     )
 
 
-def _adapter(state: TrainState, carried: Mapping[str, LowRank], facts: metadata.Facts) -> Adapter:
+def _adapter(state: TrainState, carried: Adapter, facts: metadata.Facts) -> Adapter:
     with state.judged():
-        adapter = Adapter({**state.factors.low_ranks(), **carried})
+        own = state.factors.adapter()
+    adapter = Adapter({**own.layers, **carried.layers}, others={**own.others, **carried.others})
     return _labelled(facts, adapter, state.step)
 
 

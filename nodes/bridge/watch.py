@@ -120,7 +120,7 @@ class Watch:
         if kept.metadata.get("ss_steps") != str(step):
             log.warning("%s is not of step %s; the LoRA of the last step comes out", self.path.name, step)
             return self.describe()
-        return self.label(Adapter(kept.map(lambda layer: layer.to(torch.float32, copy=True)).layers), step)
+        return self.label(replace(kept.copied(torch.float32), metadata={}), step)
 
     def story(self, notes: Iterable[str] = ()) -> Story:
         sizes = norms.correction_norms(self.state.factors)

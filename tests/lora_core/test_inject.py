@@ -13,9 +13,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from lora_loom.lora_core.files.lineage import Parent
 from lora_loom.lora_core.low_rank import LowRank
+from lora_loom.lora_core.training.config import OPTIMIZERS, OptimizerConfig, TrainConfig
 from lora_loom.lora_core.training.inject import Branch, Factors, attached
 from lora_loom.lora_core.training.layers import LayersConfig
+from lora_loom.lora_core.training.norms import correction_norms
 from lora_loom.lora_core.training.start import Start
+from lora_loom.lora_core.training.trainer import make_optimizer
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -595,3 +598,120 @@ def test_layers_that_are_kept_act_and_are_silenced_but_not_trained():
         assert (
             torch.equal(factors.low_ranks()[name].lora_B, layer.lora_B) and factors.branches[name].lora_B.grad is None
         )
+
+
+# --- DoRA ---
+
+
+def dora_factors(net: Net, **options) -> Factors:
+    """With magnitudes that differ from the norms, and B that is not zero."""
+    factors = Factors(net.layers(), 3, 4.5, seeded(1), options=LayersConfig(dora=True, **options))
+    fill(factors)
+    for index, item in enumerate(factors.branches.values()):
+        value = item.magnitude.value.data
+        value.mul_(1 + 0.3 * random(index + 50, *value.shape).to(value))
+    return factors
+
+
+def test_dora_has_peft_s_forward_and_gradients():
+    net, x, target = Net(), random(9, 2, 4, 3, 6), random(10, 2, 5, 4, 3)
+    factors = dora_factors(net)
+    config = peft.LoraConfig(r=3, lora_alpha=4.5, target_modules=list(net.layers()), lora_dropout=0.0, use_dora=True)
+    theirs = peft.inject_adapter_in_model(config, copy.deepcopy(net)).double()
+    for name, item in factors.branches.items():
+        layer = getattr(theirs, name)
+        layer.lora_A["default"].weight.data = item.lora_A.detach().double().view(layer.lora_A["default"].weight.shape)
+        layer.lora_B["default"].weight.data = item.lora_B.detach().double().view(layer.lora_B["default"].weight.shape)
+        magnitude = layer.lora_magnitude_vector["default"].weight
+        magnitude.data = item.magnitude.value.detach().double().view(magnitude.shape)
+    ours_x, their_x = x.clone().requires_grad_(), x.clone().requires_grad_()
+    with attached(factors.branches):
+        out = net(ours_x)
+        (out - target).square().sum().backward()
+    expected = theirs(their_x)
+    (expected - target).square().sum().backward()
+    close(out, expected, 1e-6)  # norms and magnitudes are fp32
+    close(ours_x.grad, their_x.grad, 1e-6)
+    for name, item in factors.branches.items():
+        layer = getattr(theirs, name)
+        close(item.lora_A.grad, layer.lora_A["default"].weight.grad.flatten(1), 2e-6)
+        close(item.lora_B.grad, layer.lora_B["default"].weight.grad.flatten(1), 2e-6)
+        close(item.magnitude.value.grad.flatten(), layer.lora_magnitude_vector["default"].weight.grad.flatten(), 2e-6)
+
+
+def test_what_dora_saves_is_what_it_did():
+    """Also at another strength, silenced, and in the norm of the whole correction."""
+    net, x = Net(torch.float32), random(9, 2, 4, 3, 6, dtype=torch.float32)
+    factors, plain = dora_factors(net), net(x)
+    doras = factors.adapter().others
+    assert doras.keys() == net.layers().keys() and not factors.adapter().layers
+    for strength in (1.0, 0.4):
+        merged = copy.deepcopy(net)
+        for name, (dora,) in doras.items():
+            weight = getattr(merged, name).weight
+            weight.data = dora.apply_to(weight.data, strength)
+        with attached(factors.branches), factors.at(strength):
+            close(net(x), merged(x), 2e-6)
+    with attached(factors.branches), factors.silence():
+        assert torch.equal(net(x), plain)
+    for name, norm in correction_norms(factors).items():
+        weight = getattr(net, name).weight.double()
+        assert norm == pytest.approx(float(doras[name][0].difference(weight).norm()), rel=1e-4)
+
+
+def test_new_dora_changes_nothing_and_goes_on_from_lora_and_from_dora():
+    net, x, given = Net(torch.float32), random(9, 2, 4, 3, 6, dtype=torch.float32), start(q=(2, 3.0), mix=(9, -4.0))
+    options = LayersConfig(dora=True)
+    with attached(Factors(net.layers(), 3, 3.0, seeded(1), options=options).branches):
+        trained = net(x)
+    close(trained, net(x), 1e-6)
+    from_lora = Factors(net.layers(), 3, 3.0, seeded(1), start=given, options=options)
+    with attached(Factors(net.layers(), 3, 3.0, seeded(1), start=given).branches):
+        wanted = net(x)
+    with attached(from_lora.branches):
+        close(net(x), wanted, 1e-6)
+    factors = dora_factors(net)
+    with attached(factors.branches):
+        wanted = net(x)
+    doras = {name: items[0] for name, items in factors.adapter().others.items()}
+    layers = {name: dora.update for name, dora in doras.items()}
+    for magnitudes in (doras, {n: d.relative_to("sum", getattr(net, n).weight) for n, d in doras.items()}):
+        first = Start(Parent("first", "ab", 1.0), "cd", layers, doras=magnitudes)
+        again = Factors({"mix": net.mix}, 3, 3.0, seeded(2), start=first, kept={"q": net.q, "conv": net.conv})
+        with attached(again.branches):
+            close(net(x), wanted, 1e-6)
+            with pytest.raises(AssertionError):
+                close(net(x), net.forward(x) * 1.001, 1e-6)
+        assert again.flat.numel() == 3 * (10 + 8) + 8
+
+
+def test_magnitudes_have_a_part_of_their_own_that_does_not_decay():
+    factors = dora_factors(Net(torch.float32), lora_plus_ratio=4.0)
+    assert [(part.rate, part.magnitudes) for part in factors.parts] == [(1.0, False), (1.0, True), (4.0, False)]
+    for name in OPTIMIZERS:
+        rate = 1.0 if name == "prodigy" else 1e-3
+        config = TrainConfig(learning_rate=rate, optimizer=OptimizerConfig(name, "constant", weight_decay=0.1))
+        optimizer = make_optimizer(factors, config)
+        assert [group["weight_decay"] for group in optimizer.param_groups] == [0.1, 0.0, 0.1]
+        factors.flat.grad.normal_(generator=seeded(3))
+        before = factors.flat.clone()
+        optimizer.step()
+        assert torch.isfinite(factors.flat).all() and not torch.equal(factors.flat, before)
+        with torch.no_grad():
+            factors.flat.copy_(before)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float8_e4m3fn])
+def test_a_narrow_weight_is_read_as_it_is(dtype):
+    """In bf16 a gain of 1.03 would be 1.03125; what it is off 1 by is rounded alone."""
+    module = nn.Linear(64, 32).requires_grad_(False)
+    module.weight.data = (random(1, 32, 64) * 0.1).to(dtype)
+    wide = module.weight.float()
+    branch = Factors({"a": module}, 4, 4.0, seeded(1), options=LayersConfig(dora=True)).branches["a"]
+    close(branch.magnitude.base, wide.norm(dim=1), 1e-6)
+    branch.magnitude.value.data.mul_(1.03)
+    x = random(2, 512, 64).to(torch.bfloat16)
+    out = F.linear(x, wide.bfloat16())
+    moved = branch.add_to(out.clone(), x).detach().float() - out.float()
+    gain = float((moved * out.float()).sum() / out.float().square().sum())
+    assert gain == pytest.approx(0.03, abs=2e-4)
