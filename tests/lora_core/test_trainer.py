@@ -498,6 +498,16 @@ def test_the_norm_cap_holds_after_every_step_and_leaves_small_layers_alone():
     assert never.bytes() == free.bytes()
 
 
+def test_a_capped_run_s_average_is_capped_too():
+    run = Run(replace(CONFIG, optimizer=OptimizerConfig(ema_decay=0.9)), options=LayersConfig(max_norm=0.02))
+    run.go(2)
+    before = run.bytes()
+    run.state.ema.mul_(10)  # factors that were averaged far apart
+    with run.state.judged():
+        assert all(0.019 < layer.norm() <= 0.02 * (1 + 1e-5) for layer in run.state.factors.low_ranks().values())
+    assert run.bytes() == before
+
+
 def test_a_norm_cap_under_a_schedule_free_optimiser_is_refused():
     train_config = TrainConfig(optimizer=OptimizerConfig("schedule_free_adamw", "constant"))
     with pytest.raises(ValueError, match="max_norm would change what schedule_free_adamw averages; set it to 0"):
