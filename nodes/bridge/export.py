@@ -125,8 +125,9 @@ def prove(path: Path, adapter: Adapter, dtype: torch.dtype, model, clip=None, ti
 
 def prove_in_stack(path: Path, adapter: Adapter, dtype: torch.dtype, model, clip=None, tick=lambda _: None) -> Proof:
     """The same by Load LoRA Stack, for DoRA as PEFT writes it, which ComfyUI's loader would take for plain LoRA."""
-    resolved = NameTable(model, clip).resolve(formats.read(path), path.name)
-    found, matched = resolved.adapter.copied(torch.float32), len(comfy.utils.load_torch_file(str(path), safe_load=True))
+    tensors = comfy.utils.load_torch_file(str(path), safe_load=True)
+    resolved = NameTable(model, clip).resolve(formats.decode(tensors, source=path.name), path.name)
+    found = resolved.adapter
 
     def apply(name: str, weight: Tensor) -> Tensor:
         for item in found.others.get(name, ()):
@@ -135,7 +136,7 @@ def prove_in_stack(path: Path, adapter: Adapter, dtype: torch.dtype, model, clip
 
     errors = _errors(adapter, apply, model, clip, tick)
     loader = "Load LoRA Stack (ComfyUI's own loader does not read DoRA in this format)"
-    return _proven(Proof(matched, resolved.unmatched, *errors, loader), dtype)
+    return _proven(Proof(len(tensors), resolved.unmatched, *errors, loader), dtype)
 
 
 def _proven(proof: Proof, dtype: torch.dtype) -> Proof:
