@@ -1,7 +1,9 @@
 """A method and strengths proposed from how the LoRAs overlap, with the reason. A proposal, not a verdict.
 
-What is looked at is the cosine between two LoRAs' corrections, over all layers. Unrelated LoRAs are near 0 and add up
-as they are. The bounds are rules of thumb: no study ties such figures to what one sees in pictures.
+What is looked at is the cosine between two LoRAs' corrections, over all layers (`analysis.interference`). Unrelated
+LoRAs are near 0 and add up as they are. The bounds are rules of thumb: no study ties such figures to what one sees in
+pictures. Shared directions alone are no reason for anything: LoRAs that one trainer began from the same seed share
+what they read and may still have nothing to do with each other.
 """
 
 from __future__ import annotations
@@ -11,9 +13,9 @@ from dataclasses import dataclass, replace
 from itertools import combinations
 from math import sqrt
 
-import torch
-from torch import Tensor
+import numpy as np
 
+from ..analysis.interference import Pairs, Work, measure
 from ..distilled import few_step_mark
 from . import SUM
 from .exact_sum import Weighted
@@ -32,13 +34,16 @@ class Proposal:
 
 def propose(parts: Sequence[Weighted]) -> Proposal:
     """LoRAs that were distilled to few steps only work at their own strength and keep it."""
-    parts, inner = list(parts), gram(parts)
+    parts = list(parts)
     free = [index for index, part in enumerate(parts) if not few_step_mark(part.name)]
     fixed = [part.name for index, part in enumerate(parts) if index not in free]
     notes = [f"auto: {name} is for few steps and keeps its strength" for name in fixed]
-    cosines = {pair: _cosine(inner, *pair) for pair in combinations(free, 2)}
-    if not cosines:
+    if any(min(part.strength, part.text_strength) < 0 for part in parts):
+        return Proposal(SUM, parts, [*notes, "auto: exact sum, because a LoRA is subtracted, which is meant as it is"])
+    if len(free) < 2:
         return Proposal(SUM, parts, [*notes, "auto: exact sum, there is nothing to weigh against each other"])
+    total = measure(parts, work=Work(brief=True)).total
+    cosines = {pair: total.cos(*pair) for pair in combinations(free, 2)}
     alike, against = (choose(cosines, key=cosines.__getitem__) for choose in (max, min))
     pair = f"{parts[alike[0]].name} and {parts[alike[1]].name}"
     if not fixed and cosines[alike] > _SAME:
@@ -49,37 +54,19 @@ def propose(parts: Sequence[Weighted]) -> Proposal:
         reason = f"{rivals} work against each other (cosine {cosines[against]:.2f}) and a sum would cancel"
         return Proposal("ties", parts, [*notes, f"auto: ties, because {reason}"])
     if cosines[alike] > _ALIKE:
-        return _quieter(parts, inner, free, [*notes, f"auto: exact sum; {pair} overlap (cosine {cosines[alike]:.2f})"])
+        return _quieter(
+            parts, total.inner, free, [*notes, f"auto: exact sum; {pair} overlap (cosine {cosines[alike]:.2f})"]
+        )
     figure = f"the largest cosine is {cosines[alike]:.3f} ({pair})"
     return Proposal(SUM, parts, [*notes, f"auto: exact sum at these strengths, because {figure}: they hardly overlap"])
 
 
-def gram(parts: Sequence[Weighted]) -> Tensor:
-    """Inner products of the parts' corrections at their strengths, over all layers, fp64."""
-    found = torch.zeros(len(parts), len(parts), dtype=torch.float64)
-    for i, one in enumerate(parts):
-        for j, other in enumerate(parts[: i + 1]):
-            shared = one.adapter.layers.keys() & other.adapter.layers.keys()
-            terms = (
-                one.strength_of(name) * other.strength_of(name)
-                * one.adapter.layers[name].inner(other.adapter.layers[name])
-                for name in shared
-            )  # fmt: skip
-            found[i, j] = found[j, i] = sum(terms)
-    return found
-
-
-def _quieter(parts: list[Weighted], inner: Tensor, free: list[int], notes: list[str]) -> Proposal:
+def _quieter(parts: list[Weighted], inner: Pairs, free: list[int], notes: list[str]) -> Proposal:
     """As loud together as they would be if they had nothing in common."""
-    block = inner[free][:, free]
-    scale = min(1.0, sqrt(float(block.diagonal().sum() / block.sum())))
+    block = inner[np.ix_(free, free)]
+    scale = sqrt(block.trace() / max(block.sum(), block.trace()))
     for index in free:
         part = parts[index]
         parts[index] = replace(part, strength=part.strength * scale, text_strength=part.text_strength * scale)
     told = ", ".join(f"{parts[index].name} {parts[index].strength:.3g}" for index in free)
     return Proposal(SUM, parts, [*notes, f"auto: strengths times {scale:.2f}, so that it is not overdone: {told}"])
-
-
-def _cosine(inner: Tensor, i: int, j: int) -> float:
-    size = float(inner[i, i] * inner[j, j])
-    return float(inner[i, j]) / sqrt(size) if size > 0 else 0.0
