@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Mapping
 
 from .label import without_picture_hashes
-from .lineage import MERGE
+from .lineage import MERGE, PARENTS, parents_of, without_headers
 from .metadata import text_of
 
 _PREVIEW = ("modelspec.thumbnail", "ssmd_cover_images")
@@ -17,7 +17,7 @@ def fitted(metadata: Mapping[str, str], size: Callable[[Mapping[str, str]], int]
     """The metadata with as much left out as it takes for `size` to be at most `limit` bytes, and what was left out.
 
     First the preview, then the rarest tags of captions, then the hashes of single pictures, then what a merge lost in
-    each layer. It may still not fit.
+    each layer, then the headers of its parents. It may still not fit.
     """
     kept, left_out = dict(metadata), []
     if size(kept) > limit and kept.keys() & set(_PREVIEW):
@@ -32,6 +32,9 @@ def fitted(metadata: Mapping[str, str], size: Callable[[Mapping[str, str]], int]
     if size(kept) > limit and (fewer := _without_errors(kept)) != kept:
         kept = fewer
         left_out.append("the errors of single layers")
+    if size(kept) > limit and PARENTS in kept:
+        kept[PARENTS] = json.dumps(without_headers(parents_of(kept)), sort_keys=True, ensure_ascii=False)
+        left_out.append("what the parents' headers said")
     return kept, left_out
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from .rights import Rights, intersection, rights_of
@@ -14,10 +14,16 @@ from .words import trigger_words, unique
 PARENTS, MERGE, RIGHTS = "lora_loom.parents", "lora_loom.merge", "lora_loom.rights"
 CONTINUED = "lora_loom.continued_from"
 
+_OF_THE_FILE = ("sshs_model_hash", "sshs_legacy_hash", "modelspec.hash_sha256", "lora_adapter_metadata", PARENTS, MERGE)
+_OF_PICTURES = ("ss_tag_frequency", "ss_dataset_dirs", "ss_reg_dataset_dirs", "ss_bucket_info", "ss_datasets")
+_LONG = 300  # characters of a header's text that is not repeated for a parent
+
 
 @dataclass(frozen=True)
 class Parent:
-    """`sha256` is that of the data section of its file, `unknown` when it never was one; `parents` are its own."""
+    """`sha256` is that of the data section of its file, `unknown` when it never was one; `parents` are its own.
+    `header` is what else its header said in short texts, but of pictures and folders.
+    """
 
     name: str
     sha256: str
@@ -29,6 +35,7 @@ class Parent:
     base: str = ""
     parents: Sequence[Any] = ()
     blocks: str = ""
+    header: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
     def of(
@@ -39,11 +46,11 @@ class Parent:
             None if text_strength == strength else text_strength,
             metadata.get("modelspec.author", ""), metadata.get("modelspec.license", ""),
             ", ".join(trigger_words(metadata)), metadata.get("modelspec.base_model", ""),
-            parents_of(metadata),
+            parents_of(metadata), header=_header(metadata),
         )  # fmt: skip
 
     def described(self) -> dict[str, Any]:
-        return {name: value for name, value in asdict(self).items() if value not in ("", None, (), [])}
+        return {name: value for name, value in asdict(self).items() if value not in ("", None, (), [], {})}
 
 
 def parents_of(metadata: Mapping[str, str]) -> list[Any]:
@@ -53,6 +60,28 @@ def parents_of(metadata: Mapping[str, str]) -> list[Any]:
     except (ValueError, RecursionError):
         return []
     return found if isinstance(found, list) else []
+
+
+def inherited(metadata: Mapping[str, str]) -> dict[str, str]:
+    """Of a header, what stays true of a LoRA that is made of this one alone."""
+    return {key: value for key, value in metadata.items() if key not in _OF_THE_FILE}
+
+
+def without_headers(parents: Iterable[Any]) -> list[Any]:
+    """Parents as `described`, and theirs, without what their headers said."""
+    return [
+        {key: without_headers(value) if key == "parents" else value for key, value in each.items() if key != "header"}
+        for each in parents
+        if isinstance(each, dict)
+    ]
+
+
+def _header(metadata: Mapping[str, str]) -> dict[str, str]:
+    told = ("modelspec.author", "modelspec.license", "modelspec.trigger_phrase", "modelspec.base_model", *_OF_PICTURES)
+    return {
+        key: value for key, value in inherited(metadata).items()
+        if key.startswith(("ss_", "modelspec.")) and key not in told and len(value) <= _LONG
+    }  # fmt: skip
 
 
 def rights(parents: Iterable[Parent]) -> Rights:

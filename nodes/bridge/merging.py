@@ -154,13 +154,14 @@ def _described(
     table: NameTable,
 ) -> Adapter:
     family, made = table.family, Adapter(merged.layers)
+    before = lineage.inherited(parts[0].adapter.metadata) if len(parts) == 1 else {}
     facts = metadata.Facts(
-        title=" + ".join(part.name for part in parts)[:120],
+        title=before.get("modelspec.title") or " + ".join(part.name for part in parts)[:120],
         architecture=family.architecture, base_version=family.base_version, base_name=_common(p.base for p in parents),
         trigger=lineage.triggers(parents), tag_frequency=lineage.tags(part.adapter.metadata for part in parts),
         merged_from=tuple(parents), made_by=_made_by(merged, settings, limits),
     )  # fmt: skip
-    return Adapter(made.layers, metadata.build(facts, made))
+    return Adapter(made.layers, {**before, **metadata.build(facts, made)})
 
 
 def _common(names: Iterable[str]) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
+from lora_loom.lora_core.files.fitting import fitted
 from lora_loom.lora_core.files.lineage import Parent, authors, parents_of, rights, tags, triggers
 from lora_loom.lora_core.files.rights import Rights, intersection, rights_of
 
@@ -61,12 +62,13 @@ def test_what_is_not_known_stays_open_unless_another_settles_it():
 def test_lineage_of_lineage():
     header = {
         "modelspec.author": "Ada", "modelspec.license": "CC-BY-4.0", "modelspec.trigger_phrase": "ink, wash",
-        "sshs_model_hash": "ab" * 32, "lora_loom.parents": '[{"name": "old"}]',
+        "sshs_model_hash": "ab" * 32, "lora_loom.parents": '[{"name": "old"}]', "ss_steps": "900",
+        "ss_dataset_dirs": '{"Jane": 1}', "modelspec.description": "x" * 999,
     }  # fmt: skip
     parent = Parent.of("ink", header, 0.7, 0.0)
     assert parent.described() == {
         "name": "ink", "sha256": "ab" * 32, "strength": 0.7, "text_strength": 0.0, "author": "Ada",
-        "license": "CC-BY-4.0", "trigger": "ink, wash", "parents": [{"name": "old"}],
+        "license": "CC-BY-4.0", "trigger": "ink, wash", "parents": [{"name": "old"}], "header": {"ss_steps": "900"},
     }  # fmt: skip
     other = Parent.of(
         "paper", {"modelspec.author": "Bo, ada", "modelspec.trigger_phrase": "Ink, paper"}, 1.0, 1.0, "cd"
@@ -84,3 +86,23 @@ def test_parents_that_cannot_be_read(text):
 def test_tags_of_all_parents():
     texts = ('{"a": {"cat": 2, "dog": 1}}', '{"a": {"cat": 3}, "b": {"sky": 1, "odd": "x"}, "c": 5}', "no", "[]")
     assert tags({"ss_tag_frequency": text} for text in texts) == {"a": {"cat": 5, "dog": 1}, "b": {"sky": 1}, "c": {}}
+
+
+def test_a_long_lineage_gives_way_in_the_header():
+    """First the errors of layers, then what the parents' headers said; names, hashes and licences stay."""
+    parents = [
+        {"name": "a", "sha256": "ab", "header": {"ss_steps": "9" * 200}, "parents": [{"name": "b", "header": {}}]}
+    ]
+    text = {
+        "lora_loom.merge": json.dumps({"error": 0.1, "errors": {"w" * 90: 0.1}}),
+        "lora_loom.parents": json.dumps(parents),
+    }
+
+    def size(metadata):
+        return sum(map(len, metadata.values()))
+
+    kept, left_out = fitted(text, size, size(text) - 1)
+    assert left_out == ["the errors of single layers"] and json.loads(kept["lora_loom.merge"]) == {"error": 0.1}
+    kept, left_out = fitted(text, size, 130)
+    assert left_out[1:] == ["what the parents' headers said"]
+    assert json.loads(kept["lora_loom.parents"]) == [{"name": "a", "sha256": "ab", "parents": [{"name": "b"}]}]

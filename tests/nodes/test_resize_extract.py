@@ -51,7 +51,8 @@ def sd15(models) -> tiny.Loaded:
 
 
 def test_a_file_and_an_adapter_are_resized_alike(sd15, loras: Path, random_adapter) -> None:
-    adapter = random_adapter(sd15.model, rank=6)
+    header = {"modelspec.title": "Ink", "ss_steps": "900", "modelspec.tags": "style", "sshs_model_hash": "stale"}
+    adapter = Adapter(random_adapter(sd15.model, rank=6).layers, header)
     save_proven(adapter, loras / "a.safetensors", "kohya", torch.float32, sd15.model)
     by_file, _, _, report, chart = resize(sd15.model, name="a.safetensors", rank=2)
     by_socket = resize(sd15.model, adapter, rank=2)[0]
@@ -63,6 +64,9 @@ def test_a_file_and_an_adapter_are_resized_alike(sd15, loras: Path, random_adapt
         assert by_file.layers[name].distance(by_socket.layers[name]) < 1e-5 * layer.norm()
     (parent,) = json.loads(by_file.metadata["lora_loom.parents"])
     assert parent["name"] == "a" and len(parent["sha256"]) == 64
+    told = by_file.metadata
+    assert (told["modelspec.title"], told["ss_steps"], told["modelspec.tags"]) == ("Ink", "900", "style")
+    assert told["ss_network_dim"] == "2" and told.get("sshs_model_hash") != "stale"
 
 
 def test_strength_is_folded_in_and_minus_one_is_the_inverse(sd15, random_adapter, add_text) -> None:
