@@ -180,6 +180,29 @@ def test_blocks_mean_biases_too(models, loras: Path) -> None:
     assert all(torch.equal(before[key], made[key]) for key in before)
 
 
+@pytest.mark.parametrize("kind", ["LoKr", "DoRA per row"])
+def test_text_encoders_take_every_kind_at_their_own_strength(models, loras: Path, kind: str) -> None:
+    model, clip = models("sd15").model, models("sd15").clip
+    name = "lora_te_text_model_encoder_layers_0_mlp_fc1"
+    layer = NameTable(model, clip).targets[name].layer
+    shape = tuple(NameTable(model, clip).shapes[layer])
+    bias = {f"{name}.diff_b": randn(shape[0])}
+    save_file(MAKERS[kind](name, shape) | bias, loras / "text.safetensors")
+    applied = apply_stack(model, clip, [("text.safetensors", 0.0, 0.6)], [])
+    _, theirs = nodes.LoraLoader().load_lora(model, clip, "text.safetensors", 0.0, 0.6)
+    before, by_us, by_core = loaded(clip), loaded(applied.clip), loaded(theirs)
+    assert "2 layers" in applied.report and "not applied" not in applied.report
+    assert sum(not torch.equal(before[key], by_core[key]) for key in before) == 2
+    assert all(relative_error(by_us[key], by_core[key]) < 1e-6 for key in before if before[key].is_floating_point())
+    with pytest.raises(ValueError, match="connect CLIP"):
+        run_node(ConvertLora, model=model, lora="text.safetensors", rank=256, energy=1.0)
+    made, _, report = run_node(ConvertLora, model=model, lora="text.safetensors", rank=1024, energy=1.0, clip=clip)
+    key = f"{layer.removeprefix('text_encoders.')}.weight"
+    plain = loaded(apply_layers(model, clip, {n: one.scaled(0.6) for n, one in made.layers.items()})[1])
+    assert list(made.layers) == [layer] and relative_error(plain[key], by_us[key]) < 1e-5
+    assert "left out, for example " + layer in report
+
+
 def test_a_file_for_another_size_is_refused(models, loras: Path) -> None:
     model = models("sd15").model
     name = next(iter(NAMES["sd15"]))
