@@ -85,8 +85,7 @@ def recall() -> None:
     if (here := _here()) is None:
         return
     prompt, node = here
-    if _ends_somewhere(prompt.graph, node):
-        _tell(prompt, node, _known.get(_signature(prompt.graph, node), []))
+    _tell(prompt, node, _known.get(_signature(prompt.graph, node), []))
 
 
 def tell(entries: Entries) -> None:
@@ -105,6 +104,8 @@ def _here() -> tuple[Prompt, str] | None:
 
 
 def _tell(prompt: Prompt, node: str, entries: Entries) -> None:
+    if not _paints(prompt.graph, node):
+        return
     others = [each for each in prompt.pictures.get(KEY, []) if each["node"] != node]
     found = others + [{**each, "node": node} for each in entries]
     for key in (KEY, HASHES):
@@ -120,7 +121,7 @@ def _signature(graph: Graph, node: str) -> str:
     def signed(name: str) -> str:
         if name not in known:
             inputs = graph[name].get("inputs") or {}
-            told = {key: [signed(str(v[0])), v[1]] if _is_link(v, graph) else v for key, v in inputs.items()}
+            told = {key: [signed(v[0]), v[1]] if _is_link(v, graph) else v for key, v in inputs.items()}
             text = json.dumps([_kind(graph[name]), told], sort_keys=True, default=str)
             known[name] = hashlib.sha256(text.encode()).hexdigest()
         return known[name]
@@ -128,24 +129,28 @@ def _signature(graph: Graph, node: str) -> str:
     return signed(node)
 
 
-def _ends_somewhere(graph: Graph, node: str) -> bool:
-    """Whether an output is made from it."""
-    below = {node}
-    grown = True
+def _paints(graph: Graph, node: str) -> bool:
+    """Whether an output is made with the node's MODEL or CLIP; of a stack that is only handed on, the next tells."""
+    below = {name for name in graph if any(source == node and slot < 2 for source, slot in _links(graph, name))}
+    grown = bool(below)
     while grown:
-        more = {name for name in graph if name not in below and below.intersection(_sources(graph, name))}
+        more = {name for name in graph if name not in below and any(link[0] in below for link in _links(graph, name))}
         below |= more
         grown = bool(more)
     kinds = (nodes.NODE_CLASS_MAPPINGS.get(_kind(graph[name])) for name in below)
     return any(getattr(kind, "OUTPUT_NODE", False) for kind in kinds)
 
 
-def _sources(graph: Graph, name: str) -> list[str]:
-    return [str(value[0]) for value in (graph[name].get("inputs") or {}).values() if _is_link(value, graph)]
+def _links(graph: Graph, name: str) -> list[tuple[str, int]]:
+    inputs = (graph[name].get("inputs") or {}).values()
+    return [(value[0], value[1]) for value in inputs if _is_link(value, graph)]
 
 
 def _is_link(value: Any, graph: Graph) -> bool:
-    return isinstance(value, (list, tuple)) and len(value) == 2 and str(value[0]) in graph
+    if not isinstance(value, list) or len(value) != 2:
+        return False
+    name, slot = value
+    return isinstance(name, str) and name in graph and isinstance(slot, int)
 
 
 def _kind(node: Any) -> str:

@@ -104,6 +104,13 @@ def test_rows_by_link_and_several_stacks(server: ComfyServer, files: Path) -> No
         assert sorted(found) == sorted([(oil, 0.5, "before"), (oil, 0.5, "stack"), (ink, 0.75, "stack")])
 
 
+def test_a_stack_that_is_only_handed_on_is_told_once(server: ComfyServer, files: Path) -> None:
+    for prefix in ("c", "d"):
+        made = graph("<lora:ink:0.5>", prefix, lora_stack=["before", 2])
+        made["before"] = graphs.node("LoraLoom_LoadLoraStack", model=["unet", 0], rows="<lora:oil:0.5>")
+        assert [each["name"] for each in adapters(server, made)] == ["made/oil.safetensors", "made/ink.safetensors"]
+
+
 def test_nothing_is_said_when_nothing_is_on(server: ComfyServer, files: Path) -> None:
     told = text(server, server.run(graph("<lora:ink:1:off>")))
     assert not {"lora_loom_adapters", "Lora hashes"} & told.keys() and "prompt" in told
