@@ -39,6 +39,11 @@ class Adapter:
         return replace(self.map(lambda layer: layer.to(dtype, copy=True)), others=others)
 
     def scaled(self, strength: float) -> Adapter:
+        """Raises ValueError when there are other kinds, of which a strength need not be a factor."""
+        if self.others:
+            raise ValueError(
+                f"an adapter with {' and '.join(self.kinds())} weights is not scaled; apply it at a strength"
+            )
         return self.map(lambda layer: layer.scaled(strength))
 
     def rank(self) -> int:

@@ -46,6 +46,7 @@ def convert_file(name: str, model, clip, limits: Limits, tick: Tick) -> tuple[Ad
 def as_plain(adapter: Adapter, model, clip, limits: Limits, tick: Tick) -> Converted:
     """An adapter in the model's names with every matrix as a LowRank, on the CPU."""
     device = comfy.model_management.get_torch_device()
+    device = torch.device("cpu") if device.type == "mps" else device  # which has no fp64
     held = {"": model.get_key_patches("diffusion_model.")}
     if any(name.startswith(TEXT_PREFIX) for name in adapter.others):
         held[TEXT_PREFIX] = clip.patcher.get_key_patches()

@@ -570,3 +570,5 @@ def test_an_adapter_counts_and_moves_all_it_holds():
     (moved,) = (item.to(torch.float64) for item in dora.others["x"])
     assert {tensor.dtype for tensor in moved.tensors()} == {torch.float64} and len(moved.tensors()) == 3
     assert Adapter({}).kinds() == {}
+    with pytest.raises(ValueError, match="not scaled"):
+        dora.scaled(0.5)
