@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 from demo import shapes
 from harness.server import ComfyServer, ExecutionError, RefusedError
@@ -101,6 +102,27 @@ def test_a_kill_loses_at_most_save_every_steps(tmp_path: Path) -> None:
         server.run(graphs.training("e2e_heart", "straight", steps=30, save_every=0, seed=31))
         straight = load_file(lora_file(server, "straight"))
         assert all(bool((killed[name] == straight[name]).all()) for name in straight)
+
+
+@pytest.mark.skipif(not hasattr(psutil, "RLIMIT_FSIZE"), reason="limits of another process are set on Linux only")
+def test_a_full_disk_is_one_sentence_and_the_run_goes_on_when_there_is_room(server: ComfyServer, folder: str) -> None:
+    """No file may grow to the size of the run's state."""
+    server.run(graphs.training(folder, "roomy", steps=12, seed=51))
+    size = (run_folder(server, "roomy") / "state.safetensors").stat().st_size
+    full = graphs.training(folder, "full", steps=12, seed=51, save_every=4)
+    process = psutil.Process(server.pid)
+    before = process.rlimit(psutil.RLIMIT_FSIZE)
+    process.rlimit(psutil.RLIMIT_FSIZE, (size - 1, before[1]))
+    try:
+        with pytest.raises(ExecutionError) as stopped:
+            server.run(full)
+    finally:
+        process.rlimit(psutil.RLIMIT_FSIZE, before)
+    told = stopped.value.error["exception_message"].strip()
+    assert told.count("\n") == 0 and re.fullmatch(r"step 12 is not on disk: .+Make room and queue again: .+", told)
+    server.run(full)
+    resumed, straight = load_file(lora_file(server, "full")), load_file(lora_file(server, "roomy"))
+    assert all(bool((resumed[name] == straight[name]).all()) for name in straight)
 
 
 def test_one_prompt_trains_and_samples_with_the_result(server: ComfyServer, folder: str) -> None:
