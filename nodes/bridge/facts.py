@@ -26,7 +26,7 @@ from .origin import file_name, files_of, known_hash
 from .progress import Progress
 
 if TYPE_CHECKING:
-    from .training import Run, Sources
+    from .preparing import Run, Sources
 
 
 def run_facts(sources: Sources, recipe: Recipe, run: Run, progress: Progress, learned: Dataset | None = None) -> Facts:

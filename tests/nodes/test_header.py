@@ -27,8 +27,8 @@ from lora_loom.lora_core.training.objective_config import ObjectiveConfig
 from lora_loom.lora_core.training.settings import Settings
 from lora_loom.nodes.bridge import origin
 from lora_loom.nodes.bridge.facts import run_facts
+from lora_loom.nodes.bridge.preparing import Run, Sources
 from lora_loom.nodes.bridge.progress import Progress
-from lora_loom.nodes.bridge.training import Run, Sources
 from lora_loom.nodes.dataset import LoraDataset
 from lora_loom.nodes.optimizer import TrainingOptimizer
 from lora_loom.nodes.save_lora import SaveLora

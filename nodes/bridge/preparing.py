@@ -1,0 +1,171 @@
+"""What a run is made of, checked and made ready: sources, encoded pictures and captions, and what tells runs apart."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from dataclasses import asdict, dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from node_helpers import conditioning_set_values
+
+from ...lora_core.families import check_trainable
+from ...lora_core.training.config import (
+    Recipe,
+    fingerprint,
+)
+from ...lora_core.training.dataset import Dataset, check_preservation
+from ...lora_core.training.layers import counted
+from ...lora_core.training.plan import Measures
+from ...lora_core.training.start import Start
+from ...lora_core.training.targets import summary, weight_shape
+from .cache import tidy
+from .checks import check_conditioning, check_connected, check_objective, warnings
+from .denoiser import prediction_type
+from .encoding import check_sizes, encode_captions, encode_images
+from .keys import family_of
+from .memory import Job
+from .previews import Previews, Shown, prepared
+from .prior import check_prior, encode_priors
+from .progress import Progress
+from .samples import captions_to_encode
+from .start import chosen_layers
+from .text import check_text, tokenized, windows
+from .watch import Pictures
+
+log = logging.getLogger("lora_loom")
+
+
+@dataclass(frozen=True)
+class Run:
+    """What does not change what is learned. `automatic` takes further `measures` when these do not fit into memory.
+    `note` stays on the node.
+    """
+
+    name: str = "lora"
+    save_every: int = 250
+    measures: Measures = Measures()
+    automatic: bool = True
+    start_over: bool = False
+    note: str = ""
+    previews: Previews | None = None
+
+
+@dataclass(frozen=True)
+class Sources:
+    """What is learned from. `prior_vae` is the stage C encoder, for Stable Cascade B only; `start` is a LoRA to go on
+    from."""
+
+    model: Any
+    clip: Any
+    vae: Any
+    dataset: Dataset
+    prior_vae: Any = None
+    start: Start | None = None
+
+
+def check(sources: Sources, recipe: Recipe) -> tuple[Pictures, list[str]]:
+    """Everything that can be known before anything is encoded; what is learned from and what is held out, and what is
+    said of the LoRA to go on from and of each rule for single layers."""
+    check_connected(sources.clip, sources.vae)
+    check_trainable(type(sources.model.model.model_config).__name__)
+    check_objective(recipe.train.objective, prediction_type(sources.model))
+    if recipe.text:
+        check_text(sources.model, sources.clip)
+    encoders = sources.clip.patcher.model if recipe.text else None
+    layers, _ = chosen_layers(sources.model.model.diffusion_model, encoders, recipe.lora, sources.start)
+    check_preservation(sources.dataset, recipe.train.preservation, recipe.preserve)
+    check_prior(sources.model, sources.vae, sources.prior_vae)
+    check_sizes(sources.vae, sources.dataset)
+    hits = counted(recipe.lora.options.rules, list(layers), summary(layers))
+    begins = [sources.start.note(layers)] if sources.start else []
+    return Pictures(sources.dataset, recipe), begins + hits
+
+
+def identity(recipe: Recipe, sources: Sources, base: str, pictures: Pictures) -> str:
+    """Changes with everything that decides the resulting bytes."""
+    choices = [recipe.lora, recipe.train, sources.dataset.fingerprint(), list(recipe.preserve), base]
+    skip = sources.clip.layer_idx
+    choices += [recipe.text, skip] if recipe.text or skip is not None else []
+    choices += [sources.start.identity()] if sources.start else []
+    return fingerprint(*choices, *([pictures.held] if pictures.held else []))
+
+
+def settings(recipe: Recipe, sources: Sources, base: str, pictures: Pictures) -> dict[str, Any]:
+    """What `identity` tells apart, for people."""
+    dataset, family = sources.dataset, family_of(sources.model).name
+    skip = sources.clip.layer_idx
+    text = asdict(recipe.text) if recipe.text else {}
+    text |= {"clip_layer": skip} if recipe.text or skip is not None else {}
+    data = {"pictures": dataset.num_pictures(), "px": dataset.resolution, "hash": dataset.fingerprint()}
+    data |= {"held out": len(pictures.held)} if pictures.held else {}
+    begins = {"continue_from": sources.start.described()} if sources.start else {}
+    return {
+        "lora": asdict(recipe.lora), "train": asdict(recipe.train), "text": text, "preserve": list(recipe.preserve),
+        "dataset": data, "model": {"family": family, "hash": base}, **begins,
+    }  # fmt: skip
+
+
+def job(sources: Sources, recipe: Recipe, encoded, latents, priors) -> Job:
+    """The largest picture with the longest caption."""
+    largest = max(range(len(latents)), key=lambda i: latents[i].numel())
+    length = windows if recipe.text else torch.Tensor.numel
+    caption = max(encoded, key=lambda caption: length(encoded[caption][0][0]))
+    conditioning = conditioning_set_values(encoded[caption], priors[largest])
+    shape, text_rank = tuple(latents[largest].shape), recipe.text.rank if recipe.text else 0
+    resolution = sources.dataset.resolution
+    return Job(recipe.lora, recipe.train, shape, conditioning, resolution, text_rank, sources.start)
+
+
+def encode(sources: Sources, clip, recipe: Recipe, progress: Progress):
+    """CONDITIONING by `clip` of every caption that training needs (tokens for it when text encoders are trained), the
+    latents of all views and their priors."""
+    model, dataset = sources.model, sources.dataset
+
+    def tick(done: int, total: int, what: str) -> None:
+        progress.say(f"encoding {what}: {done} of {total}")
+
+    captions = captions_to_encode(dataset, recipe.preserved)
+    if recipe.text:
+        encoded = tokenized(clip, captions)
+    else:
+        check = partial(check_conditioning, model)
+        encoded = encode_captions(clip, captions, family_of(model).guidance, tick, check)
+    latents = encode_images(sources.vae, model, dataset, tick)
+    priors = encode_priors(sources.prior_vae, model, dataset, tick)
+    tidy()
+    return encoded, latents, priors
+
+
+def shown(sources: Sources, clip, recipe: Recipe, run: Run, progress: Progress) -> Shown | None:
+    def tick(done: int, total: int, what: str) -> None:
+        progress.say(f"encoding {what} of the previews: {done} of {total}")
+
+    data, text = sources.dataset, recipe.text is not None
+    triggers = tuple(dict.fromkeys(group.trigger for group in data.groups if group.trigger))
+    return prepared(run.previews, clip, sources.vae, text, triggers, recipe.preserve, data.resolution, tick)
+
+
+def notes(sources: Sources, told: list[str]) -> list[str]:
+    """The lines that stay on the node, empty ones left out; they are in the log too."""
+    told, unwise = list(filter(None, told)), warnings(sources.model, sources.dataset)
+    for text in told:
+        log.info(text)
+    for text in unwise:
+        log.warning(text)
+    return [*told, *unwise]
+
+
+def digest(layers) -> str:
+    """Tells base models apart: a hash over the first values of every layer that is trained.
+
+    Of a loaded MODEL only: before that its layers may hold the patches of whichever clone was used last.
+    """
+    digest = hashlib.sha256()
+    for name, module in layers.items():
+        stored = getattr(module.weight, "_qdata", module.weight).as_subclass(torch.Tensor)
+        first = stored.detach().flatten()[:16].float().cpu().contiguous()
+        digest.update(name.encode() + str(weight_shape(module)).encode() + first.numpy().tobytes())
+    return digest.hexdigest()[:16]
