@@ -86,8 +86,8 @@ def train_graph() -> dict[str, Node]:
         "### Train a LoRA\n1. Put pictures and same-name `.txt` captions into a folder and name it in **LoRA Dataset**.\n"
         "2. Queue. Cancel when you like: the run is kept and goes on from there.\n3. The picture on the right is made with the "
         "new LoRA; **Save LoRA** has written and verified the file.\n\nFor your own model put its loader in place of the three "
-        "on the left and set resolution (512 for SD 1.5, 1024 for newer ones), rank 16, learning rate 1e-4, batch 1 and the "
-        "sampler it likes."
+        "on the left and set resolution (512 for SD 1.5, 1024 for newer ones), rank, alpha and learning rate 0 and targets auto "
+        "(what suits your model), batch 1 and the sampler it likes."
     )
     return {
         "note": note(text, (0, -270), (620, 220)),
