@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import comfy.model_management
 import pytest
 import tiny
 import torch
+from harness import runs as runs_of
 from harness.calls import encode, relative_error, run_node
+from harness.runs import cancelled, kept
 from lora_loom.lora_core.adapter import TEXT_PREFIX, Adapter
 from lora_loom.lora_core.files import formats
 from lora_loom.lora_core.training import objective
@@ -22,44 +22,23 @@ from lora_loom.nodes.bridge.denoiser import ComfyDenoiser
 from lora_loom.nodes.bridge.export import STYLES, save_proven
 from lora_loom.nodes.bridge.session import training_session
 from lora_loom.nodes.bridge.start import chosen_layers, read_start
-from lora_loom.nodes.dataset import LoraDataset
 from lora_loom.nodes.load_stack import LoadLoraStack
 from lora_loom.nodes.train_lora import TrainLora
 from safetensors.torch import save_file
 from torch import Tensor
 
-SETTINGS = {
-    "steps": 3, "rank": 0, "alpha": 0.0, "learning_rate": 1e-3, "targets": "auto", "seed": 7, "batch_size": 2,
-    "accumulation": 1, "run_name": "run", "continue_from": "first.safetensors",
-}  # fmt: skip
+TRIGGER = "number"
+pytestmark = pytest.mark.usefixtures("runs")
+SETTINGS = {"steps": 3, "rank": 0, "alpha": 0.0, "targets": "auto", "continue_from": "first.safetensors"}
 TINY_STEP = {"steps": 1, "learning_rate": 1e-9}
 
 
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory, write_pictures: Callable[[Path], Path]) -> Any:
-    folder = write_pictures(tmp_path_factory.mktemp("data") / "pictures")
-    return run_node(LoraDataset, folder=str(folder), trigger="number", resolution=64, repeats=1, bucket_step=16)[0]
-
-
-@pytest.fixture(autouse=True)
-def runs(comfy_base: Path) -> Iterator[Path]:
-    folder = comfy_base / "output" / "lora_loom"
-    yield folder
-    shutil.rmtree(folder, ignore_errors=True)
-    comfy.model_management.interrupt_current_processing(False)
-
-
-def trained_by(trio: tiny.Loaded, data: Any, **changes: Any) -> tuple:
-    inputs = {"model": trio.model, "clip": trio.clip, "vae": trio.vae, "dataset": data, **SETTINGS, **changes}
-    return run_node(TrainLora, **inputs)
-
-
 def train(trio: tiny.Loaded, data: Any, **changes: Any) -> Adapter:
-    return trained_by(trio, data, **changes)[2]
+    return runs_of.train(trio, data, **{**SETTINGS, **changes}).adapter
 
 
 def losses_of(trio: tiny.Loaded, data: Any, **changes: Any) -> list[float]:
-    return trained_by(trio, data, **TINY_STEP, **changes)[1]["loss"]
+    return runs_of.train(trio, data, **{**SETTINGS, **TINY_STEP, **changes}).loss_map["loss"]
 
 
 def predicted(patcher: Any, conditioning: list) -> Tensor:
@@ -192,20 +171,13 @@ def test_cut_off_it_goes_on_to_the_same_bytes_and_another_file_is_another_run(mo
     trio, extra = models("flux1"), {"steps": 2, "caption_dropout": 0.5, "targets": "attention", "rank": 5}
     make_lora("flux1", loras / "first.safetensors", preset="attention+mlp")
     train(trio, data, **extra)
-    whole = {path.relative_to(runs): path.read_bytes() for path in runs.rglob("*.safetensors")}
+    whole = kept(runs)
     shutil.rmtree(runs)
 
-    def cut(_: Any, args: tuple) -> None:
-        seen.append(1)
-        comfy.model_management.interrupt_current_processing(len(seen) == 2)
-
-    seen: list[int] = []
-    hook = trio.model.model.diffusion_model.register_forward_pre_hook(cut)
-    with pytest.raises(comfy.model_management.InterruptProcessingException):
+    with cancelled(trio, 2):
         train(trio, data, **extra)
-    hook.remove()
     train(trio, data, **extra)
-    assert {name: (runs / name).read_bytes() for name in whole} == whole
+    assert {name: kept(runs)[name] for name in whole} == whole
     make_lora("flux1", loras / "first.safetensors", preset="attention+mlp", seed=1)
     train(trio, data, **extra)
     assert len(list(runs.iterdir())) == 2

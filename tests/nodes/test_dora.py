@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import comfy.model_management
 import pytest
 import tiny
 import torch
+from harness import runs as runs_of
 from harness.calls import encode, relative_error, run_node
+from harness.runs import cancelled, kept
 from lora_loom.lora_core.adapter import TEXT_PREFIX, Adapter
 from lora_loom.lora_core.training import objective
 from lora_loom.lora_core.training.config import LoraConfig
@@ -22,11 +22,9 @@ from lora_loom.nodes.bridge.denoiser import ComfyDenoiser
 from lora_loom.nodes.bridge.session import training_session
 from lora_loom.nodes.bridge.start import PREFIX
 from lora_loom.nodes.bridge.weights import ComfyFrozen, weight_of
-from lora_loom.nodes.dataset import LoraDataset
 from lora_loom.nodes.layers import LoraLayers
 from lora_loom.nodes.load_stack import LoadLoraStack
 from lora_loom.nodes.save_lora import SaveLora
-from lora_loom.nodes.train_lora import TrainLora
 from tiny.packed import load_packed
 from tiny.stored import dequantised, load_stored
 from tiny.twin import TWINS
@@ -36,30 +34,14 @@ import nodes
 
 LAYERS = {"scaling": "alpha / rank", "lora_plus_ratio": 1.0, "rank_dropout": 0.0, "layer_dropout": 0.0, "max_norm": 0.0,
           "per_layer": "", "dora": True}  # fmt: skip
-SETTINGS = {
-    "steps": 3, "rank": 2, "alpha": 3.0, "learning_rate": 1e-2, "targets": "attention", "seed": 7, "batch_size": 2,
-    "accumulation": 1, "run_name": "run",
-}  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory, write_pictures: Callable[[Path], Path]) -> Any:
-    folder = write_pictures(tmp_path_factory.mktemp("data") / "pictures")
-    return run_node(LoraDataset, folder=str(folder), trigger="number", resolution=64, repeats=1, bucket_step=16)[0]
-
-
-@pytest.fixture(autouse=True)
-def runs(comfy_base: Path) -> Iterator[Path]:
-    folder = comfy_base / "output" / "lora_loom"
-    yield folder
-    shutil.rmtree(folder, ignore_errors=True)
-    comfy.model_management.interrupt_current_processing(False)
+TRIGGER = "number"
+pytestmark = pytest.mark.usefixtures("runs")
+SETTINGS = {"steps": 3, "alpha": 3.0, "learning_rate": 1e-2}
 
 
 def train(trio: tiny.Loaded, data: Any, **changes: Any) -> Adapter:
     options = run_node(LoraLayers, **{**LAYERS, **changes.pop("options", {})})[0]
-    inputs = {"model": trio.model, "clip": trio.clip, "vae": trio.vae, "dataset": data, **SETTINGS, **changes}
-    return run_node(TrainLora, layers=options, **inputs)[2]
+    return runs_of.train(trio, data, layers=options, **{**SETTINGS, **changes}).adapter
 
 
 def problem(patcher: Any, conditioning: list) -> Tensor:
@@ -154,20 +136,12 @@ def test_a_run_cut_off_goes_on_to_the_same_bytes_and_from_its_file(models, loras
     assert "not known before" not in caplog.text, "what it needs is foreseen"
     assert adapter.kinds() == {"DoRA": len(adapter.others)}
     assert '"dora_wd": "True"' in adapter.metadata["ss_network_args"] and adapter.metadata["ss_network_dim"] == "2"
-    whole = {path.relative_to(runs): path.read_bytes() for path in runs.rglob("*.safetensors")}
+    whole = kept(runs)
     shutil.rmtree(runs)
-    seen: list[int] = []
-
-    def cut(*_: Any) -> None:
-        seen.append(1)
-        comfy.model_management.interrupt_current_processing(len(seen) == 2)
-
-    hook = trio.model.model.diffusion_model.register_forward_pre_hook(cut)
-    with pytest.raises(comfy.model_management.InterruptProcessingException):
+    with cancelled(trio, 2):
         train(trio, data, **extra)
-    hook.remove()
     train(trio, data, offload=0.5, **extra)
-    assert {name: (runs / name).read_bytes() for name in whole} == whole
+    assert {name: kept(runs)[name] for name in whole} == whole
     inputs = {"adapter": adapter, "model": trio.model, "clip": trio.clip, "name": "first", "format": "kohya"}
     name = run_node(SaveLora, dtype="fp32", **inputs)[0]
     still = {"steps": 1, "learning_rate": 1e-9, "rank": 0, "targets": "auto"}
