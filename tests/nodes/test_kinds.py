@@ -203,6 +203,24 @@ def test_text_encoders_take_every_kind_at_their_own_strength(models, loras: Path
     assert "left out, for example " + layer in report
 
 
+def test_a_changed_strength_is_another_stack(models, loras: Path) -> None:
+    """Patches are exchanged in place where a sum can take them off again; all others are put on anew."""
+    model = models("sd15").model
+    plain, file = written(loras, "LoRA", model, "sd15"), written(loras, "DoRA per row", model, "sd15")
+    for strength in (0.5, 0.9, 0.5):
+        rows = [(plain, strength, 0.0), (file, strength, 0.0)]
+        theirs = model
+        for name, *strengths in rows:
+            theirs, _ = nodes.LoraLoader().load_lora(theirs, None, name, *strengths)
+        by_us, by_core = loaded(apply_stack(model, None, rows, []).model), loaded(theirs)
+        assert all(relative_error(by_us[key], by_core[key]) < 1e-6 for key in by_us)
+    one, other = (apply_stack(model, None, [(file, strength, 0.0)], []).model for strength in (0.5, 0.9))
+    direct = loaded(other)
+    loaded(one)
+    again = loaded(other)
+    assert all(torch.equal(direct[key], again[key]) for key in direct)
+
+
 def test_a_file_for_another_size_is_refused(models, loras: Path) -> None:
     model = models("sd15").model
     name = next(iter(NAMES["sd15"]))
