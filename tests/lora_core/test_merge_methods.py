@@ -362,6 +362,17 @@ def test_size_is_shared_out_best_over_all_layers(kilobytes):
     assert lost == pytest.approx(best, rel=1e-6)
 
 
+def test_a_wide_layer_pays_for_its_width():
+    """Of layers that hold as much, most is kept of the one that takes the least room."""
+    shapes = {"wide": (150, 130), "small": (12, 10), "middle": (40, 20)}
+    layers = {name: layer(index, *shape, 4) for index, (name, shape) in enumerate(shapes.items())}
+    layers = {name: each.scaled(1 / each.norm()) for name, each in layers.items()}
+    cut = merge([Weighted("", Adapter(layers), 1.0, 1.0)], limits=Limits(megabytes=0.002))
+    spectra = {name: torch.linalg.svdvals(dense(each))[:4] for name, each in layers.items()}
+    best = best_by_search(spectra, {name: sum(shape) for name, shape in shapes.items()}, numbers(cut.layers))
+    assert cut.error**2 * 3 == pytest.approx(best, rel=1e-6) and cut.errors["small"] < cut.errors["wide"]
+
+
 def test_a_layer_for_which_there_is_no_room_is_told():
     faint = {name: each.scaled(1e-6) for name, each in part(0, names=("diffusion_model.c",)).adapter.layers.items()}
     parts = [part(100, names=("diffusion_model.a",)), Weighted("faint", Adapter(faint), 1.0, 1.0)]
