@@ -59,13 +59,13 @@ def leave_one_out(model, clip, vae, entries: Sequence[Entry], asked: Prompts, sa
             made[name].append(latents(patcher, *_conditions(text, prompt, asked), sampling, seed))
             progress.update(at * len(rounds) + len(made[name]))
     pictures: dict[str, list[Image.Image]] = {}
-    for name, found in made.items():
+    for name, drawn in made.items():
         pictures[name] = []
-        for latent in found:
+        for latent in drawn:
             pictures[name].append(decoded(vae, latent))
             progress.update(len(sets) * len(rounds) + sum(map(len, pictures.values())))
-    changes = {name: _change(made, pictures, name) for name in sets if name != ALL}
-    page = _sheet(pictures, changes, rounds)
+    found = {name: _changes(made, pictures, name) for name in sets if name != ALL}
+    page, changes = _sheet(pictures, found, rounds), {name: _mean(each) for name, each in found.items()}
     progress.update(2 * len(sets) * len(rounds), picture=page)
     return LeftOut(page, _report(entries, changes, asked, clip), _figures(entries, changes, rounds))
 
@@ -98,13 +98,18 @@ def _encoded(clip, prompt: str) -> list:
     return clip.encode_from_tokens_scheduled(clip.tokenize(prompt))
 
 
-def _change(made: Mapping[str, Sequence[Tensor]], pictures: Mapping[str, Sequence[Image.Image]], name: str) -> Change:
-    """The mean over all rounds, from all LoRAs to this set."""
-    each = [
+def _changes(
+    made: Mapping[str, Sequence[Tensor]], pictures: Mapping[str, Sequence[Image.Image]], name: str
+) -> list[Change]:
+    """From all LoRAs to this set, round by round."""
+    return [
         leakage.change(before, after, _pixels(one), _pixels(other))
         for before, after, one, other in zip(made[ALL], made[name], pictures[ALL], pictures[name], strict=True)
     ]
-    return Change(*(sum(getattr(change, field) for change in each) / len(each) for field in vars(each[0])))
+
+
+def _mean(changes: Sequence[Change]) -> Change:
+    return Change(*(sum(getattr(change, field) for change in changes) / len(changes) for field in vars(changes[0])))
 
 
 def _pixels(picture: Image.Image) -> Tensor:
@@ -112,13 +117,14 @@ def _pixels(picture: Image.Image) -> Tensor:
 
 
 def _sheet(
-    pictures: Mapping[str, Sequence[Image.Image]], changes: Mapping[str, Change], rounds: Sequence[tuple[str, int]]
+    pictures: Mapping[str, Sequence[Image.Image]],
+    changes: Mapping[str, Sequence[Change]],
+    rounds: Sequence[tuple[str, int]],
 ) -> Image.Image:
-    labels = [name if name == ALL else f"{name}: {changes[name].latent:.3g}" for name in pictures]
-    rows = [
-        Row(f"{prompt or 'positive'}, seed {seed}", [drawn[number] for drawn in pictures.values()], labels)
-        for number, (prompt, seed) in enumerate(rounds)
-    ]
+    rows = []
+    for number, (prompt, seed) in enumerate(rounds):
+        labels = [ALL, *(f"{name}: {each[number].latent:.3g}" for name, each in changes.items())]
+        rows.append(Row(f"{prompt or 'positive'}, seed {seed}", [drawn[number] for drawn in pictures.values()], labels))
     return sheet(rows, tile=_TILE)
 
 
@@ -129,7 +135,7 @@ def _report(entries: Sequence[Entry], changes: Mapping[str, Change], asked: Prom
     alone = {name: change for name, change in changes.items() if name != NONE}
     if alone:
         most, least = (pick(alone, key=lambda name: alone[name].latent) for pick in (max, min))
-        lines.append(f"The picture changes most {most} and least {least}, of which little would be missed here.")
+        lines.append(f"The picture changes most {most} and least {least}.")
     if asked.conditioning and _on_text(entries):
         lines.append("What the LoRAs do to the text encoder is the same in all pictures: positive is connected.")
     return "\n".join(lines)
