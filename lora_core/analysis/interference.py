@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, reduce
 from typing import NamedTuple
+from weakref import ref
 
 import numpy as np
 import torch
@@ -22,7 +23,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ..blocks import REST, TEXT, block_of
+from ..low_rank import LowRank
 from ..merging.exact_sum import Weighted
+from ..weak_memo import remembered
 from . import chance
 from .parts import Part, attentions, parts_of
 
@@ -189,7 +192,7 @@ def measure(parts: Sequence[Weighted], attention: Attention = Attention(), work:
     blocks: dict[str, Block] = {}
     sums = {}
     for name, layer in layers.items():
-        block, sums[name] = layer.figures(str(block_of(name)))
+        block, sums[name] = layer.brief(str(block_of(name))) if work.brief else layer.figures(str(block_of(name)))
         _gather(blocks, block)
         work.tick()
     found: list[Head] = []
@@ -233,6 +236,24 @@ def _nothing(size: int) -> Excess:
     return Excess(*np.zeros((5, size, size)))
 
 
+@dataclass
+class _Kept:
+    """Brief figures at strength 1, and the corrections that they are of."""
+
+    of: list[ref[LowRank]] = field(default_factory=list)
+    figures: list[Pairs] = field(default_factory=list)
+
+
+@remembered
+def _at_one(first: LowRank) -> _Kept:
+    return _Kept()
+
+
+@remembered
+def _changes(layer: LowRank) -> bool:
+    return bool(layer.lora_B.any())
+
+
 class _Layer:
     """A layer as the LoRAs that change it see it: their corrections at the stack's strengths, `members` the index of
     each, and the place of its rank among all ranks side by side."""
@@ -240,11 +261,12 @@ class _Layer:
     def __init__(self, parts: Sequence[Weighted], name: str, work: Work):
         self.name, self.count, self.work = name, len(parts), work
         found = ((i, part.adapter.layers.get(name), part.strength_of(name)) for i, part in enumerate(parts))
-        used = [(i, layer.scaled(s)) for i, layer, s in found if layer is not None and s and layer.lora_B.any()]
+        used = [(i, layer, s) for i, layer, s in found if layer is not None and s and _changes(layer)]
         self.members: dict[int, slice] = {}
-        self.corrections = [layer for _, layer in used]
+        self.plain, self.strengths = [layer for _, layer, _ in used], [s for *_, s in used]
+        self.corrections = [layer.scaled(s) for _, layer, s in used]
         filled = 0
-        for index, layer in used:
+        for index, layer, _ in used:
             self.members[index], filled = slice(filled, filled + layer.rank), filled + layer.rank
         self.spans = list(self.members.values())
 
@@ -263,6 +285,25 @@ class _Layer:
 
     def _wide(self, factor: Tensor) -> Tensor:
         return factor.to(self.work.device, torch.float32 if self.work.brief else torch.float64)
+
+    def brief(self, name: str) -> tuple[Block, tuple[float, float]]:
+        """As `figures`, from those at strength 1, which are kept for as long as the corrections are."""
+        kept = _at_one(self.plain[0])
+        if [each() for each in kept.of] != self.plain:
+            kept.of, kept.figures = [ref(each) for each in self.plain], self._unit_figures()
+        by = np.outer(self.strengths, self.strengths)
+        inner, variance, peak = map(
+            self._spread, (unit * s for unit, s in zip(kept.figures, (by, by**2, by**2), strict=True))
+        )
+        nothing = _nothing(self.count)
+        return Block(name, inner, variance, peak, nothing, nothing, {}), (max(float(inner.sum()), 0.0) ** 0.5, 0.0)
+
+    def _unit_figures(self) -> list[Pairs]:
+        """Inner products, variance and peak of the members alone."""
+        scaled, self.corrections = self.corrections, self.plain
+        block, _ = self.figures("")
+        self.corrections, own = scaled, np.ix_(list(self.members), list(self.members))
+        return [block.inner[own], block.variance[own], block.peak[own]]
 
     def figures(self, name: str) -> tuple[Block, tuple[float, float]]:
         """Of this layer alone, its parts (q, k, v of a fused weight) counted apart, for the block `name`; and the

@@ -10,6 +10,7 @@ import torch
 
 from ...lora_core.low_rank import LowRank
 from ...lora_core.merging.exact_sum import Weighted
+from ...lora_core.weak_memo import remembered
 from .base import Base
 
 ABSURD = 10.0  # times the norm of the weight
@@ -39,6 +40,7 @@ def too_loud(entries: Sequence[Weighted], model, clip) -> list[str]:
     return said
 
 
+@remembered
 def _most(layer: LowRank) -> float:
     """The most that the root mean square of the correction can be, from the norms of its factors."""
     norms = [float(torch.linalg.vector_norm(factor, dtype=torch.float32)) for factor in (layer.lora_A, layer.lora_B)]

@@ -469,3 +469,20 @@ def test_streams_are_one_attention() -> None:
         "d.joint_blocks.0.attn": {"q": 2, "k": 2, "v": 2}, "d.joint_blocks.0.x_block.attn2": {"q": 1, "k": 1, "v": 1},
         "d.t.0.attn": {"q": 2},
     }  # fmt: skip
+
+
+@pytest.mark.parametrize("first", [1.0, 0.3, 0.0])
+def test_brief_figures_of_other_strengths_are_those_of_a_first_look(first: float) -> None:
+    """They are kept at strength 1; a LoRA that comes or goes is no other LoRA."""
+    wanted = [first, *[-0.7] * (len(STACK) - 1)]
+    new = [replace(part, adapter=part.adapter.map(replace)) for part in STACK]
+    known, fresh = (
+        measure([replace(part, strength=s) for part, s in zip(parts, wanted, strict=True)], work=Work(brief=True))
+        for parts in (STACK, new)
+    )
+    for name in ("inner", "variance", "peak"):
+        left, right = (getattr(found.total, name) for found in (known, fresh))
+        assert np.allclose(left, right, rtol=1e-5, atol=1e-6 * np.abs(right).max())
+    exact = measure([replace(part, strength=s) for part, s in zip(STACK, wanted, strict=True)]).total
+    assert np.allclose(known.total.inner, exact.inner, atol=1e-5 * np.abs(exact.inner).max())
+    assert known.total.loudness() == pytest.approx(exact.loudness(), rel=1e-4)
