@@ -194,9 +194,11 @@ def test_text_encoders_take_every_kind_at_their_own_strength(models, loras: Path
     assert "2 layers" in applied.report and "not applied" not in applied.report
     assert sum(not torch.equal(before[key], by_core[key]) for key in before) == 2
     assert all(relative_error(by_us[key], by_core[key]) < 1e-6 for key in before if before[key].is_floating_point())
+    if kind != "LoKr":
+        return  # DoRA is of full rank, and converted in another test
     with pytest.raises(ValueError, match="connect CLIP"):
         run_node(ConvertLora, model=model, lora="text.safetensors", rank=256, energy=1.0)
-    made, _, report = run_node(ConvertLora, model=model, lora="text.safetensors", rank=1024, energy=1.0, clip=clip)
+    made, _, report = run_node(ConvertLora, model=model, lora="text.safetensors", rank=0, energy=1.0, clip=clip)
     key = f"{layer.removeprefix('text_encoders.')}.weight"
     plain = loaded(apply_layers(model, clip, {n: one.scaled(0.6) for n, one in made.layers.items()})[1])
     assert list(made.layers) == [layer] and relative_error(plain[key], by_us[key]) < 1e-5
