@@ -15,7 +15,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from lora_loom.lora_core.adapter import TEXT_PREFIX
-from lora_loom.lora_core.training import checkpoint, objective, schedules
+from lora_loom.lora_core.training import checkpoint, objective, schedules, validation
 from lora_loom.lora_core.training.batches import Batches
 from lora_loom.lora_core.training.config import OPTIMIZERS, SCHEDULES, LoraConfig, OptimizerConfig, Recipe, TrainConfig
 from lora_loom.lora_core.training.health import Health
@@ -450,6 +450,22 @@ def test_class_images_weigh_what_was_asked_for():
     half = Run(replace(CONFIG, objective=replace(CONFIG.objective, prior_weight=0.5)), class_only).go(1)[0]
     plain = Run().go(1)[0]
     assert (half.loss, half.grad_norm) == (pytest.approx(plain.loss / 2), pytest.approx(plain.grad_norm / 2))
+
+
+def test_validation_looks_through_the_masks_of_the_run():
+    """A mask that hides everything leaves no loss, and half of a mask's weight half of it."""
+    draws = [validation.Draw(0, 0.4, 1), validation.Draw(0, 0.7, 2)]
+
+    def looked(mask: float | None) -> list[float]:
+        sample = make_samples()[0]
+        weights = None if mask is None else torch.full_like(sample.latent[:1], mask)
+        run = Run(samples=[replace(sample, mask=weights)])
+        with attached(run.state.factors.branches):
+            return validation.measure(draws, run.config, run.state, run.toy, run.samples)
+
+    plain = looked(None)
+    assert all(plain) and looked(0.0) == [0.0, 0.0] and looked(1.0) == pytest.approx(plain)
+    assert looked(0.5) == pytest.approx([loss / 2 for loss in plain])
 
 
 def test_unmasked_weighs_what_the_mask_leaves_out():
