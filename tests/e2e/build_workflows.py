@@ -107,11 +107,11 @@ def stack_graph() -> dict[str, Node]:
         "### Stack LoRAs\nAdd rows, drag them, or paste `<lora:name:0.8>` tags into the list. All LoRAs of a weight are added up "
         "exactly and applied once. Chain more through `lora_stack`; `triggers` holds their trigger words."
     )
-    rows = {"rows": ROWS}
+    rows = {"rows": "<lora:lora_loom_demo/heart:1>\n<lora:lora_loom_demo/arrow:0.3>"}
     return {
         "note": note(text, (0, -170), (620, 120)),
         **loaders(0, 0),
-        "stack": Node("LoraLoom_LoadLoraStack", (320, 0), rows, {"model": ("unet", "MODEL"), "clip": ("clip", "CLIP")}, size=(360, 330)),
+        "stack": Node("LoraLoom_LoadLoraStack", (320, 0), rows, {"model": ("unet", "MODEL"), "clip": ("clip", "CLIP")}, size=(360, 350)),
         **sampling(720, 0, "a yellow heart on a blue background", ("stack", "model"), ("stack", "clip")),
         "saved": Node("SaveImage", (1420, 0), {"filename_prefix": "lora_loom_stack"}, {"images": ("decode", "IMAGE")}, size=(320, 360)),
     }  # fmt: skip
