@@ -46,8 +46,6 @@ class Stack {
     this.back.serialize = false
     this.back.label = "Show as list"
     this.editor.element.addEventListener("wheel", (event) => toCanvas(event), { passive: false })
-    const { widgets } = node
-    widgets.splice(widgets.indexOf(this.rows) + 1, 0, ...widgets.splice(widgets.length - 2, 2))
     after(this.rows, "callback", () => this.taken(this.rows.value))
     after(node, "onAdded", () => this.settle())
     after(node, "onConfigure", () => this.settle())
