@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
+from typing import Any
 
 from .label import without_picture_hashes
 from .lineage import MERGE, PARENTS, parents_of, without_headers
@@ -42,7 +43,12 @@ def _without_errors(metadata: Mapping[str, str]) -> dict[str, str]:
     if MERGE not in metadata:
         return dict(metadata)
     told = json.loads(metadata[MERGE])
-    return {**metadata, MERGE: text_of({name: value for name, value in told.items() if name != "errors"})}
+    parts = [_without_its_errors(part) for part in told.get("converted", ())]
+    return {**metadata, MERGE: text_of(_without_its_errors(told) | ({"converted": parts} if parts else {}))}
+
+
+def _without_its_errors(told: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in told.items() if name != "errors"}
 
 
 def _fewer_tags(metadata: Mapping[str, str], size: Callable[[Mapping[str, str]], int], limit: int) -> tuple[str, int]:

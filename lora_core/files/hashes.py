@@ -5,10 +5,13 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Callable, Mapping
-from typing import BinaryIO
+from dataclasses import fields, is_dataclass
+from typing import Any, BinaryIO
 
+import torch
 from torch import Tensor
 
+from ..adapter import Adapter
 from .packing import pack
 
 _CHUNK = 2**24
@@ -29,6 +32,15 @@ def data_hash(
         return _digest(file, tick)
 
 
+def content_hash(adapter: Adapter) -> str:
+    """sha256 of an adapter that is no file, 64 hex digits: of the names, numbers, types and bytes of its corrections,
+    whatever their order and its metadata. Like `data_hash` it names bytes, not an effect."""
+    digest = hashlib.sha256()
+    for name, change in sorted((*adapter.layers.items(), *adapter.others.items()), key=lambda item: item[0]):
+        _add(digest, (name, change))
+    return digest.hexdigest()
+
+
 def file_hash(path: str | os.PathLike[str], tick: Callable[[int], None] = lambda _: None) -> str:
     """sha256 of a whole file; its first 10 digits are AutoV2. `tick` is told the bytes read so far."""
     with open(path, "rb") as file:
@@ -41,6 +53,20 @@ def part_hash(path: str | os.PathLike[str]) -> str:
         file.seek(0x100000)
         part = file.read(0x10000)
     return hashlib.sha256(part).hexdigest()[:8] if part else ""
+
+
+def _add(digest: Any, value: Any) -> None:
+    if isinstance(value, Tensor):
+        digest.update(f"{value.dtype} {tuple(value.shape)};".encode())
+        digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+    elif is_dataclass(value):
+        _add(digest, (type(value).__name__, *(getattr(value, field.name) for field in fields(value))))
+    elif isinstance(value, tuple):
+        digest.update(f"{len(value)}:".encode())
+        for part in value:
+            _add(digest, part)
+    else:
+        digest.update(f"{getattr(value, '__qualname__', repr(value))};".encode())
 
 
 def _digest(file: BinaryIO, tick: Callable[[int], None] = lambda _: None) -> str:

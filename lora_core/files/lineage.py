@@ -13,15 +13,19 @@ from .words import trigger_words, unique
 
 PARENTS, MERGE, RIGHTS = "lora_loom.parents", "lora_loom.merge", "lora_loom.rights"
 CONTINUED = "lora_loom.continued_from"
+CONTENT = "lora_loom.content_hash"
 
-_OF_THE_FILE = ("sshs_model_hash", "sshs_legacy_hash", "modelspec.hash_sha256", "lora_adapter_metadata", PARENTS, MERGE)
+_OF_THE_FILE = ("sshs_model_hash", "sshs_legacy_hash", "modelspec.hash_sha256", "lora_adapter_metadata", PARENTS, MERGE,
+                CONTENT)  # fmt: skip
+_OF_THE_NETWORK = ("ss_network_module", "ss_network_args", "ss_network_dim", "ss_network_alpha")
 _OF_PICTURES = ("ss_tag_frequency", "ss_dataset_dirs", "ss_reg_dataset_dirs", "ss_bucket_info", "ss_datasets")
 _LONG = 300  # characters of a header's text that is not repeated for a parent
 
 
 @dataclass(frozen=True)
 class Parent:
-    """`sha256` is that of the data section of its file, `unknown` when it never was one; `parents` are its own.
+    """`sha256` is that of the data section of its file where `hash_of` is empty; `adapter` is what was in memory, which
+    Save LoRA notes as `lora_loom.content_hash` of the file it writes, `file` a whole file. `parents` are its own.
     `header` is what else its header said in short texts, but of pictures and folders.
     """
 
@@ -35,18 +39,20 @@ class Parent:
     base: str = ""
     parents: Sequence[Any] = ()
     blocks: str = ""
+    hash_of: str = ""
     header: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
     def of(
-        cls, name: str, metadata: Mapping[str, str], strength: float, text_strength: float, sha256: str = ""
-    ) -> Parent:
+        cls, name: str, metadata: Mapping[str, str], strength: float, text_strength: float, sha256: str,
+        hash_of: str = "",
+    ) -> Parent:  # fmt: skip
         return cls(
-            name, sha256 or metadata.get("sshs_model_hash", "unknown"), strength,
+            name, sha256, strength,
             None if text_strength == strength else text_strength,
             metadata.get("modelspec.author", ""), metadata.get("modelspec.license", ""),
             ", ".join(trigger_words(metadata)), metadata.get("modelspec.base_model", ""),
-            parents_of(metadata), header=_header(metadata),
+            parents_of(metadata), hash_of=hash_of, header=_header(metadata),
         )  # fmt: skip
 
     def described(self) -> dict[str, Any]:
@@ -64,7 +70,13 @@ def parents_of(metadata: Mapping[str, str]) -> list[Any]:
 
 def inherited(metadata: Mapping[str, str]) -> dict[str, str]:
     """Of a header, what stays true of a LoRA that is made of this one alone."""
-    return {key: value for key, value in metadata.items() if key not in _OF_THE_FILE}
+    return {key: value for key, value in metadata.items() if key not in (*_OF_THE_FILE, *_OF_THE_NETWORK)}
+
+
+def losses(error: float, errors: Mapping[str, float]) -> dict[str, Any]:
+    """Relative errors of the whole and of layers for the file: to two digits, and only where there are any."""
+    short = {name: float(f"{value:.1e}") for name, value in errors.items() if value}
+    return {"error": float(f"{error:.1e}"), **({"errors": short} if short else {})}
 
 
 def without_headers(parents: Iterable[Any]) -> list[Any]:
@@ -79,8 +91,8 @@ def without_headers(parents: Iterable[Any]) -> list[Any]:
 def _header(metadata: Mapping[str, str]) -> dict[str, str]:
     told = ("modelspec.author", "modelspec.license", "modelspec.trigger_phrase", "modelspec.base_model", *_OF_PICTURES)
     return {
-        key: value for key, value in inherited(metadata).items()
-        if key.startswith(("ss_", "modelspec.")) and key not in told and len(value) <= _LONG
+        key: value for key, value in metadata.items()
+        if key.startswith(("ss_", "modelspec.")) and key not in (*told, *_OF_THE_FILE) and len(value) <= _LONG
     }  # fmt: skip
 
 

@@ -2,13 +2,12 @@
 
 LoHa is the row-wise Khatri-Rao product of its sides, so of rank r^2 at most. The singular values of a Kronecker product
 are the products of its factors', so LoKr is cut optimally without ever being multiplied out. GLoRA is of rank 2 r given
-the weight. What is left (DoRA, OFT, whole differences) is dense and cut by a randomised range finder (Halko,
-Martinsson and Tropp 2011, arXiv:0909.4061).
+the weight. What is left (DoRA, OFT, whole differences) is dense and cut as an extraction is.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from math import sqrt
 
@@ -18,21 +17,23 @@ from torch import Tensor
 from ..adapter import Adapter
 from ..kinds import Correction, GLoRA, LoHa, LoKr, Placed
 from ..kinds.lokr import product
-from ..low_rank import Decomposition, LowRank
+from ..low_rank import LowRank
+from .extraction import extract, rank_for
 from .truncation import Limits
 
 _EXACT = 1024  # above that rank a spectrum costs more than a sketch of the dense matrix
-_OVERSAMPLE, _POWERS = 16, 3
+_RANK = 128  # of what has none of its own, when nothing is said
 
 
 def to_low_rank(
-    change: LowRank | Correction, limits: Limits, weight: Tensor | None = None, seed: int = 0
+    change: LowRank | Correction, limits: Limits, weight: Tensor | None = None, name: str = ""
 ) -> tuple[LowRank, float]:
     """What `change` adds at strength 1 as a LowRank in fp32, and the relative Frobenius error.
 
     `limits.rank` bounds the rank (0: exact where there are factors, 128 otherwise), `limits.energy` keeps less where
     less is enough. `weight` is the one that is changed: its shape places the kernel, and kinds that depend on it need
-    its values. Raises ValueError when it is missing.
+    its values. `name` is that of the layer. What is made is on the CPU. Raises ValueError when the weight is missing,
+    or a dense change is NaN or infinite.
     """
     if isinstance(change, LowRank):
         return _cut(change, limits)
@@ -43,27 +44,14 @@ def to_low_rank(
         made, error = _kronecker(change, limits)
         return replace(made, kernel=kernel), error
     if (factors := _factors(change, weight)) is not None and factors.rank <= min(_EXACT, *_flat(weight)):
-        return _cut(replace(factors, kernel=kernel), limits)
-    delta = change.apply_to(weight.float()) - weight.float()
-    made, error = sketched(delta.flatten(1), limits, seed)
-    return replace(made, kernel=kernel), error
+        return _cut(replace(factors.to("cpu"), kernel=kernel), limits)
+    return _nearest(change.apply_to(weight.float()) - weight.float(), limits, name)
 
 
-def sketched(delta: Tensor, limits: Limits, seed: int = 0) -> tuple[LowRank, float]:
-    """The nearest LowRank of a matrix, nearly optimal (Halko et al., algorithm 4.4), and its exact relative error."""
-    total = float(delta.norm())
-    most = min(limits.rank or 128, *delta.shape)
-    if total == 0.0:
-        return _nothing(delta), 0.0
-    generator = torch.Generator().manual_seed(seed)
-    width = min(most + _OVERSAMPLE, *delta.shape)
-    basis = torch.randn(delta.shape[1], width, generator=generator).to(delta)
-    for _ in range(_POWERS):
-        basis = torch.linalg.qr(delta.T @ torch.linalg.qr(delta @ basis)[0])[0]
-    left = torch.linalg.qr(delta @ basis)[0]
-    parts = Decomposition((left.T @ delta).double(), left.double())
-    made = parts.keep(min(most, _rank_for(parts.sigma, limits.energy, total)))
-    return made, float((delta - made.delta_weight()).norm()) / total
+def _nearest(delta: Tensor, limits: Limits, name: str) -> tuple[LowRank, float]:
+    """Of a dense change, which is overwritten."""
+    found = extract(delta, limits.rank or _RANK, limits.energy, name)
+    return (found.low_rank, found.error) if found else (_nothing(delta), 0.0)
 
 
 def _cut(exact: LowRank, limits: Limits) -> tuple[LowRank, float]:
@@ -114,7 +102,7 @@ def _kronecker(lokr: LoKr, limits: Limits) -> tuple[LowRank, float]:
     if not float(sigma[0]):
         return _nothing(torch.zeros(len(u1) * len(u2), v1.shape[1] * v2.shape[1])), 0.0
     informed = int((sigma > sigma[0] * 1e-7).sum())
-    rank = min(limits.rank or informed, informed, _rank_for(sigma, limits.energy, float(sigma.norm())))
+    rank = min(limits.rank or informed, informed, rank_for(sigma, limits.energy, float(sigma.norm())))
     first, second = order[:rank] // len(s2), order[:rank] % len(s2)
     root = sigma[:rank].sqrt()
     up = torch.einsum("ak,ck->ack", u1[:, first], u2[:, second]).flatten(0, 1) * root
@@ -126,15 +114,9 @@ def _svd(matrix: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return torch.linalg.svd(matrix.double(), full_matrices=False)
 
 
-def _rank_for(sigma: Tensor, energy: float, total: float) -> int:
-    """The fewest values with that share of the whole's squared norm; all when they do not reach it."""
-    if energy >= 1:
-        return len(sigma)
-    return min(int((sigma.double().square().cumsum(0) < energy * total**2).sum()) + 1, len(sigma))
-
-
 def _nothing(like: Tensor) -> LowRank:
-    return LowRank(like.new_zeros(1, like.shape[1]), like.new_zeros(like.shape[0], 1), 1.0)
+    """What a weight of that shape is changed by when it is not."""
+    return LowRank(torch.zeros(1, like[0].numel()), torch.zeros(len(like), 1), 1.0, tuple(like.shape[2:]))
 
 
 def _flat(weight: Tensor) -> tuple[int, int]:
@@ -148,6 +130,11 @@ class Converted:
     adapter: Adapter
     errors: dict[str, float] = field(default_factory=dict)
     left_out: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def error(self) -> float:
+        """Of all converted layers together."""
+        return _together((self.adapter.layers[name], error) for name, error in self.errors.items())
 
 
 def convert(
@@ -166,30 +153,36 @@ def convert(
         if weight.ndim < 2:
             made.left_out[name] = items[0].kind
         else:
-            layer, made.errors[name] = _layer(adapter.layers.get(name), items, weight, limits)
-            made.adapter.layers[name] = layer
+            made.adapter.layers[name], made.errors[name] = _layer(adapter.layers.get(name), items, weight, limits, name)
         tick(index + 1, len(adapter.others))
     return made
 
 
-def _layer(plain: LowRank | None, items: Sequence[Correction], weight: Tensor, limits: Limits) -> tuple[LowRank, float]:
+def _layer(
+    plain: LowRank | None, items: Sequence[Correction], weight: Tensor, limits: Limits, name: str
+) -> tuple[LowRank, float]:
     if plain is None and len(items) == 1 and not isinstance(items[0], Placed):
-        return to_low_rank(items[0], limits, weight)
+        return to_low_rank(items[0], limits, weight, name)
     if plain is None and not limits.rank and all(isinstance(item, Placed) for item in items):
-        return _slices(items, limits, weight)
+        return _slices(items, limits, weight, name)
     changed = weight.clone() if plain is None else plain.add_to_(weight.clone())
     for item in items:
         changed = item.apply_to(changed)
-    layer, error = sketched((changed - weight).flatten(1), limits)
-    return replace(layer, kernel=tuple(weight.shape[2:])), error
+    return _nearest(changed - weight, limits, name)
 
 
-def _slices(items: Sequence[Placed], limits: Limits, weight: Tensor) -> tuple[LowRank, float]:
+def _slices(items: Sequence[Placed], limits: Limits, weight: Tensor, name: str) -> tuple[LowRank, float]:
     """Of rows that do not overlap, each for itself."""
-    made, kept, lost = [], 0.0, 0.0
-    for item in items:
-        part, error = to_low_rank(item.inner, limits, item.rows_of(weight))
-        made.append(item.put_back(part, len(weight)))
-        kept += part.inner(part)
-        lost += part.inner(part) * error**2 / (1 - error**2)
-    return LowRank.concat(made), sqrt(lost / (kept + lost)) if kept else 0.0
+    made = [to_low_rank(item.inner, limits, item.rows_of(weight), name) for item in items]
+    whole = (item.put_back(part, len(weight)) for item, (part, _) in zip(items, made, strict=True))
+    return LowRank.concat(whole), _together(made)
+
+
+def _together(parts: Iterable[tuple[LowRank, float]]) -> float:
+    """The relative error of several orthogonal parts together, from what is kept of each and its own relative error."""
+    kept = lost = 0.0
+    for part, error in parts:
+        energy = part.inner(part)
+        kept += energy
+        lost += energy * error**2 / (1 - error**2)
+    return sqrt(lost / (kept + lost)) if kept else 0.0

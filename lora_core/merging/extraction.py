@@ -1,6 +1,7 @@
-"""A LoRA out of the difference of two weights, at an error that is measured, not estimated.
+"""A LoRA out of the dense change of a weight, at an error that is measured, not estimated.
 
-Randomised SVD with power iterations (Halko, Martinsson, Tropp 2011, arXiv:0909.4061). Nothing is clamped.
+Randomised SVD with power iterations (Halko, Martinsson, Tropp 2011, arXiv:0909.4061, algorithm 4.4). Nothing is
+clamped.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from torch import Tensor
 
 from ..low_rank import Decomposition, LowRank
 
-_SPARE, _PASSES = 16, 2  # directions beyond the rank, and passes over the difference that sharpen them
+_SPARE, _PASSES = 16, 3  # directions beyond the rank, and passes over the difference that sharpen them
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,8 @@ class Extracted:
 
 def extract(difference: Tensor, rank: int, energy: float, name: str) -> Extracted | None:
     """The correction nearest to `difference`, which is overwritten: of at most `rank`, and of fewer where these hold
-    `energy` of its squared norm. None when there is no difference. `name` seeds the random directions.
+    `energy` of its squared norm. None when there is no difference. `name` seeds the random directions. The factors are
+    on the CPU.
 
     Raises ValueError when the difference is not finite.
     """
@@ -39,10 +41,9 @@ def extract(difference: Tensor, rank: int, energy: float, name: str) -> Extracte
     if norm == 0:
         return None
     if not isfinite(norm):
-        raise ValueError(f"{name} holds NaN or infinite values in one of the models; nothing can be extracted from it")
+        raise ValueError(f"{name} holds NaN or infinite values; no LoRA can be made of it")
     found = _decompose(flat, rank, name, tuple(difference.shape[2:]))
-    share = found.sigma.square().cumsum(0) / norm**2
-    low_rank = found.keep(min(rank, int((share < energy).sum()) + 1))
+    low_rank = found.keep(min(rank, rank_for(found.sigma, energy, norm)))
     flat.addmm_(low_rank.lora_B.to(flat), low_rank.lora_A.to(flat), alpha=-1)
     return Extracted(low_rank, norm, _norm(flat) / norm, found.sigma)
 
@@ -51,6 +52,13 @@ def whole_error(parts: list[Extracted]) -> float:
     """Of all of them together, relative to all differences together."""
     total = sum(part.norm**2 for part in parts)
     return sqrt(sum((part.error * part.norm) ** 2 for part in parts) / total) if total else 0.0
+
+
+def rank_for(sigma: Tensor, energy: float, norm: float) -> int:
+    """The fewest values with that share of a whole of that norm; all when they do not reach it, or it is all of it."""
+    if energy >= 1:
+        return len(sigma)
+    return min(int((sigma.double().square().cumsum(0) < energy * norm**2).sum()) + 1, len(sigma))
 
 
 def _decompose(flat: Tensor, rank: int, name: str, kernel: tuple[int, ...]) -> Decomposition:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from math import sqrt
+from math import isfinite, sqrt
 
 import torch
 from torch import Tensor
@@ -79,8 +79,8 @@ def merge(
 ) -> Merged:
     """One layer after the other; `tick` hears how many are done, of how many, and may raise to cancel.
 
-    Raises ValueError when there is nothing to merge, when a part holds other than plain LoRA, when a method is for two
-    LoRAs and there are more, or when corrected weights differ in shape.
+    Raises ValueError when there is nothing to merge, when a part holds other than plain LoRA or numbers that are not
+    finite, when a method is for two LoRAs and there are more, or when corrected weights differ in shape.
     """
     check_plain(parts)
     terms = _terms(parts)
@@ -186,8 +186,14 @@ def _terms(parts: Sequence[Weighted]) -> dict[str, Terms]:
     for index, part in enumerate(parts):
         for name, layer in part.adapter.layers.items():
             if strength := part.strength_of(name):
+                _check_finite(part.name, name, layer)
                 terms.setdefault(name, []).append((index, layer.scaled(strength)))
     return terms
+
+
+def _check_finite(part: str, name: str, layer: LowRank) -> None:
+    if not all(isfinite(float(factor.float().sum())) for factor in (layer.lora_A, layer.lora_B)):
+        raise ValueError(f"{part} holds NaN or infinite values in {name}; it would blacken images, so leave it out")
 
 
 def _norms(count: int, terms: dict[str, Terms]) -> list[float]:

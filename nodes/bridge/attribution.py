@@ -23,10 +23,8 @@ from server import PromptServer
 import nodes
 
 from ...lora_core import attribution
-from ...lora_core.files.hashes import data_hash
 from ...lora_core.rows import Row
-from .folders import lora_path
-from .origin import known_hash
+from .origin import lora_hash
 from .progress import Progress
 
 KEY = "lora_loom_adapters"
@@ -72,7 +70,7 @@ def meet(posted: dict[str, Any]) -> dict[str, Any]:
 
 def entry_of(row: Row, metadata: Mapping[str, str]) -> dict[str, Any]:
     """The hash is the header's, else read from the file once."""
-    return attribution.entry(row, metadata, attribution.stated_hash(metadata) or _data_hash(row.name))
+    return attribution.entry(row, metadata, attribution.stated_hash(metadata) or lora_hash(row.name, Progress(1)))
 
 
 def attach(model, entries: Sequence[dict[str, Any]]) -> None:
@@ -162,7 +160,3 @@ def _keep(kept: OrderedDict[str, Any], key: str, value: Any) -> None:
     kept.move_to_end(key)
     while len(kept) > _KEPT:
         kept.popitem(last=False)
-
-
-def _data_hash(name: str) -> str:
-    return known_hash(str(lora_path(name)), Progress(1), data_hash, "lora_hashes.json")

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import comfy.model_management
 import torch
 
 from ...lora_core.adapter import TEXT_PREFIX, Adapter
-from ...lora_core.files import formats, metadata
-from ...lora_core.files.hashes import data_hash
-from ...lora_core.files.lineage import Parent
+from ...lora_core.files import formats
+from ...lora_core.files.lineage import Parent, losses
 from ...lora_core.merging.conversion import Converted, convert
 from ...lora_core.merging.truncation import Limits
 from .folders import lora_path
 from .keys import NameTable
+from .offspring import described, refuse_losses
+from .origin import lora_hash
+from .progress import Progress
 from .stack import layers_of
 
 Tick = Callable[[int, int], None]
@@ -24,27 +27,21 @@ def convert_file(name: str, model, clip, limits: Limits, tick: Tick) -> tuple[Ad
     """The file as a plain LoRA, and a report. Raises ValueError for one that is not for this MODEL and CLIP."""
     path, table = lora_path(name), NameTable(model, clip)
     resolved = table.resolve(formats.read(path), path.name)
-    if resolved.unmatched:
-        raise ValueError(
-            f"{path.name}: {len(resolved.unmatched)} layers would be lost, for example {resolved.unmatched[0]}; "
-            "connect CLIP for text-encoder layers, or the model the LoRA was made for"
-        )
-    made = as_plain(resolved.adapter, model, clip, limits, tick)
-    if not made.adapter.layers:
-        raise ValueError(f"{path.name} changes only biases and norms, which no LoRA can hold; use Load LoRA Stack")
-    parent = Parent.of(path.stem, resolved.adapter.metadata, 1.0, 1.0, data_hash(path))
-    facts = metadata.Facts(
-        title=path.stem, architecture=table.family.architecture, base_version=table.family.base_version,
-        base_name=parent.base, trigger=parent.trigger, merged_from=(parent,),
-        made_by={"converted": dict(resolved.adapter.kinds()), "rank": limits.rank, "energy": limits.energy},
-    )  # fmt: skip
-    adapter = Adapter(made.adapter.layers, metadata.build(facts, made.adapter))
-    lines = [f"{path.stem}: {layers_of(resolved.adapter)}", f"rank up to {adapter.rank()}", *cost(made)]
+    refuse_losses(path.name, resolved.unmatched)
+    found = resolved.adapter
+    made = as_plain(path.stem, found, model, clip, limits, tick)
+    parent = Parent.of(path.stem, found.metadata, 1.0, 1.0, lora_hash(name, Progress(1)))
+    how = {"method": "convert", "rank": limits.rank, "energy": limits.energy}
+    if found.others:
+        how["converted"] = [told(path.stem, found, made)]
+    adapter = described(made.adapter.layers, [parent], [found.metadata], table, how)
+    lines = [f"{path.stem}: {layers_of(found)}", f"rank up to {adapter.rank()}", *cost(made)]
     return adapter, "\n".join(lines + [f"  {error:.2e}  {name}" for name, error in worst_first(made)])
 
 
-def as_plain(adapter: Adapter, model, clip, limits: Limits, tick: Tick) -> Converted:
-    """An adapter in the model's names with every matrix as a LowRank, on the CPU."""
+def as_plain(name: str, adapter: Adapter, model, clip, limits: Limits, tick: Tick) -> Converted:
+    """An adapter in the model's names with every matrix as a LowRank, on the CPU. Raises ValueError, with its `name`,
+    when it has none."""
     device = comfy.model_management.get_torch_device()
     device = torch.device("cpu") if device.type == "mps" else device  # which has no fp64
     held = {"": model.get_key_patches("diffusion_model.")}
@@ -60,6 +57,8 @@ def as_plain(adapter: Adapter, model, clip, limits: Limits, tick: Tick) -> Conve
     with torch.inference_mode(False), torch.no_grad():
         made = convert(adapter, limits, weight_of, tick)
         layers = {name: layer.to("cpu") for name, layer in made.adapter.layers.items()}
+    if not layers:
+        raise ValueError(f"{name} changes only biases and norms, which no LoRA can hold; use Load LoRA Stack")
     return Converted(Adapter(layers, adapter.metadata), made.errors, made.left_out)
 
 
@@ -68,13 +67,20 @@ def cost(made: Converted) -> list[str]:
     lines = []
     if made.errors:
         name, error = worst_first(made)[0]
-        lines.append(f"{len(made.errors)} layers became plain LoRA, relative error up to {error:.2e} ({name})")
+        whole = f"relative error {made.error:.2e}, of a layer up to {error:.2e} ({name})"
+        lines.append(f"{len(made.errors)} layers became plain LoRA, {whole}")
     if made.left_out:
         first = next(iter(made.left_out))
         lines.append(
             f"{len(made.left_out)} biases and norms are left out, for example {first}: a LoRA cannot hold them"
         )
     return lines
+
+
+def told(name: str, adapter: Adapter, made: Converted) -> dict[str, Any]:
+    """For the file: what the kinds of `adapter` were, and what it cost to make it plain."""
+    left_out = {"left_out": sorted(made.left_out)} if made.left_out else {}
+    return {"name": name, "kinds": dict(adapter.kinds()), **losses(made.error, made.errors), **left_out}
 
 
 def worst_first(made: Converted) -> list[tuple[str, float]]:

@@ -16,7 +16,9 @@ from torch import Tensor
 
 from ...lora_core.adapter import TEXT_PREFIX, Adapter
 from ...lora_core.files import formats, save
+from ...lora_core.files.hashes import content_hash
 from ...lora_core.files.label import Label, labelled
+from ...lora_core.files.lineage import CONTENT
 from ...lora_core.kinds import Correction
 from ...lora_core.low_rank import LowRank
 from .folders import file_for, loras_folder
@@ -59,7 +61,7 @@ def save_adapter(
         "rank": adapter.rank(), "steps": meta.get("ss_steps", ""),
     }  # fmt: skip
     path = file_for(template, values, overwrite)
-    adapter = replace(adapter, metadata={**meta, "ss_output_name": path.stem})
+    adapter = replace(adapter, metadata={**meta, "ss_output_name": path.stem, CONTENT: content_hash(adapter)})
     progress = Progress(len(adapter.layers) + len(adapter.others))
     saved, proof = save_proven(adapter, path, STYLES[style], DTYPES[dtype], model, clip, progress.update)
     report = f"{path.name}: {saved.size / 1e6:.2f} MB, {style}, {dtype}, AutoV3 {saved.model_hash[:12]}\n{proof}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from math import sqrt
@@ -16,14 +17,15 @@ from torch import Tensor, nn
 
 from ...lora_core.adapter import TEXT_PREFIX, Adapter
 from ...lora_core.files import metadata
-from ...lora_core.files.lineage import Parent
+from ...lora_core.files.lineage import Parent, losses
 from ...lora_core.merging.chart import draw_merge
 from ...lora_core.merging.extraction import Extracted, extract, whole_error
 from ...lora_core.merging.merge import Merged
 from ...lora_core.merging.pick import Pick
 from .keys import NameTable
-from .merging import Tick, error_lines, short, size_line
-from .origin import file_name, files_of
+from .merging import Tick, error_lines, size_line
+from .origin import file_name, files_of, known_hash
+from .progress import Progress
 
 _METHOD, _CPU = "extract", torch.device("cpu")
 
@@ -157,13 +159,19 @@ def _out_of_reach(pairs: dict[str, Pair], layers: Iterable[str], found: dict[str
 
 
 def _described(merged: Merged, model_a, model_b, rank: int, energy: float, table: NameTable) -> Adapter:
-    tuned, base = (file_name(next(iter(files_of(model)), "")) for model in (model_a, model_b))
+    paths = [next(iter(files_of(model)), "") for model in (model_a, model_b)]
+    tuned, base = map(file_name, paths)
     family, made = table.family, Adapter(merged.layers)
-    errors = {name: short(error) for name, error in merged.errors.items() if error}
     facts = metadata.Facts(
         title=f"{tuned.rsplit('.', 1)[0] or 'model'} extracted"[:120],
         architecture=family.architecture, base_version=family.base_version, base_name=base,
-        merged_from=(Parent(tuned, "unknown", 1.0),) if tuned and tuned != base else (),
-        made_by={"method": _METHOD, "rank": rank, "energy": energy, "error": short(merged.error), "errors": errors},
+        merged_from=(_checkpoint(paths[0]),) if tuned and tuned != base else (),
+        made_by={"method": _METHOD, "rank": rank, "energy": energy, **losses(merged.error, merged.errors)},
     )  # fmt: skip
     return Adapter(made.layers, metadata.build(facts, made))
+
+
+def _checkpoint(path: str) -> Parent:
+    if not os.path.isfile(path):
+        return Parent(file_name(path), "", 1.0)
+    return Parent(file_name(path), known_hash(path, Progress(1)), 1.0, hash_of="file")

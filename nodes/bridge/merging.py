@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from PIL import Image
 
 from ...lora_core.adapter import TEXT_PREFIX, Adapter
-from ...lora_core.files import lineage, metadata
-from ...lora_core.files.hashes import data_hash
-from ...lora_core.files.lineage import Parent
+from ...lora_core.files import lineage
+from ...lora_core.files.hashes import content_hash
+from ...lora_core.files.lineage import Parent, losses
 from ...lora_core.merging import AUTO, METHODS, SUM, auto
 from ...lora_core.merging.chart import draw_merge
 from ...lora_core.merging.merge import Merged, Settings
@@ -18,10 +19,10 @@ from ...lora_core.merging.merge import merge as merge_layers
 from ...lora_core.merging.truncation import Limits
 from ...lora_core.rows import LIMIT, Row
 from .beside import ALWAYS
-from .conversion import as_plain, cost
-from .folders import lora_path
+from .conversion import as_plain, cost, told
 from .keys import NameTable
-from .origin import known_hash
+from .offspring import described, refuse_losses
+from .origin import lora_hash
 from .progress import Progress
 from .stack import Entry, layers_of, load_rows, rows_of
 
@@ -64,16 +65,20 @@ def connected(adapters: Iterable[Adapter | None], strengths: str, text_strengths
 
 @dataclass(frozen=True)
 class Source:
-    """What goes into a merge. `data_hash` is empty when it never was a file; `blocks` is text of block strengths."""
+    """What goes into a merge: its hash, of what (see `Parent`), text of block strengths, and, of one that was no plain
+    LoRA, what it cost to make it one."""
 
     entry: Entry
-    data_hash: str
+    sha256: str
+    hash_of: str = ""
     blocks: str = ""
+    converted: Mapping[str, Any] | None = None
 
     @property
     def parent(self) -> Parent:
         entry = self.entry
-        parent = Parent.of(entry.name, entry.adapter.metadata, entry.strength, entry.text_strength, self.data_hash)
+        strengths = entry.strength, entry.text_strength
+        parent = Parent.of(entry.name, entry.adapter.metadata, *strengths, self.sha256, self.hash_of)
         return replace(parent, blocks=self.blocks)
 
 
@@ -91,19 +96,21 @@ def merge(
 
 
 def sources(table: NameTable, rows: Sequence[Row], adapters: Sequence[Connected]) -> list[Source]:
-    """Rows of files, then adapters, in the model's names. Raises ValueError when something of one would be lost: a
-    layer, or that it is on for a part of sampling only."""
+    """Rows of files, then adapters, in the model's names, but for those whose strengths are both 0. Raises ValueError
+    when something of one would be lost: a layer, or that it is on for a part of sampling only."""
     rows, progress = [row for row in rows if row.active], Progress(1)
-    found = []
-    for row, entry in zip(rows, load_rows(rows, table), strict=True):
-        digest = known_hash(str(lora_path(row.name)), progress, data_hash, "lora_hashes.json")
-        found.append(Source(entry, digest, row.blocks))
+    found = [
+        Source(entry, lora_hash(row.name, progress), blocks=row.blocks)
+        for row, entry in zip(rows, load_rows(rows, table), strict=True)
+    ]
     for number, item in enumerate(adapters, 1):
-        name = item.name(number)
-        resolved = table.resolve(item.adapter, name)
-        entry = Entry(name, resolved.adapter, item.strength, item.text_strength, resolved.unmatched)
-        found.append(Source(entry, ""))
-    _refuse_losses([source.entry for source in found])
+        if item.strength or item.text_strength:
+            name = item.name(number)
+            resolved = table.resolve(item.adapter, name)
+            entry = Entry(name, resolved.adapter, item.strength, item.text_strength, resolved.unmatched)
+            found.append(Source(entry, content_hash(item.adapter), "adapter"))
+    for source in found:
+        _refuse_losses(source.entry)
     return found
 
 
@@ -113,85 +120,55 @@ def plain(parts: Sequence[Source], model, clip, limits: Limits, tick: Tick) -> t
     for part in parts:
         entry = part.entry
         if entry.adapter.others:
-            converted = as_plain(entry.adapter, model, clip, Limits(limits.rank), tick)
-            notes += [f"{entry.name}: {layers_of(entry.adapter)}; {line}" for line in cost(converted)]
-            part = replace(part, entry=replace(entry, adapter=converted.adapter))
+            made_plain = as_plain(entry.name, entry.adapter, model, clip, Limits(limits.rank), tick)
+            notes += [f"{entry.name}: {layers_of(entry.adapter)}; {line}" for line in cost(made_plain)]
+            converted = told(entry.name, entry.adapter, made_plain)
+            part = replace(part, entry=replace(entry, adapter=made_plain.adapter), converted=converted)
         made.append(part)
     return made, notes
 
 
 def build(
     parts: Sequence[Source], settings: Settings, limits: Limits, table: NameTable,
-    tick: Tick = lambda done, total: None, notes: Sequence[str] = (),
+    tick: Tick = lambda done, total: None, notes: Sequence[str] = (), how: Mapping[str, Any] | None = None,
 ) -> tuple[Adapter, str, Image.Image]:  # fmt: skip
-    """The merged adapter, a report and a picture."""
+    """The merged adapter, a report and a picture. `how` is what the file tells beside settings, limits and errors."""
     entries, parents = [part.entry for part in parts], [part.parent for part in parts]
     merged = merge_layers(entries, settings, limits, tick)
-    adapter = _described(merged, settings, limits, entries, parents, table)
-    return adapter, _report(merged, settings, entries, parents, notes), draw_merge(merged, settings.method)
+    converted = [part.converted for part in parts if part.converted]
+    made_by = _made_by(merged, settings, limits) | ({"converted": converted} if converted else {}) | dict(how or {})
+    adapter = described(merged.layers, parents, [entry.adapter.metadata for entry in entries], table, made_by)
+    report = _report(merged, settings, entries, parents, notes, bool(converted))
+    return adapter, report, draw_merge(merged, settings.method)
 
 
-def _refuse_losses(entries: Sequence[Entry]) -> None:
-    for entry in entries:
-        if entry.span != ALWAYS:
-            raise ValueError(
-                f"{entry.name} is on from {entry.span[0]:g} to {entry.span[1]:g} of sampling, which a file cannot say; "
-                "take start and end out of its row, or leave it in the stack"
-            )
-        if entry.unmatched:
-            raise ValueError(
-                f"{entry.name}: {len(entry.unmatched)} layers would be lost, for example {entry.unmatched[0]}; "
-                "connect CLIP for text-encoder layers, or the model the LoRA was made for"
-            )
-
-
-def _described(
-    merged: Merged,
-    settings: Settings,
-    limits: Limits,
-    parts: Sequence[Entry],
-    parents: Sequence[Parent],
-    table: NameTable,
-) -> Adapter:
-    family, made = table.family, Adapter(merged.layers)
-    before = lineage.inherited(parts[0].adapter.metadata) if len(parts) == 1 else {}
-    facts = metadata.Facts(
-        title=before.get("modelspec.title") or " + ".join(part.name for part in parts)[:120],
-        architecture=family.architecture, base_version=family.base_version, base_name=_common(p.base for p in parents),
-        trigger=lineage.triggers(parents), tag_frequency=lineage.tags(part.adapter.metadata for part in parts),
-        merged_from=tuple(parents), made_by=_made_by(merged, settings, limits),
-    )  # fmt: skip
-    return Adapter(made.layers, {**before, **metadata.build(facts, made)})
-
-
-def _common(names: Iterable[str]) -> str:
-    found = set(names)
-    return found.pop() if len(found) == 1 else ""
+def _refuse_losses(entry: Entry) -> None:
+    if entry.span != ALWAYS:
+        raise ValueError(
+            f"{entry.name} is on from {entry.span[0]:g} to {entry.span[1]:g} of sampling, which a file cannot say; "
+            "take start and end out of its row, or leave it in the stack"
+        )
+    refuse_losses(entry.name, entry.unmatched)
 
 
 def _made_by(merged: Merged, settings: Settings, limits: Limits) -> dict[str, object]:
-    """For the file: what was done and what it cost, errors to two digits and only where there are any."""
-    told: dict[str, object] = {"method": settings.method}
+    """For the file: what was done and what it cost."""
+    made_by: dict[str, Any] = {"method": settings.method}
     if settings.method != SUM:
-        told |= {"amount": settings.amount, "density": settings.density, "seed": settings.seed}
-        told["departure"] = short(merged.departure)
+        made_by |= {"amount": settings.amount, "density": settings.density, "seed": settings.seed}
+        made_by["departure"] = float(f"{merged.departure:.1e}")
     if limits:
-        told |= {"rank": limits.rank, "energy": limits.energy, "size_mb": limits.megabytes}
-    errors = {name: short(error) for name, error in merged.errors.items() if error}
-    return told | {"error": short(merged.error)} | ({"errors": errors} if errors else {})
-
-
-def short(value: float) -> float:
-    """Two digits, for the file."""
-    return float(f"{value:.1e}")
+        made_by |= {"rank": limits.rank, "energy": limits.energy, "size_mb": limits.megabytes}
+    return made_by | losses(merged.error, merged.errors)
 
 
 def _report(
-    merged: Merged, settings: Settings, parts: Sequence[Entry], parents: Sequence[Parent], notes: Sequence[str]
-) -> str:
+    merged: Merged, settings: Settings, parts: Sequence[Entry], parents: Sequence[Parent], notes: Sequence[str],
+    converted: bool,
+) -> str:  # fmt: skip
     lines = [*notes, *(_part_line(part) for part in parts)]
     lines.append(size_line(merged))
-    lines += _method_lines(merged, settings) + _rights_lines(parents) + error_lines(merged)
+    lines += _method_lines(merged, settings, converted) + _rights_lines(parents) + error_lines(merged)
     return "\n".join(lines)
 
 
@@ -208,9 +185,10 @@ def _part_line(part: Entry) -> str:
     return f"{part.name} x {part.strength:g}" + (f", text {part.text_strength:g}" if has_text else "")
 
 
-def _method_lines(merged: Merged, settings: Settings) -> list[str]:
+def _method_lines(merged: Merged, settings: Settings, converted: bool) -> list[str]:
     if settings.method == SUM:
-        return [] if any(merged.errors.values()) else ["the sum is exact"]
+        exact = "the sum is exact" + (" but for what became plain LoRA" if converted else "")
+        return [] if any(merged.errors.values()) else [exact]
     both = len(merged.errors) - merged.lone
     line = (
         f"{settings.method} on {both} layers that more than one LoRA changes: {merged.departure:.1%} from the exact sum"

@@ -11,7 +11,8 @@ from pathlib import Path
 import comfy.model_management
 import folder_paths
 
-from ...lora_core.files.hashes import file_hash
+from ...lora_core.files.hashes import data_hash, file_hash
+from .folders import lora_path
 from .progress import Progress
 
 log = logging.getLogger("lora_loom")
@@ -50,6 +51,11 @@ def known_hash(
     digest = (of or file_hash)(path, tick)
     _write(record, {**hashes, path: [*stamp, digest]})
     return digest
+
+
+def lora_hash(name: str, progress: Progress) -> str:
+    """sha256 of the data section of a file of the loras folders, as `known_hash`."""
+    return known_hash(str(lora_path(name)), progress, data_hash, "lora_hashes.json")
 
 
 def _record(name: str) -> Path:

@@ -27,17 +27,29 @@ def resize(
     table = NameTable(model, clip)
     rows = [] if adapter else [Row(lora_name, *strengths)]
     found = sources(table, rows, [Connected(adapter, *strengths)] if adapter else [])
+    if not found:
+        raise ValueError("strength and text_strength are 0, which leaves nothing of the LoRA; set one of them")
     (source,), notes = plain(found, model, clip, limits, tick)
     pick.check(source.entry.adapter.layers)
     kept, rest = (_part(source, pick, taken) for taken in (True, False))
-    made, report, chart = build([kept], EXACT, limits, table, tick, notes)
+    if not kept.entry.adapter.layers:
+        count = len(source.entry.adapter.layers)
+        raise ValueError(
+            f"strength {strengths[0]:g} and text_strength {strengths[1]:g} leave nothing of what keep and drop take of "
+            f"{count} layers; set the other strength, or keep other layers"
+        )
+    how = {"method": "resize", "keep": list(pick.keep), "drop": list(pick.drop)}
+    made, report, chart = build([kept], EXACT, limits, table, tick, notes, how)
     if not rest.entry.adapter.layers:
-        return made, ExecutionBlocker("nothing was left out: keep and drop are empty"), report, chart
+        return made, ExecutionBlocker("nothing was left out: keep and drop take all that has a strength"), report, chart
     left = f"{len(rest.entry.adapter.layers)} layers are in rest"
-    return made, build([rest], EXACT, UNLIMITED, table)[0], f"{report}\n{left}", chart
+    return made, build([rest], EXACT, UNLIMITED, table, how={**how, "rest": True})[0], f"{report}\n{left}", chart
 
 
 def _part(source: Source, pick: Pick, taken: bool) -> Source:
-    adapter = source.entry.adapter
-    layers = {name: layer for name, layer in adapter.layers.items() if pick.takes(name) == taken}
-    return replace(source, entry=replace(source.entry, adapter=replace(adapter, layers=layers)))
+    """What of it is taken, or left, at a strength other than 0."""
+    entry, adapter = source.entry, source.entry.adapter
+    layers = {
+        name: layer for name, layer in adapter.layers.items() if pick.takes(name) == taken and entry.strength_of(name)
+    }
+    return replace(source, entry=replace(entry, adapter=replace(adapter, layers=layers)))

@@ -11,7 +11,7 @@ from lora_loom.lora_core.kinds.dora import DoRA
 from lora_loom.lora_core.kinds.full import Difference
 from lora_loom.lora_core.kinds.oft import OFT
 from lora_loom.lora_core.low_rank import LowRank
-from lora_loom.lora_core.merging.conversion import convert, sketched, to_low_rank
+from lora_loom.lora_core.merging.conversion import convert, to_low_rank
 from lora_loom.lora_core.merging.truncation import Limits
 from torch import Tensor
 
@@ -118,10 +118,10 @@ def test_a_large_matrix_is_sketched_nearly_optimally():
     left, right = (torch.linalg.qr(randn(400, 400, seed=seed))[0] for seed in (1, 2))
     sigma = torch.arange(1, 401).float().rsqrt()
     matrix = left * sigma @ right
-    made, lost = sketched(matrix, Limits(rank=32))
+    made, lost = to_low_rank(Difference(matrix), Limits(rank=32), torch.zeros(400, 400), "w")
     optimum = float(sigma[32:].norm() / sigma.norm())
     assert made.rank == 32 and optimum <= lost < 1.01 * optimum
-    again, _ = sketched(matrix, Limits(rank=32))
+    again, _ = to_low_rank(Difference(matrix), Limits(rank=32), torch.zeros(400, 400), "w")
     assert torch.equal(made.lora_A, again.lora_A), "the same file gives the same LoRA"
 
 
@@ -170,3 +170,19 @@ def test_slices_of_a_fused_weight_keep_their_formulas():
     cut = convert(Adapter({}, {}, {"qkv": slices}), Limits(rank=6), lambda _: weight, lambda *_: None)
     assert cut.adapter.layers["qkv"].rank == 6
     assert error(cut.adapter.layers["qkv"], wanted - weight.double()) == pytest.approx(cut.errors["qkv"], rel=1e-4)
+
+
+def test_the_error_of_the_whole_weighs_layers_by_what_they_do():
+    weights = {"a": randn(*LINEAR), "b": randn(*CONV)}
+    others = {"a": (OFT(randn(8, 5, 5) * 0.2),), "b": (Difference(randn(*CONV) * 3),)}
+    made = convert(Adapter({}, {}, others), Limits(rank=5), weights.__getitem__, lambda *_: None)
+    wanted = {name: delta(items[0], weights[name]) for name, items in others.items()}
+    lost = sum(float((made.adapter.layers[n].delta_weight() - each).square().sum()) for n, each in wanted.items())
+    total = sum(float(each.square().sum()) for each in wanted.values())
+    assert made.error == pytest.approx((lost / total) ** 0.5, rel=1e-4) and made.error < max(made.errors.values())
+
+
+def test_what_is_not_a_number_is_named():
+    broken = {"w": (Difference(torch.full(LINEAR, torch.nan)),)}
+    with pytest.raises(ValueError, match="w holds NaN or infinite values"):
+        convert(Adapter({}, {}, broken), Limits(), lambda _: randn(*LINEAR), lambda *_: None)

@@ -48,6 +48,15 @@ def test_energy_takes_the_least_rank(energy):
     assert found.error**2 <= 1 - energy + 1e-6
 
 
+def test_without_an_energy_rounding_takes_no_rank():
+    """The largest value alone is already all of the norm but for what fp32 rounds."""
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(8):
+        left, right = (torch.linalg.qr(torch.randn(size, 2, generator=generator))[0] for size in (300, 250))
+        found = extract(left * torch.tensor([1.0, 1e-4]) @ right.T, 2, 1.0, "w")
+        assert found.low_rank.rank == 2 and found.error < 1e-5
+
+
 def test_a_convolution_comes_back_in_its_shape():
     whole = decaying(12, 6, 3.0, 0, 3, 3)
     found = extract(whole.clone(), 12, 1.0, "w")

@@ -65,15 +65,15 @@ def test_lineage_of_lineage():
         "sshs_model_hash": "ab" * 32, "lora_loom.parents": '[{"name": "old"}]', "ss_steps": "900",
         "ss_dataset_dirs": '{"Jane": 1}', "modelspec.description": "x" * 999,
     }  # fmt: skip
-    parent = Parent.of("ink", header, 0.7, 0.0)
+    parent = Parent.of("ink", header, 0.7, 0.0, "ab" * 32)
     assert parent.described() == {
         "name": "ink", "sha256": "ab" * 32, "strength": 0.7, "text_strength": 0.0, "author": "Ada",
         "license": "CC-BY-4.0", "trigger": "ink, wash", "parents": [{"name": "old"}], "header": {"ss_steps": "900"},
     }  # fmt: skip
     other = Parent.of(
-        "paper", {"modelspec.author": "Bo, ada", "modelspec.trigger_phrase": "Ink, paper"}, 1.0, 1.0, "cd"
+        "paper", {"modelspec.author": "Bo, ada", "modelspec.trigger_phrase": "Ink, paper"}, 1.0, 1.0, "cd", "adapter"
     )
-    assert (other.sha256, other.text_strength) == ("cd", None) and Parent.of("x", {}, 1.0, 1.0).sha256 == "unknown"
+    assert (other.sha256, other.text_strength, other.described()["hash_of"]) == ("cd", None, "adapter")
     assert authors([parent, other]) == "Ada, Bo" and triggers([parent, other]) == "ink, wash, paper"
     assert rights([parent, other]).licence == "CC-BY-4.0 AND LicenseRef-unknown"
 
@@ -94,7 +94,9 @@ def test_a_long_lineage_gives_way_in_the_header():
         {"name": "a", "sha256": "ab", "header": {"ss_steps": "9" * 200}, "parents": [{"name": "b", "header": {}}]}
     ]
     text = {
-        "lora_loom.merge": json.dumps({"error": 0.1, "errors": {"w" * 90: 0.1}}),
+        "lora_loom.merge": json.dumps(
+            {"error": 0.1, "errors": {"w" * 90: 0.1}, "converted": [{"error": 0.2, "errors": {"w": 0.2}}]}
+        ),
         "lora_loom.parents": json.dumps(parents),
     }
 
@@ -102,7 +104,8 @@ def test_a_long_lineage_gives_way_in_the_header():
         return sum(map(len, metadata.values()))
 
     kept, left_out = fitted(text, size, size(text) - 1)
-    assert left_out == ["the errors of single layers"] and json.loads(kept["lora_loom.merge"]) == {"error": 0.1}
-    kept, left_out = fitted(text, size, 130)
+    assert left_out == ["the errors of single layers"]
+    assert json.loads(kept["lora_loom.merge"]) == {"error": 0.1, "converted": [{"error": 0.2}]}
+    kept, left_out = fitted(text, size, 170)
     assert left_out[1:] == ["what the parents' headers said"]
     assert json.loads(kept["lora_loom.parents"]) == [{"name": "a", "sha256": "ab", "parents": [{"name": "b"}]}]

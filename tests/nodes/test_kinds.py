@@ -12,6 +12,7 @@ import pytest
 import torch
 from harness.calls import loaded, relative_error, run_node
 from lora_loom.lora_core.files import formats
+from lora_loom.lora_core.files.hashes import data_hash
 from lora_loom.lora_core.merging.exact_sum import Weighted, exact_sum
 from lora_loom.lora_core.rows import Row
 from lora_loom.nodes.bridge.keys import NameTable
@@ -242,13 +243,20 @@ def test_converted_it_does_what_it_did(models, loras: Path, kind: str, rank: int
     wanted = loaded(apply_stack(model, None, [(name, 1.0, 0.0)], []).model)
     adapter, _, report = run_node(ConvertLora, model=model, lora=name, rank=rank, energy=1.0)
     assert not adapter.others and f"{len(NAMES['sd15'])} {kind.split()[0]}" in report
-    assert json.loads(adapter.metadata["lora_loom.parents"])[0]["name"] == kind
+    (parent,) = json.loads(adapter.metadata["lora_loom.parents"])
+    assert (parent["name"], parent["sha256"]) == (kind, data_hash(loras / name))
+    how = json.loads(adapter.metadata["lora_loom.merge"])
+    assert (how["method"], how["rank"], how["energy"]) == ("convert", rank, 1.0)
+    (cost,) = how["converted"]
+    assert cost["kinds"] == {kind.split()[0]: len(NAMES["sd15"])}
     made = loaded(apply_layers(model, None, exact_sum([Weighted("", adapter, 1.0, 1.0)]))[0])
     stated = {line.split()[1]: float(line.split()[0]) for line in report.splitlines() if line.startswith("  ")}
     for layer, error in stated.items():
         key = f"{layer}.weight"
         found = float((made[key] - wanted[key]).norm() / (wanted[key] - before[key]).norm())
         assert found <= worst and found == pytest.approx(error, rel=0.01, abs=3e-6)
+        assert cost.get("errors", {}).get(layer, 0.0) == pytest.approx(error, rel=0.06)
+    assert min(stated.values()) <= cost["error"] * 1.06 and cost["error"] <= max(stated.values()) * 1.06
     others = [key for key in made if key.removesuffix(".weight") not in stated]
     assert set(stated) == set(adapter.layers) and all(torch.equal(made[key], before[key]) for key in others)
 
@@ -261,6 +269,12 @@ def test_a_merge_takes_other_kinds_at_a_stated_error(models, loras: Path) -> Non
     merged = loaded(apply_layers(model, None, exact_sum([Weighted("", adapter, 1.0, 1.0)]))[0])
     assert "LoHa: 5 layers (5 LoHa); 4 layers became plain LoRA, relative error" in report
     assert all(relative_error(merged[key], live[key]) < 2e-6 for key in live)
+    assert "the sum is exact but for what became plain LoRA" in report
+    converted = json.loads(
+        run_node(MergeLora, model=model, rank=1, strengths="", lora_stack=rows)[0].metadata["lora_loom.merge"]
+    )["converted"]
+    assert [(each["name"], each["kinds"]) for each in converted] == [("LoHa", {"LoHa": 5})]
+    assert converted[0]["error"] > 0.1 and len(converted[0]["errors"]) == 4
 
 
 def test_biases_have_no_place_in_a_lora(models, loras: Path) -> None:
@@ -271,7 +285,10 @@ def test_biases_have_no_place_in_a_lora(models, loras: Path) -> None:
     save_file({f"{name}.diff_b": bias}, loras / "bias.safetensors")
     with pytest.raises(ValueError, match="only biases and norms"):
         run_node(ConvertLora, model=model, lora="bias.safetensors", rank=4, energy=1.0)
+    with pytest.raises(ValueError, match="bias changes only biases and norms"):
+        run_node(MergeLora, model=model, rank=0, strengths="", lora_stack=[("bias.safetensors", 1.0, 1.0)])
     shape = tuple(NameTable(model).shapes[layer])
     save_file({f"{name}.diff_b": bias, **loha(name, shape)}, loras / "both.safetensors")
     adapter, _, report = run_node(ConvertLora, model=model, lora="both.safetensors", rank=4, energy=1.0)
     assert "1 biases and norms are left out" in report and list(adapter.layers) == [layer]
+    assert json.loads(adapter.metadata["lora_loom.merge"])["converted"][0]["left_out"] == [f"{layer}.bias"]

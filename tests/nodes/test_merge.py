@@ -143,6 +143,32 @@ def test_lineage(models, loras: Path, rows) -> None:
     assert header["sshs_model_hash"] == data_hash(loras / "merged.safetensors")
 
 
+def test_an_adapter_that_was_never_saved_has_a_hash_too(models, loras: Path, random_adapter) -> None:
+    """That of its content, which Save LoRA notes in the file, so that the two are found to be one. At strength 0 it is
+    no parent."""
+    model = models("sd15").model
+    first, again, louder = (random_adapter(model, 4, alpha) for alpha in (3.0, 3.0, 4.0))
+    silent = Adapter(first.layers, {"modelspec.license": "CC-BY-NC-4.0"})
+    merged, _, report = merge(model, [], [first, again, silent, louder], "1, 0.5, 0, 1")
+    parents = json.loads(merged.metadata["lora_loom.parents"])
+    assert [(p["name"], p["hash_of"]) for p in parents] == [(f"adapter {n}", "adapter") for n in (1, 2, 4)]
+    assert parents[0]["sha256"] == parents[1]["sha256"] != parents[2]["sha256"] and len(parents[0]["sha256"]) == 64
+    assert "modelspec.license" not in merged.metadata and "adapter 3" not in report
+    noted = guard.inspect(loras / save(first, model, "fp16")).metadata["lora_loom.content_hash"]
+    assert noted == parents[0]["sha256"]
+    assert "lora_loom.content_hash" not in merge(model, [("merged.safetensors", 1.0, 1.0)])[0].metadata
+
+
+def test_what_is_not_a_number_is_named(models, random_adapter) -> None:
+    model = models("sd15").model
+    broken = random_adapter(model)
+    name = list(broken.layers)[-1]
+    broken.layers[name].lora_A[0, 0] = torch.nan
+    for choices in ({}, {"rank": 2}, {"method": "ties"}):
+        with pytest.raises(ValueError, match=rf"adapter 2 holds NaN or infinite values in {name}"):
+            merge(model, [], [random_adapter(model), broken], **choices)
+
+
 # -- text encoders -----------------------------------------------------------------------------------------------------
 
 

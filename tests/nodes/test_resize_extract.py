@@ -16,6 +16,7 @@ from comfy_execution.graph_utils import ExecutionBlocker
 from comfy_extras.nodes_model_merging import ModelSave
 from harness.calls import encode, loaded, relative_error, run_node
 from lora_loom.lora_core.adapter import TEXT_PREFIX, Adapter
+from lora_loom.lora_core.files.hashes import data_hash
 from lora_loom.lora_core.merging.chain import chain
 from lora_loom.lora_core.merging.exact_sum import Weighted
 from lora_loom.nodes.bridge.export import save_proven
@@ -51,7 +52,8 @@ def sd15(models) -> tiny.Loaded:
 
 
 def test_a_file_and_an_adapter_are_resized_alike(sd15, loras: Path, random_adapter) -> None:
-    header = {"modelspec.title": "Ink", "ss_steps": "900", "modelspec.tags": "style", "sshs_model_hash": "stale"}
+    header = {"modelspec.title": "Ink", "ss_steps": "900", "modelspec.tags": "style", "sshs_model_hash": "stale",
+              "ss_network_args": '{"algo": "loha"}'}  # fmt: skip
     adapter = Adapter(random_adapter(sd15.model, rank=6).layers, header)
     save_proven(adapter, loras / "a.safetensors", "kohya", torch.float32, sd15.model)
     by_file, _, _, report, chart = resize(sd15.model, name="a.safetensors", rank=2)
@@ -63,10 +65,13 @@ def test_a_file_and_an_adapter_are_resized_alike(sd15, loras: Path, random_adapt
         assert by_file.layers[name].distance(layer) == pytest.approx(float(sigma[2:].norm()), rel=1e-4)
         assert by_file.layers[name].distance(by_socket.layers[name]) < 1e-5 * layer.norm()
     (parent,) = json.loads(by_file.metadata["lora_loom.parents"])
-    assert parent["name"] == "a" and len(parent["sha256"]) == 64
+    assert (parent["name"], parent["sha256"]) == ("a", data_hash(loras / "a.safetensors")) and "hash_of" not in parent
     told = by_file.metadata
     assert (told["modelspec.title"], told["ss_steps"], told["modelspec.tags"]) == ("Ink", "900", "style")
     assert told["ss_network_dim"] == "2" and told.get("sshs_model_hash") != "stale"
+    assert "ss_network_args" not in told, "of another network"
+    how = json.loads(told["lora_loom.merge"])
+    assert (how["method"], how["rank"], how["keep"], how["drop"]) == ("resize", 2, [], []) and how["error"] > 0
 
 
 def test_strength_is_folded_in_and_minus_one_is_the_inverse(sd15, random_adapter, add_text) -> None:
@@ -89,6 +94,20 @@ def test_splitting_by_blocks_loses_nothing(sd15, random_adapter) -> None:
     assert all(("attn1" in name or "attn2.to_k" in name) and "attn1.to_v" not in name for name in kept.layers)
     for name, layer in adapter.layers.items():
         assert (kept.layers.get(name) or rest.layers[name]).distance(layer) < 1e-6 * layer.norm()
+
+
+def test_layers_at_strength_0_are_in_neither_part(sd15, random_adapter, add_text) -> None:
+    adapter = add_text(random_adapter(sd15.model), sd15.clip)
+    kept, _, rest, *_ = resize(sd15.model, adapter, keep="diffusion_model", text_strength=0.0, clip=sd15.clip)
+    assert isinstance(rest, ExecutionBlocker) and not any(name.startswith(TEXT_PREFIX) for name in kept.layers)
+    for choices in ({"keep": TEXT_PREFIX, "text_strength": 0.0}, {"strength": 0.0, "drop": TEXT_PREFIX}):
+        with pytest.raises(ValueError, match="leave nothing of what keep and drop take of"):
+            resize(sd15.model, adapter, clip=sd15.clip, **choices)
+    with pytest.raises(ValueError, match="strength and text_strength are 0, which leaves nothing"):
+        resize(sd15.model, adapter, clip=sd15.clip, strength=0.0, text_strength=0.0)
+    _, _, rest, *_ = resize(sd15.model, adapter, strength=-0.5, drop="attn1", clip=sd15.clip)
+    how = json.loads(rest.metadata["lora_loom.merge"])
+    assert how["rest"] and how["drop"] == ["attn1"] and json.loads(rest.metadata["lora_loom.parents"])[0]["sha256"]
 
 
 def test_what_is_not_left_out_blocks_what_needs_it(sd15, random_adapter) -> None:

@@ -1,0 +1,43 @@
+"""LoRAs that are made of LoRAs: what must not be lost on the way, and what their header tells."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from ...lora_core.adapter import Adapter
+from ...lora_core.files import lineage, metadata
+from ...lora_core.files.lineage import Parent
+from ...lora_core.low_rank import LowRank
+from .keys import NameTable
+
+
+def refuse_losses(name: str, unmatched: Sequence[str]) -> None:
+    """Raises ValueError when layers of a LoRA are not in the connected models."""
+    if unmatched:
+        raise ValueError(
+            f"{name}: {len(unmatched)} layers would be lost, for example {unmatched[0]}; "
+            "connect CLIP for text-encoder layers, or the model the LoRA was made for"
+        )
+
+
+def described(
+    layers: Mapping[str, LowRank], parents: Sequence[Parent], headers: Sequence[Mapping[str, str]], table: NameTable,
+    made_by: Mapping[str, Any],
+) -> Adapter:  # fmt: skip
+    """The layers with a header: parents, what they have in common, and how the layers were made of them. Of one parent
+    alone the header stays, where it is still true."""
+    before = lineage.inherited(headers[0]) if len(headers) == 1 else {}
+    family, made = table.family, Adapter(layers)
+    facts = metadata.Facts(
+        title=before.get("modelspec.title") or " + ".join(parent.name for parent in parents)[:120],
+        architecture=family.architecture, base_version=family.base_version, base_name=_common(p.base for p in parents),
+        trigger=lineage.triggers(parents), tag_frequency=lineage.tags(headers), merged_from=tuple(parents),
+        made_by=made_by,
+    )  # fmt: skip
+    return Adapter(layers, {**before, **metadata.build(facts, made)})
+
+
+def _common(names: Iterable[str]) -> str:
+    found = set(names)
+    return found.pop() if len(found) == 1 else ""
