@@ -7,7 +7,9 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from string import ascii_uppercase
 
 from ..merging.exact_sum import Weighted
-from .interference import Block, Excess, Interference, Work, measure
+from .figures import Block, Excess, Interference
+from .interference import measure
+from .layer_sum import Work
 
 RISK = (
     "These are figures of risk, worked out from the files: they say where LoRAs touch, not that it hurts. "

@@ -10,8 +10,8 @@ from typing import NamedTuple
 from PIL import Image, ImageDraw, ImageFont
 
 from ..blocks import block_of
+from .figures import EVERYWHERE, Block, Excess, Interference
 from .findings import Norms, floors, letter
-from .interference import EVERYWHERE, Block, Excess, Interference
 
 Colour = tuple[int, int, int]
 _PAPER, _TEXT, _FAINT, _BAR = "#1b1b1f", "#e6e6ee", "#a8a8b4", "#7f93a8"

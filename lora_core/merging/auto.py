@@ -15,7 +15,9 @@ from math import sqrt
 
 import numpy as np
 
-from ..analysis.interference import Pairs, Work, measure
+from ..analysis.figures import Pairs
+from ..analysis.interference import measure
+from ..analysis.layer_sum import Work
 from ..distilled import few_step_mark
 from . import SUM
 from .exact_sum import Weighted

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from ...lora_core.adapter import TEXT_PREFIX
 from ...lora_core.analysis.base_norms import head_norms, norms
-from ...lora_core.analysis.interference import KINDS, Attention
+from ...lora_core.analysis.cross_terms import KINDS, Attention
 from ...lora_core.analysis.parts import Part, attentions
 from .keys import NameTable
 

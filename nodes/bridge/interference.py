@@ -12,7 +12,8 @@ from PIL import Image
 
 from ...lora_core.analysis import findings
 from ...lora_core.analysis.heat_map import heat_map
-from ...lora_core.analysis.interference import Work, measure
+from ...lora_core.analysis.interference import measure
+from ...lora_core.analysis.layer_sum import Work
 from ...lora_core.distilled import few_step_mark
 from ...lora_core.rows import Row
 from .base import Base

@@ -9,7 +9,9 @@ from __future__ import annotations
 import torch
 from _measure import Variant, alternate, arguments, begin, mebibytes, peak, plain, table
 from lora_loom.lora_core.adapter import Adapter
-from lora_loom.lora_core.analysis.interference import Interference, Work, measure
+from lora_loom.lora_core.analysis.figures import Interference
+from lora_loom.lora_core.analysis.interference import measure
+from lora_loom.lora_core.analysis.layer_sum import Work
 from lora_loom.lora_core.low_rank import LowRank
 from lora_loom.lora_core.merging.exact_sum import Weighted
 from torch import Tensor

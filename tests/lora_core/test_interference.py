@@ -12,8 +12,11 @@ import pytest
 import torch
 from lora_loom.lora_core.adapter import TEXT_PREFIX, Adapter
 from lora_loom.lora_core.analysis import base_norms, chance, findings
+from lora_loom.lora_core.analysis.cross_terms import Attention
+from lora_loom.lora_core.analysis.figures import Interference
 from lora_loom.lora_core.analysis.heat_map import heat_map
-from lora_loom.lora_core.analysis.interference import Attention, Interference, Work, measure
+from lora_loom.lora_core.analysis.interference import measure
+from lora_loom.lora_core.analysis.layer_sum import Work
 from lora_loom.lora_core.analysis.parts import Part, attentions, parts_of
 from lora_loom.lora_core.blocks import block_of
 from lora_loom.lora_core.low_rank import LowRank

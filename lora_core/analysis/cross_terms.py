@@ -1,0 +1,86 @@
+"""The cross terms of attention: what one LoRA's queries make of another's keys, and outputs of values, head by head."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .figures import Excess, Head
+from .layer_sum import Layer
+from .parts import Part
+
+KINDS = {"Q-K": "qk", "O-V": "ov"}  # products in attention, and the roles of their two sides
+
+
+@dataclass(frozen=True)
+class Attention:
+    """Of each attention (`parts.attentions`) the number of heads, and of each (attention, kind) the norm of the base
+    model's own product in each head, where it is known."""
+
+    heads: Mapping[str, int] = field(default_factory=dict)
+    base: Mapping[tuple[str, str], Sequence[float]] = field(default_factory=dict)
+
+
+class Side:
+    """One side of a product of attention: `inner` (heads, R, width) is what the sides are multiplied over, head by
+    head, and `outer` (R, R) the Gram matrix of the other factor."""
+
+    def __init__(self, layer: Layer, part: Part, width: int):
+        B, A = layer.rows(*part.rows), layer.columns(*part.columns)
+        inner, other = (A, B.T) if part.role == "o" else (B.T, A)
+        self.outer, self.inner = other @ other.T, inner.unflatten(1, (-1, width)).transpose(0, 1)
+        self.members = layer.members
+
+    def of(self, index: int, heads: int) -> _Heads:
+        """One LoRA's, in so many heads: keys and values that several queries share are repeated."""
+        span = self.members[index]
+        inner, outer = self.inner[:, span], self.outer[span, span]
+        product = inner @ inner.mT @ outer
+        norms, bound = product.diagonal(dim1=1, dim2=2).sum(-1), (product * product.mT).sum((1, 2)).clamp(min=0).sqrt()
+        return _Heads(*(each.repeat_interleave(heads // len(inner), 0) for each in (inner, norms, bound)), outer)
+
+
+class _Heads(NamedTuple):
+    """`norms` (heads,) are squared, `bound` (heads,) is at least the largest squared singular value."""
+
+    inner: Tensor
+    norms: Tensor
+    bound: Tensor
+    outer: Tensor
+
+    def times(self, other: _Heads) -> Tensor:
+        """Held, expected, variance and peak of the product's squared norm, (4, heads)."""
+        C, width = self.inner @ other.inner.mT, self.inner.shape[2]
+        held = ((self.outer @ C) * (C @ other.outer)).sum((1, 2))
+        peak = self.bound * other.bound / width
+        return torch.stack([held, self.norms * other.norms / width, 2 * peak.square(), peak])
+
+
+def in_each_head(
+    count: int, home: str, kind: str, sides: Sequence[Sequence[Side]], attention: Attention
+) -> tuple[list[Head], Excess]:
+    """Each pair's cross term in each head, and all of them together. Streams that attend to each other add up."""
+    heads, base = attention.heads[home], attention.base.get((home, kind), ())
+    found, sums = [], np.zeros((5, count, count))
+    for i in range(count):
+        for j in range(i + 1, count):
+            terms = [
+                left.of(a, heads).times(right.of(b, heads))
+                for a, b in ((i, j), (j, i)) for left in sides[0] for right in sides[1]
+                if a in left.members and b in right.members
+            ]  # fmt: skip
+            if not terms:
+                continue
+            held, expected, variance, peak = torch.stack(terms).sum(0).cpu().numpy()
+            for head in range(heads):
+                times = held[head] / expected[head] if expected[head] else 1.0
+                norm = max(float(held[head]), 0.0) ** 0.5
+                found.append(Head(home, head, kind, (i, j), norm, float(times), base[head] if base else 0.0))
+            every = held.sum(), expected.sum(), variance.sum(), peak.max(), sum(norm**2 for norm in base)
+            sums[:, i, j] = sums[:, j, i] = every
+    return found, Excess(*sums)
