@@ -13,8 +13,9 @@ import torch
 from _measure import Step, Variant
 from lora_loom.lora_core.training import objective
 from lora_loom.lora_core.training.batches import Batches
+from lora_loom.lora_core.training.branch import Branch
 from lora_loom.lora_core.training.config import LoraConfig, TrainConfig
-from lora_loom.lora_core.training.inject import Branch, Factors, attached
+from lora_loom.lora_core.training.inject import Factors, attached
 from lora_loom.lora_core.training.objective_config import ObjectiveConfig
 from lora_loom.lora_core.training.targets import select
 from lora_loom.lora_core.training.trainer import Sample, TrainState, make_optimizer, train

@@ -13,8 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from lora_loom.lora_core.files.lineage import Parent
 from lora_loom.lora_core.low_rank import LowRank
+from lora_loom.lora_core.training.branch import Branch
 from lora_loom.lora_core.training.config import OPTIMIZERS, OptimizerConfig, TrainConfig
-from lora_loom.lora_core.training.inject import Branch, Factors, attached
+from lora_loom.lora_core.training.inject import Factors, attached
 from lora_loom.lora_core.training.layers import LayersConfig
 from lora_loom.lora_core.training.norms import correction_norms
 from lora_loom.lora_core.training.start import Start
