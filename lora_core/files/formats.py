@@ -1,18 +1,10 @@
 """LoRA files to Adapter and back: kohya, PEFT / diffusers and ComfyUI's native spelling.
 
-What a file means by its strength:
-- `<layer>.alpha` present: delta_W = alpha / rank * up @ down (kohya; ComfyUI reads it beside any spelling).
-- absent: delta_W = up @ down, so alpha = rank.
-- absent, and the header has `lora_adapter_metadata` (diffusers >= 0.34): diffusers builds its LoraConfig from that
-  JSON, so `lora_alpha / r` (`lora_alpha / sqrt(r)` with `use_rslora`, `alpha_pattern` per layer) is the strength the
-  file was trained at, and is what is read here. ComfyUI's loader ignores it and applies such a file at scale 1.
-What is written never needs that JSON.
+`strength` tells how strong a file is meant. What is written never needs metadata for that.
 """
 
 from __future__ import annotations
 
-import json
-import logging
 import os
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -27,11 +19,9 @@ from torch import Tensor
 from ..adapter import Adapter
 from ..kinds import Correction, DoRA, Padded
 from ..low_rank import LowRank
-from . import guard, layers, reader, spelling
+from . import guard, layers, reader, spelling, strength
 from .conversions import converted
 from .faults import UnsupportedWeightsError, quote, refuse
-
-logger = logging.getLogger("lora_loom")
 
 Style = Literal["native", "kohya", "peft"]
 
@@ -175,7 +165,7 @@ def _check_finite(source: str, found: Mapping[str, layers.Layer], tensors: Mappi
 def _adapter(
     source: str, described: Mapping[str, layers.Layer], tensors: Mapping[str, Tensor], metadata: Mapping[str, str]
 ) -> Adapter:
-    config = _peft_config(source, metadata)
+    config = strength.peft_config(source, metadata)
     found = {name: _layer(source, name, layer, tensors, config) for name, layer in described.items()}
     plain = {name: layer for name, layer in found.items() if isinstance(layer, LowRank)}
     return Adapter(plain, dict(metadata), {name: (found[name],) for name in found if name not in plain})
@@ -186,7 +176,7 @@ def _layer(
 ) -> LowRank | Correction:
     factors = {part: key for part, key in layer.keys.items() if part not in ("alpha", layers.RESHAPE)}
     parts = {part: _factor(tensors[key]) for part, key in factors.items()}
-    alpha = _alpha(source, name, layer, parts, tensors, config)
+    alpha = strength.alpha_of(source, name, layer, parts, tensors, config)
     own = {part: parts[part] for part in layer.own()}
     made = _plain(own, alpha) if layer.kind is None else layer.kind.from_parts(own, alpha)
     if layers.RESHAPE in layer.keys:
@@ -203,23 +193,6 @@ def _padded(source: str, key: str, made: LowRank, tensors: Mapping[str, Tensor])
     return Padded(replace(made, kernel=shape[2:]))
 
 
-def _alpha(
-    source: str, name: str, layer: layers.Layer, parts: Mapping[str, Tensor], tensors: Mapping[str, Tensor],
-    config: Mapping[str, Any],
-) -> float | None:  # fmt: skip
-    """None when the file says nothing of it, or it has no meaning for these weights."""
-    key, means = layer.keys.get("alpha"), layer.kind.alpha_means(parts) if layer.kind else "scale"
-    if means == "nothing" or means == "limit" and key is None:
-        return None
-    if means == "limit":
-        return layers.check_limit(source, key, float(tensors[key].item()))
-    if key is not None:
-        return layers.check_alpha(source, key, float(tensors[key].item()))
-    if layer.kind is None:
-        return layers.check_alpha(source, name, _peft_alpha(source, name, parts["down"].shape[0], config))
-    return None
-
-
 def _plain(parts: Mapping[str, Tensor], alpha: float) -> LowRank:
     up, down, mid = parts["up"], parts["down"], parts.get("mid")
     if mid is not None:  # folding multiplies: not in half precision
@@ -231,48 +204,6 @@ def _plain(parts: Mapping[str, Tensor], alpha: float) -> LowRank:
 def _factor(tensor: Tensor) -> Tensor:
     tensor = tensor.detach()
     return tensor.half() if tensor.dtype.itemsize == 1 else tensor  # every fp8 number is an fp16 number
-
-
-def _peft_config(source: str, metadata: Mapping[str, str]) -> Mapping[str, Any]:
-    text = metadata.get("lora_adapter_metadata")
-    if text is None:
-        return {}
-    try:
-        config = json.loads(text)
-    except (ValueError, RecursionError):
-        config = None
-    if not isinstance(config, dict):
-        refuse(source, "has metadata 'lora_adapter_metadata' that is not a JSON object")
-    logger.info("%s: strength taken from lora_adapter_metadata, as diffusers does", source)
-    return config
-
-
-def _peft_alpha(source: str, name: str, rank: int, config: Mapping[str, Any]) -> float:
-    """Alpha of a layer that has no alpha tensor. Keys are `transformer.lora_alpha`, or bare for a single model."""
-    component, _, inner = name.partition(".")
-    for prefix, module in ((component + ".", inner), ("", name)):
-        if f"{prefix}lora_alpha" in config:
-            pattern = config.get(f"{prefix}alpha_pattern") or {}
-            alpha = _matching(source, pattern, module, config[f"{prefix}lora_alpha"])
-            return alpha * rank**0.5 if config.get(f"{prefix}use_rslora") else alpha
-    return float(rank)
-
-
-def _matching(source: str, pattern: Any, module: str, default: Any) -> float:
-    """PEFT's alpha_pattern lookup for literal names; the file's own regular expressions are never run."""
-    value = default
-    for key in pattern if isinstance(pattern, dict) else ():
-        literal = key.lstrip("^").rstrip("$").replace("\\.", ".")
-        if set("\\*+?()[]{}|^$").intersection(literal):
-            raise UnsupportedWeightsError(
-                f"{quote(source)} gives alpha by the pattern {quote(key)}; re-save it with an alpha for each layer."
-            )
-        if module == literal or not key.startswith("^") and module.endswith("." + literal):
-            value = pattern[key]
-            break
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        refuse(source, f"has a lora_alpha of {quote(str(value))} for {quote(module)} in 'lora_adapter_metadata'")
-    return float(value)
 
 
 def _feasible(layer: LowRank) -> LowRank:
