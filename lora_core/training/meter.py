@@ -41,6 +41,11 @@ class Meter(TorchDispatchMode):
         self._held = 0
 
     @property
+    def held(self) -> int:
+        """Bytes on `device` of those storages that are still there."""
+        return self._held
+
+    @property
     def work(self) -> Work:
         return Work(self.flops, self.moved, self.launches)
 

@@ -34,19 +34,24 @@ class Measures:
 
 @dataclass(frozen=True)
 class Need:
-    """Memory at the peak of a step: weights that lie on the device, factors with their optimiser, and the rest."""
+    """Memory at the peak of a run: weights that lie on the device, factors with their optimiser, and beside them what a
+    step takes (`activations`) or a preview, whichever is more: they are never held at once."""
 
     weights: int
     factors: int
     activations: int
     work_space: float = 0
+    previews: int = 0
 
     @property
     def total(self) -> float:
-        return self.weights + self.factors + self.activations * (1 + SLACK) + self.work_space
+        rest = max(self.activations, self.previews)
+        return self.weights + self.factors + rest * (1 + SLACK) + self.work_space
 
     def __str__(self) -> str:
-        parts = {"weights": self.weights, "LoRA and optimiser": self.factors, "activations": self.activations}
+        parts = {"weights": self.weights, "LoRA and optimiser": self.factors}
+        previews = self.previews > self.activations
+        parts |= {"previews": self.previews} if previews else {"activations": self.activations}
         return ", ".join(f"{name} {in_gb(size)}" for name, size in parts.items() if size)
 
 

@@ -33,9 +33,32 @@ from .weights import ComfyFrozen
 
 
 @dataclass(frozen=True)
+class Preview:
+    """A picture drawn while a run trains: its latent (channels, ...) and the VAE that decodes it."""
+
+    latent: tuple[int, ...]
+    vae: Any
+
+    def halved(self) -> Preview:
+        """Of half the width and height."""
+        *rest, height, width = self.latent
+        return replace(self, latent=(*rest, max(8, height // 16 * 8), max(8, width // 16 * 8)))
+
+    def decoding(self, device: torch.device) -> int:
+        """Bytes on this device to decode it, in ComfyUI's estimate; the VAE, if it is not there already, included."""
+        if self.vae.device != device:
+            return 0
+        shape = (1, *self.latent)
+        flat = self.vae.latent_dim == 2 and len(shape) == 5
+        used = self.vae.memory_used_decode((*shape[:2], *shape[3:]) if flat else shape, self.vae.vae_dtype)
+        return round(used) + (0 if _shares_ram(device) else stored_bytes(self.vae.first_stage_model))
+
+
+@dataclass(frozen=True)
 class Job:
     """A run as far as memory and time depend on it: the largest latent (channels, ...) and the longest conditioning,
-    which holds tokens when text encoders are trained, at `text_rank`; and the LoRA that it goes on from, if any."""
+    which holds tokens when text encoders are trained, at `text_rank`; the LoRA that it goes on from, and a preview, if
+    any."""
 
     lora: LoraConfig
     config: TrainConfig
@@ -44,15 +67,18 @@ class Job:
     resolution: int
     text_rank: int = 0
     start: Start | None = None
+    preview: Preview | None = None
 
 
 @dataclass(frozen=True)
 class Trace:
-    """One forward and backward pass: peak bytes beside weights and factors, work, and how many numbers are trained."""
+    """One forward and backward pass: peak bytes beside weights and factors, work, and how many numbers are trained; of
+    a forward alone also the bytes that stay afterwards, which are casts of weights."""
 
     peak: int
     work: Work
     trained: int
+    kept: int = 0
 
 
 class UnforeseeableError(Exception):
@@ -106,9 +132,21 @@ class Planner:
         weights = 0 if shared else self.resident(measures)
         optimizer = job.config.optimizer
         factors = plan.optimiser_bytes(trace.trained, optimizer.name, optimizer.ema_decay > 0)
-        return Need(weights, factors, trace.peak, 0 if shared else plan.WORK_SPACE)
+        return Need(weights, factors, trace.peak, 0 if shared else plan.WORK_SPACE, self._previews(job, measures))
+
+    def _previews(self, job: Job, measures: Measures) -> int:
+        """Bytes that a preview takes in the place of a step. A batch of one is counted: with little free, ComfyUI's
+        sampler evaluates the prompt and the negative prompt one after the other."""
+        if job.preview is None:
+            return 0
+        config = replace(job.config, batch_size=1, preservation=0.0)
+        sampling = self._traced(sampled, replace(job, latent=job.preview.latent, config=config), measures)
+        return max(sampling.peak, sampling.kept + job.preview.decoding(self.device))
 
     def trace(self, job: Job, measures: Measures) -> Trace:
+        return self._traced(traced, job, measures)
+
+    def _traced(self, trace: Callable[..., Trace], job: Job, measures: Measures) -> Trace:
         model = self.patcher.model
         models = [model] if self.clip is None else [model, self.clip.patcher.model]
         weights = tuple((own[name].shape, own[name].dtype) for each in models for own, name in slots(each))
@@ -116,12 +154,12 @@ class Planner:
         network = (type(model), model.get_dtype_inference(), hash(weights), str(self.device), layer)
         conditioning = tuple(_looks(value) for value in tree_leaves(job.conditioning))
         choices = (job.lora, job.config.batch_size, job.config.preservation > 0, job.latent, job.text_rank)
-        key = (network, conditioning, choices, str(job.start and job.start.identity()), measures)
+        key = (trace, network, conditioning, choices, str(job.start and job.start.identity()), measures)
         if key not in _traces:
             if len(_traces) >= _MOST_TRACES:
                 _traces.clear()
             try:
-                _traces[key] = traced(self.patcher, job, measures, self.clip)
+                _traces[key] = trace(self.patcher, job, measures, self.clip)
             except (AttributeError, TypeError, RuntimeError) as error:
                 raise UnforeseeableError(f"{type(error).__name__}: {error}") from error
         return _traces[key]
@@ -160,6 +198,8 @@ class Planner:
             yield "targets attention", total(replace(job, lora=replace(lora, preset="attention")))
         if lora.rank > 1:
             yield f"rank {lora.rank // 2}", total(replace(job, lora=replace(lora, rank=lora.rank // 2)))
+        if job.preview is not None:
+            yield "smaller previews (half as wide and high)", total(replace(job, preview=job.preview.halved()))
         if config.preservation:
             yield "preservation 0", total(replace(job, config=replace(config, preservation=0.0)))
         if self._text() and not _shares_ram(self.device):
@@ -182,6 +222,24 @@ def traced(patcher, job: Job, measures: Measures, clip=None) -> Trace:
 
     Exact but for what operators allocate inside, beyond their results.
     """
+    with _rehearsed(patcher, job, measures, clip) as (denoiser, factors, x0, sigma, conditions, meter):
+        preserved = conditions if job.config.preservation else []
+        with meter:
+            add_gradient(job.config, factors, denoiser, x0, torch.zeros_like(x0), sigma, conditions, preserved)
+    return Trace(meter.peak, meter.work, factors.flat.numel())
+
+
+def sampled(patcher, job: Job, measures: Measures, clip=None) -> Trace:
+    """The same of one forward as a sampler runs it, without a gradient."""
+    with _rehearsed(patcher, job, measures, clip) as (denoiser, factors, x, sigma, conditions, meter):
+        with torch.no_grad(), meter:
+            denoiser.denoised(x, sigma, conditions)
+        return Trace(meter.peak, meter.work, factors.flat.numel(), meter.held)
+
+
+@contextmanager
+def _rehearsed(patcher, job: Job, measures: Measures, clip) -> Iterator[tuple]:
+    """A training session on fake tensors: its denoiser, its attached factors, a batch, and a meter for what comes."""
     device, config = patcher.load_device, job.config
     streamed = shared_out(blocks(patcher.model.diffusion_model), measures.offload)
     with ExitStack() as undo:
@@ -199,11 +257,9 @@ def traced(patcher, job: Job, measures: Measures, clip=None) -> Trace:
         factors = Factors(layers, *sizes, job.start, kept, ComfyFrozen())
         x0 = torch.zeros((config.batch_size, *job.latent), device=device)
         sigma = denoiser.sigma(torch.full((config.batch_size,), 0.5)).to(device)
-        preserved = conditions if config.preservation else []
         stream = Stream(device, ahead=not _shares_ram(device))
-        with prepared(patcher, measures, stream, clip and clip.patcher), attached(factors.branches), meter:
-            add_gradient(config, factors, denoiser, x0, torch.zeros_like(x0), sigma, conditions, preserved)
-        return Trace(meter.peak, meter.work, factors.flat.numel())
+        with prepared(patcher, measures, stream, clip and clip.patcher), attached(factors.branches):
+            yield denoiser, factors, x0, sigma, conditions, meter
 
 
 def _condition(denoiser: ComfyDenoiser, job: Job) -> Any:

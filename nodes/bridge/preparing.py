@@ -26,11 +26,12 @@ from .checks import check_conditioning, check_connected, check_objective, warnin
 from .denoiser import prediction_type
 from .encoding import check_sizes, encode_captions, encode_images
 from .keys import family_of
-from .memory import Job
+from .memory import Job, Preview
 from .previews import Previews, Shown, prepared
 from .prior import check_prior, encode_priors
 from .progress import Progress
 from .samples import captions_to_encode
+from .sampling import empty_latent
 from .start import chosen_layers
 from .text import check_text, tokenized, windows
 from .watch import Pictures
@@ -108,15 +109,16 @@ def settings(recipe: Recipe, sources: Sources, base: str, pictures: Pictures) ->
     }  # fmt: skip
 
 
-def job(sources: Sources, recipe: Recipe, encoded, latents, priors) -> Job:
-    """The largest picture with the longest caption."""
+def job(sources: Sources, recipe: Recipe, encoded, latents, priors, shown: Shown | None) -> Job:
+    """The largest picture with the longest caption, and a preview."""
     largest = max(range(len(latents)), key=lambda i: latents[i].numel())
     length = windows if recipe.text else torch.Tensor.numel
     caption = max(encoded, key=lambda caption: length(encoded[caption][0][0]))
     conditioning = conditioning_set_values(encoded[caption], priors[largest])
     shape, text_rank = tuple(latents[largest].shape), recipe.text.rank if recipe.text else 0
     resolution = sources.dataset.resolution
-    return Job(recipe.lora, recipe.train, shape, conditioning, resolution, text_rank, sources.start)
+    preview = shown and Preview(tuple(empty_latent(sources.model, shown.previews.sampling).shape[1:]), shown.vae)
+    return Job(recipe.lora, recipe.train, shape, conditioning, resolution, text_rank, sources.start, preview)
 
 
 def encode(sources: Sources, clip, recipe: Recipe, progress: Progress):

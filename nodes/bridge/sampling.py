@@ -44,11 +44,16 @@ def check_size(vae, width: int, height: int) -> None:
         raise ValueError(f"the size {width} x {height} is not a multiple of {factor}, which this VAE compresses by")
 
 
+def empty_latent(patcher, wanted: Sampling) -> Tensor:
+    """That of a KSampler, (1, channels, ...) as the model has it."""
+    empty = torch.zeros(1, 4, wanted.height // 8, wanted.width // 8)
+    return comfy.sample.fix_empty_latent_channels(patcher, empty, 8)
+
+
 def latents(patcher, positive: list, negative: list, wanted: Sampling, seed: int | None = None) -> Tensor:
     """What KSampler makes of an empty latent, (1, channels, ...). Raises the interrupt of a user who cancels."""
     seed = wanted.seed if seed is None else seed
-    empty = torch.zeros(1, 4, wanted.height // 8, wanted.width // 8)
-    empty = comfy.sample.fix_empty_latent_channels(patcher, empty, 8)
+    empty = empty_latent(patcher, wanted)
     return comfy.sample.sample(
         patcher, comfy.sample.prepare_noise(empty, seed), wanted.steps, wanted.cfg, wanted.sampler, wanted.scheduler,
         positive, negative, empty, callback=_look_for_cancel, disable_pbar=True, seed=seed,

@@ -71,7 +71,7 @@ def train_lora(sources: Sources, recipe: Recipe, run: Run) -> Trained:
     encoded, latents, priors = preparing.encode(sources, speaker, recipe, progress)
     facts = run_facts(sources, recipe, run, progress, pictures.shown())
     shown = preparing.shown(sources, speaker, recipe, run, progress)
-    job = preparing.job(sources, recipe, encoded, latents, priors)
+    job = preparing.job(sources, recipe, encoded, latents, priors, shown)
     with _session(sources.model, text, job, run, progress) as patcher:
         encoders = text.patcher.model if text else None
         layers, kept_layers = chosen_layers(patcher.model.diffusion_model, encoders, recipe.lora, sources.start)

@@ -41,6 +41,13 @@ def test_a_need_adds_up() -> None:
     assert optimiser_bytes(1000) == 16_000
 
 
+@pytest.mark.parametrize(("previews", "more", "said"), [(999, 1000, "activations"), (3000, 3000, "previews")])
+def test_a_step_and_a_preview_are_never_held_at_once(previews: int, more: int, said: str) -> None:
+    need = Need(weights=100, factors=10, activations=1000, previews=previews)
+    assert need.total == 110 + more * (1 + SLACK)
+    assert [name for name in ("activations", "previews") if name in str(need)] == [said]
+
+
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_the_state_of_every_optimiser_is_counted(name: str) -> None:
     layers = {"layer": nn.Linear(320, 640)}

@@ -22,12 +22,23 @@ from lora_loom.lora_core.training.trainer import add_gradient
 from lora_loom.nodes.bridge import memory
 from lora_loom.nodes.bridge.denoiser import ComfyDenoiser
 from lora_loom.nodes.bridge.frozen import cast_layers
-from lora_loom.nodes.bridge.memory import Job, Planner, Trace, _condition, _without_memory, stored_bytes, traced
+from lora_loom.nodes.bridge.memory import (
+    Job,
+    Planner,
+    Trace,
+    _condition,
+    _without_memory,
+    sampled,
+    stored_bytes,
+    traced,
+)
 from lora_loom.nodes.bridge.offload import Stream
+from lora_loom.nodes.bridge.sampling import Sampling, empty_latent, latents, sampling_inside
 from lora_loom.nodes.bridge.session import aside, blocks, loaded, prepared, trainable
 from lora_loom.nodes.bridge.start import PREFIX
 from lora_loom.nodes.bridge.text import TextDenoiser, text_layers, tokenized
 from lora_loom.nodes.dataset import LoraDataset
+from lora_loom.nodes.previews import TrainingPreviews
 from lora_loom.nodes.train_lora import TrainLora
 from tiny.stored import load_stored
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
@@ -148,6 +159,34 @@ def test_no_weight_is_used_outside_its_streamed_block(models, family: str) -> No
     assert out.shape == x.shape and out.device == CUDA
 
 
+@pytest.mark.parametrize(
+    ("family", "measures", "text"),
+    [("sd15", Measures(), False), ("sd15", Measures(), True), ("flux1", Measures(True, 1.0), False)],
+)
+def test_prediction_of_a_preview(models, family: str, measures: Measures, text: bool) -> None:
+    """What a KSampler holds when it draws from the loaded model, one picture larger than those of training."""
+    trio, wanted = models(family), Sampling(128, 192, 2, 1.0)
+    job = replace(text_job_of(trio, TEXT) if text else job_of(trio), config=TrainConfig())
+    with trainable(trio.model) as patcher:
+        shape = empty_latent(patcher, wanted).shape
+        found = sampled(patcher, replace(job, latent=tuple(shape[1:])), measures, trio.clip if text else None)
+        conditioning = encode(trio.clip, TEXT, guidance=1.0)
+        with loaded(patcher, measures), sampling_inside(patcher):
+            with Meter(CPU) as meter:
+                latents(patcher, conditioning, conditioning, wanted)
+    assert found.peak == pytest.approx(meter.peak, rel=0.06) and not found.kept
+
+
+def test_casts_that_are_kept_lie_beside_the_decoding(models, tmp_path: Path) -> None:
+    with torch.inference_mode():
+        half = load_stored("flux1", tmp_path, "fp16")
+    with trainable(half) as patcher:
+        linear = sum(layer.weight.numel() for layer in cast_layers(patcher.model.diffusion_model, torch.float32))
+        job = job_of(models("flux1"), batch=1)
+        each, once = (sampled(patcher, job, Measures(keep_casts=keep)).kept for keep in (False, True))
+    assert not each and once == pytest.approx(4 * linear, rel=0.1)
+
+
 def test_preservation_is_counted(models) -> None:
     trio = models("sd15")
     with trainable(trio.model) as patcher:
@@ -214,6 +253,21 @@ def test_a_run_that_does_not_fit_is_refused(models, data, monkeypatch) -> None:
         train(models("flux1"), data, memory="as set", gradient_checkpointing=False, rank=64)
     text = str(refused.value)
     assert text.count(" needs ") == 4 and "gradient_checkpointing on needs" in text and "batch_size 1 needs" in text
+
+
+def test_previews_that_do_not_fit_are_refused(models, data, monkeypatch) -> None:
+    """Where training would fit; smaller ones help."""
+    trio = models("flux1")
+    shown = {"prompts": "a tree", "negative": "", "every": 0, "steps": 1, "cfg": 1.0, "seed": 0, "strength": 1.0,
+             "sampler_name": "euler", "scheduler": "simple"}  # fmt: skip
+    large, small = (run_node(TrainingPreviews, **shown, width=side, height=side)[0] for side in (512, 64))
+    with_free(monkeypatch, 0.1 * GB)
+    for previews in (None, small):
+        train(trio, data, previews=previews)
+    words = r"training needs ([\d.]+) GB but 0.1 GB is free \(LoRA and optimiser [\d.]+, previews [\d.]+; checkpointing"
+    with pytest.raises(ValueError, match=words) as refused:
+        train(trio, data, previews=large)
+    assert ": smaller previews (half as wide and high) needs " in str(refused.value)
 
 
 def test_auto_takes_checkpointing_when_it_must(models, data, monkeypatch, caplog) -> None:
