@@ -35,19 +35,22 @@ def terms_of(parts: Sequence[Weighted]) -> dict[str, tuple[LowRank, ...]]:
 
     Raises ValueError when a part holds something other than plain LoRA, which no sum of factors is equal to.
     """
-    check_plain(parts)
-    terms: dict[str, tuple[LowRank, ...]] = {}
-    for part in parts:
+    return {name: tuple(term for _, term in each) for name, each in numbered_terms(parts).items()}
+
+
+def numbered_terms(parts: Sequence[Weighted]) -> dict[str, list[tuple[int, LowRank]]]:
+    """As `terms_of`, each with the index of its part."""
+    terms: dict[str, list[tuple[int, LowRank]]] = {}
+    for index, part in enumerate(parts):
+        _check_plain(part)
         for name, layer in part.adapter.layers.items():
             if strength := part.strength_of(name):
-                terms[name] = (*terms.get(name, ()), layer.scaled(strength))
+                terms.setdefault(name, []).append((index, layer.scaled(strength)))
     return terms
 
 
-def check_plain(parts: Sequence[Weighted]) -> None:
-    """Raises ValueError when a part holds something other than plain LoRA."""
-    for part in parts:
-        if kinds := [name for name in part.adapter.kinds() if name != "LoRA"]:
-            raise ValueError(
-                f"{part.name} holds {' and '.join(kinds)} weights, not plain LoRA; convert it with Convert LoRA first"
-            )
+def _check_plain(part: Weighted) -> None:
+    if kinds := [name for name in part.adapter.kinds() if name != "LoRA"]:
+        raise ValueError(
+            f"{part.name} holds {' and '.join(kinds)} weights, not plain LoRA; convert it with Convert LoRA first"
+        )

@@ -12,7 +12,7 @@ from torch import Tensor
 from ..low_rank import Decomposition, LowRank
 from . import DENSITY, METHODS, ONLY_TWO, SUM
 from .core_space import CoreSpace
-from .exact_sum import Weighted, check_plain
+from .exact_sum import Weighted, numbered_terms
 from .task import Task, generator
 from .truncation import Limits, shared_ranks
 
@@ -82,8 +82,8 @@ def merge(
     Raises ValueError when there is nothing to merge, when a part holds other than plain LoRA or numbers that are not
     finite, when a method is for two LoRAs and there are more, or when corrected weights differ in shape.
     """
-    check_plain(parts)
-    terms = _terms(parts)
+    terms = numbered_terms(parts)
+    _check_finite(parts, terms)
     if not terms:
         raise ValueError("there is nothing to merge; connect adapters or a lora_stack with strengths other than 0")
     count = len({index for each in terms.values() for index, _ in each})
@@ -181,19 +181,14 @@ class _Work:
         return self.merged
 
 
-def _terms(parts: Sequence[Weighted]) -> dict[str, Terms]:
-    terms: dict[str, Terms] = {}
-    for index, part in enumerate(parts):
-        for name, layer in part.adapter.layers.items():
-            if strength := part.strength_of(name):
-                _check_finite(part.name, name, layer)
-                terms.setdefault(name, []).append((index, layer.scaled(strength)))
-    return terms
-
-
-def _check_finite(part: str, name: str, layer: LowRank) -> None:
-    if not all(isfinite(float(factor.float().sum())) for factor in (layer.lora_A, layer.lora_B)):
-        raise ValueError(f"{part} holds NaN or infinite values in {name}; it would blacken images, so leave it out")
+def _check_finite(parts: Sequence[Weighted], terms: dict[str, Terms]) -> None:
+    for name, each in terms.items():
+        for index, term in each:
+            if not all(isfinite(float(factor.float().sum())) for factor in (term.lora_A, term.lora_B)):
+                part = parts[index].name
+                raise ValueError(
+                    f"{part} holds NaN or infinite values in {name}; it would blacken images, leave it out"
+                )
 
 
 def _norms(count: int, terms: dict[str, Terms]) -> list[float]:

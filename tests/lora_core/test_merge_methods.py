@@ -278,6 +278,13 @@ def test_k_lora_takes_the_one_that_stands_out():
     close(dense(result["w"]), dense(even["w"]))
 
 
+@pytest.mark.parametrize("idle_first", [True, False])
+@pytest.mark.parametrize("method", ["k_lora", "null_space", "orthogonal", "tsv"])
+def test_a_lora_that_does_nothing_takes_nothing(method, idle_first):
+    some, idle = layer(0, *SHAPE), replace(layer(5, *SHAPE), lora_B=torch.zeros(SHAPE[0], 3, dtype=torch.float64))
+    close(merged(method, of(*((idle, some) if idle_first else (some, idle)))), dense(some))
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_departure_is_the_distance_from_the_sum(method):
     pair = [part(0), part(100, 0.7)]

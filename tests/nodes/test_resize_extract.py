@@ -16,7 +16,7 @@ from comfy_execution.graph_utils import ExecutionBlocker
 from comfy_extras.nodes_model_merging import ModelSave
 from harness.calls import encode, loaded, relative_error, run_node
 from lora_loom.lora_core.adapter import TEXT_PREFIX, Adapter
-from lora_loom.lora_core.files.hashes import data_hash
+from lora_loom.lora_core.files.hashes import data_hash, file_hash
 from lora_loom.lora_core.merging.chain import chain
 from lora_loom.lora_core.merging.exact_sum import Weighted
 from lora_loom.nodes.bridge.export import save_proven
@@ -241,7 +241,12 @@ def test_comfyui_bakes_a_stack_into_a_file_that_it_loads(models, random_adapter,
         patched = applied(model, None, adapter)[0]
         ModelSave().save(patched, "lora_loom_baked")
         (path,) = Path(folder_paths.get_output_directory()).glob("lora_loom_baked*.safetensors")
-        live, baked = loaded(patched), loaded(comfy.sd.load_diffusion_model(str(path)))
+        saved = comfy.sd.load_diffusion_model(str(path))
+        live, baked = loaded(patched), loaded(saved)
+    found = extract(saved, model)[0]
+    (parent,) = json.loads(found.metadata["lora_loom.parents"])
+    assert parent == {"name": path.name, "sha256": file_hash(path), "hash_of": "file", "strength": 1.0}
+    assert found.layers.keys() == adapter.layers.keys()
     path.unlink()
     for name in adapter.layers:
         assert relative_error(baked[f"{name}.weight"], live[f"{name}.weight"]) < 1e-6
