@@ -20,7 +20,7 @@ from ..analysis.interference import measure
 from ..analysis.layer_sum import Work
 from ..distilled import few_step_mark
 from . import SUM
-from .exact_sum import Weighted
+from .exact_sum import Weighted, check_finite
 
 _ALIKE, _SAME, _AGAINST = 0.15, 0.5, -0.15
 
@@ -35,10 +35,12 @@ class Proposal:
 
 
 def propose(parts: Sequence[Weighted]) -> Proposal:
-    """LoRAs that were distilled to few steps only work at their own strength and keep it."""
+    """LoRAs that were distilled to few steps only work at their own strength and keep it. Raises ValueError when one
+    holds NaN or infinite values."""
+    check_finite(parts)
     parts = list(parts)
-    free = [index for index, part in enumerate(parts) if not few_step_mark(part.name)]
-    fixed = [part.name for index, part in enumerate(parts) if index not in free]
+    fixed = [part.name for part in parts if few_step_mark(part.name)]
+    free = [index for index, part in enumerate(parts) if part.name not in fixed and _acts(part)]
     notes = [f"auto: {name} is for few steps and keeps its strength" for name in fixed]
     if any(min(part.strength, part.text_strength) < 0 for part in parts):
         return Proposal(SUM, parts, [*notes, "auto: exact sum, because a LoRA is subtracted, which is meant as it is"])
@@ -61,6 +63,11 @@ def propose(parts: Sequence[Weighted]) -> Proposal:
         )
     figure = f"the largest cosine is {cosines[alike]:.3f} ({pair})"
     return Proposal(SUM, parts, [*notes, f"auto: exact sum at these strengths, because {figure}: they hardly overlap"])
+
+
+def _acts(part: Weighted) -> bool:
+    """Whether it changes anything: one that was never trained is zero."""
+    return any(part.strength_of(name) and bool(layer.lora_B.any()) for name, layer in part.adapter.layers.items())
 
 
 def _quieter(parts: list[Weighted], inner: Pairs, free: list[int], notes: list[str]) -> Proposal:

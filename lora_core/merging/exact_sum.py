@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import isfinite
 
 from ..adapter import TEXT_PREFIX, Adapter
 from ..low_rank import LowRank
@@ -54,3 +55,12 @@ def _check_plain(part: Weighted) -> None:
         raise ValueError(
             f"{part.name} holds {' and '.join(kinds)} weights, not plain LoRA; convert it with Convert LoRA first"
         )
+
+
+def check_finite(parts: Sequence[Weighted]) -> None:
+    """Raises ValueError when a plain layer that is on holds NaN or infinite values, as after a run that diverged."""
+    for part in parts:
+        for name, layer in part.adapter.layers.items():
+            sums = (float(factor.float().sum()) for factor in (layer.lora_A, layer.lora_B))
+            if part.strength_of(name) and not all(map(isfinite, sums)):
+                raise ValueError(f"{part.name} holds NaN or infinite values in {name}; leave it out, or train it again")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from math import isfinite, sqrt
+from math import sqrt
 
 import torch
 from torch import Tensor
@@ -12,7 +12,7 @@ from torch import Tensor
 from ..low_rank import Decomposition, LowRank
 from . import DENSITY, METHODS, ONLY_TWO, SUM
 from .core_space import CoreSpace
-from .exact_sum import Weighted, numbered_terms
+from .exact_sum import Weighted, check_finite, numbered_terms
 from .task import Task, generator
 from .truncation import Limits, shared_ranks
 
@@ -83,7 +83,7 @@ def merge(
     finite, when a method is for two LoRAs and there are more, or when corrected weights differ in shape.
     """
     terms = numbered_terms(parts)
-    _check_finite(parts, terms)
+    check_finite(parts)
     if not terms:
         raise ValueError("there is nothing to merge; connect adapters or a lora_stack with strengths other than 0")
     count = len({index for each in terms.values() for index, _ in each})
@@ -179,16 +179,6 @@ class _Work:
         self.merged.error = sqrt(self.lost / self.kept) if self.kept else 0.0
         self.merged.departure = sqrt(self.moved / self.summed) if self.summed else 0.0
         return self.merged
-
-
-def _check_finite(parts: Sequence[Weighted], terms: dict[str, Terms]) -> None:
-    for name, each in terms.items():
-        for index, term in each:
-            if not all(isfinite(float(factor.float().sum())) for factor in (term.lora_A, term.lora_B)):
-                part = parts[index].name
-                raise ValueError(
-                    f"{part} holds NaN or infinite values in {name}; it would blacken images, leave it out"
-                )
 
 
 def _norms(count: int, terms: dict[str, Terms]) -> list[float]:

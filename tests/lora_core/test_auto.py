@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from lora_loom.lora_core.adapter import Adapter
@@ -59,3 +61,8 @@ def test_one_alone_is_left_alone():
     alone = part("a", 1)
     found = propose([alone])
     assert (found.method, found.parts) == ("sum", [alone]) and "nothing to weigh" in found.reasons[0]
+
+
+def test_loras_that_do_nothing_are_no_reason():
+    idle = [Weighted(name, Adapter({"w": replace(lora(0), lora_B=torch.zeros(30, 4))}), 1.0, 1.0) for name in "ab"]
+    assert propose(idle).method == propose([idle[0], part("c", 1)]).method == "sum"

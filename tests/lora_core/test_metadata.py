@@ -13,9 +13,10 @@ import torch
 from app.assets.services import metadata_extract as comfy_scan
 from lora_loom.lora_core.adapter import Adapter
 from lora_loom.lora_core.files import guard, metadata, save
-from lora_loom.lora_core.files.hashes import data_hash, file_hash, part_hash
+from lora_loom.lora_core.files.hashes import content_hash, data_hash, file_hash, part_hash
 from lora_loom.lora_core.files.lineage import Parent
 from lora_loom.lora_core.files.metadata import SETTINGS, Facts
+from lora_loom.lora_core.kinds import DoRA, placed
 from lora_loom.lora_core.low_rank import LowRank
 
 FACTS = Facts(
@@ -116,6 +117,20 @@ def test_hashes_of_the_final_file(size: int, tmp_path: Path):
     else:
         assert "sshs_legacy_hash" not in written, "the hash of nothing is every small file's"
     assert found.items() <= written.items()
+
+
+def test_an_adapter_in_memory_has_a_hash_of_all_that_it_does():
+    """Whatever the order of its layers and its metadata; other numbers, names or shapes give another."""
+
+    def made(alpha=2.0, magnitude=1.0, name="b", kernel=(), start=0) -> Adapter:
+        layer = LowRank(torch.arange(8.0).view(2, 4), torch.ones(4, 2), alpha, kernel)
+        dora = DoRA(layer, torch.full((4,), magnitude))
+        return Adapter({"a": layer, name: layer}, {}, {"c": (dora, placed(dora, (start, 4), 8))})
+
+    same = Adapter(dict(reversed(made().layers.items())), {"k": "v"}, made().others)
+    others = [made(1.0), made(magnitude=2.0), made(name="d"), made(kernel=(2,)), made(start=4)]
+    hashes = [content_hash(each) for each in (made(), *others)]
+    assert content_hash(same) == hashes[0] and len(set(hashes)) == len(hashes) and len(hashes[0]) == 64
 
 
 def test_hash_is_that_of_the_librarys_own_writer(tmp_path: Path):

@@ -164,7 +164,7 @@ def test_what_is_not_a_number_is_named(models, random_adapter) -> None:
     broken = random_adapter(model)
     name = list(broken.layers)[-1]
     broken.layers[name].lora_A[0, 0] = torch.nan
-    for choices in ({}, {"rank": 2}, {"method": "ties"}):
+    for choices in ({}, {"rank": 2}, {"method": "ties"}, {"method": "auto"}):
         with pytest.raises(ValueError, match=rf"adapter 2 holds NaN or infinite values in {name}"):
             merge(model, [], [random_adapter(model), broken], **choices)
 
