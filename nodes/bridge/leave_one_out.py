@@ -49,14 +49,16 @@ def leave_one_out(model, clip, vae, entries: Sequence[Entry], asked: Prompts, sa
     _check(asked, clip, entries)
     sets = _sets(entries)
     seeds = [(sampling.seed + number) % 2**64 for number in range(asked.seeds)]
-    rounds = [(prompt, seed) for prompt in asked.prompts or ("",) for seed in seeds]
+    prompts = asked.prompts or ("",)
+    rounds = [(prompt, seed) for prompt in prompts for seed in seeds]
     progress, made = Progress(2 * len(sets) * len(rounds)), {}
     for at, (name, kept) in enumerate(sets.items()):
         patcher, text, _ = apply_entries(model, clip, kept)
+        conditions = _conditions(text, prompts, asked)
         made[name] = []
         for prompt, seed in rounds:
             progress.say(f"{name}: picture {len(made[name]) + 1} of {len(rounds)}")
-            made[name].append(latents(patcher, *_conditions(text, prompt, asked), sampling, seed))
+            made[name].append(latents(patcher, *conditions[prompt], sampling, seed))
             progress.update(at * len(rounds) + len(made[name]))
     pictures: dict[str, list[Image.Image]] = {}
     for name, drawn in made.items():
@@ -88,10 +90,11 @@ def _sets(entries: Sequence[Entry]) -> dict[str, list[Entry]]:
     return {ALL: every, **without, NONE: []}
 
 
-def _conditions(clip, prompt: str, asked: Prompts) -> tuple[list, list]:
-    positive = asked.conditioning or _encoded(clip, prompt)
+def _conditions(clip, prompts: Sequence[str], asked: Prompts) -> dict[str, tuple[list, list]]:
+    """Positive and negative of each prompt; every text is encoded once, whatever the number of seeds."""
     negative = asked.negative_conditioning
-    return positive, _encoded(clip, asked.negative) if negative is None else negative
+    negative = _encoded(clip, asked.negative) if negative is None else negative
+    return {prompt: (asked.conditioning or _encoded(clip, prompt), negative) for prompt in prompts}
 
 
 def _encoded(clip, prompt: str) -> list:
