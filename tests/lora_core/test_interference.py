@@ -213,7 +213,7 @@ def turned(generator: torch.Generator, count: int, d: int, rank: int) -> Tensor:
 
 
 @pytest.mark.parametrize(("m", "n", "rank", "decay"), [
-    (96, 160, 16, -1.0), (320, 768, 1, 0.0), (640, 160, 4, -2.0), (24, 24, 4, 0.0), (8, 40, 8, -1.0), (12, 4, 4, 0.0),
+    (48, 80, 12, -1.0), (320, 768, 1, 0.0), (320, 80, 4, -2.0), (24, 24, 4, 0.0), (8, 40, 8, -1.0), (12, 4, 4, 0.0),
 ])  # fmt: skip
 def test_the_spread_of_cosines_is_exact_and_the_tail_is_bounded(m: int, n: int, rank: int, decay: float) -> None:
     """std = 1 / sqrt(mn) for any rank and spectrum, down to tiny layers; what is heavier than normal is the tail."""
@@ -236,7 +236,7 @@ def test_the_spread_of_cosines_is_exact_and_the_tail_is_bounded(m: int, n: int, 
         assert (z.abs() > 5).any() and chance.cosine_floor(terms, 1) > 5, "a fixed 5 would be a false alarm"
 
 
-@pytest.mark.parametrize(("d", "p", "q"), [(160, 16, 16), (320, 8, 1), (48, 4, 32), (12, 6, 6), (8, 8, 3)])
+@pytest.mark.parametrize(("d", "p", "q"), [(80, 12, 12), (160, 8, 1), (40, 4, 24), (12, 6, 6), (8, 8, 3)])
 def test_shared_directions_by_chance(d: int, p: int, q: int) -> None:
     generator, count = torch.Generator().manual_seed(d + p), 4000
     fixed = turned(generator, 1, d, p)[0]
@@ -278,7 +278,7 @@ def _marks(found: Interference) -> Iterator[tuple[str, int, int, str]]:
 def test_unrelated_loras_are_not_marked(rank: int, decay: float) -> None:
     """In no block, pair or figure of many stacks: tiny layers, rank 1, and ranks above what a layer can have."""
     shapes = FLUX | MIXED | {"diffusion_model.final.1.tiny": (4, 12)}
-    for seed in range(6):
+    for seed in range(4):
         stack = [at(drawn(shapes, 100 * seed + k, rank, decay=decay)) for k in range(3)]
         found = measure(stack, Attention(HOMES))
         assert marks(found) == []

@@ -108,8 +108,8 @@ def inputs(layer: str, dtype: torch.dtype) -> Tensor:
 # -- changes of strength -----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-def test_a_thousand_changes_of_strength_have_the_bits_of_a_fresh_load(dtype: torch.dtype, monkeypatch) -> None:
+@pytest.mark.parametrize(("dtype", "turns"), [(torch.float32, 200), (torch.bfloat16, 1000), (torch.float16, 200)])
+def test_many_changes_of_strength_have_the_bits_of_a_fresh_load(dtype: torch.dtype, turns: int, monkeypatch) -> None:
     model, draw, restored = small(dtype), random.Random(0), []
     unpatch = ModelPatcher.unpatch_model
     monkeypatch.setattr(
@@ -119,12 +119,12 @@ def test_a_thousand_changes_of_strength_have_the_bits_of_a_fresh_load(dtype: tor
     )  # fmt: skip
     weights(stacked(model, [1.0]))
     restored.clear()
-    for turn in range(1000):
+    for turn in range(turns):
         chosen = [draw.choice((0.0, 1.0, draw.uniform(-2, 2))) for _ in FILES]
         patcher = stacked(model, chosen)
         with torch.inference_mode():
             comfy.model_management.load_models_gpu([patcher], force_full_load=True)
-        if turn % 200 == 199:
+        if turn % 100 == 99:
             assert not any(restored), "the model was restored and loaded again"
             assert same(weights(patcher), fresh(stacked(model, chosen)))
             restored.clear()

@@ -213,7 +213,9 @@ def test_leaving_out_what_does_nothing_and_what_does_all(models, random_adapter)
     trio = models("wan_demo")
     loud = random_adapter(trio.model, seed=1, size=0.3)
     nothing = loud.map(lambda layer: replace(layer, lora_B=torch.zeros_like(layer.lora_B)))
-    page, report, figures = draw(trio, [loud, nothing], seeds=2, prompts="a red heart\na blue square")
+    page, report, figures = draw(
+        trio, [loud, nothing], seeds=2, prompts="a red heart\na blue square", cfg=1.0, width=32, height=32
+    )
     changes = {name: change["latent"] for name, change in figures["changes"].items()}
     assert changes.keys() == {"without A", "without B", "none"} and figures["pictures"] == 4
     assert changes["without B"] == 0 and changes["without A"] == changes["none"] > 0.1
@@ -238,7 +240,7 @@ def test_the_first_picture_is_that_of_the_stack(models, random_adapter) -> None:
 
 def test_conditioning_takes_the_place_of_prompts(models, random_adapter) -> None:
     trio = models("wan_demo")
-    adapters = [random_adapter(trio.model, seed=seed, size=0.2) for seed in (1, 2)]
+    adapters = [random_adapter(trio.model, seed=1, size=0.2)]
     by_prompt = draw(trio, adapters)[2]
     given = {"positive": encode(trio.clip, "a red heart"), "negative_conditioning": encode(trio.clip, "")}
     assert draw(trio, adapters, clip=None, prompts="", **given)[2]["changes"] == by_prompt["changes"]
