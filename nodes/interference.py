@@ -8,18 +8,12 @@ from .bridge.images import as_image_batch
 from .bridge.interference import interference
 from .bridge.merging import connected, parse_strengths
 from .bridge.progress import Progress
-from .types import CATEGORY, AdapterType, LoraStackType
+from .types import CATEGORY, LoraStackType, adapters_input
 
 
 class LoraInterference(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
-        adapters = io.Autogrow.TemplatePrefix(
-            AdapterType.Input("adapter", tooltip="From Train LoRA or Merge LoRA."),
-            prefix="adapter",
-            min=0,
-            max=16,
-        )
         return io.Schema(
             node_id="LoraLoom_Interference",
             display_name="LoRA Interference",
@@ -32,7 +26,7 @@ class LoraInterference(io.ComfyNode):
                 io.String.Input("strengths", default="", tooltip="One strength per connected adapter, separated by commas; empty means 1 for all. Rows of the stack carry their own."),
                 LoraStackType.Input("lora_stack", optional=True, tooltip="Files with strengths, from Load LoRA Stack or a stacker of another pack."),
                 io.Clip.Input("clip", optional=True, tooltip="Needed when a LoRA changes the text encoder."),
-                io.Autogrow.Input("adapters", template=adapters, optional=True, tooltip="Adapters from the graph, any number."),
+                adapters_input(),
             ],
             outputs=[
                 io.Image.Output("heat_map", tooltip="Blocks by pairs; what is within chance is dark."),

@@ -12,18 +12,12 @@ from .bridge.merging import connected, parse_strengths
 from .bridge.progress import Progress
 from .bridge.sampling import SAMPLERS, SCHEDULERS, Sampling
 from .bridge.stack import active, rows_of
-from .types import CATEGORY, AdapterType, LoraStackType
+from .types import CATEGORY, LoraStackType, adapters_input
 
 
 class LeaveOneOut(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
-        adapters = io.Autogrow.TemplatePrefix(
-            AdapterType.Input("adapter", tooltip="From Train LoRA or Merge LoRA."),
-            prefix="adapter",
-            min=0,
-            max=16,
-        )
         return io.Schema(
             node_id="LoraLoom_LeaveOneOut",
             display_name="LoRA Leave-One-Out",
@@ -49,7 +43,7 @@ class LeaveOneOut(io.ComfyNode):
                 LoraStackType.Input("lora_stack", optional=True, tooltip="Files with strengths, from Load LoRA Stack or a stacker of another pack."),
                 io.Conditioning.Input("positive", optional=True, tooltip="Drawn as it is, in place of prompts. What the LoRAs do to the text encoder is then not left out."),
                 io.Conditioning.Input("negative_conditioning", optional=True, tooltip="Taken as it is, in place of negative."),
-                io.Autogrow.Input("adapters", template=adapters, optional=True, tooltip="Adapters from the graph, any number."),
+                adapters_input(),
             ],
             outputs=[
                 io.Image.Output("sheet", tooltip="A row for each prompt and seed: all, without each, none."),

@@ -11,18 +11,12 @@ from .bridge.images import as_image_batch
 from .bridge.merging import CHOICES, connected, merge, parse_strengths
 from .bridge.progress import Progress
 from .bridge.training import as_lora_model
-from .types import CATEGORY, AdapterType, LoraStackType
+from .types import CATEGORY, AdapterType, LoraStackType, adapters_input
 
 
 class MergeLora(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
-        adapters = io.Autogrow.TemplatePrefix(
-            AdapterType.Input("adapter", tooltip="From Train LoRA or another Merge LoRA."),
-            prefix="adapter",
-            min=0,
-            max=16,
-        )
         return io.Schema(
             node_id="LoraLoom_MergeLora",
             display_name="Merge LoRA",
@@ -35,7 +29,7 @@ class MergeLora(io.ComfyNode):
                 io.String.Input("strengths", default="", tooltip="One strength per connected adapter, separated by commas; empty means 1 for all. Rows of the stack carry their own."),
                 LoraStackType.Input("lora_stack", optional=True, tooltip="Files with strengths, from Load LoRA Stack or a stacker of another pack."),
                 io.Clip.Input("clip", optional=True, tooltip="Needed when a LoRA changes the text encoder."),
-                io.Autogrow.Input("adapters", template=adapters, optional=True, tooltip="Adapters from the graph, any number."),
+                adapters_input("Train LoRA or another Merge LoRA"),
                 io.Combo.Input("method", options=CHOICES, default="sum", optional=True, tooltip="sum: exactly what the live stack does. auto: proposes one from how the LoRAs overlap, and says why. The others change what LoRAs do to each other; the help page says how, and the chart shows it."),
                 io.Float.Input("energy", default=1.0, min=0.01, max=1.0, step=0.001, optional=True, advanced=True, tooltip="Share of each layer's squared norm to keep; 0.99 leaves an error of at most 10 % per layer. 1 keeps all."),
                 io.Float.Input("size_mb", default=0.0, min=0.0, max=100000.0, step=1.0, optional=True, advanced=True, tooltip="Largest size of the fp16 file in MB, shared out over all layers so that the error of the whole is smallest. 0 sets no size."),

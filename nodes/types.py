@@ -12,3 +12,10 @@ ValidationType = io.Custom("LORALOOM_VALIDATION")  # lora_core.training.config.V
 LoraStackType = io.Custom("LORA_STACK")  # list of (file name, model strength, text strength), as other packs use it
 
 CATEGORY = "LoRA Loom"
+
+
+def adapters_input(source: str = "Train LoRA or Merge LoRA") -> io.Autogrow.Input:
+    one = AdapterType.Input("adapter", tooltip=f"From {source}.")
+    template = io.Autogrow.TemplatePrefix(one, prefix="adapter", min=0, max=16)
+    tooltip = "Adapters from the graph, any number."
+    return io.Autogrow.Input("adapters", template=template, optional=True, tooltip=tooltip)
