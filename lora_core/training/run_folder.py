@@ -56,6 +56,10 @@ class RunFolder:
         self._went_back = False
         self._saved = 0  # events of the state that is on disk
 
+    def lora(self, step: int) -> Path:
+        """The LoRA of a step that was saved."""
+        return self.path / f"step_{step:06d}.safetensors"
+
     @contextmanager
     def held(self) -> Iterator[None]:
         """Nobody else writes into the folder. Raises ValueError when another process does."""
@@ -71,7 +75,7 @@ class RunFolder:
         known = self.state_path.is_file() and not start_over
         if known:
             checkpoint.load(self.state_path, state, self.identity)
-            self._saved = state.events if self._lora(state.step).is_file() else 0
+            self._saved = state.events if self.lora(state.step).is_file() else 0
         self._describe()
         self.log.resume(state.events, state.step)
         return known
@@ -100,7 +104,7 @@ class RunFolder:
         adapter = describe()
         tensors = formats.encode(adapter, "native", dtype=torch.float32)
         header = redacted(adapter.metadata)  # what may be told of the pictures is chosen in Save LoRA
-        save_file(self._lora(state.step), tensors, header, overwrite=True)
+        save_file(self.lora(state.step), tensors, header, overwrite=True)
         checkpoint.save(self.state_path, state, self.identity)
         self._saved = state.events
         self._prune(state.step)
@@ -132,9 +136,6 @@ class RunFolder:
                 f"{problem}; what was saved before is whole. Make room and queue again: the run goes on from there, "
                 "to the same result"
             )
-
-    def _lora(self, step: int) -> Path:
-        return self.path / f"step_{step:06d}.safetensors"
 
     def _unsaved(self, error: OSError) -> str:
         return f"{self.path} cannot be written ({error.strerror or error})"

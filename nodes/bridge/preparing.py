@@ -21,13 +21,14 @@ from ...lora_core.training.layers import counted
 from ...lora_core.training.plan import Measures
 from ...lora_core.training.start import Start
 from ...lora_core.training.targets import summary, weight_shape
+from . import previews
 from .cache import tidy
 from .checks import check_conditioning, check_connected, check_objective, warnings
 from .denoiser import prediction_type
 from .encoding import check_sizes, encode_captions, encode_images
 from .keys import family_of
 from .memory import Job, Preview
-from .previews import Previews, Shown, prepared
+from .previews import Previews, Shown
 from .prior import check_prior, encode_priors
 from .progress import Progress
 from .samples import captions_to_encode
@@ -65,6 +66,22 @@ class Sources:
     dataset: Dataset
     prior_vae: Any = None
     start: Start | None = None
+
+
+@dataclass(frozen=True)
+class Order:
+    """What is to be trained, checked, and where it is told."""
+
+    sources: Sources
+    recipe: Recipe
+    run: Run
+    pictures: Pictures
+    progress: Progress
+
+    @property
+    def text(self):
+        """The CLIP that is trained along, if any."""
+        return self.sources.clip if self.recipe.text else None
 
 
 def check(sources: Sources, recipe: Recipe) -> tuple[Pictures, list[str]]:
@@ -141,13 +158,19 @@ def encode(sources: Sources, clip, recipe: Recipe, progress: Progress):
     return encoded, latents, priors
 
 
+def planned(sources: Sources, recipe: Recipe, run: Run) -> Shown | None:
+    """The previews, not encoded yet."""
+    data = sources.dataset
+    triggers = tuple(dict.fromkeys(group.trigger for group in data.groups if group.trigger))
+    return previews.planned(run.previews, sources.vae, triggers, recipe.preserve, data.resolution)
+
+
 def shown(sources: Sources, clip, recipe: Recipe, run: Run, progress: Progress) -> Shown | None:
     def tick(done: int, total: int, what: str) -> None:
         progress.say(f"encoding {what} of the previews: {done} of {total}")
 
-    data, text = sources.dataset, recipe.text is not None
-    triggers = tuple(dict.fromkeys(group.trigger for group in data.groups if group.trigger))
-    return prepared(run.previews, clip, sources.vae, text, triggers, recipe.preserve, data.resolution, tick)
+    found = planned(sources, recipe, run)
+    return found and previews.encoded(found, clip, recipe.text is not None, tick)
 
 
 def notes(sources: Sources, told: list[str]) -> list[str]:

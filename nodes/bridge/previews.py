@@ -66,20 +66,10 @@ def check_previews(previews: Previews | None, model, vae, trigger: str) -> None:
     check_size(vae, previews.sampling.width, previews.sampling.height)
 
 
-def prepared(
-    previews: Previews | None,
-    clip,
-    vae,
-    text: bool,
-    triggers: Sequence[str],
-    words: tuple[str, ...],
-    resolution: int,
-    tick,
+def planned(
+    previews: Previews | None, vae, triggers: Sequence[str], words: tuple[str, ...], resolution: int
 ) -> Shown | None:
-    """The previews of a run whose data set has these triggers; `words` are its class words.
-
-    With `text`, text encoders are trained, and prompts are kept as tokens and encoded for every preview.
-    """
+    """The previews of a run whose data set has these triggers, not encoded yet; `words` are its class words."""
     if previews is None:
         return None
     side = resolution // 64 * 64 or 64
@@ -89,9 +79,26 @@ def prepared(
     )
     check_size(vae, previews.sampling.width, previews.sampling.height)
     rows = tuple(pairs(previews.prompts or triggers, triggers, words[0] if words else ""))
-    prompts = {previews.negative, *(prompt for row in rows for prompt in row)}
-    encoded = tokenized(clip, prompts) if text else encode_captions(clip, prompts, None, tick)
-    return Shown(previews, rows, encoded, vae)
+    return Shown(previews, rows, {}, vae)
+
+
+def encoded(shown: Shown, clip, text: bool, tick) -> Shown:
+    """With `text`, text encoders are trained, and prompts are kept as tokens and encoded for every preview."""
+    prompts = {shown.previews.negative, *(prompt for row in shown.rows for prompt in row)}
+    return replace(shown, encoded=tokenized(clip, prompts) if text else encode_captions(clip, prompts, None, tick))
+
+
+def kept_sheet(folder: Path, step: int, shown: Shown) -> Image.Image | None:
+    """The sheet of that step that an earlier run of these very previews left in its folder."""
+    path = _path(folder, step)
+    if not path.is_file():
+        return None
+    with Image.open(path) as found:
+        return found.convert("RGB") if found.info.get(_NOTE) == shown.note() else None
+
+
+def _path(folder: Path, step: int) -> Path:
+    return folder / "previews" / f"step_{step:06d}.png"
 
 
 class Previewer:
@@ -106,7 +113,7 @@ class Previewer:
         self, shown: Shown | None, patcher, denoiser, state: TrainState, folder: Path, last: int, progress: Progress
     ):
         self.shown, self.patcher, self.denoiser, self.state = shown, patcher, denoiser, state
-        self.folder, self.last, self.progress = folder / "previews", last, progress
+        self.folder, self.last, self.progress = folder, last, progress
         self.base: list[Image.Image] = []
         self.sheet: Image.Image | None = None
 
@@ -115,13 +122,13 @@ class Previewer:
         if again:
             self.went_back()
         if self.shown and self.shown.due(self.state.step, self.last):
-            self.sheet = None if again else self._kept(self._path())
+            self.sheet = None if again else kept_sheet(self.folder, self.state.step, self.shown)
             if self.sheet is None:
                 self.after()
 
     def went_back(self) -> None:
         """Delete what was shown of steps that are to be done again."""
-        for path in self.folder.glob("step_*.png"):
+        for path in self._path().parent.glob("step_*.png"):
             if path.name > self._path().name:
                 path.unlink()
 
@@ -148,7 +155,7 @@ class Previewer:
             drop(self.shown.vae)
         note = PngInfo()
         note.add_text(_NOTE, self.shown.note())
-        self.folder.mkdir(parents=True, exist_ok=True)
+        self._path().parent.mkdir(parents=True, exist_ok=True)
         self.sheet.save(self._path(), pnginfo=note)
         self.progress.beside = self.sheet
         self.progress.update(self.state.step, picture=self.sheet)
@@ -202,11 +209,4 @@ class Previewer:
         return sheet(rows, f"step {step} of {self.last}")
 
     def _path(self) -> Path:
-        return self.folder / f"step_{self.state.step:06d}.png"
-
-    def _kept(self, path: Path) -> Image.Image | None:
-        """The sheet of an earlier run of these very previews."""
-        if not path.is_file():
-            return None
-        with Image.open(path) as found:
-            return found.convert("RGB") if found.info.get(_NOTE) == self.shown.note() else None
+        return _path(self.folder, self.state.step)

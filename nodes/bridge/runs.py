@@ -41,6 +41,18 @@ def begun(
         yield run
 
 
+def known(name: str, identity: str, settings: Mapping[str, Any]) -> RunFolder | None:
+    """The run of this name and these very settings, if there is one."""
+    own = RunFolder(run_folder(name, identity), identity, settings)
+    if own.state_path.is_file():
+        return own
+    for past in _past(own):
+        same = RunFolder(past.folder, past.identity, settings)
+        if not differences(past.settings, settings) and same.state_path.is_file():
+            return same
+    return None
+
+
 def tell(progress: Progress, note: str) -> None:
     """Keep a note, if there is one, on the node and in the log."""
     if note:
@@ -54,14 +66,12 @@ def _found(
     """The run, the one that it extends, and what to say about the latest other one of the name."""
     steps = settings["train"]["steps"]
     own = RunFolder(run_folder(name, identity), identity, settings)
-    if start_over or own.state_path.is_file():
+    if start_over:
         return own, None, ""
-    past = past_runs(own.path.parent, own.path.name[: -len("-12345678")])
+    if found := known(name, identity, settings):
+        return found, None, ""
+    past = _past(own)
     changes = [differences(each.settings, settings) for each in past]
-    for each, changed in zip(past, changes, strict=True):
-        same = RunFolder(each.folder, each.identity, settings)
-        if not changed and same.state_path.is_file():
-            return same, None, ""
     shorter = [
         p for p, c in zip(past, changes, strict=True) if set(c) == {"steps"} and p.step < settings["train"]["steps"]
     ]
@@ -72,6 +82,11 @@ def _found(
         note = f"goes on from step {longest.step} of {longest.folder.name}, at the learning rates of {steps} steps"
         return run, longest, note
     return own, None, _said(past[-1], changes[-1]) if past else ""
+
+
+def _past(run: RunFolder) -> list[Past]:
+    """Runs of its name."""
+    return past_runs(run.path.parent, run.path.name[: -len("-12345678")])
 
 
 def _said(past: Past, changes: Mapping[str, str]) -> str:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import comfy.model_management
 import torch
@@ -23,23 +24,24 @@ from ...lora_core.training.config import (
     TrainConfig,
 )
 from ...lora_core.training.curve import draw_curve
+from ...lora_core.training.finished import Finished, forget
 from ...lora_core.training.inject import Factors, attached
 from ...lora_core.training.objective_config import TIMESTEP_LAWS
 from ...lora_core.training.run_folder import RunFolder
 from ...lora_core.training.start import Start
 from ...lora_core.training.trainer import Sample, StepResult, TrainState, Trouble, make_optimizer, train
-from . import preparing
+from . import finished, preparing
 from .denoiser import ComfyDenoiser
 from .facts import run_facts
 from .keys import family_of
-from .memory import Job, Planner, UnforeseeableError
-from .preparing import Run, Sources
-from .previews import Previewer, check_previews
+from .memory import Planner, UnforeseeableError
+from .preparing import Order, Run, Sources
+from .previews import Previewer, Shown, check_previews
 from .progress import Progress
 from .runs import begun, tell
 from .samples import make_samples
 from .session import aside, loaded, trainable
-from .start import chosen_layers, spoken_with
+from .start import Layers, chosen_layers, spoken_with
 from .text import TextDenoiser
 from .watch import Pictures, Watch, weight_norms
 from .weights import ComfyFrozen
@@ -58,67 +60,151 @@ class Trained:
     sheet: Image.Image | None = None  # of the last previews
 
 
+@dataclass(frozen=True)
+class _Material:
+    """All that is encoded before the model is loaded, and what a LoRA to go on from has for text encoders."""
+
+    encoded: dict[str, list]
+    latents: list[torch.Tensor]
+    priors: list[dict]
+    shown: Shown | None
+    carried: Adapter
+    facts: metadata.Facts
+
+
+@dataclass(frozen=True)
+class _Work:
+    """A run that can begin: the loaded model and what is changed."""
+
+    patcher: Any
+    denoiser: ComfyDenoiser
+    samples: list[Sample]
+    layers: Layers
+    state: TrainState
+    material: _Material
+
+    def adapter(self) -> Adapter:
+        """The LoRA as it is now."""
+        with self.state.judged():
+            own = self.state.factors.adapter()
+        carried = self.material.carried
+        adapter = Adapter({**own.layers, **carried.layers}, others={**own.others, **carried.others})
+        return _labelled(self.material.facts, adapter, self.state.step)
+
+
 def train_lora(sources: Sources, recipe: Recipe, run: Run) -> Trained:
     """Train to the recipe's last step, or go on from where a run with these very settings was cut off.
 
     Raises ValueError for anything wrong with the input before the first step.
     """
+    order = _checked(sources, recipe, run)
+    if found := finished.find(order):
+        return _again(order, *found)
+    material = _encoded(order)
+    with _session(order, material) as patcher:
+        work = _set_up(order, material, patcher)
+        with _folder(order, work) as kept:
+            return _run(order, work, kept)
+
+
+def _checked(sources: Sources, recipe: Recipe, run: Run) -> Order:
     pictures, hits = preparing.check(sources, recipe)
     check_previews(run.previews, sources.model, sources.vae, sources.dataset.trigger)
-    config, text = recipe.train, sources.clip if recipe.text else None
-    progress = Progress(config.steps, preparing.notes(sources, [run.note, *hits]))
-    speaker, carried = (sources.clip, Adapter({})) if text else spoken_with(sources.model, sources.clip, sources.start)
+    progress = Progress(recipe.train.steps, preparing.notes(sources, [run.note, *hits]))
+    return Order(sources, recipe, run, pictures, progress)
+
+
+def _again(order: Order, folder: Path, told: Finished, charts: Image.Image, sheet: Image.Image | None) -> Trained:
+    """What came out of a run that was finished before."""
+    facts = run_facts(order.sources, order.recipe, order.run, order.progress, order.pictures.shown())
+    adapter = _labelled(facts, finished.kept_adapter(folder, told), told.kept_step)
+    log.info("%s was finished before", folder.name)
+    order.progress.say(f"{told.summary}\nkept in {folder}")
+    return Trained(adapter, told.losses, folder, told.report, charts, sheet)
+
+
+def _encoded(order: Order) -> _Material:
+    sources, recipe, run, progress = order.sources, order.recipe, order.run, order.progress
+    plain = order.text, Adapter({})
+    speaker, carried = plain if order.text else spoken_with(sources.model, sources.clip, sources.start)
     encoded, latents, priors = preparing.encode(sources, speaker, recipe, progress)
-    facts = run_facts(sources, recipe, run, progress, pictures.shown())
+    facts = run_facts(sources, recipe, run, progress, order.pictures.shown())
     shown = preparing.shown(sources, speaker, recipe, run, progress)
-    job = preparing.job(sources, recipe, encoded, latents, priors, shown)
-    with _session(sources.model, text, job, run, progress) as patcher:
-        encoders = text.patcher.model if text else None
-        layers, kept_layers = chosen_layers(patcher.model.diffusion_model, encoders, recipe.lora, sources.start)
-        base = preparing.digest(layers)
-        identity = preparing.identity(recipe, sources, base, pictures)
-        denoiser = TextDenoiser(patcher, text) if text else ComfyDenoiser(patcher)
-        samples = make_samples(denoiser, sources.dataset, encoded, latents, priors, recipe.preserved)
-        beside = {"start": sources.start, "kept": kept_layers, "frozen": ComfyFrozen()}
-        factors = partial(Factors, layers, device=patcher.load_device, **beside)
-        state = _fresh_state(factors, recipe, samples, pictures)
-        adapter_now, label = partial(_adapter, state, carried, facts), partial(_labelled, facts)
-        settings = preparing.settings(recipe, sources, base, pictures)
-        with begun(run.name, identity, settings, state, run.start_over, progress) as kept:
-            previewer = Previewer(shown, patcher, denoiser, state, kept.path, config.steps, progress)
-            weights = weight_norms(layers)
-            watch = Watch(recipe, pictures, state, denoiser, samples, weights, kept.path, adapter_now, label)
-            with attached(state.factors.branches), kept.kept(state, adapter_now):
-                previewer.begin(run.start_over)
-                steps = train(config, state, denoiser, samples, partial(_trouble, progress, kept, previewer))
-                for result in watch.over(steps):
-                    kept.note(result)
-                    _show(progress, result, config, state, watch)
-                    if run.save_every and result.step % run.save_every == 0:
-                        tell(progress, kept.try_save(state, adapter_now))
-                    previewer.after()
-            adapter, told = watch.result(), watch.told()
-    progress.say(_summary(state, adapter, kept.path, told[0]))
-    return Trained(adapter, list(state.losses), kept.path, *told, previewer.sheet)
+    return _Material(encoded, latents, priors, shown, carried, facts)
 
 
 @contextmanager
-def _session(model, text, job: Job, run: Run, progress: Progress) -> Iterator:
+def _session(order: Order, material: _Material) -> Iterator:
     """Yield the loaded ModelPatcher to train, with the measures that fit what is free; what it needs is shown before.
 
-    `text` is a CLIP that is trained along. Raises ValueError when the run would not fit.
+    Raises ValueError when the run would not fit.
     """
-    with trainable(model) as patcher, aside(text and text.patcher) as encoders:
-        measures, needed = run.measures, 0.0
+    run, text, needed = order.run, order.text, 0.0
+    job = preparing.job(
+        order.sources, order.recipe, material.encoded, material.latents, material.priors, material.shown
+    )
+    with trainable(order.sources.model) as patcher, aside(text and text.patcher) as encoders:
+        measures = run.measures
         try:
             settled, line = Planner(patcher, text).settle(job, run.measures, run.automatic)
             measures, needed = settled.measures, settled.need.total - settled.need.weights
-            progress.keep(line)
+            order.progress.keep(line)
             log.info("%s: %s", run.name, line)
         except UnforeseeableError as reason:
             log.warning("what %s needs is not known before its first step: %s", run.name, reason)
         with loaded(patcher, measures, needed, encoders):
             yield patcher
+
+
+def _set_up(order: Order, material: _Material, patcher) -> _Work:
+    """Factors and samples of a run at its first step."""
+    sources, recipe, text = order.sources, order.recipe, order.text
+    encoders = text.patcher.model if text else None
+    layers, kept = chosen_layers(patcher.model.diffusion_model, encoders, recipe.lora, sources.start)
+    denoiser = TextDenoiser(patcher, text) if text else ComfyDenoiser(patcher)
+    samples = make_samples(
+        denoiser, sources.dataset, material.encoded, material.latents, material.priors, recipe.preserved
+    )
+    beside = {"start": sources.start, "kept": kept, "frozen": ComfyFrozen()}
+    factors = partial(Factors, layers, device=patcher.load_device, **beside)
+    state = _fresh_state(factors, recipe, samples, order.pictures)
+    return _Work(patcher, denoiser, samples, layers, state, material)
+
+
+def _folder(order: Order, work: _Work) -> AbstractContextManager[RunFolder]:
+    """The run's folder, with the state brought to where the run goes on."""
+    base, run = preparing.digest(work.layers), order.run
+    identity = preparing.identity(order.recipe, order.sources, base, order.pictures)
+    settings = preparing.settings(order.recipe, order.sources, base, order.pictures)
+    return begun(run.name, identity, settings, work.state, run.start_over, order.progress)
+
+
+def _run(order: Order, work: _Work, kept: RunFolder) -> Trained:
+    """Step by step to the end."""
+    forget(kept.path)
+    run, config, progress, state = order.run, order.recipe.train, order.progress, work.state
+    previewer = Previewer(work.material.shown, work.patcher, work.denoiser, state, kept.path, config.steps, progress)
+    watch = Watch(
+        order.recipe, order.pictures, state, work.denoiser, work.samples, weight_norms(work.layers), kept.path,
+        work.adapter, partial(_labelled, work.material.facts),
+    )  # fmt: skip
+    with attached(state.factors.branches), kept.kept(state, work.adapter):
+        previewer.begin(run.start_over)
+        steps = train(config, state, work.denoiser, work.samples, partial(_trouble, progress, kept, previewer))
+        for result in watch.over(steps):
+            kept.note(result)
+            _show(progress, result, config, state, watch)
+            if run.save_every and result.step % run.save_every == 0:
+                tell(progress, kept.try_save(state, work.adapter))
+            previewer.after()
+    adapter, (report, charts) = watch.result(), watch.told()
+    summary = _summary(state, adapter, report)
+    kept_step = int(adapter.metadata["ss_steps"])
+    file = kept.lora(state.step) if kept_step == state.step else watch.path
+    told = Finished(state.step, file.name, kept_step, list(state.losses), report, summary)
+    finished.keep(order, kept, told, adapter, charts)
+    progress.say(f"{summary}\nkept in {kept.path}")
+    return Trained(adapter, told.losses, kept.path, report, charts, previewer.sheet)
 
 
 def _fresh_state(make: Callable[..., Factors], recipe: Recipe, samples: list[Sample], pictures: Pictures) -> TrainState:
@@ -155,22 +241,15 @@ def _recent(losses: list[float], count: int = 50) -> float:
     return sum(tail) / len(tail)
 
 
-def _summary(state: TrainState, adapter: Adapter, folder: Path, report: str) -> str:
+def _summary(state: TrainState, adapter: Adapter, report: str) -> str:
     losses, dropped = state.losses, state.health.dropped
     tenth = max(len(losses) // 10, 1)
     return (
         f"{len(losses)} steps, loss {_recent(losses[:tenth]):.4f} -> {_recent(losses, tenth):.4f}; "
         f"{len(adapter.low_ranks())} layers, rank {adapter.rank()}, {adapter.num_parameters():,} parameters"
         f"{f'; {dropped} steps dropped, see log.jsonl' if dropped else ''}\n"
-        f"{report.splitlines()[0]}\nkept in {folder}"
+        f"{report.splitlines()[0]}"
     )
-
-
-def _adapter(state: TrainState, carried: Adapter, facts: metadata.Facts) -> Adapter:
-    with state.judged():
-        own = state.factors.adapter()
-    adapter = Adapter({**own.layers, **carried.layers}, others={**own.others, **carried.others})
-    return _labelled(facts, adapter, state.step)
 
 
 def _labelled(facts: metadata.Facts, adapter: Adapter, step: int) -> Adapter:

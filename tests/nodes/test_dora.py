@@ -14,10 +14,11 @@ from harness.calls import encode, relative_error, run_node
 from harness.runs import cancelled, kept
 from lora_loom.lora_core.adapter import TEXT_PREFIX, Adapter
 from lora_loom.lora_core.training import objective
-from lora_loom.lora_core.training.config import LoraConfig
+from lora_loom.lora_core.training.config import LoraConfig, TrainConfig
 from lora_loom.lora_core.training.inject import Factors, attached
 from lora_loom.lora_core.training.layers import LayersConfig
 from lora_loom.lora_core.training.targets import select
+from lora_loom.lora_core.training.trainer import add_gradient
 from lora_loom.nodes.bridge.denoiser import ComfyDenoiser
 from lora_loom.nodes.bridge.session import training_session
 from lora_loom.nodes.bridge.start import PREFIX
@@ -45,11 +46,16 @@ def train(trio: tiny.Loaded, data: Any, **changes: Any) -> Adapter:
 
 
 def problem(patcher: Any, conditioning: list) -> Tensor:
+    return objective.residual(*step(patcher, conditioning))
+
+
+def step(patcher: Any, conditioning: list) -> tuple[Any, ...]:
+    """Denoiser, clean and noise latents, noise levels and conditions of one step."""
     draw = torch.Generator().manual_seed(3)
     denoiser = ComfyDenoiser(patcher)
     x0, noise = (torch.randn(tiny.latent_shape(patcher, 1, tall=2), generator=draw) for _ in range(2))
     conditions = [denoiser.condition(conditioning, x0[0])]
-    return objective.residual(denoiser, x0, noise, denoiser.sigma(torch.tensor([0.4])), conditions)
+    return denoiser, x0, noise, denoiser.sigma(torch.tensor([0.4])), conditions
 
 
 def made(patcher: Any, preset: str) -> Factors:
@@ -126,6 +132,25 @@ def test_weights_in_every_form(models, tmp_path: Path, form: str) -> None:
                 found.append((out.detach(), factors.flat.grad.clone(), saved))
     for one, two in zip(*found, strict=True):
         assert relative_error(one, two) < 1e-4
+
+
+def test_preservation_holds_it_to_the_base(models) -> None:
+    """What it adds to the gradient is that of the mean squared change from the output without anything attached."""
+    trio, found = models("sd15"), []
+    conditioning = encode(trio.clip, "a red heart")
+    with torch.inference_mode(), training_session(trio.model, True) as patcher:
+        with torch.no_grad():
+            bare = problem(patcher, conditioning)
+        factors = made(patcher, "attention+mlp")
+        with attached(factors.branches):
+            (problem(patcher, conditioning) - bare).square().mean().backward()
+            wanted = factors.flat.grad.clone()
+            pieces = step(patcher, conditioning)
+            for weight in (0.0, 2.0):
+                factors.flat.grad.zero_()
+                add_gradient(TrainConfig(preservation=weight), factors, *pieces, pieces[-1] if weight else [])
+                found.append(factors.flat.grad.clone())
+    assert relative_error(found[1] - found[0], 2.0 * wanted) < 1e-4
 
 
 def test_a_run_cut_off_goes_on_to_the_same_bytes_and_from_its_file(models, loras, data, runs, caplog) -> None:

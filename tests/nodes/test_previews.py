@@ -37,7 +37,7 @@ def previews(**changes: Any) -> Any:
 
 
 def pages(runs: Path) -> dict[str, np.ndarray]:
-    return {path.stem: np.asarray(Image.open(path)).astype(int) for path in sorted(runs.rglob("*.png"))}
+    return {path.stem: np.asarray(Image.open(path)).astype(int) for path in sorted(runs.rglob("step_*.png"))}
 
 
 def drawn(trio: Any, model: Any, clip: Any, prompt: str, seed: int = 11) -> Image.Image:

@@ -1,0 +1,64 @@
+"""What a finished run told, kept in its folder, so that the same run is answered without any of it being done again."""
+
+from __future__ import annotations
+
+import json
+import logging
+from dataclasses import asdict, dataclass
+from io import BytesIO
+from pathlib import Path
+
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+
+from ..files.hashes import file_hash
+from ..files.save import write_whole
+
+log = logging.getLogger("lora_loom")
+_KEY = "lora_loom"
+
+
+@dataclass(frozen=True)
+class Finished:
+    """`step` is the run's last, `file` the LoRA that came out, in the folder, and `kept_step` the step of that."""
+
+    step: int
+    file: str
+    kept_step: int
+    losses: list[float]
+    report: str
+    summary: str
+
+
+def remember(folder: Path, key: str, told: Finished, charts: Image.Image) -> None:
+    """Write `charts.png`, then `done.json`, which counts only beside charts of the same `key`.
+
+    A disk that does not take them is a warning: the run is whole without.
+    """
+    note, picture = PngInfo(), BytesIO()
+    note.add_text(_KEY, key)
+    charts.save(picture, "PNG", pnginfo=note)
+    try:
+        write_whole(folder / "charts.png", picture.getvalue())
+        plain = {"key": key, "sha256": file_hash(folder / told.file), **asdict(told)}
+        write_whole(folder / "done.json", json.dumps(plain).encode())
+    except OSError as error:
+        log.warning("%s: what the run told is not kept (%s)", folder.name, error.strerror or error)
+
+
+def forget(folder: Path) -> None:
+    (folder / "done.json").unlink(missing_ok=True)
+
+
+def recall(folder: Path, key: str) -> tuple[Finished, Image.Image] | None:
+    """What a run under this key told, and its charts. None when there is none, or when a file of it is gone, damaged or
+    no longer the one that was written."""
+    try:
+        plain = json.loads((folder / "done.json").read_text(encoding="utf-8"))
+        if plain.pop("key") != key or plain.pop("sha256") != file_hash(folder / plain["file"]):
+            return None
+        with Image.open(folder / "charts.png") as charts:
+            return (Finished(**plain), charts.convert("RGB")) if charts.info.get(_KEY) == key else None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        log.debug("%s has no result to return at once: %s", folder, error)
+        return None
