@@ -20,6 +20,13 @@ def test_what_did_not_pass_is_not_claimed() -> None:
     assert cell(claims, "SD 1.5", "Merge") == cell(claims, "SDXL", "Loss") == "-"
 
 
+def test_claims_keep_their_order_in_whichever_they_pass() -> None:
+    names = ("plain", "checkpointed", "plain fp8")
+    before = table({("SD 1.5", "Loss", name): Claim(errors=[1e-5]) for name in names})
+    again = table({("SD 1.5", "Loss", name): Claim(errors=[1e-5]) for name in reversed(names)}, before)
+    assert again == before and "plain < 1e-4, checkpointed < 1e-4, plain fp8 < 1e-4" in again
+
+
 @pytest.mark.parametrize(
     ("errors", "claimed", "wanted"),
     [

@@ -11,7 +11,8 @@ Tests that say the same of the same row must all pass. With `record_property("er
 gives the worst figure's next power of ten; a run on another machine only has to stay below it.
 
 `python dev.py test -m verifies --write-readme` writes the table. A run of the whole suite fails when the table claims
-what it did not verify, or lacks what it did; a run of a part of it compares nothing.
+what it did not verify, or lacks what it did; a run of a part of it compares nothing. With pytest-xdist the workers tell
+their claims with their tests' reports.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ MARKS = "<!-- verified: written by `dev.py test -m verifies --write-readme` -->\
 COLUMNS = "Model", "Trains", "Base types", "Loss", "Gradients", "Files", "In diffusers", "Stack", "Merge"
 FINEST = 3e-8  # below fp32's rounding, figures differ between machines and mean nothing
 SHORT = {"torch.": "", "bfloat": "bf", "float": "fp"}
+_CLAIM, _PART = "verifies", "lora_loom_part"
 PARTIAL = "ignore", "ignore_glob", "lf", "collectonly"
 # Models with a row of their own beside their family's.
 VARIANTS = {
@@ -67,13 +69,24 @@ class VerifiedTable:
     def __init__(self, config: pytest.Config) -> None:
         config.addinivalue_line("markers", "verifies(column, entry, family): a claim of the README's table")
         self.write = config.getoption("write_readme")
+        self.worker = getattr(config, "workeroutput", None)  # where a worker of pytest-xdist leaves word
         self.whole = config.args_source is pytest.Config.ArgsSource.TESTPATHS
         self.whole &= not any(config.getoption(name) for name in PARTIAL)
         self.claims: dict[tuple[str, str, str], Claim] = {}
         self.complaint: list[str] = []
 
     def pytest_deselected(self, items: list[pytest.Item]) -> None:
-        self.whole &= not any(item.get_closest_marker("verifies") for item in items)
+        if any(item.get_closest_marker("verifies") for item in items):
+            self._note_part()
+
+    def _note_part(self) -> None:
+        self.whole = False
+        if self.worker is not None:
+            self.worker[_PART] = True
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_testnodedown(self, node, error) -> None:
+        self.whole &= _PART not in getattr(node, "workeroutput", {_PART: error})
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_makereport(self, item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
@@ -83,15 +96,19 @@ class VerifiedTable:
             family, column, entry = (text.format(**parameters) for text in _arguments(*mark.args, **mark.kwargs))
             for name, short in SHORT.items():
                 entry = entry.replace(name, short)
-            claim = self.claims.setdefault((titles()[family], column, entry), Claim())
-            claim.passed &= report.passed
-            if report.when == "call":
-                claim.errors += [value for name, value in item.user_properties if name == "error"]
+            report.user_properties.append((_CLAIM, [titles()[family], column, entry]))
         return report
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        errors = [value for name, value in report.user_properties if name == "error"] if report.when == "call" else []
+        for place in (value for name, value in report.user_properties if name == _CLAIM):
+            claim = self.claims.setdefault(tuple(place), Claim())
+            claim.passed &= report.passed
+            claim.errors += errors
 
     @pytest.hookimpl(trylast=True)
     def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int) -> None:
-        if not self.whole or exitstatus != pytest.ExitCode.OK:
+        if self.worker is not None or not self.whole or exitstatus != pytest.ExitCode.OK:
             return
         head, old, tail = split(README)
         new = table(self.claims, "" if self.write else old)
@@ -131,7 +148,10 @@ def table(claims: dict[tuple[str, str, str], Claim], claimed: str = "") -> str:
         for column in COLUMNS[1:]:
             entries = {entry: claim for (*place, entry), claim in claims.items() if place == [title, column]}
             old = before.get(title, {}).get(column, "")
-            row.append(", ".join(claim.text(entry, old) for entry, claim in entries.items() if claim.passed) or "-")
+            told = [part.partition(" <")[0] for part in old.split(", ")]
+            ordered = sorted(entries, key=lambda entry: told.index(entry) if entry in told else len(told))
+            passed = [entries[entry].text(entry, old) for entry in ordered if entries[entry].passed]
+            row.append(", ".join(passed) or "-")
         lines.append(row)
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
