@@ -7,6 +7,7 @@ inside the layer; that one replaces `forward`, and only the last of several work
 
 from __future__ import annotations
 
+import hashlib
 import threading
 from collections.abc import Mapping, Sequence
 from weakref import WeakKeyDictionary
@@ -92,6 +93,12 @@ def _added(module: nn.Module, x: Tensor, output: Tensor, lora_A: Tensor, lora_B:
     return torch.addmm(output.reshape(-1, len(lora_B)), hidden, lora_B.t()).view(output.shape)
 
 
+def content(patcher) -> list[str]:
+    """Texts that tell apart what hangs beside the layers of a MODEL; of other packs' injections their keys."""
+    owners = [(key, getattr(each.inject, "__self__", None)) for key, own in patcher.injections.items() for each in own]
+    return [owner.content() if isinstance(owner, Beside) else key for key, owner in owners]
+
+
 class Beside:
     """The branches of one stack on a MODEL, hung whenever ComfyUI injects the patcher and taken off when it ejects it.
 
@@ -108,6 +115,16 @@ class Beside:
         patcher.set_injections(key, [PatcherInjection(inject=self._hang, eject=self._take_off)])
         if self.clock.spans:
             patcher.add_wrapper_with_key(WrappersMP.APPLY_MODEL, key, self.clock)
+
+    def content(self) -> str:
+        """Changes with the factors, their layers and spans."""
+        digest = hashlib.sha256()
+        for name, branch in self.branches.items():
+            for span, terms in branch.parts.items():
+                digest.update(f"{name} {span}".encode())
+                for factor in joined(terms, torch.float32, torch.device("cpu")):
+                    digest.update(factor.contiguous().numpy())
+        return digest.hexdigest()
 
     def _hang(self, patcher) -> None:
         self._remove(patcher.model)

@@ -82,11 +82,16 @@ def clip_identity(clip) -> str | None:
     return _identity(clip.cond_stage_model, patcher, clip.layer_idx, patcher.load_device.type)
 
 
+def works_around_weights(patcher) -> bool:
+    """Whether something else than weights and their patches changes what the network of a ModelPatcher does."""
+    return any(_filled(getattr(patcher, name, None)) for name in _CHANGES)
+
+
 def _identity(network: nn.Module, patcher, *choices) -> str | None:
     """None for a network that was changed in a way that cannot be told apart from others."""
     objects = dict(patcher.object_patches)
     choices = (*choices, objects.pop("manual_cast_dtype", None))  # how every text encoder is told its precision
-    if objects or any(_filled(getattr(patcher, name, None)) for name in _CHANGES):
+    if objects or works_around_weights(patcher):
         return None
     digest = hashlib.sha256()
     patched = str(patcher.patches_uuid) if patcher.patches else ""

@@ -16,6 +16,7 @@ from ...lora_core.training.finished import Finished
 from ...lora_core.training.run_folder import RunFolder
 from ...lora_core.version import VERSION
 from . import preparing
+from .cache import works_around_weights
 from .preparing import Order
 from .previews import kept_sheet
 from .runs import known
@@ -39,7 +40,7 @@ def find(order: Order) -> tuple[Path, Finished, Image.Image, Image.Image | None]
         return None
     encoders = order.text.patcher.model if order.text else None
     layers, _ = chosen_layers(sources.model.model.diffusion_model, encoders, recipe.lora, sources.start)
-    base = preparing.digest(layers)
+    base = preparing.digest(layers, sources.model)
     identity = preparing.identity(recipe, sources, base, order.pictures)
     settings = preparing.settings(recipe, sources, base, order.pictures)
     folder = known(run.name, identity, settings)
@@ -68,5 +69,8 @@ def kept_adapter(folder: Path, told: Finished) -> Adapter:
 
 
 def _unpatched(patcher) -> bool:
-    """Whether what lies in the layers is what the file has, not what patches of this MODEL or of a clone made of it."""
+    """Whether what lies in the layers is what the file has, with nothing beside it, and not what patches of this MODEL
+    or of a clone made of it."""
+    if works_around_weights(patcher):
+        return False
     return not patcher.patches and patcher.model.current_weight_patches_uuid in (None, patcher.patches_uuid)

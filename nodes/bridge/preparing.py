@@ -21,7 +21,7 @@ from ...lora_core.training.layers import counted
 from ...lora_core.training.plan import Measures
 from ...lora_core.training.start import Start
 from ...lora_core.training.targets import summary, weight_shape
-from . import previews
+from . import beside, previews
 from .cache import tidy
 from .checks import check_conditioning, check_connected, check_objective, warnings
 from .denoiser import prediction_type
@@ -183,8 +183,8 @@ def notes(sources: Sources, told: list[str]) -> list[str]:
     return [*told, *unwise]
 
 
-def digest(layers) -> str:
-    """Tells base models apart: a hash over the first values of every layer that is trained.
+def digest(layers, patcher) -> str:
+    """Tells base models apart: a hash over the first values of every layer that is trained, and what hangs beside them.
 
     Of a loaded MODEL only: before that its layers may hold the patches of whichever clone was used last.
     """
@@ -193,4 +193,5 @@ def digest(layers) -> str:
         stored = getattr(module.weight, "_qdata", module.weight).as_subclass(torch.Tensor)
         first = stored.detach().flatten()[:16].float().cpu().contiguous()
         digest.update(name.encode() + str(weight_shape(module)).encode() + first.numpy().tobytes())
+    digest.update("".join(beside.content(patcher)).encode())
     return digest.hexdigest()[:16]

@@ -173,7 +173,7 @@ def _set_up(order: Order, material: _Material, patcher) -> _Work:
 
 def _folder(order: Order, work: _Work) -> AbstractContextManager[RunFolder]:
     """The run's folder, with the state brought to where the run goes on."""
-    base, run = preparing.digest(work.layers), order.run
+    base, run = preparing.digest(work.layers, work.patcher), order.run
     identity = preparing.identity(order.recipe, order.sources, base, order.pictures)
     settings = preparing.settings(order.recipe, order.sources, base, order.pictures)
     return begun(run.name, identity, settings, work.state, run.start_over, order.progress)

@@ -122,7 +122,7 @@ OTHER = dict(
     options=LayersConfig(max_norm=1.0), loss="huber", huber_c=0.2, huber_schedule="constant", weighting="min_snr",
     snr_gamma=2.0, timesteps="shifted", shift=1.5, logit_mean=0.5, logit_std=0.5, mode_scale=0.5, noise_offset=0.1,
     unmasked=0.1, prior_weight=0.5, scaling="alpha / sqrt(rank)", lora_plus_ratio=2.0, rank_dropout=0.1,
-    layer_dropout=0.1, max_norm=2.0, rules=(Rule("a", rank=2),),
+    layer_dropout=0.1, max_norm=2.0, dora=True, rules=(Rule("a", rank=2),),
 )  # fmt: skip
 
 

@@ -193,16 +193,21 @@ def test_layers_have_their_logical_shape(models, tmp_path: Path, form: str) -> N
     assert all(weight_shape(layer) == tuple(plain[name].weight.shape) for name, layer in taken.items())
 
 
-def test_training_on_top_of_a_stack(models, make_lora, loras: Path, data, tmp_path: Path) -> None:
-    """ComfyUI quantises the patched weights again; that and the gradient are those of any other model."""
-    trio = loaded_stored(models, "flux1", tmp_path, "int8_rowwise")
+@pytest.mark.parametrize("form", ["fp32", "int8_rowwise"])
+def test_training_on_top_of_a_stack(models, make_lora, loras: Path, data, tmp_path: Path, form: str) -> None:
+    """In the weights, which ComfyUI quantises again, or beside them: the LoRA below is in the loss and tells runs
+    apart."""
+    trio = models("flux1") if form == "fp32" else loaded_stored(models, "flux1", tmp_path, form)
     before = stored(trio.model)
     make_lora("flux1", loras / "below.safetensors", size=0.5)
-    bare = train(trio, data)[1]
-    below = run_node(LoadLoraStack, model=trio.model, lora_1="below.safetensors", strength_1=1.0, text_strength_1=1.0)[
-        0
-    ]
-    assert train(replace(trio, model=below), data)[1] != bare
+    losses = [train(trio, data)[1]["loss"][0]]
+    for apply in ("weights", "beside"):
+        row = {"lora_1": "below.safetensors", "strength_1": 1.0, "text_strength_1": 1.0, "apply": apply}
+        below = run_node(LoadLoraStack, model=trio.model, **row)[0]
+        losses.append(train(replace(trio, model=below), data)[1]["loss"][0])
+    bare, inside, beside = losses
+    assert abs(inside - bare) > 1e-3 * bare
+    assert beside == pytest.approx(inside, rel=1e-5 if form == "fp32" else 0.02) and beside != bare
     assert stored(trio.model) == before
 
 

@@ -338,7 +338,7 @@ def test_merged_with_its_text_layers(trio, data, loras: Path) -> None:
     name, _ = save(trio, first, "kohya")
     row = [(name, 0.5, 0.7)]
     inputs = {"model": trio.model, "clip": trio.clip, "rank": 0, "strengths": "-0.4", "lora_stack": row}
-    merged, _, report = run_node(MergeLora, adapters={"adapter0": second}, **inputs)
+    merged, _, report, _ = run_node(MergeLora, adapters={"adapter0": second}, **inputs)
     assert "the sum is exact" in report
     for name, layer in merged.layers.items():
         strength = 0.7 if name.startswith(TEXT_PREFIX) else 0.5
