@@ -8,6 +8,8 @@ import signal
 import subprocess
 import time
 from dataclasses import replace
+from multiprocessing import Pipe
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 import pytest
@@ -113,19 +115,44 @@ def test_start_over_begins_again(tmp_path, whole):
     assert "resumed" not in (tmp_path / "run" / "log.jsonl").read_text()
 
 
+def nursery() -> Connection:
+    """Where runs in processes of their own are asked for: a process forked before anything was trained in this one,
+    for autograd's threads do not survive a fork. It ends with this one."""
+    here, there = Pipe()
+    if os.fork():
+        there.close()
+        return here
+    here.close()
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for its children
+    torch.set_num_threads(1)
+    try:
+        while True:
+            path, save_every, pause = there.recv()
+            if pid := os.fork():
+                there.send(pid)
+            else:
+                go(path, save_every, pause=pause)
+                os._exit(0)
+    finally:
+        os._exit(0)
+
+
+NURSERY = nursery() if hasattr(os, "fork") else None
+
+
 def forked(path: Path, save_every: int, pause: float) -> int:
     """The run in a process of its own, whose id is returned."""
-    pid = os.fork()
-    if not pid:
-        torch.set_num_threads(1)
-        go(path, save_every, pause=pause)
-        os._exit(0)
-    return pid
+    NURSERY.send((path, save_every, pause))
+    return NURSERY.recv()
 
 
 def kill(pid: int) -> None:
-    os.kill(pid, signal.SIGKILL)
-    os.waitpid(pid, 0)
+    try:
+        while True:
+            os.kill(pid, signal.SIGKILL)
+            time.sleep(0.001)
+    except ProcessLookupError:
+        pass
 
 
 @pytest.mark.skipif(os.name == "nt", reason="there is no fork to make processes quickly")
