@@ -115,10 +115,8 @@ def draw(server: ComfyServer, workflow: Graph, prompts: list[str], loras: dict[s
         graph = copy.deepcopy(workflow)
         node(graph, "CLIPTextEncode")["text"] = prompt
         node(graph, "KSampler")["seed"] = 100 + index
-        stack = node(graph, "LoraLoom_LoadLoraStack")
-        rows = [*loras.items(), *[("None", 0.0)] * 4][:4]
-        for number, (name, strength) in enumerate(rows, 1):
-            stack |= {f"lora_{number}": name, f"strength_{number}": strength, f"text_strength_{number}": strength}
+        rows = [f"<lora:{name}:{strength}>" for name, strength in loras.items()]
+        node(graph, "LoraLoom_LoadLoraStack")["rows"] = "\n".join(rows)
         outputs = server.run(graph)["outputs"].values()
         image = next(picture for output in outputs for picture in output.get("images", []))
         pictures.append(Image.open(io.BytesIO(server.view(image))).convert("RGB"))
