@@ -107,7 +107,7 @@ def stack_graph() -> dict[str, Node]:
         "### Stack LoRAs\nAdd rows, drag them, or paste `<lora:name:0.8>` tags into the list. All LoRAs of a weight are added up "
         "exactly and applied once. Chain more through `lora_stack`; `triggers` holds their trigger words."
     )
-    rows = {"rows": "<lora:lora_loom_demo/heart:1>\n<lora:lora_loom_demo/arrow:0.3>"}
+    rows = {"rows": "<lora:lora_loom_demo/heart:1>\n<lora:lora_loom_demo/arrow:1>"}
     return {
         "note": note(text, (0, -170), (620, 120)),
         **loaders(0, 0),
