@@ -7,6 +7,7 @@ from pathlib import Path
 
 import comfy.lora
 import comfy.lora_convert
+import peft
 import pytest
 import torch
 from hypothesis import given, settings
@@ -484,7 +485,6 @@ def test_dora_of_the_paper_in_fp64():
 @pytest.mark.parametrize("key", ["lora_magnitude_vector", "lora_magnitude_vector.weight"])
 def test_dora_of_peft(key: str):
     """Magnitudes per row of W + delta_W; the reference is PEFT's own layer, merged."""
-    peft = pytest.importorskip("peft")
     torch.manual_seed(0)
     linear = torch.nn.Sequential(torch.nn.Linear(16, 24, bias=False)).requires_grad_(False)
     weight = linear[0].weight.clone()
@@ -504,7 +504,6 @@ def test_dora_of_peft(key: str):
 @pytest.mark.parametrize("conv", [False, True], ids=["linear", "conv"])
 def test_kinds_of_peft(kind: str, conv: bool):
     """What PEFT saves under its own names, against its own dense correction."""
-    peft = pytest.importorskip("peft")
     torch.manual_seed(0)
     layer = torch.nn.Conv2d(16, 24, 3) if conv else torch.nn.Linear(16, 24)
     config = {"LoHa": peft.LoHaConfig, "LoKr": peft.LoKrConfig}[kind](r=2, alpha=3, target_modules=["0"])
