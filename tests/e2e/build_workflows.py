@@ -94,11 +94,11 @@ def train_graph() -> dict[str, Node]:
         **loaders(0, 0),
         "dataset": Node("LoraLoom_Dataset", (320, 0), {"folder": "lora_loom_demo/heart", "trigger": "heart", "resolution": 96, "repeats": 1, "bucket_step": 16}, size=(330, 560)),
         "train": Node("LoraLoom_TrainLora", (690, 0), TRAINING, {"model": ("unet", "MODEL"), "clip": ("clip", "CLIP"), "vae": ("vae", "VAE"), "dataset": ("dataset", "dataset")}, size=(360, 760)),
-        "save": Node("LoraLoom_SaveLora", (1090, 0), {"name": "lora_loom_demo/%title%", "format": "comfyui", "dtype": "fp16", "overwrite": True}, {"adapter": ("train", "adapter"), "model": ("unet", "MODEL")}, size=(340, 240)),
-        "apply": Node("LoraModelLoader", (1090, 330), {"strength_model": 1.0}, {"model": ("unet", "MODEL"), "lora": ("train", "lora_model")}, size=(340, 110)),
+        "save": Node("LoraLoom_SaveLora", (1090, 0), {"name": "lora_loom_demo/%title%", "format": "comfyui", "dtype": "fp16", "overwrite": True}, {"adapter": ("train", "adapter"), "model": ("unet", "MODEL")}, size=(340, 520)),
+        "apply": Node("LoraModelLoader", (1090, 600), {"strength_model": 1.0}, {"model": ("unet", "MODEL"), "lora": ("train", "lora_model")}, size=(340, 110)),
         **sampling(1470, 0, "a red heart on a white background", ("apply", "model"), ("clip", "CLIP")),
         "preview": Node("PreviewImage", (2170, 0), {}, {"images": ("decode", "IMAGE")}, "With the new LoRA", (320, 340)),
-        "loss": Node("LossGraphNode", (1090, 530), {"filename_prefix": "loss_graph"}, {"loss": ("train", "loss_map")}, size=(340, 330)),
+        "loss": Node("LossGraphNode", (1090, 790), {"filename_prefix": "loss_graph"}, {"loss": ("train", "loss_map")}, size=(340, 330)),
     }  # fmt: skip
 
 
