@@ -1,12 +1,10 @@
-"""What a run would need and what is free: one step on tensors without memory, so that nothing is computed."""
+"""What a run would need: one step on tensors without memory, so that nothing is computed."""
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
-from functools import cache
 from typing import Any
 
 import comfy.model_management
@@ -20,10 +18,11 @@ from ...lora_core.training import plan
 from ...lora_core.training.config import LoraConfig, TrainConfig
 from ...lora_core.training.inject import Factors, attached
 from ...lora_core.training.meter import Meter, Work
-from ...lora_core.training.plan import Measures, Need, Plan, Rates
+from ...lora_core.training.plan import Measures, Need, Plan
 from ...lora_core.training.start import Start
 from ...lora_core.training.trainer import add_gradient
 from .denoiser import ComfyDenoiser
+from .device import free_bytes, rates_of, shares_ram
 from .frozen import cast_layers
 from .offload import Stream, own_slots, shared_out, slots
 from .session import blocks, prepared
@@ -51,7 +50,7 @@ class Preview:
         shape = (1, *self.latent)
         flat = self.vae.latent_dim == 2 and len(shape) == 5
         used = self.vae.memory_used_decode((*shape[:2], *shape[3:]) if flat else shape, self.vae.vae_dtype)
-        return round(used) + (0 if _shares_ram(device) else stored_bytes(self.vae.first_stage_model))
+        return round(used) + (0 if shares_ram(device) else stored_bytes(self.vae.first_stage_model))
 
 
 @dataclass(frozen=True)
@@ -120,7 +119,7 @@ class Planner:
         """Offloaded weights that lie on the device now, as after sampling, come back to RAM first."""
         outside = sum(_stored(own[name]) for own, name in slots(self.patcher.model) if own[name].device.type != "cpu")
         free = comfy.model_management.get_free_memory(torch.device("cpu"))
-        if outside > free and not _shares_ram(self.device):
+        if outside > free and not shares_ram(self.device):
             raise ValueError(
                 f"offload keeps the weights in RAM, where {plan.in_gb(free)} GB is free and {plan.in_gb(outside)} GB "
                 "is needed; close other programs, or set offload to 0"
@@ -128,7 +127,7 @@ class Planner:
 
     def need(self, job: Job, measures: Measures) -> Need:
         trace = self.trace(job, measures)
-        shared = _shares_ram(self.device)  # the weights are in it already
+        shared = shares_ram(self.device)  # the weights are in it already
         weights = 0 if shared else self.resident(measures)
         optimizer = job.config.optimizer
         factors = plan.optimiser_bytes(trace.trained, optimizer.name, optimizer.ema_decay > 0)
@@ -202,13 +201,13 @@ class Planner:
             yield "smaller previews (half as wide and high)", total(replace(job, preview=job.preview.halved()))
         if config.preservation:
             yield "preservation 0", total(replace(job, config=replace(config, preservation=0.0)))
-        if self._text() and not _shares_ram(self.device):
+        if self._text() and not shares_ram(self.device):
             yield "text_rank 0", total() - self._text()  # and less: its activations are not taken off
         if not measures.checkpointing:
             yield "gradient_checkpointing on", total(taken=replace(measures, checkpointing=True))
-        if measures.offload < 1 and not _shares_ram(self.device):
+        if measures.offload < 1 and not shares_ram(self.device):
             yield "offload 1.0", total(taken=Measures(True, 1.0))
-        if not _shares_ram(self.device) and self.patcher.model_dtype().itemsize > 1:
+        if not shares_ram(self.device) and self.patcher.model_dtype().itemsize > 1:
             saved = (self.resident(measures) - self._text()) * (1 - 1 / self.patcher.model_dtype().itemsize)
             yield "the base model in fp8", total() - saved
 
@@ -257,7 +256,7 @@ def _rehearsed(patcher, job: Job, measures: Measures, clip) -> Iterator[tuple]:
         factors = Factors(layers, *sizes, job.start, kept, ComfyFrozen())
         x0 = torch.zeros((config.batch_size, *job.latent), device=device)
         sigma = denoiser.sigma(torch.full((config.batch_size,), 0.5)).to(device)
-        stream = Stream(device, ahead=not _shares_ram(device))
+        stream = Stream(device, ahead=not shares_ram(device))
         with prepared(patcher, measures, stream, clip and clip.patcher), attached(factors.branches):
             yield denoiser, factors, x0, sigma, conditions, meter
 
@@ -317,53 +316,3 @@ def _stored(tensor: Tensor) -> int:
     if is_traceable_wrapper_subclass(tensor):
         return sum(_stored(getattr(tensor, name)) for name in tensor.__tensor_flatten__()[0])
     return tensor.nbytes
-
-
-def free_bytes(device: torch.device) -> float:
-    """What a run may use: what is free now and what ComfyUI can make free, less what it keeps for other programs."""
-    free = comfy.model_management.get_free_memory(device)
-    if _shares_ram(device):
-        return free
-    models = [model for model in comfy.model_management.loaded_models() if model is not None]
-    unloadable = sum(model.loaded_size() for model in models if model.load_device == device)
-    return free + unloadable - comfy.model_management.extra_reserved_memory()
-
-
-def _shares_ram(device: torch.device) -> bool:
-    return device.type in ("cpu", "mps")
-
-
-@cache
-def rates_of(device: torch.device, dtype: torch.dtype) -> Rates:
-    """Measured in hundredths of a second: a large matrix product, large sums, small layers, and a copy from RAM."""
-    side = 768 if device.type == "cpu" else 4096
-    square = torch.ones(side, side, dtype=dtype, device=device)
-    large = torch.ones(2**22, device=device)
-    ram = torch.ones(2**24, dtype=torch.uint8, pin_memory=device.type == "cuda")
-    with Meter(device) as meter:
-        _small_layers(device)
-    return Rates(
-        flops=2 * side**3 / _fastest(device, lambda: square @ square),
-        moved=2 * large.nbytes / _fastest(device, lambda: large + 1),
-        launch=_fastest(device, lambda: _small_layers(device)) / meter.launches,
-        copied=ram.nbytes / _fastest(device, lambda: ram.to(device, copy=True)),
-    )
-
-
-def _small_layers(device: torch.device) -> None:
-    weight = torch.ones(8, 8, device=device)
-    x = torch.ones(8, 8, device=device, requires_grad=True)
-    for _ in range(30):
-        x = nn.functional.gelu(nn.functional.linear(x, weight))
-    x.sum().backward()
-
-
-def _fastest(device: torch.device, work: Callable[[], object], times: int = 3) -> float:
-    seconds = []
-    for _ in range(times):
-        started = time.perf_counter()
-        work()
-        if device.type != "cpu":
-            comfy.model_management.synchronize()
-        seconds.append(time.perf_counter() - started)
-    return min(seconds)

@@ -1,0 +1,64 @@
+"""What a device has free, and how fast it is."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from functools import cache
+
+import comfy.model_management
+import torch
+from torch import nn
+
+from ...lora_core.training.meter import Meter
+from ...lora_core.training.plan import Rates
+
+
+def free_bytes(device: torch.device) -> float:
+    """What a run may use: what is free now and what ComfyUI can make free, less what it keeps for other programs."""
+    free = comfy.model_management.get_free_memory(device)
+    if shares_ram(device):
+        return free
+    models = [model for model in comfy.model_management.loaded_models() if model is not None]
+    unloadable = sum(model.loaded_size() for model in models if model.load_device == device)
+    return free + unloadable - comfy.model_management.extra_reserved_memory()
+
+
+def shares_ram(device: torch.device) -> bool:
+    return device.type in ("cpu", "mps")
+
+
+@cache
+def rates_of(device: torch.device, dtype: torch.dtype) -> Rates:
+    """Measured in hundredths of a second: a large matrix product, large sums, small layers, and a copy from RAM."""
+    side = 768 if device.type == "cpu" else 4096
+    square = torch.ones(side, side, dtype=dtype, device=device)
+    large = torch.ones(2**22, device=device)
+    ram = torch.ones(2**24, dtype=torch.uint8, pin_memory=device.type == "cuda")
+    with Meter(device) as meter:
+        _small_layers(device)
+    return Rates(
+        flops=2 * side**3 / _fastest(device, lambda: square @ square),
+        moved=2 * large.nbytes / _fastest(device, lambda: large + 1),
+        launch=_fastest(device, lambda: _small_layers(device)) / meter.launches,
+        copied=ram.nbytes / _fastest(device, lambda: ram.to(device, copy=True)),
+    )
+
+
+def _small_layers(device: torch.device) -> None:
+    weight = torch.ones(8, 8, device=device)
+    x = torch.ones(8, 8, device=device, requires_grad=True)
+    for _ in range(30):
+        x = nn.functional.gelu(nn.functional.linear(x, weight))
+    x.sum().backward()
+
+
+def _fastest(device: torch.device, work: Callable[[], object], times: int = 3) -> float:
+    seconds = []
+    for _ in range(times):
+        started = time.perf_counter()
+        work()
+        if device.type != "cpu":
+            comfy.model_management.synchronize()
+        seconds.append(time.perf_counter() - started)
+    return min(seconds)
