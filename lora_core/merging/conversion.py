@@ -18,7 +18,7 @@ from ..adapter import Adapter
 from ..kinds import Correction, GLoRA, LoHa, LoKr, Placed
 from ..kinds.lokr import product
 from ..low_rank import LowRank
-from .extraction import extract, rank_for
+from .extraction import cut, extract, rank_for
 from .truncation import Limits
 
 _EXACT = 1024  # above that rank a spectrum costs more than a sketch of the dense matrix
@@ -36,7 +36,7 @@ def to_low_rank(
     or a dense change is NaN or infinite.
     """
     if isinstance(change, LowRank):
-        return _cut(change, limits)
+        return _cut(change, limits, name)
     if weight is None:
         raise ValueError(f"{change.kind} becomes a LoRA only together with the weight that it changes; give it")
     kernel = tuple(weight.shape[2:])
@@ -44,7 +44,7 @@ def to_low_rank(
         made, error = _kronecker(change, limits)
         return replace(made, kernel=kernel), error
     if (factors := _factors(change, weight)) is not None and factors.rank <= min(_EXACT, *_flat(weight)):
-        return _cut(replace(factors.to("cpu"), kernel=kernel), limits)
+        return _cut(replace(factors.to("cpu"), kernel=kernel), limits, name)
     return _nearest(change.apply_to(weight.float()) - weight.float(), limits, name)
 
 
@@ -54,12 +54,9 @@ def _nearest(delta: Tensor, limits: Limits, name: str) -> tuple[LowRank, float]:
     return (found.low_rank, found.error) if found else (_nothing(delta), 0.0)
 
 
-def _cut(exact: LowRank, limits: Limits) -> tuple[LowRank, float]:
-    parts = exact.to(torch.float32).decompose()
-    if not float(parts.sigma[0]):
-        return exact, 0.0
-    rank = min(limits.rank or exact.rank, parts.rank_for(limits.energy if limits.energy < 1 else None))
-    return (exact, 0.0) if rank >= exact.rank else (parts.keep(rank), parts.error(rank))
+def _cut(exact: LowRank, limits: Limits, name: str) -> tuple[LowRank, float]:
+    found = cut(exact.to(torch.float32), limits.rank or exact.rank, limits.energy, name)
+    return (exact, 0.0) if found is None or found.low_rank.rank == exact.rank else (found.low_rank, found.error)
 
 
 def _factors(change: Correction, weight: Tensor) -> LowRank | None:

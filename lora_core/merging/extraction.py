@@ -1,7 +1,7 @@
-"""A LoRA out of the dense change of a weight, at an error that is measured, not estimated.
+"""A LoRA out of the change of a weight, at an error that is measured, not estimated.
 
-Randomised SVD with power iterations (Halko, Martinsson, Tropp 2011, arXiv:0909.4061, algorithm 4.4). Nothing is
-clamped.
+Of a dense change by randomised SVD with power iterations (Halko, Martinsson, Tropp 2011, arXiv:0909.4061, algorithm
+4.4), of factors exactly. Nothing is clamped.
 """
 
 from __future__ import annotations
@@ -46,6 +46,19 @@ def extract(difference: Tensor, rank: int, energy: float, name: str) -> Extracte
     low_rank = found.keep(min(rank, rank_for(found.sigma, energy, norm)))
     flat.addmm_(low_rank.lora_B.to(flat), low_rank.lora_A.to(flat), alpha=-1)
     return Extracted(low_rank, norm, _norm(flat) / norm, found.sigma)
+
+
+def cut(low_rank: LowRank, rank: int, energy: float, name: str) -> Extracted | None:
+    """As `extract`, of a change that is known by its factors: the best there is, in the type of `lora_A`. What need not
+    be cut keeps its factors."""
+    found = low_rank.decompose() if isfinite(norm := low_rank.norm()) else None
+    if found is None:
+        raise ValueError(f"{name} holds NaN or infinite values; no LoRA can be made of it")
+    if norm == 0:
+        return None
+    kept = min(rank, rank_for(found.sigma, energy, float(found.sigma.norm())))
+    whole = kept >= low_rank.rank
+    return Extracted(low_rank if whole else found.keep(kept), norm, 0.0 if whole else found.error(kept), found.sigma)
 
 
 def whole_error(parts: list[Extracted]) -> float:

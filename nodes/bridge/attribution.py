@@ -75,7 +75,11 @@ def entry_of(row: Row, metadata: Mapping[str, str]) -> dict[str, Any]:
 
 def attach(model, entries: Sequence[dict[str, Any]]) -> None:
     """Add to what is on the MODEL. Clones share the list, so it is never changed in place."""
-    model.set_attachments(KEY, [*(model.get_attachment(KEY) or ()), *entries])
+    model.set_attachments(KEY, [*attached(model), *entries])
+
+
+def attached(model) -> Entries:
+    return list(model.get_attachment(KEY) or ())
 
 
 def recall() -> None:

@@ -93,10 +93,23 @@ def _added(module: nn.Module, x: Tensor, output: Tensor, lora_A: Tensor, lora_B:
     return torch.addmm(output.reshape(-1, len(lora_B)), hidden, lora_B.t()).view(output.shape)
 
 
+def hung(patcher) -> tuple[list[Mapping[str, Parts]], list[str]]:
+    """What each of our stacks hangs beside the layers of a MODEL, and the keys of other packs' injections."""
+    ours, foreign = _owners(patcher)
+    return [{name: branch.parts for name, branch in each.branches.items()} for each in ours], foreign
+
+
 def content(patcher) -> list[str]:
     """Texts that tell apart what hangs beside the layers of a MODEL; of other packs' injections their keys."""
+    ours, foreign = _owners(patcher)
+    return [*(each.content() for each in ours), *foreign]
+
+
+def _owners(patcher) -> tuple[list[Beside], list[str]]:
     owners = [(key, getattr(each.inject, "__self__", None)) for key, own in patcher.injections.items() for each in own]
-    return [owner.content() if isinstance(owner, Beside) else key for key, owner in owners]
+    return [owner for _, owner in owners if isinstance(owner, Beside)], [
+        key for key, owner in owners if not isinstance(owner, Beside)
+    ]
 
 
 class Beside:

@@ -19,6 +19,7 @@ from .offspring import described, refuse_losses
 from .origin import lora_hash
 from .progress import Progress
 from .stack import layers_of
+from .weights import base_weight
 
 Tick = Callable[[int, int], None]
 
@@ -47,12 +48,13 @@ def as_plain(name: str, adapter: Adapter, model, clip, limits: Limits, tick: Tic
     held = {"": model.get_key_patches("diffusion_model.")}
     if any(name.startswith(TEXT_PREFIX) for name in adapter.others):
         held[TEXT_PREFIX] = clip.patcher.get_key_patches()
+    texts = (False, True) if any(name.startswith(TEXT_PREFIX) for name in adapter.others) else (False,)
+    patchers = {text: clip.patcher if text else model for text in texts}
+    held = {text: patcher.model.state_dict().keys() for text, patcher in patchers.items()}
 
     def weight_of(name: str) -> torch.Tensor:
-        prefix = TEXT_PREFIX if name.startswith(TEXT_PREFIX) else ""
-        key, weights = name.removeprefix(prefix), held[prefix]
-        weight, converted = (weights.get(f"{key}.weight") or weights[key])[0]
-        return converted(comfy.model_management.cast_to_device(weight, device, torch.float32, copy=True), inplace=True)
+        text, key = name.startswith(TEXT_PREFIX), name.removeprefix(TEXT_PREFIX)
+        return base_weight(patchers[text], f"{key}.weight" if f"{key}.weight" in held[text] else key, device).float()
 
     with torch.inference_mode(False), torch.no_grad():
         made = convert(adapter, limits, weight_of, tick)

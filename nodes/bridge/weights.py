@@ -1,19 +1,21 @@
-"""The frozen weights of a loaded model, in whatever form they are kept, as DoRA reads them."""
+"""The weights of a model as they were loaded, in whatever form they are kept."""
 
 from __future__ import annotations
 
 import comfy.lora
-import comfy.utils
+import comfy.model_management
 import torch
+from comfy.model_patcher import get_key_weight
 from comfy.quant_ops import QuantizedTensor
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from ...lora_core.adapter import TEXT_PREFIX
 from ...lora_core.training.dora import Frozen
 from .frozen import Casts, is_foreign
 
-_ROWS = 512  # at once
+_ROWS, _UNITS = 512, 2048  # at once; a layer of a third party may unpack its weight for each lot
 
 
 class ComfyFrozen(Frozen):
@@ -47,11 +49,46 @@ def weight_of(name: str, model, clip=None) -> Tensor:
     """A layer's weight with the MODEL's or CLIP's patches, an fp64 copy on the CPU, whichever clone is loaded."""
     text = name.startswith(TEXT_PREFIX)
     patcher, key = clip.patcher if text else model, f"{name.removeprefix(TEXT_PREFIX)}.weight"
-    kept = patcher.backup.get(key)
-    weight = kept.weight if kept is not None else comfy.utils.get_attr(patcher.model, key)
-    weight = weight.dequantize() if isinstance(weight, QuantizedTensor) else weight
-    weight = weight.detach().to("cpu", torch.float64, copy=True)
+    weight = base_weight(patcher, key, torch.device("cpu")).double()
     return comfy.lora.calculate_weight(patcher.patches.get(key, []), weight, key, torch.float64)
+
+
+def stored(patcher, key: str) -> Tensor:
+    """A parameter as it is kept, without the patches that are in it now."""
+    if key in patcher.hook_backup:
+        return patcher.hook_backup[key][0]
+    return patcher.backup[key].weight if key in patcher.backup else get_key_weight(patcher.model, key)[0]
+
+
+def base_weight(patcher, key: str, device: torch.device) -> Tensor:
+    """A parameter of a MODEL or CLIP without its patches, a copy on `device`: dequantised, in whichever type its loader
+    gives it, fp32 where that is a third party's. Raises ValueError when only that loader can read it.
+
+    A third party's packed weights may have their patches inside, so such a model is unloaded first.
+    """
+    weight, (_, _, dequantise) = stored(patcher, key), get_key_weight(patcher.model, key)
+    if dequantise is not None:
+        return dequantise(comfy.model_management.cast_to_device(weight, device, None, copy=True), inplace=True)
+    path, _, kind = key.rpartition(".")
+    module = patcher.model.get_submodule(path)
+    if kind == "weight" and _speaks_for_itself(module) and _is_packed(weight, module):
+        if patcher.model.current_weight_patches_uuid is not None:
+            comfy.model_management.unload_model_and_clones(patcher)
+        return _told(module, device)
+    if not weight.is_floating_point() or is_traceable_wrapper_subclass(weight):
+        raise ValueError(f"{key} is stored as {type(weight).__name__} of {weight.dtype}, which only its own loader can "
+                         "read; load the model with ComfyUI's")  # fmt: skip
+    return comfy.model_management.cast_to_device(weight.detach().as_subclass(Tensor), device, None, copy=True)
+
+
+def _is_packed(weight: Tensor, module: nn.Module) -> bool:
+    return weight.dtype.itemsize == 1 or weight.size() != (module.out_features, module.in_features)
+
+
+def _told(module: nn.Module, device: torch.device) -> Tensor:
+    """The weight of a layer of a third party, by what it makes of each input alone."""
+    eye = torch.eye(module.in_features, device=device)
+    return torch.cat([ComfyFrozen().times(module, rows).T for rows in eye.split(_UNITS)], 1)
 
 
 def _speaks_for_itself(module: nn.Module) -> bool:

@@ -12,18 +12,22 @@ import folder_paths
 import pytest
 import tiny
 import torch
+from comfy.patcher_extension import PatcherInjection
 from comfy_execution.graph_utils import ExecutionBlocker
 from comfy_extras.nodes_model_merging import ModelSave
 from harness.calls import encode, loaded, relative_error, run_node
 from lora_loom.lora_core.adapter import TEXT_PREFIX, Adapter
 from lora_loom.lora_core.files.hashes import data_hash, file_hash
+from lora_loom.lora_core.low_rank import LowRank
 from lora_loom.lora_core.merging.chain import chain
 from lora_loom.lora_core.merging.exact_sum import Weighted
 from lora_loom.nodes.bridge.export import save_proven
 from lora_loom.nodes.bridge.patching import apply_chain
+from lora_loom.nodes.bridge.weights import base_weight
 from lora_loom.nodes.extract_lora import ExtractLora
+from lora_loom.nodes.load_stack import LoadLoraStack
 from lora_loom.nodes.resize_lora import ResizeLora
-from tiny.stored import load_stored
+from tiny.stored import dequantised, load_stored
 
 OFF = {"rank": 0, "energy": 1.0, "size_mb": 0.0, "strength": 1.0, "text_strength": 1.0}
 
@@ -206,7 +210,85 @@ def test_bases_of_few_bits(tmp_path: Path, random_adapter, form: str) -> None:
         assert found.layers[name].distance(layer) < 1e-4 * layer.norm(), name
 
 
-def test_what_cannot_be_extracted(models, random_adapter) -> None:
+@pytest.fixture
+def packed() -> Any:
+    """A MODEL of a loader of its own."""
+    row = tiny.FAMILIES["flux1"]
+    with torch.inference_mode():
+        return tiny.packed.load_packed(row, tiny.built(row, "meta").diffusion_model)
+
+
+def stacked(model: Any, rows: str, apply: str = "auto") -> Any:
+    return run_node(LoadLoraStack, model=model, rows=rows, apply=apply)[0]
+
+
+@pytest.mark.parametrize("form", ["fp8_e4m3fn", "nvfp4", "packed"])
+def test_loras_beside_the_layers(tmp_path: Path, request, loras: Path, make_lora, form: str) -> None:
+    """Their exact sum, and of what both models have nothing."""
+    family = "flux1" if form == "packed" else "sd15"
+    with torch.inference_mode():
+        model = request.getfixturevalue("packed") if form == "packed" else load_stored(family, tmp_path, form)
+    ink, oil = (make_lora(family, loras / f"{name}.safetensors", seed=seed) for seed, name in enumerate(("ink", "oil")))
+    one = stacked(model, "<lora:ink:0.5>")
+    two = stacked(one, "<lora:oil:-0.8>")
+    assert one.injections and two.injections
+    both, report = extract(two, model)
+    assert both.layers.keys() == ink.layers.keys() and "relative error" not in report
+    for name, found in both.layers.items():
+        wanted = LowRank.concat([ink.layers[name].scaled(0.5), oil.layers[name].scaled(-0.8)])
+        assert found.distance(wanted) < 1e-6 * wanted.norm() and found.rank == 8
+    last = extract(two, one)[0]
+    for name, found in last.layers.items():
+        assert found.distance(oil.layers[name].scaled(-0.8)) < 1e-6 * found.norm() and found.rank == 4
+    parents = [[parent["name"] for parent in json.loads(each.metadata["lora_loom.parents"])] for each in (both, last)]
+    assert parents == [["ink", "oil"], ["oil"]]
+    less = extract(stacked(model, "<lora:ink:0.2>"), one)[0]
+    assert all(
+        found.distance(ink.layers[name].scaled(-0.3)) < 1e-6 * found.norm() for name, found in less.layers.items()
+    )
+    small, report = extract(two, model, rank=2)
+    for name, found in small.layers.items():
+        sigma = both.layers[name].singular_values()
+        assert found.distance(both.layers[name]) == pytest.approx(float(sigma[2:].norm()), rel=1e-4)
+
+
+def test_a_change_in_the_weight_and_one_beside_it(sd15, loras: Path, make_lora) -> None:
+    ink = make_lora("sd15", loras / "ink.safetensors")
+    layer = next(iter(ink.layers))
+    tuned, changes = dense_change(sd15.model, [f"{layer}.weight"])
+    found, _ = extract(stacked(tuned, "<lora:ink:0.7>", "beside"), sd15.model, rank=1024)
+    wanted = changes[f"{layer}.weight"] + 0.7 * ink.layers[layer].delta_weight()
+    assert relative_error(found.layers[layer].delta_weight(), wanted) < 1e-5
+    assert found.layers.keys() == ink.layers.keys()
+
+
+def test_packed_weights_are_read_as_their_layers_see_them(packed) -> None:
+    exact = dequantised("flux1", packed).model.state_dict()
+    for name in (name for name, _ in packed.model.named_parameters()):
+        weight = base_weight(packed, name, torch.device("cpu"))
+        assert type(weight) is torch.Tensor and torch.equal(weight.float(), exact[name]), name
+
+
+def test_patches_in_packed_weights(packed, random_adapter, models) -> None:
+    """Those of other nodes, whether they are in the packed tensors at that moment or not; and of two ways to keep a
+    model, one packed."""
+    adapter = random_adapter(models("flux1").model, 4, 3.0)
+    tuned, twin = packed.clone(), dequantised("flux1", packed)
+    for each in (tuned, twin):
+        each.add_patches(
+            {f"{name}.weight": ("diff", (layer.delta_weight(),)) for name, layer in adapter.layers.items()}
+        )
+    found = [extract(tuned, packed)[0], extract(twin, packed)[0]]
+    with torch.inference_mode():
+        comfy.model_management.load_models_gpu([tuned], force_full_load=True)
+    found += [extract(twin, packed)[0], extract(tuned, packed)[0]]
+    for each in found:
+        assert each.layers.keys() == adapter.layers.keys()
+        for name, layer in adapter.layers.items():
+            assert each.layers[name].distance(layer) < 1e-4 * layer.norm(), name
+
+
+def test_what_cannot_be_extracted(models, random_adapter, loras: Path, make_lora) -> None:
     model = models("sd15").model
     with pytest.raises(ValueError, match="do not differ"):
         extract(model.clone(), model)
@@ -215,9 +297,12 @@ def test_what_cannot_be_extracted(models, random_adapter) -> None:
     with pytest.raises(ValueError, match="use two of one size"):
         extract(models("sd15_full").model, model)
     beside = model.clone()
-    beside.set_injections("bypass_lora", [])
+    beside.set_injections("bypass_lora", [PatcherInjection(inject=print, eject=print)])
     with pytest.raises(ValueError, match=r"model_a has changes beside its weights \(bypass_lora\)"):
         extract(beside, model)
+    make_lora("sd15", loras / "ink.safetensors")
+    with pytest.raises(ValueError, match="model_b has LoRAs that are on for a part of sampling"):
+        extract(model, stacked(model, "<lora:ink:end=0.5>"))
 
 
 def test_a_cancel_is_heeded(sd15, random_adapter) -> None:

@@ -1,0 +1,92 @@
+"""What patches, and our LoRAs beside the layers, make of a MODEL's or CLIP's weights; read, never applied."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import comfy.lora
+import torch
+from torch import Tensor
+
+from ...lora_core.low_rank import LowRank
+from .beside import ALWAYS, hung
+from .patchers import FusedLoRA
+from .weights import base_weight, stored
+
+
+@dataclass(frozen=True)
+class Patched:
+    """Layers as sampling would see them. Nothing is kept, and nothing of the model is changed. `prefix` is what our
+    names have before its own."""
+
+    patcher: Any
+    name: str
+    prefix: str = ""
+
+    def check(self) -> None:
+        """Raises ValueError when the model has changes that no LoRA can have."""
+        parts, foreign = hung(self.patcher)
+        if foreign := [*foreign, *self.patcher.weight_wrapper_patches]:
+            raise ValueError(
+                f"{self.name} has changes beside its weights ({', '.join(foreign)}), which only the node that put them "
+                "there knows; take that node away, or load its LoRA with Load LoRA Stack"
+            )
+        if any(span != ALWAYS for each in parts for spans in each.values() for span in spans):
+            raise ValueError(
+                f"{self.name} has LoRAs that are on for a part of sampling, which a LoRA cannot say; "
+                "take start and end out of their rows"
+            )
+
+    @cached_property
+    def beside(self) -> dict[str, list[LowRank]]:
+        """By the model's own name of the layer."""
+        found: dict[str, list[LowRank]] = {}
+        for parts in hung(self.patcher)[0]:
+            for name, spans in parts.items():
+                found.setdefault(name, []).extend(spans.get(ALWAYS, ()))
+        return found
+
+    def parameters(self) -> list[str]:
+        names = [name for name, value in self.patcher.model.named_parameters() if value.is_floating_point()]
+        return [name for name in names if self.prefix or name.startswith("diffusion_model.")]
+
+    def same(self, other: Patched, key: str) -> bool:
+        """Whether both have the very same tensor before any patch."""
+        return stored(self.patcher, key) is stored(other.patcher, key)
+
+    def patches(self, key: str) -> list[tuple]:
+        return self.patcher.patches.get(key, [])
+
+    def sums(self, key: str) -> list[LowRank] | None:
+        """The patches of a weight as low-rank corrections; None where one is something else."""
+        terms: list[LowRank] = []
+        for strength, value, strength_model, offset, function in self.patches(key):
+            if type(value) is not FusedLoRA or (strength_model, offset, function) != (1.0, None, None):
+                return None
+            terms += value.terms(strength)
+        return terms
+
+    def read(self, key: str, device: torch.device, shape: tuple[int, ...] | None = None) -> Tensor:
+        """With its patches, without what runs beside it. In fp32; in fp64 where there are patches, which are small
+        beside the weight, and the device has it. Raises ValueError when it is not of that shape."""
+        weight, patches = base_weight(self.patcher, key, device), self.patches(key)
+        if shape is not None and weight.shape != shape:
+            raise ValueError(f"{self.name} stores {key} as {tuple(weight.shape)}, which only its own loader can read; "
+                             "load the model with ComfyUI's")  # fmt: skip
+        weight = weight.to(torch.float64 if patches and device.type != "mps" else torch.float32)
+        return comfy.lora.calculate_weight(patches, weight, key) if patches else weight
+
+
+def less(terms: Iterable[LowRank], others: Iterable[LowRank]) -> list[LowRank]:
+    """What a sum of corrections has over that of others. Factors that both have are there once, or not at all."""
+    scales: Counter[tuple[int, int]] = Counter()
+    pairs: dict[tuple[int, int], LowRank] = {}
+    for sign, each in ((1, terms), (-1, others)):
+        for term in each:
+            key = id(term.lora_A), id(term.lora_B)
+            pairs[key], scales[key] = term, scales[key] + sign * term.scaling
+    return [replace(pairs[key], alpha=scale * pairs[key].rank) for key, scale in scales.items() if scale]
