@@ -17,6 +17,8 @@ from .task import Task, generator
 from .truncation import Limits, shared_ranks
 
 _SAMPLED = 48  # layers whose spectrum is looked at when nothing is cut
+_ROUNDING = 1e-7  # of factors in fp32: what is left, relative to the terms, where they cancel
+_LITTLE = 0.1
 Terms = list[tuple[int, LowRank]]  # index of the part, and its correction at its strength
 
 
@@ -47,7 +49,8 @@ class Merged:
     than one LoRA changes; `lone` counts the others, which methods leave as they are.
 
     `spectra` are the singular values before the cut of all layers, or of some when nothing was cut, and `sums` those of
-    the exact sum where a method changed them.
+    the exact sum where a method changed them. `cancelled` are layers of which nothing is left but rounding; they are in
+    `errors` but not in `layers`.
     """
 
     layers: dict[str, LowRank] = field(default_factory=dict)
@@ -57,6 +60,7 @@ class Merged:
     spectra: dict[str, Tensor] = field(default_factory=dict)
     sums: dict[str, Tensor] = field(default_factory=dict)
     lone: int = 0
+    cancelled: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -80,7 +84,8 @@ def merge(
     """One layer after the other; `tick` hears how many are done, of how many, and may raise to cancel.
 
     Raises ValueError when there is nothing to merge, when a part holds other than plain LoRA or numbers that are not
-    finite, when a method is for two LoRAs and there are more, or when corrected weights differ in shape.
+    finite, when a method is for two LoRAs and there are more, when corrected weights differ in shape, or when the parts
+    cancel in every layer.
     """
     terms = numbered_terms(parts)
     check_finite(parts)
@@ -91,8 +96,16 @@ def merge(
         raise ValueError(
             f"{settings.method} is for two LoRAs and there are {count}; use karcher, or merge them in turn"
         )
-    work = _Work(parts, terms, settings, limits, tick)
-    return work.cut() if limits else work.whole()
+    work = _Work(parts, {name: _acting(each) for name, each in terms.items()}, settings, limits, tick)
+    merged = work.cut() if limits else work.whole()
+    if not merged.layers:
+        raise ValueError(f"the LoRAs cancel in all of {len(terms)} layers; nothing is left to make a LoRA of")
+    return merged
+
+
+def _acting(each: Terms) -> Terms:
+    """Without LoRAs that were never trained there, but for one where there is no other."""
+    return [(index, term) for index, term in each if bool(term.lora_A.any()) and bool(term.lora_B.any())] or each[:1]
 
 
 class _Work:
@@ -108,12 +121,14 @@ class _Work:
         step = max(len(self.terms) // _SAMPLED, 1)
         for index, (name, target) in enumerate(self._targets()):
             self._count(name, target)
-            if target.parts is None:
-                self.merged.layers[name] = target.low_rank
+            low_rank = target.low_rank
+            if low_rank is not None and low_rank.rank <= _room(low_rank) and not self._subtracts(name, low_rank):
+                self.merged.layers[name] = low_rank
                 if index % step == 0:
-                    self.merged.spectra[name] = target.low_rank.singular_values()
+                    self.merged.spectra[name] = low_rank.singular_values()
             else:
-                self._keep(name, target.parts, len(target.parts.sigma))
+                parts = target.parts or low_rank.decompose()
+                self._keep(name, parts, len(parts.sigma))
         return self._finished()
 
     def cut(self) -> Merged:
@@ -136,7 +151,7 @@ class _Work:
             return _Target(LowRank.concat(terms))
         space = CoreSpace.of(terms)
         task = Task(
-            space.cores, torch.tensor(self.strengths[name], dtype=torch.float64),
+            space.cores, _room(terms[0]), torch.tensor(self.strengths[name], dtype=torch.float64),
             torch.tensor([self.norms[index] for index, _ in each], dtype=torch.float64),
             self.settings.density or DENSITY.get(self.settings.method, 1.0), generator(self.settings.seed, name),
         )  # fmt: skip
@@ -166,7 +181,11 @@ class _Work:
 
     def _keep(self, name: str, parts: Decomposition, rank: int, uncut: LowRank | None = None) -> None:
         """`uncut` is what stands for the layer when all of it is kept at no higher rank."""
-        energy = float(parts.sigma.square().sum())
+        energy, size = float(parts.sigma.square().sum()), self._size(name)
+        if size and energy <= (_ROUNDING * size) ** 2:
+            self.merged.cancelled.append(name)
+            self.merged.spectra[name] = parts.sigma[:0]
+            return
         self.kept += energy
         self.lost += float(parts.sigma[rank:].square().sum())
         self.merged.spectra[name], self.merged.errors[name] = parts.sigma, parts.error(rank)
@@ -174,11 +193,24 @@ class _Work:
             same = uncut is not None and uncut.rank <= rank
             self.merged.layers[name] = uncut if same else parts.keep(rank)
 
+    def _size(self, name: str) -> float:
+        """What the terms of a layer would be together if they had nothing in common."""
+        return sqrt(sum(term.norm() ** 2 for _, term in self.terms[name]))
+
+    def _subtracts(self, name: str, total: LowRank) -> bool:
+        """Whether most of the terms is subtracted again, which factors side by side hold only in high precision."""
+        return any(term.alpha < 0 for _, term in self.terms[name]) and total.norm() < _LITTLE * self._size(name)
+
     def _finished(self) -> Merged:
         self.merged.errors = {name: self.merged.errors.get(name, 0.0) for name in self.terms}
         self.merged.error = sqrt(self.lost / self.kept) if self.kept else 0.0
         self.merged.departure = sqrt(self.moved / self.summed) if self.summed else 0.0
         return self.merged
+
+
+def _room(layer: LowRank) -> int:
+    """The most rank that a correction of that weight can have."""
+    return min(layer.lora_B.shape[0], layer.lora_A.shape[1])
 
 
 def _norms(count: int, terms: dict[str, Terms]) -> list[float]:

@@ -11,16 +11,15 @@ from .task import NOISE, Task
 
 def combine(task: Task) -> Tensor:
     """Put the LoRA that matters most first: the result does to its inputs exactly what it did alone."""
-    total, *others = task.cores
-    free = _free_of(total)
-    for core in others:
-        total = total + core @ free
-        free = _free_of(total)
+    total, free = torch.zeros_like(task.cores[0]), torch.eye(task.cores.shape[2], dtype=task.cores.dtype)
+    for core in task.cores:
+        kept = core @ free
+        total, free = total + kept, free - _read(kept, core.norm())
     return total
 
 
-def _free_of(core: Tensor) -> Tensor:
-    """The projector (q, q) onto inputs that `core` maps to zero."""
-    _, sigma, read = torch.linalg.svd(core, full_matrices=False)
-    read = read[sigma > sigma[0] * NOISE]
-    return torch.eye(core.shape[1], dtype=core.dtype) - read.T @ read
+def _read(core: Tensor, size: Tensor) -> Tensor:
+    """The projector (q, q) onto inputs to which `core` responds by more than what rounding leaves of `size`."""
+    _, sigma, rows = torch.linalg.svd(core, full_matrices=False)
+    rows = rows[sigma > size * NOISE]
+    return rows.T @ rows

@@ -11,17 +11,20 @@ from torch import Tensor
 NOISE = 1e-7
 """Of entries and singular values of a core, relative to the largest: what rounding leaves of zero."""
 
+_ONE = 1e-2  # the sine of the angle below which two directions are one
+
 
 @dataclass(frozen=True)
 class Task:
     """`cores` (n, p, q) are the corrections in their common core, strengths folded in, fp64 (`core_space`).
 
-    `strengths` (n,) are those; `norms` (n,) the Frobenius norms of the LoRAs over all layers that more than one
-    changes. `density` in (0, 1] is the share of entries that sparse methods keep. `generator` is seeded by the layer's
-    name.
+    `room` is the weight's shorter side, the most rank there is. `strengths` (n,) are those; `norms` (n,) the Frobenius
+    norms of the LoRAs over all layers that more than one changes. `density` in (0, 1] is the share of entries that
+    sparse methods keep. `generator` is seeded by the layer's name.
     """
 
     cores: Tensor
+    room: int
     strengths: Tensor
     norms: Tensor
     density: float
@@ -43,6 +46,15 @@ def kept_largest(cores: Tensor, density: float) -> Tensor:
 
 def elected_mean(cores: Tensor) -> Tensor:
     """Entry by entry the mean of the values whose sign is that of the sum; zeros, and what is left of them after
-    rounding, do not vote."""
-    agrees = (cores.sign() == cores.sum(0).sign()) & (cores.abs() > cores.abs().max() * NOISE)
+    rounding, do not vote, and where the values cancel none is elected."""
+    noise, total = cores.abs().max() * NOISE, cores.sum(0)
+    agrees = (cores.sign() == total.sign()) & (cores.abs() > noise) & (total.abs() > noise)
     return torch.where(agrees, cores, 0.0).sum(0) / agrees.sum(0).clamp(min=1)
+
+
+def nearest_orthonormal(rows: Tensor) -> Tensor:
+    """The orthonormal rows nearest to `rows` of length 1 (Procrustes). Rows that are nearly the same share one
+    direction, and no row gets one that none of them has."""
+    left, sigma, right = torch.linalg.svd(rows, full_matrices=False)
+    real = sigma > _ONE
+    return left[:, real] @ right[real]

@@ -168,6 +168,8 @@ def _report(
 ) -> str:  # fmt: skip
     lines = [*notes, *(_part_line(part) for part in parts)]
     lines.append(size_line(merged))
+    if gone := merged.cancelled:
+        lines.append(f"{len(gone)} layers cancel out and are not in the LoRA, for example {gone[0]}")
     lines += _method_lines(merged, settings, converted) + _rights_lines(parents) + error_lines(merged)
     return "\n".join(lines)
 
@@ -213,6 +215,6 @@ def error_lines(merged: Merged) -> list[str]:
         return []
     worst = sorted(merged.errors, key=merged.errors.__getitem__, reverse=True)
     lines = [f"relative error of the whole: {merged.error:.2e}, and per layer:"]
-    if lost := [name for name in worst if name not in merged.layers]:
+    if lost := [name for name in worst if merged.errors[name] and name not in merged.layers]:
         lines.insert(0, f"{len(lost)} layers matter too little for this size and are left out, for example {lost[0]}")
     return lines + [f"  {merged.errors[name]:.2e}  {name}" for name in worst]

@@ -218,6 +218,23 @@ def test_count_of_strengths(models, random_adapter) -> None:
         merge(model, [], [random_adapter(model)], "1, 2")
 
 
+def test_what_was_added_is_subtracted_again(models, loras: Path, random_adapter) -> None:
+    """A merge minus one of its parents is the other, also in layers that only the one had, and as fp16."""
+    model = models("sd15").model
+    small, large = random_adapter(model, seed=1), random_adapter(model, preset="attention+mlp")
+    both = merge(model, [], [small, large])[0]
+    left, _, report = merge(model, [], [both, large], "0.05, -0.05")
+    gone = len(large.layers) - len(small.layers)
+    assert gone > 0 and f"{gone} layers cancel out and are not in the LoRA" in report
+    assert left.layers.keys() == small.layers.keys()
+    save(left, model, "fp16")
+    found = merge(model, [("merged.safetensors", 20.0, 1.0)])[0]
+    for name, layer in small.layers.items():
+        assert found.layers[name].distance(layer) < 2e-3 * layer.norm()
+    with pytest.raises(ValueError, match="cancel in all of .* layers; nothing is left"):
+        merge(model, [], [small, small], "1, -1", rank=2)
+
+
 def test_adapter_of_another_family(models, random_adapter) -> None:
     with pytest.raises(
         ValueError, match="is a LoRA for FLUX.1 dev, .* or Chroma and matches none of this SD 1.5 model's layers"
