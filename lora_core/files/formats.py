@@ -32,6 +32,7 @@ _DTYPE_NAMES = {
 }  # fmt: skip
 
 
+_FAINT = 2.0**-13  # size of fp16 numbers of which some are so small that they lose digits
 _MAGNITUDES = (spelling.DORA_SCALE, spelling.MAGNITUDE)
 
 
@@ -86,9 +87,10 @@ def encode(
     `names` says where a layer goes, under its own name by default. `native` and `kohya` write
     `.lora_down.weight`, `.lora_up.weight` and `.alpha`; `peft` writes `.lora_A.weight` and `.lora_B.weight` (for a
     UNet what diffusers wrote before PEFT) with the scaling folded into B. A rank above what the weight can have is cut
-    without loss. Of other kinds DoRA per row can be written: as `dora_scale`, with magnitudes relative to W's norms, or
-    for `peft` as `lora_magnitude_vector`, relative to those of the sum (`DoRA.relative_to`); always in fp32. Raises
-    ValueError when a value does not fit `dtype`, and for other kinds.
+    without loss, and where one factor does not suit fp16 both are balanced by powers of two. Of other kinds DoRA per
+    row can be written: as `dora_scale`, with magnitudes relative to W's norms, or for `peft` as
+    `lora_magnitude_vector`, relative to those of the sum (`DoRA.relative_to`); always in fp32. Raises ValueError when
+    a value does not fit `dtype`, and for other kinds.
     """
     if style not in ("native", "kohya", "peft"):
         raise ValueError(f"unknown style {style!r}; use native, kohya or peft")
@@ -100,7 +102,7 @@ def encode(
                 part = layer if target.rows is None else layer.rows(*target.rows)
                 part = replace(part, lora_B=target.reorder(part.lora_B)) if target.reorder else part
                 target = target if before_peft or style != "peft" else target._replace(name=_since_peft(target.name))
-                written = _factors(target.name, _feasible(part), style, before_peft)
+                written = _factors(target.name, _feasible(part), style, before_peft, dtype)
                 if magnitude is not None:
                     written |= _magnitudes(target, magnitude, layer.kernel, style)
                 for key, tensor in written.items():
@@ -211,12 +213,15 @@ def _feasible(layer: LowRank) -> LowRank:
     return layer if layer.rank <= limit else layer.truncate(rank=limit)
 
 
-def _factors(name: str, layer: LowRank, style: Style, before_peft: bool) -> dict[str, Tensor]:
+def _factors(
+    name: str, layer: LowRank, style: Style, before_peft: bool, dtype: torch.dtype
+) -> dict[str, Tensor]:  # fmt: skip
     if style == "peft":
         suffixes, layer = _peft_spelling(name) if before_peft else spelling.PEFT, _unscaled(layer)
     else:
         suffixes = spelling.KOHYA
         layer = layer if 1e-6 < abs(layer.alpha) <= layers.MAX_ALPHA else _unscaled(layer)
+    layer = _balanced(layer) if dtype == torch.float16 else layer
     ones = (1,) * len(layer.kernel)
     factors = {
         name + suffixes.down: layer.lora_A.reshape(layer.rank, *layer.shape[1:]),
@@ -239,6 +244,18 @@ def _since_peft(name: str) -> str:
     """What a UNet's layer is called in files with DoRA, which came with PEFT and which ComfyUI does not read."""
     name = name.replace(".processor.to_", ".to_")
     return f"{name}.0" if name.startswith("unet.") and name.endswith(".to_out") else name
+
+
+def _balanced(layer: LowRank) -> LowRank:
+    """The same correction; where one factor of a component is too large or too faint for fp16, both are made alike."""
+    down, up = layer.lora_A.detach().float(), layer.lora_B.detach().float()
+    sizes = torch.stack([down.square().mean(1).sqrt(), up.square().mean(0).sqrt()])
+    peak = max(float(down.abs().max()), float(up.abs().max()))
+    if peak <= torch.finfo(torch.float16).max and bool(((sizes > _FAINT) | (sizes == 0)).all()):
+        return layer
+    factor = torch.exp2((sizes[1] / sizes[0]).log2().div(2).round()).nan_to_num(1.0, 1.0, 1.0)
+    factor[sizes.amin(0) == 0] = 1.0
+    return replace(layer, lora_A=down * factor[:, None], lora_B=up / factor)
 
 
 def _unscaled(layer: LowRank) -> LowRank:

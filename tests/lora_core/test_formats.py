@@ -248,10 +248,21 @@ def test_unknown_style_is_refused():
 
 @pytest.mark.parametrize("style", STYLES)
 def test_values_beyond_half_precision_are_refused(style: formats.Style):
-    layer = LowRank(randn(4, 16), randn(24, 4) * 1e6, 4.0)
-    with pytest.raises(ValueError, match="'x.lora_(up|B).weight' reaches .* save as bf16 or fp32"):
+    layer = LowRank(randn(4, 16), randn(24, 4) * 1e12, 4.0)
+    with pytest.raises(ValueError, match="'x.lora_(up|B|down|A).weight' reaches .* save as bf16 or fp32"):
         formats.encode(Adapter({"x": layer}), style)
     assert formats.encode(Adapter({"x": layer}), style, dtype=torch.bfloat16)
+
+
+@pytest.mark.parametrize("style", STYLES)
+@pytest.mark.parametrize("sizes", [(1.0, 1e6), (1e-7, 1e7), (3e-2, 1e-6), (1e-9, 3.0)])
+def test_what_one_factor_cannot_hold_in_half_precision_the_other_takes(style: formats.Style, sizes: tuple):
+    down, up = randn(4, 16) * sizes[0], randn(24, 4) * sizes[1]
+    layer = LowRank(down, torch.cat([up[:, :3], torch.zeros(24, 1)], 1), 3.0)
+    again = formats.decode(formats.encode(Adapter({"x": layer}), style)).layers["x"]
+    assert again.to(torch.float32).distance(layer) < 1e-3 * layer.norm()
+    whole = formats.encode(Adapter({"x": layer}), "native", dtype=torch.float32)
+    assert torch.equal(whole["x.lora_down.weight"], layer.lora_A), "only where there is need"
 
 
 def test_values_that_are_not_numbers_are_refused():
