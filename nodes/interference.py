@@ -6,7 +6,7 @@ from comfy_api.latest import io
 
 from .bridge.images import as_image_batch
 from .bridge.interference import interference
-from .bridge.merging import connected, parse_strengths
+from .bridge.merging import check_strengths, connected
 from .bridge.progress import Progress
 from .types import CATEGORY, LoraStackType, adapters_input
 
@@ -39,11 +39,7 @@ class LoraInterference(io.ComfyNode):
 
     @classmethod
     def validate_inputs(cls, strengths="", adapters=None):  # ComfyUI always passes dynamic inputs
-        try:
-            parse_strengths(strengths or "", None)
-        except ValueError as error:
-            return str(error)
-        return True
+        return check_strengths(adapters, strengths=strengths)
 
     @classmethod
     def execute(cls, model, strengths, lora_stack=None, clip=None, adapters=None) -> io.NodeOutput:

@@ -8,7 +8,7 @@ from ..lora_core.training.prompts import lines
 from .bridge.images import as_image_batch
 from .bridge.interference import all_entries
 from .bridge.leave_one_out import Prompts, leave_one_out
-from .bridge.merging import connected, parse_strengths
+from .bridge.merging import check_strengths, connected
 from .bridge.progress import Progress
 from .bridge.sampling import SAMPLERS, SCHEDULERS, Sampling
 from .bridge.stack import active, rows_of
@@ -54,11 +54,7 @@ class LeaveOneOut(io.ComfyNode):
 
     @classmethod
     def validate_inputs(cls, strengths="", adapters=None):  # ComfyUI always passes dynamic inputs
-        try:
-            parse_strengths(strengths or "", None)
-        except ValueError as error:
-            return str(error)
-        return True
+        return check_strengths(adapters, strengths=strengths)
 
     @classmethod
     def execute(

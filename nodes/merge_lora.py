@@ -5,10 +5,10 @@ from __future__ import annotations
 from comfy_api.latest import io
 
 from ..lora_core.merging import AUTO
-from ..lora_core.merging.merge import Settings
+from ..lora_core.merging.merge import NOTHING, Settings
 from ..lora_core.merging.truncation import Limits
 from .bridge.images import as_image_batch
-from .bridge.merging import CHOICES, connected, merge, parse_strengths
+from .bridge.merging import CHOICES, check_strengths, connected, merge
 from .bridge.progress import Progress
 from .bridge.training import as_lora_model
 from .types import CATEGORY, AdapterType, LoraStackType, adapters_input
@@ -47,13 +47,11 @@ class MergeLora(io.ComfyNode):
         )  # fmt: skip
 
     @classmethod
-    def validate_inputs(cls, strengths="", text_strengths="", adapters=None):  # ComfyUI always passes dynamic inputs
-        try:
-            parse_strengths(strengths or "", None)
-            parse_strengths(text_strengths or "", None, "text_strengths")
-        except ValueError as error:
-            return str(error)
-        return True
+    def validate_inputs(cls, strengths="", text_strengths="", lora_stack="", adapters=None):
+        """ComfyUI passes dynamic inputs always, and a link as None."""
+        if adapters == {} and lora_stack == "":
+            return NOTHING
+        return check_strengths(adapters, strengths=strengths, text_strengths=text_strengths)
 
     @classmethod
     def execute(

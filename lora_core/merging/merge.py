@@ -19,6 +19,7 @@ from .truncation import Limits, shared_ranks
 _SAMPLED = 48  # layers whose spectrum is looked at when nothing is cut
 _ROUNDING = 1e-7  # of factors in fp32: what is left, relative to the terms, where they cancel
 _LITTLE = 0.1
+NOTHING = "there is nothing to merge; connect adapters or a lora_stack with strengths other than 0"
 Terms = list[tuple[int, LowRank]]  # index of the part, and its correction at its strength
 
 
@@ -90,7 +91,7 @@ def merge(
     terms = numbered_terms(parts)
     check_finite(parts)
     if not terms:
-        raise ValueError("there is nothing to merge; connect adapters or a lora_stack with strengths other than 0")
+        raise ValueError(NOTHING)
     count = len({index for each in terms.values() for index, _ in each})
     if settings.method in ONLY_TWO and count > 2:
         raise ValueError(

@@ -55,6 +55,18 @@ def parse_strengths(text: str, count: int | None, what: str = "strengths") -> li
     return values
 
 
+def check_strengths(adapters: Mapping[str, Any] | None, **texts: str | None) -> bool | str:
+    """True, or one sentence about the first text of strengths that is wrong. Before a graph runs only the names of
+    `adapters` are known, and of a text that is linked nothing (None)."""
+    count = None if adapters is None else len(adapters)
+    try:
+        for what, text in texts.items():
+            parse_strengths(text or "", count, what)
+    except ValueError as error:
+        return str(error)
+    return True
+
+
 def connected(adapters: Iterable[Adapter | None], strengths: str, text_strengths: str) -> list[Connected]:
     """Adapters with their strengths; without text strengths of their own, text layers take the same."""
     found = [adapter for adapter in adapters if adapter is not None]

@@ -12,7 +12,7 @@ import comfy.model_management
 import pytest
 import tiny
 import torch
-from harness.calls import encode, loaded, relative_error, run_node
+from harness.calls import encode, loaded, refusals, relative_error, run_node
 from lora_loom.lora_core.adapter import Adapter
 from lora_loom.lora_core.files import guard
 from lora_loom.lora_core.files.hashes import data_hash
@@ -323,6 +323,34 @@ def test_auto_says_what_it_takes_and_why(models, random_adapter) -> None:
     )
     _, _, report = merge(model, [], [twins[0], random_adapter(model, seed=2)], method="auto")
     assert "auto: exact sum at these strengths" in report and "the sum is exact" in report
+
+
+def queued(adapters: int, stack: bool = False, **inputs: Any) -> str:
+    """What ComfyUI says to a merge with so many adapters before it runs."""
+    model, off = ["1", 0], {**dict.fromkeys(("strength", "text_strength", "energy"), 1.0), "rank": 0, "size_mb": 0.0}
+    graph = {
+        "1": {"class_type": "UNETLoader", "inputs": {"unet_name": "loom_demo.safetensors", "weight_dtype": "default"}},
+        "2": {"class_type": "LoraLoom_MergeLora", "inputs": {"model": model, "rank": 0, "strengths": "", **inputs}},
+        "3": {"class_type": "LoraLoom_SaveLora", "inputs": {"model": model, "adapter": ["2", 0], "name": "x"}},
+        "stack": {"class_type": "LoraLoom_LoadLoraStack", "inputs": {"model": model}},
+    }
+    graph["3"]["inputs"] |= {"format": "comfyui", "dtype": "fp16"}
+    for number in range(adapters):
+        resize = {"class_type": "LoraLoom_ResizeLora", "inputs": {"model": model, "lora_name": "None", **off}}
+        graph[f"a{number}"] = resize
+        graph["2"]["inputs"][f"adapters.adapter{2 * number}"] = [f"a{number}", 0]
+    graph["2"]["inputs"] |= {"lora_stack": ["stack", 2]} if stack else {}
+    return refusals(graph)
+
+
+def test_what_can_be_told_before_the_graph_runs() -> None:
+    """Before a training whose LoRA is to be merged, not after it."""
+    assert "2 strengths for 1 connected adapters; give one for each" in queued(1, strengths="1, 0.5")
+    assert "1 text_strengths for 2 connected adapters" in queued(2, text_strengths="0.5")
+    assert "strengths is 'nan'; each must be between -20 and 20" in queued(1, strengths="nan")
+    assert "there is nothing to merge; connect adapters or a lora_stack" in queued(0)
+    assert queued(0, stack=True) == queued(2, strengths="1, -0.5", text_strengths="0, 1") == ""
+    assert queued(1, strengths=["stack", 3]) == "", "a link is not known yet"
 
 
 def test_strengths_that_are_no_numbers() -> None:
