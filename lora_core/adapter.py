@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -32,6 +32,14 @@ class Adapter:
 
     def map(self, change: Callable[[LowRank], LowRank]) -> Adapter:
         return replace(self, layers={name: change(layer) for name, layer in self.layers.items()})
+
+    def split(self, names: Container[str]) -> tuple[Adapter, Adapter]:
+        """The layers of these names, and the others."""
+        return self._where(lambda name: name in names), self._where(lambda name: name not in names)
+
+    def _where(self, takes: Callable[[str], bool]) -> Adapter:
+        layers, others = ({n: held[n] for n in held if takes(n)} for held in (self.layers, self.others))
+        return replace(self, layers=layers, others=others)
 
     def copied(self, dtype: torch.dtype) -> Adapter:
         """With every tensor copied, in that type."""

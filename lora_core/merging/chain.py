@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from torch import Tensor
+
 from ..kinds import Correction
 from ..low_rank import LowRank
 from .exact_sum import Weighted
@@ -30,6 +32,28 @@ def chain(parts: Sequence[Weighted]) -> dict[str, list[Step]]:
     return {name: _fused(steps) for name, steps in found.items()}
 
 
+def entangled(parts: Sequence[Weighted]) -> dict[str, list[Step]]:
+    """The steps of the layers in which a change finds a weight that another has changed before it, and depends on it:
+    what the parts do there is not the sum of what each does alone."""
+    return {name: steps for name, steps in chain(parts).items() if any(map(_depends, steps[1:]))}
+
+
+def result(steps: Sequence[Step], weight: Tensor) -> Tensor:
+    """The weight (fp32 or fp64, which stays as it is) after all steps."""
+    changed = weight.clone()
+    for change, strength in steps:
+        if isinstance(change, tuple):
+            for low_rank in change:
+                changed = low_rank.to(weight.device).add_to_(changed, strength)
+        else:
+            changed = change.apply_to(changed, strength)
+    return changed
+
+
+def _depends(step: Step) -> bool:
+    return not isinstance(step.change, tuple) and step.change.depends_on_weight
+
+
 def _steps_of(part: Weighted) -> dict[str, list[Step]]:
     plain, others = part.adapter.layers, part.adapter.others
     found: dict[str, list[Step]] = {}
@@ -47,7 +71,7 @@ def _fused(steps: Sequence[Step]) -> list[Step]:
         if step is not None and isinstance(step.change, tuple):
             plain += step.change
             continue
-        if plain and (step is None or step.change.depends_on_weight):
+        if plain and (step is None or _depends(step)):
             fused.append(Step(plain))
             plain = ()
         if step is not None:

@@ -7,7 +7,7 @@ the weight. What is left (DoRA, OFT, whole differences) is dense and cut as an e
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from math import sqrt
 
@@ -18,6 +18,7 @@ from ..adapter import Adapter
 from ..kinds import Correction, GLoRA, LoHa, LoKr, Placed
 from ..kinds.lokr import product
 from ..low_rank import LowRank
+from .chain import Step, result
 from .extraction import cut, extract, rank_for
 from .truncation import Limits
 
@@ -26,9 +27,10 @@ _RANK = 128  # of what has none of its own, when nothing is said
 
 
 def to_low_rank(
-    change: LowRank | Correction, limits: Limits, weight: Tensor | None = None, name: str = ""
+    change: LowRank | Correction, limits: Limits, weight: Tensor | None = None, name: str = "", strength: float = 1.0
 ) -> tuple[LowRank, float]:
-    """What `change` adds at strength 1 as a LowRank in fp32, and the relative Frobenius error.
+    """What `change` adds as a LowRank in fp32, and the relative Frobenius error. Times `strength` it is what `change`
+    adds at that strength, which for some kinds (OFT) is more or less than as many times what it adds at 1.
 
     `limits.rank` bounds the rank (0: exact where there are factors, 128 otherwise), `limits.energy` keeps less where
     less is enough. `weight` is the one that is changed: its shape places the kernel, and kinds that depend on it need
@@ -45,13 +47,13 @@ def to_low_rank(
         return replace(made, kernel=kernel), error
     if (factors := _factors(change, weight)) is not None and factors.rank <= min(_EXACT, *_flat(weight)):
         return _cut(replace(factors.to("cpu"), kernel=kernel), limits, name)
-    return _nearest(change.apply_to(weight.float()) - weight.float(), limits, name)
+    return _nearest(change.apply_to(weight.float(), strength) - weight.float(), limits, name, strength)
 
 
-def _nearest(delta: Tensor, limits: Limits, name: str) -> tuple[LowRank, float]:
-    """Of a dense change, which is overwritten."""
+def _nearest(delta: Tensor, limits: Limits, name: str, strength: float = 1.0) -> tuple[LowRank, float]:
+    """Of a dense change at that strength, which is overwritten."""
     found = extract(delta, limits.rank or _RANK, limits.energy, name)
-    return (found.low_rank, found.error) if found else (_nothing(delta), 0.0)
+    return (found.low_rank.scaled(1 / strength), found.error) if found else (_nothing(delta), 0.0)
 
 
 def _cut(exact: LowRank, limits: Limits, name: str) -> tuple[LowRank, float]:
@@ -135,42 +137,60 @@ class Converted:
 
 
 def convert(
-    adapter: Adapter, limits: Limits, weight_of: Callable[[str], Tensor], tick: Callable[[int, int], None]
-) -> Converted:
+    adapter: Adapter, limits: Limits, weight_of: Callable[[str], Tensor], tick: Callable[[int, int], None],
+    strength_of: Callable[[str], float] = lambda name: 1.0,
+) -> Converted:  # fmt: skip
     """The adapter with every correction of a matrix as a LowRank, plain ones as they are.
 
-    `weight_of` gives the weight of a layer, in any dtype; `tick` is told how many of how many are done. Raises
-    ValueError for a file that makes weights larger.
+    `weight_of` gives the weight of a layer, in any dtype; `tick` is told how many of how many are done. The result is
+    to be applied at `strength_of` a layer; where that is 0 it is left out. Raises ValueError for a file that makes
+    weights larger.
     """
     if wider := [name for name, items in adapter.others.items() if any(item.new_shape for item in items)]:
         raise ValueError(f"{wider[0]} is made larger, which no plain LoRA does; apply the file with Load LoRA Stack")
     made = Converted(replace(adapter, layers=dict(adapter.layers), others={}))
     for index, (name, items) in enumerate(adapter.others.items()):
-        weight = weight_of(name).float()
-        if weight.ndim < 2:
+        strength = strength_of(name)
+        weight = weight_of(name).float() if strength else None
+        if weight is not None and weight.ndim < 2:
             made.left_out[name] = items[0].kind
-        else:
-            made.adapter.layers[name], made.errors[name] = _layer(adapter.layers.get(name), items, weight, limits, name)
+        elif weight is not None:
+            found = _layer(adapter.layers.get(name), items, weight, limits, name, strength)
+            made.adapter.layers[name], made.errors[name] = found
         tick(index + 1, len(adapter.others))
     return made
 
 
+def convert_steps(
+    steps: Mapping[str, Sequence[Step]], limits: Limits, weight_of: Callable[[str], Tensor],
+    tick: Callable[[int, int], None],
+) -> Converted:  # fmt: skip
+    """What all steps of a layer do one after the other, as one LowRank for each layer, at strength 1."""
+    made = Converted(Adapter({}))
+    for index, (name, each) in enumerate(steps.items()):
+        weight = weight_of(name).float()
+        made.adapter.layers[name], made.errors[name] = _nearest(result(each, weight) - weight, limits, name)
+        tick(index + 1, len(steps))
+    return made
+
+
 def _layer(
-    plain: LowRank | None, items: Sequence[Correction], weight: Tensor, limits: Limits, name: str
+    plain: LowRank | None, items: Sequence[Correction], weight: Tensor, limits: Limits, name: str, strength: float
 ) -> tuple[LowRank, float]:
     if plain is None and len(items) == 1 and not isinstance(items[0], Placed):
-        return to_low_rank(items[0], limits, weight, name)
+        return to_low_rank(items[0], limits, weight, name, strength)
     if plain is None and not limits.rank and all(isinstance(item, Placed) for item in items):
-        return _slices(items, limits, weight, name)
-    changed = weight.clone() if plain is None else plain.add_to_(weight.clone())
-    for item in items:
-        changed = item.apply_to(changed)
-    return _nearest(changed - weight, limits, name)
+        return _slices(items, limits, weight, name, strength)
+    steps = [Step((plain,), strength)] if plain else []
+    changed = result([*steps, *(Step(item, strength) for item in items)], weight)
+    return _nearest(changed - weight, limits, name, strength)
 
 
-def _slices(items: Sequence[Placed], limits: Limits, weight: Tensor, name: str) -> tuple[LowRank, float]:
+def _slices(
+    items: Sequence[Placed], limits: Limits, weight: Tensor, name: str, strength: float
+) -> tuple[LowRank, float]:  # fmt: skip
     """Of rows that do not overlap, each for itself."""
-    made = [to_low_rank(item.inner, limits, item.rows_of(weight), name) for item in items]
+    made = [to_low_rank(item.inner, limits, item.rows_of(weight), name, strength) for item in items]
     whole = (item.put_back(part, len(weight)) for item, (part, _) in zip(items, made, strict=True))
     return LowRank.concat(whole), _together(made)
 

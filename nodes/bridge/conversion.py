@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import comfy.model_management
@@ -11,7 +12,8 @@ import torch
 from ...lora_core.adapter import TEXT_PREFIX, Adapter
 from ...lora_core.files import formats
 from ...lora_core.files.lineage import Parent, losses
-from ...lora_core.merging.conversion import Converted, convert
+from ...lora_core.merging.chain import Step
+from ...lora_core.merging.conversion import Converted, convert, convert_steps
 from ...lora_core.merging.truncation import Limits
 from .folders import lora_path
 from .keys import NameTable
@@ -40,28 +42,41 @@ def convert_file(name: str, model, clip, limits: Limits, tick: Tick) -> tuple[Ad
     return adapter, "\n".join(lines + [f"  {error:.2e}  {name}" for name, error in worst_first(made)])
 
 
-def as_plain(name: str, adapter: Adapter, model, clip, limits: Limits, tick: Tick) -> Converted:
-    """An adapter in the model's names with every matrix as a LowRank, on the CPU. Raises ValueError, with its `name`,
-    when it has none."""
+def as_plain(
+    name: str, adapter: Adapter, model, clip, limits: Limits, tick: Tick,
+    strength_of: Callable[[str], float] = lambda name: 1.0,
+) -> Converted:  # fmt: skip
+    """An adapter in the model's names with every matrix as a LowRank, on the CPU, to be applied at `strength_of` each.
+    Raises ValueError, with its `name`, when there is none."""
+    made = _on_cpu(lambda: convert(adapter, limits, _weights(model, clip), tick, strength_of))
+    if not made.adapter.layers and made.left_out:
+        raise ValueError(f"{name} changes only biases and norms, which no LoRA can hold; use Load LoRA Stack")
+    return made
+
+
+def in_order(steps: Mapping[str, Sequence[Step]], model, clip, limits: Limits, tick: Tick) -> Converted:
+    """What the steps of each layer do one after the other, as an adapter at strength 1, on the CPU."""
+    return _on_cpu(lambda: convert_steps(steps, limits, _weights(model, clip), tick))
+
+
+def _on_cpu(work: Callable[[], Converted]) -> Converted:
+    with torch.inference_mode(False), torch.no_grad():
+        made = work()
+        return replace(made, adapter=made.adapter.map(lambda layer: layer.to("cpu")))
+
+
+def _weights(model, clip) -> Callable[[str], torch.Tensor]:
+    """What gives the weight of a layer without the patches on it, in fp32."""
     device = comfy.model_management.get_torch_device()
     device = torch.device("cpu") if device.type == "mps" else device  # which has no fp64
-    held = {"": model.get_key_patches("diffusion_model.")}
-    if any(name.startswith(TEXT_PREFIX) for name in adapter.others):
-        held[TEXT_PREFIX] = clip.patcher.get_key_patches()
-    texts = (False, True) if any(name.startswith(TEXT_PREFIX) for name in adapter.others) else (False,)
-    patchers = {text: clip.patcher if text else model for text in texts}
+    patchers = {False: model, **({True: clip.patcher} if clip is not None else {})}
     held = {text: patcher.model.state_dict().keys() for text, patcher in patchers.items()}
 
     def weight_of(name: str) -> torch.Tensor:
         text, key = name.startswith(TEXT_PREFIX), name.removeprefix(TEXT_PREFIX)
         return base_weight(patchers[text], f"{key}.weight" if f"{key}.weight" in held[text] else key, device).float()
 
-    with torch.inference_mode(False), torch.no_grad():
-        made = convert(adapter, limits, weight_of, tick)
-        layers = {name: layer.to("cpu") for name, layer in made.adapter.layers.items()}
-    if not layers:
-        raise ValueError(f"{name} changes only biases and norms, which no LoRA can hold; use Load LoRA Stack")
-    return Converted(Adapter(layers, adapter.metadata), made.errors, made.left_out)
+    return weight_of
 
 
 def cost(made: Converted) -> list[str]:

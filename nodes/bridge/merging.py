@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -13,19 +14,21 @@ from ...lora_core.files import lineage
 from ...lora_core.files.hashes import content_hash
 from ...lora_core.files.lineage import Parent, losses
 from ...lora_core.merging import AUTO, METHODS, SUM, auto
+from ...lora_core.merging.chain import entangled
 from ...lora_core.merging.chart import draw_merge
 from ...lora_core.merging.merge import Merged, Settings
 from ...lora_core.merging.merge import merge as merge_layers
 from ...lora_core.merging.truncation import Limits
 from ...lora_core.rows import LIMIT, Row
 from .beside import ALWAYS
-from .conversion import as_plain, cost, told
+from .conversion import as_plain, cost, in_order, told
 from .keys import NameTable
 from .offspring import described, refuse_losses
 from .origin import lora_hash
 from .progress import Progress
 from .stack import Entry, layers_of, load_rows, rows_of
 
+IN_ORDER = "parts one after the other"
 CHOICES = [SUM, AUTO, *METHODS]
 Tick = Callable[[int, int], None]
 
@@ -86,6 +89,9 @@ class Source:
     blocks: str = ""
     converted: Mapping[str, Any] | None = None
 
+    def at(self, strength: float, text_strength: float) -> Source:
+        return replace(self, entry=replace(self.entry, strength=strength, text_strength=text_strength))
+
     @property
     def parent(self) -> Parent:
         entry = self.entry
@@ -99,12 +105,15 @@ def merge(
 ) -> tuple[Adapter, str, Image.Image]:
     """All parts as one adapter, with a report and a picture. `settings` may be AUTO: those that suit the parts."""
     table = NameTable(model, clip)
-    parts, notes = plain(sources(table, rows_of(lora_stack), adapters), model, clip, limits, tick)
-    if settings != AUTO:
-        return build(parts, settings, limits, table, tick, notes)
-    proposal = auto.propose([part.entry for part in parts])
-    parts = [replace(part, entry=entry) for part, entry in zip(parts, proposal.parts, strict=True)]
-    return build(parts, Settings(proposal.method), limits, table, tick, [*notes, *proposal.reasons])
+    found, reasons, beside = sources(table, rows_of(lora_stack), adapters), [], None
+    if settings == AUTO:
+        proposal = auto.propose([part.entry for part in plain(found, model, clip, limits, tick)[0]])
+        found = [part.at(each.strength, each.text_strength) for part, each in zip(found, proposal.parts, strict=True)]
+        settings, reasons = Settings(proposal.method), proposal.reasons
+    if settings.method == SUM:
+        found, beside = together(found, model, clip, limits, tick)
+    parts, notes = plain(found, model, clip, limits, tick)
+    return build(parts, settings, limits, table, tick, [*notes, *reasons], beside=beside)
 
 
 def sources(table: NameTable, rows: Sequence[Row], adapters: Sequence[Connected]) -> list[Source]:
@@ -126,13 +135,28 @@ def sources(table: NameTable, rows: Sequence[Row], adapters: Sequence[Connected]
     return found
 
 
+def together(
+    parts: Sequence[Source], model, clip, limits: Limits, tick: Tick
+) -> tuple[list[Source], Source | None]:  # fmt: skip
+    """The parts without the layers in which one changes what it depends on after another (DoRA on top of a LoRA), and
+    what all of them do there, one after the other; None when there are no such layers."""
+    if not (steps := entangled([part.entry for part in parts])):
+        return list(parts), None
+    made = in_order(steps, model, clip, Limits(limits.rank), tick)
+    split = [part.entry.adapter.split(steps) for part in parts]
+    kinds = sum((inside.kinds() for inside, _ in split), Counter())
+    converted = {"name": IN_ORDER, "kinds": dict(kinds), **losses(made.error, made.errors)}
+    rest = [replace(p, entry=replace(p.entry, adapter=rest)) for p, (_, rest) in zip(parts, split, strict=True)]
+    return rest, Source(Entry(IN_ORDER, made.adapter, 1.0, 1.0), "", converted=converted)
+
+
 def plain(parts: Sequence[Source], model, clip, limits: Limits, tick: Tick) -> tuple[list[Source], list[str]]:
     """Parts of other kinds as plain LoRAs, with what that cost."""
     made, notes = [], []
     for part in parts:
         entry = part.entry
         if entry.adapter.others:
-            made_plain = as_plain(entry.name, entry.adapter, model, clip, Limits(limits.rank), tick)
+            made_plain = as_plain(entry.name, entry.adapter, model, clip, Limits(limits.rank), tick, entry.strength_of)
             notes += [f"{entry.name}: {layers_of(entry.adapter)}; {line}" for line in cost(made_plain)]
             converted = told(entry.name, entry.adapter, made_plain)
             part = replace(part, entry=replace(entry, adapter=made_plain.adapter), converted=converted)
@@ -143,15 +167,28 @@ def plain(parts: Sequence[Source], model, clip, limits: Limits, tick: Tick) -> t
 def build(
     parts: Sequence[Source], settings: Settings, limits: Limits, table: NameTable,
     tick: Tick = lambda done, total: None, notes: Sequence[str] = (), how: Mapping[str, Any] | None = None,
+    beside: Source | None = None,
 ) -> tuple[Adapter, str, Image.Image]:  # fmt: skip
-    """The merged adapter, a report and a picture. `how` is what the file tells beside settings, limits and errors."""
+    """The merged adapter, a report and a picture. `how` is what the file tells beside settings, limits and errors;
+    `beside` is merged with the parts and no parent."""
     entries, parents = [part.entry for part in parts], [part.parent for part in parts]
-    merged = merge_layers(entries, settings, limits, tick)
-    converted = [part.converted for part in parts if part.converted]
+    everything = [*parts, *([beside] if beside else ())]
+    merged = merge_layers([part.entry for part in everything], settings, limits, tick)
+    converted = [part.converted for part in everything if part.converted]
+    notes = [*notes, *(_in_order_line(beside) if beside else ())]
     made_by = _made_by(merged, settings, limits) | ({"converted": converted} if converted else {}) | dict(how or {})
     adapter = described(merged.layers, parents, [entry.adapter.metadata for entry in entries], table, made_by)
     report = _report(merged, settings, entries, parents, notes, bool(converted))
     return adapter, report, draw_merge(merged, settings.method)
+
+
+def _in_order_line(beside: Source) -> list[str]:
+    told = beside.converted or {}
+    kinds = " and ".join(kind for kind in told["kinds"] if kind != "LoRA")
+    return [
+        f"{len(beside.entry.adapter.layers)} layers are changed by {kinds} after another LoRA and are taken as the "
+        f"stack leaves them, relative error {told['error']:.2e}"
+    ]
 
 
 def _refuse_losses(entry: Entry) -> None:

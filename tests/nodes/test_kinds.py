@@ -293,3 +293,26 @@ def test_biases_have_no_place_in_a_lora(models, loras: Path) -> None:
     adapter, _, report = run_node(ConvertLora, model=model, lora="both.safetensors", rank=4, energy=1.0)
     assert "1 biases and norms are left out" in report and list(adapter.layers) == [layer]
     assert json.loads(adapter.metadata["lora_loom.merge"])["converted"][0]["left_out"] == [f"{layer}.bias"]
+
+
+@pytest.mark.parametrize("rows", [
+    [("OFT", 0.6)], [("full difference", -0.5)],
+    [("LoRA", 0.5), ("DoRA per row", 0.7), ("LoHa", -0.3), ("OFT", 0.4)], [("BOFT", 0.8), ("GLoRA", -0.3)],
+])  # fmt: skip
+@pytest.mark.parametrize("choices", [{}, {"rank": 6}, {"method": "auto"}])
+def test_a_merge_of_kinds_is_the_live_stack_at_the_error_it_states(
+    models, loras: Path, rows: list, choices: dict
+) -> None:
+    """Each at its strength, which for some is no factor, and on top of those before it."""
+    model = models("flux1").model
+    stack = [(written(loras, kind, model, "flux1"), strength, 0.0) for kind, strength in rows]
+    before, live = loaded(model), loaded(apply_stack(model, None, stack, []).model)
+    adapter = run_node(MergeLora, model=model, lora_stack=stack, **{"rank": 0, "strengths": "", **choices})[0]
+    made = loaded(apply_layers(model, None, adapter.layers)[0])
+    told = json.loads(adapter.metadata["lora_loom.merge"])
+    worst = max(part["error"] for part in told.get("converted", [{"error": 0.0}])) + told["error"]
+    keys = [f"{name}.weight" for name in adapter.layers]
+    lost, norm = (sum(float((live[key] - each[key]).square().sum()) for key in keys) ** 0.5 for each in (made, before))
+    assert lost / norm <= 1.06 * worst + 2e-6 and (worst < 1e-6) == ("rank" not in choices)
+    changed = {key for key in before if not torch.equal(before[key], live[key]) and not key.endswith(".bias")}
+    assert changed == set(keys)
