@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from typing import Any, NamedTuple
+from uuid import uuid4
 from weakref import WeakKeyDictionary
 
 import comfy.utils
@@ -83,7 +84,26 @@ class StaticPatcher(ModelPatcher):
 
     def load(self, *args, **kwargs):
         super().load(*args, **kwargs)
+        self._move_off_what_does_not_fit()
         _remember(self)
+
+    def _move_off_what_does_not_fit(self) -> None:
+        """ComfyUI has the weights that no longer fit patched in every forward, and forgets that some are patched
+        already: as the order in which weights are loaded follows from the patches, those may now be others."""
+        twice = {
+            name: module for name, module in self.model.named_modules()
+            if getattr(module, "comfy_patched_weights", False) and _lowvram_patches(module)
+        }  # fmt: skip
+        if not twice:
+            return
+        self.unpatch_hooks()
+        for name, module in twice.items():
+            for kind in ("weight", "bias"):
+                if kept := self.backup.pop(f"{name}.{kind}", None):
+                    comfy.utils.set_attr_param(self.model, f"{name}.{kind}", kept.weight)
+            module.to(self.offload_device)
+            module.comfy_patched_weights = False
+        self.apply_hooks(self.forced_hooks, force_apply=True)
 
     def partially_load(self, device_to, extra_memory=0, force_patch_weights=False):
         if not force_patch_weights:
@@ -101,6 +121,7 @@ class StaticPatcher(ModelPatcher):
         if any(key not in resident and not hasattr(modules[key], "prev_comfy_cast_weights") for key in changed):
             return
         self.unpatch_hooks()
+        self.model.current_weight_patches_uuid = uuid4()  # nobody's, if this is broken off
         for key in resident:
             self._rewrite(key, device)
         if self.model.model_lowvram:
@@ -161,6 +182,12 @@ def _alone(patches: list[tuple] | None) -> FusedLoRA | None:
     strength, value, strength_model, offset, function = patches[0]
     whole = (strength, strength_model, offset, function) == (1.0, 1.0, None, None)
     return value if whole and type(value) is FusedLoRA else None
+
+
+def _lowvram_patches(module: nn.Module) -> list:
+    """Of a module that is off the device: what patches its weights in every forward."""
+    functions = [*getattr(module, "weight_function", ()), *getattr(module, "bias_function", ())]
+    return [function for function in functions if getattr(function, "is_lowvram_patch", False)]
 
 
 def _plain(patcher: ModelPatcher, key: str) -> bool:

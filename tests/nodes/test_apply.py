@@ -22,6 +22,7 @@ from lora_loom.lora_core.blocks import strengths
 from lora_loom.lora_core.files import store
 from lora_loom.lora_core.low_rank import LowRank
 from lora_loom.lora_core.merging.chain import Step
+from lora_loom.lora_core.weight_sum import write_sum
 from lora_loom.nodes.bridge.beside import ALWAYS, is_on
 from lora_loom.nodes.bridge.keys import NameTable
 from lora_loom.nodes.bridge.patchers import StaticPatcher
@@ -130,6 +131,71 @@ def test_many_changes_of_strength_have_the_bits_of_a_fresh_load(dtype: torch.dty
             restored.clear()
     before = fresh(model)
     assert same(weights(stacked(model, [0.0])), before) and same(weights(model), before)
+
+
+def effective(patcher: Any) -> dict[str, Tensor]:
+    """Weights as a forward uses them, those that are patched only then included."""
+    found = {}
+    for name, module in patcher.model.named_modules():
+        for kind, value in module.named_parameters(recurse=False):
+            found[f"{name}.{kind}"] = value.detach().clone()
+            for function in getattr(module, f"{kind}_function", ()):
+                found[f"{name}.{kind}"] = function(found[f"{name}.{kind}"])
+    return found
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_many_changes_of_a_model_that_is_loaded_in_parts(dtype: torch.dtype, monkeypatch) -> None:
+    """Also of which layers are changed, which ComfyUI goes by when it chooses what stays off the device."""
+    model, draw, exchanged = small(dtype), random.Random(0), []
+    renew = StaticPatcher._renew_forward_patches
+    monkeypatch.setattr(
+        StaticPatcher, "_renew_forward_patches", lambda self: exchanged.append(self) or renew(self)
+    )  # fmt: skip
+    plain, whole, before = dict(model.model.state_dict()), model.model_size(), None
+    plain = {name: value.clone() for name, value in plain.items()}
+    with torch.inference_mode():
+        for turn in range(300):
+            chosen = {
+                layer: low_rank(layer, turn).scaled(draw.uniform(-1, 1)) for layer in LAYERS if draw.random() < 0.6
+            }
+            patcher = apply_chain(model, None, {layer: [Step((term,))] for layer, term in chosen.items()})[0]
+            if before:
+                before.detach(unpatch_all=draw.random() < 0.1)
+            patcher.partially_load(CPU, draw.choice([draw.uniform(0.1, 1.2) * whole, 1e32]))
+            for _ in range(draw.randint(0, 2)):
+                way = draw.choice([patcher.partially_load, patcher.partially_unload])
+                way(CPU, draw.uniform(0.05, 0.5) * whole)
+            for name, value in effective(patcher).items():
+                term = chosen.get(name.removesuffix(".weight"))
+                wanted = write_sum(plain[name], [term], torch.empty_like(plain[name])) if term else plain[name]
+                assert torch.equal(value, wanted), (turn, name)
+            before = patcher
+        assert len(exchanged) > 50
+        before.detach(unpatch_all=True)
+    assert same(model.model.state_dict(), plain)
+
+
+def test_an_exchange_that_is_broken_off_leaves_nothing_half_done(monkeypatch) -> None:
+    """As when memory runs out: whatever is loaded next is whole."""
+    model = small()
+    old, new = stacked(model, [1.0]), stacked(model, [-1.0])
+    wanted, other = fresh(old), fresh(new)
+    comfy.model_management.unload_all_models()
+    weights(old)
+    rewrite, done = StaticPatcher._rewrite, []
+
+    def broken(self: StaticPatcher, key: str, device: torch.device) -> None:
+        rewrite(self, key, device)
+        done.append(key)
+        raise RuntimeError("no memory")
+
+    monkeypatch.setattr(StaticPatcher, "_rewrite", broken)
+    with pytest.raises(RuntimeError, match="no memory"):
+        weights(new)
+    monkeypatch.setattr(StaticPatcher, "_rewrite", rewrite)
+    assert done and not same(wanted, other)
+    assert same(weights(old), wanted) and same(weights(new), other)
 
 
 def test_only_what_changed_is_written(monkeypatch) -> None:
