@@ -98,6 +98,13 @@ def strength_of(value: object, what: str) -> float:
     return number
 
 
+def checked(row: Row) -> Row:
+    """The row itself. Raises ValueError as `strength_of`."""
+    for strength, what in zip(row[1:], ("the strength", "the text strength"), strict=True):
+        strength_of(strength, f"{what} of {row.name}")
+    return row
+
+
 def _parts(row: Row) -> Iterator[str]:
     yield _escaped(row.name)
     yield _number(row.strength)

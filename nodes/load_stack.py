@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-from ..lora_core.rows import LIMIT, NONE, Row, parse
+from ..lora_core.rows import LIMIT, NONE, Row, checked, parse
 from .bridge import attribution
 from .bridge.folders import lora_names, lora_state
 from .bridge.patching import APPLY
@@ -61,7 +61,7 @@ class LoadLoraStack(io.ComfyNode):
             Row(lora_1, strength_1, text_strength_1), Row(lora_2, strength_2, text_strength_2),
             Row(lora_3, strength_3, text_strength_3), Row(lora_4, strength_4, text_strength_4),
         ]  # fmt: skip
-        done = apply_stack(model, clip, lora_stack, [*fixed, *parse(rows)], apply)
+        done = apply_stack(model, clip, lora_stack, [*map(checked, fixed), *parse(rows)], apply)
         Progress(1).say(done.report)
         return io.NodeOutput(done.model, done.clip, done.rows, done.report, done.triggers)
 

@@ -101,7 +101,7 @@ def check_rows(names: Iterable[str | None], text: str | None = "") -> bool | str
     links (None) are not known yet."""
     try:
         for row in parse(text or ""):
-            if row.on and row.name != NONE:
+            if row.active:
                 guard.inspect(lora_path(row.name))
         for name in names:
             if name and name != NONE:

@@ -101,8 +101,17 @@ def test_faults_are_told_when_the_graph_is_queued(two: Path, text: str, words: s
     (two / "broken.safetensors").write_bytes(b"<html>")
     graph = queued(text)
     assert words in refusals(graph).replace("\\", "/")
-    graph["2"]["inputs"]["rows"] = text.replace(">", ":off>") if "x" not in text else "<lora:ink>"
-    assert refusals(graph) == ""
+    for part in (":off>", ":0>"):
+        graph["2"]["inputs"]["rows"] = text.replace(">", part) if "x" not in text else "<lora:ink>"
+        assert refusals(graph) == ""
+
+
+@pytest.mark.parametrize("strength", [float("nan"), float("inf"), 1e30])
+def test_a_strength_by_link_is_a_number_in_its_bounds(model: Any, two: Path, strength: float) -> None:
+    """ComfyUI compares what a graph holds with the bounds, which NaN passes, and does not look at links."""
+    for key in ("strength_1", "text_strength_1"):
+        with pytest.raises(ValueError, match=r"strength of oil.safetensors is .*; write a number from -20 to 20"):
+            run_node(LoadLoraStack, model=model, lora_1="oil.safetensors", **{key: strength})
 
 
 def test_a_changed_file_runs_again(two: Path) -> None:
