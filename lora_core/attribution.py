@@ -34,6 +34,11 @@ def stated_hash(metadata: Mapping[str, str]) -> str:
 
 
 def lora_hashes(entries: Iterable[Mapping[str, Any]]) -> str:
-    """`ink: 0123456789ab, oil: ...`, as A1111 writes "Lora hashes" and readers of pictures look for them."""
-    found = {re.sub(r".*/|\.[^./]*$", "", each["name"]): each["sha256"][:12] for each in entries}
+    """`ink: 0123456789ab, oil: ...`, as A1111 writes "Lora hashes" and readers of pictures look for them; files of one
+    name have their folders before it."""
+    found: dict[str, str] = {}
+    for each in entries:
+        digest, path = each["sha256"][:12], re.sub(r"\.[^./]*$", "", each["name"])
+        name = re.sub(r"[:,]", "", path.rpartition("/")[2])
+        found[name if found.get(name, digest) == digest else re.sub(r"[:,]", "", path)] = digest
     return ", ".join(f"{name}: {digest}" for name, digest in found.items())
