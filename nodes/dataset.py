@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from comfy_api.latest import io, ui
 
-from ..lora_core.training import dataset as datasets
+from ..lora_core.training import reading
 from ..lora_core.training.buckets import RESOLUTIONS, STEPS, check_resolution, numbers
 from ..lora_core.training.contact_sheet import contact_sheet
+from ..lora_core.training.dataset import Options
 from ..lora_core.training.pictures import MASKS
 from .bridge.folders import dataset_folder, folder_state
 from .bridge.images import as_image_batch
@@ -58,7 +59,7 @@ class LoraDataset(io.ComfyNode):
                 for each in numbers("resolutions", resolutions) or (resolution,):
                     check_resolution(each, bucket_step)
             if images == "unconnected" and None not in (folder, masks):
-                datasets.check_folder(dataset_folder(folder), trigger or "", masks)
+                reading.check_folder(dataset_folder(folder), trigger or "", masks)
         except ValueError as error:
             return str(error)
         return True
@@ -72,14 +73,14 @@ class LoraDataset(io.ComfyNode):
         cls, folder, trigger, resolution, repeats, images=None, captions="", bucket_step=32, flip=False, crops=0,
         shuffle_tags=False, keep_tokens=1, caption_variants=4, resolutions="", weight=1.0, class_images=False, masks="off",
     ) -> io.NodeOutput:  # fmt: skip
-        options = datasets.Options(
+        options = Options(
             flip, crops, shuffle_tags, keep_tokens, caption_variants, numbers("resolutions", resolutions), weight,
             class_images, masks,
         )  # fmt: skip
         if images is None:
-            data = datasets.from_folder(dataset_folder(folder), trigger, resolution, bucket_step, repeats, options)
+            data = reading.from_folder(dataset_folder(folder), trigger, resolution, bucket_step, repeats, options)
         else:
             lines = [line for line in captions.splitlines() if line.strip()] or [""]
-            data = datasets.from_tensors(images, lines, trigger, resolution, bucket_step, repeats, options)
+            data = reading.from_tensors(images, lines, trigger, resolution, bucket_step, repeats, options)
         Progress(1).say(data.report())
         return io.NodeOutput(data, data.report(), ui=ui.PreviewImage(as_image_batch(contact_sheet(data)), cls=cls))

@@ -1,83 +1,23 @@
-"""What a run would need: one step on tensors without memory, so that nothing is computed."""
+"""What a run would need on its device, and which measures make it fit."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
 import comfy.model_management
 import torch
-from torch import Tensor, nn
-from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode, unset_fake_temporarily
-from torch.utils._python_dispatch import is_traceable_wrapper_subclass
+from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
 from ...lora_core.training import plan
-from ...lora_core.training.config import LoraConfig, TrainConfig
-from ...lora_core.training.inject import Factors, attached
-from ...lora_core.training.meter import Meter, Work
 from ...lora_core.training.plan import Measures, Need, Plan
-from ...lora_core.training.start import Start
-from ...lora_core.training.trainer import add_gradient
-from .denoiser import ComfyDenoiser
 from .device import free_bytes, rates_of, shares_ram
 from .frozen import cast_layers
-from .offload import Stream, own_slots, shared_out, slots
-from .session import blocks, prepared
-from .start import chosen_layers
-from .text import TextDenoiser
-from .weights import ComfyFrozen
-
-
-@dataclass(frozen=True)
-class Preview:
-    """A picture drawn while a run trains: its latent (channels, ...) and the VAE that decodes it."""
-
-    latent: tuple[int, ...]
-    vae: Any
-
-    def halved(self) -> Preview:
-        """Of half the width and height."""
-        *rest, height, width = self.latent
-        return replace(self, latent=(*rest, max(8, height // 16 * 8), max(8, width // 16 * 8)))
-
-    def decoding(self, device: torch.device) -> int:
-        """Bytes on this device to decode it, in ComfyUI's estimate; the VAE, if it is not there already, included."""
-        if self.vae.device != device:
-            return 0
-        shape = (1, *self.latent)
-        flat = self.vae.latent_dim == 2 and len(shape) == 5
-        used = self.vae.memory_used_decode((*shape[:2], *shape[3:]) if flat else shape, self.vae.vae_dtype)
-        return round(used) + (0 if shares_ram(device) else stored_bytes(self.vae.first_stage_model))
-
-
-@dataclass(frozen=True)
-class Job:
-    """A run as far as memory and time depend on it: the largest latent (channels, ...) and the longest conditioning,
-    which holds tokens when text encoders are trained, at `text_rank`; the LoRA that it goes on from, and a preview, if
-    any."""
-
-    lora: LoraConfig
-    config: TrainConfig
-    latent: tuple[int, ...]
-    conditioning: list
-    resolution: int
-    text_rank: int = 0
-    start: Start | None = None
-    preview: Preview | None = None
-
-
-@dataclass(frozen=True)
-class Trace:
-    """One forward and backward pass: peak bytes beside weights and factors, work, and how many numbers are trained; of
-    a forward alone also the bytes that stay afterwards, which are casts of weights."""
-
-    peak: int
-    work: Work
-    trained: int
-    kept: int = 0
+from .offload import shared_out, slots
+from .rehearsal import Job, Trace, sampled, stored, stored_bytes, traced
+from .session import blocks
 
 
 class UnforeseeableError(Exception):
@@ -117,7 +57,7 @@ class Planner:
 
     def _check_ram(self) -> None:
         """Offloaded weights that lie on the device now, as after sampling, come back to RAM first."""
-        outside = sum(_stored(own[name]) for own, name in slots(self.patcher.model) if own[name].device.type != "cpu")
+        outside = sum(stored(own[name]) for own, name in slots(self.patcher.model) if own[name].device.type != "cpu")
         free = comfy.model_management.get_free_memory(torch.device("cpu"))
         if outside > free and not shares_ram(self.device):
             raise ValueError(
@@ -214,105 +154,3 @@ class Planner:
 
 def _looks(value: object) -> object:
     return (value.shape, value.dtype) if isinstance(value, Tensor) else repr(value)
-
-
-def traced(patcher, job: Job, measures: Measures, clip=None) -> Trace:
-    """Run the training loss forward and backward on fake tensors of the device, text encoders of a `clip` included.
-
-    Exact but for what operators allocate inside, beyond their results.
-    """
-    with _rehearsed(patcher, job, measures, clip) as (denoiser, factors, x0, sigma, conditions, meter):
-        preserved = conditions if job.config.preservation else []
-        with meter:
-            add_gradient(job.config, factors, denoiser, x0, torch.zeros_like(x0), sigma, conditions, preserved)
-    return Trace(meter.peak, meter.work, factors.flat.numel())
-
-
-def sampled(patcher, job: Job, measures: Measures, clip=None) -> Trace:
-    """The same of one forward as a sampler runs it, without a gradient."""
-    with _rehearsed(patcher, job, measures, clip) as (denoiser, factors, x, sigma, conditions, meter):
-        with torch.no_grad(), meter:
-            denoiser.denoised(x, sigma, conditions)
-        return Trace(meter.peak, meter.work, factors.flat.numel(), meter.held)
-
-
-@contextmanager
-def _rehearsed(patcher, job: Job, measures: Measures, clip) -> Iterator[tuple]:
-    """A training session on fake tensors: its denoiser, its attached factors, a batch, and a meter for what comes."""
-    device, config = patcher.load_device, job.config
-    streamed = shared_out(blocks(patcher.model.diffusion_model), measures.offload)
-    with ExitStack() as undo:
-        undo.enter_context(FakeTensorMode(allow_non_fake_inputs=True))
-        undo.enter_context(_without_memory(patcher.model, streamed, device))
-        denoiser, meter = ComfyDenoiser(patcher), Meter(device)
-        encoders = None if clip is None else clip.patcher.model
-        if clip is not None:
-            undo.enter_context(_without_memory(encoders, (), device))
-            denoiser = TextDenoiser(patcher, clip)
-        layers, kept = chosen_layers(patcher.model.diffusion_model, encoders, job.lora, job.start)
-        conditions = [_condition(denoiser, job) for _ in range(config.batch_size)]
-        lora = job.lora
-        sizes = (lora.rank, lora.alpha, torch.Generator(), job.text_rank, device, lora.options)
-        factors = Factors(layers, *sizes, job.start, kept, ComfyFrozen())
-        x0 = torch.zeros((config.batch_size, *job.latent), device=device)
-        sigma = denoiser.sigma(torch.full((config.batch_size,), 0.5)).to(device)
-        stream = Stream(device, ahead=not shares_ram(device))
-        with prepared(patcher, measures, stream, clip and clip.patcher), attached(factors.branches):
-            yield denoiser, factors, x0, sigma, conditions, meter
-
-
-def _condition(denoiser: ComfyDenoiser, job: Job) -> Any:
-    """Of the job's conditioning: fake, or, for the families that count the tokens of the text, real and in RAM."""
-    if isinstance(denoiser, TextDenoiser):
-        caption = denoiser.condition(job.conditioning, torch.zeros(job.latent))
-        return replace(caption, tokens=dict(caption.tokens))  # one that comes again would be encoded once
-    try:
-        return denoiser.condition(job.conditioning, torch.zeros(job.latent))
-    except DataDependentOutputException:
-        with unset_fake_temporarily():
-            return denoiser.condition(job.conditioning, torch.zeros(job.latent), torch.device("cpu"))
-
-
-@contextmanager
-def _without_memory(model: nn.Module, streamed: Sequence[nn.Module], device: torch.device) -> Iterator[None]:
-    """Fake tensors in the place of all weights, on the device or, for `streamed` modules, in RAM.
-
-    Some networks remember tensors between calls; on leaving, the modules have what they had before.
-    """
-    apart = {inner for module in streamed for inner in module.modules()}
-    places = [
-        (own, name, torch.device("cpu") if module in apart else device)
-        for module in model.modules()
-        for own, name in own_slots(module)
-    ]
-    originals = [own[name] for own, name, _ in places]
-    attributes = [(module, dict(vars(module))) for module in model.modules()]
-    try:
-        for own, name, home in places:
-            own[name] = _fake(own[name], home)
-        yield
-    finally:
-        for module, before in attributes:
-            vars(module).clear()
-            vars(module).update(before)
-        for (own, name, _), original in zip(places, originals, strict=True):
-            own[name] = original
-
-
-def _fake(tensor: Tensor, device: torch.device) -> Tensor:
-    """A tensor of a quantised layout becomes an ordinary one of as many bytes, which is cast for every use, too."""
-    dtype = torch.float8_e4m3fn if is_traceable_wrapper_subclass(tensor) else tensor.dtype
-    fake = torch.empty(tensor.shape, dtype=dtype, device=device)
-    return nn.Parameter(fake, requires_grad=False) if isinstance(tensor, nn.Parameter) else fake
-
-
-def stored_bytes(module: nn.Module) -> int:
-    """Of all parameters and buffers, each counted once."""
-    tensors = {id(own[name]): own[name] for own, name in slots(module)}
-    return sum(map(_stored, tensors.values()))
-
-
-def _stored(tensor: Tensor) -> int:
-    if is_traceable_wrapper_subclass(tensor):
-        return sum(_stored(getattr(tensor, name)) for name in tensor.__tensor_flatten__()[0])
-    return tensor.nbytes

@@ -27,10 +27,10 @@ from .checks import check_conditioning, check_connected, check_objective, warnin
 from .denoiser import prediction_type
 from .encoding import check_sizes, encode_captions, encode_images
 from .keys import family_of
-from .memory import Job, Preview
 from .previews import Previews, Shown
 from .prior import check_prior, encode_priors
 from .progress import Progress
+from .rehearsal import Job, Preview
 from .samples import captions_to_encode
 from .sampling import empty_latent
 from .start import chosen_layers

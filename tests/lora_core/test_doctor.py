@@ -12,8 +12,9 @@ import pytest
 import torch
 from lora_loom.lora_core.training import doctor, doctor_captions
 from lora_loom.lora_core.training.contact_sheet import marked_sheet
-from lora_loom.lora_core.training.dataset import Dataset, Options, combined, from_folder
+from lora_loom.lora_core.training.dataset import Dataset, Options, combined
 from lora_loom.lora_core.training.doctor_pictures import NEAR, cropped_away, enlarged, near_copies, sharpness
+from lora_loom.lora_core.training.reading import from_folder
 from PIL import Image, ImageDraw, ImageEnhance, ImageFilter, ImageOps
 
 SIDE = 256

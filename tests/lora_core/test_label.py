@@ -15,8 +15,9 @@ from lora_loom.lora_core.files import guard, save
 from lora_loom.lora_core.files.label import Label, labelled, redacted
 from lora_loom.lora_core.files.metadata import SETTINGS, Facts, build
 from lora_loom.lora_core.files.thumbnail import MOST_BYTES, jpeg
-from lora_loom.lora_core.training import dataset as datasets
+from lora_loom.lora_core.training import reading
 from lora_loom.lora_core.training.config import LoraConfig, OptimizerConfig, Recipe, TextConfig, TrainConfig
+from lora_loom.lora_core.training.dataset import Options, combined
 from lora_loom.lora_core.training.layers import LayersConfig, Rule
 from lora_loom.lora_core.training.objective_config import ObjectiveConfig
 from lora_loom.lora_core.training.settings import Settings
@@ -77,7 +78,7 @@ def test_settings_of_a_later_version_are_refused(change: dict, words: str):
 
 
 def test_tags_are_counted_as_sd_scripts_does():
-    data = datasets.from_tensors(
+    data = reading.from_tensors(
         torch.zeros(3, 64, 64, 3), ["Sks, Red hair,  1girl ,", "a photo of SKS in the rain", "sks, red hair"],
         "Sks", 64, 32, 2,
     )  # fmt: skip
@@ -92,8 +93,8 @@ def test_sets_are_called_as_their_folders_end(tmp_path: Path):
         folder = tmp_path / parent / "10_sks"
         folder.mkdir(parents=True)
         noise(64).save(folder / "a.png")
-        sets.append(datasets.from_folder(folder, "sks", 64, 32, 1, datasets.Options(resolutions=(32, 64))))
-    found = sets_by_folder(datasets.combined(sets))
+        sets.append(reading.from_folder(folder, "sks", 64, 32, 1, Options(resolutions=(32, 64))))
+    found = sets_by_folder(combined(sets))
     assert {name: len(members) for name, members in found.items()} == {"10_sks": 1, "10_sks (2)": 1}
 
 
@@ -154,7 +155,7 @@ TENSORS = {
 def test_fifty_long_captions_and_a_large_preview_fit(tmp_path: Path):
     captions = [f"picture {i} " + " ".join(f"word{i * j}" for j in range(300)) for i in range(50)]
     images = torch.zeros(50, 64, 64, 3)
-    data = datasets.from_tensors(images, captions, "sks", 64, 32, 1)
+    data = reading.from_tensors(images, captions, "sks", 64, 32, 1)
     facts = Facts(
         "t", "flux-1-dev", trigger="sks", buckets=data.buckets(), tag_frequency={"d": tag_frequency(data.examples)}
     )

@@ -11,7 +11,8 @@ import pytest
 import torch
 from lora_loom.lora_core.training.buckets import numbers
 from lora_loom.lora_core.training.captions import shuffled
-from lora_loom.lora_core.training.dataset import Dataset, Options, check_folder, combined, from_folder, from_tensors
+from lora_loom.lora_core.training.dataset import Dataset, Options, combined
+from lora_loom.lora_core.training.reading import check_folder, from_folder, from_tensors
 from PIL import Image
 
 

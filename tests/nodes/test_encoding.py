@@ -17,7 +17,7 @@ import torch
 from harness.calls import relative_error, run_node
 from harness.runs import train
 from lora_loom.lora_core.files import formats, save
-from lora_loom.lora_core.training import dataset
+from lora_loom.lora_core.training import reading
 from lora_loom.lora_core.training.dataset import Dataset, Options
 from lora_loom.nodes.bridge import cache
 from lora_loom.nodes.bridge.cache import clip_identity, vae_identity
@@ -51,7 +51,7 @@ def folder(comfy_base: Path) -> Iterator[Path]:
 
 
 def read(pictures: Path, **options: Any) -> Dataset:
-    return dataset.from_folder(pictures, "", 64, 16, 1, Options(**options))
+    return reading.from_folder(pictures, "", 64, 16, 1, Options(**options))
 
 
 @contextmanager
@@ -241,7 +241,7 @@ def test_patches_on_the_text_encoder_count_only_where_they_are(models, loras: Pa
 def test_an_encoder_of_unknown_content_has_nothing_kept(models, pictures: Path, folder: Path) -> None:
     trio = models("cascade_c")
     assert vae_identity(trio.vae) is None, "a stand-in without a network"
-    encode_images(trio.vae, trio.model, dataset.from_folder(pictures, "", 128, 32, 1), quiet)
+    encode_images(trio.vae, trio.model, reading.from_folder(pictures, "", 128, 32, 1), quiet)
     assert not folder.exists()
 
 

@@ -22,17 +22,9 @@ from lora_loom.lora_core.training.trainer import add_gradient
 from lora_loom.nodes.bridge import memory
 from lora_loom.nodes.bridge.denoiser import ComfyDenoiser
 from lora_loom.nodes.bridge.frozen import cast_layers
-from lora_loom.nodes.bridge.memory import (
-    Job,
-    Planner,
-    Trace,
-    _condition,
-    _without_memory,
-    sampled,
-    stored_bytes,
-    traced,
-)
+from lora_loom.nodes.bridge.memory import Planner
 from lora_loom.nodes.bridge.offload import Stream
+from lora_loom.nodes.bridge.rehearsal import Job, Trace, _condition, _without_memory, sampled, stored_bytes, traced
 from lora_loom.nodes.bridge.sampling import Sampling, empty_latent, latents, sampling_inside
 from lora_loom.nodes.bridge.session import aside, blocks, loaded, prepared, trainable
 from lora_loom.nodes.bridge.start import PREFIX

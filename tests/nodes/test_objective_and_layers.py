@@ -24,7 +24,8 @@ from lora_loom.lora_core.training.dataset import combined
 from lora_loom.lora_core.training.layers import LayersConfig
 from lora_loom.lora_core.training.objective_config import ObjectiveConfig
 from lora_loom.lora_core.training.plan import Measures
-from lora_loom.nodes.bridge.memory import Job, Planner
+from lora_loom.nodes.bridge.memory import Planner
+from lora_loom.nodes.bridge.rehearsal import Job
 from lora_loom.nodes.layers import LoraLayers
 from lora_loom.nodes.objective import TrainingObjective
 from lora_loom.nodes.save_lora import SaveLora

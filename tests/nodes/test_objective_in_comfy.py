@@ -14,7 +14,7 @@ import pytest
 import tiny
 import torch
 from harness.calls import encode, relative_error
-from lora_loom.lora_core.training import dataset, objective
+from lora_loom.lora_core.training import objective, reading
 from lora_loom.nodes.bridge.cache import cache_folder
 from lora_loom.nodes.bridge.denoiser import ComfyDenoiser, prediction_type
 from lora_loom.nodes.bridge.encoding import encode_captions, encode_images
@@ -256,7 +256,7 @@ def wan_scaled(z: Tensor) -> Tensor:
 @pytest.mark.parametrize("name", SCALES)
 def test_latents_are_in_the_models_own_scale(models, pictures: Path, name: str) -> None:
     trio = models(name)
-    data = dataset.from_folder(pictures, "", 64, 16, 1)
+    data = reading.from_folder(pictures, "", 64, 16, 1)
     encoded = encode_images(trio.vae, trio.model, data, lambda *_: None)
     for latent, example in zip(encoded, data.examples, strict=True):
         with torch.inference_mode():

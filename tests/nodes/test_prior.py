@@ -9,7 +9,7 @@ import pytest
 import torch
 from comfy_extras.nodes_stable_cascade import StableCascade_StageB_Conditioning, StableCascade_StageC_VAEEncode
 from harness.calls import encode, relative_error, run_node
-from lora_loom.lora_core.training import dataset
+from lora_loom.lora_core.training import reading
 from lora_loom.nodes.bridge.denoiser import ComfyDenoiser
 from lora_loom.nodes.bridge.encoding import encode_captions, encode_images
 from lora_loom.nodes.bridge.prior import encode_priors
@@ -31,7 +31,7 @@ def quiet(*_: Any) -> None:
 @pytest.fixture
 def data(pictures: Path) -> Any:
     """Large enough for priors of several sizes."""
-    return dataset.from_folder(pictures, "", 128, 32, 1)
+    return reading.from_folder(pictures, "", 128, 32, 1)
 
 
 def test_each_sample_has_the_prior_of_its_own_picture(models, data) -> None:
