@@ -39,6 +39,11 @@ class Settings:
         if not 0 <= self.density <= 1 or not 0 <= self.amount <= 1:
             raise ValueError(f"density {self.density:g}, amount {self.amount:g}: both go from 0 to 1")
 
+    @property
+    def kept(self) -> float | None:
+        """The share of entries that the method keeps; None for those that drop none."""
+        return self.density or DENSITY[self.method] if self.method in DENSITY else None
+
 
 EXACT, UNLIMITED = Settings(), Limits()
 
@@ -154,7 +159,7 @@ class _Work:
         task = Task(
             space.cores, _room(terms[0]), torch.tensor(self.strengths[name], dtype=torch.float64),
             torch.tensor([self.norms[index] for index, _ in each], dtype=torch.float64),
-            self.settings.density or DENSITY.get(self.settings.method, 1.0), generator(self.settings.seed, name),
+            self.settings.kept or 1.0, generator(self.settings.seed, name),
         )  # fmt: skip
         plain = space.cores.sum(0)
         core = torch.lerp(plain, METHODS[self.settings.method](task), self.settings.amount)
@@ -168,7 +173,7 @@ class _Work:
             shape = self.terms[name][0][1]
             spectra[name], most[name] = parts.sigma, self._most(parts)
             widths[name] = shape.lora_A.shape[1] + shape.lora_B.shape[0]
-        return shared_ranks(spectra, widths, self.limits.megabytes, most)
+        return shared_ranks(spectra, widths, self.limits, most)
 
     def _most(self, parts: Decomposition) -> int:
         return min(self.limits.rank or len(parts.sigma), parts.rank_for(self.limits.energy))

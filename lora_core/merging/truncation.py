@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -15,12 +15,14 @@ _HEADER = 3 * 100  # bytes that three tensors of a layer take in a file's header
 @dataclass(frozen=True)
 class Limits:
     """`rank` is the most for a layer (0: any), `energy` in (0, 1] the share of each layer's squared norm that is kept
-    at least, where `rank` lets it; `megabytes` (1e6 bytes) the most that all layers together take as fp16 (0: any).
+    at least, where `rank` lets it; `megabytes` (1e6 bytes) the most that all layers together take as fp16 (0: any),
+    with `header` bytes of text beside them in the file.
     """
 
     rank: int = 0
     energy: float = 1.0
     megabytes: float = 0.0
+    header: int = 0
 
     def __post_init__(self) -> None:
         if self.rank < 0 or not 0 < self.energy <= 1 or self.megabytes < 0:
@@ -34,7 +36,7 @@ class Limits:
 
 
 def shared_ranks(
-    spectra: Mapping[str, Tensor], widths: Mapping[str, int], megabytes: float, most: Mapping[str, int]
+    spectra: Mapping[str, Tensor], widths: Mapping[str, int], limits: Limits, most: Mapping[str, int]
 ) -> dict[str, int]:
     """The ranks of all layers with the smallest error of the whole for that size: each component (sigma^2 of energy
     for out + in numbers) is taken or left by its energy per byte, whichever layer it is of.
@@ -42,14 +44,29 @@ def shared_ranks(
     `widths` are out + in, `most` the highest rank of each. A layer may get 0. Raises ValueError when nothing fits.
     """
     names = list(spectra)
-    room = megabytes * 1e6 - sum(_HEADER + 3 * len(name) for name in names)
+    megabytes = limits.megabytes
+    room = megabytes * 1e6 - limits.header - sum(_HEADER + 3 * len(name) for name in names)
     kept = [spectra[name][: most[name]] for name in names]
+    costs = [widths[name] * _BYTES for name in names]
     owner = torch.cat([torch.full((len(sigma),), index) for index, sigma in enumerate(kept)])
-    cost = torch.tensor([widths[name] * _BYTES for name in names], dtype=torch.float64)[owner]
+    cost = torch.tensor(costs, dtype=torch.float64)[owner]
     order = (torch.cat(kept).square() / cost).argsort(descending=True, stable=True)
     taken = order[cost[order].cumsum(0) <= room]
-    if not len(taken):
-        least = (min(widths.values()) * _BYTES + megabytes * 1e6 - room) / 1e6
+    counts = owner[taken].bincount(minlength=len(names)).tolist()
+    _fill(counts, kept, costs, room - float(cost[taken].sum()))
+    if not any(counts):
+        least = 1.05 * (min(costs) + megabytes * 1e6 - room) / 1e6
         raise ValueError(f"nothing of {len(names)} layers fits into {megabytes:g} MB; use {least:.2g} MB or more")
-    counts = owner[taken].bincount(minlength=len(names))
-    return dict(zip(names, counts.tolist(), strict=True))
+    return dict(zip(names, counts, strict=True))
+
+
+def _fill(counts: list[int], kept: Sequence[Tensor], costs: Sequence[int], left: float) -> None:
+    """What is left of the room is too small for the component that was next; the best that fit take it."""
+
+    def worth(index: int) -> float:
+        return float(kept[index][counts[index]]) ** 2 / costs[index]
+
+    while fits := [i for i, sigma in enumerate(kept) if counts[i] < len(sigma) and costs[i] <= left]:
+        best = max(fits, key=worth)
+        counts[best] += 1
+        left -= costs[best]

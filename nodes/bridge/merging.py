@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -28,6 +29,8 @@ from .origin import lora_hash
 from .progress import Progress
 from .stack import Entry, layers_of, load_rows, rows_of
 
+_LONGEST = 1.2e-05  # as text, of errors
+_ADDED = 1000  # bytes of a header that Save LoRA adds without being asked: hashes, the name of the file
 IN_ORDER = "parts one after the other"
 CHOICES = [SUM, AUTO, *METHODS]
 Tick = Callable[[int, int], None]
@@ -173,13 +176,20 @@ def build(
     `beside` is merged with the parts and no parent."""
     entries, parents = [part.entry for part in parts], [part.parent for part in parts]
     everything = [*parts, *([beside] if beside else ())]
-    merged = merge_layers([part.entry for part in everything], settings, limits, tick)
     converted = [part.converted for part in everything if part.converted]
     notes = [*notes, *(_in_order_line(beside) if beside else ())]
-    made_by = _made_by(merged, settings, limits) | ({"converted": converted} if converted else {}) | dict(how or {})
-    adapter = described(merged.layers, parents, [entry.adapter.metadata for entry in entries], table, made_by)
+
+    def adapter(merged: Merged) -> Adapter:
+        made_by = _made_by(merged, settings, limits) | ({"converted": converted} if converted else {}) | dict(how or {})
+        return described(merged.layers, parents, [entry.adapter.metadata for entry in entries], table, made_by)
+
+    if limits.megabytes:
+        layers = {name: layer for part in everything for name, layer in part.entry.adapter.layers.items()}
+        longest = Merged(layers, dict.fromkeys(layers, _LONGEST), _LONGEST, _LONGEST)
+        limits = replace(limits, header=_ADDED + len(json.dumps(adapter(longest).metadata).encode()))
+    merged = merge_layers([part.entry for part in everything], settings, limits, tick)
     report = _report(merged, settings, entries, parents, notes, bool(converted))
-    return adapter, report, draw_merge(merged, settings.method)
+    return adapter(merged), report, draw_merge(merged, settings.method)
 
 
 def _in_order_line(beside: Source) -> list[str]:
@@ -204,8 +214,9 @@ def _made_by(merged: Merged, settings: Settings, limits: Limits) -> dict[str, ob
     """For the file: what was done and what it cost."""
     made_by: dict[str, Any] = {"method": settings.method}
     if settings.method != SUM:
-        made_by |= {"amount": settings.amount, "density": settings.density, "seed": settings.seed}
-        made_by["departure"] = float(f"{merged.departure:.1e}")
+        made_by |= {"amount": settings.amount, "seed": settings.seed, "departure": float(f"{merged.departure:.1e}")}
+        if density := settings.kept:
+            made_by["density"] = density
     if limits:
         made_by |= {"rank": limits.rank, "energy": limits.energy, "size_mb": limits.megabytes}
     return made_by | losses(merged.error, merged.errors)

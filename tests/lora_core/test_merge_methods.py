@@ -406,16 +406,17 @@ def best_by_search(spectra: dict[str, Tensor], widths: dict[str, int], room: int
     return best
 
 
-@pytest.mark.parametrize("kilobytes", [1.6, 2.0, 2.4])
+@pytest.mark.parametrize("kilobytes", [1.5, 1.7, 1.9])
 def test_size_is_shared_out_best_over_all_layers(kilobytes):
     pair = [part(0, rank=4), part(100, 0.3, names=("diffusion_model.a",))]
     plain, cut = exact_sum(pair), merge(pair, limits=Limits(megabytes=kilobytes / 1e3))
     spectra = {name: torch.linalg.svdvals(dense(each)) for name, each in plain.items()}
-    assert 2 * numbers(cut.layers) < kilobytes * 1e3 < 2 * numbers(plain) + 2000
+    room = kilobytes * 1e3 - sum(300 + 3 * len(name) for name in plain)
+    assert 2 * numbers(cut.layers) <= room < 2 * numbers(plain)
     assert len({each.rank for each in cut.layers.values()}) > 1, "more where there is more to keep"
     lost = cut.error**2 * sum(float(sigma.square().sum()) for sigma in spectra.values())
-    best = best_by_search(spectra, {name: sum(SHAPES[name]) for name in plain}, numbers(cut.layers))
-    assert lost == pytest.approx(best, rel=1e-6)
+    best = best_by_search(spectra, {name: sum(SHAPES[name]) for name in plain}, int(room / 2))
+    assert best * (1 - 1e-9) <= lost <= best * 1.06, "but for the last component, which may be one of another width"
 
 
 def test_a_wide_layer_pays_for_its_width():
@@ -427,6 +428,12 @@ def test_a_wide_layer_pays_for_its_width():
     spectra = {name: torch.linalg.svdvals(dense(each))[:4] for name, each in layers.items()}
     best = best_by_search(spectra, {name: sum(shape) for name, shape in shapes.items()}, numbers(cut.layers))
     assert cut.error**2 * 3 == pytest.approx(best, rel=1e-6) and cut.errors["small"] < cut.errors["wide"]
+
+
+def test_where_the_strongest_is_too_wide_for_the_room_the_others_have_it():
+    layers = {"wide": layer(0, 300, 300, 2).scaled(100), "small": layer(2, 10, 12, 4)}
+    cut = merge([Weighted("", Adapter(layers), 1.0, 1.0)], limits=Limits(megabytes=0.0008))
+    assert {name: each.rank for name, each in cut.layers.items()} == {"small": 3}
 
 
 def test_a_layer_for_which_there_is_no_room_is_told():
