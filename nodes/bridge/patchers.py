@@ -21,7 +21,6 @@ from comfy.patcher_extension import CallbacksMP
 from comfy.weight_adapter import WeightAdapterBase
 from torch import Tensor, nn
 
-from ...lora_core.fresh import empty_like
 from ...lora_core.low_rank import LowRank
 from ...lora_core.weight_sum import write_sum
 
@@ -80,7 +79,7 @@ class StaticPatcher(ModelPatcher):
         weight = comfy.utils.get_attr(self.model, key)
         if key not in self.backup:
             self.backup[key] = Kept(weight.to(device=self.offload_device), False)
-        patched = empty_like(weight, device_to)
+        patched = torch.empty_like(weight, device=device_to)
         comfy.utils.set_attr_param(self.model, key, write_sum(weight, fused.terms(), patched))
 
     def load(self, *args, **kwargs):
