@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 from ..kinds import Correction
+from ..kinds.correction import widened
 from ..low_rank import LowRank
+from ..weight_sum import write_sum
 from .exact_sum import Weighted
 
 
@@ -17,6 +20,25 @@ class Step(NamedTuple):
 
     change: tuple[LowRank, ...] | Correction
     strength: float = 1.0
+
+    @property
+    def kind(self) -> str:
+        return "LoRA" if isinstance(self.change, tuple) else self.change.kind
+
+    def apply_to(self, weight: Tensor) -> Tensor:
+        """The changed weight, as wide as `weight`, which stays as it is."""
+        if isinstance(self.change, tuple):
+            terms = [term.scaled(self.strength) for term in self.change]
+            return write_sum(weight, terms, torch.empty_like(weight, memory_format=torch.contiguous_format))
+        return self.change.apply_to(weight, self.strength)
+
+
+def applied(weight: Tensor, steps: Iterable[Step]) -> Tensor:
+    """`weight` after all steps, in fp32 or wider and rounded once to its own type; `weight` stays as it is."""
+    changed = widened(weight)
+    for step in steps:
+        changed = step.apply_to(changed)
+    return changed.to(weight.dtype)
 
 
 def chain(parts: Sequence[Weighted]) -> dict[str, list[Step]]:
@@ -36,18 +58,6 @@ def entangled(parts: Sequence[Weighted]) -> dict[str, list[Step]]:
     """The steps of the layers in which a change finds a weight that another has changed before it, and depends on it:
     what the parts do there is not the sum of what each does alone."""
     return {name: steps for name, steps in chain(parts).items() if any(map(_depends, steps[1:]))}
-
-
-def result(steps: Sequence[Step], weight: Tensor) -> Tensor:
-    """The weight (fp32 or fp64, which stays as it is) after all steps."""
-    changed = weight.clone()
-    for change, strength in steps:
-        if isinstance(change, tuple):
-            for low_rank in change:
-                changed = low_rank.to(weight.device).add_to_(changed, strength)
-        else:
-            changed = change.apply_to(changed, strength)
-    return changed
 
 
 def _depends(step: Step) -> bool:

@@ -18,7 +18,7 @@ from ..adapter import Adapter
 from ..kinds import Correction, GLoRA, LoHa, LoKr, Placed
 from ..kinds.lokr import product
 from ..low_rank import LowRank
-from .chain import Step, result
+from .chain import Step, applied
 from .extraction import cut, extract, rank_for
 from .truncation import Limits
 
@@ -169,7 +169,7 @@ def convert_steps(
     made = Converted(Adapter({}))
     for index, (name, each) in enumerate(steps.items()):
         weight = weight_of(name).float()
-        made.adapter.layers[name], made.errors[name] = _nearest(result(each, weight) - weight, limits, name)
+        made.adapter.layers[name], made.errors[name] = _nearest(applied(weight, each) - weight, limits, name)
         tick(index + 1, len(steps))
     return made
 
@@ -182,7 +182,7 @@ def _layer(
     if plain is None and not limits.rank and all(isinstance(item, Placed) for item in items):
         return _slices(items, limits, weight, name, strength)
     steps = [Step((plain,), strength)] if plain else []
-    changed = result([*steps, *(Step(item, strength) for item in items)], weight)
+    changed = applied(weight, [*steps, *(Step(item, strength) for item in items)])
     return _nearest(changed - weight, limits, name, strength)
 
 

@@ -1,102 +1,33 @@
-"""Low-rank branches beside layers: `y = layer(x) + B (A x)`, for weights that cannot take a correction without losing
-it to rounding, and for LoRAs that are on for a part of sampling only.
-
-Each stack hangs forward hooks of its own on the layers, which add up, and add to what ComfyUI's bypass loader does
-inside the layer; that one replaces `forward`, and only the last of several works.
-"""
+"""What runs beside the weights of a MODEL or CLIP: hung and taken off, timed, and planned for by ComfyUI."""
 
 from __future__ import annotations
 
 import hashlib
-import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from dataclasses import fields, is_dataclass
+from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
+import comfy.model_patcher
 import torch
-from comfy.patcher_extension import PatcherInjection, WrappersMP
-from comfy.quant_ops import QuantizedTensor
+from comfy.patcher_extension import CallbacksMP, PatcherInjection, WrappersMP
 from torch import Tensor, nn
-from torch.nn import functional
 
-from ...lora_core.low_rank import LowRank
-from ...lora_core.weight_sum import joined
+from .branches import WAYS, Timeline, Way
+from .clock import ALWAYS, Clock, Span, is_on
 
-Span = tuple[float, float]  # start and end, as shares of the model's noise schedule, 0 the noisiest
-ALWAYS: Span = (0.0, 1.0)
-Parts = Mapping[Span, Sequence[LowRank]]
-
-_CONVOLUTIONS = {nn.Conv1d: functional.conv1d, nn.Conv2d: functional.conv2d, nn.Conv3d: functional.conv3d}
+_COMPUTED_IN = (torch.float32, torch.bfloat16, torch.float16)
 
 
-def can_hang(module: nn.Module) -> bool:
-    """Whether a branch can run beside the layer."""
-    if isinstance(module, tuple(_CONVOLUTIONS)):
-        return module.groups == 1
-    return hasattr(module, "in_features") and hasattr(module, "out_features")
+def way_of(module: nn.Module, parameter: str, timeline: Timeline) -> type[Way] | None:
+    """How a timeline can take effect on a parameter that stays as it is."""
+    return next((way for way in WAYS if way.suits(module, parameter, timeline)), None)
 
 
-class Clock(threading.local):
-    """Knows which spans of sampling are off in the forward that runs; threads may run copies of a model at once."""
-
-    def __init__(self, spans: Sequence[Span]):
-        self.spans = [span for span in spans if span != ALWAYS]
-        self.off: frozenset[Span] = frozenset()
-
-    def __call__(self, executor, x: Tensor, t: Tensor, *args, **kwargs):
-        """A wrapper of `BaseModel.apply_model`, whose `t` is sigma."""
-        sigma, sampling = float(t.max()), executor.class_obj.model_sampling
-        self.off = frozenset(span for span in self.spans if not is_on(span, sigma, sampling.percent_to_sigma))
-        try:
-            return executor(x, t, *args, **kwargs)
-        finally:
-            self.off = frozenset()
-
-
-def is_on(span: Span, sigma: float, percent_to_sigma) -> bool:
-    """From `start` on, up to but not with `end`, so that of two rows that meet one is on at any time."""
-    start, end = span
-    return (start <= 0 or sigma <= percent_to_sigma(start)) and (end >= 1 or sigma > percent_to_sigma(end))
-
-
-class Branch:
-    """The forward hook of one layer."""
-
-    def __init__(self, parts: Parts, clock: Clock):
-        self.parts, self.clock = parts, clock
-        self._cast: dict[tuple, tuple[Tensor, Tensor]] = {}
-
-    def __call__(self, module: nn.Module, args: tuple, output: Tensor) -> Tensor:
-        x = args[0].dequantize() if isinstance(args[0], QuantizedTensor) else args[0]
-        for span, terms in self.parts.items():
-            if span not in self.clock.off:
-                output = _added(module, x.to(output.dtype), output, *self._factors(span, terms, output))
-        return output
-
-    def _factors(self, span: Span, terms: Sequence[LowRank], output: Tensor) -> tuple[Tensor, Tensor]:
-        """Of the type and on the device of `output`, kept while the branch hangs."""
-        key = (span, output.dtype, output.device, torch.is_inference_mode_enabled())
-        if key not in self._cast:
-            self._cast[key] = joined(terms, output.dtype, output.device)
-        return self._cast[key]
-
-    def drop(self) -> None:
-        self._cast.clear()
-
-
-def _added(module: nn.Module, x: Tensor, output: Tensor, lora_A: Tensor, lora_B: Tensor) -> Tensor:
-    for kind, convolve in _CONVOLUTIONS.items():
-        if isinstance(module, kind):
-            down = lora_A.view(len(lora_A), module.in_channels, *module.kernel_size)
-            ones = (1,) * len(module.kernel_size)
-            return output + convolve(module._conv_forward(x, down, None), lora_B.view(*lora_B.shape, *ones))
-    hidden = functional.linear(x, lora_A).flatten(0, -2)
-    return torch.addmm(output.reshape(-1, len(lora_B)), hidden, lora_B.t()).view(output.shape)
-
-
-def hung(patcher) -> tuple[list[Mapping[str, Parts]], list[str]]:
-    """What each of our stacks hangs beside the layers of a MODEL, and the keys of other packs' injections."""
+def hung(patcher) -> tuple[list[Mapping[str, Way]], list[str]]:
+    """What each of our stacks hangs beside the parameters of a MODEL, and the keys of other packs' injections."""
     ours, foreign = _owners(patcher)
-    return [{name: branch.parts for name, branch in each.branches.items()} for each in ours], foreign
+    return [each.ways for each in ours], foreign
 
 
 def content(patcher) -> list[str]:
@@ -112,46 +43,133 @@ def _owners(patcher) -> tuple[list[Beside], list[str]]:
     ]
 
 
+class LoraFactors(nn.Module):
+    """The tensors of a stack's branches, which are nobody's parameters but ComfyUI's to plan, move and free."""
+
+    def __init__(self, held: Mapping[str, nn.ModuleList]):
+        super().__init__()
+        self.held = nn.ModuleList(held.values())
+
+
+class Hung(NamedTuple):
+    """What hangs on one copy of the model; `owner` is the id of the patcher that hung it."""
+
+    owner: int
+    ways: list[tuple[Way, nn.Module]]
+    take_off: list
+
+
 class Beside:
     """The branches of one stack on a MODEL, hung whenever ComfyUI injects the patcher and taken off when it ejects it.
 
     A clone made while its parent is injected believes that it is too, and ejects when it is collected; only the patcher
     that hung the branches takes them off.
+
+    Their tensors are a model of their own, which the MODEL's options name as nodes with model patches do: ComfyUI loads
+    it with the MODEL, and counts it when it decides how much of which model has room. They are freed with the MODEL.
     """
 
-    def __init__(self, layers: Mapping[str, Parts]):
-        self.clock = Clock(list(dict.fromkeys(span for parts in layers.values() for span in parts)))
-        self.branches = {name: Branch(parts, self.clock) for name, parts in layers.items()}
-        self._hung: WeakKeyDictionary[nn.Module, tuple[int, list]] = WeakKeyDictionary()
+    def __init__(self, patcher, timelines: Mapping[str, Timeline]):
+        """`timelines` by the parameters' names in the state dict. Raises ValueError where a parameter allows none."""
+        self.clock, self.timelines = Clock(), dict(timelines)
+        dtype = _compute_dtype(patcher.model)
+        self.ways = {key: _way(patcher.model, key, timeline, self.clock, dtype) for key, timeline in timelines.items()}
+        factors = LoraFactors({key: way.held for key, way in self.ways.items()})
+        self.factors = comfy.model_patcher.CoreModelPatcher(factors, patcher.load_device, patcher.offload_device)
+        self._hung: WeakKeyDictionary[nn.Module, Hung] = WeakKeyDictionary()
+
+    @property
+    def spans(self) -> set[Span]:
+        return {each.span for timeline in self.timelines.values() for each in timeline} - {ALWAYS}
 
     def attach(self, patcher, key: str) -> None:
         patcher.set_injections(key, [PatcherInjection(inject=self._hang, eject=self._take_off)])
-        if self.clock.spans:
-            patcher.add_wrapper_with_key(WrappersMP.APPLY_MODEL, key, self.clock)
+        patcher.set_model_patch(self, "lora_loom")
+        patcher.add_callback_with_key(CallbacksMP.ON_DETACH, key, self._free)
+        if self.spans:
+            patcher.add_wrapper_with_key(WrappersMP.APPLY_MODEL, key, self._timed)
+
+    def models(self) -> list:
+        """Asked by ComfyUI: what is loaded along with the MODEL."""
+        return [self.factors]
 
     def content(self) -> str:
-        """Changes with the factors, their layers and spans."""
+        """Changes with the corrections, their layers and spans."""
         digest = hashlib.sha256()
-        for name, branch in self.branches.items():
-            for span, terms in branch.parts.items():
-                digest.update(f"{name} {span}".encode())
-                for factor in joined(terms, torch.float32, torch.device("cpu")):
-                    digest.update(factor.contiguous().numpy())
+        for key, timeline in self.timelines.items():
+            digest.update(key.encode())
+            _add(digest, tuple(timeline))
         return digest.hexdigest()
+
+    def _timed(self, executor, x: Tensor, t: Tensor, *args, **kwargs):
+        """A wrapper of `BaseModel.apply_model`, whose `t` is sigma."""
+        sigma, model = float(t.max()), executor.class_obj
+        to_sigma = model.model_sampling.percent_to_sigma
+        self._set(model, frozenset(span for span in self.spans if not is_on(span, sigma, to_sigma)))
+        try:
+            return executor(x, t, *args, **kwargs)
+        finally:
+            self._set(model, frozenset())
+
+    def _set(self, model: nn.Module, off: frozenset[Span]) -> None:
+        self.clock.off = off
+        if hung := self._hung.get(model):
+            for way, module in hung.ways:
+                way.switch(module)
 
     def _hang(self, patcher) -> None:
         self._remove(patcher.model)
-        hooks = [
-            patcher.model.get_submodule(name).register_forward_hook(branch) for name, branch in self.branches.items()
-        ]
-        self._hung[patcher.model] = id(patcher), hooks
+        ways = [(way, _module(patcher.model, key)[0]) for key, way in self.ways.items()]
+        self._hung[patcher.model] = Hung(id(patcher), ways, [way.hang(module) for way, module in ways])
 
     def _take_off(self, patcher) -> None:
-        if self._hung.get(patcher.model, (None,))[0] == id(patcher):
+        hung = self._hung.get(patcher.model)
+        if hung and hung.owner == id(patcher):
             self._remove(patcher.model)
 
     def _remove(self, model: nn.Module) -> None:
-        for hook in self._hung.pop(model, (None, []))[1]:
-            hook.remove()
-        for branch in self.branches.values():
-            branch.drop()
+        hung = self._hung.pop(model, None)
+        for take_off in hung.take_off if hung else ():
+            take_off()
+
+    def _free(self, patcher, unloaded: bool) -> None:
+        if unloaded:
+            self.factors.detach()
+
+
+def _way(model: nn.Module, key: str, timeline: Timeline, clock: Clock, dtype: torch.dtype) -> Way:
+    module, parameter = _module(model, key)
+    way = way_of(module, parameter, timeline)
+    if way is None:
+        raise ValueError(
+            f"{key} is of a {type(module).__name__}, which takes no {timeline[-1].step.kind} for a part of sampling; "
+            "set start to 0 and end to 1"
+        )
+    return way(timeline, parameter, clock, dtype)
+
+
+def _module(model: nn.Module, key: str) -> tuple[nn.Module, str]:
+    path, _, parameter = key.rpartition(".")
+    return model.get_submodule(path), parameter
+
+
+def _compute_dtype(model: nn.Module) -> torch.dtype:
+    """What most layers multiply in."""
+    own = model.get_dtype() if hasattr(model, "get_dtype") else None
+    dtype = getattr(model, "manual_cast_dtype", None) or own
+    return dtype if dtype in _COMPUTED_IN else torch.float32
+
+
+def _add(digest: Any, value: Any) -> None:
+    if torch.is_tensor(value):
+        digest.update(f"{value.dtype} {tuple(value.shape)}".encode())
+        digest.update(value.detach().cpu().flatten().view(torch.uint8).numpy())
+    elif isinstance(value, tuple):
+        for item in value:
+            _add(digest, item)
+    elif is_dataclass(value):
+        digest.update(type(value).__name__.encode())
+        for field in fields(value):
+            _add(digest, getattr(value, field.name))
+    else:
+        digest.update(repr(getattr(value, "__qualname__", value)).encode())

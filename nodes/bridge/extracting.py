@@ -81,14 +81,13 @@ def _pairs(model_a, model_b, clip_a, clip_b) -> dict[str, Pair]:
 
 def _extract(name: str, shape: tuple[int, ...], pairs: dict[str, Pair], rank: int, energy: float) -> Extracted | None:
     a, b = pairs[TEXT_PREFIX if name.startswith(TEXT_PREFIX) else "diffusion_model."]
-    layer = name.removeprefix(a.prefix)
-    key, device = f"{layer}.weight", a.patcher.load_device
-    beside, sums = [each.beside.get(layer, []) for each in (a, b)], [each.sums(key) for each in (a, b)]
+    key, device = f"{name.removeprefix(a.prefix)}.weight", a.patcher.load_device
+    sums = [each.sums(key) for each in (a, b)]
     if a.same(b, key) and None not in sums:
-        terms = [term.to(_CPU) for term in less(sums[0] + beside[0], sums[1] + beside[1])]
+        terms = [term.to(_CPU) for term in less(*sums)]
         return cut(LowRank.concat(terms), rank, energy, name) if terms else None
     difference = a.read(key, device, shape).sub_(b.read(key, device, shape))
-    for term in less(*beside):
+    for term in less(a.branches(key), b.branches(key)):
         term.add_to_(difference)
     return extract(difference.float(), rank, energy, name)
 
@@ -100,7 +99,7 @@ def _out_of_reach(pairs: dict[str, Pair], layers: Iterable[str], found: dict[str
         for a, b in pairs.values()
         for key in a.parameters()
         if f"{a.prefix}{key.removesuffix('.weight')}" not in layers
-        and not (a.same(b, key) and not a.patches(key) and not b.patches(key))
+        and not (a.same(b, key) and not a.is_changed(key) and not b.is_changed(key))
     }
     names = [name for name, change in changes.items() if change]
     if not names:

@@ -17,7 +17,7 @@ from ...lora_core.analysis.layer_sum import Work
 from ...lora_core.distilled import few_step_mark
 from ...lora_core.rows import Row
 from .base import Base
-from .beside import ALWAYS
+from .clock import ALWAYS
 from .keys import NameTable
 from .merging import Connected
 from .origin import file_name, files_of

@@ -21,7 +21,7 @@ from ...lora_core.merging.merge import Merged, Settings
 from ...lora_core.merging.merge import merge as merge_layers
 from ...lora_core.merging.truncation import Limits
 from ...lora_core.rows import LIMIT, Row
-from .beside import ALWAYS
+from .clock import ALWAYS
 from .conversion import as_plain, cost, in_order, told
 from .keys import NameTable
 from .offspring import described, refuse_losses

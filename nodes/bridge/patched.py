@@ -13,7 +13,10 @@ import torch
 from torch import Tensor
 
 from ...lora_core.low_rank import LowRank
-from .beside import ALWAYS, hung
+from ...lora_core.merging.chain import Step, applied
+from .beside import hung
+from .branches import Branch, Way
+from .clock import ALWAYS
 from .patchers import FusedLoRA
 from .weights import base_weight, stored
 
@@ -29,25 +32,34 @@ class Patched:
 
     def check(self) -> None:
         """Raises ValueError when the model has changes that no LoRA can have."""
-        parts, foreign = hung(self.patcher)
+        ways, foreign = hung(self.patcher)
         if foreign := [*foreign, *self.patcher.weight_wrapper_patches]:
             raise ValueError(
                 f"{self.name} has changes beside its weights ({', '.join(foreign)}), which only the node that put them "
                 "there knows; take that node away, or load its LoRA with Load LoRA Stack"
             )
-        if any(span != ALWAYS for each in parts for spans in each.values() for span in spans):
+        if any(timed.span != ALWAYS for each in ways for way in each.values() for timed in way.timeline):
             raise ValueError(
                 f"{self.name} has LoRAs that are on for a part of sampling, which a LoRA cannot say; "
                 "take start and end out of their rows"
             )
 
+    def branches(self, key: str) -> list[LowRank]:
+        """What runs beside a weight as it is."""
+        branches = (way for way in self._beside.get(key, ()) if isinstance(way, Branch))
+        return [term for way in branches for timed in way.timeline for term in timed.step.change]
+
+    def corrections(self, key: str) -> list[Step]:
+        """What a parameter goes through, after its patches, whenever the model computes with it."""
+        others = (way for way in self._beside.get(key, ()) if not isinstance(way, Branch))
+        return [timed.step for way in others for timed in way.timeline]
+
     @cached_property
-    def beside(self) -> dict[str, list[LowRank]]:
-        """By the model's own name of the layer."""
-        found: dict[str, list[LowRank]] = {}
-        for parts in hung(self.patcher)[0]:
-            for name, spans in parts.items():
-                found.setdefault(name, []).extend(spans.get(ALWAYS, ()))
+    def _beside(self) -> dict[str, list[Way]]:
+        found: dict[str, list[Way]] = {}
+        for ways in hung(self.patcher)[0]:
+            for key, way in ways.items():
+                found.setdefault(key, []).append(way)
         return found
 
     def parameters(self) -> list[str]:
@@ -58,27 +70,34 @@ class Patched:
         """Whether both have the very same tensor before any patch."""
         return stored(self.patcher, key) is stored(other.patcher, key)
 
-    def patches(self, key: str) -> list[tuple]:
-        return self.patcher.patches.get(key, [])
+    def is_changed(self, key: str) -> bool:
+        return bool(self._patches(key) or self.corrections(key))
 
     def sums(self, key: str) -> list[LowRank] | None:
-        """The patches of a weight as low-rank corrections; None where one is something else."""
-        terms: list[LowRank] = []
-        for strength, value, strength_model, offset, function in self.patches(key):
+        """The changes of a weight as low-rank corrections, those beside it included; None where one is something
+        else."""
+        if self.corrections(key):
+            return None
+        terms = self.branches(key)
+        for strength, value, strength_model, offset, function in self._patches(key):
             if type(value) is not FusedLoRA or (strength_model, offset, function) != (1.0, None, None):
                 return None
             terms += value.terms(strength)
         return terms
 
     def read(self, key: str, device: torch.device, shape: tuple[int, ...] | None = None) -> Tensor:
-        """With its patches, without what runs beside it. In fp32; in fp64 where there are patches, which are small
+        """With its patches and corrections, without branches. In fp32; in fp64 where there are any, which are small
         beside the weight, and the device has it. Raises ValueError when it is not of that shape."""
-        weight, patches = base_weight(self.patcher, key, device), self.patches(key)
+        weight, patches = base_weight(self.patcher, key, device), self._patches(key)
         if shape is not None and weight.shape != shape:
             raise ValueError(f"{self.name} stores {key} as {tuple(weight.shape)}, which only its own loader can read; "
                              "load the model with ComfyUI's")  # fmt: skip
-        weight = weight.to(torch.float64 if patches and device.type != "mps" else torch.float32)
-        return comfy.lora.calculate_weight(patches, weight, key) if patches else weight
+        weight = weight.to(torch.float64 if self.is_changed(key) and device.type != "mps" else torch.float32)
+        weight = comfy.lora.calculate_weight(patches, weight, key) if patches else weight
+        return applied(weight, self.corrections(key))
+
+    def _patches(self, key: str) -> list[tuple]:
+        return self.patcher.patches.get(key, [])
 
 
 def less(terms: Iterable[LowRank], others: Iterable[LowRank]) -> list[LowRank]:

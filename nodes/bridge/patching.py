@@ -21,7 +21,9 @@ from torch import nn
 from ...lora_core.adapter import TEXT_PREFIX
 from ...lora_core.low_rank import LowRank
 from ...lora_core.merging.chain import Step
-from .beside import ALWAYS, Beside, Parts, can_hang
+from .beside import Beside, way_of
+from .branches import Asked, Timeline
+from .clock import Timed
 from .patchers import FusedLoRA, quicken
 
 Apply = Literal["auto", "weights", "beside"]
@@ -78,13 +80,12 @@ def apply_layers(model, clip, layers: Mapping[str, LowRank]):
 
 
 def apply_chain(
-    model, clip, steps: Mapping[str, Sequence[Step]], apply: Apply = "auto", spans: Mapping[str, Parts] | None = None
+    model, clip, steps: Mapping[str, Sequence[Step]], apply: Apply = "auto", spans: Mapping[str, Timeline] | None = None
 ) -> tuple[Any, Any, How]:
     """Clones of MODEL and CLIP with several steps in order on each weight, and where they went.
 
     `auto` writes weights of fp32, bf16 and fp16, and runs beside those of fewer bits. What `spans` holds is on for a
-    part of sampling, and runs beside its layer in any case. Kinds that are no plain LoRA, and what shares a weight with
-    them, go into the weight.
+    part of sampling; it runs beside its layer in any case, and comes after all that is always on.
     """
     model, clip, how = model.clone(), clip.clone() if clip is not None else None, How()
     _put(model, {n: chain for n, chain in steps.items() if not n.startswith(TEXT_PREFIX)}, spans or {}, apply, how)
@@ -95,48 +96,49 @@ def apply_chain(
 
 
 def _put(
-    patcher, steps: Mapping[str, Sequence[Step]], spans: Mapping[str, Parts], apply: Apply, how: How
+    patcher, steps: Mapping[str, Sequence[Step]], spans: Mapping[str, Timeline], apply: Apply, how: How
 ) -> None:  # fmt: skip
-    reasons = {name: _reason(patcher, name, chain, apply) for name, chain in steps.items()}
-    written = {name: chain for name, chain in steps.items() if not reasons[name]}
-    branches = {name: {ALWAYS: steps[name][0].change} for name, reason in reasons.items() if reason}
-    for name, parts in spans.items():
-        if not can_hang(patcher.model.get_submodule(name)):
-            raise ValueError(f"{name} is no linear or convolution layer, so what changes it cannot be on for a part of "
-                             "sampling; set start to 0 and end to 1")  # fmt: skip
-        branches[name] = branches.get(name, {}) | dict(parts)
+    keys = _keys(patcher, (*steps, *spans))
+    always = {keys[name]: chain for name, chain in steps.items()}
+    reasons = {key: _reason(patcher, key, chain, apply) for key, chain in always.items()}
+    written = {key: chain for key, chain in always.items() if not reasons[key]}
+    timelines = {key: [Timed(step) for step in always[key]] for key, reason in reasons.items() if reason}
+    for name, timeline in spans.items():
+        timelines.setdefault(keys[name], []).extend(timeline)
     how.weights += len(written)
-    how.beside.update(reasons.get(name) or "on for a part of sampling" for name in branches)
-    if branches:
-        Beside(branches).attach(patcher, f"lora_loom_{uuid4().hex}")
+    how.beside.update(reasons.get(key) or "on for a part of sampling" for key in timelines)
+    if timelines:
+        Beside(patcher, timelines).attach(patcher, f"lora_loom_{uuid4().hex}")
     _add(patcher, written)
     if not quicken(patcher) and written:
         how.slow = type(patcher).__name__
 
 
-def _reason(patcher, name: str, chain: Sequence[Step], apply: Apply) -> str:
-    """Why a layer's correction runs beside it; empty when it is written into the weight."""
-    if apply == "weights" or len(chain) > 1 or not isinstance(chain[0].change, tuple):
+def _reason(patcher, key: str, chain: Sequence[Step], apply: Apply) -> str:
+    """Why a parameter's correction runs beside it; empty when it is written into it. Layers of third parties apply
+    kinds other than plain LoRA to the weight that they have dequantised, where nothing is lost."""
+    if apply == "weights":
         return ""
-    module = patcher.model.get_submodule(name)
-    if not can_hang(module):
+    path, _, parameter = key.rpartition(".")
+    module = patcher.model.get_submodule(path)
+    if way_of(module, parameter, [Timed(step) for step in chain]) in (None, Asked):
         return ""
-    return _kind_of_few_bits(module) or ("as chosen" if apply == "beside" else "")
+    return _kind_of_few_bits(module, parameter) or ("as chosen" if apply == "beside" else "")
 
 
-def _kind_of_few_bits(module: nn.Module) -> str:
-    """What a weight is stored as, where that cannot hold what a LoRA changes."""
-    if isinstance(module.weight, QuantizedTensor):
+def _kind_of_few_bits(module: nn.Module, parameter: str) -> str:
+    """What a parameter is stored as, where that cannot hold what a LoRA changes."""
+    stored = getattr(module, parameter)
+    if isinstance(stored, QuantizedTensor):
         return f"{module.quant_format} weights"
-    kind = getattr(module, "weight_comfy_model_dtype", None) or module.weight.dtype
+    kind = getattr(module, f"{parameter}_comfy_model_dtype", None) or stored.dtype
     return "" if kind.is_floating_point and kind.itemsize > 1 else f"{str(kind).removeprefix('torch.')} weights"
 
 
 def _add(patcher, steps: Mapping[str, Sequence[Step]]) -> None:
     """One `add_patches` call for the first steps of all weights, one for the second, and so on."""
-    keys = _keys(patcher, steps)
-    for turn in zip_longest(*([(name, step) for step in chain] for name, chain in steps.items())):
-        patches = {keys[name]: _patch(step) for name, step in filter(None, turn)}
+    for turn in zip_longest(*([(key, step) for step in chain] for key, chain in steps.items())):
+        patches = {key: _patch(step) for key, step in filter(None, turn)}
         taken = patcher.add_patches(patches, 1.0)
         if len(taken) != len(patches):
             missing = sorted(set(patches) - set(taken))[:3]

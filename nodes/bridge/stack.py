@@ -16,12 +16,11 @@ from ...lora_core.blocks import strengths
 from ...lora_core.files import guard
 from ...lora_core.files.store import Store
 from ...lora_core.files.words import trigger_words, unique
-from ...lora_core.low_rank import LowRank
 from ...lora_core.merging.chain import chain
-from ...lora_core.merging.exact_sum import Weighted, terms_of
+from ...lora_core.merging.exact_sum import Weighted
 from ...lora_core.rows import NONE, Row, parse
 from . import attribution
-from .beside import ALWAYS, Span
+from .clock import ALWAYS, Span, Timed
 from .folders import lora_name, lora_path, lora_state
 from .keys import NameTable, names_of
 from .loud import too_loud
@@ -138,11 +137,10 @@ def apply_entries(model, clip, entries: Sequence[Entry], apply: Apply = "auto") 
     """MODEL and CLIP with the entries' exact sum, each on the model for its part of sampling. A text is encoded before
     sampling, so that it is changed for all of it."""
     always = [entry if entry.span == ALWAYS else replace(entry, strength=0.0) for entry in entries]
-    spans: dict[str, dict[Span, tuple[LowRank, ...]]] = {}
+    spans: dict[str, list[Timed]] = {}
     for entry in entries:
-        for layer, terms in terms_of([replace(entry, text_strength=0.0)] if entry.span != ALWAYS else []).items():
-            parts = spans.setdefault(layer, {})
-            parts[entry.span] = (*parts.get(entry.span, ()), *terms)
+        for layer, steps in chain([replace(entry, text_strength=0.0)] if entry.span != ALWAYS else []).items():
+            spans.setdefault(layer, []).extend(Timed(step, entry.span) for step in steps)
     return apply_chain(model, clip, chain(always), apply, spans)
 
 

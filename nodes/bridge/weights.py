@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import comfy.lora
 import comfy.model_management
 import torch
@@ -32,8 +34,10 @@ class ComfyFrozen(Frozen):
     def norms(self, module: nn.Module) -> Tensor:
         if _speaks_for_itself(module):
             return self._asked(module)
-        weight = module.weight.dequantize() if isinstance(module.weight, QuantizedTensor) else module.weight
-        return torch.cat([part.detach().flatten(1).float().norm(dim=1) for part in weight.split(_ROWS)])
+        if getattr(module, "weight_function", None):  # which corrects it whenever it is cast
+            with Casts(keep=False).of(module, torch.empty(0, device=module.weight.device)) as (weight, _):
+                return _row_norms(weight)
+        return _row_norms(module.weight.dequantize() if isinstance(module.weight, QuantizedTensor) else module.weight)
 
     def bias(self, module: nn.Module, like: Tensor) -> Tensor | None:
         if _speaks_for_itself(module):
@@ -74,7 +78,7 @@ def base_weight(patcher, key: str, device: torch.device) -> Tensor:
     if kind == "weight" and _speaks_for_itself(module) and _is_packed(weight, module):
         if patcher.model.current_weight_patches_uuid is not None:
             comfy.model_management.unload_model_and_clones(patcher)
-        return _told(module, device)
+        return told(module, device)
     if not weight.is_floating_point() or is_traceable_wrapper_subclass(weight):
         raise ValueError(f"{key} is stored as {type(weight).__name__} of {weight.dtype}, which only its own loader can "
                          "read; load the model with ComfyUI's")  # fmt: skip
@@ -85,10 +89,21 @@ def _is_packed(weight: Tensor, module: nn.Module) -> bool:
     return weight.dtype.itemsize == 1 or weight.size() != (module.out_features, module.in_features)
 
 
-def _told(module: nn.Module, device: torch.device) -> Tensor:
-    """The weight of a layer of a third party, by what it makes of each input alone."""
-    eye = torch.eye(module.in_features, device=device)
-    return torch.cat([ComfyFrozen().times(module, rows).T for rows in eye.split(_UNITS)], 1)
+def told(module: nn.Module, device: torch.device) -> Tensor:
+    """The weight of a linear layer of a third party, fp32, by what it makes of each input alone."""
+    lots = _unit_rows(module.in_features, device)
+    return torch.cat([ComfyFrozen().times(module, rows).T for rows in lots], 1)
+
+
+def _unit_rows(width: int, device: torch.device) -> Iterator[Tensor]:
+    for start in range(0, width, _UNITS):
+        rows = torch.zeros(min(_UNITS, width - start), width, device=device)
+        rows.diagonal(start).fill_(1.0)
+        yield rows
+
+
+def _row_norms(weight: Tensor) -> Tensor:
+    return torch.cat([part.detach().flatten(1).float().norm(dim=1) for part in weight.split(_ROWS)])
 
 
 def _speaks_for_itself(module: nn.Module) -> bool:

@@ -23,7 +23,7 @@ from lora_loom.lora_core.files import store
 from lora_loom.lora_core.low_rank import LowRank
 from lora_loom.lora_core.merging.chain import Step
 from lora_loom.lora_core.weight_sum import write_sum
-from lora_loom.nodes.bridge.beside import ALWAYS, is_on
+from lora_loom.nodes.bridge.clock import ALWAYS, Timed, is_on
 from lora_loom.nodes.bridge.keys import NameTable
 from lora_loom.nodes.bridge.patchers import StaticPatcher
 from lora_loom.nodes.bridge.patching import apply_chain
@@ -73,7 +73,8 @@ def stacked(model: Any, strengths: Sequence[float], apply: str = "auto", span: t
     on = [(file, strength) for file, strength in zip(FILES, strengths, strict=False) if strength]
     terms = {layer: tuple(file[layer].scaled(strength) for file, strength in on) for layer in LAYERS if on}
     if span != ALWAYS:
-        return apply_chain(model, None, {}, apply, {layer: {span: parts} for layer, parts in terms.items()})[0]
+        timed = {layer: [Timed(Step(parts), span)] for layer, parts in terms.items()}
+        return apply_chain(model, None, {}, apply, timed)[0]
     return apply_chain(model, None, {layer: [Step(parts)] for layer, parts in terms.items()}, apply)[0]
 
 

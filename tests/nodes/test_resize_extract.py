@@ -16,13 +16,17 @@ from comfy.patcher_extension import PatcherInjection
 from comfy_execution.graph_utils import ExecutionBlocker
 from comfy_extras.nodes_model_merging import ModelSave
 from harness.calls import encode, loaded, relative_error, run_node
+from harness.kinds import NAMES, written
 from lora_loom.lora_core.adapter import TEXT_PREFIX, Adapter
 from lora_loom.lora_core.files.hashes import data_hash, file_hash
 from lora_loom.lora_core.low_rank import LowRank
 from lora_loom.lora_core.merging.chain import chain
 from lora_loom.lora_core.merging.exact_sum import Weighted
+from lora_loom.lora_core.rows import Row
 from lora_loom.nodes.bridge.export import save_proven
+from lora_loom.nodes.bridge.keys import names_of
 from lora_loom.nodes.bridge.patching import apply_chain
+from lora_loom.nodes.bridge.stack import load_rows
 from lora_loom.nodes.bridge.weights import base_weight
 from lora_loom.nodes.extract_lora import ExtractLora
 from lora_loom.nodes.load_stack import LoadLoraStack
@@ -260,6 +264,22 @@ def test_a_change_in_the_weight_and_one_beside_it(sd15, loras: Path, make_lora) 
     wanted = changes[f"{layer}.weight"] + 0.7 * ink.layers[layer].delta_weight()
     assert relative_error(found.layers[layer].delta_weight(), wanted) < 1e-5
     assert found.layers.keys() == ink.layers.keys()
+
+
+def test_other_kinds_beside_the_layers(tmp_path: Path, loras: Path) -> None:
+    with torch.inference_mode():
+        model = load_stored("sd15", tmp_path, "fp8_e4m3fn")
+    name = written(loras, "LoHa", model, "sd15")
+    tuned = stacked(model, f"<lora:{name}:0.7>")
+    assert tuned.injections and not tuned.patches
+    found, _ = extract(tuned, model, rank=1024)
+    assert len(found.layers) == len(NAMES["sd15"])
+    for layer, change in load_rows([Row(name, 0.7, 0.0)], names_of(model))[0].adapter.others.items():
+        wanted = change[0].difference(torch.zeros(change[0].shape))
+        made = found.layers[layer].delta_weight().reshape(wanted.shape)
+        assert relative_error(made, 0.7 * wanted) < 1e-4, layer
+    with pytest.raises(ValueError, match="on for a part of sampling"):
+        extract(stacked(model, f"<lora:{name}:0.7:end=0.5>"), model)
 
 
 def test_packed_weights_are_read_as_their_layers_see_them(packed) -> None:

@@ -1,0 +1,180 @@
+"""Ways to change what a layer computes without writing into its weight, for weights that cannot take a correction
+without losing it to rounding, and for what is on for a part of sampling only.
+
+Each way is made of a timeline, the steps that a parameter goes through in order, and may hang on copies of a model at
+once. `held` are its tensors, where `Beside` shows them to ComfyUI.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from itertools import count
+
+import comfy.ops
+import torch
+from comfy.quant_ops import QuantizedTensor
+from torch import Tensor, nn
+from torch.nn import functional
+
+from ...lora_core.kinds.correction import mapped
+from ...lora_core.merging.chain import Step, applied
+from ...lora_core.weight_sum import joined
+from .clock import Clock, Timed
+from .frozen import is_foreign
+from .weights import told
+
+Timeline = Sequence[Timed]
+
+_CONVOLUTIONS = {nn.Conv1d: functional.conv1d, nn.Conv2d: functional.conv2d, nn.Conv3d: functional.conv3d}
+_NUMBERS = count(1)
+
+
+class Way:
+    """How one parameter's timeline takes effect; `hang` gives the call that takes it off again."""
+
+    @staticmethod
+    def suits(module: nn.Module, parameter: str, timeline: Timeline) -> bool:
+        raise NotImplementedError
+
+    def __init__(self, timeline: Timeline, parameter: str, clock: Clock, dtype: torch.dtype):
+        self.timeline, self.clock = timeline, clock
+        self.held = nn.ModuleList(_held(each.step.change) for each in timeline)
+
+    def hang(self, module: nn.Module) -> Callable[[], object]:
+        raise NotImplementedError
+
+    def switch(self, module: nn.Module) -> None:
+        """Called when the clock has changed."""
+
+    def steps(self, device: torch.device) -> list[Step]:
+        """Those that are on, with their tensors on the device."""
+        pairs = zip(self.timeline, self.held, strict=True)
+        return [_filled(each.step, held, device) for each, held in pairs if each.span not in self.clock.off]
+
+
+class Branch(Way):
+    """`y = layer(x) + B (A x)`, for plain LoRAs of linear and convolution layers: a forward hook. Branches add up, and
+    add to what ComfyUI's bypass loader does inside the layer; that one replaces `forward`, and only the last of several
+    works."""
+
+    @staticmethod
+    def suits(module: nn.Module, parameter: str, timeline: Timeline) -> bool:
+        plain = parameter == "weight" and all(isinstance(each.step.change, tuple) for each in timeline)
+        return plain and (module.groups == 1 if isinstance(module, tuple(_CONVOLUTIONS)) else _is_linear(module))
+
+    def __init__(self, timeline: Timeline, parameter: str, clock: Clock, dtype: torch.dtype):
+        """`dtype` is what the layer most likely computes in; factors of another type are cast in every forward."""
+        self.timeline, self.clock = timeline, clock
+        terms = {each.span: () for each in timeline}
+        for each in timeline:
+            terms[each.span] += each.step.change
+        self.spans = list(terms)
+        self.held = nn.ModuleList(_held(joined(each, dtype, "cpu")) for each in terms.values())
+
+    def hang(self, module: nn.Module) -> Callable[[], object]:
+        return module.register_forward_hook(self).remove
+
+    def __call__(self, module: nn.Module, args: tuple, output: Tensor) -> Tensor:
+        x = _plain(args[0]).to(output.dtype)
+        for span, held in zip(self.spans, self.held, strict=True):
+            if span not in self.clock.off:
+                output = _added(module, x, output, *(_moved(each, output.device, output.dtype) for each in held))
+        return output
+
+
+class Corrected(Way):
+    """The layer computes with the corrected parameter: the last of the functions through which ComfyUI casts it, worked
+    out anew in every forward. It finds the weight as it is loaded, dequantised, in the type of the layer's input."""
+
+    @staticmethod
+    def suits(module: nn.Module, parameter: str, timeline: Timeline) -> bool:
+        cast = isinstance(module, comfy.ops.CastWeightBiasOp) and parameter in ("weight", "bias")
+        return cast and not is_foreign(module) and not _is_resized(timeline)
+
+    def __init__(self, timeline: Timeline, parameter: str, clock: Clock, dtype: torch.dtype):
+        super().__init__(timeline, parameter, clock, dtype)
+        self.slot, self.number = f"{parameter}_function", next(_NUMBERS)
+
+    def hang(self, module: nn.Module) -> Callable[[], object]:
+        self.switch(module)
+        return lambda: self._put(module, False)
+
+    def switch(self, module: nn.Module) -> None:
+        self._put(module, any(each.span not in self.clock.off for each in self.timeline))
+
+    def __call__(self, weight: Tensor) -> Tensor:
+        return applied(weight, self.steps(weight.device))
+
+    def _put(self, module: nn.Module, on: bool) -> None:
+        """Quantised layers compute another way while there are functions, so that what is off is not there at all."""
+        others = [function for function in getattr(module, self.slot) if function is not self]
+        ordered = sorted([*others, self] if on else others, key=lambda function: getattr(function, "number", 0))
+        setattr(module, self.slot, ordered)
+
+
+class Asked(Way):
+    """`y = layer(x) + (W' - W) x` for linear layers of third parties, such as those for GGUF files, which are asked for
+    their weight in every forward when the correction depends on it."""
+
+    @staticmethod
+    def suits(module: nn.Module, parameter: str, timeline: Timeline) -> bool:
+        return parameter == "weight" and _is_linear(module) and is_foreign(module) and not _is_resized(timeline)
+
+    def hang(self, module: nn.Module) -> Callable[[], object]:
+        return module.register_forward_hook(self).remove
+
+    def __call__(self, module: nn.Module, args: tuple, output: Tensor) -> Tensor:
+        if steps := self.steps(output.device):
+            weight = self._weight(module, steps, output.device)
+            change = (applied(weight, steps) - weight).to(output.dtype)
+            output = output + functional.linear(_plain(args[0]).to(output.dtype), change)
+        return output
+
+    @staticmethod
+    def _weight(module: nn.Module, steps: Sequence[Step], device: torch.device) -> Tensor:
+        """In fp32; zeros where all that is added is fixed."""
+        if all(isinstance(step.change, tuple) or not step.change.depends_on_weight for step in steps):
+            return torch.zeros(module.out_features, module.in_features, device=device)
+        return told(module, device)
+
+
+WAYS = (Branch, Corrected, Asked)
+
+
+def _is_linear(module: nn.Module) -> bool:
+    return hasattr(module, "in_features") and hasattr(module, "out_features")
+
+
+def _is_resized(timeline: Timeline) -> bool:
+    return any(getattr(each.step.change, "new_shape", None) for each in timeline)
+
+
+def _held(change: object) -> nn.ParameterList:
+    tensors: list[Tensor] = []
+    mapped(change, lambda tensor: tensors.append(tensor) or tensor)
+    return nn.ParameterList(nn.Parameter(tensor, requires_grad=False) for tensor in tensors)
+
+
+def _filled(step: Step, held: nn.ParameterList, device: torch.device) -> Step:
+    supply = iter(held)
+    return step._replace(change=mapped(step.change, lambda _: _moved(next(supply), device)))
+
+
+def _moved(tensor: Tensor, device: torch.device, dtype: torch.dtype | None = None) -> Tensor:
+    """There already, when ComfyUI has loaded it. Autograd takes no inference tensors."""
+    found = tensor.to(device, dtype or tensor.dtype)
+    return found.clone() if found.is_inference() and not torch.is_inference_mode_enabled() else found
+
+
+def _plain(x: Tensor) -> Tensor:
+    return x.dequantize() if isinstance(x, QuantizedTensor) else x
+
+
+def _added(module: nn.Module, x: Tensor, output: Tensor, lora_A: Tensor, lora_B: Tensor) -> Tensor:
+    for kind, convolve in _CONVOLUTIONS.items():
+        if isinstance(module, kind):
+            down = lora_A.view(len(lora_A), module.in_channels, *module.kernel_size)
+            ones = (1,) * len(module.kernel_size)
+            return output + convolve(module._conv_forward(x, down, None), lora_B.view(*lora_B.shape, *ones))
+    hidden = functional.linear(x, lora_A).flatten(0, -2)
+    return torch.addmm(output.reshape(-1, len(lora_B)), hidden, lora_B.t()).view(output.shape)
