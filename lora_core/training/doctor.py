@@ -13,7 +13,6 @@ from typing import TypeVar
 from . import doctor_captions as words
 from . import doctor_pictures as looks
 from .dataset import Dataset, Example
-from .pictures import MASK_ENDING
 
 ENLARGED, CROPPED, QUALITY = 1.25, 0.2, 50
 BLURRED = 0.004  # sharpness: in focus it is far above, below it after a blur of about 2 pixels at the training size
@@ -82,70 +81,68 @@ def _copies(_: Dataset, pictures: list[Example]) -> Iterator[Finding]:
 
 
 def _pictures(_: Dataset, pictures: list[Example], tick: Callable[[], None]) -> Iterator[Finding]:
-    scale = {id(e): looks.enlarged(e.origin.size, e.size) for e in pictures}
-    small = sorted((e for e in pictures if scale[id(e)] > ENLARGED), key=lambda e: -scale[id(e)])
+    small = _small(pictures)
     if small:
-        most = scale[id(small[0])]
+        most = looks.enlarged(small[0].origin.size, small[0].size)
         yield Finding(
             3 if most > 2 else 2,
             f"{_names(small)} {_are(small)} smaller than the training size and enlarged up to {most:.1f} times, "
             "which teaches softness: use larger files, a lower resolution, or leave them out.",
             "small", tuple(small),
         )  # fmt: skip
-    light = {id(e): looks.gray(e.pixels) for e in _each(pictures, tick)}
-    flat = [e for e in pictures if float(light[id(e)].std()) < FLAT]
-    dark = [e for e in pictures if e not in flat and float(light[id(e)].mean()) < DARK]
-    bright = [e for e in pictures if e not in flat and float(light[id(e)].mean()) > BRIGHT]
-    odd = {id(e) for e in (*small, *flat, *dark, *bright)}
-    blurred = [e for e in _each(pictures, tick) if id(e) not in odd and looks.sharpness(e.pixels) < BLURRED]
-    if blurred:
-        yield Finding(
-            2,
-            f"{_names(blurred)} {_are(blurred)} out of focus or blurred, and the LoRA will learn that: leave out what is not sharp.",
-            "blurred",
-            tuple(blurred),
-        )
-    if flat:
-        yield Finding(
-            3,
-            f"{_names(flat)} {_are(flat)} almost one colour: look whether the file is what you mean.",
-            "flat",
-            tuple(flat),
-        )
-    if dark:
-        yield Finding(2, f"{_names(dark)} {_are(dark)} almost black: lighten or leave out.", "dark", tuple(dark))
-    if bright:
-        yield Finding(
-            1,
-            f"{_names(bright)} {_are(bright)} almost white: check the exposure, or crop closer.",
-            "bright",
-            tuple(bright),
-        )
+    yield from _light(pictures, small, tick)
+    yield from _files(pictures)
+
+
+def _files(pictures: list[Example]) -> Iterator[Finding]:
+    """Of shapes, compression and names of files."""
     cut = [e for e in pictures if looks.cropped_away(e.origin.size, e.size) > CROPPED]
     if cut:
         worst = max(looks.cropped_away(e.origin.size, e.size) for e in cut)
         yield Finding(
             2,
             f"{_names(cut)} {_are(cut)} so long that up to {worst:.0%} is cropped away: crop by hand to at most 2 to 1.",
-            "cropped",
-            tuple(cut),
-        )
+            "cropped", tuple(cut),
+        )  # fmt: skip
     rough = [e for e in pictures if e.origin.quality is not None and e.origin.quality < QUALITY]
     if rough:
         yield Finding(
             2,
-            f"{_names(rough)} {_are(rough)} JPEG of low quality (about {min(e.origin.quality for e in rough)}), whose blocks are learned: find better files.",
-            "JPEG",
-            tuple(rough),
-        )
+            f"{_names(rough)} {_are(rough)} JPEG of low quality (about {min(e.origin.quality for e in rough)}), whose "
+            "blocks are learned: find better files.",
+            "JPEG", tuple(rough),
+        )  # fmt: skip
     masks = [e for e in pictures if Path(e.source).stem.endswith(MASK_ENDING)]
     if masks:
         yield Finding(
             3,
             f"{_names(masks)} {_are(masks)} named like masks but learned as pictures: set masks to auto, or rename.",
-            "mask?",
-            tuple(masks),
-        )
+            "mask?", tuple(masks),
+        )  # fmt: skip
+
+
+def _small(pictures: list[Example]) -> list[Example]:
+    """The most enlarged first."""
+    scales = [(looks.enlarged(e.origin.size, e.size), e) for e in pictures]
+    return [e for scale, e in sorted(scales, key=lambda each: -each[0]) if scale > ENLARGED]
+
+
+def _light(pictures: list[Example], small: list[Example], tick: Callable[[], None]) -> Iterator[Finding]:
+    """Of pictures that are one colour, dark, bright or blurred; each in the first of these that fits."""
+    light = {id(e): looks.gray(e.pixels) for e in _each(pictures, tick)}
+    flat = [e for e in pictures if float(light[id(e)].std()) < FLAT]
+    dark = [e for e in pictures if e not in flat and float(light[id(e)].mean()) < DARK]
+    bright = [e for e in pictures if e not in flat and float(light[id(e)].mean()) > BRIGHT]
+    odd = {id(e) for e in (*small, *flat, *dark, *bright)}
+    blurred = [e for e in _each(pictures, tick) if id(e) not in odd and looks.sharpness(e.pixels) < BLURRED]
+    for severity, name, found, advice in (
+        (2, "blurred", blurred, "out of focus or blurred, and the LoRA will learn that: leave out what is not sharp."),
+        (3, "flat", flat, "almost one colour: look whether the file is what you mean."),
+        (2, "dark", dark, "almost black: lighten or leave out."),
+        (1, "bright", bright, "almost white: check the exposure, or crop closer."),
+    ):
+        if found:
+            yield Finding(severity, f"{_names(found)} {_are(found)} {advice}", name, tuple(found))
 
 
 def _captions(dataset: Dataset, pictures: list[Example]) -> Iterator[Finding]:
