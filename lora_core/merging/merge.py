@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from math import sqrt
 
 import torch
@@ -13,6 +14,7 @@ from ..low_rank import Decomposition, LowRank
 from . import DENSITY, METHODS, ONLY_TWO, SUM
 from .core_space import CoreSpace
 from .exact_sum import Weighted, check_finite, numbered_terms
+from .pieces import Piece, Terms, pieces
 from .task import Task, generator
 from .truncation import Limits, shared_ranks
 
@@ -20,7 +22,6 @@ _SAMPLED = 48  # layers whose spectrum is looked at when nothing is cut
 _ROUNDING = 1e-7  # of factors in fp32: what is left, relative to the terms, where they cancel
 _LITTLE = 0.1
 NOTHING = "there is nothing to merge; connect adapters or a lora_stack with strengths other than 0"
-Terms = list[tuple[int, LowRank]]  # index of the part, and its correction at its strength
 
 
 @dataclass(frozen=True)
@@ -51,8 +52,8 @@ EXACT, UNLIMITED = Settings(), Limits()
 @dataclass
 class Merged:
     """Relative Frobenius errors of the cut by layer (`errors`, 1.0 where a layer went entirely) and of the whole
-    (`error`). `departure` is the relative distance of the uncut method from the exact sum, over the layers that more
-    than one LoRA changes; `lone` counts the others, which methods leave as they are.
+    (`error`). `departure` is the relative distance of the uncut method from the exact sum, over what more than one LoRA
+    changes; `lone` counts the layers that hold nothing of that, which methods leave as they are.
 
     `spectra` are the singular values before the cut of all layers, or of some when nothing was cut, and `sums` those of
     the exact sum where a method changed them. `cancelled` are layers of which nothing is left but rounding; they are in
@@ -79,6 +80,9 @@ class _Target:
     sum_spectrum: Tensor | None = None
     change: float = 0.0
     size: float = 0.0
+
+    def all(self) -> LowRank:
+        return self.low_rank or self.parts.keep(len(self.parts.sigma))
 
 
 def merge(
@@ -117,8 +121,9 @@ def _acting(each: Terms) -> Terms:
 class _Work:
     def __init__(self, parts, terms: dict[str, Terms], settings: Settings, limits: Limits, tick):
         self.terms, self.settings, self.limits, self.tick = terms, settings, limits, tick
-        self.strengths = {name: [parts[i].strength_of(name) for i, _ in each] for name, each in terms.items()}
-        self.norms = _norms(len(parts), terms) if settings.method != SUM else []
+        self.parts, method = parts, settings.method != SUM
+        self.pieces = {name: pieces(each) if method else [Piece(0, each)] for name, each in terms.items()}
+        self.norms = _norms(len(parts), self.pieces.values()) if method else []
         self.done, self.total = 0, len(terms) * (2 if limits.megabytes else 1)
         self.merged, self.kept, self.lost, self.moved, self.summed = Merged(), 0.0, 0.0, 0.0, 0.0
 
@@ -152,14 +157,28 @@ class _Work:
             self.tick(self.done, self.total)
 
     def _target(self, name: str, each: Terms) -> _Target:
+        total, found = LowRank.concat(term for _, term in each), self.pieces[name]
+        if self.settings.method == SUM or not any(map(_shared, found)):
+            return _Target(total)
+        if len(found) == 1:
+            return self._combined(name, each)
+        made = [self._combined(f"{name} {piece.start}", piece.terms, name) for piece in found]
+        height = total.lora_B.shape[0]
+        whole = LowRank.concat(each.all().in_rows(piece.start, height) for each, piece in zip(made, found, strict=True))
+        change, size = (sum(getattr(each, what) for each in made) for what in ("change", "size"))
+        return _Target(None, whole.decompose(), total.singular_values(), change, size)
+
+    def _combined(self, seeded_by: str, each: Terms, name: str = "") -> _Target:
+        """What the method makes of corrections of the same rows of a layer."""
         terms = [term for _, term in each]
-        if self.settings.method == SUM or len(terms) == 1:
-            return _Target(LowRank.concat(terms))
+        if len(terms) == 1:
+            return _Target(terms[0])
         space = CoreSpace.of(terms)
+        strengths = [self.parts[index].strength_of(name or seeded_by) for index, _ in each]
         task = Task(
-            space.cores, _room(terms[0]), torch.tensor(self.strengths[name], dtype=torch.float64),
+            space.cores, _room(terms[0]), torch.tensor(strengths, dtype=torch.float64),
             torch.tensor([self.norms[index] for index, _ in each], dtype=torch.float64),
-            self.settings.kept or 1.0, generator(self.settings.seed, name),
+            self.settings.kept or 1.0, generator(self.settings.seed, seeded_by),
         )  # fmt: skip
         plain = space.cores.sum(0)
         core = torch.lerp(plain, METHODS[self.settings.method](task), self.settings.amount)
@@ -179,7 +198,7 @@ class _Work:
         return min(self.limits.rank or len(parts.sigma), parts.rank_for(self.limits.energy))
 
     def _count(self, name: str, target: _Target) -> None:
-        self.merged.lone += len(self.terms[name]) == 1
+        self.merged.lone += not any(map(_shared, self.pieces[name]))
         self.moved += target.change
         self.summed += target.size
         if target.sum_spectrum is not None:
@@ -219,10 +238,14 @@ def _room(layer: LowRank) -> int:
     return min(layer.lora_B.shape[0], layer.lora_A.shape[1])
 
 
-def _norms(count: int, terms: dict[str, Terms]) -> list[float]:
-    """Of every part over the layers that more than one part changes."""
+def _shared(piece: Piece) -> bool:
+    return len(piece.terms) > 1
+
+
+def _norms(count: int, layers: Iterable[Sequence[Piece]]) -> list[float]:
+    """Of every part over what more than one part changes."""
     energies = [0.0] * count
-    for each in terms.values():
-        for index, term in each if len(each) > 1 else ():
+    for piece in filter(_shared, chain.from_iterable(layers)):
+        for index, term in piece.terms:
             energies[index] += term.inner(term)
     return [sqrt(max(energy, 0.0)) for energy in energies]

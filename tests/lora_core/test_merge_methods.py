@@ -137,6 +137,25 @@ def test_what_only_one_lora_changes_is_left_alone(method):
 
 
 @pytest.mark.parametrize("method", METHODS)
+def test_rows_that_only_one_lora_changes_are_left_alone(method):
+    """Of a fused weight: one LoRA has only q, one all, one only v."""
+    query, whole, value = layer(0, 10, 16), layer(10, 30, 16, rank=4), layer(20, 10, 16)
+    parts = of(query.in_rows(0, 30), whole, strengths=(0.8, 1.0))
+    result, alone = merged(method, parts), merged(method, of(query, whole.rows(0, 10), strengths=(0.8, 1.0)))
+    close(result[10:], dense(whole)[10:])
+    if method not in RANDOM:
+        close(result[:10], alone, 1e-6)
+    ends = of(query.in_rows(0, 30), value.in_rows(20, 30))
+    close(merged(method, ends), dense(exact_sum(ends)["w"]))
+    assert merge(ends, Settings(method)).lone == 1
+    both = of(query.in_rows(10, 30), value.in_rows(10, 30))
+    close(merged(method, both)[10:20], merged(method, of(query, value)), 1e-6)
+    cut = merge(parts, Settings(method), Limits(rank=2))
+    best = torch.linalg.svdvals(result)
+    assert cut.error == pytest.approx(float(best[2:].norm() / best.norm()), rel=1e-5)
+
+
+@pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("shape", [(5, 40), (40, 5), (4, 4), (1, 6)])
 def test_more_rank_than_the_weight_can_have(method, shape):
     pair = of(layer(0, *shape, rank=4), layer(10, *shape, rank=5))
