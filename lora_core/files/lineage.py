@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -97,7 +97,17 @@ def _header(metadata: Mapping[str, str]) -> dict[str, str]:
 
 
 def rights(parents: Iterable[Parent]) -> Rights:
-    return intersection(rights_of(parent.license) for parent in parents)
+    """What all of them and what they were made of allow: a new label on a merge takes back nothing."""
+    licences = (text for parent in parents for text in (parent.license, *_licences_of(parent.parents)))
+    return intersection(map(rights_of, licences))
+
+
+def _licences_of(parents: Iterable[Any]) -> Iterator[str]:
+    """Of parents as `described` and of theirs, where one is written down."""
+    for each in (parent for parent in parents if isinstance(parent, dict)):
+        if isinstance(text := each.get("license"), str):
+            yield text
+        yield from _licences_of(each.get("parents") or ())
 
 
 def triggers(parents: Iterable[Parent]) -> str:

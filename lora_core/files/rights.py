@@ -5,14 +5,26 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-_CREATIVE_COMMONS = re.compile(r"cc[- ]by((?:[- ](?:nc|nd|sa))*)\b")
+_CREATIVE_COMMONS = re.compile(
+    r"(?:^(?=by(?:$|[- ](?:nc|nd|sa|\d)))|\bcc[- ]|creativecommons\.org/licenses/)by((?:[- ](?:nc|nd|sa))*)\b"
+)
+_IN_WORDS = {  # of Creative Commons, which has letters for them
+    re.compile(r"(?:creative commons )?attribution"): "by",
+    re.compile(r"non[- ]?commercial"): "nc",
+    re.compile(r"no[- ]?deriv(?:ative|ate)?s?(?: works)?"): "nd",
+    re.compile(r"share[- ]?alike"): "sa",
+}
 _KNOWN = {  # commercial use, derived works, credit, the same licence again
-    re.compile(r"cc0|public domain|unlicense|wtfpl"): (True, True, False, False),
+    re.compile(r"cc[- ]?0|public[ -]?domain|unlicense|wtfpl"): (True, True, False, False),
+    re.compile(r"all rights reserved|proprietary"): (False, False, True, None),
+    re.compile(r"non[- ]?commercial|research[- ]only"): (False, True, True, True),
+    re.compile(r"no[- ]?deriv|no[- ]?merg"): (None, False, None, None),
+    re.compile(r"fair[- ]ai"): (True, True, False, True),
+    re.compile(r"\b[al]?gpl\b|gnu"): (True, True, True, True),
     re.compile(r"\bmit\b|apache|bsd|\bisc\b"): (True, True, True, False),
-    re.compile(r"open ?rail"): (True, True, False, True),
-    re.compile(r"non[- ]?commercial"): (False, True, True, True),
+    re.compile(r"open[- ]?rail"): (True, True, False, True),
 }
 UNKNOWN = "LicenseRef-unknown"
 
@@ -47,11 +59,15 @@ def rights_of(licence: str) -> Rights:
     if text in ("", UNKNOWN):
         return Rights((UNKNOWN,))
     low = text.casefold().replace("_", "-")
-    if found := _CREATIVE_COMMONS.search(low):
+    letters = low
+    for words, letter in _IN_WORDS.items():
+        letters = words.sub(letter, letters)
+    if found := _CREATIVE_COMMONS.search(letters):
         terms = found[1]
         return Rights((text,), "nc" not in terms, "nd" not in terms, True, "sa" in terms)
-    bits = next((bits for pattern, bits in _KNOWN.items() if pattern.search(low)), (None,) * 4)
-    return Rights((text,), *bits)
+    return replace(
+        intersection(Rights((), *bits) for pattern, bits in _KNOWN.items() if pattern.search(low)), licences=(text,)
+    )
 
 
 def intersection(works: Iterable[Rights]) -> Rights:

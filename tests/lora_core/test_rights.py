@@ -21,6 +21,24 @@ from lora_loom.lora_core.files.rights import Rights, intersection, rights_of
         ("MIT", True, True, True, False),
         ("CreativeML OpenRAIL-M", True, True, False, True),
         ("FLUX.1 [dev] Non-Commercial License", False, True, True, True),
+        ("CC BY-NC", False, True, True, False),
+        ("by-nc-sa-4.0", False, True, True, True),
+        ("https://creativecommons.org/licenses/by-nc-nd/4.0/", False, False, True, False),
+        ("https://creativecommons.org/publicdomain/zero/1.0/", True, True, False, False),
+        ("Creative Commons Attribution-NonCommercial-NoDerivatives 4.0 International", False, False, True, False),
+        ("Creative Commons Attribution-ShareAlike 4.0", True, True, True, True),
+        ("Attribution-NonCommercial-NoDerivs", False, False, True, False),
+        ("creativeml-openrail-m", True, True, False, True),
+        ("Open-RAIL++", True, True, False, True),
+        ("All rights reserved", False, False, True, None),
+        ("no derivatives, no merges", None, False, None, None),
+        ("MIT, non-commercial", False, True, True, True),
+        ("AGPL-3.0", True, True, True, True),
+        ("fair-ai-public-license-1.0-sd", True, True, False, True),
+        ("flux-1-dev-non-commercial-license", False, True, True, True),
+        ("made by Ada", None, None, None, None),
+        ("by Ada", None, None, None, None),
+        ("non-commercial, no derivatives", False, False, True, True),
         ("ask me", None, None, None, None),
         ("summit licence", None, None, None, None),
     ],
@@ -76,6 +94,17 @@ def test_lineage_of_lineage():
     assert (other.sha256, other.text_strength, other.described()["hash_of"]) == ("cd", None, "adapter")
     assert authors([parent, other]) == "Ada, Bo" and triggers([parent, other]) == "ink, wash, paper"
     assert rights([parent, other]).licence == "CC-BY-4.0 AND LicenseRef-unknown"
+
+
+def test_a_new_label_does_not_wash_what_a_merge_was_made_of():
+    made_of = json.dumps([
+        {"name": "a", "license": "CC-BY-NC-4.0"},
+        {"name": "b", "parents": [{"name": "c", "license": "CC-BY-ND-4.0"}, "odd"]},
+    ])  # fmt: skip
+    relabelled = Parent.of("mine", {"modelspec.license": "CC0-1.0", "lora_loom.parents": made_of}, 1.0, 1.0, "ab")
+    found = rights([relabelled])
+    assert (found.commercial, found.derivatives, found.credit) == (False, False, True)
+    assert found.licence == "CC0-1.0 AND CC-BY-NC-4.0 AND CC-BY-ND-4.0"
 
 
 @pytest.mark.parametrize("text", ["", "{", '{"name": "old"}', "[" * 100_000])
