@@ -13,6 +13,7 @@ from typing import TypeVar
 from . import doctor_captions as words
 from . import doctor_pictures as looks
 from .dataset import Dataset, Example
+from .pictures import MASK_ENDING
 
 ENLARGED, CROPPED, QUALITY = 1.25, 0.2, 50
 BLURRED = 0.004  # sharpness: in focus it is far above, below it after a blur of about 2 pixels at the training size
