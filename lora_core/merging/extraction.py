@@ -6,6 +6,7 @@ Of a dense change by randomised SVD with power iterations (Halko, Martinsson, Tr
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from math import isfinite, sqrt
 from zlib import crc32
@@ -29,10 +30,12 @@ class Extracted:
     sigma: Tensor
 
 
-def extract(difference: Tensor, rank: int, energy: float, name: str) -> Extracted | None:
+def extract(
+    difference: Tensor, rank: int, energy: float, name: str, pause: Callable[[], None] = lambda: None
+) -> Extracted | None:
     """The correction nearest to `difference`, which is overwritten: of at most `rank`, and of fewer where these hold
     `energy` of its squared norm. None when there is no difference. `name` seeds the random directions. The factors are
-    on the CPU.
+    on the CPU. `pause` is called between passes over the difference, and may raise to cancel.
 
     Raises ValueError when the difference is not finite.
     """
@@ -42,7 +45,7 @@ def extract(difference: Tensor, rank: int, energy: float, name: str) -> Extracte
         return None
     if not isfinite(norm):
         raise ValueError(f"{name} holds NaN or infinite values; no LoRA can be made of it")
-    found = _decompose(flat, rank, name, tuple(difference.shape[2:]))
+    found = _decompose(flat, rank, name, tuple(difference.shape[2:]), pause)
     low_rank = found.keep(min(rank, rank_for(found.sigma, energy, norm)))
     flat.addmm_(low_rank.lora_B.to(flat), low_rank.lora_A.to(flat), alpha=-1)
     return Extracted(low_rank, norm, _norm(flat) / norm, found.sigma)
@@ -74,7 +77,7 @@ def rank_for(sigma: Tensor, energy: float, norm: float) -> int:
     return min(int((sigma.double().square().cumsum(0) < energy * norm**2).sum()) + 1, len(sigma))
 
 
-def _decompose(flat: Tensor, rank: int, name: str, kernel: tuple[int, ...]) -> Decomposition:
+def _decompose(flat: Tensor, rank: int, name: str, kernel: tuple[int, ...], pause: Callable[[], None]) -> Decomposition:
     """The leading singular values of `flat`, on the CPU: all of them where the weight is small enough."""
     rows, columns = flat.shape
     flipped = rows > columns
@@ -85,13 +88,16 @@ def _decompose(flat: Tensor, rank: int, name: str, kernel: tuple[int, ...]) -> D
     seed = torch.Generator().manual_seed(crc32(name.encode()))
     basis = wide @ torch.randn(wide.shape[1], width, generator=seed).to(wide)
     for _ in range(_PASSES):
-        basis = torch.linalg.qr(wide.T @ torch.linalg.qr(basis)[0])[0]
-        basis = wide @ basis
+        pause()
+        basis = wide.T @ torch.linalg.qr(basis)[0]
+        pause()
+        basis = wide @ torch.linalg.qr(basis)[0]
+    pause()
     basis = torch.linalg.qr(basis)[0]
     core = (basis.T @ wide).cpu().double()
     return Decomposition(core, basis.cpu().double(), flipped=flipped, kernel=kernel, dtype=flat.dtype)
 
 
 def _norm(matrix: Tensor) -> float:
-    wide = torch.float64 if matrix.device.type != "mps" else None  # which has no fp64
-    return float(torch.linalg.vector_norm(matrix, dtype=wide))
+    """Of rows in their own type, of all of them in fp64."""
+    return float(torch.linalg.vector_norm(matrix, dim=1).cpu().double().norm())

@@ -9,6 +9,7 @@ from math import sqrt
 from typing import Any
 
 import torch
+from comfy.model_management import throw_exception_if_processing_interrupted
 from PIL import Image
 
 from ...lora_core.adapter import TEXT_PREFIX, Adapter
@@ -89,7 +90,7 @@ def _extract(name: str, shape: tuple[int, ...], pairs: dict[str, Pair], rank: in
     difference = a.read(key, device, shape).sub_(b.read(key, device, shape))
     for term in less(a.branches(key), b.branches(key)):
         term.add_to_(difference)
-    return extract(difference.float(), rank, energy, name)
+    return extract(difference.float(), rank, energy, name, throw_exception_if_processing_interrupted)
 
 
 def _out_of_reach(pairs: dict[str, Pair], layers: Iterable[str], found: dict[str, Extracted]) -> list[str]:

@@ -86,13 +86,13 @@ class Patched:
         return terms
 
     def read(self, key: str, device: torch.device, shape: tuple[int, ...] | None = None) -> Tensor:
-        """With its patches and corrections, without branches. In fp32; in fp64 where there are any, which are small
-        beside the weight, and the device has it. Raises ValueError when it is not of that shape."""
+        """A copy with its patches and corrections, without branches. In fp32; in fp64 where there are any, which are
+        small beside the weight, and the device has it. Raises ValueError when it is not of that shape."""
         weight, patches = base_weight(self.patcher, key, device), self._patches(key)
         if shape is not None and weight.shape != shape:
             raise ValueError(f"{self.name} stores {key} as {tuple(weight.shape)}, which only its own loader can read; "
                              "load the model with ComfyUI's")  # fmt: skip
-        weight = weight.to(torch.float64 if self.is_changed(key) and device.type != "mps" else torch.float32)
+        weight = weight.to(torch.float64 if self.is_changed(key) and device.type != "mps" else torch.float32, copy=True)
         weight = comfy.lora.calculate_weight(patches, weight, key) if patches else weight
         return applied(weight, self.corrections(key))
 

@@ -53,7 +53,7 @@ def weight_of(name: str, model, clip=None) -> Tensor:
     """A layer's weight with the MODEL's or CLIP's patches, an fp64 copy on the CPU, whichever clone is loaded."""
     text = name.startswith(TEXT_PREFIX)
     patcher, key = clip.patcher if text else model, f"{name.removeprefix(TEXT_PREFIX)}.weight"
-    weight = base_weight(patcher, key, torch.device("cpu")).double()
+    weight = base_weight(patcher, key, torch.device("cpu")).to(torch.float64, copy=True)
     return comfy.lora.calculate_weight(patcher.patches.get(key, []), weight, key, torch.float64)
 
 
@@ -65,8 +65,9 @@ def stored(patcher, key: str) -> Tensor:
 
 
 def base_weight(patcher, key: str, device: torch.device) -> Tensor:
-    """A parameter of a MODEL or CLIP without its patches, a copy on `device`: dequantised, in whichever type its loader
-    gives it, fp32 where that is a third party's. Raises ValueError when only that loader can read it.
+    """A parameter of a MODEL or CLIP without its patches, on `device`: dequantised, in whichever type its loader gives
+    it, fp32 where that is a third party's. It may be the model's own. Raises ValueError when only that loader can read
+    it.
 
     A third party's packed weights may have their patches inside, so such a model is unloaded first.
     """
@@ -82,7 +83,7 @@ def base_weight(patcher, key: str, device: torch.device) -> Tensor:
     if not weight.is_floating_point() or is_traceable_wrapper_subclass(weight):
         raise ValueError(f"{key} is stored as {type(weight).__name__} of {weight.dtype}, which only its own loader can "
                          "read; load the model with ComfyUI's")  # fmt: skip
-    return comfy.model_management.cast_to_device(weight.detach().as_subclass(Tensor), device, None, copy=True)
+    return comfy.model_management.cast_to_device(weight.detach().as_subclass(Tensor), device, None)
 
 
 def _is_packed(weight: Tensor, module: nn.Module) -> bool:
