@@ -104,10 +104,13 @@ def rights(parents: Iterable[Parent]) -> Rights:
 
 def _licences_of(parents: Iterable[Any]) -> Iterator[str]:
     """Of parents as `described` and of theirs, where one is written down."""
-    for each in (parent for parent in parents if isinstance(parent, dict)):
-        if isinstance(text := each.get("license"), str):
-            yield text
-        yield from _licences_of(each.get("parents") or ())
+    left = [*parents]
+    while left:
+        each = left.pop(0)
+        if isinstance(each, dict):
+            if isinstance(text := each.get("license"), str):
+                yield text
+            left += each["parents"] if isinstance(each.get("parents"), list) else []
 
 
 def triggers(parents: Iterable[Parent]) -> str:

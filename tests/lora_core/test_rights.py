@@ -99,7 +99,7 @@ def test_lineage_of_lineage():
 def test_a_new_label_does_not_wash_what_a_merge_was_made_of():
     made_of = json.dumps([
         {"name": "a", "license": "CC-BY-NC-4.0"},
-        {"name": "b", "parents": [{"name": "c", "license": "CC-BY-ND-4.0"}, "odd"]},
+        {"name": "b", "parents": [{"name": "c", "license": "CC-BY-ND-4.0", "parents": 5}, "odd"]},
     ])  # fmt: skip
     relabelled = Parent.of("mine", {"modelspec.license": "CC0-1.0", "lora_loom.parents": made_of}, 1.0, 1.0, "ab")
     found = rights([relabelled])
