@@ -4,6 +4,9 @@ What is looked at is the cosine between two LoRAs' corrections, over all layers 
 LoRAs are near 0 and add up as they are. The bounds are rules of thumb: no study ties such figures to what one sees in
 pictures. Shared directions alone are no reason for anything: LoRAs that one trainer began from the same seed share
 what they read and may still have nothing to do with each other.
+
+Only methods that leave unrelated LoRAs as they are get proposed. TIES does not: of two that work against each other by
+a cosine of -0.17 the sum keeps 0.83 of each and TIES 0.57, and of six strangers beside them 0.3.
 """
 
 from __future__ import annotations
@@ -53,14 +56,20 @@ def propose(parts: Sequence[Weighted]) -> Proposal:
     if not fixed and cosines[alike] > _SAME:
         reason = f"{pair} mostly do the same (cosine {cosines[alike]:.2f}); a sum would count it twice"
         return Proposal("orthogonal", parts, [*notes, f"auto: orthogonal, because {reason}"])
-    if not fixed and cosines[against] < _AGAINST:
-        rivals = f"{parts[against[0]].name} and {parts[against[1]].name}"
-        reason = f"{rivals} work against each other (cosine {cosines[against]:.2f}) and a sum would cancel"
-        return Proposal("ties", parts, [*notes, f"auto: ties, because {reason}"])
+    rivals = f"{parts[against[0]].name} and {parts[against[1]].name}"
+    if cosines[against] < -_SAME:
+        reason = f"{rivals} mostly undo each other (cosine {cosines[against]:.2f}): leave one of them out"
+        return Proposal(SUM, parts, [*notes, f"auto: exact sum, since no method brings back what cancels; {reason}"])
+    if cosines[against] < _AGAINST and not fixed:
+        reason = f"{rivals} work against each other (cosine {cosines[against]:.2f}) and a sum would cancel part of both"
+        return Proposal("orthogonal", parts, [*notes, f"auto: orthogonal, because {reason}"])
     if cosines[alike] > _ALIKE:
         return _quieter(
             parts, total.inner, free, [*notes, f"auto: exact sum; {pair} overlap (cosine {cosines[alike]:.2f})"]
         )
+    if cosines[against] < _AGAINST:
+        reason = f"{rivals} work against each other (cosine {cosines[against]:.2f}), which is left as it is"
+        return Proposal(SUM, parts, [*notes, f"auto: exact sum at these strengths; {reason}"])
     figure = f"the largest cosine is {cosines[alike]:.3f} ({pair})"
     return Proposal(SUM, parts, [*notes, f"auto: exact sum at these strengths, because {figure}: they hardly overlap"])
 

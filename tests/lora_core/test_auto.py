@@ -10,6 +10,7 @@ from lora_loom.lora_core.adapter import Adapter
 from lora_loom.lora_core.low_rank import LowRank
 from lora_loom.lora_core.merging.auto import propose
 from lora_loom.lora_core.merging.exact_sum import Weighted, exact_sum
+from lora_loom.lora_core.merging.merge import Settings, merge
 
 
 def lora(seed: int) -> LowRank:
@@ -39,10 +40,25 @@ def test_what_overlaps_is_made_quieter():
     assert sum(each.norm() ** 2 for each in exact_sum(found.parts).values()) == pytest.approx(energy, rel=1e-5)
 
 
-def test_doubles_are_counted_once_and_rivals_are_elected():
+def share(layers: dict[str, LowRank], of: Weighted) -> float:
+    """How much of a LoRA is in a merge: 1 when it is there as it was."""
+    own = of.adapter.layers
+    return sum(layers[name].inner(own[name]) for name in own) / sum(each.inner(each) for each in own.values())
+
+
+def test_doubles_and_rivals_are_made_orthogonal():
     assert propose([part("a", 1, 3.0), part("b", 10, 3.0), part("c", 20)]).method == "orthogonal"
-    rivals = propose([part("a", 1, 1.0), part("b", 10, -1.0)])
-    assert rivals.method == "ties" and "a and b work against each other (cosine -0.3" in rivals.reasons[0]
+    given = [part("a", 1, 1.0), part("b", 10, -1.0), part("c", 20)]
+    rivals = propose(given)
+    assert rivals.method == "orthogonal" and "a and b work against each other (cosine -0.3" in rivals.reasons[0]
+    summed, made = (merge(given, Settings(method)).layers for method in ("sum", "orthogonal"))
+    for each, least in zip(given, (0.75, 0.75, 0.98), strict=True):
+        kept, of_sum = (share(layers, each) for layers in (made, summed))
+        assert kept > least and kept > of_sum - 0.03, "of each at least what the sum keeps"
+    undone = propose([part("a", 1, 3.0), part("b", 10, -3.0), part("c", 20)])
+    assert undone.method == "sum" and "a and b mostly undo each other (cosine -0.8" in undone.reasons[0]
+    fixed = propose([part("lcm", 30), part("a", 1, 1.0), part("b", 10, -1.0)])
+    assert fixed.method == "sum" and "which is left as it is" in fixed.reasons[-1]
 
 
 def test_few_step_loras_keep_their_strength():
