@@ -26,34 +26,17 @@ class Attention:
     base: Mapping[tuple[str, str], Sequence[float]] = field(default_factory=dict)
 
 
-class Side:
-    """One side of a product of attention: `inner` (heads, R, width) is what the sides are multiplied over, head by
-    head, and `outer` (R, R) the Gram matrix of the other factor."""
-
-    def __init__(self, layer: Layer, part: Part, width: int):
-        B, A = layer.rows(*part.rows), layer.columns(*part.columns)
-        inner, other = (A, B.T) if part.role == "o" else (B.T, A)
-        self.outer, self.inner = other @ other.T, inner.unflatten(1, (-1, width)).transpose(0, 1)
-        self.members = layer.members
-
-    def of(self, index: int, heads: int) -> _Heads:
-        """One LoRA's, in so many heads: keys and values that several queries share are repeated."""
-        span = self.members[index]
-        inner, outer = self.inner[:, span], self.outer[span, span]
-        product = inner @ inner.mT @ outer
-        norms, bound = product.diagonal(dim1=1, dim2=2).sum(-1), (product * product.mT).sum((1, 2)).clamp(min=0).sqrt()
-        return _Heads(*(each.repeat_interleave(heads // len(inner), 0) for each in (inner, norms, bound)), outer)
-
-
-class _Heads(NamedTuple):
-    """`norms` (heads,) are squared, `bound` (heads,) is at least the largest squared singular value."""
+class Side(NamedTuple):
+    """What one LoRA has in each head of one side of a product of attention: `inner` (heads, rank, width) is what the
+    sides are multiplied over, `outer` (rank, rank) the Gram matrix of the other factor. `norms` (heads,) are squared,
+    `bound` (heads,) is at least the largest squared singular value."""
 
     inner: Tensor
     norms: Tensor
     bound: Tensor
     outer: Tensor
 
-    def times(self, other: _Heads) -> Tensor:
+    def times(self, other: Side) -> Tensor:
         """Held, expected, variance and peak of the product's squared norm, (4, heads)."""
         C, width = self.inner @ other.inner.mT, self.inner.shape[2]
         held = ((self.outer @ C) * (C @ other.outer)).sum((1, 2))
@@ -61,18 +44,34 @@ class _Heads(NamedTuple):
         return torch.stack([held, self.norms * other.norms / width, 2 * peak.square(), peak])
 
 
+def sides(layer: Layer, part: Part, width: int, heads: int) -> dict[int, Side]:
+    """By the index of the LoRA, in so many heads: keys and values that several queries share are repeated."""
+    if part.role == "o":
+        inner, outer = layer.columns(*part.columns), layer.gram_of_rows(part.rows).all
+    else:
+        inner, outer = layer.rows(*part.rows).T, layer.gram_of_columns(part.columns).all
+    outer, inner = outer.to(inner.device), inner.unflatten(1, (-1, width)).transpose(0, 1)
+    return {index: _side(inner[:, span], outer[span, span], heads) for index, span in layer.members.items()}
+
+
+def _side(inner: Tensor, outer: Tensor, heads: int) -> Side:
+    product = inner @ inner.mT @ outer
+    norms, bound = product.diagonal(dim1=1, dim2=2).sum(-1), (product * product.mT).sum((1, 2)).clamp(min=0).sqrt()
+    return Side(*(each.repeat_interleave(heads // len(inner), 0) for each in (inner, norms, bound)), outer)
+
+
 def in_each_head(
-    count: int, home: str, kind: str, sides: Sequence[Sequence[Side]], attention: Attention
+    count: int, home: str, kind: str, ends: Sequence[Sequence[Mapping[int, Side]]], attention: Attention
 ) -> tuple[list[Head], Excess]:
-    """Each pair's cross term in each head, and all of them together. Streams that attend to each other add up."""
+    """Each pair's cross term in each head, and all of them together. `ends` are the two sides of the product, each of
+    one or more streams; streams that attend to each other add up."""
     heads, base = attention.heads[home], attention.base.get((home, kind), ())
     found, sums = [], np.zeros((5, count, count))
     for i in range(count):
         for j in range(i + 1, count):
             terms = [
-                left.of(a, heads).times(right.of(b, heads))
-                for a, b in ((i, j), (j, i)) for left in sides[0] for right in sides[1]
-                if a in left.members and b in right.members
+                left[a].times(right[b])
+                for a, b in ((i, j), (j, i)) for left in ends[0] for right in ends[1] if a in left and b in right
             ]  # fmt: skip
             if not terms:
                 continue

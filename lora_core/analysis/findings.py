@@ -79,8 +79,11 @@ def report(found: Interference, base: Norms | None = None, fixed: Mapping[int, s
 def pair(found: Interference, i: int, j: int) -> list[str]:
     """What two LoRAs do to each other."""
     who, total, many = f"{letter(i)} and {letter(j)}", found.total, found.comparisons
-    if not total.inner[i, i] or not total.inner[j, j] or not total.variance[i, j]:
-        return [f"{who}: no interference, they change different layers."]
+    if idle := [letter(k) for k in (i, j) if not total.inner[k, k]]:
+        return [f"{who}: nothing to compare, no plain LoRA weight of {' and '.join(idle)} changes anything."]
+    if not total.variance[i, j]:
+        said = _attention(found, i, j, many) or ["no interference, they change different layers."]
+        return [f"{who}: {text}" for text in said]
     cos = total.cos(i, j)
     if abs(cos) > _SAME:
         return [

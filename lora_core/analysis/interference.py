@@ -11,14 +11,14 @@ in the same directions says where they may disturb each other. Whether they do, 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from ..blocks import REST, TEXT, block_of
 from ..merging.exact_sum import Weighted
-from .cross_terms import KINDS, Attention, Side, in_each_head
+from .cross_terms import KINDS, Attention, in_each_head, sides
 from .figures import Block, Excess, Head, Interference
 from .layer_sum import Layer, Work
-from .parts import attentions
+from .parts import Part, attentions
 
 _UNET = "IN MID OUT"  # its groups in the order of the network
 
@@ -36,25 +36,46 @@ def measure(
     if not layers:
         raise ValueError("there is no plain LoRA weight at a strength other than 0, and nothing else can be measured")
     blocks: dict[str, Block] = {}
-    sums = {}
-    for name, layer in layers.items():
-        block, sums[name] = layer.brief(str(block_of(name))) if work.brief else layer.figures(str(block_of(name)))
-        _gather(blocks, block)
-        work.tick()
+    sums: dict[str, tuple[float, float]] = {}
     found: list[Head] = []
-    for home, roles in attentions({name: layer.shape for name, layer in layers.items()}).items():
-        for kind, ends in KINDS.items():
-            left, right = (roles.get(role, ()) for role in ends)
-            if home not in attention.heads or not left or not right:
-                continue
-            width = (left[0].columns if ends[0] == "o" else left[0].rows)[1] // attention.heads[home]
-            sides = [[Side(layers[part.layer], part, width) for part in end] for end in (left, right)]
-            each, excess = in_each_head(len(parts), home, kind, sides, attention)
-            found += each
-            _gather(blocks, _empty(str(block_of(left[0].layer)), len(parts), {kind: excess}))
+    homes = attentions({name: layer.shape for name, layer in layers.items()})
+    for home, names in _together(layers, homes).items():
+        for name in names:
+            block = str(block_of(name))
+            made, sums[name] = layers[name].brief(block) if work.brief else layers[name].figures(block)
+            _gather(blocks, made)
             work.tick()
+        if home in attention.heads:
+            for kind, each, excess in _crossed(len(parts), home, homes[home], layers, attention):
+                found += each
+                _gather(blocks, _empty(str(block_of(names[0])), len(parts), {kind: excess}))
+                work.tick()
+        for name in names:
+            layers[name].forget()
     ordered = tuple(blocks[name] for name in _in_order(layers))
     return Interference(tuple(part.name for part in parts), ordered, sums, tuple(found))
+
+
+def _crossed(
+    count: int, home: str, roles: Mapping[str, Sequence[Part]], layers: Mapping[str, Layer], attention: Attention
+) -> Iterator[tuple[str, list[Head], Excess]]:
+    """Of an attention, the cross terms of each kind that the LoRAs have both sides of."""
+    heads = attention.heads[home]
+    for kind, (first, second) in KINDS.items():
+        left, right = roles.get(first, ()), roles.get(second, ())
+        if left and right:
+            width = (left[0].columns if first == "o" else left[0].rows)[1] // heads
+            ends = [[sides(layers[part.layer], part, width, heads) for part in end] for end in (left, right)]
+            yield kind, *in_each_head(count, home, kind, ends, attention)
+
+
+def _together(layers: Iterable[str], homes: Mapping[str, Mapping[str, Sequence[Part]]]) -> dict[str, list[str]]:
+    """Layers by their attention, whose figures use the same products, and each other one by itself."""
+    home_of = {part.layer: home for home, roles in homes.items() for each in roles.values() for part in each}
+    found: dict[str, list[str]] = {}
+    for name in layers:
+        found.setdefault(home_of.get(name, name), []).append(name)
+    return found
 
 
 def _in_order(layers: Iterable[str]) -> list[str]:

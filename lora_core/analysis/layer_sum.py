@@ -66,6 +66,7 @@ class Layer:
         for index, layer, _ in used:
             self.members[index], filled = slice(filled, filled + layer.rank), filled + layer.rank
         self.spans = list(self.members.values())
+        self._grams: dict[tuple[int, tuple[int, int]], _Gram] = {}
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -79,6 +80,23 @@ class Layer:
     def columns(self, start: int, length: int) -> Tensor:
         """Columns of all A below each other, (R, length)."""
         return torch.cat([self._wide(each.lora_A[:, start : start + length]) for each in self.corrections])
+
+    def gram_of_rows(self, span: tuple[int, int]) -> _Gram:
+        """Of all B, from their rows (start, length)."""
+        return self._gram(self.rows, span, 1)
+
+    def gram_of_columns(self, span: tuple[int, int]) -> _Gram:
+        """Of all A, from their columns (start, length)."""
+        return self._gram(self.columns, span, 0)
+
+    def _gram(self, read: Callable[[int, int], Tensor], span: tuple[int, int], dim: int) -> _Gram:
+        """Worked out once, until `forget`."""
+        if (dim, span) not in self._grams:
+            self._grams[dim, span] = _Gram.of(read, span, dim, self.spans)
+        return self._grams[dim, span]
+
+    def forget(self) -> None:
+        self._grams.clear()
 
     def _wide(self, factor: Tensor) -> Tensor:
         return factor.to(self.work.device, torch.float32 if self.work.brief else torch.float64)
@@ -99,6 +117,7 @@ class Layer:
         """Inner products, variance and peak of the members alone."""
         scaled, self.corrections = self.corrections, self.plain
         block, _ = self.figures("")
+        self.forget()
         self.corrections, own = scaled, np.ix_(list(self.members), list(self.members))
         return [block.inner[own], block.variance[own], block.peak[own]]
 
@@ -106,8 +125,8 @@ class Layer:
         """Of this layer alone, its parts (q, k, v of a fused weight) counted apart, for the block `name`; and the
         Frobenius and spectral norm of the sum."""
         parts = parts_of(self.name, self.shape)
-        rows = {part.rows: _Gram.of(self.rows, part.rows, 1, self.spans) for part in parts}
-        columns = {part.columns: _Gram.of(self.columns, part.columns, 0, self.spans) for part in parts}
+        rows = {part.rows: self.gram_of_rows(part.rows) for part in parts}
+        columns = {part.columns: self.gram_of_columns(part.columns) for part in parts}
         size = (self.count, self.count)
         inner, variance, peak = np.zeros(size), np.zeros(size), np.zeros(size)
         for part in parts:

@@ -15,6 +15,7 @@ from ...lora_core.analysis.heat_map import heat_map
 from ...lora_core.analysis.interference import measure
 from ...lora_core.analysis.layer_sum import Work
 from ...lora_core.distilled import few_step_mark
+from ...lora_core.merging.exact_sum import check_finite
 from ...lora_core.rows import Row
 from .base import Base
 from .clock import ALWAYS
@@ -54,6 +55,7 @@ def interference(model, clip, lora_stack, adapters: Sequence[Connected]) -> Meas
     """All figures of a stack. The base model's norms are worked out the first time, one weight after another."""
     rows = active(rows_of(lora_stack))
     entries = all_entries(model, clip, rows, adapters)
+    check_finite(entries)
     layers = list(dict.fromkeys(name for entry in entries for name in entry.adapter.layers if entry.strength_of(name)))
     progress, base = Progress(4 * len(layers)), Base(model, clip)
     done = iter(range(1, 8 * len(layers) + 1))

@@ -363,6 +363,12 @@ def test_attention_is_found_where_nothing_else_is() -> None:
     assert marks(quiet) == []
     assert {kind for *_, kind in marks(found)} == {"Q-K"}
     assert "in attention one's queries meet the other's keys" in findings.report(found)
+    parted = [
+        at(Adapter({name: layer for name, layer in each.items() if name.endswith(end)}))
+        for each, end in ((one.layers, "to_q"), (layers, "to_k"))
+    ]
+    report = findings.report(measure(parted, heads))
+    assert "in attention one's queries" in report and "no interference" not in report, "also when no layer is shared"
 
 
 def test_loras_that_do_not_meet() -> None:
@@ -377,7 +383,9 @@ def test_parts_that_are_off_or_zero() -> None:
     silent = ONE.map(lambda layer: replace(layer, lora_B=torch.zeros_like(layer.lora_B)))
     found = measure([at(ONE), at(silent), at(OTHER, 0.0)])
     assert marks(found) == [] and found.total.norms()[1:] == [0.0, 0.0]
-    assert "nan" not in findings.report(found)
+    report = findings.report(found)
+    assert "nan" not in report and "A and B: nothing to compare, no plain LoRA weight of B changes anything." in report
+    assert "B and C: nothing to compare, no plain LoRA weight of B and C" in report
     heat_map(found)
     with pytest.raises(ValueError, match="strength other than 0"):
         measure([at(ONE, 0.0)])

@@ -160,6 +160,14 @@ def test_refusals(models, random_adapter, inputs: dict, words: str) -> None:
     assert "write numbers" in LoraInterference.validate_inputs(strengths="1, x")
 
 
+def test_a_run_that_diverged_is_named(models, random_adapter) -> None:
+    model = models("flux1").model
+    fine = random_adapter(model)
+    diverged = fine.map(lambda layer: replace(layer, lora_B=layer.lora_B * float("nan")))
+    with pytest.raises(ValueError, match="holds NaN or infinite values in diffusion_model"):
+        run(model, [fine, diverged])
+
+
 def test_cancel(models, random_adapter) -> None:
     model = models("flux1").model
     comfy.model_management.interrupt_current_processing(True)
