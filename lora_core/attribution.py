@@ -6,13 +6,17 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from .files.lineage import parents_of
 from .rows import Row
 
 NOTHING = "e3b0c44298fc"  # how the sha256 of no bytes begins, which some tools write as a hash
 
 
 def entry(row: Row, metadata: Mapping[str, str], data_hash: str) -> dict[str, Any]:
-    """`data_hash` is the sha256 of the file's data section. What the header does not say is None. JSON throughout."""
+    """`data_hash` is the sha256 of the file's data section. What the header does not say is None; of a merge there are
+    its `parents`, too. JSON throughout."""
+    parents = [{key: each.get(key) for key in ("name", "sha256", "strength")} for each in parents_of(metadata)
+               if isinstance(each, dict)]  # fmt: skip
     return {
         "name": row.name.replace("\\", "/"),
         "sha256": data_hash,
@@ -21,6 +25,7 @@ def entry(row: Row, metadata: Mapping[str, str], data_hash: str) -> dict[str, An
         "license": metadata.get("modelspec.license") or None,
         "author": metadata.get("modelspec.author") or None,
         "title": metadata.get("modelspec.title") or None,
+        **({"parents": parents} if parents else {}),
     }
 
 

@@ -48,8 +48,8 @@ class LoadLoraStack(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, lora_1=NONE, lora_2=NONE, lora_3=NONE, lora_4=NONE, rows="", **_):
-        attribution.recall()
-        return [lora_state(name) for name in (lora_1, lora_2, lora_3, lora_4)] + rows_state(rows)
+        named = [lora_state(name) for name in (lora_1, lora_2, lora_3, lora_4)]
+        return [attribution.recall(), *named, *rows_state(rows)]
 
     @classmethod
     def execute(

@@ -24,6 +24,7 @@ import nodes
 
 from ...lora_core import attribution
 from ...lora_core.rows import Row
+from .folders import lora_state
 from .origin import lora_hash
 from .progress import Progress
 
@@ -44,8 +45,17 @@ class Prompt:
     pictures: dict[str, Any]
 
 
+@dataclass(frozen=True)
+class Known:
+    """What a node gave when it last ran, the state of its files then, and how often that was found to have changed."""
+
+    entries: Entries
+    files: list[tuple]
+    changes: int = 0
+
+
 _prompts: OrderedDict[str, Prompt] = OrderedDict()
-_known: OrderedDict[str, Entries] = OrderedDict()
+_known: OrderedDict[str, Known] = OrderedDict()
 
 
 def listen() -> None:
@@ -82,12 +92,21 @@ def attached(model) -> Entries:
     return list(model.get_attachment(KEY) or ())
 
 
-def recall() -> None:
-    """Of the node that is asked for its fingerprint: tell the prompt's pictures what it gave when it last ran."""
+def recall() -> int:
+    """Of the node that is asked for its fingerprint: tell the prompt's pictures what it gave when it last ran.
+
+    Returns a number that is another when one of its files has changed since, whose names it may have by a link.
+    """
     if (here := _here()) is None:
-        return
+        return 0
     prompt, node = here
-    _tell(prompt, node, _known.get(_signature(prompt.graph, node), []))
+    signature = _signature(prompt.graph, node)
+    known = _known.get(signature, Known([], []))
+    _tell(prompt, node, known.entries)
+    if (files := _files(known.entries)) != known.files:
+        known = Known(known.entries, files, known.changes + 1)
+        _keep(_known, signature, known)
+    return known.changes
 
 
 def tell(entries: Entries) -> None:
@@ -95,8 +114,14 @@ def tell(entries: Entries) -> None:
     if (here := _here()) is None:
         return
     prompt, node = here
-    _keep(_known, _signature(prompt.graph, node), entries)
+    signature = _signature(prompt.graph, node)
+    changes = _known[signature].changes if signature in _known else 0
+    _keep(_known, signature, Known(entries, _files(entries), changes))
     _tell(prompt, node, entries)
+
+
+def _files(entries: Entries) -> list[tuple]:
+    return [lora_state(each["name"]) for each in entries]
 
 
 def _here() -> tuple[Prompt, str] | None:

@@ -116,11 +116,18 @@ def test_nothing_is_said_when_nothing_is_on(server: ComfyServer, files: Path) ->
     assert not {"lora_loom_adapters", "Lora hashes"} & told.keys() and "prompt" in told
 
 
-def test_a_changed_file_is_told(server: ComfyServer, files: Path) -> None:
-    made = graph("<lora:oil:0.5>", "changed")
+@pytest.mark.parametrize("by_link", [False, True])
+def test_a_changed_file_is_told(server: ComfyServer, files: Path, by_link: bool) -> None:
+    """Also when its name comes by a link; and what has not changed is not made again."""
+    made = graph(["words", 0] if by_link else "<lora:oil:0.5>", f"changed {by_link}")
+    if by_link:
+        made["words"] = graphs.node("StringConcatenate", string_a="<lora:oil:", string_b="0.5>", delimiter="")
     (before,) = adapters(server, made)
-    save_file(
-        {key: value * 2 for key, value in load_file(files / "oil.safetensors").items()}, files / "oil.safetensors"
-    )
+    tensors = {key: value * 2 for key, value in load_file(files / "oil.safetensors").items()}
+    save_file(tensors, files / "oil.safetensors")
     (after,) = adapters(server, made)
     assert after["sha256"] != before["sha256"] and after["sha256"] == data_hash(files / "oil.safetensors")
+    again = server.run(made)
+    assert "picture" in [
+        node for kind, data in again["status"]["messages"] if kind == "execution_cached" for node in data["nodes"]
+    ]
