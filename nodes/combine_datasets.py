@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from comfy_api.latest import io, ui
+from comfy_api.latest import io
 
 from ..lora_core.training.contact_sheet import contact_sheet
 from ..lora_core.training.dataset import combined
 from .bridge.images import as_image_batch
-from .bridge.progress import Progress
+from .bridge.shown import shown
 from .types import CATEGORY, LoraDatasetType
 
 
@@ -35,5 +35,5 @@ class CombineDatasets(io.ComfyNode):
     @classmethod
     def execute(cls, datasets) -> io.NodeOutput:
         data = combined([each for each in datasets.values() if each is not None])
-        Progress(1).say(data.report())
-        return io.NodeOutput(data, data.report(), ui=ui.PreviewImage(as_image_batch(contact_sheet(data)), cls=cls))
+        report = data.report()
+        return io.NodeOutput(data, report, ui=shown(cls, report, as_image_batch(contact_sheet(data))))

@@ -8,6 +8,7 @@ from ..lora_core.merging.truncation import Limits
 from .bridge.conversion import convert_file
 from .bridge.folders import lora_names, lora_state
 from .bridge.progress import Progress
+from .bridge.shown import shown
 from .bridge.stack import check_rows
 from .bridge.training import as_lora_model
 from .types import CATEGORY, AdapterType
@@ -48,5 +49,4 @@ class ConvertLora(io.ComfyNode):
     def execute(cls, model, lora, rank, energy, clip=None) -> io.NodeOutput:
         progress = Progress(1)
         adapter, report = convert_file(lora, model, clip, Limits(rank, energy), progress.tick)
-        progress.say(report)
-        return io.NodeOutput(adapter, as_lora_model(adapter), report)
+        return io.NodeOutput(adapter, as_lora_model(adapter), report, ui=shown(cls, report))

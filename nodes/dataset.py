@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from comfy_api.latest import io, ui
+from comfy_api.latest import io
 
 from ..lora_core.training import reading
 from ..lora_core.training.buckets import RESOLUTIONS, STEPS, check_resolution, numbers
@@ -11,7 +11,7 @@ from ..lora_core.training.dataset import Options
 from ..lora_core.training.pictures import MASKS
 from .bridge.folders import dataset_folder, folder_state
 from .bridge.images import as_image_batch
-from .bridge.progress import Progress
+from .bridge.shown import shown
 from .types import CATEGORY, LoraDatasetType
 
 
@@ -82,5 +82,5 @@ class LoraDataset(io.ComfyNode):
         else:
             lines = [line for line in captions.splitlines() if line.strip()] or [""]
             data = reading.from_tensors(images, lines, trigger, resolution, bucket_step, repeats, options)
-        Progress(1).say(data.report())
-        return io.NodeOutput(data, data.report(), ui=ui.PreviewImage(as_image_batch(contact_sheet(data)), cls=cls))
+        report = data.report()
+        return io.NodeOutput(data, report, ui=shown(cls, report, as_image_batch(contact_sheet(data))))

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from functools import partial
 
-from comfy_api.latest import io, ui
+from comfy_api.latest import io
 
 from ..lora_core.training import doctor
 from ..lora_core.training.contact_sheet import marked_sheet
 from .bridge.images import as_image_batch
 from .bridge.progress import Progress
+from .bridge.shown import shown
 from .types import CATEGORY, LoraDatasetType
 
 
@@ -38,5 +39,4 @@ class DatasetDoctor(io.ComfyNode):
         findings = doctor.examine(dataset, partial(progress.tick, 0))
         sheet = as_image_batch(marked_sheet(dataset, doctor.marks(findings)))
         text = doctor.report(dataset, findings)
-        progress.say(text)
-        return io.NodeOutput(text, sheet, ui=ui.PreviewImage(sheet, cls=cls))
+        return io.NodeOutput(text, sheet, ui=shown(cls, text, sheet))

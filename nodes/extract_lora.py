@@ -8,6 +8,7 @@ from ..lora_core.merging.pick import Pick
 from .bridge.extracting import extract_lora
 from .bridge.images import as_image_batch
 from .bridge.progress import Progress
+from .bridge.shown import shown
 from .bridge.training import as_lora_model
 from .types import CATEGORY, AdapterType
 
@@ -45,5 +46,4 @@ class ExtractLora(io.ComfyNode):
         made, report, chart = extract_lora(
             model_a, model_b, clip_a, clip_b, rank, energy, Pick.of(keep, drop), progress.tick
         )
-        progress.say(report)
-        return io.NodeOutput(made, as_lora_model(made), report, as_image_batch(chart))
+        return io.NodeOutput(made, as_lora_model(made), report, as_image_batch(chart), ui=shown(cls, report))

@@ -7,7 +7,7 @@ from comfy_api.latest import io
 from .bridge.images import as_image_batch
 from .bridge.interference import interference
 from .bridge.merging import check_strengths, connected
-from .bridge.progress import Progress
+from .bridge.shown import shown
 from .types import CATEGORY, LoraStackType, adapters_input
 
 
@@ -45,5 +45,7 @@ class LoraInterference(io.ComfyNode):
     def execute(cls, model, strengths, lora_stack=None, clip=None, adapters=None) -> io.NodeOutput:
         given = connected((adapters or {}).values(), strengths, "")
         found = interference(model, clip, lora_stack, given)
-        Progress(1).say(found.report)
-        return io.NodeOutput(as_image_batch(found.heat_map), found.report, found.strengths, found.rows, found.figures)
+        heat_map = as_image_batch(found.heat_map)
+        return io.NodeOutput(
+            heat_map, found.report, found.strengths, found.rows, found.figures, ui=shown(cls, found.report, heat_map)
+        )

@@ -9,8 +9,8 @@ from .bridge.images import as_image_batch
 from .bridge.interference import all_entries
 from .bridge.leave_one_out import Prompts, leave_one_out
 from .bridge.merging import check_strengths, connected
-from .bridge.progress import Progress
 from .bridge.sampling import SAMPLERS, SCHEDULERS, Sampling
+from .bridge.shown import shown
 from .bridge.stack import active, rows_of
 from .types import CATEGORY, LoraStackType, adapters_input
 
@@ -66,5 +66,5 @@ class LeaveOneOut(io.ComfyNode):
         asked = Prompts(lines(prompts) if positive is None else (), negative, seeds, positive, negative_conditioning)
         sampling = Sampling(width, height, steps, cfg, sampler_name, scheduler, seed)
         found = leave_one_out(model, clip, vae, entries, asked, sampling)
-        Progress(1).say(found.report)
-        return io.NodeOutput(as_image_batch(found.sheet), found.report, found.figures)
+        sheet = as_image_batch(found.sheet)
+        return io.NodeOutput(sheet, found.report, found.figures, ui=shown(cls, found.report, sheet))

@@ -8,7 +8,7 @@ from ..lora_core.rows import LIMIT, NONE, Row, checked, parse
 from .bridge import attribution
 from .bridge.folders import lora_names, lora_state
 from .bridge.patching import APPLY
-from .bridge.progress import Progress
+from .bridge.shown import shown
 from .bridge.stack import apply_stack, check_rows, rows_state
 from .types import CATEGORY, LoraStackType
 
@@ -62,8 +62,7 @@ class LoadLoraStack(io.ComfyNode):
             Row(lora_3, strength_3, text_strength_3), Row(lora_4, strength_4, text_strength_4),
         ]  # fmt: skip
         done = apply_stack(model, clip, lora_stack, [*map(checked, fixed), *parse(rows)], apply)
-        Progress(1).say(done.report)
-        return io.NodeOutput(done.model, done.clip, done.rows, done.report, done.triggers)
+        return io.NodeOutput(done.model, done.clip, done.rows, done.report, done.triggers, ui=shown(cls, done.report))
 
 
 def _fields(number: int) -> list[io.Input]:

@@ -10,6 +10,7 @@ from ..lora_core.merging.truncation import Limits
 from .bridge.images import as_image_batch
 from .bridge.merging import CHOICES, check_strengths, connected, merge
 from .bridge.progress import Progress
+from .bridge.shown import shown
 from .bridge.training import as_lora_model
 from .types import CATEGORY, AdapterType, LoraStackType, adapters_input
 
@@ -63,5 +64,4 @@ class MergeLora(io.ComfyNode):
         progress = Progress(1)
         limits = Limits(rank, energy, size_mb)
         merged, report, chart = merge(model, clip, lora_stack, found, settings, limits, progress.tick)
-        progress.say(report)
-        return io.NodeOutput(merged, as_lora_model(merged), report, as_image_batch(chart))
+        return io.NodeOutput(merged, as_lora_model(merged), report, as_image_batch(chart), ui=shown(cls, report))

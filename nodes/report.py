@@ -6,9 +6,9 @@ from comfy_api.latest import io
 
 from ..lora_core.training.prompts import lines
 from .bridge.images import as_image_batch
-from .bridge.progress import Progress
 from .bridge.report import Questions, entries_of, report
 from .bridge.sampling import SAMPLERS, SCHEDULERS, Sampling
+from .bridge.shown import shown
 from .types import CATEGORY, AdapterType, LoraDatasetType, LoraStackType
 
 
@@ -61,5 +61,5 @@ class LoraReport(io.ComfyNode):
         sampling = Sampling(width, height, steps, cfg, sampler_name, scheduler, seed)
         entries = entries_of(model, clip, adapter, strength, lora_stack)
         found = report(model, clip, vae, entries, questions, sampling, dataset)
-        Progress(1).say(found.text)
-        return io.NodeOutput(found.text, as_image_batch(found.sheet), found.figures)
+        sheet = as_image_batch(found.sheet)
+        return io.NodeOutput(found.text, sheet, found.figures, ui=shown(cls, found.text, sheet))

@@ -11,6 +11,7 @@ from .bridge.folders import lora_names, lora_state
 from .bridge.images import as_image_batch
 from .bridge.progress import Progress
 from .bridge.resizing import resize
+from .bridge.shown import shown
 from .bridge.stack import check_rows
 from .bridge.training import as_lora_model
 from .types import CATEGORY, AdapterType
@@ -63,5 +64,4 @@ class ResizeLora(io.ComfyNode):
         made, rest, report, chart = resize(
             model, clip, adapter, lora_name, (strength, text_strength), Pick.of(keep, drop), limits, progress.tick
         )
-        progress.say(report)
-        return io.NodeOutput(made, as_lora_model(made), rest, report, as_image_batch(chart))
+        return io.NodeOutput(made, as_lora_model(made), rest, report, as_image_batch(chart), ui=shown(cls, report))

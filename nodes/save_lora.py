@@ -9,6 +9,7 @@ from ..lora_core.files.names import safe_name
 from ..lora_core.files.thumbnail import jpeg
 from .bridge.export import DTYPES, STYLES, save_adapter
 from .bridge.images import as_picture
+from .bridge.shown import shown
 from .types import CATEGORY, AdapterType
 
 
@@ -61,4 +62,4 @@ class SaveLora(io.ComfyNode):
         thumbnail = b"" if preview is None else jpeg(as_picture(preview))
         label = Label(author, license, description, usage_hint, tags, thumbnail, captions == "redact")
         lora_name, report = save_adapter(adapter, name, format, dtype, model, clip, overwrite, label, side_files)
-        return io.NodeOutput(lora_name, report)
+        return io.NodeOutput(lora_name, report, ui=shown(cls, report))

@@ -68,7 +68,6 @@ def save_adapter(
     report += "".join(f"\nno room in the header for {what}" for what in saved.left_out)
     if beside and label.thumbnail:
         report += "\n" + _put_beside(path, label.thumbnail, overwrite)
-    progress.say(report)
     log.info(report)
     return str(path.relative_to(loras_folder())), report
 

@@ -17,6 +17,7 @@ Node = dict[str, Any]
 NEVER, BYPASS = 2, 4  # LiteGraph modes: muted, bypassed
 NOTES = ("Note", "MarkdownNote")
 PLAIN_WIDGETS = {"INT": 0, "FLOAT": 0, "STRING": "", "BOOLEAN": False, "COLOR": "#ffffff"}  # type: default
+STACK = "LoraLoom_LoadLoraStack"
 DYNAMIC_COMBO, AUTOGROW = "COMFY_DYNAMICCOMBO_V3", "COMFY_AUTOGROW_V3"
 
 
@@ -52,6 +53,8 @@ class Conversion:
         if node["type"] not in self._info:
             raise ValueError(f"node {node['id']} is a {node['type']!r}, which this server does not have")
         inputs = dict(widget_values(node, self._info[node["type"]]))
+        if node["type"] == STACK:
+            inputs = without_empty_fields(inputs)
         for slot in node.get("inputs", []):
             source = self._source(slot.get("link"), slot["type"])
             if source is not None:
@@ -113,6 +116,13 @@ def widget_values(node: Node, info: dict[str, Any]) -> Iterator[tuple[str, Any]]
                 _refuse_dynamic_prompt(node, value)
             if widget.sent:
                 yield widget.name, _as_input(value)
+
+
+def without_empty_fields(inputs: dict[str, Any]) -> dict[str, Any]:
+    """As web/js/stack.js sends them: none of the fixed fields of a stack that name no file."""
+    empty = {name.removeprefix("lora_") for name, value in inputs.items() if name.startswith("lora_") and value == "None"}
+    fields = ("lora", "strength", "text_strength")
+    return {name: value for name, value in inputs.items() if name not in {f"{f}_{n}" for f in fields for n in empty}}
 
 
 def ordered_specs(info: dict[str, Any]) -> Iterator[tuple[str, Spec]]:

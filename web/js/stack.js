@@ -4,33 +4,16 @@
 // where this file does not: as a text field on a subgraph, and on the node with the Text button or when it is linked.
 
 import { app } from "../../../scripts/app.js"
-import { element } from "./dom.js"
 import { RowsEditor } from "./editor.js"
-import { refresh } from "./library.js"
+import { after, hide, lookAnew, toCanvas } from "./nodes.js"
 import { newRow, print } from "./rows.js"
 
-const NODE = "LoraLoom_LoadLoraStack"
 const NONE = "None"
 const AS_TEXT = "lora_loom_rows_as_text"
 const WIDTH = 340
 
-const stacks = new WeakMap()
-
-app.registerExtension({
-  name: "LoraLoom.Stack",
-  init() {
-    document.head.append(element("link", { rel: "stylesheet", href: new URL("../stack.css", import.meta.url).href }))
-  },
-  nodeCreated(node) {
-    if (node.comfyClass === NODE) stacks.set(node, new Stack(node))
-  },
-  refreshComboInNodes() {
-    refresh()
-  },
-})
-
 /** What a node of ours shows of its rows. */
-class Stack {
+export class Stack {
   constructor(node) {
     this.node = node
     this.rows = this.widget("rows")
@@ -92,8 +75,10 @@ class Stack {
     if (rows.length) this.rows.value = [print(rows), this.rows.value].filter(Boolean).join("\n")
     for (const number of [1, 2, 3, 4]) {
       for (const name of fieldsOf(number)) {
-        hide(this.widget(name), moved.includes(number))
-        this.widget(name).options.advanced = false // or Nodes 2.0 offers to show what is hidden
+        const widget = this.widget(name)
+        hide(widget, moved.includes(number))
+        widget.options.serialize = !moved.includes(number) // what says nothing is not sent, and not found fault with
+        widget.options.advanced = false // or Nodes 2.0 offers to show what is hidden
       }
     }
   }
@@ -153,35 +138,6 @@ function fieldsOf(number) {
 
 function fields() {
   return [1, 2, 3, 4].flatMap(fieldsOf)
-}
-
-/** `hidden` of the widget is what the canvas looks at, that of its options what Nodes 2.0 does. */
-function hide(widget, hidden) {
-  widget.hidden = hidden
-  widget.options.hidden = hidden
-}
-
-/** Nodes 2.0 asks its widgets whether they are hidden when the list of them changes, and only then. */
-function lookAnew(node) {
-  const widgets = [...node.widgets]
-  node.widgets = []
-  node.widgets = widgets
-}
-
-/** Calls `then` after the object's own method, of which there may be none. */
-function after(object, method, then) {
-  const before = object[method]
-  object[method] = function (...values) {
-    const result = before?.apply(this, values)
-    then()
-    return result
-  }
-}
-
-/** The wheel zooms the canvas over the list, too. */
-function toCanvas(event) {
-  event.preventDefault()
-  app.canvas.processMouseWheel(event)
 }
 
 /** A change in the list is a step that can be undone. */

@@ -1,0 +1,43 @@
+// What both renderers of the front end need to be told about a node and its widgets.
+
+import { app } from "../../../scripts/app.js"
+
+/** `hidden` of the widget is what the canvas looks at, that of its options what Nodes 2.0 does. */
+export function hide(widget, hidden) {
+  widget.hidden = hidden
+  widget.options.hidden = hidden
+}
+
+/** Nodes 2.0 asks its widgets whether they are hidden when the list of them changes, and only then. */
+export function lookAnew(node) {
+  const widgets = [...node.widgets]
+  node.widgets = []
+  node.widgets = widgets
+}
+
+/** Calls `then` after the object's own method, of which there may be none, with what it was called with. */
+export function after(object, method, then) {
+  const before = object[method]
+  object[method] = function (...values) {
+    const result = before?.apply(this, values)
+    then(...values)
+    return result
+  }
+}
+
+/** The wheel zooms the canvas over what lies on it, too. */
+export function toCanvas(event) {
+  event.preventDefault()
+  app.canvas.processMouseWheel(event)
+}
+
+/** The node that the server names, which may be inside subgraphs: "5:3" is node 3 of the subgraph of node 5. */
+export function nodeOf(executionId) {
+  let graph = app.rootGraph
+  let node = null
+  for (const id of String(executionId).split(":")) {
+    node = graph?.getNodeById(id)
+    graph = node?.subgraph
+  }
+  return node
+}
