@@ -232,10 +232,9 @@ def test_rows_by_link_are_sent_as_such(front: FrontEnd) -> None:
 
 
 def test_in_a_subgraph_and_on_it(front: FrontEnd) -> None:
-    """Inside a subgraph the list works; shown as text they can be its input, a text of each subgraph's own."""
+    """Inside a subgraph the list works; on it the rows are a text of each subgraph's own."""
     page = front.page
     write(front, "<lora:rows/ink:0.5>")
-    page.locator(".loom-text").click()
     page.evaluate("() => { app.canvas.graph.convertToSubgraph(new Set([app.graph.nodes[0]])) }")
 
     def sent() -> str:
@@ -259,6 +258,35 @@ def test_in_a_subgraph_and_on_it(front: FrontEnd) -> None:
     front.settle()
     expect(page.locator("textarea:visible").first).to_have_value("<lora:rows/oil:0.25>")
     assert sent() == "<lora:rows/oil:0.25>"
+
+
+def test_report_and_faults_stand_on_the_node(front: FrontEnd) -> None:
+    """Line by line, with what looks like markup; a fault is one, of the rows, and is gone when they are right."""
+    page = front.page
+    page.evaluate("""() => {
+        const [stack] = app.graph.nodes
+        for (const type of ['UNETLoader', 'PreviewAny']) app.graph.add(LiteGraph.createNode(type))
+        const [, loader, sink] = app.graph.nodes
+        loader.widgets[0].value = 'loom_demo.safetensors'
+        loader.connect(0, stack, 0)
+        stack.connect(3, sink, 0)
+    }""")
+    report, known = page.locator(".loom-report"), len(front.errors)
+    vue = page.evaluate("() => LiteGraph.vueNodesMode")
+    strength = 0.25 if vue else 0.5  # the server is that of both, and sends nothing again of what it kept
+    expect(report).to_have_count(0) if vue else expect(report).to_be_hidden()
+    for rows, words in (
+        ("<lora:rows/ink:1:x=3>", "line 1, <lora:rows/ink:1:x=3>: x= is not known"),
+        (f"<lora:rows/ink:{strength}>", f"ink: 1 layers at {strength} / {strength}\n1 weights changed"),
+    ):
+        page.evaluate("(t) => { app.graph.nodes[0].widgets.find(w => w.name === 'rows').value = t }", rows)
+        front.run()
+        expect(report).to_contain_text(words.splitlines()[0], timeout=30_000)
+        assert words in report.inner_text()
+        assert report.evaluate("e => e.classList.contains('loom-problem')") == ("x=" in rows)
+        assert report.evaluate("e => e.clientHeight >= 28 && e.scrollHeight <= e.clientHeight + 1"), "all of it is seen"
+    assert len(front.errors) > known, "the refusal is in the console of the front end, too"
+    del front.errors[known:]
 
 
 def test_what_the_list_says_is_applied(front: FrontEnd, server: ComfyServer) -> None:

@@ -120,9 +120,9 @@ def widget_values(node: Node, info: dict[str, Any]) -> Iterator[tuple[str, Any]]
 
 def without_empty_fields(inputs: dict[str, Any]) -> dict[str, Any]:
     """As web/js/stack.js sends them: none of the fixed fields of a stack that name no file."""
-    empty = {name.removeprefix("lora_") for name, value in inputs.items() if name.startswith("lora_") and value == "None"}
-    fields = ("lora", "strength", "text_strength")
-    return {name: value for name, value in inputs.items() if name not in {f"{f}_{n}" for f in fields for n in empty}}
+    empty = [number for number in range(1, 5) if inputs.get(f"lora_{number}") == "None"]
+    unsent = {f"{field}_{number}" for field in ("lora", "strength", "text_strength") for number in empty}
+    return {name: value for name, value in inputs.items() if name not in unsent}
 
 
 def ordered_specs(info: dict[str, Any]) -> Iterator[tuple[str, Spec]]:

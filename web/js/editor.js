@@ -165,12 +165,10 @@ export class RowsEditor {
 
   name(item) {
     const [folder, bare] = split(item.name)
-    const extras = [
-      item.blocks && `blocks ${item.blocks}`, item.start !== 0 && `from ${item.start}`, item.end !== 1 && `to ${item.end}`,
-    ].filter(Boolean)
     const made = button("loom-name", "", `Choose another file for ${title(item)}`, () => this.pick(item))
-    made.append(element("span", { className: "loom-folder" }, folder), element("span", { className: "loom-bare" }, bare))
-    if (extras.length) made.append(element("span", { className: "loom-extras" }, extras.join(", ")))
+    const shown = element("span", { className: "loom-bare" }, ...halves(bare).map((half) => element("span", {}, half)))
+    made.append(element("span", { className: "loom-folder" }, folder), shown)
+    if (extras(item)) made.append(element("span", { className: "loom-extras" }, extras(item)))
     return made
   }
 
@@ -233,12 +231,23 @@ export class RowsEditor {
 
 function tooltip(item, file) {
   if (!file) return `${item.name}\nis in no loras folder, or in several`
-  const told = [file.name, file.family, file.words?.length && `trigger: ${file.words.join(", ")}`, file.fault]
+  const told = [file.name, file.family, file.words?.length && `trigger: ${file.words.join(", ")}`, extras(item), file.fault]
   return told.filter(Boolean).join("\n")
 }
 
 function title(item) {
   return item.comment ?? item.raw ?? split(item.name)[1]
+}
+
+/** What a row has beside its strengths. */
+function extras({ blocks, start, end }) {
+  return [blocks, start !== 0 && `from ${start}`, end !== 1 && `to ${end}`].filter(Boolean).join(", ")
+}
+
+/** A long name is cut before its end, where versions and epochs stand. */
+function halves(name) {
+  const cut = name.length > 24 ? name.length - 8 : name.length
+  return [name.slice(0, cut), name.slice(cut)]
 }
 
 function middle(row) {

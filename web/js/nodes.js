@@ -2,10 +2,13 @@
 
 import { app } from "../../../scripts/app.js"
 
-/** `hidden` of the widget is what the canvas looks at, that of its options what Nodes 2.0 does. */
+/**
+ * `hidden` of the widget is what the canvas looks at, that of its options what Nodes 2.0 does. A subgraph that has the
+ * widget for its own copies the options that can be listed, and is to show what is hidden here.
+ */
 export function hide(widget, hidden) {
   widget.hidden = hidden
-  widget.options.hidden = hidden
+  Object.defineProperty(widget.options, "hidden", { value: hidden, configurable: true, writable: true, enumerable: false })
 }
 
 /** Nodes 2.0 asks its widgets whether they are hidden when the list of them changes, and only then. */
