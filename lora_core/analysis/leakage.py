@@ -51,9 +51,9 @@ class Leakage:
 
     def report(self) -> str:
         """The figures as lines, and what they say in a sentence."""
-        lines = ["change from base to LoRA, same noise:            latent    pixels  structure  pictures"]
+        lines = ["change from base to LoRA, same noise (latent, pixels, structure):"]
         lines += [
-            f"  {name:<44}  {change.latent:8.4f}  {change.pixels:8.4f}  {change.structure:9.4f}  {self.counts[name]:8d}"
+            f"  {name}, {self.counts[name]} pictures: {change.latent:.4f}, {change.pixels:.4f}, {change.structure:.4f}"
             for name, change in self.changes.items()
         ]
         return "\n".join([*lines, *(self._sentence(name) for name in self.changes if name != CONCEPT)])

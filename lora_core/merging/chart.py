@@ -6,20 +6,21 @@ from collections.abc import Mapping, Sequence
 from math import ceil, log10
 
 import torch
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from ..training.curve import PAPER, RAW, SMOOTH, TEXT, VALIDATION, grid, write
+from ..training.curve import PAPER, RAW, SMOOTH, TEXT, VALIDATION, beside, grid, write
 from .merge import Merged
 
-_SIZE = (512, 256)
-_FRAME = (48, 28, _SIZE[0] - 12, _SIZE[1] - 24)
+_SIZE = (640, 320)
+_FRAME = (60, 36, _SIZE[0] - 16, _SIZE[1] - 32)
+_LETTERS = 14  # px high: read at half the size, too
 _MOST_DECADES = 6  # of singular values, from the largest down
 _SUM, _LOST = "#9a9aa6", "#ff6b6b"
 
 
 def draw_merge(merged: Merged, method: str) -> Image.Image:
-    """Two panels of 512 x 256 side by side."""
+    """Two panels of 640 x 320 side by side."""
     sheet = Image.new("RGB", (2 * _SIZE[0], _SIZE[1]), PAPER)
     sheet.paste(_spectrum(merged, method), (0, 0))
     sheet.paste(_layers(merged), (_SIZE[0], 0))
@@ -34,7 +35,9 @@ def _spectrum(merged: Merged, method: str) -> Image.Image:
     curves = [(_together(list(merged.sums.values())), _SUM, 1, "exact sum")] if merged.sums else []
     curves += [(_together(after), SMOOTH, 1, method), (_together(kept), VALIDATION, 3, "kept")]
     of = f" of {len(names)} layers" if len(names) < len(merged.errors) else ""
-    image, pen = _panel([(f"singular values{of}:", TEXT), *((name, colour) for _, colour, _, name in curves)])
+    image, pen = _panel(
+        [(f"singular values{of}, log scale:", TEXT), *((name, colour) for _, colour, _, name in curves)]
+    )
     high = max((float(values[0]) for values, *_ in curves if len(values)), default=0.0) or 1.0
     length, low = max(len(values) for values, *_ in curves), min(float(v.min()) for v, *_ in curves if len(v))
     decades = min(max(ceil(log10(high / low)), 1), _MOST_DECADES) if low > 0 else _MOST_DECADES
@@ -42,9 +45,9 @@ def _spectrum(merged: Merged, method: str) -> Image.Image:
         at = [(_x(k, length), _y(float(value) / high, decades)) for k, value in enumerate(values)]
         pen.line(at, fill=colour, width=width) if len(at) > 1 else pen.rectangle((*at[0], *at[0]), fill=colour)
     left, top, _, bottom = _FRAME
-    pen.text((4, top - 6), f"{high:.2g}", fill=TEXT)
-    pen.text((4, bottom - 6), f"{high * 10**-decades:.0e}", fill=TEXT)
-    write(pen, (left, bottom + 6), [("1", TEXT), (f"to component {length}", TEXT), *_departure(merged)])
+    beside(pen, _FRAME, top, f"{high:.2g}")
+    beside(pen, _FRAME, bottom, f"{high * 10**-decades:.1g}")
+    write(pen, (left, bottom + 8), [(f"component 1 to {length}", TEXT), *_departure(merged)])
     return image
 
 
@@ -54,7 +57,7 @@ def _layers(merged: Merged) -> Image.Image:
         return _bars(ranks, [("rank of each layer; nothing was cut", TEXT)], "{:.0f}", None)
     whole, ranks = f"of the whole {100 * merged.error:.3g} %", [_rank(merged, name) for name in merged.errors]
     words = [("relative error of each layer", TEXT), (whole, VALIDATION), (f"rank {min(ranks)} to {max(ranks)}", TEXT)]
-    return _bars(merged.errors, words, "{:.2%}", merged.error)
+    return _bars(merged.errors, words, "{:.1%}", merged.error)
 
 
 def _bars(values: Mapping[str, float], words: Sequence[tuple[str, str]], form: str, line: float | None) -> Image.Image:
@@ -68,8 +71,11 @@ def _bars(values: Mapping[str, float], words: Sequence[tuple[str, str]], form: s
     if line is not None:
         y = bottom - (bottom - top) * line / high
         pen.line((left, y, right, y), fill=VALIDATION)
-    pen.text((4, top - 6), form.format(high), fill=TEXT)
-    pen.text((left, bottom + 6), f"{len(values)} layers", fill=TEXT)
+    beside(pen, _FRAME, top, form.format(high))
+    below = [(f"{len(values)} layers", TEXT)]
+    if line is not None:
+        below.append((f"most: {max(values, key=values.__getitem__)[-48:]}", RAW))
+    write(pen, (left, bottom + 8), below)
     return image
 
 
@@ -91,8 +97,9 @@ def _together(spectra: Sequence[Tensor]) -> Tensor:
 def _panel(words: Sequence[tuple[str, str]]) -> tuple[Image.Image, ImageDraw.ImageDraw]:
     image = Image.new("RGB", _SIZE, PAPER)
     pen = ImageDraw.Draw(image)
+    pen.font = ImageFont.load_default(_LETTERS)
     grid(pen, _FRAME)
-    write(pen, (_FRAME[0], 8), words)
+    write(pen, (_FRAME[0], 10), words)
     return image, pen
 
 

@@ -39,7 +39,7 @@ def convert_file(name: str, model, clip, limits: Limits, tick: Tick) -> tuple[Ad
         how["converted"] = [told(path.stem, found, made)]
     adapter = described(made.adapter.layers, [parent], [found.metadata], table, how)
     lines = [f"{path.stem}: {layers_of(found)}", f"rank up to {adapter.rank()}", *cost(made)]
-    return adapter, "\n".join(lines + [f"  {error:.2e}  {name}" for name, error in worst_first(made)])
+    return adapter, "\n".join(lines + [f"  {100 * error:.3g} %  {name}" for name, error in worst_first(made)])
 
 
 def as_plain(
@@ -84,7 +84,7 @@ def cost(made: Converted) -> list[str]:
     lines = []
     if made.errors:
         name, error = worst_first(made)[0]
-        whole = f"relative error {made.error:.2e}, of a layer up to {error:.2e} ({name})"
+        whole = f"relative error {100 * made.error:.3g} %, of a layer up to {100 * error:.3g} % ({name})"
         lines.append(f"{len(made.errors)} layers became plain LoRA, {whole}")
     if made.left_out:
         first = next(iter(made.left_out))

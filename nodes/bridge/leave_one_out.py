@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -67,7 +67,7 @@ def leave_one_out(model, clip, vae, entries: Sequence[Entry], asked: Prompts, sa
             pictures[name].append(decoded(vae, latent))
             progress.update(len(sets) * len(rounds) + sum(map(len, pictures.values())))
     found = {name: _changes(made, pictures, name) for name in sets if name != ALL}
-    page, changes = _sheet(pictures, found, rounds), {name: _mean(each) for name, each in found.items()}
+    page, changes = _sheet(pictures, found, rounds, entries), {name: _mean(each) for name, each in found.items()}
     progress.update(2 * len(sets) * len(rounds), picture=page)
     return LeftOut(page, _report(entries, changes, asked, clip), _figures(entries, changes, rounds))
 
@@ -123,25 +123,35 @@ def _sheet(
     pictures: Mapping[str, Sequence[Image.Image]],
     changes: Mapping[str, Sequence[Change]],
     rounds: Sequence[tuple[str, int]],
+    entries: Sequence[Entry],
 ) -> Image.Image:
+    """The change stands before the name, which may be longer than the picture is wide."""
+    words = _in_words(changes, entries)
     rows = []
     for number, (prompt, seed) in enumerate(rounds):
-        labels = [ALL, *(f"{name}: {each[number].latent:.3g}" for name, each in changes.items())]
+        labels = [ALL, *(f"{each[number].latent:.2f} {words[name]}" for name, each in changes.items())]
         rows.append(Row(f"{prompt or 'positive'}, seed {seed}", [drawn[number] for drawn in pictures.values()], labels))
     return sheet(rows, tile=_TILE)
 
 
 def _report(entries: Sequence[Entry], changes: Mapping[str, Change], asked: Prompts, clip) -> str:
     lines = [f"{letter(i)} = {entry.name} at {entry.strength:g}" for i, entry in enumerate(entries)]
-    lines.append("change from the picture with all, same noise:  latent    pixels  structure")
-    lines += [f"  {name:<42}  {c.latent:8.4f}  {c.pixels:8.4f}  {c.structure:9.4f}" for name, c in changes.items()]
+    lines.append("change from the picture with all, same noise (latent, pixels, structure):")
+    words = _in_words(changes, entries)
+    lines += [f"  {words[name]}: {c.latent:.4f}, {c.pixels:.4f}, {c.structure:.4f}" for name, c in changes.items()]
     alone = {name: change for name, change in changes.items() if name != NONE}
     if alone:
         most, least = (pick(alone, key=lambda name: alone[name].latent) for pick in (max, min))
-        lines.append(f"The picture changes most {most} and least {least}.")
+        lines.append(f"The picture changes most {words[most]} and least {words[least]}.")
     if asked.conditioning and _on_text(entries):
         lines.append("What the LoRAs do to the text encoder is the same in all pictures: positive is connected.")
     return "\n".join(lines)
+
+
+def _in_words(names: Iterable[str], entries: Sequence[Entry]) -> dict[str, str]:
+    """The set without a LoRA by that LoRA's name in place of its letter."""
+    without = {f"without {letter(i)}": f"without {entry.name}" for i, entry in enumerate(entries)}
+    return {name: without.get(name, name) for name in names}
 
 
 def _on_text(entries: Sequence[Entry]) -> bool:

@@ -274,7 +274,7 @@ def error_lines(merged: Merged) -> list[str]:
     if not any(merged.errors.values()):
         return []
     worst = sorted(merged.errors, key=merged.errors.__getitem__, reverse=True)
-    lines = [f"relative error of the whole: {merged.error:.2e}, and per layer:"]
+    lines = [f"relative error of the whole: {100 * merged.error:.3g} %, and per layer:"]
     if lost := [name for name in worst if merged.errors[name] and name not in merged.layers]:
         lines.insert(0, f"{len(lost)} layers matter too little for this size and are left out, for example {lost[0]}")
-    return lines + [f"  {merged.errors[name]:.2e}  {name}" for name in worst]
+    return lines + [f"  {100 * merged.errors[name]:.3g} %  {name}" for name in worst]

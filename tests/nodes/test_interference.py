@@ -227,7 +227,7 @@ def test_leaving_out_what_does_nothing_and_what_does_all(models, random_adapter)
     changes = {name: change["latent"] for name, change in figures["changes"].items()}
     assert changes.keys() == {"without A", "without B", "none"} and figures["pictures"] == 4
     assert changes["without B"] == 0 and changes["without A"] == changes["none"] > 0.1
-    assert "most without A and least without B." in report and page.shape[2] > 4 * 64
+    assert "most without adapter 1 and least without adapter 2." in report and page.shape[2] > 4 * 64
 
 
 def test_the_first_picture_is_that_of_the_stack(models, random_adapter) -> None:

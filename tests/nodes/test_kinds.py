@@ -167,7 +167,7 @@ def test_converted_it_does_what_it_did(models, loras: Path, kind: str, rank: int
     (cost,) = how["converted"]
     assert cost["kinds"] == {kind.split()[0]: len(NAMES["sd15"])}
     made = loaded(apply_layers(model, None, exact_sum([Weighted("", adapter, 1.0, 1.0)]))[0])
-    stated = {line.split()[1]: float(line.split()[0]) for line in report.splitlines() if line.startswith("  ")}
+    stated = {line.split()[2]: float(line.split()[0]) / 100 for line in report.splitlines() if line.startswith("  ")}
     for layer, error in stated.items():
         key = f"{layer}.weight"
         found = float((made[key] - wanted[key]).norm() / (wanted[key] - before[key]).norm())

@@ -41,7 +41,7 @@ def merge(
     connected = {f"adapter{index}": adapter for index, adapter in enumerate(adapters)}
     parts = {"model": model, "clip": clip, "lora_stack": list(rows), "adapters": connected}
     *outputs, chart = run_node(MergeLora, **parts, strengths=strengths, rank=rank, **choices)
-    assert chart.shape == (1, 256, 1024, 3) and 0 <= float(chart.min()) < float(chart.max()) <= 1
+    assert chart.shape == (1, 320, 1280, 3) and 0 <= float(chart.min()) < float(chart.max()) <= 1
     return outputs
 
 
@@ -119,7 +119,7 @@ def test_adapters_and_rows_add_up(models, rows, random_adapter, family: str) -> 
 def test_errors_of_a_cut_are_true(models, rows, rank: int) -> None:
     model, parts = models("flux1").model, rows("flux1")
     exact, (cut, _, report) = merge(model, parts)[0], merge(model, parts, rank=rank)
-    told = {name: float(error) for error, name in re.findall(r"^  (\S+)  (\S+)$", report, re.MULTILINE)}
+    told = {name: float(error) / 100 for error, name in re.findall(r"^  (\S+) %  (\S+)$", report, re.MULTILINE)}
     assert told.keys() == exact.layers.keys() and list(told.values()) == sorted(told.values(), reverse=True)
     for name, layer in exact.layers.items():
         dense, kept = layer.delta_weight().double().flatten(1), cut.layers[name].delta_weight().double().flatten(1)
@@ -275,7 +275,7 @@ def test_a_size_for_the_whole_file(models, loras: Path, rows, format: str) -> No
     assert 0.9 * most < cut.stat().st_size / 1e6 <= most
     told = json.loads(guard.inspect(cut).metadata["lora_loom.merge"])
     assert told["size_mb"] == most and told["error"] > 0
-    assert float(re.search(r"error of the whole: (\S+),", report)[1]) == pytest.approx(told["error"], rel=0.1)
+    assert float(re.search(r"error of the whole: (\S+) %,", report)[1]) == pytest.approx(100 * told["error"], rel=0.1)
 
 
 def test_text_strengths_of_adapters(models, random_adapter, add_text) -> None:
