@@ -41,7 +41,7 @@ def test_pictures_from_the_graph() -> None:
 
 def test_preview_is_a_picture_on_disk(pictures: Path) -> None:
     with torch.inference_mode():
-        shown = LoraDataset.execute(folder=str(pictures), trigger="", **SMALL).ui.as_dict()["images"]
+        shown = LoraDataset.execute(folder=str(pictures), trigger="", **SMALL).ui["images"]
     assert all((Path(folder_paths.get_temp_directory()) / image["filename"]).is_file() for image in shown)
 
 
@@ -74,4 +74,5 @@ def test_the_doctor_reports_and_marks(pictures: Path) -> None:
     assert report.splitlines()[1] == "1. 0.png and 9.png are the same picture: keep one, or it counts 2 times."
     assert "5 pictures are few" in report and sheet.shape == (1, 168, 676, 3)
     with torch.inference_mode():
-        assert DatasetDoctor.execute(dataset=data).ui.as_dict()["images"]
+        shown = DatasetDoctor.execute(dataset=data).ui
+    assert shown["images"] and shown["text"] == (report,)
