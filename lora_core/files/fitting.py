@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from .label import without_picture_hashes
-from .lineage import MERGE, PARENTS, parents_of, without_headers
+from .lineage import MERGE, PARENTS, parents_of, without_headers, younger
 from .metadata import text_of
 
 _PREVIEW = ("modelspec.thumbnail", "ssmd_cover_images")
@@ -18,7 +18,7 @@ def fitted(metadata: Mapping[str, str], size: Callable[[Mapping[str, str]], int]
     """The metadata with as much left out as it takes for `size` to be at most `limit` bytes, and what was left out.
 
     First the preview, then the rarest tags of captions, then the hashes of single pictures, then what a merge lost in
-    each layer, then the headers of its parents. It may still not fit.
+    each layer, then the headers of its parents, then its oldest ancestors. It may still not fit.
     """
     kept, left_out = dict(metadata), []
     if size(kept) > limit and kept.keys() & set(_PREVIEW):
@@ -36,7 +36,18 @@ def fitted(metadata: Mapping[str, str], size: Callable[[Mapping[str, str]], int]
     if size(kept) > limit and PARENTS in kept:
         kept[PARENTS] = json.dumps(without_headers(parents_of(kept)), sort_keys=True, ensure_ascii=False)
         left_out.append("what the parents' headers said")
+    while size(kept) > limit and (generations := _generations(parents_of(kept))) > 1:
+        fewer = younger(parents_of(kept), generations - 1)
+        kept[PARENTS] = json.dumps(fewer, sort_keys=True, ensure_ascii=False)
+        left_out.append(f"the ancestors of generation {generations}")
     return kept, left_out
+
+
+def _generations(parents: list[Any]) -> int:
+    count = 0
+    while parents:
+        count, parents = count + 1, [one for each in parents for one in each.get("parents", ())]
+    return count
 
 
 def _without_errors(metadata: Mapping[str, str]) -> dict[str, str]:

@@ -79,12 +79,22 @@ def losses(error: float, errors: Mapping[str, float]) -> dict[str, Any]:
     return {"error": float(f"{error:.1e}"), **({"errors": short} if short else {})}
 
 
-def without_headers(parents: Iterable[Any]) -> list[Any]:
-    """Parents as `described`, and theirs, without what their headers said."""
+def without_headers(parents: Any) -> list[Any]:
+    """Parents as `described`, and theirs, without what their headers said; none of what is no list."""
     return [
         {key: without_headers(value) if key == "parents" else value for key, value in each.items() if key != "header"}
-        for each in parents
+        for each in (parents if isinstance(parents, list) else ())
         if isinstance(each, dict)
+    ]
+
+
+def younger(parents: Iterable[Any], generations: int) -> list[Any]:
+    """Parents as `without_headers` gives them, with so many generations."""
+    if generations == 1:
+        return [{key: value for key, value in each.items() if key != "parents"} for each in parents]
+    return [
+        {key: younger(value, generations - 1) if key == "parents" else value for key, value in each.items()}
+        for each in parents
     ]
 
 

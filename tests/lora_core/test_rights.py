@@ -138,3 +138,19 @@ def test_a_long_lineage_gives_way_in_the_header():
     kept, left_out = fitted(text, size, 170)
     assert left_out[1:] == ["what the parents' headers said"]
     assert json.loads(kept["lora_loom.parents"]) == [{"name": "a", "sha256": "ab", "parents": [{"name": "b"}]}]
+
+
+def test_a_family_tree_that_is_too_large_loses_its_oldest():
+    def tree(depth: int) -> list:
+        return [{"name": "x", "sha256": "ab" * 32, "parents": tree(depth - 1) if depth else 5} for _ in range(6)]
+
+    text = {"lora_loom.parents": json.dumps(tree(3))}
+
+    def size(metadata):
+        return sum(map(len, metadata.values()))
+
+    kept, left_out = fitted(text, size, 30_000)
+    assert left_out == ["what the parents' headers said", "the ancestors of generation 4"] and size(kept) <= 30_000
+    (parent, *_) = json.loads(kept["lora_loom.parents"])
+    assert parent["parents"][0]["parents"][0] == {"name": "x", "sha256": "ab" * 32}
+    assert fitted(text, size, 700)[1][-1] == "the ancestors of generation 2"
