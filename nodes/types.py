@@ -16,6 +16,6 @@ CATEGORY = "LoRA Loom"
 
 def adapters_input(source: str = "Train LoRA or Merge LoRA") -> io.Autogrow.Input:
     one = AdapterType.Input("adapter", tooltip=f"From {source}.")
-    template = io.Autogrow.TemplatePrefix(one, prefix="adapter", min=0, max=16)
+    template = io.Autogrow.TemplatePrefix(one, prefix="adapter", min=0, max=100)
     tooltip = "Adapters from the graph, any number."
     return io.Autogrow.Input("adapters", template=template, optional=True, tooltip=tooltip)
