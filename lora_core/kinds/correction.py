@@ -51,7 +51,7 @@ class Correction:
         return self._changed(wide, strength).to(weight.dtype)
 
     def _changed(self, weight: Tensor, strength: float) -> Tensor:
-        return weight + strength * self.difference(weight)
+        return torch.add(weight, self.difference(weight), alpha=strength)
 
     def num_parameters(self) -> int:
         return sum(tensor.numel() for tensor in self.tensors())

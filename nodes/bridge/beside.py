@@ -78,6 +78,10 @@ class Beside:
         self.factors = comfy.model_patcher.CoreModelPatcher(factors, patcher.load_device, patcher.offload_device)
         self._hung: WeakKeyDictionary[nn.Module, Hung] = WeakKeyDictionary()
 
+    def __deepcopy__(self, memo: dict) -> Beside:
+        """Itself: some nodes copy a MODEL's options deep, and with what hangs they would copy the model."""
+        return self
+
     @property
     def spans(self) -> set[Span]:
         return {each.span for timeline in self.timelines.values() for each in timeline} - {ALWAYS}

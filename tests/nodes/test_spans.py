@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import gc
+import threading
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -290,6 +293,30 @@ def steps(injections: Sequence[Any]) -> beside.Beside:
     return injections[0].inject.__self__
 
 
+def test_copies_of_a_model_run_in_threads() -> None:
+    """As with several GPUs: each copy in its own part of sampling, all from one set of factors."""
+    model, change, x = small(), oft(1), randn(4, 24, seed=9)
+    patcher = put(model, change, low_rank(2), span=EARLY)
+    with torch.inference_mode():
+        twin = patcher.clone(model_override=(Network(), ({}, {}, {}, set())))
+    assert patcher.model_patches_models() == twin.model_patches_models()
+    (owner,), started = [steps(each) for each in patcher.injections.values()], threading.Barrier(2)
+
+    @torch.inference_mode()
+    def run(each: Any, off: frozenset) -> Tensor:
+        owner._set(each.model, off)
+        started.wait()
+        return each.model.layer(x)
+
+    with torch.inference_mode(), ThreadPoolExecutor(2) as pool:
+        plain = model.model.layer(x)
+        comfy.model_management.load_models_gpu([patcher, twin])
+        on, off = (pool.submit(run, each, off) for each, off in ((patcher, frozenset()), (twin, frozenset({EARLY}))))
+        assert torch.equal(off.result(), plain) and relative_error(plain, on.result()) > 0.1
+        comfy.model_management.unload_all_models()
+    assert not model.model.layer.weight_function and not twin.model.layer.weight_function
+
+
 def test_dora_is_trained_on_the_weight_that_is_computed_with() -> None:
     model = small()
     patcher = put(model, GLoRA(*(randn(*each) for each in GLORA)))
@@ -350,6 +377,7 @@ def test_comfyui_plans_for_the_factors_and_frees_them(changes: tuple, monkeypatc
     assert factors.loaded_size() == factors.model_size() == size(changes)
     clone = patcher.clone()
     assert clone.model_patches_models() == [factors]
+    assert copy.deepcopy(clone.model_options) == clone.model_options
     clone.add_patches({"layer.bias": (torch.ones(32),)}, 0.5)  # another loader after ours
     comfy.model_management.load_models_gpu([clone])
     assert factors.loaded_size() == size(changes)
