@@ -35,6 +35,7 @@ from lora_loom.nodes.bridge.keys import names_of
 from lora_loom.nodes.bridge.patching import apply_chain
 from lora_loom.nodes.bridge.stack import Applied, apply_stack, load_rows
 from lora_loom.nodes.bridge.weights import ComfyFrozen
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 CPU = torch.device("cpu")
@@ -213,6 +214,18 @@ def test_layers_of_third_parties(models, loras: Path, kind: str) -> None:
     wanted, base = forward(whole.model, clip, 0.1), forward(model, clip, 0.1)
     assert relative_error(forward(timed.model, clip, 0.1), wanted) < 0.02 * relative_error(base, wanted)
     assert torch.equal(forward(timed.model, clip, 0.9), forward(model, clip, 0.9))
+
+
+@pytest.mark.parametrize("kind", ["LoKr", "DoRA per row"])
+def test_text_encoders(models, loras: Path, kind: str) -> None:
+    model, clip = models("sd15").model, models("sd15").clip
+    name = "lora_te_text_model_encoder_layers_0_mlp_fc1"
+    shape = names_of(model, clip).shapes[names_of(model, clip).targets[name].layer]
+    save_file(MAKERS[kind](name, tuple(shape)) | {f"{name}.diff_b": randn(shape[0])}, loras / "text.safetensors")
+    ways = [apply_stack(model, clip, [Row("text.safetensors", 0.0, 0.6)], [], apply) for apply in ("beside", "weights")]
+    assert not ways[0].clip.patcher.patches and ways[1].clip.patcher.patches
+    plain, by_branch, by_weight = (encode(each, "a heart")[0][0] for each in (clip, *(way.clip for way in ways)))
+    assert relative_error(by_branch, by_weight) < 1e-5 < 1e-3 < relative_error(plain, by_weight)
 
 
 # -- with other nodes --------------------------------------------------------------------------------------------------
