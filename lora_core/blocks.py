@@ -58,7 +58,10 @@ PRESETS: Mapping[str, Mapping[str, str]] = {
         "content": "ALL=0, OUT0=1",
         "style": "ALL=0, OUT1=1",
     },
-    "FLUX.1 dev": {"double": "ALL=0, double=1", "single": "ALL=0, single=1"},
+    **dict.fromkeys(
+        ("FLUX.1 dev", "FLUX.1 schnell", "Chroma", "FLUX.2"),
+        {"double": "ALL=0, double=1", "single": "ALL=0, single=1"},
+    ),
 }
 """Presets by family. SDXL's are the blocks of B-LoRA (arXiv:2403.14572)."""
 

@@ -213,12 +213,13 @@ def _named(found: Interference, index: int) -> str:
     return f"{letter(index)} ({found.names[index]})"
 
 
-def figures(found: Interference, base: Norms | None = None) -> dict[str, object]:
-    """Everything measured, for a machine to read: blocks and heads by pair, and layers beside the base."""
+def figures(found: Interference, base: Norms | None = None, fixed: Collection[int] = ()) -> dict[str, object]:
+    """Everything measured, for a machine to read: blocks and heads by pair, and layers beside the base. The strengths
+    of `fixed` are left alone."""
     many, pairs = found.comparisons, found.pairs
     return {
         "loras": {letter(i): name for i, name in enumerate(found.names)},
-        "norms": found.total.norms(), "sum": found.total.loudness(), "suggested_factor": suggested(found),
+        "norms": found.total.norms(), "sum": found.total.loudness(), "suggested_factor": suggested(found, fixed),
         "comparisons": many,
         "pairs": {
             letter(i) + letter(j): {block.name: _block(block, i, j, many) for block in (*found.blocks, found.total)}

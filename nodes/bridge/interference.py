@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 
 import comfy.model_management
 import torch
@@ -79,7 +80,7 @@ def interference(model, clip, lora_stack, adapters: Sequence[Connected]) -> Meas
         "\n".join([findings.report(found, norms, fixed), *_not_measured(entries), *_unknown(layers, norms)]),
         ", ".join(f"{strength:.4g}" for strength, _ in (changed[-len(adapters) :] if adapters else changed)),
         _suggested_rows(rows, changed),
-        json.dumps(findings.figures(found, norms), indent=1),
+        json.dumps(findings.figures(found, norms, fixed), indent=1),
     )
 
 
@@ -111,6 +112,9 @@ def _not_measured(entries: Sequence[Entry]) -> list[str]:
             said.append(f"{findings.letter(index)} is on for a part of sampling; the figures are for that part.")
         if entry.unmatched:
             said.append(f"{findings.letter(index)} has {len(entry.unmatched)} layers that the connected models lack.")
+    for (i, one), (j, other) in combinations(enumerate(entries), 2):
+        if max(one.span[0], other.span[0]) >= min(one.span[1], other.span[1]):
+            said.append(f"{findings.letter(i)} and {findings.letter(j)} are never on together.")
     return said
 
 

@@ -120,12 +120,23 @@ def test_rows_and_strengths(models, loras: Path, make_lora) -> None:
         make_lora("flux1", loras / f"{name}.safetensors", seed=seed, size=size)
     rows = [Row("ink.safetensors", 1.0, 0.5), Row("dog.safetensors", -0.9, 1.0)]
     rows.append(Row("some_lightning.safetensors", 1.0, 1.0))
-    _, report, strengths, suggested, _ = run(model, [], lora_stack=rows)
+    _, report, strengths, suggested, figures = run(model, [], lora_stack=rows)
+    assert (
+        json.loads(figures)["suggested_factor"] == pytest.approx(suggested[0][1], rel=1e-3) and "together" not in report
+    )
     assert "C is left alone: its name says it is made for few steps (lightning)." in report
     before, after = (measure(all_entries(model, None, stack[:2], [])).total for stack in (rows, suggested))
     assert after.loudness() == pytest.approx(max(before.norms()), rel=1e-3) and before.loudness() > after.loudness()
     assert suggested[2] == rows[2] and suggested[0][1] == pytest.approx(2 * suggested[0][2], rel=1e-3)
     assert strengths == ", ".join(f"{row.strength:.4g}" for row in suggested)
+
+
+def test_loras_that_are_never_on_together(models, loras: Path, make_lora) -> None:
+    make_lora("flux1", loras / "ink.safetensors")
+    spans = [(0.0, 0.5), (0.5, 1.0), (0.4, 0.6)]
+    rows = [Row("ink.safetensors", 1.0, 1.0, "", *span) for span in spans]
+    report = run(models("flux1").model, [], lora_stack=rows)[1]
+    assert [line for line in report.splitlines() if "never on together" in line] == ["A and B are never on together."]
 
 
 def test_strengths_go_into_merge_lora(models, random_adapter) -> None:
