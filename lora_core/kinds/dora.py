@@ -57,9 +57,15 @@ class DoRA(Correction):
         return update_fits and len(weight) > 1 and self.magnitude.numel() == weight[self.axis]
 
     def difference(self, weight: Tensor) -> Tensor:
+        return self._whole(weight) - weight
+
+    def _changed(self, weight: Tensor, strength: float) -> Tensor:
+        return torch.lerp(weight, self._whole(weight), strength)
+
+    def _whole(self, weight: Tensor) -> Tensor:
         merged = weight + self._delta(weight).reshape(weight.shape)
         norm = norms(merged if self.norm_of == "sum" else weight, self.axis) + torch.finfo(weight.dtype).eps
-        return merged * along(like(self.magnitude, weight) / norm, self.axis, weight.ndim) - weight
+        return merged.mul_(along(like(self.magnitude, weight) / norm, self.axis, weight.ndim))
 
     def relative_to(self, norm_of: Literal["base", "sum"], weight: Tensor) -> DoRA:
         """The same change of this `weight` (fp32 or fp64), with magnitudes for the other norms."""
@@ -83,7 +89,7 @@ def scale_axis(shape: Sequence[int], rows: int) -> Literal[0, 1]:
 
 def norms(weight: Tensor, axis: int) -> Tensor:
     """Euclidean norm of each row (axis 0) or input column (axis 1) of a weight, kernels included; 1-D."""
-    return weight.transpose(0, axis).flatten(1).norm(dim=1)
+    return torch.linalg.vector_norm(weight, dim=[index for index in range(weight.ndim) if index != axis])
 
 
 def along(values: Tensor, axis: int, dimensions: int) -> Tensor:

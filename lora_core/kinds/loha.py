@@ -48,7 +48,7 @@ class LoHa(Correction):
 
     def difference(self, weight: Tensor) -> Tensor:
         (p1, q1), (p2, q2) = self.to(weight.device).sides(weight.dtype)
-        return ((self.scale * p1 @ q1) * (p2 @ q2)).reshape(weight.shape)
+        return (self.scale * p1 @ q1).mul_(p2 @ q2).reshape(weight.shape)
 
     @classmethod
     def fault(cls, parts: Shapes) -> str:
