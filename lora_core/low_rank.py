@@ -24,10 +24,11 @@ class LowRank:
     kernel: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
-        a, b = tuple(self.lora_A.shape), tuple(self.lora_B.shape)
+        a, b = self.lora_A.shape, self.lora_B.shape
         if len(a) != 2 or len(b) != 2 or a[0] != b[1] or a[0] == 0:
-            raise ValueError(f"factors do not pair: A is {a}, B is {b}; expected (rank, in) and (out, rank)")
-        if a[1] % prod(self.kernel):
+            found = f"A is {tuple(a)}, B is {tuple(b)}"
+            raise ValueError(f"factors do not pair: {found}; expected (rank, in) and (out, rank)")
+        if self.kernel and a[1] % prod(self.kernel):
             raise ValueError(f"A has {a[1]} columns, which kernel {self.kernel} does not divide")
 
     @classmethod

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from math import isfinite, prod
 from pathlib import Path
@@ -57,9 +57,9 @@ def read(path: str | os.PathLike[str]) -> Adapter:
     same = described.keys() == header.tensors.keys()
     found = header.layers if same else layers.check_layers(source, described)
     _check_strays(source, found, described)
-    held = reader.tensors_of(header)
-    tensors = converted(source, held, torch.tensor)
-    if not reader.all_finite(held, header.tensors):
+    held = reader.contents(header)
+    tensors = converted(source, reader.tensors_of(header, held), torch.tensor)
+    if not reader.all_finite(header, held):
         _check_finite(source, found, tensors)
     return _adapter(source, found, tensors, header.metadata)
 
@@ -68,7 +68,7 @@ def decode(
     tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None, source: str = "LORA_MODEL"
 ) -> Adapter:
     """As `read`, from tensors in memory, such as ComfyUI's LORA_MODEL. `source` is what errors call them."""
-    tensors = converted(source, tensors, torch.tensor)
+    tensors = {n: tensor.detach() for n, tensor in converted(source, tensors, torch.tensor).items()}
     described = {name: layers.TensorInfo(_dtype_name(tensor), tuple(tensor.shape)) for name, tensor in tensors.items()}
     found = layers.check_layers(source, described)
     _check_strays(source, found, described)
@@ -160,8 +160,13 @@ def _check_finite(source: str, found: Mapping[str, layers.Layer], tensors: Mappi
     for layer in found.values():
         for part, key in layer.keys.items():
             if part not in ("alpha", layers.RESHAPE):
-                tensor = tensors[key].half() if tensors[key].dtype.itemsize == 1 else tensors[key]
-                layers.check_finite(source, key, *(float(end) for end in torch.aminmax(tensor.detach())))
+                for piece in _widened(tensors[key]):
+                    layers.check_finite(source, key, *map(float, torch.aminmax(piece)))
+
+
+def _widened(tensor: Tensor) -> Iterable[Tensor]:
+    """fp8, which has no order here, as fp16, a little at a time."""
+    return map(_factor, tensor.flatten().split(2**18)) if tensor.dtype.itemsize == 1 else (tensor,)
 
 
 def _adapter(
@@ -176,16 +181,16 @@ def _adapter(
 def _layer(
     source: str, name: str, layer: layers.Layer, tensors: Mapping[str, Tensor], config: Mapping[str, Any]
 ) -> LowRank | Correction:
-    factors = {part: key for part, key in layer.keys.items() if part not in ("alpha", layers.RESHAPE)}
-    parts = {part: _factor(tensors[key]) for part, key in factors.items()}
-    alpha = strength.alpha_of(source, name, layer, parts, tensors, config)
-    own = {part: parts[part] for part in layer.own()}
+    own = {part: _factor(tensors[key]) for part, key in layer.own().items()}
+    alpha = strength.alpha_of(source, name, layer, own, tensors, config)
     made = _plain(own, alpha) if layer.kind is None else layer.kind.from_parts(own, alpha)
-    if layers.RESHAPE in layer.keys:
-        return _padded(source, layer.keys[layers.RESHAPE], made, tensors)
-    if "dora_scale" in parts:
-        return DoRA.from_scale(made, parts["dora_scale"])
-    return DoRA(made, parts["magnitude"].flatten()) if "magnitude" in parts else made
+    if key := layer.keys.get(layers.RESHAPE):
+        return _padded(source, key, made, tensors)
+    if key := layer.keys.get("dora_scale"):
+        return DoRA.from_scale(made, _factor(tensors[key]))
+    if key := layer.keys.get("magnitude"):
+        return DoRA(made, _factor(tensors[key]).flatten())
+    return made
 
 
 def _padded(source: str, key: str, made: LowRank, tensors: Mapping[str, Tensor]) -> Padded:
@@ -199,12 +204,13 @@ def _plain(parts: Mapping[str, Tensor], alpha: float) -> LowRank:
     up, down, mid = parts["up"], parts["down"], parts.get("mid")
     if mid is not None:  # folding multiplies: not in half precision
         up, down, mid = (factor.to(torch.promote_types(factor.dtype, torch.float32)) for factor in (up, down, mid))
-    dtype = torch.promote_types(up.dtype, down.dtype)
-    return LowRank.from_conv(down.to(dtype), up.to(dtype), alpha, mid)
+    if up.dtype != down.dtype:
+        dtype = torch.promote_types(up.dtype, down.dtype)
+        up, down = up.to(dtype), down.to(dtype)
+    return LowRank.from_conv(down, up, alpha, mid)
 
 
 def _factor(tensor: Tensor) -> Tensor:
-    tensor = tensor.detach()
     return tensor.half() if tensor.dtype.itemsize == 1 else tensor  # every fp8 number is an fp16 number
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from math import inf, isfinite, prod
 from typing import NamedTuple
 
@@ -16,10 +15,12 @@ FLOATS = {"F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2"}
 PLAIN = ("up", "down", "mid")
 MAGNITUDES = ("dora_scale", "magnitude")
 RESHAPE = "reshape_weight"
+_KIND_OF = {part: kind for kind, parts in ((None, PLAIN), *((k, k.PARTS) for k in KINDS)) for part in parts}
+_ALPHA_ALONE = {"alpha"}
+_BESIDE_FACTORS = {"alpha", RESHAPE, *MAGNITUDES}
 
 
-@dataclass(frozen=True)
-class TensorInfo:
+class TensorInfo(NamedTuple):
     """`start` and `end` are bytes from the start of the data section."""
 
     dtype: str
@@ -36,7 +37,7 @@ class Layer(NamedTuple):
 
     def own(self) -> dict[str, str]:
         """Without alpha, the magnitudes of DoRA and a new shape, which go with several kinds."""
-        return {part: key for part, key in self.keys.items() if part not in ("alpha", RESHAPE, *MAGNITUDES)}
+        return {part: key for part, key in self.keys.items() if part not in _BESIDE_FACTORS}
 
 
 def check_layers(source: str, tensors: Mapping[str, TensorInfo]) -> dict[str, Layer]:
@@ -44,36 +45,46 @@ def check_layers(source: str, tensors: Mapping[str, TensorInfo]) -> dict[str, La
 
     Tensors that belong to no kind are left to `formats`. Raises UnsafeFileError when pieces do not pair or disagree.
     """
-    found: dict[str, dict[str, spelling.Key]] = {}
+    found: dict[str, dict[str, str]] = {}
     for name in tensors:
-        if key := spelling.parse(name):
-            first = found.setdefault(key.layer, {}).setdefault(key.part, key)
-            if first is not key:
-                refuse(source, f"has {quote(name)} beside {quote(first.name)}, which is the same factor")
-    layers = {name: _layer(source, parts) for name, parts in found.items() if parts.keys() != {"alpha"}}
-    for name, layer in layers.items():
-        _check(source, name, layer, tensors)
+        if place := spelling.parse(name):
+            layer, part = place
+            first = found.setdefault(layer, {}).setdefault(part, name)
+            if first is not name:
+                refuse(source, f"has {quote(name)} beside {quote(first)}, which is the same factor")
+    layers: dict[str, Layer] = {}
+    sound: dict[tuple, type[Correction] | None] = {}  # kinds of layers by all that is checked of them
+    for name, keys in found.items():
+        if keys.keys() != _ALPHA_ALONE:
+            shapes = tuple([(part, key[len(name) :], *tensors[key][:2]) for part, key in keys.items()])
+            if shapes not in sound:
+                sound[shapes] = _checked(source, name, keys, tensors)
+            layers[name] = Layer(sound[shapes], keys)
     return layers
 
 
-def _layer(source: str, parts: Mapping[str, spelling.Key]) -> Layer:
-    claims = [kind for kind, pieces in ((None, PLAIN), *((k, k.PARTS) for k in KINDS)) if parts.keys() & set(pieces)]
-    first = next(iter(parts.values()))
+def _checked(
+    source: str, name: str, keys: Mapping[str, str], tensors: Mapping[str, TensorInfo]
+) -> type[Correction] | None:
+    """The kind of a layer that makes sense."""
+    held = {_KIND_OF[part] for part in keys if part in _KIND_OF}
+    claims = [kind for kind in (None, *KINDS) if kind in held]
     if not claims:
-        refuse(source, f"has {quote(first.name)} without the factors that belong to it")
+        refuse(source, f"has {quote(next(iter(keys.values())))} without the factors that belong to it")
     if len(claims) > 1:
         names = " and ".join(kind.kind if kind else "LoRA" for kind in claims)
-        refuse(source, f"changes {quote(first.layer)} twice, as {names}")
+        refuse(source, f"changes {quote(name)} twice, as {names}")
     if claims[0] is None:
-        _check_pair(source, parts)
-    return Layer(claims[0], {part: key.name for part, key in parts.items()})
+        _check_pair(source, name, keys)
+    _check(source, name, Layer(claims[0], keys), tensors)
+    return claims[0]
 
 
-def _check_pair(source: str, parts: Mapping[str, spelling.Key]) -> None:
-    up, down, mid = (parts.get(part) for part in PLAIN)
-    if up is None or down is None or spelling.down_of(up.suffix) != down.suffix:
-        held, lacked = next((part, ("down" if part is up else "up")) for part in (up, down, mid) if part)
-        refuse(source, f"has {quote(held.name)} without the {lacked} factor that pairs with it")
+def _check_pair(source: str, name: str, keys: Mapping[str, str]) -> None:
+    up, down, mid = map(keys.get, PLAIN)
+    if up is None or down is None or spelling.down_of(up[len(name) :]) != down[len(name) :]:
+        held, lacked = next((key, ("down" if key is up else "up")) for key in (up, down, mid) if key)
+        refuse(source, f"has {quote(held)} without the {lacked} factor that pairs with it")
 
 
 def _check(source: str, name: str, layer: Layer, tensors: Mapping[str, TensorInfo]) -> None:

@@ -5,12 +5,16 @@ from __future__ import annotations
 import mmap
 import os
 from collections.abc import Iterator, Mapping
+from functools import lru_cache
+from itertools import accumulate, groupby
+from operator import attrgetter, mul
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from .guard import Header
-from .layers import FLOATS, TensorInfo
+from .layers import TensorInfo
 
 _DTYPES = {
     "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16,
@@ -18,11 +22,16 @@ _DTYPES = {
     "I16": torch.int16, "I8": torch.int8, "U64": torch.uint64, "U32": torch.uint32, "U16": torch.uint16,
     "U8": torch.uint8, "BOOL": torch.bool,
 }  # fmt: skip
+_NO_NUMBER = {
+    "F64": (np.int64, 0x7FF0_0000_0000_0000), "F32": (np.int32, 0x7F80_0000), "F16": (np.int16, 0x7C00),
+    "BF16": (np.int16, 0x7F80), "F8_E4M3": (np.int8, 0x7F), "F8_E5M2": (np.int8, 0x7C),
+}  # fmt: skip  # integers of a float's width, and the least of those that, read as that float, are NaN or infinite
+_AT_ONCE = 2**19  # bytes, which stay in a core's cache
 _MAPPED = os.name != "nt"
 
 
-def tensors_of(header: Header) -> dict[str, Tensor]:
-    """Every tensor of the file in its own dtype, ordinary tensors whatever the mode.
+def contents(header: Header) -> Tensor:
+    """All bytes of the file, an ordinary tensor whatever the mode.
 
     The file is mapped privately and its pages are read when they are used. On Windows, where a mapped file cannot be
     replaced, it is read into memory and closed.
@@ -33,41 +42,53 @@ def tensors_of(header: Header) -> dict[str, Tensor]:
         else:
             data = bytearray(header.size)
             file.readinto(data)
-        held = torch.frombuffer(data, dtype=torch.uint8)[header.data_start :]
-        return {name: _view(held[info.start : info.end], info) for name, info in header.tensors.items()}
+        return torch.frombuffer(data, dtype=torch.uint8)
 
 
-def all_finite(tensors: Mapping[str, Tensor], described: Mapping[str, TensorInfo]) -> bool:
-    """Whether there is no NaN or infinity, in one pass over what lies together; False where fp8 makes that unknown."""
-    return all(_finite(tensors, run) for run in _runs(described))
+def tensors_of(header: Header, held: Tensor) -> dict[str, Tensor]:
+    """Every tensor of the file in its own dtype, as views of its `contents`."""
+    with torch.inference_mode(False):
+        typed = {dtype: _typed(held, _DTYPES[dtype]) for dtype in {info.dtype for info in header.tensors.values()}}
+        return {name: _view(held, typed[info.dtype], header.data_start, info) for name, info in header.tensors.items()}
 
 
-def _view(held: Tensor, info: TensorInfo) -> Tensor:
-    dtype = _DTYPES[info.dtype]
-    aligned = held if held.storage_offset() % dtype.itemsize == 0 else held.clone()
-    return aligned.view(dtype).view(info.shape)
+def all_finite(header: Header, held: Tensor) -> bool:
+    """Whether there is no NaN or infinity in the `contents` of the file."""
+    data = held.numpy()[header.data_start :]
+    return all(_finite(data[start:end], *_NO_NUMBER[dtype]) for dtype, start, end in _runs(header.tensors))
 
 
-def _runs(described: Mapping[str, TensorInfo]) -> Iterator[list[str]]:
-    """Names of floats of one type that follow each other in the file."""
-    run: list[str] = []
-    for name, info in sorted(described.items(), key=lambda item: item[1].start):
-        if run and described[run[0]].dtype != info.dtype:
-            yield run
-            run = []
-        if info.dtype in FLOATS:
-            run.append(name)
-    if run:
-        yield run
+def _typed(held: Tensor, dtype: torch.dtype) -> Tensor:
+    return held[: held.numel() // dtype.itemsize * dtype.itemsize].view(dtype)
 
 
-def _finite(tensors: Mapping[str, Tensor], run: list[str]) -> bool:
-    if tensors[run[0]].dtype.itemsize == 1:
-        return False
-    first, size = tensors[run[0]], sum(tensors[name].numel() for name in run)
-    end = tensors[run[-1]].data_ptr() + tensors[run[-1]].nbytes
-    if end - first.data_ptr() == size * first.element_size():
-        flats = [first.as_strided((size,), (1,))]
-    else:
-        flats = [tensors[name].flatten() for name in run]
-    return all(bool(torch.isfinite(torch.stack(torch.aminmax(flat))).all()) for flat in flats)
+def _view(held: Tensor, typed: Tensor, data_start: int, info: TensorInfo) -> Tensor:
+    first, odd = divmod(data_start + info.start, typed.itemsize)
+    if odd:
+        return held[data_start + info.start : data_start + info.end].clone().view(typed.dtype).view(info.shape)
+    return typed.as_strided(info.shape, _strides(info.shape), first)
+
+
+@lru_cache(1024)
+def _strides(shape: tuple[int, ...]) -> tuple[int, ...]:
+    return tuple(accumulate(shape[:0:-1], mul, initial=1))[::-1] if shape else ()
+
+
+def _runs(described: Mapping[str, TensorInfo]) -> Iterator[tuple[str, int, int]]:
+    """Type, start and end of the floats of one type that follow each other in the file, which has no holes."""
+    ordered = sorted(described.values(), key=attrgetter("start"))
+    for dtype, group in groupby(ordered, key=attrgetter("dtype")):
+        infos = list(group)
+        if dtype in _NO_NUMBER:
+            yield dtype, infos[0].start, infos[-1].end
+
+
+def _finite(data: np.ndarray, integer: type[np.signedinteger], least: int) -> bool:
+    """Positive ones are found among the largest of signed integers, negative ones of unsigned."""
+    signed = data.view(integer)
+    unsigned = data.view(f"u{signed.dtype.name}")
+    step, sign = _AT_ONCE // signed.itemsize, 1 << 8 * signed.itemsize - 1
+    for at in range(0, len(signed), step):
+        if signed[at : at + step].max() >= least or unsigned[at : at + step].max() >= least + sign:
+            return False
+    return True

@@ -40,6 +40,10 @@ _BESIDE = ("diff_b", "b_norm")  # change the bias beside the weight that the res
 _SUFFIXES += tuple(
     (f".{part}", part) for part in ("dora_scale", "reshape_weight", *(part for kind in KINDS for part in kind.PARTS))
 )
+_BY_END: dict[str, list[tuple[str, str]]] = {}  # by what follows the last dot
+for _suffix, _part in _SUFFIXES:
+    _BY_END.setdefault(_suffix.rpartition(".")[2], []).append((_suffix, _part))
+_DOWN_OF = {spelling.up: spelling.down for spelling in SPELLINGS}
 
 UNKNOWN = "unrecognised"
 _KINDS = {
@@ -49,24 +53,19 @@ _KINDS = {
 }
 
 
-class Key(NamedTuple):
-    layer: str  # of a weight; `<layer>.bias` for the bias beside it
-    part: str  # up, down, mid, alpha, magnitude, or what a kind calls it
-    suffix: str
-    name: str
-
-
-def parse(name: str) -> Key | None:
-    """The layer and part a tensor's name stands for, or None when it is no part of any kind that is read."""
-    for suffix, part in _SUFFIXES:
+def parse(name: str) -> tuple[str, str] | None:
+    """The layer and the part of it that a tensor's name stands for: up, down, mid, alpha, magnitude, or what a kind
+    calls it. A layer is that of a weight, or `<layer>.bias` for the bias beside it. None for a name that is no part of
+    any kind that is read."""
+    for suffix, part in _BY_END.get(name.rpartition(".")[2], ()):
         if name.endswith(suffix) and len(name) > len(suffix):
-            return Key(name[: -len(suffix)] + (".bias" if part in _BESIDE else ""), part, suffix, name)
+            return name[: -len(suffix)] + (".bias" if part in _BESIDE else ""), part
     return None
 
 
 def down_of(up_suffix: str) -> str:
     """The suffix that pairs with `up_suffix`."""
-    return next(spelling.down for spelling in SPELLINGS if spelling.up == up_suffix)
+    return _DOWN_OF[up_suffix]
 
 
 def kind(name: str) -> tuple[str, str]:

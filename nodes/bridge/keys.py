@@ -7,7 +7,7 @@ is called after the weight it corrects: `diffusion_model.<path>` or `text_encode
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from weakref import WeakKeyDictionary
 
@@ -102,7 +102,7 @@ class NameTable:
                 )
             if isinstance(change, LowRank):
                 parts = found.setdefault(target.layer, {})
-                parts[target.rows] = self._placed(name, change, target, source, adapter)
+                parts[target.rows] = self._fitting(name, change, target, shape, source, adapter)
             else:
                 for item in change:
                     self._check_fit(name, item, target, shape, source, adapter)
@@ -110,7 +110,7 @@ class NameTable:
                 others.setdefault(target.layer, {})[target.rows] = items
         if not (found or others) or (unmatched and not takes(self.family.name, _guess(adapter, {}))):
             raise ValueError(self._stranger(adapter, source, len(found) + len(others)))
-        layers = {layer: joined(list(parts.values())) for layer, parts in found.items()}
+        layers = {layer: _whole(parts, self.shapes[layer][0]) for layer, parts in found.items()}
         chained = {layer: tuple(item for items in parts.values() for item in items) for layer, parts in others.items()}
         return Resolved(replace(adapter, layers=layers, others=chained), tuple(unmatched))
 
@@ -163,15 +163,15 @@ class NameTable:
             return target
         return replace(target, rows=_thirds(shape)[target.rows[0] // shape[1]])
 
-    def _placed(self, name: str, low_rank: LowRank, target: Target, source: str, adapter: Adapter) -> LowRank:
-        shape = self.shapes[target.layer]
+    def _fitting(
+        self, name: str, low_rank: LowRank, target: Target, shape: torch.Size, source: str, adapter: Adapter
+    ) -> LowRank:
         rows = target.rows[1] if target.rows else shape[0]
-        if low_rank.shape[0] != rows or low_rank.lora_A.shape[1] != shape[1:].numel():
+        if low_rank.lora_B.shape[0] != rows or low_rank.lora_A.shape[1] != shape[1:].numel():
             raise ValueError(self._misfit(name, low_rank.shape, target.layer, (rows, *shape[1:]), source, adapter))
         if target.reorder:
             low_rank = replace(low_rank, lora_B=target.reorder(low_rank.lora_B))
-        low_rank = replace(low_rank, kernel=tuple(shape[2:]))
-        return low_rank.in_rows(target.rows[0], shape[0]) if target.rows else low_rank
+        return low_rank if low_rank.kernel == shape[2:] else replace(low_rank, kernel=tuple(shape[2:]))
 
     def _check_fit(
         self, name: str, item: Correction, target: Target, shape: torch.Size, source: str, adapter: Adapter
@@ -254,16 +254,28 @@ def _target(value, prefix: str) -> Target:
     return Target(prefix + key.removesuffix(".weight"), rows, reorder)
 
 
-def joined(parts: list[LowRank]) -> LowRank:
-    """One correction of slices placed in their rows, at their common scaling if they have one. Slices of one pair, as
-    formats that split fused weights write them, share A and get their rank back."""
-    first, *others = parts
-    if any(part.scaling != first.scaling for part in others):
-        return LowRank.concat(parts)
-    if all(torch.equal(part.lora_A, first.lora_A) for part in others):
-        return replace(first, lora_B=sum((part.lora_B for part in others), first.lora_B))
-    joined = LowRank.concat(replace(part, alpha=float(part.rank)) for part in parts)
-    return replace(joined, alpha=first.scaling * joined.rank)
+def _whole(parts: Mapping[tuple[int, int] | None, LowRank], height: int) -> LowRank:
+    if parts.keys() == {None}:
+        return parts[None]
+    return joined([(rows[0] if rows else 0, part) for rows, part in parts.items()], height)
+
+
+def joined(parts: Sequence[tuple[int, LowRank]], height: int) -> LowRank:
+    """One correction of a weight of `height` rows, of those of slices that start at a row, at their common scaling if
+    they have one. Slices of one pair, as formats that split fused weights write them, share A and get their rank back.
+    """
+    first = parts[0][1]
+    if any(part.scaling != first.scaling for _, part in parts):
+        parts = [(start, LowRank.concat([part])) for start, part in parts]
+        first = parts[0][1]
+    shared = all(torch.equal(part.lora_A, first.lora_A) for _, part in parts)
+    lora_A = first.lora_A if shared else torch.cat([part.lora_A for _, part in parts])
+    lora_B = torch.zeros(height, len(lora_A), dtype=lora_A.dtype, device=lora_A.device)
+    column = 0
+    for start, part in parts:
+        lora_B[start : start + len(part.lora_B), column : column + part.rank] += part.lora_B
+        column += 0 if shared else part.rank
+    return LowRank(lora_A, lora_B, first.scaling * len(lora_A), first.kernel)
 
 
 def _speaks(style: str, name: str) -> bool:

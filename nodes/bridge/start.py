@@ -100,9 +100,9 @@ def _fused(parts: Sequence[tuple[DoRA, Placed]], height: int) -> DoRA:
     for dora, place in parts:
         reorder = place.reorder or (lambda rows: rows)
         update = replace(dora.update, lora_B=reorder(dora.update.lora_B))
-        updates.append(update.in_rows(place.start, height))
+        updates.append((place.start, update))
         magnitude[place.start : place.start + place.length] = reorder(dora.magnitude)
-    return DoRA(joined(updates), magnitude, 0, parts[0][0].norm_of)
+    return DoRA(joined(updates, height), magnitude, 0, parts[0][0].norm_of)
 
 
 def _module(network: nn.Module, name: str, prefix: str) -> nn.Module:

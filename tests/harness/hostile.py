@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from math import prod
 from typing import Any
 
-SIZES = {"F32": 4, "F16": 2, "BF16": 2, "I32": 4, "U8": 1, "BOOL": 1, "F64": 8}
+SIZES = {"F32": 4, "F16": 2, "BF16": 2, "I32": 4, "U8": 1, "BOOL": 1, "F64": 8, "F8_E4M3": 1}
 Entry = dict[str, Any]
 
 
@@ -36,12 +36,14 @@ class Sound:
         return found
 
     def data(self) -> bytes:
-        ones = {"F32": b"\0\0\x80?", "F16": b"\0<", "BF16": b"\x80?", "U8": b"\1", "BOOL": b"\1", "I32": b"\1\0\0\0"}
+        ones = {"F32": b"\0\0\x80?", "F16": b"\0<", "BF16": b"\x80?", "U8": b"\1", "BOOL": b"\1", "I32": b"\1\0\0\0",
+                "F8_E4M3": b"8"}  # fmt: skip
         return b"".join(ones[dtype] * prod(shape) for dtype, shape in self.tensors.values())
 
 
 def packed(header: dict[str, Any] | bytes, data: bytes) -> bytes:
-    raw = header if isinstance(header, bytes) else json.dumps(header).encode()
+    """As the safetensors library spells a header, without spaces."""
+    raw = header if isinstance(header, bytes) else json.dumps(header, separators=(",", ":")).encode()
     return len(raw).to_bytes(8, "little") + raw + data
 
 
@@ -65,6 +67,7 @@ SOUND = {
                      ".lora_down.weight", "F32"),
     "diffusers": _file([f"transformer.single_transformer_blocks.{i}.attn.to_q" for i in range(4)], ".lora_B.weight",
                        ".lora_A.weight", "BF16", alpha=False),
+    "fp8": _file(_UNET[:3], ".lora_up.weight", ".lora_down.weight", "F8_E4M3"),
     "text": _file([f"lora_te1_text_model_encoder_layers_{i}_mlp_fc1" for i in range(3)], ".lora_up.weight",
                   ".lora_down.weight"),
 }  # fmt: skip
@@ -89,13 +92,30 @@ def _field(name: str, value: Callable[[Entry, random.Random], object]) -> Mutati
 
 
 def _text(change: Callable[[bytes, str, random.Random], bytes]) -> Mutation:
-    """The header's text changed."""
+    """The header's text changed, which is spaced as Python does it."""
 
     def mutate(sound: Sound, chance: random.Random) -> bytes:
         raw = json.dumps(sound.header()).encode()
         return packed(change(raw, chance.choice(list(sound.tensors)), chance), sound.data())
 
     return mutate
+
+
+def _compact(change: Callable[[bytes, random.Random], bytes]) -> Mutation:
+    """The text of a header without spaces changed."""
+
+    def mutate(sound: Sound, chance: random.Random) -> bytes:
+        raw = packed(sound.header(), b"")[8:]
+        return packed(change(raw, chance), sound.data())
+
+    return mutate
+
+
+def _at(raw: bytes, mark: bytes, new: bytes, chance: random.Random) -> bytes:
+    """With one of the marks in `raw` replaced."""
+    pieces = raw.split(mark)
+    place = chance.randrange(1, len(pieces))
+    return mark.join(pieces[:place]) + new + mark.join(pieces[place:])
 
 
 def _whole(change: Callable[[bytes, random.Random], bytes]) -> Mutation:
@@ -178,27 +198,32 @@ def _twice(sound: Sound, chance: random.Random) -> bytes:
     return packed(Sound(tensors).header(), Sound(tensors).data())
 
 
-def _values(bad: dict[str, list[bytes]], alpha: bool) -> Mutation:
-    """One number of the data made what it must not be."""
+def _values(bad: dict[str, list[bytes]], alpha: bool, last: bool = False, odd: bool = False) -> Mutation:
+    """One number of the data made what it must not be, or the very last one; `odd`: where data start at an odd byte."""
 
     def mutate(sound: Sound, chance: random.Random) -> bytes:
         if alpha and not any(name.endswith(".alpha") for name in sound.tensors):
             sound = Sound(sound.tensors | {next(iter(sound.tensors)).split(".lora")[0] + ".alpha": ("F32", [])})
         header, data = sound.header(), bytearray(sound.data())
-        name = chance.choice([name for name in sound.tensors if name.endswith(".alpha") == alpha])
+        names = [name for name in sound.tensors if name.endswith(".alpha") == alpha]
+        if last:
+            sound = Sound({name: sound.tensors[name] for name in sorted(sound.tensors, key=names.__contains__)})
+            header, data = sound.header(), bytearray(sound.data())
+        name = names[-1] if last else chance.choice(names)
         dtype = sound.tensors[name][0]
         start, end = header[name]["data_offsets"]
-        at = start + SIZES[dtype] * chance.randrange((end - start) // SIZES[dtype])
+        at = end - SIZES[dtype] if last else start + SIZES[dtype] * chance.randrange((end - start) // SIZES[dtype])
         data[at : at + SIZES[dtype]] = chance.choice(bad[dtype])
-        return packed(header, bytes(data))
+        raw = packed(header, b"")[8:]
+        return packed(raw + b" " * ((len(raw) + odd) % 2), bytes(data))
 
     return mutate
 
 
 _NAN = {"F32": [b"\0\0\xc0\x7f", b"\0\0\x80\x7f", b"\0\0\x80\xff"], "F16": [b"\0~", b"\0|", b"\0\xfc"],
-        "BF16": [b"\xc0\x7f", b"\x80\x7f", b"\x80\xff"]}  # fmt: skip
+        "BF16": [b"\xc0\x7f", b"\x80\x7f", b"\x80\xff"], "F8_E4M3": [b"\x7f", b"\xff"]}  # fmt: skip
 _ALPHA = {"F32": [*_NAN["F32"], bytes(4), b"\0\x50\xc3G"], "F16": [*_NAN["F16"], bytes(2), b"\0x"],
-          "BF16": [*_NAN["BF16"], bytes(2), b"\xc3G"]}  # fmt: skip
+          "BF16": [*_NAN["BF16"], bytes(2), b"\xc3G"], "F8_E4M3": [*_NAN["F8_E4M3"], bytes(1)]}  # fmt: skip
 _CONTROL = ("\n", "\x00", "\x1b[2J", "\u202e", "\u200b", "\u2028", "\ud83d")
 _JUNK = ("NaN", "Infinity", "-Infinity", "1e400", "0.5", "9" * 25, "1" * 5000)
 
@@ -217,14 +242,25 @@ MUTATIONS: dict[str, tuple[Mutation, str]] = {
     "bad UTF-8": (_text(lambda raw, key, r: raw.replace(key.encode(), r.choice((b"\xff", b"\xc0\x80", b"\xed\xa0\x80")) + key.encode(), 1)), "UTF-8"),
     "text after": (_text(lambda raw, key, r: raw + r.choice((b"{}", b"x", b"\x00", b"//"))), "not JSON"),
     "comma": (_text(lambda raw, key, r: raw[:-1] + b",}"), "not JSON"),
-    "deep": (_text(lambda raw, key, r: raw[:-1] + b', "x": ' + b"[" * r.randint(1000, 90_000) + b"}"), "nested too deeply"),
-    "deep tables": (_text(lambda raw, key, r: raw[:-1] + b', "x": ' + b'{"a":' * r.randint(1500, 9000) + b"}"), "nested too deeply|not JSON"),
+    "deep": (_text(lambda raw, key, r: raw[:-1] + b', "x": ' + b"[" * r.randint(1000, 20_000) + b"}"), "nested too deeply|not JSON|more memory"),
+    "deep tables": (_text(lambda raw, key, r: raw[:-1] + b', "x": ' + b'{"a":' * r.randint(1500, 9000) + b"}"), "nested too deeply|not JSON|more memory"),
     "duplicate tensor": (_text(lambda raw, key, r: raw[:-1] + b", " + json.dumps(key).encode() + b': {"dtype": "F32"}}'), "twice"),
     "duplicate field": (_text(lambda raw, key, r: raw.replace(b'{"dtype"', b'{"shape": [1], "dtype"')), "twice"),
     "duplicate metadata": (_text(lambda raw, key, r: raw.replace(b'"ss_network_dim"', b'"modelspec.title": "x", "ss_network_dim"')), "twice"),
     "not whole": (_text(lambda raw, key, r: raw.replace(b'"shape": [', b'"shape": [' + r.choice(_JUNK).encode() + b", ", 1)), "in its header"),
-    "many tables": (_text(lambda raw, key, r: raw[:-1] + b"".join(b', "t%d": {}' % i for i in range(20_010)) + b"}"), "more than 20000"),
-    "long list": (_text(lambda raw, key, r: raw.replace(b'"shape": [', b'"shape": [' + b"1, " * r.randint(150, 9000), 1)), "has a list"),
+    "many tables": (_text(lambda raw, key, r: raw[:-1] + b"".join(b', "t%d": {}' % i for i in range(20_010)) + b"}"), "more memory"),
+    "long list": (_text(lambda raw, key, r: raw.replace(b'"shape": [', b'"shape": [' + b"1, " * r.randint(150, 20_000), 1)), "impossible shape|more memory"),
+    "much metadata": (_text(lambda raw, key, r: raw.replace(b'"ss_network_dim"', b"".join(b'"%x":"",' % i for i in range(r.randint(6000, 9000))) + b'"ss_network_dim"')), "more memory"),
+    "long metadata": (_text(lambda raw, key, r: raw.replace(b'"ss_network_dim"', b'"k":"' + r.choice((b"x" * 600_000, b"\\ud83d\\ude00" * 20_000, b"\xf0\x9f\x98\x80" + b"x" * 150_000)) + b'", "ss_network_dim"')), "more memory"),
+    # the text of a header that is nearly what the safetensors library writes
+    "leading zero": (_compact(lambda raw, r: _at(raw, b'"shape":[', b'"shape":[0', r).replace(b"[0]", b"[00]").replace(b"[0,", b"[00,")), "not JSON"),
+    "foreign digits": (_compact(lambda raw, r: _at(raw, b'"data_offsets":[', b'"data_offsets":[' + r.choice(("\u0661", "\uff11", "\u00b2")).encode(), r)), "not JSON"),
+    "no comma": (_compact(lambda raw, r: _at(raw, b'},"', b'}"', r)), "not JSON"),
+    "brace between": (_compact(lambda raw, r: _at(raw, b'},"', r.choice((b'}}"', b'}},"', b'},{"')), r)), "not JSON"),
+    "raw control": (_compact(lambda raw, r: _at(raw, b'":{"dtype"', bytes([r.randrange(32)]) + b'":{"dtype"', r)), "not JSON"),
+    "tensor as metadata": (_compact(lambda raw, r: raw.replace(b'{"__metadata__":', b'{"__metadata__":{"dtype":"F32","shape":[],"data_offsets":[0,4]},"x":')), "not text"),
+    "late metadata": (_compact(lambda raw, r: raw[:-1] + r.choice((b',"__metadata__":{"a":"b"}}', b',"__metadata__":{"dtype":"F32","shape":[],"data_offsets":[0,4]}}'))), "twice"),
+    "spaces within": (_compact(lambda raw, r: _at(raw, b',"shape"', r.choice((b"\xc2\xa0", b"\x0b", b"\x0c")) + b',"shape"', r)), "not JSON"),
     # what the header says
     "metadata no table": (_changed(lambda h, key, r: h.__setitem__("__metadata__", r.choice(("x", [], 1, None, True)))), "not a table"),
     "metadata no text": (_changed(lambda h, key, r: h["__metadata__"].__setitem__("k", r.choice((1, None, {}, [], True)))), "not text"),
@@ -262,9 +298,11 @@ MUTATIONS: dict[str, tuple[Mutation, str]] = {
     "nothing but metadata": (lambda sound, r: packed({"__metadata__": {"k": str(r.random())}}, b""), "no tensors"),
     # what only the numbers tell
     "NaN or infinite": (_values(_NAN, alpha=False), "NaN or infinite"),
+    "last number": (_values(_NAN, alpha=False, last=True), "NaN or infinite"),
+    "odd start": (_values(_NAN, alpha=False, odd=True), "NaN or infinite"),
     "alpha": (_values(_ALPHA, alpha=True), "outside 0 <"),
 }  # fmt: skip
-IN_THE_NUMBERS = {"NaN or infinite", "alpha"}
+IN_THE_NUMBERS = {"NaN or infinite", "last number", "odd start", "alpha"}
 
 
 def mutants(each: int = 2) -> Iterator[tuple[str, bytes, str]]:

@@ -20,6 +20,11 @@ def write(path: Path, value: float = 1.0, dtype: torch.dtype = torch.float16, si
     return path
 
 
+def tensors_of(path: Path) -> dict[str, torch.Tensor]:
+    header = guard.inspect(path)
+    return reader.tensors_of(header, reader.contents(header))
+
+
 def value_of(adapter) -> float:
     return float(adapter.layers["x"].lora_B[0, 0])
 
@@ -71,7 +76,7 @@ def test_an_open_adapter_does_not_hold_its_file(tmp_path: Path, monkeypatch, map
     """On Windows a mapped file could not be replaced, so nothing is mapped there."""
     path = write(tmp_path / "a.safetensors")
     monkeypatch.setattr(reader, "_MAPPED", mapped)
-    tensors = reader.tensors_of(guard.inspect(path))
+    tensors = tensors_of(path)
     wanted = load_file(path)
     assert tensors.keys() == wanted.keys() and all(torch.equal(tensors[name], wanted[name]) for name in wanted)
     if not mapped:
@@ -86,7 +91,7 @@ def test_an_open_adapter_does_not_hold_its_file(tmp_path: Path, monkeypatch, map
 def test_values_that_are_no_numbers_are_found_in_one_pass(tmp_path: Path, dtype: torch.dtype, bad: float) -> None:
     path = write(tmp_path / "a.safetensors", dtype=dtype)
     header = guard.inspect(path)
-    assert reader.all_finite(reader.tensors_of(header), header.tensors) == (dtype.itemsize > 1)
+    assert reader.all_finite(header, reader.contents(header))
     assert value_of(store.read(path)) == 1.0
     tensors = load_file(path)
     if dtype == torch.float8_e4m3fn and bad == float("inf"):
@@ -104,5 +109,38 @@ def test_offsets_that_are_not_aligned(tmp_path: Path) -> None:
     header += b'"x.alpha":{"dtype":"F32","shape":[],"data_offsets":[1,5]}}'
     header += b" " * (-len(header) % 8)
     path.write_bytes(len(header).to_bytes(8, "little") + header + b"\x07" + b"\x00\x00\x80\x3f")
-    tensors = reader.tensors_of(guard.inspect(path))
+    tensors = tensors_of(path)
     assert int(tensors["a"]) == 7 and float(tensors["x.alpha"]) == 1.0
+
+
+FLOATS = [torch.float16, torch.bfloat16, torch.float8_e4m3fn, torch.float8_e5m2, torch.float32, torch.float64]
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_every_pattern_of_bits_is_told_a_number_or_none(tmp_path: Path, dtype: torch.dtype) -> None:
+    """All of them up to 16 bits, zeros of both signs and subnormals included; of wider types those at every border."""
+    bits = 8 * dtype.itemsize
+    integer = {8: torch.int8, 16: torch.int16, 32: torch.int32, 64: torch.int64}[bits]
+    infinite = int(torch.tensor(torch.inf, dtype=dtype).view(integer)) if bits > 16 else 0
+    borders = [0, 1, 2, infinite - 1, infinite, infinite + 1, 2 ** (bits - 1) - 1]
+    patterns = range(2**bits) if bits <= 16 else borders + [number - 2 ** (bits - 1) for number in borders]
+    values = torch.tensor([p - 2**bits if p >= 2 ** (bits - 1) else p for p in patterns], dtype=integer).view(dtype)
+    good = values.double().isfinite()
+    key = {v: k for k, v in reader._DTYPES.items()}[dtype]
+    assert reader._finite(values[good].view(torch.uint8).numpy(), *reader._NO_NUMBER[key])
+    assert 0 < (~good).sum() < len(values)
+    for value in values[~good].view(integer).tolist():
+        one = torch.zeros(9, dtype=integer).index_fill(0, torch.tensor([8]), value)
+        assert not reader._finite(one.view(torch.uint8).numpy(), *reader._NO_NUMBER[key])
+
+
+def test_only_floats_are_asked_whether_they_are_numbers(tmp_path: Path) -> None:
+    """Whole numbers between them may have any bits, and a large tensor is looked at to its end."""
+    path = tmp_path / "a.safetensors"
+    tensors = {"a": torch.ones(3, dtype=torch.float16), "b": torch.full((5,), 0x7C00, dtype=torch.int16),
+               "c": torch.ones(reader._AT_ONCE + 1, dtype=torch.float16)}  # fmt: skip
+    for last in (1.0, torch.nan):
+        tensors["c"][-1] = last
+        save_file(tensors, path)
+        header = guard.inspect(path)
+        assert reader.all_finite(header, reader.contents(header)) == (last == 1.0)
