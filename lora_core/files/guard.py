@@ -2,8 +2,8 @@
 
 ComfyUI's own loader (comfy.utils.load_safetensors) trusts the header; it accepts overlapping and aliased tensors,
 holes, trailing bytes, duplicate keys and empty tensors that claim gigabytes. Here the header is read with the
-standard library alone, costs memory in proportion to its own length (8 MiB at most), and every rule of the
-safetensors format is enforced, then what makes sense of a LoRA: factors that pair, ranks that agree and can exist.
+standard library alone and takes no more memory than the file has bytes, and every rule of the safetensors format is
+enforced, then what makes sense of a LoRA: factors that pair, ranks that agree and can exist.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from .names import safe_name, safe_path
 __all__ = ["Header", "TensorInfo", "UnsafeFileError", "inspect", "safe_name", "safe_path"]
 
 MAX_HEADER = 8 * 2**20
-SMALL = 2**20  # bytes; what a file may take as objects that is smaller than that
+SMALL = 4 * 2**20  # bytes; files up to this may take as much: a header of 1 MiB, which ComfyUI reads, takes 2.3
 _VALUE = 112  # bytes; the most that Python takes for what a mark of _MARKS stands for in JSON, text aside
 _MARKS = (b"{", b"[", b":", b",")
 _TOKENS = re.compile(rb'\\.|["{\[:,]', re.DOTALL)
@@ -85,12 +85,16 @@ def _refuse_length(start: bytes, length: int, size: int, source: str) -> None:
     refuse(source, f"claims a header of {length} bytes, more than the {MAX_HEADER} allowed")
 
 
+def fits(raw: bytes, size: int) -> bool:
+    """Whether a header, as bytes, text and Python's objects, takes no more memory than `size`, its file's, or SMALL."""
+    room = max(size, SMALL) - _width(raw) * len(raw) * 9 // 4  # text is built in a buffer that is a quarter too long
+    return room >= _VALUE * sum(map(raw.count, _MARKS)) or _has_at_most(raw, room // _VALUE)
+
+
 def _text(raw: bytes, size: int, source: str) -> str:
-    """The text of a header that as Python's objects takes no more memory than the file has bytes, or SMALL."""
     if not raw.startswith(b"{"):
         refuse(source, "is not a safetensors file: its header does not start with '{'")
-    room = max(size, SMALL) - _width(raw) * len(raw) * 9 // 4  # bytes, text and the strings that are built of it
-    if room < 0 or _VALUE * sum(map(raw.count, _MARKS)) > room and _VALUE * _count_values(raw) > room:
+    if not fits(raw, size):
         refuse(source, f"has a header of {len(raw)} bytes that takes more memory than the file of {size} bytes")
     try:
         return raw.decode("utf-8")
@@ -100,13 +104,14 @@ def _text(raw: bytes, size: int, source: str) -> str:
 
 def _width(raw: bytes) -> int:
     """The most bytes that a character of this JSON takes in memory."""
-    if raw.isascii() and b"\\u" not in raw:
+    plain = raw.replace(b"\\\\", b"")  # of texts that are JSON themselves, whose escapes are escaped
+    if plain.isascii() and b"\\u" not in plain:
         return 1
-    return 4 if _BEYOND_16_BITS.search(raw) else 2
+    return 4 if _BEYOND_16_BITS.search(plain) else 2
 
 
-def _count_values(raw: bytes) -> int:
-    """How many of _MARKS are not in strings."""
+def _has_at_most(raw: bytes, most: int) -> bool:
+    """So many of _MARKS that are not in strings."""
     found, in_string = 0, False
     for token in _TOKENS.finditer(raw):
         mark = token[0]
@@ -114,7 +119,9 @@ def _count_values(raw: bytes) -> int:
             in_string = not in_string
         elif mark in _MARKS and not in_string:
             found += 1
-    return found
+        if found > most:
+            return False
+    return True
 
 
 def _check_offsets(tensors: Mapping[str, TensorInfo], data_size: int, source: str) -> None:

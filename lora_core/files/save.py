@@ -11,6 +11,7 @@ from pathlib import Path
 
 from torch import Tensor
 
+from . import guard
 from .fitting import fitted
 from .packing import Packed, pack
 
@@ -78,17 +79,23 @@ def _header(path: Path, packed: Packed, metadata: Mapping[str, str]) -> tuple[by
             raise ValueError(f"metadata {key!r} is {type(value).__name__}; write it as text")
     digest = packed.model_hash()
     kept |= {"sshs_model_hash": digest, "sshs_legacy_hash": "0" * 8, "modelspec.hash_sha256": "0x" + digest}
-    kept, left_out = fitted(kept, lambda text: len(packed.header(text)), MAX_HEADER)
+    kept, left_out = fitted(kept, lambda text: _length(packed.header(text), packed), MAX_HEADER)
     del kept["sshs_legacy_hash"]
     if legacy := packed.legacy_hash(kept):
         kept["sshs_legacy_hash"] = legacy
     head = packed.header(kept)
-    if len(head) > MAX_HEADER:
+    if _length(head, packed) > MAX_HEADER:
         raise ValueError(
-            f"the header of {path.name} would take {len(head)} bytes, above the {MAX_HEADER} that ComfyUI reads; "
+            f"the header of {path.name} would take {len(head)} bytes, above the {MAX_HEADER} that ComfyUI reads, or "
+            "more memory than the whole file; "
             f"shorten the metadata (largest: {max(kept, key=lambda key: len(kept[key]))})"
         )
     return head, left_out
+
+
+def _length(head: bytes, packed: Packed) -> int:
+    """Above MAX_HEADER, too, when the header would take more memory than `guard` lets it."""
+    return len(head) if guard.fits(head[8:], len(head) + len(packed.data)) else MAX_HEADER + len(head)
 
 
 def _write(path: Path, *parts: bytes | memoryview) -> None:
