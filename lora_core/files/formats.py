@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import replace
 from math import isfinite, prod
 from pathlib import Path
@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from ..adapter import Adapter
-from ..kinds import Correction, DoRA, Padded
+from ..kinds import Correction, Difference, DoRA, Padded
 from ..low_rank import LowRank
 from . import guard, layers, reader, spelling, strength
 from .conversions import converted
@@ -97,7 +97,13 @@ def encode(
     tensors: dict[str, Tensor] = {}
     before_peft = style == "peft" and not adapter.others
     with torch.inference_mode(False), torch.no_grad():
-        for name, (layer, magnitude) in _writable(adapter, style).items():
+        vectors = _vectors(adapter, style)
+        for name, values in vectors.items():
+            for target in (names or {}).get(name, (FileLayer(name),)):
+                part = values if target.rows is None else values.narrow(0, *target.rows)
+                key = _vector_key(target.name)
+                tensors[key] = _cast(key, target.reorder(part) if target.reorder else part, dtype)
+        for name, (layer, magnitude) in _writable(adapter, style, vectors).items():
             for target in (names or {}).get(name, (FileLayer(name),)):
                 part = layer if target.rows is None else layer.rows(*target.rows)
                 part = replace(part, lora_B=target.reorder(part.lora_B)) if target.reorder else part
@@ -116,10 +122,30 @@ def _numbers_info(numbers: list[int]) -> layers.TensorInfo:
     return layers.TensorInfo("I64", (len(numbers),))
 
 
-def _writable(adapter: Adapter, style: Style) -> dict[str, tuple[LowRank, Tensor | None]]:
-    """The low-rank part of each layer and the magnitudes that the style holds with it."""
+def _vectors(adapter: Adapter, style: Style) -> dict[str, Tensor]:
+    """What is added to biases and norms."""
+    found = {
+        name: items[0].values for name, items in adapter.others.items()
+        if len(items) == 1 and type(items[0]) is Difference and items[0].values.ndim == 1
+    }  # fmt: skip
+    if found and style == "peft":
+        raise ValueError(
+            f"{len(found)} biases and norms are changed, for example {next(iter(found))}, which the diffusers format "
+            "cannot hold; save in the 'comfyui' format"
+        )
+    return found
+
+
+def _vector_key(name: str) -> str:
+    return f"{name.removesuffix('.bias')}.diff_b" if name.endswith(".bias") else f"{name}.diff"
+
+
+def _writable(
+    adapter: Adapter, style: Style, apart: Container[str]
+) -> dict[str, tuple[LowRank, Tensor | None]]:  # fmt: skip
+    """The low-rank part of each layer and the magnitudes that the style holds with it, but for what goes `apart`."""
     found: dict[str, tuple[LowRank, Tensor | None]] = {name: (layer, None) for name, layer in adapter.layers.items()}
-    for name, items in adapter.others.items():
+    for name, items in ((name, items) for name, items in adapter.others.items() if name not in apart):
         first, wanted = items[0], "sum" if style == "peft" else "base"
         is_dora = isinstance(first, DoRA) and isinstance(first.update, LowRank) and first.axis == 0
         if len(items) > 1 or name in found or not is_dora or first.norm_of != wanted:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ..adapter import Adapter
-from ..kinds import Correction, GLoRA, LoHa, LoKr, Placed
+from ..kinds import Correction, Difference, GLoRA, LoHa, LoKr, Placed
 from ..kinds.lokr import product
 from ..low_rank import LowRank
 from .chain import Step, applied
@@ -124,10 +124,12 @@ def _flat(weight: Tensor) -> tuple[int, int]:
 
 @dataclass
 class Converted:
-    """`errors` of the layers that changed their kind; `left_out` are biases and norms, which have no rank."""
+    """`errors` of the layers that changed their kind. Biases and norms have no rank: `vectors` are what is added to
+    them, at strength 1, and `left_out` names those for which that depends on what is found."""
 
     adapter: Adapter
     errors: dict[str, float] = field(default_factory=dict)
+    vectors: dict[str, Difference] = field(default_factory=dict)
     left_out: dict[str, str] = field(default_factory=dict)
 
     @property
@@ -153,7 +155,10 @@ def convert(
         strength = strength_of(name)
         weight = weight_of(name).float() if strength else None
         if weight is not None and weight.ndim < 2:
-            made.left_out[name] = items[0].kind
+            if any(item.depends_on_weight for item in items):
+                made.left_out[name] = items[0].kind
+            else:
+                made.vectors[name] = Difference(applied(torch.zeros_like(weight), map(Step, items)))
         elif weight is not None:
             found = _layer(adapter.layers.get(name), items, weight, limits, name, strength)
             made.adapter.layers[name], made.errors[name] = found

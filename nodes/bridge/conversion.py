@@ -32,7 +32,10 @@ def convert_file(name: str, model, clip, limits: Limits, tick: Tick) -> tuple[Ad
     resolved = table.resolve(formats.read(path), path.name)
     refuse_losses(path.name, resolved.unmatched)
     found = resolved.adapter
-    made = as_plain(path.stem, found, model, clip, limits, tick)
+    made = as_plain(found, model, clip, limits, tick)
+    if not made.adapter.layers:
+        raise ValueError(f"{path.stem} changes only biases and norms, which no LoRA can hold; use Load LoRA Stack")
+    made.left_out |= {name: vector.kind for name, vector in made.vectors.items()}
     parent = Parent.of(path.stem, found.metadata, 1.0, 1.0, lora_hash(name, Progress(1)))
     how = {"method": "convert", "rank": limits.rank, "energy": limits.energy}
     if found.others:
@@ -43,15 +46,11 @@ def convert_file(name: str, model, clip, limits: Limits, tick: Tick) -> tuple[Ad
 
 
 def as_plain(
-    name: str, adapter: Adapter, model, clip, limits: Limits, tick: Tick,
+    adapter: Adapter, model, clip, limits: Limits, tick: Tick,
     strength_of: Callable[[str], float] = lambda name: 1.0,
 ) -> Converted:  # fmt: skip
-    """An adapter in the model's names with every matrix as a LowRank, on the CPU, to be applied at `strength_of` each.
-    Raises ValueError, with its `name`, when there is none."""
-    made = _on_cpu(lambda: convert(adapter, limits, _weights(model, clip), tick, strength_of))
-    if not made.adapter.layers and made.left_out:
-        raise ValueError(f"{name} changes only biases and norms, which no LoRA can hold; use Load LoRA Stack")
-    return made
+    """An adapter in the model's names with every matrix as a LowRank, on the CPU, to be applied at `strength_of`."""
+    return _on_cpu(lambda: convert(adapter, limits, _weights(model, clip), tick, strength_of))
 
 
 def in_order(steps: Mapping[str, Sequence[Step]], model, clip, limits: Limits, tick: Tick) -> Converted:
@@ -62,7 +61,8 @@ def in_order(steps: Mapping[str, Sequence[Step]], model, clip, limits: Limits, t
 def _on_cpu(work: Callable[[], Converted]) -> Converted:
     with torch.inference_mode(False), torch.no_grad():
         made = work()
-        return replace(made, adapter=made.adapter.map(lambda layer: layer.to("cpu")))
+        vectors = {name: vector.to("cpu") for name, vector in made.vectors.items()}
+        return replace(made, adapter=made.adapter.map(lambda layer: layer.to("cpu")), vectors=vectors)
 
 
 def _weights(model, clip) -> Callable[[str], torch.Tensor]:

@@ -19,12 +19,12 @@ from ...lora_core.files import formats, save
 from ...lora_core.files.hashes import content_hash
 from ...lora_core.files.label import Label, labelled
 from ...lora_core.files.lineage import CONTENT
-from ...lora_core.kinds import Correction
+from ...lora_core.kinds import Correction, DoRA
 from ...lora_core.low_rank import LowRank
 from .folders import file_for, loras_folder
 from .keys import NameTable
 from .progress import Progress
-from .weights import weight_of
+from .weights import key_of, weight_of
 
 log = logging.getLogger("lora_loom")
 
@@ -111,13 +111,13 @@ def prove(path: Path, adapter: Adapter, dtype: torch.dtype, model, clip=None, ti
         names = comfy.lora.model_lora_keys_clip(clip.cond_stage_model, names)
     tensors = comfy.lora_convert.convert_lora(comfy.utils.load_torch_file(str(path), safe_load=True))
     loaded = comfy.lora.load_lora(tensors, names, log_missing=False)
-    read = set().union(*(patch.loaded_keys for patch in loaded.values())) if loaded else set()
+    read = set().union(*(_read_keys(patch, tensors) for patch in loaded.values()))
     by_weight: dict[str, list] = {}
     for target, patch in loaded.items():
         by_weight.setdefault(_key(target), []).append((1.0, patch, 1.0, *_slice(target)))
 
     def apply(name: str, weight: Tensor) -> Tensor:
-        key = f"{name.removeprefix(TEXT_PREFIX)}.weight"
+        key = key_of(name, model, clip)
         return comfy.lora.calculate_weight(by_weight.get(key, []), weight, key, weight.dtype)
 
     errors = _errors(adapter, apply, model, clip, tick)
@@ -174,9 +174,18 @@ def _errors(
 def _others_of_sum(adapter: Adapter, model, clip) -> dict[str, tuple[Correction, ...]]:
     """DoRA with magnitudes as PEFT has them."""
     return {
-        name: tuple(item.relative_to("sum", weight_of(name, model, clip)) for item in items)
+        name: tuple(
+            item.relative_to("sum", weight_of(name, model, clip)) if isinstance(item, DoRA) else item for item in items
+        )
         for name, items in adapter.others.items()
     }
+
+
+def _read_keys(patch, tensors: dict[str, Tensor]) -> set[str]:
+    """The keys of a file that went into a patch; of a whole difference ComfyUI notes none."""
+    if not isinstance(patch, tuple):
+        return patch.loaded_keys
+    return {key for key, tensor in tensors.items() if any(tensor is value for value in patch[1])}
 
 
 def _key(target) -> str:

@@ -123,7 +123,10 @@ class NameTable:
             target = self.targets[name]
             if _speaks(style, name) and not re.search(self.family.foreign, name):
                 spelled.setdefault(target.layer, []).append(FileLayer(name, target.rows, target.reorder))
-        missing = [layer for layer in layers if layer not in spelled]
+        for layer in (layer for layer in layers if layer.endswith(".bias")):
+            beside = spelled.get(layer.removesuffix(".bias"), ())
+            spelled[layer] = [file._replace(name=f"{file.name}.bias") for file in beside]
+        missing = [layer for layer in layers if not spelled.get(layer)]
         if missing:
             kind = "diffusers" if style == "peft" else style
             raise ValueError(

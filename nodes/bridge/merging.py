@@ -5,15 +5,17 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from PIL import Image
+from torch import Tensor
 
 from ...lora_core.adapter import TEXT_PREFIX, Adapter
 from ...lora_core.files import lineage
 from ...lora_core.files.hashes import content_hash
 from ...lora_core.files.lineage import Parent, losses
+from ...lora_core.kinds import Difference
 from ...lora_core.merging import AUTO, METHODS, SUM, auto
 from ...lora_core.merging.chain import entangled
 from ...lora_core.merging.chart import draw_merge
@@ -30,6 +32,7 @@ from .progress import Progress
 from .stack import Entry, layers_of, load_rows, rows_of
 
 _LONGEST = 1.2e-05  # as text, of errors
+_ENTRY = 100  # bytes that a tensor takes in a file's header, beside its name
 _ADDED = 1000  # bytes of a header that Save LoRA adds without being asked: hashes, the name of the file
 IN_ORDER = "parts one after the other"
 CHOICES = [SUM, AUTO, *METHODS]
@@ -84,13 +87,14 @@ def connected(adapters: Iterable[Adapter | None], strengths: str, text_strengths
 @dataclass(frozen=True)
 class Source:
     """What goes into a merge: its hash, of what (see `Parent`), text of block strengths, and, of one that was no plain
-    LoRA, what it cost to make it one."""
+    LoRA, what it cost to make it one, with what it adds to biases and norms."""
 
     entry: Entry
     sha256: str
     hash_of: str = ""
     blocks: str = ""
     converted: Mapping[str, Any] | None = None
+    vectors: Mapping[str, Difference] = field(default_factory=dict)
 
     def at(self, strength: float, text_strength: float) -> Source:
         return replace(self, entry=replace(self.entry, strength=strength, text_strength=text_strength))
@@ -159,12 +163,26 @@ def plain(parts: Sequence[Source], model, clip, limits: Limits, tick: Tick) -> t
     for part in parts:
         entry = part.entry
         if entry.adapter.others:
-            made_plain = as_plain(entry.name, entry.adapter, model, clip, Limits(limits.rank), tick, entry.strength_of)
+            made_plain = as_plain(entry.adapter, model, clip, Limits(limits.rank), tick, entry.strength_of)
             notes += [f"{entry.name}: {layers_of(entry.adapter)}; {line}" for line in cost(made_plain)]
             converted = told(entry.name, entry.adapter, made_plain)
-            part = replace(part, entry=replace(entry, adapter=made_plain.adapter), converted=converted)
+            entry = replace(entry, adapter=made_plain.adapter)
+            part = replace(part, entry=entry, converted=converted, vectors=made_plain.vectors)
         made.append(part)
+    if made and not any(part.entry.adapter.layers for part in made) and any(part.converted for part in made):
+        names = " and ".join(part.entry.name for part in made)
+        raise ValueError(f"{names}: only biases and norms are changed, which no LoRA can hold; use Load LoRA Stack")
     return made, notes
+
+
+def _summed(parts: Sequence[Source]) -> dict[str, tuple[Difference]]:
+    """Biases and norms, which every method just adds up."""
+    total: dict[str, Tensor] = {}
+    for part in parts:
+        for name, vector in part.vectors.items():
+            if strength := part.entry.strength_of(name):
+                total[name] = total.get(name, 0.0) + strength * vector.values
+    return {name: (Difference(values),) for name, values in total.items()}
 
 
 def build(
@@ -177,16 +195,20 @@ def build(
     entries, parents = [part.entry for part in parts], [part.parent for part in parts]
     everything = [*parts, *([beside] if beside else ())]
     converted = [part.converted for part in everything if part.converted]
-    notes = [*notes, *(_in_order_line(beside) if beside else ())]
+    vectors = _summed(parts)
+    notes = [*notes, *(_in_order_line(beside) if beside else ()), *(_vectors_line(vectors) if vectors else ())]
 
     def adapter(merged: Merged) -> Adapter:
         made_by = _made_by(merged, settings, limits) | ({"converted": converted} if converted else {}) | dict(how or {})
-        return described(merged.layers, parents, [entry.adapter.metadata for entry in entries], table, made_by)
+        made = described(merged.layers, parents, [entry.adapter.metadata for entry in entries], table, made_by)
+        return replace(made, others=vectors)
 
     if limits.megabytes:
         layers = {name: layer for part in everything for name, layer in part.entry.adapter.layers.items()}
         longest = Merged(layers, dict.fromkeys(layers, _LONGEST), _LONGEST, _LONGEST)
-        limits = replace(limits, header=_ADDED + len(json.dumps(adapter(longest).metadata).encode()))
+        beside_layers = sum(2 * vector.values.numel() + len(name) + _ENTRY for name, (vector,) in vectors.items())
+        header = _ADDED + len(json.dumps(adapter(longest).metadata).encode()) + beside_layers
+        limits = replace(limits, header=header)
     merged = merge_layers([part.entry for part in everything], settings, limits, tick)
     report = _report(merged, settings, entries, parents, notes, bool(converted))
     return adapter(merged), report, draw_merge(merged, settings.method)
@@ -199,6 +221,11 @@ def _in_order_line(beside: Source) -> list[str]:
         f"{len(beside.entry.adapter.layers)} layers are changed by {kinds} after another LoRA and are taken as the "
         f"stack leaves them, relative error {told['error']:.2e}"
     ]
+
+
+def _vectors_line(vectors: Mapping[str, Any]) -> list[str]:
+    first = next(iter(vectors))
+    return [f"{len(vectors)} biases and norms are added up as they are, for example {first}; the file holds them, too"]
 
 
 def _refuse_losses(entry: Entry) -> None:

@@ -52,4 +52,5 @@ def _part(source: Source, pick: Pick, taken: bool) -> Source:
     layers = {
         name: layer for name, layer in adapter.layers.items() if pick.takes(name) == taken and entry.strength_of(name)
     }
-    return replace(source, entry=replace(entry, adapter=replace(adapter, layers=layers)))
+    vectors = {name: vector for name, vector in source.vectors.items() if pick.takes(name) == taken}
+    return replace(source, entry=replace(entry, adapter=replace(adapter, layers=layers)), vectors=vectors)

@@ -51,10 +51,16 @@ class ComfyFrozen(Frozen):
 
 def weight_of(name: str, model, clip=None) -> Tensor:
     """A layer's weight with the MODEL's or CLIP's patches, an fp64 copy on the CPU, whichever clone is loaded."""
-    text = name.startswith(TEXT_PREFIX)
-    patcher, key = clip.patcher if text else model, f"{name.removeprefix(TEXT_PREFIX)}.weight"
+    patcher, key = clip.patcher if name.startswith(TEXT_PREFIX) else model, key_of(name, model, clip)
     weight = base_weight(patcher, key, torch.device("cpu")).to(torch.float64, copy=True)
     return comfy.lora.calculate_weight(patcher.patches.get(key, []), weight, key, torch.float64)
+
+
+def key_of(name: str, model, clip=None) -> str:
+    """The state dict's key of a layer's weight, or of a parameter that has a name of its own."""
+    network = clip.cond_stage_model if name.startswith(TEXT_PREFIX) else model.model
+    path, _, last = (key := name.removeprefix(TEXT_PREFIX)).rpartition(".")
+    return key if last in network.get_submodule(path)._parameters else f"{key}.weight"
 
 
 def stored(patcher, key: str) -> Tensor:

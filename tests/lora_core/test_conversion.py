@@ -8,7 +8,7 @@ from lora_loom.lora_core.adapter import Adapter
 from lora_loom.lora_core.kinds import GLoRA, LoHa, LoKr, placed
 from lora_loom.lora_core.kinds.correction import Correction
 from lora_loom.lora_core.kinds.dora import DoRA
-from lora_loom.lora_core.kinds.full import Difference
+from lora_loom.lora_core.kinds.full import Difference, Replacement
 from lora_loom.lora_core.kinds.oft import OFT
 from lora_loom.lora_core.low_rank import LowRank
 from lora_loom.lora_core.merging.conversion import convert, to_low_rank
@@ -144,13 +144,15 @@ def test_without_the_weight_it_says_so():
 
 def test_an_adapter_keeps_what_is_plain_and_says_what_has_no_rank():
     plain, weights = lora(LINEAR), {name: randn(*LINEAR, seed=i) for i, name in enumerate("abc")}
-    weights["b.bias"] = randn(40)
-    others = {"a": (dora(LINEAR, 1),), "b": (loha(LINEAR), dora(LINEAR, 0)), "b.bias": (Difference(randn(40)),)}
+    weights |= {"b.bias": randn(40), "norm": randn(40)}
+    others = {"a": (dora(LINEAR, 1),), "b": (loha(LINEAR), dora(LINEAR, 0)), "b.bias": (Difference(randn(40)),),
+              "norm": (Replacement(randn(40)),)}  # fmt: skip
     ticks: list[tuple[int, int]] = []
     made = convert(Adapter({"b": lora(LINEAR), "c": plain}, {"k": "v"}, others), Limits(rank=32), weights.__getitem__,
                    lambda *done: ticks.append(done))  # fmt: skip
     assert made.adapter.layers["c"] is plain and not made.adapter.others and made.adapter.metadata == {"k": "v"}
-    assert made.left_out == {"b.bias": "full difference"} and set(made.errors) == {"a", "b"} and ticks[-1] == (3, 3)
+    assert made.left_out == {"norm": "replacement"} and set(made.errors) == {"a", "b"} and ticks[-1] == (4, 4)
+    assert torch.equal(made.vectors["b.bias"].values, randn(40))
     step = lora(LINEAR).add_to_(weights["b"].double())
     for item in others["b"]:
         step = item.apply_to(step)

@@ -19,7 +19,8 @@ from lora_loom.nodes.bridge.patching import KindPatch, apply_layers
 from lora_loom.nodes.bridge.stack import apply_stack
 from lora_loom.nodes.convert_lora import ConvertLora
 from lora_loom.nodes.merge_lora import MergeLora
-from safetensors.torch import save_file
+from lora_loom.nodes.save_lora import SaveLora
+from safetensors.torch import load_file, save_file
 
 import nodes
 
@@ -202,7 +203,7 @@ def test_biases_have_no_place_in_a_lora(models, loras: Path) -> None:
     save_file({f"{name}.diff_b": bias}, loras / "bias.safetensors")
     with pytest.raises(ValueError, match="only biases and norms"):
         run_node(ConvertLora, model=model, lora="bias.safetensors", rank=4, energy=1.0)
-    with pytest.raises(ValueError, match="bias changes only biases and norms"):
+    with pytest.raises(ValueError, match="bias: only biases and norms are changed"):
         run_node(MergeLora, model=model, rank=0, strengths="", lora_stack=[("bias.safetensors", 1.0, 1.0)])
     shape = tuple(NameTable(model).shapes[layer])
     save_file({f"{name}.diff_b": bias, **loha(name, shape)}, loras / "both.safetensors")
@@ -232,3 +233,29 @@ def test_a_merge_of_kinds_is_the_live_stack_at_the_error_it_states(
     assert lost / norm <= 1.06 * worst + 2e-6 and (worst < 1e-6) == ("rank" not in choices)
     changed = {key for key in before if not torch.equal(before[key], live[key]) and not key.endswith(".bias")}
     assert changed == set(keys)
+
+
+def test_biases_and_norms_are_added_up_and_saved(models, loras: Path) -> None:
+    """Of two files at their strengths, beside of a cut, in every format that can hold them."""
+    model = models("flux1").model
+    norm = "diffusion_model.double_blocks.0.img_attn.norm.key_norm"
+    table = NameTable(model)
+    first = written(loras, "full difference", model, "flux1")
+    more = {f"{norm}.diff": randn(*table.shapes[norm], seed=5), "diffusion_model.img_in.diff_b": randn(
+        *table.parameters["diffusion_model.img_in.bias"], seed=6)}  # fmt: skip
+    save_file({**load_file(loras / first), **more}, loras / first)
+    stack = [(first, 0.7, 0.0), (first, -0.2, 0.0), (written(loras, "LoRA", model, "flux1"), 1.0, 0.0)]
+    before, live = loaded(model), loaded(apply_stack(model, None, stack, []).model)
+    changed = {key for key in before if not torch.equal(before[key], live[key])}
+    adapter, lora_model, report, _ = run_node(MergeLora, model=model, lora_stack=stack, rank=0, strengths="")
+    assert "4 biases and norms are added up as they are" in report and len(adapter.others) == 4
+    assert {f"{norm}.weight", "diffusion_model.img_in.bias"} < changed
+    for format in ("comfyui", "kohya"):
+        name = run_node(SaveLora, adapter=adapter, model=model, name=format, format=format, dtype="fp32")[0]
+        made = loaded(nodes.LoraLoader().load_lora(model, None, name, 1.0, 0.0)[0])
+        assert all(relative_error(made[key] - before[key], live[key] - before[key]) < 1e-5 for key in changed)
+    assert set(lora_model) >= {f"{norm}.diff", "diffusion_model.img_in.diff_b"}
+    again = run_node(MergeLora, model=model, lora_stack=[(name, 0.5, 0.0)], rank=0, strengths="")[0]
+    assert torch.allclose(again.others[norm][0].values, 0.5 * adapter.others[norm][0].values)
+    with pytest.raises(ValueError, match="4 biases and norms are changed, .* save in the 'comfyui' format"):
+        run_node(SaveLora, adapter=adapter, model=model, name="d", format="diffusers", dtype="fp32")
