@@ -248,7 +248,7 @@ def _same(one: Any, other: Any) -> bool:
         return True
     if type(one) is not type(other):
         return False
-    if isinstance(one, FusedLoRA):
+    if isinstance(one, WeightAdapterBase):
         return _same(one.weights, other.weights)
     if isinstance(one, (tuple, list)):
         return len(one) == len(other) and all(map(_same, one, other))

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import comfy.lora
+import comfy.model_management
 import pytest
 import torch
 from harness.calls import loaded, relative_error, run_node
-from harness.kinds import MAKERS, NAMES, dora, loha, randn, written
+from harness.kinds import MAKERS, NAMES, dora, loha, lora, randn, written
 from lora_loom.lora_core.files import formats
 from lora_loom.lora_core.files.hashes import data_hash
 from lora_loom.lora_core.merging.exact_sum import Weighted, exact_sum
 from lora_loom.lora_core.rows import Row
 from lora_loom.nodes.bridge.keys import NameTable
+from lora_loom.nodes.bridge.patchers import StaticPatcher
 from lora_loom.nodes.bridge.patching import KindPatch, apply_layers
 from lora_loom.nodes.bridge.stack import apply_stack
 from lora_loom.nodes.convert_lora import ConvertLora
@@ -140,6 +143,34 @@ def test_a_changed_strength_is_another_stack(models, loras: Path) -> None:
     loaded(one)
     again = loaded(other)
     assert all(torch.equal(direct[key], again[key]) for key in direct)
+
+
+def test_kinds_that_did_not_change_are_not_written_again(models, loras: Path, monkeypatch) -> None:
+    """Ours and ComfyUI's, beside a row that did."""
+    model = models("sd15").model
+    first, second, third = NAMES["sd15"]
+    table = NameTable(model)
+    for kind, name in (("LoKr", first), ("LoHa", second)):
+        save_file(MAKERS[kind](name, tuple(table.shapes[table.targets[name].layer])), loras / f"{kind}.safetensors")
+    save_file(lora(third, tuple(table.shapes[table.targets[third].layer])), loras / "plain.safetensors")
+    loader, written = nodes.LoraLoader(), []
+    rewrite = StaticPatcher._rewrite
+    monkeypatch.setattr(
+        StaticPatcher, "_rewrite", lambda self, key, device: written.append(key) or rewrite(self, key, device)
+    )
+
+    def stacked(strength: float) -> Any:
+        below = loader.load_lora(model, None, "LoHa.safetensors", 0.7, 0.0)[0]
+        return apply_stack(
+            below, None, [("LoKr.safetensors", 0.5, 0.0), ("plain.safetensors", strength, 0.0)], []
+        ).model
+
+    loaded(stacked(0.3))
+    written.clear()
+    changed = loaded(stacked(0.4))
+    assert written == [f"{table.targets[third].layer}.weight"]
+    comfy.model_management.unload_all_models()
+    assert all(torch.equal(value, changed[key]) for key, value in loaded(stacked(0.4)).items())
 
 
 def test_a_file_for_another_size_is_refused(models, loras: Path) -> None:
