@@ -120,17 +120,30 @@ def rows_state(text: str | None) -> list:
 
 def apply_stack(model, clip, stack: Iterable | None, own: Iterable[Row], apply: Apply = "auto") -> Applied:
     """The rows of a LORA_STACK, then one's own, applied as their exact sum."""
-    before, notes = stack_entries.read(stack)
-    rows = active([*before, *own])
+    handed_on, notes = stack_entries.read(stack)
+    before = active(handed_on)
+    rows = [*before, *active(own)]
     entries = load_rows(rows, names_of(model, clip))
     patched, text, how = apply_entries(model, clip, entries, apply)
     makers = [attribution.entry_of(row, entry.adapter.metadata) for row, entry in zip(_on(rows), entries, strict=True)]
     attribution.attach(patched, makers)
     attribution.tell(makers)
-    found = (*too_loud(entries, model, clip), *of_stack(entries))
+    found = (*_doubled(model, before), *too_loud(entries, model, clip), *of_stack(entries))
     report = "\n".join(filter(None, (describe(entries, clip is not None), str(how), *notes, *found)))
     words = unique(word for entry in entries for word in trigger_words(entry.adapter.metadata))
     return Applied(patched, text, rows, report, ", ".join(words))
+
+
+def _doubled(model, before: Iterable[Row]) -> list[str]:
+    """A sentence when rows of a LORA_STACK are on the MODEL already, as when both come from the stack before."""
+    there = {each["name"] for each in attribution.attached(model)}
+    names = [row.name for row in _on(before) if row.name.replace("\\", "/") in there]
+    if not names:
+        return []
+    return [
+        f"{', '.join(names)} of lora_stack: on the connected MODEL already, and now there twice; "
+        "to go on from another stack, connect its MODEL or its lora_stack, not both"
+    ]
 
 
 def apply_entries(model, clip, entries: Sequence[Entry], apply: Apply = "auto") -> tuple[Any, Any, How]:

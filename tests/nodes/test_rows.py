@@ -139,6 +139,17 @@ def test_adapters_are_listed_on_the_model(model: Any, two: Path) -> None:
     assert len(first.get_attachment("lora_loom_adapters")) == 1 and model.get_attachment("lora_loom_adapters") is None
 
 
+def test_a_stack_that_comes_with_its_model_is_told(model: Any, two: Path) -> None:
+    """It is easy to connect both, and applies every LoRA twice."""
+    first, _, rows, _, _ = run_node(LoadLoraStack, model=model, rows="<lora:ink:0.5>\n<lora:oil:0>")
+    reports = [
+        run_node(LoadLoraStack, model=below, rows="<lora:ink:0.5>", lora_stack=before)[3]
+        for below, before in ((first, rows), (first, None), (model, rows))
+    ]
+    assert ["connect its MODEL or its lora_stack, not both" in report for report in reports] == [True, False, False]
+    assert "ink.safetensors of lora_stack: on the connected MODEL already" in reports[0]
+
+
 @pytest.mark.parametrize("stated", ["", "abc", "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"])
 def test_a_hash_that_says_nothing_is_read_from_the_file(model: Any, two: Path, stated: str) -> None:
     tensors = load_file(two / "oil.safetensors")
