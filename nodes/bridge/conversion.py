@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -16,7 +16,7 @@ from ...lora_core.merging.chain import Step
 from ...lora_core.merging.conversion import Converted, convert, convert_steps
 from ...lora_core.merging.truncation import Limits
 from .folders import lora_path
-from .keys import NameTable
+from .keys import NameTable, names_of
 from .offspring import described, refuse_losses
 from .origin import lora_hash
 from .progress import Progress
@@ -50,7 +50,8 @@ def as_plain(
     strength_of: Callable[[str], float] = lambda name: 1.0,
 ) -> Converted:  # fmt: skip
     """An adapter in the model's names with every matrix as a LowRank, on the CPU, to be applied at `strength_of`."""
-    return _on_cpu(lambda: convert(adapter, limits, _weights(model, clip), tick, strength_of))
+    fixed = {name for name, items in adapter.others.items() if not any(item.depends_on_weight for item in items)}
+    return _on_cpu(lambda: convert(adapter, limits, _weights(model, clip, fixed), tick, strength_of))
 
 
 def in_order(steps: Mapping[str, Sequence[Step]], model, clip, limits: Limits, tick: Tick) -> Converted:
@@ -65,14 +66,18 @@ def _on_cpu(work: Callable[[], Converted]) -> Converted:
         return replace(made, adapter=made.adapter.map(lambda layer: layer.to("cpu")), vectors=vectors)
 
 
-def _weights(model, clip) -> Callable[[str], torch.Tensor]:
-    """What gives the weight of a layer without the patches on it, in fp32."""
+def _weights(model, clip, fixed: Container[str] = ()) -> Callable[[str], torch.Tensor]:
+    """What gives the weight of a layer without the patches on it, in fp32; of `fixed` layers, whose change is the same
+    on any weight, zeros that take no memory."""
     device = comfy.model_management.get_torch_device()
     device = torch.device("cpu") if device.type == "mps" else device  # which has no fp64
     patchers = {False: model, **({True: clip.patcher} if clip is not None else {})}
     held = {text: patcher.model.state_dict().keys() for text, patcher in patchers.items()}
+    table, zero = names_of(model, clip), torch.zeros((), device=device)
 
     def weight_of(name: str) -> torch.Tensor:
+        if name in fixed:
+            return zero.expand(table.shapes.get(name) or table.parameters[name])
         text, key = name.startswith(TEXT_PREFIX), name.removeprefix(TEXT_PREFIX)
         return base_weight(patchers[text], f"{key}.weight" if f"{key}.weight" in held[text] else key, device).float()
 
