@@ -54,10 +54,14 @@ def chain(parts: Sequence[Weighted]) -> dict[str, list[Step]]:
     return {name: _fused(steps) for name, steps in found.items()}
 
 
-def entangled(parts: Sequence[Weighted]) -> dict[str, list[Step]]:
+def entangled(parts: Sequence[Weighted], cut: bool = False) -> dict[str, list[Step]]:
     """The steps of the layers in which a change finds a weight that another has changed before it, and depends on it:
-    what the parts do there is not the sum of what each does alone."""
-    return {name: steps for name, steps in chain(parts).items() if any(map(_depends, steps[1:]))}
+    what the parts do there is not the sum of what each does alone. When they are to be `cut`, also of those in which
+    there are several and one is no plain LoRA: cut each for itself and then their sum, they would lose more."""
+    return {
+        name: steps for name, steps in chain(parts).items()
+        if any(map(_depends, steps[1:])) or cut and len(steps) > 1 and any(step.kind != "LoRA" for step in steps)
+    }  # fmt: skip
 
 
 def _depends(step: Step) -> bool:

@@ -148,8 +148,7 @@ def convert(
     to be applied at `strength_of` a layer; where that is 0 it is left out. Raises ValueError for a file that makes
     weights larger.
     """
-    if wider := [name for name, items in adapter.others.items() if any(item.new_shape for item in items)]:
-        raise ValueError(f"{wider[0]} is made larger, which no plain LoRA does; apply the file with Load LoRA Stack")
+    _refuse_wider(adapter.others)
     made = Converted(replace(adapter, layers=dict(adapter.layers), others={}))
     for index, (name, items) in enumerate(adapter.others.items()):
         strength = strength_of(name)
@@ -170,13 +169,24 @@ def convert_steps(
     steps: Mapping[str, Sequence[Step]], limits: Limits, weight_of: Callable[[str], Tensor],
     tick: Callable[[int, int], None],
 ) -> Converted:  # fmt: skip
-    """What all steps of a layer do one after the other, as one LowRank for each layer, at strength 1."""
+    """What all steps of a layer do one after the other, as one LowRank for each layer, at strength 1. Raises ValueError
+    for a step that makes a weight larger."""
+    _refuse_wider({name: [s.change for s in each if isinstance(s.change, Correction)] for name, each in steps.items()})
     made = Converted(Adapter({}))
     for index, (name, each) in enumerate(steps.items()):
         weight = weight_of(name).float()
-        made.adapter.layers[name], made.errors[name] = _nearest(applied(weight, each) - weight, limits, name)
+        delta = applied(weight, each) - weight
+        if weight.ndim < 2:
+            made.vectors[name] = Difference(delta)
+        else:
+            made.adapter.layers[name], made.errors[name] = _nearest(delta, limits, name)
         tick(index + 1, len(steps))
     return made
+
+
+def _refuse_wider(changes: Mapping[str, Sequence[Correction]]) -> None:
+    if wider := [name for name, items in changes.items() if any(item.new_shape for item in items)]:
+        raise ValueError(f"{wider[0]} is made larger, which no plain LoRA does; apply the file with Load LoRA Stack")
 
 
 def _layer(

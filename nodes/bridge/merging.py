@@ -145,16 +145,16 @@ def sources(table: NameTable, rows: Sequence[Row], adapters: Sequence[Connected]
 def together(
     parts: Sequence[Source], model, clip, limits: Limits, tick: Tick
 ) -> tuple[list[Source], Source | None]:  # fmt: skip
-    """The parts without the layers in which one changes what it depends on after another (DoRA on top of a LoRA), and
-    what all of them do there, one after the other; None when there are no such layers."""
-    if not (steps := entangled([part.entry for part in parts])):
+    """The parts without the layers in which one changes what it depends on after another (DoRA on top of a LoRA), or
+    several are to be cut, and what all of them do there, one after the other; None when there are no such layers."""
+    if not (steps := entangled([part.entry for part in parts], cut=limits.rank > 0)):
         return list(parts), None
     made = in_order(steps, model, clip, Limits(limits.rank), tick)
     split = [part.entry.adapter.split(steps) for part in parts]
     kinds = sum((inside.kinds() for inside, _ in split), Counter())
     converted = {"name": IN_ORDER, "kinds": dict(kinds), **losses(made.error, made.errors)}
     rest = [replace(p, entry=replace(p.entry, adapter=rest)) for p, (_, rest) in zip(parts, split, strict=True)]
-    return rest, Source(Entry(IN_ORDER, made.adapter, 1.0, 1.0), "", converted=converted)
+    return rest, Source(Entry(IN_ORDER, made.adapter, 1.0, 1.0), "", converted=converted, vectors=made.vectors)
 
 
 def plain(parts: Sequence[Source], model, clip, limits: Limits, tick: Tick) -> tuple[list[Source], list[str]]:
@@ -195,7 +195,7 @@ def build(
     entries, parents = [part.entry for part in parts], [part.parent for part in parts]
     everything = [*parts, *([beside] if beside else ())]
     converted = [part.converted for part in everything if part.converted]
-    vectors = _summed(parts)
+    vectors = _summed(everything)
     notes = [*notes, *(_in_order_line(beside) if beside else ()), *(_vectors_line(vectors) if vectors else ())]
 
     def adapter(merged: Merged) -> Adapter:
@@ -210,7 +210,7 @@ def build(
         header = _ADDED + len(json.dumps(adapter(longest).metadata).encode()) + beside_layers
         limits = replace(limits, header=header)
     merged = merge_layers([part.entry for part in everything], settings, limits, tick)
-    report = _report(merged, settings, entries, parents, notes, bool(converted))
+    report = _report(merged, settings, entries, parents, notes, converted)
     return adapter(merged), report, draw_merge(merged, settings.method)
 
 
@@ -218,8 +218,8 @@ def _in_order_line(beside: Source) -> list[str]:
     told = beside.converted or {}
     kinds = " and ".join(kind for kind in told["kinds"] if kind != "LoRA")
     return [
-        f"{len(beside.entry.adapter.layers)} layers are changed by {kinds} after another LoRA and are taken as the "
-        f"stack leaves them, relative error {told['error']:.2e}"
+        f"{len(beside.entry.adapter.layers)} layers are changed by {kinds} together with others and are taken as the "
+        f"stack leaves them, relative error {100 * told['error']:.2g} %"
     ]
 
 
@@ -251,14 +251,22 @@ def _made_by(merged: Merged, settings: Settings, limits: Limits) -> dict[str, ob
 
 def _report(
     merged: Merged, settings: Settings, parts: Sequence[Entry], parents: Sequence[Parent], notes: Sequence[str],
-    converted: bool,
+    converted: Sequence[Mapping[str, Any]],
 ) -> str:  # fmt: skip
     lines = [*notes, *(_part_line(part) for part in parts)]
     lines.append(size_line(merged))
     if gone := merged.cancelled:
         lines.append(f"{len(gone)} layers cancel out and are not in the LoRA, for example {gone[0]}")
-    lines += _method_lines(merged, settings, converted) + _rights_lines(parents) + error_lines(merged)
+    lines += _method_lines(merged, settings, bool(converted)) + _rights_lines(parents) + error_lines(merged)
+    for each in converted:
+        lines += _converted_lines(each["name"], each.get("errors", {}))
     return "\n".join(lines)
+
+
+def _converted_lines(name: str, errors: Mapping[str, float]) -> list[str]:
+    worst = sorted(errors, key=errors.__getitem__, reverse=True)
+    lines = [f"  {100 * errors[layer]:.2g} %  {layer}" for layer in worst]
+    return [f"relative error of what became plain LoRA, of {name}, per layer:", *lines] if worst else []
 
 
 def size_line(merged: Merged) -> str:

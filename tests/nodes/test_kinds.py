@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -222,7 +223,8 @@ def test_a_merge_takes_other_kinds_at_a_stated_error(models, loras: Path) -> Non
     converted = json.loads(
         run_node(MergeLora, model=model, rank=1, strengths="", lora_stack=rows)[0].metadata["lora_loom.merge"]
     )["converted"]
-    assert [(each["name"], each["kinds"]) for each in converted] == [("LoHa", {"LoHa": 5})]
+    together = {"LoHa": 5, "LoRA": 4}
+    assert [(each["name"], each["kinds"]) for each in converted] == [("parts one after the other", together)]
     assert converted[0]["error"] > 0.1 and len(converted[0]["errors"]) == 4
 
 
@@ -246,6 +248,7 @@ def test_biases_have_no_place_in_a_lora(models, loras: Path) -> None:
 @pytest.mark.parametrize("rows", [
     [("OFT", 0.6)], [("full difference", -0.5)],
     [("LoRA", 0.5), ("DoRA per row", 0.7), ("LoHa", -0.3), ("OFT", 0.4)], [("BOFT", 0.8), ("GLoRA", -0.3)],
+    [("LoKr", 0.8), ("LoRA", 0.6), ("LoHa", 1.0)],
 ])  # fmt: skip
 @pytest.mark.parametrize("choices", [{}, {"rank": 6}, {"method": "auto"}])
 def test_a_merge_of_kinds_is_the_live_stack_at_the_error_it_states(
@@ -255,10 +258,19 @@ def test_a_merge_of_kinds_is_the_live_stack_at_the_error_it_states(
     model = models("flux1").model
     stack = [(written(loras, kind, model, "flux1"), strength, 0.0) for kind, strength in rows]
     before, live = loaded(model), loaded(apply_stack(model, None, stack, []).model)
-    adapter = run_node(MergeLora, model=model, lora_stack=stack, **{"rank": 0, "strengths": "", **choices})[0]
+    adapter, _, report, _ = run_node(
+        MergeLora, model=model, lora_stack=stack, **{"rank": 0, "strengths": "", **choices}
+    )
     made = loaded(apply_layers(model, None, adapter.layers)[0])
     told = json.loads(adapter.metadata["lora_loom.merge"])
     worst = max(part["error"] for part in told.get("converted", [{"error": 0.0}])) + told["error"]
+    shown = re.findall(r"^  (\S+) %  (\S+)$", report, re.MULTILINE)
+    assert {name for _, name in shown} >= {name for part in told["converted"] for name in part.get("errors", ())}
+    if choices.get("rank") and len(rows) > 1:
+        for name, layer in adapter.layers.items():
+            dense = (live[f"{name}.weight"] - before[f"{name}.weight"]).double().flatten(1)
+            best = float(torch.linalg.svdvals(dense)[6:].norm())
+            assert float((layer.delta_weight().flatten(1) - dense).norm()) <= 1.01 * best, "cut once, from the whole"
     keys = [f"{name}.weight" for name in adapter.layers]
     lost, norm = (sum(float((live[key] - each[key]).square().sum()) for key in keys) ** 0.5 for each in (made, before))
     assert lost / norm <= 1.06 * worst + 2e-6 and (worst < 1e-6) == ("rank" not in choices)
@@ -279,12 +291,14 @@ def test_biases_and_norms_are_added_up_and_saved(models, loras: Path) -> None:
     before, live = loaded(model), loaded(apply_stack(model, None, stack, []).model)
     changed = {key for key in before if not torch.equal(before[key], live[key])}
     adapter, lora_model, report, _ = run_node(MergeLora, model=model, lora_stack=stack, rank=0, strengths="")
-    assert "4 biases and norms are added up as they are" in report and len(adapter.others) == 4
+    assert "biases and norms are added up as they are" in report and len(adapter.others) == 4
     assert {f"{norm}.weight", "diffusion_model.img_in.bias"} < changed
     for format in ("comfyui", "kohya"):
         name = run_node(SaveLora, adapter=adapter, model=model, name=format, format=format, dtype="fp32")[0]
         made = loaded(nodes.LoraLoader().load_lora(model, None, name, 1.0, 0.0)[0])
         assert all(relative_error(made[key] - before[key], live[key] - before[key]) < 1e-5 for key in changed)
+    cut = run_node(MergeLora, model=model, lora_stack=stack, rank=2, strengths="")[0].others
+    assert all(torch.allclose(cut[n][0].values, each.values, atol=1e-6) for n, (each,) in adapter.others.items())
     assert set(lora_model) >= {f"{norm}.diff", "diffusion_model.img_in.diff_b"}
     again = run_node(MergeLora, model=model, lora_stack=[(name, 0.5, 0.0)], rank=0, strengths="")[0]
     assert torch.allclose(again.others[norm][0].values, 0.5 * adapter.others[norm][0].values)
