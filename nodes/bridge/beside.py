@@ -72,6 +72,7 @@ class Beside:
     def __init__(self, patcher, timelines: Mapping[str, Timeline]):
         """`timelines` by the parameters' names in the state dict. Raises ValueError where a parameter allows none."""
         self.clock, self.timelines = Clock(), dict(timelines)
+        self.spans = {each.span for timeline in timelines.values() for each in timeline} - {ALWAYS}
         dtype = _compute_dtype(patcher.model)
         self.ways = {key: _way(patcher.model, key, timeline, self.clock, dtype) for key, timeline in timelines.items()}
         factors = LoraFactors({key: way.held for key, way in self.ways.items()})
@@ -81,10 +82,6 @@ class Beside:
     def __deepcopy__(self, memo: dict) -> Beside:
         """Itself: some nodes copy a MODEL's options deep, and with what hangs they would copy the model."""
         return self
-
-    @property
-    def spans(self) -> set[Span]:
-        return {each.span for timeline in self.timelines.values() for each in timeline} - {ALWAYS}
 
     def attach(self, patcher, key: str) -> None:
         patcher.set_injections(key, [PatcherInjection(inject=self._hang, eject=self._take_off)])

@@ -259,27 +259,29 @@ def put(model: Any, *changes: Any, span: tuple[float, float] = ALWAYS) -> Any:
     return apply_chain(model, None, {}, spans={"layer": [Timed(step, span) for step in steps]})[0]
 
 
-def test_stacks_add_up_with_each_other_and_with_comfyuis_bypass() -> None:
-    """Corrections of the weight follow each other in the order of the stacks, branches add to what comes of them."""
+def test_stacks_add_up_with_each_other_and_with_other_nodes() -> None:
+    """Corrections of the weight follow each other in the order of the stacks, after what other loaders have written;
+    branches, ComfyUI's bypass among them, add to what comes of them."""
     model, other, theirs = small(), low_rank(5), low_rank(7)
     adapter = LoRAAdapter(set(), (theirs.lora_B, theirs.lora_A, theirs.alpha, None, None, None))
     manager = BypassInjectionManager()
     manager.add_adapter("layer.weight", adapter, 0.6)
     first = put(model, low_rank(1), oft(2), span=EARLY)
     first.set_injections("bypass_lora", manager.create_injections(model.model))
-    both = put(put(first, other), oft(3))
+    every = put(put(first, other), oft(3))
+    every.add_patches({"layer.weight": adapter}, 0.4)
     module, x = model.model.layer, randn(4, 24, seed=9)
-    corrected = applied(module.weight.double(), [Step((low_rank(1),)), Step(oft(2)), Step(oft(3))])
+    written = [Step((theirs.scaled(0.4),)), Step((low_rank(1),)), Step(oft(2)), Step(oft(3))]
     added = other.to(torch.float64).delta_weight() + 0.6 * theirs.to(torch.float64).delta_weight()
+    wanted = x.double() @ (applied(module.weight.double(), written) + added).T
     with torch.inference_mode():
         comfy.model_management.load_models_gpu([model])
         plain, bias = module(x), module.bias.double()
-        for patcher in (both, model, first, both):
+        for patcher in (every, model, first, every):
             comfy.model_management.load_models_gpu([patcher], force_full_load=True)
-            if patcher is both:
-                assert relative_error(module(x) - bias, x.double() @ (corrected + added).T) < 1e-5
-        both.partially_unload(CPU, 1)
-        assert relative_error(module(x) - bias, x.double() @ (corrected + added).T) < 1e-5
+            assert (relative_error(module(x) - bias, wanted) < 1e-5) == (patcher is every)
+        every.partially_unload(CPU, 1)
+        assert len(module.weight_function) == 3 and relative_error(module(x) - bias, wanted) < 1e-5
         comfy.model_management.unload_all_models()
         assert torch.equal(module(x), plain) and not module.weight_function and not module._forward_hooks
 
