@@ -20,7 +20,7 @@ from .truncation import Limits, shared_ranks
 
 _SAMPLED = 48  # layers whose spectrum is looked at when nothing is cut
 _ROUNDING = 1e-7  # of factors in fp32: what is left, relative to the terms, where they cancel
-_LITTLE = 0.1
+_LITTLE, _PROBES = 0.1, 4
 NOTHING = "there is nothing to merge; connect adapters or a lora_stack with strengths other than 0"
 
 
@@ -109,7 +109,7 @@ def merge(
     work = _Work(parts, {name: _acting(each) for name, each in terms.items()}, settings, limits, tick)
     merged = work.cut() if limits else work.whole()
     if not merged.layers:
-        raise ValueError(f"the LoRAs cancel in all of {len(terms)} layers; nothing is left to make a LoRA of")
+        raise ValueError(f"nothing is left in any of {len(terms)} layers: the LoRAs cancel, or the method drops all")
     return merged
 
 
@@ -223,8 +223,15 @@ class _Work:
         return sqrt(sum(term.norm() ** 2 for _, term in self.terms[name]))
 
     def _subtracts(self, name: str, total: LowRank) -> bool:
-        """Whether most of the terms is subtracted again, which factors side by side hold only in high precision."""
-        return any(term.alpha < 0 for _, term in self.terms[name]) and total.norm() < _LITTLE * self._size(name)
+        """Whether most of the terms is subtracted again, which factors side by side hold only in high precision. A few
+        random inputs tell where that may be so."""
+        terms = [term for _, term in self.terms[name]]
+        if len(terms) < 2:
+            return False
+        inputs = torch.randn(terms[0].lora_A.shape[1], _PROBES, generator=torch.Generator().manual_seed(0))
+        answers = [term.lora_B.float() @ (term.lora_A.float() @ inputs) * term.scaling for term in terms]
+        each = sqrt(sum(float(answer.norm()) ** 2 for answer in answers))
+        return float(sum(answers).norm()) < 2 * _LITTLE * each and total.norm() < _LITTLE * self._size(name)
 
     def _finished(self) -> Merged:
         self.merged.errors = {name: self.merged.errors.get(name, 0.0) for name in self.terms}

@@ -256,7 +256,7 @@ def _report(
     lines = [*notes, *(_part_line(part) for part in parts)]
     lines.append(size_line(merged))
     if gone := merged.cancelled:
-        lines.append(f"{len(gone)} layers cancel out and are not in the LoRA, for example {gone[0]}")
+        lines.append(f"{len(gone)} layers come to nothing and are not in the LoRA, for example {gone[0]}")
     lines += _method_lines(merged, settings, bool(converted)) + _rights_lines(parents) + error_lines(merged)
     for each in converted:
         lines += _converted_lines(each["name"], each.get("errors", {}))

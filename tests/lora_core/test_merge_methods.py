@@ -190,7 +190,7 @@ def test_twins_give_the_twin_and_nothing_else(method):
 @pytest.mark.parametrize("method", sorted(set(METHODS) - {"k_lora", "null_space"}))  # which take one of the two
 def test_opposites_leave_nothing(method):
     one, other = layer(0, *SHAPE), layer(10, *SHAPE)
-    with pytest.raises(ValueError, match="cancel in all of 1 layers; nothing is left"):
+    with pytest.raises(ValueError, match="nothing is left in any of 1 layers: the LoRAs cancel"):
         merge(of(one, one, strengths=(0.7, -0.7)), Settings(method, density=1.0))
     parts = [
         Weighted(str(i), Adapter({"w": one, "v": each}), s, s) for i, (each, s) in enumerate([(one, 1), (other, -1)])
@@ -486,6 +486,25 @@ def test_what_was_added_is_subtracted_again():
     for limits in (Limits(rank=2), Limits(energy=0.9), Limits(megabytes=1.0)):
         cut = merge([both, replace(first, strength=-1.0, text_strength=-1.0)], limits=limits)
         assert cut.cancelled == result.cancelled and list(cut.layers) == list(result.layers)
+
+
+def test_an_inverse_is_a_subtraction_too():
+    """Whether the sign is in alpha or in a factor."""
+    first, second = part(0), part(100, 0.01)
+    inverse = {n: replace(each, lora_B=-each.lora_B) for n, each in first.adapter.layers.items()}
+    parts = [Weighted("both", Adapter(exact_sum([first, second])), 1.0, 1.0), Weighted("-", Adapter(inverse), 1.0, 1.0)]
+    for name, each in merge(parts).layers.items():
+        close(dense(each.to(torch.float16)), 0.01 * dense(second.adapter.layers[name]), 2e-3)
+    with pytest.raises(ValueError, match="nothing is left"):
+        merge([first, parts[1]])
+
+
+def test_chance_does_not_depend_on_the_order_of_layers():
+    pair = [part(0), part(100)]
+    turned = [replace(each, adapter=Adapter(dict(reversed(each.adapter.layers.items())))) for each in pair]
+    for method in RANDOM:
+        one, other = (merge(parts, Settings(method, seed=3)).layers for parts in (pair, turned))
+        assert list(one) != list(other) and all(torch.equal(dense(one[name]), dense(other[name])) for name in one)
 
 
 def test_rank_caps_size_and_energy():

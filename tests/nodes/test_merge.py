@@ -225,13 +225,13 @@ def test_what_was_added_is_subtracted_again(models, loras: Path, random_adapter)
     both = merge(model, [], [small, large])[0]
     left, _, report = merge(model, [], [both, large], "0.05, -0.05")
     gone = len(large.layers) - len(small.layers)
-    assert gone > 0 and f"{gone} layers cancel out and are not in the LoRA" in report
+    assert gone > 0 and f"{gone} layers come to nothing and are not in the LoRA" in report
     assert left.layers.keys() == small.layers.keys()
     save(left, model, "fp16")
     found = merge(model, [("merged.safetensors", 20.0, 1.0)])[0]
     for name, layer in small.layers.items():
         assert found.layers[name].distance(layer) < 2e-3 * layer.norm()
-    with pytest.raises(ValueError, match="cancel in all of .* layers; nothing is left"):
+    with pytest.raises(ValueError, match="nothing is left in any of .* layers: the LoRAs cancel"):
         merge(model, [], [small, small], "1, -1", rank=2)
 
 
