@@ -22,7 +22,7 @@ from ...lora_core.adapter import TEXT_PREFIX
 from ...lora_core.low_rank import LowRank
 from ...lora_core.merging.chain import Step
 from .beside import Beside, way_of
-from .branches import Asked, Timeline
+from .branches import Asked, Branch, Timeline
 from .clock import Timed
 from .patchers import FusedLoRA, quicken
 
@@ -64,11 +64,14 @@ class How:
 
     weights: int = 0
     beside: Counter[str] = field(default_factory=Counter)
+    anew: int = 0
     slow: str = ""
 
     def __str__(self) -> str:
         lines = [f"{self.weights} weights changed"] if self.weights else []
         lines += [f"{count} layers changed beside the weight ({why})" for why, count in self.beside.items()]
+        if self.anew:
+            lines.append(f"{self.anew} of these are worked out anew in every step, which takes time")
         if self.slow:
             lines.append(f"this model's loader patches weights itself ({self.slow}), so a changed strength reloads all")
         return "; ".join(lines)
@@ -108,7 +111,9 @@ def _put(
     how.weights += len(written)
     how.beside.update(reasons.get(key) or "on for a part of sampling" for key in timelines)
     if timelines:
-        Beside(patcher, timelines).attach(patcher, f"lora_loom_{uuid4().hex}")
+        beside = Beside(patcher, timelines)
+        how.anew += sum(not isinstance(way, Branch) for way in beside.ways.values())
+        beside.attach(patcher, f"lora_loom_{uuid4().hex}")
     _add(patcher, written)
     if not quicken(patcher) and written:
         how.slow = type(patcher).__name__

@@ -380,6 +380,7 @@ def test_layers_of_few_bits(models, loras: Path, make_lora, tmp_path: Path, form
         model = tiny.stored.load_stored("flux1", tmp_path, form)
         patched, _, _, report, _ = stack(model, "<lora:a:0.8>")
         assert f"{len(adapter.layers)} layers changed beside the weight" in report and "weights changed" not in report
+        assert "worked out anew" not in report
         comfy.model_management.load_models_gpu([patched])
         for name, low_rank in list(adapter.layers.items())[::3]:
             module = patched.model.get_submodule(name)
