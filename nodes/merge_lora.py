@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-from ..lora_core.merging import AUTO
+from ..lora_core.merging import AUTO, SUM
 from ..lora_core.merging.merge import NOTHING, Settings
 from ..lora_core.merging.truncation import Limits
 from .bridge.images import as_image_batch
@@ -60,8 +60,8 @@ class MergeLora(io.ComfyNode):
         text_strengths="", amount=1.0, density=0.0, seed=0,
     ) -> io.NodeOutput:  # fmt: skip
         found = connected((adapters or {}).values(), strengths, text_strengths)
-        settings = AUTO if method == AUTO else Settings(method, density, amount, seed)
+        settings = Settings(SUM if method == AUTO else method, density, amount, seed)
         progress = Progress(1)
         limits = Limits(rank, energy, size_mb)
-        merged, report, chart = merge(model, clip, lora_stack, found, settings, limits, progress.tick)
+        merged, report, chart = merge(model, clip, lora_stack, found, settings, limits, progress.tick, method == AUTO)
         return io.NodeOutput(merged, as_lora_model(merged), report, as_image_batch(chart), ui=shown(cls, report))

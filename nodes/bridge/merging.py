@@ -108,19 +108,22 @@ class Source:
 
 
 def merge(
-    model, clip, lora_stack, adapters: Sequence[Connected], settings: Settings | str, limits: Limits, tick: Tick
-) -> tuple[Adapter, str, Image.Image]:
-    """All parts as one adapter, with a report and a picture. `settings` may be AUTO: those that suit the parts."""
+    model, clip, lora_stack, adapters: Sequence[Connected], settings: Settings, limits: Limits, tick: Tick,
+    propose: bool = False,
+) -> tuple[Adapter, str, Image.Image]:  # fmt: skip
+    """All parts as one adapter, with a report and a picture; on `propose` by the method, and at the strengths, that
+    suit them."""
     table = NameTable(model, clip)
     found, reasons, beside = sources(table, rows_of(lora_stack), adapters), [], None
-    if settings == AUTO:
+    if propose:
         proposal = auto.propose([part.entry for part in plain(found, model, clip, limits, tick)[0]])
         found = [part.at(each.strength, each.text_strength) for part, each in zip(found, proposal.parts, strict=True)]
-        settings, reasons = Settings(proposal.method), proposal.reasons
+        settings, reasons = replace(settings, method=proposal.method), proposal.reasons
     if settings.method == SUM:
         found, beside = together(found, model, clip, limits, tick)
     parts, notes = plain(found, model, clip, limits, tick)
-    return build(parts, settings, limits, table, tick, [*notes, *reasons], beside=beside)
+    how = {"proposed": reasons} if reasons else {}
+    return build(parts, settings, limits, table, tick, [*notes, *reasons], how, beside)
 
 
 def sources(table: NameTable, rows: Sequence[Row], adapters: Sequence[Connected]) -> list[Source]:

@@ -324,6 +324,8 @@ def test_auto_says_what_it_takes_and_why(models, random_adapter) -> None:
         json.loads(adapter.metadata["lora_loom.merge"])["method"] == "orthogonal"
         and "auto: orthogonal, because" in report
     )
+    told = json.loads(merge(model, [], twins, method="auto", amount=0.5)[0].metadata["lora_loom.merge"])
+    assert told["amount"] == 0.5 and told["proposed"][-1].startswith("auto: orthogonal, because")
     _, _, report = merge(model, [], [twins[0], random_adapter(model, seed=2)], method="auto")
     assert "auto: exact sum at these strengths" in report and "the sum is exact" in report
 
