@@ -164,7 +164,7 @@ class Decomposition:
     """
 
     def __init__(
-        self, core: Tensor, left: Tensor | None = None, right: Tensor | None = None,
+        self, core: Tensor, left: Tensor | _Reflections | None = None, right: Tensor | None = None,
         flipped: bool = False, kernel: tuple[int, ...] = (), dtype: torch.dtype = torch.float32,
     ):  # fmt: skip
         values, vectors = torch.linalg.eigh(core @ core.T)
@@ -195,12 +195,25 @@ class Decomposition:
         return LowRank(*factors, float(rank), self.kernel)
 
 
-def _core(up: Tensor, down: Tensor) -> tuple[Tensor | None, Tensor]:
+class _Reflections:
+    """The orthonormal columns of a QR factorisation as LAPACK leaves them: multiplying with them costs half of what
+    writing them out does."""
+
+    def __init__(self, vectors: Tensor, scales: Tensor):
+        self.vectors, self.scales = vectors, scales
+
+    def __matmul__(self, other: Tensor) -> Tensor:
+        padded = other.new_zeros(len(self.vectors), other.shape[1])
+        padded[: len(other)] = other
+        return torch.ormqr(self.vectors, self.scales, padded)
+
+
+def _core(up: Tensor, down: Tensor) -> tuple[_Reflections | None, Tensor]:
     """`up @ down = basis @ core` with orthonormal columns; no basis (None) where it would be as large as the core."""
     if up.shape[1] >= up.shape[0]:
         return None, up @ down
-    q, r = torch.linalg.qr(up)
-    return q, r @ down
+    vectors, scales = torch.geqrf(up)
+    return _Reflections(vectors, scales), vectors[: up.shape[1]].triu() @ down
 
 
 def _sums_exactly(weight: Tensor) -> bool:

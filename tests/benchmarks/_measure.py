@@ -34,6 +34,7 @@ Variant = Callable[[], AbstractContextManager[Step]]  # entering and leaving are
 
 
 _clock = time.perf_counter
+_markdown = False
 
 
 @dataclass(frozen=True)
@@ -118,14 +119,16 @@ def arguments(description: str | None) -> argparse.ArgumentParser:
     parser.add_argument("--rounds", type=int, default=7, help="rounds of every comparison (%(default)s)")
     parser.add_argument("--quick", action="store_true", help="the smallest case of each kind, two rounds")
     parser.add_argument("--threads", type=int, default=1, help="of torch on the CPU (%(default)s)")
+    parser.add_argument("--markdown", action="store_true", help="tables in Markdown")
     parser.add_argument("--cpu-time", action="store_true", help="seconds of this process, on a machine that is shared")
     return parser
 
 
 def begin(parser: argparse.ArgumentParser) -> argparse.Namespace:
     """Parse, set up torch, and print what this is measured on."""
-    global _clock
+    global _clock, _markdown
     options = parser.parse_args()
+    _markdown = options.markdown
     _clock = time.process_time if options.cpu_time else time.perf_counter
     options.rounds = 2 if options.quick else options.rounds
     torch.set_num_threads(options.threads)
@@ -138,6 +141,10 @@ def begin(parser: argparse.ArgumentParser) -> argparse.Namespace:
 
 def table(title: str, header: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
     lines = [[str(cell) for cell in row] for row in (header, *rows)]
+    if _markdown:
+        lines.insert(1, ["---"] * len(header))
+        print(f"\n{title}\n", *(f"| {' | '.join(line)} |" for line in lines), sep="\n", flush=True)
+        return
     widths = [max(len(line[column]) for line in lines) for column in range(len(header))]
     print(f"\n{title}")
     for line in lines:

@@ -22,7 +22,7 @@ SHAPES = {  # (out, in) of layers
     "SDXL": [(1280, 2048)],
     "FLUX.1": [(3072, 3072), (3072, 12288)],
 }
-COUNTS, RANKS = (2, 4, 8), (16, 32, 64)
+COUNTS, RANKS = (2, 4, 8), (16, 32, 128)
 QUICK = ((320, 320), (768, 768), (1280, 2048))
 MOST_DENSE = 3072 * 3072  # a full-matrices SVD of more elements takes over a minute
 OURS, KOHYA, RANDOM, PEFT = "ours", "kohya: dense SVD", "dense svd_lowrank", "peft svd"
@@ -124,13 +124,14 @@ def compare(family: str, shape: tuple[int, int], count: int, rank: int, rounds: 
 
 def main() -> None:
     parser = arguments(__doc__)
+    parser.add_argument("--shape", help="of one layer, such as 1280x1280")
     parser.add_argument("--full", action="store_true", help="every count with every rank, and SVDs over a minute long")
     options = begin(parser)
     cells = list(itertools.product(COUNTS, RANKS)) if options.full else list(zip(COUNTS, RANKS, strict=True))
     cases = [(family, shape, cell) for family, shapes in SHAPES.items() for shape in shapes for cell in cells]
     if options.quick:
         cases = [case for case in cases if case[1] in QUICK and case[2] == cells[0]]
-    for family, shape, (count, rank) in cases:
+    for family, shape, (count, rank) in (case for case in cases if options.shape in (None, "{}x{}".format(*case[1]))):
         compare(family, shape, count, rank, options.rounds, options.full)
 
 

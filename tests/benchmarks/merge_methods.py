@@ -18,8 +18,13 @@ from lora_loom.lora_core.merging.merge import Settings, merge
 from lora_loom.lora_core.merging.truncation import Limits
 from merge import Peft, random_loras
 
-CASES = [((768, 768), 2, 16), ((768, 768), 4, 32), ((1280, 1280), 4, 32), ((1280, 2048), 2, 64)]
+CASES = [
+    ((768, 768), 2, 16), ((768, 768), 4, 32), ((768, 768), 8, 128), ((1280, 1280), 2, 16), ((1280, 1280), 4, 32),
+    ((1280, 1280), 8, 128), ((3072, 3072), 2, 16), ((3072, 3072), 4, 32), ((3072, 3072), 8, 128),
+    ((3072, 12288), 4, 32), ((3072, 12288), 8, 128),
+]  # fmt: skip
 QUICK = 1
+MOST_DENSE = 1280 * 1280  # PEFT's SVDs of larger layers take a minute and more each
 DENSITY = 0.5
 
 
@@ -29,11 +34,12 @@ def ours(loras: Sequence[LowRank], method: str) -> Callable[[], LowRank]:
     return lambda: merge(parts, settings, limits).layers["w"]
 
 
-def compare(shape: tuple[int, int], count: int, rank: int, rounds: int) -> None:
+def compare(shape: tuple[int, int], count: int, rank: int, rounds: int, full: bool) -> None:
     loras = random_loras(*shape, count, rank)
     model, total = Peft(loras, rank), LowRank.concat(loras)
     variants: dict[str, Variant] = {f"ours {name}": plain(ours(loras, name)) for name in ("ties", "dare", "tsv")}
-    for name in ("ties_svd", "dare_ties_svd", "ties", "dare_linear"):
+    dense = ("ties_svd", "dare_ties_svd") if shape[0] * shape[1] <= MOST_DENSE or full else ()
+    for name in (*dense, "ties", "dare_linear"):
         variants[f"peft {name}"] = model.sessions(name, density=DENSITY)
     facts = {}
     for name, variant in variants.items():
@@ -48,9 +54,13 @@ def compare(shape: tuple[int, int], count: int, rank: int, rounds: int) -> None:
 
 
 def main() -> None:
-    options = begin(arguments(__doc__))
+    parser = arguments(__doc__)
+    parser.add_argument("--shape", help="of one layer, such as 1280x1280")
+    parser.add_argument("--full", action="store_true", help="dense SVDs of every size")
+    options = begin(parser)
     for shape, count, rank in CASES[: QUICK if options.quick else None]:
-        compare(shape, count, rank, options.rounds)
+        if options.shape in (None, "{}x{}".format(*shape)):
+            compare(shape, count, rank, options.rounds, options.full)
 
 
 if __name__ == "__main__":
