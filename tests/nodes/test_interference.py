@@ -201,6 +201,8 @@ def test_the_stack_says_who_is_alike_and_how_loud(models, loras: Path, make_lora
     assert any("times as loud as its loudest member" in line for line in lines)
     assert any("most alike are A (ink) and C (ink2), cosine +1" in line for line in lines)
     assert not any("loud" in line for line in stack(model, "<lora:ink:1>"))
+    taking_turns = "<lora:ink:1:end=0.5> <lora:dog:1:start=0.5>"
+    assert not any("loud" in line for line in stack(model, taking_turns)), "they are never on together"
 
 
 def test_a_lora_that_drowns_the_weight_is_named(models, loras: Path, make_lora) -> None:
