@@ -66,6 +66,8 @@ def _first(entry: Mapping[Any, Any], keys: Iterable[str]) -> Any:
 
 
 def _row(name: Any, strength: Any, text: Any, on: bool = True) -> Row:
+    if name in (None, "", NONE):
+        return Row(NONE, 0.0, 0.0)
     strength = strength_of(strength, "the strength")
     text = strength if text is None else strength_of(text, "the text strength")
-    return Row("" if name is None else str(name), strength, text, on=on)
+    return Row(str(name), strength, text, on=on)

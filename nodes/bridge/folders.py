@@ -17,12 +17,12 @@ def lora_names() -> list[str]:
 
 def lora_name(name: str) -> str:
     """The entry of `lora_names` that a name in a row or a stack means; separators of either system, a name without
-    suffix, or a bare file name will do.
+    suffix, a bare file name, or the full path of a file below a loras folder will do.
 
     Raises ValueError when there is no such file, or when a bare name means several.
     """
     names = lora_names()
-    found = matching(name, names)
+    found = matching(_below(name), names)
     if len(found) == 1:
         return found[0]
     if found:
@@ -30,6 +30,13 @@ def lora_name(name: str) -> str:
     near = " or ".join(alike(name, names))
     cure = f"near it is {near}" if near else "pick it again in the list"
     raise ValueError(f"the LoRA {name} is not in any loras folder; {cure}")
+
+
+def _below(name: str) -> str:
+    """Of a full path, what follows the loras folder."""
+    path = Path(name)
+    roots = [folder for folder in folder_paths.get_folder_paths("loras") if path.is_relative_to(folder)]
+    return str(path.relative_to(roots[0])) if roots else name
 
 
 def lora_path(name: str) -> Path:

@@ -128,7 +128,11 @@ def apply_stack(model, clip, stack: Iterable | None, own: Iterable[Row], apply: 
     makers = [attribution.entry_of(row, entry.adapter.metadata) for row, entry in zip(_on(rows), entries, strict=True)]
     attribution.attach(patched, makers)
     attribution.tell(makers)
-    found = (*_doubled(model, before), *too_loud(entries, model, clip), *of_stack([entry for entry in entries if entry.span == ALWAYS]))
+    found = (
+        *_doubled(model, before),
+        *too_loud(entries, model, clip),
+        *of_stack([entry for entry in entries if entry.span == ALWAYS]),
+    )
     report = "\n".join(filter(None, (describe(entries, clip is not None), str(how), *notes, *found)))
     words = unique(word for entry in entries for word in trigger_words(entry.adapter.metadata))
     return Applied(patched, text, rows, report, ", ".join(words))

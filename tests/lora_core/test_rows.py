@@ -105,6 +105,7 @@ ENTRIES: list[tuple[Any, list[tuple[str, float, float]], str]] = [
     (("a.safetensors", "0.5", None), [("a.safetensors", 0.5, 0.5)], ""),
     (("None", 1.0, 1.0), [], "lora_stack entry 1 ignored: it names no file"),
     ((None, 1.0, 1.0), [], "lora_stack entry 1 ignored: it names no file"),
+    (("None", None, None), [], "lora_stack entry 1 ignored: it names no file"),
     ({"on": True, "lora": "a.safetensors", "strength": 0.5, "strengthTwo": 1.0}, [A], ""),
     ({"on": False, "lora": "a.safetensors", "strength": 0.5}, [], "entry 1 ignored: a.safetensors is switched off"),
     ({"name": "a.safetensors", "strength": 0.5, "clipStrength": 1.0, "active": True}, [A], ""),

@@ -67,6 +67,16 @@ def test_order_is_stack_then_fields_then_text(model: Any, two: Path) -> None:
     assert "lora_stack entry 2 ignored: it names no file" in report.splitlines()
 
 
+def test_a_full_path_is_that_of_a_file_below_a_loras_folder(model: Any, two: Path) -> None:
+    """As Efficiency's stackers may write them; elsewhere there is nothing to load."""
+    ink = str(two / "styles" / "ink.safetensors")
+    assert [row.name for row in run_node(LoadLoraStack, model=model, lora_stack=[(ink, 1.0, 1.0)])[2]] == [
+        str(Path("styles/ink.safetensors"))
+    ]
+    with pytest.raises(ValueError, match="not in any loras folder"):
+        run_node(LoadLoraStack, model=model, lora_stack=[(str(two.parent / "oil.safetensors"), 1.0, 1.0)])
+
+
 def test_at_strength_0_nothing_is_said_of_it(model: Any, two: Path) -> None:
     _, _, rows, report, triggers = run_node(LoadLoraStack, model=model, rows="<lora:ink:0>\n<lora:gone:0>")
     assert (report, triggers) == ("no LoRA is switched on", "") and [row.name for row in rows] == ["ink", "gone"]
