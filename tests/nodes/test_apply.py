@@ -20,8 +20,10 @@ from comfy.weight_adapter.lora import LoRAAdapter
 from harness.calls import encode, loaded, relative_error, run_node, sampled
 from lora_loom.lora_core.blocks import strengths
 from lora_loom.lora_core.files import store
+from lora_loom.lora_core.kinds import DoRA
+from lora_loom.lora_core.kinds.full import Difference
 from lora_loom.lora_core.low_rank import LowRank
-from lora_loom.lora_core.merging.chain import Step
+from lora_loom.lora_core.merging.chain import Step, applied
 from lora_loom.lora_core.weight_sum import write_sum
 from lora_loom.nodes.bridge.clock import ALWAYS, Timed, is_on
 from lora_loom.nodes.bridge.keys import NameTable
@@ -145,10 +147,34 @@ def effective(patcher: Any) -> dict[str, Tensor]:
     return found
 
 
+def drawn_steps(draw: random.Random, layer: str, seed: int, kinds: Sequence[str]) -> list[Step]:
+    term, shape = low_rank(layer, seed), LAYERS[layer]
+    size = torch.rand(shape[0], generator=torch.Generator().manual_seed(seed))
+    made = {
+        "plain": Step((term.scaled(draw.uniform(-1, 1)),)),
+        "difference": Step(Difference(0.1 * term.delta_weight()), draw.uniform(-1, 1)),
+        "dora": Step(DoRA(term, size), draw.uniform(0, 1)),
+    }
+    return [made[kind] for kind in draw.choice(kinds).split(", ")]
+
+
+def after_steps(weight: Tensor, steps: Sequence[Step], apply: str) -> Tensor:
+    if apply == "beside":  # plain LoRAs are branches then, which leave the weight alone
+        return applied(weight, steps) if any(not isinstance(step.change, tuple) for step in steps) else weight
+    for step in steps:
+        plain = isinstance(step.change, tuple)
+        weight = (
+            write_sum(weight, step.change, weight.clone()) if plain else step.change.apply_to(weight, step.strength)
+        )
+    return weight
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_many_changes_of_a_model_that_is_loaded_in_parts(dtype: torch.dtype, monkeypatch) -> None:
-    """Also of which layers are changed, which ComfyUI goes by when it chooses what stays off the device."""
+    """Also of which layers are changed, which ComfyUI goes by when it chooses what stays off the device; in fp32, where
+    nothing is rounded, of kinds, their order, and what runs beside."""
     model, draw, exchanged = small(dtype), random.Random(0), []
+    kinds = ("plain", "difference", "plain, dora", "dora, plain") if dtype == torch.float32 else ("plain",)
     renew = StaticPatcher._renew_forward_patches
     monkeypatch.setattr(
         StaticPatcher, "_renew_forward_patches", lambda self: exchanged.append(self) or renew(self)
@@ -156,11 +182,10 @@ def test_many_changes_of_a_model_that_is_loaded_in_parts(dtype: torch.dtype, mon
     plain, whole, before = dict(model.model.state_dict()), model.model_size(), None
     plain = {name: value.clone() for name, value in plain.items()}
     with torch.inference_mode():
-        for turn in range(300):
-            chosen = {
-                layer: low_rank(layer, turn).scaled(draw.uniform(-1, 1)) for layer in LAYERS if draw.random() < 0.6
-            }
-            patcher = apply_chain(model, None, {layer: [Step((term,))] for layer, term in chosen.items()})[0]
+        for turn in range(1000):
+            chosen = {layer: drawn_steps(draw, layer, turn, kinds) for layer in LAYERS if draw.random() < 0.6}
+            apply = draw.choice(["auto", "auto", "beside"]) if kinds[1:] else "auto"
+            patcher = apply_chain(model, None, chosen, apply)[0]
             if before:
                 before.detach(unpatch_all=draw.random() < 0.1)
             patcher.partially_load(CPU, draw.choice([draw.uniform(0.1, 1.2) * whole, 1e32]))
@@ -168,9 +193,8 @@ def test_many_changes_of_a_model_that_is_loaded_in_parts(dtype: torch.dtype, mon
                 way = draw.choice([patcher.partially_load, patcher.partially_unload])
                 way(CPU, draw.uniform(0.05, 0.5) * whole)
             for name, value in effective(patcher).items():
-                term = chosen.get(name.removesuffix(".weight"))
-                wanted = write_sum(plain[name], [term], torch.empty_like(plain[name])) if term else plain[name]
-                assert torch.equal(value, wanted), (turn, name)
+                steps = chosen.get(name.removesuffix(".weight"), [])
+                assert torch.equal(value, after_steps(plain[name], steps, apply)), (turn, name, apply)
             before = patcher
         assert len(exchanged) > 50
         before.detach(unpatch_all=True)
