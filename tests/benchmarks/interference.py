@@ -1,6 +1,7 @@
 """Interference of k LoRAs: all figures from their factors, against dense matrices of the same layers.
 
-`ours` is what LoRA Interference measures without attention's cross terms, `stack` the two lines of Load LoRA Stack.
+`ours` is what LoRA Interference measures without attention's cross terms in each head, `ours, attention` with them,
+`stack` the two lines of Load LoRA Stack.
 `dense` multiplies every correction out and takes cosines alone, which is the least that a dense method can do.
 """
 
@@ -9,15 +10,18 @@ from __future__ import annotations
 import torch
 from _measure import Variant, alternate, arguments, begin, mebibytes, peak, plain, table
 from lora_loom.lora_core.adapter import Adapter
+from lora_loom.lora_core.analysis.cross_terms import Attention
 from lora_loom.lora_core.analysis.figures import Interference
 from lora_loom.lora_core.analysis.interference import measure
 from lora_loom.lora_core.analysis.layer_sum import Work
+from lora_loom.lora_core.analysis.parts import attentions
 from lora_loom.lora_core.low_rank import LowRank
 from lora_loom.lora_core.merging.exact_sum import Weighted
 from torch import Tensor
 
 WIDTH, COUNT, RANK = 3072, 4, 16
-OURS, STACK, DENSE = "ours", "stack", "dense cosines"
+HEADS = 24
+OURS, CROSSED, STACK, DENSE = "ours", "ours, attention", "stack", "dense cosines"
 
 
 def flux(double: int, single: int) -> dict[str, tuple[int, int]]:
@@ -64,8 +68,11 @@ def dense_inner(stack: list[Weighted]) -> Tensor:
 
 
 def compare(title: str, stack: list[Weighted], rounds: int, dense: bool) -> None:
+    shapes = {name: layer.shape[:2] for name, layer in stack[0].adapter.layers.items()}
+    heads = Attention(dict.fromkeys(attentions(shapes), HEADS))
     variants: dict[str, Variant] = {
-        OURS: plain(lambda: measure(stack)), STACK: plain(lambda: measure(stack, work=Work(brief=True)))
+        OURS: plain(lambda: measure(stack)), CROSSED: plain(lambda: measure(stack, heads)),
+        STACK: plain(lambda: measure(stack, work=Work(brief=True))),
     }  # fmt: skip
     variants |= {DENSE: plain(lambda: dense_inner(stack))} if dense else {}
     exact, facts = torch.from_numpy(measure(stack).total.inner), {}

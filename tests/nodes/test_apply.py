@@ -287,6 +287,29 @@ def test_any_order_of_loading_unloading_and_other_nodes() -> None:
     assert same(before, {name: value for name, value in small().model.state_dict().items()})
 
 
+class Gained(LoRAAdapter):
+    """Of a pack that keeps more in its adapters than ComfyUI asks for."""
+
+    gain = 1.0
+
+    def calculate_weight(self, weight, *args, **kwargs):
+        return weight + self.gain * super().calculate_weight(weight.clone(), *args, **kwargs)
+
+
+def test_other_packs_adapters_are_told_apart_by_all_that_they_hold() -> None:
+    model, layer = small(), low_rank("second", 5)
+    factors = (layer.lora_B, layer.lora_A, layer.alpha, None, None, None)
+
+    def gained(gain: float) -> Any:
+        patcher, adapter = stacked(model, [0.5]), Gained(set(), factors)
+        adapter.gain = gain
+        patcher.add_patches({"second.weight": adapter})
+        return patcher
+
+    one, other = fresh(gained(1.0)), fresh(gained(2.0))
+    assert same(weights(gained(1.0)), one) and same(weights(gained(2.0)), other) and not same(one, other)
+
+
 @pytest.mark.parametrize("first", [True, False])
 def test_other_nodes_before_and_after_give_what_comfyui_gives(first: bool) -> None:
     model = small()
