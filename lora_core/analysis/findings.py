@@ -63,8 +63,8 @@ def report(found: Interference, base: Norms | None = None, fixed: Mapping[int, s
     left alone."""
     norms = found.total.norms()
     lines = [f"{letter(i)} = {name}, norm {norms[i]:.3g}" for i, name in enumerate(found.names)]
-    lines += ["", _loudness(found), *_against_base(found, base or {}), ""]
-    lines += [sentence for i, j in found.pairs for sentence in pair(found, i, j)]
+    lines += ["", _loudness(found), *_against_base(found, base or {})]
+    lines += ["", *(sentence for i, j in found.pairs for sentence in pair(found, i, j))] if found.pairs else []
     factor = suggested(found, fixed or {})
     lines += [
         "",

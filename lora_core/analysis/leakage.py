@@ -53,8 +53,8 @@ class Leakage:
         """The figures as lines, and what they say in a sentence."""
         lines = ["change from base to LoRA, same noise (latent, pixels, structure):"]
         lines += [
-            f"  {name}, {self.counts[name]} pictures: {change.latent:.4f}, {change.pixels:.4f}, {change.structure:.4f}"
-            for name, change in self.changes.items()
+            f"  {name} (pictures: {self.counts[name]}): {each.latent:.4f}, {each.pixels:.4f}, {each.structure:.4f}"
+            for name, each in self.changes.items()
         ]
         return "\n".join([*lines, *(self._sentence(name) for name in self.changes if name != CONCEPT)])
 

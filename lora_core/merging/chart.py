@@ -56,8 +56,13 @@ def _layers(merged: Merged) -> Image.Image:
         ranks = {name: float(_rank(merged, name)) for name in merged.errors}
         return _bars(ranks, [("rank of each layer; nothing was cut", TEXT)], "{:.0f}", None)
     whole, ranks = f"of the whole {100 * merged.error:.3g} %", [_rank(merged, name) for name in merged.errors]
-    words = [("relative error of each layer", TEXT), (whole, VALIDATION), (f"rank {min(ranks)} to {max(ranks)}", TEXT)]
+    words = [("relative error of each layer", TEXT), (whole, VALIDATION), (f"rank {as_range(ranks)}", TEXT)]
     return _bars(merged.errors, words, "{:.1%}", merged.error)
+
+
+def as_range(values: Sequence[int]) -> str:
+    """From the least to the largest, or the one that all are."""
+    return " to ".join(str(value) for value in sorted({min(values), max(values)}))
 
 
 def _bars(values: Mapping[str, float], words: Sequence[tuple[str, str]], form: str, line: float | None) -> Image.Image:

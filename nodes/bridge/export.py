@@ -46,7 +46,7 @@ class Proof:
     def __str__(self) -> str:
         return (
             f"verified with {self.loader}: {self.matched} keys matched, {len(self.unmatched)} unmatched, "
-            f"{self.layers} layers applied, largest relative error {self.worst:.1e} ({self.worst_layer})"
+            f"{self.layers} layers applied, largest relative error {self.worst:.2g} ({self.worst_layer})"
         )
 
 

@@ -54,7 +54,9 @@ def extract_lora(
         {name: part.low_rank for name, part in found.items()}, {name: part.error for name, part in found.items()},
         whole_error(list(found.values())), spectra={name: part.sigma for name, part in found.items()},
     )  # fmt: skip
-    report = "\n".join([size_line(merged), *error_lines(merged), *_out_of_reach(pairs, layers, found)])
+    report = "\n".join(
+        [size_line(merged), *(error_lines(merged) or ["nothing of it is lost"]), *_out_of_reach(pairs, layers, found)]
+    )
     return _described(merged, model_a, model_b, rank, energy, table), report, draw_merge(merged, "difference")
 
 

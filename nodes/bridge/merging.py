@@ -18,7 +18,7 @@ from ...lora_core.files.lineage import Parent, losses
 from ...lora_core.kinds import Difference
 from ...lora_core.merging import AUTO, METHODS, SUM, auto
 from ...lora_core.merging.chain import entangled
-from ...lora_core.merging.chart import draw_merge
+from ...lora_core.merging.chart import as_range, draw_merge
 from ...lora_core.merging.merge import Merged, Settings
 from ...lora_core.merging.merge import merge as merge_layers
 from ...lora_core.merging.truncation import Limits
@@ -260,7 +260,7 @@ def _report(
     lines.append(size_line(merged))
     if gone := merged.cancelled:
         lines.append(f"{len(gone)} layers come to nothing and are not in the LoRA, for example {gone[0]}")
-    lines += _method_lines(merged, settings, bool(converted)) + _rights_lines(parents) + error_lines(merged)
+    lines += _method_lines(merged, settings, len(parts), bool(converted)) + _rights_lines(parents) + error_lines(merged)
     for each in converted:
         lines += _converted_lines(each["name"], each.get("errors", {}))
     return "\n".join(lines)
@@ -275,9 +275,7 @@ def _converted_lines(name: str, errors: Mapping[str, float]) -> list[str]:
 def size_line(merged: Merged) -> str:
     ranks = [layer.rank for layer in merged.layers.values()]
     size = sum(layer.num_parameters() for layer in merged.layers.values())
-    return (
-        f"{len(ranks)} layers, rank {min(ranks)} to {max(ranks)}, {size:,} parameters, {2 * size / 1e6:.1f} MB as fp16"
-    )
+    return f"{len(ranks)} layers, rank {as_range(ranks)}, {size:,} parameters, {2 * size / 1e6:.1f} MB as fp16"
 
 
 def _part_line(part: Entry) -> str:
@@ -285,9 +283,11 @@ def _part_line(part: Entry) -> str:
     return f"{part.name} x {part.strength:g}" + (f", text {part.text_strength:g}" if has_text else "")
 
 
-def _method_lines(merged: Merged, settings: Settings, converted: bool) -> list[str]:
+def _method_lines(merged: Merged, settings: Settings, parts: int, converted: bool) -> list[str]:
     if settings.method == SUM:
-        exact = "the sum is exact" + (" but for what became plain LoRA" if converted else "")
+        exact = ("the sum is exact" if parts > 1 else "it is exact") + (
+            " but for what became plain LoRA" if converted else ""
+        )
         return [] if any(merged.errors.values()) else [exact]
     both = len(merged.errors) - merged.lone
     line = (

@@ -22,8 +22,13 @@ def resize(
 ) -> tuple[Adapter, Adapter | ExecutionBlocker, str, Image.Image]:  # fmt: skip
     """What `pick` takes of the adapter or file, at the strengths and limits, and the rest at the same strengths, uncut;
     a report and a picture. Raises ValueError unless there is exactly one of the two."""
-    if (adapter is None) == (lora_name in ("", NONE)):
-        raise ValueError("connect one adapter, or choose one file; not both")
+    by_name = lora_name not in ("", NONE)
+    if adapter is None and not by_name:
+        raise ValueError("there is no LoRA to resize; choose a file, or connect an adapter")
+    if adapter is not None and by_name:
+        raise ValueError(
+            f"both an adapter and the file {lora_name} are given; set lora_name to None, or disconnect adapter"
+        )
     table = NameTable(model, clip)
     rows = [] if adapter else [Row(lora_name, *strengths)]
     found = sources(table, rows, [Connected(adapter, *strengths)] if adapter else [])

@@ -67,13 +67,13 @@ def sampling(
     """Prompt to picture. Node keys end in `key`."""
     return {
         f"prompt{key}": Node("CLIPTextEncode", (x, y), {"text": prompt}, {"clip": clip}, "Prompt", (300, 90)),
-        f"negative{key}": Node("CLIPTextEncode", (x, y + 130), {"text": NEGATIVE}, {"clip": clip}, "Negative prompt", (300, 70)),
-        f"latent{key}": Node("EmptyLatentImage", (x, y + 240), {"width": 96, "height": 96, "batch_size": 1}),
+        f"negative{key}": Node("CLIPTextEncode", (x, y + 150), {"text": NEGATIVE}, {"clip": clip}, "Negative prompt", (300, 90)),
+        f"latent{key}": Node("EmptyLatentImage", (x, y + 300), {"width": 96, "height": 96, "batch_size": 1}),
         f"sampler{key}": Node("KSampler", (x + 340, y), SAMPLER, {
             "model": model, "positive": (f"prompt{key}", "CONDITIONING"), "negative": (f"negative{key}", "CONDITIONING"),
             "latent_image": (f"latent{key}", "LATENT"),
         }),
-        f"decode{key}": Node("VAEDecode", (x + 340, y + 310), {}, {"samples": (f"sampler{key}", "LATENT"), "vae": ("vae", "VAE")}),
+        f"decode{key}": Node("VAEDecode", (x + 340, y + 330), {}, {"samples": (f"sampler{key}", "LATENT"), "vae": ("vae", "VAE")}),
     }  # fmt: skip
 
 

@@ -126,9 +126,12 @@ def test_what_is_not_left_out_blocks_what_needs_it(sd15, random_adapter) -> None
 def test_what_cannot_be_resized(sd15, loras: Path, random_adapter) -> None:
     adapter = random_adapter(sd15.model)
     save_proven(adapter, loras / "a.safetensors", "kohya", torch.float32, sd15.model)
-    for arguments in ({}, {"adapter": adapter, "name": "a.safetensors"}):
-        with pytest.raises(ValueError, match="connect one adapter, or choose one file; not both"):
-            resize(sd15.model, **arguments)
+    with pytest.raises(ValueError, match="no LoRA to resize; choose a file, or connect an adapter"):
+        resize(sd15.model)
+    with pytest.raises(
+        ValueError, match=r"both an adapter and the file a.safetensors are given; set lora_name to None"
+    ):
+        resize(sd15.model, adapter, name="a.safetensors")
     with pytest.raises(ValueError, match="no layer has 'single_blocks' in its name; there are diffusion_model."):
         resize(sd15.model, adapter, keep="single_blocks")
     assert "x.safetensors" in ResizeLora.validate_inputs("x.safetensors") and ResizeLora.validate_inputs("None") is True
