@@ -21,7 +21,7 @@ class ExtractLora(io.ComfyNode):
             display_name="Extract LoRA",
             category=CATEGORY,
             description="Makes a LoRA of the difference between a tuned model and its base, one weight at a time, and measures what it misses.",
-            search_aliases=["extract lora", "lora from checkpoint", "model difference", "lora svd"],
+            search_aliases=["extract lora", "lora from checkpoint", "model difference", "lora svd", "subtract models"],
             inputs=[
                 io.Model.Input("model_a", tooltip="The tuned model: a checkpoint, a merge of checkpoints, or a model with LoRAs on it."),
                 io.Model.Input("model_b", tooltip="Its base. The LoRA on this model gives the tuned one, but for the error shown."),

@@ -24,7 +24,7 @@ class LoadLoraStack(io.ComfyNode):
             display_name="Load LoRA Stack",
             category=CATEGORY,
             description="Applies several LoRAs at once: their exact sum, rounded once, as one patch per weight. Chain more rows through lora_stack.",
-            search_aliases=["lora loader", "multi lora", "lora stacker", "power lora"],
+            search_aliases=["lora loader", "multi lora", "lora stacker", "power lora", "lora list", "lora block weight"],
             inputs=[
                 io.Model.Input("model", tooltip="The model to change. The input itself stays as it is."),
                 *fixed,

@@ -23,7 +23,7 @@ class MergeLora(io.ComfyNode):
             display_name="Merge LoRA",
             category=CATEGORY,
             description="Makes one LoRA of several. The sum is exact for any mix of ranks, alphas and formats: the result applied alone equals the live stack.",
-            search_aliases=["combine lora", "lora merger", "resize lora"],
+            search_aliases=["combine lora", "lora merger", "merge svd", "ties", "dare", "slerp"],
             inputs=[
                 io.Model.Input("model", tooltip="The base model of the LoRAs: it tells which keys of their files mean the same layer."),
                 io.Int.Input("rank", default=0, min=0, max=1024, tooltip="0 keeps the sum exact; its rank is the sum of all ranks. Otherwise each layer is cut to this rank, optimally, and the error is shown."),
