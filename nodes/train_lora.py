@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from comfy_api.latest import io, ui
+from comfy_api.latest import io
 
 from ..lora_core.files.names import safe_name
 from ..lora_core.training.config import (
@@ -150,10 +150,9 @@ class TrainLora(io.ComfyNode):
         text = TextConfig(text_rank, text_learning_rate or chosen.learning_rate / 2) if text_rank else None
         recipe = Recipe(lora, config, text, _patterns(preserve), validation)
         trained = train_lora(Sources(model, clip, vae, dataset, prior_vae, start), recipe, run)
-        charts = as_image_batch(trained.charts)
         return io.NodeOutput(
             as_lora_model(trained.adapter), {"loss": trained.losses}, trained.adapter, as_one_batch(trained.sheet),
-            trained.report, charts, ui=ui.PreviewImage(charts, cls=cls),
+            trained.report, as_image_batch(trained.charts),
         )  # fmt: skip
 
 

@@ -79,7 +79,7 @@ def _bars(values: Mapping[str, float], words: Sequence[tuple[str, str]], form: s
     beside(pen, _FRAME, top, form.format(high))
     below = [(f"{len(values)} layers", TEXT)]
     if line is not None:
-        below.append((f"most: {max(values, key=values.__getitem__)[-48:]}", RAW))
+        below.append((f"most: {max(values, key=values.__getitem__)[-48:]}", TEXT))
     write(pen, (left, bottom + 8), below)
     return image
 

@@ -74,7 +74,7 @@ def interference(model, clip, lora_stack, adapters: Sequence[Connected]) -> Meas
     factor = findings.suggested(found, fixed)
     changed = [_scaled(entry, 1.0 if index in fixed else factor) for index, entry in enumerate(entries)]
     picture = heat_map(found, norms)
-    progress.update(4 * len(layers), picture=picture)
+    progress.update(4 * len(layers))
     return Measured(
         picture,
         "\n".join([findings.report(found, norms, fixed), *_not_measured(entries), *_unknown(layers, norms)]),

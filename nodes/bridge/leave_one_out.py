@@ -68,7 +68,6 @@ def leave_one_out(model, clip, vae, entries: Sequence[Entry], asked: Prompts, sa
             progress.update(len(sets) * len(rounds) + sum(map(len, pictures.values())))
     found = {name: _changes(made, pictures, name) for name in sets if name != ALL}
     page, changes = _sheet(pictures, found, rounds, entries), {name: _mean(each) for name, each in found.items()}
-    progress.update(2 * len(sets) * len(rounds), picture=page)
     return LeftOut(page, _report(entries, changes, asked, clip), _figures(entries, changes, rounds))
 
 
