@@ -38,10 +38,10 @@ class LowRank:
         `mid` (rank_up, rank_down, *kernel) is a Tucker core between 1x1 factors; it is folded into A, which keeps
         `alpha / rank_down` as ComfyUI and LyCORIS scale it.
         """
-        scaling, kernel = alpha / down.shape[0], tuple((down if mid is None else mid).shape[2:])
-        if mid is not None:
-            down = torch.einsum("ab...,bi->ai...", mid, down.flatten(1))
-        return cls(down.flatten(1), up.flatten(1), scaling * down.shape[0], kernel)
+        if mid is None:
+            return cls(down.flatten(1), up.flatten(1), alpha, tuple(down.shape[2:]))
+        folded = torch.einsum("ab...,bi->ai...", mid, down.flatten(1))
+        return cls(folded.flatten(1), up.flatten(1), alpha / down.shape[0] * len(folded), tuple(mid.shape[2:]))
 
     @property
     def rank(self) -> int:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 from weakref import WeakKeyDictionary
 
 import comfy.lora
@@ -27,13 +28,14 @@ from ...lora_core.training.targets import weight_shape
 
 def family_of(model) -> Family:
     """The table row of a MODEL, in the spelling of its size."""
-    layers = dict(model.model.diffusion_model.named_modules())
     row = for_config_class(type(model.model.model_config).__name__)
+    if not row.sizes:
+        return row
+    layers = dict(model.model.diffusion_model.named_modules())
     return row.sized(lambda name: getattr(layers.get(name), "out_features", 0))
 
 
-@dataclass(frozen=True)
-class Target:
+class Target(NamedTuple):
     """A layer, the rows of its weight that a file name covers (None: all), and a reordering of those rows, if any:
     ComfyUI has one, which swaps the halves and so undoes itself."""
 
@@ -73,7 +75,7 @@ class NameTable:
             name.replace(".processor.to_", ".to_"): t for name, t in self.targets.items() if ".processor.to_" in name
         }
         self.targets |= {f"{name}.0": t for name, t in self.targets.items() if name.endswith(".to_out")}
-        self.targets = {name: self._fitted(t) for name, t in self.targets.items()}
+        self.targets |= {name: self._fitted(t) for name, t in self.targets.items() if t.rows}
         self.targets |= self._names_of_diffusers(type(model.model.model_config).__name__)
         self.has_text = clip is not None
 
@@ -154,7 +156,7 @@ class NameTable:
         if (target := self.targets.get(name)) or not name.endswith(".bias"):
             return target
         weight = self.targets.get(name.removesuffix(".bias"))
-        return weight and replace(weight, layer=f"{weight.layer}.bias")
+        return weight and weight._replace(layer=f"{weight.layer}.bias")
 
     def _shape_of(self, name: str) -> torch.Size | None:
         return self.shapes.get(name, self.parameters.get(name))
@@ -162,9 +164,9 @@ class NameTable:
     def _fitted(self, target: Target) -> Target:
         """ComfyUI's maps take q, k and v of a fused weight for equally high; with grouped queries they are not."""
         shape = self.shapes.get(target.layer)
-        if shape is None or target.rows is None or not target.layer.endswith(".qkv") or shape[0] >= 3 * shape[1]:
+        if shape is None or not target.layer.endswith(".qkv") or shape[0] >= 3 * shape[1]:
             return target
-        return replace(target, rows=_thirds(shape)[target.rows[0] // shape[1]])
+        return target._replace(rows=_thirds(shape)[target.rows[0] // shape[1]])
 
     def _fitting(
         self, name: str, low_rank: LowRank, target: Target, shape: torch.Size, source: str, adapter: Adapter
@@ -225,11 +227,10 @@ def _guess(adapter: Adapter, metadata: Mapping[str, str] | None = None) -> tuple
 
 def _shapes(model, inside: str, prefix: str) -> dict[str, torch.Size]:
     """Logical shapes, where the state dict has those of the bytes that quantised weights are stored in."""
-    layers = {path: module for path, module in model.named_modules(remove_duplicate=False) if path.startswith(inside)}
     return {
         prefix + path: torch.Size(weight_shape(layer))
-        for path, layer in layers.items()
-        if torch.is_tensor(getattr(layer, "weight", None))
+        for path, layer in model.named_modules(remove_duplicate=False)
+        if path.startswith(inside) and torch.is_tensor(getattr(layer, "weight", None))
     }
 
 
@@ -250,9 +251,9 @@ def _thirds(shape: torch.Size) -> tuple[tuple[int, int], ...]:
 
 
 def _target(value, prefix: str) -> Target:
-    key, offset, reorder = value, None, None
-    if isinstance(value, tuple):
-        key, offset, reorder = (*value, None, None)[:3]
+    if isinstance(value, str):
+        return Target(prefix + value.removesuffix(".weight"))
+    key, offset, reorder = (*value, None, None)[:3]
     rows = (offset[1], offset[2]) if offset is not None and offset[0] == 0 else None
     return Target(prefix + key.removesuffix(".weight"), rows, reorder)
 
