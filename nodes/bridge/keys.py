@@ -272,14 +272,20 @@ def joined(parts: Sequence[tuple[int, LowRank]], height: int) -> LowRank:
     if any(part.scaling != first.scaling for _, part in parts):
         parts = [(start, LowRank.concat([part])) for start, part in parts]
         first = parts[0][1]
-    shared = all(torch.equal(part.lora_A, first.lora_A) for _, part in parts)
+    apart = sum(len(part.lora_B) for _, part in parts) <= height
+    shared = apart and all(_same(part.lora_A, first.lora_A) for _, part in parts[1:])
     lora_A = first.lora_A if shared else torch.cat([part.lora_A for _, part in parts])
     lora_B = torch.zeros(height, len(lora_A), dtype=lora_A.dtype, device=lora_A.device)
     column = 0
     for start, part in parts:
-        lora_B[start : start + len(part.lora_B), column : column + part.rank] += part.lora_B
+        lora_B[start : start + len(part.lora_B), column : column + part.rank] = part.lora_B
         column += 0 if shared else part.rank
     return LowRank(lora_A, lora_B, first.scaling * len(lora_A), first.kernel)
+
+
+def _same(a: torch.Tensor, b: torch.Tensor) -> bool:
+    """As bytes, which takes half the time of comparing numbers of 16 bits."""
+    return a.dtype == b.dtype and torch.equal(a.contiguous().view(torch.uint8), b.contiguous().view(torch.uint8))
 
 
 def _speaks(style: str, name: str) -> bool:
