@@ -40,10 +40,10 @@ class CoreSpace:
         left, upper = _basis(total.lora_B.double())
         right, lower = _basis(total.lora_A.double().T)
         ranks = [term.rank for term in terms]
-        pairs = zip(upper.split(ranks, 1), lower.split(ranks, 1), strict=True)
+        rows, columns = _principal(upper, lower, ranks), _principal(lower, upper, ranks)
+        pairs = zip((rows.T @ upper).split(ranks, 1), (columns.T @ lower).split(ranks, 1), strict=True)
         cores = torch.stack([up @ down.T for up, down in pairs])
-        rows, columns = _principal(cores), _principal(cores.mT)
-        return cls(left @ rows, (right @ columns).T, rows.T @ cores @ columns, total.kernel, total.lora_A.dtype)
+        return cls(left @ rows, (right @ columns).T, cores, total.kernel, total.lora_A.dtype)
 
     def decompose(self, core: Tensor) -> Decomposition:
         """Of the correction `left @ core @ right`."""
@@ -59,8 +59,17 @@ def _basis(factor: Tensor) -> tuple[Tensor, Tensor]:
     return torch.eye(len(factor), dtype=factor.dtype), factor
 
 
-def _principal(cores: Tensor) -> Tensor:
-    """Eigenvectors of `sum_i C_i C_i^T`, the strongest first, without those that nothing reaches."""
-    values, vectors = torch.linalg.eigh(torch.einsum("npq,nrq->pr", cores, cores))
+def _principal(upper: Tensor, lower: Tensor, ranks: list[int]) -> Tensor:
+    """Eigenvectors of `sum_i C_i C_i^T`, the strongest first, without those that nothing reaches, for
+    `C_i = upper_i @ lower_i^T`, which are not multiplied out. Each is `q_i @ small_i` with orthonormal columns first,
+    so that ill-balanced factors cost no digits."""
+    bases, sides = [], []
+    for up, down in zip(upper.split(ranks, 1), lower.split(ranks, 1), strict=True):
+        q, r = torch.linalg.qr(up)
+        small = r @ down.T
+        bases.append(q)
+        sides.append(q @ (small @ small.T))
+    gram = torch.cat(sides, 1) @ torch.cat(bases, 1).T
+    values, vectors = torch.linalg.eigh((gram + gram.T) / 2)
     kept = (values > values[-1] * _NOISE) if values[-1] > 0 else torch.arange(len(values)) == len(values) - 1
     return vectors[:, kept].flip(1)
