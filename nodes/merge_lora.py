@@ -37,7 +37,7 @@ class MergeLora(io.ComfyNode):
                 io.String.Input("text_strengths", default="", optional=True, advanced=True, tooltip="Strengths of the connected adapters on the text encoder, separated by commas; empty means the same as strengths."),
                 io.Float.Input("amount", default=1.0, min=0.0, max=1.0, step=0.05, optional=True, advanced=True, tooltip="From the exact sum (0) to the method in full (1)."),
                 io.Float.Input("density", default=0.0, min=0.0, max=1.0, step=0.05, optional=True, advanced=True, tooltip="For ties, dare, della and magnitude: the share of entries that stays. 0 takes the method's own."),
-                io.Int.Input("seed", default=0, min=0, max=0xFFFFFFFFFFFFFFFF, optional=True, advanced=True, tooltip="For dare and della: the same seed gives the same merge."),
+                io.Int.Input("seed", default=0, min=0, max=0xFFFFFFFFFFFFFFFF, control_after_generate=False, optional=True, advanced=True, tooltip="For dare and della: the same seed gives the same merge."),
             ],
             outputs=[
                 AdapterType.Output("adapter", tooltip="The merged LoRA, for Save LoRA."),

@@ -128,7 +128,7 @@ def merge_graph() -> dict[str, Node]:
         "note": note(text, (0, -170), (620, 120)),
         **loaders(0, 0),
         "stack": Node("LoraLoom_LoadLoraStack", (320, 0), rows, both, size=(360, 450)),
-        "merge": Node("LoraLoom_MergeLora", (720, 0), {"rank": 0, "strengths": "", "seed": 0, "control_after_generate": "fixed"}, {**both, "lora_stack": ("stack", "lora_stack")}, size=(340, 450)),
+        "merge": Node("LoraLoom_MergeLora", (720, 0), {"rank": 0, "strengths": "", "seed": 0}, {**both, "lora_stack": ("stack", "lora_stack")}, size=(340, 450)),
         "save": Node("LoraLoom_SaveLora", (1100, 0), {"name": "lora_loom_demo/merged", "format": "comfyui", "dtype": "fp16", "overwrite": True}, {"adapter": ("merge", "adapter"), **both}, size=(340, 560)),
     }  # fmt: skip
 
