@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +23,7 @@ LAYER = "diffusion_model.blocks.0.self_attn.q"
 
 
 @pytest.fixture(scope="module")
-def files(server: ComfyServer) -> Path:
+def files(server: ComfyServer) -> Iterator[Path]:
     """`ink` with author and licence and `oil` without a header."""
     folder = server.base / "models" / "loras" / "made"
     folder.mkdir(parents=True, exist_ok=True)
@@ -36,7 +38,8 @@ def files(server: ComfyServer) -> Path:
             save(folder / "ink.safetensors", tensors, {"modelspec.author": "Ada", "modelspec.license": "CC-BY-4.0"})
         else:
             save_file(tensors, folder / "oil.safetensors")
-    return folder
+    yield folder
+    shutil.rmtree(folder)
 
 
 def demo_model() -> Path:

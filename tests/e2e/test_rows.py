@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import shutil
 from base64 import b64encode
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,7 +27,7 @@ FILES = {"rows/ink": "sks wash", "rows/oil": "impasto", "rows/deep/ada": HOSTILE
 
 
 @pytest.fixture(scope="module")
-def files(server: ComfyServer) -> None:
+def files(server: ComfyServer) -> Iterator[None]:
     demo = Path(__file__).parents[1] / "demo" / "models" / "diffusion_models" / "loom_demo.safetensors"
     width = load_file(demo)[f"{LAYER}.weight"].shape[0]
     picture = io.BytesIO()
@@ -42,6 +43,8 @@ def files(server: ComfyServer) -> None:
         }
         about = {"modelspec.trigger_phrase": words, "modelspec.title": words, "modelspec.thumbnail": cover}
         save_file(tensors, path, about)
+    yield
+    shutil.rmtree(server.base / "models" / "loras" / "rows")
 
 
 @pytest.fixture(scope="module", params=[False, True], ids=["classic", "nodes2"])
