@@ -154,7 +154,11 @@ class _Work:
         for name, each in self.terms.items():
             yield name, self._target(name, each)
             self.done += 1
-            self.tick(self.done, self.total)
+            self._heed()
+
+    def _heed(self) -> None:
+        """A cancel, also inside a large layer."""
+        self.tick(self.done, self.total)
 
     def _target(self, name: str, each: Terms) -> _Target:
         total, found = LowRank.concat(term for _, term in each), self.pieces[name]
@@ -174,6 +178,7 @@ class _Work:
         if len(terms) == 1:
             return _Target(terms[0])
         space = CoreSpace.of(terms)
+        self._heed()
         strengths = [self.parts[index].strength_of(name or seeded_by) for index, _ in each]
         task = Task(
             space.cores, _room(terms[0]), torch.tensor(strengths, dtype=torch.float64),
@@ -182,6 +187,7 @@ class _Work:
         )  # fmt: skip
         plain = space.cores.sum(0)
         core = torch.lerp(plain, METHODS[self.settings.method](task), self.settings.amount)
+        self._heed()
         change, size = float((core - plain).square().sum()), float(plain.square().sum())
         return _Target(None, space.decompose(core), torch.linalg.svdvals(plain), change, size)
 
