@@ -119,7 +119,7 @@ def _again(order: Order, folder: Path, told: Finished, charts: Image.Image, shee
     facts = run_facts(order.sources, order.recipe, order.run, order.progress, order.pictures.shown())
     adapter = _labelled(facts, finished.kept_adapter(folder, told), told.kept_step)
     log.info("%s was finished before", folder.name)
-    order.progress.say(f"{told.summary}\nkept in {folder}")
+    order.progress.say(f"{told.summary}\nkept in output/lora_loom/{folder.name}")
     return Trained(adapter, told.losses, folder, told.report, charts, sheet)
 
 
@@ -203,7 +203,7 @@ def _run(order: Order, work: _Work, kept: RunFolder) -> Trained:
     file = kept.lora(state.step) if kept_step == state.step else watch.path
     told = Finished(state.step, file.name, kept_step, list(state.losses), report, summary)
     finished.keep(order, kept, told, adapter, charts)
-    progress.say(f"{summary}\nkept in {kept.path}")
+    progress.say(f"{summary}\nkept in output/lora_loom/{kept.path.name}")
     return Trained(adapter, told.losses, kept.path, report, charts, previewer.sheet)
 
 
