@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from .branches import WAYS, Timeline, Way
 from .clock import ALWAYS, Clock, Span, is_on
+from .fused import heed_hooks
 
 _COMPUTED_IN = (torch.float32, torch.bfloat16, torch.float16)
 
@@ -119,6 +120,7 @@ class Beside:
                 way.switch(module)
 
     def _hang(self, patcher) -> None:
+        heed_hooks()
         self._remove(patcher.model)
         ways = [(way, _module(patcher.model, key)[0]) for key, way in self.ways.items()]
         self._hung[patcher.model] = Hung(id(patcher), ways, [way.hang(module) for way, module in ways])

@@ -18,6 +18,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from .frozen import cast_as_in_sampling
+from .fused import heed_hooks
 from .images import as_picture
 
 SAMPLERS, SCHEDULERS = comfy.samplers.KSampler.SAMPLERS, comfy.samplers.KSampler.SCHEDULERS
@@ -77,6 +78,7 @@ def sampling_inside(patcher, text: nn.Module | None = None) -> Iterator[None]:
     in otherwise, with the kernels of its layers. Its weights, and those of `text`, stay where the session has put them,
     whatever else is loaded; random numbers drawn inside are as if they had not been.
     """
+    heed_hooks()
     model, before = patcher.model, (patcher.model.manual_cast_dtype, comfy.model_management.in_training)
     patcher.add_wrapper_with_key(WrappersMP.PREPARE_SAMPLING, _KEY, _where_it_is)
     model.manual_cast_dtype = patcher.object_patches_backup.get("manual_cast_dtype", before[0])

@@ -1,0 +1,61 @@
+"""Layers that ComfyUI computes inside a fused kernel of its own, without calling them: where a forward hook hangs, they
+are called all the same.
+
+From ComfyUI 0.33 on the down projections of INT8 models are computed so (MiniMax H3's since 0.30), later also Z-Image's
+qkv and feed-forward, and fp16 layers under `--fast fp16_accumulation`. A hook beside such a layer would never run.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from functools import wraps
+from typing import Any
+
+import comfy.model_management
+from torch import nn
+
+Fused = Callable[..., Any]
+
+
+def heed_hooks() -> None:
+    """Make the fused functions of this ComfyUI heed forward hooks, from now on; those it lacks are left out."""
+    for place, name, heeding in _FUSED:
+        module = sys.modules.get(place)
+        fused = getattr(module, name, None)
+        if fused is not None and not hasattr(fused, _MARK):
+            own = wraps(fused)(heeding(fused))
+            setattr(own, _MARK, True)
+            setattr(module, name, own)
+
+
+def _called(fused: Fused) -> Fused:
+    """As ComfyUI does it in training, where every version calls the layer, whatever its further arguments."""
+
+    def computed(linear: nn.Module, *args, **kwargs):
+        if not linear._forward_hooks:
+            return fused(linear, *args, **kwargs)
+        before = comfy.model_management.in_training
+        comfy.model_management.in_training = True
+        try:
+            return fused(linear, *args, **kwargs)
+        finally:
+            comfy.model_management.in_training = before
+
+    return computed
+
+
+def _not_fit(fused: Fused) -> Fused:
+    """For the question whether a layer can be part of a larger kernel."""
+
+    def fits(linear: nn.Module, *args, **kwargs):
+        return not linear._forward_hooks and fused(linear, *args, **kwargs)
+
+    return fits
+
+
+_MARK = "_heeds_hooks"
+_FUSED = (
+    ("comfy.ops", "linear_input_act", _called),
+    ("comfy.ldm.lumina.model", "_int8_convrot_linear", _not_fit),
+)
