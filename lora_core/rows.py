@@ -68,6 +68,11 @@ class Row(tuple):
         """Whether it asks for anything."""
         return self.on and self.name not in ("", NONE) and bool(self.strength or self.text_strength)
 
+    @property
+    def plain(self) -> bool:
+        """Whether name and strengths say all of it, so that nothing is lost where others read it as a tuple."""
+        return not self.blocks.strip() and (self.start, self.end) == (0.0, 1.0)
+
     def renamed(self, name: str) -> Row:
         return Row(name, *self.__getnewargs__()[1:])
 

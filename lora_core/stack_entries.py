@@ -1,4 +1,4 @@
-"""What other packs put into a LORA_STACK, as rows: tuples and lists of three or more, and dicts.
+"""What other packs put into a LORA_STACK, as rows: tuples and lists of three or more, and dicts; and what they miss.
 
 `(name, model strength, text strength)` is what Efficiency, Comfyroll, Easy-Use and Lora-Manager exchange; LoRA
 Optimizer adds fields, or writes dicts; dicts of rgthree's rows are `{on, lora, strength, strengthTwo}`.
@@ -42,6 +42,23 @@ def read(stack: Iterable[Any] | None) -> tuple[list[Row], list[str]]:
             rows.append(row)
             notes += [f"{where}, {row.name}: {extra} ignored, unknown here"] if extra else []
     return rows, notes
+
+
+def lost(rows: Iterable[Row], others: Sequence[str] | None) -> list[str]:
+    """A sentence when what rows say is not read where a `lora_stack` goes: to `others`, nodes of other packs, None when
+    they are not known."""
+    found = [row for row in rows if row.active and not row.plain]
+    if not found or others == []:
+        return []
+    if others is None:
+        return ["blocks, start and end travel in lora_stack to nodes of LoRA Loom only"]
+    blocks = ", ".join(row.name for row in found if row.blocks.strip())
+    spans = ", ".join(row.name for row in found if (row.start, row.end) != (0.0, 1.0))
+    said = " and ".join(f"{what} of {names}" for what, names in (("blocks", blocks), ("start and end", spans)) if names)
+    return [
+        f"{said} are not read by {', '.join(others)}: in lora_stack other packs find a name and two strengths, "
+        "and apply them to every block and all of sampling; connect this node's MODEL instead"
+    ]
 
 
 def _from_sequence(entry: Any) -> tuple[Row, str]:

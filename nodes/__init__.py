@@ -2,7 +2,7 @@
 
 from comfy_api.latest import ComfyExtension, io
 
-from .bridge import attribution, picker
+from .bridge import attribution, lora_manager, picker
 from .combine_datasets import CombineDatasets
 from .convert_lora import ConvertLora
 from .dataset import LoraDataset
@@ -26,13 +26,15 @@ from .validation import TrainingValidation
 class LoraLoom(ComfyExtension):
     async def on_load(self) -> None:
         attribution.listen()
+        lora_manager.listen()
         picker.serve()
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
+        """Convert LoRA first, whose list of files the front end takes over into the others (web/js/files.js)."""
         return [
-            LoraDataset, CombineDatasets, DatasetDoctor, TrainingOptimizer, TrainingObjective, LoraLayers,
+            ConvertLora, LoraDataset, CombineDatasets, DatasetDoctor, TrainingOptimizer, TrainingObjective, LoraLayers,
             TrainingPreviews, TrainingValidation, TrainLora, SaveLora, LoadLoraStack, MergeLora, ResizeLora, ExtractLora,
-            ConvertLora, LoraReport, LoraInterference, LeaveOneOut,
+            LoraReport, LoraInterference, LeaveOneOut,
         ]  # fmt: skip
 
 

@@ -6,11 +6,11 @@ from comfy_api.latest import io
 
 from ..lora_core.rows import LIMIT, NONE, Row, checked, parse
 from .bridge import attribution
-from .bridge.folders import lora_names, lora_state
+from .bridge.folders import lora_state
 from .bridge.patching import APPLY
 from .bridge.shown import shown
-from .bridge.stack import apply_stack, check_rows, rows_state
-from .types import CATEGORY, LoraStackType
+from .bridge.stack import apply_stack, check_rows, ignored_by, rows_state
+from .types import CATEGORY, LoraStackType, file_input
 
 FIELDS = range(1, 5)  # the fixed rows of the first version; `rows` holds any number
 
@@ -49,7 +49,7 @@ class LoadLoraStack(io.ComfyNode):
     @classmethod
     def fingerprint_inputs(cls, lora_1=NONE, lora_2=NONE, lora_3=NONE, lora_4=NONE, rows="", **_):
         named = [lora_state(name) for name in (lora_1, lora_2, lora_3, lora_4)]
-        return [attribution.recall(), *named, *rows_state(rows)]
+        return [attribution.recall(), *named, *rows_state(rows), *ignored_by(rows)]
 
     @classmethod
     def execute(
@@ -67,7 +67,7 @@ class LoadLoraStack(io.ComfyNode):
 
 def _fields(number: int) -> list[io.Input]:
     return [
-        io.Combo.Input(f"lora_{number}", options=[NONE, *lora_names()], default=NONE, optional=True, advanced=True, tooltip="A file from the loras folders; None leaves the row out."),
+        file_input(f"lora_{number}", optional=True, advanced=True, tooltip="A file from the loras folders; None leaves the row out."),
         io.Float.Input(f"strength_{number}", default=1.0, min=-LIMIT, max=LIMIT, step=0.05, optional=True, advanced=True, tooltip="Strength on the model; 0 switches it off, negative subtracts."),
         io.Float.Input(f"text_strength_{number}", default=1.0, min=-LIMIT, max=LIMIT, step=0.05, optional=True, advanced=True, tooltip="Strength on the text encoder, for LoRAs that change it."),
     ]  # fmt: skip

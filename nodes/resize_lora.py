@@ -7,14 +7,14 @@ from comfy_api.latest import io
 from ..lora_core.merging.pick import Pick
 from ..lora_core.merging.truncation import Limits
 from ..lora_core.rows import LIMIT, NONE
-from .bridge.folders import lora_names, lora_state
+from .bridge.folders import lora_state
 from .bridge.images import as_image_batch
 from .bridge.progress import Progress
 from .bridge.resizing import resize
 from .bridge.shown import shown
 from .bridge.stack import check_rows
 from .bridge.training import as_lora_model
-from .types import CATEGORY, AdapterType
+from .types import CATEGORY, AdapterType, file_input
 
 
 class ResizeLora(io.ComfyNode):
@@ -28,7 +28,7 @@ class ResizeLora(io.ComfyNode):
             search_aliases=["shrink lora", "lora rank", "split lora", "lora blocks", "invert lora"],
             inputs=[
                 io.Model.Input("model", tooltip="The base model of the LoRA: it tells which keys of the file mean which layer."),
-                io.Combo.Input("lora_name", options=[NONE, *lora_names()], default=NONE, tooltip="A file from the loras folders; None when an adapter is connected."),
+                file_input("lora_name", tooltip="A file from the loras folders; None when an adapter is connected."),
                 io.Int.Input("rank", default=0, min=0, max=1024, tooltip="Most rank of a layer; 0 sets none."),
                 io.Float.Input("energy", default=1.0, min=0.01, max=1.0, step=0.001, tooltip="Share of each layer's squared norm to keep; 0.99 leaves an error of at most 10 % per layer. 1 keeps all."),
                 io.Float.Input("size_mb", default=0.0, min=0.0, max=100000.0, step=1.0, tooltip="Largest size of the fp16 file in MB, shared out over all layers so that the error of the whole is smallest. 0 sets no size."),

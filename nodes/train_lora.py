@@ -19,7 +19,7 @@ from ..lora_core.training.config import (
 from ..lora_core.training.layers import LayersConfig
 from ..lora_core.training.objective_config import WEIGHTINGS, ObjectiveConfig
 from ..lora_core.training.plan import Measures
-from .bridge.folders import NONE, lora_names, lora_state
+from .bridge.folders import NONE, lora_state
 from .bridge.images import as_image_batch, as_one_batch
 from .bridge.stack import check_rows
 from .bridge.start import read_start
@@ -33,6 +33,7 @@ from .types import (
     OptimizerType,
     PreviewsType,
     ValidationType,
+    file_input,
 )
 
 MOST_STEPS = 1_000_000
@@ -87,7 +88,7 @@ class TrainLora(io.ComfyNode):
                 LayersType.Input("layers", optional=True, tooltip="From LoRA Layers: scaling, dropout, norm cap, and settings for single layers."),
                 PreviewsType.Input("previews", optional=True, tooltip="From Training Previews: pictures of the LoRA while it is trained. They do not change the result."),
                 ValidationType.Input("validation", optional=True, tooltip="From Training Validation: shows when to stop, and can stop or choose the best LoRA."),
-                io.Combo.Input("continue_from", options=[NONE, *lora_names()], default=NONE, optional=True, advanced=True, tooltip="A LoRA file to go on from, in any format: its layers are trained on, each at its own rank and alpha. None begins from nothing."),
+                file_input("continue_from", optional=True, advanced=True, tooltip="A LoRA file to go on from, in any format: its layers are trained on, each at its own rank and alpha. None begins from nothing."),
             ],
             outputs=[
                 io.LoraModel.Output("lora_model", tooltip="For ComfyUI's own Load LoRA Model and Save LoRA Weights."),

@@ -1,6 +1,10 @@
 """Socket types of the pack's own, and the one it shares with other packs."""
 
+from typing import Any
+
 from comfy_api.latest import io
+
+from ..lora_core.rows import NONE
 
 LoraDatasetType = io.Custom("LORALOOM_DATASET")  # lora_core.training.dataset.Dataset
 AdapterType = io.Custom("LORALOOM_ADAPTER")  # lora_core.adapter.Adapter, layers in ComfyUI's names
@@ -12,6 +16,12 @@ ValidationType = io.Custom("LORALOOM_VALIDATION")  # lora_core.training.config.V
 LoraStackType = io.Custom("LORA_STACK")  # list of (file name, model strength, text strength), as other packs use it
 
 CATEGORY = "LoRA Loom"
+
+
+def file_input(id: str, tooltip: str, **options: Any) -> io.Combo.Input:
+    """A file of the loras folders, or NONE. The list of files is in the definition of Convert LoRA alone, and the front
+    end's web/js/files.js completes the others: a server tells its nodes in one answer, and has thousands of files."""
+    return io.Combo.Input(id, options=[NONE], default=NONE, tooltip=tooltip, extra_dict={"lora_files": True}, **options)
 
 
 def adapters_input(source: str = "Train LoRA or Merge LoRA") -> io.Autogrow.Input:

@@ -5,12 +5,14 @@ run a node whose output it still has, so what a node writes there while it runs 
 Therefore a prompt is met when it is posted, where its `extra_pnginfo` can be had; the node's fingerprint, which is
 asked of every prompt before anything runs, fills in what the same graph gave when it last ran; and the node itself,
 when it does run, what is true now.
+
+A prompt that a program posts has no `extra_pnginfo`, and other packs take one for the sign of a workflow in it, which
+they then read. Such a prompt stays without: its pictures are told in the graph itself, which every one of them has
+under `prompt`, at the node's `_meta`.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
 import uuid
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
@@ -23,6 +25,7 @@ from server import PromptServer
 import nodes
 
 from ...lora_core import attribution
+from ...lora_core.graph import Graph, below, kind, readers, signature
 from ...lora_core.rows import Row
 from .folders import lora_state
 from .origin import lora_hash
@@ -31,18 +34,20 @@ from .progress import Progress
 KEY = "lora_loom_adapters"
 HASHES = "Lora hashes"
 NODE = "LoraLoom_LoadLoraStack"
+_TITLE = "Load LoRA Stack"
+_MODEL_AND_CLIP, _LORA_STACK = range(0, 2), range(2, 3)  # its outputs
+_OURS = "LoraLoom_"
 _KEPT = 256  # prompts that wait or have run, and graphs that have
 
 Entries = list[dict[str, Any]]
-Graph = Mapping[str, Mapping[str, Any]]
 
 
 @dataclass(frozen=True)
 class Prompt:
-    """`pictures` is the `extra_pnginfo` that its pictures are saved with."""
+    """`pictures` is the `extra_pnginfo` that its pictures are saved with, None where nobody gave one."""
 
     graph: Graph
-    pictures: dict[str, Any]
+    pictures: dict[str, Any] | None
 
 
 @dataclass(frozen=True)
@@ -66,16 +71,30 @@ def listen() -> None:
 
 
 def meet(posted: dict[str, Any]) -> dict[str, Any]:
-    """Note the `extra_pnginfo` of a posted prompt that has a stack; it gets one, and an id, when it has none."""
-    graph = posted.get("prompt")
-    if not isinstance(graph, dict) or not any(_kind(node) == NODE for node in graph.values()):
+    """Note a posted prompt that has a stack; it gets an id when it has none."""
+    graph, extra = posted.get("prompt"), posted.get("extra_data")
+    stacks = [node for node in graph.values() if kind(node) == NODE] if isinstance(graph, dict) else []
+    if not stacks:
         return posted
+    for node in stacks:
+        node.pop("is_changed", None)  # in the prompt of a picture: the fingerprint of then, in place of one of now
     posted["prompt_id"] = posted.get("prompt_id") or str(uuid.uuid4())
-    posted["extra_data"] = posted.get("extra_data") or {}
-    pictures = posted["extra_data"]["extra_pnginfo"] = posted["extra_data"].get("extra_pnginfo") or {}
-    if isinstance(pictures, dict):
-        _keep(_prompts, str(posted["prompt_id"]), Prompt(graph, pictures))
+    pictures = extra.get("extra_pnginfo") if isinstance(extra, dict) else None
+    pictures = pictures if isinstance(pictures, dict) else None
+    for key in (KEY, HASHES) if pictures else ():
+        pictures.pop(key, None)  # what comes with it is of another run
+    _keep(_prompts, str(posted["prompt_id"]), Prompt(graph, pictures))
     return posted
+
+
+def plain_readers() -> list[str] | None:
+    """Of the node that is asked or running: the nodes of other packs that take its `lora_stack`, by the titles that
+    people know; None when the graph is not known."""
+    if (here := _here()) is None:
+        return None
+    prompt, node = here
+    kinds = {kind(prompt.graph[name]) for name in readers(prompt.graph, node, _LORA_STACK)}
+    return sorted(nodes.NODE_DISPLAY_NAME_MAPPINGS.get(each, each) for each in kinds if not each.startswith(_OURS))
 
 
 def entry_of(row: Row, metadata: Mapping[str, str]) -> dict[str, Any]:
@@ -100,12 +119,12 @@ def recall() -> int:
     if (here := _here()) is None:
         return 0
     prompt, node = here
-    signature = _signature(prompt.graph, node)
-    known = _known.get(signature, Known([], []))
+    key = signature(prompt.graph, node)
+    known = _known.get(key, Known([], []))
     _tell(prompt, node, known.entries)
     if (files := _files(known.entries)) != known.files:
         known = Known(known.entries, files, known.changes + 1)
-        _keep(_known, signature, known)
+        _keep(_known, key, known)
     return known.changes
 
 
@@ -114,9 +133,9 @@ def tell(entries: Entries) -> None:
     if (here := _here()) is None:
         return
     prompt, node = here
-    signature = _signature(prompt.graph, node)
-    changes = _known[signature].changes if signature in _known else 0
-    _keep(_known, signature, Known(entries, _files(entries), changes))
+    key = signature(prompt.graph, node)
+    changes = _known[key].changes if key in _known else 0
+    _keep(_known, key, Known(entries, _files(entries), changes))
     _tell(prompt, node, entries)
 
 
@@ -131,7 +150,10 @@ def _here() -> tuple[Prompt, str] | None:
 
 
 def _tell(prompt: Prompt, node: str, entries: Entries) -> None:
-    if not _paints(prompt.graph, node):
+    if not paints(prompt.graph, node):
+        return
+    if prompt.pictures is None:
+        _tell_in_graph(prompt.graph[node], entries)
         return
     others = [each for each in prompt.pictures.get(KEY, []) if each["node"] != node]
     found = others + [{**each, "node": node} for each in entries]
@@ -141,47 +163,19 @@ def _tell(prompt: Prompt, node: str, entries: Entries) -> None:
         prompt.pictures.update({KEY: found, HASHES: attribution.lora_hashes(found)})
 
 
-def _signature(graph: Graph, node: str) -> str:
-    """What a node's output follows from, whatever the nodes are called: its kind and inputs, and those above it."""
-    known: dict[str, str] = {}
-
-    def signed(name: str) -> str:
-        if name not in known:
-            inputs = graph[name].get("inputs") or {}
-            told = {key: [signed(v[0]), v[1]] if _is_link(v, graph) else v for key, v in inputs.items()}
-            text = json.dumps([_kind(graph[name]), told], sort_keys=True, default=str)
-            known[name] = hashlib.sha256(text.encode()).hexdigest()
-        return known[name]
-
-    return signed(node)
+def _tell_in_graph(node: dict[str, Any], entries: Entries) -> None:
+    """What the front end writes into `_meta` is the title, which some read without asking whether it is there."""
+    about = node["_meta"] if isinstance(node.get("_meta"), dict) else {}
+    if entries:
+        node["_meta"] = {"title": _TITLE, **about, KEY: entries}
+    elif KEY in about:
+        node["_meta"] = {key: value for key, value in about.items() if key != KEY}
 
 
-def _paints(graph: Graph, node: str) -> bool:
+def paints(graph: Graph, node: str) -> bool:
     """Whether an output is made with the node's MODEL or CLIP; of a stack that is only handed on, the next tells."""
-    below = {name for name in graph if any(source == node and slot < 2 for source, slot in _links(graph, name))}
-    grown = bool(below)
-    while grown:
-        more = {name for name in graph if name not in below and any(link[0] in below for link in _links(graph, name))}
-        below |= more
-        grown = bool(more)
-    kinds = (nodes.NODE_CLASS_MAPPINGS.get(_kind(graph[name])) for name in below)
-    return any(getattr(kind, "OUTPUT_NODE", False) for kind in kinds)
-
-
-def _links(graph: Graph, name: str) -> list[tuple[str, int]]:
-    inputs = (graph[name].get("inputs") or {}).values()
-    return [(value[0], value[1]) for value in inputs if _is_link(value, graph)]
-
-
-def _is_link(value: Any, graph: Graph) -> bool:
-    if not isinstance(value, list) or len(value) != 2:
-        return False
-    name, slot = value
-    return isinstance(name, str) and name in graph and isinstance(slot, int)
-
-
-def _kind(node: Any) -> str:
-    return str(node.get("class_type", "")) if isinstance(node, Mapping) else ""
+    kinds = (nodes.NODE_CLASS_MAPPINGS.get(kind(graph[name])) for name in below(graph, node, _MODEL_AND_CLIP))
+    return any(getattr(each, "OUTPUT_NODE", False) for each in kinds)
 
 
 def _keep(kept: OrderedDict[str, Any], key: str, value: Any) -> None:

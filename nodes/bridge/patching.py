@@ -137,7 +137,10 @@ def _kind_of_few_bits(module: nn.Module, parameter: str) -> str:
     if isinstance(stored, QuantizedTensor):
         return f"{module.quant_format} weights"
     kind = getattr(module, f"{parameter}_comfy_model_dtype", None) or stored.dtype
-    return "" if kind.is_floating_point and kind.itemsize > 1 else f"{str(kind).removeprefix('torch.')} weights"
+    if kind.is_floating_point and kind.itemsize > 1:
+        return ""
+    packed = getattr(getattr(stored, "tensor_type", None), "name", "")  # as tensors of GGUF files call what they hold
+    return f"GGUF ({packed})" if packed else f"{str(kind).removeprefix('torch.')} weights"
 
 
 def _add(patcher, steps: Mapping[str, Sequence[Step]]) -> None:

@@ -1,25 +1,51 @@
 """What the front end's list of LoRAs asks the server: names with what their headers tell, and previews.
 
-Only names that ComfyUI itself lists are answered, and files are read by our own guard.
+Only names that ComfyUI itself lists are answered, and files are read by our own guard. Requests of other origins are
+refused by ComfyUI before they come here. However many come, one thread answers each kind.
 """
 
 from __future__ import annotations
 
 import asyncio
-import os
-import time
+import json
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import folder_paths
-from aiohttp import web
+from aiohttp import ETag, web
 from server import PromptServer
 
 from ...lora_core.files import card
+from ...lora_core.files.library import Library
 from .folders import lora_names
 
 _SECONDS = 1.0  # of reading headers per answer; the front end asks again for the rest
+_MOST_WAITING = 64  # requests of a kind; a page has one at a time
+_LARGE = 2**16  # bytes; more is compressed in a thread
+_SAFE = {"X-Content-Type-Options": "nosniff"}
 
-_cards: dict[str, tuple[tuple[int, int], card.Card]] = {}  # path: (size and time, card)
+_library = Library()
+
+
+class Desk:
+    """One thread that answers in turn; who finds a long queue is sent away."""
+
+    def __init__(self, name: str) -> None:
+        self._thread = ThreadPoolExecutor(1, f"lora_loom_{name}")
+        self._waiting = 0
+
+    async def ask(self, answer: Callable[[str], Any], question: str) -> Any:
+        if self._waiting >= _MOST_WAITING:
+            raise web.HTTPServiceUnavailable(headers={"Retry-After": "1"})
+        self._waiting += 1
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._thread, answer, question)
+        finally:
+            self._waiting -= 1
+
+
+_list_desk, _picture_desk = Desk("list"), Desk("pictures")
 
 
 def serve() -> None:
@@ -30,26 +56,36 @@ def serve() -> None:
         server.routes.get("/lora_loom/picture")(picture)
 
 
-async def loras(_request: web.Request) -> web.Response:
-    return web.json_response(await asyncio.to_thread(listed))
+async def loras(request: web.Request) -> web.Response:
+    """All LoRAs, or with `since` what changed after that version; 304 for a browser that has the list as it is."""
+    since = request.query.get("since", "")
+    version, body = await _list_desk.ask(listed, since)
+    headers = {**_SAFE, "Cache-Control": "no-store" if since else "no-cache"}
+    if not since and any(tag.value == version for tag in request.if_none_match or ()):
+        response = web.Response(status=304, headers=headers)
+    else:
+        response = web.Response(
+            body=body, content_type="application/json", charset="utf-8", headers=headers, zlib_executor_size=_LARGE
+        )
+        response.enable_compression()
+    if not since:
+        response.etag = ETag(version, is_weak=True)
+    return response
 
 
 async def picture(request: web.Request) -> web.Response:
-    found = await asyncio.to_thread(pictured, request.query.get("name", ""))
+    found = await _picture_desk.ask(pictured, request.query.get("name", ""))
     if found is None:
         return web.Response(status=404)
-    headers = {"Cache-Control": "max-age=86400", "X-Content-Type-Options": "nosniff"}  # the front end names the version
+    headers = {**_SAFE, "Cache-Control": "max-age=86400"}  # the front end names the version
     return web.Response(body=found, content_type="image/jpeg", headers=headers)
 
 
-def listed(seconds: float = _SECONDS) -> dict[str, Any]:
-    """Every LoRA that ComfyUI lists; `unread` of them are told by their names alone until the next answer."""
-    end, found, unread = time.monotonic() + seconds, [], 0
-    for name in lora_names():
-        told = _told(name, time.monotonic() < end)
-        unread += told is None
-        found.append({"name": name.replace("\\", "/"), **(told or {})})
-    return {"loras": found, "unread": unread}
+def listed(since: str = "", seconds: float = _SECONDS) -> tuple[str, bytes]:
+    """The version of the list, and as JSON what is another since then; files are read for so many seconds."""
+    paths = {name.replace("\\", "/"): folder_paths.get_full_path("loras", name) for name in lora_names()}
+    _library.look(paths, seconds)
+    return _library.version, json.dumps(_library.changes(since)).encode()
 
 
 def pictured(name: str) -> bytes | None:
@@ -61,18 +97,3 @@ def pictured(name: str) -> bytes | None:
 def _path(name: str) -> str | None:
     same = [each for each in lora_names() if each.replace("\\", "/") == name]
     return folder_paths.get_full_path("loras", same[0]) if same else None
-
-
-def _told(name: str, may_read: bool) -> dict[str, Any] | None:
-    path = folder_paths.get_full_path("loras", name)
-    try:
-        found = os.stat(path or "")
-        stamp = (found.st_size, found.st_mtime_ns)
-        known = _cards.get(path)
-        if known is None or known[0] != stamp:
-            if not may_read:
-                return None
-            known = _cards[path] = (stamp, card.read(path))
-    except OSError:
-        return {"fault": "the file cannot be read"}
-    return {**known[1].told(), "version": f"{stamp[0]:x}-{stamp[1]:x}"}

@@ -118,6 +118,15 @@ def rows_state(text: str | None) -> list:
         return []
 
 
+def ignored_by(text: str | None) -> list[str]:
+    """The nodes that take `lora_stack` and do not read all that a text of rows says."""
+    try:
+        rows = parse(text or "")
+    except ValueError:
+        return []
+    return [] if all(row.plain for row in rows) else attribution.plain_readers() or []
+
+
 def apply_stack(model, clip, stack: Iterable | None, own: Iterable[Row], apply: Apply = "auto") -> Applied:
     """The rows of a LORA_STACK, then one's own, applied as their exact sum."""
     handed_on, notes = stack_entries.read(stack)
@@ -129,6 +138,7 @@ def apply_stack(model, clip, stack: Iterable | None, own: Iterable[Row], apply: 
     attribution.attach(patched, makers)
     attribution.tell(makers)
     found = (
+        *stack_entries.lost(rows, attribution.plain_readers()),
         *_doubled(model, before),
         *too_loud(entries, model, clip),
         *of_stack([entry for entry in entries if entry.span == ALWAYS]),

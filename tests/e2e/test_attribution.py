@@ -19,6 +19,7 @@ from safetensors.torch import load_file, save_file
 
 from e2e import graphs
 
+WORKFLOW: dict[str, Any] = {"nodes": [], "links": [], "version": 0.4}  # a front end's prompts have one
 LAYER = "diffusion_model.blocks.0.self_attn.q"
 
 
@@ -61,12 +62,12 @@ def text(server: ComfyServer, entry: dict[str, Any]) -> dict[str, Any]:
 
 
 def adapters(server: ComfyServer, made: graphs.Graph) -> list[dict[str, Any]]:
-    return text(server, server.run(made)).get("lora_loom_adapters", [])
+    return text(server, server.run(made, workflow=WORKFLOW)).get("lora_loom_adapters", [])
 
 
 def test_saved_with_every_picture(server: ComfyServer, files: Path) -> None:
     rows = "<lora:ink:0.5>\n<lora:made/oil:-0.25:0>\n<lora:gone:1:off>"
-    first = text(server, server.run(graph(rows)))
+    first = text(server, server.run(graph(rows), workflow=WORKFLOW))
     ink, oil = first["lora_loom_adapters"]
     assert ink == {
         "name": "made/ink.safetensors", "sha256": data_hash(files / "ink.safetensors"), "strength": 0.5,
@@ -75,7 +76,7 @@ def test_saved_with_every_picture(server: ComfyServer, files: Path) -> None:
     assert (oil["name"], oil["strength"], oil["text_strength"]) == ("made/oil.safetensors", -0.25, 0.0)
     assert oil["sha256"] == data_hash(files / "oil.safetensors") and oil["author"] is oil["license"] is None
     assert first["Lora hashes"] == f"ink: {ink['sha256'][:12]}, oil: {oil['sha256'][:12]}"
-    again = server.run(graph(rows, "two"))
+    again = server.run(graph(rows, "two"), workflow=WORKFLOW)
     cached = {
         node for kind, data in again["status"]["messages"] if kind == "execution_cached" for node in data["nodes"]
     }
@@ -86,7 +87,7 @@ def test_saved_with_every_picture(server: ComfyServer, files: Path) -> None:
 
 def test_prompts_that_wait_together(server: ComfyServer, files: Path) -> None:
     """All are posted before the first has run, and the later ones find its output."""
-    waiting = [server.post_prompt(graph("<lora:ink:0.125>", seed=seed)) for seed in (1, 2, 3)]
+    waiting = [server.post_prompt(graph("<lora:ink:0.125>", seed=seed), WORKFLOW) for seed in (1, 2, 3)]
     for prompt in waiting:
         (entry,) = text(server, server.wait(prompt))["lora_loom_adapters"]
         assert entry["strength"] == 0.125
@@ -115,7 +116,7 @@ def test_a_stack_that_is_only_handed_on_is_told_once(server: ComfyServer, files:
 
 
 def test_nothing_is_said_when_nothing_is_on(server: ComfyServer, files: Path) -> None:
-    told = text(server, server.run(graph("<lora:ink:1:off>")))
+    told = text(server, server.run(graph("<lora:ink:1:off>"), workflow=WORKFLOW))
     assert not {"lora_loom_adapters", "Lora hashes"} & told.keys() and "prompt" in told
 
 
@@ -130,7 +131,7 @@ def test_a_changed_file_is_told(server: ComfyServer, files: Path, by_link: bool)
     save_file(tensors, files / "oil.safetensors")
     (after,) = adapters(server, made)
     assert after["sha256"] != before["sha256"] and after["sha256"] == data_hash(files / "oil.safetensors")
-    again = server.run(made)
+    again = server.run(made, workflow=WORKFLOW)
     assert "picture" in [
         node for kind, data in again["status"]["messages"] if kind == "execution_cached" for node in data["nodes"]
     ]

@@ -165,10 +165,13 @@ class ComfyServer:
 
     # -- prompts -------------------------------------------------------------------------------------------------------
 
-    def post_prompt(self, graph: Graph) -> str:
-        """Queues a graph and returns its prompt id; raises RefusedError."""
+    def post_prompt(self, graph: Graph, workflow: dict[str, Any] | None = None) -> str:
+        """Queues a graph and returns its prompt id; raises RefusedError. With a workflow, as the front end does it."""
+        body = {"prompt": graph, "client_id": self.client_id}
+        if workflow is not None:
+            body["extra_data"] = {"extra_pnginfo": {"workflow": workflow}}
         try:
-            answer = self.post("/prompt", {"prompt": graph, "client_id": self.client_id})
+            answer = self.post("/prompt", body)
         except urllib.error.HTTPError as error:
             if error.code != 400:
                 raise
@@ -190,9 +193,9 @@ class ComfyServer:
         self._until(ended, timeout, "the prompt did not end")
         return entry
 
-    def run(self, graph: Graph, timeout: float = 300) -> dict[str, Any]:
+    def run(self, graph: Graph, timeout: float = 300, workflow: dict[str, Any] | None = None) -> dict[str, Any]:
         """Queues, waits, and returns the history entry of a success; raises RefusedError or ExecutionError."""
-        entry = self.wait(self.post_prompt(graph), timeout)
+        entry = self.wait(self.post_prompt(graph, workflow), timeout)
         if entry["status"]["status_str"] != "success":
             raise ExecutionError(entry, self.log(20))
         return entry

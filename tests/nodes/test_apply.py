@@ -6,6 +6,7 @@ import gc
 import random
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import comfy.model_management
@@ -452,6 +453,10 @@ def test_a_base_of_a_loader_of_its_own(models, loras: Path, make_lora) -> None:
         model = tiny.packed.load_packed(row, tiny.built(row, "meta").diffusion_model)
     patched, _, _, report, _ = stack(model, "<lora:a:0.8>")
     assert "beside the weight (uint8 weights)" in report and type(patched) is type(model)
+    for parameter in model.model.parameters():
+        if parameter.dtype == torch.uint8:
+            parameter.tensor_type = SimpleNamespace(name="Q8_0")  # gguf's own enumeration has such names
+    assert "layers changed beside the weight (GGUF (Q8_0))" in stack(model, "<lora:a:0.8>")[3]
     text, latent = encode(models("flux1").clip, "a red heart"), torch.zeros(tiny.latent_shape(model))
     by_weight = stack(model, "<lora:a:0.8>", "weights")
     assert "patches weights itself (PackedPatcher)" in by_weight[3]

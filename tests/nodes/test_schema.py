@@ -18,6 +18,7 @@ import nodes
 
 CONTRACT = ROOT / "tests" / "contract" / "object_info.json"
 FILE_LISTS = {"lora_1", "lora_2", "lora_3", "lora_4"}  # their options are this machine's files
+HOLDER = "LoraLoom_ConvertLora"  # its definition has the list of files, and the page copies it into the others
 NODES = {node.GET_SCHEMA().node_id: node for node in pack_nodes()}
 
 
@@ -71,6 +72,18 @@ def test_object_info_contract(request: pytest.FixtureRequest) -> None:
     if request.config.getoption("--write-contract", default=False):
         write(CONTRACT, now)
     assert now == json.loads(CONTRACT.read_text(encoding="utf-8"))
+
+
+def test_the_list_of_files_is_told_once(loras: Path) -> None:
+    """And before the definitions that ask for it, which the front end completes in this order."""
+    (loras / "only_one.safetensors").touch()
+    told = {name: json.dumps(node.GET_NODE_INFO_V1()) for name, node in NODES.items()}
+    assert [name for name, text in told.items() if "only_one" in text] == [HOLDER] and told[HOLDER].count(
+        "only_one"
+    ) == 1
+    asking = {name: text.count('"lora_files": true') for name, text in told.items() if '"lora_files"' in text}
+    assert asking == {"LoraLoom_TrainLora": 1, "LoraLoom_LoadLoraStack": 4, "LoraLoom_ResizeLora": 1}
+    assert list(NODES).index(HOLDER) < min(list(NODES).index(name) for name in asking)
 
 
 def contract(info: dict[str, Any]) -> dict[str, Any]:

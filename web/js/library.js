@@ -3,6 +3,7 @@
 import { api } from "../../../scripts/api.js"
 
 let known = []
+let version = "" // of the list, as the server calls it
 let asking = null
 const listeners = new Set()
 
@@ -25,7 +26,7 @@ export function listen(listener) {
   return () => listeners.delete(listener)
 }
 
-/** Asks the server again; again and again while it has unread files. */
+/** Asks the server what is new; again and again while it has unread files. */
 export function refresh() {
   asking ??= ask().finally(() => (asking = null))
   return asking
@@ -38,13 +39,25 @@ export function pictureUrl(lora) {
 
 async function ask() {
   for (let unread = 1; unread > 0; ) {
-    const answer = await api.fetchApi("/lora_loom/loras")
+    const answer = await api.fetchApi(`/lora_loom/loras${version && `?since=${encodeURIComponent(version)}`}`)
     if (!answer.ok) return
     const found = await answer.json()
-    known = found.loras
+    const changed = take(found)
     unread = found.unread
-    for (const listener of listeners) listener()
+    if (changed) for (const listener of listeners) listener()
   }
+}
+
+/** Makes an answer part of what is known; false when it changes nothing. One that is not `since` a version is all. */
+function take({ version: now, since, loras, gone }) {
+  const same = since && !loras.length && !gone.length
+  version = now
+  if (same) return false
+  const all = new Map(since ? known.map((lora) => [lora.name, lora]) : [])
+  for (const name of gone) all.delete(name)
+  for (const lora of loras) all.set(lora.name, lora)
+  known = [...all.values()].sort((a, b) => (a.name < b.name ? -1 : 1))
+  return true
 }
 
 function bare(name) {

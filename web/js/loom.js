@@ -2,6 +2,7 @@
 
 import { app } from "../../../scripts/app.js"
 import { element } from "./dom.js"
+import { complete } from "./files.js"
 import { refresh } from "./library.js"
 import { hearProblems, Report } from "./report.js"
 import { Stack } from "./stack.js"
@@ -11,6 +12,9 @@ app.registerExtension({
   init() {
     document.head.append(element("link", { rel: "stylesheet", href: new URL("../stack.css", import.meta.url).href }))
     hearProblems()
+  },
+  beforeRegisterNodeDef(_nodeType, definition) {
+    if (definition.name.startsWith("LoraLoom_")) complete(definition)
   },
   nodeCreated(node) {
     if (node.comfyClass === "LoraLoom_LoadLoraStack") new Stack(node)

@@ -1,0 +1,95 @@
+"""What a picker is told of all LoRA files: each header is read once, and whoever has the list is told what changed."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from . import card
+
+
+@dataclass(frozen=True)
+class _Entry:
+    """`stamp` is what the file was when `told` was read from it; () when it is to be read again. Nothing is told of a
+    file that was not read yet. `change` is the number of the change that brought what is told."""
+
+    stamp: tuple
+    told: dict[str, Any] | None
+    change: int
+
+
+_UNKNOWN = _Entry((), None, 0)
+
+
+class Library:
+    """The list as it was when it was last looked at. Not for several threads at once."""
+
+    def __init__(self) -> None:
+        self._run = secrets.token_hex(4)  # versions of another run of the server mean nothing in this one
+        self._changes = 0
+        self._entries: dict[str, _Entry] = {}
+        self._gone: dict[str, int] = {}  # name: number of the change
+
+    @property
+    def version(self) -> str:
+        return f"{self._run}-{self._changes}"
+
+    def look(self, files: Mapping[str, str | None], seconds: float) -> None:
+        """Take over the names, with paths, that there are now, and read what is new or changed for so many seconds;
+        the rest is known by name alone until the next look."""
+        end = time.monotonic() + seconds
+        for name in self._entries.keys() - files.keys():
+            self._gone[name] = self._next()
+        for name in self._gone.keys() & files.keys():
+            del self._gone[name]
+        self._entries = {name: self._entry(name, path, end) for name, path in files.items()}
+
+    def changes(self, since: str) -> dict[str, Any]:
+        """What is another than in a version; everything, and `since` "", when that is no version of this list. Of all
+        files `unread` are known by their names alone."""
+        known = self._number(since)
+        return {
+            "version": self.version,
+            "since": since if known else "",
+            "loras": [
+                {"name": name, **(each.told or {})} for name, each in self._entries.items() if each.change > known
+            ],
+            "gone": [name for name, change in self._gone.items() if known and change > known],
+            "unread": sum(not each.told for each in self._entries.values()),
+        }
+
+    def _number(self, version: str) -> int:
+        run, _, number = version.partition("-")
+        return int(number) if run == self._run and number.isdecimal() and len(number) < 12 else 0
+
+    def _entry(self, name: str, path: str | None, end: float) -> _Entry:
+        old, stamp = self._entries.get(name, _UNKNOWN), _stamp(path)
+        if old.stamp == stamp:
+            return old
+        stamp, told = _read(path, stamp) if time.monotonic() < end else ((), {})
+        return _Entry(stamp, told, old.change if told == old.told else self._next())
+
+    def _next(self) -> int:
+        self._changes += 1
+        return self._changes
+
+
+def _stamp(path: str | None) -> tuple:
+    """Path, size and time of a file; the path alone of one that is not there."""
+    try:
+        found = os.stat(path or "")
+    except OSError:
+        return (path,)
+    return path, found.st_size, found.st_mtime_ns
+
+
+def _read(path: str | None, stamp: tuple) -> tuple[tuple, dict[str, Any]]:
+    try:
+        told = card.read(path or "").told()
+    except OSError:
+        return (), {"fault": "the file cannot be read"}
+    return stamp, {**told, "version": "-".join(f"{value:x}" for value in stamp[1:])}

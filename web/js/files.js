@@ -1,0 +1,18 @@
+// The list of LoRA files in the fields that choose one. The server sends it once, in the definition of Convert LoRA, for
+// all of our nodes: with thousands of files each copy would be as large as all other definitions together.
+
+const HOLDER = { node: "LoraLoom_ConvertLora", input: "lora" }
+
+let files = []
+
+/**
+ * Completes the definition of a node before the front end makes anything of it; Convert LoRA comes before those that ask
+ * for its list, also when definitions are fetched anew.
+ */
+export function complete(definition) {
+  const inputs = Object.entries({ ...definition.input?.required, ...definition.input?.optional })
+  for (const [name, [, options]] of inputs) {
+    if (definition.name === HOLDER.node && name === HOLDER.input) files = options.options
+    else if (options?.lora_files) options.options = [...options.options, ...files]
+  }
+}
