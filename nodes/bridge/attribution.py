@@ -77,12 +77,12 @@ def meet(posted: dict[str, Any]) -> dict[str, Any]:
     if not stacks:
         return posted
     for node in stacks:
-        node.pop("is_changed", None)  # in the prompt of a picture: the fingerprint of then, in place of one of now
+        _forget(node)
     posted["prompt_id"] = posted.get("prompt_id") or str(uuid.uuid4())
     pictures = extra.get("extra_pnginfo") if isinstance(extra, dict) else None
     pictures = pictures if isinstance(pictures, dict) else None
     for key in (KEY, HASHES) if pictures else ():
-        pictures.pop(key, None)  # what comes with it is of another run
+        pictures.pop(key, None)
     _keep(_prompts, str(posted["prompt_id"]), Prompt(graph, pictures))
     return posted
 
@@ -166,10 +166,16 @@ def _tell(prompt: Prompt, node: str, entries: Entries) -> None:
 def _tell_in_graph(node: dict[str, Any], entries: Entries) -> None:
     """What the front end writes into `_meta` is the title, which some read without asking whether it is there."""
     about = node["_meta"] if isinstance(node.get("_meta"), dict) else {}
+    about.pop(KEY, None)
     if entries:
         node["_meta"] = {"title": _TITLE, **about, KEY: entries}
-    elif KEY in about:
-        node["_meta"] = {key: value for key, value in about.items() if key != KEY}
+
+
+def _forget(node: dict[str, Any]) -> None:
+    """Of a prompt that was taken from a picture: what was told of that picture, and the fingerprint of its files then,
+    which ComfyUI would take for one of now."""
+    node.pop("is_changed", None)
+    _tell_in_graph(node, [])
 
 
 def paints(graph: Graph, node: str) -> bool:

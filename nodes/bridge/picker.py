@@ -77,7 +77,7 @@ async def picture(request: web.Request) -> web.Response:
     found = await _picture_desk.ask(pictured, request.query.get("name", ""))
     if found is None:
         return web.Response(status=404)
-    headers = {**_SAFE, "Cache-Control": "max-age=86400"}  # the front end names the version
+    headers = {**_SAFE, "Cache-Control": "private, max-age=86400"}  # the front end names the version
     return web.Response(body=found, content_type="image/jpeg", headers=headers)
 
 

@@ -124,7 +124,7 @@ def test_report_says_what_a_loader_of_another_pack_does_not_read(server: ComfySe
         "blocks of made/ink.safetensors and start and end of made/ink.safetensors are not read by Apply Their" in report
     )
     assert {"stack": [[str(Path(NAME)), 0.75, 0.75]]} in seen(server)
-    made["theirs"] = graphs.node("LoraLoom_Interference", model=["unet", 0], lora_stack=["stack", 2])
+    made["theirs"] = graphs.node("LoraLoom_LoadLoraStack", model=["unet", 0], lora_stack=["stack", 2])
     made["stack"]["inputs"]["rows"] += " "
     (ours,) = server.run(made)["outputs"]["stack"]["text"]
     assert "lora_stack" not in ours

@@ -86,6 +86,14 @@ def test_the_list_of_files_is_told_once(loras: Path) -> None:
     assert list(NODES).index(HOLDER) < min(list(NODES).index(name) for name in asking)
 
 
+@pytest.mark.parametrize("field", ["lora_1", "lora_4", "continue_from", "lora_name", "lora"])
+def test_a_name_that_is_not_in_the_list_is_refused_in_our_words(loras: Path, field: str) -> None:
+    """ComfyUI leaves a field to the node that names it; its own check would know the definition's list alone."""
+    (loras / "ink_wash.safetensors").touch()
+    (node,) = [each for each in NODES.values() if field in inspect.signature(each.validate_inputs).parameters]
+    assert "near it is ink_wash.safetensors" in node.validate_inputs(**{field: "ink_wosh.safetensors"})
+
+
 def contract(info: dict[str, Any]) -> dict[str, Any]:
     return {
         "inputs": [

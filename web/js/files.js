@@ -12,7 +12,9 @@ let files = []
 export function complete(definition) {
   const inputs = Object.entries({ ...definition.input?.required, ...definition.input?.optional })
   for (const [name, [, options]] of inputs) {
-    if (definition.name === HOLDER.node && name === HOLDER.input) files = options.options
-    else if (options?.lora_files) options.options = [...options.options, ...files]
+    if (definition.name === HOLDER.node && name === HOLDER.input) files = options.options ?? []
+    if (!options?.lora_files) continue
+    options.options = [...options.options, ...files]
+    delete options.lora_files // once, should it be registered again
   }
 }
