@@ -90,6 +90,6 @@ def _stamp(path: str | None) -> tuple:
 def _read(path: str | None, stamp: tuple) -> tuple[tuple, dict[str, Any]]:
     try:
         told = card.read(path or "").told()
-    except OSError:
+    except (OSError, ValueError):
         return (), {"fault": "the file cannot be read"}
     return stamp, {**told, "version": "-".join(f"{value:x}" for value in stamp[1:])}

@@ -34,7 +34,6 @@ from .progress import Progress
 KEY = "lora_loom_adapters"
 HASHES = "Lora hashes"
 NODE = "LoraLoom_LoadLoraStack"
-_TITLE = "Load LoRA Stack"
 _MODEL_AND_CLIP, _LORA_STACK = range(0, 2), range(2, 3)  # its outputs
 _OURS = "LoraLoom_"
 _KEPT = 256  # prompts that wait or have run, and graphs that have
@@ -168,7 +167,7 @@ def _tell_in_graph(node: dict[str, Any], entries: Entries) -> None:
     about = node["_meta"] if isinstance(node.get("_meta"), dict) else {}
     about.pop(KEY, None)
     if entries:
-        node["_meta"] = {"title": _TITLE, **about, KEY: entries}
+        node["_meta"] = {"title": nodes.NODE_DISPLAY_NAME_MAPPINGS.get(NODE, NODE), **about, KEY: entries}
 
 
 def _forget(node: dict[str, Any]) -> None:

@@ -59,7 +59,7 @@ def serve() -> None:
 async def loras(request: web.Request) -> web.Response:
     """All LoRAs, or with `since` what changed after that version; 304 for a browser that has the list as it is."""
     since = request.query.get("since", "")
-    version, body = await _list_desk.ask(listed, since)
+    version, body = await _list_desk.ask(_answer, since)
     headers = {**_SAFE, "Cache-Control": "no-store" if since else "no-cache"}
     if not since and any(tag.value == version for tag in request.if_none_match or ()):
         response = web.Response(status=304, headers=headers)
@@ -81,17 +81,23 @@ async def picture(request: web.Request) -> web.Response:
     return web.Response(body=found, content_type="image/jpeg", headers=headers)
 
 
-def listed(since: str = "", seconds: float = _SECONDS) -> tuple[str, bytes]:
-    """The version of the list, and as JSON what is another since then; files are read for so many seconds."""
+def listed(seconds: float = _SECONDS, since: str = "") -> dict[str, Any]:
+    """Every LoRA that ComfyUI lists, or what is another since a version; headers are read for so many seconds."""
     paths = {name.replace("\\", "/"): folder_paths.get_full_path("loras", name) for name in lora_names()}
     _library.look(paths, seconds)
-    return _library.version, json.dumps(_library.changes(since)).encode()
+    return _library.changes(since)
 
 
 def pictured(name: str) -> bytes | None:
     """The preview of a LoRA, as a JPEG; None for a name that is not in ComfyUI's list."""
     path = _path(name)
     return card.picture(path) if path else None
+
+
+def _answer(since: str) -> tuple[str, bytes]:
+    """The version and the list, ready to send: both are the work of a thread."""
+    found = listed(since=since)
+    return found["version"], json.dumps(found).encode()
 
 
 def _path(name: str) -> str | None:

@@ -48,6 +48,8 @@ def test_every_field_has_the_list_and_refreshes_it(
 ) -> None:
     with FrontEnd(browser, server, vue=vue) as front:
         page = front.page
+        asked: list[str] = []
+        page.on("request", lambda request: asked.append(request.url) if "/lora_loom/loras" in request.url else None)
         page.evaluate("async (w) => { await app.loadGraphData(w) }", EMPTY)
         page.evaluate(NEW, list(FIELDS))
         fields = page.evaluate(LISTED, FIELDS)
@@ -65,6 +67,9 @@ def test_every_field_has_the_list_and_refreshes_it(
         fields = page.evaluate(LISTED, FIELDS)
         assert len(fields) == 14
         check(fields, {EARLY, LATE})
+        assert "since" not in asked[0] and "?since=" in asked[-1], (
+            "the picker's list is asked for once, then for changes"
+        )
         choose(front, vue)
         assert front.errors == []
 
