@@ -50,7 +50,7 @@ def listen() -> None:
 
 def introduce(posted: dict[str, Any]) -> dict[str, Any]:
     """Enter our extractor into that pack's table. Of a pack that is built in another way nothing is touched."""
-    for name in [name for name in sys.modules if name.endswith(_MODULE)]:
+    for name in [name for name in list(sys.modules) if name.endswith(_MODULE)]:
         table = getattr(sys.modules[name], _TABLE, None)
         if not isinstance(table, dict) or getattr(sys.modules[name], "LORAS", None) != _LORAS:
             _say_once("Lora-Manager keeps its metadata in another way now: LoRAs of Load LoRA Stack are not in it")
