@@ -43,6 +43,7 @@ from .samples import make_samples
 from .session import aside, loaded, trainable
 from .start import Layers, chosen_layers, spoken_with
 from .text import TextDenoiser
+from .trial import check_guests
 from .watch import Pictures, Watch, weight_norms
 from .weights import ComfyFrozen
 
@@ -100,6 +101,7 @@ def train_lora(sources: Sources, recipe: Recipe, run: Run) -> Trained:
     order = _checked(sources, recipe, run)
     if found := finished.find(order):
         return _again(order, *found)
+    check_guests(order)
     material = _encoded(order)
     with _session(order, material) as patcher:
         work = _set_up(order, material, patcher)
