@@ -1,4 +1,4 @@
-"""What other nodes have put on a MODEL to act while it is sampled: served in training as samplers serve it, and named."""
+"""What other nodes have put on a MODEL to act in sampling: served in training as samplers serve it, and named."""
 
 from __future__ import annotations
 

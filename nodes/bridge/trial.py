@@ -1,5 +1,4 @@
-"""A step of training tried before anything is encoded, on tensors without memory: can what hangs on the MODEL be trained
-through?"""
+"""A step of training, tried on tensors without memory before anything is encoded: can patches be trained through?"""
 
 from __future__ import annotations
 
@@ -7,7 +6,6 @@ import logging
 from dataclasses import replace
 
 import comfy.model_management
-import torch
 from torch._subclasses.fake_tensor import (
     DataDependentOutputException,
     DynamicOutputShapeException,
