@@ -94,8 +94,9 @@ def _read(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
         held = torch.empty(size - start, dtype=torch.uint8)
         file.readinto(held.numpy().data)
     _check_places(path, infos, len(held))
-    shapes, told = {name: info.shape for name, info in infos.items()}, {_STEP, _OUTLINE} & metadata.keys()
-    if told and (_DATA not in metadata or metadata.get(_OUTLINE) != _outline(metadata, shapes)):
+    ours = metadata.get(_MARK) == _VERSION and {_STEP, _OUTLINE} & metadata.keys()
+    outline = _outline(metadata, {name: info.shape for name, info in infos.items()})
+    if ours and (_DATA not in metadata or metadata.get(_OUTLINE) != outline):
         _refuse(path, "its header is not what was written")
     if _DATA in metadata and metadata[_DATA] != hashlib.sha256(held.numpy().data).hexdigest():
         _refuse(path, "its content is not what was written, by its own hash")

@@ -187,9 +187,13 @@ class RunFolder:
             link.unlink(missing_ok=True)
             if shutil.disk_usage(self.path).free > _ROOM * self.state_path.stat().st_size:
                 os.link(self.state_path, link)
-        yield
-        with suppress(OSError):
-            os.replace(link, self.earlier_path)
+        try:
+            yield
+            with suppress(OSError):
+                os.replace(link, self.earlier_path)
+        finally:
+            with suppress(OSError):
+                link.unlink(missing_ok=True)
 
     def save_in_time(self, state: TrainState) -> str:
         """The state, when the last save is long ago; a disk that does not take it is a sentence."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, ValuesView
 from functools import cached_property
 from types import CodeType, TracebackType
 from typing import Any
@@ -13,6 +13,7 @@ import torch
 from comfy.patcher_extension import WrappersMP, merge_nested_dicts
 from torch import Tensor
 
+from . import beside
 from .attention import OVERRIDE
 
 _SCHEDULE = 20  # steps of the sampling that a forward is told to be part of
@@ -63,7 +64,9 @@ class Guests:
         return found + [call for each in nests for call in _flat(each)]
 
     def names(self) -> list[str]:
-        return list(dict.fromkeys(map(name_of, self.calls())))
+        """Of those that other nodes have put there."""
+        others = [call for call in self.calls() if getattr(call, "__module__", "") != beside.__name__]
+        return list(dict.fromkeys(map(name_of, others)))
 
     def blamed(self, error: BaseException) -> str:
         """The name of the one in which an error was raised; empty when it was in none."""
@@ -94,7 +97,7 @@ def _of_a_forward(wrappers: Mapping[str, Mapping]) -> dict[str, dict]:
 
 def _flat(value: Any) -> Iterator[Callable]:
     """Patches come alone, in lists, and in pairs with the class that they are for."""
-    if isinstance(value, (list, tuple)) or type(value).__name__ == "dict_values":
+    if isinstance(value, (list, tuple, ValuesView)):
         for item in value:
             yield from _flat(item)
     elif callable(value) and not isinstance(value, type):

@@ -33,7 +33,7 @@ def check_guests(order: Order) -> None:
     cannot be tried without them either. One empty caption is encoded for it.
     """
     guests = Guests(order.sources.model)
-    if not guests.calls() or order.sources.prior_vae is not None:
+    if not guests.names() or order.sources.prior_vae is not None:
         return
     job, text = _job(order), order.text
     with trainable(order.sources.model) as patcher, aside(text and text.patcher):
