@@ -12,7 +12,7 @@ GOOD_EVERY = 50  # steps between the states that it can go back to
 LOWERED = 0.3  # what the learning rate is then multiplied by: from 1e-4 to 3e-5
 _WINDOW = 50
 _LEAST_RISE = math.log(3)
-RUINED = 2.0  # times the loss before, at equal noise; of a healthy run it stays within a few per cent of 1
+RUINED = 3.0  # times the loss before, at equal noise; in a healthy run it does not rise
 _SURE = 10.0  # so many standard errors of a window: no false alarm in a million windows
 
 
