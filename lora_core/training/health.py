@@ -28,13 +28,13 @@ class Health:
 def suspicious(losses: Sequence[float]) -> bool:
     """Whether the last of at most 100 losses may tell that the run was ruined before it has a history.
 
-    It is the highest so far, and twice any before or two and a half times any of the first three. Single losses depend
-    on the noise level and prove nothing: it is reason to measure, a few times at most in a healthy run.
+    It is the highest so far, and two and a half times any of the first three. Single losses depend on the noise level
+    and prove nothing: it is reason to measure, a few times at most in a healthy run.
     """
     *before, last = losses or [math.inf]
-    if not before or len(losses) > 2 * _WINDOW or not math.isfinite(last) or last <= max(before):
+    if not before or len(losses) > 2 * _WINDOW or not math.isfinite(last):
         return False
-    return last > 2 * max(before) or last > 2.5 * max(before[:3])
+    return last > max(max(before), 2.5 * max(before[:3]))
 
 
 def diverged(losses: Sequence[float]) -> bool:

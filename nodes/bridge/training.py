@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
@@ -203,7 +204,7 @@ def _run(order: Order, work: _Work, kept: RunFolder) -> Trained:
                 tell(progress, kept.try_save(state, work.adapter) if due else kept.save_in_time(state))
                 previewer.after()
     except UnsavedError as error:
-        problem = f"The LoRA is not on disk, and comes out of this node all the same: save it elsewhere. {error}."
+        problem = f"{_unsaved(kept.lora(state.step))}. {error}."
         tell(progress, f"warning: {problem}")
     else:
         kept.finish()
@@ -215,9 +216,14 @@ def _run(order: Order, work: _Work, kept: RunFolder) -> Trained:
     told = Finished(state.step, file.name, kept_step, list(state.losses), report, summary)
     if not problem:
         finished.keep(order, kept, told, adapter, charts)
-    where = "nowhere on disk" if problem else f"in output/lora_loom/{kept.path.name}"
-    progress.say(f"{summary}\nkept {where}")
+    progress.say(f"{summary}\n{problem or f'kept in output/lora_loom/{kept.path.name}'}")
     return Trained(adapter, told.losses, kept.path, report, charts, previewer.sheet)
+
+
+def _unsaved(lora: Path) -> str:
+    if os.path.isfile(lora):  # the state is the larger of the two
+        return f"The LoRA is on disk as {lora.name}, but the run's state is not"
+    return "The LoRA is not on disk, and comes out of this node all the same: save it elsewhere"
 
 
 def _fresh_state(make: Callable[..., Factors], recipe: Recipe, samples: list[Sample], pictures: Pictures) -> TrainState:

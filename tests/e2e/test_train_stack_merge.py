@@ -118,7 +118,7 @@ def test_a_full_disk_is_one_sentence_and_the_lora_still_comes_out(server: ComfyS
     finally:
         process.rlimit(psutil.RLIMIT_FSIZE, before)
     told = [line for line in server.log().splitlines() if "step 12 is not on disk" in line]
-    assert told and re.search(r"comes out of this node all the same: .+step 12 is not on disk: .+Make room", told[-1])
+    assert told and re.search(r"The LoRA is on disk as step_000012.+ state is not. step 12 .+Make room", told[-1])
     resumed, straight = load_file(lora_file(server, "full")), load_file(lora_file(server, "roomy"))
     assert all(bool((resumed[name] == straight[name]).all()) for name in straight)
 
