@@ -73,7 +73,7 @@ class TrainLora(io.ComfyNode):
                 io.Float.Input("caption_dropout", default=0.0, min=0.0, max=1.0, step=0.01, optional=True, advanced=True, tooltip="Share of pictures trained with an empty caption, which keeps guidance working."),
                 io.Float.Input("max_grad_norm", default=1.0, min=0.0, max=1000.0, step=0.1, optional=True, advanced=True, tooltip="Gradients longer than this are shortened to it; 0 leaves them."),
                 io.Boolean.Input("gradient_checkpointing", default=True, optional=True, advanced=True, tooltip="Recompute each block in the backward pass: far less memory, about half as much time again."),
-                io.Int.Input("save_every", default=250, min=0, max=1_000_000, optional=True, advanced=True, tooltip="Steps between saves of the run's state; 0 saves only at the end, on cancel and on errors."),
+                io.Int.Input("save_every", default=250, min=0, max=1_000_000, optional=True, advanced=True, tooltip="Steps between saves of the run; 0 saves only at the end, on cancel and on errors. The state is saved every five minutes in any case."),
                 io.String.Input("include", default="", optional=True, advanced=True, tooltip="More layers by name, separated by commas, * stands for anything: for example time_embed*, *.ff.net.2."),
                 io.String.Input("exclude", default="", optional=True, advanced=True, tooltip="Layers to leave out, written as include."),
                 io.String.Input("preserve", default="", optional=True, advanced=True, tooltip="Class words that stand in for the trigger, separated by commas: for 'sks dog' write dog, or several. On captions with them the model keeps its own answer."),

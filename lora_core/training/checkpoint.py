@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+import os
+from collections.abc import Mapping
 from dataclasses import asdict
+from math import prod
 from pathlib import Path
+from typing import Any, NoReturn
 
-from safetensors import SafetensorError, safe_open
+import torch
 from torch import Tensor
 
+from ..files import reader
+from ..files.guard import Header
+from ..files.header_text import DTYPE_SIZES
+from ..files.layers import TensorInfo
 from ..files.save import save as save_file
 from . import snapshot
 from .health import Health
@@ -16,6 +26,14 @@ from .trainer import TrainState
 
 _VERSION = "3"
 _GOOD = "good."
+_MARK, _FINGERPRINT, _STEP, _OUTLINE = "lora_loom.checkpoint", "fingerprint", "lora_loom.step", "lora_loom.outline"
+_DATA = "sshs_model_hash"  # of the data section, which every file that is saved has
+_NEEDED = {"factors", "learnt", "progress", "generator"}
+_MOST_HEADER = 2**26  # bytes
+
+
+class DamagedError(ValueError):
+    """The file is not what was written. Nothing of it was used."""
 
 
 def save(path: Path, state: TrainState, fingerprint: str) -> None:
@@ -29,7 +47,8 @@ def save(path: Path, state: TrainState, fingerprint: str) -> None:
     tensors |= {"generator": state.generator.get_state(), "progress": snapshot.as_tensor(progress)}
     if state.good is not None and snapshot.as_json(state.good["learnt"])["step"] != state.step:
         tensors |= {_GOOD + name: value for name, value in state.good.items()}
-    header = {"lora_loom.checkpoint": _VERSION, "fingerprint": fingerprint}
+    header = {_MARK: _VERSION, _FINGERPRINT: fingerprint, _STEP: str(state.step)}
+    header[_OUTLINE] = _outline(header, {name: tuple(value.shape) for name, value in tensors.items()})
     path.parent.mkdir(parents=True, exist_ok=True)
     save_file(path, tensors, header, overwrite=True)
 
@@ -37,16 +56,18 @@ def save(path: Path, state: TrainState, fingerprint: str) -> None:
 def load(path: Path, state: TrainState, fingerprint: str) -> None:
     """Bring `state` (freshly made from the same configuration) to where the file was written.
 
-    Raises ValueError when the file is damaged or belongs to another configuration.
+    Raises DamagedError, or ValueError when the file belongs to another configuration; OSError when it cannot be read.
     """
     header, tensors = _read(path)
-    if header.get("lora_loom.checkpoint") != _VERSION or header.get("fingerprint") != fingerprint:
+    if header.get(_MARK) != _VERSION or header.get(_FINGERPRINT) != fingerprint:
         raise ValueError(
             f"{path.name} was written by a run with other settings or by another version of LoRA Loom; choose another "
             "run name, or start over"
         )
+    if _NEEDED - tensors.keys():
+        _refuse(path, f"it has no {', '.join(sorted(_NEEDED - tensors.keys()))}")
     progress = snapshot.as_json(tensors.pop("progress"))
-    state.generator.set_state(tensors.pop("generator"))
+    state.generator.set_state(tensors.pop("generator").clone())  # which wants it aligned
     state.losses, state.batches.queue, state.events = progress["losses"], progress["queue"], progress["events"]
     state.health = Health(**progress["health"])
     state.record = Record.of(progress["record"]) if "record" in progress else Record()
@@ -55,9 +76,67 @@ def load(path: Path, state: TrainState, fingerprint: str) -> None:
     state.good = good or tensors
 
 
-def _read(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
+def step_of(path: Path) -> int:
+    """The step at which a state was written; 0 for one that cannot be read, or of version 0.1.0, which does not say."""
     try:
-        with safe_open(path, framework="pt") as file:
-            return file.metadata() or {}, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except SafetensorError as error:
-        raise ValueError(f"the checkpoint {path.name} cannot be read: {error}; delete it and start over") from error
+        with open(path, "rb") as file:
+            return int(_header(path, file.read(8), file.read)[0].get(_STEP, 0))
+    except (OSError, ValueError):
+        return 0
+
+
+def _read(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
+    """Metadata and tensors, which share one buffer; the file is read and closed, as one that is mapped cannot be
+    replaced on Windows."""
+    with torch.inference_mode(False), open(path, "rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        metadata, infos, start = _header(path, file.read(8), file.read)
+        held = torch.empty(size - start, dtype=torch.uint8)
+        file.readinto(held.numpy().data)
+    _check_places(path, infos, len(held))
+    ours = metadata.get(_MARK) == _VERSION and {_STEP, _OUTLINE} & metadata.keys()
+    outline = _outline(metadata, {name: info.shape for name, info in infos.items()})
+    if ours and (_DATA not in metadata or metadata.get(_OUTLINE) != outline):
+        _refuse(path, "its header is not what was written")
+    if _DATA in metadata and metadata[_DATA] != hashlib.sha256(held.numpy().data).hexdigest():
+        _refuse(path, "its content is not what was written, by its own hash")
+    return metadata, reader.tensors_of(Header(path, metadata, infos, {}, 0, size), held)
+
+
+def _header(path: Path, start: bytes, read: Any) -> tuple[dict[str, str], dict[str, TensorInfo], int]:
+    """Metadata, what is told of the tensors, and where the data begins."""
+    length = int.from_bytes(start, "little")
+    if len(start) < 8 or length > _MOST_HEADER:
+        _refuse(path, "it does not begin with a header")
+    try:
+        plain = json.loads(read(length))
+        metadata = plain.pop("__metadata__", {})
+        infos = {
+            name: TensorInfo(each["dtype"], tuple(map(int, each["shape"])), *map(int, each["data_offsets"]))
+            for name, each in plain.items()
+        }
+        return {str(name): str(value) for name, value in metadata.items()}, infos, 8 + length
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        _refuse(path, f"its header is not JSON as it was written ({type(error).__name__})")
+
+
+def _check_places(path: Path, infos: Mapping[str, TensorInfo], size: int) -> None:
+    """The tensors cover the data exactly."""
+    at = 0
+    for info in sorted(infos.values(), key=lambda info: (info.start, info.end)):
+        if info.start != at or info.end - at != prod(info.shape) * DTYPE_SIZES.get(info.dtype, -1):
+            _refuse(path, "its header is not what was written")
+        at = info.end
+    if at != size:
+        _refuse(path, f"it has {size} bytes of data where {at} were written")
+
+
+def _outline(header: Mapping[str, str], shapes: Mapping[str, tuple[int, ...]]) -> str:
+    """A hash over what is told beside the data."""
+    told = {name: header.get(name) for name in (_MARK, _FINGERPRINT, _STEP)}
+    text = json.dumps([told, {name: list(shape) for name, shape in shapes.items()}], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _refuse(path: Path, why: str) -> NoReturn:
+    raise DamagedError(f"the checkpoint {path.name} cannot be read: {why}; delete it and start over")

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import json
 import logging
+from contextlib import suppress
 from dataclasses import asdict, dataclass
-from io import BytesIO
 from pathlib import Path
 
 from PIL import Image
-from PIL.PngImagePlugin import PngInfo
 
 from ..files.hashes import file_hash
 from ..files.save import write_whole
+from . import kept_picture
+from .config import fingerprint
 
 log = logging.getLogger("lora_loom")
-_KEY = "lora_loom"
 
 
 @dataclass(frozen=True)
@@ -35,19 +35,17 @@ def remember(folder: Path, key: str, told: Finished, charts: Image.Image) -> Non
 
     A disk that does not take them is a warning: the run is whole without.
     """
-    note, picture = PngInfo(), BytesIO()
-    note.add_text(_KEY, key)
-    charts.save(picture, "PNG", pnginfo=note)
     try:
-        write_whole(folder / "charts.png", picture.getvalue())
+        kept_picture.write(folder / "charts.png", charts, key)
         plain = {"key": key, "sha256": file_hash(folder / told.file), **asdict(told)}
-        write_whole(folder / "done.json", json.dumps(plain).encode())
+        write_whole(folder / "done.json", json.dumps({"digest": fingerprint(plain), **plain}).encode())
     except OSError as error:
         log.warning("%s: what the run told is not kept (%s)", folder.name, error.strerror or error)
 
 
 def forget(folder: Path) -> None:
-    (folder / "done.json").unlink(missing_ok=True)
+    with suppress(OSError):
+        (folder / "done.json").unlink(missing_ok=True)
 
 
 def recall(folder: Path, key: str) -> tuple[Finished, Image.Image] | None:
@@ -55,10 +53,12 @@ def recall(folder: Path, key: str) -> tuple[Finished, Image.Image] | None:
     no longer the one that was written."""
     try:
         plain = json.loads((folder / "done.json").read_text(encoding="utf-8"))
-        if plain.pop("key") != key or plain.pop("sha256") != file_hash(folder / plain["file"]):
+        if plain.pop("digest") != fingerprint(plain) or plain.pop("key") != key:
             return None
-        with Image.open(folder / "charts.png") as charts:
-            return (Finished(**plain), charts.convert("RGB")) if charts.info.get(_KEY) == key else None
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        if plain.pop("sha256") != file_hash(folder / plain["file"]):
+            return None
+        charts = kept_picture.read(folder / "charts.png", key)
+        return (Finished(**plain), charts) if charts else None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         log.debug("%s has no result to return at once: %s", folder, error)
         return None

@@ -12,6 +12,7 @@ GOOD_EVERY = 50  # steps between the states that it can go back to
 LOWERED = 0.3  # what the learning rate is then multiplied by: from 1e-4 to 3e-5
 _WINDOW = 50
 _LEAST_RISE = math.log(3)
+RUINED = 3.0  # times the loss before, at equal noise; in a healthy run it does not rise
 _SURE = 10.0  # so many standard errors of a window: no false alarm in a million windows
 
 
@@ -22,6 +23,18 @@ class Health:
     dropped: int = 0
     in_row: int = 0
     rate: float = 1.0
+
+
+def suspicious(losses: Sequence[float]) -> bool:
+    """Whether the last of at most 100 losses may tell that the run was ruined before it has a history.
+
+    It is the highest so far, and two and a half times any of the first three. Single losses depend on the noise level
+    and prove nothing: it is reason to measure, a few times at most in a healthy run.
+    """
+    *before, last = losses or [math.inf]
+    if not before or len(losses) > 2 * _WINDOW or not math.isfinite(last):
+        return False
+    return last > max(max(before), 2.5 * max(before[:3]))
 
 
 def diverged(losses: Sequence[float]) -> bool:

@@ -15,6 +15,7 @@ from typing import Literal
 
 import numpy as np
 
+from .health import RUINED
 from .record import Cell, Excess, Point, Record, excess, means, summed
 
 Kind = Literal["too early", "improving", "plateau", "overfit", "diverged"]
@@ -55,12 +56,14 @@ def judge(record: Record, pictures: Sequence[int], patience: int, held_out: bool
     """The verdict on a run with validation. `pictures` names the picture of each draw."""
     points = [Point(0, record.base), *record.points]
     if len(points) < 3:
-        return Verdict("too early", "too early to tell: fewer than two validations", best_step(record.points))
+        early = Verdict("too early", "too early to tell: fewer than two validations", best_step(record.points))
+        return _ruined(points) or early
     curve = _Curve(points, pictures)
     best = best_step(points)
     return (
         _overfit(curve, record, best, held_out)
         or _diverged(curve, record, best)
+        or _ruined(points)
         or _plateau(curve, best, patience)
         or Verdict("improving", f"improving: {curve.change(0, -1)} below the base model's loss", best)
     )
@@ -148,6 +151,16 @@ def _diverged(curve: _Curve, record: Record, best: int | None) -> Verdict | None
         text = f"the loss has risen by {rise} since step {best}, and the training loss with it"
         return Verdict("diverged", f"{text}; lower the learning rate; step {best} is the best", best)
     return None
+
+
+def _ruined(points: Sequence[Point]) -> Verdict | None:
+    """The last point is far above the untouched model, on the same draws: one is enough."""
+    base, last = points[0], points[-1]
+    worse = sum(after > before for before, after in zip(base.losses, last.losses, strict=True))
+    if last.mean <= RUINED * base.mean or worse < 0.75 * len(base.losses):
+        return None
+    text = f"ruined: the loss is {last.mean / base.mean:.2g} times the base model's at the same draws"
+    return Verdict("diverged", f"{text}; lower the learning rate", best_step(points))
 
 
 def _plateau(curve: _Curve, best: int | None, patience: int) -> Verdict | None:

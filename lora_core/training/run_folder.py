@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import re
+import shutil
+import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -27,12 +30,19 @@ from .trainer import StepResult, TrainState, Trouble
 logger = logging.getLogger("lora_loom")
 
 KEPT = 5  # LoRA files of earlier checkpoints
+_ROOM = 4  # states that must fit beside one that is kept
+SAVE_SECONDS = 300.0  # after which the state is saved, whatever the steps
 _LORA = re.compile(r"step_(\d+)\.safetensors")
+
+
+class UnsavedError(OSError):
+    """What was trained is not on the disk."""
 
 
 @dataclass(frozen=True)
 class Past:
-    """What an earlier run left: its folder, its identity, its settings and the last step of which there is a LoRA."""
+    """What an earlier run left: its folder, its identity, its settings and the last step of which there is a LoRA or a
+    state."""
 
     folder: Path
     identity: str
@@ -45,16 +55,25 @@ class Past:
 
 
 class RunFolder:
-    """`state.safetensors`, `step_NNNNNN.safetensors`, `run.json` and `log.jsonl` in one folder.
+    """`state.safetensors`, `step_NNNNNN.safetensors`, `run.json` and `log.jsonl` in one folder, and in `state.earlier`
+    the state before the last.
 
-    `identity` changes with everything that decides the resulting bytes; `settings` say the same to people.
+    `identity` changes with everything that decides the resulting bytes; `settings` say the same to people. A folder
+    that cannot be written, and files in it that cannot be read, stop nothing: `notes` tell of them.
     """
 
     def __init__(self, path: Path, identity: str, settings: Mapping[str, Any]):
         self.path, self.identity, self.settings = path, identity, settings
         self.state_path, self.log = path / "state.safetensors", RunLog(path / "log.jsonl")
+        self.earlier_path = path / "state.earlier"
+        self.notes: list[str] = []
         self._went_back = False
         self._saved = 0  # events of the state that is on disk
+        self._time = time.monotonic()  # of the last save
+
+    def begun(self) -> bool:
+        """Whether there is a state to go on from, sound or not."""
+        return any(map(os.path.isfile, (self.state_path, self.earlier_path)))  # of a name too long, too
 
     def lora(self, step: int) -> Path:
         """The LoRA of a step that was saved."""
@@ -63,31 +82,71 @@ class RunFolder:
     @contextmanager
     def held(self) -> Iterator[None]:
         """Nobody else writes into the folder. Raises ValueError when another process does."""
-        self.path.mkdir(parents=True, exist_ok=True)
         refusal = f"another ComfyUI is training {self.path.name} just now; wait for it, or choose another run_name"
-        with locked(self.path / ".lock", refusal):
-            for leftover in self.path.glob(".*.tmp"):
-                leftover.unlink()
+        with ExitStack() as undo:
+            try:
+                self.path.mkdir(parents=True, exist_ok=True)
+                undo.enter_context(locked(self.path / ".lock", refusal))
+            except OSError as error:
+                if not os.access(self.path / ".", os.W_OK):
+                    self.notes.append(
+                        f"warning: {self._unsaved(error)}; should the run be cut off, nothing is kept of it"
+                    )
+            for leftover in self.path.glob(".*.tmp") if os.path.isdir(self.path) else ():
+                with suppress(OSError):
+                    leftover.unlink()
             yield
 
     def resume(self, state: TrainState, start_over: bool = False) -> bool:
-        """Bring a fresh state to where the run was cut off. False when it begins."""
-        known = self.state_path.is_file() and not start_over
-        if known:
-            checkpoint.load(self.state_path, state, self.identity)
-            self._saved = state.events if self.lora(state.step).is_file() else 0
+        """Bring a fresh state to where the run was cut off, as far back as there is a sound one. False when it begins.
+
+        Raises ValueError for a state of other settings or of another version.
+        """
+        known = not start_over and self._load(state)
+        self._saved = state.events if known and os.path.isfile(self.lora(state.step)) else 0
         self._describe()
         self.log.resume(state.events, state.step)
         return known
 
-    def extend(self, state: TrainState, past: Past) -> None:
-        """Begin this run with all that an earlier one has learnt."""
-        checkpoint.load(past.folder / self.state_path.name, state, past.identity)
+    def _load(self, state: TrainState) -> bool:
+        """From the last state, or the one before."""
+        for path in (self.state_path, self.earlier_path):
+            if not os.path.exists(path):
+                continue
+            try:
+                checkpoint.load(path, state, self.identity)
+            except (checkpoint.DamagedError, OSError) as error:
+                self._set_aside(path, error)
+                continue
+            if path != self.state_path:
+                self.notes.append(f"warning: {self.path.name} goes on from the save before, of step {state.step}")
+            return True
+        return False
+
+    def _set_aside(self, path: Path, error: Exception) -> None:
+        """A state that cannot be used stays beside those to come."""
+        why = getattr(error, "strerror", None) or str(error).partition("; delete")[0]
+        self.notes.append(
+            f"warning: {path.name} of {self.path.name} is damaged and was not used ({why}); without another the run "
+            "begins anew, and the LoRA files in its folder are still there"
+        )
+        with suppress(OSError):
+            os.replace(path, path.with_suffix(".damaged"))
+
+    def extend(self, state: TrainState, past: Past) -> bool:
+        """Begin this run with all that an earlier one has learnt. False, with a note, when its state is damaged."""
+        try:
+            checkpoint.load(past.folder / self.state_path.name, state, past.identity)
+        except (checkpoint.DamagedError, OSError) as error:
+            why = getattr(error, "strerror", None) or str(error).partition("; delete")[0]
+            self.notes.append(f"warning: the state of {past.folder.name} cannot be used ({why}); the run begins anew")
+            self._describe()
+            return False
         self._describe()
-        earlier = past.folder / self.log.path.name
-        if earlier.is_file():
-            write_whole(self.log.path, earlier.read_text(encoding="utf-8").encode())
+        with suppress(OSError):
+            write_whole(self.log.path, (past.folder / self.log.path.name).read_bytes())
         self.log.resume(state.events, state.step)
+        return True
 
     def note(self, event: StepResult | Trouble) -> None:
         """A line in the log."""
@@ -99,15 +158,57 @@ class RunFolder:
             self.log.add(**numbers)
 
     def save(self, state: TrainState, describe: Callable[[], Adapter]) -> None:
-        """The LoRA, then the state. Raises OSError, and leaves what was there, when the disk does not take them."""
-        self.log.sync()
-        adapter = describe()
-        tensors = formats.encode(adapter, "native", dtype=torch.float32)
-        header = redacted(adapter.metadata)  # what may be told of the pictures is chosen in Save LoRA
-        save_file(self.lora(state.step), tensors, header, overwrite=True)
-        checkpoint.save(self.state_path, state, self.identity)
+        """The state, then the LoRA. Raises OSError when the disk does not take both, and leaves what was there; of a
+        state that it does not take, the LoRA may still find room."""
+        try:
+            self.save_state(state)
+        finally:
+            adapter = describe()
+            tensors = formats.encode(adapter, "native", dtype=torch.float32)
+            header = redacted(adapter.metadata)  # what may be told of the pictures is chosen in Save LoRA
+            save_file(self.lora(state.step), tensors, header, overwrite=True)
         self._saved = state.events
         self._prune(state.step)
+
+    def save_state(self, state: TrainState) -> None:
+        """The state alone; the one before is kept where the file system links files. Raises OSError as `save`."""
+        self._time = time.monotonic()
+        with suppress(OSError):
+            self.log.sync()
+        with self._earlier_kept():
+            checkpoint.save(self.state_path, state, self.identity)
+
+    @contextmanager
+    def _earlier_kept(self) -> Iterator[None]:
+        """The state that is there becomes the earlier one once another is, where the file system links files and has
+        room for several more."""
+        link = self.path / ".earlier.tmp"
+        with suppress(OSError, AttributeError):
+            link.unlink(missing_ok=True)
+            if shutil.disk_usage(self.path).free > _ROOM * self.state_path.stat().st_size:
+                os.link(self.state_path, link)
+        try:
+            yield
+            with suppress(OSError):
+                os.replace(link, self.earlier_path)
+        finally:
+            with suppress(OSError):
+                link.unlink(missing_ok=True)
+
+    def save_in_time(self, state: TrainState) -> str:
+        """The state, when the last save is long ago; a disk that does not take it is a sentence."""
+        if time.monotonic() - self._time < SAVE_SECONDS:
+            return ""
+        try:
+            self.save_state(state)
+        except OSError as error:
+            return f"step {state.step} is not on disk: {self._unsaved(error)}"
+        return ""
+
+    def finish(self) -> None:
+        """A run that is whole needs no earlier state."""
+        with suppress(OSError):
+            self.earlier_path.unlink(missing_ok=True)
 
     def try_save(self, state: TrainState, describe: Callable[[], Adapter]) -> str:
         """As `save`; a disk that does not take it is a sentence, and nothing to stop for yet."""
@@ -123,7 +224,7 @@ class RunFolder:
     def kept(self, state: TrainState, describe: Callable[[], Adapter]) -> Iterator[None]:
         """Save on leaving, however it is left: finished, cancelled, out of memory or broken.
 
-        A run that is finished and cannot be saved raises OSError with a sentence.
+        A run that is finished and cannot be saved raises UnsavedError with a sentence.
         """
         try:
             yield
@@ -132,7 +233,7 @@ class RunFolder:
                 logger.error(problem)
             raise
         if problem := self.try_save(state, describe):
-            raise OSError(
+            raise UnsavedError(
                 f"{problem}; what was saved before is whole. Make room and queue again: the run goes on from there, "
                 "to the same result"
             )
@@ -144,34 +245,45 @@ class RunFolder:
         """run.json"""
         path, run = self.path / "run.json", {"identity": self.identity, "settings": self.settings}
         text = json.dumps({"lora_loom": VERSION, **run}, indent=1) + "\n"
-        if not path.is_file() or path.read_text(encoding="utf-8") != text:
+        with suppress(OSError, UnicodeDecodeError):
+            if path.read_text(encoding="utf-8") == text:
+                return
+        try:
             write_whole(path, text.encode())
+        except OSError as error:
+            logger.warning("%s is not written: %s", path, error)
 
     def _prune(self, step: int) -> None:
         """Of the LoRA files up to this step the last few stay, those beyond it unless the run went back."""
         numbered = _numbered(self.path)
         stale = [number for number in numbered if number > step] if self._went_back else []
         for number in [*stale, *[n for n in numbered if n <= step][: -KEPT - 1]]:
-            numbered[number].unlink(missing_ok=True)
+            with suppress(OSError):
+                numbered[number].unlink(missing_ok=True)
         self._went_back = False
 
 
 def past_runs(parent: Path, name: str) -> list[Past]:
     """Earlier runs of a name with their settings, the latest last; folders that have none are passed over."""
     found = []
-    for path in sorted(parent.glob(f"{_literal(name)}-*/run.json"), key=lambda path: path.parent.stat().st_mtime):
+    for path in parent.glob(f"{_literal(name)}-*/run.json") if os.path.isdir(parent) else ():
         if not re.fullmatch(re.escape(name) + "-[0-9a-f]{8}", path.parent.name):
             continue
         try:
-            run = json.loads(path.read_text(encoding="utf-8"))
-            steps = _numbered(path.parent)
-            past = Past(path.parent, run["identity"], run["settings"], max(steps, default=0))
-        except (ValueError, KeyError, OSError) as error:
+            found.append((path.parent.stat().st_mtime, _past(path)))
+        except (ValueError, KeyError, TypeError, OSError) as error:
             logger.warning("%s is passed over: %s", path, error)
-            continue
-        if past.step:
-            found.append(past)
-    return found
+    return [past for _, past in sorted(found, key=lambda each: each[0]) if past.step]
+
+
+def _past(path: Path) -> Past:
+    """Of a run.json. Raises ValueError, KeyError, TypeError or OSError for one that does not tell."""
+    run = json.loads(path.read_text(encoding="utf-8"))
+    settings = dict(run["settings"])
+    if not isinstance(settings["train"]["steps"], int):
+        raise TypeError("its number of steps is no number")
+    step = max(max(_numbered(path.parent), default=0), checkpoint.step_of(path.with_name("state.safetensors")))
+    return Past(path.parent, str(run["identity"]), settings, step)
 
 
 def _literal(name: str) -> str:

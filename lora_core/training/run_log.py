@@ -26,8 +26,10 @@ class RunLog:
             self._write()
 
     def resume(self, events: int, step: int) -> None:
-        """Cut off what was logged after the state with so many events was saved, and say that the run goes on."""
-        self._cut(events)
+        """Cut off what was logged after the state with so many events was saved, and say that the run goes on. A log
+        that cannot be read or written is as good as none."""
+        with suppress(OSError):
+            self._cut(events)
         if events:
             self.add(step=step, event=_RESUMED)
 
@@ -61,4 +63,7 @@ class RunLog:
 
 
 def _says_resumed(line: bytes) -> bool:
-    return json.loads(line).get("event") == _RESUMED
+    try:
+        return json.loads(line).get("event") == _RESUMED
+    except (ValueError, AttributeError, RecursionError):  # damaged
+        return False

@@ -14,38 +14,14 @@ from torch import Tensor
 from . import objective, optimizers, schedules, snapshot, timesteps
 from .batches import Batches
 from .config import TrainConfig
-from .health import GOOD_EVERY, LOWERED, MOST_IN_A_ROW, Health, diverged, quiet
+from .health import GOOD_EVERY, LOWERED, MOST_IN_A_ROW, RUINED, Health, diverged, quiet, suspicious
 from .inject import Factors
 from .objective import Denoiser
-from .objective_config import ObjectiveConfig
 from .optimizers.schedule_free import ScheduleFreeAdamW
 from .record import Record
+from .ruin import Shown, rise
+from .sample import Sample, place_weights
 from .steps import Look, StepResult
-
-
-@dataclass(frozen=True)
-class Sample:
-    """A training example as the denoiser wants it: a latent (channels, ...) and encoded conditions.
-
-    `unconditional` is that of the empty caption, `preserved` are those of its caption with the concept replaced.
-    `mask` is the weight of each place of the latent in 0..1, of its shape but for one channel; None: 1 everywhere.
-    `prior` tells that it shows the class, not the concept.
-    `variants` show the same with other pixels or words and a latent of the same shape: each time one is drawn.
-    """
-
-    latent: Tensor
-    condition: Any
-    unconditional: Any
-    preserved: tuple[Any, ...] = ()
-    mask: Tensor | None = None
-    prior: bool = False
-    variants: tuple[Sample, ...] = ()
-
-    def drawn(self, generator: torch.Generator) -> Sample:
-        """Itself or one of its variants, each as likely."""
-        if not self.variants:
-            return self
-        return (self, *self.variants)[int(torch.randint(1 + len(self.variants), (), generator=generator))]
 
 
 @dataclass(frozen=True)
@@ -142,9 +118,9 @@ def train(
 ) -> Iterator[StepResult]:
     """Step until `config.steps`; `state` is complete and consistent at every yield and every report.
 
-    A step whose loss or gradient is not finite is dropped: only its random draws stay. After three in a row, or when
-    the loss has risen for good, the run goes back to its last good state, its draws going on, and lowers the learning
-    rate; the second time it goes back and raises FloatingPointError.
+    A step whose loss or gradient is not finite is dropped: only its random draws stay. After three in a row, when the
+    first updates have ruined the model, or when the loss has risen for good, the run goes back to its last good state,
+    its draws going on, and lowers the learning rate; the second time it goes back and raises FloatingPointError.
     """
     if state.good is None:
         state.good = snapshot.take(state)
@@ -156,6 +132,10 @@ def train(
             parts = [_backward(config, state, denoiser, samples) for _ in range(config.accumulation)]
             mean = sum(part.loss for part in parts)
             norm, text_norm = float(state.factors.flat.grad.norm()), float(state.factors.text_gradient().norm())
+            ruined = _ruined(config, state, denoiser, parts) if suspicious([*state.losses, mean]) else ""
+        if ruined:
+            _go_back(config, state, ruined, report)
+            continue
         if not (math.isfinite(mean) and math.isfinite(norm)):
             _drop(state, mean, norm, report)
             continue
@@ -206,6 +186,17 @@ def _lost(state: TrainState) -> str:
     return f"the loss rose for good up to step {state.step}" if diverged(state.losses) else ""
 
 
+def _ruined(config: TrainConfig, state: TrainState, denoiser: Denoiser, parts: Sequence[_Part]) -> str:
+    """Why the run cannot go on from here, when a measurement says so: the model itself is what it began with."""
+    times = rise(config, state.factors, state.good["factors"], denoiser, [part.shown for part in parts])
+    if not times > RUINED:
+        return ""
+    return (
+        f"the learning rate ruined the run by step {state.step}: at equal noise the loss is {times:.2g} times that of "
+        f"step {snapshot.as_json(state.good['learnt'])['step']}"
+    )
+
+
 def _go_back(config: TrainConfig, state: TrainState, why: str, report: Callable[[Trouble], None]) -> None:
     first, used = state.health.rate == 1, config.learning_rate * state.health.rate
     state.torn = True
@@ -224,11 +215,12 @@ def _go_back(config: TrainConfig, state: TrainState, why: str, report: Callable[
 
 @dataclass(frozen=True)
 class _Part:
-    """A micro-batch: its shares of the step's losses, and its pictures."""
+    """A micro-batch: its shares of the step's losses, its pictures, and what it is made of."""
 
     loss: float
     preservation: float
     looks: list[Look]
+    shown: Shown
 
 
 def _backward(config: TrainConfig, state: TrainState, denoiser: Denoiser, samples: Sequence[Sample]) -> _Part:
@@ -247,25 +239,12 @@ def _backward(config: TrainConfig, state: TrainState, denoiser: Denoiser, sample
         kept = [s.preserved[pick] for s, pick in zip(batch, picks, strict=True)]
     places = place_weights(config.objective, batch)
     places = None if places is None else places.to(device)
+    x0 = x0.to(device)
     with state.factors.dropped(draw):
-        losses, change = add_gradient(
-            config, state.factors, denoiser, x0.to(device), noise, sigma, conditions, kept, places
-        )
+        losses, change = add_gradient(config, state.factors, denoiser, x0, noise, sigma, conditions, kept, places)
     looks = [Look(*values) for values in zip(indices, u.tolist(), losses.tolist(), strict=True)]
-    return _Part(float(losses.mean()) / config.accumulation, float(change) / config.accumulation, looks)
-
-
-def place_weights(choices: ObjectiveConfig, batch: Sequence[Sample]) -> Tensor | None:
-    """The loss weight of each place of the latents, (batch, 1, ...); None when it is 1 everywhere.
-
-    Nothing is divided by a mask's size: a place that counts, counts alike in every picture.
-    """
-    if all(sample.mask is None and not sample.prior for sample in batch):
-        return None
-    masks = [torch.ones_like(sample.latent[:1]) if sample.mask is None else sample.mask for sample in batch]
-    shares = [choices.prior_weight if sample.prior else 1.0 for sample in batch]
-    weights = [share * (choices.unmasked + (1 - choices.unmasked) * m) for m, share in zip(masks, shares, strict=True)]
-    return torch.stack(weights)
+    shown = Shown(x0, conditions, places)
+    return _Part(float(losses.mean()) / config.accumulation, float(change) / config.accumulation, looks, shown)
 
 
 def add_gradient(

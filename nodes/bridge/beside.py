@@ -12,9 +12,10 @@ import comfy.model_patcher
 import torch
 from comfy.patcher_extension import CallbacksMP, PatcherInjection, WrappersMP
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensor
 
 from .branches import WAYS, Timeline, Way
-from .clock import ALWAYS, Clock, Span, is_on
+from .clock import ALWAYS, Clock, Span, during, is_on
 from .fused import heed_hooks
 
 _COMPUTED_IN = (torch.float32, torch.bfloat16, torch.float16)
@@ -97,21 +98,20 @@ class Beside:
 
     def content(self) -> str:
         """Changes with the corrections, their layers and spans."""
-        digest = hashlib.sha256()
+        digest = hashlib.sha256(b"by sigma" if self.spans else b"")  # version 0.1.0 trained with all of them on
         for key, timeline in self.timelines.items():
             digest.update(key.encode())
             _add(digest, tuple(timeline))
         return digest.hexdigest()
 
     def _timed(self, executor, x: Tensor, t: Tensor, *args, **kwargs):
-        """A wrapper of `BaseModel.apply_model`, whose `t` is sigma."""
-        sigma, model = float(t.max()), executor.class_obj
-        to_sigma = model.model_sampling.percent_to_sigma
-        self._set(model, frozenset(span for span in self.spans if not is_on(span, sigma, to_sigma)))
-        try:
+        """A wrapper of `BaseModel.apply_model`, whose `t` is sigma. Where tensors have no values, everything is on."""
+        model, off = executor.class_obj, frozenset()
+        if not isinstance(t, FakeTensor):
+            sigma, to_sigma = float(t.max()), model.model_sampling.percent_to_sigma
+            off = frozenset(span for span in self.spans if not is_on(span, sigma, to_sigma))
+        with during(lambda inside: self._set(model, off if inside else frozenset())):
             return executor(x, t, *args, **kwargs)
-        finally:
-            self._set(model, frozenset())
 
     def _set(self, model: nn.Module, off: frozenset[Span]) -> None:
         self.clock.off = off

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from typing import NamedTuple
 
 from ...lora_core.merging.chain import Step
@@ -24,6 +25,45 @@ class Clock(threading.local):
 
     def __init__(self) -> None:
         self.off: frozenset[Span] = frozenset()
+
+
+Put = Callable[[bool], None]
+
+
+class _Moment(threading.local):
+    """What is put in place around the forward that runs."""
+
+    def __init__(self) -> None:
+        self.puts: tuple[Put, ...] = ()
+
+
+_NOW = _Moment()
+
+
+@contextmanager
+def during(put: Put) -> Iterator[None]:
+    """Inside, what `put(True)` does holds, and after it what `put(False)` does."""
+    before, _NOW.puts = _NOW.puts, (*_NOW.puts, put)
+    try:
+        put(True)
+        yield
+    finally:
+        _NOW.puts = before
+        put(False)
+
+
+def moment() -> tuple[Put, ...]:
+    """What holds now, for `again`."""
+    return _NOW.puts
+
+
+@contextmanager
+def again(puts: tuple[Put, ...]) -> Iterator[None]:
+    """As in that moment: for blocks that are computed once more in the backward pass, which may be another thread's."""
+    with ExitStack() as undo:
+        for put in puts:
+            undo.enter_context(during(put))
+        yield
 
 
 def is_on(span: Span, sigma: float, percent_to_sigma: Callable[[float], float]) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from math import prod
 
 import comfy.sampler_helpers
@@ -13,6 +14,7 @@ from torch import Tensor
 from . import captions
 from .attention import OVERRIDE
 from .captions import Conditions
+from .guests import Guests
 from .keys import family_of
 
 _LEAST_SIGMA = 1e-3  # flow models are defined down to 0, where the output residual is 0 / 0
@@ -29,14 +31,20 @@ def prediction_type(model) -> str:
 
 
 class ComfyDenoiser:
-    """Satisfies `lora_core.training.objective.Denoiser` for the model inside a loaded ModelPatcher."""
+    """Satisfies `lora_core.training.objective.Denoiser` for the model inside a loaded ModelPatcher.
+
+    What other nodes have put on the MODEL finds what a sampler gives it. As that looks at one noise level, samples of
+    several go through the model one after the other when there is any. `level` is the sigma of all samples where
+    tensors have no values.
+    """
+
+    level: float | None = None
 
     def __init__(self, patcher):
         self.model = patcher.model
         self.device = patcher.load_device
         self.sampling = patcher.get_model_object("model_sampling")
-        options = patcher.model_options.get("transformer_options", {})
-        self.options = {name: value for name, value in options.items() if name != OVERRIDE}
+        self.guests = Guests(patcher)
         self.captions = family_of(patcher).captions
 
     def condition(self, conditioning: list, latent: Tensor, device: torch.device | None = None) -> Conditions:
@@ -63,9 +71,10 @@ class ComfyDenoiser:
 
     def denoised(self, x_t: Tensor, sigma: Tensor, conditions: list[Conditions]) -> Tensor:
         groups = captions.groups(conditions, self.captions, self.model, x_t.shape)
-        parts = [self._together(x_t[group], sigma[group], [conditions[i] for i in group]) for group in groups]
-        order = torch.tensor([index for group in groups for index in group]).argsort()
-        return torch.cat(parts)[order.to(x_t.device)]
+        parts = [part for group in groups for part in self._of_one_level(group, sigma)]
+        done = [self._together(x_t[own], sigma[own], [conditions[i] for i in own], level) for own, level in parts]
+        order = torch.tensor([index for own, _ in parts for index in own]).argsort()
+        return torch.cat(done)[order.to(x_t.device)]
 
     def output_scale(self, sigma: Tensor) -> Tensor:
         one = torch.ones_like(sigma)
@@ -79,9 +88,24 @@ class ComfyDenoiser:
     def tokens(self, shape: torch.Size) -> float:
         return prod(shape[-2:]) * (self.model.latent_format.spacial_downscale_ratio / _TOKEN) ** 2
 
-    def _together(self, x_t: Tensor, sigma: Tensor, conditions: list[Conditions]) -> Tensor:
+    def _of_one_level(self, group: Sequence[int], sigma: Tensor) -> list[tuple[list[int], float | None]]:
+        """The indices parted by sigma, with it; each alone where tensors have no values; all together, without it,
+        where nothing looks at it."""
+        if not self.guests.look_at_sigma:
+            return [(list(group), None)]
+        if self.level is not None:
+            return [([index], self.level) for index in group]
+        parts: dict[float, list[int]] = {}
+        for index, level in zip(group, sigma[group].tolist(), strict=True):
+            parts.setdefault(level, []).append(index)
+        return [(own, level) for level, own in parts.items()]
+
+    def _together(self, x_t: Tensor, sigma: Tensor, conditions: list[Conditions], level: float | None) -> Tensor:
+        if level is not None:
+            sigma = torch.tensor([level] * len(sigma), device=sigma.device)  # of known value, also without memory
         joined = captions.join(conditions, self.captions, self.model, x_t.shape)
         conds = comfy.samplers.cond_cat(joined.conditions, device=x_t.device)
-        options = self.options if joined.seen is None else {**self.options, OVERRIDE: joined.attention}
+        if joined.seen is not None:
+            conds["transformer_options"] = {OVERRIDE: joined.attention}
         with joined.filled(self.model.diffusion_model):
-            return self.model.apply_model(x_t, sigma, transformer_options=options, **conds)
+            return self.guests.call(self.model, x_t, sigma, conds, level, rehearsed=self.level is not None)

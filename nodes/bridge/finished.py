@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,6 +22,8 @@ from .preparing import Order
 from .previews import kept_sheet
 from .runs import known
 from .start import chosen_layers
+
+log = logging.getLogger("lora_loom")
 
 
 def _key(order: Order, identity: str) -> str:
@@ -56,9 +59,12 @@ def find(order: Order) -> tuple[Path, Finished, Image.Image, Image.Image | None]
 
 def keep(order: Order, run: RunFolder, told: Finished, adapter: Adapter, charts: Image.Image) -> None:
     """Note in its folder what a run told, so that `find` finds it; not when the file there is not the LoRA."""
-    on_disk, wanted = (
-        formats.encode(each, "native", dtype=torch.float32) for each in (kept_adapter(run.path, told), adapter)
-    )
+    try:
+        kept = kept_adapter(run.path, told)
+    except (OSError, ValueError) as reason:
+        log.warning("%s: what the run told is not kept (%s)", run.path.name, reason)
+        return
+    on_disk, wanted = (formats.encode(each, "native", dtype=torch.float32) for each in (kept, adapter))
     if on_disk.keys() == wanted.keys() and all(torch.equal(on_disk[name], wanted[name]) for name in wanted):
         finished.remember(run.path, _key(order, run.identity), told, charts)
 

@@ -15,6 +15,7 @@ from ...lora_core.training import plan
 from ...lora_core.training.plan import Measures, Need, Plan
 from .device import free_bytes, rates_of, shares_ram
 from .frozen import cast_layers
+from .guests import Guests
 from .offload import shared_out, slots
 from .rehearsal import Job, Trace, sampled, stored, stored_bytes, traced
 from .session import blocks
@@ -93,7 +94,8 @@ class Planner:
         network = (type(model), model.get_dtype_inference(), hash(weights), str(self.device), layer)
         conditioning = tuple(_looks(value) for value in tree_leaves(job.conditioning))
         choices = (job.lora, job.config.batch_size, job.config.preservation > 0, job.latent, job.text_rank)
-        key = (trace, network, conditioning, choices, str(job.start and job.start.identity()), measures)
+        guests = tuple(map(id, Guests(self.patcher).calls()))
+        key = (trace, network, conditioning, choices, str(job.start and job.start.identity()), measures, guests)
         if key not in _traces:
             if len(_traces) >= _MOST_TRACES:
                 _traces.clear()

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import comfy.model_management
 from PIL import Image
-from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
 from ...lora_core.sheet import Row, sheet
+from ...lora_core.training import kept_picture
 from ...lora_core.training.prompts import pairs
 from ...lora_core.training.trainer import TrainState
 from .encoding import encode_captions
@@ -23,7 +23,6 @@ from .sampling import Sampling, check_size, decoded, drop, latents, sampling_ins
 from .text import TextDenoiser, tokenized
 
 log = logging.getLogger("lora_loom")
-_NOTE = "lora_loom"  # of a kept sheet: what it shows
 Conditions = dict[str, list]  # CONDITIONING by prompt
 
 
@@ -90,11 +89,7 @@ def encoded(shown: Shown, clip, text: bool, tick) -> Shown:
 
 def kept_sheet(folder: Path, step: int, shown: Shown) -> Image.Image | None:
     """The sheet of that step that an earlier run of these very previews left in its folder."""
-    path = _path(folder, step)
-    if not path.is_file():
-        return None
-    with Image.open(path) as found:
-        return found.convert("RGB") if found.info.get(_NOTE) == shown.note() else None
+    return kept_picture.read(_path(folder, step), shown.note())
 
 
 def _path(folder: Path, step: int) -> Path:
@@ -130,7 +125,8 @@ class Previewer:
         """Delete what was shown of steps that are to be done again."""
         for path in self._path().parent.glob("step_*.png"):
             if path.name > self._path().name:
-                path.unlink()
+                with suppress(OSError):
+                    path.unlink()
 
     def after(self) -> None:
         """Show the step that was just done, when it is due."""
@@ -153,13 +149,17 @@ class Previewer:
             return False
         finally:
             drop(self.shown.vae)
-        note = PngInfo()
-        note.add_text(_NOTE, self.shown.note())
-        self._path().parent.mkdir(parents=True, exist_ok=True)
-        self.sheet.save(self._path(), pnginfo=note)
+        self._write()
         self.progress.beside = self.sheet
         self.progress.update(self.state.step, picture=self.sheet)
         return True
+
+    def _write(self) -> None:
+        """A sheet that the disk does not take is shown all the same."""
+        try:
+            kept_picture.write(self._path(), self.sheet, self.shown.note())
+        except OSError as error:
+            log.warning("%s is not written: %s", self._path(), error.strerror or error)
 
     def _render(self) -> Image.Image:
         flat = [prompt for row in self.shown.rows for prompt in row]

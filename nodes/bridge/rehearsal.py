@@ -101,6 +101,7 @@ def _rehearsed(patcher, job: Job, measures: Measures, clip) -> Iterator[tuple]:
     """A training session on fake tensors: its denoiser, its attached factors, a batch, and a meter for what comes."""
     device, config = patcher.load_device, job.config
     streamed = shared_out(blocks(patcher.model.diffusion_model), measures.offload)
+    level = float(ComfyDenoiser(patcher).sigma(torch.tensor([0.5])))
     with ExitStack() as undo:
         undo.enter_context(FakeTensorMode(allow_non_fake_inputs=True))
         undo.enter_context(_without_memory(patcher.model, streamed, device))
@@ -115,7 +116,8 @@ def _rehearsed(patcher, job: Job, measures: Measures, clip) -> Iterator[tuple]:
         sizes = (lora.rank, lora.alpha, torch.Generator(), job.text_rank, device, lora.options)
         factors = Factors(layers, *sizes, job.start, kept, ComfyFrozen())
         x0 = torch.zeros((config.batch_size, *job.latent), device=device)
-        sigma = denoiser.sigma(torch.full((config.batch_size,), 0.5)).to(device)
+        denoiser.level = level
+        sigma = torch.full((config.batch_size,), level, device=device)
         stream = Stream(device, ahead=not shares_ram(device))
         with prepared(patcher, measures, stream, clip and clip.patcher), attached(factors.branches):
             yield denoiser, factors, x0, sigma, conditions, meter

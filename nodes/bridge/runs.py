@@ -33,10 +33,12 @@ def begun(
     with run.held():
         if run.resume(state, start_over):
             log.info("continuing %s at step %d of %d", run.path.name, state.step, steps)
-        elif past is not None:
-            run.extend(state, past)
+        elif past is not None and run.extend(state, past):
             log.info("continuing %s at step %d of %d as %s", past.folder.name, state.step, steps, run.path.name)
-        tell(progress, note)
+        elif past is not None:
+            note = ""
+        for each in (note, *run.notes):
+            tell(progress, each)
         progress.begin(state.step)
         yield run
 
@@ -44,11 +46,11 @@ def begun(
 def known(name: str, identity: str, settings: Mapping[str, Any]) -> RunFolder | None:
     """The run of this name and these very settings, if there is one."""
     own = RunFolder(run_folder(name, identity), identity, settings)
-    if own.state_path.is_file():
+    if own.begun():
         return own
     for past in _past(own):
         same = RunFolder(past.folder, past.identity, settings)
-        if not differences(past.settings, settings) and same.state_path.is_file():
+        if not differences(past.settings, settings) and same.begun():
             return same
     return None
 
@@ -63,14 +65,17 @@ def tell(progress: Progress, note: str) -> None:
 def _found(
     name: str, identity: str, settings: Mapping[str, Any], start_over: bool
 ) -> tuple[RunFolder, Past | None, str]:
-    """The run, the one that it extends, and what to say about the latest other one of the name."""
+    """The run, the one that it extends, and what to say about the latest other one of the name.
+
+    One of the same settings that has no state, as its first save was cut off, begins anew.
+    """
     steps = settings["train"]["steps"]
     own = RunFolder(run_folder(name, identity), identity, settings)
     if start_over:
         return own, None, ""
     if found := known(name, identity, settings):
         return found, None, ""
-    past = _past(own)
+    past = [each for each in _past(own) if differences(each.settings, settings)]
     changes = [differences(each.settings, settings) for each in past]
     shorter = [
         p for p, c in zip(past, changes, strict=True) if set(c) == {"steps"} and p.step < settings["train"]["steps"]

@@ -17,6 +17,7 @@ from torch.utils.checkpoint import checkpoint
 
 from ...lora_core.training.plan import Measures
 from .attention import differentiable_attention
+from .clock import again, moment
 from .frozen import check_backward, ordinary_tensors, recast_in_backward, static_clone
 from .offload import Stream, loaded_around, shared_out, stream_to
 
@@ -191,13 +192,23 @@ def _recomputed(
 
 def _checkpointed(forward, around):
     def outside(*args, **kwargs):
-        runs = count()
+        runs, puts, failed = count(), moment(), []
 
         def inside(*args, **kwargs):
-            with around(next(runs) > 0):  # again in the backward pass
-                return forward(*map(_own, args), **{name: _own(value) for name, value in kwargs.items()})
+            args, kwargs = map(_own, args), {name: _own(value) for name, value in kwargs.items()}
+            if next(runs):  # again in the backward pass
+                with again(puts), around(True):
+                    return forward(*args, **kwargs)
+            try:
+                with around(False):
+                    return forward(*args, **kwargs)
+            except BaseException as error:  # not through torch's frame, which would keep its hooks while it is held
+                failed.append(error)
 
-        return checkpoint(inside, *args, use_reentrant=False, **kwargs)
+        output = checkpoint(inside, *args, use_reentrant=False, **kwargs)
+        if failed:
+            raise failed.pop()
+        return output
 
     return outside
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
@@ -27,11 +28,12 @@ from ...lora_core.training.curve import draw_curve
 from ...lora_core.training.finished import Finished, forget
 from ...lora_core.training.inject import Factors, attached
 from ...lora_core.training.objective_config import TIMESTEP_LAWS
-from ...lora_core.training.run_folder import RunFolder
+from ...lora_core.training.run_folder import RunFolder, UnsavedError
 from ...lora_core.training.start import Start
 from ...lora_core.training.trainer import Sample, StepResult, TrainState, Trouble, make_optimizer, train
 from . import finished, preparing
 from .denoiser import ComfyDenoiser
+from .ending import ended_by_signals
 from .facts import run_facts
 from .keys import family_of
 from .memory import Planner, UnforeseeableError
@@ -43,6 +45,7 @@ from .samples import make_samples
 from .session import aside, loaded, trainable
 from .start import Layers, chosen_layers, spoken_with
 from .text import TextDenoiser
+from .trial import check_guests
 from .watch import Pictures, Watch, weight_norms
 from .weights import ComfyFrozen
 
@@ -100,6 +103,7 @@ def train_lora(sources: Sources, recipe: Recipe, run: Run) -> Trained:
     order = _checked(sources, recipe, run)
     if found := finished.find(order):
         return _again(order, *found)
+    check_guests(order)
     material = _encoded(order)
     with _session(order, material) as patcher:
         work = _set_up(order, material, patcher)
@@ -188,23 +192,38 @@ def _run(order: Order, work: _Work, kept: RunFolder) -> Trained:
         order.recipe, order.pictures, state, work.denoiser, work.samples, weight_norms(work.layers), kept.path,
         work.adapter, partial(_labelled, work.material.facts),
     )  # fmt: skip
-    with attached(state.factors.branches), kept.kept(state, work.adapter):
-        previewer.begin(run.start_over)
-        steps = train(config, state, work.denoiser, work.samples, partial(_trouble, progress, kept, previewer))
-        for result in watch.over(steps):
-            kept.note(result)
-            _show(progress, result, config, state, watch)
-            if run.save_every and result.step % run.save_every == 0:
-                tell(progress, kept.try_save(state, work.adapter))
-            previewer.after()
+    problem = ""
+    try:
+        with ended_by_signals(), attached(state.factors.branches), kept.kept(state, work.adapter):
+            previewer.begin(run.start_over)
+            steps = train(config, state, work.denoiser, work.samples, partial(_trouble, progress, kept, previewer))
+            for result in watch.over(steps):
+                kept.note(result)
+                _show(progress, result, config, state, watch)
+                due = run.save_every and result.step % run.save_every == 0
+                tell(progress, kept.try_save(state, work.adapter) if due else kept.save_in_time(state))
+                previewer.after()
+    except UnsavedError as error:
+        problem = f"{_unsaved(kept.lora(state.step))}. {error}."
+        tell(progress, f"warning: {problem}")
+    else:
+        kept.finish()
     adapter, (report, charts) = watch.result(), watch.told()
+    report = f"{problem}\n\n{report}" if problem else report
     summary = _summary(state, adapter, report)
     kept_step = int(adapter.metadata["ss_steps"])
     file = kept.lora(state.step) if kept_step == state.step else watch.path
     told = Finished(state.step, file.name, kept_step, list(state.losses), report, summary)
-    finished.keep(order, kept, told, adapter, charts)
-    progress.say(f"{summary}\nkept in output/lora_loom/{kept.path.name}")
+    if not problem:
+        finished.keep(order, kept, told, adapter, charts)
+    progress.say(f"{summary}\n{problem or f'kept in output/lora_loom/{kept.path.name}'}")
     return Trained(adapter, told.losses, kept.path, report, charts, previewer.sheet)
+
+
+def _unsaved(lora: Path) -> str:
+    if os.path.isfile(lora):  # the state is the larger of the two
+        return f"The LoRA is on disk as {lora.name}, but the run's state is not"
+    return "The LoRA is not on disk, and comes out of this node all the same: save it elsewhere"
 
 
 def _fresh_state(make: Callable[..., Factors], recipe: Recipe, samples: list[Sample], pictures: Pictures) -> TrainState:

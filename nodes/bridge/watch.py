@@ -70,6 +70,7 @@ class Watch:
         self.chosen, self.pictures, self.state, self.denoiser = recipe.validation, pictures, state, denoiser
         self.samples, self.weights, self.describe, self.label = samples, weights, describe, label
         self.path = folder / "best.safetensors"
+        self.best: tuple[int, Adapter] | None = None  # step and LoRA, when the disk does not take it
         digests = [example.digest for example in pictures.dataset.examples]
         self.draws = (
             validation.plan(
@@ -114,13 +115,22 @@ class Watch:
         if not self.chosen or self.chosen.keep == "last":
             return self.describe()
         step = best_step(self.state.record.points)
-        if step in (None, self.state.step) or not self.path.is_file():
+        if step in (None, self.state.step):
             return self.describe()
-        kept = formats.read(self.path)
-        if kept.metadata.get("ss_steps") != str(step):
+        if self.best and self.best[0] == step:
+            return self.best[1]
+        kept = self._read()
+        if kept is None or kept.metadata.get("ss_steps") != str(step):
             log.warning("%s is not of step %s; the LoRA of the last step comes out", self.path.name, step)
             return self.describe()
         return self.label(replace(kept.copied(torch.float32), metadata={}), step)
+
+    def _read(self) -> Adapter | None:
+        try:
+            return formats.read(self.path)
+        except (OSError, ValueError) as error:
+            log.warning("%s cannot be read: %s", self.path, error)
+            return None
 
     def story(self, notes: Iterable[str] = ()) -> Story:
         sizes = norms.correction_norms(self.state.factors)
@@ -133,10 +143,19 @@ class Watch:
 
     def told(self) -> tuple[str, Image.Image]:
         """The report and the charts."""
-        story = self.story()
+        story = self.story(self._went_back())
         examples = self.pictures.dataset.examples
         shown = {index: Image.fromarray(examples[index].origin.thumbnail.numpy()) for index, _ in story.pictures()}
         return report(story), charts.draw_charts(story, shown)
+
+    def _went_back(self) -> list[str]:
+        if self.state.health.rate == 1:
+            return []
+        used = self.config.learning_rate * self.state.health.rate
+        return [
+            f"It went back once, and on with the learning rate lowered to {used:g}, as {self.config.learning_rate:g} "
+            "was too much: choose that or less."
+        ]
 
     def _looked(self) -> bool:
         """Validate when it is due; True when the run is to end here."""
@@ -160,10 +179,15 @@ class Watch:
             self.seconds += time.monotonic() - started
 
     def _keep(self) -> None:
-        adapter = self.describe()
+        """In the folder, or else in memory."""
+        adapter, self.best = self.describe(), None
         tensors = formats.encode(adapter, "native", dtype=torch.float32)
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        save.save(self.path, tensors, redacted(adapter.metadata), overwrite=True)
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            save.save(self.path, tensors, redacted(adapter.metadata), overwrite=True)
+        except OSError as error:
+            log.warning("%s is not written: %s", self.path, error.strerror or error)
+            self.best = self.state.step, adapter
 
 
 @torch.no_grad()

@@ -105,7 +105,7 @@ def test_a_kill_loses_at_most_save_every_steps(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(not hasattr(psutil, "RLIMIT_FSIZE"), reason="limits of another process are set on Linux only")
-def test_a_full_disk_is_one_sentence_and_the_run_goes_on_when_there_is_room(server: ComfyServer, folder: str) -> None:
+def test_a_full_disk_is_one_sentence_and_the_lora_still_comes_out(server: ComfyServer, folder: str) -> None:
     """No file may grow to the size of the run's state."""
     server.run(graphs.training(folder, "roomy", steps=12, seed=51))
     size = (run_folder(server, "roomy") / "state.safetensors").stat().st_size
@@ -114,13 +114,11 @@ def test_a_full_disk_is_one_sentence_and_the_run_goes_on_when_there_is_room(serv
     before = process.rlimit(psutil.RLIMIT_FSIZE)
     process.rlimit(psutil.RLIMIT_FSIZE, (size - 1, before[1]))
     try:
-        with pytest.raises(ExecutionError) as stopped:
-            server.run(full)
+        server.run(full)
     finally:
         process.rlimit(psutil.RLIMIT_FSIZE, before)
-    told = stopped.value.error["exception_message"].strip()
-    assert told.count("\n") == 0 and re.fullmatch(r"step 12 is not on disk: .+Make room and queue again: .+", told)
-    server.run(full)
+    told = [line for line in server.log().splitlines() if "step 12 is not on disk" in line]
+    assert told and re.search(r"The LoRA is on disk as step_000012.+ state is not. step 12 .+Make room", told[-1])
     resumed, straight = load_file(lora_file(server, "full")), load_file(lora_file(server, "roomy"))
     assert all(bool((resumed[name] == straight[name]).all()) for name in straight)
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from lora_loom.lora_core.files import save
 from lora_loom.lora_core.training import checkpoint
 from lora_loom.lora_core.training.batches import Batches
 from lora_loom.lora_core.training.config import TrainConfig
@@ -111,6 +112,49 @@ def test_a_file_that_is_no_checkpoint_is_refused(tmp_path):
     save_file({"factors": torch.zeros(3)}, path, {"fingerprint": "print"})
     with pytest.raises(ValueError, match="lora.safetensors was written by"):
         checkpoint.load(path, fresh(), "print")
+
+
+def test_any_wrong_byte_is_noticed_before_anything_is_used(tmp_path):
+    path = tmp_path / "run.safetensors"
+    checkpoint.save(path, advanced(), "print")
+    content, draw = path.read_bytes(), random.Random(0)
+    head = 8 + int.from_bytes(content[:8], "little")
+    told = len(content[:head].rstrip())  # the rest of the header is padding
+    skipped = told_by_nobody(content[:head])
+    places = [*range(8), *draw.sample([at for at in range(8, told) if at not in skipped], 150)]
+    places += draw.sample(range(head, len(content)), 150)
+    for at in places:
+        wrong = bytearray(content)
+        wrong[at] ^= 1 << draw.randrange(7)
+        path.write_bytes(wrong)
+        state = fresh(5)
+        with pytest.raises(ValueError, match=r"run\.safetensors (cannot be read: .+start over|was written by a run)"):
+            checkpoint.load(path, state, "print")
+        assert_same(state, fresh(5))
+
+
+def told_by_nobody(head: bytes) -> set[int]:
+    """Places in a header of what every saved file has and no run reads."""
+    found: set[int] = set()
+    for name in (b"sshs_legacy_hash", b"modelspec.hash_sha256"):
+        at = head.find(name)
+        found |= set(range(at - 1, at + len(name) + 75)) if at >= 0 else set()
+    return found
+
+
+def test_a_state_of_version_0_1_0_still_resumes(tmp_path):
+    """It tells neither its step nor the outline of its header."""
+    path, state = tmp_path / "run.safetensors", advanced()
+    checkpoint.save(path, state, "print")
+    with safe_open(path, "pt") as file:
+        tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
+    save.save(path, tensors, {"lora_loom.checkpoint": "3", "fingerprint": "print"}, overwrite=True)
+    assert checkpoint.step_of(path) == 0
+    loaded = fresh(99)
+    checkpoint.load(path, loaded, "print")
+    assert_same(state, loaded)
+    checkpoint.save(path, loaded, "print")
+    assert checkpoint.step_of(path) == 4
 
 
 @pytest.mark.parametrize("share", [0.0, 0.01, 0.5, 0.99])

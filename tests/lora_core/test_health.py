@@ -12,6 +12,7 @@ import torch
 from lora_loom.lora_core.training import checkpoint, health
 from lora_loom.lora_core.training.config import OPTIMIZERS, OptimizerConfig
 from lora_loom.lora_core.training.inject import attached
+from lora_loom.lora_core.training.ruin import Shown, rise
 from lora_loom.lora_core.training.trainer import train
 
 from .test_trainer import CONFIG, Run, Trouble, config_of
@@ -171,3 +172,28 @@ def test_a_run_that_diverges_goes_back_before_the_rise():
     (trouble,) = troubles
     assert trouble.step == 100 and trouble.went_back
     assert trouble.text.startswith("the loss rose for good up to step 1") and len(seen) > 160 and seen[-1] == 160
+
+
+@pytest.mark.parametrize(
+    ("values", "measured"),
+    [([0.49, 2.0], True), ([0.85, 0.81, 5.3], True), ([0.9, 1.0, 0.8, 1.2], False), ([0.5], False),
+     ([0.5, 0.6, 0.7, 0.9, 1.1, 1.3, 1.8], True), ([], False),
+     ([1.0, math.inf], False), ([1.0] * 120 + [9.0], False)],
+)  # fmt: skip
+def test_a_loss_far_above_all_before_is_reason_to_measure(values: list[float], measured: bool) -> None:
+    assert health.suspicious(values) is measured
+
+
+def test_what_is_measured_is_the_change_since_at_equal_noise():
+    run = Run(LONG)
+    run.go(3)
+    part = Shown(torch.stack([sample.latent for sample in run.samples[:2]]), [0.0, 1.0], None)
+    now, start = run.state.factors.flat.clone(), run.state.good["factors"]
+    draws = run.state.generator.get_state()
+    with attached(run.state.factors.branches):
+        assert rise(LONG, run.state.factors, now, run.toy, [part]) == 1
+        times = rise(LONG, run.state.factors, start, run.toy, [part])
+        run.state.factors.flat.mul_(30)
+        far = rise(LONG, run.state.factors, start, run.toy, [part])
+    assert 0.5 < times < 1.5 < health.RUINED < far
+    assert torch.equal(run.state.generator.get_state(), draws) and torch.equal(run.state.factors.flat, now * 30)

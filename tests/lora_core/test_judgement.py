@@ -83,3 +83,14 @@ def test_what_is_there_is_found(pictures: int) -> None:
     assert alarms(RISING, {"overfit"}, pictures=pictures) >= 0.9
     assert alarms(LEVEL, {"plateau"}, pictures=pictures) >= 0.95
     assert alarms(RISING, {"diverged"}, pictures=pictures, training=0.6) >= 0.8
+
+
+def test_a_run_that_was_ruined_at_once_is_called_so_after_one_validation() -> None:
+    base = [0.3, 0.5, 0.7, 0.4]
+    for times, kind in ((11.0, "diverged"), (1.3, "too early"), (0.7, "too early")):
+        record = Record(base=base, points=[Point(3, [times * loss for loss in base])])
+        verdict = judge(record, [0, 1, 2, 3], 4, True)
+        assert verdict.kind == kind
+        assert ("ruined: the loss is 11 times the base model's" in verdict.sentence) == (times == 11)
+    one_wild_draw = Record(base=base, points=[Point(3, [0.3, 0.5, 0.7, 9.0])])
+    assert judge(one_wild_draw, [0, 1, 2, 3], 4, True).kind == "too early"

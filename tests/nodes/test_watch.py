@@ -183,3 +183,14 @@ def refusals_of(**changes: Any) -> str:
         "validation": {"class_type": "LoraLoom_Validation", "inputs": {**WIDGETS, **changes}},
         "out": {"class_type": "PreviewAny", "inputs": {"source": ["validation", 0]}},
     })  # fmt: skip
+
+
+def test_a_run_that_is_ruined_at_once_goes_back_and_says_so_or_ends_with_a_sentence(models, data) -> None:
+    trio, choices = models("wan_demo"), {"steps": 20, "batch_size": 1}
+    found = run(trio, data, learning_rate=0.3, run_name="once", **choices)
+    words = "It went back once, and on with the learning rate lowered to 0.09, as 0.3 was too much: choose that or less"
+    losses = found.loss_map["loss"]
+    assert found.report.splitlines()[1] == f"{words}." and max(losses[-5:]) < 3 * losses[0]
+    words = r"ruined the run by step \d: at equal noise the loss is [\d.]+ times that of step 0, also with .+ below 0.3"
+    with pytest.raises(FloatingPointError, match=words):
+        run(trio, data, learning_rate=1.0, run_name="twice", **choices)

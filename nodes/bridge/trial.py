@@ -1,0 +1,90 @@
+"""A step of training, tried on tensors without memory before anything is encoded: can patches be trained through?"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+
+import comfy.model_management
+from torch._subclasses.fake_tensor import (
+    DataDependentOutputException,
+    DynamicOutputShapeException,
+    UnsupportedFakeTensorException,
+)
+
+from ...lora_core.training.plan import Measures
+from .encoding import encode_captions
+from .guests import Guests
+from .keys import family_of
+from .preparing import Order
+from .rehearsal import Job, traced
+from .sampling import Sampling, empty_latent
+from .session import aside, trainable
+from .text import tokenized
+
+_TORCH = logging.getLogger("torch._subclasses.fake_tensor")
+_NEED_MEMORY = (DataDependentOutputException, DynamicOutputShapeException, UnsupportedFakeTensorException)
+
+
+def check_guests(order: Order) -> None:
+    """Raises ValueError that names the patch or wrapper of the MODEL with which no step can be done.
+
+    Nothing is tried for a MODEL without any, and nothing is said of one that needs values to run, or of a model that
+    cannot be tried without them either. One empty caption is encoded for it.
+    """
+    guests = Guests(order.sources.model)
+    if not guests.names() or order.sources.prior_vae is not None:
+        return
+    job, text = _job(order), order.text
+    with trainable(order.sources.model) as patcher, aside(text and text.patcher):
+        error = _error(patcher, job, text)
+        if error is None or _needs_memory(error) or _error(_bare(patcher), job, text) is not None:
+            return
+    found = guests.blamed(error)
+    whose = found or " or ".join(guests.names())
+    raise ValueError(
+        f"the connected MODEL cannot be trained through {whose}, which another node has put on it: "
+        f"{type(error).__name__}: {error}. Connect the MODEL without that node for training, and use the node for "
+        "sampling alone"
+    ) from error
+
+
+def _job(order: Order) -> Job:
+    sources, recipe = order.sources, order.recipe
+    width, height = max(sources.dataset.buckets(), key=lambda size: size[0] * size[1])
+    if recipe.text:
+        encoded = tokenized(sources.clip, [""])
+    else:
+        encoded = encode_captions(sources.clip, [""], family_of(sources.model).guidance, lambda *_: None)
+    latent = tuple(empty_latent(sources.model, Sampling(width, height)).shape[1:])
+    config = replace(recipe.train, batch_size=1, preservation=0.0)
+    rank = recipe.text.rank if recipe.text else 0
+    return Job(recipe.lora, config, latent, encoded[""], sources.dataset.resolution, rank, sources.start)
+
+
+def _bare(patcher):
+    """A clone without what acts in a forward."""
+    bare = patcher.clone()
+    bare.model_options, bare.wrappers = {"transformer_options": {}}, {}
+    return bare
+
+
+def _error(patcher, job: Job, clip) -> Exception | None:
+    """What a step ends with. Other nodes' code may raise anything; torch would log each with a trace of its own."""
+    level = _TORCH.level
+    try:
+        _TORCH.setLevel(logging.CRITICAL + 1)
+        traced(patcher, job, Measures(), clip)
+    except comfy.model_management.InterruptProcessingException:
+        raise
+    except Exception as error:
+        return error
+    finally:
+        _TORCH.setLevel(level)
+    return None
+
+
+def _needs_memory(error: Exception) -> bool:
+    """Whether it tells of tensors without memory, and nothing of training."""
+    told = f"{error}"
+    return isinstance(error, _NEED_MEMORY) or "FakeTensor" in told or "tensor subclass" in told
