@@ -60,7 +60,9 @@ def _filling(piece: str, known: re.Pattern[str], told: Mapping[str, str]) -> str
 
 def _cleaned(text: str) -> str:
     spaced = re.sub(r"\s+", " ", text)
-    return "".join("_" if each in _FORBIDDEN | set("/\\") else each for each in spaced if each.isprintable()).strip(" .")
+    return "".join("_" if each in _FORBIDDEN | set("/\\") else each for each in spaced if each.isprintable()).strip(
+        " ."
+    )
 
 
 def _cut(text: str, size: int) -> str:
@@ -116,6 +118,9 @@ def _fault(piece: str) -> str:
 
 
 def safe_path(folder: str | os.PathLike[str], name: str) -> Path:
-    """`folder / name`, inside `folder` as far as names go: links in it are its owner's, and followed. Raises ValueError
-    as `safe_name`."""
-    return Path(folder) / safe_name(name)
+    """`folder / name`, after symbolic links still inside `folder`; else ValueError."""
+    root = Path(folder).resolve()
+    path = (root / safe_name(name)).resolve()
+    if root not in path.parents:
+        raise ValueError(f"the name {quote(name)} leads out of {root} through a link; choose another name.")
+    return path

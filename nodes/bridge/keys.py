@@ -121,6 +121,23 @@ class NameTable:
         """The names under which a file of that style holds each layer. Raises ValueError when the style has none."""
         if style == "native":
             return {layer: [FileLayer(layer, None)] for layer in layers}
+        spelled = self._spelled(style, layers)
+        if missing := [layer for layer in layers if not spelled.get(layer)]:
+            kind = "diffusers" if style == "peft" else style
+            raise ValueError(
+                f"{self.family.name} has no {kind} name for {len(missing)} of {len(layers)} layers, "
+                f"for example {missing[0]}; save in the 'comfyui' format"
+            )
+        numbered = any(name.startswith("lora_te2_") for name in self.targets)
+        return {layer: _preferred(style, layer, spelled[layer], numbered) for layer in layers}
+
+    def unnamed(self, style: str, layers: Sequence[str]) -> list[str]:
+        """The layers that a file of that style cannot hold."""
+        spelled = self._spelled(style, layers)
+        return [layer for layer in layers if not spelled.get(layer)]
+
+    def _spelled(self, style: str, layers: Sequence[str]) -> dict[str, list[FileLayer]]:
+        """Every name that means a layer in the style, in any number for each."""
         spelled: dict[str, list[FileLayer]] = {}
         for name in self.written:
             target = self.targets[name]
@@ -131,15 +148,7 @@ class NameTable:
         for layer in (layer for layer in layers if layer.endswith(".bias")):
             beside = spelled.get(layer.removesuffix(".bias"), ())
             spelled[layer] = [file._replace(name=f"{file.name}.bias") for file in beside]
-        missing = [layer for layer in layers if not spelled.get(layer)]
-        if missing:
-            kind = "diffusers" if style == "peft" else style
-            raise ValueError(
-                f"{self.family.name} has no {kind} name for {len(missing)} of {len(layers)} layers, "
-                f"for example {missing[0]}; save in the 'comfyui' format"
-            )
-        numbered = any(name.startswith("lora_te2_") for name in self.targets)
-        return {layer: _preferred(style, layer, spelled[layer], numbered) for layer in layers}
+        return spelled
 
     def _own_names(self, layers: Sequence[str]) -> dict[str, list[FileLayer]]:
         """Of a network that diffusers knows by ComfyUI's own names; none for a layer that it passes over."""
