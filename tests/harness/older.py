@@ -1,7 +1,7 @@
 """Releases of diffusers that people still have: which of them read a LoRA file, and what they add to each weight.
 
-They lie beside the packages of this Python, one folder each, put there by `dev.py` (`OLDER_DIFFUSERS`), and run in a
-process of their own with the torch, peft and transformers of today.
+They lie beside the packages of this Python, one folder each, put there by `dev.py`, and run in a process of their own
+with the torch, peft and transformers of today.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import inspect
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -17,7 +18,8 @@ from pathlib import Path
 from typing import Any
 
 HOME = Path(sys.prefix) / "older-diffusers"
-VERSIONS = tuple(sorted(path.name for path in HOME.glob("*"))) if HOME.is_dir() else ()
+_LIST = Path(__file__).resolve().parents[1] / "older_diffusers.txt"
+VERSIONS = re.findall(r"^diffusers==(\S+)", _LIST.read_text(encoding="utf-8"), re.MULTILINE)
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,7 @@ def added(network: Any) -> dict[str, Any]:
 
 def run(version: str, jobs: Sequence[Job], folder: Path) -> None:
     """All jobs in one process with that release."""
+    assert (HOME / version).is_dir(), f"diffusers {version} is not in {HOME}; dev.py puts it there"
     order = folder / f"jobs {version}.json"
     order.write_text(json.dumps([asdict(job) for job in jobs]), encoding="utf-8")
     known = {**os.environ, "PYTHONPATH": str(HOME / version), "HF_HUB_OFFLINE": "0"}  # offline it reads no file
