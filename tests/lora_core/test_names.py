@@ -15,7 +15,8 @@ from lora_loom.lora_core.files.names import check_template, filled_in, safe_name
     [
         ("ink", "ink_16"), ("Ink: Style v2", "Ink_ Style v2_16"), ('the "best" <one>', "the _best_ _one__16"),
         ("What? A LoRA|v*", "What_ A LoRA_v__16"), ("styles/ink\\wash", "styles_ink_wash_16"),
-        ("../../out", "_.._out_16"), ("/etc/x", "_etc_x_16"), ("C:\\x", "C__x_16"), ("two\nlines\tand\r\nmore", "two lines and more_16"),
+        ("../../out", "_.._out_16"), ("/etc/x", "_etc_x_16"), ("C:\\x", "C__x_16"),
+        ("two\nlines\tand\r\nmore", "two lines and more_16"),
         ("ink. . ", "ink_16"), (" .hidden", "hidden_16"), ("\u202eink\x00\udc80", "ink_16"),
         ("50% %rank%", "50% %rank%_16"), ("\u6c34\u58a8", "\u6c34\u58a8_16"), ("", "_16"), ("...", "_16"),
     ],
