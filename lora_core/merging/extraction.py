@@ -94,26 +94,28 @@ def _decompose(flat: Tensor, rank: int, name: str, kernel: tuple[int, ...], paus
     found = _leading(wide, start, rank, pause)
     if found is None:
         return Decomposition(wide.cpu().double(), flipped=flipped, kernel=kernel, dtype=flat.dtype)
-    basis, core = (part.cpu().double() for part in found)
+    basis, core = found
     return Decomposition(core, basis, flipped=flipped, kernel=kernel, dtype=flat.dtype)
 
 
 def _leading(wide: Tensor, start: Tensor, rank: int, pause: Callable[[], None]) -> tuple[Tensor, Tensor] | None:
     """An orthonormal basis of as many directions as `start` has columns, in which the leading ones of `wide` lie, and
-    what `wide` is in it. None when that would take as long as all of them."""
+    what `wide` is in it, both in fp64 on the CPU. None when that would take as long as all of them."""
     blocks: list[Tensor] = []
     images: list[Tensor] = []
-    total, left, block = _norm(wide) ** 2, 0.0, wide @ start
-    while (len(blocks) + 1) * start.shape[1] <= len(wide) // 2:
+    total, block = _norm(wide) ** 2, wide @ start
+    before = left = total
+    while (len(blocks) + 1) * start.shape[1] <= len(wide):
         blocks.append(_orthonormal(block, blocks))
         pause()
         images.append(wide.T @ blocks[-1])
         image = torch.cat(images, 1)
         gram = (image.T @ image).cpu().double()
-        before, left = left, total - float(torch.linalg.eigvalsh(gram)[-rank:].sum())
+        if len(blocks) >= _FEWEST - 1:
+            before, left = left, total - float(torch.linalg.eigvalsh(gram)[-rank:].sum())
         if len(blocks) >= _FEWEST and before - left <= _GAIN * left + _NOISE * total:
-            chosen = torch.linalg.eigh(gram)[1][:, -start.shape[1] :].to(image)
-            return torch.cat(blocks, 1) @ chosen, chosen.T @ image.T
+            chosen = torch.linalg.eigh(gram)[1][:, -start.shape[1] :]
+            return torch.cat(blocks, 1).cpu().double() @ chosen, chosen.T @ image.cpu().double().T
         pause()
         block = wide @ images[-1]
     return None
