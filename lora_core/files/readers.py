@@ -22,6 +22,7 @@ _PASSED_OVER = {  # by ComfyUI's model class and format: the layers that diffuse
     (r"WAN2[12]_\w+", "kohya"): _WAN_BLOCKS,
     (r"WAN2[12]_\w+", "native"): _WAN_BLOCKS,
 }
+_NO_DORA = r"WAN2[12]_\w+"  # read by ComfyUI's names, under which no magnitudes are looked for
 _FIXED = "before August 2026"  # huggingface/diffusers#14409
 
 
@@ -40,6 +41,12 @@ def notes(config_class: str, style: str, adapter: Adapter, cure: str) -> list[st
     if len({layer.rank for layer in adapter.low_ranks().values()}) > 1:
         told.append(f"diffusers {_FIXED} applies layers of several ranks in this format at wrong strengths; {cure}")
     return told
+
+
+def check_dora(config_class: str, family: str) -> None:
+    """Raises ValueError for a network whose DoRA diffusers does not read in its own format."""
+    if re.fullmatch(_NO_DORA, config_class):
+        raise ValueError(f"diffusers does not read DoRA of {family}; save in the 'comfyui' format, or without DoRA")
 
 
 def filling(style: str, filled: int, size: int) -> list[str]:

@@ -101,6 +101,8 @@ def save_proven(
         raise ValueError(f"{text} of the {len(names)} layers are the text encoder's; connect CLIP to save them")
     table = NameTable(model, clip)
     of_sum = style == "peft" and adapter.others  # DoRA that ComfyUI's loader does not read
+    if of_sum:
+        readers.check_dora(table.config_class, table.family.name)
     written = replace(adapter, others=_others_of_sum(adapter, model, clip)) if of_sum else adapter
     spelled = table.file_names(style, names)
     tensors, zeros = formats.encode(written, style, spelled, dtype), formats.zeros(written, style, spelled)
