@@ -49,6 +49,15 @@ def carried(model, clip) -> list[dict[str, Any]]:
     return named + found
 
 
+def in_words(loras: Iterable[dict[str, Any]]) -> list[str]:
+    """A line for each, short, with the first digits of its hash."""
+    return [
+        f"{each.get('name', each.get('part'))} {(each.get('sha256') or each.get('weights') or each['beside'])[:8]}"
+        + (f" at {each['strength']:g}" if "strength" in each else "")
+        for each in loras
+    ]
+
+
 def _applied(patcher) -> list[dict[str, Any]]:
     """By the weights, the LoRAs that are on a ModelPatcher, ours as one: their patches are sums. Hashed once."""
     stamp = patcher.patches_uuid, *patcher.injections

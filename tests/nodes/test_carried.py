@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -82,5 +83,10 @@ def test_a_run_names_them_and_is_one_of_its_own(models, data, files: list[str], 
     (told,) = Settings.from_json(above[0].adapter.metadata["lora_loom.settings"]).base["loras"]
     assert told == carried(core(trio.model, files[0], 0.5), trio.clip)[0]
     assert "loras" not in Settings.from_json(plain.adapter.metadata["lora_loom.settings"]).base
-    folders = {path.name for path in runs.iterdir()}
-    assert len(folders) == 3
+    assert len({path.name for path in runs.iterdir()}) == 3
+    told = [json.loads(path.read_text())["settings"].get("LoRAs below") for path in sorted(runs.rglob("run.json"))]
+    assert sorted(map(str, told)) == sorted(["None", *(f"['model {digits}']" for digits in digits_of(trio, files[0]))])
+
+
+def digits_of(trio: Any, name: str) -> list[str]:
+    return [f"{carried(core(trio.model, name, at), trio.clip)[0]['weights'][:8]} at {at:g}" for at in (0.5, 0.6)]
