@@ -10,6 +10,7 @@ import re
 from collections.abc import Sequence
 
 from ..adapter import Adapter
+from .one_rank import possible_rank
 
 _WAN_BLOCKS = r"(?!blocks\.\d+\.(?:(?:self|cross)_attn\.(?:[qkvo]|[kv]_img)|ffn\.[02])$).*"
 _NONE = r"(?!)"
@@ -38,7 +39,7 @@ def notes(config_class: str, style: str, adapter: Adapter, cure: str) -> list[st
     if lost := [name for name in layers if re.fullmatch(passed_over, name.removeprefix("diffusion_model."))]:
         what = "refuses this file because of" if passed_over is _WAN_BLOCKS else "leaves out"
         told.append(f"diffusers {what} {len(lost)} of its {len(layers)} layers, for example {lost[0]}; {cure}")
-    if len({layer.rank for layer in adapter.low_ranks().values()}) > 1:
+    if len({possible_rank(layer) for layer in adapter.low_ranks().values()}) > 1:
         told.append(f"diffusers {_FIXED} applies layers of several ranks in this format at wrong strengths; {cure}")
     return told
 

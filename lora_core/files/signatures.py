@@ -35,7 +35,8 @@ def signatures(metadata: Mapping[str, str]) -> dict[str, str]:
 
 def is_signature(key: str, value: str) -> bool:
     """By what its key says, or what its text is."""
-    if not _WORDS.isdisjoint(re.findall(r"[a-z0-9]+", re.sub(r"([a-z0-9])([A-Z])", r"\1 \2", key).lower())):
+    apart = re.sub(r"([a-z0-9])([A-Z])", r"\1 \2", key)
+    if not _WORDS.isdisjoint(re.findall(r"[a-z0-9]+", f"{key} {apart}".lower())):
         return True
     return not key.startswith(_OF_OTHERS) and bool(_WRITTEN.search(value))
 
