@@ -17,11 +17,8 @@ from torch import Tensor
 from ..low_rank import Decomposition, LowRank
 
 _SPARE = 16  # directions beyond the rank
-_FEWEST = 3  # blocks of directions before they can be enough
-_GAIN, _NOISE = (
-    2e-5,
-    2e-8,
-)  # what another block takes off the squared error at most when they are, of it and of the whole
+_FEWEST = 3  # blocks of directions, by which one sees how fast they lessen the error
+_REST, _NOISE = 1e-4, 2e-8  # what further blocks may take off the squared error, of it and of the whole
 
 
 @dataclass(frozen=True)
@@ -104,21 +101,26 @@ def _leading(wide: Tensor, start: Tensor, rank: int, pause: Callable[[], None]) 
     blocks: list[Tensor] = []
     images: list[Tensor] = []
     total, block = _norm(wide) ** 2, wide @ start
-    before = left = total
+    left = gain = total
     while (len(blocks) + 1) * start.shape[1] <= len(wide):
         blocks.append(_orthonormal(block, blocks))
         pause()
         images.append(wide.T @ blocks[-1])
         image = torch.cat(images, 1)
         gram = (image.T @ image).cpu().double()
-        if len(blocks) >= _FEWEST - 1:
-            before, left = left, total - float(torch.linalg.eigvalsh(gram)[-rank:].sum())
-        if len(blocks) >= _FEWEST and before - left <= _GAIN * left + _NOISE * total:
+        before, left = left, total - float(torch.linalg.eigvalsh(gram)[-rank:].sum())
+        last, gain = gain, before - left
+        if len(blocks) >= _FEWEST and _to_come(last, gain) <= _REST * left + _NOISE * total:
             chosen = torch.linalg.eigh(gram)[1][:, -start.shape[1] :]
             return torch.cat(blocks, 1).cpu().double() @ chosen, chosen.T @ image.cpu().double().T
         pause()
         block = wide @ images[-1]
     return None
+
+
+def _to_come(last: float, gain: float) -> float:
+    """All that follows two gains when each further one is less in the same proportion; in truth it is less still."""
+    return gain**2 / (last - gain) if gain < last else float("inf")
 
 
 def _orthonormal(block: Tensor, others: list[Tensor]) -> Tensor:
