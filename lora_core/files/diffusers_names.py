@@ -1,7 +1,8 @@
 """How diffusers calls the layers for which ComfyUI's own key maps have no such names, in some networks or in all.
 
 Files with these names are read and never written: ComfyUI's loaders would not apply them. diffusers' tables are in its
-`loaders/single_file_utils.py` (Wan, Lumina 2, Cosmos, Chroma, FLUX.2).
+`loaders/single_file_utils.py` (Wan, Lumina 2, Cosmos, Chroma, FLUX.2). Some networks it knows by ComfyUI's own names,
+too (its `loaders/lora_conversion_utils.py`), and those are written.
 """
 
 from __future__ import annotations
@@ -64,6 +65,20 @@ _FLUX_2: Rules = (
     (r"^(\w+_stream_modulation\w*)\.lin$", r"\1.linear"),
 )
 _RULES = {r"WAN2[12]_\w+": _WAN, "Lumina2": _LUMINA_2, "Anima": _ANIMA, "Chroma": _CHROMA, "Flux2": _FLUX_2}
+_OWN = {  # patterns of layers that diffusers reads as `diffusion_model.<own name>.lora_A.weight`, from 0.35 and 0.39 on
+    r"WAN2[12]_\w+": (
+        r"blocks\.\d+\.((self|cross)_attn\.([qkvo]|[kv]_img)|ffn\.[02])|(text|time)_embedding\.[02]|time_projection\.1"
+        r"|head\.head|img_emb\.proj\.[13]"
+    ),
+    "Anima": r".*",
+}
+
+
+def has_own_name(config_class: str, path: str) -> bool | None:
+    """Whether diffusers reads a layer by its path in ComfyUI's network; None for a class of which it reads none so."""
+    found = (layers for pattern, layers in _OWN.items() if re.fullmatch(pattern, config_class))
+    layers = next(found, None)
+    return None if layers is None else bool(re.fullmatch(layers, path))
 
 
 def rules_for(config_class: str) -> Rules:

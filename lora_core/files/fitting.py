@@ -8,7 +8,7 @@ from typing import Any
 
 from .label import without_picture_hashes
 from .lineage import MERGE, PARENTS, parents_of, without_headers, younger
-from .metadata import text_of
+from .metadata import frequency_text, text_of
 
 _PREVIEW = ("modelspec.thumbnail", "ssmd_cover_images")
 _TAGS = "ss_tag_frequency"
@@ -65,13 +65,16 @@ def _without_its_errors(told: Mapping[str, Any]) -> dict[str, Any]:
 def _fewer_tags(metadata: Mapping[str, str], size: Callable[[Mapping[str, str]], int], limit: int) -> tuple[str, int]:
     """`ss_tag_frequency` with the most frequent tags that fit, one at least, and the number of those that do not."""
     found = json.loads(metadata[_TAGS])
-    tags = sorted(((n, folder, tag) for folder, each in found.items() for tag, n in each.items()), reverse=True)
+    tags = sorted(
+        ((folder, tag, n) for folder, each in found.items() for tag, n in each.items()), key=lambda tag: -tag[2]
+    )
+    trigger = metadata.get("modelspec.trigger_phrase", "")
 
     def text(count: int) -> str:
         few: dict[str, dict[str, int]] = {}
-        for number, folder, tag in tags[:count]:
+        for folder, tag, number in tags[:count]:
             few.setdefault(folder, {})[tag] = number
-        return text_of(few)
+        return frequency_text(few, trigger)
 
     fewest, most = 1, len(tags)
     while fewest < most:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from math import isfinite, prod
 from pathlib import Path
@@ -19,7 +19,7 @@ from torch import Tensor
 from ..adapter import Adapter
 from ..kinds import Correction, Difference, DoRA, Padded
 from ..low_rank import LowRank
-from . import guard, layers, reader, spelling, strength
+from . import guard, layers, one_rank, reader, spelling, strength
 from .conversions import converted
 from .faults import UnsupportedWeightsError, quote, refuse
 
@@ -43,6 +43,12 @@ class FileLayer(NamedTuple):
     name: str
     rows: tuple[int, int] | None = None
     reorder: Callable[[Tensor], Tensor] | None = None
+
+
+class _Piece(NamedTuple):
+    target: FileLayer
+    layer: LowRank
+    magnitude: Tensor | None
 
 
 def read(path: str | os.PathLike[str]) -> Adapter:
@@ -87,7 +93,8 @@ def encode(
     `names` says where a layer goes, under its own name by default. `native` and `kohya` write
     `.lora_down.weight`, `.lora_up.weight` and `.alpha`; `peft` writes `.lora_A.weight` and `.lora_B.weight` (for a
     UNet what diffusers wrote before PEFT) with the scaling folded into B. A rank above what the weight can have is cut
-    without loss, and where one factor does not suit fp16 both are balanced by powers of two. Of other kinds DoRA per
+    without loss, and where one factor does not suit fp16 both are balanced by powers of two. Layers that must be alike
+    for a reader to get their strengths right are filled up with zeros, see `one_rank`. Of other kinds DoRA per
     row can be written: as `dora_scale`, with magnitudes relative to W's norms, or for `peft` as
     `lora_magnitude_vector`, relative to those of the sum (`DoRA.relative_to`); always in fp32. Raises ValueError when
     a value does not fit `dtype`, and for other kinds.
@@ -103,23 +110,42 @@ def encode(
                 part = values if target.rows is None else values.narrow(0, *target.rows)
                 key = _vector_key(target.name)
                 tensors[key] = _cast(key, target.reorder(part) if target.reorder else part, dtype)
-        for name, (layer, magnitude) in _writable(adapter, style, vectors).items():
-            for target in (names or {}).get(name, (FileLayer(name),)):
-                part = layer if target.rows is None else layer.rows(*target.rows)
-                part = replace(part, lora_B=target.reorder(part.lora_B)) if target.reorder else part
-                target = target if before_peft or style != "peft" else target._replace(name=_since_peft(target.name))
-                written = _factors(target.name, _feasible(part), style, before_peft, dtype)
-                if magnitude is not None:
-                    written |= _magnitudes(target, magnitude, layer.kernel, style)
-                for key, tensor in written.items():
-                    if key in tensors:
-                        raise ValueError(f"two layers would be written as {key!r}; give each its own name")
-                    tensors[key] = _cast(key, tensor, torch.float32 if key.endswith(_MAGNITUDES) else dtype)
+        pieces = list(_pieces(adapter, style, names, vectors))
+        ranks = one_rank.common_ranks(style, ((piece.target.name, piece.layer) for piece in pieces))
+        for target, layer, magnitude in pieces:
+            rank = ranks.get(one_rank.network_of(style, target.name), 0)
+            part = one_rank.filled(_feasible(layer), rank)
+            part = replace(part, lora_B=target.reorder(part.lora_B)) if target.reorder else part
+            target = target if before_peft or style != "peft" else target._replace(name=_since_peft(target.name))
+            written = _factors(target.name, part, style, before_peft, dtype)
+            if magnitude is not None:
+                written |= _magnitudes(target, magnitude, layer.kernel, style)
+            for key, tensor in written.items():
+                if key in tensors:
+                    raise ValueError(f"two layers would be written as {key!r}; give each its own name")
+                tensors[key] = _cast(key, tensor, torch.float32 if key.endswith(_MAGNITUDES) else dtype)
     return tensors
+
+
+def zeros(adapter: Adapter, style: Style, names: Mapping[str, Sequence[FileLayer]] | None = None) -> int:
+    """How many numbers `encode` adds so that layers are alike."""
+    pieces = list(_pieces(adapter, style, names, _vectors(adapter, style)))
+    ranks = one_rank.common_ranks(style, ((piece.target.name, piece.layer) for piece in pieces))
+    found = ((piece.layer, ranks.get(one_rank.network_of(style, piece.target.name), 0)) for piece in pieces)
+    return sum(one_rank.zeros(layer, rank) for layer, rank in found)
 
 
 def _numbers_info(numbers: list[int]) -> layers.TensorInfo:
     return layers.TensorInfo("I64", (len(numbers),))
+
+
+def _pieces(
+    adapter: Adapter, style: Style, names: Mapping[str, Sequence[FileLayer]] | None, apart: Container[str]
+) -> Iterator[_Piece]:
+    """Every layer of the file, but for what goes `apart`."""
+    for name, (layer, magnitude) in _writable(adapter, style, apart).items():
+        for target in (names or {}).get(name, (FileLayer(name),)):
+            yield _Piece(target, layer if target.rows is None else layer.rows(*target.rows), magnitude)
 
 
 def _vectors(adapter: Adapter, style: Style) -> dict[str, Tensor]:
@@ -241,18 +267,18 @@ def _factor(tensor: Tensor) -> Tensor:
 
 
 def _feasible(layer: LowRank) -> LowRank:
-    limit = min(layer.lora_B.shape[0], layer.lora_A.shape[1])
-    return layer if layer.rank <= limit else layer.truncate(rank=limit)
+    rank = one_rank.possible_rank(layer)
+    return layer if layer.rank == rank else layer.truncate(rank=rank)
 
 
 def _factors(
     name: str, layer: LowRank, style: Style, before_peft: bool, dtype: torch.dtype
 ) -> dict[str, Tensor]:  # fmt: skip
     if style == "peft":
-        suffixes, layer = _peft_spelling(name) if before_peft else spelling.PEFT, _unscaled(layer)
+        suffixes, layer = _peft_spelling(name) if before_peft else spelling.PEFT, one_rank.unscaled(layer)
     else:
         suffixes = spelling.KOHYA
-        layer = layer if 1e-6 < abs(layer.alpha) <= layers.MAX_ALPHA else _unscaled(layer)
+        layer = layer if 1e-6 < abs(layer.alpha) <= layers.MAX_ALPHA else one_rank.unscaled(layer)
     layer = _balanced(layer) if dtype == torch.float16 else layer
     ones = (1,) * len(layer.kernel)
     factors = {
@@ -288,12 +314,6 @@ def _balanced(layer: LowRank) -> LowRank:
     factor = torch.exp2((sizes[1] / sizes[0]).log2().div(2).round()).nan_to_num(1.0, 1.0, 1.0)
     factor[sizes.amin(0) == 0] = 1.0
     return replace(layer, lora_A=down * factor[:, None], lora_B=up / factor)
-
-
-def _unscaled(layer: LowRank) -> LowRank:
-    """The same correction with alpha = rank."""
-    scaled = layer.lora_B.to(torch.promote_types(layer.lora_B.dtype, torch.float32)) * layer.scaling
-    return replace(layer, lora_B=scaled, alpha=float(layer.rank))
 
 
 def _cast(key: str, tensor: Tensor, dtype: torch.dtype) -> Tensor:

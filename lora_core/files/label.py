@@ -7,9 +7,9 @@ from base64 import b64encode
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from .metadata import SETTINGS, text_of, trigger_frequency
+from .metadata import SETTINGS, frequency_text, text_of, trigger_datasets
 
-_PRIVATE = ("ss_tag_frequency", "ss_dataset_dirs", "ss_reg_dataset_dirs")
+_PRIVATE = ("ss_tag_frequency", "ss_dataset_dirs", "ss_reg_dataset_dirs", "ss_datasets")
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,8 @@ def redacted(metadata: Mapping[str, str]) -> dict[str, str]:
     hash made of a picture or caption. How many pictures there were, and of which sizes, stays."""
     kept = {key: value for key, value in metadata.items() if key not in _PRIVATE}
     if trigger := kept.get("modelspec.trigger_phrase"):
-        kept["ss_tag_frequency"] = text_of(trigger_frequency(trigger))
+        kept["ss_tag_frequency"] = frequency_text({}, trigger)
+        kept["ss_datasets"] = text_of(trigger_datasets(trigger))
     if SETTINGS in kept:
         kept[SETTINGS] = _without(kept[SETTINGS], "pictures", "fingerprint")
     return kept

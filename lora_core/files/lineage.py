@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from .rights import Rights, intersection, rights_of
+from .signatures import is_hash_of_the_file, is_signature, signatures
 from .words import trigger_words, unique
 
 PARENTS, MERGE, RIGHTS = "lora_loom.parents", "lora_loom.merge", "lora_loom.rights"
@@ -20,13 +21,15 @@ _OF_THE_FILE = ("sshs_model_hash", "sshs_legacy_hash", "modelspec.hash_sha256", 
 _OF_THE_NETWORK = ("ss_network_module", "ss_network_args", "ss_network_dim", "ss_network_alpha")
 _OF_PICTURES = ("ss_tag_frequency", "ss_dataset_dirs", "ss_reg_dataset_dirs", "ss_bucket_info", "ss_datasets")
 _LONG = 300  # characters of a header's text that is not repeated for a parent
+_SIGNED = 16  # signatures of a parent that are noted
 
 
 @dataclass(frozen=True)
 class Parent:
     """`sha256` is that of the data section of its file where `hash_of` is empty; `adapter` is what was in memory, which
     Save LoRA notes as `lora_loom.content_hash` of the file it writes, `file` a whole file. `parents` are its own.
-    `header` is what else its header said in short texts, but of pictures and folders.
+    `header` is what else its header said in short texts, but of pictures and folders; `signatures` are the sha256 of
+    those it carried, by their keys: what is made of it cannot carry them.
     """
 
     name: str
@@ -41,6 +44,7 @@ class Parent:
     blocks: str = ""
     hash_of: str = ""
     header: Mapping[str, str] = field(default_factory=dict)
+    signatures: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
     def of(
@@ -53,6 +57,7 @@ class Parent:
             metadata.get("modelspec.author", ""), metadata.get("modelspec.license", ""),
             ", ".join(trigger_words(metadata)), metadata.get("modelspec.base_model", ""),
             parents_of(metadata), hash_of=hash_of, header=_header(metadata),
+            signatures=dict(list(signatures(metadata).items())[:_SIGNED]),
         )  # fmt: skip
 
     def described(self) -> dict[str, Any]:
@@ -70,7 +75,10 @@ def parents_of(metadata: Mapping[str, str]) -> list[Any]:
 
 def inherited(metadata: Mapping[str, str]) -> dict[str, str]:
     """Of a header, what stays true of a LoRA that is made of this one alone."""
-    return {key: value for key, value in metadata.items() if key not in (*_OF_THE_FILE, *_OF_THE_NETWORK)}
+    return {
+        key: value for key, value in metadata.items()
+        if not (key in (*_OF_THE_FILE, *_OF_THE_NETWORK) or is_signature(key, value) or is_hash_of_the_file(key))
+    }  # fmt: skip
 
 
 def losses(error: float, errors: Mapping[str, float]) -> dict[str, Any]:
@@ -103,6 +111,7 @@ def _header(metadata: Mapping[str, str]) -> dict[str, str]:
     return {
         key: value for key, value in metadata.items()
         if key.startswith(("ss_", "modelspec.")) and key not in (*told, *_OF_THE_FILE) and len(value) <= _LONG
+        and not is_signature(key, value)
     }  # fmt: skip
 
 

@@ -28,7 +28,8 @@ class Facts:
     `base_version` sd-scripts' (`sd_v1`, `sdxl_base_v1-0`, `flux1`), `base_name` the file, `base_hash` its sha256 and
     `base_part_hash` its AutoV1. `resolution` is (width, height). `buckets` ({(width, height): count}, repeats
     included), `dataset_dirs` and, for class images, `class_dirs` ({folder: (repeats, pictures)}) and `tag_frequency`
-    ({folder: {tag: count}}) tell about the training data; `label.redacted` takes out what has folders again.
+    ({folder: {tag: count}}) tell about the training data, `folder_triggers` the words of each folder where it has some;
+    `label.redacted` takes out what has folders again.
     `settings` is the text of `training.settings`; `made_by` tells how it was made of `merged_from`.
     """
 
@@ -66,6 +67,7 @@ class Facts:
     tag_frequency: Mapping[str, Mapping[str, int]] | None = None
     dataset_dirs: Mapping[str, tuple[int, int]] | None = None
     class_dirs: Mapping[str, tuple[int, int]] | None = None
+    folder_triggers: Mapping[str, str] | None = None
     settings: str = ""
     merged_from: tuple[Parent, ...] = ()
     made_by: Mapping[str, Any] | None = None
@@ -78,7 +80,7 @@ def build(facts: Facts, adapter: Adapter) -> dict[str, str]:
         "format": "pt", **_modelspec(facts), **_kohya(facts), **_data(facts), **_network(facts, adapter),
         **_lineage(facts), SETTINGS: facts.settings,
     }  # fmt: skip
-    return {key: text_of(value) for key, value in sorted(found.items()) if value not in (None, "", (), {})}
+    return {key: text_of(value) for key, value in sorted(found.items()) if value not in (None, "", (), {}, [])}
 
 
 def _modelspec(facts: Facts) -> dict[str, Any]:
@@ -132,9 +134,9 @@ def _kohya(facts: Facts) -> dict[str, Any]:
 
 def _data(facts: Facts) -> dict[str, Any]:
     """The training data as sd-scripts counts it: a picture counts as often as it is repeated."""
-    tags = {"ss_tag_frequency": facts.tag_frequency or trigger_frequency(facts.trigger)}
+    tags = {"ss_tag_frequency": frequency_text(facts.tag_frequency or {}, facts.trigger)}
     if not facts.buckets:
-        return tags
+        return tags | {"ss_datasets": trigger_datasets(facts.trigger)}
     counts = facts.buckets.values()
     batches = sum(ceil(count / (facts.batch_size or 1)) for count in counts)
     return tags | {
@@ -152,7 +154,45 @@ def _data(facts: Facts) -> dict[str, Any]:
         },
         "ss_dataset_dirs": _dirs(facts.dataset_dirs),
         "ss_reg_dataset_dirs": _dirs(facts.class_dirs),
+        "ss_datasets": _datasets(facts),
     }
+
+
+def _datasets(facts: Facts) -> list[dict[str, Any]]:
+    """As sd-scripts writes it of a data set with subsets. Lora-Manager takes the first one's `class_tokens` for the
+    LoRA's words, so those with a trigger go first."""
+    words, folders = facts.folder_triggers or {}, [(False, facts.dataset_dirs), (True, facts.class_dirs)]
+    subsets = [
+        {"image_dir": name, "num_repeats": repeats, "img_count": count, "is_reg": is_reg,
+         "class_tokens": words.get(name) or (None if is_reg or words else facts.trigger or None)}
+        for is_reg, found in folders for name, (repeats, count) in (found or {}).items()
+    ]  # fmt: skip
+    if not subsets:
+        return trigger_datasets(facts.trigger)
+    told = {"subsets": sorted(subsets, key=lambda each: not each["class_tokens"])}
+    return [told | ({"resolution": list(facts.resolution)} if facts.resolution else {})]
+
+
+def trigger_datasets(trigger: str) -> list[dict[str, Any]]:
+    """`ss_datasets` that tells nothing but the trigger."""
+    return [{"subsets": [{"class_tokens": trigger.strip()}]}] if trigger.strip() else []
+
+
+def frequency_text(frequency: Mapping[str, Mapping[str, int]], trigger: str = "") -> str:
+    """`ss_tag_frequency`, most frequent first. Readers go by counts and leave equals as they stand: so a trigger that
+    all captions have stands before the other tags that all of them have."""
+    if not frequency:
+        frequency = trigger_frequency(trigger)
+    words = _words(trigger)
+    ordered = {
+        folder: dict(sorted(tags.items(), key=lambda tag: (-tag[1], tag[0] not in words, tag[0])))
+        for folder, tags in sorted(frequency.items())
+    }
+    return json.dumps(ordered, ensure_ascii=False) if ordered else ""
+
+
+def _words(trigger: str) -> list[str]:
+    return [word.strip() for word in trigger.split(",") if word.strip()]
 
 
 def _dirs(found: Mapping[str, tuple[int, int]] | None) -> dict[str, dict[str, int]]:
@@ -166,7 +206,7 @@ def _epochs(steps: int | None, facts: Facts, batches: int) -> int | None:
 def trigger_frequency(trigger: str) -> dict[str, dict[str, int]]:
     """Readers list the words of ss_tag_frequency as a LoRA's words; triggers alone, separated by commas, tell nothing
     else."""
-    words = [word.strip() for word in trigger.split(",") if word.strip()]
+    words = _words(trigger)
     return {"trigger": dict.fromkeys(words, 1)} if words else {}
 
 
@@ -210,6 +250,6 @@ def _lineage(facts: Facts) -> dict[str, Any]:
 
 
 def text_of(value: Any) -> str:
-    if isinstance(value, Mapping):
+    if isinstance(value, (Mapping, list)):
         return json.dumps(value, sort_keys=True, ensure_ascii=False)
     return str(value)

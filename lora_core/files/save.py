@@ -21,13 +21,14 @@ MAX_HEADER = 2**20  # ComfyUI shows no metadata of a larger header
 @dataclass(frozen=True)
 class SavedFile:
     """`file_sha256` covers the whole file, `model_hash` its data section; `size` in bytes. `left_out` names what the
-    header had no room for."""
+    header had no room for, `filled` bytes are zeros that make layers alike (see `one_rank`)."""
 
     path: Path
     size: int
     file_sha256: str
     model_hash: str
     left_out: tuple[str, ...] = ()
+    filled: int = 0
 
 
 def save(

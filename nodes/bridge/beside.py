@@ -38,6 +38,11 @@ def content(patcher) -> list[str]:
     return [*(each.content() for each in ours), *foreign]
 
 
+def contents(patcher) -> list[str]:
+    """Texts that tell apart what our stacks hang beside the layers of a MODEL or CLIP."""
+    return [each.content() for each in _owners(patcher)[0]]
+
+
 def _owners(patcher) -> tuple[list[Beside], list[str]]:
     owners = [(key, getattr(each.inject, "__self__", None)) for key, own in patcher.injections.items() for each in own]
     return [owner for _, owner in owners if isinstance(owner, Beside)], [

@@ -15,14 +15,14 @@ import torch
 from torch import Tensor
 
 from ...lora_core.adapter import TEXT_PREFIX, Adapter
-from ...lora_core.files import formats, save
+from ...lora_core.files import formats, readers, save
 from ...lora_core.files.hashes import content_hash
 from ...lora_core.files.label import Label, labelled
 from ...lora_core.files.lineage import CONTENT
 from ...lora_core.kinds import Correction, DoRA
 from ...lora_core.low_rank import LowRank
 from .folders import file_for, loras_folder
-from .keys import NameTable
+from .keys import NameTable, names_of
 from .progress import Progress
 from .weights import key_of, weight_of
 
@@ -65,11 +65,21 @@ def save_adapter(
     progress = Progress(len(adapter.layers) + len(adapter.others))
     saved, proof = save_proven(adapter, path, STYLES[style], DTYPES[dtype], model, clip, progress.update)
     report = f"{path.name}: {saved.size / 1e6:.2f} MB, {style}, {dtype}, AutoV3 {saved.model_hash[:12]}\n{proof}"
+    report += "".join(f"\n{note}" for note in _notes(adapter, STYLES[style], saved, model, clip))
     report += "".join(f"\nno room in the header for {what}" for what in saved.left_out)
     if beside and label.thumbnail:
         report += "\n" + _put_beside(path, label.thumbnail, overwrite)
     log.info(report)
     return str(path.relative_to(loras_folder())), report
+
+
+def _notes(adapter: Adapter, style: str, saved: save.SavedFile, model, clip) -> list[str]:
+    """What diffusers makes of the file, and what it cost to be right there."""
+    told, table = readers.filling(style, saved.filled, saved.size), names_of(model, clip)
+    if style == "peft":
+        return told
+    cure = readers.cure_of(table.unnamed("peft", [*adapter.layers, *adapter.others]))
+    return told + readers.notes(table.config_class, style, adapter, cure)
 
 
 def _put_beside(path: Path, thumbnail: bytes, overwrite: bool) -> str:
@@ -91,8 +101,11 @@ def save_proven(
         raise ValueError(f"{text} of the {len(names)} layers are the text encoder's; connect CLIP to save them")
     table = NameTable(model, clip)
     of_sum = style == "peft" and adapter.others  # DoRA that ComfyUI's loader does not read
+    if of_sum:
+        readers.check_dora(table.config_class, table.family.name)
     written = replace(adapter, others=_others_of_sum(adapter, model, clip)) if of_sum else adapter
-    tensors = formats.encode(written, style, table.file_names(style, names), dtype)
+    spelled = table.file_names(style, names)
+    tensors, zeros = formats.encode(written, style, spelled, dtype), formats.zeros(written, style, spelled)
     unproven = path.with_name(f".{path.stem}.unproven.safetensors")
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
@@ -101,7 +114,7 @@ def save_proven(
         os.replace(unproven, path)
     finally:
         unproven.unlink(missing_ok=True)
-    return replace(saved, path=path), proof
+    return replace(saved, path=path, filled=zeros * dtype.itemsize), proof
 
 
 def prove(path: Path, adapter: Adapter, dtype: torch.dtype, model, clip=None, tick=lambda _: None) -> Proof:

@@ -20,6 +20,7 @@ from ...lora_core.training.dataset import Dataset, Example
 from ...lora_core.training.settings import Settings
 from ...lora_core.training.tags import sets_by_folder, tag_frequency
 from ...lora_core.version import VERSION
+from .carried import carried
 from .denoiser import prediction_type
 from .keys import family_of
 from .origin import file_name, files_of, known_hash
@@ -43,12 +44,14 @@ def run_facts(sources: Sources, recipe: Recipe, run: Run, progress: Progress, le
     there, start = os.path.isfile(path), sources.start
     begins = {"continue_from": start.described()} if start else {}
     base_hash = known_hash(path, progress) if there else ""
+    loras = carried(model, sources.clip)
     settings = Settings(
         recipe,
         dataset=_data_set(dataset, sets_by_folder(dataset).values()),
         base={
             "family": family.name, "sha256": base_hash, "dtype": str(model.model_dtype()),
             "patches": len(model.patches), "clip_layer": skipped, **begins,
+            **({"loras": loras} if loras else {}),
             "files": {
                 part: [file_name(each) for each in files_of(getattr(sources, part))]
                 for part in ("model", "clip", "vae", "prior_vae")
@@ -78,6 +81,7 @@ def run_facts(sources: Sources, recipe: Recipe, run: Run, progress: Progress, le
         tag_frequency={name: tag_frequency(members) for name, members in concept.items()},
         dataset_dirs={name: _counted(members) for name, members in concept.items()},
         class_dirs={name: _counted(members) for name, members in sets.items() if name not in concept},
+        folder_triggers={name: members[0].group.trigger for name, members in sets.items() if members[0].group.trigger},
         settings=settings.to_json(), continued_from=start and start.parent,
     )  # fmt: skip
 

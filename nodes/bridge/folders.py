@@ -7,7 +7,7 @@ from pathlib import Path
 
 import folder_paths
 
-from ...lora_core.files.names import alike, matching, safe_path
+from ...lora_core.files.names import alike, filled_in, matching, safe_name, safe_path
 from ...lora_core.rows import NONE
 
 
@@ -87,12 +87,12 @@ def file_for(template: str, values: dict[str, object], overwrite: bool) -> Path:
     """A new file in the first loras folder, named by the template with `%date%` and the given placeholders filled in.
 
     A name that is taken gets the first free number (`name_0002`) unless `overwrite`. Raises ValueError for a name that
-    leaves the folder.
+    was typed to leave the folder; what fills a placeholder never does, see `filled_in`. Links among the folders are
+    their owner's, and followed.
     """
-    for key, value in {"date": date.today().isoformat(), **values}.items():
-        template = template.replace(f"%{key}%", str(value))
-    path, number = safe_path(loras_folder(), f"{template}.safetensors"), 1
+    name = filled_in(template, {"date": date.today().isoformat(), **values})
+    path, number = loras_folder() / safe_name(f"{name}.safetensors"), 1
     while path.exists() and not overwrite:
         number += 1
-        path = safe_path(loras_folder(), f"{template}_{number:04d}.safetensors")
+        path = loras_folder() / safe_name(f"{name}_{number:04d}.safetensors")
     return path

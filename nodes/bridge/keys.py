@@ -58,6 +58,7 @@ class NameTable:
     def __init__(self, model, clip=None):
         self._resolved: WeakKeyDictionary[Adapter, Resolved] = WeakKeyDictionary()
         self.family = family_of(model)
+        self.config_class = type(model.model.model_config).__name__
         self.shapes = _shapes(model.model, "diffusion_model.", "")
         self.parameters = _parameters(model.model, "diffusion_model.", "")
         self.targets = {
@@ -76,7 +77,7 @@ class NameTable:
         }
         self.targets |= {f"{name}.0": t for name, t in self.targets.items() if name.endswith(".to_out")}
         self.targets |= {name: self._fitted(t) for name, t in self.targets.items() if t.rows}
-        self.targets |= self._names_of_diffusers(type(model.model.model_config).__name__)
+        self.targets |= self._names_of_diffusers(self.config_class)
         self.has_text = clip is not None
 
     def resolve(self, adapter: Adapter, source: str) -> Resolved:
@@ -120,16 +121,8 @@ class NameTable:
         """The names under which a file of that style holds each layer. Raises ValueError when the style has none."""
         if style == "native":
             return {layer: [FileLayer(layer, None)] for layer in layers}
-        spelled: dict[str, list[FileLayer]] = {}
-        for name in self.written:
-            target = self.targets[name]
-            if _speaks(style, name) and not re.search(self.family.foreign, name):
-                spelled.setdefault(target.layer, []).append(FileLayer(name, target.rows, target.reorder))
-        for layer in (layer for layer in layers if layer.endswith(".bias")):
-            beside = spelled.get(layer.removesuffix(".bias"), ())
-            spelled[layer] = [file._replace(name=f"{file.name}.bias") for file in beside]
-        missing = [layer for layer in layers if not spelled.get(layer)]
-        if missing:
+        spelled = self._spelled(style, layers)
+        if missing := [layer for layer in layers if not spelled.get(layer)]:
             kind = "diffusers" if style == "peft" else style
             raise ValueError(
                 f"{self.family.name} has no {kind} name for {len(missing)} of {len(layers)} layers, "
@@ -137,6 +130,34 @@ class NameTable:
             )
         numbered = any(name.startswith("lora_te2_") for name in self.targets)
         return {layer: _preferred(style, layer, spelled[layer], numbered) for layer in layers}
+
+    def unnamed(self, style: str, layers: Sequence[str]) -> list[str]:
+        """The layers that a file of that style cannot hold."""
+        spelled = self._spelled(style, layers)
+        return [layer for layer in layers if not spelled.get(layer)]
+
+    def _spelled(self, style: str, layers: Sequence[str]) -> dict[str, list[FileLayer]]:
+        """Every name that means a layer in the style, in any number for each."""
+        spelled: dict[str, list[FileLayer]] = {}
+        for name in self.written:
+            target = self.targets[name]
+            if _speaks(style, name) and not re.search(self.family.foreign, name):
+                spelled.setdefault(target.layer, []).append(FileLayer(name, target.rows, target.reorder))
+        if style == "peft":
+            spelled |= self._own_names(layers)
+        for layer in (layer for layer in layers if layer.endswith(".bias")):
+            beside = spelled.get(layer.removesuffix(".bias"), ())
+            spelled[layer] = [file._replace(name=f"{file.name}.bias") for file in beside]
+        return spelled
+
+    def _own_names(self, layers: Sequence[str]) -> dict[str, list[FileLayer]]:
+        """Of a network that diffusers knows by ComfyUI's own names; none for a layer that it passes over."""
+        inside = [layer for layer in layers if layer.startswith("diffusion_model.")]
+        known = {
+            layer: diffusers_names.has_own_name(self.config_class, layer.removeprefix("diffusion_model."))
+            for layer in inside
+        }
+        return {layer: [FileLayer(layer)] if known[layer] else [] for layer in inside if known[layer] is not None}
 
     def _names_of_diffusers(self, config_class: str) -> dict[str, Target]:
         """Where ComfyUI has none, or not all."""

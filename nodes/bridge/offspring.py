@@ -35,7 +35,10 @@ def described(
         trigger=lineage.triggers(parents), tag_frequency=lineage.tags(headers), merged_from=tuple(parents),
         made_by=made_by,
     )  # fmt: skip
-    return Adapter(layers, {**before, **metadata.build(facts, made)})
+    told = metadata.build(facts, made)
+    if "ss_datasets" in before:  # which says more than the trigger that is told of it here
+        told.pop("ss_datasets", None)
+    return Adapter(layers, {**before, **told})
 
 
 def _common(names: Iterable[str]) -> str:

@@ -23,6 +23,7 @@ from ...lora_core.training.start import Start
 from ...lora_core.training.targets import summary, weight_shape
 from . import beside, previews
 from .cache import tidy
+from .carried import carried, in_words
 from .checks import check_conditioning, check_connected, check_objective, warnings
 from .denoiser import prediction_type
 from .encoding import check_sizes, encode_captions, encode_images
@@ -108,6 +109,10 @@ def identity(recipe: Recipe, sources: Sources, base: str, pictures: Pictures) ->
     skip = sources.clip.layer_idx
     choices += [recipe.text, skip] if recipe.text or skip is not None else []
     choices += [sources.start.identity()] if sources.start else []
+    loras = [
+        {key: value for key, value in each.items() if key != "name"} for each in carried(sources.model, sources.clip)
+    ]
+    choices += [{"loras": loras}] if loras else []
     return fingerprint(*choices, *([pictures.held] if pictures.held else []))
 
 
@@ -120,9 +125,11 @@ def settings(recipe: Recipe, sources: Sources, base: str, pictures: Pictures) ->
     data = {"pictures": dataset.num_pictures(), "px": dataset.resolution, "hash": dataset.fingerprint()}
     data |= {"held out": len(pictures.held)} if pictures.held else {}
     begins = {"continue_from": sources.start.described()} if sources.start else {}
+    below = in_words(carried(sources.model, sources.clip))
     return {
         "lora": asdict(recipe.lora), "train": asdict(recipe.train), "text": text, "preserve": list(recipe.preserve),
         "dataset": data, "model": {"family": family, "hash": base}, **begins,
+        **({"LoRAs below": below} if below else {}),
     }  # fmt: skip
 
 

@@ -104,3 +104,18 @@ def test_patterns_that_hit_nothing_are_told_what_there_is():
         Pick.of("atn", "").check(NAMES)
     with pytest.raises(ValueError, match="keep and drop leave nothing of 4 layers"):
         Pick.of("attn", "blocks").check(NAMES)
+
+
+@pytest.mark.parametrize(("shape", "rank"), [((320, 320), 32), ((400, 700), 32), ((700, 400), 16), ((900, 900), 8)])
+@pytest.mark.parametrize("spectrum", ["noise", "even", "step"])
+def test_flat_spectra_are_cut_at_the_optimum_to_four_digits(shape, rank, spectrum):
+    whole = torch.randn(*shape, generator=torch.Generator().manual_seed(3))
+    if spectrum != "noise":
+        left, sigma, right = torch.linalg.svd(whole, full_matrices=False)
+        sigma = (
+            torch.linspace(1.0, 0.9, len(sigma)) if spectrum == "even" else (torch.arange(len(sigma)) < 4 * rank) + 0.5
+        )
+        whole = left * sigma @ right
+    sigma = torch.linalg.svdvals(whole.double())
+    least = float(sigma[rank:].norm() / sigma.norm())
+    assert extract(whole.clone(), rank, 1.0, "w").error <= 1.00005 * least

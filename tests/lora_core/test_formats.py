@@ -285,3 +285,61 @@ def test_a_rank_that_cannot_be_is_cut_without_loss(style: formats.Style):
     again = formats.decode(formats.encode(Adapter({"x": wide}), style, dtype=torch.float32)).layers["x"]
     assert wide.rank == 24 and again.rank <= 16
     assert close(again.delta_weight(), wide.delta_weight())
+
+
+# ---- layers that must be alike ---------------------------------------------------------------------------------------
+
+
+def three_ranks(*names: str) -> Adapter:
+    layers = (LowRank(randn(rank, 16, seed=rank), randn(24, rank), 0.5 * rank + 1) for rank in (2, 8, 4))
+    return Adapter(dict(zip(names, layers, strict=True)))
+
+
+@pytest.mark.parametrize(
+    ("style", "names", "filled"),
+    [
+        ("peft", ("transformer.a", "transformer.b", "transformer.c"), (8, 8, 8)),
+        ("peft", ("unet.a", "unet.b", "text_encoder.c"), (8, 8, 4)),
+        ("peft", ("text_encoder.a", "text_encoder_2.b", "text_encoder_2.c"), (2, 8, 8)),
+        ("kohya", ("lora_unet_a", "lora_te_b", "lora_te_c"), (2, 8, 8)),
+        ("kohya", ("lora_te1_a", "lora_te2_b", "lora_te2_c"), (2, 8, 8)),
+        ("kohya", ("lora_unet_a", "lora_unet_b", "lora_unet_c"), (2, 8, 4)),
+        ("native", ("x.a", "x.b", "x.c"), (2, 8, 4)),
+    ],
+)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_each_network_gets_one_rank_where_readers_know_but_one(style, names, filled, dtype):
+    ours = three_ranks(*names)
+    tensors = formats.encode(ours, style, None, dtype)
+    again = formats.decode(tensors)
+    for (name, layer), rank in zip(ours.layers.items(), filled, strict=True):
+        assert again.layers[name].rank == rank
+        assert close(
+            again.layers[name].to(torch.float32).delta_weight(),
+            layer.delta_weight(),
+            1e-3 if dtype != torch.float32 else 1e-6,
+        )
+        if style == "kohya" and rank != layer.rank:
+            assert float(tensors[f"{name}.alpha"]) == rank
+    added = sum((rank - layer.rank) * 40 for layer, rank in zip(ours.layers.values(), filled, strict=True))
+    assert formats.zeros(ours, style) == added
+    assert sum(tensor.numel() for tensor in tensors.values() if tensor.ndim) == ours.num_parameters() + added
+
+
+def test_alphas_of_text_layers_are_made_one_where_only_they_differ():
+    ours = Adapter({f"lora_te_{part}": linear(alpha=alpha) for part, alpha in (("a", 1.0), ("b", 3.0))})
+    tensors = formats.encode(ours, "kohya", None, torch.float32)
+    assert [float(tensors[f"lora_te_{part}.alpha"]) for part in "ab"] == [4.0, 4.0] and formats.zeros(
+        ours, "kohya"
+    ) == 0
+    for name, layer in formats.decode(tensors).layers.items():
+        assert close(layer.delta_weight(), ours.layers[name].delta_weight())
+
+
+def test_a_small_weight_does_not_make_ranks_differ():
+    """One rank on all: the weight that can have less gets the others' rank, too."""
+    ours = Adapter({"unet.a": linear(rank=12), "unet.conv_in": linear(rank=12, out=8, columns=36, kernel=(3, 3))})
+    again = formats.decode(formats.encode(ours, "peft", None, torch.float32))
+    assert {layer.rank for layer in again.layers.values()} == {12}
+    for name, layer in again.layers.items():
+        assert close(layer.delta_weight(), ours.layers[name].delta_weight())

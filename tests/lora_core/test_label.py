@@ -113,6 +113,7 @@ def test_redacted_tells_nothing_of_captions_and_pictures():
     kept = redacted(found)
     assert not any(word in str(kept) for word in ("jane", "a" * 16, "b" * 16, "f" * 16))
     assert json.loads(kept["ss_tag_frequency"]) == {"trigger": {"sks": 1}}
+    assert json.loads(kept["ss_datasets"]) == [{"subsets": [{"class_tokens": "sks"}]}]
     assert kept["ss_num_train_images"] == "2" and "ss_dataset_dirs" not in kept
     assert Settings.from_json(kept[SETTINGS]).recipe == RECIPE
     assert labelled(found, Label(redact=True)) == kept

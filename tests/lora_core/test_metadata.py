@@ -152,3 +152,53 @@ def test_the_guard_accepts_what_we_write(tmp_path: Path):
     found = metadata.build(replace(FACTS, title="\u00e9\n\u65e5"), adapter(4))
     saved = save.save(tmp_path / "x.safetensors", tensors, found)
     assert guard.inspect(saved.path).metadata["modelspec.title"] == "\u00e9\n\u65e5"
+
+
+# -- the trigger, where others look ------------------------------------------------------------------------------------
+
+
+def words_of_lora_manager(found: dict[str, str]) -> tuple[list[str], str | None]:
+    """Tags of the first folder, most frequent first, and the class tokens of the first subset."""
+    subsets = json.loads(found.get("ss_datasets", "[{}]"))[0].get("subsets") or [{}]
+    tags = next(iter(json.loads(found["ss_tag_frequency"]).values()))
+    return sorted(tags, key=lambda tag: tags[tag], reverse=True), subsets[0].get("class_tokens")
+
+
+def tags_of_a1111(found: dict[str, str]) -> list[str]:
+    """Of all folders together, most frequent first."""
+    counts: dict[str, int] = {}
+    for folder in json.loads(found["ss_tag_frequency"]).values():
+        for tag, count in folder.items():
+            counts[tag] = counts.get(tag, 0) + count
+    return sorted(counts, key=lambda tag: counts[tag], reverse=True)
+
+
+def test_the_trigger_is_first_where_lora_manager_and_a1111_look():
+    counted = {"photo": 4, "a dog": 4, "zz_dog": 4, "grass": 1}
+    facts = replace(
+        FACTS, trigger="zz_dog, zz_cat", tag_frequency={"dogs": counted, "cats": {"cat": 9, "zz_cat": 9, "sofa": 2}},
+        dataset_dirs={"plain": (1, 2), "dogs": (3, 4), "cats": (1, 9)}, class_dirs={"animals": (1, 5)},
+        folder_triggers={"dogs": "zz_dog", "cats": "zz_cat"},
+    )  # fmt: skip
+    found = metadata.build(facts, adapter(4))
+    assert words_of_lora_manager(found) == (["zz_cat", "cat", "sofa"], "zz_dog")
+    assert tags_of_a1111(found)[:3] == ["zz_cat", "cat", "zz_dog"]
+    (one,) = json.loads(found["ss_datasets"])
+    assert one["resolution"] == [512, 768]
+    assert one["subsets"][0] == {
+        "image_dir": "dogs",
+        "num_repeats": 3,
+        "img_count": 4,
+        "is_reg": False,
+        "class_tokens": "zz_dog",
+    }
+    assert [(each["image_dir"], each["is_reg"], each["class_tokens"]) for each in one["subsets"][1:]] == [
+        ("cats", False, "zz_cat"), ("plain", False, None), ("animals", True, None)
+    ]  # fmt: skip
+    assert json.loads(found["ss_tag_frequency"])["dogs"] == counted, "facts, in another order"
+
+
+def test_a_trigger_without_data_is_told_too_and_none_is_made_up():
+    found = metadata.build(Facts("t", "flux-1-dev", trigger="sks, ink"), adapter(4))
+    assert words_of_lora_manager(found) == (["sks", "ink"], "sks, ink")
+    assert "ss_datasets" not in metadata.build(Facts("t", "flux-1-dev"), adapter(4))

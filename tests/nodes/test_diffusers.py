@@ -2,38 +2,47 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import tiny
 import torch
+from diffusers import loaders
+from harness import older
 from harness.calls import relative_error, run_node
 from lora_loom.lora_core.adapter import Adapter
+from lora_loom.nodes.bridge.keys import names_of
 from lora_loom.nodes.load_stack import LoadLoraStack
 from lora_loom.nodes.merge_lora import MergeLora
 from lora_loom.nodes.save_lora import SaveLora
 from peft import LoraConfig as PeftConfig
+from safetensors.torch import load_file
 from tiny.twin import TWINS, Twin
+from transformers import CLIPTextConfig, CLIPTextModel
 
 import nodes
 
 Row = tuple[str, float, float]
 SAME = 1e-5
 WITH_NAMES = [family for family in TWINS if family not in tiny.WITHOUT_DIFFUSERS]
-# Files in other formats that diffusers reads by itself, with the layers that it knows the names of.
+ONE_OF_EACH = list({TWINS[family]: family for family in reversed(WITH_NAMES)}.values())  # of networks of one class
+# Layers outside the blocks for which neither ComfyUI nor diffusers' own reading of its files has a name.
+NAMELESS = {"chroma": "6 of 29", "flux2": "5 of 29", "wan21": "1 of 27"}
+# Files in other formats that diffusers reads by itself, and of which targets all layers.
 OTHER_FORMATS = [
-    ("sd15_full", "kohya", "linear+conv"),
-    ("sdxl", "kohya", "linear+conv"),
-    ("flux2", "kohya", "attention+mlp"),
-    ("zimage", "kohya", "attention+mlp"),
-    ("qwen_image", "kohya", "linear+conv"),
-    ("qwen_image", "comfyui", "linear+conv"),
-    ("wan21", "kohya", "attention+mlp"),
-    ("wan21", "comfyui", "attention+mlp"),
+    ("sd15_full", "kohya", "all targets"),
+    ("sdxl", "kohya", "all targets"),
+    ("flux2", "kohya", "blocks"),
+    ("zimage", "kohya", "blocks"),
+    ("qwen_image", "kohya", "all targets"),
+    ("qwen_image", "comfyui", "all targets"),
+    ("wan21", "kohya", "blocks"),
+    ("wan21", "comfyui", "blocks"),
 ]
-# Layers outside the blocks for which ComfyUI has no name of diffusers.
-NAMELESS = {"chroma": "6 of 29", "flux2": "3 of 29"}
+CLAIMS = {"all targets": "", "blocks": " (blocks)"}
+OF_BLOCKS = [pytest.param(family, " (blocks)" if family in NAMELESS else "", id=family) for family in WITH_NAMES]
 
 
 def twin_of(family: str, model: Any) -> Twin:
@@ -45,6 +54,10 @@ def twin_of(family: str, model: Any) -> Twin:
 
 def save(adapter: Adapter, model: Any, format: str, name: str = "saved") -> str:
     return run_node(SaveLora, adapter=adapter, model=model, name=name, format=format, dtype="fp32")[0]
+
+
+def save_told(adapter: Adapter, model: Any, format: str, name: str = "saved") -> tuple[str, str]:
+    return run_node(SaveLora, adapter=adapter, model=model, name=name, format=format, dtype="fp32")
 
 
 def core(model: Any, *rows: Row) -> Any:
@@ -65,13 +78,13 @@ def stacked(model: Any, *rows: Row) -> Any:
 # -- written by us -----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.verifies("In diffusers", "diffusers")
-@pytest.mark.parametrize("family", WITH_NAMES)
-def test_diffusers_reads_our_file(models, loras: Path, random_adapter, caplog, family: str) -> None:
+@pytest.mark.verifies("In diffusers", "diffusers{which}")
+@pytest.mark.parametrize(("family", "which"), OF_BLOCKS)
+def test_diffusers_reads_our_file(models, loras: Path, random_adapter, caplog, family: str, which: str) -> None:
     model = models(family).model
-    preset = "attention+mlp" if family in NAMELESS else "linear+conv"
-    name = save(random_adapter(model, preset=preset, size=0.5), model, "diffusers")
-    assert_read(family, model, loras, name, caplog)
+    for preset in ("attention+mlp",) if which else ("attention+mlp", "linear+conv"):
+        name = save(random_adapter(model, preset=preset, size=0.5), model, "diffusers", preset)
+        assert_read(family, model, loras, name, caplog)
 
 
 @pytest.mark.parametrize("family", NAMELESS)
@@ -81,16 +94,127 @@ def test_layers_without_a_name_are_refused(models, loras: Path, random_adapter, 
     with pytest.raises(ValueError, match=f"no diffusers name for {NAMELESS[family]} layers, .*; save in the"):
         save(adapter, model, "diffusers")
     assert not list(loras.iterdir())
+    nameless = names_of(model).unnamed("peft", list(adapter.layers))
+    rest = {name: layer for name, layer in adapter.layers.items() if name not in nameless}
+    name = save(Adapter(rest), model, "diffusers")
+    twin = twin_of(family, model)
+    twin.load_lora(loras / name)
+    assert relative_error(twin.of_comfy(core(model, (name, 1.0, 0.0))), twin()) < SAME, "and all others are right"
 
 
-@pytest.mark.verifies("In diffusers", "{style}")
-@pytest.mark.parametrize(("family", "style", "preset"), OTHER_FORMATS)
+@pytest.mark.verifies("In diffusers", "{style}{which}")
+@pytest.mark.parametrize(
+    ("family", "style", "which"), [(family, style, CLAIMS[which]) for family, style, which in OTHER_FORMATS]
+)
 def test_diffusers_reads_our_other_formats(
-    models, loras: Path, random_adapter, caplog, family: str, style: str, preset: str
+    models, loras: Path, random_adapter, caplog, family: str, style: str, which: str
 ) -> None:
     model = models(family).model
-    name = save(random_adapter(model, preset=preset, size=0.5), model, style)
-    assert_read(family, model, loras, name, caplog)
+    for preset in ("attention+mlp",) if which else ("attention+mlp", "linear+conv"):
+        name, report = save_told(random_adapter(model, preset=preset, size=0.5), model, style, preset)
+        assert_read(family, model, loras, name, caplog)
+        assert "for diffusers" not in report
+
+
+@pytest.mark.parametrize(
+    ("family", "style", "lost", "cure"),
+    [
+        ("flux2", "kohya", "leaves out 4 of its 29 layers", "such as diffusion_model.time_in"),
+        ("zimage", "kohya", "leaves out 3 of its 29 layers", "save in the diffusers format"),
+        ("wan21", "kohya", "refuses this file because of 7 of its 27 layers", "such as diffusion_model.patch_emb"),
+        ("wan21", "comfyui", "refuses this file because of 7 of its 27 layers", "such as diffusion_model.patch_emb"),
+    ],
+)  # fmt: skip
+def test_what_diffusers_leaves_out_is_said(
+    models, loras: Path, random_adapter, family: str, style: str, lost: str, cure: str
+) -> None:
+    """One sentence, true: diffusers refuses the file, or gives something else, and does without what is named."""
+    model = models(family).model
+    adapter = random_adapter(model, preset="linear+conv", size=0.5)
+    name, report = save_told(adapter, model, style)
+    (line,) = (line for line in report.splitlines() if "for diffusers" in line)
+    assert line.startswith(f"diffusers {lost}") and cure in line
+    twin = twin_of(family, model)
+    if "refuses" in lost:
+        with pytest.raises((ValueError, IndexError)):
+            twin.load_lora(loras / name)
+    else:
+        twin.load_lora(loras / name)
+        assert relative_error(twin.of_comfy(core(model, (name, 1.0, 0.0))), twin()) > 0.02
+
+
+# -- ranks of all kinds, in every release ------------------------------------------------------------------------------
+
+
+def mixed(adapter: Adapter) -> Adapter:
+    """With ranks 1, 4 and 2 in turn, each at a scaling of its own."""
+    cuts = [layer.truncate(rank=(1, 4, 2)[i % 3]) for i, layer in enumerate(adapter.layers.values())]
+    return Adapter({name: replace(cut, alpha=0.7 * cut.alpha) for name, cut in zip(adapter.layers, cuts, strict=True)})
+
+
+def test_mixed_ranks_are_right_in_every_release_of_diffusers(models, loras: Path, random_adapter, tmp_path) -> None:
+    """Today's gives what ComfyUI gives, and the older ones add the same to every weight, where they know the family."""
+    wanted, jobs = {}, []
+    for family in ONE_OF_EACH:
+        model = models(family).model
+        name, report = save_told(
+            mixed(random_adapter(model, preset="attention+mlp", size=0.5)), model, "diffusers", family
+        )
+        assert "MB are zeros, which give all layers one rank" in report
+        twin = twin_of(family, model)
+        twin.load_lora(loras / name)
+        assert relative_error(twin.of_comfy(core(model, (name, 1.0, 0.0))), twin()) < SAME, family
+        wanted[family] = older.added(twin.network)
+        jobs.append(twin.job(loras / name, tmp_path / family))
+    for version in older.VERSIONS:
+        older.run(version, jobs, tmp_path)
+        known = {family: load_file(tmp_path / family) for family in ONE_OF_EACH if (tmp_path / family).exists()}
+        assert {"sd15_full", "sdxl", "sd35_medium", "flux1", "chroma", "qwen_image", "wan21"} <= known.keys()
+        for family, found in known.items():
+            assert found.keys() == wanted[family].keys(), (version, family)
+            worst = max(relative_error(found[name], delta) for name, delta in wanted[family].items())
+            assert worst < SAME, (version, family)
+            (tmp_path / family).unlink()
+
+
+@pytest.mark.parametrize(("family", "style"), [("wan21", "comfyui"), ("flux2", "kohya")])
+def test_mixed_ranks_in_other_formats_are_said(models, loras: Path, random_adapter, family: str, style: str) -> None:
+    model = models(family).model
+    report = save_told(mixed(random_adapter(model, preset="attention+mlp")), model, style)[1]
+    assert "diffusers before August 2026 applies layers of several ranks in this format at wrong strengths" in report
+
+
+@pytest.mark.parametrize("style", ["kohya", "diffusers"])
+def test_text_layers_of_several_ranks(models, loras: Path, random_adapter, add_text, style: str) -> None:
+    """diffusers, ComfyUI's loader (which Save LoRA asks) and readers as sd-scripts' see the same."""
+    trio = models("sd15")
+    text = {name: layer for name, layer in add_text(Adapter({}), trio.clip).layers.items()}
+    adapter = mixed(Adapter(text))
+    name, report = run_node(
+        SaveLora, adapter=adapter, model=trio.model, clip=trio.clip, name=style, format=style, dtype="fp32"
+    )
+    assert "MB are zeros" in report
+    config = {"hidden_size": 768, "intermediate_size": 768, "num_hidden_layers": 1, "num_attention_heads": 2}
+    encoder, reader = CLIPTextModel(CLIPTextConfig(**config)), loaders.StableDiffusionLoraLoaderMixin
+    state, alphas, metadata = reader.lora_state_dict(str(loras / name), return_lora_metadata=True)
+    reader.load_lora_into_text_encoder(state, alphas, encoder, prefix="text_encoder", metadata=metadata)
+    found = older.added(encoder)
+    assert len(found) == len(adapter.layers)
+    for layer, delta in found.items():
+        (wanted,) = (held for name, held in adapter.layers.items() if name.endswith(layer))
+        assert relative_error(delta, wanted.delta_weight()) < SAME, layer
+    if style == "kohya":
+        held = load_file(loras / name)
+        for key in (key for key in held if key.endswith(".alpha")):
+            down, up = (held[key.replace(".alpha", f".lora_{part}.weight")] for part in ("down", "up"))
+            (wanted,) = (
+                each for name, each in adapter.layers.items() if flat(name).endswith(key[len("lora_te_") : -6])
+            )
+            assert relative_error(up @ down * held[key] / len(down), wanted.delta_weight()) < SAME
+
+
+def flat(name: str) -> str:
+    return name.replace(".", "_")
 
 
 def assert_read(family: str, model: Any, loras: Path, name: str, caplog) -> None:

@@ -110,6 +110,15 @@ def test_diffusers_reads_our_file(models, loras: Path, random_adapter, caplog, f
     assert relative_error(twin.of_comfy(run_node(LoadLoraStack, model=model, **row)[0]), twin()) < 1e-5
 
 
+def test_dora_that_diffusers_would_not_read_is_refused(models, loras: Path) -> None:
+    model = models("wan21").model
+    with torch.inference_mode(), training_session(model, False) as patcher, torch.no_grad():
+        adapter = made(patcher, "attention").adapter()
+    with pytest.raises(ValueError, match=r"diffusers does not read DoRA of Wan 2\.1; save in the 'comfyui' format"):
+        run_node(SaveLora, adapter=adapter, model=model, name="dora", format="diffusers", dtype="fp32")
+    assert not list(loras.iterdir())
+
+
 @pytest.mark.parametrize("form", ["fp8_e4m3fn", "nvfp4", "of a third party"])
 def test_weights_in_every_form(models, tmp_path: Path, form: str) -> None:
     """Forward and gradient are those of the same weights in fp32, through recomputed blocks; and of any quantised

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import folder_paths
 import pytest
 import tiny
 import torch
@@ -167,10 +169,54 @@ def test_names_folders_numbers_and_overwriting(models, loras: Path, random_adapt
     assert all(stacked(model, name)[1] for name in names), "the name is the one that loaders list"
 
 
-@pytest.mark.parametrize("title", ["../../escape", "/etc/x", "C:\\x"])
-def test_a_title_cannot_lead_out_of_the_folder(models, loras: Path, random_adapter, title: str) -> None:
+TITLES = [
+    "../../escape",
+    "/etc/x",
+    "C:\\x",
+    "Ink: Style v2",
+    "a\nb",
+    "con",
+    "x" * 250,
+    "\u58a8" * 120,
+    "...",
+    "50%rank%",
+]
+
+
+@pytest.mark.parametrize("title", TITLES, ids=range(len(TITLES)))
+def test_any_title_is_saved_in_the_folder(models, loras: Path, random_adapter, title: str) -> None:
+    """Save LoRA's own default name never fails after a training."""
     model = models("flux1").model
-    adapter = Adapter(random_adapter(model).layers, {"modelspec.title": title})
-    with pytest.raises(ValueError, match="the name"):
-        save(adapter, model, "%title%")
-    assert not list(loras.iterdir())
+    adapter = Adapter(random_adapter(model).layers, {"modelspec.title": title, "modelspec.trigger_phrase": title})
+    for name in ("%title%_%rank%", "%title%", "%trigger%/%title%"):
+        saved_as, _ = save(adapter, model, name)
+        assert (loras / saved_as).is_file() and stacked(model, saved_as)[1]
+    assert {path.suffix for path in loras.rglob("*") if path.is_file()} == {".safetensors"}
+
+
+@pytest.mark.parametrize("name", ["../%title%", "/%title%", "a/../../b", "C:/x", "x" * 190])
+def test_what_was_typed_is_refused_before_anything_runs(name: str) -> None:
+    assert "use a plain name" in SaveLora.validate_inputs(name)
+    assert SaveLora.validate_inputs("%title%_%rank%") is True and SaveLora.validate_inputs(None) is True
+
+
+@pytest.mark.skipif(os.name == "nt", reason="creating links needs rights on Windows")
+def test_folders_may_be_links(models, loras: Path, random_adapter, tmp_path: Path, monkeypatch) -> None:
+    """`models/loras` itself, as many have it on another disk, and those in it."""
+    model = models("flux1").model
+    for place in ("disk", "other disk"):
+        (tmp_path / place).mkdir()
+    (tmp_path / "loras").symlink_to(tmp_path / "disk", target_is_directory=True)
+    (tmp_path / "disk" / "styles").symlink_to(tmp_path / "other disk", target_is_directory=True)
+    folders, suffixes = folder_paths.folder_names_and_paths["loras"]
+    linked = ([str(tmp_path / "loras"), *folders], suffixes)
+    monkeypatch.setitem(folder_paths.folder_names_and_paths, "loras", linked)
+    adapter = random_adapter(model)
+    names = [
+        save(adapter, model, name)[0].replace("\\", "/") for name in ("ink", "ink", "styles/ink", "styles/deep/ink")
+    ]
+    assert names == ["ink.safetensors", "ink_0002.safetensors", "styles/ink.safetensors", "styles/deep/ink.safetensors"]
+    assert (tmp_path / "disk" / "ink.safetensors").is_file() and (
+        tmp_path / "other disk" / "deep" / "ink.safetensors"
+    ).is_file()
+    assert all(stacked(model, name)[1] for name in names), "the names are those that loaders list"

@@ -106,6 +106,10 @@ def test_keys_of_sd_scripts_for_the_data(models, data, loras: Path) -> None:
     tags = {"Sks": 4, "jane": 4, "0 hats": 1, "1 hats": 1, "2 hats": 1, "3 hats": 1}
     assert json.loads(header["ss_tag_frequency"]) == {"Jane Doe": tags}
     assert json.loads(header["ss_dataset_dirs"]) == {"Jane Doe": {"n_repeats": 3, "img_count": 4}}
+    assert list(json.loads(header["ss_tag_frequency"])["Jane Doe"])[0] == "Sks"
+    (subset,) = json.loads(header["ss_datasets"])[0]["subsets"]
+    wanted = {"image_dir": "Jane Doe", "class_tokens": "Sks", "num_repeats": 3, "img_count": 4, "is_reg": False}
+    assert subset == wanted
     buckets = json.loads(header["ss_bucket_info"])["buckets"].values()
     assert sum(each["count"] for each in buckets) == 12 == int(header["ss_num_train_images"])
     assert {tuple(each["resolution"]) for each in buckets} == data.buckets().keys()

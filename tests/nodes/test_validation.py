@@ -406,8 +406,6 @@ def test_truncated_picture_is_named(pictures: Path) -> None:
 def test_lora_of_another_family(
     models, loras: Path, make_lora, file_of: str, used_on: str, names: tuple[str, str], style: str
 ) -> None:
-    if (file_of, style) == ("wan_demo", "diffusers"):
-        style = "comfyui"  # ComfyUI has no diffusers names for Wan
     make_lora(file_of, loras / "other.safetensors", style)
     with pytest.raises(ValueError) as refused:
         run_node(

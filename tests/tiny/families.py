@@ -230,4 +230,4 @@ FAMILIES = {
 FIRST = ("sd15", "sd15_full", "flux1", "flux1_schnell")  # the tests name these; they try every other row, too
 MORE = [name for name in FAMILIES if name not in FIRST]
 # Families for which ComfyUI knows no names of diffusers.
-WITHOUT_DIFFUSERS = ("wan_demo", "wan21", "lumina2", "anima", "cascade_c", "cascade_b")
+WITHOUT_DIFFUSERS = ("lumina2", "cascade_c", "cascade_b")

@@ -20,6 +20,7 @@ from comfy.ldm.modules.diffusionmodules.util import timestep_embedding
 from diffusers import loaders
 from diffusers.loaders import single_file_utils as single_file
 from einops import rearrange
+from harness import older
 from peft.utils import get_peft_model_state_dict
 from torch import Tensor
 
@@ -75,12 +76,12 @@ class Twin:
         return self.forward(self.call)
 
     def load_lora(self, path: Path) -> None:
-        """What `load_lora_weights` of its pipelines does for the network."""
-        more = {"unet_config": self.network.config} if self.part == "unet" else {"return_alphas": True}
-        tensors, *alphas, metadata = self.lora.lora_state_dict(str(path), return_lora_metadata=True, **more)
-        into = getattr(self.lora, f"load_lora_into_{self.part}")
-        known = {"network_alphas": alphas[0]} if alphas else {}
-        into(tensors, **known, **{self.part: self.network}, metadata=metadata)
+        older.load_lora(self.lora, self.part, self.network, path)
+
+    def job(self, file: Path, out: Path) -> older.Job:
+        """The same for an older release of diffusers."""
+        config = {name: value for name, value in self.network.config.items() if not name.startswith("_")}
+        return older.Job(self.network_class.__name__, config, self.lora.__name__, self.part, str(file), str(out))
 
     def save_lora(self, folder: Path) -> str:
         """What diffusers writes of the network's adapter, its header included. Returns the file's name.

@@ -1,0 +1,115 @@
+"""The LoRAs that a MODEL and a CLIP carry when a run begins: what is learned is learned on top of them."""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+from weakref import WeakKeyDictionary
+
+import torch
+from comfy.weight_adapter import WeightAdapterBase
+from torch import Tensor
+
+from . import attribution, beside
+from .patchers import FusedLoRA
+
+_WHOLE = 2**22  # numbers of a tensor that are all looked at; of a larger one, as many at even distances
+
+
+_KNOWN: WeakKeyDictionary[Any, tuple[tuple, list[dict[str, Any]]]] = WeakKeyDictionary()
+
+
+class Patch(NamedTuple):
+    """One correction of the weight `key`; `loaded` is the same for all that a loader read of a file."""
+
+    key: str
+    strength: float
+    value: Any
+    loaded: int | None
+
+
+@dataclass
+class _Lora:
+    digest: Any = field(default_factory=hashlib.sha256)
+    layers: int = 0
+
+
+def carried(model, clip) -> list[dict[str, Any]]:
+    """What is known of each, JSON throughout; nothing of a MODEL and CLIP without. Rows of our stacks have the names
+    and hashes of their files, what other loaders applied a hash of its weights and the number of its layers. The hash
+    of all that hangs beside the weights of the CLIP, too, which no one asks for otherwise."""
+    keys = ("name", "sha256", "strength", "text_strength")
+    named = [{key: each[key] for key in keys} for each in attribution.attached(model)]
+    text = getattr(clip, "patcher", None)
+    parts = {"model": model, **({"text": text} if text is not None else {})}
+    found = [{**each, "part": part} for part, patcher in parts.items() for each in _applied(patcher)]
+    return named + found
+
+
+def in_words(loras: Iterable[dict[str, Any]]) -> list[str]:
+    """A line for each, short, with the first digits of its hash."""
+    return [
+        f"{each.get('name', each.get('part'))} {(each.get('sha256') or each.get('weights') or each['beside'])[:8]}"
+        + (f" at {each['strength']:g}" if "strength" in each else "")
+        for each in loras
+    ]
+
+
+def _applied(patcher) -> list[dict[str, Any]]:
+    """By the weights, the LoRAs that are on a ModelPatcher, ours as one: their patches are sums. Hashed once."""
+    stamp = patcher.patches_uuid, *patcher.injections
+    if patcher not in _KNOWN or _KNOWN[patcher][0] != stamp:
+        _KNOWN[patcher] = stamp, _hashed(patcher)
+    return _KNOWN[patcher][1]
+
+
+def _hashed(patcher) -> list[dict[str, Any]]:
+    groups: dict[tuple[int | None, float], _Lora] = {}
+    for key, strength, value, loaded in sorted(_patches(patcher), key=lambda patch: patch.key):
+        group = groups.setdefault((loaded, strength), _Lora())
+        group.digest.update(key.encode())
+        _add(group.digest, value)
+        group.layers += 1
+    found = [
+        {"weights": group.digest.hexdigest()[:32], "strength": strength, "layers": group.layers}
+        for (_, strength), group in groups.items()
+    ]
+    hung = [{"beside": text[:32]} for text in beside.contents(patcher)]
+    return sorted(found, key=lambda each: (each["weights"], each["strength"])) + hung
+
+
+def _patches(patcher) -> Iterator[Patch]:
+    for key, patches in patcher.patches.items():
+        for strength, value, *_ in patches:
+            if isinstance(value, FusedLoRA):
+                yield Patch(key, float(strength), value.weights, None)
+            elif isinstance(value, WeightAdapterBase):
+                yield Patch(key, float(strength), value.weights, id(value.loaded_keys))
+            elif isinstance(value, tuple):  # a whole difference; a list is of a merge of models
+                yield Patch(key, float(strength), value, None)
+    for injection in (each for own in patcher.injections.values() for each in own):
+        for key, (adapter, strength) in _bypassed(injection.inject).items():
+            yield Patch(f"{key}.weight", float(strength), adapter.weights, id(adapter.loaded_keys))
+
+
+def _bypassed(inject) -> dict[str, tuple[WeightAdapterBase, float]]:
+    """What ComfyUI's bypass loader runs beside the layers; its injections tell of it only by their closure."""
+    manager = inspect.getclosurevars(inject).nonlocals.get("self") if inspect.isfunction(inject) else None
+    adapters = getattr(manager, "adapters", {})
+    return {key: held for key, held in adapters.items() if isinstance(held[0], WeightAdapterBase)}
+
+
+def _add(digest: Any, value: Any) -> None:
+    if isinstance(value, Tensor):
+        flat = getattr(value, "_qdata", value).as_subclass(Tensor).detach().flatten()
+        flat = flat[:: -(-flat.numel() // _WHOLE) or 1].cpu().contiguous()
+        digest.update(f"{value.dtype} {tuple(value.shape)}".encode())
+        digest.update(flat.view(torch.uint8).numpy().data)
+    elif isinstance(value, Iterable) and not isinstance(value, (str, bytes)):
+        for item in value:
+            _add(digest, item)
+    else:
+        digest.update(repr(value).encode())
