@@ -5,6 +5,7 @@ The table is the one of ComfyUI (comfy/weight_adapter/*.py and comfy/lora.py, lo
 
 from __future__ import annotations
 
+import re
 from typing import NamedTuple
 
 from ..kinds import KINDS
@@ -27,14 +28,13 @@ SPELLINGS = (
     BEFORE_PEFT,
     Spelling(".lora_B", ".lora_A"),  # Mochi
     Spelling(".lora_linear_layer.up.weight", ".lora_linear_layer.down.weight"),  # diffusers text encoders
-    Spelling(".lora_B.default.weight", ".lora_A.default.weight"),  # PEFT state dict saved with its adapter name
 )
 ALPHA, DORA_SCALE, MAGNITUDE = ".alpha", ".dora_scale", ".lora_magnitude_vector"
 
 _SUFFIXES = tuple((suffix, part) for spelling in SPELLINGS for part, suffix in spelling._asdict().items() if suffix)
 _SUFFIXES += ((ALPHA, "alpha"),)
 _SUFFIXES += tuple(
-    (suffix, "magnitude") for suffix in (MAGNITUDE, f"{MAGNITUDE}.weight", f"{MAGNITUDE}.default.weight")
+    (suffix, "magnitude") for suffix in (MAGNITUDE, f"{MAGNITUDE}.weight")
 )
 _BESIDE = ("diff_b", "b_norm")  # change the bias beside the weight that the rest of the name means
 _SUFFIXES += tuple(
@@ -44,6 +44,8 @@ _BY_END: dict[str, list[tuple[str, str]]] = {}  # by what follows the last dot
 for _suffix, _part in _SUFFIXES:
     _BY_END.setdefault(_suffix.rpartition(".")[2], []).append((_suffix, _part))
 _DOWN_OF = {spelling.up: spelling.down for spelling in SPELLINGS}
+_OF_ADAPTER = re.compile(r"(.+)\.(lora_A|lora_B|lora_magnitude_vector)\.[^.]+\.weight")  # PEFT state dict, adapter's name
+_ADAPTER_PARTS = {"lora_A": "down", "lora_B": "up", "lora_magnitude_vector": "magnitude"}
 
 UNKNOWN = "unrecognised"
 _KINDS = {
@@ -60,12 +62,13 @@ def parse(name: str) -> tuple[str, str] | None:
     for suffix, part in _BY_END.get(name.rpartition(".")[2], ()):
         if name.endswith(suffix) and len(name) > len(suffix):
             return name[: -len(suffix)] + (".bias" if part in _BESIDE else ""), part
-    return None
+    named = _OF_ADAPTER.fullmatch(name)
+    return named and (named[1], _ADAPTER_PARTS[named[2]])
 
 
 def down_of(up_suffix: str) -> str:
     """The suffix that pairs with `up_suffix`."""
-    return _DOWN_OF[up_suffix]
+    return _DOWN_OF.get(up_suffix) or up_suffix.replace(".lora_B.", ".lora_A.")
 
 
 def kind(name: str) -> tuple[str, str]:
