@@ -47,7 +47,8 @@ _FLUX_1_DEPTH = ((r"double_blocks_(\d+)_", 19), (r"single_(?:transformer_)?block
 _FLUX_2_DEPTH = ((r"double_blocks_(\d+)_", 8), (r"single_(?:transformer_)?blocks_(\d+)_", 48), (_JOINT_DEPTH, 8))
 _NOT_CHROMA = rf"{_FLUX_2_ONLY}|\d_modulation_lin|_(img|txt)_mod_|(vector|guidance|time)_in_|norm\d?(_context)?_linear$"
 _CASCADE = r"(down|up)_blocks_\d_\d+_attention_attn_"
-_TWO_ATTENTIONS = r"^(lora_unet_|diffusion_model_)?transformer_blocks_\d+_attn[12]_to_"
+_FLAT = r"^(lora_unet_|lora_transformer_|lycoris_|diffusion_model_)?"
+_TWO_ATTENTIONS = rf"{_FLAT}transformer_blocks_\d+_attn[12]_to_"
 _COSMOS = rf"(self|cross)_attn_(output|[qkv])_proj|{_TWO_ATTENTIONS}"
 _LUMINA = r"(layers|refiner)_\d+_(attn_to_|feed_forward_linear_)"  # diffusers' names, which OmniGen2 has, too
 _NEXT_DIT = r"(layers|refiner)_\d+_(attention|feed_forward)_"
@@ -80,7 +81,7 @@ SIGNS = {
     ),
     "FLUX.2": Signs(_FLUX, _FLUX_1_ONLY, _FLUX_2_RATIOS, _FLUX_2_DEPTH, (3072, 4096, 6144), r"flux[-_.]?2.*"),
     "Wan 2.1": Signs(
-        r"blocks_\d+_((self|cross)_attn_[qkvo]$|ffn_\d)|^(lora_unet_|diffusion_model_)?blocks_\d+_(attn[12]_to_|ffn_)",
+        rf"blocks_\d+_((self|cross)_attn_[qkvo]$|ffn_\d)|{_FLAT}blocks_\d+_(attn[12]_to_|ffn_)",
         says=r"wan.*",
     ),
     "Qwen-Image": Signs(
@@ -129,6 +130,12 @@ def guess(layers: Shapes, metadata: Mapping[str, str]) -> tuple[str, ...]:
     inputs = {shape[1] for shape in flat.values() if len(shape) > 1}
     found = [family for family in found if inputs & set(SIGNS[family].widths)] or found
     return _said(found or tuple(SIGNS), metadata) or tuple(found)
+
+
+def is_sure(family: str, families: Sequence[str]) -> bool:
+    """Whether a guess leaves no doubt that a model of `family` takes the file; there is none of a family without signs,
+    of which nothing can be told."""
+    return family not in SIGNS or bool(families) and all(takes(family, (each,)) for each in families)
 
 
 def takes(family: str, families: Sequence[str]) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from math import prod
 from typing import NamedTuple
@@ -13,6 +14,7 @@ from ..low_rank import LowRank
 from .faults import quote
 
 _NAMED = 3  # examples in a sentence
+_VERSIONS_DIFFER = 2  # kinds of layers at most, of a model
 Shape = tuple[int, ...]
 
 
@@ -52,6 +54,13 @@ def is_another_size(misfits: Sequence[Misfit], fitting: int) -> bool:
     return not fitting or sum(misfit.on_both_sides for misfit in misfits) > fitting
 
 
+def is_another_model(misfits: Sequence[Misfit], fitting: int, unmatched: int) -> bool:
+    """Whether a file whose layers do not tell its family is plainly for another: versions of one model differ in a
+    layer or two (not in those for pictures, for text and for the output), and have nearly all layers in common."""
+    kinds = {re.sub(r"\d+", "", misfit.layer) for misfit in misfits}
+    return len(kinds) > _VERSIONS_DIFFER or unmatched > fitting / 2
+
+
 def left_out(misfits: Sequence[Misfit]) -> str:
     """`1 not applied (...)` with both shapes; "" when there is none."""
     if not misfits:
@@ -66,13 +75,9 @@ def left_out(misfits: Sequence[Misfit]) -> str:
 
 def another_size(source: str, misfits: Sequence[Misfit], fitting: int, family: str, families: tuple[str, ...]) -> str:
     """A sentence for a file of which too many layers have other shapes; `families` are those it may be for."""
-    first = misfits[0]
-    if not families:
-        made_for = "another model"
-    elif takes(family, families):
-        made_for = f"another size of {family}"
-    else:
-        made_for = named(families)
+    first, others = misfits[0], _others(family, families)
+    itself = (f"another size of {family}",) if len(others) < len(families) else ()
+    made_for = named((*others, *itself)) if families else "another model"
     return (
         f"{source}: {first.name} corrects a weight of shape {first.held}, but {first.layer} of this {family} model is "
         f"{first.wanted}; {len(misfits)} of {len(misfits) + fitting} layers do not fit, so the file was made for "
@@ -81,10 +86,11 @@ def another_size(source: str, misfits: Sequence[Misfit], fitting: int, family: s
 
 
 def another_family(source: str, names: Sequence[str], matching: int, family: str, families: tuple[str, ...]) -> str:
-    """A sentence for a file whose layers tell that it is for others than this family."""
+    """A sentence for a file whose layers tell that it is for others than this family, or are not those of it."""
+    others = _others(family, families)
     return (
-        f"{source} is a LoRA for {named(families)} and matches {matching or 'none'} of this {family} model's layers "
-        f"(its first key is {names[0]}); use a LoRA made for {family}"
+        f"{source} is a LoRA for {named(others) if others else 'another model'} and matches {matching or 'none'} of "
+        f"this {family} model's layers (its first key is {names[0]}); use a LoRA made for {family}"
     )
 
 
@@ -109,6 +115,11 @@ def text_alone(source: str, names: Sequence[str], has_text: bool) -> str:
         f"{source} changes only text encoders, and the connected CLIP has none of its {len(names)} layers (its first "
         f"key is {quote(names[0])}); connect the CLIP of the model that it was made for"
     )
+
+
+def _others(family: str, families: Sequence[str]) -> tuple[str, ...]:
+    """Those of `families` whose LoRAs a model of `family` does not take."""
+    return tuple(each for each in families if not takes(family, (each,)))
 
 
 def _shape(shape: Shape) -> str:

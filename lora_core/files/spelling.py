@@ -28,13 +28,14 @@ SPELLINGS = (
     BEFORE_PEFT,
     Spelling(".lora_B", ".lora_A"),  # Mochi
     Spelling(".lora_linear_layer.up.weight", ".lora_linear_layer.down.weight"),  # diffusers text encoders
+    Spelling(".lora_B.default.weight", ".lora_A.default.weight"),  # PEFT state dict saved with its adapter name
 )
 ALPHA, DORA_SCALE, MAGNITUDE = ".alpha", ".dora_scale", ".lora_magnitude_vector"
 
 _SUFFIXES = tuple((suffix, part) for spelling in SPELLINGS for part, suffix in spelling._asdict().items() if suffix)
 _SUFFIXES += ((ALPHA, "alpha"),)
 _SUFFIXES += tuple(
-    (suffix, "magnitude") for suffix in (MAGNITUDE, f"{MAGNITUDE}.weight")
+    (suffix, "magnitude") for suffix in (MAGNITUDE, f"{MAGNITUDE}.weight", f"{MAGNITUDE}.default.weight")
 )
 _BESIDE = ("diff_b", "b_norm")  # change the bias beside the weight that the rest of the name means
 _SUFFIXES += tuple(
@@ -44,7 +45,7 @@ _BY_END: dict[str, list[tuple[str, str]]] = {}  # by what follows the last dot
 for _suffix, _part in _SUFFIXES:
     _BY_END.setdefault(_suffix.rpartition(".")[2], []).append((_suffix, _part))
 _DOWN_OF = {spelling.up: spelling.down for spelling in SPELLINGS}
-_OF_ADAPTER = re.compile(r"(.+)\.(lora_A|lora_B|lora_magnitude_vector)\.[^.]+\.weight")  # PEFT state dict, adapter's name
+_OF_ADAPTER = re.compile(r"(.+)\.(lora_A|lora_B|lora_magnitude_vector)\.[^.]+\.weight")  # PEFT's, with any name of it
 _ADAPTER_PARTS = {"lora_A": "down", "lora_B": "up", "lora_magnitude_vector": "magnitude"}
 
 UNKNOWN = "unrecognised"

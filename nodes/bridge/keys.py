@@ -24,7 +24,7 @@ from ...lora_core.files.formats import FileLayer
 from ...lora_core.files.fused import whole
 from ...lora_core.files.loose_names import LooseNames, is_text, numbered_slices
 from ...lora_core.files.mismatch import Misfit, misfit_of
-from ...lora_core.guess import guess, takes
+from ...lora_core.guess import guess, is_sure, takes
 from ...lora_core.kinds import Correction, placed
 from ...lora_core.low_rank import LowRank
 from ...lora_core.training.targets import weight_shape
@@ -133,10 +133,12 @@ class NameTable:
         in_network = [misfit for misfit in misfits if not misfit.is_text]
         if in_network:
             fitting = [layer for layer in fitting if not layer.startswith(TEXT_PREFIX)]
+        strange = sum(not is_text(name) for name in unmatched)
         foreign = not takes(family, families)
-        if misfits and (foreign or mismatch.is_another_size(in_network or misfits, len(fitting))):
+        other = not is_sure(family, families) and mismatch.is_another_model(in_network, len(fitting), strange)
+        if misfits and (foreign or other or mismatch.is_another_size(in_network or misfits, len(fitting))):
             raise ValueError(mismatch.another_size(source, misfits, len(fitting), family, told))
-        if foreign:
+        if foreign or fitting and other:
             raise ValueError(mismatch.another_family(source, names, len(fitting), family, told))
         if not fitting and all(map(is_text, names)):
             raise ValueError(mismatch.text_alone(source, names, self.has_text))
