@@ -50,6 +50,7 @@ _CASCADE = r"(down|up)_blocks_\d_\d+_attention_attn_"
 _FLAT = r"^(lora_unet_|lora_transformer_|lycoris_|diffusion_model_)?"
 _TWO_ATTENTIONS = rf"{_FLAT}transformer_blocks_\d+_attn[12]_to_"
 _COSMOS = rf"(self|cross)_attn_(output|[qkv])_proj|{_TWO_ATTENTIONS}"
+_LLM_ADAPTER = r"llm_adapter|text_conditioner"  # diffusers' word for it
 _LUMINA = r"(layers|refiner)_\d+_(attn_to_|feed_forward_linear_)"  # diffusers' names, which OmniGen2 has, too
 _NEXT_DIT = r"(layers|refiner)_\d+_(attention|feed_forward)_"
 
@@ -95,8 +96,8 @@ SIGNS = {
         r"add_[qkv]_proj|to_add_out|_(img|txt)_(mlp|mod)_|_net_", widths=(6144,), says=r"krea[-_]?2.*",
     ),
     "Kandinsky 5": Signs(r"(text|visual)_transformer_blocks_\d", says=r"kandinsky[-_]?5.*"),
-    "Anima": Signs(rf"{_COSMOS}|llm_adapter", widths=(2048,), says=r"anima.*"),
-    "Cosmos Predict2": Signs(_COSMOS, r"llm_adapter", widths=(2048, 5120), says=r"cosmos.*"),
+    "Anima": Signs(rf"{_COSMOS}|{_LLM_ADAPTER}", widths=(2048,), says=r"anima.*"),
+    "Cosmos Predict2": Signs(_COSMOS, _LLM_ADAPTER, widths=(2048, 5120), says=r"cosmos.*"),
     "LTX-Video": Signs(_TWO_ATTENTIONS, widths=(2048, 4096), says=r"ltx.*"),
     "Stable Cascade C": Signs(
         rf"{_CASCADE}|lora_prior_unet", r"down_blocks_[23]_", says=r"stable[-_]cascade(-v1-stage-c.*)?",

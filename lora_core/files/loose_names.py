@@ -24,6 +24,8 @@ _WRAPPERS = re.compile(
 _PART = re.compile(r"^(?:(?:module|model|diffusion_model|transformer|unet|net|dit|pipe|denoiser)\.)+")
 _FLAT_PART = re.compile(r"^_?(?:(?:lora_unet|lora_transformer|lora_prior_unet|lycoris|model|diffusion_model|unet)_)+")
 _BETWEEN = re.compile(r"[._]+")
+_OTHER_WORDS = {"sformer_blocks": "transformer_blocks", "text_conditioner": "llm_adapter"}  # exports for FLUX.2; Anima
+_OTHER_WORD = re.compile(rf"^(?:{'|'.join(_OTHER_WORDS)})(?=_)")
 
 _ENCODER = re.compile(
     r"(?:lora_)?(?:prior_)?(?:te|text_encoders?)_?(?P<number>[1-9])?_|cond_stage_model_|conditioner_embedders_(?P<at>\d)_"
@@ -42,7 +44,8 @@ def unwrapped(name: str) -> str:
 
 def bare(name: str) -> str:
     """The name of a layer of a network, without any prefix, flat."""
-    return _FLAT_PART.sub("", _flat(_PART.sub("", unwrapped(name))))
+    flat = _FLAT_PART.sub("", _flat(_PART.sub("", unwrapped(name))))
+    return _OTHER_WORD.sub(lambda found: _OTHER_WORDS[found[0]], flat)
 
 
 def is_text(name: str) -> bool:

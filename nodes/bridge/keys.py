@@ -135,7 +135,7 @@ class NameTable:
             fitting = [layer for layer in fitting if not layer.startswith(TEXT_PREFIX)]
         strange = sum(not is_text(name) for name in unmatched)
         foreign = not takes(family, families)
-        other = not is_sure(family, families) and mismatch.is_another_model(in_network, len(fitting), strange)
+        other = not is_sure(family, told) and mismatch.is_another_model(in_network, len(fitting), strange)
         if misfits and (foreign or other or mismatch.is_another_size(in_network or misfits, len(fitting))):
             raise ValueError(mismatch.another_size(source, misfits, len(fitting), family, told))
         if foreign or fitting and other:

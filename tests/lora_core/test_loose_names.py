@@ -30,6 +30,12 @@ def test_a_part_of_a_pipeline_is_no_part_of_a_name():
         assert bare(name) == "transformer_blocks_0_attn1_to_q"
 
 
+def test_a_word_of_one_peer_is_that_of_another():
+    """As diffusers reads them for FLUX.2, and writes them for Anima."""
+    assert bare("diffusion_model.sformer_blocks.3.attn.to_q") == "transformer_blocks_3_attn_to_q"
+    assert bare("text_conditioner.blocks.0.self_attn.q_proj") == "llm_adapter_blocks_0_self_attn_q_proj"
+
+
 def names(network: list[str], text: list[str] = ()) -> LooseNames[str]:
     return LooseNames({name: name for name in network}, {name: name for name in text})
 
