@@ -108,7 +108,7 @@ def test_own_and_diffusers_names_under_every_prefix(tables, models, family: str)
     file = adapter_of(spelled(bodies[0], "base_model.model."))
     for other in tables.values():
         if other.family.name != own and not any({own, other.family.name} <= alike for alike in ALIKE):
-            with pytest.raises(ValueError, match=rf"for another|(is a LoRA|was made) for|none of its {len(body)}?"):
+            with pytest.raises(ValueError, match=r"(is a LoRA|was made) for|none of its \d+ names is known"):
                 other.resolve(file, "a")
 
 
@@ -156,7 +156,7 @@ def test_a_file_that_diffusers_reads_gives_the_same_output(models, loras: Path, 
     plain = twin()
     twin.load_lora(loras / "a.safetensors")
     model, _, report = stacked(trio, "a.safetensors")
-    assert "not applied" not in report and relative_error(twin(), plain) > 0.02, "the LoRA must be seen"
+    assert "not applied" not in report and relative_error(twin(), plain) > 1e-3, "the LoRA must be seen"
     assert relative_error(twin.of_comfy(model), twin()) < SAME
 
 
