@@ -73,8 +73,8 @@ def test_the_strength_is_peft_s(tmp_path: Path, more: dict, dora: bool):
 
 @pytest.mark.parametrize("config", [LoHaConfig, LoKrConfig])
 def test_other_kinds_of_peft(tmp_path: Path, config: Callable):
-    more = {"decompose_both": True} if config is LoKrConfig else {}
-    assert_strengths(tmp_path, saved(tmp_path, config(r=2, alpha=7, target_modules=["q", "k"], **more)))
+    more = {"decompose_both": True, "r": 1} if config is LoKrConfig else {"r": 2}
+    assert_strengths(tmp_path, saved(tmp_path, config(alpha=7, target_modules=["q", "k"], **more)))
 
 
 def test_the_configuration_is_that_of_the_file_it_is_saved_with(tmp_path: Path):
