@@ -33,7 +33,7 @@ _ENCODER = re.compile(
 _INSIDE = re.compile(r"^(?:(?:transformer|text_model|model|language_model)_)+")
 _TEXT = re.compile(
     rf"{_ENCODER.pattern}|(?:clip_[lgh]|u?m?t5xxl)_|[a-z0-9]+(?:_\d+b)?_transformer_(?:text_model|model|encoder)_"
-    r"|text_model_|encoder_(?:layers|block)_\d"
+    r"|text_model_|encoder_(?:layers|block)_\d|(?:language_model_)?layers_\d+_(?:self_attn|mlp)_"
 )
 
 

@@ -18,7 +18,7 @@ from peft import LoHaConfig, LoKrConfig, LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import save_file
 from torch import nn
 
-NAMES = ["blocks.0.q", "blocks.0.k", "blocks.1.q", "blocks.1.k"]
+NAMES = ["blocks.0.k", "blocks.0.q", "blocks.1.k", "blocks.1.q"]
 FILE = "adapter_model.safetensors"
 
 
@@ -42,13 +42,12 @@ def saved(folder: Path, config) -> PeftModel:
 
 def assert_strengths(folder: Path, model: PeftModel, file: str = FILE) -> None:
     adapter = formats.read(folder / file)
-    found = {
-        name.removeprefix("base_model.model."): item for name, item in {**adapter.layers, **adapter.others}.items()
-    }
+    changes = {**adapter.layers, **adapter.others}
+    found = {name.removeprefix("base_model.model."): change for name, change in changes.items()}
     assert sorted(found) == NAMES
     for name, change in found.items():
         layer = model.base_model.model.get_submodule(name)
-        weight = layer.get_base_layer().weight.detach()
+        weight = layer.get_base_layer().weight.detach().clone()
         layer.merge()
         wanted = layer.get_base_layer().weight.detach() - weight
         layer.unmerge()
