@@ -10,6 +10,8 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from .files.loose_names import is_text, unwrapped
+
 Shapes = Mapping[str, tuple[int, ...]]
 
 
@@ -31,7 +33,7 @@ class Signs:
 
 
 _UNET = r"(blocks_\d+_1|block_1|attentions_\d)_transformer_blocks_\d"
-_DIFFUSERS = r"^(lora_|lycoris_|base_model_model_)*(transformer_)?transformer_blocks_"
+_DIFFUSERS = r"^(lora_|lycoris_)*(transformer_)?transformer_blocks_"
 _JOINT = rf"{_DIFFUSERS}\d+_attn_(to_[qkv]|to_out_0|add_[qkv]_proj|to_add_out)$"
 _JOINT_DEPTH = r"(?<!single_)transformer_blocks_(\d+)_"
 _FLUX = rf"(double|single)_blocks_\d|single_transformer_blocks_\d|{_JOINT}"
@@ -45,8 +47,10 @@ _FLUX_1_DEPTH = ((r"double_blocks_(\d+)_", 19), (r"single_(?:transformer_)?block
 _FLUX_2_DEPTH = ((r"double_blocks_(\d+)_", 8), (r"single_(?:transformer_)?blocks_(\d+)_", 48), (_JOINT_DEPTH, 8))
 _NOT_CHROMA = rf"{_FLUX_2_ONLY}|\d_modulation_lin|_(img|txt)_mod_|(vector|guidance|time)_in_|norm\d?(_context)?_linear$"
 _CASCADE = r"(down|up)_blocks_\d_\d+_attention_attn_"
-_TWO_ATTENTIONS = r"^transformer_transformer_blocks_\d+_attn[12]_to_"
+_FLAT = r"^(lora_unet_|lora_transformer_|lycoris_|diffusion_model_)?"
+_TWO_ATTENTIONS = rf"{_FLAT}transformer_blocks_\d+_attn[12]_to_"
 _COSMOS = rf"(self|cross)_attn_(output|[qkv])_proj|{_TWO_ATTENTIONS}"
+_LLM_ADAPTER = r"llm_adapter|text_conditioner"  # diffusers' word for it
 _LUMINA = r"(layers|refiner)_\d+_(attn_to_|feed_forward_linear_)"  # diffusers' names, which OmniGen2 has, too
 _NEXT_DIT = r"(layers|refiner)_\d+_(attention|feed_forward)_"
 
@@ -78,11 +82,13 @@ SIGNS = {
     ),
     "FLUX.2": Signs(_FLUX, _FLUX_1_ONLY, _FLUX_2_RATIOS, _FLUX_2_DEPTH, (3072, 4096, 6144), r"flux[-_.]?2.*"),
     "Wan 2.1": Signs(
-        r"blocks_\d+_((self|cross)_attn_[qkvo]$|ffn_\d)|^transformer_blocks_\d+_(attn[12]_to_|ffn_)", says=r"wan.*",
+        rf"blocks_\d+_((self|cross)_attn_[qkvo]$|ffn_\d)|{_FLAT}blocks_\d+_(attn[12]_to_|ffn_)",
+        says=r"wan.*",
     ),
     "Qwen-Image": Signs(
         rf"(lora_unet|diffusion_model)_transformer_blocks_\d|transformer_blocks_\d+_(img|txt)_(mlp|mod)_|{_JOINT}",
-        r"single_transformer|_ff_|to_gate", depth=((_JOINT_DEPTH, 60),), widths=(3072,), says=r"qwen[-_]image.*",
+        r"single_transformer|_ff_|to_gate|attn[12]_", depth=((_JOINT_DEPTH, 60),), widths=(3072,),
+        says=r"qwen[-_]image.*",
     ),
     "Krea 2": Signs(
         r"blocks_\d+_attn_(w[qkvo]|(to_)?gate)|txtfusion|text_fusion"
@@ -90,8 +96,8 @@ SIGNS = {
         r"add_[qkv]_proj|to_add_out|_(img|txt)_(mlp|mod)_|_net_", widths=(6144,), says=r"krea[-_]?2.*",
     ),
     "Kandinsky 5": Signs(r"(text|visual)_transformer_blocks_\d", says=r"kandinsky[-_]?5.*"),
-    "Anima": Signs(rf"{_COSMOS}|llm_adapter", widths=(2048,), says=r"anima.*"),
-    "Cosmos Predict2": Signs(_COSMOS, r"llm_adapter", widths=(2048, 5120), says=r"cosmos.*"),
+    "Anima": Signs(rf"{_COSMOS}|{_LLM_ADAPTER}", widths=(2048,), says=r"anima.*"),
+    "Cosmos Predict2": Signs(_COSMOS, _LLM_ADAPTER, widths=(2048, 5120), says=r"cosmos.*"),
     "LTX-Video": Signs(_TWO_ATTENTIONS, widths=(2048, 4096), says=r"ltx.*"),
     "Stable Cascade C": Signs(
         rf"{_CASCADE}|lora_prior_unet", r"down_blocks_[23]_", says=r"stable[-_]cascade(-v1-stage-c.*)?",
@@ -114,14 +120,23 @@ KIN = ({"FLUX.1 dev", "FLUX.1 schnell", "Chroma"},)  # most layers are the same,
 
 
 def guess(layers: Shapes, metadata: Mapping[str, str]) -> tuple[str, ...]:
-    """All families that a LoRA with these layers, name -> (outputs, inputs, ...), may be for; () when none is known."""
-    flat = {name.replace(".", "_"): shape for name, shape in layers.items()}
+    """All families that a LoRA with these layers, name -> (outputs, inputs, ...), may be for; () when none is known.
+
+    Layers of text encoders, which families share, do not count.
+    """
+    flat = {_flat(name): shape for name, shape in layers.items() if not is_text(name)}
     hits = {family: sum(bool(re.search(signs.keys, name)) for name in flat) for family, signs in SIGNS.items()}
     most = max(hits.values())
     found = [family for family, count in hits.items() if count == most and most and _may_be(SIGNS[family], flat)]
     inputs = {shape[1] for shape in flat.values() if len(shape) > 1}
     found = [family for family in found if inputs & set(SIGNS[family].widths)] or found
     return _said(found or tuple(SIGNS), metadata) or tuple(found)
+
+
+def is_sure(family: str, families: Sequence[str]) -> bool:
+    """Whether a guess leaves no doubt that a model of `family` takes the file; there is none of a family without signs,
+    of which nothing can be told."""
+    return family not in SIGNS or bool(families) and all(takes(family, (each,)) for each in families)
 
 
 def takes(family: str, families: Sequence[str]) -> bool:
@@ -134,6 +149,11 @@ def named(families: tuple[str, ...]) -> str:
     """`A, B or C`, or 'an unknown family'."""
     *others, last = families or ("an unknown family",)
     return f"{', '.join(others)} or {last}" if others else last
+
+
+def _flat(name: str) -> str:
+    """Without what tells nothing: peft's and torch's prefixes, and the part of a pipeline that diffusers names."""
+    return re.sub(r"[._]+", "_", unwrapped(name).removeprefix("transformer."))
 
 
 def _may_be(signs: Signs, flat: Shapes) -> bool:

@@ -1,7 +1,9 @@
-"""Files whose names ComfyUI changes before it looks them up (comfy/lora_convert.py), recognised by the same keys."""
+"""Files whose names are changed before they are looked up: those of comfy/lora_convert.py, recognised by the same keys,
+and all of XLabs' for FLUX.1, of which ComfyUI reads one kind (USO)."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from typing import TypeVar
 
@@ -11,7 +13,7 @@ _T = TypeVar("_T")
 _INPUT = "img_in"
 
 _CONTROL = ((".lora_B.bias", ".diff_b"), ("_norm.scale", "_norm.set_weight"))  # Black Forest Labs' control LoRAs
-_USO = (
+_XLABS = (
     (".down.weight", ".lora_down.weight"),
     (".up.weight", ".lora_up.weight"),
     (".qkv_lora2.", ".txt_attn.qkv."),
@@ -22,7 +24,9 @@ _USO = (
     (".proj_lora.", ".linear2."),
     (".processor.", "."),
 )
-_USO_KEYS = {"single_blocks.37.processor.qkv_lora.up.weight", "double_blocks.18.processor.qkv_lora2.up.weight"}
+_XLABS_KEY = re.compile(
+    r"(diffusion_model\.)?(double|single)_blocks\.\d+\.processor\.(qkv|proj)_lora[12]?\.(down|up)\.weight"
+)
 
 
 def converted(source: str, items: Mapping[str, _T], numbers: Callable[[list[int]], _T]) -> dict[str, _T]:
@@ -38,10 +42,8 @@ def converted(source: str, items: Mapping[str, _T], numbers: Callable[[list[int]
         return made
     if "lora_unet__blocks_0_cross_attn_k.lora_down.weight" in items:  # Wan Fun
         return _renamed(source, items, (("lora_unet__", "lora_unet_"),))
-    if {"single_blocks.37.processor.qkv_lora.up.weight", "double_blocks.18.processor.qkv_lora2.up.weight"} <= set(
-        items
-    ):
-        return _renamed(source, items, _USO, "diffusion_model.")
+    if any(".processor." in name and _XLABS_KEY.fullmatch(name) for name in items):
+        return _renamed(source, items, _XLABS, "diffusion_model.")
     return dict(items)
 
 
@@ -50,7 +52,7 @@ def _renamed(
 ) -> dict[str, _T]:
     made: dict[str, _T] = {}
     for name, item in items.items():
-        renamed = prefix + name
+        renamed = name if name.startswith(prefix) else prefix + name
         for old, new in rules:
             renamed = renamed.replace(old, new)
         if renamed in made:

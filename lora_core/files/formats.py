@@ -67,7 +67,8 @@ def read(path: str | os.PathLike[str]) -> Adapter:
     tensors = converted(source, reader.tensors_of(header, held), torch.tensor)
     if not reader.all_finite(header, held):
         _check_finite(source, found, tensors)
-    return _adapter(source, found, tensors, header.metadata)
+    config = strength.peft_config(source, header.metadata, strength.config_of(header.path))
+    return _adapter(source, found, tensors, header.metadata, config)
 
 
 def decode(
@@ -79,7 +80,7 @@ def decode(
     found = layers.check_layers(source, described)
     _check_strays(source, found, described)
     _check_finite(source, found, tensors)
-    return _adapter(source, found, tensors, metadata or {})
+    return _adapter(source, found, tensors, metadata or {}, strength.peft_config(source, metadata or {}))
 
 
 def encode(
@@ -222,9 +223,9 @@ def _widened(tensor: Tensor) -> Iterable[Tensor]:
 
 
 def _adapter(
-    source: str, described: Mapping[str, layers.Layer], tensors: Mapping[str, Tensor], metadata: Mapping[str, str]
-) -> Adapter:
-    config = strength.peft_config(source, metadata)
+    source: str, described: Mapping[str, layers.Layer], tensors: Mapping[str, Tensor], metadata: Mapping[str, str],
+    config: Mapping[str, Any],
+) -> Adapter:  # fmt: skip
     found = {name: _layer(source, name, layer, tensors, config) for name, layer in described.items()}
     plain = {name: layer for name, layer in found.items() if isinstance(layer, LowRank)}
     return Adapter(plain, dict(metadata), {name: (found[name],) for name in found if name not in plain})

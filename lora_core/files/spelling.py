@@ -5,6 +5,7 @@ The table is the one of ComfyUI (comfy/weight_adapter/*.py and comfy/lora.py, lo
 
 from __future__ import annotations
 
+import re
 from typing import NamedTuple
 
 from ..kinds import KINDS
@@ -44,6 +45,8 @@ _BY_END: dict[str, list[tuple[str, str]]] = {}  # by what follows the last dot
 for _suffix, _part in _SUFFIXES:
     _BY_END.setdefault(_suffix.rpartition(".")[2], []).append((_suffix, _part))
 _DOWN_OF = {spelling.up: spelling.down for spelling in SPELLINGS}
+_OF_ADAPTER = re.compile(r"(.+)\.(lora_A|lora_B|lora_magnitude_vector)\.[^.]+\.weight")  # PEFT's, with any name of it
+_ADAPTER_PARTS = {"lora_A": "down", "lora_B": "up", "lora_magnitude_vector": "magnitude"}
 
 UNKNOWN = "unrecognised"
 _KINDS = {
@@ -60,12 +63,13 @@ def parse(name: str) -> tuple[str, str] | None:
     for suffix, part in _BY_END.get(name.rpartition(".")[2], ()):
         if name.endswith(suffix) and len(name) > len(suffix):
             return name[: -len(suffix)] + (".bias" if part in _BESIDE else ""), part
-    return None
+    named = _OF_ADAPTER.fullmatch(name)
+    return named and (named[1], _ADAPTER_PARTS[named[2]])
 
 
 def down_of(up_suffix: str) -> str:
     """The suffix that pairs with `up_suffix`."""
-    return _DOWN_OF[up_suffix]
+    return _DOWN_OF.get(up_suffix) or up_suffix.replace(".lora_B.", ".lora_A.")
 
 
 def kind(name: str) -> tuple[str, str]:

@@ -11,16 +11,19 @@ from typing import NamedTuple
 
 from ..adapter import Adapter
 from .formats import read
+from .strength import config_of
 
 _SAMPLES, _SAMPLE = 64, 4096  # blocks across a file, and bytes of each
 
 
 class State(NamedTuple):
-    """What tells a file from another of its name; `sample` is the hash of blocks from all over it, header included."""
+    """What tells a file from another of its name; `sample` is the hash of blocks from all over it, header included, and
+    `configured` when PEFT's configuration of it was written, 0 when there is none."""
 
     size: int
     modified: int
     sample: bytes
+    configured: int
 
     @classmethod
     def of(cls, path: Path) -> State:
@@ -30,7 +33,10 @@ class State(NamedTuple):
             for number in range(_SAMPLES):
                 file.seek(max(0, found.st_size - _SAMPLE) * number // (_SAMPLES - 1))
                 digest.update(file.read(_SAMPLE))
-        return cls(found.st_size, found.st_mtime_ns, digest.digest())
+        beside = config_of(path)
+        return cls(
+            found.st_size, found.st_mtime_ns, digest.digest(), beside.stat().st_mtime_ns if beside else 0
+        )  # fmt: skip
 
 
 class Store:

@@ -1,6 +1,8 @@
 """What a LoRA file means by its strength:
 - `<layer>.alpha` present: delta_W = alpha / rank * up @ down (kohya; ComfyUI reads it beside any spelling).
 - absent: delta_W = up @ down, so alpha = rank.
+- absent, and PEFT's `adapter_config.json` lies beside the file: the same figures under bare names, which
+  `PeftModel.from_pretrained` builds its LoraConfig from.
 - absent, and the header has `lora_adapter_metadata` (diffusers >= 0.34): diffusers builds its LoraConfig from that
   JSON, so `lora_alpha / r` (`lora_alpha / sqrt(r)` with `use_rslora`, `alpha_pattern` per layer) is the strength the
   file was trained at, and is what is read here. ComfyUI's loader ignores it and applies such a file at scale 1.
@@ -11,6 +13,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor
@@ -19,6 +22,10 @@ from . import layers
 from .faults import UnsupportedWeightsError, quote, refuse
 
 logger = logging.getLogger("lora_loom")
+
+CONFIG = "adapter_config.json"  # as PEFT's save_pretrained names it
+_PEFT_PREFIX = "base_model.model."
+_MOST = 2**20  # bytes of such a file
 
 
 def alpha_of(
@@ -35,26 +42,46 @@ def alpha_of(
         return layers.check_alpha(source, key, float(tensors[key].item()))
     if layer.kind is None:
         return layers.check_alpha(source, name, _peft_alpha(source, name, parts["down"].shape[0], config))
+    if config.get("peft_type") in ("LOHA", "LOKR"):
+        module = name.removeprefix(_PEFT_PREFIX)
+        alpha = _matching(source, config.get("alpha_pattern"), module, config.get("alpha"))
+        return layers.check_alpha(source, name, alpha)
     return None
 
 
-def peft_config(source: str, metadata: Mapping[str, str]) -> Mapping[str, Any]:
-    """`lora_adapter_metadata` of a header; empty when there is none. Refuses what is not a JSON object."""
-    text = metadata.get("lora_adapter_metadata")
-    if text is None:
+def peft_config(source: str, metadata: Mapping[str, str], beside: Path | None = None) -> Mapping[str, Any]:
+    """`lora_adapter_metadata` of a header, else the file `beside`; empty when there is neither. Refuses what is not a
+    JSON object."""
+    if (text := metadata.get("lora_adapter_metadata")) is not None:
+        where = "metadata 'lora_adapter_metadata'"
+    elif beside is not None:
+        where = f"a {CONFIG} beside it"
+        with open(beside, "rb") as file:
+            text = file.read(_MOST).decode("utf-8", "replace")
+    else:
         return {}
     try:
         config = json.loads(text)
     except (ValueError, RecursionError):
         config = None
     if not isinstance(config, dict):
-        refuse(source, "has metadata 'lora_adapter_metadata' that is not a JSON object")
-    logger.info("%s: strength taken from lora_adapter_metadata, as diffusers does", source)
+        refuse(source, f"has {where} that is not a JSON object")
+    logger.info("%s: strength taken from %s, as diffusers and PEFT take it", source, where)
     return config
+
+
+def config_of(path: Path) -> Path | None:
+    """PEFT's configuration in the folder of a LoRA file, when it is that file's: named as PEFT names it, or alone."""
+    beside = path.with_name(CONFIG)
+    if not beside.is_file():
+        return None
+    others = (other for other in path.parent.iterdir() if other.suffix == path.suffix and other.name != path.name)
+    return beside if path.stem.startswith("adapter_model") or not any(others) else None
 
 
 def _peft_alpha(source: str, name: str, rank: int, config: Mapping[str, Any]) -> float:
     """Alpha of a layer that has no alpha tensor. Keys are `transformer.lora_alpha`, or bare for a single model."""
+    name = name.removeprefix(_PEFT_PREFIX)
     component, _, inner = name.partition(".")
     for prefix, module in ((component + ".", inner), ("", name)):
         if f"{prefix}lora_alpha" in config:
@@ -77,5 +104,5 @@ def _matching(source: str, pattern: Any, module: str, default: Any) -> float:
             value = pattern[key]
             break
     if isinstance(value, bool) or not isinstance(value, (int, float)):
-        refuse(source, f"has a lora_alpha of {quote(str(value))} for {quote(module)} in 'lora_adapter_metadata'")
-    return float(value)
+        refuse(source, f"has an alpha of {quote(str(value))} for {quote(module)} in its PEFT configuration")
+    return float(str(value))  # which makes infinity of an integer beyond all floats

@@ -12,6 +12,7 @@ import torch
 from ...lora_core.adapter import TEXT_PREFIX, Adapter
 from ...lora_core.files import formats
 from ...lora_core.files.lineage import Parent, losses
+from ...lora_core.files.mismatch import left_out
 from ...lora_core.merging.chain import Step
 from ...lora_core.merging.conversion import Converted, convert, convert_steps
 from ...lora_core.merging.truncation import Limits
@@ -41,7 +42,8 @@ def convert_file(name: str, model, clip, limits: Limits, tick: Tick) -> tuple[Ad
     if found.others:
         how["converted"] = [told(path.stem, found, made)]
     adapter = described(made.adapter.layers, [parent], [found.metadata], table, how)
-    lines = [f"{path.stem}: {layers_of(found)}", f"rank up to {adapter.rank()}", *cost(made)]
+    line = "; ".join(filter(None, (f"{path.stem}: {layers_of(found)}", left_out(resolved.misfits))))
+    lines = [line, f"rank up to {adapter.rank()}", *cost(made)]
     return adapter, "\n".join(lines + [f"  {100 * error:.3g} %  {name}" for name, error in worst_first(made)])
 
 

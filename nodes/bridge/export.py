@@ -150,7 +150,8 @@ def prove_in_stack(path: Path, adapter: Adapter, dtype: torch.dtype, model, clip
 
     errors = _errors(adapter, apply, model, clip, tick)
     loader = "Load LoRA Stack (ComfyUI's own loader does not read DoRA in this format)"
-    return _proven(Proof(len(tensors), resolved.unmatched, *errors, loader), dtype)
+    left_out = (*resolved.unmatched, *(misfit.name for misfit in resolved.misfits))
+    return _proven(Proof(len(tensors), left_out, *errors, loader), dtype)
 
 
 def _proven(proof: Proof, dtype: torch.dtype) -> Proof:

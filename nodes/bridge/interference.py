@@ -16,6 +16,7 @@ from ...lora_core.analysis.heat_map import heat_map
 from ...lora_core.analysis.interference import measure
 from ...lora_core.analysis.layer_sum import Work
 from ...lora_core.distilled import few_step_mark
+from ...lora_core.files.mismatch import left_out
 from ...lora_core.merging.exact_sum import check_finite
 from ...lora_core.rows import Row
 from .base import Base
@@ -44,9 +45,9 @@ def all_entries(model, clip, rows: Iterable[Row], adapters: Sequence[Connected])
     entries = load_rows(rows, table)
     for number, given in enumerate(adapters, 1):
         resolved = table.resolve(given.adapter, given.name(number))
-        entries.append(
-            Entry(given.name(number), resolved.adapter, given.strength, given.text_strength, resolved.unmatched)
-        )
+        strengths = given.strength, given.text_strength
+        entry = Entry(given.name(number), resolved.adapter, *strengths, resolved.unmatched, misfits=resolved.misfits)
+        entries.append(entry)
     if not entries:
         raise ValueError("there is no LoRA to look at; connect a lora_stack or adapters")
     return entries
@@ -112,6 +113,8 @@ def _not_measured(entries: Sequence[Entry]) -> list[str]:
             said.append(f"{findings.letter(index)} is on for a part of sampling; the figures are for that part.")
         if entry.unmatched:
             said.append(f"{findings.letter(index)} has {len(entry.unmatched)} layers that the connected models lack.")
+        if entry.misfits:
+            said.append(f"{findings.letter(index)}: {left_out(entry.misfits)}.")
     for (i, one), (j, other) in combinations(enumerate(entries), 2):
         if max(one.span[0], other.span[0]) >= min(one.span[1], other.span[1]):
             said.append(f"{findings.letter(i)} and {findings.letter(j)} are never on together.")

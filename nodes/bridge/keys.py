@@ -7,8 +7,9 @@ is called after the weight it corrects: `diffusion_model.<path>` or `text_encode
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import NamedTuple
 from weakref import WeakKeyDictionary
 
@@ -18,9 +19,12 @@ from torch import nn
 
 from ...lora_core.adapter import TEXT_PREFIX, Adapter
 from ...lora_core.families import Family, for_config_class
-from ...lora_core.files import diffusers_names
+from ...lora_core.files import diffusers_names, mismatch
 from ...lora_core.files.formats import FileLayer
-from ...lora_core.guess import guess, named, takes
+from ...lora_core.files.fused import whole
+from ...lora_core.files.loose_names import LooseNames, is_text, numbered_slices
+from ...lora_core.files.mismatch import Misfit, misfit_of
+from ...lora_core.guess import guess, is_sure, takes
 from ...lora_core.kinds import Correction, placed
 from ...lora_core.low_rank import LowRank
 from ...lora_core.training.targets import weight_shape
@@ -46,10 +50,12 @@ class Target(NamedTuple):
 
 @dataclass(frozen=True)
 class Resolved:
-    """An adapter in the model's own names, with the file's names that the model does not have."""
+    """An adapter in the model's own names, with the file's names that the model does not have, and the layers that have
+    another shape in it: neither is in the adapter."""
 
     adapter: Adapter
     unmatched: tuple[str, ...]
+    misfits: tuple[Misfit, ...] = ()
 
 
 class NameTable:
@@ -83,8 +89,9 @@ class NameTable:
     def resolve(self, adapter: Adapter, source: str) -> Resolved:
         """Name the adapter's layers after the model's weights; slices of a fused weight become one layer.
 
-        Raises ValueError when nothing matches, when the layers are those of another family, when a layer does not fit
-        its weight, or when two names mean one weight. The same adapter gives the same layers again.
+        A layer that the model lacks, or has in another shape, is left out and named. Raises ValueError when nothing is
+        left, when the layers are those of another family or size of model, or when two names mean one weight. The same
+        adapter gives the same layers again.
         """
         if adapter not in self._resolved:
             self._resolved[adapter] = self._resolve(adapter, source)
@@ -93,29 +100,52 @@ class NameTable:
     def _resolve(self, adapter: Adapter, source: str) -> Resolved:
         found: dict[str, dict[tuple[int, int] | None, LowRank]] = {}
         others: dict[str, dict[tuple[int, int] | None, tuple[Correction, ...]]] = {}
-        unmatched = []
+        places, misfits = self._places(adapter), []
         for name, change in (*adapter.layers.items(), *adapter.others.items()):
-            target = self._target_of(name)
-            if target is None or (shape := self._shape_of(target.layer)) is None:
-                unmatched.append(name)
+            if (target := places.get(name)) is None:
+                continue
+            shape = self._shape_of(target.layer)
+            wanted = (target.rows[1] if target.rows else shape[0], *shape[1:])
+            if misfit := misfit_of(name, change, target.layer, wanted):
+                misfits.append(misfit)
                 continue
             if target.rows in found.get(target.layer, ()) or target.rows in others.get(target.layer, ()):
                 raise ValueError(
                     f"{source}: {name} and another key both correct {target.layer}; the file holds it twice"
                 )
             if isinstance(change, LowRank):
-                parts = found.setdefault(target.layer, {})
-                parts[target.rows] = self._fitting(name, change, target, shape, source, adapter)
+                found.setdefault(target.layer, {})[target.rows] = _fitted(change, target, shape)
             else:
-                for item in change:
-                    self._check_fit(name, item, target, shape, source, adapter)
                 items = tuple(placed(item, target.rows, shape[0], target.reorder) for item in change)
                 others.setdefault(target.layer, {})[target.rows] = items
-        if not (found or others) or (unmatched and not takes(self.family.name, _guess(adapter, {}))):
-            raise ValueError(self._stranger(adapter, source, len(found) + len(others)))
-        layers = {layer: _whole(parts, self.shapes[layer][0]) for layer, parts in found.items()}
+        unmatched = tuple(name for name in (*adapter.layers, *adapter.others) if name not in places)
+        if unmatched or misfits or not places:
+            self._check(adapter, source, unmatched, misfits, [*found, *others])
+        layers = {layer: whole(parts, self.shapes[layer][0]) for layer, parts in found.items()}
         chained = {layer: tuple(item for items in parts.values() for item in items) for layer, parts in others.items()}
-        return Resolved(replace(adapter, layers=layers, others=chained), tuple(unmatched))
+        return Resolved(replace(adapter, layers=layers, others=chained), unmatched, tuple(misfits))
+
+    def _check(
+        self, adapter: Adapter, source: str, unmatched: tuple[str, ...], misfits: list[Misfit], fitting: list[str]
+    ) -> None:
+        """Raises ValueError when the file is for another family or size of model, or nothing of it is left."""
+        names, family = [*adapter.layers, *adapter.others], self.family.name
+        families, told = _guess(adapter, {}), _guess(adapter)
+        in_network = [misfit for misfit in misfits if not misfit.is_text]
+        if in_network:
+            fitting = [layer for layer in fitting if not layer.startswith(TEXT_PREFIX)]
+        strange = sum(not is_text(name) for name in unmatched)
+        foreign = not takes(family, families)
+        other = not is_sure(family, told) and mismatch.is_another_model(in_network, len(fitting), strange)
+        if misfits and (foreign or other or mismatch.is_another_size(in_network or misfits, len(fitting))):
+            raise ValueError(mismatch.another_size(source, misfits, len(fitting), family, told))
+        if foreign or fitting and other:
+            raise ValueError(mismatch.another_family(source, names, len(fitting), family, told))
+        if not fitting and all(map(is_text, names)):
+            raise ValueError(mismatch.text_alone(source, names, self.has_text))
+        if not fitting:
+            known = next((layer for layer in self.shapes if ".0." in layer), next(iter(self.shapes)))
+            raise ValueError(mismatch.unknown_names(source, unmatched, family, told, known))
 
     def file_names(self, style: str, layers: list[str]) -> dict[str, list[FileLayer]]:
         """The names under which a file of that style holds each layer. Raises ValueError when the style has none."""
@@ -172,12 +202,26 @@ class NameTable:
                 names[name] = Target(layer)
         return names
 
-    def _target_of(self, name: str) -> Target | None:
-        """A bias goes by the name of its layer, or by one of its own."""
-        if (target := self.targets.get(name)) or not name.endswith(".bias"):
-            return target
-        weight = self.targets.get(name.removesuffix(".bias"))
-        return weight and weight._replace(layer=f"{weight.layer}.bias")
+    def _places(self, adapter: Adapter) -> dict[str, Target]:
+        """Where the file's layers belong in the model: by the names that are known, and what is left by likeness."""
+        names = (*adapter.layers, *adapter.others)
+        places = {name: target for name in names if (target := _target_of(name, self.targets))}
+        missing = {name for name in names if name not in places and (self.has_text or not is_text(name))}
+        if missing:
+            families = _guess(adapter, {})
+            if takes(self.family.name, families):
+                vouched = self.family.name in families
+                alike = self._loose.places({name.removesuffix(".bias") for name in missing}, vouched)
+                places |= {name: target for name in missing if (target := _target_of(name, alike))}
+        return {name: target for name, target in places.items() if self._shape_of(target.layer) is not None}
+
+    @cached_property
+    def _loose(self) -> LooseNames[Target]:
+        network = {name: t for name, t in self.targets.items() if not t.layer.startswith(TEXT_PREFIX)}
+        slices = numbered_slices((t.layer, t.rows) for t in network.values() if t.rows and not t.reorder)
+        network |= {name: Target(*place) for name, place in slices.items()}
+        text = [layer for layer in self.shapes if layer.startswith(TEXT_PREFIX)]
+        return LooseNames(network, {layer.removeprefix(TEXT_PREFIX): Target(layer) for layer in text})
 
     def _shape_of(self, name: str) -> torch.Size | None:
         return self.shapes.get(name, self.parameters.get(name))
@@ -188,44 +232,6 @@ class NameTable:
         if shape is None or not target.layer.endswith(".qkv") or shape[0] >= 3 * shape[1]:
             return target
         return target._replace(rows=_thirds(shape)[target.rows[0] // shape[1]])
-
-    def _fitting(
-        self, name: str, low_rank: LowRank, target: Target, shape: torch.Size, source: str, adapter: Adapter
-    ) -> LowRank:
-        rows = target.rows[1] if target.rows else shape[0]
-        if low_rank.lora_B.shape[0] != rows or low_rank.lora_A.shape[1] != shape[1:].numel():
-            raise ValueError(self._misfit(name, low_rank.shape, target.layer, (rows, *shape[1:]), source, adapter))
-        if target.reorder:
-            low_rank = replace(low_rank, lora_B=target.reorder(low_rank.lora_B))
-        return low_rank if low_rank.kernel == shape[2:] else replace(low_rank, kernel=tuple(shape[2:]))
-
-    def _check_fit(
-        self, name: str, item: Correction, target: Target, shape: torch.Size, source: str, adapter: Adapter
-    ) -> None:
-        wanted = (target.rows[1] if target.rows else shape[0], *shape[1:])
-        if not item.fits(wanted):
-            raise ValueError(self._misfit(f"{name} ({item.kind})", item.shape, target.layer, wanted, source, adapter))
-
-    def _misfit(self, name: str, held: tuple, layer: str, wanted: tuple, source: str, adapter: Adapter) -> str:
-        return (
-            f"{source}: {name} corrects a weight of shape {held}, but {layer} of this {self.family.name} model is "
-            f"{wanted}; the file was made for {self._made_for(adapter)}"
-        )
-
-    def _stranger(self, adapter: Adapter, source: str, matching: int) -> str:
-        names = [*adapter.layers, *adapter.others]
-        if not self.has_text and any(name.startswith(("lora_te", "text_encoder")) for name in names):
-            return f"{source} changes only the text encoder; connect CLIP"
-        return (
-            f"{source} is a LoRA for {named(_guess(adapter))} and matches {matching or 'none'} of this "
-            f"{self.family.name} model's layers (its first key is {names[0]}); use a LoRA made for {self.family.name}"
-        )
-
-    def _made_for(self, adapter: Adapter) -> str:
-        families = _guess(adapter)
-        if self.family.name in families:
-            return f"another size of {self.family.name}" if len(families) == 1 else named(families)
-        return named(families) if families else "another model"
 
 
 _TABLES: WeakKeyDictionary[nn.Module, WeakKeyDictionary[nn.Module, NameTable]] = WeakKeyDictionary()
@@ -264,6 +270,20 @@ def _parameters(model, inside: str, prefix: str) -> dict[str, torch.Size]:
     }
 
 
+def _target_of(name: str, targets: Mapping[str, Target]) -> Target | None:
+    """A bias goes by the name of its layer, or by one of its own."""
+    if (target := targets.get(name)) or not name.endswith(".bias"):
+        return target
+    weight = targets.get(name.removesuffix(".bias"))
+    return weight and weight._replace(layer=f"{weight.layer}.bias")
+
+
+def _fitted(change: LowRank, target: Target, shape: torch.Size) -> LowRank:
+    if target.reorder:
+        change = replace(change, lora_B=target.reorder(change.lora_B))
+    return change if change.kernel == shape[2:] else replace(change, kernel=tuple(shape[2:]))
+
+
 def _thirds(shape: torch.Size) -> tuple[tuple[int, int], ...]:
     """(start, length) of q, k and v in a fused weight, whose queries are as wide as its input."""
     height, width = shape
@@ -277,36 +297,6 @@ def _target(value, prefix: str) -> Target:
     key, offset, reorder = (*value, None, None)[:3]
     rows = (offset[1], offset[2]) if offset is not None and offset[0] == 0 else None
     return Target(prefix + key.removesuffix(".weight"), rows, reorder)
-
-
-def _whole(parts: Mapping[tuple[int, int] | None, LowRank], height: int) -> LowRank:
-    if parts.keys() == {None}:
-        return parts[None]
-    return joined([(rows[0] if rows else 0, part) for rows, part in parts.items()], height)
-
-
-def joined(parts: Sequence[tuple[int, LowRank]], height: int) -> LowRank:
-    """One correction of a weight of `height` rows, of those of slices that start at a row, at their common scaling if
-    they have one. Slices of one pair, as formats that split fused weights write them, share A and get their rank back.
-    """
-    first = parts[0][1]
-    if any(part.scaling != first.scaling for _, part in parts):
-        parts = [(start, LowRank.concat([part])) for start, part in parts]
-        first = parts[0][1]
-    apart = sum(len(part.lora_B) for _, part in parts) <= height
-    shared = apart and all(_same(part.lora_A, first.lora_A) for _, part in parts[1:])
-    lora_A = first.lora_A if shared else torch.cat([part.lora_A for _, part in parts])
-    lora_B = torch.zeros(height, len(lora_A), dtype=lora_A.dtype, device=lora_A.device)
-    column = 0
-    for start, part in parts:
-        lora_B[start : start + len(part.lora_B), column : column + part.rank] = part.lora_B
-        column += 0 if shared else part.rank
-    return LowRank(lora_A, lora_B, first.scaling * len(lora_A), first.kernel)
-
-
-def _same(a: torch.Tensor, b: torch.Tensor) -> bool:
-    """As bytes, which takes half the time of comparing numbers of 16 bits."""
-    return a.dtype == b.dtype and torch.equal(a.contiguous().view(torch.uint8), b.contiguous().view(torch.uint8))
 
 
 def _speaks(style: str, name: str) -> bool:

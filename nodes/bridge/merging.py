@@ -15,6 +15,7 @@ from ...lora_core.adapter import TEXT_PREFIX, Adapter
 from ...lora_core.files import lineage
 from ...lora_core.files.hashes import content_hash
 from ...lora_core.files.lineage import Parent, losses
+from ...lora_core.files.mismatch import left_out
 from ...lora_core.kinds import Difference
 from ...lora_core.merging import AUTO, METHODS, SUM, auto
 from ...lora_core.merging.chain import entangled
@@ -138,7 +139,8 @@ def sources(table: NameTable, rows: Sequence[Row], adapters: Sequence[Connected]
         if item.strength or item.text_strength:
             name = item.name(number)
             resolved = table.resolve(item.adapter, name)
-            entry = Entry(name, resolved.adapter, item.strength, item.text_strength, resolved.unmatched)
+            strengths = item.strength, item.text_strength
+            entry = Entry(name, resolved.adapter, *strengths, resolved.unmatched, misfits=resolved.misfits)
             found.append(Source(entry, content_hash(item.adapter), "adapter"))
     for source in found:
         _refuse_losses(source.entry)
@@ -280,7 +282,8 @@ def size_line(merged: Merged) -> str:
 
 def _part_line(part: Entry) -> str:
     has_text = any(name.startswith(TEXT_PREFIX) for name in part.adapter.layers)
-    return f"{part.name} x {part.strength:g}" + (f", text {part.text_strength:g}" if has_text else "")
+    line = f"{part.name} x {part.strength:g}" + (f", text {part.text_strength:g}" if has_text else "")
+    return "; ".join(filter(None, (line, left_out(part.misfits))))
 
 
 def _method_lines(merged: Merged, settings: Settings, parts: int, converted: bool) -> list[str]:

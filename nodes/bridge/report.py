@@ -81,7 +81,7 @@ def entries_of(model, clip, adapter: Adapter | None, strength: float, lora_stack
     if adapter is not None:
         name = adapter.metadata.get("modelspec.title") or "adapter"
         resolved = table.resolve(adapter, name)
-        entries.append(Entry(name, resolved.adapter, strength, strength, resolved.unmatched))
+        entries.append(Entry(name, resolved.adapter, strength, strength, resolved.unmatched, misfits=resolved.misfits))
     if not entries:
         raise ValueError("there is no LoRA to report on; connect an adapter or a lora_stack")
     return entries

@@ -14,6 +14,8 @@ from ...lora_core.adapter import Adapter
 from ...lora_core.analysis.findings import of_stack
 from ...lora_core.blocks import strengths
 from ...lora_core.files import guard
+from ...lora_core.files.loose_names import is_text
+from ...lora_core.files.mismatch import Misfit, left_out
 from ...lora_core.files.store import Store
 from ...lora_core.files.words import trigger_words, unique
 from ...lora_core.merging.chain import chain
@@ -39,11 +41,13 @@ _FILES = Store(_memory_is_tight)
 @dataclass(frozen=True)
 class Entry(Weighted):
     """A stack entry; `unmatched` are the file's names that the connected models do not have, `factors` what layers are
-    at that a per-block strength names, `span` the part of sampling that it is on for."""
+    at that a per-block strength names, `span` the part of sampling that it is on for, `misfits` the file's layers that
+    have another shape in the models."""
 
     unmatched: tuple[str, ...] = ()
     factors: Mapping[str, float] = field(default_factory=dict)
     span: Span = ALWAYS
+    misfits: tuple[Misfit, ...] = ()
 
     def strength_of(self, layer: str) -> float:
         return super().strength_of(layer) * self.factors.get(layer, 1.0)
@@ -55,11 +59,14 @@ class Entry(Weighted):
             line += f", blocks as written ({off} layers off)"
         if self.span != ALWAYS:
             line += f", from {self.span[0]:g} to {self.span[1]:g} of sampling"
+        return "; ".join(filter(None, (line, self._unmatched_line(has_text), left_out(self.misfits))))
+
+    def _unmatched_line(self, has_text: bool) -> str:
         if not self.unmatched:
-            return line
-        text_only = not has_text and all(name.startswith(("lora_te", "text_encoder")) for name in self.unmatched)
+            return ""
+        text_only = not has_text and all(map(is_text, self.unmatched))
         reason = "text layers; connect CLIP" if text_only else f"not in this model, for example {self.unmatched[0]}"
-        return f"{line}; {len(self.unmatched)} not applied ({reason})"
+        return f"{len(self.unmatched)} not applied ({reason})"
 
 
 def layers_of(adapter: Adapter) -> str:
@@ -190,5 +197,6 @@ def _load(row: Row, table: NameTable) -> Entry:
     resolved = table.resolve(_FILES.read(path), path.name)
     factors = strengths(row.blocks, [*table.shapes, *table.parameters], table.family.name) if row.blocks.strip() else {}
     return Entry(
-        path.stem, resolved.adapter, row.strength, row.text_strength, resolved.unmatched, factors, (row.start, row.end)
-    )
+        path.stem, resolved.adapter, row.strength, row.text_strength, resolved.unmatched, factors,
+        (row.start, row.end), resolved.misfits,
+    )  # fmt: skip

@@ -11,6 +11,7 @@ from torch import nn
 
 from ...lora_core.adapter import TEXT_PREFIX, Adapter
 from ...lora_core.files import formats
+from ...lora_core.files.fused import joined
 from ...lora_core.files.hashes import data_hash, file_hash
 from ...lora_core.files.lineage import Parent
 from ...lora_core.kinds import Correction, DoRA
@@ -22,7 +23,7 @@ from ...lora_core.training.config import LoraConfig
 from ...lora_core.training.start import Start
 from ...lora_core.training.targets import layer_kind, select
 from .folders import NONE, lora_path
-from .keys import NameTable, joined
+from .keys import NameTable
 from .patching import apply_chain
 from .text import text_layers
 
@@ -43,7 +44,8 @@ def read_start(name: str, model, clip, own_targets: bool, rank: int, alpha: floa
         raise ValueError(f"{path.name} holds {min(both)} as plain LoRA and as DoRA; training cannot go on from both")
     layers = {**found.layers, **{name: dora.update for name, dora in doras.items()}}
     parent = Parent.of(path.stem, resolved.adapter.metadata, 1.0, 1.0, data_hash(path))
-    return Start(parent, file_hash(path), layers, own_targets, rank, alpha, resolved.unmatched, doras)
+    asked, left_out = (own_targets, rank, alpha), {"unmatched": resolved.unmatched, "misfits": resolved.misfits}
+    return Start(parent, file_hash(path), layers, *asked, doras=doras, **left_out)
 
 
 def chosen_layers(

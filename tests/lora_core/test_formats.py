@@ -93,6 +93,16 @@ def test_whole_number_alpha_and_parameters_are_read():
     assert layer.layers["x"].alpha == 8.0 and not layer.layers["x"].lora_B.requires_grad
 
 
+def test_an_adapter_of_any_name_is_read_and_two_of_a_layer_are_not():
+    """PEFT puts the adapter's name into its keys."""
+    tensors = {"x.lora_A.style_1.weight": randn(4, 16), "x.lora_B.style_1.weight": randn(24, 4)}
+    (layer,) = formats.decode(tensors).layers.values()
+    assert torch.equal(layer.lora_A, tensors["x.lora_A.style_1.weight"]) and layer.alpha == 4.0
+    more = {"x.lora_A.other.weight": randn(4, 16), "x.lora_B.other.weight": randn(24, 4)}
+    with pytest.raises(UnsafeFileError, match="which is the same factor"):
+        formats.decode(tensors | more)
+
+
 def test_read_keeps_names_order_and_metadata(tmp_path: Path):
     adapter = Adapter({"b.y": linear(), "a.x": linear()})
     path = tmp_path / "x.safetensors"

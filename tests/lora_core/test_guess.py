@@ -43,6 +43,13 @@ def told(*names: str, **metadata: str) -> str:
         (["transformer.layers.0.attn.to_q"], "Lumina 2 or OmniGen2"),
         (["down_blocks.2.4.attention.attn.to_q", "up_blocks.0.2.attention.attn.to_q"], "Stable Cascade B"),
         (["lora_prior_unet_down_blocks_0_2_attention_attn_to_q"], "Stable Cascade C"),
+        (["base_model.model.transformer_blocks.0.attn1.to_q"] * 2, "Anima, Cosmos Predict2 or LTX-Video"),
+        (["diffusion_model.transformer_blocks.0.attn1.to_q"], "Anima, Cosmos Predict2 or LTX-Video"),
+        (["lora_unet_blocks_0_attn1_to_q"], "Wan 2.1"), (["base_model.model.blocks.0.self_attn.q"], "Wan 2.1"),
+        (["text_conditioner.blocks.0.self_attn.q_proj"], "Anima"),
+        (["module.transformer_blocks.0.attn.to_q", "module.single_transformer_blocks.0.attn.to_q"], FLUX_1),
+        (["text_encoder.encoder.layers.0.self_attn.k_proj"], "an unknown family"),
+        (["lora_te_text_model_encoder_layers_0_self_attn_k_proj", "diffusion_model.blocks.0.attn.wq"], "Krea 2"),
         (["something.else"], "an unknown family"), ([], "an unknown family"),
     ],
 )  # fmt: skip
