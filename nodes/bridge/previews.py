@@ -14,6 +14,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
+from ...lora_core.decoding import PictureError, content, decode
 from ...lora_core.sheet import Row, sheet
 from ...lora_core.training.prompts import pairs
 from ...lora_core.training.trainer import TrainState
@@ -89,12 +90,12 @@ def encoded(shown: Shown, clip, text: bool, tick) -> Shown:
 
 
 def kept_sheet(folder: Path, step: int, shown: Shown) -> Image.Image | None:
-    """The sheet of that step that an earlier run of these very previews left in its folder."""
-    path = _path(folder, step)
-    if not path.is_file():
+    """The sheet of that step that an earlier run of these very previews left in its folder, if it can be read."""
+    try:
+        found = decode(content(_path(folder, step))).image
+    except PictureError:
         return None
-    with Image.open(path) as found:
-        return found.convert("RGB") if found.info.get(_NOTE) == shown.note() else None
+    return found.convert("RGB") if found.info.get(_NOTE) == shown.note() else None
 
 
 def _path(folder: Path, step: int) -> Path:
