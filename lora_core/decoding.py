@@ -150,7 +150,8 @@ def _opened(data: bytes, most: int, load: bool, draft: int) -> Image.Image:
     image = Image.open(BytesIO(data), formats=[each for each in FORMATS if each in Image.OPEN])
     if image.width * image.height > most:
         raise PictureError(
-            f"has {image.width} x {image.height} pixels, above the {most / 1e6:.0f} million that are read; make it smaller"
+            f"has {image.width} x {image.height} pixels, above the {most / 1e6:.0f} million that are read; "
+            "make it smaller"
         )
     if draft:
         image.draft(None, (draft, draft))

@@ -164,8 +164,8 @@ class Dataset:
         lines += [f"  bucket {w} x {h}: {count}" for (w, h), count in sorted(self.buckets().items())]
         lines += self._shares() if len(self.groups) > 1 else self._plain(self.groups[0])
         lines += self._variants()
-        lines += [f"note on {names}: {why}" for names, why in together(self.notes)]
-        lines += [f"left out {names}: {why}" for names, why in together(self.left_out)]
+        lines += [f"note on {', '.join(names)}: {why}" for why, names in by_reason(self.notes).items()]
+        lines += [f"left out {', '.join(names)}: {why}" for why, names in by_reason(self.left_out).items()]
         return "\n".join(lines)
 
     def _captioned(self) -> list[str]:
@@ -234,12 +234,12 @@ def combined(datasets: Sequence[Dataset]) -> Dataset:
     return Dataset(examples, resolutions, left_out, tuple(each for dataset in datasets for each in dataset.notes))
 
 
-def together(told: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
-    """(name, reason) as (names, reason): every name is kept, and a reason that many share is said once."""
+def by_reason(told: Sequence[tuple[str, str]]) -> dict[str, list[str]]:
+    """(name, reason) as the names for each reason: every name is kept, and what many share is said once."""
     found: dict[str, list[str]] = {}
     for name, why in told:
         found.setdefault(why, []).append(name)
-    return [(", ".join(names), why) for why, names in found.items()]
+    return found
 
 
 def check_preservation(dataset: Dataset, weight: float, words: Sequence[str]) -> None:

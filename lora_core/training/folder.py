@@ -144,8 +144,8 @@ def _no_pictures(folder: Path, entries: _Entries) -> str:
     if found:
         below = ", ".join(f"{name} ({count})" for name, count in islice(found.items(), 12))
         return (
-            f"the folder {folder} holds no pictures itself, but its subfolders do: {below}; give one of them, name them "
-            "as 10_class (repeats and class words), or use a LoRA Dataset for each and combine them"
+            f"the folder {folder} holds no pictures itself, but its subfolders do: {below}; give one of them, name "
+            "them as 10_class (repeats and class words), or use a LoRA Dataset for each and combine them"
         )
     return f"the folder {folder} holds no images; put {', '.join(SUFFIXES)} files with .txt captions into it"
 

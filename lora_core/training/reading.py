@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from ..decoding import Decoded, PictureError, flatten
 from ..reserved import reserved
 from .buckets import bucket_sizes, fit, nearest_bucket
 from .captions import clean_trigger, plain, shuffled, with_trigger
-from .dataset import PLAIN, Dataset, Example, Group, Options, Role, combined, together
+from .dataset import PLAIN, Dataset, Example, Group, Options, Role, by_reason, combined
 from .folder import Found, look, named
 from .pictures import Masks, mask_file, origin, read_mask
 from .views import as_pixels, further_crops
@@ -204,5 +204,5 @@ def _why_not(sets: Sequence[Found]) -> str:
 
 
 def _listed(told: Sequence[tuple[str, str]], most: int = 4) -> str:
-    found = [f"{names} {why}" for names, why in together(told)]
+    found = [f"{', '.join(names[:most])} {why}" for why, names in by_reason(told).items()]
     return "; ".join(found[:most]) + (f"; and {len(found) - most} reasons more" if len(found) > most else "")

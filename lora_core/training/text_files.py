@@ -144,7 +144,8 @@ def _wide(text: str) -> float:
 
 _MARKS_OF_PRINT = "\u2018\u2019\u201c\u201d\u2013\u2014\u2026\u20ac\xb0\xab\xbb\xbf\xa1"
 _SCRIPTS = (
-    (0, 0x24F), (0x370, 0x52F), (0x2010, 0x2026), (0x3000, 0x30FF), (0x4E00, 0x9FFF), (0xAC00, 0xD7A3), (0xFF00, 0xFFEF),
+    (0, 0x24F), (0x370, 0x52F), (0x2010, 0x2026), (0x3000, 0x30FF), (0x4E00, 0x9FFF), (0xAC00, 0xD7A3),
+    (0xFF00, 0xFFEF),
 )  # fmt: skip
 _ENCODINGS: dict[str, tuple[str, Callable[[str], float]]] = {
     "UTF-16 without a mark": ("utf-16-le", _wide),
