@@ -15,6 +15,7 @@ _TIFF_PIXELS = {
     347, 512, 513, 514, 515, 519, 520, 521, 529, 530, 531, 532,
 }  # fmt: skip
 _ORIENTATION = 274
+_MARKER = re.compile(rb"\xff([\x01-\xcf\xd8-\xfe])")  # but for restarts and what stands for a byte of 255
 _EXIF = re.compile(rb"(?:Exif\0\0|eXIf|EXIF.{4}(?:Exif\0\0)?)((?:II\*\0|MM\0\*).*)", re.DOTALL)
 
 
@@ -45,6 +46,17 @@ def orientation(data: bytes) -> int:
     except (struct.error, KeyError):
         pass
     return 1
+
+
+def scans(data: bytes) -> int:
+    """Scans of a JPEG, up to where its first picture ends or is cut; 0 for what is none."""
+    found, at = 0, 2 if data.startswith(b"\xff\xd8") else len(data)
+    while marker := _MARKER.search(data, at):
+        if (kind := marker[1][0]) == 0xD9:
+            break
+        found += kind == 0xDA
+        at = marker.end() + int.from_bytes(data[marker.end() : marker.end() + 2], "big")
+    return found
 
 
 def _chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:

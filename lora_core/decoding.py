@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageFile
 
-from .bare import bare, orientation
+from .bare import bare, orientation, scans
 
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "AVIF", "HEIF")  # none that runs another program, as EPS does
 SUFFIXES = (
@@ -48,13 +48,13 @@ class PictureError(ValueError):
 
 @dataclass(frozen=True)
 class Decoded:
-    """A picture upright, of 8 bits a channel; `frames` are more than 1 for an animation, of which it is the first.
+    """A picture upright, of 8 bits a channel; the first where a file has `several`.
 
     `tables` are a JPEG's quantisation tables, None for other kinds.
     """
 
     image: Image.Image
-    frames: int = 1
+    several: bool = False
     tables: dict[int, list[int]] | None = None
 
 
@@ -85,7 +85,7 @@ def decode(data: bytes, most: int = PICTURE) -> Decoded:
     """The first picture of a file. Raises PictureError for what is none, is damaged, or has more pixels than `most`."""
     with _one_at_a_time, _tried(data, most, load=True) as image:
         return Decoded(
-            _upright(_plain(image), image, data), _frames(image), getattr(image, "quantization", None) or None
+            _upright(_plain(image), image, data), _several(image), getattr(image, "quantization", None) or None
         )
 
 
@@ -143,8 +143,8 @@ def _again(data: bytes, most: int, load: bool, draft: int, error: BaseException)
 
 def _opened(data: bytes, most: int, load: bool, draft: int) -> Image.Image:
     Image.init()
-    if data[:2] == b"\xff\xd8" and (scans := data.count(b"\xff\xda")) > _MOST_SCANS:
-        raise PictureError(f"is a JPEG of {scans} scans, which no camera or program makes; save it anew")
+    if (passes := scans(data)) > _MOST_SCANS:
+        raise PictureError(f"is a JPEG of {passes} scans, which no camera or program makes; save it anew")
     if data[4:8] == b"ftyp" and (kind := "AVIF" if data[8:11] == b"avi" else "HEIF") not in Image.OPEN:
         raise PictureError(f"is {kind}, which this Pillow does not read; save it as JPEG or PNG")
     image = Image.open(BytesIO(data), formats=[each for each in FORMATS if each in Image.OPEN])
@@ -173,7 +173,9 @@ def _strictly() -> Iterator[None]:
 
 def _upright(found: Image.Image, image: Image.Image, data: bytes) -> Image.Image:
     """`found`, turned as `image` tells, by the orientation alone: Pillow's `exif_transpose` also writes all of the
-    metadata anew, and fails at odd ones."""
+    metadata anew, and fails at odd ones. TIFF is turned by Pillow while it is loaded."""
+    if image.format == "TIFF":
+        return found.copy()
     try:
         turn = image.getexif().get(0x0112)
     except _FAULTS:
@@ -202,10 +204,12 @@ def _plain(image: Image.Image) -> Image.Image:
     )
 
 
-def _frames(image: Image.Image) -> int:
-    if image.format in ("JPEG", "MPO"):  # of which further ones are depths or thumbnails
-        return 1
-    return getattr(image, "n_frames", 1)
+def _several(image: Image.Image) -> bool:
+    """Frames or pages; those beside a JPEG are depths or thumbnails."""
+    try:
+        return image.format not in ("JPEG", "MPO") and getattr(image, "is_animated", False)
+    except _FAULTS:
+        return True
 
 
 def _told(error: BaseException) -> str:

@@ -131,7 +131,7 @@ class _Reader:
             except PictureError as error:
                 left_out.append((found.name + path.name, str(error)))
                 continue
-            if picture.frames > 1:
+            if picture.several:
                 notes.append((found.name + path.name, "several pictures in one file: the first is taken"))
         notes += [(found.name + name, why) for name, why in found.captions.notes]
         return self.dataset(examples, [*left_out, *found.left_out()], notes)
