@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import struct
+import zlib
 from collections.abc import Iterator
 
 _PNG = b"\x89PNG\r\n\x1a\n"
@@ -20,12 +21,17 @@ _EXIF = re.compile(rb"(?:Exif\0\0|eXIf|EXIF.{4}(?:Exif\0\0)?)((?:II\*\0|MM\0\*).
 
 
 def bare(data: bytes) -> bytes | None:
-    """The same picture with its pixels alone; None for kinds of files whose metadata stop nobody. Raises struct.error
-    for what is cut."""
+    """The same picture with its pixels and orientation alone; None for kinds of files whose metadata stop nobody.
+    Raises struct.error for what is cut."""
+    turn = struct.pack("<4sIHHHIHHI", b"II*\0", 8, 1, _ORIENTATION, 3, 1, orientation(data), 0, 0)
     if data.startswith(_PNG):
-        return _PNG + b"".join(chunk for kind, chunk in _chunks(data) if kind in _PNG_PIXELS)
+        (_, head), *rest = ((kind, chunk) for kind, chunk in _chunks(data) if kind in _PNG_PIXELS)
+        exif = struct.pack(">I4s", len(turn), b"eXIf") + turn
+        exif += struct.pack(">I", zlib.crc32(exif[4:]))
+        return _PNG + head + exif + b"".join(chunk for _, chunk in rest)
     if data.startswith(b"\xff\xd8"):
-        return b"\xff\xd8" + b"".join(_segments(data))
+        exif = b"Exif\0\0" + turn
+        return b"\xff\xd8" + struct.pack(">BBH", 0xFF, 0xE1, len(exif) + 2) + exif + b"".join(_segments(data))
     if data[:4] in (b"II*\0", b"MM\0*"):
         return _tiff(data)
     return None
@@ -35,7 +41,7 @@ def orientation(data: bytes) -> int:
     """The EXIF orientation of a picture file, 1 when there is none that can be read."""
     found = re.match(rb"(II\*\0|MM\0\*).*", data, re.DOTALL) and data
     if not found:
-        block = _EXIF.search(data[: 2**20])
+        block = _EXIF.search(data)
         found = block[1] if block else b""
     try:
         order, start, count = _directory(found)

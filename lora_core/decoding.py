@@ -92,9 +92,10 @@ def decode(data: bytes, most: int = PICTURE) -> Decoded:
 def small(data: bytes, side: int, most: int = PREVIEW) -> Image.Image:
     """The first picture of a file as RGB, made smaller until it fits into a square of `side`. Raises as `decode`."""
     with _one_at_a_time, _tried(data, most, load=True, draft=side) as image:
-        found = flatten(_upright(_plain(image), image, data))
-        found.thumbnail((side, side), Image.Resampling.LANCZOS)
-        return found
+        found, mode = _plain(image), "RGBA" if transparent(image) else "RGB"
+        found = found if found.mode == mode else found.convert(mode)
+        found.thumbnail((side, side), Image.Resampling.LANCZOS)  # first, so that few copies are of full size
+        return flatten(_upright(found, image, data))
 
 
 def flatten(image: Image.Image) -> Image.Image:
@@ -196,7 +197,7 @@ def _plain(image: Image.Image) -> Image.Image:
     if image.mode == "F" and 0 <= low and high <= 1:
         return Image.fromarray((values * 255).round().astype(np.uint8))
     if image.mode != "F" and bits <= 16 and not signed and 0 <= low and high < 2**bits:
-        values = (values.astype(np.int32) >> (bits - 8)).astype(np.uint8)
+        values = (values >> (bits - 8)).astype(np.uint8)
         return Image.fromarray(255 - values if inverted else values)
     raise PictureError(
         f"holds numbers from {low:.4g} to {high:.4g}, of which it is not agreed what is black and white; "

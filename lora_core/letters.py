@@ -32,9 +32,12 @@ class _Bitmap:
     def __init__(self, known: ImageFont.ImageFont):
         self.known = known
 
+    def getmask(self, text: str, mode: str = "", *_, **__):
+        return self.known.getmask(_latin(text), mode)
+
     def getmask2(self, text: str, mode: str = "", *_, anchor: str | None = None, **__):
         """The letters, and how far they begin from a place that is to be at `anchor` of them."""
-        mask = self.known.getmask(_latin(text), mode)
+        mask = self.getmask(text, mode)
         across, down = ({"m": 0.5, "r": 1, "s": 1}.get(at, 0) for at in anchor or "la")
         return mask, (-round(across * mask.size[0]), -round(down * mask.size[1]))
 

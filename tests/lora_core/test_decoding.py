@@ -61,7 +61,21 @@ def segment(kind: int, body: bytes) -> bytes:
     return data[:2] + struct.pack(">BBH", 0xFF, kind, len(body) + 2) + body + data[2:]
 
 
+def turned_png(**more) -> bytes:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    return saved("PNG", exif=exif, **more)
+
+
+def workflow() -> PngImagePlugin.PngInfo:
+    info = PngImagePlugin.PngInfo()
+    info.add_itxt("workflow", "x" * 1_200_000, zip=True)
+    return info
+
+
 TURNED = {
+    "an orientation beside a workflow of 1.2 MB": turned_png(pnginfo=workflow()),
+    "an orientation beside a profile of 1.5 MB": turned_png(icc_profile=b"\0" * 1_500_000),
     "a number of type UNDEFINED": jpeg(SIX, (0x0101, 7, 4, b"abcd")),
     "a signed number that is too large": jpeg(SIX, (0x0100, 9, 1, 0xFFFFFFFF)),
     "a resolution that is NaN": jpeg(SIX, (0x011A, 11, 1, struct.pack("<f", float("nan")))),

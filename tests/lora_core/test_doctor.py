@@ -216,8 +216,9 @@ def test_many_near_copies_are_one_line(tmp_path):
     ImageOps.mirror(natural(2)).save(folder / "09.png")
     found = doctor.examine(read(folder))
     assert [finding.text.split(":")[0] for finding in found] == [
-        "01.png, 03.png, 05.png and 08.png are nearly the same picture", "02.png and 09.png are mirror images of each other"
-    ]  # fmt: skip
+        "01.png, 03.png, 05.png and 08.png are nearly the same picture",
+        "02.png and 09.png are mirror images of each other",
+    ]
     assert [len(finding.examples) for finding in found] == [4, 2] and {f.mark for f in found} == {"near copy"}
     assert grouped([(0, 1, False), (2, 3, True), (1, 3, False), (5, 6, False)]) == [
         ([0, 1, 2, 3], True),
