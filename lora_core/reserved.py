@@ -35,7 +35,7 @@ def _marks(data: bytes) -> Iterator[str]:
         uses = {match[1].decode() for match in _ASSERTION.finditer(data)}
         if uses:
             yield f"C2PA training and data mining: {'notAllowed' if 'notAllowed' in uses else 'constrained'}"
-    if _TDM.search(data):
+    if b"reservation" in data and _TDM.search(data):  # the first is much faster
         yield "TDM reservation: 1"
 
 

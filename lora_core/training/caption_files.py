@@ -6,6 +6,7 @@ import csv
 import json
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
+from functools import cached_property
 from io import StringIO
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -16,6 +17,7 @@ ENDINGS = (".txt", ".caption")  # after the picture's name, with its suffix or w
 LISTS = (".jsonl", ".json", ".csv")
 _LARGEST_LIST = 2**26
 _NAMES = ("file_name", "image_path", "image", "file", "filename", "file_path", "path", "img", "image_file", "img_path")
+_OWN_TEXTS = ("caption", "text")  # of a file for one picture, where other words may be about anything
 _TEXTS = ("caption", "text", "prompt", "captions", "description")
 _Entries = dict[str, str]  # captions by the name of a picture
 
@@ -54,13 +56,17 @@ class CaptionFiles:
         """Why a file that looks like captions was not used; empty for other files."""
         suffix = path.suffix.lower()
         if suffix in ENDINGS:
-            owner = next((image for image in self.images if path in self._candidates(image)), None)
+            owner = self._owners.get(path)
             return f"another file has the caption of {owner.name}" if owner else "caption without an image"
         if suffix in LISTS and self._listed is None:
             return "not needed: every picture has a caption beside it"
         if suffix in LISTS:
             return "lists no caption of a picture here"
         return ""
+
+    @cached_property
+    def _owners(self) -> dict[Path, Path]:
+        return {path: image for image in reversed(self.images) for path in self._candidates(image)}
 
     def _candidates(self, image: Path) -> list[Path]:
         """Files beside it, those of its own spelling first; none that is in the spelling of another picture."""
@@ -75,7 +81,8 @@ class CaptionFiles:
 
     def _read(self, path: Path) -> str | None:
         """The text in one line. What cannot be read counts as used: it is told in the notes."""
-        first, self.used = path not in self.used, self.used | {path}
+        first = path not in self.used
+        self.used.add(path)
         try:
             text, note = read_text(path)
         except TextError as error:
@@ -112,17 +119,19 @@ def _entries(path: Path, text: str) -> Iterable[tuple[str, str]]:
     name. Raises ValueError."""
     suffix = path.suffix.lower()
     if suffix == ".jsonl":
-        return _records([_line(line, number) for number, line in enumerate(text.splitlines(), 1) if line.strip()])
+        return _records([_line(line, number) for number, line in enumerate(text.split("\n"), 1) if line.strip()])
     if suffix == ".csv":
         return _records(list(csv.DictReader(StringIO(text))))
     found = json.loads(text)
-    if isinstance(found, dict) and isinstance(only := next(iter(found.values()), None), list) and len(found) == 1:
-        found = only  # {"images": [...]}
     if isinstance(found, list):
         return _records(found)
-    if isinstance(found, dict) and (caption := _text(found)) and not any(key in found for key in _NAMES):
-        return [(path.stem, caption)]  # of one picture, beside it
-    return [(name, _text(value)) for name, value in found.items()] if isinstance(found, dict) else []
+    if not isinstance(found, dict):
+        return []
+    own = _text({key: found.get(key) for key in _OWN_TEXTS})
+    if own and not any(key in found for key in _NAMES):
+        return [(path.stem, own)]  # of one picture, beside it
+    within = [each for value in found.values() if isinstance(value, list) for each in _records(value)]
+    return [*within, *((name, _text(value)) for name, value in found.items())]  # {"images": [...]}, or by name
 
 
 def _line(line: str, number: int) -> Any:

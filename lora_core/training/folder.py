@@ -79,12 +79,12 @@ def files(folder: Path) -> list[Path]:
 
 
 def _entries(folder: Path) -> _Entries:
-    if not folder.is_dir():
-        raise ValueError(
-            f"the folder {folder} does not exist; give an absolute path or one inside ComfyUI's input folder"
-        )
     found = _Entries()
     try:
+        if not folder.is_dir():
+            raise ValueError(
+                f"the folder {folder} does not exist; give an absolute path or one inside ComfyUI's input folder"
+            )
         for path in sorted(folder.iterdir()):
             if path.is_dir() and not path.name.startswith("."):
                 found.folders.append(path)
@@ -112,7 +112,8 @@ def _one(folder: Path, entries: _Entries, masks: Masks, **of_name) -> Found:
         stems = {path.stem + MASK_ENDING for path in images}
         beside = {path for path in images if path.stem in stems}
         images = [path for path in images if path not in beside]
-    rest = [path for path in entries.files if path not in beside and path not in set(images)]
+    taken = beside.union(images)
+    rest = [path for path in entries.files if path not in taken]
     return Found(folder, images, CaptionFiles(rest, images), entries.others, **of_name)
 
 

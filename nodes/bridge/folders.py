@@ -60,6 +60,8 @@ def dataset_folder(text: str) -> Path:
     name = text.strip().strip('"').strip()
     if not name:
         raise ValueError("no folder is given; name one that holds captioned pictures, or connect images")
+    if "\0" in name:
+        raise ValueError("the name of the folder holds a zero byte; write it again")
     try:
         path = _found(Path(name).expanduser())
         if open_to := listens_beyond():
@@ -73,10 +75,8 @@ def folder_state(text: str | None) -> list[tuple[str, int, int]]:
     """Name, size and time of every file that may be read of a data-set folder: changes when the node must read it
     again."""
     try:
-        folder = dataset_folder(text) if text and text.strip() else None
+        folder = dataset_folder(text or "")
     except ValueError:
-        return []
-    if folder is None or not folder.is_dir():
         return []
     return sorted(_states(folder, contents.files(folder)))
 

@@ -113,6 +113,15 @@ def test_tags_follow_captions_as_in_sd_scripts(tmp_path: Path) -> None:
     assert captions(load(tmp_path)) == {"a.png": "a dog, red, big"}
 
 
+def test_a_file_of_one_picture_is_asked_for_its_caption_alone(tmp_path: Path) -> None:
+    put(tmp_path, "a.png", "b.png")
+    (tmp_path / "a.json").write_text('{"caption": "a dog", "width": 64, "tags": ["x"]}')
+    (tmp_path / "b.json").write_text('{"prompt": "masterpiece", "description": "<p>buy it</p>", "tags": ["x"]}')
+    data = load(tmp_path, "sks")
+    assert captions(data) == {"a.png": "sks, a dog", "b.png": "sks"}
+    assert data.left_out == (("b.json", "lists no caption of a picture here"),)
+
+
 @pytest.mark.parametrize(
     ("text", "why"),
     [("{", "is no sound JSONL"), ('{"file_name": "a.png"}', "lists no caption"), ("[" * 99999, "is no sound JSONL"),
