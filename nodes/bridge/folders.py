@@ -160,15 +160,15 @@ def _check_inside(name: str, path: Path, open_to: str) -> None:
     roots = [Path(folder_paths.get_input_directory()), Path(folder_paths.get_output_directory()), *_data_sets()]
     written = [Path(os.path.abspath(root)) for root in roots]
     real = [*written, *(Path(os.path.realpath(root)) for root in roots)]
-    if not _below(Path(os.path.abspath(path)), real):
+    if not _is_in(Path(os.path.abspath(path)), real):
         raise ValueError(_refusal(f"the folder {name} is", open_to))
     for each in (path, *contents.files(path)):
-        if not _below(Path(os.path.realpath(each)), real):
+        if not _is_in(Path(os.path.realpath(each)), real):
             what = f"the folder {name}" if each == path else f"{each.name} in the folder {name}"
             raise ValueError(_refusal(f"{what} is a link to a place", open_to))
 
 
-def _below(path: Path, roots: Iterable[Path]) -> bool:
+def _is_in(path: Path, roots: Iterable[Path]) -> bool:
     return any(path.is_relative_to(root) for root in roots)
 
 
