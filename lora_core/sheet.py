@@ -6,7 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from textwrap import wrap
 
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image
+
+from . import letters
 
 _GAP, _PAPER, _TEXT, _FAINT = 8, "#1b1b1f", "#e6e6ee", "#a8a8b4"
 
@@ -26,10 +28,10 @@ def sheet(rows: Sequence[Row], heading: str = "", tile: int = 0) -> Image.Image:
     columns = max((len(row) for row in fitted), default=0)
     width = max((picture.width for row in fitted for picture in row), default=0)
     size = max(12, min(width // 14, 28))
-    font, line = ImageFont.load_default(size), size + 6
+    font, line = letters.font(size), size + 6
     page_width = columns * (width + _GAP) + _GAP
-    letters = max(page_width // (size // 2 + 1), 8)
-    titles = [wrap(row.title, letters) for row in rows]
+    longest = max(page_width // (size // 2 + 1), 8)
+    titles = [wrap(row.title, longest) for row in rows]
     labelled = [any(row.labels) for row in rows]
     heights = [
         len(title) * line + max((picture.height for picture in row), default=0) + (line if label else 0) + _GAP
@@ -37,7 +39,7 @@ def sheet(rows: Sequence[Row], heading: str = "", tile: int = 0) -> Image.Image:
     ]
     top = _GAP + (line if heading else 0)
     page = Image.new("RGB", (max(page_width, 1), top + sum(heights) + _GAP), _PAPER)
-    pen = ImageDraw.Draw(page)
+    pen = letters.pen(page, size)
     if heading:
         pen.text((_GAP, _GAP), heading, _TEXT, font)
     for row, title, pictures, height in zip(rows, titles, fitted, heights, strict=True):

@@ -25,7 +25,7 @@ class LoraDataset(io.ComfyNode):
             description="Pictures with captions for Train LoRA. Resizes and crops each picture to the aspect-ratio bucket nearest to it.",
             search_aliases=["training images", "captions", "buckets"],
             inputs=[
-                io.String.Input("folder", default="", tooltip="Folder of PNG, JPEG or WebP files with a .txt caption of the same name each. Absolute, or inside ComfyUI's input folder. Leave empty when images are connected."),
+                io.String.Input("folder", default="", tooltip="Folder of pictures with a .txt caption of the same name each. Absolute, or inside ComfyUI's input or datasets folder. Leave empty when images are connected."),
                 io.String.Input("trigger", default="", tooltip="Word that calls the concept. It is put in front of every caption that does not hold it, and stands in for missing captions."),
                 io.Int.Input("resolution", default=512, min=RESOLUTIONS[0], max=RESOLUTIONS[1], step=8, tooltip="Training resolution: the side of the square bucket. SD 1.5 512, SDXL and newer 1024; less is faster."),
                 io.Int.Input("repeats", default=1, min=1, max=1000, tooltip="How often each picture is seen in one pass over the set."),
@@ -41,10 +41,11 @@ class LoraDataset(io.ComfyNode):
                 io.Float.Input("weight", default=1.0, min=0.01, max=100.0, step=0.05, optional=True, advanced=True, tooltip="How strongly this set is drawn when sets are combined: each picture is seen repeats x weight times in a pass."),
                 io.Boolean.Input("class_images", default=False, optional=True, advanced=True, tooltip="These pictures show the class, not the concept: for prior preservation. Write the class word, such as dog, in trigger."),
                 io.Combo.Input("masks", options=list(MASKS), default="off", optional=True, advanced=True, tooltip="Where to learn: opaque parts (alpha), or what is white in x-mask.png beside x.jpg (-mask files). auto takes the file, else alpha."),
+                io.Boolean.Input("caption_weights", default=False, optional=True, advanced=True, tooltip="Read parentheses in captions as weights, (word:1.2), as prompts are. Off: they are text, as in sd-scripts; \\( means the same."),
             ],
             outputs=[
                 LoraDatasetType.Output("dataset", tooltip="Connect to Train LoRA."),
-                io.String.Output("report", tooltip="Counts, buckets, and every file that was left out with the reason."),
+                io.String.Output("report", tooltip="Captions, counts, buckets, and every file that was left out with the reason."),
             ],
         )  # fmt: skip
 
@@ -72,10 +73,11 @@ class LoraDataset(io.ComfyNode):
     def execute(
         cls, folder, trigger, resolution, repeats, images=None, captions="", bucket_step=32, flip=False, crops=0,
         shuffle_tags=False, keep_tokens=1, caption_variants=4, resolutions="", weight=1.0, class_images=False, masks="off",
+        caption_weights=False,
     ) -> io.NodeOutput:  # fmt: skip
         options = Options(
             flip, crops, shuffle_tags, keep_tokens, caption_variants, numbers("resolutions", resolutions), weight,
-            class_images, masks,
+            class_images, masks, caption_weights,
         )  # fmt: skip
         if images is None:
             data = reading.from_folder(dataset_folder(folder), trigger, resolution, bucket_step, repeats, options)

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from math import log
 from typing import NamedTuple
 
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
+from .. import letters
 from ..blocks import block_of
 from .figures import EVERYWHERE, Block, Excess, Interference
 from .findings import Norms, floors, letter
@@ -53,7 +54,7 @@ def heat_map(found: Interference, base: Norms | None = None) -> Image.Image:
     rows = [*found.blocks, found.total]
     labels = [block.name for block in rows]
     tops = [_TOP + _ROW * row + (8 if row == len(found.blocks) else 0) for row in range(len(rows))]
-    title, small = ImageFont.load_default(15), ImageFont.load_default(12)
+    title, small = letters.font(15), letters.font(12)
     panels, loud = _panels(found) if found.pairs else [], _loudness(found, base or {})
     column = 54 if len(found.pairs) <= 6 else 36 if len(found.pairs) <= 15 else 16
     wide = max([column * len(found.pairs), *(int(small.getlength(panel.title)) for panel in panels)])
@@ -81,7 +82,7 @@ def heat_map(found: Interference, base: Norms | None = None) -> Image.Image:
 
 def _page(width: int, height: int) -> tuple[Image.Image, ImageDraw.ImageDraw]:
     page = Image.new("RGB", (max(width, 640), height + _LINE), _PAPER)
-    return page, ImageDraw.Draw(page)
+    return page, letters.pen(page)
 
 
 def _notes(found: Interference) -> list[tuple[str, str]]:

@@ -7,17 +7,15 @@ import os
 from base64 import b64decode
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
-
+from ..decoding import PictureError, content, small
 from ..guess import guess, named
 from . import guard
 from .faults import UnsafeFileError
 from .layers import check_layers
-from .thumbnail import jpeg
+from .thumbnail import SIDES, jpeg
 from .words import trigger_words
 
 _MOST_WORDS = 12
@@ -74,7 +72,7 @@ def picture(path: str | os.PathLike[str]) -> bytes | None:
         about = guard.inspect(path).metadata
     except UnsafeFileError:
         return None
-    return next((small for data in _covers(about) if data and (small := _jpeg(BytesIO(data)))), None)
+    return next((found for data in _covers(about) if data and (found := _jpeg(data))), None)
 
 
 def _has_picture(header: guard.Header) -> bool:
@@ -99,14 +97,13 @@ def _decoded(text: str) -> bytes:
         return b""
 
 
-def _jpeg(source: Path | BytesIO) -> bytes | None:
+def _jpeg(source: Path | bytes) -> bytes | None:
     """Drawn anew, so that nothing but a picture leaves this place."""
     try:
         if isinstance(source, Path) and source.stat().st_size > _LARGEST_PICTURE:
             return None
-        with Image.open(source) as found:
-            return jpeg(found)
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+        return jpeg(small(content(source) if isinstance(source, Path) else source, SIDES[0]))
+    except (OSError, PictureError):
         return None
 
 

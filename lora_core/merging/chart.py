@@ -6,9 +6,10 @@ from collections.abc import Mapping, Sequence
 from math import ceil, log10
 
 import torch
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 from torch import Tensor
 
+from .. import letters
 from ..training.curve import PAPER, RAW, SMOOTH, TEXT, VALIDATION, beside, grid, write
 from .merge import Merged
 
@@ -101,8 +102,7 @@ def _together(spectra: Sequence[Tensor]) -> Tensor:
 
 def _panel(words: Sequence[tuple[str, str]]) -> tuple[Image.Image, ImageDraw.ImageDraw]:
     image = Image.new("RGB", _SIZE, PAPER)
-    pen = ImageDraw.Draw(image)
-    pen.font = ImageFont.load_default(_LETTERS)
+    pen = letters.pen(image, _LETTERS)
     grid(pen, _FRAME)
     write(pen, (_FRAME[0], 10), words)
     return image, pen

@@ -9,10 +9,39 @@ from collections.abc import Sequence
 
 import torch
 
+_WEIGHT = re.compile(r"\([^()]*:\s*[\d.]+\s*\)|\(\(")
+
+
+def literal(text: str) -> str:
+    """The prompt that is read as this very text: ComfyUI takes parentheses for weights unless they are escaped, and an
+    escaped one means the same here."""
+    return re.sub(r"\\?([()])", r"\\\1", text)
+
+
+def plain(text: str) -> str:
+    """The text without the escapes of `literal`."""
+    return re.sub(r"\\([()])", r"\1", text)
+
+
+def has_bare(text: str) -> bool:
+    """Whether ComfyUI would read parentheses in it as weights."""
+    return bool(re.search(r"(?<!\\)[()]", text))
+
+
+def has_weights(text: str) -> bool:
+    """Whether it is written as prompts are, with `(word:1.2)` or doubled parentheses."""
+    return bool(_WEIGHT.search(text))
+
+
+def clean_trigger(text: str) -> str:
+    """As it is looked for in captions: without what a paste leaves at its ends, on one line."""
+    return " ".join(text.split()).strip(" ,\u3001\uff0c\u200b\u2060\ufeff")
+
 
 def trigger_pattern(trigger: str) -> re.Pattern[str]:
-    """The trigger as a whole word, in any case."""
-    return re.compile(rf"(?<!\w){re.escape(trigger)}(?!\w)", re.IGNORECASE)
+    """The trigger as a whole word, in any case, its parentheses escaped or not."""
+    found = "".join(rf"\\?\{each}" if each in "()" else re.escape(each) for each in plain(trigger))
+    return re.compile(rf"(?<!\w){found}(?!\w)", re.IGNORECASE)
 
 
 def with_trigger(caption: str | None, trigger: str) -> str:

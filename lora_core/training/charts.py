@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from PIL import Image, ImageDraw
 
+from .. import letters
 from .curve import FAINT, GRID, PAPER, PRESERVATION, SMOOTH, TEXT, VALIDATION, Marks, beside, draw_curve, grid, write
 from .record import BANDS, Record, means
 from .report import Story
@@ -38,7 +39,7 @@ def draw_charts(story: Story, thumbnails: Mapping[int, Image.Image]) -> Image.Im
 
 def _panel(words: Sequence[tuple[str, str]]) -> tuple[Image.Image, ImageDraw.ImageDraw]:
     image = Image.new("RGB", _SIZE, PAPER)
-    pen = ImageDraw.Draw(image)
+    pen = letters.pen(image)
     write(pen, (_FRAME[0], 8), words)
     return image, pen
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from PIL import Image, ImageDraw
 
+from .. import letters
 from .dataset import Dataset, Example
 
 _TILE, _CAPTION, _GAP, _COLUMNS, _MOST = 128, 28, 6, 6, 24
@@ -44,6 +45,6 @@ def _place(sheet: Image.Image, example: Example, text: str, left: int, top: int)
     picture = Image.fromarray((example.pixels.float() * 255).round().byte().numpy())
     picture.thumbnail((_TILE, _TILE))
     sheet.paste(picture, (left + (_TILE - picture.width) // 2, top + (_TILE - picture.height) // 2))
-    pen = ImageDraw.Draw(sheet)
+    pen = letters.pen(sheet)
     for line, start in enumerate(range(0, min(len(text), 44), 22)):
         pen.text((left, top + _TILE + 2 + line * 12), text[start : start + 22], fill=_TEXT)

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 from PIL import Image, ImageDraw
 
+from .. import letters
+
 PAPER, GRID, RAW, SMOOTH, TEXT = "#1b1b1f", "#33333a", "#3f5a78", "#6fb3ff", "#c8c8d0"
 VALIDATION, PRESERVATION, FAINT = "#ffb454", "#dd9bc8", "#93a1b5"  # told apart by colour-blind people, too
 
@@ -35,7 +37,7 @@ def draw_curve(
 ) -> Image.Image:
     """Raw and smoothed loss over `steps`, and the marks; an empty or flat curve is drawn as what it is."""
     image = Image.new("RGB", size, PAPER)
-    pen = ImageDraw.Draw(image)
+    pen = letters.pen(image)
     left, top, right, bottom = frame = 48, 16, size[0] - 12, size[1] - 24
     grid(pen, frame)
     if not losses:

@@ -11,7 +11,9 @@ from typing import Literal
 
 from torch import Tensor
 
+from ..decoding import SUFFIXES
 from .buckets import Size
+from .captions import literal
 from .pictures import Masks, Origin
 from .views import Crops, View
 
@@ -24,6 +26,7 @@ class Options:
 
     `resolutions`: each picture is taken at every one of them. `caption_variants`: orders of tags per caption, used with
     `shuffle_tags`. `class_images`: the set shows the class that the concept belongs to, not the concept.
+    `caption_weights`: parentheses in captions are weights as in prompts, else they are text.
     """
 
     flip: bool = False
@@ -35,6 +38,7 @@ class Options:
     weight: float = 1.0
     class_images: bool = False
     masks: Masks = "off"
+    caption_weights: bool = False
 
 
 PLAIN = Options()
@@ -59,13 +63,18 @@ class Group:
     def times(self) -> float:
         return self.repeats * self.weight
 
+    def prompt(self, text: str) -> str:
+        """What text encoders are given for a caption or trigger of this set."""
+        return text if self.options.caption_weights else literal(text)
+
 
 @dataclass(frozen=True)
 class Example:
     """One picture at one resolution: where it came from, its caption, its bucket (width, height) and a hash of all.
 
     `pixels` (height, width, 3) in 0..1 are its centre crop, fp16 to keep large sets small; `mask` (height, width) uint8
-    tells where to learn. `captions` are all orders of its tags, as written first.
+    tells where to learn. `captions` are all orders of its tags, as written first, each as text encoders are given it.
+    `written` is false where the trigger stands in for a caption.
     """
 
     source: str
@@ -79,6 +88,7 @@ class Example:
     mask: Tensor | None = None
     crops: Crops | None = None
     flip: bool = False
+    written: bool = True
 
     def views(self) -> Iterator[View]:
         """The centre crop first, then further crops, each followed by its mirror image where pictures are flipped."""
@@ -98,11 +108,13 @@ class Example:
 
 @dataclass(frozen=True)
 class Dataset:
-    """What Train LoRA learns from. `left_out` names every file that was not taken, with the reason."""
+    """What Train LoRA learns from. `left_out` names every file that was not taken, with the reason, and `notes` files
+    that were taken with a reservation."""
 
     examples: tuple[Example, ...]
     resolutions: tuple[int, ...]
     left_out: tuple[tuple[str, str], ...] = ()
+    notes: tuple[tuple[str, str], ...] = ()
 
     @property
     def resolution(self) -> int:
@@ -125,6 +137,10 @@ class Dataset:
         """Pictures, however many resolutions they are taken at."""
         return len({id(example.origin) for example in self.examples})
 
+    def pictures(self) -> list[Example]:
+        """An example of each picture."""
+        return list({id(example.origin): example for example in reversed(self.examples)}.values())[::-1]
+
     def times(self) -> list[float]:
         """How often a pass over the data shows each example."""
         return [example.group.times for example in self.examples]
@@ -133,20 +149,43 @@ class Dataset:
         """Changes when a picture, a caption, their order, the trigger, or how they are drawn changes."""
         groups = (example.group for example in self.examples)
         text = "".join(example.digest for example in self.examples)
-        text += "".join(f"{group.repeats} {group.weight} {group.role} {group.trigger};" for group in groups)
+        text += "".join(
+            f"{group.repeats} {group.weight} {group.role} {group.prompt(group.trigger)};" for group in groups
+        )
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     def buckets(self) -> Counter[Size]:
         return Counter(example.size for example in self.examples)
 
     def report(self) -> str:
-        """Counts, buckets, shares and everything left out, as lines of plain text."""
-        lines = [f"{self._counted()} at resolution {', '.join(str(each) for each in self.resolutions)}"]
+        """What matters most, counts, buckets, shares and everything left out, as lines of plain text."""
+        lines = [*self._captioned(), *self._lost()]
+        lines += [f"{self._counted()} at resolution {', '.join(str(each) for each in self.resolutions)}"]
         lines += [f"  bucket {w} x {h}: {count}" for (w, h), count in sorted(self.buckets().items())]
         lines += self._shares() if len(self.groups) > 1 else self._plain(self.groups[0])
         lines += self._variants()
-        lines += [f"left out {name}: {reason}" for name, reason in self.left_out]
+        lines += [f"note on {', '.join(names)}: {why}" for why, names in by_reason(self.notes).items()]
+        lines += [f"left out {', '.join(names)}: {why}" for why, names in by_reason(self.left_out).items()]
         return "\n".join(lines)
+
+    def _captioned(self) -> list[str]:
+        """How many pictures have captions, and which have none."""
+        pictures = self.pictures()
+        bare = [Path(each.source).name for each in pictures if not each.written]
+        if not bare:
+            return [f"{_number(len(pictures), 'caption')}, one for every picture"]
+        groups = {each.group for each in pictures if not each.written}
+        instead = "class word" if all(group.role == "class" for group in groups) else "trigger"
+        instead = instead if any(group.trigger or group.role == "class" for group in groups) else "folder's name"
+        if len(bare) == len(pictures):
+            return [f"no captions: {_number(len(pictures), 'picture')} with the {instead} alone"]
+        captions, others = _number(len(pictures) - len(bare), "caption"), _number(len(bare), "picture")
+        return [f"{captions}, {others} with the {instead} alone: {', '.join(bare)}"]
+
+    def _lost(self) -> list[str]:
+        """Pictures that were left out, for which the reasons follow at the end."""
+        lost = [name for name, _ in self.left_out if Path(name).suffix.lower() in SUFFIXES]
+        return [f"{_number(len(lost), 'picture')} left out: {', '.join(lost)}"] if lost else []
 
     def _counted(self) -> str:
         if len(self.groups) > 1:
@@ -181,13 +220,26 @@ class Dataset:
         return lines
 
 
+def _number(count: int, noun: str) -> str:
+    return f"{count} {noun}" + ("s" if count != 1 else "")
+
+
 def combined(datasets: Sequence[Dataset]) -> Dataset:
     """All sets as one, each with its own repeats, weight, trigger and captions. Raises ValueError for none."""
     if not datasets:
         raise ValueError("no data set is connected; connect at least one LoRA Dataset")
     examples = tuple(example for dataset in datasets for example in dataset.examples)
     resolutions = tuple(sorted({each for dataset in datasets for each in dataset.resolutions}))
-    return Dataset(examples, resolutions, tuple(left for dataset in datasets for left in dataset.left_out))
+    left_out = tuple(each for dataset in datasets for each in dataset.left_out)
+    return Dataset(examples, resolutions, left_out, tuple(each for dataset in datasets for each in dataset.notes))
+
+
+def by_reason(told: Sequence[tuple[str, str]]) -> dict[str, list[str]]:
+    """(name, reason) as the names for each reason: every name is kept, and what many share is said once."""
+    found: dict[str, list[str]] = {}
+    for name, why in told:
+        found.setdefault(why, []).append(name)
+    return found
 
 
 def check_preservation(dataset: Dataset, weight: float, words: Sequence[str]) -> None:

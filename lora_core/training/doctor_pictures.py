@@ -43,6 +43,21 @@ def near_copies(thumbnails: Sequence[Tensor]) -> list[tuple[int, int, bool]]:
     return [(first, second, mirrored) for (first, second), (_, mirrored) in sorted(best.items())]
 
 
+def grouped(pairs: Sequence[tuple[int, int, bool]]) -> list[tuple[list[int], bool]]:
+    """`near_copies` as groups: what is joined by pairs, in order, and whether a pair of it is mirrored."""
+    groups: list[tuple[set[int], bool]] = []
+    for first, second, mirrored in pairs:
+        joined, found = {first, second}, mirrored
+        apart = []
+        for members, flipped in groups:
+            if members & joined:
+                joined, found = joined | members, found or flipped
+            else:
+                apart.append((members, flipped))
+        groups = [*apart, (joined, found)]
+    return sorted((sorted(members), mirrored) for members, mirrored in groups)
+
+
 def sharpness(pixels: Tensor) -> float:
     """Variance of the Laplacian over the variance of the picture, both of gray; 0 for a flat picture."""
     values = gray(pixels)[None, None]

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import logging
-import struct
-import zlib
 from io import BytesIO
 from pathlib import Path
 
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
+from ..decoding import PictureError, content, decode
 from ..files.save import write_whole
 
 log = logging.getLogger("lora_loom")
 _NOTE = "lora_loom"
-_BROKEN = (OSError, ValueError, SyntaxError, EOFError, struct.error, zlib.error, Image.DecompressionBombError)
 
 
 def write(path: Path, picture: Image.Image, note: str) -> None:
@@ -30,8 +28,8 @@ def write(path: Path, picture: Image.Image, note: str) -> None:
 def read(path: Path, note: str) -> Image.Image | None:
     """The picture as RGB; None when there is none under this note."""
     try:
-        with Image.open(path, formats=["PNG"]) as found:
-            return found.convert("RGB") if found.info.get(_NOTE) == note else None
-    except _BROKEN as error:
-        log.debug("%s is not used: %s", path, error)
+        found = decode(content(path)).image
+    except PictureError as error:
+        log.debug("%s is not used: it %s", path, error)
         return None
+    return found.convert("RGB") if found.info.get(_NOTE) == note else None

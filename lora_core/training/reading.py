@@ -1,9 +1,10 @@
-"""Make a data set of a folder of pictures with same-name `.txt` captions, as people prepare them, or of tensors."""
+"""Make a data set of a folder of captioned pictures, as people prepare them, or of tensors."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,58 +12,63 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from .. import decoding
+from ..decoding import Decoded, PictureError, flatten
+from ..reserved import reserved
 from .buckets import bucket_sizes, fit, nearest_bucket
-from .captions import shuffled, with_trigger
-from .dataset import PLAIN, Dataset, Example, Group, Options, Role
-from .pictures import Masks, flatten, list_images, mask_file, opened, origin, read_mask
+from .captions import clean_trigger, plain, shuffled, with_trigger
+from .dataset import PLAIN, Dataset, Example, Group, Options, Role, by_reason, combined
+from .folder import Found, look, named
+from .pictures import Masks, mask_file, origin, read_mask
 from .views import as_pixels, further_crops
 
-
-def read_caption(image: Path) -> str | None:
-    """The text of the same-name `.txt`, None when there is no such file or it is empty."""
-    path = image.with_suffix(".txt")
-    if not path.is_file():
-        return None
-    text = path.read_text(encoding="utf-8-sig", errors="replace")
-    return " ".join(text.split()) or None
+_NO_CAPTION = "no caption and no trigger word"
+_CURE = "add .txt files of the same name, or a trigger word"
 
 
 def check_folder(folder: Path, trigger: str, masks: Masks = "off") -> None:
-    """What can be known without decoding: there are images, each opens, there is something to caption them with, and
+    """What can be known without decoding: there is a picture that opens and has something to caption it with, and
     there are masks where they are asked for."""
-    images, _ = list_images(folder, masks)
-    if not trigger and not any(read_caption(path) for path in images):
-        raise ValueError(
-            f"none of the {len(images)} images in {folder} has a caption; "
-            "add .txt files of the same name, or a trigger word"
-        )
+    sets, _ = look(folder, masks)
+    images = [path for each in sets for path in each.images]
+    if not clean_trigger(trigger) and not any(each.words or each.captions.any() for each in sets):
+        raise ValueError(f"none of the {len(images)} images in {folder} has a caption; {_CURE}{_why_not(sets)}")
     if masks == "-mask files" and not any(mask_file(path) for path in images):
         raise ValueError(
             f"none of the {len(images)} images in {folder} has a mask; put x-mask.png beside x.jpg, or set masks to off"
         )
+    broken = []
     for path in images:
-        with opened(path):
-            pass
+        try:
+            decoding.check(decoding.content(path))
+            return
+        except PictureError as error:
+            broken.append((path.name, str(error)))
+    raise ValueError(f"none of the {len(images)} images in {folder} can be read: {_listed(broken)}")
 
 
 def from_folder(
     folder: Path, trigger: str, resolution: int, step: int, repeats: int, options: Options = PLAIN
 ) -> Dataset:
-    """Read a folder. An image without caption is taken with the trigger alone, or left out when there is no trigger.
+    """Read a folder. A picture without caption is taken with the trigger alone, or left out when there is no trigger;
+    one that cannot be read is left out. Raises ValueError when nothing is left.
 
-    Of class images, `trigger` is the class word: it leads their captions in the same way and is none to be replaced.
+    A folder of folders named as `10_sks dog` is a set for each of them: 10 times the repeats, and the words stand in
+    for captions. Of class images, `trigger` is the class word: it leads their captions in the same way and is none to
+    be replaced.
     """
-    images, left_out = list_images(folder, options.masks)
-    reader = _Reader(str(folder), trigger, resolution, step, repeats, options)
-    examples: list[Example] = []
-    for path in images:
-        caption = with_trigger(read_caption(path), trigger)
-        if not caption:
-            left_out.append((path.name, "no caption and no trigger word"))
-            continue
-        with opened(path) as image:
-            examples += reader.examples(str(path), caption, image, path)
-    return reader.dataset(examples, left_out)
+    sets, left_out = look(folder, options.masks)
+    found: list[Dataset] = []
+    for each in sets:
+        reader = _Reader(str(each.folder), trigger, resolution, step, repeats * each.repeats, options)
+        data = reader.folder(each)
+        left_out += data.left_out
+        found.append(data)
+    data = combined(found)
+    notes = data.notes if sets[0].name else (*data.notes, *_of_name(folder, repeats))
+    data = replace(data, left_out=tuple(left_out), notes=notes)
+    _check(data)
+    return data
 
 
 def from_tensors(
@@ -84,14 +90,16 @@ def from_tensors(
     reader = _Reader("connected images", trigger, resolution, step, repeats, options)
     examples: list[Example] = []
     for index, (image, text) in enumerate(zip(images, captions, strict=True)):
-        caption = with_trigger(" ".join(text.split()), trigger)
-        if not caption:
+        text = " ".join(text.split())
+        if not text and not reader.trigger:
             raise ValueError(
                 f"image {index + 1} has an empty caption and there is no trigger word; write a caption or a trigger"
             )
         picture = Image.fromarray((image.cpu().float().clamp(0, 1) * 255).round().byte().numpy())
-        examples += reader.examples(f"image {index + 1}", caption, picture)
-    return reader.dataset(examples, [])
+        examples += reader.examples(f"image {index + 1}", text, Decoded(picture))
+    data = reader.dataset(examples)
+    _check(data)
+    return data
 
 
 class _Reader:
@@ -99,37 +107,102 @@ class _Reader:
 
     def __init__(self, name: str, trigger: str, resolution: int, step: int, repeats: int, options: Options):
         role: Role = "class" if options.class_images else "concept"
-        self.group = Group(name, "" if options.class_images else trigger, repeats, options.weight, role, step, options)
+        self.options = options
+        self.trigger = self._read(clean_trigger(trigger))
+        own = "" if options.class_images else self.trigger
+        self.group = Group(name, own, repeats, options.weight, role, step, options)
         self.resolutions = tuple(sorted(set(options.resolutions))) or (resolution,)
         self.sizes = [bucket_sizes(each, step) for each in self.resolutions]
-        self.options = options
 
-    def examples(self, source: str, caption: str, image: Image.Image, path: Path | None = None) -> Iterator[Example]:
-        """The picture at each resolution."""
-        flat, mask = flatten(image), read_mask(image, path, self.options.masks)
-        found, options = origin(image, flat), self.options
-        captions = (caption,)
+    def folder(self, found: Found) -> Dataset:
+        """The set of a folder, which may be empty."""
+        examples: list[Example] = []
+        left_out, notes = [], []
+        for path in found.images:
+            text = found.captions.of(path)
+            if not (text or self.trigger or found.words):
+                left_out.append((found.name + path.name, _NO_CAPTION))
+                continue
+            try:
+                data = decoding.content(path)
+                picture = decoding.decode(data)
+                made = self.examples(str(path), text or "", picture, path, reserved(data), found.words)
+                examples += made
+            except PictureError as error:
+                left_out.append((found.name + path.name, str(error)))
+                continue
+            if picture.several:
+                notes.append((found.name + path.name, "several pictures in one file: the first is taken"))
+        notes += [(found.name + name, why) for name, why in found.captions.notes]
+        return self.dataset(examples, [*left_out, *found.left_out()], notes)
+
+    def examples(
+        self, source: str, text: str, picture: Decoded, path: Path | None = None, mark: str = "", words: str = ""
+    ) -> list[Example]:
+        """The picture at each resolution. `words` stand in for an empty text, led by the trigger like any."""
+        caption = with_trigger(self._read(text or words), self.trigger)
+        flat, mask = flatten(picture.image), read_mask(picture.image, path, self.options.masks)
+        found, options = origin(picture, flat, mark), self.options
+        captions = (prompt := self.group.prompt(caption),)
         if options.shuffle_tags:
-            captions = shuffled(caption, options.keep_tokens, options.caption_variants)
+            captions = shuffled(prompt, options.keep_tokens, options.caption_variants)
+        made = []
         for sizes in self.sizes:
             size = nearest_bucket(flat.size, sizes)
             pixels = np.asarray(fit(flat, size))
             masked = None if mask is None else np.array(fit(mask, size))
             seed = int(hashlib.sha256(pixels.tobytes()).hexdigest()[:15], 16)
             crops = further_crops(flat, mask, size, options.crops, seed) if options.crops else None
-            digest = hashlib.sha256(pixels.tobytes() + caption.encode())
+            digest = hashlib.sha256(pixels.tobytes() + prompt.encode())
             for values in (masked, crops and crops.canvas.numpy()):
                 digest.update(b"" if values is None else values.tobytes())
             if (extras := (crops and crops.boxes, captions[1:], options.flip)) != (None, (), False):
                 digest.update(repr(extras).encode())
-            yield Example(
-                source, caption, size, as_pixels(pixels), digest.hexdigest(), found, self.group, captions,
-                None if masked is None else torch.from_numpy(masked), crops, options.flip,
+            made.append(
+                Example(
+                    source, caption, size, as_pixels(pixels), digest.hexdigest(), found, self.group, captions,
+                    None if masked is None else torch.from_numpy(masked), crops, options.flip, bool(text),
+                )
             )  # fmt: skip
+        return made
 
-    def dataset(self, examples: list[Example], left_out: list[tuple[str, str]]) -> Dataset:
-        if not examples:
-            raise ValueError("no image has a caption; add .txt files of the same name, or a trigger word")
-        if self.options.masks == "alpha" and all(example.mask is None for example in examples):
-            raise ValueError("masks is alpha but no picture has a transparent part; set masks to off")
-        return Dataset(tuple(examples), self.resolutions, tuple(left_out))
+    def dataset(
+        self,
+        examples: list[Example],
+        left_out: Sequence[tuple[str, str]] = (),
+        notes: Sequence[tuple[str, str]] = (),
+    ) -> Dataset:
+        return Dataset(tuple(examples), self.resolutions, tuple(left_out), tuple(notes))
+
+    def _read(self, text: str) -> str:
+        return text if self.options.caption_weights else plain(text)
+
+
+def _check(data: Dataset) -> None:
+    """Raises ValueError when nothing is left to learn from, or no mask is found where they are asked for."""
+    if not data.examples:
+        lost = [(name, why) for name, why in (*data.left_out, *data.notes) if why != _NO_CAPTION]
+        bare = any(why == _NO_CAPTION for _, why in data.left_out)
+        what = f"no image has a caption; {_CURE}" if bare else "no picture is left to learn from"
+        raise ValueError(what + (f": {_listed(lost)}" if lost else ""))
+    if data.examples[0].group.options.masks == "alpha" and all(example.mask is None for example in data.examples):
+        raise ValueError("masks is alpha but no picture has a transparent part; set masks to off")
+
+
+def _of_name(folder: Path, repeats: int) -> list[tuple[str, str]]:
+    """What a folder's own name tells other trainers, where it does not tell the same here."""
+    if (found := named(folder)) and found[0] != repeats:
+        times, words = found
+        why = f"other trainers take {times} repeats of '{words}' from this name; here repeats is {repeats}"
+        return [(folder.name, f"{why}: set it, or give the folder above")]
+    return []
+
+
+def _why_not(sets: Sequence[Found]) -> str:
+    told = [each for found in sets for each in (*found.captions.notes, *found.left_out())]
+    return f" ({_listed(told)})" if told else ""
+
+
+def _listed(told: Sequence[tuple[str, str]], most: int = 4) -> str:
+    found = [f"{', '.join(names[:most])} {why}" for why, names in by_reason(told).items()]
+    return "; ".join(found[:most]) + (f"; and {len(found) - most} reasons more" if len(found) > most else "")

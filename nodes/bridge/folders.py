@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterable, Iterator
 from datetime import date
+from ipaddress import ip_address
 from pathlib import Path
 
 import folder_paths
+from comfy.cli_args import args
 
 from ...lora_core.files.names import alike, filled_in, matching, safe_name, safe_path
 from ...lora_core.rows import NONE
+from ...lora_core.training import folder as contents
+
+DATA_SETS = "lora_loom_datasets"  # a category of extra_model_paths.yaml
 
 
 def lora_names() -> list[str]:
@@ -45,21 +52,39 @@ def lora_path(name: str) -> Path:
 
 
 def dataset_folder(text: str) -> Path:
-    """An absolute folder, or one inside ComfyUI's input folder. Raises ValueError when none is named."""
-    if not text.strip():
+    """An absolute folder, or one below ComfyUI's input folder or a folder of data sets.
+
+    Raises ValueError when none is named, and on a server that other machines reach for what is not below ComfyUI's
+    own folders, by its name or by a link.
+    """
+    name = text.strip().strip('"').strip()
+    if not name:
         raise ValueError("no folder is given; name one that holds captioned pictures, or connect images")
-    path = Path(text.strip().strip('"')).expanduser()
-    return path if path.is_absolute() else Path(folder_paths.get_input_directory()) / path
+    if "\0" in name:
+        raise ValueError("the name of the folder holds a zero byte; write it again")
+    try:
+        path = _found(Path(name).expanduser())
+        if open_to := listens_beyond():
+            _check_inside(name, path, open_to)
+    except (RuntimeError, OSError) as error:
+        raise ValueError(f"the folder {name} cannot be found: {error}") from error
+    return path
 
 
 def folder_state(text: str | None) -> list[tuple[str, int, int]]:
-    """Name, size and time of every file in a data-set folder: changes when the node must read it again."""
-    folder = dataset_folder(text) if text and text.strip() else None
-    if folder is None or not folder.is_dir():
+    """Name, size and time of every file that may be read of a data-set folder: changes when the node must read it
+    again."""
+    try:
+        folder = dataset_folder(text or "")
+    except ValueError:
         return []
-    return sorted(
-        (path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in folder.iterdir() if path.is_file()
-    )
+    return sorted(_states(folder, contents.files(folder)))
+
+
+def listens_beyond() -> str:
+    """The first address that the server listens on for other machines; empty when there is none."""
+    addresses = [each.strip() for each in (args.listen or "").split(",") if each.strip()]
+    return next((each for each in addresses if not _local(each)), "")
 
 
 def lora_state(name: str | None) -> tuple[str | None, int, int]:
@@ -96,3 +121,60 @@ def file_for(template: str, values: dict[str, object], overwrite: bool) -> Path:
         number += 1
         path = loras_folder() / safe_name(f"{name}_{number:04d}.safetensors")
     return path
+
+
+def _local(address: str) -> bool:
+    try:
+        return ip_address(address.strip("[]")).is_loopback
+    except ValueError:
+        return address.lower() == "localhost"
+
+
+def _states(folder: Path, paths: Iterable[Path]) -> Iterator[tuple[str, int, int]]:
+    for path in paths:
+        try:
+            found = path.lstat() if path.is_symlink() and not path.exists() else path.stat()
+        except OSError:
+            continue
+        yield path.relative_to(folder).as_posix(), found.st_size, found.st_mtime_ns
+
+
+def _found(path: Path) -> Path:
+    """A relative path below the first folder that has it, else below the input folder."""
+    if path.is_absolute():
+        return path
+    first, *others = [root / path for root in (Path(folder_paths.get_input_directory()), *_data_sets())]
+    return next((each for each in (first, *others) if each.is_dir()), first)
+
+
+def _data_sets() -> list[Path]:
+    """ComfyUI's own folders of data sets, where it has some, and those that the machine's owner has named for us."""
+    known = folder_paths.folder_names_and_paths
+    return [
+        Path(root) for name in ("datasets", DATA_SETS) if name in known for root in folder_paths.get_folder_paths(name)
+    ]
+
+
+def _check_inside(name: str, path: Path, open_to: str) -> None:
+    """The path as it is written comes first: one elsewhere is not even looked at."""
+    roots = [Path(folder_paths.get_input_directory()), Path(folder_paths.get_output_directory()), *_data_sets()]
+    written = [Path(os.path.abspath(root)) for root in roots]
+    real = [*written, *(Path(os.path.realpath(root)) for root in roots)]
+    if not _is_in(Path(os.path.abspath(path)), real):
+        raise ValueError(_refusal(f"the folder {name} is", open_to))
+    for each in (path, *contents.files(path)):
+        if not _is_in(Path(os.path.realpath(each)), real):
+            what = f"the folder {name}" if each == path else f"{each.name} in the folder {name}"
+            raise ValueError(_refusal(f"{what} is a link to a place", open_to))
+
+
+def _is_in(path: Path, roots: Iterable[Path]) -> bool:
+    return any(path.is_relative_to(root) for root in roots)
+
+
+def _refusal(what: str, open_to: str) -> str:
+    return (
+        f"{what} outside ComfyUI's input, output and datasets folders, and this server listens on {open_to} for other "
+        "machines (--listen); move the pictures into ComfyUI's input folder, or have the machine's owner write the "
+        f"folder above them into extra_model_paths.yaml and start again:\nlora_loom:\n    {DATA_SETS}: /the/folder"
+    )

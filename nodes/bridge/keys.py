@@ -7,7 +7,7 @@ is called after the weight it corrects: `diffusion_model.<path>` or `text_encode
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import NamedTuple

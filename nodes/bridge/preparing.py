@@ -168,7 +168,7 @@ def encode(sources: Sources, clip, recipe: Recipe, progress: Progress):
 def planned(sources: Sources, recipe: Recipe, run: Run) -> Shown | None:
     """The previews, not encoded yet."""
     data = sources.dataset
-    triggers = tuple(dict.fromkeys(group.trigger for group in data.groups if group.trigger))
+    triggers = tuple(dict.fromkeys(group.prompt(group.trigger) for group in data.groups if group.trigger))
     return previews.planned(run.previews, sources.vae, triggers, recipe.preserve, data.resolution)
 
 

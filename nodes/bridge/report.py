@@ -14,6 +14,7 @@ from torch import Tensor
 from ...lora_core.adapter import TEXT_PREFIX, Adapter
 from ...lora_core.analysis import leakage, memorisation
 from ...lora_core.sheet import Row, sheet
+from ...lora_core.training.captions import literal
 from ...lora_core.training.dataset import Dataset
 from ...lora_core.training.prompts import with_trigger, without_trigger
 from .images import as_picture
@@ -93,7 +94,7 @@ def _trigger(questions: Questions, entries: Sequence[Entry], data: Dataset | Non
     trigger = next((text for text in found if text.strip()), "")
     if not trigger:
         raise ValueError("no trigger word is known: the LoRA's file names none; write it into trigger")
-    return trigger
+    return literal(trigger)  # a name with parentheses is no weight
 
 
 def _prompts(questions: Questions, trigger: str) -> list[tuple[str, str]]:

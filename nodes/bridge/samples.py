@@ -48,7 +48,8 @@ def _sample(denoiser, example: Example, encoded: dict[str, list], views: list, p
 
 
 def _preserved(example: Example, preserve: tuple[str, ...]) -> list[str]:
-    return preserved_captions(example.caption, example.group.trigger, preserve)
+    kept = preserved_captions(example.caption, example.group.trigger, preserve)
+    return [example.group.prompt(caption) for caption in kept]
 
 
 def _per_latent(mask: Tensor, latent: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from lora_loom.lora_core.decoding import SUFFIXES
 from lora_loom.lora_core.training import dataset
 from lora_loom.lora_core.training.captions import preserved_captions
 from lora_loom.lora_core.training.contact_sheet import contact_sheet
@@ -207,6 +208,7 @@ def test_shapes_are_sorted_into_buckets_and_reported(tmp_path):
     data = load(tmp_path, "sks", 64, 16, 3)
     assert data.buckets() == {(64, 64): 2, (80, 48): 1, (48, 80): 1}
     assert data.report().splitlines() == [
+        "4 captions, one for every picture",
         "4 images x 3 repeats at resolution 64",
         "  bucket 48 x 80: 1", "  bucket 64 x 64: 2", "  bucket 80 x 48: 1",
         "trigger: sks",
@@ -221,7 +223,7 @@ def test_shapes_are_sorted_into_buckets_and_reported(tmp_path):
     [
         ("a cat", "a cat"), (b"\xef\xbb\xbfa cat", "a cat"), ("a cat\r\n", "a cat"),
         ("  a\n cat,\tsitting  ", "a cat, sitting"),
-        ("un café, 猫 🐈", "un café, 猫 🐈"), (b"caf\xe9", "caf�"), ("sks", "sks"),
+        ("un café, 猫 🐈", "un café, 猫 🐈"), (b"caf\xe9", "café"), ("sks", "sks"),
     ],
 )  # fmt: skip
 def test_captions(tmp_path, raw, caption):
@@ -291,16 +293,20 @@ def test_preservation_needs_words_and_a_trigger(tmp_path):
 
 def test_other_files_are_reported_with_the_reason(tmp_path):
     put(tmp_path, "a.png")
-    for name in ("b.gif", "notes.md", "orphan.txt", "Other.TXT", ".hidden.gif", "noext"):
+    for name in ("b.psd", "notes.md", "orphan.txt", "Other.TXT", ".hidden.gif", "noext", "a_sd.npz"):
         (tmp_path / name).write_text("x")
     (tmp_path / "folder.png").mkdir()
+    (tmp_path / "dead.png").symlink_to(tmp_path / "nowhere.png")
     data = load(tmp_path)
     assert [Path(example.source).name for example in data.examples] == ["a.png"]
-    not_image = "not one of .png, .jpg, .jpeg, .webp"
-    assert data.left_out == (
-        ("Other.TXT", "caption without an image"), ("b.gif", not_image), ("noext", not_image), ("notes.md", not_image),
-        ("orphan.txt", "caption without an image"),
-    )  # fmt: skip
+    not_image = f"not one of {', '.join(SUFFIXES)}"
+    assert dict(data.left_out) == {
+        ".hidden.gif": "hidden, or the system's own", "Other.TXT": "caption without an image", "b.psd": not_image,
+        "a_sd.npz": "another trainer's cache", "dead.png": "a broken link", "noext": not_image, "notes.md": not_image,
+        "orphan.txt": "caption without an image", "folder.png/": "a folder without pictures",
+    }  # fmt: skip
+    assert len(data.left_out) == len(list(tmp_path.iterdir())) - 2, "every entry but the picture and its caption"
+    assert f"left out b.psd, noext, notes.md: {not_image}" in data.report()
 
 
 def test_two_pictures_share_one_caption_and_names_with_dots_work(tmp_path):
@@ -317,12 +323,12 @@ def test_a_folder_that_does_not_exist(tmp_path, use):
     assert str(tmp_path / "nowhere") in str(caught.value)
 
 
-@pytest.mark.parametrize("names", [[], ["a.txt", "b.gif"]])
+@pytest.mark.parametrize("names", [[], ["a.txt", "b.psd"]])
 @pytest.mark.parametrize("use", [load, lambda folder: check_folder(folder, "sks")], ids=["load", "check"])
 def test_a_folder_without_pictures(tmp_path, use, names):
     for name in names:
         (tmp_path / name).write_text("x")
-    with pytest.raises(ValueError, match="holds no images; put .png, .jpg, .jpeg, .webp files") as caught:
+    with pytest.raises(ValueError, match="holds no images; put .png, .jpg, .jpeg, .webp, .* files") as caught:
         use(tmp_path)
     assert str(tmp_path) in str(caught.value)
 
@@ -342,12 +348,17 @@ def test_no_caption_at_all_needs_a_trigger(tmp_path):
 
 
 @pytest.mark.parametrize("content", [b"", b"not an image at all", b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff\xe0"])
-@pytest.mark.parametrize("use", [load, lambda folder: check_folder(folder, "")], ids=["load", "check"])
-def test_an_unreadable_file_is_named(tmp_path, use, content):
-    put(tmp_path, "a.png")
+def test_an_unreadable_file_is_named_and_the_rest_is_learned(tmp_path, content):
     put(tmp_path, "broken.png").write_bytes(content)
-    with pytest.raises(ValueError, match=r"cannot read the image broken\.png: .*; repair or remove it"):
-        use(tmp_path)
+    for use in (load, lambda folder: check_folder(folder, "")):
+        with pytest.raises(ValueError, match=r"(is left to learn from|can be read): broken\.png is (no picture|empty)"):
+            use(tmp_path)
+    put(tmp_path, "a.png")
+    check_folder(tmp_path, "")
+    data = load(tmp_path)
+    assert [Path(example.source).name for example in data.examples] == ["a.png"]
+    assert [name for name, _ in data.left_out] == ["broken.png"]
+    assert data.report().splitlines()[1] == "1 picture left out: broken.png"
 
 
 @pytest.mark.parametrize("name", ["broken.png", "broken.jpg", "broken.webp"])
@@ -357,8 +368,9 @@ def test_a_truncated_file_is_named(tmp_path, name, share):
     path = put(tmp_path, name, Image.fromarray(noise))
     content = path.read_bytes()
     path.write_bytes(content[: int(len(content) * share)])
-    with pytest.raises(ValueError, match=r"cannot read the image broken\.\w+: .*; repair or remove it"):
-        load(tmp_path)
+    put(tmp_path, "a.png")
+    (left,) = load(tmp_path).left_out
+    assert left[0] == name and "cannot be read" in left[1]
 
 
 @pytest.mark.parametrize("at", [20, 45])
@@ -368,8 +380,76 @@ def test_a_damaged_png_is_named(tmp_path, at):
     content = bytearray(path.read_bytes())
     content[at] ^= 0xFF
     path.write_bytes(bytes(content))
-    with pytest.raises(ValueError, match=r"cannot read the image broken\.png"):
+    with pytest.raises(ValueError, match=r"is left to learn from: broken\.png (cannot be read|is no picture)"):
         load(tmp_path)
+
+
+def test_pictures_are_known_by_what_they_hold(tmp_path):
+    four_corners().save(tmp_path / "a.png", "JPEG", quality=95)
+    four_corners().save(tmp_path / "b.jpg", "BMP")
+    for name in ("c.bmp", "d.gif", "e.tiff", "f.jfif"):
+        four_corners().save(tmp_path / name, "JPEG" if name == "f.jfif" else None)
+    for example in (data := load(tmp_path, "sks")).examples:
+        same(corners(example), [RED, GREEN, BLUE, WHITE], 6)
+    assert len(data.examples) == 6 and data.left_out == ()
+
+
+# --- what the report begins with ---
+
+
+def test_the_report_begins_with_missing_captions(tmp_path):
+    for name in ("a", "b", "c"):
+        put(tmp_path, f"{name}.png", caption=None if name == "b" else "a dog")
+    assert load(tmp_path, "sks").report().startswith("2 captions, 1 picture with the trigger alone: b.png\n3 images")
+    assert load(tmp_path, "").report().startswith("2 captions, one for every picture\n1 picture left out: b.png\n")
+    for path in tmp_path.glob("*.txt"):
+        path.unlink()
+    assert load(tmp_path, "sks").report().startswith("no captions: 3 pictures with the trigger alone\n3 images")
+
+
+@pytest.mark.parametrize("trigger", ["sks dog ", " sks dog", "sks dog,", "sks dog\n", "\ufeffsks  dog", "sks\u00a0dog"])
+def test_a_pasted_trigger_is_the_trigger(tmp_path, trigger):
+    put(tmp_path, "0.png", caption="a photo of SKS dog, close-up")
+    put(tmp_path, "1.png", caption="a cat")
+    data = load(tmp_path, trigger)
+    assert captions(data) == ["a photo of SKS dog, close-up", "sks dog, a cat"] and data.trigger == "sks dog"
+    assert data.fingerprint() == load(tmp_path, "sks dog").fingerprint()
+
+
+# --- parentheses ---
+
+
+def prompts(data: Dataset) -> list[str]:
+    return [example.captions[0] for example in data.examples]
+
+
+def test_parentheses_are_text(tmp_path):
+    """Escaped or not they are the same caption, and text encoders are given them escaped."""
+    put(tmp_path, "0.png", caption="miku (vocaloid), a (woman:1.4)")
+    put(tmp_path, "1.png", caption=r"miku \(vocaloid\), a \(woman:1.4)")
+    for trigger in ("", "miku (vocaloid)", r"miku \(vocaloid\)"):
+        data = load(tmp_path, trigger)
+        assert captions(data) == ["miku (vocaloid), a (woman:1.4)"] * 2
+        assert prompts(data) == [r"miku \(vocaloid\), a \(woman:1.4\)"] * 2
+        assert data.trigger == ("miku (vocaloid)" if trigger else "")
+    assert preserved_captions(captions(data)[0], data.trigger, ["girl"]) == ["girl, a (woman:1.4)"]
+
+
+def test_parentheses_are_weights_where_that_is_asked_for(tmp_path):
+    put(tmp_path, "0.png", caption=r"miku \(vocaloid\), a (woman:1.4)")
+    data = from_folder(tmp_path, "miku (vocaloid)", 64, 16, 1, dataset.Options(caption_weights=True))
+    assert captions(data) == prompts(data) == [r"miku \(vocaloid\), a (woman:1.4)"]
+
+
+def test_identities_without_bare_parentheses_are_those_of_0_1_0(tmp_path):
+    """Written down with 0.1.0: captions without parentheses, with escaped ones, and orders of their tags."""
+    put(tmp_path, "0.png", four_corners(), caption="a sks dog, red, blue")
+    put(tmp_path, "1.png", four_corners(), caption=r"cat \(animal\), x, y, z")
+    assert load(tmp_path, "sks").fingerprint() == "3938669fcacdbc45"
+    options = dataset.Options(shuffle_tags=True, flip=True, crops=2)
+    assert from_folder(tmp_path, "sks", 64, 16, 2, options).fingerprint() == "c75b19ec6ebfd554"
+    (tmp_path / "0.txt").write_text("a (sks) dog, red, blue")
+    assert load(tmp_path, "sks").fingerprint() != "3938669fcacdbc45"
 
 
 # --- from tensors ---

@@ -13,7 +13,7 @@ import torch
 from lora_loom.lora_core.training import doctor, doctor_captions
 from lora_loom.lora_core.training.contact_sheet import marked_sheet
 from lora_loom.lora_core.training.dataset import Dataset, Options, combined
-from lora_loom.lora_core.training.doctor_pictures import NEAR, cropped_away, enlarged, near_copies, sharpness
+from lora_loom.lora_core.training.doctor_pictures import NEAR, cropped_away, enlarged, grouped, near_copies, sharpness
 from lora_loom.lora_core.training.reading import from_folder
 from PIL import Image, ImageDraw, ImageEnhance, ImageFilter, ImageOps
 
@@ -186,7 +186,10 @@ SPOILT = {
     "long": (lambda f: change(f, "03.png", natural(3, 1200, 300)), "03.png is so long that up to 5.% is cropped"),
     "JPEG": (lambda f: change(f, "x.jpg", natural(99), quality=20), "x.jpg is JPEG of low quality .about 20."),
     "mask": (lambda f: change(f, "01-mask.png", natural(50)), "01-mask.png is named like masks"),
-    "junk": (lambda f: (f / "03.txt").write_bytes(b"caf\xe9 terrace"), "the caption of 03.png holds broken characters"),
+    "junk": (
+        lambda f: (f / "03.txt").write_bytes(b"caf\xe9 terrace"),
+        "03.txt is not UTF-8 and was read as Windows-1252; save it as UTF-8",
+    ),
     "twice": (lambda f: (f / "03.txt").write_text("a dog, red, A dog"), "03.png says the same tag twice .'a dog'"),
     "long text": (lambda f: (f / "03.txt").write_text("word " * 70), "the caption of 03.png is long.* 93 tokens"),
     "trigger": (lambda f: (f / "03.txt").write_text("a tsksy thing"), "'sks' is part of another word .'tsksy'"),
@@ -204,6 +207,66 @@ def test_each_fault_is_found_named_and_marked(tmp_path, name):
     assert any(re.search(message, finding.text) for finding in found), [f.text for f in found]
     assert len(found) == 1 and found[0].text.endswith(".")
     assert all(finding.mark for finding in found if finding.examples)
+
+
+def test_many_near_copies_are_one_line(tmp_path):
+    folder = good_set(tmp_path / "set")
+    for index, quality in ((3, 40), (5, 30), (8, 20)):
+        jpeg(natural(1), quality).save(folder / f"{index:02d}.png")
+    ImageOps.mirror(natural(2)).save(folder / "09.png")
+    found = doctor.examine(read(folder))
+    assert [finding.text.split(":")[0] for finding in found] == [
+        "01.png, 03.png, 05.png and 08.png are nearly the same picture",
+        "02.png and 09.png are mirror images of each other",
+    ]
+    assert [len(finding.examples) for finding in found] == [4, 2] and {f.mark for f in found} == {"near copy"}
+    assert grouped([(0, 1, False), (2, 3, True), (1, 3, False), (5, 6, False)]) == [
+        ([0, 1, 2, 3], True),
+        ([5, 6], False),
+    ]
+
+
+def test_missing_captions_are_found(tmp_path):
+    folder = good_set(tmp_path / "set")
+    for name in ("02", "05", "07"):
+        (folder / f"{name}.txt").unlink()
+    text = only(read(folder))
+    assert text.startswith("02.png, 05.png and 07.png have no caption, and all that is in them goes into 'sks': write")
+    for path in folder.glob("*.txt"):
+        path.unlink()
+    assert "and 8 more have no caption" in only(read(folder))
+
+
+def test_parentheses_are_told_by_what_is_made_of_them(tmp_path):
+    folder = good_set(tmp_path / "set")
+    (folder / "03.txt").write_text("hatsune miku (vocaloid)")
+    told = "parentheses in the caption of 03.png are learned as text: in prompts write them as \\( and \\)"
+    assert told in only(read(folder))
+    assert "in the caption of 03.png parentheses are read as weights" in only(read(folder, caption_weights=True))
+    (folder / "03.txt").write_text("a (red:1.3) dog")
+    assert "the caption of 03.png is written with weights, but" in only(read(folder))
+    (folder / "03.txt").write_text(r"hatsune miku \(vocaloid\)")
+    assert texts(read(folder, caption_weights=True)) == []
+
+
+def test_marks_against_learning_are_found(tmp_path):
+    folder = good_set(tmp_path / "set")
+    xmp = b'<rdf:Description plus:DataMining="http://ns.useplus.org/ldf/vocab/DMI-PROHIBITED-AIMLTRAINING"/>'
+    natural(3).save(folder / "03.webp", xmp=xmp, lossless=True)
+    (folder / "03.png").unlink()
+    found = doctor.examine(read(folder))
+    assert [(f.urgency, f.mark) for f in found] == [(3, "notAllowed")]
+    assert found[0].text.startswith("03.webp is marked against learning from it (IPTC Data Mining: DMI-PROHIBITED-AIML")
+
+
+def test_what_was_left_out_is_told_by_reason(tmp_path):
+    folder = good_set(tmp_path / "set")
+    (folder / "x.png").write_bytes(b"none")
+    (folder / "a.md").write_text("x")
+    (folder / "b.md").write_text("x")
+    found = [(finding.urgency, finding.text) for finding in doctor.examine(read(folder))]
+    assert found[0][0] == 2 and found[0][1].startswith("x.png was left out: is no picture")
+    assert found[1][0] == 1 and found[1][1].startswith("a.md and b.md were left out: not one of")
 
 
 def test_captions_of_the_whole_set(tmp_path):

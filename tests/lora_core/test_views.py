@@ -193,7 +193,7 @@ def test_each_picture_at_each_resolution(tmp_path):
     data = load(tmp_path, resolutions=(96, 64))
     assert [example.size for example in data.examples] == [(64, 64), (96, 96), (80, 48), (128, 64)]
     assert (data.resolution, data.num_pictures()) == (96, 2)
-    assert data.report().startswith("2 images x 1 repeats at resolution 64, 96\n")
+    assert "\n2 images x 1 repeats at resolution 64, 96\n" in data.report()
 
 
 def test_numbers():
@@ -223,7 +223,7 @@ def test_sets_are_combined_with_their_own_settings(tmp_path):
     assert data.times() == [10.0] * 2 + [10.0] * 3 + [0.5] * 4
     assert data.trigger == "sks dog, ohwx cat" and data.role == "concept" and data.resolutions == (64, 96)
     report = data.report()
-    assert report.startswith("9 images of 3 sets at resolution 64, 96")
+    assert report.splitlines()[1].startswith("9 images of 3 sets at resolution 64, 96")
     assert "38.5% dog: 2 images x 10 repeats x 1, trigger sks dog" in report
     assert "3.8% animals: 4 images x 1 repeats x 0.5, class images" in report
     assert len({combined(each).fingerprint() for each in ([dog], [cat], [dog, cat], [cat, dog], [dog, animals])}) == 5
