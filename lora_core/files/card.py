@@ -15,7 +15,7 @@ from PIL import Image
 
 from ..guess import guess, named
 from . import guard
-from .faults import UnsafeFileError
+from .faults import UnreadableFileError, UnsafeFileError
 from .layers import check_layers
 from .thumbnail import jpeg
 from .words import trigger_words
@@ -44,7 +44,7 @@ class Card:
 
 
 def read(path: str | os.PathLike[str]) -> Card:
-    """Raises OSError."""
+    """Raises UnreadableFileError."""
     try:
         header = guard.inspect(path)
     except UnsafeFileError as error:
@@ -65,14 +65,14 @@ def read(path: str | os.PathLike[str]) -> Card:
 
 def picture(path: str | os.PathLike[str]) -> bytes | None:
     """A small JPEG: of a picture beside the file, else of the one in its header; None when there is neither, or it
-    cannot be read. Raises OSError for the file itself."""
+    cannot be read."""
     path = Path(path)
     beside = next((found for end in BESIDE if (found := path.with_suffix(end)).is_file()), None)
     if beside is not None:
         return _jpeg(beside)
     try:
         about = guard.inspect(path).metadata
-    except UnsafeFileError:
+    except (UnsafeFileError, UnreadableFileError):
         return None
     return next((small for data in _covers(about) if data and (small := _jpeg(BytesIO(data)))), None)
 

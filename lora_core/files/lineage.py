@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from .nested import table_of, value_of
 from .rights import Rights, intersection, rights_of
 from .words import trigger_words, unique
 
@@ -61,10 +61,7 @@ class Parent:
 
 def parents_of(metadata: Mapping[str, str]) -> list[Any]:
     """The parents that a header tells of; none when it tells of none, or nothing that can be read."""
-    try:
-        found = json.loads(metadata.get(PARENTS, "[]"))
-    except (ValueError, RecursionError):
-        return []
+    found = value_of(metadata.get(PARENTS, "[]"))
     return found if isinstance(found, list) else []
 
 
@@ -135,15 +132,7 @@ def tags(metadata: Iterable[Mapping[str, str]]) -> dict[str, dict[str, int]]:
     """`ss_tag_frequency` of all of them together, counts of folders of the same name added up."""
     total: dict[str, Counter] = {}
     for each in metadata:
-        for folder, counts in _folders(each.get("ss_tag_frequency", "{}")).items():
+        for folder, counts in table_of(each.get("ss_tag_frequency", "{}")).items():
             numbers = counts.items() if isinstance(counts, dict) else ()
             total.setdefault(folder, Counter()).update({tag: n for tag, n in numbers if isinstance(n, int)})
     return {folder: dict(counts) for folder, counts in total.items()}
-
-
-def _folders(text: str) -> dict[str, Any]:
-    try:
-        found = json.loads(text)
-    except (ValueError, RecursionError):
-        return {}
-    return found if isinstance(found, dict) else {}

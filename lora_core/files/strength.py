@@ -1,6 +1,8 @@
 """What a LoRA file means by its strength:
 - `<layer>.alpha` present: delta_W = alpha / rank * up @ down (kohya; ComfyUI reads it beside any spelling).
 - absent: delta_W = up @ down, so alpha = rank.
+- 0: the layer is switched off.
+- `<layer>.scalar` (LyCORIS, use_scalar) multiplies the change. LyCORIS itself mostly folds it into a factor.
 - absent, and the header has `lora_adapter_metadata` (diffusers >= 0.34): diffusers builds its LoraConfig from that
   JSON, so `lora_alpha / r` (`lora_alpha / sqrt(r)` with `use_rslora`, `alpha_pattern` per layer) is the strength the
   file was trained at, and is what is read here. ComfyUI's loader ignores it and applies such a file at scale 1.
@@ -8,7 +10,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Mapping
 from typing import Any
@@ -17,6 +18,7 @@ from torch import Tensor
 
 from . import layers
 from .faults import UnsupportedWeightsError, quote, refuse
+from .nested import value_of
 
 logger = logging.getLogger("lora_loom")
 
@@ -38,15 +40,17 @@ def alpha_of(
     return None
 
 
+def scalar_of(source: str, layer: layers.Layer, tensors: Mapping[str, Tensor]) -> float:
+    key = layer.keys[layers.SCALAR]
+    return layers.check_alpha(source, key, float(tensors[key].item()))
+
+
 def peft_config(source: str, metadata: Mapping[str, str]) -> Mapping[str, Any]:
     """`lora_adapter_metadata` of a header; empty when there is none. Refuses what is not a JSON object."""
     text = metadata.get("lora_adapter_metadata")
     if text is None:
         return {}
-    try:
-        config = json.loads(text)
-    except (ValueError, RecursionError):
-        config = None
+    config = value_of(text)
     if not isinstance(config, dict):
         refuse(source, "has metadata 'lora_adapter_metadata' that is not a JSON object")
     logger.info("%s: strength taken from lora_adapter_metadata, as diffusers does", source)

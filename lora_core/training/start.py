@@ -20,7 +20,7 @@ class Start:
     rank. `rank` and `alpha` are what was asked for, 0 when nothing was: a smaller layer is extended to that rank, by
     components that begin at zero, and no layer is cut. `doras` are DoRA by layer, per row, whose updates are among the
     layers; a magnitude that is not a number changes nothing. `unmatched` are the file's names that mean nothing in the
-    connected models.
+    connected models, `notes` say what else of it is left out.
     """
 
     parent: Parent
@@ -31,6 +31,7 @@ class Start:
     alpha: float = 0.0
     unmatched: tuple[str, ...] = ()
     doras: Mapping[str, DoRA] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
     def identity(self) -> list[Any]:
         """What decides the bytes of a run that goes on from it, as plain values."""
@@ -74,4 +75,4 @@ class Start:
             parts.append(f"{rest} stay as they are and come along")
         if self.unmatched:
             parts.append(f"{len(self.unmatched)} are of other models and are left out, such as {self.unmatched[0]}")
-        return f"continues from {self.parent.name}: {'; '.join(parts)}"
+        return f"continues from {self.parent.name}: {'; '.join((*parts, *self.notes))}"

@@ -16,6 +16,7 @@ from ...lora_core.analysis.heat_map import heat_map
 from ...lora_core.analysis.interference import measure
 from ...lora_core.analysis.layer_sum import Work
 from ...lora_core.distilled import few_step_mark
+from ...lora_core.files import strays
 from ...lora_core.merging.exact_sum import check_finite
 from ...lora_core.rows import Row
 from .base import Base
@@ -110,6 +111,8 @@ def _not_measured(entries: Sequence[Entry]) -> list[str]:
             said.append(f"{findings.letter(index)} also holds {held} weights, which are not in these figures.")
         if entry.span != ALWAYS:
             said.append(f"{findings.letter(index)} is on for a part of sampling; the figures are for that part.")
+        if entry.adapter.left_out:
+            said.append(f"{findings.letter(index)}: {strays.told(entry.adapter.left_out)}.")
         if entry.unmatched:
             said.append(f"{findings.letter(index)} has {len(entry.unmatched)} layers that the connected models lack.")
     for (i, one), (j, other) in combinations(enumerate(entries), 2):

@@ -15,6 +15,7 @@ from aiohttp import web
 from server import PromptServer
 
 from ...lora_core.files import card
+from ...lora_core.files.faults import UnreadableFileError
 from .folders import lora_names
 
 _SECONDS = 1.0  # of reading headers per answer; the front end asks again for the rest
@@ -73,6 +74,6 @@ def _told(name: str, may_read: bool) -> dict[str, Any] | None:
             if not may_read:
                 return None
             known = _cards[path] = (stamp, card.read(path))
-    except OSError:
+    except (OSError, UnreadableFileError):
         return {"fault": "the file cannot be read"}
     return {**known[1].told(), "version": f"{stamp[0]:x}-{stamp[1]:x}"}

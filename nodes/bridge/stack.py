@@ -13,7 +13,7 @@ from ...lora_core import stack_entries
 from ...lora_core.adapter import Adapter
 from ...lora_core.analysis.findings import of_stack
 from ...lora_core.blocks import strengths
-from ...lora_core.files import guard
+from ...lora_core.files import guard, strays
 from ...lora_core.files.store import Store
 from ...lora_core.files.words import trigger_words, unique
 from ...lora_core.merging.chain import chain
@@ -25,6 +25,7 @@ from .folders import lora_name, lora_path, lora_state
 from .keys import NameTable, names_of
 from .loud import too_loud
 from .patching import Apply, How, apply_chain
+from .reading import read_lora
 
 _SPARE = 2 * 2**30
 
@@ -33,7 +34,7 @@ def _memory_is_tight() -> bool:
     return comfy.model_management.get_free_memory(torch.device("cpu")) < _SPARE
 
 
-_FILES = Store(_memory_is_tight)
+_FILES = Store(_memory_is_tight, reader=read_lora)
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,10 @@ class Entry(Weighted):
             line += f", blocks as written ({off} layers off)"
         if self.span != ALWAYS:
             line += f", from {self.span[0]:g} to {self.span[1]:g} of sampling"
+        if off := off_layers(self.adapter):
+            line += f", {off} of them switched off in the file (alpha 0)"
+        if self.adapter.left_out:
+            line += f"; {strays.told(self.adapter.left_out)}"
         if not self.unmatched:
             return line
         text_only = not has_text and all(name.startswith(("lora_te", "text_encoder")) for name in self.unmatched)
@@ -67,6 +72,11 @@ def layers_of(adapter: Adapter) -> str:
     kinds = adapter.kinds()
     named = ", ".join(f"{count} {kind}" for kind, count in kinds.most_common())
     return f"{kinds.total()} layers" + (f" ({named})" if kinds.keys() - {"LoRA"} else "")
+
+
+def off_layers(adapter: Adapter) -> int:
+    """How many layers their file switches off."""
+    return sum(not layer.alpha for layer in adapter.layers.values())
 
 
 @dataclass(frozen=True)

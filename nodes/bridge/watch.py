@@ -28,6 +28,7 @@ from ...lora_core.training.report import Story, report
 from ...lora_core.training.steps import StepResult
 from ...lora_core.training.targets import weight_shape
 from ...lora_core.training.trainer import Sample, TrainState
+from .reading import read_lora
 
 log = logging.getLogger("lora_loom")
 _MOST_READ = 1 << 20  # values of a weight, for its norm
@@ -116,7 +117,7 @@ class Watch:
         step = best_step(self.state.record.points)
         if step in (None, self.state.step) or not self.path.is_file():
             return self.describe()
-        kept = formats.read(self.path)
+        kept = read_lora(self.path)
         if kept.metadata.get("ss_steps") != str(step):
             log.warning("%s is not of step %s; the LoRA of the last step comes out", self.path.name, step)
             return self.describe()
