@@ -47,7 +47,7 @@ def fitted(metadata: Mapping[str, str], size: Callable[[Mapping[str, str]], int]
 def _generations(parents: list[Any]) -> int:
     count = 0
     while parents:
-        count, parents = count + 1, [one for each in parents for one in each.get("parents", ())]
+        count, parents = count + 1, [one for each in parents for one in each.get("parents") or ()]
     return count
 
 

@@ -26,6 +26,7 @@ __all__ = ["Header", "TensorInfo", "UnreadableFileError", "UnsafeFileError", "in
 
 MAX_HEADER = 8 * 2**20
 MAX_FILE = 2**37  # bytes: all of the largest models' weights, in fp32
+_LARGE = 2**30  # bytes
 SMALL = 10 * 2**20  # bytes; files up to this may take as much: a header of 1 MiB, which ComfyUI reads, takes up to 9
 _VALUE = 112  # bytes; the most that Python takes for what a mark of _MARKS stands for in JSON, text aside
 _MARKS = (b"{", b"[", b":", b",")
@@ -55,8 +56,7 @@ def inspect(path: str | os.PathLike[str]) -> Header:
     _check_suffix(path)
     with opened(path) as file:
         size = os.fstat(file.fileno()).st_size
-        if size > MAX_FILE:
-            refuse(source, f"claims {size} bytes, more than the {MAX_FILE} that any LoRA needs")
+        _check_size(file, size, source)
         length = _header_length(file, size, source)
         metadata, tensors = header_text.parse(*_text(file.read(length), size, source))
     _check_offsets(tensors, size - 8 - length, source)
@@ -88,6 +88,16 @@ def _check_suffix(path: Path) -> None:
         refuse(path.name, f"is a {suffix} file", NO_PICKLE)
     if suffix not in (".safetensors", ".sft"):
         refuse(path.name, "is not named .safetensors", "choose a .safetensors file")
+
+
+def _check_size(file: BinaryIO, size: int, source: str) -> None:
+    """A file of holes, as a download leaves it that has begun only, is told by the blocks it has on its disk, unless
+    that disk tells of none."""
+    if size > MAX_FILE:
+        refuse(source, f"claims {size} bytes, more than the {MAX_FILE} that any LoRA needs")
+    on_disk = 512 * getattr(os.fstat(file.fileno()), "st_blocks", 0)
+    if size > _LARGE and 0 < on_disk < size // 8:
+        refuse(source, f"is not all there: {on_disk} of its {size} bytes are on the disk, the rest are holes")
 
 
 def _header_length(file: BinaryIO, size: int, source: str) -> int:

@@ -85,13 +85,13 @@ def without_headers(parents: Any) -> list[Any]:
     ]
 
 
-def younger(parents: Iterable[Any], generations: int) -> list[Any]:
-    """Parents as `without_headers` gives them, with so many generations."""
+def younger(parents: Iterable[Any] | None, generations: int) -> list[Any]:
+    """Parents as `without_headers` gives them, with so many generations. None are those too deep to be read."""
     if generations == 1:
-        return [{key: value for key, value in each.items() if key != "parents"} for each in parents]
+        return [{key: value for key, value in each.items() if key != "parents"} for each in parents or ()]
     return [
         {key: younger(value, generations - 1) if key == "parents" else value for key, value in each.items()}
-        for each in parents
+        for each in parents or ()
     ]
 
 

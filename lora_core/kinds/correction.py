@@ -60,7 +60,7 @@ class Correction:
         return replace(self, scale=self.scale * factor)
 
     def reach(self) -> tuple[float, float]:
-        """(f, r): strength 1 adds to a weight W about `f + r * norm(W)` at the most, as the norms of the tensors tell."""
+        """(f, r): strength 1 adds to a weight W about `f + r * norm(W)` at the most, by the norms of the tensors."""
         return abs(getattr(self, "scale", 1.0)) * prod(map(norm, self.tensors())), 0.0
 
     def num_parameters(self) -> int:

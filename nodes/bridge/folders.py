@@ -46,15 +46,13 @@ def lora_path(name: str) -> Path:
     if path := folder_paths.get_full_path("loras", listed):
         return Path(path)
     places = [os.path.join(folder, listed) for folder in folder_paths.get_folder_paths("loras")]
-    if link := next(filter(os.path.islink, places), None):
+    if link := next((place for place in places if os.path.islink(place) and not os.path.exists(place)), None):
         raise ValueError(
             f"the LoRA {name} is a link to {os.readlink(link)}, which is not there; connect its drive, or choose "
             "another LoRA"
         )
-    there = any(map(os.path.lexists, places))
-    raise ValueError(
-        f"the LoRA {name} {'is not a regular file' if there else 'is not there any more'}; choose another LoRA"
-    )
+    fault = "is not a regular file" if any(map(os.path.exists, places)) else "is not there any more"
+    raise ValueError(f"the LoRA {name} {fault}; choose another LoRA")
 
 
 def dataset_folder(text: str) -> Path:

@@ -57,12 +57,12 @@ def too_loud(entries: Sequence[Weighted], model, clip) -> list[str]:
 def _sentence(entry: Weighted, worst: Heard) -> str:
     if not isfinite(worst.times):
         return (
-            f"{entry.name} is too loud for numbers: the weight {worst.layer} becomes NaN or infinite, and pictures black; "
-            "the file is broken, leave it out"
+            f"{entry.name} is too loud for numbers: the weight {worst.layer} becomes NaN or infinite, and pictures "
+            "black; the file is broken, leave it out"
         )
     line = (
-        f"{entry.name} is {worst.times:.3g} times as loud as the weight {worst.layer} itself (norm {worst.own:.3g} beside "
-        f"{worst.weight:.3g}); the file is broken"
+        f"{entry.name} is {worst.times:.3g} times as loud as the weight {worst.layer} itself (norm {worst.own:.3g} "
+        f"beside {worst.weight:.3g}); the file is broken"
     )
     if any(item.depends_on_weight for item in entry.adapter.others.get(worst.layer, ())):
         return line
