@@ -20,7 +20,9 @@ from ...lora_core.weak_memo import remembered
 from .base import Base
 
 ABSURD = 10.0  # times the norm of the weight
+_TURNS = ("OFT", "BOFT")
 _TURNED = 1.0  # the same of what can only turn it, and comes to 2 at the most
+_WILD = 100.0  # size of the blocks of a rotation; all that are as large turn by half a turn, and twice by a whole one
 _WORTH_A_LOOK = 0.5  # times what most weights are: LoRAs have a tenth of that
 _LOOKED_AT = 3  # layers of each LoRA, the loudest
 _SMALL = {True: 1.0, False: 0.001}  # root mean square of biases and norms, and of weights: below, all is loud beside it
@@ -44,14 +46,23 @@ def too_loud(entries: Sequence[Weighted], model, clip) -> list[str]:
     weight. Weights are read only for LoRAs that are loud for a LoRA."""
     said = []
     for entry in entries:
-        sizes = {name: size * abs(entry.strength_of(name)) for name, size in _sizes(entry).items()}
-        loudest = nlargest(_LOOKED_AT, sizes, key=lambda name: sizes[name])
-        loudest = [name for name in loudest if not sizes[name] <= _WORTH_A_LOOK]
+        sizes = {name: size * abs(at) for name, size in _sizes(entry).items() if (at := entry.strength_of(name))}
+        loudest = nlargest(_LOOKED_AT, sizes, key=sizes.__getitem__)
+        loudest = [name for name in loudest if sizes[name] > _WORTH_A_LOOK]
         heard = list(filter(None, _heard(entry, loudest, Base(model, clip)))) if loudest else []
         worst = max(heard, key=lambda found: found.times / found.limit, default=None)
         if worst and worst.times > worst.limit:
             said.append(_sentence(entry, worst))
+        elif wild := [name for name in loudest if sizes[name] > _WILD and _only_turns(entry, name)]:
+            said.append(
+                f"{entry.name} is too loud for a rotation: its blocks for {wild[0]} are {sizes[wild[0]]:.3g} on average, "
+                "where half a turn is 1; the file is broken"
+            )
     return said
+
+
+def _only_turns(entry: Weighted, name: str) -> bool:
+    return name not in entry.adapter.layers and all(item.kind in _TURNS for item in entry.adapter.others[name])
 
 
 def _sentence(entry: Weighted, worst: Heard) -> str:
@@ -95,15 +106,14 @@ def _heard(entry: Weighted, names: Sequence[str], base: Base) -> list[Heard | No
 
 @torch.inference_mode()
 def _worked_out(name: str, steps: Sequence[Step], base: Base) -> Heard | None:
-    """None for a weight of a third party's own."""
+    """None for a weight of a third party's own, or one that holds no numbers itself."""
     weight = base.dense(name)
-    if weight is None:
+    if weight is None or not weight.isfinite().all():
         return None
     changed = applied(weight, steps)
-    grown = changed.shape == weight.shape
-    own = _norm(changed - weight if grown else changed)
+    own = _norm(changed - weight if changed.shape == weight.shape else changed)
     found = _over(name, own, _norm(weight), weight.shape)
-    return found._replace(limit=_TURNED) if all(step.kind in ("OFT", "BOFT") for step in steps) else found
+    return found._replace(limit=_TURNED) if all(step.kind in _TURNS for step in steps) else found
 
 
 def _over(name: str, own: float, weight: float, shape: Sequence[int]) -> Heard:

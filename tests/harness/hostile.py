@@ -248,10 +248,10 @@ MUTATIONS: dict[str, tuple[Mutation, str]] = {
     "duplicate field": (_text(lambda raw, key, r: raw.replace(b'{"dtype"', b'{"shape": [1], "dtype"')), "twice"),
     "duplicate metadata": (_text(lambda raw, key, r: raw.replace(b'"ss_network_dim"', b'"modelspec.title": "x", "ss_network_dim"')), "twice"),
     "not whole": (_text(lambda raw, key, r: raw.replace(b'"shape": [', b'"shape": [' + r.choice(_JUNK).encode() + b", ", 1)), "in its header"),
-    "many tables": (_text(lambda raw, key, r: raw[:-1] + b"".join(b', "t%d": {}' % i for i in range(40_000)) + b"}"), "more memory"),
+    "many tables": (_text(lambda raw, key, r: raw[:-1] + b"".join(b', "t%d": {}' % i for i in range(50_000)) + b"}"), "more memory"),
     "long list": (_text(lambda raw, key, r: raw.replace(b'"shape": [', b'"shape": [' + b"1, " * r.randint(150, 9000), 1)), "impossible shape"),
-    "much metadata": (_text(lambda raw, key, r: raw.replace(b'"ss_network_dim"', b"".join(b'"%x":"",' % i for i in range(r.randint(47_000, 49_000))) + b'"ss_network_dim"')), "more memory"),
-    "long metadata": (_text(lambda raw, key, r: raw.replace(b'"ss_network_dim"', b'"k":"' + r.choice((b"x" * 4_700_000, b"\\ud83d\\ude00" * 105_000, b"\xf0\x9f\x98\x80" + b"x" * 1_260_000)) + b'", "ss_network_dim"')), "more memory"),
+    "much metadata": (_text(lambda raw, key, r: raw.replace(b'"ss_network_dim"', b"".join(b'"%x":"",' % i for i in range(r.randint(76_000, 78_000))) + b'"ss_network_dim"')), "more memory"),
+    "long metadata": (_text(lambda raw, key, r: raw.replace(b'"ss_network_dim"', b'"k":"' + r.choice((b"x" * 7_500_000, b"\\ud83d\\ude00" * 168_000, b"\xf0\x9f\x98\x80" + b"x" * 2_020_000)) + b'", "ss_network_dim"')), "more memory"),
     # the text of a header that is nearly what the safetensors library writes
     "leading zero": (_compact(lambda raw, r: _at(raw, b'"shape":[', b'"shape":[0', r).replace(b"[0]", b"[00]").replace(b"[0,", b"[00,")), "not JSON"),
     "foreign digits": (_compact(lambda raw, r: _at(raw, b'"data_offsets":[', b'"data_offsets":[' + r.choice(("\u0661", "\uff11", "\u00b2")).encode(), r)), "not JSON"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import struct
 import sys
 from collections.abc import Callable
@@ -63,9 +64,10 @@ RUNS: dict[str, Callable[[Any, str], str]] = {
 def test_what_is_beside_the_layers_is_named_by_every_node(models, loras: Path, run: str) -> None:
     model = models("sd15").model
     report = RUNS[run](model, saved(loras, lora(Q, (320, 320)) | STRAYS))
-    assert "3 tensors beside the layers left out: embedding for prompts ('bundle_emb.ink.clip_l')" in report
-    assert "counter ('step')" in report and "change of a modulation ('x.diff_m')" in report
-    assert "left out" not in RUNS[run](model, saved(loras, lora(Q, (320, 320)), "b.safetensors"))
+    assert "3 tensors beside the layers left out: " in report and "counter ('step')" in report
+    assert "embedding for prompts ('bundle_emb.ink.clip_l')" in report
+    assert "change of a modulation ('x.diff_m')" in report
+    assert "layers left out" not in RUNS[run](model, saved(loras, lora(Q, (320, 320)), "b.safetensors"))
 
 
 def test_the_rest_does_what_comfyuis_loader_does(models, loras: Path) -> None:
@@ -89,7 +91,7 @@ def test_a_layer_that_its_file_switches_off_changes_nothing_anywhere(models, lor
     assert len([key for key in before if not torch.equal(before[key], after[key])]) == 1
     for run in RUNS:
         if run != "continue_from" or make is lora:
-            assert "left out" not in RUNS[run](model, both) or run == "continue_from"
+            assert "layers left out" not in RUNS[run](model, both)
     alone = saved(loras, off, "alone.safetensors")
     after = loaded(run_node(LoadLoraStack, model=model, rows=f"<lora:{alone}:1>")[0])
     assert all(torch.equal(after[key], before[key]) for key in before)
@@ -132,10 +134,6 @@ def _metadata(about: str) -> Callable[[Path], None]:
     return write
 
 
-def _link_to_a_folder(path: Path) -> None:
-    path.symlink_to(path.parent, target_is_directory=True)
-
-
 def _unreadable(path: Path) -> None:
     path.write_bytes(b"x" * 100)
     path.chmod(0)
@@ -145,7 +143,6 @@ POSIX = {
     "link to nothing": lambda path: path.symlink_to("/mnt/unplugged/odd.safetensors"),
     "link to itself": lambda path: path.symlink_to(path),
     "link to a device": lambda path: path.symlink_to("/dev/zero"),
-    "link to a folder": _link_to_a_folder,
     "pipe": lambda path: os.mkfifo(path),
     "not to be read": _unreadable,
     "sparse, 512 GiB": _sparse,
@@ -189,17 +186,16 @@ def test_what_is_no_lora_is_a_sentence_everywhere(models, loras: Path, kind: str
                 assert json.dumps(said) == json.dumps(call("odd.safetensors")), what
             elif "off" in what:
                 assert said is True
-            elif not (kind == "not to be read" and os.geteuid() == 0):
+            else:
                 assert isinstance(said, str) and "odd" in said and said.isprintable() and len(said) < 700, what
         assert check_rows([], "<lora:odd:0>") is True and len(rows_state("<lora:odd:0>")) == 1
         for run in RUNS:
             with pytest.raises(ValueError, match="odd"):
                 RUNS[run](models("sd15").model, "odd.safetensors")
-        for told in listed()["loras"]:
-            assert told.get("fault") or told["name"] != "odd.safetensors" or kind == "not to be read"
+        assert all(told.get("fault") for told in listed(60.0)["loras"] if told["name"] == "odd.safetensors")
         assert pictured("odd.safetensors") is None
     finally:
-        path.rmdir() if path.is_dir() and not path.is_symlink() else path.unlink()
+        path.rmdir() if path.is_dir() else path.unlink()
         folder_paths.filename_list_cache.clear()
 
 
@@ -209,7 +205,7 @@ def test_every_node_that_names_a_lora_is_among_them() -> None:
         node.__name__
         for node in pack_nodes()
         for field in node.GET_SCHEMA().inputs
-        if field.id.startswith(("lora", "continue_from", "rows")) and field.id != "lora_stack"
+        if re.fullmatch(r"lora|lora_name|lora_\d|continue_from|rows", field.id)
     }
     assert named == {"LoadLoraStack", "TrainLora", "ConvertLora", "ResizeLora"}
 
