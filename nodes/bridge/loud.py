@@ -55,8 +55,8 @@ def too_loud(entries: Sequence[Weighted], model, clip) -> list[str]:
             said.append(_sentence(entry, worst))
         elif wild := [name for name in loudest if sizes[name] > _WILD and _only_turns(entry, name)]:
             said.append(
-                f"{entry.name} is too loud for a rotation: its blocks for {wild[0]} are {sizes[wild[0]]:.3g} on average, "
-                "where half a turn is 1; the file is broken"
+                f"{entry.name} is too loud for a rotation: its blocks for {wild[0]} are of size {sizes[wild[0]]:.3g}, "
+                "where training leaves them below 1; the file is broken"
             )
     return said
 
