@@ -167,11 +167,13 @@ def _dtype_name(tensor: Tensor) -> str:
 
 
 def _left_out(source: str, found: Mapping[str, layers.Layer], tensors: Iterable[str]) -> tuple[str, ...]:
-    """Of the tensors those that are part of no layer. Raises UnsupportedWeightsError when there is no layer."""
+    """Of the tensors those that are part of no layer. Raises UnsupportedWeightsError when there is no layer, or what
+    one means depends on them."""
     used = {key for layer in found.values() for key in layer.keys.values()}
     names = tuple([name for name in tensors if name not in used])
     if not found:
         strays.refuse_alone(source, names)
+    strays.refuse_pieces(source, names, found)
     return names
 
 

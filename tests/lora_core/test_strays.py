@@ -93,6 +93,17 @@ def test_a_broken_layer_is_refused_and_not_left_out(change: dict[str, Tensor | N
         formats.decode({**tensors, "z.lora_up.weight": randn(8, 2), "z.lora_down.weight": randn(2, 8)})
 
 
+@pytest.mark.parametrize(
+    "name",
+    ["x.lora_up.scale_weight", "x.lora_down.weight.absmax", "x.lora_E", "x.lora_AB.weight", "x.oft_R.weight"],
+)
+def test_a_piece_that_makes_something_else_of_the_factors_is_refused(name: str) -> None:
+    """Scales of quantised factors, AdaLoRA's singular values, a matrix in the middle."""
+    with pytest.raises(UnsupportedWeightsError, match="has 'x.* beside the factors of 'x', which makes something else"):
+        formats.decode({**LAYER, name: torch.ones(4)})
+    assert formats.decode({**LAYER, name.replace("x.", "y."): torch.ones(4)}).left_out == (name.replace("x.", "y."),)
+
+
 # ---- LyCORIS' use_scalar ---------------------------------------------------------------------------------------------
 
 KINDS = {
