@@ -23,12 +23,14 @@ class Adapter:
     model.
 
     `others` holds the corrections that are no plain LoRA, named likewise, in the order in which they are applied; a
-    bias is `<layer>.bias`, and any other parameter has its own full name.
+    bias is `<layer>.bias`, and any other parameter has its own full name. `left_out` are tensors of its file that are
+    part of no layer.
     """
 
     layers: Mapping[str, LowRank]
     metadata: Mapping[str, str] = field(default_factory=dict)
     others: Mapping[str, tuple[Correction, ...]] = field(default_factory=dict)
+    left_out: tuple[str, ...] = ()
 
     def map(self, change: Callable[[LowRank], LowRank]) -> Adapter:
         return replace(self, layers={name: change(layer) for name, layer in self.layers.items()})

@@ -31,7 +31,7 @@ _UNET = (
     ("OUT", re.compile(r"output_blocks\.(\d+)\.")),
 )
 _BLOCK = re.compile(r"(.*?(?:blocks|layers|refiner))\.(\d+)\.")
-_SELECTOR = re.compile(r"(.*?)(?:\.?(\d+)(?:-(\d+))?)?")
+_SELECTOR = re.compile(r"(.*?)(?:\.?(\d{1,9})(?:-(\d{1,9}))?)?")
 
 
 def _numbered(kind: str, *numbers: int) -> tuple[str, ...]:
@@ -194,7 +194,7 @@ def _number(text: str) -> float | None:
 def _compiled(pattern: str) -> re.Pattern[str]:
     try:
         return re.compile(pattern)
-    except re.error as error:
+    except (re.error, OverflowError, RecursionError) as error:
         raise ValueError(f"blocks: /{pattern}/ is no regular expression ({error})") from None
 
 

@@ -12,6 +12,8 @@ import re
 from collections.abc import Iterable, Iterator
 from math import isfinite
 
+from .files.faults import quote
+
 LIMIT = 20.0  # of strengths, either way
 NONE = "None"  # what a row of a list is called that names no file
 
@@ -96,11 +98,17 @@ def strength_of(value: object, what: str) -> float:
     """A strength as a number. Raises ValueError when it is none, or above LIMIT either way."""
     try:
         number = float(value)  # type: ignore[arg-type]
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         number = float("nan")
     if not isfinite(number) or abs(number) > LIMIT:
-        raise ValueError(f"{what} is {value!r}; write a number from -{LIMIT:g} to {LIMIT:g}")
+        raise ValueError(f"{what} is {_shown(value)}; write a number from -{LIMIT:g} to {LIMIT:g}")
     return number
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, int) and abs(value) >= 10**20:
+        return "a number of more than 20 digits"
+    return quote(value) if isinstance(value, str) else repr(value)
 
 
 def checked(row: Row) -> Row:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from harness.verified import COLUMNS, README, Claim, split, table, titles
+from harness.verified import COLUMNS, README, Claim, VerifiedTable, split, table, titles
 
 ENTRY = "SD 1.5", "Loss", "plain"
 
@@ -46,3 +46,18 @@ def test_worst_figure(errors: list[float], claimed: str, wanted: str) -> None:
 def test_every_model_has_a_row_of_the_readme() -> None:
     _, old, _ = split(README)
     assert [line.split(" | ")[0].strip("| ") for line in old.splitlines()[2:]] == list(dict.fromkeys(titles().values()))
+
+
+def test_a_run_without_pytests_cache_has_no_option_of_it(request: pytest.FixtureRequest) -> None:
+    """`-p no:cacheprovider` takes `lf` away."""
+    asked = []
+
+    class Config:
+        args_source, addinivalue_line = request.config.args_source, staticmethod(lambda *_: None)
+
+        def getoption(self, name: str, *default: object) -> object:
+            asked.append(name)
+            return request.config.getoption("no_such_option" if name == "lf" else name, *default)
+
+    VerifiedTable(Config())
+    assert "lf" in asked

@@ -13,7 +13,7 @@ from typing import Any
 from ..decoding import PictureError, content, small
 from ..guess import guess, named
 from . import guard
-from .faults import UnsafeFileError
+from .faults import UnreadableFileError, UnsafeFileError
 from .layers import check_layers
 from .thumbnail import SIDES, jpeg
 from .words import trigger_words
@@ -42,7 +42,7 @@ class Card:
 
 
 def read(path: str | os.PathLike[str]) -> Card:
-    """Raises OSError."""
+    """Raises UnreadableFileError."""
     try:
         header = guard.inspect(path)
     except UnsafeFileError as error:
@@ -63,14 +63,14 @@ def read(path: str | os.PathLike[str]) -> Card:
 
 def picture(path: str | os.PathLike[str]) -> bytes | None:
     """A small JPEG: of a picture beside the file, else of the one in its header; None when there is neither, or it
-    cannot be read. Raises OSError for the file itself."""
+    cannot be read."""
     path = Path(path)
     beside = next((found for end in BESIDE if (found := path.with_suffix(end)).is_file()), None)
     if beside is not None:
         return _jpeg(beside)
     try:
         about = guard.inspect(path).metadata
-    except UnsafeFileError:
+    except (UnsafeFileError, UnreadableFileError):
         return None
     return next((found for data in _covers(about) if data and (found := _jpeg(data))), None)
 

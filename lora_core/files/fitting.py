@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from .label import without_picture_hashes
 from .lineage import MERGE, PARENTS, parents_of, without_headers, younger
 from .metadata import frequency_text, text_of
+from .nested import table_of
 
 _PREVIEW = ("modelspec.thumbnail", "ssmd_cover_images")
 _TAGS = "ss_tag_frequency"
@@ -25,8 +26,8 @@ def fitted(metadata: Mapping[str, str], size: Callable[[Mapping[str, str]], int]
         kept = {key: value for key, value in kept.items() if key not in _PREVIEW}
         left_out.append("the preview")
     if size(kept) > limit and _TAGS in kept:
-        kept[_TAGS], lost = _fewer_tags(kept, size, limit)
-        left_out.append(f"the {lost} rarest tags of the captions")
+        kept, lost = _fewer_tags(kept, size, limit)
+        left_out.append(f"the {lost} rarest tags of the captions" if _TAGS in kept else "tags that cannot be read")
     if size(kept) > limit and (fewer := without_picture_hashes(kept)) != kept:
         kept = fewer
         left_out.append("the hashes of single pictures")
@@ -46,14 +47,14 @@ def fitted(metadata: Mapping[str, str], size: Callable[[Mapping[str, str]], int]
 def _generations(parents: list[Any]) -> int:
     count = 0
     while parents:
-        count, parents = count + 1, [one for each in parents for one in each.get("parents", ())]
+        count, parents = count + 1, [one for each in parents for one in each.get("parents") or ()]
     return count
 
 
 def _without_errors(metadata: Mapping[str, str]) -> dict[str, str]:
     if MERGE not in metadata:
         return dict(metadata)
-    told = json.loads(metadata[MERGE])
+    told = json.loads(metadata[MERGE])  # which is ours, as `inherited` drops that of a file
     parts = [_without_its_errors(part) for part in told.get("converted", ())]
     return {**metadata, MERGE: text_of(_without_its_errors(told) | ({"converted": parts} if parts else {}))}
 
@@ -62,17 +63,17 @@ def _without_its_errors(told: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in told.items() if name != "errors"}
 
 
-def _fewer_tags(metadata: Mapping[str, str], size: Callable[[Mapping[str, str]], int], limit: int) -> tuple[str, int]:
-    """`ss_tag_frequency` with the most frequent tags that fit, one at least, and the number of those that do not."""
-    found = json.loads(metadata[_TAGS])
-    tags = sorted(
-        ((folder, tag, n) for folder, each in found.items() for tag, n in each.items()), key=lambda tag: -tag[2]
-    )
+def _fewer_tags(metadata: Mapping[str, str], size: Callable[[Mapping[str, str]], int], limit: int) -> tuple[dict, int]:
+    """The metadata with the most frequent tags that fit, one at least, and the number of those that do not; without
+    `ss_tag_frequency` when it tells of none."""
+    tags = sorted(_counted(table_of(metadata[_TAGS])), key=lambda tag: -tag[0])
+    if not tags:
+        return {key: value for key, value in metadata.items() if key != _TAGS}, 0
     trigger = metadata.get("modelspec.trigger_phrase", "")
 
     def text(count: int) -> str:
         few: dict[str, dict[str, int]] = {}
-        for folder, tag, number in tags[:count]:
+        for number, folder, tag in tags[:count]:
             few.setdefault(folder, {})[tag] = number
         return frequency_text(few, trigger)
 
@@ -83,4 +84,12 @@ def _fewer_tags(metadata: Mapping[str, str], size: Callable[[Mapping[str, str]],
             most = middle - 1
         else:
             fewest = middle
-    return text(fewest), len(tags) - fewest
+    return {**metadata, _TAGS: text(fewest)}, len(tags) - fewest
+
+
+def _counted(folders: Mapping[str, Any]) -> Iterator[tuple[int, str, str]]:
+    """(count, folder, tag) of {folder: {tag: count}}."""
+    for folder, tags in folders.items():
+        for tag, count in tags.items() if isinstance(tags, dict) else ():
+            if isinstance(count, int):
+                yield count, folder, tag

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import os
-from collections import Counter
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from math import isfinite, prod
@@ -19,9 +18,9 @@ from torch import Tensor
 from ..adapter import Adapter
 from ..kinds import Correction, Difference, DoRA, Padded
 from ..low_rank import LowRank
-from . import guard, layers, one_rank, reader, spelling, strength
+from . import guard, layers, one_rank, reader, spelling, strays, strength
 from .conversions import converted
-from .faults import UnsupportedWeightsError, quote, refuse
+from .faults import quote, refuse
 
 Style = Literal["native", "kohya", "peft"]
 
@@ -51,24 +50,24 @@ class _Piece(NamedTuple):
     magnitude: Tensor | None
 
 
-def read(path: str | os.PathLike[str]) -> Adapter:
-    """The file's adapter, layers named as the file spells them, factors memory-mapped and in the file's dtype.
+def read(path: str | os.PathLike[str], mapped: bool = True) -> Adapter:
+    """The file's adapter, layers named as the file spells them, factors memory-mapped, or not, and in the file's dtype.
 
-    Raises guard.UnsafeFileError before any tensor is touched, or UnsupportedWeightsError when tensors are of no known
-    kind.
+    Tensors of no known kind are left out, and named. Raises guard.UnsafeFileError before any tensor is touched,
+    guard.UnreadableFileError when the file is gone, or UnsupportedWeightsError when nothing is left.
     """
     header = guard.inspect(path)
     source = Path(path).name
     described = converted(source, header.tensors, _numbers_info)
     same = described.keys() == header.tensors.keys()
     found = header.layers if same else layers.check_layers(source, described)
-    _check_strays(source, found, described)
-    held = reader.contents(header)
+    left_out = _left_out(source, found, described)
+    held = reader.contents(header, mapped)
     tensors = converted(source, reader.tensors_of(header, held), torch.tensor)
     if not reader.all_finite(header, held):
         _check_finite(source, found, tensors)
     config = strength.peft_config(source, header.metadata, strength.config_of(header.path))
-    return _adapter(source, found, tensors, header.metadata, config)
+    return replace(_adapter(source, found, tensors, header.metadata, config), left_out=left_out)
 
 
 def decode(
@@ -78,9 +77,10 @@ def decode(
     tensors = {n: tensor.detach() for n, tensor in converted(source, tensors, torch.tensor).items()}
     described = {name: layers.TensorInfo(_dtype_name(tensor), tuple(tensor.shape)) for name, tensor in tensors.items()}
     found = layers.check_layers(source, described)
-    _check_strays(source, found, described)
+    left_out = _left_out(source, found, described)
     _check_finite(source, found, tensors)
-    return _adapter(source, found, tensors, metadata or {}, strength.peft_config(source, metadata or {}))
+    config = strength.peft_config(source, metadata or {})
+    return replace(_adapter(source, found, tensors, metadata or {}, config), left_out=left_out)
 
 
 def encode(
@@ -194,25 +194,21 @@ def _dtype_name(tensor: Tensor) -> str:
     return _DTYPE_NAMES.get(tensor.dtype, str(tensor.dtype))
 
 
-def _check_strays(
-    source: str, found: Mapping[str, layers.Layer], tensors: Mapping[str, layers.TensorInfo]
-) -> None:  # fmt: skip
+def _left_out(source: str, found: Mapping[str, layers.Layer], tensors: Iterable[str]) -> tuple[str, ...]:
+    """Of the tensors those that are part of no layer. Raises UnsupportedWeightsError when there is no layer, or what
+    one means depends on them."""
     used = {key for layer in found.values() for key in layer.keys.values()}
-    if strays := [name for name in tensors if name not in used]:
-        strays = [name for name in strays if not spelling.parse(name)] or strays  # an alpha goes with other weights
-        kinds = Counter(map(spelling.kind, strays))
-        (label, mark), _ = kinds.most_common(1)[0]
-        count = max(kinds[label, mark], sum(kinds.values()) if label == spelling.UNKNOWN else 0)
-        raise UnsupportedWeightsError(
-            f"{quote(source)} holds {label} weights ({quote(mark)}, {count} of them) beside {len(found)} layers that "
-            f"can be read; use ComfyUI's own Load LoRA node for it, or convert it to plain LoRA first."
-        )
+    names = tuple([name for name in tensors if name not in used])
+    if not found:
+        strays.refuse_alone(source, names)
+    strays.refuse_pieces(source, names, found)
+    return names
 
 
 def _check_finite(source: str, found: Mapping[str, layers.Layer], tensors: Mapping[str, Tensor]) -> None:
     for layer in found.values():
         for part, key in layer.keys.items():
-            if part not in ("alpha", layers.RESHAPE):
+            if part not in ("alpha", layers.SCALAR, layers.RESHAPE):
                 for piece in _widened(tensors[key]):
                     layers.check_finite(source, key, *map(float, torch.aminmax(piece)))
 
@@ -228,7 +224,12 @@ def _adapter(
 ) -> Adapter:  # fmt: skip
     found = {name: _layer(source, name, layer, tensors, config) for name, layer in described.items()}
     plain = {name: layer for name, layer in found.items() if isinstance(layer, LowRank)}
-    return Adapter(plain, dict(metadata), {name: (found[name],) for name in found if name not in plain})
+    others = {name: (found[name],) for name in found if name not in plain}
+    for name, key in ((name, layer.keys.get(layers.LORA_BIAS)) for name, layer in described.items()):
+        if key is not None:  # PEFT: y += alpha / rank * (B A x + bias)
+            bias = Difference(_factor(tensors[key]).float() * plain[name].scaling)
+            others[f"{name}.bias"] = (*others.get(f"{name}.bias", ()), bias)
+    return Adapter(plain, dict(metadata), others)
 
 
 def _layer(
@@ -237,6 +238,8 @@ def _layer(
     own = {part: _factor(tensors[key]) for part, key in layer.own().items()}
     alpha = strength.alpha_of(source, name, layer, own, tensors, config)
     made = _plain(own, alpha) if layer.kind is None else layer.kind.from_parts(own, alpha)
+    if layers.SCALAR in layer.keys:
+        made = made.scaled(strength.scalar_of(source, layer, tensors))
     if key := layer.keys.get(layers.RESHAPE):
         return _padded(source, key, made, tensors)
     if key := layer.keys.get("dora_scale"):
@@ -264,7 +267,10 @@ def _plain(parts: Mapping[str, Tensor], alpha: float) -> LowRank:
 
 
 def _factor(tensor: Tensor) -> Tensor:
-    return tensor.half() if tensor.dtype.itemsize == 1 else tensor  # every fp8 number is an fp16 number
+    """In a type that can be computed with: every fp8 number is an fp16 number, and nothing here needs fp64."""
+    if tensor.dtype == torch.float64:
+        return tensor.float()
+    return tensor.half() if tensor.dtype.itemsize == 1 else tensor
 
 
 def _feasible(layer: LowRank) -> LowRank:

@@ -11,23 +11,27 @@ from __future__ import annotations
 import os
 import re
 import stat
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
 from . import header_text
-from .faults import UnsafeFileError, quote, refuse
+from .faults import UnreadableFileError, UnsafeFileError, quote, refuse, unreadable
 from .layers import Layer, TensorInfo, check_layers
 from .names import safe_name, safe_path
 
-__all__ = ["Header", "TensorInfo", "UnsafeFileError", "inspect", "safe_name", "safe_path"]
+__all__ = ["Header", "TensorInfo", "UnreadableFileError", "UnsafeFileError", "inspect", "safe_name", "safe_path"]
 
 MAX_HEADER = 8 * 2**20
-SMALL = 4 * 2**20  # bytes; files up to this may take as much: a header of 1 MiB, which ComfyUI reads, takes 2.3
+MAX_FILE = 2**37  # bytes: all of the largest models' weights, in fp32
+_LARGE = 2**30  # bytes
+SMALL = 16 * 2**20  # bytes; files up to this may take as much: a header of 1 MiB, which ComfyUI reads, takes up to 9
 _VALUE = 112  # bytes; the most that Python takes for what a mark of _MARKS stands for in JSON, text aside
 _MARKS = (b"{", b"[", b":", b",")
 _TOKENS = re.compile(rb'\\.|["{\[:,]', re.DOTALL)
+_QUOTES = re.compile(rb'\\.|"', re.DOTALL)
 _BEYOND_16_BITS = re.compile(rb"[\xf0-\xff]|\\u[dD][89abAB]")
 NO_PICKLE = "such files can run code when opened, so convert it to .safetensors first"
 
@@ -45,18 +49,37 @@ class Header:
 
 
 def inspect(path: str | os.PathLike[str]) -> Header:
-    """The header of a sound LoRA file; raises UnsafeFileError naming the file, the key and the cure."""
+    """The header of a sound LoRA file; raises UnsafeFileError naming the file, the key and the cure, and
+    UnreadableFileError as `opened`."""
     path = Path(path)
     source = path.name
     _check_suffix(path)
-    if not stat.S_ISREG(os.stat(path).st_mode):
-        refuse(source, "is not a regular file", "choose a .safetensors file")
-    with open(path, "rb") as file:
+    with opened(path) as file:
         size = os.fstat(file.fileno()).st_size
+        _check_size(file, size, source)
         length = _header_length(file, size, source)
-        metadata, tensors = header_text.parse(_text(file.read(length), size, source), source)
+        metadata, tensors = header_text.parse(*_text(file.read(length), size, source))
     _check_offsets(tensors, size - 8 - length, source)
     return Header(path, metadata, tensors, check_layers(source, tensors), 8 + length, size)
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[BinaryIO]:
+    """A regular file, to be read. Raises UnsafeFileError for a folder, a pipe or a device, which is never waited for,
+    and UnreadableFileError when the file is not there or its disk does not give it."""
+    try:
+        with open(path, "rb", opener=_open_at_once) as file:
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                refuse(path.name, "is not a regular file", "choose a .safetensors file")
+            yield file
+    except IsADirectoryError:
+        refuse(path.name, "is a folder, not a regular file", "choose a .safetensors file")
+    except OSError as error:
+        raise UnreadableFileError(unreadable(path, error)) from None
+
+
+def _open_at_once(path: str, flags: int) -> int:
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
 
 
 def _check_suffix(path: Path) -> None:
@@ -65,6 +88,16 @@ def _check_suffix(path: Path) -> None:
         refuse(path.name, f"is a {suffix} file", NO_PICKLE)
     if suffix not in (".safetensors", ".sft"):
         refuse(path.name, "is not named .safetensors", "choose a .safetensors file")
+
+
+def _check_size(file: BinaryIO, size: int, source: str) -> None:
+    """A file of holes, as a download leaves it that has begun only, is told by the blocks it has on its disk, unless
+    that disk tells of none."""
+    if size > MAX_FILE:
+        refuse(source, f"claims {size} bytes, more than the {MAX_FILE} that any LoRA needs")
+    on_disk = 512 * getattr(os.fstat(file.fileno()), "st_blocks", 0)
+    if size > _LARGE and 0 < on_disk < size // 8:
+        refuse(source, f"is not all there: {on_disk} of its {size} bytes are on the disk, the rest are holes")
 
 
 def _header_length(file: BinaryIO, size: int, source: str) -> int:
@@ -87,17 +120,40 @@ def _refuse_length(start: bytes, length: int, size: int, source: str) -> None:
 
 def fits(raw: bytes, size: int) -> bool:
     """Whether a header, as bytes, text and Python's objects, takes no more memory than `size`, its file's, or SMALL."""
-    room = max(size, SMALL) - _width(raw) * len(raw) * 9 // 4  # text is built in a buffer that is a quarter too long
+    room = max(size, SMALL) - _text_size(raw)
     return room >= _VALUE * sum(map(raw.count, _MARKS)) or _has_at_most(raw, room // _VALUE)
 
 
-def _text(raw: bytes, size: int, source: str) -> str:
+def _text_size(raw: bytes) -> int:
+    """The most bytes that a header takes as text, with what it takes for a while to make it: buffers that are a quarter
+    too long, and of strings that turn out to be wide what there was of them before."""
+    width = _width(raw)
+    if width == 1 or not (raw.isascii() or header_text.is_packed(raw)):
+        return width * len(raw) * 9 // 4
+    wide = sum(_VALUE + (_width(string) + 1) * len(string) * 5 // 4 for string in _strings(raw) if _width(string) > 1)
+    return len(raw) * 9 // 4 + wide
+
+
+def _strings(raw: bytes) -> Iterator[bytes]:
+    """Of a JSON text."""
+    start = -1
+    for token in _QUOTES.finditer(raw):
+        if token[0] == b'"' and start < 0:
+            start = token.start()
+        elif token[0] == b'"':
+            yield raw[start : token.end()]
+            start = -1
+
+
+def _text(raw: bytes, size: int, source: str) -> tuple[str, str, bool]:
+    """What `header_text.parse` takes."""
     if not raw.startswith(b"{"):
         refuse(source, "is not a safetensors file: its header does not start with '{'")
     if not fits(raw, size):
         refuse(source, f"has a header of {len(raw)} bytes that takes more memory than the file of {size} bytes")
+    packed = header_text.is_packed(raw)
     try:
-        return raw.decode("utf-8")
+        return header_text.decoded(raw, packed), source, packed
     except UnicodeDecodeError:
         refuse(source, "has a header that is not UTF-8 text")
 

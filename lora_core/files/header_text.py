@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import codecs
 import json
 import re
 import unicodedata
 from collections import Counter
+from collections.abc import Callable
 from math import prod
 from typing import Any, NamedTuple
 
@@ -19,6 +21,8 @@ DTYPE_SIZES = {
     "I32": 4, "U32": 4, "F32": 4, "I64": 8, "U64": 8, "F64": 8,
 }  # fmt: skip
 _SURROGATE = re.compile("[\ud800-\udfff]")
+_FAR_ESCAPE = re.compile(rb"\\u(?!00[0-7])")  # of a character beyond ASCII
+_PIECE = 2**16  # bytes
 _FIELDS = {"dtype", "shape", "data_offsets"}
 _METADATA = "__metadata__"
 _COUNT = "(?:0|[1-9][0-9]{0,14})"
@@ -34,18 +38,36 @@ class HeaderText(NamedTuple):
     tensors: dict[str, TensorInfo]
 
 
-def parse(text: str, source: str) -> HeaderText:
-    """Raises UnsafeFileError."""
-    decoder = _decoder(source)
+def is_packed(raw: bytes) -> bool:
+    """Whether a header has characters beyond ASCII, all as they are: one alone would make all of the text in memory two
+    or four times as long, so that it is read as the bytes it consists of, and each string in it is decoded."""
+    return not raw.isascii() and not _FAR_ESCAPE.search(raw.replace(b"\\\\", b""))
+
+
+def decoded(raw: bytes, packed: bool) -> str:
+    """The text of a header, or, when `packed`, a text whose characters are its bytes. Raises UnicodeDecodeError."""
+    if not packed:
+        return raw.decode("utf-8")
+    decoder = codecs.getincrementaldecoder("utf-8")()
+    for at in range(0, len(raw), _PIECE):
+        decoder.decode(raw[at : at + _PIECE], at + _PIECE >= len(raw))
+    return raw.decode("latin-1")
+
+
+def parse(text: str, source: str, packed: bool = False) -> HeaderText:
+    """Of a text as `decoded` gives it. Raises UnsafeFileError."""
+    told = _unpacked if packed else str
+    decoder = _decoder(source, told)
     try:
-        found = _as_usual(text, decoder) or decoder.decode(text)
+        found = _as_usual(text, decoder, told) or decoder.decode(text)
     except RecursionError:
         refuse(source, "has a header nested too deeply")
     except UnsafeFileError:
         raise
     except ValueError as error:
         refuse(source, f"has a header that is not JSON ({error})")
-    metadata, entries = found if isinstance(found, HeaderText) else (found.pop(_METADATA, {}), found)
+    metadata, entries = found if isinstance(found, HeaderText) else (found.pop(_METADATA, None), found)
+    metadata = {} if metadata is None else metadata
     _check_metadata(metadata, source)
     if len(entries) > MAX_TENSORS:
         refuse(source, f"lists {len(entries)} tensors, more than the {MAX_TENSORS} any LoRA needs")
@@ -54,11 +76,19 @@ def parse(text: str, source: str) -> HeaderText:
     return HeaderText(metadata, entries)
 
 
-def _decoder(source: str) -> json.JSONDecoder:
+def _unpacked(text: str) -> str:
+    """Of a text whose characters are the bytes of UTF-8; piece by piece, which takes least memory."""
+    if text.isascii():
+        return text
+    pieces = (text[at : at + _PIECE].encode("latin-1") for at in range(0, len(text), _PIECE))
+    return "".join(codecs.iterdecode(pieces, "utf-8"))
+
+
+def _decoder(source: str, told: Callable[[str], str]) -> json.JSONDecoder:
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        found = dict(pairs)
+        found = {told(key): told(value) if isinstance(value, str) else value for key, value in pairs}
         if len(found) < len(pairs):
-            ((key, _),) = Counter(key for key, _ in pairs).most_common(1)
+            ((key, _),) = Counter(told(key) for key, _ in pairs).most_common(1)
             refuse(source, f"names the key {quote(key)} twice in its header")
         return found
 
@@ -73,7 +103,7 @@ def _decoder(source: str) -> json.JSONDecoder:
     )
 
 
-def _as_usual(text: str, decoder: json.JSONDecoder) -> HeaderText | None:
+def _as_usual(text: str, decoder: json.JSONDecoder, told: Callable[[str], str] = str) -> HeaderText | None:
     """A sound header as the safetensors library writes it, read in a third of the time; None for any other."""
     metadata, at, count, mark = {}, 1, 0, ","
     if text.startswith(f'{{"{_METADATA}":{{'):
@@ -86,7 +116,7 @@ def _as_usual(text: str, decoder: json.JSONDecoder) -> HeaderText | None:
         if (dtype, written) not in known:
             known[dtype, written] = _size(dtype, written)
         shape, held = known[dtype, written]
-        first, last = int(start), int(end)
+        first, last, name = int(start), int(end), told(name)
         if mark != "," or match.start() != at or not held or last - first != held or not name.isprintable():
             return None
         tensors[name] = TensorInfo(dtype, shape, first, last)

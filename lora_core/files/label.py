@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from .metadata import SETTINGS, frequency_text, text_of, trigger_datasets
+from .nested import table_of
 
 _PRIVATE = ("ss_tag_frequency", "ss_dataset_dirs", "ss_reg_dataset_dirs", "ss_datasets")
 
@@ -61,8 +62,11 @@ def without_picture_hashes(metadata: Mapping[str, str]) -> dict[str, str]:
 
 
 def _without(settings: str, *names: str) -> str:
-    found = json.loads(settings)
-    for part in (found["dataset"], *found["dataset"].get("sets", ())):
-        for name in names:
+    """Of what is no settings at all nothing is left."""
+    found = table_of(settings)
+    dataset = found.get("dataset")
+    sets = dataset.get("sets") if isinstance(dataset, dict) else None
+    for part in (dataset, *(sets if isinstance(sets, list) else ())):
+        for name in names if isinstance(part, dict) else ():
             part.pop(name, None)
     return text_of(found)

@@ -1,4 +1,8 @@
-"""What makes sense of a LoRA: pieces that belong together, whose shapes agree; judged from a file's header alone."""
+"""What makes sense of a LoRA: pieces that belong together, whose shapes agree; judged from a file's header alone.
+
+A layer of which a piece is missing or does not fit is refused with its file, never applied in part: such files are cut
+off or tampered with. What belongs to no layer at all is left out, and named (`strays`).
+"""
 
 from __future__ import annotations
 
@@ -9,15 +13,17 @@ from typing import NamedTuple
 from ..kinds import KINDS, Correction
 from . import spelling
 from .faults import quote, refuse
+from .spelling import LORA_BIAS, SCALAR
 
 MAX_ALPHA = 1e4
+LARGEST = (2 - 2.0**-23) * 2.0**127  # of fp32, which everything is computed in
 FLOATS = {"F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2"}
 PLAIN = ("up", "down", "mid")
 MAGNITUDES = ("dora_scale", "magnitude")
 RESHAPE = "reshape_weight"
 _KIND_OF = {part: kind for kind, parts in ((None, PLAIN), *((k, k.PARTS) for k in KINDS)) for part in parts}
-_ALPHA_ALONE = {"alpha"}
-_BESIDE_FACTORS = {"alpha", RESHAPE, *MAGNITUDES}
+_BESIDE_FACTORS = {"alpha", SCALAR, LORA_BIAS, RESHAPE, *MAGNITUDES}
+_NO_LAYER = {"alpha", SCALAR, LORA_BIAS}  # change nothing by themselves
 
 
 class TensorInfo(NamedTuple):
@@ -36,14 +42,15 @@ class Layer(NamedTuple):
     keys: Mapping[str, str]
 
     def own(self) -> dict[str, str]:
-        """Without alpha, the magnitudes of DoRA and a new shape, which go with several kinds."""
+        """Without what goes with several kinds: alpha, scalar, a bias, the magnitudes of DoRA, and a new shape."""
         return {part: key for part, key in self.keys.items() if part not in _BESIDE_FACTORS}
 
 
 def check_layers(source: str, tensors: Mapping[str, TensorInfo]) -> dict[str, Layer]:
     """The layers among `tensors`, in order of first appearance, judged from shapes alone.
 
-    Tensors that belong to no kind are left to `formats`. Raises UnsafeFileError when pieces do not pair or disagree.
+    Tensors that belong to no layer, or mean nothing there, are in none. Raises UnsafeFileError when pieces do not pair
+    or disagree.
     """
     found: dict[str, dict[str, str]] = {}
     for name in tensors:
@@ -55,12 +62,22 @@ def check_layers(source: str, tensors: Mapping[str, TensorInfo]) -> dict[str, La
     layers: dict[str, Layer] = {}
     sound: dict[tuple, type[Correction] | None] = {}  # kinds of layers by all that is checked of them
     for name, keys in found.items():
-        if keys.keys() != _ALPHA_ALONE:
+        if not keys.keys() <= _NO_LAYER:
             shapes = tuple([(part, key[len(name) :], *tensors[key][:2]) for part, key in keys.items()])
             if shapes not in sound:
                 sound[shapes] = _checked(source, name, keys, tensors)
-            layers[name] = Layer(sound[shapes], keys)
+            layers[name] = Layer(sound[shapes], _with_meaning(sound[shapes], keys))
     return layers
+
+
+def _with_meaning(kind: type[Correction] | None, keys: Mapping[str, str]) -> Mapping[str, str]:
+    """LyCORIS multiplies a change by a scalar in kinds that have a scale; PEFT adds a bias to plain LoRAs alone."""
+    without = set()
+    if kind is not None and not kind.HAS_SCALE:
+        without.add(SCALAR)
+    if kind is not None or any(part in keys for part in (RESHAPE, *MAGNITUDES)):
+        without.add(LORA_BIAS)
+    return {part: key for part, key in keys.items() if part not in without} if without & keys.keys() else keys
 
 
 def _checked(
@@ -97,8 +114,11 @@ def _check(source: str, name: str, layer: Layer, tensors: Mapping[str, TensorInf
             check_factor(source, key, tensors[key], (1, 5))
         if fault := layer.kind.fault(shapes):
             refuse(source, f"has a {layer.kind.kind} layer {quote(name)} that makes no sense: {fault}")
-    if key := layer.keys.get("alpha"):
-        _check_alpha_shape(source, key, tensors[key])
+    for part, what in (("alpha", "an alpha"), (SCALAR, "a scalar")):
+        if key := layer.keys.get(part):
+            _check_is_number(source, key, tensors[key], what)
+    if (key := layer.keys.get(LORA_BIAS)) and layer.kind is None:
+        _check_bias(source, key, tensors[key], shapes["up"][0])
     _check_magnitudes(source, layer, tensors)
     _check_reshape(source, layer, tensors)
 
@@ -149,14 +169,21 @@ def _check_reshape(source: str, layer: Layer, tensors: Mapping[str, TensorInfo])
         refuse(source, f"has {quote(key)} that is {info.dtype} of shape {list(info.shape)}, not the shape of a weight")
 
 
-def _check_alpha_shape(source: str, key: str, info: TensorInfo) -> None:
+def _check_is_number(source: str, key: str, info: TensorInfo, what: str) -> None:
     if prod(info.shape) != 1 or info.dtype == "BOOL":
-        refuse(source, f"has an alpha {quote(key)} that is {info.dtype} of shape {list(info.shape)}, not one number")
+        refuse(source, f"has {what} {quote(key)} that is {info.dtype} of shape {list(info.shape)}, not one number")
+
+
+def _check_bias(source: str, key: str, info: TensorInfo, rows: int) -> None:
+    check_factor(source, key, info, (1, 1))
+    if info.shape != (rows,):
+        refuse(source, f"has a bias {quote(key)} of {info.shape[0]} numbers on a layer of {rows} rows")
 
 
 def check_alpha(source: str, key: str, alpha: float) -> float:
-    if not isfinite(alpha) or not 0 < abs(alpha) <= MAX_ALPHA:
-        refuse(source, f"sets {quote(key)} to {alpha}, outside 0 < |alpha| <= {MAX_ALPHA:g}")
+    """0 switches a layer off. The same limits hold for a scalar."""
+    if not isfinite(alpha) or abs(alpha) > MAX_ALPHA:
+        refuse(source, f"sets {quote(key)} to {alpha}, outside -{MAX_ALPHA:g} to {MAX_ALPHA:g}")
     return alpha
 
 
@@ -171,3 +198,6 @@ def check_finite(source: str, key: str, low: float, high: float) -> None:
     """`low` and `high` are the extremes of a tensor, which are NaN when any value is."""
     if not (isfinite(low) and isfinite(high)):
         refuse(source, f"holds NaN or infinite values in {quote(key)}", "it would blacken images, so train it again")
+    if max(-low, high) > LARGEST:
+        refuse(source, f"holds {max(-low, high):.3g} in {quote(key)}, above the {LARGEST:.3g} of fp32",
+               "it would blacken images, so train it again")  # fmt: skip

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from .nested import table_of, value_of
 from .rights import Rights, intersection, rights_of
 from .signatures import is_hash_of_the_file, is_signature, signatures
 from .words import trigger_words, unique
@@ -66,10 +66,7 @@ class Parent:
 
 def parents_of(metadata: Mapping[str, str]) -> list[Any]:
     """The parents that a header tells of; none when it tells of none, or nothing that can be read."""
-    try:
-        found = json.loads(metadata.get(PARENTS, "[]"))
-    except (ValueError, RecursionError):
-        return []
+    found = value_of(metadata.get(PARENTS, "[]"))
     return found if isinstance(found, list) else []
 
 
@@ -96,13 +93,13 @@ def without_headers(parents: Any) -> list[Any]:
     ]
 
 
-def younger(parents: Iterable[Any], generations: int) -> list[Any]:
-    """Parents as `without_headers` gives them, with so many generations."""
+def younger(parents: Iterable[Any] | None, generations: int) -> list[Any]:
+    """Parents as `without_headers` gives them, with so many generations. None are those too deep to be read."""
     if generations == 1:
-        return [{key: value for key, value in each.items() if key != "parents"} for each in parents]
+        return [{key: value for key, value in each.items() if key != "parents"} for each in parents or ()]
     return [
         {key: younger(value, generations - 1) if key == "parents" else value for key, value in each.items()}
-        for each in parents
+        for each in parents or ()
     ]
 
 
@@ -144,15 +141,7 @@ def tags(metadata: Iterable[Mapping[str, str]]) -> dict[str, dict[str, int]]:
     """`ss_tag_frequency` of all of them together, counts of folders of the same name added up."""
     total: dict[str, Counter] = {}
     for each in metadata:
-        for folder, counts in _folders(each.get("ss_tag_frequency", "{}")).items():
+        for folder, counts in table_of(each.get("ss_tag_frequency", "{}")).items():
             numbers = counts.items() if isinstance(counts, dict) else ()
             total.setdefault(folder, Counter()).update({tag: n for tag, n in numbers if isinstance(n, int)})
     return {folder: dict(counts) for folder, counts in total.items()}
-
-
-def _folders(text: str) -> dict[str, Any]:
-    try:
-        found = json.loads(text)
-    except (ValueError, RecursionError):
-        return {}
-    return found if isinstance(found, dict) else {}

@@ -8,12 +8,14 @@ from collections.abc import Iterator, Mapping
 from functools import lru_cache
 from itertools import accumulate, groupby
 from operator import attrgetter, mul
+from typing import BinaryIO
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from .guard import Header
+from .faults import UnreadableFileError, quote
+from .guard import Header, opened
 from .layers import TensorInfo
 
 _DTYPES = {
@@ -23,26 +25,39 @@ _DTYPES = {
     "U8": torch.uint8, "BOOL": torch.bool,
 }  # fmt: skip
 _NO_NUMBER = {
-    "F64": (np.int64, 0x7FF0_0000_0000_0000), "F32": (np.int32, 0x7F80_0000), "F16": (np.int16, 0x7C00),
+    "F64": (np.int64, 0x47EF_FFFF_E000_0001), "F32": (np.int32, 0x7F80_0000), "F16": (np.int16, 0x7C00),
     "BF16": (np.int16, 0x7F80), "F8_E4M3": (np.int8, 0x7F), "F8_E5M2": (np.int8, 0x7C),
-}  # fmt: skip  # integers of a float's width, and the least of those that, read as that float, are NaN or infinite
+}  # fmt: skip  # integers of a float's width, and the least of those that, read as that float, fp32 cannot hold
 _AT_ONCE = 2**19  # bytes, which stay in a core's cache
 _MAPPED = os.name != "nt"
 
 
-def contents(header: Header) -> Tensor:
+def contents(header: Header, mapped: bool = True) -> Tensor:
     """All bytes of the file, an ordinary tensor whatever the mode.
 
-    The file is mapped privately and its pages are read when they are used. On Windows, where a mapped file cannot be
-    replaced, it is read into memory and closed.
+    The file is `mapped` privately and its pages are read when they are used; else, and on Windows, where a mapped file
+    cannot be replaced, it is read into memory and closed. Raises UnreadableFileError when there is no room for it, or
+    it has become shorter.
     """
-    with torch.inference_mode(False), open(header.path, "rb") as file:
-        if _MAPPED:
-            data: bytearray | mmap.mmap = mmap.mmap(file.fileno(), header.size, access=mmap.ACCESS_COPY)
-        else:
-            data = bytearray(header.size)
-            file.readinto(data)
+    with torch.inference_mode(False), opened(header.path) as file:
+        try:
+            data = _mapping(file, header.size) if mapped and _MAPPED else bytearray(header.size)
+        except (MemoryError, OSError, ValueError) as error:
+            raise UnreadableFileError(_too_large(header, error)) from None
+        if isinstance(data, bytearray) and file.readinto(data) != header.size:
+            raise UnreadableFileError(f"{quote(header.path.name)} has changed while it was read; try again.")
         return torch.frombuffer(data, dtype=torch.uint8)
+
+
+def _mapping(file: BinaryIO, size: int) -> mmap.mmap:
+    return mmap.mmap(file.fileno(), size, access=mmap.ACCESS_COPY)
+
+
+def _too_large(header: Header, error: Exception) -> str:
+    return (
+        f"{quote(header.path.name)} of {header.size / 1e9:.1f} GB cannot be opened ({error or 'not enough memory'}); "
+        "is it whole? A LoRA is smaller than its model."
+    )
 
 
 def tensors_of(header: Header, held: Tensor) -> dict[str, Tensor]:
@@ -53,7 +68,7 @@ def tensors_of(header: Header, held: Tensor) -> dict[str, Tensor]:
 
 
 def all_finite(header: Header, held: Tensor) -> bool:
-    """Whether there is no NaN or infinity in the `contents` of the file."""
+    """Whether there is no NaN or infinity, nor what would be one in fp32, in the `contents` of the file."""
     data = held.numpy()[header.data_start :]
     return all(_finite(data[start:end], *_NO_NUMBER[dtype]) for dtype, start, end in _runs(header.tensors))
 

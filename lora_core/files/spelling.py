@@ -31,9 +31,11 @@ SPELLINGS = (
     Spelling(".lora_B.default.weight", ".lora_A.default.weight"),  # PEFT state dict saved with its adapter name
 )
 ALPHA, DORA_SCALE, MAGNITUDE = ".alpha", ".dora_scale", ".lora_magnitude_vector"
+SCALAR, LORA_BIAS = "scalar", "lora_bias"  # parts of LyCORIS' use_scalar and of PEFT's lora_bias
 
 _SUFFIXES = tuple((suffix, part) for spelling in SPELLINGS for part, suffix in spelling._asdict().items() if suffix)
-_SUFFIXES += ((ALPHA, "alpha"),)
+_SUFFIXES += ((ALPHA, "alpha"), (f".{SCALAR}", SCALAR))
+_SUFFIXES += tuple((suffix, LORA_BIAS) for suffix in (".lora_B.bias", ".lora_B.default.bias", ".lora_up.bias"))
 _SUFFIXES += tuple(
     (suffix, "magnitude") for suffix in (MAGNITUDE, f"{MAGNITUDE}.weight", f"{MAGNITUDE}.default.weight")
 )
@@ -48,18 +50,11 @@ _DOWN_OF = {spelling.up: spelling.down for spelling in SPELLINGS}
 _OF_ADAPTER = re.compile(r"(.+)\.(lora_A|lora_B|lora_magnitude_vector)\.[^.]+\.weight")  # PEFT's, with any name of it
 _ADAPTER_PARTS = {"lora_A": "down", "lora_B": "up", "lora_magnitude_vector": "magnitude"}
 
-UNKNOWN = "unrecognised"
-_KINDS = {
-    "lora_embedding_": "embedding LoRA",
-    "oft_": "PEFT's OFT",
-    "bias": "bias",
-}
-
 
 def parse(name: str) -> tuple[str, str] | None:
-    """The layer and the part of it that a tensor's name stands for: up, down, mid, alpha, magnitude, or what a kind
-    calls it. A layer is that of a weight, or `<layer>.bias` for the bias beside it. None for a name that is no part of
-    any kind that is read."""
+    """The layer and the part of it that a tensor's name stands for: up, down, mid, alpha, scalar, lora_bias, magnitude,
+    or what a kind calls it. A layer is that of a weight, or `<layer>.bias` for the bias beside it. None for a name that
+    is no part of any kind that is read."""
     for suffix, part in _BY_END.get(name.rpartition(".")[2], ()):
         if name.endswith(suffix) and len(name) > len(suffix):
             return name[: -len(suffix)] + (".bias" if part in _BESIDE else ""), part
@@ -70,12 +65,3 @@ def parse(name: str) -> tuple[str, str] | None:
 def down_of(up_suffix: str) -> str:
     """The suffix that pairs with `up_suffix`."""
     return _DOWN_OF.get(up_suffix) or up_suffix.replace(".lora_B.", ".lora_A.")
-
-
-def kind(name: str) -> tuple[str, str]:
-    """What a tensor that is no plain LoRA factor belongs to, and the piece of its name that says so."""
-    for piece in reversed(name.split(".")[-3:]):
-        for mark, label in _KINDS.items():
-            if piece.startswith(mark) if mark.endswith("_") else piece in (mark, mark + "_b"):
-                return label, piece
-    return UNKNOWN, name

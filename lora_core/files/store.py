@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 from ..adapter import Adapter
 from .formats import read
+from .guard import opened
 from .strength import config_of
 
 _SAMPLES, _SAMPLE = 64, 4096  # blocks across a file, and bytes of each
@@ -27,7 +28,7 @@ class State(NamedTuple):
 
     @classmethod
     def of(cls, path: Path) -> State:
-        with open(path, "rb", buffering=0) as file:
+        with opened(path) as file:
             found = os.fstat(file.fileno())
             digest = hashlib.sha256()
             for number in range(_SAMPLES):
@@ -45,15 +46,18 @@ class Store:
     The latest stays. Factors in use, such as those of patches on a loaded model, live as long as they are used.
     """
 
-    def __init__(self, is_tight: Callable[[], bool], most: int = 64):
-        self._is_tight, self._most = is_tight, most
+    def __init__(
+        self, is_tight: Callable[[], bool], most: int = 64, reader: Callable[[Path], Adapter] = read
+    ):  # fmt: skip
+        self._is_tight, self._most, self._reader = is_tight, most, reader
         self._kept: OrderedDict[Path, tuple[State, Adapter]] = OrderedDict()
 
     def read(self, path: Path) -> Adapter:
-        """As `formats.read`; the same object as before for a file of the same size, time and sample."""
+        """What the reader, by default `formats.read`, makes of it; the same object as before for a file of the same
+        size, time and sample."""
         state = State.of(path)
         kept = self._kept.get(path)
-        adapter = kept[1] if kept and kept[0] == state else read(path)
+        adapter = kept[1] if kept and kept[0] == state else self._reader(path)
         self._kept[path] = state, adapter
         self._kept.move_to_end(path)
         while len(self._kept) > 1 and (len(self._kept) > self._most or self._is_tight()):

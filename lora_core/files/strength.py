@@ -3,6 +3,8 @@
 - absent: delta_W = up @ down, so alpha = rank.
 - absent, and PEFT's `adapter_config.json` lies beside the file: the same figures under bare names, which
   `PeftModel.from_pretrained` builds its LoraConfig from.
+- 0: the layer is switched off.
+- `<layer>.scalar` (LyCORIS, use_scalar) multiplies the change. LyCORIS itself mostly folds it into a factor.
 - absent, and the header has `lora_adapter_metadata` (diffusers >= 0.34): diffusers builds its LoraConfig from that
   JSON, so `lora_alpha / r` (`lora_alpha / sqrt(r)` with `use_rslora`, `alpha_pattern` per layer) is the strength the
   file was trained at, and is what is read here. ComfyUI's loader ignores it and applies such a file at scale 1.
@@ -10,7 +12,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,6 +21,7 @@ from torch import Tensor
 
 from . import layers
 from .faults import UnsupportedWeightsError, quote, refuse
+from .nested import value_of
 
 logger = logging.getLogger("lora_loom")
 
@@ -49,6 +51,11 @@ def alpha_of(
     return None
 
 
+def scalar_of(source: str, layer: layers.Layer, tensors: Mapping[str, Tensor]) -> float:
+    key = layer.keys[layers.SCALAR]
+    return layers.check_alpha(source, key, float(tensors[key].item()))
+
+
 def peft_config(source: str, metadata: Mapping[str, str], beside: Path | None = None) -> Mapping[str, Any]:
     """`lora_adapter_metadata` of a header, else the file `beside`; empty when there is neither. Refuses what is not a
     JSON object."""
@@ -60,10 +67,7 @@ def peft_config(source: str, metadata: Mapping[str, str], beside: Path | None = 
             text = file.read(_MOST).decode("utf-8", "replace")
     else:
         return {}
-    try:
-        config = json.loads(text)
-    except (ValueError, RecursionError):
-        config = None
+    config = value_of(text)
     if not isinstance(config, dict):
         refuse(source, f"has {where} that is not a JSON object")
     logger.info("%s: strength taken from %s, as diffusers and PEFT take it", source, where)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
 from typing import Any
+
+from .nested import table_of, value_of
 
 _MOST_TOPS = 3  # tags that share the first place; of more, none is the trigger
 
@@ -15,7 +16,7 @@ def trigger_words(metadata: Mapping[str, str]) -> tuple[str, ...]:
     for key in ("modelspec.trigger_phrase", "trained_words", "ss_trained_words", "ss_trigger_words"):
         if words := unique(_listed(metadata.get(key, ""))):
             return words
-    return unique(_tops(_json(metadata.get("ss_tag_frequency", ""))))
+    return unique(_tops(table_of(metadata.get("ss_tag_frequency", ""))))
 
 
 def unique(words: Iterable[str]) -> tuple[str, ...]:
@@ -29,25 +30,18 @@ def unique(words: Iterable[str]) -> tuple[str, ...]:
 
 def _listed(text: str) -> list[str]:
     """Words of a JSON list or of a text with commas."""
-    read = _json(text) if text.lstrip().startswith("[") else None
+    read = value_of(text) if text.lstrip().startswith("[") else None
     if isinstance(read, list):
         return [word for each in read if isinstance(each, str) for word in each.split(",")]
     return text.split(",")
 
 
-def _tops(folders: Any) -> list[str]:
+def _tops(folders: Mapping[str, Any]) -> list[str]:
     """The most frequent tags of each folder, of {folder: {tag: count}}."""
     words: list[str] = []
-    for tags in folders.values() if isinstance(folders, dict) else ():
+    for tags in folders.values():
         counts = {tag: n for tag, n in tags.items() if isinstance(n, (int, float))} if isinstance(tags, dict) else {}
         most = max(counts.values(), default=0)
         tops = [tag for tag, count in counts.items() if count == most]
         words += tops if len(tops) <= _MOST_TOPS else []
     return words
-
-
-def _json(text: str) -> Any:
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError):
-        return None

@@ -10,6 +10,7 @@ from typing import ClassVar, Literal, TypeVar
 import torch
 from torch import Tensor
 
+USUAL = 0.02  # root mean square of most networks' weights
 Shapes = Mapping[str, tuple[int, ...]]
 _T = TypeVar("_T")
 
@@ -18,14 +19,15 @@ class Correction:
     """A frozen dataclass of tensors that says how one weight changes. A plain LoRA is a `LowRank` instead.
 
     `kind` is what reports call it. `depends_on_weight` tells that the change is not a fixed matrix, so that the order
-    in which several are applied matters. `PARTS` are the pieces a file holds, by their suffix; `TAKES_DORA`
-    that a file may scale them as DoRA does.
+    in which several are applied matters. `PARTS` are the pieces a file holds, by their suffix; `TAKES_DORA` tells
+    that a file may scale them as DoRA does, `HAS_SCALE` that there is a `scale`, which the change is a multiple of.
     """
 
     kind: ClassVar[str]
     depends_on_weight: ClassVar[bool] = False
     PARTS: ClassVar[tuple[str, ...]] = ()
     TAKES_DORA: ClassVar[bool] = True
+    HAS_SCALE: ClassVar[bool] = False
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -52,6 +54,14 @@ class Correction:
 
     def _changed(self, weight: Tensor, strength: float) -> Tensor:
         return torch.add(weight, self.difference(weight), alpha=strength)
+
+    def scaled(self: _T, factor: float) -> _T:
+        """So many times the change, of kinds that have a scale."""
+        return replace(self, scale=self.scale * factor)
+
+    def reach(self) -> tuple[float, float]:
+        """(f, r): strength 1 adds to a weight W about `f + r * norm(W)` at the most, by the norms of the tensors."""
+        return abs(getattr(self, "scale", 1.0)) * prod(map(norm, self.tensors())), 0.0
 
     def num_parameters(self) -> int:
         return sum(tensor.numel() for tensor in self.tensors())
@@ -100,6 +110,11 @@ def mapped(value: _T, change: Callable[[Tensor], Tensor]) -> _T:
 def widened(tensor: Tensor) -> Tensor:
     """fp64 as it is, everything else in fp32."""
     return tensor if tensor.dtype == torch.float64 else tensor.float()
+
+
+def norm(tensor: Tensor) -> float:
+    """Frobenius norm, summed in fp32."""
+    return float(torch.linalg.vector_norm(tensor.detach(), dtype=torch.promote_types(tensor.dtype, torch.float32)))
 
 
 def like(tensor: Tensor, weight: Tensor) -> Tensor:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from math import prod
 from typing import Literal
 
 import torch
 from torch import Tensor
 
 from ..low_rank import LowRank
-from .correction import Correction, like
+from .correction import USUAL, Correction, like, norm
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,6 +57,14 @@ class DoRA(Correction):
         update_fits = _fits(self.update, weight) if isinstance(self.update, LowRank) else self.update.fits(weight)
         return update_fits and len(weight) > 1 and self.magnitude.numel() == weight[self.axis]
 
+    def reach(self) -> tuple[float, float]:
+        """Where norms are those of W alone, its rows are taken for as long as those of most weights."""
+        lengths = norm(self.magnitude)
+        if self.norm_of == "sum":
+            return lengths, 1.0
+        row = USUAL * (prod(self.shape) / self.shape[0]) ** 0.5
+        return lengths + float(self.magnitude.abs().max()) * reach_of(self.update)[0] / row, 1.0
+
     def difference(self, weight: Tensor) -> Tensor:
         return self._whole(weight) - weight
 
@@ -95,6 +104,13 @@ def norms(weight: Tensor, axis: int) -> Tensor:
 def along(values: Tensor, axis: int, dimensions: int) -> Tensor:
     """`values` shaped to be multiplied along that axis."""
     return values.reshape([-1 if index == axis else 1 for index in range(dimensions)])
+
+
+def reach_of(change: LowRank | Correction) -> tuple[float, float]:
+    """As `Correction.reach`."""
+    if isinstance(change, LowRank):
+        return abs(change.scaling) * norm(change.lora_A) * norm(change.lora_B), 0.0
+    return change.reach()
 
 
 def _fits(update: LowRank, weight: tuple[int, ...]) -> bool:

@@ -8,7 +8,7 @@ from typing import Literal
 
 from torch import Tensor
 
-from .correction import Correction, Shapes, like
+from .correction import Correction, Shapes, like, norm
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,6 +55,9 @@ class Replacement(Difference):
 
     def difference(self, weight: Tensor) -> Tensor:
         return like(self.values, weight) - weight
+
+    def reach(self) -> tuple[float, float]:
+        return norm(self.values), 1.0
 
     def _changed(self, weight: Tensor, strength: float) -> Tensor:
         return like(self.values, weight).clone()

@@ -9,7 +9,7 @@ from math import prod
 import torch
 from torch import Tensor
 
-from .correction import Correction, Shapes, like
+from .correction import Correction, Shapes, like, norm
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,6 +28,7 @@ class GLoRA(Correction):
 
     kind = "GLoRA"
     depends_on_weight = True
+    HAS_SCALE = True
     PARTS = ("a1.weight", "a2.weight", "b1.weight", "b2.weight")
 
     @property
@@ -42,6 +43,10 @@ class GLoRA(Correction):
         flat = weight.flatten(1) if len(a1) == weight[0].numel() else weight
         along = torch.einsum("oi...,ir,rj->oj...", flat, a1, a2)
         return self.scale * (along.reshape(weight.shape) + (b1 @ b2).reshape(weight.shape))
+
+    def reach(self) -> tuple[float, float]:
+        a1, a2, b1, b2 = map(norm, self.tensors())
+        return abs(self.scale) * b1 * b2, abs(self.scale) * a1 * a2
 
     @classmethod
     def fault(cls, parts: Shapes) -> str:

@@ -28,6 +28,7 @@ class LoHa(Correction):
     t2: Tensor | None = None
 
     kind = "LoHa"
+    HAS_SCALE = True
     PARTS = ("hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b", "hada_t1", "hada_t2")
 
     @property

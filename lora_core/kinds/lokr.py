@@ -26,6 +26,7 @@ class LoKr(Correction):
     scale: float = 1.0
 
     kind = "LoKr"
+    HAS_SCALE = True
     PARTS = ("lokr_w1", "lokr_w1_a", "lokr_w1_b", "lokr_w2", "lokr_w2_a", "lokr_w2_b", "lokr_t2")
 
     @property

@@ -10,7 +10,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from .correction import Correction, Shapes, like
+from .correction import Correction, Shapes, like, norm
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,6 +51,10 @@ class OFT(Correction):
             skew = skew * (self.constraint / norm)
         identity = torch.eye(blocks.shape[-1], dtype=weight.dtype, device=weight.device)
         return torch.linalg.solve(identity - skew, identity + skew, left=False)
+
+    def reach(self) -> tuple[float, float]:
+        """A rotation alone comes to 2 at the most; this goes on, to tell the wildest."""
+        return 0.0, 2 * norm(self.blocks - self.blocks.mT) / self.shape[0] ** 0.5
 
     @classmethod
     def fault(cls, parts: Shapes) -> str:
@@ -96,6 +100,9 @@ class BOFT(OFT):
 
     def _changed(self, weight: Tensor, strength: float) -> Tensor:
         return weight + strength * (self._turned(weight, strength) - weight)
+
+    def reach(self) -> tuple[float, float]:
+        return 0.0, super().reach()[1] + (0.0 if self.rescale is None else float(self.rescale.abs().max()))
 
     def _turned(self, weight: Tensor, strength: float) -> Tensor:
         rotations, size = self._rotation(weight), self.blocks.shape[-1]

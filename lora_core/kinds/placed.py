@@ -36,6 +36,9 @@ class Placed(Correction):
     def fits(self, weight: tuple[int, ...]) -> bool:
         return self.start + self.length <= weight[0] and self.inner.fits((self.length, *weight[1:]))
 
+    def reach(self) -> tuple[float, float]:
+        return self.inner.reach()
+
     def rows_of(self, weight: Tensor) -> Tensor:
         """The rows that `inner` changes, in its order."""
         rows = weight.narrow(0, self.start, self.length)

@@ -58,9 +58,11 @@ def _check_plain(part: Weighted) -> None:
 
 
 def check_finite(parts: Sequence[Weighted]) -> None:
-    """Raises ValueError when a plain layer that is on holds NaN or infinite values, as after a run that diverged."""
+    """Raises ValueError when a layer that is on holds NaN or infinite values, as after a run that diverged."""
     for part in parts:
-        for name, layer in part.adapter.layers.items():
-            sums = (float(factor.float().sum()) for factor in (layer.lora_A, layer.lora_B))
+        tensors = [(name, (layer.lora_A, layer.lora_B)) for name, layer in part.adapter.layers.items()]
+        tensors += [(name, item.tensors()) for name, items in part.adapter.others.items() for item in items]
+        for name, factors in tensors:
+            sums = (float(factor.float().sum()) for factor in factors)
             if part.strength_of(name) and not all(map(isfinite, sums)):
                 raise ValueError(f"{part.name} holds NaN or infinite values in {name}; leave it out, or train it again")

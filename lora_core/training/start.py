@@ -8,7 +8,6 @@ from typing import Any
 
 from ..adapter import TEXT_PREFIX
 from ..files.lineage import Parent
-from ..files.mismatch import Misfit, left_out
 from ..kinds import DoRA
 from ..low_rank import LowRank
 
@@ -21,7 +20,7 @@ class Start:
     rank. `rank` and `alpha` are what was asked for, 0 when nothing was: a smaller layer is extended to that rank, by
     components that begin at zero, and no layer is cut. `doras` are DoRA by layer, per row, whose updates are among the
     layers; a magnitude that is not a number changes nothing. `unmatched` are the file's names that mean nothing in the
-    connected models, `misfits` its layers that have another shape there.
+    connected models, `notes` say what else of it is left out.
     """
 
     parent: Parent
@@ -32,7 +31,7 @@ class Start:
     alpha: float = 0.0
     unmatched: tuple[str, ...] = ()
     doras: Mapping[str, DoRA] = field(default_factory=dict)
-    misfits: tuple[Misfit, ...] = ()
+    notes: tuple[str, ...] = ()
 
     def identity(self) -> list[Any]:
         """What decides the bytes of a run that goes on from it, as plain values."""
@@ -76,5 +75,4 @@ class Start:
             parts.append(f"{rest} stay as they are and come along")
         if self.unmatched:
             parts.append(f"{len(self.unmatched)} are of other models and are left out, such as {self.unmatched[0]}")
-        parts += filter(None, [left_out(self.misfits)])
-        return f"continues from {self.parent.name}: {'; '.join(parts)}"
+        return f"continues from {self.parent.name}: {'; '.join((*parts, *self.notes))}"

@@ -16,7 +16,7 @@ from ...lora_core.adapter import TEXT_PREFIX
 from ...lora_core.analysis.base_norms import head_norms, norms
 from ...lora_core.analysis.cross_terms import KINDS, Attention
 from ...lora_core.analysis.parts import Part, attentions
-from .keys import NameTable
+from .keys import names_of
 
 _HEADS = ("heads", "num_heads", "n_heads", "n_local_heads", "nhead")
 _KNOWN: WeakKeyDictionary[nn.Module, dict[Any, Any]] = WeakKeyDictionary()  # figures by network, worked out once
@@ -29,7 +29,8 @@ class Base:
     """
 
     def __init__(self, model, clip=None):
-        self.shapes = NameTable(model, clip).shapes
+        names = names_of(model, clip)
+        self.shapes, self.parameters = names.shapes, names.parameters
         self.patchers = {"": model} | ({TEXT_PREFIX: clip.patcher} if clip is not None else {})
         self.device = model.load_device
 
@@ -74,10 +75,10 @@ class Base:
 
     @torch.inference_mode()
     def dense(self, name: str) -> Tensor | None:
-        """A layer's weight without patches, fp32 on the device that the model computes on; None for a tensor of a third
-        party's own."""
+        """A layer's weight, or a parameter that has a name of its own, without patches, fp32 on the device that the
+        model computes on; None for a tensor of a third party's own."""
         patcher, path = self._patcher(name)
-        key = f"{path}.weight"
+        key = f"{path}.weight" if name in self.shapes else path
         weight, _, convert = get_key_weight(patcher.model, key)
         if key in patcher.hook_backup:
             weight = patcher.hook_backup[key][0]
@@ -89,7 +90,7 @@ class Base:
         if convert is not None:
             weight = convert(weight)
         weight = weight.dequantize() if isinstance(weight, QuantizedTensor) else weight
-        fits = weight.is_floating_point() and weight.shape == self.shapes[name]
+        fits = weight.is_floating_point() and weight.shape == self.shapes.get(name, self.parameters.get(name))
         return weight.float() if fits else None
 
     def _heads(self, roles: Mapping[str, list[Part]]) -> int:

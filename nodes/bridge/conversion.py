@@ -10,9 +10,8 @@ import comfy.model_management
 import torch
 
 from ...lora_core.adapter import TEXT_PREFIX, Adapter
-from ...lora_core.files import formats
+from ...lora_core.files import mismatch, strays
 from ...lora_core.files.lineage import Parent, losses
-from ...lora_core.files.mismatch import left_out
 from ...lora_core.merging.chain import Step
 from ...lora_core.merging.conversion import Converted, convert, convert_steps
 from ...lora_core.merging.truncation import Limits
@@ -21,6 +20,7 @@ from .keys import NameTable, names_of
 from .offspring import described, refuse_losses
 from .origin import lora_hash
 from .progress import Progress
+from .reading import read_lora
 from .stack import layers_of
 from .weights import base_weight
 
@@ -30,7 +30,7 @@ Tick = Callable[[int, int], None]
 def convert_file(name: str, model, clip, limits: Limits, tick: Tick) -> tuple[Adapter, str]:
     """The file as a plain LoRA, and a report. Raises ValueError for one that is not for this MODEL and CLIP."""
     path, table = lora_path(name), NameTable(model, clip)
-    resolved = table.resolve(formats.read(path), path.name)
+    resolved = table.resolve(read_lora(path), path.name)
     refuse_losses(path.name, resolved.unmatched)
     found = resolved.adapter
     made = as_plain(found, model, clip, limits, tick)
@@ -42,8 +42,9 @@ def convert_file(name: str, model, clip, limits: Limits, tick: Tick) -> tuple[Ad
     if found.others:
         how["converted"] = [told(path.stem, found, made)]
     adapter = described(made.adapter.layers, [parent], [found.metadata], table, how)
-    line = "; ".join(filter(None, (f"{path.stem}: {layers_of(found)}", left_out(resolved.misfits))))
-    lines = [line, f"rank up to {adapter.rank()}", *cost(made)]
+    left_out = [strays.told(found.left_out)] if found.left_out else []
+    line = "; ".join(filter(None, (f"{path.stem}: {layers_of(found)}", mismatch.left_out(resolved.misfits))))
+    lines = [line, *left_out, f"rank up to {adapter.rank()}", *cost(made)]
     return adapter, "\n".join(lines + [f"  {100 * error:.3g} %  {name}" for name, error in worst_first(made)])
 
 

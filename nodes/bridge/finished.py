@@ -20,6 +20,7 @@ from . import preparing
 from .cache import works_around_weights
 from .preparing import Order
 from .previews import kept_sheet
+from .reading import read_lora
 from .runs import known
 from .start import chosen_layers
 
@@ -71,7 +72,7 @@ def keep(order: Order, run: RunFolder, told: Finished, adapter: Adapter, charts:
 
 def kept_adapter(folder: Path, told: Finished) -> Adapter:
     """The LoRA that came out, without its header."""
-    return replace(formats.read(folder / told.file).copied(torch.float32), metadata={})
+    return replace(read_lora(folder / told.file).copied(torch.float32), metadata={})
 
 
 def _unpatched(patcher) -> bool:

@@ -47,8 +47,18 @@ def _below(name: str) -> str:
 
 
 def lora_path(name: str) -> Path:
-    """The file of a LoRA name. Raises ValueError as `lora_name`."""
-    return Path(folder_paths.get_full_path_or_raise("loras", lora_name(name)))
+    """The file of a LoRA name. Raises ValueError as `lora_name`, and for a name in the list that is no file now."""
+    listed = lora_name(name)
+    if path := folder_paths.get_full_path("loras", listed):
+        return Path(path)
+    places = [os.path.join(folder, listed) for folder in folder_paths.get_folder_paths("loras")]
+    if link := next((place for place in places if os.path.islink(place) and not os.path.exists(place)), None):
+        raise ValueError(
+            f"the LoRA {name} is a link to {os.readlink(link)}, which is not there; connect its drive, or choose "
+            "another LoRA"
+        )
+    fault = "is not a regular file" if any(map(os.path.exists, places)) else "is not there any more"
+    raise ValueError(f"the LoRA {name} {fault}; choose another LoRA")
 
 
 def dataset_folder(text: str) -> Path:
@@ -93,7 +103,7 @@ def lora_state(name: str | None) -> tuple[str | None, int, int]:
         return name, 0, 0
     try:
         found = lora_path(name).stat()
-    except ValueError:
+    except (ValueError, OSError):
         return name, 0, 0
     return name, found.st_size, found.st_mtime_ns
 

@@ -16,7 +16,7 @@ from ...lora_core.analysis.heat_map import heat_map
 from ...lora_core.analysis.interference import measure
 from ...lora_core.analysis.layer_sum import Work
 from ...lora_core.distilled import few_step_mark
-from ...lora_core.files.mismatch import left_out
+from ...lora_core.files import mismatch, strays
 from ...lora_core.merging.exact_sum import check_finite
 from ...lora_core.rows import Row
 from .base import Base
@@ -111,10 +111,12 @@ def _not_measured(entries: Sequence[Entry]) -> list[str]:
             said.append(f"{findings.letter(index)} also holds {held} weights, which are not in these figures.")
         if entry.span != ALWAYS:
             said.append(f"{findings.letter(index)} is on for a part of sampling; the figures are for that part.")
+        if entry.adapter.left_out:
+            said.append(f"{findings.letter(index)}: {strays.told(entry.adapter.left_out)}.")
         if entry.unmatched:
             said.append(f"{findings.letter(index)} has {len(entry.unmatched)} layers that the connected models lack.")
         if entry.misfits:
-            said.append(f"{findings.letter(index)}: {left_out(entry.misfits)}.")
+            said.append(f"{findings.letter(index)}: {mismatch.left_out(entry.misfits)}.")
     for (i, one), (j, other) in combinations(enumerate(entries), 2):
         if max(one.span[0], other.span[0]) >= min(one.span[1], other.span[1]):
             said.append(f"{findings.letter(i)} and {findings.letter(j)} are never on together.")

@@ -4,18 +4,41 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from heapq import nlargest
-from math import prod
+from math import inf, isfinite, prod
+from typing import NamedTuple
 
 import torch
+from torch import Tensor
 
+from ...lora_core.kinds import Correction
+from ...lora_core.kinds.correction import USUAL
+from ...lora_core.kinds.dora import reach_of
 from ...lora_core.low_rank import LowRank
+from ...lora_core.merging.chain import Step, applied, chain
 from ...lora_core.merging.exact_sum import Weighted
 from ...lora_core.weak_memo import remembered
 from .base import Base
 
 ABSURD = 10.0  # times the norm of the weight
-_WORTH_A_LOOK = 0.01  # root mean square of a correction: weights have as much, and LoRAs a tenth of that
+_TURNS = ("OFT", "BOFT")
+_TURNED = 1.0  # the same of what can only turn it, and comes to 2 at the most
+_WILD = 100.0  # size of the blocks of a rotation; all that are as large turn by half a turn, and twice by a whole one
+_WORTH_A_LOOK = 0.5  # times what most weights are: LoRAs have a tenth of that
 _LOOKED_AT = 3  # layers of each LoRA, the loudest
+_SMALL = {True: 1.0, False: 0.001}  # root mean square of biases and norms, and of weights: below, all is loud beside it
+
+
+class Heard(NamedTuple):
+    """How much of a weight's norm a LoRA adds to it; infinite where that gives no numbers."""
+
+    layer: str
+    own: float
+    weight: float
+    limit: float = ABSURD
+
+    @property
+    def times(self) -> float:
+        return self.own / self.weight
 
 
 def too_loud(entries: Sequence[Weighted], model, clip) -> list[str]:
@@ -23,25 +46,82 @@ def too_loud(entries: Sequence[Weighted], model, clip) -> list[str]:
     weight. Weights are read only for LoRAs that are loud for a LoRA."""
     said = []
     for entry in entries:
-        sizes = {name: _most(layer) * abs(entry.strength_of(name)) for name, layer in entry.adapter.layers.items()}
-        loudest = [name for name in nlargest(_LOOKED_AT, sizes, key=sizes.__getitem__) if sizes[name] > _WORTH_A_LOOK]
-        weights = Base(model, clip).norms(loudest) if loudest else {}
-        found = {
-            name: (entry.adapter.layers[name].norm() * abs(entry.strength_of(name)), norm)
-            for name, (norm, _) in weights.items() if norm
-        }  # fmt: skip
-        worst = max(found, key=lambda name: found[name][0] / found[name][1], default=None)
-        if worst and found[worst][0] > ABSURD * found[worst][1]:
-            own, weight = found[worst]
+        sizes = {name: size * abs(at) for name, size in _sizes(entry).items() if (at := entry.strength_of(name))}
+        loudest = nlargest(_LOOKED_AT, sizes, key=sizes.__getitem__)
+        loudest = [name for name in loudest if sizes[name] > _WORTH_A_LOOK]
+        heard = list(filter(None, _heard(entry, loudest, Base(model, clip)))) if loudest else []
+        worst = max(heard, key=lambda found: found.times / found.limit, default=None)
+        if worst and worst.times > worst.limit:
+            said.append(_sentence(entry, worst))
+        elif wild := [name for name in loudest if sizes[name] > _WILD and _only_turns(entry, name)]:
             said.append(
-                f"{entry.name} is {own / weight:.3g} times as loud as the weight {worst} itself (norm {own:.3g} beside "
-                f"{weight:.3g}); the file is broken, or meant for a strength around {entry.strength * weight / own:.1g}"
+                f"{entry.name} is too loud for a rotation: its blocks for {wild[0]} are of size {sizes[wild[0]]:.3g}, "
+                "where training leaves them below 1; the file is broken"
             )
     return said
 
 
+def _only_turns(entry: Weighted, name: str) -> bool:
+    return name not in entry.adapter.layers and all(item.kind in _TURNS for item in entry.adapter.others[name])
+
+
+def _sentence(entry: Weighted, worst: Heard) -> str:
+    if not isfinite(worst.times):
+        return (
+            f"{entry.name} is too loud for numbers: the weight {worst.layer} becomes NaN or infinite, and pictures "
+            "black; the file is broken, leave it out"
+        )
+    line = (
+        f"{entry.name} is {worst.times:.3g} times as loud as the weight {worst.layer} itself (norm {worst.own:.3g} "
+        f"beside {worst.weight:.3g}); the file is broken"
+    )
+    if any(item.depends_on_weight for item in entry.adapter.others.get(worst.layer, ())):
+        return line
+    return f"{line}, or meant for a strength around {entry.strength / worst.times:.1g}"
+
+
+def _sizes(entry: Weighted) -> dict[str, float]:
+    """About the most that each layer can be at strength 1, in usual weights."""
+    sizes = {name: _size(layer) for name, layer in entry.adapter.layers.items()}
+    for name, items in entry.adapter.others.items():
+        sizes[name] = sizes.get(name, 0.0) + sum(map(_size, items))
+    return sizes
+
+
 @remembered
-def _most(layer: LowRank) -> float:
-    """The most that the root mean square of the correction can be, from the norms of its factors."""
-    norms = [float(torch.linalg.vector_norm(factor, dtype=torch.float32)) for factor in (layer.lora_A, layer.lora_B)]
-    return abs(layer.scaling) * prod(norms) / (layer.lora_A.shape[1] * layer.lora_B.shape[0]) ** 0.5
+def _size(change: LowRank | Correction) -> float:
+    fixed, relative = reach_of(change)
+    size = relative + fixed / prod(change.shape) ** 0.5 / (USUAL if len(change.shape) > 1 else _SMALL[True])
+    return size if size == size else inf
+
+
+def _heard(entry: Weighted, names: Sequence[str], base: Base) -> list[Heard | None]:
+    plain = [name for name in names if name not in entry.adapter.others]
+    norms = base.norms(plain)
+    found = [_over(name, entry.adapter.layers[name].norm() * abs(entry.strength_of(name)), norms[name][0],
+                   entry.adapter.layers[name].shape) for name in plain if name in norms]  # fmt: skip
+    steps = chain([entry]) if len(plain) < len(names) else {}
+    return [*found, *(_worked_out(name, steps[name], base) for name in names if name not in plain)]
+
+
+@torch.inference_mode()
+def _worked_out(name: str, steps: Sequence[Step], base: Base) -> Heard | None:
+    """None for a weight of a third party's own, or one that holds no numbers itself."""
+    weight = base.dense(name)
+    if weight is None or not weight.isfinite().all():
+        return None
+    changed = applied(weight, steps)
+    own = _norm(changed - weight if changed.shape == weight.shape else changed)
+    found = _over(name, own, _norm(weight), weight.shape)
+    return found._replace(limit=_TURNED) if all(step.kind in _TURNS for step in steps) else found
+
+
+def _over(name: str, own: float, weight: float, shape: Sequence[int]) -> Heard:
+    least = _SMALL[len(shape) == 1] * prod(shape) ** 0.5
+    return Heard(name, own, max(weight, least))
+
+
+def _norm(tensor: Tensor) -> float:
+    """Infinite where there is a NaN; no square of a number that fp32 holds is lost."""
+    peak = float(tensor.abs().max())
+    return peak * float(torch.linalg.vector_norm(tensor / peak)) if 0 < peak < inf else 0.0 if peak == 0 else inf

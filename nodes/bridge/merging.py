@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from ...lora_core.adapter import TEXT_PREFIX, Adapter
-from ...lora_core.files import lineage
+from ...lora_core.files import lineage, strays
 from ...lora_core.files.hashes import content_hash
 from ...lora_core.files.lineage import Parent, losses
 from ...lora_core.files.mismatch import left_out
@@ -163,10 +163,12 @@ def together(
 
 
 def plain(parts: Sequence[Source], model, clip, limits: Limits, tick: Tick) -> tuple[list[Source], list[str]]:
-    """Parts of other kinds as plain LoRAs, with what that cost."""
+    """Parts of other kinds as plain LoRAs, with what that cost, and what of their files is in none."""
     made, notes = [], []
     for part in parts:
         entry = part.entry
+        if entry.adapter.left_out:
+            notes.append(f"{entry.name}: {strays.told(entry.adapter.left_out)}")
         if entry.adapter.others:
             made_plain = as_plain(entry.adapter, model, clip, Limits(limits.rank), tick, entry.strength_of)
             notes += [f"{entry.name}: {layers_of(entry.adapter)}; {line}" for line in cost(made_plain)]

@@ -13,7 +13,7 @@ from ...lora_core import stack_entries
 from ...lora_core.adapter import Adapter
 from ...lora_core.analysis.findings import of_stack
 from ...lora_core.blocks import strengths
-from ...lora_core.files import guard
+from ...lora_core.files import guard, strays
 from ...lora_core.files.loose_names import is_text
 from ...lora_core.files.mismatch import Misfit, left_out
 from ...lora_core.files.store import Store
@@ -27,6 +27,7 @@ from .folders import lora_name, lora_path, lora_state
 from .keys import NameTable, names_of
 from .loud import too_loud
 from .patching import Apply, How, apply_chain
+from .reading import read_lora
 
 _SPARE = 2 * 2**30
 
@@ -35,7 +36,7 @@ def _memory_is_tight() -> bool:
     return comfy.model_management.get_free_memory(torch.device("cpu")) < _SPARE
 
 
-_FILES = Store(_memory_is_tight)
+_FILES = Store(_memory_is_tight, reader=read_lora)
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,10 @@ class Entry(Weighted):
             line += f", blocks as written ({off} layers off)"
         if self.span != ALWAYS:
             line += f", from {self.span[0]:g} to {self.span[1]:g} of sampling"
-        return "; ".join(filter(None, (line, self._unmatched_line(has_text), left_out(self.misfits))))
+        if off := off_layers(self.adapter):
+            line += f", {off} of them switched off in the file (alpha 0)"
+        beside = strays.told(self.adapter.left_out) if self.adapter.left_out else ""
+        return "; ".join(filter(None, (line, beside, self._unmatched_line(has_text), left_out(self.misfits))))
 
     def _unmatched_line(self, has_text: bool) -> str:
         if not self.unmatched:
@@ -74,6 +78,11 @@ def layers_of(adapter: Adapter) -> str:
     kinds = adapter.kinds()
     named = ", ".join(f"{count} {kind}" for kind, count in kinds.most_common())
     return f"{kinds.total()} layers" + (f" ({named})" if kinds.keys() - {"LoRA"} else "")
+
+
+def off_layers(adapter: Adapter) -> int:
+    """How many layers their file switches off."""
+    return sum(not layer.alpha for layer in adapter.layers.values())
 
 
 @dataclass(frozen=True)

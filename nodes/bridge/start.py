@@ -10,11 +10,11 @@ import torch
 from torch import nn
 
 from ...lora_core.adapter import TEXT_PREFIX, Adapter
-from ...lora_core.files import formats
+from ...lora_core.files import mismatch, strays
 from ...lora_core.files.fused import joined
 from ...lora_core.files.hashes import data_hash, file_hash
 from ...lora_core.files.lineage import Parent
-from ...lora_core.kinds import Correction, DoRA
+from ...lora_core.kinds import Correction, Difference, DoRA
 from ...lora_core.kinds.placed import Placed
 from ...lora_core.low_rank import LowRank
 from ...lora_core.merging.chain import chain
@@ -25,6 +25,7 @@ from ...lora_core.training.targets import layer_kind, select
 from .folders import NONE, lora_path
 from .keys import NameTable
 from .patching import apply_chain
+from .reading import read_lora
 from .text import text_layers
 
 PREFIX = "diffusion_model."
@@ -37,15 +38,35 @@ def read_start(name: str, model, clip, own_targets: bool, rank: int, alpha: floa
         return None
     path = lora_path(name)
     table = NameTable(model, clip)
-    resolved = table.resolve(formats.read(path), path.name)
+    resolved = table.resolve(read_lora(path), path.name)
     found = resolved.adapter.copied(torch.float32)
-    doras = {name: _one_dora(items, table.shapes.get(name), path.name, name) for name, items in found.others.items()}
+    vectors = [name for name, items in found.others.items() if all(map(_is_vector, items))]
+    others = {name: items for name, items in found.others.items() if name not in vectors}
+    doras = {name: _one_dora(items, table.shapes.get(name), path.name, name) for name, items in others.items()}
     if both := doras.keys() & found.layers.keys():
         raise ValueError(f"{path.name} holds {min(both)} as plain LoRA and as DoRA; training cannot go on from both")
-    layers = {**found.layers, **{name: dora.update for name, dora in doras.items()}}
+    off = [name for name, layer in found.layers.items() if not layer.alpha]
+    layers = {name: layer for name, layer in found.layers.items() if layer.alpha}
+    layers |= {name: dora.update for name, dora in doras.items()}
+    if not layers:
+        raise ValueError(f"{path.name} has no layers to go on from: {len(off)} are switched off in it (alpha 0)")
     parent = Parent.of(path.stem, resolved.adapter.metadata, 1.0, 1.0, data_hash(path))
-    asked, left_out = (own_targets, rank, alpha), {"unmatched": resolved.unmatched, "misfits": resolved.misfits}
-    return Start(parent, file_hash(path), layers, *asked, doras=doras, **left_out)
+    notes = (*_left_out(found.left_out, off, vectors), *filter(None, [mismatch.left_out(resolved.misfits)]))
+    return Start(parent, file_hash(path), layers, own_targets, rank, alpha, resolved.unmatched, doras, notes)
+
+
+def _is_vector(item: Correction) -> bool:
+    return isinstance(item, Difference) and len(item.shape) == 1
+
+
+def _left_out(tensors: Sequence[str], off: Sequence[str], vectors: Sequence[str]) -> tuple[str, ...]:
+    """What of the file training does not go on from."""
+    notes = [strays.told(tensors)] if tensors else []
+    if off:
+        notes.append(f"{len(off)} are switched off in the file (alpha 0) and left out, such as {off[0]}")
+    if vectors:
+        notes.append(f"{len(vectors)} biases and norms are left out, such as {vectors[0]}, which are not trained")
+    return tuple(notes)
 
 
 def chosen_layers(

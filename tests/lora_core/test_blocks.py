@@ -109,3 +109,10 @@ def test_presets_are_of_families_and_fit_their_models() -> None:
             assert {0.0, 1.0} == set(factors.values()), name
     assert at("style", SDXL, 1.0, "SDXL") == ["OUT1"]
     assert at("style, MID=0.5", SDXL, 0.5, "SDXL") == ["MID"]
+
+
+@pytest.mark.parametrize("text", ["IN" + "9" * 5000 + "=0", "IN1-" + "9" * 5000 + "=0", "/a{99999999999999999999}/=0"])
+def test_numbers_of_thousands_of_digits_are_a_sentence(text: str) -> None:
+    with pytest.raises(ValueError, match="^blocks: ") as refused:
+        strengths(text, FLUX)
+    assert "limit" not in str(refused.value)

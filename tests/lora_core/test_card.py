@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from lora_loom.lora_core.files import card
+from lora_loom.lora_core.files.faults import UnreadableFileError
 from PIL import Image
 from safetensors.torch import save_file
 
@@ -51,7 +52,7 @@ def test_a_broken_file_has_a_fault(tmp_path: Path) -> None:
     (tmp_path / "a.safetensors").write_bytes(b"<html>")
     assert "a.safetensors" in card.read(tmp_path / "a.safetensors").fault
     assert card.picture(tmp_path / "a.safetensors") is None
-    with pytest.raises(OSError):
+    with pytest.raises(UnreadableFileError):
         card.read(tmp_path / "gone.safetensors")
 
 

@@ -112,23 +112,6 @@ def test_read_keeps_names_order_and_metadata(tmp_path: Path):
     assert list(formats.read(str(path)).layers) == list(again.layers)
 
 
-@pytest.mark.parametrize("keys, kind, mark, count", [
-    (("oft_R.weight",), "PEFT's OFT", "oft_R", 3),
-    (("lora_embedding_A",), "embedding LoRA", "lora_embedding_A", 3),
-    (("lora_B.bias",), "bias", "bias", 3),
-    (("some.thing",), "unrecognised", "0.some.thing", 3),
-    (("alpha",), "unrecognised", "0.alpha", 3),
-])  # fmt: skip
-def test_other_weights_are_named(keys: tuple[str, ...], kind: str, mark: str, count: int):
-    tensors = {f"{layer}.{key}": torch.ones(2, 2) for layer in range(3) for key in keys}
-    tensors |= {"9.lora_up.weight": randn(24, 4), "9.lora_down.weight": randn(4, 16), "9.alpha": torch.tensor(1.0)}
-    with pytest.raises(UnsupportedWeightsError) as caught:
-        formats.decode(tensors, source="x.safetensors")
-    message = str(caught.value)
-    assert f"'x.safetensors' holds {kind}" in message and f"('{mark}', {count} of them)" in message
-    assert "beside 1 layers that can be read" in message
-
-
 def test_other_weights_are_refused_before_tensors_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     path = tmp_path / "oft.safetensors"
     save.save(path, {"x.oft_R.weight": torch.ones(2, 2), "x.alpha": torch.tensor(1.0)})

@@ -82,6 +82,9 @@ BOMBS = {  # headers that grow when they are read
     "long text, escapes": repeated(ABOUT, b'a\\"', b'"}}'),
     "long text, one emoji": repeated(ABOUT + b"\xf0\x9f\x98\x80", b"x", b'"}}'),
     "long text, one escaped emoji": repeated(ABOUT, b"x", b'\\ud83d\\ude00"}}'),
+    "long text, emoji and an escape": repeated(ABOUT + b"\xf0\x9f\x98\x80", b"x", b'\\u732b"}}'),
+    "long text, Chinese beside it": repeated(ABOUT, b"x", '","t":"\u4e2d"}}'.encode()),
+    "many escaped emoji": numbered(b'"%(n)x":"\\ud83d\\ude00"', b'{"__metadata__":{', b"}}"),
     "long text, Chinese": repeated(ABOUT, "\u4e2dxx".encode(), b'"}}'),
     "tensors": numbered(TENSOR),
     "tensors, spaced": numbered(TENSOR.replace(b",", b", ")),
@@ -122,6 +125,43 @@ def test_files_with_much_metadata_are_read(tmp_path: Path) -> None:
     path = tmp_path / "tags.safetensors"
     path.write_bytes(packed(sound.header(), sound.data()))
     assert guard.inspect(path).metadata == sound.metadata and len(tags) > 2 * MEGABYTE
+
+
+@pytest.mark.parametrize("size", [2_200_000, 1_100_000])
+@pytest.mark.parametrize("character", ["a", "\u00e9", "\u732b", "\U0001f431", "\u732b\U0001f431"])
+@pytest.mark.parametrize("spelled", ["as it is", "escaped", "both"])
+def test_one_wide_character_does_not_make_a_sound_header_too_large(
+    character: str, spelled: str, size: int, tmp_path: Path
+) -> None:  # fmt: skip
+    """A cover picture and tags of 1 MB in a small LoRA, wherever the character is; read as it was written, within the
+    memory that was judged to be enough, and not judged to be twice as much as it takes."""
+    path, cover = tmp_path / "a.safetensors", "A" * 1_040_000
+    for about in ({"ssmd_cover_images": cover, "modelspec.title": character}, {"ss_tag_frequency": character + cover},
+                  {"ss_tag_frequency": cover + character, "modelspec.title": "\u00fc"}):  # fmt: skip
+        sound = Sound(
+            {f"{character}.lora_up.weight": ("F16", [size // 12, 4]), f"{character}.lora_down.weight": ("F16", [4, 8])},
+            about,
+        )
+        text = json.dumps(sound.header(), separators=(",", ":"), ensure_ascii=spelled == "escaped")
+        text = text.replace('{"__meta', '{"\\u005f_meta') if spelled == "both" else text
+        text = text.replace("modelspec", "m\\u00f6delspec") if spelled == "both" else text
+        path.write_bytes(packed(text.encode(), sound.data()))
+        wanted = {key.replace("modelspec", "m\u00f6delspec") if spelled == "both" else key: about[key] for key in about}
+        tracemalloc.start()
+        header = guard.inspect(path)
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        judged = guard._text_size(text.encode())
+        assert header.metadata == wanted and list(header.layers) == [character]
+        assert peak < judged + 50_000 and (judged < 2 * peak or spelled == "both")
+
+
+def test_no_metadata_is_none(tmp_path: Path) -> None:
+    """`null`, as the safetensors library reads it."""
+    header = {"__metadata__": None} | {name: entry for name, entry in SOUND["kohya"].header().items() if name[0] != "_"}
+    path = tmp_path / "a.safetensors"
+    path.write_bytes(packed(header, SOUND["kohya"].data()))
+    assert guard.inspect(path).metadata == {} and formats.read(path).layers
 
 
 def test_a_header_reads_the_same_however_it_is_spaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -296,7 +296,7 @@ def test_values_that_are_not_finite_are_refused(part: str):
 
 
 @pytest.mark.parametrize(
-    "kind, alpha", [("LoHa", 0.0), ("LoKr pair pair", float("nan")), ("GLoRA", 1e9), ("OFT", -1.0)]
+    "kind, alpha", [("LoHa", float("inf")), ("LoKr pair pair", float("nan")), ("GLoRA", 1e9), ("OFT", -1.0)]
 )
 def test_alphas_of_no_sense_are_refused(kind: str, alpha: float):
     with pytest.raises(UnsafeFileError, match="x.alpha"):

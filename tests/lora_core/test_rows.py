@@ -11,7 +11,7 @@ import pytest
 from lora_loom.lora_core import stack_entries
 from lora_loom.lora_core.files.names import alike, matching
 from lora_loom.lora_core.files.words import trigger_words
-from lora_loom.lora_core.rows import Row, parse, to_text
+from lora_loom.lora_core.rows import Row, parse, strength_of, to_text
 
 
 def told(row: Row) -> dict[str, Any]:
@@ -180,3 +180,10 @@ def test_names_that_are_near() -> None:
 )  # fmt: skip
 def test_trigger_words(metadata: dict[str, str], words: tuple[str, ...]) -> None:
     assert trigger_words(metadata) == words
+
+
+@pytest.mark.parametrize("number", [10**400, -(10**5000), "9" * 400, float("nan"), "9" * 5000])
+def test_numbers_beyond_all_are_a_sentence(number: object) -> None:
+    with pytest.raises(ValueError, match="the strength is .*; write a number from -20 to 20") as refused:
+        strength_of(number, "the strength")
+    assert len(str(refused.value)) < 300
