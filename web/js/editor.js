@@ -30,8 +30,20 @@ export class RowsEditor {
     this.element.addEventListener("keydown", (event) => this.key(event))
     this.element.addEventListener("paste", (event) => this.paste(event))
     this.element.addEventListener("copy", (event) => this.copy(event))
-    this.stop = listen(() => this.mark())
+  }
+
+  /** From here on it knows of new files. */
+  start() {
+    this.unlisten ??= listen(() => this.mark())
     refresh()
+  }
+
+  /** Of a node that is gone nothing is to stay; one that is only moved is drawn anew. */
+  stop() {
+    this.unlisten?.()
+    this.unlisten = null
+    this.items = []
+    this.list.replaceChildren()
   }
 
   /** Takes over a text that was changed elsewhere. */
