@@ -17,6 +17,7 @@ export class Report {
   constructor(node) {
     this.node = node
     this.text = ""
+    this.problem = false
     this.shape = { height: 0 }
     this.element = element("div", { className: "loom-report", tabIndex: 0, role: "note", "aria-label": "Report" })
     this.widget = node.addDOMWidget(NAME, "loraloom_report", this.element, options(this.shape))
@@ -37,8 +38,10 @@ export class Report {
 
   /** An empty text takes the report away. */
   show(text, problem) {
+    if (text === this.text && problem === this.problem) return
     const had = this.text !== ""
     this.text = text
+    this.problem = problem
     this.element.textContent = text
     this.element.classList.toggle("loom-problem", problem)
     this.measure()

@@ -5,6 +5,7 @@ import { api } from "../../../scripts/api.js"
 import { app } from "../../../scripts/app.js"
 import { eachNode, nodeOf } from "./nodes.js"
 import { hearQueued, isLoading, onScreen, ownerOf, whenLoaded } from "./workflows.js"
+import { DECIDE } from "./zeros.js"
 
 const told = new WeakMap() // by workflow: entries by execution id
 const shows = new WeakMap() // by node: what shows an entry
@@ -51,7 +52,9 @@ export function soon() {
   soon.due = true
   requestAnimationFrame(() => {
     soon.due = false
-    if (!isLoading()) for (const [id, entry] of entriesOf(onScreen())) outdate(id, entry)
+    if (isLoading()) return
+    dropProblems(onScreen(), (entry, id) => nodeOf(id) && !isStill(entry, nodeOf(id)))
+    for (const [id, entry] of entriesOf(onScreen())) if (entry.chosen) showOn(nodeOf(id))
   })
 }
 
@@ -71,8 +74,11 @@ function refresh(workflow, id) {
 
 /** What went wrong in an earlier run, when another one begins. */
 async function forget(prompt) {
-  const workflow = await ownerOf(prompt)
-  for (const [id, { problem }] of entriesOf(workflow)) if (problem) drop(workflow, id)
+  dropProblems(await ownerOf(prompt), (entry) => !entry.refused)
+}
+
+function dropProblems(workflow, which) {
+  for (const [id, entry] of entriesOf(workflow)) if (entry.problem && which(entry, id)) drop(workflow, id)
 }
 
 /** A line of progress does not stay as if the node still worked. */
@@ -102,12 +108,13 @@ function drop(workflow, id) {
 /** The front end says nothing when the server refuses a prompt; it is done with it when it has set what was wrong. */
 async function hearRefusal() {
   const workflow = onScreen()
+  dropProblems(workflow, () => true)
   do await new Promise((then) => setTimeout(then, 50))
   while (app.processingQueue)
   for (const [id, { errors }] of Object.entries(app.extensionManager.lastNodeErrors ?? {})) {
     const first = errors.find((error) => error.type === "custom_validation_failed")
     const text = first?.details.replace(`${first.extra_info?.input_name} - `, "").trim()
-    if (text) put(workflow, id, { text, problem: true })
+    if (text) put(workflow, id, { text, problem: true, refused: true })
   }
 }
 
@@ -120,22 +127,20 @@ function entriesOf(workflow) {
 function showOn(node) {
   const show = shows.get(node)
   if (!show) return
-  const found = [...entriesOf(onScreen())].find(([id]) => nodeOf(id) === node)
-  const entry = found?.[1]
-  if (entry && (entry.problem || entry.chosen)) entry.given ??= given(node)
-  show(entry)
+  const [, entry] = [...entriesOf(onScreen())].find(([id]) => nodeOf(id) === node) ?? []
+  show(entry && { ...entry, chosen: isStill(entry, node) ? entry.chosen : undefined })
 }
 
-/** An error ends with the inputs it is about; what automatic inputs stood for is not known of other ones. */
-function outdate(id, entry) {
-  const node = nodeOf(id)
-  if (!entry.given || !node || entry.given === given(node)) return
-  if (entry.problem) drop(onScreen(), id)
-  else put(onScreen(), id, { ...entry, chosen: undefined, given: undefined })
+/** Whether the node still has the inputs that an error, or a choice for automatic ones, is about. */
+function isStill(entry, node) {
+  if (!entry.problem && !entry.chosen) return true
+  const now = given(node, entry.problem ? () => true : (name) => DECIDE.includes(name))
+  entry.given ??= now
+  return entry.given === now
 }
 
-/** What a node is run with, as text: its own values and links, and those of all nodes before it. */
-function given(node) {
+/** What a node is run with, as text: those of its own values, and the values of all nodes before it. */
+function given(node, counts) {
   const all = new Set()
   const visit = (each) => {
     if (!each || all.has(each)) return
@@ -145,8 +150,9 @@ function given(node) {
     else eachNode(each.subgraph, visit)
   }
   visit(node)
-  return JSON.stringify([...all].map(({ id, mode, inputs, widgets }) => [
-    id, mode, inputs?.map((input) => input.link),
-    widgets?.filter((widget) => widget.serialize !== false).map((widget) => widget.value),
+  return JSON.stringify([...all].map((each) => [
+    each.id, each.mode, each.inputs?.map((input) => input.link),
+    each.widgets?.filter((widget) => widget.serialize !== false && (each !== node || counts(widget.name)))
+      .map((widget) => widget.value),
   ]))
 }

@@ -5,6 +5,7 @@ import { api } from "../../../scripts/api.js"
 import { app } from "../../../scripts/app.js"
 import { ChangeTracker } from "../../../scripts/changeTracker.js"
 
+const NO_ID = "00000000-0000-0000-0000-000000000000" // of a graph that was never saved nor opened
 const MOST = 200 // prompts that are remembered
 const owners = new Map() // promises of workflows, by prompt
 
@@ -64,7 +65,7 @@ async function asStored(prompt) {
   if (!answer.ok) return undefined
   const { workflow_id: id, workflow } = await answer.json()
   const client = workflow?.extra_data?.client_id
-  if (!id || (client && client !== api.clientId)) return undefined
+  if (!id || id === NO_ID || (client && client !== api.clientId)) return undefined
   const { activeWorkflow, openWorkflows = [] } = app.extensionManager.workflow
   const same = [activeWorkflow, ...openWorkflows].filter((each) => trackerOf(each)?.activeState?.id === id)
   return trackerOf(same[0])

@@ -18,6 +18,11 @@ const WORDS = {
   LoraLoom_Previews: { every: "at the end", width: "auto: training", height: "auto: training" },
 }
 
+/** The inputs that decide what the automatic ones among them stand for, beside what is connected. */
+export const DECIDE = [
+  "rank", "alpha", "learning_rate", "text_rank", "text_learning_rate", "targets", "timesteps", "continue_from",
+]
+
 const chosen = new WeakMap() // by node: what its automatic inputs stand for
 
 /** On the canvas, where a widget of the front end tells what it shows. */
