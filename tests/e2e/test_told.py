@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import uuid
 from collections.abc import Iterator
 from typing import Any
 
@@ -39,7 +40,13 @@ def file(front: FrontEnd, vue: bool) -> Workflow:
     front.page.evaluate("(graph) => app.loadApiJson(graph, 'told')", graph)
     front.page.wait_for_function("() => app.extensionManager.workflow.activeWorkflow.path.includes('told')")
     front.settle()
-    return front.serialized()
+    return {**front.serialized(), "id": str(uuid.uuid4())}
+
+
+def opened(front: FrontEnd, file: Workflow) -> None:
+    """As a workflow of its own, all of it in sight."""
+    front.load_workflow(file)
+    front.page.evaluate("() => { const { ds } = app.canvas; ds.scale = 0.5; ds.offset[0] = 0; ds.offset[1] = 100 }")
 
 
 NODE = """(kind) => [app.rootGraph, ...app.rootGraph.subgraphs.values()].flatMap((graph) => graph.nodes)
@@ -87,8 +94,13 @@ def field(front: FrontEnd, name: str) -> str:
     return word.strip('"') if hidden else shown.locator("input").input_value()
 
 
-def test_zeros_show_what_they_stand_for(front: FrontEnd, file: Workflow) -> None:
-    front.load_workflow(file)
+def test_zeros_show_what_they_stand_for(front: FrontEnd, file: Workflow, server: ComfyServer) -> None:
+    words = front.page.evaluate("() => import('/extensions/lora-loom/js/zeros.js').then(({ WORDS }) => WORDS)")
+    for kind, names in words.items():
+        inputs = server.object_info[kind]["input"]
+        numbers = {**inputs["required"], **inputs.get("optional", {})}
+        assert all("0" in numbers[name][1]["tooltip"] and numbers[name][1]["min"] == 0 for name in names), kind
+    opened(front, file)
     expect_field(front, "rank", "auto, mostly 16")
     expect_field(front, "learning_rate", "auto, mostly 1e-4")
     change(front, "TrainLora", rank=8)
@@ -112,7 +124,7 @@ def expect_field(front: FrontEnd, name: str, words: str) -> None:
 def test_a_result_is_there_and_in_a_fresh_browser(
     front: FrontEnd, file: Workflow, vue: bool, browser: Browser, server: ComfyServer
 ) -> None:
-    front.load_workflow(file)
+    opened(front, file)
     front.run()
     text = wait_told(front, "kept in output/lora_loom/told")
     assert "4 steps, loss" in text and "auto for LoRA Loom's demo base: rank 8" in text
@@ -120,7 +132,7 @@ def test_a_result_is_there_and_in_a_fresh_browser(
     expect_field(front, "learning_rate", "auto: 0.003")
     assert "4 images" in told(front, "Dataset")
     with FrontEnd(browser, server, vue=vue) as other:
-        other.load_workflow(file)
+        opened(other, file)
         assert told(other) == "" and field(other, "rank") == "auto, mostly 16"
         other.run()
         assert wait_told(other, "kept in output/lora_loom/told") == text
@@ -135,7 +147,7 @@ def test_a_result_is_there_and_in_a_fresh_browser(
 def test_it_belongs_to_its_workflow(front: FrontEnd, file: Workflow) -> None:
     """Not to another opening of the same file; an undo, a look at another tab and a change of the seed keep it."""
     page = front.page
-    front.load_workflow(file)
+    opened(front, file)
     front.run()
     text = wait_told(front, "kept in")
     change(front, "TrainLora", seed=1000)
@@ -143,7 +155,7 @@ def test_it_belongs_to_its_workflow(front: FrontEnd, file: Workflow) -> None:
     page.evaluate("() => app.extensionManager.command.execute('Comfy.Undo')")
     wait_told(front, text)
     first = page.evaluate_handle("() => app.extensionManager.workflow.activeWorkflow")
-    front.load_workflow(file)
+    opened(front, file)
     page.wait_for_timeout(500)
     assert told(front) == "" and field(front, "rank") == "auto, mostly 16"
     page.evaluate("(w) => app.loadGraphData(w.changeTracker.activeState, true, true, w)", first)
@@ -155,12 +167,12 @@ def test_a_run_of_one_workflow_says_nothing_on_another(
 ) -> None:
     """It is cancelled, too: with the step that was reached, and that it goes on."""
     page = front.page
-    front.load_workflow(file)
+    opened(front, file)
     change(front, "TrainLora", steps=5000, run_name=f"long{vue}")
     first = page.evaluate_handle("() => app.extensionManager.workflow.activeWorkflow")
     front.run()
     wait_told(front, " of 5000, loss")
-    front.load_workflow(file)
+    opened(front, file)
     page.wait_for_timeout(2500)
     assert told(front) == ""
     page.evaluate("(w) => app.loadGraphData(w.changeTracker.activeState, true, true, w)", first)
@@ -168,7 +180,7 @@ def test_a_run_of_one_workflow_says_nothing_on_another(
     page.reload()
     page.wait_for_function("() => window.app?.vueAppReady && window.app.isGraphReady", timeout=120_000)
     front.settle()
-    front.load_workflow(file)
+    opened(front, file)
     wait_told(front, " of 5000, loss")
     server.interrupt()
     text = wait_told(front, "of 5000, kept; queue again to go on")
@@ -182,7 +194,7 @@ def test_an_error_ends_with_its_cause(front: FrontEnd, file: Workflow) -> None:
         ("TrainLora", {"exclude": "*"}, "select none of the model's", {"exclude": ""}),
         ("TrainLora", {"exclude": "*"}, "select none of the model's", None),
     ):
-        front.load_workflow(file)
+        opened(front, file)
         change(front, kind, **wrong)
         front.run()
         wait_told(front, words, kind)
@@ -190,7 +202,7 @@ def test_an_error_ends_with_its_cause(front: FrontEnd, file: Workflow) -> None:
             change(front, kind, **right)
             page.wait_for_timeout(200)
         else:
-            front.load_workflow(file)
+            opened(front, file)
             page.wait_for_timeout(500)
         assert told(front, kind) == ""
     del front.errors[known:]  # a refusal is in the console of the front end, too
@@ -199,11 +211,12 @@ def test_an_error_ends_with_its_cause(front: FrontEnd, file: Workflow) -> None:
 
 def test_inside_a_subgraph(front: FrontEnd, file: Workflow) -> None:
     page = front.page
-    front.load_workflow(file)
+    opened(front, file)
     page.evaluate(f"() => {{ app.canvas.graph.convertToSubgraph(new Set([({NODE})('TrainLora')])) }}")
     front.run()
     page.wait_for_timeout(300)
     page.evaluate("() => app.canvas.setGraph(app.graph.nodes.find((node) => node.subgraph).subgraph)")
+    page.evaluate("() => { const { ds } = app.canvas; ds.scale = 0.5; ds.offset[0] = 0; ds.offset[1] = 100 }")
     wait_told(front, "kept in output/lora_loom/told")
     page.evaluate("() => app.canvas.setGraph(app.rootGraph)")
 

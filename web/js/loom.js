@@ -4,7 +4,7 @@ import { app } from "../../../scripts/app.js"
 import { element } from "./dom.js"
 import { refresh } from "./library.js"
 import { after } from "./nodes.js"
-import { Report } from "./report.js"
+import { openOn, Report } from "./report.js"
 import { Stack } from "./stack.js"
 import { hear, showAll, soon } from "./told.js"
 import { keepStyled, restyle, wordsForZeros } from "./zeros.js"
@@ -13,7 +13,7 @@ app.registerExtension({
   name: "LoraLoom",
   init() {
     document.head.append(element("link", { rel: "stylesheet", href: new URL("../stack.css", import.meta.url).href }))
-    hear()
+    hear(openOn)
   },
   setup() {
     keepStyled()
@@ -28,6 +28,7 @@ app.registerExtension({
   },
   afterConfigureGraph() {
     showAll()
+    restyle()
   },
   refreshComboInNodes() {
     refresh()

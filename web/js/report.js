@@ -74,6 +74,16 @@ export class Report {
   }
 }
 
+/** A report on the node of a subgraph, where the front end lets it have one. */
+export function openOn(node) {
+  const size = [...node.size]
+  const report = new Report(node)
+  if (node.widgets.includes(report.widget)) return
+  report.widget.onRemove?.()
+  listen(node, () => {})
+  node.setSize(size)
+}
+
 /** The front end keeps these for good, with all that their functions can see: that is to be no node. */
 function options(shape) {
   return {

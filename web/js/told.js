@@ -9,6 +9,7 @@ import { DECIDE } from "./zeros.js"
 
 const told = new WeakMap() // by workflow: entries by execution id
 const shows = new WeakMap() // by node: what shows an entry
+let openOuter = () => {}
 const CHANGES = ["input", "change", "pointerup", "keyup"]
 
 /**
@@ -21,11 +22,17 @@ export function listen(node, show) {
 
 /** Brings every node on screen in line with what was told of it, as when a workflow was opened. */
 export function showAll() {
-  whenLoaded(() => eachNode(app.rootGraph, showOn))
+  whenLoaded(() => {
+    eachNode(app.rootGraph, (node) => (node.subgraph ? showOutside(node) : showOn(node)))
+  })
 }
 
-/** Hears what the server says, and what becomes of it. */
-export function hear() {
+/**
+ * Hears what the server says, and what becomes of it. `open` is called with a subgraph's node when there is something to
+ * tell of the nodes in it.
+ */
+export function hear(open) {
+  openOuter = open
   hearQueued()
   api.addEventListener("lora_loom.said", ({ detail: { prompt_id, node, text, working, chosen } }) => {
     tell(prompt_id, node, { text, chosen, prompt: working ? prompt_id : null })
@@ -69,7 +76,24 @@ function put(workflow, id, entry) {
 }
 
 function refresh(workflow, id) {
-  if (workflow === onScreen() && !isLoading()) showOn(nodeOf(id))
+  if (workflow !== onScreen() || isLoading()) return
+  showOn(nodeOf(id))
+  for (const outer of outersOf(id)) showOutside(nodeOf(outer))
+}
+
+/** The ids of the subgraphs' nodes that a node is in. */
+function outersOf(id) {
+  const parts = String(id).split(":").slice(0, -1)
+  return parts.map((_, index) => parts.slice(0, index + 1).join(":"))
+}
+
+/** On the node of a subgraph, what is told of the nodes in it. */
+function showOutside(node) {
+  const within = [...entriesOf(onScreen())].filter(([id]) => outersOf(id).some((outer) => nodeOf(outer) === node))
+  if (!node || (!within.length && !shows.has(node))) return
+  if (!shows.has(node)) openOuter(node)
+  const text = within.map(([id, entry]) => `${nodeOf(id)?.title}: ${entry.text}`).join("\n\n")
+  shows.get(node)?.({ text, problem: within.some(([, { problem }]) => problem) })
 }
 
 /** What went wrong in an earlier run, when another one begins. */
@@ -145,7 +169,7 @@ function given(node, counts) {
   const visit = (each) => {
     if (!each || all.has(each)) return
     all.add(each)
-    each.inputs?.forEach((_, slot) => visit(each.getInputNode(slot)))
+    for (const { link } of each.inputs ?? []) visit(each.graph.getNodeById(each.graph.getLink(link)?.origin_id))
     if (each.graph !== app.rootGraph) eachNode(app.rootGraph, visit)
     else eachNode(each.subgraph, visit)
   }

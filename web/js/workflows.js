@@ -3,9 +3,9 @@
 
 import { api } from "../../../scripts/api.js"
 import { app } from "../../../scripts/app.js"
-import { ChangeTracker } from "../../../scripts/changeTracker.js"
 
 const NO_ID = "00000000-0000-0000-0000-000000000000" // of a graph that was never saved nor opened
+const AGAIN = 1000 // ms until the workflow of a prompt is looked for again, as it may be open by then
 const MOST = 200 // prompts that are remembered
 const owners = new Map() // promises of workflows, by prompt
 
@@ -16,7 +16,7 @@ export function onScreen() {
 
 /** Whether the graph on screen is not yet, or no longer, that of the workflow on screen. */
 export function isLoading() {
-  return Boolean(ChangeTracker?.isLoadingGraph)
+  return Boolean(window.comfyAPI?.changeTracker?.ChangeTracker?.isLoadingGraph)
 }
 
 /** Calls `then` when the graph on screen is that of the workflow on screen. */
@@ -40,7 +40,7 @@ export function hearQueued() {
 
 function remember(prompt, promise) {
   owners.set(prompt, promise)
-  promise.then((owner) => owner ?? owners.delete(prompt)) // it may be open the next time
+  promise.then((owner) => owner ?? setTimeout(() => owners.get(prompt) === promise && owners.delete(prompt), AGAIN))
   if (owners.size > MOST) owners.delete(owners.keys().next().value)
 }
 

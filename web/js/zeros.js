@@ -4,7 +4,7 @@ import { app } from "../../../scripts/app.js"
 
 const OFF = "off"
 const OWN = "auto: its own"
-const WORDS = {
+export const WORDS = {
   LoraLoom_TrainLora: {
     rank: "auto, mostly 16", alpha: "auto: as rank", learning_rate: "auto, mostly 1e-4", preservation: OFF, text_rank: OFF,
     text_learning_rate: "auto: half", max_grad_norm: OFF, save_every: "at the end",
