@@ -52,8 +52,8 @@ class ComfyServer:
     """`with ComfyServer() as server:` has a server of its own, with a base directory of its own, ready for prompts.
 
     base: kept afterwards when given (a second server may go on with it), else temporary. arguments: further ComfyUI
-    flags. Nodes that call companies' APIs are off, which also keeps the front end from the internet. The folder that the
-    variable COMFYUI_FRONT_END names is served as the front end, in place of the installed one: another release of it.
+    flags. Nodes that call companies' APIs are off, which also keeps the front end from the internet. COMFYUI_FRONT_END
+    in the environment names a folder with another release of the front end.
     """
 
     def __init__(self, base: Path | None = None, arguments: Sequence[str] = (), start_timeout: float = 240) -> None:
