@@ -103,15 +103,23 @@ def test_zeros_show_what_they_stand_for(front: FrontEnd, file: Workflow, server:
     opened(front, file)
     expect_field(front, "rank", "auto, mostly 16")
     expect_field(front, "learning_rate", "auto, mostly 1e-4")
-    change(front, "TrainLora", rank=8)
-    expect_field(front, "rank", "8")
-    change(front, "TrainLora", rank=0)
-    expect_field(front, "rank", "auto, mostly 16")
+    for typed, shown in (("8", "8"), ("0", "auto, mostly 16")):
+        type_rank(front, typed)
+        expect_field(front, "rank", shown)
     values = front.serialized()
     front.load_workflow(values)
     expect_field(front, "alpha", "auto: as rank")
     (sent,) = [each for each in front.graph_to_prompt().values() if each["class_type"] == "LoraLoom_TrainLora"]
     assert {sent["inputs"][name] for name in ("rank", "alpha", "learning_rate")} == {0}
+
+
+def type_rank(front: FrontEnd, typed: str) -> None:
+    """With the keyboard where the field is an element; on the canvas, as its prompt does it."""
+    if not front.page.evaluate("() => LiteGraph.vueNodesMode"):
+        return change(front, "TrainLora", rank=int(typed))
+    front.page.locator(".lg-node-widget [aria-label='rank'] div:has(> input)").first.click()
+    front.page.keyboard.type(typed)
+    front.page.keyboard.press("Enter")
 
 
 def expect_field(front: FrontEnd, name: str, words: str) -> None:
