@@ -119,7 +119,7 @@ def type_rank(front: FrontEnd, typed: str) -> None:
         return change(front, "TrainLora", rank=int(typed))
     front.page.locator(".lg-node-widget [aria-label='rank'] div:has(> input)").first.click()
     front.page.keyboard.type(typed)
-    front.page.keyboard.press("Enter")
+    front.page.keyboard.press("Tab")  # a field that has the focus shows its number
 
 
 def expect_field(front: FrontEnd, name: str, words: str) -> None:
