@@ -118,16 +118,21 @@ class Choices:
     shift: float
     automatic: tuple[str, ...] = ()
 
+    def chosen(self) -> dict[str, str]:
+        """The automatic values as text, by the name of the input."""
+        law = f"{self.timesteps} timesteps" + (f" at shift {self.shift:g}" if self.timesteps in SHIFTED else "")
+        values = {
+            "rank": str(self.rank), "alpha": f"{self.alpha:g}", "learning_rate": f"{self.learning_rate:g}",
+            "targets": self.targets, "timesteps": law,
+        }  # fmt: skip
+        return {name: text for name, text in values.items() if name in self.automatic}
+
     def note(self) -> str:
         """One line about the automatic values and where they are from; empty when there are none."""
         if not self.automatic:
             return ""
-        law = f"{self.timesteps} timesteps" + (f" at shift {self.shift:g}" if self.timesteps in SHIFTED else "")
-        values = {
-            "rank": f"rank {self.rank}", "alpha": f"alpha {self.alpha:g}",
-            "learning_rate": f"learning rate {self.learning_rate:g}", "targets": self.targets, "timesteps": law,
-        }  # fmt: skip
-        chosen = ", ".join(text for name, text in values.items() if name in self.automatic)
+        labels = {"rank": "rank ", "alpha": "alpha ", "learning_rate": "learning rate "}
+        chosen = ", ".join(labels.get(name, "") + text for name, text in self.chosen().items())
         return f"auto for {self.family}: {chosen} ({preset_of(self.family).evidence})"
 
 

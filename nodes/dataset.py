@@ -24,6 +24,7 @@ class LoraDataset(io.ComfyNode):
             category=CATEGORY,
             description="Pictures with captions for Train LoRA. Resizes and crops each picture to the aspect-ratio bucket nearest to it.",
             search_aliases=["training images", "captions", "buckets"],
+            is_output_node=True,
             inputs=[
                 io.String.Input("folder", default="", tooltip="Folder of pictures with a .txt caption of the same name each. Absolute, or inside ComfyUI's input or datasets folder. Leave empty when images are connected."),
                 io.String.Input("trigger", default="", tooltip="Word that calls the concept. It is put in front of every caption that does not hold it, and stands in for missing captions."),

@@ -21,6 +21,7 @@ from ..lora_core.training.objective_config import WEIGHTINGS, ObjectiveConfig
 from ..lora_core.training.plan import Measures
 from .bridge.folders import NONE, lora_state
 from .bridge.images import as_image_batch, as_one_batch
+from .bridge.shown import shown
 from .bridge.stack import check_rows
 from .bridge.start import read_start
 from .bridge.training import AUTO, TIMESTEPS, Run, Sources, as_lora_model, choices, train_lora
@@ -146,14 +147,16 @@ class TrainLora(io.ComfyNode):
             steps=steps, learning_rate=chosen.learning_rate, batch_size=batch_size, accumulation=accumulation, seed=seed,
             optimizer=optimizer, objective=objective, caption_dropout=caption_dropout, preservation=preservation,
         )  # fmt: skip
-        measures = Measures(gradient_checkpointing, offload)
-        run = Run(run_name, save_every, measures, memory == AUTO, resume == "start over", chosen.note(), previews)
+        measures, auto = Measures(gradient_checkpointing, offload), chosen.chosen()
         text = TextConfig(text_rank, text_learning_rate or chosen.learning_rate / 2) if text_rank else None
+        auto |= {"text_learning_rate": f"{text.learning_rate:g}"} if text and not text_learning_rate else {}
+        run = Run(run_name, save_every, measures, memory == AUTO, resume == "start over", chosen.note(), previews, auto)
         recipe = Recipe(lora, config, text, _patterns(preserve), validation)
         trained = train_lora(Sources(model, clip, vae, dataset, prior_vae, start), recipe, run)
+        charts = as_image_batch(trained.charts)
         return io.NodeOutput(
             as_lora_model(trained.adapter), {"loss": trained.losses}, trained.adapter, as_one_batch(trained.sheet),
-            trained.report, as_image_batch(trained.charts),
+            trained.report, charts, ui=shown(cls, trained.told, charts, auto),
         )  # fmt: skip
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from typing import Any
 
@@ -44,7 +45,7 @@ log = logging.getLogger("lora_loom")
 @dataclass(frozen=True)
 class Run:
     """What does not change what is learned. `automatic` takes further `measures` when these do not fit into memory.
-    `note` stays on the node.
+    `note` stays on the node, and `chosen` in the fields of what was left to the run, by name.
     """
 
     name: str = "lora"
@@ -54,6 +55,7 @@ class Run:
     start_over: bool = False
     note: str = ""
     previews: Previews | None = None
+    chosen: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

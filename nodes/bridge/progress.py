@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import comfy.model_management
 import comfy.utils
@@ -13,21 +13,23 @@ from server import PromptServer
 
 from ...lora_core.sheet import stacked
 
+_SAID = "lora_loom.said"  # the event that web/js/told.js hears
 _PICTURE_EVERY = 1.0  # seconds between pictures; each is sent at once, past the bar's own throttle
 
 
 class Progress:
     """Progress of the node that is executing now. `update` raises ComfyUI's interrupt when the user cancelled.
 
-    `notes` are lines that stay on the node below whatever is said, and `beside` is a picture below every other.
+    `notes` are lines that stay on the node below whatever is said, `chosen` is what its automatic inputs stand for, and
+    `beside` is a picture below every other.
     """
 
     beside: Image.Image | None = None
 
-    def __init__(self, total: int, notes: Sequence[str] = ()):
-        self.notes = tuple(notes)
+    def __init__(self, total: int, notes: Sequence[str] = (), chosen: Mapping[str, str] | None = None):
+        self.notes, self.chosen = tuple(notes), dict(chosen or {})
         context = get_executing_context()
-        self.node_id = context.node_id if context else None
+        self.node_id, self.prompt_id = (context.node_id, context.prompt_id) if context else (None, None)
         self.bar = comfy.utils.ProgressBar(total, node_id=self.node_id)
         self.pictured = 0.0
         self.begin()
@@ -52,10 +54,20 @@ class Progress:
         self.update(value, total)
 
     def say(self, text: str) -> None:
-        """Show `text` on the node, and the notes."""
-        server = getattr(PromptServer, "instance", None)
-        if server is not None and self.node_id is not None:
-            server.send_progress_text("\n".join((text, *self.notes)), self.node_id)
+        """Show `text` on the node while it works, and the notes."""
+        self._tell(text, working=True)
+
+    def end(self, text: str) -> str:
+        """Show `text` as what stays on the node, and the notes; returns it all."""
+        return self._tell(text, working=False)
+
+    def _tell(self, text: str, working: bool) -> str:
+        """ComfyUI's own line of progress does not say which prompt it is about, and goes to every browser."""
+        told, server = "\n".join(filter(None, (text, *self.notes))), getattr(PromptServer, "instance", None)
+        if server is not None and server.client_id is not None and self.node_id is not None:
+            about = {"prompt_id": self.prompt_id, "node": self.node_id, "chosen": self.chosen}
+            server.send_sync(_SAID, {**about, "text": told, "working": working}, server.client_id)
+        return told
 
     def keep(self, note: str) -> None:
         """Show one more note, from now on."""

@@ -5,7 +5,10 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
+
+import comfy.model_management
 
 from ...lora_core.training.changes import differences
 from ...lora_core.training.config import fingerprint
@@ -60,6 +63,30 @@ def tell(progress: Progress, note: str) -> None:
     if note:
         log.warning(note)
         progress.keep(note)
+
+
+@contextmanager
+def stop_told(state: TrainState, run: RunFolder, progress: Progress) -> Iterator[None]:
+    """Says on the node how far a run came that is cancelled inside, when it is saved."""
+    try:
+        yield
+    except comfy.model_management.InterruptProcessingException:
+        progress.end(_stopped(state.step, run))
+        raise
+
+
+def place(folder: Path) -> str:
+    """Where a run is, for people."""
+    return f"output/lora_loom/{folder.name}"
+
+
+def _stopped(step: int, run: RunFolder) -> str:
+    if not step:
+        return "stopped before the first step; queue again to begin"
+    reached = f"stopped at {step} of {run.settings['train']['steps']}"
+    if not run.lora(step).is_file():
+        return f"{reached}, not kept, see the log; queue again to go on from the last save"
+    return f"{reached}, kept; queue again to go on\nkept in {place(run.path)}"
 
 
 def _found(

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from comfy_api.latest import io, ui
 from torch import Tensor
 
 
-def shown(node: type[io.ComfyNode], report: str, images: Tensor | None = None) -> dict:
-    """`ui` of a node's output: the report, below it an IMAGE. The front end's web/js/report.js shows the text."""
+def shown(
+    node: type[io.ComfyNode], report: str, images: Tensor | None = None, chosen: Mapping[str, str] | None = None
+) -> dict:
+    """`ui` of a node's output: the report, below it an IMAGE, and what automatic inputs stand for, by their names.
+
+    The front end's web/js/told.js shows the texts.
+    """
     pictures = {} if images is None else ui.PreviewImage(images, cls=node).as_dict()
-    return {**pictures, "text": (report,)}
+    return {**pictures, "text": (report,), **({"chosen": (dict(chosen),)} if chosen else {})}

@@ -40,7 +40,7 @@ from .memory import Planner, UnforeseeableError
 from .preparing import Order, Run, Sources
 from .previews import Previewer, Shown, check_previews
 from .progress import Progress
-from .runs import begun, tell
+from .runs import begun, place, stop_told, tell
 from .samples import make_samples
 from .session import aside, loaded, trainable
 from .start import Layers, chosen_layers, spoken_with
@@ -58,6 +58,7 @@ class Trained:
     adapter: Adapter
     losses: list[float]
     folder: Path
+    told: str  # what stays on the node
     report: str
     charts: Image.Image
     sheet: Image.Image | None = None  # of the last previews
@@ -107,14 +108,14 @@ def train_lora(sources: Sources, recipe: Recipe, run: Run) -> Trained:
     material = _encoded(order)
     with _session(order, material) as patcher:
         work = _set_up(order, material, patcher)
-        with _folder(order, work) as kept:
+        with _folder(order, work) as kept, stop_told(work.state, kept, order.progress):
             return _run(order, work, kept)
 
 
 def _checked(sources: Sources, recipe: Recipe, run: Run) -> Order:
     pictures, hits = preparing.check(sources, recipe)
     check_previews(run.previews, sources.model, sources.vae, sources.dataset.trigger)
-    progress = Progress(recipe.train.steps, preparing.notes(sources, [run.note, *hits]))
+    progress = Progress(recipe.train.steps, preparing.notes(sources, [run.note, *hits]), run.chosen)
     return Order(sources, recipe, run, pictures, progress)
 
 
@@ -123,8 +124,7 @@ def _again(order: Order, folder: Path, told: Finished, charts: Image.Image, shee
     facts = run_facts(order.sources, order.recipe, order.run, order.progress, order.pictures.shown())
     adapter = _labelled(facts, finished.kept_adapter(folder, told), told.kept_step)
     log.info("%s was finished before", folder.name)
-    order.progress.say(f"{told.summary}\nkept in output/lora_loom/{folder.name}")
-    return Trained(adapter, told.losses, folder, told.report, charts, sheet)
+    return Trained(adapter, told.losses, folder, _ended(order.progress, told, folder), told.report, charts, sheet)
 
 
 def _encoded(order: Order) -> _Material:
@@ -216,8 +216,13 @@ def _run(order: Order, work: _Work, kept: RunFolder) -> Trained:
     told = Finished(state.step, file.name, kept_step, list(state.losses), report, summary)
     if not problem:
         finished.keep(order, kept, told, adapter, charts)
-    progress.say(f"{summary}\n{problem or f'kept in output/lora_loom/{kept.path.name}'}")
-    return Trained(adapter, told.losses, kept.path, report, charts, previewer.sheet)
+    on_node = _ended(progress, told, kept.path, problem)
+    return Trained(adapter, told.losses, kept.path, on_node, report, charts, previewer.sheet)
+
+
+def _ended(progress: Progress, told: Finished, folder: Path, problem: str = "") -> str:
+    """What stays on the node of a run that is finished."""
+    return progress.end(f"{told.summary}\n{problem or f'kept in {place(folder)}'}")
 
 
 def _unsaved(lora: Path) -> str:

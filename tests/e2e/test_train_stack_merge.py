@@ -47,7 +47,10 @@ def wait_for_steps(server: ComfyServer, prompt: str, steps: int) -> None:
 
 
 def test_training_writes_a_verified_file(server: ComfyServer, folder: str) -> None:
-    server.run(graphs.training(folder, "plain"))
+    shown = server.run(graphs.training(folder, "plain"))["outputs"]
+    (told,) = shown["train"]["text"]
+    assert f"kept in output/lora_loom/{run_folder(server, 'plain').name}" in told and shown["train"]["images"]
+    assert shown["data"]["text"][0].startswith("6 images") and shown["data"]["images"]
     saved = load_file(lora_file(server, "plain"))
     assert len(saved) == 48 * 3
     assert any(tensor.abs().max() > 0 for name, tensor in saved.items() if "lora_up" in name)
@@ -61,7 +64,10 @@ def test_progress_picture_and_text_reach_the_browser(server: ComfyServer, folder
     server.wait(prompt)
     steps = [event.data["value"] for event in server.events.all("progress", prompt) if event.data["node"] == "train"]
     assert steps[-1] == 6
-    assert len(server.events.all("binary")) > before  # pictures and lines of text
+    assert len(server.events.all("binary")) > before  # pictures
+    said = [event.data for event in server.events.all("lora_loom.said", prompt)]
+    assert {each["node"] for each in said} == {"train"} and "step 6 of 6, loss" in said[-2]["text"]
+    assert [each["working"] for each in said] == [True] * (len(said) - 1) + [False]
 
 
 def test_cancel_is_fast_and_resume_ends_in_the_same_bytes(server: ComfyServer, folder: str) -> None:
@@ -79,6 +85,10 @@ def test_cancel_is_fast_and_resume_ends_in_the_same_bytes(server: ComfyServer, f
     done = int(partial.stem.removeprefix("step_"))
     assert (kept / "state.safetensors").is_file() and 5 <= done < 40
     assert len(load_file(partial)) == 48 * 3
+    last = server.events.all("lora_loom.said", prompt)[-1].data
+    assert last["text"].startswith(
+        f"stopped at {done} of 40, kept; queue again to go on\nkept in output/lora_loom/{kept.name}"
+    )
 
     server.run(long)
     server.run(whole)

@@ -163,8 +163,8 @@ class FrontEnd:
         return tuple(self.page.evaluate(BOUNDS))
 
     def settle(self) -> None:
-        """Waits for the full-page mask that start-up and every drop show to be gone."""
-        self.page.locator(".p-blockui-mask").first.wait_for(state="detached", timeout=20_000)
+        """Waits for the full-page mask that start-up and every drop show to be gone, or hidden, as with other packs."""
+        self.page.locator(".p-blockui-mask >> visible=true").first.wait_for(state="detached", timeout=20_000)
 
     # -- guards --------------------------------------------------------------------------------------------------------
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import tempfile
@@ -51,7 +52,8 @@ class ComfyServer:
     """`with ComfyServer() as server:` has a server of its own, with a base directory of its own, ready for prompts.
 
     base: kept afterwards when given (a second server may go on with it), else temporary. arguments: further ComfyUI
-    flags. Nodes that call companies' APIs are off, which also keeps the front end from the internet.
+    flags. Nodes that call companies' APIs are off, which also keeps the front end from the internet. COMFYUI_FRONT_END
+    in the environment names a folder with another release of the front end.
     """
 
     def __init__(self, base: Path | None = None, arguments: Sequence[str] = (), start_timeout: float = 240) -> None:
@@ -61,7 +63,8 @@ class ComfyServer:
         self.url = f"http://127.0.0.1:{self.port}"
         self.client_id = uuid.uuid4().hex
         self.events = EventListener(self.url, self.client_id)
-        self._arguments = ("--disable-api-nodes", *arguments)
+        other = os.environ.get("COMFYUI_FRONT_END")
+        self._arguments = ("--disable-api-nodes", *(("--front-end-root", other) if other else ()), *arguments)
         self._start_timeout = start_timeout
         self._process: subprocess.Popen[bytes] | None = None
 

@@ -15,28 +15,47 @@ export class RowsEditor {
     this.changed = changed
     this.items = []
     this.text = ""
+    this.showText = showText
+    this.list = null // while the node is in no graph
+    this.element = element("div", { className: "loom-rows", tabIndex: -1 })
+    this.element.addEventListener("keydown", (event) => this.key(event))
+    this.element.addEventListener("paste", (event) => this.paste(event))
+    this.element.addEventListener("copy", (event) => this.copy(event))
+  }
+
+  /** The node came into a graph: it is drawn, and knows of new files. */
+  start() {
+    if (this.list) return
+    this.build()
+    this.draw()
+    this.unlisten = listen(() => this.mark())
+    refresh()
+  }
+
+  /** The front end may hold a node that is gone for good; only what is drawn anew when it comes back goes with it. */
+  stop() {
+    this.unlisten?.()
+    this.list = this.add = this.everyone = null
+    this.element.replaceChildren()
+  }
+
+  build() {
     this.list = element("div", { className: "loom-list", role: "list", "aria-label": "LoRAs" })
     this.add = button("loom-add", "+ Add LoRA", "Add LoRA", () => this.pick(null))
-    this.asText = button("loom-text", "Text", "Show the rows as text, to copy, paste or connect", showText)
     this.everyone = toggle("All rows", () => this.switchAll())
-    this.element = element(
-      "div", { className: "loom-rows", tabIndex: -1 },
+    const asText = button("loom-text", "Text", "Show the rows as text, to copy, paste or connect", this.showText)
+    this.element.append(
       element("div", { className: "loom-head" }, this.everyone, element("span", { className: "loom-grow" }),
         element("span", { className: "loom-label" }, "model"), element("span", { className: "loom-label" }, "text"),
         element("span", { className: "loom-end" })),
       this.list,
-      element("div", { className: "loom-foot" }, this.add, element("span", { className: "loom-grow" }), this.asText),
+      element("div", { className: "loom-foot" }, this.add, element("span", { className: "loom-grow" }), asText),
     )
-    this.element.addEventListener("keydown", (event) => this.key(event))
-    this.element.addEventListener("paste", (event) => this.paste(event))
-    this.element.addEventListener("copy", (event) => this.copy(event))
-    this.stop = listen(() => this.mark())
-    refresh()
   }
 
   /** Takes over a text that was changed elsewhere. */
   take(text) {
-    if (text === this.text && this.list.childElementCount) return
+    if (text === this.text) return
     this.text = text
     this.items = parse(text)
     this.draw()
@@ -129,6 +148,7 @@ export class RowsEditor {
   // -- looks -----------------------------------------------------------------------------------------------------
 
   draw() {
+    if (!this.list) return
     const empty = element("div", { className: "loom-empty" }, "No LoRA yet. Add one, or paste <lora:name:0.8> here.")
     const rows = this.items.map((item) => this.row(item))
     this.list.replaceChildren(...(rows.length ? rows : [empty]))

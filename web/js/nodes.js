@@ -44,3 +44,11 @@ export function nodeOf(executionId) {
   }
   return node
 }
+
+/** Calls `visit` with every node of a graph, if there is one, and of the subgraphs in it. */
+export function eachNode(graph, visit) {
+  for (const node of graph?.nodes ?? []) {
+    visit(node)
+    eachNode(node.subgraph, visit)
+  }
+}

@@ -1,54 +1,50 @@
 // What a node reports and what went wrong with it, on the node: as it is written, line by line, and as high as it needs.
-//
-// The front end has a widget for that, which shows two lines on the canvas, and in Nodes 2.0 all lines as one; what looks
-// like a tag it leaves out. It writes into a widget of its name if there is one, and this is one.
 
-import { api } from "../../../scripts/api.js"
 import { element } from "./dom.js"
-import { after, hide, lookAnew, nodeOf, toCanvas } from "./nodes.js"
+import { after, hide, lookAnew, toCanvas } from "./nodes.js"
+import { listen } from "./told.js"
+import { showChosen } from "./zeros.js"
 
-const NAME = "$$node-text-preview"
+const NAME = "$$lora_loom_report" // $$, or it is offered as an input of subgraphs
 const LINE = 16 // px, as in stack.css
 const FRAME = 12 // px above and below the lines
 const MOST = 12 // lines; more are scrolled
 const MARGIN = 8 // px beside the text
 const WIDTH = 340 // px of a new node, so that a report is no column of words
 
-const reports = new WeakMap() // by node
-const kept = new Map() // by graph and node, for nodes that are made anew, as after an undo
-
 /** A report of a node; made after all its other widgets, it stands below them. */
 export class Report {
   constructor(node) {
     this.node = node
     this.text = ""
+    this.problem = false
+    this.shape = { height: 0 }
     this.element = element("div", { className: "loom-report", tabIndex: 0, role: "note", "aria-label": "Report" })
-    this.widget = node.addDOMWidget(NAME, "loraloom_report", this.element, {
-      serialize: false, hideOnZoom: false, margin: MARGIN, getMinHeight: () => this.height() + 2 * MARGIN,
-      getValue: () => this.text, setValue: (text) => this.show(text),
-    })
+    this.widget = node.addDOMWidget(NAME, "loraloom_report", this.element, options(this.shape))
     this.widget.serialize = false
     this.widget.label = "report"
     hide(this.widget, true)
-    reports.set(node, this)
     this.element.addEventListener("wheel", (event) => this.wheel(event), { passive: false })
     for (const kind of ["copy", "keydown"]) this.element.addEventListener(kind, (event) => this.keep(event))
-    after(node, "onExecuted", (output) => output?.text && this.show(output.text.join("\n")))
-    after(node, "onExecutionStart", () => this.problem && this.show(""))
-    after(node, "onAdded", () => this.remember())
-    after(node, "onConfigure", () => this.remember())
+    after(node, "onResize", () => this.measure())
+    listen(node, (entry) => this.take(entry))
     node.setSize([Math.max(node.size[0], WIDTH), node.size[1]])
   }
 
+  take(entry) {
+    showChosen(this.node, entry?.chosen)
+    this.show(entry?.text ?? "", Boolean(entry?.problem))
+  }
+
   /** An empty text takes the report away. */
-  show(text, problem = false) {
+  show(text, problem) {
+    if (text === this.text && problem === this.problem) return
     const had = this.text !== ""
     this.text = text
     this.problem = problem
     this.element.textContent = text
     this.element.classList.toggle("loom-problem", problem)
-    this.element.style.minHeight = `${this.height()}px`
-    kept.set(this.place(), { text, problem })
+    this.measure()
     if (had === (text === "")) {
       hide(this.widget, text === "")
       lookAnew(this.node)
@@ -58,17 +54,10 @@ export class Report {
     this.node.setDirtyCanvas?.(true, true)
   }
 
-  remember() {
-    const { text, problem } = kept.get(this.place()) ?? {}
-    if (text && !this.text) this.show(text, problem)
-  }
-
-  place() {
-    return `${this.node.graph?.id} ${this.node.id}`
-  }
-
-  height() {
-    return FRAME + LINE * Math.min(MOST, lines(this.text, this.node.size[0] - 6 * MARGIN))
+  measure() {
+    const height = FRAME + LINE * Math.min(MOST, lines(this.text, this.node.size[0] - 6 * MARGIN))
+    this.shape.height = height + 2 * MARGIN
+    this.element.style.minHeight = `${height}px`
   }
 
   /** Scrolls a text that has more to show; the canvas has the wheel else. */
@@ -85,31 +74,22 @@ export class Report {
   }
 }
 
-/** Shows on our nodes, in its own words, what the server says went wrong: in the run, and before it when it was refused. */
-export function hearProblems() {
-  api.addEventListener("execution_error", ({ detail }) => tell(detail.node_id, detail.exception_message))
-  const { queuePrompt } = api
-  api.queuePrompt = async function (...values) {
-    try {
-      const answer = await queuePrompt.apply(this, values)
-      tellRefused(answer?.node_errors)
-      return answer
-    } catch (error) {
-      tellRefused(error.response?.node_errors)
-      throw error
-    }
-  }
+/** A report on the node of a subgraph, where the front end lets it have one. */
+export function openOn(node) {
+  const size = [...node.size]
+  const report = new Report(node)
+  if (node.widgets.includes(report.widget)) return
+  report.widget.onRemove?.()
+  listen(node, () => {})
+  node.setSize(size)
 }
 
-function tellRefused(nodes) {
-  for (const [id, { errors }] of Object.entries(nodes ?? {})) {
-    const [first] = errors.filter((error) => error.type === "custom_validation_failed")
-    if (first) tell(id, first.details.replace(`${first.extra_info?.input_name} - `, ""))
+/** The front end keeps these for good, with all that their functions can see: that is to be no node. */
+function options(shape) {
+  return {
+    serialize: false, hideOnZoom: false, margin: MARGIN, getMinHeight: () => shape.height,
+    getValue: () => "", setValue: () => {},
   }
-}
-
-function tell(executionId, words) {
-  reports.get(nodeOf(executionId))?.show(words.trim(), true)
 }
 
 const pen = document.createElement("canvas").getContext("2d")

@@ -18,11 +18,8 @@ export class Stack {
     this.node = node
     this.rows = this.widget("rows")
     this.editor = new RowsEditor((text) => this.write(text), () => this.showText(true))
-    this.list = node.addDOMWidget("rows_list", "loraloom_rows", this.editor.element, {
-      serialize: false, hideOnZoom: false, margin: 6,
-      getMinHeight: () => this.listHeight(), getMaxHeight: () => this.listHeight(),
-      getValue: () => "", setValue: () => {},
-    })
+    this.shape = { height: 0 }
+    this.list = node.addDOMWidget("rows_list", "loraloom_rows", this.editor.element, options(this.shape))
     this.list.serialize = false
     this.list.label = "rows"
     this.back = node.addWidget("button", "rows_as_list", "", () => this.showText(false), { serialize: false })
@@ -30,13 +27,18 @@ export class Stack {
     this.back.label = "Show as list"
     this.editor.element.addEventListener("wheel", (event) => toCanvas(event), { passive: false })
     after(this.rows, "callback", () => this.taken(this.rows.value))
-    after(node, "onAdded", () => this.settle())
+    after(node, "onAdded", () => this.added())
     after(node, "onConfigure", () => this.settle())
     after(node, "onConnectionsChange", () => this.settle())
     after(node, "onRemoved", () => this.editor.stop())
     for (const name of fields()) after(this.widget(name), "callback", () => this.settle())
     this.settle()
     node.setSize([Math.max(node.size[0], WIDTH), node.computeSize()[1]])
+  }
+
+  added() {
+    this.editor.start()
+    this.settle()
   }
 
   widget(name) {
@@ -120,15 +122,20 @@ export class Stack {
 
   /** The node is as high as its rows need, and higher only where it was made so. */
   fit() {
+    this.shape.height = this.editor.height() + 2 * this.list.margin
     const needed = this.node.computeSize()[1]
     const wanted = this.node.size[1] <= (this.needed ?? 0) + 1 ? needed : Math.max(needed, this.node.size[1])
     this.needed = needed
     if (wanted !== this.node.size[1]) this.node.setSize([this.node.size[0], wanted])
     this.node.setDirtyCanvas?.(true, true)
   }
+}
 
-  listHeight() {
-    return this.editor.height() + 2 * this.list.margin
+/** The front end keeps these for good, with all that their functions can see: that is to be no node. */
+function options(shape) {
+  return {
+    serialize: false, hideOnZoom: false, margin: 6, getMinHeight: () => shape.height, getMaxHeight: () => shape.height,
+    getValue: () => "", setValue: () => {},
   }
 }
 

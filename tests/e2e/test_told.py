@@ -1,0 +1,281 @@
+"""What nodes tell in the browser, in both renderers: when, on which workflow, for how long, and what it leaves behind."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from demo import shapes
+from harness.browser import FrontEnd
+from harness.server import ComfyServer
+from playwright.sync_api import Browser, CDPSession
+
+from e2e import graphs
+
+FOLDER = "e2e_told"
+Workflow = dict[str, Any]
+
+
+@pytest.fixture(scope="module", params=[False, True], ids=["classic", "nodes2"])
+def vue(request: pytest.FixtureRequest) -> bool:
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def front(vue: bool, browser: Browser, server: ComfyServer) -> Iterator[FrontEnd]:
+    shapes.write_dataset(server.base / "input" / FOLDER, "heart", 4, 64, 0)
+    with FrontEnd(browser, server, vue=vue) as opened:
+        yield opened
+        assert opened.errors == [] and opened.external == []
+
+
+@pytest.fixture(scope="module")
+def file(front: FrontEnd, vue: bool) -> Workflow:
+    """A workflow that trains, as it would be saved: its ids are the same however often it is opened."""
+    graph = graphs.training(FOLDER, f"told{vue}", steps=4, seed=60 + vue, rank=0, alpha=0.0, learning_rate=0.0)
+    del graph["save"]
+    front.page.evaluate("(graph) => app.loadApiJson(graph, 'told')", graph)
+    front.page.wait_for_function("() => app.extensionManager.workflow.activeWorkflow.path.includes('told')")
+    front.settle()
+    return {**front.serialized(), "id": str(uuid.uuid4())}
+
+
+def opened(front: FrontEnd, file: Workflow) -> None:
+    """As a workflow of its own, all of it in sight."""
+    front.load_workflow(file)
+    front.page.evaluate("() => { const { ds } = app.canvas; ds.scale = 0.5; ds.offset[0] = 0; ds.offset[1] = 100 }")
+
+
+NODE = """(kind) => [app.rootGraph, ...app.rootGraph.subgraphs.values()].flatMap((graph) => graph.nodes)
+    .find((node) => node.comfyClass === `LoraLoom_${kind}`)"""
+TOLD = f"""(kind) => {{
+    const {{ element }} = ({NODE})(kind).widgets.find((widget) => widget.element?.matches('.loom-report'))
+    return element.checkVisibility() ? element.innerText : ''
+}}"""
+CHANGE = f"""([kind, values]) => {{
+    for (const [name, value] of Object.entries(values)) {{
+        const widget = ({NODE})(kind).widgets.find((widget) => widget.name === name)
+        widget.value = value
+        widget.callback?.(value)
+    }}
+}}"""
+
+
+def told(front: FrontEnd, kind: str = "TrainLora") -> str:
+    """The text that is seen on a node."""
+    return front.page.evaluate(TOLD, kind)
+
+
+def wait_told(front: FrontEnd, words: str, kind: str = "TrainLora", timeout: float = 90) -> str:
+    end = time.monotonic() + timeout
+    while words not in (text := told(front, kind)):
+        assert time.monotonic() < end, f"{words!r} is not in {text!r}"
+        front.page.wait_for_timeout(100)
+    return text
+
+
+def change(front: FrontEnd, kind: str, **values: Any) -> None:
+    """As typing does it."""
+    front.page.evaluate(CHANGE, [kind, values])
+
+
+def field(front: FrontEnd, name: str) -> str:
+    """What a number of Train LoRA shows."""
+    if not front.page.evaluate("() => LiteGraph.vueNodesMode"):
+        widget = f"({NODE})('TrainLora').widgets.find((widget) => widget.name === '{name}')"
+        return front.page.evaluate(f"() => {widget}._displayValue")
+    shown = front.page.locator(f".lg-node-widget [aria-label='{name}'] div:has(> input)").first
+    word = shown.evaluate("(e) => getComputedStyle(e, '::after').content")
+    hidden = shown.evaluate("(e) => getComputedStyle(e.querySelector('input')).color === 'rgba(0, 0, 0, 0)'")
+    assert hidden == (word != "none")
+    return word.strip('"') if hidden else shown.locator("input").input_value()
+
+
+def test_zeros_show_what_they_stand_for(front: FrontEnd, file: Workflow, server: ComfyServer) -> None:
+    words = front.page.evaluate("() => import('/extensions/lora-loom/js/zeros.js').then(({ WORDS }) => WORDS)")
+    for kind, names in words.items():
+        inputs = server.object_info[kind]["input"]
+        numbers = {**inputs["required"], **inputs.get("optional", {})}
+        assert all("0" in numbers[name][1]["tooltip"] and numbers[name][1]["min"] == 0 for name in names), kind
+    opened(front, file)
+    expect_field(front, "rank", "auto, mostly 16")
+    expect_field(front, "learning_rate", "auto, mostly 1e-4")
+    for typed, shown in (("8", "8"), ("0", "auto, mostly 16")):
+        type_rank(front, typed)
+        expect_field(front, "rank", shown)
+    values = front.serialized()
+    front.load_workflow(values)
+    expect_field(front, "alpha", "auto: as rank")
+    (sent,) = [each for each in front.graph_to_prompt().values() if each["class_type"] == "LoraLoom_TrainLora"]
+    assert {sent["inputs"][name] for name in ("rank", "alpha", "learning_rate")} == {0}
+
+
+def type_rank(front: FrontEnd, typed: str) -> None:
+    """With the keyboard where the field is an element; on the canvas, as its prompt does it."""
+    if not front.page.evaluate("() => LiteGraph.vueNodesMode"):
+        return change(front, "TrainLora", rank=int(typed))
+    front.page.locator(".lg-node-widget [aria-label='rank'] div:has(> input)").first.click()
+    front.page.keyboard.type(typed)
+    front.page.keyboard.press("Tab")  # a field that has the focus shows its number
+
+
+def expect_field(front: FrontEnd, name: str, words: str) -> None:
+    end = time.monotonic() + 10
+    while (shown := field(front, name)) != words:
+        assert time.monotonic() < end, f"{name} shows {shown!r}, not {words!r}"
+        front.page.wait_for_timeout(50)
+
+
+def test_a_result_is_there_and_in_a_fresh_browser(
+    front: FrontEnd, file: Workflow, vue: bool, browser: Browser, server: ComfyServer
+) -> None:
+    opened(front, file)
+    front.run()
+    text = wait_told(front, "kept in output/lora_loom/told")
+    assert "4 steps, loss" in text and "auto for LoRA Loom's demo base: rank 8" in text
+    expect_field(front, "rank", "auto: 8")
+    expect_field(front, "learning_rate", "auto: 0.003")
+    assert "4 images" in told(front, "Dataset")
+    with FrontEnd(browser, server, vue=vue) as other:
+        opened(other, file)
+        assert told(other) == "" and field(other, "rank") == "auto, mostly 16"
+        other.run()
+        assert wait_told(other, "kept in output/lora_loom/told") == text
+        wait_told(other, "4 images", "Dataset")
+        expect_field(other, "rank", "auto: 8")
+        other.page.wait_for_function(
+            f"() => ({NODE})('TrainLora').imgs?.length || document.querySelector('[data-node-id] img')"
+        )
+        assert other.errors == []
+
+
+def test_it_belongs_to_its_workflow(front: FrontEnd, file: Workflow) -> None:
+    """Not to another opening of the same file; an undo, a look at another tab and a change of the seed keep it."""
+    page = front.page
+    opened(front, file)
+    front.run()
+    text = wait_told(front, "kept in")
+    change(front, "TrainLora", seed=1000)
+    page.evaluate("() => app.extensionManager.workflow.activeWorkflow.changeTracker.captureCanvasState()")
+    page.evaluate("() => app.extensionManager.command.execute('Comfy.Undo')")
+    wait_told(front, text)
+    first = page.evaluate_handle("() => app.extensionManager.workflow.activeWorkflow")
+    opened(front, file)
+    page.wait_for_timeout(500)
+    assert told(front) == "" and field(front, "rank") == "auto, mostly 16"
+    page.evaluate("(w) => app.loadGraphData(w.changeTracker.activeState, true, true, w)", first)
+    wait_told(front, text)
+
+
+def test_a_run_of_one_workflow_says_nothing_on_another(
+    front: FrontEnd, file: Workflow, vue: bool, server: ComfyServer
+) -> None:
+    """It is cancelled, too: with the step that was reached, and that it goes on."""
+    page = front.page
+    opened(front, file)
+    change(front, "TrainLora", steps=5000, run_name=f"long{vue}")
+    first = page.evaluate_handle("() => app.extensionManager.workflow.activeWorkflow")
+    front.run()
+    wait_told(front, " of 5000, loss")
+    opened(front, file)
+    page.wait_for_timeout(2500)
+    assert told(front) == ""
+    page.evaluate("(w) => app.loadGraphData(w.changeTracker.activeState, true, true, w)", first)
+    wait_told(front, " of 5000, loss")
+    page.reload()
+    page.wait_for_function("() => window.app?.vueAppReady && window.app.isGraphReady", timeout=120_000)
+    front.settle()
+    opened(front, file)
+    wait_told(front, " of 5000, loss")
+    server.interrupt()
+    text = wait_told(front, "of 5000, kept; queue again to go on")
+    assert text.splitlines()[0].startswith("stopped at ") and "kept in output/lora_loom/long" in text
+
+
+def test_an_error_ends_with_its_cause(front: FrontEnd, file: Workflow) -> None:
+    page, known = front.page, len(front.errors)
+    for kind, wrong, words, right in (
+        ("Dataset", {"folder": "nowhere"}, "does not exist", {"folder": FOLDER}),
+        ("TrainLora", {"exclude": "*"}, "select none of the model's", {"exclude": ""}),
+        ("TrainLora", {"exclude": "*"}, "select none of the model's", None),
+    ):
+        opened(front, file)
+        change(front, kind, **wrong)
+        front.run()
+        wait_told(front, words, kind)
+        if right:
+            change(front, kind, **right)
+            page.wait_for_timeout(200)
+        else:
+            opened(front, file)
+            page.wait_for_timeout(500)
+        assert told(front, kind) == ""
+    del front.errors[known:]  # a refusal is in the console of the front end, too
+    assert page.evaluate("() => (import('/scripts/api.js')).then(m => !Object.hasOwn(m.api, 'queuePrompt'))")
+
+
+def test_inside_a_subgraph(front: FrontEnd, file: Workflow) -> None:
+    page = front.page
+    opened(front, file)
+    page.evaluate(f"() => {{ app.canvas.graph.convertToSubgraph(new Set([({NODE})('TrainLora')])) }}")
+    front.run()
+    page.wait_for_timeout(300)
+    page.evaluate("() => app.canvas.setGraph(app.graph.nodes.find((node) => node.subgraph).subgraph)")
+    page.evaluate("() => { const { ds } = app.canvas; ds.scale = 0.5; ds.offset[0] = 0; ds.offset[1] = 100 }")
+    wait_told(front, "kept in output/lora_loom/told")
+    page.evaluate("() => app.canvas.setGraph(app.rootGraph)")
+
+
+def test_nodes_that_are_removed_leave_nothing(front: FrontEnd) -> None:
+    """But what the front end holds of every node by its multiline text, and in Nodes 2.0 of any node at all."""
+    page, session = front.page, front.page.context.new_cdp_session(front.page)
+    front.load_workflow({"nodes": [], "links": [], "version": 0.4})
+
+    def left_by(kind: str) -> tuple[int, int]:
+        """How many DOM nodes, and how many elements of ours, are still there of 20 nodes."""
+        before = held(session)
+        page.evaluate(ADD_AND_REMOVE, kind)
+        after = held(session)
+        return after[0] - before[0], after[1] - before[1]
+
+    left_by("LoraLoom_LoadLoraStack")  # what is made once
+    all_of_them, ours = left_by("LoraLoom_LoadLoraStack")
+    assert ours <= 20 * 2, "the list and the report, empty, of each"
+    if not page.evaluate("() => LiteGraph.vueNodesMode"):
+        assert all_of_them <= left_by("CLIPTextEncode")[0] + 20 * 10
+        assert left_by("LoraLoom_TrainLora")[0] <= 20, "the last one, which the canvas remembers"
+
+
+ADD_AND_REMOVE = """async (kind) => {
+    const pause = () => new Promise((then) => setTimeout(then, 300))
+    const nodes = Array.from({length: 20}, () => LiteGraph.createNode(kind))
+    for (const [index, node] of nodes.entries()) {
+        node.pos = [30 * index, 20 * index]
+        app.graph.add(node)
+        const rows = node.widgets.find((widget) => widget.name === 'rows')
+        if (rows) rows.value = '<lora:a:1>\\n<lora:b:1>'
+        node.onConfigure?.({})
+    }
+    await pause()
+    for (const node of nodes) app.graph.remove(node)
+    await pause()
+}"""
+
+
+def held(session: CDPSession) -> tuple[int, int]:
+    """DOM nodes that cannot be collected, and those elements of ours among them that are not on the page."""
+    session.send("HeapProfiler.collectGarbage")
+    prototype = session.send("Runtime.evaluate", {"expression": "HTMLElement.prototype"})["result"]["objectId"]
+    found = session.send("Runtime.queryObjects", {"prototypeObjectId": prototype, "objectGroup": "held"})
+    count = """function () {
+        const elements = this.filter((each) => !Object.hasOwn(each, 'constructor')) // else it is a prototype
+        return elements.filter((each) => /(^| )loom-/.test(each.className) && !each.isConnected).length
+    }"""
+    call = {"functionDeclaration": count, "objectId": found["objects"]["objectId"], "returnByValue": True}
+    ours = session.send("Runtime.callFunctionOn", call)["result"]["value"]
+    session.send("Runtime.releaseObjectGroup", {"objectGroup": "held"})
+    session.send("HeapProfiler.collectGarbage")
+    return session.send("Memory.getDOMCounters")["nodes"], ours

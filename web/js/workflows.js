@@ -1,0 +1,76 @@
+// Which open workflow a prompt belongs to. Node ids do not tell: every workflow has a node 1, and a file that is opened
+// twice has the same ids twice.
+
+import { api } from "../../../scripts/api.js"
+import { app } from "../../../scripts/app.js"
+
+const NO_ID = "00000000-0000-0000-0000-000000000000" // of a graph that was never saved nor opened
+const AGAIN = 1000 // ms until the workflow of a prompt is looked for again, as it may be open by then
+const MOST = 200 // prompts that are remembered
+const owners = new Map() // promises of workflows, by prompt
+
+/** The workflow on screen, as the object that goes with it from its opening to its closing, through every undo. */
+export function onScreen() {
+  return trackerOf(app.extensionManager?.workflow?.activeWorkflow)
+}
+
+/** Whether the graph on screen is not yet, or no longer, that of the workflow on screen. */
+export function isLoading() {
+  return Boolean(window.comfyAPI?.changeTracker?.ChangeTracker?.isLoadingGraph)
+}
+
+/** Calls `then` when the graph on screen is that of the workflow on screen. */
+export function whenLoaded(then) {
+  if (isLoading()) requestAnimationFrame(() => whenLoaded(then))
+  else then()
+}
+
+/** The workflow that a prompt was queued from in this window, before a reload of it, too; undefined for any other. */
+export function ownerOf(prompt) {
+  if (!owners.has(prompt)) remember(prompt, find(prompt))
+  return owners.get(prompt)
+}
+
+/** Remembers what was queued, as the front end forgets it when it has run. */
+export function hearQueued() {
+  api.addEventListener("promptQueued", () => {
+    for (const prompt of Object.keys(jobs())) if (queuedBy(prompt)) remember(prompt, Promise.resolve(queuedBy(prompt)))
+  })
+}
+
+function remember(prompt, promise) {
+  owners.set(prompt, promise)
+  promise.then((owner) => owner ?? setTimeout(() => owners.get(prompt) === promise && owners.delete(prompt), AGAIN))
+  if (owners.size > MOST) owners.delete(owners.keys().next().value)
+}
+
+async function find(prompt) {
+  while (app.processingQueue && !queuedBy(prompt)) await new Promise((then) => setTimeout(then, 50))
+  return queuedBy(prompt) ?? asStored(prompt)
+}
+
+function queuedBy(prompt) {
+  return trackerOf(jobs()[prompt]?.workflow)
+}
+
+/** The front end's own record of what was queued here: a store that it has no method for. */
+function jobs() {
+  const { $pinia } = document.querySelector("#vue-app")?.__vue_app__?.config.globalProperties ?? {}
+  return $pinia?.state.value.execution?.queuedJobs ?? {}
+}
+
+/** By the id of the workflow that the server has with a prompt of this window. */
+async function asStored(prompt) {
+  const answer = await api.fetchApi(`/jobs/${prompt}`)
+  if (!answer.ok) return undefined
+  const { workflow_id: id, workflow } = await answer.json()
+  const client = workflow?.extra_data?.client_id
+  if (!id || id === NO_ID || (client && client !== api.clientId)) return undefined
+  const { activeWorkflow, openWorkflows = [] } = app.extensionManager.workflow
+  const same = [activeWorkflow, ...openWorkflows].filter((each) => trackerOf(each)?.activeState?.id === id)
+  return trackerOf(same[0])
+}
+
+function trackerOf(workflow) {
+  return workflow?.changeTracker ?? undefined
+}
