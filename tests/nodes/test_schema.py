@@ -13,10 +13,13 @@ from typing import Any
 import pytest
 from harness.calls import pack_nodes
 from harness.comfyui import ROOT
+from lora_loom.nodes.types import CATEGORY
 
 import nodes
 
 CONTRACT = ROOT / "tests" / "contract" / "object_info.json"
+NODE_LIST = ROOT / "node_list.json"
+GROUPS = {"train", "use", "merge", "measure"}
 FILE_LISTS = {"lora_1", "lora_2", "lora_3", "lora_4"}  # their options are this machine's files
 NODES = {node.GET_SCHEMA().node_id: node for node in pack_nodes()}
 
@@ -71,6 +74,20 @@ def test_object_info_contract(request: pytest.FixtureRequest) -> None:
     if request.config.getoption("--write-contract", default=False):
         write(CONTRACT, now)
     assert now == json.loads(CONTRACT.read_text(encoding="utf-8"))
+
+
+def test_node_list_of_the_manager(request: pytest.FixtureRequest) -> None:
+    """ComfyUI-Manager's scanner reads {node id: description} from node_list.json; entry points like ours it cannot."""
+    now = {name: node.GET_SCHEMA().description for name, node in NODES.items()}
+    if request.config.getoption("--write-contract", default=False):
+        write(NODE_LIST, now)
+    assert now == json.loads(NODE_LIST.read_text(encoding="utf-8"))
+
+
+def test_menus() -> None:
+    """The nodes lie in four menus, by what a person is about to do."""
+    menus = {node.GET_SCHEMA().category for node in NODES.values()}
+    assert menus == {f"{CATEGORY}/{group}" for group in GROUPS}
 
 
 def contract(info: dict[str, Any]) -> dict[str, Any]:
