@@ -71,25 +71,28 @@ def run(out: Path, steps: int | None = None) -> None:
     say(started, f"look at {out / 'contact_sheet.png'}; the LoRA files are in {out / 'loras'}, the loss curves beside")
 
 
-def node(graph: Graph, class_type: str, index: int = 0) -> dict[str, Any]:
-    """The inputs of the index-th node of a class."""
-    return [n for n in graph.values() if n["class_type"] == class_type][index]["inputs"]
+def key(graph: Graph, class_type: str) -> str:
+    """The key of the first node of a class."""
+    return next(key for key, value in graph.items() if value["class_type"] == class_type)
+
+
+def node(graph: Graph, class_type: str) -> dict[str, Any]:
+    """Its inputs."""
+    return graph[key(graph, class_type)]["inputs"]
 
 
 def train(server: ComfyServer, kind: str, out: Path, steps: int | None) -> str:
+    """Trains with the template, less its previews and validation, which would make the demo longer; keeps the curve."""
     graph = api_graph(server, TRAIN)
     node(graph, "LoraLoom_Dataset").update(folder=f"{FOLDER}/{kind}", trigger=kind)
     training = node(graph, "LoraLoom_TrainLora")
     training.update(run_name=kind, steps=steps or training["steps"])
-    for extra in ("previews", "validation"):  # neither belongs into a demo of a few minutes
-        del training[extra]
+    del training["previews"], training["validation"], graph[key(graph, "PreviewImage")]
     if kind == "arrow":  # each of the two leaves the other's word alone, so that they can be stacked
         training["preserve"] = training["preserve"].replace("arrow", "heart")
     node(graph, "LoraLoom_SaveLora")["name"] = f"{FOLDER}/{kind}"
-    key = next(key for key, value in graph.items() if value["class_type"] == "LoraLoom_TrainLora")
-    graph["curve"] = {"class_type": "LossGraphNode", "inputs": {"loss": [key, 1], "filename_prefix": "loss"}}
-    sheet_key = next(key for key, value in graph.items() if value["class_type"] == "PreviewImage")
-    del graph[sheet_key]
+    losses = [key(graph, "LoraLoom_TrainLora"), 1]
+    graph["curve"] = {"class_type": "LossGraphNode", "inputs": {"loss": losses, "filename_prefix": "loss"}}
     outputs = server.run(graph, timeout=1200)["outputs"]
     (out / f"loss_{kind}.png").write_bytes(server.view(outputs["curve"]["images"][0]))
     return proof(server)

@@ -179,8 +179,11 @@ def test_the_dialog_finds_templates_by_what_people_type(page: FrontEnd) -> None:
     for text, wanted in TEMPLATES.items():
         ids = {prefix + name for name in wanted}
         assert typed(page, box, text, cards, "card => card.dataset.testid", ids.issubset), text
-    dialog.get_by_role("button", name="Close").first.click()
+    dialog.get_by_test_id(prefix + TRAIN_CHECKPOINT).click()
     dialog.wait_for(state="detached")
+    page.page.wait_for_function("() => app.graph.nodes.some(node => node.type === 'LoraLoom_TrainLora')")
+    tab = page.page.evaluate("() => app.extensionManager.workflow.activeWorkflow.filename")
+    assert tab == TRAIN_CHECKPOINT
 
 
 def begins_with(wanted: list[str], found: list[str]) -> bool:
