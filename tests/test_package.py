@@ -200,6 +200,11 @@ def test_one_workflow_folder_each_with_its_thumbnail() -> None:
     assert templates == {path.stem for path in ROOT.glob("workflows/*.jpg")}
 
 
+def test_pictures_of_the_readme_are_there() -> None:
+    pictures = re.findall(r"!\[[^]]+\]\(([^)]+)\)", (ROOT / "README.md").read_text(encoding="utf-8"))
+    assert pictures and [name for name in pictures if not (ROOT / name).is_file()] == []
+
+
 def test_project_file_as_comfyui_reads_it() -> None:
     from comfy_config.config_parser import extract_node_configuration
 
