@@ -182,8 +182,9 @@ def older_folder(prefix: str | Path, requirement: str) -> Path:
 
 
 def required_names(requirements: Path) -> list[str]:
-    """Names in a requirements file, which for every requirement of ours but pytest's plugins is the module's name."""
-    return sorted(set(re.findall(r"^(?:pytest-)?(\w+)", requirements.read_text(encoding="utf-8"), re.MULTILINE)))
+    """Modules of a requirements file: of our requirements all are called as the package is, but pytest's plugins."""
+    names = re.findall(r"^(?:pytest-)?([\w-]+)", requirements.read_text(encoding="utf-8"), re.MULTILINE)
+    return sorted({name.replace("-", "_") for name in names})
 
 
 # -- set-up: stages, each done when its stamp holds the hash of its inputs ---------------------------------------------
@@ -224,7 +225,7 @@ def stages() -> list[Stage]:
         Stage(
             "torch 2.11.0: 2.7 GB to fetch, 4.6 GB on disk", VENV / "torch.stamp", TORCH, lambda: pip_install(*TORCH)
         ),
-        Stage("other packages: 0.7 GB to fetch, 1.7 GB on disk", VENV / "rest.stamp", pins, lambda: pip_install(*rest)),
+        Stage("other packages: 0.8 GB to fetch, 2.0 GB on disk", VENV / "rest.stamp", pins, lambda: pip_install(*rest)),
         Stage(
             "older releases of diffusers, for the tests: 9 MB to fetch, 95 MB on disk", VENV / "older.stamp",
             tuple(older_diffusers()), install_older_diffusers,

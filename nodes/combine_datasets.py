@@ -20,7 +20,7 @@ class CombineDatasets(io.ComfyNode):
         return io.Schema(
             node_id="LoraLoom_CombineDatasets",
             display_name="Combine LoRA Datasets",
-            category=CATEGORY,
+            category=f"{CATEGORY}/train",
             description="Makes one data set of several. Each keeps its repeats, weight, trigger and captions, as set in its LoRA Dataset; the shares in which they are drawn are shown.",
             search_aliases=["merge datasets", "several folders", "multi concept", "regularisation images"],
             inputs=[

@@ -20,7 +20,7 @@ class ConvertLora(io.ComfyNode):
         return io.Schema(
             node_id="LoraLoom_ConvertLora",
             display_name="Convert LoRA",
-            category=CATEGORY,
+            category=f"{CATEGORY}/merge",
             description="Makes a plain LoRA of a file of any kind (LoHa, LoKr, DoRA, OFT, BOFT, GLoRA, full differences), as near as the rank allows, and states the error of every layer.",
             search_aliases=["lycoris to lora", "loha to lora", "lokr to lora", "dora to lora"],
             inputs=[

@@ -21,7 +21,7 @@ class LoraDataset(io.ComfyNode):
         return io.Schema(
             node_id="LoraLoom_Dataset",
             display_name="LoRA Dataset",
-            category=CATEGORY,
+            category=f"{CATEGORY}/train",
             description="Pictures with captions for Train LoRA. Resizes and crops each picture to the aspect-ratio bucket nearest to it.",
             search_aliases=["training images", "captions", "buckets"],
             is_output_node=True,

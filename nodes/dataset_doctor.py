@@ -20,7 +20,7 @@ class DatasetDoctor(io.ComfyNode):
         return io.Schema(
             node_id="LoraLoom_DatasetDoctor",
             display_name="Dataset Doctor",
-            category=CATEGORY,
+            category=f"{CATEGORY}/train",
             description="Looks for copies, small, blurred or badly lit pictures, captions and triggers that will not work, and imbalance; says in one sentence each what to do.",
             search_aliases=["duplicates", "check dataset", "blurry", "caption lint"],
             is_output_node=True,

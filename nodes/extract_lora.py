@@ -19,7 +19,7 @@ class ExtractLora(io.ComfyNode):
         return io.Schema(
             node_id="LoraLoom_ExtractLora",
             display_name="Extract LoRA",
-            category=CATEGORY,
+            category=f"{CATEGORY}/merge",
             description="Makes a LoRA of the difference between a tuned model and its base, one weight at a time, and measures what it misses.",
             search_aliases=["extract lora", "lora from checkpoint", "model difference", "lora svd", "subtract models"],
             inputs=[

@@ -17,7 +17,7 @@ class LoraInterference(io.ComfyNode):
         return io.Schema(
             node_id="LoraLoom_Interference",
             display_name="LoRA Interference",
-            category=CATEGORY,
+            category=f"{CATEGORY}/measure",
             description="Measures where the LoRAs of a stack touch: for every pair and block of the model how alike they are, which directions they share and how they meet in attention, each beside what unrelated LoRAs have by chance; and how loud their sum is. Figures of risk, from the files alone: LoRA Leave-One-Out shows what it means in pictures.",
             search_aliases=["conflict", "compatibility", "lora overlap", "balance strengths", "analyze lora"],
             is_output_node=True,

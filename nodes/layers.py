@@ -14,7 +14,7 @@ class LoraLayers(io.ComfyNode):
         return io.Schema(
             node_id="LoraLoom_Layers",
             display_name="LoRA Layers",
-            category=CATEGORY,
+            category=f"{CATEGORY}/train",
             description="Scaling, dropout, a cap on norms, and other ranks and learning rates for single layers. As it comes it changes nothing.",
             search_aliases=["rslora", "lora plus", "dropout", "scale weight norms", "block rank", "block weight", "dora"],
             inputs=[

@@ -21,7 +21,7 @@ class LeaveOneOut(io.ComfyNode):
         return io.Schema(
             node_id="LoraLoom_LeaveOneOut",
             display_name="LoRA Leave-One-Out",
-            category=CATEGORY,
+            category=f"{CATEGORY}/measure",
             description="Draws the same picture with all LoRAs of a stack, without each of them in turn, and with none, from the same noise, and measures how much each one left out changes it: the ground truth beside LoRA Interference.",
             search_aliases=["ablation", "compare lora", "lora conflict", "contact sheet"],
             is_output_node=True,

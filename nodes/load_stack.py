@@ -22,7 +22,7 @@ class LoadLoraStack(io.ComfyNode):
         return io.Schema(
             node_id="LoraLoom_LoadLoraStack",
             display_name="Load LoRA Stack",
-            category=CATEGORY,
+            category=f"{CATEGORY}/use",
             description="Applies several LoRAs at once: their exact sum, rounded once, as one patch per weight. Chain more rows through lora_stack.",
             search_aliases=["lora loader", "multi lora", "lora stacker", "power lora", "lora list", "lora block weight"],
             inputs=[

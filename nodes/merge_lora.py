@@ -21,7 +21,7 @@ class MergeLora(io.ComfyNode):
         return io.Schema(
             node_id="LoraLoom_MergeLora",
             display_name="Merge LoRA",
-            category=CATEGORY,
+            category=f"{CATEGORY}/merge",
             description="Makes one LoRA of several. The sum is exact for any mix of ranks, alphas and formats: the result applied alone equals the live stack.",
             search_aliases=["combine lora", "lora merger", "merge svd", "ties", "dare", "slerp"],
             inputs=[

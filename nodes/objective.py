@@ -23,7 +23,7 @@ class TrainingObjective(io.ComfyNode):
         return io.Schema(
             node_id="LoraLoom_Objective",
             display_name="Training Objective",
-            category=CATEGORY,
+            category=f"{CATEGORY}/train",
             description="Chooses Train LoRA's loss, its weights and the noise levels that are trained. As it comes it changes nothing: these are the settings of a Train LoRA without it.",
             search_aliases=["huber", "min snr", "timesteps", "noise offset", "masked loss", "prior preservation"],
             inputs=[

@@ -15,7 +15,7 @@ class TrainingOptimizer(io.ComfyNode):
         return io.Schema(
             node_id="LoraLoom_Optimizer",
             display_name="Training Optimizer",
-            category=CATEGORY,
+            category=f"{CATEGORY}/train",
             description="Chooses Train LoRA's optimiser and its settings. As it comes it changes nothing: these are the settings of a Train LoRA without it.",
             search_aliases=["adamw", "prodigy", "lion", "adafactor", "muon", "learning rate schedule", "ema"],
             inputs=[

@@ -18,7 +18,7 @@ class TrainingPreviews(io.ComfyNode):
         return io.Schema(
             node_id="LoraLoom_Previews",
             display_name="Training Previews",
-            category=CATEGORY,
+            category=f"{CATEGORY}/train",
             description="Pictures of the LoRA while it is trained, made by ComfyUI's own sampler from the model in training: with the trigger and without it, beside the base model. The trained LoRA is the same, byte for byte, with previews and without.",
             search_aliases=["sample images", "training samples", "preview"],
             inputs=[

@@ -18,7 +18,7 @@ class LoraReport(io.ComfyNode):
         return io.Schema(
             node_id="LoraLoom_Report",
             display_name="LoRA Report",
-            category=CATEGORY,
+            category=f"{CATEGORY}/measure",
             description="Measures a LoRA: how much it changes prompts without its trigger beside those with it (leakage), and, with the data set, whether its samples are nearer to training pictures than is usual (memorisation).",
             search_aliases=["leakage", "overfitting", "memorisation", "memorization", "evaluate lora", "compare lora"],
             is_output_node=True,

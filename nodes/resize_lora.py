@@ -23,7 +23,7 @@ class ResizeLora(io.ComfyNode):
         return io.Schema(
             node_id="LoraLoom_ResizeLora",
             display_name="Resize LoRA",
-            category=CATEGORY,
+            category=f"{CATEGORY}/merge",
             description="Makes a LoRA smaller at the least possible error, folds a strength into it, or splits it by layers.",
             search_aliases=["shrink lora", "lora rank", "split lora", "lora blocks", "invert lora"],
             inputs=[

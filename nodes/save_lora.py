@@ -19,7 +19,7 @@ class SaveLora(io.ComfyNode):
         return io.Schema(
             node_id="LoraLoom_SaveLora",
             display_name="Save LoRA",
-            category=CATEGORY,
+            category=f"{CATEGORY}/train",
             description="Writes the LoRA into the first loras folder, then loads it back with ComfyUI's own loader and compares every weight. A file that would not load is an error, not a surprise.",
             search_aliases=["export lora", "kohya", "diffusers", "peft"],
             is_output_node=True,

@@ -46,8 +46,8 @@ class TrainLora(io.ComfyNode):
     def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id="LoraLoom_TrainLora",
-            display_name="Train LoRA",
-            category=CATEGORY,
+            display_name="Train LoRA (Loom)",  # ComfyUI's own trainer is called Train LoRA, too
+            category=f"{CATEGORY}/train",
             description="Trains a LoRA on the connected model. Cancel at any time: the run is kept, and queueing it again goes on where it stopped.",
             search_aliases=["lora trainer", "finetune", "dreambooth", "lora loom"],
             is_output_node=True,

@@ -14,7 +14,7 @@ class TrainingValidation(io.ComfyNode):
         return io.Schema(
             node_id="LoraLoom_Validation",
             display_name="Training Validation",
-            category=CATEGORY,
+            category=f"{CATEGORY}/train",
             description="Shows when a run has learnt what it can: Train LoRA looks at pictures that it does not train on, always with the same noise, and says when nothing is gained any more.",
             search_aliases=["validation loss", "early stopping", "overfitting", "best checkpoint", "held-out", "plateau"],
             inputs=[

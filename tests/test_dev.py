@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib.util
 import io
+import re
+import shlex
 import subprocess
 import sys
 import tarfile
@@ -12,7 +14,10 @@ from pathlib import Path, PurePosixPath
 from types import ModuleType
 
 import pytest
-from harness.comfyui import ROOT, comfyui_path
+from harness.comfyui import PACK_NAME, ROOT, comfyui_path
+
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+COMMANDS = sorted(set(re.findall(r"dev\.py (\w[^`\n]*)", README)))
 
 
 @pytest.fixture
@@ -148,6 +153,29 @@ def test_help_and_unknown_verbs(dev: ModuleType, capsys: pytest.CaptureFixture[s
     assert dev.main([]) == 0 and "python dev.py demo" in capsys.readouterr().out
     assert dev.main(["no-such-verb"]) == 2
     assert dev.main(["bench", "no-such-benchmark"]) == 1 and "tests/benchmarks" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_commands_of_the_readme_are_known(
+    dev: ModuleType, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest, command: str
+) -> None:
+    """Each starts pytest with options that it knows, or a script that is there; e2e/test_commands.py runs them."""
+    started: list[tuple[str, ...]] = []
+    monkeypatch.setattr(dev, "prepared_python", lambda developing=True: Path(sys.executable))
+    monkeypatch.setattr(dev, "run", lambda python, *rest, one_thread=True: started.append(rest) or 0)
+    assert dev.main(shlex.split(command)) == 0 and started
+    for first, *rest in started:
+        if first != "-m":
+            assert Path(first).is_file()
+        for option in rest if first == "-m" else ():
+            assert not option.startswith("--") or request.config.getoption(option[2:].replace("-", "_")) is not None
+
+
+def test_the_readme_is_what_ci_types() -> None:
+    """The clone has the name that the README gives it, which is also the pack's."""
+    assert {command.split()[-1] for command in re.findall(r"^git clone .*", README, re.MULTILINE)} == {PACK_NAME}
+    assert f'"$folder/{PACK_NAME}"' in (ROOT / ".ci" / "run").read_text(encoding="utf-8")
+    assert {command.split()[0] for command in COMMANDS} == {"demo", "test", "serve", "bench"}
 
 
 def test_prepared_checkout_starts_at_once() -> None:

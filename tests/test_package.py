@@ -6,13 +6,18 @@ The scanner searches text, comments and Markdown included, and one finding holds
 from __future__ import annotations
 
 import ast
-import io
+import os
 import re
+import shutil
 import subprocess
+import sys
+import tempfile
 import zipfile
-from pathlib import Path
+from functools import cache
+from pathlib import Path, PurePosixPath
 
 import pytest
+from harness.calls import pack_nodes
 from harness.comfyui import PACK_NAME, ROOT
 from lora_loom.lora_core.version import VERSION
 
@@ -20,10 +25,9 @@ MEGABYTE = 2**20
 ZIP_LIMIT = 4 * MEGABYTE
 TEXT = {".py", ".js", ".css", ".json", ".md", ".toml", ".txt", ".html", ""}
 PICTURES = {".jpg", ".png", ".webp", ".svg"}
-AT_THE_ROOT = {
-    *("__init__.py", "nodes", "lora_core", "web", "workflows", "locales"),
-    *("pyproject.toml", "requirements.txt", "README.md", "CHANGELOG.md", "LICENSE"),
-}
+FOLDERS = ("lora_core", "nodes", "web", "workflows", "locales")  # all that git tracks in them ships
+AT_THE_ROOT = {"__init__.py", "node_list.json", "pyproject.toml", "requirements.txt"}
+AT_THE_ROOT |= {"README.md", "CHANGELOG.md", "LICENSE"}
 
 FLAGGED = {  # rule of the Registry: what it matches, as far as reports of flagged packs tell
     "network": r"\.(connect|bind|send|recv)\(|\brequests\.\w|urllib|aiohttp\.ClientSession|http\.client|socket\.socket",
@@ -92,38 +96,76 @@ def node_ids(tree: ast.AST) -> list[str | None]:
 # -- the package -------------------------------------------------------------------------------------------------------
 
 
-def git_files(*arguments: str) -> set[str]:
-    command = ["git", "-c", "core.quotepath=off", "ls-files", *arguments]
-    return set(subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout.splitlines())
+@cache
+def package() -> dict[str, bytes]:
+    """The files in the zip that `comfy node pack` makes of this checkout as it would be committed now, by path."""
+    with tempfile.TemporaryDirectory() as folder:
+        checkout = Path(folder) / PACK_NAME
+        for name in tracked():
+            (checkout / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(ROOT / name, checkout / name)
+        for command in (["git", "init", "--quiet"], ["git", "add", "--all"]):
+            subprocess.run(command, cwd=checkout, check=True)
+        with zipfile.ZipFile(packed(checkout, home=Path(folder))) as archive:
+            return {name: archive.read(name) for name in archive.namelist()}
 
 
-def shipped() -> list[Path]:
-    """As `comfy node publish` chooses: what git tracks, less .comfyignore; here also what is not committed yet."""
+def tracked() -> list[str]:
+    """What git tracks, and what it would with the next `git add --all`."""
     if not (ROOT / ".git").exists():
         pytest.skip("not a git checkout, so there is no telling what would ship")
-    files = git_files("--cached", "--others", "--exclude-standard")
-    ignored = git_files("--cached", "--others", "--ignored", "--exclude-from=.comfyignore")
-    return sorted(path for name in files - ignored if (path := ROOT / name).is_file())
+    command = ["git", "-c", "core.quotepath=off", "ls-files", "--cached", "--others", "--exclude-standard"]
+    names = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, encoding="utf-8").stdout.splitlines()
+    return [name for name in sorted(set(names)) if (ROOT / name).is_file()]
+
+
+def packed(checkout: Path, home: Path) -> Path:
+    """Runs ComfyUI's own packer, which keeps its settings in `home`, asks nothing and reports nothing to anybody."""
+    places = dict.fromkeys(("HOME", "USERPROFILE", "XDG_CONFIG_HOME"), str(home))
+    command = [sys.executable, "-m", "comfy_cli", "--skip-prompt", "node", "pack"]
+    environment = {**os.environ, **places, "DO_NOT_TRACK": "1"}
+    ended = subprocess.run(
+        command, cwd=checkout, env=environment, stdin=subprocess.DEVNULL, capture_output=True, encoding="utf-8"
+    )
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    assert "Not in a git repository" not in ended.stdout, "it has packed everything, what git ignores included"
+    return checkout / "node.zip"
 
 
 def texts(*suffixes: str) -> dict[str, str]:
-    chosen = [path for path in shipped() if path.suffix in (suffixes or TEXT)]
-    return {path.relative_to(ROOT).as_posix(): path.read_text(encoding="utf-8") for path in chosen}
+    chosen = suffixes or TEXT
+    return {name: data.decode("utf-8") for name, data in package().items() if PurePosixPath(name).suffix in chosen}
 
 
-def test_only_run_time_files_ship() -> None:
-    paths = [path.relative_to(ROOT) for path in shipped()]
-    assert {path.parts[0] for path in paths} <= AT_THE_ROOT
-    assert {path.suffix for path in paths} <= TEXT | PICTURES
-    assert {"__init__.py", "pyproject.toml", "LICENSE"} <= {path.name for path in paths}
+def test_all_that_runs_ships_and_nothing_else() -> None:
+    wanted = {name for name in tracked() if name in AT_THE_ROOT or name.startswith(tuple(f"{f}/" for f in FOLDERS))}
+    assert set(package()) == wanted and wanted >= AT_THE_ROOT
+    assert {PurePosixPath(name).suffix for name in package()} <= TEXT | PICTURES
+
+
+def test_every_node_ships_with_its_help_page() -> None:
+    """One page for every node, under the id by which the front end asks for it, and none for a node that is gone."""
+    pages = {name for name in package() if name.startswith("web/docs/") and name.endswith("/en.md")}
+    assert pages == {f"web/docs/{node.GET_SCHEMA().node_id}/en.md" for node in pack_nodes()}
+    assert all(package()[name].startswith(b"# ") for name in pages)
+
+
+def test_what_the_front_end_loads_ships() -> None:
+    """Scripts, what they import, the style sheet that they name, and a picture for each template."""
+    scripts = {name: text for name, text in texts(".js").items() if name.startswith("web/")}
+    assert scripts
+    for name, text in scripts.items():
+        for module in re.findall(r"""from\s+["'](\./[^"']+)["']""", text):
+            assert (PurePosixPath(name).parent / module).as_posix() in scripts, f"{name} imports {module}"
+    for sheet in re.findall(r"""["'][./]*/([\w-]+\.css)["']""", "\n".join(scripts.values())):
+        assert f"web/{sheet}" in package()
+    templates = {name for name in package() if name.startswith("workflows/")}
+    assert {f"workflows/{path.name}" for path in (ROOT / "workflows").iterdir()} == templates
+    assert all(PurePosixPath(name).with_suffix(".jpg").as_posix() in templates for name in templates)
 
 
 def test_package_is_small() -> None:
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as package:
-        for path in shipped():
-            package.write(path, path.relative_to(ROOT))
-    assert len(buffer.getvalue()) < ZIP_LIMIT
+    assert sum(len(data) for data in package().values()) < ZIP_LIMIT
 
 
 def test_nothing_the_scanner_flags() -> None:
@@ -156,6 +198,11 @@ def test_one_workflow_folder_each_with_its_thumbnail() -> None:
     assert [name for name in others if (ROOT / name).exists()] == []
     templates = {path.stem for path in ROOT.glob("workflows/*.json")}
     assert templates == {path.stem for path in ROOT.glob("workflows/*.jpg")}
+
+
+def test_pictures_of_the_readme_are_there() -> None:
+    pictures = re.findall(r"!\[[^]]+\]\(([^)]+)\)", (ROOT / "README.md").read_text(encoding="utf-8"))
+    assert pictures and [name for name in pictures if not (ROOT / name).is_file()] == []
 
 
 def test_project_file_as_comfyui_reads_it() -> None:
@@ -254,9 +301,3 @@ def test_node_rules_find(base: str, node_id: str) -> None:
 
 def test_node_rules_let_pass() -> None:
     assert node_faults(NODE.format(base="io.ComfyNode", node_id="'LoraLoom_Train'")) == []
-
-
-def test_repository_files_outside_the_package_are_ignored() -> None:
-    names = {path.relative_to(ROOT).as_posix() for path in shipped()}
-    assert not names & {"dev.py", "requirements-dev.txt", ".comfyignore"}
-    assert not [name for name in names if name.startswith(("tests/", ".ci/"))]

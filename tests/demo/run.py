@@ -1,7 +1,7 @@
 """`python dev.py demo`: train two LoRAs, stack and merge them in a real ComfyUI, and put the pictures on one sheet.
 
-Runs the shipped workflows through the server's API, as a person would from the Templates dialog, and leaves everything
-in `demo/`.
+Runs the shipped templates through the server's API with the demo's models and pictures, as a person would from the
+Templates dialog with theirs, and leaves everything in `demo/`.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import copy
 import io
-import json
 import shutil
 import sys
 import time
@@ -23,10 +22,9 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.append(str(ROOT / "tests"))
 
 from demo import shapes, sheet  # noqa: E402
+from demo.templates import FOLDER, MERGE, STACK, TRAIN, api_graph  # noqa: E402
 from harness.server import ComfyServer, Graph  # noqa: E402
-from harness.workflow_api import workflow_to_api  # noqa: E402
 
-FOLDER = "lora_loom_demo"
 HEART, ARROW, MERGED = (f"{FOLDER}/{name}.safetensors" for name in ("heart", "arrow", "merged"))
 CONCEPT = [
     "a red heart on a white background", "a yellow heart on a blue background",
@@ -56,7 +54,7 @@ def run(out: Path, steps: int | None = None) -> None:
             shapes.write_dataset(server.base / "input" / FOLDER / kind, kind, 24, 96, 0)
             report = train(server, kind, out, steps)
             say(started, f"trained '{kind}' on 24 image files\n{report}")
-        workflow = api_graph(server, "stack")
+        workflow = api_graph(server, STACK)
         rows = {
             "heart prompts, base model": draw(server, workflow, CONCEPT, {}),
             "the same with the heart LoRA": draw(server, workflow, CONCEPT, {HEART: 1.0}),
@@ -73,32 +71,37 @@ def run(out: Path, steps: int | None = None) -> None:
     say(started, f"look at {out / 'contact_sheet.png'}; the LoRA files are in {out / 'loras'}, the loss curves beside")
 
 
-def api_graph(server: ComfyServer, name: str) -> Graph:
-    workflow = json.loads((ROOT / "workflows" / f"{name}.json").read_text(encoding="utf-8"))
-    return workflow_to_api(workflow, server.get("/object_info"))
+def key(graph: Graph, class_type: str) -> str:
+    """The key of the first node of a class."""
+    return next(key for key, value in graph.items() if value["class_type"] == class_type)
 
 
-def node(graph: Graph, class_type: str, index: int = 0) -> dict[str, Any]:
-    """The inputs of the index-th node of a class."""
-    return [n for n in graph.values() if n["class_type"] == class_type][index]["inputs"]
+def node(graph: Graph, class_type: str) -> dict[str, Any]:
+    """Its inputs."""
+    return graph[key(graph, class_type)]["inputs"]
 
 
 def train(server: ComfyServer, kind: str, out: Path, steps: int | None) -> str:
-    graph = api_graph(server, "train")
+    """Trains with the template, less its previews and validation, which would make the demo longer; keeps the curve."""
+    graph = api_graph(server, TRAIN)
     node(graph, "LoraLoom_Dataset").update(folder=f"{FOLDER}/{kind}", trigger=kind)
     training = node(graph, "LoraLoom_TrainLora")
     training.update(run_name=kind, steps=steps or training["steps"])
+    del training["previews"], training["validation"], graph[key(graph, "PreviewImage")]
     if kind == "arrow":  # each of the two leaves the other's word alone, so that they can be stacked
         training["preserve"] = training["preserve"].replace("arrow", "heart")
     node(graph, "LoraLoom_SaveLora")["name"] = f"{FOLDER}/{kind}"
+    losses = [key(graph, "LoraLoom_TrainLora"), 1]
+    graph["curve"] = {"class_type": "LossGraphNode", "inputs": {"loss": losses, "filename_prefix": "loss"}}
     outputs = server.run(graph, timeout=1200)["outputs"]
-    curve = next(key for key, value in graph.items() if value["class_type"] == "LossGraphNode")
-    (out / f"loss_{kind}.png").write_bytes(server.view(outputs[curve]["images"][0]))
+    (out / f"loss_{kind}.png").write_bytes(server.view(outputs["curve"]["images"][0]))
     return proof(server)
 
 
 def merge(server: ComfyServer) -> str:
-    server.run(api_graph(server, "merge"))
+    graph = api_graph(server, MERGE)
+    node(graph, "LoraLoom_SaveLora")["name"] = MERGED.removesuffix(".safetensors")
+    server.run(graph)
     return proof(server)
 
 

@@ -1,91 +1,236 @@
-"""The shipped workflows in the real front end, both renderers, and through the server's API."""
+"""The shipped templates: their files, the front end's Templates dialog and search, both renderers, and a run of each."""
 
 from __future__ import annotations
 
 import json
+import re
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
-from demo import shapes
-from harness.browser import FrontEnd, open_browser
-from harness.server import ComfyServer
+from demo import shapes, templates
+from demo.templates import JUDGE, MERGE, STACK, TRAIN, TRAIN_CHECKPOINT
+from harness.browser import FrontEnd
+from harness.server import ComfyServer, Graph
 from harness.workflow_api import workflow_to_api
 from PIL import Image
+from playwright.sync_api import Browser, Locator
+
+from e2e.template_graphs import GRAPHS, MODELS
 
 ROOT = Path(__file__).resolve().parents[2]
 WORKFLOWS = sorted((ROOT / "workflows").glob("*.json"))
-NODES = ("Dataset", "Optimizer", "TrainLora", "SaveLora", "LoadLoraStack", "MergeLora")
+ids = pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem.split(" - ")[0])
 
 
-def load(path: Path) -> dict:
+def load(path: Path) -> dict[str, Any]:
     return json.loads(path.read_text(encoding="utf-8"))
 
 
-def test_there_is_one_for_each_operation() -> None:
-    assert [path.stem for path in WORKFLOWS] == ["merge", "stack", "train"]
+# -- the files ---------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("path", WORKFLOWS, ids=lambda p: p.stem)
-def test_thumbnail_and_origin_of_every_node(path: Path) -> None:
+def test_each_has_a_name_that_every_system_takes_and_no_more_are_there() -> None:
+    assert {path.stem for path in WORKFLOWS} == set(GRAPHS)
+    assert all(re.fullmatch(r"\w[\w ,.()-]{2,58}[\w)]", name, re.ASCII) for name in GRAPHS)
+
+
+@ids
+def test_thumbnail(path: Path) -> None:
+    """Square, as the cards of the Templates dialog are, and quick to load."""
     with Image.open(path.with_suffix(".jpg")) as picture:
-        assert picture.format == "JPEG" and picture.width >= 800
-    assert path.with_suffix(".jpg").stat().st_size < 400_000
+        assert picture.format == "JPEG" and picture.size == (440, 440)
+    assert path.with_suffix(".jpg").stat().st_size < 60_000
+
+
+@ids
+def test_origin_of_every_node_and_where_its_model_is_had(path: Path) -> None:
     for node in load(path)["nodes"]:
         assert node["properties"]["cnr_id"] == ("lora-loom" if node["type"].startswith("LoraLoom_") else "comfy-core")
         assert node["properties"]["ver"]
-        if node["type"] in ("UNETLoader", "CLIPLoader", "VAELoader"):
-            (model,) = node["properties"]["models"]
-            assert (
-                model["name"] in node["widgets_values"] and model["url"].endswith(model["name"]) and model["directory"]
-            )
+        named = [value for value in node.get("widgets_values", []) if str(value).endswith(".safetensors")]
+        models = node["properties"].get("models", [])
+        assert [model["name"] for model in models] == named
+        assert all((m["directory"], m["url"].endswith(f"/{m['name']}")) == (MODELS[m["name"]][0], True) for m in models)
+
+
+def test_all_is_left_on_auto_and_nothing_costs_time_unasked(server: ComfyServer) -> None:
+    for name in (TRAIN_CHECKPOINT, TRAIN):
+        graph = workflow_to_api(load(ROOT / "workflows" / f"{name}.json"), server.object_info)
+        by_type = {node["class_type"]: node["inputs"] for node in graph.values()}
+        train = by_type["LoraLoom_TrainLora"]
+        assert (train["rank"], train["alpha"], train["learning_rate"], train["targets"]) == (0, 0, 0, "auto")
+        assert (train["preservation"], train["gradient_checkpointing"], train["memory"]) == (0, True, "auto")
+        assert {"LoraLoom_Previews", "LoraLoom_Validation", "LoraLoom_SaveLora"} < set(by_type)
+
+
+# -- run ---------------------------------------------------------------------------------------------------------------
+
+
+def quick(graph: Graph) -> Graph:
+    """The demo's values with as few steps as will do, and what the templates leave on auto left on it."""
+    for node in graph.values():
+        if node["class_type"] == "LoraLoom_TrainLora":
+            node["inputs"] |= {"steps": 2, "rank": 0, "alpha": 0.0, "learning_rate": 0.0, "targets": "auto"}
+            node["inputs"] |= {"preservation": 0.0, "preserve": ""}
+        elif "sampler_name" in node["inputs"]:
+            node["inputs"]["steps"] = 2
+    return graph
 
 
 @pytest.fixture(scope="module")
 def files(server: ComfyServer) -> None:
-    """The data sets, and the two LoRAs that the stack and merge workflows name, trained for a few steps."""
-    for kind in ("heart", "arrow"):
-        shapes.write_dataset(server.base / "input" / "lora_loom_demo" / kind, kind, 4, 96, 0)
-        graph = workflow_to_api(load(ROOT / "workflows" / "train.json"), server.object_info)
+    """The data set, and the two LoRAs that the demo's stack names, both made with the templates that train."""
+    for kind, name in (("heart", TRAIN), ("arrow", TRAIN_CHECKPOINT)):
+        shapes.write_dataset(server.base / "input" / templates.FOLDER / kind, kind, 4, 96, 0)
+        graph = quick(templates.api_graph(server, name))
         for node in graph.values():
-            node["inputs"] |= (
-                {"folder": f"lora_loom_demo/{kind}", "trigger": kind}
-                if node["class_type"] == "LoraLoom_Dataset"
-                else {}
-            )
-            node["inputs"] |= {"steps": 2, "run_name": kind} if node["class_type"] == "LoraLoom_TrainLora" else {}
-        server.run(graph)
+            if node["class_type"] == "LoraLoom_Dataset":
+                node["inputs"] |= {"folder": f"{templates.FOLDER}/{kind}", "trigger": kind}
+            if node["class_type"] == "LoraLoom_SaveLora":
+                node["inputs"]["name"] = f"{templates.FOLDER}/{kind}"
+        outputs = server.run(graph)["outputs"]
+        (sheet,) = [key for key, node in graph.items() if node["class_type"] == "PreviewImage"]
+        assert outputs[sheet]["images"], "the last previews"
 
 
-@pytest.mark.parametrize("path", [p for p in WORKFLOWS if p.stem != "train"], ids=lambda p: p.stem)
-def test_runs_through_the_api(server: ComfyServer, files: None, path: Path) -> None:
-    outputs = server.run(workflow_to_api(load(path), server.get("/object_info")))["outputs"]
-    if path.stem == "stack":
-        assert any(output.get("images") for output in outputs.values())
-    else:
-        assert (server.base / "models" / "loras" / "lora_loom_demo" / "merged.safetensors").is_file()
+@pytest.mark.parametrize("name", [STACK, MERGE, JUDGE])
+def test_runs_on_the_demo_base(server: ComfyServer, files: None, name: str) -> None:
+    graph = quick(templates.api_graph(server, name))
+    outputs = server.run(graph)["outputs"]
+    shown = {graph[key]["class_type"]: output for key, output in outputs.items()}
+    if name == STACK:
+        assert shown["SaveImage"]["images"]
+    if name == MERGE:
+        assert shown["PreviewImage"]["images"]
+        assert (server.base / "models" / "loras" / "my_merge.safetensors").is_file()
+    if name == JUDGE:
+        assert {"LoraLoom_Report", "LoraLoom_LeaveOneOut", "LoraLoom_Interference"} <= set(shown)
 
 
-@pytest.mark.parametrize("vue", [False, True], ids=["classic", "nodes2"])
-def test_opens_in_the_front_end_and_sends_what_we_convert(server: ComfyServer, files: None, vue: bool) -> None:
-    with open_browser() as browser, FrontEnd(browser, server, vue=vue) as page:
-        for path in WORKFLOWS:
-            page.load_workflow(load(path))
-            sent = {key: {k: node[k] for k in ("class_type", "inputs")} for key, node in page.graph_to_prompt().items()}
-            assert sent == workflow_to_api(load(path), server.get("/object_info"))
-        assert page.errors == []
-        assert page.external == []
+# -- in the front end --------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module", params=[False, True], ids=["classic", "nodes2"])
+def page(request: pytest.FixtureRequest, browser: Browser, server: ComfyServer) -> Iterator[FrontEnd]:
+    with FrontEnd(browser, server, vue=request.param) as opened:
+        yield opened
+
+
+once = pytest.mark.parametrize("page", [False], indirect=True, ids=["classic"])  # what both renderers share
+
+BOXES = """() => app.graph.nodes.map(node => {
+  if (!LiteGraph.vueNodesMode) { const [x, y, w, h] = node.getBounding(); return [node.title, x, y, x + w, y + h] }
+  const box = document.querySelector(`[data-node-id="${node.id}"]`).getBoundingClientRect(), scale = app.canvas.ds.scale
+  return [node.title, box.left / scale, box.top / scale, box.right / scale, box.bottom / scale]
+})"""
+
+
+def overlaps(page: FrontEnd) -> list[tuple[str, str]]:
+    boxes = page.page.evaluate(BOXES)
+    pairs = [(a, b) for i, a in enumerate(boxes) for b in boxes[i + 1 :]]
+    return [(a[0], b[0]) for a, b in pairs if all(min(a[i + 2], b[i + 2]) > max(a[i], b[i]) for i in (1, 2))]
+
+
+def test_opens_with_nothing_overlapping_and_sends_what_we_convert(server: ComfyServer, page: FrontEnd) -> None:
+    for path in WORKFLOWS:
+        page.load_workflow(load(path))
+        page.page.wait_for_timeout(500)  # until the nodes have found their heights
+        assert overlaps(page) == [], path.stem
+        sent = {key: {k: node[k] for k in ("class_type", "inputs")} for key, node in page.graph_to_prompt().items()}
+        assert sent == workflow_to_api(load(path), server.get("/object_info"))
+    assert page.errors == []
+    assert page.external == []
+
+
+def typed(page: FrontEnd, box: Locator, text: str, items: str, read: str, wanted: Callable[[list[str]], bool]) -> bool:
+    """Whether `wanted` becomes true of what `read` makes of the `items` that are listed for `text`."""
+    box.fill(text)
+    for _ in range(20):
+        page.page.wait_for_timeout(400)
+        if wanted(page.page.eval_on_selector_all(items, f"found => found.map({read})")):
+            return True
+    return False
+
+
+TEMPLATES = {
+    "train lora": {TRAIN_CHECKPOINT, TRAIN},
+    "sdxl": {TRAIN_CHECKPOINT},
+    "checkpoint": {TRAIN_CHECKPOINT},
+    "flux": {TRAIN},
+    "z-image": {TRAIN},
+    "qwen": {TRAIN},
+    "lora stack": {STACK},
+    "load lora": {STACK},
+    "merge lora": {MERGE},
+    "is this lora good": {JUDGE},
+    "lora": set(GRAPHS),
+}
+
+
+@once
+def test_the_dialog_finds_templates_by_what_people_type(page: FrontEnd) -> None:
+    page.page.get_by_role("button", name="Templates").first.click()
+    dialog = page.page.get_by_role("dialog")
+    dialog.get_by_text("lora-loom", exact=True).first.click()
+    box, cards, prefix = dialog.locator("input").first, "[data-testid^=template-workflow-]", "template-workflow-"
+    for text, wanted in TEMPLATES.items():
+        ids = {prefix + name for name in wanted}
+        assert typed(page, box, text, cards, "card => card.dataset.testid", ids.issubset), text
+    dialog.get_by_test_id(prefix + TRAIN_CHECKPOINT).click()
+    dialog.wait_for(state="detached")
+    page.page.wait_for_function("() => app.graph.nodes.some(node => node.type === 'LoraLoom_TrainLora')")
+    tab = page.page.evaluate("() => app.extensionManager.workflow.activeWorkflow.filename")
+    assert tab == TRAIN_CHECKPOINT
+
+
+def begins_with(wanted: list[str], found: list[str]) -> bool:
+    return found[: len(wanted)] == wanted
+
+
+NODES = {
+    "train lora": ["Train LoRA", "Train LoRA (Loom)"],  # ComfyUI's own trainer, and ours told apart
+    "lora trainer": ["Train LoRA", "Train LoRA (Loom)"],
+    "loom": ["Train LoRA (Loom)"],
+    "lora stack": ["Load LoRA Stack"],
+    "merge lora": ["Merge LoRA"],
+    "save lora": ["Save LoRA"],
+    "extract lora": ["Extract LoRA"],
+}
+
+
+@once
+def test_the_search_offers_our_nodes_first_or_tells_them_apart(server: ComfyServer, page: FrontEnd) -> None:
+    core = {info["display_name"] for name, info in server.object_info.items() if not name.startswith("LoraLoom_")}
+    ours = {info["display_name"] for name, info in server.object_info.items() if name.startswith("LoraLoom_")}
+    assert not core & ours
+    page.page.evaluate("() => app.graph.clear()")
+    page.page.mouse.dblclick(700, 600)
+    box = page.page.get_by_role("dialog").locator("input").first
+    for text, wanted in NODES.items():
+        first = partial(begins_with, wanted)
+        assert typed(page, box, text, "#results-list [role=option]", "row => row.innerText.split('\\n')[0]", first), (
+            text
+        )
+    page.page.keyboard.press("Escape")
+    assert page.errors == []
+
+
+# -- from the server ---------------------------------------------------------------------------------------------------
+
+
+def test_templates_are_listed_and_served(server: ComfyServer) -> None:
+    assert set(server.get("/workflow_templates")["lora-loom"]) == set(GRAPHS)
+    for path in WORKFLOWS:
+        address = f"/api/workflow_templates/lora-loom/{path.stem}".replace(" ", "%20")
+        assert json.loads(server.fetch(f"{address}.json")) == load(path)
+        assert server.fetch(f"{address}.jpg")[:2] == b"\xff\xd8"
 
 
 def test_help_pages_are_served(server: ComfyServer) -> None:
-    for name in NODES:
-        page = server.fetch(f"/extensions/lora-loom/docs/LoraLoom_{name}/en.md").decode("utf-8")
-        assert page.startswith("# ")
-
-
-def test_templates_are_listed(server: ComfyServer) -> None:
-    assert sorted(server.get("/workflow_templates")["lora-loom"]) == ["merge", "stack", "train"]
-    for name in ("merge", "stack", "train"):
-        assert json.loads(server.fetch(f"/api/workflow_templates/lora-loom/{name}.json")) == load(
-            ROOT / "workflows" / f"{name}.json"
-        )
-        assert server.fetch(f"/api/workflow_templates/lora-loom/{name}.jpg")[:2] == b"\xff\xd8"
+    ours = [name for name in server.object_info if name.startswith("LoraLoom_")]
+    assert len(ours) == 18
+    for name in ours:
+        assert server.fetch(f"/extensions/lora-loom/docs/{name}/en.md").startswith(b"# ")

@@ -13,10 +13,13 @@ from typing import Any
 import pytest
 from harness.calls import pack_nodes
 from harness.comfyui import ROOT
+from lora_loom.nodes.types import CATEGORY
 
 import nodes
 
 CONTRACT = ROOT / "tests" / "contract" / "object_info.json"
+NODE_LIST = ROOT / "node_list.json"
+GROUPS = {"train", "use", "merge", "measure"}
 FILE_LISTS = {"lora_1", "lora_2", "lora_3", "lora_4"}  # their options are this machine's files
 HOLDER = "LoraLoom_ConvertLora"  # its definition has the list of files, and the page copies it into the others
 NODES = {node.GET_SCHEMA().node_id: node for node in pack_nodes()}
@@ -92,6 +95,20 @@ def test_a_name_that_is_not_in_the_list_is_refused_in_our_words(loras: Path, fie
     (loras / "ink_wash.safetensors").touch()
     (node,) = [each for each in NODES.values() if field in inspect.signature(each.validate_inputs).parameters]
     assert "near it is ink_wash.safetensors" in node.validate_inputs(**{field: "ink_wosh.safetensors"})
+
+
+def test_node_list_of_the_manager(request: pytest.FixtureRequest) -> None:
+    """ComfyUI-Manager's scanner reads {node id: description} from node_list.json; entry points like ours it cannot."""
+    now = {name: node.GET_SCHEMA().description for name, node in NODES.items()}
+    if request.config.getoption("--write-contract", default=False):
+        write(NODE_LIST, now)
+    assert now == json.loads(NODE_LIST.read_text(encoding="utf-8"))
+
+
+def test_menus() -> None:
+    """The nodes lie in four menus, by what a person is about to do."""
+    menus = {node.GET_SCHEMA().category for node in NODES.values()}
+    assert menus == {f"{CATEGORY}/{group}" for group in GROUPS}
 
 
 def contract(info: dict[str, Any]) -> dict[str, Any]:

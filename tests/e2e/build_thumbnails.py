@@ -1,0 +1,98 @@
+"""Makes the templates' thumbnails: `python tests/e2e/build_thumbnails.py demo/loras`, after `python dev.py demo`.
+
+Two pictures drawn by the demo's base and LoRAs, a word below each, and one large word: a card of the Templates dialog
+is about 220 pixels wide, half of what is drawn here.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import shutil
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.append(str(ROOT / "tests"))
+
+from demo.templates import FOLDER, STACK, api_graph  # noqa: E402
+from harness.server import ComfyServer, Graph  # noqa: E402
+from PIL import Image, ImageDraw, ImageFont  # noqa: E402
+
+from e2e.template_graphs import GRAPHS  # noqa: E402
+
+SIDE, TILE, GAP = 440, 203, 12
+PAPER, INK, FAINT = "#1c1d26", "#ffffff", "#b9bccb"
+HEART, ARROW = "a yellow heart on a blue background", "a pink arrow on a striped green background"
+
+
+@dataclass(frozen=True)
+class Half:
+    """One of the two pictures: what is below it, and how it is drawn."""
+
+    word: str
+    prompt: str
+    loras: tuple[str, ...]
+    seed: int = 101
+
+
+@dataclass(frozen=True)
+class Card:
+    title: str
+    line: str
+    colour: str
+    left: Half
+    right: Half
+
+
+BOTH = ("heart", "arrow")
+CARDS = dict(zip(GRAPHS, (
+    Card("Train", "one checkpoint file", "#ffc247", Half("before", HEART, ()), Half("after", HEART, ("heart",))),
+    Card("Train", "diffusion model", "#8fd14f", Half("before", ARROW, (), 103), Half("after", ARROW, ("arrow",), 103)),
+    Card("Stack", "any number of LoRAs", "#5cb8ff", Half("heart +", HEART, BOTH), Half("arrow", ARROW, BOTH, 103)),
+    Card("Merge", "many into one file", "#ff8a70", Half("2 files", HEART, BOTH, 104), Half("1 file", HEART, ("merged",), 104)),
+    Card("Good?", "leaks, conflicts, copies", "#c79bff", Half("with", HEART, BOTH, 107), Half("without", HEART, ("arrow",), 107)),
+), strict=True))  # fmt: skip
+
+
+def drawn(server: ComfyServer, workflow: Graph, half: Half) -> Image.Image:
+    prompt, *_ = [node for node in workflow.values() if node["class_type"] == "CLIPTextEncode"]
+    prompt["inputs"]["text"] = half.prompt
+    for node in workflow.values():
+        if node["class_type"] == "KSampler":
+            node["inputs"]["seed"] = half.seed
+        if node["class_type"] == "LoraLoom_LoadLoraStack":
+            node["inputs"]["rows"] = "\n".join(f"<lora:{FOLDER}/{name}:1>" for name in half.loras)
+    outputs = server.run(workflow)["outputs"].values()
+    image = next(picture for output in outputs for picture in output.get("images", []))
+    return Image.open(io.BytesIO(server.view(image))).convert("RGB")
+
+
+def card(of: Card, pictures: list[Image.Image]) -> Image.Image:
+    page = Image.new("RGB", (SIDE, SIDE), PAPER)
+    pen = ImageDraw.Draw(page)
+    for column, (half, picture) in enumerate(zip((of.left, of.right), pictures, strict=True)):
+        left = SIDE - GAP - TILE if column else GAP
+        page.paste(picture.resize((TILE, TILE), Image.Resampling.LANCZOS), (left, GAP))
+        pen.text((left + TILE / 2, GAP + TILE + 24), half.word, FAINT, ImageFont.load_default(34), anchor="mm")
+    pen.text((SIDE / 2, 328), of.title, of.colour, ImageFont.load_default(104), anchor="mm")
+    pen.text((SIDE / 2, 406), of.line, INK, ImageFont.load_default(34), anchor="mm")
+    return page
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("loras", type=Path, help="the folder with heart, arrow and merged")
+    parser.add_argument("--out", type=Path, default=ROOT / "workflows")
+    choices = parser.parse_args()
+    with ComfyServer() as server:
+        shutil.copytree(choices.loras, server.base / "models" / "loras" / FOLDER)
+        workflow = api_graph(server, STACK)
+        for name, of in CARDS.items():
+            pictures = [drawn(server, workflow, half) for half in (of.left, of.right)]
+            card(of, pictures).save(choices.out / f"{name}.jpg", quality=90)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,180 @@
+"""The templates that ship, described by their nodes, widget values and links; `build_workflows.py` makes files of them.
+
+What is not said here is a node's own default. The name of a file is all that the Templates dialog shows and searches,
+and it finds words only in about the first 33 letters; so what people type comes first.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+HUB = "https://huggingface.co"
+MODELS = {  # what ComfyUI's own templates of these models name, and where it offers to fetch them from
+    "sd_xl_base_1.0.safetensors": ("checkpoints", "stabilityai/stable-diffusion-xl-base-1.0/resolve/main"),
+    "z_image_bf16.safetensors": ("diffusion_models", "Comfy-Org/z_image/resolve/main/split_files/diffusion_models"),
+    "qwen_3_4b.safetensors": ("text_encoders", "Comfy-Org/z_image_turbo/resolve/main/split_files/text_encoders"),
+    "ae.safetensors": ("vae", "Comfy-Org/z_image_turbo/resolve/main/split_files/vae"),
+}
+SDXL = {"steps": 25, "cfg": 6.0, "sampler_name": "euler", "scheduler": "normal"}
+SIDE = 1024
+
+Link = tuple[str, str]  # node key, output name
+
+
+@dataclass
+class Node:
+    type: str
+    pos: tuple[int, int]
+    widgets: dict[str, Any] = field(default_factory=dict)
+    links: dict[str, Link] = field(default_factory=dict)  # by input name
+    title: str = ""
+    size: tuple[int, int] | None = None
+
+    def models(self) -> list[dict[str, str]]:
+        """The files that its widgets name, as ComfyUI's list of missing models takes them."""
+        named = [value for value in self.widgets.values() if value in MODELS]
+        places = {name: MODELS[name] for name in named}
+        return [{"name": n, "url": f"{HUB}/{place}/{n}", "directory": d} for n, (d, place) in places.items()]
+
+
+def note(text: str, width: int = 640, height: int = 220) -> Node:
+    return Node("MarkdownNote", (0, -height - 70), {"": text}, size=(width, height), title="Read me")
+
+
+def checkpoint(x: int, y: int) -> Node:
+    return Node("CheckpointLoaderSimple", (x, y), {"ckpt_name": "sd_xl_base_1.0.safetensors"}, size=(320, 100))
+
+
+MODEL, CLIP, VAE = ("checkpoint", "MODEL"), ("checkpoint", "CLIP"), ("checkpoint", "VAE")
+
+
+# -- train -------------------------------------------------------------------------------------------------------------
+
+
+def train_checkpoint() -> dict[str, Node]:
+    text = (
+        "### Train a LoRA on a checkpoint file (SDXL, SD 1.5)\n"
+        "1. **Load Checkpoint**: your model.\n"
+        "2. **LoRA Dataset**: the *folder* of your pictures, each with a caption in a .txt file of its name; the *trigger*, "
+        "a word of your own that calls it; *resolution* 1024 for SDXL, 512 for SD 1.5.\n"
+        "3. **Train LoRA (Loom)**: *steps*, 50 to 100 for each picture, and *run_name*, among the advanced inputs. Zeros and auto "
+        "stand for what suits your model.\n\n"
+        "Run. Previews and validation appear on the way. Cancel when you like: Run goes on from there. At the end the file is "
+        "in models/loras."
+    )
+    return {"note": note(text), "checkpoint": checkpoint(0, 0), **training(MODEL, CLIP, VAE, {})}
+
+
+def train_diffusion_model() -> dict[str, Node]:
+    text = (
+        "### Train a LoRA on a diffusion model (Z-Image, FLUX, Qwen-Image, Wan, SD 3.5 ...)\n"
+        "1. The three loaders: your model, its text encoder and its VAE. FLUX.1 takes DualCLIPLoader in place of Load CLIP. "
+        "Train on the base model, not on a distilled one (turbo, lightning, schnell).\n"
+        "2. **LoRA Dataset**: the *folder* of your pictures, each with a caption in a .txt file of its name; the *trigger*, "
+        "a word of your own that calls it; *resolution*.\n"
+        "3. **Train LoRA (Loom)**: *steps*, 50 to 100 for each picture, and *run_name*, among the advanced inputs. Zeros and auto "
+        "stand for what suits your model.\n"
+        "4. **Training Previews**: *cfg* 4 for Z-Image and Qwen-Image, 1 for FLUX.\n\n"
+        "Run. Cancel when you like: Run goes on from there. At the end the file is in models/loras."
+    )
+    loaders = {
+        "unet": Node("UNETLoader", (0, 0), {"unet_name": "z_image_bf16.safetensors"}, size=(320, 90)),
+        "clip": Node("CLIPLoader", (0, 190), {"clip_name": "qwen_3_4b.safetensors", "type": "lumina2"}, size=(320, 110)),
+        "vae": Node("VAELoader", (0, 420), {"vae_name": "ae.safetensors"}, size=(320, 60)),
+    }  # fmt: skip
+    links = (("unet", "MODEL"), ("clip", "CLIP"), ("vae", "VAE"))
+    return {"note": note(text, height=250), **loaders, **training(*links, {"cfg": 4.0, "scheduler": "simple"})}
+
+
+def training(model: Link, clip: Link, vae: Link, previews: dict[str, Any]) -> dict[str, Node]:
+    """From the folder of pictures to the saved file."""
+    dataset = {"folder": "my_pictures", "trigger": "ohwx", "resolution": SIDE}
+    given = {"model": model, "clip": clip, "vae": vae, "dataset": ("dataset", "dataset")}
+    given |= {"previews": ("previews", "previews"), "validation": ("validation", "validation")}
+    return {
+        "dataset": Node("LoraLoom_Dataset", (370, 0), dataset, size=(340, 560)),
+        "previews": Node("LoraLoom_Previews", (760, 0), previews, size=(340, 420)),
+        "validation": Node("LoraLoom_Validation", (760, 560), {}, size=(340, 220)),
+        "train": Node("LoraLoom_TrainLora", (1150, 0), {}, given, size=(380, 1000)),
+        "save": Node("LoraLoom_SaveLora", (1580, 0), {}, {"adapter": ("train", "adapter"), "model": model, "clip": clip}, size=(340, 560)),
+        "sheet": Node("PreviewImage", (1970, 0), {}, {"images": ("train", "previews")}, "The last previews", (420, 440)),
+    }  # fmt: skip
+
+
+# -- use, merge, measure -----------------------------------------------------------------------------------------------
+
+
+def stack() -> dict[str, Node]:
+    text = (
+        "### Load a LoRA stack\n"
+        "**Load LoRA Stack**: add a row for each LoRA, drag rows, switch them, or paste tags such as <lora:name:0.8>. All "
+        "LoRAs of a weight are added up exactly and applied once. The output *triggers* holds their trigger words, and "
+        "*lora_stack* goes on to other nodes."
+    )
+    changed, texts = ("stack", "model"), ("stack", "clip")
+    sampler = {"model": changed, "positive": ("prompt", "CONDITIONING"), "negative": ("negative", "CONDITIONING")}
+    return {
+        "note": note(text, height=130),
+        "checkpoint": checkpoint(0, 0),
+        "stack": loaded_stack(),
+        "prompt": Node("CLIPTextEncode", (820, 0), {"text": "a photo of a cat in a garden"}, {"clip": texts}, "Prompt", (340, 120)),
+        "negative": Node("CLIPTextEncode", (820, 200), {"text": ""}, {"clip": texts}, "Negative prompt", (340, 120)),
+        "latent": Node("EmptyLatentImage", (820, 400), {"width": SIDE, "height": SIDE}, size=(340, 110)),
+        "sampler": Node("KSampler", (1210, 0), SDXL, {**sampler, "latent_image": ("latent", "LATENT")}, size=(320, 270)),
+        "decode": Node("VAEDecode", (1210, 400), {}, {"samples": ("sampler", "LATENT"), "vae": VAE}, size=(320, 50)),
+        "saved": Node("SaveImage", (1580, 0), {"filename_prefix": "lora_stack"}, {"images": ("decode", "IMAGE")}, size=(420, 480)),
+    }  # fmt: skip
+
+
+def merge() -> dict[str, Node]:
+    text = (
+        "### Merge LoRAs into one file\n"
+        "Add the LoRAs and their strengths in **Load LoRA Stack**, and Run. With *rank* 0 the sum is exact: the saved file "
+        "alone equals the stack. Another rank, or a size in MB, makes a smaller file at the error that the chart shows. "
+        "*method* has other ways than the sum, and auto proposes one."
+    )
+    rows = ("stack", "lora_stack")
+    return {
+        "note": note(text, height=130),
+        "checkpoint": checkpoint(0, 0),
+        "stack": loaded_stack(),
+        "merge": Node("LoraLoom_MergeLora", (820, 0), {}, {"model": MODEL, "clip": CLIP, "lora_stack": rows}, size=(340, 520)),
+        "save": Node("LoraLoom_SaveLora", (1210, 0), {"name": "my_merge"}, {"adapter": ("merge", "adapter"), "model": MODEL, "clip": CLIP}, size=(340, 560)),
+        "chart": Node("PreviewImage", (1600, 0), {}, {"images": ("merge", "chart")}, "What the merge cost", (520, 420)),
+    }  # fmt: skip
+
+
+def judge() -> dict[str, Node]:
+    text = (
+        "### Is this LoRA good?\n"
+        "Put it into **Load LoRA Stack**, alone or with those it is used with, write a prompt or two, and Run.\n"
+        "- **LoRA Report**: does it leak into prompts without its trigger, and does it copy its training pictures? Name the "
+        "*trigger* if the file does not.\n"
+        "- **LoRA Leave-One-Out**: the same picture with all, without each, with none.\n"
+        "- **LoRA Interference**: where the LoRAs touch, and strengths that keep their sum in balance."
+    )
+    rows = ("stack", "lora_stack")
+    prompts = {"prompts": "a photo of a cat in a garden", "width": SIDE, "height": SIDE, **SDXL}
+    drawn = {"model": MODEL, "clip": CLIP, "vae": VAE, "lora_stack": rows}
+    return {
+        "note": note(text, width=720, height=180),
+        "checkpoint": checkpoint(0, 0),
+        "stack": loaded_stack(),
+        "report": Node("LoraLoom_Report", (820, 0), {**prompts, "prompts": ""}, drawn, size=(420, 960)),
+        "leave": Node("LoraLoom_LeaveOneOut", (1290, 0), prompts, drawn, size=(420, 800)),
+        "interference": Node("LoraLoom_Interference", (1760, 0), {}, {"model": MODEL, "clip": CLIP, "lora_stack": rows}, size=(480, 520)),
+    }  # fmt: skip
+
+
+def loaded_stack() -> Node:
+    return Node("LoraLoom_LoadLoraStack", (370, 0), {}, {"model": MODEL, "clip": CLIP}, size=(400, 380))
+
+
+GRAPHS = {
+    "Train a LoRA (SDXL, SD 1.5) - checkpoint": train_checkpoint,
+    "Train a LoRA (FLUX, Z-Image, Qwen) - diffusion model": train_diffusion_model,
+    "Load a LoRA stack": stack,
+    "Merge LoRAs": merge,
+    "Is this LoRA good (report, interference, leave-one-out)": judge,
+}
