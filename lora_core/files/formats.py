@@ -20,7 +20,7 @@ from ..kinds import Correction, Difference, DoRA, Padded
 from ..low_rank import LowRank
 from . import guard, layers, one_rank, reader, spelling, strays, strength
 from .conversions import converted
-from .faults import quote, refuse
+from .faults import UnsupportedWeightsError, quote, refuse
 
 Style = Literal["native", "kohya", "peft"]
 
@@ -199,9 +199,8 @@ def _left_out(source: str, found: Mapping[str, layers.Layer], tensors: Iterable[
     one means depends on them."""
     used = {key for layer in found.values() for key in layer.keys.values()}
     names = tuple([name for name in tensors if name not in used])
-    if not found:
-        strays.refuse_alone(source, names)
-    strays.refuse_pieces(source, names, found)
+    if fault := strays.pieces(source, names, found) if found else strays.alone(source, names):
+        raise UnsupportedWeightsError(fault)
     return names
 
 

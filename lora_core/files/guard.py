@@ -56,8 +56,8 @@ def inspect(path: str | os.PathLike[str]) -> Header:
     _check_suffix(path)
     with opened(path) as file:
         size = os.fstat(file.fileno()).st_size
-        _check_size(file, size, source)
         length = _header_length(file, size, source)
+        _check_size(file, size, source)
         metadata, tensors = header_text.parse(*_text(file.read(length), size, source))
     _check_offsets(tensors, size - 8 - length, source)
     return Header(path, metadata, tensors, check_layers(source, tensors), 8 + length, size)

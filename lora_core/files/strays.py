@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Container, Iterable
-from typing import NoReturn
 
-from .faults import UnsupportedWeightsError, quote
+from .faults import quote
 
 _NAMED = 2  # of each kind
 _PIECE = re.compile(r"\.(?=(?:lora|hada|lokr|oft)_)|_(?=lora\.)")
@@ -41,24 +40,25 @@ def told(names: Iterable[str]) -> str:
     return f"{total} {'tensors' if total > 1 else 'tensor'} beside the layers left out: {each}"
 
 
-def refuse_pieces(source: str, names: Iterable[str], layers: Container[str]) -> None:
-    """Raise UnsupportedWeightsError for a tensor that is named as a piece of one of the layers, such as the scale of a
-    factor that is quantised, or a matrix between two factors: without it they mean something else."""
-    for name in names:
-        layer = _PIECE.split(name)[0]
-        if layer in layers and kind(name) != FACTOR_BIAS:
-            raise UnsupportedWeightsError(
-                f"{quote(source)} has {quote(name)} beside the factors of {quote(layer)}, which makes something else "
-                "of them that is not known here; have its trainer save it as plain LoRA."
-            )
-
-
-def refuse_alone(source: str, names: Iterable[str]) -> NoReturn:
-    """Raise UnsupportedWeightsError for a file that holds nothing else."""
-    raise UnsupportedWeightsError(
+def alone(source: str, names: Iterable[str]) -> str:
+    """Why a file that holds nothing else is refused."""
+    return (
         f"{quote(source)} holds no LoRA that can be read; {told(names)}; choose a file that holds a LoRA, or have its "
         "trainer save it as plain LoRA."
     )
+
+
+def pieces(source: str, names: Iterable[str], layers: Container[str]) -> str:
+    """Why a file is refused that has tensors which are named as pieces of one of the layers, such as the scale of a
+    factor that is quantised, or a matrix between two factors: without them the layer means something else."""
+    for name in names:
+        layer = _PIECE.split(name)[0]
+        if layer in layers and kind(name) != FACTOR_BIAS:
+            return (
+                f"{quote(source)} has {quote(name)} beside the factors of {quote(layer)}, which makes something else "
+                "of them that is not known here; have its trainer save it as plain LoRA."
+            )
+    return ""
 
 
 def _first(names: list[str]) -> str:

@@ -134,7 +134,7 @@ def test_one_wide_character_does_not_make_a_sound_header_too_large(
     character: str, spelled: str, size: int, tmp_path: Path
 ) -> None:  # fmt: skip
     """A cover picture and tags of 1 MB in a small LoRA, wherever the character is; read as it was written, within the
-    memory that was judged to be enough, and not judged to be twice as much as it takes."""
+    memory that was judged to be enough, and not judged to be thrice what it takes."""
     path, cover = tmp_path / "a.safetensors", "A" * 1_040_000
     for about in ({"ssmd_cover_images": cover, "modelspec.title": character}, {"ss_tag_frequency": character + cover},
                   {"ss_tag_frequency": cover + character, "modelspec.title": "\u00fc"}):  # fmt: skip
@@ -153,7 +153,7 @@ def test_one_wide_character_does_not_make_a_sound_header_too_large(
         tracemalloc.stop()
         judged = guard._text_size(text.encode())
         assert header.metadata == wanted and list(header.layers) == [character]
-        assert peak < judged + 50_000 and (judged < 2 * peak or spelled == "both")
+        assert peak < judged + 50_000 and (judged < 3 * peak or spelled == "both")
 
 
 def test_no_metadata_is_none(tmp_path: Path) -> None:

@@ -182,7 +182,7 @@ def test_trigger_words(metadata: dict[str, str], words: tuple[str, ...]) -> None
     assert trigger_words(metadata) == words
 
 
-@pytest.mark.parametrize("number", [10**400, -(10**5000), "9" * 400, float("nan"), "9" * 5000])
+@pytest.mark.parametrize("number", [10**400, -(10**5000), "9" * 400, float("nan"), "9" * 5000], ids=range(5))
 def test_numbers_beyond_all_are_a_sentence(number: object) -> None:
     with pytest.raises(ValueError, match="the strength is .*; write a number from -20 to 20") as refused:
         strength_of(number, "the strength")
