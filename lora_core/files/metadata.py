@@ -183,9 +183,9 @@ def frequency_text(frequency: Mapping[str, Mapping[str, int]], trigger: str = ""
     all captions have stands before the other tags that all of them have."""
     if not frequency:
         frequency = trigger_frequency(trigger)
-    words = _words(trigger)
+    places = {word: place for place, word in enumerate(_words(trigger))}
     ordered = {
-        folder: dict(sorted(tags.items(), key=lambda tag: (-tag[1], tag[0] not in words, tag[0])))
+        folder: dict(sorted(tags.items(), key=lambda tag: (-tag[1], places.get(tag[0], len(places)), tag[0])))
         for folder, tags in sorted(frequency.items())
     }
     return json.dumps(ordered, ensure_ascii=False) if ordered else ""
