@@ -84,51 +84,75 @@ def _decompose(flat: Tensor, rank: int, name: str, kernel: tuple[int, ...], paus
     rows, columns = flat.shape
     flipped = rows > columns
     wide = flat.T if flipped else flat
-    width = rank + _SPARE
-    if 2 * width >= len(wide):
-        return Decomposition(wide.cpu().double(), flipped=flipped, kernel=kernel, dtype=flat.dtype)
-    start = torch.randn(wide.shape[1], width, generator=torch.Generator().manual_seed(crc32(name.encode()))).to(wide)
-    found = _leading(wide, start, rank, pause)
+    found = _leading(wide, rank, torch.Generator().manual_seed(crc32(name.encode())), pause)
     if found is None:
         return Decomposition(wide.cpu().double(), flipped=flipped, kernel=kernel, dtype=flat.dtype)
     basis, core = found
     return Decomposition(core, basis, flipped=flipped, kernel=kernel, dtype=flat.dtype)
 
 
-def _leading(wide: Tensor, start: Tensor, rank: int, pause: Callable[[], None]) -> tuple[Tensor, Tensor] | None:
-    """An orthonormal basis of as many directions as `start` has columns, in which the leading ones of `wide` lie, and
-    what `wide` is in it, both in fp64 on the CPU. None when that would take as long as all of them."""
+def _leading(wide: Tensor, rank: int, seed: torch.Generator, pause: Callable[[], None]) -> tuple[Tensor, Tensor] | None:
+    """An orthonormal basis of a few more than `rank` directions, in which the leading ones of `wide` lie, and what
+    `wide` is in it, both in fp64 on the CPU. None when that would take as long as all of them."""
+    width = rank + _SPARE
+    if _FEWEST * width > len(wide):
+        return None
     blocks: list[Tensor] = []
     images: list[Tensor] = []
-    total, block = _norm(wide) ** 2, wide @ start
-    left = gain = total
-    while (len(blocks) + 1) * start.shape[1] <= len(wide):
-        blocks.append(_orthonormal(block, blocks))
+    gram = torch.empty(0, 0, dtype=torch.float64)
+    total, left = _norm(wide) ** 2, 0.0
+    block = wide @ torch.randn(wide.shape[1], width, generator=seed).to(wide)
+    while len(blocks) < max(_FEWEST, len(wide) // (2 * width)):
+        blocks.append(_orthonormal(block, blocks, seed))
         pause()
-        images.append(wide.T @ blocks[-1])
-        image = torch.cat(images, 1)
-        gram = (image.T @ image).cpu().double()
+        block = wide.T @ blocks[-1]
+        images.append(block.cpu().double())
+        gram = _grown(gram, images)
         before, left = left, total - float(torch.linalg.eigvalsh(gram)[-rank:].sum())
-        last, gain = gain, before - left
-        if len(blocks) >= _FEWEST and _to_come(last, gain) <= _REST * left + _NOISE * total:
-            chosen = torch.linalg.eigh(gram)[1][:, -start.shape[1] :]
-            return torch.cat(blocks, 1).cpu().double() @ chosen, chosen.T @ image.cpu().double().T
+        if len(blocks) >= _FEWEST and _to_come(before - left, len(blocks)) <= _REST * left + _NOISE * total:
+            return _ritz(torch.cat(blocks, 1).cpu().double(), torch.cat(images, 1), gram, width)
         pause()
-        block = wide @ images[-1]
+        block = wide @ block
     return None
 
 
-def _to_come(last: float, gain: float) -> float:
-    """All that follows two gains when each further one is less in the same proportion; in truth it is less still."""
-    return gain**2 / (last - gain) if gain < last else float("inf")
+def _ritz(basis: Tensor, image: Tensor, gram: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """Of a basis that is orthonormal to fp32, and of the image of its columns, the `count` leading directions and their
+    images, orthonormal to fp64: what is of low rank is as exact as its image. `gram` is that of the image."""
+    root = torch.linalg.cholesky(basis.T @ basis)
+    inner = torch.linalg.solve_triangular(root, torch.linalg.solve_triangular(root, gram, upper=False).T, upper=False)
+    chosen = torch.linalg.solve_triangular(root.T, torch.linalg.eigh(inner)[1][:, -count:], upper=True)
+    return basis @ chosen, chosen.T @ image.T
 
 
-def _orthonormal(block: Tensor, others: list[Tensor]) -> Tensor:
-    """Of a block its part at right angles to all others, which rounding asks for twice."""
-    for _ in range(2):
-        for other in others:
-            block = block - other @ (other.T @ block)
-        block = torch.linalg.qr(block)[0]
+def _grown(gram: Tensor, images: list[Tensor]) -> Tensor:
+    """The inner products of all columns of `images`, of which `gram` holds those of all but the last."""
+    strip = torch.cat([image.T @ images[-1] for image in images])
+    return torch.cat([torch.cat([gram, strip[: len(gram)].T]), strip], 1)
+
+
+def _to_come(gain: float, blocks: int) -> float:
+    """What all further blocks may take off the squared error after one that took `gain` off it. Where the spectrum is
+    flat about the rank what is left to gain falls as 1 / blocks^2 (Musco, Musco, theorem 1), elsewhere faster. The
+    proportion of two gains tells less: the first may be that of a few large values."""
+    return gain * blocks / 2
+
+
+def _orthonormal(block: Tensor, others: list[Tensor], seed: torch.Generator) -> Tensor:
+    """Of a block its part at right angles to all others, which rounding asks for twice. Where nothing is left of a
+    column, a random direction takes its place: what rounding leaves of it may lie in the others once more, as in a
+    weight of few rows, and would be counted twice."""
+    if others:
+        kind = torch.finfo(block.dtype)
+        noise = torch.randn(block.shape, generator=seed).to(block) * (kind.eps / sqrt(len(block)))
+        block = block / torch.linalg.vector_norm(block, dim=0).clamp(min=kind.tiny)
+        block = _apart(torch.linalg.qr(_apart(block, others) + noise)[0], others)
+    return torch.linalg.qr(block)[0]
+
+
+def _apart(block: Tensor, others: list[Tensor]) -> Tensor:
+    for other in others:
+        block = torch.addmm(block, other, other.T @ block, alpha=-1)
     return block
 
 

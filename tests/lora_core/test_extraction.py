@@ -119,3 +119,26 @@ def test_flat_spectra_are_cut_at_the_optimum_to_four_digits(shape, rank, spectru
     sigma = torch.linalg.svdvals(whole.double())
     least = float(sigma[rank:].norm() / sigma.norm())
     assert extract(whole.clone(), rank, 1.0, "w").error <= 1.00005 * least
+
+
+@pytest.mark.parametrize(("signal", "rank"), [(16, 32), (4, 8), (31, 32)])
+def test_a_few_large_values_do_not_hide_how_flat_the_others_are(signal, rank):
+    whole = torch.randn(640, 640, generator=torch.Generator().manual_seed(3))
+    left, sigma, right = torch.linalg.svd(whole)
+    sigma = torch.where(torch.arange(640) < signal, 10.0, torch.linspace(1.0, 0.8, 640))
+    least = float(sigma[rank:].norm() / sigma.norm())
+    assert extract(left * sigma @ right, rank, 1.0, "w").error <= 1.00005 * least
+
+
+@pytest.mark.parametrize("rows", [4, 30, 60, 300])
+@pytest.mark.parametrize("kind", ["equal", "decaying"])
+def test_directions_that_are_used_up_are_counted_once(rows, kind):
+    """After a block of 24 directions nothing new, or less than a block, is left of a weight of few rows, or of one
+    whose values are all equal."""
+    whole = torch.zeros(300, 400)
+    whole[:rows] = torch.eye(rows, 400) if kind == "equal" else decaying(rows, 400, 0.2)
+    sigma, pauses = torch.linalg.svdvals(whole.double()), []
+    found = extract(whole.clone(), 8, 1.0, "w", lambda: pauses.append(None))
+    assert len(pauses) == 5 or rows >= 60, "three blocks hold all"
+    assert found.error == pytest.approx(float(sigma[8:].norm() / sigma.norm()), rel=5e-5, abs=5e-7)
+    torch.testing.assert_close(found.sigma[:8], sigma[: min(8, rows)], rtol=1e-4, atol=0)
