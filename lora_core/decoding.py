@@ -67,7 +67,8 @@ def content(path: Path) -> bytes:
             raise PictureError(
                 f"is a file of {size / 2**20:.0f} MiB, above the {_LARGEST_FILE / 2**20:.0f} that are read"
             )
-        data = path.read_bytes()
+        with open(path, "rb") as file:
+            data = file.read()
     except OSError as error:
         raise PictureError(f"cannot be read: {error.strerror or error}") from error
     if not data.strip(b"\0"):

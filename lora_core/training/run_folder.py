@@ -143,8 +143,8 @@ class RunFolder:
             self._describe()
             return False
         self._describe()
-        with suppress(OSError):
-            write_whole(self.log.path, (past.folder / self.log.path.name).read_bytes())
+        with suppress(OSError), open(past.folder / self.log.path.name, "rb") as log:
+            write_whole(self.log.path, log.read())
         self.log.resume(state.events, state.step)
         return True
 

@@ -28,7 +28,8 @@ def read_text(path: Path, most: int = _LARGEST) -> tuple[str, str]:
             raise TextError("is a broken link" if path.is_symlink() else "is no file")
         if (size := path.stat().st_size) > most:
             raise TextError(f"is a file of {size / 2**20:.1f} MiB, too long for text of this kind")
-        return decoded(path.read_bytes())
+        with open(path, "rb") as file:
+            return decoded(file.read())
     except OSError as error:
         raise TextError(f"cannot be read: {error.strerror or error}") from error
 
