@@ -76,14 +76,15 @@ def left_out(misfits: Sequence[Misfit]) -> str:
 
 def lacking(unmatched: Sequence[str], has_text: bool = True) -> str:
     """`2 not applied (not in this model, for example x)` of names that the connected models do not have; "" when there
-    is none. A bias beside a layer is told apart: that layer is there, and has none of its own."""
+    is none. A bias without its layer beside it is told apart: the model has no bias there."""
     names = set(unmatched)
     biases = [name for name in unmatched if name.endswith(".bias") and name.removesuffix(".bias") not in names]
-    rest = [name for name in unmatched if name not in biases]
-    parts = [f"{len(biases)} not applied (biases of layers that have none, for example {biases[0]})"] if biases else []
+    rest = names.difference(biases)
+    parts = [f"{len(biases)} not applied (biases where this model has none, for example {biases[0]})"] if biases else []
     if rest:
         text_only = not has_text and all(map(is_text, rest))
-        reason = "text layers; connect CLIP" if text_only else f"not in this model, for example {rest[0]}"
+        first = next(name for name in unmatched if name in rest)
+        reason = "text layers; connect CLIP" if text_only else f"not in this model, for example {first}"
         parts.insert(0, f"{len(rest)} not applied ({reason})")
     return "; ".join(parts)
 

@@ -42,8 +42,8 @@ class DoRA(Correction):
     @classmethod
     def from_scale(cls, update: LowRank | Correction, dora_scale: Tensor) -> DoRA:
         """From a `dora_scale` as ComfyUI reads it: (out, 1, ...) per row, or (1, in, 1, ...) per column; or flat, of
-        the side of the weight that is as long: of a square one the columns, as InvokeAI takes it. ComfyUI applies no flat
-        one per row, so that it means what the paper and LyCORIS say.
+        the side of the weight that is as long: of a square one the columns, as InvokeAI takes it. ComfyUI applies no
+        flat one per row, so that it means what the paper and LyCORIS say.
         """
         flat, axis = dora_scale.ndim == 1, scale_axis(tuple(dora_scale.shape), update.shape)
         return cls(update, dora_scale.flatten(), axis, "sum" if axis or flat else "base")

@@ -7,7 +7,7 @@ is called after the weight it corrects: `diffusion_model.<path>` or `text_encode
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Container, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import NamedTuple
@@ -134,7 +134,8 @@ class NameTable:
         in_network = [misfit for misfit in misfits if not misfit.is_text]
         if in_network:
             fitting = [layer for layer in fitting if not layer.startswith(TEXT_PREFIX)]
-        strange = sum(not is_text(name) and not _beside_a_layer(name, unmatched) for name in unmatched)
+        there = set(names).difference(unmatched)
+        strange = sum(not is_text(name) and name.removesuffix(".bias") not in there for name in unmatched)
         foreign = not takes(family, families)
         other = not is_sure(family, told) and mismatch.is_another_model(in_network, len(fitting), strange)
         if misfits and (foreign or other or mismatch.is_another_size(in_network or misfits, len(fitting))):
@@ -276,11 +277,6 @@ def _target_of(name: str, targets: Mapping[str, Target]) -> Target | None:
         return target
     weight = targets.get(name.removesuffix(".bias"))
     return weight and weight._replace(layer=f"{weight.layer}.bias")
-
-
-def _beside_a_layer(name: str, unmatched: Container[str]) -> bool:
-    """Whether an unmatched name is a bias of a layer that is there and has none, which says nothing of the model."""
-    return name.endswith(".bias") and name.removesuffix(".bias") not in unmatched
 
 
 def _fitted(change: LowRank, target: Target, shape: torch.Size) -> LowRank:

@@ -86,8 +86,8 @@ ELSEWHERE = "lora_unet_somewhere_else"
 NOT_THERE = {
     "a layer that the model lacks": (lora(ELSEWHERE, (320, 320)), "1 not applied (not in this model, for example "
                                      f"{ELSEWHERE})", ELSEWHERE),
-    "a bias of a layer that has none": ({f"{Q}.lora_B.bias": torch.ones(320)}, "1 not applied (biases of layers that "
-                                        f"have none, for example {Q}.bias)", f"{Q}.bias"),
+    "a bias of a layer that has none": ({f"{Q}.lora_B.bias": torch.ones(320)}, "1 not applied (biases where this model "
+                                        f"has none, for example {Q}.bias)", f"{Q}.bias"),
 }  # fmt: skip
 
 
@@ -122,7 +122,7 @@ def test_biases_of_layers_that_have_none_are_no_sign_of_another_model(models, lo
     shapes = {name: tuple(table.shapes[table.targets[name].layer]) for name in names}
     tensors = {key: value for name, shape in shapes.items() for key, value in lora(name, shape).items()}
     tensors |= {f"{name}.lora_B.bias": torch.ones(shape[0]) for name, shape in shapes.items()}
-    assert "6 not applied (biases of layers" in RUNS["merge"](trio.model, saved(loras, tensors))
+    assert "6 not applied (biases where this model has none" in RUNS["merge"](trio.model, saved(loras, tensors))
 
 
 def test_the_rest_does_what_comfyuis_loader_does(models, loras: Path) -> None:
