@@ -155,7 +155,7 @@ def _check_magnitudes(source: str, layer: Layer, tensors: Mapping[str, TensorInf
         refuse(source, f"has {quote(keys[0])} on {layer.kind.kind} weights, which have no such scale")
     check_factor(source, keys[0], tensors[keys[0]], (1, 5))
     shape = tensors[keys[0]].shape
-    if len(shape) - shape.count(1) > 1 or "dora_scale" in layer.keys and len(shape) < 2:
+    if len(shape) - shape.count(1) > 1:
         refuse(source, f"has a scale {quote(keys[0])} of shape {list(shape)}, not one number per row or column")
 
 

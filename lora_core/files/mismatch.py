@@ -12,6 +12,7 @@ from ..guess import named, takes
 from ..kinds import Correction
 from ..low_rank import LowRank
 from .faults import quote
+from .loose_names import is_text
 
 _NAMED = 3  # examples in a sentence
 _VERSIONS_DIFFER = 2  # kinds of layers at most, of a model
@@ -71,6 +72,21 @@ def left_out(misfits: Sequence[Misfit]) -> str:
     ]
     more = [f"and {len(misfits) - _NAMED} more"] if len(misfits) > _NAMED else []
     return f"{len(misfits)} not applied (of another shape: {'; '.join([*told, *more])})"
+
+
+def lacking(unmatched: Sequence[str], has_text: bool = True) -> str:
+    """`2 not applied (not in this model, for example x)` of names that the connected models do not have; "" when there
+    is none. A bias without its layer beside it is told apart: the model has no bias there."""
+    names = set(unmatched)
+    biases = [name for name in unmatched if name.endswith(".bias") and name.removesuffix(".bias") not in names]
+    rest = names.difference(biases)
+    parts = [f"{len(biases)} not applied (biases where this model has none, for example {biases[0]})"] if biases else []
+    if rest:
+        text_only = not has_text and all(map(is_text, rest))
+        first = next(name for name in unmatched if name in rest)
+        reason = "text layers; connect CLIP" if text_only else f"not in this model, for example {first}"
+        parts.insert(0, f"{len(rest)} not applied ({reason})")
+    return "; ".join(parts)
 
 
 def another_size(source: str, misfits: Sequence[Misfit], fitting: int, family: str, families: tuple[str, ...]) -> str:

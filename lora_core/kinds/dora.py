@@ -41,9 +41,12 @@ class DoRA(Correction):
 
     @classmethod
     def from_scale(cls, update: LowRank | Correction, dora_scale: Tensor) -> DoRA:
-        """From a `dora_scale` as ComfyUI reads it: (out, 1, ...) per row, or (1, in, 1, ...) per column."""
-        axis = scale_axis(tuple(dora_scale.shape), update.shape[0])
-        return cls(update, dora_scale.flatten(), axis, "sum" if axis else "base")
+        """From a `dora_scale` as ComfyUI reads it: (out, 1, ...) per row, or (1, in, 1, ...) per column; or flat, of
+        the side of the weight that is as long: of a square one the columns, as InvokeAI takes it. ComfyUI applies no
+        flat one per row, so that it means what the paper and LyCORIS say.
+        """
+        flat, axis = dora_scale.ndim == 1, scale_axis(tuple(dora_scale.shape), update.shape)
+        return cls(update, dora_scale.flatten(), axis, "sum" if axis or flat else "base")
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -91,9 +94,11 @@ class DoRA(Correction):
         return self.update.difference(weight)
 
 
-def scale_axis(shape: Sequence[int], rows: int) -> Literal[0, 1]:
+def scale_axis(shape: Sequence[int], weight: Sequence[int]) -> Literal[0, 1]:
     """0 when a `dora_scale` of that shape has a number for each of a weight's rows, 1 when for each column."""
-    return 0 if shape[0] == rows else 1
+    if len(shape) == 1 and shape[0] == (*weight, 0)[1]:
+        return 1
+    return 0 if shape[0] == weight[0] else 1
 
 
 def norms(weight: Tensor, axis: int) -> Tensor:

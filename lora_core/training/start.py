@@ -8,6 +8,7 @@ from typing import Any
 
 from ..adapter import TEXT_PREFIX
 from ..files.lineage import Parent
+from ..files.mismatch import lacking
 from ..kinds import DoRA
 from ..low_rank import LowRank
 
@@ -74,5 +75,5 @@ class Start:
         if rest:
             parts.append(f"{rest} stay as they are and come along")
         if self.unmatched:
-            parts.append(f"{len(self.unmatched)} are of other models and are left out, such as {self.unmatched[0]}")
+            parts.append(lacking(self.unmatched))
         return f"continues from {self.parent.name}: {'; '.join((*parts, *self.notes))}"

@@ -17,7 +17,7 @@ from ...lora_core.merging.conversion import Converted, convert, convert_steps
 from ...lora_core.merging.truncation import Limits
 from .folders import lora_path
 from .keys import NameTable, names_of
-from .offspring import described, refuse_losses
+from .offspring import described, lost_layers, refuse_losses
 from .origin import lora_hash
 from .progress import Progress
 from .reading import read_lora
@@ -31,7 +31,7 @@ def convert_file(name: str, model, clip, limits: Limits, tick: Tick) -> tuple[Ad
     """The file as a plain LoRA, and a report. Raises ValueError for one that is not for this MODEL and CLIP."""
     path, table = lora_path(name), NameTable(model, clip)
     resolved = table.resolve(read_lora(path), path.name)
-    refuse_losses(path.name, resolved.unmatched)
+    refuse_losses(path.name, resolved.unmatched, table.has_text)
     found = resolved.adapter
     made = as_plain(found, model, clip, limits, tick)
     if not made.adapter.layers:
@@ -41,10 +41,13 @@ def convert_file(name: str, model, clip, limits: Limits, tick: Tick) -> tuple[Ad
     how = {"method": "convert", "rank": limits.rank, "energy": limits.energy}
     if found.others:
         how["converted"] = [told(path.stem, found, made)]
+    if gone := lost_layers(path.stem, resolved.unmatched, resolved.misfits):
+        how["left_out"] = gone
     adapter = described(made.adapter.layers, [parent], [found.metadata], table, how)
-    left_out = [strays.told(found.left_out)] if found.left_out else []
-    line = "; ".join(filter(None, (f"{path.stem}: {layers_of(found)}", mismatch.left_out(resolved.misfits))))
-    lines = [line, *left_out, f"rank up to {adapter.rank()}", *cost(made)]
+    beside = [strays.told(found.left_out)] if found.left_out else []
+    missing = mismatch.lacking(resolved.unmatched), mismatch.left_out(resolved.misfits)
+    line = "; ".join(filter(None, (f"{path.stem}: {layers_of(found)}", *missing)))
+    lines = [line, *beside, f"rank up to {adapter.rank()}", *cost(made)]
     return adapter, "\n".join(lines + [f"  {100 * error:.3g} %  {name}" for name, error in worst_first(made)])
 
 

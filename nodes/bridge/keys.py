@@ -134,7 +134,8 @@ class NameTable:
         in_network = [misfit for misfit in misfits if not misfit.is_text]
         if in_network:
             fitting = [layer for layer in fitting if not layer.startswith(TEXT_PREFIX)]
-        strange = sum(not is_text(name) for name in unmatched)
+        there = set(names).difference(unmatched)
+        strange = sum(not is_text(name) and name.removesuffix(".bias") not in there for name in unmatched)
         foreign = not takes(family, families)
         other = not is_sure(family, told) and mismatch.is_another_model(in_network, len(fitting), strange)
         if misfits and (foreign or other or mismatch.is_another_size(in_network or misfits, len(fitting))):

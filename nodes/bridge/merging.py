@@ -15,7 +15,7 @@ from ...lora_core.adapter import TEXT_PREFIX, Adapter
 from ...lora_core.files import lineage, strays
 from ...lora_core.files.hashes import content_hash
 from ...lora_core.files.lineage import Parent, losses
-from ...lora_core.files.mismatch import left_out
+from ...lora_core.files.mismatch import lacking, left_out
 from ...lora_core.kinds import Difference
 from ...lora_core.merging import AUTO, METHODS, SUM, auto
 from ...lora_core.merging.chain import entangled
@@ -27,7 +27,7 @@ from ...lora_core.rows import LIMIT, Row
 from .clock import ALWAYS
 from .conversion import as_plain, cost, in_order, told
 from .keys import NameTable
-from .offspring import described, refuse_losses
+from .offspring import described, lost_layers, refuse_losses
 from .origin import lora_hash
 from .progress import Progress
 from .stack import Entry, layers_of, load_rows, rows_of
@@ -129,7 +129,7 @@ def merge(
 
 def sources(table: NameTable, rows: Sequence[Row], adapters: Sequence[Connected]) -> list[Source]:
     """Rows of files, then adapters, in the model's names, but for those whose strengths are both 0. Raises ValueError
-    when something of one would be lost: a layer, or that it is on for a part of sampling only."""
+    when something of one would be lost: text encoders' layers without CLIP, or that it is on for a part of sampling."""
     rows, progress = [row for row in rows if row.active], Progress(1)
     found = [
         Source(entry, lora_hash(row.name, progress), blocks=row.blocks)
@@ -143,7 +143,7 @@ def sources(table: NameTable, rows: Sequence[Row], adapters: Sequence[Connected]
             entry = Entry(name, resolved.adapter, *strengths, resolved.unmatched, misfits=resolved.misfits)
             found.append(Source(entry, content_hash(item.adapter), "adapter"))
     for source in found:
-        _refuse_losses(source.entry)
+        _refuse_losses(source.entry, table.has_text)
     return found
 
 
@@ -203,10 +203,13 @@ def build(
     everything = [*parts, *([beside] if beside else ())]
     converted = [part.converted for part in everything if part.converted]
     vectors = _summed(everything)
+    gone = [each for entry in entries for each in lost_layers(entry.name, entry.unmatched, entry.misfits)]
     notes = [*notes, *(_in_order_line(beside) if beside else ()), *(_vectors_line(vectors) if vectors else ())]
 
     def adapter(merged: Merged) -> Adapter:
-        made_by = _made_by(merged, settings, limits) | ({"converted": converted} if converted else {}) | dict(how or {})
+        told = {"converted": converted, "left_out": gone}
+        made_by = _made_by(merged, settings, limits) | {key: value for key, value in told.items() if value}
+        made_by |= dict(how or {})
         made = described(merged.layers, parents, [entry.adapter.metadata for entry in entries], table, made_by)
         return replace(made, others=vectors)
 
@@ -235,13 +238,13 @@ def _vectors_line(vectors: Mapping[str, Any]) -> list[str]:
     return [f"{len(vectors)} biases and norms are added up as they are, for example {first}; the file holds them, too"]
 
 
-def _refuse_losses(entry: Entry) -> None:
+def _refuse_losses(entry: Entry, has_text: bool) -> None:
     if entry.span != ALWAYS:
         raise ValueError(
             f"{entry.name} is on from {entry.span[0]:g} to {entry.span[1]:g} of sampling, which a file cannot say; "
             "take start and end out of its row, or leave it in the stack"
         )
-    refuse_losses(entry.name, entry.unmatched)
+    refuse_losses(entry.name, entry.unmatched, has_text)
 
 
 def _made_by(merged: Merged, settings: Settings, limits: Limits) -> dict[str, object]:
@@ -285,7 +288,7 @@ def size_line(merged: Merged) -> str:
 def _part_line(part: Entry) -> str:
     has_text = any(name.startswith(TEXT_PREFIX) for name in part.adapter.layers)
     line = f"{part.name} x {part.strength:g}" + (f", text {part.text_strength:g}" if has_text else "")
-    return "; ".join(filter(None, (line, left_out(part.misfits))))
+    return "; ".join(filter(None, (line, lacking(part.unmatched), left_out(part.misfits))))
 
 
 def _method_lines(merged: Merged, settings: Settings, parts: int, converted: bool) -> list[str]:

@@ -8,17 +8,26 @@ from typing import Any
 from ...lora_core.adapter import Adapter
 from ...lora_core.files import lineage, metadata
 from ...lora_core.files.lineage import Parent
+from ...lora_core.files.loose_names import is_text
+from ...lora_core.files.mismatch import Misfit
 from ...lora_core.low_rank import LowRank
 from .keys import NameTable
 
 
-def refuse_losses(name: str, unmatched: Sequence[str]) -> None:
-    """Raises ValueError when layers of a LoRA are not in the connected models."""
-    if unmatched:
+def refuse_losses(name: str, unmatched: Sequence[str], has_text: bool) -> None:
+    """Raises ValueError when layers of text encoders would be lost only because no CLIP is connected. What has no place
+    in the connected models is left out, and named."""
+    text = [] if has_text else [each for each in unmatched if is_text(each)]
+    if text:
         raise ValueError(
-            f"{name}: {len(unmatched)} layers would be lost, for example {unmatched[0]}; "
-            "connect CLIP for text-encoder layers, or the model the LoRA was made for"
+            f"{name}: {len(text)} layers would be lost, for example {text[0]}; connect CLIP, which has them"
         )
+
+
+def lost_layers(name: str, unmatched: Sequence[str], misfits: Sequence[Misfit]) -> list[dict[str, Any]]:
+    """For the file: the layers of a parent that are not in it. Nothing when all are."""
+    names = [*unmatched, *(misfit.name for misfit in misfits)]
+    return [{"name": name, "layers": names}] if names else []
 
 
 def described(

@@ -14,8 +14,7 @@ from ...lora_core.adapter import Adapter
 from ...lora_core.analysis.findings import of_stack
 from ...lora_core.blocks import strengths
 from ...lora_core.files import guard, strays
-from ...lora_core.files.loose_names import is_text
-from ...lora_core.files.mismatch import Misfit, left_out
+from ...lora_core.files.mismatch import Misfit, lacking, left_out
 from ...lora_core.files.store import Store
 from ...lora_core.files.words import trigger_words, unique
 from ...lora_core.merging.chain import chain
@@ -63,14 +62,7 @@ class Entry(Weighted):
         if off := off_layers(self.adapter):
             line += f", {off} of them switched off in the file (alpha 0)"
         beside = strays.told(self.adapter.left_out) if self.adapter.left_out else ""
-        return "; ".join(filter(None, (line, beside, self._unmatched_line(has_text), left_out(self.misfits))))
-
-    def _unmatched_line(self, has_text: bool) -> str:
-        if not self.unmatched:
-            return ""
-        text_only = not has_text and all(map(is_text, self.unmatched))
-        reason = "text layers; connect CLIP" if text_only else f"not in this model, for example {self.unmatched[0]}"
-        return f"{len(self.unmatched)} not applied ({reason})"
+        return "; ".join(filter(None, (line, beside, lacking(self.unmatched, has_text), left_out(self.misfits))))
 
 
 def layers_of(adapter: Adapter) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -130,8 +131,9 @@ class FrontEnd:
         return self.page.evaluate("async () => (await app.graphToPrompt()).output")
 
     def serialized(self) -> dict[str, Any]:
-        """The UI format of the graph on the page, as it would be saved."""
-        return self.page.evaluate("() => app.graph.serialize()")
+        """The UI format of the graph on the page, as it would be saved: what JSON leaves out, which Playwright would
+        hand over as null, is not there."""
+        return json.loads(self.page.evaluate("() => JSON.stringify(app.graph.serialize())"))
 
     def run(self) -> None:
         self.page.get_by_test_id("queue-button").click()

@@ -456,6 +456,10 @@ def test_a_new_shape_goes_with_a_plain_lora_only():
 # ---- DoRA ------------------------------------------------------------------------------------------------------------
 
 
+UPDATES = {
+    "LoRA": lambda shape: lora(shape[0], shape[1], shape[2:]),
+    "LoKr": lambda shape: {"x.lokr_w1": randn(4, 2), "x.lokr_w2": randn(shape[0] // 4, shape[1] // 2, *shape[2:])},
+}
 SHAPES = {"linear": (24, 16), "square": (16, 16), "conv": (12, 8, 3, 3), "conv1x1": (12, 8, 1, 1)}
 
 
@@ -480,6 +484,33 @@ def test_dora_of_the_paper_in_fp64():
     tensors["x.dora_scale"] = dora_scale(shape, 1).double()
     made = changed(tensors, randn(*shape).double())
     torch.testing.assert_close(made.norm(dim=0), tensors["x.dora_scale"][0], rtol=1e-12, atol=0)
+
+
+@pytest.mark.parametrize("kind", ["LoRA", "LoKr"])
+@pytest.mark.parametrize("shape, axis", [((24, 16), 0), ((16, 24), 1), ((16, 16), 1), ((12, 8, 3, 3), 0)])
+def test_a_flat_scale_is_of_the_side_that_is_as_long(shape: tuple[int, ...], axis: int, kind: str):
+    """Rows or columns of the result have exactly those norms; of a square weight the columns."""
+    tensors = {name: tensor.double() for name, tensor in UPDATES[kind](shape).items()}
+    tensors["x.dora_scale"] = dora_scale(shape, axis).flatten().double()
+    weight = randn(*shape).double()
+    plain = changed({name: tensor for name, tensor in tensors.items() if "dora" not in name}, weight)
+    others = [index for index in range(len(shape)) if index != axis]
+    wanted = plain / torch.linalg.vector_norm(plain, dim=others, keepdim=True) * dora_scale(shape, axis).double()
+    made = changed(tensors, weight)
+    torch.testing.assert_close(made, wanted, rtol=1e-6, atol=1e-9)
+    norms = torch.linalg.vector_norm(made, dim=others)
+    torch.testing.assert_close(norms, tensors["x.dora_scale"], rtol=1e-6, atol=0)
+
+
+def test_a_flat_scale_per_column_is_what_comfyui_applies():
+    tensors = {**lora(24, 16), "x.dora_scale": dora_scale((24, 16), 1).flatten()}
+    weight = randn(24, 16)
+    assert close(changed(tensors, weight), in_comfy(tensors, weight), weight)
+
+
+def test_a_flat_scale_that_is_as_long_as_no_side_does_not_fit():
+    (dora,) = formats.decode({**lora(24, 16), "x.dora_scale": torch.ones(20)}).others["x"]
+    assert not dora.fits((24, 16)) and not dora.fits((20, 16))
 
 
 @pytest.mark.parametrize("key", ["lora_magnitude_vector", "lora_magnitude_vector.weight"])
@@ -519,7 +550,6 @@ def test_kinds_of_peft(kind: str, conv: bool):
 
 
 @pytest.mark.parametrize("name, shape, fault", [
-    ("dora_scale", (24,), "not one number per row or column"),
     ("dora_scale", (24, 16), "not one number per row or column"),
     ("dora_scale", (2, 1, 3), "not one number per row or column"),
     ("dora_scale", (0,), "data|dimensions"),

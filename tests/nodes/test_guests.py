@@ -18,6 +18,7 @@ from harness.runs import on_forward, train
 from lora_loom.nodes.bridge.denoiser import ComfyDenoiser
 from lora_loom.nodes.bridge.session import training_session
 from lora_loom.nodes.load_stack import LoadLoraStack
+from lora_loom.nodes.previews import TrainingPreviews
 
 NODES = {
     "PatchModelAddDownscale": ("nodes_model_downscale", {
@@ -27,12 +28,28 @@ NODES = {
     "HyperTile": ("nodes_hypertile", {"tile_size": 256, "swap_size": 2, "max_depth": 0, "scale_depth": False}),
     "TomePatchModel": ("nodes_tomesd", {"ratio": 0.3}),
     "NAGuidance": ("nodes_nag", {"nag_scale": 5.0, "nag_alpha": 0.5, "nag_tau": 1.5}),
+    "UNetSelfAttentionMultiply": ("nodes_attention_multiply", {"q": 1.1, "k": 1.0, "v": 1.0, "out": 1.0}),
+}  # fmt: skip
+OF_SAMPLING = {  # which act on what guidance or whole samplings make of forwards
+    "RescaleCFG": ("nodes_model_advanced", {"multiplier": 0.7}),
+    "EasyCacheNode": ("nodes_easycache", {
+        "reuse_threshold": 3.0, "start_percent": 0.0, "end_percent": 1.0, "verbose": False}),
+    "LazyCacheNode": ("nodes_easycache", {
+        "reuse_threshold": 3.0, "start_percent": 0.0, "end_percent": 1.0, "verbose": False}),
+    "PerturbedAttentionGuidance": ("nodes_pag", {"scale": 3.0}),
+    "TCFG": ("nodes_tcfg", {}),
+    "APG": ("nodes_apg", {"eta": 1.0, "norm_threshold": 5.0, "momentum": 0.1}),
+    "SkipLayerGuidanceDiT": ("nodes_slg", {
+        "scale": 3.0, "start_percent": 0.0, "end_percent": 1.0, "double_layers": "0", "single_layers": "0",
+        "rescaling_scale": 0.0}),
 }  # fmt: skip
 
 
 def noded(trio: Any, name: str) -> Any:
-    module, inputs = NODES[name]
+    module, inputs = (NODES | OF_SAMPLING)[name]
     node = getattr(importlib.import_module(f"comfy_extras.{module}"), name)
+    if hasattr(node, "FUNCTION") and not hasattr(node, "define_schema"):  # of ComfyUI's first kind
+        return replace(trio, model=getattr(node(), node.FUNCTION)(model=trio.model, **inputs)[0])
     return replace(trio, model=run_node(node, model=trio.model, **inputs)[0])
 
 
@@ -46,6 +63,28 @@ def patched(trio: Any, put: Callable[[Any], object]) -> Any:
 def test_patches_of_comfyui_train(models, data, runs: Path, name: str) -> None:
     trio = models("sd15_full" if name == "PatchModelAddDownscale" else "sd15")
     assert len(train(noded(trio, name), data, steps=1).loss_map["loss"]) == 1
+
+
+@pytest.mark.parametrize("family", ["sd15", "flux1"])
+def test_what_acts_on_samplings_changes_no_training(models, data, runs: Path, family: str) -> None:
+    """All of it at once, and through previews, which are such samplings: the LoRA is that of the bare MODEL."""
+    trio = models(family)
+    bare, many = train(trio, data, steps=2, run_name="bare"), trio
+    for name in ("RescaleCFG", "PerturbedAttentionGuidance", "TCFG", "APG", "SkipLayerGuidanceDiT", "EasyCacheNode"):
+        many = noded(many, name)
+    drawn = {"prompts": "a tree", "negative": "dull", "every": 1, "seed": 11, "strength": 1.0, "width": 64}
+    drawn |= {"height": 64, "steps": 3, "cfg": 2.5, "sampler_name": "euler", "scheduler": "simple"}
+    made = train(many, data, steps=2, run_name="many", previews=run_node(TrainingPreviews, **drawn)[0])
+    lazy = train(noded(trio, "LazyCacheNode"), data, steps=2, run_name="lazy")
+    for each in (made, lazy):
+        assert each.loss_map == bare.loss_map
+        assert all(torch.equal(value, each.lora_model[name]) for name, value in bare.lora_model.items())
+
+
+@pytest.mark.parametrize("name", ["TomePatchModel", "HyperTile"])
+def test_patches_for_another_kind_of_network_are_named(models, data, runs: Path, name: str) -> None:
+    with pytest.raises(ValueError, match=rf"cannot be trained through {name} \(comfy_extras.*without that node"):
+        train(noded(models("flux1"), name), data, steps=1)
 
 
 def test_a_patch_finds_what_a_sampler_gives(models, data, runs: Path) -> None:

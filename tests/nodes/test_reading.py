@@ -17,8 +17,10 @@ import pytest
 import torch
 from harness.calls import loaded, pack_nodes, relative_error, run_node
 from harness.kinds import loha, lora
+from lora_loom.lora_core.adapter import Adapter
 from lora_loom.lora_core.rows import Row
 from lora_loom.nodes.bridge.folders import lora_state
+from lora_loom.nodes.bridge.keys import NameTable
 from lora_loom.nodes.bridge.picker import listed, pictured
 from lora_loom.nodes.bridge.reading import read_lora
 from lora_loom.nodes.bridge.stack import check_rows, rows_state
@@ -60,6 +62,15 @@ RUNS: dict[str, Callable[[Any, str], str]] = {
 }  # fmt: skip
 
 
+MAKES: dict[type, Callable[[Any], Adapter]] = {
+    MergeLora: lambda model: run_node(MergeLora, model=model, rank=0, strengths="",
+                                      lora_stack=[Row("a.safetensors", 1.0, 1.0)])[0],
+    ConvertLora: lambda model: run_node(ConvertLora, model=model, lora="a.safetensors", rank=0, energy=1.0)[0],
+    ResizeLora: lambda model: run_node(ResizeLora, model=model, lora_name="a.safetensors", rank=2, energy=1.0,
+                                       size_mb=0.0, strength=1.0, text_strength=1.0)[0],
+}  # fmt: skip
+
+
 @pytest.mark.parametrize("run", RUNS)
 def test_what_is_beside_the_layers_is_named_by_every_node(models, loras: Path, run: str) -> None:
     model = models("sd15").model
@@ -68,6 +79,50 @@ def test_what_is_beside_the_layers_is_named_by_every_node(models, loras: Path, r
     assert "embedding for prompts ('bundle_emb.ink.clip_l')" in report
     assert "change of a modulation ('x.diff_m')" in report
     assert "layers left out" not in RUNS[run](model, saved(loras, lora(Q, (320, 320)), "b.safetensors"))
+
+
+FOUR = {key: value for part in ("q", "k", "v", "out_0") for key, value in lora(Q[:-1] + part, (320, 320)).items()}
+ELSEWHERE = "lora_unet_somewhere_else"
+NOT_THERE = {
+    "a layer that the model lacks": (lora(ELSEWHERE, (320, 320)), "1 not applied (not in this model, for example "
+                                     f"{ELSEWHERE})", ELSEWHERE),
+    "a bias of a layer that has none": ({f"{Q}.lora_B.bias": torch.ones(320)}, "1 not applied (biases where this model "
+                                        f"has none, for example {Q}.bias)", f"{Q}.bias"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("run", RUNS)
+@pytest.mark.parametrize("kind", NOT_THERE)
+def test_what_has_no_place_in_the_model_is_named_by_every_node(models, loras: Path, run: str, kind: str) -> None:
+    model, (more, words, _) = models("sd15").model, NOT_THERE[kind]
+    report = RUNS[run](model, saved(loras, FOUR | more))
+    assert ("A has 1 layers that the connected models lack." if run == "interference" else words) in report
+    assert "not applied" not in RUNS[run](model, saved(loras, FOUR, "b.safetensors"))
+
+
+@pytest.mark.parametrize("kind", NOT_THERE)
+@pytest.mark.parametrize("node", [MergeLora, ConvertLora, ResizeLora])
+def test_what_is_made_of_the_rest_says_what_it_lacks(models, loras: Path, node: type, kind: str) -> None:
+    """And is what is made of the rest alone."""
+    model, (more, _, name), made = models("sd15").model, NOT_THERE[kind], []
+    for tensors in (FOUR | more, FOUR):
+        saved(loras, tensors)
+        made.append(MAKES[node](model))
+    told = [json.loads(adapter.metadata["lora_loom.merge"]) for adapter in made]
+    assert told[0].pop("left_out") == [{"name": "a", "layers": [name]}] and "left_out" not in told[1]
+    assert told[0] == told[1] and made[0].layers.keys() == made[1].layers.keys() and not made[0].others
+    assert all(torch.equal(layer.lora_B, made[1].layers[key].lora_B) for key, layer in made[0].layers.items())
+
+
+def test_biases_of_layers_that_have_none_are_no_sign_of_another_model(models, loras: Path) -> None:
+    """A file of PEFT has one beside every layer, and three of four layers of attention have none."""
+    trio = models("sd15")
+    table = NameTable(trio.model)
+    names = [name for name in table.targets if re.fullmatch("lora_unet_.*attn[12]_to_[qkv]", name)][:6]
+    shapes = {name: tuple(table.shapes[table.targets[name].layer]) for name in names}
+    tensors = {key: value for name, shape in shapes.items() for key, value in lora(name, shape).items()}
+    tensors |= {f"{name}.lora_B.bias": torch.ones(shape[0]) for name, shape in shapes.items()}
+    assert "6 not applied (biases where this model has none" in RUNS["merge"](trio.model, saved(loras, tensors))
 
 
 def test_the_rest_does_what_comfyuis_loader_does(models, loras: Path) -> None:

@@ -11,7 +11,7 @@ import pytest
 import tiny
 import torch
 from diffusers.loaders import StableDiffusionLoraLoaderMixin
-from harness.calls import encode, relative_error, run_node
+from harness.calls import encode, loaded, relative_error, run_node
 from lora_loom.lora_core.adapter import TEXT_PREFIX, Adapter
 from lora_loom.lora_core.guess import KIN
 from lora_loom.lora_core.low_rank import LowRank
@@ -189,6 +189,34 @@ def test_onetrainer_splits_fused_weights(models, loras: Path) -> None:
     assert torch.equal(*found) and float(found[0].norm()) > 0
     double = {f"transformer.double_blocks.1.txt_attn.qkv.{n}": (128, 128) for n in range(3)}
     assert not table.resolve(adapter_of(double), "a").unmatched
+
+
+@pytest.mark.parametrize("columns", [False, True])
+def test_lokr_of_anima_with_flat_scales(models, loras: Path, columns: bool) -> None:
+    """A LoKr of whole matrices, DoRA's scale a list beside those of cross-attention; against the definition."""
+    trio = models("anima")
+    table, tensors = NameTable(trio.model), {}
+    names = [
+        f"diffusion_model.blocks.0.{part}" for part in ("cross_attn.k_proj", "cross_attn.q_proj", "self_attn.k_proj")
+    ]
+    generator = torch.Generator().manual_seed(0)
+    for name in names:
+        rows, width = table.shapes[name]
+        tensors[f"{name}.lokr_w1"] = torch.randn(rows // 8, 8, generator=generator) * 0.1
+        tensors[f"{name}.lokr_w2"] = torch.randn(8, width // 8, generator=generator) * 0.1
+        tensors[f"{name}.alpha"] = torch.tensor(1.0)
+        if "cross" in name:
+            tensors[f"{name}.dora_scale"] = torch.rand(width if columns else rows, generator=generator) + 0.5
+    save_file(tensors, loras / "a.safetensors")
+    model, _, report = stacked(trio, "a.safetensors")
+    assert "a: 3 layers (2 DoRA, 1 LoKr)" in report and "not applied" not in report
+    before, after = loaded(trio.model), loaded(model)
+    for name in names:
+        wanted = before[f"{name}.weight"] + torch.kron(tensors[f"{name}.lokr_w1"], tensors[f"{name}.lokr_w2"])
+        if (scale := tensors.get(f"{name}.dora_scale")) is not None:
+            axis = int(columns or wanted.shape[0] == wanted.shape[1])
+            wanted *= (scale / wanted.norm(dim=1 - axis)).unsqueeze(1 - axis)
+        assert relative_error(after[f"{name}.weight"], wanted) < 1e-6
 
 
 # -- text encoders -----------------------------------------------------------------------------------------------------

@@ -1,7 +1,8 @@
 // Load LoRA Stack: the list of rows in place of the text field and of the twelve fields of the first version.
 //
 // The text of the input `rows` stays the only truth: it is saved, sent and linked as ComfyUI does it, and shows itself
-// where this file does not: as a text field on a subgraph, and on the node with the Text button or when it is linked.
+// where this file does not: on a subgraph, as the front end shows promoted texts (Nodes 2.0 of 1.58 shows no field of
+// any), and on the node with the Text button or when it is linked.
 
 import { app } from "../../../scripts/app.js"
 import { RowsEditor } from "./editor.js"
