@@ -50,9 +50,9 @@ def listen() -> None:
 
 def introduce(posted: dict[str, Any]) -> dict[str, Any]:
     """Enter our extractor into that pack's table. Of a pack that is built in another way nothing is touched."""
-    for name in [name for name in list(sys.modules) if name.endswith(_MODULE)]:
-        table = getattr(sys.modules[name], _TABLE, None)
-        if not isinstance(table, dict) or getattr(sys.modules[name], "LORAS", None) != _LORAS:
+    for module in [module for name, module in list(sys.modules.items()) if name.endswith(_MODULE)]:
+        table = getattr(module, _TABLE, None)
+        if not isinstance(table, dict) or getattr(module, "LORAS", None) != _LORAS:
             _say_once("Lora-Manager keeps its metadata in another way now: LoRAs of Load LoRA Stack are not in it")
         else:
             table.setdefault(_NODE, StackExtractor)

@@ -50,7 +50,7 @@ export function hear(open) {
   api.addEventListener("reconnecting", lost)
   api.addEventListener("promptQueueing", hearRefusal)
   api.addEventListener("graphChanged", soon)
-  for (const kind of CHANGES) document.addEventListener(kind, soon, { capture: true, passive: true })
+  for (const kind of CHANGES) document.body.addEventListener(kind, soon, { capture: true, passive: true })
 }
 
 /** Looks, a moment after a change, whether what is shown is still about what the nodes hold. */
