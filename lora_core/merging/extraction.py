@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from ..low_rank import Decomposition, LowRank
+from ..orthonormal import orthonormal_columns
 
 _SPARE = 16  # directions beyond the rank
 _FEWEST = 3  # blocks of directions, by which one sees how fast they lessen the error
@@ -128,7 +129,7 @@ def _orthonormal(block: Tensor, others: list[Tensor]) -> Tensor:
     for _ in range(2):
         for other in others:
             block = block - other @ (other.T @ block)
-        block = torch.linalg.qr(block)[0]
+        block = orthonormal_columns(block)
     return block
 
 

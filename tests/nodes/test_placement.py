@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+import comfy.lora
+import comfy.model_management
 import pytest
 import tiny
 import torch
 from harness.calls import encode
 from lora_loom.lora_core.training.config import LoraConfig, TrainConfig
-from lora_loom.nodes.bridge import captions
+from lora_loom.lora_core.training.plan import GB
+from lora_loom.nodes.bridge import captions, device
 from lora_loom.nodes.bridge.denoiser import ComfyDenoiser
+from lora_loom.nodes.bridge.device import release
+from lora_loom.nodes.bridge.patched import Patched
+from lora_loom.nodes.bridge.patching import apply_layers
 from lora_loom.nodes.bridge.rehearsal import Job, _condition, _without_memory
-from lora_loom.nodes.bridge.session import trainable
+from lora_loom.nodes.bridge.session import trainable, training_session
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 CUDA = torch.device("cuda", 0)
@@ -51,3 +58,47 @@ def forward(patcher: Any, clip: Any, shape: list[int]) -> torch.Tensor:
         conditions = [_condition(denoiser, each) for each in (job, other)]
         x = torch.zeros(2, *shape[1:], device=CUDA)
         return denoiser.denoised(x, torch.full((2,), 0.5, device=CUDA), conditions)
+
+
+def test_a_model_on_another_device_than_comfyuis_own_is_unloaded(models, monkeypatch) -> None:
+    """As with two GPUs; here the default device is one that is not there, and the model lies on the CPU."""
+    manager, network = comfy.model_management, models("sd15").model.model
+    loaded = {id(each): each for each in manager.current_loaded_models}
+    monkeypatch.setattr(manager, "get_torch_device", lambda: CUDA)
+    free = lambda _device=None, torch_free_too=False: (GB, 0) if torch_free_too else GB  # noqa: E731
+    monkeypatch.setattr(manager, "get_free_memory", free)
+    with training_session(models("sd15").model, False):
+        inside = [each for each in manager.current_loaded_models if each.model.model is network]
+    after = [each for each in manager.current_loaded_models if each.model.model is network]
+    assert inside and not after
+    assert all(id(each) in loaded for each in manager.current_loaded_models), "nothing else was touched"
+
+
+@pytest.mark.parametrize("known", [True, False], ids=["all_devices", "without"])
+def test_comfyui_is_asked_for_all_devices_where_it_knows_of_them(models, monkeypatch, known: bool) -> None:
+    asked = []
+    monkeypatch.setattr(comfy.model_management, "unload_model_and_clones", newer(asked) if known else asked.append)
+    release(models("sd15").model)
+    assert asked == [True if known else models("sd15").model]
+
+
+def newer(asked: list) -> Callable[..., None]:
+    def unload(model: Any, unload_additional_models: bool = True, all_devices: bool = False) -> None:
+        asked.append(all_devices)
+
+    return unload
+
+
+@pytest.mark.parametrize("has", [True, False])
+def test_one_place_asks_for_fp64(models, random_adapter, monkeypatch, has: bool) -> None:
+    monkeypatch.setattr(comfy.model_management, "supports_fp64", lambda device=None: has)
+    cpu, other = torch.device("cpu"), torch.device("meta")
+    assert device.with_fp64(cpu) == cpu, "which always has it"
+    assert device.with_fp64(other) == (other if has else cpu)
+    adapter = random_adapter(models("sd15").model)
+    model = apply_layers(models("sd15").model, None, adapter.layers)[0]
+    weight = Patched(model, "model").read(f"{next(iter(adapter.layers))}.weight", cpu)
+    assert weight.dtype == torch.float64
+    monkeypatch.setattr(comfy.lora, "calculate_weight", lambda _patches, weight, _key: weight)  # factors stay in RAM
+    weight = Patched(model, "model").read(f"{next(iter(adapter.layers))}.weight", other)
+    assert weight.dtype == (torch.float64 if has else torch.float32)
