@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import inspect
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import cache
 
 import comfy.model_management
@@ -42,6 +43,30 @@ def release(patcher) -> None:
     left = [loaded for loaded in manager.current_loaded_models if loaded not in others]
     for device in {loaded.device for loaded in left}:
         manager.free_memory(1e30, device, others)
+
+
+def is_out_of_memory(error: RuntimeError) -> bool:
+    """Apple's has no class of its own."""
+    return comfy.model_management.is_oom(error) or "out of memory" in str(error)
+
+
+def leaves_weights_in_ram(device: torch.device) -> bool:
+    """Whether ComfyUI was started with --novram: it then loads no weight, and casts each into a buffer that is used
+    again, while autograd still needs it."""
+    return device.type != "cpu" and comfy.model_management.vram_state == comfy.model_management.VRAMState.NO_VRAM
+
+
+@contextmanager
+def loading_in_full() -> Iterator[None]:
+    """Inside, ComfyUI loads what it is asked to load in full, under --novram, too."""
+    manager = comfy.model_management
+    before = manager.vram_state
+    try:
+        if before == manager.VRAMState.NO_VRAM:
+            manager.vram_state = manager.VRAMState.NORMAL_VRAM
+        yield
+    finally:
+        manager.vram_state = before
 
 
 def _is_of(loaded, patcher) -> bool:
