@@ -110,7 +110,7 @@ def _kronecker(lokr: LoKr, limits: Limits) -> tuple[LowRank, float]:
 
 
 def _svd(matrix: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    return torch.linalg.svd(matrix.double(), full_matrices=False)
+    return torch.linalg.svd(matrix.cpu().double(), full_matrices=False)
 
 
 def _nothing(like: Tensor) -> LowRank:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from ..low_rank import Decomposition, LowRank
+from ..orthonormal import orthonormal_columns
 
 _SPARE = 16  # directions beyond the rank
 _FEWEST = 3  # blocks of directions, by which one sees how fast they lessen the error
@@ -146,8 +147,8 @@ def _orthonormal(block: Tensor, others: list[Tensor], seed: torch.Generator) -> 
         kind = torch.finfo(block.dtype)
         noise = torch.randn(block.shape, generator=seed).to(block) * (kind.eps / sqrt(len(block)))
         block = block / torch.linalg.vector_norm(block, dim=0).clamp(min=kind.tiny)
-        block = _apart(torch.linalg.qr(_apart(block, others) + noise)[0], others)
-    return torch.linalg.qr(block)[0]
+        block = _apart(orthonormal_columns(_apart(block, others) + noise), others)
+    return orthonormal_columns(block)
 
 
 def _apart(block: Tensor, others: list[Tensor]) -> Tensor:

@@ -18,17 +18,26 @@ from .targets import weight_shape
 
 
 class _AddLowRank(torch.autograd.Function):
-    """`out += scaling * (x A^T) B^T` in place, where `scaling` is one number or one for each rank. Factors are cast to
-    the activation dtype, their gradients are fp32."""
+    """`out += scaling * (x A^T) B^T`, where `scaling` is one number or one for each rank. Factors are cast to the
+    activation dtype, their gradients are fp32.
+
+    In place, unless `out` is a view, as a linear layer with a bias gives of its product: autograd would hold the
+    product by copies of its gradient (CopySlices), six of the output's size. The sum then is a new tensor.
+    """
 
     @staticmethod
     def forward(ctx, out: Tensor, x: Tensor, lora_A: Tensor, lora_B: Tensor, scaling: float | Tensor) -> Tensor:
         hidden = F.linear(x, lora_A.to(x.dtype)).mul_(scaling)
         flat = out.view(-1, out.shape[-1])
-        flat.addmm_(hidden.view(-1, hidden.shape[-1]).to(out.dtype), lora_B.to(out.dtype).T)
+        rows, columns = hidden.view(-1, hidden.shape[-1]).to(out.dtype), lora_B.to(out.dtype).T
+        if out._is_view():
+            out = out.new_empty(out.shape)
+            torch.addmm(flat, rows, columns, out=out.view(flat.shape))
+        else:
+            flat.addmm_(rows, columns)
+            ctx.mark_dirty(out)
         ctx.save_for_backward(x, hidden, lora_A, lora_B)
         ctx.scaling = scaling
-        ctx.mark_dirty(out)
         return out
 
     @staticmethod

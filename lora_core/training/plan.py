@@ -44,6 +44,11 @@ class Need:
     previews: int = 0
 
     @property
+    def step(self) -> float:
+        """What a step takes beside weights and factors."""
+        return self.activations * (1 + SLACK) + self.work_space
+
+    @property
     def total(self) -> float:
         rest = max(self.activations, self.previews)
         return self.weights + self.factors + rest * (1 + SLACK) + self.work_space

@@ -6,7 +6,8 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -22,6 +23,8 @@ from .record import Record
 from .ruin import Shown, rise
 from .sample import Sample, place_weights
 from .steps import Look, StepResult
+
+Made = TypeVar("Made")
 
 
 @dataclass(frozen=True)
@@ -115,12 +118,16 @@ def train(
     denoiser: Denoiser,
     samples: Sequence[Sample],
     report: Callable[[Trouble], None] = lambda _: None,
+    relief: Callable[[RuntimeError], Callable[[], object] | None] = lambda _: None,
 ) -> Iterator[StepResult]:
     """Step until `config.steps`; `state` is complete and consistent at every yield and every report.
 
     A step whose loss or gradient is not finite is dropped: only its random draws stay. After three in a row, when the
     first updates have ruined the model, or when the loss has risen for good, the run goes back to its last good state,
     its draws going on, and lowers the learning rate; the second time it goes back and raises FloatingPointError.
+
+    A step that fails with an error for which `relief` has a call that makes room is taken once more, after it, from
+    the same draws.
     """
     if state.good is None:
         state.good = snapshot.take(state)
@@ -128,11 +135,9 @@ def train(
         if why := _lost(state):
             _go_back(config, state, why, report)
             continue
-        with state.whole_step():
-            parts = [_backward(config, state, denoiser, samples) for _ in range(config.accumulation)]
-            mean = sum(part.loss for part in parts)
-            norm, text_norm = float(state.factors.flat.grad.norm()), float(state.factors.text_gradient().norm())
-            ruined = _ruined(config, state, denoiser, parts) if suspicious([*state.losses, mean]) else ""
+        parts, mean, norm, text_norm, ruined = _twice(
+            partial(_forth_and_back, config, state, denoiser, samples), relief
+        )
         if ruined:
             _go_back(config, state, ruined, report)
             continue
@@ -143,6 +148,30 @@ def train(
         _update(config, state, mean, norm)
         looks = tuple(look for part in parts for look in part.looks)
         yield StepResult(state.step, mean, norm, rate, text_norm, sum(part.preservation for part in parts), looks)
+
+
+def _forth_and_back(
+    config: TrainConfig, state: TrainState, denoiser: Denoiser, samples: Sequence[Sample]
+) -> tuple[list[_Part], float, float, float, str]:
+    """The gradient of one step, whole or not at all: its micro-batches, mean loss and norms, and why it is ruined."""
+    with state.whole_step():
+        parts = [_backward(config, state, denoiser, samples) for _ in range(config.accumulation)]
+        mean = sum(part.loss for part in parts)
+        text = state.factors.text_gradient()
+        norm, text_norm = float(state.factors.flat.grad.norm()), float(text.norm()) if len(text) else 0.0
+        ruined = _ruined(config, state, denoiser, parts) if suspicious([*state.losses, mean]) else ""
+        return parts, mean, norm, text_norm, ruined
+
+
+def _twice(work: Callable[[], Made], relief: Callable[[RuntimeError], Callable[[], object] | None]) -> Made:
+    try:
+        return work()
+    except RuntimeError as error:
+        make_room = relief(error)
+        if make_room is None:
+            raise
+    make_room()  # when the error is gone, which holds the frames of the step and their tensors
+    return work()
 
 
 def _rate(config: TrainConfig, state: TrainState, peak: float) -> float:

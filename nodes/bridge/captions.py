@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import ceil, prod
 
 import comfy.conds
@@ -47,14 +47,21 @@ class Joined:
     seen: Tensor | None = None
     blank: Tensor | None = None
     pictures: frozenset[int] = frozenset()
+    _masks: dict[int, Tensor] = field(default_factory=dict)
 
     def attention(self, _chosen: Callable, q: Tensor, k: Tensor, v: Tensor, heads: int, mask=None, *args, **kwargs):
         """An override of ComfyUI's attention for `seen`. Text is all of the keys, or their beginning."""
         more = (k.shape[-2] if kwargs.get("skip_reshape") else k.shape[1]) - self.seen.shape[1]
         is_text = more == 0 or (more in self.pictures and more + self.seen.shape[1] not in self.pictures)
         if len(k) == len(self.seen) and is_text:
-            mask = functional.pad(self.seen, (0, more), value=True)[:, None, None]
+            mask = self._mask(more)
         return attention_pytorch(q, k, v, heads, mask, *args, **kwargs)
+
+    def _mask(self, more: int) -> Tensor:
+        """`seen` for keys that go on with `more` places, made once for all attentions of the forward."""
+        if more not in self._masks:
+            self._masks[more] = functional.pad(self.seen, (0, more), value=True)[:, None, None]
+        return self._masks[more]
 
     @contextmanager
     def filled(self, network: nn.Module) -> Iterator[None]:
@@ -73,24 +80,35 @@ class Joined:
             hook.remove()
 
 
-def join(conditions: list[Conditions], how: str, model, shape: torch.Size) -> Joined:
-    """A group of `groups`, with texts of one length: with padding, not repeated as ComfyUI does for some families."""
+def join(conditions: list[Conditions], how: str, model, shape: torch.Size, device: torch.device) -> Joined:
+    """A group of `groups`, with texts of one length: with padding, not repeated as ComfyUI does for some families.
+
+    Texts stay where ComfyUI left them, often in RAM; the masks are made on the `device` of the forward.
+    """
     if _alike(conditions):
         return Joined(conditions)
     if how == "adapter":
-        conditions = [_adapted(condition, model) for condition in conditions]
+        conditions = [_adapted(condition, model, device) for condition in conditions]
     step, pictures = _step(model), _picture_lengths(shape, _step(model))
     texts = [condition[TEXT].cond for condition in conditions]
-    lengths = torch.tensor([[text.shape[1]] for text in texts], device=texts[0].device)
-    whole = (lengths + step - 1) // step * step
-    places = _places(int(whole.max()), step, pictures) if whole.unique().numel() > 1 else int(whole.max())
-    start = places - whole if how == "left" else torch.zeros_like(whole)
-    place = torch.arange(places, device=start.device)
-    seen = (place >= start) & (place < start + whole)
-    blank = seen & (place >= start + lengths)
-    texts = [_between(text, int(before), places) for text, before in zip(texts, start, strict=True)]
-    joined = [_with_text(condition, text) for condition, text in zip(conditions, texts, strict=True)]
-    return Joined(joined, None if seen.all() else seen, blank if blank.any() else None, pictures)
+    lengths = [text.shape[1] for text in texts]
+    whole = [ceil(length / step) * step for length in lengths]
+    places = _places(max(whole), step, pictures) if len(set(whole)) > 1 else max(whole)
+    starts = [places - size if how == "left" else 0 for size in whole]
+    seen = [range(start, start + size) for start, size in zip(starts, whole, strict=True)]
+    blank = [range(start + length, own.stop) for start, length, own in zip(starts, lengths, seen, strict=True)]
+    texts = [_between(text, start, places) for text, start in zip(texts, starts, strict=True)]
+    return Joined(
+        [_with_text(condition, text) for condition, text in zip(conditions, texts, strict=True)],
+        _within(seen, places, device) if min(whole) < places else None,
+        _within(blank, places, device) if any(blank) else None,
+        pictures,
+    )
+
+
+def _within(spans: list[range], places: int, device: torch.device) -> Tensor:
+    """(batch, places) on the device: whether a place lies in that row's span."""
+    return torch.tensor([[place in span for place in range(places)] for span in spans], device=device)
 
 
 def _alike(conditions: list[Conditions]) -> bool:
@@ -125,11 +143,11 @@ def _fills_pictures(model, shape: torch.Size) -> bool:
     return step > 1 and ceil(shape[-2] / patch) * ceil(shape[-1] / patch) % step > 0
 
 
-def _adapted(condition: Conditions, model) -> Conditions:
+def _adapted(condition: Conditions, model, device: torch.device) -> Conditions:
     """Anima's network reads captions with an adapter of its own, which is part of what is trained: that done."""
-    tensors, dtype = comfy.samplers.cond_cat([condition]), model.get_dtype_inference()
+    tensors, dtype = comfy.samplers.cond_cat([condition], device=device), model.get_dtype_inference()
     text, ids, weights = (tensors[name] for name in (TEXT, "t5xxl_ids", "t5xxl_weights"))
-    text = model.diffusion_model.preprocess_text_embeds(text.to(ids.device, dtype), ids, weights.to(ids.device, dtype))
+    text = model.diffusion_model.preprocess_text_embeds(text.to(device, dtype), ids, weights.to(device, dtype))
     rest = {name: cond for name, cond in condition.items() if name not in _OF_TEXT}
     return rest | {TEXT: comfy.conds.CONDRegular(text)}
 

@@ -15,6 +15,7 @@ from ...lora_core.files.lineage import Parent, losses
 from ...lora_core.merging.chain import Step
 from ...lora_core.merging.conversion import Converted, convert, convert_steps
 from ...lora_core.merging.truncation import Limits
+from .device import with_fp64
 from .folders import lora_path
 from .keys import NameTable, names_of
 from .offspring import described, lost_layers, refuse_losses
@@ -75,8 +76,7 @@ def _on_cpu(work: Callable[[], Converted]) -> Converted:
 def _weights(model, clip, fixed: Container[str] = ()) -> Callable[[str], torch.Tensor]:
     """What gives the weight of a layer without the patches on it, in fp32; of `fixed` layers, whose change is the same
     on any weight, zeros that take no memory."""
-    device = comfy.model_management.get_torch_device()
-    device = torch.device("cpu") if device.type == "mps" else device  # which has no fp64
+    device = with_fp64(comfy.model_management.get_torch_device())
     patchers = {False: model, **({True: clip.patcher} if clip is not None else {})}
     held = {text: patcher.model.state_dict().keys() for text, patcher in patchers.items()}
     table, zero = names_of(model, clip), torch.zeros((), device=device)

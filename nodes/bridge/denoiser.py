@@ -103,7 +103,7 @@ class ComfyDenoiser:
     def _together(self, x_t: Tensor, sigma: Tensor, conditions: list[Conditions], level: float | None) -> Tensor:
         if level is not None:
             sigma = torch.tensor([level] * len(sigma), device=sigma.device)  # of known value, also without memory
-        joined = captions.join(conditions, self.captions, self.model, x_t.shape)
+        joined = captions.join(conditions, self.captions, self.model, x_t.shape, x_t.device)
         conds = comfy.samplers.cond_cat(joined.conditions, device=x_t.device)
         if joined.seen is not None:
             conds["transformer_options"] = {OVERRIDE: joined.attention}

@@ -1,9 +1,11 @@
-"""What a device has free, and how fast it is."""
+"""What a device has free, what it can do, and how fast it is."""
 
 from __future__ import annotations
 
+import inspect
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import cache
 
 import comfy.model_management
@@ -26,6 +28,58 @@ def free_bytes(device: torch.device) -> float:
 
 def shares_ram(device: torch.device) -> bool:
     return device.type in ("cpu", "mps")
+
+
+def release(patcher) -> None:
+    """Unload a model and its clones from whichever device they are on.
+
+    ComfyUI by itself looks at its default device, and, where it knows of several, at all GPUs when it is asked to; a
+    text encoder may also be loaded on the CPU.
+    """
+    manager = comfy.model_management
+    everywhere = "all_devices" in inspect.signature(manager.unload_model_and_clones).parameters
+    manager.unload_model_and_clones(patcher, **({"all_devices": True} if everywhere else {}))
+    others = [loaded for loaded in manager.current_loaded_models if not _is_of(loaded.model, patcher)]
+    left = [loaded for loaded in manager.current_loaded_models if loaded not in others]
+    for device in {loaded.device for loaded in left}:
+        manager.free_memory(1e30, device, others)
+
+
+def is_out_of_memory(error: RuntimeError) -> bool:
+    """Apple's has no class of its own."""
+    return comfy.model_management.is_oom(error) or "out of memory" in str(error)
+
+
+def leaves_weights_in_ram(device: torch.device) -> bool:
+    """Whether ComfyUI was started with --novram: it then loads no weight, and casts each into a buffer that is used
+    again, while autograd still needs it."""
+    return device.type != "cpu" and comfy.model_management.vram_state == comfy.model_management.VRAMState.NO_VRAM
+
+
+@contextmanager
+def loading_in_full() -> Iterator[None]:
+    """Inside, ComfyUI loads what it is asked to load in full, under --novram, too."""
+    manager = comfy.model_management
+    before = manager.vram_state
+    try:
+        if before == manager.VRAMState.NO_VRAM:
+            manager.vram_state = manager.VRAMState.NORMAL_VRAM
+        yield
+    finally:
+        manager.vram_state = before
+
+
+def _is_of(loaded, patcher) -> bool:
+    return loaded is not None and loaded.clone_base_uuid == patcher.clone_base_uuid
+
+
+def with_fp64(device: torch.device) -> torch.device:
+    """The device, or the CPU where it has no fp64, as Macs, Intel's GPUs and DirectML have not."""
+    return device if has_fp64(device) else torch.device("cpu")
+
+
+def has_fp64(device: torch.device) -> bool:
+    return device.type == "cpu" or comfy.model_management.supports_fp64(device)
 
 
 @cache

@@ -14,6 +14,8 @@ from comfy.quant_ops import QuantizedTensor
 from torch import Tensor, nn
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
+from .device import release
+
 
 @contextmanager
 def static_clone(model) -> Iterator:
@@ -29,7 +31,7 @@ def static_clone(model) -> Iterator:
     """
     with ExitStack() as undo:
         if model.is_dynamic():
-            comfy.model_management.unload_model_and_clones(model)
+            release(model)
             patcher = model.clone(disable_dynamic=True, model_override=model.get_clone_model_override())
         else:
             patcher = model.clone()
@@ -50,7 +52,7 @@ def unload(patcher) -> None:
             if isinstance(value, QuantizedTensor) and not value.is_inference():
                 same = QuantizedTensor(value._qdata, value._layout_cls, value._params)
                 slots[name] = nn.Parameter(same, requires_grad=False)
-        comfy.model_management.unload_model_and_clones(patcher)
+        release(patcher)
 
 
 @contextmanager

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from itertools import combinations
 
 import comfy.model_management
-import torch
 from PIL import Image
 
 from ...lora_core.analysis import findings
@@ -21,6 +20,7 @@ from ...lora_core.merging.exact_sum import check_finite
 from ...lora_core.rows import Row
 from .base import Base
 from .clock import ALWAYS
+from .device import with_fp64
 from .keys import NameTable
 from .merging import Connected
 from .origin import file_name, files_of
@@ -69,8 +69,7 @@ def interference(model, clip, lora_stack, adapters: Sequence[Connected]) -> Meas
     progress.say("norms of the base model, once for this model")
     norms, attention = base.norms(layers, tick), base.attention(layers, tick)
     progress.say(f"{len(entries)} LoRAs, {len(layers)} layers")
-    device = torch.device("cpu") if base.device.type == "mps" else base.device  # which has no fp64
-    found = measure(entries, attention, Work(device, tick))
+    found = measure(entries, attention, Work(with_fp64(base.device), tick))
     fixed = _few_steps(entries, model)
     factor = findings.suggested(found, fixed)
     changed = [_scaled(entry, 1.0 if index in fixed else factor) for index, entry in enumerate(entries)]

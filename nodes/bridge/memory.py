@@ -13,7 +13,8 @@ from torch.utils._pytree import tree_leaves
 
 from ...lora_core.training import plan
 from ...lora_core.training.plan import Measures, Need, Plan
-from .device import free_bytes, rates_of, shares_ram
+from ...lora_core.training.reality import Expected
+from .device import free_bytes, leaves_weights_in_ram, rates_of, shares_ram
 from .frozen import cast_layers
 from .guests import Guests
 from .offload import shared_out, slots
@@ -46,6 +47,8 @@ class Planner:
         Raises ValueError when it would not fit into what is free, and UnforeseeableError.
         """
         free = free_bytes(self.device)
+        if automatic and leaves_weights_in_ram(self.device):
+            asked = replace(asked, offload=1.0)
         network, dtype = self.patcher.model.diffusion_model, self.patcher.model.get_dtype_inference()
         spare = automatic and not asked.offload and bool(cast_layers(network, dtype))
         asked = replace(asked, keep_casts=spare)
@@ -55,6 +58,10 @@ class Planner:
         if settled.measures.offload:
             self._check_ram()
         return settled, plan.describe(settled, free, self.seconds(job, settled.measures), job.config.steps)
+
+    def expected(self, job: Job, settled: Plan) -> Expected:
+        """Of each step, once the run goes on."""
+        return Expected(settled.need.step, self.seconds(job, settled.measures))
 
     def _check_ram(self) -> None:
         """Offloaded weights that lie on the device now, as after sampling, come back to RAM first."""

@@ -13,6 +13,8 @@ import comfy.model_management
 import torch
 from torch import Tensor, nn
 
+from .device import release
+
 Slot = tuple[dict, str]  # a module's own parameters or buffers, and a name among them
 
 
@@ -45,7 +47,7 @@ def loaded_around(patcher, streamed: Sequence[nn.Module], needed: float) -> Iter
     apart = {inner for module in streamed for inner in module.modules()}
     resident = [slot for module in patcher.model.modules() if module not in apart for slot in own_slots(module)]
     needed += sum(own[name].nbytes for own, name in resident)
-    comfy.model_management.unload_model_and_clones(patcher)
+    release(patcher)
     comfy.model_management.free_memory(needed + comfy.model_management.extra_reserved_memory(), device)
     try:
         _patch_one_by_one(patcher, device, ram)

@@ -17,6 +17,7 @@ from ...lora_core.merging.chain import Step, applied
 from .beside import hung
 from .branches import Branch, Way
 from .clock import ALWAYS
+from .device import has_fp64
 from .patchers import FusedLoRA
 from .weights import base_weight, stored
 
@@ -92,7 +93,7 @@ class Patched:
         if shape is not None and weight.shape != shape:
             raise ValueError(f"{self.name} stores {key} as {tuple(weight.shape)}, which only its own loader can read; "
                              "load the model with ComfyUI's")  # fmt: skip
-        weight = weight.to(torch.float64 if self.is_changed(key) and device.type != "mps" else torch.float32, copy=True)
+        weight = weight.to(torch.float64 if self.is_changed(key) and has_fp64(device) else torch.float32, copy=True)
         weight = comfy.lora.calculate_weight(patches, weight, key) if patches else weight
         return applied(weight, self.corrections(key))
 

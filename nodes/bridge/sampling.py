@@ -17,6 +17,7 @@ from comfy.patcher_extension import WrappersMP
 from PIL import Image
 from torch import Tensor, nn
 
+from .device import release
 from .frozen import cast_as_in_sampling
 from .fused import heed_hooks
 from .images import as_picture
@@ -116,7 +117,7 @@ def _held(models: Sequence[nn.Module | None]) -> Iterator[None]:
 def drop(vae) -> None:
     """Take a VAE off the device: the memory beside a training session is the session's."""
     with torch.inference_mode():
-        comfy.model_management.unload_model_and_clones(vae.patcher)
+        release(vae.patcher)
 
 
 @contextmanager

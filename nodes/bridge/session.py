@@ -18,6 +18,7 @@ from torch.utils.checkpoint import checkpoint
 from ...lora_core.training.plan import Measures
 from .attention import differentiable_attention
 from .clock import again, moment
+from .device import loading_in_full
 from .frozen import check_backward, ordinary_tensors, recast_in_backward, static_clone
 from .offload import Stream, loaded_around, shared_out, stream_to
 
@@ -93,7 +94,8 @@ def loaded(patcher, measures: Measures, needed: float = 0, text=None) -> Iterato
             undo.enter_context(loaded_around(patcher, streamed, needed))
         together = encoders if streamed else [patcher, *encoders]
         if together:
-            comfy.model_management.load_models_gpu(together, memory_required=needed, force_full_load=True)
+            with loading_in_full():
+                comfy.model_management.load_models_gpu(together, memory_required=needed, force_full_load=True)
         patcher.pre_run()
         undo.callback(patcher.cleanup)
         for each in (patcher, *encoders):

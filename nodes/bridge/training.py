@@ -28,6 +28,7 @@ from ...lora_core.training.curve import draw_curve
 from ...lora_core.training.finished import Finished, forget
 from ...lora_core.training.inject import Factors, attached
 from ...lora_core.training.objective_config import TIMESTEP_LAWS
+from ...lora_core.training.reality import Expected
 from ...lora_core.training.run_folder import RunFolder, UnsavedError
 from ...lora_core.training.start import Start
 from ...lora_core.training.trainer import Sample, StepResult, TrainState, Trouble, make_optimizer, train
@@ -40,6 +41,7 @@ from .memory import Planner, UnforeseeableError
 from .preparing import Order, Run, Sources
 from .previews import Previewer, Shown, check_previews
 from .progress import Progress
+from .reality import Reality
 from .runs import begun, place, stop_told, tell
 from .samples import make_samples
 from .session import aside, loaded, trainable
@@ -86,6 +88,7 @@ class _Work:
     layers: Layers
     state: TrainState
     material: _Material
+    expected: Expected | None = None  # of a step
 
     def adapter(self) -> Adapter:
         """The LoRA as it is now."""
@@ -106,8 +109,8 @@ def train_lora(sources: Sources, recipe: Recipe, run: Run) -> Trained:
         return _again(order, *found)
     check_guests(order)
     material = _encoded(order)
-    with _session(order, material) as patcher:
-        work = _set_up(order, material, patcher)
+    with _session(order, material) as (patcher, expected):
+        work = replace(_set_up(order, material, patcher), expected=expected)
         with _folder(order, work) as kept, stop_told(work.state, kept, order.progress):
             return _run(order, work, kept)
 
@@ -139,25 +142,28 @@ def _encoded(order: Order) -> _Material:
 
 @contextmanager
 def _session(order: Order, material: _Material) -> Iterator:
-    """Yield the loaded ModelPatcher to train, with the measures that fit what is free; what it needs is shown before.
+    """Yield the loaded ModelPatcher to train, with the measures that fit what is free, and what is expected of a step;
+    what it needs is shown before.
 
     Raises ValueError when the run would not fit.
     """
-    run, text, needed = order.run, order.text, 0.0
+    run, text, needed, expected = order.run, order.text, 0.0, None
     job = preparing.job(
         order.sources, order.recipe, material.encoded, material.latents, material.priors, material.shown
     )
     with trainable(order.sources.model) as patcher, aside(text and text.patcher) as encoders:
         measures = run.measures
         try:
-            settled, line = Planner(patcher, text).settle(job, run.measures, run.automatic)
+            planner = Planner(patcher, text)
+            settled, line = planner.settle(job, run.measures, run.automatic)
+            expected = planner.expected(job, settled)
             measures, needed = settled.measures, settled.need.total - settled.need.weights
             order.progress.keep(line)
             log.info("%s: %s", run.name, line)
         except UnforeseeableError as reason:
             log.warning("what %s needs is not known before its first step: %s", run.name, reason)
         with loaded(patcher, measures, needed, encoders):
-            yield patcher
+            yield patcher, expected
 
 
 def _set_up(order: Order, material: _Material, patcher) -> _Work:
@@ -192,12 +198,14 @@ def _run(order: Order, work: _Work, kept: RunFolder) -> Trained:
         order.recipe, order.pictures, state, work.denoiser, work.samples, weight_norms(work.layers), kept.path,
         work.adapter, partial(_labelled, work.material.facts),
     )  # fmt: skip
-    problem = ""
+    problem, reality = "", Reality(work.denoiser.device, work.expected, progress)
     try:
         with ended_by_signals(), attached(state.factors.branches), kept.kept(state, work.adapter):
             previewer.begin(run.start_over)
-            steps = train(config, state, work.denoiser, work.samples, partial(_trouble, progress, kept, previewer))
+            trouble = partial(_trouble, progress, kept, previewer)
+            steps = train(config, state, work.denoiser, work.samples, trouble, reality.relief)
             for result in watch.over(steps):
+                reality.after()
                 kept.note(result)
                 _show(progress, result, config, state, watch)
                 due = run.save_every and result.step % run.save_every == 0

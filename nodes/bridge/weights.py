@@ -15,6 +15,7 @@ from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from ...lora_core.adapter import TEXT_PREFIX
 from ...lora_core.training.dora import Frozen
+from .device import release
 from .frozen import Casts, is_foreign
 
 _ROWS, _UNITS = 512, 2048  # at once; a layer of a third party may unpack its weight for each lot
@@ -84,7 +85,7 @@ def base_weight(patcher, key: str, device: torch.device) -> Tensor:
     module = patcher.model.get_submodule(path)
     if kind == "weight" and _speaks_for_itself(module) and _is_packed(weight, module):
         if patcher.model.current_weight_patches_uuid is not None:
-            comfy.model_management.unload_model_and_clones(patcher)
+            release(patcher)
         return told(module, device)
     if not weight.is_floating_point() or is_traceable_wrapper_subclass(weight):
         raise ValueError(f"{key} is stored as {type(weight).__name__} of {weight.dtype}, which only its own loader can "

@@ -229,6 +229,38 @@ def test_outputs_that_are_views(wrap):
         close(one, two, 1e-12)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_layer_with_a_bias_pays_nothing_for_its_view(dtype):
+    """Its output is a view of a product. Gradients are, to the bit, those of a sum in place on a copy."""
+    module = nn.Linear(6, 50, dtype=dtype).requires_grad_(False)
+    found = {}
+    for name, own in {"as it is": lambda out: out, "a copy": lambda out: out.clone()}.items():
+        item, x = branch(module, 2, 2.0, dtype=torch.float32), random(3, 4, 7, 6, dtype=dtype).requires_grad_()
+        out = item.add_to(own(module(x)), x)
+        assert not out._is_view() and out.grad_fn.name() == "_AddLowRankBackward"
+        out.add_(1.0)  # which blocks of FLUX's kind do
+        with Sized(out.numel()) as seen:
+            out.square().sum().backward()
+        found[name] = [out.detach(), x.grad, item.lora_A.grad, item.lora_B.grad], seen.count
+    (plain, count), (copied, more) = found.values()
+    assert all(torch.equal(one, other) for one, other in zip(plain, copied, strict=True))
+    assert count <= more, "nothing more of the output's size"
+
+
+class Sized(TorchDispatchMode):
+    """Counts results of one size."""
+
+    def __init__(self, size: int):
+        super().__init__()
+        self.size, self.count = size, 0
+
+    def __torch_dispatch__(self, operator, types, args=(), kwargs=None):
+        out = operator(*args, **(kwargs or {}))
+        made = [] if operator.is_view else [each for each in tree_leaves(out) if isinstance(each, Tensor)]
+        self.count += sum(each.numel() == self.size for each in made)
+        return out
+
+
 def test_an_input_without_gradient_still_trains_the_factors():
     module = nn.Linear(6, 5, dtype=torch.float64).requires_grad_(False)
     item, x = branch(module, 3, 2.0), random(3, 7, 6)

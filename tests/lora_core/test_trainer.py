@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import replace
@@ -89,6 +90,7 @@ class Run:
         text: tuple[float, int] = (0.02, 2), options: LayersConfig | None = None,
     ):  # fmt: skip
         self.config, self.toy, self.samples = config, Toy(), samples or make_samples()
+        self.relief: Callable[[RuntimeError], Callable[[], object] | None] = lambda _: None
         self.again = lambda: Run(config, self.samples, last, text, options)
         generator, (text_rate, text_rank) = torch.Generator().manual_seed(config.seed), text
         layers = {"enter": self.toy.enter, last: self.toy.leave}
@@ -98,7 +100,7 @@ class Run:
 
     def steps(self) -> Iterator[StepResult]:
         with attached(self.state.factors.branches):
-            yield from train(self.config, self.state, self.toy, self.samples)
+            yield from train(self.config, self.state, self.toy, self.samples, relief=lambda error: self.relief(error))
 
     def go(self, count: int | None = None) -> list[StepResult]:
         running, results = self.steps(), []
@@ -727,3 +729,51 @@ def test_a_gradient_norm_limit_of_zero_clips_nothing():
         run.go(4)
         results[limit] = run.bytes()
     assert results[0.0] == results[1e9] != results[1e-3]
+
+
+@pytest.mark.parametrize("call", [1, 2, 8, 24])
+def test_a_step_short_of_memory_is_taken_once_more_from_the_same_draws(whole, call):
+    run, room = Run(), []
+
+    def fail(number: int) -> None:
+        if number == call:
+            raise torch.OutOfMemoryError("for the test")
+
+    run.toy.on_call = fail
+    run.relief = lambda error: lambda: room.append(sys.exc_info()[0])
+    assert run.go() == whole[1] and run.bytes() == whole[0]
+    assert room == [None], "once, when nothing holds the failed step any more"
+
+
+def test_a_step_that_is_short_of_memory_twice_ends_the_run(whole):
+    run, room = Run(), []
+
+    def fail(number: int) -> None:
+        if number >= 7:
+            raise torch.OutOfMemoryError("for the test")
+
+    run.toy.on_call = fail
+    run.relief = lambda error: lambda: room.append(error)
+    with pytest.raises(torch.OutOfMemoryError):
+        run.go()
+    assert len(room) == 1 and run.state.step == 3 and not run.state.factors.flat.grad.any()
+    run.toy.on_call, run.relief = lambda _: None, lambda _: None
+    run.go()
+    assert run.bytes() == whole[0]
+
+
+def test_an_error_of_something_else_is_not_tried_again():
+    run = Run()
+    run.toy.on_call = lambda number: 1 / 0 if number == 3 else None
+    with pytest.raises(ZeroDivisionError):
+        run.go()
+    assert run.toy.calls == 3
+    run.toy.on_call = lambda number: torch.zeros(2) @ torch.zeros(3)  # a RuntimeError
+    with pytest.raises(RuntimeError):
+        run.go()
+    assert run.toy.calls == 4
+
+
+def test_nothing_is_asked_of_the_device_about_text_encoders_that_are_not_there(whole):
+    run = Run(text=(0.02, 2))
+    assert len(run.state.factors.text_gradient()) == 0 and {result.text_norm for result in run.go(2)} == {0.0}

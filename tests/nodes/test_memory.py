@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import comfy.model_management
 import psutil
 import pytest
 import tiny
@@ -21,6 +22,7 @@ from lora_loom.lora_core.training.targets import select
 from lora_loom.lora_core.training.trainer import add_gradient
 from lora_loom.nodes.bridge import memory
 from lora_loom.nodes.bridge.denoiser import ComfyDenoiser
+from lora_loom.nodes.bridge.device import leaves_weights_in_ram
 from lora_loom.nodes.bridge.frozen import cast_layers
 from lora_loom.nodes.bridge.memory import Planner
 from lora_loom.nodes.bridge.offload import Stream
@@ -308,3 +310,23 @@ def test_weights_that_stay_on_the_device(models) -> None:
     assert whole == stored_bytes(trio.model.model)
     assert with_text == whole + stored_bytes(trio.clip.cond_stage_model)
     assert 0 < least < half < whole and least < 0.5 * whole
+
+
+def test_novram_means_that_all_blocks_are_offloaded(models, monkeypatch) -> None:
+    """ComfyUI would load no weight, and cast each into a buffer that is used again: the device is the stand-in's."""
+    monkeypatch.setattr(memory, "leaves_weights_in_ram", lambda _device: True)
+    with trainable(models("flux1").model) as patcher:
+        planner, job = Planner(patcher), job_of(models("flux1"), batch=1)
+        assert planner.settle(job, Measures(), True)[0].measures.offload == 1
+        assert planner.settle(job, Measures(), False)[0].measures.offload == 0, "as set"
+
+
+def test_what_is_loaded_is_loaded_in_full_under_novram(models, monkeypatch) -> None:
+    manager = comfy.model_management
+    states, load = [], manager.load_models_gpu
+    monkeypatch.setattr(manager, "vram_state", manager.VRAMState.NO_VRAM)
+    monkeypatch.setattr(manager, "load_models_gpu", lambda *a, **k: states.append(manager.vram_state) or load(*a, **k))
+    assert leaves_weights_in_ram(CUDA) and not leaves_weights_in_ram(CPU)
+    with trainable(models("flux1").model) as patcher, loaded(patcher, Measures()):
+        assert states == [manager.VRAMState.NORMAL_VRAM]
+        assert manager.vram_state == manager.VRAMState.NO_VRAM

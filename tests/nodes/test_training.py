@@ -272,14 +272,29 @@ def test_failure_inside_a_step(models, data, runs: Path) -> None:
     state = surroundings(trio.model)
 
     def fail(number: int) -> None:
-        if number == 3:
+        if number >= 3:
             raise torch.OutOfMemoryError("for the test")
 
-    with on_forward(trio, fail), pytest.raises(torch.OutOfMemoryError):
+    with on_forward(trio, fail) as calls, pytest.raises(torch.OutOfMemoryError):
         train(trio, data)
+    assert len(calls) == 4, "the third step was tried twice"
     assert surroundings(trio.model) == state
     assert {Path(name).name for name in kept(runs)} == {"state.safetensors", "step_000002.safetensors"}
     assert len(train(trio, data)[1]["loss"]) == STEPS
+
+
+def test_a_step_short_of_memory_is_taken_again(models, data, caplog) -> None:
+    trio = models("flux1")
+
+    def fail(number: int) -> None:
+        if number == 3:
+            raise torch.OutOfMemoryError("for the test")
+
+    with on_forward(trio, fail) as calls:
+        short = train(trio, data, run_name="short")
+    assert len(calls) == STEPS + 1
+    assert caplog.text.count("out of memory in a step") == 1
+    assert short[1] == train(trio, data, run_name="plenty")[1]
 
 
 def test_resumes_after_the_lora_so_far_was_tried_out(models, loras: Path, data, runs: Path) -> None:

@@ -1,0 +1,48 @@
+"""A run on a device that tells what it holds: the first steps are held to the prediction, once."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from lora_loom.lora_core.training.plan import GB
+from lora_loom.lora_core.training.reality import Expected
+from lora_loom.nodes.bridge import reality
+from lora_loom.nodes.bridge.device import is_out_of_memory
+from lora_loom.nodes.bridge.reality import Reality
+
+
+class Device:
+    """Stands for torch.cuda: 7 GB lie there, and a step holds `held` more."""
+
+    def __init__(self, held: float):
+        self.held, self.resets = held, 0
+
+    def memory_allocated(self, _device: Any) -> float:
+        return 7 * GB
+
+    def reset_peak_memory_stats(self, _device: Any) -> None:
+        self.resets += 1
+
+    def max_memory_allocated(self, _device: Any) -> float:
+        return 7 * GB + self.held
+
+
+@pytest.mark.parametrize("held", [2 * GB, 5 * GB])
+def test_the_first_steps_are_held_to_the_prediction(monkeypatch, held: float) -> None:
+    device, told = Device(held), []
+    monkeypatch.setattr(torch, "cuda", device)
+    monkeypatch.setattr(reality, "tell", lambda _progress, text: told.append(text))
+    run = Reality(torch.device("cuda"), Expected(2 * GB, 60.0), SimpleNamespace(notes=()))
+    for _ in range(6):
+        run.after()
+    assert device.resets == 1 and len(told) == 1
+    assert ("holds 5.0 GB beside the weights where 2.0 GB was predicted" in told[0]) == (held > 2 * GB)
+
+
+def test_out_of_memory_is_known_in_every_form() -> None:
+    assert is_out_of_memory(torch.OutOfMemoryError("for the test"))
+    assert is_out_of_memory(RuntimeError("MPS backend out of memory (MPS allocated: 9 GB)"))
+    assert not is_out_of_memory(RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
