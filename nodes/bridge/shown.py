@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import logging
+import random
 from collections.abc import Mapping
 
 from comfy_api.latest import io, ui
 from torch import Tensor
+
+log = logging.getLogger("lora_loom")
 
 
 def shown(
@@ -15,5 +19,20 @@ def shown(
 
     The front end's web/js/told.js shows the texts.
     """
-    pictures = {} if images is None else ui.PreviewImage(images, cls=node).as_dict()
+    pictures = {} if images is None else _kept(node, images)
     return {**pictures, "text": (report,), **({"chosen": (dict(chosen),)} if chosen else {})}
+
+
+def _kept(node: type[io.ComfyNode], images: Tensor) -> dict:
+    """The pictures in ComfyUI's temporary folder; none where the disk does not take them, which is to stop nothing.
+
+    ComfyUI draws their names from Python's generator, which is left as it was.
+    """
+    state = random.getstate()
+    try:
+        return ui.PreviewImage(images, cls=node).as_dict()
+    except OSError as error:
+        log.warning("the picture of %s is not shown: %s", node.__name__, error)
+        return {}
+    finally:
+        random.setstate(state)

@@ -50,7 +50,9 @@ def test_training_writes_a_verified_file(server: ComfyServer, folder: str) -> No
     shown = server.run(graphs.training(folder, "plain"))["outputs"]
     (told,) = shown["train"]["text"]
     assert f"kept in output/lora_loom/{run_folder(server, 'plain').name}" in told and shown["train"]["images"]
-    assert shown["data"]["text"][0].startswith("6 images") and shown["data"]["images"]
+    assert (
+        shown["data"]["text"][0].startswith("6 captions, one for every picture\n6 images") and shown["data"]["images"]
+    )
     saved = load_file(lora_file(server, "plain"))
     assert len(saved) == 48 * 3
     assert any(tensor.abs().max() > 0 for name, tensor in saved.items() if "lora_up" in name)

@@ -36,7 +36,7 @@ def refusals(graph: Graph) -> str:
     valid, error, _, by_node = asyncio.run(execution.validate_prompt("test", graph, None))
     reasons = [reason for node in by_node.values() for reason in node["errors"]]
     text = "\n".join(f"{reason['message']}: {reason['details']}" for reason in reasons or ([error] if error else []))
-    assert valid == (not text), text
+    assert valid or text  # what can run without the refused node does
     return text
 
 
