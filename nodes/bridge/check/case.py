@@ -45,17 +45,18 @@ class Case:
     @contextmanager
     def training(
         self, measures: Measures = PLAIN, config: TrainConfig | None = None, dora: bool = False,
-        preset: str = "all-linear", needed: float = 0.0, lengths: tuple[int, ...] = LENGTHS,
+        lora: LoraConfig | None = None, needed: float = 0.0, lengths: tuple[int, ...] = LENGTHS,
     ) -> Iterator[Training]:  # fmt: skip
         """A session of Train LoRA on it, at its first step."""
         config = config or TrainConfig(batch_size=len(lengths))
-        lora = LoraConfig(RANK, RANK, preset, options=LayersConfig(dora=dora))
+        lora = lora or LoraConfig(RANK, RANK, "all-linear", options=LayersConfig(dora=dora))
         with trainable(self.patcher) as patcher, loaded(patcher, measures, needed):
             denoiser, generator = ComfyDenoiser(patcher), torch.Generator().manual_seed(config.seed)
             layers, _ = chosen_layers(patcher.model.diffusion_model, None, lora, None)
             factors = Factors(
-                layers, RANK, RANK, generator, device=patcher.load_device, options=lora.options, frozen=ComfyFrozen()
-            )
+                layers, lora.rank, lora.alpha, generator, device=patcher.load_device, options=lora.options,
+                frozen=ComfyFrozen(),
+            )  # fmt: skip
             _loosened(factors)
             samples = [_sample(denoiser, self.network, length, n) for n, length in enumerate(lengths)]
             batches = Batches([sample.latent.shape for sample in samples], config.batch_size, 1, generator)

@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-import comfy.model_management
 import comfy.model_patcher
 import comfy.supported_models
 import torch
@@ -35,12 +34,16 @@ class Network:
         pooled = {"pooled_output": torch.randn(1, self.pooled, generator=generator)} if self.pooled else {}
         return [[text, {**pooled, "guidance": 1.0}]]
 
+    def shell(self, store: torch.device, dtype: torch.dtype) -> nn.Module:
+        """ComfyUI's model of it, without weights."""
+        config = getattr(comfy.supported_models, self.config)(dict(self.unet))
+        config.set_inference_dtype(dtype, None)
+        return config.get_model({}, "", device=store)
+
     def build(self, home: torch.device, dtype: torch.dtype, wide: bool = False) -> Any:
         """A MODEL that computes on `home` in `dtype`, its weights in RAM as a loader leaves them: the same numbers on
         any device."""
-        config = getattr(comfy.supported_models, self.config)(dict(self.unet))
-        config.set_inference_dtype(dtype, None)
-        model = config.get_model({}, "", device=torch.device("cpu"))
+        model = self.shell(torch.device("cpu"), dtype)
         _fill(model.diffusion_model, _repeated() if wide else _drawn())
         model.eval()
         return comfy.model_patcher.ModelPatcher(model, load_device=home, offload_device=torch.device("cpu"))
