@@ -96,5 +96,5 @@ def without_paths(text: str) -> str:
 
 
 def share(value: float) -> str:
-    """A relative difference, as people read it."""
-    return "equal to the bit" if value == 0 else f"{value:.2g}"
+    """A relative difference, as people read it; 0 means equal to the bit."""
+    return f"{value:.2g}"

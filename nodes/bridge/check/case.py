@@ -95,7 +95,7 @@ class Training:
         losses, _ = add_gradient(
             self.config, self.state.factors, self.denoiser, x0.to(device), noise.to(device), sigma, conditions, []
         )
-        return losses.detach().double().cpu(), flat.grad.double().cpu()
+        return losses.detach().cpu().double(), flat.grad.cpu().double()
 
     def steps(self, count: int) -> Tensor:
         """So many more steps of the training loop; the factors after them, a copy on the CPU."""
@@ -113,7 +113,7 @@ def optimiser(name: str) -> TrainConfig:
 
 def apart(found: Tensor, wanted: Tensor) -> float:
     """Norm of the difference over the norm of what is wanted; infinite where something is not finite."""
-    found, wanted = found.detach().double().cpu(), wanted.detach().double().cpu()
+    found, wanted = (each.detach().cpu().double() for each in (found, wanted))
     if not bool(found.isfinite().all()):
         return float("inf")
     return float((found - wanted).norm() / wanted.norm().clamp(min=1e-30))

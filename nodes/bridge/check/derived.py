@@ -149,6 +149,7 @@ def _on_the_cpu(case: Case) -> Tensor:
 def _error_of_weights(case: Case, entries: list[Entry]) -> float:
     """Of what the stack changed, beside the exact sum in fp64."""
     patched, sums = _stacked(case, entries, "weights"), exact_sum(entries)
+    comfy.model_management.unload_model_and_clones(case.patcher)
     base = {name: _weight(case.patcher, name) for name in sums}
     comfy.model_management.load_models_gpu([patched], force_full_load=True)
     changed = {name: _weight(patched, name) - base[name] for name in sums}
@@ -158,7 +159,7 @@ def _error_of_weights(case: Case, entries: list[Entry]) -> float:
 
 
 def _weight(patcher: Any, name: str) -> Tensor:
-    return patcher.model.get_submodule(name).weight.detach().to("cpu", torch.float64, copy=True)
+    return patcher.model.get_submodule(name).weight.detach().cpu().to(torch.float64, copy=True)
 
 
 def _layers_apart(found: Mapping[str, LowRank], wanted: Mapping[str, LowRank]) -> float:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 
 import comfy.model_management
 import comfy_extras.nodes_train as nodes_train
@@ -44,8 +45,10 @@ def native_step(case: Case, length: int, rank: int) -> Iterator[Callable[[], Non
         guider.set_conds(network.caption(length))
         latent = torch.randn(1, *network.latent, generator=torch.Generator().manual_seed(0)).to(dtype)
         modules = nodes_train.find_modules_at_depth(patcher.model.diffusion_model)
-        before = comfy.model_management.in_training
+        before, bar = comfy.model_management.in_training, getattr(nodes_train, "trange", None)
         try:
+            if bar is not None:
+                nodes_train.trange = partial(bar, disable=True)  # a line for every step
             nodes_train._run_training_loop(guider, sampler, latent, 1, 0, False, False)
             guider.inner_model = patcher.model  # which the guider lets go of after its one call
             comfy.model_management.load_models_gpu([patcher], force_full_load=True)
@@ -59,6 +62,8 @@ def native_step(case: Case, length: int, rank: int) -> Iterator[Callable[[], Non
                 if hasattr(module, "org_forward"):
                     nodes_train.unpatch(module)
             comfy.model_management.in_training = before
+            if bar is not None:
+                nodes_train.trange = bar
             patcher.cleanup()
             patcher.model.eval()
             for weight, wanted in trained:

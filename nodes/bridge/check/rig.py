@@ -51,7 +51,8 @@ class Rig:
 
     def left(self, network: Network) -> str:
         """What the checks of this network have left behind since it was first asked, in words; empty when nothing."""
-        found = self.here(network).fingerprint(), held(self.device)
+        memory_now = held(self.device)  # first, since it unloads what a clone has changed
+        found = self.here(network).fingerprint(), memory_now
         weights, memory = self._before.setdefault(network.name, found)
         if found[0] != weights:
             return "it has changed the weights of the base model"

@@ -79,7 +79,7 @@ def optimisers(rig: Rig, network: Network) -> Outcome:
     """Two steps of every optimiser move the factors as they do on the CPU."""
     found = {name: apart(*_moved_by(name, rig, network)) for name in OPTIMIZERS}
     worst = max(found, key=found.__getitem__)
-    text = f"two steps of each of {len(found)}: at most {share(found[worst])} from the CPU's ({worst})"
+    text = f"two steps of each of {len(found)}: the worst, {worst}, {share(found[worst])} from the CPU's"
     return Outcome(found[worst] < MOVED, text, found)
 
 

@@ -8,16 +8,18 @@ from functools import partial
 from pathlib import Path
 
 import comfy.model_management
+import folder_paths
 import torch
 
 from ....lora_core.analysis.device_check import Check, Finding
+from ..progress import Progress
 from . import derived, memory, right, timing
 from .networks import FLUX, TINY
 from .rig import Rig, guarded
 from .who import who
 
 Told = Callable[[Finding, int], None]  # a finding, and how many there are by now
-EXPECTED = len(TINY) * len(right.EACH) + len(right.ONCE) + len(derived.ONCE) + 2  # about, for a bar
+EXPECTED = len(TINY) * len(right.EACH) + len(right.ONCE) + len(derived.ONCE) + 16  # about, for a bar
 NAME = "lora_loom_gpu_check"
 
 
@@ -46,6 +48,10 @@ def write(found: Check, folder: Path) -> list[Path]:
 
 
 def _findings(rig: Rig, quick: bool) -> Iterator[Finding]:
+    if comfy.model_management.is_device_cpu(rig.device):
+        yield Finding(
+            "right", "beside the CPU", None, "this device is the CPU: what is beside the CPU's is beside itself"
+        )
     for network in TINY:
         for name, work in right.EACH.items():
             yield guarded("right", f"{network.name}, {name}", partial(work, rig, network), partial(rig.left, network))
@@ -56,3 +62,18 @@ def _findings(rig: Rig, quick: bool) -> Iterator[Finding]:
     else:
         yield from memory.run(rig)
     yield from timing.run(rig, quick)
+
+
+def on_node(quick: bool) -> tuple[Check, str]:
+    """The check with its progress on the node that is executing, and what stays on it; its files go to the output
+    folder."""
+    progress = Progress(EXPECTED)
+
+    def tell(finding: Finding, done: int) -> None:
+        progress.tick(min(done, EXPECTED), EXPECTED)
+        progress.say(f"{done} of about {EXPECTED}: {finding.line()}")
+
+    found = check(quick=quick, tell=tell)
+    paths = write(found, Path(folder_paths.get_output_directory()))
+    written = f"in the output folder: {' and '.join(path.name for path in paths)}"
+    return found, progress.end("\n".join([*found.verdicts(), written]))

@@ -30,10 +30,12 @@ from .networks import FLUX, SD15, WIDE, Network, tokens
 from .rig import CPU, Outcome, Rig, guarded
 
 Step = Callable[[], object]
+Way = Callable[[], AbstractContextManager[Step]]
 FROZEN, OURS = "frozen", "ours"
 WAYS = {OURS: Measures(False), "ours, recomputed": Measures(), "ours, offloaded": Measures(True, 1.0)}
 NATIVE = "ComfyUI's own trainer"
-_WARM, _TIMED, _QUICK = 3, 10, 3
+_ROUNDS, _QUICK = (3, 10), (1, 3)  # steps before the time is taken, and those that are timed
+_ROOM = 2.4  # bytes for each number of a wide network
 _BUSY = 0.8  # of the time of a step; below it the device waits for its next operator
 
 
@@ -48,23 +50,25 @@ class Timed:
 
 
 def run(rig: Rig, quick: bool) -> Iterator[Finding]:
-    for network, case in _cases(rig):
-        yield from _of_network(rig, network, case, _QUICK if quick else _TIMED)
+    """One finding for each way on each network, what they come to, and the copies."""
+    for network, case in _cases(rig, quick):
+        yield from _of_network(network, case, _QUICK if quick else _ROUNDS)
         case = None  # before the next is made
-    yield guarded("time", "copies", lambda: _copies(rig.device, 2**(24 if quick else 28)))
+    yield guarded("time", "copies", lambda: _copies(rig.device, 2 ** (24 if quick else 28)))
 
 
-def _cases(rig: Rig) -> Iterator[tuple[Network, Case]]:
-    """Wide networks on a device with memory of its own and room for them, tiny ones elsewhere."""
-    fit = [n for n in WIDE if not shares_ram(rig.device) and 2.4 * parameters(n) < min(map(free_bytes, (CPU, rig.device)))]
-    for network in fit:
+def _cases(rig: Rig, quick: bool) -> Iterator[tuple[Network, Case]]:
+    """Wide networks on a device with memory of its own and room for them; else, and in the quick form, tiny ones."""
+    free = min(free_bytes(CPU), free_bytes(rig.device))
+    wide = () if quick or shares_ram(rig.device) else [n for n in WIDE if _ROOM * parameters(n) < free]
+    for network in wide:
         yield network, wide_case(network, rig.device)
-    for network in () if fit else (SD15, FLUX):
+    for network in () if wide else (FLUX,) if quick else (SD15, FLUX):
         yield network, rig.here(network)
 
 
-def _of_network(rig: Rig, network: Network, case: Case, rounds: int) -> Iterator[Finding]:
-    ways: dict[str, Callable[[], AbstractContextManager[Step]]] = {FROZEN: partial(_frozen, case)}
+def _of_network(network: Network, case: Case, rounds: tuple[int, int]) -> Iterator[Finding]:
+    ways: dict[str, Way] = {FROZEN: partial(_frozen, case)}
     ways |= {name: partial(_ours, case, measures) for name, measures in WAYS.items()}
     ways[NATIVE] = partial(native_step, case, _length(case), LORA.rank)
     known: dict[str, Timed] = {}
@@ -76,7 +80,9 @@ def _of_network(rig: Rig, network: Network, case: Case, rounds: int) -> Iterator
         yield Finding("time", f"{network.name}, all", None, _verdict(network, known), {}, verdict=True)
 
 
-def _step(case: Case, name: str, way, measures: Measures, rounds: int, known: dict[str, Timed]) -> Outcome:
+def _step(
+    case: Case, name: str, way: Way, measures: Measures, rounds: tuple[int, int], known: dict[str, Timed]
+) -> Outcome:
     if case.network in WIDE and (lacks := room_for(case, measures)[1]):
         return Outcome(None, lacks)
     with way() as step:
@@ -124,14 +130,14 @@ def _length(case: Case) -> int:
     return tokens(case.network) if case.network in WIDE else 16
 
 
-def _timed(step: Step, device: torch.device, rounds: int) -> Timed:
-    seconds = []
-    for done in range(_WARM + rounds):
+def _timed(step: Step, device: torch.device, rounds: tuple[int, int]) -> Timed:
+    seconds, (warm, timed) = [], rounds
+    for done in range(warm + timed):
         comfy.model_management.throw_exception_if_processing_interrupted()
         started = time.perf_counter()
         step()
         synchronize(device)
-        seconds += [time.perf_counter() - started] * (done >= _WARM)
+        seconds += [time.perf_counter() - started] * (done >= warm)
     typical = statistics.median(seconds)
     launches, ran = _kernels(step, device) or (_operators(step, device), None)
     return Timed(typical, launches, None if ran is None else min(ran / typical, 1.0))

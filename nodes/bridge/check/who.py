@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import enum
 import platform
-import sys
 
 import comfy.cli_args
 import comfy.ldm.modules.attention
@@ -29,7 +28,7 @@ def who(device: torch.device) -> dict[str, str]:
         "Driver": _driver(device),
         "torch": torch.__version__,
         "Python": platform.python_version(),
-        "System": f"{platform.system()} {platform.release()}, {platform.machine()}, {_threads()}",
+        "System": f"{platform.system()} {_release()}, {platform.machine()}, {_threads()}",
         "ComfyUI": comfyui_version.__version__,
         "Memory of models": f"{management.vram_state.name}, dynamic VRAM {_on(_dynamic())}",
         "Attention": comfy.ldm.modules.attention.optimized_attention.__name__,
@@ -75,8 +74,13 @@ def _driver(device: torch.device) -> str:
     return f"for CUDA {number // 1000}.{number % 1000 // 10}, torch's own {torch.version.cuda or torch.version.hip}"
 
 
+def _release() -> str:
+    """The first two numbers: some builds are called after a machine or its owner."""
+    return ".".join(platform.release().split("-")[0].split(".")[:2])
+
+
 def _threads() -> str:
-    return f"{torch.get_num_threads()} thread{'s' * (torch.get_num_threads() > 1)}, {sys.maxsize.bit_length() + 1} bit"
+    return f"{torch.get_num_threads()} thread{'s' * (torch.get_num_threads() > 1)}"
 
 
 def _on(value: object) -> str:
