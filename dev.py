@@ -4,7 +4,7 @@
     python dev.py test [pytest arguments]           the whole test suite
     python dev.py serve [--port N] [ComfyUI flags]  a ComfyUI with the pack, for a person with a browser
     python dev.py bench [name]                      the benchmarks of tests/benchmarks
-    python dev.py gpu-check [--quick] [flags]       is it right and fast on this GPU? Leaves two files to attach to a report
+    python dev.py gpu-check [--quick] [flags]       is it right and fast on this GPU? Leaves a page to report
 
 The first use builds .venv and .comfyui beside this file (about 2 minutes, 7 GB); cut off, it goes on the next time.
 COMFYUI_PATH=<folder> uses a ComfyUI of your own with the Python that runs this file; nothing is installed then.

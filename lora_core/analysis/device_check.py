@@ -11,7 +11,7 @@ from ..version import VERSION
 
 SECTIONS = ("right", "memory", "time")
 TITLES = {"right": "Is it right", "memory": "Memory", "time": "Time"}
-_PATH = re.compile(r"(?:[A-Za-z]:[\\/]|\\\\|(?<![\w./~])~?/)(?:[^\s'\"<>|:*?,;]+[\\/])*([^\s'\"<>|:*?,;\\/]*)")
+_PATH = re.compile(r"(?:[A-Za-z]:[\\/]|\\\\|(?<![\w./~])~?/(?=\S))(?:[^\s'\"<>|:*?,;]+[\\/])*([^\s'\"<>|:*?,;\\/]*)")
 
 
 @dataclass(frozen=True)

@@ -126,7 +126,7 @@ def test_memory_is_judged_by_what_a_run_would_not_have_had() -> None:
 def test_wide_networks_are_as_wide_as_people_s() -> None:
     assert memory.parameters(SDXL_WIDE) == pytest.approx(2.57e9, rel=0.01)
     assert memory.parameters(FLUX_WIDE) == pytest.approx(1.3e9, rel=0.1)
-    need = memory.Planner(wide_shell()).need(memory.job_of(FLUX_WIDE), memory.WAYS["checkpointed"])
+    need, _ = memory.room_for(case.Case(FLUX_WIDE, wide_shell()), memory.WAYS["checkpointed"])
     assert need.activations > 0.2 * GB
 
 

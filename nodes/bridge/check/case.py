@@ -1,4 +1,4 @@
-"""One network of a check in training: factors that change something, fixed pictures and captions, and what comes out."""
+"""One network of a check in training: factors that change something, fixed pictures and captions."""
 
 from __future__ import annotations
 

@@ -12,6 +12,7 @@ from ....lora_core.training.plan import Measures, Need, in_gb
 from ..device import free_bytes, shares_ram
 from ..memory import Planner
 from ..rehearsal import Job
+from ..session import trainable
 from .case import Case, counter, held
 from .networks import WIDE, Network, tokens
 from .rig import CPU, Outcome, Rig, guarded
@@ -54,7 +55,9 @@ def job_of(network: Network) -> Job:
 
 def room_for(case: Case, measures: Measures) -> tuple[Need, str]:
     """What a step needs, and a sentence when it is not free."""
-    need, free = Planner(case.patcher).need(job_of(case.network), measures), free_bytes(case.patcher.load_device)
+    with trainable(case.patcher) as patcher:
+        need = Planner(patcher).need(job_of(case.network), measures)
+    free = free_bytes(case.patcher.load_device)
     told = f"left out: a step needs {in_gb(need.total)} GB and {in_gb(free)} GB is free"
     return need, told if need.total > free else ""
 

@@ -30,8 +30,8 @@ class _Opened(nodes_train.TrainSampler):
 
 @contextmanager
 def native_step(case: Case, length: int, rank: int) -> Iterator[Callable[[], None]]:
-    """Yield one step of TrainLoraNode at its defaults, on a picture with a caption of that many tokens; all is as it was
-    on leaving. Its parts are called in the order of its execute()."""
+    """Yield one step of TrainLoraNode at its defaults, on a picture with a caption of that many tokens; all is as it
+    was on leaving. Its parts are called in the order of its execute()."""
     dtype, network = case.patcher.model.get_dtype(), case.network
     with torch.inference_mode(False), torch.enable_grad():
         patcher = case.patcher.clone()

@@ -73,7 +73,8 @@ def _fill(network: nn.Module, noise: Callable[[Tensor], Tensor]) -> None:
 def _unet(**sizes: Any) -> dict[str, Any]:
     return dict(
         use_checkpoint=False, image_size=32, use_spatial_transformer=True, legacy=False, in_channels=4, out_channels=4,
-        use_temporal_attention=False, use_temporal_resblock=False, adm_in_channels=None, use_linear_in_transformer=False,
+        use_temporal_attention=False, use_temporal_resblock=False, adm_in_channels=None,
+        use_linear_in_transformer=False,
     ) | sizes  # fmt: skip
 
 

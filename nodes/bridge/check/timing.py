@@ -24,7 +24,7 @@ from ..denoiser import ComfyDenoiser
 from ..device import free_bytes, shares_ram
 from ..session import loaded, trainable
 from .case import Case, counter, synchronize
-from .memory import LORA, ONE, job_of, parameters, room_for, wide_case
+from .memory import LORA, ONE, parameters, room_for, wide_case
 from .native import native_step
 from .networks import FLUX, SD15, WIDE, Network, tokens
 from .rig import CPU, Outcome, Rig, guarded
