@@ -4,6 +4,7 @@
     python dev.py test [pytest arguments]           the whole test suite
     python dev.py serve [--port N] [ComfyUI flags]  a ComfyUI with the pack, for a person with a browser
     python dev.py bench [name]                      the benchmarks of tests/benchmarks
+    python dev.py gpu-check [--quick] [flags]       is it right and fast on this GPU? Leaves a page to report
 
 The first use builds .venv and .comfyui beside this file (about 2 minutes, 7 GB); cut off, it goes on the next time.
 COMFYUI_PATH=<folder> uses a ComfyUI of your own with the Python that runs this file; nothing is installed then.
@@ -51,7 +52,7 @@ class SetUpError(Exception):
 
 
 def main(arguments: list[str]) -> int:
-    verbs = {"demo": demo, "test": test, "serve": serve, "bench": bench}
+    verbs = {"demo": demo, "test": test, "serve": serve, "bench": bench, "gpu-check": gpu_check}
     verb, rest = (arguments[0], arguments[1:]) if arguments else ("help", [])
     if verb not in verbs:
         print(__doc__)
@@ -66,7 +67,7 @@ def main(arguments: list[str]) -> int:
         return 130
 
 
-# -- the four verbs ----------------------------------------------------------------------------------------------------
+# -- the five verbs ----------------------------------------------------------------------------------------------------
 
 
 def demo(arguments: list[str]) -> int:
@@ -95,6 +96,10 @@ def bench(arguments: list[str]) -> int:
         raise SetUpError(f"no benchmark {name or ''} in tests/benchmarks, which holds: {', '.join(scripts) or 'none'}.")
     chosen = [scripts[name]] if name else list(scripts.values())
     return next((status for script in chosen if (status := run_script(script, rest))), 0)
+
+
+def gpu_check(arguments: list[str]) -> int:
+    return run_script(TESTS / "harness" / "gpu_check.py", arguments, developing=False)
 
 
 def run_script(script: Path, arguments: list[str], developing: bool = True) -> int:

@@ -3,6 +3,7 @@
 from comfy_api.latest import ComfyExtension, io
 
 from .bridge import attribution, lora_manager, picker
+from .check_gpu import CheckGpu
 from .combine_datasets import CombineDatasets
 from .convert_lora import ConvertLora
 from .dataset import LoraDataset
@@ -34,7 +35,7 @@ class LoraLoom(ComfyExtension):
         return [
             ConvertLora, LoraDataset, CombineDatasets, DatasetDoctor, TrainingOptimizer, TrainingObjective, LoraLayers,
             TrainingPreviews, TrainingValidation, TrainLora, SaveLora, LoadLoraStack, MergeLora, ResizeLora, ExtractLora,
-            LoraReport, LoraInterference, LeaveOneOut,
+            LoraReport, LoraInterference, LeaveOneOut, CheckGpu,
         ]  # fmt: skip
 
 

@@ -175,7 +175,7 @@ def test_the_readme_is_what_ci_types() -> None:
     """The clone has the name that the README gives it, which is also the pack's."""
     assert {command.split()[-1] for command in re.findall(r"^git clone .*", README, re.MULTILINE)} == {PACK_NAME}
     assert f'"$folder/{PACK_NAME}"' in (ROOT / ".ci" / "run").read_text(encoding="utf-8")
-    assert {command.split()[0] for command in COMMANDS} == {"demo", "test", "serve", "bench"}
+    assert {command.split()[0] for command in COMMANDS} == {"demo", "test", "serve", "bench", "gpu-check"}
 
 
 def test_prepared_checkout_starts_at_once() -> None:

@@ -1,0 +1,93 @@
+"""What all checks share: the networks on the device and on the CPU, and what must be as it was after each check."""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import PurePath
+
+import torch
+
+from ....lora_core.analysis.device_check import Finding, without_paths
+from .case import Case, held
+from .networks import Network
+
+CPU = torch.device("cpu")
+_LOST = 2**20  # bytes on the device that a check may leave behind: libraries round up
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What one check found; see Finding."""
+
+    passed: bool | None
+    text: str
+    figures: Mapping[str, float | str] = field(default_factory=dict)
+    verdict: bool = False
+
+
+@dataclass(frozen=True)
+class Rig:
+    """Networks as they are asked for, each made once for every device and type."""
+
+    device: torch.device
+    _cases: dict[tuple, Case] = field(default_factory=dict)
+    _before: dict[str, tuple[str, int | None]] = field(default_factory=dict)
+
+    def here(self, network: Network, dtype: torch.dtype = torch.float32) -> Case:
+        return self._case(network, self.device, dtype)
+
+    def reference(self, network: Network) -> Case:
+        """On the CPU in fp32."""
+        return self._case(network, CPU, torch.float32)
+
+    def _case(self, network: Network, home: torch.device, dtype: torch.dtype) -> Case:
+        key = network.name, str(home), dtype
+        if key not in self._cases:
+            self._cases[key] = Case.of(network, home, dtype)
+        return self._cases[key]
+
+    def left(self, network: Network) -> str:
+        """What the checks of this network have left behind since it was first asked, in words; empty when nothing."""
+        memory_now = held(self.device)  # first, since it unloads what a clone has changed
+        found = self.here(network).fingerprint(), memory_now
+        weights, memory = self._before.setdefault(network.name, found)
+        if found[0] != weights:
+            return "it has changed the weights of the base model"
+        lost = 0 if memory is None else found[1] - memory
+        return f"it has left {lost / 2**20:.1f} MiB on the device" if lost > _LOST else ""
+
+
+def guarded(section: str, name: str, work: Callable[[], Outcome], left: Callable[[], str] = str) -> Finding:
+    """What a check found, or how it failed. Whatever is wrong with a device can raise anything, and telling it is what
+    a check is for; a cancel is no Exception."""
+    try:
+        found = work()
+        wrong = left()
+    except Exception as error:
+        told = without_paths(f"{type(error).__name__}: {error}").strip()
+        return Finding(section, name, False, told[:500], {"at": _where(error)})
+    if wrong:
+        return Finding(section, name, False, f"{found.text}; {wrong}", found.figures)
+    return Finding(section, name, found.passed, found.text, found.figures, found.verdict)
+
+
+def _where(error: Exception) -> str:
+    frames = traceback.extract_tb(error.__traceback__)[-6:]
+    return " > ".join(f"{PurePath(frame.filename).name}:{frame.lineno} {frame.name}" for frame in frames)
+
+
+@contextmanager
+def whole_fp32() -> Iterator[None]:
+    """Products of fp32 numbers in fp32: some GPUs round them to 10 bits (TF32), which would hide a mistake."""
+    places = (torch.backends.cuda.matmul, torch.backends.cudnn)
+    before = [place.allow_tf32 for place in places]
+    try:
+        for place in places:
+            place.allow_tf32 = False
+        yield
+    finally:
+        for place, value in zip(places, before, strict=True):
+            place.allow_tf32 = value

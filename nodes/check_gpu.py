@@ -1,0 +1,38 @@
+"""Check This GPU: whether training, stacking and merging are right and fast on the device of this ComfyUI."""
+
+from __future__ import annotations
+
+from comfy_api.latest import io
+
+from .bridge.check.run import on_node
+from .bridge.shown import shown
+from .types import CATEGORY
+
+
+class CheckGpu(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="LoraLoom_CheckGpu",
+            display_name="Check This GPU (Loom)",
+            category=f"{CATEGORY}/measure",
+            description="Tries training, stacking and merging on this ComfyUI's device beside the CPU, on small networks of its own: whether results are right, whether memory is what was predicted, and how long a step takes. Takes about three minutes and leaves two files in the output folder, to attach to a report.",
+            search_aliases=["gpu check", "self test", "diagnose", "benchmark"],
+            is_output_node=True,
+            inputs=[
+                io.Boolean.Input("quick", default=False, tooltip="Half a minute instead of three: without networks of real width, so nothing is said of memory."),
+            ],
+            outputs=[
+                io.String.Output("report", tooltip="The page, as Markdown: verdicts first."),
+                io.String.Output("figures", tooltip="Everything measured, as JSON."),
+            ],
+        )  # fmt: skip
+
+    @classmethod
+    def fingerprint_inputs(cls, quick=False):
+        return float("nan")  # a device is asked anew each time: it is equal to no earlier answer
+
+    @classmethod
+    def execute(cls, quick) -> io.NodeOutput:
+        found, told = on_node(quick)
+        return io.NodeOutput(found.page(), found.as_json(), ui=shown(cls, told))
