@@ -63,11 +63,11 @@ def sampled(model: Any, conditioning: list, latent: Tensor, steps: int = 2, seed
 
 
 def loaded(model: Any) -> Mapping[str, Tensor]:
-    """The weights of a MODEL or CLIP with its patches applied, as sampling sees them; copies."""
+    """The weights of a MODEL or CLIP with its patches applied, as sampling sees them; copies in RAM."""
     patcher = getattr(model, "patcher", model)
     with torch.inference_mode():
         comfy.model_management.load_models_gpu([patcher], force_full_load=True)
-        return {name: value.clone() for name, value in patcher.model.state_dict().items()}
+        return {name: value.to("cpu", copy=True) for name, value in patcher.model.state_dict().items()}
 
 
 def relative_error(value: Tensor, wanted: Tensor) -> float:

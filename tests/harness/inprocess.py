@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import tempfile
 from pathlib import Path
@@ -20,7 +21,8 @@ def alias_pack(name: str = "lora_loom") -> None:
 
 def load_comfyui(base: Path | None = None) -> Path:
     """Makes `import comfy`, `import nodes`, `import folder_paths` those of ComfyUI, all its folders below `base` (a new
-    temporary one unless given; returned). On the CPU unless torch sees CUDA. Call once, before any such import."""
+    temporary one unless given; returned). On the CPU unless torch sees CUDA, or on the pretend device whose rules
+    LORA_LOOM_PRETEND names. Call once, before any such import."""
     base = prepare_base(base or Path(tempfile.mkdtemp(prefix="lora-loom-")))
     sys.path.insert(0, str(comfyui_path()))
     import comfy.cli_args
@@ -35,4 +37,9 @@ def load_comfyui(base: Path | None = None) -> Path:
 
     for folder in sorted(DEMO_MODELS.iterdir()):
         folder_paths.add_model_folder_path(folder.name, str(folder))
+    if rules := os.environ.get("LORA_LOOM_PRETEND"):
+        from pretend import RULES
+        from pretend.comfyui import use
+
+        use(RULES[rules])
     return base
