@@ -29,6 +29,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     config.pluginmanager.register(VerifiedTable(config))
+    if rules := os.environ.get("LORA_LOOM_PRETEND"):
+        from pretend.ring import RINGS, Selection
+
+        config.pluginmanager.register(Selection(RINGS[rules]))
 
 
 def pytest_unconfigure() -> None:

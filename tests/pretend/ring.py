@@ -1,0 +1,93 @@
+"""Which tests of tests/nodes also run on the pretend device, and what is known to be wrong there."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+from harness.comfyui import ROOT
+from harness.windows import replacing_as_windows
+
+FOLDER = ROOT / "tests" / "nodes"
+
+
+@dataclass(frozen=True)
+class Ring:
+    """The tests of one kind of device: `files` of tests/nodes, of each only the tests of these `families` where a test
+    is one of several families. Keys of the others are how a test's name begins, `file.py` or `file.py::name[...`:
+    `left_out` says why a test cannot hold there, `wrong` what is wrong in the pack, until it is mended."""
+
+    files: tuple[str, ...]
+    families: frozenset[str]
+    left_out: dict[str, str] = field(default_factory=dict)
+    wrong: dict[str, str] = field(default_factory=dict)
+
+
+class Selection:
+    """A pytest plugin."""
+
+    def __init__(self, ring: Ring) -> None:
+        self.ring = ring
+
+    def pytest_ignore_collect(self, collection_path: Path) -> bool | None:
+        if collection_path.suffix != ".py" or collection_path.name == "conftest.py":
+            return None
+        inside = collection_path.is_relative_to(FOLDER)
+        return None if inside and _name(collection_path) in self.ring.files else True
+
+    def pytest_collection_modifyitems(self, config: pytest.Config, items: list[pytest.Item]) -> None:
+        names = {item: item.nodeid.removeprefix("tests/nodes/") for item in items}
+        _check_used(names.values(), [*self.ring.left_out, *self.ring.wrong])
+        taken = [item for item in items if self._is_taken(item, names[item])]
+        config.hook.pytest_deselected(items=[item for item in items if item not in taken])
+        items[:] = taken
+        for item in items:
+            for start, what in self.ring.wrong.items():
+                if names[item].startswith(start):
+                    item.add_marker(pytest.mark.xfail(reason=what, strict=True))
+
+    def _is_taken(self, item: pytest.Item, name: str) -> bool:
+        family = getattr(item, "callspec", None) and item.callspec.params.get("family")
+        foreign = isinstance(family, str) and family not in self.ring.families
+        return not foreign and not any(name.startswith(start) for start in self.ring.left_out)
+
+    @pytest.hookimpl(hookwrapper=True)
+    def pytest_runtest_call(self) -> Iterable[None]:
+        with replacing_as_windows():
+            yield
+
+
+def _check_used(names: Iterable[str], starts: Iterable[str]) -> None:
+    """A key that names no test of the files that were collected is out of date."""
+    names = list(names)
+    files = {name.partition("::")[0] for name in names}
+    for start in starts:
+        if start.partition("::")[0] in files and not any(name.startswith(start) for name in names):
+            raise pytest.UsageError(f"tests/pretend/ring.py: no test begins with {start}")
+
+
+def _name(path: Path) -> str:
+    return path.relative_to(FOLDER).as_posix()
+
+
+_FAMILIES = frozenset({"sd15", "sdxl", "flux1", "zimage", "qwen_image", "wan_demo"})
+RINGS = {
+    "gpu": Ring(
+        files=(
+            "test_apply.py", "test_continue.py", "test_derived.py", "test_dora.py", "test_encoding.py", "test_ending.py",
+            "test_fused.py", "test_gradients.py", "test_guests.py", "test_interference.py", "test_kinds.py",
+            "test_leaks.py", "test_loud.py", "test_memory.py", "test_merge.py", "test_objective_and_layers.py",
+            "test_offload.py", "test_optimizer.py", "test_precision.py", "test_previews.py", "test_prior.py",
+            "test_report.py", "test_resize_extract.py", "test_runs.py", "test_spans.py", "test_stack.py",
+            "test_text.py", "test_training.py", "test_validation.py", "device/test_budgets.py",
+            "device/test_dynamic_vram.py",
+        ),
+        families=_FAMILIES,
+    ),
+    "mac": Ring(
+        files=("test_interference.py", "test_loud.py", "test_resize_extract.py", "test_derived.py"),
+        families=_FAMILIES,
+    ),
+}  # fmt: skip
