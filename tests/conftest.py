@@ -32,7 +32,7 @@ def pytest_configure(config: pytest.Config) -> None:
     if rules := os.environ.get("LORA_LOOM_PRETEND"):
         from pretend.ring import RINGS, Selection
 
-        config.pluginmanager.register(Selection(RINGS[rules]))
+        config.pluginmanager.register(Selection(RINGS[rules], config))
 
 
 def pytest_unconfigure() -> None:

@@ -15,6 +15,7 @@ KINDS = "nodes/bridge/device.py"  # what differs between kinds of device is aske
 NAMED: dict[str, str] = {
     "lora_core/training/optimizers/__init__.py": "where torch has a fused AdamW",
     "nodes/bridge/sampling.py": "whose random numbers torch keeps apart",
+    "nodes/bridge/offload.py": "where torch has streams and memory is pinned",
     "nodes/bridge/patched.py": "asks for Macs where fp64 is meant; to be mended",
     "nodes/bridge/interference.py": "asks for Macs where fp64 is meant; to be mended",
     "nodes/bridge/conversion.py": "asks for Macs where fp64 is meant; to be mended",

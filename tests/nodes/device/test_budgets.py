@@ -8,8 +8,9 @@ from __future__ import annotations
 import gc
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import comfy.model_management
@@ -34,6 +35,7 @@ from lora_loom.nodes.bridge.offload import Stream
 from lora_loom.nodes.bridge.rehearsal import Job
 from lora_loom.nodes.bridge.session import trainable, training_session
 from lora_loom.nodes.bridge.start import PREFIX
+from tiny.stored import load_stored
 
 BATCH = 2
 
@@ -130,6 +132,15 @@ def factors_of(patcher: Any, rank: int = 4) -> Factors:
     return Factors(layers, rank, float(rank), torch.Generator().manual_seed(0), device=patcher.load_device)
 
 
+def in_bf16(trio: tiny.Loaded, family: str, folder: Path) -> tiny.Loaded:
+    """With the weights stored and the network computed in bf16, as on a GPU of today; the rest of the tests is fp32."""
+    with pytest.MonkeyPatch.context() as patch, torch.inference_mode():
+        patch.setattr(comfy.model_management, "should_use_bf16", lambda *_, **__: True)
+        model = load_stored(family, folder, "bf16")
+    assert model.model.get_dtype_inference() == torch.bfloat16
+    return replace(trio, model=model)
+
+
 def a_step(trio: tiny.Loaded) -> tuple[Step, int]:
     """The third of a run, as the first two make what later ones find; and how many layers are adapted."""
     with torch.inference_mode(), training_session(trio.model, checkpointing=False) as patcher:
@@ -157,8 +168,8 @@ def frozen_launches(trio: tiny.Loaded) -> int:
 
 
 @pytest.mark.parametrize("family", CEILINGS)
-def test_a_step_costs_no_more_than_it_did(models, family: str) -> None:
-    trio, most = models(family), CEILINGS[family]
+def test_a_step_costs_no_more_than_it_did(models, tmp_path: Path, family: str) -> None:
+    trio, most = in_bf16(models(family), family, tmp_path), CEILINGS[family]
     (step, layers), frozen = a_step(trio), frozen_launches(trio)
     each = (step.totals.launches - frozen) / layers
     print(f"{family}: {layers} layers, {each:.1f} launches each beside {frozen} of the frozen model; {step}")
