@@ -1,4 +1,4 @@
-"""What would hold on the device at hand and break on another, or with Windows' rules for files: found in the sources."""
+"""What would hold on the device at hand and break on another, or by Windows' rules for files: found in the sources."""
 
 from __future__ import annotations
 
@@ -36,7 +36,8 @@ def kinds_named(source: str) -> list[int]:
     """Lines that compare a device's type, or its name, with a text other than "cpu", or ask a tensor or ComfyUI for one
     kind. Whether something lies in RAM may be asked anywhere."""
     tree = ast.parse(source)
-    texts = {name: _texts(node.value, {}) for node in tree.body if isinstance(node, ast.Assign) for name in _names(node)}
+    named = (node for node in tree.body if isinstance(node, ast.Assign))
+    texts = {name: _texts(node.value, {}) for node in named for name in _names(node)}
     lines = [node.lineno for node in ast.walk(tree) if isinstance(node, ast.Compare) and _names_a_kind(node, texts)]
     asked = (node for node in ast.walk(tree) if isinstance(node, ast.Attribute) and _ASKING.match(node.attr))
     matched = (node for node in ast.walk(tree) if isinstance(node, ast.Match) and _is_kind(node.subject))

@@ -8,7 +8,6 @@ from typing import Any
 
 import folder_paths
 import pytest
-import tiny
 import torch
 from harness.calls import run_node
 from harness.runs import cancelled, train
@@ -16,7 +15,6 @@ from harness.windows import mapped_below, opened_below, replacing_as_windows
 from lora_loom.lora_core.files import reader
 from lora_loom.nodes.load_stack import LoadLoraStack
 from lora_loom.nodes.save_lora import SaveLora
-from lora_loom.nodes.train_lora import TrainLora
 from safetensors import safe_open
 from safetensors.torch import save_file
 

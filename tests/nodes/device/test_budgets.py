@@ -28,8 +28,8 @@ from lora_loom.lora_core.training.objective_config import ObjectiveConfig
 from lora_loom.lora_core.training.plan import Measures
 from lora_loom.lora_core.training.targets import select
 from lora_loom.lora_core.training.trainer import Sample, TrainState, make_optimizer, train
-from lora_loom.nodes.bridge.denoiser import ComfyDenoiser
 from lora_loom.nodes.bridge import session
+from lora_loom.nodes.bridge.denoiser import ComfyDenoiser
 from lora_loom.nodes.bridge.memory import Planner
 from lora_loom.nodes.bridge.offload import Stream
 from lora_loom.nodes.bridge.rehearsal import Job
@@ -190,7 +190,8 @@ def test_peak_is_what_was_predicted(models, monkeypatch, family: str, measures: 
     job = Job(LoraConfig(4, 4.0), TrainConfig(batch_size=BATCH), latent, encode(trio.clip, "a", guidance=1.0), 64)
     with trainable(trio.model) as patcher:
         found = Planner(patcher).trace(job, measures).peak
-    with torch.inference_mode(), training_session(trio.model, measures.checkpointing, offload=measures.offload) as patcher:
+    taken = (measures.checkpointing, None, measures.offload)
+    with torch.inference_mode(), training_session(trio.model, *taken) as patcher:
         factors = factors_of(patcher)
         with attached(factors.branches):
             steps = steps_of(trio, patcher, factors)

@@ -117,8 +117,6 @@ def test_measures_are_those_of_a_static_model(models, dynamic, files, measure: C
 @pytest.mark.parametrize("share", [0.0, 1.0])
 def test_training_on_top_of_a_stack(models, dynamic, files, data, share: float) -> None:
     choices = {"steps": 2, "resume": "start over", "offload": share, "memory": "as set"}
-    bare = train(dynamic, data, **choices).lora_model
-    on_top, wanted = (
-        train(replace(trio, model=stacked(trio.model)), data, **choices).lora_model for trio in (dynamic, models(FAMILY))
-    )
+    trios = [replace(trio, model=stacked(trio.model)) for trio in (dynamic, models(FAMILY))]
+    bare, on_top, wanted = (train(trio, data, **choices).lora_model for trio in (dynamic, *trios))
     assert same(on_top, wanted) and not same(on_top, bare)
