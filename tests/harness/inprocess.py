@@ -10,6 +10,8 @@ from types import ModuleType
 
 from harness.comfyui import DEMO_MODELS, ROOT, comfyui_path, prepare_base
 
+PRETEND = os.environ.get("LORA_LOOM_PRETEND", "")  # whose rules the pretend device has, if tests run on it
+
 
 def alias_pack(name: str = "lora_loom") -> None:
     """`from lora_loom.lora_core.adapter import Adapter`, without running the pack's __init__ and without the repository
@@ -21,10 +23,13 @@ def alias_pack(name: str = "lora_loom") -> None:
 
 def load_comfyui(base: Path | None = None) -> Path:
     """Makes `import comfy`, `import nodes`, `import folder_paths` those of ComfyUI, all its folders below `base` (a new
-    temporary one unless given; returned). On the CPU unless torch sees CUDA, or on the pretend device whose rules
-    LORA_LOOM_PRETEND names. Call once, before any such import."""
+    temporary one unless given; returned). On the CPU unless torch sees CUDA, or on the pretend device (PRETEND). Call once, before any such import."""
     base = prepare_base(base or Path(tempfile.mkdtemp(prefix="lora-loom-")))
     sys.path.insert(0, str(comfyui_path()))
+    if PRETEND:
+        import comfy_aimdo.control
+
+        comfy_aimdo.control.init("cuda")  # dynamic VRAM's modules look for its library when they are imported
     import comfy.cli_args
     import torch
 
@@ -37,9 +42,9 @@ def load_comfyui(base: Path | None = None) -> Path:
 
     for folder in sorted(DEMO_MODELS.iterdir()):
         folder_paths.add_model_folder_path(folder.name, str(folder))
-    if rules := os.environ.get("LORA_LOOM_PRETEND"):
+    if PRETEND:
         from pretend import RULES
         from pretend.comfyui import use
 
-        use(RULES[rules])
+        use(RULES[PRETEND])
     return base

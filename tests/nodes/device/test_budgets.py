@@ -9,7 +9,6 @@ import gc
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -51,10 +50,10 @@ class Ceiling:
 
 
 CEILINGS = {
-    "sd15": Ceiling(8.4, 12, 1),
-    "sdxl": Ceiling(11.9, 13, 1),
-    "flux1": Ceiling(16.3, 13, 1),
-    "flux2": Ceiling(16, 13, 1),
+    "sd15": Ceiling(13.7, 12, 1),
+    "sdxl": Ceiling(17.6, 13, 1),
+    "flux1": Ceiling(22.0, 13, 1),
+    "flux2": Ceiling(19.0, 12, 1),
 }
 NEAR = 0.05  # of the measured peak, the predicted one may be off
 
@@ -179,13 +178,22 @@ def test_a_step_costs_no_more_than_it_did(models, tmp_path: Path, family: str) -
     assert step.between <= most.between, str(step)
 
 
+class Ahead(Stream):
+    """As on CUDA, where the next block is copied while one computes."""
+
+    def held(self) -> int:
+        """Bytes of the copies that there are."""
+        copies = [own[name] for own, name, _ in self.swapped] + (self.coming[1] if self.coming else [])
+        return sum(copy.nbytes for copy in copies)
+
+
 @pytest.mark.parametrize("measures", [Measures(False), Measures(), Measures(True, 1.0)], ids=str)
 @pytest.mark.parametrize("family", ["sd15", "flux1"])
 def test_peak_is_what_was_predicted(models, monkeypatch, family: str, measures: Measures) -> None:
-    """Of the bytes that a step holds beside weights, factors and optimiser, by the device's own allocator; blocks are
-    copied ahead, as on CUDA."""
+    """Of the bytes that a step holds beside weights, factors and optimiser, by the device's own allocator."""
     trio = models(family)
-    monkeypatch.setattr(session, "stream_to", partial(Stream, ahead=True))
+    streams: list[Ahead] = []
+    monkeypatch.setattr(session, "stream_to", lambda device: streams.append(Ahead(device, ahead=True)) or streams[-1])
     latent = tiny.latent_shape(trio.model)[1:]
     job = Job(LoraConfig(4, 4.0), TrainConfig(batch_size=BATCH), latent, encode(trio.clip, "a", guidance=1.0), 64)
     with trainable(trio.model) as patcher:
@@ -198,7 +206,7 @@ def test_peak_is_what_was_predicted(models, monkeypatch, family: str, measures: 
             next(steps), next(steps)
             gc.collect()
             pretend.reset()
-            before = pretend.totals().held
+            before = pretend.totals().held - streams[-1].held()
             next(steps)
             measured = pretend.totals().peak - before
     print(f"{family} {measures}: predicted {found}, measured {measured}, {found / measured:.3f}")
