@@ -23,7 +23,8 @@ def alias_pack(name: str = "lora_loom") -> None:
 
 def load_comfyui(base: Path | None = None) -> Path:
     """Makes `import comfy`, `import nodes`, `import folder_paths` those of ComfyUI, all its folders below `base` (a new
-    temporary one unless given; returned). On the CPU unless torch sees CUDA, or on the pretend device (PRETEND). Call once, before any such import."""
+    temporary one unless given; returned). On the pretend device, if PRETEND, or else on the CPU unless torch sees CUDA.
+    Call once, before any such import."""
     base = prepare_base(base or Path(tempfile.mkdtemp(prefix="lora-loom-")))
     sys.path.insert(0, str(comfyui_path()))
     if PRETEND:

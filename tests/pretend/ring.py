@@ -85,6 +85,7 @@ def _name(path: Path) -> str:
 
 
 _FAMILIES = frozenset({"sd15", "flux1", "qwen_image"})
+_IN_RAM = "its model of a few layers lies in RAM wherever ComfyUI computes, and unloading passes it over"
 RINGS = {
     "gpu": Ring(
         files=(
@@ -97,6 +98,14 @@ RINGS = {
             "device/test_budgets.py", "device/test_dynamic_vram.py",
         ),
         families=_FAMILIES,
+        left_out={
+            "test_apply.py::test_branches_add_up_and_with_comfyuis_bypass": _IN_RAM,
+            "test_apply.py::test_a_collected_clone_leaves_the_branches_hanging": _IN_RAM,
+            "test_spans.py::test_stacks_add_up_with_each_other_and_with_other_nodes": _IN_RAM,
+            "test_spans.py::test_parts_of_two_stacks_keep_their_order": _IN_RAM,
+            "test_spans.py::test_copies_of_a_model_run_in_threads": _IN_RAM,
+            "test_spans.py::test_comfyui_plans_for_the_factors_and_frees_them": _IN_RAM,
+        },
     ),
     "mac": Ring(
         files=("test_interference.py", "test_loud.py", "test_resize_extract.py", "test_derived.py"),

@@ -37,6 +37,7 @@ pytestmark = pytest.mark.usefixtures("runs")
 def dynamic(models, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tiny.Loaded]:
     """The family's trio with a MODEL of dynamic VRAM; its weights are the same at the end."""
     assert comfy_aimdo.control.lib is not None
+    trio = models(FAMILY)
     path = tiny.write_model(tiny.FAMILIES[FAMILY], tmp_path_factory.mktemp("dynamic"))
     with pytest.MonkeyPatch.context() as patch, torch.inference_mode():
         patch.setattr(comfy.memory_management, "aimdo_enabled", True)
@@ -44,7 +45,7 @@ def dynamic(models, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tiny.L
         model = comfy.sd.load_diffusion_model(str(path))
         patch.setattr(comfy.model_patcher, "CoreModelPatcher", comfy.model_patcher.ModelPatcher)
         before = {name: value.clone() for name, value in model.model.state_dict().items()}
-        yield replace(models(FAMILY), model=model)
+        yield replace(trio, model=model)
         comfy.model_management.unload_all_models()
     after = model.model.state_dict()
     assert model.is_dynamic() and all(torch.equal(value, after[name]) for name, value in before.items())
