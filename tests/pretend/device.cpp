@@ -120,6 +120,7 @@ struct Hooks final : at::PrivateUse1HooksInterface {
   const at::Generator& getDefaultGenerator(c10::DeviceIndex) const override {
     return at::detail::getDefaultCPUGenerator();
   }
+  at::Generator getNewGenerator(c10::DeviceIndex) const override { return at::detail::createCPUGenerator(); }
   at::Device getDeviceFromPtr(void*) const override { return DEVICE; }
   void resizePrivateUse1Bytes(const c10::Storage& storage, size_t size) const override {
     auto grown = memory.allocate(size);
