@@ -85,6 +85,7 @@ def without_mps() -> Iterator[str]:
     table = Path(torchgen.__file__).parent / "packaged" / "ATen" / "native" / "native_functions.yaml"
     functions = {row["func"].partition("(")[0]: row for row in yaml.safe_load(table.read_text(encoding="utf-8"))}
     there = {name.partition(".")[0] for name, row in functions.items() if _runs_on_mps(row, functions)}
+    there |= set(re.findall(r'\.impl\("(\w+)"', Path(torch.backends.mps.__file__).read_text(encoding="utf-8")))
     yield from ("aten::" + name for name in {name.partition(".")[0] for name in functions} - there)
 
 
