@@ -10,9 +10,10 @@ import comfy.model_management
 import execution
 import torch
 from lora_loom.nodes import comfy_entrypoint
-from torch import Tensor
+from torch import Tensor, nn
 
 import nodes
+from harness.inprocess import PRETEND
 
 Graph = dict[str, dict[str, Any]]
 
@@ -68,6 +69,12 @@ def loaded(model: Any) -> Mapping[str, Tensor]:
     with torch.inference_mode():
         comfy.model_management.load_models_gpu([patcher], force_full_load=True)
         return {name: value.to("cpu", copy=True) for name, value in patcher.model.state_dict().items()}
+
+
+def identities(network: nn.Module) -> list[int]:
+    """By which its parameters are known as the same ones later; none on the pretend device, where PyTorch makes a new
+    parameter to move one (it moves those of CUDA in place)."""
+    return [] if PRETEND else [id(parameter) for parameter in network.parameters()]
 
 
 def relative_error(value: Tensor, wanted: Tensor) -> float:
