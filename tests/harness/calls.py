@@ -79,4 +79,5 @@ def identities(network: nn.Module) -> list[int]:
 
 def relative_error(value: Tensor, wanted: Tensor) -> float:
     """Norm of the difference over the norm of what is wanted, in fp64."""
-    return float((value.double() - wanted.double()).norm() / wanted.double().norm())
+    value, wanted = value.cpu().double(), wanted.cpu().double()
+    return float((value - wanted).norm() / wanted.norm())
