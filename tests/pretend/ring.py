@@ -18,8 +18,8 @@ DEVICE = "device/"  # below it, tests that are for the ring alone
 @dataclass(frozen=True)
 class Ring:
     """The tests of one kind of device: `files` of tests/nodes, of each only the tests of these `families` where a test
-    is one of several families. Keys of the others are how a test's name begins, `file.py` or `file.py::name[...`:
-    `left_out` says why a test cannot hold there, `wrong` what is wrong in the pack, until it is mended."""
+    is one of several families. Keys of the others are tests, `file.py::name`, or those of them whose parameters begin
+    so, `file.py::name[...`: `left_out` says why a test cannot hold there, `wrong` what is wrong in the pack, until it is mended."""
 
     files: tuple[str, ...]
     families: frozenset[str]
@@ -49,14 +49,14 @@ class Selection:
         config.hook.pytest_deselected(items=[item for item in items if item not in taken])
         items[:] = taken
         for item in items:
-            for start, what in self.ring.wrong.items():
-                if names[item].startswith(start):
+            for key, what in self.ring.wrong.items():
+                if _is_of(key, names[item]):
                     item.add_marker(pytest.mark.xfail(reason=what, strict=True))
 
     def _is_taken(self, item: pytest.Item, name: str) -> bool:
         family = getattr(item, "callspec", None) and item.callspec.params.get("family")
         chosen = name.startswith(DEVICE) or not isinstance(family, str) or family in self.ring.families
-        return chosen and not any(name.startswith(start) for start in self.ring.left_out)
+        return chosen and not any(_is_of(key, name) for key in self.ring.left_out)
 
     @pytest.hookimpl(hookwrapper=True)
     def pytest_runtestloop(self) -> Iterator[None]:
@@ -73,12 +73,16 @@ class Selection:
             yield
 
 
-def _check_used(names: Iterable[str], starts: Iterable[str]) -> None:
+def _is_of(key: str, name: str) -> bool:
+    return name.startswith(key) if "[" in key else name.partition("[")[0] == key
+
+
+def _check_used(names: Iterable[str], keys: Iterable[str]) -> None:
     """A key that names no test is out of date."""
     names = list(names)
-    for start in starts:
-        if not any(name.startswith(start) for name in names):
-            raise pytest.UsageError(f"tests/pretend/ring.py: no test begins with {start}")
+    for key in keys:
+        if not any(_is_of(key, name) for name in names):
+            raise pytest.UsageError(f"tests/pretend/ring.py: there is no test {key}")
 
 
 def _name(path: Path) -> str:
@@ -120,37 +124,37 @@ RINGS = {
     ),
     "mac": Ring(
         files=(
-            "test_derived.py", "test_interference.py", "test_kinds.py", "test_loud.py", "test_merge.py",
-            "test_resize_extract.py", "test_stack.py",
+            "test_derived.py", "test_interference.py", "test_loud.py", "test_merge.py", "test_resize_extract.py",
+            "test_stack.py",
         ),
         families=_FAMILIES,
         wrong={
-            f"{_HERE}every_attention_has_its_heads": _QR,
+            f"{_HERE}every_attention_has_its_heads_and_unrelated_loras_no_finding": _QR,
             f"{_HERE}norms_and_products_of_the_base": _QR,
-            f"{_HERE}weights_of_every_form": _QR,
+            f"{_HERE}weights_of_every_form_are_measured_dense": _QR,
             f"{_HERE}a_loader_of_a_third_party": _FP64,
             f"{_HERE}rows_and_strengths": _QR,
             f"{_HERE}loras_that_are_never_on_together": _QR,
             f"{_HERE}strengths_go_into_merge_lora": _QR,
             f"{_HERE}text_encoders": _QR,
             f"{_HERE}cancel": _QR,
-            f"{_HERE}a_lora_that_drowns": _QR,
+            f"{_HERE}a_lora_that_drowns_the_weight_is_named": _QR,
             f"{_LOUD}every_kind_is_told_with_the_figure_that_it_has[LoRA-": _QR,
             f"{_LOUD}what_gives_no_numbers_is_told[LoRA]": _QR,
             "test_resize_extract.py::test_a_tuned_model_at_a_true_error": _FP64,
-            "test_resize_extract.py::test_a_change_in_the_weight": _FP64,
-            "test_resize_extract.py::test_other_kinds_beside": _FP64,
-            "test_resize_extract.py::test_patches_in_packed": _FP64,
-            "test_resize_extract.py::test_comfyui_bakes": _QR,
-            f"{_STACK}exact_sum": _QR,
-            f"{_STACK}one_patch": _QR,
-            f"{_STACK}taken_off": _QR,
+            "test_resize_extract.py::test_a_change_in_the_weight_and_one_beside_it": _FP64,
+            "test_resize_extract.py::test_other_kinds_beside_the_layers": _FP64,
+            "test_resize_extract.py::test_patches_in_packed_weights": _FP64,
+            "test_resize_extract.py::test_comfyui_bakes_a_stack_into_a_file_that_it_loads": _QR,
+            f"{_STACK}exact_sum_and_the_core_chain": _QR,
+            f"{_STACK}one_patch_per_weight_in_one_call": _QR,
+            f"{_STACK}taken_off_without_a_trace": _QR,
             f"{_STACK}low_vram": _QR,
-            f"{_STACK}prefetch": _QR,
+            f"{_STACK}prefetch_rebuilds_the_patch": _QR,
             f"{_STACK}text_encoder_strength": _QR,
             f"{_STACK}slices_of_grouped_queries[96-True]": _QR,
-            "test_merge.py::test_saved_merge": _QR,
-            "test_merge.py::test_text_layers": _QR,
+            "test_merge.py::test_saved_merge_is_the_live_stack": _QR,
+            "test_merge.py::test_text_layers_are_merged_with_their_own_strength": _QR,
         },
     ),
 }  # fmt: skip
