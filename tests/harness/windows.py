@@ -29,11 +29,12 @@ def opened_below(folder: Path) -> list[str]:
 
 
 @contextmanager
-def replacing_as_windows() -> Iterator[None]:
+def replacing_as_windows() -> Iterator[list[Path]]:
     """os.replace and os.rename refuse, as Windows does, a file that this process has open or mapped: its source as well
-    as its target."""
+    as its target. Yields what was refused so far; whoever was refused may go on without."""
+    refused: list[Path] = []
     if sys.platform != "linux":
-        yield
+        yield refused
         return
     real = os.replace
 
@@ -41,8 +42,9 @@ def replacing_as_windows() -> Iterator[None]:
         for path in (Path(source).resolve(), Path(target).resolve()):
             held = [*mapped_below(path.parent), *opened_below(path.parent)]
             if str(path) in held:
+                refused.append(path)
                 raise PermissionError(13, "The process cannot access the file because it is in use", str(path))
         real(source, target, **where)
 
     with patch("os.replace", replace), patch("os.rename", replace):
-        yield
+        yield refused

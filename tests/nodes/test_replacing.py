@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +23,11 @@ TRIGGER = "sks"
 
 
 @pytest.fixture(autouse=True)
-def as_windows(monkeypatch: pytest.MonkeyPatch):
+def refused(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Path]]:
+    """What could not be replaced as on Windows, where LoRA files are not mapped."""
     monkeypatch.setattr(reader, "_MAPPED", False)
-    with replacing_as_windows():
-        yield
+    with replacing_as_windows() as refused:
+        yield refused
 
 
 def held(*folders: Path) -> list[str]:
@@ -34,7 +36,9 @@ def held(*folders: Path) -> list[str]:
 
 
 @pytest.mark.parametrize(("family", "choices"), [("sd15", {"text_rank": 2}), ("flux1", {"offload": 1.0})])
-def test_a_run_cut_off_and_resumed_twice(models, data, runs: Path, family: str, choices: dict[str, Any]) -> None:
+def test_a_run_cut_off_and_resumed_twice(
+    models, data, runs: Path, refused: list[Path], family: str, choices: dict[str, Any]
+) -> None:
     trio, written = models(family), Path(folder_paths.get_output_directory())
     for forward in (3, 2):
         with cancelled(trio, forward):
@@ -43,11 +47,10 @@ def test_a_run_cut_off_and_resumed_twice(models, data, runs: Path, family: str, 
     done = train(trio, data, save_every=1, **choices)
     assert held(written, runs) == [] and "warning" not in done.report
     longer = train(trio, data, save_every=1, steps=6, **choices)
-    assert len(longer.loss_map["loss"]) == 6 and held(written, runs) == []
+    assert len(longer.loss_map["loss"]) == 6 and held(written, runs) == [] and refused == []
 
 
-def test_a_lora_in_use_is_saved_again(models, make_lora, loras: Path) -> None:
-    """And one that a new run goes on from."""
+def test_a_lora_in_use_is_saved_again(models, make_lora, loras: Path, refused: list[Path]) -> None:
     trio = models("sd15")
     first = make_lora("sd15", loras / "again.safetensors")
     widgets = {field.id: field.default for field in SaveLora.GET_SCHEMA().inputs if getattr(field, "default", None)}
@@ -57,10 +60,10 @@ def test_a_lora_in_use_is_saved_again(models, make_lora, loras: Path) -> None:
     save = {**widgets, "adapter": first.scaled(0.5), "model": trio.model, "clip": trio.clip, "overwrite": True}
     for _ in range(2):
         run_node(SaveLora, **{**save, "name": "again"})
-    assert stack is not None and held(loras) == []
+    assert stack is not None and held(loras) == refused == []
 
 
-def test_what_is_held_would_be_noticed(tmp_path: Path) -> None:
+def test_what_is_held_would_be_noticed(tmp_path: Path, refused: list[Path]) -> None:
     path, other = tmp_path / "a.safetensors", tmp_path / "b.safetensors"
     for each in (path, other):
         save_file({"x": torch.ones(4096)}, each)
@@ -72,5 +75,5 @@ def test_what_is_held_would_be_noticed(tmp_path: Path) -> None:
     del mapped, file
     with open(path, "rb"), pytest.raises(PermissionError, match="in use"):
         other.replace(path)
-    assert held(tmp_path) == []
+    assert held(tmp_path) == [] and refused == [path, path]
     other.replace(path)

@@ -19,7 +19,8 @@ DEVICE = "device/"  # below it, tests that are for the ring alone
 class Ring:
     """The tests of one kind of device: `files` of tests/nodes, of each only the tests of these `families` where a test
     is one of several families. Keys of the others are tests, `file.py::name`, or those of them whose parameters begin
-    so, `file.py::name[...`: `left_out` says why a test cannot hold there, `wrong` what is wrong in the pack, until it is mended."""
+    so, `file.py::name[...`: `left_out` says why a test cannot hold there, `wrong` what is wrong in the pack, until it
+    is mended."""
 
     files: tuple[str, ...]
     families: frozenset[str]
