@@ -2,6 +2,7 @@
 
     python dev.py demo                              train, stack and merge a LoRA in a real ComfyUI; pictures in demo/
     python dev.py test [pytest arguments]           the whole test suite
+    python dev.py test ring                         its tests of devices, on a pretend GPU (Linux, g++)
     python dev.py serve [--port N] [ComfyUI flags]  a ComfyUI with the pack, for a person with a browser
     python dev.py bench [name]                      the benchmarks of tests/benchmarks
     python dev.py gpu-check [--quick] [flags]       is it right and fast on this GPU? Leaves a page to report
@@ -80,7 +81,22 @@ def test(arguments: list[str]) -> int:
     python = prepared_python()
     if own_comfyui():
         check_older_diffusers()
+    if arguments == ["ring"]:
+        return test_on_pretend_devices(python, side_by_side)
     return run(python, "-m", "pytest", *(arguments or side_by_side))
+
+
+def test_on_pretend_devices(python: Path, side_by_side: list[str]) -> int:
+    """tests/pretend/ring.py says which tests these are. Returns the first exit status that is not 0; 0, too, where the
+    device cannot be built."""
+    if sys.platform != "linux" or shutil.which("g++") is None:
+        print("dev.py: the tests on a pretend GPU were left out: it is built with g++, on Linux")
+        return 0
+    for rules in ("gpu", "mac"):
+        print(f"dev.py: the tests on a pretend device with the rules of a {rules}", flush=True)
+        if status := run(python, "-m", "pytest", "tests/nodes", *side_by_side, pretend=rules):
+            return status
+    return 0
 
 
 def serve(arguments: list[str]) -> int:
@@ -108,9 +124,10 @@ def run_script(script: Path, arguments: list[str], developing: bool = True) -> i
     return run(prepared_python(developing), str(script), *arguments, one_thread=developing)
 
 
-def run(python: Path, *arguments: str, one_thread: bool = True) -> int:
+def run(python: Path, *arguments: str, one_thread: bool = True, pretend: str = "") -> int:
     """Runs in the repository root and waits for the end, also after Ctrl-C, which the child gets from the terminal."""
-    child = subprocess.Popen([str(python), *arguments], cwd=ROOT, env=child_environment(one_thread))
+    environment = child_environment(one_thread) | ({"LORA_LOOM_PRETEND": pretend} if pretend else {})
+    child = subprocess.Popen([str(python), *arguments], cwd=ROOT, env=environment)
     signal.signal(signal.SIGTERM, lambda *_: child.terminate())
     while True:
         try:

@@ -15,7 +15,7 @@ from playwright.sync_api import Browser
 sys.path.append(str(Path(__file__).resolve().parent))  # for `harness`; last, so that it hides nothing
 
 from harness.browser import FrontEnd, NoBrowserError, open_browser  # noqa: E402
-from harness.inprocess import alias_pack, load_comfyui  # noqa: E402
+from harness.inprocess import PRETEND, alias_pack, load_comfyui  # noqa: E402
 from harness.server import ComfyServer  # noqa: E402
 from harness.verified import VerifiedTable  # noqa: E402
 
@@ -29,6 +29,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     config.pluginmanager.register(VerifiedTable(config))
+    if PRETEND:
+        from pretend.ring import RINGS, Selection
+
+        config.pluginmanager.register(Selection(RINGS[PRETEND], config))
 
 
 def pytest_unconfigure() -> None:

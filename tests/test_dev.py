@@ -162,7 +162,7 @@ def test_commands_of_the_readme_are_known(
     """Each starts pytest with options that it knows, or a script that is there; e2e/test_commands.py runs them."""
     started: list[tuple[str, ...]] = []
     monkeypatch.setattr(dev, "prepared_python", lambda developing=True: Path(sys.executable))
-    monkeypatch.setattr(dev, "run", lambda python, *rest, one_thread=True: started.append(rest) or 0)
+    monkeypatch.setattr(dev, "run", lambda python, *rest, **_: started.append(rest) or 0)
     assert dev.main(shlex.split(command)) == 0 and started
     for first, *rest in started:
         if first != "-m":
@@ -176,6 +176,26 @@ def test_the_readme_is_what_ci_types() -> None:
     assert {command.split()[-1] for command in re.findall(r"^git clone .*", README, re.MULTILINE)} == {PACK_NAME}
     assert f'"$folder/{PACK_NAME}"' in (ROOT / ".ci" / "run").read_text(encoding="utf-8")
     assert {command.split()[0] for command in COMMANDS} == {"demo", "test", "serve", "bench", "gpu-check"}
+
+
+@pytest.mark.parametrize(
+    ("compiler", "statuses", "wanted"),
+    [
+        ("/usr/bin/g++", {}, ["gpu", "mac"]), ("/usr/bin/g++", {"gpu": 1}, ["gpu"]), (None, {}, []),
+    ],
+)  # fmt: skip
+def test_the_ring_is_all_pretend_devices(
+    dev: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys, compiler: str | None, statuses: dict, wanted: list[str]
+) -> None:
+    """A failing part ends it, and its status is that of all; without a compiler a sentence is said."""
+    ran: list[str] = []
+    monkeypatch.setattr(dev.sys, "platform", "linux")
+    monkeypatch.setattr(dev.shutil, "which", lambda _: compiler)
+    monkeypatch.setattr(dev, "prepared_python", lambda developing=True: Path(sys.executable))
+    monkeypatch.setattr(dev, "own_comfyui", lambda: None)
+    monkeypatch.setattr(dev, "run", lambda *_, pretend="": ran.append(pretend) or statuses.get(pretend, 0))
+    assert dev.main(["test", "ring"]) == (1 if statuses else 0) and ran == wanted
+    assert ("were left out: it is built with g++" in capsys.readouterr().out) == (compiler is None)
 
 
 def test_prepared_checkout_starts_at_once() -> None:

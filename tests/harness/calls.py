@@ -10,9 +10,10 @@ import comfy.model_management
 import execution
 import torch
 from lora_loom.nodes import comfy_entrypoint
-from torch import Tensor
+from torch import Tensor, nn
 
 import nodes
+from harness.inprocess import PRETEND
 
 Graph = dict[str, dict[str, Any]]
 
@@ -63,13 +64,20 @@ def sampled(model: Any, conditioning: list, latent: Tensor, steps: int = 2, seed
 
 
 def loaded(model: Any) -> Mapping[str, Tensor]:
-    """The weights of a MODEL or CLIP with its patches applied, as sampling sees them; copies."""
+    """The weights of a MODEL or CLIP with its patches applied, as sampling sees them; copies in RAM."""
     patcher = getattr(model, "patcher", model)
     with torch.inference_mode():
         comfy.model_management.load_models_gpu([patcher], force_full_load=True)
-        return {name: value.clone() for name, value in patcher.model.state_dict().items()}
+        return {name: value.to("cpu", copy=True) for name, value in patcher.model.state_dict().items()}
+
+
+def identities(network: nn.Module) -> list[int]:
+    """By which its parameters are known as the same ones later; none on the pretend device, where PyTorch makes a new
+    parameter to move one (it moves those of CUDA in place)."""
+    return [] if PRETEND else [id(parameter) for parameter in network.parameters()]
 
 
 def relative_error(value: Tensor, wanted: Tensor) -> float:
     """Norm of the difference over the norm of what is wanted, in fp64."""
-    return float((value.double() - wanted.double()).norm() / wanted.double().norm())
+    value, wanted = value.cpu().double(), wanted.cpu().double()
+    return float((value - wanted).norm() / wanted.norm())

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import tempfile
 from pathlib import Path
 from types import ModuleType
 
 from harness.comfyui import DEMO_MODELS, ROOT, comfyui_path, prepare_base
+
+PRETEND = os.environ.get("LORA_LOOM_PRETEND", "")  # whose rules the pretend device has, if tests run on it
 
 
 def alias_pack(name: str = "lora_loom") -> None:
@@ -20,9 +23,14 @@ def alias_pack(name: str = "lora_loom") -> None:
 
 def load_comfyui(base: Path | None = None) -> Path:
     """Makes `import comfy`, `import nodes`, `import folder_paths` those of ComfyUI, all its folders below `base` (a new
-    temporary one unless given; returned). On the CPU unless torch sees CUDA. Call once, before any such import."""
+    temporary one unless given; returned). On the pretend device, if PRETEND, or else on the CPU unless torch sees CUDA.
+    Call once, before any such import."""
     base = prepare_base(base or Path(tempfile.mkdtemp(prefix="lora-loom-")))
     sys.path.insert(0, str(comfyui_path()))
+    if PRETEND:
+        import comfy_aimdo.control
+
+        comfy_aimdo.control.init("cuda")  # dynamic VRAM's modules look for its library when they are imported
     import comfy.cli_args
     import torch
 
@@ -35,4 +43,9 @@ def load_comfyui(base: Path | None = None) -> Path:
 
     for folder in sorted(DEMO_MODELS.iterdir()):
         folder_paths.add_model_folder_path(folder.name, str(folder))
+    if PRETEND:
+        from pretend import RULES
+        from pretend.comfyui import use
+
+        use(RULES[PRETEND])
     return base

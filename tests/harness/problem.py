@@ -22,13 +22,13 @@ class Problem:
 
     def __init__(self, denoiser: ComfyDenoiser, layers: Mapping[str, nn.Module], conditioning: list[list]) -> None:
         draw = torch.Generator().manual_seed(3)
-        self.factors = Factors(layers, 4, 4.0, draw, text_rank=4)
+        self.factors = Factors(layers, 4, 4.0, draw, text_rank=4, device=denoiser.device)
         with torch.no_grad():
             self.factors.flat.copy_(torch.randn(self.factors.flat.shape, generator=draw) * 0.05)
         self.denoiser = denoiser
         shape = tiny.latent_shape(denoiser, 2, tall=2)
-        self.x0, self.noise = torch.randn(shape, generator=draw), torch.randn(shape, generator=draw)
-        self.sigma = denoiser.sigma(torch.tensor([0.4, 0.7]))
+        self.x0, self.noise = (torch.randn(shape, generator=draw).to(denoiser.device) for _ in range(2))
+        self.sigma = denoiser.sigma(torch.tensor([0.4, 0.7])).to(denoiser.device)
         self.conditions = [denoiser.condition(c, x) for c, x in zip(conditioning, self.x0, strict=True)]
 
     @classmethod
@@ -57,19 +57,19 @@ class Problem:
         self.factors.flat.grad.zero_()
         with attached(self.factors.branches):  # recomputed blocks need the low-rank paths in the backward pass, too
             self._loss().backward()
-        return self.factors.flat.grad.clone()
+        return self.factors.flat.grad.to("cpu", copy=True)
 
     def directions(self, gradient: Tensor) -> list[Tensor]:
         """The strongest entries, and a random direction that weighs all of them."""
-        flat = self.factors.flat
-        one_each = [torch.zeros_like(flat).index_fill_(0, i, 1.0) for i in gradient.abs().topk(3).indices.split(1)]
-        return [*one_each, torch.randn(flat.shape, generator=torch.Generator().manual_seed(1)) + gradient.sign()]
+        strongest = gradient.abs().topk(3).indices.split(1)
+        one_each = [torch.zeros_like(gradient).index_fill_(0, i, 1.0) for i in strongest]
+        return [*one_each, torch.randn(gradient.shape, generator=torch.Generator().manual_seed(1)) + gradient.sign()]
 
     @torch.no_grad()
     def slope(self, direction: Tensor, about: float) -> float:
         """Central difference, with a step that moves the loss by a ten-thousandth: far above fp32's noise, far below
         its curvature."""
-        step = 1e-4 * self.loss() / abs(about)
+        step, direction = 1e-4 * self.loss() / abs(about), direction.to(self.factors.flat.device)
         values = []
         for sign in (1, -1):
             self.factors.flat.add_(direction, alpha=sign * step)

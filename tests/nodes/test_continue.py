@@ -45,10 +45,11 @@ def predicted(patcher: Any, conditioning: list) -> Tensor:
     """What the network in an open session says of one noisy picture."""
     draw = torch.Generator().manual_seed(3)
     denoiser = ComfyDenoiser(patcher)
-    x0, noise = (torch.randn(tiny.latent_shape(patcher, 1, tall=2), generator=draw) for _ in range(2))
+    shape, device = tiny.latent_shape(patcher, 1, tall=2), denoiser.device
+    x0, noise = (torch.randn(shape, generator=draw).to(device) for _ in range(2))
     conditions = [denoiser.condition(conditioning, x0[0])]
     with torch.no_grad():
-        return objective.residual(denoiser, x0, noise, denoiser.sigma(torch.tensor([0.4])), conditions)
+        return objective.residual(denoiser, x0, noise, denoiser.sigma(torch.tensor([0.4])).to(device), conditions)
 
 
 def changes(adapter: Adapter, before: Adapter) -> dict[str, float]:

@@ -53,9 +53,10 @@ def step(patcher: Any, conditioning: list) -> tuple[Any, ...]:
     """Denoiser, clean and noise latents, noise levels and conditions of one step."""
     draw = torch.Generator().manual_seed(3)
     denoiser = ComfyDenoiser(patcher)
-    x0, noise = (torch.randn(tiny.latent_shape(patcher, 1, tall=2), generator=draw) for _ in range(2))
+    shape, device = tiny.latent_shape(patcher, 1, tall=2), denoiser.device
+    x0, noise = (torch.randn(shape, generator=draw).to(device) for _ in range(2))
     conditions = [denoiser.condition(conditioning, x0[0])]
-    return denoiser, x0, noise, denoiser.sigma(torch.tensor([0.4])), conditions
+    return denoiser, x0, noise, denoiser.sigma(torch.tensor([0.4])).to(device), conditions
 
 
 def made(patcher: Any, preset: str) -> Factors:
@@ -66,7 +67,8 @@ def made(patcher: Any, preset: str) -> Factors:
     with torch.no_grad():
         for branch in factors.branches.values():
             branch.lora_B.copy_(torch.randn(branch.lora_B.shape, generator=draw) * 0.05)
-            branch.magnitude.value.mul_(1 + 0.2 * torch.randn(branch.magnitude.value.shape, generator=draw))
+            value = branch.magnitude.value
+            value.mul_(1 + 0.2 * torch.randn(value.shape, generator=draw).to(value.device))
     return factors
 
 

@@ -115,7 +115,8 @@ def test_deep_shrink_acts_by_the_noise_level_of_each_sample(models) -> None:
         attention = patcher.model.diffusion_model.input_blocks[1][1].transformer_blocks[0].attn2
         conditioning = [[torch.ones(1, 77, attention.to_k.in_features), {}]]
         denoiser = ComfyDenoiser(patcher)
-        sigma, condition = denoiser.sigma(torch.tensor([0.99, 0.2])), denoiser.condition(conditioning, x[0])
+        x, sigma = x.to(denoiser.device), denoiser.sigma(torch.tensor([0.99, 0.2])).to(denoiser.device)
+        condition = denoiser.condition(conditioning, x[0])
         both = denoiser.denoised(x, sigma, [condition] * 2)
         alone = [denoiser.denoised(x[i : i + 1], sigma[i : i + 1], [condition]) for i in (0, 1)]
         assert torch.equal(both, torch.cat(alone))

@@ -160,7 +160,7 @@ def dense_change(model: Any, layers: list[str], size: float = 0.1) -> tuple[Any,
     tuned, generator, changes = model.clone(), torch.Generator().manual_seed(0), {}
     for name in layers:
         weight = model.model.get_parameter(name)
-        changes[name] = torch.randn(weight.shape, generator=generator) * size * weight.float().std()
+        changes[name] = torch.randn(weight.shape, generator=generator) * size * float(weight.float().std())
     tuned.add_patches({name: ("diff", (change,)) for name, change in changes.items()})
     return tuned, changes
 

@@ -142,7 +142,7 @@ class Layers:
             comfy.model_management.load_models_gpu([model], force_full_load=True)
             weights = {name: self._module(name).weight for name in self.steps}
             self.bases = {
-                n: (w.dequantize() if isinstance(w, QuantizedTensor) else w).double() for n, w in weights.items()
+                n: (w.dequantize() if isinstance(w, QuantizedTensor) else w).cpu().double() for n, w in weights.items()
             }
             self.wanted = {name: applied(self.bases[name], steps) for name, steps in self.steps.items()}
 
@@ -158,9 +158,9 @@ class Layers:
             for name, base in self.bases.items():
                 module = self._module(name)
                 x = torch.randn(1, 16, base.shape[1], generator=torch.Generator().manual_seed(0)).bfloat16()
-                bias = 0 if module.bias is None else module.bias.double()
+                bias = 0 if module.bias is None else module.bias.cpu().double()
                 wanted = x.double() @ self.wanted[name].T
-                off += float((module(x).double() - bias - wanted).square().sum())
+                off += float((module(x.to(patched.load_device)).cpu().double() - bias - wanted).square().sum())
                 change += float((x.double() @ base.T - wanted).square().sum())
             comfy.model_management.unload_all_models()
         return (off / change) ** 0.5

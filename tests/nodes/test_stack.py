@@ -168,11 +168,11 @@ def test_low_vram(models, mixed, family: str) -> None:
     comfy.model_management.unload_all_models()
     network = patched.model
     with torch.inference_mode():
-        patched.load(torch.device("cpu"), lowvram_model_memory=1)
+        patched.load(patched.load_device, lowvram_model_memory=1)
         assert network.model_lowvram and network.lowvram_patch_counter >= len(patched.patches)
         assert all(torch.equal(value, before[key]) for key, value in network.state_dict().items())
         found = forward(network, latent, text)
-        patched.unpatch_model(torch.device("cpu"))
+        patched.unpatch_model(patched.offload_device)
         whole = forward_of(patched, latent, text)
     assert relative_error(found, whole) < 1e-5
     assert relative_error(sampled(patched, text, latent), wanted) == 0.0
@@ -180,11 +180,12 @@ def test_low_vram(models, mixed, family: str) -> None:
 
 def forward(network: Any, latent: Tensor, text: list) -> Tensor:
     (context, options), *_ = text
+    device = comfy.model_management.get_torch_device()
     y = options.get("pooled_output") if "Flux" in type(network).__name__ else None
-    sigma = network.model_sampling.sigma_max.reshape(1) * 0.5
-    noise = torch.randn(latent.shape, generator=torch.Generator().manual_seed(0))
-    more = {} if y is None else {"y": y, "guidance": torch.tensor([3.5])}
-    return network.apply_model(noise, sigma, c_crossattn=context, **more)
+    sigma = network.model_sampling.sigma_max.reshape(1).to(device) * 0.5
+    noise = torch.randn(latent.shape, generator=torch.Generator().manual_seed(0)).to(device)
+    more = {} if y is None else {"y": y.to(device), "guidance": torch.tensor([3.5], device=device)}
+    return network.apply_model(noise, sigma, c_crossattn=context.to(device), **more).cpu()
 
 
 def forward_of(model: Any, latent: Tensor, text: list) -> Tensor:

@@ -16,7 +16,7 @@ import pytest
 import tiny
 import torch
 from diffusers.loaders import StableDiffusionLoraLoaderMixin
-from harness.calls import encode, loaded, relative_error, run_node
+from harness.calls import encode, identities, loaded, relative_error, run_node
 from harness.problem import Problem
 from harness.runs import STEPS, cancelled, kept
 from harness.runs import train as run
@@ -122,7 +122,8 @@ def surroundings(clip: Any) -> dict[str, Any]:
     return {
         "hooks": [len(m._forward_hooks) + len(m._forward_pre_hooks) for m in model.modules()],
         "forwards": ["forward" in vars(m) for m in model.modules()],
-        "tensors": [(id(p), p.requires_grad, p.grad, p.is_inference(), p.dtype) for p in model.parameters()],
+        "tensors": [(p.requires_grad, p.grad, p.is_inference(), p.dtype) for p in model.parameters()],
+        "identity": identities(model),
         "options": [(e.layer, e.layer_idx, e.return_projected_pooled, e.execution_device) for e in encoders],
         "patches": (clip.patcher.patches_uuid, len(clip.patcher.patches), clip.patcher.load_device),
         "flag": comfy.model_management.in_training,

@@ -17,7 +17,7 @@ import pytest
 import tiny
 import torch
 from comfy_extras.nodes_train import LoraModelLoader, LossGraphNode, SaveLoRA
-from harness.calls import encode, loaded, relative_error, run_node, sampled
+from harness.calls import encode, identities, loaded, relative_error, run_node, sampled
 from harness.runs import STEPS, cancelled, kept, on_forward, train
 from lora_loom.lora_core.files import formats, guard
 from lora_loom.lora_core.presets import PRESETS, Preset, preset_of
@@ -80,7 +80,7 @@ def surroundings(model: Any) -> dict[str, Any]:
         "hooks": [len(m._forward_hooks) + len(m._forward_pre_hooks) for m in modules],
         "forwards": ["forward" in vars(m) for m in modules],
         "tensors": [(p.requires_grad, p.grad, p.is_inference(), p.dtype) for p in network.parameters()],
-        "identity": [id(p) for p in network.parameters()],
+        "identity": identities(network),
         "norms": (functional.layer_norm, functional.rms_norm),
         "compute": network.get_dtype_inference(),
         "cast": network.manual_cast_dtype,

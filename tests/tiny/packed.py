@@ -84,7 +84,7 @@ class PackedLayer(nn.Module):
         weight = unpacked(self.weight.to(x.device), x.dtype)
         for patches, key in getattr(self.weight, "patches", []):
             weight = comfy.lora.calculate_weight(patches, weight, key)
-        return weight, None if self.bias is None else unpacked(self.bias, x.dtype)
+        return weight, None if self.bias is None else unpacked(self.bias.to(x.device), x.dtype)
 
 
 class PackedOps(comfy.ops.manual_cast):
