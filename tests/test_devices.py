@@ -14,13 +14,11 @@ KINDS = "nodes/bridge/device.py"  # what differs between kinds of device is aske
 # Elsewhere a kind is named by these alone, each for its reason; a line that goes is taken off the list, too.
 NAMED: dict[str, str] = {
     "lora_core/training/optimizers/__init__.py": "where torch has a fused AdamW",
+    "lora_core/orthonormal.py": "where torch has a fast QR",
     "nodes/bridge/sampling.py": "whose random numbers torch keeps apart",
     "nodes/bridge/offload.py": "where torch has streams and memory is pinned",
-    "nodes/bridge/patched.py": "asks for Macs where fp64 is meant; to be mended",
-    "nodes/bridge/interference.py": "asks for Macs where fp64 is meant; to be mended",
-    "nodes/bridge/conversion.py": "asks for Macs where fp64 is meant; to be mended",
 }
-_ASKING = re.compile(r"is_(cuda|mps|xpu|directml|device_\w+|intel_xpu|amd|nvidia)$")
+_ASKING = re.compile(r"is_(cuda|mps|xpu|directml|device_(?!cpu)\w+|intel_xpu|amd|nvidia)$")
 
 
 def sources() -> Iterator[tuple[str, str]]:
