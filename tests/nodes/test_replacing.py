@@ -10,12 +10,9 @@ from typing import Any
 import folder_paths
 import pytest
 import torch
-from harness.calls import run_node
 from harness.runs import cancelled, train
 from harness.windows import mapped_below, opened_below, replacing_as_windows
 from lora_loom.lora_core.files import reader
-from lora_loom.nodes.load_stack import LoadLoraStack
-from lora_loom.nodes.save_lora import SaveLora
 from safetensors import safe_open
 from safetensors.torch import save_file
 
@@ -48,19 +45,6 @@ def test_a_run_cut_off_and_resumed_twice(
     assert held(written, runs) == [] and "warning" not in done.report
     longer = train(trio, data, save_every=1, steps=6, **choices)
     assert len(longer.loss_map["loss"]) == 6 and held(written, runs) == [] and refused == []
-
-
-def test_a_lora_in_use_is_saved_again(models, make_lora, loras: Path, refused: list[Path]) -> None:
-    trio = models("sd15")
-    first = make_lora("sd15", loras / "again.safetensors")
-    widgets = {field.id: field.default for field in SaveLora.GET_SCHEMA().inputs if getattr(field, "default", None)}
-    stack, *_ = run_node(
-        LoadLoraStack, model=trio.model, clip=trio.clip, lora_1="again.safetensors", strength_1=1.0, text_strength_1=1.0
-    )
-    save = {**widgets, "adapter": first.scaled(0.5), "model": trio.model, "clip": trio.clip, "overwrite": True}
-    for _ in range(2):
-        run_node(SaveLora, **{**save, "name": "again"})
-    assert stack is not None and held(loras) == refused == []
 
 
 def test_what_is_held_would_be_noticed(tmp_path: Path, refused: list[Path]) -> None:
