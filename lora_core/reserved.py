@@ -22,7 +22,7 @@ _TEXTS = (b"zTXt", b"iTXt")
 
 
 def reserved(data: bytes) -> str:
-    """What the file of a picture says against learning from it, in a few words; "" when it says nothing."""
+    """Return what the file of a picture says against learning from it, in a few words; "" when it says nothing."""
     part = data if len(data) <= _FIRST + _LAST else data[:_FIRST] + data[-_LAST:]
     found = {told: None for piece in (part, *_unpacked(part)) for told in _marks(piece)}
     return " and ".join(found)

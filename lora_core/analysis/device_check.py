@@ -48,7 +48,7 @@ class Check:
         return bool(told) and all(told)
 
     def verdicts(self) -> list[str]:
-        """What failed, how much was right, and what the measurements come to."""
+        """Return what failed, how much was right, and what the measurements come to."""
         wrong = [finding for finding in self.findings if finding.passed is False]
         right = sum(finding.passed is True for finding in self.findings)
         first = f"{right} checks passed, {len(wrong)} failed" if wrong else f"all {right} checks passed"

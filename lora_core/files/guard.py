@@ -146,7 +146,7 @@ def _strings(raw: bytes) -> Iterator[bytes]:
 
 
 def _text(raw: bytes, size: int, source: str) -> tuple[str, str, bool]:
-    """What `header_text.parse` takes."""
+    """Return what `header_text.parse` takes."""
     if not raw.startswith(b"{"):
         refuse(source, "is not a safetensors file: its header does not start with '{'")
     if not fits(raw, size):

@@ -37,7 +37,7 @@ class Misfit(NamedTuple):
 
 
 def misfit_of(name: str, change: LowRank | Sequence[Correction], layer: str, wanted: Shape) -> Misfit | None:
-    """What does not fit when `change`, which a file calls `name`, is to correct a weight of shape `wanted`."""
+    """Return what does not fit when `change`, which a file calls `name`, is to correct a weight of shape `wanted`."""
     if isinstance(change, LowRank):
         fits = change.lora_B.shape[0] == wanted[0] and change.lora_A.shape[1] == prod(wanted[1:])
         return None if fits else Misfit(name, change.shape, layer, wanted)

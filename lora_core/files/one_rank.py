@@ -20,7 +20,7 @@ _TEXT = re.compile(r"lora_te\d*_")
 
 
 def network_of(style: str, name: str) -> str:
-    """What of a file the layer of that name shares its rank and alpha with; empty where each has its own."""
+    """Return what of a file the layer of that name shares its rank and alpha with; empty where each has its own."""
     if style == "peft":
         return name.partition(".")[0]
     found = _TEXT.match(name) if style == "kohya" else None

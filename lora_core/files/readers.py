@@ -51,7 +51,7 @@ def check_dora(config_class: str, family: str) -> None:
 
 
 def filling(style: str, filled: int, size: int) -> list[str]:
-    """What it cost, in bytes of a file of that size, that layers had to be alike."""
+    """Return what it cost, in bytes of a file of that size, that layers had to be alike."""
     if not filled:
         return []
     which, who = ("all layers", f"diffusers {_FIXED}") if style == "peft" else ("the text layers", "diffusers")
@@ -62,7 +62,7 @@ def filling(style: str, filled: int, size: int) -> list[str]:
 
 
 def cure_of(unnamed: Sequence[str]) -> str:
-    """What to do for a reader's sake; `unnamed` are the layers that diffusers' own format has no names for."""
+    """Return what to do for a reader's sake; `unnamed` are the layers that diffusers' own format has no names for."""
     if not unnamed:
         return "for diffusers save in the diffusers format"
     return f"for diffusers leave out what has no name there, such as {unnamed[0]}, and save in the diffusers format"

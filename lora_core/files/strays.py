@@ -26,7 +26,7 @@ UNKNOWN = "unknown"
 
 
 def kind(name: str) -> str:
-    """What a tensor belongs to that is no part of a layer."""
+    """Return what a tensor belongs to that is no part of a layer."""
     return next((label for pattern, label in _KINDS.items() if re.search(pattern, name)), UNKNOWN)
 
 

@@ -64,7 +64,7 @@ class Group:
         return self.repeats * self.weight
 
     def prompt(self, text: str) -> str:
-        """What text encoders are given for a caption or trigger of this set."""
+        """Return what text encoders are given for a caption or trigger of this set."""
         return text if self.options.caption_weights else literal(text)
 
 
@@ -158,7 +158,7 @@ class Dataset:
         return Counter(example.size for example in self.examples)
 
     def report(self) -> str:
-        """What matters most, counts, buckets, shares and everything left out, as lines of plain text."""
+        """Return what matters most, counts, buckets, shares and everything left out, as lines of plain text."""
         lines = [*self._captioned(), *self._lost()]
         lines += [f"{self._counted()} at resolution {', '.join(str(each) for each in self.resolutions)}"]
         lines += [f"  bucket {w} x {h}: {count}" for (w, h), count in sorted(self.buckets().items())]

@@ -45,7 +45,7 @@ class Need:
 
     @property
     def step(self) -> float:
-        """What a step takes beside weights and factors."""
+        """Return what a step takes beside weights and factors."""
         return self.activations * (1 + SLACK) + self.work_space
 
     @property

@@ -190,7 +190,7 @@ def _check(data: Dataset) -> None:
 
 
 def _of_name(folder: Path, repeats: int) -> list[tuple[str, str]]:
-    """What a folder's own name tells other trainers, where it does not tell the same here."""
+    """Return what a folder's own name tells other trainers, where it does not tell the same here."""
     if (found := named(folder)) and found[0] != repeats:
         times, words = found
         why = f"other trainers take {times} repeats of '{words}' from this name; here repeats is {repeats}"

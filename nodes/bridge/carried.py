@@ -96,7 +96,7 @@ def _patches(patcher) -> Iterator[Patch]:
 
 
 def _bypassed(inject) -> dict[str, tuple[WeightAdapterBase, float]]:
-    """What ComfyUI's bypass loader runs beside the layers; its injections tell of it only by their closure."""
+    """Return what ComfyUI's bypass loader runs beside the layers; its injections tell of it only by their closure."""
     manager = inspect.getclosurevars(inject).nonlocals.get("self") if inspect.isfunction(inject) else None
     adapters = getattr(manager, "adapters", {})
     return {key: held for key, held in adapters.items() if isinstance(held[0], WeightAdapterBase)}

@@ -53,7 +53,7 @@ def during(put: Put) -> Iterator[None]:
 
 
 def moment() -> tuple[Put, ...]:
-    """What holds now, for `again`."""
+    """Return what holds now, for `again`."""
     return _NOW.puts
 
 

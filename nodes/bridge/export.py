@@ -74,7 +74,7 @@ def save_adapter(
 
 
 def _notes(adapter: Adapter, style: str, saved: save.SavedFile, model, clip) -> list[str]:
-    """What diffusers makes of the file, and what it cost to be right there."""
+    """Return what diffusers makes of the file, and what it cost to be right there."""
     told, table = readers.filling(style, saved.filled, saved.size), names_of(model, clip)
     if style == "peft":
         return told

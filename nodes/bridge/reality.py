@@ -24,7 +24,7 @@ class Reality:
         self.began, self.seconds, self.held = time.perf_counter(), [], 0
 
     def relief(self, error: RuntimeError) -> Callable[[], None] | None:
-        """What makes room after this error; None for one that is of something else."""
+        """Return what makes room after this error; None for one that is of something else."""
         return self._empty if is_out_of_memory(error) else None
 
     def _empty(self) -> None:

@@ -60,7 +60,7 @@ def _is_vector(item: Correction) -> bool:
 
 
 def _left_out(tensors: Sequence[str], off: Sequence[str], vectors: Sequence[str]) -> tuple[str, ...]:
-    """What of the file training does not go on from."""
+    """Return what of the file training does not go on from."""
     notes = [strays.told(tensors)] if tensors else []
     if off:
         notes.append(f"{len(off)} are switched off in the file (alpha 0) and left out, such as {off[0]}")

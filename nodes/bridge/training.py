@@ -229,7 +229,7 @@ def _run(order: Order, work: _Work, kept: RunFolder) -> Trained:
 
 
 def _ended(progress: Progress, told: Finished, folder: Path, problem: str = "") -> str:
-    """What stays on the node of a run that is finished."""
+    """Return what stays on the node of a run that is finished."""
     return progress.end(f"{told.summary}\n{problem or f'kept in {place(folder)}'}")
 
 

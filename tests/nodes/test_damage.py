@@ -277,7 +277,7 @@ assert all(same) and runs[0].loss_map == runs[1].loss_map == runs[2].loss_map, s
 """
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork")
+@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="Windows ends processes without a signal")
 def test_a_run_that_is_killed_in_its_first_save_trains_when_queued_again(tmp_path: Path) -> None:
     """Through the node, each run in a process of its own."""
     command = [sys.executable, "-c", KILLED, str(ROOT / "tests"), str(tmp_path / "base")]

@@ -54,7 +54,7 @@ def job_of(network: Network) -> Job:
 
 
 def room_for(case: Case, measures: Measures) -> tuple[Need, str]:
-    """What a step needs, and a sentence when it is not free."""
+    """Return what a step needs, and a sentence when it is not free."""
     with trainable(case.patcher) as patcher:
         need = Planner(patcher).need(job_of(case.network), measures)
     free = free_bytes(case.patcher.load_device)

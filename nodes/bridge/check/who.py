@@ -38,7 +38,7 @@ def who(device: torch.device) -> dict[str, str]:
 
 
 def flags() -> list[str]:
-    """What ComfyUI was started with: of texts, which may be paths or names, only that they were given."""
+    """Return what ComfyUI was started with: of texts, which may be paths or names, only that they were given."""
     parser, given = comfy.cli_args.parser, vars(comfy.cli_args.args)
     return [_flag(name, value) for name, value in sorted(given.items()) if value != parser.get_default(name)]
 
@@ -51,7 +51,7 @@ def _flag(name: str, value: object) -> str:
 
 
 def _types(device: torch.device) -> dict[str, bool]:
-    """What the device computes in, as ComfyUI knows it."""
+    """Return what the device computes in, as ComfyUI knows it."""
     management = comfy.model_management
     asked = {"fp8": "supports_fp8_compute", "fp64": "supports_fp64"}
     known = {name: getattr(management, function)(device) for name, function in asked.items() if _has(function)}
