@@ -182,8 +182,8 @@ def test_the_dialog_finds_templates_by_what_people_type(page: FrontEnd) -> None:
     dialog.get_by_test_id(prefix + TRAIN_CHECKPOINT).click()
     dialog.wait_for(state="detached")
     page.page.wait_for_function("() => app.graph.nodes.some(node => node.type === 'LoraLoom_TrainLora')")
-    tab = page.page.evaluate("() => app.extensionManager.workflow.activeWorkflow.filename")
-    assert tab == TRAIN_CHECKPOINT
+    of_this_name = "name => app.extensionManager.workflow.activeWorkflow.filename === name"  # given after the nodes are
+    page.page.wait_for_function(of_this_name, arg=TRAIN_CHECKPOINT)
 
 
 def begins_with(wanted: list[str], found: list[str]) -> bool:
