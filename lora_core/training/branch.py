@@ -1,11 +1,13 @@
 """The trainable low-rank path of one layer.
 
 The frozen layer runs as its owner runs it (any dtype, quantisation or offloading); its output then receives
-`scaling * B (A x)` in place. `W + delta_W` is never formed, and the only tensors kept for backward are the layer's own
-input (by reference) and `A x`.
+`scaling * B (A x)`. Where the owner knows that it is one product, layer and path run as one. `W + delta_W` is never
+formed.
 """
 
 from __future__ import annotations
+
+import weakref
 
 import torch
 from torch import Tensor, nn
@@ -14,56 +16,23 @@ from torch.nn import functional as F
 from ..kinds import DoRA
 from ..low_rank import LowRank
 from .dora import Magnitude
+from .pairs import Pair, Twins
+from .passes import AddLowRank, LinearWithLowRank, Weights
 from .targets import weight_shape
-
-
-class _AddLowRank(torch.autograd.Function):
-    """`out += scaling * (x A^T) B^T`, where `scaling` is one number or one for each rank. Factors are cast to the
-    activation dtype, their gradients are fp32.
-
-    In place, unless `out` is a view, as a linear layer with a bias gives of its product: autograd would hold the
-    product by copies of its gradient (CopySlices), six of the output's size. The sum then is a new tensor.
-    """
-
-    @staticmethod
-    def forward(ctx, out: Tensor, x: Tensor, lora_A: Tensor, lora_B: Tensor, scaling: float | Tensor) -> Tensor:
-        hidden = F.linear(x, lora_A.to(x.dtype)).mul_(scaling)
-        flat = out.view(-1, out.shape[-1])
-        rows, columns = hidden.view(-1, hidden.shape[-1]).to(out.dtype), lora_B.to(out.dtype).T
-        if out._is_view():
-            out = out.new_empty(out.shape)
-            torch.addmm(flat, rows, columns, out=out.view(flat.shape))
-        else:
-            flat.addmm_(rows, columns)
-            ctx.mark_dirty(out)
-        ctx.save_for_backward(x, hidden, lora_A, lora_B)
-        ctx.scaling = scaling
-        return out
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
-        x, hidden, lora_A, lora_B = ctx.saved_tensors
-        rows = grad.reshape(-1, grad.shape[-1]).to(hidden.dtype)
-        grad_hidden = (rows @ lora_B.to(rows.dtype)).mul_(ctx.scaling)
-        grad_x = (grad_hidden @ lora_A.to(rows.dtype)).view(x.shape) if ctx.needs_input_grad[1] else None
-        if not ctx.needs_input_grad[2]:
-            return grad, grad_x, None, None, None
-        grad_B = (hidden.view(-1, hidden.shape[-1]).T @ rows).T
-        grad_A = grad_hidden.T @ x.reshape(-1, x.shape[-1])
-        return grad, grad_x, grad_A.to(lora_A.dtype), grad_B.to(lora_B.dtype), None
 
 
 class Branch:
     """The trainable pair of one layer: `lora_A` (rank, in * prod(kernel)) and `lora_B` (out, rank), fp32 leaves.
 
     `keep` (rank,) multiplies what passes through each rank; None: 1. `strength` is that of the whole correction.
-    `magnitude` is there for DoRA.
+    `magnitude` is there for DoRA. `twins` are those of the flat buffer that the leaves are views of, if they are.
+    A forward hook of its module.
     """
 
     def __init__(
-        self, lora_A: Tensor, lora_B: Tensor, alpha: float, module: nn.Module, magnitude: Magnitude | None = None
-    ):
+        self, lora_A: Tensor, lora_B: Tensor, alpha: float, module: nn.Module, magnitude: Magnitude | None = None,
+        twins: Twins | None = None,
+    ):  # fmt: skip
         self.lora_A, self.lora_B, self.alpha = lora_A, lora_B, alpha
         self.module = module
         self.kernel = weight_shape(module)[2:]
@@ -71,6 +40,27 @@ class Branch:
         self.keep: Tensor | None = None
         self.strength = 1.0
         self.magnitude = magnitude
+        self.twins, self.pairs = twins, dict[torch.dtype, Pair]()
+        self.joined: weakref.ref[Tensor] | None = None
+
+    def __call__(self, module: nn.Module, args: tuple, out: Tensor) -> Tensor:
+        joined, self.joined = self.joined, None
+        return out if joined is not None and joined() is out else self.add_to(out, args[0])
+
+    @classmethod
+    def alone_on(cls, module: nn.Module) -> Branch | None:
+        """The branch that is all that hangs on a layer, if it can be `joined_to` it."""
+        hooks = module._forward_hooks
+        own = next(iter(hooks.values())) if len(hooks) == 1 else None
+        able = isinstance(own, cls) and not own.kernel and own.magnitude is None and not own.muted
+        return own if able else None
+
+    def joined_to(self, module: nn.Module, weights: Weights, x: Tensor) -> Tensor:
+        """What the linear layer gives for `x`, the low-rank path included; the hook then leaves it as it is."""
+        pair, scaling = self._pair(x.dtype), self.scaling * self.strength
+        out = LinearWithLowRank.apply(x, self.lora_A, self.lora_B, pair, scaling, self.keep, module, weights)
+        self.joined = weakref.ref(out)
+        return out
 
     @property
     def scaling(self) -> float:
@@ -90,8 +80,14 @@ class Branch:
     def _sum(self, out: Tensor, x: Tensor, scaling: float) -> Tensor:
         if self.kernel:
             return out + self._convolve(x).to(out.dtype) * scaling
-        by_rank = scaling if self.keep is None else scaling * self.keep
-        return _AddLowRank.apply(out if out.is_contiguous() else out.contiguous(), x, self.lora_A, self.lora_B, by_rank)
+        out, pair = out if out.is_contiguous() else out.contiguous(), self._pair(x.dtype)
+        return AddLowRank.apply(out, x, self.lora_A, self.lora_B, pair, scaling, self.keep)
+
+    def _pair(self, dtype: torch.dtype) -> Pair:
+        if dtype not in self.pairs:
+            leaves = self.lora_A, self.lora_B
+            self.pairs[dtype] = self.twins.pair(*leaves, dtype) if self.twins else Pair(*leaves)
+        return self.pairs[dtype]
 
     def _convolve(self, x: Tensor) -> Tensor:
         conv = (F.conv1d, F.conv2d, F.conv3d)[len(self.kernel) - 1]

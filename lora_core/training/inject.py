@@ -18,6 +18,7 @@ from ..low_rank import LowRank
 from .branch import Branch, copied
 from .dora import Frozen, Magnitude
 from .layers import LayersConfig, sizes
+from .pairs import Twins
 from .start import Start
 from .targets import weight_shape
 
@@ -41,10 +42,10 @@ class Factors:
     """All trainable pairs of a run in one flat fp32 buffer with one flat gradient: one norm, and one optimiser tensor
     for each learning rate.
 
-    Every branch holds views of the buffers; backward accumulates straight into the flat gradient. A layer too small for
-    its rank gets the rank it can have, at the same scaling. Layers of text encoders, which come last, have `text_rank`
-    at the scaling of all. `options` may size layers one by one. They lie on `device`, or else with the first layer's
-    weight.
+    Every branch holds views of the buffers; what a backward pass finds is in the flat gradient at its end. A layer too
+    small for its rank gets the rank it can have, at the same scaling. Layers of text encoders, which come last, have
+    `text_rank` at the scaling of all. `options` may size layers one by one. They lie on `device`, or else with the
+    first layer's weight.
 
     Layers that `start` has begin with its correction, at its scaling and at least its rank. Those in `kept` have it
     too, and are attached, silenced and saved, but not trained. DoRA reads the layers' weights through `frozen`.
@@ -73,13 +74,15 @@ class Factors:
         size = sum(prod(shape) for own in shapes.values() for shape in own)
         self.flat = torch.zeros(size, device=device or next(iter(layers.values())).weight.device)
         self.flat.grad = torch.zeros_like(self.flat)
+        self.twins = Twins(self.flat)
         ratios = (1, self.options.lora_plus_ratio, 1)
         rates = {(name, i): wanted[name].rate * ratios[i] for name, own in shapes.items() for i in range(len(own))}
         leaves, self.parts = _laid_out(self.flat, {key: shapes[key[0]][key[1]] for key in rates}, rates)
         self.branches: dict[str, Branch] = {}
         for name, module in layers.items():
             own, (lora_A, lora_B) = wanted[name], (leaves[name, 0], leaves[name, 1])
-            branch = Branch(lora_A, lora_B, own.alpha * len(lora_A) / own.alpha_rank, module)
+            alpha = own.alpha * len(lora_A) / own.alpha_rank
+            branch = Branch(lora_A, lora_B, alpha, module, twins=self.twins)
             _begin(branch, given.get(name), generator)
             if (name, 2) in leaves:
                 self._magnify(branch, leaves[name, 2], doras.get(name))
@@ -111,6 +114,11 @@ class Factors:
     def text_gradient(self) -> Tensor:
         """The end of the flat gradient that is of text encoders; empty when there are none."""
         return self.flat.grad[sum(len(part.flat) for part in self.parts if not part.text) :]
+
+    def forget_gradient(self) -> None:
+        """Drop all gradients, also what a backward pass that was cut off has found."""
+        self.twins.forget()
+        self.flat.grad.zero_()
 
     @contextmanager
     def dropped(self, generator: torch.Generator) -> Iterator[None]:
@@ -173,8 +181,7 @@ def attached(branches: Mapping[str, Branch]) -> Iterator[None]:
     """Run the branches' modules with their low-rank paths; on leaving, the modules are exactly as they were."""
     with ExitStack() as hooks:
         for branch in branches.values():
-            hook = branch.module.register_forward_hook(lambda _, args, out, b=branch: b.add_to(out, args[0]))
-            hooks.callback(hook.remove)
+            hooks.callback(branch.module.register_forward_hook(branch).remove)
         yield
 
 

@@ -69,7 +69,7 @@ class TrainState:
             if not done:
                 self.generator.set_state(draws)
                 self.batches.queue = queue
-                self.factors.flat.grad.zero_()
+                self.factors.forget_gradient()
 
     @contextmanager
     def judged(self) -> Iterator[None]:
@@ -106,6 +106,8 @@ def make_optimizer(factors: Factors, config: TrainConfig, text_rate: float = 0.0
     rates = [part.rate * (text_rate if part.text else config.learning_rate) for part in factors.parts]
     parts = [(part.flat, part.matrices, rate) for part, rate in zip(factors.parts, rates, strict=True)]
     optimizer = optimizers.make(config.optimizer, parts)
+    # fused kernels change a tensor without telling its version, by which the factors' copies know that they are old
+    optimizer.register_step_post_hook(lambda *_: torch.autograd.graph.increment_version(factors.flat))
     for group, part in zip(optimizer.param_groups, factors.parts, strict=True):
         if part.magnitudes:
             group["weight_decay"] = 0.0  # towards zero they would fade the weight itself

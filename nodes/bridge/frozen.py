@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from functools import partial
 
 import comfy.model_management
@@ -14,6 +14,8 @@ from comfy.quant_ops import QuantizedTensor
 from torch import Tensor, nn
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
+from ...lora_core.training.branch import Branch
+from ...lora_core.training.passes import Weights, linear
 from .device import release
 
 
@@ -135,6 +137,13 @@ class Casts:
         comfy.ops.uncast_bias_weight(module, weight, bias, stream)
 
 
+class AsStored:
+    """The same of layers that are stored in the compute type."""
+
+    def of(self, module: nn.Module, like: Tensor) -> AbstractContextManager[tuple[Tensor, Tensor | None]]:
+        return nullcontext((module.weight, module.bias))
+
+
 class _Recast(torch.autograd.Function):
     """`x W^T + b`; autograd keeps no cast copy of W for the backward pass."""
 
@@ -142,9 +151,7 @@ class _Recast(torch.autograd.Function):
     def forward(ctx, x: Tensor, module: nn.Module, casts: Casts) -> Tensor:
         ctx.module, ctx.casts = module, casts
         out = x.new_empty(*x.shape[:-1], module.out_features)  # not a view, which nobody could change in place
-        rows, into = x.reshape(-1, x.shape[-1]), out.view(-1, module.out_features)
-        with casts.of(module, x) as (weight, bias):
-            torch.mm(rows, weight.T, out=into) if bias is None else torch.addmm(bias, rows, weight.T, out=into)
+        linear(module, casts, x, out)
         return out
 
     @staticmethod
@@ -158,7 +165,26 @@ def _linear(module: nn.Module, casts: Casts, x: Tensor) -> Tensor:
     smoothing = getattr(module, "pre_quant_scale", None)
     if smoothing is not None:
         x = x * comfy.model_management.cast_to_device(smoothing, x.device, x.dtype)
+    elif branch := Branch.alone_on(module):
+        return branch.joined_to(module, casts, x)
     return _Recast.apply(x, module, casts)
+
+
+def _plain(module: nn.Module, stored: Weights, *args, **kwargs) -> Tensor:
+    """As ComfyUI does it, or in one with the branch that hangs on the layer."""
+    branch = Branch.alone_on(module)
+    if branch is None or kwargs or not _is_one_product(module, *args):
+        return type(module).forward(module, *args, **kwargs)
+    comfy.ops.run_every_op()
+    return branch.joined_to(module, stored, *args)
+
+
+def _is_one_product(module: nn.Module, x: Tensor) -> bool:
+    """Whether the layer multiplies by its weight as it lies there."""
+    if module.weight_function or module.bias_function or torch.is_autocast_enabled(x.device.type):
+        return False
+    own = (tensor for tensor in (module.weight, module.bias) if tensor is not None)
+    return all(each.dtype == x.dtype and each.device == x.device for each in own)
 
 
 def _convolution(module: nn.Module, casts: Casts, x: Tensor) -> Tensor:
@@ -170,17 +196,19 @@ def _convolution(module: nn.Module, casts: Casts, x: Tensor) -> Tensor:
 def recast_in_backward(model: nn.Module, dtype: torch.dtype, keep: bool = False) -> Iterator[None]:
     """ComfyUI's linear layers whose weights are not of the compute type `dtype` multiply with the dequantised weight,
     forward and backward, and keep no cast copy of it between the two; with `keep` they and the convolutions keep one
-    from their first use to the end.
+    from their first use to the end. A branch that hangs on a linear layer of any type is computed in one with it, where
+    nothing else is in the way.
 
     That also goes around kernels that have no backward, such as those of --fast fp8_matrix_mult.
     """
     casts = Casts(keep)
-    replaced = {module: _linear for module in cast_layers(model, dtype)}
+    replaced = {module: (_linear, casts) for module in cast_layers(model, dtype)}
     if keep:
-        replaced |= {module: _convolution for module in model.modules() if _is_cast_convolution(module, dtype)}
+        replaced |= {module: (_convolution, casts) for module in model.modules() if _is_cast_convolution(module, dtype)}
+    replaced |= {module: (_plain, AsStored()) for module in model.modules() if _is_plain(module, dtype)}
     try:
-        for module, forward in replaced.items():
-            module.forward = partial(forward, module, casts)
+        for module, (forward, weights) in replaced.items():
+            module.forward = partial(forward, module, weights)
         yield
     finally:
         for module in replaced:
@@ -193,7 +221,7 @@ def cast_as_in_sampling(model: nn.Module) -> Iterator[None]:
     replaced = {
         module: vars(module).pop("forward")
         for module in model.modules()
-        if getattr(vars(module).get("forward"), "func", None) in (_linear, _convolution)
+        if getattr(vars(module).get("forward"), "func", None) in (_linear, _plain, _convolution)
     }
     try:
         yield
@@ -216,6 +244,16 @@ def _is_cast(module: nn.Module, dtype: torch.dtype) -> bool:
         return False
     weight = getattr(module, "weight", None)
     return getattr(weight, "ndim", 0) == 2 and (isinstance(weight, QuantizedTensor) or weight.dtype != dtype)
+
+
+def _is_plain(module: nn.Module, dtype: torch.dtype) -> bool:
+    """A linear layer of ComfyUI that it computes as torch does, in the compute type."""
+    kind, known = type(module), comfy.ops.disable_weight_init.Linear
+    if not isinstance(module, known) or "forward" in vars(module) or getattr(module, "weight", None) is None:
+        return False
+    ways = (kind.forward, kind.forward_comfy_cast_weights)
+    usual = ways == (known.forward, known.forward_comfy_cast_weights)
+    return usual and module.weight.dtype == dtype and not isinstance(module.weight, QuantizedTensor)
 
 
 def check_backward(model: nn.Module, dtype: torch.dtype) -> None:

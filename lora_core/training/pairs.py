@@ -1,0 +1,136 @@
+"""A layer's factors as a pass uses them, and where it leaves their gradients.
+
+The masters are views of one flat fp32 buffer. Cast for every use and with gradients for autograd to add up, a layer
+takes twice the operators; so all of them are cast in one go when they have changed, and what a backward pass finds is
+added to the fp32 gradients in one go at its end.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.autograd import Variable
+
+Grads = tuple[Tensor | None, Tensor | None]  # of A and B, for autograd to add up; None: they are where they belong
+
+
+def product(into: Tensor, left: Tensor, right: Tensor, scaling: float) -> Tensor:
+    """Write `scaling * left right` over `into`: one operator, whatever is in it."""
+    return torch.addmm(into, left, right, beta=0, alpha=scaling, out=into)
+
+
+class Pair:
+    """The factors A and B of one layer. The gradients are `scaling * grad_hidden^T rows` and `scaling * grad^T hidden`,
+    each of two matrices with a row for each token."""
+
+    def __init__(self, lora_A: Tensor, lora_B: Tensor):
+        self.lora_A, self.lora_B = lora_A, lora_B
+
+    def factors(self) -> tuple[Tensor, Tensor]:
+        """Return both as they are now, to be cast where a pass computes in another type."""
+        return self.lora_A, self.lora_B
+
+    def collect(self, grad_hidden: Tensor, rows: Tensor, grad: Tensor, hidden: Tensor, scaling: float) -> Grads:
+        grad_A, grad_B = grad_hidden.T @ rows, grad.T @ hidden
+        return grad_A.mul_(scaling).to(self.lora_A.dtype), grad_B.mul_(scaling).to(self.lora_B.dtype)
+
+
+class Master(Pair):
+    """Leaves of the flat buffer, for passes in its own type."""
+
+    def collect(self, grad_hidden: Tensor, rows: Tensor, grad: Tensor, hidden: Tensor, scaling: float) -> Grads:
+        self.lora_A.grad.addmm_(grad_hidden.T, rows, alpha=scaling)
+        self.lora_B.grad.addmm_(grad.T, hidden, alpha=scaling)
+        return None, None
+
+
+class Copied(Pair):
+    """Leaves of the flat buffer, for passes in the type of a `Twin`. A layer that runs again in one pass adds to its
+    fp32 gradients at once, so that no sum is rounded to the other type."""
+
+    def __init__(self, twin: Twin, lora_A: Tensor, lora_B: Tensor):
+        super().__init__(lora_A, lora_B)
+        self.twin, self.task = twin, -1
+        self.copies = twin.part_of(twin.copy, lora_A), twin.part_of(twin.copy, lora_B)
+        self.grads = twin.part_of(twin.grad, lora_A), twin.part_of(twin.grad, lora_B)
+
+    def factors(self) -> tuple[Tensor, Tensor]:
+        self.twin.refresh()
+        return self.copies
+
+    def collect(self, grad_hidden: Tensor, rows: Tensor, grad: Tensor, hidden: Tensor, scaling: float) -> Grads:
+        if self.twin.is_first(self):
+            grad_A, grad_B = self.grads
+            product(grad_A, grad_hidden.T, rows, scaling)
+            product(grad_B, grad.T, hidden, scaling)
+        else:
+            self.lora_A.grad.add_(grad_hidden.T @ rows, alpha=scaling)
+            self.lora_B.grad.add_(grad.T @ hidden, alpha=scaling)
+        return None, None
+
+
+class Twin:
+    """A flat buffer of factors in another type, cast again when it has changed, and a gradient of that type.
+
+    The gradient holds what one backward pass finds and is added to the flat one at its end. A pass that fails leaves it
+    taken, and until `forget` all gradients go the longer way.
+    """
+
+    def __init__(self, flat: Tensor, dtype: torch.dtype):
+        with torch.inference_mode(False), torch.no_grad():
+            self.flat, self.copy = flat, torch.empty_like(flat, dtype=dtype)
+            self.grad = torch.zeros_like(self.copy)
+        self.version = self.task = -1
+
+    def part_of(self, buffer: Tensor, leaf: Tensor) -> Tensor:
+        """Return what one of the two buffers holds of a leaf."""
+        with torch.inference_mode(False), torch.no_grad():
+            start = leaf.storage_offset() - self.flat.storage_offset()
+            return buffer[start : start + leaf.numel()].view(leaf.shape)
+
+    @torch.no_grad()
+    def refresh(self) -> None:
+        if self.version != self.flat._version:
+            self.copy.copy_(self.flat)
+            self.version = self.flat._version
+
+    def is_first(self, pair: Copied) -> bool:
+        """Return whether the pair's gradient is still free in the backward pass that runs; from now on it is not."""
+        task = torch._C._current_graph_task_id()
+        if self.task < 0 <= task:
+            self.task = task
+            self.grad.zero_()
+            Variable._execution_engine.queue_callback(self._add)
+        if task < 0 or task != self.task or task == pair.task:
+            return False
+        pair.task = task
+        return True
+
+    def _add(self) -> None:
+        self.flat.grad.add_(self.grad)
+        self.forget()
+
+    def forget(self) -> None:
+        """What the gradient holds of a pass is nothing any more."""
+        self.task = -1
+
+
+class Twins:
+    """The twins of one flat buffer, which has its gradient, made for the types that passes come in."""
+
+    def __init__(self, flat: Tensor):
+        self.flat = flat
+        self.made: dict[torch.dtype, Twin] = {}
+
+    def pair(self, lora_A: Tensor, lora_B: Tensor, dtype: torch.dtype) -> Pair:
+        """Return the pair of two leaves for passes in this type."""
+        if dtype == self.flat.dtype:
+            return Master(lora_A, lora_B)
+        if dtype not in self.made:
+            self.made[dtype] = Twin(self.flat, dtype)
+        return Copied(self.made[dtype], lora_A, lora_B)
+
+    def forget(self) -> None:
+        """Drop what a backward pass that failed has found."""
+        for twin in self.made.values():
+            twin.forget()

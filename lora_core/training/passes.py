@@ -1,0 +1,114 @@
+"""Forward and backward of a linear layer's low-rank path, each in as few operators as there are products in it.
+
+The only tensors kept for backward are the layer's own input (by reference) and `A x`. `scaling` is a factor of the
+products themselves; `keep` (rank,) multiplies what passes through each rank, None: 1. A and B come in as leaves, so
+that autograd knows of them: what is multiplied, and where their gradients go, is the pair's to say.
+"""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from .pairs import Grads, Pair, product
+
+
+class Weights(Protocol):
+    """Where the weight (out, columns) and the bias of a frozen linear layer come from, in the type of `like`."""
+
+    def of(self, module: nn.Module, like: Tensor) -> AbstractContextManager[tuple[Tensor, Tensor | None]]: ...
+
+
+class AddLowRank(torch.autograd.Function):
+    """`out + scaling * (keep * (x A^T)) B^T`, beside a layer that has run.
+
+    In place, unless `out` is a view, as a linear layer with a bias gives of its product: autograd would hold the
+    product by copies of its gradient (CopySlices), six of the output's size. The sum then is a new tensor.
+    """
+
+    @staticmethod
+    def forward(
+        ctx, out: Tensor, x: Tensor, lora_A: Tensor, lora_B: Tensor, pair: Pair, scaling: float, keep: Tensor | None
+    ) -> Tensor:
+        down, up = pair.factors()
+        rows, flat, wide = _rows(x), _rows(out), up if out.dtype == x.dtype else lora_B
+        hidden = _hidden(rows, down, keep)
+        factors = hidden.to(out.dtype), wide.to(out.dtype).T
+        if out._is_view():
+            out = out.new_empty(out.shape)
+            torch.addmm(flat, *factors, alpha=scaling, out=_rows(out))
+        else:
+            flat.addmm_(*factors, alpha=scaling)
+            ctx.mark_dirty(out)
+        ctx.save_for_backward(rows, hidden, down, up)
+        ctx.pair, ctx.scaling, ctx.keep, ctx.shape = pair, scaling, keep, x.shape
+        return out
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
+        rows, hidden, down, up = ctx.saved_tensors
+        grad_hidden, grads = _backward(ctx, _rows(grad).to(hidden.dtype), rows, hidden, up)
+        grad_x = None
+        if ctx.needs_input_grad[1]:
+            grad_x = product(torch.empty_like(rows), grad_hidden, down.to(rows.dtype), ctx.scaling).view(ctx.shape)
+        return grad, grad_x, *grads, None, None, None
+
+
+class LinearWithLowRank(torch.autograd.Function):
+    """`x W^T + b + scaling * (keep * (x A^T)) B^T`, the layer and its low-rank path as one; W is asked for again in the
+    backward pass, and no copy of it is kept between the two."""
+
+    @staticmethod
+    def forward(
+        ctx, x: Tensor, lora_A: Tensor, lora_B: Tensor, pair: Pair, scaling: float, keep: Tensor | None,
+        module: nn.Module, weights: Weights,
+    ) -> Tensor:  # fmt: skip
+        down, up = pair.factors()
+        rows, out = _rows(x), x.new_empty(*x.shape[:-1], lora_B.shape[0])
+        hidden = _hidden(rows, down, keep)
+        linear(module, weights, x, out).addmm_(hidden, up.to(x.dtype).T, alpha=scaling)
+        ctx.save_for_backward(rows, hidden, down, up)
+        ctx.pair, ctx.scaling, ctx.keep, ctx.shape, ctx.layer = pair, scaling, keep, x.shape, (module, weights)
+        return out
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
+        (rows, hidden, down, up), (module, weights) = ctx.saved_tensors, ctx.layer
+        grad = _rows(grad)
+        grad_hidden, grads = _backward(ctx, grad, rows, hidden, up)
+        grad_x = None
+        if ctx.needs_input_grad[0]:
+            with weights.of(module, grad) as (weight, _):
+                grad_x = grad @ weight
+            grad_x = grad_x.addmm_(grad_hidden, down.to(grad.dtype), alpha=ctx.scaling).view(ctx.shape)
+        return grad_x, *grads, None, None, None, None, None
+
+
+def linear(module: nn.Module, weights: Weights, x: Tensor, out: Tensor) -> Tensor:
+    """Write `x W^T + b` into `out`, and return it with a row for each token."""
+    rows, into = _rows(x), _rows(out)
+    with weights.of(module, x) as (weight, bias):
+        return torch.mm(rows, weight.T, out=into) if bias is None else torch.addmm(bias, rows, weight.T, out=into)
+
+
+def _hidden(rows: Tensor, down: Tensor, keep: Tensor | None) -> Tensor:
+    hidden = rows @ down.to(rows.dtype).T
+    return hidden if keep is None else hidden.mul_(keep)
+
+
+def _backward(ctx, grad: Tensor, rows: Tensor, hidden: Tensor, up: Tensor) -> tuple[Tensor, Grads]:
+    """The gradient of `keep * (x A^T)` without the scaling, and those of the factors."""
+    grad_hidden = grad @ up.to(grad.dtype)
+    if ctx.keep is not None:
+        grad_hidden.mul_(ctx.keep)
+    trained = ctx.pair.lora_A.requires_grad
+    return grad_hidden, ctx.pair.collect(grad_hidden, rows, grad, hidden, ctx.scaling) if trained else (None, None)
+
+
+def _rows(x: Tensor) -> Tensor:
+    return x.reshape(-1, x.shape[-1])
