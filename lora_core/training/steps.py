@@ -1,8 +1,17 @@
-"""What a step tells of itself."""
+"""What goes into a step on a device, and what it tells of itself.
+
+Each copy of a tensor between RAM and a device waits for what the device has still to do, so a step makes few of them.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .ruin import Shown
 
 
 @dataclass(frozen=True)
@@ -29,3 +38,57 @@ class StepResult:
     text_norm: float = 0.0
     preservation: float = 0.0
     looks: tuple[Look, ...] = ()
+
+
+@dataclass(frozen=True)
+class MicroBatch:
+    """Pictures that went through the model together: on the device their losses and the loss that preserves, if any;
+    which pictures they are, the quantiles of their noise levels, and what the batch is made of."""
+
+    losses: Tensor
+    change: Tensor | None
+    indices: list[int]
+    levels: list[float]
+    shown: Shown
+
+
+@dataclass(frozen=True)
+class Found:
+    """What the host has to know of a step before it goes on; `ruined` is why the run cannot, or empty."""
+
+    loss: float
+    norm: float
+    text_norm: float
+    preservation: float
+    looks: tuple[Look, ...]
+    ruined: str = ""
+
+    @classmethod
+    def of(cls, parts: Sequence[MicroBatch], grad: Tensor, text_grad: Tensor) -> Found:
+        """Look at the device once, when all of the step is queued. Losses are means over its micro-batches."""
+        tensors = [grad.norm()] + [text_grad.norm()] * bool(len(text_grad))
+        tensors += [part.losses.mean() for part in parts]
+        tensors += [part.change for part in parts if part.change is not None]
+        values = iter(looked_at([*tensors, *(part.losses for part in parts)]))
+        (norm,), (text_norm,) = next(values), next(values) if len(text_grad) else (0.0,)
+        loss = sum(next(values)[0] / len(parts) for _ in parts)
+        preservation = sum((next(values)[0] / len(parts) for part in parts if part.change is not None), 0.0)
+        looks = [Look(*look) for part in parts for look in zip(part.indices, part.levels, next(values), strict=True)]
+        return cls(norm=norm, text_norm=text_norm, loss=loss, preservation=preservation, looks=tuple(looks))
+
+
+def brought(tensors: Sequence[Tensor | None], device: torch.device) -> list[Tensor | None]:
+    """The tensors on the device, where those that lie elsewhere and are of one type come in one copy."""
+    apart = [each for each in tensors if each is not None and each.device != device]
+    copies: dict[int, Tensor] = {}
+    for dtype in {each.dtype: None for each in apart}:
+        own = [each for each in apart if each.dtype == dtype]
+        pieces = torch.cat([each.flatten() for each in own]).to(device).split([each.numel() for each in own])
+        copies |= {id(each): piece.view(each.shape) for each, piece in zip(own, pieces, strict=True)}
+    return [copies.get(id(each), each) for each in tensors]
+
+
+def looked_at(tensors: Sequence[Tensor]) -> list[list[float]]:
+    """The values of tensors on one device, each flat, by one copy to RAM."""
+    values = torch.cat([each.flatten() for each in tensors]).cpu()
+    return [own.tolist() for own in values.split([each.numel() for each in tensors])]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, TypeVar
 
@@ -22,7 +22,7 @@ from .optimizers.schedule_free import ScheduleFreeAdamW
 from .record import Record
 from .ruin import Shown, rise
 from .sample import Sample, place_weights
-from .steps import Look, StepResult
+from .steps import Found, MicroBatch, StepResult, brought
 
 Made = TypeVar("Made")
 
@@ -137,32 +137,26 @@ def train(
         if why := _lost(state):
             _go_back(config, state, why, report)
             continue
-        parts, mean, norm, text_norm, ruined = _twice(
-            partial(_forth_and_back, config, state, denoiser, samples), relief
-        )
-        if ruined:
-            _go_back(config, state, ruined, report)
+        found = _twice(partial(_forth_and_back, config, state, denoiser, samples), relief)
+        if found.ruined:
+            _go_back(config, state, found.ruined, report)
             continue
-        if not (math.isfinite(mean) and math.isfinite(norm)):
-            _drop(state, mean, norm, report)
+        if not (math.isfinite(found.loss) and math.isfinite(found.norm)):
+            _drop(state, found.loss, found.norm, report)
             continue
         rate = _rate(config, state, config.learning_rate)
-        _update(config, state, mean, norm)
-        looks = tuple(look for part in parts for look in part.looks)
-        yield StepResult(state.step, mean, norm, rate, text_norm, sum(part.preservation for part in parts), looks)
+        _update(config, state, found.loss, found.norm)
+        yield StepResult(state.step, found.loss, found.norm, rate, found.text_norm, found.preservation, found.looks)
 
 
-def _forth_and_back(
-    config: TrainConfig, state: TrainState, denoiser: Denoiser, samples: Sequence[Sample]
-) -> tuple[list[_Part], float, float, float, str]:
-    """The gradient of one step, whole or not at all: its micro-batches, mean loss and norms, and why it is ruined."""
+def _forth_and_back(config: TrainConfig, state: TrainState, denoiser: Denoiser, samples: Sequence[Sample]) -> Found:
+    """The gradient of one step, whole or not at all."""
     with state.whole_step():
         parts = [_backward(config, state, denoiser, samples) for _ in range(config.accumulation)]
-        mean = sum(part.loss for part in parts)
-        text = state.factors.text_gradient()
-        norm, text_norm = float(state.factors.flat.grad.norm()), float(text.norm()) if len(text) else 0.0
-        ruined = _ruined(config, state, denoiser, parts) if suspicious([*state.losses, mean]) else ""
-        return parts, mean, norm, text_norm, ruined
+        found = Found.of(parts, state.factors.flat.grad, state.factors.text_gradient())
+        if suspicious([*state.losses, found.loss]):
+            found = replace(found, ruined=_ruined(config, state, denoiser, parts))
+        return found
 
 
 def _twice(work: Callable[[], Made], relief: Callable[[RuntimeError], Callable[[], object] | None]) -> Made:
@@ -217,7 +211,7 @@ def _lost(state: TrainState) -> str:
     return f"the loss rose for good up to step {state.step}" if diverged(state.losses) else ""
 
 
-def _ruined(config: TrainConfig, state: TrainState, denoiser: Denoiser, parts: Sequence[_Part]) -> str:
+def _ruined(config: TrainConfig, state: TrainState, denoiser: Denoiser, parts: Sequence[MicroBatch]) -> str:
     """Why the run cannot go on from here, when a measurement says so: the model itself is what it began with."""
     times = rise(config, state.factors, state.good["factors"], denoiser, [part.shown for part in parts])
     if not times > RUINED:
@@ -244,24 +238,13 @@ def _go_back(config: TrainConfig, state: TrainState, why: str, report: Callable[
         )
 
 
-@dataclass(frozen=True)
-class _Part:
-    """A micro-batch: its shares of the step's losses, its pictures, and what it is made of."""
-
-    loss: float
-    preservation: float
-    looks: list[Look]
-    shown: Shown
-
-
-def _backward(config: TrainConfig, state: TrainState, denoiser: Denoiser, samples: Sequence[Sample]) -> _Part:
+def _backward(config: TrainConfig, state: TrainState, denoiser: Denoiser, samples: Sequence[Sample]) -> MicroBatch:
     """Add one micro-batch's gradient to the flat buffer."""
     indices, draw, device = state.batches.next(), state.generator, state.factors.flat.device
     batch = [samples[i].drawn(draw) for i in indices]
     x0 = torch.stack([sample.latent for sample in batch])
-    noise = objective.draw_noise(x0.shape, config.objective.noise_offset, draw).to(device)
+    noise = objective.draw_noise(x0.shape, config.objective.noise_offset, draw)
     u = timesteps.draw(config.objective, len(batch), draw, denoiser.tokens(x0.shape))
-    sigma = denoiser.sigma(u).to(device)
     dropped = torch.rand(len(batch), generator=draw) < config.caption_dropout
     conditions = [s.unconditional if drop else s.condition for s, drop in zip(batch, dropped, strict=True)]
     kept = []
@@ -269,13 +252,10 @@ def _backward(config: TrainConfig, state: TrainState, denoiser: Denoiser, sample
         picks = [int(torch.randint(len(s.preserved), (), generator=draw)) for s in batch]
         kept = [s.preserved[pick] for s, pick in zip(batch, picks, strict=True)]
     places = place_weights(config.objective, batch)
-    places = None if places is None else places.to(device)
-    x0 = x0.to(device)
+    x0, noise, places, sigma = brought([x0, noise, places, denoiser.sigma(u)], device)
     with state.factors.dropped(draw):
         losses, change = add_gradient(config, state.factors, denoiser, x0, noise, sigma, conditions, kept, places)
-    looks = [Look(*values) for values in zip(indices, u.tolist(), losses.tolist(), strict=True)]
-    shown = Shown(x0, conditions, places)
-    return _Part(float(losses.mean()) / config.accumulation, float(change) / config.accumulation, looks, shown)
+    return MicroBatch(losses, change, indices, u.tolist(), Shown(x0, conditions, places))
 
 
 def add_gradient(
@@ -288,15 +268,15 @@ def add_gradient(
     conditions: list[Any],
     preserved: list[Any],
     places: Tensor | None = None,
-) -> tuple[Tensor, Tensor | float]:
+) -> tuple[Tensor, Tensor | None]:
     """Add the gradient of one micro-batch that lies on the device to the flat buffer.
 
-    Returns the loss of each sample, (batch,), and the loss that preserves, not weighted, a scalar.
+    Returns the loss of each sample, (batch,), and the loss that preserves, not weighted, a scalar; None without.
     """
     losses = objective.losses(denoiser, x0, noise, sigma, conditions, config.objective, places)
     (losses.mean() / config.accumulation).backward()
     if not preserved:
-        return losses.detach(), 0.0
+        return losses.detach(), None
     change = objective.preservation(denoiser, factors, denoiser.noised(x0, noise, sigma), sigma, preserved)
     (change * config.preservation / config.accumulation).backward()
     return losses.detach(), change.detach()

@@ -16,6 +16,7 @@ from torch import Tensor
 from . import objective, timesteps
 from .config import TrainConfig, Validation
 from .objective import Denoiser
+from .steps import brought
 from .trainer import Sample, TrainState, place_weights
 
 MOST, MOST_OF_TRAINING = 16, 8  # pictures
@@ -115,11 +116,11 @@ def _losses(
     batch = [samples[draw.picture] for draw in draws]
     x0 = torch.stack([sample.latent for sample in batch])
     noise = torch.stack([torch.randn(x0.shape[1:], generator=torch.Generator().manual_seed(d.seed)) for d in draws])
-    sigma = denoiser.sigma(torch.tensor([draw.u for draw in draws])).to(device)
+    sigma = denoiser.sigma(torch.tensor([draw.u for draw in draws]))
     conditions = [sample.condition for sample in batch]
     places = place_weights(config.objective, batch)
-    places = None if places is None else places.to(device)
-    return objective.losses(denoiser, x0.to(device), noise.to(device), sigma, conditions, config.objective, places)
+    x0, noise, places, sigma = brought([x0, noise, places, sigma], device)
+    return objective.losses(denoiser, x0, noise, sigma, conditions, config.objective, places)
 
 
 def _number(seed: int, text: str) -> int:

@@ -88,7 +88,8 @@ def join(conditions: list[Conditions], how: str, model, shape: torch.Size, devic
     if _alike(conditions):
         return Joined(conditions)
     if how == "adapter":
-        conditions = [_adapted(condition, model, device) for condition in conditions]
+        moved = [comfy.samplers.cond_cat([condition], device=device) for condition in conditions]
+        conditions = [_adapted(*each, model, device) for each in zip(conditions, moved, strict=True)]
     step, pictures = _step(model), _picture_lengths(shape, _step(model))
     texts = [condition[TEXT].cond for condition in conditions]
     lengths = [text.shape[1] for text in texts]
@@ -143,9 +144,10 @@ def _fills_pictures(model, shape: torch.Size) -> bool:
     return step > 1 and ceil(shape[-2] / patch) * ceil(shape[-1] / patch) % step > 0
 
 
-def _adapted(condition: Conditions, model, device: torch.device) -> Conditions:
-    """Anima's network reads captions with an adapter of its own, which is part of what is trained: that done."""
-    tensors, dtype = comfy.samplers.cond_cat([condition], device=device), model.get_dtype_inference()
+def _adapted(condition: Conditions, tensors: dict[str, Tensor], model, device: torch.device) -> Conditions:
+    """Anima's network reads captions with an adapter of its own, which is part of what is trained: that done to a
+    condition, whose `tensors` are on the device."""
+    dtype = model.get_dtype_inference()
     text, ids, weights = (tensors[name] for name in (TEXT, "t5xxl_ids", "t5xxl_weights"))
     text = model.diffusion_model.preprocess_text_embeds(text.to(device, dtype), ids, weights.to(device, dtype))
     rest = {name: cond for name, cond in condition.items() if name not in _OF_TEXT}

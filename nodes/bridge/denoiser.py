@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import cached_property, partial
 from math import prod
+from typing import Any
 
 import comfy.sampler_helpers
 import comfy.samplers
@@ -13,7 +15,7 @@ from torch import Tensor
 
 from . import captions
 from .attention import OVERRIDE
-from .captions import Conditions
+from .captions import Conditions, Joined
 from .guests import Guests
 from .keys import family_of
 
@@ -63,18 +65,28 @@ class ComfyDenoiser:
             return u.clamp(_LEAST_SIGMA, 1.0)
         if isinstance(self.sampling, COSMOS_RFLOW):
             return u.clamp(_LEAST_SIGMA, 1 - _LEAST_SIGMA) / (1 - u.clamp(_LEAST_SIGMA, 1 - _LEAST_SIGMA))
-        sigmas = self.sampling.sigmas.to(u.device)
+        sigmas = self._sigmas.to(u.device)
         return sigmas[(u * len(sigmas)).long().clamp(max=len(sigmas) - 1)]
+
+    @cached_property
+    def _sigmas(self) -> Tensor:
+        """The model's table of noise levels, read back from the device once."""
+        return self.sampling.sigmas.cpu()
 
     def noised(self, x0: Tensor, noise: Tensor, sigma: Tensor) -> Tensor:
         return self.sampling.noise_scaling(sigma.view(-1, *(1 for _ in x0.shape[1:])), noise, x0, False)
 
     def denoised(self, x_t: Tensor, sigma: Tensor, conditions: list[Conditions]) -> Tensor:
+        """All that a forward needs is on the device before the first begins: later copies would wait for it."""
         groups = captions.groups(conditions, self.captions, self.model, x_t.shape)
-        parts = [part for group in groups for part in self._of_one_level(group, sigma)]
-        done = [self._together(x_t[own], sigma[own], [conditions[i] for i in own], level) for own, level in parts]
-        order = torch.tensor([index for own, _ in parts for index in own]).argsort()
-        return torch.cat(done)[order.to(x_t.device)]
+        parts = self._of_one_level(groups, sigma)
+        calls = [
+            self._call(_of(x_t, own), _of(sigma, own), [conditions[i] for i in own], level) for own, level in parts
+        ]
+        if len(calls) == 1:
+            return calls[0]()
+        rows = {i: row for (own, _), call in zip(parts, calls, strict=True) for i, row in zip(own, call(), strict=True)}
+        return torch.stack([rows[index] for index in range(len(rows))])
 
     def output_scale(self, sigma: Tensor) -> Tensor:
         one = torch.ones_like(sigma)
@@ -88,24 +100,38 @@ class ComfyDenoiser:
     def tokens(self, shape: torch.Size) -> float:
         return prod(shape[-2:]) * (self.model.latent_format.spacial_downscale_ratio / _TOKEN) ** 2
 
-    def _of_one_level(self, group: Sequence[int], sigma: Tensor) -> list[tuple[list[int], float | None]]:
-        """The indices parted by sigma, with it; each alone where tensors have no values; all together, without it,
-        where nothing looks at it."""
+    def _of_one_level(self, groups: Sequence[Sequence[int]], sigma: Tensor) -> list[tuple[Sequence[int], float | None]]:
+        """The groups parted by sigma, with it; into single samples where tensors have no values; as they are, without
+        it, where nothing looks at it."""
         if not self.guests.look_at_sigma:
-            return [(list(group), None)]
+            return [(group, None) for group in groups]
         if self.level is not None:
-            return [([index], self.level) for index in group]
-        parts: dict[float, list[int]] = {}
-        for index, level in zip(group, sigma[group].tolist(), strict=True):
-            parts.setdefault(level, []).append(index)
-        return [(own, level) for level, own in parts.items()]
+            return [([index], self.level) for group in groups for index in group]
+        parts: dict[tuple[int, float], list[int]] = {}
+        levels = sigma.tolist()
+        for number, group in enumerate(groups):
+            for index in group:
+                parts.setdefault((number, levels[index]), []).append(index)
+        return [(own, level) for (_, level), own in parts.items()]
 
-    def _together(self, x_t: Tensor, sigma: Tensor, conditions: list[Conditions], level: float | None) -> Tensor:
-        if level is not None:
+    def _call(
+        self, x_t: Tensor, sigma: Tensor, conditions: list[Conditions], level: float | None
+    ) -> Callable[[], Tensor]:
+        """A forward that is ready to begin."""
+        if self.level is not None and level is not None:
             sigma = torch.tensor([level] * len(sigma), device=sigma.device)  # of known value, also without memory
         joined = captions.join(conditions, self.captions, self.model, x_t.shape, x_t.device)
         conds = comfy.samplers.cond_cat(joined.conditions, device=x_t.device)
         if joined.seen is not None:
             conds["transformer_options"] = {OVERRIDE: joined.attention}
+        conds = self.guests.told(sigma, conds, level, rehearsed=self.level is not None)
+        return partial(self._forward, joined, x_t, sigma, conds)
+
+    def _forward(self, joined: Joined, x_t: Tensor, sigma: Tensor, conds: dict[str, Any]) -> Tensor:
         with joined.filled(self.model.diffusion_model):
-            return self.guests.call(self.model, x_t, sigma, conds, level, rehearsed=self.level is not None)
+            return self.guests.call(self.model, x_t, sigma, conds)
+
+
+def _of(tensor: Tensor, rows: Sequence[int]) -> Tensor:
+    """These rows, without a copy of their numbers to the device, as an index would be."""
+    return tensor if list(rows) == list(range(len(tensor))) else torch.stack([tensor[row] for row in rows])

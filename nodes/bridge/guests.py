@@ -38,18 +38,21 @@ class Guests:
         network = patcher.model.diffusion_model
         self.look_at_sigma = bool(self.calls()) or getattr(network, "time_r_in", None) is not None
 
-    def call(
-        self, model, x_t: Tensor, sigma: Tensor, conds: Mapping[str, Any], level: float | None, rehearsed: bool = False
-    ) -> Tensor:
-        """`apply_model` as a sampler calls it with one prompt. `level` is the sigma of all samples; None where nothing
-        looks at it. `rehearsed`: the model's own schedule has no values."""
+    def told(
+        self, sigma: Tensor, conds: Mapping[str, Any], level: float | None, rehearsed: bool = False
+    ) -> dict[str, Any]:
+        """The arguments of `call`, with the options that a sampler gives. `level` is the sigma of all samples; None
+        where nothing looks at it. `rehearsed`: the model's own schedule has no values."""
         schedule = [level, 0.0] if rehearsed else self._schedule if level is not None else []
         given = {"cond_or_uncond": [0], "uuids": [uuid4()], "sigmas": sigma}
         if level is not None:
             around = [*(s for s in schedule if s > level), level, *(s for s in schedule if s < level)]
             given["sample_sigmas"] = torch.tensor(around, device=sigma.device)
         own = conds.get("transformer_options", {})
-        conds = {**conds, "transformer_options": {**self._options, "wrappers": self._wrappers, **given, **own}}
+        return {**conds, "transformer_options": {**self._options, "wrappers": self._wrappers, **given, **own}}
+
+    def call(self, model, x_t: Tensor, sigma: Tensor, conds: dict[str, Any]) -> Tensor:
+        """`apply_model` as a sampler calls it with one prompt, its arguments those that were `told`."""
         if self._function is None:
             return model.apply_model(x_t, sigma, **conds)
         args = {"input": x_t, "timestep": sigma, "c": conds, "cond_or_uncond": [0]}
