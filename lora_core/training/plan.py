@@ -116,6 +116,16 @@ def choose(asked: Measures, automatic: bool, need: Callable[[Measures], Need], f
     return min(plans, key=lambda plan: plan.need.total)
 
 
+def blind(asked: Measures, automatic: bool, weights: Callable[[Measures], float], free: float) -> Measures:
+    """The measures where what a step takes beside its `weights` is not known: those asked for, or, `automatic`, with
+    checkpointing and as little offloaded as leaves a part of the free memory for the step."""
+    if not automatic:
+        return asked
+    shares = [asked.offload, *(share for share in SHARES if share > asked.offload)]
+    choices = [Measures(True, share) for share in shares]
+    return next((each for each in choices if weights(each) <= free * SPARE), choices[-1])
+
+
 def refusal(plan: Plan, free: float, changes: Mapping[str, float]) -> str:
     """Says what is missing, and the three of `changes` (their total bytes by name) that would help most."""
     best = sorted((total, name) for name, total in changes.items() if total < plan.need.total)[:3]

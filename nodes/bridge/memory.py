@@ -18,12 +18,12 @@ from .device import free_bytes, leaves_weights_in_ram, rates_of, shares_ram
 from .frozen import cast_layers
 from .guests import Guests
 from .offload import shared_out, slots
-from .rehearsal import Job, Trace, sampled, stored, stored_bytes, traced
+from .rehearsal import Job, Trace, sampled, stored, stored_bytes, traced, tried
 from .session import blocks
 
 
 class UnforeseeableError(Exception):
-    """A layer of a third party cannot run on tensors without memory."""
+    """A step cannot be tried on tensors without memory, which says nothing of a real one."""
 
 
 _traces: dict[tuple, Trace] = {}  # of this process: a whole model takes seconds, and a graph is queued many times
@@ -59,6 +59,21 @@ class Planner:
             self._check_ram()
         return settled, plan.describe(settled, free, self.seconds(job, settled.measures), job.config.steps)
 
+    def unforeseen(self, asked: Measures, automatic: bool, reason: UnforeseeableError) -> tuple[Measures, float, str]:
+        """Measures for a run of which `settle` could not say what it needs, the bytes to make free for its steps, which
+        are all that there are, and a line that says so."""
+        free = free_bytes(self.device)
+        if automatic and leaves_weights_in_ram(self.device):
+            asked = replace(asked, offload=1.0)
+        measures = plan.blind(asked, automatic, self._weights, free)
+        weights = self._weights(measures)
+        line = (
+            f"what a step needs is not known before the first one, which could not be tried without memory ({reason}): "
+            f"trained with {measures}, which leaves {plan.in_gb(max(free - weights, 0))} of {plan.in_gb(free)} GB free "
+            "for it. If memory runs out, lower batch_size or resolution, or set offload to 1"
+        )
+        return measures, max(free - weights, 0), line
+
     def expected(self, job: Job, settled: Plan) -> Expected:
         """Of each step, once the run goes on."""
         return Expected(settled.need.step, self.seconds(job, settled.measures))
@@ -74,12 +89,14 @@ class Planner:
             )
 
     def need(self, job: Job, measures: Measures) -> Need:
-        trace = self.trace(job, measures)
-        shared = shares_ram(self.device)  # the weights are in it already
-        weights = 0 if shared else self.resident(measures)
-        optimizer = job.config.optimizer
+        trace, optimizer = self.trace(job, measures), job.config.optimizer
         factors = plan.optimiser_bytes(trace.trained, optimizer.name, optimizer.ema_decay > 0)
-        return Need(weights, factors, trace.peak, 0 if shared else plan.WORK_SPACE, self._previews(job, measures))
+        work_space = 0 if shares_ram(self.device) else plan.WORK_SPACE
+        return Need(self._weights(measures), factors, trace.peak, work_space, self._previews(job, measures))
+
+    def _weights(self, measures: Measures) -> int:
+        """Bytes that loading the weights takes of what is free; where that is RAM, they are in it already."""
+        return 0 if shares_ram(self.device) else self.resident(measures)
 
     def _previews(self, job: Job, measures: Measures) -> int:
         """Bytes that a preview takes in the place of a step. A batch of one is counted: with little free, ComfyUI's
@@ -106,10 +123,10 @@ class Planner:
         if key not in _traces:
             if len(_traces) >= _MOST_TRACES:
                 _traces.clear()
-            try:
-                _traces[key] = trace(self.patcher, job, measures, self.clip)
-            except (AttributeError, TypeError, RuntimeError) as error:
-                raise UnforeseeableError(f"{type(error).__name__}: {error}") from error
+            found = tried(trace, self.patcher, job, measures, self.clip)
+            if isinstance(found, Exception):
+                raise UnforeseeableError(f"{type(found).__name__}: {found}") from found
+            _traces[key] = found
         return _traces[key]
 
     def resident(self, measures: Measures) -> int:

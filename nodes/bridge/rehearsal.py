@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import logging
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
+import comfy.model_management
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode, unset_fake_temporarily
@@ -25,6 +27,8 @@ from .session import blocks, prepared
 from .start import chosen_layers
 from .text import TextDenoiser
 from .weights import ComfyFrozen
+
+_TORCH = logging.getLogger("torch._subclasses.fake_tensor")
 
 
 @dataclass(frozen=True)
@@ -76,6 +80,21 @@ class Trace:
     kept: int = 0
 
 
+def tried(trace: Callable[..., Trace], *args: Any) -> Trace | Exception:
+    """Return the trace, or what it ended with. Other nodes' layers and torch's own tensors without memory may raise
+    anything, and of neither follows that a real step fails; torch would log each with a trace of its own."""
+    level = _TORCH.level
+    try:
+        _TORCH.setLevel(logging.CRITICAL + 1)
+        return trace(*args)
+    except comfy.model_management.InterruptProcessingException:
+        raise
+    except Exception as error:
+        return error
+    finally:
+        _TORCH.setLevel(level)
+
+
 def traced(patcher, job: Job, measures: Measures, clip=None) -> Trace:
     """Run the training loss forward and backward on fake tensors of the device, text encoders of a `clip` included.
 
@@ -104,6 +123,7 @@ def _rehearsed(patcher, job: Job, measures: Measures, clip) -> Iterator[tuple]:
     level = float(ComfyDenoiser(patcher).sigma(torch.tensor([0.5])))
     with ExitStack() as undo:
         undo.enter_context(FakeTensorMode(allow_non_fake_inputs=True))
+        undo.enter_context(torch.autograd.set_multithreading_enabled(False))  # the mode's state is of all threads
         undo.enter_context(_without_memory(patcher.model, streamed, device))
         denoiser, meter = ComfyDenoiser(patcher), Meter(device)
         encoders = None if clip is None else clip.patcher.model

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import logging
 from dataclasses import replace
 
-import comfy.model_management
 from torch._subclasses.fake_tensor import (
     DataDependentOutputException,
     DynamicOutputShapeException,
@@ -17,12 +15,11 @@ from .encoding import encode_captions
 from .guests import Guests
 from .keys import family_of
 from .preparing import Order
-from .rehearsal import Job, traced
+from .rehearsal import Job, traced, tried
 from .sampling import Sampling, empty_latent
 from .session import aside, trainable
 from .text import tokenized
 
-_TORCH = logging.getLogger("torch._subclasses.fake_tensor")
 _NEED_MEMORY = (DataDependentOutputException, DynamicOutputShapeException, UnsupportedFakeTensorException)
 
 
@@ -70,18 +67,9 @@ def _bare(patcher):
 
 
 def _error(patcher, job: Job, clip) -> Exception | None:
-    """What a step ends with. Other nodes' code may raise anything; torch would log each with a trace of its own."""
-    level = _TORCH.level
-    try:
-        _TORCH.setLevel(logging.CRITICAL + 1)
-        traced(patcher, job, Measures(), clip)
-    except comfy.model_management.InterruptProcessingException:
-        raise
-    except Exception as error:
-        return error
-    finally:
-        _TORCH.setLevel(level)
-    return None
+    """Return what a step ends with."""
+    found = tried(traced, patcher, job, Measures(), clip)
+    return found if isinstance(found, Exception) else None
 
 
 def _needs_memory(error: Exception) -> bool:

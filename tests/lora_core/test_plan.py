@@ -18,6 +18,7 @@ from lora_loom.lora_core.training.plan import (
     Need,
     Plan,
     Rates,
+    blind,
     candidates,
     choose,
     describe,
@@ -166,3 +167,20 @@ def test_the_meter_counts_work_and_recomputed_work() -> None:
     product = 2 * 8 * 32 * 64
     assert flops(False) == 3 * product  # forward, for the input, for the weight
     assert flops(True) == 4 * product
+
+
+@pytest.mark.parametrize(
+    ("free", "asked", "taken"),
+    [
+        (20, Measures(False), Measures()),
+        (10, Measures(False), Measures(True, 0.25)),
+        (4, Measures(True, 0.5), Measures(True, 0.75)),
+        (1, Measures(), Measures(True, 1.0)),
+    ],
+)
+def test_what_is_taken_where_a_step_is_not_known(free: float, asked: Measures, taken: Measures) -> None:
+    def weights(measures: Measures) -> float:
+        return needs(measures).weights
+
+    assert blind(asked, True, weights, free * GB) == taken
+    assert blind(asked, False, weights, free * GB) == asked

@@ -330,3 +330,29 @@ def test_what_is_loaded_is_loaded_in_full_under_novram(models, monkeypatch) -> N
     with trainable(models("flux1").model) as patcher, loaded(patcher, Measures()):
         assert states == [manager.VRAMState.NORMAL_VRAM]
         assert manager.vram_state == manager.VRAMState.NO_VRAM
+
+
+@pytest.mark.parametrize("automatic", [True, False], ids=["auto", "as set"])
+def test_a_trace_that_fails_stops_no_training(models, data, monkeypatch, caplog, automatic: bool) -> None:
+    """Torch's tensors without memory may raise anything, as AssertionError when two threads use them at once."""
+
+    def fails(*_: Any) -> Trace:
+        raise AssertionError("in two threads")
+
+    monkeypatch.setattr(memory, "traced", fails)
+    with caplog.at_level("INFO", logger="lora_loom"):
+        trained = train(models("flux1"), data, memory="auto" if automatic else "as set", gradient_checkpointing=False)
+    taken = "checkpointing" if automatic else "no checkpointing"
+    line = f"without memory (AssertionError: in two threads): trained with {taken}, no offload, which leaves "
+    assert line in caplog.text and trained
+
+
+def test_an_interrupt_ends_a_trace(models, monkeypatch) -> None:
+    def interrupted(*_: Any) -> Trace:
+        raise comfy.model_management.InterruptProcessingException
+
+    monkeypatch.setattr(memory, "_traces", {})
+    monkeypatch.setattr(memory, "traced", interrupted)
+    with trainable(models("flux1").model) as patcher:
+        with pytest.raises(comfy.model_management.InterruptProcessingException):
+            Planner(patcher).trace(job_of(models("flux1")), Measures())

@@ -93,7 +93,6 @@ def _name(path: Path) -> str:
 _FAMILIES = frozenset({"sd15", "flux1", "qwen_image"})
 _PEAK = "device/test_budgets.py::test_peak_is_what_was_predicted"
 _AHEAD = "the prediction of an offloaded step leaves out the block that is copied ahead"
-_TWO_THREADS = "the plan of SDXL with its text encoders fails now and then inside FakeTensor: two threads, it seems"
 _IN_RAM = "its model of a few layers lies in RAM wherever ComfyUI computes, and unloading passes it over"
 RINGS = {
     "gpu": Ring(
@@ -109,9 +108,6 @@ RINGS = {
         families=_FAMILIES,
         left_out={
             "test_encoding.py::test_when_all_is_kept_nothing_is_loaded": "models that lie in RAM stay loaded beside it",
-            "test_text.py::test_result_and_a_clip_left_as_it_was[sdxl": _TWO_THREADS,
-            "test_text.py::test_same_seed_same_bytes_cut_off_or_not[sdxl": _TWO_THREADS,
-            "test_text.py::test_text_encoder_alone_learns[sdxl": _TWO_THREADS,
             "test_dora.py::test_diffusers_reads_our_file": "what it is compared with, diffusers, is built in RAM",
             "test_apply.py::test_branches_add_up_and_with_comfyuis_bypass": _IN_RAM,
             "test_apply.py::test_a_collected_clone_leaves_the_branches_hanging": _IN_RAM,
