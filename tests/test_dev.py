@@ -14,6 +14,7 @@ from pathlib import Path, PurePosixPath
 from types import ModuleType
 
 import pytest
+import yaml
 from harness.comfyui import PACK_NAME, ROOT, comfyui_path
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -149,6 +150,38 @@ def test_older_releases_of_diffusers_lie_apart_and_are_asked_for(dev: ModuleType
         dev.check_older_diffusers()
 
 
+def test_newest_parts_lie_apart_and_come_first(dev: ModuleType, tmp_path: Path, monkeypatch, capsys) -> None:
+    """They are put there once, at the first use, and tried; of a ComfyUI of one's own they are asked for."""
+    called, ran, comfyui = [], [], comfyui_path()
+    monkeypatch.setattr(dev, "pip", lambda *arguments: called.append(arguments))
+    monkeypatch.setattr(dev, "prepared_python", lambda developing=True: Path(sys.executable))
+    monkeypatch.setattr(dev, "run", lambda *rest, first=None: ran.append((rest[1:], first)) or 0)
+    dev.VENV.mkdir()
+    monkeypatch.delenv("COMFYUI_PATH", raising=False)
+    for _ in range(2):
+        assert dev.main(["test", "newest", "-x"]) == 0
+    folder = dev.VENV / "newest"
+    assert called == [("install", "--no-deps", "--target", str(folder), "-r", str(dev.NEWEST))]
+    (imported, _), *tested = ran
+    assert imported[0] == "-c" and "import torch" in imported[1]
+    assert tested == [(("-m", "pytest", "-x"), folder)] * 2 and {first for _, first in ran} == {folder}
+    monkeypatch.setenv("COMFYUI_PATH", str(comfyui))
+    monkeypatch.setattr(dev, "check_older_diffusers", lambda: None)
+    monkeypatch.setattr(dev.sys, "prefix", str(tmp_path))
+    assert dev.main(["test", "newest"]) == 1 and " --no-deps --target " in capsys.readouterr().err
+
+
+def test_newest_parts_that_cannot_be_imported_are_no_set_up(dev: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dev, "pip", lambda *_: None)
+    monkeypatch.setattr(dev, "run", lambda *_, first: 1)
+    with pytest.raises(dev.SetUpError, match=r"newest\.txt names cannot be imported"):
+        dev.install_newest()
+
+
+def test_newest_tests_are_there(dev: ModuleType) -> None:
+    assert [path for path in dev.newest_tests() if not (ROOT / path).is_file()] == []
+
+
 def test_help_and_unknown_verbs(dev: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
     assert dev.main([]) == 0 and "python dev.py demo" in capsys.readouterr().out
     assert dev.main(["no-such-verb"]) == 2
@@ -176,6 +209,14 @@ def test_the_readme_is_what_ci_types() -> None:
     assert {command.split()[-1] for command in re.findall(r"^git clone .*", README, re.MULTILINE)} == {PACK_NAME}
     assert f'"$folder/{PACK_NAME}"' in (ROOT / ".ci" / "run").read_text(encoding="utf-8")
     assert {command.split()[0] for command in COMMANDS} == {"demo", "test", "serve", "bench", "gpu-check"}
+
+
+def test_what_the_other_desktops_run_is_there() -> None:
+    text = (ROOT / ".github" / "workflows" / "desktops.yml").read_text(encoding="utf-8")
+    commands = [step["run"].split() for step in yaml.safe_load(text)["jobs"]["test"]["steps"] if "run" in step]
+    assert len(commands) == 3 and all(command[:3] == ["python", "dev.py", "test"] for command in commands)
+    paths = [word for command in commands for word in command if word.startswith("tests/")]
+    assert paths and [path for path in paths if not (ROOT / path).exists()] == []
 
 
 @pytest.mark.parametrize(

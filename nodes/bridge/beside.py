@@ -14,9 +14,10 @@ from comfy.patcher_extension import CallbacksMP, PatcherInjection, WrappersMP
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor
 
-from .branches import WAYS, Timeline, Way
+from .branches import WAYS, Hooked, Timeline, Way
 from .clock import ALWAYS, Clock, Span, during, is_on
 from .fused import heed_hooks
+from .uncalled import Uncalled
 
 _COMPUTED_IN = (torch.float32, torch.bfloat16, torch.float16)
 
@@ -41,6 +42,12 @@ def content(patcher) -> list[str]:
 def contents(patcher) -> list[str]:
     """Texts that tell apart what our stacks hang beside the layers of a MODEL or CLIP."""
     return [each.content() for each in _owners(patcher)[0]]
+
+
+def uncalled(model, clip=None) -> list[Uncalled]:
+    """What is known of the layers that our stacks hang beside, on a MODEL and a CLIP."""
+    patchers = [model] if clip is None else [model, clip.patcher]
+    return [each.uncalled for patcher in patchers for each in _owners(patcher)[0]]
 
 
 def _owners(patcher) -> tuple[list[Beside], list[str]]:
@@ -84,6 +91,7 @@ class Beside:
         self.ways = {key: _way(patcher.model, key, timeline, self.clock, dtype) for key, timeline in timelines.items()}
         factors = LoraFactors({key: way.held for key, way in self.ways.items()})
         self.factors = comfy.model_patcher.CoreModelPatcher(factors, patcher.load_device, patcher.offload_device)
+        self.uncalled = Uncalled({key: way for key, way in self.ways.items() if isinstance(way, Hooked)})
         self._hung: WeakKeyDictionary[nn.Module, Hung] = WeakKeyDictionary()
 
     def __deepcopy__(self, memo: dict) -> Beside:
@@ -94,6 +102,7 @@ class Beside:
         patcher.set_injections(key, [PatcherInjection(inject=self._hang, eject=self._take_off)])
         patcher.set_model_patch(self, "lora_loom")
         patcher.add_callback_with_key(CallbacksMP.ON_DETACH, key, self._free)
+        patcher.add_callback_with_key(CallbacksMP.ON_PRE_RUN, key, self.uncalled.begin)
         if self.spans:
             patcher.add_wrapper_with_key(WrappersMP.APPLY_MODEL, key, self._timed)
 
@@ -128,7 +137,8 @@ class Beside:
         heed_hooks()
         self._remove(patcher.model)
         ways = [(way, _module(patcher.model, key)[0]) for key, way in self.ways.items()]
-        self._hung[patcher.model] = Hung(id(patcher), ways, [way.hang(module) for way, module in ways])
+        take_off = [*self.uncalled.watch(patcher.model), *(way.hang(module) for way, module in ways)]
+        self._hung[patcher.model] = Hung(id(patcher), ways, take_off)
 
     def _take_off(self, patcher) -> None:
         hung = self._hung.get(patcher.model)

@@ -21,6 +21,7 @@ from ...lora_core.merging.chain import Step, applied
 from ...lora_core.weight_sum import joined
 from .clock import Clock, Timed
 from .frozen import is_foreign
+from .fused import insist
 from .weights import told
 
 Timeline = Sequence[Timed]
@@ -52,7 +53,29 @@ class Way:
         return [_filled(each.step, held, device) for each, held in pairs if each.span not in self.clock.off]
 
 
-class Branch(Way):
+class Hooked(Way):
+    """A forward hook, which takes effect only when the layer itself is called; `ran` is set when it was."""
+
+    ran = False
+
+    def hang(self, module: nn.Module) -> Callable[[], object]:
+        handle, let_go = module.register_forward_hook(self._called), insist(module)
+
+        def take_off() -> None:
+            handle.remove()
+            let_go()
+
+        return take_off
+
+    def _called(self, module: nn.Module, args: tuple, output: Tensor) -> Tensor:
+        self.ran = True
+        return self(module, args, output)
+
+    def __call__(self, module: nn.Module, args: tuple, output: Tensor) -> Tensor:
+        raise NotImplementedError
+
+
+class Branch(Hooked):
     """`y = layer(x) + B (A x)`, for plain LoRAs of linear and convolution layers: a forward hook. Branches add up, and
     add to what ComfyUI's bypass loader does inside the layer; that one replaces `forward`, and only the last of several
     works."""
@@ -70,9 +93,6 @@ class Branch(Way):
             terms[each.span] += each.step.change
         self.spans = list(terms)
         self.held = nn.ModuleList(_held(joined(each, dtype, "cpu")) for each in terms.values())
-
-    def hang(self, module: nn.Module) -> Callable[[], object]:
-        return module.register_forward_hook(self).remove
 
     def __call__(self, module: nn.Module, args: tuple, output: Tensor) -> Tensor:
         x = _plain(args[0]).to(output.dtype)
@@ -112,16 +132,13 @@ class Corrected(Way):
         setattr(module, self.slot, ordered)
 
 
-class Asked(Way):
+class Asked(Hooked):
     """`y = layer(x) + (W' - W) x` for linear layers of third parties, such as those for GGUF files, which are asked for
     their weight in every forward when the correction depends on it."""
 
     @staticmethod
     def suits(module: nn.Module, parameter: str, timeline: Timeline) -> bool:
         return parameter == "weight" and _is_linear(module) and is_foreign(module) and not _is_resized(timeline)
-
-    def hang(self, module: nn.Module) -> Callable[[], object]:
-        return module.register_forward_hook(self).remove
 
     def __call__(self, module: nn.Module, args: tuple, output: Tensor) -> Tensor:
         if steps := self.steps(output.device):

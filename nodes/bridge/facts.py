@@ -6,6 +6,7 @@ import os
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import asdict
+from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
 import comfy.model_management
@@ -57,10 +58,7 @@ def run_facts(sources: Sources, recipe: Recipe, run: Run, progress: Progress, le
                 for part in ("model", "clip", "vae", "prior_vae")
             },
         },
-        software={
-            "lora_loom": VERSION, "comfyui": comfyui_version, "torch": torch.__version__,
-            "device": comfy.model_management.get_torch_device().type,
-        },
+        software=_software(),
     )  # fmt: skip
     return Facts(
         title=run.name, architecture=family.architecture, base_version=family.base_version,
@@ -84,6 +82,24 @@ def run_facts(sources: Sources, recipe: Recipe, run: Run, progress: Progress, le
         folder_triggers={name: members[0].group.trigger for name, members in sets.items() if members[0].group.trigger},
         settings=settings.to_json(), continued_from=start and start.parent,
     )  # fmt: skip
+
+
+def _software() -> dict[str, str]:
+    """Return what the bytes of a LoRA depend on beside the recipe: pictures are scaled by Pillow and numpy, layers are
+    computed by torch and kitchen, texts are split into tokens by transformers. What is not installed is left out."""
+    packages = ("torch", "numpy", "pillow", "comfy-kitchen", "transformers")
+    return {
+        "lora_loom": VERSION, "comfyui": comfyui_version, "device": comfy.model_management.get_torch_device().type,
+        **{name: version for name in packages if (version := _version(name))},
+        "torch": torch.__version__,
+    }  # fmt: skip
+
+
+def _version(package: str) -> str:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return ""
 
 
 def _buckets(dataset: Dataset) -> dict[Size, float]:

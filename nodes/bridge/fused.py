@@ -29,6 +29,19 @@ def heed_hooks() -> None:
             setattr(module, name, own)
 
 
+def insist(module: nn.Module) -> Callable[[], None]:
+    """Mark a layer with a hook as ComfyUI's bypass loader, from 0.37 on, marks the layers that it replaces: they are
+    called, whatever kernel could take their weights. Return the call that takes our mark off, once no hook is left."""
+    if not hasattr(module, _FORCED):
+        setattr(module, _FORCED, _OURS)
+
+    def let_go() -> None:
+        if not module._forward_hooks and vars(module).get(_FORCED) == _OURS:
+            delattr(module, _FORCED)
+
+    return let_go
+
+
 def _called(fused: Fused) -> Fused:
     """As ComfyUI does it in training, where every version calls the layer, whatever its further arguments."""
 
@@ -55,6 +68,7 @@ def _not_fit(fused: Fused) -> Fused:
 
 
 _MARK = "_heeds_hooks"
+_FORCED, _OURS = "comfy_force_forward", "for a hook of LoRA Loom"  # true for who asks, and no one else's
 _FUSED = (
     ("comfy.ops", "linear_input_act", _called),
     ("comfy.ldm.lumina.model", "_int8_convrot_linear", _not_fit),

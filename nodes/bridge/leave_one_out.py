@@ -16,6 +16,7 @@ from ...lora_core.analysis import leakage
 from ...lora_core.analysis.findings import letter
 from ...lora_core.analysis.leakage import Change
 from ...lora_core.sheet import Row, sheet
+from .beside import uncalled
 from .progress import Progress
 from .sampling import Sampling, check_size, decoded, latents
 from .stack import Entry, apply_entries
@@ -51,7 +52,7 @@ def leave_one_out(model, clip, vae, entries: Sequence[Entry], asked: Prompts, sa
     seeds = [(sampling.seed + number) % 2**64 for number in range(asked.seeds)]
     prompts = asked.prompts or ("",)
     rounds = [(prompt, seed) for prompt in prompts for seed in seeds]
-    progress, made = Progress(2 * len(sets) * len(rounds)), {}
+    progress, made, missed = Progress(2 * len(sets) * len(rounds)), {}, []
     for at, (name, kept) in enumerate(sets.items()):
         patcher, text, _ = apply_entries(model, clip, kept)
         conditions = _conditions(text, prompts, asked)
@@ -60,6 +61,7 @@ def leave_one_out(model, clip, vae, entries: Sequence[Entry], asked: Prompts, sa
             progress.say(f"{name}: picture {len(made[name]) + 1} of {len(rounds)}")
             made[name].append(latents(patcher, *conditions[prompt], sampling, seed))
             progress.update(at * len(rounds) + len(made[name]))
+        missed += [line for each in uncalled(patcher, text) for line in each.sentences() if name == ALL]
     pictures: dict[str, list[Image.Image]] = {}
     for name, drawn in made.items():
         pictures[name] = []
@@ -68,7 +70,8 @@ def leave_one_out(model, clip, vae, entries: Sequence[Entry], asked: Prompts, sa
             progress.update(len(sets) * len(rounds) + sum(map(len, pictures.values())))
     found = {name: _changes(made, pictures, name) for name in sets if name != ALL}
     page, changes = _sheet(pictures, found, rounds, entries), {name: _mean(each) for name, each in found.items()}
-    return LeftOut(page, _report(entries, changes, asked, clip), _figures(entries, changes, rounds))
+    told = "\n".join((_report(entries, changes, asked, clip), *missed))
+    return LeftOut(page, told, _figures(entries, changes, rounds))
 
 
 def _check(asked: Prompts, clip, entries: Sequence[Entry]) -> None:

@@ -63,10 +63,8 @@ class Progress:
 
     def _tell(self, text: str, working: bool) -> str:
         """ComfyUI's own line of progress does not say which prompt it is about, and goes to every browser."""
-        told, server = "\n".join(filter(None, (text, *self.notes))), getattr(PromptServer, "instance", None)
-        if server is not None and server.client_id is not None and self.node_id is not None:
-            about = {"prompt_id": self.prompt_id, "node": self.node_id, "chosen": self.chosen}
-            server.send_sync(_SAID, {**about, "text": told, "working": working}, server.client_id)
+        told = "\n".join(filter(None, (text, *self.notes)))
+        _send({"prompt_id": self.prompt_id, "node": self.node_id, "chosen": self.chosen}, told, working)
         return told
 
     def keep(self, note: str) -> None:
@@ -77,3 +75,16 @@ class Progress:
     def time_left(self, done: int, total: int) -> str:
         seconds = (time.monotonic() - self.started) / max(done - self.done_before, 1) * (total - done)
         return f"{int(seconds // 60)}:{int(seconds % 60):02d} left"
+
+
+def say_on(node_id: str | None, text: str) -> None:
+    """Show `text` as what stays on another node than the one that is executing now, of the same prompt."""
+    context = get_executing_context()
+    if context:
+        _send({"prompt_id": context.prompt_id, "node": node_id, "chosen": {}}, text, working=False)
+
+
+def _send(about: Mapping[str, object], text: str, working: bool) -> None:
+    server = getattr(PromptServer, "instance", None)
+    if server is not None and server.client_id is not None and about["node"] is not None:
+        server.send_sync(_SAID, {**about, "text": text, "working": working}, server.client_id)

@@ -17,6 +17,7 @@ from ...lora_core.sheet import Row, sheet
 from ...lora_core.training.captions import literal
 from ...lora_core.training.dataset import Dataset
 from ...lora_core.training.prompts import with_trigger, without_trigger
+from .beside import uncalled
 from .images import as_picture
 from .keys import NameTable
 from .progress import Progress
@@ -65,10 +66,13 @@ def report(model, clip, vae, entries: Sequence[Entry], questions: Questions, sam
     """
     check_size(vae, sampling.width, sampling.height)
     asked = _prompts(questions, _trigger(questions, entries, data))
-    drawn = _drawn(model, clip, vae, entries, asked, questions, sampling)
+    changed = apply_entries(model, clip, entries)[:2]
+    drawn = _drawn((model, clip), changed, vae, entries, asked, questions, sampling)
     groups = {group: [each.change for each in drawn if each.group == group] for group, _ in asked}
     leaked = leakage.measured(groups)
-    lines, rows, figures = [describe(entries, True), leaked.report()], _rows(drawn), {"leakage": leaked.figures()}
+    missed = [line for each in uncalled(*changed) for line in each.sentences()]
+    lines, rows = [describe(entries, True), *missed, leaked.report()], _rows(drawn)
+    figures = {"leakage": leaked.figures()}
     if data is not None:
         copied, more, numbers = _memorised(drawn, data)
         lines, rows, figures = [*lines, copied], [*rows, *more], {**figures, "memorisation": numbers}
@@ -108,21 +112,21 @@ def _prompts(questions: Questions, trigger: str) -> list[tuple[str, str]]:
 
 
 def _drawn(
-    model, clip, vae, entries: Sequence[Entry], asked: Sequence[tuple[str, str]], questions: Questions,
+    base, changed, vae, entries: Sequence[Entry], asked: Sequence[tuple[str, str]], questions: Questions,
     sampling: Sampling,
 ) -> list[Drawn]:  # fmt: skip
-    """First everything with the base model, then with the LoRAs, then the pictures: each model is loaded once."""
+    """First everything with the base model, then with the LoRAs, then the pictures: each model is loaded once. `base`
+    and `changed` are a MODEL and a CLIP."""
     progress = Progress(3 * len(asked) * questions.seeds)
-    changed = apply_entries(model, clip, entries)
     on_text = any(
         entry.text_strength and name.startswith(TEXT_PREFIX)
         for entry in entries
         for name in (*entry.adapter.layers, *entry.adapter.others)
     )
-    texts = [clip, changed[1] if on_text else clip]
+    texts = [base[1], changed[1] if on_text else base[1]]
     seeds = [(sampling.seed + number) % 2**64 for number in range(questions.seeds)]
     made: list[list[Tensor]] = []
-    for patcher, text in zip((model, changed[0]), texts, strict=True):
+    for patcher, text in zip((base[0], changed[0]), texts, strict=True):
         conditions = {prompt: _encoded(text, prompt) for prompt in {questions.negative, *(p for _, p in asked)}}
         negative, found = conditions[questions.negative], []
         for _, prompt in asked:

@@ -21,6 +21,7 @@ from ...lora_core.merging.chain import chain
 from ...lora_core.merging.exact_sum import Weighted
 from ...lora_core.rows import NONE, Row, parse
 from . import attribution
+from .beside import uncalled
 from .clock import ALWAYS, Span, Timed
 from .folders import lora_name, lora_path, lora_state
 from .keys import NameTable, names_of
@@ -152,6 +153,8 @@ def apply_stack(model, clip, stack: Iterable | None, own: Iterable[Row], apply: 
         *of_stack([entry for entry in entries if entry.span == ALWAYS]),
     )
     report = "\n".join(filter(None, (describe(entries, clip is not None), str(how), *notes, *found)))
+    for each in uncalled(patched, text):
+        each.reported = each.reported or report
     words = unique(word for entry in entries for word in trigger_words(entry.adapter.metadata))
     return Applied(patched, text, rows, report, ", ".join(words))
 

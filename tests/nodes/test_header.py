@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import importlib.metadata
 import json
 import os
 import shutil
@@ -99,6 +100,8 @@ def test_settings_in_the_file_are_those_of_the_run(models, data, loras: Path) ->
     assert read.base["family"] == "SD 1.5" and read.base["patches"] == 0
     assert read.base["files"]["model"] == ["sd15.safetensors"] and "/" not in str(read.base["files"])
     assert read.software["torch"] == torch.__version__ and read.software["comfyui"].count(".") == 2
+    for name in ("numpy", "pillow", "comfy-kitchen", "transformers"):
+        assert read.software[name] == importlib.metadata.version(name)
 
 
 def test_keys_of_sd_scripts_for_the_data(models, data, loras: Path) -> None:
