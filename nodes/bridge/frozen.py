@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from functools import partial
 
 import comfy.model_management
@@ -12,6 +13,7 @@ import comfy.ops
 import torch
 from comfy.quant_ops import QuantizedTensor
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import unset_fake_temporarily
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from .device import release
@@ -99,6 +101,12 @@ def _tensors(model: nn.Module) -> list[tuple[dict, str, Tensor]]:
     return [(slots, name, value) for slots in places for name, value in slots.items() if value is not None]
 
 
+def ordinary(tensor: Tensor) -> Tensor:
+    """Return an inference tensor, which autograd does not take, as an ordinary one on the same memory."""
+    with unset_fake_temporarily():
+        return _shared(tensor)
+
+
 def _shared(tensor: Tensor, dtype: torch.dtype | None = None) -> Tensor:
     """An ordinary tensor of the same class and attributes on the same memory; a copy only where `dtype` differs."""
     if is_traceable_wrapper_subclass(tensor):
@@ -115,10 +123,12 @@ def _shared(tensor: Tensor, dtype: torch.dtype | None = None) -> Tensor:
 
 
 class Casts:
-    """Weights and biases of layers in the type of what they multiply: cast for every use, or once and kept."""
+    """Weights and biases of layers in the type of what they multiply: cast for every use, or once and kept. Of layers
+    in `held`, which lie in blocks that are recomputed, the cast of the recomputation serves the backward pass, too."""
 
-    def __init__(self, keep: bool):
+    def __init__(self, keep: bool, held: Collection[nn.Module] = ()):
         self.kept: dict[tuple[nn.Module, torch.dtype], tuple[Tensor, Tensor | None]] | None = {} if keep else None
+        self.held = held
 
     @contextmanager
     def of(self, module: nn.Module, like: Tensor) -> Iterator[tuple[Tensor, Tensor | None]]:
@@ -127,16 +137,30 @@ class Casts:
             yield known
             return
         comfy.ops.run_every_op()
-        weight, bias, stream = comfy.ops.cast_bias_weight(module, like, offloadable=True)
-        pair = weight.dequantize() if isinstance(weight, QuantizedTensor) else weight, bias
+        kinds = {"dtype": _cast_to(module, like.dtype), "bias_dtype": like.dtype, "device": like.device}
+        weight, bias, stream = comfy.ops.cast_bias_weight(module, offloadable=True, **kinds)
+        pair = _dequantised(weight, like.dtype) if isinstance(weight, QuantizedTensor) else weight, bias
         if self.kept is not None:
             self.kept[module, like.dtype] = pair
         yield pair
         comfy.ops.uncast_bias_weight(module, weight, bias, stream)
 
 
+def _cast_to(module: nn.Module, dtype: torch.dtype) -> torch.dtype:
+    """Return the type that ComfyUI is asked to cast a weight to: for a quantised one its own, as a cast to another
+    copies its bytes before they are dequantised; what corrects a weight on its way finds it in `dtype`."""
+    as_it_is = isinstance(module.weight, QuantizedTensor) and not module.weight_function
+    return module.weight.dtype if as_it_is else dtype
+
+
+def _dequantised(weight: QuantizedTensor, dtype: torch.dtype) -> Tensor:
+    params = replace(weight.params, orig_dtype=dtype)
+    return QuantizedTensor(weight._qdata, weight._layout_cls, params).dequantize()
+
+
 class _Recast(torch.autograd.Function):
-    """`x W^T + b`; autograd keeps no cast copy of W for the backward pass."""
+    """`x W^T + b`; autograd keeps no cast copy of W for the backward pass, but of layers whose casts are held: there,
+    checkpointing drops the first one, as all that a block saves, and brings that of the recomputation."""
 
     @staticmethod
     def forward(ctx, x: Tensor, module: nn.Module, casts: Casts) -> Tensor:
@@ -145,11 +169,15 @@ class _Recast(torch.autograd.Function):
         rows, into = x.reshape(-1, x.shape[-1]), out.view(-1, module.out_features)
         with casts.of(module, x) as (weight, bias):
             torch.mm(rows, weight.T, out=into) if bias is None else torch.addmm(bias, rows, weight.T, out=into)
+            if module in casts.held:
+                ctx.save_for_backward(weight)
         return out
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx, grad: Tensor) -> tuple[Tensor, None, None]:
+        if held := ctx.saved_tensors:
+            return grad @ held[0], None, None
         with ctx.casts.of(ctx.module, grad) as (weight, _):
             return grad @ weight, None, None
 
@@ -167,14 +195,17 @@ def _convolution(module: nn.Module, casts: Casts, x: Tensor) -> Tensor:
 
 
 @contextmanager
-def recast_in_backward(model: nn.Module, dtype: torch.dtype, keep: bool = False) -> Iterator[None]:
+def recast_in_backward(
+    model: nn.Module, dtype: torch.dtype, keep: bool = False, held: Collection[nn.Module] = ()
+) -> Iterator[None]:
     """ComfyUI's linear layers whose weights are not of the compute type `dtype` multiply with the dequantised weight,
     forward and backward, and keep no cast copy of it between the two; with `keep` they and the convolutions keep one
-    from their first use to the end.
+    from their first use to the end. Those `held`, of recomputed blocks, keep the one of the recomputation for its
+    backward pass.
 
     That also goes around kernels that have no backward, such as those of --fast fp8_matrix_mult.
     """
-    casts = Casts(keep)
+    casts = Casts(keep, held)
     replaced = {module: _linear for module in cast_layers(model, dtype)}
     if keep:
         replaced |= {module: _convolution for module in model.modules() if _is_cast_convolution(module, dtype)}
