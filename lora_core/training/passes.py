@@ -7,6 +7,7 @@ that autograd knows of them: what is multiplied, and where their gradients go, i
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from contextlib import AbstractContextManager
 from typing import Protocol
 
@@ -17,7 +18,10 @@ from .pairs import Grads, Pair, product
 
 
 class Weights(Protocol):
-    """Where the weight (out, columns) and the bias of a frozen linear layer come from, in the type of `like`."""
+    """Where the weight (out, columns) and the bias of a frozen linear layer come from, in the type of `like`. The weight
+    of a layer in `held` is kept from its forward to its backward pass; that of others is asked for again."""
+
+    held: Collection[nn.Module]
 
     def of(self, module: nn.Module, like: Tensor) -> AbstractContextManager[tuple[Tensor, Tensor | None]]: ...
 
@@ -59,8 +63,7 @@ class AddLowRank(torch.autograd.Function):
 
 
 class LinearWithLowRank(torch.autograd.Function):
-    """`x W^T + b + scaling * (keep * (x A^T)) B^T`, the layer and its low-rank path as one; W is asked for again in the
-    backward pass, and no copy of it is kept between the two."""
+    """`x W^T + b + scaling * (keep * (x A^T)) B^T`, the layer and its low-rank path as one."""
 
     @staticmethod
     def forward(
@@ -70,30 +73,39 @@ class LinearWithLowRank(torch.autograd.Function):
         down, up = pair.factors()
         rows, out = _rows(x), x.new_empty(*x.shape[:-1], lora_B.shape[0])
         hidden = _hidden(rows, down, keep)
-        linear(module, weights, x, out).addmm_(hidden, up.to(x.dtype).T, alpha=scaling)
-        ctx.save_for_backward(rows, hidden, down, up)
+        flat, kept = linear(module, weights, x, out)
+        flat.addmm_(hidden, up.to(x.dtype).T, alpha=scaling)
+        ctx.save_for_backward(rows, hidden, down, up, kept)
         ctx.pair, ctx.scaling, ctx.keep, ctx.shape, ctx.layer = pair, scaling, keep, x.shape, (module, weights)
         return out
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
-        (rows, hidden, down, up), (module, weights) = ctx.saved_tensors, ctx.layer
+        rows, hidden, down, up, kept = ctx.saved_tensors
         grad = _rows(grad)
         grad_hidden, grads = _backward(ctx, grad, rows, hidden, up)
         grad_x = None
         if ctx.needs_input_grad[0]:
-            with weights.of(module, grad) as (weight, _):
-                grad_x = grad @ weight
+            grad_x = times_weight(grad, *ctx.layer, kept)
             grad_x = grad_x.addmm_(grad_hidden, down.to(grad.dtype), alpha=ctx.scaling).view(ctx.shape)
         return grad_x, *grads, None, None, None, None, None
 
 
-def linear(module: nn.Module, weights: Weights, x: Tensor, out: Tensor) -> Tensor:
-    """Write `x W^T + b` into `out`, and return it with a row for each token."""
+def linear(module: nn.Module, weights: Weights, x: Tensor, out: Tensor) -> tuple[Tensor, Tensor | None]:
+    """Write `x W^T + b` into `out`, and return it with a row for each token, and the weight if it is held."""
     rows, into = _rows(x), _rows(out)
     with weights.of(module, x) as (weight, bias):
-        return torch.mm(rows, weight.T, out=into) if bias is None else torch.addmm(bias, rows, weight.T, out=into)
+        torch.mm(rows, weight.T, out=into) if bias is None else torch.addmm(bias, rows, weight.T, out=into)
+        return into, weight if module in weights.held else None
+
+
+def times_weight(grad: Tensor, module: nn.Module, weights: Weights, kept: Tensor | None) -> Tensor:
+    """The gradient of a linear layer's input: `grad W`, with the weight that was kept, if it was."""
+    if kept is not None:
+        return grad @ kept
+    with weights.of(module, grad) as (weight, _):
+        return grad @ weight
 
 
 def _hidden(rows: Tensor, down: Tensor, keep: Tensor | None) -> Tensor:

@@ -20,16 +20,19 @@ _STATE = {"adamw": 2, "adamw8bit": 0.6, "lion": 1, "prodigy": 4, "schedule_free_
 class Measures:
     """What trades memory for time and changes no result: `checkpointing` recomputes every block's activations,
     `offload` is the share of blocks whose weights stay in RAM and are copied for each run; those are always recomputed.
-    `keep_casts` keeps weights that are stored in another type than they are computed in once they are cast."""
+    `keep_casts` keeps weights that are stored in another type than they are computed in once they are cast;
+    `hold_casts` those of a block that is recomputed, from then to the end of its backward pass."""
 
     checkpointing: bool = True
     offload: float = 0.0
     keep_casts: bool = False
+    hold_casts: bool = False
 
     def __str__(self) -> str:
         checkpointing = "checkpointing" if self.checkpointing else "no checkpointing"
         offload = f"{self.offload:.0%} of blocks offloaded" if self.offload else "no offload"
-        return f"{checkpointing}, {offload}" + ", weights cast once" * self.keep_casts
+        casts = ", weights cast once" * self.keep_casts + ", recomputed blocks keep their casts" * self.hold_casts
+        return f"{checkpointing}, {offload}{casts}"
 
 
 @dataclass(frozen=True)
@@ -96,11 +99,14 @@ def candidates(asked: Measures, automatic: bool) -> Iterator[Measures]:
     yield asked
     if not automatic:
         return
+    plain = replace(asked, keep_casts=False)
+    recomputed = replace(plain, checkpointing=True)
+    if asked.keep_casts and not asked.checkpointing:
+        yield plain
     if asked.keep_casts:
-        asked = replace(asked, keep_casts=False)
-        yield asked
-    if not asked.checkpointing:
-        yield replace(asked, checkpointing=True)
+        yield replace(recomputed, hold_casts=True)
+    if recomputed != asked:
+        yield recomputed
     for share in SHARES:
         if share > asked.offload:
             yield Measures(True, share)
@@ -111,7 +117,7 @@ def choose(asked: Measures, automatic: bool, need: Callable[[Measures], Need], f
     plans = []
     for measures in candidates(asked, automatic):
         plans.append(Plan(measures, need(measures)))
-        if plans[-1].need.total <= free * (SPARE if measures.keep_casts else 1):
+        if plans[-1].need.total <= free * (SPARE if measures.keep_casts or measures.hold_casts else 1):
             return plans[-1]
     return min(plans, key=lambda plan: plan.need.total)
 

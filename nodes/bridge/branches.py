@@ -20,13 +20,14 @@ from ...lora_core.kinds.correction import mapped
 from ...lora_core.merging.chain import Step, applied
 from ...lora_core.weight_sum import joined
 from .clock import Clock, Timed
-from .frozen import is_foreign
+from .frozen import is_foreign, ordinary
 from .fused import insist
 from .weights import told
 
 Timeline = Sequence[Timed]
 
 _CONVOLUTIONS = {nn.Conv1d: functional.conv1d, nn.Conv2d: functional.conv2d, nn.Conv3d: functional.conv3d}
+_CONVOLVING = tuple(_CONVOLUTIONS)
 _NUMBERS = count(1)
 
 
@@ -78,12 +79,12 @@ class Hooked(Way):
 class Branch(Hooked):
     """`y = layer(x) + B (A x)`, for plain LoRAs of linear and convolution layers: a forward hook. Branches add up, and
     add to what ComfyUI's bypass loader does inside the layer; that one replaces `forward`, and only the last of several
-    works."""
+    works. All LoRAs of a span are one pair of factors: two products, however many there are."""
 
     @staticmethod
     def suits(module: nn.Module, parameter: str, timeline: Timeline) -> bool:
         plain = parameter == "weight" and all(isinstance(each.step.change, tuple) for each in timeline)
-        return plain and (module.groups == 1 if isinstance(module, tuple(_CONVOLUTIONS)) else _is_linear(module))
+        return plain and (module.groups == 1 if isinstance(module, _CONVOLVING) else _is_linear(module))
 
     def __init__(self, timeline: Timeline, parameter: str, clock: Clock, dtype: torch.dtype):
         """`dtype` is what the layer most likely computes in; factors of another type are cast in every forward."""
@@ -95,10 +96,13 @@ class Branch(Hooked):
         self.held = nn.ModuleList(_held(joined(each, dtype, "cpu")) for each in terms.values())
 
     def __call__(self, module: nn.Module, args: tuple, output: Tensor) -> Tensor:
-        x = _plain(args[0]).to(output.dtype)
+        x = _plain(args[0])
+        x = x if x.dtype is output.dtype else x.to(output.dtype)
         for span, held in zip(self.spans, self.held, strict=True):
             if span not in self.clock.off:
-                output = _added(module, x, output, *(_moved(each, output.device, output.dtype) for each in held))
+                lora_A, lora_B = held._parameters.values()  # which a ParameterList would look up by name
+                lora_A, lora_B = _like(lora_A, output), _like(lora_B, output)
+                output = _added(module, x, output, lora_A, lora_B)
         return output
 
 
@@ -177,10 +181,16 @@ def _filled(step: Step, held: nn.ParameterList, device: torch.device) -> Step:
     return step._replace(change=mapped(step.change, lambda _: _moved(next(supply), device)))
 
 
+def _like(tensor: Tensor, other: Tensor) -> Tensor:
+    """The very tensor when ComfyUI has loaded it, as it has for nearly all calls."""
+    same = tensor.dtype is other.dtype and tensor.device == other.device
+    return tensor if same and torch.is_inference_mode_enabled() else _moved(tensor, other.device, other.dtype)
+
+
 def _moved(tensor: Tensor, device: torch.device, dtype: torch.dtype | None = None) -> Tensor:
     """There already, when ComfyUI has loaded it. Autograd takes no inference tensors."""
     found = tensor.to(device, dtype or tensor.dtype)
-    return found.clone() if found.is_inference() and not torch.is_inference_mode_enabled() else found
+    return ordinary(found) if found.is_inference() and not torch.is_inference_mode_enabled() else found
 
 
 def _plain(x: Tensor) -> Tensor:
@@ -188,10 +198,29 @@ def _plain(x: Tensor) -> Tensor:
 
 
 def _added(module: nn.Module, x: Tensor, output: Tensor, lora_A: Tensor, lora_B: Tensor) -> Tensor:
-    for kind, convolve in _CONVOLUTIONS.items():
-        if isinstance(module, kind):
-            down = lora_A.view(len(lora_A), module.in_channels, *module.kernel_size)
-            ones = (1,) * len(module.kernel_size)
-            return output + convolve(module._conv_forward(x, down, None), lora_B.view(*lora_B.shape, *ones))
-    hidden = functional.linear(x, lora_A).flatten(0, -2)
-    return torch.addmm(output.reshape(-1, len(lora_B)), hidden, lora_B.t()).view(output.shape)
+    if isinstance(module, _CONVOLVING):
+        return output + _convolved(module, x, lora_A, lora_B)
+    hidden, back = functional.linear(x, lora_A).flatten(0, -2), lora_B.t()
+    if _is_ours_alone(module, output):
+        output.view(-1, len(lora_B)).addmm_(hidden, back)
+        return output
+    return torch.addmm(output.reshape(-1, len(lora_B)), hidden, back).view(output.shape)
+
+
+def _convolved(module: nn.Module, x: Tensor, lora_A: Tensor, lora_B: Tensor) -> Tensor:
+    convolve = next(function for kind, function in _CONVOLUTIONS.items() if isinstance(module, kind))
+    down = lora_A.view(len(lora_A), module.in_channels, *module.kernel_size)
+    return convolve(module._conv_forward(x, down, None), lora_B.view(*lora_B.shape, *(1,) * len(module.kernel_size)))
+
+
+def _is_ours_alone(module: nn.Module, output: Tensor) -> bool:
+    """Whether a layer's output can be added to where it lies, which on a GPU saves a copy of it: fresh from a layer of
+    ComfyUI's own, without autograd, and not seen by another's hook, which may have kept it or put it there."""
+    return (
+        output.is_inference()
+        and torch.is_inference_mode_enabled()
+        and output.is_contiguous()
+        and "forward" not in module.__dict__
+        and not is_foreign(module)
+        and all(type(getattr(hook, "__self__", None)) is Branch for hook in module._forward_hooks.values())
+    )

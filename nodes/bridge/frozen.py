@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from dataclasses import replace
 from functools import partial
 
 import comfy.model_management
@@ -12,10 +13,11 @@ import comfy.ops
 import torch
 from comfy.quant_ops import QuantizedTensor
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import unset_fake_temporarily
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from ...lora_core.training.branch import Branch
-from ...lora_core.training.passes import Weights, linear
+from ...lora_core.training.passes import Weights, linear, times_weight
 from .device import release
 
 
@@ -101,6 +103,12 @@ def _tensors(model: nn.Module) -> list[tuple[dict, str, Tensor]]:
     return [(slots, name, value) for slots in places for name, value in slots.items() if value is not None]
 
 
+def ordinary(tensor: Tensor) -> Tensor:
+    """Return an inference tensor, which autograd does not take, as an ordinary one on the same memory."""
+    with unset_fake_temporarily():
+        return _shared(tensor)
+
+
 def _shared(tensor: Tensor, dtype: torch.dtype | None = None) -> Tensor:
     """An ordinary tensor of the same class and attributes on the same memory; a copy only where `dtype` differs."""
     if is_traceable_wrapper_subclass(tensor):
@@ -117,10 +125,12 @@ def _shared(tensor: Tensor, dtype: torch.dtype | None = None) -> Tensor:
 
 
 class Casts:
-    """Weights and biases of layers in the type of what they multiply: cast for every use, or once and kept."""
+    """Weights and biases of layers in the type of what they multiply: cast for every use, or once and kept. Of layers
+    in `held`, which lie in blocks that are recomputed, the cast of the recomputation serves the backward pass, too."""
 
-    def __init__(self, keep: bool):
+    def __init__(self, keep: bool, held: Collection[nn.Module] = ()):
         self.kept: dict[tuple[nn.Module, torch.dtype], tuple[Tensor, Tensor | None]] | None = {} if keep else None
+        self.held = held
 
     @contextmanager
     def of(self, module: nn.Module, like: Tensor) -> Iterator[tuple[Tensor, Tensor | None]]:
@@ -129,8 +139,9 @@ class Casts:
             yield known
             return
         comfy.ops.run_every_op()
-        weight, bias, stream = comfy.ops.cast_bias_weight(module, like, offloadable=True)
-        pair = weight.dequantize() if isinstance(weight, QuantizedTensor) else weight, bias
+        kinds = {"dtype": _cast_to(module, like.dtype), "bias_dtype": like.dtype, "device": like.device}
+        weight, bias, stream = comfy.ops.cast_bias_weight(module, offloadable=True, **kinds)
+        pair = _dequantised(weight, like.dtype), bias
         if self.kept is not None:
             self.kept[module, like.dtype] = pair
         yield pair
@@ -140,25 +151,41 @@ class Casts:
 class AsStored:
     """The same of layers that are stored in the compute type."""
 
+    held: Collection[nn.Module] = ()
+
     def of(self, module: nn.Module, like: Tensor) -> AbstractContextManager[tuple[Tensor, Tensor | None]]:
         return nullcontext((module.weight, module.bias))
 
 
+def _cast_to(module: nn.Module, dtype: torch.dtype) -> torch.dtype:
+    """Return the type that ComfyUI is asked to cast a weight to: for a quantised one its own, as a cast to another
+    copies its bytes before they are dequantised; what corrects a weight on its way finds it in `dtype`."""
+    as_it_is = isinstance(module.weight, QuantizedTensor) and not module.weight_function
+    return module.weight.dtype if as_it_is else dtype
+
+
+def _dequantised(weight: Tensor, dtype: torch.dtype) -> Tensor:
+    if not isinstance(weight, QuantizedTensor):
+        return weight.to(dtype)
+    return QuantizedTensor(weight._qdata, weight._layout_cls, replace(weight.params, orig_dtype=dtype)).dequantize()
+
+
 class _Recast(torch.autograd.Function):
-    """`x W^T + b`; autograd keeps no cast copy of W for the backward pass."""
+    """`x W^T + b`; autograd keeps no cast copy of W for the backward pass, but of layers whose casts are held: there,
+    checkpointing drops the first one, as all that a block saves, and brings that of the recomputation."""
 
     @staticmethod
     def forward(ctx, x: Tensor, module: nn.Module, casts: Casts) -> Tensor:
         ctx.module, ctx.casts = module, casts
         out = x.new_empty(*x.shape[:-1], module.out_features)  # not a view, which nobody could change in place
-        linear(module, casts, x, out)
+        _, kept = linear(module, casts, x, out)
+        ctx.save_for_backward(kept)
         return out
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx, grad: Tensor) -> tuple[Tensor, None, None]:
-        with ctx.casts.of(ctx.module, grad) as (weight, _):
-            return grad @ weight, None, None
+        return times_weight(grad, ctx.module, ctx.casts, *ctx.saved_tensors), None, None
 
 
 def _linear(module: nn.Module, casts: Casts, x: Tensor) -> Tensor:
@@ -193,15 +220,18 @@ def _convolution(module: nn.Module, casts: Casts, x: Tensor) -> Tensor:
 
 
 @contextmanager
-def recast_in_backward(model: nn.Module, dtype: torch.dtype, keep: bool = False) -> Iterator[None]:
+def recast_in_backward(
+    model: nn.Module, dtype: torch.dtype, keep: bool = False, held: Collection[nn.Module] = ()
+) -> Iterator[None]:
     """ComfyUI's linear layers whose weights are not of the compute type `dtype` multiply with the dequantised weight,
     forward and backward, and keep no cast copy of it between the two; with `keep` they and the convolutions keep one
-    from their first use to the end. A branch that hangs on a linear layer of any type is computed in one with it, where
-    nothing else is in the way.
+    from their first use to the end. Those `held`, of recomputed blocks, keep the one of the recomputation for its
+    backward pass. A branch that hangs on a linear layer of any type is computed in one with it, where nothing else is
+    in the way.
 
     That also goes around kernels that have no backward, such as those of --fast fp8_matrix_mult.
     """
-    casts = Casts(keep)
+    casts = Casts(keep, held)
     replaced = {module: (_linear, casts) for module in cast_layers(model, dtype)}
     if keep:
         replaced |= {module: (_convolution, casts) for module in model.modules() if _is_cast_convolution(module, dtype)}

@@ -116,8 +116,10 @@ def prepared(patcher, measures: Measures, stream: Stream, text=None) -> Iterator
     network = patcher.model.diffusion_model
     streamed = shared_out(blocks(network), measures.offload)
     again = blocks(network) if measures.checkpointing else streamed
+    held = {module for block in again if block not in streamed for module in block.modules()}
     with ExitStack() as undo:
-        undo.enter_context(recast_in_backward(network, patcher.model.get_dtype_inference(), measures.keep_casts))
+        kept = (measures.keep_casts, held if measures.hold_casts else ())
+        undo.enter_context(recast_in_backward(network, patcher.model.get_dtype_inference(), *kept))
         undo.enter_context(_recomputed(again, streamed, stream))
         if text is not None:
             undo.enter_context(recast_in_backward(text.model, _TEXT))

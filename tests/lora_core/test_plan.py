@@ -99,6 +99,14 @@ def test_room_to_spare_is_taken_for_speed(free: float, keep: bool) -> None:
     assert str(plan.measures).endswith("weights cast once") == keep
 
 
+def test_casts_are_held_in_blocks_where_not_all_of_them_can_be_kept() -> None:
+    block, none = Measures(hold_casts=True), Measures()
+    assert list(candidates(Measures(keep_casts=True), True))[:3] == [Measures(keep_casts=True), block, none]
+    plain = Measures(False, keep_casts=True)
+    assert list(candidates(plain, True))[:4] == [plain, Measures(False), block, none]
+    assert str(block).endswith("recomputed blocks keep their casts")
+
+
 def test_asked_for_offload_is_never_lessened() -> None:
     assert list(candidates(Measures(True, 0.6), True)) == [Measures(True, share) for share in (0.6, 0.75, 1.0)]
 

@@ -17,7 +17,7 @@ from harness.calls import encode, run_node
 from lora_loom.lora_core.training.config import LoraConfig, TrainConfig
 from lora_loom.lora_core.training.inject import Factors, attached
 from lora_loom.lora_core.training.meter import Meter
-from lora_loom.lora_core.training.plan import GB, Measures
+from lora_loom.lora_core.training.plan import GB, SPARE, Measures
 from lora_loom.lora_core.training.targets import select
 from lora_loom.lora_core.training.trainer import add_gradient
 from lora_loom.nodes.bridge import memory
@@ -293,6 +293,24 @@ def test_auto_casts_once_where_there_is_room(models, tmp_path: Path, monkeypatch
             assert bool(linear) == cast and (
                 once - each == pytest.approx(4 * linear, rel=0.1) if cast else once == each
             )
+
+
+def test_auto_holds_the_casts_of_a_block_where_there_is_room_for_no_more(models, tmp_path: Path, monkeypatch) -> None:
+    """A block's are held while it goes backward: less than all of them, and counted."""
+    with torch.inference_mode():
+        half = load_stored("flux1", tmp_path, "fp16")
+    with trainable(half) as patcher:
+        planner, job = Planner(patcher), job_of(models("flux1"))
+        each, held, once = (
+            planner.need(job, measures).total
+            for measures in (Measures(), Measures(hold_casts=True), Measures(keep_casts=True))
+        )
+        assert each < held < once
+        real = measured(patcher, job, Measures(hold_casts=True))
+        assert traced(patcher, job, Measures(hold_casts=True)).peak == pytest.approx(real.peak, rel=0.02)
+        for free, wanted in (((held + once) / 2 / SPARE, Measures(hold_casts=True)), (each * 1.01, Measures())):
+            with_free(monkeypatch, free)
+            assert planner.settle(job, Measures(), automatic=True)[0].measures == wanted
 
 
 @pytest.mark.parametrize("text_rank", [0, 4])

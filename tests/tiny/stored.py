@@ -12,9 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import comfy.model_management
+import comfy.ops
 import comfy.sd
 import comfy.utils
 import torch
+from comfy.model_patcher import ModelPatcher
 from comfy.quant_ops import QUANT_ALGOS, QuantizedTensor
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -124,3 +126,27 @@ def _of_type(row: Tiny, folder: Path, dtype: torch.dtype) -> Any:
         return comfy.sd.load_diffusion_model(str(write_model(row, folder)), model_options={"dtype": dtype})
     model = built(row, "cpu", dtype)
     return patcher_of(model, seeded(model.diffusion_model.state_dict(), norm=row.norm))
+
+
+class OneLayer(nn.Module):
+    """A linear layer of ComfyUI's for quantised weights, `width` to `width`, with random ones of the layout."""
+
+    def __init__(self, form: str, width: int, dtype: torch.dtype):
+        super().__init__()
+        ops = comfy.ops.mixed_precision_ops({}, dtype)
+        self.layer, self.dtype = ops.Linear(width, width, device="cpu", dtype=dtype), dtype
+        weights = LAYOUTS[form]("layer", torch.randn(width, width, dtype=dtype) / width**0.5)
+        mark = {"scaled_fp8": torch.zeros(2, dtype=torch.float8_e4m3fn)} if form == "scaled_fp8" else {}
+        weights = comfy.utils.convert_old_quants(weights | mark)[0]
+        self.load_state_dict({**weights, "layer.bias": torch.zeros(width, dtype=dtype)}, strict=False)
+        self.requires_grad_(False)
+
+    def get_dtype(self) -> torch.dtype:
+        return self.dtype
+
+
+@torch.inference_mode()  # as loaders run
+def one_layer(form: str, width: int, dtype: torch.dtype = torch.bfloat16) -> ModelPatcher:
+    """A MODEL of one such layer, which computes in `dtype`."""
+    device = comfy.model_management.get_torch_device()
+    return ModelPatcher(OneLayer(form, width, dtype), device, comfy.model_management.unet_offload_device())
