@@ -18,8 +18,10 @@ from .pairs import Grads, Pair, product
 
 
 class Weights(Protocol):
-    """Where the weight (out, columns) and the bias of a frozen linear layer come from, in the type of `like`. The weight
-    of a layer in `held` is kept from its forward to its backward pass; that of others is asked for again."""
+    """Where the weight (out, columns) and the bias of a frozen linear layer come from, in the type of `like`.
+
+    The weight of a layer in `held` is kept from its forward to its backward pass; that of others is asked for again.
+    """
 
     held: Collection[nn.Module]
 
