@@ -17,7 +17,7 @@ from ..kinds import DoRA
 from ..low_rank import LowRank
 from .dora import Magnitude
 from .pairs import Pair, Twins
-from .passes import AddLowRank, LinearWithLowRank, Weights
+from .passes import AddConvolution, AddLowRank, Geometry, LinearWithLowRank, Weights
 from .targets import weight_shape
 
 
@@ -78,10 +78,13 @@ class Branch:
         return changed if before is None else before + self.strength * (changed - before)
 
     def _sum(self, out: Tensor, x: Tensor, scaling: float) -> Tensor:
-        if self.kernel:
-            return out + self._convolve(x).to(out.dtype) * scaling
-        out, pair = out if out.is_contiguous() else out.contiguous(), self._pair(x.dtype)
-        return AddLowRank.apply(out, x, self.lora_A, self.lora_B, pair, scaling, self.keep)
+        factors = self.lora_A, self.lora_B, self._pair(x.dtype), scaling, self.keep
+        if not self.kernel:
+            return AddLowRank.apply(out if out.is_contiguous() else out.contiguous(), x, *factors)
+        x, geometry = self._padded(x)
+        if x.dim() == len(self.kernel) + 1:  # one that is not in a batch
+            return AddConvolution.apply(out[None], x[None], *factors, self.kernel, geometry)[0]
+        return AddConvolution.apply(out, x, *factors, self.kernel, geometry)
 
     def _pair(self, dtype: torch.dtype) -> Pair:
         if dtype not in self.pairs:
@@ -89,16 +92,13 @@ class Branch:
             self.pairs[dtype] = self.twins.pair(*leaves, dtype) if self.twins else Pair(*leaves)
         return self.pairs[dtype]
 
-    def _convolve(self, x: Tensor) -> Tensor:
-        conv = (F.conv1d, F.conv2d, F.conv3d)[len(self.kernel) - 1]
-        module, rank = self.module, self.lora_A.shape[0]
-        lora_A = self.lora_A if self.keep is None else self.lora_A * self.keep[:, None]
-        down = lora_A.to(x.dtype).view(rank, -1, *self.kernel)
-        up = self.lora_B.to(x.dtype).view(-1, rank, *(1 for _ in self.kernel))
-        padding = module.padding
-        if module.padding_mode != "zeros":
-            x, padding = F.pad(x, module._reversed_padding_repeated_twice, mode=module.padding_mode), 0
-        return conv(conv(x, down, None, module.stride, padding, module.dilation), up)
+    def _padded(self, x: Tensor) -> tuple[Tensor, Geometry]:
+        """The input of a convolution with what its padding asks for beyond zeros that it adds itself, and the rest."""
+        module, padding = self.module, self.module.padding
+        if module.padding_mode != "zeros" or padding == "same":
+            mode = "constant" if module.padding_mode == "zeros" else module.padding_mode
+            x, padding = F.pad(x, module._reversed_padding_repeated_twice, mode=mode), "valid"
+        return x, (module.stride, tuple(0 for _ in self.kernel) if padding == "valid" else padding, module.dilation)
 
     def cap_(self, most: float) -> None:
         """Shrink both factors alike until the Frobenius norm of the correction is at most `most`; a smaller one keeps

@@ -16,7 +16,7 @@ Grads = tuple[Tensor | None, Tensor | None]  # of A and B, for autograd to add u
 
 def product(into: Tensor, left: Tensor, right: Tensor, scaling: float) -> Tensor:
     """Write `scaling * left right` over `into`: one operator, whatever is in it."""
-    return torch.addmm(into, left, right, beta=0, alpha=scaling, out=into)
+    return into.addmm_(left, right, beta=0, alpha=scaling)
 
 
 class Pair:
@@ -34,8 +34,21 @@ class Pair:
         grad_A, grad_B = grad_hidden.T @ rows, grad.T @ hidden
         return grad_A.mul_(scaling).to(self.lora_A.dtype), grad_B.mul_(scaling).to(self.lora_B.dtype)
 
+    def add(self, grad_A: Tensor, grad_B: Tensor) -> Grads:
+        """Collect gradients that are made already."""
+        return grad_A.to(self.lora_A.dtype), grad_B.to(self.lora_B.dtype)
 
-class Master(Pair):
+
+class _Leaves(Pair):
+    """Leaves of the flat buffer, which have their gradients."""
+
+    def add(self, grad_A: Tensor, grad_B: Tensor) -> Grads:
+        self.lora_A.grad.add_(grad_A)
+        self.lora_B.grad.add_(grad_B)
+        return None, None
+
+
+class Master(_Leaves):
     """Leaves of the flat buffer, for passes in its own type."""
 
     def collect(self, grad_hidden: Tensor, rows: Tensor, grad: Tensor, hidden: Tensor, scaling: float) -> Grads:
@@ -44,7 +57,7 @@ class Master(Pair):
         return None, None
 
 
-class Copied(Pair):
+class Copied(_Leaves):
     """Leaves of the flat buffer, for passes in the type of a `Twin`. A layer that runs again in one pass adds to its
     fp32 gradients at once, so that no sum is rounded to the other type."""
 

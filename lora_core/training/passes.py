@@ -1,4 +1,4 @@
-"""Forward and backward of a linear layer's low-rank path, each in as few operators as there are products in it.
+"""Forward and backward of a layer's low-rank path, in few more operators than there are products in it.
 
 The only tensors kept for backward are the layer's own input (by reference) and `A x`. `scaling` is a factor of the
 products themselves; `keep` (rank,) multiplies what passes through each rank, None: 1. A and B come in as leaves, so
@@ -7,7 +7,7 @@ that autograd knows of them: what is multiplied, and where their gradients go, i
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from contextlib import AbstractContextManager
 from typing import Protocol
 
@@ -15,6 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from .pairs import Grads, Pair, product
+
+Geometry = tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]  # strides, paddings, dilations
+_convolution_backward = torch.ops.aten.convolution_backward
 
 
 class Weights(Protocol):
@@ -94,6 +97,43 @@ class LinearWithLowRank(torch.autograd.Function):
         return grad_x, *grads, None, None, None, None, None
 
 
+class AddConvolution(torch.autograd.Function):
+    """`out + up(scaling * keep * down(x))` beside a convolution that has run: A is a convolution with that `kernel` and
+    `geometry` (strides, paddings, dilations), B one at each place. In place, unless `out` is a view."""
+
+    @staticmethod
+    def forward(
+        ctx, out: Tensor, x: Tensor, lora_A: Tensor, lora_B: Tensor, pair: Pair, scaling: float, keep: Tensor | None,
+        kernel: tuple[int, ...], geometry: Geometry,
+    ) -> Tensor:  # fmt: skip
+        ctx.pair, ctx.by_rank = pair, scaling if keep is None else scaling * keep.view(-1, *(1 for _ in kernel))
+        ctx.kernel, ctx.geometry, factors = kernel, geometry, pair.factors()
+        down, up = _kernels(factors, x.dtype, kernel)
+        hidden = _times(torch.convolution(x, down, None, *geometry, *_untransposed(kernel)), ctx.by_rank)
+        ctx.save_for_backward(x, hidden, *factors)
+        added = torch.convolution(hidden, up, None, *_at_each(kernel), *_untransposed(kernel))
+        if out._is_view():
+            return out + added
+        ctx.mark_dirty(out)
+        return out.add_(added)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
+        x, hidden, *factors = ctx.saved_tensors
+        kernel, trained = ctx.kernel, ctx.pair.lora_A.requires_grad
+        down, up = _kernels(factors, x.dtype, kernel)
+        rest, wanted = _untransposed(kernel), (True, trained, False)
+        grad_hidden, grad_B, _ = _convolution_backward(
+            grad.to(x.dtype), hidden, up, None, *_at_each(kernel), *rest, wanted
+        )
+        grad_hidden = _times(grad_hidden, ctx.by_rank)
+        wanted = (ctx.needs_input_grad[1], trained, False)
+        grad_x, grad_A, _ = _convolution_backward(grad_hidden, x, down, None, *ctx.geometry, *rest, wanted)
+        grads = ctx.pair.add(grad_A.flatten(1), grad_B.flatten(1)) if trained else (None, None)
+        return grad, grad_x, *grads, None, None, None, None, None
+
+
 def linear(module: nn.Module, weights: Weights, x: Tensor, out: Tensor) -> tuple[Tensor, Tensor | None]:
     """Write `x W^T + b` into `out`, and return it with a row for each token, and the weight if it is held."""
     rows, into = _rows(x), _rows(out)
@@ -108,6 +148,26 @@ def times_weight(grad: Tensor, module: nn.Module, weights: Weights, kept: Tensor
         return grad @ kept
     with weights.of(module, grad) as (weight, _):
         return grad @ weight
+
+
+def _kernels(factors: Sequence[Tensor], dtype: torch.dtype, kernel: tuple[int, ...]) -> tuple[Tensor, Tensor]:
+    down, up = (factor.to(dtype) for factor in factors)
+    return down.view(len(down), -1, *kernel), up.view(*up.shape, *(1 for _ in kernel))
+
+
+def _at_each(kernel: tuple[int, ...]) -> Geometry:
+    """The geometry of a convolution that looks at one place."""
+    one = tuple(1 for _ in kernel)
+    return one, tuple(0 for _ in kernel), one
+
+
+def _untransposed(kernel: tuple[int, ...]) -> tuple[bool, tuple[int, ...], int]:
+    """What is left to tell of a convolution: that it is not transposed, output paddings, and groups."""
+    return False, tuple(0 for _ in kernel), 1
+
+
+def _times(x: Tensor, factor: float | Tensor) -> Tensor:
+    return x if isinstance(factor, float) and factor == 1 else x.mul_(factor)
 
 
 def _hidden(rows: Tensor, down: Tensor, keep: Tensor | None) -> Tensor:

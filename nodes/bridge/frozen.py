@@ -208,7 +208,8 @@ def _plain(module: nn.Module, stored: Weights, *args, **kwargs) -> Tensor:
 
 def _is_one_product(module: nn.Module, x: Tensor) -> bool:
     """Whether the layer multiplies by its weight as it lies there."""
-    if module.weight_function or module.bias_function or torch.is_autocast_enabled(x.device.type):
+    cast = module.weight_function or module.bias_function or torch.is_autocast_enabled(x.device.type)
+    if cast or is_traceable_wrapper_subclass(x):
         return False
     own = (tensor for tensor in (module.weight, module.bias) if tensor is not None)
     return all(each.dtype == x.dtype and each.device == x.device for each in own)
