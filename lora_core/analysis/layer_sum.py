@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ..fp64 import with_fp64
 from ..low_rank import LowRank
 from ..merging.exact_sum import Weighted
 from ..weak_memo import remembered
@@ -26,11 +27,18 @@ _RANK_FLOOR = 1e-10  # of squared singular values, relative to the largest: what
 @dataclass(frozen=True)
 class Work:
     """How the figures are made: on which device, with what call after every layer, and whether `brief`: inner products
-    and norms alone, in fp32, without subspaces."""
+    and norms alone, in fp32, without subspaces. Figures that are not brief need fp64, and are made on the CPU where the
+    device has none."""
 
     device: torch.device | str = "cpu"
     tick: Callable[[], object] = int
     brief: bool = False
+
+    def wide(self, factor: Tensor) -> Tensor:
+        """A factor where, and in the type in which, it is multiplied."""
+        if self.brief:
+            return factor.to(self.device, torch.float32)
+        return factor.to(with_fp64(self.device)).double()
 
 
 @dataclass
@@ -74,12 +82,12 @@ class Layer:
 
     def rows(self, start: int, length: int) -> Tensor:
         """Rows of all B side by side, scaling and strengths folded in, (length, R)."""
-        pieces = [self._wide(each.lora_B[start : start + length]) * each.scaling for each in self.corrections]
+        pieces = [self.work.wide(each.lora_B[start : start + length]) * each.scaling for each in self.corrections]
         return torch.cat(pieces, 1)
 
     def columns(self, start: int, length: int) -> Tensor:
         """Columns of all A below each other, (R, length)."""
-        return torch.cat([self._wide(each.lora_A[:, start : start + length]) for each in self.corrections])
+        return torch.cat([self.work.wide(each.lora_A[:, start : start + length]) for each in self.corrections])
 
     def gram_of_rows(self, span: tuple[int, int]) -> _Gram:
         """Of all B, from their rows (start, length)."""
@@ -97,9 +105,6 @@ class Layer:
 
     def forget(self) -> None:
         self._grams.clear()
-
-    def _wide(self, factor: Tensor) -> Tensor:
-        return factor.to(self.work.device, torch.float32 if self.work.brief else torch.float64)
 
     def brief(self, name: str) -> tuple[Block, tuple[float, float]]:
         """As `figures`, from those at strength 1, which are kept for as long as the corrections are."""
@@ -181,7 +186,8 @@ class _Gram:
     def of(cls, read: Callable[[int, int], Tensor], span: tuple[int, int], dim: int, spans: Sequence[slice]) -> _Gram:
         """Piece by piece: a piece in fp64 stays in the processor's cache. `dim` is that of the ranks."""
         pieces = (read(at, min(_PIECE, sum(span) - at)) for at in range(span[0], sum(span), _PIECE))
-        gram = sum((piece.T @ piece if dim else piece @ piece.T).double() for piece in pieces)
+        grams = (piece.T @ piece if dim else piece @ piece.T for piece in pieces)
+        gram = sum(gram if gram.dtype == torch.float64 else gram.cpu().double() for gram in grams)
         return cls(gram.cpu(), span[1], spans)
 
     @cached_property

@@ -6,14 +6,18 @@ import inspect
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import cache
+from functools import cache, partial
 
 import comfy.model_management
 import torch
 from torch import nn
 
+from ...lora_core import fp64
 from ...lora_core.training.meter import Meter
 from ...lora_core.training.plan import Rates
+
+_SIDES = (768, 2048, 4096)  # of the square matrices whose product is timed
+_GROWTH, _LONG = 20, 0.1  # times the work from one to the next, at most; seconds
 
 
 def free_bytes(device: torch.device) -> float:
@@ -79,24 +83,34 @@ def with_fp64(device: torch.device) -> torch.device:
 
 
 def has_fp64(device: torch.device) -> bool:
-    return device.type == "cpu" or comfy.model_management.supports_fp64(device)
+    """Whether ComfyUI says so, and it is so: an older ComfyUI does not know of all devices."""
+    return device.type == "cpu" or (comfy.model_management.supports_fp64(device) and fp64.has_fp64(device))
 
 
 @cache
 def rates_of(device: torch.device, dtype: torch.dtype) -> Rates:
     """Measured in hundredths of a second: a large matrix product, large sums, small layers, and a copy from RAM."""
-    side = 768 if device.type == "cpu" else 4096
-    square = torch.ones(side, side, dtype=dtype, device=device)
     large = torch.ones(2**22, device=device)
     ram = torch.ones(2**24, dtype=torch.uint8, pin_memory=device.type == "cuda")
     with Meter(device) as meter:
         _small_layers(device)
     return Rates(
-        flops=2 * side**3 / _fastest(device, lambda: square @ square),
+        flops=_flops(device, dtype),
         moved=2 * large.nbytes / _fastest(device, lambda: large + 1),
         launch=_fastest(device, lambda: _small_layers(device)) / meter.launches,
         copied=ram.nbytes / _fastest(device, lambda: ram.to(device, copy=True)),
     )
+
+
+def _flops(device: torch.device, dtype: torch.dtype) -> float:
+    """Of a matrix product a second, of the largest of three that takes at most a tenth of one: a slow device is kept
+    busy by a small one, and would need seconds for what keeps a fast one busy."""
+    for side in _SIDES:
+        square = torch.ones(side, side, dtype=dtype, device=device)
+        seconds = _fastest(device, partial(torch.mm, square, square))
+        if seconds * _GROWTH > _LONG:
+            break
+    return 2 * side**3 / seconds
 
 
 def _small_layers(device: torch.device) -> None:
