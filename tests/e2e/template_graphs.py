@@ -1,7 +1,8 @@
 """The templates that ship, described by their nodes, widget values and links; `build_workflows.py` makes files of them.
 
 What is not said here is a node's own default. The name of a file is all that the Templates dialog shows and searches,
-and it finds words only in about the first 33 letters; so what people type comes first.
+and it finds words only in about the first 33 letters; so what people type comes first. Newer front ends look for words
+by how they begin, a bracket included; so no word begins with one.
 """
 
 from __future__ import annotations
@@ -172,9 +173,9 @@ def loaded_stack() -> Node:
 
 
 GRAPHS = {
-    "Train a LoRA (SDXL, SD 1.5) - checkpoint": train_checkpoint,
-    "Train a LoRA (FLUX, Z-Image, Qwen) - diffusion model": train_diffusion_model,
+    "Train a LoRA on SDXL, SD 1.5 - checkpoint": train_checkpoint,
+    "Train a LoRA on FLUX, Z-Image, Qwen - diffusion model": train_diffusion_model,
     "Load a LoRA stack": stack,
     "Merge LoRAs": merge,
-    "Is this LoRA good (report, interference, leave-one-out)": judge,
+    "Is this LoRA good - report, interference, leave-one-out": judge,
 }

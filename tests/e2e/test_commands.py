@@ -37,10 +37,10 @@ def test_serve_answers_with_the_pack_and_ends_when_told() -> None:
         assert "LoraLoom_TrainLora" in answer(port, "/object_info/LoraLoom_TrainLora", server)
     finally:
         server.terminate()
-        server.wait(30)
+        server.wait(120)
 
 
-def answer(port: int, path: str, server: subprocess.Popen[bytes], seconds: int = 120) -> dict[str, Any]:
+def answer(port: int, path: str, server: subprocess.Popen[bytes], seconds: int = 300) -> dict[str, Any]:
     for _ in range(seconds):
         assert server.poll() is None, "the server has ended"
         time.sleep(1)

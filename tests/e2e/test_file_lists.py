@@ -27,6 +27,11 @@ NEW = """(types) => types.map((type) => {
 LISTED = """(types) => app.graph.nodes.flatMap((node) => node.widgets
   .filter((widget) => types[node.type]?.includes(widget.name))
   .map((widget) => [node.id, node.type, widget.name, widget.value, [...widget.options.values]]))"""
+PLACE = """() => {
+  const [node] = app.graph.nodes, canvas = app.canvas.canvas.getBoundingClientRect()
+  const widget = node.widgets.find((each) => each.name === "lora_name")
+  return [canvas.x + 300 + node.size[0] / 2, canvas.y + 200 + (widget.last_y ?? widget.y) + 10]
+}"""
 EMPTY = {"nodes": [], "links": [], "groups": [], "config": {}, "extra": {}, "version": 0.4}
 
 
@@ -84,25 +89,23 @@ def check(fields: list[list[Any]], files: set[str]) -> None:
 def choose(front: FrontEnd, vue: bool) -> None:
     """As a person does, in the field of the first Resize LoRA; and the value is kept by a saved workflow."""
     page = front.page
-    place = page.evaluate(
+    node = page.evaluate(
         """() => {
           const node = app.graph.nodes.find((each) => each.type === "LoraLoom_ResizeLora")
           app.graph.nodes.filter((each) => each !== node).forEach((each) => app.graph.remove(each))
           node.pos = [300, 200]
           Object.assign(app.canvas.ds, {scale: 1})
           app.canvas.ds.offset[0] = app.canvas.ds.offset[1] = 0
-          app.canvas.setDirty(true, true)
-          const canvas = app.canvas.canvas.getBoundingClientRect()
-          const widget = node.widgets.find((each) => each.name === "lora_name")
-          return [node.id, canvas.x + 300 + node.size[0] / 2, canvas.y + 200 + (widget.last_y ?? widget.y) + 10]
+          return node.id
         }"""
     )
+    front.drawn()
+    front.still()
     if vue:
-        page.locator(f'[data-node-id="{place[0]}"]').get_by_role("combobox").first.click()
+        page.locator(f'[data-node-id="{node}"]').get_by_role("combobox").first.click()
         page.get_by_role("option", name="late").first.click()
     else:
-        page.wait_for_timeout(200)
-        page.mouse.click(*place[1:])
+        page.mouse.click(*page.evaluate(PLACE))
         page.locator(".litecontextmenu .litemenu-entry", has_text="late").first.click()
     value = "() => app.graph.nodes[0].widgets.find((widget) => widget.name === 'lora_name').value"
     page.wait_for_function(f"(late) => ({value})() === late", arg=LATE)

@@ -106,6 +106,7 @@ def test_rows_are_added_changed_moved_and_kept(front: FrontEnd) -> None:
     page.keyboard.press("ArrowDown")
     assert text(front).splitlines() == ["<lora:rows/ink:0.8:0.75>", "<lora:rows/oil:1:off>", "<lora:rows/deep/ada:1>"]
 
+    front.still()
     grip, target = (
         page.get_by_role("button", name="Move ada;").bounding_box(),
         page.locator(".loom-row").first.bounding_box(),
@@ -115,7 +116,8 @@ def test_rows_are_added_changed_moved_and_kept(front: FrontEnd) -> None:
     page.mouse.move(grip["x"] + 5, target["y"] + 20, steps=4)
     page.mouse.move(grip["x"] + 5, target["y"] + 2, steps=4)
     page.mouse.up()
-    assert names(page) == ["ada", "ink", "oil"] and text(front).startswith("<lora:rows/deep/ada:1>\n")
+    front.becomes(lambda: names(page), ["ada", "ink", "oil"])
+    front.becomes(lambda: text(front).partition("\n")[0], "<lora:rows/deep/ada:1>")
     page.get_by_role("button", name="Move ada;").focus()
     page.keyboard.press("ArrowDown")
     page.keyboard.press("ArrowDown")
@@ -124,6 +126,7 @@ def test_rows_are_added_changed_moved_and_kept(front: FrontEnd) -> None:
     page.keyboard.press("Delete")
     assert names(page) == ["ink", "ada"] and page.evaluate("() => app.graph.nodes.length") == 1
 
+    front.still()
     strength = page.get_by_role("spinbutton", name="Model strength of ada").bounding_box()
     page.mouse.move(strength["x"] + 20, strength["y"] + 10)
     page.mouse.down()
@@ -131,8 +134,8 @@ def test_rows_are_added_changed_moved_and_kept(front: FrontEnd) -> None:
     page.mouse.up()
     page.mouse.wheel(0, -100)
     page.wait_for_function("() => app.canvas.ds.scale > 1")
+    front.becomes(lambda: text(front).splitlines(), ["<lora:rows/ink:0.8:0.75>", "<lora:rows/deep/ada:0.8>"])
     kept = text(front)
-    assert kept.splitlines() == ["<lora:rows/ink:0.8:0.75>", "<lora:rows/deep/ada:0.8>"]
     saved = front.serialized()
     values = saved["nodes"][0]["widgets_values"]
     assert kept in values and None not in values, "a widget that is not saved, before one that is, would shift it"
@@ -184,13 +187,14 @@ def test_text_is_pasted_copied_and_shown(front: FrontEnd) -> None:
     area = page.locator("textarea:visible").first
     expect(area).to_have_value(text(front))
     area.fill("# mine\n<lora:rows/oil:2>")
-    assert page.locator(".loom-row:visible").count() == 0
+    expect(page.locator(".loom-row:visible")).to_have_count(0)
     if page.evaluate("() => LiteGraph.vueNodesMode"):
         page.get_by_text("Show as list").click()
     else:
         page.evaluate("() => app.graph.nodes[0].widgets.find(w => w.name === 'rows_as_list').callback()")
     expect(page.locator(".loom-comment")).to_have_text("mine")
-    assert names(page) == ["oil"] and text(front) == "# mine\n<lora:rows/oil:2>"
+    front.becomes(lambda: names(page), ["oil"])
+    assert text(front) == "# mine\n<lora:rows/oil:2>"
 
 
 def test_the_picker_shows_trigger_and_picture_and_runs_no_markup(front: FrontEnd) -> None:
@@ -248,7 +252,8 @@ def promoted(front: FrontEnd, slot: str) -> Locator:
     }""",
         slot,
     )
-    front.page.wait_for_timeout(300)  # a frame or two, in which the field is drawn
+    front.drawn()
+    front.still()
     return front.page.locator("textarea:visible")
 
 
@@ -313,10 +318,10 @@ def test_report_and_faults_stand_on_the_node(front: FrontEnd) -> None:
     ):
         page.evaluate("(t) => { app.graph.nodes[0].widgets.find(w => w.name === 'rows').value = t }", rows)
         front.run()
-        expect(report).to_contain_text(words.splitlines()[0], timeout=30_000)
-        assert words in report.inner_text()
+        front.becomes(lambda words=words: words in report.inner_text(), True)  # as it is seen, line by line
         assert report.evaluate("e => e.classList.contains('loom-problem')") == ("x=" in rows)
-        assert report.evaluate("e => e.clientHeight >= 28 && e.scrollHeight <= e.clientHeight + 1"), "all of it is seen"
+        seen = "e => e.clientHeight >= 28 && e.scrollHeight <= e.clientHeight + 1"
+        front.becomes(lambda seen=seen: report.evaluate(seen), True)  # all of it, once the node has grown
     assert len(front.errors) > known, "the refusal is in the console of the front end, too"
     del front.errors[known:]
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from playwright.sync_api import Browser, ConsoleMessage, Page, Playwright, Route, sync_playwright
+from playwright.sync_api import Browser, ConsoleMessage, Page, Playwright, Route, expect, sync_playwright
 
 from harness.server import ComfyServer, Graph
 
@@ -24,6 +25,10 @@ CHANNELS = {  # where Playwright finds a browser that is not on the PATH
 }
 FLAGS = ["--no-sandbox", "--disable-dev-shm-usage", "--force-color-profile=srgb", "--hide-scrollbars"]
 VIEWPORT = {"width": 1600, "height": 900}
+PATIENCE = 60  # seconds: a busy machine with two cores is slow, and only what is wrong never comes
+expect.set_options(timeout=1000 * PATIENCE)
+
+T = TypeVar("T")
 
 # What a clean front end 1.47 without a network puts in the console; every other error counts.
 QUIET_404 = ("/user.css", "/api/userdata", "/api/workflow_templates/", "/docs/")
@@ -83,6 +88,7 @@ class FrontEnd:
         server.post("/settings", {**SETTINGS, "Comfy.VueNodes.Enabled": vue})  # they live on the server
         self._context = browser.new_context(viewport=VIEWPORT, locale="en-US", device_scale_factor=scale)
         self._context.route("**/*", self._guard)
+        self._context.set_default_timeout(1000 * PATIENCE)
         self.page: Page = self._context.new_page()
         self.page.on("console", self._note)
         self.page.on("pageerror", lambda error: self.errors.append(f"page error: {error}"))
@@ -166,7 +172,22 @@ class FrontEnd:
 
     def settle(self) -> None:
         """Waits for the full-page mask that start-up and every drop show to be gone, or hidden, as with other packs."""
-        self.page.locator(".p-blockui-mask >> visible=true").first.wait_for(state="detached", timeout=20_000)
+        self.page.locator(".p-blockui-mask >> visible=true").first.wait_for(state="detached")
+
+    def drawn(self) -> None:
+        """Waits until the graph has been drawn as it is now: what a node shows, and where, comes with a frame."""
+        self.page.evaluate(DRAWN)
+
+    def still(self) -> None:
+        """Waits until no node has changed its place or size for half a second of the page's own time."""
+        self.page.evaluate(STILL)
+
+    def becomes(self, read: Callable[[], T], wanted: T) -> None:
+        """Waits until `read()` gives that; raises AssertionError with what it gave last."""
+        end = time.monotonic() + PATIENCE
+        while (found := read()) != wanted:
+            assert time.monotonic() < end, f"{found!r}, not {wanted!r}"
+            self.page.wait_for_timeout(50)
 
     # -- guards --------------------------------------------------------------------------------------------------------
 
@@ -180,11 +201,30 @@ class FrontEnd:
 
     def _note(self, message: ConsoleMessage) -> None:
         address = message.location.get("url", "")
-        expected = any(text in message.text for text in QUIET_TEXT) or "missingModelDownload" in address
+        expected = any(text in message.text for text in QUIET_TEXT) or "/missingModel" in address
         expected |= "404" in message.text and any(part in address for part in QUIET_404)
         if message.type == "error" and not expected:
             self.errors.append(f"{message.text} ({address})")
 
+
+DRAWN = """async () => {
+  app.canvas.setDirty(true, true)
+  for (let frame = 0; frame < 3; frame++) await new Promise(requestAnimationFrame)
+}"""
+
+STILL = """async () => {
+  const box = ({x, y, width, height}) => [x, y, width, height]
+  const boxes = () => JSON.stringify([
+    app.graph.nodes.map(node => [...node.getBounding()]),
+    [...document.querySelectorAll('[data-node-id]')].map(each => box(each.getBoundingClientRect())),
+  ])
+  for (let last, same = 0; same < 10; ) {
+    await new Promise(then => setTimeout(then, 50))
+    const now = boxes()
+    same = now === last ? same + 1 : 0
+    last = now
+  }
+}"""
 
 BOUNDS = """() => {
   const boxes = [...app.graph.nodes.map(n => n.getBounding()), ...(app.graph.groups ?? []).map(g => g._bounding)]

@@ -36,7 +36,7 @@ class EventListener:
     def start(self) -> None:
         """Returns when the server has greeted, so that no event of a later prompt is missed."""
         self._thread.start()
-        self.wait(lambda event: event.kind == "status", timeout=30)
+        self.wait(lambda event: event.kind == "status", timeout=120)
 
     def join(self) -> None:
         """The server is gone, so the socket closes and the thread ends."""

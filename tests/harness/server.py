@@ -21,6 +21,7 @@ from typing import Any
 from harness.comfyui import comfyui_path, free_port, server_command
 from harness.events import Event, EventListener
 
+ENDS = ("execution_success", "execution_error", "execution_interrupted")
 Graph = dict[str, dict[str, Any]]  # API format: {node id: {"class_type": ..., "inputs": {...}}}
 
 _OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # loopback never goes through a proxy
@@ -205,6 +206,12 @@ class ComfyServer:
 
     def wait_event(self, kind: str, prompt_id: str | None = None, timeout: float = 60) -> Event:
         return self.events.wait(lambda event: event.kind == kind and prompt_id in (None, event.prompt_id), timeout)
+
+    def told(self, kind: str, prompt_id: str) -> list[Event]:
+        """Every event of a prompt of this client that has ended, or ends soon. The history may know of the end before
+        the socket does, on which what was said comes in order."""
+        self.events.wait(lambda event: event.kind in ENDS and event.prompt_id == prompt_id, timeout=300)
+        return self.events.all(kind, prompt_id)
 
     def interrupt(self, prompt_id: str | None = None) -> None:
         self.post("/interrupt", {"prompt_id": prompt_id} if prompt_id else {})

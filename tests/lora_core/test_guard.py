@@ -6,13 +6,14 @@ import io
 import json
 import os
 import pickle
-import tracemalloc
 import zipfile
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 import torch
+from harness.memory import peak_of
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from lora_loom.lora_core.files import formats, guard, header_text
@@ -255,15 +256,14 @@ def test_mutated_bytes_never_surprise(raw: bytes, tmp_path: Path):
     """A header or UnsafeFileError, never another exception, never memory beyond what the bytes account for."""
     path = tmp_path / "mutated.safetensors"
     path.write_bytes(raw)
-    tracemalloc.start()
-    try:
-        header = guard.inspect(path)
-    except UnsafeFileError:
-        header = None
-    finally:
-        peak = tracemalloc.get_traced_memory()[1]
-        tracemalloc.stop()
-    assert peak < 64 * len(raw) + 100_000
+
+    def look() -> guard.Header | None:
+        with suppress(UnsafeFileError):
+            return guard.inspect(path)
+
+    limit = 64 * len(raw) + 100_000
+    peak, header = peak_of(look, limit)
+    assert peak < limit
     if header is not None:
         assert sum(info.end - info.start for info in header.tensors.values()) == header.size - header.data_start
 
@@ -273,12 +273,12 @@ def test_a_hostile_length_allocates_nothing(tmp_path: Path):
     with open(path, "wb") as file:
         file.write((2**33).to_bytes(8, "little") + b"{")
         file.truncate(2**33 + 100)
-    tracemalloc.start()
-    with pytest.raises(UnsafeFileError, match="more than the 8388608 allowed"):
-        guard.inspect(path)
-    peak = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
-    assert peak < 100_000
+
+    def look() -> None:
+        with pytest.raises(UnsafeFileError, match="more than the 8388608 allowed"):
+            guard.inspect(path)
+
+    assert peak_of(look, 100_000)[0] < 100_000
 
 
 @pytest.mark.parametrize("name", ["ink", "styles/ink", "styles\\ink", "a.b.c", "\u65e5\u672c", "console", "com10"])

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import re
-import tracemalloc
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from harness.hostile import IN_THE_NUMBERS, MUTATIONS, SOUND, Sound, mutants, packed
+from harness.memory import peak_of
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from lora_loom.lora_core.files import formats, guard, header_text
@@ -40,17 +43,11 @@ def test_every_mutant_is_refused_for_what_it_is(kind: str, tmp_path: Path) -> No
         if what.partition(",")[0] != kind:
             continue
         path.write_bytes(raw)
-        tracemalloc.start()
-        try:
-            with pytest.raises(UnsafeFileError) as caught:
-                (formats.read if kind in IN_THE_NUMBERS else guard.inspect)(path)
-        finally:
-            peak = tracemalloc.get_traced_memory()[1]
-            tracemalloc.stop()
-        message = str(caught.value)
+        read, limit = formats.read if kind in IN_THE_NUMBERS else guard.inspect, max(len(raw), guard.SMALL)
+        peak, message = peak_of(partial(refusal, path, read), limit)
         assert re.search(words, message), what
         assert message.isprintable() and message.endswith(".") and len(message) < 700, what
-        assert peak < max(len(raw), guard.SMALL), what
+        assert peak < limit, what
 
 
 def repeated(start: bytes, piece: bytes, end: bytes) -> bytes:
@@ -104,16 +101,12 @@ def test_no_header_takes_more_memory_than_its_file(kind: str, tmp_path: Path, mo
         with open(path, "r+b") as file:
             file.truncate(size)
         assert size < 130 * len(raw)
-    tracemalloc.start()
-    assert refusal(path)
-    peak = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
-    assert peak < size
+    assert peak_of(partial(refusal, path), size)[0] < size
 
 
-def refusal(path: Path) -> str:
+def refusal(path: Path, read: Callable[[Path], Any] = guard.inspect) -> str:
     with pytest.raises(UnsafeFileError) as caught:
-        guard.inspect(path)
+        read(path)
     return str(caught.value)
 
 
@@ -147,11 +140,8 @@ def test_one_wide_character_does_not_make_a_sound_header_too_large(
         text = text.replace("modelspec", "m\\u00f6delspec") if spelled == "both" else text
         path.write_bytes(packed(text.encode(), sound.data()))
         wanted = {key.replace("modelspec", "m\u00f6delspec") if spelled == "both" else key: about[key] for key in about}
-        tracemalloc.start()
-        header = guard.inspect(path)
-        peak = tracemalloc.get_traced_memory()[1]
-        tracemalloc.stop()
         judged = guard._text_size(text.encode())
+        peak, header = peak_of(partial(guard.inspect, path), judged + 50_000)
         assert header.metadata == wanted and list(header.layers) == [character]
         assert peak < judged + 50_000 and (judged < 3 * peak or spelled == "both")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import comfy.model_management
@@ -34,6 +35,13 @@ def steps_of(base: Path) -> int:
     return sum(path.read_text().count('"loss"') for path in base.glob("output/lora_loom/signals-*/log.jsonl"))
 
 
+def wait_for(holds: Callable[[], object], seconds: float = 240) -> None:
+    end = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < end, f"not in {seconds} s"
+        time.sleep(0.02)
+
+
 @pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="Windows ends other processes without a signal")
 def test_a_server_that_is_told_to_end_keeps_its_run_first(tmp_path: Path) -> None:
     (tmp_path / "input").mkdir()
@@ -43,9 +51,7 @@ def test_a_server_that_is_told_to_end_keeps_its_run_first(tmp_path: Path) -> Non
     for number, ends in ((first, (0, -signal.SIGTERM)), (signal.SIGTERM, (-signal.SIGTERM,))):
         with ComfyServer(tmp_path) as server:
             server.post_prompt(run_of("p", 2000))
-            end = time.monotonic() + 120
-            while steps_of(tmp_path) < done + 5 and time.monotonic() < end:
-                time.sleep(0.02)
+            wait_for(lambda least=done + 5: steps_of(tmp_path) >= least)
             process = server._process
             process.send_signal(number)
             assert process.wait(240) in ends, server.log(30)
@@ -102,11 +108,11 @@ def test_a_closing_console_waits_until_the_run_is_saved() -> None:
     assert closing.told(0) == 0, "Ctrl-C is a signal"
     told = threading.Thread(target=lambda: answers.append(closing.told(2)))
     told.start()
-    time.sleep(0.05)
     try:
-        assert comfy.model_management.processing_interrupted() and not answers
+        wait_for(comfy.model_management.processing_interrupted)
+        assert not answers
         closing.leave()
-        told.join(2)
+        told.join(60)
         assert answers == [0]
     finally:
         comfy.model_management.interrupt_current_processing(False)

@@ -106,6 +106,9 @@ def test_claims_of_gigabytes_take_no_memory(models, loras: Path) -> None:
         for what, raw, _ in CORPUS
         if what.startswith(("zero-size", "huge", "size too", "giant", "offset", "nothing"))
     ]
+    path.write_bytes(claims[0])
+    with pytest.raises(UnsafeFileError):  # what is imported or made once
+        run_node(LoadLoraStack, model=model, lora_1="mutant.safetensors")
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
     for raw in claims:
         path.write_bytes(raw)
