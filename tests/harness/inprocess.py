@@ -44,8 +44,13 @@ def load_comfyui(base: Path | None = None) -> Path:
     for folder in sorted(DEMO_MODELS.iterdir()):
         folder_paths.add_model_folder_path(folder.name, str(folder))
     if PRETEND:
-        from pretend import RULES
-        from pretend.comfyui import use
-
-        use(RULES[PRETEND])
+        use_pretend_device()
     return base
+
+
+def use_pretend_device(half: bool = False) -> None:
+    """ComfyUI, imported and with no model loaded, computes on the pretend device from now on, by PRETEND's rules."""
+    from pretend import RULES
+    from pretend.comfyui import use
+
+    use(RULES[PRETEND], half)
