@@ -36,7 +36,7 @@ def load_comfyui(base: Path | None = None) -> Path:
 
     torch.set_num_threads(1)
     arguments = comfy.cli_args.args
-    arguments.cpu = not torch.cuda.is_available()
+    arguments.cpu = bool(PRETEND) or not torch.cuda.is_available()
     arguments.use_pytorch_cross_attention = True
     arguments.base_directory = str(base)
     import folder_paths
