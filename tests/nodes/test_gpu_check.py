@@ -27,7 +27,7 @@ ALL = right.EACH | right.ONCE | derived.ONCE
 
 @pytest.fixture(scope="module")
 def rig() -> Rig:
-    return Rig(CPU)
+    return Rig(comfy.model_management.get_torch_device())
 
 
 def looked_at(rig: Rig, name: str):
@@ -102,7 +102,7 @@ def test_what_is_broken_turns_it_red(rig: Rig, monkeypatch: pytest.MonkeyPatch, 
 
 
 def test_a_check_that_changes_the_base_model_is_told() -> None:
-    rig = Rig(CPU)
+    rig = Rig(comfy.model_management.get_torch_device())
     assert looked_at(rig, "DoRA").passed
 
     def spoil() -> Outcome:

@@ -9,6 +9,7 @@
 #include <ATen/native/Resize.h>
 #include <ATen/ops/_reshape_alias_native.h>
 #include <ATen/ops/as_strided_native.h>
+#include <ATen/ops/unfold_native.h>
 #include <ATen/ops/view_native.h>
 #include <c10/core/impl/DeviceGuardImplInterface.h>
 #include <torch/library.h>
@@ -122,6 +123,7 @@ struct Hooks final : at::PrivateUse1HooksInterface {
   }
   at::Generator getNewGenerator(c10::DeviceIndex) const override { return at::detail::createCPUGenerator(); }
   at::Device getDeviceFromPtr(void*) const override { return DEVICE; }
+  c10::Allocator* getPinnedMemoryAllocator() const override { return c10::GetCPUAllocator(); }
   void resizePrivateUse1Bytes(const c10::Storage& storage, size_t size) const override {
     auto grown = memory.allocate(size);
     std::memcpy(grown.get(), storage.data(), std::min(size, storage.nbytes()));
@@ -321,6 +323,7 @@ TORCH_LIBRARY_IMPL(aten, PrivateUse1, m) {
   m.impl("empty.memory_format", empty);
   m.impl("empty_strided", empty_strided);
   m.impl("as_strided", as_strided);
+  m.impl("unfold", at::native::unfold);
   m.impl("view", view);
   m.impl("_reshape_alias", reshape_alias);
   m.impl("resize_", resize);
@@ -350,6 +353,7 @@ TORCH_LIBRARY(pretend, m) {
     launches = stalls = to_device = to_host = 0;
     peak = held.load();
   });
+  m.def("reset_peak", []() { peak = held.load(); });
   m.def("totals", []() { return std::vector<int64_t>{launches, stalls, to_device, to_host, held, peak}; });
   m.def("counted", []() {
     std::lock_guard<std::mutex> lock(guarded);
