@@ -147,23 +147,21 @@ def _session(order: Order, material: _Material) -> Iterator:
 
     Raises ValueError when the run would not fit.
     """
-    run, text, needed, expected = order.run, order.text, 0.0, None
+    run, text, needed, settled = order.run, order.text, 0.0, None
     job = preparing.job(
         order.sources, order.recipe, material.encoded, material.latents, material.priors, material.shown
     )
     with trainable(order.sources.model) as patcher, aside(text and text.patcher) as encoders:
-        measures = run.measures
+        measures, planner = run.measures, Planner(patcher, text)
         try:
-            planner = Planner(patcher, text)
             settled, line = planner.settle(job, run.measures, run.automatic)
-            expected = planner.expected(job, settled)
             measures, needed = settled.measures, settled.need.total - settled.need.weights
             order.progress.keep(line)
             log.info("%s: %s", run.name, line)
         except UnforeseeableError as reason:
             log.warning("what %s needs is not known before its first step: %s", run.name, reason)
-        with loaded(patcher, measures, needed, encoders):
-            yield patcher, expected
+        with loaded(patcher, measures, needed, encoders) as way:
+            yield patcher, planner.expected(job, settled, way) if settled else None
 
 
 def _set_up(order: Order, material: _Material, patcher) -> _Work:

@@ -65,7 +65,7 @@ class Selection:
         from lora_loom.nodes.bridge import memory
 
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(memory, "rates_of", lambda device, dtype: Rates(1e13, 1e11, 1e-5, 1e10))
+            patch.setattr(memory, "rates_of", lambda *_: Rates(1e13, 1e11, 1e-5, 1e10))
             yield
 
     @pytest.hookimpl(hookwrapper=True)

@@ -1,0 +1,71 @@
+"""How fast a device is, measured in hundredths of a second."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from functools import cache, partial
+
+import comfy.model_management
+import torch
+from torch import Tensor, nn
+
+from ...lora_core.training.meter import Meter
+from ...lora_core.training.plan import Rates
+from .staging import COUNT, PAGEABLE, PINNED, STAGED, Staging, pinned_buffers, side_of
+
+_COPIED, _BLOCKS = 2**24, 4  # bytes of a copy; weights of a block, and blocks, of a staged one
+
+
+@cache
+def rates_of(device: torch.device, dtype: torch.dtype, way: str = PAGEABLE) -> Rates:
+    """A large matrix product, large sums, small layers, and copies from RAM in that way."""
+    side = 768 if device.type == "cpu" else 4096
+    square = torch.ones(side, side, dtype=dtype, device=device)
+    large = torch.ones(2**22, device=device)
+    with Meter(device) as meter:
+        _small_layers(device)
+    return Rates(
+        flops=2 * side**3 / _fastest(device, lambda: square @ square),
+        moved=2 * large.nbytes / _fastest(device, lambda: large + 1),
+        launch=_fastest(device, lambda: _small_layers(device)) / meter.launches,
+        copied=_copied(device, way),
+        overlapped=way != PAGEABLE,
+    )
+
+
+def _copied(device: torch.device, way: str) -> float:
+    """Bytes a second; of memory that is not pinned where none can be."""
+    with pinned_buffers(_COPIED, {PINNED: 1, STAGED: COUNT}.get(way, 0)) as buffers:
+        ram = buffers[0] if way == PINNED and buffers else torch.ones(_COPIED, dtype=torch.uint8)
+        if way != STAGED or not buffers:
+            return ram.nbytes / _fastest(device, lambda: ram.to(device, copy=True))
+        with closing(Staging(buffers, frozenset(), side_of(device))) as staging:
+            return _BLOCKS * ram.nbytes / _fastest(device, partial(_staged, staging, ram.chunk(_BLOCKS)))
+
+
+def _staged(staging: Staging, block: Sequence[Tensor]) -> None:
+    for _ in range(_BLOCKS):
+        with staging.side.entered():
+            staging.copies(block)
+    staging.queued()
+
+
+def _small_layers(device: torch.device) -> None:
+    weight = torch.ones(8, 8, device=device)
+    x = torch.ones(8, 8, device=device, requires_grad=True)
+    for _ in range(30):
+        x = nn.functional.gelu(nn.functional.linear(x, weight))
+    x.sum().backward()
+
+
+def _fastest(device: torch.device, work: Callable[[], object], times: int = 3) -> float:
+    seconds = []
+    for _ in range(times):
+        started = time.perf_counter()
+        work()
+        if device.type != "cpu":
+            comfy.model_management.synchronize()
+        seconds.append(time.perf_counter() - started)
+    return min(seconds)
