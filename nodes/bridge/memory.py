@@ -21,7 +21,7 @@ from .offload import largest, shared_out, slots
 from .rates import rates_of
 from .rehearsal import Job, Trace, sampled, stored, stored_bytes, traced
 from .session import blocks
-from .staging import COUNT, STAGED, foreseen
+from .staging import COUNT, STAGED, WAYS, foreseen
 
 
 class UnforeseeableError(Exception):
@@ -59,13 +59,23 @@ class Planner:
             raise ValueError(plan.refusal(settled, free, dict(self.changes(job, settled.measures))))
         if settled.measures.offload:
             self._check_ram()
-        streamed = self._streamed(settled.measures)
-        pinned = COUNT * largest(streamed) if self._way(streamed) == STAGED else 0
+        staged = self.way(settled.measures) == STAGED
+        pinned = COUNT * largest(self._streamed(settled.measures)) if staged else 0
         return settled, plan.describe(settled, free, self.seconds(job, settled.measures), job.config.steps, pinned)
 
     def expected(self, job: Job, settled: Plan, way: str = "") -> Expected:
         """Of each step, once the run goes on; `way` is how offloaded weights are really copied to the device."""
-        return Expected(settled.need.step, self.seconds(job, settled.measures, way))
+        return Expected(settled.need.step, self.seconds(job, settled.measures, way), settled.measures.offload > 0)
+
+    def otherwise(self, job: Job, settled: Plan, foreseen: str, way: str) -> str:
+        """Return a sentence where offloaded weights are copied in a slower way than was foreseen."""
+        if not way or WAYS.index(way) <= WAYS.index(foreseen):
+            return ""
+        through = "through two buffers" if way == STAGED else "from memory that is not pinned, while the GPU waits"
+        return (
+            f"not all offloaded weights could be pinned, so they are copied {through}: "
+            f"about {self.seconds(job, settled.measures, way):.2g} s a step; close other programs if RAM is short"
+        )
 
     def _check_ram(self) -> None:
         """Offloaded weights that lie on the device now, as after sampling, come back to RAM first."""
@@ -124,8 +134,9 @@ class Planner:
     def _streamed(self, measures: Measures) -> list[nn.Module]:
         return shared_out(blocks(self.patcher.model.diffusion_model), measures.offload)
 
-    def _way(self, streamed: list[nn.Module]) -> str:
-        """How their weights will be copied to the device, as far as it is known before."""
+    def way(self, measures: Measures) -> str:
+        """How offloaded weights will be copied to the device, as far as that is known before they are pinned."""
+        streamed = self._streamed(measures)
         weights = [own[name] for module in streamed for own, name in slots(module)]
         return foreseen(self.device, weights, largest(streamed))
 
@@ -136,7 +147,7 @@ class Planner:
     def seconds(self, job: Job, measures: Measures, way: str = "") -> float:
         """Of one optimiser step."""
         streamed = self._streamed(measures)
-        rates = rates_of(self.device, self.patcher.model.get_dtype_inference(), way or self._way(streamed))
+        rates = rates_of(self.device, self.patcher.model.get_dtype_inference(), way or self.way(measures))
         work = self.trace(job, measures).work
         return job.config.accumulation * rates.seconds(work, sum(map(stored_bytes, streamed)))
 

@@ -147,7 +147,7 @@ def _session(order: Order, material: _Material) -> Iterator:
 
     Raises ValueError when the run would not fit.
     """
-    run, text, needed, settled = order.run, order.text, 0.0, None
+    run, text, needed, settled, foreseen = order.run, order.text, 0.0, None, ""
     job = preparing.job(
         order.sources, order.recipe, material.encoded, material.latents, material.priors, material.shown
     )
@@ -156,11 +156,14 @@ def _session(order: Order, material: _Material) -> Iterator:
         try:
             settled, line = planner.settle(job, run.measures, run.automatic)
             measures, needed = settled.measures, settled.need.total - settled.need.weights
+            foreseen = planner.way(measures)
             order.progress.keep(line)
             log.info("%s: %s", run.name, line)
         except UnforeseeableError as reason:
             log.warning("what %s needs is not known before its first step: %s", run.name, reason)
         with loaded(patcher, measures, needed, encoders) as way:
+            if settled:
+                tell(order.progress, planner.otherwise(job, settled, foreseen, way))
             yield patcher, planner.expected(job, settled, way) if settled else None
 
 

@@ -104,7 +104,7 @@ RINGS = {
             "test_objective_and_layers.py", "test_offload.py", "test_optimizer.py",
             "test_previews.py", "test_report.py", "test_resize_extract.py", "test_runs.py",
             "test_spans.py", "test_stack.py", "test_text.py", "test_training.py",
-            "device/test_budgets.py", "device/test_dynamic_vram.py",
+            "device/test_budgets.py", "device/test_dynamic_vram.py", "device/test_novram.py",
         ),
         families=_FAMILIES,
         left_out={
