@@ -19,7 +19,7 @@ _COPIED, _BLOCKS = 2**24, 4  # bytes of a copy; weights of a block, and blocks, 
 
 
 @cache
-def rates_of(device: torch.device, dtype: torch.dtype, way: str = PAGEABLE) -> Rates:
+def rates_of(device: torch.device, dtype: torch.dtype, way: str) -> Rates:
     """A large matrix product, large sums, small layers, and copies from RAM in that way."""
     side = 768 if device.type == "cpu" else 4096
     square = torch.ones(side, side, dtype=dtype, device=device)
@@ -30,12 +30,12 @@ def rates_of(device: torch.device, dtype: torch.dtype, way: str = PAGEABLE) -> R
         flops=2 * side**3 / _fastest(device, lambda: square @ square),
         moved=2 * large.nbytes / _fastest(device, lambda: large + 1),
         launch=_fastest(device, lambda: _small_layers(device)) / meter.launches,
-        copied=_copied(device, way),
+        copied=copied(device, way),
         overlapped=way != PAGEABLE,
     )
 
 
-def _copied(device: torch.device, way: str) -> float:
+def copied(device: torch.device, way: str) -> float:
     """Bytes a second; of memory that is not pinned where none can be."""
     with pinned_buffers(_COPIED, {PINNED: 1, STAGED: COUNT}.get(way, 0)) as buffers:
         ram = buffers[0] if way == PINNED and buffers else torch.ones(_COPIED, dtype=torch.uint8)

@@ -15,8 +15,7 @@ import threading
 import weakref
 from bisect import bisect_right
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -33,19 +32,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from harness.calls import encode
+from harness.host import COMPUTE, HOST, SIDE, Clock, Driver, Workers, join
 from harness.problem import Problem
 
-Clock = dict[str, int]  # how far each thread, and each thread's launches on each stream, are known to have come
-HOST, THREAD, COMPUTE, SIDE = "host", "thread", "compute", "side"
-COMPUTE_AFTER_COPIES, COPIES_AFTER_COMPUTE = "compute for side", "side for compute"
-FILL_AFTER_COPIES, COMPUTE_AFTER_QUEUED = "thread for event", "host for work"
-UNPIN_AFTER_COPIES, UNPIN_AFTER_THREAD, UNPIN_AFTER_EVENTS = "host for side", "host for thread", "host for event"
 _LAUNCHING_NOTHING = {"empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided", "set_"}
-
-
-def _join(clock: Clock, other: Mapping[str, int]) -> None:
-    for name, time in other.items():
-        clock[name] = max(clock.get(name, 0), time)
 
 
 def _late(earlier: Mapping[str, int], clock: Mapping[str, int]) -> list[str]:
@@ -81,7 +71,7 @@ class Stream:
         clock = dict(thread)
         for name, (times, clocks) in self.launched.items():
             if at := bisect_right(times, thread.get(name, 0)):
-                _join(clock, clocks[at - 1])
+                join(clock, clocks[at - 1])
         return clock
 
     def note(self, clock: Clock) -> None:
@@ -94,13 +84,13 @@ class Stream:
         with self.owner.waiting(f"{self.name} for {other.name}") as thread:
             if thread is not None:
                 clock = self.known_to(thread)
-                _join(clock, other.known_to(thread))
+                join(clock, other.known_to(thread))
                 self.note(clock)
 
     def synchronize(self) -> None:
         with self.owner.waiting(f"{HOST} for {self.name}") as thread:
             if thread is not None:
-                _join(thread, self.known_to(thread))
+                join(thread, self.known_to(thread))
 
 
 class Event:
@@ -117,7 +107,7 @@ class Event:
     def synchronize(self) -> None:
         with self.owner.waiting(f"{self.owner.thread()[0]} for event") as thread:
             if thread is not None and not _late(self.recorded, thread):
-                _join(thread, self.clock)
+                join(thread, self.clock)
 
 
 class Streams:
@@ -239,7 +229,7 @@ class Streams:
         with self.lock:
             for memory in found:
                 for use in (memory.before, memory.reads, memory.writes) if memory.pool else ():
-                    _join(self.freed[memory.pool], use)
+                    join(self.freed[memory.pool], use)
             if self.memory.get(key) is found:
                 del self.memory[key]
 
@@ -282,72 +272,6 @@ class _Recording(TorchDispatchMode):
 
 def _tensors(tree: Any) -> list[Tensor]:
     return [part for leaf in tree_leaves(tree) if isinstance(leaf, Tensor) for part in staging.parts(leaf)]
-
-
-class Driver:
-    """Pins memory as CUDA's does, but for what `read_only` says cannot be and beyond `room` bytes."""
-
-    def __init__(self, owner: Streams) -> None:
-        self.owner, self.room, self.tried, self.refused = owner, 2**40, 0, 0
-        self.pinned: dict[int, int] = {}
-        self.read_only: Callable[[int], bool] = lambda _address: False
-
-    def cudaHostRegister(self, address: int, size: int, _flags: int) -> int:  # noqa: N802
-        self.tried += 1
-        if self.read_only(address) or sum(self.pinned.values()) + size > self.room:
-            self.refused += 1
-            return 1
-        self.pinned[address] = size
-        return 0
-
-    def cudaHostUnregister(self, address: int) -> int:  # noqa: N802
-        self.owner.unpinned(address, self.pinned.pop(address))
-        return 0
-
-    def holds(self, tensor: Tensor) -> bool:
-        return any(start <= tensor.data_ptr() < start + size for start, size in self.pinned.items())
-
-
-class Workers(ThreadPoolExecutor):
-    """A thread whose work is logged, and which knows what was done before it was given it."""
-
-    def __init__(self, owner: Streams, *choices: Any) -> None:
-        super().__init__(*choices)
-        self.owner = owner
-
-    def submit(self, work: Callable, /, *args: Any) -> Awaited:
-        with self.owner.lock:
-            given = dict(self.owner.tick()[1])
-        return Awaited(self.owner, super().submit(self._done, given, work, *args))
-
-    def _done(self, given: Clock, work: Callable, *args: Any) -> Clock:
-        self.owner.local.name = THREAD
-        with self.owner.lock:
-            _join(self.owner.clocks[THREAD], given)
-        with self.owner.recorded():
-            work(*args)
-        with self.owner.lock:
-            return dict(self.owner.clocks[THREAD])
-
-    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
-        super().shutdown(wait, cancel_futures=cancel_futures)
-        with self.owner.waiting(UNPIN_AFTER_THREAD) as thread:
-            if thread is not None:
-                _join(thread, self.owner.clocks[THREAD])
-
-
-@dataclass(frozen=True)
-class Awaited:
-    """A future of such a thread."""
-
-    owner: Streams
-    future: Future
-
-    def result(self) -> None:
-        done = self.future.result()
-        with self.owner.waiting(COMPUTE_AFTER_QUEUED) as thread:
-            if thread is not None:
-                _join(thread, done)
 
 
 def gradients(

@@ -19,8 +19,9 @@ import pytest
 import tiny
 import torch
 from harness.calls import run_node
+from harness.host import FILL_AFTER_COPIES
 from harness.runs import train
-from harness.streams import FILL_AFTER_COPIES, Streams, gradients
+from harness.streams import Streams, gradients
 from lora_loom.lora_core.adapter import Adapter
 from lora_loom.nodes.bridge.patching import apply_layers
 from lora_loom.nodes.bridge.staging import COUNT
