@@ -16,7 +16,6 @@ NAMED: dict[str, str] = {
     "lora_core/training/optimizers/__init__.py": "where torch has a fused AdamW",
     "lora_core/orthonormal.py": "where torch has a fast QR",
     "nodes/bridge/sampling.py": "whose random numbers torch keeps apart",
-    "nodes/bridge/offload.py": "where torch has streams and memory is pinned",
 }
 _ASKING = re.compile(r"is_(cuda|mps|xpu|directml|device_(?!cpu)\w+|intel_xpu|amd|nvidia)$")
 

@@ -66,17 +66,19 @@ class Need:
 @dataclass(frozen=True)
 class Rates:
     """What a device does in a second (`flops`, bytes `moved`, bytes `copied` to it from RAM) and the seconds that
-    starting one operator takes (`launch`)."""
+    starting one operator takes (`launch`). Copies that are `overlapped` are made while the device computes."""
 
     flops: float
     moved: float
     launch: float
     copied: float
+    overlapped: bool = False
 
     def seconds(self, work: Work, streamed: int = 0) -> float:
         """Of one forward and backward pass; `streamed` bytes come from RAM for each of the two."""
-        compute = work.flops / self.flops + work.moved / self.moved
-        return max(compute, work.launches * self.launch) + 2 * streamed / self.copied
+        compute = max(work.flops / self.flops + work.moved / self.moved, work.launches * self.launch)
+        copies = 2 * streamed / self.copied
+        return max(compute, copies) if self.overlapped else compute + copies
 
 
 @dataclass(frozen=True)
@@ -142,11 +144,12 @@ def refusal(plan: Plan, free: float, changes: Mapping[str, float]) -> str:
     )
 
 
-def describe(plan: Plan, free: float, seconds: float, steps: int) -> str:
-    """One line for the node."""
+def describe(plan: Plan, free: float, seconds: float, steps: int, pinned: float = 0) -> str:
+    """One line for the node; `pinned` bytes of RAM are buffers that offloaded weights are copied through."""
+    through = f"; {in_gb(pinned)} GB of RAM is pinned to copy offloaded blocks through" if pinned else ""
     return (
         f"needs {in_gb(plan.need.total)} of {in_gb(free)} GB free: {plan.need} ({plan.measures}); "
-        f"about {seconds:.2g} s a step, {_duration(seconds * steps)}"
+        f"about {seconds:.2g} s a step, {_duration(seconds * steps)}{through}"
     )
 
 

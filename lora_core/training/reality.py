@@ -9,32 +9,63 @@ from .plan import GB, in_gb
 JUDGED_AFTER = 3  # steps; the first allocates and compiles what later ones have
 _MORE, _LEAST = 1.15, 0.25 * GB  # what a step may hold beyond the prediction
 _SLOWER, _NOTICED = 3.0, 1.0  # the prediction of times is rough, and nobody waits for less than a second
+_FULL = 0.92  # of a device's memory in use; Windows leaves some of it to what draws the screen
+_CURE = "raise offload or lower batch_size or resolution"
 
 
 @dataclass(frozen=True)
 class Expected:
-    """`step`: what a step holds beside weights, factors and the optimiser's state; `seconds`: what it takes."""
+    """`step`: what a step holds beside weights, factors and the optimiser's state; `seconds`: what it takes, with
+    `offloaded` weights copied in the way in which they really are."""
 
     step: float
     seconds: float
+    offloaded: bool = False
 
 
-def difference(expected: Expected, held: float | None, seconds: float) -> str:
-    """One sentence where a step holds much more memory or takes much longer than was predicted; empty where it does
-    not. `held` is None on a device that does not tell."""
+@dataclass(frozen=True)
+class Seen:
+    """Of the first steps: bytes that one `held` beside the weights, its `seconds`, and the bytes of the device that all
+    programs had in use, `used` of `total`; None where a device does not tell."""
+
+    held: float | None
+    seconds: float
+    used: float | None = None
+    total: float | None = None
+
+    def full(self) -> bool:
+        return self.used is not None and self.used >= _FULL * self.total
+
+
+def difference(expected: Expected, seen: Seen) -> str:
+    """One sentence where a step holds much more memory or takes much longer than was predicted: the verdict, the
+    figures and what to do. Empty where it does not."""
+    held = seen.held
     more = held is not None and held > max(expected.step * _MORE, expected.step + _LEAST)
-    slower = seconds > max(expected.seconds * _SLOWER, expected.seconds + _NOTICED)
-    found = []
+    slower = seen.seconds > max(expected.seconds * _SLOWER, expected.seconds + _NOTICED)
+    figures = []
     if slower:
-        found.append(f"takes {seconds:.2g} s where {expected.seconds:.2g} s was predicted")
+        figures.append(f"takes {seen.seconds:.2g} s where {expected.seconds:.2g} s was predicted")
     if more:
-        found.append(f"holds {in_gb(held)} GB beside the weights where {in_gb(expected.step)} GB was predicted")
-    if not found:
+        figures.append(f"holds {in_gb(held)} GB beside the weights where {in_gb(expected.step)} GB was predicted")
+    if not figures:
         return ""
-    cure = (
-        "when the memory of the GPU is full, Windows moves it to RAM without an error, which is slow: close other "
-        "programs, or raise offload or lower batch_size or resolution"
-        if slower
-        else "if it runs out, raise offload or lower batch_size or resolution"
+    verdict, cure = _slow(expected, seen) if slower else _large()
+    return f"{verdict}: a step {' and '.join(figures)}; {cure}"
+
+
+def _large() -> tuple[str, str]:
+    return "training needs more memory than predicted", f"if it runs out, {_CURE}"
+
+
+def _slow(expected: Expected, seen: Seen) -> tuple[str, str]:
+    moved = f"Windows moves what does not fit to RAM without an error, which is slow: close other programs, or {_CURE}"
+    if seen.used is None:
+        return "training is slower than predicted", f"when the memory of the GPU is full, {moved}"
+    in_use = f"{in_gb(seen.used)} of {in_gb(seen.total)} GB of its memory are in use"
+    if seen.full():
+        return "the memory of the GPU is full, and training is slow", f"{in_use}; {moved}"
+    disk = ", and whether RAM is so full that offloaded weights are read from the disk again" * expected.offloaded
+    return "training is slower than predicted", (
+        f"{in_use}, so memory is not the reason: see whether another program uses the GPU{disk}"
     )
-    return f"a step {' and '.join(found)}; {cure}"

@@ -20,7 +20,7 @@ from ...lora_core.kinds.correction import mapped
 from ...lora_core.merging.chain import Step, applied
 from ...lora_core.weight_sum import joined
 from .clock import Clock, Timed
-from .frozen import is_foreign, ordinary
+from .frozen import for_autograd, is_foreign
 from .fused import insist
 from .weights import told
 
@@ -190,7 +190,7 @@ def _like(tensor: Tensor, other: Tensor) -> Tensor:
 def _moved(tensor: Tensor, device: torch.device, dtype: torch.dtype | None = None) -> Tensor:
     """There already, when ComfyUI has loaded it. Autograd takes no inference tensors."""
     found = tensor.to(device, dtype or tensor.dtype)
-    return ordinary(found) if found.is_inference() and not torch.is_inference_mode_enabled() else found
+    return for_autograd(found) if found.is_inference() and not torch.is_inference_mode_enabled() else found
 
 
 def _plain(x: Tensor) -> Tensor:

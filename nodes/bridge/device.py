@@ -1,23 +1,16 @@
-"""What a device has free, what it can do, and how fast it is."""
+"""What a device has free, and what it can do."""
 
 from __future__ import annotations
 
 import inspect
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import cache, partial
+from types import ModuleType
 
 import comfy.model_management
 import torch
-from torch import nn
 
 from ...lora_core import fp64
-from ...lora_core.training.meter import Meter
-from ...lora_core.training.plan import Rates
-
-_SIDES = (768, 2048, 4096)  # of the square matrices whose product is timed
-_GROWTH, _LONG = 20, 0.1  # times the work from one to the next, at most; seconds
 
 
 def free_bytes(device: torch.device) -> float:
@@ -32,6 +25,16 @@ def free_bytes(device: torch.device) -> float:
 
 def shares_ram(device: torch.device) -> bool:
     return device.type in ("cpu", "mps")
+
+
+def streams_of(device: torch.device) -> ModuleType | None:
+    """Return torch's module of the device's streams and events; None where copies and computing take turns."""
+    return torch.cuda if comfy.model_management.is_device_cuda(device) else None
+
+
+def may_pin() -> bool:
+    """Whether ComfyUI pins memory, which --disable-pinned-memory forbids."""
+    return getattr(comfy.model_management, "MAX_PINNED_MEMORY", 1) > 0
 
 
 def release(patcher) -> None:
@@ -85,48 +88,3 @@ def with_fp64(device: torch.device) -> torch.device:
 def has_fp64(device: torch.device) -> bool:
     """Whether ComfyUI says so, and it is so: an older ComfyUI does not know of all devices."""
     return device.type == "cpu" or (comfy.model_management.supports_fp64(device) and fp64.has_fp64(device))
-
-
-@cache
-def rates_of(device: torch.device, dtype: torch.dtype) -> Rates:
-    """Measured in hundredths of a second: a large matrix product, large sums, small layers, and a copy from RAM."""
-    large = torch.ones(2**22, device=device)
-    ram = torch.ones(2**24, dtype=torch.uint8, pin_memory=device.type == "cuda")
-    with Meter(device) as meter:
-        _small_layers(device)
-    return Rates(
-        flops=_flops(device, dtype),
-        moved=2 * large.nbytes / _fastest(device, lambda: large + 1),
-        launch=_fastest(device, lambda: _small_layers(device)) / meter.launches,
-        copied=ram.nbytes / _fastest(device, lambda: ram.to(device, copy=True)),
-    )
-
-
-def _flops(device: torch.device, dtype: torch.dtype) -> float:
-    """Of a matrix product a second, of the largest of three that takes at most a tenth of one: a slow device is kept
-    busy by a small one, and would need seconds for what keeps a fast one busy."""
-    for side in _SIDES:
-        square = torch.ones(side, side, dtype=dtype, device=device)
-        seconds = _fastest(device, partial(torch.mm, square, square))
-        if seconds * _GROWTH > _LONG:
-            break
-    return 2 * side**3 / seconds
-
-
-def _small_layers(device: torch.device) -> None:
-    weight = torch.ones(8, 8, device=device)
-    x = torch.ones(8, 8, device=device, requires_grad=True)
-    for _ in range(30):
-        x = nn.functional.gelu(nn.functional.linear(x, weight))
-    x.sum().backward()
-
-
-def _fastest(device: torch.device, work: Callable[[], object], times: int = 3) -> float:
-    seconds = []
-    for _ in range(times):
-        started = time.perf_counter()
-        work()
-        if device.type != "cpu":
-            comfy.model_management.synchronize()
-        seconds.append(time.perf_counter() - started)
-    return min(seconds)

@@ -103,7 +103,7 @@ def _tensors(model: nn.Module) -> list[tuple[dict, str, Tensor]]:
     return [(slots, name, value) for slots in places for name, value in slots.items() if value is not None]
 
 
-def ordinary(tensor: Tensor) -> Tensor:
+def for_autograd(tensor: Tensor) -> Tensor:
     """Return an inference tensor, which autograd does not take, as an ordinary one on the same memory."""
     with unset_fake_temporarily():
         return _shared(tensor)
@@ -113,10 +113,20 @@ def _shared(tensor: Tensor, dtype: torch.dtype | None = None) -> Tensor:
     """An ordinary tensor of the same class and attributes on the same memory; a copy only where `dtype` differs."""
     if is_traceable_wrapper_subclass(tensor):
         return nn.Parameter(tensor.detach(), requires_grad=False)
-    plain = torch.empty(0, dtype=tensor.dtype, device=tensor.device)
-    plain.set_(tensor.untyped_storage(), tensor.storage_offset(), tensor.size(), tensor.stride())
+    plain = ordinary(tensor)
     if dtype is not None and type(tensor) in (Tensor, nn.Parameter):
         plain = plain.to(dtype)
+    return alike(plain, tensor)
+
+
+def ordinary(tensor: Tensor) -> Tensor:
+    """A Tensor on the same memory, of no other class and no inference tensor."""
+    plain = torch.empty(0, dtype=tensor.dtype, device=tensor.device)
+    return plain.set_(tensor.untyped_storage(), tensor.storage_offset(), tensor.size(), tensor.stride())
+
+
+def alike(plain: Tensor, tensor: Tensor) -> Tensor:
+    """The memory of `plain` as a tensor of the class and attributes of the other."""
     if type(tensor) is Tensor:
         return plain
     shared = Tensor._make_subclass(type(tensor), plain)

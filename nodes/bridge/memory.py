@@ -8,18 +8,20 @@ from typing import Any
 
 import comfy.model_management
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from ...lora_core.training import plan
 from ...lora_core.training.plan import Measures, Need, Plan
 from ...lora_core.training.reality import Expected
-from .device import free_bytes, leaves_weights_in_ram, rates_of, shares_ram
+from .device import free_bytes, leaves_weights_in_ram, shares_ram
 from .frozen import cast_layers
 from .guests import Guests
-from .offload import shared_out, slots
+from .offload import largest, shared_out, slots
+from .rates import rates_of
 from .rehearsal import Job, Trace, sampled, stored, stored_bytes, traced, tried
 from .session import blocks
+from .staging import COUNT, STAGED, WAYS, foreseen
 
 
 class UnforeseeableError(Exception):
@@ -57,7 +59,9 @@ class Planner:
             raise ValueError(plan.refusal(settled, free, dict(self.changes(job, settled.measures))))
         if settled.measures.offload:
             self._check_ram()
-        return settled, plan.describe(settled, free, self.seconds(job, settled.measures), job.config.steps)
+        staged = self.way(settled.measures) == STAGED
+        pinned = COUNT * largest(self._streamed(settled.measures)) if staged else 0
+        return settled, plan.describe(settled, free, self.seconds(job, settled.measures), job.config.steps, pinned)
 
     def unforeseen(self, asked: Measures, automatic: bool, reason: UnforeseeableError) -> tuple[Measures, float, str]:
         """Measures for a run of which `settle` could not say what it needs, the bytes to make free for its steps, which
@@ -74,9 +78,19 @@ class Planner:
         )
         return measures, max(free - weights, 0), line
 
-    def expected(self, job: Job, settled: Plan) -> Expected:
-        """Of each step, once the run goes on."""
-        return Expected(settled.need.step, self.seconds(job, settled.measures))
+    def expected(self, job: Job, settled: Plan, way: str = "") -> Expected:
+        """Of each step, once the run goes on; `way` is how offloaded weights are really copied to the device."""
+        return Expected(settled.need.step, self.seconds(job, settled.measures, way), settled.measures.offload > 0)
+
+    def otherwise(self, job: Job, settled: Plan, foreseen: str, way: str) -> str:
+        """Return a sentence where offloaded weights are copied in a slower way than was foreseen."""
+        if not way or WAYS.index(way) <= WAYS.index(foreseen):
+            return ""
+        through = "through two buffers" if way == STAGED else "from memory that is not pinned, while the GPU waits"
+        return (
+            f"not all offloaded weights could be pinned, so they are copied {through}: "
+            f"about {self.seconds(job, settled.measures, way):.2g} s a step; close other programs if RAM is short"
+        )
 
     def _check_ram(self) -> None:
         """Offloaded weights that lie on the device now, as after sampling, come back to RAM first."""
@@ -131,18 +145,26 @@ class Planner:
 
     def resident(self, measures: Measures) -> int:
         """Bytes of the weights that lie on the device."""
-        model = self.patcher.model
-        streamed = shared_out(blocks(model.diffusion_model), measures.offload)
-        return stored_bytes(model) + self._text() - sum(map(stored_bytes, streamed))
+        streamed = self._streamed(measures)
+        return stored_bytes(self.patcher.model) + self._text() - sum(map(stored_bytes, streamed))
+
+    def _streamed(self, measures: Measures) -> list[nn.Module]:
+        return shared_out(blocks(self.patcher.model.diffusion_model), measures.offload)
+
+    def way(self, measures: Measures) -> str:
+        """How offloaded weights will be copied to the device, as far as that is known before they are pinned."""
+        streamed = self._streamed(measures)
+        weights = [own[name] for module in streamed for own, name in slots(module)]
+        return foreseen(self.device, weights, largest(streamed))
 
     def _text(self) -> int:
         """Bytes of the text encoders' weights."""
         return 0 if self.clip is None else stored_bytes(self.clip.patcher.model)
 
-    def seconds(self, job: Job, measures: Measures) -> float:
+    def seconds(self, job: Job, measures: Measures, way: str = "") -> float:
         """Of one optimiser step."""
-        streamed = shared_out(blocks(self.patcher.model.diffusion_model), measures.offload)
-        rates = rates_of(self.device, self.patcher.model.get_dtype_inference())
+        streamed = self._streamed(measures)
+        rates = rates_of(self.device, self.patcher.model.get_dtype_inference(), way or self.way(measures))
         work = self.trace(job, measures).work
         return job.config.accumulation * rates.seconds(work, sum(map(stored_bytes, streamed)))
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from .device import release
+from .staging import Copying, Side, Staging, copying, room_for, side_of
 
 Slot = tuple[dict, str]  # a module's own parameters or buffers, and a name among them
 
@@ -37,11 +38,12 @@ def shared_out(modules: Sequence[nn.Module], share: float) -> list[nn.Module]:
 
 
 @contextmanager
-def loaded_around(patcher, streamed: Sequence[nn.Module], needed: float) -> Iterator[None]:
+def loaded_around(patcher, streamed: Sequence[nn.Module], needed: float) -> Iterator[Copying]:
     """The model of a ModelPatcher, patched, its weights seen through copies on the device but for `streamed` modules.
 
     ComfyUI would load all of it first, or cast layer by layer into buffers that autograd must not see. `needed` bytes
-    beside the weights are made free on the device before. On leaving, all is unpatched and as it was.
+    beside the weights are made free on the device before. On leaving, all is unpatched and as it was. Yields how the
+    weights of `streamed` will reach the device.
     """
     device, ram = patcher.load_device, torch.device("cpu")
     apart = {inner for module in streamed for inner in module.modules()}
@@ -52,11 +54,10 @@ def loaded_around(patcher, streamed: Sequence[nn.Module], needed: float) -> Iter
     try:
         _patch_one_by_one(patcher, device, ram)
         patcher.patch_model(ram)
-        for key in _keys_of(patcher.model, apart) if comfy.model_management.is_device_cuda(device) else ():
-            patcher.pin_weight_to_device(key)
-        with _seen_through(resident, device):
+        weights = dict(_weights_of(patcher.model, apart))
+        with copying(patcher, weights, largest(streamed)) as way, _seen_through(resident, device):
             patcher.model.device = device
-            yield
+            yield way
     finally:
         patcher.detach()
 
@@ -90,22 +91,30 @@ def _patch_one_by_one(patcher, device: torch.device, ram: torch.device) -> None:
         patcher.model.get_submodule(key.rpartition(".")[0]).comfy_patched_weights = True  # loading passes these over
 
 
-def _keys_of(model: nn.Module, modules: set[nn.Module]) -> Iterator[str]:
+def _weights_of(model: nn.Module, modules: set[nn.Module]) -> Iterator[tuple[str, nn.Parameter]]:
+    """By the keys that a ModelPatcher has for them."""
     for path, module in model.named_modules():
         if module in modules:
-            yield from (f"{path}.{name}" for name, _ in module.named_parameters(recurse=False))
+            yield from ((f"{path}.{name}", weight) for name, weight in module.named_parameters(recurse=False))
+
+
+def largest(modules: Sequence[nn.Module]) -> int:
+    """Bytes of a buffer that takes the weights of any of them."""
+    return max((room_for(own[name] for own, name in slots(module)) for module in modules), default=0)
 
 
 class Stream:
     """Runs blocks on device copies of their weights; at most the copies of the running and of the next block exist.
 
     `ahead`: the next block, the one that followed the last time, is copied while the running one computes. On CUDA all
-    copies are made on a `side` stream that first waits for the work queued so far, and that later work waits for: no
-    memory is used again too early, whichever stream freed it.
+    copies are made on a stream beside that first waits for the work queued so far, and that later work waits for: no
+    memory is used again too early, whichever stream freed it. With `staging` they are queued from its thread.
     """
 
-    def __init__(self, device: torch.device, ahead: bool = False, side: torch.cuda.Stream | None = None):
-        self.device, self.ahead, self.side = device, ahead, side
+    def __init__(
+        self, device: torch.device, ahead: bool = False, side: Side | None = None, staging: Staging | None = None
+    ):
+        self.device, self.ahead, self.side, self.staging = device, ahead, side, staging
         self.follower: dict[tuple[nn.Module, bool], nn.Module] = {}
         self.last: tuple[nn.Module, bool] | None = None
         self.coming: tuple[nn.Module, list[Tensor]] | None = None
@@ -134,11 +143,22 @@ class Stream:
             own[name] = original
         self.swapped = []
 
+    def close(self) -> None:
+        """Put the originals back and wait for what is still copied: they may be unpinned or changed afterwards."""
+        self.put_back()
+        self.coming = None
+        if self.staging is not None:
+            self.staging.close()
+        elif self.side is not None:
+            self.side.stream.synchronize()
+
     def _take(self, block: nn.Module) -> list[Tensor]:
         coming, self.coming = self.coming, None
         copies = coming[1] if coming is not None and coming[0] is block else self._fetch(block)
+        if self.staging is not None:
+            self.staging.queued()
         if self.side is not None:
-            torch.cuda.current_stream(self.device).wait_stream(self.side)
+            self.side.let_computing_wait()
         return copies
 
     def _foresee(self, block: nn.Module, again: bool) -> None:
@@ -150,15 +170,17 @@ class Stream:
             self.coming = (following, self._fetch(following))
 
     def _fetch(self, block: nn.Module) -> list[Tensor]:
+        originals = [own[name] for own, name in slots(block)]
         if self.side is None:
-            return [copied(own[name], self.device) for own, name in slots(block)]
-        self.side.wait_stream(torch.cuda.current_stream(self.device))
-        with torch.cuda.stream(self.side):
-            return [copied(own[name], self.device, non_blocking=True) for own, name in slots(block)]
+            return [copied(original, self.device) for original in originals]
+        self.side.wait_for_computing()
+        with self.side.entered():
+            if self.staging is not None:
+                return self.staging.copies(originals)
+            return [copied(original, self.device, non_blocking=True) for original in originals]
 
 
-def stream_to(device: torch.device) -> Stream:
-    """A Stream as suits the device."""
-    if comfy.model_management.is_device_cuda(device):
-        return Stream(device, ahead=True, side=torch.cuda.Stream(device))
-    return Stream(device)
+def stream_to(device: torch.device, staging: Staging | None = None) -> Stream:
+    """Return a Stream as suits the device."""
+    side = side_of(device) if staging is None else staging.side
+    return Stream(device, side is not None, side, staging)

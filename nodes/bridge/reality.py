@@ -8,7 +8,7 @@ from collections.abc import Callable
 import comfy.model_management
 import torch
 
-from ...lora_core.training.reality import JUDGED_AFTER, Expected, difference
+from ...lora_core.training.reality import JUDGED_AFTER, Expected, Seen, difference
 from .device import is_out_of_memory
 from .progress import Progress
 from .runs import tell
@@ -43,6 +43,14 @@ class Reality:
             self.held = self.memory.memory_allocated(self.device)
             self.memory.reset_peak_memory_stats(self.device)
         if len(self.seconds) == JUDGED_AFTER:
-            peak = self.memory.max_memory_allocated(self.device) - self.held if self.tells else None
-            tell(self.progress, difference(self.expected, peak, min(self.seconds[1:])))
+            tell(self.progress, difference(self.expected, self._seen()))
         self.began = time.perf_counter()
+
+    def _seen(self) -> Seen:
+        seconds, held, used, total = min(self.seconds[1:]), None, None, None
+        if self.tells:
+            held = self.memory.max_memory_allocated(self.device) - self.held
+        if hasattr(self.memory, "mem_get_info"):
+            free, total = self.memory.mem_get_info(self.device)
+            used = total - free
+        return Seen(held, seconds, used, total)

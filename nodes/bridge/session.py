@@ -21,6 +21,7 @@ from .clock import again, moment
 from .device import loading_in_full
 from .frozen import check_backward, ordinary_tensors, recast_in_backward, static_clone
 from .offload import Stream, loaded_around, shared_out, stream_to
+from .staging import Copying
 
 _FUSED_ROPE = ("apply_rope", "apply_rope1", "apply_rope_split_half", "apply_rope_split_half1",
                "rms_rope", "rms_rope1", "rms_rope_split_half", "rms_rope_split_half1")  # fmt: skip
@@ -78,20 +79,21 @@ def trainable(model) -> Iterator:
 
 
 @contextmanager
-def loaded(patcher, measures: Measures, needed: float = 0, text=None) -> Iterator[None]:
-    """The model on its device, with `needed` bytes free beside its weights, and its measures taken.
+def loaded(patcher, measures: Measures, needed: float = 0, text=None) -> Iterator[str]:
+    """The model on its device, with `needed` bytes free beside its weights, and its measures taken; yields the way in
+    which offloaded weights are copied there, which is empty where none are.
 
     Weights that were created under inference mode are seen through ordinary tensors on the same storage, not as a copy.
     `text`, from `aside`, is loaded beside the model, on its device; its blocks are recomputed like the model's and
     never offloaded. Raises ValueError for a layer without a backward.
     """
     network, encoders = patcher.model.diffusion_model, [text] if text is not None else []
-    streamed = shared_out(blocks(network), measures.offload)
+    streamed, way = shared_out(blocks(network), measures.offload), Copying("")
     with ExitStack() as undo:
         for each in encoders:
             each.load_device = patcher.load_device
         if streamed:
-            undo.enter_context(loaded_around(patcher, streamed, needed))
+            way = undo.enter_context(loaded_around(patcher, streamed, needed))
         together = encoders if streamed else [patcher, *encoders]
         if together:
             with loading_in_full():
@@ -103,8 +105,10 @@ def loaded(patcher, measures: Measures, needed: float = 0, text=None) -> Iterato
         check_backward(network, patcher.model.get_dtype_inference())
         for each in encoders:
             check_backward(each.model, _TEXT)
-        with prepared(patcher, measures, stream_to(patcher.load_device), text):
-            yield
+        stream = stream_to(patcher.load_device, staging=way.staging)
+        undo.callback(stream.close)
+        with prepared(patcher, measures, stream, text):
+            yield way.way
 
 
 @contextmanager

@@ -147,7 +147,7 @@ def _session(order: Order, material: _Material) -> Iterator:
 
     Raises ValueError when the run would not fit.
     """
-    run, text, expected = order.run, order.text, None
+    run, text, settled = order.run, order.text, None
     job = preparing.job(
         order.sources, order.recipe, material.encoded, material.latents, material.priors, material.shown
     )
@@ -155,14 +155,16 @@ def _session(order: Order, material: _Material) -> Iterator:
         planner = Planner(patcher, text)
         try:
             settled, line = planner.settle(job, run.measures, run.automatic)
-            expected = planner.expected(job, settled)
             measures, needed = settled.measures, settled.need.total - settled.need.weights
         except UnforeseeableError as reason:
             measures, needed, line = planner.unforeseen(run.measures, run.automatic, reason)
+        foreseen = planner.way(measures)
         order.progress.keep(line)
         log.info("%s: %s", run.name, line)
-        with loaded(patcher, measures, needed, encoders):
-            yield patcher, expected
+        with loaded(patcher, measures, needed, encoders) as way:
+            if settled:
+                tell(order.progress, planner.otherwise(job, settled, foreseen, way))
+            yield patcher, planner.expected(job, settled, way) if settled else None
 
 
 def _set_up(order: Order, material: _Material, patcher) -> _Work:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import count
 from types import SimpleNamespace
 from typing import Any
 
@@ -15,10 +16,13 @@ from lora_loom.nodes.bridge.reality import Reality
 
 
 class Device:
-    """Stands for torch.cuda: 7 GB lie there, and a step holds `held` more."""
+    """Stands for torch.cuda: 7 GB of 12 lie there, and a step holds `held` more."""
 
     def __init__(self, held: float):
         self.held, self.resets = held, 0
+
+    def mem_get_info(self, _device: Any) -> tuple[float, float]:
+        return 5 * GB - self.held, 12 * GB
 
     def memory_allocated(self, _device: Any) -> float:
         return 7 * GB
@@ -40,6 +44,19 @@ def test_the_first_steps_are_held_to_the_prediction(monkeypatch, held: float) ->
         run.after()
     assert device.resets == 1 and len(told) == 1
     assert ("holds 5.0 GB beside the weights where 2.0 GB was predicted" in told[0]) == (held > 2 * GB)
+
+
+@pytest.mark.parametrize("held", [2 * GB, 4.9 * GB])
+def test_steps_that_are_slow_name_how_full_the_device_is(monkeypatch, held: float) -> None:
+    told, clock = [], count(0, 50)
+    monkeypatch.setattr(torch, "cuda", Device(held))
+    monkeypatch.setattr(reality, "tell", lambda _progress, text: told.append(text))
+    monkeypatch.setattr(reality, "time", SimpleNamespace(perf_counter=lambda: next(clock)))
+    run = Reality(torch.device("cuda"), Expected(held, 1.5), SimpleNamespace(notes=()))
+    for _ in range(3):
+        run.after()
+    assert told[0].startswith("the memory of the GPU is full") == (held > 4 * GB)
+    assert f"{(7 * GB + held) / GB:.1f} of 12.0 GB of its memory are in use" in told[0]
 
 
 def test_out_of_memory_is_known_in_every_form() -> None:

@@ -21,8 +21,10 @@ from ....lora_core.training.meter import Meter
 from ....lora_core.training.objective_config import ObjectiveConfig
 from ....lora_core.training.plan import Measures, in_gb
 from ..denoiser import ComfyDenoiser
-from ..device import free_bytes, shares_ram
+from ..device import free_bytes, shares_ram, streams_of
+from ..rates import copied
 from ..session import loaded, trainable
+from ..staging import STAGED
 from .case import Case, counter, synchronize
 from .memory import LORA, ONE, parameters, room_for, wide_case
 from .native import native_step
@@ -161,7 +163,7 @@ def _operators(step: Step, device: torch.device) -> int:
 
 
 def _copies(device: torch.device, size: int) -> Outcome:
-    """From memory that is pinned, that is not, and that is a file's."""
+    """From memory that is pinned, that is not, that is a file's, and through the buffers of offloaded blocks."""
     if shares_ram(device):
         return Outcome(None, "left out: this device computes in RAM, so nothing is copied to it")
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
@@ -172,6 +174,8 @@ def _copies(device: torch.device, size: int) -> Outcome:
         places = {"pageable": plain, "mapped": mapped, "pinned": plain.pin_memory()}
         rates = {name: size / _copying(place, device) for name, place in places.items()}
         del mapped, places
+    if streams_of(device) is not None:
+        rates[STAGED] = copied(device, STAGED)
     text = ", ".join(f"{name} {in_gb(rate)} GB/s" for name, rate in rates.items())
     return Outcome(None, f"copies to the device: {text}", rates, verdict=True)
 

@@ -193,7 +193,8 @@ def test_peak_is_what_was_predicted(models, monkeypatch, family: str, measures: 
     """Of the bytes that a step holds beside weights, factors and optimiser, by the device's own allocator."""
     trio = models(family)
     streams: list[Ahead] = []
-    monkeypatch.setattr(session, "stream_to", lambda device: streams.append(Ahead(device, ahead=True)) or streams[-1])
+    made = lambda device, **_: streams.append(Ahead(device, ahead=True)) or streams[-1]  # noqa: E731
+    monkeypatch.setattr(session, "stream_to", made)
     latent = tiny.latent_shape(trio.model)[1:]
     job = Job(LoraConfig(4, 4.0), TrainConfig(batch_size=BATCH), latent, encode(trio.clip, "a", guidance=1.0), 64)
     with trainable(trio.model) as patcher:

@@ -19,9 +19,12 @@ import pytest
 import tiny
 import torch
 from harness.calls import run_node
+from harness.host import FILL_AFTER_COPIES
 from harness.runs import train
+from harness.streams import Streams, gradients
 from lora_loom.lora_core.adapter import Adapter
 from lora_loom.nodes.bridge.patching import apply_layers
+from lora_loom.nodes.bridge.staging import COUNT
 from lora_loom.nodes.extract_lora import ExtractLora
 from lora_loom.nodes.interference import LoraInterference
 from lora_loom.nodes.load_stack import LoadLoraStack
@@ -51,11 +54,11 @@ def dynamic(models, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tiny.L
     assert model.is_dynamic() and all(torch.equal(value, after[name]) for name, value in before.items())
 
 
-def pages_of(tensor: Tensor) -> str:
-    """What may be done with the memory of a tensor in RAM, as /proc/self/maps has it."""
+def pages_of(address: int) -> str:
+    """What may be done with memory in RAM, as /proc/self/maps has it."""
     for line in Path("/proc/self/maps").read_text(encoding="utf-8").splitlines():
         start, end = (int(part, 16) for part in line.split()[0].split("-"))
-        if start <= tensor.data_ptr() < end:
+        if start <= address < end:
             return line.split()[1]
     raise AssertionError("not in memory")
 
@@ -63,7 +66,7 @@ def pages_of(tensor: Tensor) -> str:
 def test_the_weights_are_read_only_pages(dynamic) -> None:
     weights = dict(dynamic.model.model.diffusion_model.named_parameters())
     assert dynamic.model.is_dynamic() and str(dynamic.model.load_device) == "pretend:0"
-    assert {pages_of(weight) for weight in weights.values()} == {"r--p"}
+    assert {pages_of(weight.data_ptr()) for weight in weights.values()} == {"r--p"}
 
 
 @pytest.mark.parametrize(
@@ -76,6 +79,29 @@ def test_training_gives_the_bytes_of_a_static_model(models, dynamic, data, choic
     static, own = (train(trio, data, **same).lora_model for trio in (models(FAMILY), dynamic))
     assert static.keys() == own.keys() and all(torch.equal(value, own[name]) for name, value in static.items())
     assert dynamic.model.is_dynamic()
+
+
+@pytest.mark.parametrize("share", [0.5, 1.0])
+def test_offloaded_weights_are_staged(models, dynamic, share: float) -> None:
+    """By a driver that refuses to pin read-only pages; in the order that a GPU's streams would need."""
+    streams = Streams()
+    streams.driver.read_only = lambda address: pages_of(address) == "r--p"
+    (kept,) = gradients(dynamic, models(FAMILY).model, 0.0, steps=1)
+    found = gradients(dynamic, dynamic.model, share, streams)
+    assert all(torch.equal(gradient, kept) for gradient in found)
+    assert streams.waits[FILL_AFTER_COPIES] and not streams.races
+    assert (streams.driver.tried, streams.driver.refused, streams.driver.pinned) == (COUNT, 0, {})
+    assert any(launches > 20 for launches in streams.beside), "computing and copying overlap"
+
+
+@pytest.mark.parametrize("share", [0.5, 1.0])
+def test_a_staged_run_gives_the_bytes_of_a_static_model(models, dynamic, data, share: float) -> None:
+    choices, streams = {"steps": 2, "resume": "start over"}, Streams()
+    static = train(models(FAMILY), data, **choices).lora_model
+    with streams.installed():
+        own = train(dynamic, data, offload=share, memory="as set", **choices).lora_model
+    assert same(own, static) and streams.waits[FILL_AFTER_COPIES]
+    assert (streams.driver.tried, streams.driver.pinned) == (COUNT, {}) and dynamic.model.is_dynamic()
 
 
 def stacked(model: Any) -> Any:
