@@ -141,13 +141,20 @@ def _report(entries: Sequence[Entry], changes: Mapping[str, Change], asked: Prom
     lines.append("change from the picture with all, same noise (latent, pixels, structure):")
     words = _in_words(changes, entries)
     lines += [f"  {words[name]}: {c.latent:.4f}, {c.pixels:.4f}, {c.structure:.4f}" for name, c in changes.items()]
-    alone = {name: change for name, change in changes.items() if name != NONE}
-    if alone:
-        most, least = (pick(alone, key=lambda name: alone[name].latent) for pick in (max, min))
-        lines.append(f"The picture changes most {words[most]} and least {words[least]}.")
+    lines += _ranked({name: change.latent for name, change in changes.items() if name != NONE}, words)
     if asked.conditioning and _on_text(entries):
         lines.append("What the LoRAs do to the text encoder is the same in all pictures: positive is connected.")
     return "\n".join(lines)
+
+
+def _ranked(alone: Mapping[str, float], words: Mapping[str, str]) -> list[str]:
+    """A line on whose absence is seen most and least; none where there is only one, or none, to leave out."""
+    if len(alone) < 2:
+        return []
+    most, least = max(alone, key=alone.__getitem__), min(alone, key=alone.__getitem__)
+    if f"{alone[most]:.4f}" == f"{alone[least]:.4f}":
+        return ["The picture changes as much without any one of them."]
+    return [f"The picture changes most {words[most]} and least {words[least]}."]
 
 
 def _in_words(names: Iterable[str], entries: Sequence[Entry]) -> dict[str, str]:

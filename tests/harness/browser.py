@@ -142,7 +142,11 @@ class FrontEnd:
         return json.loads(self.page.evaluate("() => JSON.stringify(app.graph.serialize())"))
 
     def run(self) -> None:
-        self.page.get_by_test_id("queue-button").click()
+        """Clicks the Run button, and returns when the server has taken the graph or refused it."""
+        with self.page.expect_response(
+            lambda answer: answer.request.method == "POST" and answer.url.endswith("/prompt")
+        ):
+            self.page.get_by_test_id("queue-button").click()
 
     # -- looks ---------------------------------------------------------------------------------------------------------
 

@@ -243,6 +243,13 @@ def test_leaving_out_what_does_nothing_and_what_does_all(models, random_adapter)
     assert "most without adapter 1 and least without adapter 2." in report and page.shape[2] > 4 * 64
 
 
+def test_twins_are_not_told_apart(models, random_adapter) -> None:
+    trio = models("wan_demo")
+    twin = random_adapter(trio.model, seed=1, size=0.3)
+    report = draw(trio, [twin, twin], seeds=1, prompts="a red heart", cfg=1.0, width=32, height=32)[1]
+    assert report.endswith("The picture changes as much without any one of them.")
+
+
 def test_the_first_picture_is_that_of_the_stack(models, random_adapter) -> None:
     trio = models("wan_demo")
     adapters = [random_adapter(trio.model, seed=seed, size=0.2) for seed in (1, 2)]
