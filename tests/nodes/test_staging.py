@@ -101,7 +101,7 @@ def test_gradients_are_equal_to_the_bit_and_in_order(models, pages, family: str,
     if way == STAGED:
         assert (streams.driver.tried, streams.driver.refused) == (2, 0), "the buffers alone are pinned"
     copies = [launches for launches in streams.beside if launches]
-    assert len(copies) > 0.7 * len(streams.beside) and median(copies) > 20, "made beside computing"
+    assert len(copies) > 0.7 * len(streams.beside) and median(copies) > 10, "made beside computing"
 
 
 @pytest.mark.parametrize(("way", "wait"), [(way, wait) for way in WAYS for wait in NEEDED[way]])
