@@ -58,7 +58,8 @@ class Workers(ThreadPoolExecutor):
     def submit(self, work: Callable, /, *args: Any) -> Awaited:
         with self.owner.lock:
             given = dict(self.owner.tick()[1])
-        return Awaited(self.owner, super().submit(self._done, given, work, *args))
+        self.owner.work = super().submit(self._done, given, work, *args)
+        return Awaited(self.owner, self.owner.work)
 
     def _done(self, given: Clock, work: Callable, *args: Any) -> Clock:
         self.owner.local.name = THREAD

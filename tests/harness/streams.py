@@ -16,6 +16,7 @@ import weakref
 from bisect import bisect_right
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
+from concurrent.futures import Future
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -120,6 +121,7 @@ class Streams:
         self.memory: dict[int, list[Memory]] = {}  # of each storage; one, but for buffers that are pinned
         self.freed: dict[str, Clock] = defaultdict(dict)
         self.compute, self.driver = Stream(self, COMPUTE), Driver(self)
+        self.work: Future | None = None  # the last that a thread was given
         self.races: list[str] = []  # each two uses of the same memory that nothing orders
         self.beside: list[int] = []  # for each first use of a copy, how many launches it may have been made beside
 

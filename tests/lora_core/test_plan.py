@@ -132,11 +132,20 @@ def test_the_line_on_the_node() -> None:
     )
 
 
+def test_the_line_names_the_ram_that_is_pinned() -> None:
+    plan = Plan(Measures(True, 0.5), Need(round(5.1 * GB), round(0.3 * GB), 2 * GB))
+    line = describe(plan, 11.2 * GB, 1.1, 1000, pinned=1.3 * GB)
+    assert line.endswith("about 1.1 s a step, 18 min; 1.3 GB of RAM is pinned to copy offloaded blocks through")
+
+
 def test_seconds_follow_the_rates() -> None:
     rates = Rates(flops=1e12, moved=1e10, launch=1e-5, copied=1e9)
     assert rates.seconds(Work(flops=int(2e12), moved=int(5e9), launches=100)) == pytest.approx(2.5)
     assert rates.seconds(Work(launches=1000)) == pytest.approx(0.01)
     assert rates.seconds(Work(flops=int(1e12)), streamed=int(1e9)) == pytest.approx(3.0)
+    beside = replace(rates, overlapped=True)
+    assert beside.seconds(Work(flops=int(1e12)), streamed=int(1e9)) == pytest.approx(2.0), "copies take longer"
+    assert beside.seconds(Work(flops=int(3e12)), streamed=int(1e9)) == pytest.approx(3.0), "computing does"
 
 
 def test_the_meter_counts_what_lives_at_once() -> None:
