@@ -62,11 +62,11 @@ def in_session(model, step: Step, checkpointing: bool = False, branches: Mapping
     return session
 
 
-def frozen(case: Case, model) -> Variant:
+def frozen(case: Case, model, checkpointing: bool = False) -> Variant:
     """A forward and a backward to the input, without a LoRA or an optimiser."""
     denoiser = ComfyDenoiser(model)
     samples = case.samples(denoiser)
-    return in_session(model, lambda: case.loss(denoiser, samples).backward())
+    return in_session(model, lambda: case.loss(denoiser, samples).backward(), checkpointing)
 
 
 def ours(case: Case, model, preset: str, checkpointing: bool = False) -> Variant:

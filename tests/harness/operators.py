@@ -18,7 +18,7 @@ _aten, _kitchen = torch.ops.aten, torch.ops.comfy_kitchen
 _PRODUCTS = {_aten.linear, _aten.mm, _aten.addmm}
 _WITHOUT_WORK = {
     _aten.empty, _aten.empty_like, _aten.new_empty, _aten.empty_strided, _aten.new_empty_strided, _aten.detach,
-    _aten._unsafe_view, _aten.alias, torch.ops.prim.device,
+    _aten._unsafe_view, _aten.alias, _aten.set_, torch.ops.prim.device,
 }  # fmt: skip
 
 
