@@ -151,7 +151,7 @@ class Casts:
         comfy.ops.run_every_op()
         kinds = {"dtype": _cast_to(module, like.dtype), "bias_dtype": like.dtype, "device": like.device}
         weight, bias, stream = comfy.ops.cast_bias_weight(module, offloadable=True, **kinds)
-        pair = _dequantised(weight, like.dtype), bias
+        pair = _dequantised(weight, like.dtype) if isinstance(weight, QuantizedTensor) else weight, bias
         if self.kept is not None:
             self.kept[module, like.dtype] = pair
         yield pair
@@ -174,10 +174,9 @@ def _cast_to(module: nn.Module, dtype: torch.dtype) -> torch.dtype:
     return module.weight.dtype if as_it_is else dtype
 
 
-def _dequantised(weight: Tensor, dtype: torch.dtype) -> Tensor:
-    if not isinstance(weight, QuantizedTensor):
-        return weight.to(dtype)
-    return QuantizedTensor(weight._qdata, weight._layout_cls, replace(weight.params, orig_dtype=dtype)).dequantize()
+def _dequantised(weight: QuantizedTensor, dtype: torch.dtype) -> Tensor:
+    params = replace(weight.params, orig_dtype=dtype)
+    return QuantizedTensor(weight._qdata, weight._layout_cls, params).dequantize()
 
 
 class _Recast(torch.autograd.Function):

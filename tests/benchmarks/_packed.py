@@ -21,7 +21,6 @@ from lora_loom.lora_core.low_rank import LowRank
 from lora_loom.lora_core.merging.chain import Step as Change
 from lora_loom.lora_core.training.config import LoraConfig
 from lora_loom.lora_core.training.targets import select, weight_shape
-from lora_loom.nodes.bridge.denoiser import ComfyDenoiser
 from lora_loom.nodes.bridge.frozen import recast_in_backward
 from lora_loom.nodes.bridge.patching import apply_chain
 from lora_loom.nodes.bridge.start import PREFIX
@@ -58,14 +57,6 @@ def text_of(row: Tiny) -> list:
     pooled = {"vec_in_dim": 0, "adm_in_channels": 1536}  # an SDXL adds sizes to it
     size = next(row.unet[name] - rest for name, rest in pooled.items() if row.unet.get(name))
     return [[torch.randn(1, 77, width), {"pooled_output": torch.zeros(1, size), "guidance": 1.0}]]
-
-
-def forward(model: ModelPatcher, text: list, shape: tuple[int, ...]) -> Step:
-    """What a sampler asks of the model in each of its steps, at half of the noise."""
-    denoiser = ComfyDenoiser(model)
-    x, sigma = torch.randn(1, *shape), denoiser.sigma(torch.tensor([0.5]))
-    condition = denoiser.condition(text, x[0])
-    return lambda: denoiser.denoised(x, sigma, [condition])
 
 
 # -- LoRAs -------------------------------------------------------------------------------------------------------------

@@ -17,11 +17,10 @@ from lora_loom.lora_core.training.branch import Branch
 from lora_loom.lora_core.training.config import LoraConfig, TrainConfig
 from lora_loom.lora_core.training.inject import Factors, attached
 from lora_loom.lora_core.training.objective_config import ObjectiveConfig
-from lora_loom.lora_core.training.plan import Measures
 from lora_loom.lora_core.training.targets import select
 from lora_loom.lora_core.training.trainer import Sample, TrainState, make_optimizer, train
 from lora_loom.nodes.bridge.denoiser import ComfyDenoiser
-from lora_loom.nodes.bridge.session import loaded, trainable
+from lora_loom.nodes.bridge.session import training_session
 from torch import Tensor
 
 RANK = 16
@@ -54,14 +53,10 @@ class Case:
         return objective.loss(denoiser, x0, torch.randn_like(x0), sigma, conditions, ObjectiveConfig())
 
 
-def in_session(
-    model, step: Step, checkpointing: bool = False, branches: Mapping[str, Branch] = _NONE, hold_casts: bool = False
-) -> Variant:
-    measures = Measures(checkpointing, hold_casts=hold_casts)
-
+def in_session(model, step: Step, checkpointing: bool = False, branches: Mapping[str, Branch] = _NONE) -> Variant:
     @contextmanager
     def session() -> Iterator[Step]:
-        with trainable(model) as patcher, loaded(patcher, measures), attached(branches):
+        with training_session(model, checkpointing), attached(branches):
             yield step
 
     return session
@@ -74,7 +69,7 @@ def frozen(case: Case, model, checkpointing: bool = False) -> Variant:
     return in_session(model, lambda: case.loss(denoiser, samples).backward(), checkpointing)
 
 
-def ours(case: Case, model, preset: str, checkpointing: bool = False, hold_casts: bool = False) -> Variant:
+def ours(case: Case, model, preset: str, checkpointing: bool = False) -> Variant:
     """A step of Train LoRA."""
     config = TrainConfig(steps=1_000_000, batch_size=case.batch, caption_dropout=0.0)
     generator = torch.Generator().manual_seed(0)
@@ -84,4 +79,4 @@ def ours(case: Case, model, preset: str, checkpointing: bool = False, hold_casts
     denoiser = ComfyDenoiser(model)
     samples = case.samples(denoiser)
     steps = train(config, state, denoiser, samples)
-    return in_session(model, lambda: next(steps), checkpointing, factors.branches, hold_casts)
+    return in_session(model, lambda: next(steps), checkpointing, factors.branches)

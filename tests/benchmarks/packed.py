@@ -3,8 +3,9 @@
 `LoraLoader` quantises the patched weights again when it loads them: nothing to do in a step, at the price of rounding
 (`dev.py bench stack` has its error). `anew` is the same where the weights have no room on the device, so that ComfyUI
 patches them in every forward. `bypass` is LoraModelLoader's, of whose chain only the last LoRA works. `native` and
-`native, bypass` are TrainLoraNode, on all weights and biases, recomputed, its default; `recomputed` is ours, with
-`casts held` where memory allows that a recomputed block's casts serve its backward pass, too.
+`native, bypass` are TrainLoraNode, on all weights and biases, recomputed, its default; `recomputed` is ours.
+A sampling step of a network is a whole run of a KSampler with one step, so its time holds what a run does once, such as
+hanging the branches.
 
 Times are a CPU's, whose kernels for these layouts are emulations; give --cpu-time on a machine that is shared. What
 carries over to a GPU are operators, FLOP and bytes: per call of a layer of real width, and, in networks of real depth
@@ -24,6 +25,7 @@ import _training
 import torch
 from _measure import Variant, alternate, arguments, begin, table
 from _native import native
+from harness.calls import sampled
 from harness.operators import Cost, cost
 from lora_loom.lora_core.training.inject import Factors, attached
 from tiny.families import Tiny
@@ -100,7 +102,10 @@ def sampling_a_network(row: Tiny, form: str, shape: tuple[int, ...]) -> dict[str
         made[with_count(OURS, count)] = _packed.ours(model, loras[:count])
         made[with_count(LOADER, count)] = _packed.core(model, loras[:count])
     made[with_count(BYPASS, 1)] = _packed.bypass(model, loras[:1])
-    return {name: _packed.in_sampling(each, _packed.forward(each, text, shape)) for name, each in made.items()}
+    latent = torch.zeros(1, *shape)
+    return {
+        name: _packed.in_sampling(each, partial(sampled, each, text, latent, steps=1)) for name, each in made.items()
+    }
 
 
 def training_a_network(row: Tiny, form: str, shape: tuple[int, ...]) -> dict[str, Variant]:
@@ -112,8 +117,7 @@ def training_a_network(row: Tiny, form: str, shape: tuple[int, ...]) -> dict[str
     found = {NONE: _training.frozen(case, model), f"{NONE}, recomputed": _training.frozen(case, model, True)}
     for count, base in zip(COUNTS, (model, _packed.ours(model, loras)), strict=True):
         found[with_count(OURS, count)] = _training.ours(case, base, "attention+mlp")
-        for name, held in (("recomputed", False), ("recomputed, casts held", True)):
-            found[f"{with_count(OURS, count)}, {name}"] = _training.ours(case, base, "attention+mlp", True, held)
+        found[f"{with_count(OURS, count)}, recomputed"] = _training.ours(case, base, "attention+mlp", True)
     for name, around in (("native", False), ("native, bypass", True)):
         try:
             found[name] = native(case, case.load(), torch.bfloat16, bypass=around)
