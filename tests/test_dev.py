@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import importlib.util
 import io
+import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -178,24 +180,87 @@ def test_the_readme_is_what_ci_types() -> None:
     assert {command.split()[0] for command in COMMANDS} == {"demo", "test", "serve", "bench", "gpu-check"}
 
 
-@pytest.mark.parametrize(
-    ("compiler", "statuses", "wanted"),
-    [
-        ("/usr/bin/g++", {}, ["gpu", "mac"]), ("/usr/bin/g++", {"gpu": 1}, ["gpu"]), (None, {}, []),
-    ],
-)  # fmt: skip
-def test_the_ring_is_all_pretend_devices(
-    dev: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys, compiler: str | None, statuses: dict, wanted: list[str]
-) -> None:
-    """A failing part ends it, and its status is that of all; without a compiler a sentence is said."""
-    ran: list[str] = []
+RING = ["gpu", "mac", "arc"]
+
+
+@pytest.fixture
+def ran(dev: ModuleType, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Which tests were started: "" for the suite, else the kind of device, each with the status that STATUSES has."""
+    started: list[str] = []
+
+    def run(*_: object, pretend: str = "") -> int:
+        started.append(pretend)
+        return dev.STATUSES.get(pretend, 0)
+
+    monkeypatch.setattr(dev, "STATUSES", {}, raising=False)
+    monkeypatch.setattr(dev, "run", run)
     monkeypatch.setattr(dev.sys, "platform", "linux")
-    monkeypatch.setattr(dev.shutil, "which", lambda _: compiler)
+    monkeypatch.setattr(dev.shutil, "which", lambda _: "/usr/bin/g++")
     monkeypatch.setattr(dev, "prepared_python", lambda developing=True: Path(sys.executable))
     monkeypatch.setattr(dev, "own_comfyui", lambda: None)
-    monkeypatch.setattr(dev, "run", lambda *_, pretend="": ran.append(pretend) or statuses.get(pretend, 0))
-    assert dev.main(["test", "ring"]) == (1 if statuses else 0) and ran == wanted
-    assert ("were left out: it is built with g++" in capsys.readouterr().out) == (compiler is None)
+    return started
+
+
+@pytest.mark.parametrize(
+    ("command", "statuses", "wanted", "status"),
+    [
+        ("test", {}, ["", *RING], 0), ("test ring", {}, RING, 0), ("test -k one", {"": 1}, [""], 1),
+        ("test", {"": 1, "mac": 3}, ["", "gpu", "mac"], 1), ("test ring", {"gpu": 2}, ["gpu"], 2),
+    ],
+)  # fmt: skip
+def test_the_suite_comes_first_then_all_pretend_devices(
+    dev: ModuleType, ran: list[str], command: str, statuses: dict[str, int], wanted: list[str], status: int
+) -> None:
+    """Tests that fail (1) keep nothing later from running; a Ctrl-C (2) or a crash (3) does."""
+    dev.STATUSES.update(statuses)
+    assert dev.main(command.split()) == status and ran == wanted
+
+
+@pytest.mark.parametrize(("platform", "compiler"), [("linux", None), ("win32", "g++"), ("darwin", "/usr/bin/g++")])
+def test_where_no_device_can_be_built_a_sentence_is_said(
+    dev: ModuleType, ran: list[str], monkeypatch: pytest.MonkeyPatch, capsys, platform: str, compiler: str | None
+) -> None:
+    monkeypatch.setattr(dev.sys, "platform", platform)
+    monkeypatch.setattr(dev.shutil, "which", lambda _: compiler)
+    assert dev.main(["test"]) == 0 and ran == [""]
+    assert "were left out: these are built with g++, on Linux" in capsys.readouterr().out
+
+
+def test_kinds_of_device_are_those_of_the_ring(dev: ModuleType) -> None:
+    from pretend import RULES
+    from pretend.ring import RINGS
+
+    assert set(dev.PRETEND_DEVICES) == set(RULES) == set(RINGS)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="a shell script of Debian's")
+@pytest.mark.parametrize(
+    ("there", "user", "wanted"),
+    [
+        ((), 0, "apt-get chromium fonts-liberation g++"), (("chromium",), 0, "apt-get g++"),
+        (("g++",), 1000, "sudo -n apt-get chromium fonts-liberation"), (("g++", "google-chrome"), 0, ""),
+    ],
+)  # fmt: skip
+def test_ci_installs_what_a_fresh_machine_lacks(tmp_path: Path, there: tuple[str, ...], user: int, wanted: str) -> None:
+    """As root or with sudo, and then runs the tests with their arguments."""
+    said, programs = tmp_path / "said", tmp_path / "bin"
+    programs.mkdir()
+    for name in ("apt-get", "sudo", "python3", *there):
+        (programs / name).write_text(f'#!/bin/sh\necho {name} "$@" >>{shlex.quote(str(said))}\n', encoding="utf-8")
+    (programs / "id").write_text(f"#!/bin/sh\necho {user}\n", encoding="utf-8")
+    for program in programs.iterdir():
+        program.chmod(0o755)
+    for name in ("dirname", "bash"):
+        (programs / name).symlink_to(shutil.which(name))
+    script = tmp_path / "clone" / ".ci" / "run"
+    script.parent.mkdir(parents=True)
+    shutil.copy(ROOT / ".ci" / "run", script)
+    subprocess.run([shutil.which("bash"), str(script), "-x"], check=True, env={"PATH": str(programs)})
+    lines = said.read_text(encoding="utf-8").splitlines()
+    assert lines.pop() == "python3 dev.py test -x"
+    assert [line for line in lines if " install " not in line] == lines[:1]
+    options = " install -y -qq --no-install-recommends"
+    assert [line.replace(options, "") for line in lines[1:]] == ([wanted] if wanted else [])
 
 
 def test_prepared_checkout_starts_at_once() -> None:

@@ -36,7 +36,7 @@ def load_comfyui(base: Path | None = None) -> Path:
 
     torch.set_num_threads(1)
     arguments = comfy.cli_args.args
-    arguments.cpu = not torch.cuda.is_available()
+    arguments.cpu = bool(PRETEND) or not torch.cuda.is_available()
     arguments.use_pytorch_cross_attention = True
     arguments.base_directory = str(base)
     import folder_paths
@@ -44,8 +44,13 @@ def load_comfyui(base: Path | None = None) -> Path:
     for folder in sorted(DEMO_MODELS.iterdir()):
         folder_paths.add_model_folder_path(folder.name, str(folder))
     if PRETEND:
-        from pretend import RULES
-        from pretend.comfyui import use
-
-        use(RULES[PRETEND])
+        use_pretend_device()
     return base
+
+
+def use_pretend_device() -> None:
+    """ComfyUI, imported and with no model loaded, computes on the pretend device from now on, by PRETEND's rules."""
+    from pretend import RULES
+    from pretend.comfyui import use
+
+    use(RULES[PRETEND])

@@ -8,6 +8,7 @@ waits of the host, bytes copied and bytes held are counted.
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 import shutil
 import subprocess
@@ -106,11 +107,11 @@ def _registered() -> str:
 
 
 def _library() -> Path:
-    """device.cpp, compiled once for its text and this torch: half a minute."""
+    """device.cpp, compiled once for its text and this torch: half a minute. Another user's is not taken."""
     key = hashlib.sha256(SOURCE.read_bytes() + torch.__version__.encode()).hexdigest()[:16]
-    built = Path(tempfile.gettempdir()) / f"lora-loom-pretend-{key}.so"
-    if not built.exists():
-        compiler, home, part = shutil.which("g++"), Path(torch.__file__).parent, built.with_suffix(f".{id(built)}.part")
+    built = Path(tempfile.gettempdir()) / f"lora-loom-pretend-{os.getuid()}-{key}.so"
+    if not built.exists() or built.stat().st_uid != os.getuid():
+        compiler, home, part = shutil.which("g++"), Path(torch.__file__).parent, built.with_suffix(f".{os.getpid()}")
         if compiler is None:
             raise NoCompilerError("the pretend device is built with g++, which is not there; install g++")
         include = [f"-I{home / 'include'}", f"-I{home / 'include' / 'torch' / 'csrc' / 'api' / 'include'}"]
@@ -135,6 +136,9 @@ def _module() -> ModuleType:
     for name in ("_lazy_init", "set_device", "synchronize", "manual_seed", "manual_seed_all", "set_rng_state"):
         setattr(module, name, lambda *_, **__: None)
     module.get_rng_state = lambda *_, **__: torch.empty(0, dtype=torch.uint8)
+    module.memory_allocated = lambda *_: totals().held
+    module.max_memory_allocated = lambda *_: totals().peak
+    module.reset_peak_memory_stats = lambda *_: torch.ops.pretend.reset_peak()
     module.device = lambda *_: nullcontext()
     module.Stream = torch.Stream
     module._initialized = True

@@ -122,6 +122,7 @@ struct Hooks final : at::PrivateUse1HooksInterface {
   }
   at::Generator getNewGenerator(c10::DeviceIndex) const override { return at::detail::createCPUGenerator(); }
   at::Device getDeviceFromPtr(void*) const override { return DEVICE; }
+  c10::Allocator* getPinnedMemoryAllocator() const override { return c10::GetCPUAllocator(); }
   void resizePrivateUse1Bytes(const c10::Storage& storage, size_t size) const override {
     auto grown = memory.allocate(size);
     std::memcpy(grown.get(), storage.data(), std::min(size, storage.nbytes()));
@@ -350,6 +351,7 @@ TORCH_LIBRARY(pretend, m) {
     launches = stalls = to_device = to_host = 0;
     peak = held.load();
   });
+  m.def("reset_peak", []() { peak = held.load(); });
   m.def("totals", []() { return std::vector<int64_t>{launches, stalls, to_device, to_host, held, peak}; });
   m.def("counted", []() {
     std::lock_guard<std::mutex> lock(guarded);

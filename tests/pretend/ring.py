@@ -17,13 +17,15 @@ DEVICE = "device/"  # below it, tests that are for the ring alone
 
 @dataclass(frozen=True)
 class Ring:
-    """The tests of one kind of device: `files` of tests/nodes, of each only the tests of these `families` where a test
-    is one of several families. Keys of the others are tests, `file.py::name`, or those of them whose parameters begin
-    so, `file.py::name[...`: `left_out` says why a test cannot hold there, `wrong` what is wrong in the pack, until it
-    is mended."""
+    """The tests of one kind of device: `tests` are files of tests/nodes, or tests of a file of which not all are meant;
+    where a test is one of several families, only those of these `families`. A test is called `file.py::name`, or,
+    where its parameters begin so, `file.py::name[...`. `elsewhere` are tests that take long and tell no more of devices
+    than those that stay; `left_out` says why a test cannot hold there, `wrong` what is wrong in the pack, until it is
+    mended."""
 
-    files: tuple[str, ...]
+    tests: tuple[str, ...]
     families: frozenset[str]
+    elsewhere: tuple[str, ...] = ()
     left_out: dict[str, str] = field(default_factory=dict)
     wrong: dict[str, str] = field(default_factory=dict)
 
@@ -39,13 +41,14 @@ class Selection:
         if collection_path.suffix != ".py" or collection_path.name == "conftest.py" or collection_path in self.asked:
             return None
         inside = collection_path.is_relative_to(FOLDER)
-        return None if inside and _name(collection_path) in self.ring.files else True
+        return None if inside and _name(collection_path) in map(_file, self.ring.tests) else True
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_collection_modifyitems(self, config: pytest.Config, items: list[pytest.Item]) -> None:
         names = {item: item.nodeid.removeprefix("tests/nodes/") for item in items}
         if all(path.is_dir() for path in self.asked):
-            _check_used(names.values(), [*self.ring.left_out, *self.ring.wrong])
+            singles = [key for key in self.ring.tests if "::" in key]
+            _check_used(names.values(), [*singles, *self.ring.elsewhere, *self.ring.left_out, *self.ring.wrong])
         taken = [item for item in items if self._is_taken(item, names[item])]
         config.hook.pytest_deselected(items=[item for item in items if item not in taken])
         items[:] = taken
@@ -57,7 +60,13 @@ class Selection:
     def _is_taken(self, item: pytest.Item, name: str) -> bool:
         family = getattr(item, "callspec", None) and item.callspec.params.get("family")
         chosen = name.startswith(DEVICE) or not isinstance(family, str) or family in self.ring.families
-        return chosen and not any(_is_of(key, name) for key in self.ring.left_out)
+        left = any(_is_of(key, name) for key in (*self.ring.elsewhere, *self.ring.left_out))
+        return chosen and self._is_meant(name) and not left
+
+    def _is_meant(self, name: str) -> bool:
+        singles = [key for key in self.ring.tests if key.startswith(_file(name) + "::")]
+        whole = not singles or FOLDER / _file(name) in self.asked
+        return whole or any(_is_of(key, name) for key in singles)
 
     @pytest.hookimpl(hookwrapper=True)
     def pytest_runtestloop(self) -> Iterator[None]:
@@ -90,23 +99,48 @@ def _name(path: Path) -> str:
     return path.relative_to(FOLDER).as_posix()
 
 
+def _file(name: str) -> str:
+    return name.partition("::")[0]
+
+
 _FAMILIES = frozenset({"sd15", "flux1", "qwen_image"})
 _PEAK = "device/test_budgets.py::test_peak_is_what_was_predicted"
 _AHEAD = "the prediction of an offloaded step leaves out the block that is copied ahead"
 _TWO_THREADS = "the plan of SDXL with its text encoders fails now and then inside FakeTensor: two threads, it seems"
 _IN_RAM = "its model of a few layers lies in RAM wherever ComfyUI computes, and unloading passes it over"
+_OTHERS = "test_stack.py::test_a_lora_of_another_family_is_refused_with_both_names"  # it loads all families
+_CHECK = "test_gpu_check.py::test_node_finds_all_right_and_leaves_its_files"  # trains in every way
 RINGS = {
     "gpu": Ring(
-        files=(
+        tests=(
             "test_apply.py", "test_continue.py", "test_derived.py", "test_dora.py", "test_encoding.py",
-            "test_ending.py", "test_fused.py", "test_gradients.py", "test_guests.py", "test_interference.py",
-            "test_kinds.py", "test_leaks.py", "test_loud.py", "test_merge.py",
-            "test_objective_and_layers.py", "test_offload.py", "test_optimizer.py",
-            "test_previews.py", "test_report.py", "test_resize_extract.py", "test_runs.py",
-            "test_spans.py", "test_stack.py", "test_text.py", "test_training.py",
+            "test_export.py", "test_fused.py", _CHECK, "test_gradients.py", "test_guests.py",
+            "test_interference.py", "test_kinds.py", "test_leaks.py", "test_loud.py", "test_merge.py",
+            "test_objective_and_layers.py", "test_offload.py", "test_optimizer.py", "test_placement.py",
+            "test_previews.py", "test_prior.py::test_each_sample_has_the_prior_of_its_own_picture",
+            "test_report.py", "test_resize_extract.py", "test_spans.py", "test_stack.py", "test_text.py",
+            "test_training.py", "test_watch.py::test_looking_changes_nothing",
+            "test_watch.py::test_text_encoders_and_offload_are_looked_at_too",
             "device/test_budgets.py", "device/test_dynamic_vram.py",
         ),
         families=_FAMILIES,
+        elsewhere=(
+            "test_encoding.py::test_combined_sets_train_together",
+            "test_encoding.py::test_runs_with_variants_repeat_and_go_on_to_the_same_bytes[2",
+            "test_previews.py::test_steps_that_are_done_again_have_no_preview_until_then",
+            "test_report.py::test_memorisation_names_the_planted_picture",
+            "test_report.py::test_preservation_leaks_less",
+            "test_report.py::test_strength_and_seed_are_used",
+            _OTHERS,
+            "test_text.py::test_every_text_choice_is_a_run_of_its_own",
+            "test_text.py::test_preservation_silences_the_text_encoder_too",
+            "test_text.py::test_same_seed_same_bytes_cut_off_or_not[sdxl",
+            "test_text.py::test_text_encoder_alone_learns",
+            "test_training.py::test_another_base_model_is_another_run",
+            "test_training.py::test_another_clip_skip_is_another_run",
+            "test_training.py::test_another_seed_is_another_run",
+            "test_training.py::test_auto_is_the_same_run_as_its_values_typed_in",
+        ),
         left_out={
             "test_encoding.py::test_when_all_is_kept_nothing_is_loaded": "models that lie in RAM stay loaded beside it",
             "test_text.py::test_result_and_a_clip_left_as_it_was[sdxl": _TWO_THREADS,
@@ -126,10 +160,17 @@ RINGS = {
         },
     ),
     "mac": Ring(
-        files=(
-            "test_derived.py", "test_interference.py", "test_loud.py", "test_merge.py", "test_resize_extract.py",
-            "test_stack.py",
+        tests=(
+            "test_derived.py", "test_export.py", "test_interference.py", "test_kinds.py", "test_loud.py",
+            "test_merge.py", "test_previews.py::test_the_vae_comes_and_goes_and_the_model_stays",
+            "test_resize_extract.py", "test_stack.py", "test_training.py::test_checkpointing_gives_the_same_lora",
+            "test_training.py::test_result_and_a_model_left_as_it_was",
         ),
+        families=_FAMILIES,
+        elsewhere=(_OTHERS,),
+    ),
+    "arc": Ring(
+        tests=("test_derived.py", "test_interference.py", "test_kinds.py", "test_resize_extract.py"),
         families=_FAMILIES,
     ),
 }  # fmt: skip
