@@ -11,7 +11,7 @@ from types import ModuleType
 sys.path.append(str(Path(__file__).resolve().parents[1]))  # for `harness`, when run as a script
 
 from harness.comfyui import comfyui_path  # noqa: E402
-from harness.inprocess import alias_pack  # noqa: E402
+from harness.inprocess import PRETEND, alias_pack, use_pretend_device  # noqa: E402
 
 
 def main(arguments: list[str]) -> int:
@@ -28,7 +28,8 @@ def main(arguments: list[str]) -> int:
 
 
 def load(flags: list[str]) -> ModuleType:
-    """The check, in a ComfyUI with these flags: on the CPU where torch sees no other device."""
+    """The check, in a ComfyUI with these flags: on the pretend device, if PRETEND, or else on the CPU where torch sees
+    no other."""
     alias_pack()
     sys.path.insert(0, str(comfyui_path()))
     sys.argv = ["main.py", *flags]
@@ -38,9 +39,11 @@ def load(flags: list[str]) -> ModuleType:
     import comfy.cli_args
     import torch
 
-    if not torch.accelerator.is_available():
+    if PRETEND or not torch.accelerator.is_available():
         comfy.cli_args.args.cpu = True
         torch.set_num_threads(1)  # with several, networks as tiny as these run far slower on a busy machine
+    if PRETEND:
+        use_pretend_device()
     from lora_loom.nodes.bridge.check import run
 
     logging.getLogger().setLevel(logging.ERROR)
