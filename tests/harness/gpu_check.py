@@ -43,7 +43,7 @@ def load(flags: list[str]) -> ModuleType:
         comfy.cli_args.args.cpu = True
         torch.set_num_threads(1)  # with several, networks as tiny as these run far slower on a busy machine
     if PRETEND:
-        use_pretend_device(half=True)
+        use_pretend_device()
     from lora_loom.nodes.bridge.check import run
 
     logging.getLogger().setLevel(logging.ERROR)

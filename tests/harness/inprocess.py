@@ -48,9 +48,9 @@ def load_comfyui(base: Path | None = None) -> Path:
     return base
 
 
-def use_pretend_device(half: bool = False) -> None:
+def use_pretend_device() -> None:
     """ComfyUI, imported and with no model loaded, computes on the pretend device from now on, by PRETEND's rules."""
     from pretend import RULES
     from pretend.comfyui import use
 
-    use(RULES[PRETEND], half)
+    use(RULES[PRETEND])

@@ -11,9 +11,8 @@ import torch
 from . import Rules, install, totals
 
 
-def use(rules: Rules, half: bool = False) -> torch.device:
-    """Make ComfyUI, imported with --cpu and with no model loaded, load and compute on the device from now on. Without
-    `half` it computes in fp32 unless it is told otherwise, in which tests compare."""
+def use(rules: Rules) -> torch.device:
+    """Make ComfyUI, imported with --cpu and with no model loaded, load and compute on the device from now on."""
     device = install(rules)
     management.cpu_state = management.CPUState.GPU
     management.vram_state = management.set_vram_to = management.VRAMState.NORMAL_VRAM
@@ -22,7 +21,7 @@ def use(rules: Rules, half: bool = False) -> torch.device:
     management.get_all_torch_devices = lambda exclude_current=False: [] if exclude_current else [device]
     management.get_free_memory = _memory(management.get_free_memory, lambda: rules.memory - totals().held, 0)
     management.get_total_memory = _memory(management.get_total_memory, lambda: rules.memory, rules.memory)
-    management.should_use_bf16 = management.should_use_fp16 = lambda *_, **__: half
+    management.should_use_bf16 = management.should_use_fp16 = lambda *_, **__: False  # tests compare in fp32
     management.supports_fp64 = lambda device=None: rules.fp64 or _is_host(device)
     for name in ("supports_fp8_compute", "supports_nvfp4_compute", "supports_mxfp8_compute"):
         setattr(management, name, lambda device=None: False)

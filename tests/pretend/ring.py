@@ -113,7 +113,7 @@ RINGS = {
     "gpu": Ring(
         tests=(
             "test_apply.py", "test_continue.py", "test_derived.py", "test_dora.py", "test_encoding.py",
-            "test_export.py", "test_fused.py", "test_gpu_check.py", "test_gradients.py", "test_guests.py",
+            "test_export.py", "test_fused.py", _CHECK, "test_gradients.py", "test_guests.py",
             "test_interference.py", "test_kinds.py", "test_leaks.py", "test_loud.py", "test_merge.py",
             "test_objective_and_layers.py", "test_offload.py", "test_optimizer.py", "test_placement.py",
             "test_previews.py", "test_prior.py::test_each_sample_has_the_prior_of_its_own_picture",
@@ -157,7 +157,7 @@ RINGS = {
     ),
     "mac": Ring(
         tests=(
-            _CHECK, "test_derived.py", "test_export.py", "test_interference.py", "test_kinds.py", "test_loud.py",
+            "test_derived.py", "test_export.py", "test_interference.py", "test_kinds.py", "test_loud.py",
             "test_merge.py", "test_previews.py::test_the_vae_comes_and_goes_and_the_model_stays",
             "test_resize_extract.py", "test_stack.py", "test_training.py::test_checkpointing_gives_the_same_lora",
             "test_training.py::test_result_and_a_model_left_as_it_was",
@@ -166,7 +166,7 @@ RINGS = {
         elsewhere=(_OTHERS,),
     ),
     "arc": Ring(
-        tests=(_CHECK, "test_derived.py", "test_interference.py", "test_kinds.py", "test_resize_extract.py"),
+        tests=("test_derived.py", "test_interference.py", "test_kinds.py", "test_resize_extract.py"),
         families=_FAMILIES,
     ),
 }  # fmt: skip
