@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from itertools import groupby
@@ -48,7 +48,8 @@ class Factors:
     first layer's weight.
 
     Layers that `start` has begin with its correction, at its scaling and at least its rank. Those in `kept` have it
-    too, and are attached, silenced and saved, but not trained. DoRA reads the layers' weights through `frozen`.
+    too, and are attached, silenced and saved, but not trained. DoRA reads the layers' weights through `frozen`. `leaf`
+    may make the views of the buffers, at their place and of their shape, in another way.
     """
 
     def __init__(
@@ -63,6 +64,7 @@ class Factors:
         start: Start | None = None,
         kept: Mapping[str, nn.Module] | None = None,
         frozen: Frozen | None = None,
+        leaf: Callable[[Tensor, Tensor, int, tuple[int, int]], Tensor] | None = None,
     ):
         self.options, self.frozen = options or LayersConfig(), frozen or Frozen()
         given, doras = (start.layers, start.doras) if start else ({}, {})
@@ -77,7 +79,7 @@ class Factors:
         self.twins = Twins(self.flat)
         ratios = (1, self.options.lora_plus_ratio, 1)
         rates = {(name, i): wanted[name].rate * ratios[i] for name, own in shapes.items() for i in range(len(own))}
-        leaves, self.parts = _laid_out(self.flat, {key: shapes[key[0]][key[1]] for key in rates}, rates)
+        leaves, self.parts = _laid_out(self.flat, {key: shapes[key[0]][key[1]] for key in rates}, rates, leaf or _leaf)
         self.branches: dict[str, Branch] = {}
         for name, module in layers.items():
             own, (lora_A, lora_B) = wanted[name], (leaves[name, 0], leaves[name, 1])
@@ -203,7 +205,7 @@ def _begin(branch: Branch, given: LowRank | None, generator: torch.Generator) ->
 
 
 def _laid_out(
-    flat: Tensor, shapes: Mapping[Key, tuple[int, int]], rates: Mapping[Key, float]
+    flat: Tensor, shapes: Mapping[Key, tuple[int, int]], rates: Mapping[Key, float], leaf: Callable[..., Tensor]
 ) -> tuple[dict[Key, Tensor], tuple[Part, ...]]:
     """Leaves by layer and factor, and the parts they form: one piece for each rate, the model's pieces first, and else
     in the order of the layers."""
@@ -215,7 +217,7 @@ def _laid_out(
     for (text, rate, magnitudes), keys in groupby(sorted(shapes, key=kind), kind):
         start, members = at, list(keys)
         for key in members:
-            leaves[key] = _leaf(flat, flat.grad, at, shapes[key])
+            leaves[key] = leaf(flat, flat.grad, at, shapes[key])
             at += prod(shapes[key])
         part = flat if at - start == len(flat) else flat[start:at]
         part.grad = flat.grad[start:at]

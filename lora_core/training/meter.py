@@ -12,6 +12,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import addmm_flop, flop_registry, sdpa_backward_flop, sdpa_flop
 
 _aten = torch.ops.aten
+_DEVICE = torch.ops.prim.device.default
 _FLOPS = {
     **flop_registry,
     _aten.addmm_: addmm_flop,
@@ -49,10 +50,16 @@ class Meter(TorchDispatchMode):
     def work(self) -> Work:
         return Work(self.flops, self.moved, self.launches)
 
+    def restart(self) -> None:
+        """Forget the work and the peak so far; what is held stays held."""
+        self.peak, self.flops, self.moved, self.launches = self._held, 0, 0, 0
+
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if func is _DEVICE:  # fake tensors dispatch their .device
+            return func(*args)
         kwargs = kwargs or {}
         out = func(*args, **kwargs)
-        if not func.is_view and func is not torch.ops.prim.device.default:  # fake tensors dispatch their .device
+        if not func.is_view:
             taken, made = ([t for t in tree_leaves(tree) if isinstance(t, Tensor)] for tree in ((args, kwargs), out))
             self._count(func, args, kwargs, out, [*taken, *made])
             old = {tensor.untyped_storage()._cdata for tensor in taken}

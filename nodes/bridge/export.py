@@ -6,6 +6,7 @@ import logging
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from math import prod
 from pathlib import Path
 
 import comfy.lora
@@ -29,6 +30,8 @@ from .weights import key_of, weight_of
 log = logging.getLogger("lora_loom")
 
 STYLES = {"comfyui": "native", "kohya": "kohya", "diffusers": "peft"}
+_TINY = torch.finfo(torch.float32).tiny
+_PART = 2**18  # numbers: 1 MB
 DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
 
 
@@ -170,19 +173,30 @@ def _errors(
 
     DoRA depends on the weight that it finds, and is looked at in fp64.
     """
-    errors = {}
+    errors, room = {}, torch.empty(max((prod(layer.shape) for layer in adapter.layers.values()), default=0))
     for index, (name, change) in enumerate((*adapter.layers.items(), *adapter.others.items())):
         tick(index + 1)
         if isinstance(change, LowRank):
-            wanted = change.to("cpu", torch.float32).delta_weight()
-            weight = torch.zeros_like(wanted)
+            zeros = room[: prod(change.shape)].view(change.shape).zero_()  # new memory would take as long as the sums
+            errors[name] = _error(change.to("cpu", torch.float32), apply(name, zeros))
         else:
             weight = weight_of(name, model, clip)
             wanted = change[0].difference(weight)
-        applied = apply(name, weight.clone()) - weight
-        errors[name] = float((applied - wanted).norm() / wanted.norm().clamp(min=torch.finfo(torch.float32).tiny))
+            applied = apply(name, weight.clone()) - weight
+            errors[name] = float((applied - wanted).norm() / wanted.norm().clamp(min=_TINY))
     worst = max(errors, key=errors.__getitem__)
     return len(errors), errors[worst], worst
+
+
+def _error(layer: LowRank, applied: Tensor) -> float:
+    """Of every number of a weight to which the layer was added, in parts that fit into a processor's cache."""
+    rows = max(1, _PART // prod(layer.shape[1:]))
+    wrong = size = 0.0
+    for part, factor in zip(applied.split(rows), layer.lora_B.split(rows), strict=True):
+        wanted = replace(layer, lora_B=factor).delta_weight()
+        size += float(wanted.norm()) ** 2
+        wrong += float(wanted.sub_(part).norm()) ** 2
+    return (wrong / max(size, _TINY**2)) ** 0.5
 
 
 def _others_of_sum(adapter: Adapter, model, clip) -> dict[str, tuple[Correction, ...]]:

@@ -102,17 +102,26 @@ def traced(patcher, job: Job, measures: Measures, clip=None) -> Trace:
     """
     with _rehearsed(patcher, job, measures, clip) as (denoiser, factors, x0, sigma, conditions, meter):
         preserved = conditions if job.config.preservation else []
-        with meter:
-            add_gradient(job.config, factors, denoiser, x0, torch.zeros_like(x0), sigma, conditions, preserved)
+        batch = x0, torch.zeros_like(x0), sigma, conditions, preserved
+        _metered(meter, measures, lambda: add_gradient(job.config, factors, denoiser, *batch))
     return Trace(meter.peak, meter.work, factors.flat.numel())
 
 
 def sampled(patcher, job: Job, measures: Measures, clip=None) -> Trace:
     """The same of one forward as a sampler runs it, without a gradient."""
     with _rehearsed(patcher, job, measures, clip) as (denoiser, factors, x, sigma, conditions, meter):
-        with torch.no_grad(), meter:
-            denoiser.denoised(x, sigma, conditions)
+        with torch.no_grad():
+            _metered(meter, measures, lambda: denoiser.denoised(x, sigma, conditions))
         return Trace(meter.peak, meter.work, factors.flat.numel(), meter.held)
+
+
+def _metered(meter: Meter, measures: Measures, step: Callable[[], object]) -> None:
+    """One step of many: blocks are copied ahead in the order of the step before."""
+    with meter:
+        step()
+        if measures.offload and not shares_ram(meter.device):
+            meter.restart()
+            step()
 
 
 @contextmanager
@@ -134,13 +143,20 @@ def _rehearsed(patcher, job: Job, measures: Measures, clip) -> Iterator[tuple]:
         conditions = [_condition(denoiser, job) for _ in range(config.batch_size)]
         lora = job.lora
         sizes = (lora.rank, lora.alpha, torch.Generator(), job.text_rank, device, lora.options)
-        factors = Factors(layers, *sizes, job.start, kept, ComfyFrozen())
+        factors = Factors(layers, *sizes, job.start, kept, ComfyFrozen(), _leaf)
         x0 = torch.zeros((config.batch_size, *job.latent), device=device)
         denoiser.level = level
         sigma = torch.full((config.batch_size,), level, device=device)
         stream = Stream(device, ahead=not shares_ram(device))
         with prepared(patcher, measures, stream, clip and clip.patcher), attached(factors.branches):
             yield denoiser, factors, x0, sigma, conditions, meter
+
+
+def _leaf(flat: Tensor, grad: Tensor, at: int, shape: tuple[int, int]) -> Tensor:
+    """Instead of a view of the buffers one by itself: torch remembers what it has once worked out by offsets, too."""
+    leaf = flat.new_empty(shape).requires_grad_()
+    leaf.grad = grad.new_empty(shape)
+    return leaf
 
 
 def _condition(denoiser: ComfyDenoiser, job: Job) -> Any:
