@@ -18,7 +18,8 @@ def differentiable_attention() -> Iterator[None]:
 
     SageAttention and ComfyUI's FlashAttention have no backward. The choice is made when ComfyUI starts, and every
     module that imports it holds it under one of two names; packs that put in their own do it there, too. A MODEL's
-    override in its transformer options comes before it, so callers leave `OVERRIDE` out of those.
+    override in its transformer options comes before it, so callers leave `OVERRIDE` out of those. What layers prefer
+    (from ComfyUI 0.38 on, as a node has chosen it for the model) is passed over.
     """
     chosen = [
         (names, name, names[name])
@@ -28,8 +29,12 @@ def differentiable_attention() -> Iterator[None]:
     ]
     try:
         for names, name, _ in chosen:
-            names[name] = attention_pytorch
+            names[name] = _with_backward
         yield
     finally:
         for names, name, kernel in chosen:
             names[name] = kernel
+
+
+def _with_backward(*args, preferred_attention=None, **kwargs):
+    return attention_pytorch(*args, **kwargs)

@@ -16,7 +16,7 @@ from torch._subclasses.fake_tensor import FakeTensor
 
 from .branches import WAYS, Hooked, Timeline, Way
 from .clock import ALWAYS, Clock, Span, during, is_on
-from .fused import heed_hooks
+from .fused import forget_graphs, heed_hooks
 from .uncalled import Uncalled
 
 _COMPUTED_IN = (torch.float32, torch.bfloat16, torch.float16)
@@ -93,6 +93,7 @@ class Beside:
         self.factors = comfy.model_patcher.CoreModelPatcher(factors, patcher.load_device, patcher.offload_device)
         self.uncalled = Uncalled({key: way for key, way in self.ways.items() if isinstance(way, Hooked)})
         self._hung: WeakKeyDictionary[nn.Module, Hung] = WeakKeyDictionary()
+        self._last: WeakKeyDictionary[nn.Module, frozenset[Span]] = WeakKeyDictionary()  # what was off
 
     def __deepcopy__(self, memo: dict) -> Beside:
         """Itself: some nodes copy a MODEL's options deep, and with what hangs they would copy the model."""
@@ -124,6 +125,9 @@ class Beside:
         if not isinstance(t, FakeTensor):
             sigma, to_sigma = float(t.max()), model.model_sampling.percent_to_sigma
             off = frozenset(span for span in self.spans if not is_on(span, sigma, to_sigma))
+            if off != self._last.get(model):
+                self._last[model] = off
+                forget_graphs(model)
         with during(lambda inside: self._set(model, off if inside else frozenset())):
             return executor(x, t, *args, **kwargs)
 
@@ -136,6 +140,7 @@ class Beside:
     def _hang(self, patcher) -> None:
         heed_hooks()
         self._remove(patcher.model)
+        forget_graphs(patcher.model)
         ways = [(way, _module(patcher.model, key)[0]) for key, way in self.ways.items()]
         take_off = [*self.uncalled.watch(patcher.model), *(way.hang(module) for way, module in ways)]
         self._hung[patcher.model] = Hung(id(patcher), ways, take_off)
@@ -146,9 +151,10 @@ class Beside:
             self._remove(patcher.model)
 
     def _remove(self, model: nn.Module) -> None:
-        hung = self._hung.pop(model, None)
-        for take_off in hung.take_off if hung else ():
-            take_off()
+        if hung := self._hung.pop(model, None):
+            forget_graphs(model)
+            for take_off in hung.take_off:
+                take_off()
 
     def _free(self, patcher, unloaded: bool) -> None:
         if unloaded:

@@ -8,7 +8,8 @@ qkv and feed-forward, and fp16 layers under `--fast fp16_accumulation`. A hook b
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import wraps
 from typing import Any
 
@@ -40,6 +41,28 @@ def insist(module: nn.Module) -> Callable[[], None]:
             delattr(module, _FORCED)
 
     return let_go
+
+
+def forget_graphs(model: nn.Module) -> None:
+    """Drop what newer versions have captured of a model's blocks as CUDA graphs: they replay what hung on the layers,
+    and was on, when they were captured."""
+    drop = getattr(sys.modules.get("comfy.model_prefetch"), "_drop_graph", None)
+    if drop is not None:
+        for module in model.modules():
+            drop(module)
+
+
+@contextmanager
+def insisted(model: nn.Module) -> Iterator[None]:
+    """Inside, every layer of a model that has a hook now is marked."""
+    hooked = [each for each in model.modules() if each._forward_hooks and not hasattr(each, _FORCED)]
+    for module in hooked:
+        setattr(module, _FORCED, _OURS)
+    try:
+        yield
+    finally:
+        for module in hooked:
+            vars(module).pop(_FORCED, None)
 
 
 def _called(fused: Fused) -> Fused:

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from .device import release
 from .frozen import cast_as_in_sampling
-from .fused import heed_hooks
+from .fused import heed_hooks, insisted
 from .images import as_picture
 
 SAMPLERS, SCHEDULERS = comfy.samplers.KSampler.SAMPLERS, comfy.samplers.KSampler.SCHEDULERS
@@ -85,8 +85,9 @@ def sampling_inside(patcher, text: nn.Module | None = None) -> Iterator[None]:
     model.manual_cast_dtype = patcher.object_patches_backup.get("manual_cast_dtype", before[0])
     comfy.model_management.in_training = False
     try:
-        with torch.no_grad(), _randomness_kept(patcher.load_device), _held((model, text)), cast_as_in_sampling(model):
-            yield
+        with torch.no_grad(), _randomness_kept(patcher.load_device), _held((model, text)):
+            with insisted(model), cast_as_in_sampling(model):
+                yield
     finally:
         model.manual_cast_dtype, comfy.model_management.in_training = before
         patcher.remove_wrappers_with_key(WrappersMP.PREPARE_SAMPLING, _KEY)

@@ -32,6 +32,7 @@ from ...lora_core.training.reality import Expected
 from ...lora_core.training.run_folder import RunFolder, UnsavedError
 from ...lora_core.training.start import Start
 from ...lora_core.training.trainer import Sample, StepResult, TrainState, Trouble, make_optimizer, train
+from ...lora_core.training.unmoved import Unmoved
 from . import finished, preparing
 from .denoiser import ComfyDenoiser
 from .ending import ended_by_signals
@@ -199,7 +200,7 @@ def _run(order: Order, work: _Work, kept: RunFolder) -> Trained:
         order.recipe, order.pictures, state, work.denoiser, work.samples, weight_norms(work.layers), kept.path,
         work.adapter, partial(_labelled, work.material.facts),
     )  # fmt: skip
-    problem, reality = "", Reality(work.denoiser.device, work.expected, progress)
+    problem, reality, unmoved = "", Reality(work.denoiser.device, work.expected, progress), Unmoved(state.factors)
     try:
         with ended_by_signals(), attached(state.factors.branches), kept.kept(state, work.adapter):
             previewer.begin(run.start_over)
@@ -207,6 +208,7 @@ def _run(order: Order, work: _Work, kept: RunFolder) -> Trained:
             steps = train(config, state, work.denoiser, work.samples, trouble, reality.relief)
             for result in watch.over(steps):
                 reality.after()
+                tell(progress, unmoved.look())
                 kept.note(result)
                 _show(progress, result, config, state, watch)
                 due = run.save_every and result.step % run.save_every == 0
@@ -217,7 +219,7 @@ def _run(order: Order, work: _Work, kept: RunFolder) -> Trained:
         tell(progress, f"warning: {problem}")
     else:
         kept.finish()
-    adapter, (report, charts) = watch.result(), watch.told()
+    adapter, (report, charts) = watch.result(), watch.told(unmoved.sentence)
     report = f"{problem}\n\n{report}" if problem else report
     summary = _summary(state, adapter, report)
     kept_step = int(adapter.metadata["ss_steps"])

@@ -142,9 +142,9 @@ class Watch:
             norms.largest(sizes, self.weights), (self.seconds, time.monotonic() - self.started), tuple(notes),
         )  # fmt: skip
 
-    def told(self) -> tuple[str, Image.Image]:
-        """The report and the charts."""
-        story = self.story(self._went_back())
+    def told(self, *notes: str) -> tuple[str, Image.Image]:
+        """The report, with the notes, and the charts."""
+        story = self.story([*filter(None, notes), *self._went_back()])
         examples = self.pictures.dataset.examples
         shown = {index: Image.fromarray(examples[index].origin.thumbnail.numpy()) for index, _ in story.pictures()}
         return report(story), charts.draw_charts(story, shown)

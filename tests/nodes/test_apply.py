@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -373,8 +373,18 @@ def test_a_branch_is_the_product_it_stands_for(layer: str, dtype: torch.dtype) -
     assert relative_error(plain, wanted) > 0.1
 
 
-def test_branches_add_up_and_with_comfyuis_bypass() -> None:
+def _into_its_own(adapter: LoRAAdapter, forward: Callable, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    """As ComfyUI's LoRAs from 0.38 on are run beside a layer: the sum is written over what the LoRA gave."""
+    output = forward(x, *args, **kwargs)
+    change = adapter.h(x, output)
+    return adapter.g(torch.add(output, change, out=change))
+
+
+@pytest.mark.parametrize("newer", [False, True])
+def test_branches_add_up_and_with_comfyuis_bypass(newer: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two of ours around one of ComfyUI's; then taken off, put on again, in parts, and off."""
+    if newer:
+        monkeypatch.setattr(LoRAAdapter, "bypass_forward", _into_its_own)
     model, x = small(), inputs("second", torch.float32)
     layer = low_rank("second", 77)
     manager = comfy.weight_adapter.BypassInjectionManager()

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import comfy.ldm.modules.attention as attention
@@ -25,6 +26,7 @@ from harness.runs import train as run
 from lora_loom.lora_core.training.config import LoraConfig
 from lora_loom.lora_core.training.plan import Measures
 from lora_loom.lora_core.training.targets import select, weight_shape
+from lora_loom.nodes.bridge import attention as bridge_attention
 from lora_loom.nodes.bridge.denoiser import ComfyDenoiser
 from lora_loom.nodes.bridge.session import loaded, trainable, training_session
 from lora_loom.nodes.bridge.start import PREFIX
@@ -248,6 +250,20 @@ def test_attention_without_backward(models, only_for_sampling, family: str) -> N
     assert gradient(trio.model, trio.clip).norm() > 0
     assert attention.optimized_attention is only_for_sampling
     assert sys.modules["comfy.ldm.flux.math"].optimized_attention is only_for_sampling
+
+
+def test_attention_that_layers_prefer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As ComfyUI has it from 0.38 on: a node chooses a kernel for a model, and every attention of it calls that one."""
+    own = bridge_attention.attention_pytorch
+
+    def newer(*args: Any, preferred_attention: Any = None, **kwargs: Any) -> Tensor:
+        return (preferred_attention.function if preferred_attention else own)(*args, **kwargs)
+
+    monkeypatch.setattr(bridge_attention, "attention_pytorch", newer)
+    q, chosen = torch.randn(1, 4, 8, requires_grad=True), SimpleNamespace(function=lambda q, *_, **__: q.detach())
+    with bridge_attention.differentiable_attention():
+        found = attention.optimized_attention(q, q, q, 2, preferred_attention=chosen)
+    assert torch.equal(found, own(q, q, q, 2)) and found.requires_grad
 
 
 def test_attention_that_the_model_brings_along(models) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import comfy.model_management
+import comfy.model_prefetch
 import comfy.ops
 import comfy.sample
 import comfy.samplers
@@ -23,7 +24,7 @@ from comfy.model_patcher import ModelPatcher
 from comfy.quant_ops import QuantizedTensor
 from comfy.weight_adapter import BypassInjectionManager
 from comfy.weight_adapter.lora import LoRAAdapter
-from harness.calls import encode, relative_error
+from harness.calls import encode, relative_error, sampled
 from harness.kinds import MAKERS, randn, written
 from lora_loom.lora_core.kinds import OFT, Difference, GLoRA, Padded
 from lora_loom.lora_core.low_rank import LowRank
@@ -84,6 +85,26 @@ def test_two_halves_of_sampling_are_the_whole(models, loras: Path, kind: str, fa
         assert change > 1e-3 and relative_error(forward(halves.model, clip, share), wanted) < 1e-4 * min(change, 1)
         early = forward(first.model, clip, share)
         assert relative_error(early, wanted) < 1e-4 if share < 0.5 else torch.equal(early, base)
+
+
+def test_what_comfyui_has_captured_is_dropped_when_a_row_turns(models, loras: Path, monkeypatch) -> None:
+    """Newer versions replay blocks as CUDA graphs, with what was on at their capture."""
+    model, clip = models("sd15").model, models("sd15").clip
+    rows = [Row(written(loras, "LoRA", model, "sd15"), 0.7, 0.0, "", *EARLY)]
+    patched, network, seen = on(model, rows).model, model.model.diffusion_model, []
+    dropped = {network: "dropped"}
+    monkeypatch.setattr(
+        comfy.model_prefetch, "_drop_graph", lambda m: seen.extend([dropped[m]] if m in dropped else []), raising=False
+    )
+    (stack,) = beside._owners(patched)[0]
+    handle = network.register_forward_pre_hook(lambda *_: seen.append("off" if stack.clock.off else "on"))
+    sampled(patched, encode(clip, "a red heart"), torch.zeros(tiny.latent_shape(model)), steps=4)
+    handle.remove()
+    first, turn, end = seen.index("on"), seen.index("off"), len(seen) - seen[::-1].index("off")
+    assert set(seen[:first]) == {"dropped"} == {seen[turn - 1]}
+    assert set(seen[first : turn - 1]) == {"on"} and set(seen[turn:end]) == {"off"}
+    comfy.model_management.unload_all_models()
+    assert seen[-1] == "dropped"
 
 
 def test_parts_come_after_what_is_always_on(models, loras: Path) -> None:

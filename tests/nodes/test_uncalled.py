@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
+from types import MethodType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,10 +13,11 @@ import tiny
 import torch
 from comfy_execution.utils import CurrentNodeContext
 from harness.calls import encode, run_node, sampled
+from harness.runs import train
 from lora_loom.lora_core.adapter import TEXT_PREFIX, Adapter
 from lora_loom.nodes.bridge.beside import uncalled
 from lora_loom.nodes.bridge.export import DTYPES, STYLES, save_proven
-from lora_loom.nodes.bridge.fused import insist
+from lora_loom.nodes.bridge.fused import insist, insisted
 from lora_loom.nodes.load_stack import LoadLoraStack
 from server import PromptServer
 from torch import nn
@@ -25,9 +26,10 @@ from torch.nn import functional
 TOLD = "no effect in 2 of the 4 layers that they run beside, first blocks.0.ffn.2: the model did not call them"
 
 
-def unasked(first: nn.Module, act: Any, last: nn.Module) -> Any:
+def unasked(layers: nn.Sequential, x: torch.Tensor) -> torch.Tensor:
     """A feed-forward that uses the weight of its second layer itself."""
-    return lambda x, *_, **__: functional.linear(act(first(x)), last.weight.to(x.dtype), last.bias)
+    first, act, last = layers
+    return functional.linear(act(first(x)), last.weight, last.bias)
 
 
 @pytest.fixture
@@ -36,7 +38,7 @@ def loaded(models: Any) -> Iterator[tiny.Loaded]:
     trio = models("wan21")
     blocks = trio.model.model.diffusion_model.blocks
     for block in blocks:
-        block.ffn.forward = unasked(*block.ffn)
+        block.ffn.forward = MethodType(unasked, block.ffn)
     yield trio
     for block in blocks:
         del block.ffn.forward
@@ -96,10 +98,21 @@ def test_what_it_says_to_do_helps(loaded: tiny.Loaded, stack: Any, caplog: pytes
     caplog.clear()
     assert torch.equal(drawn(loaded, stack("weights")[0]), weights)
     for block in loaded.model.model.diffusion_model.blocks:
-        block.ffn.forward = nn.Sequential.forward.__get__(block.ffn)
+        block.ffn.forward = MethodType(nn.Sequential.forward, block.ffn)
     called = drawn(loaded, stack("beside")[0])
     assert float((called - weights).norm() / weights.norm()) < 1e-4
     assert not warnings(caplog)
+
+
+@pytest.mark.usefixtures("runs")
+def test_a_run_says_which_layers_learn_nothing(
+    loaded: tiny.Loaded, data: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    done = train(loaded, data, targets="attention+mlp")
+    told = f"2 of {len(done.adapter.layers)} layers learn nothing, first diffusion_model.blocks.0.ffn.2: no gradient"
+    assert [line for line in warnings(caplog) if told in line] and told in done.report
+    idle = [name for name, layer in done.adapter.layers.items() if not layer.norm()]
+    assert idle == [f"diffusion_model.blocks.{number}.ffn.2" for number in range(2)]
 
 
 def test_a_text_encoder_is_watched_too(
@@ -136,3 +149,13 @@ def test_a_layer_that_a_hook_hangs_on_is_marked_until_the_last_is_off() -> None:
     layer.comfy_force_forward = True  # as the bypass loader leaves it, which takes it off itself
     insist(layer)()
     assert layer.comfy_force_forward is True
+
+
+def test_layers_with_hooks_are_marked_while_a_session_samples() -> None:
+    model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2), nn.Linear(2, 2))
+    for layer in model[:2]:
+        layer.register_forward_hook(lambda *_: None)
+    insist(model[0])
+    with insisted(model):
+        assert [hasattr(layer, "comfy_force_forward") for layer in model] == [True, True, False]
+    assert [hasattr(layer, "comfy_force_forward") for layer in model] == [True, False, False]

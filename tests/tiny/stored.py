@@ -26,6 +26,11 @@ from .families import FAMILIES, Tiny
 from .packed import unpacked
 from .weights import seeded
 
+try:
+    from comfy_kitchen.tensor import AsymW4A8Int8Layout, register_layout_class
+except ImportError:  # kitchen before 0.2.31
+    AsymW4A8Int8Layout = None
+
 TYPES = {
     "fp16": torch.float16, "bf16": torch.bfloat16, "fp8_e4m3fn": torch.float8_e4m3fn, "fp8_e5m2": torch.float8_e5m2,
 }  # fmt: skip
@@ -67,6 +72,10 @@ LAYOUTS: dict[str, Write] = {
         {"convrot_groupsize": 64, "linear_dtype": "int8"},
     ),
 }  # fmt: skip
+_W4A8, _W4A8_MADE = "asym_w4a8_int8", {"group_size": 16, "convrot_groupsize": 64}
+_READS_W4A8 = _W4A8 in QUANT_ALGOS
+if AsymW4A8Int8Layout:
+    LAYOUTS[_W4A8] = partial(_layout, _W4A8, _W4A8_MADE, _W4A8_MADE)
 
 
 def load_stored(name: str, folder: Path, form: str) -> Any:
@@ -74,6 +83,8 @@ def load_stored(name: str, folder: Path, form: str) -> Any:
     row = FAMILIES[name]
     if form in TYPES:
         return _of_type(row, folder, TYPES[form])
+    if form == _W4A8 and not _READS_W4A8:
+        return _with_w4a8(load_stored(name, folder, "convrot_w4a4"), row)
     weights = quantised(row, LAYOUTS[form])
     if not row.stock:
         return patcher_of(built(row, "cpu", quantised=True), comfy.utils.convert_old_quants(weights)[0])
@@ -94,6 +105,22 @@ def quantised(row: Tiny, write: Write) -> dict[str, Tensor]:
     if write is _scaled_fp8:
         weights["scaled_fp8"] = torch.zeros(2, dtype=torch.float8_e4m3fn)
     return weights
+
+
+def _with_w4a8(model: Any, row: Tiny) -> Any:
+    """For a ComfyUI before 0.33, which has no reader of such files: its own layers, weights in kitchen's layout."""
+    layout = AsymW4A8Int8Layout.__name__
+    QUANT_ALGOS[_W4A8] = {
+        "storage_t": torch.int8, "parameters": {"weight_scale"}, "comfy_tensor_layout": layout, "quantize_input": False,
+    }  # fmt: skip
+    register_layout_class(layout, AsymW4A8Int8Layout)
+    weights = seeded(built(row, "meta").diffusion_model.state_dict(), norm=row.norm)
+    for name, layer in model.model.diffusion_model.named_modules():
+        if getattr(layer, "quant_format", None):
+            made = QuantizedTensor.from_float(weights[f"{name}.weight"], layout, **_W4A8_MADE)
+            layer.weight = nn.Parameter(made, requires_grad=False)
+            layer.quant_format, layer.layout_type = _W4A8, layout
+    return model
 
 
 def _suits(name: str, module: nn.Module) -> bool:
