@@ -50,10 +50,10 @@ class Ceiling:
 
 
 CEILINGS = {
-    "sd15": Ceiling(13.7, 12, 1),
-    "sdxl": Ceiling(17.6, 13, 1),
-    "flux1": Ceiling(22.0, 13, 1),
-    "flux2": Ceiling(19.0, 12, 1),
+    "sd15": Ceiling(3.2, 12, 1),
+    "sdxl": Ceiling(5.8, 13, 1),
+    "flux1": Ceiling(8.4, 13, 1),
+    "flux2": Ceiling(8.9, 12, 1),
 }
 NEAR = 0.05  # of the measured peak, the predicted one may be off
 
