@@ -104,13 +104,6 @@ class Branch:
             x, padding = F.pad(x, module._reversed_padding_repeated_twice, mode=module.padding_mode), 0
         return conv(conv(x, down, None, module.stride, padding, module.dilation), up)
 
-    def cap_(self, most: float) -> None:
-        """Shrink both factors alike until the Frobenius norm of the correction is at most `most`; a smaller one keeps
-        every bit. The norm is exact, from the factors' Gram matrices, and is not waited for."""
-        shrink = (most / self._low_rank_square().sqrt().clamp(min=most)).sqrt()
-        self.lora_A.mul_(shrink)
-        self.lora_B.mul_(shrink)
-
     @torch.no_grad()
     def square(self) -> Tensor:
         """Squared Frobenius norm of the whole correction, a scalar on the device."""
