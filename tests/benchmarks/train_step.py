@@ -20,6 +20,7 @@ from _cost import flops, launches_and_stalls, saved_bytes
 from _measure import Variant, alternate, arguments, begin, mebibytes, peak, table
 from _native import native
 from _training import RANK, Case, frozen, in_session, ours
+from harness.inprocess import PRETEND
 from lora_loom.lora_core.training.config import LoraConfig
 from lora_loom.lora_core.training.targets import select
 from lora_loom.nodes.bridge.denoiser import ComfyDenoiser
@@ -54,6 +55,8 @@ def variants_of(case: Case, dtype: torch.dtype, quick: bool) -> dict[str, Varian
     found = {FROZEN: frozen(case, model)}
     found |= {f"ours, {preset}": ours(case, model, preset) for preset in ("attention", "all-linear", "linear+conv")}
     found["ours, all-linear, recomputed"] = ours(case, model, "all-linear", checkpointing=True)
+    if PRETEND:  # which has no autocast, as TrainLoraNode wants it
+        return found
     found["native"] = native(case, plain, dtype)
     if not quick:
         found["native, nothing recomputed"] = native(case, plain, dtype, checkpointing=False)
