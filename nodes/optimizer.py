@@ -5,7 +5,6 @@ from __future__ import annotations
 from comfy_api.latest import io
 
 from ..lora_core.training.config import OPTIMIZERS, SCHEDULES, OptimizerConfig
-from ..lora_core.training.optimizers import check_torch
 from .types import CATEGORY, OptimizerType
 
 
@@ -41,7 +40,7 @@ class TrainingOptimizer(io.ComfyNode):
         if None in choices:  # one comes over a wire, and is seen by execute
             return True
         try:
-            check_torch(OptimizerConfig(*choices))
+            OptimizerConfig(*choices)
         except ValueError as error:
             return str(error)
         return True
@@ -53,5 +52,4 @@ class TrainingOptimizer(io.ComfyNode):
         config = OptimizerConfig(
             optimizer, lr_schedule, warmup, restarts, weight_decay, beta1, beta2, eps, max_grad_norm, ema_decay
         )
-        check_torch(config)
         return io.NodeOutput(config)

@@ -100,13 +100,6 @@ class Branch:
             x, padding = F.pad(x, module._reversed_padding_repeated_twice, mode=mode), "valid"
         return x, (module.stride, tuple(0 for _ in self.kernel) if padding == "valid" else padding, module.dilation)
 
-    def cap_(self, most: float) -> None:
-        """Shrink both factors alike until the Frobenius norm of the correction is at most `most`; a smaller one keeps
-        every bit. The norm is exact, from the factors' Gram matrices, and is not waited for."""
-        shrink = (most / self._low_rank_square().sqrt().clamp(min=most)).sqrt()
-        self.lora_A.mul_(shrink)
-        self.lora_B.mul_(shrink)
-
     @torch.no_grad()
     def square(self) -> Tensor:
         """Squared Frobenius norm of the whole correction, a scalar on the device."""

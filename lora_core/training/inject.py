@@ -16,6 +16,7 @@ from ..adapter import TEXT_PREFIX, Adapter
 from ..kinds import DoRA
 from ..low_rank import LowRank
 from .branch import Branch, copied
+from .caps import hold_
 from .dora import Frozen, Magnitude
 from .layers import LayersConfig, sizes
 from .pairs import Twins
@@ -144,8 +145,8 @@ class Factors:
     def cap_(self) -> None:
         """Hold every correction to the options' `max_norm` (Frobenius norm), if there is one."""
         if self.options.max_norm:
-            for branch in self.trained.values():
-                branch.cap_(self.options.max_norm)
+            matrices = [matrix for part in self.parts for matrix in part.matrices]
+            hold_(self.flat, matrices, self.trained.values(), self.options.max_norm)
 
     @contextmanager
     def silence(self) -> Iterator[None]:

@@ -78,11 +78,11 @@ class Found:
 
 
 def brought(tensors: Sequence[Tensor | None], device: torch.device) -> list[Tensor | None]:
-    """The tensors on the device, where those that lie elsewhere and are of one type come in one copy."""
+    """The tensors on the device, where those of one type that lie elsewhere come in one copy."""
     apart = [each for each in tensors if each is not None and each.device != device]
     copies: dict[int, Tensor] = {}
-    for dtype in {each.dtype: None for each in apart}:
-        own = [each for each in apart if each.dtype == dtype]
+    for kind in {(each.device, each.dtype): None for each in apart}:
+        own = [each for each in apart if (each.device, each.dtype) == kind]
         pieces = torch.cat([each.flatten() for each in own]).to(device).split([each.numel() for each in own])
         copies |= {id(each): piece.view(each.shape) for each, piece in zip(own, pieces, strict=True)}
     return [copies.get(id(each), each) for each in tensors]

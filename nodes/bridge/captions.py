@@ -18,6 +18,8 @@ from comfy.ldm.modules.attention import attention_pytorch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from ...lora_core.training.steps import brought
+
 Conditions = dict[str, comfy.conds.CONDRegular]
 TEXT = "c_crossattn"
 _OF_TEXT = (TEXT, "num_tokens", "t5xxl_ids", "t5xxl_weights")
@@ -88,8 +90,7 @@ def join(conditions: list[Conditions], how: str, model, shape: torch.Size, devic
     if _alike(conditions):
         return Joined(conditions)
     if how == "adapter":
-        moved = [comfy.samplers.cond_cat([condition], device=device) for condition in conditions]
-        conditions = [_adapted(*each, model, device) for each in zip(conditions, moved, strict=True)]
+        conditions = _adapted(conditions, model, device)
     step, pictures = _step(model), _picture_lengths(shape, _step(model))
     texts = [condition[TEXT].cond for condition in conditions]
     lengths = [text.shape[1] for text in texts]
@@ -144,14 +145,17 @@ def _fills_pictures(model, shape: torch.Size) -> bool:
     return step > 1 and ceil(shape[-2] / patch) * ceil(shape[-1] / patch) % step > 0
 
 
-def _adapted(condition: Conditions, tensors: dict[str, Tensor], model, device: torch.device) -> Conditions:
-    """Anima's network reads captions with an adapter of its own, which is part of what is trained: that done to a
-    condition, whose `tensors` are on the device."""
-    dtype = model.get_dtype_inference()
-    text, ids, weights = (tensors[name] for name in (TEXT, "t5xxl_ids", "t5xxl_weights"))
-    text = model.diffusion_model.preprocess_text_embeds(text.to(device, dtype), ids, weights.to(device, dtype))
-    rest = {name: cond for name, cond in condition.items() if name not in _OF_TEXT}
-    return rest | {TEXT: comfy.conds.CONDRegular(text)}
+def _adapted(conditions: list[Conditions], model, device: torch.device) -> list[Conditions]:
+    """Anima's network reads captions with an adapter of its own, which is part of what is trained: that done."""
+    dtype, read = model.get_dtype_inference(), (TEXT, "t5xxl_ids", "t5xxl_weights")
+    copies = [comfy.samplers.cond_cat([condition]) for condition in conditions]
+    tensors = brought([copy[name] for copy in copies for name in read], device)
+    adapted = []
+    for condition, text, ids, weights in zip(conditions, tensors[::3], tensors[1::3], tensors[2::3], strict=True):
+        text = model.diffusion_model.preprocess_text_embeds(text.to(dtype), ids, weights.to(dtype))
+        rest = {name: cond for name, cond in condition.items() if name not in _OF_TEXT}
+        adapted.append(rest | {TEXT: comfy.conds.CONDRegular(text)})
+    return adapted
 
 
 def _with_text(condition: Conditions, text: Tensor) -> Conditions:

@@ -8,11 +8,10 @@ from functools import partial
 from itertools import count
 
 import comfy.model_management
-import comfy.quant_ops
 import torch
-from comfy_kitchen.backends.eager import rope
 from torch import nn
 from torch.nn import functional
+from torch.nn.modules.dropout import _DropoutNd
 from torch.utils.checkpoint import checkpoint
 
 from ...lora_core.training.plan import Measures
@@ -20,11 +19,11 @@ from .attention import differentiable_attention
 from .clock import again, moment
 from .device import loading_in_full
 from .frozen import check_backward, ordinary_tensors, recast_in_backward, static_clone
+from .guests import Guests
 from .offload import Stream, loaded_around, shared_out, stream_to
+from .rope import differentiable_rope
 from .staging import Copying
 
-_FUSED_ROPE = ("apply_rope", "apply_rope1", "apply_rope_split_half", "apply_rope_split_half1",
-               "rms_rope", "rms_rope1", "rms_rope_split_half", "rms_rope_split_half1")  # fmt: skip
 _NORMS = ("layer_norm", "rms_norm")
 _TEXT = torch.float32  # ComfyUI keeps the activations of text encoders in it
 
@@ -69,12 +68,12 @@ def aside(text) -> Iterator:
 def trainable(model) -> Iterator:
     """Yield a ModelPatcher of its own for this MODEL, not loaded yet; what it computes has a backward.
 
-    Inference mode is off inside. Attention and rotary kernels without a backward are replaced. A MODEL under dynamic
-    VRAM gives its weights to a static one for the time.
+    Inference mode is off inside. Attention kernels without a backward are replaced, rotary ones are given one. A MODEL
+    under dynamic VRAM gives its weights to a static one for the time.
     """
     with torch.inference_mode(False), torch.enable_grad(), static_clone(model) as patcher:
         _compute_in_range(patcher)
-        with _flag_training(), _differentiable_rope(), differentiable_attention(), norms_on_copies():
+        with _flag_training(), differentiable_rope(), differentiable_attention(), norms_on_copies():
             yield patcher
 
 
@@ -119,12 +118,12 @@ def prepared(patcher, measures: Measures, stream: Stream, text=None) -> Iterator
     """
     network = patcher.model.diffusion_model
     streamed = shared_out(blocks(network), measures.offload)
-    again = blocks(network) if measures.checkpointing else streamed
+    again, drawing = blocks(network) if measures.checkpointing else streamed, bool(Guests(patcher).calls())
     held = {module for block in again if block not in streamed for module in block.modules()}
     with ExitStack() as undo:
         kept = (measures.keep_casts, held if measures.hold_casts else ())
         undo.enter_context(recast_in_backward(network, patcher.model.get_dtype_inference(), *kept))
-        undo.enter_context(_recomputed(again, streamed, stream))
+        undo.enter_context(_recomputed(again, streamed, stream, drawing))
         if text is not None:
             undo.enter_context(recast_in_backward(text.model, _TEXT))
             undo.enter_context(_recomputed(blocks(text.model) if measures.checkpointing else ()))
@@ -165,30 +164,19 @@ def _flag_training() -> Iterator[None]:
 
 
 @contextmanager
-def _differentiable_rope() -> Iterator[None]:
-    """Some families call the fused rotary kernels without looking at `in_training`; the eager ones have gradients."""
-    kernels = comfy.quant_ops.ck
-    names = [name for name in _FUSED_ROPE if hasattr(kernels, name) and hasattr(rope, name)]
-    before = {name: getattr(kernels, name) for name in names}
-    try:
-        for name in names:
-            setattr(kernels, name, getattr(rope, name))
-        yield
-    finally:
-        for name, kernel in before.items():
-            setattr(kernels, name, kernel)
-
-
-@contextmanager
 def _recomputed(
-    modules: Sequence[nn.Module], streamed: Sequence[nn.Module] = (), stream: Stream | None = None
+    modules: Sequence[nn.Module],
+    streamed: Sequence[nn.Module] = (),
+    stream: Stream | None = None,
+    drawing: bool = False,
 ) -> Iterator[None]:
-    """Non-reentrant checkpointing of each module; `stream` brings the weights of those in `streamed`."""
+    """Non-reentrant checkpointing of each module; `stream` brings the weights of those in `streamed`. `drawing`: other
+    nodes act inside, who may draw random numbers; those are drawn again."""
     wrapped = []
     try:
         for module in modules:
             around = partial(stream.on_device, module) if module in streamed else nullcontext
-            module.forward = _checkpointed(module.forward, around)
+            module.forward = _checkpointed(module.forward, around, drawing or _drops(module))
             wrapped.append(module)
         yield
     finally:
@@ -198,7 +186,14 @@ def _recomputed(
             stream.put_back()
 
 
-def _checkpointed(forward, around):
+def _drops(module: nn.Module) -> bool:
+    """Whether it leaves out activations at random. Nothing else that networks do in a block is random."""
+    return any(isinstance(each, _DropoutNd) and each.training and each.p > 0 for each in module.modules())
+
+
+def _checkpointed(forward, around, random: bool):
+    """`random`: numbers are drawn inside, so that the states of all generators are kept with each call."""
+
     def outside(*args, **kwargs):
         runs, puts, failed = count(), moment(), []
 
@@ -213,7 +208,7 @@ def _checkpointed(forward, around):
             except BaseException as error:  # not through torch's frame, which would keep its hooks while it is held
                 failed.append(error)
 
-        output = checkpoint(inside, *args, use_reentrant=False, **kwargs)
+        output = checkpoint(inside, *args, use_reentrant=False, preserve_rng_state=random, **kwargs)
         if failed:
             raise failed.pop()
         return output

@@ -136,7 +136,7 @@ def _encode(encoder: SDClipModel, captions: list[list[Section]]) -> list[Encoded
         text, empty, weights = text[:-1], text[-1], weights.to(text.device)
         text = torch.where(weights == 1, text, (text - empty) * weights + empty)
     counts = [len(caption) for caption in captions]
-    firsts = pooled[[sum(counts[:index]) for index in range(len(counts))]].split(1)
+    firsts = [part[:1] for part in pooled[: sum(counts)].split(counts)]
     return [(part.flatten(0, 1)[None], first) for part, first in zip(text.split(counts), firsts, strict=True)]
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import torch
 from _measure import Step
+from harness.inprocess import PRETEND
+from lora_loom.lora_core.training.meter import Meter
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 from torch.utils.flop_counter import FlopCounterMode, addmm_flop, sdpa_backward_flop, sdpa_flop
@@ -21,6 +23,21 @@ def flops(step: Step) -> int:
     with FlopCounterMode(display=False, custom_mapping=_UNKNOWN_TO_TORCH) as counter:
         step()
     return counter.get_total_flops()
+
+
+def launches_and_stalls(step: Step, device: torch.device) -> tuple[int, str]:
+    """How many operators a step launches, and how often the host waits in it for what is queued, which the pretend
+    device tells: LORA_LOOM_PRETEND=gpu. A CPU has no queue to wait for."""
+    if PRETEND:
+        import pretend
+
+        pretend.reset()
+        step()
+        found = pretend.totals()
+        return found.launches, str(found.stalls)
+    with Meter(device) as meter:
+        step()
+    return meter.launches, "-"
 
 
 def saved_bytes(step: Step) -> int:

@@ -57,8 +57,8 @@ class Times:
     def __init__(self, names: Sequence[str]):
         self.seconds: dict[str, dict[int, float]] = {name: {} for name in names}
 
-    def milliseconds(self, name: str) -> str:
-        return _short(statistics.median(self.seconds[name].values()) * 1e3)
+    def milliseconds(self, name: str) -> Spread:
+        return Spread.of([seconds * 1e3 for seconds in self.seconds[name].values()])
 
     def rounds(self, name: str) -> str:
         return str(len(self.seconds[name]))

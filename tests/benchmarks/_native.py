@@ -10,21 +10,7 @@ import comfy_extras.nodes_train as nodes_train
 import torch
 from _measure import Step, Variant
 from _training import RANK, Case
-from torch import Tensor
-
-
-class _Opened(nodes_train.TrainSampler):
-    """Keeps what the guider passes to a sampler instead of training."""
-
-    def sample(self, guider, sigmas, extra_args, callback, noise, latent_image=None, *_) -> Tensor:
-        self.given = (sigmas, extra_args, callback, noise, latent_image)
-        self.conds = nodes_train.process_cond_list(guider.conds)["positive"]
-        return torch.zeros_like(latent_image)
-
-    def step(self, guider) -> None:
-        """TrainLoraNode's loop, once round: draw, forward, backward, optimiser."""
-        guider.conds = {"positive": list(self.conds)}
-        super().sample(guider, *self.given)
+from lora_loom.nodes.bridge.check.native import Opened
 
 
 def native(case: Case, model, dtype: torch.dtype, checkpointing: bool = True, bypass: bool = False) -> Variant:
@@ -35,7 +21,7 @@ def native(case: Case, model, dtype: torch.dtype, checkpointing: bool = True, by
     set_up = nodes_train._setup_lora_adapters_bypass if bypass else nodes_train._setup_lora_adapters
     factors, _, *managers = set_up(patcher, {}, "LoRA", dtype, RANK)
     optimizer = nodes_train._create_optimizer("AdamW", factors.values(), 5e-4)
-    sampler = _Opened(torch.nn.MSELoss(), optimizer, lambda _: None, case.batch, training_dtype=dtype)
+    sampler = Opened(torch.nn.MSELoss(), optimizer, lambda _: None, case.batch, training_dtype=dtype)
     guider = nodes_train.TrainGuider(patcher)
     guider.set_conds([text for conditioning in case.conditioning for text in conditioning])
     nodes_train._run_training_loop(guider, sampler, case.latents.to(dtype), len(case.latents), 0, False, False)

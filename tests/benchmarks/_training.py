@@ -73,7 +73,8 @@ def ours(case: Case, model, preset: str, checkpointing: bool = False) -> Variant
     """A step of Train LoRA."""
     config = TrainConfig(steps=1_000_000, batch_size=case.batch, caption_dropout=0.0)
     generator = torch.Generator().manual_seed(0)
-    factors = Factors(select(model.model.diffusion_model, LoraConfig(RANK, RANK, preset)), RANK, RANK, generator)
+    layers = select(model.model.diffusion_model, LoraConfig(RANK, RANK, preset))
+    factors = Factors(layers, RANK, RANK, generator, device=model.load_device)
     batches = Batches([tuple(latent.shape) for latent in case.latents], case.batch, 1, generator)
     state = TrainState(factors, batches, generator, make_optimizer(factors, config))
     denoiser = ComfyDenoiser(model)

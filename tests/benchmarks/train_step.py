@@ -3,8 +3,9 @@
 `frozen` is a forward and a backward to the input, without a LoRA or an optimiser. `native` is TrainLoraNode with its
 defaults: weight wrappers on every weight and bias, autocast, the whole network recomputed; `linear+conv` is ours on the
 same matrices. `recomputed` is our own checkpointing, the default of Train LoRA. `ours alike` is our step on the same
-layers without it. `FLOP` is relative to frozen; `saved` is what autograd holds between forward and backward, parameters
-not counted, and what is recomputed shows in `peak`.
+layers without it. `ms` is median [lowest..highest]; `launches` are operators, of which a GPU runs about one kernel
+each, and `stalls` how often the host waits for a device. `FLOP` is relative to frozen; `saved` is what autograd holds
+between forward and backward, parameters not counted, and what is recomputed shows in `peak`.
 """
 
 from __future__ import annotations
@@ -12,12 +13,14 @@ from __future__ import annotations
 from functools import partial
 
 import _comfy  # first: makes comfy importable
+import comfy.model_management
 import peft
 import torch
-from _cost import flops, saved_bytes
+from _cost import flops, launches_and_stalls, saved_bytes
 from _measure import Variant, alternate, arguments, begin, mebibytes, peak, table
 from _native import native
 from _training import RANK, Case, frozen, in_session, ours
+from harness.inprocess import PRETEND
 from lora_loom.lora_core.training.config import LoraConfig
 from lora_loom.lora_core.training.targets import select
 from lora_loom.nodes.bridge.denoiser import ComfyDenoiser
@@ -52,6 +55,8 @@ def variants_of(case: Case, dtype: torch.dtype, quick: bool) -> dict[str, Varian
     found = {FROZEN: frozen(case, model)}
     found |= {f"ours, {preset}": ours(case, model, preset) for preset in ("attention", "all-linear", "linear+conv")}
     found["ours, all-linear, recomputed"] = ours(case, model, "all-linear", checkpointing=True)
+    if PRETEND:  # which has no autocast, as TrainLoraNode wants it
+        return found
     found["native"] = native(case, plain, dtype)
     if not quick:
         found["native, nothing recomputed"] = native(case, plain, dtype, checkpointing=False)
@@ -66,19 +71,21 @@ def counterpart(name: str) -> str:
 
 
 def compare(case: Case, dtype: torch.dtype, rounds: int, quick: bool) -> None:
-    variants, facts = variants_of(case, dtype, quick), {}
+    variants, facts, device = variants_of(case, dtype, quick), {}, comfy.model_management.get_torch_device()
     for name, variant in variants.items():
         with variant() as step:
             step()
-            facts[name] = (flops(step), mebibytes(saved_bytes(step)), mebibytes(peak(step)[1]))
+            launched = launches_and_stalls(step, device)
+            facts[name] = (flops(step), *launched, mebibytes(saved_bytes(step)), mebibytes(peak(step)[1]))
     times = alternate(variants, rounds, patience=120)
     least = facts[FROZEN][0]
     rows = []
-    for name, (count, *held) in facts.items():
+    for name, (count, launches, stalls, *held) in facts.items():
         ratios = (times.ratio(name, FROZEN), times.ratio(name, counterpart(name)))
-        rows.append((name, times.milliseconds(name), *ratios, f"{count / least:.2f}", *held))
+        rows.append((name, times.milliseconds(name), *ratios, launches, stalls, f"{count / least:.2f}", *held))
     title = f"batch {case.batch}, {str(dtype)[6:]}, latents {SHAPE}, rank {RANK}; frozen is {least / 1e9:.1f} GFLOP"
-    table(title, ("", "ms", "time / frozen", "time / ours alike", "FLOP", "saved MiB", "peak MiB"), rows)
+    header = ("", "ms", "time / frozen", "time / ours alike", "launches", "stalls", "FLOP", "saved MiB", "peak MiB")
+    table(title, header, rows)
 
 
 def main() -> None:

@@ -80,11 +80,11 @@ def warm(peak: float) -> Callable[[int], float]:
     return lambda step: peak * min((step + 1) / 20, 1)
 
 
-def same(found: Problem, wanted: Problem) -> None:
+def same(found: Problem, wanted: Problem, most: float = 1e-8) -> None:
     """Equal to fp64 rounding, relative to the way both have come; fp32 would hide a wrong term in its own rounding."""
     way = (wanted.flat - Problem(dtype=torch.float64).flat).abs().max()
     assert way > 0.01
-    assert float((found.flat - wanted.flat).abs().max() / way) < 1e-8
+    assert float((found.flat - wanted.flat).abs().max() / way) < most
 
 
 CASES: dict[str, tuple[dict[str, Any], float, Callable[[Problem], Optimizer]]] = {
@@ -130,7 +130,31 @@ CASES: dict[str, tuple[dict[str, Any], float, Callable[[Problem], Optimizer]]] =
 def test_it_goes_the_way_of_its_reference(case, schedule):
     numbers, peak, reference = CASES[case]
     config = OptimizerConfig(case.partition(",")[0], weight_decay=0.1, **numbers)
-    same(ours(config, schedule(peak))[0], theirs(reference, schedule(peak)))
+    most = 2e-3 if case == "muon" else 1e-8  # torch sums products of fewer than 400 terms in another order in a batch
+    same(ours(config, schedule(peak))[0], theirs(reference, schedule(peak)), most)
+
+
+def test_muon_takes_the_steps_of_torch_with_matrices_side_by_side():
+    """At the sizes of LoRA's factors, where its iteration in bf16 gives the same bytes."""
+    shapes, draw = [(8, 320), (640, 8), (8, 320), (16, 768), (768, 16), (320, 8), (640, 8)], torch.Generator()
+    flat = torch.randn(sum(math.prod(shape) for shape in shapes), generator=draw.manual_seed(0)) * 0.1
+    flat.grad = torch.zeros_like(flat)
+    pieces = zip(shapes, *(each.split([math.prod(s) for s in shapes]) for each in (flat, flat.grad)), strict=True)
+    matrices = []
+    for shape, part, grad in pieces:
+        matrices.append(part.view(shape))
+        matrices[-1].grad = grad.view(shape)
+    alone = [matrix.clone() for matrix in matrices]
+    together = optimizers.make(OptimizerConfig("muon", weight_decay=0.1), [(flat, matrices, 1e-2)])
+    reference = torch.optim.Muon(alone, 1e-2, momentum=0.95, weight_decay=0.1, adjust_lr_fn="match_rms_adamw")
+    for _ in range(5):
+        flat.grad.copy_(torch.randn(flat.shape, generator=draw))
+        for matrix, own in zip(alone, matrices, strict=True):
+            matrix.grad = own.grad.clone()
+        together.step()
+        reference.step()
+    for matrix, own in zip(alone, matrices, strict=True):
+        assert float((matrix - own).abs().max() / matrix.abs().max()) < 1e-6
 
 
 @pytest.mark.parametrize("numbers", [{}, {"beta1": 0.8, "beta2": 0.95, "eps": 1e-6}])
@@ -151,6 +175,19 @@ def test_schedule_free_and_its_average_are_those_of_its_authors(numbers, warmup)
     them.eval()
     assert torch.equal(problem.flat, kept) and not torch.allclose(average, kept, atol=1e-3)
     torch.testing.assert_close(average, reference.flat, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("name", ["muon", "adafactor"])
+def test_states_that_were_kept_for_each_matrix_go_on(name):
+    """As torch's own optimisers left them in runs of earlier releases: one tensor each, and on."""
+    problem, optimizer = ours(OptimizerConfig(name), falling(1e-2), 5)
+    whole, _ = ours(OptimizerConfig(name), falling(1e-2), 8)
+    kept = [{key: value.clone() for key, value in optimizer.state[matrix].items()} for matrix in problem.matrices]
+    fresh = optimizers.make(OptimizerConfig(name), problem.parts(1e-2))
+    for matrix, state in zip(problem.matrices, kept, strict=True):
+        fresh.state[matrix].update(state)
+    advance(problem, fresh, lambda step: falling(1e-2)(step + 5), 3)
+    assert torch.equal(problem.flat, whole.flat)
 
 
 def test_prodigy_estimates_each_part_for_itself():
@@ -278,18 +315,6 @@ def test_bytes_of_state_per_parameter(name):
     state = [value for values in optimizer.state.values() for value in values.values() if value.ndim]
     wanted = BYTES.get(name, (16 + 1024 + 4096 + 16) * 4 / len(flat))  # adafactor: a row and a column per matrix
     assert sum(value.numel() * value.element_size() for value in state) / len(flat) == wanted
-
-
-@pytest.mark.parametrize(("name", "title", "since"), [("muon", "Muon", "2.9"), ("adafactor", "Adafactor", "2.5")])
-def test_an_older_torch_is_told_what_it_lacks(monkeypatch, name, title, since):
-    monkeypatch.delattr(torch.optim, title)
-    for refuse in (optimizers.check_torch, lambda config: optimizers.make(config, Problem().parts(1e-3))):
-        with pytest.raises(
-            ValueError, match=rf"{title} needs torch {since} or later and this is 2\.\d+.*; update torch"
-        ):
-            refuse(OptimizerConfig(name))
-    for other in set(OPTIMIZERS) - {name, "schedule_free_adamw"}:
-        optimizers.check_torch(OptimizerConfig(other))
 
 
 @pytest.mark.parametrize("name", ["adamw"])

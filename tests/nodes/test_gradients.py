@@ -13,7 +13,7 @@ from harness.problem import Problem
 from lora_loom.nodes.bridge import session
 from lora_loom.nodes.bridge.encoding import encode_captions
 from lora_loom.nodes.bridge.session import blocks, training_session
-from torch import Tensor
+from torch import Tensor, nn
 
 FAMILIES = ["sd15", "sd15_full", "flux1", "flux1_schnell", "wan_demo", *tiny.MORE]
 # One of each architecture in which captions of different lengths share a forward.
@@ -85,6 +85,29 @@ def test_in_place_blocks_need_their_copies(models, monkeypatch, family: str) -> 
     monkeypatch.setattr(session, "_own", lambda value: value)
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
         gradient(models(family), checkpointing=True)
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.5])
+def test_what_a_block_draws_is_drawn_again(models, monkeypatch, dropout: float) -> None:
+    """The states of the generators are kept for that alone."""
+    trio = models("sd15")
+    for module in trio.model.model.diffusion_model.modules():
+        if isinstance(module, nn.Dropout):
+            monkeypatch.setattr(module, "p", dropout)
+            monkeypatch.setattr(module, "training", True)
+    kept, checkpoint = set(), session.checkpoint
+
+    def noted(*args: Any, preserve_rng_state: bool, **choices: Any) -> Any:
+        kept.add(preserve_rng_state)
+        return checkpoint(*args, preserve_rng_state=preserve_rng_state, **choices)
+
+    monkeypatch.setattr(session, "checkpoint", noted)
+    found = []
+    for flag in (False, True):
+        torch.manual_seed(0)
+        found.append(gradient(trio, flag))
+    assert relative_error(found[1], found[0]) < 1e-5
+    assert (True in kept) == (dropout > 0) and False in kept
 
 
 BLOCKS = {

@@ -148,12 +148,6 @@ def test_auto_is_a_rate_that_suits_the_optimiser(trio, data) -> None:
         assert float(adapter.metadata["ss_learning_rate"]) == float(rate)
 
 
-def test_an_older_torch_is_told_so_when_the_graph_is_queued(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delattr(torch.optim, "Muon")
-    assert "Muon needs torch 2.9 or later" in refusals(graph(optimizer="muon"))
-    assert refusals(graph(optimizer="lion")) == ""
-
-
 def test_choices_are_plain_data_that_comfyui_can_cache() -> None:
     assert chosen() == chosen() == OptimizerConfig() and hash(chosen()) == hash(OptimizerConfig())
     assert json.loads(json.dumps(WIDGETS))["optimizer"] == "adamw"

@@ -102,3 +102,11 @@ def test_one_place_asks_for_fp64(models, random_adapter, monkeypatch, has: bool)
     monkeypatch.setattr(comfy.lora, "calculate_weight", lambda _patches, weight, _key: weight)  # factors stay in RAM
     weight = Patched(model, "model").read(f"{next(iter(adapter.layers))}.weight", other)
     assert weight.dtype == (torch.float64 if has else torch.float32)
+
+
+@pytest.mark.parametrize(("seconds", "sides"), [(0.02, [768]), (1e-5, [768, 2048, 4096])])
+def test_a_slow_device_is_timed_on_a_small_product(monkeypatch, seconds: float, sides: list[int]) -> None:
+    timed = []
+    monkeypatch.setattr(device, "_fastest", lambda _, work: timed.append(len(work.args[0])) or seconds)
+    assert device._flops(torch.device("cpu"), torch.float32) == 2 * sides[-1] ** 3 / seconds
+    assert timed == sides

@@ -8,6 +8,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import comfy.ldm.flux.math
 import comfy.model_management
 import comfy.quant_ops
 import comfy.sd
@@ -73,7 +74,8 @@ def surroundings(model: Any) -> dict[str, Any]:
     """All that a training session changes for its time."""
     network = model.model
     modules = list(network.modules())
-    kernels = {name: getattr(comfy.quant_ops.ck, name) for name in dir(comfy.quant_ops.ck) if "rope" in name}
+    ropes = (comfy.quant_ops.ck, comfy.ldm.flux.math)
+    kernels = {(owner, name): getattr(owner, name) for owner in ropes for name in dir(owner) if "rope" in name}
     return {
         "flag": comfy.model_management.in_training,
         "kernels": kernels,

@@ -53,9 +53,9 @@ def _first_state(param: Tensor) -> dict[str, Tensor]:
 def _grown_d(state: dict[str, Tensor], param: Tensor, d: float, rate: float, beta3: float) -> float | None:
     """The estimate after this gradient, kept in `state`; None while every gradient was zero."""
     scale = d / _FIRST_D  # keeps the sums from underflow, cancels in the quotient
-    moved = float(torch.dot(param.grad.flatten(), (state["start"] - param).flatten()))
+    moved = torch.dot(param.grad.flatten(), (state["start"] - param).flatten())
     state["s"].mul_(beta3).add_(param.grad, alpha=scale * d)
-    denominator = float(state["s"].abs().sum())
+    moved, denominator = torch.stack([moved, state["s"].abs().sum()]).tolist()  # the host waits once
     if denominator == 0:
         return None
     state["d_numerator"].mul_(beta3).add_(scale * rate * moved)

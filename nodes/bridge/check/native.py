@@ -14,7 +14,7 @@ from torch import Tensor
 from .case import Case
 
 
-class _Opened(nodes_train.TrainSampler):
+class Opened(nodes_train.TrainSampler):
     """Keeps what the guider passes to a sampler instead of training."""
 
     def sample(self, guider, sigmas, extra_args, callback, noise, latent_image=None, *_) -> Tensor:
@@ -40,7 +40,7 @@ def native_step(case: Case, length: int, rank: int) -> Iterator[Callable[[], Non
         patcher.model.requires_grad_(False).train()
         factors, *_ = nodes_train._setup_lora_adapters(patcher, {}, "LoRA", dtype, rank)
         optimizer = nodes_train._create_optimizer("AdamW", factors.values(), 5e-4)
-        sampler = _Opened(torch.nn.MSELoss(), optimizer, lambda _: None, 1, training_dtype=dtype)
+        sampler = Opened(torch.nn.MSELoss(), optimizer, lambda _: None, 1, training_dtype=dtype)
         guider = nodes_train.TrainGuider(patcher)
         guider.set_conds(network.caption(length))
         latent = torch.randn(1, *network.latent, generator=torch.Generator().manual_seed(0)).to(dtype)
