@@ -10,6 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 from torch.autograd import Variable
+from torch.autograd.graph import Node
 
 Grads = tuple[Tensor | None, Tensor | None]  # of A and B, for autograd to add up; None: they are where they belong
 
@@ -30,6 +31,10 @@ class Pair:
         """Return both as they are now, to be cast where a pass computes in another type."""
         return self.lora_A, self.lora_B
 
+    def is_asked(self, leaf: Node | None) -> bool:
+        """Return whether the backward pass that runs is to give gradients; `leaf` is autograd's node of A."""
+        return leaf is not None
+
     def collect(self, grad_hidden: Tensor, rows: Tensor, grad: Tensor, hidden: Tensor, scaling: float) -> Grads:
         grad_A, grad_B = grad_hidden.T @ rows, grad.T @ hidden
         return grad_A.mul_(scaling).to(self.lora_A.dtype), grad_B.mul_(scaling).to(self.lora_B.dtype)
@@ -41,6 +46,10 @@ class Pair:
 
 class _Leaves(Pair):
     """Leaves of the flat buffer, which have their gradients."""
+
+    def is_asked(self, leaf: Node | None) -> bool:
+        """Not where `torch.autograd.grad` asks for other gradients alone."""
+        return leaf is not None and torch._C._will_engine_execute_node(leaf)
 
     def add(self, grad_A: Tensor, grad_B: Tensor) -> Grads:
         self.lora_A.grad.add_(grad_A)

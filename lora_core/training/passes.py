@@ -60,7 +60,7 @@ class AddLowRank(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
         rows, hidden, down, up = ctx.saved_tensors
-        grad_hidden, grads = _backward(ctx, _rows(grad).to(hidden.dtype), rows, hidden, up)
+        grad_hidden, grads = _backward(ctx, 2, _rows(grad).to(hidden.dtype), rows, hidden, up)
         grad_x = None
         if ctx.needs_input_grad[1]:
             grad_x = product(torch.empty_like(rows), grad_hidden, down.to(rows.dtype), ctx.scaling).view(ctx.shape)
@@ -89,7 +89,7 @@ class LinearWithLowRank(torch.autograd.Function):
     def backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
         rows, hidden, down, up, kept = ctx.saved_tensors
         grad = _rows(grad)
-        grad_hidden, grads = _backward(ctx, grad, rows, hidden, up)
+        grad_hidden, grads = _backward(ctx, 1, grad, rows, hidden, up)
         grad_x = None
         if ctx.needs_input_grad[0]:
             grad_x = times_weight(grad, *ctx.layer, kept)
@@ -121,7 +121,7 @@ class AddConvolution(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, hidden, *factors = ctx.saved_tensors
-        kernel, trained = ctx.kernel, ctx.pair.lora_A.requires_grad
+        kernel, trained = ctx.kernel, ctx.pair.is_asked(ctx.next_functions[2][0])
         down, up = _kernels(factors, x.dtype, kernel)
         rest, wanted = _untransposed(kernel), (True, trained, False)
         grad_hidden, grad_B, _ = _convolution_backward(
@@ -175,13 +175,14 @@ def _hidden(rows: Tensor, down: Tensor, keep: Tensor | None) -> Tensor:
     return hidden if keep is None else hidden.mul_(keep)
 
 
-def _backward(ctx, grad: Tensor, rows: Tensor, hidden: Tensor, up: Tensor) -> tuple[Tensor, Grads]:
-    """The gradient of `keep * (x A^T)` without the scaling, and those of the factors."""
+def _backward(ctx, at: int, grad: Tensor, rows: Tensor, hidden: Tensor, up: Tensor) -> tuple[Tensor, Grads]:
+    """The gradient of `keep * (x A^T)` without the scaling, and those of the factors; A came in `at` that place."""
     grad_hidden = grad @ up.to(grad.dtype)
     if ctx.keep is not None:
         grad_hidden.mul_(ctx.keep)
-    trained = ctx.pair.lora_A.requires_grad
-    return grad_hidden, ctx.pair.collect(grad_hidden, rows, grad, hidden, ctx.scaling) if trained else (None, None)
+    if not ctx.pair.is_asked(ctx.next_functions[at][0]):
+        return grad_hidden, (None, None)
+    return grad_hidden, ctx.pair.collect(grad_hidden, rows, grad, hidden, ctx.scaling)
 
 
 def _rows(x: Tensor) -> Tensor:

@@ -196,6 +196,16 @@ def test_nothing_stays_of_a_pass_that_was_cut_off(dtype: torch.dtype) -> None:
     assert off(gradient(net, factors), wanted) <= (5e-3 if dtype == torch.bfloat16 else 0)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_gradient_of_something_else_is_no_gradient_of_factors(dtype: torch.dtype) -> None:
+    net, x = Net(dtype), picture(dtype).requires_grad_()
+    factors = factors_of(net)
+    with attached(factors.branches):
+        (found,) = torch.autograd.grad(net(x).float().square().sum(), x)
+    assert found.any() and not factors.flat.grad.any()
+    assert torch.equal(gradient(net, factors), gradient(net, factors_of(net)))
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float64])
 def test_a_product_takes_no_notice_of_what_it_is_written_over(dtype: torch.dtype) -> None:
     left, right = (torch.randn(5, 7).to(dtype) for _ in range(2))
