@@ -10,6 +10,7 @@ import torch
 from lora_loom.lora_core.training.branch import Branch
 from lora_loom.lora_core.training.config import OPTIMIZERS, OptimizerConfig, TrainConfig
 from lora_loom.lora_core.training.inject import Factors, attached
+from lora_loom.lora_core.training.layers import LayersConfig
 from lora_loom.lora_core.training.pairs import product
 from lora_loom.lora_core.training.trainer import make_optimizer
 from torch import Tensor, nn
@@ -41,8 +42,8 @@ class Net(nn.Module):
         return {name: module for name, module in self.named_modules() if hasattr(module, "weight")}
 
 
-def factors_of(net: Net, alpha: float = 3.0) -> Factors:
-    factors = Factors(net.layers(), 4, alpha, torch.Generator().manual_seed(1))
+def factors_of(net: Net, alpha: float = 3.0, **options: float) -> Factors:
+    factors = Factors(net.layers(), 4, alpha, torch.Generator().manual_seed(1), options=LayersConfig(**options))
     with torch.no_grad():
         factors.flat.copy_(torch.randn(len(factors.flat), generator=torch.Generator().manual_seed(2)) * 0.2)
     return factors
@@ -120,7 +121,7 @@ def test_copies_are_as_new_as_what_an_optimiser_leaves(name: str) -> None:
 
 def test_copies_are_as_new_as_any_change() -> None:
     net = Net(torch.bfloat16)
-    factors = factors_of(net)
+    factors = factors_of(net, max_norm=1e-3)
     branch = factors.branches["lines.0"]
     with torch.no_grad():
         for change in (
@@ -128,7 +129,7 @@ def test_copies_are_as_new_as_any_change() -> None:
             lambda: branch.lora_A.add_(1),
             lambda: torch._foreach_mul_([branch.lora_A, branch.lora_B], 0.5),
             lambda: factors.parts[0].flat.neg_(),
-            lambda: branch.cap_(1e-3),
+            factors.cap_,
         ):
             assert_new(branch)
             change()
