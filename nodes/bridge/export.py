@@ -6,7 +6,7 @@ import logging
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from math import prod
+from math import isnan, prod
 from pathlib import Path
 
 import comfy.lora
@@ -158,7 +158,7 @@ def prove_in_stack(path: Path, adapter: Adapter, dtype: torch.dtype, model, clip
 
 
 def _proven(proof: Proof, dtype: torch.dtype) -> Proof:
-    if proof.unmatched or proof.worst > 4 * torch.finfo(dtype).eps:
+    if proof.unmatched or not proof.worst <= 4 * torch.finfo(dtype).eps:  # NaN is none
         raise ValueError(
             f"the saved LoRA does not load as it was made ({proof}); "
             "nothing was kept, save it as fp32 or in another format"
@@ -184,7 +184,7 @@ def _errors(
             wanted = change[0].difference(weight)
             applied = apply(name, weight.clone()) - weight
             errors[name] = float((applied - wanted).norm() / wanted.norm().clamp(min=_TINY))
-    worst = max(errors, key=errors.__getitem__)
+    worst = max(errors, key=lambda name: (isnan(errors[name]), errors[name]))
     return len(errors), errors[worst], worst
 
 

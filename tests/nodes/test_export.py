@@ -128,7 +128,13 @@ def swapped_rows(tensors: dict[str, Tensor]) -> None:
     tensors[key] = tensors[key].flip(0).contiguous()
 
 
-@pytest.mark.parametrize("spoil", [wrong_alpha, lost_layer, strange_name, swapped_rows])
+def no_number(tensors: dict[str, Tensor]) -> None:
+    key = [key for key in tensors if key.endswith("lora_up.weight")][-1]
+    tensors[key] = tensors[key].clone()
+    tensors[key][0, 0] = torch.nan
+
+
+@pytest.mark.parametrize("spoil", [wrong_alpha, lost_layer, strange_name, swapped_rows, no_number])
 def test_spoiled_export_is_caught(models, loras: Path, random_adapter, monkeypatch, spoil: Callable) -> None:
     model = models("sd15").model
     adapter = random_adapter(model)
