@@ -14,7 +14,7 @@ import torch
 from harness.calls import encode
 from lora_loom.lora_core.training.config import LoraConfig, TrainConfig
 from lora_loom.lora_core.training.plan import GB
-from lora_loom.nodes.bridge import captions, device
+from lora_loom.nodes.bridge import captions, device, rates
 from lora_loom.nodes.bridge.denoiser import ComfyDenoiser
 from lora_loom.nodes.bridge.device import release
 from lora_loom.nodes.bridge.patched import Patched
@@ -107,6 +107,6 @@ def test_one_place_asks_for_fp64(models, random_adapter, monkeypatch, has: bool)
 @pytest.mark.parametrize(("seconds", "sides"), [(0.02, [768]), (1e-5, [768, 2048, 4096])])
 def test_a_slow_device_is_timed_on_a_small_product(monkeypatch, seconds: float, sides: list[int]) -> None:
     timed = []
-    monkeypatch.setattr(device, "_fastest", lambda _, work: timed.append(len(work.args[0])) or seconds)
-    assert device._flops(torch.device("cpu"), torch.float32) == 2 * sides[-1] ** 3 / seconds
+    monkeypatch.setattr(rates, "_fastest", lambda _, work: timed.append(len(work.args[0])) or seconds)
+    assert rates._flops(torch.device("cpu"), torch.float32) == 2 * sides[-1] ** 3 / seconds
     assert timed == sides

@@ -161,8 +161,8 @@ def test_what_is_refused_is_tried_once(models, tmp_path: Path, form: str, room: 
 
 def test_a_comfyui_that_pins_nothing_is_not_asked(models, monkeypatch) -> None:
     trio, streams = models("flux1"), Streams()
-    with streams.installed():
-        monkeypatch.setattr(comfy.model_management, "MAX_PINNED_MEMORY", -1)  # --disable-pinned-memory
+    with streams.installed(), monkeypatch.context() as pins:
+        pins.setattr(comfy.model_management, "MAX_PINNED_MEMORY", -1)  # --disable-pinned-memory
         with trainable(trio.model) as patcher:
             assert Planner(patcher).way(Measures(True, 1.0)) == PAGEABLE
             with loaded(patcher, Measures(True, 1.0)) as way:
