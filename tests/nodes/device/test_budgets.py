@@ -50,10 +50,10 @@ class Ceiling:
 
 
 CEILINGS = {
-    "sd15": Ceiling(3.2, 3),
+    "sd15": Ceiling(3.7, 3),
     "sdxl": Ceiling(5.8, 4),
-    "flux1": Ceiling(8.4, 5),
-    "flux2": Ceiling(8.9, 4),
+    "flux1": Ceiling(8.7, 5),
+    "flux2": Ceiling(9.2, 4),
 }
 NEAR = 0.05  # of the measured peak, the predicted one may be off
 
