@@ -1,0 +1,96 @@
+"""As `golden`, of what needs ComfyUI: identities and notes of runs, what hangs beside weights, and what was encoded."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import comfy.model_patcher
+import comfy.ops
+import torch
+from lora_loom.lora_core.kinds.correction import Correction
+from lora_loom.lora_core.merging.chain import Step
+from lora_loom.nodes.bridge import preparing
+from lora_loom.nodes.bridge.beside import Beside, contents
+from lora_loom.nodes.bridge.carried import carried
+from lora_loom.nodes.bridge.clock import Timed
+from lora_loom.nodes.bridge.folders import run_folder
+from lora_loom.nodes.bridge.patching import KindPatch
+from lora_loom.nodes.bridge.preparing import Sources
+from lora_loom.nodes.bridge.previews import Previews, Shown
+from lora_loom.nodes.bridge.sampling import Sampling
+from lora_loom.nodes.bridge.watch import Pictures
+from torch import Tensor, nn
+
+from harness.golden import IDENTITY, NAME, RECIPES, corrections, dataset, low_rank, numbers
+
+KEYS_OF_BRIDGE = "keys_of_bridge.json"
+ENCODER = "golden encoder"
+CONTENT = [{"l": [[(49406, 1.0), (7, 1.1)]]}, numbers(2, 3), None, True, "a caption"]
+
+
+def encoded() -> list[Any]:
+    """CONDITIONING."""
+    return [[numbers(1, 2, 3), {"pooled_output": numbers(1, 3), "guidance": 3.5}]]
+
+
+def shown() -> dict[str, Shown]:
+    """Previews made ready, by what is special in them."""
+    sampling, rows = Sampling(64, 96, 3, 2.5, "euler_ancestral", "simple", 11), (("a sks", "a cat"), ("sks, a 'tree'",))
+    return {
+        "all chosen": Shown(Previews(sampling, ("a sks", "a 'tree'"), "dull\nand", 2, 0.75), rows, {}, None),
+        "as it comes": Shown(Previews(Sampling(512, 512)), (("sks",),), {}, None),
+    }
+
+
+def patcher(patches: Mapping[str, Any]) -> comfy.model_patcher.ModelPatcher:
+    """A MODEL of one layer and what it is patched with."""
+    model = nn.ModuleDict({"a": comfy.ops.disable_weight_init.Linear(4, 3)})
+    model.a.weight.data, model.a.bias.data = numbers(3, 4), numbers(3)
+    made = comfy.model_patcher.ModelPatcher(model, torch.device("cpu"), torch.device("cpu"))
+    made.add_patches(patches, 1.0)
+    return made
+
+
+def beneath(correction: Correction) -> list[dict[str, Any]]:
+    """What a run knows of a correction that its MODEL carries."""
+    patch = KindPatch(set(), (correction, 0.5, tuple(correction.tensors())))
+    return carried(patcher({"a.weight": patch}), None)
+
+
+def beside(span: tuple[float, float]) -> str:
+    """What is known of corrections that hang beside a weight."""
+    steps = [Step((low_rank(), low_rank(2))), *(Step(corrections()[name], 0.5) for name in ("LoHa", "DoRA", "Placed"))]
+    made = patcher({})
+    Beside(made, {"a.weight": [Timed(step, span) for step in steps]}).attach(made, "golden")
+    (text,) = contents(made)
+    return text
+
+
+def sources(trio: Any) -> Sources:
+    return Sources(trio.model, trio.clip, trio.vae, dataset())
+
+
+def told(trio: Any) -> dict[str, Any]:
+    """Identities, hashes and texts; `trio` are models of SD 1.5."""
+    found = sources(trio)
+    pictures = {name: Pictures(found.dataset, recipe) for name, recipe in RECIPES.items()}
+    return {
+        "identities": {n: preparing.identity(recipe, found, IDENTITY, pictures[n]) for n, recipe in RECIPES.items()},
+        "settings": {n: preparing.settings(recipe, found, IDENTITY, pictures[n]) for n, recipe in RECIPES.items()},
+        "folder": run_folder(NAME, IDENTITY).name,
+        "previews": {name: each.note() for name, each in shown().items()},
+        "beneath": {name: beneath(each) for name, each in corrections().items() if name != "Placed, turned"},
+        "beside": [beside((0.0, 1.0)), beside((0.0, 0.5))],
+    }
+
+
+def same(one: Any, other: Any) -> bool:
+    """Of nests of tensors."""
+    if isinstance(one, Tensor):
+        return isinstance(other, Tensor) and one.dtype == other.dtype and torch.equal(one, other)
+    if isinstance(one, dict):
+        return one.keys() == other.keys() and all(same(one[key], other[key]) for key in one)
+    if isinstance(one, (list, tuple)):
+        return len(one) == len(other) and all(map(same, one, other))
+    return one == other
