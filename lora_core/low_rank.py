@@ -13,7 +13,10 @@ from math import prod
 import torch
 from torch import Tensor
 
+from .stored import stored
 
+
+@stored("LowRank", "lora_A lora_B alpha kernel")
 @dataclass(frozen=True, eq=False)
 class LowRank:
     """`lora_A` (rank, in), `lora_B` (out, rank), `alpha`; `kernel` is the spatial shape of a convolution's weight."""

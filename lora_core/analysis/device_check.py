@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 
+from ..stored import as_dict, stored
 from ..version import VERSION
 
 SECTIONS = ("right", "memory", "time")
@@ -14,6 +15,7 @@ TITLES = {"right": "Is it right", "memory": "Memory", "time": "Time"}
 _PATH = re.compile(r"(?:[A-Za-z]:[\\/]|\\\\|(?<![\w./~])~?/(?=\S))(?:[^\s'\"<>|:*?,;]+[\\/])*([^\s'\"<>|:*?,;\\/]*)")
 
 
+@stored("Finding", "section name passed text figures verdict")
 @dataclass(frozen=True)
 class Finding:
     """One thing that was looked at. `passed` is None for what was only measured, or left out for a reason that `text`
@@ -59,7 +61,7 @@ class Check:
         told = {
             "lora_loom": VERSION, "passed": self.passed, "quick": self.quick, "seconds": round(self.seconds, 1),
             "verdicts": self.verdicts(), "who": dict(self.who),
-            "findings": [asdict(finding) | {"figures": dict(finding.figures)} for finding in self.findings],
+            "findings": as_dict(list(self.findings)),
         }  # fmt: skip
         return json.dumps(told, indent=1) + "\n"
 

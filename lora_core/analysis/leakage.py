@@ -10,12 +10,15 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ..stored import as_dict, stored
+
 CONCEPT, CLASS, NEUTRAL = "with the trigger", "without the trigger", "neutral"
 _MEASURES = ("latent", "pixels", "structure")
 _LUMA = (0.299, 0.587, 0.114)
 _WINDOW, _SCALES, _C1, _C2 = 7, 3, 0.01**2, 0.03**2
 
 
+@stored("Change", "latent pixels structure")
 @dataclass(frozen=True)
 class Change:
     """From base to LoRA: `latent` is the norm of the difference of the finished latents over the base's norm, `pixels`
@@ -45,8 +48,8 @@ class Leakage:
         """Everything measured, for a machine to read; a ratio without an end is None, as JSON has no word for it."""
         found = {}
         for name, change in self.changes.items():
-            ratios = {f"{measure}_ratio": _finite(self.ratio(name, measure)) for measure in vars(change)}
-            found[name] = {"pictures": self.counts[name], **vars(change), **ratios}
+            ratios = {f"{measure}_ratio": _finite(self.ratio(name, measure)) for measure in _MEASURES}
+            found[name] = {"pictures": self.counts[name], **as_dict(change), **ratios}
         return found
 
     def report(self) -> str:
@@ -60,7 +63,7 @@ class Leakage:
 
     def _sentence(self, group: str) -> str:
         prompts = "Prompts without the trigger" if group == CLASS else "Neutral prompts"
-        if not any(vars(self.changes[group]).values()):
+        if not any(as_dict(self.changes[group]).values()):
             return f"{prompts} are not changed at all."
         if not self.changes[CONCEPT].latent:
             return f"{prompts} are changed, those with the trigger are not."
@@ -82,7 +85,7 @@ def measured(groups: dict[str, Sequence[Change]]) -> Leakage:
     """The means. Raises ValueError when there is nothing with the trigger to compare with."""
     if not groups.get(CONCEPT):
         raise ValueError("leakage compares with prompts that hold the trigger; there is none")
-    means = {name: _mean(found) for name, found in groups.items() if found}
+    means = {name: mean(found) for name, found in groups.items() if found}
     return Leakage(means, {name: len(groups[name]) for name in means})
 
 
@@ -90,7 +93,8 @@ def _finite(value: float) -> float | None:
     return value if math.isfinite(value) else None
 
 
-def _mean(changes: Sequence[Change]) -> Change:
+def mean(changes: Sequence[Change]) -> Change:
+    """Return the mean of each figure."""
     return Change(*(sum(getattr(each, name) for each in changes) / len(changes) for name in _MEASURES))
 
 

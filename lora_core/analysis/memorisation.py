@@ -9,11 +9,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ..stored import as_dict, stored
+
 _SIDE, _POOLS = 32, (1, 2, 4)  # compared at 32, 16 and 8 pixels square
 _CROPS, _PLACES = (0.9, 0.8, 0.7), 3
 _UNUSUAL = 0.05
 
 
+@stored("Nearest", "index distance like_training like_base")
 @dataclass(frozen=True)
 class Nearest:
     """Of one sample: the index of its nearest training picture, their distance, and the shares of training pictures and
@@ -71,7 +74,7 @@ class Memorisation:
     def figures(self) -> dict[str, object]:
         """Everything measured, for a machine to read."""
         return {
-            "samples": [vars(sample) for sample in self.samples],
+            "samples": as_dict(list(self.samples)),
             "training": list(self.training),
             "base": list(self.base),
             "near": self.near(),

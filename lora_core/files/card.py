@@ -6,12 +6,13 @@ import json
 import os
 from base64 import b64decode
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from ..decoding import PictureError, content, small
 from ..guess import guess, named
+from ..stored import as_dict, stored
 from . import guard
 from .faults import UnreadableFileError, UnsafeFileError
 from .layers import check_layers
@@ -24,6 +25,7 @@ _LARGEST_PICTURE = 32 * 2**20
 BESIDE = (".preview.png", ".preview.jpg", ".preview.webp", ".png", ".jpg", ".jpeg", ".webp")
 
 
+@stored("Card", "title words family author license hint picture fault")
 @dataclass(frozen=True)
 class Card:
     """`family` is a guess from layers and header; `fault` is why the file cannot be used, "" for a sound one."""
@@ -38,7 +40,7 @@ class Card:
     fault: str = ""
 
     def told(self) -> dict[str, Any]:
-        return asdict(self)
+        return as_dict(self)
 
 
 def read(path: str | os.PathLike[str]) -> Card:

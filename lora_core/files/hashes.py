@@ -5,13 +5,14 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import fields, is_dataclass
+from dataclasses import is_dataclass
 from typing import Any, BinaryIO
 
 import torch
 from torch import Tensor
 
 from ..adapter import Adapter
+from ..stored import as_tuple
 from .packing import pack
 
 _CHUNK = 2**24
@@ -60,7 +61,7 @@ def _add(digest: Any, value: Any) -> None:
         digest.update(f"{value.dtype} {tuple(value.shape)};".encode())
         digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
     elif is_dataclass(value):
-        _add(digest, (type(value).__name__, *(getattr(value, field.name) for field in fields(value))))
+        _add(digest, as_tuple(value))
     elif isinstance(value, tuple):
         digest.update(f"{len(value)}:".encode())
         for part in value:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
+from ..stored import as_dict, stored
 from .nested import table_of, value_of
 from .rights import Rights, intersection, rights_of
 from .signatures import is_hash_of_the_file, is_signature, signatures
@@ -24,6 +25,10 @@ _LONG = 300  # characters of a header's text that is not repeated for a parent
 _SIGNED = 16  # signatures of a parent that are noted
 
 
+@stored(
+    "Parent",
+    "name sha256 strength text_strength author license trigger base parents blocks hash_of header signatures",
+)
 @dataclass(frozen=True)
 class Parent:
     """`sha256` is that of the data section of its file where `hash_of` is empty; `adapter` is what was in memory, which
@@ -61,7 +66,7 @@ class Parent:
         )  # fmt: skip
 
     def described(self) -> dict[str, Any]:
-        return {name: value for name, value in asdict(self).items() if value not in ("", None, (), [], {})}
+        return {name: value for name, value in as_dict(self).items() if value not in ("", None, (), [], {})}
 
 
 def parents_of(metadata: Mapping[str, str]) -> list[Any]:

@@ -11,9 +11,11 @@ import torch
 from torch import Tensor
 
 from ..low_rank import LowRank
+from ..stored import stored
 from .correction import USUAL, Correction, like, norm
 
 
+@stored("DoRA", "update magnitude axis norm_of")
 @dataclass(frozen=True, eq=False)
 class DoRA(Correction):
     """`W' = m * (W + delta_W) / norm` (Liu et al. 2024, arXiv:2402.09353).

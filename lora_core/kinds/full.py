@@ -8,9 +8,11 @@ from typing import Literal
 
 from torch import Tensor
 
+from ..stored import stored
 from .correction import Correction, Shapes, like, norm
 
 
+@stored("Difference", "values")
 @dataclass(frozen=True, eq=False)
 class Difference(Correction):
     """`W + strength * difference`: what a fine-tune changed, or an extraction could not factor."""
@@ -45,6 +47,7 @@ class Difference(Correction):
         return cls(values)
 
 
+@stored("Replacement", "values")
 @dataclass(frozen=True, eq=False)
 class Replacement(Difference):
     """`W = values`, whatever the strength; what was done to the weight before is lost, as in ComfyUI."""

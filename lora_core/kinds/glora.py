@@ -9,9 +9,11 @@ from math import prod
 import torch
 from torch import Tensor
 
+from ..stored import stored
 from .correction import Correction, Shapes, like, norm
 
 
+@stored("GLoRA", "a1 a2 b1 b2 scale")
 @dataclass(frozen=True, eq=False)
 class GLoRA(Correction):
     """`delta_W = scale * (W @ a1 @ a2 + b1 @ b2)` (Chavan et al. 2023, arXiv:2306.07967, its parts A and B).

@@ -10,9 +10,11 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from ..stored import stored
 from .correction import Correction, Shapes, like, norm
 
 
+@stored("OFT", "blocks constraint")
 @dataclass(frozen=True, eq=False)
 class OFT(Correction):
     """`W' = R^T W`, R block-diagonal and orthogonal (Qiu et al. 2023, arXiv:2306.07280).
@@ -82,6 +84,7 @@ class OFT(Correction):
         return BOFT(blocks, alpha or 0.0, None if rescale is None else rescale.flatten())
 
 
+@stored("BOFT", "blocks constraint rescale")
 @dataclass(frozen=True, eq=False)
 class BOFT(OFT):
     """The same with R a product of `blocks` (stages, number, size, size) in butterfly order, each stage turning rows

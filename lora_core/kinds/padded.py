@@ -8,9 +8,11 @@ import torch
 from torch import Tensor
 
 from ..low_rank import LowRank
+from ..stored import stored
 from .correction import Correction
 
 
+@stored("Padded", "update")
 @dataclass(frozen=True, eq=False)
 class Padded(Correction):
     """`W' = pad(W) + strength * delta_W`: zeros are added at the end of each dimension, up to the shape of delta_W."""

@@ -9,9 +9,11 @@ import torch
 from torch import Tensor
 
 from ..low_rank import LowRank
+from ..stored import stored
 from .correction import Correction
 
 
+@stored("Placed", "inner start length reorder")
 @dataclass(frozen=True, eq=False)
 class Placed(Correction):
     """`inner` changes the rows `start : start + length` of a weight, after `reorder`, which undoes itself."""

@@ -6,7 +6,6 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import asdict
 from math import prod
 from pathlib import Path
 from typing import Any, NoReturn
@@ -19,6 +18,7 @@ from ..files.guard import Header
 from ..files.header_text import DTYPE_SIZES
 from ..files.layers import TensorInfo
 from ..files.save import save as save_file
+from ..stored import as_dict, from_dict
 from . import snapshot
 from .health import Health
 from .record import Record
@@ -40,7 +40,7 @@ def save(path: Path, state: TrainState, fingerprint: str) -> None:
     """Write factors, their EMA, the optimiser's state, generator, data order, step, losses, and what the run would go
     back to should it diverge, atomically."""
     progress = {
-        "losses": state.losses, "queue": state.batches.queue, "health": asdict(state.health), "events": state.events,
+        "losses": state.losses, "queue": state.batches.queue, "health": as_dict(state.health), "events": state.events,
         "record": state.record.plain(),
     }  # fmt: skip
     tensors = snapshot.take(state)
@@ -69,7 +69,7 @@ def load(path: Path, state: TrainState, fingerprint: str) -> None:
     progress = snapshot.as_json(tensors.pop("progress"))
     state.generator.set_state(tensors.pop("generator").clone())  # which wants it aligned
     state.losses, state.batches.queue, state.events = progress["losses"], progress["queue"], progress["events"]
-    state.health = Health(**progress["health"])
+    state.health = from_dict(Health, progress["health"])
     state.record = Record.of(progress["record"]) if "record" in progress else Record()
     good = {name.removeprefix(_GOOD): tensors.pop(name) for name in list(tensors) if name.startswith(_GOOD)}
     snapshot.put_back(state, tensors)

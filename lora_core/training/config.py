@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Literal, get_args
 
+from ..stored import as_dict, stored
 from .layers import LayersConfig
 from .objective_config import TIMESTEP_LAWS, ObjectiveConfig
 from .ranges import one_of, within
@@ -18,6 +19,7 @@ Keep = Literal["last", "best"]
 TARGETS, SCHEDULES, KEEPS = get_args(Targets), get_args(Schedule), get_args(Keep)
 
 
+@stored("LoraConfig", "rank alpha preset include exclude options")
 @dataclass(frozen=True)
 class LoraConfig:
     """Which layers get a correction, and how large. `include` and `exclude` are fnmatch patterns of layer names;
@@ -62,6 +64,7 @@ OPTIMIZERS = {
 _LEAST_FACTOR = 0.01  # below it a learning rate that was meant for another optimiser was left in place
 
 
+@stored("OptimizerConfig", "name schedule warmup restarts weight_decay beta1 beta2 eps max_grad_norm ema_decay")
 @dataclass(frozen=True)
 class OptimizerConfig:
     """How gradients become steps. `beta1`, `beta2` and `eps` of 0 are the optimiser's own.
@@ -122,6 +125,10 @@ class OptimizerConfig:
             raise ValueError(f"schedule_free_adamw averages by itself; set ema_decay to 0, not {self.ema_decay:g}")
 
 
+@stored(
+    "TrainConfig",
+    "steps learning_rate batch_size accumulation seed optimizer objective caption_dropout preservation",
+)
 @dataclass(frozen=True)
 class TrainConfig:
     """How the factors are trained.
@@ -155,6 +162,7 @@ class TrainConfig:
             )
 
 
+@stored("TextConfig", "rank learning_rate")
 @dataclass(frozen=True)
 class TextConfig:
     """That text encoders are trained along, at the model's alpha / rank: their own rank and learning rate."""
@@ -167,6 +175,7 @@ class TextConfig:
         within("text_learning_rate", self.learning_rate, 1e-9, 1.0)
 
 
+@stored("Validation", "held_out every draws patience early_stop keep seed")
 @dataclass(frozen=True)
 class Validation:
     """How a run is watched: `draws` fixed noises for each picture, every `every` steps.
@@ -193,6 +202,7 @@ class Validation:
         one_of("keep", self.keep, KEEPS)
 
 
+@stored("Recipe", "lora train text preserve validation")
 @dataclass(frozen=True)
 class Recipe:
     """All choices that decide what is learned from given models and pictures.
@@ -219,6 +229,7 @@ class Recipe:
 
 
 def fingerprint(*parts: object) -> str:
-    """16 hex digits that change when any choice changes. Parts are dataclasses or plain JSON values."""
-    plain = [asdict(part) if hasattr(part, "__dataclass_fields__") else part for part in parts]
+    """16 hex digits that change when any choice changes. Parts have names in files (`stored`) or are plain
+    JSON values."""
+    plain = [as_dict(part) for part in parts]
     return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:16]

@@ -12,6 +12,7 @@ from typing import Literal
 from torch import Tensor
 
 from ..decoding import SUFFIXES
+from ..stored import stored
 from .buckets import Size
 from .captions import literal
 from .pictures import Masks, Origin
@@ -20,6 +21,10 @@ from .views import Crops, View
 Role = Literal["concept", "class"]
 
 
+@stored(
+    "Options",
+    "flip crops shuffle_tags keep_tokens caption_variants resolutions weight class_images masks caption_weights",
+)
 @dataclass(frozen=True)
 class Options:
     """How a set is read, beyond where its pictures and captions are; the defaults add nothing to them.

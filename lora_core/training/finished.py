@@ -5,19 +5,21 @@ from __future__ import annotations
 import json
 import logging
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 from PIL import Image
 
 from ..files.hashes import file_hash
 from ..files.save import write_whole
+from ..stored import as_dict, from_dict, stored
 from . import kept_picture
 from .config import fingerprint
 
 log = logging.getLogger("lora_loom")
 
 
+@stored("Finished", "step file kept_step losses report summary")
 @dataclass(frozen=True)
 class Finished:
     """`step` is the run's last, `file` the LoRA that came out, in the folder, and `kept_step` the step of that."""
@@ -37,7 +39,7 @@ def remember(folder: Path, key: str, told: Finished, charts: Image.Image) -> Non
     """
     try:
         kept_picture.write(folder / "charts.png", charts, key)
-        plain = {"key": key, "sha256": file_hash(folder / told.file), **asdict(told)}
+        plain = {"key": key, "sha256": file_hash(folder / told.file), **as_dict(told)}
         write_whole(folder / "done.json", json.dumps({"digest": fingerprint(plain), **plain}).encode())
     except OSError as error:
         log.warning("%s: what the run told is not kept (%s)", folder.name, error.strerror or error)
@@ -58,7 +60,7 @@ def recall(folder: Path, key: str) -> tuple[Finished, Image.Image] | None:
         if plain.pop("sha256") != file_hash(folder / plain["file"]):
             return None
         charts = kept_picture.read(folder / "charts.png", key)
-        return (Finished(**plain), charts) if charts else None
+        return (from_dict(Finished, plain), charts) if charts else None
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         log.debug("%s has no result to return at once: %s", folder, error)
         return None

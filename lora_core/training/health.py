@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import median
 
+from ..stored import stored
+
 MOST_IN_A_ROW = 3  # dropped steps before the run goes back
 GOOD_EVERY = 50  # steps between the states that it can go back to
 LOWERED = 0.3  # what the learning rate is then multiplied by: from 1e-4 to 3e-5
@@ -16,6 +18,7 @@ RUINED = 3.0  # times the loss before, at equal noise; in a healthy run it does 
 _SURE = 10.0  # so many standard errors of a window: no false alarm in a million windows
 
 
+@stored("Health", "dropped in_row rate")
 @dataclass
 class Health:
     """Steps dropped in all and in a row, and the factor on the learning rate: 1, or LOWERED since the run went back."""

@@ -10,6 +10,7 @@ from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from ..adapter import TEXT_PREFIX
+from ..stored import stored
 from .ranges import one_of, within
 
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ _NUMBER = r"\d*\.?\d+(?:[eE][-+]?\d+)?"
 _SETTING = re.compile(rf"rank\s+(?P<rank>\d+)|alpha\s+(?P<alpha>{_NUMBER})|rate\s+(?P<rate>{_NUMBER})")
 
 
+@stored("Rule", "pattern rank alpha rate")
 @dataclass(frozen=True)
 class Rule:
     """Other settings for the layers whose name the fnmatch `pattern`, or a part of it, matches; None is as the rest.
@@ -47,6 +49,7 @@ class Rule:
         return f"{self.pattern} = {settings}"
 
 
+@stored("LayersConfig", "scaling lora_plus_ratio rank_dropout layer_dropout max_norm rules dora")
 @dataclass(frozen=True)
 class LayersConfig:
     """`scaling` by alpha / sqrt(rank) is rsLoRA (Kalajdzievski 2023, arXiv:2312.03732). `lora_plus_ratio` is the

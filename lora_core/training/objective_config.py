@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, get_args
 
+from ..stored import stored
 from .ranges import one_of, within
 
 Loss = Literal["mse", "huber", "smooth_l1"]
@@ -20,6 +21,11 @@ SHIFTED = ("shifted", "shifted_logit_normal")
 LEAST_MODE, MOST_MODE = -1.0, 1.75  # between them the mode law is monotone: up to 2 / (pi - 2)
 
 
+@stored(
+    "ObjectiveConfig",
+    "loss huber_c huber_schedule weighting snr_gamma timesteps shift logit_mean logit_std mode_scale "
+    "noise_offset unmasked prior_weight",
+)
 @dataclass(frozen=True)
 class ObjectiveConfig:
     """What is minimised, and where. `timesteps` may be 'auto' until a model family settles it.

@@ -6,10 +6,11 @@ It is part of the run's exact state. Losses are tallied in `BANDS` equal bands o
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from math import sqrt
 from typing import Any
 
+from ..stored import as_dict, from_dict, stored
 from .steps import Look, StepResult
 
 BANDS = 8
@@ -21,6 +22,7 @@ def band(u: float) -> int:
     return min(int(u * BANDS), BANDS - 1)
 
 
+@stored("Window", "step count bands grad_norm grad_peak text_norm preservation sizes")
 @dataclass
 class Window:
     """`count` steps in a row, the last of them `step`: losses by band, mean gradient norms (of all, and of the text
@@ -44,6 +46,7 @@ class Window:
         tally(self.bands, result.looks)
 
 
+@stored("Point", "step losses")
 @dataclass
 class Point:
     """One validation: after which step, and the loss of every fixed draw."""
@@ -56,6 +59,7 @@ class Point:
         return sum(self.losses) / len(self.losses)
 
 
+@stored("Record", "windows images key base points")
 @dataclass
 class Record:
     """`images` are tallies by index of the picture. `key` names the draws that `base` (the untouched model, at step 0)
@@ -89,12 +93,13 @@ class Record:
         return summed(window.bands for window in self.windows)
 
     def plain(self) -> dict[str, Any]:
-        return asdict(self)
+        return as_dict(self)
 
     @classmethod
     def of(cls, plain: dict[str, Any]) -> Record:
-        windows = [Window(**window) for window in plain["windows"]]
-        return cls(**{**plain, "windows": windows, "points": [Point(**point) for point in plain["points"]]})
+        windows = [from_dict(Window, window) for window in plain["windows"]]
+        points = [from_dict(Point, point) for point in plain["points"]]
+        return from_dict(cls, {**plain, "windows": windows, "points": points})
 
 
 def cells() -> list[Cell]:

@@ -10,7 +10,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from ..files.label import redacted
 from ..files.lock import locked
 from ..files.save import save as save_file
 from ..files.save import write_whole
+from ..stored import as_dict
 from ..version import VERSION
 from . import checkpoint
 from .run_log import RunLog
@@ -154,7 +155,7 @@ class RunFolder:
             self._went_back |= event.went_back
             self.log.add(step=event.step, event=event.text)
         else:
-            numbers = {name: value for name, value in asdict(event).items() if isinstance(value, (int, float))}
+            numbers = {name: value for name, value in as_dict(event).items() if isinstance(value, (int, float))}
             self.log.add(**numbers)
 
     def save(self, state: TrainState, describe: Callable[[], Adapter]) -> None:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
+from ..stored import as_dict, from_dict, keys_of, stored
 from .config import LoraConfig, OptimizerConfig, Recipe, TextConfig, TrainConfig, Validation
 from .layers import LayersConfig, Rule
 from .objective_config import ObjectiveConfig
@@ -15,6 +16,7 @@ _FORMAT = 1
 _Config = TypeVar("_Config")
 
 
+@stored("Settings", "recipe dataset base software")
 @dataclass(frozen=True)
 class Settings:
     """All but the recipe are plain JSON values: what tells the data set apart (`fingerprint`, and for each of its sets
@@ -27,7 +29,7 @@ class Settings:
     software: Mapping[str, str] = field(default_factory=dict)
 
     def to_json(self) -> str:
-        plain = {"format": _FORMAT, **asdict(self)}
+        plain = {"format": _FORMAT, **as_dict(self)}
         if self.recipe.validation is None:
             del plain["recipe"]["validation"]
         return json.dumps(plain, sort_keys=True, ensure_ascii=False)
@@ -52,8 +54,8 @@ class Settings:
 
 
 def _config(kind: type[_Config], values: Mapping[str, Any]) -> _Config:
-    if unknown := values.keys() - {each.name for each in fields(kind)}:
+    if unknown := values.keys() - set(keys_of(kind)):
         raise ValueError(
             f"{kind.__name__} has no {', '.join(sorted(unknown))}; update LoRA Loom to read these settings"
         )
-    return kind(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
+    return from_dict(kind, {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()})

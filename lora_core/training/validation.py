@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ..stored import as_text, stored
 from . import objective, timesteps
 from .config import TrainConfig, Validation
 from .objective import Denoiser
@@ -22,6 +23,7 @@ from .trainer import Sample, TrainState, place_weights
 MOST, MOST_OF_TRAINING = 16, 8  # pictures
 
 
+@stored("Draw", "picture u seed")
 @dataclass(frozen=True)
 class Draw:
     """One noise for one picture: its index, the quantile u of the noise level, and the seed of the noise."""
@@ -77,7 +79,7 @@ def plan(
 
 def key(draws: Sequence[Draw]) -> str:
     """Changes with the draws."""
-    return hashlib.sha256(repr(draws).encode()).hexdigest()[:16]
+    return hashlib.sha256(as_text(draws).encode()).hexdigest()[:16]
 
 
 def measure(

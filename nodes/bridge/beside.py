@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import fields, is_dataclass
+from dataclasses import is_dataclass
 from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
@@ -14,6 +14,7 @@ from comfy.patcher_extension import CallbacksMP, PatcherInjection, WrappersMP
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor
 
+from ...lora_core.stored import as_tuple
 from .branches import WAYS, Hooked, Timeline, Way
 from .clock import ALWAYS, Clock, Span, during, is_on
 from .fused import forget_graphs, heed_hooks
@@ -192,8 +193,8 @@ def _add(digest: Any, value: Any) -> None:
         for item in value:
             _add(digest, item)
     elif is_dataclass(value):
-        digest.update(type(value).__name__.encode())
-        for field in fields(value):
-            _add(digest, getattr(value, field.name))
+        tag, *values = as_tuple(value)
+        digest.update(tag.encode())
+        _add(digest, tuple(values))
     else:
         digest.update(repr(getattr(value, "__qualname__", value)).encode())

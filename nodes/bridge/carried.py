@@ -13,6 +13,7 @@ import torch
 from comfy.weight_adapter import WeightAdapterBase
 from torch import Tensor
 
+from ...lora_core.stored import as_text
 from . import attribution, beside
 from .patchers import FusedLoRA
 
@@ -112,4 +113,4 @@ def _add(digest: Any, value: Any) -> None:
         for item in value:
             _add(digest, item)
     else:
-        digest.update(repr(value).encode())
+        digest.update(as_text(value).encode())

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import asdict
 from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +14,7 @@ from comfyui_version import __version__ as comfyui_version
 
 from ...lora_core.files.hashes import part_hash
 from ...lora_core.files.metadata import Facts
+from ...lora_core.stored import as_dict
 from ...lora_core.training.buckets import Size
 from ...lora_core.training.config import Recipe
 from ...lora_core.training.dataset import Dataset, Example
@@ -128,7 +128,7 @@ def _data_set(dataset: Dataset, sets: Iterable[list[Example]]) -> dict[str, Any]
                 "trigger": members[0].group.trigger,
                 "repeats": members[0].group.repeats,
                 "bucket_step": members[0].group.step,
-                "options": asdict(members[0].group.options),
+                "options": as_dict(members[0].group.options),
             }
             for members in sets
         ],

@@ -16,6 +16,7 @@ from ...lora_core.analysis import leakage
 from ...lora_core.analysis.findings import letter
 from ...lora_core.analysis.leakage import Change
 from ...lora_core.sheet import Row, sheet
+from ...lora_core.stored import as_dict
 from .beside import uncalled
 from .progress import Progress
 from .sampling import Sampling, check_size, decoded, latents
@@ -69,7 +70,7 @@ def leave_one_out(model, clip, vae, entries: Sequence[Entry], asked: Prompts, sa
             pictures[name].append(decoded(vae, latent))
             progress.update(len(sets) * len(rounds) + sum(map(len, pictures.values())))
     found = {name: _changes(made, pictures, name) for name in sets if name != ALL}
-    page, changes = _sheet(pictures, found, rounds, entries), {name: _mean(each) for name, each in found.items()}
+    page, changes = _sheet(pictures, found, rounds, entries), {name: leakage.mean(each) for name, each in found.items()}
     told = "\n".join((_report(entries, changes, asked, clip), *missed))
     return LeftOut(page, told, _figures(entries, changes, rounds))
 
@@ -111,10 +112,6 @@ def _changes(
         leakage.change(before, after, _pixels(one), _pixels(other))
         for before, after, one, other in zip(made[ALL], made[name], pictures[ALL], pictures[name], strict=True)
     ]
-
-
-def _mean(changes: Sequence[Change]) -> Change:
-    return Change(*(sum(getattr(change, field) for change in changes) / len(changes) for field in vars(changes[0])))
 
 
 def _pixels(picture: Image.Image) -> Tensor:
@@ -173,7 +170,7 @@ def _figures(entries: Sequence[Entry], changes: Mapping[str, Change], rounds: Se
         {
             "loras": {letter(i): entry.name for i, entry in enumerate(entries)},
             "pictures": len(rounds),
-            "changes": {name: vars(change) for name, change in changes.items()},
+            "changes": as_dict(changes),
         },
         indent=1,
     )

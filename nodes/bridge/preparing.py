@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -13,6 +13,7 @@ import torch
 from node_helpers import conditioning_set_values
 
 from ...lora_core.families import check_trainable
+from ...lora_core.stored import as_dict
 from ...lora_core.training.config import (
     Recipe,
     fingerprint,
@@ -122,14 +123,14 @@ def settings(recipe: Recipe, sources: Sources, base: str, pictures: Pictures) ->
     """What `identity` tells apart, for people."""
     dataset, family = sources.dataset, family_of(sources.model).name
     skip = sources.clip.layer_idx
-    text = asdict(recipe.text) if recipe.text else {}
+    text = as_dict(recipe.text) if recipe.text else {}
     text |= {"clip_layer": skip} if recipe.text or skip is not None else {}
     data = {"pictures": dataset.num_pictures(), "px": dataset.resolution, "hash": dataset.fingerprint()}
     data |= {"held out": len(pictures.held)} if pictures.held else {}
     begins = {"continue_from": sources.start.described()} if sources.start else {}
     below = in_words(carried(sources.model, sources.clip))
     return {
-        "lora": asdict(recipe.lora), "train": asdict(recipe.train), "text": text, "preserve": list(recipe.preserve),
+        "lora": as_dict(recipe.lora), "train": as_dict(recipe.train), "text": text, "preserve": list(recipe.preserve),
         "dataset": data, "model": {"family": family, "hash": base}, **begins,
         **({"LoRAs below": below} if below else {}),
     }  # fmt: skip

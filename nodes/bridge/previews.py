@@ -14,6 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from ...lora_core.sheet import Row, sheet
+from ...lora_core.stored import as_text, stored
 from ...lora_core.training import kept_picture
 from ...lora_core.training.prompts import pairs
 from ...lora_core.training.trainer import TrainState
@@ -26,6 +27,7 @@ log = logging.getLogger("lora_loom")
 Conditions = dict[str, list]  # CONDITIONING by prompt
 
 
+@stored("Previews", "sampling prompts negative every strength")
 @dataclass(frozen=True)
 class Previews:
     """What to show and how often; `every` 0 shows the end alone. Width and height 0 are the training resolution."""
@@ -50,7 +52,7 @@ class Shown:
         return step == last or bool(self.previews.every and step % self.previews.every == 0)
 
     def note(self) -> str:
-        return repr((self.previews, self.rows))
+        return as_text((self.previews, self.rows))
 
 
 def check_previews(previews: Previews | None, model, vae, trigger: str) -> None:

@@ -17,6 +17,7 @@ from comfy.patcher_extension import WrappersMP
 from PIL import Image
 from torch import Tensor, nn
 
+from ...lora_core.stored import stored
 from .device import release
 from .frozen import cast_as_in_sampling
 from .fused import heed_hooks, insisted
@@ -26,6 +27,7 @@ SAMPLERS, SCHEDULERS = comfy.samplers.KSampler.SAMPLERS, comfy.samplers.KSampler
 _KEY = "lora_loom"
 
 
+@stored("Sampling", "width height steps cfg sampler scheduler seed")
 @dataclass(frozen=True)
 class Sampling:
     """What a KSampler and an empty latent are set to; width and height in pixels."""

@@ -168,9 +168,10 @@ def lora() -> Adapter:
         steps=STEP, max_steps=20, batch_size=2, accumulation=1, learning_rate=1e-4, text_learning_rate=5e-5,
         optimizer="AdamW", scheduler="cosine", warmup=1, max_grad_norm=1.0, caption_dropout=0.1, clip_skip=2, seed=7,
         targets=("attention", "mid*"), min_snr_gamma=5.0, loss="huber", noise_offset=0.05, max_norm=1.5, num_images=2,
-        num_class_images=1, buckets={(64, 64): 2.0}, tag_frequency={"2_sks": {"red": 1}}, dataset_dirs={"2_sks": (2, 2)},
-        class_dirs={"1_cat": (1, 1)}, folder_triggers={"2_sks": "sks"}, settings=settings(recipe).to_json(),
-        merged_from=(parent(),), made_by={"method": "sum"}, continued_from=parent(),
+        num_class_images=1, buckets={(64, 64): 2.0}, tag_frequency={"2_sks": {"red": 1}},
+        dataset_dirs={"2_sks": (2, 2)}, class_dirs={"1_cat": (1, 1)}, folder_triggers={"2_sks": "sks"},
+        settings=settings(recipe).to_json(), merged_from=(parent(),), made_by={"method": "sum"},
+        continued_from=parent(),
     )  # fmt: skip
     adapter = Adapter(layers)
     return replace(adapter, metadata=metadata.build(facts, adapter))

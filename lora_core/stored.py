@@ -1,0 +1,94 @@
+"""Names under which values of classes stand in files and hashes, whatever the classes and their fields are called.
+
+A run's identity and folder, its state, the notes of pictures and the hashes of corrections were made of the names in
+the code. Here each such class says its names once: what was written before is still found after a rename.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
+from types import FunctionType
+from typing import Any, TypeVar
+
+_Class = TypeVar("_Class", bound=type)
+_Made = TypeVar("_Made")
+
+
+@dataclass(frozen=True)
+class _Names:
+    """`tag` stands for the class; `keys` for its fields, {field: key} in the order of files."""
+
+    tag: str
+    keys: Mapping[str, str]
+
+
+_NAMES: dict[type, _Names] = {}
+
+
+def stored(tag: str, keys: str) -> Callable[[_Class], _Class]:
+    """Give a dataclass its names in files: a tag, and the keys of its fields in their order, separated by spaces.
+
+    A key is the field's own name, or `key=field` for a field that is called otherwise now. Raises TypeError when these
+    are not the fields of the class: after a rename write `key=field`, and never change a key or the tag.
+    """
+    pairs = [(field or key, key) for key, _, field in (each.partition("=") for each in keys.split())]
+
+    def named(cls: _Class) -> _Class:
+        own = [field.name for field in fields(cls)]
+        if own != [field for field, _ in pairs]:
+            raise TypeError(
+                f"{cls.__name__} has the fields {', '.join(own)} but stands in files as {tag} with {keys}; write a "
+                "renamed field as key=field, and a new one where it stands in the class"
+            )
+        _NAMES[cls] = _Names(tag, dict(pairs))
+        return cls
+
+    return named
+
+
+def keys_of(cls: type) -> tuple[str, ...]:
+    """Return the keys of a class in files. Raises TypeError for a class that has none."""
+    return tuple(_names(cls).keys.values())
+
+
+def as_dict(value: Any) -> Any:
+    """Return a value of such a class as a dict by keys, through lists, tuples and dicts; anything else as it is."""
+    if type(value) in _NAMES:
+        return {key: as_dict(getattr(value, field)) for field, key in _names(type(value)).keys.items()}
+    if type(value) in (list, tuple):
+        return type(value)(map(as_dict, value))
+    return {key: as_dict(item) for key, item in value.items()} if isinstance(value, Mapping) else value
+
+
+def from_dict(cls: type[_Made], values: Mapping[str, Any]) -> _Made:
+    """Return the value that stands in a file by these keys. Raises TypeError for a key that the class does not have."""
+    names = {key: field for field, key in _names(cls).keys.items()}
+    if unknown := sorted(values.keys() - names.keys()):
+        raise TypeError(f"{_names(cls).tag} has no {', '.join(unknown)}")
+    return cls(**{names[key]: value for key, value in values.items()})
+
+
+def as_tuple(value: Any) -> tuple[Any, ...]:
+    """Return the tag of a value and what is in its fields, which are not changed."""
+    names = _names(type(value))
+    return names.tag, *(getattr(value, field) for field in names.keys)
+
+
+def as_text(value: Any) -> str:
+    """Return `Tag(key=value, ...)`, through lists and tuples: as Python's `repr` of a dataclass, but for functions,
+    which stand by their names and not by where they are in memory."""
+    if type(value) in _NAMES:
+        names = _names(type(value))
+        return f"{names.tag}({', '.join(f'{k}={as_text(getattr(value, f))}' for f, k in names.keys.items())})"
+    if type(value) is list:
+        return f"[{', '.join(map(as_text, value))}]"
+    if type(value) is tuple:
+        return f"({', '.join(map(as_text, value))}{',' * (len(value) == 1)})"
+    return value.__qualname__ if isinstance(value, FunctionType) else repr(value)
+
+
+def _names(cls: type) -> _Names:
+    if cls not in _NAMES:
+        raise TypeError(f"{cls.__name__} has no names in files; give it some with @stored")
+    return _NAMES[cls]

@@ -1,0 +1,75 @@
+"""Names in files stay when a class or a field is renamed, and a class cannot change without saying which they are."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+
+import pytest
+from harness.golden import DRAWS, RECIPES, corrections, parent, settings
+from lora_loom.lora_core import kinds
+from lora_loom.lora_core.kinds.correction import Correction
+from lora_loom.lora_core.stored import as_dict, as_text, as_tuple, from_dict, keys_of, stored
+
+
+@stored("Box", "width high=height of")
+@dataclass(frozen=True)
+class Crate:
+    """A class that was called `Box`, with a `high`."""
+
+    width: int
+    height: tuple[float, ...]
+    of: object = None
+
+
+INNER = Crate(1, (0.5,))
+CRATE = Crate(2, (), [INNER, {"x": (INNER, "it's")}])
+
+
+def test_a_renamed_class_stands_in_files_as_before():
+    inner = {"width": 1, "high": (0.5,), "of": None}
+    assert as_dict(CRATE) == {"width": 2, "high": (), "of": [inner, {"x": (inner, "it's")}]}
+    assert from_dict(Crate, as_dict(INNER)) == INNER and keys_of(Crate) == ("width", "high", "of")
+    assert as_text((INNER,)) == "(Box(width=1, high=(0.5,), of=None),)" and as_text([INNER, 1.0]).endswith(", 1.0]")
+    assert as_tuple(CRATE) == ("Box", 2, (), CRATE.of)
+
+
+def test_a_key_of_a_later_version_is_refused():
+    with pytest.raises(TypeError, match="Box has no height"):
+        from_dict(Crate, {"width": 1, "height": ()})
+
+
+@pytest.mark.parametrize("keys", ["width high of", "width height", "height width of", "width height of more"])
+def test_a_class_whose_fields_are_others_is_refused(keys):
+    with pytest.raises(TypeError, match="Crate has the fields width, height, of but stands in files as Box with"):
+        stored("Box", keys)(Crate)
+    assert keys_of(Crate) == ("width", "high", "of")
+
+
+def test_a_class_without_names_is_refused():
+    for of in (keys_of, lambda cls: as_tuple(object.__new__(cls)), lambda cls: from_dict(cls, {})):
+        with pytest.raises(TypeError, match="Correction has no names in files; give it some with @stored"):
+            of(Correction)
+
+
+@pytest.mark.parametrize("value", [*map(settings, RECIPES.values()), parent(), *DRAWS], ids=lambda value: type(value))
+def test_without_a_rename_it_is_what_python_writes(value):
+    assert as_dict(value) == asdict(value) and list(as_dict(value)) == list(asdict(value))
+    assert as_text([value]) == repr([value])
+
+
+def test_of_corrections_too_but_for_functions():
+    for name, value in corrections().items():
+        assert (as_text(value) == repr(value)) == ("turned" not in name)
+        assert "0x" not in as_text(value)
+
+
+def test_every_kind_of_correction_has_names():
+    found = set(_below(Correction))
+    assert {*kinds.KINDS, kinds.Placed} < found == {type(value) for value in corrections().values()}
+    assert all(keys_of(cls) for cls in found)
+
+
+def _below(cls: type) -> Iterator[type]:
+    for each in cls.__subclasses__():
+        yield from (each, *_below(each))
