@@ -16,7 +16,7 @@ from torch import Tensor
 from .stored import stored
 
 
-@stored("LowRank", "lora_A lora_B alpha kernel")
+@stored("lora_A lora_B alpha kernel", tag="LowRank")
 @dataclass(frozen=True, eq=False)
 class LowRank:
     """`lora_A` (rank, in), `lora_B` (out, rank), `alpha`; `kernel` is the spatial shape of a convolution's weight."""

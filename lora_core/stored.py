@@ -17,17 +17,18 @@ _Made = TypeVar("_Made")
 
 @dataclass(frozen=True)
 class _Names:
-    """`tag` stands for the class; `keys` for its fields, {field: key} in the order of files."""
+    """`keys` stand for the fields, {field: key} in the order of files, and `tag` for the class."""
 
-    tag: str
     keys: Mapping[str, str]
+    tag: str
 
 
 _NAMES: dict[type, _Names] = {}
 
 
-def stored(tag: str, keys: str) -> Callable[[_Class], _Class]:
-    """Give a dataclass its names in files: a tag, and the keys of its fields in their order, separated by spaces.
+def stored(keys: str, tag: str = "") -> Callable[[_Class], _Class]:
+    """Give a dataclass its names in files: the keys of its fields in their order, separated by spaces, and a tag where
+    the class itself is told (`as_text`, `as_tuple`).
 
     A key is the field's own name, or `key=field` for a field that is called otherwise now. Raises TypeError when these
     are not the fields of the class: after a rename write `key=field`, and never change a key or the tag.
@@ -38,10 +39,10 @@ def stored(tag: str, keys: str) -> Callable[[_Class], _Class]:
         own = [field.name for field in fields(cls)]
         if own != [field for field, _ in pairs]:
             raise TypeError(
-                f"{cls.__name__} has the fields {', '.join(own)} but stands in files as {tag} with {keys}; write a "
+                f"{cls.__name__} has the fields {', '.join(own)} but stands in files with the keys {keys}; write a "
                 "renamed field as key=field, and a new one where it stands in the class"
             )
-        _NAMES[cls] = _Names(tag, dict(pairs))
+        _NAMES[cls] = _Names(dict(pairs), tag)
         return cls
 
     return named
@@ -65,13 +66,13 @@ def from_dict(cls: type[_Made], values: Mapping[str, Any]) -> _Made:
     """Return the value that stands in a file by these keys. Raises TypeError for a key that the class does not have."""
     names = {key: field for field, key in _names(cls).keys.items()}
     if unknown := sorted(values.keys() - names.keys()):
-        raise TypeError(f"{_names(cls).tag} has no {', '.join(unknown)}")
+        raise TypeError(f"{cls.__name__} has no {', '.join(unknown)}")
     return cls(**{names[key]: value for key, value in values.items()})
 
 
 def as_tuple(value: Any) -> tuple[Any, ...]:
-    """Return the tag of a value and what is in its fields, which are not changed."""
-    names = _names(type(value))
+    """Return the tag of a value and what is in its fields, which are not changed. Raises TypeError without a tag."""
+    names = _tagged(type(value))
     return names.tag, *(getattr(value, field) for field in names.keys)
 
 
@@ -79,7 +80,7 @@ def as_text(value: Any) -> str:
     """Return `Tag(key=value, ...)`, through lists and tuples: as Python's `repr` of a dataclass, but for functions,
     which stand by their names and not by where they are in memory."""
     if type(value) in _NAMES:
-        names = _names(type(value))
+        names = _tagged(type(value))
         return f"{names.tag}({', '.join(f'{k}={as_text(getattr(value, f))}' for f, k in names.keys.items())})"
     if type(value) is list:
         return f"[{', '.join(map(as_text, value))}]"
@@ -92,3 +93,10 @@ def _names(cls: type) -> _Names:
     if cls not in _NAMES:
         raise TypeError(f"{cls.__name__} has no names in files; give it some with @stored")
     return _NAMES[cls]
+
+
+def _tagged(cls: type) -> _Names:
+    names = _names(cls)
+    if not names.tag:
+        raise TypeError(f"{cls.__name__} has no tag in files; give it one with @stored")
+    return names

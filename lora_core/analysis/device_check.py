@@ -15,7 +15,7 @@ TITLES = {"right": "Is it right", "memory": "Memory", "time": "Time"}
 _PATH = re.compile(r"(?:[A-Za-z]:[\\/]|\\\\|(?<![\w./~])~?/(?=\S))(?:[^\s'\"<>|:*?,;]+[\\/])*([^\s'\"<>|:*?,;\\/]*)")
 
 
-@stored("Finding", "section name passed text figures verdict")
+@stored("section name passed text figures verdict")
 @dataclass(frozen=True)
 class Finding:
     """One thing that was looked at. `passed` is None for what was only measured, or left out for a reason that `text`

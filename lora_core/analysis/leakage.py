@@ -18,7 +18,7 @@ _LUMA = (0.299, 0.587, 0.114)
 _WINDOW, _SCALES, _C1, _C2 = 7, 3, 0.01**2, 0.03**2
 
 
-@stored("Change", "latent pixels structure")
+@stored("latent pixels structure")
 @dataclass(frozen=True)
 class Change:
     """From base to LoRA: `latent` is the norm of the difference of the finished latents over the base's norm, `pixels`

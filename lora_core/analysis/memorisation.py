@@ -16,7 +16,7 @@ _CROPS, _PLACES = (0.9, 0.8, 0.7), 3
 _UNUSUAL = 0.05
 
 
-@stored("Nearest", "index distance like_training like_base")
+@stored("index distance like_training like_base")
 @dataclass(frozen=True)
 class Nearest:
     """Of one sample: the index of its nearest training picture, their distance, and the shares of training pictures and

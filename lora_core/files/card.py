@@ -25,7 +25,7 @@ _LARGEST_PICTURE = 32 * 2**20
 BESIDE = (".preview.png", ".preview.jpg", ".preview.webp", ".png", ".jpg", ".jpeg", ".webp")
 
 
-@stored("Card", "title words family author license hint picture fault")
+@stored("title words family author license hint picture fault")
 @dataclass(frozen=True)
 class Card:
     """`family` is a guess from layers and header; `fault` is why the file cannot be used, "" for a sound one."""

@@ -25,10 +25,7 @@ _LONG = 300  # characters of a header's text that is not repeated for a parent
 _SIGNED = 16  # signatures of a parent that are noted
 
 
-@stored(
-    "Parent",
-    "name sha256 strength text_strength author license trigger base parents blocks hash_of header signatures",
-)
+@stored("name sha256 strength text_strength author license trigger base parents blocks hash_of header signatures")
 @dataclass(frozen=True)
 class Parent:
     """`sha256` is that of the data section of its file where `hash_of` is empty; `adapter` is what was in memory, which

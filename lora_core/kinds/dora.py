@@ -15,7 +15,7 @@ from ..stored import stored
 from .correction import USUAL, Correction, like, norm
 
 
-@stored("DoRA", "update magnitude axis norm_of")
+@stored("update magnitude axis norm_of", tag="DoRA")
 @dataclass(frozen=True, eq=False)
 class DoRA(Correction):
     """`W' = m * (W + delta_W) / norm` (Liu et al. 2024, arXiv:2402.09353).

@@ -12,7 +12,7 @@ from ..stored import stored
 from .correction import Correction, Shapes, like, norm
 
 
-@stored("Difference", "values")
+@stored("values", tag="Difference")
 @dataclass(frozen=True, eq=False)
 class Difference(Correction):
     """`W + strength * difference`: what a fine-tune changed, or an extraction could not factor."""
@@ -47,7 +47,7 @@ class Difference(Correction):
         return cls(values)
 
 
-@stored("Replacement", "values")
+@stored("values", tag="Replacement")
 @dataclass(frozen=True, eq=False)
 class Replacement(Difference):
     """`W = values`, whatever the strength; what was done to the weight before is lost, as in ComfyUI."""

@@ -13,7 +13,7 @@ from ..stored import stored
 from .correction import Correction, Shapes, like, norm
 
 
-@stored("GLoRA", "a1 a2 b1 b2 scale")
+@stored("a1 a2 b1 b2 scale", tag="GLoRA")
 @dataclass(frozen=True, eq=False)
 class GLoRA(Correction):
     """`delta_W = scale * (W @ a1 @ a2 + b1 @ b2)` (Chavan et al. 2023, arXiv:2306.07967, its parts A and B).

@@ -12,7 +12,7 @@ from ..stored import stored
 from .correction import Correction, Shapes, tucker_fault, tucker_shape
 
 
-@stored("LoHa", "w1_a w1_b w2_a w2_b scale t1 t2")
+@stored("w1_a w1_b w2_a w2_b scale t1 t2", tag="LoHa")
 @dataclass(frozen=True, eq=False)
 class LoHa(Correction):
     """`delta_W = (alpha / rank) * (w1_a @ w1_b) * (w2_a @ w2_b)` (FedPara, Hyeon-Woo et al. 2021, arXiv:2108.06098).

@@ -13,7 +13,7 @@ from ..stored import stored
 from .correction import Correction, Shapes, like, tucker_fault
 
 
-@stored("LoKr", "w1 w2 scale")
+@stored("w1 w2 scale", tag="LoKr")
 @dataclass(frozen=True, eq=False)
 class LoKr(Correction):
     """`delta_W = scale * kron(w1, w2)` (LyCORIS, Yeh et al. 2023, arXiv:2309.14859).

@@ -14,7 +14,7 @@ from ..stored import stored
 from .correction import Correction, Shapes, like, norm
 
 
-@stored("OFT", "blocks constraint")
+@stored("blocks constraint", tag="OFT")
 @dataclass(frozen=True, eq=False)
 class OFT(Correction):
     """`W' = R^T W`, R block-diagonal and orthogonal (Qiu et al. 2023, arXiv:2306.07280).
@@ -84,7 +84,7 @@ class OFT(Correction):
         return BOFT(blocks, alpha or 0.0, None if rescale is None else rescale.flatten())
 
 
-@stored("BOFT", "blocks constraint rescale")
+@stored("blocks constraint rescale", tag="BOFT")
 @dataclass(frozen=True, eq=False)
 class BOFT(OFT):
     """The same with R a product of `blocks` (stages, number, size, size) in butterfly order, each stage turning rows

@@ -12,7 +12,7 @@ from ..stored import stored
 from .correction import Correction
 
 
-@stored("Padded", "update")
+@stored("update", tag="Padded")
 @dataclass(frozen=True, eq=False)
 class Padded(Correction):
     """`W' = pad(W) + strength * delta_W`: zeros are added at the end of each dimension, up to the shape of delta_W."""

@@ -13,7 +13,7 @@ from ..stored import stored
 from .correction import Correction
 
 
-@stored("Placed", "inner start length reorder")
+@stored("inner start length reorder", tag="Placed")
 @dataclass(frozen=True, eq=False)
 class Placed(Correction):
     """`inner` changes the rows `start : start + length` of a weight, after `reorder`, which undoes itself."""

@@ -19,7 +19,7 @@ Keep = Literal["last", "best"]
 TARGETS, SCHEDULES, KEEPS = get_args(Targets), get_args(Schedule), get_args(Keep)
 
 
-@stored("LoraConfig", "rank alpha preset include exclude options")
+@stored("rank alpha preset include exclude options")
 @dataclass(frozen=True)
 class LoraConfig:
     """Which layers get a correction, and how large. `include` and `exclude` are fnmatch patterns of layer names;
@@ -64,7 +64,7 @@ OPTIMIZERS = {
 _LEAST_FACTOR = 0.01  # below it a learning rate that was meant for another optimiser was left in place
 
 
-@stored("OptimizerConfig", "name schedule warmup restarts weight_decay beta1 beta2 eps max_grad_norm ema_decay")
+@stored("name schedule warmup restarts weight_decay beta1 beta2 eps max_grad_norm ema_decay")
 @dataclass(frozen=True)
 class OptimizerConfig:
     """How gradients become steps. `beta1`, `beta2` and `eps` of 0 are the optimiser's own.
@@ -125,10 +125,7 @@ class OptimizerConfig:
             raise ValueError(f"schedule_free_adamw averages by itself; set ema_decay to 0, not {self.ema_decay:g}")
 
 
-@stored(
-    "TrainConfig",
-    "steps learning_rate batch_size accumulation seed optimizer objective caption_dropout preservation",
-)
+@stored("steps learning_rate batch_size accumulation seed optimizer objective caption_dropout preservation")
 @dataclass(frozen=True)
 class TrainConfig:
     """How the factors are trained.
@@ -162,7 +159,7 @@ class TrainConfig:
             )
 
 
-@stored("TextConfig", "rank learning_rate")
+@stored("rank learning_rate")
 @dataclass(frozen=True)
 class TextConfig:
     """That text encoders are trained along, at the model's alpha / rank: their own rank and learning rate."""
@@ -175,7 +172,7 @@ class TextConfig:
         within("text_learning_rate", self.learning_rate, 1e-9, 1.0)
 
 
-@stored("Validation", "held_out every draws patience early_stop keep seed")
+@stored("held_out every draws patience early_stop keep seed")
 @dataclass(frozen=True)
 class Validation:
     """How a run is watched: `draws` fixed noises for each picture, every `every` steps.
@@ -202,7 +199,7 @@ class Validation:
         one_of("keep", self.keep, KEEPS)
 
 
-@stored("Recipe", "lora train text preserve validation")
+@stored("lora train text preserve validation")
 @dataclass(frozen=True)
 class Recipe:
     """All choices that decide what is learned from given models and pictures.

@@ -21,10 +21,7 @@ from .views import Crops, View
 Role = Literal["concept", "class"]
 
 
-@stored(
-    "Options",
-    "flip crops shuffle_tags keep_tokens caption_variants resolutions weight class_images masks caption_weights",
-)
+@stored("flip crops shuffle_tags keep_tokens caption_variants resolutions weight class_images masks caption_weights")
 @dataclass(frozen=True)
 class Options:
     """How a set is read, beyond where its pictures and captions are; the defaults add nothing to them.

@@ -19,7 +19,7 @@ from .config import fingerprint
 log = logging.getLogger("lora_loom")
 
 
-@stored("Finished", "step file kept_step losses report summary")
+@stored("step file kept_step losses report summary")
 @dataclass(frozen=True)
 class Finished:
     """`step` is the run's last, `file` the LoRA that came out, in the folder, and `kept_step` the step of that."""

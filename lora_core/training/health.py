@@ -18,7 +18,7 @@ RUINED = 3.0  # times the loss before, at equal noise; in a healthy run it does 
 _SURE = 10.0  # so many standard errors of a window: no false alarm in a million windows
 
 
-@stored("Health", "dropped in_row rate")
+@stored("dropped in_row rate")
 @dataclass
 class Health:
     """Steps dropped in all and in a row, and the factor on the learning rate: 1, or LOWERED since the run went back."""

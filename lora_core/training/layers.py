@@ -23,7 +23,7 @@ _NUMBER = r"\d*\.?\d+(?:[eE][-+]?\d+)?"
 _SETTING = re.compile(rf"rank\s+(?P<rank>\d+)|alpha\s+(?P<alpha>{_NUMBER})|rate\s+(?P<rate>{_NUMBER})")
 
 
-@stored("Rule", "pattern rank alpha rate")
+@stored("pattern rank alpha rate")
 @dataclass(frozen=True)
 class Rule:
     """Other settings for the layers whose name the fnmatch `pattern`, or a part of it, matches; None is as the rest.
@@ -49,7 +49,7 @@ class Rule:
         return f"{self.pattern} = {settings}"
 
 
-@stored("LayersConfig", "scaling lora_plus_ratio rank_dropout layer_dropout max_norm rules dora")
+@stored("scaling lora_plus_ratio rank_dropout layer_dropout max_norm rules dora")
 @dataclass(frozen=True)
 class LayersConfig:
     """`scaling` by alpha / sqrt(rank) is rsLoRA (Kalajdzievski 2023, arXiv:2312.03732). `lora_plus_ratio` is the

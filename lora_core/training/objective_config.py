@@ -22,9 +22,8 @@ LEAST_MODE, MOST_MODE = -1.0, 1.75  # between them the mode law is monotone: up 
 
 
 @stored(
-    "ObjectiveConfig",
     "loss huber_c huber_schedule weighting snr_gamma timesteps shift logit_mean logit_std mode_scale "
-    "noise_offset unmasked prior_weight",
+    "noise_offset unmasked prior_weight"
 )
 @dataclass(frozen=True)
 class ObjectiveConfig:

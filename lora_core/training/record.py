@@ -22,7 +22,7 @@ def band(u: float) -> int:
     return min(int(u * BANDS), BANDS - 1)
 
 
-@stored("Window", "step count bands grad_norm grad_peak text_norm preservation sizes")
+@stored("step count bands grad_norm grad_peak text_norm preservation sizes")
 @dataclass
 class Window:
     """`count` steps in a row, the last of them `step`: losses by band, mean gradient norms (of all, and of the text
@@ -46,7 +46,7 @@ class Window:
         tally(self.bands, result.looks)
 
 
-@stored("Point", "step losses")
+@stored("step losses")
 @dataclass
 class Point:
     """One validation: after which step, and the loss of every fixed draw."""
@@ -59,7 +59,7 @@ class Point:
         return sum(self.losses) / len(self.losses)
 
 
-@stored("Record", "windows images key base points")
+@stored("windows images key base points")
 @dataclass
 class Record:
     """`images` are tallies by index of the picture. `key` names the draws that `base` (the untouched model, at step 0)

@@ -16,7 +16,7 @@ _FORMAT = 1
 _Config = TypeVar("_Config")
 
 
-@stored("Settings", "recipe dataset base software")
+@stored("recipe dataset base software")
 @dataclass(frozen=True)
 class Settings:
     """All but the recipe are plain JSON values: what tells the data set apart (`fingerprint`, and for each of its sets

@@ -15,7 +15,6 @@ from ..stored import stored
 from .ruin import Shown
 
 
-@stored("Look", "index u loss")
 @dataclass(frozen=True)
 class Look:
     """One picture in one forward: its index, the quantile u of its noise level, and its loss."""
@@ -25,7 +24,7 @@ class Look:
     loss: float
 
 
-@stored("StepResult", "step loss grad_norm learning_rate text_norm preservation looks")
+@stored("step loss grad_norm learning_rate text_norm preservation looks")
 @dataclass(frozen=True)
 class StepResult:
     """One optimiser step: its number from 1, its mean loss and the gradient norm before clipping.

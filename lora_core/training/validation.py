@@ -23,7 +23,7 @@ from .trainer import Sample, TrainState, place_weights
 MOST, MOST_OF_TRAINING = 16, 8  # pictures
 
 
-@stored("Draw", "picture u seed")
+@stored("picture u seed", tag="Draw")
 @dataclass(frozen=True)
 class Draw:
     """One noise for one picture: its index, the quantile u of the noise level, and the seed of the noise."""

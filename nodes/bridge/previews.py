@@ -27,7 +27,7 @@ log = logging.getLogger("lora_loom")
 Conditions = dict[str, list]  # CONDITIONING by prompt
 
 
-@stored("Previews", "sampling prompts negative every strength")
+@stored("sampling prompts negative every strength", tag="Previews")
 @dataclass(frozen=True)
 class Previews:
     """What to show and how often; `every` 0 shows the end alone. Width and height 0 are the training resolution."""

@@ -27,7 +27,7 @@ SAMPLERS, SCHEDULERS = comfy.samplers.KSampler.SAMPLERS, comfy.samplers.KSampler
 _KEY = "lora_loom"
 
 
-@stored("Sampling", "width height steps cfg sampler scheduler seed")
+@stored("width height steps cfg sampler scheduler seed", tag="Sampling")
 @dataclass(frozen=True)
 class Sampling:
     """What a KSampler and an empty latent are set to; width and height in pixels."""

@@ -17,7 +17,7 @@ from lora_loom.lora_core.adapter import Adapter
 from lora_loom.lora_core.analysis.device_check import Check, Finding
 from lora_loom.lora_core.analysis.leakage import CLASS, CONCEPT, Change, Leakage
 from lora_loom.lora_core.analysis.memorisation import Memorisation, Nearest
-from lora_loom.lora_core.files import metadata
+from lora_loom.lora_core.files import lineage, metadata
 from lora_loom.lora_core.files.card import Card
 from lora_loom.lora_core.files.hashes import content_hash
 from lora_loom.lora_core.files.lineage import Parent
@@ -213,6 +213,7 @@ def advanced(optimizer: str) -> TrainState:
 
 def told() -> dict[str, Any]:
     """Identities, hashes and texts of what ComfyUI is not asked for."""
+    picture = attribution.entry(Row("styles/ink", 0.8, 0.5), lora().metadata, "ab" * 32)
     return {
         "identities": {name: fingerprint(recipe.lora, recipe.train) for name, recipe in RECIPES.items()},
         "further identities": {
@@ -226,7 +227,9 @@ def told() -> dict[str, Any]:
         "data sets": [dataset().fingerprint(), dataset(OPTIONS).fingerprint()],
         "pictures": [each.digest for each in (*dataset().examples, *dataset(OPTIONS).examples)],
         "parent": parent().described(),
-        "picture": attribution.entry(Row("styles/ink", 0.8, 0.5), lora().metadata, "ab" * 32),
+        "picture": picture,
+        "hashes of picture": attribution.lora_hashes([picture]),
+        "key of content": lineage.CONTENT,
         **_figures(),
     }
 

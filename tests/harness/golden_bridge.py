@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import comfy.model_patcher
@@ -10,19 +12,22 @@ import comfy.ops
 import torch
 from lora_loom.lora_core.kinds.correction import Correction
 from lora_loom.lora_core.merging.chain import Step
-from lora_loom.nodes.bridge import preparing
+from lora_loom.lora_core.training.start import Start
+from lora_loom.nodes.bridge import attribution, preparing
 from lora_loom.nodes.bridge.beside import Beside, contents
 from lora_loom.nodes.bridge.carried import carried
 from lora_loom.nodes.bridge.clock import Timed
+from lora_loom.nodes.bridge.facts import run_facts
 from lora_loom.nodes.bridge.folders import run_folder
 from lora_loom.nodes.bridge.patching import KindPatch
-from lora_loom.nodes.bridge.preparing import Sources
+from lora_loom.nodes.bridge.preparing import Run, Sources
 from lora_loom.nodes.bridge.previews import Previews, Shown
+from lora_loom.nodes.bridge.progress import Progress
 from lora_loom.nodes.bridge.sampling import Sampling
 from lora_loom.nodes.bridge.watch import Pictures
 from torch import Tensor, nn
 
-from harness.golden import IDENTITY, NAME, RECIPES, corrections, dataset, low_rank, numbers
+from harness.golden import IDENTITY, NAME, OPTIONS, RECIPES, corrections, dataset, low_rank, numbers, parent
 
 KEYS_OF_BRIDGE = "keys_of_bridge.json"
 ENCODER = "golden encoder"
@@ -71,13 +76,24 @@ def sources(trio: Any) -> Sources:
     return Sources(trio.model, trio.clip, trio.vae, dataset())
 
 
+def data_set(trio: Any) -> dict[str, Any]:
+    """What a header tells of the data set."""
+    facts = run_facts(replace(sources(trio), dataset=dataset(OPTIONS)), RECIPES["as it comes"], Run(), Progress(1))
+    return json.loads(facts.settings)["dataset"]
+
+
 def told(trio: Any) -> dict[str, Any]:
     """Identities, hashes and texts; `trio` are models of SD 1.5."""
     found = sources(trio)
+    begun = replace(found, start=Start(parent(), "ab" * 32, {}, True, 4))
     pictures = {name: Pictures(found.dataset, recipe) for name, recipe in RECIPES.items()}
     return {
         "identities": {n: preparing.identity(recipe, found, IDENTITY, pictures[n]) for n, recipe in RECIPES.items()},
         "settings": {n: preparing.settings(recipe, found, IDENTITY, pictures[n]) for n, recipe in RECIPES.items()},
+        "continued": preparing.identity(RECIPES["as it comes"], begun, IDENTITY, pictures["as it comes"]),
+        "settings of continued": preparing.settings(RECIPES["as it comes"], begun, IDENTITY, pictures["as it comes"]),
+        "data set": data_set(trio),
+        "picture": [attribution.KEY, attribution.HASHES],
         "folder": run_folder(NAME, IDENTITY).name,
         "previews": {name: each.note() for name, each in shown().items()},
         "beneath": {name: beneath(each) for name, each in corrections().items() if name != "Placed, turned"},

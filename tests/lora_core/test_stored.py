@@ -12,7 +12,7 @@ from lora_loom.lora_core.kinds.correction import Correction
 from lora_loom.lora_core.stored import as_dict, as_text, as_tuple, from_dict, keys_of, stored
 
 
-@stored("Box", "width high=height of")
+@stored("width high=height of", tag="Box")
 @dataclass(frozen=True)
 class Crate:
     """A class that was called `Box`, with a `high`."""
@@ -35,14 +35,14 @@ def test_a_renamed_class_stands_in_files_as_before():
 
 
 def test_a_key_of_a_later_version_is_refused():
-    with pytest.raises(TypeError, match="Box has no height"):
+    with pytest.raises(TypeError, match="Crate has no height"):
         from_dict(Crate, {"width": 1, "height": ()})
 
 
 @pytest.mark.parametrize("keys", ["width high of", "width height", "height width of", "width height of more"])
 def test_a_class_whose_fields_are_others_is_refused(keys):
-    with pytest.raises(TypeError, match="Crate has the fields width, height, of but stands in files as Box with"):
-        stored("Box", keys)(Crate)
+    with pytest.raises(TypeError, match="Crate has the fields width, height, of but stands in files with the keys"):
+        stored(keys, "Box")(Crate)
     assert keys_of(Crate) == ("width", "high", "of")
 
 
@@ -52,16 +52,22 @@ def test_a_class_without_names_is_refused():
             of(Correction)
 
 
-@pytest.mark.parametrize("value", [*map(settings, RECIPES.values()), parent(), *DRAWS], ids=lambda value: type(value))
-def test_without_a_rename_it_is_what_python_writes(value):
-    assert as_dict(value) == asdict(value) and list(as_dict(value)) == list(asdict(value))
-    assert as_text([value]) == repr([value])
+def test_without_a_rename_it_is_what_python_writes():
+    for value in (*map(settings, RECIPES.values()), parent(), *DRAWS):
+        assert as_dict(value) == asdict(value) and list(as_dict(value)) == list(asdict(value))
+    assert as_text(DRAWS) == repr(DRAWS)
 
 
 def test_of_corrections_too_but_for_functions():
     for name, value in corrections().items():
         assert (as_text(value) == repr(value)) == ("turned" not in name)
         assert "0x" not in as_text(value)
+
+
+def test_a_class_without_a_tag_is_refused():
+    for of in (as_text, as_tuple):
+        with pytest.raises(TypeError, match="Parent has no tag in files; give it one with @stored"):
+            of(parent())
 
 
 def test_every_kind_of_correction_has_names():
