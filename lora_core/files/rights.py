@@ -7,6 +7,8 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
+from ..stored import as_dict, stored
+
 _CREATIVE_COMMONS = re.compile(
     r"(?:^(?=by(?:$|[- ](?:nc|nd|sa|\d)))|\bcc[- ]|creativecommons\.org/licenses/)by((?:[- ](?:nc|nd|sa))*)\b"
 )
@@ -29,6 +31,7 @@ _KNOWN = {  # commercial use, derived works, credit, the same licence again
 UNKNOWN = "LicenseRef-unknown"
 
 
+@stored("licences commercial derivatives credit same_licence")
 @dataclass(frozen=True)
 class Rights:
     """None is unknown. `licences` are all that apply, each once, as their authors spell them."""
@@ -46,9 +49,9 @@ class Rights:
         return " AND ".join([*known, *({UNKNOWN} & set(self.licences))]) if known else ""
 
     def to_json(self) -> str:
-        named = ("commercial", "derivatives", "credit", "same_licence")
-        words = {True: "yes", False: "no", None: "unknown"}
-        return json.dumps({name: words[getattr(self, name)] for name in named}, sort_keys=True)
+        words, bits = {True: "yes", False: "no", None: "unknown"}, as_dict(self)
+        del bits["licences"]
+        return json.dumps({key: words[bit] for key, bit in bits.items()}, sort_keys=True)
 
 
 def rights_of(licence: str) -> Rights:

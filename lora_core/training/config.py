@@ -113,9 +113,9 @@ class OptimizerConfig:
 
     def described(self) -> str:
         """For metadata: the optimiser's name and, in brackets, the numbers that are not as usual."""
-        usual = OptimizerConfig()
-        names = ("weight_decay", "beta1", "beta2", "eps", "ema_decay")
-        changed = [f"{n}={getattr(self, n):g}" for n in names if getattr(self, n) != getattr(usual, n)]
+        own, usual = as_dict(self), as_dict(OptimizerConfig())
+        keys = ("weight_decay", "beta1", "beta2", "eps", "ema_decay")
+        changed = [f"{key}={own[key]:g}" for key in keys if own[key] != usual[key]]
         return self.method.title + (f"({', '.join(changed)})" if changed else "")
 
     def _check_schedule_free(self) -> None:

@@ -120,18 +120,18 @@ def corrections() -> dict[str, Correction]:
     square = numbers(2, 2, 2)
     loha = LoHa(numbers(3, 2), numbers(2, 4), numbers(3, 2, start=3), numbers(2, 4, start=5), 0.5)
     return {
-        "LoHa": loha,
-        "LoKr": LoKr((numbers(1, 2),), (numbers(3, 2),), 2.0),
-        "GLoRA": GLoRA(numbers(2, 4), numbers(4, 2), numbers(2, 4), numbers(3, 2), 0.25),
-        "OFT": OFT(square, 0.5),
-        "BOFT": BOFT(square[None], 0.25, numbers(4, 1)),
-        "Difference": Difference(numbers(3, 4)),
-        "Replacement": Replacement(numbers(3, 4)),
-        "DoRA": DoRA(low_rank(), numbers(3), 0, "base"),
-        "DoRA of LoHa": DoRA(loha, numbers(4), 1),
-        "Padded": Padded(low_rank()),
-        "Placed": Placed(Difference(numbers(2, 4)), 1, 2),
-        "Placed, turned": Placed(Difference(numbers(2, 4)), 0, 2, turned),
+        "loha": loha,
+        "lokr": LoKr((numbers(1, 2),), (numbers(3, 2),), 2.0),
+        "glora": GLoRA(numbers(2, 4), numbers(4, 2), numbers(2, 4), numbers(3, 2), 0.25),
+        "oft": OFT(square, 0.5),
+        "boft": BOFT(square[None], 0.25, numbers(4, 1)),
+        "difference": Difference(numbers(3, 4)),
+        "replacement": Replacement(numbers(3, 4)),
+        "dora": DoRA(low_rank(), numbers(3), 0, "base"),
+        "dora of loha": DoRA(loha, numbers(4), 1),
+        "padded": Padded(low_rank()),
+        "placed": Placed(Difference(numbers(2, 4)), 1, 2),
+        "placed, turned": Placed(Difference(numbers(2, 4)), 0, 2, turned),
     }  # fmt: skip
 
 
@@ -227,6 +227,7 @@ def told() -> dict[str, Any]:
         "data sets": [dataset().fingerprint(), dataset(OPTIONS).fingerprint()],
         "pictures": [each.digest for each in (*dataset().examples, *dataset(OPTIONS).examples)],
         "parent": parent().described(),
+        "optimizers": {name: RECIPES[name].train.optimizer.described() for name in OPTIMIZERS},
         "picture": picture,
         "hashes of picture": attribution.lora_hashes([picture]),
         "key of content": lineage.CONTENT,

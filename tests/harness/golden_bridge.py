@@ -65,7 +65,7 @@ def beneath(correction: Correction) -> list[dict[str, Any]]:
 
 def beside(span: tuple[float, float]) -> str:
     """What is known of corrections that hang beside a weight."""
-    steps = [Step((low_rank(), low_rank(2))), *(Step(corrections()[name], 0.5) for name in ("LoHa", "DoRA", "Placed"))]
+    steps = [Step((low_rank(), low_rank(2))), *(Step(corrections()[name], 0.5) for name in ("loha", "dora", "placed"))]
     made = patcher({})
     Beside(made, {"a.weight": [Timed(step, span) for step in steps]}).attach(made, "golden")
     (text,) = contents(made)
@@ -96,7 +96,7 @@ def told(trio: Any) -> dict[str, Any]:
         "picture": [attribution.KEY, attribution.HASHES],
         "folder": run_folder(NAME, IDENTITY).name,
         "previews": {name: each.note() for name, each in shown().items()},
-        "beneath": {name: beneath(each) for name, each in corrections().items() if name != "Placed, turned"},
+        "beneath": {name: beneath(each) for name, each in corrections().items() if name != "placed, turned"},
         "beside": [beside((0.0, 1.0)), beside((0.0, 0.5))],
     }
 
