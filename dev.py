@@ -350,7 +350,7 @@ def stages() -> list[Stage]:
 def newest_stage() -> Stage:
     """Only for who asks for it: as large as all the rest of ComfyUI without CUDA's libraries."""
     pins = NEWEST.read_text(encoding="utf-8")
-    title = "the newest torch and kernels, for the tests: 0.9 GB to fetch, 1.7 GB on disk"
+    title = "the newest torch and kernels, for the tests: 0.9 GB to fetch, 1.8 GB on disk"
     return Stage(title, VENV / "newest.stamp", (pins,), install_newest)
 
 
