@@ -1,4 +1,4 @@
-"""What a device has free, and what it can do."""
+"""Tells what a device has free, and what it can do."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from ...lora_core import fp64
 
 
 def free_bytes(device: torch.device) -> float:
-    """What a run may use: what is free now and what ComfyUI can make free, less what it keeps for other programs."""
+    """Return the bytes that a run may use: what is free now and what ComfyUI can make free, less what it keeps for
+    other programs."""
     free = comfy.model_management.get_free_memory(device)
     if shares_ram(device):
         return free

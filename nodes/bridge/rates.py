@@ -53,8 +53,8 @@ def _staged(staging: Staging, block: Sequence[Tensor]) -> None:
 
 
 def _flops(device: torch.device, dtype: torch.dtype) -> float:
-    """Of a matrix product a second, of the largest of three that takes at most a tenth of one: a slow device is kept
-    busy by a small one, and would need seconds for what keeps a fast one busy."""
+    """Measure the operations a second in a matrix product, the largest of three that takes at most a tenth of one: a
+    slow device is kept busy by a small one, and would need seconds for what keeps a fast one busy."""
     for side in _SIDES:
         square = torch.ones(side, side, dtype=dtype, device=device)
         seconds = _fastest(device, partial(torch.mm, square, square))

@@ -21,8 +21,8 @@ _WHOLES = ("diffusion_model", "transformer")  # what ComfyUI calls of a MODEL, a
 
 
 class Uncalled:
-    """What the forwards of one stack's models left out. It is said once in each sampling, in the log and, below what it
-    `reported`, on the node that made the stack."""
+    """Finds what the forwards of one stack's models left out. It is said once in each sampling, in the log and, below
+    what it `reported`, on the node that made the stack."""
 
     def __init__(self, layers: Mapping[str, Hooked]):
         """`layers` by the names of their parameters."""

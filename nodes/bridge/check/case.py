@@ -65,7 +65,7 @@ class Case:
                 yield Training(config, state, denoiser, samples, patcher)
 
     def fingerprint(self) -> str:
-        """Of every weight, to the bit."""
+        """Return a hash of every weight, to the bit."""
         digest = hashlib.sha256()
         for name, value in stored(self.patcher):
             digest.update(name.encode() + value.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
@@ -74,7 +74,7 @@ class Case:
 
 @dataclass(frozen=True)
 class Training:
-    """What a session holds while a check looks at it."""
+    """Holds the parts of a session while a check looks at them."""
 
     config: TrainConfig
     state: TrainState
@@ -105,7 +105,7 @@ class Training:
 
 
 def optimiser(name: str) -> TrainConfig:
-    """Of a short run with that optimiser."""
+    """Return the config of a short run with that optimiser."""
     constant = OptimizerConfig(name, schedule="constant")
     rate = constant.usual_rate(1e-3)
     return TrainConfig(steps=10, learning_rate=rate, batch_size=len(LENGTHS), optimizer=constant)

@@ -139,7 +139,7 @@ WIDE = (SDXL_WIDE, FLUX_WIDE)
 
 
 def tokens(network: Network) -> int:
-    """Of a caption as long as the family's text encoders make it."""
+    """Return the number of tokens of a caption as long as the family's text encoders make it."""
     return 512 if network.config == "Flux" else 77
 
 

@@ -1,4 +1,4 @@
-"""What all checks share: the networks on the device and on the CPU, and what must be as it was after each check."""
+"""Holds what all checks share: networks on the device and on the CPU, and what must be as it was after each check."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _LOST = 2**20  # bytes on the device that a check may leave behind: libraries ro
 
 @dataclass(frozen=True)
 class Outcome:
-    """What one check found; see Finding."""
+    """Describes what one check found; see Finding."""
 
     passed: bool | None
     text: str
@@ -50,7 +50,7 @@ class Rig:
         return self._cases[key]
 
     def left(self, network: Network) -> str:
-        """What the checks of this network have left behind since it was first asked, in words; empty when nothing."""
+        """Say what the checks of this network have left behind since it was first asked; empty when nothing."""
         memory_now = held(self.device)  # first, since it unloads what a clone has changed
         found = self.here(network).fingerprint(), memory_now
         weights, memory = self._before.setdefault(network.name, found)
@@ -61,8 +61,8 @@ class Rig:
 
 
 def guarded(section: str, name: str, work: Callable[[], Outcome], left: Callable[[], str] = str) -> Finding:
-    """What a check found, or how it failed. Whatever is wrong with a device can raise anything, and telling it is what
-    a check is for; a cancel is no Exception."""
+    """Return what a check found, or how it failed. Whatever is wrong with a device can raise anything, and telling it
+    is what a check is for; a cancel is no Exception."""
     try:
         found = work()
         wrong = left()

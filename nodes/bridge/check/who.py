@@ -1,4 +1,4 @@
-"""What a check ran on: the device and the software, without a path or a name of anybody's or of a machine."""
+"""Tells what a check ran on: the device and the software, without a path or a name of anybody's or of a machine."""
 
 from __future__ import annotations
 
