@@ -41,7 +41,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ComfyServer]:
 
 
 def seen(server: ComfyServer) -> list[dict[str, Any]]:
-    """What the other pack has found since it was asked last."""
+    """Return what the other pack has found since it was asked last."""
     path = server.base / "custom_nodes" / "seen.json"
     found = json.loads(path.read_text(encoding="utf-8"))
     path.write_text("[]", encoding="utf-8")
@@ -58,7 +58,7 @@ def graph(rows: str, name: str) -> graphs.Graph:
 
 
 def told(server: ComfyServer, entry: dict[str, Any]) -> dict[str, Any]:
-    """What ComfyUI's own PNG of a run says."""
+    """Return what ComfyUI's own PNG of a run says."""
     (image,) = entry["outputs"]["picture"]["images"]
     return {key: json.loads(value) for key, value in Image.open(io.BytesIO(server.view(image))).text.items()}
 

@@ -1,4 +1,4 @@
-"""What a forward makes lies where it runs: on a device that is not here, where CPU tensors do not mix with its own."""
+"""A forward makes tensors where it runs: on a device that is not here, where CPU tensors do not mix with its own."""
 
 from __future__ import annotations
 

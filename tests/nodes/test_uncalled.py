@@ -55,7 +55,7 @@ def stack(loaded: tiny.Loaded, random_adapter: Any, loras: Path) -> Any:
 
 @pytest.fixture
 def said(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
-    """What a browser would be sent."""
+    """Collect what a browser would be sent."""
     sent: list[dict[str, Any]] = []
     listening = SimpleNamespace(
         client_id="browser", send_sync=lambda kind, what, _: sent.append({"kind": kind, **what})

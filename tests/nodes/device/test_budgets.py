@@ -1,4 +1,4 @@
-"""What a step costs on a device, in launches, waits and bytes: figures that may fall and not rise.
+"""Checks what a step costs on a device, in launches, waits and bytes: figures that may fall and not rise.
 
 One row of CEILINGS is what the pack needs today. Whoever makes it cheaper lowers the row.
 """
@@ -60,7 +60,7 @@ NEAR = 0.05  # of the measured peak, the predicted one may be off
 
 @dataclass(frozen=True)
 class Step:
-    """Of one optimiser step: what it cost, and how many stalls there were between the start of its first forward pass
+    """Holds what one optimiser step cost, and how many stalls there were between the start of its first forward pass
     and the end of its backward."""
 
     totals: pretend.Totals
@@ -149,7 +149,7 @@ def a_step(trio: tiny.Loaded, texts: tuple[str, ...] = ("a", "b"), **choices: An
 
 
 def frozen_launches(trio: tiny.Loaded) -> int:
-    """Of the same forward and a backward to its input, without a LoRA."""
+    """Return the launches of the same forward and a backward to its input, without a LoRA."""
     with torch.inference_mode(), training_session(trio.model, checkpointing=False) as patcher:
         denoiser = ComfyDenoiser(patcher)
         samples = samples_of(trio, denoiser)
@@ -213,7 +213,8 @@ class Ahead(Stream):
 @pytest.mark.parametrize("measures", [Measures(False), Measures(), Measures(True, 1.0)], ids=str)
 @pytest.mark.parametrize("family", ["sd15", "flux1"])
 def test_peak_is_what_was_predicted(models, monkeypatch, family: str, measures: Measures) -> None:
-    """Of the bytes that a step holds beside weights, factors and optimiser, by the device's own allocator."""
+    """Compare the prediction with the most bytes that a step holds beside weights, factors and optimiser, by the
+    device's own allocator."""
     trio = models(family)
     streams: list[Ahead] = []
     made = lambda device, **_: streams.append(Ahead(device, ahead=True)) or streams[-1]  # noqa: E731
