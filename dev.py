@@ -47,7 +47,7 @@ NEWEST = TESTS / "newest.txt"
 # What newer parts could change: kernels, layouts, gradients, bytes, how weights are written and layers are called.
 NEWEST_TESTS = (
     "training", "precision", "fused", "uncalled", "stack", "apply", "spans", "offload", "continue", "text", "encoding",
-    "dora", "gradients",
+    "dora", "gradients", "rope", "joined",
 )  # fmt: skip
 NEWER_FRONT_END = TESTS / "newer_front_end.txt"
 FRONT_END_FILES = Path("comfyui_frontend_package", "static")
@@ -350,7 +350,7 @@ def stages() -> list[Stage]:
 def newest_stage() -> Stage:
     """Only for who asks for it: as large as all the rest of ComfyUI without CUDA's libraries."""
     pins = NEWEST.read_text(encoding="utf-8")
-    title = "the newest torch and kernels, for the tests: 0.9 GB to fetch, 1.8 GB on disk"
+    title = "the newest torch and kernels, for the tests: 0.9 GB to fetch, 1.9 GB on disk"
     return Stage(title, VENV / "newest.stamp", (pins,), install_newest)
 
 

@@ -34,7 +34,7 @@ def unasked(layers: nn.Sequential, x: torch.Tensor) -> torch.Tensor:
 
 @pytest.fixture
 def loaded(models: Any) -> Iterator[tiny.Loaded]:
-    """Wan, whose blocks do not call `ffn.2`, and whose text encoder does not call one layer."""
+    """Wan, whose blocks do not call `ffn.2`."""
     trio = models("wan21")
     blocks = trio.model.model.diffusion_model.blocks
     for block in blocks:
