@@ -136,10 +136,7 @@ def test_on_newest_parts(python: Path, arguments: list[str]) -> int:
     if own_comfyui():
         check_newest(folder)
     elif not newest_stage().is_done():
-        with only_set_up():
-            prepare_scratch()
-            newest_stage().run()
-            shutil.rmtree(SCRATCH, ignore_errors=True)
+        finish([newest_stage()])
     return run(python, "-m", "pytest", *arguments, first=folder)
 
 
@@ -359,17 +356,18 @@ def set_up() -> None:
         return
     if Path(sys.prefix).resolve() == VENV.resolve():
         raise SetUpError("the set-up has to go on, which the Python of .venv itself cannot do; use another Python.")
+    finish(stages())
+
+
+def finish(wanted: Iterable[Stage]) -> None:
+    """Build what is not done of these stages."""
     with only_set_up():
-        prepare_scratch()
-        for stage in stages():
+        shutil.rmtree(SCRATCH, ignore_errors=True)
+        SCRATCH.mkdir(exist_ok=True)
+        for stage in wanted:
             if not stage.is_done() or not venv_python().exists():
                 stage.run()
         shutil.rmtree(SCRATCH, ignore_errors=True)
-
-
-def prepare_scratch() -> None:
-    shutil.rmtree(SCRATCH, ignore_errors=True)
-    SCRATCH.mkdir(exist_ok=True)
 
 
 @contextmanager

@@ -140,7 +140,6 @@ class Beside:
     def _hang(self, patcher) -> None:
         heed_hooks()
         self._remove(patcher.model)
-        forget_graphs(patcher.model)
         ways = [(way, _module(patcher.model, key)[0]) for key, way in self.ways.items()]
         take_off = [*self.uncalled.watch(patcher.model), *(way.hang(module) for way, module in ways)]
         self._hung[patcher.model] = Hung(id(patcher), ways, take_off)
@@ -151,10 +150,10 @@ class Beside:
             self._remove(patcher.model)
 
     def _remove(self, model: nn.Module) -> None:
-        if hung := self._hung.pop(model, None):
-            forget_graphs(model)
-            for take_off in hung.take_off:
-                take_off()
+        forget_graphs(model)
+        hung = self._hung.pop(model, None)
+        for take_off in hung.take_off if hung else ():
+            take_off()
 
     def _free(self, patcher, unloaded: bool) -> None:
         if unloaded:

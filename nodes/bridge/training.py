@@ -206,8 +206,7 @@ def _run(order: Order, work: _Work, kept: RunFolder) -> Trained:
             previewer.begin(run.start_over)
             trouble = partial(_trouble, progress, kept, previewer)
             steps = train(config, state, work.denoiser, work.samples, trouble, reality.relief)
-            for result in watch.over(steps):
-                reality.after()
+            for result in watch.over(reality.over(steps)):
                 tell(progress, unmoved.look())
                 kept.note(result)
                 _show(progress, result, config, state, watch)

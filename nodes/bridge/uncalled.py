@@ -43,6 +43,8 @@ class Uncalled:
     def begin(self, *_) -> None:
         """Say again, in the sampling that begins, what is still so."""
         self.found.clear()
+        for layer in self.layers.values():
+            layer.ran = False
 
     def sentences(self) -> list[str]:
         return list(self.found.values())
