@@ -66,7 +66,8 @@ class Case:
                 yield Training(config, state, denoiser, samples, patcher)
 
     def fingerprint(self) -> str:
-        """Return a hash of every weight, to the bit."""
+        """Return a hash of every weight, to the bit; what a clone has changed is undone first."""
+        comfy.model_management.free_memory(1e30, self.patcher.load_device)
         digest = hashlib.sha256()
         for name, value in self.patcher.model.state_dict().items():
             digest.update(name.encode() + value.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())

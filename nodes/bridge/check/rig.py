@@ -54,7 +54,7 @@ class Rig:
     def left(self, network: Network) -> str:
         """Say what the checks of this network have left behind: weights that are not those it was made with, or, since
         it was first asked, memory; empty when nothing."""
-        now = held(self.device)  # first, since it unloads what a clone has changed
+        now = held(self.device)
         own = [(case, self._weights[key]) for key, case in self._cases.items() if case.network is network]
         if any(case.fingerprint() != weights for case, weights in own):
             return "it has changed the weights of the base model"
