@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-from ..lora_core.training.contact_sheet import contact_sheet
-from ..lora_core.training.dataset import combined
+from ..lora_core.data.contact_sheet import contact_sheet
+from ..lora_core.data.dataset import combined
 from .bridge.images import as_image_batch
 from .bridge.shown import shown
 from .types import CATEGORY, LoraDatasetType

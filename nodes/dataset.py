@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-from ..lora_core.training import reading
-from ..lora_core.training.buckets import RESOLUTIONS, STEPS, check_resolution, numbers
-from ..lora_core.training.contact_sheet import contact_sheet
-from ..lora_core.training.dataset import Options
-from ..lora_core.training.pictures import MASKS
+from ..lora_core.data import reading
+from ..lora_core.data.buckets import RESOLUTIONS, STEPS, check_resolution, numbers
+from ..lora_core.data.contact_sheet import contact_sheet
+from ..lora_core.data.dataset import Options
+from ..lora_core.data.pictures import MASKS
 from .bridge.folders import dataset_folder, folder_state
 from .bridge.images import as_image_batch
 from .bridge.shown import shown

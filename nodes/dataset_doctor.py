@@ -6,8 +6,8 @@ from functools import partial
 
 from comfy_api.latest import io
 
-from ..lora_core.training import doctor
-from ..lora_core.training.contact_sheet import marked_sheet
+from ..lora_core.data import doctor
+from ..lora_core.data.contact_sheet import marked_sheet
 from .bridge.images import as_image_batch
 from .bridge.progress import Progress
 from .bridge.shown import shown

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-from ..lora_core.training.prompts import lines
+from ..lora_core.data.prompts import lines
 from .bridge.previews import Previews
 from .bridge.sampling import SAMPLERS, SCHEDULERS, Sampling
 from .types import CATEGORY, PreviewsType

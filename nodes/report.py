@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-from ..lora_core.training.prompts import lines
+from ..lora_core.data.prompts import lines
 from .bridge.images import as_image_batch
 from .bridge.report import Questions, entries_of, report
 from .bridge.sampling import SAMPLERS, SCHEDULERS, Sampling

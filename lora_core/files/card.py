@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ..decoding import PictureError, content, small
+from ..data.decoding import PictureError, content, small
 from ..guess import guess, named
 from ..stored import as_dict, stored
 from . import guard

@@ -9,7 +9,7 @@ from pathlib import Path
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from ..decoding import PictureError, content, decode
+from ..data.decoding import PictureError, content, decode
 from ..files.save import write_whole
 
 log = logging.getLogger("lora_loom")

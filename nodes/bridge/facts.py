@@ -12,14 +12,14 @@ import comfy.model_management
 import torch
 from comfyui_version import __version__ as comfyui_version
 
+from ...lora_core.data.buckets import Size
+from ...lora_core.data.dataset import Dataset, Example
+from ...lora_core.data.tags import sets_by_folder, tag_frequency
 from ...lora_core.files.hashes import part_hash
 from ...lora_core.files.metadata import Facts
 from ...lora_core.stored import as_dict
-from ...lora_core.training.buckets import Size
 from ...lora_core.training.config import Recipe
-from ...lora_core.training.dataset import Dataset, Example
 from ...lora_core.training.settings import Settings
-from ...lora_core.training.tags import sets_by_folder, tag_frequency
 from ...lora_core.version import VERSION
 from .carried import carried
 from .denoiser import prediction_type

@@ -12,13 +12,13 @@ from typing import Any
 import torch
 from node_helpers import conditioning_set_values
 
+from ...lora_core.data.dataset import Dataset, check_preservation
 from ...lora_core.families import check_trainable
 from ...lora_core.stored import as_dict
 from ...lora_core.training.config import (
     Recipe,
     fingerprint,
 )
-from ...lora_core.training.dataset import Dataset, check_preservation
 from ...lora_core.training.layers import counted
 from ...lora_core.training.plan import Measures
 from ...lora_core.training.start import Start

@@ -13,10 +13,10 @@ import comfy.model_management
 from PIL import Image
 from torch import Tensor
 
+from ...lora_core.data.prompts import pairs
 from ...lora_core.sheet import Row, sheet
 from ...lora_core.stored import as_text, stored
 from ...lora_core.training import kept_picture
-from ...lora_core.training.prompts import pairs
 from ...lora_core.training.trainer import TrainState
 from .encoding import encode_captions
 from .progress import Progress

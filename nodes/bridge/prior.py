@@ -7,7 +7,7 @@ from functools import partial
 import comfy.utils
 from torch import Tensor
 
-from ...lora_core.training.dataset import Dataset
+from ...lora_core.data.dataset import Dataset
 from .encoding import Tick, encoded_views
 from .keys import family_of
 

@@ -13,10 +13,10 @@ from torch import Tensor
 
 from ...lora_core.adapter import TEXT_PREFIX, Adapter
 from ...lora_core.analysis import leakage, memorisation
+from ...lora_core.data.captions import literal
+from ...lora_core.data.dataset import Dataset
+from ...lora_core.data.prompts import with_trigger, without_trigger
 from ...lora_core.sheet import Row, sheet
-from ...lora_core.training.captions import literal
-from ...lora_core.training.dataset import Dataset
-from ...lora_core.training.prompts import with_trigger, without_trigger
 from .beside import uncalled
 from .images import as_picture
 from .keys import NameTable

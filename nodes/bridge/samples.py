@@ -9,8 +9,8 @@ from node_helpers import conditioning_set_values
 from torch import Tensor
 from torch.nn import functional
 
-from ...lora_core.training.captions import preserved_captions
-from ...lora_core.training.dataset import Dataset, Example
+from ...lora_core.data.captions import preserved_captions
+from ...lora_core.data.dataset import Dataset, Example
 from ...lora_core.training.trainer import Sample
 
 

@@ -17,6 +17,8 @@ from lora_loom.lora_core.adapter import Adapter
 from lora_loom.lora_core.analysis.device_check import Check, Finding
 from lora_loom.lora_core.analysis.leakage import CLASS, CONCEPT, Change, Leakage
 from lora_loom.lora_core.analysis.memorisation import Memorisation, Nearest
+from lora_loom.lora_core.data.dataset import Dataset, Options
+from lora_loom.lora_core.data.reading import from_tensors
 from lora_loom.lora_core.files import lineage, metadata
 from lora_loom.lora_core.files.card import Card
 from lora_loom.lora_core.files.hashes import content_hash
@@ -36,13 +38,11 @@ from lora_loom.lora_core.training.config import (
     Validation,
     fingerprint,
 )
-from lora_loom.lora_core.training.dataset import Dataset, Options
 from lora_loom.lora_core.training.finished import Finished
 from lora_loom.lora_core.training.health import Health
 from lora_loom.lora_core.training.inject import Factors
 from lora_loom.lora_core.training.layers import LayersConfig, Rule
 from lora_loom.lora_core.training.objective_config import ObjectiveConfig
-from lora_loom.lora_core.training.reading import from_tensors
 from lora_loom.lora_core.training.record import Point, Record
 from lora_loom.lora_core.training.settings import Settings
 from lora_loom.lora_core.training.steps import Look, StepResult

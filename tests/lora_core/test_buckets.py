@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from lora_loom.lora_core.training.buckets import bucket_sizes, check_resolution, fit, nearest_bucket
+from lora_loom.lora_core.data.buckets import bucket_sizes, check_resolution, fit, nearest_bucket
 from PIL import Image
 
 RESOLUTIONS = st.tuples(st.integers(1, 16), st.sampled_from([8, 16, 32, 64])).map(lambda p: (p[0] * p[1], p[1]))

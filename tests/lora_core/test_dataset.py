@@ -9,12 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from lora_loom.lora_core.decoding import SUFFIXES
-from lora_loom.lora_core.training import dataset
-from lora_loom.lora_core.training.captions import preserved_captions
-from lora_loom.lora_core.training.contact_sheet import contact_sheet
-from lora_loom.lora_core.training.dataset import Dataset
-from lora_loom.lora_core.training.reading import check_folder, from_folder, from_tensors
+from lora_loom.lora_core.data import dataset
+from lora_loom.lora_core.data.captions import preserved_captions
+from lora_loom.lora_core.data.contact_sheet import contact_sheet
+from lora_loom.lora_core.data.dataset import Dataset
+from lora_loom.lora_core.data.decoding import SUFFIXES
+from lora_loom.lora_core.data.reading import check_folder, from_folder, from_tensors
 from PIL import Image
 
 RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)

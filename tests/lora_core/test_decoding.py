@@ -12,8 +12,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from lora_loom.lora_core import decoding
-from lora_loom.lora_core.decoding import PREVIEW, PictureError, check, content, decode, flatten, small, transparent
+from lora_loom.lora_core.data import decoding
+from lora_loom.lora_core.data.decoding import PREVIEW, PictureError, check, content, decode, flatten, small, transparent
 from PIL import Image, ImageFile, PngImagePlugin, features
 
 NOISE = Image.fromarray(np.random.default_rng(0).integers(0, 256, (48, 64, 3), dtype=np.uint8))

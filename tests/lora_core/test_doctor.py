@@ -10,11 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from lora_loom.lora_core.training import doctor, doctor_captions
-from lora_loom.lora_core.training.contact_sheet import marked_sheet
-from lora_loom.lora_core.training.dataset import Dataset, Options, combined
-from lora_loom.lora_core.training.doctor_pictures import NEAR, cropped_away, enlarged, grouped, near_copies, sharpness
-from lora_loom.lora_core.training.reading import from_folder
+from lora_loom.lora_core.data import doctor, doctor_captions
+from lora_loom.lora_core.data.contact_sheet import marked_sheet
+from lora_loom.lora_core.data.dataset import Dataset, Options, combined
+from lora_loom.lora_core.data.doctor_pictures import NEAR, cropped_away, enlarged, grouped, near_copies, sharpness
+from lora_loom.lora_core.data.reading import from_folder
 from PIL import Image, ImageDraw, ImageEnhance, ImageFilter, ImageOps
 
 SIDE = 256

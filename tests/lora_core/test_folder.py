@@ -6,9 +6,9 @@ import json
 from pathlib import Path
 
 import pytest
-from lora_loom.lora_core.training.dataset import Dataset
-from lora_loom.lora_core.training.folder import files
-from lora_loom.lora_core.training.reading import check_folder, from_folder
+from lora_loom.lora_core.data.dataset import Dataset
+from lora_loom.lora_core.data.folder import files
+from lora_loom.lora_core.data.reading import check_folder, from_folder
 from PIL import Image
 
 

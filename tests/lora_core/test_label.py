@@ -11,17 +11,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from lora_loom.lora_core.data import reading
+from lora_loom.lora_core.data.dataset import Options, combined
+from lora_loom.lora_core.data.tags import sets_by_folder, tag_frequency
 from lora_loom.lora_core.files import guard, save
 from lora_loom.lora_core.files.label import Label, labelled, redacted
 from lora_loom.lora_core.files.metadata import SETTINGS, Facts, build
 from lora_loom.lora_core.files.thumbnail import MOST_BYTES, jpeg
-from lora_loom.lora_core.training import reading
 from lora_loom.lora_core.training.config import LoraConfig, OptimizerConfig, Recipe, TextConfig, TrainConfig
-from lora_loom.lora_core.training.dataset import Options, combined
 from lora_loom.lora_core.training.layers import LayersConfig, Rule
 from lora_loom.lora_core.training.objective_config import ObjectiveConfig
 from lora_loom.lora_core.training.settings import Settings
-from lora_loom.lora_core.training.tags import sets_by_folder, tag_frequency
 from PIL import Image
 
 from .test_metadata import adapter

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from lora_loom.lora_core.training.prompts import lines, pairs
+from lora_loom.lora_core.data.prompts import lines, pairs
 
 
 @pytest.mark.parametrize(

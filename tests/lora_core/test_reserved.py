@@ -7,7 +7,7 @@ import zlib
 from io import BytesIO
 
 import pytest
-from lora_loom.lora_core.reserved import reserved
+from lora_loom.lora_core.data.reserved import reserved
 from PIL import Image, PngImagePlugin
 
 XMP = (

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
-from lora_loom.lora_core.training.text_files import TextError, decoded, read_text
+from lora_loom.lora_core.data.text_files import TextError, decoded, read_text
 
 TEXTS = {
     "utf-8": ["a café", "一只红色的狗", "собака 🐕"],

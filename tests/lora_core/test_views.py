@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from lora_loom.lora_core.training.buckets import numbers
-from lora_loom.lora_core.training.captions import shuffled
-from lora_loom.lora_core.training.dataset import Dataset, Options, combined
-from lora_loom.lora_core.training.reading import check_folder, from_folder, from_tensors
+from lora_loom.lora_core.data.buckets import numbers
+from lora_loom.lora_core.data.captions import shuffled
+from lora_loom.lora_core.data.dataset import Dataset, Options, combined
+from lora_loom.lora_core.data.reading import check_folder, from_folder, from_tensors
 from PIL import Image
 
 

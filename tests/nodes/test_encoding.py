@@ -16,9 +16,9 @@ import pytest
 import torch
 from harness.calls import relative_error, run_node
 from harness.runs import train
+from lora_loom.lora_core.data import reading
+from lora_loom.lora_core.data.dataset import Dataset, Options
 from lora_loom.lora_core.files import formats, save
-from lora_loom.lora_core.training import reading
-from lora_loom.lora_core.training.dataset import Dataset, Options
 from lora_loom.nodes.bridge import cache
 from lora_loom.nodes.bridge.cache import clip_identity, vae_identity
 from lora_loom.nodes.bridge.denoiser import ComfyDenoiser

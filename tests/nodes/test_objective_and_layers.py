@@ -19,8 +19,8 @@ from comfy_extras import nodes_preview_any
 from harness.calls import encode, refusals, relative_error, run_node, sampled
 from harness.runs import cancelled, kept, read
 from harness.runs import train as run
+from lora_loom.lora_core.data.dataset import combined
 from lora_loom.lora_core.training.config import LoraConfig, TrainConfig
-from lora_loom.lora_core.training.dataset import combined
 from lora_loom.lora_core.training.layers import LayersConfig
 from lora_loom.lora_core.training.objective_config import ObjectiveConfig
 from lora_loom.lora_core.training.plan import Measures

@@ -14,7 +14,8 @@ import pytest
 import tiny
 import torch
 from harness.calls import encode, relative_error
-from lora_loom.lora_core.training import objective, reading
+from lora_loom.lora_core.data import reading
+from lora_loom.lora_core.training import objective
 from lora_loom.nodes.bridge.cache import cache_folder
 from lora_loom.nodes.bridge.denoiser import ComfyDenoiser, prediction_type
 from lora_loom.nodes.bridge.encoding import encode_captions, encode_images

@@ -9,7 +9,7 @@ import pytest
 import torch
 from comfy_extras.nodes_stable_cascade import StableCascade_StageB_Conditioning, StableCascade_StageC_VAEEncode
 from harness.calls import encode, relative_error, run_node
-from lora_loom.lora_core.training import reading
+from lora_loom.lora_core.data import reading
 from lora_loom.nodes.bridge.denoiser import ComfyDenoiser
 from lora_loom.nodes.bridge.encoding import encode_captions, encode_images
 from lora_loom.nodes.bridge.prior import encode_priors

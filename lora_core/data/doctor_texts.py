@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from ..decoding import SUFFIXES
 from . import doctor_captions as words
 from .caption_files import ENDINGS, LISTS
 from .captions import has_bare, has_weights
 from .dataset import Dataset, Example, by_reason
+from .decoding import SUFFIXES
 from .finding import Finding, are, is_mask, listed, names
 
 _NEARLY_ALL = 0.9

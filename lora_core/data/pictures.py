@@ -11,9 +11,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from .. import decoding
-from ..decoding import SUFFIXES, Decoded, PictureError, flatten, transparent
+from . import decoding
 from .buckets import Size
+from .decoding import SUFFIXES, Decoded, PictureError, flatten, transparent
 
 Masks = Literal["off", "alpha", "-mask files", "auto"]
 MASKS = get_args(Masks)

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 
-from ..decoding import SUFFIXES
 from .caption_files import CaptionFiles
+from .decoding import SUFFIXES
 from .pictures import MASK_ENDING, Masks
 
 _NAMED = re.compile(r"(\d{1,4})_(.*\S.*)")  # as sd-scripts names folders: repeats and class words

@@ -11,10 +11,10 @@ from typing import Literal
 
 from torch import Tensor
 
-from ..decoding import SUFFIXES
 from ..stored import stored
 from .buckets import Size
 from .captions import literal
+from .decoding import SUFFIXES
 from .pictures import Masks, Origin
 from .views import Crops, View
 

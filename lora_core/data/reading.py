@@ -12,14 +12,14 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from .. import decoding
-from ..decoding import Decoded, PictureError, flatten
-from ..reserved import reserved
+from . import decoding
 from .buckets import bucket_sizes, fit, nearest_bucket
 from .captions import clean_trigger, plain, shuffled, with_trigger
 from .dataset import PLAIN, Dataset, Example, Group, Options, Role, by_reason, combined
+from .decoding import Decoded, PictureError, flatten
 from .folder import Found, look, named
 from .pictures import Masks, mask_file, origin, read_mask
+from .reserved import reserved
 from .views import as_pixels, further_crops
 
 _NO_CAPTION = "no caption and no trigger word"
