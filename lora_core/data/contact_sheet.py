@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from PIL import Image, ImageDraw
 
-from .. import letters
+from ..drawing import letters
 from .dataset import Dataset, Example
 
 _TILE, _CAPTION, _GAP, _COLUMNS, _MOST = 128, 28, 6, 6, 24

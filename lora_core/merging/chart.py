@@ -9,8 +9,8 @@ import torch
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-from .. import letters
-from ..training.curve import PAPER, RAW, SMOOTH, TEXT, VALIDATION, beside, grid, write
+from ..drawing import letters
+from ..drawing.plot import PAPER, RAW, SMOOTH, TEXT, VALIDATION, beside, grid, write
 from .merge import Merged
 
 _SIZE = (640, 320)

@@ -6,8 +6,21 @@ from collections.abc import Mapping, Sequence
 
 from PIL import Image, ImageDraw
 
-from .. import letters
-from .curve import FAINT, GRID, PAPER, PRESERVATION, SMOOTH, TEXT, VALIDATION, Marks, beside, draw_curve, grid, write
+from ..drawing import letters
+from ..drawing.plot import (
+    FAINT,
+    GRID,
+    PAPER,
+    PRESERVATION,
+    SMOOTH,
+    TEXT,
+    VALIDATION,
+    Marks,
+    beside,
+    draw_curve,
+    grid,
+    write,
+)
 from .record import BANDS, Record, means
 from .report import Story
 

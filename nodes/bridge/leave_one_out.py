@@ -15,7 +15,7 @@ from ...lora_core.adapter import TEXT_PREFIX
 from ...lora_core.analysis import leakage
 from ...lora_core.analysis.findings import letter
 from ...lora_core.analysis.leakage import Change
-from ...lora_core.sheet import Row, sheet
+from ...lora_core.drawing.sheet import Row, sheet
 from ...lora_core.stored import as_dict
 from .beside import uncalled
 from .progress import Progress

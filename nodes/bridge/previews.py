@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from ...lora_core.data.prompts import pairs
-from ...lora_core.sheet import Row, sheet
+from ...lora_core.drawing.sheet import Row, sheet
 from ...lora_core.stored import as_text, stored
 from ...lora_core.training import kept_picture
 from ...lora_core.training.trainer import TrainState

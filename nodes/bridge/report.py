@@ -16,7 +16,7 @@ from ...lora_core.analysis import leakage, memorisation
 from ...lora_core.data.captions import literal
 from ...lora_core.data.dataset import Dataset
 from ...lora_core.data.prompts import with_trigger, without_trigger
-from ...lora_core.sheet import Row, sheet
+from ...lora_core.drawing.sheet import Row, sheet
 from .beside import uncalled
 from .images import as_picture
 from .keys import NameTable

@@ -16,6 +16,7 @@ import torch
 from PIL import Image
 
 from ...lora_core.adapter import Adapter
+from ...lora_core.drawing.plot import draw_curve
 from ...lora_core.files import formats, metadata
 from ...lora_core.presets import AUTO, Choices, choose
 from ...lora_core.training.batches import Batches
@@ -24,7 +25,6 @@ from ...lora_core.training.config import (
     Recipe,
     TrainConfig,
 )
-from ...lora_core.training.curve import draw_curve
 from ...lora_core.training.finished import Finished, forget
 from ...lora_core.training.inject import Factors, attached
 from ...lora_core.training.objective_config import TIMESTEP_LAWS

@@ -17,11 +17,11 @@ from torch import Tensor, nn
 
 from ...lora_core.adapter import Adapter
 from ...lora_core.data.dataset import Dataset
+from ...lora_core.drawing.plot import Marks
 from ...lora_core.files import formats, save
 from ...lora_core.files.label import redacted
 from ...lora_core.training import charts, norms, validation
 from ...lora_core.training.config import Recipe, TrainConfig
-from ...lora_core.training.curve import Marks
 from ...lora_core.training.judgement import Verdict, best_step, judge, judge_training
 from ...lora_core.training.record import Point
 from ...lora_core.training.report import Story, report

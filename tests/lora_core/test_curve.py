@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from lora_loom.lora_core.training.curve import draw_curve, smooth
+from lora_loom.lora_core.drawing.plot import draw_curve, smooth
 
 PAPER, RAW, SMOOTH = ((0x1B, 0x1B, 0x1F), (0x3F, 0x5A, 0x78), (0x6F, 0xB3, 0xFF))
 

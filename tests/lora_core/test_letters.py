@@ -7,11 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from lora_loom.lora_core import letters
 from lora_loom.lora_core.data.contact_sheet import contact_sheet
 from lora_loom.lora_core.data.reading import from_folder
-from lora_loom.lora_core.sheet import Row, sheet
-from lora_loom.lora_core.training.curve import draw_curve
+from lora_loom.lora_core.drawing import letters
+from lora_loom.lora_core.drawing.plot import draw_curve
+from lora_loom.lora_core.drawing.sheet import Row, sheet
 from PIL import Image, ImageFont
 
 ROOT = Path(__file__).resolve().parents[2]

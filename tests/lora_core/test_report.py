@@ -6,8 +6,8 @@ import random
 
 import numpy as np
 import pytest
+from lora_loom.lora_core.drawing.plot import PAPER
 from lora_loom.lora_core.training import charts
-from lora_loom.lora_core.training.curve import PAPER
 from lora_loom.lora_core.training.judgement import Verdict
 from lora_loom.lora_core.training.record import Point, Record
 from lora_loom.lora_core.training.report import Story, report

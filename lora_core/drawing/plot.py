@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from PIL import Image, ImageDraw
 
-from .. import letters
+from . import letters
 
 PAPER, GRID, RAW, SMOOTH, TEXT = "#1b1b1f", "#33333a", "#3f5a78", "#6fb3ff", "#c8c8d0"
 VALIDATION, PRESERVATION, FAINT = "#ffb454", "#dd9bc8", "#93a1b5"  # told apart by colour-blind people, too
