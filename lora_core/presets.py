@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from .families import DEMO_BASE
+from .families.table import DEMO_BASE
 from .training.config import OptimizerConfig, Targets
 from .training.objective_config import AUTO, SHIFTED, TimestepLaw
 

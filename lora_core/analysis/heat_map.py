@@ -9,8 +9,8 @@ from typing import NamedTuple
 
 from PIL import Image, ImageDraw
 
-from ..blocks import block_of
 from ..drawing import letters
+from ..families.blocks import block_of
 from .figures import EVERYWHERE, Block, Excess, Interference
 from .findings import Norms, floors, letter
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ..data.decoding import PictureError, content, small
-from ..guess import guess, named
+from ..families.signs import guess, named
 from ..stored import as_dict, stored
 from . import guard
 from .faults import UnreadableFileError, UnsafeFileError

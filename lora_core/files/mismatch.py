@@ -8,7 +8,7 @@ from math import prod
 from typing import NamedTuple
 
 from ..adapter import TEXT_PREFIX
-from ..guess import named, takes
+from ..families.signs import named, takes
 from ..kinds import Correction
 from ..low_rank import LowRank
 from .faults import quote

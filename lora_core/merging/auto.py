@@ -21,7 +21,7 @@ import numpy as np
 from ..analysis.figures import Pairs
 from ..analysis.interference import measure
 from ..analysis.layer_sum import Work
-from ..distilled import few_step_mark
+from ..families.distilled import few_step_mark
 from . import SUM
 from .exact_sum import Weighted, check_finite
 

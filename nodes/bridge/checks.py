@@ -5,7 +5,7 @@ from __future__ import annotations
 from math import prod
 
 from ...lora_core.data.dataset import Dataset
-from ...lora_core.distilled import few_step_mark
+from ...lora_core.families.distilled import few_step_mark
 from ...lora_core.presets import preset_of
 from ...lora_core.training.objective_config import ObjectiveConfig
 from .keys import family_of

@@ -14,7 +14,7 @@ from ...lora_core.analysis import findings
 from ...lora_core.analysis.heat_map import heat_map
 from ...lora_core.analysis.interference import measure
 from ...lora_core.analysis.layer_sum import Work
-from ...lora_core.distilled import few_step_mark
+from ...lora_core.families.distilled import few_step_mark
 from ...lora_core.files import mismatch, strays
 from ...lora_core.merging.exact_sum import check_finite
 from ...lora_core.rows import Row

@@ -13,7 +13,7 @@ import torch
 from node_helpers import conditioning_set_values
 
 from ...lora_core.data.dataset import Dataset, check_preservation
-from ...lora_core.families import check_trainable
+from ...lora_core.families.table import check_trainable
 from ...lora_core.stored import as_dict
 from ...lora_core.training.config import (
     Recipe,

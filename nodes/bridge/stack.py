@@ -12,7 +12,7 @@ import torch
 from ...lora_core import stack_entries
 from ...lora_core.adapter import Adapter
 from ...lora_core.analysis.findings import of_stack
-from ...lora_core.blocks import strengths
+from ...lora_core.families.blocks import strengths
 from ...lora_core.files import guard, strays
 from ...lora_core.files.mismatch import Misfit, lacking, left_out
 from ...lora_core.files.store import Store

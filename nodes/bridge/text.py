@@ -12,7 +12,7 @@ from comfy.sd1_clip import SDClipModel, gen_empty_tokens
 from torch import Tensor, nn
 
 from ...lora_core.adapter import TEXT_PREFIX
-from ...lora_core.families import FAMILIES
+from ...lora_core.families.table import FAMILIES
 from ...lora_core.training.config import LoraConfig
 from ...lora_core.training.targets import select
 from .denoiser import ComfyDenoiser

@@ -163,7 +163,7 @@ def _cells(line: str) -> list[str]:
 @cache
 def titles() -> dict[str, str]:
     """The row of each model of tests/tiny, in the order of the pack's families."""
-    from lora_loom.lora_core.families import FAMILIES, for_config_class
+    from lora_loom.lora_core.families.table import FAMILIES, for_config_class
     from tiny.families import FAMILIES as MODELS
 
     order = [family.name for family in FAMILIES]

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from lora_loom.lora_core.blocks import PRESETS, VECTORS, block_names, block_of, strengths
-from lora_loom.lora_core.families import FAMILIES
+from lora_loom.lora_core.families.blocks import PRESETS, VECTORS, block_names, block_of, strengths
+from lora_loom.lora_core.families.table import FAMILIES
 
 
 def unet(inputs: int, outputs: int, text: bool = True) -> list[str]:

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import pytest
-from lora_loom.lora_core import families
-from lora_loom.lora_core.distilled import few_step_mark
-from lora_loom.lora_core.guess import SIGNS
+from lora_loom.lora_core.families import table
+from lora_loom.lora_core.families.distilled import few_step_mark
+from lora_loom.lora_core.families.signs import SIGNS
 from lora_loom.lora_core.presets import NEUTRAL, PRESETS, Preset, choose, preset_of
 from lora_loom.lora_core.training.config import LoraConfig, OptimizerConfig, TrainConfig
 from lora_loom.lora_core.training.objective_config import SHIFTED, ObjectiveConfig
 
-NAMES = [family.name for family in families.FAMILIES]
+NAMES = [family.name for family in table.FAMILIES]
 AUTOMATIC = ("auto", 0, 0.0, 0.0, "auto", 3.0)
 
 
 def test_every_family_has_a_preset_and_signs():
-    sizes = {size.preset for family in families.FAMILIES for size in family.sizes if size.preset}
+    sizes = {size.preset for family in table.FAMILIES for size in family.sizes if size.preset}
     assert set(PRESETS) == set(NAMES) | sizes and len(set(NAMES)) == len(NAMES)
     assert set(NAMES) <= set(SIGNS)
 
@@ -29,14 +29,14 @@ def test_a_preset_can_be_trained_with(preset: Preset):
     assert preset.optimizer == "AdamW", "the only optimiser there is"
     assert preset.alpha == preset.rank, "the learning rates are meant for that"
     assert (preset.shift != 1) == (preset.timesteps in SHIFTED)
-    assert (512 <= preset.resolution <= 1024 or preset is PRESETS[families.DEMO_BASE]) and preset.evidence
+    assert (512 <= preset.resolution <= 1024 or preset is PRESETS[table.DEMO_BASE]) and preset.evidence
 
 
 def test_a_class_with_a_row_and_one_without():
-    assert families.for_config_class("Flux").name == "FLUX.1 dev"
-    assert families.for_config_class("KOALA_700M").name == "SDXL", "a smaller SDXL"
-    plain = families.for_config_class("NewModel")
-    assert (plain.name, plain.guidance, plain.text) == ("NewModel", None, families.Text())
+    assert table.for_config_class("Flux").name == "FLUX.1 dev"
+    assert table.for_config_class("KOALA_700M").name == "SDXL", "a smaller SDXL"
+    plain = table.for_config_class("NewModel")
+    assert (plain.name, plain.guidance, plain.text) == ("NewModel", None, table.Text())
     assert plain.captions == "", "not known to be exact"
     assert preset_of("NewModel") is NEUTRAL and (NEUTRAL.timesteps, NEUTRAL.shift) == ("uniform", 1.0)
 
@@ -55,27 +55,27 @@ def test_a_class_with_a_row_and_one_without():
     ],
 )
 def test_the_spelling_of_a_size(config_class, layer, features, architecture, base_version):
-    row = families.for_config_class(config_class).sized(lambda name: features if name == layer else 0)
+    row = table.for_config_class(config_class).sized(lambda name: features if name == layer else 0)
     assert (row.architecture, row.base_version) == (architecture, base_version)
 
 
 @pytest.mark.parametrize("name", ["CogVideoX_T2V", "CogVideoX_I2V"])
 def test_what_would_learn_the_wrong_thing_is_refused(name):
     with pytest.raises(ValueError, match=f"{name} cannot be trained: "):
-        families.check_trainable(name)
+        table.check_trainable(name)
 
 
 @pytest.mark.parametrize("name", ["SD15", "Stable_Cascade_C", "Stable_Cascade_B", "NewModel"])
 def test_everything_else_may_be_trained(name):
-    families.check_trainable(name)
+    table.check_trainable(name)
 
 
 def test_the_demo_base_has_figures_of_its_own_and_a_wan_of_any_size_those_of_wan():
     """The demo base is told by its feed-forward."""
-    row = families.for_config_class("WAN21_T2V")
+    row = table.for_config_class("WAN21_T2V")
     demo = row.sized({"blocks.0.ffn.0": 512, "text_embedding.0": 128}.get)
     large = row.sized({"blocks.0.ffn.0": 8960, "text_embedding.0": 1536}.get)
-    assert (demo.name, demo.preset_name) == (row.name, families.DEMO_BASE)
+    assert (demo.name, demo.preset_name) == (row.name, table.DEMO_BASE)
     assert {row.preset_name, large.preset_name} == {"Wan 2.1"} and large.architecture != row.architecture
     assert preset_of(demo.preset_name).learning_rate == 3e-3
 

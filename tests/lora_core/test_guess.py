@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from lora_loom.lora_core.guess import guess, named
+from lora_loom.lora_core.families.signs import guess, named
 
 FLUX_1 = "FLUX.1 dev, FLUX.1 schnell or Chroma"
 CROSS = "lora_unet_down_blocks_1_attentions_0_transformer_blocks_0_attn2_to_k"

@@ -18,7 +18,7 @@ from lora_loom.lora_core.analysis.heat_map import heat_map
 from lora_loom.lora_core.analysis.interference import measure
 from lora_loom.lora_core.analysis.layer_sum import Work
 from lora_loom.lora_core.analysis.parts import Part, attentions, parts_of
-from lora_loom.lora_core.blocks import block_of
+from lora_loom.lora_core.families.blocks import block_of
 from lora_loom.lora_core.low_rank import LowRank
 from lora_loom.lora_core.merging.exact_sum import Weighted
 from torch import Tensor

@@ -19,7 +19,7 @@ import torch
 from comfy.model_patcher import ModelPatcher
 from comfy.weight_adapter.lora import LoRAAdapter
 from harness.calls import encode, loaded, relative_error, run_node, sampled
-from lora_loom.lora_core.blocks import strengths
+from lora_loom.lora_core.families.blocks import strengths
 from lora_loom.lora_core.files import store
 from lora_loom.lora_core.kinds import DoRA
 from lora_loom.lora_core.kinds.full import Difference

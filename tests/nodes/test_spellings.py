@@ -13,7 +13,7 @@ import torch
 from diffusers.loaders import StableDiffusionLoraLoaderMixin
 from harness.calls import encode, loaded, relative_error, run_node
 from lora_loom.lora_core.adapter import TEXT_PREFIX, Adapter
-from lora_loom.lora_core.guess import KIN
+from lora_loom.lora_core.families.signs import KIN
 from lora_loom.lora_core.low_rank import LowRank
 from lora_loom.nodes.bridge.keys import NameTable
 from lora_loom.nodes.bridge.start import read_start

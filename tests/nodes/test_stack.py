@@ -15,8 +15,8 @@ import tiny
 import torch
 from harness.calls import encode, loaded, relative_error, run_node, sampled
 from lora_loom.lora_core.adapter import TEXT_PREFIX, Adapter
+from lora_loom.lora_core.families.signs import KIN
 from lora_loom.lora_core.files import formats
-from lora_loom.lora_core.guess import KIN
 from lora_loom.lora_core.low_rank import LowRank
 from lora_loom.nodes.bridge.export import DTYPES, STYLES, save_proven
 from lora_loom.nodes.bridge.keys import NameTable, family_of

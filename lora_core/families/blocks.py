@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from math import isfinite
 
-from .adapter import TEXT_PREFIX
+from ..adapter import TEXT_PREFIX
 
 ALL, TEXT, REST = "ALL", "TEXT", "REST"
 LIMIT = 20.0
