@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-from ..lora_core.rows import LIMIT, NONE, Row, checked, parse
+from ..lora_core.stack.rows import LIMIT, NONE, Row, checked, parse
 from .bridge import attribution
 from .bridge.folders import lora_state
 from .bridge.patching import APPLY

@@ -6,7 +6,7 @@ from comfy_api.latest import io
 
 from ..lora_core.merging.pick import Pick
 from ..lora_core.merging.truncation import Limits
-from ..lora_core.rows import LIMIT, NONE
+from ..lora_core.stack.rows import LIMIT, NONE
 from .bridge.folders import lora_state
 from .bridge.images import as_image_batch
 from .bridge.progress import Progress

@@ -4,7 +4,7 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ..lora_core.rows import NONE
+from ..lora_core.stack.rows import NONE
 
 LoraDatasetType = io.Custom("LORALOOM_DATASET")  # lora_core.training.dataset.Dataset
 AdapterType = io.Custom("LORALOOM_ADAPTER")  # lora_core.adapter.Adapter, layers in ComfyUI's names

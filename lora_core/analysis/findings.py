@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from string import ascii_uppercase
 
-from ..merging.exact_sum import Weighted
+from ..stack.weighted import Weighted
 from .figures import Block, Excess, Interference
 from .interference import measure
 from .layer_sum import Work

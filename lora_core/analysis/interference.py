@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from ..families.blocks import REST, TEXT, block_of
-from ..merging.exact_sum import Weighted
+from ..stack.weighted import Weighted
 from .cross_terms import KINDS, Attention, in_each_head, sides
 from .figures import Block, Excess, Head, Interference
 from .layer_sum import Layer, Work

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ..fp64 import with_fp64
 from ..low_rank import LowRank
-from ..merging.exact_sum import Weighted
+from ..stack.weighted import Weighted
 from ..weak_memo import remembered
 from . import chance
 from .figures import Block, Excess, Pairs

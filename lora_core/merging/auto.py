@@ -22,8 +22,8 @@ from ..analysis.figures import Pairs
 from ..analysis.interference import measure
 from ..analysis.layer_sum import Work
 from ..families.distilled import few_step_mark
+from ..stack.weighted import Weighted, check_finite
 from . import SUM
-from .exact_sum import Weighted, check_finite
 
 _ALIKE, _SAME, _AGAINST = 0.15, 0.5, -0.15
 

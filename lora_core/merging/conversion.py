@@ -18,7 +18,7 @@ from ..adapter import Adapter
 from ..kinds import Correction, Difference, GLoRA, LoHa, LoKr, Placed
 from ..kinds.lokr import product
 from ..low_rank import LowRank
-from .chain import Step, applied
+from ..stack.chain import Step, applied
 from .extraction import cut, extract, rank_for
 from .truncation import Limits
 

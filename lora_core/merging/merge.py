@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from ..low_rank import Decomposition, LowRank
+from ..stack.weighted import Weighted, check_finite, numbered_terms
 from . import DENSITY, METHODS, ONLY_TWO, SUM
 from .core_space import CoreSpace
-from .exact_sum import Weighted, check_finite, numbered_terms
 from .pieces import Piece, Terms, pieces
 from .task import Task, generator
 from .truncation import Limits, shared_ranks

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ...lora_core.kinds.correction import mapped
-from ...lora_core.merging.chain import Step, applied
+from ...lora_core.stack.chain import Step, applied
 from ...lora_core.weight_sum import joined
 from .clock import Clock, Timed
 from .frozen import for_autograd, is_foreign

@@ -12,9 +12,9 @@ import torch
 from ...lora_core.adapter import TEXT_PREFIX, Adapter
 from ...lora_core.files import mismatch, strays
 from ...lora_core.files.lineage import Parent, losses
-from ...lora_core.merging.chain import Step
 from ...lora_core.merging.conversion import Converted, convert, convert_steps
 from ...lora_core.merging.truncation import Limits
+from ...lora_core.stack.chain import Step
 from .device import with_fp64
 from .folders import lora_path
 from .keys import NameTable, names_of

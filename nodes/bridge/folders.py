@@ -13,7 +13,7 @@ from comfy.cli_args import args
 
 from ...lora_core.data import folder as contents
 from ...lora_core.files.names import alike, filled_in, matching, safe_name, safe_path
-from ...lora_core.rows import NONE
+from ...lora_core.stack.rows import NONE
 
 DATA_SETS = "lora_loom_datasets"  # a category of extra_model_paths.yaml
 

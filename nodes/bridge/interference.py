@@ -16,8 +16,8 @@ from ...lora_core.analysis.interference import measure
 from ...lora_core.analysis.layer_sum import Work
 from ...lora_core.families.distilled import few_step_mark
 from ...lora_core.files import mismatch, strays
-from ...lora_core.merging.exact_sum import check_finite
-from ...lora_core.rows import Row
+from ...lora_core.stack.rows import Row
+from ...lora_core.stack.weighted import check_finite
 from .base import Base
 from .clock import ALWAYS
 from .device import with_fp64

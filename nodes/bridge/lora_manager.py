@@ -15,7 +15,7 @@ from typing import Any
 
 from server import PromptServer
 
-from ...lora_core.rows import Row
+from ...lora_core.stack.rows import Row
 from .attribution import paints
 
 log = logging.getLogger("lora_loom")

@@ -14,8 +14,8 @@ from ...lora_core.kinds import Correction
 from ...lora_core.kinds.correction import USUAL
 from ...lora_core.kinds.dora import reach_of
 from ...lora_core.low_rank import LowRank
-from ...lora_core.merging.chain import Step, applied, chain
-from ...lora_core.merging.exact_sum import Weighted
+from ...lora_core.stack.chain import Step, applied, chain
+from ...lora_core.stack.weighted import Weighted
 from ...lora_core.weak_memo import remembered
 from .base import Base
 

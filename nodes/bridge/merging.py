@@ -18,12 +18,12 @@ from ...lora_core.files.lineage import Parent, losses
 from ...lora_core.files.mismatch import lacking, left_out
 from ...lora_core.kinds import Difference
 from ...lora_core.merging import AUTO, METHODS, SUM, auto
-from ...lora_core.merging.chain import entangled
 from ...lora_core.merging.chart import as_range, draw_merge
 from ...lora_core.merging.merge import Merged, Settings
 from ...lora_core.merging.merge import merge as merge_layers
 from ...lora_core.merging.truncation import Limits
-from ...lora_core.rows import LIMIT, Row
+from ...lora_core.stack.chain import entangled
+from ...lora_core.stack.rows import LIMIT, Row
 from .clock import ALWAYS
 from .conversion import as_plain, cost, in_order, told
 from .keys import NameTable

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ...lora_core.low_rank import LowRank
-from ...lora_core.merging.chain import Step, applied
+from ...lora_core.stack.chain import Step, applied
 from .beside import hung
 from .branches import Branch, Way
 from .clock import ALWAYS

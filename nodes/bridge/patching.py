@@ -20,7 +20,7 @@ from torch import nn
 
 from ...lora_core.adapter import TEXT_PREFIX
 from ...lora_core.low_rank import LowRank
-from ...lora_core.merging.chain import Step
+from ...lora_core.stack.chain import Step
 from .beside import Beside, way_of
 from .branches import Asked, Branch, Timeline
 from .clock import Timed

@@ -9,7 +9,6 @@ from typing import Any
 import comfy.model_management
 import torch
 
-from ...lora_core import stack_entries
 from ...lora_core.adapter import Adapter
 from ...lora_core.analysis.findings import of_stack
 from ...lora_core.families.blocks import strengths
@@ -17,9 +16,10 @@ from ...lora_core.files import guard, strays
 from ...lora_core.files.mismatch import Misfit, lacking, left_out
 from ...lora_core.files.store import Store
 from ...lora_core.files.words import trigger_words, unique
-from ...lora_core.merging.chain import chain
-from ...lora_core.merging.exact_sum import Weighted
-from ...lora_core.rows import NONE, Row, parse
+from ...lora_core.stack import foreign_rows
+from ...lora_core.stack.chain import chain
+from ...lora_core.stack.rows import NONE, Row, parse
+from ...lora_core.stack.weighted import Weighted
 from . import attribution
 from .beside import uncalled
 from .clock import ALWAYS, Span, Timed
@@ -91,7 +91,7 @@ class Applied:
 
 def rows_of(stack: Iterable | None) -> list[Row]:
     """The rows of a LORA_STACK as other packs hold them."""
-    return stack_entries.read(stack)[0]
+    return foreign_rows.read(stack)[0]
 
 
 def active(rows: Iterable[Row]) -> list[Row]:
@@ -138,7 +138,7 @@ def ignored_by(text: str | None) -> list[str]:
 
 def apply_stack(model, clip, stack: Iterable | None, own: Iterable[Row], apply: Apply = "auto") -> Applied:
     """The rows of a LORA_STACK, then one's own, applied as their exact sum."""
-    handed_on, notes = stack_entries.read(stack)
+    handed_on, notes = foreign_rows.read(stack)
     before = active(handed_on)
     rows = [*before, *active(own)]
     entries = load_rows(rows, names_of(model, clip))
@@ -147,7 +147,7 @@ def apply_stack(model, clip, stack: Iterable | None, own: Iterable[Row], apply: 
     attribution.attach(patched, makers)
     attribution.tell(makers)
     found = (
-        *stack_entries.lost(rows, attribution.plain_readers()),
+        *foreign_rows.lost(rows, attribution.plain_readers()),
         *_doubled(model, before),
         *too_loud(entries, model, clip),
         *of_stack([entry for entry in entries if entry.span == ALWAYS]),

@@ -17,8 +17,8 @@ from ...lora_core.files.lineage import Parent
 from ...lora_core.kinds import Correction, Difference, DoRA
 from ...lora_core.kinds.placed import Placed
 from ...lora_core.low_rank import LowRank
-from ...lora_core.merging.chain import chain
-from ...lora_core.merging.exact_sum import Weighted
+from ...lora_core.stack.chain import chain
+from ...lora_core.stack.weighted import Weighted
 from ...lora_core.training.config import LoraConfig
 from ...lora_core.training.start import Start
 from ...lora_core.training.targets import layer_kind, select

@@ -18,7 +18,7 @@ from comfy.weight_adapter import BypassInjectionManager
 from comfy.weight_adapter.lora import LoRAAdapter
 from lora_loom.lora_core.adapter import Adapter
 from lora_loom.lora_core.low_rank import LowRank
-from lora_loom.lora_core.merging.chain import Step as Change
+from lora_loom.lora_core.stack.chain import Step as Change
 from lora_loom.lora_core.training.config import LoraConfig
 from lora_loom.lora_core.training.targets import select, weight_shape
 from lora_loom.nodes.bridge.frozen import recast_in_backward

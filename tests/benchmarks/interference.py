@@ -16,7 +16,7 @@ from lora_loom.lora_core.analysis.interference import measure
 from lora_loom.lora_core.analysis.layer_sum import Work
 from lora_loom.lora_core.analysis.parts import attentions
 from lora_loom.lora_core.low_rank import LowRank
-from lora_loom.lora_core.merging.exact_sum import Weighted
+from lora_loom.lora_core.stack.weighted import Weighted
 from torch import Tensor
 
 WIDTH, COUNT, RANK = 3072, 4, 16

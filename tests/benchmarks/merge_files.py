@@ -11,9 +11,9 @@ import torch
 from _measure import Variant, alternate, arguments, begin, plain, table
 from lora_loom.lora_core.adapter import Adapter
 from lora_loom.lora_core.low_rank import LowRank
-from lora_loom.lora_core.merging.exact_sum import Weighted
 from lora_loom.lora_core.merging.merge import EXACT, UNLIMITED, Settings, merge
 from lora_loom.lora_core.merging.truncation import Limits
+from lora_loom.lora_core.stack.weighted import Weighted
 
 DOUBLE = {"qkv": (9216, 3072), "proj": (3072, 3072), "mlp.0": (12288, 3072), "mlp.2": (3072, 12288)}
 SINGLE = {"linear1": (21504, 3072), "linear2": (3072, 15360)}

@@ -13,9 +13,9 @@ import torch
 from _measure import Variant, alternate, arguments, begin, mebibytes, peak, plain, table
 from lora_loom.lora_core.adapter import Adapter
 from lora_loom.lora_core.low_rank import LowRank
-from lora_loom.lora_core.merging.exact_sum import Weighted
 from lora_loom.lora_core.merging.merge import Settings, merge
 from lora_loom.lora_core.merging.truncation import Limits
+from lora_loom.lora_core.stack.weighted import Weighted
 from merge import Peft, random_loras
 
 CASES = [

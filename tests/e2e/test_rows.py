@@ -14,7 +14,7 @@ import pytest
 import torch
 from harness.browser import FrontEnd
 from harness.server import ComfyServer
-from lora_loom.lora_core.rows import parse
+from lora_loom.lora_core.stack.rows import parse
 from PIL import Image
 from playwright.sync_api import Browser, Locator, Page, expect
 from safetensors.torch import load_file, save_file

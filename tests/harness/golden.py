@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lora_loom.lora_core import attribution
 from lora_loom.lora_core.adapter import Adapter
 from lora_loom.lora_core.analysis.device_check import Check, Finding
 from lora_loom.lora_core.analysis.leakage import CLASS, CONCEPT, Change, Leakage
@@ -26,7 +25,8 @@ from lora_loom.lora_core.files.lineage import Parent
 from lora_loom.lora_core.kinds import BOFT, OFT, Difference, DoRA, GLoRA, LoHa, LoKr, Padded, Placed, Replacement
 from lora_loom.lora_core.kinds.correction import Correction
 from lora_loom.lora_core.low_rank import LowRank
-from lora_loom.lora_core.rows import Row
+from lora_loom.lora_core.stack import attribution
+from lora_loom.lora_core.stack.rows import Row
 from lora_loom.lora_core.training import validation
 from lora_loom.lora_core.training.batches import Batches
 from lora_loom.lora_core.training.config import (

@@ -11,7 +11,7 @@ import comfy.model_patcher
 import comfy.ops
 import torch
 from lora_loom.lora_core.kinds.correction import Correction
-from lora_loom.lora_core.merging.chain import Step
+from lora_loom.lora_core.stack.chain import Step
 from lora_loom.lora_core.training.start import Start
 from lora_loom.nodes.bridge import attribution, preparing
 from lora_loom.nodes.bridge.beside import Beside, contents

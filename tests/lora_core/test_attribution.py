@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 
-from lora_loom.lora_core.attribution import entry, lora_hashes
 from lora_loom.lora_core.files.lineage import PARENTS
-from lora_loom.lora_core.rows import Row
+from lora_loom.lora_core.stack.attribution import entry, lora_hashes
+from lora_loom.lora_core.stack.rows import Row
 
 
 def test_hashes_as_a1111_writes_them() -> None:

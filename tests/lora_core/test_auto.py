@@ -9,8 +9,8 @@ import torch
 from lora_loom.lora_core.adapter import Adapter
 from lora_loom.lora_core.low_rank import LowRank
 from lora_loom.lora_core.merging.auto import propose
-from lora_loom.lora_core.merging.exact_sum import Weighted, exact_sum
 from lora_loom.lora_core.merging.merge import Settings, merge
+from lora_loom.lora_core.stack.weighted import Weighted, exact_sum
 
 
 def lora(seed: int) -> LowRank:

@@ -20,7 +20,7 @@ from lora_loom.lora_core.analysis.layer_sum import Work
 from lora_loom.lora_core.analysis.parts import Part, attentions, parts_of
 from lora_loom.lora_core.families.blocks import block_of
 from lora_loom.lora_core.low_rank import LowRank
-from lora_loom.lora_core.merging.exact_sum import Weighted
+from lora_loom.lora_core.stack.weighted import Weighted
 from torch import Tensor
 
 WIDTH, HEADS = 48, 4

@@ -18,8 +18,8 @@ from lora_loom.lora_core.files.conversions import converted
 from lora_loom.lora_core.files.faults import UnsafeFileError, UnsupportedWeightsError
 from lora_loom.lora_core.files.layers import TensorInfo, check_layers
 from lora_loom.lora_core.kinds import Difference, DoRA, GLoRA, LoHa, placed
-from lora_loom.lora_core.merging.chain import Step, chain
-from lora_loom.lora_core.merging.exact_sum import Weighted, exact_sum
+from lora_loom.lora_core.stack.chain import Step, chain
+from lora_loom.lora_core.stack.weighted import Weighted, exact_sum
 from lora_loom.lora_core.weight_sum import write_sum
 from torch import Tensor
 

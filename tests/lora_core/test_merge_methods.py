@@ -12,9 +12,9 @@ from lora_loom.lora_core.adapter import Adapter
 from lora_loom.lora_core.low_rank import LowRank
 from lora_loom.lora_core.merging import METHODS, ONLY_TWO
 from lora_loom.lora_core.merging.core_space import CoreSpace
-from lora_loom.lora_core.merging.exact_sum import Weighted, exact_sum
 from lora_loom.lora_core.merging.merge import Settings, merge
 from lora_loom.lora_core.merging.truncation import Limits
+from lora_loom.lora_core.stack.weighted import Weighted, exact_sum
 from torch import Tensor
 
 SHAPES = {"diffusion_model.a": (20, 16), "diffusion_model.b": (11, 30), "diffusion_model.c": (9, 9)}

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from lora_loom.lora_core.adapter import Adapter
 from lora_loom.lora_core.low_rank import LowRank
-from lora_loom.lora_core.merging.exact_sum import Weighted, exact_sum
+from lora_loom.lora_core.stack.weighted import Weighted, exact_sum
 
 SHAPES = {"diffusion_model.q": (12, 10), "diffusion_model.v": (9, 14), "text_encoders.clip_l.k": (8, 8)}
 

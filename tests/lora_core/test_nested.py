@@ -7,14 +7,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from lora_loom.lora_core import attribution
 from lora_loom.lora_core.files import card, formats, lineage, nested
 from lora_loom.lora_core.files.faults import UnsafeFileError
 from lora_loom.lora_core.files.fitting import fitted
 from lora_loom.lora_core.files.label import Label, labelled
 from lora_loom.lora_core.files.lineage import Parent
 from lora_loom.lora_core.files.words import trigger_words
-from lora_loom.lora_core.rows import Row
+from lora_loom.lora_core.stack import attribution
+from lora_loom.lora_core.stack.rows import Row
 from safetensors.torch import save_file
 
 HUGE = "9" * 400

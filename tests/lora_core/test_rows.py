@@ -8,10 +8,10 @@ import random
 from typing import Any
 
 import pytest
-from lora_loom.lora_core import stack_entries
 from lora_loom.lora_core.files.names import alike, matching
 from lora_loom.lora_core.files.words import trigger_words
-from lora_loom.lora_core.rows import Row, parse, strength_of, to_text
+from lora_loom.lora_core.stack import foreign_rows
+from lora_loom.lora_core.stack.rows import Row, parse, strength_of, to_text
 
 
 def told(row: Row) -> dict[str, Any]:
@@ -117,15 +117,15 @@ ENTRIES: list[tuple[Any, list[tuple[str, float, float]], str]] = [
 
 @pytest.mark.parametrize(("entry", "rows", "note"), ENTRIES)
 def test_entries_of_other_packs(entry: Any, rows: list, note: str) -> None:
-    found, notes = stack_entries.read([entry])
+    found, notes = foreign_rows.read([entry])
     assert found == rows and all(isinstance(each, Row) for each in found)
     assert (note in notes[0] and len(notes) == 1) if note else notes == []
 
 
 def test_our_own_rows_keep_what_they_know() -> None:
     ours = Row("a", 1.0, 1.0, "IN=0", 0.5, 1.0)
-    assert told(stack_entries.read((ours,))[0][0]) == told(ours)
-    assert stack_entries.read(None) == stack_entries.read([]) == ([], [])
+    assert told(foreign_rows.read((ours,))[0][0]) == told(ours)
+    assert foreign_rows.read(None) == foreign_rows.read([]) == ([], [])
 
 
 @pytest.mark.parametrize(
@@ -134,7 +134,7 @@ def test_our_own_rows_keep_what_they_know() -> None:
 )
 def test_what_is_no_row_is_refused(entry: Any) -> None:
     with pytest.raises(ValueError, match="lora_stack entry 2 is "):
-        stack_entries.read([A, entry])
+        foreign_rows.read([A, entry])
 
 
 # -- names and words ---------------------------------------------------------------------------------------------------

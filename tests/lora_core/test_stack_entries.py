@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from lora_loom.lora_core.rows import parse
-from lora_loom.lora_core.stack_entries import lost
+from lora_loom.lora_core.stack.foreign_rows import lost
+from lora_loom.lora_core.stack.rows import parse
 
 ROWS = parse("<lora:ink:1:blocks=MID=0>\n<lora:oil:1:start=0.5>\n<lora:ada:0.5:end=0.5>\n<lora:plain:1:0.5>")
 

@@ -24,7 +24,7 @@ from lora_loom.lora_core.files import store
 from lora_loom.lora_core.kinds import DoRA
 from lora_loom.lora_core.kinds.full import Difference
 from lora_loom.lora_core.low_rank import LowRank
-from lora_loom.lora_core.merging.chain import Step, applied
+from lora_loom.lora_core.stack.chain import Step, applied
 from lora_loom.lora_core.weight_sum import write_sum
 from lora_loom.nodes.bridge.clock import ALWAYS, Timed, is_on
 from lora_loom.nodes.bridge.keys import NameTable

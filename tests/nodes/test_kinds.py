@@ -15,8 +15,8 @@ from harness.calls import loaded, relative_error, run_node
 from harness.kinds import MAKERS, NAMES, dora, loha, lora, randn, written
 from lora_loom.lora_core.files import formats
 from lora_loom.lora_core.files.hashes import data_hash
-from lora_loom.lora_core.merging.exact_sum import Weighted, exact_sum
-from lora_loom.lora_core.rows import Row
+from lora_loom.lora_core.stack.rows import Row
+from lora_loom.lora_core.stack.weighted import Weighted, exact_sum
 from lora_loom.nodes.bridge.keys import NameTable
 from lora_loom.nodes.bridge.patchers import StaticPatcher
 from lora_loom.nodes.bridge.patching import KindPatch, apply_layers

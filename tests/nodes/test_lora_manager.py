@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from comfy_api.latest import io
-from lora_loom.lora_core.rows import Row
+from lora_loom.lora_core.stack.rows import Row
 from lora_loom.nodes.bridge import lora_manager
 from lora_loom.nodes.load_stack import LoadLoraStack
 

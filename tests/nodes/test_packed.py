@@ -17,7 +17,7 @@ from harness.calls import encode, relative_error, run_node, sampled
 from harness.operators import cost
 from harness.problem import Problem
 from lora_loom.lora_core.low_rank import LowRank
-from lora_loom.lora_core.merging.chain import Step
+from lora_loom.lora_core.stack.chain import Step
 from lora_loom.lora_core.training.config import LoraConfig
 from lora_loom.lora_core.training.plan import Measures
 from lora_loom.lora_core.training.targets import select

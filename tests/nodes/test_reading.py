@@ -18,7 +18,7 @@ import torch
 from harness.calls import loaded, pack_nodes, relative_error, run_node
 from harness.kinds import loha, lora
 from lora_loom.lora_core.adapter import Adapter
-from lora_loom.lora_core.rows import Row
+from lora_loom.lora_core.stack.rows import Row
 from lora_loom.nodes.bridge.folders import lora_state
 from lora_loom.nodes.bridge.keys import NameTable
 from lora_loom.nodes.bridge.picker import listed, pictured

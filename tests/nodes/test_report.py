@@ -15,7 +15,7 @@ from demo import shapes
 from harness.calls import encode, run_node
 from lora_loom.lora_core.adapter import Adapter
 from lora_loom.lora_core.analysis.leakage import CLASS, CONCEPT, NEUTRAL
-from lora_loom.lora_core.merging.exact_sum import exact_sum
+from lora_loom.lora_core.stack.weighted import exact_sum
 from lora_loom.nodes.bridge.patching import apply_layers
 from lora_loom.nodes.bridge.report import entries_of
 from lora_loom.nodes.dataset import LoraDataset

@@ -20,9 +20,9 @@ from harness.kinds import NAMES, written
 from lora_loom.lora_core.adapter import TEXT_PREFIX, Adapter
 from lora_loom.lora_core.files.hashes import data_hash, file_hash
 from lora_loom.lora_core.low_rank import LowRank
-from lora_loom.lora_core.merging.chain import chain
-from lora_loom.lora_core.merging.exact_sum import Weighted
-from lora_loom.lora_core.rows import Row
+from lora_loom.lora_core.stack.chain import chain
+from lora_loom.lora_core.stack.rows import Row
+from lora_loom.lora_core.stack.weighted import Weighted
 from lora_loom.nodes.bridge.export import save_proven
 from lora_loom.nodes.bridge.keys import names_of
 from lora_loom.nodes.bridge.patching import apply_chain

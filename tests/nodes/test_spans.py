@@ -28,8 +28,8 @@ from harness.calls import encode, relative_error, sampled
 from harness.kinds import MAKERS, randn, written
 from lora_loom.lora_core.kinds import OFT, Difference, GLoRA, Padded
 from lora_loom.lora_core.low_rank import LowRank
-from lora_loom.lora_core.merging.chain import Step, applied, chain
-from lora_loom.lora_core.rows import Row
+from lora_loom.lora_core.stack.chain import Step, applied, chain
+from lora_loom.lora_core.stack.rows import Row
 from lora_loom.nodes.bridge import beside
 from lora_loom.nodes.bridge.clock import ALWAYS, Timed
 from lora_loom.nodes.bridge.keys import names_of

@@ -1,4 +1,4 @@
-// The text of rows, both ways, as lora_core/rows.py reads and writes it.
+// The text of rows, both ways, as lora_core/stack/rows.py reads and writes it.
 //
 // An item is a row {name, strength, text, blocks, start, end, on}, whose `text` is null where it follows the strength;
 // a comment {comment}; or {fault, raw}, a tag that cannot be read and is kept as it is.

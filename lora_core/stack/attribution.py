@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from .files.lineage import parents_of
+from ..files.lineage import parents_of
 from .rows import Row
 
 NOTHING = "e3b0c44298fc"  # how the sha256 of no bytes begins, which some tools write as a hash

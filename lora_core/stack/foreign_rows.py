@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from .files.faults import quote
+from ..files.faults import quote
 from .rows import NONE, Row, strength_of
 
 _NAMES = ("name", "lora_name", "lora", "file_name", "file", "path")

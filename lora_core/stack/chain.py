@@ -12,7 +12,7 @@ from ..kinds import Correction
 from ..kinds.correction import widened
 from ..low_rank import LowRank
 from ..weight_sum import write_sum
-from .exact_sum import Weighted
+from .weighted import Weighted
 
 
 class Step(NamedTuple):

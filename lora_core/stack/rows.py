@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterable, Iterator
 from math import isfinite
 
-from .files.faults import quote
+from ..files.faults import quote
 
 LIMIT = 20.0  # of strengths, either way
 NONE = "None"  # what a row of a list is called that names no file
