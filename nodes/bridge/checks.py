@@ -6,8 +6,8 @@ from math import prod
 
 from ...lora_core.data.dataset import Dataset
 from ...lora_core.families.distilled import few_step_mark
-from ...lora_core.presets import preset_of
 from ...lora_core.training.objective_config import ObjectiveConfig
+from ...lora_core.training.presets import preset_of
 from .keys import family_of
 from .origin import file_name, files_of
 

@@ -17,9 +17,9 @@ from ...lora_core.data.dataset import Dataset, Example
 from ...lora_core.data.tags import sets_by_folder, tag_frequency
 from ...lora_core.files.hashes import part_hash
 from ...lora_core.files.metadata import Facts
+from ...lora_core.runs.recipe_json import Settings
 from ...lora_core.stored import as_dict
 from ...lora_core.training.config import Recipe
-from ...lora_core.training.settings import Settings
 from ...lora_core.version import VERSION
 from .carried import carried
 from .denoiser import prediction_type

@@ -11,10 +11,10 @@ from PIL import Image
 
 from ...lora_core.adapter import Adapter
 from ...lora_core.files import formats
-from ...lora_core.training import finished
+from ...lora_core.runs import result
+from ...lora_core.runs.result import Finished
+from ...lora_core.runs.run_folder import RunFolder
 from ...lora_core.training.config import fingerprint
-from ...lora_core.training.finished import Finished
-from ...lora_core.training.run_folder import RunFolder
 from ...lora_core.version import VERSION
 from . import preparing
 from .cache import works_around_weights
@@ -48,7 +48,7 @@ def find(order: Order) -> tuple[Path, Finished, Image.Image, Image.Image | None]
     identity = preparing.identity(recipe, sources, base, order.pictures)
     settings = preparing.settings(recipe, sources, base, order.pictures)
     folder = known(run.name, identity, settings)
-    found = folder and finished.recall(folder.path, _key(order, folder.identity))
+    found = folder and result.recall(folder.path, _key(order, folder.identity))
     if found is None:
         return None
     told, charts = found
@@ -67,7 +67,7 @@ def keep(order: Order, run: RunFolder, told: Finished, adapter: Adapter, charts:
         return
     on_disk, wanted = (formats.encode(each, "native", dtype=torch.float32) for each in (kept, adapter))
     if on_disk.keys() == wanted.keys() and all(torch.equal(on_disk[name], wanted[name]) for name in wanted):
-        finished.remember(run.path, _key(order, run.identity), told, charts)
+        result.remember(run.path, _key(order, run.identity), told, charts)
 
 
 def kept_adapter(folder: Path, told: Finished) -> Adapter:

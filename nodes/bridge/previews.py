@@ -15,8 +15,8 @@ from torch import Tensor
 
 from ...lora_core.data.prompts import pairs
 from ...lora_core.drawing.sheet import Row, sheet
+from ...lora_core.runs import kept_picture
 from ...lora_core.stored import as_text, stored
-from ...lora_core.training import kept_picture
 from ...lora_core.training.trainer import TrainState
 from .encoding import encode_captions
 from .progress import Progress

@@ -10,9 +10,9 @@ from typing import Any
 
 import comfy.model_management
 
-from ...lora_core.training.changes import differences
+from ...lora_core.runs.run_folder import Past, RunFolder, past_runs
+from ...lora_core.runs.setting_changes import differences
 from ...lora_core.training.config import fingerprint
-from ...lora_core.training.run_folder import Past, RunFolder, past_runs
 from ...lora_core.training.trainer import TrainState
 from .folders import run_folder
 from .progress import Progress

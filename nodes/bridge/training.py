@@ -18,18 +18,18 @@ from PIL import Image
 from ...lora_core.adapter import Adapter
 from ...lora_core.drawing.plot import draw_curve
 from ...lora_core.files import formats, metadata
-from ...lora_core.presets import AUTO, Choices, choose
+from ...lora_core.runs.result import Finished, forget
+from ...lora_core.runs.run_folder import RunFolder, UnsavedError
 from ...lora_core.training.batches import Batches
 from ...lora_core.training.config import (
     OptimizerConfig,
     Recipe,
     TrainConfig,
 )
-from ...lora_core.training.finished import Finished, forget
 from ...lora_core.training.inject import Factors, attached
 from ...lora_core.training.objective_config import TIMESTEP_LAWS
+from ...lora_core.training.presets import AUTO, Choices, choose
 from ...lora_core.training.reality import Expected
-from ...lora_core.training.run_folder import RunFolder, UnsavedError
 from ...lora_core.training.start import Start
 from ...lora_core.training.trainer import Sample, StepResult, TrainState, Trouble, make_optimizer, train
 from ...lora_core.training.unmoved import Unmoved

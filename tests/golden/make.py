@@ -23,8 +23,8 @@ BASE = load_comfyui()
 import tiny  # noqa: E402
 import torch  # noqa: E402
 from harness import golden, golden_bridge  # noqa: E402
-from lora_loom.lora_core.training import checkpoint, finished, kept_picture  # noqa: E402
-from lora_loom.lora_core.training.run_folder import RunFolder  # noqa: E402
+from lora_loom.lora_core.runs import checkpoint, kept_picture, result  # noqa: E402
+from lora_loom.lora_core.runs.run_folder import RunFolder  # noqa: E402
 from lora_loom.nodes.bridge.cache import Encodings, cache_folder  # noqa: E402
 from PIL import Image  # noqa: E402
 
@@ -41,7 +41,7 @@ def write_run(settings: dict[str, Any]) -> None:
         run.note(golden.TROUBLE)
         run.save(golden.advanced("adamw"), golden.lora)
     (run.path / ".lock").unlink()
-    finished.remember(run.path, golden.KEY, golden.FINISHED, Image.new("RGB", (8, 8), (10, 20, 30)))
+    result.remember(run.path, golden.KEY, golden.FINISHED, Image.new("RGB", (8, 8), (10, 20, 30)))
     sheet, note = run.path / "previews" / f"step_{golden.STEP:06d}.png", golden_bridge.shown()["all chosen"].note()
     kept_picture.write(sheet, Image.new("RGB", (8, 8), (30, 20, 10)), note)
 

@@ -25,6 +25,8 @@ from lora_loom.lora_core.files.lineage import Parent
 from lora_loom.lora_core.kinds import BOFT, OFT, Difference, DoRA, GLoRA, LoHa, LoKr, Padded, Placed, Replacement
 from lora_loom.lora_core.kinds.correction import Correction
 from lora_loom.lora_core.low_rank import LowRank
+from lora_loom.lora_core.runs.recipe_json import Settings
+from lora_loom.lora_core.runs.result import Finished
 from lora_loom.lora_core.stack import attribution
 from lora_loom.lora_core.stack.rows import Row
 from lora_loom.lora_core.training import validation
@@ -38,13 +40,11 @@ from lora_loom.lora_core.training.config import (
     Validation,
     fingerprint,
 )
-from lora_loom.lora_core.training.finished import Finished
 from lora_loom.lora_core.training.health import Health
 from lora_loom.lora_core.training.inject import Factors
 from lora_loom.lora_core.training.layers import LayersConfig, Rule
 from lora_loom.lora_core.training.objective_config import ObjectiveConfig
 from lora_loom.lora_core.training.record import Point, Record
-from lora_loom.lora_core.training.settings import Settings
 from lora_loom.lora_core.training.steps import Look, StepResult
 from lora_loom.lora_core.training.trainer import TrainState, Trouble, make_optimizer
 from lora_loom.lora_core.training.validation import Draw

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from lora_loom.lora_core.files import save
-from lora_loom.lora_core.training import checkpoint
+from lora_loom.lora_core.runs import checkpoint
 from lora_loom.lora_core.training.batches import Batches
 from lora_loom.lora_core.training.config import TrainConfig
 from lora_loom.lora_core.training.inject import Factors

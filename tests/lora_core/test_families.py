@@ -6,9 +6,9 @@ import pytest
 from lora_loom.lora_core.families import table
 from lora_loom.lora_core.families.distilled import few_step_mark
 from lora_loom.lora_core.families.signs import SIGNS
-from lora_loom.lora_core.presets import NEUTRAL, PRESETS, Preset, choose, preset_of
 from lora_loom.lora_core.training.config import LoraConfig, OptimizerConfig, TrainConfig
 from lora_loom.lora_core.training.objective_config import SHIFTED, ObjectiveConfig
+from lora_loom.lora_core.training.presets import NEUTRAL, PRESETS, Preset, choose, preset_of
 
 NAMES = [family.name for family in table.FAMILIES]
 AUTOMATIC = ("auto", 0, 0.0, 0.0, "auto", 3.0)

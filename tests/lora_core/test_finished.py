@@ -7,8 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from lora_loom.lora_core.training import finished
-from lora_loom.lora_core.training.finished import Finished
+from lora_loom.lora_core.runs import result
+from lora_loom.lora_core.runs.result import Finished
 from PIL import Image, ImageChops
 
 TOLD = Finished(4, "step_000004.safetensors", 4, [0.1, 1 / 3], "Plateau \u2265 2", "4 steps")
@@ -18,12 +18,12 @@ CHARTS = Image.linear_gradient("L").convert("RGB")
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     (tmp_path / TOLD.file).write_bytes(b"lora")
-    finished.remember(tmp_path, "key", TOLD, CHARTS)
+    result.remember(tmp_path, "key", TOLD, CHARTS)
     return tmp_path
 
 
 def test_it_comes_back(folder: Path) -> None:
-    told, charts = finished.recall(folder, "key")
+    told, charts = result.recall(folder, "key")
     assert told == TOLD and not ImageChops.difference(charts, CHARTS).getbbox()
     assert sorted(path.name for path in folder.iterdir()) == ["charts.png", "done.json", TOLD.file]
 
@@ -47,20 +47,20 @@ def other_version(path: Path) -> None:
 )
 def test_not_when_a_file_is_gone_damaged_or_another(folder: Path, file: str, change: Callable[[Path], object]) -> None:
     change(folder / file)
-    assert finished.recall(folder, "key") is None
+    assert result.recall(folder, "key") is None
 
 
 def test_not_under_another_key_nor_once_forgotten(folder: Path) -> None:
-    assert finished.recall(folder, "other") is None
-    finished.forget(folder)
-    finished.forget(folder)
-    assert finished.recall(folder, "key") is None
+    assert result.recall(folder, "other") is None
+    result.forget(folder)
+    result.forget(folder)
+    assert result.recall(folder, "key") is None
 
 
 def test_a_disk_that_does_not_take_it_is_a_warning(folder: Path, caplog, monkeypatch) -> None:
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(finished, "write_whole", full)
-    finished.remember(folder, "key", TOLD, CHARTS)
+    monkeypatch.setattr(result, "write_whole", full)
+    result.remember(folder, "key", TOLD, CHARTS)
     assert "is not kept (No space left on device)" in caplog.text

@@ -11,12 +11,12 @@ import torch
 from harness import golden
 from lora_loom.lora_core.files import formats, save
 from lora_loom.lora_core.files.label import redacted
-from lora_loom.lora_core.training import checkpoint, finished
-from lora_loom.lora_core.training.changes import differences
+from lora_loom.lora_core.runs import checkpoint, result
+from lora_loom.lora_core.runs.recipe_json import Settings
+from lora_loom.lora_core.runs.run_folder import RunFolder, past_runs
+from lora_loom.lora_core.runs.setting_changes import differences
 from lora_loom.lora_core.training.health import Health
 from lora_loom.lora_core.training.record import Record
-from lora_loom.lora_core.training.run_folder import RunFolder, past_runs
-from lora_loom.lora_core.training.settings import Settings
 
 TOLD = golden.stored()
 
@@ -70,11 +70,11 @@ def test_a_run_goes_on(run: RunFolder) -> None:
 
 
 def test_what_a_run_told_is_returned_and_written_again_to_the_same_bytes(run: RunFolder) -> None:
-    told, charts = finished.recall(run.path, golden.KEY)
+    told, charts = result.recall(run.path, golden.KEY)
     assert told == golden.FINISHED and charts.getpixel((0, 0)) == (10, 20, 30)
     before = (run.path / "done.json").read_bytes()
-    finished.forget(run.path)
-    finished.remember(run.path, golden.KEY, told, charts)
+    result.forget(run.path)
+    result.remember(run.path, golden.KEY, told, charts)
     assert (run.path / "done.json").read_bytes() == before
 
 

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from lora_loom.lora_core.training import checkpoint, health
+from lora_loom.lora_core.runs import checkpoint
+from lora_loom.lora_core.training import health
 from lora_loom.lora_core.training.config import OPTIMIZERS, OptimizerConfig
 from lora_loom.lora_core.training.inject import attached
 from lora_loom.lora_core.training.ruin import Shown, rise

@@ -18,10 +18,10 @@ from lora_loom.lora_core.files import guard, save
 from lora_loom.lora_core.files.label import Label, labelled, redacted
 from lora_loom.lora_core.files.metadata import SETTINGS, Facts, build
 from lora_loom.lora_core.files.thumbnail import MOST_BYTES, jpeg
+from lora_loom.lora_core.runs.recipe_json import Settings
 from lora_loom.lora_core.training.config import LoraConfig, OptimizerConfig, Recipe, TextConfig, TrainConfig
 from lora_loom.lora_core.training.layers import LayersConfig, Rule
 from lora_loom.lora_core.training.objective_config import ObjectiveConfig
-from lora_loom.lora_core.training.settings import Settings
 from PIL import Image
 
 from .test_metadata import adapter

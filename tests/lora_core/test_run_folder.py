@@ -17,10 +17,10 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from lora_loom.lora_core.adapter import Adapter
-from lora_loom.lora_core.training import run_folder
-from lora_loom.lora_core.training.changes import differences
+from lora_loom.lora_core.runs import run_folder
+from lora_loom.lora_core.runs.run_folder import RunFolder, past_runs
+from lora_loom.lora_core.runs.setting_changes import differences
 from lora_loom.lora_core.training.inject import attached
-from lora_loom.lora_core.training.run_folder import RunFolder, past_runs
 from lora_loom.lora_core.training.trainer import train
 from lora_loom.lora_core.version import VERSION
 

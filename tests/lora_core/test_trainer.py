@@ -16,7 +16,8 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from lora_loom.lora_core.adapter import TEXT_PREFIX
-from lora_loom.lora_core.training import checkpoint, objective, schedules, validation
+from lora_loom.lora_core.runs import checkpoint
+from lora_loom.lora_core.training import objective, schedules, validation
 from lora_loom.lora_core.training.batches import Batches
 from lora_loom.lora_core.training.config import OPTIMIZERS, SCHEDULES, LoraConfig, OptimizerConfig, Recipe, TrainConfig
 from lora_loom.lora_core.training.health import Health

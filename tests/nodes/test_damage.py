@@ -21,7 +21,8 @@ from harness.calls import run_node
 from harness.comfyui import ROOT
 from harness.runs import STEPS, cancelled, on_forward, train
 from lora_loom.lora_core.files import save as saving
-from lora_loom.lora_core.training import run_folder, validation
+from lora_loom.lora_core.runs import run_folder
+from lora_loom.lora_core.training import validation
 from lora_loom.nodes.previews import TrainingPreviews
 from lora_loom.nodes.validation import TrainingValidation
 from safetensors import safe_open

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from harness import golden, golden_bridge
-from lora_loom.lora_core.training.changes import differences
+from lora_loom.lora_core.runs.setting_changes import differences
 from lora_loom.nodes.bridge import runs as run_folders
 from lora_loom.nodes.bridge.cache import Encodings, cache_folder
 from lora_loom.nodes.bridge.previews import kept_sheet

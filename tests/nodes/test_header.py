@@ -23,9 +23,9 @@ from lora_loom.lora_core.adapter import Adapter
 from lora_loom.lora_core.data.dataset import combined
 from lora_loom.lora_core.files import guard
 from lora_loom.lora_core.files.metadata import build
+from lora_loom.lora_core.runs.recipe_json import Settings
 from lora_loom.lora_core.training.config import LoraConfig, OptimizerConfig, Recipe, TextConfig, TrainConfig
 from lora_loom.lora_core.training.objective_config import ObjectiveConfig
-from lora_loom.lora_core.training.settings import Settings
 from lora_loom.nodes.bridge import origin
 from lora_loom.nodes.bridge.facts import run_facts
 from lora_loom.nodes.bridge.preparing import Run, Sources

@@ -21,8 +21,8 @@ from comfy_extras.nodes_train import LoraModelLoader, LossGraphNode, SaveLoRA
 from harness.calls import encode, identities, loaded, relative_error, run_node, sampled
 from harness.runs import STEPS, cancelled, kept, on_forward, train
 from lora_loom.lora_core.files import formats, guard
-from lora_loom.lora_core.presets import PRESETS, Preset, preset_of
 from lora_loom.lora_core.training.config import LoraConfig
+from lora_loom.lora_core.training.presets import PRESETS, Preset, preset_of
 from lora_loom.lora_core.training.targets import select
 from lora_loom.nodes.bridge.keys import family_of
 from lora_loom.nodes.load_stack import LoadLoraStack

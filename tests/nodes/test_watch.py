@@ -13,7 +13,7 @@ import torch
 from harness.calls import refusals, run_node
 from harness.runs import kept, on_forward
 from harness.runs import train as run
-from lora_loom.lora_core.training import checkpoint
+from lora_loom.lora_core.runs import checkpoint
 from lora_loom.lora_core.training.config import OptimizerConfig, Validation
 from lora_loom.nodes.bridge.watch import Watch, weight_norms
 from lora_loom.nodes.validation import TrainingValidation

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ....lora_core.analysis.device_check import share
-from ....lora_core.training import checkpoint
+from ....lora_core.runs import checkpoint
 from ....lora_core.training.config import OPTIMIZERS
 from ....lora_core.training.plan import Measures
 from .case import Case, Training, apart, optimiser

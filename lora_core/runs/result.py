@@ -13,8 +13,8 @@ from PIL import Image
 from ..files.hashes import file_hash
 from ..files.save import write_whole
 from ..stored import as_dict, from_dict, stored
+from ..training.config import fingerprint
 from . import kept_picture
-from .config import fingerprint
 
 log = logging.getLogger("lora_loom")
 

@@ -12,9 +12,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from .families.table import DEMO_BASE
-from .training.config import OptimizerConfig, Targets
-from .training.objective_config import AUTO, SHIFTED, TimestepLaw
+from ..families.table import DEMO_BASE
+from .config import OptimizerConfig, Targets
+from .objective_config import AUTO, SHIFTED, TimestepLaw
 
 _ADAMW = OptimizerConfig()
 

@@ -23,10 +23,10 @@ from ..files.lock import locked
 from ..files.save import save as save_file
 from ..files.save import write_whole
 from ..stored import as_dict
+from ..training.trainer import StepResult, TrainState, Trouble
 from ..version import VERSION
 from . import checkpoint
 from .run_log import RunLog
-from .trainer import StepResult, TrainState, Trouble
 
 logger = logging.getLogger("lora_loom")
 

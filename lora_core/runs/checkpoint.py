@@ -19,10 +19,10 @@ from ..files.header_text import DTYPE_SIZES
 from ..files.layers import TensorInfo
 from ..files.save import save as save_file
 from ..stored import as_dict, from_dict
-from . import snapshot
-from .health import Health
-from .record import Record
-from .trainer import TrainState
+from ..training import snapshot
+from ..training.health import Health
+from ..training.record import Record
+from ..training.trainer import TrainState
 
 _VERSION = "3"
 _GOOD = "good."

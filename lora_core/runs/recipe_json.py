@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from ..stored import as_dict, from_dict, keys_of, stored
-from .config import LoraConfig, OptimizerConfig, Recipe, TextConfig, TrainConfig, Validation
-from .layers import LayersConfig, Rule
-from .objective_config import ObjectiveConfig
+from ..training.config import LoraConfig, OptimizerConfig, Recipe, TextConfig, TrainConfig, Validation
+from ..training.layers import LayersConfig, Rule
+from ..training.objective_config import ObjectiveConfig
 
 _FORMAT = 1
 _Config = TypeVar("_Config")
