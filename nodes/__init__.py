@@ -2,7 +2,7 @@
 
 from comfy_api.latest import ComfyExtension, io
 
-from .bridge import attribution, lora_manager, picker
+from .bridge.host import lora_list, lora_manager, picture_metadata
 from .check_gpu import CheckGpu
 from .combine_datasets import CombineDatasets
 from .convert_lora import ConvertLora
@@ -26,9 +26,9 @@ from .validation import TrainingValidation
 
 class LoraLoom(ComfyExtension):
     async def on_load(self) -> None:
-        attribution.listen()
+        picture_metadata.listen()
         lora_manager.listen()
-        picker.serve()
+        lora_list.serve()
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         """Convert LoRA first, whose list of files the front end takes over into the others (web/js/files.js)."""

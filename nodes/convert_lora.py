@@ -6,9 +6,9 @@ from comfy_api.latest import io
 
 from ..lora_core.merging.truncation import Limits
 from .bridge.conversion import convert_file
-from .bridge.folders import lora_names, lora_state
-from .bridge.progress import Progress
-from .bridge.shown import shown
+from .bridge.host.folders import lora_names, lora_state
+from .bridge.host.progress import Progress
+from .bridge.host.shown import shown
 from .bridge.stack import check_rows
 from .bridge.training import as_lora_model
 from .types import CATEGORY, AdapterType

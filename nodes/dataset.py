@@ -9,9 +9,9 @@ from ..lora_core.data.buckets import RESOLUTIONS, STEPS, check_resolution, numbe
 from ..lora_core.data.contact_sheet import contact_sheet
 from ..lora_core.data.dataset import Options
 from ..lora_core.data.pictures import MASKS
-from .bridge.folders import dataset_folder, folder_state
-from .bridge.images import as_image_batch
-from .bridge.shown import shown
+from .bridge.host.folders import dataset_folder, folder_state
+from .bridge.host.node_outputs import as_image_batch
+from .bridge.host.shown import shown
 from .types import CATEGORY, LoraDatasetType
 
 

@@ -6,9 +6,9 @@ from comfy_api.latest import io
 
 from ..lora_core.merging.pick import Pick
 from .bridge.extracting import extract_lora
-from .bridge.images import as_image_batch
-from .bridge.progress import Progress
-from .bridge.shown import shown
+from .bridge.host.node_outputs import as_image_batch
+from .bridge.host.progress import Progress
+from .bridge.host.shown import shown
 from .bridge.training import as_lora_model
 from .types import CATEGORY, AdapterType
 

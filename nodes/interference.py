@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-from .bridge.images import as_image_batch
+from .bridge.host.node_outputs import as_image_batch
+from .bridge.host.shown import shown
 from .bridge.interference import interference
 from .bridge.merging import check_strengths, connected
-from .bridge.shown import shown
 from .types import CATEGORY, LoraStackType, adapters_input
 
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 from comfy_api.latest import io
 
 from ..lora_core.data.prompts import lines
-from .bridge.images import as_image_batch
+from .bridge.host.node_outputs import as_image_batch
+from .bridge.host.shown import shown
 from .bridge.interference import all_entries
 from .bridge.leave_one_out import Prompts, leave_one_out
 from .bridge.merging import check_strengths, connected
 from .bridge.sampling import SAMPLERS, SCHEDULERS, Sampling
-from .bridge.shown import shown
 from .bridge.stack import active, rows_of
 from .types import CATEGORY, LoraStackType, adapters_input
 

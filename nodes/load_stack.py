@@ -5,10 +5,10 @@ from __future__ import annotations
 from comfy_api.latest import io
 
 from ..lora_core.stack.rows import LIMIT, NONE, Row, checked, parse
-from .bridge import attribution
-from .bridge.folders import lora_state
+from .bridge.host import picture_metadata
+from .bridge.host.folders import lora_state
+from .bridge.host.shown import shown
 from .bridge.patching import APPLY
-from .bridge.shown import shown
 from .bridge.stack import apply_stack, check_rows, ignored_by, rows_state
 from .types import CATEGORY, LoraStackType, file_input
 
@@ -49,7 +49,7 @@ class LoadLoraStack(io.ComfyNode):
     @classmethod
     def fingerprint_inputs(cls, lora_1=NONE, lora_2=NONE, lora_3=NONE, lora_4=NONE, rows="", **_):
         named = [lora_state(name) for name in (lora_1, lora_2, lora_3, lora_4)]
-        return [attribution.recall(), *named, *rows_state(rows), *ignored_by(rows)]
+        return [picture_metadata.recall(), *named, *rows_state(rows), *ignored_by(rows)]
 
     @classmethod
     def execute(

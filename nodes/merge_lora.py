@@ -7,10 +7,10 @@ from comfy_api.latest import io
 from ..lora_core.merging import AUTO, SUM
 from ..lora_core.merging.merge import NOTHING, Settings
 from ..lora_core.merging.truncation import Limits
-from .bridge.images import as_image_batch
+from .bridge.host.node_outputs import as_image_batch
+from .bridge.host.progress import Progress
+from .bridge.host.shown import shown
 from .bridge.merging import CHOICES, check_strengths, connected, merge
-from .bridge.progress import Progress
-from .bridge.shown import shown
 from .bridge.training import as_lora_model
 from .types import CATEGORY, AdapterType, LoraStackType, adapters_input
 

@@ -7,11 +7,11 @@ from comfy_api.latest import io
 from ..lora_core.merging.pick import Pick
 from ..lora_core.merging.truncation import Limits
 from ..lora_core.stack.rows import LIMIT, NONE
-from .bridge.folders import lora_state
-from .bridge.images import as_image_batch
-from .bridge.progress import Progress
+from .bridge.host.folders import lora_state
+from .bridge.host.node_outputs import as_image_batch
+from .bridge.host.progress import Progress
+from .bridge.host.shown import shown
 from .bridge.resizing import resize
-from .bridge.shown import shown
 from .bridge.stack import check_rows
 from .bridge.training import as_lora_model
 from .types import CATEGORY, AdapterType, file_input

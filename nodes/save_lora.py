@@ -8,8 +8,8 @@ from ..lora_core.files.label import Label
 from ..lora_core.files.names import check_template
 from ..lora_core.files.thumbnail import jpeg
 from .bridge.export import DTYPES, STYLES, save_adapter
-from .bridge.images import as_picture
-from .bridge.shown import shown
+from .bridge.host.node_outputs import as_picture
+from .bridge.host.shown import shown
 from .types import CATEGORY, AdapterType
 
 

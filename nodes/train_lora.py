@@ -19,9 +19,9 @@ from ..lora_core.training.config import (
 from ..lora_core.training.layers import LayersConfig
 from ..lora_core.training.objective_config import WEIGHTINGS, ObjectiveConfig
 from ..lora_core.training.plan import Measures
-from .bridge.folders import NONE, lora_state
-from .bridge.images import as_image_batch, as_one_batch
-from .bridge.shown import shown
+from .bridge.host.folders import NONE, lora_state
+from .bridge.host.node_outputs import as_image_batch, as_one_batch
+from .bridge.host.shown import shown
 from .bridge.stack import check_rows
 from .bridge.start import read_start
 from .bridge.training import AUTO, TIMESTEPS, Run, Sources, as_lora_model, choices, train_lora

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from harness.comfyui import ROOT
 
-KINDS = "nodes/bridge/device.py"  # what differs between kinds of device is asked here
+KINDS = "nodes/bridge/host/device.py"  # what differs between kinds of device is asked here
 # Elsewhere a kind is named by these alone, each for its reason; a line that goes is taken off the list, too.
 NAMED: dict[str, str] = {
     "lora_core/training/optimizers/__init__.py": "where torch has a fused AdamW",

@@ -14,7 +14,8 @@ from comfy.weight_adapter import WeightAdapterBase
 from torch import Tensor
 
 from ...lora_core.stored import as_text
-from . import attribution, beside
+from . import beside
+from .host import picture_metadata
 from .patchers import FusedLoRA
 
 _WHOLE = 2**22  # numbers of a tensor that are all looked at; of a larger one, as many at even distances
@@ -43,7 +44,7 @@ def carried(model, clip) -> list[dict[str, Any]]:
     the names and hashes of their files, what other loaders applied a hash of its weights and the number of its layers.
     The hash of all that hangs beside the weights of the CLIP, too, which no one asks for otherwise."""
     keys = ("name", "sha256", "strength", "text_strength")
-    named = [{key: each[key] for key in keys} for each in attribution.attached(model)]
+    named = [{key: each[key] for key in keys} for each in picture_metadata.attached(model)]
     text = getattr(clip, "patcher", None)
     parts = {"model": model, **({"text": text} if text is not None else {})}
     found = [{**each, "part": part} for part, patcher in parts.items() for each in _applied(patcher)]

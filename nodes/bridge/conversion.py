@@ -15,13 +15,13 @@ from ...lora_core.files.lineage import Parent, losses
 from ...lora_core.merging.conversion import Converted, convert, convert_steps
 from ...lora_core.merging.truncation import Limits
 from ...lora_core.stack.chain import Step
-from .device import with_fp64
-from .folders import lora_path
+from .host.device import with_fp64
+from .host.folders import lora_path
+from .host.lora_files import read_lora
+from .host.model_files import lora_hash
+from .host.progress import Progress
 from .keys import NameTable, names_of
 from .offspring import described, lost_layers, refuse_losses
-from .origin import lora_hash
-from .progress import Progress
-from .reading import read_lora
 from .stack import layers_of
 from .weights import base_weight
 

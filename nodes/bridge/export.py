@@ -22,9 +22,9 @@ from ...lora_core.files.label import Label, labelled
 from ...lora_core.files.lineage import CONTENT
 from ...lora_core.kinds import Correction, DoRA
 from ...lora_core.low_rank import LowRank
-from .folders import file_for, loras_folder
+from .host.folders import file_for, loras_folder
+from .host.progress import Progress
 from .keys import NameTable, names_of
-from .progress import Progress
 from .weights import key_of, weight_of
 
 log = logging.getLogger("lora_loom")

@@ -20,12 +20,12 @@ from ...lora_core.merging.chart import draw_merge
 from ...lora_core.merging.extraction import Extracted, cut, extract, whole_error
 from ...lora_core.merging.merge import Merged
 from ...lora_core.merging.pick import Pick
-from . import attribution
+from .host import picture_metadata
+from .host.model_files import file_name, files_of, known_hash
+from .host.progress import Progress
 from .keys import NameTable
 from .merging import Tick, error_lines, size_line
-from .origin import file_name, files_of, known_hash
 from .patched import Patched, less
-from .progress import Progress
 
 _METHOD, _CPU = "extract", torch.device("cpu")
 Pair = tuple[Patched, Patched]
@@ -130,8 +130,8 @@ def _parents(model_a, model_b) -> tuple[Parent, ...]:
     """The tuned model's file, where it is not the base's, and the rows of stacks that only the tuned model has."""
     tuned, base = (next(iter(files_of(model)), "") for model in (model_a, model_b))
     files = [_checkpoint(tuned)] if tuned and file_name(tuned) != file_name(base) else []
-    below = attribution.attached(model_b)
-    return (*files, *(_row(each) for each in attribution.attached(model_a) if each not in below))
+    below = picture_metadata.attached(model_b)
+    return (*files, *(_row(each) for each in picture_metadata.attached(model_a) if each not in below))
 
 
 def _row(entry: Mapping[str, Any]) -> Parent:

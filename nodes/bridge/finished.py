@@ -18,9 +18,9 @@ from ...lora_core.training.config import fingerprint
 from ...lora_core.version import VERSION
 from . import preparing
 from .cache import works_around_weights
+from .host.lora_files import read_lora
 from .preparing import Order
 from .previews import kept_sheet
-from .reading import read_lora
 from .runs import known
 from .start import chosen_layers
 

@@ -18,7 +18,7 @@ from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from ...lora_core.training.branch import Branch
 from ...lora_core.training.passes import Weights, linear, times_weight
-from .device import release
+from .host.device import release
 
 
 @contextmanager

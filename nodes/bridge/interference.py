@@ -20,11 +20,11 @@ from ...lora_core.stack.rows import Row
 from ...lora_core.stack.weighted import check_finite
 from .base import Base
 from .clock import ALWAYS
-from .device import with_fp64
+from .host.device import with_fp64
+from .host.model_files import file_name, files_of
+from .host.progress import Progress
 from .keys import NameTable
 from .merging import Connected
-from .origin import file_name, files_of
-from .progress import Progress
 from .stack import Entry, active, load_rows, rows_of
 
 

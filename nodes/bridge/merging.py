@@ -26,10 +26,10 @@ from ...lora_core.stack.chain import entangled
 from ...lora_core.stack.rows import LIMIT, Row
 from .clock import ALWAYS
 from .conversion import as_plain, cost, in_order, told
+from .host.model_files import lora_hash
+from .host.progress import Progress
 from .keys import NameTable
 from .offspring import described, lost_layers, refuse_losses
-from .origin import lora_hash
-from .progress import Progress
 from .stack import Entry, layers_of, load_rows, rows_of
 
 _LONGEST = 1.2e-05  # as text, of errors

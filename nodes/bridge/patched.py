@@ -17,7 +17,7 @@ from ...lora_core.stack.chain import Step, applied
 from .beside import hung
 from .branches import Branch, Way
 from .clock import ALWAYS
-from .device import has_fp64
+from .host.device import has_fp64
 from .patchers import FusedLoRA
 from .weights import base_weight, stored
 

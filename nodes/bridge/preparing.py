@@ -29,10 +29,10 @@ from .carried import carried, in_words
 from .checks import check_conditioning, check_connected, check_objective, warnings
 from .denoiser import prediction_type
 from .encoding import check_sizes, encode_captions, encode_images
+from .host.progress import Progress
 from .keys import family_of
 from .previews import Previews, Shown
 from .prior import check_prior, encode_priors
-from .progress import Progress
 from .rehearsal import Job, Preview
 from .samples import captions_to_encode
 from .sampling import empty_latent

@@ -19,7 +19,7 @@ from ...lora_core.runs import kept_picture
 from ...lora_core.stored import as_text, stored
 from ...lora_core.training.trainer import TrainState
 from .encoding import encode_captions
-from .progress import Progress
+from .host.progress import Progress
 from .sampling import Sampling, check_size, decoded, drop, latents, sampling_inside
 from .text import TextDenoiser, tokenized
 

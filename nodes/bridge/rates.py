@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ...lora_core.training.meter import Meter
 from ...lora_core.training.plan import Rates
-from .device import synchronize
+from .host.device import synchronize
 from .staging import COUNT, PAGEABLE, PINNED, STAGED, Staging, pinned_buffers, side_of
 
 _COPIED, _BLOCKS = 2**24, 4  # bytes of a copy; weights of a block, and blocks, of a staged one

@@ -10,8 +10,8 @@ import torch
 
 from ...lora_core.training.reality import JUDGED_AFTER, Expected, Seen, difference
 from ...lora_core.training.steps import StepResult
-from .device import counter, is_out_of_memory
-from .progress import Progress
+from .host.device import counter, is_out_of_memory
+from .host.progress import Progress
 from .runs import tell
 
 

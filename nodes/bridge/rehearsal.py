@@ -21,7 +21,7 @@ from ...lora_core.training.plan import Measures
 from ...lora_core.training.start import Start
 from ...lora_core.training.trainer import add_gradient
 from .denoiser import ComfyDenoiser
-from .device import shares_ram
+from .host.device import shares_ram
 from .offload import Stream, own_slots, shared_out, slots
 from .session import blocks, prepared
 from .start import chosen_layers

@@ -18,9 +18,9 @@ from ...lora_core.data.dataset import Dataset
 from ...lora_core.data.prompts import with_trigger, without_trigger
 from ...lora_core.drawing.sheet import Row, sheet
 from .beside import uncalled
-from .images import as_picture
+from .host.node_outputs import as_picture
+from .host.progress import Progress
 from .keys import NameTable
-from .progress import Progress
 from .sampling import Sampling, check_size, decoded, latents
 from .stack import Entry, apply_entries, describe, load_rows, rows_of
 

@@ -18,10 +18,10 @@ from PIL import Image
 from torch import Tensor, nn
 
 from ...lora_core.stored import stored
-from .device import release
 from .frozen import cast_as_in_sampling
 from .fused import heed_hooks, insisted
-from .images import as_picture
+from .host.device import release
+from .host.node_outputs import as_picture
 
 SAMPLERS, SCHEDULERS = comfy.samplers.KSampler.SAMPLERS, comfy.samplers.KSampler.SCHEDULERS
 _KEY = "lora_loom"

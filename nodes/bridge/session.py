@@ -17,9 +17,9 @@ from torch.utils.checkpoint import checkpoint
 from ...lora_core.training.plan import Measures
 from .attention import differentiable_attention
 from .clock import again, moment
-from .device import loading_in_full
 from .frozen import check_backward, ordinary_tensors, recast_in_backward, static_clone
 from .guests import Guests
+from .host.device import loading_in_full
 from .offload import Stream, loaded_around, shared_out, stream_to
 from .rope import differentiable_rope
 from .staging import Copying

@@ -20,14 +20,14 @@ from ...lora_core.stack import foreign_rows
 from ...lora_core.stack.chain import chain
 from ...lora_core.stack.rows import NONE, Row, parse
 from ...lora_core.stack.weighted import Weighted
-from . import attribution
 from .beside import uncalled
 from .clock import ALWAYS, Span, Timed
-from .folders import lora_name, lora_path, lora_state
+from .host import picture_metadata
+from .host.folders import lora_name, lora_path, lora_state
+from .host.lora_files import read_lora
 from .keys import NameTable, names_of
 from .loud import too_loud
 from .patching import Apply, How, apply_chain
-from .reading import read_lora
 
 _SPARE = 2 * 2**30
 
@@ -133,7 +133,7 @@ def ignored_by(text: str | None) -> list[str]:
         rows = parse(text or "")
     except ValueError:
         return []
-    return [] if all(row.plain for row in rows) else attribution.plain_readers() or []
+    return [] if all(row.plain for row in rows) else picture_metadata.plain_readers() or []
 
 
 def apply_stack(model, clip, stack: Iterable | None, own: Iterable[Row], apply: Apply = "auto") -> Applied:
@@ -143,11 +143,13 @@ def apply_stack(model, clip, stack: Iterable | None, own: Iterable[Row], apply: 
     rows = [*before, *active(own)]
     entries = load_rows(rows, names_of(model, clip))
     patched, text, how = apply_entries(model, clip, entries, apply)
-    makers = [attribution.entry_of(row, entry.adapter.metadata) for row, entry in zip(_on(rows), entries, strict=True)]
-    attribution.attach(patched, makers)
-    attribution.tell(makers)
+    makers = [
+        picture_metadata.entry_of(row, entry.adapter.metadata) for row, entry in zip(_on(rows), entries, strict=True)
+    ]
+    picture_metadata.attach(patched, makers)
+    picture_metadata.tell(makers)
     found = (
-        *foreign_rows.lost(rows, attribution.plain_readers()),
+        *foreign_rows.lost(rows, picture_metadata.plain_readers()),
         *_doubled(model, before),
         *too_loud(entries, model, clip),
         *of_stack([entry for entry in entries if entry.span == ALWAYS]),
@@ -161,7 +163,7 @@ def apply_stack(model, clip, stack: Iterable | None, own: Iterable[Row], apply: 
 
 def _doubled(model, before: Iterable[Row]) -> list[str]:
     """A sentence when rows of a LORA_STACK are on the MODEL already, as when both come from the stack before."""
-    there = {each["name"] for each in attribution.attached(model)}
+    there = {each["name"] for each in picture_metadata.attached(model)}
     names = [row.name for row in _on(before) if row.name.replace("\\", "/") in there]
     if not names:
         return []

@@ -22,10 +22,10 @@ from ...lora_core.stack.weighted import Weighted
 from ...lora_core.training.config import LoraConfig
 from ...lora_core.training.start import Start
 from ...lora_core.training.targets import layer_kind, select
-from .folders import NONE, lora_path
+from .host.folders import NONE, lora_path
+from .host.lora_files import read_lora
 from .keys import NameTable
 from .patching import apply_chain
-from .reading import read_lora
 from .text import text_layers
 
 PREFIX = "diffusion_model."

@@ -35,13 +35,13 @@ from ...lora_core.training.trainer import Sample, StepResult, TrainState, Troubl
 from ...lora_core.training.unmoved import Unmoved
 from . import finished, preparing
 from .denoiser import ComfyDenoiser
-from .ending import ended_by_signals
 from .facts import run_facts
+from .host.ending import ended_by_signals
+from .host.progress import Progress
 from .keys import family_of
 from .memory import Planner, UnforeseeableError
 from .preparing import Order, Run, Sources
 from .previews import Previewer, Shown, check_previews
-from .progress import Progress
 from .reality import Reality
 from .runs import begun, place, stop_told, tell
 from .samples import make_samples

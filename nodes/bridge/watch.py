@@ -28,7 +28,7 @@ from ...lora_core.training.report import Story, report
 from ...lora_core.training.steps import StepResult
 from ...lora_core.training.targets import weight_shape
 from ...lora_core.training.trainer import Sample, TrainState
-from .reading import read_lora
+from .host.lora_files import read_lora
 
 log = logging.getLogger("lora_loom")
 _MOST_READ = 1 << 20  # values of a weight, for its norm

@@ -13,16 +13,17 @@ import torch
 from lora_loom.lora_core.kinds.correction import Correction
 from lora_loom.lora_core.stack.chain import Step
 from lora_loom.lora_core.training.start import Start
-from lora_loom.nodes.bridge import attribution, preparing
+from lora_loom.nodes.bridge import preparing
 from lora_loom.nodes.bridge.beside import Beside, contents
 from lora_loom.nodes.bridge.carried import carried
 from lora_loom.nodes.bridge.clock import Timed
 from lora_loom.nodes.bridge.facts import run_facts
-from lora_loom.nodes.bridge.folders import run_folder
+from lora_loom.nodes.bridge.host import picture_metadata
+from lora_loom.nodes.bridge.host.folders import run_folder
+from lora_loom.nodes.bridge.host.progress import Progress
 from lora_loom.nodes.bridge.patching import KindPatch
 from lora_loom.nodes.bridge.preparing import Run, Sources
 from lora_loom.nodes.bridge.previews import Previews, Shown
-from lora_loom.nodes.bridge.progress import Progress
 from lora_loom.nodes.bridge.sampling import Sampling
 from lora_loom.nodes.bridge.watch import Pictures
 from torch import Tensor, nn
@@ -93,7 +94,7 @@ def told(trio: Any) -> dict[str, Any]:
         "continued": preparing.identity(RECIPES["as it comes"], begun, IDENTITY, pictures["as it comes"]),
         "settings of continued": preparing.settings(RECIPES["as it comes"], begun, IDENTITY, pictures["as it comes"]),
         "data set": data_set(trio),
-        "picture": [attribution.KEY, attribution.HASHES],
+        "picture": [picture_metadata.KEY, picture_metadata.HASHES],
         "folder": run_folder(NAME, IDENTITY).name,
         "previews": {name: each.note() for name, each in shown().items()},
         "beneath": {name: beneath(each) for name, each in corrections().items() if name != "placed, turned"},

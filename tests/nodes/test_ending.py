@@ -13,7 +13,7 @@ import pytest
 from harness.comfyui import ROOT
 from harness.runs import STEPS, on_forward, train, write_pictures
 from harness.server import ComfyServer
-from lora_loom.nodes.bridge.ending import SIGNALS, _Closing, ended_by_signals
+from lora_loom.nodes.bridge.host.ending import SIGNALS, _Closing, ended_by_signals
 
 
 def run_of(folder: str, steps: int) -> dict:

@@ -26,10 +26,10 @@ from lora_loom.lora_core.files.metadata import build
 from lora_loom.lora_core.runs.recipe_json import Settings
 from lora_loom.lora_core.training.config import LoraConfig, OptimizerConfig, Recipe, TextConfig, TrainConfig
 from lora_loom.lora_core.training.objective_config import ObjectiveConfig
-from lora_loom.nodes.bridge import origin
 from lora_loom.nodes.bridge.facts import run_facts
+from lora_loom.nodes.bridge.host import model_files
+from lora_loom.nodes.bridge.host.progress import Progress
 from lora_loom.nodes.bridge.preparing import Run, Sources
-from lora_loom.nodes.bridge.progress import Progress
 from lora_loom.nodes.dataset import LoraDataset
 from lora_loom.nodes.optimizer import TrainingOptimizer
 from lora_loom.nodes.save_lora import SaveLora
@@ -179,7 +179,7 @@ def test_side_file(models, random_adapter, loras: Path) -> None:
 
 def test_base_model_is_hashed_once(models, data, loras: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     trio = models("flux1")
-    (path,) = origin.files_of(trio.model)
+    (path,) = model_files.files_of(trio.model)
     digest = hashlib.sha256(Path(path).read_bytes()).hexdigest()
     header, _ = saved(train(trio, data), trio, loras)
     assert (header["ss_sd_model_name"], header["ss_new_sd_model_hash"]) == ("flux1.safetensors", digest)
@@ -188,7 +188,7 @@ def test_base_model_is_hashed_once(models, data, loras: Path, monkeypatch: pytes
     def fail(*_: Any) -> str:
         raise AssertionError("the file is read again")
 
-    monkeypatch.setattr(origin, "file_hash", fail)
+    monkeypatch.setattr(model_files, "file_hash", fail)
     again, _ = saved(train(trio, data, resume="start over"), trio, loras)
     assert again == header
     os.utime(path)
@@ -203,7 +203,7 @@ def test_damaged_record_of_hashes_is_made_anew(tmp_path: Path, content: str) -> 
     record.write_text(content)
     (tmp_path / "a").write_bytes(b"abc")
     digest = hashlib.sha256(b"abc").hexdigest()
-    assert origin.known_hash(str(tmp_path / "a"), Progress(1)) == digest
+    assert model_files.known_hash(str(tmp_path / "a"), Progress(1)) == digest
     assert json.loads(record.read_text())[str(tmp_path / "a")][2] == digest
 
 
@@ -211,7 +211,7 @@ def test_hashing_can_be_cancelled(tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(b"abc")
     comfy.model_management.interrupt_current_processing(True)
     with pytest.raises(comfy.model_management.InterruptProcessingException):
-        origin.known_hash(str(tmp_path / "a"), Progress(1))
+        model_files.known_hash(str(tmp_path / "a"), Progress(1))
     assert not Path(folder_paths.get_system_user_directory("lora_loom")).exists()
 
 

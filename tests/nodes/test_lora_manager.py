@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from comfy_api.latest import io
 from lora_loom.lora_core.stack.rows import Row
-from lora_loom.nodes.bridge import lora_manager
+from lora_loom.nodes.bridge.host import lora_manager
 from lora_loom.nodes.load_stack import LoadLoraStack
 
 PATH = "/somewhere/custom_nodes/ComfyUI-Lora-Manager.py.metadata_collector.node_extractors"

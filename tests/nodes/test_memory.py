@@ -22,8 +22,8 @@ from lora_loom.lora_core.training.targets import select
 from lora_loom.lora_core.training.trainer import add_gradient
 from lora_loom.nodes.bridge import memory
 from lora_loom.nodes.bridge.denoiser import ComfyDenoiser
-from lora_loom.nodes.bridge.device import leaves_weights_in_ram
 from lora_loom.nodes.bridge.frozen import cast_layers
+from lora_loom.nodes.bridge.host.device import leaves_weights_in_ram
 from lora_loom.nodes.bridge.memory import Planner
 from lora_loom.nodes.bridge.offload import Stream
 from lora_loom.nodes.bridge.rehearsal import Job, Trace, _condition, _without_memory, sampled, stored_bytes, traced

@@ -14,9 +14,10 @@ import torch
 from harness.calls import encode
 from lora_loom.lora_core.training.config import LoraConfig, TrainConfig
 from lora_loom.lora_core.training.plan import GB
-from lora_loom.nodes.bridge import captions, device, rates
+from lora_loom.nodes.bridge import captions, rates
 from lora_loom.nodes.bridge.denoiser import ComfyDenoiser
-from lora_loom.nodes.bridge.device import release
+from lora_loom.nodes.bridge.host import device
+from lora_loom.nodes.bridge.host.device import release
 from lora_loom.nodes.bridge.patched import Patched
 from lora_loom.nodes.bridge.patching import apply_layers
 from lora_loom.nodes.bridge.rehearsal import Job, _condition, _without_memory

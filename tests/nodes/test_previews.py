@@ -19,7 +19,7 @@ from harness.runs import STEPS, cancelled, kept, on_forward, read
 from harness.runs import train as run
 from lora_loom.lora_core.drawing.sheet import Row, sheet
 from lora_loom.lora_core.training import trainer
-from lora_loom.nodes.bridge.images import as_picture
+from lora_loom.nodes.bridge.host.node_outputs import as_picture
 from lora_loom.nodes.previews import TrainingPreviews
 from PIL import Image
 

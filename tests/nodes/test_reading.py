@@ -19,10 +19,10 @@ from harness.calls import loaded, pack_nodes, relative_error, run_node
 from harness.kinds import loha, lora
 from lora_loom.lora_core.adapter import Adapter
 from lora_loom.lora_core.stack.rows import Row
-from lora_loom.nodes.bridge.folders import lora_state
+from lora_loom.nodes.bridge.host.folders import lora_state
+from lora_loom.nodes.bridge.host.lora_files import read_lora
+from lora_loom.nodes.bridge.host.lora_list import listed, pictured
 from lora_loom.nodes.bridge.keys import NameTable
-from lora_loom.nodes.bridge.picker import listed, pictured
-from lora_loom.nodes.bridge.reading import read_lora
 from lora_loom.nodes.bridge.stack import check_rows, rows_state
 from lora_loom.nodes.bridge.start import read_start
 from lora_loom.nodes.convert_lora import ConvertLora

@@ -20,7 +20,7 @@ from ....lora_core.training.layers import LayersConfig
 from ....lora_core.training.plan import Measures
 from ....lora_core.training.trainer import Sample, TrainState, add_gradient, make_optimizer, train
 from ..denoiser import ComfyDenoiser
-from ..device import counter
+from ..host.device import counter
 from ..session import loaded, trainable
 from ..start import chosen_layers
 from ..weights import ComfyFrozen

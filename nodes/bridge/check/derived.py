@@ -20,10 +20,10 @@ from ....lora_core.stack.weighted import exact_sum
 from ....lora_core.training.config import LoraConfig
 from ..attention import differentiable_attention
 from ..extracting import extract_lora
+from ..host.progress import Progress
 from ..interference import all_entries, interference
 from ..merging import Connected, merge
 from ..patching import Apply
-from ..progress import Progress
 from ..sampling import Sampling, latents, sampling_inside
 from ..stack import Entry, apply_entries
 from ..start import chosen_layers

@@ -9,7 +9,7 @@ import torch
 from ....lora_core.analysis.device_check import Finding
 from ....lora_core.training.config import LoraConfig, TrainConfig
 from ....lora_core.training.plan import Measures, Need, in_gb
-from ..device import counter, free_bytes, shares_ram
+from ..host.device import counter, free_bytes, shares_ram
 from ..memory import Planner
 from ..rehearsal import Job
 from ..session import trainable

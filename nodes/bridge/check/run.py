@@ -12,7 +12,7 @@ import folder_paths
 import torch
 
 from ....lora_core.analysis.device_check import Check, Finding
-from ..progress import Progress
+from ..host.progress import Progress
 from . import derived, memory, right, timing
 from .networks import FLUX, TINY
 from .rig import Rig, guarded

@@ -21,7 +21,7 @@ from ....lora_core.training.meter import Meter
 from ....lora_core.training.objective_config import ObjectiveConfig
 from ....lora_core.training.plan import Measures, in_gb
 from ..denoiser import ComfyDenoiser
-from ..device import counter, free_bytes, shares_ram, streams_of, synchronize
+from ..host.device import counter, free_bytes, shares_ram, streams_of, synchronize
 from ..rates import copied, fastest
 from ..session import loaded, trainable
 from ..staging import STAGED

@@ -15,8 +15,8 @@ from typing import Any
 
 from server import PromptServer
 
-from ...lora_core.stack.rows import Row
-from .attribution import paints
+from ....lora_core.stack.rows import Row
+from .picture_metadata import paints
 
 log = logging.getLogger("lora_loom")
 

@@ -11,9 +11,9 @@ from pathlib import Path
 import folder_paths
 from comfy.cli_args import args
 
-from ...lora_core.data import folder as contents
-from ...lora_core.files.names import alike, filled_in, matching, safe_name, safe_path
-from ...lora_core.stack.rows import NONE
+from ....lora_core.data import folder as contents
+from ....lora_core.files.names import alike, filled_in, matching, safe_name, safe_path
+from ....lora_core.stack.rows import NONE
 
 DATA_SETS = "lora_loom_datasets"  # a category of extra_model_paths.yaml
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import comfy.model_management
 import folder_paths
 
-from ...lora_core.files.hashes import data_hash, file_hash
+from ....lora_core.files.hashes import data_hash, file_hash
 from .folders import lora_path
 from .progress import Progress
 

@@ -24,11 +24,11 @@ from server import PromptServer
 
 import nodes
 
-from ...lora_core.graph import Graph, below, kind, readers, signature
-from ...lora_core.stack import attribution
-from ...lora_core.stack.rows import Row
+from ....lora_core.graph import Graph, below, kind, readers, signature
+from ....lora_core.stack import attribution
+from ....lora_core.stack.rows import Row
 from .folders import lora_state
-from .origin import lora_hash
+from .model_files import lora_hash
 from .progress import Progress
 
 KEY = "lora_loom_adapters"

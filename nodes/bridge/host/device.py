@@ -10,7 +10,7 @@ from types import ModuleType
 import comfy.model_management
 import torch
 
-from ...lora_core import fp64
+from ....lora_core import fp64
 
 
 def free_bytes(device: torch.device) -> float:

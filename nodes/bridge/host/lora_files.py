@@ -6,8 +6,8 @@ from pathlib import Path
 
 import comfy.utils
 
-from ...lora_core.adapter import Adapter
-from ...lora_core.files import formats
+from ....lora_core.adapter import Adapter
+from ....lora_core.files import formats
 
 
 def read_lora(path: Path) -> Adapter:

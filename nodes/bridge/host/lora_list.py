@@ -16,8 +16,8 @@ import folder_paths
 from aiohttp import ETag, web
 from server import PromptServer
 
-from ...lora_core.files import card
-from ...lora_core.files.library import Library
+from ....lora_core.files import card
+from ....lora_core.files.library import Library
 from .folders import lora_names
 
 _SECONDS = 1.0  # of reading headers per answer; the front end asks again for the rest

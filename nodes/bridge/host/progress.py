@@ -11,7 +11,7 @@ from comfy_execution.utils import get_executing_context
 from PIL import Image
 from server import PromptServer
 
-from ...lora_core.drawing.sheet import stacked
+from ....lora_core.drawing.sheet import stacked
 
 _SAID = "lora_loom.said"  # the event that web/js/told.js hears
 _PICTURE_EVERY = 1.0  # seconds between pictures; each is sent at once, past the bar's own throttle
