@@ -10,7 +10,7 @@ from .bridge.host.shown import shown
 from .bridge.interference import all_entries
 from .bridge.leave_one_out import Prompts, leave_one_out
 from .bridge.merging import check_strengths, connected
-from .bridge.sampling import SAMPLERS, SCHEDULERS, Sampling
+from .bridge.model.sampling import SAMPLERS, SCHEDULERS, Sampling
 from .bridge.stack import active, rows_of
 from .types import CATEGORY, LoraStackType, adapters_input
 

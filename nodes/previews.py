@@ -5,8 +5,8 @@ from __future__ import annotations
 from comfy_api.latest import io
 
 from ..lora_core.data.prompts import lines
+from .bridge.model.sampling import SAMPLERS, SCHEDULERS, Sampling
 from .bridge.previews import Previews
-from .bridge.sampling import SAMPLERS, SCHEDULERS, Sampling
 from .types import CATEGORY, PreviewsType
 
 LARGEST = 16384

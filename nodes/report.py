@@ -7,8 +7,8 @@ from comfy_api.latest import io
 from ..lora_core.data.prompts import lines
 from .bridge.host.node_outputs import as_image_batch
 from .bridge.host.shown import shown
+from .bridge.model.sampling import SAMPLERS, SCHEDULERS, Sampling
 from .bridge.report import Questions, entries_of, report
-from .bridge.sampling import SAMPLERS, SCHEDULERS, Sampling
 from .types import CATEGORY, AdapterType, LoraDatasetType, LoraStackType
 
 

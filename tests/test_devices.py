@@ -15,7 +15,7 @@ KINDS = "nodes/bridge/host/device.py"  # what differs between kinds of device is
 NAMED: dict[str, str] = {
     "lora_core/training/optimizers/__init__.py": "where torch has a fused AdamW",
     "lora_core/orthonormal.py": "where torch has a fast QR",
-    "nodes/bridge/sampling.py": "whose random numbers torch keeps apart",
+    "nodes/bridge/model/sampling.py": "whose random numbers torch keeps apart",
 }
 _ASKING = re.compile(r"is_(cuda|mps|xpu|directml|device_(?!cpu)\w+|intel_xpu|amd|nvidia)$")
 

@@ -16,8 +16,8 @@ from torch._subclasses.fake_tensor import FakeTensor
 
 from ...lora_core.stored import as_tuple
 from .branches import WAYS, Hooked, Timeline, Way
-from .clock import ALWAYS, Clock, Span, during, is_on
-from .fused import forget_graphs, heed_hooks
+from .model.fused_layers import forget_graphs, heed_hooks
+from .model.spans import ALWAYS, Clock, Span, during, is_on
 from .uncalled import Uncalled
 
 _COMPUTED_IN = (torch.float32, torch.bfloat16, torch.float16)

@@ -19,10 +19,10 @@ from torch.nn import functional
 from ...lora_core.kinds.correction import mapped
 from ...lora_core.stack.chain import Step, applied
 from ...lora_core.weight_sum import joined
-from .clock import Clock, Timed
-from .frozen import for_autograd, is_foreign
-from .fused import insist
-from .weights import told
+from .model.frozen import for_autograd, is_foreign
+from .model.fused_layers import insist
+from .model.spans import Clock, Timed
+from .model.weights import told
 
 Timeline = Sequence[Timed]
 

@@ -20,10 +20,10 @@ from .host.folders import lora_path
 from .host.lora_files import read_lora
 from .host.model_files import lora_hash
 from .host.progress import Progress
-from .keys import NameTable, names_of
+from .model.names import NameTable, names_of
+from .model.weights import base_weight
 from .offspring import described, lost_layers, refuse_losses
 from .stack import layers_of
-from .weights import base_weight
 
 Tick = Callable[[int, int], None]
 

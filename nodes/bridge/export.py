@@ -24,8 +24,8 @@ from ...lora_core.kinds import Correction, DoRA
 from ...lora_core.low_rank import LowRank
 from .host.folders import file_for, loras_folder
 from .host.progress import Progress
-from .keys import NameTable, names_of
-from .weights import key_of, weight_of
+from .model.names import NameTable, names_of
+from .model.weights import key_of, weight_of
 
 log = logging.getLogger("lora_loom")
 

@@ -23,8 +23,8 @@ from ...lora_core.merging.pick import Pick
 from .host import picture_metadata
 from .host.model_files import file_name, files_of, known_hash
 from .host.progress import Progress
-from .keys import NameTable
 from .merging import Tick, error_lines, size_line
+from .model.names import NameTable
 from .patched import Patched, less
 
 _METHOD, _CPU = "extract", torch.device("cpu")

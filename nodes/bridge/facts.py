@@ -22,10 +22,10 @@ from ...lora_core.stored import as_dict
 from ...lora_core.training.config import Recipe
 from ...lora_core.version import VERSION
 from .carried import carried
-from .denoiser import prediction_type
 from .host.model_files import file_name, files_of, known_hash
 from .host.progress import Progress
-from .keys import family_of
+from .model.denoiser import prediction_type
+from .model.names import family_of
 
 if TYPE_CHECKING:
     from .preparing import Run, Sources

@@ -17,8 +17,8 @@ from ...lora_core.runs.run_folder import RunFolder
 from ...lora_core.training.config import fingerprint
 from ...lora_core.version import VERSION
 from . import preparing
-from .cache import works_around_weights
 from .host.lora_files import read_lora
+from .model.encoding_cache import works_around_weights
 from .preparing import Order
 from .previews import kept_sheet
 from .runs import known

@@ -18,13 +18,13 @@ from ...lora_core.families.distilled import few_step_mark
 from ...lora_core.files import mismatch, strays
 from ...lora_core.stack.rows import Row
 from ...lora_core.stack.weighted import check_finite
-from .base import Base
-from .clock import ALWAYS
 from .host.device import with_fp64
 from .host.model_files import file_name, files_of
 from .host.progress import Progress
-from .keys import NameTable
 from .merging import Connected
+from .model.base_figures import Base
+from .model.names import NameTable
+from .model.spans import ALWAYS
 from .stack import Entry, active, load_rows, rows_of
 
 

@@ -19,7 +19,7 @@ from ...lora_core.drawing.sheet import Row, sheet
 from ...lora_core.stored import as_dict
 from .beside import uncalled
 from .host.progress import Progress
-from .sampling import Sampling, check_size, decoded, latents
+from .model.sampling import Sampling, check_size, decoded, latents
 from .stack import Entry, apply_entries
 
 _TILE = 256

@@ -17,7 +17,7 @@ from ...lora_core.low_rank import LowRank
 from ...lora_core.stack.chain import Step, applied, chain
 from ...lora_core.stack.weighted import Weighted
 from ...lora_core.weak_memo import remembered
-from .base import Base
+from .model.base_figures import Base
 
 ABSURD = 10.0  # times the norm of the weight
 _TURNS = ("OFT", "BOFT")

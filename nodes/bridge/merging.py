@@ -24,11 +24,11 @@ from ...lora_core.merging.merge import merge as merge_layers
 from ...lora_core.merging.truncation import Limits
 from ...lora_core.stack.chain import entangled
 from ...lora_core.stack.rows import LIMIT, Row
-from .clock import ALWAYS
 from .conversion import as_plain, cost, in_order, told
 from .host.model_files import lora_hash
 from .host.progress import Progress
-from .keys import NameTable
+from .model.names import NameTable
+from .model.spans import ALWAYS
 from .offspring import described, lost_layers, refuse_losses
 from .stack import Entry, layers_of, load_rows, rows_of
 

@@ -11,7 +11,7 @@ from ...lora_core.files.lineage import Parent
 from ...lora_core.files.loose_names import is_text
 from ...lora_core.files.mismatch import Misfit
 from ...lora_core.low_rank import LowRank
-from .keys import NameTable
+from .model.names import NameTable
 
 
 def refuse_losses(name: str, unmatched: Sequence[str], has_text: bool) -> None:

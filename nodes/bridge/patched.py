@@ -16,10 +16,10 @@ from ...lora_core.low_rank import LowRank
 from ...lora_core.stack.chain import Step, applied
 from .beside import hung
 from .branches import Branch, Way
-from .clock import ALWAYS
 from .host.device import has_fp64
+from .model.spans import ALWAYS
+from .model.weights import base_weight, stored
 from .patchers import FusedLoRA
-from .weights import base_weight, stored
 
 
 @dataclass(frozen=True)

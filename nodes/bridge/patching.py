@@ -23,7 +23,7 @@ from ...lora_core.low_rank import LowRank
 from ...lora_core.stack.chain import Step
 from .beside import Beside, way_of
 from .branches import Asked, Branch, Timeline
-from .clock import Timed
+from .model.spans import Timed
 from .patchers import FusedLoRA, quicken
 
 Apply = Literal["auto", "weights", "beside"]

@@ -24,20 +24,20 @@ from ...lora_core.training.plan import Measures
 from ...lora_core.training.start import Start
 from ...lora_core.training.targets import summary, weight_shape
 from . import beside, previews
-from .cache import tidy
 from .carried import carried, in_words
 from .checks import check_conditioning, check_connected, check_objective, warnings
-from .denoiser import prediction_type
-from .encoding import check_sizes, encode_captions, encode_images
 from .host.progress import Progress
-from .keys import family_of
+from .model.denoiser import prediction_type
+from .model.encoding import check_sizes, encode_captions, encode_images
+from .model.encoding_cache import tidy
+from .model.names import family_of
+from .model.sampling import empty_latent
+from .model.stage_c_prior import check_prior, encode_priors
+from .model.text_encoders import check_text, tokenized, windows
 from .previews import Previews, Shown
-from .prior import check_prior, encode_priors
 from .rehearsal import Job, Preview
 from .samples import captions_to_encode
-from .sampling import empty_latent
 from .start import chosen_layers
-from .text import check_text, tokenized, windows
 from .watch import Pictures
 
 log = logging.getLogger("lora_loom")

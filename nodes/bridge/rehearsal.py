@@ -20,13 +20,13 @@ from ...lora_core.training.meter import Meter, Work
 from ...lora_core.training.plan import Measures
 from ...lora_core.training.start import Start
 from ...lora_core.training.trainer import add_gradient
-from .denoiser import ComfyDenoiser
 from .host.device import shares_ram
+from .model.denoiser import ComfyDenoiser
+from .model.text_encoders import TextDenoiser
+from .model.weights import ComfyFrozen
 from .offload import Stream, own_slots, shared_out, slots
 from .session import blocks, prepared
 from .start import chosen_layers
-from .text import TextDenoiser
-from .weights import ComfyFrozen
 
 _TORCH = logging.getLogger("torch._subclasses.fake_tensor")
 

@@ -20,8 +20,8 @@ from ...lora_core.drawing.sheet import Row, sheet
 from .beside import uncalled
 from .host.node_outputs import as_picture
 from .host.progress import Progress
-from .keys import NameTable
-from .sampling import Sampling, check_size, decoded, latents
+from .model.names import NameTable
+from .model.sampling import Sampling, check_size, decoded, latents
 from .stack import Entry, apply_entries, describe, load_rows, rows_of
 
 NEUTRAL = ("a mountain landscape with a lake", "a bowl of fruit on a table", "a street in a city at night")

@@ -12,8 +12,8 @@ from ...lora_core.merging.merge import EXACT, UNLIMITED
 from ...lora_core.merging.pick import Pick
 from ...lora_core.merging.truncation import Limits
 from ...lora_core.stack.rows import NONE, Row
-from .keys import NameTable
 from .merging import Connected, Source, Tick, build, plain, sources
+from .model.names import NameTable
 
 
 def resize(

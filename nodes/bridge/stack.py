@@ -21,12 +21,12 @@ from ...lora_core.stack.chain import chain
 from ...lora_core.stack.rows import NONE, Row, parse
 from ...lora_core.stack.weighted import Weighted
 from .beside import uncalled
-from .clock import ALWAYS, Span, Timed
 from .host import picture_metadata
 from .host.folders import lora_name, lora_path, lora_state
 from .host.lora_files import read_lora
-from .keys import NameTable, names_of
 from .loud import too_loud
+from .model.names import NameTable, names_of
+from .model.spans import ALWAYS, Span, Timed
 from .patching import Apply, How, apply_chain
 
 _SPARE = 2 * 2**30

@@ -24,9 +24,9 @@ from ...lora_core.training.start import Start
 from ...lora_core.training.targets import layer_kind, select
 from .host.folders import NONE, lora_path
 from .host.lora_files import read_lora
-from .keys import NameTable
+from .model.names import NameTable
+from .model.text_encoders import text_layers
 from .patching import apply_chain
-from .text import text_layers
 
 PREFIX = "diffusion_model."
 Layers = dict[str, nn.Module]

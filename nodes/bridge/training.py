@@ -34,12 +34,14 @@ from ...lora_core.training.start import Start
 from ...lora_core.training.trainer import Sample, StepResult, TrainState, Trouble, make_optimizer, train
 from ...lora_core.training.unmoved import Unmoved
 from . import finished, preparing
-from .denoiser import ComfyDenoiser
 from .facts import run_facts
 from .host.ending import ended_by_signals
 from .host.progress import Progress
-from .keys import family_of
 from .memory import Planner, UnforeseeableError
+from .model.denoiser import ComfyDenoiser
+from .model.names import family_of
+from .model.text_encoders import TextDenoiser
+from .model.weights import ComfyFrozen
 from .preparing import Order, Run, Sources
 from .previews import Previewer, Shown, check_previews
 from .reality import Reality
@@ -47,10 +49,8 @@ from .runs import begun, place, stop_told, tell
 from .samples import make_samples
 from .session import aside, loaded, trainable
 from .start import Layers, chosen_layers, spoken_with
-from .text import TextDenoiser
 from .trial import check_guests
 from .watch import Pictures, Watch, weight_norms
-from .weights import ComfyFrozen
 
 log = logging.getLogger("lora_loom")
 TIMESTEPS = (AUTO, *TIMESTEP_LAWS)

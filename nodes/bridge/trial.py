@@ -11,14 +11,14 @@ from torch._subclasses.fake_tensor import (
 )
 
 from ...lora_core.training.plan import Measures
-from .encoding import encode_captions
-from .guests import Guests
-from .keys import family_of
+from .model.encoding import encode_captions
+from .model.guests import Guests
+from .model.names import family_of
+from .model.sampling import Sampling, empty_latent
+from .model.text_encoders import tokenized
 from .preparing import Order
 from .rehearsal import Job, traced, tried
-from .sampling import Sampling, empty_latent
 from .session import aside, trainable
-from .text import tokenized
 
 _NEED_MEMORY = (DataDependentOutputException, DynamicOutputShapeException, UnsupportedFakeTensorException)
 

@@ -15,7 +15,7 @@ from benchmarks._concepts import Concept, write
 from comfy_extras.nodes_train import TrainLoraNode
 from harness.calls import encode, run_node
 from lora_loom.lora_core.data.dataset import Dataset
-from lora_loom.nodes.bridge.cache import cache_folder
+from lora_loom.nodes.bridge.model.encoding_cache import cache_folder
 from lora_loom.nodes.dataset import LoraDataset
 from lora_loom.nodes.train_lora import TrainLora
 from torch import Tensor

@@ -23,7 +23,7 @@ from _cost import saved_bytes
 from _measure import Variant, alternate, arguments, begin, growing_table, mebibytes, peak
 from _native import native
 from _training import Case, frozen, ours
-from lora_loom.nodes.bridge.encoding import encode_captions
+from lora_loom.nodes.bridge.model.encoding import encode_captions
 
 import nodes
 

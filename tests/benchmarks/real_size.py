@@ -39,10 +39,10 @@ from lora_loom.lora_core.training.meter import Meter
 from lora_loom.lora_core.training.plan import GB, Measures
 from lora_loom.lora_core.training.targets import select
 from lora_loom.lora_core.training.trainer import add_gradient
-from lora_loom.nodes.bridge.denoiser import ComfyDenoiser
 from lora_loom.nodes.bridge.export import save_adapter
-from lora_loom.nodes.bridge.keys import NameTable
 from lora_loom.nodes.bridge.memory import Planner
+from lora_loom.nodes.bridge.model.denoiser import ComfyDenoiser
+from lora_loom.nodes.bridge.model.names import NameTable
 from lora_loom.nodes.bridge.rehearsal import Job, stored_bytes
 from lora_loom.nodes.bridge.session import loaded, trainable
 from lora_loom.nodes.bridge.start import PREFIX

@@ -23,7 +23,7 @@ from _training import RANK, Case, frozen, in_session, ours
 from harness.inprocess import PRETEND
 from lora_loom.lora_core.training.config import LoraConfig
 from lora_loom.lora_core.training.targets import select
-from lora_loom.nodes.bridge.denoiser import ComfyDenoiser
+from lora_loom.nodes.bridge.model.denoiser import ComfyDenoiser
 
 IMAGES, SHAPE = 4, (4, 16, 16)
 FROZEN = "frozen"

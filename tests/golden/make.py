@@ -25,7 +25,7 @@ import torch  # noqa: E402
 from harness import golden, golden_bridge  # noqa: E402
 from lora_loom.lora_core.runs import checkpoint, kept_picture, result  # noqa: E402
 from lora_loom.lora_core.runs.run_folder import RunFolder  # noqa: E402
-from lora_loom.nodes.bridge.cache import Encodings, cache_folder  # noqa: E402
+from lora_loom.nodes.bridge.model.encoding_cache import Encodings, cache_folder  # noqa: E402
 from PIL import Image  # noqa: E402
 
 

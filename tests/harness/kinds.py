@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lora_loom.nodes.bridge.keys import NameTable
+from lora_loom.nodes.bridge.model.names import NameTable
 from safetensors.torch import save_file
 from torch import Tensor
 

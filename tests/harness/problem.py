@@ -11,9 +11,9 @@ from lora_loom.lora_core.training import objective
 from lora_loom.lora_core.training.config import LoraConfig
 from lora_loom.lora_core.training.inject import Factors, attached
 from lora_loom.lora_core.training.targets import select
-from lora_loom.nodes.bridge.denoiser import ComfyDenoiser
+from lora_loom.nodes.bridge.model.denoiser import ComfyDenoiser
+from lora_loom.nodes.bridge.model.text_encoders import TextDenoiser, text_layers, tokenized
 from lora_loom.nodes.bridge.start import PREFIX
-from lora_loom.nodes.bridge.text import TextDenoiser, text_layers, tokenized
 from torch import Tensor, nn
 
 

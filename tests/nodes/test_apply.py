@@ -26,8 +26,8 @@ from lora_loom.lora_core.kinds.full import Difference
 from lora_loom.lora_core.low_rank import LowRank
 from lora_loom.lora_core.stack.chain import Step, applied
 from lora_loom.lora_core.weight_sum import write_sum
-from lora_loom.nodes.bridge.clock import ALWAYS, Timed, is_on
-from lora_loom.nodes.bridge.keys import NameTable
+from lora_loom.nodes.bridge.model.names import NameTable
+from lora_loom.nodes.bridge.model.spans import ALWAYS, Timed, is_on
 from lora_loom.nodes.bridge.patchers import StaticPatcher
 from lora_loom.nodes.bridge.patching import apply_chain
 from lora_loom.nodes.load_stack import LoadLoraStack

@@ -18,8 +18,8 @@ from lora_loom.lora_core.files import formats
 from lora_loom.lora_core.training import objective
 from lora_loom.lora_core.training.config import LoraConfig
 from lora_loom.lora_core.training.inject import Factors, attached
-from lora_loom.nodes.bridge.denoiser import ComfyDenoiser
 from lora_loom.nodes.bridge.export import STYLES, save_proven
+from lora_loom.nodes.bridge.model.denoiser import ComfyDenoiser
 from lora_loom.nodes.bridge.session import training_session
 from lora_loom.nodes.bridge.start import chosen_layers, read_start
 from lora_loom.nodes.load_stack import LoadLoraStack

@@ -13,7 +13,7 @@ from diffusers import loaders
 from harness import older
 from harness.calls import relative_error, run_node
 from lora_loom.lora_core.adapter import Adapter
-from lora_loom.nodes.bridge.keys import names_of
+from lora_loom.nodes.bridge.model.names import names_of
 from lora_loom.nodes.load_stack import LoadLoraStack
 from lora_loom.nodes.merge_lora import MergeLora
 from lora_loom.nodes.save_lora import SaveLora

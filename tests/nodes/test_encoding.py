@@ -19,11 +19,11 @@ from harness.runs import train
 from lora_loom.lora_core.data import reading
 from lora_loom.lora_core.data.dataset import Dataset, Options
 from lora_loom.lora_core.files import formats, save
-from lora_loom.nodes.bridge import cache
-from lora_loom.nodes.bridge.cache import clip_identity, vae_identity
-from lora_loom.nodes.bridge.denoiser import ComfyDenoiser
-from lora_loom.nodes.bridge.encoding import encode_captions, encode_images
-from lora_loom.nodes.bridge.prior import encode_priors
+from lora_loom.nodes.bridge.model import encoding_cache
+from lora_loom.nodes.bridge.model.denoiser import ComfyDenoiser
+from lora_loom.nodes.bridge.model.encoding import encode_captions, encode_images
+from lora_loom.nodes.bridge.model.encoding_cache import clip_identity, vae_identity
+from lora_loom.nodes.bridge.model.stage_c_prior import encode_priors
 from lora_loom.nodes.bridge.samples import captions_to_encode, make_samples
 from lora_loom.nodes.bridge.session import training_session
 from lora_loom.nodes.combine_datasets import CombineDatasets
@@ -41,7 +41,7 @@ def quiet(*_: Any) -> None:
 @pytest.fixture(autouse=True)
 def folder(comfy_base: Path) -> Iterator[Path]:
     """The cache, empty before and after; runs are deleted too."""
-    places = [cache.cache_folder(), comfy_base / "output" / "lora_loom"]
+    places = [encoding_cache.cache_folder(), comfy_base / "output" / "lora_loom"]
     for place in places:
         shutil.rmtree(place, ignore_errors=True)
     yield places[0]

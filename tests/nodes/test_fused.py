@@ -19,10 +19,10 @@ from lora_loom.lora_core.adapter import Adapter
 from lora_loom.lora_core.training.config import LoraConfig
 from lora_loom.lora_core.training.inject import Factors, attached
 from lora_loom.lora_core.training.targets import select
-from lora_loom.nodes.bridge import fused
 from lora_loom.nodes.bridge.branches import Branch
 from lora_loom.nodes.bridge.export import DTYPES, STYLES, save_proven
-from lora_loom.nodes.bridge.sampling import sampling_inside
+from lora_loom.nodes.bridge.model import fused_layers
+from lora_loom.nodes.bridge.model.sampling import sampling_inside
 from lora_loom.nodes.bridge.session import training_session
 from lora_loom.nodes.bridge.start import PREFIX
 from lora_loom.nodes.load_stack import LoadLoraStack
@@ -102,7 +102,7 @@ def test_previews_inside_training_show_it(models: Any, as_newer: Any, tmp_path: 
 
 def test_comfyui_itself_calls_a_layer_with_a_hook() -> None:
     """MiniMax H3's feed-forward, whose down projection the pinned version computes without calling it."""
-    fused.heed_hooks()
+    fused_layers.heed_hooks()
     layout, called = QUANT_ALGOS["int8_tensorwise"]["comfy_tensor_layout"], []
     with torch.inference_mode():
         mlp = minimax.MLP(64, 64, torch.float32, "cpu", comfy.ops.mixed_precision_ops({}, torch.float32))
@@ -124,7 +124,7 @@ def test_comfyui_itself_calls_a_layer_with_a_hook() -> None:
 def test_a_layer_with_a_hook_is_no_part_of_a_larger_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
     lumina: ModuleType = sys.modules["comfy.ldm.lumina.model"]
     monkeypatch.setattr(lumina, "_int8_convrot_linear", lambda linear: True, raising=False)
-    fused.heed_hooks()
+    fused_layers.heed_hooks()
     layer = nn.Linear(2, 2)
     assert lumina._int8_convrot_linear(layer)
     handle = layer.register_forward_hook(lambda *_: None)
@@ -135,9 +135,9 @@ def test_a_layer_with_a_hook_is_no_part_of_a_larger_kernel(monkeypatch: pytest.M
 
 def test_heeding_twice_is_heeding_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(comfy.ops, "linear_input_act", lambda *_: None)
-    fused.heed_hooks()
+    fused_layers.heed_hooks()
     once = comfy.ops.linear_input_act
-    fused.heed_hooks()
+    fused_layers.heed_hooks()
     assert comfy.ops.linear_input_act is once
 
 

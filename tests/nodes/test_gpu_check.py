@@ -15,11 +15,12 @@ from harness import gpu_check
 from harness.calls import run_node
 from lora_loom.lora_core.training import snapshot
 from lora_loom.lora_core.training.plan import GB, Need
-from lora_loom.nodes.bridge import captions, offload, stack
+from lora_loom.nodes.bridge import offload, stack
 from lora_loom.nodes.bridge.check import case, derived, memory, right, run, timing
 from lora_loom.nodes.bridge.check.networks import FLUX, FLUX_WIDE, SDXL_WIDE
 from lora_loom.nodes.bridge.check.rig import CPU, Outcome, Rig, guarded
 from lora_loom.nodes.bridge.check.who import who
+from lora_loom.nodes.bridge.model import caption_padding
 from lora_loom.nodes.check_gpu import CheckGpu
 
 ALL = right.EACH | right.ONCE | derived.ONCE
@@ -53,8 +54,8 @@ def test_node_finds_all_right_and_leaves_its_files(comfy_base: Path) -> None:
 
 
 def broken_padding(monkeypatch: pytest.MonkeyPatch) -> None:
-    join = captions.join
-    monkeypatch.setattr(captions, "join", lambda *args: replace(join(*args), seen=None))
+    join = caption_padding.join
+    monkeypatch.setattr(caption_padding, "join", lambda *args: replace(join(*args), seen=None))
 
 
 def broken_offload(monkeypatch: pytest.MonkeyPatch) -> None:

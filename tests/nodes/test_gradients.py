@@ -11,7 +11,7 @@ import torch
 from harness.calls import encode, relative_error
 from harness.problem import Problem
 from lora_loom.nodes.bridge import session
-from lora_loom.nodes.bridge.encoding import encode_captions
+from lora_loom.nodes.bridge.model.encoding import encode_captions
 from lora_loom.nodes.bridge.session import blocks, training_session
 from torch import Tensor, nn
 

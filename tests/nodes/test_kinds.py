@@ -17,7 +17,7 @@ from lora_loom.lora_core.files import formats
 from lora_loom.lora_core.files.hashes import data_hash
 from lora_loom.lora_core.stack.rows import Row
 from lora_loom.lora_core.stack.weighted import Weighted, exact_sum
-from lora_loom.nodes.bridge.keys import NameTable
+from lora_loom.nodes.bridge.model.names import NameTable
 from lora_loom.nodes.bridge.patchers import StaticPatcher
 from lora_loom.nodes.bridge.patching import KindPatch, apply_layers
 from lora_loom.nodes.bridge.stack import apply_stack

@@ -13,7 +13,7 @@ from harness.kinds import MAKERS, dora, written
 from lora_loom.lora_core.adapter import Adapter
 from lora_loom.lora_core.low_rank import LowRank
 from lora_loom.lora_core.stack.weighted import Weighted, check_finite
-from lora_loom.nodes.bridge.keys import NameTable
+from lora_loom.nodes.bridge.model.names import NameTable
 from lora_loom.nodes.load_stack import LoadLoraStack
 from safetensors.torch import load_file, save_file
 from torch import Tensor

@@ -21,16 +21,16 @@ from lora_loom.lora_core.training.plan import GB, SPARE, Measures
 from lora_loom.lora_core.training.targets import select
 from lora_loom.lora_core.training.trainer import add_gradient
 from lora_loom.nodes.bridge import memory
-from lora_loom.nodes.bridge.denoiser import ComfyDenoiser
-from lora_loom.nodes.bridge.frozen import cast_layers
 from lora_loom.nodes.bridge.host.device import leaves_weights_in_ram
 from lora_loom.nodes.bridge.memory import Planner
+from lora_loom.nodes.bridge.model.denoiser import ComfyDenoiser
+from lora_loom.nodes.bridge.model.frozen import cast_layers
+from lora_loom.nodes.bridge.model.sampling import Sampling, empty_latent, latents, sampling_inside
+from lora_loom.nodes.bridge.model.text_encoders import TextDenoiser, text_layers, tokenized
 from lora_loom.nodes.bridge.offload import Stream
 from lora_loom.nodes.bridge.rehearsal import Job, Trace, _condition, _without_memory, sampled, stored_bytes, traced
-from lora_loom.nodes.bridge.sampling import Sampling, empty_latent, latents, sampling_inside
 from lora_loom.nodes.bridge.session import aside, blocks, loaded, prepared, trainable
 from lora_loom.nodes.bridge.start import PREFIX
-from lora_loom.nodes.bridge.text import TextDenoiser, text_layers, tokenized
 from lora_loom.nodes.dataset import LoraDataset
 from lora_loom.nodes.previews import TrainingPreviews
 from lora_loom.nodes.train_lora import TrainLora

@@ -12,7 +12,7 @@ import torch
 from lora_loom.lora_core.adapter import TEXT_PREFIX, Adapter
 from lora_loom.lora_core.files import formats
 from lora_loom.lora_core.low_rank import LowRank
-from lora_loom.nodes.bridge.keys import NameTable
+from lora_loom.nodes.bridge.model.names import NameTable
 
 WHOLE, HALVES = ".img_mlp.net.0.proj", (".img_mlp.gate_layer", ".img_mlp.proj")
 FUSED = f"diffusion_model.transformer_blocks.0{WHOLE}"

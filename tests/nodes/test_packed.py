@@ -21,8 +21,8 @@ from lora_loom.lora_core.stack.chain import Step
 from lora_loom.lora_core.training.config import LoraConfig
 from lora_loom.lora_core.training.plan import Measures
 from lora_loom.lora_core.training.targets import select
-from lora_loom.nodes.bridge.denoiser import ComfyDenoiser
-from lora_loom.nodes.bridge.frozen import cast_layers, recast_in_backward
+from lora_loom.nodes.bridge.model.denoiser import ComfyDenoiser
+from lora_loom.nodes.bridge.model.frozen import cast_layers, recast_in_backward
 from lora_loom.nodes.bridge.patching import apply_chain
 from lora_loom.nodes.bridge.session import blocks, loaded, trainable
 from lora_loom.nodes.bridge.start import PREFIX

@@ -14,10 +14,11 @@ import torch
 from harness.calls import encode
 from lora_loom.lora_core.training.config import LoraConfig, TrainConfig
 from lora_loom.lora_core.training.plan import GB
-from lora_loom.nodes.bridge import captions, rates
-from lora_loom.nodes.bridge.denoiser import ComfyDenoiser
+from lora_loom.nodes.bridge import rates
 from lora_loom.nodes.bridge.host import device
 from lora_loom.nodes.bridge.host.device import release
+from lora_loom.nodes.bridge.model import caption_padding
+from lora_loom.nodes.bridge.model.denoiser import ComfyDenoiser
 from lora_loom.nodes.bridge.patched import Patched
 from lora_loom.nodes.bridge.patching import apply_layers
 from lora_loom.nodes.bridge.rehearsal import Job, _condition, _without_memory
@@ -35,8 +36,8 @@ def test_captions_of_different_length_meet_no_mask_in_ram(models, family: str, m
     shape = list(tiny.latent_shape(trio.model))
     shape[-2:] = [16, 16]  # a picture that Z-Image need not fill up
     kept = []
-    joined = captions.join
-    monkeypatch.setattr(captions, "join", lambda *args: kept.append(joined(*args)) or kept[-1])
+    joined = caption_padding.join
+    monkeypatch.setattr(caption_padding, "join", lambda *args: kept.append(joined(*args)) or kept[-1])
     with trainable(trio.model) as patcher, torch.no_grad():
         home, patcher.load_device = patcher.load_device, CUDA
         try:

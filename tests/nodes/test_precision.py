@@ -26,8 +26,8 @@ from harness.runs import train as run
 from lora_loom.lora_core.training.config import LoraConfig
 from lora_loom.lora_core.training.plan import Measures
 from lora_loom.lora_core.training.targets import select, weight_shape
-from lora_loom.nodes.bridge import attention as bridge_attention
-from lora_loom.nodes.bridge.denoiser import ComfyDenoiser
+from lora_loom.nodes.bridge.model import attention as bridge_attention
+from lora_loom.nodes.bridge.model.denoiser import ComfyDenoiser
 from lora_loom.nodes.bridge.session import loaded, trainable, training_session
 from lora_loom.nodes.bridge.start import PREFIX
 from lora_loom.nodes.load_stack import LoadLoraStack

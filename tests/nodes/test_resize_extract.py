@@ -24,10 +24,10 @@ from lora_loom.lora_core.stack.chain import chain
 from lora_loom.lora_core.stack.rows import Row
 from lora_loom.lora_core.stack.weighted import Weighted
 from lora_loom.nodes.bridge.export import save_proven
-from lora_loom.nodes.bridge.keys import names_of
+from lora_loom.nodes.bridge.model.names import names_of
+from lora_loom.nodes.bridge.model.weights import base_weight
 from lora_loom.nodes.bridge.patching import apply_chain
 from lora_loom.nodes.bridge.stack import load_rows
-from lora_loom.nodes.bridge.weights import base_weight
 from lora_loom.nodes.extract_lora import ExtractLora
 from lora_loom.nodes.load_stack import LoadLoraStack
 from lora_loom.nodes.resize_lora import ResizeLora

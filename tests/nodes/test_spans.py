@@ -31,11 +31,11 @@ from lora_loom.lora_core.low_rank import LowRank
 from lora_loom.lora_core.stack.chain import Step, applied, chain
 from lora_loom.lora_core.stack.rows import Row
 from lora_loom.nodes.bridge import beside
-from lora_loom.nodes.bridge.clock import ALWAYS, Timed
-from lora_loom.nodes.bridge.keys import names_of
+from lora_loom.nodes.bridge.model.names import names_of
+from lora_loom.nodes.bridge.model.spans import ALWAYS, Timed
+from lora_loom.nodes.bridge.model.weights import ComfyFrozen
 from lora_loom.nodes.bridge.patching import apply_chain
 from lora_loom.nodes.bridge.stack import Applied, apply_stack, load_rows
-from lora_loom.nodes.bridge.weights import ComfyFrozen
 from safetensors.torch import save_file
 from torch import Tensor, nn
 

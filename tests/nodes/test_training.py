@@ -24,7 +24,7 @@ from lora_loom.lora_core.files import formats, guard
 from lora_loom.lora_core.training.config import LoraConfig
 from lora_loom.lora_core.training.presets import PRESETS, Preset, preset_of
 from lora_loom.lora_core.training.targets import select
-from lora_loom.nodes.bridge.keys import family_of
+from lora_loom.nodes.bridge.model.names import family_of
 from lora_loom.nodes.load_stack import LoadLoraStack
 from lora_loom.nodes.save_lora import SaveLora
 from torch import Tensor

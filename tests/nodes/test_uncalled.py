@@ -17,7 +17,7 @@ from harness.runs import train
 from lora_loom.lora_core.adapter import TEXT_PREFIX, Adapter
 from lora_loom.nodes.bridge.beside import uncalled
 from lora_loom.nodes.bridge.export import DTYPES, STYLES, save_proven
-from lora_loom.nodes.bridge.fused import insist, insisted
+from lora_loom.nodes.bridge.model.fused_layers import insist, insisted
 from lora_loom.nodes.load_stack import LoadLoraStack
 from server import PromptServer
 from torch import nn

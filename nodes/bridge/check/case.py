@@ -19,11 +19,11 @@ from ....lora_core.training.inject import Factors, attached
 from ....lora_core.training.layers import LayersConfig
 from ....lora_core.training.plan import Measures
 from ....lora_core.training.trainer import Sample, TrainState, add_gradient, make_optimizer, train
-from ..denoiser import ComfyDenoiser
 from ..host.device import counter
+from ..model.denoiser import ComfyDenoiser
+from ..model.weights import ComfyFrozen
 from ..session import loaded, trainable
 from ..start import chosen_layers
-from ..weights import ComfyFrozen
 from .networks import Network
 
 PLAIN = Measures(checkpointing=False)

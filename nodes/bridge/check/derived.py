@@ -18,13 +18,13 @@ from ....lora_core.merging.pick import Pick
 from ....lora_core.merging.truncation import Limits
 from ....lora_core.stack.weighted import exact_sum
 from ....lora_core.training.config import LoraConfig
-from ..attention import differentiable_attention
 from ..extracting import extract_lora
 from ..host.progress import Progress
 from ..interference import all_entries, interference
 from ..merging import Connected, merge
+from ..model.attention import differentiable_attention
+from ..model.sampling import Sampling, latents, sampling_inside
 from ..patching import Apply
-from ..sampling import Sampling, latents, sampling_inside
 from ..stack import Entry, apply_entries
 from ..start import chosen_layers
 from .case import RANK, Case, apart

@@ -20,8 +20,8 @@ from ....lora_core.training import objective
 from ....lora_core.training.meter import Meter
 from ....lora_core.training.objective_config import ObjectiveConfig
 from ....lora_core.training.plan import Measures, in_gb
-from ..denoiser import ComfyDenoiser
 from ..host.device import counter, free_bytes, shares_ram, streams_of, synchronize
+from ..model.denoiser import ComfyDenoiser
 from ..rates import copied, fastest
 from ..session import loaded, trainable
 from ..staging import STAGED

@@ -29,8 +29,8 @@ from lora_loom.lora_core.training.plan import Measures
 from lora_loom.lora_core.training.targets import select
 from lora_loom.lora_core.training.trainer import Sample, TrainState, make_optimizer, train
 from lora_loom.nodes.bridge import session
-from lora_loom.nodes.bridge.denoiser import ComfyDenoiser
 from lora_loom.nodes.bridge.memory import Planner
+from lora_loom.nodes.bridge.model.denoiser import ComfyDenoiser
 from lora_loom.nodes.bridge.offload import Stream
 from lora_loom.nodes.bridge.rehearsal import Job
 from lora_loom.nodes.bridge.session import trainable, training_session

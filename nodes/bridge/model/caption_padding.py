@@ -18,7 +18,7 @@ from comfy.ldm.modules.attention import attention_pytorch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ...lora_core.training.steps import brought
+from ....lora_core.training.steps import brought
 
 Conditions = dict[str, comfy.conds.CONDRegular]
 TEXT = "c_crossattn"

@@ -14,7 +14,7 @@ import torch
 from comfyui_version import __version__
 from torch import Tensor, nn
 
-from ...lora_core.files.cache import Cache, trim
+from ....lora_core.files.cache import Cache, trim
 
 log = logging.getLogger("lora_loom")
 

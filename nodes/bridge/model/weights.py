@@ -13,10 +13,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
-from ...lora_core.adapter import TEXT_PREFIX
-from ...lora_core.training.dora import Frozen
+from ....lora_core.adapter import TEXT_PREFIX
+from ....lora_core.training.dora import Frozen
+from ..host.device import release
 from .frozen import Casts, is_foreign
-from .host.device import release
 
 _ROWS, _UNITS = 512, 2048  # at once; a layer of a third party may unpack its weight for each lot
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import NamedTuple
 
-from ...lora_core.stack.chain import Step
+from ....lora_core.stack.chain import Step
 
 Span = tuple[float, float]  # start and end, as shares of the model's noise schedule, 0 the noisiest
 ALWAYS: Span = (0.0, 1.0)

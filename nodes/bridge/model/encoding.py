@@ -10,8 +10,8 @@ import comfy.model_management
 import torch
 from torch import Tensor, nn
 
-from ...lora_core.data.dataset import Dataset
-from .cache import Encodings, clip_identity, kept, vae_identity
+from ....lora_core.data.dataset import Dataset
+from .encoding_cache import Encodings, clip_identity, kept, vae_identity
 
 Tick = Callable[[int, int, str], None]
 

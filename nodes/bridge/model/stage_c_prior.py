@@ -7,9 +7,9 @@ from functools import partial
 import comfy.utils
 from torch import Tensor
 
-from ...lora_core.data.dataset import Dataset
+from ....lora_core.data.dataset import Dataset
 from .encoding import Tick, encoded_views
-from .keys import family_of
+from .names import family_of
 
 _COMPRESSION = 42  # pixels to a stage C latent: the default of ComfyUI's Stable Cascade nodes
 _ENCODER = (16, 32)  # latent channels of the stage C encoder, and what it compresses by

@@ -12,11 +12,11 @@ from comfy.model_patcher import get_key_weight
 from comfy.quant_ops import QuantizedTensor
 from torch import Tensor, nn
 
-from ...lora_core.adapter import TEXT_PREFIX
-from ...lora_core.analysis.base_norms import head_norms, norms
-from ...lora_core.analysis.cross_terms import KINDS, Attention
-from ...lora_core.analysis.parts import Part, attentions
-from .keys import names_of
+from ....lora_core.adapter import TEXT_PREFIX
+from ....lora_core.analysis.base_norms import head_norms, norms
+from ....lora_core.analysis.cross_terms import KINDS, Attention
+from ....lora_core.analysis.parts import Part, attentions
+from .names import names_of
 
 _HEADS = ("heads", "num_heads", "n_heads", "n_local_heads", "nhead")
 _KNOWN: WeakKeyDictionary[nn.Module, dict[Any, Any]] = WeakKeyDictionary()  # figures by network, worked out once

@@ -13,11 +13,11 @@ import torch
 from comfy.model_sampling import CONST, COSMOS_RFLOW, EDM, V_PREDICTION
 from torch import Tensor
 
-from . import captions
+from . import caption_padding
 from .attention import OVERRIDE
-from .captions import Conditions, Joined
+from .caption_padding import Conditions, Joined
 from .guests import Guests
-from .keys import family_of
+from .names import family_of
 
 _LEAST_SIGMA = 1e-3  # flow models are defined down to 0, where the output residual is 0 / 0
 
@@ -78,7 +78,7 @@ class ComfyDenoiser:
 
     def denoised(self, x_t: Tensor, sigma: Tensor, conditions: list[Conditions]) -> Tensor:
         """All that a forward needs is on the device before the first begins: later copies would wait for it."""
-        groups = captions.groups(conditions, self.captions, self.model, x_t.shape)
+        groups = caption_padding.groups(conditions, self.captions, self.model, x_t.shape)
         parts = self._of_one_level(groups, sigma)
         calls = [
             self._call(_of(x_t, own), _of(sigma, own), [conditions[i] for i in own], level) for own, level in parts
@@ -120,7 +120,7 @@ class ComfyDenoiser:
         """A forward that is ready to begin."""
         if self.level is not None and level is not None:
             sigma = torch.tensor([level] * len(sigma), device=sigma.device)  # of known value, also without memory
-        joined = captions.join(conditions, self.captions, self.model, x_t.shape, x_t.device)
+        joined = caption_padding.join(conditions, self.captions, self.model, x_t.shape, x_t.device)
         conds = comfy.samplers.cond_cat(joined.conditions, device=x_t.device)
         if joined.seen is not None:
             conds["transformer_options"] = {OVERRIDE: joined.attention}

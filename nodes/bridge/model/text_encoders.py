@@ -11,12 +11,12 @@ import torch
 from comfy.sd1_clip import SDClipModel, gen_empty_tokens
 from torch import Tensor, nn
 
-from ...lora_core.adapter import TEXT_PREFIX
-from ...lora_core.families.table import FAMILIES
-from ...lora_core.training.config import LoraConfig
-from ...lora_core.training.targets import select
+from ....lora_core.adapter import TEXT_PREFIX
+from ....lora_core.families.table import FAMILIES
+from ....lora_core.training.config import LoraConfig
+from ....lora_core.training.targets import select
 from .denoiser import ComfyDenoiser
-from .keys import family_of
+from .names import family_of
 
 Section = list[tuple]  # (token or embedding, weight) of one window of tokens
 Tokens = dict[str, list[Section]]  # by encoder, as CLIP.tokenize gives them

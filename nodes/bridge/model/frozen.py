@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import unset_fake_temporarily
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
-from ...lora_core.training.branch import Branch
-from ...lora_core.training.passes import Weights, linear, times_weight
-from .host.device import release
+from ....lora_core.training.branch import Branch
+from ....lora_core.training.passes import Weights, linear, times_weight
+from ..host.device import release
 
 
 @contextmanager

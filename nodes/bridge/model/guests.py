@@ -13,7 +13,7 @@ import torch
 from comfy.patcher_extension import WrappersMP, merge_nested_dicts
 from torch import Tensor
 
-from . import beside
+from .. import beside
 from .attention import OVERRIDE
 
 _SCHEDULE = 20  # steps of the sampling that a forward is told to be part of

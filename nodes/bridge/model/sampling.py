@@ -17,11 +17,11 @@ from comfy.patcher_extension import WrappersMP
 from PIL import Image
 from torch import Tensor, nn
 
-from ...lora_core.stored import stored
+from ....lora_core.stored import stored
+from ..host.device import release
+from ..host.node_outputs import as_picture
 from .frozen import cast_as_in_sampling
-from .fused import heed_hooks, insisted
-from .host.device import release
-from .host.node_outputs import as_picture
+from .fused_layers import heed_hooks, insisted
 
 SAMPLERS, SCHEDULERS = comfy.samplers.KSampler.SAMPLERS, comfy.samplers.KSampler.SCHEDULERS
 _KEY = "lora_loom"
