@@ -35,8 +35,8 @@ from .model.sampling import empty_latent
 from .model.stage_c_prior import check_prior, encode_priors
 from .model.text_encoders import check_text, tokenized, windows
 from .previews import Previews, Shown
-from .rehearsal import Job, Preview
 from .samples import captions_to_encode
+from .session.rehearsal import Job, Preview
 from .start import chosen_layers
 from .watch import Pictures
 

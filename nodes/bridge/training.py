@@ -37,7 +37,6 @@ from . import finished, preparing
 from .facts import run_facts
 from .host.ending import ended_by_signals
 from .host.progress import Progress
-from .memory import Planner, UnforeseeableError
 from .model.denoiser import ComfyDenoiser
 from .model.names import family_of
 from .model.text_encoders import TextDenoiser
@@ -47,7 +46,8 @@ from .previews import Previewer, Shown, check_previews
 from .reality import Reality
 from .runs import begun, place, stop_told, tell
 from .samples import make_samples
-from .session import aside, loaded, trainable
+from .session.memory_plan import Planner, UnforeseeableError
+from .session.session import aside, loaded, trainable
 from .start import Layers, chosen_layers, spoken_with
 from .trial import check_guests
 from .watch import Pictures, Watch, weight_norms

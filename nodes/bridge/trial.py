@@ -17,8 +17,8 @@ from .model.names import family_of
 from .model.sampling import Sampling, empty_latent
 from .model.text_encoders import tokenized
 from .preparing import Order
-from .rehearsal import Job, traced, tried
-from .session import aside, trainable
+from .session.rehearsal import Job, traced, tried
+from .session.session import aside, trainable
 
 _NEED_MEMORY = (DataDependentOutputException, DynamicOutputShapeException, UnsupportedFakeTensorException)
 

@@ -20,7 +20,7 @@ from lora_loom.lora_core.training.objective_config import ObjectiveConfig
 from lora_loom.lora_core.training.targets import select
 from lora_loom.lora_core.training.trainer import Sample, TrainState, make_optimizer, train
 from lora_loom.nodes.bridge.model.denoiser import ComfyDenoiser
-from lora_loom.nodes.bridge.session import training_session
+from lora_loom.nodes.bridge.session.session import training_session
 from torch import Tensor
 
 RANK = 16

@@ -40,11 +40,11 @@ from lora_loom.lora_core.training.plan import GB, Measures
 from lora_loom.lora_core.training.targets import select
 from lora_loom.lora_core.training.trainer import add_gradient
 from lora_loom.nodes.bridge.export import save_adapter
-from lora_loom.nodes.bridge.memory import Planner
 from lora_loom.nodes.bridge.model.denoiser import ComfyDenoiser
 from lora_loom.nodes.bridge.model.names import NameTable
-from lora_loom.nodes.bridge.rehearsal import Job, stored_bytes
-from lora_loom.nodes.bridge.session import loaded, trainable
+from lora_loom.nodes.bridge.session.memory_plan import Planner
+from lora_loom.nodes.bridge.session.rehearsal import Job, stored_bytes
+from lora_loom.nodes.bridge.session.session import loaded, trainable
 from lora_loom.nodes.bridge.start import PREFIX
 from lora_loom.nodes.extract_lora import ExtractLora
 from lora_loom.nodes.load_stack import LoadLoraStack

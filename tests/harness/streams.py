@@ -26,8 +26,8 @@ import comfy.model_management
 import pytest
 import tiny
 import torch
-from lora_loom.nodes.bridge import staging
-from lora_loom.nodes.bridge.session import training_session
+from lora_loom.nodes.bridge.session import staging
+from lora_loom.nodes.bridge.session.session import training_session
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves

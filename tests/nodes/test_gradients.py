@@ -10,9 +10,9 @@ import tiny
 import torch
 from harness.calls import encode, relative_error
 from harness.problem import Problem
-from lora_loom.nodes.bridge import session
 from lora_loom.nodes.bridge.model.encoding import encode_captions
-from lora_loom.nodes.bridge.session import blocks, training_session
+from lora_loom.nodes.bridge.session import session
+from lora_loom.nodes.bridge.session.session import blocks, training_session
 from torch import Tensor, nn
 
 FAMILIES = ["sd15", "sd15_full", "flux1", "flux1_schnell", "wan_demo", *tiny.MORE]

@@ -20,16 +20,24 @@ from lora_loom.lora_core.training.meter import Meter
 from lora_loom.lora_core.training.plan import GB, SPARE, Measures
 from lora_loom.lora_core.training.targets import select
 from lora_loom.lora_core.training.trainer import add_gradient
-from lora_loom.nodes.bridge import memory
 from lora_loom.nodes.bridge.host.device import leaves_weights_in_ram
-from lora_loom.nodes.bridge.memory import Planner
 from lora_loom.nodes.bridge.model.denoiser import ComfyDenoiser
 from lora_loom.nodes.bridge.model.frozen import cast_layers
 from lora_loom.nodes.bridge.model.sampling import Sampling, empty_latent, latents, sampling_inside
 from lora_loom.nodes.bridge.model.text_encoders import TextDenoiser, text_layers, tokenized
-from lora_loom.nodes.bridge.offload import Stream
-from lora_loom.nodes.bridge.rehearsal import Job, Trace, _condition, _without_memory, sampled, stored_bytes, traced
-from lora_loom.nodes.bridge.session import aside, blocks, loaded, prepared, trainable
+from lora_loom.nodes.bridge.session import memory_plan
+from lora_loom.nodes.bridge.session.memory_plan import Planner
+from lora_loom.nodes.bridge.session.offload import Stream
+from lora_loom.nodes.bridge.session.rehearsal import (
+    Job,
+    Trace,
+    _condition,
+    _without_memory,
+    sampled,
+    stored_bytes,
+    traced,
+)
+from lora_loom.nodes.bridge.session.session import aside, blocks, loaded, prepared, trainable
 from lora_loom.nodes.bridge.start import PREFIX
 from lora_loom.nodes.dataset import LoraDataset
 from lora_loom.nodes.previews import TrainingPreviews
@@ -203,8 +211,8 @@ def test_nothing_of_a_prediction_stays_in_the_model(models, family: str) -> None
 
 def test_a_model_is_traced_once(models, monkeypatch) -> None:
     trio, calls = models("sd15"), []
-    monkeypatch.setattr(memory, "_traces", {})
-    monkeypatch.setattr(memory, "traced", lambda *args: calls.append(args) or traced(*args))
+    monkeypatch.setattr(memory_plan, "_traces", {})
+    monkeypatch.setattr(memory_plan, "traced", lambda *args: calls.append(args) or traced(*args))
     with trainable(trio.model) as patcher:
         first, second = (Planner(patcher).trace(job_of(trio), Measures()) for _ in range(2))
         Planner(patcher).trace(job_of(trio, batch=1), Measures())
@@ -333,7 +341,7 @@ def test_weights_that_stay_on_the_device(models) -> None:
 
 def test_novram_means_that_all_blocks_are_offloaded(models, monkeypatch) -> None:
     """ComfyUI would load no weight, and cast each into a buffer that is used again: the device is the stand-in's."""
-    monkeypatch.setattr(memory, "leaves_weights_in_ram", lambda _device: True)
+    monkeypatch.setattr(memory_plan, "leaves_weights_in_ram", lambda _device: True)
     with trainable(models("flux1").model) as patcher:
         planner, job = Planner(patcher), job_of(models("flux1"), batch=1)
         assert planner.settle(job, Measures(), True)[0].measures.offload == 1
@@ -358,7 +366,7 @@ def test_a_trace_that_fails_stops_no_training(models, data, monkeypatch, caplog,
     def fails(*_: Any) -> Trace:
         raise AssertionError("in two threads")
 
-    monkeypatch.setattr(memory, "traced", fails)
+    monkeypatch.setattr(memory_plan, "traced", fails)
     with caplog.at_level("INFO", logger="lora_loom"):
         trained = train(models("flux1"), data, memory="auto" if automatic else "as set", gradient_checkpointing=False)
     taken = "checkpointing" if automatic else "no checkpointing"
@@ -370,8 +378,8 @@ def test_an_interrupt_ends_a_trace(models, monkeypatch) -> None:
     def interrupted(*_: Any) -> Trace:
         raise comfy.model_management.InterruptProcessingException
 
-    monkeypatch.setattr(memory, "_traces", {})
-    monkeypatch.setattr(memory, "traced", interrupted)
+    monkeypatch.setattr(memory_plan, "_traces", {})
+    monkeypatch.setattr(memory_plan, "traced", interrupted)
     with trainable(models("flux1").model) as patcher:
         with pytest.raises(comfy.model_management.InterruptProcessingException):
             Planner(patcher).trace(job_of(models("flux1")), Measures())

@@ -24,8 +24,8 @@ from lora_loom.lora_core.training.config import LoraConfig, TrainConfig
 from lora_loom.lora_core.training.layers import LayersConfig
 from lora_loom.lora_core.training.objective_config import ObjectiveConfig
 from lora_loom.lora_core.training.plan import Measures
-from lora_loom.nodes.bridge.memory import Planner
-from lora_loom.nodes.bridge.rehearsal import Job
+from lora_loom.nodes.bridge.session.memory_plan import Planner
+from lora_loom.nodes.bridge.session.rehearsal import Job
 from lora_loom.nodes.layers import LoraLayers
 from lora_loom.nodes.objective import TrainingObjective
 from lora_loom.nodes.save_lora import SaveLora

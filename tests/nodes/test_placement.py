@@ -14,15 +14,15 @@ import torch
 from harness.calls import encode
 from lora_loom.lora_core.training.config import LoraConfig, TrainConfig
 from lora_loom.lora_core.training.plan import GB
-from lora_loom.nodes.bridge import rates
 from lora_loom.nodes.bridge.host import device
 from lora_loom.nodes.bridge.host.device import release
 from lora_loom.nodes.bridge.model import caption_padding
 from lora_loom.nodes.bridge.model.denoiser import ComfyDenoiser
 from lora_loom.nodes.bridge.patched import Patched
 from lora_loom.nodes.bridge.patching import apply_layers
-from lora_loom.nodes.bridge.rehearsal import Job, _condition, _without_memory
-from lora_loom.nodes.bridge.session import trainable, training_session
+from lora_loom.nodes.bridge.session import rates
+from lora_loom.nodes.bridge.session.rehearsal import Job, _condition, _without_memory
+from lora_loom.nodes.bridge.session.session import trainable, training_session
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 CUDA = torch.device("cuda", 0)

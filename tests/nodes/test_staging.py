@@ -24,14 +24,14 @@ from harness.runs import STEPS, cancelled, on_forward, train
 from harness.streams import Streams, gradients
 from lora_loom.lora_core.training.config import LoraConfig, TrainConfig
 from lora_loom.lora_core.training.plan import Measures, Rates
-from lora_loom.nodes.bridge import memory
-from lora_loom.nodes.bridge.memory import Planner
-from lora_loom.nodes.bridge.offload import copied, largest, slots
 from lora_loom.nodes.bridge.patching import apply_layers
-from lora_loom.nodes.bridge.rates import rates_of
-from lora_loom.nodes.bridge.rehearsal import Job
-from lora_loom.nodes.bridge.session import blocks, loaded, trainable
-from lora_loom.nodes.bridge.staging import COUNT, PAGEABLE, PINNED, STAGED, blank, parts
+from lora_loom.nodes.bridge.session import memory_plan
+from lora_loom.nodes.bridge.session.memory_plan import Planner
+from lora_loom.nodes.bridge.session.offload import copied, largest, slots
+from lora_loom.nodes.bridge.session.rates import rates_of
+from lora_loom.nodes.bridge.session.rehearsal import Job
+from lora_loom.nodes.bridge.session.session import blocks, loaded, trainable
+from lora_loom.nodes.bridge.session.staging import COUNT, PAGEABLE, PINNED, STAGED, blank, parts
 from tiny.stored import load_stored
 from torch import Tensor, nn
 
@@ -197,7 +197,7 @@ def test_tensors_of_every_class_are_copied_whole(tmp_path: Path) -> None:
 def rated(monkeypatch) -> None:
     """Copies take longer in each way than in the one before it."""
     rates = {PINNED: 4e6, STAGED: 2e6, PAGEABLE: 1e6}
-    monkeypatch.setattr(memory, "rates_of", lambda _device, _dtype, way: Rates(1e15, 1e15, 0, rates[way]))
+    monkeypatch.setattr(memory_plan, "rates_of", lambda _device, _dtype, way: Rates(1e15, 1e15, 0, rates[way]))
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -210,12 +210,14 @@ def test_the_plan_knows_how_weights_are_copied(models, pages, rated, way: str) -
             planner = Planner(patcher)
             settled, line = planner.settle(job, measures, automatic=False)
             seconds = {each: planner.seconds(job, measures, each) for each in (PINNED, STAGED, PAGEABLE)}
-            known = dict(memory._traces)
+            known = dict(memory_plan._traces)
             with loaded(patcher, measures) as really:
                 assert really == planner.way(measures) == way
                 assert planner.expected(job, settled, really).seconds == planner.seconds(job, measures) == seconds[way]
                 assert planner.expected(job, settled, PAGEABLE).seconds == seconds[PAGEABLE]
-            assert not planner.otherwise(job, settled, way, way) and memory._traces == known, "nothing is traced again"
+            assert not planner.otherwise(job, settled, way, way) and memory_plan._traces == known, (
+                "nothing is traced again"
+            )
             told = planner.otherwise(job, settled, way, PAGEABLE)
     assert seconds[PINNED] < seconds[STAGED] < seconds[PAGEABLE]
     assert ("GB of RAM is pinned to copy offloaded blocks through" in line) == (way == STAGED)

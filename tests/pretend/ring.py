@@ -65,10 +65,10 @@ class Selection:
     @pytest.hookimpl(hookwrapper=True)
     def pytest_runtestloop(self) -> Iterator[None]:
         """Rates of the device are given: measuring them takes a GPU milliseconds, and this one 20 s."""
-        from lora_loom.nodes.bridge import memory
+        from lora_loom.nodes.bridge.session import memory_plan
 
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(memory, "rates_of", lambda *_: Rates(1e13, 1e11, 1e-5, 1e10))
+            patch.setattr(memory_plan, "rates_of", lambda *_: Rates(1e13, 1e11, 1e-5, 1e10))
             yield
 
     @pytest.hookimpl(hookwrapper=True)

@@ -22,7 +22,7 @@ from ....lora_core.training.trainer import Sample, TrainState, add_gradient, mak
 from ..host.device import counter
 from ..model.denoiser import ComfyDenoiser
 from ..model.weights import ComfyFrozen
-from ..session import loaded, trainable
+from ..session.session import loaded, trainable
 from ..start import chosen_layers
 from .networks import Network
 

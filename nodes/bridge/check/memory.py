@@ -10,9 +10,9 @@ from ....lora_core.analysis.device_check import Finding
 from ....lora_core.training.config import LoraConfig, TrainConfig
 from ....lora_core.training.plan import Measures, Need, in_gb
 from ..host.device import counter, free_bytes, shares_ram
-from ..memory import Planner
-from ..rehearsal import Job
-from ..session import trainable
+from ..session.memory_plan import Planner
+from ..session.rehearsal import Job
+from ..session.session import trainable
 from .case import Case, held
 from .networks import WIDE, Network, tokens
 from .rig import CPU, Outcome, Rig, guarded

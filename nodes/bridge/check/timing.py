@@ -22,9 +22,9 @@ from ....lora_core.training.objective_config import ObjectiveConfig
 from ....lora_core.training.plan import Measures, in_gb
 from ..host.device import counter, free_bytes, shares_ram, streams_of, synchronize
 from ..model.denoiser import ComfyDenoiser
-from ..rates import copied, fastest
-from ..session import loaded, trainable
-from ..staging import STAGED
+from ..session.rates import copied, fastest
+from ..session.session import loaded, trainable
+from ..session.staging import STAGED
 from .case import Case
 from .memory import LORA, ONE, parameters, room_for, wide_case
 from .native import native_step

@@ -28,12 +28,12 @@ from lora_loom.lora_core.training.objective_config import ObjectiveConfig
 from lora_loom.lora_core.training.plan import Measures
 from lora_loom.lora_core.training.targets import select
 from lora_loom.lora_core.training.trainer import Sample, TrainState, make_optimizer, train
-from lora_loom.nodes.bridge import session
-from lora_loom.nodes.bridge.memory import Planner
 from lora_loom.nodes.bridge.model.denoiser import ComfyDenoiser
-from lora_loom.nodes.bridge.offload import Stream
-from lora_loom.nodes.bridge.rehearsal import Job
-from lora_loom.nodes.bridge.session import trainable, training_session
+from lora_loom.nodes.bridge.session import session
+from lora_loom.nodes.bridge.session.memory_plan import Planner
+from lora_loom.nodes.bridge.session.offload import Stream
+from lora_loom.nodes.bridge.session.rehearsal import Job
+from lora_loom.nodes.bridge.session.session import trainable, training_session
 from lora_loom.nodes.bridge.start import PREFIX
 from tiny.stored import load_stored
 

@@ -19,8 +19,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
-from .host.device import may_pin, streams_of
-from .model.frozen import alike, ordinary
+from ..host.device import may_pin, streams_of
+from ..model.frozen import alike, ordinary
 
 WAYS = PINNED, STAGED, PAGEABLE = "pinned", "staged", "pageable"  # the fastest first
 _ALIGNED, COUNT = 256, 2  # bytes that a part begins at a multiple of; buffers: one is filled while one is copied out of

@@ -11,12 +11,12 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from ...lora_core.training import plan
-from ...lora_core.training.plan import Measures, Need, Plan
-from ...lora_core.training.reality import Expected
-from .host.device import free_bytes, leaves_weights_in_ram, shares_ram
-from .model.frozen import cast_layers
-from .model.guests import Guests
+from ....lora_core.training import plan
+from ....lora_core.training.plan import Measures, Need, Plan
+from ....lora_core.training.reality import Expected
+from ..host.device import free_bytes, leaves_weights_in_ram, shares_ram
+from ..model.frozen import cast_layers
+from ..model.guests import Guests
 from .offload import largest, shared_out, slots
 from .rates import rates_of
 from .rehearsal import Job, Trace, sampled, stored, stored_bytes, traced, tried

@@ -13,7 +13,7 @@ import comfy.model_management
 import torch
 from torch import Tensor, nn
 
-from .host.device import release
+from ..host.device import release
 from .staging import Copying, Side, Staging, copying, room_for, side_of
 
 Slot = tuple[dict, str]  # a module's own parameters or buffers, and a name among them

@@ -10,9 +10,9 @@ from functools import cache, partial
 import torch
 from torch import Tensor, nn
 
-from ...lora_core.training.meter import Meter
-from ...lora_core.training.plan import Rates
-from .host.device import synchronize
+from ....lora_core.training.meter import Meter
+from ....lora_core.training.plan import Rates
+from ..host.device import synchronize
 from .staging import COUNT, PAGEABLE, PINNED, STAGED, Staging, pinned_buffers, side_of
 
 _COPIED, _BLOCKS = 2**24, 4  # bytes of a copy; weights of a block, and blocks, of a staged one

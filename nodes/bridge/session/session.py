@@ -14,13 +14,13 @@ from torch.nn import functional
 from torch.nn.modules.dropout import _DropoutNd
 from torch.utils.checkpoint import checkpoint
 
-from ...lora_core.training.plan import Measures
-from .host.device import loading_in_full
-from .model.attention import differentiable_attention
-from .model.frozen import check_backward, ordinary_tensors, recast_in_backward, static_clone
-from .model.guests import Guests
-from .model.rope import differentiable_rope
-from .model.spans import again, moment
+from ....lora_core.training.plan import Measures
+from ..host.device import loading_in_full
+from ..model.attention import differentiable_attention
+from ..model.frozen import check_backward, ordinary_tensors, recast_in_backward, static_clone
+from ..model.guests import Guests
+from ..model.rope import differentiable_rope
+from ..model.spans import again, moment
 from .offload import Stream, loaded_around, shared_out, stream_to
 from .staging import Copying
 

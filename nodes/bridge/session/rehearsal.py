@@ -14,19 +14,19 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode, unset_fake_temporarily
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
-from ...lora_core.training.config import LoraConfig, TrainConfig
-from ...lora_core.training.inject import Factors, attached
-from ...lora_core.training.meter import Meter, Work
-from ...lora_core.training.plan import Measures
-from ...lora_core.training.start import Start
-from ...lora_core.training.trainer import add_gradient
-from .host.device import shares_ram
-from .model.denoiser import ComfyDenoiser
-from .model.text_encoders import TextDenoiser
-from .model.weights import ComfyFrozen
+from ....lora_core.training.config import LoraConfig, TrainConfig
+from ....lora_core.training.inject import Factors, attached
+from ....lora_core.training.meter import Meter, Work
+from ....lora_core.training.plan import Measures
+from ....lora_core.training.start import Start
+from ....lora_core.training.trainer import add_gradient
+from ..host.device import shares_ram
+from ..model.denoiser import ComfyDenoiser
+from ..model.text_encoders import TextDenoiser
+from ..model.weights import ComfyFrozen
+from ..start import chosen_layers
 from .offload import Stream, own_slots, shared_out, slots
 from .session import blocks, prepared
-from .start import chosen_layers
 
 _TORCH = logging.getLogger("torch._subclasses.fake_tensor")
 
