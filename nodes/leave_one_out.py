@@ -11,7 +11,7 @@ from .bridge.interference import all_entries
 from .bridge.leave_one_out import Prompts, leave_one_out
 from .bridge.merging import check_strengths, connected
 from .bridge.model.sampling import SAMPLERS, SCHEDULERS, Sampling
-from .bridge.stack import active, rows_of
+from .bridge.stack.apply_stack import active, rows_of
 from .types import CATEGORY, LoraStackType, adapters_input
 
 

@@ -8,8 +8,8 @@ from ..lora_core.stack.rows import LIMIT, NONE, Row, checked, parse
 from .bridge.host import picture_metadata
 from .bridge.host.folders import lora_state
 from .bridge.host.shown import shown
-from .bridge.patching import APPLY
-from .bridge.stack import apply_stack, check_rows, ignored_by, rows_state
+from .bridge.stack.apply_chain import APPLY
+from .bridge.stack.apply_stack import apply_stack, check_rows, ignored_by, rows_state
 from .types import CATEGORY, LoraStackType, file_input
 
 FIELDS = range(1, 5)  # the fixed rows of the first version; `rows` holds any number

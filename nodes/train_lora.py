@@ -22,7 +22,7 @@ from ..lora_core.training.plan import Measures
 from .bridge.host.folders import NONE, lora_state
 from .bridge.host.node_outputs import as_image_batch, as_one_batch
 from .bridge.host.shown import shown
-from .bridge.stack import check_rows
+from .bridge.stack.apply_stack import check_rows
 from .bridge.start import read_start
 from .bridge.training import AUTO, TIMESTEPS, Run, Sources, as_lora_model, choices, train_lora
 from .types import (

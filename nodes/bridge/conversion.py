@@ -23,7 +23,7 @@ from .host.progress import Progress
 from .model.names import NameTable, names_of
 from .model.weights import base_weight
 from .offspring import described, lost_layers, refuse_losses
-from .stack import layers_of
+from .stack.apply_stack import layers_of
 
 Tick = Callable[[int, int], None]
 

@@ -25,7 +25,7 @@ from .host.model_files import file_name, files_of, known_hash
 from .host.progress import Progress
 from .merging import Tick, error_lines, size_line
 from .model.names import NameTable
-from .patched import Patched, less
+from .stack.patched_weights import Patched, less
 
 _METHOD, _CPU = "extract", torch.device("cpu")
 Pair = tuple[Patched, Patched]

@@ -21,11 +21,11 @@ from ...lora_core.runs.recipe_json import Settings
 from ...lora_core.stored import as_dict
 from ...lora_core.training.config import Recipe
 from ...lora_core.version import VERSION
-from .carried import carried
 from .host.model_files import file_name, files_of, known_hash
 from .host.progress import Progress
 from .model.denoiser import prediction_type
 from .model.names import family_of
+from .stack.carried import carried
 
 if TYPE_CHECKING:
     from .preparing import Run, Sources

@@ -25,7 +25,7 @@ from .merging import Connected
 from .model.base_figures import Base
 from .model.names import NameTable
 from .model.spans import ALWAYS
-from .stack import Entry, active, load_rows, rows_of
+from .stack.apply_stack import Entry, active, load_rows, rows_of
 
 
 @dataclass(frozen=True)

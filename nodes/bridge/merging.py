@@ -30,7 +30,7 @@ from .host.progress import Progress
 from .model.names import NameTable
 from .model.spans import ALWAYS
 from .offspring import described, lost_layers, refuse_losses
-from .stack import Entry, layers_of, load_rows, rows_of
+from .stack.apply_stack import Entry, layers_of, load_rows, rows_of
 
 _LONGEST = 1.2e-05  # as text, of errors
 _ENTRY = 100  # bytes that a tensor takes in a file's header, beside its name

@@ -23,8 +23,7 @@ from ...lora_core.training.layers import counted
 from ...lora_core.training.plan import Measures
 from ...lora_core.training.start import Start
 from ...lora_core.training.targets import summary, weight_shape
-from . import beside, previews
-from .carried import carried, in_words
+from . import previews
 from .checks import check_conditioning, check_connected, check_objective, warnings
 from .host.progress import Progress
 from .model.denoiser import prediction_type
@@ -37,6 +36,8 @@ from .model.text_encoders import check_text, tokenized, windows
 from .previews import Previews, Shown
 from .samples import captions_to_encode
 from .session.rehearsal import Job, Preview
+from .stack import bypass_injection
+from .stack.carried import carried, in_words
 from .start import chosen_layers
 from .watch import Pictures
 
@@ -203,5 +204,5 @@ def digest(layers, patcher) -> str:
         stored = getattr(module.weight, "_qdata", module.weight).as_subclass(torch.Tensor)
         first = stored.detach().flatten()[:16].float().cpu().contiguous()
         digest.update(name.encode() + str(weight_shape(module)).encode() + first.numpy().tobytes())
-    digest.update("".join(beside.content(patcher)).encode())
+    digest.update("".join(bypass_injection.content(patcher)).encode())
     return digest.hexdigest()[:16]

@@ -26,7 +26,7 @@ from .host.folders import NONE, lora_path
 from .host.lora_files import read_lora
 from .model.names import NameTable
 from .model.text_encoders import text_layers
-from .patching import apply_chain
+from .stack.apply_chain import apply_chain
 
 PREFIX = "diffusion_model."
 Layers = dict[str, nn.Module]

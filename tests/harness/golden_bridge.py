@@ -14,17 +14,17 @@ from lora_loom.lora_core.kinds.correction import Correction
 from lora_loom.lora_core.stack.chain import Step
 from lora_loom.lora_core.training.start import Start
 from lora_loom.nodes.bridge import preparing
-from lora_loom.nodes.bridge.beside import Beside, contents
-from lora_loom.nodes.bridge.carried import carried
 from lora_loom.nodes.bridge.facts import run_facts
 from lora_loom.nodes.bridge.host import picture_metadata
 from lora_loom.nodes.bridge.host.folders import run_folder
 from lora_loom.nodes.bridge.host.progress import Progress
 from lora_loom.nodes.bridge.model.sampling import Sampling
 from lora_loom.nodes.bridge.model.spans import Timed
-from lora_loom.nodes.bridge.patching import KindPatch
 from lora_loom.nodes.bridge.preparing import Run, Sources
 from lora_loom.nodes.bridge.previews import Previews, Shown
+from lora_loom.nodes.bridge.stack.apply_chain import KindPatch
+from lora_loom.nodes.bridge.stack.bypass_injection import Beside, contents
+from lora_loom.nodes.bridge.stack.carried import carried
 from lora_loom.nodes.bridge.watch import Pictures
 from torch import Tensor, nn
 

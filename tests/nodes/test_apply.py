@@ -28,8 +28,8 @@ from lora_loom.lora_core.stack.chain import Step, applied
 from lora_loom.lora_core.weight_sum import write_sum
 from lora_loom.nodes.bridge.model.names import NameTable
 from lora_loom.nodes.bridge.model.spans import ALWAYS, Timed, is_on
-from lora_loom.nodes.bridge.patchers import StaticPatcher
-from lora_loom.nodes.bridge.patching import apply_chain
+from lora_loom.nodes.bridge.stack.apply_chain import apply_chain
+from lora_loom.nodes.bridge.stack.quick_patchers import StaticPatcher
 from lora_loom.nodes.load_stack import LoadLoraStack
 from torch import Tensor, nn
 

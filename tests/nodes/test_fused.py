@@ -19,11 +19,11 @@ from lora_loom.lora_core.adapter import Adapter
 from lora_loom.lora_core.training.config import LoraConfig
 from lora_loom.lora_core.training.inject import Factors, attached
 from lora_loom.lora_core.training.targets import select
-from lora_loom.nodes.bridge.branches import Branch
 from lora_loom.nodes.bridge.export import DTYPES, STYLES, save_proven
 from lora_loom.nodes.bridge.model import fused_layers
 from lora_loom.nodes.bridge.model.sampling import sampling_inside
 from lora_loom.nodes.bridge.session.session import training_session
+from lora_loom.nodes.bridge.stack.bypasses import Branch
 from lora_loom.nodes.bridge.start import PREFIX
 from lora_loom.nodes.load_stack import LoadLoraStack
 from tiny.families import FAMILIES

@@ -15,13 +15,13 @@ from harness import gpu_check
 from harness.calls import run_node
 from lora_loom.lora_core.training import snapshot
 from lora_loom.lora_core.training.plan import GB, Need
-from lora_loom.nodes.bridge import stack
 from lora_loom.nodes.bridge.check import case, derived, memory, right, run, timing
 from lora_loom.nodes.bridge.check.networks import FLUX, FLUX_WIDE, SDXL_WIDE
 from lora_loom.nodes.bridge.check.rig import CPU, Outcome, Rig, guarded
 from lora_loom.nodes.bridge.check.who import who
 from lora_loom.nodes.bridge.model import caption_padding
 from lora_loom.nodes.bridge.session import offload
+from lora_loom.nodes.bridge.stack import apply_stack
 from lora_loom.nodes.check_gpu import CheckGpu
 
 ALL = right.EACH | right.ONCE | derived.ONCE
@@ -69,8 +69,8 @@ def broken_resume(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def dropped_layer(monkeypatch: pytest.MonkeyPatch) -> None:
-    chain = stack.chain
-    monkeypatch.setattr(stack, "chain", lambda entries: dict(list(chain(entries).items())[1:]))
+    chain = apply_stack.chain
+    monkeypatch.setattr(apply_stack, "chain", lambda entries: dict(list(chain(entries).items())[1:]))
 
 
 def wrong_alpha(monkeypatch: pytest.MonkeyPatch) -> None:

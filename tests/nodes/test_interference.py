@@ -18,7 +18,7 @@ from lora_loom.lora_core.analysis.interference import measure
 from lora_loom.lora_core.stack.rows import Row
 from lora_loom.nodes.bridge.interference import all_entries
 from lora_loom.nodes.bridge.model.base_figures import Base
-from lora_loom.nodes.bridge.patching import apply_layers
+from lora_loom.nodes.bridge.stack.apply_chain import apply_layers
 from lora_loom.nodes.interference import LoraInterference
 from lora_loom.nodes.leave_one_out import LeaveOneOut
 from lora_loom.nodes.load_stack import LoadLoraStack

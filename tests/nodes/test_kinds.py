@@ -18,9 +18,9 @@ from lora_loom.lora_core.files.hashes import data_hash
 from lora_loom.lora_core.stack.rows import Row
 from lora_loom.lora_core.stack.weighted import Weighted, exact_sum
 from lora_loom.nodes.bridge.model.names import NameTable
-from lora_loom.nodes.bridge.patchers import StaticPatcher
-from lora_loom.nodes.bridge.patching import KindPatch, apply_layers
-from lora_loom.nodes.bridge.stack import apply_stack
+from lora_loom.nodes.bridge.stack.apply_chain import KindPatch, apply_layers
+from lora_loom.nodes.bridge.stack.apply_stack import apply_stack
+from lora_loom.nodes.bridge.stack.quick_patchers import StaticPatcher
 from lora_loom.nodes.convert_lora import ConvertLora
 from lora_loom.nodes.merge_lora import MergeLora
 from lora_loom.nodes.save_lora import SaveLora

@@ -14,10 +14,10 @@ import tiny
 import torch
 from harness.calls import encode, loaded
 from harness.problem import Problem
-from lora_loom.nodes.bridge.patching import apply_layers
 from lora_loom.nodes.bridge.session import session
 from lora_loom.nodes.bridge.session.offload import Stream, shared_out, slots
 from lora_loom.nodes.bridge.session.session import blocks, training_session
+from lora_loom.nodes.bridge.stack.apply_chain import apply_layers
 from tiny.stored import load_stored
 from torch import Tensor, nn
 

@@ -18,11 +18,11 @@ from lora_loom.nodes.bridge.host import device
 from lora_loom.nodes.bridge.host.device import release
 from lora_loom.nodes.bridge.model import caption_padding
 from lora_loom.nodes.bridge.model.denoiser import ComfyDenoiser
-from lora_loom.nodes.bridge.patched import Patched
-from lora_loom.nodes.bridge.patching import apply_layers
 from lora_loom.nodes.bridge.session import rates
 from lora_loom.nodes.bridge.session.rehearsal import Job, _condition, _without_memory
 from lora_loom.nodes.bridge.session.session import trainable, training_session
+from lora_loom.nodes.bridge.stack.apply_chain import apply_layers
+from lora_loom.nodes.bridge.stack.patched_weights import Patched
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 CUDA = torch.device("cuda", 0)

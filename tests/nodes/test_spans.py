@@ -30,12 +30,12 @@ from lora_loom.lora_core.kinds import OFT, Difference, GLoRA, Padded
 from lora_loom.lora_core.low_rank import LowRank
 from lora_loom.lora_core.stack.chain import Step, applied, chain
 from lora_loom.lora_core.stack.rows import Row
-from lora_loom.nodes.bridge import beside
 from lora_loom.nodes.bridge.model.names import names_of
 from lora_loom.nodes.bridge.model.spans import ALWAYS, Timed
 from lora_loom.nodes.bridge.model.weights import ComfyFrozen
-from lora_loom.nodes.bridge.patching import apply_chain
-from lora_loom.nodes.bridge.stack import Applied, apply_stack, load_rows
+from lora_loom.nodes.bridge.stack import bypass_injection
+from lora_loom.nodes.bridge.stack.apply_chain import apply_chain
+from lora_loom.nodes.bridge.stack.apply_stack import Applied, apply_stack, load_rows
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -96,7 +96,7 @@ def test_what_comfyui_has_captured_is_dropped_when_a_row_turns(models, loras: Pa
     monkeypatch.setattr(
         comfy.model_prefetch, "_drop_graph", lambda m: seen.extend([dropped[m]] if m in dropped else []), raising=False
     )
-    (stack,) = beside._owners(patched)[0]
+    (stack,) = bypass_injection._owners(patched)[0]
     handle = network.register_forward_pre_hook(lambda *_: seen.append("off" if stack.clock.off else "on"))
     sampled(patched, encode(clip, "a red heart"), torch.zeros(tiny.latent_shape(model)), steps=4)
     handle.remove()
@@ -326,7 +326,7 @@ def test_parts_of_two_stacks_keep_their_order() -> None:
     assert not module.weight_function
 
 
-def steps(injections: Sequence[Any]) -> beside.Beside:
+def steps(injections: Sequence[Any]) -> bypass_injection.Beside:
     return injections[0].inject.__self__
 
 
@@ -374,9 +374,9 @@ def test_content_tells_corrections_apart() -> None:
         (low_rank(1).scaled(2.0),),
         (low_rank(1), oft(1)),
     ]
-    found = [beside.content(put(model, *each))[0] for each in changes]
-    found += [beside.content(put(model, oft(1), span=EARLY))[0]]
-    assert len(set(found)) == len(found) and beside.content(put(model, oft(1))) == found[:1]
+    found = [bypass_injection.content(put(model, *each))[0] for each in changes]
+    found += [bypass_injection.content(put(model, oft(1), span=EARLY))[0]]
+    assert len(set(found)) == len(found) and bypass_injection.content(put(model, oft(1))) == found[:1]
 
 
 # -- in ComfyUI's memory planning --------------------------------------------------------------------------------------

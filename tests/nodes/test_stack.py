@@ -20,7 +20,7 @@ from lora_loom.lora_core.files import formats
 from lora_loom.lora_core.low_rank import LowRank
 from lora_loom.nodes.bridge.export import DTYPES, STYLES, save_proven
 from lora_loom.nodes.bridge.model.names import NameTable, family_of
-from lora_loom.nodes.bridge.patchers import FusedLoRA
+from lora_loom.nodes.bridge.stack.quick_patchers import FusedLoRA
 from lora_loom.nodes.load_stack import LoadLoraStack
 from safetensors.torch import load_file, save_file
 from torch import Tensor

@@ -24,7 +24,6 @@ from harness.runs import STEPS, cancelled, on_forward, train
 from harness.streams import Streams, gradients
 from lora_loom.lora_core.training.config import LoraConfig, TrainConfig
 from lora_loom.lora_core.training.plan import Measures, Rates
-from lora_loom.nodes.bridge.patching import apply_layers
 from lora_loom.nodes.bridge.session import memory_plan
 from lora_loom.nodes.bridge.session.memory_plan import Planner
 from lora_loom.nodes.bridge.session.offload import copied, largest, slots
@@ -32,6 +31,7 @@ from lora_loom.nodes.bridge.session.rates import rates_of
 from lora_loom.nodes.bridge.session.rehearsal import Job
 from lora_loom.nodes.bridge.session.session import blocks, loaded, trainable
 from lora_loom.nodes.bridge.session.staging import COUNT, PAGEABLE, PINNED, STAGED, blank, parts
+from lora_loom.nodes.bridge.stack.apply_chain import apply_layers
 from tiny.stored import load_stored
 from torch import Tensor, nn
 

@@ -24,8 +24,8 @@ from ..interference import all_entries, interference
 from ..merging import Connected, merge
 from ..model.attention import differentiable_attention
 from ..model.sampling import Sampling, latents, sampling_inside
-from ..patching import Apply
-from ..stack import Entry, apply_entries
+from ..stack.apply_chain import Apply
+from ..stack.apply_stack import Entry, apply_entries
 from ..start import chosen_layers
 from .case import RANK, Case, apart
 from .networks import Network

@@ -13,7 +13,7 @@ import torch
 from comfy.patcher_extension import WrappersMP, merge_nested_dicts
 from torch import Tensor
 
-from .. import beside
+from ..stack import bypass_injection
 from .attention import OVERRIDE
 
 _SCHEDULE = 20  # steps of the sampling that a forward is told to be part of
@@ -68,7 +68,7 @@ class Guests:
 
     def names(self) -> list[str]:
         """Return the names of those that other nodes have put there."""
-        others = [call for call in self.calls() if getattr(call, "__module__", "") != beside.__name__]
+        others = [call for call in self.calls() if getattr(call, "__module__", "") != bypass_injection.__name__]
         return list(dict.fromkeys(map(name_of, others)))
 
     def blamed(self, error: BaseException) -> str:

@@ -21,8 +21,8 @@ from comfy.patcher_extension import CallbacksMP
 from comfy.weight_adapter import WeightAdapterBase
 from torch import Tensor, nn
 
-from ...lora_core.low_rank import LowRank
-from ...lora_core.weight_sum import write_sum
+from ....lora_core.low_rank import LowRank
+from ....lora_core.weight_sum import write_sum
 
 
 class FusedLoRA(WeightAdapterBase):

@@ -18,13 +18,13 @@ from comfy.quant_ops import QuantizedTensor
 from comfy.weight_adapter import WeightAdapterBase
 from torch import nn
 
-from ...lora_core.adapter import TEXT_PREFIX
-from ...lora_core.low_rank import LowRank
-from ...lora_core.stack.chain import Step
-from .beside import Beside, way_of
-from .branches import Asked, Branch, Timeline
-from .model.spans import Timed
-from .patchers import FusedLoRA, quicken
+from ....lora_core.adapter import TEXT_PREFIX
+from ....lora_core.low_rank import LowRank
+from ....lora_core.stack.chain import Step
+from ..model.spans import Timed
+from .bypass_injection import Beside, way_of
+from .bypasses import Asked, Branch, Timeline
+from .quick_patchers import FusedLoRA, quicken
 
 Apply = Literal["auto", "weights", "beside"]
 APPLY = get_args(Apply)

@@ -16,13 +16,13 @@ from comfy.quant_ops import QuantizedTensor
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ...lora_core.kinds.correction import mapped
-from ...lora_core.stack.chain import Step, applied
-from ...lora_core.weight_sum import joined
-from .model.frozen import for_autograd, is_foreign
-from .model.fused_layers import insist
-from .model.spans import Clock, Timed
-from .model.weights import told
+from ....lora_core.kinds.correction import mapped
+from ....lora_core.stack.chain import Step, applied
+from ....lora_core.weight_sum import joined
+from ..model.frozen import for_autograd, is_foreign
+from ..model.fused_layers import insist
+from ..model.spans import Clock, Timed
+from ..model.weights import told
 
 Timeline = Sequence[Timed]
 

@@ -14,10 +14,10 @@ from comfy.patcher_extension import CallbacksMP, PatcherInjection, WrappersMP
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor
 
-from ...lora_core.stored import as_tuple
-from .branches import WAYS, Hooked, Timeline, Way
-from .model.fused_layers import forget_graphs, heed_hooks
-from .model.spans import ALWAYS, Clock, Span, during, is_on
+from ....lora_core.stored import as_tuple
+from ..model.fused_layers import forget_graphs, heed_hooks
+from ..model.spans import ALWAYS, Clock, Span, during, is_on
+from .bypasses import WAYS, Hooked, Timeline, Way
 from .uncalled import Uncalled
 
 _COMPUTED_IN = (torch.float32, torch.bfloat16, torch.float16)

@@ -13,8 +13,8 @@ from functools import partial
 from comfy_execution.utils import get_executing_context
 from torch import nn
 
-from .branches import Hooked
-from .host.progress import say_on
+from ..host.progress import say_on
+from .bypasses import Hooked
 
 log = logging.getLogger("lora_loom")
 _WHOLES = ("diffusion_model", "transformer")  # what ComfyUI calls of a MODEL, and of each encoder of a CLIP

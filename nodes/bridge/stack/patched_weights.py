@@ -12,14 +12,14 @@ import comfy.lora
 import torch
 from torch import Tensor
 
-from ...lora_core.low_rank import LowRank
-from ...lora_core.stack.chain import Step, applied
-from .beside import hung
-from .branches import Branch, Way
-from .host.device import has_fp64
-from .model.spans import ALWAYS
-from .model.weights import base_weight, stored
-from .patchers import FusedLoRA
+from ....lora_core.low_rank import LowRank
+from ....lora_core.stack.chain import Step, applied
+from ..host.device import has_fp64
+from ..model.spans import ALWAYS
+from ..model.weights import base_weight, stored
+from .bypass_injection import hung
+from .bypasses import Branch, Way
+from .quick_patchers import FusedLoRA
 
 
 @dataclass(frozen=True)

@@ -10,14 +10,14 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ...lora_core.kinds import Correction
-from ...lora_core.kinds.correction import USUAL
-from ...lora_core.kinds.dora import reach_of
-from ...lora_core.low_rank import LowRank
-from ...lora_core.stack.chain import Step, applied, chain
-from ...lora_core.stack.weighted import Weighted
-from ...lora_core.weak_memo import remembered
-from .model.base_figures import Base
+from ....lora_core.kinds import Correction
+from ....lora_core.kinds.correction import USUAL
+from ....lora_core.kinds.dora import reach_of
+from ....lora_core.low_rank import LowRank
+from ....lora_core.stack.chain import Step, applied, chain
+from ....lora_core.stack.weighted import Weighted
+from ....lora_core.weak_memo import remembered
+from ..model.base_figures import Base
 
 ABSURD = 10.0  # times the norm of the weight
 _TURNS = ("OFT", "BOFT")

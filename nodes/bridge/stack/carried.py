@@ -13,10 +13,10 @@ import torch
 from comfy.weight_adapter import WeightAdapterBase
 from torch import Tensor
 
-from ...lora_core.stored import as_text
-from . import beside
-from .host import picture_metadata
-from .patchers import FusedLoRA
+from ....lora_core.stored import as_text
+from ..host import picture_metadata
+from . import bypass_injection
+from .quick_patchers import FusedLoRA
 
 _WHOLE = 2**22  # numbers of a tensor that are all looked at; of a larger one, as many at even distances
 
@@ -79,7 +79,7 @@ def _hashed(patcher) -> list[dict[str, Any]]:
         {"weights": group.digest.hexdigest()[:32], "strength": strength, "layers": group.layers}
         for (_, strength), group in groups.items()
     ]
-    hung = [{"beside": text[:32]} for text in beside.contents(patcher)]
+    hung = [{"beside": text[:32]} for text in bypass_injection.contents(patcher)]
     return sorted(found, key=lambda each: (each["weights"], each["strength"])) + hung
 
 

@@ -9,25 +9,25 @@ from typing import Any
 import comfy.model_management
 import torch
 
-from ...lora_core.adapter import Adapter
-from ...lora_core.analysis.findings import of_stack
-from ...lora_core.families.blocks import strengths
-from ...lora_core.files import guard, strays
-from ...lora_core.files.mismatch import Misfit, lacking, left_out
-from ...lora_core.files.store import Store
-from ...lora_core.files.words import trigger_words, unique
-from ...lora_core.stack import foreign_rows
-from ...lora_core.stack.chain import chain
-from ...lora_core.stack.rows import NONE, Row, parse
-from ...lora_core.stack.weighted import Weighted
-from .beside import uncalled
-from .host import picture_metadata
-from .host.folders import lora_name, lora_path, lora_state
-from .host.lora_files import read_lora
-from .loud import too_loud
-from .model.names import NameTable, names_of
-from .model.spans import ALWAYS, Span, Timed
-from .patching import Apply, How, apply_chain
+from ....lora_core.adapter import Adapter
+from ....lora_core.analysis.findings import of_stack
+from ....lora_core.families.blocks import strengths
+from ....lora_core.files import guard, strays
+from ....lora_core.files.mismatch import Misfit, lacking, left_out
+from ....lora_core.files.store import Store
+from ....lora_core.files.words import trigger_words, unique
+from ....lora_core.stack import foreign_rows
+from ....lora_core.stack.chain import chain
+from ....lora_core.stack.rows import NONE, Row, parse
+from ....lora_core.stack.weighted import Weighted
+from ..host import picture_metadata
+from ..host.folders import lora_name, lora_path, lora_state
+from ..host.lora_files import read_lora
+from ..model.names import NameTable, names_of
+from ..model.spans import ALWAYS, Span, Timed
+from .apply_chain import Apply, How, apply_chain
+from .bypass_injection import uncalled
+from .loudness import too_loud
 
 _SPARE = 2 * 2**30
 
