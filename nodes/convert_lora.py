@@ -10,7 +10,7 @@ from .bridge.host.folders import lora_names, lora_state
 from .bridge.host.progress import Progress
 from .bridge.host.shown import shown
 from .bridge.stack.apply_stack import check_rows
-from .bridge.training import as_lora_model
+from .bridge.training.run import as_lora_model
 from .types import CATEGORY, AdapterType
 
 

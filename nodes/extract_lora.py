@@ -9,7 +9,7 @@ from .bridge.extracting import extract_lora
 from .bridge.host.node_outputs import as_image_batch
 from .bridge.host.progress import Progress
 from .bridge.host.shown import shown
-from .bridge.training import as_lora_model
+from .bridge.training.run import as_lora_model
 from .types import CATEGORY, AdapterType
 
 

@@ -6,7 +6,7 @@ from comfy_api.latest import io
 
 from ..lora_core.data.prompts import lines
 from .bridge.model.sampling import SAMPLERS, SCHEDULERS, Sampling
-from .bridge.previews import Previews
+from .bridge.training.previews import Previews
 from .types import CATEGORY, PreviewsType
 
 LARGEST = 16384

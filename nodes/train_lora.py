@@ -23,8 +23,8 @@ from .bridge.host.folders import NONE, lora_state
 from .bridge.host.node_outputs import as_image_batch, as_one_batch
 from .bridge.host.shown import shown
 from .bridge.stack.apply_stack import check_rows
-from .bridge.start import read_start
-from .bridge.training import AUTO, TIMESTEPS, Run, Sources, as_lora_model, choices, train_lora
+from .bridge.training.continue_from import read_start
+from .bridge.training.run import AUTO, TIMESTEPS, Run, Sources, as_lora_model, choices, train_lora
 from .types import (
     CATEGORY,
     AdapterType,

@@ -29,7 +29,7 @@ from lora_loom.nodes.bridge.model.denoiser import ComfyDenoiser
 from lora_loom.nodes.bridge.session.offload import shared_out
 from lora_loom.nodes.bridge.session.rehearsal import Job, stored_bytes, traced
 from lora_loom.nodes.bridge.session.session import blocks, loaded, trainable
-from lora_loom.nodes.bridge.start import PREFIX
+from lora_loom.nodes.bridge.training.continue_from import PREFIX
 
 PLAIN = "plain"
 WAYS = {

@@ -13,19 +13,19 @@ import torch
 from lora_loom.lora_core.kinds.correction import Correction
 from lora_loom.lora_core.stack.chain import Step
 from lora_loom.lora_core.training.start import Start
-from lora_loom.nodes.bridge import preparing
-from lora_loom.nodes.bridge.facts import run_facts
 from lora_loom.nodes.bridge.host import picture_metadata
 from lora_loom.nodes.bridge.host.folders import run_folder
 from lora_loom.nodes.bridge.host.progress import Progress
 from lora_loom.nodes.bridge.model.sampling import Sampling
 from lora_loom.nodes.bridge.model.spans import Timed
-from lora_loom.nodes.bridge.preparing import Run, Sources
-from lora_loom.nodes.bridge.previews import Previews, Shown
 from lora_loom.nodes.bridge.stack.apply_chain import KindPatch
 from lora_loom.nodes.bridge.stack.bypass_injection import Beside, contents
 from lora_loom.nodes.bridge.stack.carried import carried
-from lora_loom.nodes.bridge.watch import Pictures
+from lora_loom.nodes.bridge.training import prepare
+from lora_loom.nodes.bridge.training.header_facts import run_facts
+from lora_loom.nodes.bridge.training.prepare import Run, Sources
+from lora_loom.nodes.bridge.training.previews import Previews, Shown
+from lora_loom.nodes.bridge.training.validation import Pictures
 from torch import Tensor, nn
 
 from harness.golden import IDENTITY, NAME, OPTIONS, RECIPES, corrections, dataset, low_rank, numbers, parent
@@ -89,10 +89,10 @@ def told(trio: Any) -> dict[str, Any]:
     begun = replace(found, start=Start(parent(), "ab" * 32, {}, True, 4))
     pictures = {name: Pictures(found.dataset, recipe) for name, recipe in RECIPES.items()}
     return {
-        "identities": {n: preparing.identity(recipe, found, IDENTITY, pictures[n]) for n, recipe in RECIPES.items()},
-        "settings": {n: preparing.settings(recipe, found, IDENTITY, pictures[n]) for n, recipe in RECIPES.items()},
-        "continued": preparing.identity(RECIPES["as it comes"], begun, IDENTITY, pictures["as it comes"]),
-        "settings of continued": preparing.settings(RECIPES["as it comes"], begun, IDENTITY, pictures["as it comes"]),
+        "identities": {n: prepare.identity(recipe, found, IDENTITY, pictures[n]) for n, recipe in RECIPES.items()},
+        "settings": {n: prepare.settings(recipe, found, IDENTITY, pictures[n]) for n, recipe in RECIPES.items()},
+        "continued": prepare.identity(RECIPES["as it comes"], begun, IDENTITY, pictures["as it comes"]),
+        "settings of continued": prepare.settings(RECIPES["as it comes"], begun, IDENTITY, pictures["as it comes"]),
         "data set": data_set(trio),
         "picture": [picture_metadata.KEY, picture_metadata.HASHES],
         "folder": run_folder(NAME, IDENTITY).name,

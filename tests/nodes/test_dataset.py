@@ -14,7 +14,7 @@ from comfy.cli_args import args
 from harness.calls import run_node
 from lora_loom.lora_core.data.captions import literal
 from lora_loom.nodes.bridge.host.folders import DATA_SETS, dataset_folder
-from lora_loom.nodes.bridge.samples import captions_to_encode
+from lora_loom.nodes.bridge.training.samples import captions_to_encode
 from lora_loom.nodes.dataset import LoraDataset
 from lora_loom.nodes.dataset_doctor import DatasetDoctor
 from lora_loom.nodes.load_stack import LoadLoraStack

@@ -22,7 +22,7 @@ from lora_loom.lora_core.training.trainer import add_gradient
 from lora_loom.nodes.bridge.model.denoiser import ComfyDenoiser
 from lora_loom.nodes.bridge.model.weights import ComfyFrozen, weight_of
 from lora_loom.nodes.bridge.session.session import training_session
-from lora_loom.nodes.bridge.start import PREFIX
+from lora_loom.nodes.bridge.training.continue_from import PREFIX
 from lora_loom.nodes.layers import LoraLayers
 from lora_loom.nodes.load_stack import LoadLoraStack
 from lora_loom.nodes.save_lora import SaveLora

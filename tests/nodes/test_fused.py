@@ -24,7 +24,7 @@ from lora_loom.nodes.bridge.model import fused_layers
 from lora_loom.nodes.bridge.model.sampling import sampling_inside
 from lora_loom.nodes.bridge.session.session import training_session
 from lora_loom.nodes.bridge.stack.bypasses import Branch
-from lora_loom.nodes.bridge.start import PREFIX
+from lora_loom.nodes.bridge.training.continue_from import PREFIX
 from lora_loom.nodes.load_stack import LoadLoraStack
 from tiny.families import FAMILIES
 from tiny.stored import dequantised, load_stored

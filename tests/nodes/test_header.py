@@ -26,10 +26,10 @@ from lora_loom.lora_core.files.metadata import build
 from lora_loom.lora_core.runs.recipe_json import Settings
 from lora_loom.lora_core.training.config import LoraConfig, OptimizerConfig, Recipe, TextConfig, TrainConfig
 from lora_loom.lora_core.training.objective_config import ObjectiveConfig
-from lora_loom.nodes.bridge.facts import run_facts
 from lora_loom.nodes.bridge.host import model_files
 from lora_loom.nodes.bridge.host.progress import Progress
-from lora_loom.nodes.bridge.preparing import Run, Sources
+from lora_loom.nodes.bridge.training.header_facts import run_facts
+from lora_loom.nodes.bridge.training.prepare import Run, Sources
 from lora_loom.nodes.dataset import LoraDataset
 from lora_loom.nodes.optimizer import TrainingOptimizer
 from lora_loom.nodes.save_lora import SaveLora

@@ -38,7 +38,7 @@ from lora_loom.nodes.bridge.session.rehearsal import (
     traced,
 )
 from lora_loom.nodes.bridge.session.session import aside, blocks, loaded, prepared, trainable
-from lora_loom.nodes.bridge.start import PREFIX
+from lora_loom.nodes.bridge.training.continue_from import PREFIX
 from lora_loom.nodes.dataset import LoraDataset
 from lora_loom.nodes.previews import TrainingPreviews
 from lora_loom.nodes.train_lora import TrainLora

@@ -24,7 +24,7 @@ from lora_loom.nodes.bridge.host.lora_files import read_lora
 from lora_loom.nodes.bridge.host.lora_list import listed, pictured
 from lora_loom.nodes.bridge.model.names import NameTable
 from lora_loom.nodes.bridge.stack.apply_stack import check_rows, rows_state
-from lora_loom.nodes.bridge.start import read_start
+from lora_loom.nodes.bridge.training.continue_from import read_start
 from lora_loom.nodes.convert_lora import ConvertLora
 from lora_loom.nodes.interference import LoraInterference
 from lora_loom.nodes.load_stack import LoadLoraStack

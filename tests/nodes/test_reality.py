@@ -10,9 +10,9 @@ import pytest
 import torch
 from lora_loom.lora_core.training.plan import GB
 from lora_loom.lora_core.training.reality import JUDGED_AFTER, Expected
-from lora_loom.nodes.bridge import reality
 from lora_loom.nodes.bridge.host.device import is_out_of_memory
-from lora_loom.nodes.bridge.reality import Reality
+from lora_loom.nodes.bridge.training import reality
+from lora_loom.nodes.bridge.training.reality import Reality
 
 
 class Device:

@@ -16,7 +16,7 @@ from lora_loom.lora_core.adapter import TEXT_PREFIX, Adapter
 from lora_loom.lora_core.families.signs import KIN
 from lora_loom.lora_core.low_rank import LowRank
 from lora_loom.nodes.bridge.model.names import NameTable
-from lora_loom.nodes.bridge.start import read_start
+from lora_loom.nodes.bridge.training.continue_from import read_start
 from lora_loom.nodes.convert_lora import ConvertLora
 from lora_loom.nodes.load_stack import LoadLoraStack
 from lora_loom.nodes.merge_lora import MergeLora

@@ -14,7 +14,7 @@ import tiny
 import torch
 from comfy_extras import nodes_primitive
 from harness.calls import Graph, encode, refusals, run_node
-from lora_loom.nodes.bridge.checks import check_conditioning, warnings
+from lora_loom.nodes.bridge.training.checks import check_conditioning, warnings
 from lora_loom.nodes.dataset import LoraDataset
 from lora_loom.nodes.load_stack import LoadLoraStack
 from lora_loom.nodes.train_lora import TrainLora

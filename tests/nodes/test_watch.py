@@ -15,7 +15,7 @@ from harness.runs import kept, on_forward
 from harness.runs import train as run
 from lora_loom.lora_core.runs import checkpoint
 from lora_loom.lora_core.training.config import OptimizerConfig, Validation
-from lora_loom.nodes.bridge.watch import Watch, weight_norms
+from lora_loom.nodes.bridge.training.validation import Watch, weight_norms
 from lora_loom.nodes.validation import TrainingValidation
 from safetensors.torch import load_file
 

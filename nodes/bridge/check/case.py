@@ -23,7 +23,7 @@ from ..host.device import counter
 from ..model.denoiser import ComfyDenoiser
 from ..model.weights import ComfyFrozen
 from ..session.session import loaded, trainable
-from ..start import chosen_layers
+from ..training.continue_from import chosen_layers
 from .networks import Network
 
 PLAIN = Measures(checkpointing=False)

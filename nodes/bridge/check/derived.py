@@ -26,7 +26,7 @@ from ..model.attention import differentiable_attention
 from ..model.sampling import Sampling, latents, sampling_inside
 from ..stack.apply_chain import Apply
 from ..stack.apply_stack import Entry, apply_entries
-from ..start import chosen_layers
+from ..training.continue_from import chosen_layers
 from .case import RANK, Case, apart
 from .networks import Network
 from .rig import Outcome, Rig, whole_fp32

@@ -24,7 +24,7 @@ from ..host.device import shares_ram
 from ..model.denoiser import ComfyDenoiser
 from ..model.text_encoders import TextDenoiser
 from ..model.weights import ComfyFrozen
-from ..start import chosen_layers
+from ..training.continue_from import chosen_layers
 from .offload import Stream, own_slots, shared_out, slots
 from .session import blocks, prepared
 

@@ -34,7 +34,7 @@ from lora_loom.nodes.bridge.session.memory_plan import Planner
 from lora_loom.nodes.bridge.session.offload import Stream
 from lora_loom.nodes.bridge.session.rehearsal import Job
 from lora_loom.nodes.bridge.session.session import trainable, training_session
-from lora_loom.nodes.bridge.start import PREFIX
+from lora_loom.nodes.bridge.training.continue_from import PREFIX
 from tiny.stored import load_stored
 
 BATCH = 2

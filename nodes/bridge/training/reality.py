@@ -8,11 +8,11 @@ from collections.abc import Callable, Iterator
 import comfy.model_management
 import torch
 
-from ...lora_core.training.reality import JUDGED_AFTER, Expected, Seen, difference
-from ...lora_core.training.steps import StepResult
-from .host.device import counter, is_out_of_memory
-from .host.progress import Progress
-from .runs import tell
+from ....lora_core.training.reality import JUDGED_AFTER, Expected, Seen, difference
+from ....lora_core.training.steps import StepResult
+from ..host.device import counter, is_out_of_memory
+from ..host.progress import Progress
+from .run_folders import tell
 
 
 class Reality:

@@ -15,42 +15,38 @@ import comfy.model_management
 import torch
 from PIL import Image
 
-from ...lora_core.adapter import Adapter
-from ...lora_core.drawing.plot import draw_curve
-from ...lora_core.files import formats, metadata
-from ...lora_core.runs.result import Finished, forget
-from ...lora_core.runs.run_folder import RunFolder, UnsavedError
-from ...lora_core.training.batches import Batches
-from ...lora_core.training.config import (
-    OptimizerConfig,
-    Recipe,
-    TrainConfig,
-)
-from ...lora_core.training.inject import Factors, attached
-from ...lora_core.training.objective_config import TIMESTEP_LAWS
-from ...lora_core.training.presets import AUTO, Choices, choose
-from ...lora_core.training.reality import Expected
-from ...lora_core.training.start import Start
-from ...lora_core.training.trainer import Sample, StepResult, TrainState, Trouble, make_optimizer, train
-from ...lora_core.training.unmoved import Unmoved
-from . import finished, preparing
-from .facts import run_facts
-from .host.ending import ended_by_signals
-from .host.progress import Progress
-from .model.denoiser import ComfyDenoiser
-from .model.names import family_of
-from .model.text_encoders import TextDenoiser
-from .model.weights import ComfyFrozen
-from .preparing import Order, Run, Sources
+from ....lora_core.adapter import Adapter
+from ....lora_core.drawing.plot import draw_curve
+from ....lora_core.files import formats, metadata
+from ....lora_core.runs.result import Finished, forget
+from ....lora_core.runs.run_folder import RunFolder, UnsavedError
+from ....lora_core.training.batches import Batches
+from ....lora_core.training.config import OptimizerConfig, Recipe, TrainConfig
+from ....lora_core.training.inject import Factors, attached
+from ....lora_core.training.objective_config import TIMESTEP_LAWS
+from ....lora_core.training.presets import AUTO, Choices, choose
+from ....lora_core.training.reality import Expected
+from ....lora_core.training.start import Start
+from ....lora_core.training.trainer import Sample, StepResult, TrainState, Trouble, make_optimizer, train
+from ....lora_core.training.unmoved import Unmoved
+from ..host.ending import ended_by_signals
+from ..host.progress import Progress
+from ..model.denoiser import ComfyDenoiser
+from ..model.names import family_of
+from ..model.text_encoders import TextDenoiser
+from ..model.weights import ComfyFrozen
+from ..session.memory_plan import Planner, UnforeseeableError
+from ..session.session import aside, loaded, trainable
+from . import earlier_result, prepare
+from .continue_from import Layers, chosen_layers, spoken_with
+from .header_facts import run_facts
+from .prepare import Order, Run, Sources
 from .previews import Previewer, Shown, check_previews
 from .reality import Reality
-from .runs import begun, place, stop_told, tell
+from .run_folders import begun, place, stop_told, tell
 from .samples import make_samples
-from .session.memory_plan import Planner, UnforeseeableError
-from .session.session import aside, loaded, trainable
-from .start import Layers, chosen_layers, spoken_with
 from .trial import check_guests
-from .watch import Pictures, Watch, weight_norms
+from .validation import Pictures, Watch, weight_norms
 
 log = logging.getLogger("lora_loom")
 TIMESTEPS = (AUTO, *TIMESTEP_LAWS)
@@ -106,7 +102,7 @@ def train_lora(sources: Sources, recipe: Recipe, run: Run) -> Trained:
     Raises ValueError for anything wrong with the input before the first step.
     """
     order = _checked(sources, recipe, run)
-    if found := finished.find(order):
+    if found := earlier_result.find(order):
         return _again(order, *found)
     check_guests(order)
     material = _encoded(order)
@@ -117,16 +113,16 @@ def train_lora(sources: Sources, recipe: Recipe, run: Run) -> Trained:
 
 
 def _checked(sources: Sources, recipe: Recipe, run: Run) -> Order:
-    pictures, hits = preparing.check(sources, recipe)
+    pictures, hits = prepare.check(sources, recipe)
     check_previews(run.previews, sources.model, sources.vae, sources.dataset.trigger)
-    progress = Progress(recipe.train.steps, preparing.notes(sources, [run.note, *hits]), run.chosen)
+    progress = Progress(recipe.train.steps, prepare.notes(sources, [run.note, *hits]), run.chosen)
     return Order(sources, recipe, run, pictures, progress)
 
 
 def _again(order: Order, folder: Path, told: Finished, charts: Image.Image, sheet: Image.Image | None) -> Trained:
     """Return what came out of a run that was finished before."""
     facts = run_facts(order.sources, order.recipe, order.run, order.progress, order.pictures.shown())
-    adapter = _labelled(facts, finished.kept_adapter(folder, told), told.kept_step)
+    adapter = _labelled(facts, earlier_result.kept_adapter(folder, told), told.kept_step)
     log.info("%s was finished before", folder.name)
     return Trained(adapter, told.losses, folder, _ended(order.progress, told, folder), told.report, charts, sheet)
 
@@ -135,9 +131,9 @@ def _encoded(order: Order) -> _Material:
     sources, recipe, run, progress = order.sources, order.recipe, order.run, order.progress
     plain = order.text, Adapter({})
     speaker, carried = plain if order.text else spoken_with(sources.model, sources.clip, sources.start)
-    encoded, latents, priors = preparing.encode(sources, speaker, recipe, progress)
+    encoded, latents, priors = prepare.encode(sources, speaker, recipe, progress)
     facts = run_facts(sources, recipe, run, progress, order.pictures.shown())
-    shown = preparing.shown(sources, speaker, recipe, run, progress)
+    shown = prepare.shown(sources, speaker, recipe, run, progress)
     return _Material(encoded, latents, priors, shown, carried, facts)
 
 
@@ -149,9 +145,7 @@ def _session(order: Order, material: _Material) -> Iterator:
     Raises ValueError when the run would not fit.
     """
     run, text, settled = order.run, order.text, None
-    job = preparing.job(
-        order.sources, order.recipe, material.encoded, material.latents, material.priors, material.shown
-    )
+    job = prepare.job(order.sources, order.recipe, material.encoded, material.latents, material.priors, material.shown)
     with trainable(order.sources.model) as patcher, aside(text and text.patcher) as encoders:
         planner = Planner(patcher, text)
         try:
@@ -185,9 +179,9 @@ def _set_up(order: Order, material: _Material, patcher) -> _Work:
 
 def _folder(order: Order, work: _Work) -> AbstractContextManager[RunFolder]:
     """The run's folder, with the state brought to where the run goes on."""
-    base, run = preparing.digest(work.layers, work.patcher), order.run
-    identity = preparing.identity(order.recipe, order.sources, base, order.pictures)
-    settings = preparing.settings(order.recipe, order.sources, base, order.pictures)
+    base, run = prepare.digest(work.layers, work.patcher), order.run
+    identity = prepare.identity(order.recipe, order.sources, base, order.pictures)
+    settings = prepare.settings(order.recipe, order.sources, base, order.pictures)
     return begun(run.name, identity, settings, work.state, run.start_over, order.progress)
 
 
@@ -225,7 +219,7 @@ def _run(order: Order, work: _Work, kept: RunFolder) -> Trained:
     file = kept.lora(state.step) if kept_step == state.step else watch.path
     told = Finished(state.step, file.name, kept_step, list(state.losses), report, summary)
     if not problem:
-        finished.keep(order, kept, told, adapter, charts)
+        earlier_result.keep(order, kept, told, adapter, charts)
     on_node = _ended(progress, told, kept.path, problem)
     return Trained(adapter, told.losses, kept.path, on_node, report, charts, previewer.sheet)
 

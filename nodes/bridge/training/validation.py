@@ -15,20 +15,20 @@ from comfy.quant_ops import QuantizedTensor
 from PIL import Image
 from torch import Tensor, nn
 
-from ...lora_core.adapter import Adapter
-from ...lora_core.data.dataset import Dataset
-from ...lora_core.drawing.plot import Marks
-from ...lora_core.files import formats, save
-from ...lora_core.files.label import redacted
-from ...lora_core.training import charts, norms, validation
-from ...lora_core.training.config import Recipe, TrainConfig
-from ...lora_core.training.judgement import Verdict, best_step, judge, judge_training
-from ...lora_core.training.record import Point
-from ...lora_core.training.report import Story, report
-from ...lora_core.training.steps import StepResult
-from ...lora_core.training.targets import weight_shape
-from ...lora_core.training.trainer import Sample, TrainState
-from .host.lora_files import read_lora
+from ....lora_core.adapter import Adapter
+from ....lora_core.data.dataset import Dataset
+from ....lora_core.drawing.plot import Marks
+from ....lora_core.files import formats, save
+from ....lora_core.files.label import redacted
+from ....lora_core.training import charts, norms, validation
+from ....lora_core.training.config import Recipe, TrainConfig
+from ....lora_core.training.judgement import Verdict, best_step, judge, judge_training
+from ....lora_core.training.record import Point
+from ....lora_core.training.report import Story, report
+from ....lora_core.training.steps import StepResult
+from ....lora_core.training.targets import weight_shape
+from ....lora_core.training.trainer import Sample, TrainState
+from ..host.lora_files import read_lora
 
 log = logging.getLogger("lora_loom")
 _MOST_READ = 1 << 20  # values of a weight, for its norm

@@ -10,12 +10,12 @@ from typing import Any
 
 import comfy.model_management
 
-from ...lora_core.runs.run_folder import Past, RunFolder, past_runs
-from ...lora_core.runs.setting_changes import differences
-from ...lora_core.training.config import fingerprint
-from ...lora_core.training.trainer import TrainState
-from .host.folders import run_folder
-from .host.progress import Progress
+from ....lora_core.runs.run_folder import Past, RunFolder, past_runs
+from ....lora_core.runs.setting_changes import differences
+from ....lora_core.training.config import fingerprint
+from ....lora_core.training.trainer import TrainState
+from ..host.folders import run_folder
+from ..host.progress import Progress
 
 log = logging.getLogger("lora_loom")
 _ELSE = "choose another run_name for a new run, or set resume to 'start over' to begin one beside it under this name"

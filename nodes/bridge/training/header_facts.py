@@ -12,23 +12,23 @@ import comfy.model_management
 import torch
 from comfyui_version import __version__ as comfyui_version
 
-from ...lora_core.data.buckets import Size
-from ...lora_core.data.dataset import Dataset, Example
-from ...lora_core.data.tags import sets_by_folder, tag_frequency
-from ...lora_core.files.hashes import part_hash
-from ...lora_core.files.metadata import Facts
-from ...lora_core.runs.recipe_json import Settings
-from ...lora_core.stored import as_dict
-from ...lora_core.training.config import Recipe
-from ...lora_core.version import VERSION
-from .host.model_files import file_name, files_of, known_hash
-from .host.progress import Progress
-from .model.denoiser import prediction_type
-from .model.names import family_of
-from .stack.carried import carried
+from ....lora_core.data.buckets import Size
+from ....lora_core.data.dataset import Dataset, Example
+from ....lora_core.data.tags import sets_by_folder, tag_frequency
+from ....lora_core.files.hashes import part_hash
+from ....lora_core.files.metadata import Facts
+from ....lora_core.runs.recipe_json import Settings
+from ....lora_core.stored import as_dict
+from ....lora_core.training.config import Recipe
+from ....lora_core.version import VERSION
+from ..host.model_files import file_name, files_of, known_hash
+from ..host.progress import Progress
+from ..model.denoiser import prediction_type
+from ..model.names import family_of
+from ..stack.carried import carried
 
 if TYPE_CHECKING:
-    from .preparing import Run, Sources
+    from .prepare import Run, Sources
 
 
 def run_facts(sources: Sources, recipe: Recipe, run: Run, progress: Progress, learned: Dataset | None = None) -> Facts:

@@ -9,9 +9,9 @@ from node_helpers import conditioning_set_values
 from torch import Tensor
 from torch.nn import functional
 
-from ...lora_core.data.captions import preserved_captions
-from ...lora_core.data.dataset import Dataset, Example
-from ...lora_core.training.trainer import Sample
+from ....lora_core.data.captions import preserved_captions
+from ....lora_core.data.dataset import Dataset, Example
+from ....lora_core.training.trainer import Sample
 
 
 def captions_to_encode(dataset: Dataset, preserve: tuple[str, ...]) -> set[str]:

@@ -12,34 +12,31 @@ from typing import Any
 import torch
 from node_helpers import conditioning_set_values
 
-from ...lora_core.data.dataset import Dataset, check_preservation
-from ...lora_core.families.table import check_trainable
-from ...lora_core.stored import as_dict
-from ...lora_core.training.config import (
-    Recipe,
-    fingerprint,
-)
-from ...lora_core.training.layers import counted
-from ...lora_core.training.plan import Measures
-from ...lora_core.training.start import Start
-from ...lora_core.training.targets import summary, weight_shape
+from ....lora_core.data.dataset import Dataset, check_preservation
+from ....lora_core.families.table import check_trainable
+from ....lora_core.stored import as_dict
+from ....lora_core.training.config import Recipe, fingerprint
+from ....lora_core.training.layers import counted
+from ....lora_core.training.plan import Measures
+from ....lora_core.training.start import Start
+from ....lora_core.training.targets import summary, weight_shape
+from ..host.progress import Progress
+from ..model.denoiser import prediction_type
+from ..model.encoding import check_sizes, encode_captions, encode_images
+from ..model.encoding_cache import tidy
+from ..model.names import family_of
+from ..model.sampling import empty_latent
+from ..model.stage_c_prior import check_prior, encode_priors
+from ..model.text_encoders import check_text, tokenized, windows
+from ..session.rehearsal import Job, Preview
+from ..stack import bypass_injection
+from ..stack.carried import carried, in_words
 from . import previews
 from .checks import check_conditioning, check_connected, check_objective, warnings
-from .host.progress import Progress
-from .model.denoiser import prediction_type
-from .model.encoding import check_sizes, encode_captions, encode_images
-from .model.encoding_cache import tidy
-from .model.names import family_of
-from .model.sampling import empty_latent
-from .model.stage_c_prior import check_prior, encode_priors
-from .model.text_encoders import check_text, tokenized, windows
+from .continue_from import chosen_layers
 from .previews import Previews, Shown
 from .samples import captions_to_encode
-from .session.rehearsal import Job, Preview
-from .stack import bypass_injection
-from .stack.carried import carried, in_words
-from .start import chosen_layers
-from .watch import Pictures
+from .validation import Pictures
 
 log = logging.getLogger("lora_loom")
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from math import prod
 
-from ...lora_core.data.dataset import Dataset
-from ...lora_core.families.distilled import few_step_mark
-from ...lora_core.training.objective_config import ObjectiveConfig
-from ...lora_core.training.presets import preset_of
-from .host.model_files import file_name, files_of
-from .model.names import family_of
+from ....lora_core.data.dataset import Dataset
+from ....lora_core.families.distilled import few_step_mark
+from ....lora_core.training.objective_config import ObjectiveConfig
+from ....lora_core.training.presets import preset_of
+from ..host.model_files import file_name, files_of
+from ..model.names import family_of
 
 _CURE = "connect the text encoders that belong to the model"
 _FAR = 2  # times larger or smaller

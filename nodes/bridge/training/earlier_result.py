@@ -9,20 +9,20 @@ from pathlib import Path
 import torch
 from PIL import Image
 
-from ...lora_core.adapter import Adapter
-from ...lora_core.files import formats
-from ...lora_core.runs import result
-from ...lora_core.runs.result import Finished
-from ...lora_core.runs.run_folder import RunFolder
-from ...lora_core.training.config import fingerprint
-from ...lora_core.version import VERSION
-from . import preparing
-from .host.lora_files import read_lora
-from .model.encoding_cache import works_around_weights
-from .preparing import Order
+from ....lora_core.adapter import Adapter
+from ....lora_core.files import formats
+from ....lora_core.runs import result
+from ....lora_core.runs.result import Finished
+from ....lora_core.runs.run_folder import RunFolder
+from ....lora_core.training.config import fingerprint
+from ....lora_core.version import VERSION
+from ..host.lora_files import read_lora
+from ..model.encoding_cache import works_around_weights
+from . import prepare
+from .continue_from import chosen_layers
+from .prepare import Order
 from .previews import kept_sheet
-from .runs import known
-from .start import chosen_layers
+from .run_folders import known
 
 log = logging.getLogger("lora_loom")
 
@@ -44,15 +44,15 @@ def find(order: Order) -> tuple[Path, Finished, Image.Image, Image.Image | None]
         return None
     encoders = order.text.patcher.model if order.text else None
     layers, _ = chosen_layers(sources.model.model.diffusion_model, encoders, recipe.lora, sources.start)
-    base = preparing.digest(layers, sources.model)
-    identity = preparing.identity(recipe, sources, base, order.pictures)
-    settings = preparing.settings(recipe, sources, base, order.pictures)
+    base = prepare.digest(layers, sources.model)
+    identity = prepare.identity(recipe, sources, base, order.pictures)
+    settings = prepare.settings(recipe, sources, base, order.pictures)
     folder = known(run.name, identity, settings)
     found = folder and result.recall(folder.path, _key(order, folder.identity))
     if found is None:
         return None
     told, charts = found
-    shown = preparing.planned(sources, recipe, run)
+    shown = prepare.planned(sources, recipe, run)
     due = shown is not None and shown.due(told.step, recipe.train.steps)
     sheet = kept_sheet(folder.path, told.step, shown) if due else None
     return None if due and sheet is None else (folder.path, told, charts, sheet)

@@ -10,15 +10,15 @@ from torch._subclasses.fake_tensor import (
     UnsupportedFakeTensorException,
 )
 
-from ...lora_core.training.plan import Measures
-from .model.encoding import encode_captions
-from .model.guests import Guests
-from .model.names import family_of
-from .model.sampling import Sampling, empty_latent
-from .model.text_encoders import tokenized
-from .preparing import Order
-from .session.rehearsal import Job, traced, tried
-from .session.session import aside, trainable
+from ....lora_core.training.plan import Measures
+from ..model.encoding import encode_captions
+from ..model.guests import Guests
+from ..model.names import family_of
+from ..model.sampling import Sampling, empty_latent
+from ..model.text_encoders import tokenized
+from ..session.rehearsal import Job, traced, tried
+from ..session.session import aside, trainable
+from .prepare import Order
 
 _NEED_MEMORY = (DataDependentOutputException, DynamicOutputShapeException, UnsupportedFakeTensorException)
 

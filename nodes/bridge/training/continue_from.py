@@ -9,24 +9,24 @@ from typing import Any
 import torch
 from torch import nn
 
-from ...lora_core.adapter import TEXT_PREFIX, Adapter
-from ...lora_core.files import mismatch, strays
-from ...lora_core.files.fused import joined
-from ...lora_core.files.hashes import data_hash, file_hash
-from ...lora_core.files.lineage import Parent
-from ...lora_core.kinds import Correction, Difference, DoRA
-from ...lora_core.kinds.placed import Placed
-from ...lora_core.low_rank import LowRank
-from ...lora_core.stack.chain import chain
-from ...lora_core.stack.weighted import Weighted
-from ...lora_core.training.config import LoraConfig
-from ...lora_core.training.start import Start
-from ...lora_core.training.targets import layer_kind, select
-from .host.folders import NONE, lora_path
-from .host.lora_files import read_lora
-from .model.names import NameTable
-from .model.text_encoders import text_layers
-from .stack.apply_chain import apply_chain
+from ....lora_core.adapter import TEXT_PREFIX, Adapter
+from ....lora_core.files import mismatch, strays
+from ....lora_core.files.fused import joined
+from ....lora_core.files.hashes import data_hash, file_hash
+from ....lora_core.files.lineage import Parent
+from ....lora_core.kinds import Correction, Difference, DoRA
+from ....lora_core.kinds.placed import Placed
+from ....lora_core.low_rank import LowRank
+from ....lora_core.stack.chain import chain
+from ....lora_core.stack.weighted import Weighted
+from ....lora_core.training.config import LoraConfig
+from ....lora_core.training.start import Start
+from ....lora_core.training.targets import layer_kind, select
+from ..host.folders import NONE, lora_path
+from ..host.lora_files import read_lora
+from ..model.names import NameTable
+from ..model.text_encoders import text_layers
+from ..stack.apply_chain import apply_chain
 
 PREFIX = "diffusion_model."
 Layers = dict[str, nn.Module]
