@@ -5,10 +5,10 @@ from __future__ import annotations
 from comfy_api.latest import io
 
 from ..lora_core.merging.truncation import Limits
-from .bridge.conversion import convert_file
 from .bridge.host.folders import lora_names, lora_state
 from .bridge.host.progress import Progress
 from .bridge.host.shown import shown
+from .bridge.merging.conversion import convert_file
 from .bridge.stack.apply_stack import check_rows
 from .bridge.training.run import as_lora_model
 from .types import CATEGORY, AdapterType

@@ -7,7 +7,7 @@ from comfy_api.latest import io
 from .bridge.host.node_outputs import as_image_batch
 from .bridge.host.shown import shown
 from .bridge.interference import interference
-from .bridge.merging import check_strengths, connected
+from .bridge.merging.merge import check_strengths, connected
 from .types import CATEGORY, LoraStackType, adapters_input
 
 

@@ -9,7 +9,7 @@ from .bridge.host.node_outputs import as_image_batch
 from .bridge.host.shown import shown
 from .bridge.interference import all_entries
 from .bridge.leave_one_out import Prompts, leave_one_out
-from .bridge.merging import check_strengths, connected
+from .bridge.merging.merge import check_strengths, connected
 from .bridge.model.sampling import SAMPLERS, SCHEDULERS, Sampling
 from .bridge.stack.apply_stack import active, rows_of
 from .types import CATEGORY, LoraStackType, adapters_input

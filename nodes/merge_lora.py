@@ -10,7 +10,7 @@ from ..lora_core.merging.truncation import Limits
 from .bridge.host.node_outputs import as_image_batch
 from .bridge.host.progress import Progress
 from .bridge.host.shown import shown
-from .bridge.merging import CHOICES, check_strengths, connected, merge
+from .bridge.merging.merge import CHOICES, check_strengths, connected, merge
 from .bridge.training.run import as_lora_model
 from .types import CATEGORY, AdapterType, LoraStackType, adapters_input
 

@@ -11,7 +11,7 @@ from .bridge.host.folders import lora_state
 from .bridge.host.node_outputs import as_image_batch
 from .bridge.host.progress import Progress
 from .bridge.host.shown import shown
-from .bridge.resizing import resize
+from .bridge.merging.resize import resize
 from .bridge.stack.apply_stack import check_rows
 from .bridge.training.run import as_lora_model
 from .types import CATEGORY, AdapterType, file_input

@@ -21,7 +21,7 @@ from ...lora_core.stack.weighted import check_finite
 from .host.device import with_fp64
 from .host.model_files import file_name, files_of
 from .host.progress import Progress
-from .merging import Connected
+from .merging.merge import Connected
 from .model.base_figures import Base
 from .model.names import NameTable
 from .model.spans import ALWAYS

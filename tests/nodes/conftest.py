@@ -22,7 +22,7 @@ from lora_loom.lora_core.adapter import TEXT_PREFIX, Adapter
 from lora_loom.lora_core.low_rank import LowRank
 from lora_loom.lora_core.training.config import LoraConfig
 from lora_loom.lora_core.training.targets import select
-from lora_loom.nodes.bridge.export import DTYPES, STYLES, save_proven
+from lora_loom.nodes.bridge.merging.save import DTYPES, STYLES, save_proven
 from lora_loom.nodes.bridge.training.continue_from import PREFIX
 
 import nodes

@@ -15,7 +15,7 @@ from harness.runs import train
 from lora_loom.lora_core.adapter import Adapter
 from lora_loom.lora_core.files.hashes import data_hash
 from lora_loom.lora_core.runs.recipe_json import Settings
-from lora_loom.nodes.bridge.export import save_proven
+from lora_loom.nodes.bridge.merging.save import save_proven
 from lora_loom.nodes.bridge.stack.carried import carried
 from lora_loom.nodes.load_stack import LoadLoraStack
 

@@ -18,7 +18,7 @@ from lora_loom.lora_core.files import formats
 from lora_loom.lora_core.training import objective
 from lora_loom.lora_core.training.config import LoraConfig
 from lora_loom.lora_core.training.inject import Factors, attached
-from lora_loom.nodes.bridge.export import STYLES, save_proven
+from lora_loom.nodes.bridge.merging.save import STYLES, save_proven
 from lora_loom.nodes.bridge.model.denoiser import ComfyDenoiser
 from lora_loom.nodes.bridge.session.session import training_session
 from lora_loom.nodes.bridge.training.continue_from import chosen_layers, read_start

@@ -13,7 +13,7 @@ from harness.calls import run_node
 from harness.runs import train
 from lora_loom.lora_core.files import guard
 from lora_loom.lora_core.files.signatures import signatures
-from lora_loom.nodes.bridge.export import save_proven
+from lora_loom.nodes.bridge.merging.save import save_proven
 from lora_loom.nodes.convert_lora import ConvertLora
 from lora_loom.nodes.extract_lora import ExtractLora
 from lora_loom.nodes.load_stack import LoadLoraStack

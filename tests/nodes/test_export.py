@@ -15,7 +15,7 @@ import torch
 from harness.calls import encode, loaded, relative_error, run_node, sampled
 from lora_loom.lora_core.adapter import Adapter
 from lora_loom.lora_core.files import formats, guard
-from lora_loom.nodes.bridge import export
+from lora_loom.nodes.bridge.merging import save as export
 from lora_loom.nodes.load_stack import LoadLoraStack
 from lora_loom.nodes.save_lora import SaveLora
 from torch import Tensor

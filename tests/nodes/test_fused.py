@@ -19,7 +19,7 @@ from lora_loom.lora_core.adapter import Adapter
 from lora_loom.lora_core.training.config import LoraConfig
 from lora_loom.lora_core.training.inject import Factors, attached
 from lora_loom.lora_core.training.targets import select
-from lora_loom.nodes.bridge.export import DTYPES, STYLES, save_proven
+from lora_loom.nodes.bridge.merging.save import DTYPES, STYLES, save_proven
 from lora_loom.nodes.bridge.model import fused_layers
 from lora_loom.nodes.bridge.model.sampling import sampling_inside
 from lora_loom.nodes.bridge.session.session import training_session

@@ -18,7 +18,7 @@ from lora_loom.lora_core.files import guard
 from lora_loom.lora_core.files.hashes import data_hash
 from lora_loom.lora_core.low_rank import LowRank
 from lora_loom.lora_core.stack.rows import Row as StackRow
-from lora_loom.nodes.bridge.export import DTYPES, STYLES, save_proven
+from lora_loom.nodes.bridge.merging.save import DTYPES, STYLES, save_proven
 from lora_loom.nodes.load_stack import LoadLoraStack
 from lora_loom.nodes.merge_lora import MergeLora
 from lora_loom.nodes.save_lora import SaveLora

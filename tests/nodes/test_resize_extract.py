@@ -23,7 +23,7 @@ from lora_loom.lora_core.low_rank import LowRank
 from lora_loom.lora_core.stack.chain import chain
 from lora_loom.lora_core.stack.rows import Row
 from lora_loom.lora_core.stack.weighted import Weighted
-from lora_loom.nodes.bridge.export import save_proven
+from lora_loom.nodes.bridge.merging.save import save_proven
 from lora_loom.nodes.bridge.model.names import names_of
 from lora_loom.nodes.bridge.model.weights import base_weight
 from lora_loom.nodes.bridge.stack.apply_chain import apply_chain

@@ -18,7 +18,7 @@ from lora_loom.lora_core.adapter import TEXT_PREFIX, Adapter
 from lora_loom.lora_core.families.signs import KIN
 from lora_loom.lora_core.files import formats
 from lora_loom.lora_core.low_rank import LowRank
-from lora_loom.nodes.bridge.export import DTYPES, STYLES, save_proven
+from lora_loom.nodes.bridge.merging.save import DTYPES, STYLES, save_proven
 from lora_loom.nodes.bridge.model.names import NameTable, family_of
 from lora_loom.nodes.bridge.stack.quick_patchers import FusedLoRA
 from lora_loom.nodes.load_stack import LoadLoraStack

@@ -15,7 +15,7 @@ from comfy_execution.utils import CurrentNodeContext
 from harness.calls import encode, run_node, sampled
 from harness.runs import train
 from lora_loom.lora_core.adapter import TEXT_PREFIX, Adapter
-from lora_loom.nodes.bridge.export import DTYPES, STYLES, save_proven
+from lora_loom.nodes.bridge.merging.save import DTYPES, STYLES, save_proven
 from lora_loom.nodes.bridge.model.fused_layers import insist, insisted
 from lora_loom.nodes.bridge.stack.bypass_injection import uncalled
 from lora_loom.nodes.load_stack import LoadLoraStack

@@ -12,20 +12,20 @@ import torch
 from comfy.model_management import throw_exception_if_processing_interrupted
 from PIL import Image
 
-from ...lora_core.adapter import TEXT_PREFIX, Adapter
-from ...lora_core.files import metadata
-from ...lora_core.files.lineage import Parent, losses
-from ...lora_core.low_rank import LowRank
-from ...lora_core.merging.chart import draw_merge
-from ...lora_core.merging.extraction import Extracted, cut, extract, whole_error
-from ...lora_core.merging.merge import Merged
-from ...lora_core.merging.pick import Pick
-from .host import picture_metadata
-from .host.model_files import file_name, files_of, known_hash
-from .host.progress import Progress
-from .merging import Tick, error_lines, size_line
-from .model.names import NameTable
-from .stack.patched_weights import Patched, less
+from ....lora_core.adapter import TEXT_PREFIX, Adapter
+from ....lora_core.files import metadata
+from ....lora_core.files.lineage import Parent, losses
+from ....lora_core.low_rank import LowRank
+from ....lora_core.merging.chart import draw_merge
+from ....lora_core.merging.extraction import Extracted, cut, extract, whole_error
+from ....lora_core.merging.merge import Merged
+from ....lora_core.merging.pick import Pick
+from ..host import picture_metadata
+from ..host.model_files import file_name, files_of, known_hash
+from ..host.progress import Progress
+from ..model.names import NameTable
+from ..stack.patched_weights import Patched, less
+from .merge import Tick, error_lines, size_line
 
 _METHOD, _CPU = "extract", torch.device("cpu")
 Pair = tuple[Patched, Patched]

@@ -7,13 +7,13 @@ from dataclasses import replace
 from comfy_execution.graph_utils import ExecutionBlocker
 from PIL import Image
 
-from ...lora_core.adapter import Adapter
-from ...lora_core.merging.merge import EXACT, UNLIMITED
-from ...lora_core.merging.pick import Pick
-from ...lora_core.merging.truncation import Limits
-from ...lora_core.stack.rows import NONE, Row
-from .merging import Connected, Source, Tick, build, plain, sources
-from .model.names import NameTable
+from ....lora_core.adapter import Adapter
+from ....lora_core.merging.merge import EXACT, UNLIMITED
+from ....lora_core.merging.pick import Pick
+from ....lora_core.merging.truncation import Limits
+from ....lora_core.stack.rows import NONE, Row
+from ..model.names import NameTable
+from .merge import Connected, Source, Tick, build, plain, sources
 
 
 def resize(

@@ -11,26 +11,26 @@ from typing import Any
 from PIL import Image
 from torch import Tensor
 
-from ...lora_core.adapter import TEXT_PREFIX, Adapter
-from ...lora_core.files import lineage, strays
-from ...lora_core.files.hashes import content_hash
-from ...lora_core.files.lineage import Parent, losses
-from ...lora_core.files.mismatch import lacking, left_out
-from ...lora_core.kinds import Difference
-from ...lora_core.merging import AUTO, METHODS, SUM, auto
-from ...lora_core.merging.chart import as_range, draw_merge
-from ...lora_core.merging.merge import Merged, Settings
-from ...lora_core.merging.merge import merge as merge_layers
-from ...lora_core.merging.truncation import Limits
-from ...lora_core.stack.chain import entangled
-from ...lora_core.stack.rows import LIMIT, Row
+from ....lora_core.adapter import TEXT_PREFIX, Adapter
+from ....lora_core.files import lineage, strays
+from ....lora_core.files.hashes import content_hash
+from ....lora_core.files.lineage import Parent, losses
+from ....lora_core.files.mismatch import lacking, left_out
+from ....lora_core.kinds import Difference
+from ....lora_core.merging import AUTO, METHODS, SUM, auto
+from ....lora_core.merging.chart import as_range, draw_merge
+from ....lora_core.merging.merge import Merged, Settings
+from ....lora_core.merging.merge import merge as merge_layers
+from ....lora_core.merging.truncation import Limits
+from ....lora_core.stack.chain import entangled
+from ....lora_core.stack.rows import LIMIT, Row
+from ..host.model_files import lora_hash
+from ..host.progress import Progress
+from ..model.names import NameTable
+from ..model.spans import ALWAYS
+from ..stack.apply_stack import Entry, layers_of, load_rows, rows_of
 from .conversion import as_plain, cost, in_order, told
-from .host.model_files import lora_hash
-from .host.progress import Progress
-from .model.names import NameTable
-from .model.spans import ALWAYS
-from .offspring import described, lost_layers, refuse_losses
-from .stack.apply_stack import Entry, layers_of, load_rows, rows_of
+from .provenance import described, lost_layers, refuse_losses
 
 _LONGEST = 1.2e-05  # as text, of errors
 _ENTRY = 100  # bytes that a tensor takes in a file's header, beside its name

@@ -15,17 +15,17 @@ import comfy.utils
 import torch
 from torch import Tensor
 
-from ...lora_core.adapter import TEXT_PREFIX, Adapter
-from ...lora_core.files import formats, readers, save
-from ...lora_core.files.hashes import content_hash
-from ...lora_core.files.label import Label, labelled
-from ...lora_core.files.lineage import CONTENT
-from ...lora_core.kinds import Correction, DoRA
-from ...lora_core.low_rank import LowRank
-from .host.folders import file_for, loras_folder
-from .host.progress import Progress
-from .model.names import NameTable, names_of
-from .model.weights import key_of, weight_of
+from ....lora_core.adapter import TEXT_PREFIX, Adapter
+from ....lora_core.files import formats, readers, save
+from ....lora_core.files.hashes import content_hash
+from ....lora_core.files.label import Label, labelled
+from ....lora_core.files.lineage import CONTENT
+from ....lora_core.kinds import Correction, DoRA
+from ....lora_core.low_rank import LowRank
+from ..host.folders import file_for, loras_folder
+from ..host.progress import Progress
+from ..model.names import NameTable, names_of
+from ..model.weights import key_of, weight_of
 
 log = logging.getLogger("lora_loom")
 
