@@ -5,10 +5,10 @@ from __future__ import annotations
 from comfy_api.latest import io
 
 from ..lora_core.data.prompts import lines
+from .bridge.analysis.leakage_report import Questions, entries_of, report
 from .bridge.host.node_outputs import as_image_batch
 from .bridge.host.shown import shown
 from .bridge.model.sampling import SAMPLERS, SCHEDULERS, Sampling
-from .bridge.report import Questions, entries_of, report
 from .types import CATEGORY, AdapterType, LoraDatasetType, LoraStackType
 
 

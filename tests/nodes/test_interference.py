@@ -16,7 +16,7 @@ from harness.calls import encode, loaded, run_node
 from lora_loom.lora_core.adapter import TEXT_PREFIX, Adapter
 from lora_loom.lora_core.analysis.interference import measure
 from lora_loom.lora_core.stack.rows import Row
-from lora_loom.nodes.bridge.interference import all_entries
+from lora_loom.nodes.bridge.analysis.interference import all_entries
 from lora_loom.nodes.bridge.model.base_figures import Base
 from lora_loom.nodes.bridge.stack.apply_chain import apply_layers
 from lora_loom.nodes.interference import LoraInterference

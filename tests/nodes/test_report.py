@@ -16,7 +16,7 @@ from harness.calls import encode, run_node
 from lora_loom.lora_core.adapter import Adapter
 from lora_loom.lora_core.analysis.leakage import CLASS, CONCEPT, NEUTRAL
 from lora_loom.lora_core.stack.weighted import exact_sum
-from lora_loom.nodes.bridge.report import entries_of
+from lora_loom.nodes.bridge.analysis.leakage_report import entries_of
 from lora_loom.nodes.bridge.stack.apply_chain import apply_layers
 from lora_loom.nodes.dataset import LoraDataset
 from lora_loom.nodes.report import LoraReport

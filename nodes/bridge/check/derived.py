@@ -18,8 +18,8 @@ from ....lora_core.merging.pick import Pick
 from ....lora_core.merging.truncation import Limits
 from ....lora_core.stack.weighted import exact_sum
 from ....lora_core.training.config import LoraConfig
+from ..analysis.interference import all_entries, interference
 from ..host.progress import Progress
-from ..interference import all_entries, interference
 from ..merging.extraction import extract_lora
 from ..merging.merge import Connected, merge
 from ..model.attention import differentiable_attention

@@ -11,16 +11,16 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ...lora_core.adapter import TEXT_PREFIX
-from ...lora_core.analysis import leakage
-from ...lora_core.analysis.findings import letter
-from ...lora_core.analysis.leakage import Change
-from ...lora_core.drawing.sheet import Row, sheet
-from ...lora_core.stored import as_dict
-from .host.progress import Progress
-from .model.sampling import Sampling, check_size, decoded, latents
-from .stack.apply_stack import Entry, apply_entries
-from .stack.bypass_injection import uncalled
+from ....lora_core.adapter import TEXT_PREFIX
+from ....lora_core.analysis import leakage
+from ....lora_core.analysis.findings import letter
+from ....lora_core.analysis.leakage import Change
+from ....lora_core.drawing.sheet import Row, sheet
+from ....lora_core.stored import as_dict
+from ..host.progress import Progress
+from ..model.sampling import Sampling, check_size, decoded, latents
+from ..stack.apply_stack import Entry, apply_entries
+from ..stack.bypass_injection import uncalled
 
 _TILE = 256
 ALL, NONE = "all", "none"

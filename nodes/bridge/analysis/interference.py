@@ -10,22 +10,22 @@ from itertools import combinations
 import comfy.model_management
 from PIL import Image
 
-from ...lora_core.analysis import findings
-from ...lora_core.analysis.heat_map import heat_map
-from ...lora_core.analysis.interference import measure
-from ...lora_core.analysis.layer_sum import Work
-from ...lora_core.families.distilled import few_step_mark
-from ...lora_core.files import mismatch, strays
-from ...lora_core.stack.rows import Row
-from ...lora_core.stack.weighted import check_finite
-from .host.device import with_fp64
-from .host.model_files import file_name, files_of
-from .host.progress import Progress
-from .merging.merge import Connected
-from .model.base_figures import Base
-from .model.names import NameTable
-from .model.spans import ALWAYS
-from .stack.apply_stack import Entry, active, load_rows, rows_of
+from ....lora_core.analysis import findings
+from ....lora_core.analysis.heat_map import heat_map
+from ....lora_core.analysis.interference import measure
+from ....lora_core.analysis.layer_sum import Work
+from ....lora_core.families.distilled import few_step_mark
+from ....lora_core.files import mismatch, strays
+from ....lora_core.stack.rows import Row
+from ....lora_core.stack.weighted import check_finite
+from ..host.device import with_fp64
+from ..host.model_files import file_name, files_of
+from ..host.progress import Progress
+from ..merging.merge import Connected
+from ..model.base_figures import Base
+from ..model.names import NameTable
+from ..model.spans import ALWAYS
+from ..stack.apply_stack import Entry, active, load_rows, rows_of
 
 
 @dataclass(frozen=True)

@@ -11,18 +11,18 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ...lora_core.adapter import TEXT_PREFIX, Adapter
-from ...lora_core.analysis import leakage, memorisation
-from ...lora_core.data.captions import literal
-from ...lora_core.data.dataset import Dataset
-from ...lora_core.data.prompts import with_trigger, without_trigger
-from ...lora_core.drawing.sheet import Row, sheet
-from .host.node_outputs import as_picture
-from .host.progress import Progress
-from .model.names import NameTable
-from .model.sampling import Sampling, check_size, decoded, latents
-from .stack.apply_stack import Entry, apply_entries, describe, load_rows, rows_of
-from .stack.bypass_injection import uncalled
+from ....lora_core.adapter import TEXT_PREFIX, Adapter
+from ....lora_core.analysis import leakage, memorisation
+from ....lora_core.data.captions import literal
+from ....lora_core.data.dataset import Dataset
+from ....lora_core.data.prompts import with_trigger, without_trigger
+from ....lora_core.drawing.sheet import Row, sheet
+from ..host.node_outputs import as_picture
+from ..host.progress import Progress
+from ..model.names import NameTable
+from ..model.sampling import Sampling, check_size, decoded, latents
+from ..stack.apply_stack import Entry, apply_entries, describe, load_rows, rows_of
+from ..stack.bypass_injection import uncalled
 
 NEUTRAL = ("a mountain landscape with a lake", "a bowl of fruit on a table", "a street in a city at night")
 _TILE = 256
