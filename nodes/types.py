@@ -6,12 +6,12 @@ from comfy_api.latest import io
 
 from ..lora_core.stack.rows import NONE
 
-LoraDatasetType = io.Custom("LORALOOM_DATASET")  # lora_core.training.dataset.Dataset
+LoraDatasetType = io.Custom("LORALOOM_DATASET")  # lora_core.data.dataset.Dataset
 AdapterType = io.Custom("LORALOOM_ADAPTER")  # lora_core.adapter.Adapter, layers in ComfyUI's names
 OptimizerType = io.Custom("LORALOOM_OPTIMIZER")  # lora_core.training.config.OptimizerConfig
 ObjectiveType = io.Custom("LORALOOM_OBJECTIVE")  # lora_core.training.objective_config.ObjectiveConfig
 LayersType = io.Custom("LORALOOM_LAYERS")  # lora_core.training.layers.LayersConfig
-PreviewsType = io.Custom("LORALOOM_PREVIEWS")  # bridge.previews.Previews
+PreviewsType = io.Custom("LORALOOM_PREVIEWS")  # bridge.training.previews.Previews
 ValidationType = io.Custom("LORALOOM_VALIDATION")  # lora_core.training.config.Validation
 LoraStackType = io.Custom("LORA_STACK")  # list of (file name, model strength, text strength), as other packs use it
 

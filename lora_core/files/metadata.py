@@ -30,7 +30,7 @@ class Facts:
     included), `dataset_dirs` and, for class images, `class_dirs` ({folder: (repeats, pictures)}) and `tag_frequency`
     ({folder: {tag: count}}) tell about the training data, `folder_triggers` the words of each folder where it has some;
     `label.redacted` takes out what has folders again.
-    `settings` is the text of `training.settings`; `made_by` tells how it was made of `merged_from`.
+    `settings` is the text of `runs.recipe_json`; `made_by` tells how it was made of `merged_from`.
     """
 
     title: str
