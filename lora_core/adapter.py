@@ -86,3 +86,15 @@ class Adapter:
     def norm(self) -> float:
         """Frobenius norm of all corrections together."""
         return max(sum(self.energies().values()), 0.0) ** 0.5
+
+
+def layers_of(adapter: Adapter) -> str:
+    """`12 layers`, with the kinds where some are no plain LoRA: `12 layers (8 DoRA, 4 LoRA)`."""
+    kinds = adapter.kinds()
+    named = ", ".join(f"{count} {kind}" for kind, count in kinds.most_common())
+    return f"{kinds.total()} layers" + (f" ({named})" if kinds.keys() - {"LoRA"} else "")
+
+
+def off_layers(adapter: Adapter) -> int:
+    """How many layers their file switches off."""
+    return sum(not layer.alpha for layer in adapter.layers.values())

@@ -5,7 +5,7 @@ from __future__ import annotations
 from comfy_api.latest import io
 
 from .bridge.check.run import on_node
-from .bridge.host.shown import shown
+from .bridge.host.node_outputs import shown
 from .types import CATEGORY
 
 

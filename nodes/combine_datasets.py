@@ -6,8 +6,7 @@ from comfy_api.latest import io
 
 from ..lora_core.data.contact_sheet import contact_sheet
 from ..lora_core.data.dataset import combined
-from .bridge.host.node_outputs import as_image_batch
-from .bridge.host.shown import shown
+from .bridge.host.node_outputs import as_image_batch, shown
 from .types import CATEGORY, LoraDatasetType
 
 

@@ -6,11 +6,10 @@ from comfy_api.latest import io
 
 from ..lora_core.merging.truncation import Limits
 from .bridge.host.folders import lora_names, lora_state
+from .bridge.host.node_outputs import as_lora_model, shown
 from .bridge.host.progress import Progress
-from .bridge.host.shown import shown
 from .bridge.merging.conversion import convert_file
-from .bridge.stack.apply_stack import check_rows
-from .bridge.training.run import as_lora_model
+from .bridge.stack.entries import check_rows
 from .types import CATEGORY, AdapterType
 
 

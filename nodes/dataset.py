@@ -10,8 +10,7 @@ from ..lora_core.data.contact_sheet import contact_sheet
 from ..lora_core.data.dataset import Options
 from ..lora_core.data.pictures import MASKS
 from .bridge.host.folders import dataset_folder, folder_state
-from .bridge.host.node_outputs import as_image_batch
-from .bridge.host.shown import shown
+from .bridge.host.node_outputs import as_image_batch, shown
 from .types import CATEGORY, LoraDatasetType
 
 

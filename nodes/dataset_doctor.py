@@ -8,9 +8,8 @@ from comfy_api.latest import io
 
 from ..lora_core.data import doctor
 from ..lora_core.data.contact_sheet import marked_sheet
-from .bridge.host.node_outputs import as_image_batch
+from .bridge.host.node_outputs import as_image_batch, shown
 from .bridge.host.progress import Progress
-from .bridge.host.shown import shown
 from .types import CATEGORY, LoraDatasetType
 
 

@@ -5,11 +5,9 @@ from __future__ import annotations
 from comfy_api.latest import io
 
 from ..lora_core.merging.pick import Pick
-from .bridge.host.node_outputs import as_image_batch
+from .bridge.host.node_outputs import as_image_batch, as_lora_model, shown
 from .bridge.host.progress import Progress
-from .bridge.host.shown import shown
 from .bridge.merging.extraction import extract_lora
-from .bridge.training.run import as_lora_model
 from .types import CATEGORY, AdapterType
 
 

@@ -5,9 +5,8 @@ from __future__ import annotations
 from comfy_api.latest import io
 
 from .bridge.analysis.interference import interference
-from .bridge.host.node_outputs import as_image_batch
-from .bridge.host.shown import shown
-from .bridge.merging.merge import check_strengths, connected
+from .bridge.host.node_outputs import as_image_batch, shown
+from .bridge.stack.entries import check_strengths, connected
 from .types import CATEGORY, LoraStackType, adapters_input
 
 

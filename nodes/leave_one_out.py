@@ -5,13 +5,10 @@ from __future__ import annotations
 from comfy_api.latest import io
 
 from ..lora_core.data.prompts import lines
-from .bridge.analysis.interference import all_entries
 from .bridge.analysis.leave_one_out import Prompts, leave_one_out
-from .bridge.host.node_outputs import as_image_batch
-from .bridge.host.shown import shown
-from .bridge.merging.merge import check_strengths, connected
+from .bridge.host.node_outputs import as_image_batch, shown
 from .bridge.model.sampling import SAMPLERS, SCHEDULERS, Sampling
-from .bridge.stack.apply_stack import active, rows_of
+from .bridge.stack.entries import active, all_entries, check_strengths, connected, rows_of
 from .types import CATEGORY, LoraStackType, adapters_input
 
 

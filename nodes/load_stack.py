@@ -7,9 +7,10 @@ from comfy_api.latest import io
 from ..lora_core.stack.rows import LIMIT, NONE, Row, checked, parse
 from .bridge.host import picture_metadata
 from .bridge.host.folders import lora_state
-from .bridge.host.shown import shown
+from .bridge.host.node_outputs import shown
 from .bridge.stack.apply_chain import APPLY
-from .bridge.stack.apply_stack import apply_stack, check_rows, ignored_by, rows_state
+from .bridge.stack.apply_stack import apply_stack, ignored_by
+from .bridge.stack.entries import check_rows, rows_state
 from .types import CATEGORY, LoraStackType, file_input
 
 FIELDS = range(1, 5)  # the fixed rows of the first version; `rows` holds any number

@@ -7,11 +7,10 @@ from comfy_api.latest import io
 from ..lora_core.merging import AUTO, SUM
 from ..lora_core.merging.merge import NOTHING, Settings
 from ..lora_core.merging.truncation import Limits
-from .bridge.host.node_outputs import as_image_batch
+from .bridge.host.node_outputs import as_image_batch, as_lora_model, shown
 from .bridge.host.progress import Progress
-from .bridge.host.shown import shown
-from .bridge.merging.merge import CHOICES, check_strengths, connected, merge
-from .bridge.training.run import as_lora_model
+from .bridge.merging.merge import CHOICES, merge
+from .bridge.stack.entries import check_strengths, connected
 from .types import CATEGORY, AdapterType, LoraStackType, adapters_input
 
 

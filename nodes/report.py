@@ -5,10 +5,10 @@ from __future__ import annotations
 from comfy_api.latest import io
 
 from ..lora_core.data.prompts import lines
-from .bridge.analysis.leakage_report import Questions, entries_of, report
-from .bridge.host.node_outputs import as_image_batch
-from .bridge.host.shown import shown
+from .bridge.analysis.leakage_report import Questions, report
+from .bridge.host.node_outputs import as_image_batch, shown
 from .bridge.model.sampling import SAMPLERS, SCHEDULERS, Sampling
+from .bridge.stack.entries import Connected, all_entries, rows_of
 from .types import CATEGORY, AdapterType, LoraDatasetType, LoraStackType
 
 
@@ -59,7 +59,8 @@ class LoraReport(io.ComfyNode):
         words = tuple(word.strip() for word in class_words.split(",") if word.strip())
         questions = Questions(trigger.strip(), lines(prompts), words, lines(neutral), negative, seeds)
         sampling = Sampling(width, height, steps, cfg, sampler_name, scheduler, seed)
-        entries = entries_of(model, clip, adapter, strength, lora_stack)
+        given = [Connected(adapter, strength, strength)] if adapter is not None else []
+        entries = all_entries(model, clip, rows_of(lora_stack), given)
         found = report(model, clip, vae, entries, questions, sampling, dataset)
         sheet = as_image_batch(found.sheet)
         return io.NodeOutput(found.text, sheet, found.figures, ui=shown(cls, found.text, sheet))

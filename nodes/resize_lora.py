@@ -8,12 +8,10 @@ from ..lora_core.merging.pick import Pick
 from ..lora_core.merging.truncation import Limits
 from ..lora_core.stack.rows import LIMIT, NONE
 from .bridge.host.folders import lora_state
-from .bridge.host.node_outputs import as_image_batch
+from .bridge.host.node_outputs import as_image_batch, as_lora_model, shown
 from .bridge.host.progress import Progress
-from .bridge.host.shown import shown
 from .bridge.merging.resize import resize
-from .bridge.stack.apply_stack import check_rows
-from .bridge.training.run import as_lora_model
+from .bridge.stack.entries import check_rows
 from .types import CATEGORY, AdapterType, file_input
 
 

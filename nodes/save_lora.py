@@ -7,8 +7,7 @@ from comfy_api.latest import io
 from ..lora_core.files.label import Label
 from ..lora_core.files.names import check_template
 from ..lora_core.files.thumbnail import jpeg
-from .bridge.host.node_outputs import as_picture
-from .bridge.host.shown import shown
+from .bridge.host.node_outputs import as_picture, shown
 from .bridge.merging.save import DTYPES, STYLES, save_adapter
 from .types import CATEGORY, AdapterType
 

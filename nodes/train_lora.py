@@ -20,11 +20,10 @@ from ..lora_core.training.layers import LayersConfig
 from ..lora_core.training.objective_config import WEIGHTINGS, ObjectiveConfig
 from ..lora_core.training.plan import Measures
 from .bridge.host.folders import NONE, lora_state
-from .bridge.host.node_outputs import as_image_batch, as_one_batch
-from .bridge.host.shown import shown
-from .bridge.stack.apply_stack import check_rows
+from .bridge.host.node_outputs import as_image_batch, as_lora_model, as_one_batch, shown
+from .bridge.stack.entries import check_rows
 from .bridge.training.continue_from import read_start
-from .bridge.training.run import AUTO, TIMESTEPS, Run, Sources, as_lora_model, choices, train_lora
+from .bridge.training.run import AUTO, TIMESTEPS, Run, Sources, choices, train_lora
 from .types import (
     CATEGORY,
     AdapterType,

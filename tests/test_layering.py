@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import ast
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path, PurePosixPath
 
 import pytest
@@ -28,6 +29,24 @@ MAY_REACH = {
     "nodes": {"nodes", "nodes/bridge", "lora_core"},
     "": {"nodes"},
 }
+FLOORS = (  # rooms, the lowest first: a file uses its own room, and rooms on lower floors
+    ("lora_core",),
+    ("lora_core/kinds", "lora_core/drawing"),
+    ("lora_core/adapter.py", "lora_core/data"),
+    ("lora_core/families",),
+    ("lora_core/files",),
+    ("lora_core/stack",),
+    ("lora_core/training",),
+    ("lora_core/runs", "lora_core/analysis"),
+    ("lora_core/merging",),
+    ("nodes/bridge/host",),
+    ("nodes/bridge/model",),
+    ("nodes/bridge/session", "nodes/bridge/stack"),
+    ("nodes/bridge/training", "nodes/bridge/merging", "nodes/bridge/analysis"),
+    ("nodes/bridge/check",),
+    ("nodes",),
+)
+FLOOR_OF = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
 
 
 def layer(path: PurePosixPath) -> str:
@@ -67,6 +86,46 @@ def violations(path: str, source: str) -> list[str]:
     return found
 
 
+def room(path: PurePosixPath) -> str:
+    return max((room for room in FLOOR_OF if path.is_relative_to(room)), key=len, default="")
+
+
+def module_of(target: PurePosixPath) -> PurePosixPath | None:
+    """The file of the pack that an import of that name reads."""
+    places = (target.with_suffix(".py"), target / "__init__.py", target.parent.with_suffix(".py"))
+    places += (target.parent / "__init__.py",)
+    return next((place for place in places if (ROOT / place).is_file()), None)
+
+
+def reached(path: PurePosixPath, source: str) -> set[PurePosixPath]:
+    """The files of the pack that one imports, itself left out."""
+    found = {module_of(target) for _, module, target in imported(path, source) if not module}
+    return {file for file in found if file is not None and file != path}
+
+
+def upward(graph: Mapping[PurePosixPath, set[PurePosixPath]]) -> list[str]:
+    return [
+        f"{path} imports {target}, which is not on a lower floor"
+        for path, targets in graph.items()
+        for target in sorted(targets)
+        if room(path) != room(target) and FLOOR_OF[room(path)] <= FLOOR_OF[room(target)]
+    ]
+
+
+def circles(graph: Mapping[PurePosixPath, set[PurePosixPath]]) -> list[str]:
+    """Files of which each is imported on the way from itself."""
+    try:
+        tuple(TopologicalSorter(graph).static_order())
+    except CycleError as error:
+        return [" imports ".join(map(str, reversed(error.args[1])))]
+    return []
+
+
+def graph_of(sources: Iterable[Path]) -> dict[PurePosixPath, set[PurePosixPath]]:
+    paths = {PurePosixPath(path.relative_to(ROOT).as_posix()): path for path in sources}
+    return {place: reached(place, path.read_text(encoding="utf-8")) for place, path in paths.items()}
+
+
 def pack_sources() -> list[Path]:
     folders = (ROOT / "lora_core", ROOT / "nodes")
     return [ROOT / "__init__.py", *sorted(path for folder in folders for path in folder.rglob("*.py"))]
@@ -81,6 +140,33 @@ def test_the_pack() -> None:
         for message in violations(path.relative_to(ROOT).as_posix(), path.read_text(encoding="utf-8"))
     ]
     assert found == []
+
+
+def test_rooms_are_on_floors_and_nothing_runs_back_up() -> None:
+    graph = {path: found for path, found in graph_of(pack_sources()).items() if path.parts[0] != "__init__.py"}
+    assert {room(path) for path in graph} == set(FLOOR_OF), "a room that no file is in, or a file that is in no room"
+    assert upward(graph) == [] and circles(graph) == []
+
+
+@pytest.mark.parametrize(
+    ("path", "source"),
+    [
+        ("lora_core/low_rank.py", "from .adapter import Adapter"),
+        ("lora_core/files/guard.py", "from ..training.config import TrainConfig"),
+        ("lora_core/runs/run_log.py", "from ..analysis import findings"),
+        ("nodes/bridge/model/frozen.py", "from ..stack import bypasses"),
+        ("nodes/bridge/session/session.py", "from ..stack.apply_chain import apply_chain"),
+        ("nodes/bridge/merging/merge.py", "from ..training.run import train_lora"),
+    ],
+)
+def test_it_would_notice_a_way_up(path: str, source: str) -> None:
+    place = PurePosixPath(path)
+    assert upward({place: reached(place, source)})
+
+
+def test_it_would_notice_a_circle() -> None:
+    graph = graph_of(pack_sources())
+    assert circles(graph | {PurePosixPath("lora_core/low_rank.py"): {PurePosixPath("lora_core/weight_sum.py")}})
 
 
 @pytest.mark.parametrize(
@@ -100,8 +186,8 @@ def test_the_pack() -> None:
         ("nodes/train_lora.py", "from nodes import VAEEncode"),
         ("nodes/train_lora.py", "from lora_loom.lora_core import adapter"),
         ("nodes/train_lora.py", "from .. import dev"),
-        ("nodes/bridge/stack/apply_chain.py", "from ..train_lora import TrainLora"),
-        ("nodes/bridge/stack/apply_chain.py", "from .. import train_lora"),
+        ("nodes/bridge/stack/apply_chain.py", "from ...train_lora import TrainLora"),
+        ("nodes/bridge/stack/apply_chain.py", "from ... import train_lora"),
         ("nodes/bridge/stack/apply_chain.py", "import lora_core"),
         ("__init__.py", "from .lora_core import adapter"),
         ("__init__.py", "import comfy"),
@@ -120,7 +206,10 @@ def test_it_would_notice(path: str, source: str) -> None:
             "nodes/train_lora.py",
             "from comfy_api.latest import io\nfrom .bridge import session\nfrom ..lora_core import x",
         ),
-        ("nodes/bridge/stack/apply_chain.py", "import comfy.utils\nimport nodes\nfrom ...lora_core.low_rank import LowRank"),
+        (
+            "nodes/bridge/stack/apply_chain.py",
+            "import comfy.utils\nimport nodes\nfrom ....lora_core.low_rank import LowRank",
+        ),
         ("__init__.py", "from .nodes import comfy_entrypoint"),
     ],
 )

@@ -10,7 +10,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from ..files.loose_names import is_text, unwrapped
+from .loose_names import is_text, unwrapped
 
 Shapes = Mapping[str, tuple[int, ...]]
 

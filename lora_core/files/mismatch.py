@@ -8,11 +8,11 @@ from math import prod
 from typing import NamedTuple
 
 from ..adapter import TEXT_PREFIX
+from ..families.loose_names import is_text
 from ..families.signs import named, takes
 from ..kinds import Correction
 from ..low_rank import LowRank
 from .faults import quote
-from .loose_names import is_text
 
 _NAMED = 3  # examples in a sentence
 _VERSIONS_DIFFER = 2  # kinds of layers at most, of a model

@@ -22,7 +22,7 @@ from ..stored import as_dict, from_dict
 from ..training import snapshot
 from ..training.health import Health
 from ..training.record import Record
-from ..training.trainer import TrainState
+from ..training.state import TrainState
 
 _VERSION = "3"
 _GOOD = "good."

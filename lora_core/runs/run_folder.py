@@ -23,7 +23,8 @@ from ..files.lock import locked
 from ..files.save import save as save_file
 from ..files.save import write_whole
 from ..stored import as_dict
-from ..training.trainer import StepResult, TrainState, Trouble
+from ..training.state import TrainState
+from ..training.trainer import StepResult, Trouble
 from ..version import VERSION
 from . import checkpoint
 from .run_log import RunLog

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from .trainer import TrainState
+    from .state import TrainState
 
 _OPTIMIZER = "optimizer."
 

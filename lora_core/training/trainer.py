@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, TypeVar
 
@@ -13,15 +12,13 @@ import torch
 from torch import Tensor
 
 from . import objective, optimizers, schedules, snapshot, timesteps
-from .batches import Batches
 from .config import TrainConfig
-from .health import GOOD_EVERY, LOWERED, MOST_IN_A_ROW, RUINED, Health, diverged, quiet, suspicious
+from .health import GOOD_EVERY, LOWERED, MOST_IN_A_ROW, RUINED, diverged, quiet, suspicious
 from .inject import Factors
 from .objective import Denoiser
-from .optimizers.schedule_free import ScheduleFreeAdamW
-from .record import Record
 from .ruin import Shown, rise
 from .sample import Sample, place_weights
+from .state import TrainState
 from .steps import Found, MicroBatch, StepResult, brought
 
 Made = TypeVar("Made")
@@ -34,71 +31,6 @@ class Trouble:
     step: int
     text: str
     went_back: bool = False
-
-
-@dataclass
-class TrainState:
-    """Everything that decides how a run goes on. `generator` is its only source of randomness, on the CPU.
-
-    `events` counts steps, drops and returns, and never goes back. `good` is what the run has learnt up to the step to
-    which it returns when it diverges. `torn` is set while, and when, an update is cut off in its middle: of such a
-    state nothing must be kept.
-    """
-
-    factors: Factors
-    batches: Batches
-    generator: torch.Generator
-    optimizer: torch.optim.Optimizer
-    step: int = 0
-    losses: list[float] = field(default_factory=list)
-    ema: Tensor | None = None  # of the factors, from the first step of a run that keeps one
-    health: Health = field(default_factory=Health)
-    events: int = 0
-    good: dict[str, Tensor] | None = None
-    torn: bool = False
-    record: Record = field(default_factory=Record)  # kept by whoever watches the run
-
-    @contextmanager
-    def whole_step(self) -> Iterator[None]:
-        """Undo the random draws and the half gradient of a step that is cut off inside (cancel, out of memory)."""
-        draws, queue, done = self.generator.get_state(), list(self.batches.queue), False
-        try:
-            yield
-            done = True
-        finally:
-            if not done:
-                self.generator.set_state(draws)
-                self.batches.queue = queue
-                self.factors.forget_gradient()
-
-    @contextmanager
-    def judged(self) -> Iterator[None]:
-        """Inside, the factors are those to look at and to save: their EMA, or the average of a schedule-free optimiser.
-
-        On leaving, the trained ones are back, bit for bit. A run that averages nothing has only one kind.
-        """
-        flat, average = self.factors.flat, self._average()
-        if average is None:
-            yield
-            return
-        trained = flat.clone()
-        try:
-            flat.copy_(average)
-            self.factors.cap_()  # an average of products is not the product of averages
-            yield
-        finally:
-            flat.copy_(trained)
-
-    def _average(self) -> Tensor | None:
-        if isinstance(self.optimizer, ScheduleFreeAdamW):
-            return torch.cat(self.optimizer.averages())
-        return self.ema
-
-    def follow(self, decay: float) -> None:
-        """Take the factors of step `step` into the EMA; with few steps done it looks back less than `decay` says."""
-        if self.ema is None:
-            self.ema = self.factors.flat.clone()
-        self.ema.lerp_(self.factors.flat, 1 - min(decay, (1 + self.step) / (10 + self.step)))
 
 
 def make_optimizer(factors: Factors, config: TrainConfig, text_rate: float = 0.0) -> torch.optim.Optimizer:

@@ -8,17 +8,19 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
+from ..data.dataset import Dataset
 from ..stored import as_text, stored
-from . import objective, timesteps
-from .config import TrainConfig, Validation
+from . import objective, timesteps, validation
+from .config import Recipe, TrainConfig, Validation
 from .objective import Denoiser
+from .state import TrainState
 from .steps import brought
-from .trainer import Sample, TrainState, place_weights
+from .trainer import Sample, place_weights
 
 MOST, MOST_OF_TRAINING = 16, 8  # pictures
 
@@ -127,3 +129,28 @@ def _losses(
 
 def _number(seed: int, text: str) -> int:
     return int(hashlib.sha256(f"{seed} {text}".encode()).hexdigest()[:15], 16)
+
+
+class Pictures:
+    """Which examples a run learns from and which it looks at; all and none without validation."""
+
+    def __init__(self, dataset: Dataset, recipe: Recipe):
+        examples, chosen = dataset.examples, recipe.validation
+        shown = [i for i, example in enumerate(examples) if example.group.role == "concept"] or range(len(examples))
+        names = [f"{examples[i].group.name}\n{examples[i].source}" for i in shown]
+        digests = [examples[i].digest for i in shown]
+        found = validation.choose(names, digests, chosen) if chosen else []
+        found = [[shown[i] for i in own] for own in found]
+        held = {i for own in found for i in own} if chosen and chosen.held_out else set()
+        self.dataset, self.looked_at = dataset, [own[-1] for own in found]
+        self.learned = [i for i in range(len(examples)) if i not in held]
+        self.held = [examples[i].digest for i in sorted(held)]
+
+    def shown(self) -> Dataset:
+        """The data set without what is held out."""
+        return replace(self.dataset, examples=tuple(self.dataset.examples[i] for i in self.learned))
+
+    def times(self) -> list[float]:
+        """How often a pass over the data shows each example; those held out, never."""
+        learned = set(self.learned)
+        return [times if i in learned else 0 for i, times in enumerate(self.dataset.times())]

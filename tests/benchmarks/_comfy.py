@@ -25,7 +25,7 @@ from lora_loom.lora_core.low_rank import LowRank  # noqa: E402
 from lora_loom.lora_core.training.config import LoraConfig  # noqa: E402
 from lora_loom.lora_core.training.targets import select  # noqa: E402
 from lora_loom.nodes.bridge.model.names import NameTable  # noqa: E402
-from lora_loom.nodes.bridge.training.continue_from import PREFIX  # noqa: E402
+from lora_loom.nodes.bridge.model.trained_layers import PREFIX  # noqa: E402
 from safetensors.torch import save_file  # noqa: E402
 from tiny.families import FAMILIES, SD_SMALLEST, SD_WHOLE, Tiny  # noqa: E402
 from tiny.weights import seeded  # noqa: E402

@@ -22,8 +22,8 @@ from lora_loom.lora_core.stack.chain import Step as Change
 from lora_loom.lora_core.training.config import LoraConfig
 from lora_loom.lora_core.training.targets import select, weight_shape
 from lora_loom.nodes.bridge.model.frozen import recast_in_backward
+from lora_loom.nodes.bridge.model.trained_layers import PREFIX
 from lora_loom.nodes.bridge.stack.apply_chain import apply_chain
-from lora_loom.nodes.bridge.training.continue_from import PREFIX
 from tiny.families import FAMILIES, Tiny
 from tiny.stored import LAYOUTS, quantised
 from torch import nn

@@ -17,8 +17,9 @@ from lora_loom.lora_core.training.branch import Branch
 from lora_loom.lora_core.training.config import LoraConfig, TrainConfig
 from lora_loom.lora_core.training.inject import Factors, attached
 from lora_loom.lora_core.training.objective_config import ObjectiveConfig
+from lora_loom.lora_core.training.state import TrainState
 from lora_loom.lora_core.training.targets import select
-from lora_loom.lora_core.training.trainer import Sample, TrainState, make_optimizer, train
+from lora_loom.lora_core.training.trainer import Sample, make_optimizer, train
 from lora_loom.nodes.bridge.model.denoiser import ComfyDenoiser
 from lora_loom.nodes.bridge.session.session import training_session
 from torch import Tensor

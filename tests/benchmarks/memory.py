@@ -26,10 +26,10 @@ from lora_loom.lora_core.training.plan import Measures, in_gb, optimiser_bytes
 from lora_loom.lora_core.training.targets import select
 from lora_loom.lora_core.training.trainer import add_gradient
 from lora_loom.nodes.bridge.model.denoiser import ComfyDenoiser
+from lora_loom.nodes.bridge.model.trained_layers import PREFIX
 from lora_loom.nodes.bridge.session.offload import shared_out
 from lora_loom.nodes.bridge.session.rehearsal import Job, stored_bytes, traced
 from lora_loom.nodes.bridge.session.session import blocks, loaded, trainable
-from lora_loom.nodes.bridge.training.continue_from import PREFIX
 
 PLAIN = "plain"
 WAYS = {

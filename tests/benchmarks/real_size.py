@@ -42,10 +42,10 @@ from lora_loom.lora_core.training.trainer import add_gradient
 from lora_loom.nodes.bridge.merging.save import save_adapter
 from lora_loom.nodes.bridge.model.denoiser import ComfyDenoiser
 from lora_loom.nodes.bridge.model.names import NameTable
+from lora_loom.nodes.bridge.model.trained_layers import PREFIX
 from lora_loom.nodes.bridge.session.memory_plan import Planner
 from lora_loom.nodes.bridge.session.rehearsal import Job, stored_bytes
 from lora_loom.nodes.bridge.session.session import loaded, trainable
-from lora_loom.nodes.bridge.training.continue_from import PREFIX
 from lora_loom.nodes.extract_lora import ExtractLora
 from lora_loom.nodes.load_stack import LoadLoraStack
 from lora_loom.nodes.merge_lora import MergeLora

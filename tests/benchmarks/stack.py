@@ -25,7 +25,8 @@ from lora_loom.lora_core.files import formats
 from lora_loom.lora_core.files.store import Store
 from lora_loom.lora_core.stack.rows import Row
 from lora_loom.nodes.bridge.model.names import NameTable, names_of
-from lora_loom.nodes.bridge.stack.apply_stack import apply_entries, load_rows
+from lora_loom.nodes.bridge.stack.apply_stack import apply_entries
+from lora_loom.nodes.bridge.stack.entries import load_rows
 
 import nodes
 

@@ -45,8 +45,9 @@ from lora_loom.lora_core.training.inject import Factors
 from lora_loom.lora_core.training.layers import LayersConfig, Rule
 from lora_loom.lora_core.training.objective_config import ObjectiveConfig
 from lora_loom.lora_core.training.record import Point, Record
+from lora_loom.lora_core.training.state import TrainState
 from lora_loom.lora_core.training.steps import Look, StepResult
-from lora_loom.lora_core.training.trainer import TrainState, Trouble, make_optimizer
+from lora_loom.lora_core.training.trainer import Trouble, make_optimizer
 from lora_loom.lora_core.training.validation import Draw
 from torch import Tensor, nn
 

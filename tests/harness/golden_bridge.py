@@ -13,6 +13,7 @@ import torch
 from lora_loom.lora_core.kinds.correction import Correction
 from lora_loom.lora_core.stack.chain import Step
 from lora_loom.lora_core.training.start import Start
+from lora_loom.lora_core.training.validation import Pictures
 from lora_loom.nodes.bridge.host import picture_metadata
 from lora_loom.nodes.bridge.host.folders import run_folder
 from lora_loom.nodes.bridge.host.progress import Progress
@@ -23,9 +24,8 @@ from lora_loom.nodes.bridge.stack.bypass_injection import Beside, contents
 from lora_loom.nodes.bridge.stack.carried import carried
 from lora_loom.nodes.bridge.training import prepare
 from lora_loom.nodes.bridge.training.header_facts import run_facts
-from lora_loom.nodes.bridge.training.prepare import Run, Sources
+from lora_loom.nodes.bridge.training.order import Run, Sources
 from lora_loom.nodes.bridge.training.previews import Previews, Shown
-from lora_loom.nodes.bridge.training.validation import Pictures
 from torch import Tensor, nn
 
 from harness.golden import IDENTITY, NAME, OPTIONS, RECIPES, corrections, dataset, low_rank, numbers, parent

@@ -13,7 +13,7 @@ from lora_loom.lora_core.training.inject import Factors, attached
 from lora_loom.lora_core.training.targets import select
 from lora_loom.nodes.bridge.model.denoiser import ComfyDenoiser
 from lora_loom.nodes.bridge.model.text_encoders import TextDenoiser, text_layers, tokenized
-from lora_loom.nodes.bridge.training.continue_from import PREFIX
+from lora_loom.nodes.bridge.model.trained_layers import PREFIX
 from torch import Tensor, nn
 
 

@@ -12,7 +12,8 @@ from lora_loom.lora_core.runs import checkpoint
 from lora_loom.lora_core.training.batches import Batches
 from lora_loom.lora_core.training.config import TrainConfig
 from lora_loom.lora_core.training.inject import Factors
-from lora_loom.lora_core.training.trainer import TrainState, make_optimizer
+from lora_loom.lora_core.training.state import TrainState
+from lora_loom.lora_core.training.trainer import make_optimizer
 from safetensors import safe_open
 from torch import nn
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from lora_loom.lora_core.files.loose_names import LooseNames, bare, is_text, numbered_slices
+from lora_loom.lora_core.families.loose_names import LooseNames, bare, is_text, numbered_slices
 
 LAYER = "blocks.0.self_attn.q"
 PREFIXES = (

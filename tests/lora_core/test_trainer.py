@@ -24,15 +24,8 @@ from lora_loom.lora_core.training.health import Health
 from lora_loom.lora_core.training.inject import Factors, attached
 from lora_loom.lora_core.training.layers import LayersConfig, parse_rules
 from lora_loom.lora_core.training.objective_config import ObjectiveConfig
-from lora_loom.lora_core.training.trainer import (
-    Sample,
-    StepResult,
-    TrainState,
-    Trouble,
-    make_optimizer,
-    place_weights,
-    train,
-)
+from lora_loom.lora_core.training.state import TrainState
+from lora_loom.lora_core.training.trainer import Sample, StepResult, Trouble, make_optimizer, place_weights, train
 from torch import Tensor, nn
 
 CHANNELS = 4

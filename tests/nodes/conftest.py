@@ -23,7 +23,7 @@ from lora_loom.lora_core.low_rank import LowRank
 from lora_loom.lora_core.training.config import LoraConfig
 from lora_loom.lora_core.training.targets import select
 from lora_loom.nodes.bridge.merging.save import DTYPES, STYLES, save_proven
-from lora_loom.nodes.bridge.training.continue_from import PREFIX
+from lora_loom.nodes.bridge.model.trained_layers import PREFIX
 
 import nodes
 

@@ -20,8 +20,9 @@ from lora_loom.lora_core.training.config import LoraConfig
 from lora_loom.lora_core.training.inject import Factors, attached
 from lora_loom.nodes.bridge.merging.save import STYLES, save_proven
 from lora_loom.nodes.bridge.model.denoiser import ComfyDenoiser
+from lora_loom.nodes.bridge.model.trained_layers import chosen_layers
 from lora_loom.nodes.bridge.session.session import training_session
-from lora_loom.nodes.bridge.training.continue_from import chosen_layers, read_start
+from lora_loom.nodes.bridge.training.continue_from import read_start
 from lora_loom.nodes.load_stack import LoadLoraStack
 from lora_loom.nodes.train_lora import TrainLora
 from safetensors.torch import save_file

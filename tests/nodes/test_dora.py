@@ -20,9 +20,9 @@ from lora_loom.lora_core.training.layers import LayersConfig
 from lora_loom.lora_core.training.targets import select
 from lora_loom.lora_core.training.trainer import add_gradient
 from lora_loom.nodes.bridge.model.denoiser import ComfyDenoiser
+from lora_loom.nodes.bridge.model.trained_layers import PREFIX
 from lora_loom.nodes.bridge.model.weights import ComfyFrozen, weight_of
 from lora_loom.nodes.bridge.session.session import training_session
-from lora_loom.nodes.bridge.training.continue_from import PREFIX
 from lora_loom.nodes.layers import LoraLayers
 from lora_loom.nodes.load_stack import LoadLoraStack
 from lora_loom.nodes.save_lora import SaveLora

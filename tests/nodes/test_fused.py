@@ -22,9 +22,9 @@ from lora_loom.lora_core.training.targets import select
 from lora_loom.nodes.bridge.merging.save import DTYPES, STYLES, save_proven
 from lora_loom.nodes.bridge.model import fused_layers
 from lora_loom.nodes.bridge.model.sampling import sampling_inside
+from lora_loom.nodes.bridge.model.trained_layers import PREFIX
 from lora_loom.nodes.bridge.session.session import training_session
 from lora_loom.nodes.bridge.stack.bypasses import Branch
-from lora_loom.nodes.bridge.training.continue_from import PREFIX
 from lora_loom.nodes.load_stack import LoadLoraStack
 from tiny.families import FAMILIES
 from tiny.stored import dequantised, load_stored

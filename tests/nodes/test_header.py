@@ -29,7 +29,7 @@ from lora_loom.lora_core.training.objective_config import ObjectiveConfig
 from lora_loom.nodes.bridge.host import model_files
 from lora_loom.nodes.bridge.host.progress import Progress
 from lora_loom.nodes.bridge.training.header_facts import run_facts
-from lora_loom.nodes.bridge.training.prepare import Run, Sources
+from lora_loom.nodes.bridge.training.order import Run, Sources
 from lora_loom.nodes.dataset import LoraDataset
 from lora_loom.nodes.optimizer import TrainingOptimizer
 from lora_loom.nodes.save_lora import SaveLora

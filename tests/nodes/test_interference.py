@@ -16,9 +16,9 @@ from harness.calls import encode, loaded, run_node
 from lora_loom.lora_core.adapter import TEXT_PREFIX, Adapter
 from lora_loom.lora_core.analysis.interference import measure
 from lora_loom.lora_core.stack.rows import Row
-from lora_loom.nodes.bridge.analysis.interference import all_entries
 from lora_loom.nodes.bridge.model.base_figures import Base
 from lora_loom.nodes.bridge.stack.apply_chain import apply_layers
+from lora_loom.nodes.bridge.stack.entries import all_entries
 from lora_loom.nodes.interference import LoraInterference
 from lora_loom.nodes.leave_one_out import LeaveOneOut
 from lora_loom.nodes.load_stack import LoadLoraStack
@@ -161,7 +161,7 @@ def test_text_encoders(models, random_adapter, add_text) -> None:
 
 
 @pytest.mark.parametrize(("inputs", "words"), [
-    ({"adapters": []}, "connect a lora_stack or adapters"), ({"strengths": "1, 2, 3"}, "3 strengths for 2"),
+    ({"adapters": []}, "connect an adapter or a lora_stack"), ({"strengths": "1, 2, 3"}, "3 strengths for 2"),
 ])  # fmt: skip
 def test_refusals(models, random_adapter, inputs: dict, words: str) -> None:
     model = models("flux1").model

@@ -25,6 +25,7 @@ from lora_loom.nodes.bridge.model.denoiser import ComfyDenoiser
 from lora_loom.nodes.bridge.model.frozen import cast_layers
 from lora_loom.nodes.bridge.model.sampling import Sampling, empty_latent, latents, sampling_inside
 from lora_loom.nodes.bridge.model.text_encoders import TextDenoiser, text_layers, tokenized
+from lora_loom.nodes.bridge.model.trained_layers import PREFIX
 from lora_loom.nodes.bridge.session import memory_plan
 from lora_loom.nodes.bridge.session.memory_plan import Planner
 from lora_loom.nodes.bridge.session.offload import Stream
@@ -38,7 +39,6 @@ from lora_loom.nodes.bridge.session.rehearsal import (
     traced,
 )
 from lora_loom.nodes.bridge.session.session import aside, blocks, loaded, prepared, trainable
-from lora_loom.nodes.bridge.training.continue_from import PREFIX
 from lora_loom.nodes.dataset import LoraDataset
 from lora_loom.nodes.previews import TrainingPreviews
 from lora_loom.nodes.train_lora import TrainLora

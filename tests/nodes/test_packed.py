@@ -23,9 +23,9 @@ from lora_loom.lora_core.training.plan import Measures
 from lora_loom.lora_core.training.targets import select
 from lora_loom.nodes.bridge.model.denoiser import ComfyDenoiser
 from lora_loom.nodes.bridge.model.frozen import cast_layers, recast_in_backward
+from lora_loom.nodes.bridge.model.trained_layers import PREFIX
 from lora_loom.nodes.bridge.session.session import blocks, loaded, trainable
 from lora_loom.nodes.bridge.stack.apply_chain import apply_chain
-from lora_loom.nodes.bridge.training.continue_from import PREFIX
 from lora_loom.nodes.load_stack import LoadLoraStack
 from lora_loom.nodes.merge_lora import MergeLora
 from lora_loom.nodes.save_lora import SaveLora

@@ -28,8 +28,8 @@ from lora_loom.lora_core.training.plan import Measures
 from lora_loom.lora_core.training.targets import select, weight_shape
 from lora_loom.nodes.bridge.model import attention as bridge_attention
 from lora_loom.nodes.bridge.model.denoiser import ComfyDenoiser
+from lora_loom.nodes.bridge.model.trained_layers import PREFIX
 from lora_loom.nodes.bridge.session.session import loaded, trainable, training_session
-from lora_loom.nodes.bridge.training.continue_from import PREFIX
 from lora_loom.nodes.load_stack import LoadLoraStack
 from lora_loom.nodes.save_lora import SaveLora
 from tiny.packed import load_packed

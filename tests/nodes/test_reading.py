@@ -23,7 +23,7 @@ from lora_loom.nodes.bridge.host.folders import lora_state
 from lora_loom.nodes.bridge.host.lora_files import read_lora
 from lora_loom.nodes.bridge.host.lora_list import listed, pictured
 from lora_loom.nodes.bridge.model.names import NameTable
-from lora_loom.nodes.bridge.stack.apply_stack import check_rows, rows_state
+from lora_loom.nodes.bridge.stack.entries import check_rows, rows_state
 from lora_loom.nodes.bridge.training.continue_from import read_start
 from lora_loom.nodes.convert_lora import ConvertLora
 from lora_loom.nodes.interference import LoraInterference

@@ -16,8 +16,8 @@ from harness.calls import encode, run_node
 from lora_loom.lora_core.adapter import Adapter
 from lora_loom.lora_core.analysis.leakage import CLASS, CONCEPT, NEUTRAL
 from lora_loom.lora_core.stack.weighted import exact_sum
-from lora_loom.nodes.bridge.analysis.leakage_report import entries_of
 from lora_loom.nodes.bridge.stack.apply_chain import apply_layers
+from lora_loom.nodes.bridge.stack.entries import Connected, all_entries
 from lora_loom.nodes.dataset import LoraDataset
 from lora_loom.nodes.report import LoraReport
 from lora_loom.nodes.train_lora import TrainLora
@@ -108,7 +108,8 @@ def test_memorisation_names_the_planted_picture(models, random_adapter, data) ->
 
 def sample_of(trio: Any, adapter: Adapter) -> torch.Tensor:
     """The first sample with the trigger, by KSampler."""
-    model, _ = apply_layers(trio.model, trio.clip, exact_sum(entries_of(trio.model, trio.clip, adapter, 1.0, None)))
+    entries = all_entries(trio.model, trio.clip, (), [Connected(adapter, 1.0, 1.0)])
+    model, _ = apply_layers(trio.model, trio.clip, exact_sum(entries))
     with torch.inference_mode():
         (latent,) = nodes.EmptyLatentImage().generate(64, 64)
         (samples,) = nodes.common_ksampler(

@@ -27,7 +27,7 @@ from lora_loom.nodes.bridge.merging.save import save_proven
 from lora_loom.nodes.bridge.model.names import names_of
 from lora_loom.nodes.bridge.model.weights import base_weight
 from lora_loom.nodes.bridge.stack.apply_chain import apply_chain
-from lora_loom.nodes.bridge.stack.apply_stack import load_rows
+from lora_loom.nodes.bridge.stack.entries import load_rows
 from lora_loom.nodes.extract_lora import ExtractLora
 from lora_loom.nodes.load_stack import LoadLoraStack
 from lora_loom.nodes.resize_lora import ResizeLora

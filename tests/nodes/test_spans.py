@@ -35,7 +35,8 @@ from lora_loom.nodes.bridge.model.spans import ALWAYS, Timed
 from lora_loom.nodes.bridge.model.weights import ComfyFrozen
 from lora_loom.nodes.bridge.stack import bypass_injection
 from lora_loom.nodes.bridge.stack.apply_chain import apply_chain
-from lora_loom.nodes.bridge.stack.apply_stack import Applied, apply_stack, load_rows
+from lora_loom.nodes.bridge.stack.apply_stack import Applied, apply_stack
+from lora_loom.nodes.bridge.stack.entries import load_rows
 from safetensors.torch import save_file
 from torch import Tensor, nn
 

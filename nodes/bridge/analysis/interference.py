@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
@@ -21,11 +21,9 @@ from ....lora_core.stack.weighted import check_finite
 from ..host.device import with_fp64
 from ..host.model_files import file_name, files_of
 from ..host.progress import Progress
-from ..merging.merge import Connected
 from ..model.base_figures import Base
-from ..model.names import NameTable
 from ..model.spans import ALWAYS
-from ..stack.apply_stack import Entry, active, load_rows, rows_of
+from ..stack.entries import Connected, Entry, active, all_entries, rows_of
 
 
 @dataclass(frozen=True)
@@ -37,20 +35,6 @@ class Measured:
     strengths: str
     rows: list[Row]
     figures: str
-
-
-def all_entries(model, clip, rows: Iterable[Row], adapters: Sequence[Connected]) -> list[Entry]:
-    """Rows, then adapters, in the model's layer names. Raises ValueError when there is none."""
-    table = NameTable(model, clip)
-    entries = load_rows(rows, table)
-    for number, given in enumerate(adapters, 1):
-        resolved = table.resolve(given.adapter, given.name(number))
-        strengths = given.strength, given.text_strength
-        entry = Entry(given.name(number), resolved.adapter, *strengths, resolved.unmatched, misfits=resolved.misfits)
-        entries.append(entry)
-    if not entries:
-        raise ValueError("there is no LoRA to look at; connect a lora_stack or adapters")
-    return entries
 
 
 def interference(model, clip, lora_stack, adapters: Sequence[Connected]) -> Measured:

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ....lora_core.adapter import TEXT_PREFIX, Adapter
+from ....lora_core.adapter import TEXT_PREFIX
 from ....lora_core.analysis import leakage, memorisation
 from ....lora_core.data.captions import literal
 from ....lora_core.data.dataset import Dataset
@@ -19,10 +19,10 @@ from ....lora_core.data.prompts import with_trigger, without_trigger
 from ....lora_core.drawing.sheet import Row, sheet
 from ..host.node_outputs import as_picture
 from ..host.progress import Progress
-from ..model.names import NameTable
 from ..model.sampling import Sampling, check_size, decoded, latents
-from ..stack.apply_stack import Entry, apply_entries, describe, load_rows, rows_of
+from ..stack.apply_stack import apply_entries, describe
 from ..stack.bypass_injection import uncalled
+from ..stack.entries import Entry
 
 NEUTRAL = ("a mountain landscape with a lake", "a bowl of fruit on a table", "a street in a city at night")
 _TILE = 256
@@ -77,19 +77,6 @@ def report(model, clip, vae, entries: Sequence[Entry], questions: Questions, sam
         copied, more, numbers = _memorised(drawn, data)
         lines, rows, figures = [*lines, copied], [*rows, *more], {**figures, "memorisation": numbers}
     return Report("\n\n".join(lines), sheet(rows, tile=_TILE), json.dumps(figures, indent=1))
-
-
-def entries_of(model, clip, adapter: Adapter | None, strength: float, lora_stack) -> list[Entry]:
-    """The LoRAs of a stack and an adapter in the model's own layer names. Raises ValueError when there is none."""
-    table = NameTable(model, clip)
-    entries = load_rows(rows_of(lora_stack), table)
-    if adapter is not None:
-        name = adapter.metadata.get("modelspec.title") or "adapter"
-        resolved = table.resolve(adapter, name)
-        entries.append(Entry(name, resolved.adapter, strength, strength, resolved.unmatched, misfits=resolved.misfits))
-    if not entries:
-        raise ValueError("there is no LoRA to report on; connect an adapter or a lora_stack")
-    return entries
 
 
 def _trigger(questions: Questions, entries: Sequence[Entry], data: Dataset | None) -> str:

@@ -19,8 +19,9 @@ from ....lora_core.drawing.sheet import Row, sheet
 from ....lora_core.stored import as_dict
 from ..host.progress import Progress
 from ..model.sampling import Sampling, check_size, decoded, latents
-from ..stack.apply_stack import Entry, apply_entries
+from ..stack.apply_stack import apply_entries
 from ..stack.bypass_injection import uncalled
+from ..stack.entries import Entry
 
 _TILE = 256
 ALL, NONE = "all", "none"

@@ -18,12 +18,13 @@ from ....lora_core.training.config import LoraConfig, OptimizerConfig, TrainConf
 from ....lora_core.training.inject import Factors, attached
 from ....lora_core.training.layers import LayersConfig
 from ....lora_core.training.plan import Measures
-from ....lora_core.training.trainer import Sample, TrainState, add_gradient, make_optimizer, train
+from ....lora_core.training.state import TrainState
+from ....lora_core.training.trainer import Sample, add_gradient, make_optimizer, train
 from ..host.device import counter
 from ..model.denoiser import ComfyDenoiser
+from ..model.trained_layers import chosen_layers
 from ..model.weights import ComfyFrozen
 from ..session.session import loaded, trainable
-from ..training.continue_from import chosen_layers
 from .networks import Network
 
 PLAIN = Measures(checkpointing=False)

@@ -18,15 +18,16 @@ from ....lora_core.merging.pick import Pick
 from ....lora_core.merging.truncation import Limits
 from ....lora_core.stack.weighted import exact_sum
 from ....lora_core.training.config import LoraConfig
-from ..analysis.interference import all_entries, interference
+from ..analysis.interference import interference
 from ..host.progress import Progress
 from ..merging.extraction import extract_lora
-from ..merging.merge import Connected, merge
+from ..merging.merge import merge
 from ..model.attention import differentiable_attention
 from ..model.sampling import Sampling, latents, sampling_inside
+from ..model.trained_layers import chosen_layers
 from ..stack.apply_chain import Apply
-from ..stack.apply_stack import Entry, apply_entries
-from ..training.continue_from import chosen_layers
+from ..stack.apply_stack import apply_entries
+from ..stack.entries import Connected, Entry, all_entries
 from .case import RANK, Case, apart
 from .networks import Network
 from .rig import Outcome, Rig, whole_fp32

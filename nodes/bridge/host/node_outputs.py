@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+import logging
+import random
+from collections.abc import Mapping
+
 import numpy as np
 import torch
+from comfy_api.latest import io, ui
 from PIL import Image
 from torch import Tensor
+
+from ....lora_core.adapter import Adapter
+from ....lora_core.files import formats
 
 
 def as_image_batch(picture: Image.Image) -> Tensor:
@@ -21,3 +29,37 @@ def as_picture(images: Tensor) -> Image.Image:
 def as_one_batch(picture: Image.Image | None) -> Tensor:
     """The same, and 64 dark pixels square where there is no picture."""
     return as_image_batch(picture or Image.new("RGB", (64, 64)))
+
+
+def as_lora_model(adapter: Adapter) -> dict[str, torch.Tensor]:
+    """ComfyUI's LORA_MODEL: tensors under names that its own nodes load, alpha included."""
+    return formats.encode(adapter, "native", dtype=torch.float32)
+
+
+log = logging.getLogger("lora_loom")
+
+
+def shown(
+    node: type[io.ComfyNode], report: str, images: Tensor | None = None, chosen: Mapping[str, str] | None = None
+) -> dict:
+    """`ui` of a node's output: the report, below it an IMAGE, and what automatic inputs stand for, by their names.
+
+    The front end's web/js/told.js shows the texts.
+    """
+    pictures = {} if images is None else _kept(node, images)
+    return {**pictures, "text": (report,), **({"chosen": (dict(chosen),)} if chosen else {})}
+
+
+def _kept(node: type[io.ComfyNode], images: Tensor) -> dict:
+    """The pictures in ComfyUI's temporary folder; none where the disk does not take them, which is to stop nothing.
+
+    ComfyUI draws their names from Python's generator, which is left as it was.
+    """
+    state = random.getstate()
+    try:
+        return ui.PreviewImage(images, cls=node).as_dict()
+    except OSError as error:
+        log.warning("the picture of %s is not shown: %s", node.__name__, error)
+        return {}
+    finally:
+        random.setstate(state)

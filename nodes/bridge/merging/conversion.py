@@ -9,7 +9,7 @@ from typing import Any
 import comfy.model_management
 import torch
 
-from ....lora_core.adapter import TEXT_PREFIX, Adapter
+from ....lora_core.adapter import TEXT_PREFIX, Adapter, layers_of
 from ....lora_core.files import mismatch, strays
 from ....lora_core.files.lineage import Parent, losses
 from ....lora_core.merging.conversion import Converted, convert, convert_steps
@@ -22,7 +22,6 @@ from ..host.model_files import lora_hash
 from ..host.progress import Progress
 from ..model.names import NameTable, names_of
 from ..model.weights import base_weight
-from ..stack.apply_stack import layers_of
 from .provenance import described, lost_layers, refuse_losses
 
 Tick = Callable[[int, int], None]

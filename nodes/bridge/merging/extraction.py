@@ -25,7 +25,8 @@ from ..host.model_files import file_name, files_of, known_hash
 from ..host.progress import Progress
 from ..model.names import NameTable
 from ..stack.patched_weights import Patched, less
-from .merge import Tick, error_lines, size_line
+from .merge import Tick
+from .report import error_lines, size_line
 
 _METHOD, _CPU = "extract", torch.device("cpu")
 Pair = tuple[Patched, Patched]

@@ -4,33 +4,29 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from PIL import Image
 from torch import Tensor
 
-from ....lora_core.adapter import TEXT_PREFIX, Adapter
-from ....lora_core.files import lineage, strays
-from ....lora_core.files.hashes import content_hash
-from ....lora_core.files.lineage import Parent, losses
-from ....lora_core.files.mismatch import lacking, left_out
+from ....lora_core.adapter import Adapter, layers_of
+from ....lora_core.files import strays
+from ....lora_core.files.lineage import losses
 from ....lora_core.kinds import Difference
 from ....lora_core.merging import AUTO, METHODS, SUM, auto
-from ....lora_core.merging.chart import as_range, draw_merge
+from ....lora_core.merging.chart import draw_merge
 from ....lora_core.merging.merge import Merged, Settings
 from ....lora_core.merging.merge import merge as merge_layers
 from ....lora_core.merging.truncation import Limits
 from ....lora_core.stack.chain import entangled
-from ....lora_core.stack.rows import LIMIT, Row
-from ..host.model_files import lora_hash
-from ..host.progress import Progress
 from ..model.names import NameTable
-from ..model.spans import ALWAYS
-from ..stack.apply_stack import Entry, layers_of, load_rows, rows_of
+from ..stack.entries import Connected, Entry, rows_of
 from .conversion import as_plain, cost, in_order, told
-from .provenance import described, lost_layers, refuse_losses
+from .provenance import described, lost_layers
+from .report import in_order_line, merge_report, vectors_line
+from .sources import Source, sources
 
 _LONGEST = 1.2e-05  # as text, of errors
 _ENTRY = 100  # bytes that a tensor takes in a file's header, beside its name
@@ -38,74 +34,6 @@ _ADDED = 1000  # bytes of a header that Save LoRA adds without being asked: hash
 IN_ORDER = "parts one after the other"
 CHOICES = [SUM, AUTO, *METHODS]
 Tick = Callable[[int, int], None]
-
-
-@dataclass(frozen=True)
-class Connected:
-    """An adapter from the graph, by what it is called in reports."""
-
-    adapter: Adapter
-    strength: float
-    text_strength: float
-
-    def name(self, number: int) -> str:
-        return self.adapter.metadata.get("modelspec.title") or f"adapter {number}"
-
-
-def parse_strengths(text: str, count: int | None, what: str = "strengths") -> list[float]:
-    """Comma-separated strengths; empty text means 1 each. Raises ValueError when a number or their count is wrong."""
-    try:
-        values = [float(part) for part in text.split(",")] if text.strip() else [1.0] * (count or 0)
-    except ValueError as error:
-        raise ValueError(f"{what} is {text!r}; write numbers separated by commas, such as 1.0, 0.5") from error
-    if not all(abs(value) <= LIMIT for value in values):
-        raise ValueError(f"{what} is {text!r}; each must be between -{LIMIT:g} and {LIMIT:g}")
-    if count is not None and len(values) != count:
-        raise ValueError(f"{len(values)} {what} for {count} connected adapters; give one for each, or none")
-    return values
-
-
-def check_strengths(adapters: Mapping[str, Any] | None, **texts: str | None) -> bool | str:
-    """True, or one sentence about the first text of strengths that is wrong. Before a graph runs only the names of
-    `adapters` are known, and of a text that is linked nothing (None)."""
-    count = None if adapters is None else len(adapters)
-    try:
-        for what, text in texts.items():
-            parse_strengths(text or "", count, what)
-    except ValueError as error:
-        return str(error)
-    return True
-
-
-def connected(adapters: Iterable[Adapter | None], strengths: str, text_strengths: str) -> list[Connected]:
-    """Adapters with their strengths; without text strengths of their own, text layers take the same."""
-    found = [adapter for adapter in adapters if adapter is not None]
-    own = parse_strengths(strengths, len(found))
-    text = parse_strengths(text_strengths, len(found), "text_strengths") if text_strengths.strip() else own
-    return [Connected(*each) for each in zip(found, own, text, strict=True)]
-
-
-@dataclass(frozen=True)
-class Source:
-    """Describes what goes into a merge: its hash, of what (see `Parent`), text of block strengths, and, of one that was
-    no plain LoRA, what it cost to make it one, with what it adds to biases and norms."""
-
-    entry: Entry
-    sha256: str
-    hash_of: str = ""
-    blocks: str = ""
-    converted: Mapping[str, Any] | None = None
-    vectors: Mapping[str, Difference] = field(default_factory=dict)
-
-    def at(self, strength: float, text_strength: float) -> Source:
-        return replace(self, entry=replace(self.entry, strength=strength, text_strength=text_strength))
-
-    @property
-    def parent(self) -> Parent:
-        entry = self.entry
-        strengths = entry.strength, entry.text_strength
-        parent = Parent.of(entry.name, entry.adapter.metadata, *strengths, self.sha256, self.hash_of)
-        return replace(parent, blocks=self.blocks)
 
 
 def merge(
@@ -125,26 +53,6 @@ def merge(
     parts, notes = plain(found, model, clip, limits, tick)
     how = {"proposed": reasons} if reasons else {}
     return build(parts, settings, limits, table, tick, [*notes, *reasons], how, beside)
-
-
-def sources(table: NameTable, rows: Sequence[Row], adapters: Sequence[Connected]) -> list[Source]:
-    """Rows of files, then adapters, in the model's names, but for those whose strengths are both 0. Raises ValueError
-    when something of one would be lost: text encoders' layers without CLIP, or that it is on for a part of sampling."""
-    rows, progress = [row for row in rows if row.active], Progress(1)
-    found = [
-        Source(entry, lora_hash(row.name, progress), blocks=row.blocks)
-        for row, entry in zip(rows, load_rows(rows, table), strict=True)
-    ]
-    for number, item in enumerate(adapters, 1):
-        if item.strength or item.text_strength:
-            name = item.name(number)
-            resolved = table.resolve(item.adapter, name)
-            strengths = item.strength, item.text_strength
-            entry = Entry(name, resolved.adapter, *strengths, resolved.unmatched, misfits=resolved.misfits)
-            found.append(Source(entry, content_hash(item.adapter), "adapter"))
-    for source in found:
-        _refuse_losses(source.entry, table.has_text)
-    return found
 
 
 def together(
@@ -204,7 +112,7 @@ def build(
     converted = [part.converted for part in everything if part.converted]
     vectors = _summed(everything)
     gone = [each for entry in entries for each in lost_layers(entry.name, entry.unmatched, entry.misfits)]
-    notes = [*notes, *(_in_order_line(beside) if beside else ()), *(_vectors_line(vectors) if vectors else ())]
+    notes = [*notes, *(in_order_line(beside) if beside else ()), *(vectors_line(vectors) if vectors else ())]
 
     def adapter(merged: Merged) -> Adapter:
         told = {"converted": converted, "left_out": gone}
@@ -220,31 +128,8 @@ def build(
         header = _ADDED + len(json.dumps(adapter(longest).metadata).encode()) + beside_layers
         limits = replace(limits, header=header)
     merged = merge_layers([part.entry for part in everything], settings, limits, tick)
-    report = _report(merged, settings, entries, parents, notes, converted)
+    report = merge_report(merged, settings, entries, parents, notes, converted)
     return adapter(merged), report, draw_merge(merged, settings.method)
-
-
-def _in_order_line(beside: Source) -> list[str]:
-    told = beside.converted or {}
-    kinds = " and ".join(kind for kind in told["kinds"] if kind != "LoRA")
-    return [
-        f"{len(beside.entry.adapter.layers)} layers are changed by {kinds} together with others and are taken as the "
-        f"stack leaves them, relative error {100 * told['error']:.2g} %"
-    ]
-
-
-def _vectors_line(vectors: Mapping[str, Any]) -> list[str]:
-    first = next(iter(vectors))
-    return [f"{len(vectors)} biases and norms are added up as they are, for example {first}; the file holds them, too"]
-
-
-def _refuse_losses(entry: Entry, has_text: bool) -> None:
-    if entry.span != ALWAYS:
-        raise ValueError(
-            f"{entry.name} is on from {entry.span[0]:g} to {entry.span[1]:g} of sampling, which a file cannot say; "
-            "take start and end out of its row, or leave it in the stack"
-        )
-    refuse_losses(entry.name, entry.unmatched, has_text)
 
 
 def _made_by(merged: Merged, settings: Settings, limits: Limits) -> dict[str, object]:
@@ -257,70 +142,3 @@ def _made_by(merged: Merged, settings: Settings, limits: Limits) -> dict[str, ob
     if limits:
         made_by |= {"rank": limits.rank, "energy": limits.energy, "size_mb": limits.megabytes}
     return made_by | losses(merged.error, merged.errors)
-
-
-def _report(
-    merged: Merged, settings: Settings, parts: Sequence[Entry], parents: Sequence[Parent], notes: Sequence[str],
-    converted: Sequence[Mapping[str, Any]],
-) -> str:  # fmt: skip
-    lines = [*notes, *(_part_line(part) for part in parts)]
-    lines.append(size_line(merged))
-    if gone := merged.cancelled:
-        lines.append(f"{len(gone)} layers come to nothing and are not in the LoRA, for example {gone[0]}")
-    lines += _method_lines(merged, settings, len(parts), bool(converted)) + _rights_lines(parents) + error_lines(merged)
-    for each in converted:
-        lines += _converted_lines(each["name"], each.get("errors", {}))
-    return "\n".join(lines)
-
-
-def _converted_lines(name: str, errors: Mapping[str, float]) -> list[str]:
-    worst = sorted(errors, key=errors.__getitem__, reverse=True)
-    lines = [f"  {100 * errors[layer]:.2g} %  {layer}" for layer in worst]
-    return [f"relative error of what became plain LoRA, of {name}, per layer:", *lines] if worst else []
-
-
-def size_line(merged: Merged) -> str:
-    ranks = [layer.rank for layer in merged.layers.values()]
-    size = sum(layer.num_parameters() for layer in merged.layers.values())
-    return f"{len(ranks)} layers, rank {as_range(ranks)}, {size:,} parameters, {2 * size / 1e6:.1f} MB as fp16"
-
-
-def _part_line(part: Entry) -> str:
-    has_text = any(name.startswith(TEXT_PREFIX) for name in part.adapter.layers)
-    line = f"{part.name} x {part.strength:g}" + (f", text {part.text_strength:g}" if has_text else "")
-    return "; ".join(filter(None, (line, lacking(part.unmatched), left_out(part.misfits))))
-
-
-def _method_lines(merged: Merged, settings: Settings, parts: int, converted: bool) -> list[str]:
-    if settings.method == SUM:
-        exact = ("the sum is exact" if parts > 1 else "it is exact") + (
-            " but for what became plain LoRA" if converted else ""
-        )
-        return [] if any(merged.errors.values()) else [exact]
-    both = len(merged.errors) - merged.lone
-    line = (
-        f"{settings.method} on {both} layers that more than one LoRA changes: {merged.departure:.1%} from the exact sum"
-    )
-    return [line + (f"; {merged.lone} layers are one LoRA's and are as they were" if merged.lone else "")]
-
-
-def _rights_lines(parents: Sequence[Parent]) -> list[str]:
-    rights = lineage.rights(parents)
-    if not rights.licence:
-        return []
-    words = {True: "yes", False: "no", None: "unknown"}
-    lines = [f"licence {rights.licence}: commercial use {words[rights.commercial]}, credit {words[rights.credit]}"]
-    if rights.derivatives is False:
-        lines.append("warning: a licence among them allows no derived works, and a merge is one; ask its author")
-    return lines
-
-
-def error_lines(merged: Merged) -> list[str]:
-    """List the relative errors of the whole and of every layer, the largest first; none when nothing was lost."""
-    if not any(merged.errors.values()):
-        return []
-    worst = sorted(merged.errors, key=merged.errors.__getitem__, reverse=True)
-    lines = [f"relative error of the whole: {100 * merged.error:.3g} %, and per layer:"]
-    if lost := [name for name in worst if merged.errors[name] and name not in merged.layers]:
-        lines.insert(0, f"{len(lost)} layers matter too little for this size and are left out, for example {lost[0]}")
-    return lines + [f"  {100 * merged.errors[name]:.3g} %  {name}" for name in worst]

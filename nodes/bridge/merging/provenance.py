@@ -6,9 +6,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from ....lora_core.adapter import Adapter
+from ....lora_core.families.loose_names import is_text
 from ....lora_core.files import lineage, metadata
 from ....lora_core.files.lineage import Parent
-from ....lora_core.files.loose_names import is_text
 from ....lora_core.files.mismatch import Misfit
 from ....lora_core.low_rank import LowRank
 from ..model.names import NameTable

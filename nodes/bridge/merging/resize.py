@@ -13,7 +13,9 @@ from ....lora_core.merging.pick import Pick
 from ....lora_core.merging.truncation import Limits
 from ....lora_core.stack.rows import NONE, Row
 from ..model.names import NameTable
-from .merge import Connected, Source, Tick, build, plain, sources
+from ..stack.entries import Connected
+from .merge import Tick, build, plain
+from .sources import Source, sources
 
 
 def resize(

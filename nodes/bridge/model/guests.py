@@ -13,12 +13,12 @@ import torch
 from comfy.patcher_extension import WrappersMP, merge_nested_dicts
 from torch import Tensor
 
-from ..stack import bypass_injection
 from .attention import OVERRIDE
 
 _SCHEDULE = 20  # steps of the sampling that a forward is told to be part of
 _INSIDE = (WrappersMP.APPLY_MODEL, WrappersMP.DIFFUSION_MODEL)  # what one forward is wrapped in
 _AROUND = (WrappersMP.OUTER_SAMPLE, WrappersMP.SAMPLER_SAMPLE, WrappersMP.PREDICT_NOISE, WrappersMP.CALC_COND_BATCH)
+_OURS = __name__.rpartition(".model.")[0] + "."  # the bridge
 _COMPILED = "torch.compile"  # the key under which ComfyUI runs a compiled copy of the layers, without hooks
 
 
@@ -68,7 +68,7 @@ class Guests:
 
     def names(self) -> list[str]:
         """Return the names of those that other nodes have put there."""
-        others = [call for call in self.calls() if getattr(call, "__module__", "") != bypass_injection.__name__]
+        others = [call for call in self.calls() if not (getattr(call, "__module__", "") or "").startswith(_OURS)]
         return list(dict.fromkeys(map(name_of, others)))
 
     def blamed(self, error: BaseException) -> str:

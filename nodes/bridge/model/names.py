@@ -19,12 +19,12 @@ from torch import nn
 
 from ....lora_core.adapter import TEXT_PREFIX, Adapter
 from ....lora_core.families import diffusers_names
+from ....lora_core.families.loose_names import LooseNames, is_text, numbered_slices
 from ....lora_core.families.signs import guess, is_sure, takes
 from ....lora_core.families.table import Family, for_config_class
 from ....lora_core.files import mismatch
 from ....lora_core.files.formats import FileLayer
 from ....lora_core.files.fused import whole
-from ....lora_core.files.loose_names import LooseNames, is_text, numbered_slices
 from ....lora_core.files.mismatch import Misfit, misfit_of
 from ....lora_core.kinds import Correction, placed
 from ....lora_core.low_rank import LowRank

@@ -23,8 +23,8 @@ from ....lora_core.training.trainer import add_gradient
 from ..host.device import shares_ram
 from ..model.denoiser import ComfyDenoiser
 from ..model.text_encoders import TextDenoiser
+from ..model.trained_layers import chosen_layers
 from ..model.weights import ComfyFrozen
-from ..training.continue_from import chosen_layers
 from .offload import Stream, own_slots, shared_out, slots
 from .session import blocks, prepared
 

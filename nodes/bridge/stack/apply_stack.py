@@ -1,81 +1,23 @@
-"""From rows of names and strengths to adapters in the model's own layer names."""
+"""Put a stack on a MODEL and CLIP: the rows of a LORA_STACK, then one's own, as their exact sum."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
-import comfy.model_management
-import torch
-
-from ....lora_core.adapter import Adapter
 from ....lora_core.analysis.findings import of_stack
-from ....lora_core.families.blocks import strengths
-from ....lora_core.files import guard, strays
-from ....lora_core.files.mismatch import Misfit, lacking, left_out
-from ....lora_core.files.store import Store
 from ....lora_core.files.words import trigger_words, unique
 from ....lora_core.stack import foreign_rows
 from ....lora_core.stack.chain import chain
-from ....lora_core.stack.rows import NONE, Row, parse
-from ....lora_core.stack.weighted import Weighted
+from ....lora_core.stack.rows import Row, parse
 from ..host import picture_metadata
-from ..host.folders import lora_name, lora_path, lora_state
-from ..host.lora_files import read_lora
-from ..model.names import NameTable, names_of
-from ..model.spans import ALWAYS, Span, Timed
+from ..model.names import names_of
+from ..model.spans import ALWAYS, Timed
 from .apply_chain import Apply, How, apply_chain
 from .bypass_injection import uncalled
+from .entries import Entry, active, effective, load_rows
 from .loudness import too_loud
-
-_SPARE = 2 * 2**30
-
-
-def _memory_is_tight() -> bool:
-    return comfy.model_management.get_free_memory(torch.device("cpu")) < _SPARE
-
-
-_FILES = Store(_memory_is_tight, reader=read_lora)
-
-
-@dataclass(frozen=True)
-class Entry(Weighted):
-    """A stack entry; `unmatched` are the file's names that the connected models do not have, `factors` what layers are
-    at that a per-block strength names, `span` the part of sampling that it is on for, `misfits` the file's layers that
-    have another shape in the models."""
-
-    unmatched: tuple[str, ...] = ()
-    factors: Mapping[str, float] = field(default_factory=dict)
-    span: Span = ALWAYS
-    misfits: tuple[Misfit, ...] = ()
-
-    def strength_of(self, layer: str) -> float:
-        return super().strength_of(layer) * self.factors.get(layer, 1.0)
-
-    def report(self, has_text: bool) -> str:
-        line = f"{self.name}: {layers_of(self.adapter)} at {self.strength:g} / {self.text_strength:g}"
-        if self.factors:
-            off = sum(not self.factors.get(layer, 1.0) for layer in self.adapter.layers)
-            line += f", blocks as written ({off} layers off)"
-        if self.span != ALWAYS:
-            line += f", from {self.span[0]:g} to {self.span[1]:g} of sampling"
-        if off := off_layers(self.adapter):
-            line += f", {off} of them switched off in the file (alpha 0)"
-        beside = strays.told(self.adapter.left_out) if self.adapter.left_out else ""
-        return "; ".join(filter(None, (line, beside, lacking(self.unmatched, has_text), left_out(self.misfits))))
-
-
-def layers_of(adapter: Adapter) -> str:
-    """`12 layers`, with the kinds where some are no plain LoRA: `12 layers (8 DoRA, 4 LoRA)`."""
-    kinds = adapter.kinds()
-    named = ", ".join(f"{count} {kind}" for kind, count in kinds.most_common())
-    return f"{kinds.total()} layers" + (f" ({named})" if kinds.keys() - {"LoRA"} else "")
-
-
-def off_layers(adapter: Adapter) -> int:
-    """How many layers their file switches off."""
-    return sum(not layer.alpha for layer in adapter.layers.values())
 
 
 @dataclass(frozen=True)
@@ -87,44 +29,6 @@ class Applied:
     rows: list[Row]
     report: str
     triggers: str
-
-
-def rows_of(stack: Iterable | None) -> list[Row]:
-    """The rows of a LORA_STACK as other packs hold them."""
-    return foreign_rows.read(stack)[0]
-
-
-def active(rows: Iterable[Row]) -> list[Row]:
-    """Rows that name a file and are on, under the names that ComfyUI's lists have."""
-    return [_listed(row) for row in rows if row.name not in ("", NONE) and row.on]
-
-
-def load_rows(rows: Iterable[Row], table: NameTable) -> list[Entry]:
-    """Read and resolve every row. Rows whose strengths are both zero are not read."""
-    return [_load(row, table) for row in _on(rows)]
-
-
-def check_rows(names: Iterable[str | None], text: str | None = "") -> bool | str:
-    """True, or one sentence about the first file that is missing or unsafe, or the first fault in the text of rows;
-    links (None) are not known yet."""
-    try:
-        for row in parse(text or ""):
-            if row.active:
-                guard.inspect(lora_path(row.name))
-        for name in names:
-            if name and name != NONE:
-                guard.inspect(lora_path(name))
-    except ValueError as error:
-        return str(error)
-    return True
-
-
-def rows_state(text: str | None) -> list:
-    """Name, size and time of every file that a text of rows names."""
-    try:
-        return [lora_state(row.name) for row in parse(text or "")]
-    except ValueError:
-        return []
 
 
 def ignored_by(text: str | None) -> list[str]:
@@ -144,7 +48,8 @@ def apply_stack(model, clip, stack: Iterable | None, own: Iterable[Row], apply: 
     entries = load_rows(rows, names_of(model, clip))
     patched, text, how = apply_entries(model, clip, entries, apply)
     makers = [
-        picture_metadata.entry_of(row, entry.adapter.metadata) for row, entry in zip(_on(rows), entries, strict=True)
+        picture_metadata.entry_of(row, entry.adapter.metadata)
+        for row, entry in zip(effective(rows), entries, strict=True)
     ]
     picture_metadata.attach(patched, makers)
     picture_metadata.tell(makers)
@@ -164,7 +69,7 @@ def apply_stack(model, clip, stack: Iterable | None, own: Iterable[Row], apply: 
 def _doubled(model, before: Iterable[Row]) -> list[str]:
     """A sentence when rows of a LORA_STACK are on the MODEL already, as when both come from the stack before."""
     there = {each["name"] for each in picture_metadata.attached(model)}
-    names = [row.name for row in _on(before) if row.name.replace("\\", "/") in there]
+    names = [row.name for row in effective(before) if row.name.replace("\\", "/") in there]
     if not names:
         return []
     return [
@@ -187,22 +92,3 @@ def apply_entries(model, clip, entries: Sequence[Entry], apply: Apply = "auto") 
 def describe(entries: Sequence[Entry], has_text: bool) -> str:
     """One line per entry: layers, strengths, and what of the file did not apply."""
     return "\n".join(entry.report(has_text) for entry in entries) or "no LoRA is switched on"
-
-
-def _on(rows: Iterable[Row]) -> list[Row]:
-    return [row for row in rows if row.active]
-
-
-def _listed(row: Row) -> Row:
-    """A row at strength 0 may name what is not there: it is not read."""
-    return row.renamed(lora_name(row.name)) if row.active else row
-
-
-def _load(row: Row, table: NameTable) -> Entry:
-    path = lora_path(row.name)
-    resolved = table.resolve(_FILES.read(path), path.name)
-    factors = strengths(row.blocks, [*table.shapes, *table.parameters], table.family.name) if row.blocks.strip() else {}
-    return Entry(
-        path.stem, resolved.adapter, row.strength, row.text_strength, resolved.unmatched, factors,
-        (row.start, row.end), resolved.misfits,
-    )  # fmt: skip

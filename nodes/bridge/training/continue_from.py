@@ -7,7 +7,6 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import nn
 
 from ....lora_core.adapter import TEXT_PREFIX, Adapter
 from ....lora_core.files import mismatch, strays
@@ -19,17 +18,11 @@ from ....lora_core.kinds.placed import Placed
 from ....lora_core.low_rank import LowRank
 from ....lora_core.stack.chain import chain
 from ....lora_core.stack.weighted import Weighted
-from ....lora_core.training.config import LoraConfig
 from ....lora_core.training.start import Start
-from ....lora_core.training.targets import layer_kind, select
 from ..host.folders import NONE, lora_path
 from ..host.lora_files import read_lora
 from ..model.names import NameTable
-from ..model.text_encoders import text_layers
 from ..stack.apply_chain import apply_chain
-
-PREFIX = "diffusion_model."
-Layers = dict[str, nn.Module]
 
 
 def read_start(name: str, model, clip, own_targets: bool, rank: int, alpha: float) -> Start | None:
@@ -69,26 +62,6 @@ def _left_out(tensors: Sequence[str], off: Sequence[str], vectors: Sequence[str]
     return tuple(notes)
 
 
-def chosen_layers(
-    network: nn.Module, encoders: nn.Module | None, lora: LoraConfig, start: Start | None
-) -> tuple[Layers, Layers]:
-    """The layers to train, of the diffusion network and of text encoders that are trained along, and those of the start
-    that are attached as they are.
-
-    Raises ValueError for a layer of the start that cannot be attached.
-    """
-    own = start.own_names() if start else ()
-    layers = select(network, lora, PREFIX, own)
-    if encoders is not None:
-        layers |= text_layers(encoders, lora, own)
-    kept = {}
-    for name in start.layers if start else ():
-        text = name.startswith(TEXT_PREFIX)
-        if name not in layers and not (text and encoders is None):
-            kept[name] = _module(encoders, name, TEXT_PREFIX) if text else _module(network, name, PREFIX)
-    return layers, kept
-
-
 def spoken_with(model, clip, start: Start | None) -> tuple[Any, Adapter]:
     """For a run that does not train text encoders: the CLIP with the start's corrections of them, and these."""
     text = {name for name in (start.layers if start else ()) if name.startswith(TEXT_PREFIX)}
@@ -126,13 +99,3 @@ def _fused(parts: Sequence[tuple[DoRA, Placed]], height: int) -> DoRA:
         updates.append((place.start, update))
         magnitude[place.start : place.start + place.length] = reorder(dora.magnitude)
     return DoRA(joined(updates, height), magnitude, 0, parts[0][0].norm_of)
-
-
-def _module(network: nn.Module, name: str, prefix: str) -> nn.Module:
-    module = network.get_submodule(name.removeprefix(prefix))
-    if layer_kind(module) is None:
-        raise ValueError(
-            f"the file to continue from corrects {name}, a {type(module).__name__}, which cannot be trained here; "
-            "merge that layer into the model first, or choose another file"
-        )
-    return module

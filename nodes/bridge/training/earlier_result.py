@@ -18,9 +18,9 @@ from ....lora_core.training.config import fingerprint
 from ....lora_core.version import VERSION
 from ..host.lora_files import read_lora
 from ..model.encoding_cache import works_around_weights
+from ..model.trained_layers import chosen_layers
 from . import prepare
-from .continue_from import chosen_layers
-from .prepare import Order
+from .order import Order
 from .previews import kept_sheet
 from .run_folders import known
 

@@ -28,7 +28,7 @@ from ..model.names import family_of
 from ..stack.carried import carried
 
 if TYPE_CHECKING:
-    from .prepare import Run, Sources
+    from .order import Run, Sources
 
 
 def run_facts(sources: Sources, recipe: Recipe, run: Run, progress: Progress, learned: Dataset | None = None) -> Facts:

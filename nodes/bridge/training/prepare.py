@@ -4,22 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Mapping
-from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
 import torch
 from node_helpers import conditioning_set_values
 
-from ....lora_core.data.dataset import Dataset, check_preservation
+from ....lora_core.data.dataset import check_preservation
 from ....lora_core.families.table import check_trainable
 from ....lora_core.stored import as_dict
 from ....lora_core.training.config import Recipe, fingerprint
 from ....lora_core.training.layers import counted
-from ....lora_core.training.plan import Measures
-from ....lora_core.training.start import Start
 from ....lora_core.training.targets import summary, weight_shape
+from ....lora_core.training.validation import Pictures
 from ..host.progress import Progress
 from ..model.denoiser import prediction_type
 from ..model.encoding import check_sizes, encode_captions, encode_images
@@ -28,62 +25,17 @@ from ..model.names import family_of
 from ..model.sampling import empty_latent
 from ..model.stage_c_prior import check_prior, encode_priors
 from ..model.text_encoders import check_text, tokenized, windows
+from ..model.trained_layers import chosen_layers
 from ..session.rehearsal import Job, Preview
 from ..stack import bypass_injection
 from ..stack.carried import carried, in_words
 from . import previews
 from .checks import check_conditioning, check_connected, check_objective, warnings
-from .continue_from import chosen_layers
-from .previews import Previews, Shown
+from .order import Run, Sources
+from .previews import Shown
 from .samples import captions_to_encode
-from .validation import Pictures
 
 log = logging.getLogger("lora_loom")
-
-
-@dataclass(frozen=True)
-class Run:
-    """Holds the settings of a run that do not change what is learned. `automatic` takes further `measures` when these
-    do not fit into memory. `note` stays on the node, and `chosen` in the fields of what was left to the run, by
-    name."""
-
-    name: str = "lora"
-    save_every: int = 250
-    measures: Measures = Measures()
-    automatic: bool = True
-    start_over: bool = False
-    note: str = ""
-    previews: Previews | None = None
-    chosen: Mapping[str, str] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Sources:
-    """Holds what a run learns from. `prior_vae` is the stage C encoder, for Stable Cascade B only; `start` is a LoRA to
-    go on from."""
-
-    model: Any
-    clip: Any
-    vae: Any
-    dataset: Dataset
-    prior_vae: Any = None
-    start: Start | None = None
-
-
-@dataclass(frozen=True)
-class Order:
-    """Holds what is to be trained, already checked, and where its progress is told."""
-
-    sources: Sources
-    recipe: Recipe
-    run: Run
-    pictures: Pictures
-    progress: Progress
-
-    @property
-    def text(self):
-        """The CLIP that is trained along, if any."""
-        return self.sources.clip if self.recipe.text else None
 
 
 def check(sources: Sources, recipe: Recipe) -> tuple[Pictures, list[str]]:

@@ -17,7 +17,7 @@ from ....lora_core.data.prompts import pairs
 from ....lora_core.drawing.sheet import Row, sheet
 from ....lora_core.runs import kept_picture
 from ....lora_core.stored import as_text, stored
-from ....lora_core.training.trainer import TrainState
+from ....lora_core.training.state import TrainState
 from ..host.progress import Progress
 from ..model.encoding import encode_captions
 from ..model.sampling import Sampling, check_size, decoded, drop, latents, sampling_inside

@@ -17,7 +17,7 @@ from PIL import Image
 
 from ....lora_core.adapter import Adapter
 from ....lora_core.drawing.plot import draw_curve
-from ....lora_core.files import formats, metadata
+from ....lora_core.files import metadata
 from ....lora_core.runs.result import Finished, forget
 from ....lora_core.runs.run_folder import RunFolder, UnsavedError
 from ....lora_core.training.batches import Batches
@@ -27,26 +27,29 @@ from ....lora_core.training.objective_config import TIMESTEP_LAWS
 from ....lora_core.training.presets import AUTO, Choices, choose
 from ....lora_core.training.reality import Expected
 from ....lora_core.training.start import Start
-from ....lora_core.training.trainer import Sample, StepResult, TrainState, Trouble, make_optimizer, train
+from ....lora_core.training.state import TrainState
+from ....lora_core.training.trainer import Sample, StepResult, Trouble, make_optimizer, train
 from ....lora_core.training.unmoved import Unmoved
+from ....lora_core.training.validation import Pictures
 from ..host.ending import ended_by_signals
 from ..host.progress import Progress
 from ..model.denoiser import ComfyDenoiser
 from ..model.names import family_of
 from ..model.text_encoders import TextDenoiser
+from ..model.trained_layers import Layers, chosen_layers
 from ..model.weights import ComfyFrozen
 from ..session.memory_plan import Planner, UnforeseeableError
 from ..session.session import aside, loaded, trainable
 from . import earlier_result, prepare
-from .continue_from import Layers, chosen_layers, spoken_with
+from .continue_from import spoken_with
 from .header_facts import run_facts
-from .prepare import Order, Run, Sources
+from .order import Order, Run, Sources
 from .previews import Previewer, Shown, check_previews
 from .reality import Reality
 from .run_folders import begun, place, stop_told, tell
 from .samples import make_samples
 from .trial import check_guests
-from .validation import Pictures, Watch, weight_norms
+from .validation import Watch, weight_norms
 
 log = logging.getLogger("lora_loom")
 TIMESTEPS = (AUTO, *TIMESTEP_LAWS)
@@ -293,8 +296,3 @@ def choices(
     to go on from."""
     rank = start.usual_rank() if start and not rank else rank
     return choose(family_of(model).preset_name, targets, rank, alpha, learning_rate, timesteps, shift, optimizer)
-
-
-def as_lora_model(adapter: Adapter) -> dict[str, torch.Tensor]:
-    """ComfyUI's LORA_MODEL: tensors under names that its own nodes load, alpha included."""
-    return formats.encode(adapter, "native", dtype=torch.float32)

@@ -13,7 +13,7 @@ import comfy.model_management
 from ....lora_core.runs.run_folder import Past, RunFolder, past_runs
 from ....lora_core.runs.setting_changes import differences
 from ....lora_core.training.config import fingerprint
-from ....lora_core.training.trainer import TrainState
+from ....lora_core.training.state import TrainState
 from ..host.folders import run_folder
 from ..host.progress import Progress
 

@@ -18,7 +18,7 @@ from ..model.sampling import Sampling, empty_latent
 from ..model.text_encoders import tokenized
 from ..session.rehearsal import Job, traced, tried
 from ..session.session import aside, trainable
-from .prepare import Order
+from .order import Order
 
 _NEED_MEMORY = (DataDependentOutputException, DynamicOutputShapeException, UnsupportedFakeTensorException)
 

@@ -16,7 +16,6 @@ from PIL import Image
 from torch import Tensor, nn
 
 from ....lora_core.adapter import Adapter
-from ....lora_core.data.dataset import Dataset
 from ....lora_core.drawing.plot import Marks
 from ....lora_core.files import formats, save
 from ....lora_core.files.label import redacted
@@ -25,38 +24,15 @@ from ....lora_core.training.config import Recipe, TrainConfig
 from ....lora_core.training.judgement import Verdict, best_step, judge, judge_training
 from ....lora_core.training.record import Point
 from ....lora_core.training.report import Story, report
+from ....lora_core.training.state import TrainState
 from ....lora_core.training.steps import StepResult
 from ....lora_core.training.targets import weight_shape
-from ....lora_core.training.trainer import Sample, TrainState
+from ....lora_core.training.trainer import Sample
+from ....lora_core.training.validation import Pictures
 from ..host.lora_files import read_lora
 
 log = logging.getLogger("lora_loom")
 _MOST_READ = 1 << 20  # values of a weight, for its norm
-
-
-class Pictures:
-    """Which examples a run learns from and which it looks at; all and none without validation."""
-
-    def __init__(self, dataset: Dataset, recipe: Recipe):
-        examples, chosen = dataset.examples, recipe.validation
-        shown = [i for i, example in enumerate(examples) if example.group.role == "concept"] or range(len(examples))
-        names = [f"{examples[i].group.name}\n{examples[i].source}" for i in shown]
-        digests = [examples[i].digest for i in shown]
-        found = validation.choose(names, digests, chosen) if chosen else []
-        found = [[shown[i] for i in own] for own in found]
-        held = {i for own in found for i in own} if chosen and chosen.held_out else set()
-        self.dataset, self.looked_at = dataset, [own[-1] for own in found]
-        self.learned = [i for i in range(len(examples)) if i not in held]
-        self.held = [examples[i].digest for i in sorted(held)]
-
-    def shown(self) -> Dataset:
-        """The data set without what is held out."""
-        return replace(self.dataset, examples=tuple(self.dataset.examples[i] for i in self.learned))
-
-    def times(self) -> list[float]:
-        """How often a pass over the data shows each example; those held out, never."""
-        learned = set(self.learned)
-        return [times if i in learned else 0 for i, times in enumerate(self.dataset.times())]
 
 
 class Watch:

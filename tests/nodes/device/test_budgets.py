@@ -26,15 +26,16 @@ from lora_loom.lora_core.training.inject import Factors, attached
 from lora_loom.lora_core.training.layers import LayersConfig
 from lora_loom.lora_core.training.objective_config import ObjectiveConfig
 from lora_loom.lora_core.training.plan import Measures
+from lora_loom.lora_core.training.state import TrainState
 from lora_loom.lora_core.training.targets import select
-from lora_loom.lora_core.training.trainer import Sample, TrainState, make_optimizer, train
+from lora_loom.lora_core.training.trainer import Sample, make_optimizer, train
 from lora_loom.nodes.bridge.model.denoiser import ComfyDenoiser
+from lora_loom.nodes.bridge.model.trained_layers import PREFIX
 from lora_loom.nodes.bridge.session import session
 from lora_loom.nodes.bridge.session.memory_plan import Planner
 from lora_loom.nodes.bridge.session.offload import Stream
 from lora_loom.nodes.bridge.session.rehearsal import Job
 from lora_loom.nodes.bridge.session.session import trainable, training_session
-from lora_loom.nodes.bridge.training.continue_from import PREFIX
 from tiny.stored import load_stored
 
 BATCH = 2

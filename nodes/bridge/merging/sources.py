@@ -1,0 +1,67 @@
+"""What goes into a merge: rows of files, then adapters, each with its hash."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from ....lora_core.files.hashes import content_hash
+from ....lora_core.files.lineage import Parent
+from ....lora_core.kinds import Difference
+from ....lora_core.stack.rows import Row
+from ..host.model_files import lora_hash
+from ..host.progress import Progress
+from ..model.names import NameTable
+from ..model.spans import ALWAYS
+from ..stack.entries import Connected, Entry, adapter_entry, load_rows
+from .provenance import refuse_losses
+
+
+@dataclass(frozen=True)
+class Source:
+    """Describes what goes into a merge: its hash, of what (see `Parent`), text of block strengths, and, of one that was
+    no plain LoRA, what it cost to make it one, with what it adds to biases and norms."""
+
+    entry: Entry
+    sha256: str
+    hash_of: str = ""
+    blocks: str = ""
+    converted: Mapping[str, Any] | None = None
+    vectors: Mapping[str, Difference] = field(default_factory=dict)
+
+    def at(self, strength: float, text_strength: float) -> Source:
+        return replace(self, entry=replace(self.entry, strength=strength, text_strength=text_strength))
+
+    @property
+    def parent(self) -> Parent:
+        entry = self.entry
+        strengths = entry.strength, entry.text_strength
+        parent = Parent.of(entry.name, entry.adapter.metadata, *strengths, self.sha256, self.hash_of)
+        return replace(parent, blocks=self.blocks)
+
+
+def sources(table: NameTable, rows: Sequence[Row], adapters: Sequence[Connected]) -> list[Source]:
+    """Rows of files, then adapters, in the model's names, but for those whose strengths are both 0. Raises ValueError
+    when something of one would be lost: text encoders' layers without CLIP, or that it is on for a part of sampling."""
+    rows, progress = [row for row in rows if row.active], Progress(1)
+    found = [
+        Source(entry, lora_hash(row.name, progress), blocks=row.blocks)
+        for row, entry in zip(rows, load_rows(rows, table), strict=True)
+    ]
+    for number, item in enumerate(adapters, 1):
+        if item.strength or item.text_strength:
+            entry = adapter_entry(item, item.name(number), table)
+            found.append(Source(entry, content_hash(item.adapter), "adapter"))
+    for source in found:
+        _refuse_losses(source.entry, table.has_text)
+    return found
+
+
+def _refuse_losses(entry: Entry, has_text: bool) -> None:
+    if entry.span != ALWAYS:
+        raise ValueError(
+            f"{entry.name} is on from {entry.span[0]:g} to {entry.span[1]:g} of sampling, which a file cannot say; "
+            "take start and end out of its row, or leave it in the stack"
+        )
+    refuse_losses(entry.name, entry.unmatched, has_text)

@@ -1,0 +1,60 @@
+"""What is to be trained, on what, and how a run is kept."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from ....lora_core.data.dataset import Dataset
+from ....lora_core.training.config import Recipe
+from ....lora_core.training.plan import Measures
+from ....lora_core.training.start import Start
+from ....lora_core.training.validation import Pictures
+from ..host.progress import Progress
+from .previews import Previews
+
+
+@dataclass(frozen=True)
+class Run:
+    """Holds the settings of a run that do not change what is learned. `automatic` takes further `measures` when these
+    do not fit into memory. `note` stays on the node, and `chosen` in the fields of what was left to the run, by
+    name."""
+
+    name: str = "lora"
+    save_every: int = 250
+    measures: Measures = Measures()
+    automatic: bool = True
+    start_over: bool = False
+    note: str = ""
+    previews: Previews | None = None
+    chosen: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Sources:
+    """Holds what a run learns from. `prior_vae` is the stage C encoder, for Stable Cascade B only; `start` is a LoRA to
+    go on from."""
+
+    model: Any
+    clip: Any
+    vae: Any
+    dataset: Dataset
+    prior_vae: Any = None
+    start: Start | None = None
+
+
+@dataclass(frozen=True)
+class Order:
+    """Holds what is to be trained, already checked, and where its progress is told."""
+
+    sources: Sources
+    recipe: Recipe
+    run: Run
+    pictures: Pictures
+    progress: Progress
+
+    @property
+    def text(self):
+        """The CLIP that is trained along, if any."""
+        return self.sources.clip if self.recipe.text else None
