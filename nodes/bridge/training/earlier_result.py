@@ -18,7 +18,6 @@ from ....lora_core.training.config import fingerprint
 from ....lora_core.version import VERSION
 from ..host.lora_files import read_lora
 from ..model.encoding_cache import works_around_weights
-from ..model.trained_layers import chosen_layers
 from . import prepare
 from .order import Order
 from .previews import kept_sheet
@@ -42,12 +41,7 @@ def find(order: Order) -> tuple[Path, Finished, Image.Image, Image.Image | None]
     patchers = [sources.model, *([order.text.patcher] if order.text else [])]
     if run.start_over or not all(map(_unpatched, patchers)):
         return None
-    encoders = order.text.patcher.model if order.text else None
-    layers, _ = chosen_layers(sources.model.model.diffusion_model, encoders, recipe.lora, sources.start)
-    base = prepare.digest(layers, sources.model)
-    identity = prepare.identity(recipe, sources, base, order.pictures)
-    settings = prepare.settings(recipe, sources, base, order.pictures)
-    folder = known(run.name, identity, settings)
+    folder = known(run.name, *prepare.identified(order, sources.model))
     found = folder and result.recall(folder.path, _key(order, folder.identity))
     if found is None:
         return None

@@ -6,7 +6,7 @@ import os
 from collections import Counter
 from collections.abc import Iterable
 from importlib import metadata
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import comfy.model_management
 import torch
@@ -26,9 +26,7 @@ from ..host.progress import Progress
 from ..model.denoiser import prediction_type
 from ..model.names import family_of
 from ..stack.carried import carried
-
-if TYPE_CHECKING:
-    from .order import Run, Sources
+from .order import Run, Sources
 
 
 def run_facts(sources: Sources, recipe: Recipe, run: Run, progress: Progress, learned: Dataset | None = None) -> Facts:

@@ -7,11 +7,15 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ....lora_core.data.dataset import Dataset
+from ....lora_core.families.table import Family
 from ....lora_core.training.config import Recipe
 from ....lora_core.training.plan import Measures
 from ....lora_core.training.start import Start
 from ....lora_core.training.validation import Pictures
 from ..host.progress import Progress
+from ..model.denoiser import prediction_type
+from ..model.names import family_of
+from ..model.trained_layers import Layers, chosen_layers
 from .previews import Previews
 
 
@@ -45,12 +49,32 @@ class Sources:
 
 
 @dataclass(frozen=True)
+class Subject:
+    """Holds what is known of the MODEL that is trained: its family, what its network predicts (`prediction_type`), the
+    layers that are trained, and those of a LoRA to go on from that are attached as they are."""
+
+    family: Family
+    prediction: str
+    layers: Layers
+    kept: Layers
+
+    @classmethod
+    def of(cls, sources: Sources, recipe: Recipe) -> Subject:
+        """Raises ValueError for a layer of the LoRA to go on from that cannot be attached."""
+        model = sources.model
+        encoders = sources.clip.patcher.model if recipe.text else None
+        chosen = chosen_layers(model.model.diffusion_model, encoders, recipe.lora, sources.start)
+        return cls(family_of(model), prediction_type(model), *chosen)
+
+
+@dataclass(frozen=True)
 class Order:
     """Holds what is to be trained, already checked, and where its progress is told."""
 
     sources: Sources
     recipe: Recipe
     run: Run
+    subject: Subject
     pictures: Pictures
     progress: Progress
 

@@ -25,35 +25,34 @@ from ..model.names import family_of
 from ..model.sampling import empty_latent
 from ..model.stage_c_prior import check_prior, encode_priors
 from ..model.text_encoders import check_text, tokenized, windows
-from ..model.trained_layers import chosen_layers
 from ..session.rehearsal import Job, Preview
 from ..stack import bypass_injection
 from ..stack.carried import carried, in_words
 from . import previews
 from .checks import check_conditioning, check_connected, check_objective, warnings
-from .order import Run, Sources
+from .order import Order, Run, Sources, Subject
 from .previews import Shown
 from .samples import captions_to_encode
 
 log = logging.getLogger("lora_loom")
 
 
-def check(sources: Sources, recipe: Recipe) -> tuple[Pictures, list[str]]:
-    """Everything that can be known before anything is encoded; what is learned from and what is held out, and what is
-    said of the LoRA to go on from and of each rule for single layers."""
+def check(sources: Sources, recipe: Recipe) -> tuple[Subject, list[str]]:
+    """Everything that can be known before anything is encoded; what is trained, and what is said of the LoRA to go on
+    from and of each rule for single layers."""
     check_connected(sources.clip, sources.vae)
     check_trainable(type(sources.model.model.model_config).__name__)
     check_objective(recipe.train.objective, prediction_type(sources.model))
     if recipe.text:
         check_text(sources.model, sources.clip)
-    encoders = sources.clip.patcher.model if recipe.text else None
-    layers, _ = chosen_layers(sources.model.model.diffusion_model, encoders, recipe.lora, sources.start)
+    subject = Subject.of(sources, recipe)
+    layers = subject.layers
     check_preservation(sources.dataset, recipe.train.preservation, recipe.preserve)
     check_prior(sources.model, sources.vae, sources.prior_vae)
     check_sizes(sources.vae, sources.dataset)
     hits = counted(recipe.lora.options.rules, list(layers), summary(layers))
     begins = [sources.start.note(layers)] if sources.start else []
-    return Pictures(sources.dataset, recipe), begins + hits
+    return subject, begins + hits
 
 
 def identity(recipe: Recipe, sources: Sources, base: str, pictures: Pictures) -> str:
@@ -84,6 +83,13 @@ def settings(recipe: Recipe, sources: Sources, base: str, pictures: Pictures) ->
         "dataset": data, "model": {"family": family, "hash": base}, **begins,
         **({"LoRAs below": below} if below else {}),
     }  # fmt: skip
+
+
+def identified(order: Order, patcher) -> tuple[str, dict[str, Any]]:
+    """`identity` and `settings` of a run on the weights of this patcher."""
+    base = digest(order.subject.layers, patcher)
+    told_apart = order.recipe, order.sources, base, order.pictures
+    return identity(*told_apart), settings(*told_apart)
 
 
 def job(sources: Sources, recipe: Recipe, encoded, latents, priors, shown: Shown | None) -> Job:

@@ -36,7 +36,6 @@ from ..host.progress import Progress
 from ..model.denoiser import ComfyDenoiser
 from ..model.names import family_of
 from ..model.text_encoders import TextDenoiser
-from ..model.trained_layers import Layers, chosen_layers
 from ..model.weights import ComfyFrozen
 from ..session.memory_plan import Planner, UnforeseeableError
 from ..session.session import aside, loaded, trainable
@@ -85,7 +84,6 @@ class _Work:
     patcher: Any
     denoiser: ComfyDenoiser
     samples: list[Sample]
-    layers: Layers
     state: TrainState
     material: _Material
     expected: Expected | None = None  # of a step
@@ -116,10 +114,11 @@ def train_lora(sources: Sources, recipe: Recipe, run: Run) -> Trained:
 
 
 def _checked(sources: Sources, recipe: Recipe, run: Run) -> Order:
-    pictures, hits = prepare.check(sources, recipe)
+    subject, hits = prepare.check(sources, recipe)
+    pictures = Pictures(sources.dataset, recipe)
     check_previews(run.previews, sources.model, sources.vae, sources.dataset.trigger)
     progress = Progress(recipe.train.steps, prepare.notes(sources, [run.note, *hits]), run.chosen)
-    return Order(sources, recipe, run, pictures, progress)
+    return Order(sources, recipe, run, subject, pictures, progress)
 
 
 def _again(order: Order, folder: Path, told: Finished, charts: Image.Image, sheet: Image.Image | None) -> Trained:
@@ -167,25 +166,21 @@ def _session(order: Order, material: _Material) -> Iterator:
 
 def _set_up(order: Order, material: _Material, patcher) -> _Work:
     """Factors and samples of a run at its first step."""
-    sources, recipe, text = order.sources, order.recipe, order.text
-    encoders = text.patcher.model if text else None
-    layers, kept = chosen_layers(patcher.model.diffusion_model, encoders, recipe.lora, sources.start)
+    sources, recipe, text, subject = order.sources, order.recipe, order.text, order.subject
     denoiser = TextDenoiser(patcher, text) if text else ComfyDenoiser(patcher)
     samples = make_samples(
         denoiser, sources.dataset, material.encoded, material.latents, material.priors, recipe.preserved
     )
-    beside = {"start": sources.start, "kept": kept, "frozen": ComfyFrozen()}
-    factors = partial(Factors, layers, device=patcher.load_device, **beside)
+    beside = {"start": sources.start, "kept": subject.kept, "frozen": ComfyFrozen()}
+    factors = partial(Factors, subject.layers, device=patcher.load_device, **beside)
     state = _fresh_state(factors, recipe, samples, order.pictures)
-    return _Work(patcher, denoiser, samples, layers, state, material)
+    return _Work(patcher, denoiser, samples, state, material)
 
 
 def _folder(order: Order, work: _Work) -> AbstractContextManager[RunFolder]:
     """The run's folder, with the state brought to where the run goes on."""
-    base, run = prepare.digest(work.layers, work.patcher), order.run
-    identity = prepare.identity(order.recipe, order.sources, base, order.pictures)
-    settings = prepare.settings(order.recipe, order.sources, base, order.pictures)
-    return begun(run.name, identity, settings, work.state, run.start_over, order.progress)
+    run = order.run
+    return begun(run.name, *prepare.identified(order, work.patcher), work.state, run.start_over, order.progress)
 
 
 def _run(order: Order, work: _Work, kept: RunFolder) -> Trained:
@@ -194,7 +189,7 @@ def _run(order: Order, work: _Work, kept: RunFolder) -> Trained:
     run, config, progress, state = order.run, order.recipe.train, order.progress, work.state
     previewer = Previewer(work.material.shown, work.patcher, work.denoiser, state, kept.path, config.steps, progress)
     watch = Watch(
-        order.recipe, order.pictures, state, work.denoiser, work.samples, weight_norms(work.layers), kept.path,
+        order.recipe, order.pictures, state, work.denoiser, work.samples, weight_norms(order.subject.layers), kept.path,
         work.adapter, partial(_labelled, work.material.facts),
     )  # fmt: skip
     problem, reality, unmoved = "", Reality(work.denoiser.device, work.expected, progress), Unmoved(state.factors)
