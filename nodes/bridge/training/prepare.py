@@ -27,7 +27,7 @@ from ..model.stage_c_prior import check_prior, encode_priors
 from ..model.text_encoders import check_text, tokenized, windows
 from ..session.rehearsal import Job, Preview
 from ..stack import bypass_injection
-from ..stack.carried import carried, in_words
+from ..stack.carried import BELOW, carried, in_words
 from . import previews
 from .checks import check_conditioning, check_connected, check_objective, warnings
 from .order import Order, Run, Sources, Subject
@@ -81,15 +81,17 @@ def settings(recipe: Recipe, sources: Sources, base: str, pictures: Pictures) ->
     return {
         "lora": as_dict(recipe.lora), "train": as_dict(recipe.train), "text": text, "preserve": list(recipe.preserve),
         "dataset": data, "model": {"family": family, "hash": base}, **begins,
-        **({"LoRAs below": below} if below else {}),
+        **({BELOW: below} if below else {}),
     }  # fmt: skip
 
 
-def identified(order: Order, patcher) -> tuple[str, dict[str, Any]]:
-    """`identity` and `settings` of a run on the weights of this patcher."""
-    base = digest(order.subject.layers, patcher)
-    told_apart = order.recipe, order.sources, base, order.pictures
-    return identity(*told_apart), settings(*told_apart)
+def identified(order: Order, patcher) -> tuple[str, dict[str, Any], list[str]]:
+    """Return `identity` and `settings` of a run on the weights of this patcher, and what version 0.1.0 said of the LoRAs
+    below it, which had other hashes for some kinds."""
+    base, sources = digest(order.subject.layers, patcher), order.sources
+    told_apart = order.recipe, sources, base, order.pictures
+    before = in_words(carried(sources.model, sources.clip, printed=True))
+    return identity(*told_apart), settings(*told_apart), before
 
 
 def job(sources: Sources, recipe: Recipe, encoded, latents, priors, shown: Shown | None) -> Job:

@@ -180,7 +180,8 @@ def _set_up(order: Order, material: _Material, patcher) -> _Work:
 def _folder(order: Order, work: _Work) -> AbstractContextManager[RunFolder]:
     """The run's folder, with the state brought to where the run goes on."""
     run = order.run
-    return begun(run.name, *prepare.identified(order, work.patcher), work.state, run.start_over, order.progress)
+    identity, settings, before = prepare.identified(order, work.patcher)
+    return begun(run.name, identity, settings, work.state, run.start_over, order.progress, before)
 
 
 def _run(order: Order, work: _Work, kept: RunFolder) -> Trained:
