@@ -22,6 +22,7 @@ from lora_loom.lora_core.stack.chain import Step
 from lora_loom.nodes.bridge.merging.save import save_proven
 from lora_loom.nodes.bridge.stack.apply_chain import KindPatch, apply_chain
 from lora_loom.nodes.bridge.stack.carried import carried
+from lora_loom.nodes.bridge.training import prepare
 from lora_loom.nodes.load_stack import LoadLoraStack
 
 import nodes

@@ -86,8 +86,8 @@ def settings(recipe: Recipe, sources: Sources, base: str, pictures: Pictures) ->
 
 
 def identified(order: Order, patcher) -> tuple[str, dict[str, Any], list[str]]:
-    """Return `identity` and `settings` of a run on the weights of this patcher, and what version 0.1.0 said of the LoRAs
-    below it, which had other hashes for some kinds."""
+    """Return `identity` and `settings` of a run on the weights of this patcher, and what version 0.1.0 said of the
+    LoRAs below it, which had other hashes for some kinds."""
     base, sources = digest(order.subject.layers, patcher), order.sources
     told_apart = order.recipe, sources, base, order.pictures
     before = in_words(carried(sources.model, sources.clip, printed=True))
