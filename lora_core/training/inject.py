@@ -46,7 +46,7 @@ class Factors:
     Every branch holds views of the buffers; what a backward pass finds is in the flat gradient at its end. A layer too
     small for its rank gets the rank it can have, at the same scaling. Layers of text encoders, which come last, have
     `text_rank` at the scaling of all. `options` may size layers one by one. They lie on `device`, or else with the
-    first layer's weight.
+    first layer's weight. Without a generator, as where tensors have no memory, nothing is drawn or filled in.
 
     Layers that `start` has begin with its correction, at its scaling and at least its rank. Those in `kept` have it
     too, and are attached, silenced and saved, but not trained. DoRA reads the layers' weights through `frozen`. `leaf`
@@ -58,7 +58,7 @@ class Factors:
         layers: Mapping[str, nn.Module],
         rank: int,
         alpha: float,
-        generator: torch.Generator,
+        generator: torch.Generator | None,
         text_rank: int = 0,
         device: torch.device | None = None,
         options: LayersConfig | None = None,
@@ -86,7 +86,8 @@ class Factors:
             own, (lora_A, lora_B) = wanted[name], (leaves[name, 0], leaves[name, 1])
             alpha = own.alpha * len(lora_A) / own.alpha_rank
             branch = Branch(lora_A, lora_B, alpha, module, twins=self.twins)
-            _begin(branch, given.get(name), generator)
+            if generator is not None:
+                _begin(branch, given.get(name), generator)
             if (name, 2) in leaves:
                 self._magnify(branch, leaves[name, 2], doras.get(name))
             self.branches[name] = branch

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -30,6 +32,20 @@ class Work:
     moved: int = 0
     launches: int = 0
 
+    def __add__(self, other: Work) -> Work:
+        return Work(self.flops + other.flops, self.moved + other.moved, self.launches + other.launches)
+
+    def __sub__(self, other: Work) -> Work:
+        return Work(self.flops - other.flops, self.moved - other.moved, self.launches - other.launches)
+
+
+@dataclass
+class Span:
+    """What was done within: its work, and the most bytes held beside those that were held at its beginning."""
+
+    above: int = 0
+    work: Work = Work()
+
 
 class Meter(TorchDispatchMode):
     """While active, `peak` is the most bytes held at once on `device` in storages made since it was entered."""
@@ -53,6 +69,50 @@ class Meter(TorchDispatchMode):
     def restart(self) -> None:
         """Forget the work and the peak so far; what is held stays held."""
         self.peak, self.flops, self.moved, self.launches = self._held, 0, 0, 0
+
+    @contextmanager
+    def aside(self) -> Iterator[Span]:
+        """Measure what is done inside by itself: peak and work so far stay as they were."""
+        before, held, span = (self.peak, self.work), self._held, Span()
+        self.restart()
+        try:
+            yield span
+        finally:
+            span.above, span.work = self.peak - held, self.work
+            self.peak = before[0]
+            self._set(before[1])
+
+    @contextmanager
+    def charged(self, span: Span, gone: int = 0) -> Iterator[None]:
+        """Count what was measured before in the place of what is done inside, `gone` bytes being held that were not
+        then; only what is left of that is held."""
+        work = self.work + span.work
+        peak = max(self.peak, self._held - gone + span.above)
+        yield
+        self.peak = peak
+        self._set(work)
+
+    @contextmanager
+    def uncounted(self) -> Iterator[None]:
+        """What is done inside is held, but is no work."""
+        work = self.work
+        yield
+        self._set(work)
+
+    def add(self, work: Work) -> None:
+        """Count work that was done elsewhere."""
+        self._set(self.work + work)
+
+    def place(self, tensor: Tensor) -> int:
+        """Where it lies, for `held_at`."""
+        return tensor.untyped_storage()._cdata
+
+    def held_at(self, place: int) -> int:
+        """Bytes of what lies there, if it was made since this was entered and is still there."""
+        return self._live.get(place, 0)
+
+    def _set(self, work: Work) -> None:
+        self.flops, self.moved, self.launches = work.flops, work.moved, work.launches
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         if func is _DEVICE:  # fake tensors dispatch their .device

@@ -7,6 +7,9 @@ added to the fp32 gradients in one go at its end.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
 import torch
 from torch import Tensor
 from torch.autograd import Variable
@@ -118,15 +121,20 @@ class Twin:
 
     def is_first(self, pair: Copied) -> bool:
         """Return whether the pair's gradient is still free in the backward pass that runs; from now on it is not."""
+        task = self.open()
+        if task < 0 or task != self.task or task == pair.task:
+            return False
+        pair.task = task
+        return True
+
+    def open(self) -> int:
+        """Let a backward pass that runs have the gradient, if no other has, and return its number; outside, -1."""
         task = torch._C._current_graph_task_id()
         if self.task < 0 <= task:
             self.task = task
             self.grad.zero_()
             Variable._execution_engine.queue_callback(self._add)
-        if task < 0 or task != self.task or task == pair.task:
-            return False
-        pair.task = task
-        return True
+        return task
 
     def _add(self) -> None:
         self.flat.grad.add_(self.grad)
@@ -151,6 +159,25 @@ class Twins:
         if dtype not in self.made:
             self.made[dtype] = Twin(self.flat, dtype)
         return Copied(self.made[dtype], lora_A, lora_B)
+
+    def open(self) -> None:
+        """The backward pass that runs uses them, whether or not a layer in it does."""
+        for twin in self.made.values():
+            twin.open()
+
+    @contextmanager
+    def lent(self) -> Iterator[Callable[[], None]]:
+        """Inside, a backward pass that calls what is yielded writes into their gradients, and nothing is added."""
+        before = {twin: twin.task for twin in self.made.values()}
+        try:
+            yield self._lend
+        finally:
+            for twin in self.made.values():
+                twin.task = before.get(twin, -1)
+
+    def _lend(self) -> None:
+        for twin in self.made.values():
+            twin.task = torch._C._current_graph_task_id()
 
     def forget(self) -> None:
         """Drop what a backward pass that failed has found."""

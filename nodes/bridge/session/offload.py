@@ -55,7 +55,7 @@ def loaded_around(patcher, streamed: Sequence[nn.Module], needed: float) -> Iter
         _patch_one_by_one(patcher, device, ram)
         patcher.patch_model(ram)
         weights = dict(_weights_of(patcher.model, apart))
-        with copying(patcher, weights, largest(streamed)) as way, _seen_through(resident, device):
+        with copying(patcher, weights, largest(streamed)) as way, seen_through(resident, device):
             patcher.model.device = device
             yield way
     finally:
@@ -63,7 +63,8 @@ def loaded_around(patcher, streamed: Sequence[nn.Module], needed: float) -> Iter
 
 
 @contextmanager
-def _seen_through(places: Sequence[Slot], device: torch.device) -> Iterator[None]:
+def seen_through(places: Sequence[Slot], device: torch.device) -> Iterator[None]:
+    """Inside, those of other devices are copies on this one."""
     originals = [own[name] for own, name in places]
     try:
         for own, name in places:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import comfy.model_management
@@ -18,14 +19,16 @@ from ....lora_core.training.config import LoraConfig, TrainConfig
 from ....lora_core.training.inject import Factors, attached
 from ....lora_core.training.meter import Meter, Work
 from ....lora_core.training.plan import Measures
+from ....lora_core.training.repeats import Repeats, Way
 from ....lora_core.training.start import Start
 from ....lora_core.training.trainer import add_gradient
 from ..host.device import shares_ram
 from ..model.denoiser import ComfyDenoiser
+from ..model.guests import Guests
 from ..model.text_encoders import TextDenoiser
 from ..model.trained_layers import chosen_layers
 from ..model.weights import ComfyFrozen
-from .offload import Stream, own_slots, shared_out, slots
+from .offload import Stream, own_slots, seen_through, shared_out, slots
 from .session import blocks, prepared
 
 _TORCH = logging.getLogger("torch._subclasses.fake_tensor")
@@ -142,14 +145,57 @@ def _rehearsed(patcher, job: Job, measures: Measures, clip) -> Iterator[tuple]:
         layers, kept = chosen_layers(patcher.model.diffusion_model, encoders, job.lora, job.start)
         conditions = [_condition(denoiser, job) for _ in range(config.batch_size)]
         lora = job.lora
-        sizes = (lora.rank, lora.alpha, torch.Generator(), job.text_rank, device, lora.options)
+        sizes = (lora.rank, lora.alpha, None, job.text_rank, device, lora.options)
         factors = Factors(layers, *sizes, job.start, kept, ComfyFrozen(), _leaf)
         x0 = torch.zeros((config.batch_size, *job.latent), device=device)
         denoiser.level = level
         sigma = torch.full((config.batch_size,), level, device=device)
-        stream = Stream(device, ahead=not shares_ram(device))
+        stream = _Stream(device, ahead=not shares_ram(device))
         with prepared(patcher, measures, stream, clip and clip.patcher), attached(factors.branches):
-            yield denoiser, factors, x0, sigma, conditions, meter
+            repeats = Repeats(meter, factors.branches, factors.twins)
+            ways = _ways(patcher.model.diffusion_model, encoders, streamed, stream)
+            with nullcontext() if Guests(patcher).calls() or measures.keep_casts else repeats.over(ways):
+                yield denoiser, factors, x0, sigma, conditions, meter
+
+
+class _Stream(Stream):
+    """Leaves blocks as they are inside `still`."""
+
+    resting = False
+
+    @contextmanager
+    def on_device(self, block: nn.Module, again: bool) -> Iterator[None]:
+        with nullcontext() if self.resting else super().on_device(block, again):
+            yield
+
+    @contextmanager
+    def still(self, block: nn.Module) -> Iterator[None]:
+        """Inside, all weights of this block are on the device."""
+        self.resting = True
+        try:
+            with seen_through(slots(block), self.device):
+                yield
+        finally:
+            self.resting = False
+
+
+def _ways(
+    network: nn.Module, encoders: nn.Module | None, streamed: Sequence[nn.Module], stream: _Stream
+) -> dict[nn.Module, Way]:
+    """Of all blocks, and of blocks of one type inside of them."""
+    ways: dict[nn.Module, Way] = {}
+    for part, own in ((network, blocks(network)), (encoders, blocks(encoders) if encoders is not None else [])):
+        for block in own:
+            brought = partial(stream.still, block), partial(stream.on_device, block)
+            ways[block] = Way(*brought, "streamed") if block in streamed else Way(kind=part is network)
+            ways |= {inner: Way(kind="inside") for inner in _repeated(blocks(block))}
+    return ways
+
+
+def _repeated(found: list[nn.Module]) -> list[nn.Module]:
+    """Those that come again but for the last: recomputing stops inside it, once it has all that is kept of it."""
+    types = [type(block) for block in found]
+    return [block for block in found[:-1] if types.count(type(block)) > 1]
 
 
 def _leaf(flat: Tensor, grad: Tensor, at: int, shape: tuple[int, int]) -> Tensor:
