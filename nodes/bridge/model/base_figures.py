@@ -17,6 +17,7 @@ from ....lora_core.analysis.base_norms import head_norms, norms
 from ....lora_core.analysis.cross_terms import KINDS, Attention
 from ....lora_core.analysis.parts import Part, attentions
 from .names import names_of
+from .weights import stored
 
 _HEADS = ("heads", "num_heads", "n_heads", "n_local_heads", "nhead")
 _KNOWN: WeakKeyDictionary[nn.Module, dict[Any, Any]] = WeakKeyDictionary()  # figures by network, worked out once
@@ -79,11 +80,7 @@ class Base:
         model computes on; None for a tensor of a third party's own."""
         patcher, path = self._patcher(name)
         key = f"{path}.weight" if name in self.shapes else path
-        weight, _, convert = get_key_weight(patcher.model, key)
-        if key in patcher.hook_backup:
-            weight = patcher.hook_backup[key][0]
-        elif key in patcher.backup:
-            weight = patcher.backup[key].weight
+        weight, (_, _, convert) = stored(patcher, key), get_key_weight(patcher.model, key)
         if type(weight) not in (Tensor, nn.Parameter) and not isinstance(weight, QuantizedTensor):
             return None
         weight = weight.to(self.device)
