@@ -152,6 +152,11 @@ class Twins:
             self.made[dtype] = Twin(self.flat, dtype)
         return Copied(self.made[dtype], lora_A, lora_B)
 
+    def outdate(self) -> None:
+        """Have the next pass cast the factors, whether they have changed or not."""
+        for twin in self.made.values():
+            twin.version = -1
+
     def forget(self) -> None:
         """Drop what a backward pass that failed has found."""
         for twin in self.made.values():
