@@ -21,30 +21,38 @@ class Measures:
     """What trades memory for time and changes no result: `checkpointing` recomputes every block's activations,
     `offload` is the share of blocks whose weights stay in RAM and are copied for each run; those are always recomputed.
     `keep_casts` keeps weights that are stored in another type than they are computed in once they are cast;
-    `hold_casts` those of a block that is recomputed, from then to the end of its backward pass."""
+    `hold_casts` those of a block that is recomputed, from then to the end of its backward pass. `graph` replays steps
+    from graphs of the device; it is never taken of its own accord, and only of steps that recompute nothing."""
 
     checkpointing: bool = True
     offload: float = 0.0
     keep_casts: bool = False
     hold_casts: bool = False
+    graph: bool = False
+
+    @property
+    def replays(self) -> bool:
+        return self.graph and not self.checkpointing and not self.offload
 
     def __str__(self) -> str:
         checkpointing = "checkpointing" if self.checkpointing else "no checkpointing"
         offload = f"{self.offload:.0%} of blocks offloaded" if self.offload else "no offload"
         casts = ", weights cast once" * self.keep_casts + ", recomputed blocks keep their casts" * self.hold_casts
-        return f"{checkpointing}, {offload}{casts}"
+        return f"{checkpointing}, {offload}{casts}{', steps replayed from graphs' * self.replays}"
 
 
 @dataclass(frozen=True)
 class Need:
     """Memory at the peak of a run: weights that lie on the device, factors with their optimiser, and beside them what a
-    step takes (`activations`) or a preview, whichever is more: they are never held at once."""
+    step takes (`activations`) or a preview, whichever is more: they are never held at once. `graphs` of the step keep
+    their memory between steps, beside what runs without them."""
 
     weights: int
     factors: int
     activations: int
     work_space: float = 0
     previews: int = 0
+    graphs: int = 0
 
     @property
     def step(self) -> float:
@@ -53,13 +61,14 @@ class Need:
 
     @property
     def total(self) -> float:
-        rest = max(self.activations, self.previews)
+        rest = max(self.activations, self.previews) + self.graphs
         return self.weights + self.factors + rest * (1 + SLACK) + self.work_space
 
     def __str__(self) -> str:
         parts = {"weights": self.weights, "LoRA and optimiser": self.factors}
         previews = self.previews > self.activations
         parts |= {"previews": self.previews} if previews else {"activations": self.activations}
+        parts["graphs of the step"] = self.graphs
         return ", ".join(f"{name} {in_gb(size)}" for name, size in parts.items() if size)
 
 
@@ -101,7 +110,9 @@ def candidates(asked: Measures, automatic: bool) -> Iterator[Measures]:
     yield asked
     if not automatic:
         return
-    plain = replace(asked, keep_casts=False)
+    plain = replace(asked, keep_casts=False, graph=False)
+    if asked.graph:
+        yield replace(asked, graph=False)
     recomputed = replace(plain, checkpointing=True)
     if asked.keep_casts and not asked.checkpointing:
         yield plain

@@ -106,7 +106,8 @@ class Planner:
         trace, optimizer = self.trace(job, measures), job.config.optimizer
         factors = plan.optimiser_bytes(trace.trained, optimizer.name, optimizer.ema_decay > 0)
         work_space = 0 if shares_ram(self.device) else plan.WORK_SPACE
-        return Need(self._weights(measures), factors, trace.peak, work_space, self._previews(job, measures))
+        graphs = trace.peak + 8 * trace.trained if measures.replays else 0  # and two gradients, to compare
+        return Need(self._weights(measures), factors, trace.peak, work_space, self._previews(job, measures), graphs)
 
     def _weights(self, measures: Measures) -> int:
         """Bytes that loading the weights takes of what is free; where that is RAM, they are in it already."""
@@ -125,6 +126,7 @@ class Planner:
         return self._traced(traced, job, measures)
 
     def _traced(self, trace: Callable[..., Trace], job: Job, measures: Measures) -> Trace:
+        measures = replace(measures, graph=False)  # which changes what is kept, not what a step is
         model = self.patcher.model
         models = [model] if self.clip is None else [model, self.clip.patcher.model]
         weights = tuple((own[name].shape, own[name].dtype) for each in models for own, name in slots(each))

@@ -9,16 +9,20 @@ import comfy.model_management
 import torch
 
 from ...lora_core.training.reality import JUDGED_AFTER, Expected, Seen, difference
+from ...lora_core.training.replayed import Replayed
 from .device import is_out_of_memory
 from .progress import Progress
 from .runs import tell
 
 
 class Reality:
-    """Watches the steps of one run; `expected` is None where nothing was predicted."""
+    """Watches the steps of one run; `expected` is None where nothing was predicted. `replayed` are steps whose graphs
+    hold memory that can be had back."""
 
-    def __init__(self, device: torch.device, expected: Expected | None, progress: Progress):
-        self.device, self.expected, self.progress = device, expected, progress
+    def __init__(
+        self, device: torch.device, expected: Expected | None, progress: Progress, replayed: Replayed | None = None
+    ):
+        self.device, self.expected, self.progress, self.replayed = device, expected, progress, replayed
         self.memory = getattr(torch, device.type, None)
         self.tells = all(hasattr(self.memory, name) for name in ("memory_allocated", "max_memory_allocated"))
         self.began, self.seconds, self.held = time.perf_counter(), [], 0
@@ -28,6 +32,8 @@ class Reality:
         return self._empty if is_out_of_memory(error) else None
 
     def _empty(self) -> None:
+        if self.replayed:
+            self.replayed.give_up("memory ran out in a step")
         comfy.model_management.soft_empty_cache(True)
         note = "out of memory in a step: what was cached is emptied, and the same step is taken again"
         if note not in self.progress.notes:

@@ -1,0 +1,93 @@
+"""Steps of a run as graphs of a CUDA device, where they are asked for.
+
+No node shows this yet, and no run takes it of its own accord: LORA_LOOM_GRAPHS=1 asks for it.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import replace
+
+import comfy.model_management
+import torch
+
+from ...lora_core.training.plan import Measures
+from ...lora_core.training.replayed import Replayed
+
+SWITCH = "LORA_LOOM_GRAPHS"
+
+
+class CudaGraphs:
+    """Satisfies `lora_core.training.replayed.Graphs`. All graphs share one pool, which is right as no two run at once
+    and no tensor that one of them makes is looked at when the next has run."""
+
+    def __init__(self, device: torch.device):
+        self.device, self.stream = device, torch.cuda.Stream(device)
+        self.pool = torch.cuda.graph_pool_handle()
+
+    def run(self, work: Callable[[], None]) -> None:
+        """On the stream of the captures: libraries make a work space for each stream that they meet."""
+        around = torch.cuda.current_stream(self.device)
+        self.stream.wait_stream(around)
+        with torch.cuda.stream(self.stream):
+            work()
+        around.wait_stream(self.stream)
+
+    def capture(self, work: Callable[[], None]) -> Callable[[], None]:
+        """Calls that other threads make to the device meanwhile, as the server's do, are let pass.
+
+        torch.cuda.graph is not used: when a capture fails, it stays on its stream, and its pool goes on collecting.
+        """
+        graph = torch.cuda.CUDAGraph()
+        torch.cuda.synchronize(self.device)
+        torch.cuda.empty_cache()  # which graphs cannot use
+        with torch.cuda.stream(self.stream), ExitStack() as undo:
+            undo.callback(self._cut_off, graph)
+            graph.capture_begin(self.pool, capture_error_mode="thread_local")
+            work()
+            graph.capture_end()
+            undo.pop_all()
+        return graph.replay
+
+    def _cut_off(self, graph: torch.cuda.CUDAGraph) -> None:
+        with suppress(RuntimeError):  # it has failed already
+            graph.capture_end()
+        with suppress(RuntimeError):  # or the pool has been left, and is the graph's own to give back
+            torch._C._cuda_endAllocateToPool(torch.cuda.current_device(), self.pool)
+            torch._C._cuda_releasePool(torch.cuda.current_device(), self.pool)
+
+    def close(self) -> None:
+        torch.cuda.synchronize(self.device)
+        torch.cuda.empty_cache()
+
+
+def lacking(device: torch.device) -> str:
+    """Why steps are not replayed on the device, in words; empty where they can be.
+
+    Memory of cudaMallocAsync that a failed capture has taken cannot be given back: freeing it ends the process.
+    """
+    if not comfy.model_management.is_device_cuda(device):
+        return "left out: steps are replayed from graphs on GPUs of NVIDIA and AMD alone"
+    if torch.cuda.get_allocator_backend() != "native":
+        return "left out: steps are replayed from graphs when ComfyUI is started with --disable-cuda-malloc"
+    return ""
+
+
+def asked_for(measures: Measures, device: torch.device) -> Measures:
+    """The measures with graphs, if the environment asks for them and the device can."""
+    return replace(measures, graph=os.environ.get(SWITCH) == "1" and not lacking(device))
+
+
+@contextmanager
+def replaying(device: torch.device, measures: Measures, tell: Callable[[str], object]) -> Iterator[Replayed | None]:
+    """Yield the gradient of steps that are replayed; None where the measures do not say so or the device cannot."""
+    if not measures.replays or lacking(device):
+        yield None
+        return
+    gradient = Replayed(CudaGraphs(device), tell)
+    try:
+        yield gradient
+    finally:
+        gradient.close()
