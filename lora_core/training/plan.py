@@ -34,6 +34,11 @@ class Measures:
     def replays(self) -> bool:
         return self.graph and not self.checkpointing and not self.offload
 
+    @property
+    def for_speed(self) -> bool:
+        """Whether memory is taken for speed alone."""
+        return self.keep_casts or self.hold_casts or self.replays
+
     def __str__(self) -> str:
         checkpointing = "checkpointing" if self.checkpointing else "no checkpointing"
         offload = f"{self.offload:.0%} of blocks offloaded" if self.offload else "no offload"
@@ -130,7 +135,7 @@ def choose(asked: Measures, automatic: bool, need: Callable[[Measures], Need], f
     plans = []
     for measures in candidates(asked, automatic):
         plans.append(Plan(measures, need(measures)))
-        if plans[-1].need.total <= free * (SPARE if measures.keep_casts or measures.hold_casts else 1):
+        if plans[-1].need.total <= free * (SPARE if measures.for_speed else 1):
             return plans[-1]
     return min(plans, key=lambda plan: plan.need.total)
 

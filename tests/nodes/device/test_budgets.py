@@ -201,7 +201,7 @@ class Unstalled:
         pass
 
 
-@pytest.mark.parametrize("family", CEILINGS)
+@pytest.mark.parametrize("family", ["sd15", "flux1"])
 @pytest.mark.parametrize("texts", [("a", "b"), ("a", "many words, " * 30)], ids=["alike", "of two lengths"])
 def test_what_is_captured_of_a_step_looks_at_nothing_and_copies_nothing(
     models, tmp_path: Path, family: str, texts: tuple[str, ...]
