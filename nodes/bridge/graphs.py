@@ -10,11 +10,11 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 
-import comfy.model_management
 import torch
 
 from ...lora_core.training.plan import Measures
 from ...lora_core.training.replayed import Replayed
+from .device import streams_of
 
 SWITCH = "LORA_LOOM_GRAPHS"
 
@@ -68,7 +68,7 @@ def lacking(device: torch.device) -> str:
 
     Memory of cudaMallocAsync that a failed capture has taken cannot be given back: freeing it ends the process.
     """
-    if not comfy.model_management.is_device_cuda(device):
+    if streams_of(device) is None:
         return "left out: steps are replayed from graphs on GPUs of NVIDIA and AMD alone"
     if torch.cuda.get_allocator_backend() != "native":
         return "left out: steps are replayed from graphs when ComfyUI is started with --disable-cuda-malloc"
