@@ -31,9 +31,11 @@ class CudaGraphs:
         """On the stream of the captures: libraries make a work space for each stream that they meet."""
         around = torch.cuda.current_stream(self.device)
         self.stream.wait_stream(around)
-        with torch.cuda.stream(self.stream):
-            work()
-        around.wait_stream(self.stream)
+        try:
+            with torch.cuda.stream(self.stream):
+                work()
+        finally:
+            around.wait_stream(self.stream)
 
     def capture(self, work: Callable[[], None]) -> Callable[[], None]:
         """Calls that other threads make to the device meanwhile, as the server's do, are let pass.
@@ -66,7 +68,7 @@ class CudaGraphs:
 def lacking(device: torch.device) -> str:
     """Why steps are not replayed on the device, in words; empty where they can be.
 
-    Memory of cudaMallocAsync that a failed capture has taken cannot be given back: freeing it ends the process.
+    What a failed capture has taken by cudaMallocAsync is freed by a call that CUDA refuses, where nothing can catch it.
     """
     if streams_of(device) is None:
         return "left out: steps are replayed from graphs on GPUs of NVIDIA and AMD alone"
