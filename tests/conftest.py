@@ -54,7 +54,8 @@ def server() -> Iterator[ComfyServer]:
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    """Of one module only: while Playwright runs, asyncio.run() does not work. Continuous integration must have one."""
+    """Open a browser for one module only: while Playwright runs, asyncio.run() does not work. Continuous integration
+    must have one."""
     with ExitStack() as stack:
         try:
             opened = stack.enter_context(open_browser())

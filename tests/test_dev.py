@@ -217,7 +217,11 @@ def test_commands_of_the_readme_are_known(
 ) -> None:
     """Each starts pytest with options that it knows, or a script that is there; e2e/test_commands.py runs them."""
     started: list[tuple[str, ...]] = []
+    monkeypatch.setenv("COMFYUI_PATH", str(comfyui_path()))
     monkeypatch.setattr(dev, "prepared_python", lambda developing=True: Path(sys.executable))
+    for check in ("check_older_diffusers", "check_newest", "check_front_end"):  # whether all is there is the person's
+        monkeypatch.setattr(dev, check, lambda *_: None)
+    monkeypatch.setenv("COMFYUI_FRONT_END", "")
     monkeypatch.setattr(dev, "run", lambda python, *rest, **_: started.append(rest) or 0)
     assert dev.main(shlex.split(command)) == 0 and started
     for first, *rest in started:
@@ -325,9 +329,15 @@ def test_ci_installs_what_a_fresh_machine_lacks(tmp_path: Path, there: tuple[str
     assert [line.replace(options, "") for line in lines[1:]] == ([wanted] if wanted else [])
 
 
+def own_set_up() -> dict[str, str]:
+    """Return the environment of a person who has no other ComfyUI, where this Python is that of the set-up."""
+    ours = Path(sys.prefix).resolve() == (ROOT / ".venv").resolve()
+    return {name: value for name, value in os.environ.items() if not (ours and name == "COMFYUI_PATH")}
+
+
 def test_prepared_checkout_starts_at_once() -> None:
     """It builds nothing, and loads nothing that takes its time before pytest does."""
     command = [sys.executable, "-X", "importtime", str(ROOT / "dev.py"), "test", "--version"]
-    ended = subprocess.run(command, check=True, capture_output=True, encoding="utf-8")
+    ended = subprocess.run(command, check=True, capture_output=True, encoding="utf-8", env=own_set_up())
     loaded = {line.rpartition("|")[2].strip() for line in ended.stderr.splitlines() if line.startswith("import time")}
     assert "tarfile" in loaded and not {"torch", "numpy", "yaml"} & loaded and "set-up" not in ended.stdout

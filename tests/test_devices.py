@@ -1,4 +1,4 @@
-"""What would hold on the device at hand and break on another, or by Windows' rules for files: found in the sources."""
+"""Finds in the sources what would hold on the device at hand and break on another, or by Windows' rules for files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What goes into the package, seen as the Registry's scanner, the Manager and the front end see it.
+"""Checks what goes into the package, seen as the Registry's scanner, the Manager and the front end see it.
 
 The scanner searches text, comments and Markdown included, and one finding holds a version back.
 """
@@ -111,7 +111,7 @@ def package() -> dict[str, bytes]:
 
 
 def tracked() -> list[str]:
-    """What git tracks, and what it would with the next `git add --all`."""
+    """List the files that git tracks, and those that it would with the next `git add --all`."""
     if not (ROOT / ".git").exists():
         pytest.skip("not a git checkout, so there is no telling what would ship")
     command = ["git", "-c", "core.quotepath=off", "ls-files", "--cached", "--others", "--exclude-standard"]
@@ -193,7 +193,7 @@ def test_entry_point() -> None:
 
 
 def test_one_workflow_folder_each_with_its_thumbnail() -> None:
-    """Of several such folders ComfyUI lists all and serves one; thumbnails are .jpg only."""
+    """ComfyUI lists all of several such folders and serves one; thumbnails are .jpg only."""
     others = ("example_workflows", "example", "examples", "workflow")
     assert [name for name in others if (ROOT / name).exists()] == []
     templates = {path.stem for path in ROOT.glob("workflows/*.json")}

@@ -1,4 +1,4 @@
-"""What unrelated corrections have in common by chance: exact means and variances, and bounds on the tails.
+"""Tells what unrelated corrections have in common by chance: exact means and variances, and bounds on the tails.
 
 Two corrections are unrelated when the directions of one know nothing of the other's: turned at random (Haar), they keep
 their singular values. Then, in any two spaces of `m` rows and `n` columns and for any ranks and spectra,

@@ -19,17 +19,17 @@ KINDS = {"Q-K": "qk", "O-V": "ov"}  # products in attention, and the roles of th
 
 @dataclass(frozen=True)
 class Attention:
-    """Of each attention (`parts.attentions`) the number of heads, and of each (attention, kind) the norm of the base
-    model's own product in each head, where it is known."""
+    """Holds the number of heads of each attention (`parts.attentions`), and for each (attention, kind) the norm of the
+    base model's own product in each head, where it is known."""
 
     heads: Mapping[str, int] = field(default_factory=dict)
     base: Mapping[tuple[str, str], Sequence[float]] = field(default_factory=dict)
 
 
 class Side(NamedTuple):
-    """What one LoRA has in each head of one side of a product of attention: `inner` (heads, rank, width) is what the
-    sides are multiplied over, `outer` (rank, rank) the Gram matrix of the other factor. `norms` (heads,) are squared,
-    `bound` (heads,) is at least the largest squared singular value."""
+    """Holds what one LoRA has in each head of one side of a product of attention: `inner` (heads, rank, width) is what
+    the sides are multiplied over, `outer` (rank, rank) the Gram matrix of the other factor. `norms` (heads,) are
+    squared, `bound` (heads,) is at least the largest squared singular value."""
 
     inner: Tensor
     norms: Tensor

@@ -1,4 +1,4 @@
-"""What a check of a device found, as JSON and as a page to attach to a report: verdicts first, no paths, no names."""
+"""Tells what a device check found, as JSON and as a page to attach to a report: verdicts first, no paths, no names."""
 
 from __future__ import annotations
 

@@ -28,11 +28,11 @@ class Excess:
 
     @classmethod
     def nothing(cls, count: int) -> Excess:
-        """Of so many LoRAs that do not meet."""
+        """Return the figures of `count` LoRAs that do not meet: all zeros."""
         return cls(*np.zeros((5, count, count)))
 
     def __add__(self, other: Excess) -> Excess:
-        """Of independent terms."""
+        """Add the figures of independent terms; `peak` is the larger of the two."""
         return Excess(
             self.held + other.held, self.expected + other.expected, self.variance + other.variance,
             np.maximum(self.peak, other.peak), self.most + other.most,
@@ -79,7 +79,7 @@ class Block:
         )  # fmt: skip
 
     def cos(self, i: int, j: int) -> float:
-        """Of the two LoRAs' corrections here as one long vector each; 0 where one has none."""
+        """Return the cosine of the two LoRAs' corrections here, each as one long vector; 0 where one has none."""
         norms = (self.inner[i, i] * self.inner[j, j]) ** 0.5
         return float(self.inner[i, j] / norms) if norms else 0.0
 

@@ -27,8 +27,8 @@ def letter(index: int) -> str:
 
 
 def suggested(found: Interference, fixed: Collection[int] = ()) -> float:
-    """What to multiply all strengths with but those of `fixed`, so that the sum of the rest is as loud as its loudest
-    member: min(1, max_i |W_i| / |sum_i W_i|)."""
+    """Return what to multiply all strengths with but those of `fixed`, so that the sum of the rest is no louder than
+    its loudest member: min(1, max_i |W_i| / |sum_i W_i|)."""
     total, free = found.total, [i for i in range(len(found.names)) if i not in fixed]
     loudness = total.loudness(fixed)
     return min(1.0, max(total.norms()[i] for i in free) / loudness) if free and loudness else 1.0
@@ -77,7 +77,7 @@ def report(found: Interference, base: Norms | None = None, fixed: Mapping[int, s
 
 
 def pair(found: Interference, i: int, j: int) -> list[str]:
-    """What two LoRAs do to each other."""
+    """Tell in sentences what two LoRAs do to each other."""
     who, total, many = f"{letter(i)} and {letter(j)}", found.total, found.comparisons
     if idle := [letter(k) for k in (i, j) if not total.inner[k, k]]:
         return [f"{who}: nothing to compare, no plain LoRA weight of {' and '.join(idle)} changes anything."]

@@ -1,4 +1,5 @@
-"""What several LoRAs do to each other in one sum, from their factors alone: no matrix of a weight's size is ever made.
+"""Measures what several LoRAs do to each other in one sum, from their factors alone: no matrix of a weight's size is
+ever made.
 
 With `G_B = B^T B` and `G_A = A A^T` of all factors side by side, strengths folded into B, every inner product of two
 corrections is a sum over a block of `G_B * G_A` (entry by entry); a pair's shared subspace is the block of the whitened
@@ -59,7 +60,7 @@ def measure(
 def _crossed(
     count: int, home: str, roles: Mapping[str, Sequence[Part]], layers: Mapping[str, Layer], attention: Attention
 ) -> Iterator[tuple[str, list[Head], Excess]]:
-    """Of an attention, the cross terms of each kind that the LoRAs have both sides of."""
+    """Yield the cross terms of an attention, for each kind that the LoRAs have both sides of."""
     heads = attention.heads[home]
     for kind, (first, second) in KINDS.items():
         left, right = roles.get(first, ()), roles.get(second, ())

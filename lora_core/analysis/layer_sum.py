@@ -90,11 +90,11 @@ class Layer:
         return torch.cat([self.work.wide(each.lora_A[:, start : start + length]) for each in self.corrections])
 
     def gram_of_rows(self, span: tuple[int, int]) -> _Gram:
-        """Of all B, from their rows (start, length)."""
+        """Return the Gram matrix of all B, from their rows `span` (start, length)."""
         return self._gram(self.rows, span, 1)
 
     def gram_of_columns(self, span: tuple[int, int]) -> _Gram:
-        """Of all A, from their columns (start, length)."""
+        """Return the Gram matrix of all A, from their columns `span` (start, length)."""
         return self._gram(self.columns, span, 0)
 
     def _gram(self, read: Callable[[int, int], Tensor], span: tuple[int, int], dim: int) -> _Gram:
@@ -127,8 +127,8 @@ class Layer:
         return [block.inner[own], block.variance[own], block.peak[own]]
 
     def figures(self, name: str) -> tuple[Block, tuple[float, float]]:
-        """Of this layer alone, its parts (q, k, v of a fused weight) counted apart, for the block `name`; and the
-        Frobenius and spectral norm of the sum."""
+        """Measure this layer alone, its parts (q, k, v of a fused weight) counted apart, for the block `name`. Return
+        its figures, and the Frobenius and spectral norm of the sum."""
         parts = parts_of(self.name, self.shape)
         rows = {part.rows: self.gram_of_rows(part.rows) for part in parts}
         columns = {part.columns: self.gram_of_columns(part.columns) for part in parts}
@@ -154,7 +154,7 @@ class Layer:
         return Block(name, inner, variance, peak, write, read, {}), norms
 
     def _shared(self, gram: _Gram) -> Excess:
-        """Of the subspaces that the LoRAs span on this side."""
+        """Measure how much the subspaces that the LoRAs span on this side have in common."""
         bases = gram.bases()
         ranks, spans = np.zeros(self.count), []
         for index, basis in zip(self.members, bases, strict=True):
@@ -199,7 +199,7 @@ class _Gram:
         return [vectors * values.clamp(min=0).sqrt() for values, vectors in self._spectra]
 
     def bases(self) -> list[Tensor]:
-        """What makes the factors of each LoRA orthonormal, (rank, directions that it spans)."""
+        """Return the matrices that make the factors of each LoRA orthonormal, (rank, directions that it spans)."""
         return [
             vectors[:, kept] / values[kept].sqrt()
             for values, vectors in self._spectra

@@ -71,7 +71,7 @@ class Leakage:
 
 
 def change(base: Tensor, lora: Tensor, base_picture: Tensor, lora_picture: Tensor) -> Change:
-    """Of one sample: its latents of any one shape, and its pictures (height, width, 3) in 0..1."""
+    """Measure the change of one sample: its latents are of any one shape, its pictures (height, width, 3) in 0..1."""
     base, lora = base.double(), lora.double()
     latent = float((lora - base).norm() / base.norm()) if base.any() else float((lora - base).norm() > 0)
     pixels = float((lora_picture.double() - base_picture.double()).abs().mean())

@@ -16,8 +16,8 @@ _UNUSUAL = 0.05
 
 @dataclass(frozen=True)
 class Nearest:
-    """Of one sample: the index of its nearest training picture, their distance, and the shares of training pictures and
-    of base samples that are at least as near to their own nearest one."""
+    """Holds the index of the training picture that is nearest to one sample, their distance, and the shares of training
+    pictures and of base samples that are at least as near to their own nearest one."""
 
     index: int
     distance: float
@@ -79,7 +79,8 @@ class Memorisation:
 
 
 def compared(samples: Sequence[Tensor], training: Sequence[Tensor], base: Sequence[Tensor] = ()) -> Memorisation:
-    """Of pictures (height, width, 3) in 0..1 and of any size."""
+    """Compare samples with training pictures. All are pictures (height, width, 3) in 0..1 and of any size. Raises
+    ValueError when there is no training picture."""
     if not training:
         raise ValueError("memorisation compares with training pictures; there is none")
     among = _distances(training, training).fill_diagonal_(float("inf")).amin(1).tolist() if len(training) > 1 else []
@@ -134,7 +135,7 @@ def _normalised(pictures: Tensor) -> Tensor:
 
 
 def _share(values: Sequence[float], distance: float) -> float:
-    """Of the values that are as small or smaller."""
+    """Return the share of values that are as small as `distance` or smaller; 0 when there are none."""
     return sum(value <= distance for value in values) / len(values) if values else 0.0
 
 

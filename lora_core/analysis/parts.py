@@ -1,4 +1,4 @@
-"""What a layer's name says of its rows and columns: which are q, k, v and output of an attention."""
+"""Tells from a layer's name what its rows and columns are: which are q, k, v and output of an attention."""
 
 from __future__ import annotations
 

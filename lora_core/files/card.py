@@ -1,4 +1,4 @@
-"""What a picker shows of a LoRA file: read from its header alone, no tensor is touched."""
+"""Tells what a picker shows of a LoRA file: read from its header alone, no tensor is touched."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What can be wrong with a file, said in one sentence."""
+"""Says in one sentence what can be wrong with a file."""
 
 from __future__ import annotations
 

@@ -150,7 +150,7 @@ def _pieces(
 
 
 def _vectors(adapter: Adapter, style: Style) -> dict[str, Tensor]:
-    """What is added to biases and norms."""
+    """Return what is added to biases and norms. Raises ValueError when `style` cannot hold it."""
     found = {
         name: items[0].values for name, items in adapter.others.items()
         if len(items) == 1 and type(items[0]) is Difference and items[0].values.ndim == 1
@@ -195,8 +195,8 @@ def _dtype_name(tensor: Tensor) -> str:
 
 
 def _left_out(source: str, found: Mapping[str, layers.Layer], tensors: Iterable[str]) -> tuple[str, ...]:
-    """Of the tensors those that are part of no layer. Raises UnsupportedWeightsError when there is no layer, or what
-    one means depends on them."""
+    """Return the names of the tensors that are part of no layer. Raises UnsupportedWeightsError when there is no layer,
+    or what one means depends on them."""
     used = {key for layer in found.values() for key in layer.keys.values()}
     names = tuple([name for name in tensors if name not in used])
     if fault := strays.pieces(source, names, found) if found else strays.alone(source, names):
@@ -297,15 +297,16 @@ def _factors(
 
 
 def _peft_spelling(name: str) -> spelling.Spelling:
-    """Of a UNet's attention ComfyUI knows only the processor names diffusers had before PEFT. diffusers still converts
-    a file of that time, but then every layer of the UNet must be spelled as it was."""
+    """Return the spelling of a layer in a file of plain LoRA layers. ComfyUI knows the attention of a UNet only by the
+    processor names diffusers had before PEFT. diffusers still converts a file of that time, but then every layer of the
+    UNet must be spelled as it was."""
     if not name.startswith("unet."):
         return spelling.PEFT
     return spelling.PROCESSOR if ".processor." in name else spelling.BEFORE_PEFT
 
 
 def _since_peft(name: str) -> str:
-    """What a UNet's layer is called in files with DoRA, which came with PEFT and which ComfyUI does not read."""
+    """Return the name of a UNet's layer in files with DoRA, which came with PEFT and which ComfyUI does not read."""
     name = name.replace(".processor.to_", ".to_")
     return f"{name}.0" if name.startswith("unet.") and name.endswith(".to_out") else name
 

@@ -135,7 +135,7 @@ def _text_size(raw: bytes) -> int:
 
 
 def _strings(raw: bytes) -> Iterator[bytes]:
-    """Of a JSON text."""
+    """Yield the strings of a JSON text, with their quotes."""
     start = -1
     for token in _QUOTES.finditer(raw):
         if token[0] == b'"' and start < 0:

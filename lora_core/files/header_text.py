@@ -55,7 +55,7 @@ def decoded(raw: bytes, packed: bool) -> str:
 
 
 def parse(text: str, source: str, packed: bool = False) -> HeaderText:
-    """Of a text as `decoded` gives it. Raises UnsafeFileError."""
+    """Read the header from a text as `decoded` gives it. Raises UnsafeFileError."""
     told = _unpacked if packed else str
     decoder = _decoder(source, told)
     try:
@@ -77,7 +77,7 @@ def parse(text: str, source: str, packed: bool = False) -> HeaderText:
 
 
 def _unpacked(text: str) -> str:
-    """Of a text whose characters are the bytes of UTF-8; piece by piece, which takes least memory."""
+    """Decode a text whose characters are the bytes of UTF-8; piece by piece, which takes least memory."""
     if text.isascii():
         return text
     pieces = (text[at : at + _PIECE].encode("latin-1") for at in range(0, len(text), _PIECE))

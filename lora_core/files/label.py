@@ -1,4 +1,4 @@
-"""What its maker adds to a LoRA's header, and what is left out of it before the file is given away."""
+"""Adds to a LoRA's header what its maker tells, and leaves out what is not to be given away with the file."""
 
 from __future__ import annotations
 
@@ -62,7 +62,8 @@ def without_picture_hashes(metadata: Mapping[str, str]) -> dict[str, str]:
 
 
 def _without(settings: str, *names: str) -> str:
-    """Of what is no settings at all nothing is left."""
+    """Take `names` out of the data set in the text `settings`, and out of each of its sets. Of what is no settings at
+    all nothing is left."""
     found = table_of(settings)
     dataset = found.get("dataset")
     sets = dataset.get("sets") if isinstance(dataset, dict) else None

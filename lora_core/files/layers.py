@@ -1,4 +1,4 @@
-"""What makes sense of a LoRA: pieces that belong together, whose shapes agree; judged from a file's header alone.
+"""Finds the layers of a LoRA: pieces that belong together, whose shapes agree; judged from a file's header alone.
 
 A layer of which a piece is missing or does not fit is refused with its file, never applied in part: such files are cut
 off or tampered with. What belongs to no layer at all is left out, and named (`strays`).

@@ -1,4 +1,4 @@
-"""What a picker is told of all LoRA files: each header is read once, and whoever has the list is told what changed."""
+"""Tells a picker of all LoRA files: each header is read once, and whoever has the list is told what changed."""
 
 from __future__ import annotations
 
@@ -49,8 +49,8 @@ class Library:
         self._entries = {name: self._entry(name, path, end) for name, path in files.items()}
 
     def changes(self, since: str) -> dict[str, Any]:
-        """What is another than in a version; everything, and `since` "", when that is no version of this list. Of all
-        files `unread` are known by their names alone."""
+        """Return what has changed since a version; everything, and `since` "", when that is no version of this list. Of
+        all files `unread` are known by their names alone."""
         known = self._number(since)
         return {
             "version": self.version,

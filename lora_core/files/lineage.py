@@ -1,4 +1,4 @@
-"""What a LoRA made of others tells about them."""
+"""Writes and reads what the header of a LoRA made of others tells about them."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def parents_of(metadata: Mapping[str, str]) -> list[Any]:
 
 
 def inherited(metadata: Mapping[str, str]) -> dict[str, str]:
-    """Of a header, what stays true of a LoRA that is made of this one alone."""
+    """Return the part of a header that stays true of a LoRA that is made of this one alone."""
     return {
         key: value for key, value in metadata.items()
         if not (key in (*_OF_THE_FILE, *_OF_THE_NETWORK) or is_signature(key, value) or is_hash_of_the_file(key))
@@ -113,13 +113,13 @@ def _header(metadata: Mapping[str, str]) -> dict[str, str]:
 
 
 def rights(parents: Iterable[Parent]) -> Rights:
-    """What all of them and what they were made of allow: a new label on a merge takes back nothing."""
+    """Return what all parents and what they were made of allow: a new label on a merge takes back nothing."""
     licences = (text for parent in parents for text in (parent.license, *_licences_of(parent.parents)))
     return intersection(map(rights_of, licences))
 
 
 def _licences_of(parents: Iterable[Any]) -> Iterator[str]:
-    """Of parents as `described` and of theirs, where one is written down."""
+    """Yield the licences of parents as `described` and of theirs, where one is written down."""
     left = [*parents]
     while left:
         each = left.pop(0)

@@ -61,8 +61,8 @@ class _Encoders(NamedTuple):
 
 
 class LooseNames(Generic[_Place]):
-    """What the names of one model mean, however they are spelled. `network` and `text` are the known names of layers,
-    each with its place; one of `text` begins with the name of its encoder."""
+    """Finds what the names of one model mean, however they are spelled. `network` and `text` are the known names of
+    layers, each with its place; one of `text` begins with the name of its encoder."""
 
     def __init__(self, network: Mapping[str, _Place], text: Mapping[str, _Place]):
         self._network = _index((bare(name), place) for name, place in network.items())

@@ -22,7 +22,7 @@ SETTINGS = "lora_loom.settings"
 
 @dataclass(frozen=True)
 class Facts:
-    """What is known of how a LoRA came to be; what is left at None or empty is not written.
+    """Holds what is known of how a LoRA came to be; what is left at None or empty is not written.
 
     `architecture` is ModelSpec's name of the base (`stable-diffusion-v1`, `stable-diffusion-xl-v1-base`, `flux-1-dev`),
     `base_version` sd-scripts' (`sd_v1`, `sdxl_base_v1-0`, `flux1`), `base_name` the file, `base_hash` its sha256 and
@@ -233,7 +233,7 @@ def _common(values: set[int] | set[float]) -> str:
 
 
 def _lineage(facts: Facts) -> dict[str, Any]:
-    """Of all parents together: authors, licences that all apply, and what they allow."""
+    """Describe all parents together: authors, licences that all apply, and what they allow."""
     began = facts.continued_from
     if not (parents := facts.merged_from or (began and (began,))):
         return {lineage.MERGE: facts.made_by}

@@ -1,4 +1,4 @@
-"""What is said of a file that does not suit a model, or not in all of its layers."""
+"""Tells in sentences why a file does not suit a model, or not in all of its layers."""
 
 from __future__ import annotations
 

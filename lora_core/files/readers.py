@@ -1,4 +1,4 @@
-"""What diffusers makes of files, as sentences for the person who saves one.
+"""Tells what diffusers makes of files, as sentences for the person who saves one.
 
 Its `loaders/lora_conversion_utils.py` reads some networks' files in other formats than its own, not always with every
 layer. How it is tested: tests/nodes/test_diffusers.py.
@@ -28,7 +28,7 @@ _FIXED = "before August 2026"  # huggingface/diffusers#14409
 
 
 def notes(config_class: str, style: str, adapter: Adapter, cure: str) -> list[str]:
-    """Of a file in that style that diffusers reads by itself: what it gets wrong, with the cure for it."""
+    """Tell what diffusers gets wrong in a file of that style, where it reads one by itself, with the cure for it."""
     passed_over = next(
         (layers for (pattern, known), layers in _PASSED_OVER.items()
          if known == style and re.fullmatch(pattern, config_class)), None,

@@ -1,4 +1,4 @@
-"""What licences allow, and what is left of it when their works are merged. A courtesy to authors, no legal advice."""
+"""Tells what licences allow, and what is left when their works are merged. A courtesy to authors, no legal advice."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class Rights:
 
 
 def rights_of(licence: str) -> Rights:
-    """Of one work, by the name of its licence, or by an expression of several that apply ("A AND B")."""
+    """Return the rights to one work, by the name of its licence or an expression of several that apply ("A AND B")."""
     text = licence.strip().strip("()")
     if " AND " in text:
         return intersection(map(rights_of, text.split(" AND ")))
@@ -71,8 +71,8 @@ def rights_of(licence: str) -> Rights:
 
 
 def intersection(works: Iterable[Rights]) -> Rights:
-    """What one may still do with all of them in one: a right that one of them withholds is gone, a duty that one of
-    them has stays, and one that nothing is known of makes the answer unknown where no other settles it."""
+    """Return what one may still do with all works in one: a right that one of them withholds is gone, a duty that one
+    of them has stays, and one that nothing is known of makes the answer unknown where no other settles it."""
     works = list(works)
     licences = tuple(dict.fromkeys(text for work in works for text in work.licences))
     return Rights(

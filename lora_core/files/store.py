@@ -18,8 +18,8 @@ _SAMPLES, _SAMPLE = 64, 4096  # blocks across a file, and bytes of each
 
 
 class State(NamedTuple):
-    """What tells a file from another of its name; `sample` is the hash of blocks from all over it, header included, and
-    `configured` when PEFT's configuration of it was written, 0 when there is none."""
+    """Distinguishes a file from another of its name; `sample` is the hash of blocks from all over it, header included,
+    and `configured` when PEFT's configuration of it was written, 0 when there is none."""
 
     size: int
     modified: int
@@ -53,8 +53,8 @@ class Store:
         self._kept: OrderedDict[Path, tuple[State, Adapter]] = OrderedDict()
 
     def read(self, path: Path) -> Adapter:
-        """What the reader, by default `formats.read`, makes of it; the same object as before for a file of the same
-        size, time and sample."""
+        """Return what the reader, by default `formats.read`, makes of a file; the same object as before for a file of
+        the same size, time and sample."""
         state = State.of(path)
         kept = self._kept.get(path)
         adapter = kept[1] if kept and kept[0] == state else self._reader(path)

@@ -1,4 +1,4 @@
-"""What a LoRA file means by its strength:
+"""Finds out what a LoRA file means by its strength:
 - `<layer>.alpha` present: delta_W = alpha / rank * up @ down (kohya; ComfyUI reads it beside any spelling).
 - absent: delta_W = up @ down, so alpha = rank.
 - absent, and PEFT's `adapter_config.json` lies beside the file: the same figures under bare names, which

@@ -1,4 +1,4 @@
-"""What every kind of correction of one weight can do, whatever its formula."""
+"""Defines what every kind of correction of one weight can do, whatever its formula."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ class Correction:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of the weight as the factors tell it, (out, in[, *kernel]); a kernel may be folded into `in`."""
+        """Return the weight's shape as the factors tell it, (out, in[, *kernel]); a kernel may be folded into `in`."""
         raise NotImplementedError
 
     @property
     def new_shape(self) -> tuple[int, ...] | None:
-        """Of the changed weight, where it is another."""
+        """Return the shape of the changed weight where it is another one, else None."""
         return None
 
     def fits(self, weight: tuple[int, ...]) -> bool:
@@ -44,7 +44,7 @@ class Correction:
         return self.shape[0] == weight[0] and prod(self.shape) == prod(weight)
 
     def difference(self, weight: Tensor) -> Tensor:
-        """What strength 1 adds to `weight`, shaped like it; `weight` is fp32 or fp64, which the sums are done in."""
+        """Return what strength 1 adds to `weight`, shaped like it. Sums are done in `weight`'s type, fp32 or fp64."""
         raise NotImplementedError
 
     def apply_to(self, weight: Tensor, strength: float = 1.0) -> Tensor:
@@ -82,12 +82,12 @@ class Correction:
 
     @classmethod
     def fault(cls, parts: Shapes) -> str:
-        """What is wrong with a file's pieces of these shapes, or "": judged before any tensor is read."""
+        """Return what is wrong with a file's pieces of these shapes, or "": judged before any tensor is read."""
         raise NotImplementedError
 
     @classmethod
     def alpha_means(cls, parts: Iterable[str]) -> Literal["scale", "limit", "nothing"]:
-        """What `alpha` is to these pieces: alpha / rank scales the change, or it limits a rotation, or neither."""
+        """Tell what `alpha` is to these pieces: alpha / rank scales the change, or it limits a rotation, or neither."""
         return "scale"
 
     @classmethod
@@ -123,12 +123,12 @@ def like(tensor: Tensor, weight: Tensor) -> Tensor:
 
 
 def tucker_shape(a: Tensor, b: Tensor, core: Tensor) -> tuple[int, ...]:
-    """Of the weight that factors (rank, out), (rank, in) make around a core (rank, rank, *kernel)."""
+    """Return the shape of the weight that factors (rank, out), (rank, in) make around a core (rank, rank, *kernel)."""
     return (a.shape[1], b.shape[1], *core.shape[2:])
 
 
 def tucker_fault(a: tuple[int, ...], b: tuple[int, ...], core: tuple[int, ...]) -> str:
-    """What is wrong with factors of these shapes, or ""."""
+    """Return what is wrong with factors of these shapes, or ""."""
     if len(core) < 3 or (core[0], core[1]) != (a[0], b[0]):
         return f"ranks disagree: {list(a)} and {list(b)} around {list(core)}"
     return ""

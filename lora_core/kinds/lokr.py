@@ -84,7 +84,7 @@ def product(first: Tensor, second: Tensor | None = None, core: Tensor | None = N
 
 
 def outer_shape(first: tuple, second: tuple = (), core: tuple = ()) -> tuple[int, ...]:
-    """Of that matrix, from its factors' shapes."""
+    """Return the shape of the matrix that `product` makes, from its factors' shapes."""
     if not second:
         return tuple(first)
     return (first[1], second[1], *core[2:]) if core else (first[0], second[1])

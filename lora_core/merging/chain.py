@@ -1,4 +1,4 @@
-"""What a stack does to each weight, in order: as a chain of loaders would, with fewer steps."""
+"""Works out what a stack does to each weight, in order: as a chain of loaders would, with fewer steps."""
 
 from __future__ import annotations
 

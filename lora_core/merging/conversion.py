@@ -29,8 +29,8 @@ _RANK = 128  # of what has none of its own, when nothing is said
 def to_low_rank(
     change: LowRank | Correction, limits: Limits, weight: Tensor | None = None, name: str = "", strength: float = 1.0
 ) -> tuple[LowRank, float]:
-    """What `change` adds as a LowRank in fp32, and the relative Frobenius error. Times `strength` it is what `change`
-    adds at that strength, which for some kinds (OFT) is more or less than as many times what it adds at 1.
+    """Return what `change` adds as a LowRank in fp32, and the relative Frobenius error. Times `strength` it is what
+    `change` adds at that strength, which for some kinds (OFT) is more or less than as many times what it adds at 1.
 
     `limits.rank` bounds the rank (0: exact where there are factors, 128 otherwise), `limits.energy` keeps less where
     less is enough. `weight` is the one that is changed: its shape places the kernel, and kinds that depend on it need
@@ -51,7 +51,7 @@ def to_low_rank(
 
 
 def _nearest(delta: Tensor, limits: Limits, name: str, strength: float = 1.0) -> tuple[LowRank, float]:
-    """Of a dense change at that strength, which is overwritten."""
+    """Return the LowRank nearest to a dense change at that strength, which is overwritten, and the relative error."""
     found = extract(delta, limits.rank or _RANK, limits.energy, name)
     return (found.low_rank.scaled(1 / strength), found.error) if found else (_nothing(delta), 0.0)
 
@@ -114,7 +114,7 @@ def _svd(matrix: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _nothing(like: Tensor) -> LowRank:
-    """What a weight of that shape is changed by when it is not."""
+    """Return the LowRank that does not change a weight of that shape: zeros of rank 1."""
     return LowRank(torch.zeros(1, like[0].numel()), torch.zeros(len(like), 1), 1.0, tuple(like.shape[2:]))
 
 
@@ -134,7 +134,7 @@ class Converted:
 
     @property
     def error(self) -> float:
-        """Of all converted layers together."""
+        """Return the relative error of all converted layers together."""
         return _together((self.adapter.layers[name], error) for name, error in self.errors.items())
 
 
@@ -169,8 +169,8 @@ def convert_steps(
     steps: Mapping[str, Sequence[Step]], limits: Limits, weight_of: Callable[[str], Tensor],
     tick: Callable[[int, int], None],
 ) -> Converted:  # fmt: skip
-    """What all steps of a layer do one after the other, as one LowRank for each layer, at strength 1. Raises ValueError
-    for a step that makes a weight larger."""
+    """Convert what all steps of a layer do one after the other to one LowRank for each layer, at strength 1. Raises
+    ValueError for a step that makes a weight larger."""
     _refuse_wider({name: [s.change for s in each if isinstance(s.change, Correction)] for name, each in steps.items()})
     made = Converted(Adapter({}))
     for index, (name, each) in enumerate(steps.items()):
@@ -204,7 +204,7 @@ def _layer(
 def _slices(
     items: Sequence[Placed], limits: Limits, weight: Tensor, name: str, strength: float
 ) -> tuple[LowRank, float]:  # fmt: skip
-    """Of rows that do not overlap, each for itself."""
+    """Convert rows that do not overlap, each for itself. Return them as one LowRank, and the error of all together."""
     made = [to_low_rank(item.inner, limits, item.rows_of(weight), name, strength) for item in items]
     whole = (item.put_back(part, len(weight)) for item, (part, _) in zip(items, made, strict=True))
     return LowRank.concat(whole), _together(made)

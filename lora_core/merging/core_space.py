@@ -46,7 +46,7 @@ class CoreSpace:
         return cls(left @ rows, (right @ columns).T, cores, total.kernel, total.lora_A.dtype)
 
     def decompose(self, core: Tensor) -> Decomposition:
-        """Of the correction `left @ core @ right`."""
+        """Decompose the correction `left @ core @ right`."""
         if core.shape[0] <= core.shape[1]:
             return Decomposition(core, self.left, self.right, kernel=self.kernel, dtype=self.dtype)
         return Decomposition(core.T, self.right.T, self.left.T, flipped=True, kernel=self.kernel, dtype=self.dtype)

@@ -68,7 +68,7 @@ def cut(low_rank: LowRank, rank: int, energy: float, name: str) -> Extracted | N
 
 
 def whole_error(parts: list[Extracted]) -> float:
-    """Of all of them together, relative to all differences together."""
+    """Return the error of all parts together, relative to all differences together; 0 when there is none."""
     total = sum(part.norm**2 for part in parts)
     return sqrt(sum((part.error * part.norm) ** 2 for part in parts) / total) if total else 0.0
 
@@ -118,8 +118,8 @@ def _leading(wide: Tensor, rank: int, seed: torch.Generator, pause: Callable[[],
 
 
 def _ritz(basis: Tensor, image: Tensor, gram: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """Of a basis that is orthonormal to fp32, and of the image of its columns, the `count` leading directions and their
-    images, orthonormal to fp64: what is of low rank is as exact as its image. `gram` is that of the image."""
+    """Return the `count` leading directions, orthonormal to fp64, of a basis that is orthonormal to fp32, and their
+    images, from the image of its columns: what is of low rank is as exact as its image. `gram` is that of the image."""
     root = torch.linalg.cholesky(basis.T @ basis)
     inner = torch.linalg.solve_triangular(root, torch.linalg.solve_triangular(root, gram, upper=False).T, upper=False)
     chosen = torch.linalg.solve_triangular(root.T, torch.linalg.eigh(inner)[1][:, -count:], upper=True)
@@ -133,16 +133,16 @@ def _grown(gram: Tensor, images: list[Tensor]) -> Tensor:
 
 
 def _to_come(gain: float, blocks: int) -> float:
-    """What all further blocks may take off the squared error after one that took `gain` off it. Where the spectrum is
-    flat about the rank what is left to gain falls as 1 / blocks^2 (Musco, Musco, theorem 1), elsewhere faster. The
-    proportion of two gains tells less: the first may be that of a few large values."""
+    """Estimate what all further blocks may take off the squared error after one that took `gain` off it. Where the
+    spectrum is flat about the rank what is left to gain falls as 1 / blocks^2 (Musco, Musco, theorem 1), elsewhere
+    faster. The proportion of two gains tells less: the first may be that of a few large values."""
     return gain * blocks / 2
 
 
 def _orthonormal(block: Tensor, others: list[Tensor], seed: torch.Generator) -> Tensor:
-    """Of a block its part at right angles to all others, which rounding asks for twice. Where nothing is left of a
-    column, a random direction takes its place: what rounding leaves of it may lie in the others once more, as in a
-    weight of few rows, and would be counted twice."""
+    """Return the part of a block at right angles to all others, made orthonormal; rounding asks for this twice. Where
+    nothing is left of a column, a random direction takes its place: what rounding leaves of it may lie in the others
+    once more, as in a weight of few rows, and would be counted twice."""
     if others:
         kind = torch.finfo(block.dtype)
         noise = torch.randn(block.shape, generator=seed).to(block) * (kind.eps / sqrt(len(block)))
@@ -158,5 +158,5 @@ def _apart(block: Tensor, others: list[Tensor]) -> Tensor:
 
 
 def _norm(matrix: Tensor) -> float:
-    """Of rows in their own type, of all of them in fp64."""
+    """Return the Frobenius norm: the norms of rows are taken in their own type, that of all of them in fp64."""
     return float(torch.linalg.vector_norm(matrix, dim=1).cpu().double().norm())

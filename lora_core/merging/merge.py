@@ -173,7 +173,7 @@ class _Work:
         return _Target(None, whole.decompose(), total.singular_values(), change, size)
 
     def _combined(self, seeded_by: str, each: Terms, name: str = "") -> _Target:
-        """What the method makes of corrections of the same rows of a layer."""
+        """Return what the method makes of corrections of the same rows of a layer."""
         terms = [term for _, term in each]
         if len(terms) == 1:
             return _Target(terms[0])
@@ -225,7 +225,7 @@ class _Work:
             self.merged.layers[name] = uncut if same else parts.keep(rank)
 
     def _size(self, name: str) -> float:
-        """What the terms of a layer would be together if they had nothing in common."""
+        """Return the norm that the terms of a layer would have together if they had nothing in common."""
         return sqrt(sum(term.norm() ** 2 for _, term in self.terms[name]))
 
     def _subtracts(self, name: str, total: LowRank) -> bool:
@@ -256,7 +256,7 @@ def _shared(piece: Piece) -> bool:
 
 
 def _norms(count: int, layers: Iterable[Sequence[Piece]]) -> list[float]:
-    """Of every part over what more than one part changes."""
+    """Return the norm of every part over what more than one part changes."""
     energies = [0.0] * count
     for piece in filter(_shared, chain.from_iterable(layers)):
         for index, term in piece.terms:

@@ -1,4 +1,4 @@
-"""What a merge method is given: one layer that several LoRAs change."""
+"""Describes what a merge method is given: one layer that several LoRAs change."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ class Task:
 
 
 def generator(seed: int, layer: str) -> torch.Generator:
-    """Of 32 bits, which is all that torch's generator for the CPU takes."""
+    """Make a generator with a seed of 32 bits, which is all that torch's generator for the CPU takes."""
     return torch.Generator().manual_seed(crc32(f"{seed} {layer}".encode()))
 
 
 def kept_largest(cores: Tensor, density: float) -> Tensor:
-    """Of every core the share `density` of its entries that are largest, zero elsewhere. Ties are all kept."""
+    """Keep in every core the share `density` of its entries that are largest, zero elsewhere. Ties are all kept."""
     sizes = cores.abs().flatten(1)
     count = max(round(density * sizes.shape[1]), 1)
     limits = sizes.kthvalue(sizes.shape[1] - count + 1, dim=1).values

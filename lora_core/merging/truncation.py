@@ -61,7 +61,7 @@ def shared_ranks(
 
 
 def _fill(counts: list[int], kept: Sequence[Tensor], costs: Sequence[int], left: float) -> None:
-    """What is left of the room is too small for the component that was next; the best that fit take it."""
+    """Fill the room that is left, too small for the component that was next, with the best that fit."""
 
     def worth(index: int) -> float:
         return float(kept[index][counts[index]]) ** 2 / costs[index]

@@ -56,7 +56,7 @@ class Branch:
         return own if able else None
 
     def joined_to(self, module: nn.Module, weights: Weights, x: Tensor) -> Tensor:
-        """What the linear layer gives for `x`, the low-rank path included; the hook then leaves it as it is."""
+        """Return what the linear layer gives for `x`, the low-rank path included; the hook then leaves it as it is."""
         pair, scaling = self._pair(x.dtype), self.scaling * self.strength
         out = LinearWithLowRank.apply(x, self.lora_A, self.lora_B, pair, scaling, self.keep, module, weights)
         self.joined = weakref.ref(out)

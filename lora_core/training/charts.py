@@ -19,7 +19,7 @@ _ODD = "#ff7a6b"
 
 
 def marks(record: Record, best: int | None) -> Marks:
-    """Of the record of a run, for its curve."""
+    """Return the marks that the record of a run gives its curve."""
     validation = [(point.step, point.mean) for point in record.points]
     if record.base and record.points:
         validation.insert(0, (0, sum(record.base) / len(record.base)))

@@ -1,4 +1,4 @@
-"""What a run is: every choice that decides the resulting bytes, validated once."""
+"""Defines what a run is: every choice that decides the resulting bytes, validated once."""
 
 from __future__ import annotations
 

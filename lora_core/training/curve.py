@@ -24,8 +24,8 @@ def smooth(losses: Sequence[float], weight: float = 0.97) -> list[float]:
 
 @dataclass(frozen=True)
 class Marks:
-    """What is drawn beside the loss: (step, value) of validation, the best step, (step, value) of the preserving loss,
-    which has a scale of its own that starts at 0."""
+    """Holds what is drawn beside the loss: (step, value) of validation, the best step, (step, value) of the preserving
+    loss, which has a scale of its own that starts at 0."""
 
     validation: Sequence[tuple[int, float]] = ()
     best: int | None = None

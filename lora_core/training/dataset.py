@@ -1,4 +1,4 @@
-"""What Train LoRA learns from: pictures with captions, in groups of one origin and weight."""
+"""Describes what Train LoRA learns from: pictures with captions, in groups of one origin and weight."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ PLAIN = Options()
 
 @dataclass(frozen=True)
 class Group:
-    """What the pictures of one set have in common. A pass over the data shows each `repeats * weight` times.
+    """Describes what the pictures of one set have in common. A pass over the data shows each `repeats * weight` times.
 
     `step` and `options` tell how the set was read; what they did shows in the digests of its pictures.
     """
@@ -108,8 +108,8 @@ class Example:
 
 @dataclass(frozen=True)
 class Dataset:
-    """What Train LoRA learns from. `left_out` names every file that was not taken, with the reason, and `notes` files
-    that were taken with a reservation."""
+    """Holds what Train LoRA learns from. `left_out` names every file that was not taken, with the reason, and `notes`
+    files that were taken with a reservation."""
 
     examples: tuple[Example, ...]
     resolutions: tuple[int, ...]

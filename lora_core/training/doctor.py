@@ -1,4 +1,4 @@
-"""What is wrong with a data set, in sentences that say what to do, the most important first."""
+"""Finds what is wrong with a data set, and says in sentences what to do, the most important first."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def _pictures(_: Dataset, pictures: list[Example], tick: Callable[[], None]) -> 
 
 
 def _files(pictures: list[Example]) -> Iterator[Finding]:
-    """Of shapes, compression and names of files."""
+    """Yield findings on shapes, compression and names of files."""
     cut = [e for e in pictures if looks.cropped_away(e.origin.size, e.size) > CROPPED]
     if cut:
         worst = max(looks.cropped_away(e.origin.size, e.size) for e in cut)
@@ -123,7 +123,7 @@ def _small(pictures: list[Example]) -> list[Example]:
 
 
 def _light(pictures: list[Example], small: list[Example], tick: Callable[[], None]) -> Iterator[Finding]:
-    """Of pictures that are one colour, dark, bright or blurred; each in the first of these that fits."""
+    """Yield findings on pictures that are one colour, dark, bright or blurred; each in the first of these that fits."""
     light = {id(e): looks.gray(e.pixels) for e in _each(pictures, tick)}
     flat = [e for e in pictures if float(light[id(e)].std()) < FLAT]
     dark = [e for e in pictures if e not in flat and float(light[id(e)].mean()) < DARK]

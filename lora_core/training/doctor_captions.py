@@ -1,4 +1,4 @@
-"""What is looked for in captions."""
+"""Examines captions: their length, broken characters, tags and triggers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is measured on pictures: likeness, sharpness, light, and how much of them is left."""
+"""Measures pictures: likeness, sharpness, light, and how much of them is left."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the doctor finds in captions and triggers, in what was left out, and in what the files themselves say."""
+"""Finds what is wrong in captions and triggers, in what was left out, and in what the files themselves say."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def missing(_: Dataset, pictures: list[Example]) -> Iterator[Finding]:
 
 
 def parentheses(_: Dataset, pictures: list[Example]) -> Iterator[Finding]:
-    """What the choice of `caption_weights` makes of them."""
+    """Yield findings on parentheses in captions, by what the choice of `caption_weights` makes of them."""
     read = [e for e in pictures if e.group.options.caption_weights and has_bare(e.caption)]
     if read:
         yield Finding(

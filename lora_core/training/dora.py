@@ -20,7 +20,7 @@ class Frozen:
         return F.linear(rows, module.weight.detach().flatten(1).to(rows))
 
     def norms(self, module: nn.Module) -> Tensor:
-        """Of the rows of W, (out,) in fp32, wherever the weight lies."""
+        """Return the norms of the rows of W, (out,) in fp32, wherever the weight lies."""
         return module.weight.detach().flatten(1).float().norm(dim=1)
 
     def bias(self, module: nn.Module, like: Tensor) -> Tensor | None:
@@ -41,7 +41,7 @@ class Magnitude:
         return inner, ((lora_B @ (lora_A @ lora_A.T)) * lora_B).sum(1) * scaling**2
 
     def norms(self, lora_A: Tensor, lora_B: Tensor, scaling: float, dtype: torch.dtype = torch.float32) -> Tensor:
-        """Of the rows of `W + delta_W`, (out,)."""
+        """Return the norms of the rows of `W + delta_W`, (out,)."""
         inner, square = self.products(lora_A, lora_B, scaling, dtype)
         return (self.base.square() + 2 * inner + square).clamp(min=torch.finfo(torch.float32).tiny).sqrt()
 

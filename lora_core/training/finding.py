@@ -1,4 +1,4 @@
-"""What the doctor says of a data set: one sentence, with the pictures it is about."""
+"""Describes what the doctor says of a data set: one sentence, with the pictures it is about."""
 
 from __future__ import annotations
 

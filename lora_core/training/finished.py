@@ -1,4 +1,4 @@
-"""What a finished run told, kept in its folder, so that the same run is answered without any of it being done again."""
+"""Keeps in its folder what a finished run told, so that the same run is answered without any of it being done again."""
 
 from __future__ import annotations
 
@@ -49,8 +49,8 @@ def forget(folder: Path) -> None:
 
 
 def recall(folder: Path, key: str) -> tuple[Finished, Image.Image] | None:
-    """What a run under this key told, and its charts. None when there is none, or when a file of it is gone, damaged or
-    no longer the one that was written."""
+    """Return what a run under this key told, and its charts. Return None when there is none, or when a file of it is
+    gone, damaged or no longer the one that was written."""
     try:
         plain = json.loads((folder / "done.json").read_text(encoding="utf-8"))
         if plain.pop("digest") != fingerprint(plain) or plain.pop("key") != key:

@@ -1,4 +1,4 @@
-"""What is in a folder of pictures: which of its files are learned from, and why each of the others is not."""
+"""Finds what is in a folder of pictures: which of its files are learned from, and why each of the others is not."""
 
 from __future__ import annotations
 

@@ -202,7 +202,8 @@ def attached(branches: Mapping[str, Branch]) -> Iterator[None]:
 
 
 def _shapes(module: nn.Module, rank: int, given: LowRank | None, dora: bool) -> tuple[tuple[int, int], ...]:
-    """Of A, B and, with DoRA, the magnitudes; the rank is at most what the weight can have, and at least the given."""
+    """Return the shapes of A, B and, with DoRA, the magnitudes; the rank is at most what the weight can have, and at
+    least the given."""
     out, *inner = weight_shape(module)
     columns = prod(inner)
     rank = max(min(rank, out, columns), given.rank if given else 1)

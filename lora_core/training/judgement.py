@@ -1,4 +1,4 @@
-"""What a validation curve says: is the run still gaining, has it stopped, does it overfit, has it diverged.
+"""Judges a run by its validation curve: is the run still gaining, has it stopped, does it overfit, has it diverged.
 
 The draws are fixed, so two points of the curve are compared draw by draw. Two kinds of chance are reckoned with: the
 spread of the differences over draws (over pictures, where there are at least 5), and the wobble of the whole curve
@@ -70,7 +70,7 @@ def judge(record: Record, pictures: Sequence[int], patience: int, held_out: bool
 
 
 def judge_training(record: Record) -> Verdict:
-    """What training losses alone can tell, corrected for their noise levels: only whether they ran away."""
+    """Judge by training losses alone, corrected for their noise levels: they tell only whether they ran away."""
     parts = _tenths(record)
     if len(parts) < 3:
         return Verdict("too early", "nothing was held out, and the training loss alone does not say when to stop")
@@ -86,7 +86,8 @@ def best_step(points: Sequence[Point]) -> int | None:
 
 
 def quantile(level: float, freedom: float) -> float:
-    """Of Student's t (Cornish-Fisher expansion, within 2 % from 4 degrees of freedom on); infinite below 1."""
+    """Return the quantile of Student's t (Cornish-Fisher expansion, within 2 % from 4 degrees of freedom on); infinite
+    below 1."""
     if freedom < 1:
         return inf
     z = NormalDist().inv_cdf(level)

@@ -84,8 +84,8 @@ class LayersConfig:
 
 @dataclass(frozen=True)
 class Size:
-    """Of one layer's correction: its rank, its factor on the learning rate, and its scaling: `alpha` in a file would
-    give it to a correction of rank `alpha_rank`."""
+    """Describes one layer's correction: its rank, its factor on the learning rate, and its scaling: `alpha` in a file
+    would give it to a correction of rank `alpha_rank`."""
 
     rank: int
     rate: float

@@ -1,4 +1,4 @@
-"""What a computation holds and costs, read off the operators that it dispatches, on real tensors or on fake ones."""
+"""Measures what a computation holds and costs by the operators that it dispatches, on real tensors or on fake ones."""
 
 from __future__ import annotations
 

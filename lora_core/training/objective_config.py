@@ -1,4 +1,4 @@
-"""What the loss is: every choice of Training Objective, validated once."""
+"""Defines what the loss is: every choice of Training Objective, validated once."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ LEAST_MODE, MOST_MODE = -1.0, 1.75  # between them the mode law is monotone: up 
 
 @dataclass(frozen=True)
 class ObjectiveConfig:
-    """What is minimised, and where. `timesteps` may be 'auto' until a model family settles it.
+    """Says what is minimised, and where. `timesteps` may be 'auto' until a model family settles it.
 
     `huber_c` is where huber and smooth_l1 turn from square to linear, in units of the network's output. `snr_gamma` is
     used by `min_snr`, `shift` by the SHIFTED laws, `logit_mean` and `logit_std` by those of a logit-normal,

@@ -133,7 +133,7 @@ class Twin:
         self.forget()
 
     def forget(self) -> None:
-        """What the gradient holds of a pass is nothing any more."""
+        """Forget the last pass: what the gradient holds of it does not count any more."""
         self.task = -1
 
 

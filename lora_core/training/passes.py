@@ -162,7 +162,7 @@ def _at_each(kernel: tuple[int, ...]) -> Geometry:
 
 
 def _untransposed(kernel: tuple[int, ...]) -> tuple[bool, tuple[int, ...], int]:
-    """What is left to tell of a convolution: that it is not transposed, output paddings, and groups."""
+    """Return the last arguments of a convolution: that it is not transposed, no output paddings, and one group."""
     return False, tuple(0 for _ in kernel), 1
 
 

@@ -1,4 +1,4 @@
-"""What a run needs, and the mildest measures with which it fits. Sizes are in bytes, times in seconds."""
+"""Computes what a run needs, and the mildest measures with which it fits. Sizes are in bytes, times in seconds."""
 
 from __future__ import annotations
 
@@ -18,11 +18,12 @@ _STATE = {"adamw": 2, "adamw8bit": 0.6, "lion": 1, "prodigy": 4, "schedule_free_
 
 @dataclass(frozen=True)
 class Measures:
-    """What trades memory for time and changes no result: `checkpointing` recomputes every block's activations,
-    `offload` is the share of blocks whose weights stay in RAM and are copied for each run; those are always recomputed.
-    `keep_casts` keeps weights that are stored in another type than they are computed in once they are cast;
-    `hold_casts` those of a block that is recomputed, from then to the end of its backward pass. `graph` replays steps
-    from graphs of the device; it is never taken of its own accord, and only of steps that recompute nothing."""
+    """Describes what trades memory for time and changes no result: `checkpointing` recomputes every block's
+    activations, `offload` is the share of blocks whose weights stay in RAM and are copied for each run; those are
+    always recomputed. `keep_casts` keeps weights that are stored in another type than they are computed in once they
+    are cast; `hold_casts` those of a block that is recomputed, from then to the end of its backward pass. `graph`
+    replays steps from graphs of the device; it is never taken of its own accord, and only of steps that recompute
+    nothing."""
 
     checkpointing: bool = True
     offload: float = 0.0
@@ -79,7 +80,7 @@ class Need:
 
 @dataclass(frozen=True)
 class Rates:
-    """What a device does in a second (`flops`, bytes `moved`, bytes `copied` to it from RAM) and the seconds that
+    """Says what a device does in a second (`flops`, bytes `moved`, bytes `copied` to it from RAM) and the seconds that
     starting one operator takes (`launch`). Copies that are `overlapped` are made while the device computes."""
 
     flops: float
@@ -89,7 +90,7 @@ class Rates:
     overlapped: bool = False
 
     def seconds(self, work: Work, streamed: int = 0) -> float:
-        """Of one forward and backward pass; `streamed` bytes come from RAM for each of the two."""
+        """Return the seconds of one forward and backward pass; `streamed` bytes come from RAM for each of the two."""
         compute = max(work.flops / self.flops + work.moved / self.moved, work.launches * self.launch)
         copies = 2 * streamed / self.copied
         return max(compute, copies) if self.overlapped else compute + copies
@@ -102,7 +103,8 @@ class Plan:
 
 
 def optimiser_bytes(trained: int, name: str = "adamw", ema: bool = False) -> int:
-    """Of so many trained numbers: themselves, their gradients, the optimiser's state and a running mean, if kept."""
+    """Return the bytes of so many trained numbers: themselves, their gradients, the optimiser's state and a running
+    mean, if kept."""
     return round(4 * trained * (2 + _STATE[name] + ema))
 
 

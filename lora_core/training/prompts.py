@@ -22,7 +22,8 @@ def without_trigger(prompt: str, trigger: str, word: str = "") -> str:
 
 
 def pairs(prompts: Iterable[str], triggers: Sequence[str], word: str = "") -> list[tuple[str, ...]]:
-    """Of each prompt its two kinds, for the trigger it holds or else the first; one kind when there is no trigger."""
+    """Return each prompt in two kinds, with and without the trigger it holds or else the first; in one kind when there
+    is no trigger."""
     if not triggers:
         return [(prompt,) for prompt in prompts]
     held = {prompt: next((t for t in triggers if with_trigger(prompt, t) == prompt), triggers[0]) for prompt in prompts}

@@ -27,8 +27,8 @@ _CURE = "add .txt files of the same name, or a trigger word"
 
 
 def check_folder(folder: Path, trigger: str, masks: Masks = "off") -> None:
-    """What can be known without decoding: there is a picture that opens and has something to caption it with, and
-    there are masks where they are asked for."""
+    """Check what can be known without decoding: that there is a picture that opens and has something to caption it
+    with, and that there are masks where they are asked for."""
     sets, _ = look(folder, masks)
     images = [path for each in sets for path in each.images]
     if not clean_trigger(trigger) and not any(each.words or each.captions.any() for each in sets):

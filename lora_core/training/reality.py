@@ -1,4 +1,4 @@
-"""What a run takes beside what was predicted of it. Sizes are in bytes, times in seconds."""
+"""Compares what a run takes with what was predicted of it. Sizes are in bytes, times in seconds."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ class Expected:
 
 @dataclass(frozen=True)
 class Seen:
-    """Of the first steps: bytes that one `held` beside the weights, its `seconds`, and the bytes of the device that all
-    programs had in use, `used` of `total`; None where a device does not tell."""
+    """Holds what was seen of the first steps: bytes that one `held` beside the weights, its `seconds`, and the bytes of
+    the device that all programs had in use, `used` of `total`; None where a device does not tell."""
 
     held: float | None
     seconds: float

@@ -1,4 +1,4 @@
-"""What a run remembers of its steps: losses by noise level and by picture, norms, and the validation curve.
+"""Holds what a run remembers of its steps: losses by noise level and by picture, norms, and the validation curve.
 
 It is part of the run's exact state. Losses are tallied in `BANDS` equal bands of u, the quantile of the noise level.
 """

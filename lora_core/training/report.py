@@ -1,4 +1,4 @@
-"""What a run tells at its end, as plain text with markdown tables."""
+"""Writes what a run tells at its end, as plain text with markdown tables."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Story:
 
     @property
     def what(self) -> str:
-        """What validation looks at."""
+        """Say what validation looks at."""
         return "held-out pictures" if self.held_out else "training pictures, which cannot show overfitting"
 
     def pictures(self) -> list[tuple[int, Excess]]:

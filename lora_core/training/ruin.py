@@ -17,7 +17,7 @@ _LEVELS = 4  # noise levels, in the middle of equal shares of the timestep law
 
 
 class Shown(NamedTuple):
-    """What a micro-batch is made of, on the device."""
+    """Holds what a micro-batch is made of, on the device."""
 
     x0: Tensor
     conditions: list[Any]

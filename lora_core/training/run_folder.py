@@ -36,13 +36,13 @@ _LORA = re.compile(r"step_(\d+)\.safetensors")
 
 
 class UnsavedError(OSError):
-    """What was trained is not on the disk."""
+    """Says that what was trained is not on the disk."""
 
 
 @dataclass(frozen=True)
 class Past:
-    """What an earlier run left: its folder, its identity, its settings and the last step of which there is a LoRA or a
-    state."""
+    """Describes what an earlier run left: its folder, its identity, its settings and the last step of which there is a
+    LoRA or a state."""
 
     folder: Path
     identity: str
@@ -254,7 +254,7 @@ class RunFolder:
             logger.warning("%s is not written: %s", path, error)
 
     def _prune(self, step: int) -> None:
-        """Of the LoRA files up to this step the last few stay, those beyond it unless the run went back."""
+        """Delete LoRA files up to this step except the last few, and those beyond it only if the run went back."""
         numbered = _numbered(self.path)
         stale = [number for number in numbered if number > step] if self._went_back else []
         for number in [*stale, *[n for n in numbered if n <= step][: -KEPT - 1]]:
@@ -277,7 +277,7 @@ def past_runs(parent: Path, name: str) -> list[Past]:
 
 
 def _past(path: Path) -> Past:
-    """Of a run.json. Raises ValueError, KeyError, TypeError or OSError for one that does not tell."""
+    """Read a run.json. Raises ValueError, KeyError, TypeError or OSError for one that does not tell."""
     run = json.loads(path.read_text(encoding="utf-8"))
     settings = dict(run["settings"])
     if not isinstance(settings["train"]["steps"], int):

@@ -40,7 +40,7 @@ class RunLog:
             os.fsync(file.fileno())
 
     def _write(self) -> None:
-        """What waits, or nothing of it."""
+        """Write all that waits, or nothing of it."""
         end = self.path.stat().st_size if self.path.exists() else 0
         try:
             with open(self.path, "ab") as file:

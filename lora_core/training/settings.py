@@ -34,7 +34,7 @@ class Settings:
 
     @classmethod
     def from_json(cls, text: str) -> Settings:
-        """What `to_json` wrote. Raises ValueError for a format or a setting that this version does not know."""
+        """Read what `to_json` wrote. Raises ValueError for a format or a setting that this version does not know."""
         found = json.loads(text)
         if found.pop("format", None) != _FORMAT:
             raise ValueError(f"these settings are not of format {_FORMAT}; update LoRA Loom to read them")

@@ -1,4 +1,4 @@
-"""What a run has learnt, taken out of its state and put back exactly: factors, EMA, optimiser and step."""
+"""Takes what a run has learnt out of its state and puts it back exactly: factors, EMA, optimiser and step."""
 
 from __future__ import annotations
 

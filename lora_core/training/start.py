@@ -35,7 +35,7 @@ class Start:
     notes: tuple[str, ...] = ()
 
     def identity(self) -> list[Any]:
-        """What decides the bytes of a run that goes on from it, as plain values."""
+        """Return, as plain values, what decides the bytes of a run that goes on from this LoRA."""
         return [self.digest, self.own_targets, self.rank]
 
     def described(self) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What goes into a step on a device, and what it tells of itself.
+"""Describes what goes into a step on a device, and what it tells of itself.
 
 Each copy of a tensor between RAM and a device waits for what the device has still to do, so a step makes few of them.
 """
@@ -54,7 +54,7 @@ class MicroBatch:
 
 @dataclass(frozen=True)
 class Found:
-    """What the host has to know of a step before it goes on; `ruined` is why the run cannot, or empty."""
+    """Holds what the host has to know of a step before it goes on; `ruined` is why the run cannot, or empty."""
 
     loss: float
     norm: float

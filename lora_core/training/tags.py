@@ -1,4 +1,4 @@
-"""What a data set's captions and folders are called in a LoRA's header."""
+"""Names the folders of a data set and counts the tags of its captions, for a LoRA's header."""
 
 from __future__ import annotations
 

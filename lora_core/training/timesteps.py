@@ -49,7 +49,7 @@ def _logit_normal(choices: ObjectiveConfig, normal: Tensor) -> Tensor:
 
 
 def _placed(choices: ObjectiveConfig, u: Tensor, tokens: float = 0.0) -> Tensor:
-    """What the law makes of its draw from the uniform or the logit-normal law."""
+    """Return the u that the law makes of its draw from the uniform or the logit-normal law."""
     if choices.timesteps == "mode":
         return 1 - u - choices.mode_scale * ((math.pi / 2 * u).cos().square() - 1 + u)
     shift = choices.shift if choices.timesteps in SHIFTED else 1.0

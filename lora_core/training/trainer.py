@@ -83,9 +83,9 @@ class TrainState:
             yield
             return
         trained = flat.clone()
-        flat.copy_(average)
-        self.factors.cap_()  # an average of products is not the product of averages
         try:
+            flat.copy_(average)
+            self.factors.cap_()  # an average of products is not the product of averages
             yield
         finally:
             flat.copy_(trained)

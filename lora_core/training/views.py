@@ -1,4 +1,4 @@
-"""What one picture gives to learn from: its crop, further crops of it, and the mirror image of each."""
+"""Makes what one picture gives to learn from: its crop, further crops of it, and the mirror image of each."""
 
 from __future__ import annotations
 

@@ -51,7 +51,7 @@ class Prompt:
 
 @dataclass(frozen=True)
 class Known:
-    """What a node gave when it last ran, the state of its files then, and how often that was found to have changed."""
+    """Holds what a node gave when it last ran, the state of its files then, and how often that was found changed."""
 
     entries: Entries
     files: list[tuple]
@@ -87,8 +87,8 @@ def meet(posted: dict[str, Any]) -> dict[str, Any]:
 
 
 def plain_readers() -> list[str] | None:
-    """Of the node that is asked or running: the nodes of other packs that take its `lora_stack`, by the titles that
-    people know; None when the graph is not known."""
+    """Return the nodes of other packs that take the `lora_stack` of the node that is asked or running, by the titles
+    that people know; None when the graph is not known."""
     if (here := _here()) is None:
         return None
     prompt, node = here
@@ -111,7 +111,7 @@ def attached(model) -> Entries:
 
 
 def recall() -> int:
-    """Of the node that is asked for its fingerprint: tell the prompt's pictures what it gave when it last ran.
+    """Tell the prompt's pictures what the node that is asked for its fingerprint gave when it last ran.
 
     Returns a number that is another when one of its files has changed since, whose names it may have by a link.
     """
@@ -128,7 +128,7 @@ def recall() -> int:
 
 
 def tell(entries: Entries) -> None:
-    """Of the node that is running: tell the prompt's pictures, and remember it for prompts that need not run it."""
+    """Tell the prompt's pictures what the running node gives, and remember it for prompts that need not run it."""
     if (here := _here()) is None:
         return
     prompt, node = here
@@ -163,7 +163,8 @@ def _tell(prompt: Prompt, node: str, entries: Entries) -> None:
 
 
 def _tell_in_graph(node: dict[str, Any], entries: Entries) -> None:
-    """What the front end writes into `_meta` is the title, which some read without asking whether it is there."""
+    """Replace the entries in the node's `_meta`, and give it a title where it has none. The title is what the front end
+    writes there, and some read it without asking whether it is there."""
     about = node["_meta"] if isinstance(node.get("_meta"), dict) else {}
     about.pop(KEY, None)
     if entries:
@@ -171,8 +172,8 @@ def _tell_in_graph(node: dict[str, Any], entries: Entries) -> None:
 
 
 def _forget(node: dict[str, Any]) -> None:
-    """Of a prompt that was taken from a picture: what was told of that picture, and the fingerprint of its files then,
-    which ComfyUI would take for one of now."""
+    """Remove, from a node of a prompt that was taken from a picture, what was told of that picture, and the fingerprint
+    of its files then, which ComfyUI would take for one of now."""
     node.pop("is_changed", None)
     _tell_in_graph(node, [])
 

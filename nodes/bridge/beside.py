@@ -1,4 +1,4 @@
-"""What runs beside the weights of a MODEL or CLIP: hung and taken off, timed, and planned for by ComfyUI."""
+"""Runs corrections beside the weights of a MODEL or CLIP: hung and taken off, timed, and planned for by ComfyUI."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def way_of(module: nn.Module, parameter: str, timeline: Timeline) -> type[Way] |
 
 
 def hung(patcher) -> tuple[list[Mapping[str, Way]], list[str]]:
-    """What each of our stacks hangs beside the parameters of a MODEL, and the keys of other packs' injections."""
+    """Return what each of our stacks hangs beside a MODEL's parameters, and the keys of other packs' injections."""
     ours, foreign = _owners(patcher)
     return [each.ways for each in ours], foreign
 
@@ -45,7 +45,7 @@ def contents(patcher) -> list[str]:
 
 
 def uncalled(model, clip=None) -> list[Uncalled]:
-    """What is known of the layers that our stacks hang beside, on a MODEL and a CLIP."""
+    """Return, for each of our stacks on a MODEL and a CLIP, what is known of the layers that it hangs beside."""
     patchers = [model] if clip is None else [model, clip.patcher]
     return [each.uncalled for patcher in patchers for each in _owners(patcher)[0]]
 
@@ -66,7 +66,7 @@ class LoraFactors(nn.Module):
 
 
 class Hung(NamedTuple):
-    """What hangs on one copy of the model; `owner` is the id of the patcher that hung it."""
+    """Holds what hangs on one copy of the model; `owner` is the id of the patcher that hung it."""
 
     owner: int
     ways: list[tuple[Way, nn.Module]]
@@ -140,7 +140,6 @@ class Beside:
     def _hang(self, patcher) -> None:
         heed_hooks()
         self._remove(patcher.model)
-        forget_graphs(patcher.model)
         ways = [(way, _module(patcher.model, key)[0]) for key, way in self.ways.items()]
         take_off = [*self.uncalled.watch(patcher.model), *(way.hang(module) for way, module in ways)]
         self._hung[patcher.model] = Hung(id(patcher), ways, take_off)
@@ -151,10 +150,10 @@ class Beside:
             self._remove(patcher.model)
 
     def _remove(self, model: nn.Module) -> None:
-        if hung := self._hung.pop(model, None):
-            forget_graphs(model)
-            for take_off in hung.take_off:
-                take_off()
+        forget_graphs(model)
+        hung = self._hung.pop(model, None)
+        for take_off in hung.take_off if hung else ():
+            take_off()
 
     def _free(self, patcher, unloaded: bool) -> None:
         if unloaded:
@@ -178,7 +177,7 @@ def _module(model: nn.Module, key: str) -> tuple[nn.Module, str]:
 
 
 def _compute_dtype(model: nn.Module) -> torch.dtype:
-    """What most layers multiply in."""
+    """Return the dtype that most layers multiply in."""
     own = model.get_dtype() if hasattr(model, "get_dtype") else None
     dtype = getattr(model, "manual_cast_dtype", None) or own
     return dtype if dtype in _COMPUTED_IN else torch.float32

@@ -1,4 +1,4 @@
-"""What was encoded is kept in `output/lora_loom_cache`, by the content it was made of and the model that made it."""
+"""Keeps what was encoded in `output/lora_loom_cache`, by the content it was made of and the model that made it."""
 
 from __future__ import annotations
 
@@ -35,13 +35,13 @@ def tidy() -> None:
 
 
 class Encodings:
-    """What one encoder made of anything. An encoder of unknown content (`identity` None) has nothing kept."""
+    """Keeps what one encoder made of anything. An encoder of unknown content (`identity` None) has nothing kept."""
 
     def __init__(self, kind: str, identity: str | None):
         self.cache, self.identity = Cache(cache_folder() / kind), identity
 
     def of(self, content: Any, make: Callable[[], Any]) -> Any:
-        """What `make` makes of the content, from the disk when it was made before."""
+        """Return what `make` makes of the content, from the disk when it was made before."""
         key = self._key(content)
         with torch.inference_mode(False):
             found = self.cache.get(key) if key else None

@@ -38,9 +38,9 @@ class _Lora:
 
 
 def carried(model, clip) -> list[dict[str, Any]]:
-    """What is known of each, JSON throughout; nothing of a MODEL and CLIP without. Rows of our stacks have the names
-    and hashes of their files, what other loaders applied a hash of its weights and the number of its layers. The hash
-    of all that hangs beside the weights of the CLIP, too, which no one asks for otherwise."""
+    """Return what is known of each LoRA, JSON throughout; nothing of a MODEL and CLIP without. Rows of our stacks have
+    the names and hashes of their files, what other loaders applied a hash of its weights and the number of its layers.
+    The hash of all that hangs beside the weights of the CLIP, too, which no one asks for otherwise."""
     keys = ("name", "sha256", "strength", "text_strength")
     named = [{key: each[key] for key in keys} for each in attribution.attached(model)]
     text = getattr(clip, "patcher", None)

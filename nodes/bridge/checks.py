@@ -1,4 +1,4 @@
-"""What is looked at before the first step: text that does not fit is refused, what is unwise is said."""
+"""Checks a run before its first step: text that does not fit is refused, what is unwise is said."""
 
 from __future__ import annotations
 

@@ -31,7 +31,7 @@ Put = Callable[[bool], None]
 
 
 class _Moment(threading.local):
-    """What is put in place around the forward that runs."""
+    """Holds what is put in place around the forward that runs."""
 
     def __init__(self) -> None:
         self.puts: tuple[Put, ...] = ()

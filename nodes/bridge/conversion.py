@@ -62,7 +62,7 @@ def as_plain(
 
 
 def in_order(steps: Mapping[str, Sequence[Step]], model, clip, limits: Limits, tick: Tick) -> Converted:
-    """What the steps of each layer do one after the other, as an adapter at strength 1, on the CPU."""
+    """Return what the steps of each layer do one after the other, as an adapter at strength 1, on the CPU."""
     return _on_cpu(lambda: convert_steps(steps, limits, _weights(model, clip), tick))
 
 
@@ -74,8 +74,8 @@ def _on_cpu(work: Callable[[], Converted]) -> Converted:
 
 
 def _weights(model, clip, fixed: Container[str] = ()) -> Callable[[str], torch.Tensor]:
-    """What gives the weight of a layer without the patches on it, in fp32; of `fixed` layers, whose change is the same
-    on any weight, zeros that take no memory."""
+    """Return a function that gives the weight of a layer without the patches on it, in fp32; of `fixed` layers, whose
+    change is the same on any weight, zeros that take no memory."""
     device = with_fp64(comfy.model_management.get_torch_device())
     patchers = {False: model, **({True: clip.patcher} if clip is not None else {})}
     held = {text: patcher.model.state_dict().keys() for text, patcher in patchers.items()}
@@ -91,7 +91,7 @@ def _weights(model, clip, fixed: Container[str] = ()) -> Callable[[str], torch.T
 
 
 def cost(made: Converted) -> list[str]:
-    """What became of the kinds that are no plain LoRA."""
+    """Say what became of the kinds that are no plain LoRA."""
     lines = []
     if made.errors:
         name, error = worst_first(made)[0]

@@ -1,9 +1,9 @@
-"""What a device has free, and what it can do."""
+"""Tells what a device has free, and what it can do."""
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import ModuleType
 
@@ -14,7 +14,8 @@ from ...lora_core import fp64
 
 
 def free_bytes(device: torch.device) -> float:
-    """What a run may use: what is free now and what ComfyUI can make free, less what it keeps for other programs."""
+    """Return the bytes that a run may use: what is free now and what ComfyUI can make free, less what it keeps for
+    other programs."""
     free = comfy.model_management.get_free_memory(device)
     if shares_ram(device):
         return free
@@ -88,3 +89,14 @@ def with_fp64(device: torch.device) -> torch.device:
 def has_fp64(device: torch.device) -> bool:
     """Whether ComfyUI says so, and it is so: an older ComfyUI does not know of all devices."""
     return device.type == "cpu" or (comfy.model_management.supports_fp64(device) and fp64.has_fp64(device))
+
+
+def counter(device: torch.device, name: str) -> Callable | None:
+    """Return a function of the device's module of torch, as torch.cuda.memory_allocated; None where it has none."""
+    return getattr(getattr(torch, device.type, None), name, None)
+
+
+def synchronize(device: torch.device) -> None:
+    """Wait for what is queued there. ComfyUI's own waits for CUDA and Intel only."""
+    if wait := counter(device, "synchronize"):
+        wait()

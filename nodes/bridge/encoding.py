@@ -57,7 +57,7 @@ def encode_images(vae, model, dataset: Dataset, tick: Tick) -> list[Tensor]:
 def encoded_views(
     vae, kind: str, dataset: Dataset, tick: Tick, what: str, prepare: Callable[[Tensor], Tensor] = lambda x: x
 ) -> Iterator[Tensor]:
-    """What the VAE itself makes of each view (1, height, width, 3), after `prepare`."""
+    """Yield what the VAE itself makes of each view (1, height, width, 3), after `prepare`."""
     made, total = Encodings(kind, vae_identity(vae)), sum(example.num_views for example in dataset.examples)
     views = ((example.source, view.pixels) for example in dataset.examples for view in example.views())
     for index, (source, pixels) in enumerate(views):

@@ -6,6 +6,7 @@ import ctypes
 import logging
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -17,6 +18,7 @@ log = logging.getLogger("lora_loom")
 SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK") if hasattr(signal, name)]
 _CLOSING = (2, 5, 6)  # Windows' events of a console: closed, log-off, shutdown
 _PATIENCE = 4.5  # seconds; Windows ends the process 5 seconds after it was told
+_REST = 5.0  # seconds
 
 
 @contextmanager
@@ -35,7 +37,7 @@ def ended_by_signals() -> Iterator[None]:
         closing.leave()
         if ending.came:
             log.warning("%s: the run is kept, and ComfyUI ends", signal.Signals(ending.came).name)
-        _in_main_thread(ending.leave)
+        _in_main_thread(ending.leave, ready=_prompt_is_over() if ending.came else _now)
 
 
 class _Ending:
@@ -96,11 +98,40 @@ def _kernel() -> Any:
     return getattr(getattr(ctypes, "windll", None), "kernel32", None)
 
 
-def _in_main_thread(call: Callable[[], None]) -> None:
-    """Now, or as soon as the server's loop comes to it, in the order of calls; nowhere when that runs elsewhere."""
+def _prompt_is_over() -> Callable[[], bool]:
+    """Tell, each time it is called, whether what is executed now has come to its end: Python cannot end while another
+    thread frees tensors without aborting. Waits no longer than _REST."""
+    queue, end = getattr(_server(), "prompt_queue", None), time.monotonic() + _REST
+    if queue is None:
+        return _now
+    before = {item[1] for item in queue.get_current_queue_volatile()[0]}
+
+    def over() -> bool:
+        now = {item[1] for item in queue.get_current_queue_volatile()[0]}
+        return not before & now or time.monotonic() > end
+
+    return over
+
+
+def _now() -> bool:
+    return True
+
+
+def _server() -> Any:
+    return getattr(PromptServer, "instance", None)
+
+
+def _in_main_thread(call: Callable[[], None], ready: Callable[[], bool] = _now) -> None:
+    """Now, or as soon as it is `ready` and the server's loop comes to it, in the order of calls; nowhere when that runs
+    elsewhere."""
     if threading.current_thread() is threading.main_thread():
         call()
         return
-    loop = getattr(getattr(PromptServer, "instance", None), "loop", None)
+    loop = getattr(_server(), "loop", None)
+
+    def in_loop() -> None:
+        if threading.current_thread() is threading.main_thread():
+            call() if ready() else loop.call_later(0.02, in_loop)
+
     if loop is not None and loop.is_running():
-        loop.call_soon_threadsafe(lambda: call() if threading.current_thread() is threading.main_thread() else None)
+        loop.call_soon_threadsafe(in_loop)

@@ -37,7 +37,8 @@ DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
 
 @dataclass(frozen=True)
 class Proof:
-    """What ComfyUI's loader made of a file: keys matched and not, layers applied, their largest relative error."""
+    """Tells what ComfyUI's loader made of a file: keys matched and not, layers applied, their largest relative
+    error."""
 
     matched: int
     unmatched: tuple[str, ...]
@@ -189,7 +190,8 @@ def _errors(
 
 
 def _error(layer: LowRank, applied: Tensor) -> float:
-    """Of every number of a weight to which the layer was added, in parts that fit into a processor's cache."""
+    """Return the relative error over every number of a weight to which the layer was added, computed in parts that fit
+    into a processor's cache."""
     rows = max(1, _PART // prod(layer.shape[1:]))
     wrong = size = 0.0
     for part, factor in zip(applied.split(rows), layer.lora_B.split(rows), strict=True):

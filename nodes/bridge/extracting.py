@@ -96,7 +96,7 @@ def _extract(name: str, shape: tuple[int, ...], pairs: dict[str, Pair], rank: in
 
 
 def _out_of_reach(pairs: dict[str, Pair], layers: Iterable[str], found: dict[str, Extracted]) -> list[str]:
-    """What differs and has no place in a LoRA, with its size beside what was extracted."""
+    """Describe what differs and has no place in a LoRA, with its size beside what was extracted."""
     changes = {
         f"{a.prefix}{key}": float((a.read(key, _CPU) - b.read(key, _CPU)).double().norm())
         for a, b in pairs.values()

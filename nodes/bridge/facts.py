@@ -1,4 +1,4 @@
-"""What a run is described by in the header of its LoRA."""
+"""Collects the facts that describe a run in the header of its LoRA."""
 
 from __future__ import annotations
 

@@ -40,7 +40,7 @@ def lora_name(name: str) -> str:
 
 
 def _below(name: str) -> str:
-    """Of a full path, what follows the loras folder."""
+    """Return what follows the loras folder in a full path; another name as it is."""
     path = Path(name)
     roots = [folder for folder in folder_paths.get_folder_paths("loras") if path.is_relative_to(folder)]
     return str(path.relative_to(roots[0])) if roots else name

@@ -1,4 +1,4 @@
-"""What other nodes have put on a MODEL to act in sampling: served in training as samplers serve it, and named."""
+"""Finds what other nodes have put on a MODEL to act in sampling: served in training as samplers serve it, and named."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ class Guests:
         return found + [call for each in nests for call in _flat(each)]
 
     def names(self) -> list[str]:
-        """Of those that other nodes have put there."""
+        """Return the names of those that other nodes have put there."""
         others = [call for call in self.calls() if getattr(call, "__module__", "") != beside.__name__]
         return list(dict.fromkeys(map(name_of, others)))
 
@@ -78,7 +78,7 @@ class Guests:
 
     @cached_property
     def _schedule(self) -> list[float]:
-        """Of an ordinary sampler, falling to 0."""
+        """Return the sigmas of an ordinary sampler, falling to 0."""
         return comfy.samplers.calculate_sigmas(self._sampling, "simple", _SCHEDULE).tolist()
 
 
@@ -108,7 +108,7 @@ def _flat(value: Any) -> Iterator[Callable]:
 
 
 def _codes(call: Callable) -> list[CodeType]:
-    """Of a function, a method, or the methods of an object that is called."""
+    """Return the code of a function, of a method, or of the methods of an object that is called."""
     function = getattr(call, "__func__", call)
     if code := getattr(function, "__code__", None):
         return [code]

@@ -1,4 +1,4 @@
-"""What the LoRAs of a stack do to each other: measured from their factors, and shown by leaving each one out."""
+"""Finds what the LoRAs of a stack do to each other: measured from their factors, and shown by leaving each one out."""
 
 from __future__ import annotations
 

@@ -182,7 +182,8 @@ class NameTable:
         return spelled
 
     def _own_names(self, layers: Sequence[str]) -> dict[str, list[FileLayer]]:
-        """Of a network that diffusers knows by ComfyUI's own names; none for a layer that it passes over."""
+        """Return the names for layers of a network that diffusers knows by ComfyUI's own names; none for a layer that
+        it passes over."""
         inside = [layer for layer in layers if layer.startswith("diffusion_model.")]
         known = {
             layer: diffusers_names.has_own_name(self.config_class, layer.removeprefix("diffusion_model."))

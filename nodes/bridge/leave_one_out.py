@@ -27,7 +27,7 @@ ALL, NONE = "all", "none"
 
 @dataclass(frozen=True)
 class Prompts:
-    """What is drawn, from how many seeds. CONDITIONING that is given is taken as it is, in place of prompts."""
+    """Says what is drawn, from how many seeds. CONDITIONING that is given is taken as it is, in place of prompts."""
 
     prompts: tuple[str, ...] = ()
     negative: str = ""

@@ -1,4 +1,4 @@
-"""What a run would need on its device, and which measures make it fit."""
+"""Works out what a run would need on its device, and which measures make it fit."""
 
 from __future__ import annotations
 
@@ -79,7 +79,8 @@ class Planner:
         return measures, max(free - weights, 0), line
 
     def expected(self, job: Job, settled: Plan, way: str = "") -> Expected:
-        """Of each step, once the run goes on; `way` is how offloaded weights are really copied to the device."""
+        """Return what is expected of each step, once the run goes on; `way` is how offloaded weights are really copied
+        to the device."""
         return Expected(settled.need.step, self.seconds(job, settled.measures, way), settled.measures.offload > 0)
 
     def otherwise(self, job: Job, settled: Plan, foreseen: str, way: str) -> str:
@@ -164,7 +165,7 @@ class Planner:
         return 0 if self.clip is None else stored_bytes(self.clip.patcher.model)
 
     def seconds(self, job: Job, measures: Measures, way: str = "") -> float:
-        """Of one optimiser step."""
+        """Estimate the seconds of one optimiser step."""
         streamed = self._streamed(measures)
         rates = rates_of(self.device, self.patcher.model.get_dtype_inference(), way or self.way(measures))
         work = self.trace(job, measures).work

@@ -87,8 +87,8 @@ def connected(adapters: Iterable[Adapter | None], strengths: str, text_strengths
 
 @dataclass(frozen=True)
 class Source:
-    """What goes into a merge: its hash, of what (see `Parent`), text of block strengths, and, of one that was no plain
-    LoRA, what it cost to make it one, with what it adds to biases and norms."""
+    """Describes what goes into a merge: its hash, of what (see `Parent`), text of block strengths, and, of one that was
+    no plain LoRA, what it cost to make it one, with what it adds to biases and norms."""
 
     entry: Entry
     sha256: str
@@ -316,7 +316,7 @@ def _rights_lines(parents: Sequence[Parent]) -> list[str]:
 
 
 def error_lines(merged: Merged) -> list[str]:
-    """Of the whole and of every layer, the largest first; none when nothing was lost."""
+    """List the relative errors of the whole and of every layer, the largest first; none when nothing was lost."""
     if not any(merged.errors.values()):
         return []
     worst = sorted(merged.errors, key=merged.errors.__getitem__, reverse=True)

@@ -34,8 +34,8 @@ def file_name(path: str) -> str:
 def known_hash(
     path: str, progress: Progress, of: Callable[..., str] | None = None, record_name: str = "model_hashes.json"
 ) -> str:
-    """What `of`, by default its sha256, makes of a model file. It is read when its path, size or time is not on record
-    in the user folder; then this takes as long as the disk needs, and raises ComfyUI's interrupt when the user
+    """Return what `of`, by default its sha256, makes of a model file. It is read when its path, size or time is not on
+    record in the user folder; then this takes as long as the disk needs, and raises ComfyUI's interrupt when the user
     cancelled."""
     found = os.stat(path)
     stamp, record = [found.st_size, found.st_mtime_ns], _record(record_name)
@@ -63,7 +63,7 @@ def _record(name: str) -> Path:
 
 
 def _read(record: Path) -> dict[str, list]:
-    """What is on record; nothing when the file is missing or damaged."""
+    """Return what is on record; nothing when the file is missing or damaged."""
     try:
         found = json.loads(record.read_text(encoding="utf-8"))
     except (OSError, ValueError):

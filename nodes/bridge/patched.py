@@ -1,4 +1,4 @@
-"""What patches, and our LoRAs beside the layers, make of a MODEL's or CLIP's weights; read, never applied."""
+"""Reads what patches, and our LoRAs beside the layers, make of a MODEL's or CLIP's weights; nothing is applied."""
 
 from __future__ import annotations
 
@@ -46,12 +46,12 @@ class Patched:
             )
 
     def branches(self, key: str) -> list[LowRank]:
-        """What runs beside a weight as it is."""
+        """Return the corrections that run beside a weight, which stays as it is."""
         branches = (way for way in self._beside.get(key, ()) if isinstance(way, Branch))
         return [term for way in branches for timed in way.timeline for term in timed.step.change]
 
     def corrections(self, key: str) -> list[Step]:
-        """What a parameter goes through, after its patches, whenever the model computes with it."""
+        """Return the steps that a parameter goes through, after its patches, whenever the model computes with it."""
         others = (way for way in self._beside.get(key, ()) if not isinstance(way, Branch))
         return [timed.step for way in others for timed in way.timeline]
 
@@ -102,7 +102,7 @@ class Patched:
 
 
 def less(terms: Iterable[LowRank], others: Iterable[LowRank]) -> list[LowRank]:
-    """What a sum of corrections has over that of others. Factors that both have are there once, or not at all."""
+    """Return what a sum of corrections has over another. Factors that both have are there once, or not at all."""
     scales: Counter[tuple[int, int]] = Counter()
     pairs: dict[tuple[int, int], LowRank] = {}
     for sign, each in ((1, terms), (-1, others)):

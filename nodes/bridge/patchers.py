@@ -56,7 +56,7 @@ class Kept(NamedTuple):
 
 
 class Carried(NamedTuple):
-    """What the weights of a loaded model were patched with."""
+    """Describes what the weights of a loaded model were patched with."""
 
     uuid: Any
     patches: dict[str, list[tuple]]
@@ -140,7 +140,7 @@ class StaticPatcher(ModelPatcher):
             self.patch_weight_to_device(key, device_to=device)
 
     def _renew_forward_patches(self) -> None:
-        """Of modules that stay off the device and are patched in every forward."""
+        """Renew the patches of modules that stay off the device and are patched in every forward."""
         for name, module in self.model.named_modules():
             if not hasattr(module, "prev_comfy_cast_weights"):
                 continue
@@ -185,7 +185,7 @@ def _alone(patches: list[tuple] | None) -> FusedLoRA | None:
 
 
 def _lowvram_patches(module: nn.Module) -> list:
-    """Of a module that is off the device: what patches its weights in every forward."""
+    """Return the functions that patch the weights of a module that is off the device, in every forward."""
     functions = [*getattr(module, "weight_function", ()), *getattr(module, "bias_function", ())]
     return [function for function in functions if getattr(function, "is_lowvram_patch", False)]
 

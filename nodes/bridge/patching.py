@@ -132,7 +132,7 @@ def _reason(patcher, key: str, chain: Sequence[Step], apply: Apply) -> str:
 
 
 def _kind_of_few_bits(module: nn.Module, parameter: str) -> str:
-    """What a parameter is stored as, where that cannot hold what a LoRA changes."""
+    """Name what a parameter is stored as, where that cannot hold what a LoRA changes; empty where it can."""
     stored = getattr(module, parameter)
     if isinstance(stored, QuantizedTensor):
         return f"{module.quant_format} weights"

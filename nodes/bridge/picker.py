@@ -1,4 +1,4 @@
-"""What the front end's list of LoRAs asks the server: names with what their headers tell, and previews.
+"""Answers what the front end's list of LoRAs asks the server: names with what their headers tell, and previews.
 
 Only names that ComfyUI itself lists are answered, and files are read by our own guard. Requests of other origins are
 refused by ComfyUI before they come here. However many come, one thread answers each kind.

@@ -1,4 +1,4 @@
-"""What a run is made of, checked and made ready: sources, encoded pictures and captions, and what tells runs apart."""
+"""Checks and makes ready what a run is made of: sources, encoded pictures and captions, and what tells runs apart."""
 
 from __future__ import annotations
 
@@ -44,9 +44,9 @@ log = logging.getLogger("lora_loom")
 
 @dataclass(frozen=True)
 class Run:
-    """What does not change what is learned. `automatic` takes further `measures` when these do not fit into memory.
-    `note` stays on the node, and `chosen` in the fields of what was left to the run, by name.
-    """
+    """Holds the settings of a run that do not change what is learned. `automatic` takes further `measures` when these
+    do not fit into memory. `note` stays on the node, and `chosen` in the fields of what was left to the run, by
+    name."""
 
     name: str = "lora"
     save_every: int = 250
@@ -60,8 +60,8 @@ class Run:
 
 @dataclass(frozen=True)
 class Sources:
-    """What is learned from. `prior_vae` is the stage C encoder, for Stable Cascade B only; `start` is a LoRA to go on
-    from."""
+    """Holds what a run learns from. `prior_vae` is the stage C encoder, for Stable Cascade B only; `start` is a LoRA to
+    go on from."""
 
     model: Any
     clip: Any
@@ -73,7 +73,7 @@ class Sources:
 
 @dataclass(frozen=True)
 class Order:
-    """What is to be trained, checked, and where it is told."""
+    """Holds what is to be trained, already checked, and where its progress is told."""
 
     sources: Sources
     recipe: Recipe
@@ -119,7 +119,7 @@ def identity(recipe: Recipe, sources: Sources, base: str, pictures: Pictures) ->
 
 
 def settings(recipe: Recipe, sources: Sources, base: str, pictures: Pictures) -> dict[str, Any]:
-    """What `identity` tells apart, for people."""
+    """Return what `identity` tells apart, for people."""
     dataset, family = sources.dataset, family_of(sources.model).name
     skip = sources.clip.layer_idx
     text = asdict(recipe.text) if recipe.text else {}

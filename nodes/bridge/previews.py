@@ -28,7 +28,7 @@ Conditions = dict[str, list]  # CONDITIONING by prompt
 
 @dataclass(frozen=True)
 class Previews:
-    """What to show and how often; `every` 0 shows the end alone. Width and height 0 are the training resolution."""
+    """Says what to show and when; `every` 0 shows the end alone. Width and height 0 are the training resolution."""
 
     sampling: Sampling
     prompts: tuple[str, ...] = ()

@@ -41,8 +41,8 @@ def check_prior(model, vae, prior_vae) -> None:
 
 
 def encode_priors(prior_vae, model, dataset: Dataset, tick: Tick) -> list[dict[str, Tensor]]:
-    """What CONDITIONING needs besides the caption, per view: its stage C latent (1, 16, height, width), fp32 on the
-    CPU, of the size that ComfyUI's StableCascade_StageC_VAEEncode gives it. Empty for families without a prior."""
+    """Return what CONDITIONING needs besides the caption, per view: its stage C latent (1, 16, height, width), fp32 on
+    the CPU, of the size that ComfyUI's StableCascade_StageC_VAEEncode gives it. Empty for families without a prior."""
     name = family_of(model).prior
     if not name:
         return [{} for example in dataset.examples for _ in range(example.num_views)]

@@ -1,4 +1,4 @@
-"""What a person sees while a node works: the bar, a picture on the node, a line of text, and a working cancel."""
+"""Shows a person how far a node is: the bar, a picture on the node, a line of text, and a working cancel."""
 
 from __future__ import annotations
 

@@ -7,12 +7,12 @@ from collections.abc import Callable, Sequence
 from contextlib import closing
 from functools import cache, partial
 
-import comfy.model_management
 import torch
 from torch import Tensor, nn
 
 from ...lora_core.training.meter import Meter
 from ...lora_core.training.plan import Rates
+from .device import synchronize
 from .staging import COUNT, PAGEABLE, PINNED, STAGED, Staging, pinned_buffers, side_of
 
 _COPIED, _BLOCKS = 2**24, 4  # bytes of a copy; weights of a block, and blocks, of a staged one
@@ -28,8 +28,8 @@ def rates_of(device: torch.device, dtype: torch.dtype, way: str) -> Rates:
         _small_layers(device)
     return Rates(
         flops=_flops(device, dtype),
-        moved=2 * large.nbytes / _fastest(device, lambda: large + 1),
-        launch=_fastest(device, lambda: _small_layers(device)) / meter.launches,
+        moved=2 * large.nbytes / fastest(device, lambda: large + 1),
+        launch=fastest(device, lambda: _small_layers(device)) / meter.launches,
         copied=copied(device, way),
         overlapped=way != PAGEABLE,
     )
@@ -40,9 +40,9 @@ def copied(device: torch.device, way: str) -> float:
     with pinned_buffers(_COPIED, {PINNED: 1, STAGED: COUNT}.get(way, 0)) as buffers:
         ram = buffers[0] if way == PINNED and buffers else torch.ones(_COPIED, dtype=torch.uint8)
         if way != STAGED or not buffers:
-            return ram.nbytes / _fastest(device, lambda: ram.to(device, copy=True))
+            return ram.nbytes / fastest(device, lambda: ram.to(device, copy=True))
         with closing(Staging(buffers, frozenset(), side_of(device))) as staging:
-            return _BLOCKS * ram.nbytes / _fastest(device, partial(_staged, staging, ram.chunk(_BLOCKS)))
+            return _BLOCKS * ram.nbytes / fastest(device, partial(_staged, staging, ram.chunk(_BLOCKS)))
 
 
 def _staged(staging: Staging, block: Sequence[Tensor]) -> None:
@@ -53,11 +53,11 @@ def _staged(staging: Staging, block: Sequence[Tensor]) -> None:
 
 
 def _flops(device: torch.device, dtype: torch.dtype) -> float:
-    """Of a matrix product a second, of the largest of three that takes at most a tenth of one: a slow device is kept
-    busy by a small one, and would need seconds for what keeps a fast one busy."""
+    """Measure the operations a second in a matrix product, the largest of three that takes at most a tenth of one: a
+    slow device is kept busy by a small one, and would need seconds for what keeps a fast one busy."""
     for side in _SIDES:
         square = torch.ones(side, side, dtype=dtype, device=device)
-        seconds = _fastest(device, partial(torch.mm, square, square))
+        seconds = fastest(device, partial(torch.mm, square, square))
         if seconds * _GROWTH > _LONG:
             break
     return 2 * side**3 / seconds
@@ -71,12 +71,11 @@ def _small_layers(device: torch.device) -> None:
     x.sum().backward()
 
 
-def _fastest(device: torch.device, work: Callable[[], object], times: int = 3) -> float:
+def fastest(device: torch.device, work: Callable[[], object], times: int = 3) -> float:
     seconds = []
     for _ in range(times):
         started = time.perf_counter()
         work()
-        if device.type != "cpu":
-            comfy.model_management.synchronize()
+        synchronize(device)
         seconds.append(time.perf_counter() - started)
     return min(seconds)

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import comfy.model_management
 import torch
 
 from ...lora_core.training.reality import JUDGED_AFTER, Expected, Seen, difference
 from ...lora_core.training.replayed import Replayed
-from .device import is_out_of_memory
+from ...lora_core.training.steps import StepResult
+from .device import counter, is_out_of_memory
 from .progress import Progress
 from .runs import tell
 
@@ -24,8 +25,10 @@ class Reality:
     ):
         self.device, self.expected, self.progress, self.replayed = device, expected, progress, replayed
         self.memory = getattr(torch, device.type, None)
-        self.tells = all(hasattr(self.memory, name) for name in ("memory_allocated", "max_memory_allocated"))
-        self.began, self.seconds, self.held = time.perf_counter(), [], 0
+        self.tells = all(counter(device, name) for name in ("memory_allocated", "max_memory_allocated"))
+        self.began, self.held = 0.0, 0
+        self.seconds: list[float] = []
+        self.peaks: list[float] = []
 
     def relief(self, error: RuntimeError) -> Callable[[], None] | None:
         """Return what makes room after this error; None for one that is of something else."""
@@ -39,24 +42,39 @@ class Reality:
         if note not in self.progress.notes:
             tell(self.progress, note)
 
-    def after(self) -> None:
-        """To be called after every step; says once how the first steps differ from the prediction."""
-        if self.expected is None or len(self.seconds) >= JUDGED_AFTER:
-            return
-        now = time.perf_counter()
-        self.seconds.append(now - self.began)
-        if len(self.seconds) == 1 and self.tells:
+    def over(self, results: Iterator[StepResult]) -> Iterator[StepResult]:
+        """The results of `train`. The first steps are held to the prediction, once; what is done between steps, such as
+        validation and previews, is not counted."""
+        while True:
+            self._begin()
+            result = next(results, None)
+            if result is None:
+                return
+            self._end()
+            yield result
+
+    def _begin(self) -> None:
+        if self._looks() and self.tells:
             self.held = self.memory.memory_allocated(self.device)
             self.memory.reset_peak_memory_stats(self.device)
-        if len(self.seconds) == JUDGED_AFTER:
-            tell(self.progress, difference(self.expected, self._seen()))
         self.began = time.perf_counter()
 
-    def _seen(self) -> Seen:
-        seconds, held, used, total = min(self.seconds[1:]), None, None, None
+    def _end(self) -> None:
+        if not self._looks():
+            return
+        self.seconds.append(time.perf_counter() - self.began)
         if self.tells:
-            held = self.memory.max_memory_allocated(self.device) - self.held
+            self.peaks.append(self.memory.max_memory_allocated(self.device) - self.held)
+        if not self._looks():
+            tell(self.progress, difference(self.expected, self._seen()))
+
+    def _looks(self) -> bool:
+        return self.expected is not None and len(self.seconds) < JUDGED_AFTER
+
+    def _seen(self) -> Seen:
+        """All steps but the first, which makes what later ones have."""
+        used = total = None
         if hasattr(self.memory, "mem_get_info"):
             free, total = self.memory.mem_get_info(self.device)
             used = total - free
-        return Seen(held, seconds, used, total)
+        return Seen(max(self.peaks[1:], default=None), min(self.seconds[1:]), used, total)

@@ -39,7 +39,7 @@ class Preview:
     vae: Any
 
     def halved(self) -> Preview:
-        """Of half the width and height."""
+        """Return the preview at half the width and height."""
         *rest, height, width = self.latent
         return replace(self, latent=(*rest, max(8, height // 16 * 8), max(8, width // 16 * 8)))
 
@@ -160,7 +160,8 @@ def _leaf(flat: Tensor, grad: Tensor, at: int, shape: tuple[int, int]) -> Tensor
 
 
 def _condition(denoiser: ComfyDenoiser, job: Job) -> Any:
-    """Of the job's conditioning: fake, or, for the families that count the tokens of the text, real and in RAM."""
+    """Return what the denoiser makes of the job's conditioning: fake, or, for the families that count the tokens of the
+    text, real and in RAM."""
     if isinstance(denoiser, TextDenoiser):
         caption = denoiser.condition(job.conditioning, torch.zeros(job.latent))
         return replace(caption, tokens=dict(caption.tokens))  # one that comes again would be encoded once
@@ -205,7 +206,7 @@ def _fake(tensor: Tensor, device: torch.device) -> Tensor:
 
 
 def stored_bytes(module: nn.Module) -> int:
-    """Of all parameters and buffers, each counted once."""
+    """Return the bytes of all parameters and buffers, each counted once."""
     tensors = {id(own[name]): own[name] for own, name in slots(module)}
     return sum(map(stored, tensors.values()))
 

@@ -30,7 +30,7 @@ _TILE = 256
 
 @dataclass(frozen=True)
 class Questions:
-    """What is drawn. An empty trigger is the LoRA's own or the data set's, and empty prompts are made of it."""
+    """Says what is drawn. An empty trigger is the LoRA's own or the data set's, and empty prompts are made of it."""
 
     trigger: str = ""
     prompts: tuple[str, ...] = ()

@@ -20,8 +20,8 @@ def resize(
     model, clip, adapter: Adapter | None, lora_name: str, strengths: tuple[float, float], pick: Pick, limits: Limits,
     tick: Tick,
 ) -> tuple[Adapter, Adapter | ExecutionBlocker, str, Image.Image]:  # fmt: skip
-    """What `pick` takes of the adapter or file, at the strengths and limits, and the rest at the same strengths, uncut;
-    a report and a picture. Raises ValueError unless there is exactly one of the two."""
+    """Return what `pick` takes of the adapter or file, at the strengths and limits, and the rest at the same strengths,
+    uncut; a report and a picture. Raises ValueError unless there is exactly one of the two."""
     by_name = lora_name not in ("", NONE)
     if adapter is None and not by_name:
         raise ValueError("there is no LoRA to resize; choose a file, or connect an adapter")
@@ -52,7 +52,7 @@ def resize(
 
 
 def _part(source: Source, pick: Pick, taken: bool) -> Source:
-    """What of it is taken, or left, at a strength other than 0."""
+    """Return the part of the source that `pick` takes, or leaves, at a strength other than 0."""
     entry, adapter = source.entry, source.entry.adapter
     layers = {
         name: layer for name, layer in adapter.layers.items() if pick.takes(name) == taken and entry.strength_of(name)

@@ -28,7 +28,7 @@ _KEY = "lora_loom"
 
 @dataclass(frozen=True)
 class Sampling:
-    """What a KSampler and an empty latent are set to; width and height in pixels."""
+    """Holds what a KSampler and an empty latent are set to; width and height in pixels."""
 
     width: int
     height: int
@@ -53,7 +53,7 @@ def empty_latent(patcher, wanted: Sampling) -> Tensor:
 
 
 def latents(patcher, positive: list, negative: list, wanted: Sampling, seed: int | None = None) -> Tensor:
-    """What KSampler makes of an empty latent, (1, channels, ...). Raises the interrupt of a user who cancels."""
+    """Return what KSampler makes of an empty latent, (1, channels, ...). Raises the interrupt of a user who cancels."""
     seed = wanted.seed if seed is None else seed
     empty = empty_latent(patcher, wanted)
     return comfy.sample.sample(

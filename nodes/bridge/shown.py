@@ -1,4 +1,4 @@
-"""What stays on a node that has run: ComfyUI keeps it with the output, and sends it again when it did not run."""
+"""Makes what stays on a node that has run: ComfyUI keeps it with the output, and sends it again when it did not run."""
 
 from __future__ import annotations
 

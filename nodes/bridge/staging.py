@@ -167,6 +167,7 @@ def copying(patcher, weights: Mapping[str, Tensor], largest: int) -> Iterator[Co
         whole = all(weight.data_ptr() in pinned for weight in weights.values())
         if whole or not buffers:
             undo.close()
+            buffers.clear()
             yield Copying(PINNED if whole else PAGEABLE)
         else:
             staging = Staging(buffers, pinned, side)

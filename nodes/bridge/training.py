@@ -127,7 +127,7 @@ def _checked(sources: Sources, recipe: Recipe, run: Run) -> Order:
 
 
 def _again(order: Order, folder: Path, told: Finished, charts: Image.Image, sheet: Image.Image | None) -> Trained:
-    """What came out of a run that was finished before."""
+    """Return what came out of a run that was finished before."""
     facts = run_facts(order.sources, order.recipe, order.run, order.progress, order.pictures.shown())
     adapter = _labelled(facts, finished.kept_adapter(folder, told), told.kept_step)
     log.info("%s was finished before", folder.name)
@@ -212,8 +212,7 @@ def _run(order: Order, work: _Work, kept: RunFolder) -> Trained:
             previewer.begin(run.start_over)
             trouble = partial(_trouble, progress, kept, previewer)
             steps = train(config, state, work.denoiser, work.samples, trouble, reality.relief, gradient)
-            for result in watch.over(steps):
-                reality.after()
+            for result in watch.over(reality.over(steps)):
                 tell(progress, unmoved.look())
                 kept.note(result)
                 _show(progress, result, config, state, watch)
@@ -302,8 +301,8 @@ def choices(
     model, targets: str, rank: int, alpha: float, learning_rate: float, timesteps: str, shift: float,
     optimizer: OptimizerConfig, start: Start | None = None,
 ) -> Choices:  # fmt: skip
-    """What to train with, where 0 and 'auto' stand for what suits this model's family, or for the rank of a LoRA to go
-    on from."""
+    """Choose what to train with, where 0 and 'auto' stand for what suits this model's family, or for the rank of a LoRA
+    to go on from."""
     rank = start.usual_rank() if start and not rank else rank
     return choose(family_of(model).preset_name, targets, rank, alpha, learning_rate, timesteps, shift, optimizer)
 

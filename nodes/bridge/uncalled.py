@@ -21,8 +21,8 @@ _WHOLES = ("diffusion_model", "transformer")  # what ComfyUI calls of a MODEL, a
 
 
 class Uncalled:
-    """What the forwards of one stack's models left out. It is said once in each sampling, in the log and, below what it
-    `reported`, on the node that made the stack."""
+    """Finds what the forwards of one stack's models left out. It is said once in each sampling, in the log and, below
+    what it `reported`, on the node that made the stack."""
 
     def __init__(self, layers: Mapping[str, Hooked]):
         """`layers` by the names of their parameters."""
@@ -43,6 +43,8 @@ class Uncalled:
     def begin(self, *_) -> None:
         """Say again, in the sampling that begins, what is still so."""
         self.found.clear()
+        for layer in self.layers.values():
+            layer.ran = False
 
     def sentences(self) -> list[str]:
         return list(self.found.values())

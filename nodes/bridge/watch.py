@@ -60,7 +60,7 @@ class Pictures:
 
 
 class Watch:
-    """What `over` does between steps never touches the run's generator or its factors."""
+    """Watches a run between its steps; what `over` does then never touches the run's generator or its factors."""
 
     def __init__(
         self, recipe: Recipe, pictures: Pictures, state: TrainState, denoiser, samples: list[Sample],

@@ -1,4 +1,4 @@
-"""What the demo base does not know: two shapes, a colour, a texture and a style, with the truth about every picture.
+"""Defines what the demo base does not know: two shapes, a colour, a texture and a style, and the truth of each picture.
 
 A picture is a stack of flat layers, so that every pixel of it has a layer, and a drawn picture can be taken apart
 again. Captions are those of the demo base's language with one word that is new to it.

@@ -1,4 +1,4 @@
-"""What a training step computes and what it keeps: figures that no load of the machine changes."""
+"""Measures what a training step computes and what it keeps: figures that no load of the machine changes."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _UNKNOWN_TO_TORCH = {
 
 
 def flops(step: Step) -> int:
-    """Of matrix products, convolutions and attention."""
+    """Count the floating-point operations of matrix products, convolutions and attention."""
     with FlopCounterMode(display=False, custom_mapping=_UNKNOWN_TO_TORCH) as counter:
         step()
     return counter.get_total_flops()
@@ -41,7 +41,8 @@ def launches_and_stalls(step: Step, device: torch.device) -> tuple[int, str]:
 
 
 def saved_bytes(step: Step) -> int:
-    """Of all storages kept for backward, except those of parameters and of other leaves that want a gradient."""
+    """Count the bytes of all storages kept for backward, except those of parameters and of other leaves that want a
+    gradient."""
     kept: dict[int, Tensor] = {}
 
     def pack(tensor: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""What a LoRA has learned: its loss on pictures it never saw, and what it draws, through ComfyUI's own loader."""
+"""Measures what a LoRA has learned: its loss on unseen pictures, and what it draws, through ComfyUI's own loader."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Marks:
 
 
 class Exam:
-    """Of one concept: everything random in it is fixed."""
+    """Tests what LoRAs have learned of one concept; everything random in it is fixed."""
 
     def __init__(self, base: Base, concept: Concept, pictures: int = 16, prompts: int = 12):
         self.base, self.concept = base, concept

@@ -1,4 +1,4 @@
-"""What a picture drawn for a scene is worth, from its pixels alone.
+"""Judges what a picture drawn for a scene is worth, from its pixels alone.
 
 Every pixel is given to the layer of the true picture whose colour is nearest in CIE Lab. Where the shape is and how
 large is the sampler's to choose, so the true shape is tried at every whole-pixel shift and eleven sizes, and the true
@@ -30,7 +30,7 @@ class Verdict:
 
 
 def judge(image: Tensor, scene: Scene, concept: Concept) -> Verdict:
-    """Of a picture [3, h, w], values 0..1."""
+    """Judge a picture [3, h, w], values 0..1."""
     labels = segment(image, concept.layers(scene, image.shape[-1]))
     truth = concept.layers(place(labels >= SHAPE, scene), image.shape[-1])
     drawn, wanted = labels == truth.concept, truth.labels() == truth.concept

@@ -64,7 +64,7 @@ class Times:
         return str(len(self.seconds[name]))
 
     def ratio(self, name: str, reference: str) -> Spread:
-        """Of rounds in which both ran."""
+        """Return the ratio of their times, over the rounds in which both ran."""
         own, other = self.seconds[name], self.seconds[reference]
         return Spread.of([own[index] / other[index] for index in own if index in other])
 
@@ -94,7 +94,7 @@ def alternate(variants: Mapping[str, Variant], rounds: int, patience: float = 30
 
 
 def peak(step: Step) -> tuple[object, int]:
-    """What `step` returns, and the most bytes that torch held during it beyond what it held before."""
+    """Run `step`; return its result, and the most bytes that torch held during it beyond what it held before."""
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()

@@ -1,4 +1,4 @@
-"""What all training steps share: examples, the loss of a few of them, and our session around a step."""
+"""Holds what all training steps share: examples, the loss of a few of them, and our session around a step."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class Case:
         return [Sample(latent, denoiser.condition(text, latent), None) for latent, text in pairs]
 
     def loss(self, denoiser: ComfyDenoiser, samples: list[Sample]) -> Tensor:
-        """Of the first examples; the gradient reaches their latents."""
+        """Return the loss of the first examples; the gradient reaches their latents."""
         x0 = torch.stack([sample.latent for sample in samples[: self.batch]]).to(denoiser.device).requires_grad_()
         sigma = denoiser.sigma(torch.rand(self.batch)).to(x0)
         conditions = [sample.condition for sample in samples[: self.batch]]

@@ -1,4 +1,4 @@
-"""What is learned, and how fast: Train LoRA against ComfyUI's TrainLoraNode in both of its modes, on the demo base.
+"""Measures what is learned, and how fast: Train LoRA against both modes of ComfyUI's TrainLoraNode, on the demo base.
 
 Every concept of `_concepts` is learned from 16 pictures at equal steps, batch and rank, several seeds each, by whole
 runs of either node on the same pictures and captions in this process. `default` is every other input as the node has

@@ -1,4 +1,4 @@
-"""What checkpointing and offload save, measured on tiny models, and what training needs, predicted at real sizes.
+"""Measures what checkpointing and offload save on tiny models, and predicts what training needs at real sizes.
 
 `peak` is what a step holds beside weights and factors; `saved` what autograd keeps between forward and backward. On the
 CPU an offloaded block is copied although it is in RAM already, so its copies add to the peak; on a device they replace

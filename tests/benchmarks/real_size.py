@@ -1,4 +1,4 @@
-"""What only real size shows: planning, steps, files and their proof, on SDXL and FLUX.2 klein 4B with random weights.
+"""Measures what only real size shows: plans, steps, files and their proof, on random SDXL and FLUX.2 klein 4B.
 
 The architectures are those that ComfyUI detects from weights of the published shapes; the numbers in them are noise.
 Each model is a process of its own, and needs its weights in RAM and half as much again: 9 GB for SDXL, 12 GB for klein
@@ -59,7 +59,7 @@ _NOISE = torch.randn(2**22, generator=torch.Generator().manual_seed(0)).bfloat16
 
 @dataclass
 class Row:
-    """Of one piece of work: wall and CPU seconds, and bytes by which the process grew at most."""
+    """Holds what one piece of work took: wall and CPU seconds, and bytes by which the process grew at most."""
 
     name: str
     seconds: float = 0.0
@@ -73,7 +73,7 @@ class Row:
 
 
 class Rows:
-    """Of one model, shown when all are there."""
+    """Collects the rows of one model; each is printed when it is there, and the table when all are."""
 
     def __init__(self) -> None:
         self.rows: list[Row] = []

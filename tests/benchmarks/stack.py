@@ -126,7 +126,8 @@ def counterpart(name: str) -> str:
 
 
 def compare_few_bits(label: str, model, names: Sequence[str], adapters: Sequence[Adapter]) -> None:
-    """Of a linear layer with fp8 weights: `auto` runs beside it, `weights` and core round stochastically into it."""
+    """Compare the errors of a linear layer with fp8 weights: `auto` runs beside it, `weights` and core round
+    stochastically into it."""
     name = next(iter(adapters[0].layers))
     module = model.model.get_submodule(name)
     base = module.weight.detach().double()

@@ -148,7 +148,7 @@ def new_words(seed: int = 0) -> dict[str, Tensor]:
 
 
 class Words:
-    """What the text encoder file computes, without the 124 million parameters: captions -> [n, WORDS, WIDTH]."""
+    """Computes what the text encoder file does, without the 124 million parameters: captions -> [n, WORDS, WIDTH]."""
 
     def __init__(self, state: dict[str, Tensor]) -> None:
         self.tokens = state["text_model.embeddings.token_embedding.weight"]

@@ -56,7 +56,7 @@ def graph(rows: Any, prefix: str = "one", seed: int = 5, **more: Any) -> graphs.
 
 
 def text(server: ComfyServer, entry: dict[str, Any]) -> dict[str, Any]:
-    """What the PNG of a run says."""
+    """Return what the PNG of a run says."""
     (image,) = entry["outputs"]["picture"]["images"]
     return {key: json.loads(value) for key, value in Image.open(io.BytesIO(server.view(image))).text.items()}
 

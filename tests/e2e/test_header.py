@@ -1,4 +1,4 @@
-"""What a saved LoRA tells through the endpoints of a real server that the front end asks."""
+"""Checks what a saved LoRA tells through the endpoints of a real server that the front end asks."""
 
 from __future__ import annotations
 

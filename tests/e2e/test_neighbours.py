@@ -6,6 +6,7 @@ import gzip
 import io
 import json
 import shutil
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -41,7 +42,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ComfyServer]:
 
 
 def seen(server: ComfyServer) -> list[dict[str, Any]]:
-    """What the other pack has found since it was asked last."""
+    """Return what the other pack has found since it was asked last."""
     path = server.base / "custom_nodes" / "seen.json"
     found = json.loads(path.read_text(encoding="utf-8"))
     path.write_text("[]", encoding="utf-8")
@@ -58,7 +59,7 @@ def graph(rows: str, name: str) -> graphs.Graph:
 
 
 def told(server: ComfyServer, entry: dict[str, Any]) -> dict[str, Any]:
-    """What ComfyUI's own PNG of a run says."""
+    """Return what ComfyUI's own PNG of a run says."""
     (image,) = entry["outputs"]["picture"]["images"]
     return {key: json.loads(value) for key, value in Image.open(io.BytesIO(server.view(image))).text.items()}
 
@@ -145,8 +146,10 @@ def ask(server: ComfyServer, path: str, **headers: str) -> tuple[int, Any, bytes
 
 
 def test_the_list_is_sent_once(server: ComfyServer) -> None:
+    end = time.monotonic() + 120
     while server.get("/lora_loom/loras")["unread"]:  # an answer takes a second at most
-        pass
+        assert time.monotonic() < end, "headers are left unread"
+        time.sleep(0.05)
     status, headers, body = ask(server, "/lora_loom/loras", Accept_Encoding="gzip")
     whole = json.loads(gzip.decompress(body))
     assert (status, headers["Content-Encoding"], headers["Content-Type"]) == (

@@ -1,4 +1,4 @@
-"""What nodes tell in the browser, in both renderers: when, on which workflow, for how long, and what it leaves behind."""
+"""Checks what nodes tell in the browser, in both renderers: when, on which workflow, how long, and what is left."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ SHOWN = """(field) => {
 
 
 def field(front: FrontEnd, name: str) -> str:
-    """What a number of Train LoRA shows."""
+    """Return what the field of a number of Train LoRA shows."""
     if not front.page.evaluate("() => LiteGraph.vueNodesMode"):
         widget = f"({NODE})('TrainLora').widgets.find((widget) => widget.name === '{name}')"
         return front.page.evaluate(f"() => {widget}._displayValue")

@@ -33,7 +33,7 @@ def register_pack() -> None:
 
 
 def refusals(graph: Graph) -> str:
-    """What ComfyUI answers when the graph is queued: every reason, one per line; empty when it would run."""
+    """Return what ComfyUI answers when the graph is queued: every reason, one per line; empty when it would run."""
     valid, error, _, by_node = asyncio.run(execution.validate_prompt("test", graph, None))
     reasons = [reason for node in by_node.values() for reason in node["errors"]]
     text = "\n".join(f"{reason['message']}: {reason['details']}" for reason in reasons or ([error] if error else []))

@@ -1,4 +1,4 @@
-"""What a ComfyUI server says over its websocket, collected by a thread."""
+"""Collects, in a thread, what a ComfyUI server says over its websocket."""
 
 from __future__ import annotations
 

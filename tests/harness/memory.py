@@ -1,4 +1,4 @@
-"""What Python allocates during a call, whatever else goes on in the process."""
+"""Measures what Python allocates during a call, whatever else goes on in the process."""
 
 from __future__ import annotations
 

@@ -36,7 +36,7 @@ class Job:
 
 
 def load_lora(loader: Any, part: str, network: Any, path: Path | str) -> None:
-    """What `load_lora_weights` of its pipelines does for the network."""
+    """Load the file into the network, as `load_lora_weights` of its pipelines does."""
     more = {"unet_config": network.config} if part == "unet" else {"return_alphas": True}
     tensors, *alphas, metadata = loader.lora_state_dict(str(path), return_lora_metadata=True, **more)
     known = {"network_alphas": alphas[0]} if alphas else {}
@@ -44,7 +44,7 @@ def load_lora(loader: Any, part: str, network: Any, path: Path | str) -> None:
 
 
 def added(network: Any) -> dict[str, Any]:
-    """What LoRAs add to each weight."""
+    """Return what LoRAs add to each weight."""
     found = {name: module for name, module in network.named_modules() if getattr(module, "lora_A", None)}
     return {name: module.get_delta_weight(next(iter(module.lora_A))).contiguous() for name, module in found.items()}
 

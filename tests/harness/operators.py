@@ -1,4 +1,5 @@
-"""What a call launches, multiplies and moves: figures that no load of the machine changes, and that a GPU shares."""
+"""Counts what a call launches, multiplies and moves: figures that no load of the machine changes, and that a
+GPU shares."""
 
 from __future__ import annotations
 

@@ -39,7 +39,7 @@ class Problem:
 
     @classmethod
     def of_text(cls, patcher: Any, clip: Any, captions: list[str]) -> Problem:
-        """Of the text encoders' factors alone."""
+        """Make a problem of the text encoders' factors alone."""
         tokens = tokenized(clip, captions)
         layers = text_layers(clip.patcher.model, LoraConfig(4, 4.0, "attention+mlp"))
         return cls(TextDenoiser(patcher, clip), layers, [tokens[caption] for caption in captions])

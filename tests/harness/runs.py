@@ -28,7 +28,7 @@ SETTINGS = {
 
 
 class Outputs(NamedTuple):
-    """Of the node, in its order."""
+    """Holds the outputs of the node, in its order."""
 
     lora_model: dict[str, Tensor]
     loss_map: dict[str, list[float]]
@@ -86,7 +86,7 @@ def on_forward(trio: tiny.Loaded, call: Callable[[int], None] = lambda _: None) 
 
 @contextmanager
 def cancelled(trio: tiny.Loaded, forward: int) -> Iterator[None]:
-    """What runs inside is cancelled at that forward of the diffusion network, and ends by it."""
+    """Cancel what runs inside at that forward of the diffusion network, and expect it to end by that."""
 
     def cancel(number: int) -> None:
         comfy.model_management.interrupt_current_processing(number == forward)

@@ -125,7 +125,7 @@ class ComfyServer:
         return self.base / "server.log"
 
     def log(self, lines: int | None = None) -> str:
-        """What the server printed, or the end of it."""
+        """Return what the server printed, or its last `lines` lines."""
         text = self.log_path.read_text(encoding="utf-8", errors="replace")
         return text if lines is None else "\n".join(text.splitlines()[-lines:])
 

@@ -68,7 +68,8 @@ class Stream:
         self.launched: dict[str, tuple[list[int], list[Clock]]] = defaultdict(lambda: ([], []))
 
     def known_to(self, thread: Clock) -> Clock:
-        """What is done before anything that a thread launches now, as far as that is sure to have been launched."""
+        """Return the clock of what is done before anything that a thread launches now, as far as that is sure to have
+        been launched."""
         clock = dict(thread)
         for name, (times, clocks) in self.launched.items():
             if at := bisect_right(times, thread.get(name, 0)):
@@ -279,7 +280,8 @@ def _tensors(tree: Any) -> list[Tensor]:
 def gradients(
     trio: tiny.Loaded, model: Any, share: float, streams: Streams | None = None, steps: int = 2
 ) -> list[Tensor]:
-    """Of steps of training a MODEL of the trio's family, a share of its blocks offloaded, on streams if given."""
+    """Return the gradients of steps of training a MODEL of the trio's family, a share of its blocks offloaded, on
+    streams if given."""
     conditioning = [encode(trio.clip, text, guidance=1.0) for text in ("a red heart", "blue")]
     with ExitStack() as stack:
         if streams is not None:

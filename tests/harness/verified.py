@@ -47,7 +47,7 @@ VARIANTS = {
 
 @dataclass
 class Claim:
-    """What one or more tests say of a row, and their figures."""
+    """Holds what one or more tests say of a row, and their figures."""
 
     passed: bool = True
     errors: list[float] = field(default_factory=list)

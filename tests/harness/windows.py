@@ -1,4 +1,4 @@
-"""What Windows does not let a program do with a file, on Linux."""
+"""Refuses on Linux what Windows does not let a program do with a file."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What pictures say of the LoRAs in them."""
+"""Checks what pictures say of the LoRAs in them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What auto proposes, and why."""
+"""Checks what auto proposes, and why."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the picker is told of a file: from its header alone, whatever is in it."""
+"""Checks what the picker is told of a file: from its header alone, whatever is in it."""
 
 from __future__ import annotations
 

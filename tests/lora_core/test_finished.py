@@ -1,4 +1,4 @@
-"""What a finished run told comes back as it was, or not at all."""
+"""The result of a finished run comes back as it was, or not at all."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What we read is what ComfyUI, diffusers and PEFT apply; what we write they read back."""
+"""We read from a file what ComfyUI, diffusers and PEFT apply of it; they read back what we write."""
 
 from __future__ import annotations
 

@@ -32,7 +32,7 @@ def weights(unet: UNet2DConditionModel) -> dict[str, Tensor]:
 
 
 def loaded(path: Path) -> dict[str, Tensor]:
-    """What diffusers adds to each weight when a pipeline loads the file, by the road of `load_lora_weights`."""
+    """Return what diffusers adds to each weight when a pipeline loads the file, by the road of `load_lora_weights`."""
     unet = tiny_unet()
     before = weights(unet)
     state, alphas, metadata = Loader.lora_state_dict(str(path), unet_config=unet.config, return_lora_metadata=True)

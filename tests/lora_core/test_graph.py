@@ -1,4 +1,4 @@
-"""What is linked to what in a posted prompt."""
+"""Checks what is linked to what in a posted prompt."""
 
 from __future__ import annotations
 

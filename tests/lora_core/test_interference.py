@@ -105,7 +105,8 @@ def test_the_norms_of_each_layers_sum(measured: Interference) -> None:
 
 
 def test_shared_directions(measured: Interference) -> None:
-    """Of a layer without parts, and of q, k and v, whose rows are counted apart while they read the same."""
+    """Compare a layer without parts, and q, k and v, whose rows are counted apart while they read the same, with
+    products of projectors."""
     block = next(b for b in measured.blocks if b.name == "double_blocks.1")
     for i, j in measured.pairs:
         written = read = spans = ends = 0.0

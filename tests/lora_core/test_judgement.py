@@ -39,7 +39,7 @@ def history(
 
 
 def verdicts(record: Record, pictures: int = 8, patience: int = 4, held_out: bool = True) -> list[judgement.Verdict]:
-    """What is said after each validation."""
+    """Return the verdict after each validation."""
     names = [i for i in range(pictures) for _ in range(DRAWS)]
     found = []
     for count in range(1, len(record.points) + 1):

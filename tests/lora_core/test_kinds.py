@@ -361,7 +361,7 @@ def test_rows_of_a_fused_weight(kind: str, strength: float, start: int, more: in
 
 
 def test_rows_in_another_order():
-    """What diffusers calls the halves of a modulation is the other way round in ComfyUI."""
+    """The halves of a modulation are the other way round in diffusers than in ComfyUI."""
     swap = lambda tensor: torch.cat(tensor.chunk(2)[::-1])  # noqa: E731
     for kind in ("LoHa", "OFT", "difference"):
         tensors, shape = KINDS[kind]
@@ -534,7 +534,7 @@ def test_dora_of_peft(key: str):
 @pytest.mark.parametrize("kind", ["LoHa", "LoKr"])
 @pytest.mark.parametrize("conv", [False, True], ids=["linear", "conv"])
 def test_kinds_of_peft(kind: str, conv: bool):
-    """What PEFT saves under its own names, against its own dense correction."""
+    """Compare what is read of PEFT's own names with PEFT's own dense correction."""
     torch.manual_seed(0)
     layer = torch.nn.Conv2d(16, 24, 3) if conv else torch.nn.Linear(16, 24)
     config = {"LoHa": peft.LoHaConfig, "LoKr": peft.LoKrConfig}[kind](r=2, alpha=3, target_modules=["0"])

@@ -1,4 +1,4 @@
-"""What is added to a header, what is left out of it, and that it always fits."""
+"""Checks what is added to a header, what is left out of it, and that it always fits."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 @pytest.fixture
 def old(monkeypatch) -> None:
-    """Of Pillow 9.5: no size for the font that comes with it, and no `has_transparency_data`."""
+    """Make Pillow as old as 9.5: no size for the font that comes with it, and no `has_transparency_data`."""
     bitmap = getattr(ImageFont, "load_default_imagefont", ImageFont.load_default)()
     monkeypatch.setattr(ImageFont, "load_default", lambda: bitmap)
     monkeypatch.delattr(Image.Image, "has_transparency_data", raising=False)

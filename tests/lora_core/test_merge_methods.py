@@ -138,7 +138,7 @@ def test_what_only_one_lora_changes_is_left_alone(method):
 
 @pytest.mark.parametrize("method", METHODS)
 def test_rows_that_only_one_lora_changes_are_left_alone(method):
-    """Of a fused weight: one LoRA has only q, one all, one only v."""
+    """The LoRAs change a fused weight: one has only q, one all, one only v."""
     query, whole, value = layer(0, 10, 16), layer(10, 30, 16, rank=4), layer(20, 10, 16)
     parts = of(query.in_rows(0, 30), whole, strengths=(0.8, 1.0))
     result, alone = merged(method, parts), merged(method, of(query, whole.rows(0, 10), strengths=(0.8, 1.0)))
@@ -439,7 +439,7 @@ def test_size_is_shared_out_best_over_all_layers(kilobytes):
 
 
 def test_a_wide_layer_pays_for_its_width():
-    """Of layers that hold as much, most is kept of the one that takes the least room."""
+    """When layers hold the same amount, most is kept of the one that takes the least room."""
     shapes = {"wide": (150, 130), "small": (12, 10), "middle": (40, 20)}
     layers = {name: layer(index, *shape, 4) for index, (name, shape) in enumerate(shapes.items())}
     layers = {name: each.scaled(1 / each.norm()) for name, each in layers.items()}

@@ -1,4 +1,4 @@
-"""What other programs find in the header."""
+"""Checks what other programs find in the header."""
 
 from __future__ import annotations
 
@@ -165,7 +165,7 @@ def words_of_lora_manager(found: dict[str, str]) -> tuple[list[str], str | None]
 
 
 def tags_of_a1111(found: dict[str, str]) -> list[str]:
-    """Of all folders together, most frequent first."""
+    """Return the tags of all folders together, most frequent first."""
     counts: dict[str, int] = {}
     for folder in json.loads(found["ss_tag_frequency"]).values():
         for tag, count in folder.items():

@@ -191,7 +191,7 @@ def test_states_that_were_kept_for_each_matrix_go_on(name):
 
 
 def test_prodigy_estimates_each_part_for_itself():
-    """What one part's gradients say does not reach the other: the text encoder's rate is its own."""
+    """The gradients of one part do not reach the other: the text encoder's rate is its own."""
     both, alone = Problem(), Problem()
     other = Problem(seed=9, size=100.0)
     pair = optimizers.make(OptimizerConfig("prodigy"), [*both.parts(1.0), *other.parts(0.5)])

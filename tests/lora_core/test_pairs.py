@@ -61,7 +61,7 @@ def picture(dtype: torch.dtype, seed: int = 3) -> Tensor:
 
 
 def gradient(net: Net, factors: Factors, run: Callable[[Net, Tensor], Tensor] | None = None) -> Tensor:
-    """Of a fixed loss; what is there already counts along."""
+    """Return the gradient of a fixed loss, added to what is there already."""
     x = picture(net.conv.weight.dtype)
     with attached(factors.branches):
         (run or Net.forward)(net, x).float().square().sum().backward()

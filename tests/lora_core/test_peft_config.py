@@ -77,7 +77,7 @@ def test_other_kinds_of_peft(tmp_path: Path, config: Callable):
 
 
 def test_the_configuration_is_that_of_the_file_it_is_saved_with(tmp_path: Path):
-    """Of a file under another name only when it is alone in its folder."""
+    """The configuration goes with a file under another name only when that file is alone in its folder."""
     model = saved(tmp_path, LoraConfig(r=4, lora_alpha=10, target_modules=["q", "k"]))
     (tmp_path / FILE).rename(tmp_path / "mine.safetensors")
     assert_strengths(tmp_path, model, "mine.safetensors")

@@ -1,4 +1,4 @@
-"""What a run takes is held to what was predicted, in one sentence where it is much more."""
+"""A run is compared with what was predicted; one sentence tells where it takes much more."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a run remembers of its steps: sums that can be checked by hand, and that survive a return and the disk."""
+"""Checks what a run remembers of its steps: sums that can be checked by hand, and survive a return and the disk."""
 
 from __future__ import annotations
 

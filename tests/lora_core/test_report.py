@@ -1,4 +1,4 @@
-"""What a run tells at its end: sentences, tables and charts that agree with the record they are made of."""
+"""Checks what a run tells at its end: sentences, tables and charts that agree with the record they are made of."""
 
 from __future__ import annotations
 

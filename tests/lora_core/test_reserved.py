@@ -79,7 +79,7 @@ def test_nothing_is_told_of_others(data: bytes) -> None:
 
 
 def test_the_look_is_bounded() -> None:
-    """Of a long file both ends are looked at, and of a compressed text that never ends its first part."""
+    """A long file is looked at from both ends, and a compressed text that never ends only in its first part."""
     mark = XMP % (MINING + b'PROHIBITED"')
     assert reserved(mark + bytes(2**25)) and reserved(bytes(2**25) + mark)
     packed = b"k\0\0" + zlib.compress(bytes(2**26))

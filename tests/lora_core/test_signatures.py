@@ -1,4 +1,4 @@
-"""What is made of a file carries no signature of it, and notes it by its hash."""
+"""A file made of another carries no signature of that one, and notes it by its hash."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What rows say that a LORA_STACK does not carry to other packs."""
+"""Checks what rows say that a LORA_STACK does not carry to other packs."""
 
 from __future__ import annotations
 

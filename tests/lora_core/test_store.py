@@ -39,7 +39,7 @@ def test_a_file_is_read_once(tmp_path: Path) -> None:
 @pytest.mark.parametrize("keep_time", [False, True])
 @pytest.mark.parametrize("replaced", [False, True])
 def test_a_changed_file_is_read_again(tmp_path: Path, keep_time: bool, replaced: bool) -> None:
-    """Of the same size; written into or put in its place; also with the time of the old one."""
+    """The size stays the same; the file is written into or replaced; it may also have the time of the old one."""
     path, files = write(tmp_path / "a.safetensors"), store.Store(lambda: False)
     before = os.stat(path)
     first = files.read(path)

@@ -1,4 +1,4 @@
-"""What a file holds beside its layers is left out and named; what has a meaning beside them is applied."""
+"""Tensors beside a file's layers are left out and named; those that have a meaning there are applied."""
 
 from __future__ import annotations
 

@@ -364,7 +364,7 @@ def assert_the_next_step_is_dropped(run: Run, before: tuple, words: str) -> None
 
 
 def resumed(run: Run, folder: Path) -> Run:
-    """What a new process does: everything from the configuration, then the file."""
+    """Resume the run as a new process does: everything from the configuration, then the file."""
     checkpoint.save(folder / "run.safetensors", run.state, "print")
     fresh = run.again()
     checkpoint.load(folder / "run.safetensors", fresh.state, "print")

@@ -98,7 +98,7 @@ def same(left: Mapping[str, Tensor], right: Mapping[str, Tensor]) -> bool:
 
 
 def branch(layer: str, strengths: Sequence[float], x: Tensor) -> Tensor:
-    """What the files add to a layer's output, in fp64."""
+    """Return what the files add to a layer's output, in fp64."""
     delta = sum(s * file[layer].to(torch.float64).delta_weight() for file, s in zip(FILES, strengths, strict=True))
     if delta.ndim == 2:
         return x.double() @ delta.T
@@ -289,7 +289,7 @@ def test_any_order_of_loading_unloading_and_other_nodes() -> None:
 
 
 class Gained(LoRAAdapter):
-    """Of a pack that keeps more in its adapters than ComfyUI asks for."""
+    """Comes from a pack that keeps more in its adapters than ComfyUI asks for."""
 
     gain = 1.0
 

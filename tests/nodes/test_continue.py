@@ -42,7 +42,7 @@ def losses_of(trio: tiny.Loaded, data: Any, **changes: Any) -> list[float]:
 
 
 def predicted(patcher: Any, conditioning: list) -> Tensor:
-    """What the network in an open session says of one noisy picture."""
+    """Return the residual (output minus target) of the network in an open session, for one noisy picture."""
     draw = torch.Generator().manual_seed(3)
     denoiser = ComfyDenoiser(patcher)
     shape, device = tiny.latent_shape(patcher, 1, tall=2), denoiser.device

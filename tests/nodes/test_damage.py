@@ -287,7 +287,7 @@ def test_a_run_that_is_killed_in_its_first_save_trains_when_queued_again(tmp_pat
 
 
 def test_only_the_pictures_do_not_fit(made, runs: Path, monkeypatch) -> None:
-    """Of the run: sheets, charts and the best LoRA."""
+    """The disk takes all of the run but its sheets, its charts and its best LoRA."""
     _, _, whole, go = made
     replace = os.replace
 
@@ -301,7 +301,7 @@ def test_only_the_pictures_do_not_fit(made, runs: Path, monkeypatch) -> None:
 
 
 def test_the_best_lora_that_does_not_fit_comes_out(models, data, runs: Path, monkeypatch) -> None:
-    """Of a run that gets worse after its second step."""
+    """The run gets worse after its second step."""
     trio = models("wan_demo")
     chosen = run_node(TrainingValidation, **{**VALIDATION, "keep": "best", "every": 1})[0]
     losses = {0: 5.0, 1: 2.0, 2: 1.0, 3: 3.0, 4: 4.0}

@@ -72,7 +72,7 @@ def listening(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def refusal(folder: object) -> str:
-    """Of validation, which says the same as the execution."""
+    """Return the refusal by validation, which says the same as the execution; "" when it refuses nothing."""
     told = LoraDataset.validate_inputs(folder=str(folder), trigger="sks", resolution=64, bucket_step=16)
     if told is not True:
         with pytest.raises(ValueError, match="folder") as raised:

@@ -231,9 +231,9 @@ def assert_read(family: str, model: Any, loras: Path, name: str, caplog) -> None
 
 
 def write_peft(twin: Twin, loras: Path) -> str:
-    """What diffusers saves of an adapter of all linear layers: its own spelling, q, k and v with factors of their own,
-    alpha in the header, and the same rank in a weight that cannot have it. ComfyUI's loader ignores that alpha, and
-    knows no such name in a UNet, Wan, Lumina 2 or Anima."""
+    """Write what diffusers saves of an adapter of all linear layers: its own spelling, q, k and v with factors of their
+    own, alpha in the header, and the same rank in a weight that cannot have it. ComfyUI's loader ignores that alpha,
+    and knows no such name in a UNet, Wan, Lumina 2 or Anima."""
     inside = [name for name, module in twin.network.named_modules() if isinstance(module, torch.nn.Linear)]
     torch.manual_seed(0)
     twin.network.add_adapter(PeftConfig(r=4, lora_alpha=6, target_modules=inside, init_lora_weights=False))

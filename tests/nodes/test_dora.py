@@ -146,7 +146,7 @@ def test_weights_in_every_form(models, tmp_path: Path, form: str) -> None:
 
 
 def test_preservation_holds_it_to_the_base(models) -> None:
-    """What it adds to the gradient is that of the mean squared change from the output without anything attached."""
+    """Preservation adds the gradient of the mean squared change from the output without anything attached."""
     trio, found = models("sd15"), []
     conditioning = encode(trio.clip, "a red heart")
     with torch.inference_mode(), training_session(trio.model, True) as patcher:

@@ -1,4 +1,4 @@
-"""What is encoded is encoded once: kept on disk by its content, found again, and never taken for something else."""
+"""Pictures and captions are encoded once: kept on disk by content, found again, and never taken for others."""
 
 from __future__ import annotations
 

@@ -55,6 +55,8 @@ def test_a_server_that_is_told_to_end_keeps_its_run_first(tmp_path: Path) -> Non
             process = server._process
             process.send_signal(number)
             assert process.wait(240) in ends, server.log(30)
+            before_end = server.log().partition("Stopped server")[0]
+            assert "Processing interrupted" in before_end or number == signal.SIGTERM, "Python ends with work going on"
         (run,) = (tmp_path / "output" / "lora_loom").iterdir()
         found = sorted(int(path.stem[-6:]) for path in run.glob("step_*.safetensors"))
         assert (run / "state.safetensors").is_file() and found[-1] >= done + 5 and ROOT.is_dir()
@@ -103,7 +105,7 @@ def test_a_second_signal_does_not_wait(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_closing_console_waits_until_the_run_is_saved() -> None:
-    """What Windows calls, in a thread of its own."""
+    """The test calls what Windows calls, in a thread of its own."""
     closing, answers = _Closing(), []
     assert closing.told(0) == 0, "Ctrl-C is a signal"
     told = threading.Thread(target=lambda: answers.append(closing.told(2)))

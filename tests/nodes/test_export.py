@@ -1,4 +1,4 @@
-"""What Save LoRA writes is what was trained, in ComfyUI's own loaders; test_diffusers.py does the same in diffusers."""
+"""Save LoRA writes what was trained, as ComfyUI's own loaders see it; test_diffusers.py does the same in diffusers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What other nodes put on a MODEL: served in training as samplers serve it, timed by noise level, or named."""
+"""Patches of other nodes on a MODEL are served in training as samplers serve them, timed by noise level, or named."""
 
 from __future__ import annotations
 

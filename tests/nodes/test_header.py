@@ -1,4 +1,4 @@
-"""What a trained LoRA file says about itself, and to whom: the header, the preview, and the hash of the base model."""
+"""Checks what a trained LoRA file says about itself, and to whom: header, preview, and the hash of the base model."""
 
 from __future__ import annotations
 

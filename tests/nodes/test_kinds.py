@@ -279,7 +279,8 @@ def test_a_merge_of_kinds_is_the_live_stack_at_the_error_it_states(
 
 
 def test_biases_and_norms_are_added_up_and_saved(models, loras: Path) -> None:
-    """Of two files at their strengths, beside of a cut, in every format that can hold them."""
+    """Biases and norms of two files are added up at their strengths, also beside a cut, in every format that can hold
+    them."""
     model = models("flux1").model
     norm = "diffusion_model.double_blocks.0.img_attn.norm.key_norm"
     table = NameTable(model)

@@ -1,4 +1,4 @@
-"""What a run takes it gives back: after several runs in one ComfyUI no tensor and no patcher of theirs is left."""
+"""A run gives back what it takes: after several runs in one ComfyUI no tensor and no patcher of theirs is left."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What Lora-Manager's table of extractors is given, by a module that is built like its own."""
+"""Checks what Lora-Manager's table of extractors is given, by a module that is built like its own."""
 
 from __future__ import annotations
 
@@ -32,7 +32,8 @@ def pack() -> Iterator[ModuleType]:
 
 
 def told(rows: list[Row], graph: dict[str, Any]) -> dict[str, Any]:
-    """What that pack would note, called as it calls its table: before the node runs and with what the node gave."""
+    """Return what that pack would note, called as it calls its table: before the node runs and with what the node
+    gave."""
     extractor = sys.modules[PATH].NODE_EXTRACTORS[LoadLoraStack.__name__]
     metadata = {"loras": {}, "models": {}, "current_prompt": SimpleNamespace(original_prompt=graph)}
     extractor.extract("1", {"rows": "<lora:ink>"}, None, metadata)

@@ -25,7 +25,7 @@ LOUD = {"LoRA": 5.0, "LoHa": 5.0, "LoKr": 10.0, "GLoRA": 20.0, "OFT": 100.0, "fu
 
 
 def loud_line(model: Any, name: str, strength: float = 1.0) -> tuple[str, Any]:
-    """What the report says of it, "" when nothing, and the MODEL with it."""
+    """Return what the report says of it, "" when nothing, and the MODEL with it."""
     out = run_node(LoadLoraStack, model=model, rows=f"<lora:{Path(name).stem}:{strength}>")
     lines = [line for line in out[3].splitlines() if "loud" in line]
     assert len(lines) < 2
@@ -128,7 +128,7 @@ def test_biases_and_norms_are_told(models, loras: Path, name: str, size: float, 
 
 
 def test_the_loudest_of_many_layers_is_found(models, loras: Path) -> None:
-    """Of three or more that are looked at, by their factors alone."""
+    """The loudest layers, of which three are looked at, are found by their factors alone."""
     model = models("flux1").model
     for kind in ("LoHa", "LoKr", "OFT"):
         tensors = load_file(loras / written(loras, kind, model, "flux1", QUIET[kind]))

@@ -1,4 +1,4 @@
-"""What a run needs is known before its first step: predicted on tensors without memory, and held to by real steps."""
+"""The needs of a run are known before its first step: predicted on tensors without memory, held to by real steps."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ def test_prediction_with_text_encoders(models, family: str, measures: Measures, 
 
 @pytest.mark.parametrize("family", ["flux1", "flux2", "kandinsky5"])
 def test_prediction_against_the_allocator(models, family: str) -> None:
-    """What torch's profiler saw allocated in a real step includes what operators hold inside (convolutions: more)."""
+    """Torch's profiler counts what a real step allocates, including what operators hold inside (convolutions: more)."""
     job = job_of(models(family), preset="attention+mlp")
     with trainable(models(family).model) as patcher:
         found, real = traced(patcher, job, Measures()), measured(patcher, job, Measures(), Allocated)
@@ -158,7 +158,8 @@ def test_no_weight_is_used_outside_its_streamed_block(models, family: str) -> No
     [("sd15", Measures(), False), ("sd15", Measures(), True), ("flux1", Measures(True, 1.0), False)],
 )
 def test_prediction_of_a_preview(models, family: str, measures: Measures, text: bool) -> None:
-    """What a KSampler holds when it draws from the loaded model, one picture larger than those of training."""
+    """Compare with what a KSampler holds when it draws from the loaded model one picture larger than those of
+    training."""
     trio, wanted = models(family), Sampling(128, 192, 2, 1.0)
     job = replace(text_job_of(trio, TEXT) if text else job_of(trio), config=TrainConfig())
     with trainable(trio.model) as patcher:

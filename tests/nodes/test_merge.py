@@ -252,7 +252,7 @@ def test_parts_of_sizes_that_do_not_fit(models, random_adapter) -> None:
 
 @pytest.mark.parametrize("method", ["ties", "karcher", "tsv", "k_lora"])
 def test_a_method_through_the_node(models, rows, method: str) -> None:
-    """What only one file changes is the live stack's; what several change is not."""
+    """A layer that only one file changes is as in the live stack; one that several change is not."""
     model, parts = models("sd15").model, rows("sd15")
     plain, (adapter, _, report) = merge(model, parts)[0], merge(model, parts, method=method, rank=5)
     made = json.loads(adapter.metadata["lora_loom.merge"])
@@ -331,7 +331,7 @@ def test_auto_says_what_it_takes_and_why(models, random_adapter) -> None:
 
 
 def queued(adapters: int, stack: bool = False, **inputs: Any) -> str:
-    """What ComfyUI says to a merge with so many adapters before it runs."""
+    """Return what ComfyUI says to a merge with so many adapters before it runs."""
     model, off = ["1", 0], {**dict.fromkeys(("strength", "text_strength", "energy"), 1.0), "rank": 0, "size_mb": 0.0}
     graph = {
         "1": {"class_type": "UNETLoader", "inputs": {"unet_name": "loom_demo.safetensors", "weight_dtype": "default"}},

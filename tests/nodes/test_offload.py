@@ -58,7 +58,8 @@ def test_streamed_blocks_are_recomputed_without_checkpointing(models) -> None:
 @pytest.mark.parametrize("ahead", [False, True], ids=["on demand", "ahead"])
 @pytest.mark.parametrize("family", FEW)
 def test_few_copies_are_alive(models, monkeypatch, family: str, ahead: bool) -> None:
-    """Of the running block, and of the next when copied ahead; counted over two steps, backward passes included."""
+    """Only the running block has a copy, and the next one when copied ahead; counted over two steps, backward passes
+    included."""
     trio = models(family)
     conditioning = [encode(trio.clip, text, guidance=1.0) for text in ("a red heart", "blue")]
     kept = gradient(trio, True, 0.0)

@@ -57,7 +57,7 @@ def inputs(dtype: torch.dtype = torch.bfloat16) -> Tensor:
 
 
 def added(loras: Sequence[LowRank], x: Tensor) -> Tensor:
-    """What LoRAs add to a layer's output, fp64."""
+    """Return what LoRAs add to a layer's output, in fp64."""
     return sum(x.double() @ each.to(torch.float64).delta_weight().T for each in loras)
 
 

@@ -52,7 +52,7 @@ WHOLE = [case for case in PLAIN + PACKED if case[0] in ("sd15", "flux1") or case
 
 
 def gradient(model: Any, clip: Any, measures: Measures = DEFAULT) -> Tensor:
-    """Of all factors, drawn from a seed and nowhere zero, on one batch of two."""
+    """Return the gradient of all factors, drawn from a seed and nowhere zero, on one batch of two."""
     conditioning = [encode(clip, text, guidance=1.0) for text in ("a red heart", "blue")]
     with torch.inference_mode(), trainable(model) as patcher, loaded(patcher, measures):
         layers = select(patcher.model.diffusion_model, LoraConfig(4, 4.0, "attention+mlp"), PREFIX)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from lora_loom.lora_core.training.plan import GB
-from lora_loom.lora_core.training.reality import Expected
+from lora_loom.lora_core.training.reality import JUDGED_AFTER, Expected
 from lora_loom.nodes.bridge import reality
 from lora_loom.nodes.bridge.device import is_out_of_memory
 from lora_loom.nodes.bridge.reality import Reality
@@ -40,9 +40,8 @@ def test_the_first_steps_are_held_to_the_prediction(monkeypatch, held: float) ->
     monkeypatch.setattr(torch, "cuda", device)
     monkeypatch.setattr(reality, "tell", lambda _progress, text: told.append(text))
     run = Reality(torch.device("cuda"), Expected(2 * GB, 60.0), SimpleNamespace(notes=()))
-    for _ in range(6):
-        run.after()
-    assert device.resets == 1 and len(told) == 1
+    assert list(run.over(iter(range(6)))) == list(range(6))
+    assert device.resets == JUDGED_AFTER and len(told) == 1
     assert ("holds 5.0 GB beside the weights where 2.0 GB was predicted" in told[0]) == (held > 2 * GB)
 
 
@@ -53,10 +52,20 @@ def test_steps_that_are_slow_name_how_full_the_device_is(monkeypatch, held: floa
     monkeypatch.setattr(reality, "tell", lambda _progress, text: told.append(text))
     monkeypatch.setattr(reality, "time", SimpleNamespace(perf_counter=lambda: next(clock)))
     run = Reality(torch.device("cuda"), Expected(held, 1.5), SimpleNamespace(notes=()))
-    for _ in range(3):
-        run.after()
+    for _ in run.over(iter(range(3))):
+        next(clock)  # a preview
     assert told[0].startswith("the memory of the GPU is full") == (held > 4 * GB)
     assert f"{(7 * GB + held) / GB:.1f} of 12.0 GB of its memory are in use" in told[0]
+
+
+def test_what_is_held_between_steps_is_not_a_steps(monkeypatch) -> None:
+    device, told = Device(2 * GB), []
+    monkeypatch.setattr(torch, "cuda", device)
+    monkeypatch.setattr(reality, "tell", lambda _progress, text: told.append(text))
+    monkeypatch.setattr(device, "reset_peak_memory_stats", lambda _device: setattr(device, "held", 2 * GB))
+    for _ in Reality(torch.device("cuda"), Expected(2 * GB, 60.0), SimpleNamespace(notes=())).over(iter(range(3))):
+        device.held = 5 * GB  # a preview
+    assert told == [""]
 
 
 def test_out_of_memory_is_known_in_every_form() -> None:

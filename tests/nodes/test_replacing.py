@@ -21,7 +21,7 @@ TRIGGER = "sks"
 
 @pytest.fixture(autouse=True)
 def refused(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Path]]:
-    """What could not be replaced as on Windows, where LoRA files are not mapped."""
+    """Yield what could not be replaced as on Windows, where LoRA files are not mapped."""
     monkeypatch.setattr(reader, "_MAPPED", False)
     with replacing_as_windows() as refused:
         yield refused

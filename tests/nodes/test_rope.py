@@ -53,7 +53,7 @@ def arguments(name: str, shapes: str, dtype: torch.dtype) -> tuple[list[Tensor],
 
 
 def results(call: Callable, name: str, shapes: str, dtype: torch.dtype, **choices: Any) -> list[Tensor]:
-    """What comes out, and the gradients of what went in."""
+    """Return what comes out, and the gradients of what went in."""
     tensors, rest = arguments(name, shapes, dtype)
     out = call(*tensors, *rest, **choices)
     out = [out] if torch.is_tensor(out) else list(out)
@@ -83,7 +83,8 @@ def test_a_part_of_each_head_is_turned() -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_in_place_the_gradient_is_the_same(name: str) -> None:
-    """Of the copies that are changed; the kernels that do it refuse a gradient."""
+    """Copies are changed in place, and the gradient is that of plain operators; the kernels that change them refuse a
+    gradient."""
     with rope.differentiable_rope():
         changing = getattr(comfy.quant_ops.ck, name + "_")
 

@@ -1,4 +1,4 @@
-"""What every node shows to the world, and the part of it that saved workflows depend on.
+"""Checks what every node shows to the world, and the part of it that saved workflows depend on.
 
 After a change that is meant: python -m pytest tests/nodes/test_schema.py --write-contract
 """

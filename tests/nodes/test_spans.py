@@ -46,7 +46,7 @@ GLORA = ((24, 3), (3, 24), (32, 3), (3, 24))
 
 @torch.inference_mode()
 def forward(model: Any, clip: Any, share: float) -> Tensor:
-    """What the model makes of pure noise at that share of its schedule."""
+    """Return what the model makes of pure noise at that share of its schedule."""
     latent, text = torch.zeros(tiny.latent_shape(model)), encode(clip, "a red heart")
     sigma = model.get_model_object("model_sampling").percent_to_sigma(share)
     noise = comfy.sample.prepare_noise(latent, 3)
@@ -168,7 +168,7 @@ class Layers:
             self.wanted = {name: applied(self.bases[name], steps) for name, steps in self.steps.items()}
 
     def loudness(self) -> float:
-        """Of the corrections, relative to the weights."""
+        """Return the size of the largest correction, relative to its weight."""
         return max(relative_error(self.wanted[name], base) for name, base in self.bases.items())
 
     def error(self, patched: Any) -> float:
@@ -383,7 +383,7 @@ def test_content_tells_corrections_apart() -> None:
 
 
 def planned(patcher: Any, monkeypatch) -> float:
-    """What ComfyUI wants room for when it loads the MODEL."""
+    """Return how many bytes ComfyUI wants room for when it loads the MODEL."""
     wanted: list[float] = []
     own = comfy.model_management.LoadedModel.model_memory_required
     with monkeypatch.context() as patch:

@@ -34,7 +34,7 @@ def unasked(layers: nn.Sequential, x: torch.Tensor) -> torch.Tensor:
 
 @pytest.fixture
 def loaded(models: Any) -> Iterator[tiny.Loaded]:
-    """Wan, whose blocks do not call `ffn.2`, and whose text encoder does not call one layer."""
+    """Wan, whose blocks do not call `ffn.2`."""
     trio = models("wan21")
     blocks = trio.model.model.diffusion_model.blocks
     for block in blocks:
@@ -55,7 +55,7 @@ def stack(loaded: tiny.Loaded, random_adapter: Any, loras: Path) -> Any:
 
 @pytest.fixture
 def said(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
-    """What a browser would be sent."""
+    """Collect what a browser would be sent."""
     sent: list[dict[str, Any]] = []
     listening = SimpleNamespace(
         client_id="browser", send_sync=lambda kind, what, _: sent.append({"kind": kind, **what})

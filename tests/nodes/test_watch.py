@@ -27,7 +27,7 @@ train = partial(run, steps=6)
 
 @pytest.fixture
 def stories(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """What each run that ends tells."""
+    """Collect what each run that ends tells."""
     found, story = [], Watch.story
 
     def listen(self: Watch, *args: Any) -> Any:

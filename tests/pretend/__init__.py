@@ -34,7 +34,7 @@ class NoCompilerError(RuntimeError):
 
 @dataclass(frozen=True)
 class Rules:
-    """What a kind of device has; `memory` is in bytes."""
+    """Describes what a kind of device has; `memory` is in bytes."""
 
     fp64: bool = True
     every_operator: bool = True
@@ -125,7 +125,7 @@ def _library() -> Path:
 
 
 def _module() -> ModuleType:
-    """What torch asks of a device's own module, as `torch.cuda`."""
+    """Make what torch asks of a device's own module, as `torch.cuda`."""
     module = ModuleType(f"torch.{NAME}")
     answers = {
         "is_available": True, "is_initialized": True, "_is_in_bad_fork": False, "device_count": 1, "current_device": 0,

@@ -1,4 +1,4 @@
-"""Which tests of tests/nodes also run on the pretend device, and what is known to be wrong there."""
+"""Which tests of tests/nodes also run on the pretend device."""
 
 from __future__ import annotations
 
@@ -20,14 +20,12 @@ class Ring:
     """The tests of one kind of device: `tests` are files of tests/nodes, or tests of a file of which not all are meant;
     where a test is one of several families, only those of these `families`. A test is called `file.py::name`, or,
     where its parameters begin so, `file.py::name[...`. `elsewhere` are tests that take long and tell no more of devices
-    than those that stay; `left_out` says why a test cannot hold there, `wrong` what is wrong in the pack, until it is
-    mended."""
+    than those that stay; `left_out` says why a test cannot hold there."""
 
     tests: tuple[str, ...]
     families: frozenset[str]
     elsewhere: tuple[str, ...] = ()
     left_out: dict[str, str] = field(default_factory=dict)
-    wrong: dict[str, str] = field(default_factory=dict)
 
 
 class Selection:
@@ -48,14 +46,10 @@ class Selection:
         names = {item: item.nodeid.removeprefix("tests/nodes/") for item in items}
         if all(path.is_dir() for path in self.asked):
             singles = [key for key in self.ring.tests if "::" in key]
-            _check_used(names.values(), [*singles, *self.ring.elsewhere, *self.ring.left_out, *self.ring.wrong])
+            _check_used(names.values(), [*singles, *self.ring.elsewhere, *self.ring.left_out])
         taken = [item for item in items if self._is_taken(item, names[item])]
         config.hook.pytest_deselected(items=[item for item in items if item not in taken])
         items[:] = taken
-        for item in items:
-            for key, what in self.ring.wrong.items():
-                if _is_of(key, names[item]):
-                    item.add_marker(pytest.mark.xfail(reason=what, strict=True))
 
     def _is_taken(self, item: pytest.Item, name: str) -> bool:
         family = getattr(item, "callspec", None) and item.callspec.params.get("family")

@@ -1,4 +1,4 @@
-"""What each diffusion network takes besides the noisy latent and the time, made by hand from CONDITIONING."""
+"""Makes by hand, from CONDITIONING, what each diffusion network takes besides the noisy latent and the time."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ class Text:
 
     @torch.no_grad()
     def __call__(self, text: str) -> tuple[Tensor, Tensor]:
-        """What the UNet is given, and the pooled text of the last encoder."""
+        """Return what the UNet is given, and the pooled text of the last encoder."""
         tokens = self.clip.tokenize(text)
         outputs = [
             network(torch.tensor([[token for token, _ in tokens[name[-1]][0]]]), output_hidden_states=True)

@@ -84,7 +84,7 @@ class Twin:
         return older.Job(self.network_class.__name__, config, self.lora.__name__, self.part, str(file), str(out))
 
     def save_lora(self, folder: Path) -> str:
-        """What diffusers writes of the network's adapter, its header included. Returns the file's name.
+        """Save the network's adapter as diffusers does, its header included, and return the file's name.
 
         Anima's pipelines load LoRA and do not save it: those of Wan do it for them.
         """

@@ -27,9 +27,8 @@ class Adafactor(OnMatrices):
 
     def _moves(self, group: dict[str, Any], values: Tensor, grad: Tensor, stacks: Stacks) -> list[Tensor]:
         params = group["params"]
-        for param in params:
-            self.state[param].setdefault("step", torch.zeros(())).add_(1)
-        done, moved = float(self.state[params[0]]["step"]), []
+        steps = self.kept("step", params, lambda: torch.zeros(len(params)), Tensor.unbind).add_(1)
+        done, moved = float(steps[0]), []
         for own, weights, grads in zip(stacks.members.values(), stacks.of(values), stacks.of(grad), strict=True):
             rows, columns = (self._mean_squares(name, [params[n] for n in own], grads, dim, done**-0.8)
                              for name, dim in (("row_var", 2), ("col_var", 1)))  # fmt: skip

@@ -65,7 +65,7 @@ def quantize(values: Tensor, signed: bool) -> tuple[Tensor, Tensor]:
 
 
 def dequantize(codes: Tensor, scale: Tensor, signed: bool) -> Tensor:
-    """What `quantize` kept, (blocks, 256) fp32."""
+    """Return the values that `quantize` kept, (blocks, 256) fp32."""
     return _codes(signed, codes.device)[0][codes.int()] * scale[:, None]
 
 

@@ -1,4 +1,4 @@
-"""What the optimisers share that look at matrices instead of single numbers."""
+"""Defines what those optimisers share that look at matrices instead of single numbers."""
 
 from __future__ import annotations
 
@@ -45,5 +45,5 @@ class OnMatrices(Optimizer):
             flat.view(-1).mul_(1 - group["lr"] * group["weight_decay"]).add_(stacks.flat(moved))
 
     def _moves(self, group: dict[str, Any], values: Tensor, grad: Tensor, stacks: Stacks) -> list[Tensor]:
-        """What is added to the matrices of each shape (matrices, rows, columns), beside the weight decay."""
+        """Return what is added to the matrices of each shape (matrices, rows, columns), beside the weight decay."""
         raise NotImplementedError

@@ -21,10 +21,11 @@ from ....lora_core.training.plan import Measures
 from ....lora_core.training.replayed import Replayed
 from ....lora_core.training.trainer import Sample, TrainState, add_gradient, make_optimizer, train
 from ..denoiser import ComfyDenoiser
+from ..device import counter
 from ..session import loaded, trainable
 from ..start import chosen_layers
 from ..weights import ComfyFrozen
-from .networks import Network, stored
+from .networks import Network
 
 PLAIN = Measures(checkpointing=False)
 RANK, LENGTHS = 4, (3, 5)  # tokens of the two captions
@@ -66,16 +67,17 @@ class Case:
                 yield Training(config, state, denoiser, samples, patcher)
 
     def fingerprint(self) -> str:
-        """Of every weight, to the bit."""
+        """Return a hash of every weight, to the bit; what a clone has changed is undone first."""
+        comfy.model_management.free_memory(1e30, self.patcher.load_device)
         digest = hashlib.sha256()
-        for name, value in stored(self.patcher):
+        for name, value in self.patcher.model.state_dict().items():
             digest.update(name.encode() + value.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
         return digest.hexdigest()
 
 
 @dataclass(frozen=True)
 class Training:
-    """What a session holds while a check looks at it."""
+    """Holds the parts of a session while a check looks at them."""
 
     config: TrainConfig
     state: TrainState
@@ -107,7 +109,7 @@ class Training:
 
 
 def optimiser(name: str) -> TrainConfig:
-    """Of a short run with that optimiser."""
+    """Return the config of a short run with that optimiser."""
     constant = OptimizerConfig(name, schedule="constant")
     rate = constant.usual_rate(1e-3)
     return TrainConfig(steps=10, learning_rate=rate, batch_size=len(LENGTHS), optimizer=constant)
@@ -127,17 +129,6 @@ def held(device: torch.device) -> int | None:
     comfy.model_management.unload_all_models()
     gc.collect()
     return None if count is None else count(device)
-
-
-def counter(device: torch.device, name: str):
-    """A function of the device's module of torch, such as torch.cuda.memory_allocated; None where it has none."""
-    return getattr(getattr(torch, device.type, None), name, None)
-
-
-def synchronize(device: torch.device) -> None:
-    wait = getattr(getattr(torch, device.type, None), "synchronize", None)
-    if wait is not None:
-        wait()
 
 
 @torch.no_grad()

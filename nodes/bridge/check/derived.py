@@ -147,7 +147,7 @@ def _on_the_cpu(case: Case) -> Tensor:
 
 
 def _error_of_weights(case: Case, entries: list[Entry]) -> float:
-    """Of what the stack changed, beside the exact sum in fp64."""
+    """Measure the error of what the stack changed, of the worst layer, beside the exact sum in fp64."""
     patched, sums = _stacked(case, entries, "weights"), exact_sum(entries)
     comfy.model_management.unload_model_and_clones(case.patcher)
     base = {name: _weight(case.patcher, name) for name in sums}

@@ -9,11 +9,11 @@ import torch
 from ....lora_core.analysis.device_check import Finding
 from ....lora_core.training.config import LoraConfig, TrainConfig
 from ....lora_core.training.plan import Measures, Need, in_gb
-from ..device import free_bytes, shares_ram
+from ..device import counter, free_bytes, shares_ram
 from ..memory import Planner
 from ..rehearsal import Job
 from ..session import trainable
-from .case import Case, counter, held
+from .case import Case, held
 from .networks import WIDE, Network, tokens
 from .rig import CPU, Outcome, Rig, guarded
 

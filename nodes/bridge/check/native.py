@@ -37,16 +37,16 @@ def native_step(case: Case, length: int, rank: int) -> Iterator[Callable[[], Non
         patcher = case.patcher.clone()
         patcher.set_model_compute_dtype(dtype)
         trained = [(weight, weight.requires_grad) for weight in patcher.model.parameters()]
-        patcher.model.requires_grad_(False).train()
-        factors, *_ = nodes_train._setup_lora_adapters(patcher, {}, "LoRA", dtype, rank)
-        optimizer = nodes_train._create_optimizer("AdamW", factors.values(), 5e-4)
-        sampler = Opened(torch.nn.MSELoss(), optimizer, lambda _: None, 1, training_dtype=dtype)
-        guider = nodes_train.TrainGuider(patcher)
-        guider.set_conds(network.caption(length))
-        latent = torch.randn(1, *network.latent, generator=torch.Generator().manual_seed(0)).to(dtype)
         modules = nodes_train.find_modules_at_depth(patcher.model.diffusion_model)
         before, bar = comfy.model_management.in_training, getattr(nodes_train, "trange", None)
         try:
+            patcher.model.requires_grad_(False).train()
+            factors, *_ = nodes_train._setup_lora_adapters(patcher, {}, "LoRA", dtype, rank)
+            optimizer = nodes_train._create_optimizer("AdamW", factors.values(), 5e-4)
+            sampler = Opened(torch.nn.MSELoss(), optimizer, lambda _: None, 1, training_dtype=dtype)
+            guider = nodes_train.TrainGuider(patcher)
+            guider.set_conds(network.caption(length))
+            latent = torch.randn(1, *network.latent, generator=torch.Generator().manual_seed(0)).to(dtype)
             if bar is not None:
                 nodes_train.trange = partial(bar, disable=True)  # a line for every step
             nodes_train._run_training_loop(guider, sampler, latent, 1, 0, False, False)

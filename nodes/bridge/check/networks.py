@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -139,10 +139,5 @@ WIDE = (SDXL_WIDE, FLUX_WIDE)
 
 
 def tokens(network: Network) -> int:
-    """Of a caption as long as the family's text encoders make it."""
+    """Return the number of tokens of a caption as long as the family's text encoders make it."""
     return 512 if network.config == "Flux" else 77
-
-
-def stored(patcher: Any) -> Iterator[tuple[str, Tensor]]:
-    """Every weight of a MODEL by name, as it lies now."""
-    yield from patcher.model.state_dict().items()

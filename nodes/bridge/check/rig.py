@@ -1,4 +1,4 @@
-"""What all checks share: the networks on the device and on the CPU, and what must be as it was after each check."""
+"""Holds what all checks share: networks on the device and on the CPU, and what must be as it was after each check."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _LOST = 2**20  # bytes on the device that a check may leave behind: libraries ro
 
 @dataclass(frozen=True)
 class Outcome:
-    """What one check found; see Finding."""
+    """Describes what one check found; see Finding."""
 
     passed: bool | None
     text: str
@@ -34,7 +34,8 @@ class Rig:
 
     device: torch.device
     _cases: dict[tuple, Case] = field(default_factory=dict)
-    _before: dict[str, tuple[str, int | None]] = field(default_factory=dict)
+    _weights: dict[tuple, str] = field(default_factory=dict)
+    _memory: dict[str, int | None] = field(default_factory=dict)
 
     def here(self, network: Network, dtype: torch.dtype = torch.float32) -> Case:
         return self._case(network, self.device, dtype)
@@ -46,23 +47,25 @@ class Rig:
     def _case(self, network: Network, home: torch.device, dtype: torch.dtype) -> Case:
         key = network.name, str(home), dtype
         if key not in self._cases:
-            self._cases[key] = Case.of(network, home, dtype)
+            self._cases[key] = case = Case.of(network, home, dtype)
+            self._weights[key] = case.fingerprint()
         return self._cases[key]
 
     def left(self, network: Network) -> str:
-        """What the checks of this network have left behind since it was first asked, in words; empty when nothing."""
-        memory_now = held(self.device)  # first, since it unloads what a clone has changed
-        found = self.here(network).fingerprint(), memory_now
-        weights, memory = self._before.setdefault(network.name, found)
-        if found[0] != weights:
+        """Say what the checks of this network have left behind: weights that are not those it was made with, or, since
+        it was first asked, memory; empty when nothing."""
+        now = held(self.device)
+        own = [(case, self._weights[key]) for key, case in self._cases.items() if case.network is network]
+        if any(case.fingerprint() != weights for case, weights in own):
             return "it has changed the weights of the base model"
-        lost = 0 if memory is None else found[1] - memory
+        before = self._memory.setdefault(network.name, now)
+        lost = 0 if before is None else now - before
         return f"it has left {lost / 2**20:.1f} MiB on the device" if lost > _LOST else ""
 
 
 def guarded(section: str, name: str, work: Callable[[], Outcome], left: Callable[[], str] = str) -> Finding:
-    """What a check found, or how it failed. Whatever is wrong with a device can raise anything, and telling it is what
-    a check is for; a cancel is no Exception."""
+    """Return what a check found, or how it failed. Whatever is wrong with a device can raise anything, and telling it
+    is what a check is for; a cancel is no Exception."""
     try:
         found = work()
         wrong = left()

@@ -22,12 +22,12 @@ from ....lora_core.training.objective_config import ObjectiveConfig
 from ....lora_core.training.plan import Measures, in_gb
 from ....lora_core.training.replayed import FIRST, HELD
 from ..denoiser import ComfyDenoiser
-from ..device import free_bytes, shares_ram, streams_of
+from ..device import counter, free_bytes, shares_ram, streams_of, synchronize
 from ..graphs import lacking, replaying
-from ..rates import copied
+from ..rates import copied, fastest
 from ..session import loaded, trainable
 from ..staging import STAGED
-from .case import Case, counter, synchronize
+from .case import Case
 from .memory import LORA, ONE, parameters, room_for, wide_case
 from .native import native_step
 from .networks import FLUX, SD15, WIDE, Network, tokens
@@ -183,19 +183,9 @@ def _copies(device: torch.device, size: int) -> Outcome:
         mapped = torch.from_file(str(path), shared=False, size=size, dtype=torch.uint8)
         plain = torch.zeros(size, dtype=torch.uint8)
         places = {"pageable": plain, "mapped": mapped, "pinned": plain.pin_memory()}
-        rates = {name: size / _copying(place, device) for name, place in places.items()}
+        rates = {name: size / fastest(device, partial(place.to, device, copy=True)) for name, place in places.items()}
         del mapped, places
     if streams_of(device) is not None:
         rates[STAGED] = copied(device, STAGED)
     text = ", ".join(f"{name} {in_gb(rate)} GB/s" for name, rate in rates.items())
     return Outcome(None, f"copies to the device: {text}", rates, verdict=True)
-
-
-def _copying(place: torch.Tensor, device: torch.device) -> float:
-    seconds = []
-    for _ in range(4):
-        started = time.perf_counter()
-        place.to(device, copy=True)
-        synchronize(device)
-        seconds.append(time.perf_counter() - started)
-    return min(seconds[1:])

@@ -1,4 +1,4 @@
-"""What a check ran on: the device and the software, without a path or a name of anybody's or of a machine."""
+"""Tells what a check ran on: the device and the software, without a path or a name of anybody's or of a machine."""
 
 from __future__ import annotations
 
@@ -40,7 +40,8 @@ def who(device: torch.device) -> dict[str, str]:
 def flags() -> list[str]:
     """Return what ComfyUI was started with: of texts, which may be paths or names, only that they were given."""
     parser, given = comfy.cli_args.parser, vars(comfy.cli_args.args)
-    return [_flag(name, value) for name, value in sorted(given.items()) if value != parser.get_default(name)]
+    told = {name: value for name, value in given.items() if (value or None) != (parser.get_default(name) or None)}
+    return [_flag(name, value) for name, value in sorted(told.items())]
 
 
 def _flag(name: str, value: object) -> str:

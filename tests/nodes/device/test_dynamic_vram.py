@@ -55,7 +55,7 @@ def dynamic(models, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tiny.L
 
 
 def pages_of(address: int) -> str:
-    """What may be done with memory in RAM, as /proc/self/maps has it."""
+    """Return what may be done with memory in RAM, as /proc/self/maps has it."""
     for line in Path("/proc/self/maps").read_text(encoding="utf-8").splitlines():
         start, end = (int(part, 16) for part in line.split()[0].split("-"))
         if start <= address < end:
