@@ -63,7 +63,7 @@ class Need:
     @property
     def step(self) -> float:
         """Return what a step takes beside weights and factors."""
-        return self.activations * (1 + SLACK) + self.work_space
+        return (self.activations + self.graphs) * (1 + SLACK) + self.work_space
 
     @property
     def total(self) -> float:
@@ -113,13 +113,14 @@ def in_gb(size: float) -> str:
 
 
 def candidates(asked: Measures, automatic: bool) -> Iterator[Measures]:
-    """The measures that were asked for, then further ones, the mildest first."""
+    """The measures that were asked for, without graphs where these do not fit; then further ones, the mildest first."""
     yield asked
+    if asked.graph:
+        asked = replace(asked, graph=False)
+        yield asked
     if not automatic:
         return
-    plain = replace(asked, keep_casts=False, graph=False)
-    if asked.graph:
-        yield replace(asked, graph=False)
+    plain = replace(asked, keep_casts=False)
     recomputed = replace(plain, checkpointing=True)
     if asked.keep_casts and not asked.checkpointing:
         yield plain

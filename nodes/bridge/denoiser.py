@@ -25,7 +25,7 @@ from .keys import family_of
 _LEAST_SIGMA = 1e-3  # flow models are defined down to 0, where the output residual is 0 / 0
 
 _TOKEN = 16  # pixels at the side of one
-_PLAIN = (bool, int, float, str)
+_PLAIN = (bool, int, float, str, type(None))
 
 
 def prediction_type(model) -> str:
@@ -112,7 +112,7 @@ class ComfyDenoiser:
         parts = self._parts(shape, self.device, None, conditions)
         leaves, spec = tree_flatten([(part.joined.seen, part.joined.blank, part.conds) for part in parts])
         kinds = tuple("tensor" if torch.is_tensor(leaf) else (type(leaf), leaf) for leaf in leaves)
-        if not all(torch.is_tensor(leaf) or leaf is None or isinstance(leaf, _PLAIN) for leaf in leaves):
+        if not all(self._is_there(leaf) if torch.is_tensor(leaf) else isinstance(leaf, _PLAIN) for leaf in leaves):
             return None
         kind = tuple((tuple(part.rows), part.joined.pictures) for part in parts), str(spec), kinds
 
@@ -137,6 +137,9 @@ class ComfyDenoiser:
 
     def tokens(self, shape: torch.Size) -> float:
         return prod(shape[-2:]) * (self.model.latent_format.spacial_downscale_ratio / _TOKEN) ** 2
+
+    def _is_there(self, tensor: Tensor) -> bool:
+        return tensor.device.type == self.device.type
 
     def _parts(
         self, shape: torch.Size, device: torch.device, sigma: Tensor | None, conditions: list[Conditions]

@@ -81,7 +81,9 @@ class Planner:
     def expected(self, job: Job, settled: Plan, way: str = "") -> Expected:
         """Return what is expected of each step, once the run goes on; `way` is how offloaded weights are really copied
         to the device."""
-        return Expected(settled.need.step, self.seconds(job, settled.measures, way), settled.measures.offload > 0)
+        measures = settled.measures
+        seconds = self.seconds(job, measures, way) * (1 + measures.replays)  # a graph is held to a step at first
+        return Expected(settled.need.step, seconds, measures.offload > 0)
 
     def otherwise(self, job: Job, settled: Plan, foreseen: str, way: str) -> str:
         """Return a sentence where offloaded weights are copied in a slower way than was foreseen."""
@@ -107,7 +109,7 @@ class Planner:
         trace, optimizer = self.trace(job, measures), job.config.optimizer
         factors = plan.optimiser_bytes(trace.trained, optimizer.name, optimizer.ema_decay > 0)
         work_space = 0 if shares_ram(self.device) else plan.WORK_SPACE
-        graphs = trace.peak + 8 * trace.trained if measures.replays else 0  # and two gradients, to compare
+        graphs = trace.peak + 12 * trace.trained if measures.replays else 0  # and three gradients, to compare
         return Need(self._weights(measures), factors, trace.peak, work_space, self._previews(job, measures), graphs)
 
     def _weights(self, measures: Measures) -> int:

@@ -110,6 +110,7 @@ def test_casts_are_held_in_blocks_where_not_all_of_them_can_be_kept() -> None:
 def test_graphs_are_taken_when_they_are_asked_for_and_fit_and_never_else() -> None:
     asked = Measures(False, graph=True)
     assert list(candidates(asked, True))[:3] == [asked, Measures(False), Measures(True)]
+    assert list(candidates(asked, False)) == [asked, Measures(False)], "memory as set says nothing of graphs"
     assert not any(each.graph for each in candidates(Measures(False, keep_casts=True), True))
     assert asked.replays and not Measures(graph=True).replays and not Measures(False, 0.5, graph=True).replays
 

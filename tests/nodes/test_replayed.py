@@ -111,7 +111,12 @@ def equal(found: list[Tensor], wanted: list[Tensor]) -> bool:
 
 WAYS = {
     "plain": {},
-    "chances": {"layers": CHANCES, "caption_dropout": 0.3, "objective": ObjectiveConfig(weighting="min_snr")},
+    "chances": {
+        "layers": CHANCES,
+        "caption_dropout": 0.3,
+        "steps": 18,
+        "objective": ObjectiveConfig(weighting="min_snr"),
+    },
     "preserving": {
         "preservation": 0.5,
         "steps": STEPS // 2,

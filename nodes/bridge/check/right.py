@@ -14,6 +14,7 @@ from ....lora_core.analysis.device_check import share
 from ....lora_core.training import checkpoint
 from ....lora_core.training.config import OPTIMIZERS
 from ....lora_core.training.plan import Measures
+from ....lora_core.training.replayed import FIRST, HELD
 from ..graphs import lacking, replaying
 from .case import Case, Training, apart, optimiser
 from .networks import Network
@@ -117,15 +118,18 @@ def replayed(rig: Rig, network: Network) -> Outcome:
     """Steps that are replayed from graphs move the factors as steps without do, captions of two lengths in turn."""
     if why := lacking(rig.device):
         return Outcome(None, why)
-    case, config, told = rig.here(network), replace(optimiser("adamw"), batch_size=1), []
-    found = []
-    for measures in (Measures(False), Measures(False), Measures(False, graph=True)):
-        with whole_fp32(), case.training(config=config) as training:
+    config, told = replace(optimiser("adamw"), batch_size=1), []
+
+    def after(steps: int, measures: Measures) -> Tensor:
+        with whole_fp32(), rig.here(network).training(config=config) as training:
             with replaying(rig.device, measures, told.append) as gradient:
-                found.append(training.steps(_REPLAYED, gradient))
+                return training.steps(steps, gradient)
+
+    after(FIRST + HELD, Measures(False, graph=True))
+    rig.rebase(network)  # libraries keep a work space for each stream, from when they first meet it
+    plain, again, graph = (after(_REPLAYED, Measures(False, graph=graph)) for graph in (False, False, True))
     if told:
         return Outcome(None, told[0])
-    plain, again, graph = found
     figures = {"replayed": apart(graph, plain), "again": apart(again, plain)}
     text = f"{_REPLAYED} steps replayed from graphs {share(figures['replayed'])} from steps without"
     right = _repeats(figures["replayed"], figures["again"])
