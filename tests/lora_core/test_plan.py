@@ -117,6 +117,7 @@ def test_graphs_are_taken_when_they_are_asked_for_and_fit_and_never_else() -> No
     def more(measures: Measures) -> Need:
         return replace(needs(measures), graphs=8 * GB * measures.replays)
 
+    assert more(asked).step - more(Measures(False)).step == pytest.approx(8 * GB * (1 + SLACK)), "it is held to a step"
     found = [choose(asked, True, more, free * GB).measures for free in (40, 30)]
     assert found == [asked, Measures(False)], [more(asked).total / GB, more(Measures(False)).total / GB]
 

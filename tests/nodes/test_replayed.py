@@ -27,6 +27,7 @@ from lora_loom.lora_core.training.targets import select
 from lora_loom.lora_core.training.trainer import Sample, TrainState, make_optimizer, train
 from lora_loom.nodes.bridge import graphs
 from lora_loom.nodes.bridge.denoiser import ComfyDenoiser
+from lora_loom.nodes.bridge.memory import Planner
 from lora_loom.nodes.bridge.session import training_session
 from lora_loom.nodes.bridge.start import PREFIX
 from tiny.stored import load_stored
@@ -217,6 +218,8 @@ def test_a_device_that_does_not_repeat_itself_is_held_to_what_it_repeats() -> No
 def test_a_run_takes_graphs_when_it_is_asked_to(models, data, runs, monkeypatch, caplog) -> None:
     """And only then, and only where nothing is recomputed; what comes out is the same."""
     tapes: list[Tape] = []
+    expected, foreseen = Planner.expected, []
+    monkeypatch.setattr(Planner, "expected", lambda *args: foreseen.append(expected(*args)) or foreseen[-1])
     monkeypatch.setattr(graphs, "CudaGraphs", lambda _device: tapes.append(Tape()) or tapes[-1])
     monkeypatch.setattr(graphs, "lacking", lambda _device: "")
     run = partial(run_train, models("flux1"), data, resume="start over", memory="as set", steps=14, batch_size=1)
@@ -229,6 +232,8 @@ def test_a_run_takes_graphs_when_it_is_asked_to(models, data, runs, monkeypatch,
     (tape,) = tapes
     assert "steps replayed from graphs" in caplog.text and "graphs of the step" in caplog.text
     assert tape.replayed > replayed.HELD * tape.captured > 0 and tape.closed == 1
+    first, _, last = foreseen
+    assert last.step > first.step and last.seconds == 2 * first.seconds, "the first steps are taken with and without"
     assert plain.loss_map == again.loss_map
     assert all(torch.equal(each, again.lora_model[name]) for name, each in plain.lora_model.items())
 
