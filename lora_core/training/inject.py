@@ -77,7 +77,7 @@ class Factors:
         size = sum(prod(shape) for own in shapes.values() for shape in own)
         self.flat = torch.zeros(size, device=device or next(iter(layers.values())).weight.device)
         self.flat.grad = torch.zeros_like(self.flat)
-        self.twins = Twins(self.flat)
+        self.twins, self.keep = Twins(self.flat), None
         ratios = (1, self.options.lora_plus_ratio, 1)
         rates = {(name, i): wanted[name].rate * ratios[i] for name, own in shapes.items() for i in range(len(own))}
         leaves, self.parts = _laid_out(self.flat, {key: shapes[key[0]][key[1]] for key in rates}, rates, leaf or _leaf)
@@ -134,13 +134,26 @@ class Factors:
         ranks = [branch.lora_A.shape[0] for branch in self.trained.values()]
         keep = _kept(self.options.rank_dropout, sum(ranks), generator)
         keep *= _kept(self.options.layer_dropout, len(ranks), generator).repeat_interleave(torch.tensor(ranks))
-        for branch, own in zip(self.trained.values(), keep.to(self.flat.device).split(ranks), strict=True):
-            branch.keep = own
+        with self.keeping(keep.to(self.flat.device)):
+            yield
+
+    @contextmanager
+    def keeping(self, keep: Tensor | None) -> Iterator[None]:
+        """Inside, what passes through the ranks of all trained layers, one after the other, is multiplied by `keep`,
+        which lies with the factors; None: by 1."""
+        before, self.keep = self.keep, keep
+        self._share_out()
         try:
             yield
         finally:
-            for branch in self.trained.values():
-                branch.keep = None
+            self.keep = before
+            self._share_out()
+
+    def _share_out(self) -> None:
+        ranks = [branch.lora_A.shape[0] for branch in self.trained.values()]
+        kept = [None] * len(ranks) if self.keep is None else self.keep.split(ranks)
+        for branch, own in zip(self.trained.values(), kept, strict=True):
+            branch.keep = own
 
     @torch.no_grad()
     def cap_(self) -> None:

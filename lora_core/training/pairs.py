@@ -179,6 +179,11 @@ class Twins:
         for twin in self.made.values():
             twin.task = torch._C._current_graph_task_id()
 
+    def outdate(self) -> None:
+        """Have the next pass cast the factors, whether they have changed or not."""
+        for twin in self.made.values():
+            twin.version = -1
+
     def forget(self) -> None:
         """Drop what a backward pass that failed has found."""
         for twin in self.made.values():

@@ -21,45 +21,60 @@ class Measures:
     """Describes what trades memory for time and changes no result: `checkpointing` recomputes every block's
     activations, `offload` is the share of blocks whose weights stay in RAM and are copied for each run; those are
     always recomputed. `keep_casts` keeps weights that are stored in another type than they are computed in once they
-    are cast; `hold_casts` those of a block that is recomputed, from then to the end of its backward pass."""
+    are cast; `hold_casts` those of a block that is recomputed, from then to the end of its backward pass. `graph`
+    replays steps from graphs of the device; it is never taken of its own accord, and only of steps that recompute
+    nothing."""
 
     checkpointing: bool = True
     offload: float = 0.0
     keep_casts: bool = False
     hold_casts: bool = False
+    graph: bool = False
+
+    @property
+    def replays(self) -> bool:
+        return self.graph and not self.checkpointing and not self.offload
+
+    @property
+    def for_speed(self) -> bool:
+        """Whether memory is taken for speed alone."""
+        return self.keep_casts or self.hold_casts or self.replays
 
     def __str__(self) -> str:
         checkpointing = "checkpointing" if self.checkpointing else "no checkpointing"
         offload = f"{self.offload:.0%} of blocks offloaded" if self.offload else "no offload"
         casts = ", weights cast once" * self.keep_casts + ", recomputed blocks keep their casts" * self.hold_casts
-        return f"{checkpointing}, {offload}{casts}"
+        return f"{checkpointing}, {offload}{casts}{', steps replayed from graphs' * self.replays}"
 
 
 @dataclass(frozen=True)
 class Need:
     """Memory at the peak of a run: weights that lie on the device, factors with their optimiser, and beside them what a
-    step takes (`activations`) or a preview, whichever is more: they are never held at once."""
+    step takes (`activations`) or a preview, whichever is more: they are never held at once. `graphs` of the step keep
+    their memory between steps, beside what runs without them."""
 
     weights: int
     factors: int
     activations: int
     work_space: float = 0
     previews: int = 0
+    graphs: int = 0
 
     @property
     def step(self) -> float:
         """Return what a step takes beside weights and factors."""
-        return self.activations * (1 + SLACK) + self.work_space
+        return (self.activations + self.graphs) * (1 + SLACK) + self.work_space
 
     @property
     def total(self) -> float:
-        rest = max(self.activations, self.previews)
+        rest = max(self.activations, self.previews) + self.graphs
         return self.weights + self.factors + rest * (1 + SLACK) + self.work_space
 
     def __str__(self) -> str:
         parts = {"weights": self.weights, "LoRA and optimiser": self.factors}
         previews = self.previews > self.activations
         parts |= {"previews": self.previews} if previews else {"activations": self.activations}
+        parts["graphs of the step"] = self.graphs
         return ", ".join(f"{name} {in_gb(size)}" for name, size in parts.items() if size)
 
 
@@ -98,8 +113,11 @@ def in_gb(size: float) -> str:
 
 
 def candidates(asked: Measures, automatic: bool) -> Iterator[Measures]:
-    """The measures that were asked for, then further ones, the mildest first."""
+    """The measures that were asked for, without graphs where these do not fit; then further ones, the mildest first."""
     yield asked
+    if asked.graph:
+        asked = replace(asked, graph=False)
+        yield asked
     if not automatic:
         return
     plain = replace(asked, keep_casts=False)
@@ -120,7 +138,7 @@ def choose(asked: Measures, automatic: bool, need: Callable[[Measures], Need], f
     plans = []
     for measures in candidates(asked, automatic):
         plans.append(Plan(measures, need(measures)))
-        if plans[-1].need.total <= free * (SPARE if measures.keep_casts or measures.hold_casts else 1):
+        if plans[-1].need.total <= free * (SPARE if measures.for_speed else 1):
             return plans[-1]
     return min(plans, key=lambda plan: plan.need.total)
 

@@ -22,6 +22,7 @@ from .state import TrainState
 from .steps import Found, MicroBatch, StepResult, brought
 
 Made = TypeVar("Made")
+Gradient = Callable[..., tuple[Tensor, Tensor | None]]  # as `add_gradient`
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,7 @@ def train(
     samples: Sequence[Sample],
     report: Callable[[Trouble], None] = lambda _: None,
     relief: Callable[[RuntimeError], Callable[[], object] | None] = lambda _: None,
+    gradient: Gradient | None = None,
 ) -> Iterator[StepResult]:
     """Step until `config.steps`; `state` is complete and consistent at every yield and every report.
 
@@ -61,15 +63,16 @@ def train(
     its draws going on, and lowers the learning rate; the second time it goes back and raises FloatingPointError.
 
     A step that fails with an error for which `relief` has a call that makes room is taken once more, after it, from
-    the same draws.
+    the same draws. `gradient` takes the place of `add_gradient` and finds the same in another way.
     """
+    gradient = gradient or add_gradient
     if state.good is None:
         state.good = snapshot.take(state)
     while state.step < config.steps or _lost(state):
         if why := _lost(state):
             _go_back(config, state, why, report)
             continue
-        found = _twice(partial(_forth_and_back, config, state, denoiser, samples), relief)
+        found = _twice(partial(_forth_and_back, config, state, denoiser, samples, gradient), relief)
         if found.ruined:
             _go_back(config, state, found.ruined, report)
             continue
@@ -81,10 +84,12 @@ def train(
         yield StepResult(state.step, found.loss, found.norm, rate, found.text_norm, found.preservation, found.looks)
 
 
-def _forth_and_back(config: TrainConfig, state: TrainState, denoiser: Denoiser, samples: Sequence[Sample]) -> Found:
+def _forth_and_back(
+    config: TrainConfig, state: TrainState, denoiser: Denoiser, samples: Sequence[Sample], gradient: Gradient
+) -> Found:
     """The gradient of one step, whole or not at all."""
     with state.whole_step():
-        parts = [_backward(config, state, denoiser, samples) for _ in range(config.accumulation)]
+        parts = [_backward(config, state, denoiser, samples, gradient) for _ in range(config.accumulation)]
         found = Found.of(parts, state.factors.flat.grad, state.factors.text_gradient())
         if suspicious([*state.losses, found.loss]):
             found = replace(found, ruined=_ruined(config, state, denoiser, parts))
@@ -170,7 +175,9 @@ def _go_back(config: TrainConfig, state: TrainState, why: str, report: Callable[
         )
 
 
-def _backward(config: TrainConfig, state: TrainState, denoiser: Denoiser, samples: Sequence[Sample]) -> MicroBatch:
+def _backward(
+    config: TrainConfig, state: TrainState, denoiser: Denoiser, samples: Sequence[Sample], gradient: Gradient
+) -> MicroBatch:
     """Add one micro-batch's gradient to the flat buffer."""
     indices, draw, device = state.batches.next(), state.generator, state.factors.flat.device
     batch = [samples[i].drawn(draw) for i in indices]
@@ -186,7 +193,7 @@ def _backward(config: TrainConfig, state: TrainState, denoiser: Denoiser, sample
     places = place_weights(config.objective, batch)
     x0, noise, places, sigma = brought([x0, noise, places, denoiser.sigma(u)], device)
     with state.factors.dropped(draw):
-        losses, change = add_gradient(config, state.factors, denoiser, x0, noise, sigma, conditions, kept, places)
+        losses, change = gradient(config, state.factors, denoiser, x0, noise, sigma, conditions, kept, places)
     return MicroBatch(losses, change, indices, u.tolist(), Shown(x0, conditions, places))
 
 

@@ -107,6 +107,21 @@ def test_casts_are_held_in_blocks_where_not_all_of_them_can_be_kept() -> None:
     assert str(block).endswith("recomputed blocks keep their casts")
 
 
+def test_graphs_are_taken_when_they_are_asked_for_and_fit_and_never_else() -> None:
+    asked = Measures(False, graph=True)
+    assert list(candidates(asked, True))[:3] == [asked, Measures(False), Measures(True)]
+    assert list(candidates(asked, False)) == [asked, Measures(False)], "memory as set says nothing of graphs"
+    assert not any(each.graph for each in candidates(Measures(False, keep_casts=True), True))
+    assert asked.replays and not Measures(graph=True).replays and not Measures(False, 0.5, graph=True).replays
+
+    def more(measures: Measures) -> Need:
+        return replace(needs(measures), graphs=8 * GB * measures.replays)
+
+    assert more(asked).step - more(Measures(False)).step == pytest.approx(8 * GB * (1 + SLACK)), "it is held to a step"
+    found = [choose(asked, True, more, free * GB).measures for free in (40, 30)]
+    assert found == [asked, Measures(False)], [more(asked).total / GB, more(Measures(False)).total / GB]
+
+
 def test_asked_for_offload_is_never_lessened() -> None:
     assert list(candidates(Measures(True, 0.6), True)) == [Measures(True, share) for share in (0.6, 0.75, 1.0)]
 

@@ -13,14 +13,15 @@ import pytest
 import torch
 from harness import gpu_check
 from harness.calls import run_node
-from lora_loom.lora_core.training import snapshot
+from harness.tape import Tape, without_last
+from lora_loom.lora_core.training import replayed, snapshot
 from lora_loom.lora_core.training.plan import GB, Need
 from lora_loom.nodes.bridge.check import case, derived, memory, right, run, timing
 from lora_loom.nodes.bridge.check.networks import FLUX, FLUX_WIDE, SDXL_WIDE
 from lora_loom.nodes.bridge.check.rig import CPU, Outcome, Rig, guarded
 from lora_loom.nodes.bridge.check.who import who
 from lora_loom.nodes.bridge.model import caption_padding
-from lora_loom.nodes.bridge.session import offload
+from lora_loom.nodes.bridge.session import graphs, offload
 from lora_loom.nodes.bridge.stack import apply_stack
 from lora_loom.nodes.check_gpu import CheckGpu
 
@@ -44,7 +45,8 @@ def test_node_finds_all_right_and_leaves_its_files(comfy_base: Path) -> None:
     for network in run.TINY:
         assert {f"{network.name}, {name}" for name in right.EACH} <= set(names)
     assert set(right.ONCE | derived.ONCE) <= set(names)
-    assert {"FLUX-like, frozen", "FLUX-like, ours", "FLUX-like, ours, offloaded", "copies"} <= set(names)
+    ways = ("frozen", "ours", "ours, graph", "ours, offloaded")
+    assert {*(f"FLUX-like, {way}" for way in ways), "copies"} <= set(names)
     timed = {found["name"]: found["figures"] for found in told["findings"] if found["section"] == "time"}
     assert timed["FLUX-like, ours"]["launches"] > timed["FLUX-like, frozen"]["launches"] > 100
     assert "launches" in timed["FLUX-like, ComfyUI's own trainer"]
@@ -91,6 +93,22 @@ BROKEN = {
     "padded batch": broken_padding, "checkpointing and offload": broken_offload, "resume": broken_resume,
     "stack": dropped_layer, "merge": wrong_alpha, "optimisers": no_optimiser,
 }  # fmt: skip
+
+
+def test_steps_from_graphs_are_right_wrong_or_not_to_be_had(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Wrong only where a run would go on with them."""
+    name, spoils = "steps from graphs", [list, without_last, without_last]
+    assert looked_at(rig, name).passed is None
+    for module in (right, graphs):
+        monkeypatch.setattr(module, "lacking", lambda _device: "")
+    monkeypatch.setattr(graphs, "CudaGraphs", lambda _device: Tape(spoils[0]))
+    found = looked_at(rig, name)
+    assert found.passed and found.figures["replayed"] == 0, found.text
+    del spoils[0]
+    found = looked_at(rig, name)
+    assert found.passed is None and "another gradient" in found.text
+    monkeypatch.setattr(replayed, "_same", lambda *_: True)
+    assert looked_at(rig, name).passed is False
 
 
 @pytest.mark.parametrize("name", BROKEN)

@@ -18,6 +18,7 @@ from ....lora_core.training.config import LoraConfig, OptimizerConfig, TrainConf
 from ....lora_core.training.inject import Factors, attached
 from ....lora_core.training.layers import LayersConfig
 from ....lora_core.training.plan import Measures
+from ....lora_core.training.replayed import Replayed
 from ....lora_core.training.state import TrainState
 from ....lora_core.training.trainer import Sample, add_gradient, make_optimizer, train
 from ..host.device import counter
@@ -100,9 +101,10 @@ class Training:
         )
         return losses.detach().cpu().double(), flat.grad.cpu().double()
 
-    def steps(self, count: int) -> Tensor:
+    def steps(self, count: int, gradient: Replayed | None = None) -> Tensor:
         """So many more steps of the training loop; the factors after them, a copy on the CPU."""
-        for _, _ in zip(range(count), train(self.config, self.state, self.denoiser, self.samples), strict=False):
+        steps = train(self.config, self.state, self.denoiser, self.samples, gradient=gradient)
+        for _, _ in zip(range(count), steps, strict=False):
             pass
         return self.state.factors.flat.detach().cpu().clone()
 

@@ -51,6 +51,10 @@ class Rig:
             self._weights[key] = case.fingerprint()
         return self._cases[key]
 
+    def rebase(self, network: Network) -> None:
+        """Take what lies on the device now for what was there before the checks of this network."""
+        self._memory[network.name] = held(self.device)
+
     def left(self, network: Network) -> str:
         """Say what the checks of this network have left behind: weights that are not those it was made with, or, since
         it was first asked, memory; empty when nothing."""

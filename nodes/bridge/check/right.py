@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 import comfy.model_management
@@ -13,12 +14,15 @@ from ....lora_core.analysis.device_check import share
 from ....lora_core.runs import checkpoint
 from ....lora_core.training.config import OPTIMIZERS
 from ....lora_core.training.plan import Measures
+from ....lora_core.training.replayed import FIRST, HELD
+from ..session.graphs import lacking, replaying
 from .case import Case, Training, apart, optimiser
 from .networks import Network
 from .rig import Outcome, Rig, whole_fp32
 
 FP32, BF16, MOVED, REORDERED = 1e-3, 0.1, 5e-2, 1e-4
 _MARK = "0" * 16
+_REPLAYED = 16  # steps, of two kinds, each of which is held to steps without a graph at first
 
 
 def full_precision(rig: Rig, network: Network) -> Outcome:
@@ -110,6 +114,28 @@ def _moved_by(name: str, rig: Rig, network: Network) -> tuple[Tensor, Tensor]:
     return moved[0], moved[1]
 
 
+def replayed(rig: Rig, network: Network) -> Outcome:
+    """Steps that are replayed from graphs move the factors as steps without do, captions of two lengths in turn."""
+    if why := lacking(rig.device):
+        return Outcome(None, why)
+    config, told = replace(optimiser("adamw"), batch_size=1), []
+
+    def after(steps: int, measures: Measures) -> Tensor:
+        with whole_fp32(), rig.here(network).training(config=config) as training:
+            with replaying(rig.device, measures, told.append) as gradient:
+                return training.steps(steps, gradient)
+
+    after(FIRST + HELD, Measures(False, graph=True))
+    rig.rebase(network)  # libraries keep a work space for each stream, from when they first meet it
+    plain, again, graph = (after(_REPLAYED, Measures(False, graph=graph)) for graph in (False, False, True))
+    if told:
+        return Outcome(None, told[0])
+    figures = {"replayed": apart(graph, plain), "again": apart(again, plain)}
+    text = f"{_REPLAYED} steps replayed from graphs {share(figures['replayed'])} from steps without"
+    right = _repeats(figures["replayed"], figures["again"])
+    return Outcome(right, text + _unsteady(figures["again"]), figures)
+
+
 def _change(training: Training) -> Tensor:
     before = training.state.factors.flat.detach().cpu().clone()
     return training.steps(2) - before
@@ -136,4 +162,4 @@ EACH = {
     "checkpointing and offload": offload,
     "DoRA": dora,
 }
-ONCE = {"optimisers": optimisers, "resume": resume}
+ONCE = {"optimisers": optimisers, "resume": resume, "steps from graphs": replayed}

@@ -19,7 +19,7 @@ from .rig import Rig, guarded
 from .who import who
 
 Told = Callable[[Finding, int], None]  # a finding, and how many there are by now
-EXPECTED = len(TINY) * len(right.EACH) + len(right.ONCE) + len(derived.ONCE) + 16  # about, for a bar
+EXPECTED = len(TINY) * len(right.EACH) + len(right.ONCE) + len(derived.ONCE) + 18  # about, for a bar
 NAME = "lora_loom_gpu_check"
 
 

@@ -20,8 +20,10 @@ from ....lora_core.training import objective
 from ....lora_core.training.meter import Meter
 from ....lora_core.training.objective_config import ObjectiveConfig
 from ....lora_core.training.plan import Measures, in_gb
+from ....lora_core.training.replayed import FIRST, HELD
 from ..host.device import counter, free_bytes, shares_ram, streams_of, synchronize
 from ..model.denoiser import ComfyDenoiser
+from ..session.graphs import lacking, replaying
 from ..session.rates import copied, fastest
 from ..session.session import loaded, trainable
 from ..session.staging import STAGED
@@ -32,9 +34,10 @@ from .networks import FLUX, SD15, WIDE, Network, tokens
 from .rig import CPU, Outcome, Rig, guarded
 
 Step = Callable[[], object]
-Way = Callable[[], AbstractContextManager[Step]]
+Way = Callable[[], AbstractContextManager[Step | str]]  # or why there is none
 FROZEN, OURS = "frozen", "ours"
-WAYS = {OURS: Measures(False), "ours, recomputed": Measures(), "ours, offloaded": Measures(True, 1.0)}
+WAYS = {OURS: Measures(False), "ours, graph": Measures(False, graph=True)}
+WAYS |= {"ours, recomputed": Measures(), "ours, offloaded": Measures(True, 1.0)}
 NATIVE = "ComfyUI's own trainer"
 _ROUNDS, _QUICK = (3, 10), (1, 3)  # steps before the time is taken, and those that are timed
 _ROOM = 2.4  # bytes for each number of a wide network
@@ -87,7 +90,11 @@ def _step(
 ) -> Outcome:
     if case.network in WIDE and (lacks := room_for(case, measures)[1]):
         return Outcome(None, lacks)
+    if measures.replays and (why := lacking(case.patcher.load_device)):
+        return Outcome(None, why)
     with way() as step:
+        if isinstance(step, str):
+            return Outcome(None, step)
         known[name] = timed = _timed(step, case.patcher.load_device, rounds)
     figures = {"seconds": timed.seconds, "launches": timed.launches}
     figures |= {} if timed.busy is None else {"busy": timed.busy}
@@ -123,9 +130,13 @@ def _frozen(case: Case) -> Iterator[Step]:
 
 
 @contextmanager
-def _ours(case: Case, measures: Measures) -> Iterator[Step]:
+def _ours(case: Case, measures: Measures) -> Iterator[Step | str]:
+    told: list[str] = []
     with case.training(measures, ONE, lora=LORA, lengths=(_length(case),)) as training:
-        yield lambda: training.steps(1)
+        with replaying(case.patcher.load_device, measures, told.append) as gradient:
+            if gradient:
+                training.steps(FIRST + HELD, gradient)
+            yield told[0] if told else partial(training.steps, 1, gradient)
 
 
 def _length(case: Case) -> int:

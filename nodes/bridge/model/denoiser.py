@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from math import prod
 from typing import Any
@@ -12,7 +13,9 @@ import comfy.samplers
 import torch
 from comfy.model_sampling import CONST, COSMOS_RFLOW, EDM, V_PREDICTION
 from torch import Tensor
+from torch.utils._pytree import tree_flatten, tree_unflatten
 
+from ....lora_core.training.replayed import Ready
 from . import caption_padding
 from .attention import OVERRIDE
 from .caption_padding import Conditions, Joined
@@ -22,6 +25,7 @@ from .names import family_of
 _LEAST_SIGMA = 1e-3  # flow models are defined down to 0, where the output residual is 0 / 0
 
 _TOKEN = 16  # pixels at the side of one
+_PLAIN = (bool, int, float, str, type(None))
 
 
 def prediction_type(model) -> str:
@@ -30,6 +34,17 @@ def prediction_type(model) -> str:
     if isinstance(sampling, (CONST, COSMOS_RFLOW)):
         return "flow"
     return "v" if isinstance(sampling, V_PREDICTION) and not isinstance(sampling, EDM) else "epsilon"
+
+
+@dataclass(frozen=True)
+class Part:
+    """What one forward takes beside latents and noise levels: which `rows` of the batch go through it, at which `level`
+    if anything looks at it, and their conditions as ComfyUI passes them."""
+
+    rows: Sequence[int]
+    level: float | None
+    joined: Joined
+    conds: dict[str, Any]
 
 
 class ComfyDenoiser:
@@ -76,17 +91,40 @@ class ComfyDenoiser:
     def noised(self, x0: Tensor, noise: Tensor, sigma: Tensor) -> Tensor:
         return self.sampling.noise_scaling(sigma.view(-1, *(1 for _ in x0.shape[1:])), noise, x0, False)
 
-    def denoised(self, x_t: Tensor, sigma: Tensor, conditions: list[Conditions]) -> Tensor:
-        """All that a forward needs is on the device before the first begins: later copies would wait for it."""
-        groups = caption_padding.groups(conditions, self.captions, self.model, x_t.shape)
-        parts = self._of_one_level(groups, sigma)
-        calls = [
-            self._call(_of(x_t, own), _of(sigma, own), [conditions[i] for i in own], level) for own, level in parts
-        ]
+    def denoised(self, x_t: Tensor, sigma: Tensor, conditions: list[Conditions] | list[Part]) -> Tensor:
+        """All that a forward needs is on the device before the first begins: later copies would wait for it. Parts,
+        which a `Ready` makes, have all of it."""
+        ready = isinstance(conditions[0], Part)
+        parts = conditions if ready else self._parts(x_t.shape, x_t.device, sigma, conditions)
+        calls = [self._call(_of(x_t, part.rows), _of(sigma, part.rows), part) for part in parts]
         if len(calls) == 1:
             return calls[0]()
-        rows = {i: row for (own, _), call in zip(parts, calls, strict=True) for i, row in zip(own, call(), strict=True)}
+        rows = {
+            i: row for part, call in zip(parts, calls, strict=True) for i, row in zip(part.rows, call(), strict=True)
+        }
         return torch.stack([rows[index] for index in range(len(rows))])
+
+    def ready(self, shape: torch.Size, conditions: list[Conditions]) -> Ready | None:
+        """The conditions for latents of this shape on the device; None where a forward depends on more than their
+        values and the kinds of them: guests act in it, or a part of the network that is trained reads captions."""
+        if self.guests.look_at_sigma or self.captions == "adapter":
+            return None
+        parts = self._parts(shape, self.device, None, conditions)
+        leaves, spec = tree_flatten([(part.joined.seen, part.joined.blank, part.conds) for part in parts])
+        kinds = tuple("tensor" if torch.is_tensor(leaf) else (type(leaf), leaf) for leaf in leaves)
+        if not all(self._is_there(leaf) if torch.is_tensor(leaf) else isinstance(leaf, _PLAIN) for leaf in leaves):
+            return None
+        kind = tuple((tuple(part.rows), part.joined.pictures) for part in parts), str(spec), kinds
+
+        def rebuilt(tensors: Sequence[Tensor]) -> list[Part]:
+            values = iter(tensors)
+            whole = [next(values) if torch.is_tensor(leaf) else leaf for leaf in leaves]
+            return [
+                Part(part.rows, None, replace(part.joined, seen=seen, blank=blank, _masks={}), conds)
+                for part, (seen, blank, conds) in zip(parts, tree_unflatten(whole, spec), strict=True)
+            ]
+
+        return Ready([leaf for leaf in leaves if torch.is_tensor(leaf)], kind, rebuilt)
 
     def output_scale(self, sigma: Tensor) -> Tensor:
         one = torch.ones_like(sigma)
@@ -100,7 +138,28 @@ class ComfyDenoiser:
     def tokens(self, shape: torch.Size) -> float:
         return prod(shape[-2:]) * (self.model.latent_format.spacial_downscale_ratio / _TOKEN) ** 2
 
-    def _of_one_level(self, groups: Sequence[Sequence[int]], sigma: Tensor) -> list[tuple[Sequence[int], float | None]]:
+    def _is_there(self, tensor: Tensor) -> bool:
+        return tensor.device.type == self.device.type
+
+    def _parts(
+        self, shape: torch.Size, device: torch.device, sigma: Tensor | None, conditions: list[Conditions]
+    ) -> list[Part]:
+        groups = caption_padding.groups(conditions, self.captions, self.model, shape)
+        return [
+            self._part(own, level, [conditions[i] for i in own], torch.Size([len(own), *shape[1:]]), device)
+            for own, level in self._of_one_level(groups, sigma)
+        ]
+
+    def _part(
+        self, rows: Sequence[int], level: float | None, conditions: list[Conditions], shape: torch.Size,
+        device: torch.device,
+    ) -> Part:  # fmt: skip
+        joined = caption_padding.join(conditions, self.captions, self.model, shape, device)
+        return Part(rows, level, joined, comfy.samplers.cond_cat(joined.conditions, device=device))
+
+    def _of_one_level(
+        self, groups: Sequence[Sequence[int]], sigma: Tensor | None
+    ) -> list[tuple[Sequence[int], float | None]]:
         """The groups parted by sigma, with it; into single samples where tensors have no values; as they are, without
         it, where nothing looks at it."""
         if not self.guests.look_at_sigma:
@@ -114,14 +173,11 @@ class ComfyDenoiser:
                 parts.setdefault((number, levels[index]), []).append(index)
         return [(own, level) for (_, level), own in parts.items()]
 
-    def _call(
-        self, x_t: Tensor, sigma: Tensor, conditions: list[Conditions], level: float | None
-    ) -> Callable[[], Tensor]:
+    def _call(self, x_t: Tensor, sigma: Tensor, part: Part) -> Callable[[], Tensor]:
         """A forward that is ready to begin."""
+        level, joined, conds = part.level, part.joined, dict(part.conds)
         if self.level is not None and level is not None:
             sigma = torch.tensor([level] * len(sigma), device=sigma.device)  # of known value, also without memory
-        joined = caption_padding.join(conditions, self.captions, self.model, x_t.shape, x_t.device)
-        conds = comfy.samplers.cond_cat(joined.conditions, device=x_t.device)
         if joined.seen is not None:
             conds["transformer_options"] = {OVERRIDE: joined.attention}
         conds = self.guests.told(sigma, conds, level, rehearsed=self.level is not None)

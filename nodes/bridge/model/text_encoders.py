@@ -95,6 +95,9 @@ class TextDenoiser(ComfyDenoiser):
         ]
         return super().denoised(x_t, sigma, conds)
 
+    def ready(self, shape: torch.Size, conditions: list[Caption]) -> None:
+        """None: captions are encoded in every step, from tokens that come from RAM."""
+
     def encode(self, captions: Sequence[Tokens]) -> list[Encoded]:
         """Each caption encoded, all in one forward of each encoder; one that comes again is encoded once."""
         distinct = {id(tokens): tokens for tokens in captions}

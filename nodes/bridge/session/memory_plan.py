@@ -81,7 +81,9 @@ class Planner:
     def expected(self, job: Job, settled: Plan, way: str = "") -> Expected:
         """Return what is expected of each step, once the run goes on; `way` is how offloaded weights are really copied
         to the device."""
-        return Expected(settled.need.step, self.seconds(job, settled.measures, way), settled.measures.offload > 0)
+        measures = settled.measures
+        seconds = self.seconds(job, measures, way) * (1 + measures.replays)  # a graph is held to a step at first
+        return Expected(settled.need.step, seconds, measures.offload > 0)
 
     def otherwise(self, job: Job, settled: Plan, foreseen: str, way: str) -> str:
         """Return a sentence where offloaded weights are copied in a slower way than was foreseen."""
@@ -107,7 +109,8 @@ class Planner:
         trace, optimizer = self.trace(job, measures), job.config.optimizer
         factors = plan.optimiser_bytes(trace.trained, optimizer.name, optimizer.ema_decay > 0)
         work_space = 0 if shares_ram(self.device) else plan.WORK_SPACE
-        return Need(self._weights(measures), factors, trace.peak, work_space, self._previews(job, measures))
+        graphs = trace.peak + 12 * trace.trained if measures.replays else 0  # and three gradients, to compare
+        return Need(self._weights(measures), factors, trace.peak, work_space, self._previews(job, measures), graphs)
 
     def _weights(self, measures: Measures) -> int:
         """Bytes that loading the weights takes of what is free; where that is RAM, they are in it already."""
@@ -126,6 +129,7 @@ class Planner:
         return self._traced(traced, job, measures)
 
     def _traced(self, trace: Callable[..., Trace], job: Job, measures: Measures) -> Trace:
+        measures = replace(measures, graph=False)  # which changes what is kept, not what a step is
         model = self.patcher.model
         models = [model] if self.clip is None else [model, self.clip.patcher.model]
         weights = tuple((own[name].shape, own[name].dtype) for each in models for own, name in slots(each))

@@ -9,6 +9,7 @@ import comfy.model_management
 import torch
 
 from ....lora_core.training.reality import JUDGED_AFTER, Expected, Seen, difference
+from ....lora_core.training.replayed import Replayed
 from ....lora_core.training.steps import StepResult
 from ..host.device import counter, is_out_of_memory
 from ..host.progress import Progress
@@ -16,10 +17,13 @@ from .run_folders import tell
 
 
 class Reality:
-    """Watches the steps of one run; `expected` is None where nothing was predicted."""
+    """Watches the steps of one run; `expected` is None where nothing was predicted. `replayed` are steps whose graphs
+    hold memory that can be had back."""
 
-    def __init__(self, device: torch.device, expected: Expected | None, progress: Progress):
-        self.device, self.expected, self.progress = device, expected, progress
+    def __init__(
+        self, device: torch.device, expected: Expected | None, progress: Progress, replayed: Replayed | None = None
+    ):
+        self.device, self.expected, self.progress, self.replayed = device, expected, progress, replayed
         self.memory = getattr(torch, device.type, None)
         self.tells = all(counter(device, name) for name in ("memory_allocated", "max_memory_allocated"))
         self.began, self.held = 0.0, 0
@@ -31,6 +35,8 @@ class Reality:
         return self._empty if is_out_of_memory(error) else None
 
     def _empty(self) -> None:
+        if self.replayed:
+            self.replayed.give_up("memory ran out in a step")
         comfy.model_management.soft_empty_cache(True)
         note = "out of memory in a step: what was cached is emptied, and the same step is taken again"
         if note not in self.progress.notes:

@@ -24,6 +24,7 @@ from ....lora_core.training.batches import Batches
 from ....lora_core.training.config import OptimizerConfig, Recipe, TrainConfig
 from ....lora_core.training.inject import Factors, attached
 from ....lora_core.training.objective_config import TIMESTEP_LAWS
+from ....lora_core.training.plan import Measures
 from ....lora_core.training.presets import AUTO, Choices, choose
 from ....lora_core.training.reality import Expected
 from ....lora_core.training.start import Start
@@ -37,6 +38,7 @@ from ..model.denoiser import ComfyDenoiser
 from ..model.names import family_of
 from ..model.text_encoders import TextDenoiser
 from ..model.weights import ComfyFrozen
+from ..session.graphs import asked_for, replaying
 from ..session.memory_plan import Planner, UnforeseeableError
 from ..session.session import aside, loaded, trainable
 from . import earlier_result, prepare
@@ -79,13 +81,14 @@ class _Material:
 
 @dataclass(frozen=True)
 class _Work:
-    """A run that can begin: the loaded model and what is changed."""
+    """A run that can begin: the loaded model, the measures with which it is, and what is changed."""
 
     patcher: Any
     denoiser: ComfyDenoiser
     samples: list[Sample]
     state: TrainState
     material: _Material
+    measures: Measures = Measures()
     expected: Expected | None = None  # of a step
 
     def adapter(self) -> Adapter:
@@ -107,8 +110,8 @@ def train_lora(sources: Sources, recipe: Recipe, run: Run) -> Trained:
         return _again(order, *found)
     check_guests(order)
     material = _encoded(order)
-    with _session(order, material) as (patcher, expected):
-        work = replace(_set_up(order, material, patcher), expected=expected)
+    with _session(order, material) as (patcher, measures, expected):
+        work = replace(_set_up(order, material, patcher), measures=measures, expected=expected)
         with _folder(order, work) as kept, stop_told(work.state, kept, order.progress):
             return _run(order, work, kept)
 
@@ -150,18 +153,19 @@ def _session(order: Order, material: _Material) -> Iterator:
     job = prepare.job(order.sources, order.recipe, material.encoded, material.latents, material.priors, material.shown)
     with trainable(order.sources.model) as patcher, aside(text and text.patcher) as encoders:
         planner = Planner(patcher, text)
+        asked = run.measures if text else asked_for(run.measures, planner.device)
         try:
-            settled, line = planner.settle(job, run.measures, run.automatic)
+            settled, line = planner.settle(job, asked, run.automatic)
             measures, needed = settled.measures, settled.need.total - settled.need.weights
         except UnforeseeableError as reason:
-            measures, needed, line = planner.unforeseen(run.measures, run.automatic, reason)
+            measures, needed, line = planner.unforeseen(asked, run.automatic, reason)
         foreseen = planner.way(measures)
         order.progress.keep(line)
         log.info("%s: %s", run.name, line)
         with loaded(patcher, measures, needed, encoders) as way:
             if settled:
                 tell(order.progress, planner.otherwise(job, settled, foreseen, way))
-            yield patcher, planner.expected(job, settled, way) if settled else None
+            yield patcher, measures, planner.expected(job, settled, way) if settled else None
 
 
 def _set_up(order: Order, material: _Material, patcher) -> _Work:
@@ -193,12 +197,14 @@ def _run(order: Order, work: _Work, kept: RunFolder) -> Trained:
         order.recipe, order.pictures, state, work.denoiser, work.samples, weight_norms(order.subject.layers), kept.path,
         work.adapter, partial(_labelled, work.material.facts),
     )  # fmt: skip
-    problem, reality, unmoved = "", Reality(work.denoiser.device, work.expected, progress), Unmoved(state.factors)
+    problem, unmoved, device = "", Unmoved(state.factors), work.denoiser.device
+    replayed = replaying(device, work.measures, partial(tell, progress))
     try:
-        with ended_by_signals(), attached(state.factors.branches), kept.kept(state, work.adapter):
+        with ended_by_signals(), attached(state.factors.branches), kept.kept(state, work.adapter), replayed as gradient:
+            reality = Reality(device, work.expected, progress, gradient)
             previewer.begin(run.start_over)
             trouble = partial(_trouble, progress, kept, previewer)
-            steps = train(config, state, work.denoiser, work.samples, trouble, reality.relief)
+            steps = train(config, state, work.denoiser, work.samples, trouble, reality.relief, gradient)
             for result in watch.over(reality.over(steps)):
                 tell(progress, unmoved.look())
                 kept.note(result)

@@ -9,6 +9,7 @@ import gc
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from lora_loom.lora_core.training.inject import Factors, attached
 from lora_loom.lora_core.training.layers import LayersConfig
 from lora_loom.lora_core.training.objective_config import ObjectiveConfig
 from lora_loom.lora_core.training.plan import Measures
+from lora_loom.lora_core.training.replayed import Replayed
 from lora_loom.lora_core.training.state import TrainState
 from lora_loom.lora_core.training.targets import select
 from lora_loom.lora_core.training.trainer import Sample, make_optimizer, train
@@ -112,13 +114,18 @@ def samples_of(trio: tiny.Loaded, denoiser: ComfyDenoiser, texts: tuple[str, ...
 
 
 def steps_of(
-    trio: tiny.Loaded, patcher: Any, factors: Factors, texts: tuple[str, ...] = ("a", "b"), **choices: Any
+    trio: tiny.Loaded,
+    patcher: Any,
+    factors: Factors,
+    texts: tuple[str, ...] = ("a", "b"),
+    gradient: Replayed | None = None,
+    **choices: Any,
 ) -> Iterator[Any]:
     config, draw = TrainConfig(steps=10, batch_size=BATCH, **choices), torch.Generator().manual_seed(0)
     denoiser = ComfyDenoiser(patcher)
     samples = samples_of(trio, denoiser, texts)
     state = TrainState(factors, Batches([1] * BATCH, BATCH, 1, draw), draw, make_optimizer(factors, config))
-    return train(config, state, denoiser, samples)
+    return train(config, state, denoiser, samples, gradient=gradient)
 
 
 def factors_of(patcher: Any, rank: int = 4) -> Factors:
@@ -172,6 +179,46 @@ def test_a_step_costs_no_more_than_it_did(models, tmp_path: Path, family: str) -
     assert step.inside == 0, f"the host waits for what is queued before all is; {step}"
     assert each <= most.launches, f"{each:.2f} launches a layer; {step}"
     assert step.totals.stalls <= most.stalls, str(step)
+
+
+class Unstalled:
+    """Stands for graphs: does the work again, and counts what no capture of a GPU would take."""
+
+    def __init__(self) -> None:
+        self.runs, self.waits, self.copied = 0, 0, 0
+
+    def run(self, work: Any) -> None:
+        before = pretend.totals()
+        work()
+        after = pretend.totals()
+        self.runs += 1
+        self.waits += after.stalls - before.stalls
+        self.copied += after.to_device - before.to_device + after.to_host - before.to_host
+
+    def capture(self, work: Any) -> Any:
+        self.run(work)
+        return partial(self.run, work)
+
+    def close(self) -> None:
+        pass
+
+
+@pytest.mark.parametrize("family", ["sd15", "flux1"])
+@pytest.mark.parametrize("texts", [("a", "b"), ("a", "many words, " * 30)], ids=["alike", "of two lengths"])
+def test_what_is_captured_of_a_step_looks_at_nothing_and_copies_nothing(
+    models, tmp_path: Path, family: str, texts: tuple[str, ...]
+) -> None:
+    """From the batch on the device to the flat gradient."""
+    trio, graphs, told = in_bf16(models(family), family, tmp_path), Unstalled(), []
+    with torch.inference_mode(), training_session(trio.model, checkpointing=False) as patcher:
+        factors = factors_of(patcher)
+        factors.options = LayersConfig(rank_dropout=0.3)
+        with attached(factors.branches):
+            steps = steps_of(trio, patcher, factors, texts, Replayed(graphs, told.append))
+            for _ in range(8):
+                next(steps)
+    assert not told and graphs.runs > 5, (told, vars(graphs))
+    assert graphs.waits == graphs.copied == 0, vars(graphs)
 
 
 @pytest.mark.parametrize("family", ["sdxl", "qwen_image", "anima"])
