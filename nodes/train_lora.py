@@ -89,6 +89,7 @@ class TrainLora(io.ComfyNode):
                 PreviewsType.Input("previews", optional=True, tooltip="From Training Previews: pictures of the LoRA while it is trained. They do not change the result."),
                 ValidationType.Input("validation", optional=True, tooltip="From Training Validation: shows when to stop, and can stop or choose the best LoRA."),
                 file_input("continue_from", optional=True, advanced=True, tooltip="A LoRA file to go on from, in any format: its layers are trained on, each at its own rank and alpha. None begins from nothing."),
+                io.Boolean.Input("cuda_graphs", default=False, optional=True, advanced=True, tooltip="Experimental, and not yet tried on a GPU: replay steps from CUDA graphs, which is faster where a GPU waits for Python. For runs without gradient_checkpointing, offload and text_rank. The first steps are compared with plain ones; if they differ, the run goes on without."),
             ],
             outputs=[
                 io.LoraModel.Output("lora_model", tooltip="For ComfyUI's own Load LoRA Model and Save LoRA Weights."),
@@ -131,7 +132,7 @@ class TrainLora(io.ComfyNode):
         run_name="my_lora", resume="continue", timesteps=AUTO, shift=3.0, weighting="none", lr_schedule="cosine", warmup=0,
         caption_dropout=0.0, max_grad_norm=1.0, gradient_checkpointing=True, save_every=250, include="", exclude="",
         preserve="", preservation=0.0, memory=AUTO, offload=0.0, text_rank=0, text_learning_rate=0.0, prior_vae=None,
-        optimizer=None, objective=None, layers=None, previews=None, validation=None, continue_from=NONE,
+        optimizer=None, objective=None, layers=None, previews=None, validation=None, continue_from=NONE, cuda_graphs=False,
     ) -> io.NodeOutput:  # fmt: skip
         optimizer = optimizer or OptimizerConfig(schedule=lr_schedule, warmup=warmup, max_grad_norm=max_grad_norm)
         objective = objective or ObjectiveConfig(timesteps=timesteps, shift=shift, weighting=weighting)
@@ -146,7 +147,7 @@ class TrainLora(io.ComfyNode):
             steps=steps, learning_rate=chosen.learning_rate, batch_size=batch_size, accumulation=accumulation, seed=seed,
             optimizer=optimizer, objective=objective, caption_dropout=caption_dropout, preservation=preservation,
         )  # fmt: skip
-        measures, auto = Measures(gradient_checkpointing, offload), chosen.chosen()
+        measures, auto = Measures(gradient_checkpointing, offload, graph=cuda_graphs), chosen.chosen()
         text = TextConfig(text_rank, text_learning_rate or chosen.learning_rate / 2) if text_rank else None
         auto |= {"text_learning_rate": f"{text.learning_rate:g}"} if text and not text_learning_rate else {}
         run = Run(run_name, save_every, measures, memory == AUTO, resume == "start over", chosen.note(), previews, auto)

@@ -156,7 +156,7 @@ def test_text_encoders(models, random_adapter, add_text) -> None:
     blocks = {name: block["cosine"] for name, block in found["pairs"]["AB"].items()}
     assert [name for name, cosine in blocks.items() if cosine > 0.99] == ["TEXT"]
     assert any(TEXT_PREFIX in head["attention"] for head in found["heads"]) and "pull the same way" in report
-    with pytest.raises(ValueError, match="connect a lora_stack"):
+    with pytest.raises(ValueError, match="connect an adapter or a lora_stack"):
         run(trio.model, [])
 
 

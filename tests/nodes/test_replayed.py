@@ -224,11 +224,10 @@ def test_a_run_takes_graphs_when_it_is_asked_to(models, data, runs, monkeypatch,
     monkeypatch.setattr(graphs, "lacking", lambda _device: "")
     run = partial(run_train, models("flux1"), data, resume="start over", memory="as set", steps=14, batch_size=1)
     plain = run(gradient_checkpointing=False)
-    monkeypatch.setenv(graphs.SWITCH, "1")
-    run(gradient_checkpointing=True)
+    run(gradient_checkpointing=True, cuda_graphs=True)
     assert not tapes and "steps replayed from graphs" not in caplog.text
     with caplog.at_level("INFO"):
-        again = run(gradient_checkpointing=False)
+        again = run(gradient_checkpointing=False, cuda_graphs=True)
     (tape,) = tapes
     assert "steps replayed from graphs" in caplog.text and "graphs of the step" in caplog.text
     assert tape.replayed > replayed.HELD * tape.captured > 0 and tape.closed == 1
@@ -258,6 +257,5 @@ def test_a_run_out_of_memory_gives_graphs_up_before_it_steps_again(models, data,
     monkeypatch.setattr(graphs, "lacking", lambda _device: "")
     run = partial(run_train, models("flux1"), data, resume="start over", memory="as set", steps=10, batch_size=1)
     plain = run(gradient_checkpointing=False)
-    monkeypatch.setenv(graphs.SWITCH, "1")
-    assert run(gradient_checkpointing=False).loss_map == plain.loss_map
+    assert run(gradient_checkpointing=False, cuda_graphs=True).loss_map == plain.loss_map
     assert tape.replayed == 6 and tape.closed == 1 and "memory ran out in a step" in caplog.text

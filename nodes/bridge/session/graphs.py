@@ -1,12 +1,11 @@
 """Steps of a run as graphs of a CUDA device, where they are asked for.
 
-No node shows this yet, and no run takes it of its own accord: LORA_LOOM_GRAPHS=1 asks for it.
+No run takes this of its own accord: Train LoRA's cuda_graphs asks for it.
 """
 
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
@@ -19,7 +18,6 @@ from ....lora_core.training.replayed import Replayed
 from ..host.device import streams_of
 
 _MODE = "thread_local"  # of captures: calls that other threads make to the device meanwhile are let pass
-SWITCH = "LORA_LOOM_GRAPHS"
 log = logging.getLogger("lora_loom")
 
 
@@ -91,13 +89,12 @@ def lacking(device: torch.device) -> str:
     return ""
 
 
-def asked_for(measures: Measures, device: torch.device) -> Measures:
-    """The measures with graphs, if the environment asks for them and the device can."""
-    if os.environ.get(SWITCH) != "1":
+def possible(measures: Measures, device: torch.device) -> Measures:
+    """The measures, without graphs where the device cannot."""
+    if not measures.graph or not (why := lacking(device)):
         return measures
-    if why := lacking(device):
-        log.warning("%s=1: %s", SWITCH, why)
-    return replace(measures, graph=not why)
+    log.warning("cuda_graphs: %s", why)
+    return replace(measures, graph=False)
 
 
 @contextmanager

@@ -38,7 +38,7 @@ from ..model.denoiser import ComfyDenoiser
 from ..model.names import family_of
 from ..model.text_encoders import TextDenoiser
 from ..model.weights import ComfyFrozen
-from ..session.graphs import asked_for, replaying
+from ..session.graphs import possible, replaying
 from ..session.memory_plan import Planner, UnforeseeableError
 from ..session.session import aside, loaded, trainable
 from . import earlier_result, prepare
@@ -153,7 +153,7 @@ def _session(order: Order, material: _Material) -> Iterator:
     job = prepare.job(order.sources, order.recipe, material.encoded, material.latents, material.priors, material.shown)
     with trainable(order.sources.model) as patcher, aside(text and text.patcher) as encoders:
         planner = Planner(patcher, text)
-        asked = run.measures if text else asked_for(run.measures, planner.device)
+        asked = replace(run.measures, graph=False) if text else possible(run.measures, planner.device)
         try:
             settled, line = planner.settle(job, asked, run.automatic)
             measures, needed = settled.measures, settled.need.total - settled.need.weights
