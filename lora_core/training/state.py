@@ -9,10 +9,10 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from ..swap import holding
 from .batches import Batches
 from .health import Health
 from .inject import Factors
-from .optimizers.schedule_free import ScheduleFreeAdamW
 from .record import Record
 
 
@@ -57,21 +57,17 @@ class TrainState:
 
         On leaving, the trained ones are back, bit for bit. A run that averages nothing has only one kind.
         """
-        flat, average = self.factors.flat, self._average()
+        average = self._average()
         if average is None:
             yield
             return
-        trained = flat.clone()
-        try:
-            flat.copy_(average)
+        with holding(self.factors.flat, average):
             self.factors.cap_()  # an average of products is not the product of averages
             yield
-        finally:
-            flat.copy_(trained)
 
     def _average(self) -> Tensor | None:
-        if isinstance(self.optimizer, ScheduleFreeAdamW):
-            return torch.cat(self.optimizer.averages())
+        if averages := getattr(self.optimizer, "averages", None):
+            return torch.cat(averages())
         return self.ema
 
     def follow(self, decay: float) -> None:

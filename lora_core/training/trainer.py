@@ -11,11 +11,12 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from . import objective, optimizers, schedules, snapshot, timesteps
+from . import objective, schedules, snapshot, timesteps
 from .config import TrainConfig
 from .health import GOOD_EVERY, LOWERED, MOST_IN_A_ROW, RUINED, diverged, quiet, suspicious
 from .inject import Factors
 from .objective import Denoiser
+from .optimizers.build import optimizer_of
 from .ruin import Shown, rise
 from .sample import Sample, place_weights
 from .state import TrainState
@@ -38,7 +39,7 @@ def make_optimizer(factors: Factors, config: TrainConfig, text_rate: float = 0.0
     """The optimiser of all parts of the factors; text encoders at `text_rate`."""
     rates = [part.rate * (text_rate if part.text else config.learning_rate) for part in factors.parts]
     parts = [(part.flat, part.matrices, rate) for part, rate in zip(factors.parts, rates, strict=True)]
-    optimizer = optimizers.make(config.optimizer, parts)
+    optimizer = optimizer_of(config.optimizer, parts)
     # fused kernels change a tensor without telling its version, by which the factors' copies know that they are old
     optimizer.register_step_post_hook(lambda *_: torch.autograd.graph.increment_version(factors.flat))
     for group, part in zip(optimizer.param_groups, factors.parts, strict=True):
@@ -81,7 +82,10 @@ def train(
             continue
         rate = _rate(config, state, config.learning_rate)
         _update(config, state, found.loss, found.norm)
-        yield StepResult(state.step, found.loss, found.norm, rate, found.text_norm, found.preservation, found.looks)
+        yield StepResult(
+            state.step, found.loss, found.norm, rate,
+            text_norm=found.text_norm, preservation=found.preservation, looks=found.looks,
+        )  # fmt: skip
 
 
 def _forth_and_back(

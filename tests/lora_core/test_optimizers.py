@@ -12,9 +12,10 @@ import prodigyopt
 import pytest
 import schedulefree
 import torch
-from lora_loom.lora_core.training import optimizers
+from harness import help_pages
 from lora_loom.lora_core.training.config import OPTIMIZERS, OptimizerConfig
 from lora_loom.lora_core.training.optimizers import adamw8bit
+from lora_loom.lora_core.training.optimizers.build import optimizer_of
 from safetensors.torch import load_file
 from torch import Tensor
 from torch.optim import Optimizer
@@ -53,7 +54,7 @@ class Problem:
 
 def ours(config: OptimizerConfig, rate: Callable[[int], float], steps: int = STEPS) -> tuple[Problem, Optimizer]:
     problem = Problem(dtype=torch.float64)
-    optimizer = optimizers.make(config, problem.parts(rate(0)))
+    optimizer = optimizer_of(config, problem.parts(rate(0)))
     advance(problem, optimizer, rate, steps)
     return problem, optimizer
 
@@ -125,6 +126,15 @@ CASES: dict[str, tuple[dict[str, Any], float, Callable[[Problem], Optimizer]]] =
 }
 
 
+ELSEWHERE = {"schedule_free_adamw", "adamw8bit"}  # whose references are in tests of their own below
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_it_has_a_reference(name):
+    """The implementation of its authors, or another's."""
+    assert name in {case.partition(",")[0] for case in CASES} | ELSEWHERE, f"nothing that {name} is compared with"
+
+
 @pytest.mark.parametrize("schedule", [falling, warm])
 @pytest.mark.parametrize("case", CASES)
 def test_it_goes_the_way_of_its_reference(case, schedule):
@@ -145,7 +155,7 @@ def test_muon_takes_the_steps_of_torch_with_matrices_side_by_side():
         matrices.append(part.view(shape))
         matrices[-1].grad = grad.view(shape)
     alone = [matrix.clone() for matrix in matrices]
-    together = optimizers.make(OptimizerConfig("muon", weight_decay=0.1), [(flat, matrices, 1e-2)])
+    together = optimizer_of(OptimizerConfig("muon", weight_decay=0.1), [(flat, matrices, 1e-2)])
     reference = torch.optim.Muon(alone, 1e-2, momentum=0.95, weight_decay=0.1, adjust_lr_fn="match_rms_adamw")
     for _ in range(5):
         flat.grad.copy_(torch.randn(flat.shape, generator=draw))
@@ -183,7 +193,7 @@ def test_states_that_were_kept_for_each_matrix_go_on(name):
     problem, optimizer = ours(OptimizerConfig(name), falling(1e-2), 5)
     whole, _ = ours(OptimizerConfig(name), falling(1e-2), 8)
     kept = [{key: value.clone() for key, value in optimizer.state[matrix].items()} for matrix in problem.matrices]
-    fresh = optimizers.make(OptimizerConfig(name), problem.parts(1e-2))
+    fresh = optimizer_of(OptimizerConfig(name), problem.parts(1e-2))
     for matrix, state in zip(problem.matrices, kept, strict=True):
         fresh.state[matrix].update(state)
     advance(problem, fresh, lambda step: falling(1e-2)(step + 5), 3)
@@ -194,8 +204,8 @@ def test_prodigy_estimates_each_part_for_itself():
     """The gradients of one part do not reach the other: the text encoder's rate is its own."""
     both, alone = Problem(), Problem()
     other = Problem(seed=9, size=100.0)
-    pair = optimizers.make(OptimizerConfig("prodigy"), [*both.parts(1.0), *other.parts(0.5)])
-    single = optimizers.make(OptimizerConfig("prodigy"), alone.parts(1.0))
+    pair = optimizer_of(OptimizerConfig("prodigy"), [*both.parts(1.0), *other.parts(0.5)])
+    single = optimizer_of(OptimizerConfig("prodigy"), alone.parts(1.0))
     for _ in range(STEPS):
         for problem in (both, alone, other):
             problem.differentiate()
@@ -211,7 +221,7 @@ def test_a_step_of_muon_is_orthogonal_and_as_large_as_one_of_adamw(shape):
     """Liu et al. 2025: 0.2 sqrt(longer side) U V^T; five Newton-Schulz steps bring singular values near 1."""
     matrix = torch.zeros(shape)
     matrix.grad = torch.randn(shape, generator=torch.Generator().manual_seed(1)) * 1e-4
-    optimizers.make(OptimizerConfig("muon", weight_decay=0.0), [(matrix, [matrix], 1e-2)]).step()
+    optimizer_of(OptimizerConfig("muon", weight_decay=0.0), [(matrix, [matrix], 1e-2)]).step()
     assert torch.cosine_similarity(matrix.flatten(), -matrix.grad.flatten(), dim=0) > 0.5
     values = torch.linalg.svdvals(matrix) / (1e-2 * 0.2 * math.sqrt(max(shape)))
     assert 0.6 < float(values.min()) and float(values.max()) < 1.3
@@ -222,8 +232,8 @@ def test_a_step_of_muon_is_orthogonal_and_as_large_as_one_of_adamw(shape):
 def test_tiny_and_huge_gradients_make_finite_steps(name, size):
     """The first gradient of every A is exactly 0, and gradients of large networks are tiny."""
     problem = Problem(size=size)
-    schedule = "constant" if name == "schedule_free_adamw" else "cosine"
-    optimizer = optimizers.make(OptimizerConfig(name, schedule), problem.parts(1e-3))
+    schedule = "constant" if OPTIMIZERS[name].averages else "cosine"
+    optimizer = optimizer_of(OptimizerConfig(name, schedule), problem.parts(1e-3))
     start = problem.flat.clone()
     optimizer.step()
     assert torch.allclose(problem.flat, start, rtol=1e-4)
@@ -270,7 +280,7 @@ def test_eight_bit_adamw_ends_where_bitsandbytes_does():
     """The file holds `values` of bitsandbytes 0.50.2, AdamW8bit(lr=1e-2, weight_decay=0.01, min_8bit_size=1), here."""
     wanted = load_file(BITSANDBYTES)["values"]
     config = OptimizerConfig("adamw8bit")
-    found = eight_bit_problem(lambda values: optimizers.make(config, [(values, [], 1e-2)]))
+    found = eight_bit_problem(lambda values: optimizer_of(config, [(values, [], 1e-2)]))
     exact = eight_bit_problem(lambda values: torch.optim.AdamW([values], 1e-2, weight_decay=0.01))
     way = (exact - eight_bit_problem(lambda values: torch.optim.SGD([values], 0.0))).norm()
     off, rounding = float((found - wanted).norm() / way), float((wanted - exact).norm() / way)
@@ -283,7 +293,7 @@ def test_eight_bit_adamw_trains_a_network_as_well_as_adamw():
         draw = torch.Generator().manual_seed(0)
         x, y = torch.randn(64, 8, generator=draw), torch.randn(64, 4, generator=draw)
         flat = torch.randn(8 * 40 + 40 * 4, generator=draw) * 0.2
-        optimizer = optimizers.make(OptimizerConfig(name), [(flat, [], 3e-3)])
+        optimizer = optimizer_of(OptimizerConfig(name), [(flat, [], 3e-3)])
         for _ in range(300):
             leaf = flat.detach().requires_grad_()
             loss = (torch.tanh(x @ leaf[:320].view(8, 40)) @ leaf[320:].view(40, 4) - y).square().mean()
@@ -294,32 +304,38 @@ def test_eight_bit_adamw_trains_a_network_as_well_as_adamw():
 
 
 def test_chunks_change_nothing(monkeypatch):
-    whole = eight_bit_problem(lambda values: optimizers.make(OptimizerConfig("adamw8bit"), [(values, [], 1e-2)]))
+    whole = eight_bit_problem(lambda values: optimizer_of(OptimizerConfig("adamw8bit"), [(values, [], 1e-2)]))
     monkeypatch.setattr(adamw8bit, "_BLOCKS_AT_ONCE", 1)
-    parts = eight_bit_problem(lambda values: optimizers.make(OptimizerConfig("adamw8bit"), [(values, [], 1e-2)]))
+    parts = eight_bit_problem(lambda values: optimizer_of(OptimizerConfig("adamw8bit"), [(values, [], 1e-2)]))
     assert torch.equal(whole, parts)
 
 
-BYTES = {"adamw": 8, "adamw8bit": 2.03125, "lion": 4, "prodigy": 16, "schedule_free_adamw": 8, "muon": 4}
+BYTES = {
+    "adamw": 8, "adamw8bit": 2.03125, "lion": 4, "prodigy": 16, "schedule_free_adamw": 8, "muon": 4,
+    "adafactor": (16 + 1024 + 4096 + 16) * 4 / (16 * 1024 + 4096 * 16),  # a row and a column per matrix
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_bytes_of_state_per_parameter(name):
+    """As the help page tells them, too."""
+    assert name in BYTES, f"nothing says how many bytes of state {name} keeps"
     a, b = torch.zeros(16, 1024), torch.zeros(4096, 16)
     flat = torch.cat([a.flatten(), b.flatten()])
-    schedule = "constant" if name == "schedule_free_adamw" else "cosine"
-    optimizer = optimizers.make(OptimizerConfig(name, schedule), [(flat, [a, b], 1e-3)])
+    schedule = "constant" if OPTIMIZERS[name].averages else "cosine"
+    optimizer = optimizer_of(OptimizerConfig(name, schedule), [(flat, [a, b], 1e-3)])
     for tensor in (flat, a, b):
         tensor.grad = torch.ones_like(tensor)
     optimizer.step()
     state = [value for values in optimizer.state.values() for value in values.values() if value.ndim]
-    wanted = BYTES.get(name, (16 + 1024 + 4096 + 16) * 4 / len(flat))  # adafactor: a row and a column per matrix
-    assert sum(value.numel() * value.element_size() for value in state) / len(flat) == wanted
+    assert sum(value.numel() * value.element_size() for value in state) / len(flat) == BYTES[name]
+    told = help_pages.table("LoraLoom_Optimizer", "Which optimiser")[name][1]
+    assert told == (f"{BYTES[name]:.0f} bytes" if BYTES[name] > 1 else "almost none")
 
 
 @pytest.mark.parametrize("name", ["adamw"])
 def test_adamw_is_the_fused_kernel_where_there_is_one(name):
-    optimizer = optimizers.make(OptimizerConfig(name), Problem().parts(1e-3))
+    optimizer = optimizer_of(OptimizerConfig(name), Problem().parts(1e-3))
     assert optimizer.param_groups[0]["fused"] is True
     elsewhere = torch.zeros(3, device="meta")
-    assert optimizers.make(OptimizerConfig(name), [(elsewhere, [], 1e-3)]).param_groups[0]["fused"] is False
+    assert optimizer_of(OptimizerConfig(name), [(elsewhere, [], 1e-3)]).param_groups[0]["fused"] is False

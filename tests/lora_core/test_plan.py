@@ -10,7 +10,7 @@ import torch
 from lora_loom.lora_core.training.config import OPTIMIZERS, OptimizerConfig
 from lora_loom.lora_core.training.inject import Factors
 from lora_loom.lora_core.training.meter import Meter, Work
-from lora_loom.lora_core.training.optimizers import make
+from lora_loom.lora_core.training.optimizers.build import optimizer_of
 from lora_loom.lora_core.training.plan import (
     GB,
     SLACK,
@@ -54,7 +54,7 @@ def test_the_state_of_every_optimiser_is_counted(name: str) -> None:
     layers = {"layer": nn.Linear(320, 640)}
     factors = Factors(layers, 8, 8.0, torch.Generator().manual_seed(0))
     matrices = [matrix for branch in factors.branches.values() for matrix in (branch.lora_A, branch.lora_B)]
-    optimizer = make(OptimizerConfig(name, schedule="constant"), [(factors.flat, matrices, 1e-3)])
+    optimizer = optimizer_of(OptimizerConfig(name, schedule="constant"), [(factors.flat, matrices, 1e-3)])
     factors.flat.grad.fill_(0.1)
     optimizer.step()
     kept = [value for state in optimizer.state.values() for value in state.values() if torch.is_tensor(value)]

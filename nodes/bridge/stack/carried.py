@@ -9,13 +9,12 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
-import torch
 from comfy.weight_adapter import WeightAdapterBase
 from torch import Tensor
 
-from ....lora_core.kinds.correction import Correction
-from ....lora_core.low_rank import LowRank
-from ....lora_core.stored import as_text, as_tuple
+from ....lora_core import nested_hash
+from ....lora_core.nested_hash import HashSpelling
+from ....lora_core.stored import as_text
 from ..host import picture_metadata
 from . import bypass_injection
 from .apply_chain import KindPatch
@@ -25,16 +24,29 @@ BELOW = "LoRAs below"  # their key in the settings of a run
 _WHOLE = 2**22  # numbers of a tensor that are all looked at; of a larger one, as many at even distances
 
 
+def _sampled(tensor: Tensor) -> Tensor:
+    flat = getattr(tensor, "_qdata", tensor).as_subclass(Tensor).detach().flatten()
+    return flat[:: -(-flat.numel() // _WHOLE) or 1]
+
+
+def _count(value: Any) -> str:
+    return f"{len(value) if isinstance(value, tuple) else ''};"
+
+
+_WEIGHTS = HashSpelling(as_text, taken=_sampled)
+_KINDS = HashSpelling(as_text, record=";{tag!r}", field=_count, taken=_sampled)
 _KNOWN: WeakKeyDictionary[Any, dict[bool, tuple[tuple, list[dict[str, Any]]]]] = WeakKeyDictionary()
 
 
 class Patch(NamedTuple):
-    """One correction of the weight `key`; `loaded` is the same for all that a loader read of a file."""
+    """One correction of the weight `key`; `loaded` is the same for all that a loader read of a file, and `spelling` how
+    it is hashed."""
 
     key: str
     strength: float
     value: Any
     loaded: int | None
+    spelling: HashSpelling = _WEIGHTS
 
 
 @dataclass
@@ -80,10 +92,10 @@ def _applied(patcher, printed: bool) -> list[dict[str, Any]]:
 
 def _hashed(patcher, printed: bool) -> list[dict[str, Any]]:
     groups: dict[tuple[int | None, float], _Lora] = {}
-    for key, strength, value, loaded in sorted(_patches(patcher, printed), key=lambda patch: patch.key):
-        group = groups.setdefault((loaded, strength), _Lora())
-        group.digest.update(key.encode())
-        _add(group.digest, value, printed)
+    for patch in sorted(_patches(patcher, printed), key=lambda patch: patch.key):
+        group = groups.setdefault((patch.loaded, patch.strength), _Lora())
+        group.digest.update(patch.key.encode())
+        nested_hash.add(group.digest, patch.value, patch.spelling)
         group.layers += 1
     found = [
         {"weights": group.digest.hexdigest()[:32], "strength": strength, "layers": group.layers}
@@ -99,7 +111,7 @@ def _patches(patcher, printed: bool) -> Iterator[Patch]:
             if isinstance(value, FusedLoRA):
                 yield Patch(key, float(strength), value.weights, None)
             elif isinstance(value, KindPatch) and not printed:
-                yield Patch(key, float(strength), value.weights[:2], None)  # the third are tensors of the first
+                yield Patch(key, float(strength), value.weights[:2], None, _KINDS)  # the third are tensors of the first
             elif isinstance(value, WeightAdapterBase):
                 yield Patch(key, float(strength), value.weights, id(value.loaded_keys))
             elif isinstance(value, tuple):  # a whole difference; a list is of a merge of models
@@ -114,20 +126,3 @@ def _bypassed(inject) -> dict[str, tuple[WeightAdapterBase, float]]:
     manager = inspect.getclosurevars(inject).nonlocals.get("self") if inspect.isfunction(inject) else None
     adapters = getattr(manager, "adapters", {})
     return {key: held for key, held in adapters.items() if isinstance(held[0], WeightAdapterBase)}
-
-
-def _add(digest: Any, value: Any, printed: bool) -> None:
-    if isinstance(value, Tensor):
-        flat = getattr(value, "_qdata", value).as_subclass(Tensor).detach().flatten()
-        flat = flat[:: -(-flat.numel() // _WHOLE) or 1].cpu().contiguous()
-        digest.update(f"{value.dtype} {tuple(value.shape)}".encode())
-        digest.update(flat.view(torch.uint8).numpy().data)
-    elif isinstance(value, Iterable) and not isinstance(value, (str, bytes)):
-        for item in value:
-            _add(digest, item, printed)
-    elif isinstance(value, (Correction, LowRank)) and not printed:
-        for part in as_tuple(value):
-            digest.update(f"{len(part) if isinstance(part, tuple) else ''};".encode())
-            _add(digest, part, printed)
-    else:
-        digest.update(as_text(value).encode())
