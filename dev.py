@@ -46,8 +46,9 @@ OLDER_DIFFUSERS = TESTS / "older_diffusers.txt"
 NEWEST = TESTS / "newest.txt"
 # What newer parts could change: kernels, layouts, gradients, bytes, how weights are written and layers are called.
 NEWEST_TESTS = (
-    "training", "precision", "fused", "uncalled", "stack", "apply", "spans", "offload", "continue", "text", "encoding",
-    "dora", "gradients", "rope", "joined",
+    "model/test_encoding", "model/test_fused_layers", "model/test_rope", "model/test_spans", "model/test_text_encoders",
+    "session/test_offload", "stack/test_apply_chain", "stack/test_uncalled", "training/test_continue_from",
+    "test_dora", "test_gradients", "test_joined", "test_load_stack", "test_precision", "test_train_lora",
 )  # fmt: skip
 NEWER_FRONT_END = TESTS / "newer_front_end.txt"
 FRONT_END_FILES = Path("comfyui_frontend_package", "static")
@@ -141,7 +142,7 @@ def test_on_newest_parts(python: Path, arguments: list[str]) -> int:
 
 
 def newest_tests() -> list[str]:
-    return [f"tests/nodes/test_{name}.py" for name in NEWEST_TESTS]
+    return [f"tests/nodes/{name}.py" for name in NEWEST_TESTS]
 
 
 def test_with_newer_front_end(python: Path, side_by_side: list[str]) -> int:
