@@ -20,11 +20,11 @@ from harness.calls import encode, identities, loaded, relative_error, run_node
 from harness.problem import Problem
 from harness.runs import STEPS, cancelled, kept
 from harness.runs import train as run
+from harness.session import training_session
 from lora_loom.lora_core.adapter import TEXT_PREFIX, Adapter
 from lora_loom.lora_core.training import objective
 from lora_loom.lora_core.training.inject import Factors
 from lora_loom.nodes.bridge.model.text_encoders import TextDenoiser, tokenized
-from lora_loom.nodes.bridge.session.session import training_session
 from lora_loom.nodes.load_stack import LoadLoraStack
 from lora_loom.nodes.merge_lora import MergeLora
 from lora_loom.nodes.save_lora import SaveLora
