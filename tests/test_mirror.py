@@ -6,11 +6,13 @@ What is not one module's is a topic. A module without a test of its name is test
 
 from __future__ import annotations
 
+import ast
 from pathlib import PurePosixPath
 
 from harness.comfyui import ROOT
 
 TESTS = ROOT / "tests"
+COMFY = {"comfy", "folder_paths", "nodes", "tiny"}  # or what imports them
 ROOMS = (  # the tests of a folder and of those below it, and where their modules are
     (PurePosixPath("lora_core"), PurePosixPath("lora_core")),
     (PurePosixPath("nodes/bridge"), PurePosixPath("nodes")),
@@ -66,6 +68,16 @@ def test_every_test_has_the_name_of_a_module_or_is_a_topic() -> None:
 def test_topics_are_there_and_are_no_modules() -> None:
     assert TOPICS <= set(map(str, files()))
     assert [topic for topic in sorted(TOPICS) if any(map(is_there, modules(PurePosixPath(topic))))] == []
+
+
+def test_tests_of_lora_core_are_collected_without_comfyui() -> None:
+    """Those that ComfyUI's own code judges import it within, and use the fixture `comfyui`."""
+    for path in sorted((TESTS / "lora_core").rglob("*.py")):
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            names = (
+                [alias.name for alias in node.names] if isinstance(node, ast.Import) else [getattr(node, "module", "")]
+            )
+            assert not {(name or "").partition(".")[0] for name in names} & COMFY, path
 
 
 def test_it_would_notice() -> None:
