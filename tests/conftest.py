@@ -39,9 +39,10 @@ def pytest_configure(config: pytest.Config) -> None:
         config.pluginmanager.register(Selection(RINGS[PRETEND], config))
 
 
-def pytest_pycollect_makemodule(module_path: Path) -> None:
-    """Before the module is imported."""
-    if not module_path.is_relative_to(CORE):
+@pytest.hookimpl(tryfirst=True)
+def pytest_make_collect_report(collector: pytest.Collector) -> None:
+    """Before a module is imported."""
+    if isinstance(collector, pytest.Module) and not collector.path.is_relative_to(CORE):
         load_comfyui()
 
 
