@@ -3,7 +3,9 @@
     python dev.py demo                              train, stack and merge a LoRA in a real ComfyUI; pictures in demo/
     python dev.py test                              the whole test suite, and what of it tells of devices once more on
                                                     pretend ones: a GPU, a Mac, an Arc (Linux, g++)
-    python dev.py test ring                         only the latter
+    python dev.py test --quick                      the quick part of it, without server and browser: about 2 minutes on
+                                                    two cores, where the whole takes about 20 (pytest arguments follow)
+    python dev.py test ring                         only what runs on the pretend devices
     python dev.py test newest                       its tests of nodes that matter most, on the newest torch and kernels
     python dev.py test front-end                    its tests in a browser, with a newer front end than ComfyUI's own
     python dev.py test [pytest arguments]           pytest with these
@@ -46,8 +48,14 @@ OLDER_DIFFUSERS = TESTS / "older_diffusers.txt"
 NEWEST = TESTS / "newest.txt"
 # What newer parts could change: kernels, layouts, gradients, bytes, how weights are written and layers are called.
 NEWEST_TESTS = (
-    "training", "precision", "fused", "uncalled", "stack", "apply", "spans", "offload", "continue", "text", "encoding",
-    "dora", "gradients", "rope", "joined",
+    "model/test_encoding", "model/test_fused_layers", "model/test_rope", "model/test_spans", "model/test_text_encoders",
+    "session/test_offload", "stack/test_apply_chain", "stack/test_uncalled", "training/test_continue_from",
+    "test_dora", "test_gradients", "test_joined", "test_load_stack", "test_precision", "test_train_lora",
+)  # fmt: skip
+# The quick part: all of lora_core, how the code is laid out and written, and what nodes show to the world.
+QUICK_TESTS = (
+    "tests/lora_core", "tests/test_layering.py", "tests/test_mirror.py", "tests/test_style.py",
+    "tests/nodes/test_schema.py",
 )  # fmt: skip
 NEWER_FRONT_END = TESTS / "newer_front_end.txt"
 FRONT_END_FILES = Path("comfyui_frontend_package", "static")
@@ -93,8 +101,9 @@ def demo(arguments: list[str]) -> int:
 
 
 def test(arguments: list[str]) -> int:
-    """In as many processes as there are cores, up to four of about 3 GB each; with pytest's arguments, as they say."""
-    side_by_side = ["-n", str(min(os.cpu_count() or 1, 4)), "--dist", "loadfile"]
+    """In as many processes as there are cores, up to four of about 3 GB each; with pytest's arguments, as they say.
+    Files in their own order: those in a browser come first then, which hold few tests and take longest."""
+    side_by_side = ["-n", str(min(os.cpu_count() or 1, 4)), "--dist", "loadfile", "--no-loadscope-reorder"]
     python = prepared_python()
     if own_comfyui():
         check_older_diffusers()
@@ -102,6 +111,8 @@ def test(arguments: list[str]) -> int:
         return test_on_newest_parts(python, arguments[1:] or [*newest_tests(), *side_by_side])
     if arguments == ["front-end"]:
         return test_with_newer_front_end(python, side_by_side)
+    if arguments[:1] == ["--quick"]:
+        return run(python, "-m", "pytest", *QUICK_TESTS, *side_by_side, *arguments[1:])
     if arguments and arguments != ["ring"]:
         return run(python, "-m", "pytest", *arguments)
     suite = [] if arguments else [partial(run, python, "-m", "pytest", *side_by_side)]
@@ -141,7 +152,7 @@ def test_on_newest_parts(python: Path, arguments: list[str]) -> int:
 
 
 def newest_tests() -> list[str]:
-    return [f"tests/nodes/test_{name}.py" for name in NEWEST_TESTS]
+    return [f"tests/nodes/{name}.py" for name in NEWEST_TESTS]
 
 
 def test_with_newer_front_end(python: Path, side_by_side: list[str]) -> int:

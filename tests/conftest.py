@@ -1,4 +1,5 @@
-"""Every test sees a real ComfyUI; without one nothing runs, rather than everything being skipped."""
+"""Every test sees a real ComfyUI, but those of lora_core, which needs none; without one no other test runs, rather than
+being skipped."""
 
 from __future__ import annotations
 
@@ -19,8 +20,11 @@ from harness.inprocess import PRETEND, alias_pack, load_comfyui  # noqa: E402
 from harness.server import ComfyServer  # noqa: E402
 from harness.verified import VerifiedTable  # noqa: E402
 
+CORE = Path(__file__).resolve().parent / "lora_core"
+
 alias_pack()
-_BASE = load_comfyui()
+if PRETEND:
+    load_comfyui()  # before torch is imported
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -35,14 +39,22 @@ def pytest_configure(config: pytest.Config) -> None:
         config.pluginmanager.register(Selection(RINGS[PRETEND], config))
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_make_collect_report(collector: pytest.Collector) -> None:
+    """Before a module is imported."""
+    if isinstance(collector, pytest.Module) and not collector.path.is_relative_to(CORE):
+        load_comfyui()
+
+
 def pytest_unconfigure() -> None:
-    shutil.rmtree(_BASE, ignore_errors=True)
+    if load_comfyui.cache_info().currsize:
+        shutil.rmtree(load_comfyui(), ignore_errors=True)
 
 
 @pytest.fixture(scope="session")
 def comfy_base() -> Path:
     """The base directory of the ComfyUI in this process: its input, output, models/loras."""
-    return _BASE
+    return load_comfyui()
 
 
 @pytest.fixture(scope="session")

@@ -179,8 +179,18 @@ def test_newest_parts_that_cannot_be_imported_are_no_set_up(dev: ModuleType, mon
         dev.install_newest()
 
 
-def test_newest_tests_are_there(dev: ModuleType) -> None:
-    assert [path for path in dev.newest_tests() if not (ROOT / path).is_file()] == []
+def test_newest_and_quick_tests_are_there(dev: ModuleType) -> None:
+    assert [path for path in (*dev.newest_tests(), *dev.QUICK_TESTS) if not (ROOT / path).exists()] == []
+
+
+def test_quick_tests_come_before_what_pytest_is_told(dev: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[tuple[str, ...]] = []
+    monkeypatch.setattr(dev, "prepared_python", lambda developing=True: Path(sys.executable))
+    monkeypatch.setattr(dev, "check_older_diffusers", lambda: None)
+    monkeypatch.setattr(dev, "run", lambda python, *rest: started.append(rest) or 0)
+    assert dev.main(["test", "--quick", "-x"]) == 0
+    (arguments,) = started
+    assert arguments[:3] == ("-m", "pytest", "tests/lora_core") and arguments[-1] == "-x"
 
 
 def test_the_newer_front_end_lies_apart_and_gets_the_tests_that_open_a_page(
@@ -228,7 +238,7 @@ def test_commands_of_the_readme_are_known(
         if first != "-m":
             assert Path(first).is_file()
         for option in rest if first == "-m" else ():
-            assert not option.startswith("--") or request.config.getoption(option[2:].replace("-", "_")) is not None
+            assert not option.startswith("--") or request.config.getoption(option) is not None
 
 
 def test_the_readme_is_what_ci_types() -> None:

@@ -14,7 +14,6 @@ weights can be. So a correction of rank 1, whose cosines have heavy tails, needs
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from math import exp, inf, log, sqrt
 
 FALSE_ALARM = 0.01  # at most this share of reports on unrelated LoRAs marks anything
@@ -41,23 +40,14 @@ def excess_tail(ratio: float, terms: float) -> float:
 
 
 def cosine_floor(terms: float, comparisons: int) -> float:
-    """The |z| beyond which one of so many comparisons is no chance."""
-    return _solved(lambda z: cosine_tail(z, terms), 0.0, comparisons)
-
-
-def excess_floor(terms: float, comparisons: int) -> float:
-    """As `cosine_floor`, the multiple of chance."""
-    return _solved(lambda ratio: excess_tail(ratio, terms), 1.0, comparisons)
-
-
-def _solved(tail: Callable[[float], float], low: float, comparisons: int) -> float:
-    """Where a falling tail reaches the share of false alarms that each comparison may have."""
-    wanted, high = FALSE_ALARM / max(comparisons, 1), low + 1.0
-    while tail(high) > wanted:
-        high = low + 2 * (high - low)
+    """The |z| beyond which one of so many comparisons is no chance: there the tail ends that each may have as its share
+    of false alarms."""
+    wanted, low, high = FALSE_ALARM / max(comparisons, 1), 0.0, 1.0
+    while cosine_tail(high, terms) > wanted:
+        high *= 2
         if high > 1e9:
             return inf
     for _ in range(60):
         middle = (low + high) / 2
-        low, high = (middle, high) if tail(middle) > wanted else (low, middle)
+        low, high = (middle, high) if cosine_tail(middle, terms) > wanted else (low, middle)
     return high

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import secrets
 from collections.abc import Mapping
@@ -20,12 +19,11 @@ MAX_HEADER = 2**20  # ComfyUI shows no metadata of a larger header
 
 @dataclass(frozen=True)
 class SavedFile:
-    """`file_sha256` covers the whole file, `model_hash` its data section; `size` in bytes. `left_out` names what the
-    header had no room for, `filled` bytes are zeros that make layers alike (see `one_rank`)."""
+    """`model_hash` is of its data section; `size` in bytes. `left_out` names what the header had no room for, `filled`
+    bytes are zeros that make layers alike (see `one_rank`)."""
 
     path: Path
     size: int
-    file_sha256: str
     model_hash: str
     left_out: tuple[str, ...] = ()
     filled: int = 0
@@ -49,9 +47,7 @@ def save(
     packed = pack(tensors)
     head, left_out = _header(path, packed, metadata or {})
     write_whole(path, head, packed.data, overwrite=overwrite)
-    digest = hashlib.sha256(head)
-    digest.update(packed.data)
-    return SavedFile(path, len(head) + len(packed.data), digest.hexdigest(), packed.model_hash(), tuple(left_out))
+    return SavedFile(path, len(head) + len(packed.data), packed.model_hash(), tuple(left_out))
 
 
 def write_whole(path: Path, *parts: bytes | memoryview, overwrite: bool = True) -> None:

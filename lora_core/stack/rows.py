@@ -9,7 +9,6 @@ over, and so are lines that begin with `#`.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
 from math import isfinite
 from typing import Any
 
@@ -20,8 +19,7 @@ NONE = "None"  # what a row of a list is called that names no file
 
 _FIELDS = ("name", "strength", "text_strength", "blocks", "start", "end", "on")
 _TAG = re.compile(r"<(?:lora|lyco):([^<>\n]*)(>?)", re.IGNORECASE)
-_ESCAPED = {"%": "%25", ":": "%3A", "<": "%3C", ">": "%3E", "\n": "%0A", "\r": "%0D"}
-_CODE = re.compile("|".join(_ESCAPED.values()))
+_CODE = re.compile("%25|%3A|%3C|%3E|%0A|%0D")
 _KNOWN = "off, blocks=, start=, end=, unet= and te="
 
 
@@ -95,11 +93,6 @@ def parse(text: str) -> list[Row]:
     ]
 
 
-def to_text(rows: Iterable[Row]) -> str:
-    """One row to a line; `parse` reads back the same rows."""
-    return "\n".join(f"<lora:{':'.join(_parts(row))}>" for row in rows)
-
-
 def strength_of(value: object, what: str) -> float:
     """A strength as a number. Raises ValueError when it is none, or above LIMIT either way."""
     try:
@@ -122,26 +115,6 @@ def checked(row: Row) -> Row:
     for strength, what in zip(row[1:], ("the strength", "the text strength"), strict=True):
         strength_of(strength, f"{what} of {row.name}")
     return row
-
-
-def _parts(row: Row) -> Iterator[str]:
-    yield _escaped(row.name)
-    yield _number(row.strength)
-    if row.text_strength != row.strength:
-        yield _number(row.text_strength)
-    if row.blocks:
-        yield f"blocks={_escaped(row.blocks)}"
-    if row.start != 0.0:
-        yield f"start={_number(row.start)}"
-    if row.end != 1.0:
-        yield f"end={_number(row.end)}"
-    if not row.on:
-        yield "off"
-
-
-def _number(value: float) -> str:
-    """As short as it can be read back."""
-    return repr(float(value)).removesuffix(".0")
 
 
 def _row(tag: re.Match[str], line: int) -> Row:
@@ -201,12 +174,6 @@ def _share(key: str, text: str) -> float:
     if not 0 <= share <= 1:
         raise ValueError(f"{key} is {text!r}; write the share of sampling, from 0 to 1")
     return share
-
-
-def _escaped(text: str) -> str:
-    """Without what would end a part; a percent sign only where it would be read as such a code."""
-    text = _CODE.sub(lambda code: "%25" + code[0][1:], text)
-    return re.sub(r"[:<>\n\r]", lambda found: _ESCAPED[found[0]], text)
 
 
 def _plain(text: str) -> str:

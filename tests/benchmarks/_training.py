@@ -11,6 +11,7 @@ from typing import Any
 import _comfy  # noqa: F401  first: makes comfy importable
 import torch
 from _measure import Step, Variant
+from harness.session import training_session
 from lora_loom.lora_core.training import objective
 from lora_loom.lora_core.training.batches import Batches
 from lora_loom.lora_core.training.branch import Branch
@@ -21,7 +22,6 @@ from lora_loom.lora_core.training.state import TrainState
 from lora_loom.lora_core.training.targets import select
 from lora_loom.lora_core.training.trainer import Sample, make_optimizer, train
 from lora_loom.nodes.bridge.model.denoiser import ComfyDenoiser
-from lora_loom.nodes.bridge.session.session import training_session
 from torch import Tensor
 
 RANK = 16

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import tempfile
+from functools import cache
 from pathlib import Path
 from types import ModuleType
 
@@ -21,12 +22,13 @@ def alias_pack(name: str = "lora_loom") -> None:
     sys.modules[name] = package
 
 
+@cache
 def load_comfyui(base: Path | None = None) -> Path:
     """Makes `import comfy`, `import nodes`, `import folder_paths` those of ComfyUI, all its folders below `base` (a new
     temporary one unless given; returned). On the pretend device, if PRETEND, or else on the CPU unless torch sees CUDA.
-    Call once, before any such import."""
-    base = prepare_base(base or Path(tempfile.mkdtemp(prefix="lora-loom-")))
+    Call before any such import; again, it only returns the same folder."""
     sys.path.insert(0, str(comfyui_path()))
+    base = prepare_base(base or Path(tempfile.mkdtemp(prefix="lora-loom-")))
     if PRETEND:
         import comfy_aimdo.control
 

@@ -27,7 +27,6 @@ import pytest
 import tiny
 import torch
 from lora_loom.nodes.bridge.session import staging
-from lora_loom.nodes.bridge.session.session import training_session
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -35,6 +34,7 @@ from torch.utils._pytree import tree_leaves
 from harness.calls import encode
 from harness.host import COMPUTE, HOST, SIDE, Clock, Driver, Workers, join
 from harness.problem import Problem
+from harness.session import training_session
 
 _LAUNCHING_NOTHING = {"empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided", "set_"}
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-import comfy.lora
-import comfy.lora_convert
 import peft
 import pytest
 import torch
@@ -47,6 +45,8 @@ def applied(steps: list[Step], weight: Tensor) -> Tensor:
 
 def in_comfy(tensors: Mapping[str, Tensor], weight: Tensor, strength: float = 1.0) -> Tensor:
     """The same in ComfyUI, whose adapters log errors and go on: a weight that did not change is a failure here."""
+    import comfy.lora
+
     patches = comfy.lora.load_lora(dict(tensors), {"x": "x.weight"}, log_missing=False)
     patch = [(strength, patches["x.weight"], 1.0, None, None)]
     made = comfy.lora.calculate_weight(patch, weight.clone(), "x.weight")
@@ -154,6 +154,7 @@ TAKE_DORA = ("LoHa", "LoHa conv", "LoHa tucker", "LoKr pair pair", "LoKr whole p
 IN_COMFY = [kind for kind in KINDS if "tucker" not in kind or "LoHa" in kind]  # of LoKr it logs an error of torch.kron
 
 
+@pytest.mark.usefixtures("comfyui")
 @pytest.mark.parametrize("strength", STRENGTHS)
 @pytest.mark.parametrize("kind", IN_COMFY)
 def test_every_kind_is_what_comfyui_applies(kind: str, strength: float):
@@ -162,6 +163,7 @@ def test_every_kind_is_what_comfyui_applies(kind: str, strength: float):
     assert close(changed(tensors, weight, strength), in_comfy(tensors, weight, strength), weight)
 
 
+@pytest.mark.usefixtures("comfyui")
 @pytest.mark.parametrize("kind", [kind for kind in IN_COMFY if "x.alpha" in KINDS[kind][0] and "BOFT" not in kind])
 def test_every_kind_without_alpha(kind: str):
     tensors, shape = KINDS[kind]
@@ -170,6 +172,7 @@ def test_every_kind_without_alpha(kind: str):
     assert close(changed(tensors, weight, 0.6), in_comfy(tensors, weight, 0.6), weight)
 
 
+@pytest.mark.usefixtures("comfyui")
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("kind", ["LoHa tucker", "LoKr pair pair", "GLoRA", "OFT", "BOFT", "difference"])
 def test_every_kind_from_files_of_16_bits(kind: str, dtype: torch.dtype):
@@ -190,6 +193,7 @@ def test_every_kind_in_fp64(kind: str):
     assert torch.equal(half, changed(tensors, weight.bfloat16().float(), 0.6).bfloat16())
 
 
+@pytest.mark.usefixtures("comfyui")
 @pytest.mark.parametrize("axis", [0, 1], ids=["per row", "per column"])
 @pytest.mark.parametrize("kind", TAKE_DORA)
 def test_dora_on_every_kind_that_takes_it(kind: str, axis: int):
@@ -399,11 +403,14 @@ def fun() -> dict[str, Tensor]:
     }
 
 
+@pytest.mark.usefixtures("comfyui")
 @pytest.mark.parametrize(
     "tensors", [control(), uso(), fun(), lora(8, 8)], ids=["control", "USO", "Wan Fun", "as it is"]
 )
 def test_files_are_renamed_as_comfyui_renames_them(tensors: dict[str, Tensor], tmp_path: Path):
-    wanted = comfy.lora_convert.convert_lora(dict(tensors))
+    from comfy.lora_convert import convert_lora
+
+    wanted = convert_lora(dict(tensors))
     made = converted("f", tensors, torch.tensor)
     assert made.keys() == wanted.keys() and all(torch.equal(made[name], wanted[name]) for name in made)
     save.save(tmp_path / "f.safetensors", tensors)
@@ -422,6 +429,7 @@ def test_two_tensors_that_would_get_one_name_are_refused():
         formats.decode(tensors)
 
 
+@pytest.mark.usefixtures("comfyui")
 @pytest.mark.parametrize("strength", STRENGTHS)
 @pytest.mark.parametrize("old, new", [((24, 8), (24, 16)), ((20, 16), (24, 16)), ((24, 16), (24, 16)),
                                       ((24, 8, 3, 3), (24, 16, 3, 3))])  # fmt: skip
@@ -468,6 +476,7 @@ def dora_scale(shape: tuple[int, ...], axis: int) -> Tensor:
     return randn(*size, seed=5).abs() + 0.5
 
 
+@pytest.mark.usefixtures("comfyui")
 @pytest.mark.parametrize("strength", STRENGTHS)
 @pytest.mark.parametrize("axis", [0, 1], ids=["per row", "per column"])
 @pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
@@ -502,6 +511,7 @@ def test_a_flat_scale_is_of_the_side_that_is_as_long(shape: tuple[int, ...], axi
     torch.testing.assert_close(norms, tensors["x.dora_scale"], rtol=1e-6, atol=0)
 
 
+@pytest.mark.usefixtures("comfyui")
 def test_a_flat_scale_per_column_is_what_comfyui_applies():
     tensors = {**lora(24, 16), "x.dora_scale": dora_scale((24, 16), 1).flatten()}
     weight = randn(24, 16)
@@ -575,6 +585,7 @@ def test_a_scale_of_another_weight_does_not_fit():
 # ---- several on one weight -------------------------------------------------------------------------------------------
 
 
+@pytest.mark.usefixtures("comfyui")
 def test_plain_loras_are_summed_up_to_the_next_kind_that_depends_on_the_weight():
     plain, dora = lora(24, 16), {**lora(24, 16), "x.dora_scale": dora_scale((24, 16), 1)}
     rows = [(plain, 0.5), (plain, -0.2), (dora, 0.7), (plain, 1.0), (plain, 0.0)]

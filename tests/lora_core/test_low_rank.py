@@ -116,6 +116,7 @@ def comfy_delta(up: Tensor, down: Tensor, alpha: float, mid: Tensor | None, shap
     return adapter.calculate_weight(weight, "k", 1.0, 1.0, None, lambda w: w, intermediate_dtype=torch.float64)
 
 
+@pytest.mark.usefixtures("comfyui")
 @settings(**WIDE)
 @given(seed=seeds, out=sides, channels=sides, rank=ranks, alpha=alphas, kernel=kernels)
 def test_from_conv_equals_comfyui(seed, out, channels, rank, alpha, kernel):
@@ -125,6 +126,7 @@ def test_from_conv_equals_comfyui(seed, out, channels, rank, alpha, kernel):
     close(dense(item), comfy_delta(up, down, alpha, None, item.shape), 1e-13)
 
 
+@pytest.mark.usefixtures("comfyui")
 @settings(**WIDE)
 @given(seed=seeds, out=sides, channels=sides, rank=ranks, alpha=alphas, kernel=kernels.filter(lambda k: len(k) == 2))
 def test_tucker_equals_lycoris_and_comfyui(seed, out, channels, rank, alpha, kernel):

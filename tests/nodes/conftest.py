@@ -11,6 +11,10 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
+from harness.inprocess import load_comfyui
+
+load_comfyui()
+
 import comfy.model_management
 import folder_paths
 import pytest

@@ -12,6 +12,7 @@ import torch
 from harness import runs as runs_of
 from harness.calls import encode, relative_error, run_node
 from harness.runs import cancelled, kept
+from harness.session import training_session
 from lora_loom.lora_core.adapter import TEXT_PREFIX, Adapter
 from lora_loom.lora_core.training import objective
 from lora_loom.lora_core.training.config import LoraConfig, TrainConfig
@@ -22,7 +23,6 @@ from lora_loom.lora_core.training.trainer import add_gradient
 from lora_loom.nodes.bridge.model.denoiser import ComfyDenoiser
 from lora_loom.nodes.bridge.model.trained_layers import PREFIX
 from lora_loom.nodes.bridge.model.weights import ComfyFrozen, weight_of
-from lora_loom.nodes.bridge.session.session import training_session
 from lora_loom.nodes.layers import LoraLayers
 from lora_loom.nodes.load_stack import LoadLoraStack
 from lora_loom.nodes.save_lora import SaveLora

@@ -10,10 +10,11 @@ import tiny
 import torch
 from harness.calls import encode, relative_error
 from harness.problem import Problem
+from harness.session import training_session
 from lora_loom.lora_core.families import table
 from lora_loom.nodes.bridge.model.encoding import encode_captions
 from lora_loom.nodes.bridge.session import session
-from lora_loom.nodes.bridge.session.session import blocks, training_session
+from lora_loom.nodes.bridge.session.session import blocks
 from torch import Tensor, nn
 
 FAMILIES = ["sd15", "sd15_full", "flux1", "flux1_schnell", "wan_demo", *tiny.MORE]

@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 import torch
 from harness.calls import encode, loaded, run_node
+from harness.layers import apply_layers
 from lora_loom.lora_core.adapter import TEXT_PREFIX, Adapter
 from lora_loom.lora_core.analysis.interference import measure
 from lora_loom.lora_core.stack.rows import Row
 from lora_loom.nodes.bridge.model.base_figures import Base
-from lora_loom.nodes.bridge.stack.apply_chain import apply_layers
 from lora_loom.nodes.bridge.stack.entries import all_entries
 from lora_loom.nodes.interference import LoraInterference
 from lora_loom.nodes.leave_one_out import LeaveOneOut

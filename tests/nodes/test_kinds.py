@@ -13,12 +13,13 @@ import pytest
 import torch
 from harness.calls import loaded, relative_error, run_node
 from harness.kinds import MAKERS, NAMES, dora, loha, lora, randn, written
+from harness.layers import apply_layers
 from lora_loom.lora_core.files import formats
 from lora_loom.lora_core.files.hashes import data_hash
 from lora_loom.lora_core.stack.rows import Row
 from lora_loom.lora_core.stack.weighted import Weighted, exact_sum
 from lora_loom.nodes.bridge.model.names import NameTable
-from lora_loom.nodes.bridge.stack.apply_chain import KindPatch, apply_layers
+from lora_loom.nodes.bridge.stack.apply_chain import KindPatch
 from lora_loom.nodes.bridge.stack.apply_stack import apply_stack
 from lora_loom.nodes.bridge.stack.quick_patchers import StaticPatcher
 from lora_loom.nodes.convert_lora import ConvertLora

@@ -12,6 +12,8 @@ import pytest
 import tiny
 import torch
 from harness.calls import encode
+from harness.layers import apply_layers
+from harness.session import training_session
 from lora_loom.lora_core.training.config import LoraConfig, TrainConfig
 from lora_loom.lora_core.training.plan import GB
 from lora_loom.nodes.bridge.host import device
@@ -20,8 +22,7 @@ from lora_loom.nodes.bridge.model import caption_padding
 from lora_loom.nodes.bridge.model.denoiser import ComfyDenoiser
 from lora_loom.nodes.bridge.session import rates
 from lora_loom.nodes.bridge.session.rehearsal import Job, _condition, _without_memory
-from lora_loom.nodes.bridge.session.session import trainable, training_session
-from lora_loom.nodes.bridge.stack.apply_chain import apply_layers
+from lora_loom.nodes.bridge.session.session import trainable
 from lora_loom.nodes.bridge.stack.patched_weights import Patched
 from torch._subclasses.fake_tensor import FakeTensorMode
 

@@ -23,13 +23,14 @@ from comfy.quant_ops import QuantizedTensor
 from harness.calls import encode, relative_error, run_node, sampled
 from harness.problem import Problem
 from harness.runs import train as run
+from harness.session import training_session
 from lora_loom.lora_core.training.config import LoraConfig
 from lora_loom.lora_core.training.plan import Measures
 from lora_loom.lora_core.training.targets import select, weight_shape
 from lora_loom.nodes.bridge.model import attention as bridge_attention
 from lora_loom.nodes.bridge.model.denoiser import ComfyDenoiser
 from lora_loom.nodes.bridge.model.trained_layers import PREFIX
-from lora_loom.nodes.bridge.session.session import loaded, trainable, training_session
+from lora_loom.nodes.bridge.session.session import loaded, trainable
 from lora_loom.nodes.load_stack import LoadLoraStack
 from lora_loom.nodes.save_lora import SaveLora
 from tiny.packed import load_packed

@@ -6,7 +6,7 @@ import random
 import shutil
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +52,12 @@ def drawn(trio: Any, model: Any, clip: Any, prompt: str, seed: int = 11) -> Imag
     return as_picture(pixels)
 
 
+@cache
+def untouched(trio: Any, prompt: str) -> Image.Image:
+    """What the model draws without a LoRA, which no test changes."""
+    return drawn(trio, trio.model, trio.clip, prompt)
+
+
 PROMPTS = (("a sks in the sun", "a cat in the sun"), ("sks, a tree", "cat, a tree"))
 
 
@@ -62,7 +68,7 @@ def expected(trio: Any, step: int, name: str | None, strength: float = 1.0) -> n
         model, clip = nodes.LoraLoader().load_lora(trio.model, trio.clip, name, strength, strength)
     rows = []
     for prompts in PROMPTS:
-        both = [(drawn(trio, trio.model, trio.clip, p), drawn(trio, model, clip, p)) for p in prompts]
+        both = [(untouched(trio, p), drawn(trio, model, clip, p) if name else untouched(trio, p)) for p in prompts]
         labels = ["base", f"step {step}"] * 2
         rows.append(Row("  |  ".join(prompts), [picture for pair in both for picture in pair], labels))
     return np.asarray(sheet(rows, f"step {step} of {STEPS}")).astype(int)
@@ -71,17 +77,31 @@ def expected(trio: Any, step: int, name: str | None, strength: float = 1.0) -> n
 STREAMED = {"offload": 1.0, "memory": "as set"}
 
 
+@pytest.fixture(scope="module")
+def plain(models, data, comfy_base: Path) -> Callable[..., dict[str, bytes]]:
+    """What a run without previews leaves on disk, which is made once of each model and then taken away."""
+    folder = comfy_base / "output" / "lora_loom"
+
+    @cache
+    def made(family: str, **choices: Any) -> dict[str, bytes]:
+        train(models(family), data, **choices)
+        found = kept(folder)
+        shutil.rmtree(folder)
+        return found
+
+    return made
+
+
 @pytest.mark.parametrize(("family", "choices"), [("sd15", {}), ("flux1", STREAMED), ("wan_demo", {})])
-def test_same_bytes_with_and_without(models, data, runs: Path, family: str, choices: dict) -> None:
+def test_same_bytes_with_and_without(models, data, plain, runs: Path, family: str, choices: dict) -> None:
     trio = models(family)
     before = loaded(trio.model)
-    train(trio, data, **choices)
-    plain = kept(runs)
-    assert len(plain) == 2
+    without = plain(family, **choices)
+    assert len(without) == 2
     random.seed(3), np.random.seed(3), torch.manual_seed(3)
     states = random.getstate(), np.random.get_state()[1].copy(), torch.get_rng_state()
-    page = train(trio, data, previews=previews(), resume="start over", **choices)[3]
-    assert kept(runs) == plain
+    page = train(trio, data, previews=previews(), **choices)[3]
+    assert kept(runs) == without
     assert random.getstate() == states[0] and torch.equal(torch.get_rng_state(), states[2])
     assert (np.random.get_state()[1] == states[1]).all()
     found = pages(runs)
@@ -127,12 +147,8 @@ def cancel_in_step(number: int) -> Callable[[bool], None]:
     return call
 
 
-def test_cancelled_inside_a_preview(models, data, runs: Path) -> None:
-    trio = models("wan_demo")
-    train(trio, data)
-    plain = kept(runs)
-    shutil.rmtree(runs)
-    trained = [0]
+def test_cancelled_inside_a_preview(models, data, plain, runs: Path) -> None:
+    trio, without, trained = models("wan_demo"), plain("wan_demo"), [0]
 
     def cancel(in_preview: bool) -> None:
         trained[0] += not in_preview
@@ -145,7 +161,7 @@ def test_cancelled_inside_a_preview(models, data, runs: Path) -> None:
     assert {Path(name).name for name in kept(runs)} == {"state.safetensors", "step_000002.safetensors"}
     train(trio, data, previews=previews())
     assert list(pages(runs)) == ["step_000000", "step_000002", "step_000004"]
-    assert {name: kept(runs)[name] for name in plain} == plain
+    assert {name: kept(runs)[name] for name in without} == without
 
 
 def test_steps_that_are_done_again_have_no_preview_until_then(models, data, runs: Path, monkeypatch) -> None:
@@ -173,10 +189,10 @@ def test_a_finished_run_shows_its_last_sheet_again(models, data, runs: Path) -> 
 
 
 @pytest.mark.parametrize("error", [torch.OutOfMemoryError("for the test"), MemoryError()])
-def test_out_of_memory_in_a_preview_does_not_end_the_run(models, data, runs: Path, caplog, error: Exception) -> None:
-    trio, calls = models("wan_demo"), []
-    train(trio, data)
-    plain = kept(runs)
+def test_out_of_memory_in_a_preview_does_not_end_the_run(
+    models, data, plain, runs: Path, caplog, error: Exception
+) -> None:
+    trio, calls, without = models("wan_demo"), [], plain("wan_demo")
     failing = comfy.model_management.OOM_EXCEPTION("for the test") if isinstance(error, RuntimeError) else error
 
     def fail(in_preview: bool) -> None:
@@ -185,8 +201,8 @@ def test_out_of_memory_in_a_preview_does_not_end_the_run(models, data, runs: Pat
             raise failing
 
     with watched(trio, fail):
-        train(trio, data, previews=previews(), resume="start over")
-    assert calls.count(False) == STEPS and kept(runs) == plain
+        train(trio, data, previews=previews())
+    assert calls.count(False) == STEPS and kept(runs) == without
     assert [line for line in caplog.messages if "without previews" in line] and list(pages(runs)) == ["step_000000"]
     assert calls[calls.index(False) :].count(True) == 1, "none is tried again"
 

@@ -13,10 +13,10 @@ import pytest
 import torch
 from demo import shapes
 from harness.calls import encode, run_node
+from harness.layers import apply_layers
 from lora_loom.lora_core.adapter import Adapter
 from lora_loom.lora_core.analysis.leakage import CLASS, CONCEPT, NEUTRAL
 from lora_loom.lora_core.stack.weighted import exact_sum
-from lora_loom.nodes.bridge.stack.apply_chain import apply_layers
 from lora_loom.nodes.bridge.stack.entries import Connected, all_entries
 from lora_loom.nodes.dataset import LoraDataset
 from lora_loom.nodes.report import LoraReport

@@ -17,10 +17,10 @@ DEVICE = "device/"  # below it, tests that are for the ring alone
 
 @dataclass(frozen=True)
 class Ring:
-    """The tests of one kind of device: `tests` are files of tests/nodes, or tests of a file of which not all are meant;
-    where a test is one of several families, only those of these `families`. A test is called `file.py::name`, or,
-    where its parameters begin so, `file.py::name[...`. `elsewhere` are tests that take long and tell no more of devices
-    than those that stay; `left_out` says why a test cannot hold there."""
+    """The tests of one kind of device: `tests` are files below tests/nodes, or tests of a file of which not all are
+    meant; where a test is one of several families, only those of these `families`. A test is called `file.py::name`,
+    or, where its parameters begin so, `file.py::name[...`. `elsewhere` are tests that take long and tell no more of
+    devices than those that stay; `left_out` says why a test cannot hold there."""
 
     tests: tuple[str, ...]
     families: frozenset[str]
@@ -99,56 +99,60 @@ def _file(name: str) -> str:
 
 _FAMILIES = frozenset({"sd15", "flux1", "qwen_image"})
 _IN_RAM = "its model of a few layers lies in RAM wherever ComfyUI computes, and unloading passes it over"
-_OTHERS = "test_stack.py::test_a_lora_of_another_family_is_refused_with_both_names"  # it loads all families
-_CHECK = "test_gpu_check.py::test_node_finds_all_right_and_leaves_its_files"  # trains in every way
+_OTHERS = "test_load_stack.py::test_a_lora_of_another_family_is_refused_with_both_names"  # it loads all families
+_CHECK = "test_check_gpu.py::test_node_finds_all_right_and_leaves_its_files"  # trains in every way
 RINGS = {
     "gpu": Ring(
         tests=(
-            "test_apply.py", "test_continue.py", "test_derived.py", "test_dora.py", "test_encoding.py",
-            "test_export.py", "test_fused.py", _CHECK, "test_gradients.py", "test_guests.py",
-            "test_interference.py", "test_kinds.py", "test_leaks.py", "test_loud.py", "test_merge.py",
-            "test_objective_and_layers.py", "test_offload.py", "test_optimizer.py", "test_placement.py",
-            "test_previews.py", "test_prior.py::test_each_sample_has_the_prior_of_its_own_picture",
-            "test_report.py", "test_resize_extract.py", "test_spans.py", "test_stack.py", "test_text.py",
-            "test_training.py", "test_watch.py::test_looking_changes_nothing",
-            "test_watch.py::test_text_encoders_and_offload_are_looked_at_too",
+            "model/test_encoding.py", "model/test_fused_layers.py", "model/test_guests.py", "model/test_spans.py",
+            "model/test_stage_c_prior.py::test_each_sample_has_the_prior_of_its_own_picture",
+            "model/test_text_encoders.py", "session/test_offload.py",
+            "stack/test_apply_chain.py", "stack/test_loudness.py", "training/test_continue_from.py",
+            "training/test_validation.py::test_looking_changes_nothing",
+            "training/test_validation.py::test_text_encoders_and_offload_are_looked_at_too",
+            _CHECK, "test_derived.py", "test_dora.py", "test_gradients.py", "test_interference.py", "test_kinds.py",
+            "test_leaks.py", "test_load_stack.py", "test_merge_lora.py", "test_objective_and_layers.py",
+            "test_optimizer.py", "test_placement.py", "test_previews.py", "test_report.py", "test_resize_extract.py",
+            "test_save_lora.py", "test_train_lora.py",
             "device/test_budgets.py", "device/test_dynamic_vram.py", "device/test_novram.py",
         ),
         families=_FAMILIES,
         elsewhere=(
-            "test_encoding.py::test_combined_sets_train_together",
-            "test_encoding.py::test_runs_with_variants_repeat_and_go_on_to_the_same_bytes[2",
+            "model/test_encoding.py::test_combined_sets_train_together",
+            "model/test_encoding.py::test_runs_with_variants_repeat_and_go_on_to_the_same_bytes[2",
             "test_previews.py::test_steps_that_are_done_again_have_no_preview_until_then",
             "test_report.py::test_memorisation_names_the_planted_picture",
             "test_report.py::test_preservation_leaks_less",
             "test_report.py::test_strength_and_seed_are_used",
             _OTHERS,
-            "test_text.py::test_every_text_choice_is_a_run_of_its_own",
-            "test_text.py::test_preservation_silences_the_text_encoder_too",
-            "test_text.py::test_same_seed_same_bytes_cut_off_or_not[sdxl",
-            "test_text.py::test_text_encoder_alone_learns",
-            "test_training.py::test_another_base_model_is_another_run",
-            "test_training.py::test_another_clip_skip_is_another_run",
-            "test_training.py::test_another_seed_is_another_run",
-            "test_training.py::test_auto_is_the_same_run_as_its_values_typed_in",
+            "model/test_text_encoders.py::test_every_text_choice_is_a_run_of_its_own",
+            "model/test_text_encoders.py::test_preservation_silences_the_text_encoder_too",
+            "model/test_text_encoders.py::test_same_seed_same_bytes_cut_off_or_not[sdxl",
+            "model/test_text_encoders.py::test_text_encoder_alone_learns",
+            "test_train_lora.py::test_another_base_model_is_another_run",
+            "test_train_lora.py::test_another_clip_skip_is_another_run",
+            "test_train_lora.py::test_another_seed_is_another_run",
+            "test_train_lora.py::test_auto_is_the_same_run_as_its_values_typed_in",
         ),
         left_out={
-            "test_encoding.py::test_when_all_is_kept_nothing_is_loaded": "models that lie in RAM stay loaded beside it",
+            "model/test_encoding.py::test_when_all_is_kept_nothing_is_loaded":
+                "models that lie in RAM stay loaded beside it",
             "test_dora.py::test_diffusers_reads_our_file": "what it is compared with, diffusers, is built in RAM",
-            "test_apply.py::test_branches_add_up_and_with_comfyuis_bypass": _IN_RAM,
-            "test_apply.py::test_a_collected_clone_leaves_the_branches_hanging": _IN_RAM,
-            "test_spans.py::test_stacks_add_up_with_each_other_and_with_other_nodes": _IN_RAM,
-            "test_spans.py::test_parts_of_two_stacks_keep_their_order": _IN_RAM,
-            "test_spans.py::test_copies_of_a_model_run_in_threads": _IN_RAM,
-            "test_spans.py::test_comfyui_plans_for_the_factors_and_frees_them": _IN_RAM,
+            "stack/test_apply_chain.py::test_branches_add_up_and_with_comfyuis_bypass": _IN_RAM,
+            "stack/test_apply_chain.py::test_a_collected_clone_leaves_the_branches_hanging": _IN_RAM,
+            "model/test_spans.py::test_stacks_add_up_with_each_other_and_with_other_nodes": _IN_RAM,
+            "model/test_spans.py::test_parts_of_two_stacks_keep_their_order": _IN_RAM,
+            "model/test_spans.py::test_copies_of_a_model_run_in_threads": _IN_RAM,
+            "model/test_spans.py::test_comfyui_plans_for_the_factors_and_frees_them": _IN_RAM,
         },
     ),
     "mac": Ring(
         tests=(
-            "test_derived.py", "test_export.py", "test_interference.py", "test_kinds.py", "test_loud.py",
-            "test_merge.py", "test_previews.py::test_the_vae_comes_and_goes_and_the_model_stays",
-            "test_resize_extract.py", "test_stack.py", "test_training.py::test_checkpointing_gives_the_same_lora",
-            "test_training.py::test_result_and_a_model_left_as_it_was",
+            "stack/test_loudness.py", "test_derived.py", "test_interference.py", "test_kinds.py", "test_load_stack.py",
+            "test_merge_lora.py", "test_previews.py::test_the_vae_comes_and_goes_and_the_model_stays",
+            "test_resize_extract.py", "test_save_lora.py",
+            "test_train_lora.py::test_checkpointing_gives_the_same_lora",
+            "test_train_lora.py::test_result_and_a_model_left_as_it_was",
         ),
         families=_FAMILIES,
         elsewhere=(_OTHERS,),

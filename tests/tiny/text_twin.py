@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import comfy.model_management
 import torch
 from comfy.sdxl_clip import SDXLClipG
 from torch import Tensor
@@ -14,6 +15,7 @@ class Text:
     """The text encoders of SD 1.5 or SDXL, called as diffusers' pipelines call them."""
 
     def __init__(self, clip: Any) -> None:
+        comfy.model_management.load_models_gpu([clip.patcher], force_full_load=True)  # off go a clone's patches
         self.clip = clip
         parts = dict(clip.cond_stage_model.named_children())
         self.networks = {

@@ -42,17 +42,6 @@ def _on_a_copy(norm, x, *args, **kwargs):
 
 
 @contextmanager
-def training_session(model, checkpointing: bool, text=None, offload: float = 0.0) -> Iterator:
-    """Yield a loaded ModelPatcher whose model can be differentiated; leave weights, flags and kernels as they were.
-
-    `text`, the ModelPatcher of a CLIP, is loaded beside it and treated in the same way.
-    """
-    with trainable(model) as patcher, aside(text) as encoders:
-        with loaded(patcher, Measures(checkpointing, offload), text=encoders):
-            yield patcher
-
-
-@contextmanager
 def aside(text) -> Iterator:
     """Yield a ModelPatcher to train for that of a CLIP, not loaded yet; None stays None."""
     with static_clone(text) if text is not None else nullcontext() as encoders:

@@ -19,7 +19,6 @@ from comfy.weight_adapter import WeightAdapterBase
 from torch import nn
 
 from ....lora_core.adapter import TEXT_PREFIX
-from ....lora_core.low_rank import LowRank
 from ....lora_core.stack.chain import Step
 from ..model.spans import Timed
 from .bypass_injection import Beside, way_of
@@ -75,11 +74,6 @@ class How:
         if self.slow:
             lines.append(f"this model's loader patches weights itself ({self.slow}), so a changed strength reloads all")
         return "; ".join(lines)
-
-
-def apply_layers(model, clip, layers: Mapping[str, LowRank]):
-    """Clones of MODEL and CLIP (which may be None) with the corrections on them."""
-    return apply_chain(model, clip, {name: [Step((layer,))] for name, layer in layers.items()})[:2]
 
 
 def apply_chain(

@@ -20,6 +20,7 @@ import tiny
 import torch
 from harness.calls import encode
 from harness.runs import train as run_train
+from harness.session import training_session
 from lora_loom.lora_core.training import objective
 from lora_loom.lora_core.training.batches import Batches
 from lora_loom.lora_core.training.config import OPTIMIZERS, LoraConfig, OptimizerConfig, TrainConfig
@@ -37,7 +38,7 @@ from lora_loom.nodes.bridge.session import session
 from lora_loom.nodes.bridge.session.memory_plan import Planner
 from lora_loom.nodes.bridge.session.offload import Stream
 from lora_loom.nodes.bridge.session.rehearsal import Job
-from lora_loom.nodes.bridge.session.session import trainable, training_session
+from lora_loom.nodes.bridge.session.session import trainable
 from tiny.stored import load_stored
 
 BATCH = 2

@@ -20,11 +20,11 @@ import tiny
 import torch
 from harness.calls import run_node
 from harness.host import FILL_AFTER_COPIES
+from harness.layers import apply_layers
 from harness.runs import train
 from harness.streams import Streams, gradients
 from lora_loom.lora_core.adapter import Adapter
 from lora_loom.nodes.bridge.session.staging import COUNT
-from lora_loom.nodes.bridge.stack.apply_chain import apply_layers
 from lora_loom.nodes.extract_lora import ExtractLora
 from lora_loom.nodes.interference import LoraInterference
 from lora_loom.nodes.load_stack import LoadLoraStack

@@ -7,8 +7,8 @@ import pytest
 import torch
 from harness.calls import encode
 from harness.problem import Problem
+from harness.session import training_session
 from harness.streams import gradients
-from lora_loom.nodes.bridge.session.session import training_session
 
 
 @pytest.mark.parametrize("share", [0.0, 0.5, 1.0])

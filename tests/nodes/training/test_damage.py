@@ -257,7 +257,7 @@ base = load_comfyui(Path(sys.argv[2]))
 import tiny, torch
 from harness.calls import register_pack
 from harness.runs import read, train, write_pictures
-from lora_loom.lora_core.training import run_folder, validation
+from lora_loom.lora_core.runs import run_folder
 import nodes
 register_pack()
 with torch.inference_mode():

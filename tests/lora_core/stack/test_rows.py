@@ -5,13 +5,49 @@ from __future__ import annotations
 import copy
 import pickle
 import random
+import re
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import pytest
 from lora_loom.lora_core.files.names import alike, matching
 from lora_loom.lora_core.files.words import trigger_words
 from lora_loom.lora_core.stack import foreign_rows
-from lora_loom.lora_core.stack.rows import Row, parse, strength_of, to_text
+from lora_loom.lora_core.stack.rows import Row, parse, strength_of
+
+ESCAPED = {"%": "%25", ":": "%3A", "<": "%3C", ">": "%3E", "\n": "%0A", "\r": "%0D"}
+CODE = re.compile("|".join(ESCAPED.values()))
+
+
+def to_text(rows: Iterable[Row]) -> str:
+    """One row to a line, as the field writes them; `parse` reads back the same rows."""
+    return "\n".join(f"<lora:{':'.join(parts(row))}>" for row in rows)
+
+
+def parts(row: Row) -> Iterator[str]:
+    yield escaped(row.name)
+    yield number(row.strength)
+    if row.text_strength != row.strength:
+        yield number(row.text_strength)
+    if row.blocks:
+        yield f"blocks={escaped(row.blocks)}"
+    if row.start != 0.0:
+        yield f"start={number(row.start)}"
+    if row.end != 1.0:
+        yield f"end={number(row.end)}"
+    if not row.on:
+        yield "off"
+
+
+def number(value: float) -> str:
+    """As short as it can be read back."""
+    return repr(float(value)).removesuffix(".0")
+
+
+def escaped(text: str) -> str:
+    """Without what would end a part; a percent sign only where it would be read as such a code."""
+    text = CODE.sub(lambda code: "%25" + code[0][1:], text)
+    return re.sub(r"[:<>\n\r]", lambda found: ESCAPED[found[0]], text)
 
 
 def told(row: Row) -> dict[str, Any]:

@@ -15,8 +15,8 @@ import torch
 from comfy.patcher_extension import WrappersMP
 from harness.calls import run_node
 from harness.runs import on_forward, train
+from harness.session import training_session
 from lora_loom.nodes.bridge.model.denoiser import ComfyDenoiser
-from lora_loom.nodes.bridge.session.session import training_session
 from lora_loom.nodes.load_stack import LoadLoraStack
 from lora_loom.nodes.previews import TrainingPreviews
 

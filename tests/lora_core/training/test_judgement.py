@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from functools import cache
+
 import numpy as np
 import pytest
-from lora_loom.lora_core.training import judgement
-from lora_loom.lora_core.training.judgement import judge
+from lora_loom.lora_core.training.judgement import Verdict, judge
 from lora_loom.lora_core.training.record import Point, Record
 from lora_loom.lora_core.training.steps import Look, StepResult
 
@@ -22,31 +24,38 @@ def history(
     `spread`: how differently one draw answers to training, `wobble`: noise common to all draws of a point, `drift`:
     its memory from point to point; `training`: the change of the training loss, whose noise is 50 % a step.
     """
-    rng = np.random.default_rng(seed)
-    level = rng.uniform(0.3, 1.7, pictures * DRAWS)
-    answer = 1 + spread / 0.02 * 0.3 * rng.standard_normal(level.shape)
-    noise = rng.standard_normal(len(shape)) * wobble
+    level, answers, noise, alone, windows = chances(seed, pictures, training)
+    answer, noise = 1 + spread / 0.02 * 0.3 * answers, noise * wobble
     for i in range(1, len(noise)):
         noise[i] += drift * noise[i - 1]
     losses = [level * (1 + (value - 1) * answer + common) for value, common in zip(shape, noise, strict=True)]
-    own = [loss + spread * 0.1 * level * rng.standard_normal(level.shape) for loss in losses]
-    record = Record(base=own[0].tolist(), points=[Point(EVERY * (i + 1), x.tolist()) for i, x in enumerate(own[1:])])
+    own = [loss + spread * 0.1 * level * each for loss, each in zip(losses, alone, strict=True)]
+    points = [Point(EVERY * (i + 1), x.tolist()) for i, x in enumerate(own[1:])]
+    return Record(list(windows), base=own[0].tolist(), points=points)
+
+
+@cache
+def chances(seed: int, pictures: int, training: float) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, tuple]:
+    """What is drawn for a run, whatever its curve: the level of each draw and its answer, the noise of each point, and
+    of each draw in it, and the windows of its training losses."""
+    rng = np.random.default_rng(seed)
+    level = rng.uniform(0.3, 1.7, pictures * DRAWS)
+    answers, noise = rng.standard_normal(level.shape), rng.standard_normal(COUNT + 1)
+    alone, record = rng.standard_normal((COUNT + 1, *level.shape)), Record()
     for step in range(1, STEPS + 1):
         u = float(rng.uniform())
         loss = (0.5 + u) * (1 + training * step / STEPS) * float(rng.gamma(4, 0.25))
         record.take(StepResult(step, loss, 1.0, 1e-4, looks=(Look(step % 20, u, loss),)), STEPS)
-    return record
+    return level, answers, noise, alone, tuple(record.windows)
 
 
-def verdicts(record: Record, pictures: int = 8, patience: int = 4, held_out: bool = True) -> list[judgement.Verdict]:
-    """Return the verdict after each validation."""
+def verdicts(record: Record, pictures: int = 8, patience: int = 4, held_out: bool = True) -> Iterator[Verdict]:
+    """Yield the verdict after each validation."""
     names = [i for i in range(pictures) for _ in range(DRAWS)]
-    found = []
     for count in range(1, len(record.points) + 1):
         step = record.points[count - 1].step
         seen = Record([w for w in record.windows if w.step <= step], {}, "", record.base, record.points[:count])
-        found.append(judge(seen, names, patience, held_out))
-    return found
+        yield judge(seen, names, patience, held_out)
 
 
 def alarms(shape: np.ndarray, kinds: set[str], runs: int = 60, **noise) -> float:

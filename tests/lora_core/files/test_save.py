@@ -12,7 +12,7 @@ import torch
 from lora_loom.lora_core.files import save as saving
 from lora_loom.lora_core.files.save import save
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 TENSORS = {"x.lora_up.weight": torch.ones(4, 2), "x.lora_down.weight": torch.ones(2, 8)}
 
 KILLED = """

@@ -19,6 +19,7 @@ import pytest
 import torch
 from harness import host
 from harness.calls import encode
+from harness.layers import apply_layers
 from harness.pages import on_pages
 from harness.runs import STEPS, cancelled, on_forward, train
 from harness.streams import Streams, gradients
@@ -31,7 +32,6 @@ from lora_loom.nodes.bridge.session.rates import rates_of
 from lora_loom.nodes.bridge.session.rehearsal import Job
 from lora_loom.nodes.bridge.session.session import blocks, loaded, trainable
 from lora_loom.nodes.bridge.session.staging import COUNT, PAGEABLE, PINNED, STAGED, blank, parts
-from lora_loom.nodes.bridge.stack.apply_chain import apply_layers
 from tiny.stored import load_stored
 from torch import Tensor, nn
 

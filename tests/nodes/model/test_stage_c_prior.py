@@ -9,11 +9,11 @@ import pytest
 import torch
 from comfy_extras.nodes_stable_cascade import StableCascade_StageB_Conditioning, StableCascade_StageC_VAEEncode
 from harness.calls import encode, relative_error, run_node
+from harness.session import training_session
 from lora_loom.lora_core.data import reading
 from lora_loom.nodes.bridge.model.denoiser import ComfyDenoiser
 from lora_loom.nodes.bridge.model.encoding import encode_captions, encode_images
 from lora_loom.nodes.bridge.model.stage_c_prior import encode_priors
-from lora_loom.nodes.bridge.session.session import training_session
 from lora_loom.nodes.bridge.training.samples import make_samples
 from lora_loom.nodes.dataset import LoraDataset
 from lora_loom.nodes.train_lora import TrainLora

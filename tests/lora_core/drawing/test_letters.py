@@ -14,7 +14,7 @@ from lora_loom.lora_core.drawing.plot import draw_curve
 from lora_loom.lora_core.drawing.sheet import Row, sheet
 from PIL import Image, ImageFont
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 
 
 @pytest.fixture

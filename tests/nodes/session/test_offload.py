@@ -13,11 +13,12 @@ import pytest
 import tiny
 import torch
 from harness.calls import encode, loaded
+from harness.layers import apply_layers
 from harness.problem import Problem
+from harness.session import training_session
 from lora_loom.nodes.bridge.session import session
 from lora_loom.nodes.bridge.session.offload import Stream, shared_out, slots
-from lora_loom.nodes.bridge.session.session import blocks, training_session
-from lora_loom.nodes.bridge.stack.apply_chain import apply_layers
+from lora_loom.nodes.bridge.session.session import blocks
 from tiny.stored import load_stored
 from torch import Tensor, nn
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import math
 import shutil
-from functools import partial
+from collections.abc import Callable
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +21,11 @@ from harness.calls import encode, identities, loaded, relative_error, run_node
 from harness.problem import Problem
 from harness.runs import STEPS, cancelled, kept
 from harness.runs import train as run
+from harness.session import training_session
 from lora_loom.lora_core.adapter import TEXT_PREFIX, Adapter
 from lora_loom.lora_core.training import objective
 from lora_loom.lora_core.training.inject import Factors
 from lora_loom.nodes.bridge.model.text_encoders import TextDenoiser, tokenized
-from lora_loom.nodes.bridge.session.session import training_session
 from lora_loom.nodes.load_stack import LoadLoraStack
 from lora_loom.nodes.merge_lora import MergeLora
 from lora_loom.nodes.save_lora import SaveLora
@@ -221,10 +222,10 @@ def test_half_precision_clip(models, data) -> None:
     assert all(torch.equal(value, before[key]) for key, value in clip.cond_stage_model.state_dict().items())
 
 
-def test_a_lora_below_is_trained_on(models, data, loras: Path) -> None:
+def test_a_lora_below_is_trained_on(models, data, trained_once, loras: Path) -> None:
     """A CLIP with a stack on it is trained as connected."""
     trio = models("sd15")
-    name, _ = save(trio, train(trio, data, learning_rate=3e-2, text_learning_rate=3e-2)[2], "comfyui")
+    name, _ = save(trio, trained_once(trio, learning_rate=3e-2, text_learning_rate=3e-2), "comfyui")
     model, clip, _, _ = stacked(trio, name, 0.0, 1.0)
     above = train(trio, data, model=model, clip=clip)[1]["loss"]
     assert above[0] != train(trio, data)[1]["loss"][0]
@@ -256,10 +257,21 @@ def test_hooks_are_refused(models, data) -> None:
 # -- files -------------------------------------------------------------------------------------------------------------
 
 
+@pytest.fixture(scope="module")
+def trained_once(data) -> Callable[..., Adapter]:
+    """Trains a LoRA of a model and settings the first time that it is asked for."""
+
+    @cache
+    def made(trio: tiny.Loaded, **settings: Any) -> Adapter:
+        return train(trio, data, **settings)[2]
+
+    return made
+
+
 @pytest.fixture
-def trained(trio, data) -> Adapter:
-    """A LoRA that is seen: trained, then made strong."""
-    return train(trio, data, learning_rate=3e-2, text_learning_rate=3e-2, targets="attention+mlp")[2]
+def trained(trio, trained_once) -> Adapter:
+    """A LoRA that is seen, as it learned fast."""
+    return trained_once(trio, learning_rate=3e-2, text_learning_rate=3e-2, targets="attention+mlp")
 
 
 def save(trio: tiny.Loaded, adapter: Adapter, style: str, **more: Any) -> tuple[str, str]:
@@ -293,9 +305,9 @@ def test_files_stack_with_their_text_strength(trio, trained, loras: Path, caplog
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_names_are_those_of_the_trainers(models, data, loras: Path, family: str) -> None:
+def test_names_are_those_of_the_trainers(models, trained_once, loras: Path, family: str) -> None:
     trio = models(family)
-    adapter = train(trio, data)[2]
+    adapter = trained_once(trio)
     kohya, diffusers = (load_file(loras / save(trio, adapter, style)[0]) for style in ("kohya", "diffusers"))
     assert {name.split("_encoder_")[0] for name in kohya if name.startswith("lora_te")} == KOHYA[family]
     text = [name for name in diffusers if name.startswith("text_encoder")]
@@ -322,9 +334,9 @@ def test_diffusers_gives_the_same_text(trio, trained, loras: Path) -> None:
 
 
 @pytest.mark.parametrize("style", ["comfyui", "kohya", "diffusers"])
-def test_saving_asks_for_clip(models, data, loras: Path, style: str) -> None:
+def test_saving_asks_for_clip(models, trained_once, loras: Path, style: str) -> None:
     trio = models("sd15")
-    adapter = train(trio, data)[2]
+    adapter = trained_once(trio)
     with pytest.raises(
         ValueError, match=f"{len(text_part(adapter))} of the {len(adapter.layers)} layers are .* connect CLIP"
     ):
@@ -332,9 +344,9 @@ def test_saving_asks_for_clip(models, data, loras: Path, style: str) -> None:
     assert not list(loras.iterdir())
 
 
-def test_merged_with_its_text_layers(trio, data, loras: Path) -> None:
+def test_merged_with_its_text_layers(trio, data, trained_once, loras: Path) -> None:
     """A file and an adapter become one whose text part is the sum."""
-    first = train(trio, data, learning_rate=3e-2, text_learning_rate=3e-2)[2]
+    first = trained_once(trio, learning_rate=3e-2, text_learning_rate=3e-2)
     second = train(trio, data, seed=8, text_rank=2, learning_rate=3e-2, text_learning_rate=3e-2)[2]
     name, _ = save(trio, first, "kohya")
     row = [(name, 0.5, 0.7)]

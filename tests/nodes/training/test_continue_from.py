@@ -13,6 +13,7 @@ import torch
 from harness import runs as runs_of
 from harness.calls import encode, relative_error, run_node
 from harness.runs import cancelled, kept
+from harness.session import training_session
 from lora_loom.lora_core.adapter import TEXT_PREFIX, Adapter
 from lora_loom.lora_core.files import formats
 from lora_loom.lora_core.training import objective
@@ -21,7 +22,6 @@ from lora_loom.lora_core.training.inject import Factors, attached
 from lora_loom.nodes.bridge.merging.save import STYLES, save_proven
 from lora_loom.nodes.bridge.model.denoiser import ComfyDenoiser
 from lora_loom.nodes.bridge.model.trained_layers import chosen_layers
-from lora_loom.nodes.bridge.session.session import training_session
 from lora_loom.nodes.bridge.training.continue_from import read_start
 from lora_loom.nodes.load_stack import LoadLoraStack
 from lora_loom.nodes.train_lora import TrainLora

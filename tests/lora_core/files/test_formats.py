@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import comfy.lora
 import pytest
 import torch
 from hypothesis import given, settings
@@ -30,6 +29,8 @@ def linear(rank: int = 4, out: int = 24, columns: int = 16, alpha: float = 2.0, 
 
 def in_comfy(tensors: dict[str, Tensor], layer: str, shape: tuple[int, ...]) -> Tensor:
     """The delta that ComfyUI itself adds to a zero weight."""
+    import comfy.lora
+
     patches = comfy.lora.load_lora(tensors, {layer: "w.weight"}, log_missing=False)
     zero = torch.zeros(shape)
     comfy.lora.calculate_weight([(1.0, patches["w.weight"], 1.0, None, None)], zero, "w.weight")
@@ -44,6 +45,7 @@ def close(left: Tensor, right: Tensor, tolerance: float = 1e-5) -> bool:
 # ---- reading ---------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.usefixtures("comfyui")
 @pytest.mark.parametrize("written", spelling.SPELLINGS, ids=lambda written: written.up)
 @pytest.mark.parametrize("alpha", [None, 2.0, 7.0])
 def test_every_spelling_means_what_comfyui_makes_of_it(written: spelling.Spelling, alpha: float | None):
@@ -55,6 +57,7 @@ def test_every_spelling_means_what_comfyui_makes_of_it(written: spelling.Spellin
     assert close(layer.delta_weight(), in_comfy(tensors, "x.to_q", (24, 16)))
 
 
+@pytest.mark.usefixtures("comfyui")
 @pytest.mark.parametrize("up, down, mid, shape", [
     ((24, 4, 1, 1), (4, 8, 3, 3), None, (24, 8, 3, 3)),
     ((24, 4, 1, 1), (4, 8, 1, 1), None, (24, 8, 1, 1)),
@@ -189,6 +192,7 @@ def test_round_trip(layer: LowRank, style: formats.Style):
         assert torch.equal(again.lora_A, layer.lora_A.float()) and torch.equal(again.lora_B, layer.lora_B.float())
 
 
+@pytest.mark.usefixtures("comfyui")
 @pytest.mark.parametrize("style", STYLES)
 @pytest.mark.parametrize(
     "kernel, columns, shape", [((), 16, (24, 16)), ((3, 3), 72, (24, 8, 3, 3)), ((5,), 5, (24, 1, 5))]

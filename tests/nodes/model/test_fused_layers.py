@@ -15,6 +15,7 @@ import tiny
 import torch
 from comfy.quant_ops import QUANT_ALGOS, QuantizedTensor
 from harness.calls import encode, relative_error, run_node, sampled
+from harness.session import training_session
 from lora_loom.lora_core.adapter import Adapter
 from lora_loom.lora_core.training.config import LoraConfig
 from lora_loom.lora_core.training.inject import Factors, attached
@@ -23,7 +24,6 @@ from lora_loom.nodes.bridge.merging.save import DTYPES, STYLES, save_proven
 from lora_loom.nodes.bridge.model import fused_layers
 from lora_loom.nodes.bridge.model.sampling import sampling_inside
 from lora_loom.nodes.bridge.model.trained_layers import PREFIX
-from lora_loom.nodes.bridge.session.session import training_session
 from lora_loom.nodes.bridge.stack.bypasses import Branch
 from lora_loom.nodes.load_stack import LoadLoraStack
 from tiny.families import FAMILIES

@@ -15,9 +15,9 @@ from comfy_kitchen.backends.eager import rope as eager
 from comfy_kitchen.constraints import FunctionConstraints, ParamConstraint
 from harness.calls import encode, relative_error
 from harness.problem import Problem
+from harness.session import training_session
 from lora_loom.nodes.bridge.model import rope
 from lora_loom.nodes.bridge.session import session
-from lora_loom.nodes.bridge.session.session import training_session
 from torch import Tensor
 
 NAMES = [

@@ -245,6 +245,7 @@ def test_layer_kind(layer, kind):
     assert layer_kind(layer) == kind
 
 
+@pytest.mark.usefixtures("comfyui")
 def test_comfyuis_own_layers_have_the_same_kinds():
     import comfy.ops
 

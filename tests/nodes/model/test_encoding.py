@@ -16,6 +16,7 @@ import pytest
 import torch
 from harness.calls import relative_error, run_node
 from harness.runs import train
+from harness.session import training_session
 from lora_loom.lora_core.data import reading
 from lora_loom.lora_core.data.dataset import Dataset, Options
 from lora_loom.lora_core.files import formats, save
@@ -24,7 +25,6 @@ from lora_loom.nodes.bridge.model.denoiser import ComfyDenoiser
 from lora_loom.nodes.bridge.model.encoding import encode_captions, encode_images
 from lora_loom.nodes.bridge.model.encoding_cache import clip_identity, vae_identity
 from lora_loom.nodes.bridge.model.stage_c_prior import encode_priors
-from lora_loom.nodes.bridge.session.session import training_session
 from lora_loom.nodes.bridge.training.samples import captions_to_encode, make_samples
 from lora_loom.nodes.combine_datasets import CombineDatasets
 from lora_loom.nodes.dataset import LoraDataset

@@ -14,12 +14,12 @@ import pytest
 import tiny
 import torch
 from harness.calls import encode, relative_error
+from harness.session import training_session
 from lora_loom.lora_core.data import reading
 from lora_loom.lora_core.training import objective
 from lora_loom.nodes.bridge.model.denoiser import ComfyDenoiser, prediction_type
 from lora_loom.nodes.bridge.model.encoding import encode_captions, encode_images
 from lora_loom.nodes.bridge.model.encoding_cache import cache_folder
-from lora_loom.nodes.bridge.session.session import training_session
 from tiny.raw import arguments, seen
 from torch import Tensor
 

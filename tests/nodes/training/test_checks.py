@@ -266,7 +266,7 @@ def test_vae_of_other_channels(models, pictures: Path) -> None:
 
 @pytest.mark.parametrize("family", [name for name in tiny.FAMILIES if name != "cascade_b"])
 def test_vae_of_another_family(models, pictures: Path, family: str) -> None:
-    """Stage B's own check of its VAEs is in test_prior.py."""
+    """Stage B's own check of its VAEs is in test_stage_c_prior.py."""
     trio = models(family)
     works_on = trio.model.model.latent_format.latent_channels
     makes, other = (4, "sd15") if works_on != 4 else (16, "flux1")
