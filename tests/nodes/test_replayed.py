@@ -14,6 +14,7 @@ import tiny
 import torch
 from harness.calls import encode
 from harness.runs import train as run_train
+from harness.session import training_session
 from harness.tape import Tape, without_casts, without_last
 from lora_loom.lora_core.training import replayed
 from lora_loom.lora_core.training.batches import Batches
@@ -29,7 +30,6 @@ from lora_loom.nodes.bridge.model.denoiser import ComfyDenoiser
 from lora_loom.nodes.bridge.model.trained_layers import PREFIX
 from lora_loom.nodes.bridge.session import graphs
 from lora_loom.nodes.bridge.session.memory_plan import Planner
-from lora_loom.nodes.bridge.session.session import training_session
 from tiny.stored import load_stored
 from torch import Tensor
 from torch.utils._python_dispatch import _len_torch_dispatch_stack as _len_mode_stack

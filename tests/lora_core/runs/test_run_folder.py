@@ -24,7 +24,7 @@ from lora_loom.lora_core.training.inject import attached
 from lora_loom.lora_core.training.trainer import train
 from lora_loom.lora_core.version import VERSION
 
-from .test_trainer import CONFIG, Run
+from ..training.test_trainer import CONFIG, Run
 
 STEPS = 60
 CONFIG60 = replace(CONFIG, steps=STEPS, accumulation=1)

@@ -14,7 +14,7 @@ from lora_loom.lora_core.training.optimizers import OPTIMIZERS
 
 NODE = "LoraLoom_Optimizer"
 LISTED = help_pages.table(NODE, "Which optimiser")
-SHARED = {"__init__", "matrices", "method"}
+SHARED = {"build", "__init__", "matrices", "method"}
 
 
 def test_names_and_their_order_stay() -> None:
