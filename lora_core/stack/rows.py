@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator
 from math import isfinite
+from typing import Any
 
 from ..files.faults import quote
 
@@ -94,10 +95,10 @@ def to_text(rows: Iterable[Row]) -> str:
     return "\n".join(f"<lora:{':'.join(_parts(row))}>" for row in rows)
 
 
-def strength_of(value: object, what: str) -> float:
+def strength_of(value: Any, what: str) -> float:
     """A strength as a number. Raises ValueError when it is none, or above LIMIT either way."""
     try:
-        number = float(value)  # type: ignore[arg-type]
+        number = float(value)
     except (TypeError, ValueError, OverflowError):
         number = float("nan")
     if not isfinite(number) or abs(number) > LIMIT:
@@ -152,7 +153,7 @@ def _row(tag: re.Match[str], line: int) -> Row:
 
 def _filled(name: str, parts: list[str]) -> Row:
     strengths: list[float] = []
-    named: dict[str, object] = {}
+    named: dict[str, Any] = {}
     for part in parts:
         key, equals, value = part.strip().partition("=")
         key = key.strip().lower()

@@ -105,7 +105,8 @@ class OptimizerConfig:
 
     @property
     def betas(self) -> tuple[float, float]:
-        return self.beta1 or self.method.beta1, self.beta2 or self.method.beta2
+        """Return both, 0 where the optimiser has none."""
+        return self.beta1 or self.method.beta1 or 0.0, self.beta2 or self.method.beta2 or 0.0
 
     def usual_rate(self, of_adamw: float) -> float:
         """The learning rate to start from where AdamW's is `of_adamw`; prodigy's is a factor, and 1 everywhere."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import weakref
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -54,7 +55,9 @@ class Meter(TorchDispatchMode):
         """Forget the work and the peak so far; what is held stays held."""
         self.peak, self.flops, self.moved, self.launches = self._held, 0, 0, 0
 
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
         if func is _DEVICE:  # fake tensors dispatch their .device
             return func(*args)
         kwargs = kwargs or {}
@@ -81,7 +84,7 @@ class Meter(TorchDispatchMode):
     def _drop(self, key: int) -> None:
         self._held -= self._live.pop(key)
 
-    def _count(self, func, args, kwargs, out, tensors: list[Tensor]) -> None:
+    def _count(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any, tensors: list[Tensor]) -> None:
         self.launches += 1
         self.moved += sum(tensor.numel() * tensor.element_size() for tensor in tensors)
         formula = _FLOPS.get(func._overloadpacket)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 from torch.optim import Optimizer
+from torch.optim.optimizer import ParamsT
 
 BLOCK = 256
 _BLOCKS_AT_ONCE = 1 << 16  # bounds what a step needs in fp32 beside the state: 64 MiB a tensor
@@ -22,7 +23,9 @@ class AdamW8bit(Optimizer):
     moment that is left would be divided by eps alone. 2.03 bytes of state per parameter.
     """
 
-    def __init__(self, params, lr: float, betas: tuple[float, float], eps: float = 1e-8, weight_decay: float = 0.0):
+    def __init__(
+        self, params: ParamsT, lr: float, betas: tuple[float, float], eps: float = 1e-8, weight_decay: float = 0.0
+    ):
         super().__init__(params, {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay})
 
     @torch.no_grad()

@@ -7,6 +7,9 @@ import math
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
+from torch.optim.optimizer import ParamsT
+
+from ..pairs import grad_of
 
 
 class ScheduleFreeAdamW(Optimizer):
@@ -15,14 +18,16 @@ class ScheduleFreeAdamW(Optimizer):
     8 bytes of state per parameter: `z` and the second moment; the sums of the average are fp64 scalars on the CPU.
     """
 
-    def __init__(self, params, lr: float, betas: tuple[float, float], eps: float = 1e-8, weight_decay: float = 0.0):
+    def __init__(
+        self, params: ParamsT, lr: float, betas: tuple[float, float], eps: float = 1e-8, weight_decay: float = 0.0
+    ):
         super().__init__(params, {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay})
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:
         for group in self.param_groups:
             for param in group["params"]:
-                self._step(param, group["lr"], *group["betas"], group["eps"], group["weight_decay"])
+                self._step(param, group["lr"], *group["betas"], eps=group["eps"], weight_decay=group["weight_decay"])
 
     @torch.no_grad()
     def averages(self) -> list[Tensor]:
@@ -34,14 +39,14 @@ class ScheduleFreeAdamW(Optimizer):
         ]
 
     def _step(self, param: Tensor, lr: float, beta1: float, beta2: float, eps: float, weight_decay: float) -> None:
-        state = self.state[param]
+        state, grad = self.state[param], grad_of(param)
         if not state:
             state.update(_first_state(param))
         state["step"] += 1
         share = _share(state, lr)
-        second = state["exp_avg_sq"].mul_(beta2).addcmul_(param.grad, param.grad, value=1 - beta2)
+        second = state["exp_avg_sq"].mul_(beta2).addcmul_(grad, grad, value=1 - beta2)
         update = second.sqrt().div_(math.sqrt(1 - beta2 ** int(state["step"]))).add_(eps)
-        torch.div(param.grad, update, out=update).add_(param, alpha=weight_decay)
+        torch.div(grad, update, out=update).add_(param, alpha=weight_decay)
         param.lerp_(state["z"], share).add_(update, alpha=lr * (beta1 * (1 - share) - 1))
         state["z"].sub_(update, alpha=lr)
 

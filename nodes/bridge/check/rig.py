@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import PurePath
+from typing import Any
 
 import torch
 
@@ -59,7 +60,7 @@ class Rig:
         if any(case.fingerprint() != weights for case, weights in own):
             return "it has changed the weights of the base model"
         before = self._memory.setdefault(network.name, now)
-        lost = 0 if before is None else now - before
+        lost = 0 if before is None or now is None else now - before
         return f"it has left {lost / 2**20:.1f} MiB on the device" if lost > _LOST else ""
 
 
@@ -85,7 +86,7 @@ def _where(error: Exception) -> str:
 @contextmanager
 def whole_fp32() -> Iterator[None]:
     """Products of fp32 numbers in fp32: some GPUs round them to 10 bits (TF32), which would hide a mistake."""
-    places = (torch.backends.cuda.matmul, torch.backends.cudnn)
+    places: tuple[Any, ...] = (torch.backends.cuda.matmul, torch.backends.cudnn)
     before = [place.allow_tf32 for place in places]
     try:
         for place in places:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from comfy.ldm.modules.attention import attention_pytorch
+from torch import Tensor
 
 _CHOSEN = ("optimized_attention", "optimized_attention_masked")
 OVERRIDE = "optimized_attention_override"
@@ -36,5 +38,5 @@ def differentiable_attention() -> Iterator[None]:
             names[name] = kernel
 
 
-def _with_backward(*args, preferred_attention=None, **kwargs):
+def _with_backward(*args: Any, preferred_attention: Any = None, **kwargs: Any) -> Tensor:
     return attention_pytorch(*args, **kwargs)

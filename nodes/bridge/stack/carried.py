@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ....lora_core.stored import as_text
 from ..host import picture_metadata
+from ..host.wires import Clip, Model
 from . import bypass_injection
 from .quick_patchers import FusedLoRA
 
@@ -39,7 +40,7 @@ class _Lora:
     layers: int = 0
 
 
-def carried(model, clip) -> list[dict[str, Any]]:
+def carried(model: Model, clip: Clip | None) -> list[dict[str, Any]]:
     """Return what is known of each LoRA, JSON throughout; nothing of a MODEL and CLIP without. Rows of our stacks have
     the names and hashes of their files, what other loaders applied a hash of its weights and the number of its layers.
     The hash of all that hangs beside the weights of the CLIP, too, which no one asks for otherwise."""
@@ -60,7 +61,7 @@ def in_words(loras: Iterable[dict[str, Any]]) -> list[str]:
     ]
 
 
-def _applied(patcher) -> list[dict[str, Any]]:
+def _applied(patcher: Model) -> list[dict[str, Any]]:
     """By the weights, the LoRAs that are on a ModelPatcher, ours as one: their patches are sums. Hashed once."""
     stamp = patcher.patches_uuid, *patcher.injections
     if patcher not in _KNOWN or _KNOWN[patcher][0] != stamp:
@@ -68,7 +69,7 @@ def _applied(patcher) -> list[dict[str, Any]]:
     return _KNOWN[patcher][1]
 
 
-def _hashed(patcher) -> list[dict[str, Any]]:
+def _hashed(patcher: Model) -> list[dict[str, Any]]:
     groups: dict[tuple[int | None, float], _Lora] = {}
     for key, strength, value, loaded in sorted(_patches(patcher), key=lambda patch: patch.key):
         group = groups.setdefault((loaded, strength), _Lora())
@@ -83,7 +84,7 @@ def _hashed(patcher) -> list[dict[str, Any]]:
     return sorted(found, key=lambda each: (each["weights"], each["strength"])) + hung
 
 
-def _patches(patcher) -> Iterator[Patch]:
+def _patches(patcher: Model) -> Iterator[Patch]:
     for key, patches in patcher.patches.items():
         for strength, value, *_ in patches:
             if isinstance(value, FusedLoRA):
@@ -97,7 +98,7 @@ def _patches(patcher) -> Iterator[Patch]:
             yield Patch(f"{key}.weight", float(strength), adapter.weights, id(adapter.loaded_keys))
 
 
-def _bypassed(inject) -> dict[str, tuple[WeightAdapterBase, float]]:
+def _bypassed(inject: Any) -> dict[str, tuple[WeightAdapterBase, float]]:
     """Return what ComfyUI's bypass loader runs beside the layers; its injections tell of it only by their closure."""
     manager = inspect.getclosurevars(inject).nonlocals.get("self") if inspect.isfunction(inject) else None
     adapters = getattr(manager, "adapters", {})

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 from ....lora_core.data.dataset import Dataset
 from ....lora_core.training.config import Recipe
@@ -12,6 +11,7 @@ from ....lora_core.training.plan import Measures
 from ....lora_core.training.start import Start
 from ....lora_core.training.validation import Pictures
 from ..host.progress import Progress
+from ..host.wires import Clip, Model, Vae
 from .previews import Previews
 
 
@@ -36,11 +36,11 @@ class Sources:
     """Holds what a run learns from. `prior_vae` is the stage C encoder, for Stable Cascade B only; `start` is a LoRA to
     go on from."""
 
-    model: Any
-    clip: Any
-    vae: Any
+    model: Model
+    clip: Clip
+    vae: Vae
     dataset: Dataset
-    prior_vae: Any = None
+    prior_vae: Vae | None = None
     start: Start | None = None
 
 
@@ -55,6 +55,6 @@ class Order:
     progress: Progress
 
     @property
-    def text(self):
+    def text(self) -> Clip | None:
         """The CLIP that is trained along, if any."""
         return self.sources.clip if self.recipe.text else None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import comfy.model_management
 import torch
@@ -20,7 +21,7 @@ class Reality:
 
     def __init__(self, device: torch.device, expected: Expected | None, progress: Progress):
         self.device, self.expected, self.progress = device, expected, progress
-        self.memory = getattr(torch, device.type, None)
+        self.memory: Any = getattr(torch, device.type, None)
         self.tells = all(counter(device, name) for name in ("memory_allocated", "max_memory_allocated"))
         self.began, self.held = 0.0, 0
         self.seconds: list[float] = []
@@ -59,7 +60,7 @@ class Reality:
         self.seconds.append(time.perf_counter() - self.began)
         if self.tells:
             self.peaks.append(self.memory.max_memory_allocated(self.device) - self.held)
-        if not self._looks():
+        if self.expected is not None and not self._looks():
             tell(self.progress, difference(self.expected, self._seen()))
 
     def _looks(self) -> bool:
