@@ -7,6 +7,7 @@ from typing import Any, cast
 
 from PIL import Image, ImageDraw, ImageFont
 
+Font = ImageFont.ImageFont | ImageFont.FreeTypeFont
 _PLAIN = 10  # px: what Pillow draws with by itself
 
 
@@ -15,9 +16,6 @@ def pen(image: Image.Image, size: int = _PLAIN) -> ImageDraw.ImageDraw:
     found = ImageDraw.Draw(image)
     found.font = font(size)
     return found
-
-
-Font = ImageFont.ImageFont | ImageFont.FreeTypeFont
 
 
 @lru_cache

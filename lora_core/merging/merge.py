@@ -244,9 +244,8 @@ class _Work:
         inputs = torch.randn(terms[0].lora_A.shape[1], _PROBES, generator=torch.Generator().manual_seed(0))
         answers = [term.lora_B.float() @ (term.lora_A.float() @ inputs) * term.scaling for term in terms]
         each = sqrt(sum(float(answer.norm()) ** 2 for answer in answers))
-        return float(reduce(torch.add, answers).norm()) < 2 * _LITTLE * each and total.norm() < _LITTLE * self._size(
-            name
-        )
+        together = float(reduce(torch.add, answers).norm())
+        return together < 2 * _LITTLE * each and total.norm() < _LITTLE * self._size(name)
 
     def _finished(self) -> Merged:
         self.merged.errors = {name: self.merged.errors.get(name, 0.0) for name in self.terms}

@@ -62,13 +62,13 @@ class Joined:
         more = (k.shape[-2] if kwargs.get("skip_reshape") else k.shape[1]) - seen.shape[1]
         is_text = more == 0 or (more in self.pictures and more + seen.shape[1] not in self.pictures)
         if len(k) == len(seen) and is_text:
-            mask = self._mask(seen, more)
+            mask = self._mask(more)
         return attention_pytorch(q, k, v, heads, mask, *args, **kwargs)
 
-    def _mask(self, seen: Tensor, more: int) -> Tensor:
+    def _mask(self, more: int) -> Tensor:
         """`seen` for keys that go on with `more` places, made once for all attentions of the forward."""
         if more not in self._masks:
-            self._masks[more] = functional.pad(seen, (0, more), value=True)[:, None, None]
+            self._masks[more] = functional.pad(cast(Tensor, self.seen), (0, more), value=True)[:, None, None]
         return self._masks[more]
 
     @contextmanager

@@ -166,7 +166,8 @@ class AsStored:
     held: Collection[nn.Module] = ()
 
     def of(self, module: nn.Module, like: Tensor) -> AbstractContextManager[tuple[Tensor, Tensor | None]]:
-        return nullcontext((cast(Tensor, module.weight), cast("Tensor | None", module.bias)))
+        layer: Any = module
+        return nullcontext((layer.weight, layer.bias))
 
 
 def _cast_to(module: nn.Module, dtype: torch.dtype) -> torch.dtype:

@@ -7,7 +7,7 @@ once. `held` are its tensors, where `Beside` shows them to ComfyUI.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from itertools import count
 from typing import Any, cast
 
@@ -54,11 +54,8 @@ class Way:
     def steps(self, device: torch.device) -> list[Step]:
         """Those that are on, with their tensors on the device."""
         pairs = zip(self.timeline, self.held, strict=True)
-        return [
-            _filled(each.step, cast(nn.ParameterList, held), device)
-            for each, held in pairs
-            if each.span not in self.clock.off
-        ]
+        own = ((each, cast(nn.ParameterList, held)) for each, held in pairs if each.span not in self.clock.off)
+        return [_filled(each.step, held, device) for each, held in own]
 
 
 class Hooked(Way):
@@ -107,9 +104,8 @@ class Branch(Hooked):
         x = x if x.dtype is output.dtype else x.to(output.dtype)
         for span, held in zip(self.spans, self.held, strict=True):
             if span not in self.clock.off:
-                lora_A, lora_B = cast(
-                    Iterable[Tensor], held._parameters.values()
-                )  # which a ParameterList would look up by name
+                factors: Any = held._parameters  # which a ParameterList would look up by name
+                lora_A, lora_B = factors.values()
                 lora_A, lora_B = _like(lora_A, output), _like(lora_B, output)
                 output = _added(module, x, output, lora_A, lora_B)
         return output
