@@ -343,7 +343,7 @@ def stages() -> list[Stage]:
         Stage(
             "torch 2.11.0: 2.7 GB to fetch, 4.6 GB on disk", VENV / "torch.stamp", TORCH, lambda: pip_install(*TORCH)
         ),
-        Stage("other packages: 0.8 GB to fetch, 2.0 GB on disk", VENV / "rest.stamp", pins, lambda: pip_install(*rest)),
+        Stage("other packages: 0.9 GB to fetch, 2.3 GB on disk", VENV / "rest.stamp", pins, lambda: pip_install(*rest)),
         Stage(
             "older releases of diffusers, for the tests: 9 MB to fetch, 95 MB on disk", VENV / "older.stamp",
             tuple(older_diffusers()), install_older_diffusers,

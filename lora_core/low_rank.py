@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from math import prod
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -62,7 +63,7 @@ class LowRank:
     def num_parameters(self) -> int:
         return self.lora_A.numel() + self.lora_B.numel()
 
-    def to(self, *args, **kwargs) -> LowRank:
+    def to(self, *args: Any, **kwargs: Any) -> LowRank:
         """As `Tensor.to`, on both factors."""
         return replace(self, lora_A=self.lora_A.to(*args, **kwargs), lora_B=self.lora_B.to(*args, **kwargs))
 
@@ -194,8 +195,8 @@ class Decomposition:
         long = (vectors.T @ self.core) / root.clamp(min=torch.finfo(root.dtype).tiny)[:, None]
         long = long if self.right is None else long @ self.right
         lora_A, lora_B = (short.T, long.T) if self.flipped else (long, short)
-        factors = (factor.contiguous().to(self.dtype) for factor in (lora_A, lora_B))
-        return LowRank(*factors, float(rank), self.kernel)
+        lora_A, lora_B = (factor.contiguous().to(self.dtype) for factor in (lora_A, lora_B))
+        return LowRank(lora_A, lora_B, float(rank), self.kernel)
 
 
 class _Reflections:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import reduce
 
 import torch
 from einops import rearrange
@@ -36,7 +37,7 @@ def head_norms(weights: Mapping[str, Tensor], left: Sequence[Part], right: Seque
     `weights` (out, in) by layer, fp32. Through the Gram matrices of a head: `|X^T Y|^2 = <X X^T, Y Y^T>`.
     """
     width = (left[0].columns if left[0].role == "o" else left[0].rows)[1] // heads
-    sides = [sum(_gram(weights[part.layer], part, width) for part in side) for side in (left, right)]
+    sides = [reduce(torch.add, (_gram(weights[part.layer], part, width) for part in side)) for side in (left, right)]
     one, other = (side.repeat_interleave(heads // len(side), 0) for side in sides)
     return (one * other).sum((1, 2)).clamp(min=0).sqrt().tolist()
 

@@ -58,7 +58,8 @@ def sides(layer: Layer, part: Part, width: int, heads: int) -> dict[int, Side]:
 def _side(inner: Tensor, outer: Tensor, heads: int) -> Side:
     product = inner @ inner.mT @ outer
     norms, bound = product.diagonal(dim1=1, dim2=2).sum(-1), (product * product.mT).sum((1, 2)).clamp(min=0).sqrt()
-    return Side(*(each.repeat_interleave(heads // len(inner), 0) for each in (inner, norms, bound)), outer)
+    inner, norms, bound = (each.repeat_interleave(heads // len(inner), 0) for each in (inner, norms, bound))
+    return Side(inner, norms, bound, outer)
 
 
 def in_each_head(

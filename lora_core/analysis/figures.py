@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property, reduce
 
@@ -72,7 +72,8 @@ class Block:
 
     def __add__(self, other: Block) -> Block:
         kinds = {*self.crossed, *other.crossed}
-        crossed = {k: _added(self.crossed.get(k), other.crossed.get(k)) for k in sorted(kinds, reverse=True)}
+        pairs = {k: filter(None, (self.crossed.get(k), other.crossed.get(k))) for k in sorted(kinds, reverse=True)}
+        crossed = {k: reduce(Excess.__add__, pair) for k, pair in pairs.items()}
         return Block(
             self.name,
             inner=self.inner + other.inner,
@@ -101,7 +102,7 @@ class Block:
     def found(self, i: int, j: int, comparisons: int) -> bool:
         return chance.cosine_tail(self.z(i, j), self._terms(i, j)) * comparisons < chance.FALSE_ALARM
 
-    def loudness(self, left_out: Sequence[int] = ()) -> float:
+    def loudness(self, left_out: Collection[int] = ()) -> float:
         """Frobenius norm of the sum, without those left out."""
         kept = [i for i in range(len(self.inner)) if i not in left_out]
         return max(float(self.inner[np.ix_(kept, kept)].sum()), 0.0) ** 0.5
@@ -147,7 +148,3 @@ class Interference:
     @cached_property
     def total(self) -> Block:
         return replace(reduce(Block.__add__, self.blocks), name=EVERYWHERE)
-
-
-def _added(one: Excess | None, other: Excess | None) -> Excess:
-    return one + other if one and other else one or other

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from math import log
 from typing import NamedTuple
@@ -10,6 +10,7 @@ from typing import NamedTuple
 from PIL import Image, ImageDraw
 
 from ..drawing import letters
+from ..drawing.letters import Font
 from ..families.blocks import block_of
 from .figures import EVERYWHERE, Block, Excess, Interference
 from .findings import Norms, floors, letter
@@ -131,7 +132,7 @@ def _excess(excess: Excess | None, i: int, j: int, many: int, most: float = 0.0)
     return Cell(min(max(strength, 0.02), 1.0), f"x{times:.2g}" if times < 100 else f"x{times:.0f}")
 
 
-def _draw(pen: ImageDraw.ImageDraw, place: tuple[int, int, int], cell: Cell | None, panel: Panel, font) -> None:
+def _draw(pen: ImageDraw.ImageDraw, place: tuple[int, int, int], cell: Cell | None, panel: Panel, font: Font) -> None:
     x, y, width = place
     if cell is None:
         return
@@ -158,7 +159,7 @@ def _brightness(colour: Colour) -> float:
     return 0.299 * colour[0] + 0.587 * colour[1] + 0.114 * colour[2]
 
 
-def _legend(pen: ImageDraw.ImageDraw, x: int, y: int, panel: Panel, font) -> None:
+def _legend(pen: ImageDraw.ImageDraw, x: int, y: int, panel: Panel, font: Font) -> None:
     for step in range(_LEGEND):
         share = step / (_LEGEND - 1)
         strength = 2 * share - 1 if panel.two_sided else share
@@ -178,7 +179,9 @@ def _loudness(found: Interference, base: Norms) -> dict[str, float]:
     return {block: (one / other) ** 0.5 for block, (one, other) in sums.items() if other}
 
 
-def _bars(pen: ImageDraw.ImageDraw, x: int, rows, loud: Mapping[str, float], font) -> None:
+def _bars(
+    pen: ImageDraw.ImageDraw, x: int, rows: Iterable[tuple[int, str]], loud: Mapping[str, float], font: Font
+) -> None:
     if not loud:
         return
     pen.text((x, 40), "sum beside the base", _TEXT, font)

@@ -145,7 +145,7 @@ class Layer:
             chances = np.outer(np.diag(products), np.diag(products)) / (G.width * H.width)
             inner, variance = inner + products, variance + chances
             peak = peak + np.outer(tops, tops) / (G.width * H.width)  # parts of a layer share factors: not independent
-        G, H = (sum(gram.all for gram in sides.values()) for sides in (rows, columns))
+        G, H = (reduce(torch.add, (gram.all for gram in sides.values())) for sides in (rows, columns))
         total = max(float((G * H).sum()), 0.0) ** 0.5
         if self.work.brief:
             nothing = Excess.nothing(self.count)
@@ -188,7 +188,7 @@ class _Gram:
         """Piece by piece: a piece in fp64 stays in the processor's cache. `dim` is that of the ranks."""
         pieces = (read(at, min(_PIECE, sum(span) - at)) for at in range(span[0], sum(span), _PIECE))
         grams = (piece.T @ piece if dim else piece @ piece.T for piece in pieces)
-        gram = sum(gram if gram.dtype == torch.float64 else gram.cpu().double() for gram in grams)
+        gram = reduce(torch.add, (gram if gram.dtype == torch.float64 else gram.cpu().double() for gram in grams))
         return cls(gram.cpu(), span[1], spans)
 
     @cached_property

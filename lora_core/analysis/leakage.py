@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -81,7 +81,7 @@ def change(base: Tensor, lora: Tensor, base_picture: Tensor, lora_picture: Tenso
     return Change(latent, pixels, 1 - similarity(base_picture, lora_picture))
 
 
-def measured(groups: dict[str, Sequence[Change]]) -> Leakage:
+def measured(groups: Mapping[str, Sequence[Change]]) -> Leakage:
     """The means. Raises ValueError when there is nothing with the trigger to compare with."""
     if not groups.get(CONCEPT):
         raise ValueError("leakage compares with prompts that hold the trigger; there is none")

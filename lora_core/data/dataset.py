@@ -164,7 +164,7 @@ class Dataset:
         lines = [*self._captioned(), *self._lost()]
         lines += [f"{self._counted()} at resolution {', '.join(str(each) for each in self.resolutions)}"]
         lines += [f"  bucket {w} x {h}: {count}" for (w, h), count in sorted(self.buckets().items())]
-        lines += self._shares() if len(self.groups) > 1 else self._plain(self.groups[0])
+        lines += self._shares() if self.groups[1:] else self._plain(self.groups[0])
         lines += self._variants()
         lines += [f"note on {', '.join(names)}: {why}" for why, names in by_reason(self.notes).items()]
         lines += [f"left out {', '.join(names)}: {why}" for why, names in by_reason(self.left_out).items()]
@@ -190,7 +190,7 @@ class Dataset:
         return [f"{_number(len(lost), 'picture')} left out: {', '.join(lost)}"] if lost else []
 
     def _counted(self) -> str:
-        if len(self.groups) > 1:
+        if self.groups[1:]:
             return f"{self.num_pictures()} images of {len(self.groups)} sets"
         weight = f" x {self.groups[0].weight:g}" if self.groups[0].weight != 1 else ""
         return f"{self.num_pictures()} images x {self.groups[0].repeats} repeats{weight}"

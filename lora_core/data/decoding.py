@@ -112,7 +112,7 @@ def transparent(image: Image.Image) -> bool:
     """Whether there may be transparent parts: Pillow's `has_transparency_data`, which is not there before 10.1."""
     if image.mode in ("LA", "La", "PA", "RGBA", "RGBa") or "transparency" in image.info:
         return True
-    return image.mode == "P" and image.palette.mode.endswith("A")
+    return image.mode == "P" and image.palette is not None and image.palette.mode.endswith("A")
 
 
 @contextmanager

@@ -103,7 +103,7 @@ def _files(pictures: list[Example]) -> Iterator[Finding]:
     if rough:
         yield Finding(
             2,
-            f"{names(rough)} {are(rough)} JPEG of low quality (about {min(e.origin.quality for e in rough)}), whose "
+            f"{names(rough)} {are(rough)} JPEG of low quality (about {min(e.origin.quality or 0 for e in rough)}), whose "
             "blocks are learned: find better files.",
             "JPEG", tuple(rough),
         )  # fmt: skip
@@ -164,7 +164,7 @@ def _balance(dataset: Dataset, pictures: list[Example]) -> Iterator[Finding]:
         g: sum(e.group.times for e in dataset.examples if e.group == g) for g in dataset.groups if g.role == "concept"
     }
     if len(shares) > 1 and max(shares.values()) > 3 * min(shares.values()):
-        most, least = max(shares, key=shares.get), min(shares, key=shares.get)
+        most, least = max(shares, key=shares.__getitem__), min(shares, key=shares.__getitem__)
         yield Finding(
             2,
             f"{Path(most.name).name} is drawn {shares[most] / shares[least]:.1f} times as often as {Path(least.name).name}: raise the weight of the latter to balance them.",

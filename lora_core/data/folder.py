@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 from .caption_files import CaptionFiles
 from .decoding import SUFFIXES
@@ -105,7 +106,7 @@ def _odd(path: Path) -> str:
     return "a broken link" if path.is_symlink() else "no file of bytes"
 
 
-def _one(folder: Path, entries: _Entries, masks: Masks, **of_name) -> Found:
+def _one(folder: Path, entries: _Entries, masks: Masks, **of_name: Any) -> Found:
     images = [path for path in entries.files if path.suffix.lower() in SUFFIXES]
     beside: set[Path] = set()
     if masks in ("-mask files", "auto"):

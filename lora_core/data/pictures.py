@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Literal, cast, get_args
 
 import numpy as np
 import torch
@@ -54,7 +54,7 @@ def read_mask(picture: Image.Image, path: Path | None, masks: Masks) -> Image.Im
         mask = picture.convert("RGBA").getchannel("A")
     else:
         return None
-    low, high = mask.getextrema()
+    low, high = cast(tuple[int, int], mask.getextrema())  # of one channel
     if not high:
         name = file.name if file else "its transparency"
         raise PictureError(

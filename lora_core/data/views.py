@@ -55,7 +55,8 @@ def further_crops(image: Image.Image, mask: Image.Image | None, size: Size, coun
     reach = [_around(whole, part) for whole, part in zip(image.size, crop, strict=True)]
     box = (reach[0][0], reach[1][0], reach[0][1], reach[1][1])
     finest = min(scale * _ZOOM[1], max(scale, 1.0))
-    canvas_size = tuple(max(round((high - low) * finest), 1) for low, high in reach)
+    width, height = (max(round((high - low) * finest), 1) for low, high in reach)
+    canvas_size = width, height
     canvas = image.resize(canvas_size, Image.Resampling.LANCZOS, box)
     draws = torch.rand(count, 3, generator=torch.Generator().manual_seed(seed)).tolist()
     sides = [

@@ -167,9 +167,9 @@ def _names(selector: str, block: Block) -> bool:
     if block.group == TEXT:
         return selector.upper() in (TEXT, "BASE")
     found = _SELECTOR.fullmatch(selector)
-    name, first, last = found[1].lower(), found[2], found[3]
-    if name not in (block.group.lower(), _short(block.group).lower()):
+    if found is None or found[1].lower() not in (block.group.lower(), _short(block.group).lower()):
         return False
+    first, last = found[2], found[3]
     return first is None or (block.number is not None and int(first) <= block.number <= int(last or first))
 
 

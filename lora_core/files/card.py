@@ -74,7 +74,7 @@ def picture(path: str | os.PathLike[str]) -> bytes | None:
         about = guard.inspect(path).metadata
     except (UnsafeFileError, UnreadableFileError):
         return None
-    return next((found for data in _covers(about) if data and (found := _jpeg(data))), None)
+    return next((made for data in _covers(about) if data and (made := _jpeg(data))), None)
 
 
 def _has_picture(header: guard.Header) -> bool:

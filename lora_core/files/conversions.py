@@ -4,12 +4,18 @@ and all of XLabs' for FLUX.1, of which ComfyUI reads one kind (USO)."""
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
-from typing import TypeVar
+from collections.abc import Callable, Mapping, Sequence
+from typing import Protocol, TypeVar
 
 from .faults import quote, refuse
 
-_T = TypeVar("_T")
+
+class _Shaped(Protocol):
+    @property
+    def shape(self) -> Sequence[int]: ...
+
+
+_T = TypeVar("_T", bound=_Shaped)
 _INPUT = "img_in"
 
 _CONTROL = ((".lora_B.bias", ".diff_b"), ("_norm.scale", "_norm.set_weight"))  # Black Forest Labs' control LoRAs
@@ -37,7 +43,7 @@ def converted(source: str, items: Mapping[str, _T], numbers: Callable[[list[int]
     if f"{_INPUT}.lora_A.weight" in items and "single_blocks.0.norm.key_norm.scale" in items:
         made = _renamed(source, items, _CONTROL, "diffusion_model.")
         up, down = (items.get(f"{_INPUT}.lora_{part}.weight") for part in "BA")
-        if up is not None:
+        if up is not None and down is not None:
             made[f"diffusion_model.{_INPUT}.reshape_weight"] = numbers([up.shape[0], down.shape[1]])
         return made
     if "lora_unet__blocks_0_cross_attn_k.lora_down.weight" in items:  # Wan Fun

@@ -10,7 +10,7 @@ from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Se
 from dataclasses import replace
 from math import isfinite, prod
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, cast
 
 import torch
 from torch import Tensor
@@ -174,8 +174,11 @@ def _writable(
     found: dict[str, tuple[LowRank, Tensor | None]] = {name: (layer, None) for name, layer in adapter.layers.items()}
     for name, items in ((name, items) for name, items in adapter.others.items() if name not in apart):
         first, wanted = items[0], "sum" if style == "peft" else "base"
-        is_dora = isinstance(first, DoRA) and isinstance(first.update, LowRank) and first.axis == 0
-        if len(items) > 1 or name in found or not is_dora or first.norm_of != wanted:
+        single = len(items) == 1 and name not in found
+        if not (
+            single and isinstance(first, DoRA) and isinstance(first.update, LowRank) and first.axis == 0
+            and first.norm_of == wanted
+        ):  # fmt: skip
             kinds = " and ".join(item.kind for item in items)
             raise ValueError(f"{name} is changed by {kinds} weights, which cannot be written as {style}")
         found[name] = first.update, first.magnitude
@@ -223,7 +226,9 @@ def _adapter(
 ) -> Adapter:  # fmt: skip
     found = {name: _layer(source, name, layer, tensors, config) for name, layer in described.items()}
     plain = {name: layer for name, layer in found.items() if isinstance(layer, LowRank)}
-    others = {name: (found[name],) for name in found if name not in plain}
+    others: dict[str, tuple[Correction, ...]] = {
+        name: (layer,) for name, layer in found.items() if not isinstance(layer, LowRank)
+    }
     for name, key in ((name, layer.keys.get(layers.LORA_BIAS)) for name, layer in described.items()):
         if key is not None:  # PEFT: y += alpha / rank * (B A x + bias)
             bias = Difference(_factor(tensors[key]).float() * plain[name].scaling)
@@ -236,11 +241,11 @@ def _layer(
 ) -> LowRank | Correction:
     own = {part: _factor(tensors[key]) for part, key in layer.own().items()}
     alpha = strength.alpha_of(source, name, layer, own, tensors, config)
-    made = _plain(own, alpha) if layer.kind is None else layer.kind.from_parts(own, alpha)
+    made = _plain(own, cast(float, alpha)) if layer.kind is None else layer.kind.from_parts(own, alpha)
     if layers.SCALAR in layer.keys:
         made = made.scaled(strength.scalar_of(source, layer, tensors))
     if key := layer.keys.get(layers.RESHAPE):
-        return _padded(source, key, made, tensors)
+        return _padded(source, key, cast(LowRank, made), tensors)
     if key := layer.keys.get("dora_scale"):
         return DoRA.from_scale(made, _factor(tensors[key]))
     if key := layer.keys.get("magnitude"):

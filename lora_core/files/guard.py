@@ -14,6 +14,7 @@ import stat
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from io import BufferedReader
 from pathlib import Path
 from typing import BinaryIO
 
@@ -64,7 +65,7 @@ def inspect(path: str | os.PathLike[str]) -> Header:
 
 
 @contextmanager
-def opened(path: Path) -> Iterator[BinaryIO]:
+def opened(path: Path) -> Iterator[BufferedReader]:
     """A regular file, to be read. Raises UnsafeFileError for a folder, a pipe or a device, which is never waited for,
     and UnreadableFileError when the file is not there or its disk does not give it."""
     try:

@@ -68,6 +68,7 @@ def _without(settings: str, *names: str) -> str:
     dataset = found.get("dataset")
     sets = dataset.get("sets") if isinstance(dataset, dict) else None
     for part in (dataset, *(sets if isinstance(sets, list) else ())):
-        for name in names if isinstance(part, dict) else ():
-            part.pop(name, None)
+        if isinstance(part, dict):
+            for name in names:
+                part.pop(name, None)
     return text_of(found)

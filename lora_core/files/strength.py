@@ -36,10 +36,10 @@ def alpha_of(
 ) -> float | None:  # fmt: skip
     """None when the file says nothing of it, or it has no meaning for these weights."""
     key, means = layer.keys.get("alpha"), layer.kind.alpha_means(parts) if layer.kind else "scale"
-    if means == "nothing" or means == "limit" and key is None:
+    if means == "nothing":
         return None
     if means == "limit":
-        return layers.check_limit(source, key, float(tensors[key].item()))
+        return None if key is None else layers.check_limit(source, key, float(tensors[key].item()))
     if key is not None:
         return layers.check_alpha(source, key, float(tensors[key].item()))
     if layer.kind is None:

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import fields, is_dataclass, replace
 from math import prod
-from typing import ClassVar, Literal, TypeVar
+from typing import Any, ClassVar, Literal, TypeVar
 
 import torch
 from torch import Tensor
 
 USUAL = 0.02  # root mean square of most networks' weights
 Shapes = Mapping[str, tuple[int, ...]]
-_T = TypeVar("_T")
+_Kind = TypeVar("_Kind", bound="Correction")
 
 
 class Correction:
@@ -55,9 +55,10 @@ class Correction:
     def _changed(self, weight: Tensor, strength: float) -> Tensor:
         return torch.add(weight, self.difference(weight), alpha=strength)
 
-    def scaled(self: _T, factor: float) -> _T:
+    def scaled(self: _Kind, factor: float) -> _Kind:
         """So many times the change, of kinds that have a scale."""
-        return replace(self, scale=self.scale * factor)
+        kind: Any = self  # a dataclass with a `scale`, which not all have
+        return replace(kind, scale=kind.scale * factor)
 
     def reach(self) -> tuple[float, float]:
         """(f, r): strength 1 adds to a weight W about `f + r * norm(W)` at the most, by the norms of the tensors."""
@@ -66,7 +67,7 @@ class Correction:
     def num_parameters(self) -> int:
         return sum(tensor.numel() for tensor in self.tensors())
 
-    def to(self: _T, *args, **kwargs) -> _T:
+    def to(self: _Kind, *args: Any, **kwargs: Any) -> _Kind:
         """As `Tensor.to`, on every tensor."""
         return mapped(self, lambda tensor: tensor.to(*args, **kwargs))
 
@@ -76,7 +77,7 @@ class Correction:
         mapped(self, lambda tensor: found.append(tensor) or tensor)
         return found
 
-    def with_tensors(self: _T, tensors: Iterable[Tensor]) -> _T:
+    def with_tensors(self: _Kind, tensors: Iterable[Tensor]) -> _Kind:
         supply = iter(tensors)
         return mapped(self, lambda _: next(supply))
 
@@ -96,13 +97,13 @@ class Correction:
         raise NotImplementedError
 
 
-def mapped(value: _T, change: Callable[[Tensor], Tensor]) -> _T:
+def mapped(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
     """`value` with every tensor in it changed, through tuples and nested dataclasses."""
     if torch.is_tensor(value):
         return change(value)
     if isinstance(value, tuple):
         return tuple(mapped(item, change) for item in value)
-    if not is_dataclass(value):
+    if not is_dataclass(value) or isinstance(value, type):
         return value
     return replace(value, **{field.name: mapped(getattr(value, field.name), change) for field in fields(value)})
 

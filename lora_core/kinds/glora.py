@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from math import prod
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -64,7 +65,8 @@ class GLoRA(Correction):
     @classmethod
     def from_parts(cls, parts: Mapping[str, Tensor], alpha: float | None) -> GLoRA:
         factors = {part[:2]: tensor.flatten(1) for part, tensor in parts.items()}
-        a1, a2, b1, b2 = (factors[part] for part in _order({part: tuple(t.shape) for part, t in factors.items()}))
+        order = _order({part: (t.shape[0], t.shape[1]) for part, t in factors.items()})
+        a1, a2, b1, b2 = (factors[part] for part in cast(tuple[str, ...], order))  # there is one: `fault` has looked
         return cls(a1, a2, b1, b2, 1.0 if alpha is None else alpha / a2.shape[0])
 
 

@@ -59,7 +59,7 @@ class LoHa(Correction):
             return f"{missing[0]} is missing"
         if ("hada_t1" in parts) != ("hada_t2" in parts):
             return "only one of hada_t1 and hada_t2 is there"
-        sides = [tuple(map(parts.get, (f"hada_w{n}_a", f"hada_w{n}_b", f"hada_t{n}"))) for n in "12"]
+        sides = [(parts[f"hada_w{n}_a"], parts[f"hada_w{n}_b"], parts.get(f"hada_t{n}")) for n in "12"]
         if any(len(factor) != 2 for side in sides for factor in side[:2]):
             return "factors have 2 dimensions"
         for a, b, core in sides:

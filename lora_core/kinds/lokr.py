@@ -52,9 +52,12 @@ class LoKr(Correction):
             return f"{bad[0]} has shape {list(parts[bad[0]])}"
         for side in ("w1", "w2"):
             a, b, core = (parts.get(part) for part in (f"lokr_{side}_a", f"lokr_{side}_b", "lokr_t2"))
-            if side == "w2" and core is not None and (problem := tucker_fault(a, b, core)):
-                return problem
-            if a is not None and (side == "w1" or core is None) and a[1] != b[0]:
+            if a is None or b is None:
+                continue
+            if side == "w2" and core is not None:
+                if problem := tucker_fault(a, b, core):
+                    return problem
+            elif a[1] != b[0]:
                 return f"ranks disagree: {list(a)}, {list(b)}"
         return ""
 

@@ -12,6 +12,8 @@ from ..low_rank import LowRank
 from ..stored import stored
 from .correction import Correction
 
+Reorder = Callable[[Tensor], Tensor]
+
 
 @stored("inner start length reorder", tag="Placed")
 @dataclass(frozen=True, eq=False)
@@ -21,7 +23,7 @@ class Placed(Correction):
     inner: Correction
     start: int
     length: int
-    reorder: Callable[[Tensor], Tensor] | None = None
+    reorder: Reorder | None = None
 
     @property
     def kind(self) -> str:
@@ -58,7 +60,7 @@ class Placed(Correction):
         return torch.cat([weight[: self.start], changed, weight[self.start + self.length :]])
 
 
-def placed(inner: Correction, rows: tuple[int, int] | None, height: int, reorder=None) -> Correction:
+def placed(inner: Correction, rows: tuple[int, int] | None, height: int, reorder: Reorder | None = None) -> Correction:
     """`inner` as a correction of the whole weight of `height` rows; itself when it is one already."""
     if rows is None and reorder is None:
         return inner

@@ -149,7 +149,8 @@ def convert(
     weights larger.
     """
     _refuse_wider(adapter.others)
-    made = Converted(replace(adapter, layers=dict(adapter.layers), others={}))
+    layers = dict(adapter.layers)
+    made = Converted(replace(adapter, layers=layers, others={}))
     for index, (name, items) in enumerate(adapter.others.items()):
         strength = strength_of(name)
         weight = weight_of(name).float() if strength else None
@@ -160,7 +161,7 @@ def convert(
                 made.vectors[name] = Difference(applied(torch.zeros_like(weight), map(Step, items)))
         elif weight is not None:
             found = _layer(adapter.layers.get(name), items, weight, limits, name, strength)
-            made.adapter.layers[name], made.errors[name] = found
+            layers[name], made.errors[name] = found
         tick(index + 1, len(adapter.others))
     return made
 
@@ -172,14 +173,15 @@ def convert_steps(
     """Convert what all steps of a layer do one after the other to one LowRank for each layer, at strength 1. Raises
     ValueError for a step that makes a weight larger."""
     _refuse_wider({name: [s.change for s in each if isinstance(s.change, Correction)] for name, each in steps.items()})
-    made = Converted(Adapter({}))
+    layers: dict[str, LowRank] = {}
+    made = Converted(Adapter(layers))
     for index, (name, each) in enumerate(steps.items()):
         weight = weight_of(name).float()
         delta = applied(weight, each) - weight
         if weight.ndim < 2:
             made.vectors[name] = Difference(delta)
         else:
-            made.adapter.layers[name], made.errors[name] = _nearest(delta, limits, name)
+            layers[name], made.errors[name] = _nearest(delta, limits, name)
         tick(index + 1, len(steps))
     return made
 
@@ -194,8 +196,9 @@ def _layer(
 ) -> tuple[LowRank, float]:
     if plain is None and len(items) == 1 and not isinstance(items[0], Placed):
         return to_low_rank(items[0], limits, weight, name, strength)
-    if plain is None and not limits.rank and all(isinstance(item, Placed) for item in items):
-        return _slices(items, limits, weight, name, strength)
+    slices = [item for item in items if isinstance(item, Placed)]
+    if plain is None and not limits.rank and len(slices) == len(items):
+        return _slices(slices, limits, weight, name, strength)
     steps = [Step((plain,), strength)] if plain else []
     changed = applied(weight, [*steps, *(Step(item, strength) for item in items)])
     return _nearest(changed - weight, limits, name, strength)

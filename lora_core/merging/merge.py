@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import reduce
 from itertools import chain
 from math import sqrt
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -83,7 +85,10 @@ class _Target:
     size: float = 0.0
 
     def all(self) -> LowRank:
-        return self.low_rank or self.parts.keep(len(self.parts.sigma))
+        return self.low_rank or (parts := self.decomposed()).keep(len(parts.sigma))
+
+    def decomposed(self) -> Decomposition:
+        return self.parts or cast(LowRank, self.low_rank).decompose()  # one of the two is there
 
 
 def merge(
@@ -120,7 +125,10 @@ def _acting(each: Terms) -> Terms:
 
 
 class _Work:
-    def __init__(self, parts, terms: dict[str, Terms], settings: Settings, limits: Limits, tick):
+    def __init__(
+        self, parts: Sequence[Weighted], terms: dict[str, Terms], settings: Settings, limits: Limits,
+        tick: Callable[[int, int], None],
+    ):  # fmt: skip
         self.terms, self.settings, self.limits, self.tick = terms, settings, limits, tick
         self.parts, method = parts, settings.method != SUM
         self.pieces = {name: pieces(each) if method else [Piece(0, each)] for name, each in terms.items()}
@@ -139,7 +147,7 @@ class _Work:
                 if index % step == 0:
                     self.merged.spectra[name] = low_rank.singular_values()
             else:
-                parts = target.parts or low_rank.decompose()
+                parts = target.decomposed()
                 self._keep(name, parts, len(parts.sigma))
         return self._finished()
 
@@ -147,7 +155,7 @@ class _Work:
         ranks = self._ranks_by_size() if self.limits.megabytes else {}
         for name, target in self._targets():
             self._count(name, target)
-            parts = target.parts or target.low_rank.decompose()
+            parts = target.decomposed()
             self._keep(name, parts, ranks.get(name, self._most(parts)), target.low_rank)
         return self._finished()
 
@@ -195,7 +203,7 @@ class _Work:
     def _ranks_by_size(self) -> dict[str, int]:
         spectra, widths, most = {}, {}, {}
         for name, target in self._targets():
-            parts = target.parts or target.low_rank.decompose()
+            parts = target.decomposed()
             shape = self.terms[name][0][1]
             spectra[name], most[name] = parts.sigma, self._most(parts)
             widths[name] = shape.lora_A.shape[1] + shape.lora_B.shape[0]
@@ -222,8 +230,7 @@ class _Work:
         self.lost += float(parts.sigma[rank:].square().sum())
         self.merged.spectra[name], self.merged.errors[name] = parts.sigma, parts.error(rank)
         if rank:
-            same = uncut is not None and uncut.rank <= rank
-            self.merged.layers[name] = uncut if same else parts.keep(rank)
+            self.merged.layers[name] = uncut if uncut is not None and uncut.rank <= rank else parts.keep(rank)
 
     def _size(self, name: str) -> float:
         """Return the norm that the terms of a layer would have together if they had nothing in common."""
@@ -238,7 +245,8 @@ class _Work:
         inputs = torch.randn(terms[0].lora_A.shape[1], _PROBES, generator=torch.Generator().manual_seed(0))
         answers = [term.lora_B.float() @ (term.lora_A.float() @ inputs) * term.scaling for term in terms]
         each = sqrt(sum(float(answer.norm()) ** 2 for answer in answers))
-        return float(sum(answers).norm()) < 2 * _LITTLE * each and total.norm() < _LITTLE * self._size(name)
+        together = float(reduce(torch.add, answers).norm())
+        return together < 2 * _LITTLE * each and total.norm() < _LITTLE * self._size(name)
 
     def _finished(self) -> Merged:
         self.merged.errors = {name: self.merged.errors.get(name, 0.0) for name in self.terms}

@@ -96,7 +96,7 @@ def parse(text: str) -> list[Row]:
 def strength_of(value: object, what: str) -> float:
     """A strength as a number. Raises ValueError when it is none, or above LIMIT either way."""
     try:
-        number = float(value)  # type: ignore[arg-type]
+        number = float(value)
     except (TypeError, ValueError, OverflowError):
         number = float("nan")
     if not isfinite(number) or abs(number) > LIMIT:
@@ -131,7 +131,7 @@ def _row(tag: re.Match[str], line: int) -> Row:
 
 def _filled(name: str, parts: list[str]) -> Row:
     strengths: list[float] = []
-    named: dict[str, object] = {}
+    named: dict[str, Any] = {}
     for part in parts:
         key, equals, value = part.strip().partition("=")
         key = key.strip().lower()

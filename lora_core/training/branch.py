@@ -8,6 +8,7 @@ formed.
 from __future__ import annotations
 
 import weakref
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -52,8 +53,9 @@ class Branch:
         """The branch that is all that hangs on a layer, if it can be `joined_to` it."""
         hooks = module._forward_hooks
         own = next(iter(hooks.values())) if len(hooks) == 1 else None
-        able = isinstance(own, cls) and not own.kernel and own.magnitude is None and not own.muted
-        return own if able else None
+        if isinstance(own, cls) and not own.kernel and own.magnitude is None and not own.muted:
+            return own
+        return None
 
     def joined_to(self, module: nn.Module, weights: Weights, x: Tensor) -> Tensor:
         """Return what the linear layer gives for `x`, the low-rank path included; the hook then leaves it as it is."""
@@ -94,7 +96,8 @@ class Branch:
 
     def _padded(self, x: Tensor) -> tuple[Tensor, Geometry]:
         """The input of a convolution with what its padding asks for beyond zeros that it adds itself, and the rest."""
-        module, padding = self.module, self.module.padding
+        module: Any = self.module
+        padding = module.padding
         if module.padding_mode != "zeros" or padding == "same":
             mode = "constant" if module.padding_mode == "zeros" else module.padding_mode
             x, padding = F.pad(x, module._reversed_padding_repeated_twice, mode=mode), "valid"

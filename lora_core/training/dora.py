@@ -7,6 +7,8 @@ neither `W + delta_W` nor its gradient is ever formed; of W only `A W^T`, (rank,
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -17,14 +19,14 @@ class Frozen:
 
     def times(self, module: nn.Module, rows: Tensor) -> Tensor:
         """`rows @ W^T`, (n, out), of rows (n, columns), W flattened to a matrix; on the rows' device, in their type."""
-        return F.linear(rows, module.weight.detach().flatten(1).to(rows))
+        return F.linear(rows, cast(Tensor, module.weight).detach().flatten(1).to(rows))
 
     def norms(self, module: nn.Module) -> Tensor:
         """Return the norms of the rows of W, (out,) in fp32, wherever the weight lies."""
-        return module.weight.detach().flatten(1).float().norm(dim=1)
+        return cast(Tensor, module.weight).detach().flatten(1).float().norm(dim=1)
 
     def bias(self, module: nn.Module, like: Tensor) -> Tensor | None:
-        return None if module.bias is None else module.bias.detach().to(like)
+        return None if module.bias is None else cast(Tensor, module.bias).detach().to(like)
 
 
 class Magnitude:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from itertools import groupby
 from math import prod
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -20,7 +21,7 @@ from .branch import Branch, copied
 from .caps import hold_
 from .dora import Frozen, Magnitude
 from .layers import LayersConfig, sizes
-from .pairs import Twins
+from .pairs import Twins, grad_of
 from .start import Start
 from .targets import weight_shape
 
@@ -76,7 +77,7 @@ class Factors:
             for name, module in layers.items()
         }
         size = sum(prod(shape) for own in shapes.values() for shape in own)
-        self.flat = torch.zeros(size, device=device or next(iter(layers.values())).weight.device)
+        self.flat = torch.zeros(size, device=device or cast(Tensor, next(iter(layers.values())).weight).device)
         self.flat.grad = torch.zeros_like(self.flat)
         self.twins, self.keep = Twins(self.flat), None
         ratios = (1, self.options.lora_plus_ratio, 1)
@@ -118,12 +119,12 @@ class Factors:
 
     def text_gradient(self) -> Tensor:
         """The end of the flat gradient that is of text encoders; empty when there are none."""
-        return self.flat.grad[sum(len(part.flat) for part in self.parts if not part.text) :]
+        return grad_of(self.flat)[sum(len(part.flat) for part in self.parts if not part.text) :]
 
     def forget_gradient(self) -> None:
         """Drop all gradients, also what a backward pass that was cut off has found."""
         self.twins.forget()
-        self.flat.grad.zero_()
+        grad_of(self.flat).zero_()
 
     @contextmanager
     def dropped(self, generator: torch.Generator) -> Iterator[None]:
@@ -220,14 +221,14 @@ def _laid_out(
     def kind(key: Key) -> tuple[bool, float, bool]:
         return key[0].startswith(TEXT_PREFIX), rates[key], key[1] == 2
 
-    leaves, parts, at = {}, [], 0
+    leaves, parts, at, grad = {}, [], 0, grad_of(flat)
     for (text, rate, magnitudes), keys in groupby(sorted(shapes, key=kind), kind):
         start, members = at, list(keys)
         for key in members:
-            leaves[key] = leaf(flat, flat.grad, at, shapes[key])
+            leaves[key] = leaf(flat, grad, at, shapes[key])
             at += prod(shapes[key])
         part = flat if at - start == len(flat) else flat[start:at]
-        part.grad = flat.grad[start:at]
+        part.grad = grad[start:at]
         parts.append(Part(part, tuple(leaves[key] for key in members), text, rate, magnitudes))
     return leaves, tuple(parts)
 
@@ -243,6 +244,6 @@ def _kept(share: float, count: int, generator: torch.Generator) -> Tensor:
     return (torch.rand(count, generator=generator) >= share).float() / (1 - share)
 
 
-def _kaiming(shape: tuple[int, int], generator: torch.Generator) -> Tensor:
+def _kaiming(shape: Sequence[int], generator: torch.Generator) -> Tensor:
     """Uniform in +-1/sqrt(columns), as peft and kohya initialise A; drawn on the CPU so that devices agree."""
     return (torch.rand(shape, generator=generator) * 2 - 1) / math.sqrt(shape[1])

@@ -59,7 +59,7 @@ def judge(record: Record, pictures: Sequence[int], patience: int, held_out: bool
         early = Verdict("too early", "too early to tell: fewer than two validations", best_step(record.points))
         return _ruined(points) or early
     curve = _Curve(points, pictures)
-    best = best_step(points)
+    best = _lowest(points)
     return (
         _overfit(curve, record, best, held_out)
         or _diverged(curve, record, best)
@@ -82,7 +82,11 @@ def judge_training(record: Record) -> Verdict:
 
 
 def best_step(points: Sequence[Point]) -> int | None:
-    return min(points, key=lambda point: point.mean).step if points else None
+    return _lowest(points) if points else None
+
+
+def _lowest(points: Sequence[Point]) -> int:
+    return min(points, key=lambda point: point.mean).step
 
 
 def quantile(level: float, freedom: float) -> float:
@@ -126,7 +130,7 @@ class _Curve:
         return Change(float(difference.mean()) / self.means[0], error / self.means[0], count - 1)
 
 
-def _overfit(curve: _Curve, record: Record, best: int | None, held_out: bool) -> Verdict | None:
+def _overfit(curve: _Curve, record: Record, best: int, held_out: bool) -> Verdict | None:
     """The last three points lie above the three around the best one, while training losses do not rise."""
     at = curve.steps.index(best)
     low = slice(max(at - 1, 0), at + 2)
@@ -139,7 +143,7 @@ def _overfit(curve: _Curve, record: Record, best: int | None, held_out: bool) ->
     return Verdict("overfit", f"{text}; step {best} is the best", best)
 
 
-def _diverged(curve: _Curve, record: Record, best: int | None) -> Verdict | None:
+def _diverged(curve: _Curve, record: Record, best: int) -> Verdict | None:
     """The last three points are worse than the untouched model, or worse than the best while training losses rise."""
     if len(curve.steps) < _FEWEST:
         return None
@@ -164,7 +168,7 @@ def _ruined(points: Sequence[Point]) -> Verdict | None:
     return Verdict("diverged", f"{text}; lower the learning rate", best_step(points))
 
 
-def _plateau(curve: _Curve, best: int | None, patience: int) -> Verdict | None:
+def _plateau(curve: _Curve, best: int, patience: int) -> Verdict | None:
     """The mean of the last `patience` points is not surely lower than that of as many before."""
     if len(curve.steps) < max(2 * patience, _FEWEST):
         return None
@@ -175,7 +179,7 @@ def _plateau(curve: _Curve, best: int | None, patience: int) -> Verdict | None:
     return Verdict("plateau", f"{text}; step {best} is the best", best)
 
 
-def _training_rises(record: Record, since: int | None) -> bool:
+def _training_rises(record: Record, since: int) -> bool:
     """Whether training losses after a step are surely above those of as many windows before."""
     after = [window for window in record.windows if window.step > since]
     before = [window for window in record.windows if window.step <= since][-len(after) :]

@@ -103,9 +103,9 @@ def sizes(
     goes on from `start` keeps its scaling, and a rank that is above what it would have here."""
     found = {}
     for name in names:
-        chosen, own = _chosen(name, config.rules), start and start.layers.get(name)
+        chosen, own = _chosen(name, config.rules), start.layers.get(name) if start else None
         text = name.startswith(TEXT_PREFIX)
-        if own:
+        if start and own:
             most = max(own.rank, chosen.get("rank", text_rank if text else start.rank))
             found[name] = Size(most, chosen.get("rate", 1.0), own.scaling * most, most)
         else:
@@ -138,7 +138,7 @@ def _rule(line: str) -> Rule:
     matches = [_SETTING.fullmatch(setting.strip()) for setting in settings.split(",")]
     if not pattern.strip() or None in matches:
         raise ValueError(f"per_layer has the line {line!r}; write it as: attn2 = rank 8, alpha 4, rate 0.5")
-    found = {name: number for match in matches for name, number in match.groupdict().items() if number}
+    found = {name: number for match in matches if match for name, number in match.groupdict().items() if number}
     return Rule(pattern.strip(), **{name: _KINDS[name](number) for name, number in found.items()})
 
 

@@ -6,6 +6,7 @@ import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -141,7 +142,7 @@ class Meter(TorchDispatchMode):
     def _drop(self, key: int) -> None:
         self._held -= self._live.pop(key)
 
-    def _count(self, func, args, kwargs, out, tensors: list[Tensor]) -> None:
+    def _count(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any, tensors: list[Tensor]) -> None:
         self.launches += 1
         self.moved += sum(tensor.numel() * tensor.element_size() for tensor in tensors)
         formula = _FLOPS.get(func._overloadpacket)

@@ -125,7 +125,7 @@ def losses(
     return each.flatten(1).mean(1) * weight(choices.weighting, snr, denoiser.output_scale(sigma), choices.snr_gamma)
 
 
-def loss(*args, **kwargs) -> Tensor:
+def loss(*args: Any, **kwargs: Any) -> Tensor:
     """The mean of `losses`, a scalar."""
     return losses(*args, **kwargs).mean()
 

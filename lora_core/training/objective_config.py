@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Final, Literal, get_args
 
 from ..stored import stored
 from .ranges import one_of, within
@@ -16,7 +16,7 @@ TimestepLaw = Literal["uniform", "logit_normal", "shifted", "shifted_logit_norma
 LOSSES, HUBER_SCHEDULES, WEIGHTINGS, TIMESTEP_LAWS = (
     get_args(t) for t in (Loss, HuberSchedule, Weighting, TimestepLaw)
 )
-AUTO = "auto"
+AUTO: Final = "auto"
 SHIFTED = ("shifted", "shifted_logit_normal")
 LEAST_MODE, MOST_MODE = -1.0, 1.75  # between them the mode law is monotone: up to 2 / (pi - 2)
 

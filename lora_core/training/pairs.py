@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -21,6 +22,11 @@ Grads = tuple[Tensor | None, Tensor | None]  # of A and B, for autograd to add u
 def product(into: Tensor, left: Tensor, right: Tensor, scaling: float) -> Tensor:
     """Write `scaling * left right` over `into`: one operator, whatever is in it."""
     return into.addmm_(left, right, beta=0, alpha=scaling)
+
+
+def grad_of(leaf: Tensor) -> Tensor:
+    """The gradient of a flat buffer or of a leaf of it, which have theirs from the beginning."""
+    return cast(Tensor, leaf.grad)
 
 
 class Pair:
@@ -55,8 +61,8 @@ class _Leaves(Pair):
         return leaf is not None and torch._C._will_engine_execute_node(leaf)
 
     def add(self, grad_A: Tensor, grad_B: Tensor) -> Grads:
-        self.lora_A.grad.add_(grad_A)
-        self.lora_B.grad.add_(grad_B)
+        grad_of(self.lora_A).add_(grad_A)
+        grad_of(self.lora_B).add_(grad_B)
         return None, None
 
 
@@ -64,8 +70,8 @@ class Master(_Leaves):
     """Leaves of the flat buffer, for passes in its own type."""
 
     def collect(self, grad_hidden: Tensor, rows: Tensor, grad: Tensor, hidden: Tensor, scaling: float) -> Grads:
-        self.lora_A.grad.addmm_(grad_hidden.T, rows, alpha=scaling)
-        self.lora_B.grad.addmm_(grad.T, hidden, alpha=scaling)
+        grad_of(self.lora_A).addmm_(grad_hidden.T, rows, alpha=scaling)
+        grad_of(self.lora_B).addmm_(grad.T, hidden, alpha=scaling)
         return None, None
 
 
@@ -89,8 +95,8 @@ class Copied(_Leaves):
             product(grad_A, grad_hidden.T, rows, scaling)
             product(grad_B, grad.T, hidden, scaling)
         else:
-            self.lora_A.grad.add_(grad_hidden.T @ rows, alpha=scaling)
-            self.lora_B.grad.add_(grad.T @ hidden, alpha=scaling)
+            grad_of(self.lora_A).add_(grad_hidden.T @ rows, alpha=scaling)
+            grad_of(self.lora_B).add_(grad.T @ hidden, alpha=scaling)
         return None, None
 
 
@@ -137,7 +143,7 @@ class Twin:
         return task
 
     def _add(self) -> None:
-        self.flat.grad.add_(self.grad)
+        grad_of(self.flat).add_(self.grad)
         self.forget()
 
     def forget(self) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from contextlib import AbstractContextManager
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -40,8 +40,9 @@ class AddLowRank(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx, out: Tensor, x: Tensor, lora_A: Tensor, lora_B: Tensor, pair: Pair, scaling: float, keep: Tensor | None
-    ) -> Tensor:
+        ctx: Any, out: Tensor, x: Tensor, lora_A: Tensor, lora_B: Tensor, pair: Pair, scaling: float,
+        keep: Tensor | None,
+    ) -> Tensor:  # fmt: skip
         down, up = pair.factors()
         rows, flat, wide = _rows(x), _rows(out), up if out.dtype == x.dtype else lora_B
         hidden = _hidden(rows, down, keep)
@@ -58,7 +59,7 @@ class AddLowRank(torch.autograd.Function):
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         rows, hidden, down, up = ctx.saved_tensors
         grad_hidden, grads = _backward(ctx, 2, _rows(grad).to(hidden.dtype), rows, hidden, up)
         grad_x = None
@@ -72,7 +73,7 @@ class LinearWithLowRank(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx, x: Tensor, lora_A: Tensor, lora_B: Tensor, pair: Pair, scaling: float, keep: Tensor | None,
+        ctx: Any, x: Tensor, lora_A: Tensor, lora_B: Tensor, pair: Pair, scaling: float, keep: Tensor | None,
         module: nn.Module, weights: Weights,
     ) -> Tensor:  # fmt: skip
         down, up = pair.factors()
@@ -86,13 +87,13 @@ class LinearWithLowRank(torch.autograd.Function):
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         rows, hidden, down, up, kept = ctx.saved_tensors
         grad = _rows(grad)
         grad_hidden, grads = _backward(ctx, 1, grad, rows, hidden, up)
         grad_x = None
         if ctx.needs_input_grad[0]:
-            grad_x = times_weight(grad, *ctx.layer, kept)
+            grad_x = times_weight(grad, *ctx.layer, kept=kept)
             grad_x = grad_x.addmm_(grad_hidden, down.to(grad.dtype), alpha=ctx.scaling).view(ctx.shape)
         return grad_x, *grads, None, None, None, None, None
 
@@ -103,8 +104,8 @@ class AddConvolution(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx, out: Tensor, x: Tensor, lora_A: Tensor, lora_B: Tensor, pair: Pair, scaling: float, keep: Tensor | None,
-        kernel: tuple[int, ...], geometry: Geometry,
+        ctx: Any, out: Tensor, x: Tensor, lora_A: Tensor, lora_B: Tensor, pair: Pair, scaling: float,
+        keep: Tensor | None, kernel: tuple[int, ...], geometry: Geometry,
     ) -> Tensor:  # fmt: skip
         ctx.pair, ctx.by_rank = pair, scaling if keep is None else scaling * keep.view(-1, *(1 for _ in kernel))
         ctx.kernel, ctx.geometry, factors = kernel, geometry, pair.factors()
@@ -119,7 +120,7 @@ class AddConvolution(torch.autograd.Function):
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, hidden, *factors = ctx.saved_tensors
         kernel, trained = ctx.kernel, ctx.pair.is_asked(ctx.next_functions[2][0])
         down, up = _kernels(factors, x.dtype, kernel)
@@ -175,7 +176,7 @@ def _hidden(rows: Tensor, down: Tensor, keep: Tensor | None) -> Tensor:
     return hidden if keep is None else hidden.mul_(keep)
 
 
-def _backward(ctx, at: int, grad: Tensor, rows: Tensor, hidden: Tensor, up: Tensor) -> tuple[Tensor, Grads]:
+def _backward(ctx: Any, at: int, grad: Tensor, rows: Tensor, hidden: Tensor, up: Tensor) -> tuple[Tensor, Grads]:
     """The gradient of `keep * (x A^T)` without the scaling, and those of the factors; A came in `at` that place."""
     grad_hidden = grad @ up.to(grad.dtype)
     if ctx.keep is not None:

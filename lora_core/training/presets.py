@@ -11,6 +11,7 @@ ModelSamplingFlux samples FLUX.1, Qwen-Image and Krea 2 with it. No row weighs t
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from ..families.table import DEMO_BASE
 from .config import OptimizerConfig, Targets
@@ -143,8 +144,8 @@ def preset_of(family: str) -> Preset:
 
 
 def choose(
-    family: str, targets: str, rank: int, alpha: float, learning_rate: float, timesteps: str, shift: float,
-    optimizer: OptimizerConfig = _ADAMW,
+    family: str, targets: Targets | Literal["auto"], rank: int, alpha: float, learning_rate: float,
+    timesteps: TimestepLaw | Literal["auto"], shift: float, optimizer: OptimizerConfig = _ADAMW,
 ) -> Choices:  # fmt: skip
     """The value of the family's preset for everything that is 0 or 'auto'.
 

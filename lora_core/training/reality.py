@@ -34,19 +34,18 @@ class Seen:
     total: float | None = None
 
     def full(self) -> bool:
-        return self.used is not None and self.used >= _FULL * self.total
+        return self.used is not None and self.total is not None and self.used >= _FULL * self.total
 
 
 def difference(expected: Expected, seen: Seen) -> str:
     """One sentence where a step holds much more memory or takes much longer than was predicted: the verdict, the
     figures and what to do. Empty where it does not."""
     held = seen.held
-    more = held is not None and held > max(expected.step * _MORE, expected.step + _LEAST)
     slower = seen.seconds > max(expected.seconds * _SLOWER, expected.seconds + _NOTICED)
     figures = []
     if slower:
         figures.append(f"takes {seen.seconds:.2g} s where {expected.seconds:.2g} s was predicted")
-    if more:
+    if held is not None and held > max(expected.step * _MORE, expected.step + _LEAST):
         figures.append(f"holds {in_gb(held)} GB beside the weights where {in_gb(expected.step)} GB was predicted")
     if not figures:
         return ""
@@ -60,7 +59,7 @@ def _large() -> tuple[str, str]:
 
 def _slow(expected: Expected, seen: Seen) -> tuple[str, str]:
     moved = f"Windows moves what does not fit to RAM without an error, which is slow: close other programs, or {_CURE}"
-    if seen.used is None:
+    if seen.used is None or seen.total is None:
         return "training is slower than predicted", f"when the memory of the GPU is full, {moved}"
     in_use = f"{in_gb(seen.used)} of {in_gb(seen.total)} GB of its memory are in use"
     if seen.full():

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from .pairs import grad_of
+
 if TYPE_CHECKING:
     from .state import TrainState
 
@@ -30,7 +32,7 @@ def put_back(state: TrainState, tensors: Mapping[str, Tensor]) -> None:
     learnt = as_json(tensors["learnt"])
     with torch.no_grad():
         state.factors.flat.copy_(tensors["factors"])
-        state.factors.flat.grad.zero_()
+        grad_of(state.factors.flat).zero_()
     state.step = learnt["step"]
     del state.losses[state.step :]
     state.ema = tensors["ema"].to(state.factors.flat.device, copy=True) if "ema" in tensors else None

@@ -72,6 +72,5 @@ class TrainState:
 
     def follow(self, decay: float) -> None:
         """Take the factors of step `step` into the EMA; with few steps done it looks back less than `decay` says."""
-        if self.ema is None:
-            self.ema = self.factors.flat.clone()
-        self.ema.lerp_(self.factors.flat, 1 - min(decay, (1 + self.step) / (10 + self.step)))
+        ema = self.factors.flat.clone() if self.ema is None else self.ema
+        self.ema = ema.lerp_(self.factors.flat, 1 - min(decay, (1 + self.step) / (10 + self.step)))

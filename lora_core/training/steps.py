@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -79,8 +80,8 @@ class Found:
         return cls(norm=norm, text_norm=text_norm, loss=loss, preservation=preservation, looks=tuple(looks))
 
 
-def brought(tensors: Sequence[Tensor | None], device: torch.device) -> list[Tensor | None]:
-    """The tensors on the device, where those of one type that lie elsewhere come in one copy."""
+def brought(tensors: Sequence[Tensor | None], device: torch.device) -> list[Any]:
+    """The tensors, or None, on the device, where those of one type that lie elsewhere come in one copy."""
     apart = [each for each in tensors if each is not None and each.device != device]
     copies: dict[int, Tensor] = {}
     for kind in {(each.device, each.dtype): None for each in apart}:

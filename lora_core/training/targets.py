@@ -6,6 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Collection, Iterable
 from fnmatch import fnmatchcase
+from typing import Any
 
 from torch import nn
 
@@ -33,11 +34,12 @@ def layer_kind(module: nn.Module) -> str | None:
 
 def weight_shape(module: nn.Module) -> tuple[int, ...]:
     """The logical shape of a layer's weight, (out, in) or (out, in, *kernel), whatever form the weight is stored in."""
+    layer: Any = module  # nn.Module does not declare what its kinds have
     if hasattr(module, "in_features") and hasattr(module, "out_features"):
-        return module.out_features, module.in_features
+        return layer.out_features, layer.in_features
     if hasattr(module, "kernel_size") and not getattr(module, "transposed", True):
-        return module.out_channels, module.in_channels // module.groups, *module.kernel_size
-    return tuple(module.weight.shape)
+        return layer.out_channels, layer.in_channels // layer.groups, *layer.kernel_size
+    return tuple(layer.weight.shape)
 
 
 def in_preset(preset: str, name: str, kind: str) -> bool:

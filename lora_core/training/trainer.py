@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor
@@ -17,6 +17,7 @@ from .health import GOOD_EVERY, LOWERED, MOST_IN_A_ROW, RUINED, diverged, quiet,
 from .inject import Factors
 from .objective import Denoiser
 from .optimizers.build import optimizer_of
+from .pairs import grad_of
 from .ruin import Shown, rise
 from .sample import Sample, place_weights
 from .state import TrainState
@@ -119,12 +120,12 @@ def _update(config: TrainConfig, state: TrainState, loss: float, norm: float) ->
     flat, choices = state.factors.flat, config.optimizer
     state.torn = True
     if 0 < choices.max_grad_norm < norm:
-        flat.grad.mul_(choices.max_grad_norm / norm)
+        grad_of(flat).mul_(choices.max_grad_norm / norm)
     for group in state.optimizer.param_groups:
         group["lr"] = _rate(config, state, group["peak"])
     state.optimizer.step()
     state.factors.cap_()
-    flat.grad.zero_()
+    grad_of(flat).zero_()
     state.step += 1
     state.losses.append(loss)
     if choices.ema_decay:
@@ -137,7 +138,7 @@ def _update(config: TrainConfig, state: TrainState, loss: float, norm: float) ->
 
 
 def _drop(state: TrainState, loss: float, norm: float, report: Callable[[Trouble], None]) -> None:
-    state.factors.flat.grad.zero_()
+    grad_of(state.factors.flat).zero_()
     state.health.dropped += 1
     state.health.in_row += 1
     state.events += 1
@@ -154,19 +155,20 @@ def _lost(state: TrainState) -> str:
 
 def _ruined(config: TrainConfig, state: TrainState, denoiser: Denoiser, parts: Sequence[MicroBatch]) -> str:
     """Why the run cannot go on from here, when a measurement says so: the model itself is what it began with."""
-    times = rise(config, state.factors, state.good["factors"], denoiser, [part.shown for part in parts])
+    good = cast(dict[str, Tensor], state.good)  # `train` has taken it
+    times = rise(config, state.factors, good["factors"], denoiser, [part.shown for part in parts])
     if not times > RUINED:
         return ""
     return (
         f"the learning rate ruined the run by step {state.step}: at equal noise the loss is {times:.2g} times that of "
-        f"step {snapshot.as_json(state.good['learnt'])['step']}"
+        f"step {snapshot.as_json(good['learnt'])['step']}"
     )
 
 
 def _go_back(config: TrainConfig, state: TrainState, why: str, report: Callable[[Trouble], None]) -> None:
     first, used = state.health.rate == 1, config.learning_rate * state.health.rate
     state.torn = True
-    snapshot.put_back(state, state.good)
+    snapshot.put_back(state, cast(dict[str, Tensor], state.good))
     state.health.in_row, state.health.rate = 0, LOWERED
     state.events += 1
     state.torn = False

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from ..pairs import grad_of
+
 _FIRST_D = 1e-6
 
 
@@ -30,14 +32,14 @@ class Prodigy(Optimizer):
                 self._step(param, group["lr"], group["beta1"], group["beta2"], group["eps"], group["weight_decay"])
 
     def _step(self, param: Tensor, lr: float, beta1: float, beta2: float, eps: float, weight_decay: float) -> None:
-        state, grad = self.state[param], param.grad
+        state, grad = self.state[param], grad_of(param)
         if not state:
             state.update(_first_state(param))
         d, done, first, second = float(state["d"]), int(state["step"]), state["exp_avg"], state["exp_avg_sq"]
         rate = d * lr * math.sqrt(1 - beta2 ** (done + 1)) / (1 - beta1 ** (done + 1))
         first.mul_(beta1).add_(grad, alpha=d * (1 - beta1))
         second.mul_(beta2).addcmul_(grad, grad, value=d * d * (1 - beta2))
-        d = _grown_d(state, param, d, rate, math.sqrt(beta2))
+        d = _grown_d(state, param, grad, d, rate, math.sqrt(beta2))
         if d is None:
             return
         denominator = second.sqrt().add_(d * eps)
@@ -51,11 +53,13 @@ def _first_state(param: Tensor) -> dict[str, Tensor]:
     return {**zeros, "start": param.clone(), **{k: torch.tensor(v, dtype=torch.float64) for k, v in numbers.items()}}
 
 
-def _grown_d(state: dict[str, Tensor], param: Tensor, d: float, rate: float, beta3: float) -> float | None:
+def _grown_d(
+    state: dict[str, Tensor], param: Tensor, grad: Tensor, d: float, rate: float, beta3: float
+) -> float | None:
     """The estimate after this gradient, kept in `state`; None while every gradient was zero."""
     scale = d / _FIRST_D  # keeps the sums from underflow, cancels in the quotient
-    moved = torch.dot(param.grad.flatten(), (state["start"] - param).flatten())
-    state["s"].mul_(beta3).add_(param.grad, alpha=scale * d)
+    moved = torch.dot(grad.flatten(), (state["start"] - param).flatten())
+    state["s"].mul_(beta3).add_(grad, alpha=scale * d)
     moved, denominator = torch.stack([moved, state["s"].abs().sum()]).tolist()  # the host waits once
     if denominator == 0:
         return None

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from ..pairs import grad_of
+
 
 class ScheduleFreeAdamW(Optimizer):
     """The parameters are y, where gradients are taken; z steps as AdamW does; `averages` are x, which is to be used.
@@ -35,14 +37,14 @@ class ScheduleFreeAdamW(Optimizer):
         ]
 
     def _step(self, param: Tensor, lr: float, beta1: float, beta2: float, eps: float, weight_decay: float) -> None:
-        state = self.state[param]
+        state, grad = self.state[param], grad_of(param)
         if not state:
             state.update(_first_state(param))
         state["step"] += 1
         share = _share(state, lr)
-        second = state["exp_avg_sq"].mul_(beta2).addcmul_(param.grad, param.grad, value=1 - beta2)
+        second = state["exp_avg_sq"].mul_(beta2).addcmul_(grad, grad, value=1 - beta2)
         update = second.sqrt().div_(math.sqrt(1 - beta2 ** int(state["step"]))).add_(eps)
-        torch.div(param.grad, update, out=update).add_(param, alpha=weight_decay)
+        torch.div(grad, update, out=update).add_(param, alpha=weight_decay)
         param.lerp_(state["z"], share).add_(update, alpha=lr * (beta1 * (1 - share) - 1))
         state["z"].sub_(update, alpha=lr)
 

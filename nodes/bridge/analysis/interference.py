@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
@@ -21,6 +21,7 @@ from ....lora_core.stack.weighted import check_finite
 from ..host.device import with_fp64
 from ..host.model_files import file_name, files_of
 from ..host.progress import Progress
+from ..host.wires import Clip, LoraStack, Model
 from ..model.base_figures import Base
 from ..model.spans import ALWAYS
 from ..stack.entries import Connected, Entry, active, all_entries, rows_of
@@ -37,7 +38,9 @@ class Measured:
     figures: str
 
 
-def interference(model, clip, lora_stack, adapters: Sequence[Connected]) -> Measured:
+def interference(
+    model: Model, clip: Clip | None, lora_stack: LoraStack | None, adapters: Sequence[Connected]
+) -> Measured:
     """All figures of a stack. The base model's norms are worked out the first time, one weight after another."""
     rows = active(rows_of(lora_stack))
     entries = all_entries(model, clip, rows, adapters)
@@ -68,7 +71,7 @@ def interference(model, clip, lora_stack, adapters: Sequence[Connected]) -> Meas
     )
 
 
-def _few_steps(entries: Sequence[Entry], model) -> dict[int, str]:
+def _few_steps(entries: Sequence[Entry], model: Model) -> dict[int, str]:
     """LoRAs that make a model draw in few steps, which work at their own strength alone. Of a base model that is itself
     made for few steps, every LoRA may bear its name."""
     if few_step_mark(*map(file_name, files_of(model))):
@@ -110,7 +113,7 @@ def _not_measured(entries: Sequence[Entry]) -> list[str]:
     return said
 
 
-def _unknown(layers: Sequence[str], norms) -> list[str]:
+def _unknown(layers: Sequence[str], norms: Collection[str]) -> list[str]:
     missing = [name for name in layers if name not in norms]
     if not missing:
         return []

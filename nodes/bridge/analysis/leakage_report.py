@@ -19,6 +19,7 @@ from ....lora_core.data.prompts import with_trigger, without_trigger
 from ....lora_core.drawing.sheet import Row, sheet
 from ..host.node_outputs import as_picture
 from ..host.progress import Progress
+from ..host.wires import Clip, Model, Vae
 from ..model.sampling import Sampling, check_size, decoded, latents
 from ..stack.apply_stack import apply_entries, describe
 from ..stack.bypass_injection import uncalled
@@ -59,7 +60,10 @@ class Report:
     figures: str
 
 
-def report(model, clip, vae, entries: Sequence[Entry], questions: Questions, sampling: Sampling, data: Dataset | None):
+def report(
+    model: Model, clip: Clip, vae: Vae, entries: Sequence[Entry], questions: Questions, sampling: Sampling,
+    data: Dataset | None,
+) -> Report:  # fmt: skip
     """Draw every prompt from every seed with the base model and with the LoRAs.
 
     Raises ValueError when no trigger word is known or no LoRA is given.
@@ -99,8 +103,8 @@ def _prompts(questions: Questions, trigger: str) -> list[tuple[str, str]]:
 
 
 def _drawn(
-    base, changed, vae, entries: Sequence[Entry], asked: Sequence[tuple[str, str]], questions: Questions,
-    sampling: Sampling,
+    base: tuple[Model, Clip], changed: tuple[Model, Clip], vae: Vae, entries: Sequence[Entry],
+    asked: Sequence[tuple[str, str]], questions: Questions, sampling: Sampling,
 ) -> list[Drawn]:  # fmt: skip
     """First everything with the base model, then with the LoRAs, then the pictures: each model is loaded once. `base`
     and `changed` are a MODEL and a CLIP."""
@@ -122,15 +126,15 @@ def _drawn(
                 progress.update(len(made) * len(asked) * len(seeds) + len(found))
         made.append(found)
     results = []
-    for (group, prompt, seed), base, lora in zip(((g, p, s) for g, p in asked for s in seeds), *made, strict=True):
-        pictures = decoded(vae, base), decoded(vae, lora)
-        change = leakage.change(base, lora, *map(_pixels, pictures))
+    for (group, prompt, seed), plain, lora in zip(((g, p, s) for g, p in asked for s in seeds), *made, strict=True):
+        pictures = decoded(vae, plain), decoded(vae, lora)
+        change = leakage.change(plain, lora, *map(_pixels, pictures))
         results.append(Drawn(group, prompt, seed, *pictures, change))
         progress.update(2 * len(asked) * len(seeds) + len(results))
     return results
 
 
-def _encoded(clip, prompt: str) -> list:
+def _encoded(clip: Clip, prompt: str) -> list:
     return clip.encode_from_tokens_scheduled(clip.tokenize(prompt))
 
 

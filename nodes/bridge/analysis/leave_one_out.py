@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
 import torch
@@ -18,6 +19,7 @@ from ....lora_core.analysis.leakage import Change
 from ....lora_core.drawing.sheet import Row, sheet
 from ....lora_core.stored import as_dict
 from ..host.progress import Progress
+from ..host.wires import Clip, Model, Vae
 from ..model.sampling import Sampling, check_size, decoded, latents
 from ..stack.apply_stack import apply_entries
 from ..stack.bypass_injection import uncalled
@@ -45,7 +47,9 @@ class LeftOut:
     figures: str
 
 
-def leave_one_out(model, clip, vae, entries: Sequence[Entry], asked: Prompts, sampling: Sampling) -> LeftOut:
+def leave_one_out(
+    model: Model, clip: Clip | None, vae: Vae, entries: Sequence[Entry], asked: Prompts, sampling: Sampling
+) -> LeftOut:
     """Draw every prompt from every seed with each set of LoRAs, same noise. Raises ComfyUI's interrupt between steps,
     and ValueError when there is nothing to draw or to leave out."""
     check_size(vae, sampling.width, sampling.height)
@@ -76,7 +80,7 @@ def leave_one_out(model, clip, vae, entries: Sequence[Entry], asked: Prompts, sa
     return LeftOut(page, told, _figures(entries, changes, rounds))
 
 
-def _check(asked: Prompts, clip, entries: Sequence[Entry]) -> None:
+def _check(asked: Prompts, clip: Clip | None, entries: Sequence[Entry]) -> None:
     if not asked.conditioning and not asked.prompts:
         raise ValueError("there is nothing to draw; write a prompt, or connect positive")
     if not asked.conditioning and clip is None:
@@ -94,15 +98,16 @@ def _sets(entries: Sequence[Entry]) -> dict[str, list[Entry]]:
     return {ALL: every, **without, NONE: []}
 
 
-def _conditions(clip, prompts: Sequence[str], asked: Prompts) -> dict[str, tuple[list, list]]:
+def _conditions(clip: Clip | None, prompts: Sequence[str], asked: Prompts) -> dict[str, tuple[list, list]]:
     """Positive and negative of each prompt; every text is encoded once, whatever the number of seeds."""
     negative = asked.negative_conditioning
     negative = _encoded(clip, asked.negative) if negative is None else negative
     return {prompt: (asked.conditioning or _encoded(clip, prompt), negative) for prompt in prompts}
 
 
-def _encoded(clip, prompt: str) -> list:
-    return clip.encode_from_tokens_scheduled(clip.tokenize(prompt))
+def _encoded(clip: Clip | None, prompt: str) -> list:
+    speaker = cast(Clip, clip)  # `_check` asks for one where there is a text to encode
+    return speaker.encode_from_tokens_scheduled(speaker.tokenize(prompt))
 
 
 def _changes(
@@ -134,7 +139,7 @@ def _sheet(
     return sheet(rows, tile=_TILE)
 
 
-def _report(entries: Sequence[Entry], changes: Mapping[str, Change], asked: Prompts, clip) -> str:
+def _report(entries: Sequence[Entry], changes: Mapping[str, Change], asked: Prompts, clip: Clip | None) -> str:
     lines = [f"{letter(i)} = {entry.name} at {entry.strength:g}" for i, entry in enumerate(entries)]
     lines.append("change from the picture with all, same noise (latent, pixels, structure):")
     words = _in_words(changes, entries)

@@ -18,6 +18,7 @@ from ....lora_core.training.batches import Batches
 from ....lora_core.training.config import LoraConfig, OptimizerConfig, TrainConfig
 from ....lora_core.training.inject import Factors, attached
 from ....lora_core.training.layers import LayersConfig
+from ....lora_core.training.pairs import grad_of
 from ....lora_core.training.plan import Measures
 from ....lora_core.training.replayed import Replayed
 from ....lora_core.training.state import TrainState
@@ -92,7 +93,7 @@ class Training:
         the CPU."""
         picked = chosen or tuple(range(len(self.samples)))
         flat, device = self.state.factors.flat, self.denoiser.device
-        flat.grad.zero_()
+        grad_of(flat).zero_()
         x0 = torch.stack([self.samples[i].latent for i in picked])
         noise = torch.stack([_noise(x0.shape[1:], 50 + i) for i in picked])
         sigma = self.denoiser.sigma(torch.tensor([_LEVELS[i % 2] for i in picked])).to(device)
@@ -100,7 +101,7 @@ class Training:
         losses, _ = add_gradient(
             self.config, self.state.factors, self.denoiser, x0.to(device), noise.to(device), sigma, conditions, []
         )
-        return losses.detach().cpu().double(), flat.grad.cpu().double()
+        return losses.detach().cpu().double(), grad_of(flat).cpu().double()
 
     def steps(self, count: int, gradient: Replayed | None = None) -> Tensor:
         """So many more steps of the training loop; the factors after them, a copy on the CPU."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, cast
 
 import comfy.model_management
 import torch
@@ -117,10 +117,11 @@ def adapter(case: Case, seed: int) -> Adapter:
     layers, _ = chosen_layers(case.patcher.model.diffusion_model, None, lora, None)
     made = {}
     for name, module in layers.items():
-        out, columns = module.weight.shape[0], module.weight.shape[1:].numel()
+        shape = cast(torch.Tensor, module.weight).shape
+        out, columns = shape[0], shape[1:].numel()
         down = torch.randn(RANK, columns, generator=generator) / columns**0.5
         up = torch.randn(out, RANK, generator=generator) * 0.05
-        made[name] = LowRank(down, up, RANK / 2, tuple(module.weight.shape[2:]))
+        made[name] = LowRank(down, up, RANK / 2, tuple(shape[2:]))
     return Adapter(made)
 
 

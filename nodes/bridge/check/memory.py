@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import cast
 
 import torch
 
@@ -36,7 +37,7 @@ def run(rig: Rig) -> Iterator[Finding]:
         case = wide_case(network, rig.device)
         for way, measures in WAYS.items():
             found = guarded("memory", f"{network.name}, {way}", lambda c=case, m=measures: _compared(c, m))
-            ratios += [found.figures["ratio"]] if "ratio" in found.figures else []
+            ratios += [float(found.figures["ratio"])] if "ratio" in found.figures else []
             yield found
         del case
         held(rig.device)
@@ -79,11 +80,14 @@ def _compared(case: Case, measures: Measures) -> Outcome:
         return Outcome(None, lacks)
     device = case.patcher.load_device
     before = held(device)
-    counter(device, "reset_peak_memory_stats")(device)
+    reset, most = (
+        cast(Callable, counter(device, name)) for name in ("reset_peak_memory_stats", "max_memory_allocated")
+    )
+    reset(device)
     needed, length = need.total - need.weights, (tokens(case.network),)
     with case.training(measures, ONE, lora=LORA, needed=needed, lengths=length) as training:
         training.steps(2)
-    return judged(counter(device, "max_memory_allocated")(device) - before, need)
+    return judged(most(device) - before, need)
 
 
 def _no_room(device: torch.device, network: Network) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
+from typing import Any
 
 import comfy.model_management
 import comfy_extras.nodes_train as nodes_train
@@ -17,12 +18,14 @@ from .case import Case
 class Opened(nodes_train.TrainSampler):
     """Keeps what the guider passes to a sampler instead of training."""
 
-    def sample(self, guider, sigmas, extra_args, callback, noise, latent_image=None, *_) -> Tensor:
+    def sample(
+        self, guider: Any, sigmas: Any, extra_args: Any, callback: Any, noise: Any, latent_image: Any = None, *_: Any
+    ) -> Tensor:
         self.given = (sigmas, extra_args, callback, noise, latent_image)
         self.conds = nodes_train.process_cond_list(guider.conds)["positive"]
         return torch.zeros_like(latent_image)
 
-    def step(self, guider) -> None:
+    def step(self, guider: Any) -> None:
         """TrainLoraNode's loop, once round: draw, forward, backward, optimiser."""
         guider.conds = {"positive": list(self.conds)}
         super().sample(guider, *self.given)

@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import comfy.model_patcher
 import comfy.supported_models
 import torch
 from torch import Tensor, nn
+
+from ..host.wires import Model
 
 _POOL = 2**22  # random numbers that the weights of a wide network are made of, again and again
 
@@ -40,13 +42,13 @@ class Network:
         config.set_inference_dtype(dtype, None)
         return config.get_model({}, "", device=store)
 
-    def build(self, home: torch.device, dtype: torch.dtype, wide: bool = False) -> Any:
+    def build(self, home: torch.device, dtype: torch.dtype, wide: bool = False) -> Model:
         """A MODEL that computes on `home` in `dtype`, its weights in RAM as a loader leaves them: the same numbers on
         any device."""
-        model = self.shell(torch.device("cpu"), dtype)
-        _fill(model.diffusion_model, _repeated() if wide else _drawn())
-        model.eval()
-        return comfy.model_patcher.ModelPatcher(model, load_device=home, offload_device=torch.device("cpu"))
+        base_model = self.shell(torch.device("cpu"), dtype)
+        _fill(cast(nn.Module, base_model.diffusion_model), _repeated() if wide else _drawn())
+        base_model.eval()
+        return comfy.model_patcher.ModelPatcher(base_model, load_device=home, offload_device=torch.device("cpu"))
 
 
 def _drawn() -> Callable[[Tensor], Tensor]:

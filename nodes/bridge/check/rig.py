@@ -64,7 +64,7 @@ class Rig:
         if any(case.fingerprint() != weights for case, weights in own):
             return "it has changed the weights of the base model"
         before = self._memory.setdefault(network.name, now)
-        lost = 0 if before is None else now - before
+        lost = 0 if before is None or now is None else now - before
         return f"it has left {lost / 2**20:.1f} MiB on the device" if lost > _LOST else ""
 
 

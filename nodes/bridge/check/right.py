@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from dataclasses import replace
+from functools import reduce
 from pathlib import Path
 
 import comfy.model_management
@@ -56,7 +57,7 @@ def padded_batch(rig: Rig, network: Network) -> Outcome:
     with whole_fp32(), rig.here(network).training() as training:
         losses, gradient = training.gradient()
         alone = [training.gradient(i) for i in range(len(training.samples))]
-    single = torch.cat([loss for loss, _ in alone]), sum(part for _, part in alone) / len(alone)
+    single = torch.cat([loss for loss, _ in alone]), reduce(torch.add, (part for _, part in alone)) / len(alone)
     found = {"loss": apart(losses, single[0]), "gradient": apart(gradient, single[1])}
     text = f"loss {share(found['loss'])}, gradient {share(found['gradient'])} from those of the captions one by one"
     return Outcome(max(found.values()) < FP32, text, found)

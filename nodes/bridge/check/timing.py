@@ -13,6 +13,7 @@ from pathlib import Path
 
 import comfy.model_management
 import torch
+from torch.autograd import DeviceType  # pyright: ignore[reportPrivateImportUsage]  # it has no other place
 from torch.profiler import ProfilerActivity, profile, supported_activities
 
 from ....lora_core.analysis.device_check import Finding
@@ -163,7 +164,7 @@ def _kernels(step: Step, device: torch.device) -> tuple[int, float] | None:
     with profile(activities=[ProfilerActivity.CUDA]) as seen:
         step()
         synchronize(device)
-    kernels = [event for event in seen.events() if event.device_type == torch.autograd.DeviceType.CUDA]
+    kernels = [event for event in seen.events() or () if event.device_type == DeviceType.CUDA]
     return (len(kernels), sum(event.time_range.elapsed_us() for event in kernels) / 1e6) if kernels else None
 
 

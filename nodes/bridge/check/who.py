@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import enum
 import platform
+from typing import cast
 
 import comfy.cli_args
 import comfy.ldm.modules.attention
@@ -13,6 +14,7 @@ import comfyui_version
 import torch
 
 from ....lora_core.training.plan import in_gb
+from ..host.device import unused
 
 _CPU = torch.device("cpu")
 
@@ -20,11 +22,11 @@ _CPU = torch.device("cpu")
 def who(device: torch.device) -> dict[str, str]:
     """By what a person calls it."""
     management = comfy.model_management
-    free, whole = management.get_free_memory(device), management.get_total_memory(device)
+    free, whole = unused(device), _whole(device)
     return {
         "Device": management.get_torch_device_name(device),
         "Memory": f"{in_gb(free)} of {in_gb(whole)} GB free",
-        "RAM": f"{in_gb(management.get_free_memory(_CPU))} of {in_gb(management.get_total_memory(_CPU))} GB free",
+        "RAM": f"{in_gb(unused(_CPU))} of {in_gb(_whole(_CPU))} GB free",
         "Driver": _driver(device),
         "torch": torch.__version__,
         "Python": platform.python_version(),
@@ -35,6 +37,10 @@ def who(device: torch.device) -> dict[str, str]:
         "Types": ", ".join(f"{name} {_on(can)}" for name, can in _types(device).items()),
         "Flags": ", ".join(flags()) or "none",
     }
+
+
+def _whole(device: torch.device) -> float:
+    return cast(float, comfy.model_management.get_total_memory(device))  # a tuple only when it is asked for more
 
 
 def flags() -> list[str]:

@@ -6,23 +6,30 @@ import inspect
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import ModuleType
+from typing import cast
 
 import comfy.model_management
 import torch
 
 from ....lora_core import fp64
 from ....lora_core.swap import swapped
+from .wires import Model
 
 
 def free_bytes(device: torch.device) -> float:
     """Return the bytes that a run may use: what is free now and what ComfyUI can make free, less what it keeps for
     other programs."""
-    free = comfy.model_management.get_free_memory(device)
+    free = unused(device)
     if shares_ram(device):
         return free
     models = [model for model in comfy.model_management.loaded_models() if model is not None]
     unloadable = sum(model.loaded_size() for model in models if model.load_device == device)
     return free + unloadable - comfy.model_management.extra_reserved_memory()
+
+
+def unused(device: torch.device) -> float:
+    """Return the bytes that are free on a device now."""
+    return cast(float, comfy.model_management.get_free_memory(device))  # a tuple only when it is asked for more
 
 
 def shares_ram(device: torch.device) -> bool:
@@ -39,7 +46,7 @@ def may_pin() -> bool:
     return getattr(comfy.model_management, "MAX_PINNED_MEMORY", 1) > 0
 
 
-def release(patcher) -> None:
+def release(patcher: Model) -> None:
     """Unload a model and its clones from whichever device they are on.
 
     ComfyUI by itself looks at its default device, and, where it knows of several, at all GPUs when it is asked to; a
@@ -74,7 +81,7 @@ def loading_in_full() -> Iterator[None]:
         yield
 
 
-def _is_of(loaded, patcher) -> bool:
+def _is_of(loaded: Model | None, patcher: Model) -> bool:
     return loaded is not None and loaded.clone_base_uuid == patcher.clone_base_uuid
 
 

@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 
 import comfy.model_management
 from server import PromptServer
@@ -78,7 +78,8 @@ class _Closing:
 
     def watch(self, kernel: Any) -> None:
         if kernel is not None:
-            self._kernel, self._routine = kernel, ctypes.WINFUNCTYPE(ctypes.c_int, ctypes.c_uint)(self.told)
+            self._kernel, windows = kernel, cast(Any, ctypes)  # WINFUNCTYPE is there on Windows alone
+            self._routine = windows.WINFUNCTYPE(ctypes.c_int, ctypes.c_uint)(self.told)
             kernel.SetConsoleCtrlHandler(self._routine, 1)
 
     def leave(self) -> None:
@@ -127,7 +128,7 @@ def _in_main_thread(call: Callable[[], None], ready: Callable[[], bool] = _now) 
     if threading.current_thread() is threading.main_thread():
         call()
         return
-    loop = getattr(_server(), "loop", None)
+    loop: Any = getattr(_server(), "loop", None)
 
     def in_loop() -> None:
         if threading.current_thread() is threading.main_thread():

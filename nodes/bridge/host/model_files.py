@@ -14,11 +14,12 @@ import folder_paths
 from ....lora_core.files.hashes import data_hash, file_hash
 from .folders import lora_path
 from .progress import Progress
+from .wires import Clip, Model, Vae
 
 log = logging.getLogger("lora_loom")
 
 
-def files_of(part) -> list[str]:
+def files_of(part: Model | Clip | Vae) -> list[str]:
     """The paths that a MODEL, CLIP or VAE was read from, where its loader has noted them; else none."""
     loader = getattr(getattr(part, "patcher", part), "cached_patcher_init", None)
     first = loader[1][0] if loader and loader[1] else None

@@ -30,6 +30,7 @@ from ....lora_core.stack.rows import Row
 from .folders import lora_state
 from .model_files import lora_hash
 from .progress import Progress
+from .wires import Model
 
 KEY = "lora_loom_adapters"
 HASHES = "Lora hashes"
@@ -73,15 +74,16 @@ def meet(posted: dict[str, Any]) -> dict[str, Any]:
     """Note a posted prompt that has a stack; it gets an id when it has none."""
     graph, extra = posted.get("prompt"), posted.get("extra_data")
     stacks = [node for node in graph.values() if kind(node) == NODE] if isinstance(graph, dict) else []
-    if not stacks:
+    if not isinstance(graph, dict) or not stacks:
         return posted
     for node in stacks:
         _forget(node)
     posted["prompt_id"] = posted.get("prompt_id") or str(uuid.uuid4())
     pictures = extra.get("extra_pnginfo") if isinstance(extra, dict) else None
     pictures = pictures if isinstance(pictures, dict) else None
-    for key in (KEY, HASHES) if pictures else ():
-        pictures.pop(key, None)
+    if pictures:
+        for key in (KEY, HASHES):
+            pictures.pop(key, None)
     _keep(_prompts, str(posted["prompt_id"]), Prompt(graph, pictures))
     return posted
 
@@ -101,12 +103,12 @@ def entry_of(row: Row, metadata: Mapping[str, str]) -> dict[str, Any]:
     return attribution.entry(row, metadata, attribution.stated_hash(metadata) or lora_hash(row.name, Progress(1)))
 
 
-def attach(model, entries: Sequence[dict[str, Any]]) -> None:
+def attach(model: Model, entries: Sequence[dict[str, Any]]) -> None:
     """Add to what is on the MODEL. Clones share the list, so it is never changed in place."""
     model.set_attachments(KEY, [*attached(model), *entries])
 
 
-def attached(model) -> Entries:
+def attached(model: Model) -> Entries:
     return list(model.get_attachment(KEY) or ())
 
 
@@ -144,7 +146,9 @@ def _files(entries: Entries) -> list[tuple]:
 
 def _here() -> tuple[Prompt, str] | None:
     context = get_executing_context()
-    prompt = _prompts.get(context.prompt_id) if context else None
+    if context is None:
+        return None
+    prompt = _prompts.get(context.prompt_id)
     return (prompt, context.node_id) if prompt and context.node_id in prompt.graph else None
 
 

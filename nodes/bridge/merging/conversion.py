@@ -20,6 +20,7 @@ from ..host.folders import lora_path
 from ..host.lora_files import read_lora
 from ..host.model_files import lora_hash
 from ..host.progress import Progress
+from ..host.wires import Clip, Model
 from ..model.names import NameTable, names_of
 from ..model.weights import base_weight
 from .provenance import described, lost_layers, refuse_losses
@@ -27,7 +28,7 @@ from .provenance import described, lost_layers, refuse_losses
 Tick = Callable[[int, int], None]
 
 
-def convert_file(name: str, model, clip, limits: Limits, tick: Tick) -> tuple[Adapter, str]:
+def convert_file(name: str, model: Model, clip: Clip | None, limits: Limits, tick: Tick) -> tuple[Adapter, str]:
     """The file as a plain LoRA, and a report. Raises ValueError for one that is not for this MODEL and CLIP."""
     path, table = lora_path(name), NameTable(model, clip)
     resolved = table.resolve(read_lora(path), path.name)
@@ -52,7 +53,7 @@ def convert_file(name: str, model, clip, limits: Limits, tick: Tick) -> tuple[Ad
 
 
 def as_plain(
-    adapter: Adapter, model, clip, limits: Limits, tick: Tick,
+    adapter: Adapter, model: Model, clip: Clip | None, limits: Limits, tick: Tick,
     strength_of: Callable[[str], float] = lambda name: 1.0,
 ) -> Converted:  # fmt: skip
     """An adapter in the model's names with every matrix as a LowRank, on the CPU, to be applied at `strength_of`."""
@@ -60,7 +61,9 @@ def as_plain(
     return _on_cpu(lambda: convert(adapter, limits, _weights(model, clip, fixed), tick, strength_of))
 
 
-def in_order(steps: Mapping[str, Sequence[Step]], model, clip, limits: Limits, tick: Tick) -> Converted:
+def in_order(
+    steps: Mapping[str, Sequence[Step]], model: Model, clip: Clip | None, limits: Limits, tick: Tick
+) -> Converted:
     """Return what the steps of each layer do one after the other, as an adapter at strength 1, on the CPU."""
     return _on_cpu(lambda: convert_steps(steps, limits, _weights(model, clip), tick))
 
@@ -72,7 +75,7 @@ def _on_cpu(work: Callable[[], Converted]) -> Converted:
         return replace(made, adapter=made.adapter.map(lambda layer: layer.to("cpu")), vectors=vectors)
 
 
-def _weights(model, clip, fixed: Container[str] = ()) -> Callable[[str], torch.Tensor]:
+def _weights(model: Model, clip: Clip | None, fixed: Container[str] = ()) -> Callable[[str], torch.Tensor]:
     """Return a function that gives the weight of a layer without the patches on it, in fp32; of `fixed` layers, whose
     change is the same on any weight, zeros that take no memory."""
     device = with_fp64(comfy.model_management.get_torch_device())

@@ -23,6 +23,7 @@ from ....lora_core.merging.pick import Pick
 from ..host import picture_metadata
 from ..host.model_files import file_name, files_of, known_hash
 from ..host.progress import Progress
+from ..host.wires import Clip, Model
 from ..model.names import NameTable
 from ..stack.patched_weights import Patched, less
 from .merge import Tick
@@ -33,8 +34,9 @@ Pair = tuple[Patched, Patched]
 
 
 def extract_lora(
-    model_a, model_b, clip_a, clip_b, rank: int, energy: float, pick: Pick, tick: Tick
-) -> tuple[Adapter, str, Image.Image]:
+    model_a: Model, model_b: Model, clip_a: Clip | None, clip_b: Clip | None, rank: int, energy: float, pick: Pick,
+    tick: Tick,
+) -> tuple[Adapter, str, Image.Image]:  # fmt: skip
     """The LoRA that makes `a` of `b`, a report and a picture. Raises ValueError when the two are not of one kind, when
     there is no difference, or when one has changes that no LoRA can have."""
     if (clip_a is None) != (clip_b is None):
@@ -72,10 +74,10 @@ def _check_alike(a: NameTable, b: NameTable) -> None:
             raise ValueError(f"{name} is {shapes[0]} in model_a and {shapes[1]} in model_b; use two of one size")
 
 
-def _pairs(model_a, model_b, clip_a, clip_b) -> dict[str, Pair]:
+def _pairs(model_a: Model, model_b: Model, clip_a: Clip | None, clip_b: Clip | None) -> dict[str, Pair]:
     """By the prefix of our names."""
     pairs = {"diffusion_model.": (Patched(model_a, "model_a"), Patched(model_b, "model_b"))}
-    if clip_a is not None:
+    if clip_a is not None and clip_b is not None:
         text = Patched(clip_a.patcher, "clip_a", TEXT_PREFIX), Patched(clip_b.patcher, "clip_b", TEXT_PREFIX)
         pairs[TEXT_PREFIX] = text
     for each in (weights for pair in pairs.values() for weights in pair):
@@ -86,9 +88,9 @@ def _pairs(model_a, model_b, clip_a, clip_b) -> dict[str, Pair]:
 def _extract(name: str, shape: tuple[int, ...], pairs: dict[str, Pair], rank: int, energy: float) -> Extracted | None:
     a, b = pairs[TEXT_PREFIX if name.startswith(TEXT_PREFIX) else "diffusion_model."]
     key, device = f"{name.removeprefix(a.prefix)}.weight", a.patcher.load_device
-    sums = [each.sums(key) for each in (a, b)]
-    if a.same(b, key) and None not in sums:
-        terms = [term.to(_CPU) for term in less(*sums)]
+    ours, theirs = (each.sums(key) for each in (a, b))
+    if a.same(b, key) and ours is not None and theirs is not None:
+        terms = [term.to(_CPU) for term in less(ours, theirs)]
         return cut(LowRank.concat(terms), rank, energy, name) if terms else None
     difference = a.read(key, device, shape).sub_(b.read(key, device, shape))
     for term in less(a.branches(key), b.branches(key)):
@@ -115,7 +117,7 @@ def _out_of_reach(pairs: dict[str, Pair], layers: Iterable[str], found: dict[str
     ]
 
 
-def _described(merged: Merged, model_a, model_b, rank: int, energy: float, table: NameTable) -> Adapter:
+def _described(merged: Merged, model_a: Model, model_b: Model, rank: int, energy: float, table: NameTable) -> Adapter:
     base = file_name(next(iter(files_of(model_b)), ""))
     parents, family, made = _parents(model_a, model_b), table.family, Adapter(merged.layers)
     names = " + ".join(parent.name.rsplit(".", 1)[0] for parent in parents)
@@ -127,7 +129,7 @@ def _described(merged: Merged, model_a, model_b, rank: int, energy: float, table
     return Adapter(made.layers, metadata.build(facts, made))
 
 
-def _parents(model_a, model_b) -> tuple[Parent, ...]:
+def _parents(model_a: Model, model_b: Model) -> tuple[Parent, ...]:
     """The tuned model's file, where it is not the base's, and the rows of stacks that only the tuned model has."""
     tuned, base = (next(iter(files_of(model)), "") for model in (model_a, model_b))
     files = [_checkpoint(tuned)] if tuned and file_name(tuned) != file_name(base) else []

@@ -21,6 +21,7 @@ from ....lora_core.merging.merge import Merged, Settings
 from ....lora_core.merging.merge import merge as merge_layers
 from ....lora_core.merging.truncation import Limits
 from ....lora_core.stack.chain import entangled
+from ..host.wires import Clip, LoraStack, Model
 from ..model.names import NameTable
 from ..stack.entries import Connected, Entry, rows_of
 from .conversion import as_plain, cost, in_order, told
@@ -37,8 +38,8 @@ Tick = Callable[[int, int], None]
 
 
 def merge(
-    model, clip, lora_stack, adapters: Sequence[Connected], settings: Settings, limits: Limits, tick: Tick,
-    propose: bool = False,
+    model: Model, clip: Clip | None, lora_stack: LoraStack | None, adapters: Sequence[Connected], settings: Settings,
+    limits: Limits, tick: Tick, propose: bool = False,
 ) -> tuple[Adapter, str, Image.Image]:  # fmt: skip
     """All parts as one adapter, with a report and a picture; on `propose` by the method, and at the strengths, that
     suit them."""
@@ -56,7 +57,7 @@ def merge(
 
 
 def together(
-    parts: Sequence[Source], model, clip, limits: Limits, tick: Tick
+    parts: Sequence[Source], model: Model, clip: Clip | None, limits: Limits, tick: Tick
 ) -> tuple[list[Source], Source | None]:  # fmt: skip
     """The parts without the layers in which one changes what it depends on after another (DoRA on top of a LoRA), or
     several are to be cut, and what all of them do there, one after the other; None when there are no such layers."""
@@ -70,7 +71,9 @@ def together(
     return rest, Source(Entry(IN_ORDER, made.adapter, 1.0, 1.0), "", converted=converted, vectors=made.vectors)
 
 
-def plain(parts: Sequence[Source], model, clip, limits: Limits, tick: Tick) -> tuple[list[Source], list[str]]:
+def plain(
+    parts: Sequence[Source], model: Model, clip: Clip | None, limits: Limits, tick: Tick
+) -> tuple[list[Source], list[str]]:
     """Parts of other kinds as plain LoRAs, with what that cost, and what of their files is in none."""
     made, notes = [], []
     for part in parts:

@@ -12,6 +12,7 @@ from ....lora_core.merging.merge import EXACT, UNLIMITED
 from ....lora_core.merging.pick import Pick
 from ....lora_core.merging.truncation import Limits
 from ....lora_core.stack.rows import NONE, Row
+from ..host.wires import Clip, Model
 from ..model.names import NameTable
 from ..stack.entries import Connected
 from .merge import Tick, build, plain
@@ -19,8 +20,8 @@ from .sources import Source, sources
 
 
 def resize(
-    model, clip, adapter: Adapter | None, lora_name: str, strengths: tuple[float, float], pick: Pick, limits: Limits,
-    tick: Tick,
+    model: Model, clip: Clip | None, adapter: Adapter | None, lora_name: str, strengths: tuple[float, float],
+    pick: Pick, limits: Limits, tick: Tick,
 ) -> tuple[Adapter, Adapter | ExecutionBlocker, str, Image.Image]:  # fmt: skip
     """Return what `pick` takes of the adapter or file, at the strengths and limits, and the rest at the same strengths,
     uncut; a report and a picture. Raises ValueError unless there is exactly one of the two."""

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from math import isnan, prod
 from pathlib import Path
+from typing import Any, cast
 
 import comfy.lora
 import comfy.lora_convert
@@ -24,12 +25,13 @@ from ....lora_core.kinds import Correction, DoRA
 from ....lora_core.low_rank import LowRank
 from ..host.folders import file_for, loras_folder
 from ..host.progress import Progress
+from ..host.wires import Clip, Model
 from ..model.names import NameTable, names_of
 from ..model.weights import key_of, weight_of
 
 log = logging.getLogger("lora_loom")
 
-STYLES = {"comfyui": "native", "kohya": "kohya", "diffusers": "peft"}
+STYLES: dict[str, formats.Style] = {"comfyui": "native", "kohya": "kohya", "diffusers": "peft"}
 _TINY = torch.finfo(torch.float32).tiny
 _PART = 2**18  # numbers: 1 MB
 DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
@@ -55,8 +57,9 @@ class Proof:
 
 
 def save_adapter(
-    adapter: Adapter, template: str, style: str, dtype: str, model, clip, overwrite: bool, label: Label, beside: bool
-) -> tuple[str, str]:
+    adapter: Adapter, template: str, style: str, dtype: str, model: Model, clip: Clip | None, overwrite: bool,
+    label: Label, beside: bool,
+) -> tuple[str, str]:  # fmt: skip
     """Save below the first loras folder, with the label's preview as a picture `beside` the file when that is wanted.
     Returns the name under which loaders list the file, and a report."""
     meta = labelled(adapter.metadata, label)
@@ -77,7 +80,7 @@ def save_adapter(
     return str(path.relative_to(loras_folder())), report
 
 
-def _notes(adapter: Adapter, style: str, saved: save.SavedFile, model, clip) -> list[str]:
+def _notes(adapter: Adapter, style: str, saved: save.SavedFile, model: Model, clip: Clip | None) -> list[str]:
     """Return what diffusers makes of the file, and what it cost to be right there."""
     told, table = readers.filling(style, saved.filled, saved.size), names_of(model, clip)
     if style == "peft":
@@ -96,8 +99,9 @@ def _put_beside(path: Path, thumbnail: bytes, overwrite: bool) -> str:
 
 
 def save_proven(
-    adapter: Adapter, path: Path, style: str, dtype: torch.dtype, model, clip=None, tick=lambda _: None
-) -> tuple[save.SavedFile, Proof]:
+    adapter: Adapter, path: Path, style: formats.Style, dtype: torch.dtype, model: Model, clip: Clip | None = None,
+    tick: Callable[[int], None] = lambda _: None,
+) -> tuple[save.SavedFile, Proof]:  # fmt: skip
     """Write `path` and prove it. Raises ValueError, and leaves no file, when what loads is not what was trained."""
     names = [*adapter.layers, *adapter.others]
     text = sum(name.startswith(TEXT_PREFIX) for name in names)
@@ -121,12 +125,15 @@ def save_proven(
     return replace(saved, path=path, filled=zeros * dtype.itemsize), proof
 
 
-def prove(path: Path, adapter: Adapter, dtype: torch.dtype, model, clip=None, tick=lambda _: None) -> Proof:
+def prove(
+    path: Path, adapter: Adapter, dtype: torch.dtype, model: Model, clip: Clip | None = None,
+    tick: Callable[[int], None] = lambda _: None,
+) -> Proof:  # fmt: skip
     """Load the file as ComfyUI's LoraLoader does and compare every applied weight with the adapter's, in fp32."""
     names = comfy.lora.model_lora_keys_unet(model.model, {})
     if clip is not None:
         names = comfy.lora.model_lora_keys_clip(clip.cond_stage_model, names)
-    tensors = comfy.lora_convert.convert_lora(comfy.utils.load_torch_file(str(path), safe_load=True))
+    tensors = comfy.lora_convert.convert_lora(_read(path))
     loaded = comfy.lora.load_lora(tensors, names, log_missing=False)
     read = set().union(*(_read_keys(patch, tensors) for patch in loaded.values()))
     by_weight: dict[str, list] = {}
@@ -141,9 +148,12 @@ def prove(path: Path, adapter: Adapter, dtype: torch.dtype, model, clip=None, ti
     return _proven(Proof(len(read & set(tensors)), tuple(sorted(set(tensors) - read)), *errors), dtype)
 
 
-def prove_in_stack(path: Path, adapter: Adapter, dtype: torch.dtype, model, clip=None, tick=lambda _: None) -> Proof:
+def prove_in_stack(
+    path: Path, adapter: Adapter, dtype: torch.dtype, model: Model, clip: Clip | None = None,
+    tick: Callable[[int], None] = lambda _: None,
+) -> Proof:  # fmt: skip
     """The same by Load LoRA Stack, for DoRA as PEFT writes it, which ComfyUI's loader would take for plain LoRA."""
-    tensors = comfy.utils.load_torch_file(str(path), safe_load=True)
+    tensors = _read(path)
     resolved = NameTable(model, clip).resolve(formats.decode(tensors, source=path.name), path.name)
     found = resolved.adapter
 
@@ -168,8 +178,9 @@ def _proven(proof: Proof, dtype: torch.dtype) -> Proof:
 
 
 def _errors(
-    adapter: Adapter, apply: Callable[[str, Tensor], Tensor], model, clip, tick: Callable[[int], None]
-) -> tuple[int, float, str]:
+    adapter: Adapter, apply: Callable[[str, Tensor], Tensor], model: Model, clip: Clip | None,
+    tick: Callable[[int], None],
+) -> tuple[int, float, str]:  # fmt: skip
     """How many weights there are, and the largest relative Frobenius error of what is added to one, and to which.
 
     DoRA depends on the weight that it finds, and is looked at in fp64.
@@ -201,7 +212,7 @@ def _error(layer: LowRank, applied: Tensor) -> float:
     return (wrong / max(size, _TINY**2)) ** 0.5
 
 
-def _others_of_sum(adapter: Adapter, model, clip) -> dict[str, tuple[Correction, ...]]:
+def _others_of_sum(adapter: Adapter, model: Model, clip: Clip | None) -> dict[str, tuple[Correction, ...]]:
     """DoRA with magnitudes as PEFT has them."""
     return {
         name: tuple(
@@ -211,17 +222,21 @@ def _others_of_sum(adapter: Adapter, model, clip) -> dict[str, tuple[Correction,
     }
 
 
-def _read_keys(patch, tensors: dict[str, Tensor]) -> set[str]:
+def _read(path: Path) -> dict[str, Tensor]:
+    return cast(dict[str, Tensor], comfy.utils.load_torch_file(str(path), safe_load=True))
+
+
+def _read_keys(patch: Any, tensors: dict[str, Tensor]) -> set[str]:
     """The keys of a file that went into a patch; of a whole difference ComfyUI notes none."""
     if not isinstance(patch, tuple):
         return patch.loaded_keys
     return {key for key, tensor in tensors.items() if any(tensor is value for value in patch[1])}
 
 
-def _key(target) -> str:
+def _key(target: Any) -> str:
     return target[0] if isinstance(target, tuple) else target
 
 
-def _slice(target) -> tuple:
+def _slice(target: Any) -> tuple:
     """(offset, function) of a key-map target."""
     return (*target[1:], None, None)[:2] if isinstance(target, tuple) else (None, None)

@@ -5,8 +5,10 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from comfy.ldm.modules.attention import attention_pytorch
+from torch import Tensor
 
 from ....lora_core.swap import swapped
 
@@ -33,5 +35,5 @@ def differentiable_attention() -> Iterator[None]:
         yield
 
 
-def _with_backward(*args, preferred_attention=None, **kwargs):
+def _with_backward(*args: Any, preferred_attention: Any = None, **kwargs: Any) -> Tensor:
     return attention_pytorch(*args, **kwargs)

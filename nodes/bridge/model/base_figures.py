@@ -16,6 +16,7 @@ from ....lora_core.adapter import TEXT_PREFIX
 from ....lora_core.analysis.base_norms import head_norms, norms
 from ....lora_core.analysis.cross_terms import KINDS, Attention
 from ....lora_core.analysis.parts import Part, attentions
+from ..host.wires import Clip, Model
 from .names import names_of
 from .weights import stored
 
@@ -29,7 +30,7 @@ class Base:
     Figures are kept for as long as ComfyUI keeps the network.
     """
 
-    def __init__(self, model, clip=None):
+    def __init__(self, model: Model, clip: Clip | None = None):
         names = names_of(model, clip)
         self.shapes, self.parameters = names.shapes, names.parameters
         self.patchers = {"": model} | ({TEXT_PREFIX: clip.patcher} if clip is not None else {})
@@ -71,8 +72,9 @@ class Base:
         return None if weight is None else norms(weight)
 
     def _products(self, left: tuple[Part, ...], right: tuple[Part, ...], heads: int) -> list[float] | None:
-        weights: Mapping[str, Tensor | None] = {part.layer: self.dense(part.layer) for part in (*left, *right)}
-        return None if any(weight is None for weight in weights.values()) else head_norms(weights, left, right, heads)
+        found = {part.layer: self.dense(part.layer) for part in (*left, *right)}
+        weights = {layer: weight for layer, weight in found.items() if weight is not None}
+        return head_norms(weights, left, right, heads) if len(weights) == len(found) else None
 
     @torch.inference_mode()
     def dense(self, name: str) -> Tensor | None:

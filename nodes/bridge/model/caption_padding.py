@@ -10,11 +10,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from math import ceil, prod
+from typing import Any, cast
 
 import comfy.conds
 import comfy.samplers
 import torch
 from comfy.ldm.modules.attention import attention_pytorch
+from comfy.model_base import BaseModel
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -25,15 +27,15 @@ TEXT = "c_crossattn"
 _OF_TEXT = (TEXT, "num_tokens", "t5xxl_ids", "t5xxl_weights")
 
 
-def groups(conditions: list[Conditions], how: str, model, shape: torch.Size) -> list[list[int]]:
+def groups(conditions: list[Conditions], how: str, base_model: BaseModel, shape: torch.Size) -> list[list[int]]:
     """Indices of the conditions that can share a forward, for latents of `shape`: all of them where `how`, the family's
     `captions`, has a way; else those of equal sizes."""
     rest = [{name: cond for name, cond in condition.items() if name not in _OF_TEXT} for condition in conditions]
-    if how and _alike(rest) and not _fills_pictures(model, shape):
+    if how and _alike(rest) and not _fills_pictures(base_model, shape):
         return [list(range(len(conditions)))]
     by_size: dict[tuple, list[int]] = {}
     for index, condition in enumerate(conditions):
-        by_size.setdefault(_size(condition, _step(model)), []).append(index)
+        by_size.setdefault(_size(condition, _step(base_model)), []).append(index)
     return list(by_size.values())
 
 
@@ -51,38 +53,45 @@ class Joined:
     pictures: frozenset[int] = frozenset()
     _masks: dict[int, Tensor] = field(default_factory=dict)
 
-    def attention(self, _chosen: Callable, q: Tensor, k: Tensor, v: Tensor, heads: int, mask=None, *args, **kwargs):
+    def attention(
+        self, _chosen: Callable, q: Tensor, k: Tensor, v: Tensor, heads: int, mask: Tensor | None = None, *args: Any,
+        **kwargs: Any,
+    ) -> Tensor:  # fmt: skip
         """An override of ComfyUI's attention for `seen`. Text is all of the keys, or their beginning."""
-        more = (k.shape[-2] if kwargs.get("skip_reshape") else k.shape[1]) - self.seen.shape[1]
-        is_text = more == 0 or (more in self.pictures and more + self.seen.shape[1] not in self.pictures)
-        if len(k) == len(self.seen) and is_text:
+        seen = cast(Tensor, self.seen)
+        more = (k.shape[-2] if kwargs.get("skip_reshape") else k.shape[1]) - seen.shape[1]
+        is_text = more == 0 or (more in self.pictures and more + seen.shape[1] not in self.pictures)
+        if len(k) == len(seen) and is_text:
             mask = self._mask(more)
         return attention_pytorch(q, k, v, heads, mask, *args, **kwargs)
 
     def _mask(self, more: int) -> Tensor:
         """`seen` for keys that go on with `more` places, made once for all attentions of the forward."""
         if more not in self._masks:
-            self._masks[more] = functional.pad(self.seen, (0, more), value=True)[:, None, None]
+            self._masks[more] = functional.pad(cast(Tensor, self.seen), (0, more), value=True)[:, None, None]
         return self._masks[more]
 
     @contextmanager
     def filled(self, network: nn.Module) -> Iterator[None]:
         """Z-Image fills captions up to a multiple of 32 with a learned token: put it where it is due."""
-        if self.blank is None:
+        blank, own = self.blank, cast(Any, network)
+        if blank is None:
             yield
             return
 
         def fill(_module: nn.Module, _args: tuple, tokens: Tensor) -> Tensor:
-            return torch.where(self.blank[..., None], network.cap_pad_token.to(tokens), tokens)
+            return torch.where(blank[..., None], own.cap_pad_token.to(tokens), tokens)
 
-        hook = network.cap_embedder.register_forward_hook(fill)
+        hook = own.cap_embedder.register_forward_hook(fill)
         try:
             yield
         finally:
             hook.remove()
 
 
-def join(conditions: list[Conditions], how: str, model, shape: torch.Size, device: torch.device) -> Joined:
+def join(
+    conditions: list[Conditions], how: str, base_model: BaseModel, shape: torch.Size, device: torch.device
+) -> Joined:
     """A group of `groups`, with texts of one length: with padding, not repeated as ComfyUI does for some families.
 
     Texts stay where ComfyUI left them, often in RAM; the masks are made on the `device` of the forward.
@@ -90,8 +99,8 @@ def join(conditions: list[Conditions], how: str, model, shape: torch.Size, devic
     if _alike(conditions):
         return Joined(conditions)
     if how == "adapter":
-        conditions = _adapted(conditions, model, device)
-    step, pictures = _step(model), _picture_lengths(shape, _step(model))
+        conditions = _adapted(conditions, base_model, device)
+    step, pictures = _step(base_model), _picture_lengths(shape, _step(base_model))
     texts = [condition[TEXT].cond for condition in conditions]
     lengths = [text.shape[1] for text in texts]
     whole = [ceil(length / step) * step for length in lengths]
@@ -127,32 +136,35 @@ def _same(a: comfy.conds.CONDRegular, b: comfy.conds.CONDRegular) -> bool:
 
 def _size(condition: Conditions, step: int) -> tuple:
     """Equal for conditions that `join` can join. With a step, texts may differ up to the next multiple of it."""
-    sizes = {name: tuple(cond.cond.shape) if torch.is_tensor(cond.cond) else 0 for name, cond in condition.items()}
+    sizes: dict[str, Any] = {
+        name: tuple(cond.cond.shape) if torch.is_tensor(cond.cond) else 0 for name, cond in condition.items()
+    }
     if step > 1 and TEXT in sizes:
         batch, length, width = sizes[TEXT]
         sizes[TEXT] = (batch, ceil(length / step) * step, width)
     return tuple(sizes.items())
 
 
-def _step(model) -> int:
-    return getattr(model.diffusion_model, "pad_tokens_multiple", None) or 1
+def _step(base_model: BaseModel) -> int:
+    return getattr(base_model.diffusion_model, "pad_tokens_multiple", None) or 1
 
 
-def _fills_pictures(model, shape: torch.Size) -> bool:
+def _fills_pictures(base_model: BaseModel, shape: torch.Size) -> bool:
     """Whether Z-Image fills up the picture, too: with tokens that have a place of their own, whatever the caption's."""
-    step = _step(model)
-    patch = model.diffusion_model.patch_size if step > 1 else 1
+    step = _step(base_model)
+    patch = cast(int, base_model.diffusion_model.patch_size) if step > 1 else 1
     return step > 1 and ceil(shape[-2] / patch) * ceil(shape[-1] / patch) % step > 0
 
 
-def _adapted(conditions: list[Conditions], model, device: torch.device) -> list[Conditions]:
+def _adapted(conditions: list[Conditions], base_model: BaseModel, device: torch.device) -> list[Conditions]:
     """Anima's network reads captions with an adapter of its own, which is part of what is trained: that done."""
-    dtype, read = model.get_dtype_inference(), (TEXT, "t5xxl_ids", "t5xxl_weights")
+    network: Any = base_model.diffusion_model
+    dtype, read = base_model.get_dtype_inference(), (TEXT, "t5xxl_ids", "t5xxl_weights")
     copies = [comfy.samplers.cond_cat([condition]) for condition in conditions]
     tensors = brought([copy[name] for copy in copies for name in read], device)
     adapted = []
     for condition, text, ids, weights in zip(conditions, tensors[::3], tensors[1::3], tensors[2::3], strict=True):
-        text = model.diffusion_model.preprocess_text_embeds(text.to(dtype), ids, weights.to(dtype))
+        text = network.preprocess_text_embeds(text.to(dtype), ids, weights.to(dtype))
         rest = {name: cond for name, cond in condition.items() if name not in _OF_TEXT}
         adapted.append(rest | {TEXT: comfy.conds.CONDRegular(text)})
     return adapted

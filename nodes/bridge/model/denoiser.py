@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from ....lora_core.training.replayed import Ready
+from ..host.wires import Conditioning, Model
 from . import caption_padding
 from .attention import OVERRIDE
 from .caption_padding import Conditions, Joined
@@ -28,7 +29,7 @@ _TOKEN = 16  # pixels at the side of one
 _PLAIN = (bool, int, float, str, type(None))
 
 
-def prediction_type(model) -> str:
+def prediction_type(model: Model) -> str:
     """ModelSpec's word for what the network predicts."""
     sampling = model.get_model_object("model_sampling")
     if isinstance(sampling, (CONST, COSMOS_RFLOW)):
@@ -57,20 +58,20 @@ class ComfyDenoiser:
 
     level: float | None = None
 
-    def __init__(self, patcher):
-        self.model = patcher.model
+    def __init__(self, patcher: Model):
+        self.base_model = patcher.model
         self.device = patcher.load_device
-        self.sampling = patcher.get_model_object("model_sampling")
+        self.sampling: Any = patcher.get_model_object("model_sampling")
         self.guests = Guests(patcher)
         self.captions = family_of(patcher).captions
 
-    def condition(self, conditioning: list, latent: Tensor, device: torch.device | None = None) -> Conditions:
+    def condition(self, conditioning: Conditioning, latent: Tensor, device: torch.device | None = None) -> Conditions:
         """ComfyUI CONDITIONING encoded for one latent (channels, ...): text, pooled vectors, size conditioning."""
         device = device or self.device
         batch = latent[None].to(device)
         conds = comfy.sampler_helpers.convert_cond(conditioning)
         conds = comfy.samplers.encode_model_conds(
-            self.model.extra_conds, conds, batch, device, "positive",
+            self.base_model.extra_conds, conds, batch, device, "positive",
             latent_image=batch, denoise_mask=None, seed=0, latent_shapes=[batch.shape],
         )  # fmt: skip
         return {name: cond.process_cond(batch_size=1, area=None) for name, cond in conds[0]["model_conds"].items()}
@@ -136,7 +137,7 @@ class ComfyDenoiser:
         return sigma.pow(-2)
 
     def tokens(self, shape: torch.Size) -> float:
-        return prod(shape[-2:]) * (self.model.latent_format.spacial_downscale_ratio / _TOKEN) ** 2
+        return prod(shape[-2:]) * (self.base_model.latent_format.spacial_downscale_ratio / _TOKEN) ** 2
 
     def _is_there(self, tensor: Tensor) -> bool:
         return tensor.device.type == self.device.type
@@ -184,8 +185,8 @@ class ComfyDenoiser:
         return partial(self._forward, joined, x_t, sigma, conds)
 
     def _forward(self, joined: Joined, x_t: Tensor, sigma: Tensor, conds: dict[str, Any]) -> Tensor:
-        with joined.filled(self.model.diffusion_model):
-            return self.guests.call(self.model, x_t, sigma, conds)
+        with joined.filled(self.base_model.diffusion_model):
+            return self.guests.call(self.base_model, x_t, sigma, conds)
 
 
 def _of(tensor: Tensor, rows: Sequence[int]) -> Tensor:

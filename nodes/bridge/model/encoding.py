@@ -5,20 +5,23 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, cast
 
 import comfy.model_management
 import torch
 from torch import Tensor, nn
 
 from ....lora_core.data.dataset import Dataset
+from ..host.wires import Clip, Conditioning, Model, Vae
 from .encoding_cache import Encodings, clip_identity, kept, vae_identity
 
 Tick = Callable[[int, int, str], None]
 
 
 def encode_captions(
-    clip, captions: Iterable[str], guidance: float | None, tick: Tick, check: Callable[[list], None] | None = None
-) -> dict[str, list]:
+    clip: Clip, captions: Iterable[str], guidance: float | None, tick: Tick,
+    check: Callable[[Conditioning], None] | None = None,
+) -> dict[str, list]:  # fmt: skip
     """CONDITIONING of every distinct caption, kept outside inference mode so that training may use it.
 
     `check` gets the first one, and may raise before the others are made. When all are kept on disk, the text encoder
@@ -31,7 +34,7 @@ def encode_captions(
         comfy.model_management.throw_exception_if_processing_interrupted()
         tokens = clip.tokenize(caption)
 
-        def make(index: int = index, tokens=tokens) -> list:
+        def make(index: int = index, tokens: dict[str, Any] = tokens) -> Any:
             tick(index, len(distinct), "captions")
             with torch.inference_mode(), interruptible(clip.cond_stage_model):
                 return clip.encode_from_tokens_scheduled(tokens)
@@ -43,7 +46,7 @@ def encode_captions(
     return encoded
 
 
-def encode_images(vae, model, dataset: Dataset, tick: Tick) -> list[Tensor]:
+def encode_images(vae: Vae, model: Model, dataset: Dataset, tick: Tick) -> list[Tensor]:
     """Latents (channels, ...) in the model's own scale, fp32 on the CPU, of every view of every example in their order.
 
     Pictures are encoded one at a time: a batch given to a video VAE is one clip. When all are kept on disk, the VAE is
@@ -55,7 +58,7 @@ def encode_images(vae, model, dataset: Dataset, tick: Tick) -> list[Tensor]:
 
 
 def encoded_views(
-    vae, kind: str, dataset: Dataset, tick: Tick, what: str, prepare: Callable[[Tensor], Tensor] = lambda x: x
+    vae: Vae, kind: str, dataset: Dataset, tick: Tick, what: str, prepare: Callable[[Tensor], Tensor] = lambda x: x
 ) -> Iterator[Tensor]:
     """Yield what the VAE itself makes of each view (1, height, width, 3), after `prepare`."""
     made, total = Encodings(kind, vae_identity(vae)), sum(example.num_views for example in dataset.examples)
@@ -70,9 +73,14 @@ def encoded_views(
         yield made.of(pixels, make)
 
 
-def check_sizes(vae, dataset: Dataset) -> None:
+def compression(vae: Vae) -> int:
+    """How many pixels of a side one place of a latent stands for."""
+    return int(cast(float, vae.spacial_compression_encode()))
+
+
+def check_sizes(vae: Vae, dataset: Dataset) -> None:
     """Raises ValueError when a bucket is no multiple of what the VAE compresses by."""
-    factor = int(vae.spacial_compression_encode())
+    factor = compression(vae)
     for width, height in dataset.buckets():
         if width % factor or height % factor:
             raise ValueError(
@@ -81,7 +89,7 @@ def check_sizes(vae, dataset: Dataset) -> None:
             )
 
 
-def _encoded(vae, pixels: Tensor, name: str) -> Tensor:
+def _encoded(vae: Vae, pixels: Tensor, name: str) -> Tensor:
     try:
         with torch.inference_mode(), interruptible(getattr(vae, "first_stage_model", None)):
             latent = vae.encode(pixels)
@@ -97,7 +105,7 @@ def _encoded(vae, pixels: Tensor, name: str) -> Tensor:
     return latent
 
 
-def _scaled(model, latent: Tensor) -> Tensor:
+def _scaled(model: Model, latent: Tensor) -> Tensor:
     wanted = model.model.latent_format
     if latent.shape[1] != wanted.latent_channels:
         raise ValueError(
@@ -113,7 +121,7 @@ def _scaled(model, latent: Tensor) -> Tensor:
 def interruptible(network: nn.Module | None) -> Iterator[None]:
     """Look for a cancel before every layer: one large picture or long text may take many seconds."""
 
-    def look(*_) -> None:
+    def look(*_: Any) -> None:
         comfy.model_management.throw_exception_if_processing_interrupted()
 
     hooks = [m.register_forward_pre_hook(look) for m in network.modules()] if isinstance(network, nn.Module) else []

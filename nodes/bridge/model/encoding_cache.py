@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from ....lora_core import nested_hash
 from ....lora_core.files.cache import Cache, trim
+from ..host.wires import Clip, Model, Vae
 
 log = logging.getLogger("lora_loom")
 
@@ -67,7 +68,7 @@ class Encodings:
             log.debug("not kept: %s", error)
 
 
-def vae_identity(vae) -> str | None:
+def vae_identity(vae: Vae) -> str | None:
     """Changes with a VAE's weights, class, precision, kind of device, and with ComfyUI's version."""
     network = getattr(vae, "first_stage_model", None)
     if not isinstance(network, nn.Module):
@@ -75,7 +76,7 @@ def vae_identity(vae) -> str | None:
     return _identity(network, vae.patcher, str(vae.vae_dtype), torch.device(vae.device).type)
 
 
-def clip_identity(clip) -> str | None:
+def clip_identity(clip: Clip) -> str | None:
     """As `vae_identity`; also with the layer of clip skip, and with every patch. None when hooks decide the text."""
     patcher = clip.patcher
     if patcher.forced_hooks is not None or clip.apply_hooks_to_conds:
@@ -83,12 +84,12 @@ def clip_identity(clip) -> str | None:
     return _identity(clip.cond_stage_model, patcher, clip.layer_idx, patcher.load_device.type)
 
 
-def works_around_weights(patcher) -> bool:
+def works_around_weights(patcher: Model) -> bool:
     """Whether something else than weights and their patches changes what the network of a ModelPatcher does."""
     return any(_filled(getattr(patcher, name, None)) for name in _CHANGES)
 
 
-def _identity(network: nn.Module, patcher, *choices) -> str | None:
+def _identity(network: nn.Module, patcher: Model, *choices: Any) -> str | None:
     """None for a network that was changed in a way that cannot be told apart from others."""
     objects = dict(patcher.object_patches)
     choices = (*choices, objects.pop("manual_cast_dtype", None))  # how every text encoder is told its precision

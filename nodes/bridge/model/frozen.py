@@ -6,6 +6,7 @@ from collections.abc import Collection, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import replace
 from functools import partial
+from typing import Any, cast
 
 import comfy.model_management
 import comfy.model_patcher
@@ -20,10 +21,11 @@ from ....lora_core.swap import swapped
 from ....lora_core.training.branch import Branch
 from ....lora_core.training.passes import Weights, linear, times_weight
 from ..host.device import release
+from ..host.wires import Model
 
 
 @contextmanager
-def static_clone(model) -> Iterator:
+def static_clone(model: Model) -> Iterator[Model]:
     """Yield a clone of a MODEL whose weights are plain parameters, moved by whoever loads it; unload it on leaving.
 
     Under dynamic VRAM the modules' weights stay on the CPU and layers compute from a buffer that is used again before
@@ -46,7 +48,7 @@ def static_clone(model) -> Iterator:
         yield patcher
 
 
-def unload(patcher) -> None:
+def unload(patcher: Model) -> None:
     """Unload a model that was loaded outside inference mode, so that ComfyUI can sample it again.
 
     Moving a quantised layer makes a new parameter of its weight, and fails when that is not an inference tensor as all
@@ -61,7 +63,7 @@ def unload(patcher) -> None:
 
 
 @contextmanager
-def _weights_set_aside(patcher) -> Iterator[None]:
+def _weights_set_aside(patcher: Model) -> Iterator[None]:
     modules = list(patcher.model.modules())
     kept = [(slots, name, value) for slots, name, value in _tensors(patcher.model)]
     regions = {module: vars(module).pop("_v") for module in modules if "_v" in vars(module)}
@@ -84,9 +86,9 @@ def _weights_set_aside(patcher) -> Iterator[None]:
 
 
 @contextmanager
-def ordinary_tensors(model: nn.Module) -> Iterator[None]:
+def ordinary_tensors(network: nn.Module) -> Iterator[None]:
     """Replace inference tensors among parameters and buffers by ordinary tensors that share their memory."""
-    unfit = [place for place in _tensors(model) if _is_inference(place[2])]
+    unfit = [place for place in _tensors(network) if _is_inference(place[2])]
     with swapped((slots, name, _shared(value)) for slots, name, value in unfit):
         yield
 
@@ -95,9 +97,9 @@ def _is_inference(value: Tensor) -> bool:
     return value.is_inference() and not is_traceable_wrapper_subclass(value)
 
 
-def _tensors(model: nn.Module) -> list[tuple[dict, str, Tensor]]:
+def _tensors(network: nn.Module) -> list[tuple[dict, str, Tensor]]:
     """Where every parameter and buffer is kept, its name there, and the tensor."""
-    places = [slots for module in model.modules() for slots in (module._parameters, module._buffers)]
+    places = [slots for module in network.modules() for slots in (module._parameters, module._buffers)]
     return [(slots, name, value) for slots in places for name, value in slots.items() if value is not None]
 
 
@@ -127,7 +129,7 @@ def alike(plain: Tensor, tensor: Tensor) -> Tensor:
     """The memory of `plain` as a tensor of the class and attributes of the other."""
     if type(tensor) is Tensor:
         return plain
-    shared = Tensor._make_subclass(type(tensor), plain)
+    shared: Any = Tensor._make_subclass(type(tensor), plain)
     shared.__dict__.update(tensor.__dict__)
     return shared
 
@@ -142,7 +144,7 @@ class Casts:
 
     @contextmanager
     def of(self, module: nn.Module, like: Tensor) -> Iterator[tuple[Tensor, Tensor | None]]:
-        known = self.kept and self.kept.get((module, like.dtype))
+        known = self.kept.get((module, like.dtype)) if self.kept else None
         if known:
             yield known
             return
@@ -162,14 +164,15 @@ class AsStored:
     held: Collection[nn.Module] = ()
 
     def of(self, module: nn.Module, like: Tensor) -> AbstractContextManager[tuple[Tensor, Tensor | None]]:
-        return nullcontext((module.weight, module.bias))
+        layer: Any = module
+        return nullcontext((layer.weight, layer.bias))
 
 
 def _cast_to(module: nn.Module, dtype: torch.dtype) -> torch.dtype:
     """Return the type that ComfyUI is asked to cast a weight to: for a quantised one its own, as a cast to another
     copies its bytes before they are dequantised; what corrects a weight on its way finds it in `dtype`."""
-    as_it_is = isinstance(module.weight, QuantizedTensor) and not module.weight_function
-    return module.weight.dtype if as_it_is else dtype
+    weight = module.weight
+    return weight.dtype if isinstance(weight, QuantizedTensor) and not module.weight_function else dtype
 
 
 def _dequantised(weight: QuantizedTensor, dtype: torch.dtype) -> Tensor:
@@ -182,7 +185,7 @@ class _Recast(torch.autograd.Function):
     checkpointing drops the first one, as all that a block saves, and brings that of the recomputation."""
 
     @staticmethod
-    def forward(ctx, x: Tensor, module: nn.Module, casts: Casts) -> Tensor:
+    def forward(ctx: Any, x: Tensor, module: nn.Linear, casts: Casts) -> Tensor:
         ctx.module, ctx.casts = module, casts
         out = x.new_empty(*x.shape[:-1], module.out_features)  # not a view, which nobody could change in place
         _, kept = linear(module, casts, x, out)
@@ -191,7 +194,7 @@ class _Recast(torch.autograd.Function):
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx, grad: Tensor) -> tuple[Tensor, None, None]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
         return times_weight(grad, ctx.module, ctx.casts, *ctx.saved_tensors), None, None
 
 
@@ -204,7 +207,7 @@ def _linear(module: nn.Module, casts: Casts, x: Tensor) -> Tensor:
     return _Recast.apply(x, module, casts)
 
 
-def _plain(module: nn.Module, stored: Weights, *args, **kwargs) -> Tensor:
+def _plain(module: nn.Module, stored: Weights, *args: Any, **kwargs: Any) -> Tensor:
     """As ComfyUI does it, or in one with the branch that hangs on the layer."""
     branch = Branch.alone_on(module)
     if branch is None or kwargs or not _is_one_product(module, *args):
@@ -222,14 +225,14 @@ def _is_one_product(module: nn.Module, x: Tensor) -> bool:
     return all(each.dtype == x.dtype and each.device == x.device for each in own)
 
 
-def _convolution(module: nn.Module, casts: Casts, x: Tensor) -> Tensor:
+def _convolution(module: nn.Conv2d, casts: Casts, x: Tensor) -> Tensor:
     with casts.of(module, x) as (weight, bias):
         return module._conv_forward(x, weight, bias)
 
 
 @contextmanager
 def recast_in_backward(
-    model: nn.Module, dtype: torch.dtype, keep: bool = False, held: Collection[nn.Module] = ()
+    network: nn.Module, dtype: torch.dtype, keep: bool = False, held: Collection[nn.Module] = ()
 ) -> Iterator[None]:
     """ComfyUI's linear layers whose weights are not of the compute type `dtype` multiply with the dequantised weight,
     forward and backward, and keep no cast copy of it between the two; with `keep` they and the convolutions keep one
@@ -240,10 +243,12 @@ def recast_in_backward(
     That also goes around kernels that have no backward, such as those of --fast fp8_matrix_mult.
     """
     casts = Casts(keep, held)
-    replaced = {module: (_linear, casts) for module in cast_layers(model, dtype)}
+    replaced = {module: (_linear, casts) for module in cast_layers(network, dtype)}
     if keep:
-        replaced |= {module: (_convolution, casts) for module in model.modules() if _is_cast_convolution(module, dtype)}
-    replaced |= {module: (_plain, AsStored()) for module in model.modules() if _is_plain(module, dtype)}
+        replaced |= {
+            module: (_convolution, casts) for module in network.modules() if _is_cast_convolution(module, dtype)
+        }
+    replaced |= {module: (_plain, AsStored()) for module in network.modules() if _is_plain(module, dtype)}
     try:
         for module, (forward, weights) in replaced.items():
             module.forward = partial(forward, module, weights)
@@ -254,11 +259,11 @@ def recast_in_backward(
 
 
 @contextmanager
-def cast_as_in_sampling(model: nn.Module) -> Iterator[None]:
+def cast_as_in_sampling(network: nn.Module) -> Iterator[None]:
     """Inside, the layers that `recast_in_backward` changed run as ComfyUI samples them."""
     replaced = {
         module: vars(module).pop("forward")
-        for module in model.modules()
+        for module in network.modules()
         if getattr(vars(module).get("forward"), "func", None) in (_linear, _plain, _convolution)
     }
     try:
@@ -268,9 +273,9 @@ def cast_as_in_sampling(model: nn.Module) -> Iterator[None]:
             module.forward = forward
 
 
-def cast_layers(model: nn.Module, dtype: torch.dtype) -> list[nn.Module]:
+def cast_layers(network: nn.Module, dtype: torch.dtype) -> list[nn.Module]:
     """ComfyUI's linear layers whose weights are not of the compute type."""
-    return [module for module in model.modules() if _is_cast(module, dtype)]
+    return [module for module in network.modules() if _is_cast(module, dtype)]
 
 
 def _is_cast_convolution(module: nn.Module, dtype: torch.dtype) -> bool:
@@ -280,13 +285,13 @@ def _is_cast_convolution(module: nn.Module, dtype: torch.dtype) -> bool:
 def _is_cast(module: nn.Module, dtype: torch.dtype) -> bool:
     if type(module).__module__ != comfy.ops.__name__ or not hasattr(module, "in_features"):
         return False
-    weight = getattr(module, "weight", None)
+    weight: Any = getattr(module, "weight", None)
     return getattr(weight, "ndim", 0) == 2 and (isinstance(weight, QuantizedTensor) or weight.dtype != dtype)
 
 
 def _is_plain(module: nn.Module, dtype: torch.dtype) -> bool:
     """A linear layer of ComfyUI that it computes as torch does, in the compute type."""
-    kind, known = type(module), comfy.ops.disable_weight_init.Linear
+    kind, known = cast(Any, type(module)), comfy.ops.disable_weight_init.Linear
     if not isinstance(module, known) or "forward" in vars(module) or getattr(module, "weight", None) is None:
         return False
     ways = (kind.forward, kind.forward_comfy_cast_weights)
@@ -294,13 +299,13 @@ def _is_plain(module: nn.Module, dtype: torch.dtype) -> bool:
     return usual and module.weight.dtype == dtype and not isinstance(module.weight, QuantizedTensor)
 
 
-def check_backward(model: nn.Module, dtype: torch.dtype) -> None:
+def check_backward(network: nn.Module, dtype: torch.dtype) -> None:
     """Raise ValueError for a linear layer of a third party through which no gradient comes; one of each kind is tried.
 
     Such kernels are made for sampling alone, and training would go on with most of the gradient missing.
     """
     kinds = {}
-    for path, module in model.named_modules():
+    for path, module in network.named_modules():
         if hasattr(module, "in_features") and hasattr(module, "out_features") and is_foreign(module):
             kinds.setdefault((type(module), type(getattr(module, "weight", None))), (path, module))
     for path, module in kinds.values():
@@ -317,7 +322,7 @@ def is_foreign(module: nn.Module) -> bool:
 
 def _has_backward(module: nn.Module, dtype: torch.dtype) -> bool:
     device = next((tensor.device for _, _, tensor in _tensors(module)), None)
-    x = torch.ones(1, module.in_features, dtype=dtype, device=device, requires_grad=True)
+    x = torch.ones(1, cast(int, module.in_features), dtype=dtype, device=device, requires_grad=True)
     try:
         module(x).float().sum().backward()
     except RuntimeError:

@@ -43,19 +43,19 @@ def insist(module: nn.Module) -> Callable[[], None]:
     return let_go
 
 
-def forget_graphs(model: nn.Module) -> None:
+def forget_graphs(network: nn.Module) -> None:
     """Drop what newer versions have captured of a model's blocks as CUDA graphs: they replay what hung on the layers,
     and was on, when they were captured."""
     drop = getattr(sys.modules.get("comfy.model_prefetch"), "_drop_graph", None)
     if drop is not None:
-        for module in model.modules():
+        for module in network.modules():
             drop(module)
 
 
 @contextmanager
-def insisted(model: nn.Module) -> Iterator[None]:
+def insisted(network: nn.Module) -> Iterator[None]:
     """Inside, every layer of a model that has a hook now is marked."""
-    hooked = [each for each in model.modules() if each._forward_hooks and not hasattr(each, _FORCED)]
+    hooked = [each for each in network.modules() if each._forward_hooks and not hasattr(each, _FORCED)]
     for module in hooked:
         setattr(module, _FORCED, _OURS)
     try:
@@ -68,7 +68,7 @@ def insisted(model: nn.Module) -> Iterator[None]:
 def _called(fused: Fused) -> Fused:
     """As ComfyUI does it in training, where every version calls the layer, whatever its further arguments."""
 
-    def computed(linear: nn.Module, *args, **kwargs):
+    def computed(linear: nn.Module, *args: Any, **kwargs: Any) -> Any:
         if not linear._forward_hooks:
             return fused(linear, *args, **kwargs)
         before = comfy.model_management.in_training
@@ -84,7 +84,7 @@ def _called(fused: Fused) -> Fused:
 def _not_fit(fused: Fused) -> Fused:
     """For the question whether a layer can be part of a larger kernel."""
 
-    def fits(linear: nn.Module, *args, **kwargs):
+    def fits(linear: nn.Module, *args: Any, **kwargs: Any) -> Any:
         return not linear._forward_hooks and fused(linear, *args, **kwargs)
 
     return fits

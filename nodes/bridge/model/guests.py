@@ -10,9 +10,11 @@ from uuid import uuid4
 
 import comfy.samplers
 import torch
+from comfy.model_base import BaseModel
 from comfy.patcher_extension import WrappersMP, merge_nested_dicts
 from torch import Tensor
 
+from ..host.wires import Model
 from .attention import OVERRIDE
 
 _SCHEDULE = 20  # steps of the sampling that a forward is told to be part of
@@ -29,10 +31,10 @@ class Guests:
     wraps sampling as a whole, such as EasyCache, which spare forwards and say nothing of a single one.
     """
 
-    def __init__(self, patcher):
+    def __init__(self, patcher: Model):
         options = patcher.model_options.get("transformer_options", {})
         self._options = {name: value for name, value in options.items() if name not in (OVERRIDE, "wrappers")}
-        self._function = patcher.model_options.get("model_function_wrapper")
+        self._function: Any = patcher.model_options.get("model_function_wrapper")
         self._wrappers = _of_a_forward(merge_nested_dicts(options.get("wrappers", {}), patcher.wrappers))
         self._sampling = patcher.get_model_object("model_sampling")
         network = patcher.model.diffusion_model
@@ -51,12 +53,12 @@ class Guests:
         own = conds.get("transformer_options", {})
         return {**conds, "transformer_options": {**self._options, "wrappers": self._wrappers, **given, **own}}
 
-    def call(self, model, x_t: Tensor, sigma: Tensor, conds: dict[str, Any]) -> Tensor:
+    def call(self, base_model: BaseModel, x_t: Tensor, sigma: Tensor, conds: dict[str, Any]) -> Tensor:
         """`apply_model` as a sampler calls it with one prompt, its arguments those that were `told`."""
         if self._function is None:
-            return model.apply_model(x_t, sigma, **conds)
+            return base_model.apply_model(x_t, sigma, **conds)
         args = {"input": x_t, "timestep": sigma, "c": conds, "cond_or_uncond": [0]}
-        return self._function(model.apply_model, args)
+        return self._function(base_model.apply_model, args)
 
     def calls(self) -> list[Callable]:
         """All that may act in a forward."""
@@ -113,7 +115,7 @@ def _codes(call: Callable) -> list[CodeType]:
     if code := getattr(function, "__code__", None):
         return [code]
     methods = (getattr(type(call), name, None) for name in dir(type(call)))
-    return [method.__code__ for method in methods if hasattr(method, "__code__")]
+    return [own for method in methods if (own := getattr(method, "__code__", None))]
 
 
 def _raised_in(trace: TracebackType | None) -> Iterator[CodeType]:

@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
 import comfy.lora
@@ -29,9 +29,10 @@ from ....lora_core.files.mismatch import Misfit, misfit_of
 from ....lora_core.kinds import Correction, placed
 from ....lora_core.low_rank import LowRank
 from ....lora_core.training.targets import weight_shape
+from ..host.wires import Clip, Model
 
 
-def family_of(model) -> Family:
+def family_of(model: Model) -> Family:
     """The table row of a MODEL, in the spelling of its size."""
     row = for_config_class(type(model.model.model_config).__name__)
     if not row.sizes:
@@ -62,7 +63,7 @@ class Resolved:
 class NameTable:
     """All names that mean a weight of this MODEL and, when given, this CLIP. Use `names_of`, which makes it once."""
 
-    def __init__(self, model, clip=None):
+    def __init__(self, model: Model, clip: Clip | None = None):
         self._resolved: WeakKeyDictionary[Adapter, Resolved] = WeakKeyDictionary()
         self.family = family_of(model)
         self.config_class = type(model.model.model_config).__name__
@@ -103,9 +104,8 @@ class NameTable:
         others: dict[str, dict[tuple[int, int] | None, tuple[Correction, ...]]] = {}
         places, misfits = self._places(adapter), []
         for name, change in (*adapter.layers.items(), *adapter.others.items()):
-            if (target := places.get(name)) is None:
+            if (target := places.get(name)) is None or (shape := self._shape_of(target.layer)) is None:
                 continue
-            shape = self._shape_of(target.layer)
             wanted = (target.rows[1] if target.rows else shape[0], *shape[1:])
             if misfit := misfit_of(name, change, target.layer, wanted):
                 misfits.append(misfit)
@@ -232,7 +232,7 @@ class NameTable:
     def _fitted(self, target: Target) -> Target:
         """ComfyUI's maps take q, k and v of a fused weight for equally high; with grouped queries they are not."""
         shape = self.shapes.get(target.layer)
-        if shape is None or not target.layer.endswith(".qkv") or shape[0] >= 3 * shape[1]:
+        if shape is None or target.rows is None or not target.layer.endswith(".qkv") or shape[0] >= 3 * shape[1]:
             return target
         return target._replace(rows=_thirds(shape)[target.rows[0] // shape[1]])
 
@@ -240,7 +240,7 @@ class NameTable:
 _TABLES: WeakKeyDictionary[nn.Module, WeakKeyDictionary[nn.Module, NameTable]] = WeakKeyDictionary()
 
 
-def names_of(model, clip=None) -> NameTable:
+def names_of(model: Model, clip: Clip | None = None) -> NameTable:
     """The table of a MODEL and CLIP, the same for all that share their networks."""
     text = clip.cond_stage_model if clip is not None else model.model
     tables = _TABLES.setdefault(model.model, WeakKeyDictionary())
@@ -255,20 +255,20 @@ def _guess(adapter: Adapter, metadata: Mapping[str, str] | None = None) -> tuple
     return guess(shapes, adapter.metadata if metadata is None else metadata)
 
 
-def _shapes(model, inside: str, prefix: str) -> dict[str, torch.Size]:
+def _shapes(network: nn.Module, inside: str, prefix: str) -> dict[str, torch.Size]:
     """Logical shapes, where the state dict has those of the bytes that quantised weights are stored in."""
     return {
         prefix + path: torch.Size(weight_shape(layer))
-        for path, layer in model.named_modules(remove_duplicate=False)
+        for path, layer in network.named_modules(remove_duplicate=False)
         if path.startswith(inside) and torch.is_tensor(getattr(layer, "weight", None))
     }
 
 
-def _parameters(model, inside: str, prefix: str) -> dict[str, torch.Size]:
+def _parameters(network: nn.Module, inside: str, prefix: str) -> dict[str, torch.Size]:
     """Shapes of everything that is no layer's weight: biases, and what models hold outside of layers."""
     return {
         prefix + name: value.shape
-        for name, value in model.named_parameters(remove_duplicate=False)
+        for name, value in network.named_parameters(remove_duplicate=False)
         if name.startswith(inside) and not name.endswith(".weight")
     }
 
@@ -294,10 +294,11 @@ def _thirds(shape: torch.Size) -> tuple[tuple[int, int], ...]:
     return (0, width), (width, lower), (width + lower, lower)
 
 
-def _target(value, prefix: str) -> Target:
+def _target(value: Any, prefix: str) -> Target:
     if isinstance(value, str):
         return Target(prefix + value.removesuffix(".weight"))
-    key, offset, reorder = (*value, None, None)[:3]
+    parts: tuple[Any, ...] = (*value, None, None)
+    key, offset, reorder = parts[:3]
     rows = (offset[1], offset[2]) if offset is not None and offset[0] == 0 else None
     return Target(prefix + key.removesuffix(".weight"), rows, reorder)
 
@@ -313,7 +314,7 @@ def _preferred(style: str, layer: str, names: list[FileLayer], numbered: bool) -
     text encoders te1, te2 and so on when they are `numbered`, and the only one te."""
     whole = [name for name in names if name.rows is None]
     if not whole:
-        unique = {name.rows: name for name in names}
+        unique = {name.rows: name for name in names if name.rows is not None}
         return [unique[rows] for rows in sorted(unique)]
     own = "lora_unet_" + layer.removeprefix("diffusion_model.").replace(".", "_")
     return [max(whole, key=lambda file: (*_rank_of(style, file.name, own, numbered), file.name))]

@@ -122,14 +122,14 @@ class _Turned(torch.autograd.Function):
     matrices."""
 
     @staticmethod
-    def forward(ctx, name: str, freqs_cis: Tensor, *tensors: Tensor) -> Tensor | Pair:
+    def forward(ctx: Any, name: str, freqs_cis: Tensor, *tensors: Tensor) -> Tensor | Pair:
         ctx.save_for_backward(freqs_cis)
         ctx.name = name
         return _run(name, freqs_cis, tensors)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx, *grads: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         (freqs_cis,) = ctx.saved_tensors
         found = _run(ctx.name, freqs_cis.mT, grads)
         return None, None, *((found,) if torch.is_tensor(found) else found)

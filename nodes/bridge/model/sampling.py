@@ -6,6 +6,7 @@ import random
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import comfy.model_management
 import comfy.sample
@@ -21,6 +22,8 @@ from ....lora_core.stored import stored
 from ....lora_core.swap import swapped
 from ..host.device import release
 from ..host.node_outputs import as_picture
+from ..host.wires import Conditioning, Model, Vae
+from .encoding import compression
 from .frozen import cast_as_in_sampling
 from .fused_layers import heed_hooks, insisted
 
@@ -42,20 +45,22 @@ class Sampling:
     seed: int = 0
 
 
-def check_size(vae, width: int, height: int) -> None:
+def check_size(vae: Vae, width: int, height: int) -> None:
     """Raises ValueError when a picture of that size has no latent."""
-    factor = max(int(vae.spacial_compression_encode()), 8)
+    factor = max(compression(vae), 8)
     if width % factor or height % factor:
         raise ValueError(f"the size {width} x {height} is not a multiple of {factor}, which this VAE compresses by")
 
 
-def empty_latent(patcher, wanted: Sampling) -> Tensor:
+def empty_latent(patcher: Model, wanted: Sampling) -> Tensor:
     """That of a KSampler, (1, channels, ...) as the model has it."""
     empty = torch.zeros(1, 4, wanted.height // 8, wanted.width // 8)
     return comfy.sample.fix_empty_latent_channels(patcher, empty, 8)
 
 
-def latents(patcher, positive: list, negative: list, wanted: Sampling, seed: int | None = None) -> Tensor:
+def latents(
+    patcher: Model, positive: Conditioning, negative: Conditioning, wanted: Sampling, seed: int | None = None
+) -> Tensor:
     """Return what KSampler makes of an empty latent, (1, channels, ...). Raises the interrupt of a user who cancels."""
     seed = wanted.seed if seed is None else seed
     empty = empty_latent(patcher, wanted)
@@ -65,19 +70,19 @@ def latents(patcher, positive: list, negative: list, wanted: Sampling, seed: int
     )  # fmt: skip
 
 
-def _look_for_cancel(*_) -> None:
+def _look_for_cancel(*_: Any) -> None:
     comfy.model_management.throw_exception_if_processing_interrupted()
 
 
 @torch.inference_mode()
-def decoded(vae, latent: Tensor) -> Image.Image:
+def decoded(vae: Vae, latent: Tensor) -> Image.Image:
     """The picture of a latent (1, channels, ...); the first one of a clip."""
     pixels = vae.decode(latent)
     return as_picture(pixels.reshape(-1, *pixels.shape[-3:]))
 
 
 @contextmanager
-def sampling_inside(patcher, text: nn.Module | None = None) -> Iterator[None]:
+def sampling_inside(patcher: Model, text: nn.Module | None = None) -> Iterator[None]:
     """Inside, the model of a training session answers as ComfyUI samples it: without gradients, in the type it computes
     in otherwise, with the kernels of its layers. Its weights, and those of `text`, stay where the session has put them,
     whatever else is loaded; random numbers drawn inside are as if they had not been.
@@ -96,7 +101,7 @@ def sampling_inside(patcher, text: nn.Module | None = None) -> Iterator[None]:
         patcher.pre_run()  # sampling has cleaned up after itself, and with it the session's state
 
 
-def _where_it_is(execute, model, noise_shape, conds, **_):
+def _where_it_is(execute: Any, model: Model, noise_shape: Any, conds: Any, **_: Any) -> tuple[nn.Module, Any, list]:
     """In the place of ComfyUI's loading before sampling: only room is made."""
     memory, _ = comfy.sampler_helpers.estimate_memory(model, noise_shape, conds)
     memory += comfy.model_management.extra_reserved_memory()
@@ -117,7 +122,7 @@ def _held(models: Sequence[nn.Module | None]) -> Iterator[None]:
         listed[:0] = held
 
 
-def drop(vae) -> None:
+def drop(vae: Vae) -> None:
     """Take a VAE off the device: the memory beside a training session is the session's."""
     with torch.inference_mode():
         release(vae.patcher)

@@ -8,14 +8,15 @@ import comfy.utils
 from torch import Tensor
 
 from ....lora_core.data.dataset import Dataset
-from .encoding import Tick, encoded_views
+from ..host.wires import Model, Vae
+from .encoding import Tick, compression, encoded_views
 from .names import family_of
 
 _COMPRESSION = 42  # pixels to a stage C latent: the default of ComfyUI's Stable Cascade nodes
 _ENCODER = (16, 32)  # latent channels of the stage C encoder, and what it compresses by
 
 
-def check_prior(model, vae, prior_vae) -> None:
+def check_prior(model: Model, vae: Vae, prior_vae: Vae | None) -> None:
     """Raises ValueError when the VAEs are not those that this model's family needs."""
     family = family_of(model)
     if not family.prior:
@@ -40,11 +41,11 @@ def check_prior(model, vae, prior_vae) -> None:
         )
 
 
-def encode_priors(prior_vae, model, dataset: Dataset, tick: Tick) -> list[dict[str, Tensor]]:
+def encode_priors(prior_vae: Vae | None, model: Model, dataset: Dataset, tick: Tick) -> list[dict[str, Tensor]]:
     """Return what CONDITIONING needs besides the caption, per view: its stage C latent (1, 16, height, width), fp32 on
     the CPU, of the size that ComfyUI's StableCascade_StageC_VAEEncode gives it. Empty for families without a prior."""
     name = family_of(model).prior
-    if not name:
+    if not name or prior_vae is None:  # `check_prior` has asked for one where there is a prior
         return [{} for example in dataset.examples for _ in range(example.num_views)]
     resized = partial(_resized, factor=_ENCODER[1])
     return [
@@ -58,5 +59,5 @@ def _resized(pixels: Tensor, factor: int) -> Tensor:
     return comfy.utils.common_upscale(pixels.movedim(-1, 1), width, height, "bicubic", "center").movedim(1, -1)
 
 
-def _kind(vae) -> tuple[int, int]:
-    return int(vae.latent_channels), int(vae.spacial_compression_encode())
+def _kind(vae: Vae) -> tuple[int, int]:
+    return int(vae.latent_channels), compression(vae)

@@ -15,6 +15,7 @@ from ....lora_core.adapter import TEXT_PREFIX
 from ....lora_core.families.table import FAMILIES
 from ....lora_core.training.config import LoraConfig
 from ....lora_core.training.targets import select
+from ..host.wires import Clip, Conditioning, Model
 from .denoiser import ComfyDenoiser
 from .names import family_of
 
@@ -24,7 +25,7 @@ Encoded = tuple[Tensor, Tensor]  # text (1, tokens, width) and pooled vector (1,
 _OPTIONS = ("layer", "layer_idx", "return_projected_pooled", "execution_device")
 
 
-def check_text(model, clip) -> None:
+def check_text(model: Model, clip: Clip) -> None:
     """Raises ValueError when the text encoders of this MODEL and CLIP cannot be trained."""
     family = family_of(model)
     if not family.text_encoders:
@@ -59,7 +60,7 @@ def windows(tokens: Tokens) -> int:
     return sum(map(len, tokens.values()))
 
 
-def tokenized(clip, captions: Iterable[str]) -> dict[str, list]:
+def tokenized(clip: Clip, captions: Iterable[str]) -> dict[str, list]:
     """CONDITIONING of every distinct caption that holds tokens where encoded text will be."""
     return {caption: [[clip.tokenize(caption), {}]] for caption in sorted(set(captions))}
 
@@ -77,13 +78,13 @@ class Caption:
 class TextDenoiser(ComfyDenoiser):
     """Also encodes the captions, with gradient. `clip` is in the same training session as the model in `patcher`."""
 
-    def __init__(self, patcher, clip):
+    def __init__(self, patcher: Model, clip: Clip):
         super().__init__(patcher)
         self.text, self.clip_layer = clip.patcher.model, clip.layer_idx
         names = family_of(patcher).text_encoders
         self.encoders = {name.removeprefix("clip_"): getattr(self.text, name) for name in names}
 
-    def condition(self, conditioning: list, latent: Tensor) -> Caption:
+    def condition(self, conditioning: Conditioning, latent: Tensor) -> Caption:
         ((tokens, values),) = conditioning
         return Caption(tokens, values, latent)
 

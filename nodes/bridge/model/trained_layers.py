@@ -31,8 +31,9 @@ def chosen_layers(
     kept = {}
     for name in start.layers if start else ():
         text = name.startswith(TEXT_PREFIX)
-        if name not in layers and not (text and encoders is None):
-            kept[name] = _module(encoders, name, TEXT_PREFIX) if text else _module(network, name, PREFIX)
+        where = encoders if text else network
+        if name not in layers and where is not None:
+            kept[name] = _module(where, name, TEXT_PREFIX if text else PREFIX)
     return layers, kept
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import reduce
+from typing import cast
 
 import comfy.lora
 import comfy.model_management
@@ -16,6 +18,7 @@ from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 from ....lora_core.adapter import TEXT_PREFIX
 from ....lora_core.training.dora import Frozen
 from ..host.device import release
+from ..host.wires import Clip, Model
 from .frozen import Casts, is_foreign
 
 _ROWS, _UNITS = 512, 2048  # at once; a layer of a third party may unpack its weight for each lot
@@ -36,42 +39,44 @@ class ComfyFrozen(Frozen):
         if _speaks_for_itself(module):
             return self._asked(module)
         if getattr(module, "weight_function", None):  # which corrects it whenever it is cast
-            with Casts(keep=False).of(module, torch.empty(0, device=module.weight.device)) as (weight, _):
+            with Casts(keep=False).of(module, torch.empty(0, device=cast(Tensor, module.weight).device)) as (weight, _):
                 return _row_norms(weight)
-        return _row_norms(module.weight.dequantize() if isinstance(module.weight, QuantizedTensor) else module.weight)
+        weight = cast(Tensor, module.weight)
+        return _row_norms(weight.dequantize() if isinstance(weight, QuantizedTensor) else weight)
 
     def bias(self, module: nn.Module, like: Tensor) -> Tensor | None:
         if _speaks_for_itself(module):
-            return module.forward(like.new_zeros(1, module.in_features)).detach()[0].to(like)
+            return module.forward(like.new_zeros(1, cast(int, module.in_features))).detach()[0].to(like)
         return super().bias(module, like)
 
     def _asked(self, module: nn.Module) -> Tensor:
-        eye = torch.eye(module.in_features, device=module.weight.device)
-        return sum(self.times(module, part).float().square().sum(0) for part in eye.split(_ROWS)).sqrt()
+        eye = torch.eye(cast(int, module.in_features), device=cast(Tensor, module.weight).device)
+        parts = (self.times(module, part).float().square().sum(0) for part in eye.split(_ROWS))
+        return reduce(torch.add, parts).sqrt()
 
 
-def weight_of(name: str, model, clip=None) -> Tensor:
+def weight_of(name: str, model: Model, clip: Clip | None = None) -> Tensor:
     """A layer's weight with the MODEL's or CLIP's patches, an fp64 copy on the CPU, whichever clone is loaded."""
-    patcher, key = clip.patcher if name.startswith(TEXT_PREFIX) else model, key_of(name, model, clip)
+    patcher, key = cast(Clip, clip).patcher if name.startswith(TEXT_PREFIX) else model, key_of(name, model, clip)
     weight = base_weight(patcher, key, torch.device("cpu")).to(torch.float64, copy=True)
     return comfy.lora.calculate_weight(patcher.patches.get(key, []), weight, key, torch.float64)
 
 
-def key_of(name: str, model, clip=None) -> str:
+def key_of(name: str, model: Model, clip: Clip | None = None) -> str:
     """The state dict's key of a layer's weight, or of a parameter that has a name of its own."""
-    network = clip.cond_stage_model if name.startswith(TEXT_PREFIX) else model.model
+    network = cast(Clip, clip).cond_stage_model if name.startswith(TEXT_PREFIX) else model.model
     path, _, last = (key := name.removeprefix(TEXT_PREFIX)).rpartition(".")
     return key if last in network.get_submodule(path)._parameters else f"{key}.weight"
 
 
-def stored(patcher, key: str) -> Tensor:
+def stored(patcher: Model, key: str) -> Tensor:
     """A parameter as it is kept, without the patches that are in it now."""
     if key in patcher.hook_backup:
         return patcher.hook_backup[key][0]
     return patcher.backup[key].weight if key in patcher.backup else get_key_weight(patcher.model, key)[0]
 
 
-def base_weight(patcher, key: str, device: torch.device) -> Tensor:
+def base_weight(patcher: Model, key: str, device: torch.device) -> Tensor:
     """A parameter of a MODEL or CLIP without its patches, on `device`: dequantised, in whichever type its loader gives
     it, fp32 where that is a third party's. It may be the model's own. Raises ValueError when only that loader can read
     it.
@@ -99,7 +104,7 @@ def _is_packed(weight: Tensor, module: nn.Module) -> bool:
 
 def told(module: nn.Module, device: torch.device) -> Tensor:
     """The weight of a linear layer of a third party, fp32, by what it makes of each input alone."""
-    lots = _unit_rows(module.in_features, device)
+    lots = _unit_rows(cast(int, module.in_features), device)
     return torch.cat([ComfyFrozen().times(module, rows).T for rows in lots], 1)
 
 

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from typing import Any
 
-import comfy.model_management
 import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
@@ -14,7 +12,8 @@ from torch.utils._pytree import tree_leaves
 from ....lora_core.training import plan
 from ....lora_core.training.plan import Measures, Need, Plan
 from ....lora_core.training.reality import Expected
-from ..host.device import free_bytes, leaves_weights_in_ram, shares_ram
+from ..host.device import free_bytes, leaves_weights_in_ram, shares_ram, unused
+from ..host.wires import Clip, Model
 from ..model.frozen import cast_layers
 from ..model.guests import Guests
 from .offload import largest, shared_out, slots
@@ -36,8 +35,8 @@ _MOST_TRACES = 64
 class Planner:
     """Plans for one ModelPatcher that is not loaded yet, and for the CLIP that is trained along with it, if any."""
 
-    patcher: Any
-    clip: Any = None
+    patcher: Model
+    clip: Clip | None = None
 
     @property
     def device(self) -> torch.device:
@@ -98,7 +97,7 @@ class Planner:
     def _check_ram(self) -> None:
         """Offloaded weights that lie on the device now, as after sampling, come back to RAM first."""
         outside = sum(stored(own[name]) for own, name in slots(self.patcher.model) if own[name].device.type != "cpu")
-        free = comfy.model_management.get_free_memory(torch.device("cpu"))
+        free = unused(torch.device("cpu"))
         if outside > free and not shares_ram(self.device):
             raise ValueError(
                 f"offload keeps the weights in RAM, where {plan.in_gb(free)} GB is free and {plan.in_gb(outside)} GB "
@@ -130,11 +129,11 @@ class Planner:
 
     def _traced(self, trace: Callable[..., Trace], job: Job, measures: Measures) -> Trace:
         measures = replace(measures, graph=False)  # which changes what is kept, not what a step is
-        model = self.patcher.model
-        models = [model] if self.clip is None else [model, self.clip.patcher.model]
+        base_model = self.patcher.model
+        models = [base_model] if self.clip is None else [base_model, self.clip.patcher.model]
         weights = tuple((own[name].shape, own[name].dtype) for each in models for own, name in slots(each))
         layer = None if self.clip is None else self.clip.layer_idx
-        network = (type(model), model.get_dtype_inference(), hash(weights), str(self.device), layer)
+        network = (type(base_model), base_model.get_dtype_inference(), hash(weights), str(self.device), layer)
         conditioning = tuple(_looks(value) for value in tree_leaves(job.conditioning))
         choices = (job.lora, job.config.batch_size, job.config.preservation > 0, job.latent, job.text_rank)
         guests = tuple(map(id, Guests(self.patcher).calls()))
@@ -200,8 +199,9 @@ class Planner:
             yield "gradient_checkpointing on", total(taken=replace(measures, checkpointing=True))
         if measures.offload < 1 and not shares_ram(self.device):
             yield "offload 1.0", total(taken=Measures(True, 1.0))
-        if not shares_ram(self.device) and self.patcher.model_dtype().itemsize > 1:
-            saved = (self.resident(measures) - self._text()) * (1 - 1 / self.patcher.model_dtype().itemsize)
+        dtype = self.patcher.model_dtype()
+        if not shares_ram(self.device) and dtype is not None and dtype.itemsize > 1:
+            saved = (self.resident(measures) - self._text()) * (1 - 1 / dtype.itemsize)
             yield "the base model in fp8", total() - saved
 
 

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from ....lora_core.swap import swapped
 from ..host.device import release
+from ..host.wires import Model
 from .staging import Copying, Side, Staging, copying, room_for, side_of
 
 Slot = tuple[dict, str]  # a module's own parameters or buffers, and a name among them
@@ -39,7 +40,7 @@ def shared_out(modules: Sequence[nn.Module], share: float) -> list[nn.Module]:
 
 
 @contextmanager
-def loaded_around(patcher, streamed: Sequence[nn.Module], needed: float) -> Iterator[Copying]:
+def loaded_around(patcher: Model, streamed: Sequence[nn.Module], needed: float) -> Iterator[Copying]:
     """The model of a ModelPatcher, patched, its weights seen through copies on the device but for `streamed` modules.
 
     ComfyUI would load all of it first, or cast layer by layer into buffers that autograd must not see. `needed` bytes
@@ -76,7 +77,7 @@ def copied(tensor: Tensor, device: torch.device, non_blocking: bool = False) -> 
     return nn.Parameter(copy, requires_grad=False) if isinstance(tensor, nn.Parameter) else copy
 
 
-def _patch_one_by_one(patcher, device: torch.device, ram: torch.device) -> None:
+def _patch_one_by_one(patcher: Model, device: torch.device, ram: torch.device) -> None:
     """Apply the MODEL's patches on the device, as loading it there would, to the same bits; keep the results in RAM."""
     for key in patcher.patches:
         owner = patcher.model.get_submodule(key.rpartition(".")[0])
@@ -86,9 +87,9 @@ def _patch_one_by_one(patcher, device: torch.device, ram: torch.device) -> None:
         patcher.model.get_submodule(key.rpartition(".")[0]).comfy_patched_weights = True  # loading passes these over
 
 
-def _weights_of(model: nn.Module, modules: set[nn.Module]) -> Iterator[tuple[str, nn.Parameter]]:
+def _weights_of(network: nn.Module, modules: set[nn.Module]) -> Iterator[tuple[str, nn.Parameter]]:
     """By the keys that a ModelPatcher has for them."""
-    for path, module in model.named_modules():
+    for path, module in network.named_modules():
         if module in modules:
             yield from ((f"{path}.{name}", weight) for name, weight in module.named_parameters(recurse=False))
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import comfy.model_management
 import torch
@@ -24,6 +24,7 @@ from ....lora_core.training.repeats import Repeats, Way
 from ....lora_core.training.start import Start
 from ....lora_core.training.trainer import add_gradient
 from ..host.device import shares_ram
+from ..host.wires import Clip, Conditioning, Model, Vae
 from ..model.denoiser import ComfyDenoiser
 from ..model.guests import Guests
 from ..model.text_encoders import TextDenoiser
@@ -40,7 +41,7 @@ class Preview:
     """A picture drawn while a run trains: its latent (channels, ...) and the VAE that decodes it."""
 
     latent: tuple[int, ...]
-    vae: Any
+    vae: Vae
 
     def halved(self) -> Preview:
         """Return the preview at half the width and height."""
@@ -54,7 +55,7 @@ class Preview:
         shape = (1, *self.latent)
         flat = self.vae.latent_dim == 2 and len(shape) == 5
         used = self.vae.memory_used_decode((*shape[:2], *shape[3:]) if flat else shape, self.vae.vae_dtype)
-        return round(used) + (0 if shares_ram(device) else stored_bytes(self.vae.first_stage_model))
+        return round(used) + (0 if shares_ram(device) else stored_bytes(cast(nn.Module, self.vae.first_stage_model)))
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,7 @@ class Job:
     lora: LoraConfig
     config: TrainConfig
     latent: tuple[int, ...]
-    conditioning: list
+    conditioning: Conditioning
     resolution: int
     text_rank: int = 0
     start: Start | None = None
@@ -99,7 +100,7 @@ def tried(trace: Callable[..., Trace], *args: Any) -> Trace | Exception:
         _TORCH.setLevel(level)
 
 
-def traced(patcher, job: Job, measures: Measures, clip=None) -> Trace:
+def traced(patcher: Model, job: Job, measures: Measures, clip: Clip | None = None) -> Trace:
     """Run the training loss forward and backward on fake tensors of the device, text encoders of a `clip` included.
 
     Exact but for what operators allocate inside, beyond their results.
@@ -111,7 +112,7 @@ def traced(patcher, job: Job, measures: Measures, clip=None) -> Trace:
     return Trace(meter.peak, meter.work, factors.flat.numel())
 
 
-def sampled(patcher, job: Job, measures: Measures, clip=None) -> Trace:
+def sampled(patcher: Model, job: Job, measures: Measures, clip: Clip | None = None) -> Trace:
     """The same of one forward as a sampler runs it, without a gradient."""
     with _rehearsed(patcher, job, measures, clip) as (denoiser, factors, x, sigma, conditions, meter):
         with torch.no_grad():
@@ -129,7 +130,7 @@ def _metered(meter: Meter, measures: Measures, step: Callable[[], object]) -> No
 
 
 @contextmanager
-def _rehearsed(patcher, job: Job, measures: Measures, clip) -> Iterator[tuple]:
+def _rehearsed(patcher: Model, job: Job, measures: Measures, clip: Clip | None) -> Iterator[tuple]:
     """A training session on fake tensors: its denoiser, its attached factors, a batch, and a meter for what comes."""
     device, config = patcher.load_device, job.config
     streamed = shared_out(blocks(patcher.model.diffusion_model), measures.offload)
@@ -139,8 +140,9 @@ def _rehearsed(patcher, job: Job, measures: Measures, clip) -> Iterator[tuple]:
         undo.enter_context(torch.autograd.set_multithreading_enabled(False))  # the mode's state is of all threads
         undo.enter_context(_without_memory(patcher.model, streamed, device))
         denoiser, meter = ComfyDenoiser(patcher), Meter(device)
-        encoders = None if clip is None else clip.patcher.model
+        encoders = None
         if clip is not None:
+            encoders = clip.patcher.model
             undo.enter_context(_without_memory(encoders, (), device))
             denoiser = TextDenoiser(patcher, clip)
         layers, kept = chosen_layers(patcher.model.diffusion_model, encoders, job.lora, job.start)
@@ -220,7 +222,7 @@ def _condition(denoiser: ComfyDenoiser, job: Job) -> Any:
 
 
 @contextmanager
-def _without_memory(model: nn.Module, streamed: Sequence[nn.Module], device: torch.device) -> Iterator[None]:
+def _without_memory(network: nn.Module, streamed: Sequence[nn.Module], device: torch.device) -> Iterator[None]:
     """Fake tensors in the place of all weights, on the device or, for `streamed` modules, in RAM.
 
     Some networks remember tensors between calls; on leaving, the modules have what they had before.
@@ -228,10 +230,10 @@ def _without_memory(model: nn.Module, streamed: Sequence[nn.Module], device: tor
     apart = {inner for module in streamed for inner in module.modules()}
     places = [
         (own, name, torch.device("cpu") if module in apart else device)
-        for module in model.modules()
+        for module in network.modules()
         for own, name in own_slots(module)
     ]
-    attributes = [(module, dict(vars(module))) for module in model.modules()]
+    attributes = [(module, dict(vars(module))) for module in network.modules()]
     with swapped((own, name, _fake(own[name], home)) for own, name, home in places):
         try:
             yield

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager, nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from functools import partial
 from itertools import count
+from typing import Any, cast
 
 import comfy.model_management
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.modules.dropout import _DropoutNd
 from torch.utils.checkpoint import checkpoint
@@ -17,6 +18,7 @@ from torch.utils.checkpoint import checkpoint
 from ....lora_core.swap import swapped
 from ....lora_core.training.plan import Measures
 from ..host.device import loading_in_full
+from ..host.wires import Model
 from ..model.attention import differentiable_attention
 from ..model.frozen import check_backward, ordinary_tensors, recast_in_backward, static_clone
 from ..model.guests import Guests
@@ -37,7 +39,7 @@ def norms_on_copies() -> Iterator[None]:
         yield
 
 
-def _on_a_copy(norm, x, *args, **kwargs):
+def _on_a_copy(norm: Callable[..., Tensor], x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
     return norm(x.clone() if x.requires_grad else x, *args, **kwargs)
 
 
@@ -49,7 +51,7 @@ def aside(text) -> Iterator:
 
 
 @contextmanager
-def trainable(model) -> Iterator:
+def trainable(model: Model) -> Iterator[Model]:
     """Yield a ModelPatcher of its own for this MODEL, not loaded yet; what it computes has a backward.
 
     Inference mode is off inside. Attention kernels without a backward are replaced, rotary ones are given one. A MODEL
@@ -63,7 +65,7 @@ def trainable(model) -> Iterator:
 
 
 @contextmanager
-def loaded(patcher, measures: Measures, needed: float = 0, text=None) -> Iterator[str]:
+def loaded(patcher: Model, measures: Measures, needed: float = 0, text: Model | None = None) -> Iterator[str]:
     """The model on its device, with `needed` bytes free beside its weights, and its measures taken; yields the way in
     which offloaded weights are copied there, which is empty where none are.
 
@@ -81,7 +83,8 @@ def loaded(patcher, measures: Measures, needed: float = 0, text=None) -> Iterato
         together = encoders if streamed else [patcher, *encoders]
         if together:
             with loading_in_full():
-                comfy.model_management.load_models_gpu(together, memory_required=needed, force_full_load=True)
+                room = cast(int, needed)  # to ComfyUI any number will do
+                comfy.model_management.load_models_gpu(together, memory_required=room, force_full_load=True)
         patcher.pre_run()
         undo.callback(patcher.cleanup)
         for each in (patcher, *encoders):
@@ -96,7 +99,7 @@ def loaded(patcher, measures: Measures, needed: float = 0, text=None) -> Iterato
 
 
 @contextmanager
-def prepared(patcher, measures: Measures, stream: Stream, text=None) -> Iterator[None]:
+def prepared(patcher: Model, measures: Measures, stream: Stream, text: Model | None = None) -> Iterator[None]:
     """The networks as they are trained, wherever their weights lie; `stream` brings those of offloaded blocks.
 
     Weights that are not of the compute type are cast whenever they are needed, or once where the measures say so.
@@ -131,7 +134,7 @@ def blocks(network: nn.Module) -> list[nn.Module]:
     return [block for block in found if any(True for _ in block.parameters())]
 
 
-def _compute_in_range(patcher) -> None:
+def _compute_in_range(patcher: Model) -> None:
     """Compute in a type with enough range for gradients what would be computed in fp16."""
     if (patcher.get_model_object("manual_cast_dtype") or patcher.model.get_dtype()) == torch.float16:
         bf16 = comfy.model_management.should_use_bf16(patcher.load_device)
@@ -150,7 +153,7 @@ def _recomputed(
     wrapped = []
     try:
         for module in modules:
-            around = partial(stream.on_device, module) if module in streamed else nullcontext
+            around = partial(stream.on_device, module) if stream is not None and module in streamed else nullcontext
             module.forward = _checkpointed(module.forward, around, drawing or _drops(module))
             wrapped.append(module)
         yield
@@ -166,20 +169,20 @@ def _drops(module: nn.Module) -> bool:
     return any(isinstance(each, _DropoutNd) and each.training and each.p > 0 for each in module.modules())
 
 
-def _checkpointed(forward, around, random: bool):
+def _checkpointed(forward: Callable, around: Callable[..., AbstractContextManager], random: bool) -> Callable:
     """`random`: numbers are drawn inside, so that the states of all generators are kept with each call."""
 
-    def outside(*args, **kwargs):
+    def outside(*args: Any, **kwargs: Any) -> Any:
         runs, puts, failed = count(), moment(), []
 
-        def inside(*args, **kwargs):
-            args, kwargs = map(_own, args), {name: _own(value) for name, value in kwargs.items()}
+        def inside(*args: Any, **kwargs: Any) -> Any:
+            given, named = map(_own, args), {name: _own(value) for name, value in kwargs.items()}
             if next(runs):  # again in the backward pass
                 with again(puts), around(True):
-                    return forward(*args, **kwargs)
+                    return forward(*given, **named)
             try:
                 with around(False):
-                    return forward(*args, **kwargs)
+                    return forward(*given, **named)
             except BaseException as error:  # not through torch's frame, which would keep its hooks while it is held
                 failed.append(error)
 
@@ -191,6 +194,6 @@ def _checkpointed(forward, around, random: bool):
     return outside
 
 
-def _own(value):
+def _own(value: Any) -> Any:
     """A copy of a floating tensor: the block may change it in place, and is run again on the original."""
     return value.clone() if torch.is_tensor(value) and value.is_floating_point() else value

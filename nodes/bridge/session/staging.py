@@ -19,7 +19,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
-from ..host.device import may_pin, streams_of
+from ..host.device import may_pin, streams_of, unused
+from ..host.wires import Model
 from ..model.frozen import alike, ordinary
 
 WAYS = PINNED, STAGED, PAGEABLE = "pinned", "staged", "pageable"  # the fastest first
@@ -138,7 +139,8 @@ def blank(tensor: Tensor, device: torch.device) -> Tensor:
     if is_traceable_wrapper_subclass(tensor):
         names, context = tensor.__tensor_flatten__()
         inner = {name: blank(getattr(tensor, name), device) for name in names}
-        made = type(tensor).__tensor_unflatten__(inner, context, tensor.size(), tensor.stride())
+        kind: Any = type(tensor)
+        made = kind.__tensor_unflatten__(inner, context, tensor.size(), tensor.stride())
         return nn.Parameter(made, requires_grad=False) if isinstance(tensor, nn.Parameter) else made
     return alike(torch.empty_like(_plain(tensor), device=device), tensor)
 
@@ -152,7 +154,7 @@ class Copying:
 
 
 @contextmanager
-def copying(patcher, weights: Mapping[str, Tensor], largest: int) -> Iterator[Copying]:
+def copying(patcher: Model, weights: Mapping[str, Tensor], largest: int) -> Iterator[Copying]:
     """Pin these weights of a ModelPatcher, by their keys, or, where some cannot be, two buffers of `largest` bytes.
 
     The patcher unpins its weights itself when it is detached.
@@ -204,10 +206,10 @@ def pinned_buffers(size: int, count: int = COUNT) -> Iterator[list[Tensor]]:
 
 
 def _fit_in_ram(size: int) -> bool:
-    return COUNT * size < comfy.model_management.get_free_memory(torch.device("cpu"))
+    return COUNT * size < unused(torch.device("cpu"))
 
 
-def _pinned(patcher, weights: Mapping[str, Tensor]) -> Set[int]:
+def _pinned(patcher: Model, weights: Mapping[str, Tensor]) -> Set[int]:
     """Pin what can be; return the addresses. A refusal costs a warning and a wait, so nothing is tried after one."""
     pinned: set[int] = set()
     for key, weight in weights.items():

@@ -9,17 +9,19 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import zip_longest
-from typing import Any, Literal, get_args
+from typing import Any, Literal, TypeVar, cast, get_args
 from uuid import uuid4
 
 import comfy.model_management
 import torch
 from comfy.quant_ops import QuantizedTensor
 from comfy.weight_adapter import WeightAdapterBase
-from torch import nn
+from torch import Tensor, nn
 
 from ....lora_core.adapter import TEXT_PREFIX
+from ....lora_core.kinds import Correction
 from ....lora_core.stack.chain import Step
+from ..host.wires import Clip, Model
 from ..model.spans import Timed
 from .bypass_injection import Beside, way_of
 from .bypasses import Asked, Branch, Timeline
@@ -27,31 +29,26 @@ from .quick_patchers import FusedLoRA, quicken
 
 Apply = Literal["auto", "weights", "beside"]
 APPLY = get_args(Apply)
+Text = TypeVar("Text", bound=Clip | None)
 
 
 class KindPatch(WeightAdapterBase):
     """Any other correction as a patch. `weights` is (correction, strength, tensors): core moves what it finds there."""
 
     name = "lora_loom"
+    weights: tuple[Correction, float, Sequence[Tensor]]
 
-    def __init__(self, loaded_keys, weights):
+    def __init__(self, loaded_keys: set[str], weights: tuple[Correction, float, Sequence[Tensor]]):
         self.loaded_keys = loaded_keys
         self.weights = weights
 
-    def calculate_shape(self, key):
+    def calculate_shape(self, key: str) -> tuple[int, ...] | None:
         return self.weights[0].new_shape
 
     def calculate_weight(
-        self,
-        weight,
-        key,
-        strength,
-        strength_model,
-        offset,
-        function,
-        intermediate_dtype=torch.float32,
-        original_weight=None,
-    ):
+        self, weight: Tensor, key: str, strength: float, strength_model: float, offset: Any, function: Any,
+        intermediate_dtype: torch.dtype = torch.float32, original_weight: Any = None,
+    ) -> Tensor:  # fmt: skip
         correction, own_strength, tensors = self.weights
         moved = (comfy.model_management.cast_to_device(tensor, weight.device, torch.float32) for tensor in tensors)
         return correction.with_tensors(moved).apply_to(weight, strength * own_strength)
@@ -77,14 +74,15 @@ class How:
 
 
 def apply_chain(
-    model, clip, steps: Mapping[str, Sequence[Step]], apply: Apply = "auto", spans: Mapping[str, Timeline] | None = None
-) -> tuple[Any, Any, How]:
+    model: Model, clip: Text, steps: Mapping[str, Sequence[Step]], apply: Apply = "auto",
+    spans: Mapping[str, Timeline] | None = None,
+) -> tuple[Model, Text, How]:  # fmt: skip
     """Clones of MODEL and CLIP with several steps in order on each weight, and where they went.
 
     `auto` writes weights of fp32, bf16 and fp16, and runs beside those of fewer bits. What `spans` holds is on for a
     part of sampling; it runs beside its layer in any case, and comes after all that is always on.
     """
-    model, clip, how = model.clone(), clip.clone() if clip is not None else None, How()
+    model, clip, how = model.clone(), cast(Text, clip.clone() if clip is not None else None), How()
     _put(model, {n: chain for n, chain in steps.items() if not n.startswith(TEXT_PREFIX)}, spans or {}, apply, how)
     if clip is not None:
         text = {name: chain for name, chain in steps.items() if name.startswith(TEXT_PREFIX)}
@@ -93,7 +91,7 @@ def apply_chain(
 
 
 def _put(
-    patcher, steps: Mapping[str, Sequence[Step]], spans: Mapping[str, Timeline], apply: Apply, how: How
+    patcher: Model, steps: Mapping[str, Sequence[Step]], spans: Mapping[str, Timeline], apply: Apply, how: How
 ) -> None:  # fmt: skip
     keys = _keys(patcher, (*steps, *spans))
     always = {keys[name]: chain for name, chain in steps.items()}
@@ -113,7 +111,7 @@ def _put(
         how.slow = type(patcher).__name__
 
 
-def _reason(patcher, key: str, chain: Sequence[Step], apply: Apply) -> str:
+def _reason(patcher: Model, key: str, chain: Sequence[Step], apply: Apply) -> str:
     """Why a parameter's correction runs beside it; empty when it is written into it. Layers of third parties apply
     kinds other than plain LoRA to the weight that they have dequantised, where nothing is lost."""
     if apply == "weights":
@@ -137,7 +135,7 @@ def _kind_of_few_bits(module: nn.Module, parameter: str) -> str:
     return f"GGUF ({packed})" if packed else f"{str(kind).removeprefix('torch.')} weights"
 
 
-def _add(patcher, steps: Mapping[str, Sequence[Step]]) -> None:
+def _add(patcher: Model, steps: Mapping[str, Sequence[Step]]) -> None:
     """One `add_patches` call for the first steps of all weights, one for the second, and so on."""
     for turn in zip_longest(*([(key, step) for step in chain] for key, chain in steps.items())):
         patches = {key: _patch(step) for key, step in filter(None, turn)}
@@ -147,7 +145,7 @@ def _add(patcher, steps: Mapping[str, Sequence[Step]]) -> None:
             raise ValueError(f"ComfyUI took {len(taken)} of {len(patches)} patches; missing {missing}")
 
 
-def _keys(patcher, names: Iterable[str]) -> dict[str, str]:
+def _keys(patcher: Model, names: Iterable[str]) -> dict[str, str]:
     """A layer's name means its weight; anything else is a parameter's own name."""
     held = patcher.model.state_dict()
     return {name: f"{name}.weight" if f"{name}.weight" in held else name for name in names}

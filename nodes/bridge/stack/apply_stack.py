@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 from ....lora_core.analysis.findings import of_stack
 from ....lora_core.files.words import trigger_words, unique
@@ -12,9 +11,10 @@ from ....lora_core.stack import foreign_rows
 from ....lora_core.stack.chain import chain
 from ....lora_core.stack.rows import Row, parse
 from ..host import picture_metadata
+from ..host.wires import Clip, Model
 from ..model.names import names_of
 from ..model.spans import ALWAYS, Timed
-from .apply_chain import Apply, How, apply_chain
+from .apply_chain import Apply, How, Text, apply_chain
 from .bypass_injection import uncalled
 from .entries import Entry, active, effective, load_rows
 from .loudness import too_loud
@@ -24,8 +24,8 @@ from .loudness import too_loud
 class Applied:
     """MODEL and CLIP with a stack on them; `triggers` are the words of its active rows, separated by commas."""
 
-    model: Any
-    clip: Any
+    model: Model
+    clip: Clip | None
     rows: list[Row]
     report: str
     triggers: str
@@ -40,7 +40,9 @@ def ignored_by(text: str | None) -> list[str]:
     return [] if all(row.plain for row in rows) else picture_metadata.plain_readers() or []
 
 
-def apply_stack(model, clip, stack: Iterable | None, own: Iterable[Row], apply: Apply = "auto") -> Applied:
+def apply_stack(
+    model: Model, clip: Clip | None, stack: Iterable | None, own: Iterable[Row], apply: Apply = "auto"
+) -> Applied:
     """The rows of a LORA_STACK, then one's own, applied as their exact sum."""
     handed_on, notes = foreign_rows.read(stack)
     before = active(handed_on)
@@ -66,7 +68,7 @@ def apply_stack(model, clip, stack: Iterable | None, own: Iterable[Row], apply: 
     return Applied(patched, text, rows, report, ", ".join(words))
 
 
-def _doubled(model, before: Iterable[Row]) -> list[str]:
+def _doubled(model: Model, before: Iterable[Row]) -> list[str]:
     """A sentence when rows of a LORA_STACK are on the MODEL already, as when both come from the stack before."""
     there = {each["name"] for each in picture_metadata.attached(model)}
     names = [row.name for row in effective(before) if row.name.replace("\\", "/") in there]
@@ -78,7 +80,7 @@ def _doubled(model, before: Iterable[Row]) -> list[str]:
     ]
 
 
-def apply_entries(model, clip, entries: Sequence[Entry], apply: Apply = "auto") -> tuple[Any, Any, How]:
+def apply_entries(model: Model, clip: Text, entries: Sequence[Entry], apply: Apply = "auto") -> tuple[Model, Text, How]:
     """MODEL and CLIP with the entries' exact sum, each on the model for its part of sampling. A text is encoded before
     sampling, so that it is changed for all of it."""
     always = [entry if entry.span == ALWAYS else replace(entry, strength=0.0) for entry in entries]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
 import comfy.model_patcher
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor
 
 from ....lora_core import nested_hash
+from ..host.wires import Clip, Model
 from ..model.fused_layers import forget_graphs, heed_hooks
 from ..model.spans import ALWAYS, Clock, Span, during, is_on
 from .bypasses import WAYS, Hooked, Timeline, Way
@@ -28,30 +29,30 @@ def way_of(module: nn.Module, parameter: str, timeline: Timeline) -> type[Way] |
     return next((way for way in WAYS if way.suits(module, parameter, timeline)), None)
 
 
-def hung(patcher) -> tuple[list[Mapping[str, Way]], list[str]]:
+def hung(patcher: Model) -> tuple[list[Mapping[str, Way]], list[str]]:
     """Return what each of our stacks hangs beside a MODEL's parameters, and the keys of other packs' injections."""
     ours, foreign = _owners(patcher)
     return [each.ways for each in ours], foreign
 
 
-def content(patcher) -> list[str]:
+def content(patcher: Model) -> list[str]:
     """Texts that tell apart what hangs beside the layers of a MODEL; of other packs' injections their keys."""
     ours, foreign = _owners(patcher)
     return [*(each.content() for each in ours), *foreign]
 
 
-def contents(patcher) -> list[str]:
+def contents(patcher: Model) -> list[str]:
     """Texts that tell apart what our stacks hang beside the layers of a MODEL or CLIP."""
     return [each.content() for each in _owners(patcher)[0]]
 
 
-def uncalled(model, clip=None) -> list[Uncalled]:
+def uncalled(model: Model, clip: Clip | None = None) -> list[Uncalled]:
     """Return, for each of our stacks on a MODEL and a CLIP, what is known of the layers that it hangs beside."""
     patchers = [model] if clip is None else [model, clip.patcher]
     return [each.uncalled for patcher in patchers for each in _owners(patcher)[0]]
 
 
-def _owners(patcher) -> tuple[list[Beside], list[str]]:
+def _owners(patcher: Model) -> tuple[list[Beside], list[str]]:
     owners = [(key, getattr(each.inject, "__self__", None)) for key, own in patcher.injections.items() for each in own]
     return [owner for _, owner in owners if isinstance(owner, Beside)], [
         key for key, owner in owners if not isinstance(owner, Beside)
@@ -84,7 +85,7 @@ class Beside:
     it with the MODEL, and counts it when it decides how much of which model has room. They are freed with the MODEL.
     """
 
-    def __init__(self, patcher, timelines: Mapping[str, Timeline]):
+    def __init__(self, patcher: Model, timelines: Mapping[str, Timeline]):
         """`timelines` by the parameters' names in the state dict. Raises ValueError where a parameter allows none."""
         self.clock, self.timelines = Clock(), dict(timelines)
         self.spans = {each.span for timeline in timelines.values() for each in timeline} - {ALWAYS}
@@ -100,7 +101,7 @@ class Beside:
         """Itself: some nodes copy a MODEL's options deep, and with what hangs they would copy the model."""
         return self
 
-    def attach(self, patcher, key: str) -> None:
+    def attach(self, patcher: Model, key: str) -> None:
         patcher.set_injections(key, [PatcherInjection(inject=self._hang, eject=self._take_off)])
         patcher.set_model_patch(self, "lora_loom")
         patcher.add_callback_with_key(CallbacksMP.ON_DETACH, key, self._free)
@@ -120,49 +121,49 @@ class Beside:
             nested_hash.add(digest, tuple(timeline), _CONTENT)
         return digest.hexdigest()
 
-    def _timed(self, executor, x: Tensor, t: Tensor, *args, **kwargs):
+    def _timed(self, executor: Any, x: Tensor, t: Tensor, *args: Any, **kwargs: Any) -> Any:
         """A wrapper of `BaseModel.apply_model`, whose `t` is sigma. Where tensors have no values, everything is on."""
-        model, off = executor.class_obj, frozenset()
+        base_model, off = executor.class_obj, frozenset()
         if not isinstance(t, FakeTensor):
-            sigma, to_sigma = float(t.max()), model.model_sampling.percent_to_sigma
+            sigma, to_sigma = float(t.max()), base_model.model_sampling.percent_to_sigma
             off = frozenset(span for span in self.spans if not is_on(span, sigma, to_sigma))
-            if off != self._last.get(model):
-                self._last[model] = off
-                forget_graphs(model)
-        with during(lambda inside: self._set(model, off if inside else frozenset())):
+            if off != self._last.get(base_model):
+                self._last[base_model] = off
+                forget_graphs(base_model)
+        with during(lambda inside: self._set(base_model, off if inside else frozenset())):
             return executor(x, t, *args, **kwargs)
 
-    def _set(self, model: nn.Module, off: frozenset[Span]) -> None:
+    def _set(self, base_model: nn.Module, off: frozenset[Span]) -> None:
         self.clock.off = off
-        if hung := self._hung.get(model):
+        if hung := self._hung.get(base_model):
             for way, module in hung.ways:
                 way.switch(module)
 
-    def _hang(self, patcher) -> None:
+    def _hang(self, patcher: Model) -> None:
         heed_hooks()
         self._remove(patcher.model)
         ways = [(way, _module(patcher.model, key)[0]) for key, way in self.ways.items()]
         take_off = [*self.uncalled.watch(patcher.model), *(way.hang(module) for way, module in ways)]
         self._hung[patcher.model] = Hung(id(patcher), ways, take_off)
 
-    def _take_off(self, patcher) -> None:
+    def _take_off(self, patcher: Model) -> None:
         hung = self._hung.get(patcher.model)
         if hung and hung.owner == id(patcher):
             self._remove(patcher.model)
 
-    def _remove(self, model: nn.Module) -> None:
-        forget_graphs(model)
-        hung = self._hung.pop(model, None)
+    def _remove(self, base_model: nn.Module) -> None:
+        forget_graphs(base_model)
+        hung = self._hung.pop(base_model, None)
         for take_off in hung.take_off if hung else ():
             take_off()
 
-    def _free(self, patcher, unloaded: bool) -> None:
+    def _free(self, patcher: Model, unloaded: bool) -> None:
         if unloaded:
             self.factors.detach()
 
 
-def _way(model: nn.Module, key: str, timeline: Timeline, clock: Clock, dtype: torch.dtype) -> Way:
-    module, parameter = _module(model, key)
+def _way(base_model: nn.Module, key: str, timeline: Timeline, clock: Clock, dtype: torch.dtype) -> Way:
+    module, parameter = _module(base_model, key)
     way = way_of(module, parameter, timeline)
     if way is None:
         raise ValueError(
@@ -172,13 +173,13 @@ def _way(model: nn.Module, key: str, timeline: Timeline, clock: Clock, dtype: to
     return way(timeline, parameter, clock, dtype)
 
 
-def _module(model: nn.Module, key: str) -> tuple[nn.Module, str]:
+def _module(base_model: nn.Module, key: str) -> tuple[nn.Module, str]:
     path, _, parameter = key.rpartition(".")
-    return model.get_submodule(path), parameter
+    return base_model.get_submodule(path), parameter
 
 
-def _compute_dtype(model: nn.Module) -> torch.dtype:
+def _compute_dtype(base_model: Any) -> torch.dtype:
     """Return the dtype that most layers multiply in."""
-    own = model.get_dtype() if hasattr(model, "get_dtype") else None
-    dtype = getattr(model, "manual_cast_dtype", None) or own
+    own = base_model.get_dtype() if hasattr(base_model, "get_dtype") else None
+    dtype = getattr(base_model, "manual_cast_dtype", None) or own
     return dtype if dtype in _COMPUTED_IN else torch.float32

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from itertools import count
+from typing import Any, cast
 
 import comfy.ops
 import torch
@@ -17,11 +18,13 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ....lora_core.kinds.correction import mapped
+from ....lora_core.low_rank import LowRank
 from ....lora_core.stack.chain import Step, applied
+from ....lora_core.training.targets import weight_shape
 from ....lora_core.weight_sum import joined
 from ..model.frozen import for_autograd, is_foreign
 from ..model.fused_layers import insist
-from ..model.spans import Clock, Timed
+from ..model.spans import Clock, Span, Timed
 from ..model.weights import told
 
 Timeline = Sequence[Timed]
@@ -51,7 +54,8 @@ class Way:
     def steps(self, device: torch.device) -> list[Step]:
         """Those that are on, with their tensors on the device."""
         pairs = zip(self.timeline, self.held, strict=True)
-        return [_filled(each.step, held, device) for each, held in pairs if each.span not in self.clock.off]
+        own = ((each, cast(nn.ParameterList, held)) for each, held in pairs if each.span not in self.clock.off)
+        return [_filled(each.step, held, device) for each, held in own]
 
 
 class Hooked(Way):
@@ -84,14 +88,14 @@ class Branch(Hooked):
     @staticmethod
     def suits(module: nn.Module, parameter: str, timeline: Timeline) -> bool:
         plain = parameter == "weight" and all(isinstance(each.step.change, tuple) for each in timeline)
-        return plain and (module.groups == 1 if isinstance(module, _CONVOLVING) else _is_linear(module))
+        return plain and (bool(module.groups == 1) if isinstance(module, _CONVOLVING) else _is_linear(module))
 
     def __init__(self, timeline: Timeline, parameter: str, clock: Clock, dtype: torch.dtype):
         """`dtype` is what the layer most likely computes in; factors of another type are cast in every forward."""
         self.timeline, self.clock = timeline, clock
-        terms = {each.span: () for each in timeline}
+        terms: dict[Span, tuple[LowRank, ...]] = {each.span: () for each in timeline}
         for each in timeline:
-            terms[each.span] += each.step.change
+            terms[each.span] += cast(tuple[LowRank, ...], each.step.change)
         self.spans = list(terms)
         self.held = nn.ModuleList(_held(joined(each, dtype, "cpu")) for each in terms.values())
 
@@ -100,7 +104,8 @@ class Branch(Hooked):
         x = x if x.dtype is output.dtype else x.to(output.dtype)
         for span, held in zip(self.spans, self.held, strict=True):
             if span not in self.clock.off:
-                lora_A, lora_B = held._parameters.values()  # which a ParameterList would look up by name
+                factors: Any = held._parameters  # which a ParameterList would look up by name
+                lora_A, lora_B = factors.values()
                 lora_A, lora_B = _like(lora_A, output), _like(lora_B, output)
                 output = _added(module, x, output, lora_A, lora_B)
         return output
@@ -155,7 +160,7 @@ class Asked(Hooked):
     def _weight(module: nn.Module, steps: Sequence[Step], device: torch.device) -> Tensor:
         """In fp32; zeros where all that is added is fixed."""
         if all(isinstance(step.change, tuple) or not step.change.depends_on_weight for step in steps):
-            return torch.zeros(module.out_features, module.in_features, device=device)
+            return torch.zeros(weight_shape(module), device=device)
         return told(module, device)
 
 
@@ -207,7 +212,7 @@ def _added(module: nn.Module, x: Tensor, output: Tensor, lora_A: Tensor, lora_B:
     return torch.addmm(output.reshape(-1, len(lora_B)), hidden, back).view(output.shape)
 
 
-def _convolved(module: nn.Module, x: Tensor, lora_A: Tensor, lora_B: Tensor) -> Tensor:
+def _convolved(module: Any, x: Tensor, lora_A: Tensor, lora_B: Tensor) -> Tensor:
     convolve = next(function for kind, function in _CONVOLUTIONS.items() if isinstance(module, kind))
     down = lora_A.view(len(lora_A), module.in_channels, *module.kernel_size)
     return convolve(module._conv_forward(x, down, None), lora_B.view(*lora_B.shape, *(1,) * len(module.kernel_size)))

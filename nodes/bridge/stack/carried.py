@@ -121,7 +121,7 @@ def _patches(patcher, printed: bool) -> Iterator[Patch]:
             yield Patch(f"{key}.weight", float(strength), adapter.weights, id(adapter.loaded_keys))
 
 
-def _bypassed(inject) -> dict[str, tuple[WeightAdapterBase, float]]:
+def _bypassed(inject: Any) -> dict[str, tuple[WeightAdapterBase, float]]:
     """Return what ComfyUI's bypass loader runs beside the layers; its injections tell of it only by their closure."""
     manager = inspect.getclosurevars(inject).nonlocals.get("self") if inspect.isfunction(inject) else None
     adapters = getattr(manager, "adapters", {})

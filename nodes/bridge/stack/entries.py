@@ -6,7 +6,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import comfy.model_management
 import torch
 
 from ....lora_core.adapter import Adapter, layers_of, off_layers
@@ -17,8 +16,10 @@ from ....lora_core.files.store import Store
 from ....lora_core.stack import foreign_rows
 from ....lora_core.stack.rows import LIMIT, NONE, Row, parse
 from ....lora_core.stack.weighted import Weighted
+from ..host.device import unused
 from ..host.folders import lora_name, lora_path, lora_state
 from ..host.lora_files import read_lora
+from ..host.wires import Clip, LoraStack, Model
 from ..model.names import NameTable
 from ..model.spans import ALWAYS, Span
 
@@ -26,7 +27,7 @@ _SPARE = 2 * 2**30  # bytes of RAM below which no file is kept
 
 
 def _memory_is_tight() -> bool:
-    return comfy.model_management.get_free_memory(torch.device("cpu")) < _SPARE
+    return unused(torch.device("cpu")) < _SPARE
 
 
 _FILES = Store(_memory_is_tight, reader=read_lora)
@@ -104,7 +105,7 @@ class Entry(Weighted):
         return "; ".join(filter(None, (line, beside, lacking(self.unmatched, has_text), left_out(self.misfits))))
 
 
-def rows_of(stack: Iterable | None) -> list[Row]:
+def rows_of(stack: LoraStack | None) -> list[Row]:
     """The rows of a LORA_STACK as other packs hold them."""
     return foreign_rows.read(stack)[0]
 
@@ -169,7 +170,7 @@ def adapter_entry(given: Connected, name: str, table: NameTable) -> Entry:
     return Entry(name, resolved.adapter, *strengths, resolved.unmatched, misfits=resolved.misfits)
 
 
-def all_entries(model, clip, rows: Iterable[Row], adapters: Sequence[Connected]) -> list[Entry]:
+def all_entries(model: Model, clip: Clip | None, rows: Iterable[Row], adapters: Sequence[Connected]) -> list[Entry]:
     """Rows, then adapters, in the model's layer names. Raises ValueError when there is none."""
     table = NameTable(model, clip)
     added = [adapter_entry(given, given.name(number), table) for number, given in enumerate(adapters, 1)]

@@ -17,6 +17,7 @@ from ....lora_core.low_rank import LowRank
 from ....lora_core.stack.chain import Step, applied, chain
 from ....lora_core.stack.weighted import Weighted
 from ....lora_core.weak_memo import remembered
+from ..host.wires import Clip, Model
 from ..model.base_figures import Base
 
 ABSURD = 10.0  # times the norm of the weight
@@ -41,7 +42,7 @@ class Heard(NamedTuple):
         return self.own / self.weight
 
 
-def too_loud(entries: Sequence[Weighted], model, clip) -> list[str]:
+def too_loud(entries: Sequence[Weighted], model: Model, clip: Clip | None) -> list[str]:
     """A sentence for each LoRA that is, in one of its loudest layers, more than ten times as loud as the base model's
     weight. Weights are read only for LoRAs that are loud for a LoRA."""
     said = []

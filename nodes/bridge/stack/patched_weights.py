@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
 
 import comfy.lora
 import torch
@@ -15,6 +14,7 @@ from torch import Tensor
 from ....lora_core.low_rank import LowRank
 from ....lora_core.stack.chain import Step, applied
 from ..host.device import has_fp64
+from ..host.wires import Model
 from ..model.spans import ALWAYS
 from ..model.weights import base_weight, stored
 from .bypass_injection import hung
@@ -27,7 +27,7 @@ class Patched:
     """Layers as sampling would see them. Nothing is kept, and nothing of the model is changed. `prefix` is what our
     names have before its own."""
 
-    patcher: Any
+    patcher: Model
     name: str
     prefix: str = ""
 
@@ -48,7 +48,8 @@ class Patched:
     def branches(self, key: str) -> list[LowRank]:
         """Return the corrections that run beside a weight, which stays as it is."""
         branches = (way for way in self._beside.get(key, ()) if isinstance(way, Branch))
-        return [term for way in branches for timed in way.timeline for term in timed.step.change]
+        changes = (timed.step.change for way in branches for timed in way.timeline)
+        return [term for change in changes if isinstance(change, tuple) for term in change]
 
     def corrections(self, key: str) -> list[Step]:
         """Return the steps that a parameter goes through, after its patches, whenever the model computes with it."""
@@ -103,7 +104,7 @@ class Patched:
 
 def less(terms: Iterable[LowRank], others: Iterable[LowRank]) -> list[LowRank]:
     """Return what a sum of corrections has over another. Factors that both have are there once, or not at all."""
-    scales: Counter[tuple[int, int]] = Counter()
+    scales: defaultdict[tuple[int, int], float] = defaultdict(int)
     pairs: dict[tuple[int, int], LowRank] = {}
     for sign, each in ((1, terms), (-1, others)):
         for term in each:

@@ -10,12 +10,13 @@ ComfyUI's way. A clone that loses these classes loses speed and nothing else.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 from uuid import uuid4
 from weakref import WeakKeyDictionary
 
 import comfy.utils
 import torch
+from comfy.hooks import HookGroup
 from comfy.model_patcher import LowVramPatch, ModelPatcher, ModelPatcherDynamic, get_key_weight
 from comfy.patcher_extension import CallbacksMP
 from comfy.weight_adapter import WeightAdapterBase
@@ -30,6 +31,7 @@ class FusedLoRA(WeightAdapterBase):
     moves between devices: a (lora_B, lora_A, scaling) for each term, strengths and alphas folded into `scaling`."""
 
     name = "lora"
+    weights: tuple[tuple[Tensor, Tensor, float], ...]
 
     def __init__(self, loaded_keys: set[str], weights: tuple[tuple[Tensor, Tensor, float], ...]):
         self.loaded_keys, self.weights = loaded_keys, weights
@@ -42,9 +44,9 @@ class FusedLoRA(WeightAdapterBase):
         return [LowRank(down, up, scaling * strength * len(down)) for up, down, scaling in self.weights]
 
     def calculate_weight(
-        self, weight, key, strength, strength_model, offset, function, intermediate_dtype=torch.float32,
-        original_weight=None,
-    ):  # fmt: skip
+        self, weight: Tensor, key: str, strength: float, strength_model: float, offset: Any, function: Any,
+        intermediate_dtype: torch.dtype = torch.float32, original_weight: Any = None,
+    ) -> Tensor:  # fmt: skip
         return write_sum(weight, self.terms(strength), weight)
 
 
@@ -71,8 +73,9 @@ class StaticPatcher(ModelPatcher):
     """For models that ComfyUI loads in whole or in parts."""
 
     def patch_weight_to_device(
-        self, key, device_to=None, inplace_update=False, return_weight=False, force_cast=False
-    ):  # fmt: skip
+        self, key: str, device_to: torch.device | None = None, inplace_update: bool = False,
+        return_weight: bool = False, force_cast: bool = False,
+    ) -> Any:  # fmt: skip
         fused = _alone(self.patches.get(key))
         if fused is None or return_weight or inplace_update or self.weight_inplace_update or not _plain(self, key):
             return super().patch_weight_to_device(key, device_to, inplace_update, return_weight, force_cast)
@@ -82,7 +85,7 @@ class StaticPatcher(ModelPatcher):
         patched = torch.empty_like(weight, device=device_to)
         comfy.utils.set_attr_param(self.model, key, write_sum(weight, fused.terms(), patched))
 
-    def load(self, *args, **kwargs):
+    def load(self, *args: Any, **kwargs: Any) -> None:
         super().load(*args, **kwargs)
         self._move_off_what_does_not_fit()
         _remember(self)
@@ -103,9 +106,9 @@ class StaticPatcher(ModelPatcher):
                     comfy.utils.set_attr_param(self.model, f"{name}.{kind}", kept.weight)
             module.to(self.offload_device)
             module.comfy_patched_weights = False
-        self.apply_hooks(self.forced_hooks, force_apply=True)
+        self.apply_hooks(cast(HookGroup, self.forced_hooks), force_apply=True)  # None is for none
 
-    def partially_load(self, device_to, extra_memory=0, force_patch_weights=False):
+    def partially_load(self, device_to: torch.device, extra_memory: int = 0, force_patch_weights: bool = False) -> Any:
         if not force_patch_weights:
             self._exchange(device_to)
         return super().partially_load(device_to, extra_memory, force_patch_weights)
@@ -158,7 +161,7 @@ class DynamicPatcher(ModelPatcherDynamic):
     """For models whose weights ComfyUI brings to the GPU one by one (dynamic VRAM), patching each on the way: only
     weights whose patches differ are fetched again."""
 
-    def load(self, *args, dirty=False, **kwargs):
+    def load(self, *args: Any, dirty: bool = False, **kwargs: Any) -> None:
         changed = _changed(self) if dirty else None
         super().load(*args, dirty=dirty and changed is None, **kwargs)
         for key in changed or ():
@@ -212,16 +215,16 @@ def _remember(patcher: ModelPatcher) -> None:
 def _changed(patcher: ModelPatcher) -> list[str] | None:
     """Keys whose patches differ from those that the loaded weights carry; None when there is nothing to change, when
     that is not known, or when more than patches differs."""
-    model = patcher.model
-    carried = _CARRIED.get(model)
-    if model.current_weight_patches_uuid in (None, patcher.patches_uuid):
+    base_model = patcher.model
+    carried = _CARRIED.get(base_model)
+    if base_model.current_weight_patches_uuid in (None, patcher.patches_uuid):
         return None
     if patcher.get_all_callbacks(CallbacksMP.ON_LOAD):
         return None
-    if carried is None or carried.uuid != model.current_weight_patches_uuid:
+    if carried is None or carried.uuid != base_model.current_weight_patches_uuid:
         if patcher.is_dynamic() or not _untouched(patcher):
             return None
-        carried = Carried(model.current_weight_patches_uuid, {}, {}, False)
+        carried = Carried(base_model.current_weight_patches_uuid, {}, {}, False)
     if carried.wrappers != patcher.weight_wrapper_patches or carried.cast != patcher.force_cast_weights:
         return None
     keys = dict.fromkeys([*carried.patches, *patcher.patches])

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping
 from functools import partial
+from typing import Any
 
 from comfy_execution.utils import get_executing_context
 from torch import nn
@@ -31,16 +32,16 @@ class Uncalled:
         self.node = context.node_id if context else None
         self.found: dict[str, str] = {}  # a sentence for each network
 
-    def watch(self, model: nn.Module) -> list[Callable[[], None]]:
+    def watch(self, base_model: nn.Module) -> list[Callable[[], None]]:
         """Look after every forward of the model's networks. Return the calls that end it."""
         own: dict[str, list[str]] = {}
         for key in self.layers:
             if name := _whole(key):
                 own.setdefault(name, []).append(key)
         looks = {name: partial(self._look, name, keys) for name, keys in own.items()}
-        return [model.get_submodule(name).register_forward_hook(look).remove for name, look in looks.items()]
+        return [base_model.get_submodule(name).register_forward_hook(look).remove for name, look in looks.items()]
 
-    def begin(self, *_) -> None:
+    def begin(self, *_: Any) -> None:
         """Say again, in the sampling that begins, what is still so."""
         self.found.clear()
         for layer in self.layers.values():
@@ -49,7 +50,7 @@ class Uncalled:
     def sentences(self) -> list[str]:
         return list(self.found.values())
 
-    def _look(self, name: str, keys: list[str], *_) -> None:
+    def _look(self, name: str, keys: list[str], *_: Any) -> None:
         missing = [key for key in keys if not self.layers[key].ran]
         if missing and name not in self.found:
             self.found[name] = _sentence(name, missing, len(keys))

@@ -3,26 +3,28 @@
 from __future__ import annotations
 
 from math import prod
+from typing import Any
 
 from ....lora_core.data.dataset import Dataset
 from ....lora_core.families.distilled import few_step_mark
 from ....lora_core.training.objective_config import ObjectiveConfig
 from ....lora_core.training.presets import preset_of
 from ..host.model_files import file_name, files_of
+from ..host.wires import Clip, Conditioning, Model, Vae
 from ..model.names import family_of
 
 _CURE = "connect the text encoders that belong to the model"
 _FAR = 2  # times larger or smaller
 
 
-def check_connected(clip, vae) -> None:
+def check_connected(clip: Clip, vae: Vae) -> None:
     """Raises ValueError for what a checkpoint without a text encoder or VAE gives in their place."""
     for name, value in (("clip", clip), ("vae", vae)):
         if value is None:
             raise ValueError(f"{name} is empty: the file it comes from holds none; load the model's own from its file")
 
 
-def check_conditioning(model, conditioning: list) -> None:
+def check_conditioning(model: Model, conditioning: Conditioning) -> None:
     """Raises ValueError when CONDITIONING is not what this MODEL's network takes, by the widths of both."""
     family, (text, options) = family_of(model), conditioning[0]
     if family.text.tokens:
@@ -46,26 +48,26 @@ def check_objective(objective: ObjectiveConfig, prediction: str) -> None:
         raise ValueError("weighting cosmap is for flow models and this one is not; choose none, min_snr or debiased")
 
 
-def warnings(model, dataset: Dataset) -> list[str]:
+def warnings(model: Model, dataset: Dataset) -> list[str]:
     """A sentence for everything about the model and the data set that is allowed and probably not meant."""
     return [text for text in (_few_steps(model), _resolution(model, dataset)) if text]
 
 
-def _check_width(what: str, value, wanted: int, family: str) -> None:
+def _check_width(what: str, value: Any, wanted: int, family: str) -> None:
     if value is None:
         raise ValueError(f"this CLIP gives no pooled output, but {family} takes one of {wanted} values; {_CURE}")
     if wanted > 0 and value.shape[-1] != wanted:
         raise ValueError(f"this CLIP gives {what} {value.shape[-1]} wide, but {family} takes {wanted}; {_CURE}")
 
 
-def _width(model, layers: tuple[str, ...]) -> int:
+def _width(model: Model, layers: tuple[str, ...]) -> int:
     """The product of what the first layers of these names read; 0 when the network lacks one."""
     modules = {f".{name}": module for name, module in model.model.diffusion_model.named_modules()}
     found = ([m for name, m in modules.items() if name.endswith(f".{layer}")] for layer in layers)
     return prod(getattr(first[0], "in_features", 0) if first else 0 for first in found)
 
 
-def _few_steps(model) -> str:
+def _few_steps(model: Model) -> str:
     name, config_class = file_name(next(iter(files_of(model)), "")), type(model.model.model_config).__name__
     mark, family = few_step_mark(name, config_class), family_of(model)
     if not mark:
@@ -77,7 +79,7 @@ def _few_steps(model) -> str:
     )
 
 
-def _resolution(model, dataset: Dataset) -> str:
+def _resolution(model: Model, dataset: Dataset) -> str:
     family, side = family_of(model), dataset.resolution
     usual = preset_of(family.preset_name).resolution
     if usual / _FAR < side < usual * _FAR:

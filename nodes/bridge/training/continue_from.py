@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import torch
 
@@ -21,11 +21,12 @@ from ....lora_core.stack.weighted import Weighted
 from ....lora_core.training.start import Start
 from ..host.folders import NONE, lora_path
 from ..host.lora_files import read_lora
+from ..host.wires import Clip, Model
 from ..model.names import NameTable
 from ..stack.apply_chain import apply_chain
 
 
-def read_start(name: str, model, clip, own_targets: bool, rank: int, alpha: float) -> Start | None:
+def read_start(name: str, model: Model, clip: Clip, own_targets: bool, rank: int, alpha: float) -> Start | None:
     """The LoRA file of that name, any format. Raises ValueError for one that is not for this MODEL and CLIP."""
     if not name or name == NONE:
         return None
@@ -35,12 +36,12 @@ def read_start(name: str, model, clip, own_targets: bool, rank: int, alpha: floa
     found = resolved.adapter.copied(torch.float32)
     vectors = [name for name, items in found.others.items() if all(map(_is_vector, items))]
     others = {name: items for name, items in found.others.items() if name not in vectors}
-    doras = {name: _one_dora(items, table.shapes.get(name), path.name, name) for name, items in others.items()}
+    doras = {name: _one_dora(items, table.shapes.get(name, ()), path.name, name) for name, items in others.items()}
     if both := doras.keys() & found.layers.keys():
         raise ValueError(f"{path.name} holds {min(both)} as plain LoRA and as DoRA; training cannot go on from both")
     off = [name for name, layer in found.layers.items() if not layer.alpha]
     layers = {name: layer for name, layer in found.layers.items() if layer.alpha}
-    layers |= {name: dora.update for name, dora in doras.items()}
+    layers |= {name: cast(LowRank, dora.update) for name, dora in doras.items()}
     if not layers:
         raise ValueError(f"{path.name} has no layers to go on from: {len(off)} are switched off in it (alpha 0)")
     parent = Parent.of(path.stem, resolved.adapter.metadata, 1.0, 1.0, data_hash(path))
@@ -62,19 +63,21 @@ def _left_out(tensors: Sequence[str], off: Sequence[str], vectors: Sequence[str]
     return tuple(notes)
 
 
-def spoken_with(model, clip, start: Start | None) -> tuple[Any, Adapter]:
+def spoken_with(model: Model, clip: Clip, start: Start | None) -> tuple[Clip, Adapter]:
     """For a run that does not train text encoders: the CLIP with the start's corrections of them, and these."""
     text = {name for name in (start.layers if start else ()) if name.startswith(TEXT_PREFIX)}
-    if not text:
+    if start is None or not text:
         return clip, Adapter({})
     plain = {name: start.layers[name] for name in text - start.doras.keys()}
     carried = Adapter(plain, others={name: (start.doras[name],) for name in text & start.doras.keys()})
     return apply_chain(model, clip, chain([Weighted(start.parent.name, carried, 1.0, 1.0)]))[1], carried
 
 
-def _one_dora(items: Sequence[Correction], shape: tuple[int, ...] | None, source: str, name: str) -> DoRA:
+def _one_dora(items: Sequence[Correction], shape: tuple[int, ...], source: str, name: str) -> DoRA:
     """DoRA per row, of slices of a fused weight one for all of it. Raises ValueError for any other kind."""
-    parts = [(item.inner, item) if isinstance(item, Placed) else (item, None) for item in items]
+    parts: list[tuple[Any, Placed | None]] = [
+        (item.inner, item) if isinstance(item, Placed) else (item, None) for item in items
+    ]
     other = next((dora for dora, _ in parts if not _is_row_dora(dora)), None)
     if other is not None or len({(dora.norm_of, dora.update.scaling) for dora, _ in parts}) > 1:
         what = "DoRA per column" if isinstance(other, DoRA) else getattr(other, "kind", "DoRA of several scalings")
@@ -83,7 +86,7 @@ def _one_dora(items: Sequence[Correction], shape: tuple[int, ...] | None, source
         )
     if parts[0][1] is None:
         return replace(parts[0][0], update=replace(parts[0][0].update, kernel=tuple(shape[2:])))
-    return _fused(parts, shape[0])
+    return _fused([(dora, place) for dora, place in parts if place is not None], shape[0])
 
 
 def _is_row_dora(item: Correction) -> bool:
@@ -95,7 +98,8 @@ def _fused(parts: Sequence[tuple[DoRA, Placed]], height: int) -> DoRA:
     updates, magnitude = [], torch.full((height,), torch.nan)
     for dora, place in parts:
         reorder = place.reorder or (lambda rows: rows)
-        update = replace(dora.update, lora_B=reorder(dora.update.lora_B))
+        update = cast(LowRank, dora.update)
+        update = replace(update, lora_B=reorder(update.lora_B))
         updates.append((place.start, update))
         magnitude[place.start : place.start + place.length] = reorder(dora.magnitude)
     return DoRA(joined(updates, height), magnitude, 0, parts[0][0].norm_of)

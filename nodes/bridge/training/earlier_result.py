@@ -17,6 +17,7 @@ from ....lora_core.runs.run_folder import RunFolder
 from ....lora_core.training.config import fingerprint
 from ....lora_core.version import VERSION
 from ..host.lora_files import read_lora
+from ..host.wires import Model
 from ..model.encoding_cache import works_around_weights
 from . import prepare
 from .order import Order
@@ -48,7 +49,7 @@ def find(order: Order) -> tuple[Path, Finished, Image.Image, Image.Image | None]
     told, charts = found
     shown = prepare.planned(sources, recipe, run)
     due = shown is not None and shown.due(told.step, recipe.train.steps)
-    sheet = kept_sheet(folder.path, told.step, shown) if due else None
+    sheet = kept_sheet(folder.path, told.step, shown) if shown and due else None
     return None if due and sheet is None else (folder.path, told, charts, sheet)
 
 
@@ -69,7 +70,7 @@ def kept_adapter(folder: Path, told: Finished) -> Adapter:
     return replace(read_lora(folder / told.file).copied(torch.float32), metadata={})
 
 
-def _unpatched(patcher) -> bool:
+def _unpatched(patcher: Model) -> bool:
     """Whether what lies in the layers is what the file has, with nothing beside it, and not what patches of this MODEL
     or of a clone made of it."""
     if works_around_weights(patcher):

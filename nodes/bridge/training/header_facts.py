@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Iterable
 from importlib import metadata
 from typing import Any
@@ -102,7 +102,7 @@ def _version(package: str) -> str:
 
 def _buckets(dataset: Dataset) -> dict[Size, float]:
     """How many pictures of each size a pass over the data shows."""
-    found: Counter[Size] = Counter()
+    found: defaultdict[Size, float] = defaultdict(int)
     for example in dataset.examples:
         found[example.size] += example.group.times
     return dict(sorted(found.items()))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 from ....lora_core.data.dataset import Dataset
 from ....lora_core.families.table import Family
@@ -13,6 +12,7 @@ from ....lora_core.training.plan import Measures
 from ....lora_core.training.start import Start
 from ....lora_core.training.validation import Pictures
 from ..host.progress import Progress
+from ..host.wires import Clip, Model, Vae
 from ..model.denoiser import prediction_type
 from ..model.names import family_of
 from ..model.trained_layers import Layers, chosen_layers
@@ -40,11 +40,11 @@ class Sources:
     """Holds what a run learns from. `prior_vae` is the stage C encoder, for Stable Cascade B only; `start` is a LoRA to
     go on from."""
 
-    model: Any
-    clip: Any
-    vae: Any
+    model: Model
+    clip: Clip
+    vae: Vae
     dataset: Dataset
-    prior_vae: Any = None
+    prior_vae: Vae | None = None
     start: Start | None = None
 
 
@@ -79,6 +79,6 @@ class Order:
     progress: Progress
 
     @property
-    def text(self):
+    def text(self) -> Clip | None:
         """The CLIP that is trained along, if any."""
         return self.sources.clip if self.recipe.text else None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
@@ -18,6 +19,7 @@ from ....lora_core.training.layers import counted
 from ....lora_core.training.targets import summary, weight_shape
 from ....lora_core.training.validation import Pictures
 from ..host.progress import Progress
+from ..host.wires import Clip, Model
 from ..model.denoiser import prediction_type
 from ..model.encoding import check_sizes, encode_captions, encode_images
 from ..model.encoding_cache import tidy
@@ -106,7 +108,9 @@ def job(sources: Sources, recipe: Recipe, encoded, latents, priors, shown: Shown
     return Job(recipe.lora, recipe.train, shape, conditioning, resolution, text_rank, sources.start, preview)
 
 
-def encode(sources: Sources, clip, recipe: Recipe, progress: Progress):
+def encode(
+    sources: Sources, clip: Clip, recipe: Recipe, progress: Progress
+) -> tuple[dict[str, list], list[torch.Tensor], list[dict[str, torch.Tensor]]]:
     """CONDITIONING by `clip` of every caption that training needs (tokens for it when text encoders are trained), the
     latents of all views and their priors."""
     model, dataset = sources.model, sources.dataset
@@ -133,7 +137,7 @@ def planned(sources: Sources, recipe: Recipe, run: Run) -> Shown | None:
     return previews.planned(run.previews, sources.vae, triggers, recipe.preserve, data.resolution)
 
 
-def shown(sources: Sources, clip, recipe: Recipe, run: Run, progress: Progress) -> Shown | None:
+def shown(sources: Sources, clip: Clip, recipe: Recipe, run: Run, progress: Progress) -> Shown | None:
     def tick(done: int, total: int, what: str) -> None:
         progress.say(f"encoding {what} of the previews: {done} of {total}")
 
@@ -151,14 +155,15 @@ def notes(sources: Sources, told: list[str]) -> list[str]:
     return [*told, *unwise]
 
 
-def digest(layers, patcher) -> str:
+def digest(layers: Mapping[str, torch.nn.Module], patcher: Model) -> str:
     """Tells base models apart: a hash over the first values of every layer that is trained, and what hangs beside them.
 
     Of a loaded MODEL only: before that its layers may hold the patches of whichever clone was used last.
     """
     digest = hashlib.sha256()
     for name, module in layers.items():
-        stored = getattr(module.weight, "_qdata", module.weight).as_subclass(torch.Tensor)
+        weight: Any = module.weight
+        stored = getattr(weight, "_qdata", weight).as_subclass(torch.Tensor)
         first = stored.detach().flatten()[:16].float().cpu().contiguous()
         digest.update(name.encode() + str(weight_shape(module)).encode() + first.numpy().tobytes())
     digest.update("".join(bypass_injection.content(patcher)).encode())

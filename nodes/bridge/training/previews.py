@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import cast
 
 import comfy.model_management
 from PIL import Image
@@ -19,7 +19,9 @@ from ....lora_core.runs import kept_picture
 from ....lora_core.stored import as_text, stored
 from ....lora_core.training.state import TrainState
 from ..host.progress import Progress
-from ..model.encoding import encode_captions
+from ..host.wires import Clip, Model, Vae
+from ..model.denoiser import ComfyDenoiser
+from ..model.encoding import Tick, encode_captions
 from ..model.sampling import Sampling, check_size, decoded, drop, latents, sampling_inside
 from ..model.text_encoders import TextDenoiser, tokenized
 
@@ -46,7 +48,7 @@ class Shown:
     previews: Previews
     rows: tuple[tuple[str, ...], ...]
     encoded: Conditions
-    vae: Any
+    vae: Vae
 
     def due(self, step: int, last: int) -> bool:
         return step == last or bool(self.previews.every and step % self.previews.every == 0)
@@ -55,7 +57,7 @@ class Shown:
         return as_text((self.previews, self.rows))
 
 
-def check_previews(previews: Previews | None, model, vae, trigger: str) -> None:
+def check_previews(previews: Previews | None, model: Model, vae: Vae, trigger: str) -> None:
     """Raises ValueError for previews that cannot be made."""
     if previews is None:
         return
@@ -68,7 +70,7 @@ def check_previews(previews: Previews | None, model, vae, trigger: str) -> None:
 
 
 def planned(
-    previews: Previews | None, vae, triggers: Sequence[str], words: tuple[str, ...], resolution: int
+    previews: Previews | None, vae: Vae, triggers: Sequence[str], words: tuple[str, ...], resolution: int
 ) -> Shown | None:
     """The previews of a run whose data set has these triggers, not encoded yet; `words` are its class words."""
     if previews is None:
@@ -83,7 +85,7 @@ def planned(
     return Shown(previews, rows, {}, vae)
 
 
-def encoded(shown: Shown, clip, text: bool, tick) -> Shown:
+def encoded(shown: Shown, clip: Clip, text: bool, tick: Tick) -> Shown:
     """With `text`, text encoders are trained, and prompts are kept as tokens and encoded for every preview."""
     prompts = {shown.previews.negative, *(prompt for row in shown.rows for prompt in row)}
     return replace(shown, encoded=tokenized(clip, prompts) if text else encode_captions(clip, prompts, None, tick))
@@ -107,8 +109,9 @@ class Previewer:
     """
 
     def __init__(
-        self, shown: Shown | None, patcher, denoiser, state: TrainState, folder: Path, last: int, progress: Progress
-    ):
+        self, shown: Shown | None, patcher: Model, denoiser: ComfyDenoiser, state: TrainState, folder: Path, last: int,
+        progress: Progress,
+    ):  # fmt: skip
         self.shown, self.patcher, self.denoiser, self.state = shown, patcher, denoiser, state
         self.folder, self.last, self.progress = folder, last, progress
         self.base: list[Image.Image] = []
@@ -139,10 +142,15 @@ class Previewer:
             self.shown = None
             comfy.model_management.soft_empty_cache()
 
+    @property
+    def _asked(self) -> Shown:
+        """Return what is to be shown, where something is."""
+        return cast(Shown, self.shown)
+
     def _rendered(self) -> bool:
         """False when memory ran out."""
         try:
-            self.sheet = self._render()
+            self.sheet = sheet = self._render()
         except MemoryError:
             return False
         except (comfy.model_management.OOM_EXCEPTION, comfy.model_management.ACCELERATOR_ERROR) as error:
@@ -150,30 +158,30 @@ class Previewer:
                 raise
             return False
         finally:
-            drop(self.shown.vae)
-        self._write()
+            drop(self._asked.vae)
+        self._write(sheet)
         self.progress.beside = self.sheet
         self.progress.update(self.state.step, picture=self.sheet)
         return True
 
-    def _write(self) -> None:
+    def _write(self, sheet: Image.Image) -> None:
         """A sheet that the disk does not take is shown all the same."""
         try:
-            kept_picture.write(self._path(), self.sheet, self.shown.note())
+            kept_picture.write(self._path(), sheet, self._asked.note())
         except OSError as error:
             log.warning("%s is not written: %s", self._path(), error.strerror or error)
 
     def _render(self) -> Image.Image:
-        flat = [prompt for row in self.shown.rows for prompt in row]
+        flat = [prompt for row in self._asked.rows for prompt in row]
         start = not any(branch.lora_B.any() for branch in self.state.factors.branches.values())
         with self._sampling():
             if not self.base:
                 with self.state.factors.silence():
                     base = self._latents(flat, "base")
-            with self.state.judged(), self.state.factors.at(self.shown.previews.strength):
+            with self.state.judged(), self.state.factors.at(self._asked.previews.strength):
                 trained = [] if start else self._latents(flat, f"step {self.state.step}")
-            self.base = self.base or [decoded(self.shown.vae, latent) for latent in base]
-            pictures = self.base if start else [decoded(self.shown.vae, latent) for latent in trained]
+            self.base = self.base or [decoded(self._asked.vae, latent) for latent in base]
+            pictures = self.base if start else [decoded(self._asked.vae, latent) for latent in trained]
         return self._page(pictures)
 
     @contextmanager
@@ -184,27 +192,27 @@ class Previewer:
 
     def _latents(self, prompts: list[str], what: str) -> list[Tensor]:
         encode, made = self._encoder(), {}
-        negative = encode(self.shown.previews.negative)
+        negative = encode(self._asked.previews.negative)
         for number, prompt in enumerate(prompts):
             self.progress.say(f"preview of {what}: {number} of {len(prompts)}")
             if prompt not in made:
-                made[prompt] = latents(self.patcher, encode(prompt), negative, self.shown.previews.sampling)
+                made[prompt] = latents(self.patcher, encode(prompt), negative, self._asked.previews.sampling)
         return [made[prompt] for prompt in prompts]
 
     def _encoder(self) -> Callable[[str], list]:
         if not isinstance(self.denoiser, TextDenoiser):
-            return self.shown.encoded.__getitem__
+            return self._asked.encoded.__getitem__
         return self._encoded_now
 
     def _encoded_now(self, prompt: str) -> list:
         """CONDITIONING by the text encoders as they are now."""
-        ((tokens, values),) = self.shown.encoded[prompt]
-        ((text, pooled),) = self.denoiser.encode([tokens])
+        ((tokens, values),) = self._asked.encoded[prompt]
+        ((text, pooled),) = cast(TextDenoiser, self.denoiser).encode([tokens])
         return [[text, {**values, "pooled_output": pooled}]]
 
     def _page(self, pictures: list[Image.Image]) -> Image.Image:
         rows, step, both = [], self.state.step, iter(zip(self.base, pictures, strict=True))
-        for prompts in self.shown.rows:
+        for prompts in self._asked.rows:
             shown = [picture for _ in prompts for picture in next(both)]
             labels = [label for _ in prompts for label in ("base", f"step {step}")]
             rows.append(Row("  |  ".join(prompts), shown, labels))

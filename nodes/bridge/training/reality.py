@@ -65,7 +65,7 @@ class Reality:
         self.seconds.append(time.perf_counter() - self.began)
         if self.tells:
             self.peaks.append(self.memory.max_memory_allocated(self.device) - self.held)
-        if not self._looks():
+        if self.expected is not None and not self._looks():
             tell(self.progress, difference(self.expected, self._seen()))
 
     def _looks(self) -> bool:

@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
 import comfy.model_management
 import torch
@@ -21,9 +21,9 @@ from ....lora_core.files import metadata
 from ....lora_core.runs.result import Finished, forget
 from ....lora_core.runs.run_folder import RunFolder, UnsavedError
 from ....lora_core.training.batches import Batches
-from ....lora_core.training.config import OptimizerConfig, Recipe, TrainConfig
+from ....lora_core.training.config import OptimizerConfig, Recipe, Targets, TrainConfig
 from ....lora_core.training.inject import Factors, attached
-from ....lora_core.training.objective_config import TIMESTEP_LAWS
+from ....lora_core.training.objective_config import TIMESTEP_LAWS, TimestepLaw
 from ....lora_core.training.plan import Measures
 from ....lora_core.training.presets import AUTO, Choices, choose
 from ....lora_core.training.reality import Expected
@@ -34,6 +34,7 @@ from ....lora_core.training.unmoved import Unmoved
 from ....lora_core.training.validation import Pictures
 from ..host.ending import ended_by_signals
 from ..host.progress import Progress
+from ..host.wires import Model
 from ..model.denoiser import ComfyDenoiser
 from ..model.names import family_of
 from ..model.text_encoders import TextDenoiser
@@ -83,7 +84,7 @@ class _Material:
 class _Work:
     """A run that can begin: the loaded model, the measures with which it is, and what is changed."""
 
-    patcher: Any
+    patcher: Model
     denoiser: ComfyDenoiser
     samples: list[Sample]
     state: TrainState
@@ -134,7 +135,7 @@ def _again(order: Order, folder: Path, told: Finished, charts: Image.Image, shee
 
 def _encoded(order: Order) -> _Material:
     sources, recipe, run, progress = order.sources, order.recipe, order.run, order.progress
-    plain = order.text, Adapter({})
+    plain = sources.clip, Adapter({})
     speaker, carried = plain if order.text else spoken_with(sources.model, sources.clip, sources.start)
     encoded, latents, priors = prepare.encode(sources, speaker, recipe, progress)
     facts = run_facts(sources, recipe, run, progress, order.pictures.shown())
@@ -168,7 +169,7 @@ def _session(order: Order, material: _Material) -> Iterator:
             yield patcher, measures, planner.expected(job, settled, way) if settled else None
 
 
-def _set_up(order: Order, material: _Material, patcher) -> _Work:
+def _set_up(order: Order, material: _Material, patcher: Model) -> _Work:
     """Factors and samples of a run at its first step."""
     sources, recipe, text, subject = order.sources, order.recipe, order.text, order.subject
     denoiser = TextDenoiser(patcher, text) if text else ComfyDenoiser(patcher)
@@ -291,8 +292,8 @@ def _labelled(facts: metadata.Facts, adapter: Adapter, step: int) -> Adapter:
 
 
 def choices(
-    model, targets: str, rank: int, alpha: float, learning_rate: float, timesteps: str, shift: float,
-    optimizer: OptimizerConfig, start: Start | None = None,
+    model: Model, targets: Targets | Literal["auto"], rank: int, alpha: float, learning_rate: float,
+    timesteps: TimestepLaw | Literal["auto"], shift: float, optimizer: OptimizerConfig, start: Start | None = None,
 ) -> Choices:  # fmt: skip
     """Choose what to train with, where 0 and 'auto' stand for what suits this model's family, or for the rank of a LoRA
     to go on from."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from itertools import islice
 
@@ -12,6 +13,7 @@ from torch.nn import functional
 from ....lora_core.data.captions import preserved_captions
 from ....lora_core.data.dataset import Dataset, Example
 from ....lora_core.training.trainer import Sample
+from ..model.denoiser import ComfyDenoiser
 
 
 def captions_to_encode(dataset: Dataset, preserve: tuple[str, ...]) -> set[str]:
@@ -21,8 +23,9 @@ def captions_to_encode(dataset: Dataset, preserve: tuple[str, ...]) -> set[str]:
 
 
 def make_samples(
-    denoiser, dataset: Dataset, encoded: dict[str, list], latents: list[Tensor], priors, preserve: tuple[str, ...]
-) -> list[Sample]:
+    denoiser: ComfyDenoiser, dataset: Dataset, encoded: dict[str, list], latents: list[Tensor],
+    priors: Sequence[dict[str, Tensor]], preserve: tuple[str, ...],
+) -> list[Sample]:  # fmt: skip
     """A Sample per example, whose variants are its further views and captions. Latents and priors are those of all
     views, in the order of the examples; conditions are made for the size of the latent and with its own prior."""
     views = zip(latents, priors, strict=True)
@@ -32,7 +35,9 @@ def make_samples(
     ]
 
 
-def _sample(denoiser, example: Example, encoded: dict[str, list], views: list, preserve: tuple[str, ...]) -> Sample:
+def _sample(
+    denoiser: ComfyDenoiser, example: Example, encoded: dict[str, list], views: list, preserve: tuple[str, ...]
+) -> Sample:
     kept, found = _preserved(example, preserve), []
     for (latent, prior), mask in zip(views, example.masks(), strict=True):
         if not found or prior:
@@ -54,5 +59,5 @@ def _preserved(example: Example, preserve: tuple[str, ...]) -> list[str]:
 
 def _per_latent(mask: Tensor, latent: Tensor) -> Tensor:
     """A mask (height, width) uint8 as weights in 0..1 of the latent's places: the mean over the pixels of each."""
-    small = functional.adaptive_avg_pool2d(mask[None].float() / 255, latent.shape[-2:])
+    small = functional.adaptive_avg_pool2d(mask[None].float() / 255, (latent.shape[-2], latent.shape[-1]))
     return small.view(*(1 for _ in latent.shape[:-2]), *small.shape[-2:])

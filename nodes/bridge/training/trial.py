@@ -11,6 +11,7 @@ from torch._subclasses.fake_tensor import (
 )
 
 from ....lora_core.training.plan import Measures
+from ..host.wires import Clip, Model
 from ..model.encoding import encode_captions
 from ..model.guests import Guests
 from ..model.names import family_of
@@ -33,7 +34,7 @@ def check_guests(order: Order) -> None:
     if not guests.names() or order.sources.prior_vae is not None:
         return
     job, text = _job(order), order.text
-    with trainable(order.sources.model) as patcher, aside(text and text.patcher):
+    with trainable(order.sources.model) as patcher, aside(text.patcher if text else None):
         error = _error(patcher, job, text)
         if error is None or _needs_memory(error) or _error(_bare(patcher), job, text) is not None:
             return
@@ -59,14 +60,14 @@ def _job(order: Order) -> Job:
     return Job(recipe.lora, config, latent, encoded[""], sources.dataset.resolution, rank, sources.start)
 
 
-def _bare(patcher):
+def _bare(patcher: Model) -> Model:
     """A clone without what acts in a forward."""
     bare = patcher.clone()
     bare.model_options, bare.wrappers = {"transformer_options": {}}, {}
     return bare
 
 
-def _error(patcher, job: Job, clip) -> Exception | None:
+def _error(patcher: Model, job: Job, clip: Clip | None) -> Exception | None:
     """Return what a step ends with."""
     found = tried(traced, patcher, job, Measures(), clip)
     return found if isinstance(found, Exception) else None

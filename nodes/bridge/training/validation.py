@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from math import sqrt
 from pathlib import Path
+from typing import cast
 
 import comfy.model_management
 import torch
@@ -22,6 +23,7 @@ from ....lora_core.files.label import redacted
 from ....lora_core.training import charts, norms, validation
 from ....lora_core.training.config import Recipe, TrainConfig
 from ....lora_core.training.judgement import Verdict, best_step, judge, judge_training
+from ....lora_core.training.objective import Denoiser
 from ....lora_core.training.record import Point
 from ....lora_core.training.report import Story, report
 from ....lora_core.training.state import TrainState
@@ -39,7 +41,7 @@ class Watch:
     """Watches a run between its steps; what `over` does then never touches the run's generator or its factors."""
 
     def __init__(
-        self, recipe: Recipe, pictures: Pictures, state: TrainState, denoiser, samples: list[Sample],
+        self, recipe: Recipe, pictures: Pictures, state: TrainState, denoiser: Denoiser, samples: list[Sample],
         weights: Mapping[str, float], folder: Path,
         describe: Callable[[], Adapter], label: Callable[[Adapter, int], Adapter],
     ):  # fmt: skip
@@ -173,7 +175,8 @@ def weight_norms(layers: Mapping[str, nn.Module]) -> dict[str, float]:
     that only their loader can read."""
     found = {}
     for name, module in layers.items():
-        weight = module.weight.dequantize() if isinstance(module.weight, QuantizedTensor) else module.weight
+        weight = cast(Tensor, module.weight)
+        weight = weight.dequantize() if isinstance(weight, QuantizedTensor) else weight
         if type(weight) in (Tensor, nn.Parameter) and tuple(weight.shape) == weight_shape(module):
             rows = weight[:: max(weight.numel() // _MOST_READ, 1)]
             found[name] = float(rows.float().norm()) * sqrt(len(weight) / len(rows))
