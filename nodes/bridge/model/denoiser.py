@@ -145,7 +145,7 @@ class ComfyDenoiser:
     def _parts(
         self, shape: torch.Size, device: torch.device, sigma: Tensor | None, conditions: list[Conditions]
     ) -> list[Part]:
-        groups = caption_padding.groups(conditions, self.captions, self.model, shape)
+        groups = caption_padding.groups(conditions, self.captions, self.base_model, shape)
         return [
             self._part(own, level, [conditions[i] for i in own], torch.Size([len(own), *shape[1:]]), device)
             for own, level in self._of_one_level(groups, sigma)
@@ -155,7 +155,7 @@ class ComfyDenoiser:
         self, rows: Sequence[int], level: float | None, conditions: list[Conditions], shape: torch.Size,
         device: torch.device,
     ) -> Part:  # fmt: skip
-        joined = caption_padding.join(conditions, self.captions, self.model, shape, device)
+        joined = caption_padding.join(conditions, self.captions, self.base_model, shape, device)
         return Part(rows, level, joined, comfy.samplers.cond_cat(joined.conditions, device=device))
 
     def _of_one_level(
