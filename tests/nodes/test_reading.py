@@ -96,7 +96,7 @@ NOT_THERE = {
 def test_what_has_no_place_in_the_model_is_named_by_every_node(models, loras: Path, run: str, kind: str) -> None:
     model, (more, words, _) = models("sd15").model, NOT_THERE[kind]
     report = RUNS[run](model, saved(loras, FOUR | more))
-    assert ("A has 1 layers that the connected models lack." if run == "interference" else words) in report
+    assert ("A has 1 layers that the connected models do not have." if run == "interference" else words) in report
     assert "not applied" not in RUNS[run](model, saved(loras, FOUR, "b.safetensors"))
 
 
