@@ -78,7 +78,7 @@ def _norms(story: Story) -> Image.Image:
         if any(values):
             series.append((name, colour, values, " %"))
     words = [(f"{name} {values[-1]:.3g}{unit}", colour) for name, colour, values, unit in series if values]
-    image, pen = _panel([("norms, each from 0 to its largest", TEXT)])
+    image, pen = _panel([("norms, each scaled to its largest value", TEXT)])
     grid(pen, _FRAME)
     write(pen, (_FRAME[0], _FRAME[3] + 6), words)
     for _, colour, values, _ in series:
