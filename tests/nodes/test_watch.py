@@ -54,7 +54,7 @@ def test_looking_changes_nothing(models, data, runs: Path, family: str) -> None:
     folders = list(runs.iterdir())
     seen = train(trio, data, resume="start over", validation=chosen(held_out=0.0))
     assert same(without[0], seen[0]) and without[1] == seen[1] and list(runs.iterdir()) == folders
-    assert "training pictures, which cannot show overfitting" in seen[4]
+    assert "training pictures (these cannot show overfitting)" in seen[4]
     assert seen[5].shape == without[5].shape == (1, 512, 1024, 3)
 
 
