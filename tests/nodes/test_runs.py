@@ -123,7 +123,7 @@ def test_more_steps_go_on_in_a_folder_of_their_own(models, data, runs: Path, cap
         assert train(trio, data, steps=STEPS + 4)[1]["loss"] == longer
     assert not forwards and len(list(runs.iterdir())) == 2
     assert {name: kept(runs)[name] for name in before} == before
-    assert f"goes on from step {STEPS} of run-" in caplog.text
+    assert f"continues from step {STEPS} of run-" in caplog.text
     straight = train(trio, data, steps=STEPS + 4, resume="start over")[1]["loss"]
     assert len(straight) == STEPS + 4 and straight != longer
 
