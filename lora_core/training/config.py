@@ -90,7 +90,7 @@ class OptimizerConfig:
         for number in ("beta1", "beta2", "eps"):
             within(number, getattr(self, number), 0.0, 0.9999999)
             if getattr(self, number) and getattr(self.method, number) is None:
-                raise ValueError(f"{self.name} has no {number}; leave it at 0")
+                raise ValueError(f"{self.name} does not use {number}; set it to 0")
         within("max_grad_norm", self.max_grad_norm, 0.0, 1e9)
         within("ema_decay", self.ema_decay, 0.0, 0.9999999)
         if self.name == "schedule_free_adamw":
@@ -150,8 +150,8 @@ class TrainConfig:
         one_of("timesteps", self.objective.timesteps, TIMESTEP_LAWS)
         if self.optimizer.name == "prodigy" and self.learning_rate < _LEAST_FACTOR:
             raise ValueError(
-                f"prodigy finds the learning rate by itself and learning_rate is a factor on it; set it to 1 or "
-                f"to 0, which is auto, not {self.learning_rate:g}"
+                "prodigy finds the learning rate by itself and learning_rate multiplies it; set it to 1 or to 0 "
+                f"(auto), not {self.learning_rate:g}"
             )
 
 
@@ -209,7 +209,7 @@ class Recipe:
     def __post_init__(self) -> None:
         if self.lora.options.max_norm and self.train.optimizer.name == "schedule_free_adamw":
             raise ValueError(
-                "max_norm would change what schedule_free_adamw averages; set it to 0 or choose another optimizer"
+                "max_norm does not work with schedule_free_adamw; set max_norm to 0 or choose another optimizer"
             )
 
     @property

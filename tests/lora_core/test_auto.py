@@ -34,7 +34,7 @@ def test_what_overlaps_is_made_quieter():
     found = propose([part("a", 1, 1.0), part("b", 10, 1.0)])
     assert found.method == "sum" and "a and b overlap (cosine 0.3" in found.reasons[0]
     scale = found.parts[0].strength
-    assert 0.7 < scale < 1 and found.parts[1].text_strength == scale and f"times {scale:.2f}" in found.reasons[1]
+    assert 0.7 < scale < 1 and found.parts[1].text_strength == scale and f"multiplied by {scale:.2f}" in found.reasons[1]
     given = [part("a", 1, 1.0), part("b", 10, 1.0)]
     energy = sum(each.norm() ** 2 for layers in ([p] for p in given) for each in exact_sum(layers).values())
     assert sum(each.norm() ** 2 for each in exact_sum(found.parts).values()) == pytest.approx(energy, rel=1e-5)

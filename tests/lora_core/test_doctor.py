@@ -273,7 +273,7 @@ def test_what_was_left_out_is_told_by_reason(tmp_path):
     (folder / "a.md").write_text("x")
     (folder / "b.md").write_text("x")
     found = [(finding.urgency, finding.text) for finding in doctor.examine(read(folder))]
-    assert found[0][0] == 2 and found[0][1].startswith("x.png was left out: is no picture")
+    assert found[0][0] == 2 and found[0][1].startswith("x.png was left out: is not a readable picture")
     assert found[1][0] == 1 and found[1][1].startswith("a.md and b.md were left out: not one of")
 
 

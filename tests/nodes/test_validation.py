@@ -101,7 +101,7 @@ def removed(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (empty, "holds no images"),
+        (empty, "contains no pictures"),
         (removed, "does not exist"),
         (without_captions, "none of the 4 images in .* has a caption"),
     ],
@@ -152,7 +152,7 @@ def test_data_set_numbers(pictures: Path, dataset: dict[str, Any], message: str)
         ({"targets": "everything"}, "not in list"),
         ({"run_name": "../../escape"}, "steps out of its folder"),
         ({"run_name": ""}, "is empty"),
-        ({"preservation": 1.0}, "preserve names no class word"),
+        ({"preservation": 1.0}, "preserve has no class word"),
         ({"preservation": 1000.0, "preserve": "person"}, "preservation is 1000"),
         ({"preservation": -1.0, "preserve": "person"}, "preservation is -1"),
     ],
