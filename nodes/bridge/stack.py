@@ -57,7 +57,7 @@ class Entry(Weighted):
         line = f"{self.name}: {layers_of(self.adapter)} at {self.strength:g} / {self.text_strength:g}"
         if self.factors:
             off = sum(not self.factors.get(layer, 1.0) for layer in self.adapter.layers)
-            line += f", blocks as written ({off} layers off)"
+            line += f", with strengths per block ({off} layers off)"
         if self.span != ALWAYS:
             line += f", from {self.span[0]:g} to {self.span[1]:g} of sampling"
         if off := off_layers(self.adapter):
@@ -166,8 +166,8 @@ def _doubled(model, before: Iterable[Row]) -> list[str]:
     if not names:
         return []
     return [
-        f"{', '.join(names)} of lora_stack: on the connected MODEL already, and now there twice; "
-        "to go on from another stack, connect its MODEL or its lora_stack, not both"
+        f"warning: {', '.join(names)} applied twice: lora_stack has what the connected MODEL already has; of another "
+        "stack connect MODEL or lora_stack, not both"
     ]
 
 

@@ -31,7 +31,7 @@ def test_versions_of_a_model_differ_in_a_kind_or_two(misfits, fitting: int, unma
 def test_what_is_left_out_is_told_with_both_shapes():
     assert mismatch.left_out([]) == ""
     assert mismatch.left_out([EDGE]) == (
-        "1 not applied (of another shape: transformer.x_embedder is 128 x 384, this model's diffusion_model.img_in "
+        "1 not applied (wrong shape: transformer.x_embedder is 128 x 384, but diffusion_model.img_in of this model is "
         "128 x 64)"
     )
     assert "b.2.q is 64 x 64" in mismatch.left_out(WIDE) and mismatch.left_out(WIDE).endswith("; and 2 more)")

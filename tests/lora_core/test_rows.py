@@ -69,15 +69,15 @@ def test_printed_short() -> None:
         ("fine\n<lora:a:x>", "line 2, <lora:a:x>: a strength is 'x'; write a number from -20 to 20"),
         ("<lora:a:21>", "from -20 to 20"),
         ("<lora:a:nan>", "from -20 to 20"),
-        ("<lora:a:1:1:1>", "3 strengths; there are two"),
+        ("<lora:a:1:1:1>", "3 strengths are given; write at most two"),
         ("<lora:a:1", "has no closing >"),
-        ("<lora::1>", "names no file"),
-        ("<lora: :1>", "names no file"),
-        ("<lora:a:off:1>", "'1' stands after a named part"),
+        ("<lora::1>", "has no file name"),
+        ("<lora: :1>", "has no file name"),
+        ("<lora:a:off:1>", "'1' is after a named part"),
         ("<lora:a:start=5>", "start is '5'; write the share of sampling, from 0 to 1"),
-        ("<lora:a:start=0.5:end=0.5>", "start 0.5 is not before end 0.5"),
-        ("<lora:a:lbw=ALL>", "lbw= is not known; the parts are off, blocks="),
-        ("<lora:a:off:off>", "off is said twice"),
+        ("<lora:a:start=0.5:end=0.5>", "start 0.5 is not below end 0.5"),
+        ("<lora:a:lbw=ALL>", "lbw= is unknown; the known parts are off, blocks="),
+        ("<lora:a:off:off>", "off is given twice"),
     ],
 )
 def test_faults_name_the_line(text: str, words: str) -> None:
@@ -100,17 +100,20 @@ A = ("a.safetensors", 0.5, 1.0)
 ENTRIES: list[tuple[Any, list[tuple[str, float, float]], str]] = [
     (A, [A], ""),
     (list(A), [A], ""),
-    ((*A, "all", "all"), [A], "lora_stack entry 1, a.safetensors: 'all', 'all' ignored, unknown here"),
+    ((*A, "all", "all"), [A], "lora_stack entry 1, a.safetensors: 'all', 'all' is ignored, because it is unknown here"),
     (("sub\\a.safetensors", 0.5, 1.0), [("sub\\a.safetensors", 0.5, 1.0)], ""),
     (("a.safetensors", "0.5", None), [("a.safetensors", 0.5, 0.5)], ""),
-    (("None", 1.0, 1.0), [], "lora_stack entry 1 ignored: it names no file"),
-    ((None, 1.0, 1.0), [], "lora_stack entry 1 ignored: it names no file"),
-    (("None", None, None), [], "lora_stack entry 1 ignored: it names no file"),
+    (("None", 1.0, 1.0), [], "lora_stack entry 1 is ignored: it has no file name"),
+    ((None, 1.0, 1.0), [], "lora_stack entry 1 is ignored: it has no file name"),
+    (("None", None, None), [], "lora_stack entry 1 is ignored: it has no file name"),
     ({"on": True, "lora": "a.safetensors", "strength": 0.5, "strengthTwo": 1.0}, [A], ""),
     ({"on": False, "lora": "a.safetensors", "strength": 0.5}, [], "entry 1 ignored: a.safetensors is switched off"),
     ({"name": "a.safetensors", "strength": 0.5, "clipStrength": 1.0, "active": True}, [A], ""),
     ({"name": "a.safetensors", "lora": {"x": 1}, "strength": 0.5, "clip_strength": None, "conflict_mode": "all"},
-     [("a.safetensors", 0.5, 0.5)], "lora_stack entry 1, a.safetensors: conflict_mode ignored, unknown here"),
+     [(
+         "a.safetensors", 0.5, 0.5)], "lora_stack entry 1, a.safetensors: conflict_mode is ignored, because it is "
+         "unknown here"
+     ),
     ({"lora_name": "a.safetensors", "model_strength": 0, "clip_strength": 1}, [("a.safetensors", 0.0, 1.0)], ""),
 ]  # fmt: skip
 

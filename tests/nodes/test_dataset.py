@@ -105,7 +105,9 @@ def test_a_server_for_others_refuses_folders_elsewhere(monkeypatch, pictures: Pa
     monkeypatch.setattr(args, "listen", listen)
     for folder in (pictures, pictures / "gone", "/", "../..", "~", f"{folder_paths.get_input_directory()}/../.."):
         told = refusal(folder)
-        assert "is outside ComfyUI's input, output and datasets folders, and this server listens on" in told
+        assert (
+            "is outside ComfyUI's input, output and datasets folders, which is not allowed while other machines" in told
+        )
         assert "extra_model_paths.yaml" in told and f"lora_loom:\n    {DATA_SETS}: /the/folder" in told
 
 

@@ -178,7 +178,7 @@ def test_a_file_for_another_size_is_refused(models, loras: Path) -> None:
     model = models("sd15").model
     name = next(iter(NAMES["sd15"]))
     save_file(dora(name, (24, 16), 0), loras / "other.safetensors")
-    with pytest.raises(ValueError, match=r"DoRA\) corrects a weight of shape \(24, 16\)"):
+    with pytest.raises(ValueError, match=r"DoRA\) changes a weight of shape \(24, 16\)"):
         NameTable(model).resolve(formats.read(loras / "other.safetensors"), "other")
 
 

@@ -147,7 +147,11 @@ def test_rslora_is_in_the_file_for_every_reader(models, data, loras: Path, style
     ("family", "inputs", "message"),
     [
         ("flux1", {"objective": {"noise_offset": 0.05}}, "noise_offset is 0.05 but this is a flow model"),
-        ("sd15", {"objective": {"weighting": "cosmap"}}, "weighting cosmap is for flow models and this one is not"),
+        (
+            "sd15",
+            {"objective": {"weighting": "cosmap"}},
+            "weighting cosmap works only with flow models, and this is not one",
+        ),
         ("sd15", {"layers": {"per_layer": "attn3 = rank 2"}}, r"per_layer: 'attn3 = rank 2' matches none of the \d+ "),
     ],
 )

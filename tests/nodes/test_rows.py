@@ -64,7 +64,7 @@ def test_order_is_stack_then_fields_then_text(model: Any, two: Path) -> None:
         ("oil.safetensors", 1, 1),
         (str(Path("styles/ink.safetensors")), 1, 1),
     ]
-    assert "lora_stack entry 2 ignored: it names no file" in report.splitlines()
+    assert "lora_stack entry 2 is ignored: it has no file name" in report.splitlines()
 
 
 def test_a_full_path_is_that_of_a_file_below_a_loras_folder(model: Any, two: Path) -> None:
@@ -99,7 +99,7 @@ def queued(text: str) -> dict[str, Any]:
     ("text", "words"),
     [
         ("ok\n<lora:ink:x>", "line 2, <lora:ink:x>: a strength is 'x'"),
-        ("<lora:nik>", "the LoRA nik is not in any loras folder; near it is styles/ink.safetensors"),
+        ("<lora:nik>", "the LoRA nik is not in any loras folder; similar names: styles/ink.safetensors"),
         ("<lora:twice>", "the LoRA twice means 2 files"),
         ("<lora:broken>", "broken.safetensors"),
     ],

@@ -205,7 +205,7 @@ def test_every_kind_beside_layers_of_few_bits(loras: Path, tmp_path: Path, form:
         layers = Layers(model, row)
         ways = on(model, [row]), on(model, [row], "weights"), on(model, [row], "beside")
         assert "weights changed" not in ways[0].report and "beside" not in ways[1].report
-        assert [" of these are worked out anew" in each.report for each in ways] == [True, False, True]
+        assert [" of these are computed again" in each.report for each in ways] == [True, False, True]
         by_branch, by_weight, as_chosen = (layers.error(each.model) for each in ways)
         assert by_branch < 0.1 and by_branch == as_chosen and by_branch < 0.3 * by_weight, (kind, layers.loudness())
 

@@ -346,7 +346,7 @@ def test_a_layer_of_another_shape_is_left_out_and_named(models, loras: Path, cas
     start = read_start("a.safetensors", trio.model, trio.clip, True, 0, 0.0)
     reports["continue_from"] = start.note(list(start.layers))
     for name, said in reports.items():
-        assert f"1 not applied (of another shape: {odd} is {held}, this model's" in said, (name, said)
+        assert f"1 not applied (wrong shape: {odd} is {held}, but" in said, (name, said)
         assert f" {wanted})" in said, (name, said)
     for adapter in (*made.values(), Adapter(start.layers)):
         ((layer, found),) = adapter.layers.items()

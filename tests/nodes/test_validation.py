@@ -308,7 +308,7 @@ def test_clip_without_pooled_output(models, pictures: Path, family: str, other: 
     trio, clip = models(family), models(other).clip
     pooled = encode(trio.clip, "")[0][1]["pooled_output"].shape[-1]
     with pytest.raises(
-        ValueError, match=f"this CLIP gives no pooled output, but .* takes one of {pooled} values; connect"
+        ValueError, match=f"this CLIP gives no pooled output, but .* needs one of {pooled} values; connect"
     ):
         train(trio, data(pictures), clip=clip, vae=Unused())
 
@@ -318,7 +318,7 @@ def test_pooled_output_missing_or_of_another_width(models, family: str, size: in
     trio = models(family)
     (text, options), *_ = encode(trio.clip, "a cat")
     check_conditioning(trio.model, [[text, options]])
-    with pytest.raises(ValueError, match=f"gives no pooled output, but .* takes one of {size} values"):
+    with pytest.raises(ValueError, match=f"gives no pooled output, but .* needs one of {size} values"):
         check_conditioning(trio.model, [[text, {}]])
     with pytest.raises(ValueError, match=f"gives a pooled output 7 wide, but .* takes {size}; connect"):
         check_conditioning(trio.model, [[text, {"pooled_output": torch.zeros(1, 7)}]])
@@ -332,7 +332,7 @@ def test_anima_needs_the_tokens_of_t5_too(models, pictures: Path) -> None:
 
 @pytest.mark.parametrize("name", ["clip", "vae"])
 def test_checkpoint_without_clip_or_vae(models, pictures: Path, name: str) -> None:
-    with pytest.raises(ValueError, match=f"{name} is empty: the file it comes from holds none"):
+    with pytest.raises(ValueError, match=f"{name} is empty: the file that it was loaded from does not contain it"):
         train(models("sd15"), data(pictures), **{name: None})
 
 
@@ -344,8 +344,8 @@ def test_distilled_model_is_trained_and_warned_of(models, pictures: Path, caplog
         train(models("flux1_schnell"), data(pictures))
     (line,) = [text for text in caplog.messages if "distilled" in text]
     assert line == (
-        "warning: flux1_schnell.safetensors looks distilled to few steps ('schnell'), and training undoes that; "
-        "train on FLUX.1 dev and use the LoRA on the fast model"
+        "warning: flux1_schnell.safetensors seems to be distilled for few steps ('schnell'), which training "
+        "destroys: train on FLUX.1 dev and use the LoRA with the fast model"
     )
 
 
@@ -361,8 +361,8 @@ def test_distilled_checkpoint_is_told_by_its_file(models, pictures: Path, tmp_pa
 @pytest.mark.parametrize(
     ("family", "resolution", "wanted"),
     [
-        ("sdxl", 512, "the data set is at 512 px, but SDXL makes pictures of 1024 px and fine detail will be missed"),
-        ("sd15", 1024, "the data set is at 1024 px, but SD 1.5 makes pictures of 512 px and it repeats things"),
+        ("sdxl", 512, "the data set has 512 px, but SDXL is made for 1024 px: fine detail will be missing"),
+        ("sd15", 1024, "the data set has 1024 px, but SD 1.5 is made for 512 px: the model may repeat"),
         ("sdxl", 768, ""), ("sd15", 768, ""), ("sd15", 512, ""),
     ],
 )  # fmt: skip
