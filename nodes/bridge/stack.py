@@ -166,8 +166,8 @@ def _doubled(model, before: Iterable[Row]) -> list[str]:
     if not names:
         return []
     return [
-        f"warning: {', '.join(names)} applied twice: lora_stack has what the connected MODEL already has; of another "
-        "stack connect MODEL or lora_stack, not both"
+        f"warning: applied twice: {', '.join(names)}. The connected MODEL already has what lora_stack adds: of another "
+        "stack, connect either MODEL or lora_stack, not both"
     ]
 
 

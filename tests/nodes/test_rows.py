@@ -157,7 +157,7 @@ def test_a_stack_that_comes_with_its_model_is_told(model: Any, two: Path) -> Non
         for below, before in ((first, rows), (first, None), (model, rows))
     ]
     assert ["connect its MODEL or its lora_stack, not both" in report for report in reports] == [True, False, False]
-    assert "ink.safetensors of lora_stack: on the connected MODEL already" in reports[0]
+    assert "applied twice: ink.safetensors. The connected MODEL already" in reports[0]
 
 
 @pytest.mark.parametrize("stated", ["", "abc", "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"])
