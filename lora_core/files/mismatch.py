@@ -97,9 +97,9 @@ def another_size(source: str, misfits: Sequence[Misfit], fitting: int, family: s
     itself = (f"another size of {family}",) if len(others) < len(families) else ()
     made_for = named((*others, *itself)) if families else "another model"
     return (
-        f"{source}: {first.name} changes a weight of shape {first.held}, but {first.layer} of this {family} model is "
-        f"{first.wanted}; {len(misfits)} of {len(misfits) + fitting} layers do not fit, so the file was made for "
-        f"{made_for}"
+        f"{source} was made for {made_for}: {len(misfits)} of its {len(misfits) + fitting} layers do not fit this "
+        f"{family} model, for example {first.name}, which changes a weight of shape {first.held}, but {first.layer} is "
+        f"{first.wanted}"
     )
 
 
@@ -119,9 +119,9 @@ def unknown_names(source: str, names: Sequence[str], family: str, families: tupl
     flat = quote("lora_unet_" + path.replace(".", "_"))
     layers = f", though by its layers it may be for {named(families)}" if families else ""
     return (
-        f"{source}: none of its {len(names)} names is known for this {family} model{layers}. Its keys begin with "
-        f"{', '.join(map(quote, names[:_NAMED]))}; known would be {quote(known)}, {quote(path)}, {flat} or what "
-        f"diffusers calls that layer. Rename the keys, or choose a LoRA that was made for {family}"
+        f"{source}: none of its {len(names)} layer names is known for this {family} model{layers}. Its keys begin with "
+        f"{', '.join(map(quote, names[:_NAMED]))}; known names are, for example, {quote(known)}, {quote(path)}, {flat} "
+        f"or the name in diffusers. Choose a LoRA that was made for {family}, or rename the keys"
     )
 
 

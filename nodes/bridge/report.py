@@ -88,7 +88,7 @@ def entries_of(model, clip, adapter: Adapter | None, strength: float, lora_stack
         resolved = table.resolve(adapter, name)
         entries.append(Entry(name, resolved.adapter, strength, strength, resolved.unmatched, misfits=resolved.misfits))
     if not entries:
-        raise ValueError("there is no LoRA to report on; connect an adapter or a lora_stack")
+        raise ValueError("no LoRA is connected; connect an adapter or a lora_stack")
     return entries
 
 
@@ -97,7 +97,9 @@ def _trigger(questions: Questions, entries: Sequence[Entry], data: Dataset | Non
     found = [questions.trigger, *own, data.trigger if data is not None else ""]
     trigger = next((text for text in found if text.strip()), "")
     if not trigger:
-        raise ValueError("no trigger word is known: the LoRA's file names none; write it into trigger")
+        raise ValueError(
+            "the trigger word is unknown, because the file of the LoRA does not contain it; write it in trigger"
+        )
     return literal(trigger)  # a name with parentheses is no weight
 
 

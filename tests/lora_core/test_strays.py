@@ -79,7 +79,7 @@ def test_a_file_of_nothing_else_is_refused(name: str, tmp_path: Path) -> None:
     [
         ({"x.lora_up.weight": None}, "without the up factor"),
         ({"x.lora_down.weight": None}, "without the down factor"),
-        ({"x.lora_down.weight": randn(3, 16)}, "ranks that disagree"),
+        ({"x.lora_down.weight": randn(3, 16)}, "factors of different ranks"),
         ({"x.lora_B.bias": randn(23)}, "23 numbers on a layer of 24 rows"),
         ({"x.lora_B.bias": torch.ones(24, dtype=torch.int32)}, "stores the factor"),
         ({"x.scalar": torch.ones(2)}, "not one number"),

@@ -169,7 +169,7 @@ def test_side_file(models, random_adapter, loras: Path) -> None:
         assert picture.size == (64, 64)
     (loras / "mine.jpg").write_text("mine")
     report = saved(adapter, trio, loras, name="mine", overwrite=False, **choices)[1]
-    assert "mine.jpg was there before" in report and (loras / "mine.jpg").read_text() == "mine"
+    assert "mine.jpg existed before" in report and (loras / "mine.jpg").read_text() == "mine"
     saved(adapter, trio, loras, name="none", side_files=True)
     assert not (loras / "none.jpg").exists()
 

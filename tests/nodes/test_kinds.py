@@ -178,7 +178,7 @@ def test_a_file_for_another_size_is_refused(models, loras: Path) -> None:
     model = models("sd15").model
     name = next(iter(NAMES["sd15"]))
     save_file(dora(name, (24, 16), 0), loras / "other.safetensors")
-    with pytest.raises(ValueError, match=r"DoRA\) changes a weight of shape \(24, 16\)"):
+    with pytest.raises(ValueError, match=r"DoRA\), which changes a weight of shape \(24, 16\)"):
         NameTable(model).resolve(formats.read(loras / "other.safetensors"), "other")
 
 
@@ -217,7 +217,7 @@ def test_a_merge_takes_other_kinds_at_a_stated_error(models, loras: Path) -> Non
     live = loaded(apply_stack(model, None, rows, []).model)
     adapter, _, report, *_ = run_node(MergeLora, model=model, rank=0, strengths="", lora_stack=rows)
     merged = loaded(apply_layers(model, None, exact_sum([Weighted("", adapter, 1.0, 1.0)]))[0])
-    assert "LoHa: 5 layers (5 LoHa); 4 layers became plain LoRA, relative error" in report
+    assert "LoHa: 5 layers (5 LoHa); 4 layers were converted to plain LoRA, relative error" in report
     assert all(relative_error(merged[key], live[key]) < 2e-6 for key in live)
     assert "the sum is exact except for the converted layers" in report
     converted = json.loads(

@@ -156,7 +156,7 @@ def test_a_stack_that_comes_with_its_model_is_told(model: Any, two: Path) -> Non
         run_node(LoadLoraStack, model=below, rows="<lora:ink:0.5>", lora_stack=before)[3]
         for below, before in ((first, rows), (first, None), (model, rows))
     ]
-    assert ["connect its MODEL or its lora_stack, not both" in report for report in reports] == [True, False, False]
+    assert ["connect either MODEL or lora_stack, not both" in report for report in reports] == [True, False, False]
     assert "applied twice: ink.safetensors. The connected MODEL already" in reports[0]
 
 

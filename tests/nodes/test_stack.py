@@ -356,7 +356,9 @@ def test_slices_of_grouped_queries(models, loras: Path, height: int, fits: bool)
         tensors |= {f"{layer}.lora_A.weight": torch.ones(2, 288), f"{layer}.lora_B.weight": torch.ones(rows, 2)}
     save_file(tensors, loras / "a.safetensors")
     if not fits:
-        with pytest.raises(ValueError, match=r"to_k changes a weight of shape \(288, 288\), but .*qkv .* \(96, 288\)"):
+        with pytest.raises(
+            ValueError, match=r"to_k, which changes a weight of shape \(288, 288\), but .*qkv .* \(96, 288\)"
+        ):
             stack(models("lumina2").model, [("a.safetensors", 1.0, 1.0)])
         return
     patched, _, _, report = stack(models("lumina2").model, [("a.safetensors", 1.0, 1.0)])

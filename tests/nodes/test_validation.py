@@ -150,7 +150,7 @@ def test_data_set_numbers(pictures: Path, dataset: dict[str, Any], message: str)
         ({"learning_rate": 2.0}, "learning_rate is 2.0; it must be between 1e-09 and 1, or 0 for auto"),
         ({"learning_rate": -1e-4}, "learning_rate is -0.0001; it must be between 1e-09 and 1, or 0 for auto"),
         ({"targets": "everything"}, "not in list"),
-        ({"run_name": "../../escape"}, "steps out of its folder"),
+        ({"run_name": "../../escape"}, "leads out of its folder"),
         ({"run_name": ""}, "is empty"),
         ({"preservation": 1.0}, "preserve has no class word"),
         ({"preservation": 1000.0, "preserve": "person"}, "preservation is 1000"),
