@@ -490,7 +490,7 @@ def test_a_span_is_a_run_switched_by_hand(models, loras: Path, make_lora, family
     text, latent = encode(trio.clip, "a red heart"), torch.zeros(tiny.latent_shape(model))
     spans = "<lora:a:0.8:end=0.6>\n<lora:b:0.7:start=0.6>"
     scheduled, _, _, report, _ = stack(model, spans)
-    assert "a: " in report and "from 0 to 0.6 of sampling" in report and "on for a part of sampling" in report
+    assert "a: " in report and "from 0 to 0.6 of sampling" in report and "on for part of sampling" in report
     found = sampled(scheduled, text, latent, steps)
     early, late = (stack(model, rows, "beside")[0] for rows in ("<lora:a:0.8>", "<lora:b:0.7>"))
     with torch.inference_mode():

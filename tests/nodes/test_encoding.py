@@ -260,7 +260,7 @@ def test_errors_name_the_file(models, pictures: Path, monkeypatch) -> None:
     monkeypatch.setattr(
         trio.vae.first_stage_model, "encode", lambda x: torch.full((1, 16, 8, 8), float("nan")), raising=False
     )
-    with pytest.raises(ValueError, match="not finite of 0.png; start ComfyUI with --fp32-vae"):
+    with pytest.raises(ValueError, match="NaN or infinite values for 0.png; start ComfyUI with --fp32-vae"):
         encode_all(trio, data)
 
 

@@ -194,10 +194,13 @@ def test_text_layers_without_clip_are_refused(models, loras: Path, random_adapte
     trio = models("sd15")
     adapter = add_text(random_adapter(trio.model), trio.clip)
     save_proven(adapter, loras / "t.safetensors", "kohya", torch.float32, trio.model, trio.clip)
-    with pytest.raises(ValueError, match="t: 6 layers would be lost, for example lora_te_.*; connect CLIP"):
+    with pytest.raises(
+        ValueError, match="t: 6 layers of the text encoder would be lost, for example lora_te_.*; connect CLIP"
+    ):
         merge(trio.model, [("t.safetensors", 1.0, 1.0)])
     with pytest.raises(
-        ValueError, match="adapter 1: 6 layers would be lost, for example text_encoders.*; connect CLIP"
+        ValueError,
+        match="adapter 1: 6 layers of the text encoder would be lost, for example text_encoders.*; connect CLIP",
     ):
         merge(trio.model, [], [adapter])
 

@@ -281,7 +281,7 @@ def test_other_kinds_beside_the_layers(tmp_path: Path, loras: Path) -> None:
         wanted = change[0].difference(torch.zeros(change[0].shape))
         made = found.layers[layer].delta_weight().reshape(wanted.shape)
         assert relative_error(made, 0.7 * wanted) < 1e-4, layer
-    with pytest.raises(ValueError, match="on for a part of sampling"):
+    with pytest.raises(ValueError, match="on for part of sampling"):
         extract(stacked(model, f"<lora:{name}:0.7:end=0.5>"), model)
 
 
@@ -321,10 +321,10 @@ def test_what_cannot_be_extracted(models, random_adapter, loras: Path, make_lora
         extract(models("sd15_full").model, model)
     beside = model.clone()
     beside.set_injections("bypass_lora", [PatcherInjection(inject=print, eject=print)])
-    with pytest.raises(ValueError, match=r"model_a has changes beside its weights \(bypass_lora\)"):
+    with pytest.raises(ValueError, match=r"model_a has changes outside its weights \(bypass_lora\)"):
         extract(beside, model)
     make_lora("sd15", loras / "ink.safetensors")
-    with pytest.raises(ValueError, match="model_b has LoRAs that are on for a part of sampling"):
+    with pytest.raises(ValueError, match="model_b has LoRAs that are on for only part of sampling"):
         extract(model, stacked(model, "<lora:ink:end=0.5>"))
 
 
