@@ -172,7 +172,7 @@ def test_it_belongs_to_its_workflow(front: FrontEnd, file: Workflow) -> None:
     page = front.page
     opened(front, file)
     front.run()
-    text = wait_told(front, "kept in")
+    text = wait_told(front, "saved in")
     change(front, "TrainLora", seed=1000)
     page.evaluate("() => app.extensionManager.workflow.activeWorkflow.changeTracker.captureCanvasState()")
     page.evaluate("() => app.extensionManager.command.execute('Comfy.Undo')")

@@ -34,7 +34,9 @@ def test_what_overlaps_is_made_quieter():
     found = propose([part("a", 1, 1.0), part("b", 10, 1.0)])
     assert found.method == "sum" and "a and b overlap (cosine 0.3" in found.reasons[0]
     scale = found.parts[0].strength
-    assert 0.7 < scale < 1 and found.parts[1].text_strength == scale and f"multiplied by {scale:.2f}" in found.reasons[1]
+    assert (
+        0.7 < scale < 1 and found.parts[1].text_strength == scale and f"multiplied by {scale:.2f}" in found.reasons[1]
+    )
     given = [part("a", 1, 1.0), part("b", 10, 1.0)]
     energy = sum(each.norm() ** 2 for layers in ([p] for p in given) for each in exact_sum(layers).values())
     assert sum(each.norm() ** 2 for each in exact_sum(found.parts).values()) == pytest.approx(energy, rel=1e-5)
@@ -50,7 +52,11 @@ def test_doubles_and_rivals_are_made_orthogonal():
     assert propose([part("a", 1, 3.0), part("b", 10, 3.0), part("c", 20)]).method == "orthogonal"
     given = [part("a", 1, 1.0), part("b", 10, -1.0), part("c", 20)]
     rivals = propose(given)
-    assert rivals.method == "orthogonal" and "a and b work against each other (cosine -0.3" in rivals.reasons[0]
+    assert (
+        rivals.method == "orthogonal"
+        and "a and b work against each other, " in rivals.reasons[0]
+        and "(cosine -0.3" in rivals.reasons[0]
+    )
     summed, made = (merge(given, Settings(method)).layers for method in ("sum", "orthogonal"))
     for each, least in zip(given, (0.75, 0.75, 0.98), strict=True):
         kept, of_sum = (share(layers, each) for layers in (made, summed))

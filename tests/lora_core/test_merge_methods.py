@@ -515,7 +515,7 @@ def test_rank_caps_size_and_energy():
 
 def test_limits_that_mean_nothing():
     for wrong in ({"rank": -1}, {"energy": 0.0}, {"energy": 1.5}, {"megabytes": -1.0}):
-        with pytest.raises(ValueError, match="use rank and size of 0 or more"):
+        with pytest.raises(ValueError, match="rank and size_mb must be 0 or more"):
             Limits(**wrong)
 
 

@@ -107,7 +107,7 @@ ENTRIES: list[tuple[Any, list[tuple[str, float, float]], str]] = [
     ((None, 1.0, 1.0), [], "lora_stack entry 1 is ignored: it has no file name"),
     (("None", None, None), [], "lora_stack entry 1 is ignored: it has no file name"),
     ({"on": True, "lora": "a.safetensors", "strength": 0.5, "strengthTwo": 1.0}, [A], ""),
-    ({"on": False, "lora": "a.safetensors", "strength": 0.5}, [], "entry 1 ignored: a.safetensors is switched off"),
+    ({"on": False, "lora": "a.safetensors", "strength": 0.5}, [], "entry 1 is ignored: a.safetensors is switched off"),
     ({"name": "a.safetensors", "strength": 0.5, "clipStrength": 1.0, "active": True}, [A], ""),
     ({"name": "a.safetensors", "lora": {"x": 1}, "strength": 0.5, "clip_strength": None, "conflict_mode": "all"},
      [(

@@ -153,7 +153,7 @@ def preview(width: int, height: int) -> torch.Tensor:
 def test_model_browser_of_comfyui_shows_the_preview(models, random_adapter, loras: Path) -> None:
     trio = models("flux1")
     header, report = saved(random_adapter(trio.model), trio, loras, preview=preview(4096, 2048))
-    assert "no room" not in report and len(header["modelspec.thumbnail"]) < 2**18
+    assert "left out" not in report and len(header["modelspec.thumbnail"]) < 2**18
     (shown,) = ModelFileManager().get_model_previews(str(loras / "it.safetensors"))
     with Image.open(shown) as picture:
         assert picture.size == (512, 256) and picture.getpixel((100, 100))[0] > 200 > 60 > picture.getpixel((100, 1))[1]

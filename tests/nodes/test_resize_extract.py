@@ -186,7 +186,7 @@ def test_a_tuned_model_at_a_true_error(sd15, loras: Path) -> None:
     assert told["error"] == pytest.approx((lost / total) ** 0.5, rel=0.06) and told["method"] == "extract"
     share = float(changes[bias].double().norm()) / total**0.5
     assert f"1 biases and norms also differ and are not in the LoRA, for example {bias}" in report
-    assert f"differ by {share:.2g} of" in report
+    assert f"their difference is {share:.2g} times" in report
     save_proven(found, loras / "x.safetensors", "kohya", torch.float32, sd15.model)
     assert extract(tuned, sd15.model, 5, keep="attn1")[0].layers.keys() < found.layers.keys()
 

@@ -282,7 +282,7 @@ def test_clip_of_another_family(models, pictures: Path, family: str) -> None:
     trio = models(family)
     own, other = text_width(trio.clip), models("krea2" if family.startswith("sd15") else "sd15").clip
     assert own != text_width(other)
-    message = rf"this CLIP gives text {text_width(other)} wide, but .* takes {own}; connect the text encoders"
+    message = rf"this CLIP gives text of width {text_width(other)}, but .* needs {own}; connect the text encoders"
     with pytest.raises(ValueError, match=message):
         train(trio, data(pictures, step=32), clip=other, vae=Unused())
 
