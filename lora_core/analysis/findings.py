@@ -13,7 +13,7 @@ from .layer_sum import Work
 
 RISK = (
     "These figures show a risk, not a fault: they are computed from the files and say where LoRAs overlap. "
-    "Whether pictures suffer, LoRA Leave-One-Out shows."
+    "LoRA Leave-One-Out shows whether pictures suffer."
 )
 _SAME, _STRONG, _CLEAR = 0.9999, 0.2, 0.05  # |cosine|; about 0.2 is what two trainings of one subject have
 _MOST_PRODUCTS = 10**11  # about 3 s of two cores; four LoRAs of rank 16 for FLUX have a fifth

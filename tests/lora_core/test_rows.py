@@ -110,10 +110,8 @@ ENTRIES: list[tuple[Any, list[tuple[str, float, float]], str]] = [
     ({"on": False, "lora": "a.safetensors", "strength": 0.5}, [], "entry 1 is ignored: a.safetensors is switched off"),
     ({"name": "a.safetensors", "strength": 0.5, "clipStrength": 1.0, "active": True}, [A], ""),
     ({"name": "a.safetensors", "lora": {"x": 1}, "strength": 0.5, "clip_strength": None, "conflict_mode": "all"},
-     [(
-         "a.safetensors", 0.5, 0.5)], "lora_stack entry 1, a.safetensors: conflict_mode is ignored, because it is "
-         "unknown here"
-     ),
+     [("a.safetensors", 0.5, 0.5)],
+     "lora_stack entry 1, a.safetensors: conflict_mode is ignored, because it is unknown here"),
     ({"lora_name": "a.safetensors", "model_strength": 0, "clip_strength": 1}, [("a.safetensors", 0.0, 1.0)], ""),
 ]  # fmt: skip
 

@@ -58,10 +58,8 @@ def test_what_cannot_be_told_is_not_read(encoding: str, text: str) -> None:
     ("data", "why"),
     [
         (bytes(40), "only zeros, as after a power cut"), (b"a dog" + bytes(35), "unknown encoding"),
-        (b(
-            "\xff\xfea\0b", "is damaged"), (b"{\\rtf1\\ansi a dog}", "is rich text"), (bytes(range(256)), "unknown "
-            "encoding"
-        )),
+        (b"\xff\xfea\0b", "is damaged"), (b"{\\rtf1\\ansi a dog}", "is rich text"),
+        (bytes(range(256)), "unknown encoding"),
         (b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR", "unknown encoding"), (b"\xef\xbb\xbfa\0b", "is damaged"),
     ],
 )  # fmt: skip

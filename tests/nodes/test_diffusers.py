@@ -122,10 +122,7 @@ def test_diffusers_reads_our_other_formats(
         ("flux2", "kohya", "leaves out 4 of its 29 layers", "such as diffusion_model.time_in"),
         ("zimage", "kohya", "leaves out 3 of its 29 layers", "save in the diffusers format"),
         ("wan21", "kohya", "cannot load this file because of 7 of its 27 layers", "such as diffusion_model.patch_emb"),
-        (
-            "wan21", "comfyui", "cannot load this file because of 7 of its 27 layers", "such as "
-            "diffusion_model.patch_emb"
-        ),
+        ("wan21", "comfyui", "cannot load this file because of 7 of its 27 layers", "such as diffusion_model.patch"),
     ],
 )  # fmt: skip
 def test_what_diffusers_leaves_out_is_said(
