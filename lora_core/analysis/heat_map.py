@@ -181,7 +181,7 @@ def _loudness(found: Interference, base: Norms) -> dict[str, float]:
 def _bars(pen: ImageDraw.ImageDraw, x: int, rows, loud: Mapping[str, float], font) -> None:
     if not loud:
         return
-    pen.text((x, 40), "sum beside the base", _TEXT, font)
+    pen.text((x, 40), "sum relative to base", _TEXT, font)
     most = max(loud.values()) or 1.0
     for top, label in rows:
         if label in loud:
