@@ -64,7 +64,7 @@ class Leakage:
         if not any(vars(self.changes[group]).values()):
             return f"No leakage: {prompts} are not changed at all."
         if not self.changes[CONCEPT].latent:
-            return f"Only leakage: {prompts} are changed, but those with the trigger are not. Is the trigger right?"
+            return f"Check the trigger: {prompts} are changed, but those with the trigger are not."
         shares = [
             f"{100 * self.ratio(group, measure):.0f}% ({measure})" for measure in ("latent", "pixels", "structure")
         ]

@@ -99,7 +99,7 @@ def another_size(source: str, misfits: Sequence[Misfit], fitting: int, family: s
     return (
         f"{source} was made for {made_for}: {len(misfits)} of its {len(misfits) + fitting} layers do not fit this "
         f"{family} model, for example {first.name}, which changes a weight of shape {first.held}, but {first.layer} is "
-        f"{first.wanted}"
+        f"{first.wanted}; use a LoRA made for this model"
     )
 
 

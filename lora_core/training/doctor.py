@@ -96,7 +96,7 @@ def _files(pictures: list[Example]) -> Iterator[Finding]:
         worst = max(looks.cropped_away(e.origin.size, e.size) for e in cut)
         yield Finding(
             2,
-            f"{names(cut)} {are(cut)} too long or too wide: up to {worst:.0%} is cropped away. Crop by hand to 2 to 1 or less.",
+            f"{names(cut)} {are(cut)} too long or too wide: up to {worst:.0%} is cropped away. Crop by hand to at most 2 to 1.",
             "cropped", tuple(cut),
         )  # fmt: skip
     rough = [e for e in pictures if e.origin.quality is not None and e.origin.quality < QUALITY]
