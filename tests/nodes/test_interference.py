@@ -279,7 +279,7 @@ def test_conditioning_takes_the_place_of_prompts(models, random_adapter) -> None
 
 
 @pytest.mark.parametrize(("changes", "words"), [
-    ({"prompts": ""}, "write a prompt"), ({"clip": None}, "connect clip"), ({"width": 68}, "not a multiple"),
+    ({"prompts": ""}, "there is no prompt"), ({"clip": None}, "connect clip"), ({"width": 68}, "not a multiple"),
 ])  # fmt: skip
 def test_what_cannot_be_drawn(models, random_adapter, changes: dict, words: str) -> None:
     trio = models("wan_demo")

@@ -156,7 +156,7 @@ def test_a_layer_that_its_file_switches_off_changes_nothing_anywhere(models, lor
     if make is lora:
         assert "1 of them switched off in the file" in RUNS["stack"](model, both)
         assert "1 are switched off in the file (alpha 0) and left out" in RUNS["continue_from"](model, both)
-        with pytest.raises(ValueError, match="no layers to go on from: 1 are switched off"):
+        with pytest.raises(ValueError, match="no layers to continue from: 1 are switched off"):
             RUNS["continue_from"](model, alone)
 
 
@@ -275,7 +275,7 @@ def test_a_link_is_told_with_where_it_leads(loras: Path) -> None:
     folder_paths.filename_list_cache.clear()
     said = check_rows(["far.safetensors"])
     (loras / "far.safetensors").unlink()
-    assert "the LoRA far.safetensors is a link to /mnt/unplugged/far.safetensors, which is not there" in said
+    assert "the LoRA far.safetensors is a link to /mnt/unplugged/far.safetensors, which does not exist" in said
     assert lora_state("far.safetensors") == ("far.safetensors", 0, 0)
 
 

@@ -281,7 +281,7 @@ def test_other_kinds_beside_the_layers(tmp_path: Path, loras: Path) -> None:
         wanted = change[0].difference(torch.zeros(change[0].shape))
         made = found.layers[layer].delta_weight().reshape(wanted.shape)
         assert relative_error(made, 0.7 * wanted) < 1e-4, layer
-    with pytest.raises(ValueError, match="on for part of sampling"):
+    with pytest.raises(ValueError, match="on for only part of sampling"):
         extract(stacked(model, f"<lora:{name}:0.7:end=0.5>"), model)
 
 

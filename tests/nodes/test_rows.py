@@ -100,7 +100,7 @@ def queued(text: str) -> dict[str, Any]:
     [
         ("ok\n<lora:ink:x>", "line 2, <lora:ink:x>: a strength is 'x'"),
         ("<lora:nik>", "the LoRA nik is not in any loras folder; similar names: styles/ink.safetensors"),
-        ("<lora:twice>", "the LoRA twice means 2 files"),
+        ("<lora:twice>", "the LoRA name twice fits 2 files"),
         ("<lora:broken>", "broken.safetensors"),
     ],
 )
@@ -157,7 +157,7 @@ def test_a_stack_that_comes_with_its_model_is_told(model: Any, two: Path) -> Non
         for below, before in ((first, rows), (first, None), (model, rows))
     ]
     assert ["connect either MODEL or lora_stack, not both" in report for report in reports] == [True, False, False]
-    assert "applied twice: ink.safetensors. The connected MODEL already" in reports[0]
+    assert "applied twice: styles/ink.safetensors. The connected MODEL already" in reports[0]
 
 
 @pytest.mark.parametrize("stated", ["", "abc", "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"])

@@ -381,5 +381,7 @@ def test_one_weight_under_two_names(models, loras: Path, make_lora) -> None:
 
 def test_same_names_in_another_size(models, loras: Path, make_lora) -> None:
     make_lora("sd15_full", loras / "narrow.safetensors")
-    with pytest.raises(ValueError, match=r"narrow.safetensors: .* changes a weight of shape \(32, 32\).*\(320, 320\)"):
+    with pytest.raises(
+        ValueError, match=r"narrow.safetensors was made for .* changes a weight of shape \(32, 32\).*\(320, 320\)"
+    ):
         stack(models("sd15").model, [("narrow.safetensors", 1.0, 1.0)])

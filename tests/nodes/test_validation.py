@@ -140,7 +140,7 @@ def test_data_set_numbers(pictures: Path, dataset: dict[str, Any], message: str)
 @pytest.mark.parametrize(
     ("train", "message"),
     [
-        ({"steps": 10, "warmup": 10}, "warmup is 10 steps but the run has 10"),
+        ({"steps": 10, "warmup": 10}, "warmup is 10 steps but the run has only 10"),
         ({"steps": 10, "warmup": -1}, "warmup"),
         ({"steps": 0}, "steps"),
         ({"rank": -1}, "rank is -1; it must be between 1 and 1024, or 0 for auto"),
@@ -193,7 +193,7 @@ def test_missing_lora() -> None:
 def test_ambiguous_lora(loras: Path) -> None:
     write_lora(loras / "a" / "twice.safetensors")
     write_lora(loras / "b" / "twice.safetensors")
-    assert_refused(save_graph({"lora_1": "twice.safetensors"}), "means 2 files")
+    assert_refused(save_graph({"lora_1": "twice.safetensors"}), "fits 2 files")
 
 
 def pickled(path: Path) -> Path:
@@ -320,13 +320,13 @@ def test_pooled_output_missing_or_of_another_width(models, family: str, size: in
     check_conditioning(trio.model, [[text, options]])
     with pytest.raises(ValueError, match=f"gives no pooled output, but .* needs one of {size} values"):
         check_conditioning(trio.model, [[text, {}]])
-    with pytest.raises(ValueError, match=f"gives a pooled output 7 wide, but .* takes {size}; connect"):
+    with pytest.raises(ValueError, match=f"gives a pooled output of width 7, but .* needs {size}; connect"):
         check_conditioning(trio.model, [[text, {"pooled_output": torch.zeros(1, 7)}]])
 
 
 def test_anima_needs_the_tokens_of_t5_too(models, pictures: Path) -> None:
     """Chroma's text is as wide; Anima's network would leave its adapter out."""
-    with pytest.raises(ValueError, match="this CLIP gives no t5xxl_ids, which Anima takes; connect"):
+    with pytest.raises(ValueError, match="this CLIP gives no t5xxl_ids, which Anima needs; connect"):
         train(models("anima"), data(pictures), clip=models("chroma").clip)
 
 
@@ -354,7 +354,7 @@ def test_distilled_checkpoint_is_told_by_its_file(models, pictures: Path, tmp_pa
     written = tiny.write_model(tiny.FAMILIES["flux2"], tmp_path)
     model = comfy.sd.load_diffusion_model(str(written.rename(tmp_path / "flux-2-klein-4b.safetensors"))).clone()
     (line,) = warnings(model, data(pictures, 1024, 32))
-    assert "flux-2-klein-4b.safetensors looks distilled" in line and "train on FLUX.2 klein base" in line
+    assert "flux-2-klein-4b.safetensors seems to be distilled" in line and "train on FLUX.2 klein base" in line
     assert warnings(models("sdxl").model, data(pictures, 1024, 32)) == []
 
 
