@@ -16,15 +16,15 @@ class CheckGpu(io.ComfyNode):
             node_id="LoraLoom_CheckGpu",
             display_name="Check This GPU (Loom)",
             category=f"{CATEGORY}/measure",
-            description="Tries training, stacking and merging on this ComfyUI's device beside the CPU, on small networks of its own: whether results are right, whether memory is what was predicted, and how long a step takes. Takes about three minutes and leaves two files in the output folder, to attach to a report.",
+            description="Tests training, stacking and merging on your GPU with small networks: are the results the same as on the CPU, is the memory prediction right, how long does a step take? Takes about three minutes and saves two files in the output folder, to attach to a bug report.",
             search_aliases=["gpu check", "self test", "diagnose", "benchmark"],
             is_output_node=True,
             inputs=[
-                io.Boolean.Input("quick", default=False, tooltip="Half a minute instead of three: without networks of real width, so nothing is said of memory."),
+                io.Boolean.Input("quick", default=False, tooltip="Takes half a minute instead of three: leaves out the networks of real size, so memory is not checked."),
             ],
             outputs=[
-                io.String.Output("report", tooltip="The page, as Markdown: verdicts first."),
-                io.String.Output("figures", tooltip="Everything measured, as JSON."),
+                io.String.Output("report", tooltip="The results as Markdown, verdicts first."),
+                io.String.Output("figures", tooltip="All measurements, as JSON."),
             ],
         )  # fmt: skip
 

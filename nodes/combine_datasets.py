@@ -20,14 +20,14 @@ class CombineDatasets(io.ComfyNode):
             node_id="LoraLoom_CombineDatasets",
             display_name="Combine LoRA Datasets",
             category=f"{CATEGORY}/train",
-            description="Makes one data set of several. Each keeps its repeats, weight, trigger and captions, as set in its LoRA Dataset; the shares in which they are drawn are shown.",
+            description="Combines several data sets into one. Each keeps the repeats, weight, trigger and captions of its LoRA Dataset. The report shows how often each set is used.",
             search_aliases=["merge datasets", "several folders", "multi concept", "regularisation images"],
             inputs=[
-                io.Autogrow.Input("datasets", template=sets, tooltip="Data sets, any number."),
+                io.Autogrow.Input("datasets", template=sets, tooltip="Any number of data sets."),
             ],
             outputs=[
                 LoraDatasetType.Output("dataset", tooltip="Connect to Train LoRA."),
-                io.String.Output("report", tooltip="Counts, buckets, and the share in which each set is drawn."),
+                io.String.Output("report", tooltip="Counts, buckets, and how often each set is used."),
             ],
         )  # fmt: skip
 

@@ -20,19 +20,19 @@ class ConvertLora(io.ComfyNode):
             node_id="LoraLoom_ConvertLora",
             display_name="Convert LoRA",
             category=f"{CATEGORY}/merge",
-            description="Makes a plain LoRA of a file of any kind (LoHa, LoKr, DoRA, OFT, BOFT, GLoRA, full differences), as near as the rank allows, and states the error of every layer.",
+            description="Converts a file of another kind (LoHa, LoKr, DoRA, OFT, BOFT, GLoRA, full differences) to a plain LoRA, as closely as the rank allows. Reports the error of every layer.",
             search_aliases=["lycoris to lora", "loha to lora", "lokr to lora", "dora to lora"],
             inputs=[
-                io.Model.Input("model", tooltip="The base model the file was made for: it gives the names of the layers, and the weights that DoRA, OFT and GLoRA act on."),
-                io.Combo.Input("lora", options=lora_names(), tooltip="A file from the loras folders. Layers that are plain LoRA stay as they are."),
-                io.Int.Input("rank", default=64, min=0, max=1024, tooltip="The most a converted layer gets. 0 is exact for LoHa, LoKr and GLoRA, and 128 for the others, which have no rank of their own."),
-                io.Float.Input("energy", default=1.0, min=0.01, max=1.0, step=0.001, advanced=True, tooltip="Share of each converted layer's squared norm to keep, where the rank allows; less gives smaller layers. 1 keeps all."),
-                io.Clip.Input("clip", optional=True, tooltip="Needed when the file changes the text encoder."),
+                io.Model.Input("model", tooltip="The base model the file was made for. It gives the layer names, and the weights that DoRA, OFT and GLoRA depend on."),
+                io.Combo.Input("lora", options=lora_names(), tooltip="A file from the loras folders. Layers that are already plain LoRA are not changed."),
+                io.Int.Input("rank", default=64, min=0, max=1024, tooltip="Highest rank of a converted layer. 0 = auto: exact for LoHa, LoKr and GLoRA, 128 for the other kinds."),
+                io.Float.Input("energy", default=1.0, min=0.01, max=1.0, step=0.001, advanced=True, tooltip="Share of each converted layer to keep, as squared norm. A lower value gives smaller layers; 1 keeps all that the rank allows."),
+                io.Clip.Input("clip", optional=True, tooltip="The text encoder; needed when the file changes it."),
             ],
             outputs=[
                 AdapterType.Output("adapter", tooltip="The plain LoRA, for Save LoRA or Merge LoRA."),
                 io.LoraModel.Output("lora_model", tooltip="For ComfyUI's own Load LoRA Model."),
-                io.String.Output("report", tooltip="The kinds that were found, the rank, and the relative error of every layer."),
+                io.String.Output("report", tooltip="The kinds found, the rank, and the relative error of every layer."),
             ],
         )  # fmt: skip
 

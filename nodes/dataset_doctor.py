@@ -20,7 +20,7 @@ class DatasetDoctor(io.ComfyNode):
             node_id="LoraLoom_DatasetDoctor",
             display_name="Dataset Doctor",
             category=f"{CATEGORY}/train",
-            description="Looks for copies, small, blurred or badly lit pictures, captions and triggers that will not work, and imbalance; says in one sentence each what to do.",
+            description="Finds problems in a data set: duplicates, small, blurred or badly lit pictures, captions and triggers that do not work, sets out of balance. Says what to do about each.",
             search_aliases=["duplicates", "check dataset", "blurry", "caption lint"],
             is_output_node=True,
             inputs=[
@@ -28,7 +28,7 @@ class DatasetDoctor(io.ComfyNode):
             ],
             outputs=[
                 io.String.Output("report", tooltip="One sentence per finding, the most important first."),
-                io.Image.Output("sheet", tooltip="Thumbnails; pictures with a finding come first, framed and marked."),
+                io.Image.Output("sheet", tooltip="Thumbnails. Pictures with a problem come first and are marked."),
             ],
         )  # fmt: skip
 

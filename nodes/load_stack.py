@@ -24,22 +24,22 @@ class LoadLoraStack(io.ComfyNode):
             node_id="LoraLoom_LoadLoraStack",
             display_name="Load LoRA Stack",
             category=f"{CATEGORY}/use",
-            description="Applies several LoRAs at once: their exact sum, rounded once, as one patch per weight. Chain more rows through lora_stack.",
+            description="Applies any number of LoRAs at once, as their exact sum. Use lora_stack to add the rows of another stack node.",
             search_aliases=["lora loader", "multi lora", "lora stacker", "power lora", "lora list", "lora block weight"],
             inputs=[
-                io.Model.Input("model", tooltip="The model to change. The input itself stays as it is."),
+                io.Model.Input("model", tooltip="The model to apply the LoRAs to. The connected model itself is not changed."),
                 *fixed,
-                io.Clip.Input("clip", optional=True, tooltip="Text encoder, for LoRAs that change it."),
-                LoraStackType.Input("lora_stack", optional=True, tooltip="More rows, from another Load LoRA Stack or a stacker of another pack. They come first."),
-                io.String.Input("rows", optional=True, default="", multiline=True, tooltip="One LoRA to a line, as in prompts: <lora:styles/ink:0.8:1.0> is the file, the strength on the model and the one on the text encoder. A part :off switches it off; a line with # is a comment."),
-                io.Combo.Input("apply", options=list(APPLY), default="auto", optional=True, advanced=True, tooltip="Where LoRAs go: auto writes fp32, bf16 and fp16 weights and runs beside fp8, GGUF and quantised ones, which would round small changes away; weights and beside force one way."),
+                io.Clip.Input("clip", optional=True, tooltip="The text encoder, for LoRAs that change it."),
+                LoraStackType.Input("lora_stack", optional=True, tooltip="More rows, from another Load LoRA Stack or a stack node of another pack. They are applied first."),
+                io.String.Input("rows", optional=True, default="", multiline=True, tooltip="One LoRA per line, as in prompts: <lora:styles/ink:0.8:1.0> is the file, its strength on the model, and its strength on the text encoder. :off switches a row off; a line that starts with # is a comment."),
+                io.Combo.Input("apply", options=list(APPLY), default="auto", optional=True, advanced=True, tooltip="How LoRAs are applied. weights: written into the weights. beside: computed next to each layer, exact also for fp8, GGUF and quantised weights, which would round small changes away. auto: the best way for each weight."),
             ],
             outputs=[
                 io.Model.Output("model", tooltip="The model with the stack applied."),
                 io.Clip.Output("clip", tooltip="The text encoder with the stack applied."),
-                LoraStackType.Output("lora_stack", tooltip="All rows, for Merge LoRA or the next stack."),
-                io.String.Output("report", tooltip="Layers applied per file, and every key that did not match."),
-                io.String.Output("triggers", tooltip="The trigger words of the rows that are on, separated by commas."),
+                LoraStackType.Output("lora_stack", tooltip="All rows, for Merge LoRA or the next stack node."),
+                io.String.Output("report", tooltip="The number of layers applied for each file, and every key that did not match."),
+                io.String.Output("triggers", tooltip="The trigger words of all active rows, separated by commas."),
             ],
         )  # fmt: skip
 
@@ -68,7 +68,7 @@ class LoadLoraStack(io.ComfyNode):
 
 def _fields(number: int) -> list[io.Input]:
     return [
-        file_input(f"lora_{number}", optional=True, advanced=True, tooltip="A file from the loras folders; None leaves the row out."),
-        io.Float.Input(f"strength_{number}", default=1.0, min=-LIMIT, max=LIMIT, step=0.05, optional=True, advanced=True, tooltip="Strength on the model; 0 switches it off, negative subtracts."),
+        file_input(f"lora_{number}", optional=True, advanced=True, tooltip="A file from the loras folders. None: the row is not used."),
+        io.Float.Input(f"strength_{number}", default=1.0, min=-LIMIT, max=LIMIT, step=0.05, optional=True, advanced=True, tooltip="Strength on the model. 0 is off; a negative strength subtracts the LoRA."),
         io.Float.Input(f"text_strength_{number}", default=1.0, min=-LIMIT, max=LIMIT, step=0.05, optional=True, advanced=True, tooltip="Strength on the text encoder, for LoRAs that change it."),
     ]  # fmt: skip

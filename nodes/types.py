@@ -27,5 +27,5 @@ def file_input(id: str, tooltip: str, **options: Any) -> io.Combo.Input:
 def adapters_input(source: str = "Train LoRA or Merge LoRA") -> io.Autogrow.Input:
     one = AdapterType.Input("adapter", tooltip=f"From {source}.")
     template = io.Autogrow.TemplatePrefix(one, prefix="adapter", min=0, max=100)
-    tooltip = "Adapters from the graph, any number."
+    tooltip = "Any number of adapters from other nodes."
     return io.Autogrow.Input("adapters", template=template, optional=True, tooltip=tooltip)

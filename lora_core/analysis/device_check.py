@@ -67,8 +67,8 @@ class Check:
 
     def page(self) -> str:
         """Markdown."""
-        head = ["# LoRA Loom on this device", "", *(f"- {line}" for line in self.verdicts()), "", "## On what", ""]
-        what = "the quick form" if self.quick else "the whole check"
+        head = ["# LoRA Loom on this device", "", *(f"- {line}" for line in self.verdicts()), "", "## System", ""]
+        what = "quick check" if self.quick else "full check"
         who = [f"| {name} | {value} |" for name, value in self.who.items()]
         who += [f"| LoRA Loom | {VERSION}, {what} in {self.seconds:.0f} s |"]
         return "\n".join([*head, "| | |", "|---|---|", *who, *_tables(self.findings)]) + "\n"

@@ -12,10 +12,10 @@ from .interference import measure
 from .layer_sum import Work
 
 RISK = (
-    "These are figures of risk, worked out from the files: they say where LoRAs touch, not that it hurts. "
-    "Pictures with one LoRA left out (LoRA Leave-One-Out) are the ground truth."
+    "These figures show a risk, not a fault: they are computed from the files and say where LoRAs overlap. "
+    "LoRA Leave-One-Out shows whether pictures suffer."
 )
-_SAME = 0.9999
+_SAME, _STRONG, _CLEAR = 0.9999, 0.2, 0.05  # |cosine|; about 0.2 is what two trainings of one subject have
 _MOST_PRODUCTS = 10**11  # about 3 s of two cores; four LoRAs of rank 16 for FLUX have a fifth
 Norms = Mapping[str, tuple[float, float]]  # Frobenius and spectral norm by layer
 
@@ -40,12 +40,15 @@ def of_stack(parts: Sequence[Weighted]) -> list[str]:
     if len(parts) < 2:
         return []
     if _products(parts) > _MOST_PRODUCTS:
-        return ["LoRA Interference tells what these LoRAs share; for so many ranks that takes a while."]
+        return ["Overlap was not measured: with so many ranks it takes a while. LoRA Interference does it."]
     found = measure(parts, work=Work(brief=True))
     i, j = max(found.pairs, key=lambda pair: abs(found.total.z(*pair)))
-    alike = found.total.variance[i, j] > 0
-    pair = f"most alike are {_named(found, i)} and {_named(found, j)}, {_agreement(found, i, j)}."
-    return [_loudness(found), f"Of all pairs {pair}" if alike else "No two of them change the same layer."]
+    if not found.total.variance[i, j]:
+        return [_loudness(found), "No two of them change the same layer."]
+    beyond = found.total.found(i, j, found.comparisons)
+    verdict = _verdict(found.total.cos(i, j)) if beyond else "No overlap beyond chance"
+    pair = f"{_named(found, i)} and {_named(found, j)}, {_agreement(found, i, j)}"
+    return [_loudness(found), f"{verdict}; of all pairs most in {pair}."]
 
 
 def _products(parts: Sequence[Weighted]) -> int:
@@ -69,7 +72,7 @@ def report(found: Interference, base: Norms | None = None, fixed: Mapping[int, s
     lines += [
         "",
         _suggestion(found, factor),
-        *(f"{letter(i)} is left alone: {why}." for i, why in (fixed or {}).items()),
+        *(f"The strength of {letter(i)} is not changed: {why}." for i, why in (fixed or {}).items()),
     ]
     if found.pairs:
         lines += ["", _floor(found)]
@@ -80,36 +83,35 @@ def pair(found: Interference, i: int, j: int) -> list[str]:
     """Tell in sentences what two LoRAs do to each other."""
     who, total, many = f"{letter(i)} and {letter(j)}", found.total, found.comparisons
     if idle := [letter(k) for k in (i, j) if not total.inner[k, k]]:
-        return [f"{who}: nothing to compare, no plain LoRA weight of {' and '.join(idle)} changes anything."]
+        return [f"{who}: nothing to compare, because no plain LoRA weight of {' and '.join(idle)} changes anything."]
     if not total.variance[i, j]:
-        said = _attention(found, i, j, many) or ["no interference, they change different layers."]
-        return [f"{who}: {text}" for text in said]
+        return _attention(found, i, j, many) or [f"No interference: {who} change different layers."]
     cos = total.cos(i, j)
     if abs(cos) > _SAME:
-        return [
-            f"{who}: {'the same change' if cos > 0 else 'exact opposites'} (cosine {cos:.4f}); {_effect(found, i, j)}."
-        ]
+        verdict = "Duplicates: {} make the same change" if cos > 0 else "Opposites: {} undo each other"
+        return [f"{verdict.format(who)} (cosine {cos:.4f}). {_effect(found, i, j)}. Keep only one of them."]
     said = _cosine(found, i, j) + _directions(found, i, j) + _attention(found, i, j, many)
-    if not said:
-        return [
-            f"{who}: no interference beyond chance (cosine {cos:.1g}, z {total.z(i, j):.1f}; shared directions "
-            f"{total.write.times(i, j):.2f} x chance written, {total.read.times(i, j):.2f} x read)."
-        ]
-    return [f"{who}: {text}" for text in said]
+    return said or [
+        f"No interference beyond chance: {who} (cosine {cos:.1g}, z {total.z(i, j):.1f}; shared directions "
+        f"{total.write.times(i, j):.2f} x chance written, {total.read.times(i, j):.2f} x read)."
+    ]
 
 
 def _cosine(found: Interference, i: int, j: int) -> list[str]:
     total, many = found.total, found.comparisons
     marked = [block for block in found.blocks if block.found(i, j, many)]
     most = max(marked, key=lambda block: abs(block.cos(i, j)), default=None)
-    where = f"; most in {most.name} ({most.cos(i, j):+.2f})" if most else ""
+    who = f"{letter(i)} and {letter(j)}"
+    where = f", most in {most.name} ({most.cos(i, j):+.2f})" if most else ""
     if total.found(i, j, many):
-        way = "pull the same way" if total.cos(i, j) > 0 else "pull against each other"
-        return [f"they {way} ({_agreement(found, i, j)}), {_effect(found, i, j)}{where}."]
+        cos = total.cos(i, j)
+        way = "pull the same way" if cos > 0 else "pull against each other"
+        figures = f"{_effect(found, i, j)} ({_agreement(found, i, j)})"
+        return [f"{_verdict(cos)}: {who} {way}{where}. {figures}.{_advice(cos)}"]
     if not marked:
         return []
     same = sum(block.cos(i, j) > 0 for block in marked)
-    return [f"they pull the same way in {same} blocks and against each other in {len(marked) - same}{where}."]
+    return [f"Mixed: {who} pull the same way in {same} blocks and against each other in {len(marked) - same}{where}."]
 
 
 def _directions(found: Interference, i: int, j: int) -> list[str]:
@@ -117,15 +119,15 @@ def _directions(found: Interference, i: int, j: int) -> list[str]:
         ("write into the same directions", lambda block: block.write),
         ("read the same directions", lambda block: block.read),
     ]
-    said = []
+    who, said = f"{letter(i)} and {letter(j)}", []
     for what, of in sides:
         marked = [block for block in found.blocks if of(block).found(i, j, found.comparisons)]
         whole = of(found.total)
         if marked or whole.found(i, j, found.comparisons):
             most = max(marked, key=lambda block: of(block).times(i, j), default=None)
-            where = f"; most in {most.name} ({of(most).times(i, j):.3g} x)" if most else ""
+            where = f", most in {most.name} ({of(most).times(i, j):.3g} x)" if most else ""
             share = f"{100 * whole.share(i, j):.3g}% of them, {whole.times(i, j):.3g} x chance"
-            said.append(f"they {what} ({share}){where}.")
+            said.append(f"Shared directions: {who} {what}{where} ({share}).")
     return said
 
 
@@ -138,12 +140,25 @@ def _attention(found: Interference, i: int, j: int, many: int) -> list[str]:
         heads = [head for head in found.heads if head.pair == (i, j) and head.kind == kind]
         worst = max(heads, key=lambda head: head.norm / head.base if head.base else head.times)
         size = f", {100 * worst.norm / worst.base:.2g}% of the base model's" if worst.base else ""
-        what = "queries meet the other's keys" if kind == "Q-K" else "values meet the other's output"
+        what = "queries of one match keys" if kind == "Q-K" else "values of one match the output"
         said.append(
-            f"in attention one's {what} {excess.times(i, j):.3g} x chance; most in head {worst.head} of "
-            f"{worst.attention.partition('.')[2]} ({worst.times:.3g} x{size})."
+            f"Attention: of {letter(i)} and {letter(j)}, {what} of the other, most in head {worst.head} of "
+            f"{worst.attention.partition('.')[2]} ({worst.times:.3g} x chance{size}; overall "
+            f"{excess.times(i, j):.3g} x)."
         )
     return said
+
+
+def _verdict(cos: float) -> str:
+    size = "Strong" if abs(cos) >= _STRONG else "Clear" if abs(cos) >= _CLEAR else "Slight"
+    return f"{size} {'overlap' if cos > 0 else 'conflict'}"
+
+
+def _advice(cos: float) -> str:
+    if abs(cos) < _CLEAR:
+        return ""
+    condition = "" if abs(cos) >= _STRONG else " if pictures suffer"
+    return f" Lower one of them{condition}." if cos > 0 else f" Lower one of them or leave it out{condition}."
 
 
 def _agreement(found: Interference, i: int, j: int) -> str:
@@ -155,8 +170,10 @@ def _effect(found: Interference, i: int, j: int) -> str:
     apart = inner[i, i] + inner[j, j]
     change = 100 * (max(apart + 2 * inner[i, j], 0.0) / apart) ** 0.5 - 100
     if abs(change) < 0.1:
-        return "which changes how loud they are together by less than 0.1%"
-    return f"together {abs(change):.3g}% {'louder' if change > 0 else 'quieter'} than unrelated LoRAs would be"
+        return "Together they are as strong as unrelated LoRAs would be, within 0.1%"
+    return (
+        f"Together they are {abs(change):.3g}% {'stronger' if change > 0 else 'weaker'} than unrelated LoRAs would be"
+    )
 
 
 def _loudness(found: Interference) -> str:
@@ -167,8 +184,8 @@ def _loudness(found: Interference) -> str:
     most = max(range(len(norms)), key=norms.__getitem__)
     apart = sum(norm**2 for norm in norms) ** 0.5
     return (
-        f"The sum is {sum_ / norms[most]:.3g} times as loud as its loudest member, {_named(found, most)}; "
-        f"unrelated LoRAs of these norms would be {apart / norms[most]:.3g} times."
+        f"The LoRAs together are {sum_ / norms[most]:.3g} times as strong as the strongest one, "
+        f"{_named(found, most)}; unrelated LoRAs of these norms would be {apart / norms[most]:.3g} times as strong."
     )
 
 
@@ -180,18 +197,18 @@ def _against_base(found: Interference, base: Norms) -> list[str]:
     loud = max(shared, key=lambda name: found.layers[name][0] / base[name][0])
     strong = max(shared, key=lambda name: found.layers[name][1] / (base[name][1] or 1))
     return [
-        f"Beside the weights that it changes the sum has {100 * whole:.3g}% of their norm, at most "
-        f"{100 * found.layers[loud][0] / base[loud][0]:.3g}% ({loud}); its strongest direction has at most "
+        f"Compared with the base model, the sum has {100 * whole:.3g}% of the norm of the weights it changes, at most "
+        f"{100 * found.layers[loud][0] / base[loud][0]:.3g}% ({loud}). Its strongest direction reaches at most "
         f"{100 * found.layers[strong][1] / (base[strong][1] or 1):.3g}% of the weight's strongest ({strong})."
     ]
 
 
 def _suggestion(found: Interference, factor: float) -> str:
     if len(found.names) < 2:
-        return "One LoRA alone needs no balance."
+        return "A single LoRA needs no balancing."
     if factor == 1:
-        return "The sum is no louder than its loudest member; the strengths can stay."
-    return f"To keep the sum as loud as its loudest member, multiply the strengths by {factor:.3g}."
+        return "Keep the strengths: the LoRAs together are no stronger than the strongest one."
+    return f"Multiply the strengths by {factor:.3g} to make the sum only as strong as the strongest LoRA."
 
 
 def floors(found: Interference) -> tuple[float, float]:
@@ -204,8 +221,8 @@ def floors(found: Interference) -> tuple[float, float]:
 def _floor(found: Interference) -> str:
     whole, alone = floors(found)
     return (
-        f"Noise floor: in {found.comparisons} comparisons, unrelated LoRAs stay below a cosine of {whole:.1g} over all "
-        f"layers and of {alone:.1g} in any block, in 99 of 100 such reports."
+        f"Noise floor: in 99 of 100 such reports ({found.comparisons} comparisons), unrelated LoRAs stay below a "
+        f"cosine of {whole:.1g} over all layers and of {alone:.1g} in any single block."
     )
 
 

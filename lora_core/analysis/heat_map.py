@@ -63,7 +63,7 @@ def heat_map(found: Interference, base: Norms | None = None) -> Image.Image:
     page, pen = _page(
         left + len(panels) * (wide + _GAP) + (170 if loud else 0), tops[-1] + 90 + _LINE * len(found.names)
     )
-    pen.text((_LEFT, 12), "Interference: what pairs of LoRAs share beyond chance", _TEXT, title)
+    pen.text((_LEFT, 12), "Interference: overlap of each pair of LoRAs, beyond chance", _TEXT, title)
     for top, label in zip(tops, labels, strict=True):
         pen.text((_LEFT, top + 3), label, _TEXT if top == tops[-1] else _FAINT, small)
     for number, panel in enumerate(panels):
@@ -87,10 +87,10 @@ def _page(width: int, height: int) -> tuple[Image.Image, ImageDraw.ImageDraw]:
 
 
 def _notes(found: Interference) -> list[tuple[str, str]]:
-    note = "a dark cell is within chance: unrelated LoRAs light none in 99 of 100 such pictures"
+    note = "dark cells: no more than chance (unrelated LoRAs give an all-dark picture in 99 of 100 cases)"
     if found.pairs:
         whole, alone = floors(found)
-        note += f"; noise floor of the cosine {whole:.1g} over all blocks, at most {alone:.1g} in one"
+        note += f"; noise floor of the cosine: {whole:.1g} over all blocks, at most {alone:.1g} in one block"
     return [(note, _FAINT), *((f"{letter(i)} = {name}", _TEXT) for i, name in enumerate(found.names))]
 
 
@@ -184,7 +184,7 @@ def _bars(
 ) -> None:
     if not loud:
         return
-    pen.text((x, 40), "sum beside the base", _TEXT, font)
+    pen.text((x, 40), "sum relative to base", _TEXT, font)
     most = max(loud.values()) or 1.0
     for top, label in rows:
         if label in loud:

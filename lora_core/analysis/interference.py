@@ -35,7 +35,10 @@ def measure(
     layers = {n: Layer(parts, n, work) for n in dict.fromkeys(n for part in parts for n in part.adapter.layers)}
     layers = {name: layer for name, layer in layers.items() if layer.members}
     if not layers:
-        raise ValueError("there is no plain LoRA weight at a strength other than 0, and nothing else can be measured")
+        raise ValueError(
+            "nothing to measure: no plain LoRA weight has a strength other than 0; raise a strength, or use Convert "
+            "LoRA on files of other kinds"
+        )
     blocks: dict[str, Block] = {}
     sums: dict[str, tuple[float, float]] = {}
     found: list[Head] = []

@@ -53,24 +53,25 @@ class Leakage:
         return found
 
     def report(self) -> str:
-        """The figures as lines, and what they say in a sentence."""
-        lines = ["change from base to LoRA, same noise (latent, pixels, structure):"]
+        """What the figures say in a sentence for each group, and the figures as lines."""
+        lines = [self._sentence(name) for name in self.changes if name != CONCEPT]
+        lines.append("Change from the base model to the LoRA, same noise (latent, pixels, structure):")
         lines += [
             f"  {name} (pictures: {self.counts[name]}): {each.latent:.4f}, {each.pixels:.4f}, {each.structure:.4f}"
             for name, each in self.changes.items()
         ]
-        return "\n".join([*lines, *(self._sentence(name) for name in self.changes if name != CONCEPT)])
+        return "\n".join(lines)
 
     def _sentence(self, group: str) -> str:
-        prompts = "Prompts without the trigger" if group == CLASS else "Neutral prompts"
+        prompts = "prompts without the trigger" if group == CLASS else "neutral prompts"
         if not any(as_dict(self.changes[group]).values()):
-            return f"{prompts} are not changed at all."
+            return f"No leakage: {prompts} are not changed at all."
         if not self.changes[CONCEPT].latent:
-            return f"{prompts} are changed, those with the trigger are not."
+            return f"Check the trigger: {prompts} are changed, but those with the trigger are not."
         shares = [
             f"{100 * self.ratio(group, measure):.0f}% ({measure})" for measure in ("latent", "pixels", "structure")
         ]
-        return f"{prompts} change {', '.join(shares)} as much as those with the trigger."
+        return f"Leakage: {prompts} change by {', '.join(shares)} of the change with the trigger."
 
 
 def change(base: Tensor, lora: Tensor, base_picture: Tensor, lora_picture: Tensor) -> Change:
@@ -84,7 +85,7 @@ def change(base: Tensor, lora: Tensor, base_picture: Tensor, lora_picture: Tenso
 def measured(groups: Mapping[str, Sequence[Change]]) -> Leakage:
     """The means. Raises ValueError when there is nothing with the trigger to compare with."""
     if not groups.get(CONCEPT):
-        raise ValueError("leakage compares with prompts that hold the trigger; there is none")
+        raise ValueError("leakage needs prompts with the trigger, but there is none; write one in prompts")
     means = {name: mean(found) for name, found in groups.items() if found}
     return Leakage(means, {name: len(groups[name]) for name in means})
 

@@ -48,28 +48,33 @@ class Memorisation:
         ]
 
     def report(self, names: Sequence[str]) -> str:
-        """Figures and a sentence; `names` are the training pictures'."""
-        lines = [
-            _spread("LoRA's samples to the nearest training picture", [sample.distance for sample in self.samples]),
-            _spread("base model's samples to the nearest training picture", self.base),
-            _spread("training pictures to the nearest other one", self.training),
-        ]
-        found = self.near()
+        """A sentence and figures; `names` are the training pictures'."""
+        lines, found = [], self.near()
         if not self.training:
-            lines.append("With a single training picture there is nothing that tells a near one from a copy.")
+            lines.append("No verdict: with a single training picture, similar samples and copies cannot be told apart.")
         elif not found:
-            lines.append("No sample is nearer to a training picture than is usual among these pictures.")
+            lines.append(
+                "No copies found: no sample is more similar to a training picture than is usual for these pictures."
+            )
         else:
             usual = _UNUSUAL * len(self.samples)
             lines.append(
-                f"{len(found)} of {len(self.samples)} samples are nearer to a training picture than 95% of training "
-                f"pictures are to each other and of base samples to any; chance alone would make about {usual:.1f}. "
-                "Look at them beside each other."
+                f"Possible copies: {len(found)} of {len(self.samples)} samples are very similar to a training picture "
+                f"(by chance about {usual:.1f}). Compare them in the sheet. They are nearer to it than 95% of training "
+                "pictures are to each other and 95% of the base model's samples to any."
             )
             lines += [
                 f"  sample {n + 1}: {names[self.samples[n].index]}, distance {self.samples[n].distance:.3f}"
                 for n in found
             ]
+        lines += [
+            "Distances (0 is a copy, about 1 has nothing in common):",
+            _spread(
+                "  samples with the LoRA to the nearest training picture", [each.distance for each in self.samples]
+            ),
+            _spread("  samples of the base model to the nearest training picture", self.base),
+            _spread("  training pictures to the nearest other one", self.training),
+        ]
         return "\n".join(filter(None, lines))
 
     def figures(self) -> dict[str, object]:
@@ -86,7 +91,7 @@ def compared(samples: Sequence[Tensor], training: Sequence[Tensor], base: Sequen
     """Compare samples with training pictures. All are pictures (height, width, 3) in 0..1 and of any size. Raises
     ValueError when there is no training picture."""
     if not training:
-        raise ValueError("memorisation compares with training pictures; there is none")
+        raise ValueError("memorisation needs training pictures, but there is none; connect a data set with pictures")
     among = _distances(training, training).fill_diagonal_(float("inf")).amin(1).tolist() if len(training) > 1 else []
     distances, nearest = _distances([*samples, *base], training).min(1)
     others = distances[len(samples) :].tolist()

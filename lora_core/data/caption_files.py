@@ -57,11 +57,11 @@ class CaptionFiles:
         suffix = path.suffix.lower()
         if suffix in ENDINGS:
             owner = self._owners.get(path)
-            return f"another file has the caption of {owner.name}" if owner else "caption without an image"
+            return f"{owner.name} has its caption in another file" if owner else "caption without a picture"
         if suffix in LISTS and self._listed is None:
-            return "not needed: every picture has a caption beside it"
+            return "not needed: every picture has its own caption file"
         if suffix in LISTS:
-            return "lists no caption of a picture here"
+            return "contains no caption for a picture in this folder"
         return ""
 
     @cached_property
@@ -101,7 +101,7 @@ class CaptionFiles:
             except TextError as error:
                 found, note = {}, f"{error}: not read"
             except (ValueError, RecursionError, csv.Error) as error:
-                found, note = {}, f"is no sound {path.suffix[1:].upper()} ({error}): not read; repair it"
+                found, note = {}, f"is not valid {path.suffix[1:].upper()} ({error}): not read; repair it"
             if found or note:
                 self.used.add(path)
             self.notes += [(path.name, note)] if note else []

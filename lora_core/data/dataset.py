@@ -180,9 +180,9 @@ class Dataset:
         instead = "class word" if all(group.role == "class" for group in groups) else "trigger"
         instead = instead if any(group.trigger or group.role == "class" for group in groups) else "folder's name"
         if len(bare) == len(pictures):
-            return [f"no captions: {_number(len(pictures), 'picture')} with the {instead} alone"]
+            return [f"no captions: {_number(len(pictures), 'picture')} with only the {instead}"]
         captions, others = _number(len(pictures) - len(bare), "caption"), _number(len(bare), "picture")
-        return [f"{captions}, {others} with the {instead} alone: {', '.join(bare)}"]
+        return [f"{captions}, {others} with only the {instead}: {', '.join(bare)}"]
 
     def _lost(self) -> list[str]:
         """Pictures that were left out, for which the reasons follow at the end."""
@@ -191,7 +191,7 @@ class Dataset:
 
     def _counted(self) -> str:
         if self.groups[1:]:
-            return f"{self.num_pictures()} images of {len(self.groups)} sets"
+            return f"{self.num_pictures()} images in {len(self.groups)} sets"
         weight = f" x {self.groups[0].weight:g}" if self.groups[0].weight != 1 else ""
         return f"{self.num_pictures()} images x {self.groups[0].repeats} repeats{weight}"
 
@@ -214,9 +214,9 @@ class Dataset:
     def _variants(self) -> list[str]:
         lines = []
         if (most := max(example.num_views for example in self.examples)) > 1:
-            lines.append(f"each picture in {most} views, of which every step draws one")
+            lines.append(f"each picture has {most} views; each step uses one of them at random")
         if (most := max(len(example.captions) for example in self.examples)) > 1:
-            lines.append(f"captions in up to {most} orders of their tags")
+            lines.append(f"captions with up to {most} orders of their tags")
         if masked := sum(example.mask is not None for example in self.examples):
             lines.append(f"masks: {masked} of {len(self.examples)}")
         return lines
@@ -247,12 +247,16 @@ def by_reason(told: Sequence[tuple[str, str]]) -> dict[str, list[str]]:
 def check_preservation(dataset: Dataset, weight: float, words: Sequence[str]) -> None:
     """Raises ValueError when output preservation is asked for without what it needs."""
     if weight and not dataset.trigger:
-        raise ValueError(f"preservation is {weight:g} but LoRA Dataset has no trigger word; give one, or set it to 0")
+        raise ValueError(
+            f"preservation is {weight:g} but LoRA Dataset has no trigger word; write one, or set preservation to 0"
+        )
     for group in dataset.groups:
         if weight and not group.trigger and group.role == "concept":
             raise ValueError(
                 f"preservation is {weight:g} but the set {Path(group.name).name} has no trigger word; "
-                "give one, or set it to 0"
+                "write one, or set preservation to 0"
             )
     if weight and not words:
-        raise ValueError(f"preservation is {weight:g} but preserve names no class word; give one, or set it to 0")
+        raise ValueError(
+            f"preservation is {weight:g} but preserve has no class word; write one, or set preservation to 0"
+        )

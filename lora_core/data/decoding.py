@@ -63,10 +63,11 @@ def content(path: Path) -> bytes:
     """The bytes of a picture file. Raises PictureError for one that is empty, too large or cannot be read."""
     try:
         if not path.is_file():
-            raise PictureError("is a broken link" if path.is_symlink() else "is no file")
+            raise PictureError("is a broken link" if path.is_symlink() else "is not a file")
         if (size := path.stat().st_size) > _LARGEST_FILE:
             raise PictureError(
-                f"is a file of {size / 2**20:.0f} MiB, above the {_LARGEST_FILE / 2**20:.0f} that are read"
+                f"is too large ({size / 2**20:.0f} MiB, at most {_LARGEST_FILE / 2**20:.0f} are allowed); make it "
+                "smaller"
             )
         with open(path, "rb") as file:
             data = file.read()
@@ -147,13 +148,13 @@ def _again(data: bytes, most: int, load: bool, draft: int, error: BaseException)
 def _opened(data: bytes, most: int, load: bool, draft: int) -> Image.Image:
     Image.init()
     if (passes := scans(data)) > _MOST_SCANS:
-        raise PictureError(f"is a JPEG of {passes} scans, which no camera or program makes; save it anew")
+        raise PictureError(f"is a JPEG of {passes} scans, which no camera or program makes; save it again")
     if data[4:8] == b"ftyp" and (kind := "AVIF" if data[8:11] == b"avi" else "HEIF") not in Image.OPEN:
-        raise PictureError(f"is {kind}, which this Pillow does not read; save it as JPEG or PNG")
+        raise PictureError(f"is {kind}, which this version of Pillow cannot read; save it as JPEG or PNG")
     image = Image.open(BytesIO(data), formats=[each for each in FORMATS if each in Image.OPEN])
     if image.width * image.height > most:
         raise PictureError(
-            f"has {image.width} x {image.height} pixels, above the {most / 1e6:.0f} million that are read; "
+            f"has {image.width} x {image.height} pixels, but at most {most / 1e6:.0f} million are allowed; "
             "make it smaller"
         )
     if draft:
@@ -193,7 +194,7 @@ def _plain(image: Image.Image) -> Image.Image:
         values = (values >> (bits - 8)).astype(np.uint8)
         return Image.fromarray(255 - values if inverted else values)
     raise PictureError(
-        f"holds numbers from {low:.4g} to {high:.4g}, of which it is not agreed what is black and white; "
+        f"has values from {low:.4g} to {high:.4g}, so it is not clear which are black and white; "
         "save it with 8 or 16 bits"
     )
 
@@ -208,9 +209,9 @@ def _several(image: Image.Image) -> bool:
 
 def _told(error: BaseException) -> str:
     if isinstance(error, Image.UnidentifiedImageError):
-        return f"is no picture that can be read: not {NAMES}, or damaged from its start; save it as one of them"
+        return f"is not a readable picture: it is not {NAMES}, or it is damaged; save it as one of these"
     if isinstance(error, (Image.DecompressionBombError, Image.DecompressionBombWarning)):
-        return "has more pixels than Pillow decodes; make it smaller"
+        return "has more pixels than Pillow can read; make it smaller"
     if isinstance(error, MemoryError):
         return "does not fit into memory; make it smaller"
     return f"cannot be read ({str(error).rstrip('.') or type(error).__name__}); repair or remove it"

@@ -37,7 +37,7 @@ def report(dataset: Dataset, findings: Sequence[Finding]) -> str:
     urgent = sum(finding.urgency == 3 for finding in findings)
     head = f"{dataset.num_pictures()} pictures, {len(findings)} findings" + (f", {urgent} urgent" if urgent else "")
     if not findings:
-        return f"{head}: nothing to change"
+        return f"{head}: no problem found"
     return "\n".join([head, *(f"{number}. {finding.text}" for number, finding in enumerate(findings, 1))])
 
 
@@ -58,7 +58,7 @@ def _copies(_: Dataset, pictures: list[Example]) -> Iterator[Finding]:
         if len(group) > 1:
             yield Finding(
                 3,
-                f"{names(group)} are the same picture: keep one, or it counts {len(group)} times.",
+                f"{names(group)} are the same picture, which counts {len(group)} times: keep only one.",
                 "copy",
                 tuple(group),
             )
@@ -68,10 +68,10 @@ def _copies(_: Dataset, pictures: list[Example]) -> Iterator[Finding]:
         group = [first[index] for index in indices]
         if len(group) > 2:
             how = "nearly the same picture, some of them mirrored" if mirrored else "nearly the same picture"
-            text = f"{names(group)} are {how}: keep the best one or two, unless they differ in what matters."
+            text = f"{names(group)} are {how}: keep only the best one or two, unless the differences matter."
         else:
             how = "mirror images of each other" if mirrored else "nearly the same picture"
-            text = f"{names(group)} are {how}: keep the better one, unless they differ in what matters."
+            text = f"{names(group)} are {how}: keep only the better one, unless the differences matter."
         yield Finding(2, text, "near copy", tuple(group))
 
 
@@ -81,8 +81,8 @@ def _pictures(_: Dataset, pictures: list[Example], tick: Callable[[], None]) -> 
         most = looks.enlarged(small[0].origin.size, small[0].size)
         yield Finding(
             3 if most > 2 else 2,
-            f"{names(small)} {are(small)} smaller than the training size and enlarged up to {most:.1f} times, "
-            "which teaches softness: use larger files, a lower resolution, or leave them out.",
+            f"{names(small)} {are(small)} smaller than the training size and enlarged up to {most:.1f} times, so "
+            "the LoRA learns soft pictures: use larger files or a lower resolution, or remove them.",
             "small", tuple(small),
         )  # fmt: skip
     yield from _light(pictures, small, tick)
@@ -96,22 +96,22 @@ def _files(pictures: list[Example]) -> Iterator[Finding]:
         worst = max(looks.cropped_away(e.origin.size, e.size) for e in cut)
         yield Finding(
             2,
-            f"{names(cut)} {are(cut)} so long that up to {worst:.0%} is cropped away: crop by hand to at most 2 to 1.",
+            f"{names(cut)} {are(cut)} too long or too wide: up to {worst:.0%} is cropped away. Crop by hand to at most 2 to 1.",
             "cropped", tuple(cut),
         )  # fmt: skip
     rough = [e for e in pictures if e.origin.quality is not None and e.origin.quality < QUALITY]
     if rough:
         yield Finding(
             2,
-            f"{names(rough)} {are(rough)} JPEG of low quality (about {min(e.origin.quality or 0 for e in rough)}), whose "
-            "blocks are learned: find better files.",
+            f"{names(rough)} {are(rough)} JPEG of low quality (about {min(e.origin.quality or 0 for e in rough)}), so the "
+            "LoRA learns the JPEG blocks: use better files.",
             "JPEG", tuple(rough),
         )  # fmt: skip
     masks = [e for e in pictures if is_mask(e)]
     if masks:
         yield Finding(
             3,
-            f"{names(masks)} {are(masks)} named like masks but learned as pictures: set masks to auto, or rename.",
+            f"{names(masks)} {are(masks)} named like masks but used as pictures: set masks to auto, or rename the files.",
             "mask?", tuple(masks),
         )  # fmt: skip
 
@@ -131,9 +131,14 @@ def _light(pictures: list[Example], small: list[Example], tick: Callable[[], Non
     odd = {id(e) for e in (*small, *flat, *dark, *bright)}
     blurred = [e for e in _each(pictures, tick) if id(e) not in odd and looks.sharpness(e.pixels) < BLURRED]
     for severity, name, found, advice in (
-        (2, "blurred", blurred, "out of focus or blurred, and the LoRA will learn that: leave out what is not sharp."),
-        (3, "flat", flat, "almost one colour: look whether the file is what you mean."),
-        (2, "dark", dark, "almost black: lighten or leave out."),
+        (
+            2,
+            "blurred",
+            blurred,
+            "blurred or out of focus, and the LoRA learns that: remove pictures that are not sharp.",
+        ),
+        (3, "flat", flat, "almost one colour: check that this is the right file."),
+        (2, "dark", dark, "almost black: make them lighter, or remove them."),
         (1, "bright", bright, "almost white: check the exposure, or crop closer."),
     ):
         if found:
@@ -145,18 +150,16 @@ def _balance(dataset: Dataset, pictures: list[Example]) -> Iterator[Finding]:
     if 0 < len(concept) < FEW:
         yield Finding(
             2,
-            f"{len(concept)} pictures are few: 10 to 20 different ones learn better; with these use crops, more repeats change nothing.",
+            f"there are only {len(concept)} pictures: 10 to 20 different ones work better. Otherwise use crops; more repeats do not help.",
         )
     if not concept:
-        yield Finding(
-            3, "there are class images only, and nothing to learn: combine them with a set that shows the concept."
-        )
+        yield Finding(3, "there are only class images: combine them with a data set that shows the concept.")
     buckets = Counter(e.size for e in pictures)
     alone = [e for e in pictures if buckets[e.size] == 1]
     if len(alone) > 1 and len(buckets) > 1:
         yield Finding(
             1,
-            f"{names(alone)} have a shape of their own, so no batch joins them with others: crop alike if you use a batch_size above 1.",
+            f"{names(alone)} each have a different shape, so they cannot share a batch: with batch_size above 1, crop them to a common shape.",
             "shape",
             tuple(alone),
         )
@@ -167,7 +170,7 @@ def _balance(dataset: Dataset, pictures: list[Example]) -> Iterator[Finding]:
         most, least = max(shares, key=shares.__getitem__), min(shares, key=shares.__getitem__)
         yield Finding(
             2,
-            f"{Path(most.name).name} is drawn {shares[most] / shares[least]:.1f} times as often as {Path(least.name).name}: raise the weight of the latter to balance them.",
+            f"{Path(most.name).name} is used {shares[most] / shares[least]:.1f} times as often as {Path(least.name).name}: raise the weight of {Path(least.name).name} to balance them.",
         )
 
 

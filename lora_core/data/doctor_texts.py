@@ -21,13 +21,16 @@ def captions(dataset: Dataset, pictures: list[Example]) -> Iterator[Finding]:
     junk = [e for e in pictures if words.has_junk(e.caption)]
     if junk:
         yield Finding(
-            2, f"the caption of {names(junk)} holds broken characters: save the .txt as UTF-8.", "text", tuple(junk)
+            2,
+            f"the caption of {names(junk)} contains broken characters: save the .txt file as UTF-8.",
+            "text",
+            tuple(junk),
         )
     if long := [e for e in pictures if words.tokens(e.caption) > words.CLIP_TOKENS]:
         most = max(words.tokens(e.caption) for e in long)
         yield Finding(
             1,
-            f"the caption of {names(long)} is long, by estimate up to {most} tokens: beyond {words.CLIP_TOKENS} CLIP reads it in separate parts, so put what matters first (T5 and newer encoders take more).",
+            f"the caption of {names(long)} is long (up to about {most} tokens): put what matters first, because CLIP reads {words.CLIP_TOKENS} tokens at a time. T5 and newer text encoders read more.",
             "long",
             tuple(long),
         )
@@ -36,7 +39,7 @@ def captions(dataset: Dataset, pictures: list[Example]) -> Iterator[Finding]:
         tag = words.repeated_tags(twice[0].caption)[0]
         yield Finding(
             1,
-            f"the caption of {names(twice)} says the same tag twice ('{tag}'): once is enough.",
+            f"the caption of {names(twice)} has the same tag twice ('{tag}'): once is enough.",
             "twice",
             tuple(twice),
         )
@@ -44,7 +47,7 @@ def captions(dataset: Dataset, pictures: list[Example]) -> Iterator[Finding]:
     if len(concept) > 3 and len({e.caption for e in concept}) == 1 and concept[0].written:
         yield Finding(
             2,
-            f"all {len(concept)} captions are the same, so everything in the pictures goes into them: describe what changes from picture to picture (pose, place, light).",
+            f"all {len(concept)} captions are the same, so the LoRA learns everything in the pictures with them: describe what differs between the pictures (pose, place, light).",
             "",
             (),
         )
@@ -59,7 +62,7 @@ def missing(_: Dataset, pictures: list[Example]) -> Iterator[Finding]:
         learned = f"'{bare[0].caption}'"
         yield Finding(
             2,
-            f"{names(bare)} {'has' if len(bare) == 1 else 'have'} no caption, and all that is in {'it' if len(bare) == 1 else 'them'} goes into {learned}: write beside each a .txt that says what is not to be learned.",
+            f"{names(bare)} {'has' if len(bare) == 1 else 'have'} no caption, so everything in {'it' if len(bare) == 1 else 'them'} is learned as {learned}: add a .txt file for each that describes what should not be learned.",
             "no caption",
             tuple(bare),
         )
@@ -71,7 +74,7 @@ def parentheses(_: Dataset, pictures: list[Example]) -> Iterator[Finding]:
     if read:
         yield Finding(
             2,
-            f"in the caption of {names(read)} parentheses are read as weights and are not learned as text: write \\( and \\) for text, or switch caption_weights off.",
+            f"in the caption of {names(read)} parentheses are read as weights, not as text: write \\( and \\) for text, or switch caption_weights off.",
             "weights",
             tuple(read),
         )
@@ -80,14 +83,14 @@ def parentheses(_: Dataset, pictures: list[Example]) -> Iterator[Finding]:
     if meant:
         yield Finding(
             2,
-            f"the caption of {names(meant)} is written with weights, but parentheses and numbers are learned as text: take them out, or switch caption_weights on.",
+            f"the caption of {names(meant)} has weights such as (word:1.2), but caption_weights is off, so they are learned as text: remove them, or switch caption_weights on.",
             "weights",
             tuple(meant),
         )
     if others := [e for e in plain if e not in meant]:
         yield Finding(
             1,
-            f"parentheses in the caption of {names(others)} are learned as text: in prompts write them as \\( and \\), since ComfyUI reads bare ones as weights.",
+            f"parentheses in the caption of {names(others)} are learned as text: in prompts write \\( and \\), because ComfyUI reads plain parentheses as weights.",
             "( )",
             tuple(others),
         )
@@ -101,7 +104,7 @@ def reserved(_: Dataset, pictures: list[Example]) -> Iterator[Finding]:
     for mark, found in marked.items():
         yield Finding(
             3,
-            f"{names(found)} {are(found)} marked against learning from {'it' if len(found) == 1 else 'them'} ({mark}): leave out, unless you hold the rights or a licence.",
+            f"{names(found)} {are(found)} marked as not allowed for training ({mark}): remove {'it' if len(found) == 1 else 'them'}, unless you have the rights or a licence.",
             "notAllowed",
             tuple(found),
         )
@@ -121,14 +124,14 @@ def trigger(dataset: Dataset, pictures: list[Example]) -> Iterator[Finding]:
             name = f" of {Path(group.name).name}" if len(dataset.groups) > 1 else ""
             yield Finding(
                 2,
-                f"there is no trigger word{name}, so the LoRA acts on every prompt: write one in LoRA Dataset, unless it is a style that should.",
+                f"there is no trigger word{name}, so the LoRA changes every prompt: write one in LoRA Dataset, unless that is intended, as for a style.",
             )
         inside = [e for e in members if words.trigger_inside(e.caption, group.trigger)]
         if inside:
             word = words.trigger_inside(inside[0].caption, group.trigger)
             yield Finding(
                 2,
-                f"the trigger '{group.trigger}' is part of another word ('{word}') in the caption of {names(inside)}: choose a trigger that is in no other word.",
+                f"the trigger '{group.trigger}' is part of another word ('{word}') in the caption of {names(inside)}: choose a trigger that is not part of another word.",
                 "trigger",
                 tuple(inside),
             )
@@ -146,14 +149,14 @@ def tags_of_all(dataset: Dataset, pictures: list[Example]) -> Iterator[Finding]:
         trigger = f"'{dataset.trigger}'" if dataset.trigger else "the concept"
         yield Finding(
             1,
-            f"'{tag}' is in {count} of {len(captions)} captions and will be learned as part of {trigger}: leave it out of the captions if it belongs to it, else add pictures without it.",
+            f"'{tag}' is in {count} of {len(captions)} captions, so it is learned as part of {trigger}: if it belongs to it, remove the tag from the captions; if not, add pictures without it.",
         )
     single = [tag for tag, count in counts.items() if count == 1]
     if single and words.are_tags(captions):
         named = ", ".join(f"'{tag}'" for tag in single[:_NAMED])
         yield Finding(
             1,
-            f"{len(single)} of {len(counts)} tags are in one caption only ({named}): check their spelling; once is too little to learn from.",
+            f"{len(single)} of {len(counts)} tags are in only one caption ({named}): check the spelling; one example is not enough to learn a tag.",
         )
 
 

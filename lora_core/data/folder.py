@@ -84,7 +84,7 @@ def _entries(folder: Path) -> _Entries:
     try:
         if not folder.is_dir():
             raise ValueError(
-                f"the folder {folder} does not exist; give an absolute path or one inside ComfyUI's input folder"
+                f"the folder {folder} does not exist; write an absolute path, or a folder inside ComfyUI's input folder"
             )
         for path in sorted(folder.iterdir()):
             if path.is_dir() and not path.name.startswith("."):
@@ -100,10 +100,10 @@ def _entries(folder: Path) -> _Entries:
 
 def _odd(path: Path) -> str:
     if path.name.startswith(".") or path.name.lower() in _SYSTEM:
-        return "hidden, or the system's own"
+        return "hidden file or system file"
     if path.is_file():
         return ""
-    return "a broken link" if path.is_symlink() else "no file of bytes"
+    return "a broken link" if path.is_symlink() else "not a regular file"
 
 
 def _one(folder: Path, entries: _Entries, masks: Masks, **of_name: Any) -> Found:
@@ -132,7 +132,7 @@ def _below(folder: Path) -> str:
     count = _count(folder)
     if not count:
         return "a folder without pictures"
-    return f"a folder of its own, with {count} pictures: read it by another LoRA Dataset, and combine them"
+    return f"a subfolder with {count} pictures: use another LoRA Dataset for it and combine them"
 
 
 def _count(folder: Path) -> int:
@@ -146,13 +146,13 @@ def _no_pictures(folder: Path, entries: _Entries) -> str:
     if found:
         below = ", ".join(f"{name} ({count})" for name, count in islice(found.items(), 12))
         return (
-            f"the folder {folder} holds no pictures itself, but its subfolders do: {below}; give one of them, name "
-            "them as 10_class (repeats and class words), or use a LoRA Dataset for each and combine them"
+            f"the folder {folder} contains no pictures, only its subfolders do: {below}; choose one of them, rename "
+            "them to 10_class (repeats and class words), or use one LoRA Dataset for each and combine them"
         )
-    return f"the folder {folder} holds no images; put {', '.join(SUFFIXES)} files with .txt captions into it"
+    return f"the folder {folder} contains no pictures; put {', '.join(SUFFIXES)} files with .txt captions into it"
 
 
 def _reason(path: Path) -> str:
     if path.suffix.lower() == ".npz":
-        return "another trainer's cache"
+        return "cache file of another trainer"
     return f"not one of {', '.join(SUFFIXES)}"

@@ -58,7 +58,7 @@ def read_mask(picture: Image.Image, path: Path | None, masks: Masks) -> Image.Im
     if not high:
         name = file.name if file else "its transparency"
         raise PictureError(
-            f"cannot be learned: {name} masks out the whole picture; paint white what is to be learned, or remove it"
+            f"cannot be used: {name} masks out the whole picture; paint the part to learn white, or remove the mask"
         )
     return mask if low < 255 else None
 
@@ -73,11 +73,11 @@ def _from_file(file: Path, size: Size) -> Image.Image:
     try:
         mask = flatten(decoding.decode(decoding.content(file)).image).convert("L")
     except PictureError as error:
-        raise PictureError(f"cannot be learned: the mask {file.name} {error}") from error
+        raise PictureError(f"cannot be used: the mask {file.name} {error}") from error
     if abs(mask.width * size[1] / (mask.height * size[0]) - 1) > 0.02:
         raise PictureError(
-            f"cannot be learned: the mask {file.name} is {mask.width} x {mask.height} but its picture is "
-            f"{size[0]} x {size[1]}; make both of the same shape"
+            f"cannot be used: the mask {file.name} is {mask.width} x {mask.height} but its picture is "
+            f"{size[0]} x {size[1]}; give both the same shape"
         )
     return mask if mask.size == size else mask.resize(size, Image.Resampling.BILINEAR)
 

@@ -23,7 +23,7 @@ from .reserved import reserved
 from .views import as_pixels, further_crops
 
 _NO_CAPTION = "no caption and no trigger word"
-_CURE = "add .txt files of the same name, or a trigger word"
+_CURE = "add .txt files with the same names, or write a trigger word"
 
 
 def check_folder(folder: Path, trigger: str, masks: Masks = "off") -> None:
@@ -85,7 +85,7 @@ def from_tensors(
     captions = list(captions) * len(images) if len(captions) == 1 else list(captions)
     if len(captions) != len(images):
         raise ValueError(
-            f"{len(images)} images but {len(captions)} captions; give one caption per line, or a single line for all"
+            f"{len(images)} images but {len(captions)} captions; write one caption per line, or a single line for all"
         )
     reader = _Reader("connected images", trigger, resolution, step, repeats, options)
     examples: list[Example] = []
@@ -132,7 +132,7 @@ class _Reader:
                 left_out.append((found.name + path.name, str(error)))
                 continue
             if picture.several:
-                notes.append((found.name + path.name, "several pictures in one file: the first is taken"))
+                notes.append((found.name + path.name, "several pictures in one file: the first is used"))
         notes += [(found.name + name, why) for name, why in found.captions.notes]
         return self.dataset(examples, [*left_out, *found.left_out()], notes)
 
@@ -193,7 +193,7 @@ def _check(data: Dataset) -> None:
     if not data.examples:
         lost = [(name, why) for name, why in (*data.left_out, *data.notes) if why != _NO_CAPTION]
         bare = any(why == _NO_CAPTION for _, why in data.left_out)
-        what = f"no image has a caption; {_CURE}" if bare else "no picture is left to learn from"
+        what = f"no image has a caption; {_CURE}" if bare else "there is no picture to train on"
         raise ValueError(what + (f": {_listed(lost)}" if lost else ""))
     if data.examples[0].group.options.masks == "alpha" and all(example.mask is None for example in data.examples):
         raise ValueError("masks is alpha but no picture has a transparent part; set masks to off")
@@ -203,8 +203,8 @@ def _of_name(folder: Path, repeats: int) -> list[tuple[str, str]]:
     """Return what a folder's own name tells other trainers, where it does not tell the same here."""
     if (found := named(folder)) and found[0] != repeats:
         times, words = found
-        why = f"other trainers take {times} repeats of '{words}' from this name; here repeats is {repeats}"
-        return [(folder.name, f"{why}: set it, or give the folder above")]
+        why = f"other trainers read {times} repeats of '{words}' from this name, but repeats is {repeats} here"
+        return [(folder.name, f"{why}: set repeats to {times}, or choose the folder above")]
     return []
 
 
@@ -215,4 +215,4 @@ def _why_not(sets: Sequence[Found]) -> str:
 
 def _listed(told: Sequence[tuple[str, str]], most: int = 4) -> str:
     found = [f"{', '.join(names[:most])} {why}" for why, names in by_reason(told).items()]
-    return "; ".join(found[:most]) + (f"; and {len(found) - most} reasons more" if len(found) > most else "")
+    return "; ".join(found[:most]) + (f"; and {len(found) - most} more reasons" if len(found) > most else "")

@@ -25,9 +25,9 @@ def read_text(path: Path, most: int = _LARGEST) -> tuple[str, str]:
     """The text, and what to tell of its encoding: nothing where that is certain. Raises TextError."""
     try:
         if not path.is_file():
-            raise TextError("is a broken link" if path.is_symlink() else "is no file")
+            raise TextError("is a broken link" if path.is_symlink() else "is not a file")
         if (size := path.stat().st_size) > most:
-            raise TextError(f"is a file of {size / 2**20:.1f} MiB, too long for text of this kind")
+            raise TextError(f"is a file of {size / 2**20:.1f} MiB, which is too long for a caption file")
         with open(path, "rb") as file:
             return decoded(file.read())
     except OSError as error:
@@ -37,7 +37,7 @@ def read_text(path: Path, most: int = _LARGEST) -> tuple[str, str]:
 def decoded(data: bytes) -> tuple[str, str]:
     """As `read_text`."""
     if data and not data.strip(b"\0"):
-        raise TextError("holds nothing but zeros, as after a power cut; write it again")
+        raise TextError("contains only zeros, as after a power cut; write it again")
     if data.startswith(b"{\\rtf"):
         raise TextError("is rich text (RTF); save it as plain text, UTF-8")
     for mark, encoding in _MARKS.items():
@@ -60,9 +60,9 @@ def _guessed(data: bytes) -> tuple[str, str]:
     found = {name: _share(data, encoding, usual) for name, (encoding, usual) in _ENCODINGS.items()}
     (name, best), (_, second) = sorted(found.items(), key=lambda each: -each[1])[:2]
     if best < _SURE or best - second < _AHEAD:
-        raise TextError(f"is in no encoding that can be told for certain; {_CURE}")
+        raise TextError(f"has an unknown encoding; {_CURE}")
     text = _sound(_strictly(data, _ENCODINGS[name][0]))
-    return text, f"is not UTF-8 and was read as {name}; {_CURE} to be certain"
+    return text, f"is not UTF-8 and was read as {name}; {_CURE} to be sure"
 
 
 def _strictly(data: bytes, encoding: str) -> str | None:
@@ -74,7 +74,7 @@ def _strictly(data: bytes, encoding: str) -> str | None:
 
 def _sound(text: str | None) -> str:
     if text is None or _odd(text):
-        raise TextError(f"is damaged: not all of it is text; {_CURE}")
+        raise TextError(f"is damaged: a part of it is not text; {_CURE}")
     return text.rstrip("\x1a")  # DOS ends files with it
 
 

@@ -111,7 +111,7 @@ def strengths(text: str, layers: Iterable[str], family: str = "") -> dict[str, f
     for selector, value in _items(text, layers, family):
         found = list(_selected(selector, layers))
         if not found:
-            raise ValueError(f"blocks: {selector} is no block of this model; it has {_listed(layers, family)}")
+            raise ValueError(f"blocks: {selector} is not a block of this model, which has {_listed(layers, family)}")
         factors |= dict.fromkeys(found, value)
     return factors
 
@@ -128,10 +128,10 @@ def _items(text: str, layers: list[str], family: str) -> Iterator[tuple[str, flo
         if not equals and word.lower() in presets:
             yield from _items(presets[word.lower()], layers, family)
         elif not equals:
-            raise ValueError(f"blocks: {word!r} is no preset; write name=strength, where names are "
+            raise ValueError(f"blocks: {word!r} is not a preset; write name=strength with one of these names: "
                              f"{_listed(layers, family)}")  # fmt: skip
         elif (number := _number(value)) is None:
-            raise ValueError(f"blocks: {value.strip()!r} in {word!r} is no number from -{LIMIT:g} to {LIMIT:g}")
+            raise ValueError(f"blocks: {value.strip()!r} in {word!r} is not a number from -{LIMIT:g} to {LIMIT:g}")
         else:
             yield name.strip(), number
 
@@ -142,7 +142,7 @@ def _vector(words: list[str], layers: list[str]) -> Iterator[tuple[str, float]]:
     sizes = [size for size in VECTORS if _LAST_OUT[size] == last]
     if len(words) not in sizes:
         wanted = f"{' or '.join(map(str, sizes))} numbers" if sizes else "names of blocks"
-        raise ValueError(f"blocks: a vector of {len(words)} numbers does not fit this model; it takes {wanted}")
+        raise ValueError(f"blocks: a vector of {len(words)} numbers does not fit this model; write {wanted}")
     present = set(map(str, blocks))
     for name, word in zip(VECTORS[len(words)], words, strict=True):
         if name in present:
@@ -195,7 +195,7 @@ def _compiled(pattern: str) -> re.Pattern[str]:
     try:
         return re.compile(pattern)
     except (re.error, OverflowError, RecursionError) as error:
-        raise ValueError(f"blocks: /{pattern}/ is no regular expression ({error})") from None
+        raise ValueError(f"blocks: /{pattern}/ is not a valid regular expression ({error})") from None
 
 
 def _listed(layers: list[str], family: str) -> str:

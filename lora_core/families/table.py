@@ -169,7 +169,7 @@ def for_config_class(name: str) -> Family:
 
 
 _UNTRAINABLE = {
-    r"CogVideoX_\w+": "its noising in ComfyUI is not the one it predicts for, so it would learn the wrong thing",
+    r"CogVideoX_\w+": "in ComfyUI its noise does not match its prediction, so it would learn something wrong",
 }
 
 

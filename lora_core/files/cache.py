@@ -62,7 +62,7 @@ class Cache:
             temporary.write_bytes(data)
             os.replace(temporary, self._path(key))
         except OSError as error:
-            log.warning("cannot keep an encoded file in %s: %s", self.folder, error)
+            log.warning("cannot save an encoded file in %s: %s", self.folder, error)
         finally:
             with contextlib.suppress(OSError):
                 temporary.unlink(missing_ok=True)

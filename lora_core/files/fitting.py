@@ -36,7 +36,7 @@ def fitted(metadata: Mapping[str, str], size: Callable[[Mapping[str, str]], int]
         left_out.append("the errors of single layers")
     if size(kept) > limit and PARENTS in kept:
         kept[PARENTS] = json.dumps(without_headers(parents_of(kept)), sort_keys=True, ensure_ascii=False)
-        left_out.append("what the parents' headers said")
+        left_out.append("details from the headers of the merged files")
     while size(kept) > limit and (generations := _generations(parents_of(kept))) > 1:
         fewer = younger(parents_of(kept), generations - 1)
         kept[PARENTS] = json.dumps(fewer, sort_keys=True, ensure_ascii=False)

@@ -123,7 +123,7 @@ def encode(
                 written |= _magnitudes(target, magnitude, layer.kernel, style)
             for key, tensor in written.items():
                 if key in tensors:
-                    raise ValueError(f"two layers would be written as {key!r}; give each its own name")
+                    raise ValueError(f"two layers would get the same name {key!r} in the file; save in another format")
                 tensors[key] = _cast(key, tensor, torch.float32 if key.endswith(_MAGNITUDES) else dtype)
     return tensors
 
@@ -158,7 +158,7 @@ def _vectors(adapter: Adapter, style: Style) -> dict[str, Tensor]:
     if found and style == "peft":
         raise ValueError(
             f"{len(found)} biases and norms are changed, for example {next(iter(found))}, which the diffusers format "
-            "cannot hold; save in the 'comfyui' format"
+            "cannot contain; save in the 'comfyui' format"
         )
     return found
 

@@ -95,10 +95,10 @@ def _check_size(file: BinaryIO, size: int, source: str) -> None:
     """A file of holes, as a download leaves it that has begun only, is told by the blocks it has on its disk, unless
     that disk tells of none."""
     if size > MAX_FILE:
-        refuse(source, f"claims {size} bytes, more than the {MAX_FILE} that any LoRA needs")
+        refuse(source, f"has {size} bytes, more than the {MAX_FILE} that any LoRA needs")
     on_disk = 512 * getattr(os.fstat(file.fileno()), "st_blocks", 0)
     if size > _LARGE and 0 < on_disk < size // 8:
-        refuse(source, f"is not all there: {on_disk} of its {size} bytes are on the disk, the rest are holes")
+        refuse(source, f"is incomplete: only {on_disk} of its {size} bytes are on the disk")
 
 
 def _header_length(file: BinaryIO, size: int, source: str) -> int:
@@ -184,7 +184,7 @@ def _has_at_most(raw: bytes, most: int) -> bool:
 def _check_offsets(tensors: Mapping[str, TensorInfo], data_size: int, source: str) -> None:
     """The tensors cover the data section exactly once."""
     if not tensors:
-        refuse(source, "holds no tensors", "choose a file that holds a LoRA")
+        refuse(source, "contains no tensors", "choose a file that contains a LoRA")
     filled, before = 0, ""
     for name, info in sorted(tensors.items(), key=lambda item: item[1].start):
         if info.end > data_size:

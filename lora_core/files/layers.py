@@ -113,7 +113,7 @@ def _check(source: str, name: str, layer: Layer, tensors: Mapping[str, TensorInf
         for key in own.values():
             check_factor(source, key, tensors[key], (1, 5))
         if fault := layer.kind.fault(shapes):
-            refuse(source, f"has a {layer.kind.kind} layer {quote(name)} that makes no sense: {fault}")
+            refuse(source, f"has a {layer.kind.kind} layer {quote(name)} that is not valid: {fault}")
     for part, what in (("alpha", "an alpha"), (SCALAR, "a scalar")):
         if key := layer.keys.get(part):
             _check_is_number(source, key, tensors[key], what)
@@ -132,7 +132,7 @@ def _check_plain(source: str, keys: Mapping[str, str], tensors: Mapping[str, Ten
     name = quote(keys["up"])
     if mid[0] != up[1] or mid[1] != down[0]:
         middle = f" around {list(mid)}" if "mid" in keys else ""
-        refuse(source, f"gives {name} and its partner ranks that disagree: {list(up)}, {list(down)}{middle}")
+        refuse(source, f"has factors of different ranks in {name}: {list(up)}, {list(down)}{middle}")
     if prod(up[2:]) != 1 or "mid" in keys and prod(down[2:]) != 1:
         refuse(source, f"gives {name} or its partner a kernel above 1x1: {list(up)}, {list(down)}")
 
@@ -164,7 +164,7 @@ def _check_reshape(source: str, layer: Layer, tensors: Mapping[str, TensorInfo])
         return
     info = tensors[key]
     if layer.kind is not None or any(part in layer.keys for part in MAGNITUDES):
-        refuse(source, f"has {quote(key)} on weights that are no plain LoRA")
+        refuse(source, f"has {quote(key)} on weights that are not plain LoRA")
     if info.dtype not in ("I64", "I32") or len(info.shape) != 1 or not 2 <= info.shape[0] <= 5:
         refuse(source, f"has {quote(key)} that is {info.dtype} of shape {list(info.shape)}, not the shape of a weight")
 
@@ -197,7 +197,7 @@ def check_limit(source: str, key: str, limit: float) -> float:
 def check_finite(source: str, key: str, low: float, high: float) -> None:
     """`low` and `high` are the extremes of a tensor, which are NaN when any value is."""
     if not (isfinite(low) and isfinite(high)):
-        refuse(source, f"holds NaN or infinite values in {quote(key)}", "it would blacken images, so train it again")
+        refuse(source, f"holds NaN or infinite values in {quote(key)}", "it would make images black, so train it again")
     if max(-low, high) > LARGEST:
         refuse(source, f"holds {max(-low, high):.3g} in {quote(key)}, above the {LARGEST:.3g} of fp32",
-               "it would blacken images, so train it again")  # fmt: skip
+               "it would make images black, so train it again")  # fmt: skip

@@ -67,11 +67,11 @@ def left_out(misfits: Sequence[Misfit]) -> str:
     if not misfits:
         return ""
     told = [
-        f"{each.name} is {_shape(each.held)}, this model's {each.layer} {_shape(each.wanted)}"
+        f"{each.name} is {_shape(each.held)}, but {each.layer} of this model is {_shape(each.wanted)}"
         for each in misfits[:_NAMED]
     ]
     more = [f"and {len(misfits) - _NAMED} more"] if len(misfits) > _NAMED else []
-    return f"{len(misfits)} not applied (of another shape: {'; '.join([*told, *more])})"
+    return f"{len(misfits)} not applied (wrong shape: {'; '.join([*told, *more])})"
 
 
 def lacking(unmatched: Sequence[str], has_text: bool = True) -> str:
@@ -80,11 +80,13 @@ def lacking(unmatched: Sequence[str], has_text: bool = True) -> str:
     names = set(unmatched)
     biases = [name for name in unmatched if name.endswith(".bias") and name.removesuffix(".bias") not in names]
     rest = names.difference(biases)
-    parts = [f"{len(biases)} not applied (biases where this model has none, for example {biases[0]})"] if biases else []
+    parts = (
+        [f"{len(biases)} not applied (biases that this model does not have, for example {biases[0]})"] if biases else []
+    )
     if rest:
         text_only = not has_text and all(map(is_text, rest))
         first = next(name for name in unmatched if name in rest)
-        reason = "text layers; connect CLIP" if text_only else f"not in this model, for example {first}"
+        reason = "text encoder layers; connect CLIP" if text_only else f"not in this model, for example {first}"
         parts.insert(0, f"{len(rest)} not applied ({reason})")
     return "; ".join(parts)
 
@@ -95,9 +97,9 @@ def another_size(source: str, misfits: Sequence[Misfit], fitting: int, family: s
     itself = (f"another size of {family}",) if len(others) < len(families) else ()
     made_for = named((*others, *itself)) if families else "another model"
     return (
-        f"{source}: {first.name} corrects a weight of shape {first.held}, but {first.layer} of this {family} model is "
-        f"{first.wanted}; {len(misfits)} of {len(misfits) + fitting} layers do not fit, so the file was made for "
-        f"{made_for}"
+        f"{source} was made for {made_for}: {len(misfits)} of its {len(misfits) + fitting} layers do not fit this "
+        f"{family} model, for example {first.name}, which changes a weight of shape {first.held}, but {first.layer} is "
+        f"{first.wanted}; use a LoRA made for this model"
     )
 
 
@@ -117,9 +119,9 @@ def unknown_names(source: str, names: Sequence[str], family: str, families: tupl
     flat = quote("lora_unet_" + path.replace(".", "_"))
     layers = f", though by its layers it may be for {named(families)}" if families else ""
     return (
-        f"{source}: none of its {len(names)} names is known for this {family} model{layers}. Its keys begin with "
-        f"{', '.join(map(quote, names[:_NAMED]))}; known would be {quote(known)}, {quote(path)}, {flat} or what "
-        f"diffusers calls that layer. Rename the keys, or choose a LoRA that was made for {family}"
+        f"{source}: none of its {len(names)} layer names is known for this {family} model{layers}. Its keys begin with "
+        f"{', '.join(map(quote, names[:_NAMED]))}; known names are, for example, {quote(known)}, {quote(path)}, {flat} "
+        f"or the name in diffusers. Choose a LoRA that was made for {family}, or rename the keys"
     )
 
 

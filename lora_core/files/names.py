@@ -103,15 +103,15 @@ def _fault(piece: str) -> str:
     if piece == "":
         return "is empty, starts at the root, or has an empty folder in it"
     if piece.strip(".") == "":
-        return "steps out of its folder"
+        return "leads out of its folder"
     if not piece.isprintable():
         return "has control characters"
     if bad := _FORBIDDEN.intersection(piece):
-        return f"has {' '.join(sorted(bad))}, which Windows refuses"
+        return f"has {' '.join(sorted(bad))}, which Windows does not allow"
     if piece != piece.strip() or piece.endswith("."):
         return "has a piece that starts or ends with a space or ends with a dot"
     if _RESERVED.fullmatch(piece):
-        return f"uses {quote(piece)}, a device of Windows"
+        return f"uses {quote(piece)}, a reserved name of Windows"
     if len(piece.encode()) > _LONGEST:
         return f"has a piece of {len(piece.encode())} bytes, above {_LONGEST}"
     return ""

@@ -56,7 +56,7 @@ def _mapping(file: BinaryIO, size: int) -> mmap.mmap:
 def _too_large(header: Header, error: Exception) -> str:
     return (
         f"{quote(header.path.name)} of {header.size / 1e9:.1f} GB cannot be opened ({error or 'not enough memory'}); "
-        "is it whole? A LoRA is smaller than its model."
+        "check that the file is complete and is a LoRA, which is much smaller than a model."
     )
 
 

@@ -38,10 +38,13 @@ def notes(config_class: str, style: str, adapter: Adapter, cure: str) -> list[st
         return []
     told, layers = [], [*adapter.layers, *adapter.others]
     if lost := [name for name in layers if re.fullmatch(passed_over, name.removeprefix("diffusion_model."))]:
-        what = "refuses this file because of" if passed_over is _BUT_WAN_BLOCKS else "leaves out"
+        what = "cannot load this file because of" if passed_over is _BUT_WAN_BLOCKS else "leaves out"
         told.append(f"diffusers {what} {len(lost)} of its {len(layers)} layers, for example {lost[0]}; {cure}")
     if len({possible_rank(layer) for layer in adapter.low_ranks().values()}) > 1:
-        told.append(f"diffusers {_FIXED} applies layers of several ranks in this format at wrong strengths; {cure}")
+        told.append(
+            f"diffusers {_FIXED} applies the layers of this file at wrong strengths, because they have different "
+            f"ranks; {cure}"
+        )
     return told
 
 
@@ -57,13 +60,16 @@ def filling(style: str, filled: int, size: int) -> list[str]:
         return []
     which, who = ("all layers", f"diffusers {_FIXED}") if style == "peft" else ("the text layers", "diffusers")
     return [
-        f"{filled / 1e6:.2f} of {size / 1e6:.2f} MB are zeros, which give {which} one rank: {who} applies several "
-        "ranks at wrong strengths; the comfyui format needs none"
+        f"the file is larger because of {who}, which needs the same rank in {which}: {filled / 1e6:.2f} of "
+        f"{size / 1e6:.2f} MB are zeros; the comfyui format needs none"
     ]
 
 
 def cure_of(unnamed: Sequence[str]) -> str:
     """Return what to do for a reader's sake; `unnamed` are the layers that diffusers' own format has no names for."""
     if not unnamed:
-        return "for diffusers save in the diffusers format"
-    return f"for diffusers leave out what has no name there, such as {unnamed[0]}, and save in the diffusers format"
+        return "for diffusers, save in the diffusers format"
+    return (
+        f"for diffusers, leave out layers that have no name there, such as {unnamed[0]}, and save in the diffusers "
+        "format"
+    )

@@ -65,7 +65,9 @@ def write_whole(path: Path, *parts: bytes | memoryview, overwrite: bool = True) 
 
 def _check_free(path: Path, overwrite: bool) -> None:
     if not overwrite and path.exists():
-        raise FileExistsError(f"{path.name} exists in {path.parent}; choose another name or allow overwriting")
+        raise FileExistsError(
+            f"{path.name} exists already in {path.parent}; choose another name, or switch overwrite on"
+        )
 
 
 def _header(path: Path, packed: Packed, metadata: Mapping[str, str]) -> tuple[bytes, list[str]]:

@@ -37,14 +37,14 @@ def told(names: Iterable[str]) -> str:
         kinds.setdefault(kind(name), []).append(name)
     total = sum(map(len, kinds.values()))
     each = ", ".join(f"{label} ({_first(held)})" for label, held in kinds.items())
-    return f"{total} {'tensors' if total > 1 else 'tensor'} beside the layers left out: {each}"
+    return f"{total} {'tensors' if total > 1 else 'tensor'} besides the layers not used: {each}"
 
 
 def alone(source: str, names: Iterable[str]) -> str:
     """Why a file that holds nothing else is refused."""
     return (
-        f"{quote(source)} holds no LoRA that can be read; {told(names)}; choose a file that holds a LoRA, or have its "
-        "trainer save it as plain LoRA."
+        f"{quote(source)} contains no LoRA that can be read; {told(names)}; choose a file that contains a LoRA, or "
+        "have its trainer save it as plain LoRA."
     )
 
 
@@ -55,8 +55,8 @@ def pieces(source: str, names: Iterable[str], layers: Container[str]) -> str:
         layer = _PIECE.split(name)[0]
         if layer in layers and kind(name) != FACTOR_BIAS:
             return (
-                f"{quote(source)} has {quote(name)} beside the factors of {quote(layer)}, which makes something else "
-                "of them that is not known here; have its trainer save it as plain LoRA."
+                f"{quote(source)} has an unknown part {quote(name)} of the layer {quote(layer)}, without which the "
+                "layer means something else; have its trainer save it as plain LoRA."
             )
     return ""
 

@@ -44,34 +44,39 @@ def propose(parts: Sequence[Weighted]) -> Proposal:
     parts = list(parts)
     fixed = [part.name for part in parts if few_step_mark(part.name)]
     free = [index for index, part in enumerate(parts) if part.name not in fixed and _acts(part)]
-    notes = [f"auto: {name} is for few steps and keeps its strength" for name in fixed]
+    notes = [f"auto: {name} keeps its strength, because it is made for few sampling steps" for name in fixed]
     if any(min(part.strength, part.text_strength) < 0 for part in parts):
-        return Proposal(SUM, parts, [*notes, "auto: exact sum, because a LoRA is subtracted, which is meant as it is"])
+        return Proposal(SUM, parts, [*notes, "auto: exact sum, because one LoRA is subtracted on purpose"])
     if len(free) < 2:
-        return Proposal(SUM, parts, [*notes, "auto: exact sum, there is nothing to weigh against each other"])
+        return Proposal(SUM, parts, [*notes, "auto: exact sum, because there are no two LoRAs to compare"])
     total = measure(parts, work=Work(brief=True)).total
     cosines = {pair: total.cos(*pair) for pair in combinations(free, 2)}
     alike, against = (choose(cosines, key=cosines.__getitem__) for choose in (max, min))
     pair = f"{parts[alike[0]].name} and {parts[alike[1]].name}"
     if not fixed and cosines[alike] > _SAME:
-        reason = f"{pair} mostly do the same (cosine {cosines[alike]:.2f}); a sum would count it twice"
+        reason = f"{pair} do nearly the same, and a sum would count that twice (cosine {cosines[alike]:.2f})"
         return Proposal("orthogonal", parts, [*notes, f"auto: orthogonal, because {reason}"])
     rivals = f"{parts[against[0]].name} and {parts[against[1]].name}"
     if cosines[against] < -_SAME:
-        reason = f"{rivals} mostly undo each other (cosine {cosines[against]:.2f}): leave one of them out"
-        return Proposal(SUM, parts, [*notes, f"auto: exact sum, since no method brings back what cancels; {reason}"])
+        reason = f"{rivals} undo each other (cosine {cosines[against]:.2f}): leave one of them out"
+        return Proposal(SUM, parts, [*notes, f"auto: exact sum, because no method can restore what cancels; {reason}"])
     if cosines[against] < _AGAINST and not fixed:
-        reason = f"{rivals} work against each other (cosine {cosines[against]:.2f}) and a sum would cancel part of both"
+        reason = (
+            f"{rivals} work against each other, and a sum would cancel part of both (cosine {cosines[against]:.2f})"
+        )
         return Proposal("orthogonal", parts, [*notes, f"auto: orthogonal, because {reason}"])
     if cosines[alike] > _ALIKE:
         return _quieter(
-            parts, total.inner, free, [*notes, f"auto: exact sum; {pair} overlap (cosine {cosines[alike]:.2f})"]
+            parts,
+            total.inner,
+            free,
+            [*notes, f"auto: exact sum with lower strengths, because {pair} overlap (cosine {cosines[alike]:.2f})"],
         )
     if cosines[against] < _AGAINST:
-        reason = f"{rivals} work against each other (cosine {cosines[against]:.2f}), which is left as it is"
+        reason = f"{rivals} work against each other (cosine {cosines[against]:.2f}), and this is not changed"
         return Proposal(SUM, parts, [*notes, f"auto: exact sum at these strengths; {reason}"])
-    figure = f"the largest cosine is {cosines[alike]:.3f} ({pair})"
-    return Proposal(SUM, parts, [*notes, f"auto: exact sum at these strengths, because {figure}: they hardly overlap"])
+    figure = f"they hardly overlap (largest cosine {cosines[alike]:.3f}, {pair})"
+    return Proposal(SUM, parts, [*notes, f"auto: exact sum at these strengths, because {figure}"])
 
 
 def _acts(part: Weighted) -> bool:
@@ -87,4 +92,8 @@ def _quieter(parts: list[Weighted], inner: Pairs, free: list[int], notes: list[s
         part = parts[index]
         parts[index] = replace(part, strength=part.strength * scale, text_strength=part.text_strength * scale)
     told = ", ".join(f"{parts[index].name} {parts[index].strength:.3g}" for index in free)
-    return Proposal(SUM, parts, [*notes, f"auto: strengths times {scale:.2f}, so that it is not overdone: {told}"])
+    return Proposal(
+        SUM,
+        parts,
+        [*notes, f"auto: strengths multiplied by {scale:.2f}, so that the shared part is not too strong: {told}"],
+    )

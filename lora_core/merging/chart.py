@@ -55,7 +55,7 @@ def _spectrum(merged: Merged, method: str) -> Image.Image:
 def _layers(merged: Merged) -> Image.Image:
     if not any(merged.errors.values()):
         ranks = {name: float(_rank(merged, name)) for name in merged.errors}
-        return _bars(ranks, [("rank of each layer; nothing was cut", TEXT)], "{:.0f}", None)
+        return _bars(ranks, [("rank of each layer (nothing was cut)", TEXT)], "{:.0f}", None)
     whole, ranks = f"of the whole {100 * merged.error:.3g} %", [_rank(merged, name) for name in merged.errors]
     words = [("relative error of each layer", TEXT), (whole, VALIDATION), (f"rank {as_range(ranks)}", TEXT)]
     return _bars(merged.errors, words, "{:.1%}", merged.error)
@@ -86,7 +86,7 @@ def _bars(values: Mapping[str, float], words: Sequence[tuple[str, str]], form: s
 
 
 def _departure(merged: Merged) -> list[tuple[str, str]]:
-    return [(f"{100 * merged.departure:.3g} % from the exact sum", _SUM)] if merged.sums else []
+    return [(f"{100 * merged.departure:.3g} % different from the exact sum", _SUM)] if merged.sums else []
 
 
 def _rank(merged: Merged, name: str) -> int:

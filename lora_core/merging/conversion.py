@@ -40,7 +40,7 @@ def to_low_rank(
     if isinstance(change, LowRank):
         return _cut(change, limits, name)
     if weight is None:
-        raise ValueError(f"{change.kind} becomes a LoRA only together with the weight that it changes; give it")
+        raise ValueError(f"{change.kind} can be converted to a LoRA only with the base model; connect it")
     kernel = tuple(weight.shape[2:])
     if isinstance(change, LoKr) and min(_inner(change).shape) <= _EXACT:
         made, error = _kronecker(change, limits)
@@ -188,7 +188,9 @@ def convert_steps(
 
 def _refuse_wider(changes: Mapping[str, Sequence[Correction]]) -> None:
     if wider := [name for name, items in changes.items() if any(item.new_shape for item in items)]:
-        raise ValueError(f"{wider[0]} is made larger, which no plain LoRA does; apply the file with Load LoRA Stack")
+        raise ValueError(
+            f"{wider[0]} is made larger by this file, which a plain LoRA cannot do; apply the file with Load LoRA Stack"
+        )
 
 
 def _layer(

@@ -40,7 +40,7 @@ class Settings:
         if self.method != SUM and self.method not in METHODS:
             raise ValueError(f"unknown method {self.method!r}; use one of {', '.join([SUM, *METHODS])}")
         if not 0 <= self.density <= 1 or not 0 <= self.amount <= 1:
-            raise ValueError(f"density {self.density:g}, amount {self.amount:g}: both go from 0 to 1")
+            raise ValueError(f"density is {self.density:g} and amount is {self.amount:g}; both must be from 0 to 1")
 
     @property
     def kept(self) -> float | None:
@@ -110,12 +110,16 @@ def merge(
     count = len({index for each in terms.values() for index, _ in each})
     if count > 2 and settings.method != SUM and METHODS[settings.method].only_two:
         raise ValueError(
-            f"{settings.method} is for two LoRAs and there are {count}; use karcher, or merge them in turn"
+            f"{settings.method} works with two LoRAs, but there are {count}; use karcher, or merge them one after "
+            "another"
         )
     work = _Work(parts, {name: _acting(each) for name, each in terms.items()}, settings, limits, tick)
     merged = work.cut() if limits else work.whole()
     if not merged.layers:
-        raise ValueError(f"nothing is left in any of {len(terms)} layers: the LoRAs cancel, or the method drops all")
+        raise ValueError(
+            f"the merge is empty: in all {len(terms)} layers the LoRAs cancel each other or the method drops "
+            "everything; change the strengths or the method"
+        )
     return merged
 
 

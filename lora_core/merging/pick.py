@@ -33,7 +33,7 @@ class Pick:
             if not any(_hit(name, (pattern,)) for name in names):
                 raise ValueError(f"no layer has {pattern!r} in its name; there are {summary(names)}")
         if not any(map(self.takes, names)):
-            raise ValueError(f"keep and drop leave nothing of {len(names)} layers; there are {summary(names)}")
+            raise ValueError(f"keep and drop select none of the {len(names)} layers; there are {summary(names)}")
 
 
 def _patterns(text: str) -> tuple[str, ...]:

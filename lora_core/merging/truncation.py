@@ -27,8 +27,8 @@ class Limits:
     def __post_init__(self) -> None:
         if self.rank < 0 or not 0 < self.energy <= 1 or self.megabytes < 0:
             raise ValueError(
-                f"rank {self.rank}, energy {self.energy:g}, {self.megabytes:g} MB: use rank and size of 0 or more, "
-                "and an energy above 0 and up to 1"
+                f"rank is {self.rank}, energy is {self.energy:g}, size_mb is {self.megabytes:g}; rank and size_mb must "
+                "be 0 or more, energy above 0 and at most 1"
             )
 
     def __bool__(self) -> bool:
@@ -56,7 +56,7 @@ def shared_ranks(
     _fill(counts, kept, costs, room - float(cost[taken].sum()))
     if not any(counts):
         least = 1.05 * (min(costs) + megabytes * 1e6 - room) / 1e6
-        raise ValueError(f"nothing of {len(names)} layers fits into {megabytes:g} MB; use {least:.2g} MB or more")
+        raise ValueError(f"size_mb {megabytes:g} is too small for {len(names)} layers; use {least:.2g} or more")
     return dict(zip(names, counts, strict=True))
 
 

@@ -99,7 +99,7 @@ def _read(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
     if ours and (_DATA not in metadata or metadata.get(_OUTLINE) != outline):
         _refuse(path, "its header is not what was written")
     if _DATA in metadata and metadata[_DATA] != hashlib.sha256(held.numpy().data).hexdigest():
-        _refuse(path, "its content is not what was written, by its own hash")
+        _refuse(path, "its content does not match its hash")
     return metadata, reader.tensors_of(Header(path, metadata, infos, {}, 0, size), held)
 
 
@@ -107,7 +107,7 @@ def _header(path: Path, start: bytes, read: Any) -> tuple[dict[str, str], dict[s
     """Metadata, what is told of the tensors, and where the data begins."""
     length = int.from_bytes(start, "little")
     if len(start) < 8 or length > _MOST_HEADER:
-        _refuse(path, "it does not begin with a header")
+        _refuse(path, "it has no header")
     try:
         plain = json.loads(read(length))
         metadata = plain.pop("__metadata__", {})
@@ -117,7 +117,7 @@ def _header(path: Path, start: bytes, read: Any) -> tuple[dict[str, str], dict[s
         }
         return {str(name): str(value) for name, value in metadata.items()}, infos, 8 + length
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-        _refuse(path, f"its header is not JSON as it was written ({type(error).__name__})")
+        _refuse(path, f"its header is not valid JSON ({type(error).__name__})")
 
 
 def _check_places(path: Path, infos: Mapping[str, TensorInfo], size: int) -> None:
@@ -128,7 +128,7 @@ def _check_places(path: Path, infos: Mapping[str, TensorInfo], size: int) -> Non
             _refuse(path, "its header is not what was written")
         at = info.end
     if at != size:
-        _refuse(path, f"it has {size} bytes of data where {at} were written")
+        _refuse(path, f"it has {size} bytes of data instead of {at}")
 
 
 def _outline(header: Mapping[str, str], shapes: Mapping[str, tuple[int, ...]]) -> str:

@@ -39,7 +39,7 @@ class Settings:
         """Read what `to_json` wrote. Raises ValueError for a format or a setting that this version does not know."""
         found = json.loads(text)
         if found.pop("format", None) != _FORMAT:
-            raise ValueError(f"these settings are not of format {_FORMAT}; update LoRA Loom to read them")
+            raise ValueError(f"these settings have another format than {_FORMAT}; update LoRA Loom to read them")
         recipe = found["recipe"]
         options = recipe["lora"]["options"]
         options["rules"] = [_config(Rule, rule) for rule in options["rules"]]

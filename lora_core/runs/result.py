@@ -42,7 +42,7 @@ def remember(folder: Path, key: str, told: Finished, charts: Image.Image) -> Non
         plain = {"key": key, "sha256": file_hash(folder / told.file), **as_dict(told)}
         write_whole(folder / "done.json", json.dumps({"digest": fingerprint(plain), **plain}).encode())
     except OSError as error:
-        log.warning("%s: what the run told is not kept (%s)", folder.name, error.strerror or error)
+        log.warning("%s: the report of the run could not be saved (%s)", folder.name, error.strerror or error)
 
 
 def forget(folder: Path) -> None:
@@ -62,5 +62,5 @@ def recall(folder: Path, key: str) -> tuple[Finished, Image.Image] | None:
         charts = kept_picture.read(folder / "charts.png", key)
         return (from_dict(Finished, plain), charts) if charts else None
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        log.debug("%s has no result to return at once: %s", folder, error)
+        log.debug("%s has no saved result to return: %s", folder, error)
         return None

@@ -84,16 +84,14 @@ class RunFolder:
     @contextmanager
     def held(self) -> Iterator[None]:
         """Nobody else writes into the folder. Raises ValueError when another process does."""
-        refusal = f"another ComfyUI is training {self.path.name} just now; wait for it, or choose another run_name"
+        refusal = f"another ComfyUI is training {self.path.name} now; wait until it is done, or choose another run_name"
         with ExitStack() as undo:
             try:
                 self.path.mkdir(parents=True, exist_ok=True)
                 undo.enter_context(locked(self.path / ".lock", refusal))
             except OSError as error:
                 if not os.access(self.path / ".", os.W_OK):
-                    self.notes.append(
-                        f"warning: {self._unsaved(error)}; should the run be cut off, nothing is kept of it"
-                    )
+                    self.notes.append(f"warning: {self._unsaved(error)}; if the run is interrupted, it is lost")
             for leftover in self.path.glob(".*.tmp") if os.path.isdir(self.path) else ():
                 with suppress(OSError):
                     leftover.unlink()
@@ -121,7 +119,9 @@ class RunFolder:
                 self._set_aside(path, error)
                 continue
             if path != self.state_path:
-                self.notes.append(f"warning: {self.path.name} goes on from the save before, of step {state.step}")
+                self.notes.append(
+                    f"warning: {self.path.name} continues from the save before the last one, at step {state.step}"
+                )
             return True
         return False
 
@@ -129,8 +129,8 @@ class RunFolder:
         """A state that cannot be used stays beside those to come."""
         why = getattr(error, "strerror", None) or str(error).partition("; delete")[0]
         self.notes.append(
-            f"warning: {path.name} of {self.path.name} is damaged and was not used ({why}); without another the run "
-            "begins anew, and the LoRA files in its folder are still there"
+            f"warning: {path.name} of {self.path.name} is damaged and was not used ({why}); if there is no other save, "
+            "the run starts again from the beginning. The LoRA files in its folder are kept"
         )
         with suppress(OSError):
             os.replace(path, path.with_suffix(".damaged"))
@@ -141,7 +141,9 @@ class RunFolder:
             checkpoint.load(past.folder / self.state_path.name, state, past.identity)
         except (checkpoint.DamagedError, OSError) as error:
             why = getattr(error, "strerror", None) or str(error).partition("; delete")[0]
-            self.notes.append(f"warning: the state of {past.folder.name} cannot be used ({why}); the run begins anew")
+            self.notes.append(
+                f"warning: the state of {past.folder.name} cannot be used ({why}); the run starts from the beginning"
+            )
             self._describe()
             return False
         self._describe()
@@ -204,7 +206,7 @@ class RunFolder:
         try:
             self.save_state(state)
         except OSError as error:
-            return f"step {state.step} is not on disk: {self._unsaved(error)}"
+            return f"step {state.step} was not saved: {self._unsaved(error)}"
         return ""
 
     def finish(self) -> None:
@@ -219,7 +221,7 @@ class RunFolder:
         try:
             self.save(state, describe)
         except OSError as error:
-            return f"step {state.step} is not on disk: {self._unsaved(error)}"
+            return f"step {state.step} was not saved: {self._unsaved(error)}"
         return ""
 
     @contextmanager
@@ -236,8 +238,8 @@ class RunFolder:
             raise
         if problem := self.try_save(state, describe):
             raise UnsavedError(
-                f"{problem}; what was saved before is whole. Make room and queue again: the run goes on from there, "
-                "to the same result"
+                f"{problem}; the last save is intact. Free some disk space and queue again: the run continues from "
+                "there, with the same result"
             )
 
     def _unsaved(self, error: OSError) -> str:
@@ -253,7 +255,7 @@ class RunFolder:
         try:
             write_whole(path, text.encode())
         except OSError as error:
-            logger.warning("%s is not written: %s", path, error)
+            logger.warning("%s was not written: %s", path, error)
 
     def _prune(self, step: int) -> None:
         """Delete LoRA files up to this step except the last few, and those beyond it only if the run went back."""
@@ -274,7 +276,7 @@ def past_runs(parent: Path, name: str) -> list[Past]:
         try:
             found.append((path.parent.stat().st_mtime, _past(path)))
         except (ValueError, KeyError, TypeError, OSError) as error:
-            logger.warning("%s is passed over: %s", path, error)
+            logger.warning("%s is ignored: %s", path, error)
     return [past for _, past in sorted(found, key=lambda each: each[0]) if past.step]
 
 
@@ -283,7 +285,7 @@ def _past(path: Path) -> Past:
     run = json.loads(path.read_text(encoding="utf-8"))
     settings = dict(run["settings"])
     if not isinstance(settings["train"]["steps"], int):
-        raise TypeError("its number of steps is no number")
+        raise TypeError("its number of steps is not a number")
     step = max(max(_numbered(path.parent), default=0), checkpoint.step_of(path.with_name("state.safetensors")))
     return Past(path.parent, str(run["identity"]), settings, step)
 

@@ -36,12 +36,12 @@ def read(stack: Iterable[Any] | None) -> tuple[list[Row], list[str]]:
         except ValueError as error:
             raise ValueError(f"{where} is {quote(repr(entry))}: {error}") from None
         if row.name in ("", NONE):
-            notes.append(f"{where} ignored: it names no file")
+            notes.append(f"{where} is ignored: it has no file name")
         elif not row.on:
-            notes.append(f"{where} ignored: {row.name} is switched off")
+            notes.append(f"{where} is ignored: {row.name} is switched off")
         else:
             rows.append(row)
-            notes += [f"{where}, {row.name}: {extra} ignored, unknown here"] if extra else []
+            notes += [f"{where}, {row.name}: {extra} is ignored, because it is unknown here"] if extra else []
     return rows, notes
 
 
@@ -52,13 +52,13 @@ def lost(rows: Iterable[Row], others: Sequence[str] | None) -> list[str]:
     if not found or others == []:
         return []
     if others is None:
-        return ["blocks, start and end travel in lora_stack to nodes of LoRA Loom only"]
+        return ["through lora_stack, only nodes of LoRA Loom receive blocks, start and end"]
     blocks = ", ".join(row.name for row in found if row.blocks.strip())
     spans = ", ".join(row.name for row in found if (row.start, row.end) != (0.0, 1.0))
     said = " and ".join(f"{what} of {names}" for what, names in (("blocks", blocks), ("start and end", spans)) if names)
     return [
-        f"{said} are not read by {', '.join(others)}: in lora_stack other packs find a name and two strengths, "
-        "and apply them to every block and all of sampling; connect this node's MODEL instead"
+        f"{said} have no effect in {', '.join(others)}: other packs read only a name and two strengths from "
+        "lora_stack, and apply them to every block and all of sampling; connect MODEL of this node instead"
     ]
 
 

@@ -123,7 +123,7 @@ def _row(tag: re.Match[str], line: int) -> Row:
             raise ValueError("it has no closing >")
         name, *parts = tag[1].split(":")
         if not name.strip():
-            raise ValueError("it names no file")
+            raise ValueError("it has no file name")
         return _filled(_plain(name), parts)
     except ValueError as error:
         raise ValueError(f"line {line}, {tag[0][:120]}: {error}") from None
@@ -137,20 +137,20 @@ def _filled(name: str, parts: list[str]) -> Row:
         key = key.strip().lower()
         if equals or key in ("on", "off"):
             if key in named:
-                raise ValueError(f"{key} is said twice")
+                raise ValueError(f"{key} is given twice")
             named[key] = _value(key, value.strip())
         elif named:
-            raise ValueError(f"{part!r} stands after a named part; strengths come right after the name")
+            raise ValueError(f"{part!r} is after a named part; write strengths directly after the name")
         else:
             strengths.append(strength_of(part.strip(), "a strength"))
     if len(strengths) > 2:
-        raise ValueError(f"{len(strengths)} strengths; there are two, of the model and of the text encoder")
+        raise ValueError(f"{len(strengths)} strengths are given; write at most two, for the model and the text encoder")
     strength = named.pop("unet", strengths[0] if strengths else 1.0)
     text = named.pop("te", strengths[1] if len(strengths) > 1 else strength)
     row = Row(name, strength, text, **{key: value for key, value in named.items() if key not in ("on", "off")},
               on="off" not in named)  # fmt: skip
     if row.start >= row.end:
-        raise ValueError(f"start {row.start:g} is not before end {row.end:g}")
+        raise ValueError(f"start {row.start:g} is not below end {row.end:g}")
     return row
 
 
@@ -163,7 +163,7 @@ def _value(key: str, text: str) -> object:
         return strength_of(text, key)
     if key in ("start", "end"):
         return _share(key, text)
-    raise ValueError(f"{key}= is not known; the parts are {_KNOWN}")
+    raise ValueError(f"{key}= is unknown; the known parts are {_KNOWN}")
 
 
 def _share(key: str, text: str) -> float:

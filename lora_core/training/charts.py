@@ -86,12 +86,12 @@ def _norms(story: Story) -> Image.Image:
     series = [("gradient", SMOOTH, [w.grad_norm for w in windows], "")]
     if any(window.text_norm for window in windows):
         series.append(("text gradient", FAINT, [w.text_norm for w in windows], ""))
-    for at, (name, colour) in enumerate((("correction", VALIDATION), ("of text", PRESERVATION))):
+    for at, (name, colour) in enumerate((("correction", VALIDATION), ("text correction", PRESERVATION))):
         values = [100 * w.sizes[at] for w in windows if len(w.sizes) > at]
         if any(values):
             series.append((name, colour, values, " %"))
     words = [(f"{name} {values[-1]:.3g}{unit}", colour) for name, colour, values, unit in series if values]
-    image, pen = _panel([("norms, each from 0 to its largest", TEXT)])
+    image, pen = _panel([("norms, each scaled to its largest value", TEXT)])
     grid(pen, _FRAME)
     write(pen, (_FRAME[0], _FRAME[3] + 6), words)
     for _, colour, values, _ in series:
@@ -111,7 +111,7 @@ def _line(pen: ImageDraw.ImageDraw, values: Sequence[float], colour: str) -> Non
 def _pictures(story: Story, thumbnails: Mapping[int, Image.Image]) -> Image.Image:
     rows, odd = story.pictures(), story.odd()
     shown = rows if len(rows) <= _MOST else [*rows[: _MOST - 4], *rows[-4:]]
-    image, pen = _panel([("loss of each picture, hardest first", TEXT)] + ([("stands out", _ODD)] if odd else []))
+    image, pen = _panel([("loss of each picture, hardest first", TEXT)] + ([("unusual", _ODD)] if odd else []))
     left, top, right, bottom = _FRAME
     low = bottom - _BAR - 6  # below it are the pictures
     most = max((abs(each.share) for _, each in shown), default=0.0) or 1.0

@@ -73,7 +73,7 @@ class OptimizerConfig:
         for number in _NUMBERS:
             within(number, getattr(self, number), 0.0, 0.9999999)
             if getattr(self, number) and getattr(self.method, number) is None:
-                raise ValueError(f"{self.name} has no {number}; leave it at 0")
+                raise ValueError(f"{self.name} does not use {number}; set it to 0")
         within("max_grad_norm", self.max_grad_norm, 0.0, 1e9)
         within("ema_decay", self.ema_decay, 0.0, 0.9999999)
         if self.method.averages:
@@ -136,8 +136,8 @@ class TrainConfig:
         one_of("timesteps", self.objective.timesteps, TIMESTEP_LAWS)
         if self.optimizer.method.rate is None and self.learning_rate < _LEAST_FACTOR:
             raise ValueError(
-                f"{self.optimizer.name} finds the learning rate by itself and learning_rate is a factor on it; set it "
-                f"to 1 or to 0, which is auto, not {self.learning_rate:g}"
+                f"{self.optimizer.name} finds the learning rate by itself and learning_rate multiplies it; set it to 1 "
+                f"or to 0 (auto), not {self.learning_rate:g}"
             )
 
 
@@ -199,7 +199,7 @@ class Recipe:
         optimizer = self.train.optimizer
         if self.lora.options.max_norm and optimizer.method.averages:
             raise ValueError(
-                f"max_norm would change what {optimizer.name} averages; set it to 0 or choose another optimizer"
+                f"max_norm does not work with {optimizer.name}; set max_norm to 0 or choose another optimizer"
             )
 
     @property

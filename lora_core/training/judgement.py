@@ -8,7 +8,7 @@ from one point to the next, estimated from its second differences.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import inf, sqrt
 from statistics import NormalDist
 from typing import Literal
@@ -35,6 +35,9 @@ class Change:
     def sure(self, level: float) -> bool:
         return self.share > quantile(level, self.freedom) * self.error
 
+    def __abs__(self) -> Change:
+        return replace(self, share=abs(self.share))
+
     def __str__(self) -> str:
         return f"{100 * self.share:.2g} % +- {100 * self.error:.1g} %"
 
@@ -56,7 +59,9 @@ def judge(record: Record, pictures: Sequence[int], patience: int, held_out: bool
     """The verdict on a run with validation. `pictures` names the picture of each draw."""
     points = [Point(0, record.base), *record.points]
     if len(points) < 3:
-        early = Verdict("too early", "too early to tell: fewer than two validations", best_step(record.points))
+        early = Verdict(
+            "too early", "too early to tell: there were fewer than two validations", best_step(record.points)
+        )
         return _ruined(points) or early
     curve = _Curve(points, pictures)
     best = _lowest(points)
@@ -65,7 +70,7 @@ def judge(record: Record, pictures: Sequence[int], patience: int, held_out: bool
         or _diverged(curve, record, best)
         or _ruined(points)
         or _plateau(curve, best, patience)
-        or Verdict("improving", f"improving: {curve.change(0, -1)} below the base model's loss", best)
+        or Verdict("improving", _so_far(curve.change(0, -1)), best)
     )
 
 
@@ -73,12 +78,12 @@ def judge_training(record: Record) -> Verdict:
     """Judge by training losses alone, corrected for their noise levels: they tell only whether they ran away."""
     parts = _tenths(record)
     if len(parts) < 3:
-        return Verdict("too early", "nothing was held out, and the training loss alone does not say when to stop")
+        return Verdict("too early", "no verdict: without validation, the training loss does not show when to stop")
     last, lowest = parts[-1], min(parts[:-1], key=lambda part: part.share)
     rise = last.share - lowest.share
     if rise > _WORSE * (1 + lowest.share) and rise > 5 * sqrt(last.error**2 + lowest.error**2):
-        return Verdict("diverged", f"the training loss rose by {100 * rise:.0f} %; lower the learning rate")
-    return Verdict("improving", "the training loss has not run away; connect Training Validation to see when to stop")
+        return Verdict("diverged", f"diverged: the training loss rose by {100 * rise:.0f} %; lower the learning rate")
+    return Verdict("improving", "no sign of divergence; connect Training Validation to see when to stop")
 
 
 def best_step(points: Sequence[Point]) -> int | None:
@@ -139,7 +144,7 @@ def _overfit(curve: _Curve, record: Record, best: int, held_out: bool) -> Verdic
     rise = curve.change(slice(-3, None), low)
     if not rise.sure(_VERY_SURE) or _training_rises(record, best):
         return None
-    text = f"overfitting: the held-out loss has risen by {rise} since step {best}, while the training loss has not"
+    text = f"overfitting: the held-out loss rose by {rise} since step {best}, but the training loss did not"
     return Verdict("overfit", f"{text}; step {best} is the best", best)
 
 
@@ -149,11 +154,13 @@ def _diverged(curve: _Curve, record: Record, best: int) -> Verdict | None:
         return None
     worse = curve.change(slice(-3, None), 0)
     if worse.sure(_VERY_SURE):
-        return Verdict("diverged", f"worse than the base model by {worse}; lower the learning rate", best)
+        return Verdict(
+            "diverged", f"diverged: the loss is {worse} above the base model's; lower the learning rate", best
+        )
     at = curve.steps.index(best)
     rise = curve.change(slice(-3, None), slice(max(at - 1, 0), at + 2))
     if len(curve.steps) >= at + 5 and rise.sure(_VERY_SURE) and _training_rises(record, best):
-        text = f"the loss has risen by {rise} since step {best}, and the training loss with it"
+        text = f"diverged: the validation loss rose by {rise} since step {best}, and so did the training loss"
         return Verdict("diverged", f"{text}; lower the learning rate; step {best} is the best", best)
     return None
 
@@ -164,7 +171,7 @@ def _ruined(points: Sequence[Point]) -> Verdict | None:
     worse = sum(after > before for before, after in zip(base.losses, last.losses, strict=True))
     if last.mean <= RUINED * base.mean or worse < 0.75 * len(base.losses):
         return None
-    text = f"ruined: the loss is {last.mean / base.mean:.2g} times the base model's at the same draws"
+    text = f"ruined: the loss is {last.mean / base.mean:.2g} times the base model's at the same noise"
     return Verdict("diverged", f"{text}; lower the learning rate", best_step(points))
 
 
@@ -175,8 +182,15 @@ def _plateau(curve: _Curve, best: int, patience: int) -> Verdict | None:
     gain = curve.change(slice(-2 * patience, -patience), slice(-patience, None), averaged=True)
     if gain.sure(_SURE):
         return None
-    text = f"no measurable gain since step {curve.steps[-patience - 1]} ({gain})"
+    moved = f"the loss {'rose' if gain.share < 0 else 'fell'} by {abs(gain)}"
+    text = f"no measurable gain since step {curve.steps[-patience - 1]}: {moved}"
     return Verdict("plateau", f"{text}; step {best} is the best", best)
+
+
+def _so_far(gain: Change) -> str:
+    if gain.share > 0:
+        return f"improving: the loss is {gain} below the base model's"
+    return f"no gain yet: the loss is {abs(gain)} above the base model's"
 
 
 def _training_rises(record: Record, since: int) -> bool:

@@ -137,7 +137,9 @@ def _rule(line: str) -> Rule:
     pattern, _, settings = line.partition("=")
     matches = [_SETTING.fullmatch(setting.strip()) for setting in settings.split(",")]
     if not pattern.strip() or None in matches:
-        raise ValueError(f"per_layer has the line {line!r}; write it as: attn2 = rank 8, alpha 4, rate 0.5")
+        raise ValueError(
+            f"per_layer cannot read the line {line!r}; write it like this: attn2 = rank 8, alpha 4, rate 0.5"
+        )
     found = {name: number for match in matches if match for name, number in match.groupdict().items() if number}
     return Rule(pattern.strip(), **{name: _KINDS[name](number) for name, number in found.items()})
 
@@ -152,7 +154,7 @@ def counted(rules: Sequence[Rule], names: Sequence[str], existing: str) -> list[
         hits = sum(map(rule.hits, names))
         if not hits:
             raise ValueError(
-                f"'{rule}' in per_layer hits none of the {len(names)} trained layers; they are: {existing}"
+                f"per_layer: '{rule}' matches none of the {len(names)} trained layers; they are: {existing}"
             )
-        lines.append(f"per layer: {rule}, {hits} of {len(names)} layers")
+        lines.append(f"per_layer: {rule} applies to {hits} of {len(names)} layers")
     return lines

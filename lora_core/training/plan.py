@@ -42,8 +42,11 @@ class Measures:
     def __str__(self) -> str:
         checkpointing = "checkpointing" if self.checkpointing else "no checkpointing"
         offload = f"{self.offload:.0%} of blocks offloaded" if self.offload else "no offload"
-        casts = ", weights cast once" * self.keep_casts + ", recomputed blocks keep their casts" * self.hold_casts
-        return f"{checkpointing}, {offload}{casts}{', steps replayed from graphs' * self.replays}"
+        casts = (
+            ", converted weights kept" * self.keep_casts
+            + ", converted weights of recomputed blocks kept" * self.hold_casts
+        )
+        return f"{checkpointing}, {offload}{casts}{', steps replayed from CUDA graphs' * self.replays}"
 
 
 @dataclass(frozen=True)
@@ -155,16 +158,16 @@ def blind(asked: Measures, automatic: bool, weights: Callable[[Measures], float]
 def refusal(plan: Plan, free: float, changes: Mapping[str, float]) -> str:
     """Says what is missing, and the three of `changes` (their total bytes by name) that would help most."""
     best = sorted((total, name) for name, total in changes.items() if total < plan.need.total)[:3]
-    changed = "; ".join(f"{name} needs {in_gb(total)} GB" for total, name in best) or "a smaller base model"
+    changed = "; ".join(f"{name} needs {in_gb(total)} GB" for total, name in best) or "use a smaller base model"
     return (
-        f"training needs {in_gb(plan.need.total)} GB but {in_gb(free)} GB is free ({plan.need}; {plan.measures}). "
-        f"What would help most: {changed}"
+        f"not enough memory: training needs {in_gb(plan.need.total)} GB but {in_gb(free)} GB is free ({plan.need}; "
+        f"{plan.measures}). What would help most: {changed}"
     )
 
 
 def describe(plan: Plan, free: float, seconds: float, steps: int, pinned: float = 0) -> str:
     """One line for the node; `pinned` bytes of RAM are buffers that offloaded weights are copied through."""
-    through = f"; {in_gb(pinned)} GB of RAM is pinned to copy offloaded blocks through" if pinned else ""
+    through = f"; {in_gb(pinned)} GB of pinned RAM is used to copy offloaded blocks" if pinned else ""
     return (
         f"needs {in_gb(plan.need.total)} of {in_gb(free)} GB free: {plan.need} ({plan.measures}); "
         f"about {seconds:.2g} s a step, {_duration(seconds * steps)}{through}"

@@ -40,7 +40,7 @@ class Preset:
 
 
 _LOGIT, _MLP = "shifted_logit_normal", "attention+mlp"
-NEUTRAL = Preset("no figures are known for this family, so neutral ones")
+NEUTRAL = Preset("no values are known for this family, so general ones")
 
 PRESETS = {
     "SD 1.5": Preset(

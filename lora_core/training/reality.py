@@ -26,12 +26,14 @@ class Expected:
 @dataclass(frozen=True)
 class Seen:
     """Holds what was seen of the first steps: bytes that one `held` beside the weights, its `seconds`, and the bytes of
-    the device that all programs had in use, `used` of `total`; None where a device does not tell."""
+    the device that all programs had in use, `used` of `total`; None where a device does not tell. `spills`: the driver
+    moves what does not fit to RAM and raises no error, as on Windows."""
 
     held: float | None
     seconds: float
     used: float | None = None
     total: float | None = None
+    spills: bool = False
 
     def full(self) -> bool:
         return self.used is not None and self.total is not None and self.used >= _FULL * self.total
@@ -44,9 +46,9 @@ def difference(expected: Expected, seen: Seen) -> str:
     slower = seen.seconds > max(expected.seconds * _SLOWER, expected.seconds + _NOTICED)
     figures = []
     if slower:
-        figures.append(f"takes {seen.seconds:.2g} s where {expected.seconds:.2g} s was predicted")
+        figures.append(f"takes {seen.seconds:.2g} s ({expected.seconds:.2g} s predicted)")
     if held is not None and held > max(expected.step * _MORE, expected.step + _LEAST):
-        figures.append(f"holds {in_gb(held)} GB beside the weights where {in_gb(expected.step)} GB was predicted")
+        figures.append(f"uses {in_gb(held)} GB besides the weights ({in_gb(expected.step)} GB predicted)")
     if not figures:
         return ""
     verdict, cure = _slow(expected, seen) if slower else _large()
@@ -54,17 +56,18 @@ def difference(expected: Expected, seen: Seen) -> str:
 
 
 def _large() -> tuple[str, str]:
-    return "training needs more memory than predicted", f"if it runs out, {_CURE}"
+    return "training needs more memory than predicted", f"if memory runs out, {_CURE}"
 
 
 def _slow(expected: Expected, seen: Seen) -> tuple[str, str]:
-    moved = f"Windows moves what does not fit to RAM without an error, which is slow: close other programs, or {_CURE}"
+    cure = f"close other programs, or {_CURE}"
+    spilled = "Windows then moves data to RAM, which is slow; " if seen.spills else ""
     if seen.used is None or seen.total is None:
-        return "training is slower than predicted", f"when the memory of the GPU is full, {moved}"
-    in_use = f"{in_gb(seen.used)} of {in_gb(seen.total)} GB of its memory are in use"
+        return "training is slower than predicted", f"the GPU's memory may be full: {spilled}{cure}"
+    in_use = f"{in_gb(seen.used)} of {in_gb(seen.total)} GB of GPU memory are in use"
     if seen.full():
-        return "the memory of the GPU is full, and training is slow", f"{in_use}; {moved}"
-    disk = ", and whether RAM is so full that offloaded weights are read from the disk again" * expected.offloaded
+        return "training is slow because GPU memory is full", f"{in_use}; {spilled}{cure}"
+    disk = ", and whether RAM is full, so that offloaded weights are read from disk again" * expected.offloaded
     return "training is slower than predicted", (
-        f"{in_use}, so memory is not the reason: see whether another program uses the GPU{disk}"
+        f"{in_use}, so memory is not the reason; check whether another program uses the GPU{disk}"
     )

@@ -35,7 +35,7 @@ class Story:
     @property
     def what(self) -> str:
         """Say what validation looks at."""
-        return "held-out pictures" if self.held_out else "training pictures, which cannot show overfitting"
+        return "held-out pictures" if self.held_out else "training pictures (these cannot show overfitting)"
 
     def pictures(self) -> list[tuple[int, Excess]]:
         """Every picture by index with its loss against the others' at the same noise, the hardest first."""
@@ -76,13 +76,13 @@ def _validation(story: Story) -> list[str]:
     if not record.points:
         return []
     base = sum(record.base) / len(record.base)
-    lines = [f"Validation: {len(record.base)} fixed draws of {story.what}.", ""]
-    lines += ["| step | loss | against the base model |", "| ---: | ---: | ---: |", f"| 0 | {base:.4f} | |"]
+    lines = [f"Validation: {len(record.base)} samples with fixed noise, from {story.what}.", ""]
+    lines += ["| step | loss | change from the base model |", "| ---: | ---: | ---: |", f"| 0 | {base:.4f} | |"]
     for point in record.points:
         mark = " (best)" if point.step == story.verdict.best else ""
         lines.append(f"| {point.step}{mark} | {point.mean:.4f} | {100 * (point.mean / base - 1):+.2f} % |")
     seconds, total = story.cost
-    return [*lines, "", f"It took {seconds:.1f} s of {total:.1f} s ({100 * seconds / max(total, 1e-9):.0f} %)."]
+    return [*lines, "", f"Validation took {seconds:.1f} s of {total:.1f} s ({100 * seconds / max(total, 1e-9):.0f} %)."]
 
 
 def _bands(story: Story) -> list[str]:
@@ -97,7 +97,7 @@ def _bands(story: Story) -> list[str]:
         best = min(story.record.points, key=lambda point: point.mean)
         columns += [story.validation_bands(losses) for losses in (story.record.base, best.losses)]
         head += ["validation, base model", "validation, best"]
-    lines = ["Loss by noise level (0 is clean, 1 is noise):", "", _row(head), _row(["---:"] * len(head))]
+    lines = ["Loss by noise level (0 is a clean picture, 1 is pure noise):", "", _row(head), _row(["---:"] * len(head))]
     for i in range(BANDS):
         values = ["-" if column[i] is None else f"{column[i]:.4f}" for column in columns]
         lines.append(_row([f"{i / BANDS:.3g} to {(i + 1) / BANDS:.3g}", *values]))
@@ -108,15 +108,15 @@ def _norms(story: Story) -> list[str]:
     if not story.record.windows:
         return []
     last = story.record.windows[-1]
-    text = f", of the text encoders {last.text_norm:.3g}" if last.text_norm else ""
+    text = f", text encoders {last.text_norm:.3g}" if last.text_norm else ""
     peak = max(window.grad_peak for window in story.record.windows)
-    lines = [f"Gradient norm {last.grad_norm:.3g}{text} at the end, {peak:.3g} at most."]
+    lines = [f"Gradient norm at the end: {last.grad_norm:.3g}{text}; largest: {peak:.3g}."]
     for name, size in zip(("model", "text encoders"), last.sizes, strict=False):
-        lines.append(f"The correction is {100 * size:.2g} % of the weights of the {name}.")
+        lines.append(f"Size of the LoRA: {100 * size:.2g} % of the weights of the {name}.")
     if story.layers:
         lines.append("Changed most: " + ", ".join(f"{name} {100 * share:.2g} %" for name, share in story.layers) + ".")
     if last.preservation:
-        lines.append(f"Preserving loss {last.preservation:.4g} at the end.")
+        lines.append(f"Preservation loss at the end: {last.preservation:.4g}.")
     return lines
 
 
@@ -125,14 +125,14 @@ def _pictures(story: Story) -> list[str]:
     if not rows:
         return []
     shown = rows if len(rows) <= 2 * _ROWS else [*rows[:_ROWS], None, *rows[-_ROWS:]]
-    lines = ["Training loss of each picture against the others' at the same noise:", ""]
+    lines = ["Training loss of each picture, compared with the other pictures at the same noise level:", ""]
     lines += ["| picture | loss | times seen | |", "| --- | ---: | ---: | --- |"]
     for row in shown:
         if row is None:
             lines.append("| ... | | | |")
             continue
         index, each = row
-        remark = "stands out: look at picture and caption" if index in odd else ""
+        remark = "unusual: check the picture and its caption" if index in odd else ""
         lines.append(_row([story.names[index], f"{100 * each.share:+.0f} % +- {_percent(each)}", each.count, remark]))
     return lines
 

@@ -61,19 +61,19 @@ class Start:
         new, rest = len(trained) - len(own), len(self.layers) - len(own)
         ranks = [self.layers[name].rank for name in own if not name.startswith(TEXT_PREFIX)]
         shorter, longer = (sum(rank < self.rank for rank in ranks), sum(rank > self.rank for rank in ranks))
-        parts = [f"{len(own)} of its {len(self.layers)} layers are trained, each at its own alpha / rank"]
+        parts = [f"{len(own)} of its {len(self.layers)} layers are trained, each with its own alpha / rank"]
         if shorter:
             parts.append(f"{shorter} are extended to rank {self.rank}")
         if self.rank and longer:
             parts.append(f"{longer} keep their rank, which is above {self.rank}")
         if dora := len(self.doras.keys() & set(own)):
-            parts.append(f"{dora} are DoRA and stay so")
+            parts.append(f"{dora} are DoRA and stay DoRA")
         if self.alpha:
             parts.append(f"alpha {self.alpha:g} is for new layers only")
         if new:
-            parts.append(f"{new} new layers")
+            parts.append(f"{new} layers are new")
         if rest:
-            parts.append(f"{rest} stay as they are and come along")
+            parts.append(f"{rest} are not trained and are saved unchanged")
         if self.unmatched:
             parts.append(lacking(self.unmatched))
         return f"continues from {self.parent.name}: {'; '.join((*parts, *self.notes))}"

@@ -83,8 +83,4 @@ def summary(layers: Iterable[str], most: int = 12) -> str:
     """Layer names with block numbers folded (`blocks.*.attn.qkv x 12`), the commonest first."""
     counts = Counter(re.sub(r"\.\d+(?=\.)", ".*", name) for name in layers)
     rows = [f"{name} x {count}" for name, count in counts.most_common(most)]
-    return (
-        ", ".join(rows) + (f" and {len(counts) - most} more" if len(counts) > most else "")
-        if rows
-        else "no layers at all"
-    )
+    return ", ".join(rows) + (f" and {len(counts) - most} more" if len(counts) > most else "") if rows else "no layers"

@@ -176,7 +176,7 @@ def _go_back(config: TrainConfig, state: TrainState, why: str, report: Callable[
     report(Trouble(state.step, f"{why}; back to step {state.step}{lowered}", went_back=True))
     if not first:
         raise FloatingPointError(
-            f"{why}, also with the learning rate lowered to {used:g}; the run is kept as it was at step {state.step}. "
+            f"{why}, even with the learning rate lowered to {used:g}; the run was kept as it was at step {state.step}. "
             f"Choose a learning_rate below {used:g}, or load the model as bf16 or fp32"
         )
 

@@ -34,8 +34,7 @@ class Unmoved:
 
 def _sentence(still: list[str], count: int) -> str:
     return (
-        f"{len(still)} of {count} layers learn nothing, first {still[0]}: no gradient reached them in the first step. "
-        "The model does not use what they give, as with the text side of some last blocks, or computes it without "
-        "calling them. Name them in exclude, and the file is smaller; if they were to learn, report it with ComfyUI's "
-        "version"
+        f"{len(still)} of {count} layers learn nothing (the first is {still[0]}): no gradient reached them in the "
+        "first step. Add them to exclude to make the file smaller. Usually the model does not use their output, as "
+        "in the text part of some last blocks. If they should learn, please report it with the version of ComfyUI"
     )

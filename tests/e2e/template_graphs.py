@@ -56,13 +56,13 @@ MODEL, CLIP, VAE = ("checkpoint", "MODEL"), ("checkpoint", "CLIP"), ("checkpoint
 def train_checkpoint() -> dict[str, Node]:
     text = (
         "### Train a LoRA on a checkpoint file (SDXL, SD 1.5)\n"
-        "1. **Load Checkpoint**: your model.\n"
-        "2. **LoRA Dataset**: the *folder* of your pictures, each with a caption in a .txt file of its name; the *trigger*, "
-        "a word of your own that calls it; *resolution* 1024 for SDXL, 512 for SD 1.5.\n"
-        "3. **Train LoRA (Loom)**: *steps*, 50 to 100 for each picture, and *run_name*, among the advanced inputs. Zeros and auto "
-        "stand for what suits your model.\n\n"
-        "Run. Previews and validation appear on the way. Cancel when you like: Run goes on from there. At the end the file is "
-        "in models/loras."
+        "1. **Load Checkpoint**: choose your model.\n"
+        "2. **LoRA Dataset**: *folder* is the folder with your pictures; the caption of 01.png is in 01.txt. *trigger* is a word "
+        "of your own that calls the concept. *resolution* is 1024 for SDXL, 512 for SD 1.5.\n"
+        "3. **Train LoRA (Loom)**: *steps* is 50 to 100 for each picture; *run_name* is among the advanced inputs. Keep 0 and "
+        "auto: they are set to what suits your model.\n\n"
+        "Then Run. Previews and validation appear during training. You can cancel at any time: Run continues from there. At the "
+        "end, the LoRA is saved in models/loras."
     )
     return {"note": note(text), "checkpoint": checkpoint(0, 0), **training(MODEL, CLIP, VAE, {})}
 
@@ -70,14 +70,14 @@ def train_checkpoint() -> dict[str, Node]:
 def train_diffusion_model() -> dict[str, Node]:
     text = (
         "### Train a LoRA on a diffusion model (Z-Image, FLUX, Qwen-Image, Wan, SD 3.5 ...)\n"
-        "1. The three loaders: your model, its text encoder and its VAE. FLUX.1 takes DualCLIPLoader in place of Load CLIP. "
+        "1. The three loaders: choose your model, its text encoder and its VAE. FLUX.1 needs DualCLIPLoader instead of Load CLIP. "
         "Train on the base model, not on a distilled one (turbo, lightning, schnell).\n"
-        "2. **LoRA Dataset**: the *folder* of your pictures, each with a caption in a .txt file of its name; the *trigger*, "
-        "a word of your own that calls it; *resolution*.\n"
-        "3. **Train LoRA (Loom)**: *steps*, 50 to 100 for each picture, and *run_name*, among the advanced inputs. Zeros and auto "
-        "stand for what suits your model.\n"
-        "4. **Training Previews**: *cfg* 4 for Z-Image and Qwen-Image, 1 for FLUX.\n\n"
-        "Run. Cancel when you like: Run goes on from there. At the end the file is in models/loras."
+        "2. **LoRA Dataset**: *folder* is the folder with your pictures; the caption of 01.png is in 01.txt. *trigger* is a word "
+        "of your own that calls the concept. Set *resolution*.\n"
+        "3. **Train LoRA (Loom)**: *steps* is 50 to 100 for each picture; *run_name* is among the advanced inputs. Keep 0 and "
+        "auto: they are set to what suits your model.\n"
+        "4. **Training Previews**: *cfg* is 4 for Z-Image and Qwen-Image, 1 for FLUX.\n\n"
+        "Then Run. You can cancel at any time: Run continues from there. At the end, the LoRA is saved in models/loras."
     )
     loaders = {
         "unet": Node("UNETLoader", (0, 0), {"unet_name": "z_image_bf16.safetensors"}, size=(320, 90)),
@@ -109,9 +109,9 @@ def training(model: Link, clip: Link, vae: Link, previews: dict[str, Any]) -> di
 def stack() -> dict[str, Node]:
     text = (
         "### Load a LoRA stack\n"
-        "**Load LoRA Stack**: add a row for each LoRA, drag rows, switch them, or paste tags such as <lora:name:0.8>. All "
-        "LoRAs of a weight are added up exactly and applied once. The output *triggers* holds their trigger words, and "
-        "*lora_stack* goes on to other nodes."
+        "**Load LoRA Stack**: add a row for each LoRA, drag rows to move them, switch them on and off, or paste tags such as "
+        "<lora:name:0.8>. The LoRAs are added up exactly. The output *triggers* gives their trigger words; *lora_stack* passes "
+        "the rows to other nodes."
     )
     changed, texts = ("stack", "model"), ("stack", "clip")
     sampler = {"model": changed, "positive": ("prompt", "CONDITIONING"), "negative": ("negative", "CONDITIONING")}
@@ -131,9 +131,9 @@ def stack() -> dict[str, Node]:
 def merge() -> dict[str, Node]:
     text = (
         "### Merge LoRAs into one file\n"
-        "Add the LoRAs and their strengths in **Load LoRA Stack**, and Run. With *rank* 0 the sum is exact: the saved file "
-        "alone equals the stack. Another rank, or a size in MB, makes a smaller file at the error that the chart shows. "
-        "*method* has other ways than the sum, and auto proposes one."
+        "Add the LoRAs and their strengths in **Load LoRA Stack**, then Run. With *rank* 0 the sum is exact: the saved file gives "
+        "the same result as the stack. A lower rank or a size in MB makes a smaller file; the chart shows the error. *method* "
+        "has other ways to merge; auto chooses one for you."
     )
     rows = ("stack", "lora_stack")
     return {
@@ -149,11 +149,11 @@ def merge() -> dict[str, Node]:
 def judge() -> dict[str, Node]:
     text = (
         "### Is this LoRA good?\n"
-        "Put it into **Load LoRA Stack**, alone or with those it is used with, write a prompt or two, and Run.\n"
-        "- **LoRA Report**: does it leak into prompts without its trigger, and does it copy its training pictures? Name the "
-        "*trigger* if the file does not.\n"
-        "- **LoRA Leave-One-Out**: the same picture with all, without each, with none.\n"
-        "- **LoRA Interference**: where the LoRAs touch, and strengths that keep their sum in balance."
+        "Add it in **Load LoRA Stack**, alone or with the LoRAs you use it with, write one or two prompts, then Run.\n"
+        "- **LoRA Report**: does it change prompts without its trigger, and does it copy its training pictures? Write the "
+        "*trigger* if the file does not contain it.\n"
+        "- **LoRA Leave-One-Out**: the same picture with all LoRAs, without each one, and with none.\n"
+        "- **LoRA Interference**: how much the LoRAs overlap, and strengths that keep their sum in balance."
     )
     rows = ("stack", "lora_stack")
     prompts = {"prompts": "a photo of a cat in a garden", "width": SIDE, "height": SIDE, **SDXL}

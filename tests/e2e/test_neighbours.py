@@ -122,7 +122,8 @@ def test_report_says_what_a_loader_of_another_pack_does_not_read(server: ComfySe
     seen(server)
     (report,) = server.run(made)["outputs"]["stack"]["text"]
     assert (
-        "blocks of made/ink.safetensors and start and end of made/ink.safetensors are not read by Apply Their" in report
+        "blocks of made/ink.safetensors and start and end of made/ink.safetensors have no effect in Apply Their"
+        in report
     )
     assert {"stack": [[str(Path(NAME)), 0.75, 0.75]]} in seen(server)
     made["theirs"] = graphs.node("LoraLoom_LoadLoraStack", model=["unet", 0], lora_stack=["stack", 2])

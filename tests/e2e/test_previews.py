@@ -42,5 +42,5 @@ def test_previews_and_report(server: ComfyServer) -> None:
     figures = json.loads(outputs["figures"]["text"][0])
     assert figures["leakage"]["with the trigger"]["latent"] > figures["leakage"]["neutral"]["latent"] > 0
     assert len(figures["memorisation"]["samples"]) == 2
-    assert "as much as those with the trigger" in outputs["text"]["text"][0]
+    assert "of the change with the trigger" in outputs["text"]["text"][0]
     assert Image.open(io.BytesIO(server.view(outputs["sheet"]["images"][0]))).width > 4 * 96

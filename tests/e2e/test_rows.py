@@ -313,7 +313,7 @@ def test_report_and_faults_stand_on_the_node(front: FrontEnd) -> None:
     strength = 0.25 if vue else 0.5  # the server is that of both, and sends nothing again of what it kept
     expect(report).to_have_count(0) if vue else expect(report).to_be_hidden()
     for rows, words in (
-        ("<lora:rows/ink:1:x=3>", "line 1, <lora:rows/ink:1:x=3>: x= is not known"),
+        ("<lora:rows/ink:1:x=3>", "line 1, <lora:rows/ink:1:x=3>: x= is unknown"),
         (f"<lora:rows/ink:{strength}>", f"ink: 1 layers at {strength} / {strength}\n1 weights changed"),
     ):
         page.evaluate("(t) => { app.graph.nodes[0].widgets.find(w => w.name === 'rows').value = t }", rows)

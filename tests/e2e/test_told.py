@@ -148,7 +148,7 @@ def test_a_result_is_there_and_in_a_fresh_browser(
 ) -> None:
     opened(front, file)
     front.run()
-    text = wait_told(front, "kept in output/lora_loom/told")
+    text = wait_told(front, "saved in output/lora_loom/told")
     assert "4 steps, loss" in text and "auto for LoRA Loom's demo base: rank 8" in text
     expect_field(front, "rank", "auto: 8")
     expect_field(front, "learning_rate", "auto: 0.003")
@@ -158,7 +158,7 @@ def test_a_result_is_there_and_in_a_fresh_browser(
         expect_field(other, "rank", "auto, mostly 16")
         assert told(other) == ""
         other.run()
-        assert wait_told(other, "kept in output/lora_loom/told") == text
+        assert wait_told(other, "saved in output/lora_loom/told") == text
         wait_told(other, "4 images", "Dataset")
         expect_field(other, "rank", "auto: 8")
         other.page.wait_for_function(
@@ -172,7 +172,7 @@ def test_it_belongs_to_its_workflow(front: FrontEnd, file: Workflow) -> None:
     page = front.page
     opened(front, file)
     front.run()
-    text = wait_told(front, "kept in")
+    text = wait_told(front, "saved in")
     change(front, "TrainLora", seed=1000)
     page.evaluate("() => app.extensionManager.workflow.activeWorkflow.changeTracker.captureCanvasState()")
     page.evaluate("() => app.extensionManager.command.execute('Comfy.Undo')")
@@ -205,8 +205,8 @@ def test_a_run_of_one_workflow_says_nothing_on_another(
     opened(front, file)
     wait_told(front, " of 5000, loss")
     server.interrupt()
-    text = wait_told(front, "of 5000, kept; queue again to go on")
-    assert text.splitlines()[0].startswith("stopped at ") and "kept in output/lora_loom/long" in text
+    text = wait_told(front, "of 5000, saved; queue again to continue")
+    assert text.splitlines()[0].startswith("stopped at ") and "saved in output/lora_loom/long" in text
 
 
 def test_an_error_ends_with_its_cause(front: FrontEnd, file: Workflow) -> None:
@@ -237,7 +237,7 @@ def test_inside_a_subgraph(front: FrontEnd, file: Workflow) -> None:
     front.run()
     page.evaluate("() => app.canvas.setGraph(app.graph.nodes.find((node) => node.subgraph).subgraph)")
     page.evaluate("() => { const { ds } = app.canvas; ds.scale = 0.5; ds.offset[0] = 0; ds.offset[1] = 100 }")
-    wait_told(front, "kept in output/lora_loom/told")
+    wait_told(front, "saved in output/lora_loom/told")
     page.evaluate("() => app.canvas.setGraph(app.rootGraph)")
 
 

@@ -48,7 +48,7 @@ def wait_for_steps(server: ComfyServer, prompt: str, steps: int) -> None:
 def test_training_writes_a_verified_file(server: ComfyServer, folder: str) -> None:
     shown = server.run(graphs.training(folder, "plain"))["outputs"]
     (told,) = shown["train"]["text"]
-    assert f"kept in output/lora_loom/{run_folder(server, 'plain').name}" in told and shown["train"]["images"]
+    assert f"saved in output/lora_loom/{run_folder(server, 'plain').name}" in told and shown["train"]["images"]
     assert (
         shown["data"]["text"][0].startswith("6 captions, one for every picture\n6 images") and shown["data"]["images"]
     )
@@ -86,7 +86,7 @@ def test_cancel_is_fast_and_resume_ends_in_the_same_bytes(server: ComfyServer, f
     assert len(load_file(partial)) == 48 * 3
     last = server.told("lora_loom.said", prompt)[-1].data
     assert last["text"].startswith(
-        f"stopped at {done} of 40, kept; queue again to go on\nkept in output/lora_loom/{kept.name}"
+        f"stopped at {done} of 40, saved; queue again to continue\nsaved in output/lora_loom/{kept.name}"
     )
 
     server.run(long)
@@ -126,8 +126,10 @@ def test_a_full_disk_is_one_sentence_and_the_lora_still_comes_out(server: ComfyS
         server.run(full)
     finally:
         process.rlimit(psutil.RLIMIT_FSIZE, before)
-    told = [line for line in server.log().splitlines() if "step 12 is not on disk" in line]
-    assert told and re.search(r"The LoRA is on disk as step_000012.+ state is not. step 12 .+Make room", told[-1])
+    told = [line for line in server.log().splitlines() if "step 12 was not saved" in line]
+    assert told and re.search(
+        r"The LoRA was saved as step_000012.+ state of the run was not. step 12 .+Free some", told[-1]
+    )
     resumed, straight = load_file(lora_file(server, "full")), load_file(lora_file(server, "roomy"))
     assert all(bool((resumed[name] == straight[name]).all()) for name in straight)
 

@@ -291,7 +291,7 @@ MUTATIONS: dict[str, tuple[Mutation, str]] = {
     "hole": (_hole, "hole of"),
     # what makes no LoRA
     "factor gone": (_without, "without the"),
-    "ranks disagree": (_reshaped, "ranks that disagree"),
+    "ranks disagree": (_reshaped, "factors of different ranks"),
     "whole numbers": (_retyped, "stores the factor"),
     "dimensions": (_flattened, "dimensions"),
     "two spellings": (_twice, "same factor"),

@@ -131,14 +131,14 @@ def test_a_check_that_changes_the_base_model_is_told() -> None:
         return Outcome(True, "done")
 
     found = guarded("right", "spoiled", spoil, partial(rig.left, FLUX))
-    assert found.passed is False and "changed the weights" in found.text
+    assert found.passed is False and "weights of the base model were changed" in found.text
 
 
 def test_memory_is_judged_by_what_a_run_would_not_have_had() -> None:
     need = Need(weights=4 * GB, factors=0, activations=0)
     assert memory.judged(3.5 * GB, need).passed and memory.judged(4.1 * GB, need).passed
     assert not memory.judged(4.3 * GB, need).passed
-    assert memory.nearness([0.95, 1.01]) == "memory predicted within 5%"
+    assert memory.nearness([0.95, 1.01]) == "memory prediction right within 5%"
     (found,) = memory.run(Rig(CPU))
     assert found.passed is None and "left out" in found.text
 

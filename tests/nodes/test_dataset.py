@@ -105,7 +105,9 @@ def test_a_server_for_others_refuses_folders_elsewhere(monkeypatch, pictures: Pa
     monkeypatch.setattr(args, "listen", listen)
     for folder in (pictures, pictures / "gone", "/", "../..", "~", f"{folder_paths.get_input_directory()}/../.."):
         told = refusal(folder)
-        assert "is outside ComfyUI's input, output and datasets folders, and this server listens on" in told
+        assert (
+            "is outside ComfyUI's input, output and datasets folders, which is not allowed while other machines" in told
+        )
         assert "extra_model_paths.yaml" in told and f"lora_loom:\n    {DATA_SETS}: /the/folder" in told
 
 
@@ -178,8 +180,8 @@ def test_the_doctor_reports_and_marks(pictures: Path) -> None:
     (pictures / "9.txt").write_text("another caption", encoding="utf-8")
     data, _ = run_node(LoraDataset, folder=str(pictures), trigger="loom", **SMALL)
     report, sheet = run_node(DatasetDoctor, dataset=data)
-    assert report.splitlines()[1] == "1. 0.png and 9.png are the same picture: keep one, or it counts 2 times."
-    assert "5 pictures are few" in report and sheet.shape == (1, 168, 676, 3)
+    assert report.splitlines()[1] == "1. 0.png and 9.png are the same picture, which counts 2 times: keep only one."
+    assert "there are only 5 pictures" in report and sheet.shape == (1, 168, 676, 3)
     with torch.inference_mode():
         shown = DatasetDoctor.execute(dataset=data).ui
     assert shown["images"] and shown["text"] == (report,)

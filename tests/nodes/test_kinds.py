@@ -179,7 +179,7 @@ def test_a_file_for_another_size_is_refused(models, loras: Path) -> None:
     model = models("sd15").model
     name = next(iter(NAMES["sd15"]))
     save_file(dora(name, (24, 16), 0), loras / "other.safetensors")
-    with pytest.raises(ValueError, match=r"DoRA\) corrects a weight of shape \(24, 16\)"):
+    with pytest.raises(ValueError, match=r"DoRA\), which changes a weight of shape \(24, 16\)"):
         NameTable(model).resolve(formats.read(loras / "other.safetensors"), "other")
 
 
@@ -218,9 +218,9 @@ def test_a_merge_takes_other_kinds_at_a_stated_error(models, loras: Path) -> Non
     live = loaded(apply_stack(model, None, rows, []).model)
     adapter, _, report, *_ = run_node(MergeLora, model=model, rank=0, strengths="", lora_stack=rows)
     merged = loaded(apply_layers(model, None, exact_sum([Weighted("", adapter, 1.0, 1.0)]))[0])
-    assert "LoHa: 5 layers (5 LoHa); 4 layers became plain LoRA, relative error" in report
+    assert "LoHa: 5 layers (5 LoHa); 4 layers were converted to plain LoRA, relative error" in report
     assert all(relative_error(merged[key], live[key]) < 2e-6 for key in live)
-    assert "the sum is exact but for what became plain LoRA" in report
+    assert "the sum is exact except for the converted layers" in report
     converted = json.loads(
         run_node(MergeLora, model=model, rank=1, strengths="", lora_stack=rows)[0].metadata["lora_loom.merge"]
     )["converted"]
@@ -237,7 +237,7 @@ def test_biases_have_no_place_in_a_lora(models, loras: Path) -> None:
     save_file({f"{name}.diff_b": bias}, loras / "bias.safetensors")
     with pytest.raises(ValueError, match="only biases and norms"):
         run_node(ConvertLora, model=model, lora="bias.safetensors", rank=4, energy=1.0)
-    with pytest.raises(ValueError, match="bias: only biases and norms are changed"):
+    with pytest.raises(ValueError, match="bias: the file changes only biases and norms"):
         run_node(MergeLora, model=model, rank=0, strengths="", lora_stack=[("bias.safetensors", 1.0, 1.0)])
     shape = tuple(NameTable(model).shapes[layer])
     save_file({f"{name}.diff_b": bias, **loha(name, shape)}, loras / "both.safetensors")
@@ -293,7 +293,7 @@ def test_biases_and_norms_are_added_up_and_saved(models, loras: Path) -> None:
     before, live = loaded(model), loaded(apply_stack(model, None, stack, []).model)
     changed = {key for key in before if not torch.equal(before[key], live[key])}
     adapter, lora_model, report, _ = run_node(MergeLora, model=model, lora_stack=stack, rank=0, strengths="")
-    assert "biases and norms are added up as they are" in report and len(adapter.others) == 4
+    assert "biases and norms are added exactly" in report and len(adapter.others) == 4
     assert {f"{norm}.weight", "diffusion_model.img_in.bias"} < changed
     for format in ("comfyui", "kohya"):
         name = run_node(SaveLora, adapter=adapter, model=model, name=format, format=format, dtype="fp32")[0]

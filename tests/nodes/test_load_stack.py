@@ -246,8 +246,8 @@ def test_stacks_are_chained_in_order(models, loras: Path, make_lora) -> None:
     ]
     assert [line.split(":")[0] for line in report.splitlines()[:3]] == ["a", "b", "c"]
     assert report.splitlines()[4:6] == [
-        'lora_stack entry 2, sub\\b.safetensors: "another pack\'s extra" ignored, unknown here',
-        "lora_stack entry 3 ignored: it names no file",
+        'lora_stack entry 2, sub\\b.safetensors: "another pack\'s extra" is ignored, because it is unknown here',
+        "lora_stack entry 3 is ignored: it has no file name",
     ]
     alone = chained(
         model, None, [("sub/a.safetensors", 0.5, 0), ("sub/b.safetensors", 0.25, 0), ("sub/c.safetensors", 2.0, 0)]
@@ -302,7 +302,7 @@ def test_text_layers_without_clip(models, loras: Path, random_adapter, add_text)
     for name, adapter in (("both", both), ("text", text)):
         save_proven(adapter, loras / f"{name}.safetensors", "kohya", torch.float32, trio.model, trio.clip)
     report = stack(trio.model, [("both.safetensors", 1.0, 1.0)])[3]
-    assert f"{len(text.layers)} not applied (text layers; connect CLIP)" in report
+    assert f"{len(text.layers)} not applied (text encoder layers; connect CLIP)" in report
     with pytest.raises(ValueError, match="text.safetensors changes only the text encoder; connect CLIP"):
         stack(trio.model, [("text.safetensors", 1.0, 1.0)])
 
@@ -356,7 +356,9 @@ def test_slices_of_grouped_queries(models, loras: Path, height: int, fits: bool)
         tensors |= {f"{layer}.lora_A.weight": torch.ones(2, 288), f"{layer}.lora_B.weight": torch.ones(rows, 2)}
     save_file(tensors, loras / "a.safetensors")
     if not fits:
-        with pytest.raises(ValueError, match=r"to_k corrects a weight of shape \(288, 288\), but .*qkv .* \(96, 288\)"):
+        with pytest.raises(
+            ValueError, match=r"to_k, which changes a weight of shape \(288, 288\), but .*qkv .* \(96, 288\)"
+        ):
             stack(models("lumina2").model, [("a.safetensors", 1.0, 1.0)])
         return
     patched, _, _, report = stack(models("lumina2").model, [("a.safetensors", 1.0, 1.0)])
@@ -373,11 +375,13 @@ def test_one_weight_under_two_names(models, loras: Path, make_lora) -> None:
     name = next(iter(sorted(name for name in again if name.endswith("attn1_to_q"))))
     extra = {f"{name}.lora_up.weight": torch.ones(320, 1), f"{name}.lora_down.weight": torch.ones(1, 320)}
     save_file({**tensors, **extra}, loras / "a.safetensors")
-    with pytest.raises(ValueError, match="the file holds it twice"):
+    with pytest.raises(ValueError, match="and another key both change"):
         stack(models("sd15").model, [("a.safetensors", 1.0, 1.0)])
 
 
 def test_same_names_in_another_size(models, loras: Path, make_lora) -> None:
     make_lora("sd15_full", loras / "narrow.safetensors")
-    with pytest.raises(ValueError, match=r"narrow.safetensors: .* corrects a weight of shape \(32, 32\).*\(320, 320\)"):
+    with pytest.raises(
+        ValueError, match=r"narrow.safetensors was made for .* changes a weight of shape \(32, 32\).*\(320, 320\)"
+    ):
         stack(models("sd15").model, [("narrow.safetensors", 1.0, 1.0)])

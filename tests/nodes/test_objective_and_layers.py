@@ -147,8 +147,12 @@ def test_rslora_is_in_the_file_for_every_reader(models, data, loras: Path, style
     ("family", "inputs", "message"),
     [
         ("flux1", {"objective": {"noise_offset": 0.05}}, "noise_offset is 0.05 but this is a flow model"),
-        ("sd15", {"objective": {"weighting": "cosmap"}}, "weighting cosmap is for flow models and this one is not"),
-        ("sd15", {"layers": {"per_layer": "attn3 = rank 2"}}, r"'attn3 = rank 2' in per_layer hits none of the \d+ "),
+        (
+            "sd15",
+            {"objective": {"weighting": "cosmap"}},
+            "weighting cosmap works only with flow models, and this is not one",
+        ),
+        ("sd15", {"layers": {"per_layer": "attn3 = rank 2"}}, r"per_layer: 'attn3 = rank 2' matches none of the \d+ "),
     ],
 )
 def test_what_does_not_fit_the_model_is_refused_before_anything_is_encoded(models, data, family, inputs, message):
@@ -168,7 +172,7 @@ def test_what_does_not_fit_the_model_is_refused_before_anything_is_encoded(model
         (
             "Layers",
             {"per_layer": "attn2: rank 8"},
-            "per_layer has the line 'attn2: rank 8'; write it as: ",
+            "per_layer cannot read the line 'attn2: rank 8'; write it like this: ",
         ),
     ],
 )

@@ -108,7 +108,7 @@ def test_text_encoders_have_their_own_rate_with_every_kind_of_state(trio, data) 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"optimizer": "adafactor", "beta1": 0.9}, "adafactor has no beta1; leave it at 0"),
+        ({"optimizer": "adafactor", "beta1": 0.9}, "adafactor does not use beta1; set it to 0"),
         ({"optimizer": "schedule_free_adamw"}, "set lr_schedule to constant, not cosine"),
         ({"optimizer": "schedule_free_adamw", "lr_schedule": "constant", "ema_decay": 0.9}, "set ema_decay to 0"),
         ({"optimizer": "sgd"}, "choose one of adamw, "),
@@ -136,9 +136,7 @@ def graph(**changes: Any) -> dict[str, Any]:
 
 
 def test_prodigy_at_another_ones_learning_rate_is_refused_before_anything_is_encoded(trio, data) -> None:
-    with pytest.raises(
-        ValueError, match="learning_rate is a factor on it; set it to 1 or to 0, which is auto, not 0.0001"
-    ):
+    with pytest.raises(ValueError, match="learning_rate multiplies it; set it to 1 or to 0 .auto., not 0.0001"):
         train(trio, data, optimizer=chosen(optimizer="prodigy"), learning_rate=1e-4)
 
 

@@ -75,10 +75,10 @@ MAKES: dict[type, Callable[[Any], Adapter]] = {
 def test_what_is_beside_the_layers_is_named_by_every_node(models, loras: Path, run: str) -> None:
     model = models("sd15").model
     report = RUNS[run](model, saved(loras, lora(Q, (320, 320)) | STRAYS))
-    assert "3 tensors beside the layers left out: " in report and "counter ('step')" in report
+    assert "3 tensors besides the layers not used: " in report and "counter ('step')" in report
     assert "embedding for prompts ('bundle_emb.ink.clip_l')" in report
     assert "change of a modulation ('x.diff_m')" in report
-    assert "layers left out" not in RUNS[run](model, saved(loras, lora(Q, (320, 320)), "b.safetensors"))
+    assert "layers not used" not in RUNS[run](model, saved(loras, lora(Q, (320, 320)), "b.safetensors"))
 
 
 FOUR = {key: value for part in ("q", "k", "v", "out_0") for key, value in lora(Q[:-1] + part, (320, 320)).items()}
@@ -86,8 +86,8 @@ ELSEWHERE = "lora_unet_somewhere_else"
 NOT_THERE = {
     "a layer that the model lacks": (lora(ELSEWHERE, (320, 320)), "1 not applied (not in this model, for example "
                                      f"{ELSEWHERE})", ELSEWHERE),
-    "a bias of a layer that has none": ({f"{Q}.lora_B.bias": torch.ones(320)}, "1 not applied (biases where this model "
-                                        f"has none, for example {Q}.bias)", f"{Q}.bias"),
+    "a bias of a layer that has none": ({f"{Q}.lora_B.bias": torch.ones(320)}, "1 not applied (biases that this model "
+                                        f"does not have, for example {Q}.bias)", f"{Q}.bias"),
 }  # fmt: skip
 
 
@@ -96,7 +96,7 @@ NOT_THERE = {
 def test_what_has_no_place_in_the_model_is_named_by_every_node(models, loras: Path, run: str, kind: str) -> None:
     model, (more, words, _) = models("sd15").model, NOT_THERE[kind]
     report = RUNS[run](model, saved(loras, FOUR | more))
-    assert ("A has 1 layers that the connected models lack." if run == "interference" else words) in report
+    assert ("A has 1 layers that the connected models do not have." if run == "interference" else words) in report
     assert "not applied" not in RUNS[run](model, saved(loras, FOUR, "b.safetensors"))
 
 
@@ -122,7 +122,7 @@ def test_biases_of_layers_that_have_none_are_no_sign_of_another_model(models, lo
     shapes = {name: tuple(table.shapes[table.targets[name].layer]) for name in names}
     tensors = {key: value for name, shape in shapes.items() for key, value in lora(name, shape).items()}
     tensors |= {f"{name}.lora_B.bias": torch.ones(shape[0]) for name, shape in shapes.items()}
-    assert "6 not applied (biases where this model has none" in RUNS["merge"](trio.model, saved(loras, tensors))
+    assert "6 not applied (biases that this model does not have" in RUNS["merge"](trio.model, saved(loras, tensors))
 
 
 def test_the_rest_does_what_comfyuis_loader_does(models, loras: Path) -> None:
@@ -146,7 +146,7 @@ def test_a_layer_that_its_file_switches_off_changes_nothing_anywhere(models, lor
     assert len([key for key in before if not torch.equal(before[key], after[key])]) == 1
     for run in RUNS:
         if run != "continue_from" or make is lora:
-            assert "layers left out" not in RUNS[run](model, both)
+            assert "layers not used" not in RUNS[run](model, both)
     alone = saved(loras, off, "alone.safetensors")
     after = loaded(run_node(LoadLoraStack, model=model, rows=f"<lora:{alone}:1>")[0])
     assert all(torch.equal(after[key], before[key]) for key in before)
@@ -156,7 +156,7 @@ def test_a_layer_that_its_file_switches_off_changes_nothing_anywhere(models, lor
     if make is lora:
         assert "1 of them switched off in the file" in RUNS["stack"](model, both)
         assert "1 are switched off in the file (alpha 0) and left out" in RUNS["continue_from"](model, both)
-        with pytest.raises(ValueError, match="no layers to go on from: 1 are switched off"):
+        with pytest.raises(ValueError, match="no layers to continue from: 1 are switched off"):
             RUNS["continue_from"](model, alone)
 
 
@@ -275,7 +275,7 @@ def test_a_link_is_told_with_where_it_leads(loras: Path) -> None:
     folder_paths.filename_list_cache.clear()
     said = check_rows(["far.safetensors"])
     (loras / "far.safetensors").unlink()
-    assert "the LoRA far.safetensors is a link to /mnt/unplugged/far.safetensors, which is not there" in said
+    assert "the LoRA far.safetensors is a link to /mnt/unplugged/far.safetensors, which does not exist" in said
     assert lora_state("far.safetensors") == ("far.safetensors", 0, 0)
 
 

@@ -65,7 +65,7 @@ def test_a_lora_that_does_nothing(models, random_adapter) -> None:
     text, page, figures = report(trio, nothing)
     assert {name: row["latent"] for name, row in figures["leakage"].items()} == {CONCEPT: 0, CLASS: 0, NEUTRAL: 0}
     assert {row["latent_ratio"] for row in figures["leakage"].values()} == {0}
-    assert "Neutral prompts are not changed at all." in text and page.shape[0] == 1 and page.shape[3] == 3
+    assert "No leakage: neutral prompts are not changed at all." in text and page.shape[0] == 1 and page.shape[3] == 3
 
 
 def test_a_lora_that_changes_everything_alike(models, random_adapter) -> None:
@@ -121,7 +121,7 @@ def sample_of(trio: Any, adapter: Adapter) -> torch.Tensor:
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"trigger": ""}, "no trigger word is known"),
+        ({"trigger": ""}, "the trigger word is unknown"),
         ({"adapter": None}, "connect an adapter or a lora_stack"),
         ({"width": 68}, "not a multiple"),
     ],

@@ -64,7 +64,7 @@ def test_order_is_stack_then_fields_then_text(model: Any, two: Path) -> None:
         ("oil.safetensors", 1, 1),
         (str(Path("styles/ink.safetensors")), 1, 1),
     ]
-    assert "lora_stack entry 2 ignored: it names no file" in report.splitlines()
+    assert "lora_stack entry 2 is ignored: it has no file name" in report.splitlines()
 
 
 def test_a_full_path_is_that_of_a_file_below_a_loras_folder(model: Any, two: Path) -> None:
@@ -99,8 +99,8 @@ def queued(text: str) -> dict[str, Any]:
     ("text", "words"),
     [
         ("ok\n<lora:ink:x>", "line 2, <lora:ink:x>: a strength is 'x'"),
-        ("<lora:nik>", "the LoRA nik is not in any loras folder; near it is styles/ink.safetensors"),
-        ("<lora:twice>", "the LoRA twice means 2 files"),
+        ("<lora:nik>", "the LoRA nik is not in any loras folder; similar names: styles/ink.safetensors"),
+        ("<lora:twice>", "the LoRA name twice fits 2 files"),
         ("<lora:broken>", "broken.safetensors"),
     ],
 )
@@ -156,8 +156,8 @@ def test_a_stack_that_comes_with_its_model_is_told(model: Any, two: Path) -> Non
         run_node(LoadLoraStack, model=below, rows="<lora:ink:0.5>", lora_stack=before)[3]
         for below, before in ((first, rows), (first, None), (model, rows))
     ]
-    assert ["connect its MODEL or its lora_stack, not both" in report for report in reports] == [True, False, False]
-    assert "ink.safetensors of lora_stack: on the connected MODEL already" in reports[0]
+    assert ["connect either MODEL or lora_stack, not both" in report for report in reports] == [True, False, False]
+    assert "applied twice: styles/ink.safetensors. The connected MODEL already" in reports[0]
 
 
 @pytest.mark.parametrize("stated", ["", "abc", "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"])

@@ -94,7 +94,7 @@ def test_a_name_that_is_not_in_the_list_is_refused_in_our_words(loras: Path, fie
     """ComfyUI leaves a field to the node that names it; its own check would know the definition's list alone."""
     (loras / "ink_wash.safetensors").touch()
     (node,) = [each for each in NODES.values() if field in inspect.signature(each.validate_inputs).parameters]
-    assert "near it is ink_wash.safetensors" in node.validate_inputs(**{field: "ink_wosh.safetensors"})
+    assert "similar names: ink_wash.safetensors" in node.validate_inputs(**{field: "ink_wosh.safetensors"})
 
 
 def test_node_list_of_the_manager(request: pytest.FixtureRequest) -> None:

@@ -108,7 +108,7 @@ def test_own_and_diffusers_names_under_every_prefix(tables, models, family: str)
     file = adapter_of(spelled(bodies[0], "base_model.model."))
     for other in tables.values():
         if other.family.name != own and not any({own, other.family.name} <= alike for alike in ALIKE):
-            with pytest.raises(ValueError, match=r"(is a LoRA|was made) for|none of its \d+ names is known"):
+            with pytest.raises(ValueError, match=r"(is a LoRA|was made) for|none of its \d+ layer names is known"):
                 other.resolve(file, "a")
 
 
@@ -118,7 +118,7 @@ def test_names_that_no_prefix_explains_are_given_beside_known_ones(tables, famil
     with pytest.raises(ValueError) as refused:
         table.resolve(adapter_of({f"odd.{number}.thing": (8, 8) for number in range(9)}), "a.safetensors")
     said, name = str(refused.value), table.family.name
-    assert said.startswith(f"a.safetensors: none of its 9 names is known for this {name} model.")
+    assert said.startswith(f"a.safetensors: none of its 9 layer names is known for this {name} model.")
     assert "'odd.0.thing', 'odd.1.thing'" in said and "'diffusion_model." in said and "'lora_unet_" in said
     assert not re.search(r"is a LoRA for|Load LoRA node", said)
 
@@ -346,7 +346,7 @@ def test_a_layer_of_another_shape_is_left_out_and_named(models, loras: Path, cas
     start = read_start("a.safetensors", trio.model, trio.clip, True, 0, 0.0)
     reports["continue_from"] = start.note(list(start.layers))
     for name, said in reports.items():
-        assert f"1 not applied (of another shape: {odd} is {held}, this model's" in said, (name, said)
+        assert f"1 not applied (wrong shape: {odd} is {held}, but" in said, (name, said)
         assert f" {wanted})" in said, (name, said)
     for adapter in (*made.values(), Adapter(start.layers)):
         ((layer, found),) = adapter.layers.items()
@@ -360,8 +360,8 @@ def test_so_many_of_another_shape_are_another_size(models, tables, loras: Path) 
     twice = {f"diffusion_model.{name}": tuple(2 * side for side in shape) for name, shape in blocks(own).items()}
     with pytest.raises(ValueError) as refused:
         tables["wan21"].resolve(adapter_of(twice), "a")
-    assert re.search(r"\(256, 256\), but .* is \(128, 128\); (\d+) of \1 layers do not fit, .* another size of Wan 2.1",
+    assert re.search(r"another size of Wan 2.1: (\d+) of its \1 layers do not .*\(256, 256\), but .* is \(128, 128\)",
                      str(refused.value))  # fmt: skip
     only = {"diffusion_model.patch_embedding": (128, 36)}
-    with pytest.raises(ValueError, match="1 of 1 layers do not fit"):
+    with pytest.raises(ValueError, match="1 of its 1 layers do not fit"):
         tables["wan21"].resolve(adapter_of(only), "a")

@@ -193,7 +193,7 @@ export class RowsEditor {
   }
 
   grip(item) {
-    const made = button("loom-grip", "", `Move ${title(item)}; arrow keys move it, too`, () => {})
+    const made = button("loom-grip", "", `Move ${title(item)}; or use the arrow keys`, () => {})
     made.addEventListener("pointerdown", (event) => {
       if (event.button !== 0) return
       event.preventDefault()
@@ -250,7 +250,7 @@ export class RowsEditor {
 }
 
 function tooltip(item, file) {
-  if (!file) return `${item.name}\nis in no loras folder, or in several`
+  if (!file) return `${item.name}\nnot found: it is in no loras folder, or in more than one`
   const told = [file.name, file.family, file.words?.length && `trigger: ${file.words.join(", ")}`, extras(item), file.fault]
   return told.filter(Boolean).join("\n")
 }

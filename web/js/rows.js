@@ -59,11 +59,11 @@ function read([raw, inside, closed]) {
   const row = { ...newRow(""), name: plain(name) }
   const strengths = []
   let fault = closed ? "" : "it has no closing >"
-  if (!name.trim()) fault ||= "it names no file"
+  if (!name.trim()) fault ||= "it has no file name"
   for (const part of parts) {
     const [key, ...rest] = part.trim().split("=")
     if (rest.length || key === "on" || key === "off") fault ||= named(row, key.trim().toLowerCase(), rest.join("=").trim())
-    else if (strengthOf(part) === null || strengths.length === 2) fault ||= `${part} is no strength`
+    else if (strengthOf(part) === null || strengths.length === 2) fault ||= `${part} is not a strength`
     else strengths.push(strengthOf(part))
   }
   if (fault) return { fault, raw: closed ? raw : `${raw}>` }
@@ -79,9 +79,9 @@ function named(row, key, value) {
   else if (key === "blocks") row.blocks = plain(value)
   else if (key === "unet" || key === "te") row[key] = strengthOf(value) ?? undefined
   else if (key === "start" || key === "end") row[key] = Number(value)
-  else return `${key}= is not known`
+  else return `${key}= is unknown`
   const fine = !["start", "end"].includes(key) || (row[key] >= 0 && row[key] <= 1)
-  return fine ? "" : `${key} is a share of sampling, from 0 to 1`
+  return fine ? "" : `${key} must be a share of sampling, from 0 to 1`
 }
 
 function escaped(text) {

@@ -45,7 +45,7 @@ export function hear(open) {
     tell(prompt_id, node_id, { text: exception_message.trim(), problem: true })
     end(prompt_id, () => "")
   })
-  api.addEventListener("execution_interrupted", ({ detail }) => end(detail.prompt_id, (last) => `stopped; before: ${last}`))
+  api.addEventListener("execution_interrupted", ({ detail }) => end(detail.prompt_id, (last) => `stopped; last message: ${last}`))
   api.addEventListener("execution_success", ({ detail }) => end(detail.prompt_id, () => ""))
   api.addEventListener("reconnecting", lost)
   api.addEventListener("promptQueueing", hearRefusal)
@@ -120,7 +120,7 @@ async function end(prompt, words) {
 function lost() {
   const workflow = onScreen()
   for (const [id, entry] of entriesOf(workflow)) {
-    const text = `no connection to ComfyUI; before: ${entry.text}`
+    const text = `no connection to ComfyUI; last message: ${entry.text}`
     if (entry.prompt && !entry.lost) put(workflow, id, { ...entry, text, lost: true })
   }
 }

@@ -3,7 +3,7 @@
 import { app } from "../../../scripts/app.js"
 
 const OFF = "off"
-const OWN = "auto: its own"
+const OWN = "auto: usual value"
 export const WORDS = {
   LoraLoom_TrainLora: {
     rank: "auto, mostly 16", alpha: "auto: as rank", learning_rate: "auto, mostly 1e-4", preservation: OFF, text_rank: OFF,

@@ -53,7 +53,7 @@ def interference(
         comfy.model_management.throw_exception_if_processing_interrupted()
         progress.update(min(next(done), 4 * len(layers)))
 
-    progress.say("norms of the base model, once for this model")
+    progress.say("measuring the base model (once per model)")
     norms, attention = base.norms(layers, tick), base.attention(layers, tick)
     progress.say(f"{len(entries)} LoRAs, {len(layers)} layers")
     found = measure(entries, attention, Work(with_fp64(base.device), tick))
@@ -77,7 +77,7 @@ def _few_steps(entries: Sequence[Entry], model: Model) -> dict[int, str]:
     if few_step_mark(*map(file_name, files_of(model))):
         return {}
     marks = {index: few_step_mark(entry.name) for index, entry in enumerate(entries)}
-    return {index: f"its name says it is made for few steps ({mark})" for index, mark in marks.items() if mark}
+    return {index: f"by its name it is made for few sampling steps ({mark})" for index, mark in marks.items() if mark}
 
 
 def _scaled(entry: Entry, factor: float) -> tuple[float, float]:
@@ -98,18 +98,23 @@ def _not_measured(entries: Sequence[Entry]) -> list[str]:
     for index, entry in enumerate(entries):
         if others := {kind: count for kind, count in entry.adapter.kinds().items() if kind != "LoRA"}:
             held = ", ".join(f"{count} {kind}" for kind, count in others.items())
-            said.append(f"{findings.letter(index)} also holds {held} weights, which are not in these figures.")
+            said.append(f"{findings.letter(index)} also holds {held} weights, which are not included in these figures.")
         if entry.span != ALWAYS:
-            said.append(f"{findings.letter(index)} is on for a part of sampling; the figures are for that part.")
+            said.append(f"{findings.letter(index)} is on for only part of sampling; the figures apply to that part.")
         if entry.adapter.left_out:
             said.append(f"{findings.letter(index)}: {strays.told(entry.adapter.left_out)}.")
         if entry.unmatched:
-            said.append(f"{findings.letter(index)} has {len(entry.unmatched)} layers that the connected models lack.")
+            said.append(
+                f"{findings.letter(index)} has {len(entry.unmatched)} layers that the connected models do not have."
+            )
         if entry.misfits:
             said.append(f"{findings.letter(index)}: {mismatch.left_out(entry.misfits)}.")
     for (i, one), (j, other) in combinations(enumerate(entries), 2):
         if max(one.span[0], other.span[0]) >= min(one.span[1], other.span[1]):
-            said.append(f"{findings.letter(i)} and {findings.letter(j)} are never on together.")
+            said.append(
+                f"{findings.letter(i)} and {findings.letter(j)} are never on at the same time, so their overlap does "
+                "not matter."
+            )
     return said
 
 
@@ -118,5 +123,6 @@ def _unknown(layers: Sequence[str], norms: Collection[str]) -> list[str]:
     if not missing:
         return []
     return [
-        f"{len(missing)} weights are stored in a form of their loader's own; they are not in the shares of the base."
+        f"{len(missing)} weights of the base model are stored in a format that only their loader can read; they are "
+        "missing from the comparison with the base model."
     ]

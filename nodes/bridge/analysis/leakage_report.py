@@ -88,7 +88,9 @@ def _trigger(questions: Questions, entries: Sequence[Entry], data: Dataset | Non
     found = [questions.trigger, *own, data.trigger if data is not None else ""]
     trigger = next((text for text in found if text.strip()), "")
     if not trigger:
-        raise ValueError("no trigger word is known: the LoRA's file names none; write it into trigger")
+        raise ValueError(
+            "the trigger word is unknown, because the file of the LoRA does not contain it; write it in trigger"
+        )
     return literal(trigger)  # a name with parentheses is no weight
 
 

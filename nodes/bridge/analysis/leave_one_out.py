@@ -82,13 +82,16 @@ def leave_one_out(
 
 def _check(asked: Prompts, clip: Clip | None, entries: Sequence[Entry]) -> None:
     if not asked.conditioning and not asked.prompts:
-        raise ValueError("there is nothing to draw; write a prompt, or connect positive")
+        raise ValueError("there is no prompt; write one, or connect positive")
     if not asked.conditioning and clip is None:
         raise ValueError("prompts need a text encoder; connect clip, or positive and negative conditioning")
     if asked.conditioning and asked.negative_conditioning is None and clip is None:
         raise ValueError("the negative prompt needs a text encoder; connect clip or negative_conditioning")
     if len(entries) > 24:
-        raise ValueError(f"{len(entries)} LoRAs would make {len(entries) + 2} pictures of each prompt; 24 is the most")
+        raise ValueError(
+            f"{len(entries)} LoRAs need {len(entries) + 2} pictures for each prompt, but 24 is the most; use fewer "
+            "LoRAs"
+        )
 
 
 def _sets(entries: Sequence[Entry]) -> dict[str, list[Entry]]:
@@ -140,13 +143,13 @@ def _sheet(
 
 
 def _report(entries: Sequence[Entry], changes: Mapping[str, Change], asked: Prompts, clip: Clip | None) -> str:
-    lines = [f"{letter(i)} = {entry.name} at {entry.strength:g}" for i, entry in enumerate(entries)]
-    lines.append("change from the picture with all, same noise (latent, pixels, structure):")
     words = _in_words(changes, entries)
+    lines = _ranked({name: change.latent for name, change in changes.items() if name != NONE}, words)
+    lines += [f"{letter(i)} = {entry.name} at {entry.strength:g}" for i, entry in enumerate(entries)]
+    lines.append("Change from the picture with all LoRAs, same noise (latent, pixels, structure):")
     lines += [f"  {words[name]}: {c.latent:.4f}, {c.pixels:.4f}, {c.structure:.4f}" for name, c in changes.items()]
-    lines += _ranked({name: change.latent for name, change in changes.items() if name != NONE}, words)
     if asked.conditioning and _on_text(entries):
-        lines.append("What the LoRAs do to the text encoder is the same in all pictures: positive is connected.")
+        lines.append("The effect of the LoRAs on the text encoder is not measured, because positive is connected.")
     return "\n".join(lines)
 
 
@@ -156,7 +159,7 @@ def _ranked(alone: Mapping[str, float], words: Mapping[str, str]) -> list[str]:
         return []
     most, least = max(alone, key=alone.__getitem__), min(alone, key=alone.__getitem__)
     if f"{alone[most]:.4f}" == f"{alone[least]:.4f}":
-        return ["The picture changes as much without any one of them."]
+        return ["All LoRAs matter equally: without any one of them the picture changes as much."]
     return [f"The picture changes most {words[most]} and least {words[least]}."]
 
 

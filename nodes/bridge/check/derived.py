@@ -48,8 +48,8 @@ def stack(rig: Rig, network: Network) -> Outcome:
         found = {"weights": _error_of_weights(case, entries)}
     found |= {"picture": apart(pictures[0], wanted), "beside": apart(pictures[1], wanted)}
     text = (
-        f"weights {share(found['weights'])} from the exact sum; pictures {share(found['picture'])} and, beside the "
-        f"layers, {share(found['beside'])} from the CPU's"
+        f"difference of weights from the exact sum {share(found['weights'])}, of pictures from the CPU "
+        f"{share(found['picture'])}, with apply beside {share(found['beside'])}"
     )
     right = found["weights"] < EXACT and max(found["picture"], found["beside"]) < NEAR
     return Outcome(right, text, found)
@@ -68,7 +68,7 @@ def previews(rig: Rig, network: Network) -> Outcome:
                 pictures[-1] = pictures[-1], apart(after, before)
     (here, moved), (wanted, _) = pictures
     found = {"picture": apart(here, wanted), "gradient after": moved}
-    text = f"picture {share(found['picture'])} from the CPU's, the gradient after it {share(moved)} from before"
+    text = f"difference of the picture from the CPU {share(found['picture'])}, of the gradient after it {share(moved)}"
     return Outcome(found["picture"] < NEAR and moved < EXACT, text, found)
 
 
@@ -81,9 +81,11 @@ def figures(rig: Rig, network: Network) -> Outcome:
         ]
     here, wanted = (torch.tensor(list(_numbers(json.loads(text))), dtype=torch.float64) for text in told)
     if here.shape != wanted.shape:
-        return Outcome(False, f"{len(here)} figures, {len(wanted)} on the CPU")
+        return Outcome(False, f"{len(here)} figures on this device but {len(wanted)} on the CPU")
     found = {"figures": apart(here, wanted)}
-    return Outcome(found["figures"] < NEAR, f"{len(here)} figures, {share(found['figures'])} from the CPU's", found)
+    return Outcome(
+        found["figures"] < NEAR, f"difference of {len(here)} figures from the CPU: {share(found['figures'])}", found
+    )
 
 
 def extract(rig: Rig, network: Network) -> Outcome:
@@ -95,7 +97,7 @@ def extract(rig: Rig, network: Network) -> Outcome:
             layer.add_to_(tuned.patcher.model.get_submodule(name).weight)
         made, _, _ = extract_lora(tuned.patcher, case.patcher, None, None, RANK, 1.0, Pick(), Progress(1).tick)
     found = {"difference": _layers_apart(made.layers, truth)}
-    return Outcome(found["difference"] < NEAR, f"{share(found['difference'])} from the difference put in", found)
+    return Outcome(found["difference"] < NEAR, f"difference from the known one: {share(found['difference'])}", found)
 
 
 def merged(rig: Rig, network: Network) -> Outcome:
@@ -106,7 +108,7 @@ def merged(rig: Rig, network: Network) -> Outcome:
         whole = _merge(cases[0], Limits())
         wanted = exact_sum(all_entries(cases[1].patcher, None, (), connected(cases[1])))
     found = {"sum": _layers_apart(whole, wanted), "cut": _layers_apart(*cut)}
-    text = f"sum {share(found['sum'])} from the exact one, cut to rank {RANK} {share(found['cut'])} from the CPU's"
+    text = f"difference from the exact sum {share(found['sum'])}, cut to rank {RANK} from the CPU {share(found['cut'])}"
     return Outcome(found["sum"] < EXACT and found["cut"] < NEAR, text, found)
 
 

@@ -21,7 +21,7 @@ from .rig import CPU, Outcome, Rig, guarded
 LORA, ONE = LoraConfig(16, 16.0, "attention"), TrainConfig(batch_size=1, steps=100_000)
 WAYS = {"plain": Measures(False), "checkpointed": Measures(), "offloaded": Measures(True, 1.0)}
 _OVER, _WIDTH = 1.05, 2  # times what was predicted that may be used; bytes of a weight in bf16
-NOT_COUNTED = "left out: torch does not count this device's memory, and on the CPU other programs' is among it"
+NOT_COUNTED = "left out: torch cannot measure the memory of this device"
 
 
 def run(rig: Rig) -> Iterator[Finding]:
@@ -71,7 +71,7 @@ def judged(peak: float, need: Need) -> Outcome:
 
 
 def nearness(ratios: list[float]) -> str:
-    return f"memory predicted within {max(abs(1 / ratio - 1) for ratio in ratios):.0%}"
+    return f"memory prediction right within {max(abs(1 / ratio - 1) for ratio in ratios):.0%}"
 
 
 def _compared(case: Case, measures: Measures) -> Outcome:

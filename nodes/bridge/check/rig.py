@@ -62,10 +62,10 @@ class Rig:
         now = held(self.device)
         own = [(case, self._weights[key]) for key, case in self._cases.items() if case.network is network]
         if any(case.fingerprint() != weights for case, weights in own):
-            return "it has changed the weights of the base model"
+            return "the weights of the base model were changed"
         before = self._memory.setdefault(network.name, now)
         lost = 0 if before is None or now is None else now - before
-        return f"it has left {lost / 2**20:.1f} MiB on the device" if lost > _LOST else ""
+        return f"{lost / 2**20:.1f} MiB were not freed on the device" if lost > _LOST else ""
 
 
 def guarded(section: str, name: str, work: Callable[[], Outcome], left: Callable[[], str] = str) -> Finding:

@@ -48,7 +48,7 @@ def _beside_cpu(here: Case, reference: Case, most: float, dora: bool = False) ->
     with reference.training(dora=dora) as training:
         wanted, right = training.gradient()
     found = {"loss": apart(losses, wanted), "gradient": apart(gradient, right)}
-    text = f"loss {share(found['loss'])}, gradient {share(found['gradient'])} from the CPU's in fp32"
+    text = f"difference from the CPU in fp32: loss {share(found['loss'])}, gradient {share(found['gradient'])}"
     return Outcome(max(found.values()) < most, text, found)
 
 
@@ -59,7 +59,7 @@ def padded_batch(rig: Rig, network: Network) -> Outcome:
         alone = [training.gradient(i) for i in range(len(training.samples))]
     single = torch.cat([loss for loss, _ in alone]), reduce(torch.add, (part for _, part in alone)) / len(alone)
     found = {"loss": apart(losses, single[0]), "gradient": apart(gradient, single[1])}
-    text = f"loss {share(found['loss'])}, gradient {share(found['gradient'])} from those of the captions one by one"
+    text = f"difference from the captions one by one: loss {share(found['loss'])}, gradient {share(found['gradient'])}"
     return Outcome(max(found.values()) < FP32, text, found)
 
 
@@ -76,7 +76,8 @@ def offload(rig: Rig, network: Network) -> Outcome:
         "offloaded": max(apart(gradient, recomputed) for gradient in moved),
     }  # fmt: skip
     right = found["recomputed"] < REORDERED and _repeats(found["offloaded"], found["again"])
-    text = f"recomputed {share(found['recomputed'])} from plain, offloaded {share(found['offloaded'])} from recomputed"
+    text = f"difference of recomputed from plain {share(found['recomputed'])}, "
+    text += f"of offloaded from recomputed {share(found['offloaded'])}"
     return Outcome(right, text + _unsteady(found["again"]), found)
 
 
@@ -84,7 +85,7 @@ def optimisers(rig: Rig, network: Network) -> Outcome:
     """Two steps of every optimiser move the factors as they do on the CPU."""
     found = {name: apart(*_moved_by(name, rig, network)) for name in OPTIMIZERS}
     worst = max(found, key=found.__getitem__)
-    text = f"two steps of each of {len(found)}: the worst, {worst}, {share(found[worst])} from the CPU's"
+    text = f"largest difference from the CPU after two steps of each of {len(found)}: {share(found[worst])} ({worst})"
     return Outcome(found[worst] < MOVED, text, found)
 
 
@@ -103,7 +104,7 @@ def resume(rig: Rig, network: Network) -> Outcome:
         with case.training(config=config) as training:
             again = training.steps(4)
     found = {"resumed": apart(resumed, straight), "again": apart(again, straight)}
-    text = f"factors {share(found['resumed'])} from those of the run that went on"
+    text = f"difference of the weights from an uninterrupted run: {share(found['resumed'])}"
     return Outcome(_repeats(found["resumed"], found["again"]), text + _unsteady(found["again"]), found)
 
 
@@ -153,7 +154,7 @@ def _repeats(difference: float, again: float) -> bool:
 
 
 def _unsteady(again: float) -> str:
-    return f" (this device repeats a step to {again:.2g} only)" if again else ""
+    return f" (this device repeats a step only to {again:.2g})" if again else ""
 
 
 EACH = {

@@ -50,7 +50,7 @@ def write(found: Check, folder: Path) -> list[Path]:
 def _findings(rig: Rig, quick: bool) -> Iterator[Finding]:
     if comfy.model_management.is_device_cpu(rig.device):
         yield Finding(
-            "right", "beside the CPU", None, "this device is the CPU: what is beside the CPU's is beside itself"
+            "right", "beside the CPU", None, "this device is the CPU: its results are compared with themselves"
         )
     for network in TINY:
         for name, work in right.EACH.items():
@@ -58,7 +58,7 @@ def _findings(rig: Rig, quick: bool) -> Iterator[Finding]:
     for name, work in (right.ONCE | derived.ONCE).items():
         yield guarded("right", name, partial(work, rig, FLUX), partial(rig.left, FLUX))
     if quick:
-        yield Finding("memory", "predicted and real", None, "left out of the quick form")
+        yield Finding("memory", "predicted and real", None, "left out in the quick check")
     else:
         yield from memory.run(rig)
     yield from timing.run(rig, quick)

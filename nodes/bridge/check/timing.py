@@ -177,7 +177,7 @@ def _operators(step: Step, device: torch.device) -> int:
 def _copies(device: torch.device, size: int) -> Outcome:
     """From memory that is pinned, that is not, that is a file's, and through the buffers of offloaded blocks."""
     if shares_ram(device):
-        return Outcome(None, "left out: this device computes in RAM, so nothing is copied to it")
+        return Outcome(None, "left out: this device computes in RAM, so nothing needs to be copied")
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         path = Path(folder) / "copied"
         torch.zeros(size, dtype=torch.uint8).numpy().tofile(path)

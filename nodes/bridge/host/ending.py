@@ -36,7 +36,7 @@ def ended_by_signals() -> Iterator[None]:
     finally:
         closing.leave()
         if ending.came:
-            log.warning("%s: the run is kept, and ComfyUI ends", signal.Signals(ending.came).name)
+            log.warning("%s: the run is saved, and ComfyUI ends", signal.Signals(ending.came).name)
         _in_main_thread(ending.leave, ready=_prompt_is_over() if ending.came else _now)
 
 

@@ -33,9 +33,9 @@ def lora_name(name: str) -> str:
     if len(found) == 1:
         return found[0]
     if found:
-        raise ValueError(f"the LoRA {name} means {len(found)} files ({', '.join(found[:3])}); write it in full")
+        raise ValueError(f"the LoRA name {name} fits {len(found)} files ({', '.join(found[:3])}); write the full name")
     near = " or ".join(alike(name, names))
-    cure = f"near it is {near}" if near else "pick it again in the list"
+    cure = f"similar names: {near}" if near else "choose it again in the list"
     raise ValueError(f"the LoRA {name} is not in any loras folder; {cure}")
 
 
@@ -54,10 +54,10 @@ def lora_path(name: str) -> Path:
     places = [os.path.join(folder, listed) for folder in folder_paths.get_folder_paths("loras")]
     if link := next((place for place in places if os.path.islink(place) and not os.path.exists(place)), None):
         raise ValueError(
-            f"the LoRA {name} is a link to {os.readlink(link)}, which is not there; connect its drive, or choose "
+            f"the LoRA {name} is a link to {os.readlink(link)}, which does not exist; connect its drive, or choose "
             "another LoRA"
         )
-    fault = "is not a regular file" if any(map(os.path.exists, places)) else "is not there any more"
+    fault = "is not a regular file" if any(map(os.path.exists, places)) else "does not exist any more"
     raise ValueError(f"the LoRA {name} {fault}; choose another LoRA")
 
 
@@ -69,9 +69,9 @@ def dataset_folder(text: str) -> Path:
     """
     name = text.strip().strip('"').strip()
     if not name:
-        raise ValueError("no folder is given; name one that holds captioned pictures, or connect images")
+        raise ValueError("no folder is given; write a folder with pictures and captions, or connect images")
     if "\0" in name:
-        raise ValueError("the name of the folder holds a zero byte; write it again")
+        raise ValueError("the name of the folder contains a zero byte; write it again")
     try:
         path = _found(Path(name).expanduser())
         if open_to := listens_beyond():
@@ -184,7 +184,8 @@ def _is_in(path: Path, roots: Iterable[Path]) -> bool:
 
 def _refusal(what: str, open_to: str) -> str:
     return (
-        f"{what} outside ComfyUI's input, output and datasets folders, and this server listens on {open_to} for other "
-        "machines (--listen); move the pictures into ComfyUI's input folder, or have the machine's owner write the "
-        f"folder above them into extra_model_paths.yaml and start again:\nlora_loom:\n    {DATA_SETS}: /the/folder"
+        f"{what} outside ComfyUI's input, output and datasets folders, which is not allowed while other machines can "
+        f"reach this server (--listen, {open_to}). Move the pictures into ComfyUI's input folder, or ask the owner of "
+        "the machine to add the folder above them to extra_model_paths.yaml and restart:\nlora_loom:\n    "
+        f"{DATA_SETS}: /the/folder"
     )

@@ -53,7 +53,10 @@ def introduce(posted: dict[str, Any]) -> dict[str, Any]:
     for module in [module for name, module in list(sys.modules.items()) if name.endswith(_MODULE)]:
         table = getattr(module, _TABLE, None)
         if not isinstance(table, dict) or getattr(module, "LORAS", None) != _LORAS:
-            _say_once("Lora-Manager keeps its metadata in another way now: LoRAs of Load LoRA Stack are not in it")
+            _say_once(
+                "this version of Lora-Manager stores metadata differently: it does not include the LoRAs of Load "
+                "LoRA Stack"
+            )
         else:
             table.setdefault(_NODE, StackExtractor)
     return posted

@@ -46,7 +46,9 @@ def known_hash(
         return digest
 
     def tick(done: int) -> None:
-        progress.say(f"hash of {file_name(path)}, once for this file: {done / 1e9:.1f} of {found.st_size / 1e9:.1f} GB")
+        progress.say(
+            f"computing the hash of {file_name(path)} (once per file): {done / 1e9:.1f} of {found.st_size / 1e9:.1f} GB"
+        )
         comfy.model_management.throw_exception_if_processing_interrupted()
 
     digest = (of or file_hash)(path, tick)
@@ -80,4 +82,4 @@ def _write(record: Path, hashes: dict[str, list]) -> None:
         unfinished.write_text(json.dumps(hashes, indent=0), encoding="utf-8")
         os.replace(unfinished, record)
     except OSError as error:
-        log.warning("the hashes of models cannot be kept in %s: %s", record, error)
+        log.warning("the hashes of models cannot be saved in %s: %s", record, error)

@@ -36,7 +36,7 @@ def convert_file(name: str, model: Model, clip: Clip | None, limits: Limits, tic
     found = resolved.adapter
     made = as_plain(found, model, clip, limits, tick)
     if not made.adapter.layers:
-        raise ValueError(f"{path.stem} changes only biases and norms, which no LoRA can hold; use Load LoRA Stack")
+        raise ValueError(f"{path.stem} changes only biases and norms, which a LoRA cannot contain; use Load LoRA Stack")
     made.left_out |= {name: vector.kind for name, vector in made.vectors.items()}
     parent = Parent.of(path.stem, found.metadata, 1.0, 1.0, lora_hash(name, Progress(1)))
     how = {"method": "convert", "rank": limits.rank, "energy": limits.energy}
@@ -97,12 +97,12 @@ def cost(made: Converted) -> list[str]:
     lines = []
     if made.errors:
         name, error = worst_first(made)[0]
-        whole = f"relative error {100 * made.error:.3g} %, of a layer up to {100 * error:.3g} % ({name})"
-        lines.append(f"{len(made.errors)} layers became plain LoRA, {whole}")
+        whole = f"relative error {100 * made.error:.3g} %, at most {100 * error:.3g} % in a layer ({name})"
+        lines.append(f"{len(made.errors)} layers were converted to plain LoRA, {whole}")
     if made.left_out:
         first = next(iter(made.left_out))
         lines.append(
-            f"{len(made.left_out)} biases and norms are left out, for example {first}: a LoRA cannot hold them"
+            f"{len(made.left_out)} biases and norms are left out, for example {first}: a LoRA cannot contain them"
         )
     return lines
 

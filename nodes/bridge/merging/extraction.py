@@ -40,7 +40,7 @@ def extract_lora(
     """The LoRA that makes `a` of `b`, a report and a picture. Raises ValueError when the two are not of one kind, when
     there is no difference, or when one has changes that no LoRA can have."""
     if (clip_a is None) != (clip_b is None):
-        raise ValueError("connect clip_a and clip_b, or neither: their difference is what is extracted")
+        raise ValueError("connect both clip_a and clip_b, or neither")
     table = NameTable(model_b, clip_b)
     _check_alike(NameTable(model_a, clip_a), table)
     layers = {name: shape for name, shape in table.shapes.items() if len(shape) > 1}
@@ -52,13 +52,16 @@ def extract_lora(
             found[name] = part
         tick(done, len(layers))
     if not found:
-        raise ValueError("model_a and model_b do not differ in the layers that were looked at")
+        raise ValueError(
+            "nothing to extract: model_a and model_b are the same in all selected layers; connect the fine-tuned "
+            "model and its base, or change keep and drop"
+        )
     merged = Merged(
         {name: part.low_rank for name, part in found.items()}, {name: part.error for name, part in found.items()},
         whole_error(list(found.values())), spectra={name: part.sigma for name, part in found.items()},
     )  # fmt: skip
     report = "\n".join(
-        [size_line(merged), *(error_lines(merged) or ["nothing of it is lost"]), *_out_of_reach(pairs, layers, found)]
+        [size_line(merged), *(error_lines(merged) or ["nothing is lost"]), *_out_of_reach(pairs, layers, found)]
     )
     return _described(merged, model_a, model_b, rank, energy, table), report, draw_merge(merged, "difference")
 
@@ -66,12 +69,14 @@ def extract_lora(
 def _check_alike(a: NameTable, b: NameTable) -> None:
     if a.family.name != b.family.name:
         raise ValueError(
-            f"model_a is a {a.family.name} model and model_b a {b.family.name} model; use two of one family"
+            f"model_a is a {a.family.name} model and model_b a {b.family.name} model; use two models of the same family"
         )
     for name in a.shapes.keys() | b.shapes.keys():
         if a.shapes.get(name) != b.shapes.get(name):
             shapes = [tuple(shapes[name]) if name in shapes else "missing" for shapes in (a.shapes, b.shapes)]
-            raise ValueError(f"{name} is {shapes[0]} in model_a and {shapes[1]} in model_b; use two of one size")
+            raise ValueError(
+                f"{name} is {shapes[0]} in model_a and {shapes[1]} in model_b; use two models of the same size"
+            )
 
 
 def _pairs(model_a: Model, model_b: Model, clip_a: Clip | None, clip_b: Clip | None) -> dict[str, Pair]:
@@ -112,8 +117,8 @@ def _out_of_reach(pairs: dict[str, Pair], layers: Iterable[str], found: dict[str
         return []
     share = sqrt(sum(change**2 for change in changes.values()) / sum(part.norm**2 for part in found.values()))
     return [
-        f"{len(names)} biases and norms differ too and are not in the LoRA, for example {names[0]}; together they "
-        f"differ by {share:.2g} of what the layers do"
+        f"{len(names)} biases and norms also differ and are not in the LoRA, for example {names[0]}; their difference "
+        f"is {share:.2g} times that of the layers"
     ]
 
 

@@ -89,7 +89,9 @@ def plain(
         made.append(part)
     if made and not any(part.entry.adapter.layers for part in made) and any(part.converted for part in made):
         names = " and ".join(part.entry.name for part in made)
-        raise ValueError(f"{names}: only biases and norms are changed, which no LoRA can hold; use Load LoRA Stack")
+        raise ValueError(
+            f"{names}: the file changes only biases and norms, which a LoRA cannot contain; use Load LoRA Stack"
+        )
     return made, notes
 
 

@@ -20,7 +20,7 @@ def refuse_losses(name: str, unmatched: Sequence[str], has_text: bool) -> None:
     text = [] if has_text else [each for each in unmatched if is_text(each)]
     if text:
         raise ValueError(
-            f"{name}: {len(text)} layers would be lost, for example {text[0]}; connect CLIP, which has them"
+            f"{name}: {len(text)} layers of the text encoder would be lost, for example {text[0]}; connect CLIP"
         )
 
 

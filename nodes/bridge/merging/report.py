@@ -20,14 +20,14 @@ def in_order_line(beside: Source) -> list[str]:
     told = beside.converted or {}
     kinds = " and ".join(kind for kind in told["kinds"] if kind != "LoRA")
     return [
-        f"{len(beside.entry.adapter.layers)} layers are changed by {kinds} together with others and are taken as the "
-        f"stack leaves them, relative error {100 * told['error']:.2g} %"
+        f"{len(beside.entry.adapter.layers)} layers are changed by {kinds} together with other LoRAs and are merged in "
+        f"the order of the stack, relative error {100 * told['error']:.2g} %"
     ]
 
 
 def vectors_line(vectors: Mapping[str, Any]) -> list[str]:
     first = next(iter(vectors))
-    return [f"{len(vectors)} biases and norms are added up as they are, for example {first}; the file holds them, too"]
+    return [f"{len(vectors)} biases and norms are added exactly and are in the file, for example {first}"]
 
 
 def merge_report(
@@ -37,7 +37,7 @@ def merge_report(
     lines = [*notes, *(_part_line(part) for part in parts)]
     lines.append(size_line(merged))
     if gone := merged.cancelled:
-        lines.append(f"{len(gone)} layers come to nothing and are not in the LoRA, for example {gone[0]}")
+        lines.append(f"{len(gone)} layers cancel out and are not in the LoRA, for example {gone[0]}")
     lines += _method_lines(merged, settings, len(parts), bool(converted)) + _rights_lines(parents) + error_lines(merged)
     for each in converted:
         lines += _converted_lines(each["name"], each.get("errors", {}))
@@ -47,7 +47,7 @@ def merge_report(
 def _converted_lines(name: str, errors: Mapping[str, float]) -> list[str]:
     worst = sorted(errors, key=errors.__getitem__, reverse=True)
     lines = [f"  {100 * errors[layer]:.2g} %  {layer}" for layer in worst]
-    return [f"relative error of what became plain LoRA, of {name}, per layer:", *lines] if worst else []
+    return [f"relative error of {name}, converted to plain LoRA, per layer:", *lines] if worst else []
 
 
 def size_line(merged: Merged) -> str:
@@ -65,14 +65,15 @@ def _part_line(part: Entry) -> str:
 def _method_lines(merged: Merged, settings: Settings, parts: int, converted: bool) -> list[str]:
     if settings.method == SUM:
         exact = ("the sum is exact" if parts > 1 else "it is exact") + (
-            " but for what became plain LoRA" if converted else ""
+            " except for the converted layers" if converted else ""
         )
         return [] if any(merged.errors.values()) else [exact]
     both = len(merged.errors) - merged.lone
     line = (
-        f"{settings.method} on {both} layers that more than one LoRA changes: {merged.departure:.1%} from the exact sum"
+        f"{settings.method} on {both} layers that more than one LoRA changes: {merged.departure:.1%} away from the "
+        "exact sum"
     )
-    return [line + (f"; {merged.lone} layers are one LoRA's and are as they were" if merged.lone else "")]
+    return [line + (f"; {merged.lone} layers are in only one LoRA and are not changed" if merged.lone else "")]
 
 
 def _rights_lines(parents: Sequence[Parent]) -> list[str]:
@@ -82,7 +83,7 @@ def _rights_lines(parents: Sequence[Parent]) -> list[str]:
     words = {True: "yes", False: "no", None: "unknown"}
     lines = [f"licence {rights.licence}: commercial use {words[rights.commercial]}, credit {words[rights.credit]}"]
     if rights.derivatives is False:
-        lines.append("warning: a licence among them allows no derived works, and a merge is one; ask its author")
+        lines.append("warning: one of the licences does not allow derived works such as a merge; ask the author")
     return lines
 
 
@@ -91,7 +92,9 @@ def error_lines(merged: Merged) -> list[str]:
     if not any(merged.errors.values()):
         return []
     worst = sorted(merged.errors, key=merged.errors.__getitem__, reverse=True)
-    lines = [f"relative error of the whole: {100 * merged.error:.3g} %, and per layer:"]
+    lines = [f"relative error: {100 * merged.error:.3g} % in total; per layer:"]
     if lost := [name for name in worst if merged.errors[name] and name not in merged.layers]:
-        lines.insert(0, f"{len(lost)} layers matter too little for this size and are left out, for example {lost[0]}")
+        lines.insert(
+            0, f"{len(lost)} of the least important layers are left out to reach this size, for example {lost[0]}"
+        )
     return lines + [f"  {100 * merged.errors[name]:.3g} %  {name}" for name in worst]

@@ -27,7 +27,7 @@ def resize(
     uncut; a report and a picture. Raises ValueError unless there is exactly one of the two."""
     by_name = lora_name not in ("", NONE)
     if adapter is None and not by_name:
-        raise ValueError("there is no LoRA to resize; choose a file, or connect an adapter")
+        raise ValueError("no LoRA is given; choose a file in lora_name, or connect an adapter")
     if adapter is not None and by_name:
         raise ValueError(
             f"both an adapter and the file {lora_name} are given; set lora_name to None, or disconnect adapter"
@@ -36,21 +36,21 @@ def resize(
     rows = [] if adapter else [Row(lora_name, *strengths)]
     found = sources(table, rows, [Connected(adapter, *strengths)] if adapter else [])
     if not found:
-        raise ValueError("strength and text_strength are 0, which leaves nothing of the LoRA; set one of them")
+        raise ValueError("strength and text_strength are both 0, which removes the whole LoRA; set one of them")
     (source,), notes = plain(found, model, clip, limits, tick)
     pick.check(source.entry.adapter.layers)
     kept, rest = (_part(source, pick, taken) for taken in (True, False))
     if not kept.entry.adapter.layers:
         count = len(source.entry.adapter.layers)
         raise ValueError(
-            f"strength {strengths[0]:g} and text_strength {strengths[1]:g} leave nothing of what keep and drop take of "
-            f"{count} layers; set the other strength, or keep other layers"
+            f"nothing is left of {count} layers: those that keep and drop select have strength 0 (strength "
+            f"{strengths[0]:g}, text_strength {strengths[1]:g}); set the other strength, or keep other layers"
         )
     how = {"method": "resize", "keep": list(pick.keep), "drop": list(pick.drop)}
     made, report, chart = build([kept], EXACT, limits, table, tick, notes, how)
     if not rest.entry.adapter.layers:
-        return made, ExecutionBlocker("nothing was left out: keep and drop take all that has a strength"), report, chart
-    left = f"{len(rest.entry.adapter.layers)} layers are in rest"
+        return made, ExecutionBlocker("rest is empty: keep and drop select all layers"), report, chart
+    left = f"{len(rest.entry.adapter.layers)} layers are in the output rest"
     return made, build([rest], EXACT, UNLIMITED, table, how={**how, "rest": True})[0], f"{report}\n{left}", chart
 
 

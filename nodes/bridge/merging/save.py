@@ -73,7 +73,7 @@ def save_adapter(
     saved, proof = save_proven(adapter, path, STYLES[style], DTYPES[dtype], model, clip, progress.update)
     report = f"{path.name}: {saved.size / 1e6:.2f} MB, {style}, {dtype}, AutoV3 {saved.model_hash[:12]}\n{proof}"
     report += "".join(f"\n{note}" for note in _notes(adapter, STYLES[style], saved, model, clip))
-    report += "".join(f"\nno room in the header for {what}" for what in saved.left_out)
+    report += "".join(f"\nleft out to keep the header small: {what}" for what in saved.left_out)
     if beside and label.thumbnail:
         report += "\n" + _put_beside(path, label.thumbnail, overwrite)
     log.info(report)
@@ -93,7 +93,7 @@ def _put_beside(path: Path, thumbnail: bytes, overwrite: bool) -> str:
     """`<name>.jpg`, the one spelling that ComfyUI, A1111, Forge, Lora-Manager and rgthree all look for."""
     picture = path.with_suffix(".jpg")
     if picture.exists() and not overwrite:
-        return f"{picture.name} was there before and is left as it is"
+        return f"{picture.name} existed before and was not replaced; switch overwrite on to replace it"
     picture.write_bytes(thumbnail)
     return f"preview in {picture.name}"
 
@@ -106,7 +106,7 @@ def save_proven(
     names = [*adapter.layers, *adapter.others]
     text = sum(name.startswith(TEXT_PREFIX) for name in names)
     if text and clip is None:
-        raise ValueError(f"{text} of the {len(names)} layers are the text encoder's; connect CLIP to save them")
+        raise ValueError(f"{text} of the {len(names)} layers belong to the text encoder; connect CLIP to save them")
     table = NameTable(model, clip)
     of_sum = style == "peft" and adapter.others  # DoRA that ComfyUI's loader does not read
     if of_sum:
@@ -171,8 +171,8 @@ def prove_in_stack(
 def _proven(proof: Proof, dtype: torch.dtype) -> Proof:
     if proof.unmatched or not proof.worst <= 4 * torch.finfo(dtype).eps:  # NaN is none
         raise ValueError(
-            f"the saved LoRA does not load as it was made ({proof}); "
-            "nothing was kept, save it as fp32 or in another format"
+            f"the LoRA was not saved, because the file does not load correctly ({proof}); "
+            "save it as fp32 or in another format"
         )
     return proof
 

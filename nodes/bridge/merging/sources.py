@@ -61,7 +61,7 @@ def sources(table: NameTable, rows: Sequence[Row], adapters: Sequence[Connected]
 def _refuse_losses(entry: Entry, has_text: bool) -> None:
     if entry.span != ALWAYS:
         raise ValueError(
-            f"{entry.name} is on from {entry.span[0]:g} to {entry.span[1]:g} of sampling, which a file cannot say; "
-            "take start and end out of its row, or leave it in the stack"
+            f"{entry.name} is on from {entry.span[0]:g} to {entry.span[1]:g} of sampling, which a file cannot contain; "
+            "remove start and end from its row, or keep using the stack"
         )
     refuse_losses(entry.name, entry.unmatched, has_text)

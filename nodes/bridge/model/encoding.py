@@ -99,8 +99,8 @@ def _encoded(vae: Vae, pixels: Tensor, name: str) -> Tensor:
         raise ValueError(f"the VAE cannot encode {name}: {error}") from error
     if not latent.isfinite().all():
         raise ValueError(
-            f"the VAE makes numbers that are not finite of {name}; start ComfyUI with --fp32-vae or --bf16-vae, "
-            "or connect a VAE that is made for 16 bits"
+            f"the VAE gives NaN or infinite values for {name}; start ComfyUI with --fp32-vae or --bf16-vae, "
+            "or connect a VAE that works in 16 bits"
         )
     return latent
 

@@ -65,7 +65,7 @@ class Encodings:
         try:
             self.cache.put(key, value)
         except TypeError as error:
-            log.debug("not kept: %s", error)
+            log.debug("the cache could not save: %s", error)
 
 
 def vae_identity(vae: Vae) -> str | None:

@@ -311,8 +311,8 @@ def check_backward(network: nn.Module, dtype: torch.dtype) -> None:
     for path, module in kinds.values():
         if not _has_backward(module, dtype):
             raise ValueError(
-                f"{path} is a {type(module).__name__} of {type(module).__module__}, which has no backward, so nothing "
-                "can be trained through it; load the base model as bf16, fp16, fp8 or GGUF"
+                f"{path} is a {type(module).__name__} of {type(module).__module__}, which has no backward pass, so "
+                "this model cannot be trained; load the base model as bf16, fp16, fp8 or GGUF"
             )
 
 

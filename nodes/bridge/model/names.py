@@ -112,7 +112,7 @@ class NameTable:
                 continue
             if target.rows in found.get(target.layer, ()) or target.rows in others.get(target.layer, ()):
                 raise ValueError(
-                    f"{source}: {name} and another key both correct {target.layer}; the file holds it twice"
+                    f"{source} is not valid: {name} and another key both change {target.layer}; choose another file"
                 )
             if isinstance(change, LowRank):
                 found.setdefault(target.layer, {})[target.rows] = _fitted(change, target, shape)

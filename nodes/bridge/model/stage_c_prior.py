@@ -21,7 +21,9 @@ def check_prior(model: Model, vae: Vae, prior_vae: Vae | None) -> None:
     family = family_of(model)
     if not family.prior:
         if prior_vae is not None:
-            raise ValueError(f"{family.name} has no prior stage; disconnect prior_vae (it is for Stable Cascade B)")
+            raise ValueError(
+                f"{family.name} does not use prior_vae; disconnect it (it is only for Stable Cascade stage B)"
+            )
         return
     if prior_vae is None:
         raise ValueError(

@@ -37,11 +37,11 @@ def check_text(model: Model, clip: Clip) -> None:
     if found != family.text_encoders:
         raise ValueError(
             f"the connected CLIP has the text encoders {', '.join(found) or 'of another kind'}, but {family.name} "
-            f"is trained with {', '.join(family.text_encoders)}; connect the CLIP that belongs to the model"
+            f"is trained with {', '.join(family.text_encoders)}; connect the CLIP of this model"
         )
     if clip.patcher.forced_hooks is not None or clip.apply_hooks_to_conds:
         raise ValueError(
-            "the connected CLIP carries hooks, which cannot be trained; connect it without, or set text_rank to 0"
+            "the connected CLIP has hooks, which cannot be trained; connect a CLIP without hooks, or set text_rank to 0"
         )
 
 

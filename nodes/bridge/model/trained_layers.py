@@ -41,7 +41,7 @@ def _module(network: nn.Module, name: str, prefix: str) -> nn.Module:
     module = network.get_submodule(name.removeprefix(prefix))
     if layer_kind(module) is None:
         raise ValueError(
-            f"the file to continue from corrects {name}, a {type(module).__name__}, which cannot be trained here; "
+            f"the file to continue from changes {name}, a {type(module).__name__}, which cannot be trained here; "
             "merge that layer into the model first, or choose another file"
         )
     return module

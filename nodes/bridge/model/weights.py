@@ -94,7 +94,7 @@ def base_weight(patcher: Model, key: str, device: torch.device) -> Tensor:
         return told(module, device)
     if not weight.is_floating_point() or is_traceable_wrapper_subclass(weight):
         raise ValueError(f"{key} is stored as {type(weight).__name__} of {weight.dtype}, which only its own loader can "
-                         "read; load the model with ComfyUI's")  # fmt: skip
+                         "read; load the model with a loader of ComfyUI")  # fmt: skip
     return comfy.model_management.cast_to_device(weight.detach().as_subclass(Tensor), device, None)
 
 

@@ -71,9 +71,9 @@ class Planner:
         measures = plan.blind(asked, automatic, self._weights, free)
         weights = self._weights(measures)
         line = (
-            f"what a step needs is not known before the first one, which could not be tried without memory ({reason}): "
-            f"trained with {measures}, which leaves {plan.in_gb(max(free - weights, 0))} of {plan.in_gb(free)} GB free "
-            "for it. If memory runs out, lower batch_size or resolution, or set offload to 1"
+            f"the memory of a step could not be predicted ({reason}); training uses {measures}, which leaves "
+            f"{plan.in_gb(max(free - weights, 0))} of {plan.in_gb(free)} GB free for it. If memory runs out, lower "
+            "batch_size or resolution, or set offload to 1"
         )
         return measures, max(free - weights, 0), line
 
@@ -88,10 +88,10 @@ class Planner:
         """Return a sentence where offloaded weights are copied in a slower way than was foreseen."""
         if not way or WAYS.index(way) <= WAYS.index(foreseen):
             return ""
-        through = "through two buffers" if way == STAGED else "from memory that is not pinned, while the GPU waits"
+        through = "through two buffers" if way == STAGED else "from unpinned memory, while the GPU waits"
         return (
-            f"not all offloaded weights could be pinned, so they are copied {through}: "
-            f"about {self.seconds(job, settled.measures, way):.2g} s a step; close other programs if RAM is short"
+            f"training is slower, about {self.seconds(job, settled.measures, way):.2g} s a step: not all offloaded "
+            f"weights could be pinned, so they are copied {through}; close other programs if RAM is short"
         )
 
     def _check_ram(self) -> None:
@@ -100,8 +100,8 @@ class Planner:
         free = unused(torch.device("cpu"))
         if outside > free and not shares_ram(self.device):
             raise ValueError(
-                f"offload keeps the weights in RAM, where {plan.in_gb(free)} GB is free and {plan.in_gb(outside)} GB "
-                "is needed; close other programs, or set offload to 0"
+                f"not enough RAM for offload: the weights need {plan.in_gb(outside)} GB and {plan.in_gb(free)} GB is "
+                "free; close other programs, or set offload to 0"
             )
 
     def need(self, job: Job, measures: Measures) -> Need:

@@ -65,11 +65,14 @@ class How:
 
     def __str__(self) -> str:
         lines = [f"{self.weights} weights changed"] if self.weights else []
-        lines += [f"{count} layers changed beside the weight ({why})" for why, count in self.beside.items()]
+        lines += [f"{count} layers applied beside the weight ({why})" for why, count in self.beside.items()]
         if self.anew:
-            lines.append(f"{self.anew} of these are worked out anew in every step, which takes time")
+            lines.append(f"{self.anew} of these are computed again in every step, which takes time")
         if self.slow:
-            lines.append(f"this model's loader patches weights itself ({self.slow}), so a changed strength reloads all")
+            lines.append(
+                f"the loader of this model patches weights itself ({self.slow}), so a changed strength reloads the "
+                "whole model"
+            )
         return "; ".join(lines)
 
 
@@ -101,7 +104,7 @@ def _put(
     for name, timeline in spans.items():
         timelines.setdefault(keys[name], []).extend(timeline)
     how.weights += len(written)
-    how.beside.update(reasons.get(key) or "on for a part of sampling" for key in timelines)
+    how.beside.update(reasons.get(key) or "on for part of sampling" for key in timelines)
     if timelines:
         beside = Beside(patcher, timelines)
         how.anew += sum(not isinstance(way, Branch) for way in beside.ways.values())

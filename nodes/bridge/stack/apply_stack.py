@@ -75,8 +75,8 @@ def _doubled(model: Model, before: Iterable[Row]) -> list[str]:
     if not names:
         return []
     return [
-        f"{', '.join(names)} of lora_stack: on the connected MODEL already, and now there twice; "
-        "to go on from another stack, connect its MODEL or its lora_stack, not both"
+        f"warning: applied twice: {', '.join(names)}. The connected MODEL already has what lora_stack adds: of another "
+        "stack, connect either MODEL or lora_stack, not both"
     ]
 
 

@@ -167,8 +167,8 @@ def _way(base_model: nn.Module, key: str, timeline: Timeline, clock: Clock, dtyp
     way = way_of(module, parameter, timeline)
     if way is None:
         raise ValueError(
-            f"{key} is of a {type(module).__name__}, which takes no {timeline[-1].step.kind} for a part of sampling; "
-            "set start to 0 and end to 1"
+            f"{key} is in a {type(module).__name__}, where {timeline[-1].step.kind} cannot be on for only part of "
+            "sampling; set start to 0 and end to 1"
         )
     return way(timeline, parameter, clock, dtype)
 

@@ -96,7 +96,7 @@ class Entry(Weighted):
         line = f"{self.name}: {layers_of(self.adapter)} at {self.strength:g} / {self.text_strength:g}"
         if self.factors:
             off = sum(not self.factors.get(layer, 1.0) for layer in self.adapter.layers)
-            line += f", blocks as written ({off} layers off)"
+            line += f", with strengths per block ({off} layers off)"
         if self.span != ALWAYS:
             line += f", from {self.span[0]:g} to {self.span[1]:g} of sampling"
         if off := off_layers(self.adapter):
@@ -176,5 +176,5 @@ def all_entries(model: Model, clip: Clip | None, rows: Iterable[Row], adapters: 
     added = [adapter_entry(given, given.name(number), table) for number, given in enumerate(adapters, 1)]
     entries = [*load_rows(rows, table), *added]
     if not entries:
-        raise ValueError("there is no LoRA to look at; connect an adapter or a lora_stack")
+        raise ValueError("no LoRA is connected; connect an adapter or a lora_stack")
     return entries

@@ -56,8 +56,8 @@ def too_loud(entries: Sequence[Weighted], model: Model, clip: Clip | None) -> li
             said.append(_sentence(entry, worst))
         elif wild := [name for name in loudest if sizes[name] > _WILD and _only_turns(entry, name)]:
             said.append(
-                f"{entry.name} is too loud for a rotation: its blocks for {wild[0]} are of size {sizes[wild[0]]:.3g}, "
-                "where training leaves them below 1; the file is broken"
+                f"{entry.name} is too strong, so the file is probably broken: its rotation blocks for {wild[0]} have "
+                f"size {sizes[wild[0]]:.3g}, where training keeps them below 1; leave it out"
             )
     return said
 
@@ -69,16 +69,16 @@ def _only_turns(entry: Weighted, name: str) -> bool:
 def _sentence(entry: Weighted, worst: Heard) -> str:
     if not isfinite(worst.times):
         return (
-            f"{entry.name} is too loud for numbers: the weight {worst.layer} becomes NaN or infinite, and pictures "
-            "black; the file is broken, leave it out"
+            f"{entry.name} is broken: it makes the weight {worst.layer} NaN or infinite, and pictures black; "
+            "leave it out"
         )
     line = (
-        f"{entry.name} is {worst.times:.3g} times as loud as the weight {worst.layer} itself (norm {worst.own:.3g} "
-        f"beside {worst.weight:.3g}); the file is broken"
+        f"{entry.name} is far too strong: its change of {worst.layer} is {worst.times:.3g} times as large as the "
+        f"weight itself (norm {worst.own:.3g} against {worst.weight:.3g}); the file is broken"
     )
     if any(item.depends_on_weight for item in entry.adapter.others.get(worst.layer, ())):
         return line
-    return f"{line}, or meant for a strength around {entry.strength / worst.times:.1g}"
+    return f"{line}, or made for a strength near {entry.strength / worst.times:.1g}"
 
 
 def _sizes(entry: Weighted) -> dict[str, float]:

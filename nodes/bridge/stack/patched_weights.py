@@ -36,13 +36,13 @@ class Patched:
         ways, foreign = hung(self.patcher)
         if foreign := [*foreign, *self.patcher.weight_wrapper_patches]:
             raise ValueError(
-                f"{self.name} has changes beside its weights ({', '.join(foreign)}), which only the node that put them "
-                "there knows; take that node away, or load its LoRA with Load LoRA Stack"
+                f"{self.name} has changes outside its weights ({', '.join(foreign)}), which only the node that made "
+                "them can read; remove that node, or load its LoRA with Load LoRA Stack"
             )
         if any(timed.span != ALWAYS for each in ways for way in each.values() for timed in way.timeline):
             raise ValueError(
-                f"{self.name} has LoRAs that are on for a part of sampling, which a LoRA cannot say; "
-                "take start and end out of their rows"
+                f"{self.name} has LoRAs that are on for only part of sampling, which a LoRA file cannot contain; "
+                "remove start and end from their rows"
             )
 
     def branches(self, key: str) -> list[LowRank]:
@@ -93,7 +93,7 @@ class Patched:
         weight, patches = base_weight(self.patcher, key, device), self._patches(key)
         if shape is not None and weight.shape != shape:
             raise ValueError(f"{self.name} stores {key} as {tuple(weight.shape)}, which only its own loader can read; "
-                             "load the model with ComfyUI's")  # fmt: skip
+                             "load the model with a loader of ComfyUI")  # fmt: skip
         weight = weight.to(torch.float64 if self.is_changed(key) and has_fp64(device) else torch.float32, copy=True)
         weight = comfy.lora.calculate_weight(patches, weight, key) if patches else weight
         return applied(weight, self.corrections(key))

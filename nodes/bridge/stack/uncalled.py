@@ -69,6 +69,6 @@ def _sentence(name: str, missing: list[str], count: int) -> str:
     network = "model" if name == "diffusion_model" else "text encoder"
     return (
         f"warning: LoRAs have no effect in {len(missing)} of the {count} layers that they run beside, first {first}: "
-        f"the {network} did not call them. Set apply to weights on Load LoRA Stack, which reaches them; nothing is "
-        f"wrong where the {network} needs them only for an input that is not connected"
+        f"the {network} did not call them. Set apply to weights on Load LoRA Stack to reach them. This is normal if "
+        f"the {network} needs these layers only for an input that is not connected"
     )

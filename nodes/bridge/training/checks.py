@@ -21,7 +21,10 @@ def check_connected(clip: Clip, vae: Vae) -> None:
     """Raises ValueError for what a checkpoint without a text encoder or VAE gives in their place."""
     for name, value in (("clip", clip), ("vae", vae)):
         if value is None:
-            raise ValueError(f"{name} is empty: the file it comes from holds none; load the model's own from its file")
+            raise ValueError(
+                f"{name} is empty: the file that it was loaded from does not contain it; load the {name} of this "
+                "model from its own file"
+            )
 
 
 def check_conditioning(model: Model, conditioning: Conditioning) -> None:
@@ -34,18 +37,20 @@ def check_conditioning(model: Model, conditioning: Conditioning) -> None:
         _check_width("a pooled output", options.get("pooled_output"), wanted, family.name)
     for name in family.text.also:
         if options.get(name) is None:
-            raise ValueError(f"this CLIP gives no {name}, which {family.name} takes; {_CURE}")
+            raise ValueError(f"this CLIP gives no {name}, which {family.name} needs; {_CURE}")
 
 
 def check_objective(objective: ObjectiveConfig, prediction: str) -> None:
     """Raises ValueError for a loss that means nothing for what the network predicts (`prediction_type`)."""
     if objective.noise_offset and prediction == "flow":
         raise ValueError(
-            f"noise_offset is {objective.noise_offset:g} but this is a flow model, which starts from pure noise and "
-            "learns dark and bright pictures without; set it to 0"
+            f"noise_offset is {objective.noise_offset:g} but this is a flow model, which learns dark and bright "
+            "pictures without it; set noise_offset to 0"
         )
     if objective.weighting == "cosmap" and prediction != "flow":
-        raise ValueError("weighting cosmap is for flow models and this one is not; choose none, min_snr or debiased")
+        raise ValueError(
+            "weighting cosmap works only with flow models, and this is not one; choose none, min_snr or debiased"
+        )
 
 
 def warnings(model: Model, dataset: Dataset) -> list[str]:
@@ -55,9 +60,12 @@ def warnings(model: Model, dataset: Dataset) -> list[str]:
 
 def _check_width(what: str, value: Any, wanted: int, family: str) -> None:
     if value is None:
-        raise ValueError(f"this CLIP gives no pooled output, but {family} takes one of {wanted} values; {_CURE}")
+        raise ValueError(f"this CLIP gives no pooled output, but {family} needs one of {wanted} values; {_CURE}")
     if wanted > 0 and value.shape[-1] != wanted:
-        raise ValueError(f"this CLIP gives {what} {value.shape[-1]} wide, but {family} takes {wanted}; {_CURE}")
+        raise ValueError(
+            f"wrong text encoder: this CLIP gives {what} of width {value.shape[-1]}, but {family} needs {wanted}; "
+            f"{_CURE}"
+        )
 
 
 def _width(model: Model, layers: tuple[str, ...]) -> int:
@@ -74,8 +82,8 @@ def _few_steps(model: Model) -> str:
         return ""
     base = preset_of(family.preset_name).base or "the model it was distilled from"
     return (
-        f"warning: {name or config_class} looks distilled to few steps ('{mark}'), and training undoes that; "
-        f"train on {base} and use the LoRA on the fast model"
+        f"warning: {name or config_class} seems to be distilled for few steps ('{mark}'), which training destroys: "
+        f"train on {base} and use the LoRA with the fast model"
     )
 
 
@@ -84,8 +92,8 @@ def _resolution(model: Model, dataset: Dataset) -> str:
     usual = preset_of(family.preset_name).resolution
     if usual / _FAR < side < usual * _FAR:
         return ""
-    effect = "fine detail will be missed" if side < usual else "it repeats things in pictures that large"
+    effect = "fine detail will be missing" if side < usual else "the model may repeat objects in pictures that large"
     return (
-        f"warning: the data set is at {side} px, but {family.name} makes pictures of {usual} px and {effect}; "
+        f"warning: the data set has {side} px, but {family.name} is made for {usual} px: {effect}; "
         f"set resolution in LoRA Dataset nearer to {usual}"
     )

@@ -38,12 +38,18 @@ def read_start(name: str, model: Model, clip: Clip, own_targets: bool, rank: int
     others = {name: items for name, items in found.others.items() if name not in vectors}
     doras = {name: _one_dora(items, table.shapes.get(name, ()), path.name, name) for name, items in others.items()}
     if both := doras.keys() & found.layers.keys():
-        raise ValueError(f"{path.name} holds {min(both)} as plain LoRA and as DoRA; training cannot go on from both")
+        raise ValueError(
+            f"{path.name} holds {min(both)} as plain LoRA and as DoRA; training can continue from only one of them; "
+            "choose another file"
+        )
     off = [name for name, layer in found.layers.items() if not layer.alpha]
     layers = {name: layer for name, layer in found.layers.items() if layer.alpha}
     layers |= {name: cast(LowRank, dora.update) for name, dora in doras.items()}
     if not layers:
-        raise ValueError(f"{path.name} has no layers to go on from: {len(off)} are switched off in it (alpha 0)")
+        raise ValueError(
+            f"{path.name} has no layers to continue from: {len(off)} are switched off in it (alpha 0); choose "
+            "another file"
+        )
     parent = Parent.of(path.stem, resolved.adapter.metadata, 1.0, 1.0, data_hash(path))
     notes = (*_left_out(found.left_out, off, vectors), *filter(None, [mismatch.left_out(resolved.misfits)]))
     return Start(parent, file_hash(path), layers, own_targets, rank, alpha, resolved.unmatched, doras, notes)
@@ -59,7 +65,9 @@ def _left_out(tensors: Sequence[str], off: Sequence[str], vectors: Sequence[str]
     if off:
         notes.append(f"{len(off)} are switched off in the file (alpha 0) and left out, such as {off[0]}")
     if vectors:
-        notes.append(f"{len(vectors)} biases and norms are left out, such as {vectors[0]}, which are not trained")
+        notes.append(
+            f"{len(vectors)} biases and norms are left out, such as {vectors[0]}, because they are not trained"
+        )
     return tuple(notes)
 
 
@@ -82,7 +90,8 @@ def _one_dora(items: Sequence[Correction], shape: tuple[int, ...], source: str, 
     if other is not None or len({(dora.norm_of, dora.update.scaling) for dora, _ in parts}) > 1:
         what = "DoRA per column" if isinstance(other, DoRA) else getattr(other, "kind", "DoRA of several scalings")
         raise ValueError(
-            f"{source} holds {what} weights ({name}); training goes on from plain LoRA and from DoRA per row"
+            f"{source} holds {what} weights ({name}); training can continue only from plain LoRA and DoRA per row: "
+            "use Convert LoRA first"
         )
     if parts[0][1] is None:
         return replace(parts[0][0], update=replace(parts[0][0].update, kernel=tuple(shape[2:])))

@@ -58,7 +58,7 @@ def keep(order: Order, run: RunFolder, told: Finished, adapter: Adapter, charts:
     try:
         kept = kept_adapter(run.path, told)
     except (OSError, ValueError) as reason:
-        log.warning("%s: what the run told is not kept (%s)", run.path.name, reason)
+        log.warning("%s: the report of the run could not be saved (%s)", run.path.name, reason)
         return
     on_disk, wanted = (formats.encode(each, "native", dtype=torch.float32) for each in (kept, adapter))
     if on_disk.keys() == wanted.keys() and all(torch.equal(on_disk[name], wanted[name]) for name in wanted):

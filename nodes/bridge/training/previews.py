@@ -63,9 +63,11 @@ def check_previews(previews: Previews | None, model: Model, vae: Vae, trigger: s
         return
     kind = type(model.model.model_config).__name__
     if kind.startswith("Stable_Cascade"):
-        raise ValueError("previews cannot be made for Stable Cascade, whose stages sample one after the other")
+        raise ValueError(
+            "previews do not work with Stable Cascade, because its stages sample one after another; disconnect previews"
+        )
     if not previews.prompts and not trigger:
-        raise ValueError("Training Previews has no prompt, and LoRA Dataset no trigger word; write a prompt")
+        raise ValueError("Training Previews has no prompt and LoRA Dataset has no trigger word; write a prompt")
     check_size(vae, previews.sampling.width, previews.sampling.height)
 
 
@@ -136,7 +138,7 @@ class Previewer:
     def after(self) -> None:
         """Show the step that was just done, when it is due."""
         if self.shown and self.shown.due(self.state.step, self.last) and not self._rendered():
-            line = "out of memory in a preview: the run goes on without previews; make them smaller"
+            line = "out of memory in a preview: the run continues without previews; next time make them smaller"
             log.warning(line)
             self.progress.keep(line)
             self.shown = None
@@ -169,7 +171,7 @@ class Previewer:
         try:
             kept_picture.write(self._path(), sheet, self._asked.note())
         except OSError as error:
-            log.warning("%s is not written: %s", self._path(), error.strerror or error)
+            log.warning("%s was not written: %s", self._path(), error.strerror or error)
 
     def _render(self) -> Image.Image:
         flat = [prompt for row in self._asked.rows for prompt in row]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 import time
 from collections.abc import Callable, Iterator
 
@@ -38,7 +39,7 @@ class Reality:
         if self.replayed:
             self.replayed.give_up("memory ran out in a step")
         comfy.model_management.soft_empty_cache(True)
-        note = "out of memory in a step: what was cached is emptied, and the same step is taken again"
+        note = "out of memory in a step: the cache was emptied and the step is repeated"
         if note not in self.progress.notes:
             tell(self.progress, note)
 
@@ -77,4 +78,5 @@ class Reality:
         if hasattr(self.memory, "mem_get_info"):
             free, total = self.memory.mem_get_info(self.device)
             used = total - free
-        return Seen(max(self.peaks[1:], default=None), min(self.seconds[1:]), used, total)
+        spills = platform.system() == "Windows"
+        return Seen(max(self.peaks[1:], default=None), min(self.seconds[1:]), used, total, spills)

@@ -232,13 +232,13 @@ def _run(order: Order, work: _Work, kept: RunFolder) -> Trained:
 
 def _ended(progress: Progress, told: Finished, folder: Path, problem: str = "") -> str:
     """Return what stays on the node of a run that is finished."""
-    return progress.end(f"{told.summary}\n{problem or f'kept in {place(folder)}'}")
+    return progress.end(f"{told.summary}\n{problem or f'saved in {place(folder)}'}")
 
 
 def _unsaved(lora: Path) -> str:
     if os.path.isfile(lora):  # the state is the larger of the two
-        return f"The LoRA is on disk as {lora.name}, but the run's state is not"
-    return "The LoRA is not on disk, and comes out of this node all the same: save it elsewhere"
+        return f"The LoRA was saved as {lora.name}, but the state of the run was not"
+    return "The LoRA was not saved to disk. This node still returns it: save it with Save LoRA"
 
 
 def _fresh_state(make: Callable[..., Factors], recipe: Recipe, samples: list[Sample], pictures: Pictures) -> TrainState:

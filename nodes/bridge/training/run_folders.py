@@ -20,7 +20,7 @@ from ..host.progress import Progress
 from ..stack.carried import BELOW
 
 log = logging.getLogger("lora_loom")
-_ELSE = "choose another run_name for a new run, or set resume to 'start over' to begin one beside it under this name"
+_ELSE = "choose another run_name for a new run, or set resume to 'start over' for a new run with this name"
 
 
 @contextmanager
@@ -93,11 +93,11 @@ def place(folder: Path) -> str:
 
 def _stopped(step: int, run: RunFolder) -> str:
     if not step:
-        return "stopped before the first step; queue again to begin"
+        return "stopped before the first step; queue again to start"
     reached = f"stopped at {step} of {run.settings['train']['steps']}"
     if not run.lora(step).is_file():
-        return f"{reached}, not kept, see the log; queue again to go on from the last save"
-    return f"{reached}, kept; queue again to go on\nkept in {place(run.path)}"
+        return f"{reached}, not saved (see the log); queue again to continue from the last save"
+    return f"{reached}, saved; queue again to continue\nsaved in {place(run.path)}"
 
 
 def _found(
@@ -122,7 +122,10 @@ def _found(
         longest = max(shorter, key=lambda each: each.step)
         identity = fingerprint(identity, longest.identity)
         run = RunFolder(run_folder(name, identity), identity, settings)
-        note = f"goes on from step {longest.step} of {longest.folder.name}, at the learning rates of {steps} steps"
+        note = (
+            f"continues from step {longest.step} of {longest.folder.name}, with the learning rate schedule of "
+            f"{steps} steps"
+        )
         return run, longest, note
     return own, None, _said(past[-1], changes[-1]) if past else ""
 
@@ -140,9 +143,12 @@ def _said(past: Past, changes: Mapping[str, str]) -> str:
     """Raises ValueError when the run was cut off: whoever queues again probably wants to go on with it."""
     what = "; ".join(changes.values())
     if past.finished:
-        return f"a new run, beside {past.folder.name}: {what}. To tell them apart, choose another run_name"
+        return (
+            f"this is a new run; {past.folder.name} is not changed. Different: {what}. Choose another run_name to "
+            "tell them apart"
+        )
     steps = past.settings["train"]["steps"]
     raise ValueError(
-        f"{past.folder.name} was cut off at step {past.step} of {steps} and had other settings: {what}. Put them back "
-        f"to go on with it; {_ELSE}"
+        f"{past.folder.name} was interrupted at step {past.step} of {steps} and had other settings: {what}. Restore "
+        f"those settings to continue it, {_ELSE}"
     )

@@ -41,9 +41,9 @@ def check_guests(order: Order) -> None:
     found = guests.blamed(error)
     whose = found or " or ".join(guests.names())
     raise ValueError(
-        f"the connected MODEL cannot be trained through {whose}, which another node has put on it: "
-        f"{type(error).__name__}: {error}. Connect the MODEL without that node for training, and use the node for "
-        "sampling alone"
+        f"the connected MODEL cannot be trained with {whose}, which another node added: "
+        f"{type(error).__name__}: {error}. Connect the MODEL without that node for training, and use the node "
+        "only for sampling"
     ) from error
 
 

@@ -100,7 +100,7 @@ class Watch:
             return self.best[1]
         kept = self._read()
         if kept is None or kept.metadata.get("ss_steps") != str(step):
-            log.warning("%s is not of step %s; the LoRA of the last step comes out", self.path.name, step)
+            log.warning("%s is not from step %s; the LoRA of the last step is returned", self.path.name, step)
             return self.describe()
         return self.label(replace(kept.copied(torch.float32), metadata={}), step)
 
@@ -132,8 +132,8 @@ class Watch:
             return []
         used = self.config.learning_rate * self.state.health.rate
         return [
-            f"It went back once, and on with the learning rate lowered to {used:g}, as {self.config.learning_rate:g} "
-            "was too much: choose that or less."
+            f"The learning rate {self.config.learning_rate:g} was too high: the run went back once and continued with "
+            f"{used:g}. Next time choose {used:g} or less."
         ]
 
     def _looked(self) -> bool:
@@ -165,7 +165,7 @@ class Watch:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             save.save(self.path, tensors, redacted(adapter.metadata), overwrite=True)
         except OSError as error:
-            log.warning("%s is not written: %s", self.path, error.strerror or error)
+            log.warning("%s was not written: %s", self.path, error.strerror or error)
             self.best = self.state.step, adapter
 
 

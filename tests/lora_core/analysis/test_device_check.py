@@ -22,7 +22,7 @@ def test_failures_stand_first_and_decide() -> None:
         MEASURED.text,
     ]
     page = found.page()
-    assert page.index("FAIL padded") < page.index("1.31 x frozen") < page.index("## On what") < page.index("## Memory")
+    assert page.index("FAIL padded") < page.index("1.31 x frozen") < page.index("## System") < page.index("## Memory")
     assert "| stack | ok | weights 5e-07 from the exact sum |" in page
     told = json.loads(found.as_json())
     assert told["passed"] is False and told["findings"][0]["figures"] == {"weights": 5e-7}

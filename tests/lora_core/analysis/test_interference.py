@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 
@@ -281,7 +282,7 @@ def test_unrelated_loras_are_not_marked(rank: int, decay: float) -> None:
         found = measure(stack, Attention(HOMES))
         assert marks(found) == []
         text = findings.report(found)
-        assert text.count("no interference beyond chance") == 3 and "pull" not in text
+        assert text.count("No interference beyond chance") == 3 and "pull" not in text
 
 
 def test_z_of_unrelated_loras_is_that_of_a_standard_normal_number() -> None:
@@ -312,13 +313,13 @@ def rescaled(layer: LowRank) -> LowRank:
 
 
 PAIRS: dict[str, tuple[Callable[[], Weighted], str, float]] = {
-    "identical": (lambda: at(ONE), "A and B: the same change (cosine 1.0000)", 1.0),
-    "identical at half": (lambda: at(ONE, 0.5), "A and B: the same change", 1.0),
-    "rescaled": (lambda: at(ONE.map(rescaled)), "the same change", 1.0),
-    "opposite": (lambda: at(ONE, -1.0), "A and B: exact opposites (cosine -1.0000)", -1.0),
-    "near duplicate": (lambda: at(mixture(0.95)), "A and B: they pull the same way", 0.95),
-    "a third in common": (lambda: at(mixture(0.33)), "A and B: they pull the same way", 0.33),
-    "against": (lambda: at(mixture(0.33), -1.0), "A and B: they pull against each other", -0.33),
+    "identical": (lambda: at(ONE), "Duplicates: A and B make the same change (cosine 1.0000)", 1.0),
+    "identical at half": (lambda: at(ONE, 0.5), "Duplicates: A and B make the same change", 1.0),
+    "rescaled": (lambda: at(ONE.map(rescaled)), "make the same change", 1.0),
+    "opposite": (lambda: at(ONE, -1.0), "Opposites: A and B undo each other (cosine -1.0000)", -1.0),
+    "near duplicate": (lambda: at(mixture(0.95)), "Strong overlap: A and B pull the same way", 0.95),
+    "a third in common": (lambda: at(mixture(0.33)), "Strong overlap: A and B pull the same way", 0.33),
+    "against": (lambda: at(mixture(0.33), -1.0), "Strong conflict: A and B pull against each other", -0.33),
 }  # fmt: skip
 
 
@@ -346,7 +347,7 @@ def test_a_shared_subspace_without_agreement(factor: str, side: str) -> None:
     one, other = (found.total.read, found.total.write) if factor == "lora_A" else (found.total.write, found.total.read)
     assert one.share(0, 1) == pytest.approx(1) and other.times(0, 1) == pytest.approx(1, abs=0.15)
     assert abs(found.total.cos(0, 1)) < 0.05
-    assert f"they {side} (100% of them" in findings.report(found)
+    assert re.search(rf"Shared directions: A and B {side}.* \(100% of them", findings.report(found))
 
 
 def test_attention_is_found_where_nothing_else_is() -> None:
@@ -360,20 +361,22 @@ def test_attention_is_found_where_nothing_else_is() -> None:
     found, quiet = (measure([at(one), at(each)], heads) for each in (Adapter(layers), other))
     assert marks(quiet) == []
     assert {kind for *_, kind in marks(found)} == {"Q-K"}
-    assert "in attention one's queries meet the other's keys" in findings.report(found)
+    assert "of A and B, queries of one match keys of the other" in findings.report(found)
     parted = [
         at(Adapter({name: layer for name, layer in each.items() if name.endswith(end)}))
         for each, end in ((one.layers, "to_q"), (layers, "to_k"))
     ]
     report = findings.report(measure(parted, heads))
-    assert "in attention one's queries" in report and "no interference" not in report, "also when no layer is shared"
+    assert "Attention: of A and B, queries" in report and "No interference" not in report, (
+        "also when no layer is shared"
+    )
 
 
 def test_loras_that_do_not_meet() -> None:
     names = list(FLUX)
     one, other = drawn({n: FLUX[n] for n in names[:4]}, 1), drawn({n: FLUX[n] for n in names[7:]}, 2)
     found = measure([at(one), at(other)], Attention(HOMES))
-    assert "no interference, they change different layers" in findings.report(found)
+    assert "No interference: A and B change different layers" in findings.report(found)
     assert heat_map(found).size[0] > 0
 
 
@@ -382,8 +385,11 @@ def test_parts_that_are_off_or_zero() -> None:
     found = measure([at(ONE), at(silent), at(OTHER, 0.0)])
     assert marks(found) == [] and found.total.norms()[1:] == [0.0, 0.0]
     report = findings.report(found)
-    assert "nan" not in report and "A and B: nothing to compare, no plain LoRA weight of B changes anything." in report
-    assert "B and C: nothing to compare, no plain LoRA weight of B and C" in report
+    assert (
+        "nan" not in report
+        and "A and B: nothing to compare, because no plain LoRA weight of B changes anything." in report
+    )
+    assert "B and C: nothing to compare, because no plain LoRA weight of B and C" in report
     heat_map(found)
     with pytest.raises(ValueError, match="strength other than 0"):
         measure([at(ONE, 0.0)])
@@ -407,7 +413,7 @@ def test_step_distillation_is_left_alone() -> None:
     found = measure(stack)
     assert findings.suggested(found, {2}) == pytest.approx(alone) and findings.suggested(found) != pytest.approx(alone)
     assert findings.suggested(found, {0, 1, 2}) == 1.0
-    assert "C is left alone: it is a turbo." in findings.report(found, fixed={2: "it is a turbo"})
+    assert "The strength of C is not changed: it is a turbo." in findings.report(found, fixed={2: "it is a turbo"})
 
 
 def test_the_report_tells_of_the_base() -> None:
@@ -419,15 +425,15 @@ def test_the_report_tells_of_the_base() -> None:
     )
     text = findings.report(found, base)
     assert "at most 20% (diffusion_model.single_blocks.1.linear2)" in text and "at most 50% of the weight's" in text
-    assert "figures of risk" in text and "LoRA Leave-One-Out" in text and text.isascii()
+    assert "show a risk, not a fault" in text and "LoRA Leave-One-Out" in text and text.isascii()
 
 
 def test_two_lines_for_a_stack() -> None:
     lines = findings.of_stack(
         [at(ONE, name="ink"), at(OTHER, name="dog"), at(ONE, 0.3, name="ink again"), at(ONE, 0.0)]
     )
-    assert len(lines) == 2 and "as loud as its loudest member, B (dog)" in lines[0]
-    assert "A (ink) and C (ink again), cosine +1" in lines[1]
+    assert len(lines) == 2 and "as strong as the strongest one, B (dog)" in lines[0]
+    assert "Strong overlap; of all pairs most in A (ink) and C (ink again), cosine +1" in lines[1]
     assert findings.of_stack([at(ONE)]) == [] and findings.of_stack([at(ONE), at(OTHER, 0.0, 0.0)]) == []
     huge = Adapter(
         {

@@ -48,8 +48,8 @@ def test_ratios_and_sentences() -> None:
     assert found.ratio(CLASS) == pytest.approx(0.1) and found.ratio(CLASS, "structure") == pytest.approx(0.5)
     assert found.ratio(NEUTRAL) == 0
     text = found.report()
-    assert "Prompts without the trigger change 10% (latent), 25% (pixels), 50% (structure) as much" in text
-    assert "Neutral prompts are not changed at all." in text
+    assert "prompts without the trigger change by 10% (latent), 25% (pixels), 50% (structure) of" in text
+    assert "No leakage: neutral prompts are not changed at all." in text
     assert json.loads(json.dumps(found.figures()))[CLASS]["latent_ratio"] == pytest.approx(0.1)
 
 

@@ -280,7 +280,7 @@ def test_preserving_words_are_taken_as_they_are():
 def test_preservation_needs_words_and_a_trigger(tmp_path):
     put(tmp_path, "a.png")
     plain, triggered = load(tmp_path), load(tmp_path, "sks")
-    with pytest.raises(ValueError, match=r"preservation is 0\.5 but preserve names no class word"):
+    with pytest.raises(ValueError, match=r"preservation is 0\.5 but preserve has no class word"):
         dataset.check_preservation(triggered, 0.5, [])
     with pytest.raises(ValueError, match=r"preservation is 0\.5 but .* trigger word"):
         dataset.check_preservation(plain, 0.5, ["cat"])
@@ -301,9 +301,10 @@ def test_other_files_are_reported_with_the_reason(tmp_path):
     assert [Path(example.source).name for example in data.examples] == ["a.png"]
     not_image = f"not one of {', '.join(SUFFIXES)}"
     assert dict(data.left_out) == {
-        ".hidden.gif": "hidden, or the system's own", "Other.TXT": "caption without an image", "b.psd": not_image,
-        "a_sd.npz": "another trainer's cache", "dead.png": "a broken link", "noext": not_image, "notes.md": not_image,
-        "orphan.txt": "caption without an image", "folder.png/": "a folder without pictures",
+        ".hidden.gif": "hidden file or system file", "Other.TXT": "caption without a picture", "b.psd": not_image,
+        "a_sd.npz": "cache file of another trainer", "dead.png": "a broken link", "noext": not_image,
+        "notes.md": not_image,
+        "orphan.txt": "caption without a picture", "folder.png/": "a folder without pictures",
     }  # fmt: skip
     assert len(data.left_out) == len(list(tmp_path.iterdir())) - 2, "every entry but the picture and its caption"
     assert f"left out b.psd, noext, notes.md: {not_image}" in data.report()
@@ -318,7 +319,7 @@ def test_two_pictures_share_one_caption_and_names_with_dots_work(tmp_path):
 
 @pytest.mark.parametrize("use", [load, lambda folder: check_folder(folder, "sks")], ids=["load", "check"])
 def test_a_folder_that_does_not_exist(tmp_path, use):
-    with pytest.raises(ValueError, match="does not exist; give an absolute path") as caught:
+    with pytest.raises(ValueError, match="does not exist; write an absolute path") as caught:
         use(tmp_path / "nowhere")
     assert str(tmp_path / "nowhere") in str(caught.value)
 
@@ -328,7 +329,7 @@ def test_a_folder_that_does_not_exist(tmp_path, use):
 def test_a_folder_without_pictures(tmp_path, use, names):
     for name in names:
         (tmp_path / name).write_text("x")
-    with pytest.raises(ValueError, match="holds no images; put .png, .jpg, .jpeg, .webp, .* files") as caught:
+    with pytest.raises(ValueError, match="contains no pictures; put .png, .jpg, .jpeg, .webp, .* files") as caught:
         use(tmp_path)
     assert str(tmp_path) in str(caught.value)
 
@@ -341,7 +342,7 @@ def test_a_file_instead_of_a_folder(tmp_path):
 def test_no_caption_at_all_needs_a_trigger(tmp_path):
     put(tmp_path, "a.png", caption=None)
     for use in (load, lambda folder: check_folder(folder, "")):
-        with pytest.raises(ValueError, match=r"caption; add \.txt files of the same name, or a trigger word"):
+        with pytest.raises(ValueError, match=r"caption; add \.txt files with the same names, or write a trigger word"):
             use(tmp_path)
     check_folder(tmp_path, "sks")
     assert captions(load(tmp_path, "sks")) == ["sks"]
@@ -351,7 +352,9 @@ def test_no_caption_at_all_needs_a_trigger(tmp_path):
 def test_an_unreadable_file_is_named_and_the_rest_is_learned(tmp_path, content):
     put(tmp_path, "broken.png").write_bytes(content)
     for use in (load, lambda folder: check_folder(folder, "")):
-        with pytest.raises(ValueError, match=r"(is left to learn from|can be read): broken\.png is (no picture|empty)"):
+        with pytest.raises(
+            ValueError, match=r"(picture to train on|can be read): broken\.png is (not a readable picture|empty)"
+        ):
             use(tmp_path)
     put(tmp_path, "a.png")
     check_folder(tmp_path, "")
@@ -380,7 +383,9 @@ def test_a_damaged_png_is_named(tmp_path, at):
     content = bytearray(path.read_bytes())
     content[at] ^= 0xFF
     path.write_bytes(bytes(content))
-    with pytest.raises(ValueError, match=r"is left to learn from: broken\.png (cannot be read|is no picture)"):
+    with pytest.raises(
+        ValueError, match=r"picture to train on: broken\.png (cannot be read|is not a readable picture)"
+    ):
         load(tmp_path)
 
 
@@ -400,11 +405,11 @@ def test_pictures_are_known_by_what_they_hold(tmp_path):
 def test_the_report_begins_with_missing_captions(tmp_path):
     for name in ("a", "b", "c"):
         put(tmp_path, f"{name}.png", caption=None if name == "b" else "a dog")
-    assert load(tmp_path, "sks").report().startswith("2 captions, 1 picture with the trigger alone: b.png\n3 images")
+    assert load(tmp_path, "sks").report().startswith("2 captions, 1 picture with only the trigger: b.png\n3 images")
     assert load(tmp_path, "").report().startswith("2 captions, one for every picture\n1 picture left out: b.png\n")
     for path in tmp_path.glob("*.txt"):
         path.unlink()
-    assert load(tmp_path, "sks").report().startswith("no captions: 3 pictures with the trigger alone\n3 images")
+    assert load(tmp_path, "sks").report().startswith("no captions: 3 pictures with only the trigger\n3 images")
 
 
 @pytest.mark.parametrize("trigger", ["sks dog ", " sks dog", "sks dog,", "sks dog\n", "\ufeffsks  dog", "sks\u00a0dog"])

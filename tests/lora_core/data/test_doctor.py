@@ -148,7 +148,7 @@ def only(data: Dataset) -> str:
 def test_a_good_set_has_no_findings(tmp_path):
     data = read(good_set(tmp_path / "good"))
     assert texts(data) == []
-    assert doctor.report(data, []) == "12 pictures, 0 findings: nothing to change"
+    assert doctor.report(data, []) == "12 pictures, 0 findings: no problem found"
     assert texts(read(tmp_path / "good", resolutions=(256, 128))) == []
 
 
@@ -170,27 +170,33 @@ def change(folder: Path, name: str, image: Image.Image, **options) -> None:
 
 
 SPOILT = {
-    "the same": (lambda f: change(f, "03.png", natural(1)), "01.png and 03.png are the same picture: keep one"),
+    "the same": (
+        lambda f: change(f, "03.png", natural(1)),
+        "01.png and 03.png are the same picture, which counts 2 times: keep only one",
+    ),
     "mirrored": (lambda f: change(f, "03.png", ImageOps.mirror(natural(1))), "01.png and 03.png are mirror images"),
     "near": (lambda f: change(f, "03.png", jpeg(natural(1), 40)), "01.png and 03.png are nearly the same picture"),
     "small": (lambda f: change(f, "03.png", natural(3, 100, 100)), "03.png is smaller .* enlarged up to 2.6 times"),
     "blurred": (
         lambda f: change(f, "03.png", natural(3).filter(ImageFilter.GaussianBlur(4))),
-        "03.png is out of focus or blurred",
+        "03.png is blurred or out of focus",
     ),
     "flat": (lambda f: change(f, "03.png", Image.new("RGB", (256, 256), "teal")), "03.png is almost one colour"),
     "dark": (
         lambda f: change(f, "03.png", ImageEnhance.Brightness(natural(3)).enhance(0.1)),
         "03.png is almost (black|one colour)",
     ),
-    "long": (lambda f: change(f, "03.png", natural(3, 1200, 300)), "03.png is so long that up to 5.% is cropped"),
+    "long": (
+        lambda f: change(f, "03.png", natural(3, 1200, 300)),
+        "03.png is too long or too wide: up to 5.% is cropped",
+    ),
     "JPEG": (lambda f: change(f, "x.jpg", natural(99), quality=20), "x.jpg is JPEG of low quality .about 20."),
     "mask": (lambda f: change(f, "01-mask.png", natural(50)), "01-mask.png is named like masks"),
     "junk": (
         lambda f: (f / "03.txt").write_bytes(b"caf\xe9 terrace"),
         "03.txt is not UTF-8 and was read as Windows-1252; save it as UTF-8",
     ),
-    "twice": (lambda f: (f / "03.txt").write_text("a dog, red, A dog"), "03.png says the same tag twice .'a dog'"),
+    "twice": (lambda f: (f / "03.txt").write_text("a dog, red, A dog"), "03.png has the same tag twice .'a dog'"),
     "long text": (lambda f: (f / "03.txt").write_text("word " * 70), "the caption of 03.png is long.* 93 tokens"),
     "trigger": (lambda f: (f / "03.txt").write_text("a tsksy thing"), "'sks' is part of another word .'tsksy'"),
     "left out": (lambda f: (f / "notes.md").write_text("x"), "notes.md was left out: not one of"),
@@ -231,7 +237,7 @@ def test_missing_captions_are_found(tmp_path):
     for name in ("02", "05", "07"):
         (folder / f"{name}.txt").unlink()
     text = only(read(folder))
-    assert text.startswith("02.png, 05.png and 07.png have no caption, and all that is in them goes into 'sks': write")
+    assert text.startswith("02.png, 05.png and 07.png have no caption, so everything in them is learned as 'sks': add")
     for path in folder.glob("*.txt"):
         path.unlink()
     assert "and 8 more have no caption" in only(read(folder))
@@ -240,11 +246,11 @@ def test_missing_captions_are_found(tmp_path):
 def test_parentheses_are_told_by_what_is_made_of_them(tmp_path):
     folder = good_set(tmp_path / "set")
     (folder / "03.txt").write_text("hatsune miku (vocaloid)")
-    told = "parentheses in the caption of 03.png are learned as text: in prompts write them as \\( and \\)"
+    told = "parentheses in the caption of 03.png are learned as text: in prompts write \\( and \\)"
     assert told in only(read(folder))
     assert "in the caption of 03.png parentheses are read as weights" in only(read(folder, caption_weights=True))
     (folder / "03.txt").write_text("a (red:1.3) dog")
-    assert "the caption of 03.png is written with weights, but" in only(read(folder))
+    assert "the caption of 03.png has weights such as (word:1.2), but" in only(read(folder))
     (folder / "03.txt").write_text(r"hatsune miku \(vocaloid\)")
     assert texts(read(folder, caption_weights=True)) == []
 
@@ -256,7 +262,9 @@ def test_marks_against_learning_are_found(tmp_path):
     (folder / "03.png").unlink()
     found = doctor.examine(read(folder))
     assert [(f.urgency, f.mark) for f in found] == [(3, "notAllowed")]
-    assert found[0].text.startswith("03.webp is marked against learning from it (IPTC Data Mining: DMI-PROHIBITED-AIML")
+    assert found[0].text.startswith(
+        "03.webp is marked as not allowed for training (IPTC Data Mining: DMI-PROHIBITED-AIML"
+    )
 
 
 def test_what_was_left_out_is_told_by_reason(tmp_path):
@@ -265,7 +273,7 @@ def test_what_was_left_out_is_told_by_reason(tmp_path):
     (folder / "a.md").write_text("x")
     (folder / "b.md").write_text("x")
     found = [(finding.urgency, finding.text) for finding in doctor.examine(read(folder))]
-    assert found[0][0] == 2 and found[0][1].startswith("x.png was left out: is no picture")
+    assert found[0][0] == 2 and found[0][1].startswith("x.png was left out: is not a readable picture")
     assert found[1][0] == 1 and found[1][1].startswith("a.md and b.md were left out: not one of")
 
 
@@ -273,11 +281,11 @@ def test_captions_of_the_whole_set(tmp_path):
     folder = good_set(tmp_path / "set")
     for index in range(12):
         (folder / f"{index:02d}.txt").write_text(f"smiling, place {index % 3}, light {index % 4}")
-    assert "'smiling' is in 12 of 12 captions and will be learned as part of 'sks'" in only(read(folder))
+    assert "'smiling' is in 12 of 12 captions, so it is learned as part of 'sks'" in only(read(folder))
     for index in range(12):
         tags = f"place {index % 3}, light {index % 4}, hat {index % 2}, dress {index % 5}"
         (folder / f"{index:02d}.txt").write_text(tags + (", smilling" if index == 3 else ""))
-    assert "1 of 15 tags are in one caption only ('smilling')" in only(read(folder))
+    assert "1 of 15 tags are in only one caption ('smilling')" in only(read(folder))
     for path in folder.glob("*.txt"):
         path.write_text("a dog")
     assert "all 12 captions are the same" in only(read(folder))
@@ -286,12 +294,12 @@ def test_captions_of_the_whole_set(tmp_path):
 
 def test_few_pictures_and_unbalanced_sets(tmp_path):
     few = read(good_set(tmp_path / "few", 4))
-    assert "4 pictures are few" in only(few)
+    assert "there are only 4 pictures" in only(few)
     other = read(good_set(tmp_path / "other", 12), "ohwx", weight=6.0)
     found = texts(combined([few, other]))
-    assert any("other is drawn 18.0 times as often as few: raise the weight" in text for text in found)
+    assert any("other is used 18.0 times as often as few: raise the weight" in text for text in found)
     alone = texts(read(tmp_path / "other", "dog", class_images=True))
-    assert "there are class images only" in alone[0]
+    assert "there are only class images" in alone[0]
 
 
 def test_the_most_urgent_comes_first_and_the_sheet_is_marked(tmp_path):

@@ -48,7 +48,7 @@ def test_the_nearest_name_counts_and_others_are_named(tmp_path: Path) -> None:
         (tmp_path / name).write_text(name)
     data = load(tmp_path)
     assert captions(data) == {"a.png": "a.txt"}
-    assert data.left_out == tuple((n, "another file has the caption of a.png") for n in ("a.caption", "a.png.txt"))
+    assert data.left_out == tuple((n, "a.png has its caption in another file") for n in ("a.caption", "a.png.txt"))
     (tmp_path / "a.txt").write_text(" ")
     assert captions(load(tmp_path)) == {"a.png": "a.png.txt"}
 
@@ -68,13 +68,13 @@ def test_what_cannot_be_read_is_told(tmp_path: Path) -> None:
     data = load(tmp_path, "sks")
     assert captions(data) == {"a.png": "sks", "b.png": "sks, caf\u00e9"}
     report = data.report()
-    assert report.startswith("1 caption, 1 picture with the trigger alone: a.png\n")
-    assert "note on a.txt: holds nothing but zeros, as after a power cut; write it again: not read" in report
+    assert report.startswith("1 caption, 1 picture with only the trigger: a.png\n")
+    assert "note on a.txt: contains only zeros, as after a power cut; write it again: not read" in report
     assert "note on b.txt: is not UTF-8 and was read as Windows-1252" in report
     (tmp_path / "b.txt").unlink()
-    with pytest.raises(ValueError, match="no(ne| image).*caption.*a.txt holds nothing but zeros"):
+    with pytest.raises(ValueError, match="no(ne| image).*caption.*a.txt contains only zeros"):
         check_folder(tmp_path, "")
-    with pytest.raises(ValueError, match="no image has a caption.*a.txt holds nothing but zeros"):
+    with pytest.raises(ValueError, match="no image has a caption.*a.txt contains only zeros"):
         load(tmp_path)
 
 
@@ -104,7 +104,7 @@ def test_lists_of_captions(tmp_path: Path, name: str) -> None:
     (tmp_path / "a.txt").write_text("beside it")
     assert captions(load(tmp_path)) == {"a.png": "beside it", "b.png": "of b"}
     (tmp_path / "b.txt").write_text("beside it")
-    assert load(tmp_path).left_out == ((name, "not needed: every picture has a caption beside it"),)
+    assert load(tmp_path).left_out == ((name, "not needed: every picture has its own caption file"),)
 
 
 def test_tags_follow_captions_as_in_sd_scripts(tmp_path: Path) -> None:
@@ -119,13 +119,14 @@ def test_a_file_of_one_picture_is_asked_for_its_caption_alone(tmp_path: Path) ->
     (tmp_path / "b.json").write_text('{"prompt": "masterpiece", "description": "<p>buy it</p>", "tags": ["x"]}')
     data = load(tmp_path, "sks")
     assert captions(data) == {"a.png": "sks, a dog", "b.png": "sks"}
-    assert data.left_out == (("b.json", "lists no caption of a picture here"),)
+    assert data.left_out == (("b.json", "contains no caption for a picture in this folder"),)
 
 
 @pytest.mark.parametrize(
     ("text", "why"),
-    [("{", "is no sound JSONL"), ('{"file_name": "a.png"}', "lists no caption"), ("[" * 99999, "is no sound JSONL"),
-     ('"x"\n5\nnull', "lists no caption"), ('{"file_name": 5, "text": {"a": 1}}', "lists no caption")],
+    [("{", "is not valid JSONL"), ('{"file_name": "a.png"}', "contains no caption for"),
+     ("[" * 99999, "is not valid JSONL"),
+     ('"x"\n5\nnull', "contains no caption for"), ('{"file_name": 5, "text": {"a": 1}}', "contains no caption for")],
 )  # fmt: skip
 def test_lists_that_are_none_are_told(tmp_path: Path, text: str, why: str) -> None:
     put(tmp_path, "a.png")
@@ -146,7 +147,7 @@ def test_folders_below_are_named(tmp_path: Path) -> None:
     (tmp_path / ".git").mkdir()
     data = load(tmp_path, "sks")
     assert captions(data) == {"a.png": "sks"} and len(data.groups) == 1
-    assert dict(data.left_out)["more/"].startswith("a folder of its own, with 2 pictures: read it by another")
+    assert dict(data.left_out)["more/"].startswith("a subfolder with 2 pictures: use another")
     assert names(data) == {"more/", "10_sks dog/", "logs/", ".git"}
 
 
@@ -163,7 +164,7 @@ def test_folders_as_sd_scripts_has_them(tmp_path: Path) -> None:
     assert captions(data) == {"a.png": "on a beach", "b.png": "sks dog", "c.png": "sks cat"}
     assert [group.repeats for group in data.groups] == [20, 10] and data.times() == [20, 20, 10]
     assert names(data) == {"10_sks dog/a_sd.npz", "notes.md", "others/"}
-    assert data.report().startswith("1 caption, 2 pictures with the folder's name alone: b.png, c.png\n")
+    assert data.report().startswith("1 caption, 2 pictures with only the folder's name: b.png, c.png\n")
     assert "  80.0% 10_sks dog: 2 images x 20 repeats x 1" in data.report()
     assert captions(load(tmp_path, "sks")) == {"a.png": "sks, on a beach", "b.png": "sks dog", "c.png": "sks cat"}
 
@@ -174,7 +175,7 @@ def test_one_of_those_folders_alone_is_a_plain_one(tmp_path: Path) -> None:
     data = load(folder, "sks")
     assert data.times() == [1] and captions(data) == {"a.png": "sks"}
     assert (
-        "note on 10_sks dog: other trainers take 10 repeats of 'sks dog' from this name; here repeats is 1"
+        "note on 10_sks dog: other trainers read 10 repeats of 'sks dog' from this name, but repeats is 1"
         in data.report()
     )
     assert "note" not in load(folder, "sks", repeats=10).report()
@@ -184,9 +185,7 @@ def test_a_folder_of_folders_says_where_the_pictures_are(tmp_path: Path) -> None
     put(tmp_path / "front", "a.png", "b.png")
     put(tmp_path / "img" / "10_dog", "c.png")
     for use in (load, lambda folder: check_folder(folder, "sks")):
-        with pytest.raises(
-            ValueError, match=r"holds no pictures itself, but its subfolders do: front \(2\), img \(1\)"
-        ):
+        with pytest.raises(ValueError, match=r"contains no pictures, only its subfolders do: front \(2\), img \(1\)"):
             use(tmp_path)
 
 

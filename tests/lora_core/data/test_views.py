@@ -223,7 +223,7 @@ def test_sets_are_combined_with_their_own_settings(tmp_path):
     assert data.times() == [10.0] * 2 + [10.0] * 3 + [0.5] * 4
     assert data.trigger == "sks dog, ohwx cat" and data.role == "concept" and data.resolutions == (64, 96)
     report = data.report()
-    assert report.splitlines()[1].startswith("9 images of 3 sets at resolution 64, 96")
+    assert report.splitlines()[1].startswith("9 images in 3 sets at resolution 64, 96")
     assert "38.5% dog: 2 images x 10 repeats x 1, trigger sks dog" in report
     assert "3.8% animals: 4 images x 1 repeats x 0.5, class images" in report
     assert len({combined(each).fingerprint() for each in ([dog], [cat], [dog, cat], [cat, dog], [dog, animals])}) == 5

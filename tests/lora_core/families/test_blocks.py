@@ -82,16 +82,16 @@ def test_a_vector_does_not_depend_on_what_a_lora_has() -> None:
 @pytest.mark.parametrize(
     ("text", "layers", "said"),
     [
-        ("1,1,1", SD15, r"vector of 3 numbers does not fit this model; it takes 17 or 26 numbers"),
-        (",".join("1" * 17), SDXL, r"17 numbers does not fit this model; it takes 12 or 20 numbers"),
-        (",".join("1" * 12), SD15, r"12 numbers does not fit this model; it takes 17 or 26 numbers"),
-        (",".join("1" * 12), FLUX, r"it takes names of blocks"),
-        ("single.38=1", FLUX, r"single.38 is no block of this model; it has double.0-18, single.0-37, REST, ALL"),
-        ("IN=1", FLUX, r"IN is no block of this model"),
-        ("style", SD15, r"'style' is no preset; write name=strength, where names are IN0-11"),
-        ("MID=much", SD15, r"'much' in 'MID=much' is no number from -20 to 20"),
-        ("MID=nan", SD15, r"no number"),
-        ("/(/=1", SD15, r"/\(/ is no regular expression"),
+        ("1,1,1", SD15, r"vector of 3 numbers does not fit this model; write 17 or 26 numbers"),
+        (",".join("1" * 17), SDXL, r"17 numbers does not fit this model; write 12 or 20 numbers"),
+        (",".join("1" * 12), SD15, r"12 numbers does not fit this model; write 17 or 26 numbers"),
+        (",".join("1" * 12), FLUX, r"write names of blocks"),
+        ("single.38=1", FLUX, r"single.38 is not a block of this model, which has double.0-18, single.0-37, REST, ALL"),
+        ("IN=1", FLUX, r"IN is not a block of this model"),
+        ("style", SD15, r"'style' is not a preset; write name=strength with one of these names: IN0-11"),
+        ("MID=much", SD15, r"'much' in 'MID=much' is not a number from -20 to 20"),
+        ("MID=nan", SD15, r"not a number"),
+        ("/(/=1", SD15, r"/\(/ is not a valid regular expression"),
     ],
 )
 def test_refusals(text: str, layers: list[str], said: str) -> None:

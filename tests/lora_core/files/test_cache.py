@@ -88,7 +88,7 @@ def test_a_folder_that_cannot_be_written_does_not_stop_anything(tmp_path, caplog
     (tmp_path / "file").write_text("in the way")
     cache = Cache(tmp_path / "file")
     cache.put("a", torch.ones(1))
-    assert cache.get("a") is None and "cannot keep" in caplog.text
+    assert cache.get("a") is None and "cannot save" in caplog.text
 
 
 def test_what_is_old_or_too_much_is_deleted(tmp_path):

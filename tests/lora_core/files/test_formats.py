@@ -234,7 +234,7 @@ def test_names_fall_back_to_the_layers_own():
 
 def test_two_layers_under_one_name_are_refused():
     names = {"a": [FileLayer("z")], "b": [FileLayer("z")]}
-    with pytest.raises(ValueError, match="two layers would be written as 'z.lora_down.weight'"):
+    with pytest.raises(ValueError, match="two layers would get the same name 'z.lora_down.weight'"):
         formats.encode(Adapter({"a": linear(), "b": linear()}), "native", names)
 
 

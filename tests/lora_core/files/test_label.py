@@ -64,7 +64,7 @@ def test_settings_read_back_are_equal(settings: Settings, tmp_path: Path):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"format": 2}, "not of format 1; update"),
+        ({"format": 2}, "another format than 1; update"),
         ({"recipe": {"momentum": 1}}, "Recipe has no momentum; update"),
         ({"later": {}}, "Settings has no later; update"),
     ],

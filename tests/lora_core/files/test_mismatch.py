@@ -31,7 +31,7 @@ def test_versions_of_a_model_differ_in_a_kind_or_two(misfits, fitting: int, unma
 def test_what_is_left_out_is_told_with_both_shapes():
     assert mismatch.left_out([]) == ""
     assert mismatch.left_out([EDGE]) == (
-        "1 not applied (of another shape: transformer.x_embedder is 128 x 384, this model's diffusion_model.img_in "
+        "1 not applied (wrong shape: transformer.x_embedder is 128 x 384, but diffusion_model.img_in of this model is "
         "128 x 64)"
     )
     assert "b.2.q is 64 x 64" in mismatch.left_out(WIDE) and mismatch.left_out(WIDE).endswith("; and 2 more)")
@@ -43,7 +43,7 @@ def test_what_is_left_out_is_told_with_both_shapes():
 ])  # fmt: skip
 def test_no_sentence_says_that_a_file_is_for_the_model_it_does_not_fit(families: tuple[str, ...], made_for: str):
     said = mismatch.another_size("a.safetensors", WIDE, 1, "FLUX.1 dev", families)
-    assert said.endswith(f"5 of 6 layers do not fit, so the file was made for {made_for}")
+    assert said.startswith(f"a.safetensors was made for {made_for}: 5 of its 6 layers do not fit")
     assert "shape (64, 64)" in said and "(128, 128)" in said
     said = mismatch.another_family("a.safetensors", ["x.y"], 0, "FLUX.1 dev", families)
     assert said.startswith("a.safetensors is a LoRA for ") and "FLUX.1 dev and matches" not in said
@@ -52,7 +52,7 @@ def test_no_sentence_says_that_a_file_is_for_the_model_it_does_not_fit(families:
 def test_an_unknown_spelling_is_given_beside_a_known_one():
     known = "diffusion_model.double_blocks.0.img_attn.qkv"
     said = mismatch.unknown_names("a.safetensors", ["odd.one", "odd.two"], "FLUX.2", ("FLUX.2",), known)
-    for text in ("'odd.one', 'odd.two'", repr(known), "'lora_unet_double_blocks_0_img_attn_qkv'", "Rename the keys"):
+    for text in ("'odd.one', 'odd.two'", repr(known), "'lora_unet_double_blocks_0_img_attn_qkv'", "rename the keys"):
         assert text in said
     assert "is a LoRA for" not in said and "Load LoRA node" not in said
 

@@ -118,7 +118,8 @@ def test_tags_of_all_parents():
 
 
 def test_a_long_lineage_gives_way_in_the_header():
-    """First the errors of layers, then what the parents' headers said; names, hashes and licences stay."""
+    """First the errors of layers, then details from the headers of the merged files; names, hashes and licences "
+    "stay."""
     parents = [
         {"name": "a", "sha256": "ab", "header": {"ss_steps": "9" * 200}, "parents": [{"name": "b", "header": {}}]}
     ]
@@ -136,7 +137,7 @@ def test_a_long_lineage_gives_way_in_the_header():
     assert left_out == ["the errors of single layers"]
     assert json.loads(kept["lora_loom.merge"]) == {"error": 0.1, "converted": [{"error": 0.2}]}
     kept, left_out = fitted(text, size, 170)
-    assert left_out[1:] == ["what the parents' headers said"]
+    assert left_out[1:] == ["details from the headers of the merged files"]
     assert json.loads(kept["lora_loom.parents"]) == [{"name": "a", "sha256": "ab", "parents": [{"name": "b"}]}]
 
 
@@ -150,7 +151,10 @@ def test_a_family_tree_that_is_too_large_loses_its_oldest():
         return sum(map(len, metadata.values()))
 
     kept, left_out = fitted(text, size, 30_000)
-    assert left_out == ["what the parents' headers said", "the ancestors of generation 4"] and size(kept) <= 30_000
+    assert (
+        left_out == ["details from the headers of the merged files", "the ancestors of generation 4"]
+        and size(kept) <= 30_000
+    )
     (parent, *_) = json.loads(kept["lora_loom.parents"])
     assert parent["parents"][0]["parents"][0] == {"name": "x", "sha256": "ab" * 32}
     assert fitted(text, size, 700)[1][-1] == "the ancestors of generation 2"

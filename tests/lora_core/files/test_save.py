@@ -40,7 +40,7 @@ def test_same_content_same_bytes(tmp_path: Path):
 def test_an_existing_file_is_kept_unless_overwriting(tmp_path: Path):
     path = tmp_path / "a.safetensors"
     first = save(path, TENSORS)
-    with pytest.raises(FileExistsError, match="a.safetensors exists .* allow overwriting"):
+    with pytest.raises(FileExistsError, match="a.safetensors exists .* switch overwrite on"):
         save(path, {"y": torch.zeros(3)})
     assert path.stat().st_size == first.size
     assert save(path, {"y": torch.zeros(3)}, overwrite=True).model_hash != first.model_hash

@@ -51,14 +51,14 @@ def test_the_rest_is_read_and_the_stray_named(name: str, tmp_path: Path) -> None
     for adapter in (formats.read(path), formats.read(path, mapped=False), formats.decode({**LAYER, name: tensor})):
         assert adapter.left_out == (name,) and list(adapter.layers) == ["x"] and not adapter.others
         assert torch.equal(adapter.layers["x"].delta_weight(), formats.decode(LAYER).layers["x"].delta_weight())
-        assert strays.told(adapter.left_out) == f"1 tensor beside the layers left out: {what} ({name!r})"
+        assert strays.told(adapter.left_out) == f"1 tensor besides the layers not used: {what} ({name!r})"
 
 
 def test_many_are_counted_and_the_first_named() -> None:
     names = [*(f"bundle_emb.{number}" for number in range(5)), "step"]
     said = strays.told(names)
     assert said.startswith(
-        "6 tensors beside the layers left out: embedding for prompts ('bundle_emb.0', 'bundle_emb.1'"
+        "6 tensors besides the layers not used: embedding for prompts ('bundle_emb.0', 'bundle_emb.1'"
     )
     assert said.endswith(" and 3 more), counter ('step')")
 
@@ -70,7 +70,7 @@ def test_nothing_is_left_out_of_what_is_all_layers() -> None:
 @pytest.mark.parametrize("name", STRAYS)
 def test_a_file_of_nothing_else_is_refused(name: str, tmp_path: Path) -> None:
     save_file({name: STRAYS[name][0]}, path := tmp_path / "a.safetensors")
-    with pytest.raises(UnsupportedWeightsError, match="'a.safetensors' holds no LoRA that can be read; 1 tensor"):
+    with pytest.raises(UnsupportedWeightsError, match="'a.safetensors' contains no LoRA that can be read; 1 tensor"):
         formats.read(path)
 
 
@@ -79,7 +79,7 @@ def test_a_file_of_nothing_else_is_refused(name: str, tmp_path: Path) -> None:
     [
         ({"x.lora_up.weight": None}, "without the up factor"),
         ({"x.lora_down.weight": None}, "without the down factor"),
-        ({"x.lora_down.weight": randn(3, 16)}, "ranks that disagree"),
+        ({"x.lora_down.weight": randn(3, 16)}, "factors of different ranks"),
         ({"x.lora_B.bias": randn(23)}, "23 numbers on a layer of 24 rows"),
         ({"x.lora_B.bias": torch.ones(24, dtype=torch.int32)}, "stores the factor"),
         ({"x.scalar": torch.ones(2)}, "not one number"),
@@ -99,7 +99,7 @@ def test_a_broken_layer_is_refused_and_not_left_out(change: dict[str, Tensor | N
 )
 def test_a_piece_that_makes_something_else_of_the_factors_is_refused(name: str) -> None:
     """Scales of quantised factors, AdaLoRA's singular values, a matrix in the middle."""
-    with pytest.raises(UnsupportedWeightsError, match="has 'x.* beside the factors of 'x', which makes something else"):
+    with pytest.raises(UnsupportedWeightsError, match="has an unknown part 'x.* of the layer 'x', without which"):
         formats.decode({**LAYER, name: torch.ones(4)})
     assert formats.decode({**LAYER, name.replace("x.", "y."): torch.ones(4)}).left_out == (name.replace("x.", "y."),)
 

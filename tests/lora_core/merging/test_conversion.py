@@ -136,7 +136,7 @@ def test_nothing_stays_nothing(change: Correction, shape: tuple[int, ...]):
 
 
 def test_without_the_weight_it_says_so():
-    with pytest.raises(ValueError, match="together with the weight"):
+    with pytest.raises(ValueError, match="only with the base model"):
         to_low_rank(dora(LINEAR, 0), Limits())
     plain = lora(LINEAR)
     assert to_low_rank(plain, Limits()) == (plain, 0.0)

@@ -102,7 +102,7 @@ def test_layers_by_parts_of_their_names(keep, drop, taken):
 def test_patterns_that_hit_nothing_are_told_what_there_is():
     with pytest.raises(ValueError, match=r"no layer has 'atn' in its name; there are model.blocks.\*.attn.q x 2"):
         Pick.of("atn", "").check(NAMES)
-    with pytest.raises(ValueError, match="keep and drop leave nothing of 4 layers"):
+    with pytest.raises(ValueError, match="keep and drop select none of the 4 layers"):
         Pick.of("attn", "blocks").check(NAMES)
 
 

@@ -63,4 +63,4 @@ def test_a_disk_that_does_not_take_it_is_a_warning(folder: Path, caplog, monkeyp
 
     monkeypatch.setattr(result, "write_whole", full)
     result.remember(folder, "key", TOLD, CHARTS)
-    assert "is not kept (No space left on device)" in caplog.text
+    assert "could not be saved (No space left on device)" in caplog.text

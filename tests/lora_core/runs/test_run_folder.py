@@ -173,7 +173,7 @@ def test_killed_at_random_moments_it_ends_in_the_same_bytes(tmp_path_factory, wh
 def test_a_second_process_is_refused_until_the_first_is_gone(tmp_path):
     pid = forked(tmp_path / "run", 3, pause=10)
     wait_for(tmp_path / "run" / "log.jsonl")
-    with pytest.raises(ValueError, match="another ComfyUI is training run just now; wait for it, or choose "):
+    with pytest.raises(ValueError, match="another ComfyUI is training run now; wait until it is done, or choose "):
         go(tmp_path / "run")
     kill(pid)
     go(tmp_path / "run")
@@ -197,7 +197,9 @@ def test_files_that_cannot_grow_stop_no_run_but_its_end(tmp_path, whole, limit):
     kept = (path / "state.safetensors").read_bytes()
     try:
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))
-        with pytest.raises(OSError, match="step 60 is not on disk: .+ cannot be written .+ Make room and queue again"):
+        with pytest.raises(
+            OSError, match="step 60 was not saved: .+ cannot be written .+ Free some disk space and queue again"
+        ):
             go(path)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
@@ -221,7 +223,7 @@ def test_a_disk_that_is_really_full(tmp_path, whole):
         with open(ballast, "wb", buffering=0) as file, pytest.raises(OSError, match="No space left"):
             while True:
                 file.write(bytes(4096))
-        with pytest.raises(OSError, match=r"step 60 is not on disk: .+ \(No space left on device\); what was saved"):
+        with pytest.raises(OSError, match=r"step 60 was not saved: .+ \(No space left on device\); the last save"):
             go(disk / "run")
         assert (disk / "run" / "state.safetensors").read_bytes() == kept
         assert not list((disk / "run").glob(".*.tmp"))

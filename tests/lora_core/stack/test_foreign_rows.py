@@ -12,11 +12,11 @@ ROWS = parse("<lora:ink:1:blocks=MID=0>\n<lora:oil:1:start=0.5>\n<lora:ada:0.5:e
 def test_what_is_lost_is_named_with_who_loses_it() -> None:
     (said,) = lost(ROWS, ["CR Apply LoRA Stack", "Their Loader"])
     assert said.startswith(
-        "blocks of ink and start and end of oil, ada are not read by CR Apply LoRA Stack, Their Loader: "
+        "blocks of ink and start and end of oil, ada have no effect in CR Apply LoRA Stack, Their Loader: "
     )
     (spans,) = lost(ROWS[1:], ["Their Loader"])
-    assert spans.startswith("start and end of oil, ada are not read by Their Loader: ")
-    assert lost(ROWS, None) == ["blocks, start and end travel in lora_stack to nodes of LoRA Loom only"]
+    assert spans.startswith("start and end of oil, ada have no effect in Their Loader: ")
+    assert lost(ROWS, None) == ["through lora_stack, only nodes of LoRA Loom receive blocks, start and end"]
 
 
 @pytest.mark.parametrize(

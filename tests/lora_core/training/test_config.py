@@ -66,10 +66,10 @@ def test_unknown_optimisers_and_schedules_are_refused_by_the_names_on_the_node(f
 @pytest.mark.parametrize(
     ("choices", "message"),
     [
-        (dict(name="adafactor", beta1=0.9), "adafactor has no beta1; leave it at 0"),
-        (dict(name="adafactor", beta2=0.9), "adafactor has no beta2; leave it at 0"),
-        (dict(name="muon", beta2=0.9), "muon has no beta2; leave it at 0"),
-        (dict(name="lion", eps=1e-8), "lion has no eps; leave it at 0"),
+        (dict(name="adafactor", beta1=0.9), "adafactor does not use beta1; set it to 0"),
+        (dict(name="adafactor", beta2=0.9), "adafactor does not use beta2; set it to 0"),
+        (dict(name="muon", beta2=0.9), "muon does not use beta2; set it to 0"),
+        (dict(name="lion", eps=1e-8), "lion does not use eps; set it to 0"),
         (
             dict(name="schedule_free_adamw"),
             "schedule_free_adamw needs no schedule; set lr_schedule to constant, not cosine",
@@ -91,9 +91,7 @@ def test_warm_up_longer_than_the_run_is_refused():
 
 
 def test_prodigy_at_the_learning_rate_of_another_is_refused():
-    with pytest.raises(
-        ValueError, match="learning_rate is a factor on it; set it to 1 or to 0, which is auto, not 0.0001"
-    ):
+    with pytest.raises(ValueError, match="learning_rate multiplies it; set it to 1 or to 0 .auto., not 0.0001"):
         TrainConfig(optimizer=OptimizerConfig("prodigy"))
 
 

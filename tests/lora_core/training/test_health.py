@@ -92,8 +92,8 @@ def test_the_second_time_the_run_stops_with_a_sentence_and_its_last_good_state()
     with pytest.raises(FloatingPointError) as error:
         steps(run, troubles)
     assert str(error.value) == (
-        "loss or gradient were not finite 3 times in a row at step 51, also with the learning rate lowered to 0.0009; "
-        "the run is kept as it was at step 50. Choose a learning_rate below 0.0009, or load the model as bf16 or fp32"
+        "loss or gradient were not finite 3 times in a row at step 51, even with the learning rate lowered to 0.0009; "
+        "the run was kept as it was at step 50. Choose a learning_rate below 0.0009, or load the model as bf16 or fp32"
     )
     twin = Run(LONG)
     twin.go(50)

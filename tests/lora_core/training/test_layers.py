@@ -49,10 +49,10 @@ def test_numbers_of_a_rule_have_limits():
 def test_every_rule_tells_how_many_layers_it_hits():
     rules = parse_rules("attn2 = rank 8\n*to_q = rate 2")
     assert counted(rules, NAMES, "") == [
-        "per layer: attn2 = rank 8, 2 of 4 layers", "per layer: *to_q = rate 2, 2 of 4 layers",
+        "per_layer: attn2 = rank 8 applies to 2 of 4 layers", "per_layer: *to_q = rate 2 applies to 2 of 4 layers",
     ]  # fmt: skip
     with pytest.raises(
-        ValueError, match="'attn3 = rank 8' in per_layer hits none of the 4 trained layers; they are: a"
+        ValueError, match="per_layer: 'attn3 = rank 8' matches none of the 4 trained layers; they are: a"
     ):
         counted(parse_rules("attn3 = rank 8"), NAMES, "a, b")
 

@@ -96,7 +96,7 @@ def test_room_to_spare_is_taken_for_speed(free: float, keep: bool) -> None:
 
     plan = choose(Measures(False, keep_casts=True), True, more, free * GB)
     assert plan.measures == Measures(False, keep_casts=keep)
-    assert str(plan.measures).endswith("weights cast once") == keep
+    assert str(plan.measures).endswith("converted weights kept") == keep
 
 
 def test_casts_are_held_in_blocks_where_not_all_of_them_can_be_kept() -> None:
@@ -104,7 +104,7 @@ def test_casts_are_held_in_blocks_where_not_all_of_them_can_be_kept() -> None:
     assert list(candidates(Measures(keep_casts=True), True))[:3] == [Measures(keep_casts=True), block, none]
     plain = Measures(False, keep_casts=True)
     assert list(candidates(plain, True))[:4] == [plain, Measures(False), block, none]
-    assert str(block).endswith("recomputed blocks keep their casts")
+    assert str(block).endswith("converted weights of recomputed blocks kept")
 
 
 def test_graphs_are_taken_when_they_are_asked_for_and_fit_and_never_else() -> None:
@@ -135,7 +135,10 @@ def test_a_refusal_names_both_figures_and_the_three_best_changes() -> None:
         "no": 20 * GB,
     }
     text = refusal(choose(Measures(True), False, needs, 5 * GB), 5 * GB, changes)
-    assert "needs 12.1 GB but 5.0 GB is free" in text and "weights 10.0, activations 2.0" in text
+    assert (
+        "not enough memory: training needs 12.1 GB but 5.0 GB is free" in text
+        and "weights 10.0, activations 2.0" in text
+    )
     assert text.endswith("offload 1.0 needs 3.0 GB; batch_size 1 needs 6.0 GB; resolution 768 needs 8.0 GB")
 
 
@@ -150,7 +153,7 @@ def test_the_line_on_the_node() -> None:
 def test_the_line_names_the_ram_that_is_pinned() -> None:
     plan = Plan(Measures(True, 0.5), Need(round(5.1 * GB), round(0.3 * GB), 2 * GB))
     line = describe(plan, 11.2 * GB, 1.1, 1000, pinned=1.3 * GB)
-    assert line.endswith("about 1.1 s a step, 18 min; 1.3 GB of RAM is pinned to copy offloaded blocks through")
+    assert line.endswith("about 1.1 s a step, 18 min; 1.3 GB of pinned RAM is used to copy offloaded blocks")
 
 
 def test_seconds_follow_the_rates() -> None:

@@ -40,19 +40,19 @@ def story(steps: int = 200, odd: bool = True, validated: bool = True, **more) ->
 def test_the_report_says_what_the_record_holds() -> None:
     told = report(story(notes=("A note.",)))
     assert told.startswith("Held-out pictures still improve.\nA note.\n")
-    assert "Validation: 3 fixed draws of held-out pictures." in told
+    assert "Validation: 3 samples with fixed noise, from held-out pictures." in told
     assert "| 0 | 1.5000 | |" in told and "| 200 (best) | 1.1250 | -25.00 % |" in told
-    assert "It took 2.0 s of 20.0 s (10 %)." in told
-    assert "The correction is 4 % of the weights of the model." in told
-    assert "The correction is 1 % of the weights of the text encoders." in told
-    assert "Changed most: blocks.0.attn.q 5 %." in told and "Preserving loss 0.00" in told
+    assert "Validation took 2.0 s of 20.0 s (10 %)." in told
+    assert "Size of the LoRA: 4 % of the weights of the model." in told
+    assert "Size of the LoRA: 1 % of the weights of the text encoders." in told
+    assert "Changed most: blocks.0.attn.q 5 %." in told and "Preservation loss at the end: 0.00" in told
     assert "| 0.5 to 0.625 | " in told and "| 1.5000 | 1.1250 |" in told, "validation by noise level"
 
 
 def test_only_a_picture_that_stands_out_is_named() -> None:
-    (line,) = [line for line in report(story()).splitlines() if "stands out" in line]
+    (line,) = [line for line in report(story()).splitlines() if "unusual" in line]
     assert line.startswith("| 2.png | +")
-    assert "stands out" not in report(story(odd=False))
+    assert "unusual" not in report(story(odd=False))
 
 
 def test_many_pictures_are_cut_in_the_middle() -> None:

@@ -526,7 +526,7 @@ def test_a_capped_run_s_average_is_capped_too():
 
 def test_a_norm_cap_under_a_schedule_free_optimiser_is_refused():
     train_config = TrainConfig(optimizer=OptimizerConfig("schedule_free_adamw", "constant"))
-    with pytest.raises(ValueError, match="max_norm would change what schedule_free_adamw averages; set it to 0"):
+    with pytest.raises(ValueError, match="max_norm does not work with schedule_free_adamw; set max_norm to 0"):
         Recipe(LoraConfig(options=LayersConfig(max_norm=1.0)), train_config)
 
 

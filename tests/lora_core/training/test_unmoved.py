@@ -32,7 +32,10 @@ def test_it_is_told_once_and_after_a_step_that_moves() -> None:
     assert unmoved.look() == unmoved.sentence == ""
     stepped(made, net, 1e-4)
     told = unmoved.look()
-    assert told.startswith("2 of 3 layers learn nothing, first idle: no gradient") and "Name them in exclude" in told
+    assert (
+        told.startswith("2 of 3 layers learn nothing (the first is idle): no gradient")
+        and "Add them to exclude" in told
+    )
     assert unmoved.look() == "" and unmoved.sentence == told
 
 

@@ -83,7 +83,7 @@ def test_a_pack_built_in_another_way_is_left_alone(
             lora_manager.introduce({})
     assert vars(pack) == before and pack.NODE_EXTRACTORS == before["NODE_EXTRACTORS"]
     assert [record.message.split(":")[0] for record in caplog.records] == [
-        "Lora-Manager keeps its metadata in another way now"
+        "this version of Lora-Manager stores metadata differently"
     ]
 
 

@@ -260,7 +260,7 @@ def test_errors_name_the_file(models, pictures: Path, monkeypatch) -> None:
     monkeypatch.setattr(
         trio.vae.first_stage_model, "encode", lambda x: torch.full((1, 16, 8, 8), float("nan")), raising=False
     )
-    with pytest.raises(ValueError, match="not finite of 0.png; start ComfyUI with --fp32-vae"):
+    with pytest.raises(ValueError, match="NaN or infinite values for 0.png; start ComfyUI with --fp32-vae"):
         encode_all(trio, data)
 
 
@@ -374,7 +374,7 @@ def test_options_reach_the_data_set(pictures: Path) -> None:
     assert data.times() == [1.0] * 8 and data.resolutions == (64, 96)
     assert all(len(each.captions) == 2 and each.num_views == 8 for each in data.examples)
     assert "4 images x 2 repeats x 0.5 at resolution 64, 96" in report
-    assert "each picture in 8 views" in report and "captions in up to 2 orders" in report
+    assert "each picture has 8 views" in report and "captions with up to 2 orders" in report
     plain, _ = run_node(LoraDataset, **inputs)
     same, _ = run_node(LoraDataset, **inputs, flip=False, crops=0, weight=1.0, resolutions="", masks="off")
     assert plain.fingerprint() == same.fingerprint() != data.fingerprint()

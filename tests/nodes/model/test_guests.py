@@ -83,7 +83,7 @@ def test_what_acts_on_samplings_changes_no_training(models, data, runs: Path, fa
 
 @pytest.mark.parametrize("name", ["TomePatchModel", "HyperTile"])
 def test_patches_for_another_kind_of_network_are_named(models, data, runs: Path, name: str) -> None:
-    with pytest.raises(ValueError, match=rf"cannot be trained through {name} \(comfy_extras.*without that node"):
+    with pytest.raises(ValueError, match=rf"cannot be trained with {name} \(comfy_extras.*without that node"):
         train(noded(models("flux1"), name), data, steps=1)
 
 
@@ -156,7 +156,7 @@ def test_what_cannot_be_trained_is_named_before_the_pictures_are_encoded(
 ) -> None:
     encoded: list[object] = []
     monkeypatch.setattr(comfy.sd.VAE, "encode", lambda *_: encoded.append(1))
-    words = f"cannot be trained through {name if name != 'test_guests' else '.*'}.*test_guests.*without that node"
+    words = f"cannot be trained with {name if name != 'test_guests' else '.*'}.*test_guests.*without that node"
     with pytest.raises(ValueError, match=words):
         train(patched(models("sd15"), put), data, steps=1)
     assert not encoded and not list(runs.glob("*"))

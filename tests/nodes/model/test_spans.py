@@ -79,7 +79,7 @@ def test_two_halves_of_sampling_are_the_whole(models, loras: Path, kind: str, fa
     rows = [(plain, 0.7), (file, 0.8), (file, -0.3), (plain, -0.5)]
     halves, first = on(model, split(rows)), on(model, split(rows)[::2])
     whole = on(model, [Row(name, strength, 0.0) for name, strength in rows], "weights").model
-    assert "weights changed" not in halves.report and "on for a part of sampling" in halves.report
+    assert "weights changed" not in halves.report and "on for part of sampling" in halves.report
     for share in (0.1, 0.9):
         wanted, base = forward(whole, clip, share), forward(model, clip, share)
         change = relative_error(base, wanted)
@@ -139,11 +139,13 @@ def test_what_no_layer_casts_is_refused(models) -> None:
     model = models("flux1").model
     shape = model.model.diffusion_model.img_in.weight.shape
     wider = Padded(LowRank(torch.ones(2, 2 * shape[1]), torch.ones(shape[0], 2), 2.0))
-    with pytest.raises(ValueError, match=r"img_in.weight is of a Linear, which takes no widening LoRA for a part"):
+    with pytest.raises(
+        ValueError, match=r"img_in.weight is in a Linear, where widening LoRA cannot be on for only part"
+    ):
         apply_chain(model, None, {}, spans={"diffusion_model.img_in": [Timed(Step(wider), EARLY)]})
     wan = models("wan21").model
     raw = Step(Difference(torch.ones_like(wan.model.diffusion_model.head.modulation)))
-    with pytest.raises(ValueError, match=r"head.modulation is of a Head, which takes no full difference .* start to 0"):
+    with pytest.raises(ValueError, match=r"head.modulation is in a Head, where full difference .* start to 0"):
         apply_chain(wan, None, {}, spans={"diffusion_model.head.modulation": [Timed(raw, EARLY)]})
 
 
@@ -206,7 +208,7 @@ def test_every_kind_beside_layers_of_few_bits(loras: Path, tmp_path: Path, form:
         layers = Layers(model, row)
         ways = on(model, [row]), on(model, [row], "weights"), on(model, [row], "beside")
         assert "weights changed" not in ways[0].report and "beside" not in ways[1].report
-        assert [" of these are worked out anew" in each.report for each in ways] == [True, False, True]
+        assert [" of these are computed again" in each.report for each in ways] == [True, False, True]
         by_branch, by_weight, as_chosen = (layers.error(each.model) for each in ways)
         assert by_branch < 0.1 and by_branch == as_chosen and by_branch < 0.3 * by_weight, (kind, layers.loudness())
 

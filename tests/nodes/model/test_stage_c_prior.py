@@ -91,7 +91,7 @@ def test_the_prior_matters(models) -> None:
             {"vae": "sd15"},
             "this VAE compresses by 8 but Stable Cascade B works on .* of 4 x 4 pixels",
         ),
-        ("sd15", {"prior_vae": "cascade_b"}, "SD 1.5 has no prior stage; disconnect prior_vae"),
+        ("sd15", {"prior_vae": "cascade_b"}, "SD 1.5 does not use prior_vae; disconnect it"),
     ],
 )
 def test_wrong_vaes(models, pictures: Path, family: str, vaes: dict[str, str | None], message: str) -> None:

@@ -250,7 +250,7 @@ def test_hooks_are_refused(models, data) -> None:
     trio = models("sd15")
     clip = trio.clip.clone()
     clip.patcher.forced_hooks = comfy.hooks.HookGroup()
-    with pytest.raises(ValueError, match="connected CLIP carries hooks"):
+    with pytest.raises(ValueError, match="connected CLIP has hooks"):
         train(trio, data, clip=clip)
 
 

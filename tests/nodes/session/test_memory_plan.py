@@ -370,7 +370,7 @@ def test_a_trace_that_fails_stops_no_training(models, data, monkeypatch, caplog,
     with caplog.at_level("INFO", logger="lora_loom"):
         trained = train(models("flux1"), data, memory="auto" if automatic else "as set", gradient_checkpointing=False)
     taken = "checkpointing" if automatic else "no checkpointing"
-    line = f"without memory (AssertionError: in two threads): trained with {taken}, no offload, which leaves "
+    line = f"could not be predicted (AssertionError: in two threads); training uses {taken}, no offload, which leaves "
     assert line in caplog.text and trained
 
 

@@ -220,7 +220,7 @@ def test_the_plan_knows_how_weights_are_copied(models, pages, rated, way: str) -
             )
             told = planner.otherwise(job, settled, way, PAGEABLE)
     assert seconds[PINNED] < seconds[STAGED] < seconds[PAGEABLE]
-    assert ("GB of RAM is pinned to copy offloaded blocks through" in line) == (way == STAGED)
+    assert ("GB of pinned RAM is used to copy offloaded blocks" in line) == (way == STAGED)
     assert f"about {seconds[PAGEABLE]:.2g} s a step" in told and "not all offloaded weights could be pinned" in told
 
 

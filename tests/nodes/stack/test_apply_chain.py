@@ -437,8 +437,8 @@ def test_layers_of_few_bits(models, loras: Path, make_lora, tmp_path: Path, form
     with torch.inference_mode():
         model = tiny.stored.load_stored("flux1", tmp_path, form)
         patched, _, _, report, _ = stack(model, "<lora:a:0.8>")
-        assert f"{len(adapter.layers)} layers changed beside the weight" in report and "weights changed" not in report
-        assert "worked out anew" not in report
+        assert f"{len(adapter.layers)} layers applied beside the weight" in report and "weights changed" not in report
+        assert "computed again" not in report
         comfy.model_management.load_models_gpu([patched])
         for name, low_rank in list(adapter.layers.items())[::3]:
             module = patched.model.get_submodule(name)
@@ -466,7 +466,7 @@ def test_a_base_of_a_loader_of_its_own(models, loras: Path, make_lora) -> None:
     for parameter in model.model.parameters():
         if parameter.dtype == torch.uint8:
             parameter.tensor_type = SimpleNamespace(name="Q8_0")  # gguf's own enumeration has such names
-    assert "layers changed beside the weight (GGUF (Q8_0))" in stack(model, "<lora:a:0.8>")[3]
+    assert "layers applied beside the weight (GGUF (Q8_0))" in stack(model, "<lora:a:0.8>")[3]
     text, latent = encode(models("flux1").clip, "a red heart"), torch.zeros(tiny.latent_shape(model))
     by_weight = stack(model, "<lora:a:0.8>", "weights")
     assert "patches weights itself (PackedPatcher)" in by_weight[3]
@@ -490,7 +490,7 @@ def test_a_span_is_a_run_switched_by_hand(models, loras: Path, make_lora, family
     text, latent = encode(trio.clip, "a red heart"), torch.zeros(tiny.latent_shape(model))
     spans = "<lora:a:0.8:end=0.6>\n<lora:b:0.7:start=0.6>"
     scheduled, _, _, report, _ = stack(model, spans)
-    assert "a: " in report and "from 0 to 0.6 of sampling" in report and "on for a part of sampling" in report
+    assert "a: " in report and "from 0 to 0.6 of sampling" in report and "on for part of sampling" in report
     found = sampled(scheduled, text, latent, steps)
     early, late = (stack(model, rows, "beside")[0] for rows in ("<lora:a:0.8>", "<lora:b:0.7>"))
     with torch.inference_mode():
@@ -532,11 +532,11 @@ def test_blocks_scale_layers(models, loras: Path, make_lora) -> None:
     assert {factor for *_, factor in scaled} == {0.0, 0.5}
     patched, _, _, report, _ = stack(model, f"<lora:a:0.8:blocks={text}>")
     off = sum(factor == 0 for *_, factor in scaled)
-    assert f"blocks as written ({off} layers off)" in report and len(patched.patches) == len(scaled) - off
+    assert f"with strengths per block ({off} layers off)" in report and len(patched.patches) == len(scaled) - off
     before, after = loaded(model), loaded(patched)
     for name, low_rank, factor in scaled:
         delta = 0.8 * factor * low_rank.to(torch.float64).delta_weight()
         wanted = before[f"{name}.weight"].double() + delta
         assert relative_error(after[f"{name}.weight"], wanted) < 1e-6
-    with pytest.raises(ValueError, match=r"double is no block of this model; it has IN0-1, OUT0-1"):
+    with pytest.raises(ValueError, match=r"double is not a block of this model, which has IN0-1, OUT0-1"):
         stack(model, "<lora:a:1:blocks=double=0>")

@@ -109,7 +109,10 @@ def test_a_run_says_which_layers_learn_nothing(
     loaded: tiny.Loaded, data: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     done = train(loaded, data, targets="attention+mlp")
-    told = f"2 of {len(done.adapter.layers)} layers learn nothing, first diffusion_model.blocks.0.ffn.2: no gradient"
+    told = (
+        f"2 of {len(done.adapter.layers)} layers learn nothing (the first is diffusion_model.blocks.0.ffn.2): no "
+        "gradient"
+    )
     assert [line for line in warnings(caplog) if told in line] and told in done.report
     idle = [name for name, layer in done.adapter.layers.items() if not layer.norm()]
     assert idle == [f"diffusion_model.blocks.{number}.ffn.2" for number in range(2)]

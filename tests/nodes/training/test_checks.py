@@ -101,7 +101,7 @@ def removed(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (empty, "holds no images"),
+        (empty, "contains no pictures"),
         (removed, "does not exist"),
         (without_captions, "none of the 4 images in .* has a caption"),
     ],
@@ -140,7 +140,7 @@ def test_data_set_numbers(pictures: Path, dataset: dict[str, Any], message: str)
 @pytest.mark.parametrize(
     ("train", "message"),
     [
-        ({"steps": 10, "warmup": 10}, "warmup is 10 steps but the run has 10"),
+        ({"steps": 10, "warmup": 10}, "warmup is 10 steps but the run has only 10"),
         ({"steps": 10, "warmup": -1}, "warmup"),
         ({"steps": 0}, "steps"),
         ({"rank": -1}, "rank is -1; it must be between 1 and 1024, or 0 for auto"),
@@ -150,9 +150,9 @@ def test_data_set_numbers(pictures: Path, dataset: dict[str, Any], message: str)
         ({"learning_rate": 2.0}, "learning_rate is 2.0; it must be between 1e-09 and 1, or 0 for auto"),
         ({"learning_rate": -1e-4}, "learning_rate is -0.0001; it must be between 1e-09 and 1, or 0 for auto"),
         ({"targets": "everything"}, "not in list"),
-        ({"run_name": "../../escape"}, "steps out of its folder"),
+        ({"run_name": "../../escape"}, "leads out of its folder"),
         ({"run_name": ""}, "is empty"),
-        ({"preservation": 1.0}, "preserve names no class word"),
+        ({"preservation": 1.0}, "preserve has no class word"),
         ({"preservation": 1000.0, "preserve": "person"}, "preservation is 1000"),
         ({"preservation": -1.0, "preserve": "person"}, "preservation is -1"),
     ],
@@ -193,7 +193,7 @@ def test_missing_lora() -> None:
 def test_ambiguous_lora(loras: Path) -> None:
     write_lora(loras / "a" / "twice.safetensors")
     write_lora(loras / "b" / "twice.safetensors")
-    assert_refused(save_graph({"lora_1": "twice.safetensors"}), "means 2 files")
+    assert_refused(save_graph({"lora_1": "twice.safetensors"}), "fits 2 files")
 
 
 def pickled(path: Path) -> Path:
@@ -282,7 +282,7 @@ def test_clip_of_another_family(models, pictures: Path, family: str) -> None:
     trio = models(family)
     own, other = text_width(trio.clip), models("krea2" if family.startswith("sd15") else "sd15").clip
     assert own != text_width(other)
-    message = rf"this CLIP gives text {text_width(other)} wide, but .* takes {own}; connect the text encoders"
+    message = rf"this CLIP gives text of width {text_width(other)}, but .* needs {own}; connect the text encoders"
     with pytest.raises(ValueError, match=message):
         train(trio, data(pictures, step=32), clip=other, vae=Unused())
 
@@ -308,7 +308,7 @@ def test_clip_without_pooled_output(models, pictures: Path, family: str, other: 
     trio, clip = models(family), models(other).clip
     pooled = encode(trio.clip, "")[0][1]["pooled_output"].shape[-1]
     with pytest.raises(
-        ValueError, match=f"this CLIP gives no pooled output, but .* takes one of {pooled} values; connect"
+        ValueError, match=f"this CLIP gives no pooled output, but .* needs one of {pooled} values; connect"
     ):
         train(trio, data(pictures), clip=clip, vae=Unused())
 
@@ -318,21 +318,21 @@ def test_pooled_output_missing_or_of_another_width(models, family: str, size: in
     trio = models(family)
     (text, options), *_ = encode(trio.clip, "a cat")
     check_conditioning(trio.model, [[text, options]])
-    with pytest.raises(ValueError, match=f"gives no pooled output, but .* takes one of {size} values"):
+    with pytest.raises(ValueError, match=f"gives no pooled output, but .* needs one of {size} values"):
         check_conditioning(trio.model, [[text, {}]])
-    with pytest.raises(ValueError, match=f"gives a pooled output 7 wide, but .* takes {size}; connect"):
+    with pytest.raises(ValueError, match=f"gives a pooled output of width 7, but .* needs {size}; connect"):
         check_conditioning(trio.model, [[text, {"pooled_output": torch.zeros(1, 7)}]])
 
 
 def test_anima_needs_the_tokens_of_t5_too(models, pictures: Path) -> None:
     """Chroma's text is as wide; Anima's network would leave its adapter out."""
-    with pytest.raises(ValueError, match="this CLIP gives no t5xxl_ids, which Anima takes; connect"):
+    with pytest.raises(ValueError, match="this CLIP gives no t5xxl_ids, which Anima needs; connect"):
         train(models("anima"), data(pictures), clip=models("chroma").clip)
 
 
 @pytest.mark.parametrize("name", ["clip", "vae"])
 def test_checkpoint_without_clip_or_vae(models, pictures: Path, name: str) -> None:
-    with pytest.raises(ValueError, match=f"{name} is empty: the file it comes from holds none"):
+    with pytest.raises(ValueError, match=f"{name} is empty: the file that it was loaded from does not contain it"):
         train(models("sd15"), data(pictures), **{name: None})
 
 
@@ -344,8 +344,8 @@ def test_distilled_model_is_trained_and_warned_of(models, pictures: Path, caplog
         train(models("flux1_schnell"), data(pictures))
     (line,) = [text for text in caplog.messages if "distilled" in text]
     assert line == (
-        "warning: flux1_schnell.safetensors looks distilled to few steps ('schnell'), and training undoes that; "
-        "train on FLUX.1 dev and use the LoRA on the fast model"
+        "warning: flux1_schnell.safetensors seems to be distilled for few steps ('schnell'), which training "
+        "destroys: train on FLUX.1 dev and use the LoRA with the fast model"
     )
 
 
@@ -354,15 +354,15 @@ def test_distilled_checkpoint_is_told_by_its_file(models, pictures: Path, tmp_pa
     written = tiny.write_model(tiny.FAMILIES["flux2"], tmp_path)
     model = comfy.sd.load_diffusion_model(str(written.rename(tmp_path / "flux-2-klein-4b.safetensors"))).clone()
     (line,) = warnings(model, data(pictures, 1024, 32))
-    assert "flux-2-klein-4b.safetensors looks distilled" in line and "train on FLUX.2 klein base" in line
+    assert "flux-2-klein-4b.safetensors seems to be distilled" in line and "train on FLUX.2 klein base" in line
     assert warnings(models("sdxl").model, data(pictures, 1024, 32)) == []
 
 
 @pytest.mark.parametrize(
     ("family", "resolution", "wanted"),
     [
-        ("sdxl", 512, "the data set is at 512 px, but SDXL makes pictures of 1024 px and fine detail will be missed"),
-        ("sd15", 1024, "the data set is at 1024 px, but SD 1.5 makes pictures of 512 px and it repeats things"),
+        ("sdxl", 512, "the data set has 512 px, but SDXL is made for 1024 px: fine detail will be missing"),
+        ("sd15", 1024, "the data set has 1024 px, but SD 1.5 is made for 512 px: the model may repeat"),
         ("sdxl", 768, ""), ("sd15", 768, ""), ("sd15", 512, ""),
     ],
 )  # fmt: skip

@@ -159,7 +159,7 @@ def test_a_run_that_was_cut_off_goes_on_or_says_why_not(made, runs: Path, caplog
     assert same(go(), whole)
     if name == STATE and how not in (missing, a_dead_link):
         assert "state.safetensors of run-" in caplog.text and "is damaged and was not used" in caplog.text
-        assert "goes on from the save before, of step 1" in caplog.text
+        assert "continues from the save before the last one, at step 1" in caplog.text
     assert (run / f"step_{STEPS:06d}.safetensors").is_file()
     assert same(go(), whole), "and once more"
 
@@ -210,7 +210,7 @@ def test_a_folder_that_is_read_only_stops_nothing(made, runs: Path) -> None:
             out = go()
         finally:
             run.chmod(0o755)
-    assert same(out, whole) and "The LoRA is not on disk, and comes out of this node all the same" in out.report
+    assert same(out, whole) and "The LoRA was not saved to disk. This node still returns it" in out.report
 
 
 def test_a_file_in_the_place_of_the_folder_stops_nothing(made, runs: Path) -> None:
@@ -219,7 +219,7 @@ def test_a_file_in_the_place_of_the_folder_stops_nothing(made, runs: Path) -> No
     shutil.rmtree(run)
     run.write_text("not a folder")
     out = go()
-    assert same(out, whole) and "The LoRA is not on disk" in out.report and run.read_text() == "not a folder"
+    assert same(out, whole) and "The LoRA was not saved to disk" in out.report and run.read_text() == "not a folder"
 
 
 def test_a_name_too_long_for_the_disk_stops_nothing(models, data, runs: Path) -> None:
@@ -330,6 +330,6 @@ def test_a_run_is_saved_by_time_without_a_lora_and_to_the_same_bytes(models, dat
     (run,) = runs.iterdir()
     (run / "step_000002.safetensors").unlink()
     assert run_folder.checkpoint.step_of(run / STATE) == 2
-    with pytest.raises(ValueError, match="was cut off at step 2 of 4 and had other settings"):
+    with pytest.raises(ValueError, match="was interrupted at step 2 of 4 and had other settings"):
         train(trio, data, rank=3)
     assert same(train(trio, data, save_every=0), wanted)

@@ -153,7 +153,7 @@ def preview(width: int, height: int) -> torch.Tensor:
 def test_model_browser_of_comfyui_shows_the_preview(models, random_adapter, loras: Path) -> None:
     trio = models("flux1")
     header, report = saved(random_adapter(trio.model), trio, loras, preview=preview(4096, 2048))
-    assert "no room" not in report and len(header["modelspec.thumbnail"]) < 2**18
+    assert "left out" not in report and len(header["modelspec.thumbnail"]) < 2**18
     (shown,) = ModelFileManager().get_model_previews(str(loras / "it.safetensors"))
     with Image.open(shown) as picture:
         assert picture.size == (512, 256) and picture.getpixel((100, 100))[0] > 200 > 60 > picture.getpixel((100, 1))[1]
@@ -169,7 +169,7 @@ def test_side_file(models, random_adapter, loras: Path) -> None:
         assert picture.size == (64, 64)
     (loras / "mine.jpg").write_text("mine")
     report = saved(adapter, trio, loras, name="mine", overwrite=False, **choices)[1]
-    assert "mine.jpg was there before" in report and (loras / "mine.jpg").read_text() == "mine"
+    assert "mine.jpg existed before" in report and (loras / "mine.jpg").read_text() == "mine"
     saved(adapter, trio, loras, name="none", side_files=True)
     assert not (loras / "none.jpg").exists()
 

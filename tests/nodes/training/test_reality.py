@@ -42,20 +42,23 @@ def test_the_first_steps_are_held_to_the_prediction(monkeypatch, held: float) ->
     run = Reality(torch.device("cuda"), Expected(2 * GB, 60.0), SimpleNamespace(notes=()))
     assert list(run.over(iter(range(6)))) == list(range(6))
     assert device.resets == JUDGED_AFTER and len(told) == 1
-    assert ("holds 5.0 GB beside the weights where 2.0 GB was predicted" in told[0]) == (held > 2 * GB)
+    assert ("uses 5.0 GB besides the weights (2.0 GB predicted)" in told[0]) == (held > 2 * GB)
 
 
+@pytest.mark.parametrize("system", ["Windows", "Linux"])
 @pytest.mark.parametrize("held", [2 * GB, 4.9 * GB])
-def test_steps_that_are_slow_name_how_full_the_device_is(monkeypatch, held: float) -> None:
+def test_steps_that_are_slow_name_how_full_the_device_is(monkeypatch, held: float, system: str) -> None:
     told, clock = [], count(0, 50)
+    monkeypatch.setattr(reality, "platform", SimpleNamespace(system=lambda: system))
     monkeypatch.setattr(torch, "cuda", Device(held))
     monkeypatch.setattr(reality, "tell", lambda _progress, text: told.append(text))
     monkeypatch.setattr(reality, "time", SimpleNamespace(perf_counter=lambda: next(clock)))
     run = Reality(torch.device("cuda"), Expected(held, 1.5), SimpleNamespace(notes=()))
     for _ in run.over(iter(range(3))):
         next(clock)  # a preview
-    assert told[0].startswith("the memory of the GPU is full") == (held > 4 * GB)
-    assert f"{(7 * GB + held) / GB:.1f} of 12.0 GB of its memory are in use" in told[0]
+    assert told[0].startswith("training is slow because GPU memory is full") == (held > 4 * GB)
+    assert f"{(7 * GB + held) / GB:.1f} of 12.0 GB of GPU memory are in use" in told[0]
+    assert ("Windows" in told[0]) == (held > 4 * GB and system == "Windows")
 
 
 def test_what_is_held_between_steps_is_not_a_steps(monkeypatch) -> None:

@@ -123,7 +123,7 @@ def test_more_steps_go_on_in_a_folder_of_their_own(models, data, runs: Path, cap
         assert train(trio, data, steps=STEPS + 4)[1]["loss"] == longer
     assert not forwards and len(list(runs.iterdir())) == 2
     assert {name: kept(runs)[name] for name in before} == before
-    assert f"goes on from step {STEPS} of run-" in caplog.text
+    assert f"continues from step {STEPS} of run-" in caplog.text
     straight = train(trio, data, steps=STEPS + 4, resume="start over")[1]["loss"]
     assert len(straight) == STEPS + 4 and straight != longer
 
@@ -149,7 +149,7 @@ def test_other_settings_of_a_run_that_was_cut_off_ask_first(models, data, runs: 
     with cancelled(trio, 3):
         train(trio, data)
     before = kept(runs)
-    words = r"run-\w+ was cut off at step 2 of 4 and had other settings: rank 2, now 3; seed 7, now 8\. Put them back"
+    words = r"run-\w+ was interrupted at step 2 of 4 and had other settings: rank 2, now 3; seed 7, now 8\. Restore"
     with pytest.raises(ValueError, match=words):
         train(trio, data, rank=3, seed=8)
     assert kept(runs) == before
@@ -164,6 +164,8 @@ def test_other_settings_of_a_finished_run_are_said(models, data, runs: Path, cap
     trio = models("wan_demo")
     train(trio, data)
     train(trio, data, learning_rate=2e-3)
-    assert "a new run, beside run-" in caplog.text and "learning_rate 0.001, now 0.002. To tell" in caplog.text
+    assert (
+        "this is a new run; run-" in caplog.text and "Different: learning_rate 0.001, now 0.002. Choose" in caplog.text
+    )
     settings = [json.loads(path.read_text())["settings"]["train"]["learning_rate"] for path in runs.glob("*/run.json")]
     assert sorted(settings) == [1e-3, 2e-3]

@@ -54,7 +54,7 @@ def test_looking_changes_nothing(models, data, runs: Path, family: str) -> None:
     folders = list(runs.iterdir())
     seen = train(trio, data, resume="start over", validation=chosen(held_out=0.0))
     assert same(without[0], seen[0]) and without[1] == seen[1] and list(runs.iterdir()) == folders
-    assert "training pictures, which cannot show overfitting" in seen[4]
+    assert "training pictures (these cannot show overfitting)" in seen[4]
     assert seen[5].shape == without[5].shape == (1, 512, 1024, 3)
 
 
@@ -105,7 +105,7 @@ def test_a_cancel_inside_validation_comes_soon_and_the_resumed_run_draws_the_sam
     assert same(whole[0], again[0]) and whole[1] == again[1]
     after = kept(runs)
     assert {name: after[name] for name in files} == files
-    assert whole[4].split("It took")[0] == again[4].split("It took")[0]
+    assert whole[4].split("Validation took")[0] == again[4].split("Validation took")[0]
 
 
 HOT = {
@@ -186,9 +186,10 @@ def refusals_of(**changes: Any) -> str:
 def test_a_run_that_is_ruined_at_once_goes_back_and_says_so_or_ends_with_a_sentence(models, data) -> None:
     trio, choices = models("wan_demo"), {"steps": 20, "batch_size": 1}
     found = run(trio, data, learning_rate=0.3, run_name="once", **choices)
-    words = "It went back once, and on with the learning rate lowered to 0.09, as 0.3 was too much: choose that or less"
+    words = "The learning rate 0.3 was too high: the run went back once and continued with 0.09. "
+    words += "Next time choose 0.09 or less"
     losses = found.loss_map["loss"]
     assert found.report.splitlines()[1] == f"{words}." and max(losses[-5:]) < 3 * losses[0]
-    words = r"ruined the run by step \d: at equal noise the loss is [\d.]+ times that of step 0, also with .+ below 0.3"
+    words = r"ruined the run by step \d: at equal noise the loss is [\d.]+ times that of step 0, even with .+ below 0.3"
     with pytest.raises(FloatingPointError, match=words):
         run(trio, data, learning_rate=1.0, run_name="twice", **choices)
