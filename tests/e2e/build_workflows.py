@@ -85,7 +85,7 @@ def build(page: FrontEnd, nodes: dict[str, Node]) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--pictures", type=Path, metavar="LORAS", help="make the pictures of the guide; LORAS: demo/loras")
+    parser.add_argument("--pictures", type=Path, metavar="LORAS", help="make the guide's pictures; LORAS: demo/loras")
     parser.add_argument("--only", choices=PICTURES, help="one of them")
     choices = parser.parse_args()
     with ComfyServer() as server, open_browser() as browser:
