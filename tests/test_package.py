@@ -207,7 +207,9 @@ def links(page: Path) -> list[str]:
     return [link for link in found if not link.startswith("https://")]
 
 
-@pytest.mark.parametrize("page", ["README.md", "CHANGELOG.md", *(f"docs/{p.name}" for p in ROOT.glob("docs/*.md"))])
+@pytest.mark.parametrize(
+    "page", ["README.md", "CHANGELOG.md", *sorted(f"docs/{p.name}" for p in ROOT.glob("docs/*.md"))]
+)
 def test_links_lead_to_files(page: str) -> None:
     assert [link for link in links(ROOT / page) if not ((ROOT / page).parent / link).is_file()] == []
 
