@@ -23,6 +23,7 @@ from lora_loom.lora_core.version import VERSION
 
 MEGABYTE = 2**20
 ZIP_LIMIT = 4 * MEGABYTE
+PICTURE_LIMIT = 300_000  # bytes
 TEXT = {".py", ".js", ".css", ".json", ".md", ".toml", ".txt", ".html", ""}
 PICTURES = {".jpg", ".png", ".webp", ".svg"}
 FOLDERS = ("lora_core", "nodes", "web", "workflows", "locales")  # all that git tracks in them ships
@@ -200,9 +201,27 @@ def test_one_workflow_folder_each_with_its_thumbnail() -> None:
     assert templates == {path.stem for path in ROOT.glob("workflows/*.jpg")}
 
 
-def test_pictures_of_the_readme_are_there() -> None:
+def links(page: Path) -> list[str]:
+    """What a page of Markdown links to or shows in this repository, as it is written there, without the place in it."""
+    found = re.findall(r"\]\(([^)#\s]+)[^)]*\)", page.read_text(encoding="utf-8"))
+    return [link for link in found if not link.startswith("https://")]
+
+
+@pytest.mark.parametrize(
+    "page", ["README.md", "CHANGELOG.md", *sorted(f"docs/{p.name}" for p in ROOT.glob("docs/*.md"))]
+)
+def test_links_lead_to_files(page: str) -> None:
+    assert [link for link in links(ROOT / page) if not ((ROOT / page).parent / link).is_file()] == []
+
+
+def test_pictures_of_the_readme_are_there_and_small() -> None:
     pictures = re.findall(r"!\[[^]]+\]\(([^)]+)\)", (ROOT / "README.md").read_text(encoding="utf-8"))
-    assert pictures and [name for name in pictures if not (ROOT / name).is_file()] == []
+    assert pictures and [name for name in pictures if (ROOT / name).stat().st_size > PICTURE_LIMIT] == []
+
+
+def test_guide_has_every_node() -> None:
+    named = [link for link in links(ROOT / "docs" / "guide.md") if link.startswith("../web/docs/")]
+    assert sorted(named) == sorted(f"../web/docs/{node.GET_SCHEMA().node_id}/en.md" for node in pack_nodes())
 
 
 def test_project_file_as_comfyui_reads_it() -> None:

@@ -1,11 +1,12 @@
-"""Makes the templates in `workflows/` in the real front end, and the pictures of three of them in the README:
+"""Makes the templates in `workflows/` in the real front end, and the pictures of three of them in docs/guide.md:
 
     python tests/e2e/build_workflows.py                           the JSON files
     python tests/e2e/build_workflows.py --pictures demo/loras     docs/train.jpg, stack.jpg and merge.jpg
 
 The front end itself lays down slots, sizes and serialisation, so what ships is what a person would have saved. The
 pictures show the templates after they ran with the demo's models and LoRAs, which `python dev.py demo` leaves in
-demo/loras. The thumbnails of the templates are made by `build_thumbnails.py`.
+demo/loras. The thumbnails of the templates are made by `build_thumbnails.py`, the README's pictures by
+`build_pictures.py`.
 """
 
 from __future__ import annotations
@@ -84,7 +85,7 @@ def build(page: FrontEnd, nodes: dict[str, Node]) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--pictures", type=Path, metavar="LORAS", help="make the README's pictures; LORAS: demo/loras")
+    parser.add_argument("--pictures", type=Path, metavar="LORAS", help="make the guide's pictures; LORAS: demo/loras")
     parser.add_argument("--only", choices=PICTURES, help="one of them")
     choices = parser.parse_args()
     with ComfyServer() as server, open_browser() as browser:
