@@ -85,7 +85,7 @@ def test_the_help_page_says_which_methods_drop_entries_and_how_many_stay() -> No
     usual = Counter(own.values()).most_common(1)[0][0]
     others = "".join(f"{density:g} for {name}, " for name, density in own.items() if density != usual)
     assert named(INPUTS["density"].split(".")[0]) == set(own), "of which methods `density` is"
-    assert f"0 takes {others}{usual:g} for the others." in INPUTS["density"]
+    assert f"0 = auto: {others}{usual:g} for the others." in INPUTS["density"]
 
 
 def test_the_help_page_says_which_methods_draw() -> None:
