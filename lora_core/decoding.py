@@ -19,6 +19,7 @@ import numpy as np
 from PIL import Image, ImageFile
 
 from .bare import bare, orientation, scans
+from .swap import swapped
 
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "AVIF", "HEIF")  # none that runs another program, as EPS does
 SUFFIXES = (
@@ -158,19 +159,10 @@ def _opened(data: bytes, most: int, load: bool, draft: int) -> Image.Image:
     if draft:
         image.draft(None, (draft, draft))
     if load:
-        with _strictly():
+        # other packs switch Pillow to filling up what is missing of a cut file with grey, for all of the process
+        with swapped([(ImageFile, "LOAD_TRUNCATED_IMAGES", False)]):
             image.load()
     return image
-
-
-@contextmanager
-def _strictly() -> Iterator[None]:
-    """Other packs switch Pillow to filling up what is missing of a cut file with grey, for all of the process."""
-    before, ImageFile.LOAD_TRUNCATED_IMAGES = ImageFile.LOAD_TRUNCATED_IMAGES, False
-    try:
-        yield
-    finally:
-        ImageFile.LOAD_TRUNCATED_IMAGES = before
 
 
 def _upright(found: Image.Image, image: Image.Image, data: bytes) -> Image.Image:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from ..adapter import TEXT_PREFIX, Adapter
 from ..kinds import DoRA
 from ..low_rank import LowRank
+from ..swap import swapped
 from .branch import Branch, copied
 from .caps import hold_
 from .dora import Frozen, Magnitude
@@ -151,24 +152,14 @@ class Factors:
     @contextmanager
     def silence(self) -> Iterator[None]:
         """Inside, the attached model answers as its base does."""
-        for branch in self.branches.values():
-            branch.muted = True
-        try:
+        with swapped((branch, "muted", True) for branch in self.branches.values()):
             yield
-        finally:
-            for branch in self.branches.values():
-                branch.muted = False
 
     @contextmanager
     def at(self, strength: float) -> Iterator[None]:
         """Inside, the corrections are `strength` times what they are."""
-        for branch in self.branches.values():
-            branch.strength = strength
-        try:
+        with swapped((branch, "strength", strength) for branch in self.branches.values()):
             yield
-        finally:
-            for branch in self.branches.values():
-                branch.strength = 1.0
 
     def low_ranks(self) -> dict[str, LowRank]:
         return {name: branch.low_rank() for name, branch in self.branches.items()}

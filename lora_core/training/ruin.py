@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from ..swap import holding
 from . import objective, timesteps
 from .config import TrainConfig
 from .inject import Factors
@@ -30,13 +31,9 @@ def rise(config: TrainConfig, factors: Factors, before: Tensor, denoiser: Denois
 
     Nothing is drawn from the run's generator, and the factors stay as they are.
     """
-    now = factors.flat.clone()
     after = _mean(config, denoiser, shown)
-    try:
-        factors.flat.copy_(before)
+    with holding(factors.flat, before):
         return after / max(_mean(config, denoiser, shown), 1e-30)
-    finally:
-        factors.flat.copy_(now)
 
 
 def _mean(config: TrainConfig, denoiser: Denoiser, shown: Sequence[Shown]) -> float:

@@ -12,13 +12,13 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
+from ..swap import holding
 from . import objective, optimizers, schedules, snapshot, timesteps
 from .batches import Batches
 from .config import TrainConfig
 from .health import GOOD_EVERY, LOWERED, MOST_IN_A_ROW, RUINED, Health, diverged, quiet, suspicious
 from .inject import Factors
 from .objective import Denoiser
-from .optimizers.schedule_free import ScheduleFreeAdamW
 from .record import Record
 from .ruin import Shown, rise
 from .sample import Sample, place_weights
@@ -77,21 +77,17 @@ class TrainState:
 
         On leaving, the trained ones are back, bit for bit. A run that averages nothing has only one kind.
         """
-        flat, average = self.factors.flat, self._average()
+        average = self._average()
         if average is None:
             yield
             return
-        trained = flat.clone()
-        try:
-            flat.copy_(average)
+        with holding(self.factors.flat, average):
             self.factors.cap_()  # an average of products is not the product of averages
             yield
-        finally:
-            flat.copy_(trained)
 
     def _average(self) -> Tensor | None:
-        if isinstance(self.optimizer, ScheduleFreeAdamW):
-            return torch.cat(self.optimizer.averages())
+        if averages := getattr(self.optimizer, "averages", None):
+            return torch.cat(averages())
         return self.ema
 
     def follow(self, decay: float) -> None:
@@ -146,7 +142,10 @@ def train(
             continue
         rate = _rate(config, state, config.learning_rate)
         _update(config, state, found.loss, found.norm)
-        yield StepResult(state.step, found.loss, found.norm, rate, found.text_norm, found.preservation, found.looks)
+        yield StepResult(
+            state.step, found.loss, found.norm, rate,
+            text_norm=found.text_norm, preservation=found.preservation, looks=found.looks,
+        )  # fmt: skip
 
 
 def _forth_and_back(config: TrainConfig, state: TrainState, denoiser: Denoiser, samples: Sequence[Sample]) -> Found:

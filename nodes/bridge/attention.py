@@ -8,6 +8,8 @@ from contextlib import contextmanager
 
 from comfy.ldm.modules.attention import attention_pytorch
 
+from ...lora_core.swap import swapped
+
 _CHOSEN = ("optimized_attention", "optimized_attention_masked")
 OVERRIDE = "optimized_attention_override"
 
@@ -22,18 +24,13 @@ def differentiable_attention() -> Iterator[None]:
     (from ComfyUI 0.38 on, as a node has chosen it for the model) is passed over.
     """
     chosen = [
-        (names, name, names[name])
+        (names, name, _with_backward)
         for names in (getattr(module, "__dict__", {}) for module in list(sys.modules.values()))
         for name in _CHOSEN
         if callable(names.get(name))
     ]
-    try:
-        for names, name, _ in chosen:
-            names[name] = _with_backward
+    with swapped(chosen):
         yield
-    finally:
-        for names, name, kernel in chosen:
-            names[name] = kernel
 
 
 def _with_backward(*args, preferred_attention=None, **kwargs):

@@ -11,6 +11,7 @@ import comfy.model_management
 import torch
 
 from ...lora_core import fp64
+from ...lora_core.swap import swapped
 
 
 def free_bytes(device: torch.device) -> float:
@@ -68,13 +69,9 @@ def leaves_weights_in_ram(device: torch.device) -> bool:
 def loading_in_full() -> Iterator[None]:
     """Inside, ComfyUI loads what it is asked to load in full, under --novram, too."""
     manager = comfy.model_management
-    before = manager.vram_state
-    try:
-        if before == manager.VRAMState.NO_VRAM:
-            manager.vram_state = manager.VRAMState.NORMAL_VRAM
+    in_full = manager.VRAMState.NORMAL_VRAM if manager.vram_state == manager.VRAMState.NO_VRAM else manager.vram_state
+    with swapped([(manager, "vram_state", in_full)]):
         yield
-    finally:
-        manager.vram_state = before
 
 
 def _is_of(loaded, patcher) -> bool:

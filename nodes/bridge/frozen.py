@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import unset_fake_temporarily
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
+from ...lora_core.swap import swapped
 from ...lora_core.training.branch import Branch
 from ...lora_core.training.passes import Weights, linear, times_weight
 from .device import release
@@ -85,16 +86,13 @@ def _weights_set_aside(patcher) -> Iterator[None]:
 @contextmanager
 def ordinary_tensors(model: nn.Module) -> Iterator[None]:
     """Replace inference tensors among parameters and buffers by ordinary tensors that share their memory."""
-    swapped: list[tuple[dict, str, Tensor]] = []
-    try:
-        for slots, name, value in _tensors(model):
-            if value.is_inference() and not is_traceable_wrapper_subclass(value):
-                swapped.append((slots, name, value))
-                slots[name] = _shared(value)
+    unfit = [place for place in _tensors(model) if _is_inference(place[2])]
+    with swapped((slots, name, _shared(value)) for slots, name, value in unfit):
         yield
-    finally:
-        for slots, name, value in swapped:
-            slots[name] = value
+
+
+def _is_inference(value: Tensor) -> bool:
+    return value.is_inference() and not is_traceable_wrapper_subclass(value)
 
 
 def _tensors(model: nn.Module) -> list[tuple[dict, str, Tensor]]:

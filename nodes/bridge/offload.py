@@ -13,6 +13,7 @@ import comfy.model_management
 import torch
 from torch import Tensor, nn
 
+from ...lora_core.swap import swapped
 from .device import release
 from .staging import Copying, Side, Staging, copying, room_for, side_of
 
@@ -64,15 +65,8 @@ def loaded_around(patcher, streamed: Sequence[nn.Module], needed: float) -> Iter
 
 @contextmanager
 def _seen_through(places: Sequence[Slot], device: torch.device) -> Iterator[None]:
-    originals = [own[name] for own, name in places]
-    try:
-        for own, name in places:
-            if own[name].device != device:
-                own[name] = copied(own[name], device)
+    with swapped((own, name, copied(own[name], device)) for own, name in places if own[name].device != device):
         yield
-    finally:
-        for (own, name), original in zip(places, originals, strict=True):
-            own[name] = original
 
 
 def copied(tensor: Tensor, device: torch.device, non_blocking: bool = False) -> Tensor:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode, unset_fake_temporarily
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
+from ...lora_core.swap import swapped
 from ...lora_core.training.config import LoraConfig, TrainConfig
 from ...lora_core.training.inject import Factors, attached
 from ...lora_core.training.meter import Meter, Work
@@ -184,18 +185,14 @@ def _without_memory(model: nn.Module, streamed: Sequence[nn.Module], device: tor
         for module in model.modules()
         for own, name in own_slots(module)
     ]
-    originals = [own[name] for own, name, _ in places]
     attributes = [(module, dict(vars(module))) for module in model.modules()]
-    try:
-        for own, name, home in places:
-            own[name] = _fake(own[name], home)
-        yield
-    finally:
-        for module, before in attributes:
-            vars(module).clear()
-            vars(module).update(before)
-        for (own, name, _), original in zip(places, originals, strict=True):
-            own[name] = original
+    with swapped((own, name, _fake(own[name], home)) for own, name, home in places):
+        try:
+            yield
+        finally:
+            for module, before in attributes:
+                vars(module).clear()
+                vars(module).update(before)
 
 
 def _fake(tensor: Tensor, device: torch.device) -> Tensor:

@@ -18,6 +18,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from ...lora_core.stored import stored
+from ...lora_core.swap import swapped
 from .device import release
 from .frozen import cast_as_in_sampling
 from .fused import heed_hooks, insisted
@@ -82,16 +83,15 @@ def sampling_inside(patcher, text: nn.Module | None = None) -> Iterator[None]:
     whatever else is loaded; random numbers drawn inside are as if they had not been.
     """
     heed_hooks()
-    model, before = patcher.model, (patcher.model.manual_cast_dtype, comfy.model_management.in_training)
+    model = patcher.model
+    dtype = patcher.object_patches_backup.get("manual_cast_dtype", model.manual_cast_dtype)
+    as_sampled = swapped([(model, "manual_cast_dtype", dtype), (comfy.model_management, "in_training", False)])
     patcher.add_wrapper_with_key(WrappersMP.PREPARE_SAMPLING, _KEY, _where_it_is)
-    model.manual_cast_dtype = patcher.object_patches_backup.get("manual_cast_dtype", before[0])
-    comfy.model_management.in_training = False
     try:
-        with torch.no_grad(), _randomness_kept(patcher.load_device), _held((model, text)):
+        with as_sampled, torch.no_grad(), _randomness_kept(patcher.load_device), _held((model, text)):
             with insisted(model), cast_as_in_sampling(model):
                 yield
     finally:
-        model.manual_cast_dtype, comfy.model_management.in_training = before
         patcher.remove_wrappers_with_key(WrappersMP.PREPARE_SAMPLING, _KEY)
         patcher.pre_run()  # sampling has cleaned up after itself, and with it the session's state
 

@@ -14,6 +14,7 @@ from torch.nn import functional
 from torch.nn.modules.dropout import _DropoutNd
 from torch.utils.checkpoint import checkpoint
 
+from ...lora_core.swap import swapped
 from ...lora_core.training.plan import Measures
 from .attention import differentiable_attention
 from .clock import again, moment
@@ -32,14 +33,8 @@ _TEXT = torch.float32  # ComfyUI keeps the activations of text encoders in it
 def norms_on_copies() -> Iterator[None]:
     """Give every norm a copy of its input: FLUX-type blocks go on to change the original in place (`x += ...`), while
     the norm's backward needs it as it was. Costs what an out-of-place sum would."""
-    before = {name: getattr(functional, name) for name in _NORMS}
-    try:
-        for name, norm in before.items():
-            setattr(functional, name, partial(_on_a_copy, norm))
+    with swapped((functional, name, partial(_on_a_copy, getattr(functional, name))) for name in _NORMS):
         yield
-    finally:
-        for name, norm in before.items():
-            setattr(functional, name, norm)
 
 
 def _on_a_copy(norm, x, *args, **kwargs):
@@ -73,7 +68,8 @@ def trainable(model) -> Iterator:
     """
     with torch.inference_mode(False), torch.enable_grad(), static_clone(model) as patcher:
         _compute_in_range(patcher)
-        with _flag_training(), differentiable_rope(), differentiable_attention(), norms_on_copies():
+        in_training = swapped([(comfy.model_management, "in_training", True)])
+        with in_training, differentiable_rope(), differentiable_attention(), norms_on_copies():
             yield patcher
 
 
@@ -151,16 +147,6 @@ def _compute_in_range(patcher) -> None:
     if (patcher.get_model_object("manual_cast_dtype") or patcher.model.get_dtype()) == torch.float16:
         bf16 = comfy.model_management.should_use_bf16(patcher.load_device)
         patcher.set_model_compute_dtype(torch.bfloat16 if bf16 else torch.float32)
-
-
-@contextmanager
-def _flag_training() -> Iterator[None]:
-    before = comfy.model_management.in_training
-    comfy.model_management.in_training = True
-    try:
-        yield
-    finally:
-        comfy.model_management.in_training = before
 
 
 @contextmanager

@@ -11,6 +11,7 @@ from pathlib import PurePath
 import torch
 
 from ....lora_core.analysis.device_check import Finding, without_paths
+from ....lora_core.swap import swapped
 from .case import Case, held
 from .networks import Network
 
@@ -85,12 +86,5 @@ def _where(error: Exception) -> str:
 @contextmanager
 def whole_fp32() -> Iterator[None]:
     """Products of fp32 numbers in fp32: some GPUs round them to 10 bits (TF32), which would hide a mistake."""
-    places = (torch.backends.cuda.matmul, torch.backends.cudnn)
-    before = [place.allow_tf32 for place in places]
-    try:
-        for place in places:
-            place.allow_tf32 = False
+    with swapped((place, "allow_tf32", False) for place in (torch.backends.cuda.matmul, torch.backends.cudnn)):
         yield
-    finally:
-        for place, value in zip(places, before, strict=True):
-            place.allow_tf32 = value
