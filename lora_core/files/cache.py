@@ -21,6 +21,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from ..nested_hash import bytes_of
+
 log = logging.getLogger("lora_loom")
 
 _VERSION = "1"
@@ -129,5 +131,5 @@ def _narrow(tensor: Tensor) -> Tensor:
 def _digest(described: str, tensors: list[Tensor]) -> str:
     digest = hashlib.blake2b(described.encode(), digest_size=16)
     for tensor in tensors:
-        digest.update(tensor.contiguous().flatten().view(torch.uint8).numpy().data)
+        digest.update(bytes_of(tensor))
     return digest.hexdigest()

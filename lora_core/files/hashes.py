@@ -5,17 +5,19 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import is_dataclass
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
-import torch
 from torch import Tensor
 
+from .. import nested_hash
 from ..adapter import Adapter
-from ..stored import as_tuple
 from .packing import pack
 
 _CHUNK = 2**24
+_CONTENT = nested_hash.Spelling(
+    lambda value: f"{getattr(value, '__qualname__', repr(value))};",
+    tensor="{dtype} {shape};", sequence="{count}:", record="{count}:{tag!r};",
+)  # fmt: skip
 
 
 def data_hash(
@@ -38,7 +40,7 @@ def content_hash(adapter: Adapter) -> str:
     whatever their order and its metadata. Like `data_hash` it names bytes, not an effect."""
     digest = hashlib.sha256()
     for name, change in sorted((*adapter.layers.items(), *adapter.others.items()), key=lambda item: item[0]):
-        _add(digest, (name, change))
+        nested_hash.add(digest, (name, change), _CONTENT)
     return digest.hexdigest()
 
 
@@ -54,20 +56,6 @@ def part_hash(path: str | os.PathLike[str]) -> str:
         file.seek(0x100000)
         part = file.read(0x10000)
     return hashlib.sha256(part).hexdigest()[:8] if part else ""
-
-
-def _add(digest: Any, value: Any) -> None:
-    if isinstance(value, Tensor):
-        digest.update(f"{value.dtype} {tuple(value.shape)};".encode())
-        digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
-    elif is_dataclass(value):
-        _add(digest, as_tuple(value))
-    elif isinstance(value, tuple):
-        digest.update(f"{len(value)}:".encode())
-        for part in value:
-            _add(digest, part)
-    else:
-        digest.update(f"{getattr(value, '__qualname__', repr(value))};".encode())
 
 
 def _digest(file: BinaryIO, tick: Callable[[int], None] = lambda _: None) -> str:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import is_dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 from weakref import WeakKeyDictionary
 
 import comfy.model_patcher
@@ -14,12 +13,13 @@ from comfy.patcher_extension import CallbacksMP, PatcherInjection, WrappersMP
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor
 
-from ...lora_core.stored import as_tuple
+from ...lora_core import nested_hash
 from .branches import WAYS, Hooked, Timeline, Way
 from .clock import ALWAYS, Clock, Span, during, is_on
 from .fused import forget_graphs, heed_hooks
 from .uncalled import Uncalled
 
+_CONTENT = nested_hash.Spelling(lambda value: repr(getattr(value, "__qualname__", value)), record="{tag}")
 _COMPUTED_IN = (torch.float32, torch.bfloat16, torch.float16)
 
 
@@ -117,7 +117,7 @@ class Beside:
         digest = hashlib.sha256(b"by sigma" if self.spans else b"")  # version 0.1.0 trained with all of them on
         for key, timeline in self.timelines.items():
             digest.update(key.encode())
-            _add(digest, tuple(timeline))
+            nested_hash.add(digest, tuple(timeline), _CONTENT)
         return digest.hexdigest()
 
     def _timed(self, executor, x: Tensor, t: Tensor, *args, **kwargs):
@@ -182,18 +182,3 @@ def _compute_dtype(model: nn.Module) -> torch.dtype:
     own = model.get_dtype() if hasattr(model, "get_dtype") else None
     dtype = getattr(model, "manual_cast_dtype", None) or own
     return dtype if dtype in _COMPUTED_IN else torch.float32
-
-
-def _add(digest: Any, value: Any) -> None:
-    if torch.is_tensor(value):
-        digest.update(f"{value.dtype} {tuple(value.shape)}".encode())
-        digest.update(value.detach().cpu().flatten().view(torch.uint8).numpy())
-    elif isinstance(value, tuple):
-        for item in value:
-            _add(digest, item)
-    elif is_dataclass(value):
-        tag, *values = as_tuple(value)
-        digest.update(tag.encode())
-        _add(digest, tuple(values))
-    else:
-        digest.update(repr(getattr(value, "__qualname__", value)).encode())

@@ -14,6 +14,7 @@ import torch
 from comfyui_version import __version__
 from torch import Tensor, nn
 
+from ...lora_core import nested_hash
 from ...lora_core.files.cache import Cache, trim
 
 log = logging.getLogger("lora_loom")
@@ -54,7 +55,7 @@ class Encodings:
     def _key(self, content: Any) -> str | None:
         digest = hashlib.sha256()
         try:
-            _add(digest, [self.identity, content])
+            nested_hash.add(digest, [self.identity, content], _CONTENT)
         except TypeError:
             return None
         return digest.hexdigest()[:32] if self.identity else None
@@ -95,14 +96,15 @@ def _identity(network: nn.Module, patcher, *choices) -> str | None:
         return None
     digest = hashlib.sha256()
     patched = str(patcher.patches_uuid) if patcher.patches else ""
-    _add(digest, [__version__, type(network).__name__, patched, [str(choice) for choice in choices]])
+    known = [__version__, type(network).__name__, patched, [str(choice) for choice in choices]]
+    nested_hash.add(digest, known, _CONTENT)
     for name, value in _unpatched(network, patcher.backup):
         stored = getattr(value, "_qdata", value).as_subclass(Tensor).detach()
         if stored.is_meta:
             return None
         flat = stored.flatten()
         sample = flat[:: max(flat.numel() // 16, 1)][:16].float().cpu()
-        _add(digest, [name, list(stored.shape), str(stored.dtype), sample])
+        nested_hash.add(digest, [name, list(stored.shape), str(stored.dtype), sample], _CONTENT)
     return digest.hexdigest()
 
 
@@ -116,21 +118,13 @@ def _filled(value: Any) -> bool:
     return any(map(_filled, value.values())) if isinstance(value, dict) else bool(value)
 
 
-def _add(digest, value: Any) -> None:
-    """Tensors with all of their bytes, plain values, and nests of both. Raises TypeError for anything else."""
-    if torch.is_tensor(value):
-        digest.update(f"{tuple(value.shape)} {value.dtype}".encode())
-        digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
-    elif isinstance(value, dict):
-        _add(digest, sorted(value.items()))
-    elif isinstance(value, (list, tuple)):
-        digest.update(f"[{len(value)}".encode())
-        for item in value:
-            _add(digest, item)
-    elif value is None or isinstance(value, (bool, int, float, str)):
-        digest.update(f"{type(value).__name__} {value!r};".encode())
-    else:
-        raise TypeError(f"a {type(value).__name__} has no content hash")
+def _plain(value: Any) -> str:
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return f"{type(value).__name__} {value!r};"
+    raise TypeError(f"a {type(value).__name__} has no content hash")
+
+
+_CONTENT = nested_hash.Spelling(_plain, tensor="{shape} {dtype}", sequence="[{count}")
 
 
 def kept(value: Any) -> Any:

@@ -9,10 +9,10 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
-import torch
 from comfy.weight_adapter import WeightAdapterBase
 from torch import Tensor
 
+from ...lora_core import nested_hash
 from ...lora_core.stored import as_text
 from . import attribution, beside
 from .patchers import FusedLoRA
@@ -20,6 +20,12 @@ from .patchers import FusedLoRA
 _WHOLE = 2**22  # numbers of a tensor that are all looked at; of a larger one, as many at even distances
 
 
+def _sampled(tensor: Tensor) -> Tensor:
+    flat = getattr(tensor, "_qdata", tensor).as_subclass(Tensor).detach().flatten()
+    return flat[:: -(-flat.numel() // _WHOLE) or 1]
+
+
+_WEIGHTS = nested_hash.Spelling(as_text, taken=_sampled)
 _KNOWN: WeakKeyDictionary[Any, tuple[tuple, list[dict[str, Any]]]] = WeakKeyDictionary()
 
 
@@ -72,7 +78,7 @@ def _hashed(patcher) -> list[dict[str, Any]]:
     for key, strength, value, loaded in sorted(_patches(patcher), key=lambda patch: patch.key):
         group = groups.setdefault((loaded, strength), _Lora())
         group.digest.update(key.encode())
-        _add(group.digest, value)
+        nested_hash.add(group.digest, value, _WEIGHTS)
         group.layers += 1
     found = [
         {"weights": group.digest.hexdigest()[:32], "strength": strength, "layers": group.layers}
@@ -101,16 +107,3 @@ def _bypassed(inject) -> dict[str, tuple[WeightAdapterBase, float]]:
     manager = inspect.getclosurevars(inject).nonlocals.get("self") if inspect.isfunction(inject) else None
     adapters = getattr(manager, "adapters", {})
     return {key: held for key, held in adapters.items() if isinstance(held[0], WeightAdapterBase)}
-
-
-def _add(digest: Any, value: Any) -> None:
-    if isinstance(value, Tensor):
-        flat = getattr(value, "_qdata", value).as_subclass(Tensor).detach().flatten()
-        flat = flat[:: -(-flat.numel() // _WHOLE) or 1].cpu().contiguous()
-        digest.update(f"{value.dtype} {tuple(value.shape)}".encode())
-        digest.update(flat.view(torch.uint8).numpy().data)
-    elif isinstance(value, Iterable) and not isinstance(value, (str, bytes)):
-        for item in value:
-            _add(digest, item)
-    else:
-        digest.update(as_text(value).encode())

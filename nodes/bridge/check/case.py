@@ -13,6 +13,7 @@ import comfy.model_management
 import torch
 from torch import Tensor
 
+from ....lora_core.nested_hash import bytes_of
 from ....lora_core.training.batches import Batches
 from ....lora_core.training.config import LoraConfig, OptimizerConfig, TrainConfig
 from ....lora_core.training.inject import Factors, attached
@@ -70,7 +71,7 @@ class Case:
         comfy.model_management.free_memory(1e30, self.patcher.load_device)
         digest = hashlib.sha256()
         for name, value in self.patcher.model.state_dict().items():
-            digest.update(name.encode() + value.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+            digest.update(name.encode() + bytes_of(value))
         return digest.hexdigest()
 
 
