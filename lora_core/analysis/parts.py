@@ -6,17 +6,10 @@ import re
 from collections.abc import Mapping
 from typing import NamedTuple
 
-_LEAVES = {
-    "q": r"to_q|q|wq|q_proj|to_query|add_q_proj",
-    "k": r"to_k|k|wk|k_proj|to_key|add_k_proj",
-    "v": r"to_v|v|wv|v_proj|to_value|add_v_proj",
-    "o": r"to_out(?:\.0)?|proj|out|o|wo|o_proj|output_proj|out_proj|out_layer|to_add_out",
-    "qkv": r"to_qkv|qkv",
-}
-_PROJECTION = re.compile(
-    r"(?P<home>.*\w*(?:attn\d?|attention))\.(?:" + "|".join(f"(?P<{k}>{v})" for k, v in _LEAVES.items()) + r")"
-)
-_SINGLE = re.compile(r"(?P<home>.*single_blocks\.\d+)\.linear(?P<number>[12])")  # FLUX: attention and mlp in one
+from ..attention_names import HOME, LEAVES, SINGLE, leaf
+
+_PROJECTION = re.compile(rf"(?P<home>.*{HOME})\.(?:{'|'.join(f'(?P<{role}>{leaf(role)})' for role in LEAVES)})")
+_SINGLE = re.compile(rf"(?P<home>.*{SINGLE})\.linear(?P<number>[12])")
 _STREAM = re.compile(r"\.(?:img|txt)_attn$|\.(?:x|context)_block\.attn$")  # two streams attend to each other
 
 

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import re
 
+from ..attention_names import WAN_BLOCKS
+
 Rules = tuple[tuple[str, str], ...]
 
 _WAN: Rules = (
@@ -66,10 +68,7 @@ _FLUX_2: Rules = (
 )
 _RULES = {r"WAN2[12]_\w+": _WAN, "Lumina2": _LUMINA_2, "Anima": _ANIMA, "Chroma": _CHROMA, "Flux2": _FLUX_2}
 _OWN = {  # patterns of layers that diffusers reads as `diffusion_model.<own name>.lora_A.weight`, from 0.35 and 0.39 on
-    r"WAN2[12]_\w+": (
-        r"blocks\.\d+\.((self|cross)_attn\.([qkvo]|[kv]_img)|ffn\.[02])|(text|time)_embedding\.[02]|time_projection\.1"
-        r"|head\.head|img_emb\.proj\.[13]"
-    ),
+    r"WAN2[12]_\w+": rf"{WAN_BLOCKS}|(text|time)_embedding\.[02]|time_projection\.1|head\.head|img_emb\.proj\.[13]",
     "Anima": r".*",
 }
 

@@ -10,9 +10,10 @@ import re
 from collections.abc import Sequence
 
 from ..adapter import Adapter
+from ..attention_names import WAN_BLOCKS
 from .one_rank import possible_rank
 
-_WAN_BLOCKS = r"(?!blocks\.\d+\.(?:(?:self|cross)_attn\.(?:[qkvo]|[kv]_img)|ffn\.[02])$).*"
+_BUT_WAN_BLOCKS = rf"(?!{WAN_BLOCKS}$).*"
 _NONE = r"(?!)"
 _PASSED_OVER = {  # by ComfyUI's model class and format: the layers that diffusers 0.42 does not read
     ("Flux(Schnell)?", "kohya"): _NONE,
@@ -20,8 +21,8 @@ _PASSED_OVER = {  # by ComfyUI's model class and format: the layers that diffuse
     ("QwenImage", "kohya"): _NONE,
     ("QwenImage", "native"): _NONE,
     ("ZImage", "kohya"): r"x_embedder|final_layer\..*",
-    (r"WAN2[12]_\w+", "kohya"): _WAN_BLOCKS,
-    (r"WAN2[12]_\w+", "native"): _WAN_BLOCKS,
+    (r"WAN2[12]_\w+", "kohya"): _BUT_WAN_BLOCKS,
+    (r"WAN2[12]_\w+", "native"): _BUT_WAN_BLOCKS,
 }
 _NO_DORA = r"WAN2[12]_\w+"  # read by ComfyUI's names, under which no magnitudes are looked for
 _FIXED = "before August 2026"  # huggingface/diffusers#14409
@@ -37,7 +38,7 @@ def notes(config_class: str, style: str, adapter: Adapter, cure: str) -> list[st
         return []
     told, layers = [], [*adapter.layers, *adapter.others]
     if lost := [name for name in layers if re.fullmatch(passed_over, name.removeprefix("diffusion_model."))]:
-        what = "refuses this file because of" if passed_over is _WAN_BLOCKS else "leaves out"
+        what = "refuses this file because of" if passed_over is _BUT_WAN_BLOCKS else "leaves out"
         told.append(f"diffusers {what} {len(lost)} of its {len(layers)} layers, for example {lost[0]}; {cure}")
     if len({possible_rank(layer) for layer in adapter.low_ranks().values()}) > 1:
         told.append(f"diffusers {_FIXED} applies layers of several ranks in this format at wrong strengths; {cure}")

@@ -9,17 +9,10 @@ from fnmatch import fnmatchcase
 
 from torch import nn
 
+from ..attention_names import HOME, SINGLE, leaf
 from .config import LoraConfig
 
-# Leaf names of the q, k, v and output projections in the attention of every family, fused forms included.
-_PROJECTION = (
-    r"(to_q|to_k|to_v|to_out(\.0)?|to_qkv|qkv|proj|out|o|q|k|v|wq|wk|wv|wo|q_proj|k_proj|v_proj|o_proj|output_proj"
-    r"|out_proj|add_q_proj|add_k_proj|add_v_proj|to_add_out|to_query|to_key|to_value|out_layer)"
-)
-_ATTENTION = re.compile(
-    rf"(^|\.)\w*(attn\d?|attention)\.(\w+\.)*?{_PROJECTION}$"
-    r"|(^|\.)single_blocks\.\d+\.linear[12]$"  # FLUX: qkv and mlp share linear1, out and mlp linear2
-)
+_ATTENTION = re.compile(rf"(^|\.)({HOME}\.(\w+\.)*?({leaf()})|{SINGLE}\.linear[12])$")
 _MLP = re.compile(r"(^|\.)((img_|txt_)?mlp|ff|ffn|ff_context|feed_forward|ff_i)\.(\w+\.)*\w+$")
 _IN_BLOCK = re.compile(r"\.\d+\.")
 
