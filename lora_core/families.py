@@ -47,7 +47,8 @@ class Family:
     latent of an earlier stage that pictures are made from. `text_encoders` are the CLIP encoders that can be trained,
     as ComfyUI calls them, in the order of their output. `captions` is how those of different lengths share a forward:
     with padding on that side, which attention is kept from; on the right, after the network's own adapter has read
-    them; or "", not at all, as for every family without a row. `preset` is its row of `presets`, "" that of its name.
+    them; or "", not at all, which is right for every family. Say more only of one whose gradients are tested with it.
+    `preset` is its row of `presets`, "" that of its name.
     """
 
     name: str
@@ -60,7 +61,7 @@ class Family:
     sizes: tuple[Size, ...] = ()
     prior: str = ""
     text_encoders: tuple[str, ...] = ()
-    captions: str = "right"
+    captions: str = ""
     preset: str = ""
 
     @property
@@ -84,12 +85,12 @@ _SD3 = "joint_blocks.0.x_block.attn2.qkv"  # of SD 3.5 medium alone
 FAMILIES = (
     Family(
         "SD 1.5", "SD15", "stable-diffusion-v1", "sd_v1", Text(("attn2.to_k",)),
-        text_encoders=("clip_l",),
+        text_encoders=("clip_l",), captions="right",
     ),
     Family(
         "SDXL", r"SDXL|SSD1B|Segmind_Vega|KOALA_\w+", "stable-diffusion-xl-v1-base", "sdxl_base_v1-0",
         Text(("attn2.to_k",), "label_emb.0.0", 6 * 256),
-        foreign=r"class_embedding|lora_unet_add_embedding", text_encoders=("clip_l", "clip_g"),
+        foreign=r"class_embedding|lora_unet_add_embedding", text_encoders=("clip_l", "clip_g"), captions="right",
     ),
     Family(
         "SD 3.5", "SD3", "stable-diffusion-3", "sd3", Text(("context_embedder",), "y_embedder.mlp.0"),
@@ -98,16 +99,27 @@ FAMILIES = (
             Size("context_embedder", 1536, "stable-diffusion-v3-medium", "sd3"),
             Size("context_embedder", 2432, "stable-diffusion-v3.5-large", "sd3"),
         ),
+        captions="right",
     ),
-    Family("FLUX.1 dev", "Flux", "flux-1-dev", "flux1", _FLUX_1_TEXT, 1.0, _FLUX_2_LAYERS),
-    Family("FLUX.1 schnell", "FluxSchnell", "flux-1-schnell", "flux1", _FLUX_1_TEXT, None, _FLUX_2_LAYERS),
-    Family("Chroma", "Chroma", "chroma", "chroma", Text(("txt_in",)), 0.0, _FLUX_2_LAYERS),
     Family(
-        "FLUX.2", "Flux2", "Flux.2-dev", "flux_2_dev", Text(("txt_in",)), 1.0, _FLUX_1_LAYERS,
+        "FLUX.1 dev", "Flux", "flux-1-dev", "flux1", _FLUX_1_TEXT,
+        guidance=1.0, foreign=_FLUX_2_LAYERS, captions="right",
+    ),
+    Family(
+        "FLUX.1 schnell", "FluxSchnell", "flux-1-schnell", "flux1", _FLUX_1_TEXT,
+        foreign=_FLUX_2_LAYERS, captions="right",
+    ),
+    Family(
+        "Chroma", "Chroma", "chroma", "chroma", Text(("txt_in",)),
+        guidance=0.0, foreign=_FLUX_2_LAYERS, captions="right",
+    ),
+    Family(
+        "FLUX.2", "Flux2", "Flux.2-dev", "flux_2_dev", Text(("txt_in",)), guidance=1.0, foreign=_FLUX_1_LAYERS,
         sizes=(
             Size("txt_in", 3072, "Flux.2-klein-4b", "flux_2_klein_4b"),
             Size("txt_in", 4096, "Flux.2-klein-9b", "flux_2_klein_9b"),
         ),
+        captions="right",
     ),
     Family(
         "Wan 2.1", "WAN21_T2V", "wan2.1", "wan", Text(("text_embedding.0",)),
@@ -116,9 +128,10 @@ FAMILIES = (
             Size("text_embedding.0", 1536, "wan-2_1-text2video-1_3b", "wan"),
             Size("text_embedding.0", 5120, "wan-2_1-text2video-14b", "wan"),
         ),
+        captions="right",
     ),
-    Family("Qwen-Image", "QwenImage", "Qwen-Image", "qwen_image", Text(("txt_in",))),
-    Family("Krea 2", "Krea2", "Krea-2", "krea2", Text(("txtfusion.projector", "txtmlp.1"))),
+    Family("Qwen-Image", "QwenImage", "Qwen-Image", "qwen_image", Text(("txt_in",)), captions="right"),
+    Family("Krea 2", "Krea2", "Krea-2", "krea2", Text(("txtfusion.projector", "txtmlp.1")), captions="right"),
     Family(
         "Kandinsky 5", r"Kandinsky5(Image)?", "Kandinsky-5", "kandinsky5",
         Text(("text_embeddings.in_layer",), "pooled_text_embeddings.in_layer"),
@@ -127,6 +140,7 @@ FAMILIES = (
             Size("text_embeddings.in_layer", 1792, "kandinsky5-video-lite", "kandinsky5"),
             Size("text_embeddings.in_layer", 4096, "kandinsky5-video-pro", "kandinsky5"),
         ),
+        captions="right",
     ),
     Family(
         "Anima", "Anima", "anima", "anima", Text(("llm_adapter.blocks.0.cross_attn.k_proj",), also=("t5xxl_ids",)),
@@ -134,7 +148,7 @@ FAMILIES = (
     ),
     Family(
         "Stable Cascade C", "Stable_Cascade_C", "stable-cascade-v1-stage-c", "stable_cascade",
-        Text(("clip_txt_mapper",), "clip_txt_pooled_mapper"), captions="",
+        Text(("clip_txt_mapper",), "clip_txt_pooled_mapper"),
     ),
     Family(
         "Stable Cascade B", "Stable_Cascade_B", "stable-cascade-v1-stage-b", "stable_cascade",
@@ -142,8 +156,8 @@ FAMILIES = (
     ),
     Family("Z-Image", "ZImage", "Z-Image", "z_image", Text(("cap_embedder.1",)), captions="left"),
     Family(
-        "Lumina 2", "Lumina2", "lumina-2", "lumina2", Text(("cap_embedder.1",)), None, r"^transformer\.",
-        captions="left",
+        "Lumina 2", "Lumina2", "lumina-2", "lumina2", Text(("cap_embedder.1",)),
+        foreign=r"^transformer\.", captions="left",
     ),
 )  # fmt: skip
 
@@ -151,7 +165,7 @@ FAMILIES = (
 def for_config_class(name: str) -> Family:
     """The row of a ComfyUI model class. A class without one gets a plain row: it trains, with neutral defaults."""
     rows = [family for family in FAMILIES if re.fullmatch(family.config_class, name)]
-    return rows[0] if rows else Family(name, name, name.lower(), name.lower(), captions="")
+    return rows[0] if rows else Family(name, name, name.lower(), name.lower())
 
 
 _UNTRAINABLE = {

@@ -37,7 +37,8 @@ def test_a_class_with_a_row_and_one_without():
     assert families.for_config_class("KOALA_700M").name == "SDXL", "a smaller SDXL"
     plain = families.for_config_class("NewModel")
     assert (plain.name, plain.guidance, plain.text) == ("NewModel", None, families.Text())
-    assert plain.captions == "", "not known to be exact"
+    new = families.Family("New", "NewModel", "new", "new")
+    assert plain.captions == new.captions == "", "not known to be exact"
     assert preset_of("NewModel") is NEUTRAL and (NEUTRAL.timesteps, NEUTRAL.shift) == ("uniform", 1.0)
 
 

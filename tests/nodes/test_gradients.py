@@ -10,16 +10,17 @@ import tiny
 import torch
 from harness.calls import encode, relative_error
 from harness.problem import Problem
+from lora_loom.lora_core import families
 from lora_loom.nodes.bridge import session
 from lora_loom.nodes.bridge.encoding import encode_captions
 from lora_loom.nodes.bridge.session import blocks, training_session
 from torch import Tensor, nn
 
 FAMILIES = ["sd15", "sd15_full", "flux1", "flux1_schnell", "wan_demo", *tiny.MORE]
-# One of each architecture in which captions of different lengths share a forward.
+# One of each family whose row says that captions of different lengths share a forward.
 MIXED = [
-    "sd15", "sdxl", "sd35_medium", "flux1", "flux2", "chroma", "wan21", "qwen_image", "krea2", "kandinsky5", "anima",
-    "zimage", "lumina2",
+    "sd15", "sdxl", "sd35_medium", "flux1", "flux1_schnell", "flux2", "chroma", "wan21", "qwen_image", "krea2",
+    "kandinsky5", "anima", "zimage", "lumina2",
 ]  # fmt: skip
 IN_PLACE = ["flux1", "flux1_schnell", "flux2", "chroma"]  # their blocks change tensors that autograd has saved
 
@@ -57,6 +58,12 @@ def test_finite_differences(models, family: str, checkpointing: bool, record_pro
             error = abs(problem.slope(direction, slope) / slope - 1)
             record_property("error", error)
             assert error < 1e-3
+
+
+def test_every_family_that_says_so_is_tried() -> None:
+    """What a row says of captions is not to be believed untried."""
+    tried = {families.for_config_class(tiny.FAMILIES[name].config).name for name in MIXED}
+    assert tried == {family.name for family in families.FAMILIES if family.captions}
 
 
 @pytest.mark.parametrize("family", MIXED)
