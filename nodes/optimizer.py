@@ -7,6 +7,8 @@ from comfy_api.latest import io
 from ..lora_core.training.config import OPTIMIZERS, SCHEDULES, OptimizerConfig
 from .types import CATEGORY, OptimizerType
 
+_AVERAGING = " or ".join(name for name, row in OPTIMIZERS.items() if row.averages)
+
 
 class TrainingOptimizer(io.ComfyNode):
     @classmethod
@@ -16,10 +18,10 @@ class TrainingOptimizer(io.ComfyNode):
             display_name="Training Optimizer",
             category=f"{CATEGORY}/train",
             description="Chooses Train LoRA's optimiser and its settings. As it comes it changes nothing: these are the settings of a Train LoRA without it.",
-            search_aliases=["adamw", "prodigy", "lion", "adafactor", "muon", "learning rate schedule", "ema"],
+            search_aliases=[*OPTIMIZERS, "learning rate schedule", "ema"],
             inputs=[
-                io.Combo.Input("optimizer", options=list(OPTIMIZERS), default="adamw", tooltip="adamw is the safe choice. prodigy finds the learning rate by itself: leave Train LoRA's learning_rate at 0 (auto) or set it to 1."),
-                io.Combo.Input("lr_schedule", options=list(SCHEDULES), default="cosine", tooltip="How the learning rate runs after the warm-up; all but constant end near 0. schedule_free_adamw needs constant."),
+                io.Combo.Input("optimizer", options=list(OPTIMIZERS), default="adamw", tooltip=" ".join(row.tip for row in OPTIMIZERS.values() if row.tip)),
+                io.Combo.Input("lr_schedule", options=list(SCHEDULES), default="cosine", tooltip=f"How the learning rate changes after the warm-up. All except constant end near 0. Only constant goes with {_AVERAGING}."),
                 io.Int.Input("warmup", default=0, min=0, max=1_000_000, tooltip="Steps over which the learning rate rises from zero."),
                 io.Int.Input("restarts", default=1, min=1, max=1000, tooltip="How often cosine_restarts goes back to the full learning rate; other schedules do not use it."),
                 io.Float.Input("weight_decay", default=0.01, min=0.0, max=10.0, step=0.001, round=False, tooltip="Share by which the factors shrink at every step, times the learning rate. 0 is off."),
@@ -36,11 +38,15 @@ class TrainingOptimizer(io.ComfyNode):
     def validate_inputs(
         cls, optimizer, lr_schedule, warmup, restarts, weight_decay, beta1, beta2, eps, max_grad_norm, ema_decay
     ):
-        choices = (optimizer, lr_schedule, warmup, restarts, weight_decay, beta1, beta2, eps, max_grad_norm, ema_decay)
-        if None in choices:  # one comes over a wire, and is seen by execute
+        choices = {
+            "name": optimizer, "schedule": lr_schedule, "warmup": warmup, "restarts": restarts,
+            "weight_decay": weight_decay, "beta1": beta1, "beta2": beta2, "eps": eps, "max_grad_norm": max_grad_norm,
+            "ema_decay": ema_decay,
+        }  # fmt: skip
+        if None in choices.values():  # one comes over a wire, and is seen by execute
             return True
         try:
-            OptimizerConfig(*choices)
+            OptimizerConfig(**choices)
         except ValueError as error:
             return str(error)
         return True
@@ -50,6 +56,7 @@ class TrainingOptimizer(io.ComfyNode):
         cls, optimizer, lr_schedule, warmup, restarts, weight_decay, beta1, beta2, eps, max_grad_norm, ema_decay
     ) -> io.NodeOutput:  # fmt: skip
         config = OptimizerConfig(
-            optimizer, lr_schedule, warmup, restarts, weight_decay, beta1, beta2, eps, max_grad_norm, ema_decay
-        )
+            name=optimizer, schedule=lr_schedule, warmup=warmup, restarts=restarts, weight_decay=weight_decay, beta1=beta1,
+            beta2=beta2, eps=eps, max_grad_norm=max_grad_norm, ema_decay=ema_decay,
+        )  # fmt: skip
         return io.NodeOutput(config)

@@ -10,6 +10,8 @@ from typing import Literal, get_args
 from ..stored import as_dict, stored
 from .layers import LayersConfig
 from .objective_config import TIMESTEP_LAWS, ObjectiveConfig
+from .optimizers import OPTIMIZERS
+from .optimizers.method import Method
 from .ranges import one_of, within
 
 Targets = Literal["attention", "attention+mlp", "all-linear", "linear+conv"]
@@ -38,29 +40,7 @@ class LoraConfig:
         one_of("targets", self.preset, TARGETS)
 
 
-@dataclass(frozen=True)
-class Method:
-    """An optimiser: its name in metadata, the learning rate to start from relative to AdamW's (None: always 1), and its
-    own numbers (None: it has none)."""
-
-    title: str
-    rate: float | None
-    beta1: float | None = None
-    beta2: float | None = None
-    eps: float | None = None
-
-
-OPTIMIZERS = {
-    "adamw": Method("AdamW", 1.0, 0.9, 0.999, 1e-8),
-    "adamw8bit": Method("AdamW8bit", 1.0, 0.9, 0.999, 1e-8),
-    "adafactor": Method("Adafactor", 1.0),
-    "lion": Method("Lion", 0.2, 0.9, 0.99),
-    "prodigy": Method("Prodigy", None, 0.9, 0.999, 1e-8),
-    "schedule_free_adamw": Method("AdamWScheduleFree", 2.5, 0.9, 0.999, 1e-8),
-    "muon": Method("Muon", 1.0, 0.95),
-}
-
-
+_NUMBERS = ("beta1", "beta2", "eps")  # that an optimiser may have
 _LEAST_FACTOR = 0.01  # below it a learning rate that was meant for another optimiser was left in place
 
 
@@ -90,25 +70,27 @@ class OptimizerConfig:
         within("warmup", self.warmup, 0, 1_000_000)
         within("restarts", self.restarts, 1, 1000)
         within("weight_decay", self.weight_decay, 0.0, 10.0)
-        for number in ("beta1", "beta2", "eps"):
+        for number in _NUMBERS:
             within(number, getattr(self, number), 0.0, 0.9999999)
             if getattr(self, number) and getattr(self.method, number) is None:
                 raise ValueError(f"{self.name} has no {number}; leave it at 0")
         within("max_grad_norm", self.max_grad_norm, 0.0, 1e9)
         within("ema_decay", self.ema_decay, 0.0, 0.9999999)
-        if self.name == "schedule_free_adamw":
-            self._check_schedule_free()
+        if self.method.averages:
+            self._check_averaged_once()
 
     @property
     def method(self) -> Method:
         return OPTIMIZERS[self.name]
 
     @property
-    def betas(self) -> tuple[float, float]:
-        return self.beta1 or self.method.beta1, self.beta2 or self.method.beta2
+    def numbers(self) -> dict[str, float]:
+        """Those of `beta1`, `beta2` and `eps` that the optimiser has, by name."""
+        own = {number: getattr(self.method, number) for number in _NUMBERS}
+        return {number: getattr(self, number) or usual for number, usual in own.items() if usual is not None}
 
     def usual_rate(self, of_adamw: float) -> float:
-        """The learning rate to start from where AdamW's is `of_adamw`; prodigy's is a factor, and 1 everywhere."""
+        """The learning rate to start from where AdamW's is `of_adamw`; a factor on a found one is 1 everywhere."""
         return 1.0 if self.method.rate is None else of_adamw * self.method.rate
 
     def described(self) -> str:
@@ -118,11 +100,11 @@ class OptimizerConfig:
         changed = [f"{key}={own[key]:g}" for key in keys if own[key] != usual[key]]
         return self.method.title + (f"({', '.join(changed)})" if changed else "")
 
-    def _check_schedule_free(self) -> None:
+    def _check_averaged_once(self) -> None:
         if self.schedule != "constant":
-            raise ValueError(f"schedule_free_adamw needs no schedule; set lr_schedule to constant, not {self.schedule}")
+            raise ValueError(f"{self.name} needs no schedule; set lr_schedule to constant, not {self.schedule}")
         if self.ema_decay:
-            raise ValueError(f"schedule_free_adamw averages by itself; set ema_decay to 0, not {self.ema_decay:g}")
+            raise ValueError(f"{self.name} averages by itself; set ema_decay to 0, not {self.ema_decay:g}")
 
 
 @stored("steps learning_rate batch_size accumulation seed optimizer objective caption_dropout preservation")
@@ -152,10 +134,10 @@ class TrainConfig:
         within("caption_dropout", self.caption_dropout, 0.0, 1.0)
         within("preservation", self.preservation, 0.0, 100.0)
         one_of("timesteps", self.objective.timesteps, TIMESTEP_LAWS)
-        if self.optimizer.name == "prodigy" and self.learning_rate < _LEAST_FACTOR:
+        if self.optimizer.method.rate is None and self.learning_rate < _LEAST_FACTOR:
             raise ValueError(
-                f"prodigy finds the learning rate by itself and learning_rate is a factor on it; set it to 1 or "
-                f"to 0, which is auto, not {self.learning_rate:g}"
+                f"{self.optimizer.name} finds the learning rate by itself and learning_rate is a factor on it; set it "
+                f"to 1 or to 0, which is auto, not {self.learning_rate:g}"
             )
 
 
@@ -214,9 +196,10 @@ class Recipe:
     validation: Validation | None = None
 
     def __post_init__(self) -> None:
-        if self.lora.options.max_norm and self.train.optimizer.name == "schedule_free_adamw":
+        optimizer = self.train.optimizer
+        if self.lora.options.max_norm and optimizer.method.averages:
             raise ValueError(
-                "max_norm would change what schedule_free_adamw averages; set it to 0 or choose another optimizer"
+                f"max_norm would change what {optimizer.name} averages; set it to 0 or choose another optimizer"
             )
 
     @property

@@ -6,14 +6,13 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from .meter import Work
+from .optimizers import OPTIMIZERS
 
 GB = 2**30
 SHARES = (0.25, 0.5, 0.75, 1.0)
 # Beside what is counted: memory lost between allocations, and on a device the work space of its libraries.
 SLACK, WORK_SPACE = 0.05, 0.3 * GB
 SPARE = 0.8  # the most of the free memory that is taken for speed alone
-# Numbers that an optimiser keeps for each that is trained, in units of fp32; Adafactor's depend on the matrix.
-_STATE = {"adamw": 2, "adamw8bit": 0.6, "lion": 1, "prodigy": 4, "schedule_free_adamw": 2, "adafactor": 1, "muon": 1}
 
 
 @dataclass(frozen=True)
@@ -90,7 +89,7 @@ class Plan:
 def optimiser_bytes(trained: int, name: str = "adamw", ema: bool = False) -> int:
     """Return the bytes of so many trained numbers: themselves, their gradients, the optimiser's state and a running
     mean, if kept."""
-    return round(4 * trained * (2 + _STATE[name] + ema))
+    return round(4 * trained * (2 + OPTIMIZERS[name].state + ema))
 
 
 def in_gb(size: float) -> str:

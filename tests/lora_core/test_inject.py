@@ -722,7 +722,7 @@ def test_magnitudes_have_a_part_of_their_own_that_does_not_decay():
     factors = dora_factors(Net(torch.float32), lora_plus_ratio=4.0)
     assert [(part.rate, part.magnitudes) for part in factors.parts] == [(1.0, False), (1.0, True), (4.0, False)]
     for name in OPTIMIZERS:
-        rate = 1.0 if name == "prodigy" else 1e-3
+        rate = 1.0 if OPTIMIZERS[name].rate is None else 1e-3
         config = TrainConfig(learning_rate=rate, optimizer=OptimizerConfig(name, "constant", weight_decay=0.1))
         optimizer = make_optimizer(factors, config)
         assert [group["weight_decay"] for group in optimizer.param_groups] == [0.1, 0.0, 0.1]

@@ -12,6 +12,7 @@ import prodigyopt
 import pytest
 import schedulefree
 import torch
+from harness import help_pages
 from lora_loom.lora_core.training import optimizers
 from lora_loom.lora_core.training.config import OPTIMIZERS, OptimizerConfig
 from lora_loom.lora_core.training.optimizers import adamw8bit
@@ -125,6 +126,15 @@ CASES: dict[str, tuple[dict[str, Any], float, Callable[[Problem], Optimizer]]] =
 }
 
 
+ELSEWHERE = {"schedule_free_adamw", "adamw8bit"}  # whose references are in tests of their own below
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_it_has_a_reference(name):
+    """The implementation of its authors, or another's."""
+    assert name in {case.partition(",")[0] for case in CASES} | ELSEWHERE, f"nothing that {name} is compared with"
+
+
 @pytest.mark.parametrize("schedule", [falling, warm])
 @pytest.mark.parametrize("case", CASES)
 def test_it_goes_the_way_of_its_reference(case, schedule):
@@ -222,7 +232,7 @@ def test_a_step_of_muon_is_orthogonal_and_as_large_as_one_of_adamw(shape):
 def test_tiny_and_huge_gradients_make_finite_steps(name, size):
     """The first gradient of every A is exactly 0, and gradients of large networks are tiny."""
     problem = Problem(size=size)
-    schedule = "constant" if name == "schedule_free_adamw" else "cosine"
+    schedule = "constant" if OPTIMIZERS[name].averages else "cosine"
     optimizer = optimizers.make(OptimizerConfig(name, schedule), problem.parts(1e-3))
     start = problem.flat.clone()
     optimizer.step()
@@ -300,21 +310,27 @@ def test_chunks_change_nothing(monkeypatch):
     assert torch.equal(whole, parts)
 
 
-BYTES = {"adamw": 8, "adamw8bit": 2.03125, "lion": 4, "prodigy": 16, "schedule_free_adamw": 8, "muon": 4}
+BYTES = {
+    "adamw": 8, "adamw8bit": 2.03125, "lion": 4, "prodigy": 16, "schedule_free_adamw": 8, "muon": 4,
+    "adafactor": (16 + 1024 + 4096 + 16) * 4 / (16 * 1024 + 4096 * 16),  # a row and a column per matrix
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_bytes_of_state_per_parameter(name):
+    """As the help page tells them, too."""
+    assert name in BYTES, f"nothing says how many bytes of state {name} keeps"
     a, b = torch.zeros(16, 1024), torch.zeros(4096, 16)
     flat = torch.cat([a.flatten(), b.flatten()])
-    schedule = "constant" if name == "schedule_free_adamw" else "cosine"
+    schedule = "constant" if OPTIMIZERS[name].averages else "cosine"
     optimizer = optimizers.make(OptimizerConfig(name, schedule), [(flat, [a, b], 1e-3)])
     for tensor in (flat, a, b):
         tensor.grad = torch.ones_like(tensor)
     optimizer.step()
     state = [value for values in optimizer.state.values() for value in values.values() if value.ndim]
-    wanted = BYTES.get(name, (16 + 1024 + 4096 + 16) * 4 / len(flat))  # adafactor: a row and a column per matrix
-    assert sum(value.numel() * value.element_size() for value in state) / len(flat) == wanted
+    assert sum(value.numel() * value.element_size() for value in state) / len(flat) == BYTES[name]
+    told = help_pages.table("LoraLoom_Optimizer", "Which optimiser")[name][1]
+    assert told == (f"{BYTES[name]:.0f} bytes" if BYTES[name] > 1 else "almost none")
 
 
 @pytest.mark.parametrize("name", ["adamw"])

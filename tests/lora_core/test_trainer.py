@@ -129,8 +129,8 @@ TEXT_LAYER = TEXT_PREFIX + "leave"
 
 def config_of(name: str, **choices: Any) -> TrainConfig:
     """CONFIG with another optimiser, at a rate that suits it."""
-    schedule = "constant" if name == "schedule_free_adamw" else "cosine"
-    rate = 1.0 if name == "prodigy" else CONFIG.learning_rate
+    schedule = "constant" if OPTIMIZERS[name].averages else "cosine"
+    rate = 1.0 if OPTIMIZERS[name].rate is None else CONFIG.learning_rate
     return replace(CONFIG, learning_rate=rate, optimizer=OptimizerConfig(name, schedule, warmup=3, **choices))
 
 
@@ -321,7 +321,7 @@ def test_a_loss_that_is_not_finite_is_dropped_before_the_factors(value, good_ste
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_a_loss_that_is_not_finite_reaches_no_optimiser_and_no_average(name):
-    run = Run(config_of(name, ema_decay=0.0 if name == "schedule_free_adamw" else 0.9), last=TEXT_LAYER)
+    run = Run(config_of(name, ema_decay=0.0 if OPTIMIZERS[name].averages else 0.9), last=TEXT_LAYER)
     run.go(3)
     before = snapshot(run)
     run.samples[:] = [replace(s, latent=torch.full_like(s.latent, math.nan)) for s in run.samples]
@@ -536,7 +536,7 @@ def test_a_norm_cap_under_a_schedule_free_optimiser_is_refused():
         Recipe(LoraConfig(options=LayersConfig(max_norm=1.0)), train_config)
 
 
-AVERAGES = [(name, decay) for name in OPTIMIZERS for decay in (0.0, 0.7) if not (decay and "free" in name)]
+AVERAGES = [(name, decay) for name in OPTIMIZERS for decay in (0.0, 0.7) if not (decay and OPTIMIZERS[name].averages)]
 
 
 @pytest.mark.parametrize(("name", "ema_decay"), AVERAGES)
@@ -563,7 +563,7 @@ def test_every_optimiser_learns_and_every_average_too(name, ema_decay):
     rate = {"prodigy": 1.0, "muon": 0.1}.get(name, 2e-2)
     config = replace(
         config_of(name, ema_decay=ema_decay),
-        steps=400 if name == "prodigy" else 150,
+        steps=400 if OPTIMIZERS[name].rate is None else 150,
         learning_rate=rate,
         batch_size=4,
         accumulation=1,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from functools import cache
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -22,8 +23,8 @@ class AdamW8bit(Optimizer):
     moment that is left would be divided by eps alone. 2.03 bytes of state per parameter.
     """
 
-    def __init__(self, params, lr: float, betas: tuple[float, float], eps: float = 1e-8, weight_decay: float = 0.0):
-        super().__init__(params, {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay})
+    def __init__(self, groups: list[dict[str, Any]], weight_decay: float, beta1: float, beta2: float, eps: float):
+        super().__init__(groups, {"weight_decay": weight_decay, "beta1": beta1, "beta2": beta2, "eps": eps})
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:
@@ -88,7 +89,7 @@ def _first_state(param: Tensor) -> dict[str, Tensor]:
 
 def _step(param: Tensor, grad: Tensor, state: dict[str, Tensor], blocks: slice, group: dict) -> None:
     """One chunk; `param` and `grad` are flat and end with the chunk or with the parameter."""
-    (beta1, beta2), done = group["betas"], int(state["step"])
+    beta1, beta2, done = group["beta1"], group["beta2"], int(state["step"])
     rows = F.pad(grad, (0, -len(grad) % BLOCK)).view(-1, BLOCK)
     first = _moment(state, "exp_avg", blocks, True).lerp_(rows, 1 - beta1)
     second = _moment(state, "exp_avg_sq", blocks, False).mul_(beta2).addcmul_(rows, rows, value=1 - beta2)

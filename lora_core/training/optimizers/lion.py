@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
@@ -10,14 +12,14 @@ from torch.optim import Optimizer
 class Lion(Optimizer):
     """Every value moves by the learning rate, whatever its gradient's size. Weight decay is decoupled."""
 
-    def __init__(self, params, lr: float, betas: tuple[float, float] = (0.9, 0.99), weight_decay: float = 0.0):
-        super().__init__(params, {"lr": lr, "betas": betas, "weight_decay": weight_decay})
+    def __init__(self, groups: list[dict[str, Any]], weight_decay: float, beta1: float, beta2: float):
+        super().__init__(groups, {"weight_decay": weight_decay, "beta1": beta1, "beta2": beta2})
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:
         for group in self.param_groups:
             for param in group["params"]:
-                self._step(param, group["lr"], *group["betas"], group["weight_decay"])
+                self._step(param, group["lr"], group["beta1"], group["beta2"], group["weight_decay"])
 
     def _step(self, param: Tensor, lr: float, beta1: float, beta2: float, weight_decay: float) -> None:
         state = self.state[param]

@@ -23,11 +23,11 @@ class Muon(OnMatrices):
     of state per parameter.
     """
 
-    def __init__(self, groups: list[dict[str, Any]], momentum: float, weight_decay: float):
-        super().__init__(groups, {"momentum": momentum, "weight_decay": weight_decay})
+    def __init__(self, groups: list[dict[str, Any]], weight_decay: float, beta1: float):
+        super().__init__(groups, {"weight_decay": weight_decay, "beta1": beta1})
 
     def _moves(self, group: dict[str, Any], values: Tensor, grad: Tensor, stacks: Stacks) -> list[Tensor]:
-        beta, params = group["momentum"], group["params"]
+        beta, params = group["beta1"], group["params"]
         momentum = self.kept("momentum_buffer", params, lambda: torch.zeros_like(grad), stacks.views)
         momentum.lerp_(grad, 1 - beta)
         return [

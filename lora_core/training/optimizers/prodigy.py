@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,14 +20,14 @@ class Prodigy(Optimizer):
     parameter; `d`, its numerator and the step are fp64 scalars on the CPU.
     """
 
-    def __init__(self, params, lr: float, betas: tuple[float, float], eps: float = 1e-8, weight_decay: float = 0.0):
-        super().__init__(params, {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay})
+    def __init__(self, groups: list[dict[str, Any]], weight_decay: float, beta1: float, beta2: float, eps: float):
+        super().__init__(groups, {"weight_decay": weight_decay, "beta1": beta1, "beta2": beta2, "eps": eps})
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:
         for group in self.param_groups:
             for param in group["params"]:
-                self._step(param, group["lr"], *group["betas"], group["eps"], group["weight_decay"])
+                self._step(param, group["lr"], group["beta1"], group["beta2"], group["eps"], group["weight_decay"])
 
     def _step(self, param: Tensor, lr: float, beta1: float, beta2: float, eps: float, weight_decay: float) -> None:
         state, grad = self.state[param], param.grad

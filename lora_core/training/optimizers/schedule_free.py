@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,20 +16,20 @@ class ScheduleFreeAdamW(Optimizer):
     8 bytes of state per parameter: `z` and the second moment; the sums of the average are fp64 scalars on the CPU.
     """
 
-    def __init__(self, params, lr: float, betas: tuple[float, float], eps: float = 1e-8, weight_decay: float = 0.0):
-        super().__init__(params, {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay})
+    def __init__(self, groups: list[dict[str, Any]], weight_decay: float, beta1: float, beta2: float, eps: float):
+        super().__init__(groups, {"weight_decay": weight_decay, "beta1": beta1, "beta2": beta2, "eps": eps})
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:
         for group in self.param_groups:
             for param in group["params"]:
-                self._step(param, group["lr"], *group["betas"], group["eps"], group["weight_decay"])
+                self._step(param, group["lr"], group["beta1"], group["beta2"], group["eps"], group["weight_decay"])
 
     @torch.no_grad()
     def averages(self) -> list[Tensor]:
         """x of every parameter, new tensors: y = (1 - beta1) z + beta1 x."""
         return [
-            param.lerp(self.state[param]["z"], 1 - 1 / group["betas"][0]) if self.state[param] else param.clone()
+            param.lerp(self.state[param]["z"], 1 - 1 / group["beta1"]) if self.state[param] else param.clone()
             for group in self.param_groups
             for param in group["params"]
         ]
