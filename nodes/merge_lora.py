@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-from ..lora_core.merging import AUTO, SUM
+from ..lora_core.merging import AUTO, METHODS, SUM
 from ..lora_core.merging.merge import NOTHING, Settings
 from ..lora_core.merging.truncation import Limits
 from .bridge.images import as_image_batch
@@ -13,6 +13,9 @@ from .bridge.progress import Progress
 from .bridge.shown import shown
 from .bridge.training import as_lora_model
 from .types import CATEGORY, AdapterType, LoraStackType, adapters_input
+
+_DROPPING = ", ".join(name for name, method in METHODS.items() if method.density)
+_BY_CHANCE = ", ".join(name for name, method in METHODS.items() if method.by_chance)
 
 
 class MergeLora(io.ComfyNode):
@@ -23,7 +26,7 @@ class MergeLora(io.ComfyNode):
             display_name="Merge LoRA",
             category=f"{CATEGORY}/merge",
             description="Makes one LoRA of several. The sum is exact for any mix of ranks, alphas and formats: the result applied alone equals the live stack.",
-            search_aliases=["combine lora", "lora merger", "merge svd", "ties", "dare", "slerp"],
+            search_aliases=["combine lora", "lora merger", "merge svd", *METHODS],
             inputs=[
                 io.Model.Input("model", tooltip="The base model of the LoRAs: it tells which keys of their files mean the same layer."),
                 io.Int.Input("rank", default=0, min=0, max=1024, tooltip="0 keeps the sum exact; its rank is the sum of all ranks. Otherwise each layer is cut to this rank, optimally, and the error is shown."),
@@ -36,8 +39,8 @@ class MergeLora(io.ComfyNode):
                 io.Float.Input("size_mb", default=0.0, min=0.0, max=100000.0, step=1.0, optional=True, advanced=True, tooltip="Largest size of the fp16 file in MB, shared out over all layers so that the error of the whole is smallest. 0 sets no size."),
                 io.String.Input("text_strengths", default="", optional=True, advanced=True, tooltip="Strengths of the connected adapters on the text encoder, separated by commas; empty means the same as strengths."),
                 io.Float.Input("amount", default=1.0, min=0.0, max=1.0, step=0.05, optional=True, advanced=True, tooltip="From the exact sum (0) to the method in full (1)."),
-                io.Float.Input("density", default=0.0, min=0.0, max=1.0, step=0.05, optional=True, advanced=True, tooltip="For ties, dare, della and magnitude: the share of entries that stays. 0 takes the method's own."),
-                io.Int.Input("seed", default=0, min=0, max=0xFFFFFFFFFFFFFFFF, control_after_generate=False, optional=True, advanced=True, tooltip="For dare and della: the same seed gives the same merge."),
+                io.Float.Input("density", default=0.0, min=0.0, max=1.0, step=0.05, optional=True, advanced=True, tooltip=f"For {_DROPPING}: the share of entries to keep. 0 = auto: the usual value of the method."),
+                io.Int.Input("seed", default=0, min=0, max=0xFFFFFFFFFFFFFFFF, control_after_generate=False, optional=True, advanced=True, tooltip=f"For {_BY_CHANCE}: the same seed gives the same merge."),
             ],
             outputs=[
                 AdapterType.Output("adapter", tooltip="The merged LoRA, for Save LoRA."),

@@ -1,28 +1,28 @@
 """Merging: the exact sum, and methods that combine what several LoRAs do to one layer, one file each.
 
-A method is a function from a `Task` to the merged core. To add one, add its file, a row here and a test.
+To add a method, add its file, a row here and one in the help page; the tests name what is still missing. Names and
+their order are those of the node's list and of workflows: a new one comes last.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
-from torch import Tensor
+from collections.abc import Mapping
 
 from . import dare, della, iso, k_lora, karcher, magnitude, null_space, orthogonal, slerp, ties, tsv
-from .task import Task
+from .method import Method
 
 SUM, AUTO = "sum", "auto"
 
-METHODS: dict[str, Callable[[Task], Tensor]] = {
-    "ties": ties.combine, "dare": dare.combine, "della": della.combine, "magnitude": magnitude.combine,
-    "slerp": slerp.combine, "karcher": karcher.combine, "null_space": null_space.combine,
-    "orthogonal": orthogonal.combine, "tsv": tsv.combine, "iso": iso.combine, "k_lora": k_lora.combine,
-}  # fmt: skip
-
-DENSITY = {"ties": 0.2, "dare": 0.5, "della": 0.5, "magnitude": 0.5}
-"""The share of entries that a method keeps when nothing is said. TIES' is its paper's; the random ones would drop more
-in a large matrix than a small core can spare."""
-
-ONLY_TWO = {"slerp"}
-"""Methods for two LoRAs and no more."""
+METHODS: Mapping[str, Method] = {
+    "ties": Method(ties.combine, density=0.2),  # its paper's
+    "dare": Method(dare.combine, density=0.5, by_chance=True),  # a small core cannot spare more, as large matrices can
+    "della": Method(della.combine, density=0.5, by_chance=True),
+    "magnitude": Method(magnitude.combine, density=0.5),
+    "slerp": Method(slerp.combine, only_two=True),
+    "karcher": Method(karcher.combine),
+    "null_space": Method(null_space.combine),
+    "orthogonal": Method(orthogonal.combine),
+    "tsv": Method(tsv.combine),
+    "iso": Method(iso.combine),
+    "k_lora": Method(k_lora.combine),
+}

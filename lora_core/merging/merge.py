@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ..low_rank import Decomposition, LowRank
-from . import DENSITY, METHODS, ONLY_TWO, SUM
+from . import METHODS, SUM
 from .core_space import CoreSpace
 from .exact_sum import Weighted, check_finite, numbered_terms
 from .pieces import Piece, Terms, pieces
@@ -43,7 +43,8 @@ class Settings:
     @property
     def kept(self) -> float | None:
         """The share of entries that the method keeps; None for those that drop none."""
-        return self.density or DENSITY[self.method] if self.method in DENSITY else None
+        usual = METHODS[self.method].density if self.method in METHODS else None
+        return usual and (self.density or usual)
 
 
 EXACT, UNLIMITED = Settings(), Limits()
@@ -102,7 +103,7 @@ def merge(
     if not terms:
         raise ValueError(NOTHING)
     count = len({index for each in terms.values() for index, _ in each})
-    if settings.method in ONLY_TWO and count > 2:
+    if count > 2 and settings.method != SUM and METHODS[settings.method].only_two:
         raise ValueError(
             f"{settings.method} is for two LoRAs and there are {count}; use karcher, or merge them in turn"
         )
@@ -186,7 +187,7 @@ class _Work:
             self.settings.kept or 1.0, generator(self.settings.seed, seeded_by),
         )  # fmt: skip
         plain = space.cores.sum(0)
-        core = torch.lerp(plain, METHODS[self.settings.method](task), self.settings.amount)
+        core = torch.lerp(plain, METHODS[self.settings.method].combine(task), self.settings.amount)
         self._heed()
         change, size = float((core - plain).square().sum()), float(plain.square().sum())
         return _Target(None, space.decompose(core), torch.linalg.svdvals(plain), change, size)

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from lora_loom.lora_core.adapter import Adapter
 from lora_loom.lora_core.low_rank import LowRank
-from lora_loom.lora_core.merging import METHODS, ONLY_TWO
+from lora_loom.lora_core.merging import METHODS
 from lora_loom.lora_core.merging.core_space import CoreSpace
 from lora_loom.lora_core.merging.exact_sum import Weighted, exact_sum
 from lora_loom.lora_core.merging.merge import Settings, merge
@@ -18,7 +18,7 @@ from lora_loom.lora_core.merging.truncation import Limits
 from torch import Tensor
 
 SHAPES = {"diffusion_model.a": (20, 16), "diffusion_model.b": (11, 30), "diffusion_model.c": (9, 9)}
-RANDOM = {"dare", "della"}
+RANDOM = {name for name, row in METHODS.items() if row.by_chance}
 ELEMENTWISE = {"ties", "dare", "della", "magnitude"}
 SHAPE = (20, 16)
 quick = settings(max_examples=25, deadline=None, derandomize=True)
@@ -286,7 +286,7 @@ def test_the_karcher_mean_of_two_is_slerp(seed, strengths):
     close(merged("karcher", pair), merged("slerp", pair), 1e-6)
 
 
-@pytest.mark.parametrize("method", sorted(ONLY_TWO))
+@pytest.mark.parametrize("method", [name for name, row in METHODS.items() if row.only_two])
 def test_methods_for_two(method):
     with pytest.raises(ValueError, match=f"{method} is for two LoRAs and there are 3; use karcher"):
         merge(of(*(layer(i, *SHAPE) for i in (0, 10, 20))), Settings(method))
