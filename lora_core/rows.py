@@ -11,12 +11,14 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator
 from math import isfinite
+from typing import Any
 
 from .files.faults import quote
 
 LIMIT = 20.0  # of strengths, either way
 NONE = "None"  # what a row of a list is called that names no file
 
+_FIELDS = ("name", "strength", "text_strength", "blocks", "start", "end", "on")
 _TAG = re.compile(r"<(?:lora|lyco):([^<>\n]*)(>?)", re.IGNORECASE)
 _ESCAPED = {"%": "%25", ":": "%3A", "<": "%3C", ">": "%3E", "\n": "%0A", "\r": "%0D"}
 _CODE = re.compile("|".join(_ESCAPED.values()))
@@ -51,7 +53,7 @@ class Row(tuple):
 
     def __getnewargs__(self) -> tuple:
         """Return what a copy is made of."""
-        return (*self, self.blocks, self.start, self.end, self.on)
+        return tuple(getattr(self, field) for field in _FIELDS)
 
     @property
     def name(self) -> str:
@@ -75,8 +77,12 @@ class Row(tuple):
         """Whether name and strengths say all of it, so that nothing is lost where others read it as a tuple."""
         return not self.blocks.strip() and (self.start, self.end) == (0.0, 1.0)
 
+    def changed(self, **changes: Any) -> Row:
+        """Return a row that is this one but for the fields that are given."""
+        return Row(**{field: getattr(self, field) for field in _FIELDS} | changes)
+
     def renamed(self, name: str) -> Row:
-        return Row(name, *self.__getnewargs__()[1:])
+        return self.changed(name=name)
 
 
 def parse(text: str) -> list[Row]:

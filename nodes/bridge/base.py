@@ -34,7 +34,7 @@ class Base:
         self.patchers = {"": model} | ({TEXT_PREFIX: clip.patcher} if clip is not None else {})
         self.device = model.load_device
 
-    def norms(self, layers: Iterable[str], tick: Callable[[], object] = int) -> dict[str, tuple[float, float]]:
+    def norms(self, layers: Iterable[str], tick: Callable[[], object] = lambda: None) -> dict[str, tuple[float, float]]:
         """Frobenius and spectral norm by layer. Layers of third parties' own tensors are left out."""
         found = {}
         for name in layers:
@@ -43,7 +43,7 @@ class Base:
             tick()
         return found
 
-    def attention(self, layers: Iterable[str], tick: Callable[[], object] = int) -> Attention:
+    def attention(self, layers: Iterable[str], tick: Callable[[], object] = lambda: None) -> Attention:
         """Heads, and the base's own products, of all attentions of which these layers are part."""
         heads: dict[str, int] = {}
         products: dict[tuple[str, str], list[float]] = {}

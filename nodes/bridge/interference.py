@@ -99,7 +99,11 @@ def _scaled(entry: Entry, factor: float) -> tuple[float, float]:
 
 def _suggested_rows(rows: Sequence[Row], strengths: Sequence[tuple[float, float]]) -> list[Row]:
     suggested = iter(strengths)
-    return [Row(row.name, *next(suggested), *row.__getnewargs__()[3:]) if row.active else row for row in rows]
+    return [_at(row, *next(suggested)) if row.active else row for row in rows]
+
+
+def _at(row: Row, strength: float, text_strength: float) -> Row:
+    return row.changed(strength=strength, text_strength=text_strength)
 
 
 def _not_measured(entries: Sequence[Entry]) -> list[str]:

@@ -90,8 +90,16 @@ def test_a_row_is_an_entry_of_other_packs_and_can_be_copied() -> None:
     full = Row("a", 0.5, 1.0, "IN=1", 0.1, 0.9, False)
     name, strength, text = full
     assert (name, strength, text) == full == ("a", 0.5, 1.0) and len(full) == 3
-    for again in (copy.deepcopy(full), pickle.loads(pickle.dumps(full)), full.renamed("a")):
+    for again in (copy.deepcopy(full), pickle.loads(pickle.dumps(full)), full.renamed("a"), full.changed()):
         assert told(again) == told(full)
+
+
+def test_a_row_that_is_changed_keeps_the_rest() -> None:
+    full = Row("a", 0.5, 1.0, "IN=1", 0.1, 0.9, False)
+    assert told(full.changed(strength=0.2, text_strength=0.3)) == told(Row("a", 0.2, 0.3, "IN=1", 0.1, 0.9, False))
+    assert told(full.changed(name="b", on=True)) == told(Row("b", 0.5, 1.0, "IN=1", 0.1, 0.9))
+    with pytest.raises(TypeError):
+        full.changed(strenght=1.0)
 
 
 # -- stacks of other packs ---------------------------------------------------------------------------------------------
