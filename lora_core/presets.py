@@ -79,7 +79,7 @@ PRESETS = {
     ),
     "Krea 2": Preset(
         "its authors' recipe in diffusers (32/32, 3e-4), musubi-tuner (shift 2.5, its own at 1024)",
-        _MLP, 32, 32.0, 3e-4, _LOGIT, 2.5, base="Krea 2 RAW",
+        _MLP, 32, 32.0, learning_rate=3e-4, timesteps=_LOGIT, shift=2.5, base="Krea 2 RAW",
     ),
     "Kandinsky 5": Preset(
         "musubi-tuner (rank 32, 1e-4), shift 3 of ComfyUI's sampling of pictures",
@@ -101,7 +101,7 @@ PRESETS = {
     ),
     DEMO_BASE: Preset(
         "`python dev.py bench learn`, for a network 12 times as narrow as the smallest Wan 2.1",
-        _MLP, 8, 8.0, 3e-3, _LOGIT, 3.0, resolution=96,
+        _MLP, 8, 8.0, learning_rate=3e-3, timesteps=_LOGIT, shift=3.0, resolution=96,
     ),
 }  # fmt: skip
 
@@ -153,11 +153,16 @@ def choose(
     """
     preset = preset_of(family)
     typed = dict(targets=targets, rank=rank, alpha=alpha, learning_rate=learning_rate, timesteps=timesteps)
-    automatic = tuple(name for name, value in typed.items() if value in (0, AUTO))
     rank = rank or preset.rank
     law = preset.timesteps if timesteps == AUTO else timesteps
     shift = preset.shift if timesteps == AUTO else shift
     return Choices(
-        family, preset.targets if targets == AUTO else targets, rank, alpha or preset.alpha / preset.rank * rank,
-        learning_rate or optimizer.usual_rate(preset.learning_rate), law, shift if law in SHIFTED else 1.0, automatic,
-    )  # fmt: skip
+        family=family,
+        targets=preset.targets if targets == AUTO else targets,
+        rank=rank,
+        alpha=alpha or preset.alpha / preset.rank * rank,
+        learning_rate=learning_rate or optimizer.usual_rate(preset.learning_rate),
+        timesteps=law,
+        shift=shift if law in SHIFTED else 1.0,
+        automatic=tuple(name for name, value in typed.items() if value in (0, AUTO)),
+    )

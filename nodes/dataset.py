@@ -77,8 +77,9 @@ class LoraDataset(io.ComfyNode):
         caption_weights=False,
     ) -> io.NodeOutput:  # fmt: skip
         options = Options(
-            flip, crops, shuffle_tags, keep_tokens, caption_variants, numbers("resolutions", resolutions), weight,
-            class_images, masks, caption_weights,
+            flip=flip, crops=crops, shuffle_tags=shuffle_tags, keep_tokens=keep_tokens, caption_variants=caption_variants,
+            resolutions=numbers("resolutions", resolutions), weight=weight, class_images=class_images, masks=masks,
+            caption_weights=caption_weights,
         )  # fmt: skip
         if images is None:
             data = reading.from_folder(dataset_folder(folder), trigger, resolution, bucket_step, repeats, options)

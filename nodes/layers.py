@@ -31,11 +31,14 @@ class LoraLayers(io.ComfyNode):
 
     @classmethod
     def validate_inputs(cls, scaling, lora_plus_ratio, rank_dropout, layer_dropout, max_norm, per_layer, dora=False):
-        choices = (scaling, lora_plus_ratio, rank_dropout, layer_dropout, max_norm, per_layer)
-        if None in choices:  # one comes over a wire, and is seen by execute
+        choices = {
+            "scaling": scaling, "lora_plus_ratio": lora_plus_ratio, "rank_dropout": rank_dropout,
+            "layer_dropout": layer_dropout, "max_norm": max_norm,
+        }  # fmt: skip
+        if None in (*choices.values(), per_layer):  # one comes over a wire, and is seen by execute
             return True
         try:
-            LayersConfig(*choices[:-1], parse_rules(per_layer))
+            LayersConfig(**choices, rules=parse_rules(per_layer))
         except ValueError as error:
             return str(error)
         return True
@@ -44,6 +47,8 @@ class LoraLayers(io.ComfyNode):
     def execute(
         cls, scaling, lora_plus_ratio, rank_dropout, layer_dropout, max_norm, per_layer, dora=False
     ) -> io.NodeOutput:  # fmt: skip
-        rules = parse_rules(per_layer)
-        config = LayersConfig(scaling, lora_plus_ratio, rank_dropout, layer_dropout, max_norm, rules, dora)
+        config = LayersConfig(
+            scaling=scaling, lora_plus_ratio=lora_plus_ratio, rank_dropout=rank_dropout, layer_dropout=layer_dropout,
+            max_norm=max_norm, rules=parse_rules(per_layer), dora=dora,
+        )  # fmt: skip
         return io.NodeOutput(config)

@@ -64,7 +64,7 @@ class LeaveOneOut(io.ComfyNode):
         given = connected((adapters or {}).values(), strengths, "")
         entries = all_entries(model, clip, active(rows_of(lora_stack)), given)
         asked = Prompts(lines(prompts) if positive is None else (), negative, seeds, positive, negative_conditioning)
-        sampling = Sampling(width, height, steps, cfg, sampler_name, scheduler, seed)
+        sampling = Sampling(width, height, steps, cfg, sampler=sampler_name, scheduler=scheduler, seed=seed)
         found = leave_one_out(model, clip, vae, entries, asked, sampling)
         sheet = as_image_batch(found.sheet)
         return io.NodeOutput(sheet, found.report, found.figures, ui=shown(cls, found.report, sheet))

@@ -49,14 +49,16 @@ class TrainingObjective(io.ComfyNode):
         cls, loss, huber_c, huber_schedule, weighting, snr_gamma, timesteps, shift, logit_mean, logit_std, mode_scale,
         noise_offset, unmasked, prior_weight,
     ):  # fmt: skip
-        choices = (
-            loss, huber_c, huber_schedule, weighting, snr_gamma, timesteps, shift, logit_mean, logit_std, mode_scale,
-            noise_offset, unmasked, prior_weight,
-        )  # fmt: skip
-        if None in choices:  # one comes over a wire, and is seen by execute
+        choices = {
+            "loss": loss, "huber_c": huber_c, "huber_schedule": huber_schedule, "weighting": weighting,
+            "snr_gamma": snr_gamma, "timesteps": timesteps, "shift": shift, "logit_mean": logit_mean,
+            "logit_std": logit_std, "mode_scale": mode_scale, "noise_offset": noise_offset, "unmasked": unmasked,
+            "prior_weight": prior_weight,
+        }  # fmt: skip
+        if None in choices.values():  # one comes over a wire, and is seen by execute
             return True
         try:
-            ObjectiveConfig(*choices)
+            ObjectiveConfig(**choices)
         except ValueError as error:
             return str(error)
         return True
@@ -66,9 +68,9 @@ class TrainingObjective(io.ComfyNode):
         cls, loss, huber_c, huber_schedule, weighting, snr_gamma, timesteps, shift, logit_mean, logit_std, mode_scale,
         noise_offset, unmasked, prior_weight,
     ) -> io.NodeOutput:  # fmt: skip
-        return io.NodeOutput(
-            ObjectiveConfig(
-                loss, huber_c, huber_schedule, weighting, snr_gamma, timesteps, shift, logit_mean, logit_std,
-                mode_scale, noise_offset, unmasked, prior_weight,
-            )
+        config = ObjectiveConfig(
+            loss=loss, huber_c=huber_c, huber_schedule=huber_schedule, weighting=weighting, snr_gamma=snr_gamma,
+            timesteps=timesteps, shift=shift, logit_mean=logit_mean, logit_std=logit_std, mode_scale=mode_scale,
+            noise_offset=noise_offset, unmasked=unmasked, prior_weight=prior_weight,
         )  # fmt: skip
+        return io.NodeOutput(config)

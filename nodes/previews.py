@@ -41,5 +41,5 @@ class TrainingPreviews(io.ComfyNode):
     def execute(
         cls, prompts, negative, every, width, height, steps, cfg, sampler_name, scheduler, seed, strength
     ) -> io.NodeOutput:
-        sampling = Sampling(width, height, steps, cfg, sampler_name, scheduler, seed)
+        sampling = Sampling(width, height, steps, cfg, sampler=sampler_name, scheduler=scheduler, seed=seed)
         return io.NodeOutput(Previews(sampling, lines(prompts), negative, every, strength))

@@ -58,7 +58,7 @@ class LoraReport(io.ComfyNode):
     ) -> io.NodeOutput:  # fmt: skip
         words = tuple(word.strip() for word in class_words.split(",") if word.strip())
         questions = Questions(trigger.strip(), lines(prompts), words, lines(neutral), negative, seeds)
-        sampling = Sampling(width, height, steps, cfg, sampler_name, scheduler, seed)
+        sampling = Sampling(width, height, steps, cfg, sampler=sampler_name, scheduler=scheduler, seed=seed)
         entries = entries_of(model, clip, adapter, strength, lora_stack)
         found = report(model, clip, vae, entries, questions, sampling, dataset)
         sheet = as_image_batch(found.sheet)

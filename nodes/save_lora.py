@@ -60,6 +60,9 @@ class SaveLora(io.ComfyNode):
         side_files=False, author="", license="", description="", usage_hint="", tags="",
     ) -> io.NodeOutput:  # fmt: skip
         thumbnail = b"" if preview is None else jpeg(as_picture(preview))
-        label = Label(author, license, description, usage_hint, tags, thumbnail, captions == "redact")
+        label = Label(
+            author=author, license=license, description=description, usage_hint=usage_hint, tags=tags,
+            thumbnail=thumbnail, redact=captions == "redact",
+        )  # fmt: skip
         lora_name, report = save_adapter(adapter, name, format, dtype, model, clip, overwrite, label, side_files)
         return io.NodeOutput(lora_name, report, ui=shown(cls, report))

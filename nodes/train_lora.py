@@ -141,8 +141,9 @@ class TrainLora(io.ComfyNode):
         chosen = choices(model, targets, rank, alpha, learning_rate, law, shift, optimizer, start)
         objective = replace(objective, timesteps=chosen.timesteps, shift=chosen.shift)
         lora = LoraConfig(
-            chosen.rank, chosen.alpha, chosen.targets, _patterns(include), _patterns(exclude), layers or LayersConfig()
-        )
+            chosen.rank, chosen.alpha, chosen.targets,
+            include=_patterns(include), exclude=_patterns(exclude), options=layers or LayersConfig(),
+        )  # fmt: skip
         config = TrainConfig(
             steps=steps, learning_rate=chosen.learning_rate, batch_size=batch_size, accumulation=accumulation, seed=seed,
             optimizer=optimizer, objective=objective, caption_dropout=caption_dropout, preservation=preservation,
@@ -150,8 +151,11 @@ class TrainLora(io.ComfyNode):
         measures, auto = Measures(gradient_checkpointing, offload), chosen.chosen()
         text = TextConfig(text_rank, text_learning_rate or chosen.learning_rate / 2) if text_rank else None
         auto |= {"text_learning_rate": f"{text.learning_rate:g}"} if text and not text_learning_rate else {}
-        run = Run(run_name, save_every, measures, memory == AUTO, resume == "start over", chosen.note(), previews, auto)
-        recipe = Recipe(lora, config, text, _patterns(preserve), validation)
+        run = Run(
+            run_name, save_every, measures, automatic=memory == AUTO, start_over=resume == "start over",
+            note=chosen.note(), previews=previews, chosen=auto,
+        )  # fmt: skip
+        recipe = Recipe(lora, config, text, preserve=_patterns(preserve), validation=validation)
         trained = train_lora(Sources(model, clip, vae, dataset, prior_vae, start), recipe, run)
         charts = as_image_batch(trained.charts)
         return io.NodeOutput(

@@ -31,4 +31,7 @@ class TrainingValidation(io.ComfyNode):
 
     @classmethod
     def execute(cls, held_out, every, draws, patience, early_stop, keep, seed) -> io.NodeOutput:
-        return io.NodeOutput(Validation(held_out, every, draws, patience, early_stop, keep, seed))
+        chosen = Validation(
+            held_out=held_out, every=every, draws=draws, patience=patience, early_stop=early_stop, keep=keep, seed=seed
+        )
+        return io.NodeOutput(chosen)

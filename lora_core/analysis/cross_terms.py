@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from einops import rearrange
 from torch import Tensor
 
 from .figures import Excess, Head
@@ -50,7 +51,7 @@ def sides(layer: Layer, part: Part, width: int, heads: int) -> dict[int, Side]:
         inner, outer = layer.columns(*part.columns), layer.gram_of_rows(part.rows).all
     else:
         inner, outer = layer.rows(*part.rows).T, layer.gram_of_columns(part.columns).all
-    outer, inner = outer.to(inner.device), inner.unflatten(1, (-1, width)).transpose(0, 1)
+    outer, inner = outer.to(inner.device), rearrange(inner, "rank (heads width) -> heads rank width", width=width)
     return {index: _side(inner[:, span], outer[span, span], heads) for index, span in layer.members.items()}
 
 
@@ -79,7 +80,8 @@ def in_each_head(
             for head in range(heads):
                 times = held[head] / expected[head] if expected[head] else 1.0
                 norm = max(float(held[head]), 0.0) ** 0.5
-                found.append(Head(home, head, kind, (i, j), norm, float(times), base[head] if base else 0.0))
+                own = base[head] if base else 0.0
+                found.append(Head(home, head, kind, pair=(i, j), norm=norm, times=float(times), base=own))
             every = held.sum(), expected.sum(), variance.sum(), peak.max(), sum(norm**2 for norm in base)
             sums[:, i, j] = sums[:, j, i] = every
     return found, Excess(*sums)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property, reduce
 
 import numpy as np
@@ -68,15 +68,20 @@ class Block:
     peak: Pairs
     write: Excess
     read: Excess
-    crossed: Mapping[str, Excess]
+    crossed: Mapping[str, Excess] = field(default_factory=dict)
 
     def __add__(self, other: Block) -> Block:
         kinds = {*self.crossed, *other.crossed}
         crossed = {k: _added(self.crossed.get(k), other.crossed.get(k)) for k in sorted(kinds, reverse=True)}
         return Block(
-            self.name, self.inner + other.inner, self.variance + other.variance, np.maximum(self.peak, other.peak),
-            self.write + other.write, self.read + other.read, crossed,
-        )  # fmt: skip
+            self.name,
+            inner=self.inner + other.inner,
+            variance=self.variance + other.variance,
+            peak=np.maximum(self.peak, other.peak),
+            write=self.write + other.write,
+            read=self.read + other.read,
+            crossed=crossed,
+        )
 
     def cos(self, i: int, j: int) -> float:
         """Return the cosine of the two LoRAs' corrections here, each as one long vector; 0 where one has none."""

@@ -93,4 +93,6 @@ def _gather(blocks: dict[str, Block], block: Block) -> None:
 
 def _empty(name: str, size: int, crossed: Mapping[str, Excess]) -> Block:
     nothing = Excess.nothing(size)
-    return Block(name, nothing.held, nothing.held, nothing.held, nothing, nothing, crossed)
+    return Block(
+        name, inner=nothing.held, variance=nothing.held, peak=nothing.held, write=nothing, read=nothing, crossed=crossed
+    )

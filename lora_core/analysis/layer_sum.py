@@ -31,7 +31,7 @@ class Work:
     device has none."""
 
     device: torch.device | str = "cpu"
-    tick: Callable[[], object] = int
+    tick: Callable[[], object] = lambda: None
     brief: bool = False
 
     def wide(self, factor: Tensor) -> Tensor:
@@ -116,7 +116,8 @@ class Layer:
             self._spread, (unit * s for unit, s in zip(kept.figures, (by, by**2, by**2), strict=True))
         )
         nothing = Excess.nothing(self.count)
-        return Block(name, inner, variance, peak, nothing, nothing, {}), (max(float(inner.sum()), 0.0) ** 0.5, 0.0)
+        block = Block(name, inner, variance, peak, write=nothing, read=nothing)
+        return block, (max(float(inner.sum()), 0.0) ** 0.5, 0.0)
 
     def _unit_figures(self) -> list[Pairs]:
         """Inner products, variance and peak of the members alone."""
@@ -148,10 +149,10 @@ class Layer:
         total = max(float((G * H).sum()), 0.0) ** 0.5
         if self.work.brief:
             nothing = Excess.nothing(self.count)
-            return Block(name, inner, variance, peak, nothing, nothing, {}), (total, 0.0)
+            return Block(name, inner, variance, peak, write=nothing, read=nothing), (total, 0.0)
         write, read = (reduce(Excess.__add__, map(self._shared, sides.values())) for sides in (rows, columns))
         norms = total, _largest(_Gram(G, 0, [slice(None)]).roots()[0], H) ** 0.5
-        return Block(name, inner, variance, peak, write, read, {}), norms
+        return Block(name, inner, variance, peak, write=write, read=read), norms
 
     def _shared(self, gram: _Gram) -> Excess:
         """Measure how much the subspaces that the LoRAs span on this side have in common."""

@@ -110,7 +110,7 @@ class _Reader:
         self.options = options
         self.trigger = self._read(clean_trigger(trigger))
         own = "" if options.class_images else self.trigger
-        self.group = Group(name, own, repeats, options.weight, role, step, options)
+        self.group = Group(name, own, repeats, weight=options.weight, role=role, step=step, options=options)
         self.resolutions = tuple(sorted(set(options.resolutions))) or (resolution,)
         self.sizes = [bucket_sizes(each, step) for each in self.resolutions]
 
@@ -160,10 +160,20 @@ class _Reader:
                 digest.update(repr(extras).encode())
             made.append(
                 Example(
-                    source, caption, size, as_pixels(pixels), digest.hexdigest(), found, self.group, captions,
-                    None if masked is None else torch.from_numpy(masked), crops, options.flip, bool(text),
+                    source=source,
+                    caption=caption,
+                    size=size,
+                    pixels=as_pixels(pixels),
+                    digest=digest.hexdigest(),
+                    origin=found,
+                    group=self.group,
+                    captions=captions,
+                    mask=None if masked is None else torch.from_numpy(masked),
+                    crops=crops,
+                    flip=options.flip,
+                    written=bool(text),
                 )
-            )  # fmt: skip
+            )
         return made
 
     def dataset(
