@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import torch
+from einops import rearrange
 from torch import Tensor
 
 from ..orthonormal import orthonormal_columns
@@ -43,5 +44,6 @@ def head_norms(weights: Mapping[str, Tensor], left: Sequence[Part], right: Seque
 def _gram(weight: Tensor, part: Part, width: int) -> Tensor:
     """(heads, width, width)"""
     piece = weight[part.rows[0] : sum(part.rows), part.columns[0] : sum(part.columns)]
-    heads = (piece.T if part.role == "o" else piece).unflatten(0, (-1, width))
+    layout = "inner (heads width)" if part.role == "o" else "(heads width) inner"
+    heads = rearrange(piece, f"{layout} -> heads width inner", width=width)
     return heads @ heads.mT

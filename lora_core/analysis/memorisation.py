@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+from einops import rearrange
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -113,7 +114,7 @@ def _distances(ones: Sequence[Tensor], others: Sequence[Tensor]) -> Tensor:
 def _views(picture: Tensor, shares: Sequence[float] = _CROPS) -> Tensor:
     """The picture and its crops, then their mirror images, (views, numbers): each 32 pixels square, without its
     mean and contrast."""
-    pixels = picture.float().movedim(-1, 0)[None, :3]
+    pixels = rearrange(picture.float(), "height width channel -> 1 channel height width")[:, :3]
     height, width = pixels.shape[-2:]
     boxes = [(0, 0, height, width)]
     for share in shares:

@@ -8,6 +8,7 @@ from math import prod
 from typing import Literal
 
 import torch
+from einops import rearrange
 from torch import Tensor
 
 from ..stored import stored
@@ -40,7 +41,8 @@ class OFT(Correction):
         return weight[0] == self.shape[0]
 
     def difference(self, weight: Tensor) -> Tensor:
-        turned = torch.einsum("knm,kni->kmi", self._rotation(weight), weight.reshape(*self.blocks.shape[:2], -1))
+        blocks = rearrange(weight, "(k n) ... -> k n (...)", n=self.blocks.shape[-1])
+        turned = torch.einsum("knm,kni->kmi", self._rotation(weight), blocks)
         return turned.reshape(weight.shape) - weight
 
     def _changed(self, weight: Tensor, strength: float) -> Tensor:
@@ -112,10 +114,9 @@ class BOFT(OFT):
         identity = torch.eye(size, dtype=weight.dtype, device=weight.device)
         rows = weight.flatten(1)
         for stage, rotation in enumerate(strength * rotations + (1 - strength) * identity):
-            apart = 2**stage * (size // 2)
-            pairs = rows.unflatten(0, (-1, 2, apart)).transpose(1, 2)
-            turned = rotation @ pairs.reshape(-1, size, rows.shape[1])
-            rows = turned.reshape(-1, apart, 2, rows.shape[1]).transpose(1, 2).reshape(rows.shape)
+            far = {"two": 2, "group": 2**stage, "half": size // 2}  # the two rows of a pair: group * half rows apart
+            pairs = rearrange(rows, "(k two group half) i -> (k group) (half two) i", **far)
+            rows = rearrange(rotation @ pairs, "(k group) (half two) i -> (k two group half) i", **far)
         if self.rescale is not None:
             rows = rows * like(self.rescale, weight)[:, None]
         return rows.reshape(weight.shape)
