@@ -28,14 +28,15 @@ class Spelling:
 
     `tensor` comes before the bytes of a tensor, with its {dtype} and {shape}; `taken` says which part of it counts.
     `sequence` comes before the {count} values of a list or tuple, and `record` before those of a class with names in
-    files, counted with its {tag}; "" where such a class is nothing special. `plain` is the text of anything else, and
-    may raise TypeError.
+    files, counted with its {tag}; "" where such a class is nothing special. `field` makes what comes before each of its
+    values, and `plain` the text of anything else, which may raise TypeError.
     """
 
     plain: Callable[[Any], str]
     tensor: str = "{dtype} {shape}"
     sequence: str = ""
     record: str = ""
+    field: Callable[[Any], str] = lambda value: ""
     taken: Callable[[Tensor], Tensor] = lambda tensor: tensor
 
 
@@ -47,9 +48,14 @@ def add(digest: Digest, value: Any, spelling: Spelling) -> None:
         digest.update(bytes_of(spelling.taken(value)))
     elif spelling.record and is_dataclass(value):
         tag, *fields = as_tuple(value)
-        _add_all(digest, fields, spelling.record.format(tag=tag, count=1 + len(fields)), spelling)
+        digest.update(spelling.record.format(tag=tag, count=1 + len(fields)).encode())
+        for each in fields:
+            digest.update(spelling.field(each).encode())
+            add(digest, each, spelling)
     elif isinstance(value, (list, tuple)):
-        _add_all(digest, value, spelling.sequence.format(count=len(value)), spelling)
+        digest.update(spelling.sequence.format(count=len(value)).encode())
+        for each in value:
+            add(digest, each, spelling)
     elif isinstance(value, Mapping):
         add(digest, sorted(value.items()), spelling)
     else:
@@ -59,9 +65,3 @@ def add(digest: Digest, value: Any, spelling: Spelling) -> None:
 def bytes_of(tensor: Tensor) -> memoryview:
     """Return the bytes of a tensor as they would be saved, without a copy where it lies so on the CPU."""
     return tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data
-
-
-def _add_all(digest: Digest, values: Any, before: str, spelling: Spelling) -> None:
-    digest.update(before.encode())
-    for value in values:
-        add(digest, value, spelling)

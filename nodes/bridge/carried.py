@@ -13,10 +13,13 @@ from comfy.weight_adapter import WeightAdapterBase
 from torch import Tensor
 
 from ...lora_core import nested_hash
+from ...lora_core.nested_hash import Spelling
 from ...lora_core.stored import as_text
 from . import attribution, beside
 from .patchers import FusedLoRA
+from .patching import KindPatch
 
+BELOW = "LoRAs below"  # their key in the settings of a run
 _WHOLE = 2**22  # numbers of a tensor that are all looked at; of a larger one, as many at even distances
 
 
@@ -25,17 +28,24 @@ def _sampled(tensor: Tensor) -> Tensor:
     return flat[:: -(-flat.numel() // _WHOLE) or 1]
 
 
-_WEIGHTS = nested_hash.Spelling(as_text, taken=_sampled)
-_KNOWN: WeakKeyDictionary[Any, tuple[tuple, list[dict[str, Any]]]] = WeakKeyDictionary()
+def _count(value: Any) -> str:
+    return f"{len(value) if isinstance(value, tuple) else ''};"
+
+
+_WEIGHTS = Spelling(as_text, taken=_sampled)
+_KINDS = Spelling(as_text, record=";{tag!r}", field=_count, taken=_sampled)
+_KNOWN: WeakKeyDictionary[Any, dict[bool, tuple[tuple, list[dict[str, Any]]]]] = WeakKeyDictionary()
 
 
 class Patch(NamedTuple):
-    """One correction of the weight `key`; `loaded` is the same for all that a loader read of a file."""
+    """One correction of the weight `key`; `loaded` is the same for all that a loader read of a file, and `spelling` how
+    it is hashed."""
 
     key: str
     strength: float
     value: Any
     loaded: int | None
+    spelling: Spelling = _WEIGHTS
 
 
 @dataclass
@@ -44,15 +54,19 @@ class _Lora:
     layers: int = 0
 
 
-def carried(model, clip) -> list[dict[str, Any]]:
+def carried(model, clip, printed: bool = False) -> list[dict[str, Any]]:
     """Return what is known of each LoRA, JSON throughout; nothing of a MODEL and CLIP without. Rows of our stacks have
     the names and hashes of their files, what other loaders applied a hash of its weights and the number of its layers.
-    The hash of all that hangs beside the weights of the CLIP, too, which no one asks for otherwise."""
+    The hash of all that hangs beside the weights of the CLIP, too, which no one asks for otherwise.
+
+    `printed` gives what version 0.1.0 knew: each layer of ours that is no plain LoRA stood alone, and its hash was
+    made of tensors as torch prints them, which is another text when someone has changed how torch prints.
+    """
     keys = ("name", "sha256", "strength", "text_strength")
     named = [{key: each[key] for key in keys} for each in attribution.attached(model)]
     text = getattr(clip, "patcher", None)
     parts = {"model": model, **({"text": text} if text is not None else {})}
-    found = [{**each, "part": part} for part, patcher in parts.items() for each in _applied(patcher)]
+    found = [{**each, "part": part} for part, patcher in parts.items() for each in _applied(patcher, printed)]
     return named + found
 
 
@@ -65,20 +79,22 @@ def in_words(loras: Iterable[dict[str, Any]]) -> list[str]:
     ]
 
 
-def _applied(patcher) -> list[dict[str, Any]]:
+def _applied(patcher, printed: bool) -> list[dict[str, Any]]:
     """By the weights, the LoRAs that are on a ModelPatcher, ours as one: their patches are sums. Hashed once."""
+    printed = printed and any(isinstance(each[1], KindPatch) for own in patcher.patches.values() for each in own)
     stamp = patcher.patches_uuid, *patcher.injections
-    if patcher not in _KNOWN or _KNOWN[patcher][0] != stamp:
-        _KNOWN[patcher] = stamp, _hashed(patcher)
-    return _KNOWN[patcher][1]
+    known = _KNOWN.setdefault(patcher, {})
+    if printed not in known or known[printed][0] != stamp:
+        known[printed] = stamp, _hashed(patcher, printed)
+    return known[printed][1]
 
 
-def _hashed(patcher) -> list[dict[str, Any]]:
+def _hashed(patcher, printed: bool) -> list[dict[str, Any]]:
     groups: dict[tuple[int | None, float], _Lora] = {}
-    for key, strength, value, loaded in sorted(_patches(patcher), key=lambda patch: patch.key):
-        group = groups.setdefault((loaded, strength), _Lora())
-        group.digest.update(key.encode())
-        nested_hash.add(group.digest, value, _WEIGHTS)
+    for patch in sorted(_patches(patcher, printed), key=lambda patch: patch.key):
+        group = groups.setdefault((patch.loaded, patch.strength), _Lora())
+        group.digest.update(patch.key.encode())
+        nested_hash.add(group.digest, patch.value, patch.spelling)
         group.layers += 1
     found = [
         {"weights": group.digest.hexdigest()[:32], "strength": strength, "layers": group.layers}
@@ -88,11 +104,13 @@ def _hashed(patcher) -> list[dict[str, Any]]:
     return sorted(found, key=lambda each: (each["weights"], each["strength"])) + hung
 
 
-def _patches(patcher) -> Iterator[Patch]:
+def _patches(patcher, printed: bool) -> Iterator[Patch]:
     for key, patches in patcher.patches.items():
         for strength, value, *_ in patches:
             if isinstance(value, FusedLoRA):
                 yield Patch(key, float(strength), value.weights, None)
+            elif isinstance(value, KindPatch) and not printed:
+                yield Patch(key, float(strength), value.weights[:2], None, _KINDS)  # the third are tensors of the first
             elif isinstance(value, WeightAdapterBase):
                 yield Patch(key, float(strength), value.weights, id(value.loaded_keys))
             elif isinstance(value, tuple):  # a whole difference; a list is of a merge of models

@@ -47,7 +47,7 @@ def find(order: Order) -> tuple[Path, Finished, Image.Image, Image.Image | None]
     base = preparing.digest(layers, sources.model)
     identity = preparing.identity(recipe, sources, base, order.pictures)
     settings = preparing.settings(recipe, sources, base, order.pictures)
-    folder = known(run.name, identity, settings)
+    folder = known(run.name, identity, settings, preparing.below_before(sources))
     found = folder and finished.recall(folder.path, _key(order, folder.identity))
     if found is None:
         return None

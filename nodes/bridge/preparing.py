@@ -25,7 +25,7 @@ from ...lora_core.training.start import Start
 from ...lora_core.training.targets import summary, weight_shape
 from . import beside, previews
 from .cache import tidy
-from .carried import carried, in_words
+from .carried import BELOW, carried, in_words
 from .checks import check_conditioning, check_connected, check_objective, warnings
 from .denoiser import prediction_type
 from .encoding import check_sizes, encode_captions, encode_images
@@ -132,8 +132,13 @@ def settings(recipe: Recipe, sources: Sources, base: str, pictures: Pictures) ->
     return {
         "lora": as_dict(recipe.lora), "train": as_dict(recipe.train), "text": text, "preserve": list(recipe.preserve),
         "dataset": data, "model": {"family": family, "hash": base}, **begins,
-        **({"LoRAs below": below} if below else {}),
+        **({BELOW: below} if below else {}),
     }  # fmt: skip
+
+
+def below_before(sources: Sources) -> list[str]:
+    """Return what `settings` of version 0.1.0 said of the LoRAs below; it had other hashes for some kinds."""
+    return in_words(carried(sources.model, sources.clip, printed=True))
 
 
 def job(sources: Sources, recipe: Recipe, encoded, latents, priors, shown: Shown | None) -> Job:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from ...lora_core.training.changes import differences
 from ...lora_core.training.config import fingerprint
 from ...lora_core.training.run_folder import Past, RunFolder, past_runs
 from ...lora_core.training.trainer import TrainState
+from .carried import BELOW
 from .folders import run_folder
 from .progress import Progress
 
@@ -23,16 +25,23 @@ _ELSE = "choose another run_name for a new run, or set resume to 'start over' to
 
 @contextmanager
 def begun(
-    name: str, identity: str, settings: Mapping[str, Any], state: TrainState, start_over: bool, progress: Progress
+    name: str,
+    identity: str,
+    settings: Mapping[str, Any],
+    state: TrainState,
+    start_over: bool,
+    progress: Progress,
+    before: Sequence[str] = (),
 ) -> Iterator[RunFolder]:
     """The run's folder, while it is this process's, with `state` brought to where the run goes on.
 
     A run of this name and these settings goes on. One that differs in `steps` only, and has done fewer, is gone on with
     in a folder of its own, at the learning rates of the new schedule. Raises ValueError when the latest run of the name
-    was cut off and differs in something else; when it was finished, the node says so.
+    was cut off and differs in something else; when it was finished, the node says so. `before` are the LoRAs below as
+    version 0.1.0 told them.
     """
     steps = settings["train"]["steps"]
-    run, past, note = _found(name, identity, settings, start_over)
+    run, past, note = _found(name, identity, settings, start_over, before)
     with run.held():
         if run.resume(state, start_over):
             log.info("continuing %s at step %d of %d", run.path.name, state.step, steps)
@@ -46,12 +55,14 @@ def begun(
         yield run
 
 
-def known(name: str, identity: str, settings: Mapping[str, Any]) -> RunFolder | None:
-    """The run of this name and these very settings, if there is one."""
+def known(
+    name: str, identity: str, settings: Mapping[str, Any], before: Sequence[str] = ()
+) -> RunFolder | None:  # fmt: skip
+    """The run of this name and these very settings, if there is one; `before` as in `begun`."""
     own = RunFolder(run_folder(name, identity), identity, settings)
     if own.begun():
         return own
-    for past in _past(own):
+    for past in _past(own, before):
         same = RunFolder(past.folder, past.identity, settings)
         if not differences(past.settings, settings) and same.begun():
             return same
@@ -90,7 +101,7 @@ def _stopped(step: int, run: RunFolder) -> str:
 
 
 def _found(
-    name: str, identity: str, settings: Mapping[str, Any], start_over: bool
+    name: str, identity: str, settings: Mapping[str, Any], start_over: bool, before: Sequence[str]
 ) -> tuple[RunFolder, Past | None, str]:
     """The run, the one that it extends, and what to say about the latest other one of the name.
 
@@ -100,9 +111,9 @@ def _found(
     own = RunFolder(run_folder(name, identity), identity, settings)
     if start_over:
         return own, None, ""
-    if found := known(name, identity, settings):
+    if found := known(name, identity, settings, before):
         return found, None, ""
-    past = [each for each in _past(own) if differences(each.settings, settings)]
+    past = [each for each in _past(own, before) if differences(each.settings, settings)]
     changes = [differences(each.settings, settings) for each in past]
     shorter = [
         p for p, c in zip(past, changes, strict=True) if set(c) == {"steps"} and p.step < settings["train"]["steps"]
@@ -116,9 +127,13 @@ def _found(
     return own, None, _said(past[-1], changes[-1]) if past else ""
 
 
-def _past(run: RunFolder) -> list[Past]:
-    """Runs of its name."""
-    return past_runs(run.path.parent, run.path.name[: -len("-12345678")])
+def _past(run: RunFolder, before: Sequence[str]) -> list[Past]:
+    """Runs of its name. What one has of the same LoRAs below as version 0.1.0 told them is told as today."""
+    found, now = past_runs(run.path.parent, run.path.name[: -len("-12345678")]), run.settings.get(BELOW)
+    return [
+        replace(each, settings={**each.settings, BELOW: now}) if before and each.settings.get(BELOW) == before else each
+        for each in found
+    ]
 
 
 def _said(past: Past, changes: Mapping[str, str]) -> str:

@@ -188,7 +188,8 @@ def _folder(order: Order, work: _Work) -> AbstractContextManager[RunFolder]:
     base, run = preparing.digest(work.layers, work.patcher), order.run
     identity = preparing.identity(order.recipe, order.sources, base, order.pictures)
     settings = preparing.settings(order.recipe, order.sources, base, order.pictures)
-    return begun(run.name, identity, settings, work.state, run.start_over, order.progress)
+    before = preparing.below_before(order.sources)
+    return begun(run.name, identity, settings, work.state, run.start_over, order.progress, before)
 
 
 def _run(order: Order, work: _Work, kept: RunFolder) -> Trained:

@@ -10,7 +10,6 @@ from typing import Any
 import comfy.model_patcher
 import comfy.ops
 import torch
-from lora_loom.lora_core.kinds.correction import Correction
 from lora_loom.lora_core.merging.chain import Step
 from lora_loom.lora_core.training.start import Start
 from lora_loom.nodes.bridge import attribution, preparing
@@ -57,10 +56,12 @@ def patcher(patches: Mapping[str, Any]) -> comfy.model_patcher.ModelPatcher:
     return made
 
 
-def beneath(correction: Correction) -> list[dict[str, Any]]:
-    """What a run knows of a correction that its MODEL carries."""
-    patch = KindPatch(set(), (correction, 0.5, tuple(correction.tensors())))
-    return carried(patcher({"a.weight": patch}), None)
+def beneath(printed: bool) -> dict[str, list[dict[str, Any]]]:
+    """What a run knows of corrections that its MODEL carries; `printed` is what it knew in version 0.1.0, which had
+    nothing for a function that stays the same."""
+    found = {name: each for name, each in corrections().items() if name != "placed, turned" or not printed}
+    patches = {name: KindPatch(set(), (each, 0.5, tuple(each.tensors()))) for name, each in found.items()}
+    return {name: carried(patcher({"a.weight": patch}), None, printed) for name, patch in patches.items()}
 
 
 def beside(span: tuple[float, float]) -> str:
@@ -96,7 +97,8 @@ def told(trio: Any) -> dict[str, Any]:
         "picture": [attribution.KEY, attribution.HASHES],
         "folder": run_folder(NAME, IDENTITY).name,
         "previews": {name: each.note() for name, each in shown().items()},
-        "beneath": {name: beneath(each) for name, each in corrections().items() if name != "placed, turned"},
+        "beneath": beneath(printed=True),
+        "beneath, by bytes": beneath(printed=False),
         "beside": [beside((0.0, 1.0)), beside((0.0, 0.5))],
     }
 

@@ -17,8 +17,10 @@ from lora_loom.lora_core.training.health import Health
 from lora_loom.lora_core.training.record import Record
 from lora_loom.lora_core.training.run_folder import RunFolder, past_runs
 from lora_loom.lora_core.training.settings import Settings
+from safetensors import safe_open
 
 TOLD = golden.stored()
+KEPT = ("lora_loom.checkpoint", "fingerprint", "lora_loom.step")  # of the header of a state
 
 
 @pytest.fixture
@@ -49,7 +51,7 @@ def test_the_settings_of_a_header_are_read(name: str) -> None:
 
 
 @pytest.mark.parametrize("optimizer", golden.OPTIMIZERS)
-def test_a_state_is_read_and_written_again_to_the_same_bytes(tmp_path: Path, optimizer: str) -> None:
+def test_a_state_is_read_and_written_again_as_it_was(tmp_path: Path, optimizer: str) -> None:
     path, state = golden.state_path(optimizer), golden.fresh(optimizer)
     checkpoint.load(path, state, golden.IDENTITY)
     again = golden.stepped(optimizer)  # whose optimiser keeps what it keeps today
@@ -58,7 +60,19 @@ def test_a_state_is_read_and_written_again_to_the_same_bytes(tmp_path: Path, opt
     assert state.factors.flat.equal(wanted.factors.flat) and (state.step, state.losses) == (golden.STEP, wanted.losses)
     assert state.health == wanted.health != Health() and state.record == wanted.record != Record()
     checkpoint.save(tmp_path / path.name, state, golden.IDENTITY)
-    assert (tmp_path / path.name).read_bytes() == path.read_bytes()
+    (header, tensors), (header_again, again) = map(_content, (path, tmp_path / path.name))
+    assert tensors.keys() == again.keys() and all(tensors[name].equal(again[name]) for name in tensors)
+    assert header == header_again and header.keys() == set(KEPT)
+    draws = [torch.rand(5, generator=each.generator) for each in (state, wanted)]
+    assert draws[0].equal(draws[1])
+
+
+def _content(path: Path) -> tuple[dict[str, str], dict[str, torch.Tensor]]:
+    """Metadata and tensors of a state, but for the hashes over all of it and the random numbers to come, which torch
+    writes as it likes."""
+    with safe_open(path, "pt") as file:
+        header = {name: value for name, value in file.metadata().items() if name in KEPT}
+        return header, {name: file.get_tensor(name) for name in file.keys() if name != "generator"}
 
 
 def test_a_run_goes_on(run: RunFolder) -> None:

@@ -60,6 +60,11 @@ def test_a_spelling_that_says_little() -> None:
     assert told(_Pair(1, 2), PLAIN) == repr(_Pair(1, 2)).encode(), "without a record a class is nothing special"
 
 
+def test_what_comes_before_each_field() -> None:
+    marked = Spelling(repr, record="{tag}", field=lambda value: f"<{type(value).__name__}>")
+    assert told(_Pair(1, _Pair("b", ())), marked) == b"Pair<int>1<_Pair>Pair<str>'b'<tuple>"
+
+
 def test_a_part_of_a_tensor() -> None:
     every_second = Spelling(repr, taken=lambda tensor: tensor[::2])
     assert told(torch.tensor([1, 2, 3], dtype=torch.uint8), every_second) == b"torch.uint8 (3,)\x01\x03"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +12,17 @@ import torch
 from comfy_extras.nodes_lora_debug import LoraLoaderBypassModelOnly
 from comfy_extras.nodes_model_merging import ModelMergeSimple
 from harness.calls import run_node
+from harness.golden_bridge import patcher
 from harness.runs import train
 from lora_loom.lora_core.adapter import Adapter
 from lora_loom.lora_core.files.hashes import data_hash
+from lora_loom.lora_core.kinds import Difference, LoKr
+from lora_loom.lora_core.merging.chain import Step
 from lora_loom.lora_core.training.settings import Settings
+from lora_loom.nodes.bridge import preparing
 from lora_loom.nodes.bridge.carried import carried
 from lora_loom.nodes.bridge.export import save_proven
+from lora_loom.nodes.bridge.patching import KindPatch, apply_chain
 from lora_loom.nodes.load_stack import LoadLoraStack
 
 import nodes
@@ -64,6 +70,50 @@ def test_loaders_of_every_kind(models, files: list[str], loras: Path) -> None:
         assert found and all(each["part"] == "model" for each in found), mode
     (bypassed,) = carried(LoraLoaderBypassModelOnly().load_lora_model_only(model, files[0], 0.5)[0], clip)
     assert bypassed == carried(core(model, files[0], 0.5), clip)[0]
+
+
+def differing(models, random_adapter, apart: float = 1.0) -> Any:
+    """A MODEL with two layers changed by another kind than LoRA."""
+    model = models("sd15").model
+    layers = list(random_adapter(model).layers.items())[:2]
+    return apply_chain(model, None, {name: [Step(Difference(each.delta_weight() * apart))] for name, each in layers})[0]
+
+
+def test_every_kind_is_known_by_its_bytes(models, random_adapter) -> None:
+    (known,) = carried(differing(models, random_adapter), None)
+    assert known["layers"] == 2 and known != carried(differing(models, random_adapter, 1.0001), None)[0]
+    printed = carried(differing(models, random_adapter), None, printed=True)
+    assert [each["layers"] for each in printed] == [1, 1]
+    torch.set_printoptions(precision=2)
+    try:
+        assert [known] == carried(differing(models, random_adapter), None)
+        assert printed != carried(differing(models, random_adapter), None, printed=True)
+    finally:
+        torch.set_printoptions(profile="default")
+
+
+def test_pairs_of_factors_are_told_apart() -> None:
+    a, b, c = torch.eye(2), 2 * torch.eye(2), 3 * torch.eye(2)
+    kinds = LoKr((a,), (b, c), 1.0), LoKr((a, b), (c,), 1.0)
+    patches = [KindPatch(set(), (each, 1.0, tuple(each.tensors()))) for each in kinds]
+    one, other = (carried(patcher({"a.weight": patch}), None) for patch in patches)
+    assert one != other
+
+
+def test_a_run_of_version_0_1_0_above_other_kinds_is_found(
+    models, data, random_adapter, runs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trio = models("sd15")
+    with monkeypatch.context() as then:
+        then.setattr(preparing, "carried", partial(carried, printed=True))
+        before = train(trio, data, model=differing(models, random_adapter))
+    (run,) = runs.iterdir()
+    told = json.loads((run / "run.json").read_text())
+    now = train(trio, data, model=differing(models, random_adapter))
+    assert [*runs.iterdir()] == [run] and json.loads((run / "run.json").read_text())["identity"] == told["identity"]
+    assert all(now.adapter.layers[name].lora_B.equal(each.lora_B) for name, each in before.adapter.layers.items())
+    train(trio, data, model=differing(models, random_adapter, 1.5))
+    assert len([*runs.iterdir()]) == 2
 
 
 def test_text_counts_too(models, files: list[str], loras: Path, add_text) -> None:
