@@ -1,6 +1,6 @@
 """Hashes of values that hold tensors, however they are nested: one walk for all of them.
 
-What it tells the hash about a value is a `Spelling`. There are several, for hashes stand in files, in the names of
+What it tells the hash about a value is a `HashSpelling`. There are several, for hashes stand in files, in the names of
 folders and in caches, and whatever was written once has to be found again: a spelling is never changed.
 """
 
@@ -23,7 +23,7 @@ class Digest(Protocol):
 
 
 @dataclass(frozen=True)
-class Spelling:
+class HashSpelling:
     """Says what a hash is told of a value.
 
     `tensor` comes before the bytes of a tensor, with its {dtype} and {shape}; `taken` says which part of it counts.
@@ -40,7 +40,7 @@ class Spelling:
     taken: Callable[[Tensor], Tensor] = lambda tensor: tensor
 
 
-def add(digest: Digest, value: Any, spelling: Spelling) -> None:
+def add(digest: Digest, value: Any, spelling: HashSpelling) -> None:
     """Tell a hash of a value, tensors with all of their bytes. Tables count as the list of their sorted items. Raises
     TypeError as the spelling does."""
     if isinstance(value, Tensor):

@@ -14,7 +14,7 @@ from ..adapter import Adapter
 from .packing import pack
 
 _CHUNK = 2**24
-_CONTENT = nested_hash.Spelling(
+_CONTENT = nested_hash.HashSpelling(
     lambda value: f"{getattr(value, '__qualname__', repr(value))};",
     tensor="{dtype} {shape};", sequence="{count}:", record="{count}:{tag!r};",
 )  # fmt: skip

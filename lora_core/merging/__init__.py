@@ -9,20 +9,20 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from . import dare, della, iso, k_lora, karcher, magnitude, null_space, orthogonal, slerp, ties, tsv
-from .method import Method
+from .method import MergeMethod
 
 SUM, AUTO = "sum", "auto"
 
-METHODS: Mapping[str, Method] = {
-    "ties": Method(ties.combine, density=0.2),  # its paper's
-    "dare": Method(dare.combine, density=0.5, by_chance=True),  # a small core cannot spare more, as large matrices can
-    "della": Method(della.combine, density=0.5, by_chance=True),
-    "magnitude": Method(magnitude.combine, density=0.5),
-    "slerp": Method(slerp.combine, only_two=True),
-    "karcher": Method(karcher.combine),
-    "null_space": Method(null_space.combine),
-    "orthogonal": Method(orthogonal.combine),
-    "tsv": Method(tsv.combine),
-    "iso": Method(iso.combine),
-    "k_lora": Method(k_lora.combine),
+METHODS: Mapping[str, MergeMethod] = {
+    "ties": MergeMethod(ties.combine, density=0.2),  # its paper's
+    "dare": MergeMethod(dare.combine, density=0.5, by_chance=True),  # a small core can spare no more
+    "della": MergeMethod(della.combine, density=0.5, by_chance=True),
+    "magnitude": MergeMethod(magnitude.combine, density=0.5),
+    "slerp": MergeMethod(slerp.combine, only_two=True),
+    "karcher": MergeMethod(karcher.combine),
+    "null_space": MergeMethod(null_space.combine),
+    "orthogonal": MergeMethod(orthogonal.combine),
+    "tsv": MergeMethod(tsv.combine),
+    "iso": MergeMethod(iso.combine),
+    "k_lora": MergeMethod(k_lora.combine),
 }

@@ -11,7 +11,7 @@ from .task import Task
 
 
 @dataclass(frozen=True)
-class Method:
+class MergeMethod:
     """A merge method.
 
     `combine` makes the merged core of a `Task`. `density` is the share of entries that it keeps when nothing is said;

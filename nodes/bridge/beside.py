@@ -19,7 +19,7 @@ from .clock import ALWAYS, Clock, Span, during, is_on
 from .fused import forget_graphs, heed_hooks
 from .uncalled import Uncalled
 
-_CONTENT = nested_hash.Spelling(lambda value: repr(getattr(value, "__qualname__", value)), record="{tag}")
+_CONTENT = nested_hash.HashSpelling(lambda value: repr(getattr(value, "__qualname__", value)), record="{tag}")
 _COMPUTED_IN = (torch.float32, torch.bfloat16, torch.float16)
 
 

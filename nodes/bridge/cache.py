@@ -124,7 +124,7 @@ def _plain(value: Any) -> str:
     raise TypeError(f"a {type(value).__name__} has no content hash")
 
 
-_CONTENT = nested_hash.Spelling(_plain, tensor="{shape} {dtype}", sequence="[{count}")
+_CONTENT = nested_hash.HashSpelling(_plain, tensor="{shape} {dtype}", sequence="[{count}")
 
 
 def kept(value: Any) -> Any:

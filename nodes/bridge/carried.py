@@ -13,7 +13,7 @@ from comfy.weight_adapter import WeightAdapterBase
 from torch import Tensor
 
 from ...lora_core import nested_hash
-from ...lora_core.nested_hash import Spelling
+from ...lora_core.nested_hash import HashSpelling
 from ...lora_core.stored import as_text
 from . import attribution, beside
 from .patchers import FusedLoRA
@@ -32,8 +32,8 @@ def _count(value: Any) -> str:
     return f"{len(value) if isinstance(value, tuple) else ''};"
 
 
-_WEIGHTS = Spelling(as_text, taken=_sampled)
-_KINDS = Spelling(as_text, record=";{tag!r}", field=_count, taken=_sampled)
+_WEIGHTS = HashSpelling(as_text, taken=_sampled)
+_KINDS = HashSpelling(as_text, record=";{tag!r}", field=_count, taken=_sampled)
 _KNOWN: WeakKeyDictionary[Any, dict[bool, tuple[tuple, list[dict[str, Any]]]]] = WeakKeyDictionary()
 
 
@@ -45,7 +45,7 @@ class Patch(NamedTuple):
     strength: float
     value: Any
     loaded: int | None
-    spelling: Spelling = _WEIGHTS
+    spelling: HashSpelling = _WEIGHTS
 
 
 @dataclass

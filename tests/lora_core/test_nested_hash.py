@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 import torch
-from lora_loom.lora_core.nested_hash import Spelling, add, bytes_of
+from lora_loom.lora_core.nested_hash import HashSpelling, add, bytes_of
 from lora_loom.lora_core.stored import stored
 
-PLAIN = Spelling(repr)
-TOLD = Spelling(
+PLAIN = HashSpelling(repr)
+TOLD = HashSpelling(
     lambda value: f"{value!r};", tensor="<{dtype} {shape}>", sequence="{count}:", record="{tag}/{count}:"
 )  # fmt: skip
 ONE = torch.tensor([1], dtype=torch.uint8)
@@ -35,7 +35,7 @@ class Told:
         self.data += bytes(data)
 
 
-def told(value: Any, spelling: Spelling = TOLD) -> bytes:
+def told(value: Any, spelling: HashSpelling = TOLD) -> bytes:
     digest = Told()
     add(digest, value, spelling)
     return digest.data
@@ -61,12 +61,12 @@ def test_a_spelling_that_says_little() -> None:
 
 
 def test_what_comes_before_each_field() -> None:
-    marked = Spelling(repr, record="{tag}", field=lambda value: f"<{type(value).__name__}>")
+    marked = HashSpelling(repr, record="{tag}", field=lambda value: f"<{type(value).__name__}>")
     assert told(_Pair(1, _Pair("b", ())), marked) == b"Pair<int>1<_Pair>Pair<str>'b'<tuple>"
 
 
 def test_a_part_of_a_tensor() -> None:
-    every_second = Spelling(repr, taken=lambda tensor: tensor[::2])
+    every_second = HashSpelling(repr, taken=lambda tensor: tensor[::2])
     assert told(torch.tensor([1, 2, 3], dtype=torch.uint8), every_second) == b"torch.uint8 (3,)\x01\x03"
 
 
@@ -95,4 +95,4 @@ def test_what_cannot_be_told_raises() -> None:
         raise TypeError("no number")
 
     with pytest.raises(TypeError, match="no number"):
-        told([1, object()], Spelling(only_numbers))
+        told([1, object()], HashSpelling(only_numbers))
