@@ -93,7 +93,7 @@ def parse(text: str) -> list[Row]:
     ]
 
 
-def strength_of(value: object, what: str) -> float:
+def strength_of(value: Any, what: str) -> float:
     """A strength as a number. Raises ValueError when it is none, or above LIMIT either way."""
     try:
         number = float(value)

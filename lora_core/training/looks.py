@@ -53,7 +53,7 @@ def replaced(value: Any, change: Callable[[Tensor], Any]) -> Any:
     """
     if isinstance(value, Tensor):
         return change(value)
-    if isinstance(value, _PLAIN) or isinstance(value, FunctionType) and not value.__closure__:
+    if isinstance(value, _PLAIN):
         return value
     if type(value) in (list, tuple):
         return type(value)([replaced(item, change) for item in value])
@@ -62,6 +62,8 @@ def replaced(value: Any, change: Callable[[Tensor], Any]) -> Any:
     if is_dataclass(value) and not isinstance(value, type):
         own = {field.name: replaced(getattr(value, field.name), change) for field in fields(value)}
         return replace(value, **own)
+    if isinstance(value, FunctionType) and not value.__closure__:
+        return value
     raise UnknownError
 
 

@@ -115,7 +115,9 @@ class Meter(TorchDispatchMode):
     def _set(self, work: Work) -> None:
         self.flops, self.moved, self.launches = work.flops, work.moved, work.launches
 
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
         if func is _DEVICE:  # fake tensors dispatch their .device
             return func(*args)
         kwargs = kwargs or {}

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from itertools import compress
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -83,7 +83,7 @@ class _Block(Alike):
     def __init__(self, repeats: Repeats, block: nn.Module, way: Way, forward: Callable):
         self.repeats, self.block, self.way, self.forward, self.kind = repeats, block, way, forward, way.kind
 
-    def __call__(self, *args, **kwargs) -> Any:
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
         cost, given = None, []
         try:
             replaced((args, kwargs), given.append)
@@ -138,7 +138,7 @@ class _Block(Alike):
         makes = [meter.place(leaf) for leaf in leaves]
         shared = [weakref.ref(each.apart.untyped_storage()) for each in inputs if each.fresh and each.grads is None]
         for each in inputs:
-            each.apart = None
+            del each.apart
         del args, kwargs, given, leaves
         held = {place: meter.held_at(place) for place in (*places, *makes)}
         inside = meter.held - start - sum(held.values()) - (0 if seed is None else seed.nbytes)
@@ -146,7 +146,7 @@ class _Block(Alike):
             return Cost(outputs, structure, forth), inside
         shared, one = [ref() for ref in shared], torch.ones_like(seed)  # which other blocks would hold, too
         with self.repeats.twins.lent() as lend, meter.aside() as back:
-            seed.grad_fn.lend = lend
+            cast(Any, seed.grad_fn).lend = lend
             seed.backward(one)
         gradients = tuple(Looks.of(each.grads.pop()) if each.grads else None for each in inputs)
         del seed, one, shared
@@ -181,12 +181,12 @@ class _Input(torch.autograd.Function):
     """Not a leaf: blocks may change their inputs in place."""
 
     @staticmethod
-    def forward(ctx, anchor: Tensor, looks: Looks, grads: list[Tensor]) -> Tensor:
+    def forward(ctx: Any, anchor: Tensor, looks: Looks, grads: list[Tensor]) -> Tensor:
         ctx.grads = grads
         return looks.made()
 
     @staticmethod
-    def backward(ctx, grad: Tensor) -> tuple[None, None, None]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[None, None, None]:
         ctx.grads.append(grad)
         return None, None, None
 
@@ -195,12 +195,12 @@ class _Seed(torch.autograd.Function):
     """A scalar whose backward makes the gradients of what it was made of, as autograd holds them: alone."""
 
     @staticmethod
-    def forward(ctx, meter: Meter, *tensors: Tensor) -> Tensor:
+    def forward(ctx: Any, meter: Meter, *tensors: Tensor) -> Tensor:
         ctx.meter, ctx.looks = meter, [Looks.of(tensor) for tensor in tensors]
         return tensors[0].new_zeros(())
 
     @staticmethod
-    def backward(ctx, _: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, _: Tensor) -> tuple[Tensor | None, ...]:
         ctx.lend()
         with ctx.meter.uncounted():
             return None, *(looks.made() for looks in ctx.looks)
@@ -215,7 +215,9 @@ class _Charged(torch.autograd.Function):
     """A block that was measured before; from one pass to the other it keeps as much as that one did."""
 
     @staticmethod
-    def forward(ctx, cost: Cost, repeats: Repeats, around: Callable, anchor: Tensor | None, *given: Tensor) -> tuple:
+    def forward(
+        ctx: Any, cost: Cost, repeats: Repeats, around: Callable, anchor: Tensor | None, *given: Tensor
+    ) -> tuple:
         ctx.cost, ctx.repeats, ctx.around, meter = cost, repeats, around, repeats.meter
         ctx.set_materialize_grads(False)
         with around(False), meter.charged(cost.forth):
@@ -228,7 +230,7 @@ class _Charged(torch.autograd.Function):
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
         ctx.repeats.twins.open()
         with ctx.around(True), ctx.repeats.meter.charged(ctx.cost.back, sum(g.nbytes for g in grads if g is not None)):
             made = [looks and looks.made() for looks in ctx.cost.gradients]

@@ -19,6 +19,7 @@ from torch import Tensor
 from .config import TrainConfig
 from .inject import Factors
 from .objective import Denoiser
+from .pairs import grad_of
 from .trainer import add_gradient
 
 MOST = 8  # graphs of a run; kinds of batches beyond that are stepped without
@@ -105,7 +106,7 @@ class _Graph:
 
     def replay(self, batch: _Batch) -> Losses:
         """Add the gradient of this batch to the flat buffer; the losses are copies."""
-        torch._foreach_copy_(self.inputs, batch.tensors)
+        torch._foreach_copy_(self.inputs, batch.tensors)  # pyright: ignore[reportPrivateImportUsage]  # no other name
         self.run()
         losses, *change = [each.clone() for each in self.outputs]
         return losses, change[0] if change else None
@@ -139,8 +140,8 @@ class Replayed:
     ) -> Losses:
         alone = {"x0": x0, "noise": noise, "sigma": sigma, "places": places, "keep": factors.keep}
         plain = partial(add_gradient, config, factors, denoiser, x0, noise, sigma, conditions, preserved, places)
-        batch = self.graphs and _batch(denoiser, alone, conditions, preserved)
-        if not batch:
+        batch = _batch(denoiser, x0.shape, alone, conditions, preserved) if self.graphs else None
+        if self.graphs is None or batch is None:
             return plain()
         kind = batch.kind
         self.seen[kind] += 1
@@ -148,7 +149,8 @@ class Replayed:
             return self.made[kind].replay(batch)
         if self.seen[kind] <= FIRST or (kind not in self.made and len(self.made) >= MOST):
             return plain()
-        return self._held(kind, batch, factors, plain, partial(_step, config, factors, denoiser))
+        step = partial(_step, config, factors, denoiser)
+        return self._held(self.graphs, kind, batch, factors, plain, step)
 
     def give_up(self, why: str) -> None:
         """Go on without graphs."""
@@ -164,14 +166,15 @@ class Replayed:
         self.graphs = None
 
     def _held(
-        self, kind: Hashable, batch: _Batch, factors: Factors, plain: Callable[[], Losses], step: Callable[..., Losses]
-    ) -> Losses:
+        self, graphs: Graphs, kind: Hashable, batch: _Batch, factors: Factors, plain: Callable[[], Losses],
+        step: Callable[..., Losses],
+    ) -> Losses:  # fmt: skip
         """The step without a graph, and its graph, made if it is not yet, held to it."""
-        grad, why = factors.flat.grad, ""
+        grad, why = grad_of(factors.flat), ""
         before, losses = grad.clone(), plain()
         wanted = [grad.clone(), *_there(losses)]
         try:
-            graph = self.made.get(kind) or _Graph(self.graphs, batch, losses, step, factors)
+            graph = self.made.get(kind) or _Graph(graphs, batch, losses, step, factors)
             again = partial(_found, grad, before)
             found = again(partial(graph.replay, batch))
             if _same(found, wanted) or _near(found, wanted, again(plain)):
@@ -198,9 +201,9 @@ def _step(
 
 
 def _batch(
-    denoiser: ReadyDenoiser, alone: Mapping[str, Tensor | None], conditions: list[Any], preserved: list[Any]
-) -> _Batch | None:
-    shape = alone["x0"].shape
+    denoiser: ReadyDenoiser, shape: torch.Size, alone: Mapping[str, Tensor | None], conditions: list[Any],
+    preserved: list[Any],
+) -> _Batch | None:  # fmt: skip
     ready = denoiser.ready(shape, conditions)
     kept = denoiser.ready(shape, preserved) if ready and preserved else None
     if ready is None or bool(preserved) != (kept is not None):

@@ -92,11 +92,11 @@ class ComfyDenoiser:
     def noised(self, x0: Tensor, noise: Tensor, sigma: Tensor) -> Tensor:
         return self.sampling.noise_scaling(sigma.view(-1, *(1 for _ in x0.shape[1:])), noise, x0, False)
 
-    def denoised(self, x_t: Tensor, sigma: Tensor, conditions: list[Conditions] | list[Part]) -> Tensor:
-        """All that a forward needs is on the device before the first begins: later copies would wait for it. Parts,
-        which a `Ready` makes, have all of it."""
+    def denoised(self, x_t: Tensor, sigma: Tensor, conditions: list[Any]) -> Tensor:
+        """All that a forward needs is on the device before the first begins: later copies would wait for it. Instead of
+        Conditions there may be Parts, which a `Ready` makes, and which have all of it."""
         ready = isinstance(conditions[0], Part)
-        parts = conditions if ready else self._parts(x_t.shape, x_t.device, sigma, conditions)
+        parts: list[Part] = conditions if ready else self._parts(x_t.shape, x_t.device, sigma, conditions)
         calls = [self._call(_of(x_t, part.rows), _of(sigma, part.rows), part) for part in parts]
         if len(calls) == 1:
             return calls[0]()
@@ -163,7 +163,7 @@ class ComfyDenoiser:
     ) -> list[tuple[Sequence[int], float | None]]:
         """The groups parted by sigma, with it; into single samples where tensors have no values; as they are, without
         it, where nothing looks at it."""
-        if not self.guests.look_at_sigma:
+        if sigma is None or not self.guests.look_at_sigma:
             return [(group, None) for group in groups]
         if self.level is not None:
             return [([index], self.level) for group in groups for index in group]

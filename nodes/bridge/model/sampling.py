@@ -88,13 +88,13 @@ def sampling_inside(patcher: Model, text: nn.Module | None = None) -> Iterator[N
     whatever else is loaded; random numbers drawn inside are as if they had not been.
     """
     heed_hooks()
-    model = patcher.model
-    dtype = patcher.object_patches_backup.get("manual_cast_dtype", model.manual_cast_dtype)
-    as_sampled = swapped([(model, "manual_cast_dtype", dtype), (comfy.model_management, "in_training", False)])
+    base_model = patcher.model
+    dtype = patcher.object_patches_backup.get("manual_cast_dtype", base_model.manual_cast_dtype)
+    as_sampled = swapped([(base_model, "manual_cast_dtype", dtype), (comfy.model_management, "in_training", False)])
     patcher.add_wrapper_with_key(WrappersMP.PREPARE_SAMPLING, _KEY, _where_it_is)
     try:
-        with as_sampled, torch.no_grad(), _randomness_kept(patcher.load_device), _held((model, text)):
-            with insisted(model), cast_as_in_sampling(model):
+        with as_sampled, torch.no_grad(), _randomness_kept(patcher.load_device), _held((base_model, text)):
+            with insisted(base_model), cast_as_in_sampling(base_model):
                 yield
     finally:
         patcher.remove_wrappers_with_key(WrappersMP.PREPARE_SAMPLING, _KEY)

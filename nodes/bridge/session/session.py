@@ -44,7 +44,7 @@ def _on_a_copy(norm: Callable[..., Tensor], x: Tensor, *args: Any, **kwargs: Any
 
 
 @contextmanager
-def aside(text) -> Iterator:
+def aside(text: Model | None) -> Iterator[Model | None]:
     """Yield a ModelPatcher to train for that of a CLIP, not loaded yet; None stays None."""
     with static_clone(text) if text is not None else nullcontext() as encoders:
         yield encoders

@@ -16,6 +16,7 @@ from ....lora_core import nested_hash
 from ....lora_core.nested_hash import HashSpelling
 from ....lora_core.stored import as_text
 from ..host import picture_metadata
+from ..host.wires import Clip, Model
 from . import bypass_injection
 from .apply_chain import KindPatch
 from .quick_patchers import FusedLoRA
@@ -55,7 +56,7 @@ class _Lora:
     layers: int = 0
 
 
-def carried(model, clip, printed: bool = False) -> list[dict[str, Any]]:
+def carried(model: Model, clip: Clip | None, printed: bool = False) -> list[dict[str, Any]]:
     """Return what is known of each LoRA, JSON throughout; nothing of a MODEL and CLIP without. Rows of our stacks have
     the names and hashes of their files, what other loaders applied a hash of its weights and the number of its layers.
     The hash of all that hangs beside the weights of the CLIP, too, which no one asks for otherwise.
@@ -80,7 +81,7 @@ def in_words(loras: Iterable[dict[str, Any]]) -> list[str]:
     ]
 
 
-def _applied(patcher, printed: bool) -> list[dict[str, Any]]:
+def _applied(patcher: Model, printed: bool) -> list[dict[str, Any]]:
     """By the weights, the LoRAs that are on a ModelPatcher, ours as one: their patches are sums. Hashed once."""
     printed = printed and any(isinstance(each[1], KindPatch) for own in patcher.patches.values() for each in own)
     stamp = patcher.patches_uuid, *patcher.injections
@@ -90,7 +91,7 @@ def _applied(patcher, printed: bool) -> list[dict[str, Any]]:
     return known[printed][1]
 
 
-def _hashed(patcher, printed: bool) -> list[dict[str, Any]]:
+def _hashed(patcher: Model, printed: bool) -> list[dict[str, Any]]:
     groups: dict[tuple[int | None, float], _Lora] = {}
     for patch in sorted(_patches(patcher, printed), key=lambda patch: patch.key):
         group = groups.setdefault((patch.loaded, patch.strength), _Lora())
@@ -105,7 +106,7 @@ def _hashed(patcher, printed: bool) -> list[dict[str, Any]]:
     return sorted(found, key=lambda each: (each["weights"], each["strength"])) + hung
 
 
-def _patches(patcher, printed: bool) -> Iterator[Patch]:
+def _patches(patcher: Model, printed: bool) -> Iterator[Patch]:
     for key, patches in patcher.patches.items():
         for strength, value, *_ in patches:
             if isinstance(value, FusedLoRA):

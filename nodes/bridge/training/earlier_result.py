@@ -43,8 +43,8 @@ def find(order: Order) -> tuple[Path, Finished, Image.Image, Image.Image | None]
     if run.start_over or not all(map(_unpatched, patchers)):
         return None
     folder = known(run.name, *prepare.identified(order, sources.model))
-    found = folder and result.recall(folder.path, _key(order, folder.identity))
-    if found is None:
+    found = result.recall(folder.path, _key(order, folder.identity)) if folder else None
+    if folder is None or found is None:
         return None
     told, charts = found
     shown = prepare.planned(sources, recipe, run)

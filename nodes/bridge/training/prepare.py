@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -87,7 +87,7 @@ def settings(recipe: Recipe, sources: Sources, base: str, pictures: Pictures) ->
     }  # fmt: skip
 
 
-def identified(order: Order, patcher) -> tuple[str, dict[str, Any], list[str]]:
+def identified(order: Order, patcher: Model) -> tuple[str, dict[str, Any], list[str]]:
     """Return `identity` and `settings` of a run on the weights of this patcher, and what version 0.1.0 said of the
     LoRAs below it, which had other hashes for some kinds."""
     base, sources = digest(order.subject.layers, patcher), order.sources
@@ -96,7 +96,10 @@ def identified(order: Order, patcher) -> tuple[str, dict[str, Any], list[str]]:
     return identity(*told_apart), settings(*told_apart), before
 
 
-def job(sources: Sources, recipe: Recipe, encoded, latents, priors, shown: Shown | None) -> Job:
+def job(
+    sources: Sources, recipe: Recipe, encoded: Mapping[str, Any], latents: Sequence[torch.Tensor],
+    priors: Sequence[dict[str, torch.Tensor]], shown: Shown | None,
+) -> Job:  # fmt: skip
     """The largest picture with the longest caption, and a preview."""
     largest = max(range(len(latents)), key=lambda i: latents[i].numel())
     length = windows if recipe.text else torch.Tensor.numel

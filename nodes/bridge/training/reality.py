@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform
 import time
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import comfy.model_management
 import torch
@@ -25,7 +26,7 @@ class Reality:
         self, device: torch.device, expected: Expected | None, progress: Progress, replayed: Replayed | None = None
     ):
         self.device, self.expected, self.progress, self.replayed = device, expected, progress, replayed
-        self.memory = getattr(torch, device.type, None)
+        self.memory: Any = getattr(torch, device.type, None)
         self.tells = all(counter(device, name) for name in ("memory_allocated", "max_memory_allocated"))
         self.began, self.held = 0.0, 0
         self.seconds: list[float] = []
