@@ -12,7 +12,7 @@ from pathlib import PurePosixPath
 from harness.comfyui import ROOT
 
 TESTS = ROOT / "tests"
-COMFY = {"comfy", "folder_paths", "nodes", "tiny"}  # or what imports them
+COMFY = {"app", "comfy", "folder_paths", "nodes", "tiny"}  # or what imports them
 ROOMS = (  # the tests of a folder and of those below it, and where their modules are
     (PurePosixPath("lora_core"), PurePosixPath("lora_core")),
     (PurePosixPath("nodes/bridge"), PurePosixPath("nodes")),
@@ -79,6 +79,17 @@ def test_tests_of_lora_core_are_collected_without_comfyui() -> None:
                 [alias.name for alias in node.names] if isinstance(node, ast.Import) else [getattr(node, "module", "")]
             )
             assert not {(name or "").partition(".")[0] for name in names} & COMFY, path
+
+
+def test_no_test_needs_another_file_of_tests() -> None:
+    """What several share lies in tests/harness."""
+    for name in files():
+        found = [node for node in ast.walk(ast.parse((TESTS / name).read_text("utf-8"))) if is_relative(node)]
+        assert found == [], f"{name}:{found[0].lineno} imports another test"
+
+
+def is_relative(node: ast.AST) -> bool:
+    return isinstance(node, ast.ImportFrom) and node.level > 0
 
 
 def test_it_would_notice() -> None:

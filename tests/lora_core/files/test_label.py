@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from lora_loom.lora_core.adapter import Adapter
 from lora_loom.lora_core.data import reading
 from lora_loom.lora_core.data.dataset import Options, combined
 from lora_loom.lora_core.data.tags import sets_by_folder, tag_frequency
@@ -18,13 +19,17 @@ from lora_loom.lora_core.files import guard, save
 from lora_loom.lora_core.files.label import Label, labelled, redacted
 from lora_loom.lora_core.files.metadata import SETTINGS, Facts, build
 from lora_loom.lora_core.files.thumbnail import MOST_BYTES, jpeg
+from lora_loom.lora_core.low_rank import LowRank
 from lora_loom.lora_core.runs.recipe_json import Settings
 from lora_loom.lora_core.training.config import LoraConfig, OptimizerConfig, Recipe, TextConfig, TrainConfig
 from lora_loom.lora_core.training.layers import LayersConfig, Rule
 from lora_loom.lora_core.training.objective_config import ObjectiveConfig
 from PIL import Image
 
-from .test_metadata import adapter
+
+def adapter(rank: int) -> Adapter:
+    return Adapter({"x0": LowRank(torch.ones(rank, 40), torch.ones(40, rank), 2.0)})
+
 
 RECIPE = Recipe(
     LoraConfig(4, 8.0, "all-linear", ("a.*", "b"), ("c",), LayersConfig(max_norm=1.0, rules=(Rule("a", 2, rate=0.5),))),

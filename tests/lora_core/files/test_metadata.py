@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 import safetensors.torch
 import torch
-from app.assets.services import metadata_extract as comfy_scan
 from lora_loom.lora_core.adapter import Adapter
 from lora_loom.lora_core.files import guard, metadata, save
 from lora_loom.lora_core.files.hashes import content_hash, data_hash, file_hash, part_hash
@@ -139,7 +138,10 @@ def test_hash_is_that_of_the_librarys_own_writer(tmp_path: Path):
     assert data_hash(tmp_path / "theirs.safetensors") == data_hash(tensors)
 
 
+@pytest.mark.usefixtures("comfyui")
 def test_comfyuis_asset_scan_finds_its_fields(tmp_path: Path):
+    from app.assets.services import metadata_extract as comfy_scan
+
     saved = save.save(tmp_path / "x.safetensors", {"a": torch.ones(2)}, metadata.build(FACTS, adapter(4)))
     header = comfy_scan._read_safetensors_header(str(saved.path))
     found = comfy_scan.ExtractedMetadata()

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from harness.toy import CONFIG, Run
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from lora_loom.lora_core.adapter import Adapter
@@ -23,8 +24,6 @@ from lora_loom.lora_core.runs.setting_changes import differences
 from lora_loom.lora_core.training.inject import attached
 from lora_loom.lora_core.training.trainer import train
 from lora_loom.lora_core.version import VERSION
-
-from ..training.test_trainer import CONFIG, Run
 
 STEPS = 60
 CONFIG60 = replace(CONFIG, steps=STEPS, accumulation=1)

@@ -9,14 +9,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from harness.toy import CONFIG, Run, config_of
 from lora_loom.lora_core.runs import checkpoint
 from lora_loom.lora_core.training import health
 from lora_loom.lora_core.training.config import OPTIMIZERS, OptimizerConfig
 from lora_loom.lora_core.training.inject import attached
 from lora_loom.lora_core.training.ruin import Shown, rise
-from lora_loom.lora_core.training.trainer import train
-
-from .test_trainer import CONFIG, Run, Trouble, config_of
+from lora_loom.lora_core.training.trainer import Trouble, train
 
 LONG = replace(CONFIG, steps=70, accumulation=1, optimizer=OptimizerConfig(warmup=3, ema_decay=0.9))
 

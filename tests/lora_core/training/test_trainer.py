@@ -5,127 +5,27 @@ from __future__ import annotations
 import math
 import re
 import sys
-from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
+from harness.toy import CHANNELS, CONFIG, SHAPES, Run, Toy, config_of, make_samples
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from lora_loom.lora_core.adapter import TEXT_PREFIX
 from lora_loom.lora_core.runs import checkpoint
 from lora_loom.lora_core.training import objective, schedules, validation
-from lora_loom.lora_core.training.batches import Batches
 from lora_loom.lora_core.training.config import OPTIMIZERS, SCHEDULES, LoraConfig, OptimizerConfig, Recipe, TrainConfig
 from lora_loom.lora_core.training.health import Health
-from lora_loom.lora_core.training.inject import Factors, attached
+from lora_loom.lora_core.training.inject import attached
 from lora_loom.lora_core.training.layers import LayersConfig, parse_rules
 from lora_loom.lora_core.training.objective_config import ObjectiveConfig
-from lora_loom.lora_core.training.state import TrainState
-from lora_loom.lora_core.training.trainer import Sample, StepResult, Trouble, make_optimizer, place_weights, train
-from torch import Tensor, nn
-
-CHANNELS = 4
-SHAPES = [(6, 6)] * 5 + [(4, 8)] * 3
-CONFIG = TrainConfig(
-    steps=12, learning_rate=3e-3, batch_size=2, accumulation=2, seed=11, optimizer=OptimizerConfig(warmup=3),
-    caption_dropout=0.3, objective=ObjectiveConfig(timesteps="logit_normal", weighting="min_snr"),
-)  # fmt: skip
-
-
-class Toy(nn.Module):
-    """A frozen flow network on channels, whose only way to learn is its low-rank paths."""
-
-    def __init__(self):
-        super().__init__()
-        self.enter, self.leave = nn.Linear(CHANNELS + 1, 16), nn.Linear(16, CHANNELS)
-        generator = torch.Generator().manual_seed(7)
-        for parameter in self.parameters():
-            parameter.data = torch.randn(parameter.shape, generator=generator) * 0.3
-        self.requires_grad_(False)
-        self.calls = 0
-        self.on_call: Callable[[int], None] = lambda _: None
-        self.seen: list[list[Any]] = []
-
-    def sigma(self, u: Tensor) -> Tensor:
-        return u.clamp(0.01, 0.99)
-
-    def noised(self, x0, noise, sigma):
-        level = sigma.view(-1, 1, 1, 1)
-        return (1 - level) * x0 + level * noise
-
-    def denoised(self, x_t, sigma, conditions):
-        self.calls += 1
-        self.seen.append(list(conditions))
-        self.on_call(self.calls)
-        level = sigma.view(-1, 1, 1, 1)
-        told = torch.tensor(conditions).view(-1, 1, 1, 1).expand(-1, *x_t.shape[2:], 1)
-        hidden = torch.tanh(self.enter(torch.cat([x_t.movedim(1, -1), told], -1)))
-        return x_t - level * self.leave(hidden).movedim(-1, 1)
-
-    def tokens(self, shape):
-        return float(shape[-1] * shape[-2])
-
-    def output_scale(self, sigma):
-        return -sigma
-
-    def snr(self, sigma):
-        return ((1 - sigma) / sigma) ** 2
-
-
-class Run:
-    """One fresh run from its configuration, with its network attached while it steps."""
-
-    def __init__(
-        self, config: TrainConfig = CONFIG, samples: list[Sample] | None = None, last: str = "leave",
-        text: tuple[float, int] = (0.02, 2), options: LayersConfig | None = None,
-    ):  # fmt: skip
-        self.config, self.toy, self.samples = config, Toy(), samples or make_samples()
-        self.relief: Callable[[RuntimeError], Callable[[], object] | None] = lambda _: None
-        self.again = lambda: Run(config, self.samples, last, text, options)
-        generator, (text_rate, text_rank) = torch.Generator().manual_seed(config.seed), text
-        layers = {"enter": self.toy.enter, last: self.toy.leave}
-        factors = Factors(layers, 3, 3.0, generator, text_rank, options=options)
-        batches = Batches([tuple(s.latent.shape) for s in self.samples], config.batch_size, 1, generator)
-        self.state = TrainState(factors, batches, generator, make_optimizer(factors, config, text_rate))
-
-    def steps(self) -> Iterator[StepResult]:
-        with attached(self.state.factors.branches):
-            yield from train(self.config, self.state, self.toy, self.samples, relief=lambda error: self.relief(error))
-
-    def go(self, count: int | None = None) -> list[StepResult]:
-        running, results = self.steps(), []
-        while count is None or len(results) < count:
-            result = next(running, None)
-            if result is None:
-                break
-            results.append(result)
-        running.close()
-        return results
-
-    def bytes(self) -> bytes:
-        return self.state.factors.flat.numpy().tobytes()
-
-
-def make_samples() -> list[Sample]:
-    generator = torch.Generator().manual_seed(3)
-    return [
-        Sample(torch.randn(CHANNELS, *shape, generator=generator), float(i), -float(i) - 1)
-        for i, shape in enumerate(SHAPES)
-    ]
-
+from lora_loom.lora_core.training.trainer import Sample, StepResult, Trouble, place_weights, train
+from torch import Tensor
 
 TEXT_LAYER = TEXT_PREFIX + "leave"
-
-
-def config_of(name: str, **choices: Any) -> TrainConfig:
-    """CONFIG with another optimiser, at a rate that suits it."""
-    schedule = "constant" if OPTIMIZERS[name].averages else "cosine"
-    rate = 1.0 if OPTIMIZERS[name].rate is None else CONFIG.learning_rate
-    return replace(CONFIG, learning_rate=rate, optimizer=OptimizerConfig(name, schedule, warmup=3, **choices))
 
 
 @pytest.fixture(scope="module")
