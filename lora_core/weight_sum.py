@@ -15,7 +15,7 @@ from .low_rank import LowRank
 _TILE = 2**22  # elements that are widened at a time; smaller tiles lose more to starting threads than they save
 
 
-def joined(terms: Sequence[LowRank], dtype: torch.dtype, device: torch.device | str) -> tuple[Tensor, Tensor]:
+def concatenated(terms: Sequence[LowRank], dtype: torch.dtype, device: torch.device | str) -> tuple[Tensor, Tensor]:
     """A (R, in) and B (out, R) of the sum, R being all ranks; the scaling is folded into B before that is rounded."""
     rank, rows, columns = sum(term.rank for term in terms), terms[0].lora_B.shape[0], terms[0].lora_A.shape[1]
     lora_A = torch.empty(rank, columns, dtype=dtype, device=device)
@@ -41,12 +41,12 @@ def write_sum(base: Tensor, terms: Sequence[LowRank], out: Tensor) -> Tensor:
         if base.numel() != len(base) * term.lora_A.shape[1] or len(base) != term.lora_B.shape[0]:
             raise ValueError(f"a correction of shape {term.shape} does not fit a weight of shape {tuple(base.shape)}")
     if _accumulates(out):
-        lora_A, lora_B = joined(terms, out.dtype, out.device)
+        lora_A, lora_B = concatenated(terms, out.dtype, out.device)
         if out is not base:
             out.copy_(base)
         out.view(len(out), -1).addmm_(lora_B, lora_A)
         return out
-    lora_A, lora_B = joined(terms, torch.float32, out.device)
+    lora_A, lora_B = concatenated(terms, torch.float32, out.device)
     tile = max(1, _TILE // lora_A.shape[1])
     for start in range(0, len(base), tile):
         part = slice(start, start + tile)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from comfy_api.latest import io
 
 from .bridge.check.run import on_node
-from .bridge.host.node_outputs import shown
+from .bridge.host.node_outputs import report_ui
 from .types import CATEGORY
 
 
@@ -35,4 +35,4 @@ class CheckGpu(io.ComfyNode):
     @classmethod
     def execute(cls, quick) -> io.NodeOutput:
         found, told = on_node(quick)
-        return io.NodeOutput(found.page(), found.as_json(), ui=shown(cls, told))
+        return io.NodeOutput(found.page(), found.as_json(), ui=report_ui(cls, told))

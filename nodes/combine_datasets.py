@@ -6,7 +6,7 @@ from comfy_api.latest import io
 
 from ..lora_core.data.contact_sheet import contact_sheet
 from ..lora_core.data.dataset import combined
-from .bridge.host.node_outputs import as_image_batch, shown
+from .bridge.host.node_outputs import as_image_batch, report_ui
 from .types import CATEGORY, LoraDatasetType
 
 
@@ -35,4 +35,4 @@ class CombineDatasets(io.ComfyNode):
     def execute(cls, datasets) -> io.NodeOutput:
         data = combined([each for each in datasets.values() if each is not None])
         report = data.report()
-        return io.NodeOutput(data, report, ui=shown(cls, report, as_image_batch(contact_sheet(data))))
+        return io.NodeOutput(data, report, ui=report_ui(cls, report, as_image_batch(contact_sheet(data))))

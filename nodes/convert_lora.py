@@ -6,7 +6,7 @@ from comfy_api.latest import io
 
 from ..lora_core.merging.truncation import Limits
 from .bridge.host.folders import lora_names, lora_state
-from .bridge.host.node_outputs import as_lora_model, shown
+from .bridge.host.node_outputs import as_lora_model, report_ui
 from .bridge.host.progress import Progress
 from .bridge.merging.conversion import convert_file
 from .bridge.stack.entries import check_rows
@@ -48,4 +48,4 @@ class ConvertLora(io.ComfyNode):
     def execute(cls, model, lora, rank, energy, clip=None) -> io.NodeOutput:
         progress = Progress(1)
         adapter, report = convert_file(lora, model, clip, Limits(rank, energy), progress.tick)
-        return io.NodeOutput(adapter, as_lora_model(adapter), report, ui=shown(cls, report))
+        return io.NodeOutput(adapter, as_lora_model(adapter), report, ui=report_ui(cls, report))

@@ -10,7 +10,7 @@ from ..lora_core.data.contact_sheet import contact_sheet
 from ..lora_core.data.dataset import Options
 from ..lora_core.data.pictures import MASKS
 from .bridge.host.folders import dataset_folder, folder_state
-from .bridge.host.node_outputs import as_image_batch, shown
+from .bridge.host.node_outputs import as_image_batch, report_ui
 from .types import CATEGORY, LoraDatasetType
 
 
@@ -86,4 +86,4 @@ class LoraDataset(io.ComfyNode):
             lines = [line for line in captions.splitlines() if line.strip()] or [""]
             data = reading.from_tensors(images, lines, trigger, resolution, bucket_step, repeats, options)
         report = data.report()
-        return io.NodeOutput(data, report, ui=shown(cls, report, as_image_batch(contact_sheet(data))))
+        return io.NodeOutput(data, report, ui=report_ui(cls, report, as_image_batch(contact_sheet(data))))

@@ -8,7 +8,7 @@ from comfy_api.latest import io
 
 from ..lora_core.data import doctor
 from ..lora_core.data.contact_sheet import marked_sheet
-from .bridge.host.node_outputs import as_image_batch, shown
+from .bridge.host.node_outputs import as_image_batch, report_ui
 from .bridge.host.progress import Progress
 from .types import CATEGORY, LoraDatasetType
 
@@ -38,4 +38,4 @@ class DatasetDoctor(io.ComfyNode):
         findings = doctor.examine(dataset, partial(progress.tick, 0))
         sheet = as_image_batch(marked_sheet(dataset, doctor.marks(findings)))
         text = doctor.report(dataset, findings)
-        return io.NodeOutput(text, sheet, ui=shown(cls, text, sheet))
+        return io.NodeOutput(text, sheet, ui=report_ui(cls, text, sheet))

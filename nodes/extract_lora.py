@@ -5,7 +5,7 @@ from __future__ import annotations
 from comfy_api.latest import io
 
 from ..lora_core.merging.pick import Pick
-from .bridge.host.node_outputs import as_image_batch, as_lora_model, shown
+from .bridge.host.node_outputs import as_image_batch, as_lora_model, report_ui
 from .bridge.host.progress import Progress
 from .bridge.merging.extraction import extract_lora
 from .types import CATEGORY, AdapterType
@@ -44,4 +44,4 @@ class ExtractLora(io.ComfyNode):
         made, report, chart = extract_lora(
             model_a, model_b, clip_a, clip_b, rank, energy, Pick.of(keep, drop), progress.tick
         )
-        return io.NodeOutput(made, as_lora_model(made), report, as_image_batch(chart), ui=shown(cls, report))
+        return io.NodeOutput(made, as_lora_model(made), report, as_image_batch(chart), ui=report_ui(cls, report))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from comfy_api.latest import io
 
 from .bridge.analysis.interference import interference
-from .bridge.host.node_outputs import as_image_batch, shown
+from .bridge.host.node_outputs import as_image_batch, report_ui
 from .bridge.stack.entries import check_strengths, connected
 from .types import CATEGORY, LoraStackType, adapters_input
 
@@ -46,5 +46,10 @@ class LoraInterference(io.ComfyNode):
         found = interference(model, clip, lora_stack, given)
         heat_map = as_image_batch(found.heat_map)
         return io.NodeOutput(
-            heat_map, found.report, found.strengths, found.rows, found.figures, ui=shown(cls, found.report, heat_map)
+            heat_map,
+            found.report,
+            found.strengths,
+            found.rows,
+            found.figures,
+            ui=report_ui(cls, found.report, heat_map),
         )

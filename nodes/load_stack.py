@@ -7,7 +7,7 @@ from comfy_api.latest import io
 from ..lora_core.stack.rows import LIMIT, NONE, Row, checked, parse
 from .bridge.host import picture_metadata
 from .bridge.host.folders import lora_state
-from .bridge.host.node_outputs import shown
+from .bridge.host.node_outputs import report_ui
 from .bridge.stack.apply_chain import APPLY
 from .bridge.stack.apply_stack import apply_stack, ignored_by
 from .bridge.stack.entries import check_rows, rows_state
@@ -63,7 +63,9 @@ class LoadLoraStack(io.ComfyNode):
             Row(lora_3, strength_3, text_strength_3), Row(lora_4, strength_4, text_strength_4),
         ]  # fmt: skip
         done = apply_stack(model, clip, lora_stack, [*map(checked, fixed), *parse(rows)], apply)
-        return io.NodeOutput(done.model, done.clip, done.rows, done.report, done.triggers, ui=shown(cls, done.report))
+        return io.NodeOutput(
+            done.model, done.clip, done.rows, done.report, done.triggers, ui=report_ui(cls, done.report)
+        )
 
 
 def _fields(number: int) -> list[io.Input]:

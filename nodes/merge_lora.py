@@ -5,9 +5,9 @@ from __future__ import annotations
 from comfy_api.latest import io
 
 from ..lora_core.merging import AUTO, METHODS, SUM
-from ..lora_core.merging.merge import NOTHING, Settings
+from ..lora_core.merging.merge import NOTHING, MergeSettings
 from ..lora_core.merging.truncation import Limits
-from .bridge.host.node_outputs import as_image_batch, as_lora_model, shown
+from .bridge.host.node_outputs import as_image_batch, as_lora_model, report_ui
 from .bridge.host.progress import Progress
 from .bridge.merging.merge import CHOICES, merge
 from .bridge.stack.entries import check_strengths, connected
@@ -62,8 +62,8 @@ class MergeLora(io.ComfyNode):
         text_strengths="", amount=1.0, density=0.0, seed=0,
     ) -> io.NodeOutput:  # fmt: skip
         found = connected((adapters or {}).values(), strengths, text_strengths)
-        settings = Settings(SUM if method == AUTO else method, density, amount, seed)
+        settings = MergeSettings(SUM if method == AUTO else method, density, amount, seed)
         progress = Progress(1)
         limits = Limits(rank, energy, size_mb)
         merged, report, chart = merge(model, clip, lora_stack, found, settings, limits, progress.tick, method == AUTO)
-        return io.NodeOutput(merged, as_lora_model(merged), report, as_image_batch(chart), ui=shown(cls, report))
+        return io.NodeOutput(merged, as_lora_model(merged), report, as_image_batch(chart), ui=report_ui(cls, report))

@@ -8,7 +8,7 @@ from ..lora_core.merging.pick import Pick
 from ..lora_core.merging.truncation import Limits
 from ..lora_core.stack.rows import LIMIT, NONE
 from .bridge.host.folders import lora_state
-from .bridge.host.node_outputs import as_image_batch, as_lora_model, shown
+from .bridge.host.node_outputs import as_image_batch, as_lora_model, report_ui
 from .bridge.host.progress import Progress
 from .bridge.merging.resize import resize
 from .bridge.stack.entries import check_rows
@@ -62,4 +62,4 @@ class ResizeLora(io.ComfyNode):
         made, rest, report, chart = resize(
             model, clip, adapter, lora_name, (strength, text_strength), Pick.of(keep, drop), limits, progress.tick
         )
-        return io.NodeOutput(made, as_lora_model(made), rest, report, as_image_batch(chart), ui=shown(cls, report))
+        return io.NodeOutput(made, as_lora_model(made), rest, report, as_image_batch(chart), ui=report_ui(cls, report))

@@ -7,7 +7,7 @@ from comfy_api.latest import io
 from ..lora_core.files.label import Label
 from ..lora_core.files.names import check_template
 from ..lora_core.files.thumbnail import jpeg
-from .bridge.host.node_outputs import as_picture, shown
+from .bridge.host.node_outputs import as_picture, report_ui
 from .bridge.merging.save import DTYPES, STYLES, save_adapter
 from .types import CATEGORY, AdapterType
 
@@ -64,4 +64,4 @@ class SaveLora(io.ComfyNode):
             thumbnail=thumbnail, redact=captions == "redact",
         )  # fmt: skip
         lora_name, report = save_adapter(adapter, name, format, dtype, model, clip, overwrite, label, side_files)
-        return io.NodeOutput(lora_name, report, ui=shown(cls, report))
+        return io.NodeOutput(lora_name, report, ui=report_ui(cls, report))

@@ -20,7 +20,7 @@ from ..lora_core.training.layers import LayersConfig
 from ..lora_core.training.objective_config import WEIGHTINGS, ObjectiveConfig
 from ..lora_core.training.plan import Measures
 from .bridge.host.folders import NONE, lora_state
-from .bridge.host.node_outputs import as_image_batch, as_lora_model, as_one_batch, shown
+from .bridge.host.node_outputs import as_image_batch, as_lora_model, as_one_batch, report_ui
 from .bridge.stack.entries import check_rows
 from .bridge.training.continue_from import read_start
 from .bridge.training.run import AUTO, TIMESTEPS, Run, Sources, choices, train_lora
@@ -160,7 +160,7 @@ class TrainLora(io.ComfyNode):
         charts = as_image_batch(trained.charts)
         return io.NodeOutput(
             as_lora_model(trained.adapter), {"loss": trained.losses}, trained.adapter, as_one_batch(trained.sheet),
-            trained.report, charts, ui=shown(cls, trained.told, charts, auto),
+            trained.report, charts, ui=report_ui(cls, trained.told, charts, auto),
         )  # fmt: skip
 
 

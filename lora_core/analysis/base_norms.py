@@ -10,7 +10,7 @@ from einops import rearrange
 from torch import Tensor
 
 from ..orthonormal import orthonormal_columns
-from .parts import Part
+from .parts import WeightPart
 
 _VECTORS, _STEPS, _TOLERANCE = 4, 24, 1e-3
 
@@ -31,7 +31,9 @@ def norms(weight: Tensor) -> tuple[float, float]:
     return float(torch.linalg.vector_norm(flat)), sigma
 
 
-def head_norms(weights: Mapping[str, Tensor], left: Sequence[Part], right: Sequence[Part], heads: int) -> list[float]:
+def head_norms(
+    weights: Mapping[str, Tensor], left: Sequence[WeightPart], right: Sequence[WeightPart], heads: int
+) -> list[float]:
     """The Frobenius norm in each head of the products of attention: `W_q^T W_k` or `W_o W_v`, of all streams together.
 
     `weights` (out, in) by layer, fp32. Through the Gram matrices of a head: `|X^T Y|^2 = <X X^T, Y Y^T>`.
@@ -42,7 +44,7 @@ def head_norms(weights: Mapping[str, Tensor], left: Sequence[Part], right: Seque
     return (one * other).sum((1, 2)).clamp(min=0).sqrt().tolist()
 
 
-def _gram(weight: Tensor, part: Part, width: int) -> Tensor:
+def _gram(weight: Tensor, part: WeightPart, width: int) -> Tensor:
     """(heads, width, width)"""
     piece = weight[part.rows[0] : sum(part.rows), part.columns[0] : sum(part.columns)]
     layout = "inner (heads width)" if part.role == "o" else "(heads width) inner"

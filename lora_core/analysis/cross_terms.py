@@ -11,9 +11,9 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-from .figures import Excess, Head
-from .layer_sum import Layer
-from .parts import Part
+from .figures import Head, OverlapExcess
+from .layer_sum import LayerTerms
+from .parts import WeightPart
 
 KINDS = {"Q-K": "qk", "O-V": "ov"}  # products in attention, and the roles of their two sides
 
@@ -45,7 +45,7 @@ class Side(NamedTuple):
         return torch.stack([held, self.norms * other.norms / width, 2 * peak.square(), peak])
 
 
-def sides(layer: Layer, part: Part, width: int, heads: int) -> dict[int, Side]:
+def sides(layer: LayerTerms, part: WeightPart, width: int, heads: int) -> dict[int, Side]:
     """By the index of the LoRA, in so many heads: keys and values that several queries share are repeated."""
     if part.role == "o":
         inner, outer = layer.columns(*part.columns), layer.gram_of_rows(part.rows).all
@@ -64,7 +64,7 @@ def _side(inner: Tensor, outer: Tensor, heads: int) -> Side:
 
 def in_each_head(
     count: int, home: str, kind: str, ends: Sequence[Sequence[Mapping[int, Side]]], attention: Attention
-) -> tuple[list[Head], Excess]:
+) -> tuple[list[Head], OverlapExcess]:
     """Each pair's cross term in each head, and all of them together. `ends` are the two sides of the product, each of
     one or more streams; streams that attend to each other add up."""
     heads, base = attention.heads[home], attention.base.get((home, kind), ())
@@ -85,4 +85,4 @@ def in_each_head(
                 found.append(Head(home, head, kind, pair=(i, j), norm=norm, times=float(times), base=own))
             every = held.sum(), expected.sum(), variance.sum(), peak.max(), sum(norm**2 for norm in base)
             sums[:, i, j] = sums[:, j, i] = every
-    return found, Excess(*sums)
+    return found, OverlapExcess(*sums)

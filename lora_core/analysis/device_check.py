@@ -17,7 +17,7 @@ _PATH = re.compile(r"(?:[A-Za-z]:[\\/]|\\\\|(?<![\w./~])~?/(?=\S))(?:[^\s'\"<>|:
 
 @stored("section name passed text figures verdict")
 @dataclass(frozen=True)
-class Finding:
+class CheckFinding:
     """One thing that was looked at. `passed` is None for what was only measured, or left out for a reason that `text`
     gives; a `verdict` stands at the top of the page."""
 
@@ -39,7 +39,7 @@ class Check:
     """All findings, and what they were found on."""
 
     who: Mapping[str, str]
-    findings: Sequence[Finding]
+    findings: Sequence[CheckFinding]
     seconds: float
     quick: bool = False
 
@@ -74,7 +74,7 @@ class Check:
         return "\n".join([*head, "| | |", "|---|---|", *who, *_tables(self.findings)]) + "\n"
 
 
-def _tables(findings: Sequence[Finding]) -> list[str]:
+def _tables(findings: Sequence[CheckFinding]) -> list[str]:
     lines = []
     for section in SECTIONS:
         rows = [f for f in findings if f.section == section]

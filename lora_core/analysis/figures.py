@@ -16,7 +16,7 @@ EVERYWHERE = "all blocks"
 
 
 @dataclass(frozen=True)
-class Excess:
+class OverlapExcess:
     """How much of a squared quantity pairs hold, `held`, and the mean, variance and largest term of what unrelated
     LoRAs would; `most` is what they could hold at the most, or the base model's own."""
 
@@ -27,13 +27,13 @@ class Excess:
     most: Pairs
 
     @classmethod
-    def nothing(cls, count: int) -> Excess:
+    def nothing(cls, count: int) -> OverlapExcess:
         """Return the figures of `count` LoRAs that do not meet: all zeros."""
         return cls(*np.zeros((5, count, count)))
 
-    def __add__(self, other: Excess) -> Excess:
+    def __add__(self, other: OverlapExcess) -> OverlapExcess:
         """Add the figures of independent terms; `peak` is the larger of the two."""
-        return Excess(
+        return OverlapExcess(
             self.held + other.held, self.expected + other.expected, self.variance + other.variance,
             np.maximum(self.peak, other.peak), self.most + other.most,
         )  # fmt: skip
@@ -58,7 +58,7 @@ class Excess:
 
 
 @dataclass(frozen=True)
-class Block:
+class BlockFigures:
     """One block of the model, or all of it. `inner` holds the inner products, on its diagonal the squared norms;
     `variance` and `peak` are those of chance. `crossed` are the attention's cross terms by kind."""
 
@@ -66,15 +66,15 @@ class Block:
     inner: Pairs
     variance: Pairs
     peak: Pairs
-    write: Excess
-    read: Excess
-    crossed: Mapping[str, Excess] = field(default_factory=dict)
+    write: OverlapExcess
+    read: OverlapExcess
+    crossed: Mapping[str, OverlapExcess] = field(default_factory=dict)
 
-    def __add__(self, other: Block) -> Block:
+    def __add__(self, other: BlockFigures) -> BlockFigures:
         kinds = {*self.crossed, *other.crossed}
         pairs = {k: filter(None, (self.crossed.get(k), other.crossed.get(k))) for k in sorted(kinds, reverse=True)}
-        crossed = {k: reduce(Excess.__add__, pair) for k, pair in pairs.items()}
-        return Block(
+        crossed = {k: reduce(OverlapExcess.__add__, pair) for k, pair in pairs.items()}
+        return BlockFigures(
             self.name,
             inner=self.inner + other.inner,
             variance=self.variance + other.variance,
@@ -133,7 +133,7 @@ class Interference:
     """`layers` tells of each layer's sum its Frobenius and spectral norm."""
 
     names: tuple[str, ...]
-    blocks: tuple[Block, ...]
+    blocks: tuple[BlockFigures, ...]
     layers: Mapping[str, tuple[float, float]]
     heads: tuple[Head, ...] = ()
 
@@ -146,5 +146,5 @@ class Interference:
         return sum(3 + len(block.crossed) for block in (*self.blocks, self.total)) * len(self.pairs)
 
     @cached_property
-    def total(self) -> Block:
-        return replace(reduce(Block.__add__, self.blocks), name=EVERYWHERE)
+    def total(self) -> BlockFigures:
+        return replace(reduce(BlockFigures.__add__, self.blocks), name=EVERYWHERE)

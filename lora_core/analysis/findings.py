@@ -7,9 +7,9 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from string import ascii_uppercase
 
 from ..stack.weighted import Weighted
-from .figures import Block, Excess, Interference
+from .figures import BlockFigures, Interference, OverlapExcess
 from .interference import measure
-from .layer_sum import Work
+from .layer_sum import FigureSettings
 
 RISK = (
     "These figures show a risk, not a fault: they are computed from the files and say where LoRAs overlap. "
@@ -41,7 +41,7 @@ def of_stack(parts: Sequence[Weighted]) -> list[str]:
         return []
     if _products(parts) > _MOST_PRODUCTS:
         return ["Overlap was not measured: with so many ranks it takes a while. LoRA Interference does it."]
-    found = measure(parts, work=Work(brief=True))
+    found = measure(parts, work=FigureSettings(brief=True))
     i, j = max(found.pairs, key=lambda pair: abs(found.total.z(*pair)))
     if not found.total.variance[i, j]:
         return [_loudness(found), "No two of them change the same layer."]
@@ -115,7 +115,7 @@ def _cosine(found: Interference, i: int, j: int) -> list[str]:
 
 
 def _directions(found: Interference, i: int, j: int) -> list[str]:
-    sides: list[tuple[str, Callable[[Block], Excess]]] = [
+    sides: list[tuple[str, Callable[[BlockFigures], OverlapExcess]]] = [
         ("write into the same directions", lambda block: block.write),
         ("read the same directions", lambda block: block.read),
     ]
@@ -256,7 +256,7 @@ def figures(found: Interference, base: Norms | None = None, fixed: Collection[in
     }  # fmt: skip
 
 
-def _block(block: Block, i: int, j: int, many: int) -> dict[str, object]:
+def _block(block: BlockFigures, i: int, j: int, many: int) -> dict[str, object]:
     shared = {"written": block.write, "read": block.read, **block.crossed}
     return {
         "cosine": block.cos(i, j), "z": block.z(i, j), "beyond_chance": block.found(i, j, many),

@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw
 from ..drawing import letters
 from ..drawing.letters import Font
 from ..families.blocks import block_of
-from .figures import EVERYWHERE, Block, Excess, Interference
+from .figures import EVERYWHERE, BlockFigures, Interference, OverlapExcess
 from .findings import Norms, floors, letter
 
 Colour = tuple[int, int, int]
@@ -39,7 +39,7 @@ class Panel:
     """`cell` gives None where a pair does not meet; `ends` are the words at the ends of the scale."""
 
     title: str
-    cell: Callable[[Block, int, int], Cell | None]
+    cell: Callable[[BlockFigures, int, int], Cell | None]
     ends: tuple[str, str] = ("chance", "all")
 
     @property
@@ -108,7 +108,7 @@ def _panels(found: Interference) -> list[Panel]:
     return panels
 
 
-def _cosine(block: Block, i: int, j: int, many: int) -> Cell | None:
+def _cosine(block: BlockFigures, i: int, j: int, many: int) -> Cell | None:
     """From the noise floor to 1 by the logarithm."""
     if not block.variance[i, j]:
         return None
@@ -120,7 +120,7 @@ def _cosine(block: Block, i: int, j: int, many: int) -> Cell | None:
     return Cell(max(strength, 0.02) * (1 if value > 0 else -1), text)
 
 
-def _excess(excess: Excess | None, i: int, j: int, many: int, most: float = 0.0) -> Cell | None:
+def _excess(excess: OverlapExcess | None, i: int, j: int, many: int, most: float = 0.0) -> Cell | None:
     """From chance to all that there is, or to `most` times chance, by the logarithm."""
     if excess is None or not excess.expected[i, j]:
         return None

@@ -17,29 +17,29 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from ..families.blocks import REST, TEXT, block_of
 from ..stack.weighted import Weighted
 from .cross_terms import KINDS, Attention, in_each_head, sides
-from .figures import Block, Excess, Head, Interference
-from .layer_sum import Layer, Work
-from .parts import Part, attentions
+from .figures import BlockFigures, Head, Interference, OverlapExcess
+from .layer_sum import FigureSettings, LayerTerms
+from .parts import WeightPart, attentions
 
 _UNET = "IN MID OUT"  # its groups in the order of the network
 
 
 def measure(
-    parts: Sequence[Weighted], attention: Attention | None = None, work: Work | None = None
+    parts: Sequence[Weighted], attention: Attention | None = None, work: FigureSettings | None = None
 ) -> Interference:  # fmt: skip
     """The figures of every pair and block. `parts` are in the model's layer names.
 
     Raises ValueError when nothing is switched on.
     """
-    attention, work = attention or Attention(), work or Work()
-    layers = {n: Layer(parts, n, work) for n in dict.fromkeys(n for part in parts for n in part.adapter.layers)}
+    attention, work = attention or Attention(), work or FigureSettings()
+    layers = {n: LayerTerms(parts, n, work) for n in dict.fromkeys(n for part in parts for n in part.adapter.layers)}
     layers = {name: layer for name, layer in layers.items() if layer.members}
     if not layers:
         raise ValueError(
             "nothing to measure: no plain LoRA weight has a strength other than 0; raise a strength, or use Convert "
             "LoRA on files of other kinds"
         )
-    blocks: dict[str, Block] = {}
+    blocks: dict[str, BlockFigures] = {}
     sums: dict[str, tuple[float, float]] = {}
     found: list[Head] = []
     homes = attentions({name: layer.shape for name, layer in layers.items()})
@@ -61,8 +61,12 @@ def measure(
 
 
 def _crossed(
-    count: int, home: str, roles: Mapping[str, Sequence[Part]], layers: Mapping[str, Layer], attention: Attention
-) -> Iterator[tuple[str, list[Head], Excess]]:
+    count: int,
+    home: str,
+    roles: Mapping[str, Sequence[WeightPart]],
+    layers: Mapping[str, LayerTerms],
+    attention: Attention,
+) -> Iterator[tuple[str, list[Head], OverlapExcess]]:
     """Yield the cross terms of an attention, for each kind that the LoRAs have both sides of."""
     heads = attention.heads[home]
     for kind, (first, second) in KINDS.items():
@@ -73,7 +77,7 @@ def _crossed(
             yield kind, *in_each_head(count, home, kind, ends, attention)
 
 
-def _together(layers: Iterable[str], homes: Mapping[str, Mapping[str, Sequence[Part]]]) -> dict[str, list[str]]:
+def _together(layers: Iterable[str], homes: Mapping[str, Mapping[str, Sequence[WeightPart]]]) -> dict[str, list[str]]:
     """Layers by their attention, whose figures use the same products, and each other one by itself."""
     home_of = {part.layer: home for home, roles in homes.items() for each in roles.values() for part in each}
     found: dict[str, list[str]] = {}
@@ -90,12 +94,12 @@ def _in_order(layers: Iterable[str]) -> list[str]:
     return [str(b) for b in sorted(found, key=lambda block: (groups.index(block.group), block.number or 0))]
 
 
-def _gather(blocks: dict[str, Block], block: Block) -> None:
+def _gather(blocks: dict[str, BlockFigures], block: BlockFigures) -> None:
     blocks[block.name] = blocks[block.name] + block if block.name in blocks else block
 
 
-def _empty(name: str, size: int, crossed: Mapping[str, Excess]) -> Block:
-    nothing = Excess.nothing(size)
-    return Block(
+def _empty(name: str, size: int, crossed: Mapping[str, OverlapExcess]) -> BlockFigures:
+    nothing = OverlapExcess.nothing(size)
+    return BlockFigures(
         name, inner=nothing.held, variance=nothing.held, peak=nothing.held, write=nothing, read=nothing, crossed=crossed
     )

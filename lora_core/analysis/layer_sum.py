@@ -17,7 +17,7 @@ from ..low_rank import LowRank
 from ..stack.weighted import Weighted
 from ..weak_memo import remembered
 from . import chance
-from .figures import Block, Excess, Pairs
+from .figures import BlockFigures, OverlapExcess, Pairs
 from .parts import parts_of
 
 _PIECE = 1024  # rows or columns at a time
@@ -25,7 +25,7 @@ _RANK_FLOOR = 1e-10  # of squared singular values, relative to the largest: what
 
 
 @dataclass(frozen=True)
-class Work:
+class FigureSettings:
     """How the figures are made: on which device, with what call after every layer, and whether `brief`: inner products
     and norms alone, in fp32, without subspaces. Figures that are not brief need fp64, and are made on the CPU where the
     device has none."""
@@ -59,11 +59,11 @@ def _changes(layer: LowRank) -> bool:
     return bool(layer.lora_B.any())
 
 
-class Layer:
+class LayerTerms:
     """A layer as the LoRAs that change it see it: their corrections at the stack's strengths, `members` the index of
     each, and the place of its rank among all ranks side by side."""
 
-    def __init__(self, parts: Sequence[Weighted], name: str, work: Work):
+    def __init__(self, parts: Sequence[Weighted], name: str, work: FigureSettings):
         self.name, self.count, self.work = name, len(parts), work
         found = ((i, part.adapter.layers.get(name), part.strength_of(name)) for i, part in enumerate(parts))
         used = [(i, layer, s) for i, layer, s in found if layer is not None and s and _changes(layer)]
@@ -106,7 +106,7 @@ class Layer:
     def forget(self) -> None:
         self._grams.clear()
 
-    def brief(self, name: str) -> tuple[Block, tuple[float, float]]:
+    def brief(self, name: str) -> tuple[BlockFigures, tuple[float, float]]:
         """As `figures`, from those at strength 1, which are kept for as long as the corrections are."""
         kept = _at_one(self.plain[0])
         if [each() for each in kept.of] != self.plain:
@@ -115,8 +115,8 @@ class Layer:
         inner, variance, peak = map(
             self._spread, (unit * s for unit, s in zip(kept.figures, (by, by**2, by**2), strict=True))
         )
-        nothing = Excess.nothing(self.count)
-        block = Block(name, inner, variance, peak, write=nothing, read=nothing)
+        nothing = OverlapExcess.nothing(self.count)
+        block = BlockFigures(name, inner, variance, peak, write=nothing, read=nothing)
         return block, (max(float(inner.sum()), 0.0) ** 0.5, 0.0)
 
     def _unit_figures(self) -> list[Pairs]:
@@ -127,7 +127,7 @@ class Layer:
         self.corrections, own = scaled, np.ix_(list(self.members), list(self.members))
         return [block.inner[own], block.variance[own], block.peak[own]]
 
-    def figures(self, name: str) -> tuple[Block, tuple[float, float]]:
+    def figures(self, name: str) -> tuple[BlockFigures, tuple[float, float]]:
         """Measure this layer alone, its parts (q, k, v of a fused weight) counted apart, for the block `name`. Return
         its figures, and the Frobenius and spectral norm of the sum."""
         parts = parts_of(self.name, self.shape)
@@ -148,13 +148,13 @@ class Layer:
         G, H = (reduce(torch.add, (gram.all for gram in sides.values())) for sides in (rows, columns))
         total = max(float((G * H).sum()), 0.0) ** 0.5
         if self.work.brief:
-            nothing = Excess.nothing(self.count)
-            return Block(name, inner, variance, peak, write=nothing, read=nothing), (total, 0.0)
-        write, read = (reduce(Excess.__add__, map(self._shared, sides.values())) for sides in (rows, columns))
+            nothing = OverlapExcess.nothing(self.count)
+            return BlockFigures(name, inner, variance, peak, write=nothing, read=nothing), (total, 0.0)
+        write, read = (reduce(OverlapExcess.__add__, map(self._shared, sides.values())) for sides in (rows, columns))
         norms = total, _largest(_Gram(G, 0, [slice(None)]).roots()[0], H) ** 0.5
-        return Block(name, inner, variance, peak, write=write, read=read), norms
+        return BlockFigures(name, inner, variance, peak, write=write, read=read), norms
 
-    def _shared(self, gram: _Gram) -> Excess:
+    def _shared(self, gram: _Gram) -> OverlapExcess:
         """Measure how much the subspaces that the LoRAs span on this side have in common."""
         bases = gram.bases()
         ranks, spans = np.zeros(self.count), []
@@ -166,7 +166,7 @@ class Layer:
         held = self._spread(_sums((whole.T @ gram.all @ whole).square(), spans))
         d, there = gram.width, np.outer(ranks, ranks) > 0
         chances = np.array([[chance.overlap_variance(p, q, d) for q in ranks] for p in ranks])
-        return Excess(held, np.outer(ranks, ranks) / d, chances, there / d, np.minimum.outer(ranks, ranks))
+        return OverlapExcess(held, np.outer(ranks, ranks) / d, chances, there / d, np.minimum.outer(ranks, ranks))
 
     def _spread(self, sums: NDArray) -> Pairs:
         """From the LoRAs that this layer has to all of them."""

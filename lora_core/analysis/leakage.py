@@ -20,7 +20,7 @@ _WINDOW, _SCALES, _C1, _C2 = 7, 3, 0.01**2, 0.03**2
 
 @stored("latent pixels structure")
 @dataclass(frozen=True)
-class Change:
+class PictureChange:
     """From base to LoRA: `latent` is the norm of the difference of the finished latents over the base's norm, `pixels`
     the mean absolute difference of pictures in 0..1, `structure` 1 - SSIM of their brightness (0 the same, 1 nothing in
     common), averaged over scales 1, 1/2 and 1/4."""
@@ -34,7 +34,7 @@ class Change:
 class Leakage:
     """The mean change of each group of prompts, by its name, over `counts` pictures."""
 
-    changes: dict[str, Change]
+    changes: dict[str, PictureChange]
     counts: dict[str, int]
 
     def ratio(self, group: str, measure: str = "latent") -> float:
@@ -74,15 +74,15 @@ class Leakage:
         return f"Leakage: {prompts} change by {', '.join(shares)} of the change with the trigger."
 
 
-def change(base: Tensor, lora: Tensor, base_picture: Tensor, lora_picture: Tensor) -> Change:
+def change(base: Tensor, lora: Tensor, base_picture: Tensor, lora_picture: Tensor) -> PictureChange:
     """Measure the change of one sample: its latents are of any one shape, its pictures (height, width, 3) in 0..1."""
     base, lora = base.double(), lora.double()
     latent = float((lora - base).norm() / base.norm()) if base.any() else float((lora - base).norm() > 0)
     pixels = float((lora_picture.double() - base_picture.double()).abs().mean())
-    return Change(latent, pixels, 1 - similarity(base_picture, lora_picture))
+    return PictureChange(latent, pixels, 1 - similarity(base_picture, lora_picture))
 
 
-def measured(groups: Mapping[str, Sequence[Change]]) -> Leakage:
+def measured(groups: Mapping[str, Sequence[PictureChange]]) -> Leakage:
     """The means. Raises ValueError when there is nothing with the trigger to compare with."""
     if not groups.get(CONCEPT):
         raise ValueError("leakage needs prompts with the trigger, but there is none; write one in prompts")
@@ -94,9 +94,9 @@ def _finite(value: float) -> float | None:
     return value if math.isfinite(value) else None
 
 
-def mean(changes: Sequence[Change]) -> Change:
+def mean(changes: Sequence[PictureChange]) -> PictureChange:
     """Return the mean of each figure."""
-    return Change(*(sum(getattr(each, name) for each in changes) / len(changes) for name in _MEASURES))
+    return PictureChange(*(sum(getattr(each, name) for each in changes) / len(changes) for name in _MEASURES))
 
 
 def similarity(one: Tensor, other: Tensor) -> float:

@@ -13,7 +13,7 @@ _SINGLE = re.compile(rf"(?P<home>.*{SINGLE})\.linear(?P<number>[12])")
 _STREAM = re.compile(r"\.(?:img|txt)_attn$|\.(?:x|context)_block\.attn$")  # two streams attend to each other
 
 
-class Part(NamedTuple):
+class WeightPart(NamedTuple):
     """Rows and columns (start, length) of a layer's weight that do one thing; `role` is q, k, v, o or "" for others.
     `attention` names the attention, joint streams alike."""
 
@@ -24,34 +24,34 @@ class Part(NamedTuple):
     attention: str = ""
 
 
-def parts_of(layer: str, shape: tuple[int, int]) -> list[Part]:
+def parts_of(layer: str, shape: tuple[int, int]) -> list[WeightPart]:
     """`shape` is (out, in) of the flattened weight. Queries of a fused weight are as wide as its input."""
     height, width = shape
     whole_rows, whole_columns = (0, height), (0, width)
     if found := _SINGLE.fullmatch(layer):
         home = found["home"]
         if found["number"] == "2" and width > height:
-            inner = Part(layer, whole_rows, (0, height), "o", home)
-            return [inner, Part(layer, whole_rows, (height, width - height))]
+            inner = WeightPart(layer, whole_rows, (0, height), "o", home)
+            return [inner, WeightPart(layer, whole_rows, (height, width - height))]
         if found["number"] == "1" and height > 3 * width:
-            parts = [Part(layer, (i * width, width), whole_columns, role, home) for i, role in enumerate("qkv")]
-            return [*parts, Part(layer, (3 * width, height - 3 * width), whole_columns)]
-        return [Part(layer, whole_rows, whole_columns)]
+            parts = [WeightPart(layer, (i * width, width), whole_columns, role, home) for i, role in enumerate("qkv")]
+            return [*parts, WeightPart(layer, (3 * width, height - 3 * width), whole_columns)]
+        return [WeightPart(layer, whole_rows, whole_columns)]
     found = _PROJECTION.fullmatch(layer)
     if not found:
-        return [Part(layer, whole_rows, whole_columns)]
+        return [WeightPart(layer, whole_rows, whole_columns)]
     home = _STREAM.sub(".attn", found["home"])
     if not found["qkv"]:
         role = next(name for name in "qkvo" if found[name])
-        return [Part(layer, whole_rows, whole_columns, role, home)]
+        return [WeightPart(layer, whole_rows, whole_columns, role, home)]
     lower = (height - width) // 2
     bounds = ((0, width), (width, lower), (width + lower, height - width - lower))
-    return [Part(layer, rows, whole_columns, role, home) for rows, role in zip(bounds, "qkv", strict=True)]
+    return [WeightPart(layer, rows, whole_columns, role, home) for rows, role in zip(bounds, "qkv", strict=True)]
 
 
-def attentions(shapes: Mapping[str, tuple[int, int]]) -> dict[str, dict[str, list[Part]]]:
+def attentions(shapes: Mapping[str, tuple[int, int]]) -> dict[str, dict[str, list[WeightPart]]]:
     """The projections of each attention by role; one role has several where streams are joint."""
-    found: dict[str, dict[str, list[Part]]] = {}
+    found: dict[str, dict[str, list[WeightPart]]] = {}
     for layer, shape in shapes.items():
         for part in parts_of(layer, shape):
             if part.role:

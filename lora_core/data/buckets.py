@@ -6,13 +6,13 @@ import math
 
 from PIL import Image
 
-Size = tuple[int, int]
+PictureSize = tuple[int, int]
 
 RESOLUTIONS = (16, 4096)
 STEPS = (8, 256)
 
 
-def bucket_sizes(resolution: int, step: int, longest_ratio: float = 2.0) -> list[Size]:
+def bucket_sizes(resolution: int, step: int, longest_ratio: float = 2.0) -> list[PictureSize]:
     """(width, height) of all buckets: multiples of `step`, area at most resolution^2, from square to `longest_ratio`.
 
     The square of `resolution` rounded down to `step` is always first.
@@ -47,13 +47,13 @@ def numbers(name: str, text: str) -> tuple[int, ...]:
         raise ValueError(f"{name} is {text!r}; write whole numbers separated by commas, such as 512, 768") from None
 
 
-def nearest_bucket(size: Size, sizes: list[Size]) -> Size:
+def nearest_bucket(size: PictureSize, sizes: list[PictureSize]) -> PictureSize:
     """The bucket whose aspect ratio is closest to the picture's (in log), the larger area on a tie."""
     ratio = math.log(size[0] / size[1])
     return min(sizes, key=lambda s: (round(abs(math.log(s[0] / s[1]) - ratio), 6), -s[0] * s[1]))
 
 
-def fit(image: Image.Image, size: Size) -> Image.Image:
+def fit(image: Image.Image, size: PictureSize) -> Image.Image:
     """Resize so that `size` is covered, then crop the centre. Lanczos; the aspect ratio is kept."""
     scale = max(size[0] / image.width, size[1] / image.height)
     width, height = (max(round(side * scale), least) for side, least in zip(image.size, size, strict=True))

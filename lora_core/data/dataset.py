@@ -12,7 +12,7 @@ from typing import Literal
 from torch import Tensor
 
 from ..stored import stored
-from .buckets import Size
+from .buckets import PictureSize
 from .captions import literal
 from .decoding import SUFFIXES
 from .pictures import Masks, Origin
@@ -81,7 +81,7 @@ class Example:
 
     source: str
     caption: str
-    size: Size
+    size: PictureSize
     pixels: Tensor
     digest: str
     origin: Origin
@@ -156,7 +156,7 @@ class Dataset:
         )
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
-    def buckets(self) -> Counter[Size]:
+    def buckets(self) -> Counter[PictureSize]:
         return Counter(example.size for example in self.examples)
 
     def report(self) -> str:

@@ -12,7 +12,7 @@ from typing import TypeVar
 from . import doctor_pictures as looks
 from . import doctor_texts as texts
 from .dataset import Dataset, Example
-from .finding import Finding, are, is_mask, names
+from .finding import DatasetFinding, are, is_mask, names
 
 ENLARGED, CROPPED, QUALITY = 1.25, 0.2, 50
 BLURRED = 0.004  # sharpness: in focus it is far above, below it after a blur of about 2 pixels at the training size
@@ -21,7 +21,7 @@ FEW = 8
 _T = TypeVar("_T")
 
 
-def examine(dataset: Dataset, tick: Callable[[], None] = lambda: None) -> list[Finding]:
+def examine(dataset: Dataset, tick: Callable[[], None] = lambda: None) -> list[DatasetFinding]:
     """All findings, the most urgent first. `tick` is called before each check and each picture, and may raise."""
     pictures = dataset.pictures()
     checks = (
@@ -32,7 +32,7 @@ def examine(dataset: Dataset, tick: Callable[[], None] = lambda: None) -> list[F
     return sorted(found, key=lambda finding: (-finding.urgency, -len(finding.examples)))
 
 
-def report(dataset: Dataset, findings: Sequence[Finding]) -> str:
+def report(dataset: Dataset, findings: Sequence[DatasetFinding]) -> str:
     """Lines of plain text."""
     urgent = sum(finding.urgency == 3 for finding in findings)
     head = f"{dataset.num_pictures()} pictures, {len(findings)} findings" + (f", {urgent} urgent" if urgent else "")
@@ -41,7 +41,7 @@ def report(dataset: Dataset, findings: Sequence[Finding]) -> str:
     return "\n".join([head, *(f"{number}. {finding.text}" for number, finding in enumerate(findings, 1))])
 
 
-def marks(findings: Sequence[Finding]) -> dict[int, list[str]]:
+def marks(findings: Sequence[DatasetFinding]) -> dict[int, list[str]]:
     """The marks of each picture, by the id of its origin."""
     found: dict[int, list[str]] = {}
     for finding in findings:
@@ -50,13 +50,13 @@ def marks(findings: Sequence[Finding]) -> dict[int, list[str]]:
     return found
 
 
-def _copies(_: Dataset, pictures: list[Example]) -> Iterator[Finding]:
+def _copies(_: Dataset, pictures: list[Example]) -> Iterator[DatasetFinding]:
     same: dict[str, list[Example]] = {}
     for example in pictures:
         same.setdefault(hashlib.sha256(example.pixels.numpy().tobytes()).hexdigest(), []).append(example)
     for group in same.values():
         if len(group) > 1:
-            yield Finding(
+            yield DatasetFinding(
                 3,
                 f"{names(group)} are the same picture, which counts {len(group)} times: keep only one.",
                 "copy",
@@ -72,14 +72,14 @@ def _copies(_: Dataset, pictures: list[Example]) -> Iterator[Finding]:
         else:
             how = "mirror images of each other" if mirrored else "nearly the same picture"
             text = f"{names(group)} are {how}: keep only the better one, unless the differences matter."
-        yield Finding(2, text, "near copy", tuple(group))
+        yield DatasetFinding(2, text, "near copy", tuple(group))
 
 
-def _pictures(_: Dataset, pictures: list[Example], tick: Callable[[], None]) -> Iterator[Finding]:
+def _pictures(_: Dataset, pictures: list[Example], tick: Callable[[], None]) -> Iterator[DatasetFinding]:
     small = _small(pictures)
     if small:
         most = looks.enlarged(small[0].origin.size, small[0].size)
-        yield Finding(
+        yield DatasetFinding(
             3 if most > 2 else 2,
             f"{names(small)} {are(small)} smaller than the training size and enlarged up to {most:.1f} times, so "
             "the LoRA learns soft pictures: use larger files or a lower resolution, or remove them.",
@@ -89,19 +89,19 @@ def _pictures(_: Dataset, pictures: list[Example], tick: Callable[[], None]) -> 
     yield from _files(pictures)
 
 
-def _files(pictures: list[Example]) -> Iterator[Finding]:
+def _files(pictures: list[Example]) -> Iterator[DatasetFinding]:
     """Yield findings on shapes, compression and names of files."""
     cut = [e for e in pictures if looks.cropped_away(e.origin.size, e.size) > CROPPED]
     if cut:
         worst = max(looks.cropped_away(e.origin.size, e.size) for e in cut)
-        yield Finding(
+        yield DatasetFinding(
             2,
             f"{names(cut)} {are(cut)} too long or too wide: up to {worst:.0%} is cropped away. Crop by hand to at most 2 to 1.",
             "cropped", tuple(cut),
         )  # fmt: skip
     rough = [e for e in pictures if e.origin.quality is not None and e.origin.quality < QUALITY]
     if rough:
-        yield Finding(
+        yield DatasetFinding(
             2,
             f"{names(rough)} {are(rough)} JPEG of low quality (about {min(e.origin.quality or 0 for e in rough)}), so the "
             "LoRA learns the JPEG blocks: use better files.",
@@ -109,7 +109,7 @@ def _files(pictures: list[Example]) -> Iterator[Finding]:
         )  # fmt: skip
     masks = [e for e in pictures if is_mask(e)]
     if masks:
-        yield Finding(
+        yield DatasetFinding(
             3,
             f"{names(masks)} {are(masks)} named like masks but used as pictures: set masks to auto, or rename the files.",
             "mask?", tuple(masks),
@@ -122,7 +122,7 @@ def _small(pictures: list[Example]) -> list[Example]:
     return [e for scale, e in sorted(scales, key=lambda each: -each[0]) if scale > ENLARGED]
 
 
-def _light(pictures: list[Example], small: list[Example], tick: Callable[[], None]) -> Iterator[Finding]:
+def _light(pictures: list[Example], small: list[Example], tick: Callable[[], None]) -> Iterator[DatasetFinding]:
     """Yield findings on pictures that are one colour, dark, bright or blurred; each in the first of these that fits."""
     light = {id(e): looks.gray(e.pixels) for e in _each(pictures, tick)}
     flat = [e for e in pictures if float(light[id(e)].std()) < FLAT]
@@ -142,22 +142,22 @@ def _light(pictures: list[Example], small: list[Example], tick: Callable[[], Non
         (1, "bright", bright, "almost white: check the exposure, or crop closer."),
     ):
         if found:
-            yield Finding(severity, f"{names(found)} {are(found)} {advice}", name, tuple(found))
+            yield DatasetFinding(severity, f"{names(found)} {are(found)} {advice}", name, tuple(found))
 
 
-def _balance(dataset: Dataset, pictures: list[Example]) -> Iterator[Finding]:
+def _balance(dataset: Dataset, pictures: list[Example]) -> Iterator[DatasetFinding]:
     concept = [e for e in pictures if e.group.role == "concept"]
     if 0 < len(concept) < FEW:
-        yield Finding(
+        yield DatasetFinding(
             2,
             f"there are only {len(concept)} pictures: 10 to 20 different ones work better. Otherwise use crops; more repeats do not help.",
         )
     if not concept:
-        yield Finding(3, "there are only class images: combine them with a data set that shows the concept.")
+        yield DatasetFinding(3, "there are only class images: combine them with a data set that shows the concept.")
     buckets = Counter(e.size for e in pictures)
     alone = [e for e in pictures if buckets[e.size] == 1]
     if len(alone) > 1 and len(buckets) > 1:
-        yield Finding(
+        yield DatasetFinding(
             1,
             f"{names(alone)} each have a different shape, so they cannot share a batch: with batch_size above 1, crop them to a common shape.",
             "shape",
@@ -168,7 +168,7 @@ def _balance(dataset: Dataset, pictures: list[Example]) -> Iterator[Finding]:
     }
     if len(shares) > 1 and max(shares.values()) > 3 * min(shares.values()):
         most, least = max(shares, key=shares.__getitem__), min(shares, key=shares.__getitem__)
-        yield Finding(
+        yield DatasetFinding(
             2,
             f"{Path(most.name).name} is used {shares[most] / shares[least]:.1f} times as often as {Path(least.name).name}: raise the weight of {Path(least.name).name} to balance them.",
         )

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from .buckets import Size
+from .buckets import PictureSize
 
 SIDE = 16  # of the small gray picture that is compared
 NEAR = 0.86  # likeness: copies that were recompressed, resized, recoloured or cropped by a tenth are above
@@ -66,12 +66,12 @@ def sharpness(pixels: Tensor) -> float:
     return float(functional.conv2d(values, kernel).var()) / contrast if contrast > 1e-6 else 0.0
 
 
-def enlarged(found: Size, size: Size) -> float:
+def enlarged(found: PictureSize, size: PictureSize) -> float:
     """How many times a picture of size `found` was enlarged to fill `size`; below 1: it was made smaller."""
     return max(size[0] / found[0], size[1] / found[1])
 
 
-def cropped_away(found: Size, size: Size) -> float:
+def cropped_away(found: PictureSize, size: PictureSize) -> float:
     """The part of a picture's area that its bucket does not show."""
     return 1 - size[0] * size[1] / (found[0] * found[1] * enlarged(found, size) ** 2)
 

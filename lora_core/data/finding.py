@@ -13,7 +13,7 @@ _NAMED = 4  # pictures that a sentence names
 
 
 @dataclass(frozen=True)
-class Finding:
+class DatasetFinding:
     """`text` is a sentence with its cure, `mark` a word for the thumbnails, `examples` the pictures it is about."""
 
     urgency: int  # 3: it will spoil the result, 2: it will hurt, 1: worth a look

@@ -21,7 +21,7 @@ Reasons = list[tuple[str, str]]  # (name, why)
 
 
 @dataclass(frozen=True)
-class Found:
+class FolderContents:
     """One set: the pictures of a folder. `repeats` and `words` are those of a name such as `10_sks dog`, and `name` is
     put before its files' names where there are several sets."""
 
@@ -47,7 +47,7 @@ class _Entries:
     others: Reasons = field(default_factory=list)
 
 
-def look(folder: Path, masks: Masks = "off") -> tuple[list[Found], Reasons]:
+def look(folder: Path, masks: Masks = "off") -> tuple[list[FolderContents], Reasons]:
     """The sets of a folder, and what else is in it: one set, or one for each folder named as `10_sks dog` where it
     holds no pictures itself. Raises ValueError when there are none.
 
@@ -106,7 +106,7 @@ def _odd(path: Path) -> str:
     return "a broken link" if path.is_symlink() else "not a regular file"
 
 
-def _one(folder: Path, entries: _Entries, masks: Masks, **of_name: Any) -> Found:
+def _one(folder: Path, entries: _Entries, masks: Masks, **of_name: Any) -> FolderContents:
     images = [path for path in entries.files if path.suffix.lower() in SUFFIXES]
     beside: set[Path] = set()
     if masks in ("-mask files", "auto"):
@@ -115,10 +115,10 @@ def _one(folder: Path, entries: _Entries, masks: Masks, **of_name: Any) -> Found
         images = [path for path in images if path not in beside]
     taken = beside.union(images)
     rest = [path for path in entries.files if path not in taken]
-    return Found(folder, images, CaptionFiles(rest, images), entries.others, **of_name)
+    return FolderContents(folder, images, CaptionFiles(rest, images), entries.others, **of_name)
 
 
-def _named(folder: Path, masks: Masks) -> Iterator[Found]:
+def _named(folder: Path, masks: Masks) -> Iterator[FolderContents]:
     if of_name := named(folder):
         entries = _entries(folder)
         name, (repeats, words) = f"{folder.name}/", of_name

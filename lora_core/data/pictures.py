@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from . import decoding
-from .buckets import Size
+from .buckets import PictureSize
 from .decoding import SUFFIXES, Decoded, PictureError, flatten, transparent
 
 Masks = Literal["off", "alpha", "-mask files", "auto"]
@@ -29,7 +29,7 @@ class Origin:
     file says, "" when it says nothing.
     """
 
-    size: Size
+    size: PictureSize
     thumbnail: Tensor
     quality: int | None = None
     reserved: str = ""
@@ -69,7 +69,7 @@ def origin(picture: Decoded, flat: Image.Image, reserved: str = "") -> Origin:
     return Origin(flat.size, torch.from_numpy(np.array(small)), _jpeg_quality(picture.tables), reserved)
 
 
-def _from_file(file: Path, size: Size) -> Image.Image:
+def _from_file(file: Path, size: PictureSize) -> Image.Image:
     try:
         mask = flatten(decoding.decode(decoding.content(file)).image).convert("L")
     except PictureError as error:

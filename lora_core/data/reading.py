@@ -17,7 +17,7 @@ from .buckets import bucket_sizes, fit, nearest_bucket
 from .captions import clean_trigger, plain, shuffled, with_trigger
 from .dataset import PLAIN, Dataset, Example, Group, Options, Role, by_reason, combined
 from .decoding import Decoded, PictureError, flatten
-from .folder import Found, look, named
+from .folder import FolderContents, look, named
 from .pictures import Masks, mask_file, origin, read_mask
 from .reserved import reserved
 from .views import as_pixels, further_crops
@@ -114,7 +114,7 @@ class _Reader:
         self.resolutions = tuple(sorted(set(options.resolutions))) or (resolution,)
         self.sizes = [bucket_sizes(each, step) for each in self.resolutions]
 
-    def folder(self, found: Found) -> Dataset:
+    def folder(self, found: FolderContents) -> Dataset:
         """The set of a folder, which may be empty."""
         examples: list[Example] = []
         left_out, notes = [], []
@@ -208,7 +208,7 @@ def _of_name(folder: Path, repeats: int) -> list[tuple[str, str]]:
     return []
 
 
-def _why_not(sets: Sequence[Found]) -> str:
+def _why_not(sets: Sequence[FolderContents]) -> str:
     told = [each for found in sets for each in (*found.captions.notes, *found.left_out())]
     return f" ({_listed(told)})" if told else ""
 

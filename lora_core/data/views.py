@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from .buckets import Size
+from .buckets import PictureSize
 
 Box = tuple[float, float, float, float]  # left, top, right, bottom
 
@@ -37,7 +37,7 @@ class Crops:
     mask: Tensor | None  # (height, width) uint8
     boxes: tuple[Box, ...]
 
-    def cut(self, size: Size) -> Iterator[View]:
+    def cut(self, size: PictureSize) -> Iterator[View]:
         for box in self.boxes:
             mask = None if self.mask is None else torch.from_numpy(_cut(self.mask, box, size))
             yield View(as_pixels(_cut(self.canvas, box, size)), mask)
@@ -48,7 +48,7 @@ def as_pixels(values: np.ndarray) -> Tensor:
     return torch.from_numpy(values / np.float32(255)).half()
 
 
-def further_crops(image: Image.Image, mask: Image.Image | None, size: Size, count: int, seed: int) -> Crops:
+def further_crops(image: Image.Image, mask: Image.Image | None, size: PictureSize, count: int, seed: int) -> Crops:
     """`count` crops for the bucket `size`, a little closer and a little aside; the same seed gives the same ones."""
     scale = max(size[0] / image.width, size[1] / image.height)
     crop = [side / scale for side in size]
@@ -85,7 +85,7 @@ def _side(
     return max((low - reach[0]) * factor, 0.0), min((low + part_seen - reach[0]) * factor, float(pixels))
 
 
-def _cut(values: Tensor, box: Box, size: Size) -> np.ndarray:
+def _cut(values: Tensor, box: Box, size: PictureSize) -> np.ndarray:
     return np.array(Image.fromarray(values.numpy()).resize(size, Image.Resampling.LANCZOS, box))
 
 

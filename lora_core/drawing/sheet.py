@@ -14,7 +14,7 @@ _GAP, _PAPER, _TEXT, _FAINT = 8, "#1b1b1f", "#e6e6ee", "#a8a8b4"
 
 
 @dataclass(frozen=True)
-class Row:
+class SheetRow:
     """A line of text and the pictures below it, each with a few words of its own or none."""
 
     title: str
@@ -22,7 +22,7 @@ class Row:
     labels: Sequence[str] = ()
 
 
-def sheet(rows: Sequence[Row], heading: str = "", tile: int = 0) -> Image.Image:
+def sheet(rows: Sequence[SheetRow], heading: str = "", tile: int = 0) -> Image.Image:
     """One picture of all rows. Pictures keep their size, or fit into a square of `tile` when it is not 0."""
     fitted = [[_fitted(picture, tile) for picture in row.pictures] for row in rows]
     columns = max((len(row) for row in fitted), default=0)

@@ -25,7 +25,7 @@ class Text:
 
 
 @dataclass(frozen=True)
-class Size:
+class NetworkSize:
     """A size of a family with spellings of its own, told by how many features `layer` writes. `preset` is its row of
     `presets` where the family's does not suit it."""
 
@@ -58,7 +58,7 @@ class Family:
     text: Text = Text()
     guidance: float | None = None
     foreign: str = r"(?!)"
-    sizes: tuple[Size, ...] = ()
+    sizes: tuple[NetworkSize, ...] = ()
     prior: str = ""
     text_encoders: tuple[str, ...] = ()
     captions: str = ""
@@ -95,9 +95,9 @@ FAMILIES = (
     Family(
         "SD 3.5", "SD3", "stable-diffusion-3", "sd3", Text(("context_embedder",), "y_embedder.mlp.0"),
         sizes=(
-            Size(_SD3, 4608, "stable-diffusion-v3.5-medium", "sd3"),
-            Size("context_embedder", 1536, "stable-diffusion-v3-medium", "sd3"),
-            Size("context_embedder", 2432, "stable-diffusion-v3.5-large", "sd3"),
+            NetworkSize(_SD3, 4608, "stable-diffusion-v3.5-medium", "sd3"),
+            NetworkSize("context_embedder", 1536, "stable-diffusion-v3-medium", "sd3"),
+            NetworkSize("context_embedder", 2432, "stable-diffusion-v3.5-large", "sd3"),
         ),
         captions="right",
     ),
@@ -116,17 +116,17 @@ FAMILIES = (
     Family(
         "FLUX.2", "Flux2", "Flux.2-dev", "flux_2_dev", Text(("txt_in",)), guidance=1.0, foreign=_FLUX_1_LAYERS,
         sizes=(
-            Size("txt_in", 3072, "Flux.2-klein-4b", "flux_2_klein_4b"),
-            Size("txt_in", 4096, "Flux.2-klein-9b", "flux_2_klein_9b"),
+            NetworkSize("txt_in", 3072, "Flux.2-klein-4b", "flux_2_klein_4b"),
+            NetworkSize("txt_in", 4096, "Flux.2-klein-9b", "flux_2_klein_9b"),
         ),
         captions="right",
     ),
     Family(
         "Wan 2.1", "WAN21_T2V", "wan2.1", "wan", Text(("text_embedding.0",)),
         sizes=(
-            Size("blocks.0.ffn.0", 512, "wan2.1", "wan", DEMO_BASE),
-            Size("text_embedding.0", 1536, "wan-2_1-text2video-1_3b", "wan"),
-            Size("text_embedding.0", 5120, "wan-2_1-text2video-14b", "wan"),
+            NetworkSize("blocks.0.ffn.0", 512, "wan2.1", "wan", DEMO_BASE),
+            NetworkSize("text_embedding.0", 1536, "wan-2_1-text2video-1_3b", "wan"),
+            NetworkSize("text_embedding.0", 5120, "wan-2_1-text2video-14b", "wan"),
         ),
         captions="right",
     ),
@@ -136,9 +136,9 @@ FAMILIES = (
         "Kandinsky 5", r"Kandinsky5(Image)?", "Kandinsky-5", "kandinsky5",
         Text(("text_embeddings.in_layer",), "pooled_text_embeddings.in_layer"),
         sizes=(
-            Size("text_embeddings.in_layer", 2560, "kandinsky5-image-lite", "kandinsky5"),
-            Size("text_embeddings.in_layer", 1792, "kandinsky5-video-lite", "kandinsky5"),
-            Size("text_embeddings.in_layer", 4096, "kandinsky5-video-pro", "kandinsky5"),
+            NetworkSize("text_embeddings.in_layer", 2560, "kandinsky5-image-lite", "kandinsky5"),
+            NetworkSize("text_embeddings.in_layer", 1792, "kandinsky5-video-lite", "kandinsky5"),
+            NetworkSize("text_embeddings.in_layer", 4096, "kandinsky5-video-pro", "kandinsky5"),
         ),
         captions="right",
     ),

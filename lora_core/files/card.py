@@ -39,7 +39,7 @@ class Card:
     picture: bool = False
     fault: str = ""
 
-    def told(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Any]:
         return as_dict(self)
 
 

@@ -197,7 +197,7 @@ def _dtype_name(tensor: Tensor) -> str:
     return _DTYPE_NAMES.get(tensor.dtype, str(tensor.dtype))
 
 
-def _left_out(source: str, found: Mapping[str, layers.Layer], tensors: Iterable[str]) -> tuple[str, ...]:
+def _left_out(source: str, found: Mapping[str, layers.LayerKeys], tensors: Iterable[str]) -> tuple[str, ...]:
     """Return the names of the tensors that are part of no layer. Raises UnsupportedWeightsError when there is no layer,
     or what one means depends on them."""
     used = {key for layer in found.values() for key in layer.keys.values()}
@@ -207,7 +207,7 @@ def _left_out(source: str, found: Mapping[str, layers.Layer], tensors: Iterable[
     return names
 
 
-def _check_finite(source: str, found: Mapping[str, layers.Layer], tensors: Mapping[str, Tensor]) -> None:
+def _check_finite(source: str, found: Mapping[str, layers.LayerKeys], tensors: Mapping[str, Tensor]) -> None:
     for layer in found.values():
         for part, key in layer.keys.items():
             if part not in ("alpha", layers.SCALAR, layers.RESHAPE):
@@ -221,7 +221,7 @@ def _widened(tensor: Tensor) -> Iterable[Tensor]:
 
 
 def _adapter(
-    source: str, described: Mapping[str, layers.Layer], tensors: Mapping[str, Tensor], metadata: Mapping[str, str],
+    source: str, described: Mapping[str, layers.LayerKeys], tensors: Mapping[str, Tensor], metadata: Mapping[str, str],
     config: Mapping[str, Any],
 ) -> Adapter:  # fmt: skip
     found = {name: _layer(source, name, layer, tensors, config) for name, layer in described.items()}
@@ -237,7 +237,7 @@ def _adapter(
 
 
 def _layer(
-    source: str, name: str, layer: layers.Layer, tensors: Mapping[str, Tensor], config: Mapping[str, Any]
+    source: str, name: str, layer: layers.LayerKeys, tensors: Mapping[str, Tensor], config: Mapping[str, Any]
 ) -> LowRank | Correction:
     own = {part: _factor(tensors[key]) for part, key in layer.own().items()}
     alpha = strength.alpha_of(source, name, layer, own, tensors, config)

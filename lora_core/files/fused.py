@@ -14,10 +14,10 @@ def whole(parts: Mapping[tuple[int, int] | None, LowRank], height: int) -> LowRa
     """One correction of a weight of `height` rows, of those of its slices (start, length), or of None: all of it."""
     if parts.keys() == {None}:
         return parts[None]
-    return joined([(rows[0] if rows else 0, part) for rows, part in parts.items()], height)
+    return row_blocks([(rows[0] if rows else 0, part) for rows, part in parts.items()], height)
 
 
-def joined(parts: Sequence[tuple[int, LowRank]], height: int) -> LowRank:
+def row_blocks(parts: Sequence[tuple[int, LowRank]], height: int) -> LowRank:
     """One correction of a weight of `height` rows, of those of slices that start at a row, at their common scaling if
     they have one. Slices of one pair, as formats that split fused weights write them, share A and get their rank back.
     """

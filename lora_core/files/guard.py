@@ -20,7 +20,7 @@ from typing import BinaryIO
 
 from . import header_text
 from .faults import UnreadableFileError, UnsafeFileError, quote, refuse, unreadable
-from .layers import Layer, TensorInfo, check_layers
+from .layers import LayerKeys, TensorInfo, check_layers
 from .names import safe_name, safe_path
 
 __all__ = ["Header", "TensorInfo", "UnreadableFileError", "UnsafeFileError", "inspect", "safe_name", "safe_path"]
@@ -44,7 +44,7 @@ class Header:
     path: Path
     metadata: dict[str, str]
     tensors: dict[str, TensorInfo]
-    layers: dict[str, Layer]
+    layers: dict[str, LayerKeys]
     data_start: int
     size: int
 

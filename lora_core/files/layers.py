@@ -35,7 +35,7 @@ class TensorInfo(NamedTuple):
     end: int = 0
 
 
-class Layer(NamedTuple):
+class LayerKeys(NamedTuple):
     """The keys under which a file holds one layer, by the part they are; `kind` is None for a plain LoRA."""
 
     kind: type[Correction] | None
@@ -46,7 +46,7 @@ class Layer(NamedTuple):
         return {part: key for part, key in self.keys.items() if part not in _BESIDE_FACTORS}
 
 
-def check_layers(source: str, tensors: Mapping[str, TensorInfo]) -> dict[str, Layer]:
+def check_layers(source: str, tensors: Mapping[str, TensorInfo]) -> dict[str, LayerKeys]:
     """The layers among `tensors`, in order of first appearance, judged from shapes alone.
 
     Tensors that belong to no layer, or mean nothing there, are in none. Raises UnsafeFileError when pieces do not pair
@@ -59,14 +59,14 @@ def check_layers(source: str, tensors: Mapping[str, TensorInfo]) -> dict[str, La
             first = found.setdefault(layer, {}).setdefault(part, name)
             if first is not name:
                 refuse(source, f"has {quote(name)} beside {quote(first)}, which is the same factor")
-    layers: dict[str, Layer] = {}
+    layers: dict[str, LayerKeys] = {}
     sound: dict[tuple, type[Correction] | None] = {}  # kinds of layers by all that is checked of them
     for name, keys in found.items():
         if not keys.keys() <= _NO_LAYER:
             shapes = tuple([(part, key[len(name) :], *tensors[key][:2]) for part, key in keys.items()])
             if shapes not in sound:
                 sound[shapes] = _checked(source, name, keys, tensors)
-            layers[name] = Layer(sound[shapes], _with_meaning(sound[shapes], keys))
+            layers[name] = LayerKeys(sound[shapes], _with_meaning(sound[shapes], keys))
     return layers
 
 
@@ -93,7 +93,7 @@ def _checked(
         refuse(source, f"changes {quote(name)} twice, as {names}")
     if claims[0] is None:
         _check_pair(source, name, keys)
-    _check(source, name, Layer(claims[0], keys), tensors)
+    _check(source, name, LayerKeys(claims[0], keys), tensors)
     return claims[0]
 
 
@@ -104,7 +104,7 @@ def _check_pair(source: str, name: str, keys: Mapping[str, str]) -> None:
         refuse(source, f"has {quote(held)} without the {lacked} factor that pairs with it")
 
 
-def _check(source: str, name: str, layer: Layer, tensors: Mapping[str, TensorInfo]) -> None:
+def _check(source: str, name: str, layer: LayerKeys, tensors: Mapping[str, TensorInfo]) -> None:
     own = layer.own()
     shapes = {part: tensors[key].shape for part, key in own.items()}
     if layer.kind is None:
@@ -145,7 +145,7 @@ def check_factor(source: str, key: str, info: TensorInfo, dimensions: tuple[int,
         refuse(source, f"has a factor {quote(key)} of shape {list(info.shape)}, where {allowed} belong")
 
 
-def _check_magnitudes(source: str, layer: Layer, tensors: Mapping[str, TensorInfo]) -> None:
+def _check_magnitudes(source: str, layer: LayerKeys, tensors: Mapping[str, TensorInfo]) -> None:
     keys = [layer.keys[part] for part in MAGNITUDES if part in layer.keys]
     if len(keys) > 1:
         refuse(source, f"has {quote(keys[0])} beside {quote(keys[1])}, which is the same factor")
@@ -159,7 +159,7 @@ def _check_magnitudes(source: str, layer: Layer, tensors: Mapping[str, TensorInf
         refuse(source, f"has a scale {quote(keys[0])} of shape {list(shape)}, not one number per row or column")
 
 
-def _check_reshape(source: str, layer: Layer, tensors: Mapping[str, TensorInfo]) -> None:
+def _check_reshape(source: str, layer: LayerKeys, tensors: Mapping[str, TensorInfo]) -> None:
     if (key := layer.keys.get(RESHAPE)) is None:
         return
     info = tensors[key]

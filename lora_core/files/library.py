@@ -89,7 +89,7 @@ def _stamp(path: str | None) -> tuple:
 
 def _read(path: str | None, stamp: tuple) -> tuple[tuple, dict[str, Any]]:
     try:
-        told = card.read(path or "").told()
+        told = card.read(path or "").to_dict()
     except (OSError, ValueError):
         return (), {"fault": "the file cannot be read"}
     return stamp, {**told, "version": "-".join(f"{value:x}" for value in stamp[1:])}

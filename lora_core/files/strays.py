@@ -30,7 +30,7 @@ def kind(name: str) -> str:
     return next((label for pattern, label in _KINDS.items() if re.search(pattern, name)), UNKNOWN)
 
 
-def told(names: Iterable[str]) -> str:
+def left_out_note(names: Iterable[str]) -> str:
     """`3 tensors beside the layers left out: embedding for prompts ('emb.a', 'emb.b'), counter ('step')`."""
     kinds: dict[str, list[str]] = {}
     for name in names:
@@ -43,8 +43,8 @@ def told(names: Iterable[str]) -> str:
 def alone(source: str, names: Iterable[str]) -> str:
     """Why a file that holds nothing else is refused."""
     return (
-        f"{quote(source)} contains no LoRA that can be read; {told(names)}; choose a file that contains a LoRA, or "
-        "have its trainer save it as plain LoRA."
+        f"{quote(source)} contains no LoRA that can be read; {left_out_note(names)}; choose a file that contains a "
+        "LoRA, or have its trainer save it as plain LoRA."
     )
 
 

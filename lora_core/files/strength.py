@@ -31,7 +31,7 @@ _MOST = 2**20  # bytes of such a file
 
 
 def alpha_of(
-    source: str, name: str, layer: layers.Layer, parts: Mapping[str, Tensor], tensors: Mapping[str, Tensor],
+    source: str, name: str, layer: layers.LayerKeys, parts: Mapping[str, Tensor], tensors: Mapping[str, Tensor],
     config: Mapping[str, Any],
 ) -> float | None:  # fmt: skip
     """None when the file says nothing of it, or it has no meaning for these weights."""
@@ -51,7 +51,7 @@ def alpha_of(
     return None
 
 
-def scalar_of(source: str, layer: layers.Layer, tensors: Mapping[str, Tensor]) -> float:
+def scalar_of(source: str, layer: layers.LayerKeys, tensors: Mapping[str, Tensor]) -> float:
     key = layer.keys[layers.SCALAR]
     return layers.check_alpha(source, key, float(tensors[key].item()))
 

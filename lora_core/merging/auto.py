@@ -20,7 +20,7 @@ import numpy as np
 
 from ..analysis.figures import Pairs
 from ..analysis.interference import measure
-from ..analysis.layer_sum import Work
+from ..analysis.layer_sum import FigureSettings
 from ..families.distilled import few_step_mark
 from ..stack.weighted import Weighted, check_finite
 from . import SUM
@@ -49,7 +49,7 @@ def propose(parts: Sequence[Weighted]) -> Proposal:
         return Proposal(SUM, parts, [*notes, "auto: exact sum, because one LoRA is subtracted on purpose"])
     if len(free) < 2:
         return Proposal(SUM, parts, [*notes, "auto: exact sum, because there are no two LoRAs to compare"])
-    total = measure(parts, work=Work(brief=True)).total
+    total = measure(parts, work=FigureSettings(brief=True)).total
     cosines = {pair: total.cos(*pair) for pair in combinations(free, 2)}
     alike, against = (choose(cosines, key=cosines.__getitem__) for choose in (max, min))
     pair = f"{parts[alike[0]].name} and {parts[alike[1]].name}"

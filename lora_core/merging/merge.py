@@ -27,7 +27,7 @@ NOTHING = "there is nothing to merge; connect adapters or a lora_stack with stre
 
 
 @dataclass(frozen=True)
-class Settings:
+class MergeSettings:
     """`amount` goes from the exact sum (0) to the method (1); `density` (0: the method's own) and `seed` are for
     the methods that drop entries."""
 
@@ -49,7 +49,7 @@ class Settings:
         return usual and (self.density or usual)
 
 
-EXACT, UNLIMITED = Settings(), Limits()
+EXACT, UNLIMITED = MergeSettings(), Limits()
 
 
 @dataclass
@@ -93,7 +93,7 @@ class _Target:
 
 def merge(
     parts: Sequence[Weighted],
-    settings: Settings = EXACT,
+    settings: MergeSettings = EXACT,
     limits: Limits = UNLIMITED,
     tick: Callable[[int, int], None] = lambda done, total: None,
 ) -> Merged:
@@ -130,7 +130,7 @@ def _acting(each: Terms) -> Terms:
 
 class _Work:
     def __init__(
-        self, parts: Sequence[Weighted], terms: dict[str, Terms], settings: Settings, limits: Limits,
+        self, parts: Sequence[Weighted], terms: dict[str, Terms], settings: MergeSettings, limits: Limits,
         tick: Callable[[int, int], None],
     ):  # fmt: skip
         self.terms, self.settings, self.limits, self.tick = terms, settings, limits, tick

@@ -18,7 +18,7 @@ _Config = TypeVar("_Config")
 
 @stored("recipe dataset base software")
 @dataclass(frozen=True)
-class Settings:
+class RecipeRecord:
     """All but the recipe are plain JSON values: what tells the data set apart (`fingerprint`, and for each of its sets
     how it was read and `pictures`, 16 hex digits each in their order), the model and its files, and the versions of
     what trained."""
@@ -35,7 +35,7 @@ class Settings:
         return json.dumps(plain, sort_keys=True, ensure_ascii=False)
 
     @classmethod
-    def from_json(cls, text: str) -> Settings:
+    def from_json(cls, text: str) -> RecipeRecord:
         """Read what `to_json` wrote. Raises ValueError for a format or a setting that this version does not know."""
         found = json.loads(text)
         if found.pop("format", None) != _FORMAT:

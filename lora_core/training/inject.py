@@ -29,7 +29,7 @@ Key = tuple[str, int]  # of a factor: its layer, and 0 for A, 1 for B or 2 for t
 
 
 @dataclass(frozen=True)
-class Part:
+class FactorSlice:
     """A piece of the buffers with a learning rate of its own, `rate` times that of its kind: the model's or, `text`,
     the text encoders'. `flat` and the `matrices`, which are views of it, have their gradients. `magnitudes` are those
     of DoRA, which are not to decay."""
@@ -214,7 +214,7 @@ def _begin(branch: Branch, given: LowRank | None, generator: torch.Generator) ->
 
 def _laid_out(
     flat: Tensor, shapes: Mapping[Key, tuple[int, int]], rates: Mapping[Key, float], leaf: Callable[..., Tensor]
-) -> tuple[dict[Key, Tensor], tuple[Part, ...]]:
+) -> tuple[dict[Key, Tensor], tuple[FactorSlice, ...]]:
     """Leaves by layer and factor, and the parts they form: one piece for each rate, the model's pieces first, and else
     in the order of the layers."""
 
@@ -229,7 +229,7 @@ def _laid_out(
             at += prod(shapes[key])
         part = flat if at - start == len(flat) else flat[start:at]
         part.grad = grad[start:at]
-        parts.append(Part(part, tuple(leaves[key] for key in members), text, rate, magnitudes))
+        parts.append(FactorSlice(part, tuple(leaves[key] for key in members), text, rate, magnitudes))
     return leaves, tuple(parts)
 
 

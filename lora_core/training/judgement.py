@@ -16,7 +16,7 @@ from typing import Literal
 import numpy as np
 
 from .health import RUINED
-from .record import Cell, Excess, Point, Record, excess, means, summed
+from .record import Cell, LossExcess, Point, Record, excess, means, summed
 
 Kind = Literal["too early", "improving", "plateau", "overfit", "diverged"]
 _SURE, _VERY_SURE = 0.95, 0.9995  # one-sided
@@ -25,7 +25,7 @@ _WORSE = 0.25  # share by which training loss is above its best for a run withou
 
 
 @dataclass(frozen=True)
-class Change:
+class CurveChange:
     """A mean paired difference as a share of the base model's loss, positive for better, with its standard error."""
 
     share: float
@@ -35,7 +35,7 @@ class Change:
     def sure(self, level: float) -> bool:
         return self.share > quantile(level, self.freedom) * self.error
 
-    def __abs__(self) -> Change:
+    def __abs__(self) -> CurveChange:
         return replace(self, share=abs(self.share))
 
     def __str__(self) -> str:
@@ -122,7 +122,7 @@ class _Curve:
         groups = sorted(set(pictures))
         self.groups = [np.flatnonzero(np.array(pictures) == each) for each in groups] if len(groups) >= 5 else None
 
-    def change(self, before: int | slice, after: int | slice, averaged: bool = False) -> Change:
+    def change(self, before: int | slice, after: int | slice, averaged: bool = False) -> CurveChange:
         """From the mean of some points to that of others; `averaged`: their wobble is taken to average out, which it
         does not where it wanders."""
         left, right = (np.atleast_2d(self.losses[part]) for part in (before, after))
@@ -132,7 +132,7 @@ class _Curve:
         count = len(difference)
         error = float(difference.std(ddof=1)) / sqrt(count) if count > 1 else inf
         error = sqrt(error**2 + self.wobble**2 * (1 / len(left) + 1 / len(right) if averaged else 2))
-        return Change(float(difference.mean()) / self.means[0], error / self.means[0], count - 1)
+        return CurveChange(float(difference.mean()) / self.means[0], error / self.means[0], count - 1)
 
 
 def _overfit(curve: _Curve, record: Record, best: int, held_out: bool) -> Verdict | None:
@@ -187,7 +187,7 @@ def _plateau(curve: _Curve, best: int, patience: int) -> Verdict | None:
     return Verdict("plateau", f"{text}; step {best} is the best", best)
 
 
-def _so_far(gain: Change) -> str:
+def _so_far(gain: CurveChange) -> str:
     if gain.share > 0:
         return f"improving: the loss is {gain} below the base model's"
     return f"no gain yet: the loss is {abs(gain)} above the base model's"
@@ -204,7 +204,7 @@ def _training_rises(record: Record, since: int) -> bool:
     return right.share - left.share > 2 * sqrt(left.error**2 + right.error**2)
 
 
-def _tenths(record: Record) -> list[Excess]:
+def _tenths(record: Record) -> list[LossExcess]:
     """Training losses of ten parts of the run, against those of all of it at the same noise."""
     size, usual = max(len(record.windows) // 10, 1), means(record.bands())
     tallies: list[list[Cell]] = [window.bands for window in record.windows]

@@ -86,7 +86,7 @@ class LayersConfig:
 
 
 @dataclass(frozen=True)
-class Size:
+class LayerSize:
     """Describes one layer's correction: its rank, its factor on the learning rate, and its scaling: `alpha` in a file
     would give it to a correction of rank `alpha_rank`."""
 
@@ -98,7 +98,7 @@ class Size:
 
 def sizes(
     names: Iterable[str], rank: int, alpha: float, text_rank: int, config: LayersConfig, start: Start | None = None
-) -> dict[str, Size]:
+) -> dict[str, LayerSize]:
     """The size of each layer. Without an alpha in its rule, a layer has the scaling of all whatever its rank; one that
     goes on from `start` keeps its scaling, and a rank that is above what it would have here."""
     found = {}
@@ -107,12 +107,12 @@ def sizes(
         text = name.startswith(TEXT_PREFIX)
         if start and own:
             most = max(own.rank, chosen.get("rank", text_rank if text else start.rank))
-            found[name] = Size(most, chosen.get("rate", 1.0), own.scaling * most, most)
+            found[name] = LayerSize(most, chosen.get("rate", 1.0), own.scaling * most, most)
         else:
             wanted = chosen.get("rank", text_rank if text else rank)
             of = wanted if "alpha" in chosen else rank
             scaled = config.file_alpha(chosen.get("alpha", alpha), of)
-            found[name] = Size(wanted, chosen.get("rate", 1.0), scaled, of)
+            found[name] = LayerSize(wanted, chosen.get("rate", 1.0), scaled, of)
     return found
 
 

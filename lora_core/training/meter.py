@@ -25,7 +25,7 @@ _FLOPS = {
 
 
 @dataclass(frozen=True)
-class Work:
+class OperatorWork:
     """Multiply-adds of matrix products, convolutions and attention counted as two; bytes that operators read and write;
     and the number of operators."""
 
@@ -33,11 +33,11 @@ class Work:
     moved: int = 0
     launches: int = 0
 
-    def __add__(self, other: Work) -> Work:
-        return Work(self.flops + other.flops, self.moved + other.moved, self.launches + other.launches)
+    def __add__(self, other: OperatorWork) -> OperatorWork:
+        return OperatorWork(self.flops + other.flops, self.moved + other.moved, self.launches + other.launches)
 
-    def __sub__(self, other: Work) -> Work:
-        return Work(self.flops - other.flops, self.moved - other.moved, self.launches - other.launches)
+    def __sub__(self, other: OperatorWork) -> OperatorWork:
+        return OperatorWork(self.flops - other.flops, self.moved - other.moved, self.launches - other.launches)
 
 
 @dataclass
@@ -45,7 +45,7 @@ class Span:
     """What was done within: its work, and the most bytes held beside those that were held at its beginning."""
 
     above: int = 0
-    work: Work = Work()
+    work: OperatorWork = OperatorWork()
 
 
 class Meter(TorchDispatchMode):
@@ -64,8 +64,8 @@ class Meter(TorchDispatchMode):
         return self._held
 
     @property
-    def work(self) -> Work:
-        return Work(self.flops, self.moved, self.launches)
+    def work(self) -> OperatorWork:
+        return OperatorWork(self.flops, self.moved, self.launches)
 
     def restart(self) -> None:
         """Forget the work and the peak so far; what is held stays held."""
@@ -100,7 +100,7 @@ class Meter(TorchDispatchMode):
         yield
         self._set(work)
 
-    def add(self, work: Work) -> None:
+    def add(self, work: OperatorWork) -> None:
         """Count work that was done elsewhere."""
         self._set(self.work + work)
 
@@ -112,7 +112,7 @@ class Meter(TorchDispatchMode):
         """Bytes of what lies there, if it was made since this was entered and is still there."""
         return self._live.get(place, 0)
 
-    def _set(self, work: Work) -> None:
+    def _set(self, work: OperatorWork) -> None:
         self.flops, self.moved, self.launches = work.flops, work.moved, work.launches
 
     def __torch_dispatch__(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
-from .meter import Work
+from .meter import OperatorWork
 from .optimizers import OPTIMIZERS
 
 GB = 2**30
@@ -91,7 +91,7 @@ class Rates:
     copied: float
     overlapped: bool = False
 
-    def seconds(self, work: Work, streamed: int = 0) -> float:
+    def seconds(self, work: OperatorWork, streamed: int = 0) -> float:
         """Return the seconds of one forward and backward pass; `streamed` bytes come from RAM for each of the two."""
         compute = max(work.flops / self.flops + work.moved / self.moved, work.launches * self.launch)
         copies = 2 * streamed / self.copied

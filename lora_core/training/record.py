@@ -126,7 +126,7 @@ def means(tallies: list[Cell]) -> list[float | None]:
 
 
 @dataclass(frozen=True)
-class Excess:
+class LossExcess:
     """How far losses lie above (below: negative) what is usual at the same noise, as a share, with its standard error;
     of `count` draws."""
 
@@ -135,14 +135,14 @@ class Excess:
     count: int
 
 
-def excess(tallies: list[Cell], usual: list[float | None]) -> Excess:
+def excess(tallies: list[Cell], usual: list[float | None]) -> LossExcess:
     """The mean of `loss / usual - 1` over all draws; bands in which nothing is usual or all is 0 do not count."""
     count, total, squares = 0, 0.0, 0.0
     for (n, values, square), mean in zip(tallies, usual, strict=True):
         if mean:
             count, total, squares = count + int(n), total + values / mean, squares + square / mean**2
     if not count:
-        return Excess(0.0, float("inf"), 0)
+        return LossExcess(0.0, float("inf"), 0)
     mean = total / count
     spread = max(squares / count - mean**2, 0.0) * count / max(count - 1, 1)
-    return Excess(mean - 1, sqrt(spread / count) if count > 1 else float("inf"), count)
+    return LossExcess(mean - 1, sqrt(spread / count) if count > 1 else float("inf"), count)

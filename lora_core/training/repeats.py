@@ -22,12 +22,12 @@ from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
 
 from .branch import Branch
 from .looks import Alike, Looks, UnknownError, of_module, of_value, replaced
-from .meter import Meter, Span, Work
+from .meter import Meter, OperatorWork, Span
 from .pairs import Twins
 
 
 @dataclass(frozen=True)
-class Way:
+class BlockPass:
     """How a block runs: `around(again)` is what its forward does around each of its runs beside computing, and is left
     out inside `there`. `kind` tells blocks apart that look the same and cost another thing."""
 
@@ -51,8 +51,8 @@ class Cost:
     inside: int = 0
 
     @property
-    def work(self) -> Work:
-        return self.forth.work + (self.back.work if self.back is not None else Work())
+    def work(self) -> OperatorWork:
+        return self.forth.work + (self.back.work if self.back is not None else OperatorWork())
 
 
 class Repeats:
@@ -65,7 +65,7 @@ class Repeats:
         self.anchor = torch.zeros((), device=meter.device, requires_grad=True)  # outputs may learn where no input does
 
     @contextmanager
-    def over(self, ways: Mapping[nn.Module, Way]) -> Iterator[None]:
+    def over(self, ways: Mapping[nn.Module, BlockPass]) -> Iterator[None]:
         """Run those blocks so."""
         before = {block: vars(block).get("forward") for block in ways}
         try:
@@ -80,7 +80,7 @@ class Repeats:
 class _Block(Alike):
     """The forward of a block, run as one of its kind."""
 
-    def __init__(self, repeats: Repeats, block: nn.Module, way: Way, forward: Callable):
+    def __init__(self, repeats: Repeats, block: nn.Module, way: BlockPass, forward: Callable):
         self.repeats, self.block, self.way, self.forward, self.kind = repeats, block, way, forward, way.kind
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:

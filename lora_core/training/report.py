@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from statistics import median
 
 from .judgement import Verdict
-from .record import BANDS, Excess, Record, excess, means, summed
+from .record import BANDS, LossExcess, Record, excess, means, summed
 
 _ROWS = 12  # of the table of pictures, at each end
 _ODD = 3.0  # how many spreads away from the others a picture stands out
@@ -37,7 +37,7 @@ class Story:
         """Say what validation looks at."""
         return "held-out pictures" if self.held_out else "training pictures (these cannot show overfitting)"
 
-    def pictures(self) -> list[tuple[int, Excess]]:
+    def pictures(self) -> list[tuple[int, LossExcess]]:
         """Every picture by index with its loss against the others' at the same noise, the hardest first."""
         usual = means(self.record.bands())
         rows = [(int(index), excess(cells, usual)) for index, cells in self.record.images.items()]
@@ -137,7 +137,7 @@ def _pictures(story: Story) -> list[str]:
     return lines
 
 
-def _percent(each: Excess) -> str:
+def _percent(each: LossExcess) -> str:
     return f"{100 * each.error:.0f} %" if each.count > 1 else "?"
 
 

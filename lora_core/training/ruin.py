@@ -17,7 +17,7 @@ from .objective import Denoiser
 _LEVELS = 4  # noise levels, in the middle of equal shares of the timestep law
 
 
-class Shown(NamedTuple):
+class ProbeBatch(NamedTuple):
     """Holds what a micro-batch is made of, on the device."""
 
     x0: Tensor
@@ -26,7 +26,9 @@ class Shown(NamedTuple):
 
 
 @torch.no_grad()
-def rise(config: TrainConfig, factors: Factors, before: Tensor, denoiser: Denoiser, shown: Sequence[Shown]) -> float:
+def rise(
+    config: TrainConfig, factors: Factors, before: Tensor, denoiser: Denoiser, shown: Sequence[ProbeBatch]
+) -> float:
     """The mean loss of these pictures over what it is with the factors of `before`, each at the same four noises.
 
     Nothing is drawn from the run's generator, and the factors stay as they are.
@@ -36,7 +38,7 @@ def rise(config: TrainConfig, factors: Factors, before: Tensor, denoiser: Denois
         return after / max(_mean(config, denoiser, shown), 1e-30)
 
 
-def _mean(config: TrainConfig, denoiser: Denoiser, shown: Sequence[Shown]) -> float:
+def _mean(config: TrainConfig, denoiser: Denoiser, shown: Sequence[ProbeBatch]) -> float:
     noises, losses = torch.Generator().manual_seed(config.seed), []
     shares = (torch.arange(_LEVELS) + 0.5) / _LEVELS
     for x0, conditions, places in shown:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ..stored import stored
-from .ruin import Shown
+from .ruin import ProbeBatch
 
 
 @dataclass(frozen=True)
@@ -52,11 +52,11 @@ class MicroBatch:
     change: Tensor | None
     indices: list[int]
     levels: list[float]
-    shown: Shown
+    shown: ProbeBatch
 
 
 @dataclass(frozen=True)
-class Found:
+class StepSummary:
     """Holds what the host has to know of a step before it goes on; `ruined` is why the run cannot, or empty."""
 
     loss: float
@@ -67,7 +67,7 @@ class Found:
     ruined: str = ""
 
     @classmethod
-    def of(cls, parts: Sequence[MicroBatch], grad: Tensor, text_grad: Tensor) -> Found:
+    def of(cls, parts: Sequence[MicroBatch], grad: Tensor, text_grad: Tensor) -> StepSummary:
         """Look at the device once, when all of the step is queued. Losses are means over its micro-batches."""
         tensors = [grad.norm()] + [text_grad.norm()] * bool(len(text_grad))
         tensors += [part.losses.mean() for part in parts]

@@ -18,10 +18,10 @@ from .inject import Factors
 from .objective import Denoiser
 from .optimizers.build import optimizer_of
 from .pairs import grad_of
-from .ruin import Shown, rise
+from .ruin import ProbeBatch, rise
 from .sample import Sample, place_weights
 from .state import TrainState
-from .steps import Found, MicroBatch, StepResult, brought
+from .steps import MicroBatch, StepResult, StepSummary, brought
 
 Made = TypeVar("Made")
 Gradient = Callable[..., tuple[Tensor, Tensor | None]]  # as `add_gradient`
@@ -91,11 +91,11 @@ def train(
 
 def _forth_and_back(
     config: TrainConfig, state: TrainState, denoiser: Denoiser, samples: Sequence[Sample], gradient: Gradient
-) -> Found:
+) -> StepSummary:
     """The gradient of one step, whole or not at all."""
     with state.whole_step():
         parts = [_backward(config, state, denoiser, samples, gradient) for _ in range(config.accumulation)]
-        found = Found.of(parts, grad_of(state.factors.flat), state.factors.text_gradient())
+        found = StepSummary.of(parts, grad_of(state.factors.flat), state.factors.text_gradient())
         if suspicious([*state.losses, found.loss]):
             found = replace(found, ruined=_ruined(config, state, denoiser, parts))
         return found
@@ -200,7 +200,7 @@ def _backward(
     x0, noise, places, sigma = brought([x0, noise, places, denoiser.sigma(u)], device)
     with state.factors.dropped(draw):
         losses, change = gradient(config, state.factors, denoiser, x0, noise, sigma, conditions, kept, places)
-    return MicroBatch(losses, change, indices, u.tolist(), Shown(x0, conditions, places))
+    return MicroBatch(losses, change, indices, u.tolist(), ProbeBatch(x0, conditions, places))
 
 
 def add_gradient(

@@ -146,7 +146,7 @@ class Pictures:
         self.learned = [i for i in range(len(examples)) if i not in held]
         self.held = [examples[i].digest for i in sorted(held)]
 
-    def shown(self) -> Dataset:
+    def learned_dataset(self) -> Dataset:
         """The data set without what is held out."""
         return replace(self.dataset, examples=tuple(self.dataset.examples[i] for i in self.learned))
 

@@ -13,7 +13,7 @@ from lora_loom.lora_core.adapter import Adapter
 from lora_loom.lora_core.analysis.cross_terms import Attention
 from lora_loom.lora_core.analysis.figures import Interference
 from lora_loom.lora_core.analysis.interference import measure
-from lora_loom.lora_core.analysis.layer_sum import Work
+from lora_loom.lora_core.analysis.layer_sum import FigureSettings
 from lora_loom.lora_core.analysis.parts import attentions
 from lora_loom.lora_core.low_rank import LowRank
 from lora_loom.lora_core.stack.weighted import Weighted
@@ -72,7 +72,7 @@ def compare(title: str, stack: list[Weighted], rounds: int, dense: bool) -> None
     heads = Attention(dict.fromkeys(attentions(shapes), HEADS))
     variants: dict[str, Variant] = {
         OURS: plain(lambda: measure(stack)), CROSSED: plain(lambda: measure(stack, heads)),
-        STACK: plain(lambda: measure(stack, work=Work(brief=True))),
+        STACK: plain(lambda: measure(stack, work=FigureSettings(brief=True))),
     }  # fmt: skip
     variants |= {DENSE: plain(lambda: dense_inner(stack))} if dense else {}
     exact, facts = torch.from_numpy(measure(stack).total.inner), {}

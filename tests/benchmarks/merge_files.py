@@ -11,7 +11,7 @@ import torch
 from _measure import Variant, alternate, arguments, begin, plain, table
 from lora_loom.lora_core.adapter import Adapter
 from lora_loom.lora_core.low_rank import LowRank
-from lora_loom.lora_core.merging.merge import EXACT, UNLIMITED, Settings, merge
+from lora_loom.lora_core.merging.merge import EXACT, UNLIMITED, MergeSettings, merge
 from lora_loom.lora_core.merging.truncation import Limits
 from lora_loom.lora_core.stack.weighted import Weighted
 
@@ -54,7 +54,7 @@ def main() -> None:
         "exact sum": lambda: merge(parts, EXACT, UNLIMITED),
         f"sum at rank {rank}": lambda: merge(parts, EXACT, Limits(rank=rank)),
         f"sum at {megabytes:.0f} MB": lambda: merge(parts, EXACT, Limits(megabytes=megabytes)),
-        f"ties at rank {rank}": lambda: merge(parts, Settings("ties"), Limits(rank=rank)),
+        f"ties at rank {rank}": lambda: merge(parts, MergeSettings("ties"), Limits(rank=rank)),
         f"one resized to rank {rank // 2}": lambda: merge(parts[:1], EXACT, Limits(rank=rank // 2)),
         f"dense svd_lowrank of every {EVERY}th layer": dense(parts, rank),
     }

@@ -13,7 +13,7 @@ import torch
 from _measure import Variant, alternate, arguments, begin, mebibytes, peak, plain, table
 from lora_loom.lora_core.adapter import Adapter
 from lora_loom.lora_core.low_rank import LowRank
-from lora_loom.lora_core.merging.merge import Settings, merge
+from lora_loom.lora_core.merging.merge import MergeSettings, merge
 from lora_loom.lora_core.merging.truncation import Limits
 from lora_loom.lora_core.stack.weighted import Weighted
 from merge import Peft, random_loras
@@ -30,7 +30,7 @@ DENSITY = 0.5
 
 def ours(loras: Sequence[LowRank], method: str) -> Callable[[], LowRank]:
     parts = [Weighted("", Adapter({"w": lora}), 1.0, 1.0) for lora in loras]
-    settings, limits = Settings(method, DENSITY), Limits(rank=loras[0].rank)
+    settings, limits = MergeSettings(method, DENSITY), Limits(rank=loras[0].rank)
     return lambda: merge(parts, settings, limits).layers["w"]
 
 

@@ -13,8 +13,8 @@ from typing import Any
 
 import torch
 from lora_loom.lora_core.adapter import Adapter
-from lora_loom.lora_core.analysis.device_check import Check, Finding
-from lora_loom.lora_core.analysis.leakage import CLASS, CONCEPT, Change, Leakage
+from lora_loom.lora_core.analysis.device_check import Check, CheckFinding
+from lora_loom.lora_core.analysis.leakage import CLASS, CONCEPT, Leakage, PictureChange
 from lora_loom.lora_core.analysis.memorisation import Memorisation, Nearest
 from lora_loom.lora_core.data.dataset import Dataset, Options
 from lora_loom.lora_core.data.reading import from_tensors
@@ -25,7 +25,7 @@ from lora_loom.lora_core.files.lineage import Parent
 from lora_loom.lora_core.kinds import BOFT, OFT, Difference, DoRA, GLoRA, LoHa, LoKr, Padded, Placed, Replacement
 from lora_loom.lora_core.kinds.correction import Correction
 from lora_loom.lora_core.low_rank import LowRank
-from lora_loom.lora_core.runs.recipe_json import Settings
+from lora_loom.lora_core.runs.recipe_json import RecipeRecord
 from lora_loom.lora_core.runs.result import Finished
 from lora_loom.lora_core.stack import attribution
 from lora_loom.lora_core.stack.rows import Row
@@ -153,8 +153,8 @@ def dataset(options: Options | None = None) -> Dataset:
 OPTIONS = Options(True, 2, True, 1, 3, (64, 128), 0.5, False, "auto", True)
 
 
-def settings(recipe: Recipe) -> Settings:
-    return Settings(
+def settings(recipe: Recipe) -> RecipeRecord:
+    return RecipeRecord(
         recipe, {"fingerprint": "0123"}, {"family": "sd15", "files": {"model": ["base.safetensors"]}},
         {"lora_loom": "0.1.0"},
     )  # fmt: skip
@@ -238,10 +238,10 @@ def told() -> dict[str, Any]:
 
 def _figures() -> dict[str, Any]:
     """What nodes and the picker tell as JSON."""
-    finding = Finding("time", "step", True, "0.1 s", {"seconds": 0.1}, True)
-    changes = {CONCEPT: Change(0.5, 0.25, 0.125), CLASS: Change(0.25, 0.125, 0.5)}
+    finding = CheckFinding("time", "step", True, "0.1 s", {"seconds": 0.1}, True)
+    changes = {CONCEPT: PictureChange(0.5, 0.25, 0.125), CLASS: PictureChange(0.25, 0.125, 0.5)}
     return {
-        "card": Card("t", ("w",), "sd15", "me", "CC0-1.0", "at 0.8", True, "").told(),
+        "card": Card("t", ("w",), "sd15", "me", "CC0-1.0", "at 0.8", True, "").to_dict(),
         "leakage": Leakage(changes, {CONCEPT: 1, CLASS: 2}).figures(),
         "memorisation": Memorisation((Nearest(0, 0.5, 0.25, None),), (0.5,), ()).figures(),
         "check": json.loads(Check({"device": "cpu"}, [finding], 1.0).as_json())["findings"],

@@ -24,7 +24,7 @@ from lora_loom.nodes.bridge.stack.carried import carried
 from lora_loom.nodes.bridge.training import prepare
 from lora_loom.nodes.bridge.training.header_facts import run_facts
 from lora_loom.nodes.bridge.training.order import Run, Sources
-from lora_loom.nodes.bridge.training.previews import Previews, Shown
+from lora_loom.nodes.bridge.training.previews import PreparedPreviews, Previews
 from torch import Tensor, nn
 
 from harness.golden import IDENTITY, NAME, OPTIONS, RECIPES, corrections, dataset, low_rank, numbers, parent
@@ -39,12 +39,12 @@ def encoded() -> list[Any]:
     return [[numbers(1, 2, 3), {"pooled_output": numbers(1, 3), "guidance": 3.5}]]
 
 
-def shown() -> dict[str, Shown]:
+def shown() -> dict[str, PreparedPreviews]:
     """Previews made ready, by what is special in them."""
     sampling, rows = Sampling(64, 96, 3, 2.5, "euler_ancestral", "simple", 11), (("a sks", "a cat"), ("sks, a 'tree'",))
     return {
-        "all chosen": Shown(Previews(sampling, ("a sks", "a 'tree'"), "dull\nand", 2, 0.75), rows, {}, None),
-        "as it comes": Shown(Previews(Sampling(512, 512)), (("sks",),), {}, None),
+        "all chosen": PreparedPreviews(Previews(sampling, ("a sks", "a 'tree'"), "dull\nand", 2, 0.75), rows, {}, None),
+        "as it comes": PreparedPreviews(Previews(Sampling(512, 512)), (("sks",),), {}, None),
     }
 
 

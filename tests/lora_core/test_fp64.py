@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 from lora_loom.lora_core import fp64
-from lora_loom.lora_core.analysis.layer_sum import Work
+from lora_loom.lora_core.analysis.layer_sum import FigureSettings
 
 
 @pytest.fixture(autouse=True)
@@ -23,10 +23,10 @@ def test_a_device_that_refuses_is_passed_over(monkeypatch: pytest.MonkeyPatch, e
         raise error
 
     factor = torch.ones(2, 3)
-    assert fp64.with_fp64("meta") == torch.device("meta") == Work("meta").wide(factor).device
+    assert fp64.with_fp64("meta") == torch.device("meta") == FigureSettings("meta").wide(factor).device
     fp64.has_fp64.cache_clear()
     monkeypatch.setattr(torch, "ones", refuse)
     assert fp64.with_fp64("meta") == torch.device("cpu")
-    wide = Work("meta").wide(factor)
+    wide = FigureSettings("meta").wide(factor)
     assert wide.dtype == torch.float64 and wide.device.type == "cpu"
-    assert Work("meta", brief=True).wide(factor).device.type == "meta"
+    assert FigureSettings("meta", brief=True).wide(factor).device.type == "meta"

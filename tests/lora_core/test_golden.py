@@ -12,7 +12,7 @@ from harness import golden
 from lora_loom.lora_core.files import formats, save
 from lora_loom.lora_core.files.label import redacted
 from lora_loom.lora_core.runs import checkpoint, result
-from lora_loom.lora_core.runs.recipe_json import Settings
+from lora_loom.lora_core.runs.recipe_json import RecipeRecord
 from lora_loom.lora_core.runs.run_folder import RunFolder, past_runs
 from lora_loom.lora_core.runs.setting_changes import differences
 from lora_loom.lora_core.training.health import Health
@@ -47,7 +47,7 @@ def test_nothing_is_left_out(told: dict) -> None:
 
 @pytest.mark.parametrize("name", golden.RECIPES)
 def test_the_settings_of_a_header_are_read(name: str) -> None:
-    assert Settings.from_json(TOLD["settings"][name]) == golden.settings(golden.RECIPES[name])
+    assert RecipeRecord.from_json(TOLD["settings"][name]) == golden.settings(golden.RECIPES[name])
 
 
 @pytest.mark.parametrize("optimizer", golden.OPTIMIZERS)

@@ -160,7 +160,7 @@ def wide_shell():
 
 def test_launch_bound_is_said_by_the_busy_share() -> None:
     def verdict(busy: float | None) -> str:
-        known = {timing.FROZEN: timing.Timed(1.0, 700, busy), timing.OURS: timing.Timed(1.31, 900, busy)}
+        known = {timing.FROZEN: timing.TimedStep(1.0, 700, busy), timing.OURS: timing.TimedStep(1.31, 900, busy)}
         return timing._verdict(FLUX, known)
 
     assert verdict(0.58) == "FLUX-like: step 1.31 x frozen, GPU busy 58%: launch-bound"

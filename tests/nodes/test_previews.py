@@ -17,7 +17,7 @@ import torch
 from harness.calls import encode, loaded, run_node
 from harness.runs import STEPS, cancelled, kept, on_forward, read
 from harness.runs import train as run
-from lora_loom.lora_core.drawing.sheet import Row, sheet
+from lora_loom.lora_core.drawing.sheet import SheetRow, sheet
 from lora_loom.lora_core.training import trainer
 from lora_loom.nodes.bridge.host.node_outputs import as_picture
 from lora_loom.nodes.previews import TrainingPreviews
@@ -70,7 +70,7 @@ def expected(trio: Any, step: int, name: str | None, strength: float = 1.0) -> n
     for prompts in PROMPTS:
         both = [(untouched(trio, p), drawn(trio, model, clip, p) if name else untouched(trio, p)) for p in prompts]
         labels = ["base", f"step {step}"] * 2
-        rows.append(Row("  |  ".join(prompts), [picture for pair in both for picture in pair], labels))
+        rows.append(SheetRow("  |  ".join(prompts), [picture for pair in both for picture in pair], labels))
     return np.asarray(sheet(rows, f"step {step} of {STEPS}")).astype(int)
 
 

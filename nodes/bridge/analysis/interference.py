@@ -13,7 +13,7 @@ from PIL import Image
 from ....lora_core.analysis import findings
 from ....lora_core.analysis.heat_map import heat_map
 from ....lora_core.analysis.interference import measure
-from ....lora_core.analysis.layer_sum import Work
+from ....lora_core.analysis.layer_sum import FigureSettings
 from ....lora_core.families.distilled import few_step_mark
 from ....lora_core.files import mismatch, strays
 from ....lora_core.stack.rows import Row
@@ -56,7 +56,7 @@ def interference(
     progress.say("measuring the base model (once per model)")
     norms, attention = base.norms(layers, tick), base.attention(layers, tick)
     progress.say(f"{len(entries)} LoRAs, {len(layers)} layers")
-    found = measure(entries, attention, Work(with_fp64(base.device), tick))
+    found = measure(entries, attention, FigureSettings(with_fp64(base.device), tick))
     fixed = _few_steps(entries, model)
     factor = findings.suggested(found, fixed)
     changed = [_scaled(entry, 1.0 if index in fixed else factor) for index, entry in enumerate(entries)]
@@ -102,7 +102,7 @@ def _not_measured(entries: Sequence[Entry]) -> list[str]:
         if entry.span != ALWAYS:
             said.append(f"{findings.letter(index)} is on for only part of sampling; the figures apply to that part.")
         if entry.adapter.left_out:
-            said.append(f"{findings.letter(index)}: {strays.told(entry.adapter.left_out)}.")
+            said.append(f"{findings.letter(index)}: {strays.left_out_note(entry.adapter.left_out)}.")
         if entry.unmatched:
             said.append(
                 f"{findings.letter(index)} has {len(entry.unmatched)} layers that the connected models do not have."

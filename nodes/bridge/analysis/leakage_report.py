@@ -16,7 +16,7 @@ from ....lora_core.analysis import leakage, memorisation
 from ....lora_core.data.captions import literal
 from ....lora_core.data.dataset import Dataset
 from ....lora_core.data.prompts import with_trigger, without_trigger
-from ....lora_core.drawing.sheet import Row, sheet
+from ....lora_core.drawing.sheet import SheetRow, sheet
 from ..host.node_outputs import as_picture
 from ..host.progress import Progress
 from ..host.wires import Clip, Model, Vae
@@ -50,7 +50,7 @@ class Drawn:
     seed: int
     base: Image.Image
     lora: Image.Image
-    change: leakage.Change
+    change: leakage.PictureChange
 
 
 @dataclass(frozen=True)
@@ -144,10 +144,10 @@ def _pixels(picture: Image.Image) -> Tensor:
     return torch.from_numpy(np.asarray(picture, dtype=np.float32) / 255)
 
 
-def _rows(drawn: Sequence[Drawn]) -> list[Row]:
-    rows: dict[tuple[str, str], Row] = {}
+def _rows(drawn: Sequence[Drawn]) -> list[SheetRow]:
+    rows: dict[tuple[str, str], SheetRow] = {}
     for each in drawn:
-        row = rows.setdefault((each.group, each.prompt), Row(f"{each.group}: {each.prompt}", (), ()))
+        row = rows.setdefault((each.group, each.prompt), SheetRow(f"{each.group}: {each.prompt}", (), ()))
         labels = (f"base, seed {each.seed}", f"LoRA, {each.change.latent:.3f}")
         rows[each.group, each.prompt] = replace(
             row, pictures=(*row.pictures, each.base, each.lora), labels=(*row.labels, *labels)
@@ -155,7 +155,7 @@ def _rows(drawn: Sequence[Drawn]) -> list[Row]:
     return list(rows.values())
 
 
-def _memorised(drawn: Sequence[Drawn], data: Dataset) -> tuple[str, list[Row], dict[str, object]]:
+def _memorised(drawn: Sequence[Drawn], data: Dataset) -> tuple[str, list[SheetRow], dict[str, object]]:
     """Text, rows and figures of the samples with the trigger beside their nearest training pictures."""
     samples = [each for each in drawn if each.group == leakage.CONCEPT]
     training = list({(each.group, each.source): each for each in data.examples}.values())
@@ -167,7 +167,7 @@ def _memorised(drawn: Sequence[Drawn], data: Dataset) -> tuple[str, list[Row], d
     names = [each.source.replace("\\", "/").rpartition("/")[2] for each in training]
     near = found.near()
     rows = [
-        Row(
+        SheetRow(
             f"sample {number + 1}: {each.prompt}",
             (each.lora, as_picture(training[nearest.index].pixels[None])),
             (f"seed {each.seed}", f"{nearest.distance:.3f} {'near ' if number in near else ''}{names[nearest.index]}"),

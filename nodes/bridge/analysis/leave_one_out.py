@@ -15,8 +15,8 @@ from torch import Tensor
 from ....lora_core.adapter import TEXT_PREFIX
 from ....lora_core.analysis import leakage
 from ....lora_core.analysis.findings import letter
-from ....lora_core.analysis.leakage import Change
-from ....lora_core.drawing.sheet import Row, sheet
+from ....lora_core.analysis.leakage import PictureChange
+from ....lora_core.drawing.sheet import SheetRow, sheet
 from ....lora_core.stored import as_dict
 from ..host.progress import Progress
 from ..host.wires import Clip, Model, Vae
@@ -115,7 +115,7 @@ def _encoded(clip: Clip | None, prompt: str) -> list:
 
 def _changes(
     made: Mapping[str, Sequence[Tensor]], pictures: Mapping[str, Sequence[Image.Image]], name: str
-) -> list[Change]:
+) -> list[PictureChange]:
     """From all LoRAs to this set, round by round."""
     return [
         leakage.change(before, after, _pixels(one), _pixels(other))
@@ -129,7 +129,7 @@ def _pixels(picture: Image.Image) -> Tensor:
 
 def _sheet(
     pictures: Mapping[str, Sequence[Image.Image]],
-    changes: Mapping[str, Sequence[Change]],
+    changes: Mapping[str, Sequence[PictureChange]],
     rounds: Sequence[tuple[str, int]],
     entries: Sequence[Entry],
 ) -> Image.Image:
@@ -138,11 +138,13 @@ def _sheet(
     rows = []
     for number, (prompt, seed) in enumerate(rounds):
         labels = [ALL, *(f"{each[number].latent:.2f} {words[name]}" for name, each in changes.items())]
-        rows.append(Row(f"{prompt or 'positive'}, seed {seed}", [drawn[number] for drawn in pictures.values()], labels))
+        rows.append(
+            SheetRow(f"{prompt or 'positive'}, seed {seed}", [drawn[number] for drawn in pictures.values()], labels)
+        )
     return sheet(rows, tile=_TILE)
 
 
-def _report(entries: Sequence[Entry], changes: Mapping[str, Change], asked: Prompts, clip: Clip | None) -> str:
+def _report(entries: Sequence[Entry], changes: Mapping[str, PictureChange], asked: Prompts, clip: Clip | None) -> str:
     words = _in_words(changes, entries)
     lines = _ranked({name: change.latent for name, change in changes.items() if name != NONE}, words)
     lines += [f"{letter(i)} = {entry.name} at {entry.strength:g}" for i, entry in enumerate(entries)]
@@ -174,7 +176,7 @@ def _on_text(entries: Sequence[Entry]) -> bool:
     return any(name.startswith(TEXT_PREFIX) and entry.strength_of(name) for entry, name in names)
 
 
-def _figures(entries: Sequence[Entry], changes: Mapping[str, Change], rounds: Sequence[tuple[str, int]]) -> str:
+def _figures(entries: Sequence[Entry], changes: Mapping[str, PictureChange], rounds: Sequence[tuple[str, int]]) -> str:
     return json.dumps(
         {
             "loras": {letter(i): entry.name for i, entry in enumerate(entries)},

@@ -13,7 +13,7 @@ from torch import Tensor
 from ....lora_core.adapter import Adapter
 from ....lora_core.analysis.device_check import share
 from ....lora_core.low_rank import LowRank
-from ....lora_core.merging.merge import Settings
+from ....lora_core.merging.merge import MergeSettings
 from ....lora_core.merging.pick import Pick
 from ....lora_core.merging.truncation import Limits
 from ....lora_core.stack.weighted import exact_sum
@@ -132,7 +132,7 @@ def connected(case: Case) -> list[Connected]:
 
 
 def _merge(case: Case, limits: Limits) -> Mapping[str, LowRank]:
-    return merge(case.patcher, None, None, connected(case), Settings(), limits, Progress(1).tick)[0].layers
+    return merge(case.patcher, None, None, connected(case), MergeSettings(), limits, Progress(1).tick)[0].layers
 
 
 def _stacked(case: Case, entries: list[Entry], apply: Apply) -> Any:

@@ -7,7 +7,7 @@ from typing import cast
 
 import torch
 
-from ....lora_core.analysis.device_check import Finding
+from ....lora_core.analysis.device_check import CheckFinding
 from ....lora_core.training.config import LoraConfig, TrainConfig
 from ....lora_core.training.plan import Measures, Need, in_gb
 from ..host.device import counter, free_bytes, shares_ram
@@ -24,15 +24,15 @@ _OVER, _WIDTH = 1.05, 2  # times what was predicted that may be used; bytes of a
 NOT_COUNTED = "left out: torch cannot measure the memory of this device"
 
 
-def run(rig: Rig) -> Iterator[Finding]:
+def run(rig: Rig) -> Iterator[CheckFinding]:
     """One finding for each network and each measure, then how near all of them were."""
     if counter(rig.device, "max_memory_allocated") is None:
-        yield Finding("memory", "predicted and real", None, NOT_COUNTED)
+        yield CheckFinding("memory", "predicted and real", None, NOT_COUNTED)
         return
     ratios: list[float] = []
     for network in WIDE:
         if lacks := _no_room(rig.device, network):
-            yield Finding("memory", network.name, None, lacks)
+            yield CheckFinding("memory", network.name, None, lacks)
             continue
         case = wide_case(network, rig.device)
         for way, measures in WAYS.items():
@@ -42,7 +42,7 @@ def run(rig: Rig) -> Iterator[Finding]:
         del case
         held(rig.device)
     if ratios:
-        yield Finding("memory", "all", None, nearness(ratios), {}, verdict=True)
+        yield CheckFinding("memory", "all", None, nearness(ratios), {}, verdict=True)
 
 
 def wide_case(network: Network, home: torch.device) -> Case:

@@ -10,7 +10,7 @@ from pathlib import PurePath
 
 import torch
 
-from ....lora_core.analysis.device_check import Finding, without_paths
+from ....lora_core.analysis.device_check import CheckFinding, without_paths
 from ....lora_core.swap import swapped
 from .case import Case, held
 from .networks import Network
@@ -68,7 +68,7 @@ class Rig:
         return f"{lost / 2**20:.1f} MiB were not freed on the device" if lost > _LOST else ""
 
 
-def guarded(section: str, name: str, work: Callable[[], Outcome], left: Callable[[], str] = str) -> Finding:
+def guarded(section: str, name: str, work: Callable[[], Outcome], left: Callable[[], str] = str) -> CheckFinding:
     """Return what a check found, or how it failed. Whatever is wrong with a device can raise anything, and telling it
     is what a check is for; a cancel is no Exception."""
     try:
@@ -76,10 +76,10 @@ def guarded(section: str, name: str, work: Callable[[], Outcome], left: Callable
         wrong = left()
     except Exception as error:
         told = without_paths(f"{type(error).__name__}: {error}").strip()
-        return Finding(section, name, False, told[:500], {"at": _where(error)})
+        return CheckFinding(section, name, False, told[:500], {"at": _where(error)})
     if wrong:
-        return Finding(section, name, False, f"{found.text}; {wrong}", found.figures)
-    return Finding(section, name, found.passed, found.text, found.figures, found.verdict)
+        return CheckFinding(section, name, False, f"{found.text}; {wrong}", found.figures)
+    return CheckFinding(section, name, found.passed, found.text, found.figures, found.verdict)
 
 
 def _where(error: Exception) -> str:

@@ -11,14 +11,14 @@ import comfy.model_management
 import folder_paths
 import torch
 
-from ....lora_core.analysis.device_check import Check, Finding
+from ....lora_core.analysis.device_check import Check, CheckFinding
 from ..host.progress import Progress
 from . import derived, memory, right, timing
 from .networks import FLUX, TINY
 from .rig import Rig, guarded
 from .who import who
 
-Told = Callable[[Finding, int], None]  # a finding, and how many there are by now
+Told = Callable[[CheckFinding, int], None]  # a finding, and how many there are by now
 EXPECTED = len(TINY) * len(right.EACH) + len(right.ONCE) + len(derived.ONCE) + 18  # about, for a bar
 NAME = "lora_loom_gpu_check"
 
@@ -47,9 +47,9 @@ def write(found: Check, folder: Path) -> list[Path]:
     return paths
 
 
-def _findings(rig: Rig, quick: bool) -> Iterator[Finding]:
+def _findings(rig: Rig, quick: bool) -> Iterator[CheckFinding]:
     if comfy.model_management.is_device_cpu(rig.device):
-        yield Finding(
+        yield CheckFinding(
             "right", "beside the CPU", None, "this device is the CPU: its results are compared with themselves"
         )
     for network in TINY:
@@ -58,7 +58,7 @@ def _findings(rig: Rig, quick: bool) -> Iterator[Finding]:
     for name, work in (right.ONCE | derived.ONCE).items():
         yield guarded("right", name, partial(work, rig, FLUX), partial(rig.left, FLUX))
     if quick:
-        yield Finding("memory", "predicted and real", None, "left out in the quick check")
+        yield CheckFinding("memory", "predicted and real", None, "left out in the quick check")
     else:
         yield from memory.run(rig)
     yield from timing.run(rig, quick)
@@ -69,7 +69,7 @@ def on_node(quick: bool) -> tuple[Check, str]:
     folder."""
     progress = Progress(EXPECTED)
 
-    def tell(finding: Finding, done: int) -> None:
+    def tell(finding: CheckFinding, done: int) -> None:
         progress.tick(min(done, EXPECTED), EXPECTED)
         progress.say(f"{done} of about {EXPECTED}: {finding.line()}")
 

@@ -16,7 +16,7 @@ import torch
 from torch.autograd import DeviceType  # pyright: ignore[reportPrivateImportUsage]  # it has no other place
 from torch.profiler import ProfilerActivity, profile, supported_activities
 
-from ....lora_core.analysis.device_check import Finding
+from ....lora_core.analysis.device_check import CheckFinding
 from ....lora_core.training import objective
 from ....lora_core.training.meter import Meter
 from ....lora_core.training.objective_config import ObjectiveConfig
@@ -46,7 +46,7 @@ _BUSY = 0.8  # of the time of a step; below it the device waits for its next ope
 
 
 @dataclass(frozen=True)
-class Timed:
+class TimedStep:
     """Seconds of a step; `launches` are kernels of the device, or operators where it does not tell of its kernels, and
     `busy` is the share of the time in which they ran, where it is known."""
 
@@ -55,7 +55,7 @@ class Timed:
     busy: float | None
 
 
-def run(rig: Rig, quick: bool) -> Iterator[Finding]:
+def run(rig: Rig, quick: bool) -> Iterator[CheckFinding]:
     """One finding for each way on each network, what they come to, and the copies."""
     for network, case in _cases(rig, quick):
         yield from _of_network(network, case, _QUICK if quick else _ROUNDS)
@@ -73,21 +73,21 @@ def _cases(rig: Rig, quick: bool) -> Iterator[tuple[Network, Case]]:
         yield network, rig.here(network)
 
 
-def _of_network(network: Network, case: Case, rounds: tuple[int, int]) -> Iterator[Finding]:
+def _of_network(network: Network, case: Case, rounds: tuple[int, int]) -> Iterator[CheckFinding]:
     ways: dict[str, Way] = {FROZEN: partial(_frozen, case)}
     ways |= {name: partial(_ours, case, measures) for name, measures in WAYS.items()}
     ways[NATIVE] = partial(native_step, case, _length(case), LORA.rank)
-    known: dict[str, Timed] = {}
+    known: dict[str, TimedStep] = {}
     for name, way in ways.items():
         measures = WAYS.get(name, Measures(name == NATIVE))
         found = guarded("time", f"{network.name}, {name}", partial(_step, case, name, way, measures, rounds, known))
         yield replace(found, passed=None) if name == NATIVE else found  # which is not ours to mend
     if {FROZEN, OURS} <= known.keys():
-        yield Finding("time", f"{network.name}, all", None, _verdict(network, known), {}, verdict=True)
+        yield CheckFinding("time", f"{network.name}, all", None, _verdict(network, known), {}, verdict=True)
 
 
 def _step(
-    case: Case, name: str, way: Way, measures: Measures, rounds: tuple[int, int], known: dict[str, Timed]
+    case: Case, name: str, way: Way, measures: Measures, rounds: tuple[int, int], known: dict[str, TimedStep]
 ) -> Outcome:
     if case.network in WIDE and (lacks := room_for(case, measures)[1]):
         return Outcome(None, lacks)
@@ -103,13 +103,13 @@ def _step(
     return Outcome(None, f"{timed.seconds * 1e3:.4g} ms a step{beside}{_launched(timed)}", figures)
 
 
-def _launched(timed: Timed) -> str:
+def _launched(timed: TimedStep) -> str:
     if timed.busy is None:
         return f", {timed.launches} operators"
     return f", {timed.launches} kernels, GPU busy {timed.busy:.0%}"
 
 
-def _verdict(network: Network, known: dict[str, Timed]) -> str:
+def _verdict(network: Network, known: dict[str, TimedStep]) -> str:
     ours, frozen, native = known[OURS], known[FROZEN], known.get(NATIVE)
     told = f"{network.name}: step {ours.seconds / frozen.seconds:.2f} x frozen"
     if native:
@@ -144,7 +144,7 @@ def _length(case: Case) -> int:
     return tokens(case.network) if case.network in WIDE else 16
 
 
-def _timed(step: Step, device: torch.device, rounds: tuple[int, int]) -> Timed:
+def _timed(step: Step, device: torch.device, rounds: tuple[int, int]) -> TimedStep:
     seconds, (warm, timed) = [], rounds
     for done in range(warm + timed):
         comfy.model_management.throw_exception_if_processing_interrupted()
@@ -154,7 +154,7 @@ def _timed(step: Step, device: torch.device, rounds: tuple[int, int]) -> Timed:
         seconds += [time.perf_counter() - started] * (done >= warm)
     typical = statistics.median(seconds)
     launches, ran = _kernels(step, device) or (_operators(step, device), None)
-    return Timed(typical, launches, None if ran is None else min(ran / typical, 1.0))
+    return TimedStep(typical, launches, None if ran is None else min(ran / typical, 1.0))
 
 
 def _kernels(step: Step, device: torch.device) -> tuple[int, float] | None:

@@ -79,7 +79,7 @@ class _Closing:
     def watch(self, kernel: Any) -> None:
         if kernel is not None:
             self._kernel, windows = kernel, cast(Any, ctypes)  # WINFUNCTYPE is there on Windows alone
-            self._routine = windows.WINFUNCTYPE(ctypes.c_int, ctypes.c_uint)(self.told)
+            self._routine = windows.WINFUNCTYPE(ctypes.c_int, ctypes.c_uint)(self.handle)
             kernel.SetConsoleCtrlHandler(self._routine, 1)
 
     def leave(self) -> None:
@@ -87,7 +87,7 @@ class _Closing:
         if self._kernel is not None:
             self._kernel.SetConsoleCtrlHandler(self._routine, 0)
 
-    def told(self, event: int) -> int:
+    def handle(self, event: int) -> int:
         """0: the next handler does what it would have done."""
         if event in _CLOSING:
             comfy.model_management.interrupt_current_processing()

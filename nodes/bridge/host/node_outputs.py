@@ -39,7 +39,7 @@ def as_lora_model(adapter: Adapter) -> dict[str, torch.Tensor]:
 log = logging.getLogger("lora_loom")
 
 
-def shown(
+def report_ui(
     node: type[io.ComfyNode], report: str, images: Tensor | None = None, chosen: Mapping[str, str] | None = None
 ) -> dict:
     """`ui` of a node's output: the report, below it an IMAGE, and what automatic inputs stand for, by their names.

@@ -41,11 +41,11 @@ def convert_file(name: str, model: Model, clip: Clip | None, limits: Limits, tic
     parent = Parent.of(path.stem, found.metadata, 1.0, 1.0, lora_hash(name, Progress(1)))
     how = {"method": "convert", "rank": limits.rank, "energy": limits.energy}
     if found.others:
-        how["converted"] = [told(path.stem, found, made)]
+        how["converted"] = [conversion_record(path.stem, found, made)]
     if gone := lost_layers(path.stem, resolved.unmatched, resolved.misfits):
         how["left_out"] = gone
     adapter = described(made.adapter.layers, [parent], [found.metadata], table, how)
-    beside = [strays.told(found.left_out)] if found.left_out else []
+    beside = [strays.left_out_note(found.left_out)] if found.left_out else []
     missing = mismatch.lacking(resolved.unmatched), mismatch.left_out(resolved.misfits)
     line = "; ".join(filter(None, (f"{path.stem}: {layers_of(found)}", *missing)))
     lines = [line, *beside, f"rank up to {adapter.rank()}", *cost(made)]
@@ -107,7 +107,7 @@ def cost(made: Converted) -> list[str]:
     return lines
 
 
-def told(name: str, adapter: Adapter, made: Converted) -> dict[str, Any]:
+def conversion_record(name: str, adapter: Adapter, made: Converted) -> dict[str, Any]:
     """For the file: what the kinds of `adapter` were, and what it cost to make it plain."""
     left_out = {"left_out": sorted(made.left_out)} if made.left_out else {}
     return {"name": name, "kinds": dict(adapter.kinds()), **losses(made.error, made.errors), **left_out}

@@ -17,14 +17,14 @@ from ....lora_core.files.lineage import losses
 from ....lora_core.kinds import Difference
 from ....lora_core.merging import AUTO, METHODS, SUM, auto
 from ....lora_core.merging.chart import draw_merge
-from ....lora_core.merging.merge import Merged, Settings
+from ....lora_core.merging.merge import Merged, MergeSettings
 from ....lora_core.merging.merge import merge as merge_layers
 from ....lora_core.merging.truncation import Limits
 from ....lora_core.stack.chain import entangled
 from ..host.wires import Clip, LoraStack, Model
 from ..model.names import NameTable
 from ..stack.entries import Connected, Entry, rows_of
-from .conversion import as_plain, cost, in_order, told
+from .conversion import as_plain, conversion_record, cost, in_order
 from .provenance import described, lost_layers
 from .report import in_order_line, merge_report, vectors_line
 from .sources import Source, sources
@@ -38,8 +38,8 @@ Tick = Callable[[int, int], None]
 
 
 def merge(
-    model: Model, clip: Clip | None, lora_stack: LoraStack | None, adapters: Sequence[Connected], settings: Settings,
-    limits: Limits, tick: Tick, propose: bool = False,
+    model: Model, clip: Clip | None, lora_stack: LoraStack | None, adapters: Sequence[Connected],
+    settings: MergeSettings, limits: Limits, tick: Tick, propose: bool = False,
 ) -> tuple[Adapter, str, Image.Image]:  # fmt: skip
     """All parts as one adapter, with a report and a picture; on `propose` by the method, and at the strengths, that
     suit them."""
@@ -79,11 +79,11 @@ def plain(
     for part in parts:
         entry = part.entry
         if entry.adapter.left_out:
-            notes.append(f"{entry.name}: {strays.told(entry.adapter.left_out)}")
+            notes.append(f"{entry.name}: {strays.left_out_note(entry.adapter.left_out)}")
         if entry.adapter.others:
             made_plain = as_plain(entry.adapter, model, clip, Limits(limits.rank), tick, entry.strength_of)
             notes += [f"{entry.name}: {layers_of(entry.adapter)}; {line}" for line in cost(made_plain)]
-            converted = told(entry.name, entry.adapter, made_plain)
+            converted = conversion_record(entry.name, entry.adapter, made_plain)
             entry = replace(entry, adapter=made_plain.adapter)
             part = replace(part, entry=entry, converted=converted, vectors=made_plain.vectors)
         made.append(part)
@@ -106,7 +106,7 @@ def _summed(parts: Sequence[Source]) -> dict[str, tuple[Difference]]:
 
 
 def build(
-    parts: Sequence[Source], settings: Settings, limits: Limits, table: NameTable,
+    parts: Sequence[Source], settings: MergeSettings, limits: Limits, table: NameTable,
     tick: Tick = lambda done, total: None, notes: Sequence[str] = (), how: Mapping[str, Any] | None = None,
     beside: Source | None = None,
 ) -> tuple[Adapter, str, Image.Image]:  # fmt: skip
@@ -120,8 +120,8 @@ def build(
     notes = [*notes, *(in_order_line(beside) if beside else ()), *(vectors_line(vectors) if vectors else ())]
 
     def adapter(merged: Merged) -> Adapter:
-        told = {"converted": converted, "left_out": gone}
-        made_by = _made_by(merged, settings, limits) | {key: value for key, value in told.items() if value}
+        conversion_record = {"converted": converted, "left_out": gone}
+        made_by = _made_by(merged, settings, limits) | {key: value for key, value in conversion_record.items() if value}
         made_by |= dict(how or {})
         made = described(merged.layers, parents, [entry.adapter.metadata for entry in entries], table, made_by)
         return replace(made, others=vectors)
@@ -137,7 +137,7 @@ def build(
     return adapter(merged), report, draw_merge(merged, settings.method)
 
 
-def _made_by(merged: Merged, settings: Settings, limits: Limits) -> dict[str, object]:
+def _made_by(merged: Merged, settings: MergeSettings, limits: Limits) -> dict[str, object]:
     """For the file: what was done and what it cost."""
     made_by: dict[str, Any] = {"method": settings.method}
     if settings.method != SUM:

@@ -11,7 +11,7 @@ from ....lora_core.files.lineage import Parent
 from ....lora_core.files.mismatch import lacking, left_out
 from ....lora_core.merging import SUM
 from ....lora_core.merging.chart import as_range
-from ....lora_core.merging.merge import Merged, Settings
+from ....lora_core.merging.merge import Merged, MergeSettings
 from ..stack.entries import Entry
 from .sources import Source
 
@@ -31,7 +31,7 @@ def vectors_line(vectors: Mapping[str, Any]) -> list[str]:
 
 
 def merge_report(
-    merged: Merged, settings: Settings, parts: Sequence[Entry], parents: Sequence[Parent], notes: Sequence[str],
+    merged: Merged, settings: MergeSettings, parts: Sequence[Entry], parents: Sequence[Parent], notes: Sequence[str],
     converted: Sequence[Mapping[str, Any]],
 ) -> str:  # fmt: skip
     lines = [*notes, *(_part_line(part) for part in parts)]
@@ -62,7 +62,7 @@ def _part_line(part: Entry) -> str:
     return "; ".join(filter(None, (line, lacking(part.unmatched), left_out(part.misfits))))
 
 
-def _method_lines(merged: Merged, settings: Settings, parts: int, converted: bool) -> list[str]:
+def _method_lines(merged: Merged, settings: MergeSettings, parts: int, converted: bool) -> list[str]:
     if settings.method == SUM:
         exact = ("the sum is exact" if parts > 1 else "it is exact") + (
             " except for the converted layers" if converted else ""

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from ....lora_core.adapter import TEXT_PREFIX
 from ....lora_core.analysis.base_norms import head_norms, norms
 from ....lora_core.analysis.cross_terms import KINDS, Attention
-from ....lora_core.analysis.parts import Part, attentions
+from ....lora_core.analysis.parts import WeightPart, attentions
 from ..host.wires import Clip, Model
 from .names import names_of
 from .weights import stored
@@ -71,7 +71,7 @@ class Base:
         weight = self.dense(name)
         return None if weight is None else norms(weight)
 
-    def _products(self, left: tuple[Part, ...], right: tuple[Part, ...], heads: int) -> list[float] | None:
+    def _products(self, left: tuple[WeightPart, ...], right: tuple[WeightPart, ...], heads: int) -> list[float] | None:
         found = {part.layer: self.dense(part.layer) for part in (*left, *right)}
         weights = {layer: weight for layer, weight in found.items() if weight is not None}
         return head_norms(weights, left, right, heads) if len(weights) == len(found) else None
@@ -92,7 +92,7 @@ class Base:
         fits = weight.is_floating_point() and weight.shape == self.shapes.get(name, self.parameters.get(name))
         return weight.float() if fits else None
 
-    def _heads(self, roles: Mapping[str, list[Part]]) -> int:
+    def _heads(self, roles: Mapping[str, list[WeightPart]]) -> int:
         """How many heads the queries have; 0 when the network does not say."""
         part = next((part for role in "qo" for part in roles.get(role, ())), None)
         if part is None:

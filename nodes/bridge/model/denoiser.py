@@ -181,7 +181,7 @@ class ComfyDenoiser:
             sigma = torch.tensor([level] * len(sigma), device=sigma.device)  # of known value, also without memory
         if joined.seen is not None:
             conds["transformer_options"] = {OVERRIDE: joined.attention}
-        conds = self.guests.told(sigma, conds, level, rehearsed=self.level is not None)
+        conds = self.guests.arguments(sigma, conds, level, rehearsed=self.level is not None)
         return partial(self._forward, joined, x_t, sigma, conds)
 
     def _forward(self, joined: Joined, x_t: Tensor, sigma: Tensor, conds: dict[str, Any]) -> Tensor:

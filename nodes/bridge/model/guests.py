@@ -40,7 +40,7 @@ class Guests:
         network = patcher.model.diffusion_model
         self.look_at_sigma = bool(self.calls()) or getattr(network, "time_r_in", None) is not None
 
-    def told(
+    def arguments(
         self, sigma: Tensor, conds: Mapping[str, Any], level: float | None, rehearsed: bool = False
     ) -> dict[str, Any]:
         """The arguments of `call`, with the options that a sampler gives. `level` is the sigma of all samples; None
@@ -54,7 +54,7 @@ class Guests:
         return {**conds, "transformer_options": {**self._options, "wrappers": self._wrappers, **given, **own}}
 
     def call(self, base_model: BaseModel, x_t: Tensor, sigma: Tensor, conds: dict[str, Any]) -> Tensor:
-        """`apply_model` as a sampler calls it with one prompt, its arguments those that were `told`."""
+        """`apply_model` as a sampler calls it with one prompt, its arguments those that were made by `arguments`."""
         if self._function is None:
             return base_model.apply_model(x_t, sigma, **conds)
         args = {"input": x_t, "timestep": sigma, "c": conds, "cond_or_uncond": [0]}

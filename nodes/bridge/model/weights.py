@@ -91,7 +91,7 @@ def base_weight(patcher: Model, key: str, device: torch.device) -> Tensor:
     if kind == "weight" and _speaks_for_itself(module) and _is_packed(weight, module):
         if patcher.model.current_weight_patches_uuid is not None:
             release(patcher)
-        return told(module, device)
+        return probed_weight(module, device)
     if not weight.is_floating_point() or is_traceable_wrapper_subclass(weight):
         raise ValueError(f"{key} is stored as {type(weight).__name__} of {weight.dtype}, which only its own loader can "
                          "read; load the model with a loader of ComfyUI")  # fmt: skip
@@ -102,7 +102,7 @@ def _is_packed(weight: Tensor, module: nn.Module) -> bool:
     return weight.dtype.itemsize == 1 or weight.size() != (module.out_features, module.in_features)
 
 
-def told(module: nn.Module, device: torch.device) -> Tensor:
+def probed_weight(module: nn.Module, device: torch.device) -> Tensor:
     """The weight of a linear layer of a third party, fp32, by what it makes of each input alone."""
     lots = _unit_rows(cast(int, module.in_features), device)
     return torch.cat([ComfyFrozen().times(module, rows).T for rows in lots], 1)

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from ....lora_core.swap import swapped
 from ..host.device import release
 from ..host.wires import Model
-from .staging import Copying, Side, Staging, copying, room_for, side_of
+from .staging import Copying, Staging, StagingSide, copying, room_for, side_of
 
 Slot = tuple[dict, str]  # a module's own parameters or buffers, and a name among them
 
@@ -108,7 +108,7 @@ class Stream:
     """
 
     def __init__(
-        self, device: torch.device, ahead: bool = False, side: Side | None = None, staging: Staging | None = None
+        self, device: torch.device, ahead: bool = False, side: StagingSide | None = None, staging: Staging | None = None
     ):
         self.device, self.ahead, self.side, self.staging = device, ahead, side, staging
         self.follower: dict[tuple[nn.Module, bool], nn.Module] = {}

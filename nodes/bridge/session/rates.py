@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from ....lora_core.training.meter import Meter
 from ....lora_core.training.plan import Rates
 from ..host.device import synchronize
-from .staging import COUNT, PAGEABLE, PINNED, STAGED, Side, Staging, pinned_buffers, side_of
+from .staging import COUNT, PAGEABLE, PINNED, STAGED, Staging, StagingSide, pinned_buffers, side_of
 
 _COPIED, _BLOCKS = 2**24, 4  # bytes of a copy; weights of a block, and blocks, of a staged one
 _SIDES = (768, 2048, 4096)  # of the square matrices whose product is timed
@@ -42,7 +42,7 @@ def copied(device: torch.device, way: str) -> float:
         ram = buffers[0] if way == PINNED and buffers else torch.ones(_COPIED, dtype=torch.uint8)
         if way != STAGED or not buffers:
             return ram.nbytes / fastest(device, lambda: ram.to(device, copy=True))
-        with closing(Staging(buffers, frozenset(), cast(Side, side_of(device)))) as staging:
+        with closing(Staging(buffers, frozenset(), cast(StagingSide, side_of(device)))) as staging:
             return _BLOCKS * ram.nbytes / fastest(device, partial(_staged, staging, ram.chunk(_BLOCKS)))
 
 

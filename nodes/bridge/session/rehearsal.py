@@ -18,9 +18,9 @@ from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 from ....lora_core.swap import swapped
 from ....lora_core.training.config import LoraConfig, TrainConfig
 from ....lora_core.training.inject import Factors, attached
-from ....lora_core.training.meter import Meter, Work
+from ....lora_core.training.meter import Meter, OperatorWork
 from ....lora_core.training.plan import Measures
-from ....lora_core.training.repeats import Repeats, Way
+from ....lora_core.training.repeats import BlockPass, Repeats
 from ....lora_core.training.start import Start
 from ....lora_core.training.trainer import add_gradient
 from ..host.device import shares_ram
@@ -80,7 +80,7 @@ class Trace:
     a forward alone also the bytes that stay afterwards, which are casts of weights."""
 
     peak: int
-    work: Work
+    work: OperatorWork
     trained: int
     kept: int = 0
 
@@ -184,14 +184,14 @@ class _Stream(Stream):
 
 def _ways(
     network: nn.Module, encoders: nn.Module | None, streamed: Sequence[nn.Module], stream: _Stream
-) -> dict[nn.Module, Way]:
+) -> dict[nn.Module, BlockPass]:
     """Of all blocks, and of blocks of one type inside of them."""
-    ways: dict[nn.Module, Way] = {}
+    ways: dict[nn.Module, BlockPass] = {}
     for part, own in ((network, blocks(network)), (encoders, blocks(encoders) if encoders is not None else [])):
         for block in own:
             brought = partial(stream.still, block), partial(stream.on_device, block)
-            ways[block] = Way(*brought, "streamed") if block in streamed else Way(kind=part is network)
-            ways |= {inner: Way(kind="inside") for inner in _repeated(blocks(block))}
+            ways[block] = BlockPass(*brought, "streamed") if block in streamed else BlockPass(kind=part is network)
+            ways |= {inner: BlockPass(kind="inside") for inner in _repeated(blocks(block))}
     return ways
 
 

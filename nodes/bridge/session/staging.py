@@ -28,7 +28,7 @@ _ALIGNED, COUNT = 256, 2  # bytes that a part begins at a multiple of; buffers: 
 
 
 @dataclass(frozen=True)
-class Side:
+class StagingSide:
     """The stream of a device on which copies are made beside its computing; `streams` is torch's module of them."""
 
     streams: Any
@@ -47,10 +47,10 @@ class Side:
         self.streams.current_stream(self.device).wait_stream(self.stream)
 
 
-def side_of(device: torch.device) -> Side | None:
+def side_of(device: torch.device) -> StagingSide | None:
     """Return a new one; None for a device that copies before it computes."""
     streams = streams_of(device)
-    return None if streams is None else Side(streams, device, streams.Stream(device))
+    return None if streams is None else StagingSide(streams, device, streams.Stream(device))
 
 
 class Staging:
@@ -61,7 +61,7 @@ class Staging:
     in another thread memory could be taken that this work, queued in between, has not done with.
     """
 
-    def __init__(self, buffers: Iterable[Tensor], pinned: Set[int], side: Side):
+    def __init__(self, buffers: Iterable[Tensor], pinned: Set[int], side: StagingSide):
         self.pinned, self.side = pinned, side
         self.buffers = [(buffer, side.streams.Event(blocking=True)) for buffer in buffers]
         self.turns = cycle(self.buffers)

@@ -24,7 +24,7 @@ from ....lora_core.stack.chain import Step
 from ..host.wires import Clip, Model
 from ..model.spans import Timed
 from .bypass_injection import Beside, way_of
-from .bypasses import Asked, Branch, Timeline
+from .bypasses import Asked, Bypass, Timeline
 from .quick_patchers import FusedLoRA, quicken
 
 Apply = Literal["auto", "weights", "beside"]
@@ -107,7 +107,7 @@ def _put(
     how.beside.update(reasons.get(key) or "on for part of sampling" for key in timelines)
     if timelines:
         beside = Beside(patcher, timelines)
-        how.anew += sum(not isinstance(way, Branch) for way in beside.ways.values())
+        how.anew += sum(not isinstance(way, Bypass) for way in beside.ways.values())
         beside.attach(patcher, f"lora_loom_{uuid4().hex}")
     _add(patcher, written)
     if not quicken(patcher) and written:

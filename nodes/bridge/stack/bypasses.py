@@ -21,11 +21,11 @@ from ....lora_core.kinds.correction import mapped
 from ....lora_core.low_rank import LowRank
 from ....lora_core.stack.chain import Step, applied
 from ....lora_core.training.targets import weight_shape
-from ....lora_core.weight_sum import joined
+from ....lora_core.weight_sum import concatenated
 from ..model.frozen import for_autograd, is_foreign
 from ..model.fused_layers import insist
 from ..model.spans import Clock, Span, Timed
-from ..model.weights import told
+from ..model.weights import probed_weight
 
 Timeline = Sequence[Timed]
 
@@ -80,7 +80,7 @@ class Hooked(Way):
         raise NotImplementedError
 
 
-class Branch(Hooked):
+class Bypass(Hooked):
     """`y = layer(x) + B (A x)`, for plain LoRAs of linear and convolution layers: a forward hook. Branches add up, and
     add to what ComfyUI's bypass loader does inside the layer; that one replaces `forward`, and only the last of several
     works. All LoRAs of a span are one pair of factors: two products, however many there are."""
@@ -97,7 +97,7 @@ class Branch(Hooked):
         for each in timeline:
             terms[each.span] += cast(tuple[LowRank, ...], each.step.change)
         self.spans = list(terms)
-        self.held = nn.ModuleList(_held(joined(each, dtype, "cpu")) for each in terms.values())
+        self.held = nn.ModuleList(_held(concatenated(each, dtype, "cpu")) for each in terms.values())
 
     def __call__(self, module: nn.Module, args: tuple, output: Tensor) -> Tensor:
         x = _plain(args[0])
@@ -161,10 +161,10 @@ class Asked(Hooked):
         """In fp32; zeros where all that is added is fixed."""
         if all(isinstance(step.change, tuple) or not step.change.depends_on_weight for step in steps):
             return torch.zeros(weight_shape(module), device=device)
-        return told(module, device)
+        return probed_weight(module, device)
 
 
-WAYS = (Branch, Corrected, Asked)
+WAYS = (Bypass, Corrected, Asked)
 
 
 def _is_linear(module: nn.Module) -> bool:
@@ -227,5 +227,5 @@ def _is_ours_alone(module: nn.Module, output: Tensor) -> bool:
         and output.is_contiguous()
         and "forward" not in module.__dict__
         and not is_foreign(module)
-        and all(type(getattr(hook, "__self__", None)) is Branch for hook in module._forward_hooks.values())
+        and all(type(getattr(hook, "__self__", None)) is Bypass for hook in module._forward_hooks.values())
     )

@@ -101,7 +101,7 @@ class Entry(Weighted):
             line += f", from {self.span[0]:g} to {self.span[1]:g} of sampling"
         if off := off_layers(self.adapter):
             line += f", {off} of them switched off in the file (alpha 0)"
-        beside = strays.told(self.adapter.left_out) if self.adapter.left_out else ""
+        beside = strays.left_out_note(self.adapter.left_out) if self.adapter.left_out else ""
         return "; ".join(filter(None, (line, beside, lacking(self.unmatched, has_text), left_out(self.misfits))))
 
 

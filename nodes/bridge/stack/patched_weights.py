@@ -18,7 +18,7 @@ from ..host.wires import Model
 from ..model.spans import ALWAYS
 from ..model.weights import base_weight, stored
 from .bypass_injection import hung
-from .bypasses import Branch, Way
+from .bypasses import Bypass, Way
 from .quick_patchers import FusedLoRA
 
 
@@ -47,13 +47,13 @@ class Patched:
 
     def branches(self, key: str) -> list[LowRank]:
         """Return the corrections that run beside a weight, which stays as it is."""
-        branches = (way for way in self._beside.get(key, ()) if isinstance(way, Branch))
+        branches = (way for way in self._beside.get(key, ()) if isinstance(way, Bypass))
         changes = (timed.step.change for way in branches for timed in way.timeline)
         return [term for change in changes if isinstance(change, tuple) for term in change]
 
     def corrections(self, key: str) -> list[Step]:
         """Return the steps that a parameter goes through, after its patches, whenever the model computes with it."""
-        others = (way for way in self._beside.get(key, ()) if not isinstance(way, Branch))
+        others = (way for way in self._beside.get(key, ()) if not isinstance(way, Bypass))
         return [timed.step for way in others for timed in way.timeline]
 
     @cached_property

@@ -10,7 +10,7 @@ import torch
 
 from ....lora_core.adapter import TEXT_PREFIX, Adapter
 from ....lora_core.files import mismatch, strays
-from ....lora_core.files.fused import joined
+from ....lora_core.files.fused import row_blocks
 from ....lora_core.files.hashes import data_hash, file_hash
 from ....lora_core.files.lineage import Parent
 from ....lora_core.kinds import Correction, Difference, DoRA
@@ -61,7 +61,7 @@ def _is_vector(item: Correction) -> bool:
 
 def _left_out(tensors: Sequence[str], off: Sequence[str], vectors: Sequence[str]) -> tuple[str, ...]:
     """Return what of the file training does not go on from."""
-    notes = [strays.told(tensors)] if tensors else []
+    notes = [strays.left_out_note(tensors)] if tensors else []
     if off:
         notes.append(f"{len(off)} are switched off in the file (alpha 0) and left out, such as {off[0]}")
     if vectors:
@@ -111,4 +111,4 @@ def _fused(parts: Sequence[tuple[DoRA, Placed]], height: int) -> DoRA:
         update = replace(update, lora_B=reorder(update.lora_B))
         updates.append((place.start, update))
         magnitude[place.start : place.start + place.length] = reorder(dora.magnitude)
-    return DoRA(joined(updates, height), magnitude, 0, parts[0][0].norm_of)
+    return DoRA(row_blocks(updates, height), magnitude, 0, parts[0][0].norm_of)

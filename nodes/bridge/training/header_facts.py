@@ -12,12 +12,12 @@ import comfy.model_management
 import torch
 from comfyui_version import __version__ as comfyui_version
 
-from ....lora_core.data.buckets import Size
+from ....lora_core.data.buckets import PictureSize
 from ....lora_core.data.dataset import Dataset, Example
 from ....lora_core.data.tags import sets_by_folder, tag_frequency
 from ....lora_core.files.hashes import part_hash
 from ....lora_core.files.metadata import Facts
-from ....lora_core.runs.recipe_json import Settings
+from ....lora_core.runs.recipe_json import RecipeRecord
 from ....lora_core.stored import as_dict
 from ....lora_core.training.config import Recipe
 from ....lora_core.version import VERSION
@@ -44,7 +44,7 @@ def run_facts(sources: Sources, recipe: Recipe, run: Run, progress: Progress, le
     begins = {"continue_from": start.described()} if start else {}
     base_hash = known_hash(path, progress) if there else ""
     loras = carried(model, sources.clip)
-    settings = Settings(
+    settings = RecipeRecord(
         recipe,
         dataset=_data_set(dataset, sets_by_folder(dataset).values()),
         base={
@@ -100,9 +100,9 @@ def _version(package: str) -> str:
         return ""
 
 
-def _buckets(dataset: Dataset) -> dict[Size, float]:
+def _buckets(dataset: Dataset) -> dict[PictureSize, float]:
     """How many pictures of each size a pass over the data shows."""
-    found: defaultdict[Size, float] = defaultdict(int)
+    found: defaultdict[PictureSize, float] = defaultdict(int)
     for example in dataset.examples:
         found[example.size] += example.group.times
     return dict(sorted(found.items()))

@@ -33,7 +33,7 @@ from ..stack.carried import BELOW, carried, in_words
 from . import previews
 from .checks import check_conditioning, check_connected, check_objective, warnings
 from .order import Order, Run, Sources, Subject
-from .previews import Shown
+from .previews import PreparedPreviews
 from .samples import captions_to_encode
 
 log = logging.getLogger("lora_loom")
@@ -98,7 +98,7 @@ def identified(order: Order, patcher: Model) -> tuple[str, dict[str, Any], list[
 
 def job(
     sources: Sources, recipe: Recipe, encoded: Mapping[str, Any], latents: Sequence[torch.Tensor],
-    priors: Sequence[dict[str, torch.Tensor]], shown: Shown | None,
+    priors: Sequence[dict[str, torch.Tensor]], shown: PreparedPreviews | None,
 ) -> Job:  # fmt: skip
     """The largest picture with the longest caption, and a preview."""
     largest = max(range(len(latents)), key=lambda i: latents[i].numel())
@@ -107,7 +107,9 @@ def job(
     conditioning = conditioning_set_values(encoded[caption], priors[largest])
     shape, text_rank = tuple(latents[largest].shape), recipe.text.rank if recipe.text else 0
     resolution = sources.dataset.resolution
-    preview = shown and Preview(tuple(empty_latent(sources.model, shown.previews.sampling).shape[1:]), shown.vae)
+    preview = prepare_previews and Preview(
+        tuple(empty_latent(sources.model, prepare_previews.previews.sampling).shape[1:]), prepare_previews.vae
+    )
     return Job(recipe.lora, recipe.train, shape, conditioning, resolution, text_rank, sources.start, preview)
 
 
@@ -133,14 +135,16 @@ def encode(
     return encoded, latents, priors
 
 
-def planned(sources: Sources, recipe: Recipe, run: Run) -> Shown | None:
+def planned(sources: Sources, recipe: Recipe, run: Run) -> PreparedPreviews | None:
     """The previews, not encoded yet."""
     data = sources.dataset
     triggers = tuple(dict.fromkeys(group.prompt(group.trigger) for group in data.groups if group.trigger))
     return previews.planned(run.previews, sources.vae, triggers, recipe.preserve, data.resolution)
 
 
-def shown(sources: Sources, clip: Clip, recipe: Recipe, run: Run, progress: Progress) -> Shown | None:
+def prepare_previews(
+    sources: Sources, clip: Clip, recipe: Recipe, run: Run, progress: Progress
+) -> PreparedPreviews | None:
     def tick(done: int, total: int, what: str) -> None:
         progress.say(f"encoding {what} of the previews: {done} of {total}")
 

@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from ....lora_core.data.prompts import pairs
-from ....lora_core.drawing.sheet import Row, sheet
+from ....lora_core.drawing.sheet import SheetRow, sheet
 from ....lora_core.runs import kept_picture
 from ....lora_core.stored import as_text, stored
 from ....lora_core.training.state import TrainState
@@ -42,7 +42,7 @@ class Previews:
 
 
 @dataclass(frozen=True)
-class Shown:
+class PreparedPreviews:
     """Previews made ready for a data set: their prompts with the trigger and without it, encoded for this model."""
 
     previews: Previews
@@ -73,7 +73,7 @@ def check_previews(previews: Previews | None, model: Model, vae: Vae, trigger: s
 
 def planned(
     previews: Previews | None, vae: Vae, triggers: Sequence[str], words: tuple[str, ...], resolution: int
-) -> Shown | None:
+) -> PreparedPreviews | None:
     """The previews of a run whose data set has these triggers, not encoded yet; `words` are its class words."""
     if previews is None:
         return None
@@ -84,16 +84,16 @@ def planned(
     )
     check_size(vae, previews.sampling.width, previews.sampling.height)
     rows = tuple(pairs(previews.prompts or triggers, triggers, words[0] if words else ""))
-    return Shown(previews, rows, {}, vae)
+    return PreparedPreviews(previews, rows, {}, vae)
 
 
-def encoded(shown: Shown, clip: Clip, text: bool, tick: Tick) -> Shown:
+def encoded(shown: PreparedPreviews, clip: Clip, text: bool, tick: Tick) -> PreparedPreviews:
     """With `text`, text encoders are trained, and prompts are kept as tokens and encoded for every preview."""
     prompts = {shown.previews.negative, *(prompt for row in shown.rows for prompt in row)}
     return replace(shown, encoded=tokenized(clip, prompts) if text else encode_captions(clip, prompts, None, tick))
 
 
-def kept_sheet(folder: Path, step: int, shown: Shown) -> Image.Image | None:
+def kept_sheet(folder: Path, step: int, shown: PreparedPreviews) -> Image.Image | None:
     """The sheet of that step that an earlier run of these very previews left in its folder."""
     return kept_picture.read(_path(folder, step), shown.note())
 
@@ -111,8 +111,8 @@ class Previewer:
     """
 
     def __init__(
-        self, shown: Shown | None, patcher: Model, denoiser: ComfyDenoiser, state: TrainState, folder: Path, last: int,
-        progress: Progress,
+        self, shown: PreparedPreviews | None, patcher: Model, denoiser: ComfyDenoiser, state: TrainState,
+        folder: Path, last: int, progress: Progress,
     ):  # fmt: skip
         self.shown, self.patcher, self.denoiser, self.state = shown, patcher, denoiser, state
         self.folder, self.last, self.progress = folder, last, progress
@@ -145,9 +145,9 @@ class Previewer:
             comfy.model_management.soft_empty_cache()
 
     @property
-    def _asked(self) -> Shown:
+    def _asked(self) -> PreparedPreviews:
         """Return what is to be shown, where something is."""
-        return cast(Shown, self.shown)
+        return cast(PreparedPreviews, self.shown)
 
     def _rendered(self) -> bool:
         """False when memory ran out."""
@@ -217,7 +217,7 @@ class Previewer:
         for prompts in self._asked.rows:
             shown = [picture for _ in prompts for picture in next(both)]
             labels = [label for _ in prompts for label in ("base", f"step {step}")]
-            rows.append(Row("  |  ".join(prompts), shown, labels))
+            rows.append(SheetRow("  |  ".join(prompts), shown, labels))
         return sheet(rows, f"step {step} of {self.last}")
 
     def _path(self) -> Path:

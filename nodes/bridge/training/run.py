@@ -46,7 +46,7 @@ from . import earlier_result, prepare
 from .continue_from import spoken_with
 from .header_facts import run_facts
 from .order import Order, Run, Sources
-from .previews import Previewer, Shown, check_previews
+from .previews import PreparedPreviews, Previewer, check_previews
 from .reality import Reality
 from .run_folders import begun, place, stop_told, tell
 from .samples import make_samples
@@ -75,13 +75,13 @@ class _Material:
     encoded: dict[str, list]
     latents: list[torch.Tensor]
     priors: list[dict]
-    shown: Shown | None
+    shown: PreparedPreviews | None
     carried: Adapter
     facts: metadata.Facts
 
 
 @dataclass(frozen=True)
-class _Work:
+class _Ready:
     """A run that can begin: the loaded model, the measures with which it is, and what is changed."""
 
     patcher: Model
@@ -127,7 +127,7 @@ def _checked(sources: Sources, recipe: Recipe, run: Run) -> Order:
 
 def _again(order: Order, folder: Path, told: Finished, charts: Image.Image, sheet: Image.Image | None) -> Trained:
     """Return what came out of a run that was finished before."""
-    facts = run_facts(order.sources, order.recipe, order.run, order.progress, order.pictures.shown())
+    facts = run_facts(order.sources, order.recipe, order.run, order.progress, order.pictures.learned_dataset())
     adapter = _labelled(facts, earlier_result.kept_adapter(folder, told), told.kept_step)
     log.info("%s was finished before", folder.name)
     return Trained(adapter, told.losses, folder, _ended(order.progress, told, folder), told.report, charts, sheet)
@@ -138,8 +138,8 @@ def _encoded(order: Order) -> _Material:
     plain = sources.clip, Adapter({})
     speaker, carried = plain if order.text else spoken_with(sources.model, sources.clip, sources.start)
     encoded, latents, priors = prepare.encode(sources, speaker, recipe, progress)
-    facts = run_facts(sources, recipe, run, progress, order.pictures.shown())
-    shown = prepare.shown(sources, speaker, recipe, run, progress)
+    facts = run_facts(sources, recipe, run, progress, order.pictures.learned_dataset())
+    shown = prepare.prepare_previews(sources, speaker, recipe, run, progress)
     return _Material(encoded, latents, priors, shown, carried, facts)
 
 
@@ -169,7 +169,7 @@ def _session(order: Order, material: _Material) -> Iterator:
             yield patcher, measures, planner.expected(job, settled, way) if settled else None
 
 
-def _set_up(order: Order, material: _Material, patcher: Model) -> _Work:
+def _set_up(order: Order, material: _Material, patcher: Model) -> _Ready:
     """Factors and samples of a run at its first step."""
     sources, recipe, text, subject = order.sources, order.recipe, order.text, order.subject
     denoiser = TextDenoiser(patcher, text) if text else ComfyDenoiser(patcher)
@@ -179,17 +179,17 @@ def _set_up(order: Order, material: _Material, patcher: Model) -> _Work:
     beside = {"start": sources.start, "kept": subject.kept, "frozen": ComfyFrozen()}
     factors = partial(Factors, subject.layers, device=patcher.load_device, **beside)
     state = _fresh_state(factors, recipe, samples, order.pictures)
-    return _Work(patcher, denoiser, samples, state, material)
+    return _Ready(patcher, denoiser, samples, state, material)
 
 
-def _folder(order: Order, work: _Work) -> AbstractContextManager[RunFolder]:
+def _folder(order: Order, work: _Ready) -> AbstractContextManager[RunFolder]:
     """The run's folder, with the state brought to where the run goes on."""
     run = order.run
     identity, settings, before = prepare.identified(order, work.patcher)
     return begun(run.name, identity, settings, work.state, run.start_over, order.progress, before)
 
 
-def _run(order: Order, work: _Work, kept: RunFolder) -> Trained:
+def _run(order: Order, work: _Ready, kept: RunFolder) -> Trained:
     """Step by step to the end."""
     forget(kept.path)
     run, config, progress, state = order.run, order.recipe.train, order.progress, work.state
@@ -218,7 +218,7 @@ def _run(order: Order, work: _Work, kept: RunFolder) -> Trained:
         tell(progress, f"warning: {problem}")
     else:
         kept.finish()
-    adapter, (report, charts) = watch.result(), watch.told(unmoved.sentence)
+    adapter, (report, charts) = watch.result(), watch.report_and_charts(unmoved.sentence)
     report = f"{problem}\n\n{report}" if problem else report
     summary = _summary(state, adapter, report)
     kept_step = int(adapter.metadata["ss_steps"])

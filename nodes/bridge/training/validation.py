@@ -120,7 +120,7 @@ class Watch:
             norms.largest(sizes, self.weights), (self.seconds, time.monotonic() - self.started), tuple(notes),
         )  # fmt: skip
 
-    def told(self, *notes: str) -> tuple[str, Image.Image]:
+    def report_and_charts(self, *notes: str) -> tuple[str, Image.Image]:
         """The report, with the notes, and the charts."""
         story = self.story([*filter(None, notes), *self._went_back()])
         examples = self.pictures.dataset.examples

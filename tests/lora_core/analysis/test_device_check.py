@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 
 import pytest
-from lora_loom.lora_core.analysis.device_check import Check, Finding, without_paths
+from lora_loom.lora_core.analysis.device_check import Check, CheckFinding, without_paths
 
-RIGHT = Finding("right", "stack", True, "weights 5e-07 from the exact sum", {"weights": 5e-7})
-WRONG = Finding("right", "padded batch", False, "RuntimeError: two devices")
-LEFT_OUT = Finding("memory", "SDXL", None, "left out: 20.0 GB and 8.0 GB is free")
-MEASURED = Finding("time", "all", None, "step 1.31 x frozen, GPU busy 58%: launch-bound", verdict=True)
+RIGHT = CheckFinding("right", "stack", True, "weights 5e-07 from the exact sum", {"weights": 5e-7})
+WRONG = CheckFinding("right", "padded batch", False, "RuntimeError: two devices")
+LEFT_OUT = CheckFinding("memory", "SDXL", None, "left out: 20.0 GB and 8.0 GB is free")
+MEASURED = CheckFinding("time", "all", None, "step 1.31 x frozen, GPU busy 58%: launch-bound", verdict=True)
 
 
 def test_failures_stand_first_and_decide() -> None:

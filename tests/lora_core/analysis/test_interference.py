@@ -17,8 +17,8 @@ from lora_loom.lora_core.analysis.cross_terms import Attention
 from lora_loom.lora_core.analysis.figures import Interference
 from lora_loom.lora_core.analysis.heat_map import heat_map
 from lora_loom.lora_core.analysis.interference import measure
-from lora_loom.lora_core.analysis.layer_sum import Work
-from lora_loom.lora_core.analysis.parts import Part, attentions, parts_of
+from lora_loom.lora_core.analysis.layer_sum import FigureSettings
+from lora_loom.lora_core.analysis.parts import WeightPart, attentions, parts_of
 from lora_loom.lora_core.families.blocks import block_of
 from lora_loom.lora_core.low_rank import LowRank
 from lora_loom.lora_core.stack.weighted import Weighted
@@ -182,12 +182,12 @@ def test_grouped_queries_and_separate_layers() -> None:
 def test_the_base_models_own_norms() -> None:
     generator = torch.Generator().manual_seed(0)
     weights = {"qkv": torch.randn(48 + 16 + 16, 48, generator=generator), "o": torch.randn(20, 48, generator=generator)}
-    q, k = Part("qkv", (0, 48), (0, 48), "q"), Part("qkv", (48, 16), (0, 48), "k")
+    q, k = WeightPart("qkv", (0, 48), (0, 48), "q"), WeightPart("qkv", (48, 16), (0, 48), "k")
     found = base_norms.head_norms(weights, [q], [k], 6)
     for head in range(6):
         one, other = weights["qkv"][8 * head : 8 * head + 8], weights["qkv"][48 + 8 * (head // 3) :][:8]
         assert found[head] == pytest.approx(float((one.T @ other).norm()), rel=1e-5)
-    v, o = Part("qkv", (64, 16), (0, 48), "v"), Part("o", (0, 20), (0, 48), "o")
+    v, o = WeightPart("qkv", (64, 16), (0, 48), "v"), WeightPart("o", (0, 20), (0, 48), "o")
     found = base_norms.head_norms(weights, [o], [v], 6)
     assert found[5] == pytest.approx(float((weights["o"][:, 40:] @ weights["qkv"][72:80]).norm()), rel=1e-5)
     for weight in (weights["o"], torch.randn(300, 20, 3, 3, generator=generator), torch.ones(5, 1)):
@@ -198,7 +198,7 @@ def test_the_base_models_own_norms() -> None:
 
 
 def test_brief_agrees_with_whole(measured: Interference) -> None:
-    brief = measure(STACK, work=Work(brief=True))
+    brief = measure(STACK, work=FigureSettings(brief=True))
     scale = np.sqrt(np.outer(np.diag(measured.total.inner), np.diag(measured.total.inner)))
     assert np.abs(brief.total.inner - measured.total.inner).max() < 1e-5 * scale.max()
     for i, j in measured.pairs:
@@ -492,7 +492,9 @@ def test_brief_figures_of_other_strengths_are_those_of_a_first_look(first: float
     wanted = [first, *[-0.7] * (len(STACK) - 1)]
     new = [replace(part, adapter=part.adapter.map(replace)) for part in STACK]
     known, fresh = (
-        measure([replace(part, strength=s) for part, s in zip(parts, wanted, strict=True)], work=Work(brief=True))
+        measure(
+            [replace(part, strength=s) for part, s in zip(parts, wanted, strict=True)], work=FigureSettings(brief=True)
+        )
         for parts in (STACK, new)
     )
     for name in ("inner", "variance", "peak"):

@@ -7,7 +7,7 @@ import json
 import numpy as np
 import pytest
 import torch
-from lora_loom.lora_core.analysis.leakage import CLASS, CONCEPT, NEUTRAL, Change, change, measured, similarity
+from lora_loom.lora_core.analysis.leakage import CLASS, CONCEPT, NEUTRAL, PictureChange, change, measured, similarity
 
 
 def noise(seed: int, *shape: int) -> torch.Tensor:
@@ -40,11 +40,11 @@ def test_similarity_is_ssim() -> None:
 
 def test_ratios_and_sentences() -> None:
     found = measured({
-        CONCEPT: [Change(0.4, 0.1, 0.5), Change(0.2, 0.3, 0.3)],
-        CLASS: [Change(0.03, 0.05, 0.2)],
-        NEUTRAL: [Change(0.0, 0.0, 0.0)] * 3,
+        CONCEPT: [PictureChange(0.4, 0.1, 0.5), PictureChange(0.2, 0.3, 0.3)],
+        CLASS: [PictureChange(0.03, 0.05, 0.2)],
+        NEUTRAL: [PictureChange(0.0, 0.0, 0.0)] * 3,
     })  # fmt: skip
-    assert found.changes[CONCEPT] == Change(pytest.approx(0.3), pytest.approx(0.2), pytest.approx(0.4))
+    assert found.changes[CONCEPT] == PictureChange(pytest.approx(0.3), pytest.approx(0.2), pytest.approx(0.4))
     assert found.ratio(CLASS) == pytest.approx(0.1) and found.ratio(CLASS, "structure") == pytest.approx(0.5)
     assert found.ratio(NEUTRAL) == 0
     text = found.report()
@@ -54,7 +54,7 @@ def test_ratios_and_sentences() -> None:
 
 
 def test_nothing_changes_and_only_the_rest_changes() -> None:
-    none, some = Change(0.0, 0.0, 0.0), Change(0.1, 0.1, 0.1)
+    none, some = PictureChange(0.0, 0.0, 0.0), PictureChange(0.1, 0.1, 0.1)
     assert measured({CONCEPT: [none], CLASS: [none]}).ratio(CLASS) == 0
     odd = measured({CONCEPT: [none], CLASS: [some]})
     assert odd.ratio(CLASS) == float("inf") and "those with the trigger are not" in odd.report()

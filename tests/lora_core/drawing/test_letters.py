@@ -11,7 +11,7 @@ from lora_loom.lora_core.data.contact_sheet import contact_sheet
 from lora_loom.lora_core.data.reading import from_folder
 from lora_loom.lora_core.drawing import letters
 from lora_loom.lora_core.drawing.plot import draw_curve
-from lora_loom.lora_core.drawing.sheet import Row, sheet
+from lora_loom.lora_core.drawing.sheet import SheetRow, sheet
 from PIL import Image, ImageFont
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -39,7 +39,7 @@ def test_an_old_pillow_reads_and_draws(old, tmp_path: Path) -> None:
     data = from_folder(tmp_path, "sks", 64, 16, 1)
     assert contact_sheet(data).size == (408, 168)
     assert draw_curve([1.0, 0.5], 2).size == (512, 256)
-    page = sheet([Row("\u72d7 of \u201csks\u201d", [Image.new("RGB", (64, 64))], ["\u2013"])], "heading")
+    page = sheet([SheetRow("\u72d7 of \u201csks\u201d", [Image.new("RGB", (64, 64))], ["\u2013"])], "heading")
     assert len(ink(page)[0])
 
 

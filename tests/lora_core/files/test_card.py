@@ -42,7 +42,7 @@ def test_told(tmp_path: Path) -> None:
         modelspec__title="<b>Ink</b>", modelspec__trigger_phrase="sks, ink", modelspec__author="Ada",
         modelspec__license="CC0-1.0", ss_base_model_version="flux1", modelspec__usage_hint="0.8 " * 100,
     )  # fmt: skip
-    told = card.read(path).told()
+    told = card.read(path).to_dict()
     assert told["title"] == "<b>Ink</b>" and told["words"] == ("sks", "ink") and told["family"].startswith("FLUX.1")
     assert (told["author"], told["license"], told["fault"], told["picture"]) == ("Ada", "CC0-1.0", "", False)
     assert len(told["hint"]) == 240 and json.dumps(told)

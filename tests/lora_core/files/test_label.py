@@ -20,7 +20,7 @@ from lora_loom.lora_core.files.label import Label, labelled, redacted
 from lora_loom.lora_core.files.metadata import SETTINGS, Facts, build
 from lora_loom.lora_core.files.thumbnail import MOST_BYTES, jpeg
 from lora_loom.lora_core.low_rank import LowRank
-from lora_loom.lora_core.runs.recipe_json import Settings
+from lora_loom.lora_core.runs.recipe_json import RecipeRecord
 from lora_loom.lora_core.training.config import LoraConfig, OptimizerConfig, Recipe, TextConfig, TrainConfig
 from lora_loom.lora_core.training.layers import LayersConfig, Rule
 from lora_loom.lora_core.training.objective_config import ObjectiveConfig
@@ -41,7 +41,7 @@ RECIPE = Recipe(
     ("dog", "hound"),
 )  # fmt: skip
 PLAIN = Recipe(LoraConfig(), TrainConfig())
-SETTINGS_OF_ALL = Settings(
+SETTINGS_OF_ALL = RecipeRecord(
     RECIPE,
     {"fingerprint": "f" * 16, "sets": [{"pictures": "a" * 16 + " " + "b" * 16, "trigger": "sks", "repeats": 3}]},
     {"family": "SD 1.5", "sha256": "e" * 64, "files": {"model": ["base.safetensors"]}},
@@ -57,12 +57,12 @@ def header_of(path: Path) -> tuple[int, dict[str, str]]:
     return int.from_bytes(path.read_bytes()[:8], "little") + 8, guard.inspect(path).metadata
 
 
-@pytest.mark.parametrize("settings", [SETTINGS_OF_ALL, Settings(PLAIN)], ids=["all", "plain"])
-def test_settings_read_back_are_equal(settings: Settings, tmp_path: Path):
+@pytest.mark.parametrize("settings", [SETTINGS_OF_ALL, RecipeRecord(PLAIN)], ids=["all", "plain"])
+def test_settings_read_back_are_equal(settings: RecipeRecord, tmp_path: Path):
     found = build(Facts("t", "flux-1-dev", settings=settings.to_json()), adapter(4))
     tensors = {"x.lora_up.weight": torch.ones(8, 2), "x.lora_down.weight": torch.ones(2, 8)}
     saved = save.save(tmp_path / "x.safetensors", tensors, found)
-    read = Settings.from_json(header_of(saved.path)[1][SETTINGS])
+    read = RecipeRecord.from_json(header_of(saved.path)[1][SETTINGS])
     assert read == settings and read.recipe.train.optimizer == settings.recipe.train.optimizer
 
 
@@ -79,7 +79,7 @@ def test_settings_of_a_later_version_are_refused(change: dict, words: str):
     for key, value in change.items():
         plain[key] = {**plain[key], **value} if isinstance(value, dict) and key in plain else value
     with pytest.raises(ValueError, match=words):
-        Settings.from_json(json.dumps(plain))
+        RecipeRecord.from_json(json.dumps(plain))
 
 
 def test_tags_are_counted_as_sd_scripts_does():
@@ -120,7 +120,7 @@ def test_redacted_tells_nothing_of_captions_and_pictures():
     assert json.loads(kept["ss_tag_frequency"]) == {"trigger": {"sks": 1}}
     assert json.loads(kept["ss_datasets"]) == [{"subsets": [{"class_tokens": "sks"}]}]
     assert kept["ss_num_train_images"] == "2" and "ss_dataset_dirs" not in kept
-    assert Settings.from_json(kept[SETTINGS]).recipe == RECIPE
+    assert RecipeRecord.from_json(kept[SETTINGS]).recipe == RECIPE
     assert labelled(found, Label(redact=True)) == kept
     assert redacted({"other": "x"}) == {"other": "x"}, "a merge has none of it"
 
@@ -175,7 +175,7 @@ def test_fifty_long_captions_and_a_large_preview_fit(tmp_path: Path):
 def crowded(tags: int, pictures: int) -> dict[str, str]:
     frequency = {f'tag "{i:06d}" ' + "x" * 100: 1 + i // 10 for i in range(tags)}
     data = {"sets": [{"pictures": " ".join(f"{i:016x}" for i in range(pictures))}]}
-    settings = Settings(PLAIN, dataset=data).to_json()
+    settings = RecipeRecord(PLAIN, dataset=data).to_json()
     facts = Facts("t", "flux-1-dev", tag_frequency={"d": frequency}, settings=settings)
     return labelled(build(facts, adapter(4)), Label(thumbnail=jpeg(noise(64))))
 
@@ -199,5 +199,5 @@ def test_what_is_worth_least_goes_first(tags: int, pictures: int, left_out: tupl
     assert max(kept.values()) == 1 + (tags - 1) // 10, "the most frequent stay"
     if len(left_out) == 2:
         assert size > save.MAX_HEADER - 1000, "no more is left out than must be"
-    assert ("pictures" in Settings.from_json(read[SETTINGS]).dataset["sets"][0]) == (len(left_out) < 3)
+    assert ("pictures" in RecipeRecord.from_json(read[SETTINGS]).dataset["sets"][0]) == (len(left_out) < 3)
     assert read["modelspec.title"] == "t" and "modelspec.thumbnail" not in read

@@ -51,12 +51,12 @@ def test_the_rest_is_read_and_the_stray_named(name: str, tmp_path: Path) -> None
     for adapter in (formats.read(path), formats.read(path, mapped=False), formats.decode({**LAYER, name: tensor})):
         assert adapter.left_out == (name,) and list(adapter.layers) == ["x"] and not adapter.others
         assert torch.equal(adapter.layers["x"].delta_weight(), formats.decode(LAYER).layers["x"].delta_weight())
-        assert strays.told(adapter.left_out) == f"1 tensor besides the layers not used: {what} ({name!r})"
+        assert strays.left_out_note(adapter.left_out) == f"1 tensor besides the layers not used: {what} ({name!r})"
 
 
 def test_many_are_counted_and_the_first_named() -> None:
     names = [*(f"bundle_emb.{number}" for number in range(5)), "step"]
-    said = strays.told(names)
+    said = strays.left_out_note(names)
     assert said.startswith(
         "6 tensors besides the layers not used: embedding for prompts ('bundle_emb.0', 'bundle_emb.1'"
     )

@@ -9,7 +9,7 @@ import torch
 from lora_loom.lora_core.adapter import Adapter
 from lora_loom.lora_core.low_rank import LowRank
 from lora_loom.lora_core.merging.auto import propose
-from lora_loom.lora_core.merging.merge import Settings, merge
+from lora_loom.lora_core.merging.merge import MergeSettings, merge
 from lora_loom.lora_core.stack.weighted import Weighted, exact_sum
 
 
@@ -57,7 +57,7 @@ def test_doubles_and_rivals_are_made_orthogonal():
         and "a and b work against each other, " in rivals.reasons[0]
         and "(cosine -0.3" in rivals.reasons[0]
     )
-    summed, made = (merge(given, Settings(method)).layers for method in ("sum", "orthogonal"))
+    summed, made = (merge(given, MergeSettings(method)).layers for method in ("sum", "orthogonal"))
     for each, least in zip(given, (0.75, 0.75, 0.98), strict=True):
         kept, of_sum = (share(layers, each) for layers in (made, summed))
         assert kept > least and kept > of_sum - 0.03, "of each at least what the sum keeps"

@@ -12,7 +12,7 @@ from lora_loom.lora_core.adapter import Adapter
 from lora_loom.lora_core.low_rank import LowRank
 from lora_loom.lora_core.merging import METHODS
 from lora_loom.lora_core.merging.core_space import CoreSpace
-from lora_loom.lora_core.merging.merge import Settings, merge
+from lora_loom.lora_core.merging.merge import MergeSettings, merge
 from lora_loom.lora_core.merging.truncation import Limits
 from lora_loom.lora_core.stack.weighted import Weighted, exact_sum
 from torch import Tensor
@@ -50,7 +50,7 @@ def dense(item: LowRank) -> Tensor:
 
 
 def merged(method: str, parts: list[Weighted], **choices) -> Tensor:
-    return dense(merge(parts, Settings(method, **choices)).layers["w"])
+    return dense(merge(parts, MergeSettings(method, **choices)).layers["w"])
 
 
 def close(value: Tensor, wanted: Tensor, tolerance: float = 1e-6) -> None:
@@ -130,7 +130,7 @@ def test_what_only_one_lora_changes_is_left_alone(method):
         part(0, names=("diffusion_model.a", "diffusion_model.b")),
         part(100, 0.5, 4, ("diffusion_model.b", "diffusion_model.c")),
     ]
-    result = merge(parts, Settings(method))
+    result = merge(parts, MergeSettings(method))
     assert result.lone == 2 and list(result.layers) == list(SHAPES)
     close(dense(result.layers["diffusion_model.a"]), dense(parts[0].adapter.layers["diffusion_model.a"]))
     close(dense(result.layers["diffusion_model.c"]), 0.5 * dense(parts[1].adapter.layers["diffusion_model.c"]))
@@ -147,10 +147,10 @@ def test_rows_that_only_one_lora_changes_are_left_alone(method):
         close(result[:10], alone, 1e-6)
     ends = of(query.in_rows(0, 30), value.in_rows(20, 30))
     close(merged(method, ends), dense(exact_sum(ends)["w"]))
-    assert merge(ends, Settings(method)).lone == 1
+    assert merge(ends, MergeSettings(method)).lone == 1
     both = of(query.in_rows(10, 30), value.in_rows(10, 30))
     close(merged(method, both)[10:20], merged(method, of(query, value)), 1e-6)
-    cut = merge(parts, Settings(method), Limits(rank=2))
+    cut = merge(parts, MergeSettings(method), Limits(rank=2))
     best = torch.linalg.svdvals(result)
     assert cut.error == pytest.approx(float(best[2:].norm() / best.norm()), rel=1e-5)
 
@@ -159,7 +159,7 @@ def test_rows_that_only_one_lora_changes_are_left_alone(method):
 @pytest.mark.parametrize("shape", [(5, 40), (40, 5), (4, 4), (1, 6)])
 def test_more_rank_than_the_weight_can_have(method, shape):
     pair = of(layer(0, *shape, rank=4), layer(10, *shape, rank=5))
-    result = merge(pair, Settings(method)).layers["w"]
+    result = merge(pair, MergeSettings(method)).layers["w"]
     assert result.shape == shape and result.rank <= min(shape) and bool(torch.isfinite(dense(result)).all())
 
 
@@ -191,11 +191,11 @@ def test_twins_give_the_twin_and_nothing_else(method):
 def test_opposites_leave_nothing(method):
     one, other = layer(0, *SHAPE), layer(10, *SHAPE)
     with pytest.raises(ValueError, match="the merge is empty: in all 1 layers the LoRAs cancel"):
-        merge(of(one, one, strengths=(0.7, -0.7)), Settings(method, density=1.0))
+        merge(of(one, one, strengths=(0.7, -0.7)), MergeSettings(method, density=1.0))
     parts = [
         Weighted(str(i), Adapter({"w": one, "v": each}), s, s) for i, (each, s) in enumerate([(one, 1), (other, -1)])
     ]
-    found = merge(parts, Settings(method, density=1.0))
+    found = merge(parts, MergeSettings(method, density=1.0))
     assert found.cancelled == ["w"] and list(found.layers) == ["v"] and found.errors == {"w": 0.0, "v": 0.0}
 
 
@@ -203,7 +203,7 @@ def test_opposites_leave_nothing(method):
 def test_an_idle_lora_leaves_the_other_as_it_is(method):
     some, idle = layer(0, *SHAPE), replace(layer(5, *SHAPE), lora_B=torch.zeros(SHAPE[0], 3, dtype=torch.float64))
     for pair in (of(idle, some), of(some, idle)):
-        assert merge(pair, Settings(method)).lone == 1
+        assert merge(pair, MergeSettings(method)).lone == 1
         close(merged(method, pair), dense(some))
 
 
@@ -242,13 +242,13 @@ def test_dare_is_the_sum_on_average():
 @pytest.mark.parametrize("method", sorted(RANDOM))
 def test_chance_is_seeded_and_differs_between_layers(method):
     pair = [part(0), part(100)]
-    again, other = (merge(pair, Settings(method, seed=seed)) for seed in (4, 5))
-    for name, each in merge(pair, Settings(method, seed=4)).layers.items():
+    again, other = (merge(pair, MergeSettings(method, seed=seed)) for seed in (4, 5))
+    for name, each in merge(pair, MergeSettings(method, seed=4)).layers.items():
         assert torch.equal(dense(each), dense(again.layers[name])) and not torch.equal(
             dense(each), dense(other.layers[name])
         )
     same = {name: layer(0, *SHAPE) for name in "vw"}, {name: layer(10, *SHAPE) for name in "vw"}
-    two = merge([Weighted("", Adapter(layers), 1.0, 1.0) for layers in same], Settings(method)).layers
+    two = merge([Weighted("", Adapter(layers), 1.0, 1.0) for layers in same], MergeSettings(method)).layers
     assert not torch.allclose(dense(two["v"]), dense(two["w"]))
 
 
@@ -289,7 +289,7 @@ def test_the_karcher_mean_of_two_is_slerp(seed, strengths):
 @pytest.mark.parametrize("method", [name for name, row in METHODS.items() if row.only_two])
 def test_methods_for_two(method):
     with pytest.raises(ValueError, match=f"{method} works with two LoRAs, but there are 3; use karcher"):
-        merge(of(*(layer(i, *SHAPE) for i in (0, 10, 20))), Settings(method))
+        merge(of(*(layer(i, *SHAPE) for i in (0, 10, 20))), MergeSettings(method))
 
 
 def test_null_space_leaves_the_first_to_its_inputs():
@@ -348,7 +348,7 @@ def test_k_lora_takes_the_one_that_stands_out():
     loud = {"v": layer(0, *SHAPE, alpha=9.0), "w": layer(2, *SHAPE, alpha=1.0)}
     even = {"v": layer(20, *SHAPE), "w": layer(22, *SHAPE)}
     parts = [Weighted("loud", Adapter(loud), 1.0, 1.0), Weighted("even", Adapter(even), 1.0, 1.0)]
-    result = merge(parts, Settings("k_lora")).layers
+    result = merge(parts, MergeSettings("k_lora")).layers
     close(dense(result["v"]), dense(loud["v"]))
     close(dense(result["w"]), dense(even["w"]))
 
@@ -356,7 +356,7 @@ def test_k_lora_takes_the_one_that_stands_out():
 @pytest.mark.parametrize("method", METHODS)
 def test_departure_is_the_distance_from_the_sum(method):
     pair = [part(0), part(100, 0.7)]
-    result, plain = merge(pair, Settings(method)), exact_sum(pair)
+    result, plain = merge(pair, MergeSettings(method)), exact_sum(pair)
     gone = sum(float((dense(result.layers[name]) - dense(each)).square().sum()) for name, each in plain.items())
     total = sum(float(dense(each).square().sum()) for each in plain.values())
     assert result.departure == pytest.approx((gone / total) ** 0.5, rel=1e-5) and result.departure > 0
@@ -367,7 +367,7 @@ def test_departure_is_the_distance_from_the_sum(method):
 def test_settings_that_mean_nothing():
     for wrong in ({"method": "median"}, {"density": -0.1}, {"density": 1.1}, {"amount": -0.1}):
         with pytest.raises(ValueError, match="unknown method|density"):
-            Settings(**wrong)
+            MergeSettings(**wrong)
 
 
 # -- cuts --------------------------------------------------------------------------------------------------------------
@@ -376,7 +376,7 @@ def test_settings_that_mean_nothing():
 @pytest.mark.parametrize("method", ["sum", "ties", "tsv"])
 def test_errors_of_layers_and_of_the_whole(method):
     pair = [part(0, rank=4), part(100, 0.7)]
-    full, cut = merge(pair, Settings(method)), merge(pair, Settings(method), Limits(rank=2))
+    full, cut = merge(pair, MergeSettings(method)), merge(pair, MergeSettings(method), Limits(rank=2))
     assert set(full.errors.values()) == {0.0} and full.error == 0.0
     lost = {name: float((dense(cut.layers[name]) - dense(each)).norm()) for name, each in full.layers.items()}
     for name, each in full.layers.items():
@@ -503,7 +503,7 @@ def test_chance_does_not_depend_on_the_order_of_layers():
     pair = [part(0), part(100)]
     turned = [replace(each, adapter=Adapter(dict(reversed(each.adapter.layers.items())))) for each in pair]
     for method in RANDOM:
-        one, other = (merge(parts, Settings(method, seed=3)).layers for parts in (pair, turned))
+        one, other = (merge(parts, MergeSettings(method, seed=3)).layers for parts in (pair, turned))
         assert list(one) != list(other) and all(torch.equal(dense(one[name]), dense(other[name])) for name in one)
 
 

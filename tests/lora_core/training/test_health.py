@@ -14,7 +14,7 @@ from lora_loom.lora_core.runs import checkpoint
 from lora_loom.lora_core.training import health
 from lora_loom.lora_core.training.config import OPTIMIZERS, OptimizerConfig
 from lora_loom.lora_core.training.inject import attached
-from lora_loom.lora_core.training.ruin import Shown, rise
+from lora_loom.lora_core.training.ruin import ProbeBatch, rise
 from lora_loom.lora_core.training.trainer import Trouble, train
 
 LONG = replace(CONFIG, steps=70, accumulation=1, optimizer=OptimizerConfig(warmup=3, ema_decay=0.9))
@@ -187,7 +187,7 @@ def test_a_loss_far_above_all_before_is_reason_to_measure(values: list[float], m
 def test_what_is_measured_is_the_change_since_at_equal_noise():
     run = Run(LONG)
     run.go(3)
-    part = Shown(torch.stack([sample.latent for sample in run.samples[:2]]), [0.0, 1.0], None)
+    part = ProbeBatch(torch.stack([sample.latent for sample in run.samples[:2]]), [0.0, 1.0], None)
     now, start = run.state.factors.flat.clone(), run.state.good["factors"]
     draws = run.state.generator.get_state()
     with attached(run.state.factors.branches):

@@ -9,7 +9,7 @@ import pytest
 import torch
 from lora_loom.lora_core.training.config import OPTIMIZERS, OptimizerConfig
 from lora_loom.lora_core.training.inject import Factors
-from lora_loom.lora_core.training.meter import Meter, Work
+from lora_loom.lora_core.training.meter import Meter, OperatorWork
 from lora_loom.lora_core.training.optimizers.build import optimizer_of
 from lora_loom.lora_core.training.plan import (
     GB,
@@ -158,12 +158,12 @@ def test_the_line_names_the_ram_that_is_pinned() -> None:
 
 def test_seconds_follow_the_rates() -> None:
     rates = Rates(flops=1e12, moved=1e10, launch=1e-5, copied=1e9)
-    assert rates.seconds(Work(flops=int(2e12), moved=int(5e9), launches=100)) == pytest.approx(2.5)
-    assert rates.seconds(Work(launches=1000)) == pytest.approx(0.01)
-    assert rates.seconds(Work(flops=int(1e12)), streamed=int(1e9)) == pytest.approx(3.0)
+    assert rates.seconds(OperatorWork(flops=int(2e12), moved=int(5e9), launches=100)) == pytest.approx(2.5)
+    assert rates.seconds(OperatorWork(launches=1000)) == pytest.approx(0.01)
+    assert rates.seconds(OperatorWork(flops=int(1e12)), streamed=int(1e9)) == pytest.approx(3.0)
     beside = replace(rates, overlapped=True)
-    assert beside.seconds(Work(flops=int(1e12)), streamed=int(1e9)) == pytest.approx(2.0), "copies take longer"
-    assert beside.seconds(Work(flops=int(3e12)), streamed=int(1e9)) == pytest.approx(3.0), "computing does"
+    assert beside.seconds(OperatorWork(flops=int(1e12)), streamed=int(1e9)) == pytest.approx(2.0), "copies take longer"
+    assert beside.seconds(OperatorWork(flops=int(3e12)), streamed=int(1e9)) == pytest.approx(3.0), "computing does"
 
 
 def test_the_meter_counts_what_lives_at_once() -> None:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from lora_loom.lora_core.training.inject import Factors, attached
 from lora_loom.lora_core.training.meter import Meter
-from lora_loom.lora_core.training.repeats import Repeats, Way
+from lora_loom.lora_core.training.repeats import BlockPass, Repeats
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
@@ -76,7 +76,7 @@ def counted(
         for block in blocks if recomputed else ():
             block.forward = again(block.forward)
             undo.callback(vars(block).pop, "forward", None)
-        ways = {block: Way(kind=kind) for kind, own in enumerate((blocks, inside)) for block in own}
+        ways = {block: BlockPass(kind=kind) for kind, own in enumerate((blocks, inside)) for block in own}
         undo.enter_context(repeats.over(ways) if repeated else nullcontext())
         undo.enter_context(torch.set_grad_enabled(grads))
         x = torch.randn(512, WIDTH, dtype=dtype)
@@ -125,7 +125,7 @@ def test_what_cannot_be_looked_into_is_run() -> None:
     blocks, meter = [Block() for _ in range(3)], Meter(CPU)
     factors = Factors({str(i): block.inner for i, block in enumerate(blocks)}, 4, 4.0, torch.Generator().manual_seed(0))
     repeats = Repeats(meter, factors.branches, factors.twins)
-    with attached(factors.branches), repeats.over({block: Way() for block in blocks}), meter:
+    with attached(factors.branches), repeats.over({block: BlockPass() for block in blocks}), meter:
         x = torch.randn(8, WIDTH)
         for block in blocks:
             x = block(x, {"hidden": object()})

@@ -107,8 +107,8 @@ def test_a_second_signal_does_not_wait(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_closing_console_waits_until_the_run_is_saved() -> None:
     """The test calls what Windows calls, in a thread of its own."""
     closing, answers = _Closing(), []
-    assert closing.told(0) == 0, "Ctrl-C is a signal"
-    told = threading.Thread(target=lambda: answers.append(closing.told(2)))
+    assert closing.handle(0) == 0, "Ctrl-C is a signal"
+    told = threading.Thread(target=lambda: answers.append(closing.handle(2)))
     told.start()
     try:
         wait_for(comfy.model_management.processing_interrupted)

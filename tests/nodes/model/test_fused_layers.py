@@ -24,7 +24,7 @@ from lora_loom.nodes.bridge.merging.save import DTYPES, STYLES, save_proven
 from lora_loom.nodes.bridge.model import fused_layers
 from lora_loom.nodes.bridge.model.sampling import sampling_inside
 from lora_loom.nodes.bridge.model.trained_layers import PREFIX
-from lora_loom.nodes.bridge.stack.bypasses import Branch
+from lora_loom.nodes.bridge.stack.bypasses import Bypass
 from lora_loom.nodes.load_stack import LoadLoraStack
 from tiny.families import FAMILIES
 from tiny.stored import dequantised, load_stored
@@ -153,9 +153,9 @@ def test_every_branch_runs_in_one_forward(
     save_proven(adapter, loras / "down.safetensors", STYLES["comfyui"], DTYPES["fp32"], trio.model)
     with torch.inference_mode():
         model = load_stored(family, tmp_path, "int8_convrot")
-    run, hung, call, hang = set(), set(), Branch.__call__, Branch.hang
-    monkeypatch.setattr(Branch, "__call__", lambda self, *args: run.add(self) or call(self, *args))
-    monkeypatch.setattr(Branch, "hang", lambda self, module: hung.add(self) or hang(self, module))
+    run, hung, call, hang = set(), set(), Bypass.__call__, Bypass.hang
+    monkeypatch.setattr(Bypass, "__call__", lambda self, *args: run.add(self) or call(self, *args))
+    monkeypatch.setattr(Bypass, "hang", lambda self, module: hung.add(self) or hang(self, module))
     sampled(stacked(model), text, latent, steps=1)
     assert hung
     assert run == hung

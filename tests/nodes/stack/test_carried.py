@@ -17,7 +17,7 @@ from harness.runs import train
 from lora_loom.lora_core.adapter import Adapter
 from lora_loom.lora_core.files.hashes import data_hash
 from lora_loom.lora_core.kinds import Difference, LoKr
-from lora_loom.lora_core.runs.recipe_json import Settings
+from lora_loom.lora_core.runs.recipe_json import RecipeRecord
 from lora_loom.lora_core.stack.chain import Step
 from lora_loom.nodes.bridge.merging.save import save_proven
 from lora_loom.nodes.bridge.stack.apply_chain import KindPatch, apply_chain
@@ -130,9 +130,9 @@ def test_a_run_names_them_and_is_one_of_its_own(models, data, files: list[str], 
     trio = models("sd15")
     plain = train(trio, data)
     above = [train(trio, data, model=core(trio.model, files[0], strength)) for strength in (0.5, 0.6)]
-    (told,) = Settings.from_json(above[0].adapter.metadata["lora_loom.settings"]).base["loras"]
+    (told,) = RecipeRecord.from_json(above[0].adapter.metadata["lora_loom.settings"]).base["loras"]
     assert told == carried(core(trio.model, files[0], 0.5), trio.clip)[0]
-    assert "loras" not in Settings.from_json(plain.adapter.metadata["lora_loom.settings"]).base
+    assert "loras" not in RecipeRecord.from_json(plain.adapter.metadata["lora_loom.settings"]).base
     assert len({path.name for path in runs.iterdir()}) == 3
     told = [json.loads(path.read_text())["settings"].get("LoRAs below") for path in sorted(runs.rglob("run.json"))]
     assert sorted(map(str, told)) == sorted(["None", *(f"['model {digits}']" for digits in digits_of(trio, files[0]))])

@@ -23,7 +23,7 @@ from lora_loom.lora_core.adapter import Adapter
 from lora_loom.lora_core.data.dataset import combined
 from lora_loom.lora_core.files import guard
 from lora_loom.lora_core.files.metadata import build
-from lora_loom.lora_core.runs.recipe_json import Settings
+from lora_loom.lora_core.runs.recipe_json import RecipeRecord
 from lora_loom.lora_core.training.config import LoraConfig, OptimizerConfig, Recipe, TextConfig, TrainConfig
 from lora_loom.lora_core.training.objective_config import ObjectiveConfig
 from lora_loom.nodes.bridge.host import model_files
@@ -84,7 +84,7 @@ def test_settings_in_the_file_are_those_of_the_run(models, data, loras: Path) ->
         gradient_checkpointing=False,
     )  # fmt: skip
     header, _ = saved(adapter, trio, loras)
-    read = Settings.from_json(header["lora_loom.settings"])
+    read = RecipeRecord.from_json(header["lora_loom.settings"])
     recipe = read.recipe
     assert recipe.lora == LoraConfig(2, 3.0, "attention", ("time_embed*",), ())
     assert recipe.train == TrainConfig(
@@ -130,7 +130,7 @@ def test_redact_and_the_runs_own_file_tell_nothing_of_the_pictures(models, data,
         text = str(header).lower()
         assert not any(secret in text for secret in ("jane", "hats", data.examples[0].digest[:16], data.fingerprint()))
         assert json.loads(header["ss_tag_frequency"]) == {"trigger": {"Sks": 1}}
-        assert Settings.from_json(header["lora_loom.settings"]).recipe.train.seed == 7
+        assert RecipeRecord.from_json(header["lora_loom.settings"]).recipe.train.seed == 7
 
 
 def test_what_the_maker_adds(models, random_adapter, loras: Path) -> None:
@@ -244,7 +244,7 @@ def test_class_images_are_told_apart(models, tmp_path: Path, write_pictures: Cal
     assert json.loads(header["ss_reg_dataset_dirs"]) == {"dogs": {"n_repeats": 2, "img_count": 4}}
     assert (header["ss_num_train_images"], header["ss_num_reg_images"]) == ("16", "4")
     assert json.loads(header["ss_tag_frequency"]).keys() == {"sks"}
-    read = Settings.from_json(header["lora_loom.settings"]).dataset
+    read = RecipeRecord.from_json(header["lora_loom.settings"]).dataset
     assert [each["options"]["flip"] for each in read["sets"]] == [True, False]
     assert [each["options"]["weight"] for each in read["sets"]] == [1.0, 0.5]
     assert [each["options"]["resolutions"] for each in read["sets"]] == [[32, 64], []]
