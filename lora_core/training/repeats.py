@@ -151,7 +151,8 @@ class _Block(Alike):
         gradients = tuple(Looks.of(each.grads.pop()) if each.grads else None for each in inputs)
         del seed, one, shared
         kept = tuple(not place or held[place] > 0 for place in places), tuple(held[place] > 0 for place in makes)
-        return Cost(outputs, structure, forth, back, gradients, kept, inside), meter.held - start
+        cost = Cost(outputs, structure, forth, back=back, gradients=gradients, kept=kept, inside=inside)
+        return cost, meter.held - start
 
     def _apart(self, tensor: Tensor, inputs: list[_Given]) -> Tensor:
         """Instead of an input one that looks like it, or, of whole numbers, which may decide, itself."""
