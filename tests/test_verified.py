@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 from harness.verified import COLUMNS, README, Claim, VerifiedTable, split, table, titles
+from lora_loom.lora_core.families import table as families
+from tiny.families import FAMILIES as NETWORKS
 
 ENTRY = "SD 1.5", "Loss", "plain"
 
@@ -41,6 +43,12 @@ def test_claims_keep_their_order_in_whichever_they_pass() -> None:
 def test_worst_figure(errors: list[float], claimed: str, wanted: str) -> None:
     before = table({ENTRY: Claim(errors=[float(claimed) / 4])}) if claimed else ""
     assert cell({ENTRY: Claim(errors=errors)}, "SD 1.5", "Loss", before) == f"plain < {wanted}"
+
+
+def test_every_family_is_verified_on_a_small_network() -> None:
+    """A row of tests/tiny/families.py for each of lora_core/families/table.py."""
+    verified = {families.for_config_class(row.config).name for row in NETWORKS.values()}
+    assert {family.name for family in families.FAMILIES} - verified == set()
 
 
 def test_every_model_has_a_row_of_the_readme() -> None:

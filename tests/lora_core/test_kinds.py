@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 
 import peft
 import pytest
 import torch
+from harness.comfyui import ROOT
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from lora_loom.lora_core import kinds
 from lora_loom.lora_core.adapter import Adapter
 from lora_loom.lora_core.files import formats, save
 from lora_loom.lora_core.files.conversions import converted
 from lora_loom.lora_core.files.faults import UnsafeFileError, UnsupportedWeightsError
-from lora_loom.lora_core.files.layers import TensorInfo, check_layers
+from lora_loom.lora_core.files.layers import PLAIN, TensorInfo, check_layers
 from lora_loom.lora_core.kinds import Difference, DoRA, GLoRA, LoHa, placed
 from lora_loom.lora_core.stack.chain import Step, chain
 from lora_loom.lora_core.stack.weighted import Weighted, exact_sum
+from lora_loom.lora_core.stored import keys_of
 from lora_loom.lora_core.weight_sum import write_sum
 from torch import Tensor
 
@@ -150,6 +154,30 @@ KINDS = {
     "norm": (filled({"w_norm": (24,)}, None), (24,)),
     "replacement": (filled({"set_weight": LINEAR}, None), LINEAR),
 }
+
+
+def test_every_kind_is_compared_with_comfyuis() -> None:
+    compared = {type(items[0]) for tensors, _ in KINDS.values() for items in formats.decode(tensors).others.values()}
+    assert {kind.__name__ for kind in kinds.KINDS} - {kind.__name__ for kind in compared} == set()
+
+
+@pytest.mark.parametrize("kind", kinds.KINDS)
+def test_every_kind_has_names_in_hashes(kind) -> None:
+    assert keys_of(kind)
+
+
+def test_a_help_page_names_every_kind() -> None:
+    pages = (ROOT / "web" / "docs" / node / "en.md" for node in ("LoraLoom_LoadLoraStack", "LoraLoom_ConvertLora"))
+    told = "".join(page.read_text(encoding="utf-8") for page in pages)
+    assert [kind.kind for kind in kinds.KINDS if kind.kind not in told] == []
+
+
+def test_no_part_is_of_two_kinds() -> None:
+    """The reader goes by them, and the last kind would take the part of the first."""
+    counts = Counter([*PLAIN, *(part for kind in kinds.KINDS for part in kind.PARTS)])
+    assert [part for part, count in counts.items() if count > 1] == []
+
+
 TAKE_DORA = ("LoHa", "LoHa conv", "LoHa tucker", "LoKr pair pair", "LoKr whole pair conv", "GLoRA", "GLoRA early conv")
 IN_COMFY = [kind for kind in KINDS if "tucker" not in kind or "LoHa" in kind]  # of LoKr it logs an error of torch.kron
 
