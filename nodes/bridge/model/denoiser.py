@@ -59,7 +59,7 @@ class ComfyDenoiser:
     level: float | None = None
 
     def __init__(self, patcher: Model):
-        self.base_model = patcher.model
+        self.model = patcher.model
         self.device = patcher.load_device
         self.sampling: Any = patcher.get_model_object("model_sampling")
         self.guests = Guests(patcher)
@@ -71,7 +71,7 @@ class ComfyDenoiser:
         batch = latent[None].to(device)
         conds = comfy.sampler_helpers.convert_cond(conditioning)
         conds = comfy.samplers.encode_model_conds(
-            self.base_model.extra_conds, conds, batch, device, "positive",
+            self.model.extra_conds, conds, batch, device, "positive",
             latent_image=batch, denoise_mask=None, seed=0, latent_shapes=[batch.shape],
         )  # fmt: skip
         return {name: cond.process_cond(batch_size=1, area=None) for name, cond in conds[0]["model_conds"].items()}
@@ -137,7 +137,7 @@ class ComfyDenoiser:
         return sigma.pow(-2)
 
     def tokens(self, shape: torch.Size) -> float:
-        return prod(shape[-2:]) * (self.base_model.latent_format.spacial_downscale_ratio / _TOKEN) ** 2
+        return prod(shape[-2:]) * (self.model.latent_format.spacial_downscale_ratio / _TOKEN) ** 2
 
     def _is_there(self, tensor: Tensor) -> bool:
         return tensor.device.type == self.device.type
@@ -145,7 +145,7 @@ class ComfyDenoiser:
     def _parts(
         self, shape: torch.Size, device: torch.device, sigma: Tensor | None, conditions: list[Conditions]
     ) -> list[Part]:
-        groups = caption_padding.groups(conditions, self.captions, self.base_model, shape)
+        groups = caption_padding.groups(conditions, self.captions, self.model, shape)
         return [
             self._part(own, level, [conditions[i] for i in own], torch.Size([len(own), *shape[1:]]), device)
             for own, level in self._of_one_level(groups, sigma)
@@ -155,7 +155,7 @@ class ComfyDenoiser:
         self, rows: Sequence[int], level: float | None, conditions: list[Conditions], shape: torch.Size,
         device: torch.device,
     ) -> Part:  # fmt: skip
-        joined = caption_padding.join(conditions, self.captions, self.base_model, shape, device)
+        joined = caption_padding.join(conditions, self.captions, self.model, shape, device)
         return Part(rows, level, joined, comfy.samplers.cond_cat(joined.conditions, device=device))
 
     def _of_one_level(
@@ -185,8 +185,8 @@ class ComfyDenoiser:
         return partial(self._forward, joined, x_t, sigma, conds)
 
     def _forward(self, joined: Joined, x_t: Tensor, sigma: Tensor, conds: dict[str, Any]) -> Tensor:
-        with joined.filled(self.base_model.diffusion_model):
-            return self.guests.call(self.base_model, x_t, sigma, conds)
+        with joined.filled(self.model.diffusion_model):
+            return self.guests.call(self.model, x_t, sigma, conds)
 
 
 def _of(tensor: Tensor, rows: Sequence[int]) -> Tensor:
