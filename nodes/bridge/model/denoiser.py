@@ -44,7 +44,7 @@ class ComfyDenoiser:
     level: float | None = None
 
     def __init__(self, patcher: Model):
-        self.base_model = patcher.model
+        self.model = patcher.model
         self.device = patcher.load_device
         self.sampling: Any = patcher.get_model_object("model_sampling")
         self.guests = Guests(patcher)
@@ -56,7 +56,7 @@ class ComfyDenoiser:
         batch = latent[None].to(device)
         conds = comfy.sampler_helpers.convert_cond(conditioning)
         conds = comfy.samplers.encode_model_conds(
-            self.base_model.extra_conds, conds, batch, device, "positive",
+            self.model.extra_conds, conds, batch, device, "positive",
             latent_image=batch, denoise_mask=None, seed=0, latent_shapes=[batch.shape],
         )  # fmt: skip
         return {name: cond.process_cond(batch_size=1, area=None) for name, cond in conds[0]["model_conds"].items()}
@@ -79,7 +79,7 @@ class ComfyDenoiser:
 
     def denoised(self, x_t: Tensor, sigma: Tensor, conditions: list[Conditions]) -> Tensor:
         """All that a forward needs is on the device before the first begins: later copies would wait for it."""
-        groups = caption_padding.groups(conditions, self.captions, self.base_model, x_t.shape)
+        groups = caption_padding.groups(conditions, self.captions, self.model, x_t.shape)
         parts = self._of_one_level(groups, sigma)
         calls = [
             self._call(_of(x_t, own), _of(sigma, own), [conditions[i] for i in own], level) for own, level in parts
@@ -99,7 +99,7 @@ class ComfyDenoiser:
         return sigma.pow(-2)
 
     def tokens(self, shape: torch.Size) -> float:
-        return prod(shape[-2:]) * (self.base_model.latent_format.spacial_downscale_ratio / _TOKEN) ** 2
+        return prod(shape[-2:]) * (self.model.latent_format.spacial_downscale_ratio / _TOKEN) ** 2
 
     def _of_one_level(self, groups: Sequence[Sequence[int]], sigma: Tensor) -> list[tuple[Sequence[int], float | None]]:
         """The groups parted by sigma, with it; into single samples where tensors have no values; as they are, without
@@ -121,7 +121,7 @@ class ComfyDenoiser:
         """A forward that is ready to begin."""
         if self.level is not None and level is not None:
             sigma = torch.tensor([level] * len(sigma), device=sigma.device)  # of known value, also without memory
-        joined = caption_padding.join(conditions, self.captions, self.base_model, x_t.shape, x_t.device)
+        joined = caption_padding.join(conditions, self.captions, self.model, x_t.shape, x_t.device)
         conds = comfy.samplers.cond_cat(joined.conditions, device=x_t.device)
         if joined.seen is not None:
             conds["transformer_options"] = {OVERRIDE: joined.attention}
@@ -129,8 +129,8 @@ class ComfyDenoiser:
         return partial(self._forward, joined, x_t, sigma, conds)
 
     def _forward(self, joined: Joined, x_t: Tensor, sigma: Tensor, conds: dict[str, Any]) -> Tensor:
-        with joined.filled(self.base_model.diffusion_model):
-            return self.guests.call(self.base_model, x_t, sigma, conds)
+        with joined.filled(self.model.diffusion_model):
+            return self.guests.call(self.model, x_t, sigma, conds)
 
 
 def _of(tensor: Tensor, rows: Sequence[int]) -> Tensor:
