@@ -120,8 +120,8 @@ def build(
     notes = [*notes, *(in_order_line(beside) if beside else ()), *(vectors_line(vectors) if vectors else ())]
 
     def adapter(merged: Merged) -> Adapter:
-        conversion_record = {"converted": converted, "left_out": gone}
-        made_by = _made_by(merged, settings, limits) | {key: value for key, value in conversion_record.items() if value}
+        lost = {"converted": converted, "left_out": gone}
+        made_by = _made_by(merged, settings, limits) | {key: value for key, value in lost.items() if value}
         made_by |= dict(how or {})
         made = described(merged.layers, parents, [entry.adapter.metadata for entry in entries], table, made_by)
         return replace(made, others=vectors)

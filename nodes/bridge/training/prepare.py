@@ -107,9 +107,7 @@ def job(
     conditioning = conditioning_set_values(encoded[caption], priors[largest])
     shape, text_rank = tuple(latents[largest].shape), recipe.text.rank if recipe.text else 0
     resolution = sources.dataset.resolution
-    preview = prepare_previews and Preview(
-        tuple(empty_latent(sources.model, prepare_previews.previews.sampling).shape[1:]), prepare_previews.vae
-    )
+    preview = shown and Preview(tuple(empty_latent(sources.model, shown.previews.sampling).shape[1:]), shown.vae)
     return Job(recipe.lora, recipe.train, shape, conditioning, resolution, text_rank, sources.start, preview)
 
 
