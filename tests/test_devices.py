@@ -13,7 +13,7 @@ from harness.comfyui import ROOT
 KINDS = "nodes/bridge/host/device.py"  # what differs between kinds of device is asked here
 # Elsewhere a kind is named by these alone, each for its reason; a line that goes is taken off the list, too.
 NAMED: dict[str, str] = {
-    "lora_core/training/optimizers/__init__.py": "where torch has a fused AdamW",
+    "lora_core/training/optimizers/adamw.py": "where torch has a fused AdamW",
     "lora_core/orthonormal.py": "where torch has a fast QR",
     "nodes/bridge/model/sampling.py": "whose random numbers torch keeps apart",
 }

@@ -225,11 +225,11 @@ def test_a_run_takes_graphs_when_it_is_asked_to(models, data, runs, monkeypatch,
     run = partial(run_train, models("flux1"), data, resume="start over", memory="as set", steps=14, batch_size=1)
     plain = run(gradient_checkpointing=False)
     run(gradient_checkpointing=True, cuda_graphs=True)
-    assert not tapes and "steps replayed from graphs" not in caplog.text
+    assert not tapes and "steps replayed from CUDA graphs" not in caplog.text
     with caplog.at_level("INFO"):
         again = run(gradient_checkpointing=False, cuda_graphs=True)
     (tape,) = tapes
-    assert "steps replayed from graphs" in caplog.text and "graphs of the step" in caplog.text
+    assert "steps replayed from CUDA graphs" in caplog.text and "graphs of the step" in caplog.text
     assert tape.replayed > replayed.HELD * tape.captured > 0 and tape.closed == 1
     first, _, last = foreseen
     assert last.step > first.step and last.seconds == 2 * first.seconds, "the first steps are taken with and without"
