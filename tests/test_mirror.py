@@ -82,7 +82,7 @@ def test_tests_of_lora_core_are_collected_without_comfyui() -> None:
 
 
 def test_no_test_needs_another_file_of_tests() -> None:
-    """What several share lies in tests/harness."""
+    """Helpers that several tests share lie in tests/harness."""
     for name in files():
         found = [node for node in ast.walk(ast.parse((TESTS / name).read_text("utf-8"))) if is_relative(node)]
         assert found == [], f"{name}:{found[0].lineno} imports another test"

@@ -202,7 +202,8 @@ def test_one_workflow_folder_each_with_its_thumbnail() -> None:
 
 
 def links(page: Path) -> list[str]:
-    """What a page of Markdown links to or shows in this repository, as it is written there, without the place in it."""
+    """Return what a page of Markdown links to or shows in this repository, as it is written there, without the place in
+    it."""
     found = re.findall(r"\]\(([^)#\s]+)[^)]*\)", page.read_text(encoding="utf-8"))
     return [link for link in found if not link.startswith("https://")]
 

@@ -40,7 +40,7 @@ def unnamed(source: str) -> Iterator[tuple[int, str]]:
 
 
 def test_many_values_are_given_by_name() -> None:
-    files = [*(ROOT / "lora_core").rglob("*.py"), *(ROOT / "nodes").glob("*.py")]
+    files = [*(ROOT / "lora_core").rglob("*.py"), *(ROOT / "nodes").rglob("*.py")]
     found = [(path.name, *each) for path in files for each in unnamed(path.read_text(encoding="utf-8"))]
     assert found == []
 

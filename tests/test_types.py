@@ -56,7 +56,7 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[tuple[int,
 
 
 def checked(project: Path) -> Iterator[tuple[Path, int, str, str]]:
-    """What the checker tells of a project, with ComfyUI and its packages where they are imported from."""
+    """Yield what the checker tells of a project, with ComfyUI and its packages where they are imported from."""
     command = [sys.executable, "-m", "basedpyright", "--outputjson", "--pythonpath", sys.executable]
     environment = {**os.environ, "PYTHONPATH": str(comfyui_path()), "PYTHONUTF8": "1"}
     ended = subprocess.run(

@@ -53,7 +53,7 @@ class Leakage:
         return found
 
     def report(self) -> str:
-        """What the figures say in a sentence for each group, and the figures as lines."""
+        """Return what the figures say in a sentence for each group, and the figures as lines."""
         lines = [self._sentence(name) for name in self.changes if name != CONCEPT]
         lines.append("Change from the base model to the LoRA, same noise (latent, pixels, structure):")
         lines += [

@@ -1,4 +1,4 @@
-"""The exact state of a run on disk: a run that is cut off goes on to the same bytes."""
+"""Keeps the exact state of a run on disk: a run that is cut off continues as if it had not been."""
 
 from __future__ import annotations
 

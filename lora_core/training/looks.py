@@ -1,4 +1,5 @@
-"""What decides the cost of a module's run: all of it, and of what it is called with, but the values of tensors."""
+"""Tells what decides the cost of a module's run: all of it, and of what it is called with, but the values of
+tensors."""
 
 from __future__ import annotations
 
@@ -20,7 +21,7 @@ _PLACES = {"block", "block_index", "block_type", "total_blocks", "transformer_in
 
 
 class UnknownError(Exception):
-    """What a block is called with cannot be looked into."""
+    """Says that what a block is called with cannot be looked into."""
 
 
 class Alike:
@@ -30,7 +31,7 @@ class Alike:
 
 
 class Looks(NamedTuple):
-    """Of a tensor, all but its values."""
+    """Holds all of a tensor but its values."""
 
     shape: torch.Size
     stride: tuple[int, ...]

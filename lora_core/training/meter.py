@@ -42,7 +42,7 @@ class OperatorWork:
 
 @dataclass
 class Span:
-    """What was done within: its work, and the most bytes held beside those that were held at its beginning."""
+    """Holds what was done within: its work, and the most bytes held beside those that were held at its beginning."""
 
     above: int = 0
     work: OperatorWork = OperatorWork()
@@ -95,7 +95,7 @@ class Meter(TorchDispatchMode):
 
     @contextmanager
     def uncounted(self) -> Iterator[None]:
-        """What is done inside is held, but is no work."""
+        """Inside, what is done is held, but is no work."""
         work = self.work
         yield
         self._set(work)

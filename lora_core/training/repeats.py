@@ -38,9 +38,9 @@ class BlockPass:
 
 @dataclass(frozen=True)
 class Cost:
-    """What one block costs in the forward pass and, if a gradient goes through it, in the backward; its outputs, and
-    the gradients of the tensors it is called with. `kept` tells of these and of its outputs which ones it holds from
-    one pass to the other, `inside` how many bytes beside."""
+    """Holds what one block costs in the forward pass and, if a gradient goes through it, in the backward; its outputs,
+    and the gradients of the tensors it is called with. `kept` tells of these and of its outputs which ones it holds
+    from one pass to the other, `inside` how many bytes beside."""
 
     outputs: tuple[Looks, ...]
     structure: TreeSpec
@@ -167,7 +167,7 @@ class _Block(Alike):
 
 
 class _Given:
-    """What stands for an input, made for it alone if `fresh`; `grads` holds the gradient of one that learns until the
+    """Stands for an input, made for it alone if `fresh`; `grads` holds the gradient of one that learns until the
     block's backward pass is over."""
 
     def __init__(self, apart: Tensor, fresh: bool, grads: list[Tensor] | None = None):

@@ -1,4 +1,5 @@
-"""What the golden files in tests/golden hold, built anew of constants: nothing is drawn, trained or read from a clock.
+"""Makes what the golden files in tests/golden hold, built anew of constants: nothing is drawn, trained or read from a
+clock.
 
 `tests/golden/make.py` writes the files. They are those of version 0.1.0 and are not to be written again when a test
 finds that they differ: what it found is that a run, a cache or a picture that a person has would no longer be known.
@@ -237,7 +238,7 @@ def told() -> dict[str, Any]:
 
 
 def _figures() -> dict[str, Any]:
-    """What nodes and the picker tell as JSON."""
+    """Return what nodes and the picker tell as JSON."""
     finding = CheckFinding("time", "step", True, "0.1 s", {"seconds": 0.1}, True)
     changes = {CONCEPT: PictureChange(0.5, 0.25, 0.125), CLASS: PictureChange(0.25, 0.125, 0.5)}
     return {

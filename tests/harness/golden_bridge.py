@@ -58,15 +58,15 @@ def patcher(patches: Mapping[str, Any]) -> comfy.model_patcher.ModelPatcher:
 
 
 def beneath(printed: bool) -> dict[str, list[dict[str, Any]]]:
-    """What a run knows of corrections that its MODEL carries; `printed` is what it knew in version 0.1.0, which had
-    nothing for a function that stays the same."""
+    """Return what a run knows of corrections that its MODEL carries; `printed` is what it knew in version 0.1.0, which
+    had nothing for a function that stays the same."""
     found = {name: each for name, each in corrections().items() if name != "placed, turned" or not printed}
     patches = {name: KindPatch(set(), (each, 0.5, tuple(each.tensors()))) for name, each in found.items()}
     return {name: carried(patcher({"a.weight": patch}), None, printed) for name, patch in patches.items()}
 
 
 def beside(span: tuple[float, float]) -> str:
-    """What is known of corrections that hang beside a weight."""
+    """Return what is known of corrections that hang beside a weight."""
     steps = [Step((low_rank(), low_rank(2))), *(Step(corrections()[name], 0.5) for name in ("loha", "dora", "placed"))]
     made = patcher({})
     Beside(made, {"a.weight": [Timed(step, span) for step in steps]}).attach(made, "golden")
@@ -79,7 +79,7 @@ def sources(trio: Any) -> Sources:
 
 
 def data_set(trio: Any) -> dict[str, Any]:
-    """What a header tells of the data set."""
+    """Return what a header tells of the data set."""
     facts = run_facts(replace(sources(trio), dataset=dataset(OPTIONS)), RECIPES["as it comes"], Run(), Progress(1))
     return json.loads(facts.settings)["dataset"]
 
@@ -105,7 +105,7 @@ def told(trio: Any) -> dict[str, Any]:
 
 
 def same(one: Any, other: Any) -> bool:
-    """Of nests of tensors."""
+    """Compare nests of tensors."""
     if isinstance(one, Tensor):
         return isinstance(other, Tensor) and one.dtype == other.dtype and torch.equal(one, other)
     if isinstance(one, dict):

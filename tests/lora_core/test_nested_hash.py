@@ -1,4 +1,4 @@
-"""What a hash is told of a value, byte by byte, and that it tells values apart."""
+"""Tests what a hash is told of a value, byte by byte, and that it tells values apart."""
 
 from __future__ import annotations
 

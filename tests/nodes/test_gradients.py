@@ -62,7 +62,7 @@ def test_finite_differences(models, family: str, checkpointing: bool, record_pro
 
 
 def test_every_family_that_says_so_is_tried() -> None:
-    """What a row says of captions is not to be believed untried."""
+    """No row is believed untried in what it says of captions."""
     tried = {table.for_config_class(tiny.FAMILIES[name].config).name for name in MIXED}
     assert tried == {family.name for family in table.FAMILIES if family.captions}
 

@@ -54,7 +54,7 @@ def drawn(trio: Any, model: Any, clip: Any, prompt: str, seed: int = 11) -> Imag
 
 @cache
 def untouched(trio: Any, prompt: str) -> Image.Image:
-    """What the model draws without a LoRA, which no test changes."""
+    """Return what the model draws without a LoRA, which no test changes."""
     return drawn(trio, trio.model, trio.clip, prompt)
 
 
@@ -79,7 +79,7 @@ STREAMED = {"offload": 1.0, "memory": "as set"}
 
 @pytest.fixture(scope="module")
 def plain(models, data, comfy_base: Path) -> Callable[..., dict[str, bytes]]:
-    """What a run without previews leaves on disk, which is made once of each model and then taken away."""
+    """Return what a run without previews leaves on disk, which is made once of each model and then taken away."""
     folder = comfy_base / "output" / "lora_loom"
 
     @cache

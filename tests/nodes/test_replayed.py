@@ -57,12 +57,12 @@ def trios(models, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, st
 
 @pytest.fixture(scope="module")
 def without(trios) -> Callable[[str, str, str], list[Tensor]]:
-    """What steps without a graph find."""
+    """Return what steps without a graph find."""
     return cache(lambda family, dtype, way: steps_of(trios(family, dtype), **WAYS[way]))
 
 
 def samples_of(trio: tiny.Loaded, denoiser: ComfyDenoiser) -> list[Sample]:
-    """Of two shapes with captions of two lengths each; those of one shape are masked."""
+    """Return samples of two shapes with captions of two lengths each; those of one shape are masked."""
     draw, encoded = torch.Generator().manual_seed(0), [encode(trio.clip, text, guidance=1.0) for text in TEXTS]
     samples = []
     for tall in (1, 2):

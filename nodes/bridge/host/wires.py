@@ -1,6 +1,6 @@
-"""What ComfyUI's wires carry, each by one name: `model` is a MODEL wherever the bridge says it, `base_model` what that
-holds (a comfy.model_base.BaseModel), and `network` the module that is trained. A `patcher` is a MODEL at work, or what
-holds the networks of a CLIP or a VAE in the same way."""
+"""Names what ComfyUI's wires carry, each by one name: `model` is a MODEL wherever the bridge says it, `base_model` what
+that holds (a comfy.model_base.BaseModel), and `network` the module that is trained. A `patcher` is a MODEL at work, or
+what holds the networks of a CLIP or a VAE in the same way."""
 
 from __future__ import annotations
 

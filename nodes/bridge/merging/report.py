@@ -1,4 +1,4 @@
-"""What a merge says of itself: what went in, what came out, and the error of every layer."""
+"""Writes what a merge says of itself: what went in, what came out, and the error of every layer."""
 
 from __future__ import annotations
 

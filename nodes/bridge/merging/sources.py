@@ -1,4 +1,4 @@
-"""What goes into a merge: rows of files, then adapters, each with its hash."""
+"""Collects what goes into a merge: rows of files, then adapters, each with its hash."""
 
 from __future__ import annotations
 

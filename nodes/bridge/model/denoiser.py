@@ -39,8 +39,8 @@ def prediction_type(model: Model) -> str:
 
 @dataclass(frozen=True)
 class Part:
-    """What one forward takes beside latents and noise levels: which `rows` of the batch go through it, at which `level`
-    if anything looks at it, and their conditions as ComfyUI passes them."""
+    """Holds what one forward takes beside latents and noise levels: which `rows` of the batch go through it, at which
+    `level` if anything looks at it, and their conditions as ComfyUI passes them."""
 
     rows: Sequence[int]
     level: float | None

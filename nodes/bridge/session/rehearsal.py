@@ -185,7 +185,7 @@ class _Stream(Stream):
 def _ways(
     network: nn.Module, encoders: nn.Module | None, streamed: Sequence[nn.Module], stream: _Stream
 ) -> dict[nn.Module, BlockPass]:
-    """Of all blocks, and of blocks of one type inside of them."""
+    """Return how all blocks run, and blocks of one type inside of them."""
     ways: dict[nn.Module, BlockPass] = {}
     for part, own in ((network, blocks(network)), (encoders, blocks(encoders) if encoders is not None else [])):
         for block in own:

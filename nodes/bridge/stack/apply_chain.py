@@ -1,4 +1,5 @@
-"""Put a stack on a MODEL and CLIP: into the weights where that is exact, beside the layers where rounding would eat it.
+"""Put a stack on a MODEL and CLIP: into the weights where that is exact, beside the layers where rounding would lose
+it.
 
 Either way it is inside ComfyUI's own life cycle of patches and injections.
 """

@@ -158,8 +158,8 @@ def _load(row: Row, table: NameTable) -> Entry:
     resolved = table.resolve(_FILES.read(path), path.name)
     factors = strengths(row.blocks, [*table.shapes, *table.parameters], table.family.name) if row.blocks.strip() else {}
     return Entry(
-        path.stem, resolved.adapter, row.strength, row.text_strength, resolved.unmatched, factors,
-        (row.start, row.end), resolved.misfits,
+        path.stem, resolved.adapter, row.strength, row.text_strength, unmatched=resolved.unmatched, factors=factors,
+        span=(row.start, row.end), misfits=resolved.misfits,
     )  # fmt: skip
 
 

@@ -52,7 +52,10 @@ def read_start(name: str, model: Model, clip: Clip, own_targets: bool, rank: int
         )
     parent = Parent.of(path.stem, resolved.adapter.metadata, 1.0, 1.0, data_hash(path))
     notes = (*_left_out(found.left_out, off, vectors), *filter(None, [mismatch.left_out(resolved.misfits)]))
-    return Start(parent, file_hash(path), layers, own_targets, rank, alpha, resolved.unmatched, doras, notes)
+    return Start(
+        parent, file_hash(path), layers, own_targets, rank=rank, alpha=alpha,
+        unmatched=resolved.unmatched, doras=doras, notes=notes,
+    )  # fmt: skip
 
 
 def _is_vector(item: Correction) -> bool:

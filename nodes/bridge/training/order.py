@@ -1,4 +1,4 @@
-"""What is to be trained, on what, and how a run is kept."""
+"""Holds what is to be trained, on what, and how a run is kept."""
 
 from __future__ import annotations
 

@@ -108,7 +108,10 @@ def job(
     shape, text_rank = tuple(latents[largest].shape), recipe.text.rank if recipe.text else 0
     resolution = sources.dataset.resolution
     preview = shown and Preview(tuple(empty_latent(sources.model, shown.previews.sampling).shape[1:]), shown.vae)
-    return Job(recipe.lora, recipe.train, shape, conditioning, resolution, text_rank, sources.start, preview)
+    return Job(
+        recipe.lora, recipe.train, shape, conditioning, resolution,
+        text_rank=text_rank, start=sources.start, preview=preview,
+    )  # fmt: skip
 
 
 def encode(

@@ -130,7 +130,8 @@ def _again(order: Order, folder: Path, told: Finished, charts: Image.Image, shee
     facts = run_facts(order.sources, order.recipe, order.run, order.progress, order.pictures.learned_dataset())
     adapter = _labelled(facts, earlier_result.kept_adapter(folder, told), told.kept_step)
     log.info("%s was finished before", folder.name)
-    return Trained(adapter, told.losses, folder, _ended(order.progress, told, folder), told.report, charts, sheet)
+    on_node = _ended(order.progress, told, folder)
+    return Trained(adapter, told.losses, folder, on_node, report=told.report, charts=charts, sheet=sheet)
 
 
 def _encoded(order: Order) -> _Material:
@@ -193,10 +194,12 @@ def _run(order: Order, work: _Ready, kept: RunFolder) -> Trained:
     """Step by step to the end."""
     forget(kept.path)
     run, config, progress, state = order.run, order.recipe.train, order.progress, work.state
-    previewer = Previewer(work.material.shown, work.patcher, work.denoiser, state, kept.path, config.steps, progress)
+    previewer = Previewer(
+        work.material.shown, work.patcher, work.denoiser, state, folder=kept.path, last=config.steps, progress=progress
+    )
     watch = Watch(
-        order.recipe, order.pictures, state, work.denoiser, work.samples, weight_norms(order.subject.layers), kept.path,
-        work.adapter, partial(_labelled, work.material.facts),
+        order.recipe, order.pictures, state, work.denoiser, work.samples, weights=weight_norms(order.subject.layers),
+        folder=kept.path, describe=work.adapter, label=partial(_labelled, work.material.facts),
     )  # fmt: skip
     problem, unmoved, device = "", Unmoved(state.factors), work.denoiser.device
     replayed = replaying(device, work.measures, partial(tell, progress))
@@ -227,7 +230,7 @@ def _run(order: Order, work: _Ready, kept: RunFolder) -> Trained:
     if not problem:
         earlier_result.keep(order, kept, told, adapter, charts)
     on_node = _ended(progress, told, kept.path, problem)
-    return Trained(adapter, told.losses, kept.path, on_node, report, charts, previewer.sheet)
+    return Trained(adapter, told.losses, kept.path, on_node, report=report, charts=charts, sheet=previewer.sheet)
 
 
 def _ended(progress: Progress, told: Finished, folder: Path, problem: str = "") -> str:

@@ -57,7 +57,8 @@ def _job(order: Order) -> Job:
     latent = tuple(empty_latent(sources.model, Sampling(width, height)).shape[1:])
     config = replace(recipe.train, batch_size=1, preservation=0.0)
     rank = recipe.text.rank if recipe.text else 0
-    return Job(recipe.lora, config, latent, encoded[""], sources.dataset.resolution, rank, sources.start)
+    resolution = sources.dataset.resolution
+    return Job(recipe.lora, config, latent, encoded[""], resolution, text_rank=rank, start=sources.start)
 
 
 def _bare(patcher: Model) -> Model:

@@ -116,8 +116,9 @@ class Watch:
         names = [Path(example.source).name for example in self.pictures.dataset.examples]
         return Story(
             self.state.record, self.verdict(), self.state.losses, self.config.steps, names,
-            [(draw.u, draw.picture) for draw in self.draws], bool(self.chosen and self.chosen.held_out),
-            norms.largest(sizes, self.weights), (self.seconds, time.monotonic() - self.started), tuple(notes),
+            drawn=[(draw.u, draw.picture) for draw in self.draws],
+            held_out=bool(self.chosen and self.chosen.held_out), layers=norms.largest(sizes, self.weights),
+            cost=(self.seconds, time.monotonic() - self.started), notes=tuple(notes),
         )  # fmt: skip
 
     def report_and_charts(self, *notes: str) -> tuple[str, Image.Image]:

@@ -42,7 +42,7 @@ class Watched:
 
 
 def read_of(method: str) -> set[str]:
-    """What the method reads of a task of two LoRAs."""
+    """Return what the method reads of a task of two LoRAs."""
     draw = torch.Generator().manual_seed(0)
     cores, ones = torch.randn(2, 4, 5, generator=draw, dtype=torch.float64), torch.ones(2, dtype=torch.float64)
     watched = Watched(Task(cores, 4, ones, ones, 0.5, draw))

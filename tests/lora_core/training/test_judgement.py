@@ -36,8 +36,8 @@ def history(
 
 @cache
 def chances(seed: int, pictures: int, training: float) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, tuple]:
-    """What is drawn for a run, whatever its curve: the level of each draw and its answer, the noise of each point, and
-    of each draw in it, and the windows of its training losses."""
+    """Return what is drawn for a run, whatever its curve: the level of each draw and its answer, the noise of each
+    point, and of each draw in it, and the windows of its training losses."""
     rng = np.random.default_rng(seed)
     level = rng.uniform(0.3, 1.7, pictures * DRAWS)
     answers, noise = rng.standard_normal(level.shape), rng.standard_normal(COUNT + 1)

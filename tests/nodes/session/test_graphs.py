@@ -12,8 +12,8 @@ from lora_loom.nodes.bridge.session.graphs import CudaGraphs
 
 
 class Device:
-    """What torch knows of a device: which streams are captured, which pools collect, how many graphs hold each, and
-    whether random numbers are taken to be captured. `refuses` names the call that fails."""
+    """Holds what torch knows of a device: which streams are captured, which pools collect, how many graphs hold each,
+    and whether random numbers are taken to be captured. `refuses` names the call that fails."""
 
     def __init__(self) -> None:
         self.stream = self.usual = Stream()
