@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 
-class Frozen:
+class WeightReader:
     """How the weight of a frozen layer is read. This one reads plain parameters."""
 
     def times(self, module: nn.Module, rows: Tensor) -> Tensor:
@@ -32,7 +32,7 @@ class Frozen:
 class Magnitude:
     """The magnitudes of one layer: `value` (out, 1) is the leaf, `base` (out,) are the norms of W's rows; both fp32."""
 
-    def __init__(self, value: Tensor, base: Tensor, module: nn.Module, frozen: Frozen):
+    def __init__(self, value: Tensor, base: Tensor, module: nn.Module, frozen: WeightReader):
         self.value, self.base, self.module, self.frozen = value, base, module, frozen
 
     @torch.no_grad()

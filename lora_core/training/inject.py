@@ -19,7 +19,7 @@ from ..low_rank import LowRank
 from ..swap import swapped
 from .branch import Branch, copied
 from .caps import hold_
-from .dora import Frozen, Magnitude
+from .dora import Magnitude, WeightReader
 from .layers import LayersConfig, sizes
 from .pairs import Twins, grad_of
 from .start import Start
@@ -66,10 +66,10 @@ class Factors:
         options: LayersConfig | None = None,
         start: Start | None = None,
         kept: Mapping[str, nn.Module] | None = None,
-        frozen: Frozen | None = None,
+        frozen: WeightReader | None = None,
         leaf: Callable[[Tensor, Tensor, int, tuple[int, int]], Tensor] | None = None,
     ):
-        self.options, self.frozen = options or LayersConfig(), frozen or Frozen()
+        self.options, self.frozen = options or LayersConfig(), frozen or WeightReader()
         given, doras = (start.layers, start.doras) if start else ({}, {})
         wanted = sizes(layers, rank, alpha, text_rank, self.options, start)
         shapes = {

@@ -22,7 +22,7 @@ from lora_loom.lora_core.training.targets import select
 from lora_loom.lora_core.training.trainer import add_gradient
 from lora_loom.nodes.bridge.model.denoiser import ComfyDenoiser
 from lora_loom.nodes.bridge.model.trained_layers import PREFIX
-from lora_loom.nodes.bridge.model.weights import ComfyFrozen, weight_of
+from lora_loom.nodes.bridge.model.weights import ComfyWeightReader, weight_of
 from lora_loom.nodes.layers import LoraLayers
 from lora_loom.nodes.load_stack import LoadLoraStack
 from lora_loom.nodes.save_lora import SaveLora
@@ -63,7 +63,7 @@ def made(patcher: Any, preset: str) -> Factors:
     """DoRA on every layer, far from doing nothing."""
     draw = torch.Generator().manual_seed(1)
     layers = select(patcher.model.diffusion_model, LoraConfig(3, 2.0, preset), PREFIX)
-    factors = Factors(layers, 3, 2.0, draw, options=LayersConfig(dora=True), frozen=ComfyFrozen())
+    factors = Factors(layers, 3, 2.0, draw, options=LayersConfig(dora=True), frozen=ComfyWeightReader())
     with torch.no_grad():
         for branch in factors.branches.values():
             branch.lora_B.copy_(torch.randn(branch.lora_B.shape, generator=draw) * 0.05)

@@ -26,7 +26,7 @@ from ....lora_core.training.trainer import Sample, add_gradient, make_optimizer,
 from ..host.device import counter
 from ..model.denoiser import ComfyDenoiser
 from ..model.trained_layers import chosen_layers
-from ..model.weights import ComfyFrozen
+from ..model.weights import ComfyWeightReader
 from ..session.session import loaded, trainable
 from .networks import Network
 
@@ -60,7 +60,7 @@ class Case:
             layers, _ = chosen_layers(patcher.model.diffusion_model, None, lora, None)
             factors = Factors(
                 layers, lora.rank, lora.alpha, generator, device=patcher.load_device, options=lora.options,
-                frozen=ComfyFrozen(),
+                frozen=ComfyWeightReader(),
             )  # fmt: skip
             _loosened(factors)
             samples = [_sample(denoiser, self.network, length, n) for n, length in enumerate(lengths)]

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from ....lora_core.adapter import TEXT_PREFIX
-from ....lora_core.training.dora import Frozen
+from ....lora_core.training.dora import WeightReader
 from ..host.device import release
 from ..host.wires import Clip, Model
 from .frozen import Casts, is_foreign
@@ -24,7 +24,7 @@ from .frozen import Casts, is_foreign
 _ROWS, _UNITS = 512, 2048  # at once; a layer of a third party may unpack its weight for each lot
 
 
-class ComfyFrozen(Frozen):
+class ComfyWeightReader(WeightReader):
     """Layers of ComfyUI are cast or dequantised as for a forward pass; layers of third parties, such as those for GGUF
     files, are asked: what they make of given rows tells the weight."""
 
@@ -105,7 +105,7 @@ def _is_packed(weight: Tensor, module: nn.Module) -> bool:
 def probed_weight(module: nn.Module, device: torch.device) -> Tensor:
     """The weight of a linear layer of a third party, fp32, by what it makes of each input alone."""
     lots = _unit_rows(cast(int, module.in_features), device)
-    return torch.cat([ComfyFrozen().times(module, rows).T for rows in lots], 1)
+    return torch.cat([ComfyWeightReader().times(module, rows).T for rows in lots], 1)
 
 
 def _unit_rows(width: int, device: torch.device) -> Iterator[Tensor]:

@@ -29,7 +29,7 @@ from ..model.denoiser import ComfyDenoiser
 from ..model.guests import Guests
 from ..model.text_encoders import TextDenoiser
 from ..model.trained_layers import chosen_layers
-from ..model.weights import ComfyFrozen
+from ..model.weights import ComfyWeightReader
 from .offload import Stream, own_slots, seen_through, shared_out, slots
 from .session import blocks, prepared
 
@@ -149,7 +149,7 @@ def _rehearsed(patcher: Model, job: Job, measures: Measures, clip: Clip | None) 
         conditions = [_condition(denoiser, job) for _ in range(config.batch_size)]
         lora = job.lora
         sizes = (lora.rank, lora.alpha, None, job.text_rank, device, lora.options)
-        factors = Factors(layers, *sizes, job.start, kept, ComfyFrozen(), _leaf)
+        factors = Factors(layers, *sizes, job.start, kept, ComfyWeightReader(), _leaf)
         x0 = torch.zeros((config.batch_size, *job.latent), device=device)
         denoiser.level = level
         sigma = torch.full((config.batch_size,), level, device=device)

@@ -38,7 +38,7 @@ from ..host.wires import Model
 from ..model.denoiser import ComfyDenoiser
 from ..model.names import family_of
 from ..model.text_encoders import TextDenoiser
-from ..model.weights import ComfyFrozen
+from ..model.weights import ComfyWeightReader
 from ..session.graphs import possible, replaying
 from ..session.memory_plan import Planner, UnforeseeableError
 from ..session.session import aside, loaded, trainable
@@ -177,7 +177,7 @@ def _set_up(order: Order, material: _Material, patcher: Model) -> _Ready:
     samples = make_samples(
         denoiser, sources.dataset, material.encoded, material.latents, material.priors, recipe.preserved
     )
-    beside = {"start": sources.start, "kept": subject.kept, "frozen": ComfyFrozen()}
+    beside = {"start": sources.start, "kept": subject.kept, "frozen": ComfyWeightReader()}
     factors = partial(Factors, subject.layers, device=patcher.load_device, **beside)
     state = _fresh_state(factors, recipe, samples, order.pictures)
     return _Ready(patcher, denoiser, samples, state, material)

@@ -32,7 +32,7 @@ from lora_loom.lora_core.stack.chain import Step, applied, chain
 from lora_loom.lora_core.stack.rows import Row
 from lora_loom.nodes.bridge.model.names import names_of
 from lora_loom.nodes.bridge.model.spans import ALWAYS, Timed
-from lora_loom.nodes.bridge.model.weights import ComfyFrozen
+from lora_loom.nodes.bridge.model.weights import ComfyWeightReader
 from lora_loom.nodes.bridge.stack import bypass_injection
 from lora_loom.nodes.bridge.stack.apply_chain import apply_chain
 from lora_loom.nodes.bridge.stack.apply_stack import Applied, apply_stack
@@ -361,7 +361,7 @@ def test_dora_is_trained_on_the_weight_that_is_computed_with() -> None:
     model = small()
     patcher = put(model, GLoRA(*(randn(*each) for each in GLORA)))
     comfy.model_management.load_models_gpu([patcher])
-    module, frozen = model.model.layer, ComfyFrozen()
+    module, frozen = model.model.layer, ComfyWeightReader()
     weight = frozen.times(module, torch.eye(24)).T
     assert torch.allclose(frozen.norms(module), weight.norm(dim=1)) and not torch.allclose(weight, module.weight)
     comfy.model_management.unload_all_models()
