@@ -70,8 +70,8 @@ def test_settings_read_back_are_equal(settings: RecipeRecord, tmp_path: Path):
     ("change", "words"),
     [
         ({"format": 2}, "another format than 1; update"),
-        ({"recipe": {"momentum": 1}}, "Recipe has no momentum; update"),
-        ({"later": {}}, "Settings has no later; update"),
+        ({"recipe": {"momentum": 1}}, "say momentum, which this version does not know; update"),
+        ({"later": {}}, "say later, which this version does not know; update"),
     ],
 )
 def test_settings_of_a_later_version_are_refused(change: dict, words: str):
