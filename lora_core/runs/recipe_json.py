@@ -56,7 +56,7 @@ class RecipeRecord:
 def _config(kind: type[_Config], values: Mapping[str, Any]) -> _Config:
     if unknown := values.keys() - set(keys_of(kind)):
         raise ValueError(
-            f"these settings say {', '.join(sorted(unknown))}, which this version does not know; update LoRA Loom to read "
-            "them"
+            f"these settings say {', '.join(sorted(unknown))}, which this version does not know; update LoRA Loom to "
+            "read them"
         )
     return from_dict(kind, {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()})
