@@ -230,6 +230,36 @@ def test_an_error_ends_with_its_cause(front: FrontEnd, file: Workflow) -> None:
     assert page.evaluate("() => (import('/scripts/api.js')).then(m => !Object.hasOwn(m.api, 'queuePrompt'))")
 
 
+AT_ONCE = f"""async () => {{
+    const {{ api }} = await import('/scripts/api.js')
+    const pinia = document.querySelector('#vue-app').__vue_app__.config.globalProperties.$pinia
+    const queue = (detail) => api.dispatchCustomEvent('promptQueued', detail)
+    const say = (kind, detail) => api.dispatchCustomEvent(kind, {{ prompt_id: 'at once', ...detail }})
+    const before = app.processingQueue
+    app.processingQueue = true
+    try {{
+        say('execution_start', {{}})
+        const workflow = app.extensionManager.workflow.activeWorkflow
+        pinia.state.value.execution.queuedJobs['at once'] = {{ nodes: {{}}, workflow }}
+        queue({{ number: 1, batchCount: 1 }})
+        say('execution_error', {{ node_id: String(({NODE})('TrainLora').id), exception_message: 'failed at once' }})
+        await new Promise((then) => setTimeout(then, 500))
+    }} finally {{
+        app.processingQueue = before
+        delete pinia.state.value.execution.queuedJobs['at once']
+    }}
+}}"""
+
+
+def test_an_error_that_comes_at_once_stays(front: FrontEnd, file: Workflow) -> None:
+    """The server's messages may come before the front end has noted whose prompt they are of."""
+    opened(front, file)
+    known = len(front.errors)
+    front.page.evaluate(AT_ONCE)
+    assert told(front) == "failed at once"
+    del front.errors[known:]
+
+
 def test_inside_a_subgraph(front: FrontEnd, file: Workflow) -> None:
     page = front.page
     opened(front, file)

@@ -8,6 +8,7 @@ const NO_ID = "00000000-0000-0000-0000-000000000000" // of a graph that was neve
 const AGAIN = 1000 // ms until the workflow of a prompt is looked for again, as it may be open by then
 const MOST = 200 // prompts that are remembered
 const owners = new Map() // promises of workflows, by prompt
+const searches = new Map() // what ends the search for one, by prompt
 
 /** The workflow on screen, as the object that goes with it from its opening to its closing, through every undo. */
 export function onScreen() {
@@ -31,10 +32,17 @@ export function ownerOf(prompt) {
   return owners.get(prompt)
 }
 
-/** Remembers what was queued, as the front end forgets it when it has run. */
+/**
+ * Remembers what was queued, as the front end forgets it when it has run. A search that goes on ends with it: all that
+ * wait for one prompt's workflow wait for one promise, and so go on in the order in which they came.
+ */
 export function hearQueued() {
   api.addEventListener("promptQueued", () => {
-    for (const prompt of Object.keys(jobs())) if (queuedBy(prompt)) remember(prompt, Promise.resolve(queuedBy(prompt)))
+    for (const prompt of Object.keys(jobs())) {
+      const owner = queuedBy(prompt)
+      if (owner && searches.has(prompt)) searches.get(prompt)(owner)
+      else if (owner) remember(prompt, Promise.resolve(owner))
+    }
   })
 }
 
@@ -44,7 +52,14 @@ function remember(prompt, promise) {
   if (owners.size > MOST) owners.delete(owners.keys().next().value)
 }
 
-async function find(prompt) {
+function find(prompt) {
+  return new Promise((then) => {
+    searches.set(prompt, then)
+    search(prompt).then(then).finally(() => searches.delete(prompt))
+  })
+}
+
+async function search(prompt) {
   while (app.processingQueue && !queuedBy(prompt)) await new Promise((then) => setTimeout(then, 50))
   return queuedBy(prompt) ?? asStored(prompt)
 }
