@@ -238,11 +238,14 @@ AT_ONCE = f"""async () => {{
     const before = app.processingQueue
     app.processingQueue = true
     try {{
+        const {{ workflow }} = app.extensionManager, {{ queuedJobs }} = pinia.state.value.execution
+        const note = () => (queuedJobs['at once'] = {{ nodes: {{}}, workflow: workflow.activeWorkflow }})
         say('execution_start', {{}})
-        const workflow = app.extensionManager.workflow.activeWorkflow
-        pinia.state.value.execution.queuedJobs['at once'] = {{ nodes: {{}}, workflow }}
+        note()
         queue({{ number: 1, batchCount: 1 }})
-        say('execution_error', {{ node_id: String(({NODE})('TrainLora').id), exception_message: 'failed at once' }})
+        const node_id = String(({NODE})('TrainLora').id)
+        say('execution_error', {{ node_id, exception_message: 'failed at once', traceback: [] }})
+        note() // what has ended is forgotten here, but known to the server
         await new Promise((then) => setTimeout(then, 500))
     }} finally {{
         app.processingQueue = before
