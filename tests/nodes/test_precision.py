@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import sys
 from collections import Counter
 from collections.abc import Iterator
@@ -60,10 +61,12 @@ def gradient(model: Any, clip: Any, measures: Measures = DEFAULT) -> Tensor:
         return Problem(ComfyDenoiser(patcher), layers, conditioning).gradient()
 
 
-def stored(model: Any) -> dict[str, bytes]:
-    """The bytes that every parameter is made of."""
+def stored(model: Any) -> dict[str, str]:
+    """Hashes of the bytes that every parameter is made of, without the patches of whichever clone was loaded last."""
+    comfy.model_management.unload_all_models()
     parameters = model.model.diffusion_model.named_parameters()
-    return {name: b"".join(_bytes(part) for part in _parts(value)) for name, value in parameters}
+    whole = {name: b"".join(_bytes(part) for part in _parts(value)) for name, value in parameters}
+    return {name: hashlib.sha256(each).hexdigest() for name, each in whole.items()}
 
 
 def identities(model: Any) -> dict[str, int]:
