@@ -1,6 +1,6 @@
 """One row per model family: what the pack must know about it beyond what ComfyUI's model object tells.
 
-What a family is trained with is in `presets`, and what tells its LoRA files from others in `guess`.
+What a family is trained with is in `training.presets`, and what tells its LoRA files from others in `signs`.
 """
 
 from __future__ import annotations

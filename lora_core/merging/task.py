@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 NOISE = 1e-7
-"""Of entries and singular values of a core, relative to the largest: what rounding leaves of zero."""
+"""Bounds what rounding leaves of zero among entries and singular values of a core, relative to the largest."""
 
 _ONE = 1e-2  # the sine of the angle below which two directions are one
 
