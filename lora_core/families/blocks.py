@@ -44,8 +44,8 @@ VECTORS: Mapping[int, tuple[str, ...]] = {
     20: (TEXT, *_numbered("IN", *range(9)), "MID", *_numbered("OUT", *range(9))),
     26: (TEXT, *_numbered("IN", *range(12)), "MID", *_numbered("OUT", *range(12))),
 }
-"""Names the blocks that the numbers of a vector are for. The first is the text encoders'; the short ones leave out blocks that have no
-attention."""
+"""Names the blocks that the numbers of a vector are for. The first is the text encoders'; the short ones leave out
+blocks that have no attention."""
 _LAST_OUT = {12: 8, 17: 11, 20: 8, 26: 11}
 
 PRESETS: Mapping[str, Mapping[str, str]] = {

@@ -86,7 +86,7 @@ def steps_of(
     with torch.inference_mode(), training_session(trio.model, checkpointing=False) as patcher:
         draw, denoiser = torch.Generator().manual_seed(0), ComfyDenoiser(patcher)
         modules = select(patcher.model.diffusion_model, LoraConfig(4), PREFIX)
-        factors = Factors(modules, 4, 4.0, draw, device=patcher.load_device, options=layers)
+        factors = Factors(modules, 4, 3.0, draw, device=patcher.load_device, options=layers)
         samples = samples_of(trio, denoiser)
         batches = Batches([sample.latent.shape for sample in samples], config.batch_size, 1, draw)
         state, found = TrainState(factors, batches, draw, make_optimizer(factors, config)), []
@@ -121,7 +121,7 @@ WAYS = {
     "preserving": {
         "preservation": 0.5,
         "steps": STEPS // 2,
-        "accumulation": 2,
+        "accumulation": 3,  # two of one kind in each step
         "objective": ObjectiveConfig(loss="huber", huber_c=0.1),
     },
     "dora": {"layers": LayersConfig(dora=True)},
