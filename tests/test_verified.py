@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
+from harness.comfyui import ROOT
 from harness.verified import COLUMNS, README, Claim, VerifiedTable, split, table, titles
 from lora_loom.lora_core.families import table as families
 from tiny.families import FAMILIES as NETWORKS
@@ -69,3 +73,12 @@ def test_a_run_without_pytests_cache_has_no_option_of_it(request: pytest.Fixture
 
     VerifiedTable(Config())
     assert "lf" in asked
+
+
+def test_a_whole_run_in_several_processes_is_held_to_the_table() -> None:
+    """In the process that hands tests out nothing has imported ComfyUI."""
+    few = "testpaths=tests/lora_core/test_stored.py"
+    command = (sys.executable, "-m", "pytest", "-q", "-n", "1", "-o", few, "-p", "no:cacheprovider")
+    found = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, encoding="utf-8")
+    assert found.returncode == pytest.ExitCode.TESTS_FAILED, found.stderr
+    assert "README.md does not tell what this run verified" in found.stdout and "Traceback" not in found.stderr

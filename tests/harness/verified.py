@@ -28,6 +28,7 @@ from pathlib import Path
 import pytest
 
 from harness.comfyui import ROOT
+from harness.inprocess import load_comfyui
 
 README = ROOT / "README.md"
 MARKS = "<!-- verified: written by `dev.py test -m verifies --write-readme` -->\n", "<!-- /verified -->\n"
@@ -163,6 +164,7 @@ def _cells(line: str) -> list[str]:
 @cache
 def titles() -> dict[str, str]:
     """The row of each model of tests/tiny, in the order of the pack's families."""
+    load_comfyui()  # which the process that hands tests out to others has had no need of
     from lora_loom.lora_core.families.table import FAMILIES, for_config_class
     from tiny.families import FAMILIES as MODELS
 
