@@ -130,14 +130,15 @@ def random_adapter() -> Callable[..., Adapter]:
 def _random_adapter(
     model, rank: int = 4, alpha: float = 3.0, seed: int = 0, preset: str = "attention", size: float = 0.05
 ) -> Adapter:
-    """`size` is the norm of each correction relative to its weight's."""
+    """`size` is the norm of each correction relative to its weight's, without what another test's clone left in it."""
     generator = torch.Generator().manual_seed(seed)
+    own = {key: each.weight for key, each in model.backup.items()}
     layers = {}
     for name, module in select(model.model.diffusion_model, LoraConfig(rank, alpha, preset), PREFIX).items():
         out, *inner = module.weight.shape
         down = torch.randn(rank, prod(inner), generator=generator)
         layer = LowRank(down, torch.randn(out, rank, generator=generator), alpha, tuple(inner[1:]))
-        factor = size * float(module.weight.float().norm()) / layer.norm()
+        factor = size * float(own.get(f"{name}.weight", module.weight).float().norm()) / layer.norm()
         layers[name] = replace(layer, lora_B=layer.lora_B * factor)
     return Adapter(layers)
 
