@@ -113,7 +113,7 @@ class _Graph:
 
 
 class Replayed:
-    """`add_gradient` by graphs, to the bit.
+    """`add_gradient` by graphs, to the bit where the device repeats itself to the bit.
 
     Each graph is held to a step without it on the batch that it was made with, and on the next of its kind, when the
     factors have moved: there it shows when it does not take all from its buffers. When one is wrong, or cannot be made,

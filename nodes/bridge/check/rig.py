@@ -21,7 +21,7 @@ _LOST = 2**20  # bytes on the device that a check may leave behind: libraries ro
 
 @dataclass(frozen=True)
 class Outcome:
-    """Describes what one check found; see Finding."""
+    """Describes what one check found; see CheckFinding."""
 
     passed: bool | None
     text: str

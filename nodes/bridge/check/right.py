@@ -119,7 +119,7 @@ def _moved_by(name: str, rig: Rig, network: Network) -> tuple[Tensor, Tensor]:
 def replayed(rig: Rig, network: Network) -> Outcome:
     """Steps that are replayed from graphs move the factors as steps without do, captions of two lengths in turn."""
     if why := lacking(rig.device):
-        return Outcome(None, why)
+        return Outcome(None, f"left out: {why}")
     config, told = replace(optimiser("adamw"), batch_size=1), []
 
     def after(steps: int, measures: Measures) -> Tensor:

@@ -92,7 +92,7 @@ def _step(
     if case.network in WIDE and (lacks := room_for(case, measures)[1]):
         return Outcome(None, lacks)
     if measures.replays and (why := lacking(case.patcher.load_device)):
-        return Outcome(None, why)
+        return Outcome(None, f"left out: {why}")
     with way() as step:
         if isinstance(step, str):
             return Outcome(None, step)

@@ -5,7 +5,6 @@ No run takes this of its own accord: Train LoRA's cuda_graphs asks for it.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
@@ -18,7 +17,6 @@ from ....lora_core.training.replayed import Replayed
 from ..host.device import streams_of
 
 _MODE = "thread_local"  # of captures: calls that other threads make to the device meanwhile are let pass
-log = logging.getLogger("lora_loom")
 
 
 class CudaGraphs:
@@ -57,7 +55,7 @@ class CudaGraphs:
         well, would fail in all that this process does later: an empty one does."""
         with suppress(RuntimeError):  # it has failed already
             graph.capture_end()
-        with suppress(RuntimeError):  # or the pool has been left, and is the graph's own to give back
+        with suppress(RuntimeError, AttributeError):  # the pool has been left, or torch calls it otherwise
             torch._C._cuda_endAllocateToPool(torch.cuda.current_device(), self.pool)
             torch._C._cuda_releasePool(torch.cuda.current_device(), self.pool)
         with suppress(RuntimeError), torch.inference_mode():  # in which others' graphs may have made what is written
@@ -83,23 +81,31 @@ def lacking(device: torch.device) -> str:
     What a failed capture has taken by cudaMallocAsync is freed by a call that CUDA refuses, where nothing can catch it.
     """
     if streams_of(device) is None:
-        return "left out: steps are replayed from graphs on GPUs of NVIDIA and AMD alone"
+        return "graphs need a GPU of NVIDIA or AMD"
     if torch.cuda.get_allocator_backend() != "native":
-        return "left out: steps are replayed from graphs when ComfyUI is started with --disable-cuda-malloc"
+        return "graphs need ComfyUI to be started with --disable-cuda-malloc"
     return ""
 
 
-def possible(measures: Measures, device: torch.device) -> Measures:
-    """The measures, without graphs where the device cannot."""
-    if not measures.graph or not (why := lacking(device)):
-        return measures
-    log.warning("cuda_graphs: %s", why)
-    return replace(measures, graph=False)
+def possible(asked: Measures, text: bool, device: torch.device) -> Measures:
+    """The measures, without graphs where there can be none. `text`: text encoders are trained."""
+    return replace(asked, graph=asked.graph and not text and not lacking(device))
+
+
+def unused(asked: Measures, taken: Measures, text: bool, device: torch.device) -> str:
+    """Say why graphs that were asked for are not used; empty when they are, or were not. `text` as in `possible`."""
+    if not asked.graph or taken.replays:
+        return ""
+    reasons = (
+        "text encoders are trained" * text, lacking(device), "gradient_checkpointing is on" * taken.checkpointing,
+        "blocks are offloaded" * bool(taken.offload), "there is too little memory for graphs",
+    )  # fmt: skip
+    return f"cuda_graphs is not used: {next(filter(None, reasons))}"
 
 
 @contextmanager
 def replaying(device: torch.device, measures: Measures, tell: Callable[[str], object]) -> Iterator[Replayed | None]:
-    """Yield the gradient of steps that are replayed; None where the measures do not say so or the device cannot."""
+    """Yield the gradient of steps that are replayed; None where the measures do not say so, or the device cannot."""
     if not measures.replays or lacking(device):
         yield None
         return

@@ -148,8 +148,10 @@ def _rehearsed(patcher: Model, job: Job, measures: Measures, clip: Clip | None) 
         layers, kept = chosen_layers(patcher.model.diffusion_model, encoders, job.lora, job.start)
         conditions = [_condition(denoiser, job) for _ in range(config.batch_size)]
         lora = job.lora
-        sizes = (lora.rank, lora.alpha, None, job.text_rank, device, lora.options)
-        factors = Factors(layers, *sizes, job.start, kept, ComfyWeightReader(), _leaf)
+        factors = Factors(
+            layers, lora.rank, lora.alpha, None, job.text_rank, device=device, options=lora.options,
+            start=job.start, kept=kept, frozen=ComfyWeightReader(), leaf=_leaf,
+        )  # fmt: skip
         x0 = torch.zeros((config.batch_size, *job.latent), device=device)
         denoiser.level = level
         sigma = torch.full((config.batch_size,), level, device=device)

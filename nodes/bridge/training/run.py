@@ -39,7 +39,7 @@ from ..model.denoiser import ComfyDenoiser
 from ..model.names import family_of
 from ..model.text_encoders import TextDenoiser
 from ..model.weights import ComfyWeightReader
-from ..session.graphs import possible, replaying
+from ..session.graphs import possible, replaying, unused
 from ..session.memory_plan import Planner, UnforeseeableError
 from ..session.session import aside, loaded, trainable
 from . import earlier_result, prepare
@@ -81,7 +81,7 @@ class _Material:
 
 
 @dataclass(frozen=True)
-class _Ready:
+class _Prepared:
     """A run that can begin: the loaded model, the measures with which it is, and what is changed."""
 
     patcher: Model
@@ -145,7 +145,7 @@ def _encoded(order: Order) -> _Material:
 
 
 @contextmanager
-def _session(order: Order, material: _Material) -> Iterator:
+def _session(order: Order, material: _Material) -> Iterator[tuple[Model, Measures, Expected | None]]:
     """Yield the loaded ModelPatcher to train, with the measures that fit what is free, and what is expected of a step;
     what it needs is shown before.
 
@@ -155,7 +155,7 @@ def _session(order: Order, material: _Material) -> Iterator:
     job = prepare.job(order.sources, order.recipe, material.encoded, material.latents, material.priors, material.shown)
     with trainable(order.sources.model) as patcher, aside(text and text.patcher) as encoders:
         planner = Planner(patcher, text)
-        asked = replace(run.measures, graph=False) if text else possible(run.measures, planner.device)
+        asked = possible(run.measures, text is not None, planner.device)
         try:
             settled, line = planner.settle(job, asked, run.automatic)
             measures, needed = settled.measures, settled.need.total - settled.need.weights
@@ -164,13 +164,14 @@ def _session(order: Order, material: _Material) -> Iterator:
         foreseen = planner.way(measures)
         order.progress.keep(line)
         log.info("%s: %s", run.name, line)
+        tell(order.progress, unused(run.measures, measures, text is not None, planner.device))
         with loaded(patcher, measures, needed, encoders) as way:
             if settled:
                 tell(order.progress, planner.otherwise(job, settled, foreseen, way))
             yield patcher, measures, planner.expected(job, settled, way) if settled else None
 
 
-def _set_up(order: Order, material: _Material, patcher: Model) -> _Ready:
+def _set_up(order: Order, material: _Material, patcher: Model) -> _Prepared:
     """Factors and samples of a run at its first step."""
     sources, recipe, text, subject = order.sources, order.recipe, order.text, order.subject
     denoiser = TextDenoiser(patcher, text) if text else ComfyDenoiser(patcher)
@@ -180,17 +181,17 @@ def _set_up(order: Order, material: _Material, patcher: Model) -> _Ready:
     beside = {"start": sources.start, "kept": subject.kept, "frozen": ComfyWeightReader()}
     factors = partial(Factors, subject.layers, device=patcher.load_device, **beside)
     state = _fresh_state(factors, recipe, samples, order.pictures)
-    return _Ready(patcher, denoiser, samples, state, material)
+    return _Prepared(patcher, denoiser, samples, state, material)
 
 
-def _folder(order: Order, work: _Ready) -> AbstractContextManager[RunFolder]:
+def _folder(order: Order, work: _Prepared) -> AbstractContextManager[RunFolder]:
     """The run's folder, with the state brought to where the run goes on."""
     run = order.run
     identity, settings, before = prepare.identified(order, work.patcher)
     return begun(run.name, identity, settings, work.state, run.start_over, order.progress, before)
 
 
-def _run(order: Order, work: _Ready, kept: RunFolder) -> Trained:
+def _run(order: Order, work: _Prepared, kept: RunFolder) -> Trained:
     """Step by step to the end."""
     forget(kept.path)
     run, config, progress, state = order.run, order.recipe.train, order.progress, work.state
