@@ -55,7 +55,7 @@ function remember(prompt, promise) {
 function find(prompt) {
   return new Promise((then) => {
     searches.set(prompt, then)
-    search(prompt).then(then).finally(() => searches.delete(prompt))
+    search(prompt).then(then, () => then(undefined)).finally(() => searches.delete(prompt))
   })
 }
 
