@@ -212,7 +212,7 @@ def test_a_lora_that_drowns_the_weight_is_named(models, loras: Path, make_lora) 
     make_lora("flux1", loras / "loud.safetensors", size=30.0)
     make_lora("flux1", loras / "bold.safetensors", size=5.0)
     (line,) = [line for line in stack(model, "<lora:loud:1> <lora:bold:1>") if "as the weight" in line]
-    assert line.startswith("loud is far too strong: its change of diffusion_model.")
+    assert line.startswith("loud is far too loud: its change of diffusion_model.")
     assert " is 30 times as large" in line and "strength near 0.03" in line
     assert not any("as the weight" in line for line in stack(model, "<lora:loud:0.2>"))
     assert any(" is 60 times as large" in line for line in stack(model, "<lora:loud:-2>"))

@@ -73,7 +73,7 @@ def _sentence(entry: Weighted, worst: Heard) -> str:
             "leave it out"
         )
     line = (
-        f"{entry.name} is far too strong: its change of {worst.layer} is {worst.times:.3g} times as large as the "
+        f"{entry.name} is far too loud: its change of {worst.layer} is {worst.times:.3g} times as large as the "
         f"weight itself (norm {worst.own:.3g} against {worst.weight:.3g}); the file is broken"
     )
     if any(item.depends_on_weight for item in entry.adapter.others.get(worst.layer, ())):

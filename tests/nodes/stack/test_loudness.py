@@ -49,7 +49,7 @@ def test_every_kind_is_told_with_the_figure_that_it_has(models, loras: Path, kin
     model = models("sd15").model
     line, patched = loud_line(model, written(loras, kind, model, "sd15", LOUD[kind]), strength)
     found = re.match(
-        rf"{kind} is far too strong: its change of (\S+) is (\S+) times as large .*; the file is broken", line
+        rf"{kind} is far too loud: its change of (\S+) is (\S+) times as large .*; the file is broken", line
     )
     ratio = ratios(model, patched)
     limit = 1.0 if kind == "OFT" else 10.0
@@ -130,7 +130,7 @@ def test_biases_and_norms_are_told(models, loras: Path, name: str, size: float, 
         own |= {f"{CONV}.lora_down.weight": torch.zeros(1, *table.shapes[table.targets[CONV].layer][1:])}
     save_file(own, loras / "vector.safetensors")
     line, _ = loud_line(model, "vector")
-    assert line.startswith("vector is far too strong") == told and ("in_layers.0 " in line or ".bias " in line) == told
+    assert line.startswith("vector is far too loud") == told and ("in_layers.0 " in line or ".bias " in line) == told
 
 
 def test_the_loudest_of_many_layers_is_found(models, loras: Path) -> None:
