@@ -1,4 +1,5 @@
-"""Pictures in ComfyUI's form."""
+"""Makes what nodes give ComfyUI: pictures, LORA_MODEL, and what stays on a node that has run, which ComfyUI keeps with
+the output and sends again when it did not run."""
 
 from __future__ import annotations
 
@@ -15,10 +16,17 @@ from torch import Tensor
 from ....lora_core.adapter import Adapter
 from ....lora_core.files import formats
 
+log = logging.getLogger("lora_loom")
+
 
 def as_image_batch(picture: Image.Image) -> Tensor:
     """IMAGE (1, height, width, 3) in 0..1."""
     return torch.from_numpy(np.asarray(picture.convert("RGB"), dtype=np.float32) / 255)[None]
+
+
+def as_one_batch(picture: Image.Image | None) -> Tensor:
+    """The same as an IMAGE, and 64 dark pixels square where there is no picture."""
+    return as_image_batch(picture or Image.new("RGB", (64, 64)))
 
 
 def as_picture(images: Tensor) -> Image.Image:
@@ -26,17 +34,9 @@ def as_picture(images: Tensor) -> Image.Image:
     return Image.fromarray((images[0].cpu().float().clamp(0, 1) * 255).round().byte().numpy())
 
 
-def as_one_batch(picture: Image.Image | None) -> Tensor:
-    """The same, and 64 dark pixels square where there is no picture."""
-    return as_image_batch(picture or Image.new("RGB", (64, 64)))
-
-
 def as_lora_model(adapter: Adapter) -> dict[str, torch.Tensor]:
     """ComfyUI's LORA_MODEL: tensors under names that its own nodes load, alpha included."""
     return formats.encode(adapter, "native", dtype=torch.float32)
-
-
-log = logging.getLogger("lora_loom")
 
 
 def report_ui(

@@ -21,7 +21,7 @@ from ..host.lora_files import read_lora
 from ..host.model_files import lora_hash
 from ..host.progress import Progress
 from ..host.wires import Clip, Model
-from ..model.names import NameTable, names_of
+from ..model.names import names_of
 from ..model.weights import base_weight
 from .provenance import described, lost_layers, refuse_losses
 
@@ -30,7 +30,7 @@ Tick = Callable[[int, int], None]
 
 def convert_file(name: str, model: Model, clip: Clip | None, limits: Limits, tick: Tick) -> tuple[Adapter, str]:
     """The file as a plain LoRA, and a report. Raises ValueError for one that is not for this MODEL and CLIP."""
-    path, table = lora_path(name), NameTable(model, clip)
+    path, table = lora_path(name), names_of(model, clip)
     resolved = table.resolve(read_lora(path), path.name)
     refuse_losses(path.name, resolved.unmatched, table.has_text)
     found = resolved.adapter

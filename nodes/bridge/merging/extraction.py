@@ -24,7 +24,7 @@ from ..host import picture_metadata
 from ..host.model_files import file_name, files_of, known_hash
 from ..host.progress import Progress
 from ..host.wires import Clip, Model
-from ..model.names import NameTable
+from ..model.names import NameTable, names_of
 from ..stack.patched_weights import Patched, less
 from .merge import Tick
 from .report import error_lines, size_line
@@ -41,8 +41,8 @@ def extract_lora(
     there is no difference, or when one has changes that no LoRA can have."""
     if (clip_a is None) != (clip_b is None):
         raise ValueError("connect both clip_a and clip_b, or neither")
-    table = NameTable(model_b, clip_b)
-    _check_alike(NameTable(model_a, clip_a), table)
+    table = names_of(model_b, clip_b)
+    _check_alike(names_of(model_a, clip_a), table)
     layers = {name: shape for name, shape in table.shapes.items() if len(shape) > 1}
     pick.check(layers)
     pairs = _pairs(model_a, model_b, clip_a, clip_b)

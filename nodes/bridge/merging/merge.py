@@ -22,7 +22,7 @@ from ....lora_core.merging.merge import merge as merge_layers
 from ....lora_core.merging.truncation import Limits
 from ....lora_core.stack.chain import entangled
 from ..host.wires import Clip, LoraStack, Model
-from ..model.names import NameTable
+from ..model.names import NameTable, names_of
 from ..stack.entries import Connected, Entry, rows_of
 from .conversion import as_plain, conversion_record, cost, in_order
 from .provenance import described, lost_layers
@@ -43,7 +43,7 @@ def merge(
 ) -> tuple[Adapter, str, Image.Image]:  # fmt: skip
     """All parts as one adapter, with a report and a picture; on `propose` by the method, and at the strengths, that
     suit them."""
-    table = NameTable(model, clip)
+    table = names_of(model, clip)
     found, reasons, beside = sources(table, rows_of(lora_stack), adapters), [], None
     if propose:
         proposal = auto.propose([part.entry for part in plain(found, model, clip, limits, tick)[0]])

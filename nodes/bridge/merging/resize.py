@@ -13,7 +13,7 @@ from ....lora_core.merging.pick import Pick
 from ....lora_core.merging.truncation import Limits
 from ....lora_core.stack.rows import NONE, Row
 from ..host.wires import Clip, Model
-from ..model.names import NameTable
+from ..model.names import names_of
 from ..stack.entries import Connected
 from .merge import Tick, build, plain
 from .sources import Source, sources
@@ -32,7 +32,7 @@ def resize(
         raise ValueError(
             f"both an adapter and the file {lora_name} are given; set lora_name to None, or disconnect adapter"
         )
-    table = NameTable(model, clip)
+    table = names_of(model, clip)
     rows = [] if adapter else [Row(lora_name, *strengths)]
     found = sources(table, rows, [Connected(adapter, *strengths)] if adapter else [])
     if not found:

@@ -26,7 +26,7 @@ from ....lora_core.low_rank import LowRank
 from ..host.folders import file_for, loras_folder
 from ..host.progress import Progress
 from ..host.wires import Clip, Model
-from ..model.names import NameTable, names_of
+from ..model.names import names_of
 from ..model.weights import key_of, weight_of
 
 log = logging.getLogger("lora_loom")
@@ -107,7 +107,7 @@ def save_proven(
     text = sum(name.startswith(TEXT_PREFIX) for name in names)
     if text and clip is None:
         raise ValueError(f"{text} of the {len(names)} layers belong to the text encoder; connect CLIP to save them")
-    table = NameTable(model, clip)
+    table = names_of(model, clip)
     of_sum = style == "peft" and adapter.others  # DoRA that ComfyUI's loader does not read
     if of_sum:
         readers.check_dora(table.config_class, table.family.name)
@@ -154,7 +154,7 @@ def prove_in_stack(
 ) -> Proof:  # fmt: skip
     """The same by Load LoRA Stack, for DoRA as PEFT writes it, which ComfyUI's loader would take for plain LoRA."""
     tensors = _read(path)
-    resolved = NameTable(model, clip).resolve(formats.decode(tensors, source=path.name), path.name)
+    resolved = names_of(model, clip).resolve(formats.decode(tensors, source=path.name), path.name)
     found = resolved.adapter
 
     def apply(name: str, weight: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ from ..host.model_files import lora_hash
 from ..host.progress import Progress
 from ..model.names import NameTable
 from ..model.spans import ALWAYS
-from ..stack.entries import Connected, Entry, adapter_entry, load_rows
+from ..stack.entries import Connected, Entry, adapter_entry, effective, load_rows
 from .provenance import refuse_losses
 
 
@@ -44,7 +44,7 @@ class Source:
 def sources(table: NameTable, rows: Sequence[Row], adapters: Sequence[Connected]) -> list[Source]:
     """Rows of files, then adapters, in the model's names, but for those whose strengths are both 0. Raises ValueError
     when something of one would be lost: text encoders' layers without CLIP, or that it is on for a part of sampling."""
-    rows, progress = [row for row in rows if row.active], Progress(1)
+    rows, progress = effective(rows), Progress(1)
     found = [
         Source(entry, lora_hash(row.name, progress), blocks=row.blocks)
         for row, entry in zip(rows, load_rows(rows, table), strict=True)

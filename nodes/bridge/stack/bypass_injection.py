@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
+from functools import cached_property
 from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
@@ -38,12 +39,12 @@ def hung(patcher: Model) -> tuple[list[Mapping[str, Way]], list[str]]:
 def content(patcher: Model) -> list[str]:
     """Texts that tell apart what hangs beside the layers of a MODEL; of other packs' injections their keys."""
     ours, foreign = _owners(patcher)
-    return [*(each.content() for each in ours), *foreign]
+    return [*(each.content for each in ours), *foreign]
 
 
 def contents(patcher: Model) -> list[str]:
     """Texts that tell apart what our stacks hang beside the layers of a MODEL or CLIP."""
-    return [each.content() for each in _owners(patcher)[0]]
+    return [each.content for each in _owners(patcher)[0]]
 
 
 def uncalled(model: Model, clip: Clip | None = None) -> list[Uncalled]:
@@ -113,6 +114,7 @@ class Beside:
         """Asked by ComfyUI: what is loaded along with the MODEL."""
         return [self.factors]
 
+    @cached_property
     def content(self) -> str:
         """Changes with the corrections, their layers and spans."""
         digest = hashlib.sha256(b"by sigma" if self.spans else b"")  # version 0.1.0 trained with all of them on

@@ -59,7 +59,7 @@ class _Lora:
 def carried(model: Model, clip: Clip | None, printed: bool = False) -> list[dict[str, Any]]:
     """Return what is known of each LoRA, JSON throughout; nothing of a MODEL and CLIP without. Rows of our stacks have
     the names and hashes of their files, what other loaders applied a hash of its weights and the number of its layers.
-    The hash of all that hangs beside the weights of the CLIP, too, which no one asks for otherwise.
+    The hash of all that hangs beside the weights of the MODEL and of the CLIP, too.
 
     `printed` gives what version 0.1.0 knew: each layer of ours that is no plain LoRA stood alone, and its hash was
     made of tensors as torch prints them, which is another text when someone has changed how torch prints.

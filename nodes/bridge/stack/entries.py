@@ -20,7 +20,7 @@ from ..host.device import unused
 from ..host.folders import lora_name, lora_path, lora_state
 from ..host.lora_files import read_lora
 from ..host.wires import Clip, LoraStack, Model
-from ..model.names import NameTable
+from ..model.names import NameTable, names_of
 from ..model.spans import ALWAYS, Span
 
 _SPARE = 2 * 2**30  # bytes of RAM below which no file is kept
@@ -172,7 +172,7 @@ def adapter_entry(given: Connected, name: str, table: NameTable) -> Entry:
 
 def all_entries(model: Model, clip: Clip | None, rows: Iterable[Row], adapters: Sequence[Connected]) -> list[Entry]:
     """Rows, then adapters, in the model's layer names. Raises ValueError when there is none."""
-    table = NameTable(model, clip)
+    table = names_of(model, clip)
     added = [adapter_entry(given, given.name(number), table) for number, given in enumerate(adapters, 1)]
     entries = [*load_rows(rows, table), *added]
     if not entries:

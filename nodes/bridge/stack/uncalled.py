@@ -1,7 +1,7 @@
 """Layers that a forward of a model does not call: what LoRAs hold for them, beside the layer, has no effect then.
 
-ComfyUI computes some layers from their weights, inside larger kernels. `fused.py` keeps it from that as far as it knows
-how; this looks whether it did.
+ComfyUI computes some layers from their weights, inside larger kernels. `fused_layers.py` keeps it from that as far as
+it knows how; this looks whether it did.
 """
 
 from __future__ import annotations

@@ -22,7 +22,7 @@ from ....lora_core.training.start import Start
 from ..host.folders import NONE, lora_path
 from ..host.lora_files import read_lora
 from ..host.wires import Clip, Model
-from ..model.names import NameTable
+from ..model.names import names_of
 from ..stack.apply_chain import apply_chain
 
 
@@ -31,7 +31,7 @@ def read_start(name: str, model: Model, clip: Clip, own_targets: bool, rank: int
     if not name or name == NONE:
         return None
     path = lora_path(name)
-    table = NameTable(model, clip)
+    table = names_of(model, clip)
     resolved = table.resolve(read_lora(path), path.name)
     found = resolved.adapter.copied(torch.float32)
     vectors = [name for name, items in found.others.items() if all(map(_is_vector, items))]

@@ -20,7 +20,6 @@ from ....lora_core.training.targets import summary, weight_shape
 from ....lora_core.training.validation import Pictures
 from ..host.progress import Progress
 from ..host.wires import Clip, Model
-from ..model.denoiser import prediction_type
 from ..model.encoding import check_sizes, encode_captions, encode_images
 from ..model.encoding_cache import tidy
 from ..model.names import family_of
@@ -44,10 +43,10 @@ def check(sources: Sources, recipe: Recipe) -> tuple[Subject, list[str]]:
     from and of each rule for single layers."""
     check_connected(sources.clip, sources.vae)
     check_trainable(type(sources.model.model.model_config).__name__)
-    check_objective(recipe.train.objective, prediction_type(sources.model))
     if recipe.text:
         check_text(sources.model, sources.clip)
     subject = Subject.of(sources, recipe)
+    check_objective(recipe.train.objective, subject.prediction)
     layers = subject.layers
     check_preservation(sources.dataset, recipe.train.preservation, recipe.preserve)
     check_prior(sources.model, sources.vae, sources.prior_vae)
