@@ -31,7 +31,7 @@ class LoraLoom(ComfyExtension):
         lora_list.serve()
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
-        """Convert LoRA first, whose list of files the front end takes over into the others (web/js/files.js)."""
+        """Convert LoRA first, whose list of files the front end takes over into the others (web/js/library/files.js)."""
         return [
             ConvertLora, LoraDataset, CombineDatasets, DatasetDoctor, TrainingOptimizer, TrainingObjective, LoraLayers,
             TrainingPreviews, TrainingValidation, TrainLora, SaveLora, LoadLoraStack, MergeLora, ResizeLora, ExtractLora,

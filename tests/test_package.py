@@ -48,7 +48,7 @@ JS_RULES = {
     "gone in Nodes 2.0": r"onDraw(Fore|Back)ground|onMouseDown|\.draw\s*=",
     "markup from strings": r"innerHTML|outerHTML|insertAdjacentHTML",
 }
-FRONT_END_MODULES = r"(\.\./)+scripts/(app|api)\.js|\./[\w./-]+\.js"
+FRONT_END_MODULES = r"(\.\./){3,4}scripts/(app|api)\.js|\.\.?/(\w+/)?\w+\.js"
 
 
 # -- the rules, each over the text of one file, so that each can be shown to find something ---------------------------
@@ -156,10 +156,12 @@ def test_what_the_front_end_loads_ships() -> None:
     scripts = {name: text for name, text in texts(".js").items() if name.startswith("web/")}
     assert scripts
     for name, text in scripts.items():
-        for module in re.findall(r"""from\s+["'](\./[^"']+)["']""", text):
-            assert (PurePosixPath(name).parent / module).as_posix() in scripts, f"{name} imports {module}"
-    for sheet in re.findall(r"""["'][./]*/([\w-]+\.css)["']""", "\n".join(scripts.values())):
-        assert f"web/{sheet}" in package()
+        for module in re.findall(r"""from\s+["'](\.[^"']+)["']""", text):
+            path = os.path.normpath(PurePosixPath(name).parent / module).replace(os.sep, "/")
+            assert path in scripts or path in ("../scripts/app.js", "../scripts/api.js"), f"{name} imports {module}"
+    (styles,) = re.findall(r"^const STYLES = (\[.*\])", scripts["web/js/loom.js"], re.MULTILINE)
+    sheets = {name for name in package() if name.endswith(".css")}
+    assert {f"web/css/{sheet}.css" for sheet in ast.literal_eval(styles)} == sheets
     templates = {name for name in package() if name.startswith("workflows/")}
     assert {f"workflows/{path.name}" for path in (ROOT / "workflows").iterdir()} == templates
     assert all(PurePosixPath(name).with_suffix(".jpg").as_posix() in templates for name in templates)

@@ -112,7 +112,7 @@ def field(front: FrontEnd, name: str) -> str:
 
 
 def test_zeros_show_what_they_stand_for(front: FrontEnd, file: Workflow, server: ComfyServer) -> None:
-    words = front.page.evaluate("() => import('/extensions/lora-loom/js/zeros.js').then(({ WORDS }) => WORDS)")
+    words = front.page.evaluate("() => import('/extensions/lora-loom/js/told/zeros.js').then(({ WORDS }) => WORDS)")
     for kind, names in words.items():
         inputs = server.object_info[kind]["input"]
         numbers = {**inputs["required"], **inputs.get("optional", {})}

@@ -119,7 +119,7 @@ def widget_values(node: Node, info: dict[str, Any]) -> Iterator[tuple[str, Any]]
 
 
 def without_empty_fields(inputs: dict[str, Any]) -> dict[str, Any]:
-    """As web/js/stack.js sends them: none of the fixed fields of a stack that name no file."""
+    """As web/js/stack/stack.js sends them: none of the fixed fields of a stack that name no file."""
     empty = [number for number in range(1, 5) if inputs.get(f"lora_{number}") == "None"]
     unsent = {f"{field}_{number}" for field in ("lora", "strength", "text_strength") for number in empty}
     return {name: value for name, value in inputs.items() if name not in unsent}

@@ -1,19 +1,23 @@
 // LoRA Loom in the front end: what its nodes report, and the list of rows on Load LoRA Stack.
 
 import { app } from "../../../scripts/app.js"
-import { element } from "./dom.js"
-import { complete } from "./files.js"
-import { refresh } from "./library.js"
-import { after } from "./nodes.js"
-import { openOn, Report } from "./report.js"
-import { Stack } from "./stack.js"
-import { hear, showAll, soon } from "./told.js"
-import { keepStyled, restyle, wordsForZeros } from "./zeros.js"
+import { complete } from "./library/files.js"
+import { refresh } from "./library/library.js"
+import { element } from "./page/dom.js"
+import { after } from "./page/nodes.js"
+import { Stack } from "./stack/stack.js"
+import { openOn, Report } from "./told/report.js"
+import { hear, showAll, soon } from "./told/told.js"
+import { keepStyled, restyle, wordsForZeros } from "./told/zeros.js"
+
+const STYLES = ["page", "told", "stack", "library"]
 
 app.registerExtension({
   name: "LoraLoom",
   init() {
-    document.head.append(element("link", { rel: "stylesheet", href: new URL("../stack.css", import.meta.url).href }))
+    for (const name of STYLES) {
+      document.head.append(element("link", { rel: "stylesheet", href: new URL(`../css/${name}.css`, import.meta.url).href }))
+    }
     hear(openOn)
   },
   setup() {

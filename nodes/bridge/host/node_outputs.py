@@ -44,7 +44,7 @@ def report_ui(
 ) -> dict:
     """`ui` of a node's output: the report, below it an IMAGE, and what automatic inputs stand for, by their names.
 
-    The front end's web/js/told.js shows the texts.
+    The front end's web/js/told/told.js shows the texts.
     """
     pictures = {} if images is None else _kept(node, images)
     return {**pictures, "text": (report,), **({"chosen": (dict(chosen),)} if chosen else {})}

@@ -13,7 +13,7 @@ from server import PromptServer
 
 from ....lora_core.drawing.sheet import stacked
 
-_SAID = "lora_loom.said"  # the event that web/js/told.js hears
+_SAID = "lora_loom.said"  # the event that web/js/told/told.js hears
 _PICTURE_EVERY = 1.0  # seconds between pictures; each is sent at once, past the bar's own throttle
 
 

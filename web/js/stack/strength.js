@@ -1,6 +1,6 @@
 // A number that is typed, dragged sideways or stepped with the arrow keys; the wheel is left to the canvas.
 
-import { element } from "./dom.js"
+import { element } from "../page/dom.js"
 import { LIMIT, number, strengthOf } from "./rows.js"
 
 const STEP = 0.05

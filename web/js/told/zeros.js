@@ -1,6 +1,6 @@
 // Numbers whose 0 is no number: the field shows the word for it, and holds 0.
 
-import { app } from "../../../scripts/app.js"
+import { app } from "../../../../scripts/app.js"
 
 const OFF = "off"
 const OWN = "auto: usual value"

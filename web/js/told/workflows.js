@@ -1,8 +1,8 @@
 // Which open workflow a prompt belongs to. Node ids do not tell: every workflow has a node 1, and a file that is opened
 // twice has the same ids twice.
 
-import { api } from "../../../scripts/api.js"
-import { app } from "../../../scripts/app.js"
+import { api } from "../../../../scripts/api.js"
+import { app } from "../../../../scripts/app.js"
 
 const NO_ID = "00000000-0000-0000-0000-000000000000" // of a graph that was never saved nor opened
 const AGAIN = 1000 // ms until the workflow of a prompt is looked for again, as it may be open by then

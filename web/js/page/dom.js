@@ -11,6 +11,14 @@ export function element(tag, properties = {}, ...children) {
   return made
 }
 
+/** An element of an SVG with attributes and children. */
+export function drawn(tag, attributes = {}, ...children) {
+  const made = document.createElementNS("http://www.w3.org/2000/svg", tag)
+  for (const [key, value] of Object.entries(attributes)) made.setAttribute(key, value)
+  made.append(...children)
+  return made
+}
+
 /** The folder of a name, with its slash, and the bare name. */
 export function split(name) {
   const path = name.replaceAll("\\", "/").replace(/\.safetensors$/, "")

@@ -1,12 +1,12 @@
 // The list of rows on the node: a switch, a name, two strengths; moved by its handle, by mouse or keyboard.
 
-import { element, split } from "./dom.js"
-import { find, listen, refresh } from "./library.js"
-import { choose } from "./picker.js"
+import { element, split } from "../page/dom.js"
+import { find, listen, refresh } from "../library/library.js"
+import { choose } from "../library/picker.js"
 import { isRow, newRow, parse, print } from "./rows.js"
 import { strengthField } from "./strength.js"
 
-const ROW = 30 // px, as in stack.css
+const ROW = 30 // px, as in css/stack.css
 const FRAME = 56 // what is above and below the rows
 
 /** An editor of a text of rows. `changed(text)` is called for every change that is made here. */
@@ -17,7 +17,7 @@ export class RowsEditor {
     this.text = ""
     this.showText = showText
     this.list = null // while the node is in no graph
-    this.element = element("div", { className: "loom-rows", tabIndex: -1 })
+    this.element = element("div", { className: "loom loom-rows", tabIndex: -1 })
     this.element.addEventListener("keydown", (event) => this.key(event))
     this.element.addEventListener("paste", (event) => this.paste(event))
     this.element.addEventListener("copy", (event) => this.copy(event))

@@ -1,9 +1,9 @@
 // What was told of nodes, in the run and before it when it was refused, kept with the workflow that it is about: it
 // comes back after an undo and in the workflow's tab, and is nowhere else.
 
-import { api } from "../../../scripts/api.js"
-import { app } from "../../../scripts/app.js"
-import { eachNode, nodeOf } from "./nodes.js"
+import { api } from "../../../../scripts/api.js"
+import { app } from "../../../../scripts/app.js"
+import { eachNode, nodeOf } from "../page/nodes.js"
 import { hearQueued, isLoading, onScreen, ownerOf, whenLoaded } from "./workflows.js"
 import { DECIDE } from "./zeros.js"
 

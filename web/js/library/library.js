@@ -1,6 +1,6 @@
 // What the server knows of the LoRA files: names at once, their headers as fast as it reads them.
 
-import { api } from "../../../scripts/api.js"
+import { api } from "../../../../scripts/api.js"
 
 let known = []
 let version = "" // of the list, as the server calls it

@@ -1,6 +1,6 @@
 // The dialog in which a LoRA is chosen: search as you type, with its picture and what its header tells.
 
-import { element, split } from "./dom.js"
+import { element, split } from "../page/dom.js"
 import { find, listen, loras, pictureUrl, refresh } from "./library.js"
 
 const SHOWN = 200
@@ -23,7 +23,7 @@ class Picker {
     this.options = element("div", { className: "loom-options", id: "loom-options", role: "listbox", "aria-label": "LoRAs" })
     this.count = element("div", { className: "loom-count", role: "status" })
     this.detail = element("div", { className: "loom-detail" })
-    this.dialog = element("dialog", { className: "loom-picker", "aria-label": "Choose a LoRA" },
+    this.dialog = element("dialog", { className: "loom loom-picker", "aria-label": "Choose a LoRA" },
       element("div", { className: "loom-find" }, this.search, this.count),
       element("div", { className: "loom-panes" }, this.options, this.detail))
     this.search.addEventListener("input", () => this.filter(true))

@@ -1,12 +1,12 @@
 // What a node reports and what went wrong with it, on the node: as it is written, line by line, and as high as it needs.
 
-import { element } from "./dom.js"
-import { after, hide, lookAnew, toCanvas } from "./nodes.js"
+import { element } from "../page/dom.js"
+import { after, hide, lookAnew, toCanvas } from "../page/nodes.js"
 import { listen } from "./told.js"
 import { showChosen } from "./zeros.js"
 
 const NAME = "$$lora_loom_report" // $$, or it is offered as an input of subgraphs
-const LINE = 16 // px, as in stack.css
+const LINE = 16 // px, as in css/told.css
 const FRAME = 12 // px above and below the lines
 const MOST = 12 // lines; more are scrolled
 const MARGIN = 8 // px beside the text

@@ -1,6 +1,6 @@
 // What both renderers of the front end need to be told about a node and its widgets.
 
-import { app } from "../../../scripts/app.js"
+import { app } from "../../../../scripts/app.js"
 
 /**
  * `hidden` of the widget is what the canvas looks at, that of its options what Nodes 2.0 does. A subgraph that has the
