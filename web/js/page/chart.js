@@ -2,6 +2,7 @@
 // arrow keys move a cursor, and the line above the picture tells what is there.
 
 import { drawn, element } from "./dom.js"
+import { whenResized } from "./resize.js"
 import { middleOf, nearest, scaleOf, short, thinned, tickText, ticksWithin } from "./scale.js"
 
 const TOP = 8 // px above the plot
@@ -29,7 +30,7 @@ export class Chart {
     this.picture.addEventListener("click", () => this.choose())
     this.picture.addEventListener("keydown", (event) => this.key(event))
     this.picture.addEventListener("blur", () => this.at(null))
-    watch(this)
+    whenResized(this.box, this, (chart, width, height) => chart.resized(width, height))
   }
 
   /**
@@ -207,17 +208,6 @@ export class Chart {
   choose() {
     if (this.cursor !== null) this.pick?.(this.cursor)
   }
-}
-
-/** Draws a chart anew with its box, which knows of it only as long as something else does. */
-function watch(chart) {
-  const known = new WeakRef(chart)
-  const observer = new ResizeObserver(([entry]) => {
-    const found = known.deref()
-    if (found) found.resized(Math.round(entry.contentRect.width), Math.round(entry.contentRect.height))
-    else observer.disconnect()
-  })
-  observer.observe(chart.box)
 }
 
 /** Curves with a look of their own each: a colour and a dash, by their order among those that are named. */
