@@ -49,8 +49,12 @@ export class Card {
   }
 
   async end() {
-    this.stop.disabled = true
-    this.stop.textContent = "Pausing, saving its state"
-    await pause(this.run)
+    this.ending(true)
+    if (await pause(this.run) === undefined) this.ending(false)
+  }
+
+  ending(is) {
+    this.stop.disabled = is
+    this.stop.textContent = is ? "Pausing, saving its state" : "Pause and keep"
   }
 }

@@ -71,7 +71,7 @@ export class Facts {
     if (this.rate.checked) curves.push({ name: "learning rate", steps: own.log.steps, values: own.log.learning_rate, right: true, dashed: true })
     const marks = own.log.validation.map(([step, value]) => ({ step, value, label: "validation" }))
     if (Number.isInteger(run.best)) marks.push({ step: run.best, label: "best" })
-    this.chart.show({ total: Math.max(...this.runs.map(({ total }) => total)), curves, marks })
+    this.chart.show({ total: Math.max(...this.runs.map(reach)), curves, marks })
   }
 
   at(step) {
@@ -86,4 +86,9 @@ export class Facts {
       ...(told.length ? [element("p", { className: "loom-facts-differs" }, `Other than the run before: ${told.join(", ")}`)] : []),
       element("dl", {}, ...settings.flatMap(([name, value]) => [element("dt", {}, name), element("dd", {}, plain(value))])))
   }
+}
+
+/** How far to the right a run needs the chart: one that goes on, as far as it is to go. */
+function reach({ state, step, total }) {
+  return state === "running" ? total : step
 }

@@ -62,9 +62,11 @@ export class Gallery {
       ...heads.map((text, at) => element("div", { className: `loom-gallery-cell ${STICKY[at] ?? ""}`, role: "columnheader" }, text)))
     this.nowHead = head.children[2]
     this.heads = new Map(previews.map((step, at) => [step, head.children[at + 3]]))
+    const focused = this.grid.contains(document.activeElement) && document.activeElement.dataset
     this.grid.replaceChildren(head, ...this.rows.map((row) => this.row(row)))
     this.fit(this.grid.clientHeight)
     this.mark()
+    if (focused) this.shots().find(({ dataset: { step, n } }) => step === focused.step && n === focused.n)?.focus()
   }
 
   row(row) {
@@ -101,7 +103,17 @@ export class Gallery {
     this.nowHead.textContent = `step ${shown}`
     for (const row of this.rows) row.now.replaceChildren(this.picture(row, shown, row.lora))
     for (const [each, head] of this.heads) head.classList.toggle("loom-current", each === shown)
+    if (byHand) this.bring(this.heads.get(shown))
     this.mark()
+  }
+
+  /** Scrolls a column out from under those that stay. */
+  bring(head) {
+    const { scrollLeft, clientWidth } = this.grid
+    const staying = this.nowHead.offsetLeft + this.nowHead.offsetWidth - scrollLeft
+    const [left, right] = [head.offsetLeft - staying, head.offsetLeft + head.offsetWidth - clientWidth]
+    if (left < scrollLeft) this.grid.scrollLeft = left
+    else if (right > scrollLeft) this.grid.scrollLeft = right
   }
 
   /** Puts the slider at the step that is nearest. */
@@ -167,6 +179,7 @@ export class Gallery {
   key(event) {
     const rows = [...this.grid.querySelectorAll(".loom-gallery-row:not(.loom-gallery-head)")].map((row) => [...row.querySelectorAll(".loom-shot")])
     const y = rows.findIndex((row) => row.includes(event.target))
+    if (event.key === "Escape" && this.pins.length) this.unpin()
     if (y < 0) return
     const x = rows[y].indexOf(event.target)
     const [dx, dy] = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1], Home: [-x, 0], End: [rows[y].length - 1 - x, 0] }[event.key] ?? []

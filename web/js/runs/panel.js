@@ -81,7 +81,8 @@ export class RunPanel {
     this.facts.textContent = [loss, ...time, best, run.family, bytes(run.size)].filter(Boolean).join(" \u00b7 ")
     const running = run.state === "running"
     this.stop.hidden = !running
-    if (!running) this.stop.disabled = false
+    this.stop.disabled = this.pausing === run.id
+    if (!running && this.stop.disabled) this.pausing = null
     this.gone.hidden = this.more.hidden = running
     this.again.disabled = this.more.disabled = !run.workflow
     this.again.title = this.more.title = run.workflow ? "" : "This run was queued without a workflow."
@@ -110,8 +111,12 @@ export class RunPanel {
   }
 
   async pause() {
+    const { run } = this
+    this.pausing = run.id
     this.stop.disabled = true
-    await pause(this.run)
+    if (await pause(run) !== undefined) return
+    this.pausing = null
+    this.stop.disabled = false
   }
 }
 

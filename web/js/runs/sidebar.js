@@ -40,7 +40,7 @@ export class Sidebar {
 
   /** Begins to follow what the server tells. */
   begin() {
-    this.ends = [store.listen(() => this.show()), onChoice(() => this.list.show(this.list.things)), onQueue(() => this.ask())]
+    this.ends = [store.listen(() => this.show()), onChoice(() => this.mark()), onQueue(() => this.ask())]
     this.show()
     this.ask()
     store.refresh()
@@ -97,10 +97,9 @@ export class Sidebar {
   }
 
   option(run) {
-    const compared = choice.over.includes(run.id)
-    const told = differences(run)
+    const told = run.fault ? [run.fault] : differences(run)
     const check = element("span", { className: "loom-check", title: "Lay its curve over the open one (Space)", "aria-hidden": "true" })
-    return element("div", { className: "loom-run", "aria-selected": String(run.id === choice.open), "aria-checked": String(compared) },
+    return element("div", { className: "loom-run", ...marks(run.id) },
       thumb(run),
       element("div", { className: "loom-run-words" },
         element("div", { className: "loom-run-line" },
@@ -110,6 +109,13 @@ export class Sidebar {
           element("span", { className: "loom-run-state" }, standing(run)), element("span", { className: "loom-run-when" }, ago(run.changed))),
         element("div", { className: "loom-run-more loom-run-differs", title: told.join("\n") }, told.join(", "))),
       check)
+  }
+
+  /** Which is open and which are laid over it. */
+  mark() {
+    for (const [id, made] of this.list.shown) {
+      for (const [name, value] of Object.entries(marks(id))) made.setAttribute(name, value)
+    }
   }
 
   act(key, run, event) {
@@ -128,6 +134,10 @@ export class Sidebar {
     event.preventDefault()
     this.list.element.focus()
   }
+}
+
+function marks(id) {
+  return { "aria-selected": String(id === choice.open), "aria-checked": String(choice.over.includes(id)) }
 }
 
 /** Where a run that goes on is made: one that begins has no id yet. */

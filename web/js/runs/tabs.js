@@ -7,6 +7,7 @@ import * as store from "./store.js"
 import { percent } from "./words.js"
 
 const LIST = "lora-loom-runs"
+const NARROW = 700 // px of a window
 
 /** For the front end's own list of tabs of the panel. */
 export const panelTab = { id: PANEL, title: "LoRA run", type: "custom", ...slot(() => new RunPanel()) }
@@ -17,10 +18,17 @@ export function addList() {
   if (!extensionManager?.registerSidebarTab) return
   extensionManager.registerSidebarTab({
     id: LIST, title: "LoRA runs", tooltip: "LoRA runs", label: "LoRA runs", icon: "pi pi-chart-line", type: "custom", iconBadge: "",
-    ...slot(() => new Sidebar(openPanel)),
+    ...slot(() => new Sidebar(showPanel)),
   })
   store.listen(badge)
   badge()
+}
+
+/** Beside the list, or instead of it where there is no room for both. */
+function showPanel() {
+  openPanel()
+  const { activeSidebarTabId, toggleSidebarTab } = app.extensionManager.sidebarTab ?? {}
+  if (innerWidth < NARROW && activeSidebarTabId === LIST) toggleSidebarTab?.(LIST)
 }
 
 /** A tab that the front end keeps shows another badge when this one, not the one that was handed over, is changed. */
