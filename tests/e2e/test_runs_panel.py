@@ -245,7 +245,7 @@ def test_a_run_is_opened_again_and_with_more_steps(page: Page, front: FrontEnd) 
     expect(dialog.get_by_role("textbox")).to_have_value("8")
     dialog.get_by_role("textbox").fill("4")
     dialog.get_by_role("textbox").press("Enter")
-    expect(page.get_by_text("4 is not a whole number above 4")).to_be_visible()
+    expect(page.get_by_text("4 is not a whole number above 4").first).to_be_visible()
     assert page.evaluate(NAME) == f"{SECOND} again"
     panel.get_by_role("button", name="Continue with more steps").click()
     dialog.get_by_role("textbox").fill("6")
