@@ -39,6 +39,7 @@ from ..model.text_encoders import TextDenoiser
 from ..model.weights import ComfyWeightReader
 from ..session.graphs import possible, replaying, unused
 from ..session.memory_plan import Planner, UnforeseeableError
+from ..session.needs import keep_need
 from ..session.session import aside, loaded, trainable
 from . import earlier_result, prepare
 from .continue_from import spoken_with
@@ -165,6 +166,7 @@ def _session(order: Order, material: _Material) -> Iterator[tuple[Model, Measure
         try:
             settled, line = planner.settle(job, asked, run.automatic)
             measures, needed = settled.measures, settled.need.total - settled.need.weights
+            keep_need(order.sources.model, job, asked, settled.need.total)
         except UnforeseeableError as reason:
             measures, needed, line = planner.unforeseen(asked, run.automatic, reason)
         foreseen = planner.way(measures)
