@@ -68,8 +68,9 @@ export class Bar {
   }
 
   /** What is listed, and each filter as a chip that takes it off. */
-  tell({ found, place, family, words }) {
-    this.count.textContent = words.length || place !== ALL || family ? `${found.toLocaleString()} found` : found.toLocaleString()
+  tell({ found, unread, place, family, words }) {
+    const count = words.length || place !== ALL || family ? `${found.toLocaleString()} found` : found.toLocaleString()
+    this.count.textContent = unread ? `${count}, ${unread.toLocaleString()} still read` : count
     this.sort.value = look("sort")
     for (const view of this.views) view.setAttribute("aria-pressed", String(view.value === look("view")))
     const chips = []

@@ -17,7 +17,7 @@ export class Folders {
   /** Counts anew; `special` are the places that are no folders, [place, words, icon, count] each. */
   show(names, special, place) {
     const roots = folderTree(names)
-    if (roots.length === 1) this.open.add(roots[0].place)
+    if (!this.tops.length && roots.length === 1) this.open.add(roots[0].place)
     this.tops = [...special.map(([id, words, sign, count]) => ({ place: id, words, sign, count, below: [] })), ...roots]
     this.select(place)
   }

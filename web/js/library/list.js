@@ -17,6 +17,7 @@ export class VirtualList {
       className: "loom-options", id, role: "listbox", tabIndex: 0, "aria-label": label,
     }, this.span)
     this.element.addEventListener("scroll", () => this.render(), { passive: true })
+    this.span.addEventListener("mousedown", (event) => event.preventDefault()) // what is drawn anew is to have no focus
     this.watch = new ResizeObserver(() => this.measure())
     this.watch.observe(this.element)
   }

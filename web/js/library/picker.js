@@ -40,9 +40,9 @@ class Picker {
     })
     this.folders = new Folders((place) => this.setPlace(place))
     this.detail = new Detail(this.actions, (words) => this.bar.say(words))
-    const back = element("button", { type: "button", className: "loom-button loom-back" }, "Back to the list")
-    back.addEventListener("click", () => this.turnPane("loom-reading", false))
-    const about = element("div", { className: "loom-about-pane" }, back, this.detail.element)
+    this.back = element("button", { type: "button", className: "loom-button loom-back" }, "Back to the list")
+    this.back.addEventListener("click", () => this.turnPane("loom-reading", false))
+    const about = element("div", { className: "loom-about-pane" }, this.back, this.detail.element)
     this.dialog = element("dialog", { className: "loom loom-picker", "aria-label": "Choose a LoRA" },
       this.bar.head, element("div", { className: "loom-panes" }, this.folders.element, this.list.element, about), this.bar.foot)
     this.dialog.classList.toggle("loom-adds", Boolean(add))
@@ -63,8 +63,14 @@ class Picker {
     this.fill()
     this.bar.search.focus()
     this.list.reveal()
-    refresh()
-    load().then(() => this.done || this.fill())
+    refresh().finally(() => this.came("read"))
+    load().then(() => this.came("kept"))
+  }
+
+  /** What was asked for when the dialog opened has come. */
+  came(what) {
+    this[what] = true
+    if (!this.done) this.fill()
   }
 
   close(name) {
@@ -107,11 +113,14 @@ class Picker {
   about(lora) {
     this.select(lora.name)
     this.turnPane("loom-reading", true)
+    this.back.focus()
   }
 
-  /** Panes that lie over the list where there is no room beside it. */
-  turnPane(name, open) {
+  /** Panes that lie over the list where there is no room beside it. What had the focus in one gives it to the list. */
+  turnPane(name, open = !this.dialog.classList.contains(name)) {
+    const closes = this.dialog.classList.contains(name) && !open
     this.dialog.classList.toggle(name, open)
+    if (closes) this.list.element.focus()
   }
 
   // -- what is listed --------------------------------------------------------------------------------------------
@@ -151,7 +160,8 @@ class Picker {
     const { place, family } = this
     const words = wordsOf(this.bar.search.value)
     this.found = found(loras(), { words, place, family, sort: look("sort") })
-    this.bar.tell({ found: this.found.length, place, family, words })
+    const unread = this.read ? 0 : loras().filter((lora) => lora.size === undefined).length
+    this.bar.tell({ found: this.found.length, unread, place, family, words })
     this.list.show(this.found, look("view") === "grid")
     this.list.element.querySelector(".loom-empty")?.remove()
     if (!this.found.length) this.list.element.append(this.nothing(words))
@@ -163,7 +173,7 @@ class Picker {
   /** Why there is nothing to see, and the way out. */
   nothing(words) {
     const everywhere = found(loras(), { words, place: ALL, family: "", sort: "name" }).length
-    const text = !loras().length ? "There is no LoRA in the loras folders."
+    const text = !loras().length ? (this.read ? "There is no LoRA in the loras folders." : "Reading the loras folders...")
       : this.place === FAVOURITES && !words.length ? "No favourites yet: the star beside a LoRA makes it one."
       : this.place === RECENT && !words.length ? "Nothing was used yet." : "Nothing found here."
     const made = element("div", { className: "loom-empty" }, text)
