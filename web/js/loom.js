@@ -5,6 +5,7 @@ import { complete } from "./library/files.js"
 import { refresh } from "./library/library.js"
 import { element } from "./page/dom.js"
 import { after } from "./page/nodes.js"
+import { forget } from "./stack/model.js"
 import { Stack } from "./stack/stack.js"
 import { openOn, Report } from "./told/report.js"
 import { hear, showAll, soon } from "./told/told.js"
@@ -40,5 +41,6 @@ app.registerExtension({
   },
   refreshComboInNodes() {
     refresh()
+    forget()
   },
 })
