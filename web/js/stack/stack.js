@@ -4,9 +4,9 @@
 // where this file does not: on a subgraph, as the front end shows promoted texts (Nodes 2.0 of 1.58 shows no field of
 // any), and on the node with the Text button or when it is linked.
 
-import { app } from "../../../../scripts/app.js"
 import { RowsEditor } from "./editor.js"
 import { after, hide, lookAnew, toCanvas } from "../page/nodes.js"
+import { captured } from "../page/undo.js"
 import { newRow, print } from "./rows.js"
 
 const NONE = "None"
@@ -146,9 +146,4 @@ function fieldsOf(number) {
 
 function fields() {
   return [1, 2, 3, 4].flatMap(fieldsOf)
-}
-
-/** A change in the list is a step that can be undone. */
-function captured() {
-  app.extensionManager?.workflow?.activeWorkflow?.changeTracker?.captureCanvasState?.()
 }
