@@ -5,6 +5,7 @@ import { complete } from "./library/files.js"
 import { refresh } from "./library/library.js"
 import { element } from "./page/dom.js"
 import { after } from "./page/nodes.js"
+import * as runs from "./runs/store.js"
 import { Stack } from "./stack/stack.js"
 import { openOn, Report } from "./told/report.js"
 import { hear, showAll, soon } from "./told/told.js"
@@ -19,6 +20,7 @@ app.registerExtension({
       document.head.append(element("link", { rel: "stylesheet", href: new URL(`../css/${name}.css`, import.meta.url).href }))
     }
     hear(openOn)
+    runs.hear()
   },
   setup() {
     keepStyled()
