@@ -30,8 +30,8 @@ class LoraLoom(ComfyExtension):
         picture_metadata.listen()
         lora_manager.listen()
         lora_list.serve()
-        before.serve()
         run_routes.serve()
+        before.serve()
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         """Convert LoRA first, whose list of files the front end takes over into the others (web/js/library/files.js)."""

@@ -7,7 +7,7 @@ import { middleOf, nearest, scaleOf, short, thinned, tickText, ticksWithin } fro
 
 const TOP = 8 // px above the plot
 const BOTTOM = 20 // px for the steps below it
-const LETTER = 6.4 // px of a digit
+const LETTER = 7 // px of a digit
 const DASHES = ["", "7 3", "2 3", "9 3 2 3"]
 // How far a key moves the cursor: by samples of the first curve, or by a part of them all.
 const KEYS = { ArrowLeft: -1, ArrowRight: 1, PageDown: 0.1, PageUp: -0.1, Home: -Infinity, End: Infinity }
@@ -66,7 +66,7 @@ export class Chart {
     this.scales = scalesOf(curves, marks, (height - TOP - BOTTOM) / 38)
     const [left, right] = this.scales.map((scale) => scale ? 10 + LETTER * widest(scale) : 0)
     const total = Math.max(this.data.total || 0, last(curves), 1)
-    this.plot = { left, top: TOP, width: width - left - (right || 12), height: height - TOP - BOTTOM, total }
+    this.plot = { left, top: TOP, width: width - left - (right || 16), height: height - TOP - BOTTOM, total }
     this.picture.replaceChildren(...this.axes(width), this.curves(), ...this.flags())
     this.cursorLine = drawn("g", { class: "loom-chart-cursor" })
     this.picture.append(this.cursorLine)

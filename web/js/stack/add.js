@@ -54,13 +54,13 @@ function made(graph) {
   node.pos = loader ? freePlace(node, loader) : [...app.canvas.graph_mouse]
   if (!loader) return node
   insert(node, loader, "MODEL")
-  insert(node, has(loader.outputs, "CLIP") ? loader : loaderOf(graph, "CLIP"), "CLIP")
+  insert(node, slot(loader.outputs, "CLIP") ? loader : loaderOf(graph, "CLIP"), "CLIP")
   return node
 }
 
 /** What gives such a thing and takes none; first what somebody uses for more than training. */
 function loaderOf(graph, type) {
-  const found = graph.nodes.filter((node) => has(node.outputs, type) && !has(node.inputs, type) && !isOurs(node))
+  const found = graph.nodes.filter((node) => slot(node.outputs, type) && !slot(node.inputs, type) && !isOurs(node))
   return found.find((node) => uses(node, type).some((link) => !trains(graph, link))) ?? found[0]
 }
 
@@ -69,15 +69,16 @@ function insert(node, loader, type) {
   if (!loader) return
   const { graph } = node
   const moved = uses(loader, type).filter((link) => !trains(graph, link) && graph.getNodeById(link.target_id))
-  loader.connect(slotOf(loader.outputs, type), node, slotOf(node.inputs, type))
-  for (const { target_id: id, target_slot: slot } of moved) {
-    node.connect(slotOf(node.outputs, type), graph.getNodeById(id), slot)
+  const [from, to] = [slot(node.outputs, type), slot(node.inputs, type)]
+  loader.connectSlots(slot(loader.outputs, type), node, to)
+  for (const { target_id: id, target_slot: at } of moved) {
+    const user = graph.getNodeById(id)
+    node.connectSlots(from, user, user.inputs[at])
   }
 }
 
 function uses(node, type) {
-  const { links } = node.outputs[slotOf(node.outputs, type)] ?? {}
-  return [...(links ?? [])].map((id) => node.graph.getLink(id)).filter(Boolean)
+  return [...(slot(node.outputs, type)?.links ?? [])].map((id) => node.graph.getLink(id)).filter(Boolean)
 }
 
 /** Whether a link leads to a node that trains, measures or saves: one of ours, or ComfyUI's own trainer. */
@@ -94,12 +95,8 @@ function isOurs(node) {
   return (node.comfyClass?.startsWith(OURS) && node.comfyClass !== STACK) || node.comfyClass === "TrainLoraNode"
 }
 
-function has(slots, type) {
-  return slotOf(slots, type) >= 0
-}
-
-function slotOf(slots, type) {
-  return (slots ?? []).findIndex((slot) => slot.type === type)
+function slot(slots, type) {
+  return slots?.find((each) => each.type === type)
 }
 
 /** Beside another node, and lower down where something is in the way. */
