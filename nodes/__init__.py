@@ -4,7 +4,7 @@ from comfy_api.latest import ComfyExtension, io
 
 from .bridge.host import lora_list, lora_manager, picture_metadata
 from .bridge.stack import connected_model
-from .bridge.training import before
+from .bridge.training import before, run_routes
 from .check_gpu import CheckGpu
 from .combine_datasets import CombineDatasets
 from .convert_lora import ConvertLora
@@ -31,6 +31,7 @@ class LoraLoom(ComfyExtension):
         picture_metadata.listen()
         lora_manager.listen()
         lora_list.serve()
+        run_routes.serve()
         before.serve()
         connected_model.serve()
 
