@@ -33,6 +33,7 @@ logger = logging.getLogger("lora_loom")
 
 KEPT = 5  # LoRA files of earlier checkpoints
 _ROOM = 4  # states that must fit beside one that is kept
+_MOST_WORKFLOW = 2**24  # bytes
 SAVE_SECONDS = 300.0  # after which the state is saved, whatever the steps
 _LORA = re.compile(r"step_(\d+)\.safetensors")
 
@@ -151,6 +152,20 @@ class RunFolder:
             write_whole(self.log.path, log.read())
         self.log.resume(state.events, state.step)
         return True
+
+    def keep_workflow(self, workflow: Mapping[str, Any] | None) -> None:
+        """`workflow.json`, by which the run can be made again; where there is none, that of an earlier time stays."""
+        data = json.dumps(workflow).encode() if workflow else b""
+        if not 0 < len(data) <= _MOST_WORKFLOW:
+            return
+        try:
+            write_whole(self.path / "workflow.json", data)
+        except OSError as error:
+            logger.warning("%s was not written: %s", self.path / "workflow.json", error)
+
+    def last_saved(self) -> int:
+        """The last step of which there is a LoRA, 0 for none."""
+        return max(_numbered(self.path), default=0) if os.path.isdir(self.path) else 0
 
     def note(self, event: StepResult | Trouble) -> None:
         """A line in the log."""

@@ -5,23 +5,29 @@ import { complete } from "./library/files.js"
 import { refresh } from "./library/library.js"
 import { element } from "./page/dom.js"
 import { after } from "./page/nodes.js"
+import { forget } from "./stack/model.js"
+import * as runs from "./runs/store.js"
+import { addList, panelTab } from "./runs/tabs.js"
 import { Stack } from "./stack/stack.js"
 import { openOn, Report } from "./told/report.js"
 import { hear, showAll, soon } from "./told/told.js"
 import { keepStyled, restyle, wordsForZeros } from "./told/zeros.js"
 
-const STYLES = ["page", "told", "stack", "library"]
+const STYLES = ["page", "told", "stack", "library", "runs"]
 
 app.registerExtension({
   name: "LoraLoom",
+  bottomPanelTabs: [panelTab],
   init() {
     for (const name of STYLES) {
       document.head.append(element("link", { rel: "stylesheet", href: new URL(`../css/${name}.css`, import.meta.url).href }))
     }
     hear(openOn)
+    runs.hear()
   },
   setup() {
     keepStyled()
+    addList()
   },
   beforeRegisterNodeDef(_nodeType, definition) {
     if (definition.name.startsWith("LoraLoom_")) complete(definition)
@@ -40,5 +46,6 @@ app.registerExtension({
   },
   refreshComboInNodes() {
     refresh()
+    forget()
   },
 })

@@ -113,9 +113,26 @@ def loras_folder() -> Path:
     return Path(folder_paths.get_folder_paths("loras")[0])
 
 
+def runs_folder() -> Path:
+    """Where all runs are."""
+    return Path(folder_paths.get_output_directory()) / "lora_loom"
+
+
 def run_folder(name: str, fingerprint: str) -> Path:
     """Where a run keeps its state: `<output>/lora_loom/<name>-<fingerprint>`."""
-    return safe_path(Path(folder_paths.get_output_directory()) / "lora_loom", f"{name}-{fingerprint[:8]}")
+    return safe_path(runs_folder(), f"{name}-{fingerprint[:8]}")
+
+
+def run_id(folder: Path) -> str:
+    """A run's folder, as it is known to a browser: its name below `runs_folder`."""
+    return folder.relative_to(runs_folder().resolve()).as_posix()
+
+
+def without_paths(text: str) -> str:
+    """The text with the server's own folders left out of it."""
+    for root in (folder_paths.get_output_directory(), folder_paths.get_input_directory(), folder_paths.base_path):
+        text = text.replace(root + os.sep, "").replace(root, "")
+    return text
 
 
 def file_for(template: str, values: dict[str, object], overwrite: bool) -> Path:

@@ -1,0 +1,89 @@
+// The left of the panel: the curves, or the settings, or the report of a run.
+
+import { Chart } from "../page/chart.js"
+import { element } from "../page/dom.js"
+import { Curve } from "./curve.js"
+import { differences, plain } from "./words.js"
+
+const TABS = ["Curve", "Settings", "Report"]
+
+export class Facts {
+  /** pick: called with the step that is clicked on the curve. */
+  constructor(pick) {
+    this.curves = new Map()
+    this.chart = new Chart({ label: "Loss", pick })
+    this.rate = element("input", { type: "checkbox" })
+    this.report = element("div", { className: "loom-facts-report", tabIndex: 0, role: "note", "aria-label": "Report" })
+    this.settings = element("div", { className: "loom-facts-settings", tabIndex: 0, role: "note", "aria-label": "Settings" })
+    const bodies = [element("div", { className: "loom-facts-curve" }, this.chart.element), this.settings, this.report]
+    this.panes = bodies.map((body) => element("div", { className: "loom-facts-pane", role: "tabpanel" }, body))
+    this.tabs = TABS.map((name, at) => this.tab(name, at))
+    this.with = element("label", { className: "loom-facts-rate" }, this.rate, "learning rate")
+    this.element = element("section", { className: "loom-facts", "aria-label": "Run" },
+      element("div", { className: "loom-facts-bar" }, element("div", { className: "loom-tabs", role: "tablist" }, ...this.tabs), this.with), ...this.panes)
+    this.rate.addEventListener("change", () => this.draw())
+    this.turn(0)
+  }
+
+  tab(name, at) {
+    const made = element("button", { type: "button", className: "loom-tab", role: "tab" }, name)
+    made.addEventListener("click", () => this.turn(at))
+    made.addEventListener("keydown", (event) => this.key(event, at))
+    this.panes[at].setAttribute("aria-label", name)
+    return made
+  }
+
+  turn(at) {
+    this.tabs.forEach((tab, each) => {
+      tab.setAttribute("aria-selected", String(each === at))
+      tab.tabIndex = each === at ? 0 : -1
+      this.panes[each].hidden = each !== at
+    })
+    this.with.hidden = at !== 0
+  }
+
+  key(event, at) {
+    const by = { ArrowLeft: -1, ArrowRight: 1 }[event.key]
+    if (!by) return
+    event.preventDefault()
+    event.stopPropagation()
+    const next = (at + by + TABS.length) % TABS.length
+    this.turn(next)
+    this.tabs[next].focus()
+  }
+
+  /** Draws the curve of a run and those of others over it. */
+  show(run, others) {
+    this.runs = [run, ...others]
+    const ids = new Set(this.runs.map(({ id }) => id))
+    for (const id of this.curves.keys()) if (!ids.has(id)) this.curves.delete(id)
+    for (const each of this.runs) {
+      if (!this.curves.has(each.id)) this.curves.set(each.id, new Curve(each.id, () => this.draw()))
+      this.curves.get(each.id).follow(each)
+    }
+    this.draw()
+  }
+
+  draw() {
+    const [run, ...others] = this.runs
+    const own = this.curves.get(run.id)
+    const curves = [...own.drawn(run.name), ...others.flatMap((other) => this.curves.get(other.id)?.drawn(other.name, false) ?? [])]
+    if (this.rate.checked) curves.push({ name: "learning rate", steps: own.log.steps, values: own.log.learning_rate, right: true, dashed: true })
+    const marks = own.log.validation.map(([step, value]) => ({ step, value, label: "validation" }))
+    if (Number.isInteger(run.best)) marks.push({ step: run.best, label: "best" })
+    this.chart.show({ total: Math.max(...this.runs.map(({ total }) => total)), curves, marks })
+  }
+
+  at(step) {
+    this.chart.at(step)
+  }
+
+  /** Shows what the run tells of itself. */
+  tell({ report, settings = [], problem, ...run }) {
+    this.report.textContent = [problem, report].filter(Boolean).join("\n\n") || "The report comes when the run is finished."
+    const told = differences(run)
+    this.settings.replaceChildren(
+      ...(told.length ? [element("p", { className: "loom-facts-differs" }, `Other than the run before: ${told.join(", ")}`)] : []),
+      element("dl", {}, ...settings.flatMap(([name, value]) => [element("dt", {}, name), element("dd", {}, plain(value))])))
+  }
+}

@@ -1,0 +1,54 @@
+// A run in words.
+
+const UNITS = [["years", 31536000], ["months", 2592000], ["weeks", 604800], ["days", 86400], ["h", 3600], ["min", 60]]
+
+/** A span of time as on a clock: 0:09, 9:40, 1:05:00. */
+export function clock(seconds) {
+  const all = Math.max(0, Math.round(seconds))
+  const parts = [Math.floor(all / 3600), Math.floor(all / 60) % 60, all % 60]
+  const [hours, minutes, rest] = [parts[0], String(parts[1]).padStart(parts[0] ? 2 : 1, "0"), String(parts[2]).padStart(2, "0")]
+  return hours ? `${hours}:${minutes}:${rest}` : `${minutes}:${rest}`
+}
+
+/** When it was, seen from now: "3 h ago". */
+export function ago(changed, now = Date.now() / 1000) {
+  const past = Math.max(0, now - changed)
+  const [unit, length] = UNITS.find(([, length]) => past >= length) ?? []
+  if (!unit) return "just now"
+  const count = Math.floor(past / length)
+  return `${count} ${count === 1 ? unit.replace(/s$/, "") : unit} ago`
+}
+
+export function bytes(size) {
+  const power = Math.min(3, Math.max(0, Math.floor(Math.log10(Math.max(1, size)) / 3)))
+  const value = size / 1000 ** power
+  return `${power && value < 10 ? value.toFixed(1) : Math.round(value)} ${["bytes", "kB", "MB", "GB"][power]}`
+}
+
+export function percent({ step, total }) {
+  return total ? Math.floor(100 * Math.min(1, step / total)) : 0
+}
+
+/** What became of a run, or where it is. */
+export function standing(run) {
+  if (run.state === "running") return run.step ? `Step ${run.step} of ${run.total}` : run.phase ?? "preparing"
+  if (run.state === "finished") return `Finished, ${steps(run.total)}`
+  return `Stopped at ${run.step} of ${run.total}`
+}
+
+export function left(run) {
+  return Number.isFinite(run.seconds_left) ? `${clock(run.seconds_left)} left` : ""
+}
+
+/** The settings that are not those of the run before, as "rank 8 \u2192 16". */
+export function differences(run) {
+  return (run.differs ?? []).map(([setting, was, is]) => `${setting} ${plain(was)} \u2192 ${plain(is)}`)
+}
+
+export function plain(value) {
+  return value === null || value === undefined || value === "" ? "none" : String(value)
+}
+
+function steps(count) {
+  return count === 1 ? "1 step" : `${count} steps`
+}
