@@ -5,6 +5,7 @@ import { complete } from "./library/files.js"
 import { refresh } from "./library/library.js"
 import { element } from "./page/dom.js"
 import { after } from "./page/nodes.js"
+import { forget } from "./stack/model.js"
 import * as runs from "./runs/store.js"
 import { addList, panelTab } from "./runs/tabs.js"
 import { Stack } from "./stack/stack.js"
@@ -45,5 +46,6 @@ app.registerExtension({
   },
   refreshComboInNodes() {
     refresh()
+    forget()
   },
 })
