@@ -3,6 +3,7 @@
 import { app } from "../../../scripts/app.js"
 import { complete } from "./library/files.js"
 import { refresh } from "./library/library.js"
+import { measures } from "./measures/measures.js"
 import { element } from "./page/dom.js"
 import { after } from "./page/nodes.js"
 import { Stack } from "./stack/stack.js"
@@ -10,7 +11,7 @@ import { openOn, Report } from "./told/report.js"
 import { hear, showAll, soon } from "./told/told.js"
 import { keepStyled, restyle, wordsForZeros } from "./told/zeros.js"
 
-const STYLES = ["page", "told", "stack", "library"]
+const STYLES = ["page", "told", "stack", "library", "measures"]
 
 app.registerExtension({
   name: "LoraLoom",
@@ -32,6 +33,7 @@ app.registerExtension({
     wordsForZeros(node)
     after(node, "onAdded", restyle)
     if (node.comfyClass === "LoraLoom_LoadLoraStack") new Stack(node)
+    measures(node)
     new Report(node)
   },
   afterConfigureGraph() {
