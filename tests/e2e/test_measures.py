@@ -74,6 +74,7 @@ def front(vue: bool, browser: Browser, server: ComfyServer, files: Path) -> Iter
     with FrontEnd(browser, server, vue=vue) as opened:
         opened.page.evaluate("(graph) => app.loadApiJson(graph, 'measured')", graph())
         opened.settle()
+        opened.page.evaluate("() => app.graph.nodes.forEach((node, at) => (node.pos = [600 * at, 0]))")
         opened.run()
         yield opened
         assert opened.errors == [] and opened.external == []

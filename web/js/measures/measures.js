@@ -119,7 +119,8 @@ class Measures {
   more(measure) {
     const folded = element("div", { className: "loom-fold", hidden: !this.open },
       ...measure.tables.filter((table) => table.folded).map(drawTable), ...gallery(measure.rows).slice(ROWS), this.words())
-    const button = element("button", { type: "button", className: "loom-button", "aria-expanded": String(this.open) }, "All figures")
+    const button = element("button", { type: "button", className: "loom-button", "aria-expanded": String(this.open) },
+      element("span", { className: "loom-marker", "aria-hidden": "true" }), "All figures")
     button.addEventListener("click", () => {
       this.open = !this.open
       folded.hidden = !this.open
