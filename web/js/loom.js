@@ -3,6 +3,7 @@
 import { app } from "../../../scripts/app.js"
 import { complete } from "./library/files.js"
 import { refresh } from "./library/library.js"
+import { measures } from "./measures/measures.js"
 import { element } from "./page/dom.js"
 import { after } from "./page/nodes.js"
 import { forget } from "./stack/model.js"
@@ -13,7 +14,7 @@ import { openOn, Report } from "./told/report.js"
 import { hear, showAll, soon } from "./told/told.js"
 import { keepStyled, restyle, wordsForZeros } from "./told/zeros.js"
 
-const STYLES = ["page", "told", "stack", "library", "runs"]
+const STYLES = ["page", "told", "stack", "library", "runs", "measures"]
 
 app.registerExtension({
   name: "LoraLoom",
@@ -38,6 +39,7 @@ app.registerExtension({
     wordsForZeros(node)
     after(node, "onAdded", restyle)
     if (node.comfyClass === "LoraLoom_LoadLoraStack") new Stack(node)
+    measures(node)
     new Report(node)
   },
   afterConfigureGraph() {

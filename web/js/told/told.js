@@ -14,7 +14,8 @@ const CHANGES = ["input", "change", "pointerup", "keyup"]
 
 /**
  * Calls `show` with what is told of the node: `text`; `problem`, if it is one; `chosen`, what its automatic inputs stand
- * for. With undefined when there is nothing.
+ * for; `measure`, its figures, which are `stale` when other inputs than those they tell of have changed; `images`. With
+ * undefined when there is nothing.
  */
 export function listen(node, show) {
   shows.set(node, show)
@@ -38,7 +39,7 @@ export function hear(open) {
     tell(prompt_id, node, { text, chosen, prompt: working ? prompt_id : null })
   })
   api.addEventListener("executed", ({ detail: { prompt_id, node, display_node, output } }) => {
-    if (output?.text) tell(prompt_id, display_node ?? node, { text: output.text.join("\n"), chosen: output.chosen?.[0] })
+    if (output?.text) tell(prompt_id, display_node ?? node, toldBy(output))
   })
   api.addEventListener("execution_start", ({ detail }) => forget(detail.prompt_id))
   api.addEventListener("execution_error", ({ detail: { prompt_id, node_id, exception_message } }) => {
@@ -61,8 +62,12 @@ export function soon() {
     soon.due = false
     if (isLoading()) return
     dropProblems(onScreen(), (entry, id) => nodeOf(id) && !isStill(entry, nodeOf(id)))
-    for (const [id, entry] of entriesOf(onScreen())) if (entry.chosen) showOn(nodeOf(id))
+    for (const [id, entry] of entriesOf(onScreen())) if (entry.chosen || entry.measure) showOn(nodeOf(id))
   })
+}
+
+function toldBy({ text, chosen, lora_loom: measure, images }) {
+  return { text: text.join("\n"), chosen: chosen?.[0], measure: measure && JSON.parse(measure[0]), images }
 }
 
 async function tell(prompt, id, entry) {
@@ -153,13 +158,15 @@ function showOn(node) {
   const show = shows.get(node)
   if (!show) return
   const [, entry] = [...entriesOf(onScreen())].find(([id]) => nodeOf(id) === node) ?? []
-  show(entry && { ...entry, chosen: isStill(entry, node) ? entry.chosen : undefined })
+  const still = !entry || isStill(entry, node)
+  show(entry && { ...entry, chosen: still ? entry.chosen : undefined, stale: !still })
 }
 
-/** Whether the node still has the inputs that an error, or a choice for automatic ones, is about. */
+/** Whether the node still has the inputs that an error, a choice for automatic ones, or figures are about. */
 function isStill(entry, node) {
-  if (!entry.problem && !entry.chosen) return true
-  const now = given(node, entry.problem ? () => true : (name) => DECIDE.includes(name))
+  if (!entry.problem && !entry.chosen && !entry.measure) return true
+  const decides = entry.measure ? (name) => !(name in (entry.measure.live?.asked ?? {})) : (name) => DECIDE.includes(name)
+  const now = given(node, entry.problem ? () => true : decides)
   entry.given ??= now
   return entry.given === now
 }

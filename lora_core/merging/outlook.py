@@ -1,0 +1,97 @@
+"""What a merge would be at another rank, energy or size, by the rule that cuts it and without doing it again."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from math import sqrt
+from weakref import ref
+
+from torch import Tensor
+
+from ..adapter import TEXT_PREFIX
+from ..low_rank import cut_error, fewest
+from .merge import Merged
+from .truncation import Limits, shared_ranks
+
+
+@dataclass(frozen=True)
+class Loss:
+    """What is kept of each layer, 0 of one that goes entirely, the relative errors of the layers and of the whole, and
+    the numbers in all factors. `spectra` are the singular values before the cut; there are none where some are not
+    known."""
+
+    ranks: Mapping[str, int]
+    errors: Mapping[str, float]
+    error: float
+    parameters: int
+    spectra: Mapping[str, Tensor]
+    widths: Mapping[str, int]
+
+    @classmethod
+    def of(cls, merged: Merged) -> Loss:
+        layers = merged.layers
+        ranks = {name: layers[name].rank if name in layers else 0 for name in merged.errors}
+        size = sum(layer.num_parameters() for layer in layers.values())
+        whole = merged.spectra if layers.keys() <= merged.spectra.keys() else {}
+        return cls(ranks, merged.errors, merged.error, size, whole, merged.widths)
+
+
+class Outlook:
+    """The spectra of a merge. Those of layers that were not cut are found when they are first asked for, of what is
+    still there of the merge. `header` are the bytes beside the layers in a file that tells of the limits `told`; `cut`
+    is whether the merge was cut."""
+
+    def __init__(self, merged: Merged, header: int, told: Limits, cut: bool):
+        self._told, self._header, self._uncut, self._widths = told, header, merged.uncut, merged.widths
+        self._spectra = {name: merged.spectra[name] for name in merged.uncut} if cut else {}
+        self._layers = {} if cut else {name: ref(layer) for name, layer in merged.layers.items()}
+
+    def at(self, limits: Limits, factors: tuple[float, float] = (1.0, 1.0)) -> Loss:
+        """Cut to these limits, at so many times the strength on the model and on the text encoders.
+
+        Raises ValueError when nothing fits or is left, and LookupError when the merge is gone.
+        """
+        spectra: dict[str, Tensor] = {}
+        for name, sigma in self._known().items():
+            if factor := abs(factors[name.startswith(TEXT_PREFIX)]):
+                spectra[name] = sigma * factor if factor != 1 else sigma
+        if not spectra:
+            raise ValueError("nothing is left at these strengths; set one that is not 0")
+        more = _letters(limits) - _letters(self._told)
+        return foreseen(spectra, self._widths, replace(limits, header=self._header + more), self._uncut)
+
+    def _known(self) -> Mapping[str, Tensor]:
+        for name, layer in list(self._layers.items()):
+            if (found := layer()) is None:
+                raise LookupError(name)
+            self._spectra[name] = found.decompose().sigma
+            del self._layers[name]
+        return self._spectra
+
+
+def foreseen(
+    spectra: Mapping[str, Tensor], widths: Mapping[str, int], limits: Limits, uncut: Mapping[str, int]
+) -> Loss:
+    """What `merge` makes of layers with these singular values; `widths` are out + in, `uncut` the ranks of layers of
+    which nothing is cut."""
+    if not limits:
+        ranks = {name: uncut[name] for name in spectra}
+    else:
+        ranks = {name: min(limits.rank or len(sigma), fewest(sigma, limits.energy)) for name, sigma in spectra.items()}
+        ranks = shared_ranks(spectra, widths, limits, ranks) if limits.megabytes else ranks
+    errors = {name: cut_error(sigma, ranks[name]) for name, sigma in spectra.items()}
+    size = sum(ranks[name] * widths[name] for name in spectra)
+    return Loss(ranks, errors, error_of(spectra, ranks), size, spectra, widths)
+
+
+def error_of(spectra: Mapping[str, Tensor], ranks: Mapping[str, int]) -> float:
+    """Return the relative error of all layers together."""
+    kept = sum(float(sigma.square().sum()) for sigma in spectra.values())
+    lost = sum(float(sigma[ranks[name] :].square().sum()) for name, sigma in spectra.items())
+    return sqrt(lost / kept) if kept else 0.0
+
+
+def _letters(limits: Limits) -> int:
+    """The settings stand in a file's header, where only their figures are of another length."""
+    return len(f"{limits.rank}{limits.energy}{limits.megabytes}")

@@ -1,0 +1,72 @@
+"""Answers what a merge that was made would be at another rank, energy or size, without making it again.
+
+What it takes is kept for the last merges, singular values and no more; the front end has a key for each from the run.
+"""
+
+from __future__ import annotations
+
+import json
+import uuid
+from collections import OrderedDict
+from collections.abc import Mapping
+
+from aiohttp import web
+from server import PromptServer
+
+from ....lora_core.drawing.measure import Measure
+from ....lora_core.merging import SUM
+from ....lora_core.merging.cut_table import cut_measure
+from ....lora_core.merging.outlook import Outlook
+from ....lora_core.merging.truncation import Limits
+from ..host.lora_list import Desk
+
+_MOST = 24  # merges that are kept; one of FLUX is about a megabyte
+_SAFE = {"X-Content-Type-Options": "nosniff", "Cache-Control": "no-store"}
+_GONE = "These settings were not run yet, and the last run is no longer at hand: run again to see size and error."
+
+_kept: OrderedDict[str, tuple[Outlook, str]] = OrderedDict()
+_desk = Desk("outlooks")
+
+
+def keep(outlook: Outlook, method: str) -> str:
+    """Return the key by which it is asked."""
+    key = uuid.uuid4().hex
+    _kept[key] = outlook, method
+    while len(_kept) > _MOST:
+        _kept.popitem(last=False)
+    return key
+
+
+def what(method: str) -> str:
+    """Return what the error of a merge by this method is relative to."""
+    return "the sum" if method == SUM else f"what {method} makes"
+
+
+def serve() -> None:
+    """Answer below /lora_loom from now on."""
+    server = getattr(PromptServer, "instance", None)
+    if server is not None:
+        server.routes.get("/lora_loom/outlook")(answer)
+
+
+async def answer(request: web.Request) -> web.Response:
+    """A measure, or {problem} in a sentence."""
+    body = await _desk.ask(_answered, json.dumps(dict(request.query)))
+    return web.Response(text=body, content_type="application/json", headers=_SAFE)
+
+
+def _answered(question: str) -> str:
+    try:
+        return asked(json.loads(question)).as_json()
+    except (ValueError, LookupError) as error:
+        return json.dumps({"problem": _GONE if isinstance(error, LookupError) else str(error)})
+
+
+def asked(query: Mapping[str, str]) -> Measure:
+    """`factor` and `text_factor` are strengths as multiples of those of the run. Raises ValueError for figures that are
+    none or too small, and LookupError when the merge is no longer kept."""
+    outlook, method = _kept[query.get("key", "")]
+    _kept.move_to_end(query["key"])
+    limits = Limits(int(query.get("rank", 0)), float(query.get("energy", 1)), float(query.get("size_mb", 0)))
+    factors = float(query.get("factor", 1)), float(query.get("text_factor", 1))
+    return cut_measure(outlook.at(limits, factors), what(method))
