@@ -5,6 +5,7 @@ import { complete } from "./library/files.js"
 import { refresh } from "./library/library.js"
 import { element } from "./page/dom.js"
 import { after } from "./page/nodes.js"
+import { learn } from "./page/words.js"
 import { Stack } from "./stack/stack.js"
 import { openOn, Report } from "./told/report.js"
 import { hear, showAll, soon } from "./told/told.js"
@@ -14,11 +15,12 @@ const STYLES = ["page", "told", "stack", "library"]
 
 app.registerExtension({
   name: "LoraLoom",
-  init() {
+  async init() {
     for (const name of STYLES) {
       document.head.append(element("link", { rel: "stylesheet", href: new URL(`../css/${name}.css`, import.meta.url).href }))
     }
     hear(openOn)
+    await learn()
   },
   setup() {
     keepStyled()

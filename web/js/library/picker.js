@@ -1,6 +1,7 @@
 // The dialog in which a LoRA is chosen: search as you type, with its picture and what its header tells.
 
 import { element, split } from "../page/dom.js"
+import { word } from "../page/words.js"
 import { find, listen, loras, pictureUrl, refresh } from "./library.js"
 
 const SHOWN = 200
@@ -16,14 +17,14 @@ class Picker {
     this.current = find(current)?.name
     this.selected = this.current
     this.search = element("input", {
-      type: "search", className: "loom-search", placeholder: "Search names, trigger words, models", autocomplete: "off",
-      spellcheck: false, role: "combobox", "aria-label": "Search LoRAs", "aria-expanded": "true",
+      type: "search", className: "loom-search", placeholder: word("Search names, trigger words, models"),
+      autocomplete: "off", spellcheck: false, role: "combobox", "aria-label": word("Search LoRAs"), "aria-expanded": "true",
       "aria-controls": "loom-options",
     })
-    this.options = element("div", { className: "loom-options", id: "loom-options", role: "listbox", "aria-label": "LoRAs" })
+    this.options = element("div", { className: "loom-options", id: "loom-options", role: "listbox", "aria-label": word("LoRAs") })
     this.count = element("div", { className: "loom-count", role: "status" })
     this.detail = element("div", { className: "loom-detail" })
-    this.dialog = element("dialog", { className: "loom loom-picker", "aria-label": "Choose a LoRA" },
+    this.dialog = element("dialog", { className: "loom loom-picker", "aria-label": word("Choose a LoRA") },
       element("div", { className: "loom-find" }, this.search, this.count),
       element("div", { className: "loom-panes" }, this.options, this.detail))
     this.search.addEventListener("input", () => this.filter(true))
@@ -75,9 +76,10 @@ class Picker {
     const all = loras().map((lora) => [score(lora, words), lora]).filter(([points]) => points > 0)
     all.sort(([a], [b]) => b - a)
     this.found = all.slice(0, SHOWN).map(([, lora]) => lora)
-    this.count.textContent = all.length > SHOWN ? `${SHOWN} of ${all.length}` : `${all.length}`
+    this.count.textContent = all.length > SHOWN ? word("{shown} of {all}", { shown: SHOWN, all: all.length }) : `${all.length}`
     if (anew || !this.found.some((lora) => lora.name === this.selected)) this.selected = this.found[0]?.name
-    const nothing = element("div", { className: "loom-empty" }, loras().length ? "Nothing found." : "There is no LoRA in the loras folders.")
+    const why = loras().length ? word("Nothing found.") : word("There is no LoRA in the loras folders.")
+    const nothing = element("div", { className: "loom-empty" }, why)
     this.options.replaceChildren(...(this.found.length ? this.found.map((lora, index) => this.option(lora, index)) : [nothing]))
     this.select(this.selected)
     if (anew) this.options.scrollTop = 0
@@ -114,10 +116,13 @@ class Picker {
     if (!lora) return this.detail.replaceChildren()
     const picture = lora.picture
       ? element("img", { className: "loom-picture", alt: "", src: pictureUrl(lora) })
-      : element("div", { className: "loom-picture loom-none" }, "no preview")
+      : element("div", { className: "loom-picture loom-none" }, word("no preview"))
     const words = (lora.words ?? []).map((word) => element("span", { className: "loom-word" }, word))
     const [folder, bare] = split(lora.name)
-    const lines = [["Model", lora.family], ["Author", lora.author], ["Licence", lora.license], ["Hint", lora.hint], ["Folder", folder]]
+    const lines = [
+      [word("Model"), lora.family], [word("Author"), lora.author], [word("Licence"), lora.license], [word("Hint"), lora.hint],
+      [word("Folder"), folder],
+    ]
     this.detail.replaceChildren(
       picture,
       element("div", { className: "loom-title" }, lora.title || bare),

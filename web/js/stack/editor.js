@@ -1,6 +1,7 @@
 // The list of rows on the node: a switch, a name, two strengths; moved by its handle, by mouse or keyboard.
 
 import { element, split } from "../page/dom.js"
+import { word } from "../page/words.js"
 import { find, listen, refresh } from "../library/library.js"
 import { choose } from "../library/picker.js"
 import { isRow, newRow, parse, print } from "./rows.js"
@@ -40,13 +41,14 @@ export class RowsEditor {
   }
 
   build() {
-    this.list = element("div", { className: "loom-list", role: "list", "aria-label": "LoRAs" })
-    this.add = button("loom-add", "+ Add LoRA", "Add LoRA", () => this.pick(null))
-    this.everyone = toggle("All rows", () => this.switchAll())
-    const asText = button("loom-text", "Text", "Show the rows as text, to copy, paste or connect", this.showText)
+    this.list = element("div", { className: "loom-list", role: "list", "aria-label": word("LoRAs") })
+    this.add = button("loom-add", word("+ Add LoRA"), word("Add LoRA"), () => this.pick(null))
+    this.everyone = toggle(word("All rows"), () => this.switchAll())
+    const why = word("Show the rows as text, to copy, paste or connect")
+    const asText = button("loom-text", word("Text"), why, this.showText)
     this.element.append(
       element("div", { className: "loom-head" }, this.everyone, element("span", { className: "loom-grow" }),
-        element("span", { className: "loom-label" }, "model"), element("span", { className: "loom-label" }, "text"),
+        element("span", { className: "loom-label" }, word("model")), element("span", { className: "loom-label" }, word("text")),
         element("span", { className: "loom-end" })),
       this.list,
       element("div", { className: "loom-foot" }, this.add, element("span", { className: "loom-grow" }), asText),
@@ -149,7 +151,7 @@ export class RowsEditor {
 
   draw() {
     if (!this.list) return
-    const empty = element("div", { className: "loom-empty" }, "No LoRA yet. Add one, or paste <lora:name:0.8> here.")
+    const empty = element("div", { className: "loom-empty" }, word("No LoRA yet. Add one, or paste <lora:name:0.8> here."))
     const rows = this.items.map((item) => this.row(item))
     this.list.replaceChildren(...(rows.length ? rows : [empty]))
     this.mark()
@@ -157,7 +159,7 @@ export class RowsEditor {
 
   row(item) {
     const row = element("div", { className: "loom-row", role: "listitem" }, this.grip(item), ...this.cells(item))
-    row.append(button("loom-remove", "\u00d7", `Remove ${title(item)}`, () => this.remove(this.items.indexOf(item))))
+    row.append(button("loom-remove", "\u00d7", word("Remove {name}", { name: title(item) }), () => this.remove(this.items.indexOf(item))))
     return row
   }
 
@@ -165,18 +167,19 @@ export class RowsEditor {
     if (item.comment !== undefined) return [element("span", { className: "loom-comment" }, item.comment)]
     if (!isRow(item)) return [element("span", { className: "loom-fault", title: item.fault }, `${item.raw} ${item.fault}`)]
     const done = () => this.commit(false)
+    const name = title(item)
     const text = strengthField({
-      label: `Text strength of ${title(item)}`, done, get: () => item.text ?? item.strength,
+      label: word("Text strength of {name}", { name }), done, get: () => item.text ?? item.strength,
       set: (value) => (item.text = value), empty: () => (item.text = null), follows: () => item.text === null,
     })
     const model = strengthField({
-      label: `Model strength of ${title(item)}`, done, get: () => item.strength,
+      label: word("Model strength of {name}", { name }), done, get: () => item.strength,
       set: (value) => {
         item.strength = value
         text.show()
       },
     })
-    const on = toggle(`${title(item)} on`, () => {
+    const on = toggle(word("{name} on", { name }), () => {
       item.on = !item.on
       done()
     })
@@ -185,7 +188,7 @@ export class RowsEditor {
 
   name(item) {
     const [folder, bare] = split(item.name)
-    const made = button("loom-name", "", `Choose another file for ${title(item)}`, () => this.pick(item))
+    const made = button("loom-name", "", word("Choose another file for {name}", { name: title(item) }), () => this.pick(item))
     const shown = element("span", { className: "loom-bare" }, ...halves(bare).map((half) => element("span", {}, half)))
     made.append(element("span", { className: "loom-folder" }, folder), shown)
     if (extras(item)) made.append(element("span", { className: "loom-extras" }, extras(item)))
@@ -193,7 +196,7 @@ export class RowsEditor {
   }
 
   grip(item) {
-    const made = button("loom-grip", "", `Move ${title(item)}; or use the arrow keys`, () => {})
+    const made = button("loom-grip", "", word("Move {name}; or use the arrow keys", { name: title(item) }), () => {})
     made.addEventListener("pointerdown", (event) => {
       if (event.button !== 0) return
       event.preventDefault()
@@ -250,8 +253,9 @@ export class RowsEditor {
 }
 
 function tooltip(item, file) {
-  if (!file) return `${item.name}\nnot found: it is in no loras folder, or in more than one`
-  const told = [file.name, file.family, file.words?.length && `trigger: ${file.words.join(", ")}`, extras(item), file.fault]
+  if (!file) return `${item.name}\n${word("not found: it is in no loras folder, or in more than one")}`
+  const words = file.words?.length && word("trigger: {words}", { words: file.words.join(", ") })
+  const told = [file.name, file.family, words, extras(item), file.fault]
   return told.filter(Boolean).join("\n")
 }
 
@@ -261,7 +265,8 @@ function title(item) {
 
 /** What a row has beside its strengths. */
 function extras({ blocks, start, end }) {
-  return [blocks, start !== 0 && `from ${start}`, end !== 1 && `to ${end}`].filter(Boolean).join(", ")
+  const part = [start !== 0 && word("from {start}", { start }), end !== 1 && word("to {end}", { end })]
+  return [blocks, ...part].filter(Boolean).join(", ")
 }
 
 /** A long name is cut before its end, where versions and epochs stand. */

@@ -7,6 +7,7 @@
 import { app } from "../../../../scripts/app.js"
 import { RowsEditor } from "./editor.js"
 import { after, hide, lookAnew, toCanvas } from "../page/nodes.js"
+import { word } from "../page/words.js"
 import { newRow, print } from "./rows.js"
 
 const NONE = "None"
@@ -22,10 +23,10 @@ export class Stack {
     this.shape = { height: 0 }
     this.list = node.addDOMWidget("rows_list", "loraloom_rows", this.editor.element, options(this.shape))
     this.list.serialize = false
-    this.list.label = "rows"
+    this.list.label = word("rows")
     this.back = node.addWidget("button", "rows_as_list", "", () => this.showText(false), { serialize: false })
     this.back.serialize = false
-    this.back.label = "Show as list"
+    this.back.label = word("Show as list")
     this.editor.element.addEventListener("wheel", (event) => toCanvas(event), { passive: false })
     after(this.rows, "callback", () => this.taken(this.rows.value))
     after(node, "onAdded", () => this.added())
