@@ -90,7 +90,7 @@ class TrainLora(io.ComfyNode):
                 PreviewsType.Input("previews", optional=True, tooltip="From Training Previews: pictures made with the LoRA during training. They do not change the result."),
                 ValidationType.Input("validation", optional=True, tooltip="From Training Validation: shows when to stop. It can also stop the run or return the best LoRA."),
                 file_input("continue_from", optional=True, advanced=True, tooltip="A LoRA file to continue from, in any format. Its layers keep their rank and alpha / rank. None: start a new LoRA."),
-                io.Boolean.Input("cuda_graphs", default=False, optional=True, advanced=True, tooltip="Experimental, and not yet tried on a GPU: replay steps from CUDA graphs, which is faster where a GPU waits for Python. For runs without gradient_checkpointing, offload and text_rank. The first steps are compared with plain ones; if they differ, the run continues without graphs."),
+                io.Boolean.Input("cuda_graphs", default=False, optional=True, advanced=True, tooltip="Experimental, and not yet tried on a GPU: replay steps from CUDA graphs, which should be faster where a GPU waits for Python. For runs without gradient_checkpointing, offload and text_rank. The first steps are compared with plain ones; if they differ, the run continues without graphs."),
             ],
             outputs=[
                 io.LoraModel.Output("lora_model", tooltip="For ComfyUI's own Load LoRA Model and Save LoRA Weights."),

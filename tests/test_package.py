@@ -20,6 +20,7 @@ import pytest
 from harness.calls import pack_nodes
 from harness.comfyui import PACK_NAME, ROOT
 from lora_loom.lora_core.version import VERSION
+from PIL import Image
 
 MEGABYTE = 2**20
 ZIP_LIMIT = 4 * MEGABYTE
@@ -107,7 +108,13 @@ def package() -> dict[str, bytes]:
             shutil.copyfile(ROOT / name, checkout / name)
         for command in (["git", "init", "--quiet"], ["git", "add", "--all"]):
             subprocess.run(command, cwd=checkout, check=True)
-        with zipfile.ZipFile(packed(checkout, home=Path(folder))) as archive:
+        checked = comfy_node("validate", checkout, home=Path(folder))
+        assert "All validation checks passed" in checked and not re.search("warning|error", checked, re.IGNORECASE), (
+            checked
+        )
+        printed = comfy_node("pack", checkout, home=Path(folder))
+        assert "Not in a git repository" not in printed, "it has packed everything, what git ignores included"
+        with zipfile.ZipFile(checkout / "node.zip") as archive:
             return {name: archive.read(name) for name in archive.namelist()}
 
 
@@ -120,17 +127,16 @@ def tracked() -> list[str]:
     return [name for name in sorted(set(names)) if (ROOT / name).is_file()]
 
 
-def packed(checkout: Path, home: Path) -> Path:
-    """Runs ComfyUI's own packer, which keeps its settings in `home`, asks nothing and reports nothing to anybody."""
+def comfy_node(verb: str, checkout: Path, home: Path) -> str:
+    """What `comfy node <verb>` prints; it keeps its settings in `home`, asks nothing and reports nothing to anybody."""
     places = dict.fromkeys(("HOME", "USERPROFILE", "XDG_CONFIG_HOME"), str(home))
-    command = [sys.executable, "-m", "comfy_cli", "--skip-prompt", "node", "pack"]
+    command = [sys.executable, "-m", "comfy_cli", "--skip-prompt", "node", verb]
     environment = {**os.environ, **places, "DO_NOT_TRACK": "1"}
     ended = subprocess.run(
         command, cwd=checkout, env=environment, stdin=subprocess.DEVNULL, capture_output=True, encoding="utf-8"
     )
     assert ended.returncode == 0, ended.stdout + ended.stderr
-    assert "Not in a git repository" not in ended.stdout, "it has packed everything, what git ignores included"
-    return checkout / "node.zip"
+    return ended.stdout + ended.stderr
 
 
 def texts(*suffixes: str) -> dict[str, str]:
@@ -236,9 +242,20 @@ def test_project_file_as_comfyui_reads_it() -> None:
     assert re.fullmatch(r"\d+\.\d+\.\d+", project.version) and project.version == VERSION
     assert project.supported_comfyui_version == ">=0.30.0"
     assert project.urls.repository.startswith("https://github.com/")
-    assert project.license.file == "LICENSE" and project.dependencies == []
+    assert project.license.file == "LICENSE" and project.dependencies == ["comfyui-frontend-package>=1.47.12"]
+    assert project.supported_comfyui_frontend_version == ">=1.47.12" and project.supported_os == ["OS Independent"]
     assert not comfy.web, "with WEB_DIRECTORY every script would load twice"
     assert f"## {project.version}" in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(("key", "size"), [("Icon", (400, 400)), ("Banner", (1260, 540))])
+def test_pictures_for_the_registry(key: str, size: tuple[int, int]) -> None:
+    """At most 400 pixels a side, and 21 to 9; as tests/draw_icon.py draws them."""
+    (address,) = re.findall(rf'^{key} = "(.+)"$', (ROOT / "pyproject.toml").read_text(encoding="utf-8"), re.MULTILINE)
+    place = "https://raw.githubusercontent.com/lora-loom/lora-loom/main/"
+    assert address.startswith(place)
+    with Image.open(ROOT / address.removeprefix(place)) as picture:
+        assert picture.size == size and picture.format == "PNG"
 
 
 # -- the rules find what they are for ----------------------------------------------------------------------------------

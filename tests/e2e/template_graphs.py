@@ -47,6 +47,13 @@ def checkpoint(x: int, y: int) -> Node:
     return Node("CheckpointLoaderSimple", (x, y), {"ckpt_name": "sd_xl_base_1.0.safetensors"}, size=(320, 100))
 
 
+MISSING = (
+    "**A file is missing?** ComfyUI names it when the template opens, and where to get it. Put it into {folders}, press R, "
+    "and choose it in its loader. Any other model of yours that LoRA Loom knows will do as well."
+)
+CHECKPOINTS = MISSING.format(folders="models/checkpoints")
+LORAS = "Your LoRAs are the files in models/loras; a new one is there after R. "
+
 MODEL, CLIP, VAE = ("checkpoint", "MODEL"), ("checkpoint", "CLIP"), ("checkpoint", "VAE")
 
 
@@ -57,14 +64,15 @@ def train_checkpoint() -> dict[str, Node]:
     text = (
         "### Train a LoRA on a checkpoint file (SDXL, SD 1.5)\n"
         "1. **Load Checkpoint**: choose your model.\n"
-        "2. **LoRA Dataset**: *folder* is the folder with your pictures; the caption of 01.png is in 01.txt. *trigger* is a word "
-        "of your own that calls the concept. *resolution* is 1024 for SDXL, 512 for SD 1.5.\n"
+        "2. **LoRA Dataset**: make a folder in ComfyUI's input folder, put about 20 pictures in it, and write its name into "
+        "*folder*; the caption of 01.png is in 01.txt. *trigger* is a word of your own that calls the concept. *resolution* is "
+        "1024 for SDXL, 512 for SD 1.5.\n"
         "3. **Train LoRA (Loom)**: *steps* is 50 to 100 for each picture; *run_name* is among the advanced inputs. Keep 0 and "
         "auto: they are set to what suits your model.\n\n"
         "Then Run. Previews and validation appear during training. You can cancel at any time: Run continues from there. At the "
-        "end, the LoRA is saved in models/loras."
+        "end, the LoRA is saved in models/loras.\n\n" + CHECKPOINTS
     )
-    return {"note": note(text), "checkpoint": checkpoint(0, 0), **training(MODEL, CLIP, VAE, {})}
+    return {"note": note(text, width=720, height=310), "checkpoint": checkpoint(0, 0), **training(MODEL, CLIP, VAE, {})}
 
 
 def train_diffusion_model() -> dict[str, Node]:
@@ -72,12 +80,13 @@ def train_diffusion_model() -> dict[str, Node]:
         "### Train a LoRA on a diffusion model (Z-Image, FLUX, Qwen-Image, Wan, SD 3.5 ...)\n"
         "1. The three loaders: choose your model, its text encoder and its VAE. FLUX.1 needs DualCLIPLoader instead of Load CLIP. "
         "Train on the base model, not on a distilled one (turbo, lightning, schnell).\n"
-        "2. **LoRA Dataset**: *folder* is the folder with your pictures; the caption of 01.png is in 01.txt. *trigger* is a word "
-        "of your own that calls the concept. Set *resolution*.\n"
+        "2. **LoRA Dataset**: make a folder in ComfyUI's input folder, put about 20 pictures in it, and write its name into "
+        "*folder*; the caption of 01.png is in 01.txt. *trigger* is a word of your own that calls the concept. Set *resolution*.\n"
         "3. **Train LoRA (Loom)**: *steps* is 50 to 100 for each picture; *run_name* is among the advanced inputs. Keep 0 and "
         "auto: they are set to what suits your model.\n"
         "4. **Training Previews**: *cfg* is 4 for Z-Image and Qwen-Image, 1 for FLUX.\n\n"
-        "Then Run. You can cancel at any time: Run continues from there. At the end, the LoRA is saved in models/loras."
+        "Then Run. You can cancel at any time: Run continues from there. At the end, the LoRA is saved in models/loras.\n\n"
+        + MISSING.format(folders="models/diffusion_models, models/text_encoders or models/vae, as the loader says")
     )
     loaders = {
         "unet": Node("UNETLoader", (0, 0), {"unet_name": "z_image_bf16.safetensors"}, size=(320, 90)),
@@ -85,7 +94,7 @@ def train_diffusion_model() -> dict[str, Node]:
         "vae": Node("VAELoader", (0, 420), {"vae_name": "ae.safetensors"}, size=(320, 60)),
     }  # fmt: skip
     links = (("unet", "MODEL"), ("clip", "CLIP"), ("vae", "VAE"))
-    return {"note": note(text, height=250), **loaders, **training(*links, {"cfg": 4.0, "scheduler": "simple"})}
+    return {"note": note(text, width=720, height=340), **loaders, **training(*links, {"cfg": 4.0, "scheduler": "simple"})}
 
 
 def training(model: Link, clip: Link, vae: Link, previews: dict[str, Any]) -> dict[str, Node]:
@@ -111,12 +120,12 @@ def stack() -> dict[str, Node]:
         "### Load a LoRA stack\n"
         "**Load LoRA Stack**: add a row for each LoRA, drag rows to move them, switch them on and off, or paste tags such as "
         "<lora:name:0.8>. The LoRAs are added up exactly. The output *triggers* gives their trigger words; *lora_stack* passes "
-        "the rows to other nodes."
+        "the rows to other nodes. " + LORAS + "Then Run.\n\n" + CHECKPOINTS
     )
     changed, texts = ("stack", "model"), ("stack", "clip")
     sampler = {"model": changed, "positive": ("prompt", "CONDITIONING"), "negative": ("negative", "CONDITIONING")}
     return {
-        "note": note(text, height=130),
+        "note": note(text, width=720, height=210),
         "checkpoint": checkpoint(0, 0),
         "stack": loaded_stack(),
         "prompt": Node("CLIPTextEncode", (820, 0), {"text": "a photo of a cat in a garden"}, {"clip": texts}, "Prompt", (340, 120)),
@@ -133,11 +142,11 @@ def merge() -> dict[str, Node]:
         "### Merge LoRAs into one file\n"
         "Add the LoRAs and their strengths in **Load LoRA Stack**, then Run. With *rank* 0 the sum is exact: the saved file gives "
         "the same result as the stack. A lower rank or a size in MB makes a smaller file; the chart shows the error. *method* "
-        "has other ways to merge; auto chooses one for you."
+        "has other ways to merge; auto chooses one for you. " + LORAS + "\n\n" + CHECKPOINTS
     )
     rows = ("stack", "lora_stack")
     return {
-        "note": note(text, height=130),
+        "note": note(text, width=720, height=210),
         "checkpoint": checkpoint(0, 0),
         "stack": loaded_stack(),
         "merge": Node("LoraLoom_MergeLora", (820, 0), {}, {"model": MODEL, "clip": CLIP, "lora_stack": rows}, size=(340, 520)),
@@ -153,13 +162,14 @@ def judge() -> dict[str, Node]:
         "- **LoRA Report**: does it change prompts without its trigger, and does it copy its training pictures? Write the "
         "*trigger* if the file does not contain it.\n"
         "- **LoRA Leave-One-Out**: the same picture with all LoRAs, without each one, and with none.\n"
-        "- **LoRA Interference**: how much the LoRAs overlap, and strengths that keep their sum in balance."
+        "- **LoRA Interference**: how much the LoRAs overlap, and strengths that keep their sum in balance.\n\n" + LORAS
+        + CHECKPOINTS
     )
     rows = ("stack", "lora_stack")
     prompts = {"prompts": "a photo of a cat in a garden", "width": SIDE, "height": SIDE, **SDXL}
     drawn = {"model": MODEL, "clip": CLIP, "vae": VAE, "lora_stack": rows}
     return {
-        "note": note(text, width=720, height=180),
+        "note": note(text, width=720, height=270),
         "checkpoint": checkpoint(0, 0),
         "stack": loaded_stack(),
         "report": Node("LoraLoom_Report", (820, 0), {**prompts, "prompts": ""}, drawn, size=(420, 960)),

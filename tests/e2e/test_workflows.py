@@ -56,6 +56,17 @@ def test_origin_of_every_node_and_where_its_model_is_had(path: Path) -> None:
         assert all((m["directory"], m["url"].endswith(f"/{m['name']}")) == (MODELS[m["name"]][0], True) for m in models)
 
 
+@ids
+def test_the_note_says_what_to_do_where_a_file_or_folder_is_missing(path: Path) -> None:
+    nodes = load(path)["nodes"]
+    (said,) = [node["widgets_values"][0] for node in nodes if node["type"] == "MarkdownNote"]
+    kinds = {node["type"] for node in nodes}
+    folders = {f"models/{model['directory']}" for node in nodes for model in node["properties"].get("models", [])}
+    folders |= {"models/loras"} if kinds & {"LoraLoom_LoadLoraStack", "LoraLoom_TrainLora"} else set()
+    folders |= {"ComfyUI's input folder"} if "LoraLoom_Dataset" in kinds else set()
+    assert "file is missing?" in said and [folder for folder in folders if folder not in said] == []
+
+
 def test_all_is_left_on_auto_and_nothing_costs_time_unasked(server: ComfyServer) -> None:
     for name in (TRAIN_CHECKPOINT, TRAIN):
         graph = workflow_to_api(load(ROOT / "workflows" / f"{name}.json"), server.object_info)

@@ -41,7 +41,6 @@ QUIET_TEXT = (
 SETTINGS = {
     "Comfy.TutorialCompleted": True,  # else the Templates dialog covers the page
     "Comfy.Workflow.Persist": False,
-    "Comfy.Locale": "en",
     "Comfy.Graph.CanvasInfo": False,  # the frame rate in a corner
 }
 
@@ -80,12 +79,15 @@ class FrontEnd:
     """One page of a server's front end, ready for clicks. `errors` holds what it said in the console that it should not
     have, `external` the addresses outside the server that it asked for, none of which it got."""
 
-    def __init__(self, browser: Browser, server: ComfyServer, vue: bool = False, scale: float = 1) -> None:
+    def __init__(
+        self, browser: Browser, server: ComfyServer, vue: bool = False, scale: float = 1, language: str = "en"
+    ) -> None:
         """vue: the renderer of "Nodes 2.0" in place of the LiteGraph canvas. scale: device pixels per CSS pixel."""
         self.server = server
         self.errors: list[str] = []
         self.external: list[str] = []
-        server.post("/settings", {**SETTINGS, "Comfy.VueNodes.Enabled": vue})  # they live on the server
+        chosen = {"Comfy.VueNodes.Enabled": vue, "Comfy.Locale": language}
+        server.post("/settings", {**SETTINGS, **chosen})  # they live on the server
         self._context = browser.new_context(viewport=VIEWPORT, locale="en-US", device_scale_factor=scale)
         self._context.route("**/*", self._guard)
         self._context.set_default_timeout(1000 * PATIENCE)

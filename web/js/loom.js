@@ -6,9 +6,10 @@ import { refresh } from "./library/library.js"
 import { measures } from "./measures/measures.js"
 import { element } from "./page/dom.js"
 import { after } from "./page/nodes.js"
-import { forget } from "./stack/model.js"
+import { learn } from "./page/words.js"
 import * as runs from "./runs/store.js"
 import { addList, panelTab } from "./runs/tabs.js"
+import { forget } from "./stack/model.js"
 import { Stack } from "./stack/stack.js"
 import { openOn, Report } from "./told/report.js"
 import { hear, showAll, soon } from "./told/told.js"
@@ -19,12 +20,13 @@ const STYLES = ["page", "told", "stack", "library", "runs", "measures"]
 app.registerExtension({
   name: "LoraLoom",
   bottomPanelTabs: [panelTab],
-  init() {
+  async init() {
     for (const name of STYLES) {
       document.head.append(element("link", { rel: "stylesheet", href: new URL(`../css/${name}.css`, import.meta.url).href }))
     }
     hear(openOn)
     runs.hear()
+    await learn()
   },
   setup() {
     keepStyled()

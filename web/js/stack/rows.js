@@ -4,6 +4,8 @@
 // strength, and whose `words` are null where they are those that the file names; a comment {comment}; or {fault, raw}, a
 // tag that cannot be read and is kept as it is.
 
+import { word } from "../page/words.js"
+
 export const LIMIT = 20
 
 const TAG = /<(?:lora|lyco):([^<>\n]*)(>?)/gi
@@ -61,12 +63,12 @@ function read([raw, inside, closed]) {
   const [name, ...parts] = inside.split(":")
   const row = { ...newRow(""), name: plain(name) }
   const strengths = []
-  let fault = closed ? "" : "it has no closing >"
-  if (!name.trim()) fault ||= "it has no file name"
+  let fault = closed ? "" : word("it has no closing >")
+  if (!name.trim()) fault ||= word("it has no file name")
   for (const part of parts) {
     const [key, ...rest] = part.trim().split("=")
     if (rest.length || key === "on" || key === "off") fault ||= named(row, key.trim().toLowerCase(), rest.join("=").trim())
-    else if (strengthOf(part) === null || strengths.length === 2) fault ||= `${part} is not a strength`
+    else if (strengthOf(part) === null || strengths.length === 2) fault ||= word("{part} is not a strength", { part })
     else strengths.push(strengthOf(part))
   }
   if (fault) return { fault, raw: closed ? raw : `${raw}>` }
@@ -83,9 +85,9 @@ function named(row, key, value) {
   else if (key === "unet" || key === "te") row[key] = strengthOf(value) ?? undefined
   else if (key === "words") row.words = value.split(",").map((word) => plain(word.trim(), CODE_IN_WORD)).filter(Boolean)
   else if (key === "start" || key === "end") row[key] = Number(value)
-  else return `${key}= is unknown`
+  else return word("{key}= is unknown", { key })
   const fine = !["start", "end"].includes(key) || (row[key] >= 0 && row[key] <= 1)
-  return fine ? "" : `${key} must be a share of sampling, from 0 to 1`
+  return fine ? "" : word("{key} must be a share of sampling, from 0 to 1", { key })
 }
 
 function escaped(text, code = CODE) {

@@ -3,6 +3,7 @@
 import { showMeasure } from "../measures/measures.js"
 import { element } from "../page/dom.js"
 import { after, hide, lookAnew, toCanvas } from "../page/nodes.js"
+import { word } from "../page/words.js"
 import { listen } from "./told.js"
 import { showChosen } from "./zeros.js"
 
@@ -20,10 +21,10 @@ export class Report {
     this.text = ""
     this.problem = false
     this.shape = { height: 0 }
-    this.element = element("div", { className: "loom-report", tabIndex: 0, role: "note", "aria-label": "Report" })
+    this.element = element("div", { className: "loom-report", tabIndex: 0, role: "note", "aria-label": word("Report") })
     this.widget = node.addDOMWidget(NAME, "loraloom_report", this.element, options(this.shape))
     this.widget.serialize = false
-    this.widget.label = "report"
+    this.widget.label = word("report")
     hide(this.widget, true)
     this.element.addEventListener("wheel", (event) => this.wheel(event), { passive: false })
     for (const kind of ["copy", "keydown"]) this.element.addEventListener(kind, (event) => this.keep(event))

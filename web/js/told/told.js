@@ -4,6 +4,7 @@
 import { api } from "../../../../scripts/api.js"
 import { app } from "../../../../scripts/app.js"
 import { eachNode, nodeOf } from "../page/nodes.js"
+import { word } from "../page/words.js"
 import { hearQueued, isLoading, onScreen, ownerOf, whenLoaded } from "./workflows.js"
 import { DECIDE } from "./zeros.js"
 
@@ -46,7 +47,7 @@ export function hear(open) {
     tell(prompt_id, node_id, { text: exception_message.trim(), problem: true })
     end(prompt_id, () => "")
   })
-  api.addEventListener("execution_interrupted", ({ detail }) => end(detail.prompt_id, (last) => `stopped; last message: ${last}`))
+  api.addEventListener("execution_interrupted", ({ detail }) => end(detail.prompt_id, (text) => word("stopped; last message: {text}", { text })))
   api.addEventListener("execution_success", ({ detail }) => end(detail.prompt_id, () => ""))
   api.addEventListener("reconnecting", lost)
   api.addEventListener("promptQueueing", hearRefusal)
@@ -125,7 +126,7 @@ async function end(prompt, words) {
 function lost() {
   const workflow = onScreen()
   for (const [id, entry] of entriesOf(workflow)) {
-    const text = `no connection to ComfyUI; last message: ${entry.text}`
+    const text = word("no connection to ComfyUI; last message: {text}", { text: entry.text })
     if (entry.prompt && !entry.lost) put(workflow, id, { ...entry, text, lost: true })
   }
 }

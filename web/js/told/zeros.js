@@ -1,21 +1,25 @@
 // Numbers whose 0 is no number: the field shows the word for it, and holds 0.
 
 import { app } from "../../../../scripts/app.js"
+import { phrase, word } from "../page/words.js"
 
-const OFF = "off"
-const OWN = "auto: usual value"
+const OFF = phrase("off")
+const OWN = phrase("auto: usual value")
+const LAST = phrase("at the end")
+const FREE = phrase("no limit")
+const SAME = phrase("auto: training")
 export const WORDS = {
   LoraLoom_TrainLora: {
-    rank: "auto, mostly 16", alpha: "auto: as rank", learning_rate: "auto, mostly 1e-4", preservation: OFF, text_rank: OFF,
-    text_learning_rate: "auto: half", max_grad_norm: OFF, save_every: "at the end",
+    rank: phrase("auto, mostly 16"), alpha: phrase("auto: as rank"), learning_rate: phrase("auto, mostly 1e-4"),
+    preservation: OFF, text_rank: OFF, text_learning_rate: phrase("auto: half"), max_grad_norm: OFF, save_every: LAST,
   },
-  LoraLoom_MergeLora: { rank: "exact sum", size_mb: "no limit", density: OWN },
-  LoraLoom_ResizeLora: { rank: "no limit", size_mb: "no limit" },
-  LoraLoom_ConvertLora: { rank: "auto: exact" },
+  LoraLoom_MergeLora: { rank: phrase("exact sum"), size_mb: FREE, density: OWN },
+  LoraLoom_ResizeLora: { rank: FREE, size_mb: FREE },
+  LoraLoom_ConvertLora: { rank: phrase("auto: exact") },
   LoraLoom_Layers: { rank_dropout: OFF, layer_dropout: OFF, max_norm: OFF },
   LoraLoom_Objective: { noise_offset: OFF },
   LoraLoom_Optimizer: { weight_decay: OFF, beta1: OWN, beta2: OWN, eps: OWN, max_grad_norm: OFF, ema_decay: OFF },
-  LoraLoom_Previews: { every: "at the end", width: "auto: training", height: "auto: training" },
+  LoraLoom_Previews: { every: LAST, width: SAME, height: SAME },
 }
 
 /** The inputs that decide what the automatic ones among them stand for, beside what is connected. */
@@ -44,7 +48,7 @@ export function showChosen(node, values) {
 
 function wordOf(node, name) {
   const value = chosen.get(node)?.[name]
-  return value ? `auto: ${value}` : WORDS[node.comfyClass][name]
+  return value ? word("auto: {value}", { value }) : word(WORDS[node.comfyClass][name])
 }
 
 const sheet = new CSSStyleSheet()

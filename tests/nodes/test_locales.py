@@ -1,0 +1,136 @@
+"""Checks that the nodes and the page speak every language of locales/, and say nothing there that they no longer mean.
+
+A translation lies beside its English in tests/locales/. After a change there, or of what a node says:
+python -m pytest tests/nodes/test_locales.py --write-contract
+"""
+
+from __future__ import annotations
+
+import re
+from functools import cache
+from typing import Any
+
+import pytest
+from harness.calls import pack_nodes
+from harness.locales import LANGUAGES, LOCALES, WORD, Said, Table, as_text, files, found, said, table, words
+
+KEPT = re.compile(r"%\w+%|<[^<>]+>|\d+(?:\.\d+)?(?:e-\d+)?|CFG|VAE|KSampler|Markdown|JSON|CUDA|GGUF|DoRA|rsLoRA")
+OURS = {"KSampler": ("KSampler", "K采样器", "Kサンプラー")}  # ComfyUI's own name for it in the language
+
+
+@cache
+def nodes() -> dict[str, dict[str, Any]]:
+    return {node.GET_SCHEMA().node_id: node.GET_NODE_INFO_V1() for node in pack_nodes()}
+
+
+@cache
+def everything() -> dict[str, Said]:
+    return {f"{node}.{'.'.join(each.place)}": each for node, info in nodes().items() for each in said(node, info)}
+
+
+def lacking(known: Table) -> list[str]:
+    """What is said in English and not in the table, each with where it is."""
+    of_nodes = [f"{place}: {each.key}" for place, each in everything().items() if not found(known, each)]
+    return of_nodes + [f"web/js: {word}" for word in sorted(words()) if not known["words"].get(word)]
+
+
+def stale(known: Table) -> list[str]:
+    """What is in the table and said nowhere in English."""
+    keys = {part: {each.key for each in everything().values() if each.part == part} for part in ("names", "texts")}
+    keys["names"] |= {each.english for each in everything().values() if each.part == "names"}
+    keys |= {"words": words(), "categories": {info["category"].split("/")[1] for info in nodes().values()}}
+    return [f"{part}: {key}" for part in known for key in known[part] if key not in keys[part]]
+
+
+def changed(english: str, translated: str, options: tuple[str, ...] = ()) -> list[str]:
+    """What a translation must leave as it is, and does not: numbers, placeholders, tags, values of the input."""
+    values = [value for value in options if re.search(rf"(?<![\w-]){re.escape(value)}(?![\w-])", english)]
+    kept = [*KEPT.findall(english), *re.findall(r"\{\w+\}", english), *values]
+    return [each for each in kept if not any(name in translated for name in OURS.get(each, (each,)))]
+
+
+@pytest.fixture(params=LANGUAGES)
+def language(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
+def test_everything_is_said_in_the_language(language: str) -> None:
+    assert lacking(table(language)) == []
+
+
+def test_nothing_is_said_that_is_no_longer_meant(language: str) -> None:
+    assert stale(table(language)) == []
+
+
+def test_numbers_placeholders_and_values_are_left_as_they_are(language: str) -> None:
+    known = table(language)
+    wrong = {key: changed(key, text) for key, text in known["words"].items()}
+    for place, each in everything().items():
+        if each.part == "texts":
+            wrong[place] = changed(each.key, found(known, each) or "", each.options)
+    assert {place: lost for place, lost in wrong.items() if lost} == {}
+
+
+def test_the_front_end_reads_each_text_as_it_is_written(language: str) -> None:
+    """It takes these signs for its own in names and descriptions, and a text with a space at its end is a slip."""
+    names = [text for part in ("names", "categories") for text in table(language)[part].values()]
+    names += [info[key] for info in nodes().values() for key in ("display_name", "description")]
+    names += [
+        table(language)["texts"][info[key]] for info in nodes().values() for key in ("display_name", "description")
+    ]
+    assert [text for text in names if re.search(r"[{}@|]", text)] == []
+    assert [
+        text for part in table(language).values() for text in part.values() if text != text.strip() or not text
+    ] == []
+
+
+@pytest.mark.parametrize("each", ["en", *LANGUAGES])
+def test_files_are_those_of_the_table(request: pytest.FixtureRequest, each: str) -> None:
+    for path, content in files(each, nodes()).items():
+        if request.config.getoption("--write-contract", default=False):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(as_text(content), encoding="utf-8", newline="\n")
+        assert path.read_text(encoding="utf-8") == as_text(content), "write it: see the top of this file"
+
+
+def test_no_other_files() -> None:
+    wanted = {path for each in ("en", *LANGUAGES) for path in files(each, nodes())}
+    assert {path for path in LOCALES.rglob("*") if path.is_file()} == wanted
+
+
+def test_ids_are_not_translated() -> None:
+    """The names that workflows and the API use come from the nodes alone: a table is asked for labels only."""
+    for node, info in nodes().items():
+        inputs = {name.replace(".", "_") for group in ("required", "optional") for name in info["input"].get(group, {})}
+        for each in ("en", *LANGUAGES):
+            definition = files(each, nodes())[LOCALES / each / "nodeDefs.json"][node]
+            assert set(definition.get("inputs", {})) == inputs
+
+
+# -- each check can fail -----------------------------------------------------------------------------------------------
+
+
+def test_a_changed_tooltip_is_named() -> None:
+    known = table("zh")
+    text = known["texts"].pop("The base model. Training does not change it.")
+    known["texts"]["The base model. It was changed."] = text
+    assert lacking(known) == ["LoraLoom_TrainLora.inputs.model.tooltip: The base model. Training does not change it."]
+    assert stale(known) == ["texts: The base model. It was changed."]
+
+
+@pytest.mark.parametrize(
+    ("english", "translated", "options"),
+    [
+        ("Must be 0.05.", "Moet 0.5 zijn.", ()),
+        ("%title% is replaced", "title wordt vervangen", ()),
+        ("to {end}", "tot {eind}", ()),
+        ("auto: the best", "het beste", ("auto", "weights")),
+    ],
+)
+def test_what_is_lost_is_found(english: str, translated: str, options: tuple[str, ...]) -> None:
+    assert changed(english, translated, options)
+
+
+def test_words_of_a_script_are_found() -> None:
+    script = 'word("a \\u00d7 b", { b }) + phrase("off") + password("x") + word(name)'
+    assert WORD.findall(script) == ['"a \\u00d7 b"', '"off"']
