@@ -112,7 +112,7 @@ def test_the_list_tells_of_each_run_as_text_and_is_used_with_the_keyboard(page: 
     expect(option(page, HOSTILE).locator(".loom-run-name")).to_have_text(HOSTILE)
     picture = option(page, SECOND).locator("img")
     page.wait_for_function("(image) => image.complete && image.naturalWidth > 0", arg=picture.element_handle())
-    search(page, "panel 4 8")
+    search(page, "4 8 panel second")
     expect(page.locator(".loom-runs").get_by_role("option")).to_have_count(1)
     search(page, "panel nothing")
     expect(page.get_by_text("No run has these words.")).to_be_visible()

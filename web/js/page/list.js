@@ -8,8 +8,8 @@ const BEYOND = 4 // things above and below those in sight
 
 export class List {
   /**
-   * label: its name. height: of one thing in px. make: the element of a thing. act: called with the key or "click", the
-   * thing and the event; true when it has done something with it. A thing has an `id` of its own.
+   * label: its name. height: of a thing in px. make: makes its element. act: called with the key or "click", the thing
+   * and the event; true when it has done something with it. A thing has an `id` of its own.
    */
   constructor({ label, height, make, act }) {
     Object.assign(this, { height, make, act })
@@ -17,7 +17,8 @@ export class List {
     this.shown = new Map() // elements by the id of their thing
     this.active = null // the id of the thing that the keys are for
     this.room = element("div", { className: "loom-list-room", role: "presentation" })
-    this.element = element("div", { className: "loom-list", role: "listbox", tabIndex: 0, "aria-label": label }, this.room)
+    const about = { className: "loom-list", role: "listbox", tabIndex: 0, "aria-label": label }
+    this.element = element("div", about, this.room)
     this.element.addEventListener("scroll", () => this.draw())
     this.element.addEventListener("keydown", (event) => this.key(event))
     this.element.addEventListener("click", (event) => this.click(event))

@@ -12,7 +12,8 @@ export class Card {
   constructor(run, open) {
     this.name = element("button", { type: "button", className: "loom-card-name", title: "Show this run in the panel" })
     this.percent = element("span", { className: "loom-card-percent" })
-    this.bar = element("div", { className: "loom-bar", role: "progressbar", "aria-valuemin": "0", "aria-valuemax": "100" },
+    const ends = { "aria-valuemin": "0", "aria-valuemax": "100" }
+    this.bar = element("div", { className: "loom-bar", role: "progressbar", ...ends },
       element("div", { className: "loom-bar-done" }))
     this.line = element("div", { className: "loom-card-line" })
     this.chart = new Chart({ label: "Loss" })

@@ -25,7 +25,8 @@ export class Gallery {
     this.hint = element("div", { className: "loom-gallery-hint", role: "status" })
     this.wipe = new Wipe(() => this.unpin())
     this.scrub = element("div", { className: "loom-scrub" }, this.slider, this.where)
-    this.element = element("section", { className: "loom-gallery-pane", "aria-label": "Pictures" }, this.scrub, this.grid, this.wipe.element, this.hint)
+    this.element = element("section", { className: "loom-gallery-pane", "aria-label": "Pictures" },
+      this.scrub, this.grid, this.wipe.element, this.hint)
     this.slider.addEventListener("input", () => this.to(this.stops[this.slider.value], true))
     this.slider.addEventListener("keydown", (event) => event.stopPropagation())
     this.grid.addEventListener("click", (event) => this.click(event))
@@ -57,9 +58,8 @@ export class Gallery {
     this.hint.textContent = none ? NOTHING : PIN
     this.element.classList.toggle("loom-nothing", none)
     if (none) return this.grid.replaceChildren()
-    const heads = ["", "base model", "", ...previews.map(String)]
-    const head = element("div", { className: "loom-gallery-row loom-gallery-head", role: "row" },
-      ...heads.map((text, at) => element("div", { className: `loom-gallery-cell ${STICKY[at] ?? ""}`, role: "columnheader" }, text)))
+    const heads = ["", "base model", "", ...previews.map(String)].map((text, at) => cell(at, "columnheader", text))
+    const head = element("div", { className: "loom-gallery-row loom-gallery-head", role: "row" }, ...heads)
     this.nowHead = head.children[2]
     this.heads = new Map(previews.map((step, at) => [step, head.children[at + 3]]))
     const focused = this.grid.contains(document.activeElement) && document.activeElement.dataset
@@ -71,22 +71,22 @@ export class Gallery {
 
   row(row) {
     const { previews } = this.run
-    const cell = (at, ...inside) => element("div", { className: `loom-gallery-cell ${STICKY[at] ?? ""}`, role: at ? "gridcell" : "rowheader" }, ...inside)
-    row.now = cell(2)
-    const words = cell(0,
+    row.now = cell(2, "gridcell")
+    const words = cell(0, "rowheader",
       ...(row.kind ? [element("span", { className: "loom-chip" }, row.kind)] : []),
       element("span", { className: "loom-gallery-prompt", title: row.prompt }, row.prompt || "no words"))
-    const base = cell(1, ...(row.base === undefined ? [] : [this.picture(row, previews[0], row.base)]))
-    const steps = previews.map((step) => cell(3, this.picture(row, step, row.lora)))
+    const base = cell(1, "gridcell", ...(row.base === undefined ? [] : [this.picture(row, previews[0], row.base)]))
+    const steps = previews.map((step) => cell(3, "gridcell", this.picture(row, step, row.lora)))
     return element("div", { className: "loom-gallery-row", role: "row" }, words, base, row.now, ...steps)
   }
 
   picture(row, step, n) {
-    const base = n === row.base
-    const name = base ? "base model" : `step ${step}`
-    const image = element("img", { alt: "", loading: "lazy", draggable: false, src: store.previewUrl(this.run.id, step, n, 256) })
-    const made = element("button", { type: "button", className: "loom-shot", tabIndex: -1, "aria-label": `${name}, ${row.prompt}`, "aria-pressed": "false" }, image)
-    Object.assign(made.dataset, { step, n, name: base ? name : `step ${step}` })
+    const name = n === row.base ? "base model" : `step ${step}`
+    const src = store.previewUrl(this.run.id, step, n, 256)
+    const told = { "aria-label": `${name}, ${row.prompt}`, "aria-pressed": "false" }
+    const made = element("button", { type: "button", className: "loom-shot", tabIndex: -1, ...told },
+      element("img", { alt: "", loading: "lazy", draggable: false, src }))
+    Object.assign(made.dataset, { step, n, name })
     return made
   }
 
@@ -140,8 +140,10 @@ export class Gallery {
   pin(shot) {
     const { step, n, name } = shot.dataset
     const key = `${step} ${n}`
-    const had = this.pins.some((pin) => pin.key === key)
-    this.pins = had ? this.pins.filter((pin) => pin.key !== key) : [...this.pins, { key, name, src: store.previewUrl(this.run.id, step, n, 1024), words: shot.getAttribute("aria-label") }]
+    const others = this.pins.filter((pin) => pin.key !== key)
+    const src = store.previewUrl(this.run.id, step, n, 1024)
+    const pin = { key, name, src, words: shot.getAttribute("aria-label") }
+    this.pins = others.length < this.pins.length ? others : [...others, pin]
     this.mark()
     if (this.pins.length < 2) return
     this.grid.hidden = true
@@ -177,12 +179,13 @@ export class Gallery {
 
   /** The arrow keys go from picture to picture. */
   key(event) {
-    const rows = [...this.grid.querySelectorAll(".loom-gallery-row:not(.loom-gallery-head)")].map((row) => [...row.querySelectorAll(".loom-shot")])
+    const lines = [...this.grid.querySelectorAll(".loom-gallery-row:not(.loom-gallery-head)")]
+    const rows = lines.map((row) => [...row.querySelectorAll(".loom-shot")])
     const y = rows.findIndex((row) => row.includes(event.target))
     if (event.key === "Escape" && this.pins.length) this.unpin()
     if (y < 0) return
     const x = rows[y].indexOf(event.target)
-    const [dx, dy] = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1], Home: [-x, 0], End: [rows[y].length - 1 - x, 0] }[event.key] ?? []
+    const [dx, dy] = { ...WAYS, Home: [-x, 0], End: [rows[y].length - 1 - x, 0] }[event.key] ?? []
     if (dx === undefined) return
     event.preventDefault()
     event.stopPropagation()
@@ -195,9 +198,14 @@ export class Gallery {
 }
 
 const STICKY = ["loom-gallery-words", "loom-gallery-base", "loom-gallery-now"]
+const WAYS = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] }
 const PIN = "Click two pictures to wipe one over the other."
 const WIPE = "Drag the line, or move it with the arrow keys. Escape closes."
 const NOTHING = "This run has no previews. Connect Training Previews to Train LoRA to see pictures of its steps here."
+
+function cell(at, role, ...inside) {
+  return element("div", { className: `loom-gallery-cell ${STICKY[at] ?? ""}`, role }, ...inside)
+}
 
 /** Each prompt with the numbers of its pictures by the base model and with the LoRA. */
 function rowsOf({ previews, pictures = [], prompts = [] }) {

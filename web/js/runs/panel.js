@@ -11,6 +11,7 @@ import * as store from "./store.js"
 import { bytes, clock, left, percent, standing } from "./words.js"
 
 export const PANEL = "lora-loom-run"
+const USE = "Copies its LoRA into the loras folder and puts it on Load LoRA Stack."
 
 /** Opens the panel with a run. */
 export function openRun(id) {
@@ -40,7 +41,8 @@ export class RunPanel {
     this.content = element("div", { className: "loom-panel-content" },
       element("header", { className: "loom-panel-head" }, this.name, this.state, this.facts),
       element("div", { className: "loom-panel-panes" }, this.left.element, this.gallery.element),
-      element("footer", { className: "loom-panel-foot" }, this.use, this.stop, element("span", { className: "loom-grow" }), this.again, this.more, this.gone))
+      element("footer", { className: "loom-panel-foot" },
+        this.use, this.stop, element("span", { className: "loom-grow" }), this.again, this.more, this.gone))
     this.empty = element("div", { className: "loom-panel-empty" })
     this.element = element("div", { className: "loom loom-panel" }, this.content, this.empty)
     this.element.addEventListener("copy", (event) => getSelection().isCollapsed || event.stopPropagation())
@@ -61,7 +63,8 @@ export class RunPanel {
   show() {
     const all = store.runs()
     const known = new Map(all.map((run) => [run.id, run]))
-    const run = known.get(choice.open) ?? all.find(({ id, state }) => id && state === "running") ?? all.find(({ id }) => id)
+    const begun = all.filter(({ id }) => id)
+    const run = known.get(choice.open) ?? begun.find(({ state }) => state === "running") ?? begun[0]
     this.content.hidden = !run
     this.empty.textContent = run ? "" : "No run to show yet. Train a LoRA, or choose a run in the list of LoRA runs."
     if (!run) return
@@ -104,10 +107,11 @@ export class RunPanel {
   moved(step, byHand) {
     if (byHand) this.left.at(step)
     const saved = this.gallery.run?.saved ?? []
+    const kept = saved.includes(step)
     this.use.hidden = step === undefined
-    this.use.disabled = !saved.includes(step)
-    this.use.textContent = this.use.disabled ? `Step ${step} was not kept` : `Use step ${step}`
-    this.use.title = this.use.disabled ? `LoRAs are kept of ${saved.join(", ") || "no step"}.` : "Copies its LoRA into the loras folder and puts it on Load LoRA Stack."
+    this.use.disabled = !kept
+    this.use.textContent = kept ? `Use step ${step}` : `Step ${step} was not kept`
+    this.use.title = kept ? USE : `LoRAs are kept of ${saved.join(", ") || "no step"}.`
   }
 
   async pause() {

@@ -1,4 +1,4 @@
-// The two tabs of the runs: the list in the side bar, with how far the running one is on its badge, and the panel below.
+// The two tabs of the runs: the list in the side bar, whose badge tells how far the running one is, and the panel.
 
 import { app } from "../../../../scripts/app.js"
 import { openPanel, PANEL, RunPanel } from "./panel.js"
@@ -7,6 +7,7 @@ import * as store from "./store.js"
 import { percent } from "./words.js"
 
 const LIST = "lora-loom-runs"
+const NAME = "LoRA runs"
 const NARROW = 700 // px of a window
 
 /** For the front end's own list of tabs of the panel. */
@@ -17,7 +18,7 @@ export function addList() {
   const { extensionManager } = app
   if (!extensionManager?.registerSidebarTab) return
   extensionManager.registerSidebarTab({
-    id: LIST, title: "LoRA runs", tooltip: "LoRA runs", label: "LoRA runs", icon: "pi pi-chart-line", type: "custom", iconBadge: "",
+    id: LIST, title: NAME, tooltip: NAME, label: NAME, icon: "pi pi-chart-line", type: "custom", iconBadge: "",
     ...slot(() => new Sidebar(showPanel)),
   })
   store.listen(badge)

@@ -24,7 +24,9 @@ export class Wipe {
     this.images[0].addEventListener("load", ({ target }) =>
       this.stage.style.setProperty("--shape", target.naturalWidth / target.naturalHeight))
     this.stage.addEventListener("pointerdown", (event) => this.grab(event))
-    this.stage.addEventListener("pointermove", (event) => this.stage.hasPointerCapture(event.pointerId) && this.drag(event))
+    this.stage.addEventListener("pointermove", (event) => {
+      if (this.stage.hasPointerCapture(event.pointerId)) this.drag(event)
+    })
     this.inside.addEventListener("keydown", (event) => this.key(event))
     this.dialog.addEventListener("close", () => this.shrink())
   }
