@@ -31,8 +31,9 @@ export class Folders {
     this.draw()
   }
 
+  /** The row that has the focus keeps it; else the chosen one is where the keyboard comes in. */
   draw() {
-    const focused = this.element.contains(document.activeElement)
+    const focused = this.element.contains(document.activeElement) ? document.activeElement.place : null
     const rows = []
     const add = (folder, level) => {
       rows.push(this.row(folder, level))
@@ -40,9 +41,10 @@ export class Folders {
     }
     for (const top of this.tops) add(top, 1)
     this.element.replaceChildren(...rows)
-    const current = rows.find((row) => row.place === this.place) ?? rows[0]
-    if (current) current.tabIndex = 0
-    if (focused) current?.focus()
+    const at = (place) => rows.find((row) => row.place === place)
+    const entry = at(focused) ?? at(this.place) ?? rows[0]
+    if (entry) entry.tabIndex = 0
+    if (focused !== null) entry?.focus()
   }
 
   row(folder, level) {
@@ -84,17 +86,13 @@ export class Folders {
     const open = this.open.has(folder.place)
     const to = { ArrowDown: at + 1, ArrowUp: at - 1, Home: 0, End: rows.length - 1 }[event.key]
     if (to !== undefined) focusRow(rows, rows[Math.max(0, Math.min(rows.length - 1, to))])
-    else if (event.key === "ArrowRight" && folder.below.length && !open) this.turnAt(folder, true)
-    else if (event.key === "ArrowLeft" && open) this.turnAt(folder, false)
+    else if (event.key === "ArrowRight" && open) focusRow(rows, rows[at + 1])
+    else if (event.key === "ArrowRight" && folder.below.length) this.turn(folder.place, true)
+    else if (event.key === "ArrowLeft" && open) this.turn(folder.place, false)
     else if (event.key === "ArrowLeft") focusRow(rows, rows.find((row) => row.folder.below.includes(folder)))
     else if (event.key === "Enter" || event.key === " ") this.choose(folder)
     else return
     event.preventDefault()
-  }
-
-  turnAt(folder, open) {
-    this.turn(folder.place, open)
-    focusRow([...this.element.children], [...this.element.children].find((row) => row.folder === folder))
   }
 }
 

@@ -12,19 +12,13 @@ const favourites = new Map() // name: whether it is one; what is not here may be
 const used = new Map() // name: how often
 let recent = [] // names, the last first
 const looks = { view: LOOKS.view[0], sort: LOOKS.sort[0] }
-let saving = Promise.resolve()
+let unwritten = [] // changes: what is read meanwhile is older
+let turn = Promise.resolve() // reading and writing, one after the other
 
 /** Reads what was kept, also by another tab. */
-export async function load() {
-  await saving
-  try {
-    const there = await api.fetchApi("/userdata?dir=.") // to ask for a file that is not there is told as an error
-    if (!there.ok || !(await there.json()).includes(FILE)) return
-    const answer = await api.fetchApi(`/userdata/${FILE}`, { cache: "no-store" })
-    if (answer.ok) take(await answer.json())
-  } catch {
-    // as if nothing was kept
-  }
+export function load() {
+  turn = turn.then(read)
+  return turn
 }
 
 export function isFavourite(lora) {
@@ -32,8 +26,8 @@ export function isFavourite(lora) {
 }
 
 export function turnFavourite(lora) {
-  favourites.set(lora.name, !isFavourite(lora))
-  save()
+  const on = !isFavourite(lora)
+  change(() => favourites.set(lora.name, on))
 }
 
 export function timesUsed(lora) {
@@ -47,9 +41,10 @@ export function recency() {
 }
 
 export function noteUse(name) {
-  used.set(name, (used.get(name) ?? 0) + 1)
-  recent = [name, ...recent.filter((other) => other !== name)].slice(0, MOST_RECENT)
-  save()
+  change(() => {
+    used.set(name, (used.get(name) ?? 0) + 1)
+    recent = [name, ...recent.filter((other) => other !== name)].slice(0, MOST_RECENT)
+  })
 }
 
 export function look(kind) {
@@ -57,18 +52,28 @@ export function look(kind) {
 }
 
 export function setLook(kind, value) {
-  if (looks[kind] === value) return
-  looks[kind] = value
-  save()
+  if (looks[kind] !== value) change(() => (looks[kind] = value))
 }
 
-/** Takes over what has the right types. */
+async function read() {
+  try {
+    const there = await api.fetchApi("/userdata?dir=.") // to ask for a file that is not there is told as an error
+    if (!there.ok || !(await there.json()).includes(FILE)) return
+    const answer = await api.fetchApi(`/userdata/${FILE}`, { cache: "no-store" })
+    if (answer.ok) take(await answer.json())
+  } catch {
+    // as if nothing was kept
+  }
+}
+
+/** Takes over what has the right types, and changes it as was done since. */
 function take(found) {
   refill(favourites, found?.favourites, (value) => typeof value === "boolean")
   refill(used, found?.used, (value) => Number.isSafeInteger(value) && value > 0)
   const names = Array.isArray(found?.recent) ? found.recent : []
   recent = names.filter((name) => typeof name === "string").slice(0, MOST_RECENT)
   for (const [kind, values] of Object.entries(LOOKS)) if (values.includes(found?.[kind])) looks[kind] = found[kind]
+  for (const edit of unwritten) edit()
 }
 
 function refill(map, table, isSound) {
@@ -76,11 +81,23 @@ function refill(map, table, isSound) {
   for (const [name, value] of Object.entries(table ?? {})) if (isSound(value)) map.set(name, value)
 }
 
-function save() {
+function change(edit) {
+  edit()
+  unwritten.push(edit)
+  turn = turn.then(write)
+}
+
+async function write() {
+  if (!unwritten.length) return
+  const edits = unwritten
+  unwritten = []
   const most = [...used].sort(([, a], [, b]) => b - a).slice(0, MOST_USED)
-  const body = JSON.stringify(
-    { ...looks, favourites: Object.fromEntries(favourites), recent, used: Object.fromEntries(most) }, null, 1,
-  )
-  const write = () => api.fetchApi(`/userdata/${FILE}?overwrite=true`, { method: "POST", body })
-  saving = saving.then(write).catch(() => {})
+  const all = { ...looks, favourites: Object.fromEntries(favourites), recent, used: Object.fromEntries(most) }
+  try {
+    const body = JSON.stringify(all, null, 1)
+    const answer = await api.fetchApi(`/userdata/${FILE}?overwrite=true`, { method: "POST", body })
+    if (!answer.ok) unwritten.unshift(...edits)
+  } catch {
+    unwritten.unshift(...edits)
+  }
 }
