@@ -11,11 +11,11 @@ from .outlook import Loss
 _POINTS = 48  # of the curve
 
 
-def cut_measure(loss: Loss, what: str = "", advice: str = "") -> Measure:
-    """`what` is what the error is relative to, such as "the sum"."""
+def cut_measure(loss: Loss, advice: str = "") -> Measure:
+    """Say first what is lost; `advice` is what else a person has to know."""
     kept = [rank for rank in loss.ranks.values() if rank]
     size = f"{as_range(kept)}, {megabytes(loss.parameters)}" if kept else "0"
-    told = f"{_percent(loss.error)} of {what} is lost" if any(loss.errors.values()) else "Nothing is lost"
+    told = f"{_percent(loss.error)} of {loss.what} is lost" if any(loss.errors.values()) else "Nothing is lost"
     verdict = f"{told}: {len(kept)} layers of rank {size} as fp16."
     return Measure(verdict, advice, (_layers(loss),), _curve(loss))
 

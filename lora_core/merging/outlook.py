@@ -19,8 +19,9 @@ from .truncation import Limits, shared_ranks
 class Loss:
     """What is kept of each layer, 0 of one that goes entirely, the relative errors of the layers and of the whole, and
     the numbers in all factors. `spectra` are the singular values before the cut; there are none where some are not
-    known."""
+    known. `what` is what the errors are relative to, such as "the sum"."""
 
+    what: str
     ranks: Mapping[str, int]
     errors: Mapping[str, float]
     error: float
@@ -29,12 +30,12 @@ class Loss:
     widths: Mapping[str, int]
 
     @classmethod
-    def of(cls, merged: Merged) -> Loss:
-        layers = merged.layers
-        ranks = {name: layers[name].rank if name in layers else 0 for name in merged.errors}
+    def of(cls, merged: Merged, what: str) -> Loss:
+        layers, errors = merged.layers, {n: e for n, e in merged.errors.items() if n not in merged.cancelled}
+        ranks = {name: layers[name].rank if name in layers else 0 for name in errors}
         size = sum(layer.num_parameters() for layer in layers.values())
         whole = merged.spectra if layers.keys() <= merged.spectra.keys() else {}
-        return cls(ranks, merged.errors, merged.error, size, whole, merged.widths)
+        return cls(what, ranks, errors, merged.error, size, whole, merged.widths)
 
 
 class Outlook:
@@ -42,7 +43,8 @@ class Outlook:
     still there of the merge. `header` are the bytes beside the layers in a file that tells of the limits `told`; `cut`
     is whether the merge was cut."""
 
-    def __init__(self, merged: Merged, header: int, told: Limits, cut: bool):
+    def __init__(self, merged: Merged, what: str, header: int, told: Limits, cut: bool):
+        self.what = what
         self._told, self._header, self._uncut, self._widths = told, header, merged.uncut, merged.widths
         self._spectra = {name: merged.spectra[name] for name in merged.uncut} if cut else {}
         self._layers = {} if cut else {name: ref(layer) for name, layer in merged.layers.items()}
@@ -59,7 +61,18 @@ class Outlook:
         if not spectra:
             raise ValueError("nothing is left at these strengths; set one that is not 0")
         more = _letters(limits) - _letters(self._told)
-        return foreseen(spectra, self._widths, replace(limits, header=self._header + more), self._uncut)
+        return self._cut(spectra, replace(limits, header=self._header + more))
+
+    def _cut(self, spectra: Mapping[str, Tensor], limits: Limits) -> Loss:
+        """What `merge` makes of layers with these singular values."""
+        if not limits:
+            ranks = {name: self._uncut[name] for name in spectra}
+        else:
+            ranks = {n: min(limits.rank or len(sigma), fewest(sigma, limits.energy)) for n, sigma in spectra.items()}
+            ranks = shared_ranks(spectra, self._widths, limits, ranks) if limits.megabytes else ranks
+        errors = {name: cut_error(sigma, ranks[name]) for name, sigma in spectra.items()}
+        size = sum(ranks[name] * self._widths[name] for name in spectra)
+        return Loss(self.what, ranks, errors, _together(spectra, ranks), size, spectra, self._widths)
 
     def _known(self) -> Mapping[str, Tensor]:
         for name, layer in list(self._layers.items()):
@@ -70,22 +83,7 @@ class Outlook:
         return self._spectra
 
 
-def foreseen(
-    spectra: Mapping[str, Tensor], widths: Mapping[str, int], limits: Limits, uncut: Mapping[str, int]
-) -> Loss:
-    """What `merge` makes of layers with these singular values; `widths` are out + in, `uncut` the ranks of layers of
-    which nothing is cut."""
-    if not limits:
-        ranks = {name: uncut[name] for name in spectra}
-    else:
-        ranks = {name: min(limits.rank or len(sigma), fewest(sigma, limits.energy)) for name, sigma in spectra.items()}
-        ranks = shared_ranks(spectra, widths, limits, ranks) if limits.megabytes else ranks
-    errors = {name: cut_error(sigma, ranks[name]) for name, sigma in spectra.items()}
-    size = sum(ranks[name] * widths[name] for name in spectra)
-    return Loss(ranks, errors, error_of(spectra, ranks), size, spectra, widths)
-
-
-def error_of(spectra: Mapping[str, Tensor], ranks: Mapping[str, int]) -> float:
+def _together(spectra: Mapping[str, Tensor], ranks: Mapping[str, int]) -> float:
     """Return the relative error of all layers together."""
     kept = sum(float(sigma.square().sum()) for sigma in spectra.values())
     lost = sum(float(sigma[ranks[name] :].square().sum()) for name, sigma in spectra.items())

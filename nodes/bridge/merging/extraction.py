@@ -65,9 +65,9 @@ def extract_lora(
     )  # fmt: skip
     beyond = _out_of_reach(pairs, layers, found)
     report = "\n".join([size_line(merged), *(error_lines(merged) or ["nothing is lost"]), *beyond])
-    loss = replace(Loss.of(merged), spectra={})  # of what was found alone, which is not all
+    loss = replace(Loss.of(merged, "the difference"), spectra={})  # of what was found alone, which is not all
     made = _described(merged, model_a, model_b, rank, energy, table)
-    return Made(made, report, draw_merge(merged, "difference"), cut_measure(loss, "the difference", *beyond))
+    return Made(made, report, draw_merge(merged, "difference"), cut_measure(loss, " ".join(beyond)))
 
 
 def _check_alike(a: NameTable, b: NameTable) -> None:

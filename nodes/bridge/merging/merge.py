@@ -52,11 +52,11 @@ class Made:
     measure: Measure
     outlook: Outlook | None = None
 
-    def with_outlook(self, method: str) -> Made:
+    def with_outlook(self) -> Made:
         """The measure with the key by which the front end asks for other limits."""
         if self.outlook is None:
             return self
-        return replace(self, measure=replace(self.measure, live={"key": outlooks.keep(self.outlook, method)}))
+        return replace(self, measure=replace(self.measure, live={"key": outlooks.keep(self.outlook)}))
 
 
 def merge(
@@ -74,8 +74,7 @@ def merge(
         found, beside = together(found, model, clip, limits, tick)
     parts, notes = plain(found, model, clip, limits, tick)
     how = {"proposed": reasons} if reasons else {}
-    made = build(parts, settings, limits, table, tick, [*notes, *reasons], how, beside)
-    return made.with_outlook(settings.method)
+    return build(parts, settings, limits, table, tick, [*notes, *reasons], how, beside).with_outlook()
 
 
 def together(
@@ -155,8 +154,9 @@ def build(
     header = _ADDED + len(json.dumps(adapter(longest, told).metadata).encode()) + beside_layers
     merged = merge_layers([part.entry for part in everything], settings, replace(limits, header=header), tick)
     report = merge_report(merged, settings, entries, parents, notes, converted)
-    measure = cut_measure(Loss.of(merged), outlooks.what(settings.method), " ".join(cut_notes(merged, settings)))
-    outlook = None if converted else Outlook(merged, header, told, bool(limits))
+    what = f"what {settings.method} makes" if settings.method != SUM else "the sum" if len(entries) > 1 else "the LoRA"
+    measure = cut_measure(Loss.of(merged, what), " ".join(cut_notes(merged, settings)))
+    outlook = None if converted else Outlook(merged, what, header, told, bool(limits))
     return Made(adapter(merged, limits), report, draw_merge(merged, settings.method), measure, outlook)
 
 

@@ -14,7 +14,6 @@ from aiohttp import web
 from server import PromptServer
 
 from ....lora_core.drawing.measure import Measure
-from ....lora_core.merging import SUM
 from ....lora_core.merging.cut_table import cut_measure
 from ....lora_core.merging.outlook import Outlook
 from ....lora_core.merging.truncation import Limits
@@ -24,22 +23,17 @@ _MOST = 24  # merges that are kept; one of FLUX is about a megabyte
 _SAFE = {"X-Content-Type-Options": "nosniff", "Cache-Control": "no-store"}
 _GONE = "These settings were not run yet, and the last run is no longer at hand: run again to see size and error."
 
-_kept: OrderedDict[str, tuple[Outlook, str]] = OrderedDict()
+_kept: OrderedDict[str, Outlook] = OrderedDict()
 _desk = Desk("outlooks")
 
 
-def keep(outlook: Outlook, method: str) -> str:
+def keep(outlook: Outlook) -> str:
     """Return the key by which it is asked."""
     key = uuid.uuid4().hex
-    _kept[key] = outlook, method
+    _kept[key] = outlook
     while len(_kept) > _MOST:
         _kept.popitem(last=False)
     return key
-
-
-def what(method: str) -> str:
-    """Return what the error of a merge by this method is relative to."""
-    return "the sum" if method == SUM else f"what {method} makes"
 
 
 def serve() -> None:
@@ -65,8 +59,8 @@ def _answered(question: str) -> str:
 def asked(query: Mapping[str, str]) -> Measure:
     """`factor` and `text_factor` are strengths as multiples of those of the run. Raises ValueError for figures that are
     none or too small, and LookupError when the merge is no longer kept."""
-    outlook, method = _kept[query.get("key", "")]
+    outlook = _kept[query.get("key", "")]
     _kept.move_to_end(query["key"])
     limits = Limits(int(query.get("rank", 0)), float(query.get("energy", 1)), float(query.get("size_mb", 0)))
     factors = float(query.get("factor", 1)), float(query.get("text_factor", 1))
-    return cut_measure(outlook.at(limits, factors), what(method))
+    return cut_measure(outlook.at(limits, factors))

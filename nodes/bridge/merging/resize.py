@@ -47,7 +47,7 @@ def resize(
             f"{strengths[0]:g}, text_strength {strengths[1]:g}); set the other strength, or keep other layers"
         )
     how = {"method": "resize", "keep": list(pick.keep), "drop": list(pick.drop)}
-    made = build([kept], EXACT, limits, table, tick, notes, how).with_outlook(EXACT.method)
+    made = build([kept], EXACT, limits, table, tick, notes, how).with_outlook()
     if not rest.entry.adapter.layers:
         return made, ExecutionBlocker("rest is empty: keep and drop select all layers")
     left = build([rest], EXACT, UNLIMITED, table, how={**how, "rest": True}).adapter

@@ -44,31 +44,31 @@ def same(found: Loss, wanted: Loss) -> None:
 def test_other_limits(method: str, before: Limits) -> None:
     parts = [part(1), part(2, 0.5, -1.0)]
     made = merge(parts, MergeSettings(method), before)
-    outlook = Outlook(made, 0, before, bool(before))
+    outlook = Outlook(made, "all", 0, before, bool(before))
     for limits in LIMITS:
-        same(outlook.at(limits), Loss.of(merge(parts, MergeSettings(method), limits)))
+        same(outlook.at(limits), Loss.of(merge(parts, MergeSettings(method), limits), "all"))
 
 
 def test_other_strengths_of_a_single_lora() -> None:
     made = merge([part(1, 0.5, 2.0)], limits=Limits(3))
-    outlook = Outlook(made, 0, Limits(3), True)
+    outlook = Outlook(made, "all", 0, Limits(3), True)
     for strength, text in ((1.0, -1.0), (0.25, 0.0)):
         wanted = merge([part(1, strength, text)], limits=Limits(0, 1.0, SMALL))
-        same(outlook.at(Limits(0, 1.0, SMALL), (strength / 0.5, text / 2.0)), Loss.of(wanted))
+        same(outlook.at(Limits(0, 1.0, SMALL), (strength / 0.5, text / 2.0)), Loss.of(wanted, "all"))
     with pytest.raises(ValueError, match="nothing is left"):
         outlook.at(Limits(2), (0.0, 0.0))
 
 
 def test_the_header_is_as_long_as_its_figures() -> None:
     made = merge([part(1)], limits=Limits(2))
-    outlook, asked = Outlook(made, 500, Limits(2), True), Limits(12, 0.125, SMALL)
+    outlook, asked = Outlook(made, "all", 500, Limits(2), True), Limits(12, 0.125, SMALL)
     wanted = merge([part(1)], limits=replace(asked, header=500 + len("120.1250.008") - len("21.00.0")))
-    same(outlook.at(asked), Loss.of(wanted))
+    same(outlook.at(asked), Loss.of(wanted, "all"))
 
 
 def test_what_is_gone_is_not_made_up() -> None:
     made = merge([part(1)])
-    outlook, beside = Outlook(made, 0, Limits(), False), Outlook(made, 0, Limits(), False)
+    outlook, beside = Outlook(made, "all", 0, Limits(), False), Outlook(made, "all", 0, Limits(), False)
     assert outlook.at(Limits(2)).error > 0
     del made
     gc.collect()
@@ -79,7 +79,7 @@ def test_what_is_gone_is_not_made_up() -> None:
 
 def test_the_sentence_and_the_curve_say_the_same() -> None:
     parts = [part(1), part(2)]
-    measure = cut_measure(Loss.of(made := merge(parts, limits=Limits(3))), "the sum")
+    measure = cut_measure(Loss.of(made := merge(parts, limits=Limits(3)), "the sum"))
     size = 2 * sum(layer.num_parameters() for layer in made.layers.values())
     assert (
         measure.verdict
@@ -90,8 +90,8 @@ def test_the_sentence_and_the_curve_say_the_same() -> None:
         wanted = merge(parts, limits=Limits(int(rank)))
         assert error == pytest.approx(wanted.error, rel=1e-4, abs=1e-6)
         assert told.startswith(f"rank {rank:.0f}: {100 * error:.3g} % is lost, ")
-    assert cut_measure(Loss.of(merge(parts)), "the sum").verdict.startswith("Nothing is lost: 3 layers of rank 8, ")
-    assert cut_measure(Loss.of(Merged({}, {"a": 1.0}, 1.0))).curve is None
+    assert cut_measure(Loss.of(merge(parts), "the sum")).verdict.startswith("Nothing is lost: 3 layers of rank 8, ")
+    assert cut_measure(Loss.of(Merged({}, {"a": 1.0}, 1.0), "all")).curve is None
 
 
 def test_what_is_sent_is_bounded() -> None:

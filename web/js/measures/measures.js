@@ -15,7 +15,7 @@ const MOST = 560 // px high; more is scrolled
 const KINDS = ["Interference", "MergeLora", "ResizeLora", "ExtractLora", "ConvertLora", "LeaveOneOut", "Report"]
 const REDRAWN = ["LoraLoom_Interference", "LoraLoom_LeaveOneOut", "LoraLoom_Report"] // whose picture is seen here, larger
 const CUTS = ["LoraLoom_MergeLora", "LoraLoom_ResizeLora"]
-const BEFORE = "Run once: size and error are then shown here, and follow rank, energy and size_mb as you change them."
+const BEFORE = "Run once to see size and error here, live."
 const shown = new WeakMap() // by node
 
 /** The figures of a node that has any. */

@@ -37,7 +37,7 @@ function heat(table) {
     element("th", { scope: "row", title: line.name }, line.name),
     ...table.columns.map((_, at) => field(line.cells[at], table.ends[0] !== "chance"))))
   const made = element("table", { role: "grid", "aria-label": table.title }, head(table), element("tbody", {}, ...lines))
-  made.style.minWidth = `${60 + 35 * table.columns.length}px`
+  made.style.setProperty("--columns", table.columns.length)
   const first = made.querySelector("td[tabindex]")
   if (first) first.tabIndex = 0
   made.addEventListener("keydown", move)
