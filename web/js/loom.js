@@ -5,6 +5,7 @@ import { complete } from "./library/files.js"
 import { refresh } from "./library/library.js"
 import { element } from "./page/dom.js"
 import { after } from "./page/nodes.js"
+import { Body, hearAll, watchZoom } from "./run/body.js"
 import * as runs from "./runs/store.js"
 import { addList, panelTab } from "./runs/tabs.js"
 import { Stack } from "./stack/stack.js"
@@ -12,7 +13,7 @@ import { openOn, Report } from "./told/report.js"
 import { hear, showAll, soon } from "./told/told.js"
 import { keepStyled, restyle, wordsForZeros } from "./told/zeros.js"
 
-const STYLES = ["page", "told", "stack", "library", "runs"]
+const STYLES = ["page", "told", "run", "stack", "library", "runs"]
 
 app.registerExtension({
   name: "LoraLoom",
@@ -23,10 +24,12 @@ app.registerExtension({
     }
     hear(openOn)
     runs.hear()
+    hearAll()
   },
   setup() {
     keepStyled()
     addList()
+    watchZoom()
   },
   beforeRegisterNodeDef(_nodeType, definition) {
     if (definition.name.startsWith("LoraLoom_")) complete(definition)
@@ -37,7 +40,8 @@ app.registerExtension({
     wordsForZeros(node)
     after(node, "onAdded", restyle)
     if (node.comfyClass === "LoraLoom_LoadLoraStack") new Stack(node)
-    new Report(node)
+    if (node.comfyClass === "LoraLoom_TrainLora") new Body(node)
+    else new Report(node)
   },
   afterConfigureGraph() {
     showAll()
