@@ -29,6 +29,7 @@ Stamp = tuple[int, int]  # size and time
 _SHEET, _LORA = re.compile(r"step_(\d{1,9})\.png"), re.compile(r"step_(\d{1,9})\.safetensors")
 _MOST_JSON = 2**26  # bytes
 _MOST_SHEETS = 1000
+_DEEPEST = 20  # settings in settings
 _LONGEST, _LONGEST_REPORT = 400, 100_000  # characters
 _YOUNG = 3.0  # seconds; what a disk calls the time of a file may stay the same for so long
 
@@ -133,7 +134,7 @@ class FoundRun:
             "prompts": len({part.row for part in self.parts(self._last_sheet())}),
             "saved": list(self.loras()),
             "family": str(self._words.get("model", ("", ""))[1])[:_LONGEST],
-            "summary": self._done.summary[:_LONGEST_REPORT] if self._done else "",
+            "summary": self._done.summary[:_LONGEST] if self._done else "",
             "workflow": self.workflow() is not None,
             "fault": self.fault,
             **self.origin(),
@@ -267,9 +268,14 @@ def _step_in_header(path: Path) -> int | None:
 def _steps(settings: Mapping[str, Any]) -> int:
     """Raises KeyError, TypeError or ValueError for settings of no run."""
     steps = settings["train"]["steps"]
-    if type(steps) is not int or steps < 1:
-        raise ValueError("its number of steps is not a number")
+    if type(steps) is not int or steps < 1 or not _shallow(settings):
+        raise ValueError("these are no settings")
     return steps
+
+
+def _shallow(value: Any, depth: int = _DEEPEST) -> bool:
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return depth > 0 and all(_shallow(each, depth - 1) for each in inner)
 
 
 def _shortened(settings: Mapping[str, Any]) -> dict[str, tuple[str, str]]:

@@ -68,19 +68,6 @@ def parts_of(path: Path) -> tuple[Part, ...]:
         return ()
 
 
-def cut(path: Path, number: int) -> Image.Image | None:
-    """That part of a sheet; the whole of one that does not tell its parts, as number 0. None when there is none."""
-    parts = parts_of(path)
-    if number and number >= len(parts):
-        return None
-    try:
-        whole = decode(content(path)).image.convert("RGB")
-    except PictureError as error:
-        log.debug("%s is not shown: it %s", path, error)
-        return None
-    return whole.crop(_inside(parts[number].box, whole)) if parts else whole
-
-
 def _part(told: Any) -> Part:
     """Raises ValueError, TypeError or KeyError for what is none."""
     part = from_dict(Part, {**told, "box": tuple(map(int, told["box"]))})
@@ -88,8 +75,3 @@ def _part(told: Any) -> Part:
     if not (0 <= left < right and 0 <= top < bottom and isinstance(part.prompt, str) and type(part.row) is int):
         raise ValueError("it is no part of a picture")
     return part
-
-
-def _inside(box: Box, whole: Image.Image) -> Box:
-    left, top, right, bottom = box
-    return min(left, whole.width - 1), min(top, whole.height - 1), min(right, whole.width), min(bottom, whole.height)

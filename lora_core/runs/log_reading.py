@@ -149,9 +149,9 @@ class LogFigures(_Growing):
         at = lines.find(RESUMED.encode())
         while at >= 0:
             begin, end = lines.rfind(b"\n", 0, at) + 1, lines.find(b"\n", at)
-            self._pause(lines[begin:end], _time(_last_line(lines[:begin])) if begin else self._last)
+            self._pause(lines[begin:end], _time(_last_line(lines, begin)) if begin else self._last)
             at = lines.find(RESUMED.encode(), end)
-        self._last = _time(_last_line(lines)) or self._last
+        self._last = _time(_last_line(lines, len(lines))) or self._last
         self._tail = (self._tail + lines[-_TAIL:])[-_TAIL:]
 
     def _pause(self, line: bytes, before: float | None) -> None:
@@ -185,5 +185,6 @@ def _time(line: bytes) -> float | None:
     return _number(parsed(line).get("time"))
 
 
-def _last_line(lines: bytes) -> bytes:
-    return lines[lines.rfind(b"\n", 0, -1) + 1 :]
+def _last_line(lines: bytes, end: int) -> bytes:
+    """The line that ends there."""
+    return lines[lines.rfind(b"\n", 0, end - 1) + 1 : end]

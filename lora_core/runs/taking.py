@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import mmap
 import os
+import re
 import secrets
 import shutil
 from collections.abc import Iterator
@@ -17,7 +18,7 @@ from ..files.lock import locked
 from ..files.names import safe_name
 from ..files.save import write_whole
 
-_GONE = ".deleted"
+_GONE = re.compile(r"\.[0-9a-f]{16}\.deleted")
 
 
 def copy(source: Path, folder: Path, name: str) -> str:
@@ -45,7 +46,7 @@ def remove(folder: Path) -> None:
     It gets another name first, so that no half of it is ever taken for a run; Windows does not rename a folder in which
     a file is open, and so none in which a run holds its lock.
     """
-    gone = folder.with_name(f".{secrets.token_hex(8)}{_GONE}")
+    gone = folder.with_name(f".{secrets.token_hex(8)}.deleted")
     refusal = f"{folder.name} is training now; stop it first"
     if os.name == "nt":
         try:
@@ -57,8 +58,9 @@ def remove(folder: Path) -> None:
             os.replace(folder, gone)
     with suppress(OSError):
         shutil.rmtree(gone)
-    for left in folder.parent.glob(f".*{_GONE}"):  # by an earlier time, when the disk refused
-        shutil.rmtree(left, ignore_errors=True)
+    for left in folder.parent.iterdir():
+        if _GONE.fullmatch(left.name):  # and another time the disk refused
+            shutil.rmtree(left, ignore_errors=True)
 
 
 def _names(name: str) -> Iterator[str]:

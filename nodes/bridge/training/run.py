@@ -203,7 +203,6 @@ def _run(order: Order, work: _Prepared, kept: RunFolder) -> Trained:
     """Step by step to the end."""
     forget(kept.path)
     run, config, progress, state = order.run, order.recipe.train, order.progress, work.state
-    progress.at(kept.path, state.losses, kept.last_saved())
     kept.keep_workflow(progress.stamped(run.workflow))
     previewer = Previewer(
         work.material.shown, work.patcher, work.denoiser, state, folder=kept.path, last=config.steps, progress=progress
@@ -211,7 +210,9 @@ def _run(order: Order, work: _Prepared, kept: RunFolder) -> Trained:
     watch = Watch(
         order.recipe, order.pictures, state, work.denoiser, work.samples, weights=weight_norms(order.subject.layers),
         folder=kept.path, describe=work.adapter, label=partial(_labelled, work.material.facts),
+        enters=progress.enters,
     )  # fmt: skip
+    progress.at(kept.path, state.losses, kept.last_saved(), watch.marks)
     problem, unmoved, device = "", Unmoved(state.factors), work.denoiser.device
     replayed = replaying(device, work.measures, partial(tell, progress))
     try:
@@ -223,7 +224,7 @@ def _run(order: Order, work: _Prepared, kept: RunFolder) -> Trained:
             for result in watch.over(reality.over(steps)):
                 tell(progress, unmoved.look())
                 kept.note(result)
-                progress.took(result, watch.marks)
+                progress.took(result)
                 due = run.save_every and result.step % run.save_every == 0
                 tell(progress, _saved(progress, kept, state, work) if due else kept.save_in_time(state))
                 previewer.after()

@@ -37,6 +37,7 @@ class RunProgress(Progress):
         self.outcome, self.phase, self._last_word = "running", "preparing", ""
         self._losses: list[float] = []
         self._previewed: int | None = None
+        self._marks: Callable[[], Marks] = Marks
         self._rate, self._saved, self._before = nan, 0, 0.0
         self._broadcast = Broadcast(_EVENT, self.told)
         super().__init__(total, notes, chosen)
@@ -56,9 +57,10 @@ class RunProgress(Progress):
             raise
         self._over("finished", self._last_word)
 
-    def at(self, folder: Path, losses: list[float], saved: int) -> None:
-        """The run has its folder, with these losses so far, to which those to come are added."""
-        self.id, self._losses, self._saved, figures = run_id(folder), losses, saved, LogFigures()
+    def at(self, folder: Path, losses: list[float], saved: int, marks: Callable[[], Marks] = Marks) -> None:
+        """The run has its folder, with these losses so far, to which those to come are added, and what `marks` returns
+        beside them."""
+        self.id, self._losses, self._saved, self._marks, figures = run_id(folder), losses, saved, marks, LogFigures()
         with suppress(OSError):
             figures.look(folder / "log.jsonl")
         self._before = figures.seconds
@@ -80,11 +82,15 @@ class RunProgress(Progress):
         extra = workflow.get("extra")
         return {**workflow, "extra": {**(extra if isinstance(extra, dict) else {}), "lora_loom": self.origin()}}
 
-    def took(self, result: StepResult, marks: Callable[[], Marks]) -> None:
+    def validation(self) -> list[list[float | None]]:
+        """(step, loss) so far."""
+        return [[step, rounded(loss)] for step, loss in self._marks().validation]
+
+    def took(self, result: StepResult) -> None:
         """Show a step that was done, as a curve once in a while. Raises ComfyUI's interrupt when the user cancelled."""
         picture, losses = None, self._losses
         if self.picture_due() or result.step == self.total:
-            picture = draw_curve(losses, self.total, marks=marks())
+            picture = draw_curve(losses, self.total, marks=self._marks())
             tail = losses[-50:]
             left = self.time_left(result.step, self.total)
             self.say(f"step {result.step} of {self.total}, loss {sum(tail) / len(tail):.4f}, {left}")
@@ -144,7 +150,12 @@ def running() -> list[RunProgress]:
     return list(_running)
 
 
+def live(run: str) -> RunProgress | None:
+    """The run of that id, if it goes on in this server."""
+    return next((each for each in running() if each.id == run), None)
+
+
 def known_of(run: str) -> dict[str, Any]:
     """What this server remembers of a run: the prompt and node it was last made by, and why it failed."""
-    live = next((each for each in _running if each.id == run), None)
-    return {**live.origin(), "problem": ""} if live else _ended.get(run, {})
+    found = live(run)
+    return {**found.origin(), "problem": ""} if found else _ended.get(run, {})

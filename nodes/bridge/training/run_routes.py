@@ -9,18 +9,16 @@ from __future__ import annotations
 import json
 from collections.abc import Awaitable, Callable
 from hashlib import sha256
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 from aiohttp import ETag, web
-from PIL import Image
 from server import PromptServer
 
 import nodes as comfy_nodes
 
 from ....lora_core.files.faults import UnreadableFileError, UnsafeFileError
-from ....lora_core.runs import kept_picture, taking
+from ....lora_core.runs import sheets, taking
 from ....lora_core.runs.found_run import FoundRun
 from ....lora_core.runs.registry import Registry
 from ..host.folders import loras_folder, runs_folder, without_paths
@@ -29,13 +27,14 @@ from . import run_progress
 
 _SECONDS = 1.0  # of reading per answer; the front end asks again for the rest
 _MOST_POINTS = 1000
-_SIDE, _SMALLEST, _LARGEST = 256, 16, 2048  # pixels
+_SIDE = 256  # pixels
 _LARGE = 2**16  # bytes; more is compressed in a thread
 _SAFE = {"X-Content-Type-Options": "nosniff", "Cache-Control": "no-store"}
 _KEPT = {**_SAFE, "Cache-Control": "private, no-cache"}  # it may be kept, and is asked for by its tag
 Drawn = tuple[str, bytes, str]  # a picture's tag, its bytes and their kind
 
 _desk, _picture_desk, _file_desk = Desk("runs"), Desk("run_pictures"), Desk("run_files")
+_sheets = sheets.Sheets()
 _registries: dict[tuple[str, Path], Registry] = {}
 
 
@@ -137,12 +136,14 @@ def _listed(since: str) -> dict[str, Any]:
 
 def _details(name: str) -> dict[str, Any]:
     run = _found(name)
-    live = any(each.id == name for each in run_progress.running())
-    return _with_origin({**_registry().summary(run, live), **run.details()})
+    told = _registry().summary(run, run_progress.live(name) is not None)
+    return _with_origin({**told, **run.details()})
 
 
 def _log(name: str, start: str) -> dict[str, Any]:
-    return _registry().log(_found(name), _whole(start), _MOST_POINTS, _SECONDS)
+    told = _registry().log(_found(name), _whole(start), _MOST_POINTS, _SECONDS)
+    live = run_progress.live(name)
+    return {**told, "validation": live.validation()} if live else told
 
 
 def _workflow(name: str) -> dict[str, Any]:
@@ -172,7 +173,7 @@ def _use(name: str, asked: Any) -> dict[str, str]:
 
 def _delete(name: str) -> dict[str, Any]:
     run = _found(name, "files")
-    if any(each.id == name for each in run_progress.running()):
+    if run_progress.live(name):
         raise RefusedError(409, f"{run.name} is training now; stop it first")
     try:
         taking.remove(run.path)
@@ -184,7 +185,7 @@ def _delete(name: str) -> dict[str, Any]:
 
 
 def _pause(name: str) -> dict[str, Any]:
-    live = next((each for each in run_progress.running() if each.id == name), None)
+    live = run_progress.live(name)
     if live is None or not _interrupted(live.prompt_id):
         raise RefusedError(409, "this run is not training now")
     return {"prompt_id": live.prompt_id}
@@ -204,30 +205,16 @@ def _interrupted(prompt: str | None) -> bool:
 def _preview(known: list[str], name: str, step: int, number: int, side: int) -> Drawn | None:
     run = _registry("pictures").find(name)
     path = run and run.sheet(step)
-    return _drawn(path, known, number, min(max(side, _SMALLEST), _LARGEST), "jpeg") if path else None
+    found = _sheets.picture(path, number, side) if path else None
+    return found and (found[0], b"" if found[0] in known else found[1], "jpeg")
 
 
 def _charts(known: list[str], name: str) -> Drawn | None:
     run = _registry("pictures").find(name)
     path = run and run.charts()
-    return _drawn(path, known, 0, _LARGEST, "png") if path else None
-
-
-def _drawn(path: Path, known: list[str], number: int, side: int, kind: str) -> Drawn | None:
-    """A part of a picture, drawn anew, so that nothing else leaves this place; without it for who knows its tag."""
-    try:
-        tag = f"{path.stat().st_mtime_ns:x}-{number}-{side}"
-    except OSError:
-        return None
-    if tag in known:
-        return tag, b"", kind
-    if (picture := kept_picture.cut(path, number)) is None:
-        return None
-    plain, out = Image.new("RGB", picture.size), BytesIO()
-    plain.paste(picture)
-    plain.thumbnail((side, side), Image.Resampling.LANCZOS)
-    plain.save(out, kind, quality=90)
-    return tag, out.getvalue(), kind
+    body = sheets.whole(path) if path else None
+    tag = sha256(body or b"").hexdigest()[:16]
+    return (tag, b"" if tag in known else body, "png") if body else None
 
 
 def _registry(thread: str = "runs") -> Registry:

@@ -18,7 +18,10 @@ const listeners = new Set()
 export function runs() {
   const heard = [...live.values()]
   const beginning = heard.filter((run) => !run.id || !known.some(({ id }) => id === run.id))
-  return [...beginning, ...known.map((run) => ({ ...run, ...heard.find(({ id }) => id === run.id) }))]
+  return [
+    ...beginning.map((run) => ({ previews: [], differs: [], ...run, saved: [] })),
+    ...known.map((run) => ({ ...run, ...heard.find(({ id }) => id === run.id), saved: run.saved })),
+  ]
 }
 
 /** Calls `listener` whenever something is new, until the returned function is called. */
@@ -101,13 +104,17 @@ export function chartsUrl(id) {
 function take(heard) {
   const place = placeOf(heard.prompt_id, heard.node)
   const before = live.get(place)
-  if (heard.state === "running") live.set(place, heard)
-  else live.delete(place)
+  live.set(place, asListed(heard)) // one that has ended, until it is asked for
   if (heard.id) remember(heard)
   const begins = heard.id !== before?.id
   const keeps = heard.saved !== before?.saved || heard.previewed !== before?.previewed
   if (heard.state !== "running" || begins || keeps) refresh()
   tell()
+}
+
+/** How a run that was heard of stands in the list. */
+function asListed(heard) {
+  return heard.state === "failed" ? { ...heard, state: "stopped", problem: heard.phase } : heard
 }
 
 /** Which run a node made in a prompt: of one that the server had made before, too. */
@@ -121,8 +128,8 @@ function remember({ prompt_id, node, id }) {
 async function ask() {
   do {
     again = false
-    const answer = await api.fetchApi(`${AT}?since=${encodeURIComponent(version)}`)
-    if (!answer.ok) return
+    const answer = await api.fetchApi(`${AT}?since=${encodeURIComponent(version)}`).catch(() => null)
+    if (!answer?.ok) return // asked again when the server is back
     const found = await answer.json()
     if (found.runs) known = found.runs
     version = found.version
