@@ -7,6 +7,7 @@ import { measures } from "./measures/measures.js"
 import { element } from "./page/dom.js"
 import { after } from "./page/nodes.js"
 import { learn } from "./page/words.js"
+import { Body, hearAll, watchZoom } from "./run/body.js"
 import * as runs from "./runs/store.js"
 import { addList, panelTab } from "./runs/tabs.js"
 import { forget } from "./stack/model.js"
@@ -15,7 +16,7 @@ import { openOn, Report } from "./told/report.js"
 import { hear, showAll, soon } from "./told/told.js"
 import { keepStyled, restyle, wordsForZeros } from "./told/zeros.js"
 
-const STYLES = ["page", "told", "stack", "library", "runs", "measures"]
+const STYLES = ["page", "told", "stack", "library", "runs", "measures", "run"]
 
 app.registerExtension({
   name: "LoraLoom",
@@ -26,11 +27,13 @@ app.registerExtension({
     }
     hear(openOn)
     runs.hear()
+    hearAll()
     await learn()
   },
   setup() {
     keepStyled()
     addList()
+    watchZoom()
   },
   beforeRegisterNodeDef(_nodeType, definition) {
     if (definition.name.startsWith("LoraLoom_")) complete(definition)
@@ -42,7 +45,8 @@ app.registerExtension({
     after(node, "onAdded", restyle)
     if (node.comfyClass === "LoraLoom_LoadLoraStack") new Stack(node)
     measures(node)
-    new Report(node)
+    if (node.comfyClass === "LoraLoom_TrainLora") new Body(node)
+    else new Report(node)
   },
   afterConfigureGraph() {
     showAll()

@@ -45,10 +45,14 @@ def serve() -> None:
 async def before(request: web.Request) -> web.Response:
     asked = {name: request.query.getall(name) for name in request.query}
     try:
-        body = await _desk.ask(lambda _: json.dumps(foreseen(asked)), "")
+        body = await _desk.ask(_answer, asked)
     except ValueError as error:
         raise web.HTTPBadRequest(text=str(error), headers=_HEADERS) from None
-    return web.Response(body=body.encode(), content_type="application/json", charset="utf-8", headers=_HEADERS)
+    return web.Response(body=body, content_type="application/json", charset="utf-8", headers=_HEADERS)
+
+
+def _answer(asked: Mapping[str, Sequence[str]]) -> bytes:
+    return json.dumps(foreseen(asked)).encode()
 
 
 def foreseen(asked: Mapping[str, Sequence[str]]) -> dict[str, Any]:

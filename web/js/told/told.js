@@ -10,6 +10,7 @@ import { DECIDE } from "./zeros.js"
 
 const told = new WeakMap() // by workflow: entries by execution id
 const shows = new WeakMap() // by node: what shows an entry
+const looks = new Set() // what else looks after a change
 let openOuter = () => {}
 const CHANGES = ["input", "change", "pointerup", "keyup"]
 
@@ -20,6 +21,11 @@ const CHANGES = ["input", "change", "pointerup", "keyup"]
  */
 export function listen(node, show) {
   shows.set(node, show)
+}
+
+/** Calls `look` a moment after whatever may have changed the workflow on screen. */
+export function whenChanged(look) {
+  looks.add(look)
 }
 
 /** Brings every node on screen in line with what was told of it, as when a workflow was opened. */
@@ -64,6 +70,7 @@ export function soon() {
     if (isLoading()) return
     dropProblems(onScreen(), (entry, id) => nodeOf(id) && !isStill(entry, nodeOf(id)))
     for (const [id, entry] of entriesOf(onScreen())) if (entry.chosen || entry.measure) showOn(nodeOf(id))
+    for (const look of looks) look()
   })
 }
 
