@@ -2,7 +2,7 @@
 
 from comfy_api.latest import ComfyExtension, io
 
-from .bridge.host import lora_list, lora_manager, picture_metadata
+from .bridge.host import dataset_page, lora_list, lora_manager, picture_metadata
 from .check_gpu import CheckGpu
 from .combine_datasets import CombineDatasets
 from .convert_lora import ConvertLora
@@ -29,6 +29,7 @@ class LoraLoom(ComfyExtension):
         picture_metadata.listen()
         lora_manager.listen()
         lora_list.serve()
+        dataset_page.serve()
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         """Convert LoRA first, whose list of files the front end takes over into the others (web/js/library/files.js)."""
