@@ -1,6 +1,7 @@
 // LoRA Loom in the front end: what its nodes report, and the list of rows on Load LoRA Stack.
 
 import { app } from "../../../scripts/app.js"
+import { Pictures } from "./dataset/node.js"
 import { complete } from "./library/files.js"
 import { refresh } from "./library/library.js"
 import { element } from "./page/dom.js"
@@ -10,7 +11,7 @@ import { openOn, Report } from "./told/report.js"
 import { hear, showAll, soon } from "./told/told.js"
 import { keepStyled, restyle, wordsForZeros } from "./told/zeros.js"
 
-const STYLES = ["page", "told", "stack", "library"]
+const STYLES = ["page", "told", "stack", "library", "dataset"]
 
 app.registerExtension({
   name: "LoraLoom",
@@ -32,6 +33,7 @@ app.registerExtension({
     wordsForZeros(node)
     after(node, "onAdded", restyle)
     if (node.comfyClass === "LoraLoom_LoadLoraStack") new Stack(node)
+    if (node.comfyClass === "LoraLoom_Dataset") new Pictures(node)
     new Report(node)
   },
   afterConfigureGraph() {
