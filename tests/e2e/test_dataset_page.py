@@ -51,14 +51,22 @@ def picture(size: tuple[int, int] = (64, 64)) -> bytes:
     return data.getvalue()
 
 
+REPEATS = "app.graph.nodes[0].widgets.find(({ name }) => name === 'repeats')"
+REPEAT = f"""() => {{
+    {REPEATS}.value = 7
+    app.extensionManager.workflow.activeWorkflow.changeTracker.captureCanvasState()
+}}"""
+
+
 def node(front: FrontEnd, folder: str = "", trigger: str = "sks") -> None:
-    """A workflow with LoRA Dataset alone, in sight."""
+    """A workflow with LoRA Dataset alone, in sight, and with a step that can be undone."""
     inputs = {"folder": folder, "trigger": trigger, "resolution": 64, "repeats": 1, "bucket_step": 16}
-    front.page.evaluate(
-        "(graph) => app.loadApiJson(graph, 'set')", {"1": {"class_type": "LoraLoom_Dataset", "inputs": inputs}}
-    )
+    graph = {"1": {"class_type": "LoraLoom_Dataset", "inputs": inputs}}
+    front.page.evaluate("() => document.querySelectorAll('dialog[open]').forEach((each) => each.close())")
+    front.page.evaluate("(graph) => app.loadApiJson(graph, 'set')", graph)
     front.settle()
     front.page.evaluate("() => { const { ds } = app.canvas; ds.scale = 1; ds.offset[0] = 100; ds.offset[1] = 100 }")
+    front.page.evaluate(REPEAT)
     front.drawn()
 
 
@@ -89,7 +97,13 @@ def said(page: Locator, words: str) -> None:
     expect(page.get_by_role("status")).to_contain_text(words)
 
 
+def card(page: Locator, name: str) -> Locator:
+    return page.get_by_role("group", name=name, exact=True)
+
+
 def closed(page: Locator) -> None:
+    """The graph behind it has heard none of the keys."""
+    assert page.page.evaluate(f"() => [app.graph.nodes.length, {REPEATS}.value]") == [1, 7]
     page.get_by_role("button", name="Close").click()
     expect(page).to_have_count(0)
 
@@ -252,7 +266,7 @@ def test_marks_filters_crops_and_hostile_names(front: FrontEnd, folder: Path) ->
     expect(page.locator(".loom-file")).to_have_text(["d.png"])
     page.get_by_label("Search captions and names").fill("")
     page.get_by_label("Crop").check()
-    frame = page.locator(".loom-card", has=page.get_by_label("Caption of c.png")).locator(".loom-frame")
+    frame = card(page, "c.png").locator(".loom-frame")
     expect(frame).to_have_text("80 \u00d7 48")
     assert 30 < float(frame.evaluate("(each) => parseFloat(each.style.left)")) < 35
     closed(page)
@@ -265,12 +279,11 @@ def test_a_caption_that_changed_meanwhile_is_asked_about(front: FrontEnd, folder
         caption(page, name).fill("mine")
         caption(page, name).blur()
         said(page, "1 caption changed on disk meanwhile")
-        card = page.locator(".loom-card", has=caption(page, name))
-        expect(card.locator(".loom-why")).to_have_text("Changed on disk meanwhile: \u201cby another\u201d")
+        expect(card(page, name).locator(".loom-why")).to_have_text("Changed on disk meanwhile: \u201cby another\u201d")
         expect(caption(page, name)).to_have_value("mine")
         assert (folder / name).with_suffix(".txt").read_text() == "by another"
-        card.get_by_role("button", name=button).click()
-        expect(card.locator(".loom-question")).to_be_hidden()
+        card(page, name).get_by_role("button", name=button).click()
+        expect(card(page, name).locator(".loom-question")).to_be_hidden()
         expect(caption(page, name)).to_have_value(wanted.strip())
         front.becomes((folder / name).with_suffix(".txt").read_text, wanted)
     closed(page)
@@ -287,6 +300,7 @@ def test_pictures_are_added_taken_out_and_put_back(front: FrontEnd, folder: Path
     said(page, "1 picture moved to the folder _removed")
     expect(shot(page, "a.png")).to_have_count(0)
     assert (folder / "_removed" / "a.txt").read_text() == "sks dog, grass" and not (folder / "a.png").exists()
+    front.page.keyboard.press("Delete")
     front.page.keyboard.press("Control+z")
     said(page, "Undone: take out 1 picture")
     expect(caption(page, "a.png")).to_have_value("sks dog, grass")
