@@ -1,6 +1,7 @@
 // LoRA Loom in the front end: what its nodes report, and the list of rows on Load LoRA Stack.
 
 import { app } from "../../../scripts/app.js"
+import { Pictures } from "./dataset/node.js"
 import { complete } from "./library/files.js"
 import { refresh } from "./library/library.js"
 import { measures } from "./measures/measures.js"
@@ -16,7 +17,7 @@ import { openOn, Report } from "./told/report.js"
 import { hear, showAll, soon } from "./told/told.js"
 import { keepStyled, restyle, wordsForZeros } from "./told/zeros.js"
 
-const STYLES = ["page", "told", "stack", "library", "runs", "measures", "run"]
+const STYLES = ["page", "told", "stack", "library", "runs", "measures", "run", "dataset"]
 
 app.registerExtension({
   name: "LoraLoom",
@@ -44,6 +45,7 @@ app.registerExtension({
     wordsForZeros(node)
     after(node, "onAdded", restyle)
     if (node.comfyClass === "LoraLoom_LoadLoraStack") new Stack(node)
+    if (node.comfyClass === "LoraLoom_Dataset") new Pictures(node)
     measures(node)
     if (node.comfyClass === "LoraLoom_TrainLora") new Body(node)
     else new Report(node)
