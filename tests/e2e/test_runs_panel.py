@@ -106,12 +106,12 @@ def chosen(page: Page, name: str) -> Locator:
     return panel
 
 
-def test_the_list_tells_of_each_run_as_text_and_is_used_with_the_keyboard(page: Page) -> None:
+def test_the_list_tells_of_each_run_as_text_and_is_used_with_the_keyboard(page: Page, front: FrontEnd) -> None:
     expect(option(page, SECOND)).to_contain_text("Finished, 4 steps")
     expect(option(page, SECOND)).to_contain_text("rank 4 \u2192 8")
     expect(option(page, HOSTILE).locator(".loom-run-name")).to_have_text(HOSTILE)
     picture = option(page, SECOND).locator("img")
-    page.wait_for_function("(image) => image.complete && image.naturalWidth > 0", arg=picture.element_handle())
+    front.becomes(lambda: picture.evaluate("(image) => image.complete && image.naturalWidth > 0"), True)
     search(page, "4 8 panel second")
     expect(page.locator(".loom-runs").get_by_role("option")).to_have_count(1)
     search(page, "panel nothing")
@@ -136,7 +136,15 @@ def test_the_list_tells_of_each_run_as_text_and_is_used_with_the_keyboard(page: 
     expect(options.locator("[aria-checked=true]")).to_have_count(0)
 
 
-def test_curves_lie_over_each_other_and_ten_thousand_steps_are_thinned(page: Page) -> None:
+OPEN = "(id) => import('/extensions/lora-loom/js/runs/panel.js').then(({ openRun }) => openRun(id))"
+
+
+def test_curves_lie_over_each_other_and_ten_thousand_steps_are_thinned(page: Page, server: ComfyServer) -> None:
+    page.evaluate(OPEN, folder(server, FIRST).name)
+    panel = page.locator(".loom-panel")
+    expect(panel.get_by_role("heading", name=FIRST, exact=True)).to_be_visible()
+    page.evaluate("() => app.extensionManager.bottomPanel.toggleBottomPanelTab('lora-loom-run')")
+    expect(panel).to_be_hidden()
     panel = chosen(page, SECOND)
     option(page, FIRST).locator(".loom-check").click()
     option(page, "panel long").locator(".loom-check").click()
@@ -146,7 +154,7 @@ def test_curves_lie_over_each_other_and_ten_thousand_steps_are_thinned(page: Pag
     expect(curves).to_have_count(3)
     dashes = "(curves) => curves.map((curve) => curve.getAttribute('stroke-dasharray'))"
     assert len(set(curves.evaluate_all(dashes))) == 3, "told apart by more than their colour"
-    page.wait_for_function("(curve) => curve.getAttribute('d').length > 1000", arg=curves.first.element_handle())
+    expect(curves.first).to_have_attribute("d", re.compile(r"^M.{1000}"))
     picture = panel.get_by_role("img", name="Loss")
     expect(picture).to_have_attribute("aria-label", re.compile(rf"^Loss, {LONG} steps: {SECOND} goes from "))
     width = picture.evaluate("(picture) => picture.clientWidth")

@@ -63,7 +63,9 @@ export class Facts {
       if (!this.curves.has(each.id)) this.curves.set(each.id, new Curve(each.id, () => this.draw()))
       this.curves.get(each.id).follow(each)
     }
-    this.draw()
+    const now = this.runs.map(({ id, name, state, step, total, best }) => [id, name, state, step, total, best]).join()
+    if (now !== this.drawn) this.draw()
+    this.drawn = now
   }
 
   draw() {
