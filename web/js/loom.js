@@ -7,6 +7,7 @@ import { element } from "./page/dom.js"
 import { after } from "./page/nodes.js"
 import * as runs from "./runs/store.js"
 import { addList, panelTab } from "./runs/tabs.js"
+import { forget } from "./stack/model.js"
 import { Stack } from "./stack/stack.js"
 import { openOn, Report } from "./told/report.js"
 import { hear, showAll, soon } from "./told/told.js"
@@ -45,5 +46,6 @@ app.registerExtension({
   },
   refreshComboInNodes() {
     refresh()
+    forget()
   },
 })
