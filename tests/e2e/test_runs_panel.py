@@ -161,11 +161,13 @@ def test_curves_lie_over_each_other_and_ten_thousand_steps_are_thinned(page: Pag
     assert curves.first.evaluate("(curve) => curve.getAttribute('d').split('L').length") <= 2 * width + 2
     picture.focus()
     page.keyboard.press("End")
-    expect(panel.locator(".loom-facts .loom-unseen")).to_have_text(re.compile(rf"^step 4: {SECOND} \S+, {FIRST} \S+"))
+    expect(panel.locator(".loom-runs-facts .loom-unseen")).to_have_text(
+        re.compile(rf"^step 4: {SECOND} \S+, {FIRST} \S+")
+    )
     panel = chosen(page, "panel long")
     picture.focus()
     page.keyboard.press("End")
-    expect(panel.locator(".loom-facts .loom-unseen")).to_have_text(f"step {LONG}: panel long 0.100")
+    expect(panel.locator(".loom-runs-facts .loom-unseen")).to_have_text(f"step {LONG}: panel long 0.100")
     for name in (SECOND, FIRST):
         expect(option(page, name)).to_have_attribute("aria-checked", "false" if name == SECOND else "true")
     option(page, FIRST).locator(".loom-check").click()
@@ -182,13 +184,13 @@ def test_the_gallery_scrubs_all_prompts_and_wipes_two_pictures(page: Page) -> No
     expect(panel.get_by_role("button", name="Step 0 was not kept")).to_be_disabled()
     slider.press("ArrowRight")
     expect(panel.get_by_role("button", name="Use step 2")).to_be_enabled()
-    shots = panel.locator(".loom-gallery-now .loom-shot")
+    shots = panel.locator(".loom-gallery-now .loom-runs-shot")
     assert shots.evaluate_all("(shots) => shots.map((shot) => shot.dataset.step)") == ["2", "2"], "all rows"
     page.wait_for_function(
-        "() => [...document.querySelectorAll('.loom-shot img')].every((image) => image.naturalWidth > 0)"
+        "() => [...document.querySelectorAll('.loom-runs-shot img')].every((image) => image.naturalWidth > 0)"
     )
 
-    shots = panel.locator(".loom-shot")
+    shots = panel.locator(".loom-runs-shot")
     shots.first.focus()
     page.keyboard.press("Enter")
     expect(shots.first).to_have_attribute("aria-pressed", "true")
@@ -216,7 +218,7 @@ def test_the_gallery_scrubs_all_prompts_and_wipes_two_pictures(page: Page) -> No
     expect(page.get_by_role("dialog", name="Two previews")).to_be_hidden()
     line.press("Escape")
     expect(line).to_be_hidden()
-    expect(panel.locator(".loom-shot[aria-pressed=true]")).to_have_count(0)
+    expect(panel.locator(".loom-runs-shot[aria-pressed=true]")).to_have_count(0)
 
 
 ROWS = """() => app.graph.nodes.filter((node) => node.type === 'LoraLoom_LoadLoraStack')
@@ -271,12 +273,12 @@ def test_a_run_that_goes_on_is_on_top_and_is_paused(
     name = f"panel going {vue}"
     server.post_prompt(graph_of(name, 50_000))
     waits = server.post_prompt(graph_of("panel next", 7))
-    card = page.locator(".loom-card").filter(has_text=name)
-    expect(card.locator(".loom-card-line")).to_have_text(re.compile(r"^Step \d+ of 50000 .* left .* loss "))
+    card = page.locator(".loom-runs-card").filter(has_text=name)
+    expect(card.locator(".loom-runs-card-line")).to_have_text(re.compile(r"^Step \d+ of 50000 .* left .* loss "))
     expect(card.get_by_role("progressbar")).to_have_attribute("aria-valuenow", "0")
     expect(page.locator(LIST_TAB)).to_contain_text("0%")
     expect(page.get_by_role("list", name="Waiting in the queue")).to_contain_text("panel nextwaits, 7 steps")
-    page.wait_for_function("() => document.querySelector('.loom-card .loom-chart-curve')?.getAttribute('d')")
+    page.wait_for_function("() => document.querySelector('.loom-runs-card .loom-chart-curve')?.getAttribute('d')")
     server.post("/queue", {"delete": [waits]})
     expect(page.get_by_role("list", name="Waiting in the queue").get_by_role("listitem")).to_have_count(0)
     card.get_by_role("button", name=name).click()

@@ -78,7 +78,7 @@ export class Gallery {
     const { previews } = this.run
     row.now = cell(2, "gridcell")
     const words = cell(0, "rowheader",
-      ...(row.kind ? [element("span", { className: "loom-chip" }, row.kind)] : []),
+      ...(row.kind ? [element("span", { className: "loom-runs-chip" }, row.kind)] : []),
       element("span", { className: "loom-gallery-prompt", title: row.prompt }, row.prompt || "no words"))
     const base = cell(1, "gridcell", ...(row.base === undefined ? [] : [this.picture(row, previews[0], row.base)]))
     const steps = previews.map((step) => cell(3, "gridcell", this.picture(row, step, row.lora)))
@@ -89,7 +89,7 @@ export class Gallery {
     const name = n === row.base ? "base model" : `step ${step}`
     const src = store.previewUrl(this.run.id, step, n, 256)
     const told = { "aria-label": `${name}, ${row.prompt}`, "aria-pressed": "false" }
-    const made = element("button", { type: "button", className: "loom-shot", tabIndex: -1, ...told },
+    const made = element("button", { type: "button", className: "loom-runs-shot", tabIndex: -1, ...told },
       element("img", { alt: "", loading: "lazy", draggable: false, src }))
     Object.assign(made.dataset, { step, n, name })
     return made
@@ -107,7 +107,7 @@ export class Gallery {
     if (!this.rows.length) return
     this.nowHead.textContent = `step ${shown}`
     for (const row of this.rows) row.now.replaceChildren(this.picture(row, shown, row.lora))
-    for (const [each, head] of this.heads) head.classList.toggle("loom-current", each === shown)
+    for (const [each, head] of this.heads) head.classList.toggle("loom-gallery-current", each === shown)
     if (byHand) this.bring(this.heads.get(shown))
     this.mark()
   }
@@ -138,7 +138,7 @@ export class Gallery {
   // -- pins ----------------------------------------------------------------------------------------------------------
 
   click(event) {
-    const shot = event.target.closest(".loom-shot")
+    const shot = event.target.closest(".loom-runs-shot")
     if (shot) this.pin(shot)
   }
 
@@ -177,13 +177,13 @@ export class Gallery {
   }
 
   shots() {
-    return [...this.grid.querySelectorAll(".loom-shot")]
+    return [...this.grid.querySelectorAll(".loom-runs-shot")]
   }
 
   /** The arrow keys go from picture to picture. */
   key(event) {
     const lines = [...this.grid.querySelectorAll(".loom-gallery-row:not(.loom-gallery-head)")]
-    const rows = lines.map((row) => [...row.querySelectorAll(".loom-shot")])
+    const rows = lines.map((row) => [...row.querySelectorAll(".loom-runs-shot")])
     const y = rows.findIndex((row) => row.includes(event.target))
     if (event.key === "Escape" && this.pins.length) this.unpin()
     if (y < 0) return

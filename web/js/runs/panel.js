@@ -33,7 +33,7 @@ export class RunPanel {
     this.facts = element("span", { className: "loom-panel-facts" })
     this.left = new Facts((step) => this.gallery.near(step))
     this.gallery = new Gallery((step, byHand) => this.moved(step, byHand))
-    this.use = button("", () => useStep(this.gallery.run, this.gallery.step), "loom-button loom-main")
+    this.use = button("", () => useStep(this.gallery.run, this.gallery.step), "loom-runs-button loom-runs-main")
     this.again = button("Rerun", () => rerun(this.run))
     this.more = button("Continue with more steps", () => trainOn(this.run))
     this.gone = button("Delete", () => remove(this.run))
@@ -125,7 +125,7 @@ export class RunPanel {
   }
 }
 
-function button(text, act, className = "loom-button") {
+function button(text, act, className = "loom-runs-button") {
   const made = element("button", { type: "button", className }, text)
   made.addEventListener("click", act)
   return made
