@@ -106,12 +106,18 @@ def chosen(page: Page, name: str) -> Locator:
     return panel
 
 
-def test_the_list_tells_of_each_run_as_text_and_is_used_with_the_keyboard(page: Page, front: FrontEnd) -> None:
+def pictured(page: Page) -> None:
+    """Waits until all pictures of the list and the panel are there."""
+    pictures = "[...document.querySelectorAll('.loom-runs-shot img, img.loom-runs-thumb')]"
+    page.wait_for_function(f"() => {pictures}.every((image) => image.complete && image.naturalWidth > 0)")
+
+
+def test_the_list_tells_of_each_run_as_text_and_is_used_with_the_keyboard(page: Page) -> None:
     expect(option(page, SECOND)).to_contain_text("Finished, 4 steps")
     expect(option(page, SECOND)).to_contain_text("rank 4 \u2192 8")
     expect(option(page, HOSTILE).locator(".loom-run-name")).to_have_text(HOSTILE)
-    picture = option(page, SECOND).locator("img")
-    front.becomes(lambda: picture.evaluate("(image) => image.complete && image.naturalWidth > 0"), True)
+    expect(option(page, SECOND).locator("img")).to_have_count(1)
+    pictured(page)
     search(page, "4 8 panel second")
     expect(page.locator(".loom-runs").get_by_role("option")).to_have_count(1)
     search(page, "panel nothing")
@@ -186,9 +192,7 @@ def test_the_gallery_scrubs_all_prompts_and_wipes_two_pictures(page: Page) -> No
     expect(panel.get_by_role("button", name="Use step 2")).to_be_enabled()
     shots = panel.locator(".loom-gallery-now .loom-runs-shot")
     assert shots.evaluate_all("(shots) => shots.map((shot) => shot.dataset.step)") == ["2", "2"], "all rows"
-    page.wait_for_function(
-        "() => [...document.querySelectorAll('.loom-runs-shot img')].every((image) => image.naturalWidth > 0)"
-    )
+    pictured(page)
 
     shots = panel.locator(".loom-runs-shot")
     shots.first.focus()
@@ -294,6 +298,8 @@ def test_a_run_that_goes_on_is_on_top_and_is_paused(
 def test_a_run_is_deleted_when_a_person_is_sure(page: Page, server: ComfyServer) -> None:
     panel = chosen(page, HOSTILE)
     found = server.base / "output" / "lora_loom" / f"{HOSTILE}-00000001"
+    expect(panel.locator(".loom-gallery-now .loom-runs-shot")).to_have_count(2)
+    pictured(page)
     panel.get_by_role("button", name="Delete").click()
     dialog = page.get_by_role("dialog").filter(has_text=f"Delete {HOSTILE}?")
     expect(dialog).to_contain_text(re.compile(r"\d [kM]B"))
