@@ -106,12 +106,18 @@ def chosen(page: Page, name: str) -> Locator:
     return panel
 
 
+def pictured(page: Page) -> None:
+    """Waits until all pictures of the list and the panel are there."""
+    pictures = "[...document.querySelectorAll('.loom-runs-shot img, img.loom-runs-thumb')]"
+    page.wait_for_function(f"() => {pictures}.every((image) => image.complete && image.naturalWidth > 0)")
+
+
 def test_the_list_tells_of_each_run_as_text_and_is_used_with_the_keyboard(page: Page) -> None:
     expect(option(page, SECOND)).to_contain_text("Finished, 4 steps")
     expect(option(page, SECOND)).to_contain_text("rank 4 \u2192 8")
     expect(option(page, HOSTILE).locator(".loom-run-name")).to_have_text(HOSTILE)
-    picture = option(page, SECOND).locator("img")
-    page.wait_for_function("(image) => image.complete && image.naturalWidth > 0", arg=picture.element_handle())
+    expect(option(page, SECOND).locator("img")).to_have_count(1)
+    pictured(page)
     search(page, "4 8 panel second")
     expect(page.locator(".loom-runs").get_by_role("option")).to_have_count(1)
     search(page, "panel nothing")
@@ -136,7 +142,15 @@ def test_the_list_tells_of_each_run_as_text_and_is_used_with_the_keyboard(page: 
     expect(options.locator("[aria-checked=true]")).to_have_count(0)
 
 
-def test_curves_lie_over_each_other_and_ten_thousand_steps_are_thinned(page: Page) -> None:
+OPEN = "(id) => import('/extensions/lora-loom/js/runs/panel.js').then(({ openRun }) => openRun(id))"
+
+
+def test_curves_lie_over_each_other_and_ten_thousand_steps_are_thinned(page: Page, server: ComfyServer) -> None:
+    page.evaluate(OPEN, folder(server, FIRST).name)
+    panel = page.locator(".loom-panel")
+    expect(panel.get_by_role("heading", name=FIRST, exact=True)).to_be_visible()
+    page.evaluate("() => app.extensionManager.bottomPanel.toggleBottomPanelTab('lora-loom-run')")
+    expect(panel).to_be_hidden()
     panel = chosen(page, SECOND)
     option(page, FIRST).locator(".loom-check").click()
     option(page, "panel long").locator(".loom-check").click()
@@ -146,18 +160,20 @@ def test_curves_lie_over_each_other_and_ten_thousand_steps_are_thinned(page: Pag
     expect(curves).to_have_count(3)
     dashes = "(curves) => curves.map((curve) => curve.getAttribute('stroke-dasharray'))"
     assert len(set(curves.evaluate_all(dashes))) == 3, "told apart by more than their colour"
-    page.wait_for_function("(curve) => curve.getAttribute('d').length > 1000", arg=curves.first.element_handle())
+    expect(curves.first).to_have_attribute("d", re.compile(r"^M.{1000}"))
     picture = panel.get_by_role("img", name="Loss")
     expect(picture).to_have_attribute("aria-label", re.compile(rf"^Loss, {LONG} steps: {SECOND} goes from "))
     width = picture.evaluate("(picture) => picture.clientWidth")
     assert curves.first.evaluate("(curve) => curve.getAttribute('d').split('L').length") <= 2 * width + 2
     picture.focus()
     page.keyboard.press("End")
-    expect(panel.locator(".loom-facts .loom-unseen")).to_have_text(re.compile(rf"^step 4: {SECOND} \S+, {FIRST} \S+"))
+    expect(panel.locator(".loom-runs-facts .loom-unseen")).to_have_text(
+        re.compile(rf"^step 4: {SECOND} \S+, {FIRST} \S+")
+    )
     panel = chosen(page, "panel long")
     picture.focus()
     page.keyboard.press("End")
-    expect(panel.locator(".loom-facts .loom-unseen")).to_have_text(f"step {LONG}: panel long 0.100")
+    expect(panel.locator(".loom-runs-facts .loom-unseen")).to_have_text(f"step {LONG}: panel long 0.100")
     for name in (SECOND, FIRST):
         expect(option(page, name)).to_have_attribute("aria-checked", "false" if name == SECOND else "true")
     option(page, FIRST).locator(".loom-check").click()
@@ -174,13 +190,11 @@ def test_the_gallery_scrubs_all_prompts_and_wipes_two_pictures(page: Page) -> No
     expect(panel.get_by_role("button", name="Step 0 was not kept")).to_be_disabled()
     slider.press("ArrowRight")
     expect(panel.get_by_role("button", name="Use step 2")).to_be_enabled()
-    shots = panel.locator(".loom-gallery-now .loom-shot")
+    shots = panel.locator(".loom-gallery-now .loom-runs-shot")
     assert shots.evaluate_all("(shots) => shots.map((shot) => shot.dataset.step)") == ["2", "2"], "all rows"
-    page.wait_for_function(
-        "() => [...document.querySelectorAll('.loom-shot img')].every((image) => image.naturalWidth > 0)"
-    )
+    pictured(page)
 
-    shots = panel.locator(".loom-shot")
+    shots = panel.locator(".loom-runs-shot")
     shots.first.focus()
     page.keyboard.press("Enter")
     expect(shots.first).to_have_attribute("aria-pressed", "true")
@@ -208,7 +222,7 @@ def test_the_gallery_scrubs_all_prompts_and_wipes_two_pictures(page: Page) -> No
     expect(page.get_by_role("dialog", name="Two previews")).to_be_hidden()
     line.press("Escape")
     expect(line).to_be_hidden()
-    expect(panel.locator(".loom-shot[aria-pressed=true]")).to_have_count(0)
+    expect(panel.locator(".loom-runs-shot[aria-pressed=true]")).to_have_count(0)
 
 
 ROWS = """() => app.graph.nodes.filter((node) => node.type === 'LoraLoom_LoadLoraStack')
@@ -263,12 +277,12 @@ def test_a_run_that_goes_on_is_on_top_and_is_paused(
     name = f"panel going {vue}"
     server.post_prompt(graph_of(name, 50_000))
     waits = server.post_prompt(graph_of("panel next", 7))
-    card = page.locator(".loom-card").filter(has_text=name)
-    expect(card.locator(".loom-card-line")).to_have_text(re.compile(r"^Step \d+ of 50000 .* left .* loss "))
+    card = page.locator(".loom-runs-card").filter(has_text=name)
+    expect(card.locator(".loom-runs-card-line")).to_have_text(re.compile(r"^Step \d+ of 50000 .* left .* loss "))
     expect(card.get_by_role("progressbar")).to_have_attribute("aria-valuenow", "0")
     expect(page.locator(LIST_TAB)).to_contain_text("0%")
     expect(page.get_by_role("list", name="Waiting in the queue")).to_contain_text("panel nextwaits, 7 steps")
-    page.wait_for_function("() => document.querySelector('.loom-card .loom-chart-curve')?.getAttribute('d')")
+    page.wait_for_function("() => document.querySelector('.loom-runs-card .loom-chart-curve')?.getAttribute('d')")
     server.post("/queue", {"delete": [waits]})
     expect(page.get_by_role("list", name="Waiting in the queue").get_by_role("listitem")).to_have_count(0)
     card.get_by_role("button", name=name).click()
@@ -284,6 +298,8 @@ def test_a_run_that_goes_on_is_on_top_and_is_paused(
 def test_a_run_is_deleted_when_a_person_is_sure(page: Page, server: ComfyServer) -> None:
     panel = chosen(page, HOSTILE)
     found = server.base / "output" / "lora_loom" / f"{HOSTILE}-00000001"
+    expect(panel.locator(".loom-gallery-now .loom-runs-shot")).to_have_count(2)
+    pictured(page)
     panel.get_by_role("button", name="Delete").click()
     dialog = page.get_by_role("dialog").filter(has_text=f"Delete {HOSTILE}?")
     expect(dialog).to_contain_text(re.compile(r"\d [kM]B"))

@@ -13,14 +13,14 @@ export class Facts {
     this.curves = new Map()
     this.chart = new Chart({ label: "Loss", pick })
     this.rate = element("input", { type: "checkbox" })
-    this.report = note("loom-facts-report", "Report")
-    this.settings = note("loom-facts-settings", "Settings")
-    const bodies = [element("div", { className: "loom-facts-curve" }, this.chart.element), this.settings, this.report]
-    this.panes = bodies.map((body) => element("div", { className: "loom-facts-pane", role: "tabpanel" }, body))
+    this.report = note("loom-runs-facts-report", "Report")
+    this.settings = note("loom-runs-facts-settings", "Settings")
+    const curve = element("div", { className: "loom-runs-facts-curve" }, this.chart.element)
+    this.panes = [curve, this.settings, this.report].map((body) => element("div", { className: "loom-runs-facts-pane", role: "tabpanel" }, body))
     this.tabs = TABS.map((name, at) => this.tab(name, at))
-    this.with = element("label", { className: "loom-facts-rate" }, this.rate, "learning rate")
-    this.element = element("section", { className: "loom-facts", "aria-label": "Run" },
-      element("div", { className: "loom-facts-bar" },
+    this.with = element("label", { className: "loom-runs-facts-rate" }, this.rate, "learning rate")
+    this.element = element("section", { className: "loom-runs-facts", "aria-label": "Run" },
+      element("div", { className: "loom-runs-facts-bar" },
         element("div", { className: "loom-tabs", role: "tablist" }, ...this.tabs), this.with),
       ...this.panes)
     this.rate.addEventListener("change", () => this.draw())
@@ -63,7 +63,9 @@ export class Facts {
       if (!this.curves.has(each.id)) this.curves.set(each.id, new Curve(each.id, () => this.draw()))
       this.curves.get(each.id).follow(each)
     }
-    this.draw()
+    const now = this.runs.map(({ id, name, state, step, total, best }) => [id, name, state, step, total, best]).join()
+    if (now !== this.drawn) this.draw()
+    this.drawn = now
   }
 
   draw() {
@@ -86,9 +88,9 @@ export class Facts {
   tell({ report, settings = [], problem, ...run }) {
     this.report.textContent = [problem, report].filter(Boolean).join("\n\n") || "The report comes when it is done."
     const told = differences(run).join(", ")
-    const other = told ? [element("p", { className: "loom-facts-differs" }, `Other than the run before: ${told}`)] : []
+    const other = element("p", { className: "loom-runs-facts-differs" }, told && `Other than the run before: ${told}`)
     const lines = settings.flatMap(([name, value]) => [element("dt", {}, name), element("dd", {}, plain(value))])
-    this.settings.replaceChildren(...other, element("dl", {}, ...lines))
+    this.settings.replaceChildren(other, element("dl", {}, ...lines))
   }
 }
 

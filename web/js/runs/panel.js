@@ -33,7 +33,7 @@ export class RunPanel {
     this.facts = element("span", { className: "loom-panel-facts" })
     this.left = new Facts((step) => this.gallery.near(step))
     this.gallery = new Gallery((step, byHand) => this.moved(step, byHand))
-    this.use = button("", () => useStep(this.run, this.gallery.step), "loom-button loom-main")
+    this.use = button("", () => useStep(this.gallery.run, this.gallery.step), "loom-runs-button loom-runs-main")
     this.again = button("Rerun", () => rerun(this.run))
     this.more = button("Continue with more steps", () => trainOn(this.run))
     this.gone = button("Delete", () => remove(this.run))
@@ -81,7 +81,8 @@ export class RunPanel {
     const loss = Number.isFinite(run.loss) ? `loss ${short(run.loss)}` : ""
     const best = Number.isInteger(run.best) && run.best !== run.step ? `best by validation: ${run.best}` : ""
     const time = run.state === "running" ? [`${percent(run)} %`, left(run)] : [`${clock(run.seconds)} of training`]
-    this.facts.textContent = [loss, ...time, best, run.family, bytes(run.size)].filter(Boolean).join(" \u00b7 ")
+    const facts = [loss, ...time, best, run.family, run.size && bytes(run.size)]
+    this.facts.textContent = facts.filter(Boolean).join(" \u00b7 ")
     const running = run.state === "running"
     this.stop.hidden = !running
     this.stop.disabled = this.pausing === run.id
@@ -124,7 +125,7 @@ export class RunPanel {
   }
 }
 
-function button(text, act, className = "loom-button") {
+function button(text, act, className = "loom-runs-button") {
   const made = element("button", { type: "button", className }, text)
   made.addEventListener("click", act)
   return made

@@ -20,7 +20,7 @@ export class Sidebar {
     this.cards = new Map()
     this.queued = []
     this.search = element("input", {
-      type: "search", className: "loom-search", placeholder: "Search names and settings", autocomplete: "off",
+      type: "search", className: "loom-runs-search", placeholder: "Search names and settings", autocomplete: "off",
       spellcheck: false, "aria-label": "Search runs",
     })
     this.running = element("div", { className: "loom-runs-running" })
@@ -152,9 +152,9 @@ function option(run) {
 /** The newest picture with the LoRA, or the model's family. */
 function thumb(run) {
   const step = run.previews?.[run.previews.length - 1]
-  if (step === undefined) return element("span", { className: "loom-thumb loom-none" }, run.family ?? "")
+  if (step === undefined) return element("span", { className: "loom-runs-thumb" }, run.family ?? "")
   const src = store.previewUrl(run.id, step, run.prompts ? 1 : 0, 2 * THUMB) // after the base model's, else the whole
-  return element("img", { className: "loom-thumb", alt: "", loading: "lazy", src })
+  return element("img", { className: "loom-runs-thumb", alt: "", loading: "lazy", src })
 }
 
 function searched(run) {

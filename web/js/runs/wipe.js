@@ -99,7 +99,7 @@ export class Wipe {
 }
 
 function button(text, act) {
-  const made = element("button", { type: "button", className: "loom-button" }, text)
+  const made = element("button", { type: "button", className: "loom-runs-button" }, text)
   made.addEventListener("click", act)
   return made
 }
