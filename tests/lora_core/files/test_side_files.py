@@ -157,7 +157,8 @@ def texts(told: dict[str, Any]) -> list[str]:
 HOSTILE = {
     "no JSON": "{'a': 1}", "a list": "[1]", "a text": '"x"', "nothing": "", "cut": '{"model_name": "Ink',
     "deep": '{"model_name":' * 100_000, "lists 100,000 deep": "[" * 100_000 + "]" * 100_000,
-    "many tables": '{"a":[' + "{}," * 600_000 + "1]}", "a long number": '{"preferred weight": ' + "9" * 5000 + "}",
+    "more than fits into memory": '{"notes": "x", "a":[' + "{}," * 600_000 + "1]}",
+    "a long number": '{"preferred weight": ' + "9" * 5000 + "}",
     "no number": '{"preferred weight": 1e999, "strengthMax": NaN}', "bytes": "\udcff\udcfe\x00",
     "tags in tags": '{"description": "' + "<b" * 200_000 + '"}', "half a character": '{"notes": "\\ud83d"}',
     "too large": '{"notes": "x"}' + " " * side_files.LARGEST,
@@ -172,6 +173,7 @@ def test_hostile_files_are_harmless(lora: Path, content: str) -> None:
     told = card.read(lora)
     assert (told.fault, told.title, told.words, told.strength) == ("", "", (), "")
     assert json.dumps(told.to_dict()).encode() and len(told.notes) <= 600
+    assert not told.notes or content in (HOSTILE["half a character"], HOSTILE["tags in tags"])
 
 
 def test_markup_is_text_but_for_the_layout_of_descriptions(lora: Path) -> None:
