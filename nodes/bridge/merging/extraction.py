@@ -28,7 +28,8 @@ from ..host.progress import Progress
 from ..host.wires import Clip, Model
 from ..model.names import NameTable, names_of
 from ..stack.patched_weights import Patched, less
-from .merge import Made, Tick
+from .conversion import Tick
+from .merge import Made
 from .report import error_lines, size_line
 
 _METHOD, _CPU = "extract", torch.device("cpu")

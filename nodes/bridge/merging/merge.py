@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -28,7 +28,7 @@ from ..host.wires import Clip, LoraStack, Model
 from ..model.names import NameTable, names_of
 from ..stack.entries import Connected, Entry, rows_of
 from . import outlooks
-from .conversion import as_plain, conversion_record, cost, in_order
+from .conversion import Tick, as_plain, conversion_record, cost, in_order
 from .provenance import described, lost_layers
 from .report import cut_notes, in_order_line, merge_report, vectors_line
 from .sources import Source, sources
@@ -39,7 +39,6 @@ _ADDED = 1000  # bytes of a header that Save LoRA adds without being asked: hash
 _ANY = Limits(megabytes=1.0)  # stands in a header for limits that are not set yet
 IN_ORDER = "parts one after the other"
 CHOICES = [SUM, AUTO, *METHODS]
-Tick = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
