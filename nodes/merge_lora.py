@@ -67,7 +67,10 @@ class MergeLora(io.ComfyNode):
         progress = Progress(1)
         limits = Limits(rank, energy, size_mb)
         made = merge(model, clip, lora_stack, found, settings, limits, progress.tick, method == AUTO)
-        shown = made.measure.asked_with(rank=rank, energy=energy, size_mb=size_mb)
+        asked = {"rank": rank, "energy": energy, "size_mb": size_mb}
+        if "parts" in (made.measure.live or {}):
+            asked |= {"strengths": strengths, "text_strengths": text_strengths}
+        shown = made.measure.asked_with(asked)
         return io.NodeOutput(
             made.adapter,
             as_lora_model(made.adapter),

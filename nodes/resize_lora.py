@@ -64,7 +64,7 @@ class ResizeLora(io.ComfyNode):
             model, clip, adapter, lora_name, (strength, text_strength), Pick.of(keep, drop), limits, progress.tick
         )
         asked = {"rank": rank, "energy": energy, "size_mb": size_mb}
-        shown = made.measure.asked_with(**asked, strength=strength, text_strength=text_strength)
+        shown = made.measure.asked_with({**asked, "strength": strength, "text_strength": text_strength})
         return io.NodeOutput(
             made.adapter,
             as_lora_model(made.adapter),

@@ -79,9 +79,9 @@ class Measure:
     live: Mapping[str, Any] | None = None
     rows: tuple[tuple[str, tuple[Mapping[str, str], ...]], ...] = field(default=())
 
-    def asked_with(self, **values: float) -> Measure:
+    def asked_with(self, inputs: Mapping[str, Any]) -> Measure:
         """Return the measure with the node's inputs that it was asked with, where it can be asked for others."""
-        return replace(self, live={**self.live, "asked": values}) if self.live is not None else self
+        return replace(self, live={**self.live, "asked": inputs}) if self.live is not None else self
 
     def as_json(self) -> str:
         """Return what is sent. ComfyUI takes a text in a node's output for no picture, whatever it holds."""

@@ -61,7 +61,7 @@ class Merged:
     `spectra` are the singular values before the cut of all layers, or of some when nothing was cut, and `sums` those of
     the exact sum where a method changed them. `cancelled` are layers of which nothing is left but rounding; they are in
     `errors` but not in `layers`. `uncut` are the ranks of the layers when nothing is cut,
-    `widths` out + in of each.
+    `widths` out + in of each, `members` the index and the rank of each part that has a say in a layer.
     """
 
     layers: dict[str, LowRank] = field(default_factory=dict)
@@ -74,6 +74,7 @@ class Merged:
     cancelled: list[str] = field(default_factory=list)
     uncut: dict[str, int] = field(default_factory=dict)
     widths: dict[str, int] = field(default_factory=dict)
+    members: dict[str, list[tuple[int, int]]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -141,7 +142,10 @@ class _Work:
         self.pieces = {name: pieces(each) if method else [Piece(0, each)] for name, each in terms.items()}
         self.norms = _norms(len(parts), self.pieces.values()) if method else []
         self.done, self.total = 0, len(terms) * (2 if limits.megabytes else 1)
-        self.merged = Merged(widths={name: _width(each[0][1]) for name, each in terms.items()})
+        self.merged = Merged(
+            widths={name: _width(each[0][1]) for name, each in terms.items()},
+            members={name: [(index, term.rank) for index, term in each] for name, each in terms.items()},
+        )
         self.kept, self.lost, self.moved, self.summed = 0.0, 0.0, 0.0, 0.0
 
     def whole(self) -> Merged:

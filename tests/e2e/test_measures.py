@@ -61,7 +61,7 @@ def graph() -> graphs.Graph:
         "stack": graphs.node("LoraLoom_LoadLoraStack", model=["unet", 0], rows=rows),
         "third": graphs.node("LoraLoom_ResizeLora", model=["unet", 0], lora_name="measured/both.safetensors", **whole),
         "found": graphs.node("LoraLoom_Interference", model=["unet", 0], **parts),
-        "merge": graphs.node("LoraLoom_MergeLora", model=["unet", 0], rank=4, **parts),
+        "merge": graphs.node("LoraLoom_MergeLora", model=["unet", 0], rank=0, **parts),
         "text": graphs.node("PreviewAny", source=["merge", 2]),
         "without": graphs.node("LoraLoom_LeaveOneOut", **models, prompts="a heart", **SAMPLING, **parts),
         "report": graphs.node("LoraLoom_Report", **models, adapter=["merge", 0], trigger="heart", prompts="heart",
@@ -139,7 +139,7 @@ def test_they_can_be_read(front: FrontEnd) -> None:
         shown.get_by_role("button", name="All figures", exact=True).click()
     assert f"Strong overlap: ink & oil and {HOSTILE} pull the same way." in told["Interference"]
     assert re.search(r"C\s*<img .*\+0\.\d\d", told["Interference"], re.DOTALL)
-    assert re.search(r"[\d.]+ % of the sum is lost: 8 layers of rank 4, 0.0 MB", told["MergeLora"])
+    assert told["MergeLora"].startswith("Nothing is lost: 8 layers of rank 24, 0.1 MB as fp16.")
     assert told["LeaveOneOut"].startswith("The picture changes most without ")
     assert front.page.locator(".loom-thumb img[src*='/view?']").count() > 0
     assert front.page.locator("img[src=x]").count() == 0
@@ -173,34 +173,43 @@ def test_they_open_large(front: FrontEnd) -> None:
         expect(dialog).to_have_count(left)
 
 
-def test_size_and_error_follow_the_rank(front: FrontEnd) -> None:
-    """What is said before a run is what the run says; other inputs are of the last run, and that is said."""
+def test_size_and_error_follow_the_inputs(front: FrontEnd) -> None:
+    """What is said before a run is what the run says. What other inputs would give is not known, and that is said."""
     shown, state = verdict(front, "MergeLora"), figures(front, "MergeLora").locator(".loom-state")
     first = shown.inner_text()
     expect(state).to_be_hidden()
     change(front, "MergeLora", rank=9)
     expect(state).to_have_text("With these settings; not run yet.")
-    expect(shown).to_contain_text("layers of rank 9,")
-    ahead = shown.inner_text()
-    assert float(ahead.split()[0]) < float(first.split()[0])
-    change(front, "MergeLora", rank=4)
+    expect(shown).to_have_text(re.compile(r"[\d.]+ % of the sum is lost: 8 layers of rank 9, 0.0 MB as fp16."))
+    equal = shown.inner_text()
+    change(front, "MergeLora", rank=0)
     expect(state).to_be_hidden()
     expect(shown).to_have_text(first)
     curve = figures(front, "MergeLora").locator(".loom-curve")
     curve.focus()
-    front.page.keyboard.press("End")
-    front.page.keyboard.press("Enter")
-    expect(shown).to_contain_text("Nothing is lost")
-    change(front, "MergeLora", strengths="0.5")
+    for key in ("Home", "Enter"):
+        front.page.keyboard.press(key)
+    expect(shown).to_contain_text("8 layers of rank 1, ")
+    expect(curve).to_be_focused()
+    rows = "<lora:measured/ink & oil:0.25>\n<lora:measured/chalk:1:off>"
+    change(front, "MergeLora", rank=9, strengths="0.5")
+    change(front, "LoadLoraStack", rows=rows)
+    expect(shown).not_to_have_text(equal)
+    expect(shown).to_contain_text("8 layers of rank 9, ")
+    expect(state).to_have_text("With these settings; not run yet.")
+    ahead = shown.inner_text()
+    change(front, "MergeLora", amount=0.5)
     expect(state).to_contain_text("Other inputs changed since the last run")
-    change(front, "MergeLora", rank=9, strengths="")
-    expect(shown).to_have_text(ahead)
+    change(front, "MergeLora", amount=1.0)
+    expect(state).to_have_text("With these settings; not run yet.")
     front.run()
     expect(state).to_be_hidden()
     expect(shown).to_have_text(ahead)
     change(front, "MergeLora", size_mb=1e-6)
     expect(state).to_contain_text("is too small for 8 layers")
-    change(front, "MergeLora", size_mb=0.0)
+    change(front, "MergeLora", size_mb=0.0, strengths="1")
+    expect(state).to_have_text("Size and error at these settings are known after a run.")
+    change(front, "MergeLora", strengths="0.5")
     expect(state).to_be_hidden()
 
 
@@ -224,5 +233,5 @@ def test_they_are_there_again(front: FrontEnd) -> None:
     page.evaluate(f"() => {{ app.canvas.graph.convertToSubgraph(new Set([({NODE})('Interference')])) }}")
     front.run()
     page.evaluate("() => app.canvas.setGraph(app.graph.nodes.find((node) => node.subgraph).subgraph)")
-    expect(verdict(front, "Interference")).to_contain_text("Strong overlap: ink & oil and ")
+    expect(verdict(front, "Interference")).to_contain_text("ink & oil and ")
     page.evaluate("() => app.canvas.setGraph(app.rootGraph)")

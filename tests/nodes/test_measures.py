@@ -45,7 +45,7 @@ def cells(table: Mapping[str, Any]) -> dict[str, list[str]]:
 
 def merge(model: Any, parts: list[Any], rank: int = 0, **choices: Any) -> tuple[Measure, str]:
     named = {f"adapter{number}": each for number, each in enumerate(parts)}
-    return run(MergeLora, model=model, rank=rank, strengths="", adapters=named, **choices)
+    return run(MergeLora, model=model, rank=rank, adapters=named, **{"strengths": "", **choices})
 
 
 def foreseen(measure: Measure, **settings: Any) -> Measure:
@@ -59,7 +59,8 @@ def test_a_merge_at_other_limits(models, random_adapter, first: dict[str, Any]) 
     model = models("sd15").model
     parts = [random_adapter(model, rank, 2.0, seed) for seed, rank in ((1, 5), (2, 4))]
     measure, text = merge(model, parts, **first)
-    assert measure["live"]["asked"] == {"rank": 0, "energy": 1.0, "size_mb": 0.0, **first}
+    limits = {name: measure["live"]["asked"][name] for name in ("rank", "energy", "size_mb")}
+    assert limits == {"rank": 0, "energy": 1.0, "size_mb": 0.0, **first}
     for settings in ({"rank": 1}, {"rank": 4}, {"rank": 8}, {"energy": 0.8}, {"rank": 6, "size_mb": 0.25}, {}):
         wanted, text = merge(model, parts, **settings)
         found = foreseen(measure, **settings)
@@ -70,13 +71,24 @@ def test_a_merge_at_other_limits(models, random_adapter, first: dict[str, Any]) 
             assert re.search(r"relative error: (.*) in total", text)[1] in found["verdict"]
 
 
+def test_a_merge_at_other_strengths(models, random_adapter) -> None:
+    model = models("sd15").model
+    parts = [random_adapter(model, rank, 2.0, seed) for seed, rank in ((1, 5), (2, 4))]
+    measure, _ = merge(model, parts)
+    assert measure["live"]["parts"] == [["adapter 1", 1.0, 1.0], ["adapter 2", 1.0, 1.0]]
+    wanted, _ = merge(model, parts, rank=3, strengths="0.5, -2")
+    assert foreseen(measure, rank=3, factors="0.5:0.5,-2:-2")["verdict"] == wanted["verdict"]
+    assert "parts" not in merge(model, parts, method="auto")[0]["live"]
+    assert "strengths" not in merge(model, parts, method="orthogonal")[0]["live"]["asked"]
+
+
 def test_a_resize_at_other_strengths(models, random_adapter) -> None:
     model, choices = models("sd15").model, {"lora_name": "None", "energy": 1.0, "text_strength": 1.0}
     adapter = random_adapter(model, 5, 2.0, 1)
     measure, _ = run(ResizeLora, model=model, adapter=adapter, rank=2, size_mb=0.0, strength=0.5, **choices)
     wanted, _ = run(ResizeLora, model=model, adapter=adapter, rank=0, size_mb=0.2, strength=-1.0, **choices)
-    assert foreseen(measure, size_mb=0.2, factor=-2.0)["verdict"] == wanted["verdict"]
-    for query in ({"size_mb": 1e-6}, {"rank": "x"}, {"factor": "nan"}):
+    assert foreseen(measure, size_mb=0.2, factors="-2:1")["verdict"] == wanted["verdict"]
+    for query in ({"size_mb": 1e-6}, {"rank": "x"}, {"factors": "nan:1"}, {"factors": "1"}):
         with pytest.raises(ValueError):
             foreseen(measure, **query)
     with pytest.raises(LookupError):

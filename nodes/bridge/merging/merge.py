@@ -52,11 +52,15 @@ class Made:
     measure: Measure
     outlook: Outlook | None = None
 
-    def with_outlook(self) -> Made:
-        """The measure with the key by which the front end asks for other limits."""
+    def with_outlook(self, parts: Sequence[Source] = ()) -> Made:
+        """The measure with the key by which the front end asks for other limits, and the parts whose strengths can be
+        others, too."""
         if self.outlook is None:
             return self
-        return replace(self, measure=replace(self.measure, live={"key": outlooks.keep(self.outlook)}))
+        entries = [part.entry for part in parts]
+        named = {"parts": [[each.name, each.strength, each.text_strength] for each in entries]} if parts else {}
+        live = {"key": outlooks.keep(self.outlook), **named}
+        return replace(self, measure=replace(self.measure, live=live))
 
 
 def merge(
@@ -74,7 +78,8 @@ def merge(
         found, beside = together(found, model, clip, limits, tick)
     parts, notes = plain(found, model, clip, limits, tick)
     how = {"proposed": reasons} if reasons else {}
-    return build(parts, settings, limits, table, tick, [*notes, *reasons], how, beside).with_outlook()
+    made = build(parts, settings, limits, table, tick, [*notes, *reasons], how, beside)
+    return made.with_outlook(() if propose or settings.method != SUM else parts)
 
 
 def together(
@@ -156,7 +161,7 @@ def build(
     report = merge_report(merged, settings, entries, parents, notes, converted)
     what = f"what {settings.method} makes" if settings.method != SUM else "the sum" if len(entries) > 1 else "the LoRA"
     measure = cut_measure(Loss.of(merged, what), " ".join(cut_notes(merged, settings)))
-    outlook = None if converted else Outlook(merged, what, header, told, bool(limits))
+    outlook = None if converted else Outlook(merged, what, header, told, bool(limits), settings.method == SUM)
     return Made(adapter(merged, limits), report, draw_merge(merged, settings.method), measure, outlook)
 
 

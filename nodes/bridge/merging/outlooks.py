@@ -21,7 +21,7 @@ from ..host.lora_list import Desk
 
 _MOST = 24  # merges that are kept; one of FLUX is about a megabyte
 _SAFE = {"X-Content-Type-Options": "nosniff", "Cache-Control": "no-store"}
-_GONE = "These settings were not run yet, and the last run is no longer at hand: run again to see size and error."
+_GONE = "Size and error at these settings are known after a run."
 
 _kept: OrderedDict[str, Outlook] = OrderedDict()
 _desk = Desk("outlooks")
@@ -57,10 +57,15 @@ def _answered(question: str) -> str:
 
 
 def asked(query: Mapping[str, str]) -> Measure:
-    """`factor` and `text_factor` are strengths as multiples of those of the run. Raises ValueError for figures that are
-    none or too small, and LookupError when the merge is no longer kept."""
+    """`factors` are the strengths of each part, or of all, as multiples of those of the run: 0.5:1,1:1 for two. Raises
+    ValueError for figures that are none or too small, and LookupError when they are not known, or the merge is gone."""
     outlook = _kept[query.get("key", "")]
     _kept.move_to_end(query["key"])
     limits = Limits(int(query.get("rank", 0)), float(query.get("energy", 1)), float(query.get("size_mb", 0)))
-    factors = float(query.get("factor", 1)), float(query.get("text_factor", 1))
+    factors = [_pair(part) for part in query.get("factors", "1:1").split(",")]
     return cut_measure(outlook.at(limits, factors))
+
+
+def _pair(text: str) -> tuple[float, float]:
+    strength, on_text = map(float, text.split(":"))
+    return strength, on_text

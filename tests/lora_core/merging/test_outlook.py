@@ -54,9 +54,23 @@ def test_other_strengths_of_a_single_lora() -> None:
     outlook = Outlook(made, "all", 0, Limits(3), True)
     for strength, text in ((1.0, -1.0), (0.25, 0.0)):
         wanted = merge([part(1, strength, text)], limits=Limits(0, 1.0, SMALL))
-        same(outlook.at(Limits(0, 1.0, SMALL), (strength / 0.5, text / 2.0)), Loss.of(wanted, "all"))
+        same(outlook.at(Limits(0, 1.0, SMALL), [(strength / 0.5, text / 2.0)]), Loss.of(wanted, "all"))
     with pytest.raises(ValueError, match="nothing is left"):
-        outlook.at(Limits(2), (0.0, 0.0))
+        outlook.at(Limits(2), [(0.0, 0.0)])
+
+
+def test_other_strengths_of_several() -> None:
+    """Of a sum that was not cut; what else is left of a merge does not tell."""
+    before, now = [part(1, 0.5, 2.0), part(2, -1.0)], [part(1, 1.0, 0.0), part(2, 0.25, 3.0)]
+    factors = [(2.0, 0.0), (-0.25, 3.0)]
+    made = merge(before)
+    for limits in LIMITS:
+        same(Outlook(made, "all", 0, Limits(), False).at(limits, factors), Loss.of(merge(now, limits=limits), "all"))
+    cut = merge(before, limits=Limits(3))
+    assert Outlook(cut, "all", 0, Limits(3), True).at(Limits(2), [(2.0, 1.0)] * 2).error > 0
+    for outlook in (Outlook(cut, "all", 0, Limits(3), True), Outlook(made, "all", 0, Limits(), False, plain=False)):
+        with pytest.raises(LookupError):
+            outlook.at(Limits(2), factors)
 
 
 def test_the_header_is_as_long_as_its_figures() -> None:

@@ -95,6 +95,7 @@ class Measures {
   }
 
   draw(measure) {
+    const reading = this.curve?.svg === document.activeElement
     this.curve?.stop()
     this.curve = undefined
     this.drawn = measure
@@ -105,6 +106,7 @@ class Measures {
       ...(measure.advice ? [element("div", { className: "loom-advice" }, measure.advice)] : []),
       this.state, ...(measure.curve ? [this.plot(measure.curve)] : []), ...first, ...gallery(measure.rows).slice(0, ROWS), ...this.more(measure))
     this.say()
+    if (reading) this.curve?.svg.focus()
   }
 
   plot(curve) {

@@ -3,6 +3,7 @@
 
 import { api } from "../../../../scripts/api.js"
 import { app } from "../../../../scripts/app.js"
+import { withoutStrengths } from "../measures/strengths.js"
 import { eachNode, nodeOf } from "../page/nodes.js"
 import { word } from "../page/words.js"
 import { hearQueued, isLoading, onScreen, ownerOf, whenLoaded } from "./workflows.js"
@@ -174,13 +175,14 @@ function showOn(node) {
 function isStill(entry, node) {
   if (!entry.problem && !entry.chosen && !entry.measure) return true
   const decides = entry.measure ? (name) => !(name in (entry.measure.live?.asked ?? {})) : (name) => DECIDE.includes(name)
-  const now = given(node, entry.problem ? () => true : decides)
+  const now = given(node, entry.problem ? () => true : decides, Boolean(entry.measure?.live?.parts))
   entry.given ??= now
   return entry.given === now
 }
 
-/** What a node is run with, as text: those of its own values, and the values of all nodes before it. */
-function given(node, counts) {
+/** What a node is run with, as text: those of its own values, and the values of all nodes before it; `loose`, without
+ * the strengths of rows. */
+function given(node, counts, loose = false) {
   const all = new Set()
   const visit = (each) => {
     if (!each || all.has(each)) return
@@ -193,6 +195,6 @@ function given(node, counts) {
   return JSON.stringify([...all].map((each) => [
     each.id, each.mode, each.inputs?.map((input) => input.link),
     each.widgets?.filter((widget) => widget.serialize !== false && (each !== node || counts(widget.name)))
-      .map((widget) => widget.value),
+      .map(({ name, value }) => (loose && name === "rows" ? withoutStrengths(value) : value)),
   ]))
 }
