@@ -137,6 +137,7 @@ class FoundRun:
             "summary": self._done.summary[:_LONGEST] if self._done else "",
             "workflow": self.workflow() is not None,
             "fault": self.fault,
+            "problem": "",
             **self.origin(),
         }
 
@@ -152,7 +153,7 @@ class FoundRun:
             "pictures": [{"prompt": part.prompt[:_LONGEST_REPORT], "kind": part.kind} for part in shown],
             "unlike": [step for step in self._sheets if not _alike(self.parts(step), shown)],
             "report": self._done.report[:_LONGEST_REPORT] if self._done else "",
-            "problem": "",
+            "charts": self.charts() is not None,
         }
 
     def validation(self) -> list[list[float | None]]:

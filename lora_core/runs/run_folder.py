@@ -163,10 +163,6 @@ class RunFolder:
         except OSError as error:
             logger.warning("%s was not written: %s", self.path / "workflow.json", error)
 
-    def last_saved(self) -> int:
-        """The last step of which there is a LoRA, 0 for none."""
-        return max(_numbered(self.path), default=0) if os.path.isdir(self.path) else 0
-
     def note(self, event: StepResult | Trouble) -> None:
         """A line in the log."""
         if isinstance(event, Trouble):
@@ -280,6 +276,11 @@ class RunFolder:
             with suppress(OSError):
                 numbered[number].unlink(missing_ok=True)
         self._went_back = False
+
+
+def last_saved(folder: Path) -> int:
+    """The last step of which a run's folder has a LoRA, 0 for none."""
+    return max(_numbered(folder), default=0) if os.path.isdir(folder) else 0
 
 
 def past_runs(parent: Path, name: str) -> list[Past]:

@@ -136,7 +136,7 @@ def _again(order: Order, folder: Path, told: Finished, charts: Image.Image, shee
     facts = run_facts(order.sources, order.recipe, order.run, order.progress, order.pictures.learned_dataset())
     adapter = _labelled(facts, earlier_result.kept_adapter(folder, told), told.kept_step)
     log.info("%s was finished before", folder.name)
-    order.progress.at(folder, told.losses, told.step)
+    order.progress.at(folder, told.losses)
     on_node = _ended(order.progress, told, folder)
     return Trained(adapter, told.losses, folder, on_node, report=told.report, charts=charts, sheet=sheet)
 
@@ -212,7 +212,7 @@ def _run(order: Order, work: _Prepared, kept: RunFolder) -> Trained:
         folder=kept.path, describe=work.adapter, label=partial(_labelled, work.material.facts),
         enters=progress.enters,
     )  # fmt: skip
-    progress.at(kept.path, state.losses, kept.last_saved(), watch.marks)
+    progress.at(kept.path, state.losses, watch.marks)
     problem, unmoved, device = "", Unmoved(state.factors), work.denoiser.device
     replayed = replaying(device, work.measures, partial(tell, progress))
     try:

@@ -14,6 +14,7 @@ import comfy.model_management
 
 from ....lora_core.drawing.plot import Marks, draw_curve, smooth
 from ....lora_core.runs.log_reading import LogFigures, rounded
+from ....lora_core.runs.run_folder import last_saved
 from ....lora_core.training.steps import StepResult
 from ..host.broadcast import Broadcast
 from ..host.folders import run_id, without_paths
@@ -35,6 +36,7 @@ class RunProgress(Progress):
     def __init__(self, name: str, total: int, notes: Sequence[str] = (), chosen: Mapping[str, str] | None = None):
         self.name, self.total, self.id = name, total, ""
         self.outcome, self.phase, self._last_word = "running", "preparing", ""
+        self._folder: Path | None = None
         self._losses: list[float] = []
         self._previewed: int | None = None
         self._marks: Callable[[], Marks] = Marks
@@ -57,10 +59,11 @@ class RunProgress(Progress):
             raise
         self._over("finished", self._last_word)
 
-    def at(self, folder: Path, losses: list[float], saved: int, marks: Callable[[], Marks] = Marks) -> None:
+    def at(self, folder: Path, losses: list[float], marks: Callable[[], Marks] = Marks) -> None:
         """The run has its folder, with these losses so far, to which those to come are added, and what `marks` returns
         beside them."""
-        self.id, self._losses, self._saved, self._marks, figures = run_id(folder), losses, saved, marks, LogFigures()
+        self.id, self._folder, self._losses, self._marks = run_id(folder), folder, losses, marks
+        self._saved, figures = last_saved(folder), LogFigures()
         with suppress(OSError):
             figures.look(folder / "log.jsonl")
         self._before = figures.seconds
@@ -137,7 +140,8 @@ class RunProgress(Progress):
     def _over(self, outcome: str, sentence: str) -> None:
         self.outcome, self.phase = outcome, sentence[:_LONGEST]
         _running.remove(self)
-        if self.id:
+        if self._folder:
+            self._saved = last_saved(self._folder)
             _ended[self.id] = {**self.origin(), "problem": self.phase if outcome == "failed" else ""}
             _ended.move_to_end(self.id)
             while len(_ended) > _MOST_ENDED:

@@ -72,6 +72,7 @@ export function log(id, from = 0) {
 
 /** The workflow that it was begun with; null when it has none. */
 export async function workflowOf(id) {
+  if (known.find((run) => run.id === id)?.workflow === false) return null
   const answer = await api.fetchApi(`${at(id)}/workflow`)
   return answer.ok ? answer.json() : null
 }
