@@ -3,6 +3,7 @@
 from comfy_api.latest import ComfyExtension, io
 
 from .bridge.host import lora_list, lora_manager, picture_metadata
+from .bridge.stack import connected_model
 from .bridge.training import before, run_routes
 from .check_gpu import CheckGpu
 from .combine_datasets import CombineDatasets
@@ -32,6 +33,7 @@ class LoraLoom(ComfyExtension):
         lora_list.serve()
         run_routes.serve()
         before.serve()
+        connected_model.serve()
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         """Convert LoRA first, whose list of files the front end takes over into the others (web/js/library/files.js)."""

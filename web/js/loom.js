@@ -8,6 +8,7 @@ import { after } from "./page/nodes.js"
 import { Body, hearAll, watchZoom } from "./run/body.js"
 import * as runs from "./runs/store.js"
 import { addList, panelTab } from "./runs/tabs.js"
+import { forget } from "./stack/model.js"
 import { Stack } from "./stack/stack.js"
 import { openOn, Report } from "./told/report.js"
 import { hear, showAll, soon } from "./told/told.js"
@@ -49,5 +50,6 @@ app.registerExtension({
   },
   refreshComboInNodes() {
     refresh()
+    forget()
   },
 })

@@ -11,6 +11,7 @@ import comfy.model_detection
 import comfy.supported_models
 import torch
 
+from ....lora_core.families.blocks import block_names
 from ....lora_core.families.table import Family, for_config_class
 from ....lora_core.files import guard
 
@@ -23,10 +24,12 @@ _known: dict[tuple[str, int, int], ModelFile] = {}
 @dataclass(frozen=True)
 class ModelFile:
     """`family` is None where ComfyUI's detection knows none by the header; `weights` are the bytes of the diffusion
-    network as they are stored, 0 where that is not told."""
+    network as they are stored, 0 where that is not told; `blocks` are the names of its blocks, as rows of a stack name
+    them, where the family is known."""
 
     family: Family | None = None
     weights: int = 0
+    blocks: tuple[str, ...] = ()
 
 
 def look(path: str) -> ModelFile:
@@ -55,7 +58,9 @@ def _looked(path: Path) -> ModelFile:
     if not own:
         prefix, own = "", contents.tensors
     weights = sum(info.end - info.start for info in own.values())
-    return ModelFile(_family(state, prefix, contents.metadata), weights)
+    family = _family(state, prefix, contents.metadata)
+    layers = [name[len(prefix) :] for name in own if name.endswith(".weight")]
+    return ModelFile(family, weights, tuple(block_names(layers)) if family else ())
 
 
 def _family(state: dict[str, torch.Tensor], prefix: str, metadata: dict[str, str]) -> Family | None:

@@ -3,21 +3,22 @@
 import { element } from "./dom.js"
 import { whenResized } from "./resize.js"
 
-const ID = "loom-list"
+const ID = "loom-listbox"
 const BEYOND = 4 // things above and below those in sight
 
 export class List {
   /**
-   * label: its name. height: of one thing in px. make: the element of a thing. act: called with the key or "click", the
-   * thing and the event; true when it has done something with it. A thing has an `id` of its own.
+   * label: its name. height: of a thing in px. make: makes its element. act: called with the key or "click", the thing
+   * and the event; true when it has done something with it. A thing has an `id` of its own.
    */
   constructor({ label, height, make, act }) {
     Object.assign(this, { height, make, act })
     this.things = []
     this.shown = new Map() // elements by the id of their thing
     this.active = null // the id of the thing that the keys are for
-    this.room = element("div", { className: "loom-list-room", role: "presentation" })
-    this.element = element("div", { className: "loom-list", role: "listbox", tabIndex: 0, "aria-label": label }, this.room)
+    this.room = element("div", { className: "loom-listbox-room", role: "presentation" })
+    const about = { className: "loom-listbox", role: "listbox", tabIndex: 0, "aria-label": label }
+    this.element = element("div", about, this.room)
     this.element.addEventListener("scroll", () => this.draw())
     this.element.addEventListener("keydown", (event) => this.key(event))
     this.element.addEventListener("click", (event) => this.click(event))
@@ -78,7 +79,7 @@ export class List {
   }
 
   mark() {
-    for (const [id, made] of this.shown) made.classList.toggle("loom-active", id === this.active)
+    for (const [id, made] of this.shown) made.classList.toggle("loom-listbox-active", id === this.active)
     const active = this.shown.get(this.active)
     if (active) this.element.setAttribute("aria-activedescendant", active.id)
     else this.element.removeAttribute("aria-activedescendant")

@@ -31,13 +31,15 @@ export function rerun(run) {
 
 /** The same workflow with more steps for the training. */
 export async function trainOn(run) {
-  const message = `${run.name} was trained for ${run.total} steps. Train how many in all?`
-  const steps = await number("Continue with more steps", message, proposed(run), run.step)
+  const { state, step, total } = run
+  const was = state === "finished" ? `It was trained for ${total} steps.` : `It stopped at step ${step} of ${total}.`
+  const message = `${was} Train how many in all?`
+  const steps = await number(`Continue ${run.name}`, message, proposed(run), run.step)
   if (steps === null) return
   await doing(`${run.name} could not be continued`, async () => {
     await openWorkflow(run)
     const widget = stepsOf(trainNode(run))
-    if (!widget) throw new Error("Its workflow is open, but the number of steps is not on one Train LoRA; set it there.")
+    if (!widget) throw new Error("Its workflow is open, but no one Train LoRA has the number of steps; set it there.")
     widget.value = steps
     widget.callback?.(steps)
     app.graph.setDirtyCanvas(true, true)
@@ -46,7 +48,7 @@ export async function trainOn(run) {
 }
 
 export async function remove(run) {
-  const message = `This deletes the folder of ${run.name} with its state, LoRAs, previews and log: ${bytes(run.size)}. ` +
+  const message = `This deletes its folder with the state, LoRAs, previews and log: ${bytes(run.size)}. ` +
     "What was copied into the loras folder stays."
   if (!await sure(`Delete ${run.name}?`, message)) return
   await doing(`${run.name} could not be deleted`, () => store.remove(run.id))

@@ -10,16 +10,19 @@ import { left, percent, standing } from "./words.js"
 
 export class Card {
   constructor(run, open) {
-    this.name = element("button", { type: "button", className: "loom-card-name", title: "Show this run in the panel" })
-    this.percent = element("span", { className: "loom-card-percent" })
-    this.bar = element("div", { className: "loom-bar", role: "progressbar", "aria-valuemin": "0", "aria-valuemax": "100" },
-      element("div", { className: "loom-bar-done" }))
-    this.line = element("div", { className: "loom-card-line" })
+    const about = { type: "button", className: "loom-runs-card-name", title: "Show this run in the panel" }
+    this.name = element("button", about)
+    this.percent = element("span", { className: "loom-runs-card-percent" })
+    const ends = { "aria-valuemin": "0", "aria-valuemax": "100" }
+    this.bar = element("div", { className: "loom-runs-bar", role: "progressbar", ...ends },
+      element("div", { className: "loom-runs-bar-done" }))
+    this.line = element("div", { className: "loom-runs-card-line" })
     this.chart = new Chart({ label: "Loss" })
-    this.stop = element("button", { type: "button", className: "loom-button" }, "Pause and keep")
-    this.element = element("section", { className: "loom-card", "aria-label": "Running" },
-      element("div", { className: "loom-card-top" }, this.name, this.percent), this.bar, this.line, this.chart.element,
-      element("div", { className: "loom-card-foot" }, this.stop))
+    this.stop = element("button", { type: "button", className: "loom-runs-button" }, "Pause and keep")
+    this.element = element("section", { className: "loom-runs-card", "aria-label": "Running" },
+      element("div", { className: "loom-runs-card-top" }, this.name, this.percent),
+      this.bar, this.line, this.chart.element,
+      element("div", { className: "loom-runs-card-foot" }, this.stop))
     this.name.addEventListener("click", () => {
       choose(this.run.id)
       open()
@@ -49,8 +52,12 @@ export class Card {
   }
 
   async end() {
-    this.stop.disabled = true
-    this.stop.textContent = "Pausing, saving its state"
-    await pause(this.run)
+    this.ending(true)
+    if (await pause(this.run) === undefined) this.ending(false)
+  }
+
+  ending(is) {
+    this.stop.disabled = is
+    this.stop.textContent = is ? "Pausing, saving its state" : "Pause and keep"
   }
 }

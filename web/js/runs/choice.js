@@ -28,16 +28,6 @@ export function toggle(id) {
   tell()
 }
 
-/** Forgets the runs that are not there any more. */
-export function keepOnly(ids) {
-  const over = choice.over.filter((id) => ids.has(id))
-  const gone = choice.open !== null && !ids.has(choice.open)
-  if (!gone && over.length === choice.over.length) return
-  choice.over = over
-  if (gone) choice.open = null
-  tell()
-}
-
 function tell() {
   for (const listener of listeners) listener()
 }

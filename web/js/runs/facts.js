@@ -13,14 +13,16 @@ export class Facts {
     this.curves = new Map()
     this.chart = new Chart({ label: "Loss", pick })
     this.rate = element("input", { type: "checkbox" })
-    this.report = element("div", { className: "loom-facts-report", tabIndex: 0, role: "note", "aria-label": "Report" })
-    this.settings = element("div", { className: "loom-facts-settings", tabIndex: 0, role: "note", "aria-label": "Settings" })
-    const bodies = [element("div", { className: "loom-facts-curve" }, this.chart.element), this.settings, this.report]
-    this.panes = bodies.map((body) => element("div", { className: "loom-facts-pane", role: "tabpanel" }, body))
+    this.report = note("loom-runs-facts-report", "Report")
+    this.settings = note("loom-runs-facts-settings", "Settings")
+    const curve = element("div", { className: "loom-runs-facts-curve" }, this.chart.element)
+    this.panes = [curve, this.settings, this.report].map((body) => element("div", { className: "loom-runs-facts-pane", role: "tabpanel" }, body))
     this.tabs = TABS.map((name, at) => this.tab(name, at))
-    this.with = element("label", { className: "loom-facts-rate" }, this.rate, "learning rate")
-    this.element = element("section", { className: "loom-facts", "aria-label": "Run" },
-      element("div", { className: "loom-facts-bar" }, element("div", { className: "loom-tabs", role: "tablist" }, ...this.tabs), this.with), ...this.panes)
+    this.with = element("label", { className: "loom-runs-facts-rate" }, this.rate, "learning rate")
+    this.element = element("section", { className: "loom-runs-facts", "aria-label": "Run" },
+      element("div", { className: "loom-runs-facts-bar" },
+        element("div", { className: "loom-tabs", role: "tablist" }, ...this.tabs), this.with),
+      ...this.panes)
     this.rate.addEventListener("change", () => this.draw())
     this.turn(0)
   }
@@ -61,17 +63,21 @@ export class Facts {
       if (!this.curves.has(each.id)) this.curves.set(each.id, new Curve(each.id, () => this.draw()))
       this.curves.get(each.id).follow(each)
     }
-    this.draw()
+    const now = this.runs.map(({ id, name, state, step, total, best }) => [id, name, state, step, total, best]).join()
+    if (now !== this.drawn) this.draw()
+    this.drawn = now
   }
 
   draw() {
     const [run, ...others] = this.runs
     const own = this.curves.get(run.id)
-    const curves = [...own.drawn(run.name), ...others.flatMap((other) => this.curves.get(other.id)?.drawn(other.name, false) ?? [])]
-    if (this.rate.checked) curves.push({ name: "learning rate", steps: own.log.steps, values: own.log.learning_rate, right: true, dashed: true })
-    const marks = own.log.validation.map(([step, value]) => ({ step, value, label: "validation" }))
+    const { steps, learning_rate: values, validation } = own.log
+    const over = others.flatMap((other) => this.curves.get(other.id)?.drawn(other.name, false) ?? [])
+    const curves = [...own.drawn(run.name), ...over]
+    if (this.rate.checked) curves.push({ name: "learning rate", steps, values, right: true, dashed: true })
+    const marks = validation.map(([step, value]) => ({ step, value, label: "validation" }))
     if (Number.isInteger(run.best)) marks.push({ step: run.best, label: "best" })
-    this.chart.show({ total: Math.max(...this.runs.map(({ total }) => total)), curves, marks })
+    this.chart.show({ total: Math.max(...this.runs.map(reach)), curves, marks })
   }
 
   at(step) {
@@ -80,10 +86,20 @@ export class Facts {
 
   /** Shows what the run tells of itself. */
   tell({ report, settings = [], problem, ...run }) {
-    this.report.textContent = [problem, report].filter(Boolean).join("\n\n") || "The report comes when the run is finished."
-    const told = differences(run)
-    this.settings.replaceChildren(
-      ...(told.length ? [element("p", { className: "loom-facts-differs" }, `Other than the run before: ${told.join(", ")}`)] : []),
-      element("dl", {}, ...settings.flatMap(([name, value]) => [element("dt", {}, name), element("dd", {}, plain(value))])))
+    this.report.textContent = [problem, report].filter(Boolean).join("\n\n") || "The report comes when it is done."
+    const told = differences(run).join(", ")
+    const other = element("p", { className: "loom-runs-facts-differs" }, told && `Other than the run before: ${told}`)
+    const lines = settings.flatMap(([name, value]) => [element("dt", {}, name), element("dd", {}, plain(value))])
+    this.settings.replaceChildren(other, element("dl", {}, ...lines))
   }
+}
+
+/** A text that can be scrolled and copied. */
+function note(className, label) {
+  return element("div", { className, tabIndex: 0, role: "note", "aria-label": label })
+}
+
+/** How far to the right a run needs the chart: one that goes on, as far as it is to go. */
+function reach({ state, step, total }) {
+  return state === "running" ? total : step
 }

@@ -12,12 +12,18 @@ const HEAD = 24 // px of the steps above the pictures
 const GAP = 6
 const CHIP = 20 // px above a prompt
 const LINE = 16
+const STICKY = ["loom-gallery-words", "loom-gallery-base", "loom-gallery-now"]
+const WAYS = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] }
+const PIN = "Click two pictures to wipe one over the other."
+const WIPE = "Drag the line, or move it with the arrow keys. Escape closes."
+const NOTHING = "This run has no previews. Connect Training Previews to Train LoRA to see pictures of its steps here."
 
 export class Gallery {
   /** moved: called with the step that the slider is at, and whether a person moved it there. */
   constructor(moved) {
     this.moved = moved
     this.pins = []
+    this.rows = []
     this.stops = []
     this.slider = element("input", { type: "range", className: "loom-slider", min: 0, step: 1, "aria-label": "Step" })
     this.where = element("output", { className: "loom-slider-step" })
@@ -25,7 +31,8 @@ export class Gallery {
     this.hint = element("div", { className: "loom-gallery-hint", role: "status" })
     this.wipe = new Wipe(() => this.unpin())
     this.scrub = element("div", { className: "loom-scrub" }, this.slider, this.where)
-    this.element = element("section", { className: "loom-gallery-pane", "aria-label": "Pictures" }, this.scrub, this.grid, this.wipe.element, this.hint)
+    this.element = element("section", { className: "loom-gallery-pane", "aria-label": "Pictures" },
+      this.scrub, this.grid, this.wipe.element, this.hint)
     this.slider.addEventListener("input", () => this.to(this.stops[this.slider.value], true))
     this.slider.addEventListener("keydown", (event) => event.stopPropagation())
     this.grid.addEventListener("click", (event) => this.click(event))
@@ -37,54 +44,54 @@ export class Gallery {
   show(run) {
     const other = run.id !== this.run?.id
     this.run = { ...run, previews: run.previews.filter((step) => !run.unlike?.includes(step)) }
-    this.rows = rowsOf(this.run)
     const stops = [...new Set([...this.run.previews, ...run.saved])].sort((a, b) => a - b)
+    const rows = rowsOf(this.run)
+    const laid = JSON.stringify([run.id, stops, rows])
+    if (laid === this.laid) return
     const atEnd = other || this.step === undefined || this.step === this.stops[this.stops.length - 1]
-    if (other) this.unpin()
-    if (!other && String(stops) === String(this.stops)) return
-    this.stops = stops
+    Object.assign(this, { laid, stops, rows })
     this.slider.max = Math.max(0, stops.length - 1)
     this.scrub.hidden = stops.length < 2
+    if (other) this.unpin()
     this.lay()
-    const wanted = atEnd ? best(run, stops) : this.step
-    this.to(wanted ?? stops[stops.length - 1])
+    const wanted = atEnd ? run.best : this.step
+    this.to(stops.includes(wanted) ? wanted : stops[stops.length - 1])
   }
 
   lay() {
     const { previews } = this.run
-    const none = !previews.length || !this.rows.length
-    this.grid.hidden = none || this.pins.length === 2
-    this.hint.textContent = none ? NOTHING : PIN
-    this.element.classList.toggle("loom-nothing", none)
-    if (none) return this.grid.replaceChildren()
-    const heads = ["", "base model", "", ...previews.map(String)]
-    const head = element("div", { className: "loom-gallery-row loom-gallery-head", role: "row" },
-      ...heads.map((text, at) => element("div", { className: `loom-gallery-cell ${STICKY[at] ?? ""}`, role: "columnheader" }, text)))
+    this.element.classList.toggle("loom-nothing", !this.rows.length)
+    this.mark()
+    if (!this.rows.length) return this.grid.replaceChildren()
+    const heads = ["", "base model", "", ...previews.map(String)].map((text, at) => cell(at, "columnheader", text))
+    const head = element("div", { className: "loom-gallery-row loom-gallery-head", role: "row" }, ...heads)
     this.nowHead = head.children[2]
     this.heads = new Map(previews.map((step, at) => [step, head.children[at + 3]]))
+    const focused = this.grid.contains(document.activeElement) && document.activeElement.dataset
     this.grid.replaceChildren(head, ...this.rows.map((row) => this.row(row)))
     this.fit(this.grid.clientHeight)
     this.mark()
+    if (focused) this.shots().find(({ dataset: { step, n } }) => step === focused.step && n === focused.n)?.focus()
   }
 
   row(row) {
     const { previews } = this.run
-    const cell = (at, ...inside) => element("div", { className: `loom-gallery-cell ${STICKY[at] ?? ""}`, role: at ? "gridcell" : "rowheader" }, ...inside)
-    row.now = cell(2)
-    const words = cell(0,
-      ...(row.kind ? [element("span", { className: "loom-chip" }, row.kind)] : []),
+    row.now = cell(2, "gridcell")
+    const words = cell(0, "rowheader",
+      ...(row.kind ? [element("span", { className: "loom-runs-chip" }, row.kind)] : []),
       element("span", { className: "loom-gallery-prompt", title: row.prompt }, row.prompt || "no words"))
-    const base = cell(1, ...(row.base === undefined ? [] : [this.picture(row, previews[0], row.base)]))
-    const steps = previews.map((step) => cell(3, this.picture(row, step, row.lora)))
+    const base = cell(1, "gridcell", ...(row.base === undefined ? [] : [this.picture(row, previews[0], row.base)]))
+    const steps = previews.map((step) => cell(3, "gridcell", this.picture(row, step, row.lora)))
     return element("div", { className: "loom-gallery-row", role: "row" }, words, base, row.now, ...steps)
   }
 
   picture(row, step, n) {
-    const base = n === row.base
-    const name = base ? "base model" : `step ${step}`
-    const image = element("img", { alt: "", loading: "lazy", draggable: false, src: store.previewUrl(this.run.id, step, n, 256) })
-    const made = element("button", { type: "button", className: "loom-shot", tabIndex: -1, "aria-label": `${name}, ${row.prompt}`, "aria-pressed": "false" }, image)
-    Object.assign(made.dataset, { step, n, name: base ? name : `step ${step}` })
+    const name = n === row.base ? "base model" : `step ${step}`
+    const src = store.previewUrl(this.run.id, step, n, 256)
+    const told = { "aria-label": `${name}, ${row.prompt}`, "aria-pressed": "false" }
+    const made = element("button", { type: "button", className: "loom-runs-shot", tabIndex: -1, ...told },
+      element("img", { alt: "", loading: "lazy", draggable: false, src }))
+    Object.assign(made.dataset, { step, n, name })
     return made
   }
 
@@ -97,22 +104,32 @@ export class Gallery {
     this.where.textContent = `step ${step}`
     this.moved(step, byHand)
     const shown = shownAt(this.run.previews, step)
-    if (shown === undefined || !this.rows.length) return
+    if (!this.rows.length) return
     this.nowHead.textContent = `step ${shown}`
     for (const row of this.rows) row.now.replaceChildren(this.picture(row, shown, row.lora))
-    for (const [each, head] of this.heads) head.classList.toggle("loom-current", each === shown)
+    for (const [each, head] of this.heads) head.classList.toggle("loom-gallery-current", each === shown)
+    if (byHand) this.bring(this.heads.get(shown))
     this.mark()
+  }
+
+  /** Scrolls a column out from under those that stay. */
+  bring(head) {
+    const { scrollLeft, clientWidth } = this.grid
+    const staying = this.nowHead.offsetLeft + this.nowHead.offsetWidth - scrollLeft
+    const [left, right] = [head.offsetLeft - staying, head.offsetLeft + head.offsetWidth - clientWidth]
+    if (left < scrollLeft) this.grid.scrollLeft = left
+    else if (right > scrollLeft) this.grid.scrollLeft = right
   }
 
   /** Puts the slider at the step that is nearest. */
   near(step) {
     const nearest = [...this.stops].sort((a, b) => Math.abs(a - step) - Math.abs(b - step))[0]
-    this.to(nearest)
+    this.to(nearest, true)
   }
 
   /** Pictures as large as lets all rows be seen. */
   fit(height) {
-    const side = (height - HEAD) / Math.max(1, this.rows?.length ?? 1) - GAP
+    const side = (height - HEAD) / Math.max(1, this.rows.length) - GAP
     const fitting = Math.round(Math.max(SMALLEST, Math.min(LARGEST, side)))
     this.grid.style.setProperty("--side", `${fitting}px`)
     this.grid.style.setProperty("--lines", Math.floor((fitting - CHIP) / LINE))
@@ -121,32 +138,30 @@ export class Gallery {
   // -- pins ----------------------------------------------------------------------------------------------------------
 
   click(event) {
-    const shot = event.target.closest(".loom-shot")
+    const shot = event.target.closest(".loom-runs-shot")
     if (shot) this.pin(shot)
   }
 
   pin(shot) {
     const { step, n, name } = shot.dataset
     const key = `${step} ${n}`
-    const had = this.pins.some((pin) => pin.key === key)
-    this.pins = had ? this.pins.filter((pin) => pin.key !== key) : [...this.pins, { key, name, src: store.previewUrl(this.run.id, step, n, 1024), words: shot.getAttribute("aria-label") }]
+    const others = this.pins.filter((pin) => pin.key !== key)
+    const src = store.previewUrl(this.run.id, step, n, 1024)
+    const pin = { key, name, src, words: shot.getAttribute("aria-label") }
+    this.pins = others.length < this.pins.length ? others : [...others, pin]
     this.mark()
-    if (this.pins.length < 2) return
-    this.grid.hidden = true
-    this.wipe.show(...this.pins)
-    this.hint.textContent = WIPE
+    if (this.pins.length === 2) this.wipe.show(...this.pins)
   }
 
   unpin() {
     const open = this.pins.length === 2
     this.pins = []
     this.wipe.hide()
-    this.grid.hidden = !this.rows?.length
-    this.hint.textContent = this.rows?.length ? PIN : NOTHING
     this.mark()
     if (open) this.shots().find((shot) => shot.tabIndex === 0)?.focus()
   }
 
+  /** Shows which pictures are pinned, and what can be done. */
   mark() {
     const shots = this.shots()
     for (const shot of shots) {
@@ -155,21 +170,25 @@ export class Gallery {
       shot.dataset.pin = at < 0 ? "" : "AB"[at]
     }
     if (shots.length && !shots.some((shot) => shot.tabIndex === 0)) shots[0].tabIndex = 0
-    if (this.pins.length === 1) this.hint.textContent = `A is ${this.pins[0].words}. Choose another picture for B.`
-    else if (!this.pins.length && shots.length) this.hint.textContent = PIN
+    const [first, second] = this.pins
+    this.grid.hidden = !this.rows.length || Boolean(second)
+    const hint = second ? WIPE : first ? `A is ${first.words}. Choose another picture for B.` : PIN
+    this.hint.textContent = this.rows.length ? hint : NOTHING
   }
 
   shots() {
-    return [...this.grid.querySelectorAll(".loom-shot")]
+    return [...this.grid.querySelectorAll(".loom-runs-shot")]
   }
 
   /** The arrow keys go from picture to picture. */
   key(event) {
-    const rows = [...this.grid.querySelectorAll(".loom-gallery-row:not(.loom-gallery-head)")].map((row) => [...row.querySelectorAll(".loom-shot")])
+    const lines = [...this.grid.querySelectorAll(".loom-gallery-row:not(.loom-gallery-head)")]
+    const rows = lines.map((row) => [...row.querySelectorAll(".loom-runs-shot")])
     const y = rows.findIndex((row) => row.includes(event.target))
+    if (event.key === "Escape" && this.pins.length) this.unpin()
     if (y < 0) return
     const x = rows[y].indexOf(event.target)
-    const [dx, dy] = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1], Home: [-x, 0], End: [rows[y].length - 1 - x, 0] }[event.key] ?? []
+    const [dx, dy] = { ...WAYS, Home: [-x, 0], End: [rows[y].length - 1 - x, 0] }[event.key] ?? []
     if (dx === undefined) return
     event.preventDefault()
     event.stopPropagation()
@@ -181,14 +200,14 @@ export class Gallery {
   }
 }
 
-const STICKY = ["loom-gallery-words", "loom-gallery-base", "loom-gallery-now"]
-const PIN = "Click two pictures to wipe one over the other."
-const WIPE = "Drag the line, or move it with the arrow keys. Escape closes."
-const NOTHING = "This run has no previews. Connect Training Previews to Train LoRA to see pictures of its steps here."
+function cell(at, role, ...inside) {
+  return element("div", { className: `loom-gallery-cell ${STICKY[at] ?? ""}`, role }, ...inside)
+}
 
 /** Each prompt with the numbers of its pictures by the base model and with the LoRA. */
 function rowsOf({ previews, pictures = [], prompts = [] }) {
-  if (previews.length && !pictures.length) return [{ prompt: "the whole sheet", lora: 0 }] // of an older version
+  if (!previews.length) return []
+  if (!pictures.length) return [{ prompt: "the whole sheet", lora: 0 }] // of an older version
   const rows = []
   pictures.forEach(({ prompt, kind }, at) => {
     let row = rows[rows.length - 1]
@@ -206,9 +225,4 @@ function rowsOf({ previews, pictures = [], prompts = [] }) {
 /** The last step with pictures that is not after this one, else the first. */
 function shownAt(previews, step) {
   return previews.filter((each) => each <= step).pop() ?? previews[0]
-}
-
-/** What validation chose, if it is there. */
-function best({ best: step }, stops) {
-  return stops.includes(step) ? step : undefined
 }

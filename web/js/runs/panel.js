@@ -11,6 +11,7 @@ import * as store from "./store.js"
 import { bytes, clock, left, percent, standing } from "./words.js"
 
 export const PANEL = "lora-loom-run"
+const USE = "Copies its LoRA into the loras folder and puts it on Load LoRA Stack."
 
 /** Opens the panel with a run. */
 export function openRun(id) {
@@ -32,7 +33,7 @@ export class RunPanel {
     this.facts = element("span", { className: "loom-panel-facts" })
     this.left = new Facts((step) => this.gallery.near(step))
     this.gallery = new Gallery((step, byHand) => this.moved(step, byHand))
-    this.use = button("", () => useStep(this.run, this.gallery.step), "loom-button loom-main")
+    this.use = button("", () => useStep(this.gallery.run, this.gallery.step), "loom-runs-button loom-runs-main")
     this.again = button("Rerun", () => rerun(this.run))
     this.more = button("Continue with more steps", () => trainOn(this.run))
     this.gone = button("Delete", () => remove(this.run))
@@ -40,7 +41,8 @@ export class RunPanel {
     this.content = element("div", { className: "loom-panel-content" },
       element("header", { className: "loom-panel-head" }, this.name, this.state, this.facts),
       element("div", { className: "loom-panel-panes" }, this.left.element, this.gallery.element),
-      element("footer", { className: "loom-panel-foot" }, this.use, this.stop, element("span", { className: "loom-grow" }), this.again, this.more, this.gone))
+      element("footer", { className: "loom-panel-foot" },
+        this.use, this.stop, element("span", { className: "loom-grow" }), this.again, this.more, this.gone))
     this.empty = element("div", { className: "loom-panel-empty" })
     this.element = element("div", { className: "loom loom-panel" }, this.content, this.empty)
     this.element.addEventListener("copy", (event) => getSelection().isCollapsed || event.stopPropagation())
@@ -61,7 +63,8 @@ export class RunPanel {
   show() {
     const all = store.runs()
     const known = new Map(all.map((run) => [run.id, run]))
-    const run = known.get(choice.open) ?? all.find(({ id, state }) => id && state === "running") ?? all.find(({ id }) => id)
+    const begun = all.filter(({ id }) => id)
+    const run = known.get(choice.open) ?? begun.find(({ state }) => state === "running") ?? begun[0]
     this.content.hidden = !run
     this.empty.textContent = run ? "" : "No run to show yet. Train a LoRA, or choose a run in the list of LoRA runs."
     if (!run) return
@@ -78,10 +81,12 @@ export class RunPanel {
     const loss = Number.isFinite(run.loss) ? `loss ${short(run.loss)}` : ""
     const best = Number.isInteger(run.best) && run.best !== run.step ? `best by validation: ${run.best}` : ""
     const time = run.state === "running" ? [`${percent(run)} %`, left(run)] : [`${clock(run.seconds)} of training`]
-    this.facts.textContent = [loss, ...time, best, run.family, bytes(run.size)].filter(Boolean).join(" \u00b7 ")
+    const facts = [loss, ...time, best, run.family, run.size && bytes(run.size)]
+    this.facts.textContent = facts.filter(Boolean).join(" \u00b7 ")
     const running = run.state === "running"
     this.stop.hidden = !running
-    if (!running) this.stop.disabled = false
+    this.stop.disabled = this.pausing === run.id
+    if (!running && this.stop.disabled) this.pausing = null
     this.gone.hidden = this.more.hidden = running
     this.again.disabled = this.more.disabled = !run.workflow
     this.again.title = this.more.title = run.workflow ? "" : "This run was queued without a workflow."
@@ -103,19 +108,24 @@ export class RunPanel {
   moved(step, byHand) {
     if (byHand) this.left.at(step)
     const saved = this.gallery.run?.saved ?? []
+    const kept = saved.includes(step)
     this.use.hidden = step === undefined
-    this.use.disabled = !saved.includes(step)
-    this.use.textContent = this.use.disabled ? `Step ${step} was not kept` : `Use step ${step}`
-    this.use.title = this.use.disabled ? `LoRAs are kept of ${saved.join(", ") || "no step"}.` : "Copies its LoRA into the loras folder and puts it on Load LoRA Stack."
+    this.use.disabled = !kept
+    this.use.textContent = kept ? `Use step ${step}` : `Step ${step} was not kept`
+    this.use.title = kept ? USE : `LoRAs are kept of ${saved.join(", ") || "no step"}.`
   }
 
   async pause() {
+    const { run } = this
+    this.pausing = run.id
     this.stop.disabled = true
-    await pause(this.run)
+    if (await pause(run) !== undefined) return
+    this.pausing = null
+    this.stop.disabled = false
   }
 }
 
-function button(text, act, className = "loom-button") {
+function button(text, act, className = "loom-runs-button") {
   const made = element("button", { type: "button", className }, text)
   made.addEventListener("click", act)
   return made

@@ -20,7 +20,7 @@ export class Sidebar {
     this.cards = new Map()
     this.queued = []
     this.search = element("input", {
-      type: "search", className: "loom-search", placeholder: "Search names and settings", autocomplete: "off",
+      type: "search", className: "loom-runs-search", placeholder: "Search names and settings", autocomplete: "off",
       spellcheck: false, "aria-label": "Search runs",
     })
     this.running = element("div", { className: "loom-runs-running" })
@@ -28,19 +28,20 @@ export class Sidebar {
     this.count = element("div", { className: "loom-runs-title", role: "status" })
     this.none = element("div", { className: "loom-runs-none" })
     this.list = new List({
-      label: "Runs", height: HEIGHT, make: (run) => this.option(run), act: (key, run, event) => this.act(key, run, event),
+      label: "Runs", height: HEIGHT, make: option, act: (key, run, event) => this.act(key, run, event),
     })
     this.list.element.setAttribute("aria-multiselectable", "true")
     this.element = element("div", { className: "loom loom-runs" },
       element("h2", { className: "loom-runs-head" }, "LoRA runs"),
-      element("div", { className: "loom-runs-find" }, this.search), this.running, this.waits, this.count, this.none, this.list.element)
+      element("div", { className: "loom-runs-find" }, this.search),
+      this.running, this.waits, this.count, this.none, this.list.element)
     this.search.addEventListener("input", () => this.filter())
     this.search.addEventListener("keydown", (event) => this.down(event))
   }
 
   /** Begins to follow what the server tells. */
   begin() {
-    this.ends = [store.listen(() => this.show()), onChoice(() => this.list.show(this.list.things)), onQueue(() => this.ask())]
+    this.ends = [store.listen(() => this.show()), onChoice(() => this.mark()), onQueue(() => this.ask())]
     this.show()
     this.ask()
     store.refresh()
@@ -78,17 +79,18 @@ export class Sidebar {
   async ask() {
     this.queued = await waiting()
     this.waits.replaceChildren(...this.queued.map(({ name, steps }) => element("li", { className: "loom-wait" },
-      element("span", { className: "loom-run-name" }, name), element("span", { className: "loom-run-more" }, steps ? `waits, ${steps} steps` : "waits"))))
+      element("span", { className: "loom-run-name" }, name),
+      element("span", { className: "loom-run-more" }, steps ? `waits, ${steps} steps` : "waits"))))
   }
 
   // -- those that have been ------------------------------------------------------------------------------------------
 
   filter() {
     const words = this.search.value.toLowerCase().split(/\s+/).filter(Boolean)
-    const past = store.runs().filter((run) => run.state !== "running")
+    const past = store.runs().filter((run) => run.id && run.state !== "running")
     const found = past.filter((run) => words.every((word) => searched(run).includes(word)))
-    const all = past.length === found.length
-    this.count.textContent = past.length ? `Earlier runs, ${all ? past.length : `${found.length} of ${past.length}`}` : ""
+    const many = past.length === found.length ? past.length : `${found.length} of ${past.length}`
+    this.count.textContent = past.length ? `Earlier runs, ${many}` : ""
     this.none.textContent = nothing(past, found, this.cards.size + this.queued.length)
     this.list.element.hidden = !found.length
     const now = found.map(({ id, state, changed, step }) => [id, state, changed, step].join(" ")).join("\n")
@@ -96,20 +98,11 @@ export class Sidebar {
     this.found = now
   }
 
-  option(run) {
-    const compared = choice.over.includes(run.id)
-    const told = differences(run)
-    const check = element("span", { className: "loom-check", title: "Lay its curve over the open one (Space)", "aria-hidden": "true" })
-    return element("div", { className: "loom-run", "aria-selected": String(run.id === choice.open), "aria-checked": String(compared) },
-      thumb(run),
-      element("div", { className: "loom-run-words" },
-        element("div", { className: "loom-run-line" },
-          element("span", { className: "loom-run-name", title: run.name }, run.name),
-          element("span", { className: "loom-run-loss" }, Number.isFinite(run.loss) ? short(run.loss) : "")),
-        element("div", { className: "loom-run-line loom-run-more" },
-          element("span", { className: "loom-run-state" }, standing(run)), element("span", { className: "loom-run-when" }, ago(run.changed))),
-        element("div", { className: "loom-run-more loom-run-differs", title: told.join("\n") }, told.join(", "))),
-      check)
+  /** Which is open and which are laid over it. */
+  mark() {
+    for (const [id, made] of this.list.shown) {
+      for (const [name, value] of Object.entries(marks(id))) made.setAttribute(name, value)
+    }
   }
 
   act(key, run, event) {
@@ -130,17 +123,38 @@ export class Sidebar {
   }
 }
 
+function marks(id) {
+  return { "aria-selected": String(id === choice.open), "aria-checked": String(choice.over.includes(id)) }
+}
+
 /** Where a run that goes on is made: one that begins has no id yet. */
 function place(run) {
   return `${run.prompt_id} ${run.node}`
 }
 
+/** A run that has been, in the list. */
+function option(run) {
+  const told = run.fault ? [run.fault] : differences(run)
+  const loss = Number.isFinite(run.loss) ? short(run.loss) : ""
+  return element("div", { className: "loom-run", ...marks(run.id) },
+    thumb(run),
+    element("div", { className: "loom-run-words" },
+      element("div", { className: "loom-run-line" },
+        element("span", { className: "loom-run-name", title: run.name }, run.name),
+        element("span", { className: "loom-run-loss" }, loss)),
+      element("div", { className: "loom-run-line loom-run-more" },
+        element("span", { className: "loom-run-state" }, standing(run)),
+        element("span", { className: "loom-run-when" }, ago(run.changed))),
+      element("div", { className: "loom-run-more loom-run-differs", title: told.join("\n") }, told.join(", "))),
+    element("span", { className: "loom-check", title: "Lay its curve over the open one", "aria-hidden": "true" }))
+}
+
 /** The newest picture with the LoRA, or the model's family. */
 function thumb(run) {
   const step = run.previews?.[run.previews.length - 1]
-  if (step === undefined) return element("span", { className: "loom-thumb loom-none" }, run.family ?? "")
+  if (step === undefined) return element("span", { className: "loom-runs-thumb" }, run.family ?? "")
   const src = store.previewUrl(run.id, step, run.prompts ? 1 : 0, 2 * THUMB) // after the base model's, else the whole
-  return element("img", { className: "loom-thumb", alt: "", loading: "lazy", src })
+  return element("img", { className: "loom-runs-thumb", alt: "", loading: "lazy", src })
 }
 
 function searched(run) {

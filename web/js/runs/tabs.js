@@ -1,4 +1,4 @@
-// The two tabs of the runs: the list in the side bar, with how far the running one is on its badge, and the panel below.
+// The two tabs of the runs: the list in the side bar, whose badge tells how far the running one is, and the panel.
 
 import { app } from "../../../../scripts/app.js"
 import { openPanel, PANEL, RunPanel } from "./panel.js"
@@ -7,6 +7,8 @@ import * as store from "./store.js"
 import { percent } from "./words.js"
 
 const LIST = "lora-loom-runs"
+const NAME = "LoRA runs"
+const NARROW = 700 // px of a window
 
 /** For the front end's own list of tabs of the panel. */
 export const panelTab = { id: PANEL, title: "LoRA run", type: "custom", ...slot(() => new RunPanel()) }
@@ -16,11 +18,18 @@ export function addList() {
   const { extensionManager } = app
   if (!extensionManager?.registerSidebarTab) return
   extensionManager.registerSidebarTab({
-    id: LIST, title: "LoRA runs", tooltip: "LoRA runs", label: "LoRA runs", icon: "pi pi-chart-line", type: "custom", iconBadge: "",
-    ...slot(() => new Sidebar(openPanel)),
+    id: LIST, title: NAME, tooltip: NAME, label: NAME, icon: "pi pi-chart-line", type: "custom", iconBadge: "",
+    ...slot(() => new Sidebar(showPanel)),
   })
   store.listen(badge)
   badge()
+}
+
+/** Beside the list, or instead of it where there is no room for both. */
+function showPanel() {
+  openPanel()
+  const { activeSidebarTabId, toggleSidebarTab } = app.extensionManager.sidebarTab ?? {}
+  if (innerWidth < NARROW && activeSidebarTabId === LIST) toggleSidebarTab?.(LIST)
 }
 
 /** A tab that the front end keeps shows another badge when this one, not the one that was handed over, is changed. */

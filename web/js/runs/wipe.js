@@ -21,8 +21,12 @@ export class Wipe {
     this.inside = element("div", { className: "loom-wipe-inside" }, this.stage, this.buttons)
     this.dialog = element("dialog", { className: "loom loom-wipe-dialog", "aria-label": "Two previews" })
     this.element = element("div", { className: "loom-wipe", hidden: true }, this.inside, this.dialog)
+    this.images[0].addEventListener("load", ({ target }) =>
+      this.stage.style.setProperty("--shape", target.naturalWidth / target.naturalHeight))
     this.stage.addEventListener("pointerdown", (event) => this.grab(event))
-    this.stage.addEventListener("pointermove", (event) => this.stage.hasPointerCapture(event.pointerId) && this.drag(event))
+    this.stage.addEventListener("pointermove", (event) => {
+      if (this.stage.hasPointerCapture(event.pointerId)) this.drag(event)
+    })
     this.inside.addEventListener("keydown", (event) => this.key(event))
     this.dialog.addEventListener("close", () => this.shrink())
   }
@@ -95,7 +99,7 @@ export class Wipe {
 }
 
 function button(text, act) {
-  const made = element("button", { type: "button", className: "loom-button" }, text)
+  const made = element("button", { type: "button", className: "loom-runs-button" }, text)
   made.addEventListener("click", act)
   return made
 }

@@ -5,9 +5,9 @@ const UNITS = [["years", 31536000], ["months", 2592000], ["weeks", 604800], ["da
 /** A span of time as on a clock: 0:09, 9:40, 1:05:00. */
 export function clock(seconds) {
   const all = Math.max(0, Math.round(seconds))
-  const parts = [Math.floor(all / 3600), Math.floor(all / 60) % 60, all % 60]
-  const [hours, minutes, rest] = [parts[0], String(parts[1]).padStart(parts[0] ? 2 : 1, "0"), String(parts[2]).padStart(2, "0")]
-  return hours ? `${hours}:${minutes}:${rest}` : `${minutes}:${rest}`
+  const [hours, minutes, rest] = [Math.floor(all / 3600), Math.floor(all / 60) % 60, all % 60]
+  const two = (number) => String(number).padStart(2, "0")
+  return hours ? `${hours}:${two(minutes)}:${two(rest)}` : `${minutes}:${two(rest)}`
 }
 
 /** When it was, seen from now: "3 h ago". */
