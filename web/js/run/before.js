@@ -1,4 +1,4 @@
-// What a run would be, asked of the server before it is queued: the question that a Train LoRA stands for, and the answer.
+// What a run would be, asked of the server before it is queued: the question that a Train LoRA stands for.
 
 import { api } from "../../../../scripts/api.js"
 import { sourcesOf, sourcesOfType, valueOf } from "../page/sources.js"

@@ -100,7 +100,7 @@ export class Body {
     this.head(problem && !runs, idle)
     this.view.progress(idle || run.state === "finished" ? null : run)
     this.view.curves(run && !problem && (same || runs) ? this.drawn() : null)
-    this.view.shots.show(run?.id, (!idle && run?.previews) || [], this.details?.found?.pictures ?? [])
+    this.view.shots.show(run?.id, idle ? [] : run.previews ?? [], this.details?.found?.pictures ?? [])
     this.view.actions(this.actions(idle))
     this.view.afar(problem && !runs ? ["Failed"] : idle ? ["Ready"] : fromAfar(run))
     showChosen(this.node, this.entry?.chosen ?? this.foreseen)
@@ -163,7 +163,8 @@ export class Body {
     const { log } = this.curve ?? {}
     if (!log?.steps.length) return null
     const curves = this.curve.drawn("loss")
-    if (this.rated) curves.push({ name: "learning rate", steps: log.steps, values: log.learning_rate, dashed: true, right: true })
+    const rate = { name: "learning rate", steps: log.steps, values: log.learning_rate, dashed: true, right: true }
+    if (this.rated) curves.push(rate)
     const marks = log.validation.map(([step, value]) => ({ step, value, label: "validation" }))
     return { total: this.run.total, curves, marks }
   }
@@ -171,17 +172,16 @@ export class Body {
   actions(idle) {
     const { run } = this
     if (!run || (idle && !run.id)) return []
-    const rate = ["rate", "Learning rate", { pressed: Boolean(this.rated), title: "Show the learning rate over the loss" }]
-    if (run.state === "running") {
-      const pause = ["pause", run.id ? "Pause and keep" : "Stop", { main: true, title: "Queue again to go on" }]
-      return this.curve?.log.steps.length ? [pause, rate] : [pause]
-    }
-    if (idle) return [["compare", "Compare steps", {}]]
+    const compare = ["compare", "Compare steps", { title: "Opens the run in the panel below" }]
+    if (idle) return [compare]
+    const rate = this.curve?.log.steps.length && ["rate", "Learning rate", { pressed: Boolean(this.rated) }]
+    const pause = ["pause", run.id ? "Pause and keep" : "Stop", { main: true, title: "Queue again to go on" }]
+    if (run.state === "running") return [pause, rate].filter(Boolean)
     const step = run.kept ?? run.saved?.[run.saved.length - 1]
-    const use = run.state === "finished" ? "Use in a stack" : `Use step ${step}`
-    const known = [...(step ? [["use", use, { main: true, title: "Copies the LoRA into the loras folder and puts it on Load LoRA Stack" }]] : [])]
-    const report = this.details?.found?.report ? [["report", "Report", {}]] : []
-    return [...known, ["compare", "Compare steps", {}], ...report, ["folder", "Folder", { title: "Shows and copies the folder's name" }], rate]
+    const name = run.state === "finished" ? "Use in a stack" : `Use step ${step}`
+    const use = step && ["use", name, { main: true, title: "Copies it into the loras folder and puts it on Load LoRA Stack" }]
+    const report = this.details?.found?.report && ["report", "Report", {}]
+    return [use, compare, report, ["folder", "Folder", { title: "Copies the folder's name" }], rate].filter(Boolean)
   }
 
   // -- as large as it needs ------------------------------------------------------------------------------------------

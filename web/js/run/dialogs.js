@@ -7,13 +7,15 @@ const RULE = /^[\s|:-]+$/ // below the first row
 
 /** Opens one; Escape, the button and a click outside close it. */
 export function openDialog(title, kind, ...content) {
-  const close = element("button", { type: "button", className: "loom-dialog-close", "aria-label": "Close", title: "Close" }, "\u00d7")
+  const close = element("button", { type: "button", className: "loom-dialog-close", "aria-label": "Close" }, "\u00d7")
   const dialog = element("dialog", { className: `loom loom-dialog ${kind}`, "aria-label": title },
     element("div", { className: "loom-dialog-head" }, element("b", {}, title), close), ...content)
   close.addEventListener("click", () => dialog.close())
   dialog.addEventListener("click", (event) => event.target === dialog && dialog.close())
   dialog.addEventListener("close", () => dialog.remove())
-  for (const kind of ["paste", "copy", "wheel", "keydown"]) dialog.addEventListener(kind, (event) => event.stopPropagation())
+  for (const kind of ["paste", "copy", "wheel", "keydown"]) {
+    dialog.addEventListener(kind, (event) => event.stopPropagation())
+  }
   document.body.append(dialog)
   dialog.showModal()
   return dialog
@@ -51,6 +53,7 @@ function parts(text) {
 }
 
 function table([first, ...rest]) {
-  const row = (cells, tag) => element("tr", {}, ...cells.map((cell) => element(tag, tag === "th" ? { scope: "col" } : {}, cell)))
-  return element("table", {}, element("thead", {}, row(first, "th")), element("tbody", {}, ...rest.map((cells) => row(cells, "td"))))
+  const row = (cells, tag) => element("tr", {}, ...cells.map((cell) => element(tag, {}, cell)))
+  const body = element("tbody", {}, ...rest.map((cells) => row(cells, "td")))
+  return element("table", {}, element("thead", {}, row(first, "th")), body)
 }

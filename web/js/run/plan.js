@@ -18,10 +18,12 @@ export function planOf(node, answer) {
 
 function recipe(node, { family, values, automatic, evidence }) {
   if (!family) return ["Recipe", "auto is chosen for the model when the run starts", { dim: true }]
-  const told = (auto) => [...Object.keys(WORDS), "targets"].filter((name) => automatic.includes(name) === auto)
+  const names = [...Object.keys(WORDS), "targets"]
+  const told = (auto) => names.filter((name) => automatic.includes(name) === auto)
     .map((name) => (name === "targets" ? LAYERS[values.targets] : `${WORDS[name]} ${values[name]}`)).join(", ")
   const own = told(false) && `your own: ${told(false)}`
-  return ["Recipe", [told(true) && `${family}: ${told(true)}`, own].filter(Boolean).join("; "), { more: `${values.timesteps}. ${evidence}` }]
+  const auto = told(true) && `${family}: ${told(true)}`
+  return ["Recipe", [auto, own].filter(Boolean).join("; "), { more: `${values.timesteps}. ${evidence}` }]
 }
 
 /** Counts, how often each is seen, and a size that does not suit the model. */

@@ -7,10 +7,11 @@ import { openDialog } from "./dialogs.js"
 const MOST = 4 // that are shown at once
 const SMALL = 192 // px that are asked for: twice what is shown
 const LARGE = 1024
+const KEYS = { ArrowLeft: ["step", -1], ArrowRight: ["step", 1], ArrowUp: ["number", -1], ArrowDown: ["number", 1] }
 
 export class Shots {
   constructor() {
-    this.element = element("div", { className: "loom-body-shots", role: "group", "aria-label": "Previews", hidden: true })
+    this.element = element("div", { className: "loom-body-shots", role: "group", "aria-label": "Previews" })
   }
 
   /** `steps` of which there are `pictures`; nothing where there are none. */
@@ -23,9 +24,10 @@ export class Shots {
     this.key = key
     const made = own.slice(0, MOST).map((picture, index) => {
       const label = `step ${step}: ${picture.prompt}`
-      const more = index === MOST - 1 && own.length > MOST ? [element("span", { className: "loom-body-more" }, `+${own.length - MOST}`)] : []
-      const button = element("button", { type: "button", className: "loom-body-shot", title: label, "aria-label": `Open preview of ${label}` },
-        element("img", { src: previewUrl(id, step, picture.number, SMALL), alt: "", draggable: false }), ...more)
+      const image = element("img", { src: previewUrl(id, step, picture.number, SMALL), alt: "", draggable: false })
+      const button = element("button", { type: "button", className: "loom-body-shot", title: label, "aria-label": label }, image)
+      const rest = own.length - MOST
+      if (index === MOST - 1 && rest) button.append(element("span", { className: "loom-body-more" }, `+${rest}`))
       button.addEventListener("click", () => large(id, steps, pictures, picture.number))
       return button
     })
@@ -60,10 +62,9 @@ function large(id, steps, pictures, number) {
     button("\u2191", "Picture before", "number", -1), button("\u2193", "Next picture", "number", 1), words)
   const dialog = openDialog("Preview", "loom-body-picture", image, foot)
   dialog.addEventListener("keydown", (event) => {
-    const found = { ArrowLeft: ["step", -1], ArrowRight: ["step", 1], ArrowUp: ["number", -1], ArrowDown: ["number", 1] }[event.key]
-    if (!found) return
+    if (!KEYS[event.key]) return
     event.preventDefault()
-    move(...found)
+    move(...KEYS[event.key])
   })
   show()
 }

@@ -35,8 +35,7 @@ export class View {
     this.notes = element("details", { className: "loom-body-notes" }, this.count, this.told)
     this.far = element("div", { className: "loom-body-far", "aria-hidden": "true" })
     this.near = element("div", { className: "loom-body-near" },
-      element("div", { className: "loom-body-head" },
-        drawn("svg", { class: "loom-body-mark", viewBox: "0 0 12 12", "aria-hidden": "true" }, this.mark), this.headline, this.beside),
+      element("div", { className: "loom-body-head" }, sign(this.mark), this.headline, this.beside),
       this.next, this.bar, this.plan, this.curve, this.shots.element, this.buttons, this.said, this.notes)
     this.shown = {}
   }
@@ -85,14 +84,15 @@ export class View {
   /** A curve of what is known; without any it takes no room. */
   curves(data) {
     this.curve.hidden = !data
-    if (data && this.isNew("curve", [data.total, data.curves.map(({ name, steps }) => [name, steps.length]), data.marks])) this.chart.show(data)
+    const lengths = data?.curves.map(({ name, steps }) => [name, steps.length])
+    if (data && this.isNew("curve", [data.total, lengths, data.marks])) this.chart.show(data)
   }
 
   /** Buttons `[name, text, {pressed?, main?, title?}]`. */
   actions(list) {
     this.buttons.hidden = !list.length
     if (!this.isNew("actions", list)) return
-    const focused = document.activeElement?.closest?.(".loom-body-buttons") === this.buttons ? document.activeElement.name : ""
+    const focused = this.buttons.contains(document.activeElement) ? document.activeElement.name : ""
     this.buttons.replaceChildren(...list.map(([name, text, { pressed, main, title } = {}]) => {
       const made = element("button", { type: "button", name, className: main ? "loom-body-main" : "", title: title ?? "" }, text)
       if (pressed !== undefined) made.setAttribute("aria-pressed", String(pressed))
@@ -120,7 +120,8 @@ export class View {
   }
 
   afar(lines) {
-    if (this.isNew("far", lines)) this.far.replaceChildren(...lines.filter(Boolean).map((line) => element("span", {}, line)), this.farBar)
+    if (!this.isNew("far", lines)) return
+    this.far.replaceChildren(...lines.filter(Boolean).map((line) => element("span", {}, line)), this.farBar)
   }
 
   isNew(part, value) {
@@ -133,4 +134,8 @@ export class View {
 
 function bar(properties) {
   return element("div", { className: "loom-body-bar", ...properties }, element("div", { className: "loom-body-done" }))
+}
+
+function sign(path) {
+  return drawn("svg", { class: "loom-body-mark", viewBox: "0 0 12 12", "aria-hidden": "true" }, path)
 }

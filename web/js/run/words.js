@@ -10,7 +10,7 @@ export function standing(run, trend = []) {
   if (run.state === "finished") return finished(run)
   return {
     headline: run.step ? `Stopped at ${run.step} of ${run.total}, kept` : "Stopped before anything was kept",
-    beside: "", next: run.step ? "Queue again to go on." : "Queue again to start.",
+    next: run.step ? "Queue again to go on." : "Queue again to start.",
   }
 }
 
