@@ -265,7 +265,7 @@ def test_marks_filters_crops_and_hostile_names(front: FrontEnd, folder: Path) ->
     page.get_by_label("Search captions and names").fill("bench")
     expect(page.locator(".loom-file")).to_have_text(["d.png"])
     page.get_by_label("Search captions and names").fill("")
-    page.get_by_label("Crop").check()
+    page.get_by_label("Crop", exact=True).check()
     frame = card(page, "c.png").locator(".loom-frame")
     expect(frame).to_have_text("80 \u00d7 48")
     assert 30 < float(frame.evaluate("(each) => parseFloat(each.style.left)")) < 35
