@@ -78,8 +78,8 @@ def page_of(front: FrontEnd, folder: Path, trigger: str = "sks") -> Locator:
     """The page of a folder, with all of its pictures looked at."""
     node(front, folder.name, trigger)
     front.page.get_by_role("button", name="Pictures and captions").click()
-    page = front.page.locator(".loom-page:not(.loom-describe)")
-    expect(page.locator(".loom-page-head .loom-dim")).to_have_text(
+    page = front.page.locator(".loom-set-page:not(.loom-set-describe)")
+    expect(page.locator(".loom-set-page-head .loom-set-dim")).to_have_text(
         f"{len(CAPTIONS)} pictures \u00b7 1 without a caption"
     )
     return page
@@ -195,7 +195,7 @@ def test_captions_are_edited_saved_and_undone(front: FrontEnd, folder: Path) -> 
     assert (folder / "a.txt").read_text("utf-8") == "sks, \u00e9t\u00e9\n"
     keys.type(SCRIPT)
     keys.press("Control+Enter")
-    expect(page.locator(".loom-page-head .loom-dim")).to_contain_text("all with captions")
+    expect(page.locator(".loom-set-page-head .loom-set-dim")).to_contain_text("all with captions")
     assert (folder / "b.txt").read_text() == f"{SCRIPT}\n"
     expect(caption(page, "c.png")).to_be_focused()
     keys.press("Control+z")
@@ -221,7 +221,7 @@ def test_a_tag_over_a_selection_is_one_step(front: FrontEnd, folder: Path) -> No
     page = page_of(front, folder)
     shot(page, "a.png").click()
     shot(page, "d.png").click(modifiers=["Shift"])
-    expect(page.locator(".loom-counted")).to_have_text("4 selected")
+    expect(page.locator(".loom-set-counted")).to_have_text("4 selected")
     page.get_by_label("Tag or words").fill("outdoors")
     page.get_by_role("button", name="Change 4 captions").click()
     said(page, "Saved 4 captions")
@@ -242,31 +242,31 @@ def test_a_tag_over_a_selection_is_one_step(front: FrontEnd, folder: Path) -> No
     ]
     page.get_by_role("button", name="Select none").click()
     front.page.keyboard.press("Control+a")
-    expect(page.locator(".loom-counted")).to_have_text("5 selected")
+    expect(page.locator(".loom-set-counted")).to_have_text("5 selected")
     front.page.keyboard.press("Escape")
-    expect(page.locator(".loom-bulk")).to_be_hidden()
+    expect(page.locator(".loom-set-bulk")).to_be_hidden()
     closed(page)
 
 
 def test_marks_filters_crops_and_hostile_names(front: FrontEnd, folder: Path) -> None:
     page = page_of(front, folder)
-    expect(page.locator(".loom-file").first).to_have_text(HOSTILE)
-    assert page.locator(".loom-cards b, .loom-cards img[src=x]").count() == 0
+    expect(page.locator(".loom-set-file").first).to_have_text(HOSTILE)
+    assert page.locator(".loom-set-cards b, .loom-set-cards img[src=x]").count() == 0
     chips = {"no caption": ["b.png"], "trigger alone": ["c.png"], "cropped": ["c.png"]}
     for mark, names in chips.items():
-        chip = page.locator(f".loom-chip[data-mark='{mark}']")
+        chip = page.locator(f".loom-set-chip[data-mark='{mark}']")
         chip.click()
-        expect(page.locator(".loom-file")).to_have_text(names)
+        expect(page.locator(".loom-set-file")).to_have_text(names)
         expect(chip).to_have_attribute("aria-pressed", "true")
         chip.click()
-    expect(page.locator(".loom-mark", has_text="no caption")).to_have_attribute(
+    expect(page.locator(".loom-set-mark", has_text="no caption")).to_have_attribute(
         "title", "b.png has no caption, so everything in it is learned as 'sks'."
     )
     page.get_by_label("Search captions and names").fill("bench")
-    expect(page.locator(".loom-file")).to_have_text(["d.png"])
+    expect(page.locator(".loom-set-file")).to_have_text(["d.png"])
     page.get_by_label("Search captions and names").fill("")
-    page.get_by_label("Crop").check()
-    frame = card(page, "c.png").locator(".loom-frame")
+    page.get_by_label("Crop", exact=True).check()
+    frame = card(page, "c.png").locator(".loom-set-frame")
     expect(frame).to_have_text("80 \u00d7 48")
     assert 30 < float(frame.evaluate("(each) => parseFloat(each.style.left)")) < 35
     closed(page)
@@ -279,11 +279,13 @@ def test_a_caption_that_changed_meanwhile_is_asked_about(front: FrontEnd, folder
         caption(page, name).fill("mine")
         caption(page, name).blur()
         said(page, "1 caption changed on disk meanwhile")
-        expect(card(page, name).locator(".loom-why")).to_have_text("Changed on disk meanwhile: \u201cby another\u201d")
+        expect(card(page, name).locator(".loom-set-why")).to_have_text(
+            "Changed on disk meanwhile: \u201cby another\u201d"
+        )
         expect(caption(page, name)).to_have_value("mine")
         assert (folder / name).with_suffix(".txt").read_text() == "by another"
         card(page, name).get_by_role("button", name=button).click()
-        expect(card(page, name).locator(".loom-question")).to_be_hidden()
+        expect(card(page, name).locator(".loom-set-question")).to_be_hidden()
         expect(caption(page, name)).to_have_value(wanted.strip())
         front.becomes((folder / name).with_suffix(".txt").read_text, wanted)
     closed(page)
@@ -291,7 +293,7 @@ def test_a_caption_that_changed_meanwhile_is_asked_about(front: FrontEnd, folder
 
 def test_pictures_are_added_taken_out_and_put_back(front: FrontEnd, folder: Path) -> None:
     page = page_of(front, folder)
-    drop(page.locator(".loom-cards"), {"new.png": picture(), "new.txt": b"a new one", "a.png": picture((80, 80))})
+    drop(page.locator(".loom-set-cards"), {"new.png": picture(), "new.txt": b"a new one", "a.png": picture((80, 80))})
     said(page, "Added 2 of 3 files. 1 caption")
     expect(caption(page, "new.png")).to_have_value("a new one")
     assert (folder / "a (1).png").is_file()
@@ -322,7 +324,7 @@ def test_captions_from_a_workflow(front: FrontEnd, folder: Path, server: ComfySe
     shot(page, "b.png").click()
     shot(page, "c.png").click(modifiers=["Control"])
     page.get_by_role("button", name="Caption\u2026").click()
-    dialog = front.page.locator(".loom-describe")
+    dialog = front.page.locator(".loom-set-describe")
     expect(dialog.get_by_role("status")).to_contain_text("has no Load Image node; it needs exactly one")
     dialog.get_by_label("Workflow", exact=True).select_option("A file\u2026")
     dialog.get_by_label("Workflow file").set_input_files(
@@ -346,7 +348,7 @@ def test_a_folder_elsewhere_is_only_shown(front: FrontEnd, folder: Path, tmp_pat
     (tmp_path / "a.txt").write_text("outside")
     node(front, str(tmp_path))
     front.page.get_by_role("button", name="Pictures and captions").click()
-    page = front.page.locator(".loom-page:not(.loom-describe)")
+    page = front.page.locator(".loom-set-page:not(.loom-set-describe)")
     said(page, "Only shown, not changed here: it is outside ComfyUI's input and datasets folders.")
     expect(caption(page, "a.png")).to_have_attribute("readonly", "")
     expect(page.get_by_role("button", name="Add pictures")).to_be_disabled()
@@ -363,12 +365,12 @@ def test_many_pictures_are_few_elements(front: FrontEnd, server: ComfyServer) ->
         (folder / f"{number:04}.png").write_bytes(data)
     node(front, folder.name)
     front.page.get_by_role("button", name="Pictures and captions").click()
-    page = front.page.locator(".loom-page:not(.loom-describe)")
+    page = front.page.locator(".loom-set-page:not(.loom-set-describe)")
     expect(shot(page, "0000.png")).to_be_focused()
     front.page.keyboard.press("End")
     expect(shot(page, f"{MANY - 1:04}.png")).to_be_focused()
     expect(shot(page, f"{MANY - 1:04}.png")).to_be_in_viewport()
-    assert page.locator(".loom-card").count() < 80
+    assert page.locator(".loom-set-card").count() < 80
     closed(page)
 
 

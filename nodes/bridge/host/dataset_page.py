@@ -17,7 +17,8 @@ from aiohttp import web
 from server import PromptServer
 
 from ....lora_core.data import decoding, edits
-from ....lora_core.data.album import Shown
+from ....lora_core.data.album import Album, Shown
+from ....lora_core.data.decoding import PictureError
 from ....lora_core.data.edits import ChangedError
 from ....lora_core.data.folder import TAKEN_OUT
 from ....lora_core.data.inspection import copies
@@ -34,7 +35,7 @@ _LARGEST = 2**23  # bytes of a request
 _LARGE = 2**16  # bytes; more is compressed in a thread
 _SAFE = {"X-Content-Type-Options": "nosniff", "Cache-Control": "no-store"}
 
-_desks = {name: Desk(f"dataset_{name}") for name in ("files", "looks", "thumbnails")}
+_desks = {name: Desk(f"dataset_{name}") for name in ("files", "folders", "looks", "thumbnails")}
 _albums, _looks, _taken = Albums(), Looks(), Taken()
 
 
@@ -42,7 +43,7 @@ def serve() -> None:
     """Answer below /lora_loom/dataset from now on."""
     server = getattr(PromptServer, "instance", None)
     if server is not None:
-        server.routes.get("/lora_loom/dataset/folders")(_reader(folders))
+        server.routes.get("/lora_loom/dataset/folders")(_reader(folders, "folders"))
         server.routes.get("/lora_loom/dataset/place")(_reader(place))
         server.routes.get("/lora_loom/dataset/pictures")(_reader(pictures))
         server.routes.get("/lora_loom/dataset/thumbnail")(thumbnail)
@@ -148,10 +149,12 @@ def put_back(question: Question) -> dict[str, Any]:
 
 
 async def thumbnail(request: web.Request) -> web.Response:
-    """A picture, or its mask, drawn anew as a small JPEG."""
+    """A picture, or its mask, drawn anew as a small JPEG; nothing for one that cannot be read."""
     found = await _desks["thumbnails"].ask(_thumbnail, json.dumps(dict(request.query)))
     if found is None:
         return web.Response(status=404)
+    if not found:
+        return web.Response(status=204)
     headers = {**_SAFE, "Cache-Control": "private, max-age=86400"}  # the page names the version
     return web.Response(body=found, content_type="image/jpeg", headers=headers)
 
@@ -159,9 +162,9 @@ async def thumbnail(request: web.Request) -> web.Response:
 # -- how it is answered ------------------------------------------------------------------------------------------------
 
 
-def _reader(answer: Callable[[Question], dict[str, Any]]) -> Callable:
+def _reader(answer: Callable[[Question], dict[str, Any]], desk: str = "files") -> Callable:
     async def respond(request: web.Request) -> web.Response:
-        return _json(await _desks["files"].ask(_answer(answer), json.dumps(dict(request.query))))
+        return _json(await _desks[desk].ask(_answer(answer), json.dumps(dict(request.query))))
 
     return respond
 
@@ -200,17 +203,23 @@ def _json(body: bytes) -> web.Response:
 
 
 def _thumbnail(text: str) -> bytes | None:
+    """None for a picture that is not in the folder."""
     question = Question.read(text)
     try:
-        album = _albums.known(question)
-        name = question.text("name")
-        path: Path | None = album.pictures[name][1] if name in album.pictures else None
-        if path is not None and question.text("mask"):
-            path = album.mask(name)
-        side = 512 if question.text("side") == "512" else 256
-        return jpeg(decoding.small(decoding.content(path), side, decoding.PICTURE)) if path else None
+        path = _picture(_albums.known(question), question.text("name"), bool(question.text("mask")))
     except (ValueError, OSError):
         return None
+    try:
+        side = 512 if question.text("side") == "512" else 256
+        return jpeg(decoding.small(decoding.content(path), side, decoding.PICTURE)) if path else None
+    except (PictureError, OSError):
+        return b""
+
+
+def _picture(album: Album, name: str, mask: bool) -> Path | None:
+    if name not in album.pictures:
+        return None
+    return album.mask(name) if mask else album.pictures[name][1]
 
 
 def _told(shown: Shown) -> dict[str, Any]:

@@ -12,6 +12,7 @@ export class Book {
     this.say = say
     this.pictures = []
     this.locked = ""
+    this.total = 0
     this.done = []
     this.undone = []
     this.byName = new Map()

@@ -10,16 +10,16 @@ export class Bulk {
   constructor(page) {
     this.page = page
     this.pictures = []
-    this.counted = element("span", { className: "loom-counted" })
+    this.counted = element("span", { className: "loom-set-counted" })
     this.action = select("What to do with the captions", Object.entries(ACTIONS).map(([value, { label }]) => [value, label]))
     this.words = field("tag or words", "Tag or words")
     this.fresh = field("with", "Replace with")
     this.apply = button("", () => this.change())
-    this.apply.className = "loom-main"
+    this.apply.className = "loom-set-main"
     this.describe = button("Caption\u2026", () => page.describe())
     this.out = button("Take out", () => page.takeOut())
-    this.element = element("div", { className: "loom-bulk", role: "group", "aria-label": "Selection" },
-      this.counted, this.action, this.words, this.fresh, this.apply, element("span", { className: "loom-grow" }),
+    this.element = element("div", { className: "loom-set-bulk", role: "group", "aria-label": "Selection" },
+      this.counted, this.action, this.words, this.fresh, this.apply, element("span", { className: "loom-set-grow" }),
       this.describe, this.out, button("Select none", () => page.selectNone()))
     for (const field of [this.action, this.words, this.fresh]) {
       field.addEventListener("input", () => this.foresee())

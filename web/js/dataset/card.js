@@ -17,22 +17,23 @@ export class Card {
     this.page = page
     this.picture = picture
     this.image = element("img", { alt: "", draggable: false, decoding: "async" })
-    this.mask = element("img", { alt: "", className: "loom-mask", draggable: false })
-    this.frame = element("div", { className: "loom-frame" }, element("span", {}))
-    this.fitted = element("div", { className: "loom-fitted" }, this.image, this.mask, this.frame)
-    this.shot = element("input", { type: "checkbox", className: "loom-pick", "aria-label": `Select ${this.name}` })
-    const tick = element("span", { className: "loom-tick", "aria-hidden": "true" }, "\u2713")
-    this.title = element("div", { className: "loom-file", title: this.name }, this.name)
-    this.size = element("div", { className: "loom-size" })
-    this.marks = element("div", { className: "loom-marks" })
+    this.mask = element("img", { alt: "", className: "loom-set-mask", draggable: false })
+    this.frame = element("div", { className: "loom-set-frame" }, element("span", {}))
+    this.fitted = element("div", { className: "loom-set-fitted" }, this.image, this.mask, this.frame)
+    this.shot = element("input", { type: "checkbox", className: "loom-set-pick", "aria-label": `Select ${this.name}` })
+    const tick = element("span", { className: "loom-set-tick", "aria-hidden": "true" }, "\u2713")
+    this.title = element("div", { className: "loom-set-file", title: this.name }, this.name)
+    this.size = element("div", { className: "loom-set-size" })
+    this.marks = element("div", { className: "loom-set-marks" })
     const label = `Caption of ${this.name}`
-    this.text = element("textarea", { className: "loom-caption", spellcheck: false, "aria-label": label })
-    this.question = element("div", { className: "loom-question" })
-    this.element = element("div", { className: "loom-card", role: "group", "aria-label": this.name },
-      element("div", { className: "loom-shot" }, this.fitted, tick, this.shot),
-      element("div", { className: "loom-card-head" }, this.title, this.size), this.marks, this.text,
+    this.text = element("textarea", { className: "loom-set-caption", spellcheck: false, "aria-label": label })
+    this.question = element("div", { className: "loom-set-question" })
+    this.element = element("div", { className: "loom-set-card", role: "group", "aria-label": this.name },
+      element("div", { className: "loom-set-shot" }, this.fitted, tick, this.shot),
+      element("div", { className: "loom-set-card-head" }, this.title, this.size), this.marks, this.text,
       this.question)
     this.shot.addEventListener("click", (event) => page.pick(this.name, event))
+    this.image.addEventListener("error", () => (this.image.hidden = true)) // what is wrong is told as a mark
     this.image.addEventListener("load", () => this.shape([this.image.naturalWidth, this.image.naturalHeight]))
     this.text.addEventListener("change", () => page.edited(this.name, this.text.value))
     this.text.addEventListener("keydown", (event) => this.key(event))
@@ -68,7 +69,7 @@ export class Card {
     this.fill()
     this.text.readOnly = Boolean(locked || picture.fault)
     this.text.placeholder = picture.fault ? "cannot be read" : locked ? "no caption" : "Describe the picture"
-    this.element.classList.toggle("loom-selected", selected)
+    this.element.classList.toggle("loom-set-selected", selected)
     this.shot.checked = selected
     this.shot.tabIndex = current ? 0 : -1
     this.draw()
@@ -79,7 +80,10 @@ export class Card {
     const { look, mask, marks } = this.picture
     const side = this.page.side * devicePixelRatio > SHARP ? 512 : 256
     const source = thumbnailUrl(this.page.asked, this.picture, side)
-    if (this.image.getAttribute("src") !== source) this.image.setAttribute("src", source)
+    if (this.image.getAttribute("src") !== source) {
+      this.image.hidden = false
+      this.image.setAttribute("src", source)
+    }
     const shown = mask && this.page.masks
     this.mask.hidden = !shown
     if (shown && !this.mask.src) this.mask.src = thumbnailUrl(this.page.asked, this.picture, side, "1")
@@ -88,7 +92,7 @@ export class Card {
     this.frame.hidden = !(this.page.frames && look?.bucket?.[0])
     if (!this.frame.hidden) this.cut(look)
     this.marks.replaceChildren(...marksOf({ ...this.picture, marks }).map(([mark, words]) =>
-      element("span", { className: "loom-mark", title: words }, mark)))
+      element("span", { className: "loom-set-mark", title: words }, mark)))
   }
 
   /** The picture as large as it fits into its square. */
@@ -113,7 +117,7 @@ export class Card {
     const now = caption ? `\u201c${caption}\u201d` : "there is none now"
     const words = why ? `Not saved: ${why}.` : `Changed on disk meanwhile: ${now}`
     this.question.replaceChildren(
-      element("div", { className: "loom-why", title: words }, words),
+      element("div", { className: "loom-set-why", title: words }, words),
       button(why ? "Try again" : "Keep mine", () => this.page.keepMine(this.picture)),
       button(why ? "Discard" : "Take that", () => this.page.dropMine(this.picture)),
     )

@@ -33,13 +33,13 @@ class Describe {
     this.text = select("Text from", [])
     this.keep = select("Which pictures", Object.entries(KEEP))
     this.file = element("input", { type: "file", accept: ".json", "aria-label": "Workflow file", hidden: true })
-    this.words = element("div", { className: "loom-status", role: "status" })
+    this.words = element("div", { className: "loom-set-status", role: "status" })
     this.start = button("Start", () => this.run())
     this.ends = button("Close", () => this.end())
-    this.dialog = element("dialog", { className: "loom loom-page loom-describe", tabIndex: -1, "aria-label": "Caption with a workflow" },
+    this.dialog = element("dialog", { className: "loom loom-set-page loom-set-describe", tabIndex: -1, "aria-label": "Caption with a workflow" },
       element("h2", {}, "Caption with a workflow"),
       element("p", {}, ABOUT), row("Workflow", this.workflow), this.file, row("Text from", this.text), row("For", this.keep),
-      element("div", { className: "loom-page-foot" }, this.words, this.ends, this.start))
+      element("div", { className: "loom-set-page-foot" }, this.words, this.ends, this.start))
     this.listen()
   }
 
@@ -144,7 +144,7 @@ class Describe {
 
   say(words, problem = false) {
     this.words.textContent = this.words.title = words
-    this.words.classList.toggle("loom-alert", problem)
+    this.words.classList.toggle("loom-set-alert", problem)
   }
 }
 

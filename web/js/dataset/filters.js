@@ -13,11 +13,11 @@ export class Filters {
     this.changed = changed
     this.on = new Set()
     this.search = element("input", {
-      type: "search", className: "loom-search", placeholder: "Search captions and names", autocomplete: "off",
+      type: "search", className: "loom-set-search", placeholder: "Search captions and names", autocomplete: "off",
       spellcheck: false, "aria-label": "Search captions and names",
     })
-    this.chips = element("div", { className: "loom-chips", role: "group", "aria-label": "Show only pictures with" })
-    this.element = element("div", { className: "loom-filters" }, this.search, this.chips)
+    this.chips = element("div", { className: "loom-set-chips", role: "group", "aria-label": "Show only pictures with" })
+    this.element = element("div", { className: "loom-set-filters" }, this.search, this.chips)
     this.search.addEventListener("input", changed)
   }
 
@@ -54,7 +54,7 @@ export class Filters {
       if (!this.on.delete(mark)) this.on.add(mark)
       this.changed()
     })
-    made.className = "loom-chip"
+    made.className = "loom-set-chip"
     made.dataset.mark = mark
     return made
   }

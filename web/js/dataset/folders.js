@@ -17,14 +17,14 @@ class Folders {
     this.resolve = resolve
     this.all = []
     this.search = element("input", {
-      type: "search", className: "loom-search", placeholder: "Search folders", autocomplete: "off", spellcheck: false,
+      type: "search", className: "loom-set-search", placeholder: "Search folders", autocomplete: "off", spellcheck: false,
       role: "combobox", "aria-label": "Search folders", "aria-expanded": "true", "aria-controls": "loom-folder-list",
     })
     this.list = element("div",
-      { className: "loom-options", id: "loom-folder-list", role: "listbox", "aria-label": "Folders" })
-    this.note = element("div", { className: "loom-empty", role: "status" }, "Looking for folders")
-    this.dialog = element("dialog", { className: "loom loom-folders", tabIndex: -1, "aria-label": "Choose a folder" },
-      element("div", { className: "loom-find" }, this.search), this.list, this.note)
+      { className: "loom-set-options", id: "loom-folder-list", role: "listbox", "aria-label": "Folders" })
+    this.note = element("div", { className: "loom-set-empty", role: "status" }, "Looking for folders")
+    this.dialog = element("dialog", { className: "loom loom-set-folders", tabIndex: -1, "aria-label": "Choose a folder" },
+      element("div", { className: "loom-set-find" }, this.search), this.list, this.note)
     this.search.addEventListener("input", () => this.filter())
     this.dialog.addEventListener("keydown", (event) => this.key(event))
     this.dialog.addEventListener("click", (event) => event.target === this.dialog && this.close(null))
@@ -86,10 +86,10 @@ class Folders {
     const cut = name.lastIndexOf("/") + 1
     const span = (className, ...children) => element("span", { className }, ...children)
     const made = element("div",
-      { className: "loom-option loom-line", id: `loom-folder-${index}`, role: "option", title: name },
-      span("", span("loom-folder", name.slice(0, cut)), span("loom-bare", name.slice(cut))),
-      span("loom-dim loom-pictures-in", `${pictures}`, span("loom-said", " pictures")))
-    made.classList.toggle("loom-current", name === this.current)
+      { className: "loom-set-option", id: `loom-folder-${index}`, role: "option", title: name },
+      span("", span("loom-set-folder", name.slice(0, cut)), span("loom-set-bare", name.slice(cut))),
+      span("loom-set-dim loom-set-pictures-in", `${pictures}`, span("loom-set-said", " pictures")))
+    made.classList.toggle("loom-set-current", name === this.current)
     made.addEventListener("pointermove", () => name !== this.selected && this.select(name))
     made.addEventListener("click", () => this.close(name))
     return made

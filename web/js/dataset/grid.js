@@ -13,8 +13,8 @@ export class Grid {
     this.inSight = inSight
     this.cards = new Map()
     this.pictures = []
-    this.sheet = element("div", { className: "loom-sheet" })
-    this.element = element("div", { className: "loom-cards", role: "region", "aria-label": "Pictures" }, this.sheet)
+    this.sheet = element("div", { className: "loom-set-sheet" })
+    this.element = element("div", { className: "loom-set-cards", role: "region", "aria-label": "Pictures" }, this.sheet)
     this.element.addEventListener("scroll", () => this.soon(), { passive: true })
     this.observer = new ResizeObserver(() => this.soon())
   }

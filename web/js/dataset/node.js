@@ -27,7 +27,7 @@ export class Pictures {
     this.folders = this.button("Folders", () => this.chooseFolder())
     this.uploads = this.button("Upload", () => this.add(choose()))
     this.opens = this.button("Pictures and captions", () => this.openPage())
-    this.opens.classList.add("loom-main")
+    this.opens.classList.add("loom-set-main")
     this.words = element("div", { className: "loom-set-words", role: "status" })
     this.element = element("div", { className: "loom loom-set" },
       element("div", { className: "loom-set-buttons" }, this.folders, this.uploads, this.opens), this.words)
@@ -77,7 +77,7 @@ export class Pictures {
   say(words, problem = false) {
     this.said = {}
     this.words.textContent = this.words.title = words
-    this.words.classList.toggle("loom-alert", problem)
+    this.words.classList.toggle("loom-set-alert", problem)
   }
 
   write(folder) {

@@ -29,25 +29,25 @@ class Page {
     this.bulk = new Bulk(this)
     this.grid = new Grid(this, (names) => this.inSight(names))
     const label = `Pictures and captions in ${asked.folder}`
-    this.dialog = element("dialog", { className: "loom loom-page", tabIndex: -1, "aria-label": label },
+    this.dialog = element("dialog", { className: "loom loom-set-page", tabIndex: -1, "aria-label": label },
       this.head(), this.filters.element, this.grid.element, this.bulk.element, this.foot())
     this.listen()
   }
 
   head() {
-    this.counted = element("span", { className: "loom-dim" })
+    this.counted = element("span", { className: "loom-set-dim" })
     this.undo = button("Undo", () => this.book.undo())
     this.redo = button("Redo", () => this.book.redo())
     this.adds = button("Add pictures", () => this.choose())
     const close = button("\u2715", () => this.close(), "Close")
-    close.className = "loom-close"
-    return element("div", { className: "loom-page-head" },
-      element("h2", { title: this.asked.folder }, this.asked.folder), this.counted, element("span", { className: "loom-grow" }),
+    close.className = "loom-set-close"
+    return element("div", { className: "loom-set-page-head" },
+      element("h2", { title: this.asked.folder }, this.asked.folder), this.counted, element("span", { className: "loom-set-grow" }),
       this.undo, this.redo, this.adds, close)
   }
 
   foot() {
-    this.status = element("div", { className: "loom-status", role: "status" })
+    this.status = element("div", { className: "loom-set-status", role: "status" })
     const frames = this.toggle("Crop", (on) => (this.frames = on), "What training keeps of each picture")
     const masks = this.toggle("Masks", (on) => (this.masks = on), "What is learned of pictures with a mask file")
     const { min, max } = SIDES
@@ -57,7 +57,7 @@ class Page {
       this.wanted = Number(size.value)
       this.grid.layout()
     })
-    return element("div", { className: "loom-page-foot" }, this.status, frames, masks, size)
+    return element("div", { className: "loom-set-page-foot" }, this.status, frames, masks, size)
   }
 
   toggle(label, set, title) {
@@ -76,7 +76,7 @@ class Page {
     dialog.addEventListener("cancel", (event) => event.preventDefault())
     dialog.addEventListener("close", () => this.closed())
     dialog.addEventListener("dragover", (event) => this.over(event))
-    dialog.addEventListener("dragleave", () => dialog.classList.remove("loom-over"))
+    dialog.addEventListener("dragleave", () => dialog.classList.remove("loom-set-over"))
     dialog.addEventListener("drop", (event) => this.drop(event))
     for (const kind of ["keyup", "paste", "copy", "cut", "wheel"]) {
       dialog.addEventListener(kind, (event) => event.stopPropagation())
@@ -135,7 +135,8 @@ class Page {
     this.bulk.show(pictures.filter(({ name }) => this.selected.has(name)), hidden, locked)
     const bare = pictures.filter(({ caption }) => !caption).length
     const left = this.book.inspecting ? pictures.filter(({ look }) => !look).length : 0
-    const all = count(pictures.length, "picture")
+    const more = this.book.total > pictures.length ? `, the first of ${this.book.total}` : ""
+    const all = count(pictures.length, "picture") + more
     this.counted.textContent = [
       this.shown.length < pictures.length ? `${this.shown.length} of ${all}` : all,
       bare ? `${bare} without a caption` : pictures.length ? "all with captions" : "",
@@ -158,7 +159,7 @@ class Page {
 
   say(words, problem = false) {
     this.status.textContent = words
-    this.status.classList.toggle("loom-alert", problem)
+    this.status.classList.toggle("loom-set-alert", problem)
   }
 
   inSight(names) {
@@ -259,7 +260,7 @@ class Page {
   command(event, control) {
     const name = this.grid.current
     const by = { ArrowRight: 1, ArrowLeft: -1, ArrowDown: this.grid.columns, ArrowUp: -this.grid.columns }[event.key]
-    const onShot = event.target.closest(".loom-pick")
+    const onShot = event.target.closest(".loom-set-pick")
     if (control && event.key.toLowerCase() === "a") this.selectAll()
     else if (by && onShot) this.grid.focus(this.grid.beside(name, by))
     else if (event.key === "Home" && onShot) this.grid.focus(this.shown[0]?.name)
@@ -276,13 +277,13 @@ class Page {
     if (!carriesFiles(event)) return
     event.preventDefault()
     event.stopPropagation()
-    this.dialog.classList.add("loom-over")
+    this.dialog.classList.add("loom-set-over")
   }
 
   drop(event) {
     event.preventDefault()
     event.stopPropagation()
-    this.dialog.classList.remove("loom-over")
+    this.dialog.classList.remove("loom-set-over")
     if (carriesFiles(event)) this.add(dropped(event.dataTransfer))
   }
 
