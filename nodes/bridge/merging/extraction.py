@@ -26,7 +26,7 @@ from ..host.progress import Progress
 from ..host.wires import Clip, Model
 from ..model.names import NameTable, names_of
 from ..stack.patched_weights import Patched, less
-from .merge import Tick
+from .conversion import Tick
 from .report import error_lines, size_line
 
 _METHOD, _CPU = "extract", torch.device("cpu")

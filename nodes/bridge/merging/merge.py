@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -24,7 +24,7 @@ from ....lora_core.stack.chain import entangled
 from ..host.wires import Clip, LoraStack, Model
 from ..model.names import NameTable, names_of
 from ..stack.entries import Connected, Entry, rows_of
-from .conversion import as_plain, conversion_record, cost, in_order
+from .conversion import Tick, as_plain, conversion_record, cost, in_order
 from .provenance import described, lost_layers
 from .report import in_order_line, merge_report, vectors_line
 from .sources import Source, sources
@@ -34,7 +34,6 @@ _ENTRY = 100  # bytes that a tensor takes in a file's header, beside its name
 _ADDED = 1000  # bytes of a header that Save LoRA adds without being asked: hashes, the name of the file
 IN_ORDER = "parts one after the other"
 CHOICES = [SUM, AUTO, *METHODS]
-Tick = Callable[[int, int], None]
 
 
 def merge(

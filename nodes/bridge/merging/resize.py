@@ -15,7 +15,8 @@ from ....lora_core.stack.rows import NONE, Row
 from ..host.wires import Clip, Model
 from ..model.names import names_of
 from ..stack.entries import Connected
-from .merge import Tick, build, plain
+from .conversion import Tick
+from .merge import build, plain
 from .sources import Source, sources
 
 
