@@ -56,7 +56,8 @@ export class RowView {
 
   ends() {
     const { item, editor } = this
-    const remove = button("loom-remove", "\u00d7", `Remove ${title(item)}`, () => editor.remove(editor.items.indexOf(item)))
+    const drop = () => editor.remove(editor.items.indexOf(item))
+    const remove = button("loom-remove", "\u00d7", `Remove ${title(item)}`, drop)
     const menu = button("loom-menu-button", "\u22ef", `More for ${title(item)}`, () => editor.openMenu(item, menu))
     menu.setAttribute("aria-haspopup", "menu")
     return element("div", { className: "loom-row-ends" }, remove, menu)
