@@ -67,14 +67,15 @@ async function ask(query) {
 // -- the way back --------------------------------------------------------------------------------------------------
 
 /** The {folder, name} of the file that a node's MODEL was loaded from, as far as the graph tells. */
-export function fileBehind(node) {
-  let at = before(node, modelInput(node))
-  for (let count = 0; at && count < MOST; count++) {
-    const field = Object.keys(FIELDS).find((name) => at.widgets?.some((widget) => widget.name === name))
-    if (field) return { folder: FIELDS[field], name: valueOf(at, field) }
-    at = at.type === "GetNode" ? before(setterOf(at), 0) : before(at, modelInput(at))
-  }
-  return undefined
+function fileBehind(node) {
+  let loader
+  for (let at = previous(node), count = 0; at && count < MOST; at = previous(at), count++) loader = at
+  const field = Object.keys(FIELDS).find((name) => loader?.widgets?.some((widget) => widget.name === name))
+  return field && { folder: FIELDS[field], name: valueOf(loader, field) }
+}
+
+function previous(node) {
+  return node.type === "GetNode" ? before(setterOf(node), 0) : before(node, modelInput(node))
 }
 
 /** A node that passes anything on says so with a star. */

@@ -36,7 +36,7 @@ export class Stack {
     after(this.rows, "callback", () => this.taken(this.rows.value))
     after(node, "onAdded", () => this.added())
     after(node, "onConfigure", () => this.configured())
-    after(node, "onSerialize", (saved) => (saved.size = [saved.size[0], saved.size[1] - this.extra]))
+    after(node, "onSerialize", (saved) => this.saved(saved))
     after(node, "onConnectionsChange", () => this.settle())
     after(node, "onRemoved", () => this.removed())
     for (const name of fields()) after(this.widget(name), "callback", () => this.settle())
@@ -147,6 +147,11 @@ export class Stack {
   configured() {
     this.extra = 0
     this.settle()
+  }
+
+  /** Whole pixels, as Nodes 2.0 measures what was set and finds fractions more. */
+  saved(node) {
+    node.size = [node.size[0], Math.round(node.size[1] - this.extra)]
   }
 
   /** The node is as high as its rows need, and higher only where it was made so; and by what is folded out. */
