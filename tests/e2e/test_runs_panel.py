@@ -295,7 +295,7 @@ def test_a_run_that_goes_on_is_on_top_and_is_paused(
     front.becomes(lambda: page.evaluate(BADGE), "")
 
 
-def test_a_run_is_deleted_when_a_person_is_sure(page: Page, server: ComfyServer) -> None:
+def test_a_run_is_deleted_when_a_person_is_sure(page: Page, front: FrontEnd, server: ComfyServer) -> None:
     panel = chosen(page, HOSTILE)
     found = server.base / "output" / "lora_loom" / f"{HOSTILE}-00000001"
     expect(panel.locator(".loom-gallery-now .loom-runs-shot")).to_have_count(2)
@@ -310,5 +310,7 @@ def test_a_run_is_deleted_when_a_person_is_sure(page: Page, server: ComfyServer)
     page.keyboard.press("Delete")
     dialog.get_by_role("button", name="Delete").click()
     expect(option(page, HOSTILE)).to_have_count(0)
-    assert not found.exists()
+    front.becomes(found.exists, False)
+    expect(option(page, FIRST)).to_have_count(1)
+    expect(option(page, HOSTILE)).to_have_count(0)
     expect(panel.get_by_role("heading", name=HOSTILE)).to_have_count(0)
