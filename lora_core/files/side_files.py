@@ -216,7 +216,7 @@ def _commerce(value: Any) -> str:
 
 def _picture_name(value: Any) -> str:
     """The last part of a path or address, if it is a picture's name."""
-    name = re.split(r"[/\\]", value)[-1] if isinstance(value, str) and len(value) < _LOOKED_AT else ""
+    name = re.split(r"[/\\:]", value)[-1] if isinstance(value, str) and len(value) < _LOOKED_AT else ""
     suffix = os.path.splitext(name)[1].lower()
     return name if suffix in (".png", ".jpg", ".jpeg", ".webp") and len(name) <= LONGEST and name.isprintable() else ""
 

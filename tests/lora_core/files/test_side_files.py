@@ -203,14 +203,8 @@ def test_a_preview_that_a_side_file_names_is_shown_from_the_same_folder_only(lor
     deep.mkdir()
     inner = write(deep / NAME)
     Image.new("RGB", (8, 8), "red").save(tmp_path / "other.webp")
-    for name in (
-        "../other.webp",
-        "/etc/passwd",
-        "other.webp\x00",
-        "..",
-        "con.svg",
-        tmp_path.as_posix() + "/other.webp",
-    ):
+    absolute = f"{tmp_path.as_posix()}/other.webp"
+    for name in ("../other.webp", "/etc/passwd", "other.webp\x00", "..", "c:other.webp", "other.svg", absolute):
         put(inner, "ink.v2.metadata.json", {"preview_url": name})
         assert not card.read(inner).picture and card.picture(inner) is None
     put(lora, "ink.v2.metadata.json", {"preview_url": "http://x/other.webp"})
