@@ -186,6 +186,7 @@ class Measures {
 
   /** The node is as high as its figures need, and higher only where it was made so. */
   fit() {
+    if (!this.node.graph) return
     const height = Math.min(this.inner.offsetHeight || this.shape.inner || 60, MOST)
     this.shape.inner = height
     this.shape.height = height + 2 * MARGIN
