@@ -1,6 +1,7 @@
 // The list of rows on the node: a switch, a name, two strengths; moved by its handle, by mouse or keyboard.
 
 import { element, split } from "../page/dom.js"
+import { toCanvas } from "../page/nodes.js"
 import { word } from "../page/words.js"
 import { find, listen, refresh } from "../library/library.js"
 import { choose } from "../library/picker.js"
@@ -19,9 +20,13 @@ export class RowsEditor {
     this.showText = showText
     this.list = null // while the node is in no graph
     this.element = element("div", { className: "loom loom-rows", tabIndex: -1 })
-    this.element.addEventListener("keydown", (event) => this.key(event))
-    this.element.addEventListener("paste", (event) => this.paste(event))
-    this.element.addEventListener("copy", (event) => this.copy(event))
+  }
+
+  hear(signal) {
+    this.element.addEventListener("keydown", (event) => this.key(event), { signal })
+    this.element.addEventListener("paste", (event) => this.paste(event), { signal })
+    this.element.addEventListener("copy", (event) => this.copy(event), { signal })
+    this.element.addEventListener("wheel", toCanvas, { passive: false, signal })
   }
 
   /** The node came into a graph: it is drawn, and knows of new files. */

@@ -6,7 +6,7 @@
 
 import { app } from "../../../../scripts/app.js"
 import { RowsEditor } from "./editor.js"
-import { after, hide, lookAnew, toCanvas } from "../page/nodes.js"
+import { after, hide, lookAnew, whileThere } from "../page/nodes.js"
 import { word } from "../page/words.js"
 import { newRow, print } from "./rows.js"
 
@@ -27,7 +27,7 @@ export class Stack {
     this.back = node.addWidget("button", "rows_as_list", "", () => this.showText(false), { serialize: false })
     this.back.serialize = false
     this.back.label = word("Show as list")
-    this.editor.element.addEventListener("wheel", (event) => toCanvas(event), { passive: false })
+    whileThere(node, (signal) => this.editor.hear(signal))
     after(this.rows, "callback", () => this.taken(this.rows.value))
     after(node, "onAdded", () => this.added())
     after(node, "onConfigure", () => this.settle())
