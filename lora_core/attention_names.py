@@ -22,9 +22,6 @@ HOME = r"\w*(?:attn\d?|attention)"
 SINGLE = r"single_blocks\.\d+"
 """A pattern of FLUX's blocks whose attention and feed-forward share two layers, `linear1` and `linear2`."""
 
-WAN_BLOCKS = r"blocks\.\d+\.(?:(?:self|cross)_attn\.(?:[qkvo]|[kv]_img)|ffn\.[02])"
-"""A pattern of the layers of Wan's blocks, all of which diffusers reads by these names, too."""
-
 
 def leaf(*roles: str) -> str:
     """Return a pattern of the names of these roles, of all of them unless given."""

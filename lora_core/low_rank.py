@@ -179,14 +179,11 @@ class Decomposition:
 
     def rank_for(self, energy: float | None) -> int:
         """The fewest values whose squares make up that share of the sum; all of them for None."""
-        if energy is None:
-            return len(self.sigma)
-        share = self.sigma.square().cumsum(0)
-        return min(int((share < energy * share[-1]).sum()) + 1, len(self.sigma))
+        return len(self.sigma) if energy is None else fewest(self.sigma, energy)
 
     def error(self, rank: int) -> float:
         """Relative Frobenius error of keeping `rank` values."""
-        return float(self.sigma[rank:].norm() / self.sigma.norm()) if self.sigma[0] else 0.0
+        return cut_error(self.sigma, rank)
 
     def keep(self, rank: int) -> LowRank:
         rank = min(rank, len(self.sigma))
@@ -197,6 +194,17 @@ class Decomposition:
         lora_A, lora_B = (short.T, long.T) if self.flipped else (long, short)
         lora_A, lora_B = (factor.contiguous().to(self.dtype) for factor in (lora_A, lora_B))
         return LowRank(lora_A, lora_B, float(rank), self.kernel)
+
+
+def fewest(sigma: Tensor, energy: float) -> int:
+    """The fewest singular values whose squares make up that share of the sum."""
+    share = sigma.square().cumsum(0)
+    return min(int((share < energy * share[-1]).sum()) + 1, len(sigma))
+
+
+def cut_error(sigma: Tensor, rank: int) -> float:
+    """Relative Frobenius error of keeping `rank` singular values."""
+    return float(sigma[rank:].norm() / sigma.norm()) if sigma[0] else 0.0
 
 
 class _Reflections:

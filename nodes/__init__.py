@@ -2,7 +2,10 @@
 
 from comfy_api.latest import ComfyExtension, io
 
-from .bridge.host import lora_list, lora_manager, picture_metadata
+from .bridge.host import dataset_page, lora_list, lora_manager, picture_metadata
+from .bridge.merging import outlooks
+from .bridge.stack import connected_model
+from .bridge.training import before, run_routes
 from .check_gpu import CheckGpu
 from .combine_datasets import CombineDatasets
 from .convert_lora import ConvertLora
@@ -29,6 +32,11 @@ class LoraLoom(ComfyExtension):
         picture_metadata.listen()
         lora_manager.listen()
         lora_list.serve()
+        run_routes.serve()
+        before.serve()
+        connected_model.serve()
+        outlooks.serve()
+        dataset_page.serve()
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         """Convert LoRA first, whose list of files the front end takes over into the others (web/js/library/files.js)."""

@@ -22,6 +22,7 @@ class ConvertLora(io.ComfyNode):
             category=f"{CATEGORY}/merge",
             description="Converts a file of another kind (LoHa, LoKr, DoRA, OFT, BOFT, GLoRA, full differences) to a plain LoRA, as closely as the rank allows. Reports the error of every layer.",
             search_aliases=["lycoris to lora", "loha to lora", "lokr to lora", "dora to lora"],
+            has_intermediate_output=True,
             inputs=[
                 io.Model.Input("model", tooltip="The base model the file was made for. It gives the layer names, and the weights that DoRA, OFT and GLoRA depend on."),
                 io.Combo.Input("lora", options=lora_names(), tooltip="A file from the loras folders. Layers that are already plain LoRA are not changed."),
@@ -47,5 +48,5 @@ class ConvertLora(io.ComfyNode):
     @classmethod
     def execute(cls, model, lora, rank, energy, clip=None) -> io.NodeOutput:
         progress = Progress(1)
-        adapter, report = convert_file(lora, model, clip, Limits(rank, energy), progress.tick)
-        return io.NodeOutput(adapter, as_lora_model(adapter), report, ui=report_ui(cls, report))
+        adapter, report, measure = convert_file(lora, model, clip, Limits(rank, energy), progress.tick)
+        return io.NodeOutput(adapter, as_lora_model(adapter), report, ui=report_ui(cls, report, measure=measure))

@@ -20,6 +20,7 @@ class ExtractLora(io.ComfyNode):
             category=f"{CATEGORY}/merge",
             description="Makes a LoRA from the difference between a fine-tuned model and its base, and measures how much the LoRA misses.",
             search_aliases=["extract lora", "lora from checkpoint", "model difference", "lora svd", "subtract models"],
+            has_intermediate_output=True,
             inputs=[
                 io.Model.Input("model_a", tooltip="The fine-tuned model: a checkpoint, a merge, or a model with LoRAs applied."),
                 io.Model.Input("model_b", tooltip="Its base model. This model plus the LoRA gives model_a, except for the error shown."),
@@ -41,7 +42,11 @@ class ExtractLora(io.ComfyNode):
     @classmethod
     def execute(cls, model_a, model_b, rank, energy, keep="", drop="", clip_a=None, clip_b=None) -> io.NodeOutput:
         progress = Progress(1)
-        made, report, chart = extract_lora(
-            model_a, model_b, clip_a, clip_b, rank, energy, Pick.of(keep, drop), progress.tick
+        made = extract_lora(model_a, model_b, clip_a, clip_b, rank, energy, Pick.of(keep, drop), progress.tick)
+        return io.NodeOutput(
+            made.adapter,
+            as_lora_model(made.adapter),
+            made.report,
+            as_image_batch(made.chart),
+            ui=report_ui(cls, made.report, measure=made.measure),
         )
-        return io.NodeOutput(made, as_lora_model(made), report, as_image_batch(chart), ui=report_ui(cls, report))

@@ -51,5 +51,5 @@ class LoraInterference(io.ComfyNode):
             found.strengths,
             found.rows,
             found.figures,
-            ui=report_ui(cls, found.report, heat_map),
+            ui=report_ui(cls, found.report, heat_map, measure=found.measure),
         )

@@ -6,7 +6,7 @@ from comfy_api.latest import io
 
 from ..lora_core.data.prompts import lines
 from .bridge.analysis.leave_one_out import Prompts, leave_one_out
-from .bridge.host.node_outputs import as_image_batch, report_ui
+from .bridge.host.node_outputs import as_image_batch, report_ui, with_pictures
 from .bridge.model.sampling import SAMPLERS, SCHEDULERS, Sampling
 from .bridge.stack.entries import active, all_entries, check_strengths, connected, rows_of
 from .types import CATEGORY, LoraStackType, adapters_input
@@ -64,4 +64,5 @@ class LeaveOneOut(io.ComfyNode):
         sampling = Sampling(width, height, steps, cfg, sampler=sampler_name, scheduler=scheduler, seed=seed)
         found = leave_one_out(model, clip, vae, entries, asked, sampling)
         sheet = as_image_batch(found.sheet)
-        return io.NodeOutput(sheet, found.report, found.figures, ui=report_ui(cls, found.report, sheet))
+        shown = with_pictures(cls, found.measure, found.pictures)
+        return io.NodeOutput(sheet, found.report, found.figures, ui=report_ui(cls, found.report, sheet, measure=shown))

@@ -26,6 +26,7 @@ class MergeLora(io.ComfyNode):
             category=f"{CATEGORY}/merge",
             description="Merges several LoRAs into one. The sum is exact for any mix of ranks, alphas and formats: the merged file gives the same result as the stack.",
             search_aliases=["combine lora", "lora merger", "merge svd", *METHODS],
+            has_intermediate_output=True,
             inputs=[
                 io.Model.Input("model", tooltip="The base model of the LoRAs. It is needed to find the same layer in different file formats."),
                 io.Int.Input("rank", default=0, min=0, max=1024, tooltip="0: the sum is exact, and its rank is the sum of all ranks. Otherwise each layer is reduced to this rank with the smallest possible error, which is shown."),
@@ -65,5 +66,15 @@ class MergeLora(io.ComfyNode):
         settings = MergeSettings(SUM if method == AUTO else method, density, amount, seed)
         progress = Progress(1)
         limits = Limits(rank, energy, size_mb)
-        merged, report, chart = merge(model, clip, lora_stack, found, settings, limits, progress.tick, method == AUTO)
-        return io.NodeOutput(merged, as_lora_model(merged), report, as_image_batch(chart), ui=report_ui(cls, report))
+        made = merge(model, clip, lora_stack, found, settings, limits, progress.tick, method == AUTO)
+        asked = {"rank": rank, "energy": energy, "size_mb": size_mb}
+        if "parts" in (made.measure.live or {}):
+            asked |= {"strengths": strengths, "text_strengths": text_strengths}
+        shown = made.measure.asked_with(asked)
+        return io.NodeOutput(
+            made.adapter,
+            as_lora_model(made.adapter),
+            made.report,
+            as_image_batch(made.chart),
+            ui=report_ui(cls, made.report, measure=shown),
+        )

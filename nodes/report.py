@@ -6,7 +6,7 @@ from comfy_api.latest import io
 
 from ..lora_core.data.prompts import lines
 from .bridge.analysis.leakage_report import Questions, report
-from .bridge.host.node_outputs import as_image_batch, report_ui
+from .bridge.host.node_outputs import as_image_batch, report_ui, with_pictures
 from .bridge.model.sampling import SAMPLERS, SCHEDULERS, Sampling
 from .bridge.stack.entries import Connected, all_entries, rows_of
 from .types import CATEGORY, AdapterType, LoraDatasetType, LoraStackType
@@ -63,4 +63,5 @@ class LoraReport(io.ComfyNode):
         entries = all_entries(model, clip, rows_of(lora_stack), given)
         found = report(model, clip, vae, entries, questions, sampling, dataset)
         sheet = as_image_batch(found.sheet)
-        return io.NodeOutput(found.text, sheet, found.figures, ui=report_ui(cls, found.text, sheet))
+        shown = with_pictures(cls, found.measure, found.pictures)
+        return io.NodeOutput(found.text, sheet, found.figures, ui=report_ui(cls, found.text, sheet, measure=shown))

@@ -24,6 +24,7 @@ class ResizeLora(io.ComfyNode):
             category=f"{CATEGORY}/merge",
             description="Makes a LoRA smaller with the least possible error, changes its strength for good, or splits it by layers.",
             search_aliases=["shrink lora", "lora rank", "split lora", "lora blocks", "invert lora"],
+            has_intermediate_output=True,
             inputs=[
                 io.Model.Input("model", tooltip="The base model of the LoRA. It is needed to find the layers in the file."),
                 file_input("lora_name", tooltip="A file from the loras folders. Choose None when an adapter is connected."),
@@ -59,7 +60,16 @@ class ResizeLora(io.ComfyNode):
         cls, model, lora_name, rank, energy, size_mb, strength, text_strength, keep="", drop="", adapter=None, clip=None
     ) -> io.NodeOutput:
         limits, progress = Limits(rank, energy, size_mb), Progress(1)
-        made, rest, report, chart = resize(
+        made, rest = resize(
             model, clip, adapter, lora_name, (strength, text_strength), Pick.of(keep, drop), limits, progress.tick
         )
-        return io.NodeOutput(made, as_lora_model(made), rest, report, as_image_batch(chart), ui=report_ui(cls, report))
+        asked = {"rank": rank, "energy": energy, "size_mb": size_mb}
+        shown = made.measure.asked_with({**asked, "strength": strength, "text_strength": text_strength})
+        return io.NodeOutput(
+            made.adapter,
+            as_lora_model(made.adapter),
+            rest,
+            made.report,
+            as_image_batch(made.chart),
+            ui=report_ui(cls, made.report, measure=shown),
+        )

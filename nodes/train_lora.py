@@ -19,8 +19,9 @@ from ..lora_core.training.config import (
 from ..lora_core.training.layers import LayersConfig
 from ..lora_core.training.objective_config import WEIGHTINGS, ObjectiveConfig
 from ..lora_core.training.plan import Measures
-from .bridge.host.folders import NONE, lora_state
+from .bridge.host.folders import NONE, lora_state, run_id
 from .bridge.host.node_outputs import as_image_batch, as_lora_model, as_one_batch, report_ui
+from .bridge.host.progress import posted_workflow
 from .bridge.stack.entries import check_rows
 from .bridge.training.continue_from import read_start
 from .bridge.training.run import AUTO, TIMESTEPS, Run, Sources, choices, train_lora
@@ -153,14 +154,14 @@ class TrainLora(io.ComfyNode):
         auto |= {"text_learning_rate": f"{text.learning_rate:g}"} if text and not text_learning_rate else {}
         run = Run(
             run_name, save_every, measures, automatic=memory == AUTO, start_over=resume == "start over",
-            note=chosen.note(), previews=previews, chosen=auto,
+            note=chosen.note(), previews=previews, chosen=auto, workflow=posted_workflow(cls),
         )  # fmt: skip
         recipe = Recipe(lora, config, text, preserve=_patterns(preserve), validation=validation)
         trained = train_lora(Sources(model, clip, vae, dataset, prior_vae, start), recipe, run)
         charts = as_image_batch(trained.charts)
         return io.NodeOutput(
             as_lora_model(trained.adapter), {"loss": trained.losses}, trained.adapter, as_one_batch(trained.sheet),
-            trained.report, charts, ui=report_ui(cls, trained.told, charts, auto),
+            trained.report, charts, ui=report_ui(cls, trained.told, charts, auto) | {"run": (run_id(trained.folder),)},
         )  # fmt: skip
 
 

@@ -30,8 +30,8 @@ def suggested(found: Interference, fixed: Collection[int] = ()) -> float:
     """Return what to multiply all strengths with but those of `fixed`, so that the sum of the rest is no louder than
     its loudest member: min(1, max_i |W_i| / |sum_i W_i|)."""
     total, free = found.total, [i for i in range(len(found.names)) if i not in fixed]
-    loudness = total.loudness(fixed)
-    return min(1.0, max(total.norms()[i] for i in free) / loudness) if free and loudness else 1.0
+    together = total.loudness(fixed)
+    return min(1.0, max(total.norms()[i] for i in free) / together) if free and together else 1.0
 
 
 def of_stack(parts: Sequence[Weighted]) -> list[str]:
@@ -44,11 +44,11 @@ def of_stack(parts: Sequence[Weighted]) -> list[str]:
     found = measure(parts, work=FigureSettings(brief=True))
     i, j = max(found.pairs, key=lambda pair: abs(found.total.z(*pair)))
     if not found.total.variance[i, j]:
-        return [_loudness(found), "No two of them change the same layer."]
+        return [loudness(found), "No two of them change the same layer."]
     beyond = found.total.found(i, j, found.comparisons)
     verdict = _verdict(found.total.cos(i, j)) if beyond else "No overlap beyond chance"
-    pair = f"{_named(found, i)} and {_named(found, j)}, {_agreement(found, i, j)}"
-    return [_loudness(found), f"{verdict}; of all pairs most in {pair}."]
+    pair = f"{_named(found, i)} and {_named(found, j)}, {agreement(found, i, j)}"
+    return [loudness(found), f"{verdict}; of all pairs most in {pair}."]
 
 
 def _products(parts: Sequence[Weighted]) -> int:
@@ -66,17 +66,34 @@ def report(found: Interference, base: Norms | None = None, fixed: Mapping[int, s
     left alone."""
     norms = found.total.norms()
     lines = [f"{letter(i)} = {name}, norm {norms[i]:.3g}" for i, name in enumerate(found.names)]
-    lines += ["", _loudness(found), *_against_base(found, base or {})]
+    lines += ["", loudness(found), *_against_base(found, base or {})]
     lines += ["", *(sentence for i, j in found.pairs for sentence in pair(found, i, j))] if found.pairs else []
     factor = suggested(found, fixed or {})
     lines += [
         "",
-        _suggestion(found, factor),
+        suggestion(found, factor),
         *(f"The strength of {letter(i)} is not changed: {why}." for i, why in (fixed or {}).items()),
     ]
     if found.pairs:
         lines += ["", _floor(found)]
     return "\n".join([*lines, RISK])
+
+
+def headline(found: Interference) -> str:
+    """Return a sentence on the pair that agrees or opposes most, by the names of the LoRAs."""
+    total, many = found.total, found.comparisons
+    marked = [pair for pair in found.pairs if total.found(*pair, many)]
+    if not found.pairs:
+        return "There is a single LoRA, and nothing to compare it with."
+    if not marked:
+        said = [sentence for i, j in found.pairs for sentence in pair(found, i, j)]
+        quiet = all("No interference" in sentence or "nothing to compare" in sentence for sentence in said)
+        return "No interference beyond chance." if quiet else "No overlap as a whole, but in parts: see the tables."
+    i, j = max(marked, key=lambda pair: abs(total.cos(*pair)))
+    cos, who = total.cos(i, j), f"{found.names[i]} and {found.names[j]}"
+    if abs(cos) > _SAME:
+        return f"{who} {'make the same change' if cos > 0 else 'undo each other'}: keep only one of them."
+    return f"{_verdict(cos)}: {who} {_way(cos)}."
 
 
 def pair(found: Interference, i: int, j: int) -> list[str]:
@@ -105,9 +122,8 @@ def _cosine(found: Interference, i: int, j: int) -> list[str]:
     where = f", most in {most.name} ({most.cos(i, j):+.2f})" if most else ""
     if total.found(i, j, many):
         cos = total.cos(i, j)
-        way = "pull the same way" if cos > 0 else "pull against each other"
-        figures = f"{_effect(found, i, j)} ({_agreement(found, i, j)})"
-        return [f"{_verdict(cos)}: {who} {way}{where}. {figures}.{_advice(cos)}"]
+        figures = f"{_effect(found, i, j)} ({agreement(found, i, j)})"
+        return [f"{_verdict(cos)}: {who} {_way(cos)}{where}. {figures}.{_advice(cos)}"]
     if not marked:
         return []
     same = sum(block.cos(i, j) > 0 for block in marked)
@@ -154,6 +170,10 @@ def _verdict(cos: float) -> str:
     return f"{size} {'overlap' if cos > 0 else 'conflict'}"
 
 
+def _way(cos: float) -> str:
+    return "pull the same way" if cos > 0 else "pull against each other"
+
+
 def _advice(cos: float) -> str:
     if abs(cos) < _CLEAR:
         return ""
@@ -161,7 +181,8 @@ def _advice(cos: float) -> str:
     return f" Lower one of them{condition}." if cos > 0 else f" Lower one of them or leave it out{condition}."
 
 
-def _agreement(found: Interference, i: int, j: int) -> str:
+def agreement(found: Interference, i: int, j: int) -> str:
+    """Return the cosine of two LoRAs over all blocks, and its multiple of chance."""
     return f"cosine {found.total.cos(i, j):+.2g}, z {found.total.z(i, j):.3g}"
 
 
@@ -176,7 +197,8 @@ def _effect(found: Interference, i: int, j: int) -> str:
     )
 
 
-def _loudness(found: Interference) -> str:
+def loudness(found: Interference) -> str:
+    """Return how strong the sum is beside the strongest LoRA."""
     total = found.total
     norms, sum_ = total.norms(), total.loudness()
     if len(norms) < 2:
@@ -203,7 +225,8 @@ def _against_base(found: Interference, base: Norms) -> list[str]:
     ]
 
 
-def _suggestion(found: Interference, factor: float) -> str:
+def suggestion(found: Interference, factor: float) -> str:
+    """Return what to do with the strengths: multiply them by `factor`, or nothing."""
     if len(found.names) < 2:
         return "A single LoRA needs no balancing."
     if factor == 1:

@@ -56,17 +56,17 @@ def heat_map(found: Interference, base: Norms | None = None) -> Image.Image:
     labels = [block.name for block in rows]
     tops = [_TOP + _ROW * row + (8 if row == len(found.blocks) else 0) for row in range(len(rows))]
     title, small = letters.font(15), letters.font(12)
-    panels, loud = _panels(found) if found.pairs else [], _loudness(found, base or {})
+    shown, loud = panels(found) if found.pairs else [], loudness(found, base or {})
     column = 54 if len(found.pairs) <= 6 else 36 if len(found.pairs) <= 15 else 16
-    wide = max([column * len(found.pairs), *(int(small.getlength(panel.title)) for panel in panels)])
+    wide = max([column * len(found.pairs), *(int(small.getlength(panel.title)) for panel in shown)])
     left = _LEFT + 14 + int(max(small.getlength(label) for label in labels))
     page, pen = _page(
-        left + len(panels) * (wide + _GAP) + (170 if loud else 0), tops[-1] + 90 + _LINE * len(found.names)
+        left + len(shown) * (wide + _GAP) + (170 if loud else 0), tops[-1] + 90 + _LINE * len(found.names)
     )
     pen.text((_LEFT, 12), "Interference: overlap of each pair of LoRAs, beyond chance", _TEXT, title)
     for top, label in zip(tops, labels, strict=True):
         pen.text((_LEFT, top + 3), label, _TEXT if top == tops[-1] else _FAINT, small)
-    for number, panel in enumerate(panels):
+    for number, panel in enumerate(shown):
         x = left + number * (wide + _GAP)
         pen.text((x, 40), panel.title, _TEXT, small)
         for at, pair in enumerate(found.pairs):
@@ -75,7 +75,7 @@ def heat_map(found: Interference, base: Norms | None = None) -> Image.Image:
             for top, block in zip(tops, rows, strict=True):
                 _draw(pen, (x + column * at, top, column), panel.cell(block, *pair), panel, small)
         _legend(pen, x, tops[-1] + _ROW + 12, panel, small)
-    _bars(pen, left + len(panels) * (wide + _GAP), zip(tops, labels, strict=True), loud, small)
+    _bars(pen, left + len(shown) * (wide + _GAP), zip(tops, labels, strict=True), loud, small)
     for number, (line, colour) in enumerate(_notes(found)):
         pen.text((_LEFT, tops[-1] + _ROW + 50 + _LINE * number), line, colour, small)
     return page
@@ -94,9 +94,10 @@ def _notes(found: Interference) -> list[tuple[str, str]]:
     return [(note, _FAINT), *((f"{letter(i)} = {name}", _TEXT) for i, name in enumerate(found.names))]
 
 
-def _panels(found: Interference) -> list[Panel]:
+def panels(found: Interference) -> list[Panel]:
+    """Return what is shown of each pair: its figures, by what they are called."""
     many = found.comparisons
-    panels = [
+    made = [
         Panel("cosine", lambda block, i, j: _cosine(block, i, j, many), ("against", "the same")),
         Panel("directions written", lambda block, i, j: _excess(block.write, i, j, many)),
         Panel("directions read", lambda block, i, j: _excess(block.read, i, j, many)),
@@ -104,8 +105,8 @@ def _panels(found: Interference) -> list[Panel]:
     for kind, title in {"Q-K": "queries x keys", "O-V": "values x output"}.items():
         if kind in found.total.crossed:
             cell = lambda block, i, j, kind=kind: _excess(block.crossed.get(kind), i, j, many, 100.0)  # noqa: E731
-            panels.append(Panel(title, cell, ("chance", "x100")))
-    return panels
+            made.append(Panel(title, cell, ("chance", "x100")))
+    return made
 
 
 def _cosine(block: BlockFigures, i: int, j: int, many: int) -> Cell | None:
@@ -169,7 +170,7 @@ def _legend(pen: ImageDraw.ImageDraw, x: int, y: int, panel: Panel, font: Font) 
     pen.text((x + _LEGEND, y + 13), panel.ends[1], _FAINT, font, "ra")
 
 
-def _loudness(found: Interference, base: Norms) -> dict[str, float]:
+def loudness(found: Interference, base: Norms) -> dict[str, float]:
     """The norm of each block's sum over that of the weights it changes."""
     sums: dict[str, list[float]] = {}
     for name, (norm, _) in found.layers.items():
@@ -190,8 +191,9 @@ def _bars(
         if label in loud:
             length = 90 * loud[label] / most
             pen.rectangle((x, top + 3, x + max(length, 1), top + _ROW - 5), fill=_BAR)
-            pen.text((x + length + 6, top + 3), _percent(loud[label]), _FAINT, font)
+            pen.text((x + length + 6, top + 3), percent(loud[label]), _FAINT, font)
 
 
-def _percent(share: float) -> str:
+def percent(share: float) -> str:
+    """Return a share in two figures."""
     return f"{100 * share:.0f}%" if share >= 0.095 else f"{100 * share:.2g}%"

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ..drawing.measure import Measure, bars
 from ..stored import as_dict, stored
 
 CONCEPT, CLASS, NEUTRAL = "with the trigger", "without the trigger", "neutral"
@@ -61,6 +62,13 @@ class Leakage:
             for name, each in self.changes.items()
         ]
         return "\n".join(lines)
+
+    def measure(self) -> Measure:
+        """Return the same for the front end."""
+        figures = [(f"{name} ({self.counts[name]})", list(as_dict(c).values())) for name, c in self.changes.items()]
+        table = bars("Change from the base model to the LoRA", "prompts (pictures)", _MEASURES, figures)
+        said = [self._sentence(name) for name in self.changes if name != CONCEPT]
+        return Measure(said[0] if said else "", " ".join(said[1:]), (table,))
 
     def _sentence(self, group: str) -> str:
         prompts = "prompts without the trigger" if group == CLASS else "neutral prompts"

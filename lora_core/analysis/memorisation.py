@@ -10,6 +10,7 @@ from einops import rearrange
 from torch import Tensor
 from torch.nn import functional as F
 
+from ..drawing.measure import Cell, Line, Table
 from ..stored import as_dict, stored
 
 _SIDE, _POOLS = 32, (1, 2, 4)  # compared at 32, 16 and 8 pixels square
@@ -76,6 +77,26 @@ class Memorisation:
             _spread("  training pictures to the nearest other one", self.training),
         ]
         return "\n".join(filter(None, lines))
+
+    def table(self, names: Sequence[str]) -> Table:
+        """The distance of each sample to its nearest training picture, the nearest first, for the front end."""
+        near = self.near()
+        lines = [
+            Line(
+                f"sample {number + 1}",
+                (
+                    Cell(f"{sample.distance:.3f}", min(sample.distance, 1.0)),
+                    Cell(names[sample.index]),
+                    Cell("possible copy" if number in near else ""),
+                ),
+            )
+            for number, sample in sorted(enumerate(self.samples), key=lambda each: each[1].distance)
+        ]
+        title = "Distance to the nearest training picture"
+        note = "0 is a copy, about 1 has nothing in common"
+        return Table(
+            "bars", title, "picture", ("distance", "training picture", ""), tuple(lines), note=note, folded=True
+        )
 
     def figures(self) -> dict[str, object]:
         """Everything measured, for a machine to read."""

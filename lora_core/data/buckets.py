@@ -55,7 +55,18 @@ def nearest_bucket(size: PictureSize, sizes: list[PictureSize]) -> PictureSize:
 
 def fit(image: Image.Image, size: PictureSize) -> Image.Image:
     """Resize so that `size` is covered, then crop the centre. Lanczos; the aspect ratio is kept."""
-    scale = max(size[0] / image.width, size[1] / image.height)
-    width, height = (max(round(side * scale), least) for side, least in zip(image.size, size, strict=True))
-    left, top = (width - size[0]) // 2, (height - size[1]) // 2
-    return image.resize((width, height), Image.Resampling.LANCZOS).crop((left, top, left + size[0], top + size[1]))
+    covering, (left, top) = _covering(image.size, size)
+    return image.resize(covering, Image.Resampling.LANCZOS).crop((left, top, left + size[0], top + size[1]))
+
+
+def frame(found: PictureSize, size: PictureSize) -> tuple[float, float, float, float]:
+    """What `fit` keeps of a picture of size `found`: left, top, width and height, as parts of its sides."""
+    (width, height), (left, top) = _covering(found, size)
+    return left / width, top / height, size[0] / width, size[1] / height
+
+
+def _covering(found: PictureSize, size: PictureSize) -> tuple[PictureSize, PictureSize]:
+    """The size that a picture is brought to, and where in it the crop begins."""
+    scale = max(size[0] / found[0], size[1] / found[1])
+    width, height = (max(round(side * scale), least) for side, least in zip(found, size, strict=True))
+    return (width, height), ((width - size[0]) // 2, (height - size[1]) // 2)

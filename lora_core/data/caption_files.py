@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from io import StringIO
@@ -49,6 +49,25 @@ class CaptionFiles:
                 self._listed = found | self._listed
         return self._listed.get(image.name)
 
+    def beside(self, image: Path) -> Path | None:
+        """The file beside a picture that gives its caption, else one that would if it was not empty."""
+        found = self._candidates(image)
+        return next((path for path in found if self._read(path)), next(iter(found), None))
+
+    def fresh(self, image: Path) -> Path:
+        """Where a first caption of a picture goes: where no other picture would read it, too."""
+        names = [image.stem + ENDINGS[0], image.name + ENDINGS[0]]
+        own = [name for name in names if self._claims[name.casefold()] < 2]
+        return image.with_name((own or names)[0])
+
+    def readers(self, path: Path) -> list[Path]:
+        """The pictures that would read a file beside them."""
+        return self._readers.get(path, [])
+
+    def own(self, image: Path) -> list[Path]:
+        """The files beside a picture that are about no other."""
+        return [path for path in self._candidates(image) if self._readers[path] == [image]]
+
     def any(self) -> bool:
         return any(self.of(image) for image in self.images)
 
@@ -56,8 +75,8 @@ class CaptionFiles:
         """Why a file that looks like captions was not used; empty for other files."""
         suffix = path.suffix.lower()
         if suffix in ENDINGS:
-            owner = self._owners.get(path)
-            return f"{owner.name} has its caption in another file" if owner else "caption without a picture"
+            owners = self.readers(path)
+            return f"{owners[0].name} has its caption in another file" if owners else "caption without a picture"
         if suffix in LISTS and self._listed is None:
             return "not needed: every picture has its own caption file"
         if suffix in LISTS:
@@ -65,8 +84,17 @@ class CaptionFiles:
         return ""
 
     @cached_property
-    def _owners(self) -> dict[Path, Path]:
-        return {path: image for image in reversed(self.images) for path in self._candidates(image)}
+    def _readers(self) -> dict[Path, list[Path]]:
+        found: dict[Path, list[Path]] = defaultdict(list)
+        for image in self.images:
+            for path in self._candidates(image):
+                found[path].append(image)
+        return dict(found)
+
+    @cached_property
+    def _claims(self) -> Counter[str]:
+        """How many pictures would read a file of that name."""
+        return Counter(name.casefold() for image in self.images for name in set(_beside(image)))
 
     def _candidates(self, image: Path) -> list[Path]:
         """Files beside it, those of its own spelling first; none that is in the spelling of another picture."""

@@ -84,6 +84,13 @@ def check(data: bytes, most: int = PICTURE) -> None:
         pass
 
 
+def texts(data: bytes) -> dict[str, str]:
+    """The texts that stand before the pixels of a picture, of which the beginning is enough. Raises PictureError as
+    `decode`."""
+    with _one_at_a_time, _tried(data, PICTURE) as image:
+        return {name: text for name, text in image.info.items() if isinstance(name, str) and isinstance(text, str)}
+
+
 def decode(data: bytes, most: int = PICTURE) -> Decoded:
     """The first picture of a file. Raises PictureError for what is none, is damaged, or has more pixels than `most`."""
     with _one_at_a_time, _tried(data, most, load=True) as image:

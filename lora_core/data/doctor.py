@@ -25,7 +25,7 @@ def examine(dataset: Dataset, tick: Callable[[], None] = lambda: None) -> list[D
     """All findings, the most urgent first. `tick` is called before each check and each picture, and may raise."""
     pictures = dataset.pictures()
     checks = (
-        _copies, partial(_pictures, tick=tick), texts.missing, texts.captions, texts.parentheses, texts.trigger,
+        copies, partial(of_pictures, tick=tick), texts.missing, texts.captions, texts.parentheses, texts.trigger,
         texts.tags_of_all, texts.reserved, texts.left_out, _balance,
     )  # fmt: skip
     found = [finding for check in _each(checks, tick) for finding in check(dataset, pictures)]
@@ -50,19 +50,11 @@ def marks(findings: Sequence[DatasetFinding]) -> dict[int, list[str]]:
     return found
 
 
-def _copies(_: Dataset, pictures: list[Example]) -> Iterator[DatasetFinding]:
-    same: dict[str, list[Example]] = {}
-    for example in pictures:
-        same.setdefault(hashlib.sha256(example.pixels.numpy().tobytes()).hexdigest(), []).append(example)
-    for group in same.values():
-        if len(group) > 1:
-            yield DatasetFinding(
-                3,
-                f"{names(group)} are the same picture, which counts {len(group)} times: keep only one.",
-                "copy",
-                tuple(group),
-            )
-    first = [group[0] for group in same.values()]
+def copies(_: Dataset, pictures: list[Example]) -> Iterator[DatasetFinding]:
+    """Yield findings on pictures that are the same, or nearly."""
+    groups = _alike(pictures)
+    yield from _same(groups)
+    first = [group[0] for group in groups]
     pairs = looks.near_copies([example.origin.thumbnail for example in first]) if len(first) > 1 else []
     for indices, mirrored in looks.grouped(pairs):
         group = [first[index] for index in indices]
@@ -75,7 +67,33 @@ def _copies(_: Dataset, pictures: list[Example]) -> Iterator[DatasetFinding]:
         yield DatasetFinding(2, text, "near copy", tuple(group))
 
 
-def _pictures(_: Dataset, pictures: list[Example], tick: Callable[[], None]) -> Iterator[DatasetFinding]:
+def quite_the_same(pictures: list[Example]) -> Iterator[DatasetFinding]:
+    """Yield what `copies` does but for those that are only nearly the same, which takes long for thousands."""
+    yield from _same(_alike(pictures))
+
+
+def _same(groups: list[list[Example]]) -> Iterator[DatasetFinding]:
+    for group in groups:
+        if len(group) > 1:
+            yield DatasetFinding(
+                3,
+                f"{names(group)} are the same picture, which counts {len(group)} times: keep only one.",
+                "copy",
+                tuple(group),
+            )
+
+
+def _alike(pictures: list[Example]) -> list[list[Example]]:
+    found: dict[str, list[Example]] = {}
+    for example in pictures:
+        found.setdefault(hashlib.sha256(example.pixels.numpy().tobytes()).hexdigest(), []).append(example)
+    return list(found.values())
+
+
+def of_pictures(
+    _: Dataset, pictures: list[Example], tick: Callable[[], None] = lambda: None
+) -> Iterator[DatasetFinding]:
+    """Yield findings on single pictures: their size, light and shape, and how they are stored."""
     small = _small(pictures)
     if small:
         most = looks.enlarged(small[0].origin.size, small[0].size)

@@ -15,6 +15,7 @@ from .decoding import SUFFIXES
 from .pictures import MASK_ENDING, Masks
 
 _NAMED = re.compile(r"(\d{1,4})_(.*\S.*)")  # as sd-scripts names folders: repeats and class words
+TAKEN_OUT = "_removed"  # a folder below, for pictures that are not used any more
 _SYSTEM = ("thumbs.db", "desktop.ini")
 _MOST_BELOW = 10_000  # entries that are looked at below a folder
 Reasons = list[tuple[str, str]]  # (name, why)
@@ -132,6 +133,8 @@ def _below(folder: Path) -> str:
     count = _count(folder)
     if not count:
         return "a folder without pictures"
+    if folder.name == TAKEN_OUT:
+        return f"{count} pictures that were taken out"
     return f"a subfolder with {count} pictures: use another LoRA Dataset for it and combine them"
 
 

@@ -10,6 +10,7 @@ from PIL import Image
 
 from . import letters
 
+Box = tuple[int, int, int, int]  # left, top, right, bottom
 _GAP, _PAPER, _TEXT, _FAINT = 8, "#1b1b1f", "#e6e6ee", "#a8a8b4"
 
 
@@ -24,6 +25,11 @@ class SheetRow:
 
 def sheet(rows: Sequence[SheetRow], heading: str = "", tile: int = 0) -> Image.Image:
     """One picture of all rows. Pictures keep their size, or fit into a square of `tile` when it is not 0."""
+    return placed(rows, heading, tile)[0]
+
+
+def placed(rows: Sequence[SheetRow], heading: str = "", tile: int = 0) -> tuple[Image.Image, list[Box]]:
+    """As `sheet`, and where each picture is in it, row by row."""
     fitted = [[_fitted(picture, tile) for picture in row.pictures] for row in rows]
     columns = max((len(row) for row in fitted), default=0)
     width = max((picture.width for row in fitted for picture in row), default=0)
@@ -39,7 +45,7 @@ def sheet(rows: Sequence[SheetRow], heading: str = "", tile: int = 0) -> Image.I
     ]
     top = _GAP + (line if heading else 0)
     page = Image.new("RGB", (max(page_width, 1), top + sum(heights) + _GAP), _PAPER)
-    pen = letters.pen(page, size)
+    pen, boxes = letters.pen(page, size), []
     if heading:
         pen.text((_GAP, _GAP), heading, _TEXT, font)
     for row, title, pictures, height in zip(rows, titles, fitted, heights, strict=True):
@@ -49,11 +55,12 @@ def sheet(rows: Sequence[SheetRow], heading: str = "", tile: int = 0) -> Image.I
         for column, picture in enumerate(pictures):
             left = _GAP + column * (width + _GAP)
             page.paste(picture, (left, below))
+            boxes.append((left, below, left + picture.width, below + picture.height))
             if column < len(row.labels):
                 label = row.labels[column][: max(width // (size // 2), 4)]
                 pen.text((left, below + picture.height + 1), label, _FAINT, font)
         top += height
-    return page
+    return page, boxes
 
 
 def stacked(top: Image.Image, bottom: Image.Image) -> Image.Image:

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import re
 
-from ..attention_names import WAN_BLOCKS
-
 Rules = tuple[tuple[str, str], ...]
+
+WAN_BLOCKS = r"blocks\.\d+\.(?:(?:self|cross)_attn\.(?:[qkvo]|[kv]_img)|ffn\.[02])"
+"""A pattern of the layers of Wan's blocks, all of which diffusers reads by these names, too."""
 
 _WAN: Rules = (
     (r"^time_embedding\.0$", "condition_embedder.time_embedder.linear_1"),

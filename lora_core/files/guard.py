@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BufferedReader
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 from . import header_text
 from .faults import UnreadableFileError, UnsafeFileError, quote, refuse, unreadable
@@ -49,10 +49,25 @@ class Header:
     size: int
 
 
+class Contents(NamedTuple):
+    """As in `Header`."""
+
+    metadata: dict[str, str]
+    tensors: dict[str, TensorInfo]
+    data_start: int
+    size: int
+
+
 def inspect(path: str | os.PathLike[str]) -> Header:
     """The header of a sound LoRA file; raises UnsafeFileError naming the file, the key and the cure, and
     UnreadableFileError as `opened`."""
     path = Path(path)
+    found = contents(path)
+    return Header(path, found.metadata, found.tensors, check_layers(path.name, found.tensors), *found[2:])
+
+
+def contents(path: Path) -> Contents:
+    """What a sound safetensors file holds, a LoRA or not; raises as `inspect`."""
     source = path.name
     _check_suffix(path)
     with opened(path) as file:
@@ -61,7 +76,7 @@ def inspect(path: str | os.PathLike[str]) -> Header:
         _check_size(file, size, source)
         metadata, tensors = header_text.parse(*_text(file.read(length), size, source))
     _check_offsets(tensors, size - 8 - length, source)
-    return Header(path, metadata, tensors, check_layers(source, tensors), 8 + length, size)
+    return Contents(metadata, tensors, 8 + length, size)
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import secrets
 import time
@@ -9,13 +10,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from . import card
+from . import card, side_files
 
 
 @dataclass(frozen=True)
 class _Entry:
-    """`stamp` is what the file was when `told` was read from it; () when it is to be read again. Nothing is told of a
-    file that was not read yet. `change` is the number of the change that brought what is told."""
+    """`stamp` is what the file and those beside it were when `told` was read; () when it is to be read again. Nothing
+    is told of a file that was not read yet. `change` is the number of the change that brought what is told."""
 
     stamp: tuple
     told: dict[str, Any] | None
@@ -46,7 +47,8 @@ class Library:
             self._gone[name] = self._next()
         for name in self._gone.keys() & files.keys():
             del self._gone[name]
-        self._entries = {name: self._entry(name, path, end) for name, path in files.items()}
+        beside = _Beside()
+        self._entries = {name: self._entry(name, path, beside.stamp(path), end) for name, path in files.items()}
 
     def changes(self, since: str) -> dict[str, Any]:
         """Return what has changed since a version; everything, and `since` "", when that is no version of this list. Of
@@ -66,8 +68,8 @@ class Library:
         run, _, number = version.partition("-")
         return int(number) if run == self._run and number.isdecimal() and len(number) < 12 else 0
 
-    def _entry(self, name: str, path: str | None, end: float) -> _Entry:
-        old, stamp = self._entries.get(name, _UNKNOWN), _stamp(path)
+    def _entry(self, name: str, path: str | None, stamp: tuple, end: float) -> _Entry:
+        old = self._entries.get(name, _UNKNOWN)
         if old.stamp == stamp:
             return old
         stamp, told = _read(path, stamp) if time.monotonic() < end else ((), {})
@@ -78,13 +80,41 @@ class Library:
         return self._changes
 
 
-def _stamp(path: str | None) -> tuple:
-    """Path, size and time of a file; the path alone of one that is not there."""
+class _Beside:
+    """What lies beside files, each folder listed once: with thousands of LoRAs a look for every side file that there
+    may be would take seconds."""
+
+    def __init__(self) -> None:
+        self._folders: dict[str, frozenset[str]] = {}
+
+    def stamp(self, path: str | None) -> tuple:
+        """Path, size and time of a file, and of the files beside it that tell of it; the path alone of one that is not
+        there."""
+        if not (own := _state(path or "")):
+            return (path,)
+        folder, name = os.path.split(path or "")
+        there = self._names(folder)
+        return (path, *own, *(
+            (each, *_state(os.path.join(folder, each)))
+            for each in side_files.beside(name) if os.path.normcase(each) in there
+        ))  # fmt: skip
+
+    def _names(self, folder: str) -> frozenset[str]:
+        if folder not in self._folders:
+            try:
+                self._folders[folder] = frozenset(map(os.path.normcase, os.listdir(folder or ".")))
+            except OSError:
+                self._folders[folder] = frozenset()
+        return self._folders[folder]
+
+
+def _state(path: str) -> tuple[int, ...]:
+    """Size and time; () of a file that is not there."""
     try:
-        found = os.stat(path or "")
+        found = os.stat(path)
     except OSError:
-        return (path,)
-    return path, found.st_size, found.st_mtime_ns
+        return ()
+    return found.st_size, found.st_mtime_ns
 
 
 def _read(path: str | None, stamp: tuple) -> tuple[tuple, dict[str, Any]]:
@@ -92,4 +122,6 @@ def _read(path: str | None, stamp: tuple) -> tuple[tuple, dict[str, Any]]:
         told = card.read(path or "").to_dict()
     except (OSError, ValueError):
         return (), {"fault": "the file cannot be read"}
-    return stamp, {**told, "version": "-".join(f"{value:x}" for value in stamp[1:])}
+    size, modified = stamp[1:3] or (0, 0)
+    version = hashlib.blake2b(repr(stamp[1:]).encode(), digest_size=8).hexdigest()
+    return stamp, {**told, "size": size, "modified": modified // 10**9, "version": version}

@@ -10,7 +10,7 @@ import re
 from collections.abc import Sequence
 
 from ..adapter import Adapter
-from ..attention_names import WAN_BLOCKS
+from ..families.diffusers_names import WAN_BLOCKS
 from .one_rank import possible_rank
 
 _BUT_WAN_BLOCKS = rf"(?!{WAN_BLOCKS}$).*"

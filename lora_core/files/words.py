@@ -11,11 +11,18 @@ _MOST_TOPS = 3  # tags that share the first place; of more, none is the trigger
 
 
 def trigger_words(metadata: Mapping[str, str]) -> tuple[str, ...]:
-    """`modelspec.trigger_phrase` or trained words where the header has them, else the tags of `ss_tag_frequency` that
-    every caption of a folder has."""
-    for key in ("modelspec.trigger_phrase", "trained_words", "ss_trained_words", "ss_trigger_words"):
-        if words := unique(_listed(metadata.get(key, ""))):
-            return words
+    """Those that the header names, else those that it suggests."""
+    return named_words(metadata) or suggested_words(metadata)
+
+
+def named_words(metadata: Mapping[str, str]) -> tuple[str, ...]:
+    """`modelspec.trigger_phrase` or trained words."""
+    keys = ("modelspec.trigger_phrase", "trained_words", "ss_trained_words", "ss_trigger_words")
+    return next(filter(None, (unique(listed(metadata.get(key, ""))) for key in keys)), ())
+
+
+def suggested_words(metadata: Mapping[str, str]) -> tuple[str, ...]:
+    """The tags of `ss_tag_frequency` that every caption of a folder has."""
     return unique(_tops(table_of(metadata.get("ss_tag_frequency", ""))))
 
 
@@ -28,7 +35,7 @@ def unique(words: Iterable[str]) -> tuple[str, ...]:
     return tuple(found.values())
 
 
-def _listed(text: str) -> list[str]:
+def listed(text: str) -> list[str]:
     """Words of a JSON list or of a text with commas."""
     read = value_of(text) if text.lstrip().startswith("[") else None
     if isinstance(read, list):

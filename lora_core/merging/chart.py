@@ -33,8 +33,8 @@ def _spectrum(merged: Merged, method: str) -> Image.Image:
     names = list(merged.sums or merged.spectra)
     after = [merged.spectra[name] for name in names]
     kept = [sigma[: _rank(merged, name)] for name, sigma in zip(names, after, strict=True)]
-    curves = [(_together(list(merged.sums.values())), _SUM, 1, "exact sum")] if merged.sums else []
-    curves += [(_together(after), SMOOTH, 1, method), (_together(kept), VALIDATION, 3, "kept")]
+    curves = [(together(list(merged.sums.values())), _SUM, 1, "exact sum")] if merged.sums else []
+    curves += [(together(after), SMOOTH, 1, method), (together(kept), VALIDATION, 3, "kept")]
     of = f" of {len(names)} layers" if len(names) < len(merged.errors) else ""
     image, pen = _panel(
         [(f"singular values{of}, log scale:", TEXT), *((name, colour) for _, colour, _, name in curves)]
@@ -93,7 +93,7 @@ def _rank(merged: Merged, name: str) -> int:
     return merged.layers[name].rank if name in merged.layers else 0
 
 
-def _together(spectra: Sequence[Tensor]) -> Tensor:
+def together(spectra: Sequence[Tensor]) -> Tensor:
     total = torch.zeros(max((len(sigma) for sigma in spectra), default=0), dtype=torch.float64)
     for sigma in spectra:
         total[: len(sigma)] += sigma.square()

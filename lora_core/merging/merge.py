@@ -60,7 +60,8 @@ class Merged:
 
     `spectra` are the singular values before the cut of all layers, or of some when nothing was cut, and `sums` those of
     the exact sum where a method changed them. `cancelled` are layers of which nothing is left but rounding; they are in
-    `errors` but not in `layers`.
+    `errors` but not in `layers`. `uncut` are the ranks of the layers when nothing is cut,
+    `widths` out + in of each, `members` the index and the rank of each part that has a say in a layer.
     """
 
     layers: dict[str, LowRank] = field(default_factory=dict)
@@ -71,6 +72,9 @@ class Merged:
     sums: dict[str, Tensor] = field(default_factory=dict)
     lone: int = 0
     cancelled: list[str] = field(default_factory=list)
+    uncut: dict[str, int] = field(default_factory=dict)
+    widths: dict[str, int] = field(default_factory=dict)
+    members: dict[str, list[tuple[int, int]]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -138,7 +142,11 @@ class _Work:
         self.pieces = {name: pieces(each) if method else [Piece(0, each)] for name, each in terms.items()}
         self.norms = _norms(len(parts), self.pieces.values()) if method else []
         self.done, self.total = 0, len(terms) * (2 if limits.megabytes else 1)
-        self.merged, self.kept, self.lost, self.moved, self.summed = Merged(), 0.0, 0.0, 0.0, 0.0
+        self.merged = Merged(
+            widths={name: _width(each[0][1]) for name, each in terms.items()},
+            members={name: [(index, term.rank) for index, term in each] for name, each in terms.items()},
+        )
+        self.kept, self.lost, self.moved, self.summed = 0.0, 0.0, 0.0, 0.0
 
     def whole(self) -> Merged:
         """Nothing is cut, and an exact sum not even decomposed but for a sample of spectra."""
@@ -147,7 +155,7 @@ class _Work:
             self._count(name, target)
             low_rank = target.low_rank
             if low_rank is not None and low_rank.rank <= _room(low_rank) and not self._subtracts(name, low_rank):
-                self.merged.layers[name] = low_rank
+                self.merged.layers[name], self.merged.uncut[name] = low_rank, low_rank.rank
                 if index % step == 0:
                     self.merged.spectra[name] = low_rank.singular_values()
             else:
@@ -205,13 +213,11 @@ class _Work:
         return _Target(None, space.decompose(core), torch.linalg.svdvals(plain), change, size)
 
     def _ranks_by_size(self) -> dict[str, int]:
-        spectra, widths, most = {}, {}, {}
+        spectra, most = {}, {}
         for name, target in self._targets():
             parts = target.decomposed()
-            shape = self.terms[name][0][1]
             spectra[name], most[name] = parts.sigma, self._most(parts)
-            widths[name] = shape.lora_A.shape[1] + shape.lora_B.shape[0]
-        return shared_ranks(spectra, widths, self.limits, most)
+        return shared_ranks(spectra, self.merged.widths, self.limits, most)
 
     def _most(self, parts: Decomposition) -> int:
         return min(self.limits.rank or len(parts.sigma), parts.rank_for(self.limits.energy))
@@ -233,6 +239,7 @@ class _Work:
         self.kept += energy
         self.lost += float(parts.sigma[rank:].square().sum())
         self.merged.spectra[name], self.merged.errors[name] = parts.sigma, parts.error(rank)
+        self.merged.uncut[name] = uncut.rank if uncut is not None and uncut.rank <= _room(uncut) else len(parts.sigma)
         if rank:
             self.merged.layers[name] = uncut if uncut is not None and uncut.rank <= rank else parts.keep(rank)
 
@@ -257,6 +264,10 @@ class _Work:
         self.merged.error = sqrt(self.lost / self.kept) if self.kept else 0.0
         self.merged.departure = sqrt(self.moved / self.summed) if self.summed else 0.0
         return self.merged
+
+
+def _width(layer: LowRank) -> int:
+    return layer.lora_A.shape[1] + layer.lora_B.shape[0]
 
 
 def _room(layer: LowRank) -> int:

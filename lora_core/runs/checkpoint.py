@@ -29,7 +29,7 @@ _GOOD = "good."
 _MARK, _FINGERPRINT, _STEP, _OUTLINE = "lora_loom.checkpoint", "fingerprint", "lora_loom.step", "lora_loom.outline"
 _DATA = "sshs_model_hash"  # of the data section, which every file that is saved has
 _NEEDED = {"factors", "learnt", "progress", "generator"}
-_MOST_HEADER = 2**26  # bytes
+_MOST_HEADER = _MOST_PROGRESS = 2**26  # bytes
 
 
 class DamagedError(ValueError):
@@ -83,6 +83,23 @@ def step_of(path: Path) -> int:
             return int(_header(path, file.read(8), file.read)[0].get(_STEP, 0))
     except (OSError, ValueError):
         return 0
+
+
+def record_of(path: Path) -> tuple[int, Record]:
+    """The step at which a state was written, and what it remembers; 0 and nothing for one that cannot be read. Only
+    that part of the file is read, so nothing is known of the rest."""
+    try:
+        with open(path, "rb") as file:
+            header, infos, start = _header(path, file.read(8), file.read)
+            info = infos["progress"]
+            if not 0 < info.end - info.start <= _MOST_PROGRESS:
+                return 0, Record()
+            file.seek(start + info.start)
+            progress = json.loads(file.read(info.end - info.start))
+            record = Record.of(progress["record"]) if "record" in progress else Record()
+            return int(header.get(_STEP, 0)) or len(progress["losses"]), record
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return 0, Record()
 
 
 def _read(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:

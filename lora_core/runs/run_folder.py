@@ -33,6 +33,7 @@ logger = logging.getLogger("lora_loom")
 
 KEPT = 5  # LoRA files of earlier checkpoints
 _ROOM = 4  # states that must fit beside one that is kept
+_MOST_WORKFLOW = 2**24  # bytes
 SAVE_SECONDS = 300.0  # after which the state is saved, whatever the steps
 _LORA = re.compile(r"step_(\d+)\.safetensors")
 
@@ -152,6 +153,16 @@ class RunFolder:
         self.log.resume(state.events, state.step)
         return True
 
+    def keep_workflow(self, workflow: Mapping[str, Any] | None) -> None:
+        """`workflow.json`, by which the run can be made again; where there is none, that of an earlier time stays."""
+        data = json.dumps(workflow).encode() if workflow else b""
+        if not 0 < len(data) <= _MOST_WORKFLOW:
+            return
+        try:
+            write_whole(self.path / "workflow.json", data)
+        except OSError as error:
+            logger.warning("%s was not written: %s", self.path / "workflow.json", error)
+
     def note(self, event: StepResult | Trouble) -> None:
         """A line in the log."""
         if isinstance(event, Trouble):
@@ -265,6 +276,11 @@ class RunFolder:
             with suppress(OSError):
                 numbered[number].unlink(missing_ok=True)
         self._went_back = False
+
+
+def last_saved(folder: Path) -> int:
+    """The last step of which a run's folder has a LoRA, 0 for none."""
+    return max(_numbered(folder), default=0) if os.path.isdir(folder) else 0
 
 
 def past_runs(parent: Path, name: str) -> list[Past]:

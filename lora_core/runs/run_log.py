@@ -9,7 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-_RESUMED = "resumed"
+RESUMED = "resumed"
 
 
 class RunLog:
@@ -31,7 +31,7 @@ class RunLog:
         with suppress(OSError):
             self._cut(events)
         if events:
-            self.add(step=step, event=_RESUMED)
+            self.add(step=step, event=RESUMED)
 
     def sync(self) -> None:
         """All that was added is on the disk. Raises OSError when it cannot be."""
@@ -64,6 +64,6 @@ class RunLog:
 
 def _says_resumed(line: bytes) -> bool:
     try:
-        return json.loads(line).get("event") == _RESUMED
+        return json.loads(line).get("event") == RESUMED
     except (ValueError, AttributeError, RecursionError):  # damaged
         return False

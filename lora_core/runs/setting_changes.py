@@ -19,6 +19,22 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, 
     return {name: _said(name, old, new) for name in names}
 
 
+def in_words(settings: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
+    """By setting: its name and its value, as a person reads them."""
+    return {name: (_words(name), _shown(value)) for name, value in _flat(settings).items()}
+
+
+def changed(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+    """What `differences` tells, as the name of the setting, what it was and what it is."""
+    sides, names = (_flat(before), _flat(now)), differences(before, now)
+    found = [(_words(name), *(_shown(side.get(name, _ABSENT)) for side in sides)) for name in names]
+    return [(name, was, now if was != now else "another") for name, was, now in found]
+
+
+def _words(name: str) -> str:
+    return _PLAIN_WORDS.get(name, name).removeprefix("the ").replace("_", " ")
+
+
 def _flat(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Numbers and texts of nested settings, under their last names; an optimizer's own name is `optimizer`. The data
     set, the model and the like are told apart by a hash and are one setting each."""

@@ -2,8 +2,8 @@
 
 The text is what the field writes into prompts, `<lora:styles/ink:0.8:1.0>`: the name, the strength on the model and
 the one on the text encoders, which is the model's when left out. Named parts may follow: `off`, `blocks=IN=0.5,MID=1`,
-`start=0.2`, `end=0.8`, and what A1111 calls the strengths, `unet=0.8` and `te=1`. Words around the tags are passed
-over, and so are lines that begin with `#`.
+`start=0.2`, `end=0.8`, `words=sks,ink wash`, and what A1111 calls the strengths, `unet=0.8` and `te=1`. Words around
+the tags are passed over, and so are lines that begin with `#`.
 """
 
 from __future__ import annotations
@@ -17,23 +17,26 @@ from ..files.faults import quote
 LIMIT = 20.0  # of strengths, either way
 NONE = "None"  # what a row of a list is called that names no file
 
-_FIELDS = ("name", "strength", "text_strength", "blocks", "start", "end", "on")
+_FIELDS = ("name", "strength", "text_strength", "blocks", "start", "end", "on", "words")
 _TAG = re.compile(r"<(?:lora|lyco):([^<>\n]*)(>?)", re.IGNORECASE)
 _CODE = re.compile("%25|%3A|%3C|%3E|%0A|%0D")
-_KNOWN = "off, blocks=, start=, end=, unet= and te="
+_CODE_IN_WORD = re.compile(f"{_CODE.pattern}|%2C")
+_KNOWN = "off, blocks=, start=, end=, words=, unet= and te="
 
 
 class Row(tuple):
     """A LORA_STACK entry as other packs unpack it, `(name, strength, text_strength)`, that knows more.
 
-    `blocks` is the per-block strength text ("" is 1 everywhere); `start` and `end` are shares of sampling in 0..1.
-    A row that is not `on` is kept in the list of rows and nowhere else.
+    `blocks` is the per-block strength text ("" is 1 everywhere); `start` and `end` are shares of sampling in 0..1;
+    `words` are its trigger words, None for those that the file names. A row that is not `on` is kept in the list of
+    rows and nowhere else.
     """
 
     blocks: str
     start: float
     end: float
     on: bool
+    words: tuple[str, ...] | None
 
     def __new__(
         cls,
@@ -44,9 +47,10 @@ class Row(tuple):
         start: float = 0.0,
         end: float = 1.0,
         on: bool = True,
+        words: tuple[str, ...] | None = None,
     ) -> Row:
         row = super().__new__(cls, (name, strength, text_strength))
-        row.blocks, row.start, row.end, row.on = blocks, start, end, on
+        row.blocks, row.start, row.end, row.on, row.words = blocks, start, end, on, words
         return row
 
     def __getnewargs__(self) -> tuple:
@@ -163,6 +167,8 @@ def _value(key: str, text: str) -> object:
         return strength_of(text, key)
     if key in ("start", "end"):
         return _share(key, text)
+    if key == "words":
+        return tuple(_plain(word.strip(), _CODE_IN_WORD) for word in text.split(",") if word.strip())
     raise ValueError(f"{key}= is unknown; the known parts are {_KNOWN}")
 
 
@@ -176,5 +182,5 @@ def _share(key: str, text: str) -> float:
     return share
 
 
-def _plain(text: str) -> str:
-    return _CODE.sub(lambda code: chr(int(code[0][1:], 16)), text)
+def _plain(text: str, code: re.Pattern[str] = _CODE) -> str:
+    return code.sub(lambda code: chr(int(code[0][1:], 16)), text)

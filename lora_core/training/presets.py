@@ -122,12 +122,15 @@ class Choices:
 
     def chosen(self) -> dict[str, str]:
         """The automatic values as text, by the name of the input."""
+        return {name: text for name, text in self.values().items() if name in self.automatic}
+
+    def values(self) -> dict[str, str]:
+        """All values as text, by the name of the input."""
         law = f"{self.timesteps} timesteps" + (f" at shift {self.shift:g}" if self.timesteps in SHIFTED else "")
-        values = {
+        return {
             "rank": str(self.rank), "alpha": f"{self.alpha:g}", "learning_rate": f"{self.learning_rate:g}",
             "targets": self.targets, "timesteps": law,
         }  # fmt: skip
-        return {name: text for name, text in values.items() if name in self.automatic}
 
     def note(self) -> str:
         """One line about the automatic values and where they are from; empty when there are none."""

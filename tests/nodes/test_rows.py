@@ -54,6 +54,16 @@ def test_text_is_the_same_as_fields(model: Any, two: Path) -> None:
     assert triggers == "sks, ink wash, oil paint"
 
 
+def test_a_row_may_name_its_own_trigger_words(model: Any, two: Path) -> None:
+    """They take the place of those in the file's header, also behind the next stack; where there are none the row gives
+    none."""
+    text = "<lora:ink:1:words=ink wash,lines%2C fine>\n<lora:oil>"
+    _, _, rows, _, triggers = run_node(LoadLoraStack, model=model, rows=text)
+    assert triggers == "ink wash, lines, fine, SKS, oil paint"
+    assert run_node(LoadLoraStack, model=model, lora_stack=rows, rows="<lora:oil:0.5:words=>")[4] == triggers
+    assert run_node(LoadLoraStack, model=model, rows="<lora:ink:1:words=>")[4] == ""
+
+
 def test_order_is_stack_then_fields_then_text(model: Any, two: Path) -> None:
     before = [{"lora": "oil", "strength": 0.1}, ("None", 1, 1)]
     _, _, rows, report, _ = run_node(

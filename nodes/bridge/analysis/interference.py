@@ -13,7 +13,9 @@ from PIL import Image
 from ....lora_core.analysis import findings
 from ....lora_core.analysis.heat_map import heat_map
 from ....lora_core.analysis.interference import measure
+from ....lora_core.analysis.interference_table import interference_measure
 from ....lora_core.analysis.layer_sum import FigureSettings
+from ....lora_core.drawing.measure import Measure
 from ....lora_core.families.distilled import few_step_mark
 from ....lora_core.files import mismatch, strays
 from ....lora_core.stack.rows import Row
@@ -36,6 +38,7 @@ class Measured:
     strengths: str
     rows: list[Row]
     figures: str
+    measure: Measure
 
 
 def interference(
@@ -68,6 +71,7 @@ def interference(
         ", ".join(f"{strength:.4g}" for strength, _ in (changed[-len(adapters) :] if adapters else changed)),
         _suggested_rows(rows, changed),
         json.dumps(findings.figures(found, norms, fixed), indent=1),
+        interference_measure(found, norms, fixed),
     )
 
 

@@ -16,6 +16,7 @@ from ....lora_core.analysis import leakage, memorisation
 from ....lora_core.data.captions import literal
 from ....lora_core.data.dataset import Dataset
 from ....lora_core.data.prompts import with_trigger, without_trigger
+from ....lora_core.drawing.measure import Measure, Table
 from ....lora_core.drawing.sheet import SheetRow, sheet
 from ..host.node_outputs import as_picture
 from ..host.progress import Progress
@@ -55,9 +56,13 @@ class Drawn:
 
 @dataclass(frozen=True)
 class Report:
+    """`pictures` are those of the sheet, by row, each with its label."""
+
     text: str
     sheet: Image.Image
     figures: str
+    measure: Measure
+    pictures: list[SheetRow]
 
 
 def report(
@@ -76,11 +81,13 @@ def report(
     leaked = leakage.measured(groups)
     missed = [line for each in uncalled(*changed) for line in each.sentences()]
     lines, rows = [describe(entries, True), *missed, leaked.report()], _rows(drawn)
-    figures = {"leakage": leaked.figures()}
+    figures, shown = {"leakage": leaked.figures()}, leaked.measure()
     if data is not None:
-        copied, more, numbers = _memorised(drawn, data)
+        copied, more, numbers, table = _memorised(drawn, data)
         lines, rows, figures = [*lines, copied], [*rows, *more], {**figures, "memorisation": numbers}
-    return Report("\n\n".join(lines), sheet(rows, tile=_TILE), json.dumps(figures, indent=1))
+        said = " ".join(filter(None, (shown.advice, copied.partition("\n")[0])))
+        shown = replace(shown, advice=said, tables=(*shown.tables, table))
+    return Report("\n\n".join(lines), sheet(rows, tile=_TILE), json.dumps(figures, indent=1), shown, rows)
 
 
 def _trigger(questions: Questions, entries: Sequence[Entry], data: Dataset | None) -> str:
@@ -155,8 +162,8 @@ def _rows(drawn: Sequence[Drawn]) -> list[SheetRow]:
     return list(rows.values())
 
 
-def _memorised(drawn: Sequence[Drawn], data: Dataset) -> tuple[str, list[SheetRow], dict[str, object]]:
-    """Text, rows and figures of the samples with the trigger beside their nearest training pictures."""
+def _memorised(drawn: Sequence[Drawn], data: Dataset) -> tuple[str, list[SheetRow], dict[str, object], Table]:
+    """Text, rows, figures and table of the samples with the trigger beside their nearest training pictures."""
     samples = [each for each in drawn if each.group == leakage.CONCEPT]
     training = list({(each.group, each.source): each for each in data.examples}.values())
     found = memorisation.compared(
@@ -174,4 +181,4 @@ def _memorised(drawn: Sequence[Drawn], data: Dataset) -> tuple[str, list[SheetRo
         )
         for number, (each, nearest) in enumerate(zip(samples, found.samples, strict=True))
     ]
-    return found.report(names), rows, {"pictures": names, **found.figures()}
+    return found.report(names), rows, {"pictures": names, **found.figures()}, found.table(names)

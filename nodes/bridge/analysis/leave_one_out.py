@@ -16,6 +16,7 @@ from ....lora_core.adapter import TEXT_PREFIX
 from ....lora_core.analysis import leakage
 from ....lora_core.analysis.findings import letter
 from ....lora_core.analysis.leakage import PictureChange
+from ....lora_core.drawing.measure import Measure, bars
 from ....lora_core.drawing.sheet import SheetRow, sheet
 from ....lora_core.stored import as_dict
 from ..host.progress import Progress
@@ -42,9 +43,13 @@ class Prompts:
 
 @dataclass(frozen=True)
 class LeftOut:
+    """`pictures` are those of the sheet, by row, each with its label."""
+
     sheet: Image.Image
     report: str
     figures: str
+    measure: Measure
+    pictures: list[SheetRow]
 
 
 def leave_one_out(
@@ -75,9 +80,10 @@ def leave_one_out(
             pictures[name].append(decoded(vae, latent))
             progress.update(len(sets) * len(rounds) + sum(map(len, pictures.values())))
     found = {name: _changes(made, pictures, name) for name in sets if name != ALL}
-    page, changes = _sheet(pictures, found, rounds, entries), {name: leakage.mean(each) for name, each in found.items()}
+    rows, changes = _rows(pictures, found, rounds, entries), {name: leakage.mean(each) for name, each in found.items()}
     told = "\n".join((_report(entries, changes, asked, clip), *missed))
-    return LeftOut(page, told, _figures(entries, changes, rounds))
+    figures = _figures(entries, changes, rounds)
+    return LeftOut(sheet(rows, tile=_TILE), told, figures, _measure(changes, entries, len(rounds)), rows)
 
 
 def _check(asked: Prompts, clip: Clip | None, entries: Sequence[Entry]) -> None:
@@ -127,12 +133,12 @@ def _pixels(picture: Image.Image) -> Tensor:
     return torch.from_numpy(np.asarray(picture, dtype=np.float32) / 255)
 
 
-def _sheet(
+def _rows(
     pictures: Mapping[str, Sequence[Image.Image]],
     changes: Mapping[str, Sequence[PictureChange]],
     rounds: Sequence[tuple[str, int]],
     entries: Sequence[Entry],
-) -> Image.Image:
+) -> list[SheetRow]:
     """The change stands before the name, which may be longer than the picture is wide."""
     words = _in_words(changes, entries)
     rows = []
@@ -141,7 +147,18 @@ def _sheet(
         rows.append(
             SheetRow(f"{prompt or 'positive'}, seed {seed}", [drawn[number] for drawn in pictures.values()], labels)
         )
-    return sheet(rows, tile=_TILE)
+    return rows
+
+
+def _measure(changes: Mapping[str, PictureChange], entries: Sequence[Entry], rounds: int) -> Measure:
+    words = _in_words(changes, entries)
+    alone = {name: change.latent for name, change in changes.items() if name != NONE}
+    verdict = _ranked(alone, words) or [f"Without any LoRA the picture changes by {changes[NONE].latent:.4f} (latent)."]
+    few = " The change is of a single picture: more seeds and prompts make it more reliable." if rounds == 1 else ""
+    named = {f"without {letter(i)}": entry.name for i, entry in enumerate(entries)} | {NONE: "all of them"}
+    lines = [(named[name], (c.latent, c.pixels, c.structure)) for name, c in changes.items()]
+    table = bars("Change of the picture without", "left out", ("latent", "pixels", "structure"), lines)
+    return Measure(verdict[0], f"Same noise in all pictures.{few}", (table,))
 
 
 def _report(entries: Sequence[Entry], changes: Mapping[str, PictureChange], asked: Prompts, clip: Clip | None) -> str:

@@ -95,7 +95,7 @@ def extract(rig: Rig, network: Network) -> Outcome:
         tuned = Case.of(network, rig.device)
         for name, layer in truth.items():
             layer.add_to_(tuned.patcher.model.get_submodule(name).weight)
-        made, _, _ = extract_lora(tuned.patcher, case.patcher, None, None, RANK, 1.0, Pick(), Progress(1).tick)
+        made = extract_lora(tuned.patcher, case.patcher, None, None, RANK, 1.0, Pick(), Progress(1).tick).adapter
     found = {"difference": _layers_apart(made.layers, truth)}
     return Outcome(found["difference"] < NEAR, f"difference from the known one: {share(found['difference'])}", found)
 
@@ -132,7 +132,7 @@ def connected(case: Case) -> list[Connected]:
 
 
 def _merge(case: Case, limits: Limits) -> Mapping[str, LowRank]:
-    return merge(case.patcher, None, None, connected(case), MergeSettings(), limits, Progress(1).tick)[0].layers
+    return merge(case.patcher, None, None, connected(case), MergeSettings(), limits, Progress(1).tick).adapter.layers
 
 
 def _stacked(case: Case, entries: list[Entry], apply: Apply) -> Any:

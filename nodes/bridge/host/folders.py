@@ -12,6 +12,7 @@ import folder_paths
 from comfy.cli_args import args
 
 from ....lora_core.data import folder as contents
+from ....lora_core.data.places import read_only
 from ....lora_core.files.names import alike, filled_in, matching, safe_name, safe_path
 from ....lora_core.stack.rows import NONE
 
@@ -91,6 +92,30 @@ def folder_state(text: str | None) -> list[tuple[str, int, int]]:
     return sorted(_states(folder, contents.files(folder)))
 
 
+def data_roots() -> list[Path]:
+    """The folders below which a relative folder of a data set is looked for, ComfyUI's input folder first."""
+    return [Path(folder_paths.get_input_directory()), *_data_sets()]
+
+
+def upload_place(text: str, proposed: str) -> str:
+    """The folder below ComfyUI's input folder, with forward slashes, into which its upload is to put pictures: the one
+    that is named, else a new one that is called as proposed. Raises ValueError with the cure."""
+    root = Path(folder_paths.get_input_directory())
+    if not text.strip():
+        name, number = filled_in("%name%", {"name": proposed or "pictures"}), 1
+        while (root / (new := name if number == 1 else f"{name}_{number}")).exists():
+            number += 1
+        return new
+    path = dataset_folder(text)
+    if why := read_only(path, [root]):
+        raise ValueError(
+            f"pictures can be added only to folders below ComfyUI's input folder, and of {text.strip()} it is known "
+            f"that {why}; copy the folder into the input folder, or add the files by hand"
+        )
+    name = Path(os.path.abspath(path)).relative_to(os.path.abspath(root)).as_posix()
+    return name if path.is_dir() else safe_name(name)
+
+
 def listens_beyond() -> str:
     """The first address that the server listens on for other machines; empty when there is none."""
     addresses = [each.strip() for each in (args.listen or "").split(",") if each.strip()]
@@ -113,9 +138,26 @@ def loras_folder() -> Path:
     return Path(folder_paths.get_folder_paths("loras")[0])
 
 
+def runs_folder() -> Path:
+    """Where all runs are."""
+    return Path(folder_paths.get_output_directory()) / "lora_loom"
+
+
 def run_folder(name: str, fingerprint: str) -> Path:
     """Where a run keeps its state: `<output>/lora_loom/<name>-<fingerprint>`."""
-    return safe_path(Path(folder_paths.get_output_directory()) / "lora_loom", f"{name}-{fingerprint[:8]}")
+    return safe_path(runs_folder(), f"{name}-{fingerprint[:8]}")
+
+
+def run_id(folder: Path) -> str:
+    """A run's folder, as it is known to a browser: its name below `runs_folder`."""
+    return folder.relative_to(runs_folder().resolve()).as_posix()
+
+
+def without_paths(text: str) -> str:
+    """The text with the server's own folders left out of it."""
+    for root in (folder_paths.get_output_directory(), folder_paths.get_input_directory(), folder_paths.base_path):
+        text = text.replace(root + os.sep, "").replace(root, "")
+    return text
 
 
 def file_for(template: str, values: dict[str, object], overwrite: bool) -> Path:
@@ -153,7 +195,7 @@ def _found(path: Path) -> Path:
     """A relative path below the first folder that has it, else below the input folder."""
     if path.is_absolute():
         return path
-    first, *others = [root / path for root in (Path(folder_paths.get_input_directory()), *_data_sets())]
+    first, *others = [root / path for root in data_roots()]
     return next((each for each in (first, *others) if each.is_dir()), first)
 
 

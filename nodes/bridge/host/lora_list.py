@@ -35,12 +35,12 @@ class Desk:
         self._thread = ThreadPoolExecutor(1, f"lora_loom_{name}")
         self._waiting = 0
 
-    async def ask(self, answer: Callable[[str], Any], question: str) -> Any:
+    async def ask(self, answer: Callable[..., Any], *question: Any) -> Any:
         if self._waiting >= _MOST_WAITING:
             raise web.HTTPServiceUnavailable(headers={"Retry-After": "1"})
         self._waiting += 1
         try:
-            return await asyncio.get_running_loop().run_in_executor(self._thread, answer, question)
+            return await asyncio.get_running_loop().run_in_executor(self._thread, answer, *question)
         finally:
             self._waiting -= 1
 

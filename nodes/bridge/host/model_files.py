@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import comfy.model_management
 import folder_paths
@@ -39,8 +40,8 @@ def known_hash(
     record in the user folder; then this takes as long as the disk needs, and raises ComfyUI's interrupt when the user
     cancelled."""
     found = os.stat(path)
-    stamp, record = [found.st_size, found.st_mtime_ns], _record(record_name)
-    hashes = _read(record)
+    stamp = [found.st_size, found.st_mtime_ns]
+    hashes = on_record(record_name)
     size, time, digest = hashes.get(path, (0, 0, ""))
     if [size, time] == stamp:
         return digest
@@ -52,7 +53,7 @@ def known_hash(
         comfy.model_management.throw_exception_if_processing_interrupted()
 
     digest = (of or file_hash)(path, tick)
-    _write(record, {**hashes, path: [*stamp, digest]})
+    put_on_record(record_name, {**hashes, path: [*stamp, digest]})
     return digest
 
 
@@ -61,25 +62,26 @@ def lora_hash(name: str, progress: Progress) -> str:
     return known_hash(str(lora_path(name)), progress, data_hash, "lora_hashes.json")
 
 
-def _record(name: str) -> Path:
-    return Path(folder_paths.get_system_user_directory("lora_loom")) / name
-
-
-def _read(record: Path) -> dict[str, list]:
-    """Return what is on record; nothing when the file is missing or damaged."""
+def on_record(name: str) -> dict[str, Any]:
+    """Return what is on record in the user folder under a file's name; nothing when it is missing or damaged."""
     try:
-        found = json.loads(record.read_text(encoding="utf-8"))
+        found = json.loads(_record(name).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
     return found if isinstance(found, dict) else {}
 
 
-def _write(record: Path, hashes: dict[str, list]) -> None:
-    """A record that cannot be kept costs no more than reading the file again."""
+def put_on_record(name: str, known: Mapping[str, Any]) -> None:
+    """A record that cannot be kept costs no more than finding out again."""
+    record = _record(name)
     unfinished = record.with_suffix(f".{os.getpid()}.tmp")
     try:
         record.parent.mkdir(parents=True, exist_ok=True)
-        unfinished.write_text(json.dumps(hashes, indent=0), encoding="utf-8")
+        unfinished.write_text(json.dumps(known, indent=0), encoding="utf-8")
         os.replace(unfinished, record)
     except OSError as error:
-        log.warning("the hashes of models cannot be saved in %s: %s", record, error)
+        log.warning("what is known of models cannot be saved in %s: %s", record, error)
+
+
+def _record(name: str) -> Path:
+    return Path(folder_paths.get_system_user_directory("lora_loom")) / name

@@ -5,7 +5,8 @@ from __future__ import annotations
 
 import logging
 import random
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -14,6 +15,8 @@ from PIL import Image
 from torch import Tensor
 
 from ....lora_core.adapter import Adapter
+from ....lora_core.drawing.measure import MOST_PICTURES, Measure
+from ....lora_core.drawing.sheet import SheetRow
 from ....lora_core.files import formats
 
 log = logging.getLogger("lora_loom")
@@ -40,14 +43,30 @@ def as_lora_model(adapter: Adapter) -> dict[str, torch.Tensor]:
 
 
 def report_ui(
-    node: type[io.ComfyNode], report: str, images: Tensor | None = None, chosen: Mapping[str, str] | None = None
-) -> dict:
-    """`ui` of a node's output: the report, below it an IMAGE, and what automatic inputs stand for, by their names.
+    node: type[io.ComfyNode], report: str, images: Tensor | None = None, chosen: Mapping[str, str] | None = None,
+    measure: Measure | None = None,
+) -> dict:  # fmt: skip
+    """`ui` of a node's output: the report, below it an IMAGE, what automatic inputs stand for, by their names, and
+    figures to be shown as tables.
 
-    The front end's web/js/told/told.js shows the texts.
+    The front end's web/js/told/told.js shows the texts, web/js/measures the figures.
     """
     pictures = {} if images is None else _kept(node, images)
-    return {**pictures, "text": (report,), **({"chosen": (dict(chosen),)} if chosen else {})}
+    shown = {"chosen": (dict(chosen),)} if chosen else {}
+    return {**pictures, "text": (report,), **shown, **({"lora_loom": (measure.as_json(),)} if measure else {})}
+
+
+def with_pictures(node: type[io.ComfyNode], measure: Measure, rows: Sequence[SheetRow]) -> Measure:
+    """The measure with the pictures of a sheet, one by one, as many of the first rows as are sent."""
+    shown, left = [], MOST_PICTURES
+    for row in rows:
+        left -= len(row.pictures)
+        if left < 0:
+            break
+        files = [_kept(node, as_image_batch(picture)).get("images", []) for picture in row.pictures]
+        named = [{**file, "label": label} for each, label in zip(files, row.labels, strict=True) for file in each]
+        shown.append((row.title, tuple(named)))
+    return replace(measure, rows=tuple(shown))
 
 
 def _kept(node: type[io.ComfyNode], images: Tensor) -> dict:

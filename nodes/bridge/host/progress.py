@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import comfy.model_management
 import comfy.utils
+from comfy_api.latest import io
 from comfy_execution.utils import get_executing_context
 from PIL import Image
 from server import PromptServer
@@ -75,6 +77,13 @@ class Progress:
     def time_left(self, done: int, total: int) -> str:
         seconds = (time.monotonic() - self.started) / max(done - self.done_before, 1) * (total - done)
         return f"{int(seconds // 60)}:{int(seconds % 60):02d} left"
+
+
+def posted_workflow(node: type[io.ComfyNode]) -> dict[str, Any] | None:
+    """The front end's workflow that came with the prompt which runs the node; a program's prompt may have none."""
+    pictures = node.hidden.extra_pnginfo if node.hidden else None
+    workflow = pictures.get("workflow") if isinstance(pictures, dict) else None
+    return workflow if isinstance(workflow, dict) else None
 
 
 def say_on(node_id: str | None, text: str) -> None:

@@ -10,9 +10,11 @@ import comfy.model_management
 import torch
 
 from ....lora_core.adapter import TEXT_PREFIX, Adapter, layers_of
+from ....lora_core.drawing.measure import Measure
 from ....lora_core.files import mismatch, strays
 from ....lora_core.files.lineage import Parent, losses
 from ....lora_core.merging.conversion import Converted, convert, convert_steps
+from ....lora_core.merging.cut_table import error_measure
 from ....lora_core.merging.truncation import Limits
 from ....lora_core.stack.chain import Step
 from ..host.device import with_fp64
@@ -28,8 +30,11 @@ from .provenance import described, lost_layers, refuse_losses
 Tick = Callable[[int, int], None]
 
 
-def convert_file(name: str, model: Model, clip: Clip | None, limits: Limits, tick: Tick) -> tuple[Adapter, str]:
-    """The file as a plain LoRA, and a report. Raises ValueError for one that is not for this MODEL and CLIP."""
+def convert_file(
+    name: str, model: Model, clip: Clip | None, limits: Limits, tick: Tick
+) -> tuple[Adapter, str, Measure]:  # fmt: skip
+    """The file as a plain LoRA, a report, and its figures for the front end. Raises ValueError for one that is not for
+    this MODEL and CLIP."""
     path, table = lora_path(name), names_of(model, clip)
     resolved = table.resolve(read_lora(path), path.name)
     refuse_losses(path.name, resolved.unmatched, table.has_text)
@@ -49,7 +54,8 @@ def convert_file(name: str, model: Model, clip: Clip | None, limits: Limits, tic
     missing = mismatch.lacking(resolved.unmatched), mismatch.left_out(resolved.misfits)
     line = "; ".join(filter(None, (f"{path.stem}: {layers_of(found)}", *missing)))
     lines = [line, *beside, f"rank up to {adapter.rank()}", *cost(made)]
-    return adapter, "\n".join(lines + [f"  {100 * error:.3g} %  {name}" for name, error in worst_first(made)])
+    text = "\n".join(lines + [f"  {100 * error:.3g} %  {name}" for name, error in worst_first(made)])
+    return adapter, text, error_measure(made.error, made.errors, f"{line}, rank up to {adapter.rank()}.")
 
 
 def as_plain(

@@ -5,20 +5,22 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from math import sqrt
 from typing import Any
 
 import torch
 from comfy.model_management import throw_exception_if_processing_interrupted
-from PIL import Image
 
 from ....lora_core.adapter import TEXT_PREFIX, Adapter
 from ....lora_core.files import metadata
 from ....lora_core.files.lineage import Parent, losses
 from ....lora_core.low_rank import LowRank
 from ....lora_core.merging.chart import draw_merge
+from ....lora_core.merging.cut_table import cut_measure
 from ....lora_core.merging.extraction import Extracted, cut, extract, whole_error
 from ....lora_core.merging.merge import Merged
+from ....lora_core.merging.outlook import Loss
 from ....lora_core.merging.pick import Pick
 from ..host import picture_metadata
 from ..host.model_files import file_name, files_of, known_hash
@@ -26,7 +28,8 @@ from ..host.progress import Progress
 from ..host.wires import Clip, Model
 from ..model.names import NameTable, names_of
 from ..stack.patched_weights import Patched, less
-from .merge import Tick
+from .conversion import Tick
+from .merge import Made
 from .report import error_lines, size_line
 
 _METHOD, _CPU = "extract", torch.device("cpu")
@@ -36,8 +39,8 @@ Pair = tuple[Patched, Patched]
 def extract_lora(
     model_a: Model, model_b: Model, clip_a: Clip | None, clip_b: Clip | None, rank: int, energy: float, pick: Pick,
     tick: Tick,
-) -> tuple[Adapter, str, Image.Image]:  # fmt: skip
-    """The LoRA that makes `a` of `b`, a report and a picture. Raises ValueError when the two are not of one kind, when
+) -> Made:  # fmt: skip
+    """The LoRA that makes `a` of `b`. Raises ValueError when the two are not of one kind, when
     there is no difference, or when one has changes that no LoRA can have."""
     if (clip_a is None) != (clip_b is None):
         raise ValueError("connect both clip_a and clip_b, or neither")
@@ -60,10 +63,11 @@ def extract_lora(
         {name: part.low_rank for name, part in found.items()}, {name: part.error for name, part in found.items()},
         whole_error(list(found.values())), spectra={name: part.sigma for name, part in found.items()},
     )  # fmt: skip
-    report = "\n".join(
-        [size_line(merged), *(error_lines(merged) or ["nothing is lost"]), *_out_of_reach(pairs, layers, found)]
-    )
-    return _described(merged, model_a, model_b, rank, energy, table), report, draw_merge(merged, "difference")
+    beyond = _out_of_reach(pairs, layers, found)
+    report = "\n".join([size_line(merged), *(error_lines(merged) or ["nothing is lost"]), *beyond])
+    loss = replace(Loss.of(merged, "the difference"), spectra={})  # of what was found alone, which is not all
+    made = _described(merged, model_a, model_b, rank, energy, table)
+    return Made(made, report, draw_merge(merged, "difference"), cut_measure(loss, " ".join(beyond)))
 
 
 def _check_alike(a: NameTable, b: NameTable) -> None:

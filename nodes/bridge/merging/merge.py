@@ -4,45 +4,70 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from PIL import Image
 from torch import Tensor
 
 from ....lora_core.adapter import Adapter, layers_of
+from ....lora_core.drawing.measure import Measure
 from ....lora_core.files import strays
 from ....lora_core.files.lineage import losses
 from ....lora_core.kinds import Difference
 from ....lora_core.merging import AUTO, METHODS, SUM, auto
 from ....lora_core.merging.chart import draw_merge
+from ....lora_core.merging.cut_table import cut_measure
 from ....lora_core.merging.merge import Merged, MergeSettings
 from ....lora_core.merging.merge import merge as merge_layers
+from ....lora_core.merging.outlook import Loss, Outlook
 from ....lora_core.merging.truncation import Limits
 from ....lora_core.stack.chain import entangled
 from ..host.wires import Clip, LoraStack, Model
 from ..model.names import NameTable, names_of
 from ..stack.entries import Connected, Entry, rows_of
-from .conversion import as_plain, conversion_record, cost, in_order
+from . import outlooks
+from .conversion import Tick, as_plain, conversion_record, cost, in_order
 from .provenance import described, lost_layers
-from .report import in_order_line, merge_report, vectors_line
+from .report import cut_notes, in_order_line, merge_report, vectors_line
 from .sources import Source, sources
 
 _LONGEST = 1.2e-05  # as text, of errors
 _ENTRY = 100  # bytes that a tensor takes in a file's header, beside its name
 _ADDED = 1000  # bytes of a header that Save LoRA adds without being asked: hashes, the name of the file
+_ANY = Limits(megabytes=1.0)  # stands in a header for limits that are not set yet
 IN_ORDER = "parts one after the other"
 CHOICES = [SUM, AUTO, *METHODS]
-Tick = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Made:
+    """What a merge gives: the adapter, the report, and its figures as a picture and for the front end. `outlook` tells
+    of other limits, where they are all that the merge depends on."""
+
+    adapter: Adapter
+    report: str
+    chart: Image.Image
+    measure: Measure
+    outlook: Outlook | None = None
+
+    def with_outlook(self, parts: Sequence[Source] = ()) -> Made:
+        """The measure with the key by which the front end asks for other limits, and the parts whose strengths can be
+        others, too."""
+        if self.outlook is None:
+            return self
+        entries = [part.entry for part in parts]
+        named = {"parts": [[each.name, each.strength, each.text_strength] for each in entries]} if parts else {}
+        live = {"key": outlooks.keep(self.outlook), **named}
+        return replace(self, measure=replace(self.measure, live=live))
 
 
 def merge(
     model: Model, clip: Clip | None, lora_stack: LoraStack | None, adapters: Sequence[Connected],
     settings: MergeSettings, limits: Limits, tick: Tick, propose: bool = False,
-) -> tuple[Adapter, str, Image.Image]:  # fmt: skip
-    """All parts as one adapter, with a report and a picture; on `propose` by the method, and at the strengths, that
-    suit them."""
+) -> Made:  # fmt: skip
+    """All parts as one adapter; on `propose` by the method, and at the strengths, that suit them."""
     table = names_of(model, clip)
     found, reasons, beside = sources(table, rows_of(lora_stack), adapters), [], None
     if propose:
@@ -53,7 +78,8 @@ def merge(
         found, beside = together(found, model, clip, limits, tick)
     parts, notes = plain(found, model, clip, limits, tick)
     how = {"proposed": reasons} if reasons else {}
-    return build(parts, settings, limits, table, tick, [*notes, *reasons], how, beside)
+    made = build(parts, settings, limits, table, tick, [*notes, *reasons], how, beside)
+    return made.with_outlook(() if propose or settings.method != SUM else parts)
 
 
 def together(
@@ -109,9 +135,9 @@ def build(
     parts: Sequence[Source], settings: MergeSettings, limits: Limits, table: NameTable,
     tick: Tick = lambda done, total: None, notes: Sequence[str] = (), how: Mapping[str, Any] | None = None,
     beside: Source | None = None,
-) -> tuple[Adapter, str, Image.Image]:  # fmt: skip
-    """The merged adapter, a report and a picture. `how` is what the file tells beside settings, limits and errors;
-    `beside` is merged with the parts and no parent."""
+) -> Made:  # fmt: skip
+    """The merged adapter. `how` is what the file tells beside settings, limits and errors; `beside` is merged with the
+    parts and no parent."""
     entries, parents = [part.entry for part in parts], [part.parent for part in parts]
     everything = [*parts, *([beside] if beside else ())]
     converted = [part.converted for part in everything if part.converted]
@@ -119,22 +145,24 @@ def build(
     gone = [each for entry in entries for each in lost_layers(entry.name, entry.unmatched, entry.misfits)]
     notes = [*notes, *(in_order_line(beside) if beside else ()), *(vectors_line(vectors) if vectors else ())]
 
-    def adapter(merged: Merged) -> Adapter:
+    def adapter(merged: Merged, limits: Limits) -> Adapter:
         lost = {"converted": converted, "left_out": gone}
         made_by = _made_by(merged, settings, limits) | {key: value for key, value in lost.items() if value}
         made_by |= dict(how or {})
         made = described(merged.layers, parents, [entry.adapter.metadata for entry in entries], table, made_by)
         return replace(made, others=vectors)
 
-    if limits.megabytes:
-        layers = {name: layer for part in everything for name, layer in part.entry.adapter.layers.items()}
-        longest = Merged(layers, dict.fromkeys(layers, _LONGEST), _LONGEST, _LONGEST)
-        beside_layers = sum(2 * vector.values.numel() + len(name) + _ENTRY for name, (vector,) in vectors.items())
-        header = _ADDED + len(json.dumps(adapter(longest).metadata).encode()) + beside_layers
-        limits = replace(limits, header=header)
-    merged = merge_layers([part.entry for part in everything], settings, limits, tick)
+    told = limits or _ANY
+    layers = {name: layer for part in everything for name, layer in part.entry.adapter.layers.items()}
+    longest = Merged(layers, dict.fromkeys(layers, _LONGEST), _LONGEST, _LONGEST)
+    beside_layers = sum(2 * vector.values.numel() + len(name) + _ENTRY for name, (vector,) in vectors.items())
+    header = _ADDED + len(json.dumps(adapter(longest, told).metadata).encode()) + beside_layers
+    merged = merge_layers([part.entry for part in everything], settings, replace(limits, header=header), tick)
     report = merge_report(merged, settings, entries, parents, notes, converted)
-    return adapter(merged), report, draw_merge(merged, settings.method)
+    what = f"what {settings.method} makes" if settings.method != SUM else "the sum" if len(entries) > 1 else "the LoRA"
+    measure = cut_measure(Loss.of(merged, what), " ".join(cut_notes(merged, settings)))
+    outlook = None if converted else Outlook(merged, what, header, told, bool(limits), settings.method == SUM)
+    return Made(adapter(merged, limits), report, draw_merge(merged, settings.method), measure, outlook)
 
 
 def _made_by(merged: Merged, settings: MergeSettings, limits: Limits) -> dict[str, object]:

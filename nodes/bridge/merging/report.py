@@ -62,6 +62,18 @@ def _part_line(part: Entry) -> str:
     return "; ".join(filter(None, (line, lacking(part.unmatched), left_out(part.misfits))))
 
 
+def cut_notes(merged: Merged, settings: MergeSettings) -> list[str]:
+    """Say in sentences what a person has to know beside size and error: how far a method goes, and what is left out."""
+    said = []
+    if settings.method != SUM and len(merged.errors) > merged.lone:
+        said.append(f"{settings.method} is {merged.departure:.1%} away from the exact sum.")
+    if gone := [name for name in merged.errors if name not in merged.layers and name not in merged.cancelled]:
+        said.append(f"{len(gone)} of the least important layers are left out to reach this size.")
+    if merged.cancelled:
+        said.append(f"{len(merged.cancelled)} layers cancel out and are not in the LoRA.")
+    return said
+
+
 def _method_lines(merged: Merged, settings: MergeSettings, parts: int, converted: bool) -> list[str]:
     if settings.method == SUM:
         exact = ("the sum is exact" if parts > 1 else "it is exact") + (

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import replace
 
 from comfy_execution.graph_utils import ExecutionBlocker
-from PIL import Image
 
 from ....lora_core.adapter import Adapter
 from ....lora_core.merging.merge import EXACT, UNLIMITED
@@ -15,16 +14,17 @@ from ....lora_core.stack.rows import NONE, Row
 from ..host.wires import Clip, Model
 from ..model.names import names_of
 from ..stack.entries import Connected
-from .merge import Tick, build, plain
+from .conversion import Tick
+from .merge import Made, build, plain
 from .sources import Source, sources
 
 
 def resize(
     model: Model, clip: Clip | None, adapter: Adapter | None, lora_name: str, strengths: tuple[float, float],
     pick: Pick, limits: Limits, tick: Tick,
-) -> tuple[Adapter, Adapter | ExecutionBlocker, str, Image.Image]:  # fmt: skip
+) -> tuple[Made, Adapter | ExecutionBlocker]:  # fmt: skip
     """Return what `pick` takes of the adapter or file, at the strengths and limits, and the rest at the same strengths,
-    uncut; a report and a picture. Raises ValueError unless there is exactly one of the two."""
+    uncut. Raises ValueError unless there is exactly one of the two."""
     by_name = lora_name not in ("", NONE)
     if adapter is None and not by_name:
         raise ValueError("no LoRA is given; choose a file in lora_name, or connect an adapter")
@@ -47,11 +47,12 @@ def resize(
             f"{strengths[0]:g}, text_strength {strengths[1]:g}); set the other strength, or keep other layers"
         )
     how = {"method": "resize", "keep": list(pick.keep), "drop": list(pick.drop)}
-    made, report, chart = build([kept], EXACT, limits, table, tick, notes, how)
+    made = build([kept], EXACT, limits, table, tick, notes, how).with_outlook()
     if not rest.entry.adapter.layers:
-        return made, ExecutionBlocker("rest is empty: keep and drop select all layers"), report, chart
-    left = f"{len(rest.entry.adapter.layers)} layers are in the output rest"
-    return made, build([rest], EXACT, UNLIMITED, table, how={**how, "rest": True})[0], f"{report}\n{left}", chart
+        return made, ExecutionBlocker("rest is empty: keep and drop select all layers")
+    left = build([rest], EXACT, UNLIMITED, table, how={**how, "rest": True}).adapter
+    report = f"{made.report}\n{len(rest.entry.adapter.layers)} layers are in the output rest"
+    return replace(made, report=report), left
 
 
 def _part(source: Source, pick: Pick, taken: bool) -> Source:

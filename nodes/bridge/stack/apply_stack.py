@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from ....lora_core.analysis.findings import of_stack
-from ....lora_core.files.words import trigger_words, unique
+from ....lora_core.files.words import unique
 from ....lora_core.stack import foreign_rows
 from ....lora_core.stack.chain import chain
 from ....lora_core.stack.rows import Row, parse
@@ -64,7 +64,7 @@ def apply_stack(
     report = "\n".join(filter(None, (describe(entries, clip is not None), str(how), *notes, *found)))
     for each in uncalled(patched, text):
         each.reported = each.reported or report
-    words = unique(word for entry in entries for word in trigger_words(entry.adapter.metadata))
+    words = unique(word for entry in entries for word in entry.triggers)
     return Applied(patched, text, rows, report, ", ".join(words))
 
 

@@ -13,6 +13,7 @@ from ....lora_core.families.blocks import strengths
 from ....lora_core.files import guard, strays
 from ....lora_core.files.mismatch import Misfit, lacking, left_out
 from ....lora_core.files.store import Store
+from ....lora_core.files.words import trigger_words
 from ....lora_core.stack import foreign_rows
 from ....lora_core.stack.rows import LIMIT, NONE, Row, parse
 from ....lora_core.stack.weighted import Weighted
@@ -82,12 +83,17 @@ def connected(adapters: Iterable[Adapter | None], strengths: str, text_strengths
 class Entry(Weighted):
     """A stack entry; `unmatched` are the file's names that the connected models do not have, `factors` what layers are
     at that a per-block strength names, `span` the part of sampling that it is on for, `misfits` the file's layers that
-    have another shape in the models."""
+    have another shape in the models, `words` its trigger words where its row names them."""
 
     unmatched: tuple[str, ...] = ()
     factors: Mapping[str, float] = field(default_factory=dict)
     span: Span = ALWAYS
     misfits: tuple[Misfit, ...] = ()
+    words: tuple[str, ...] | None = None
+
+    @property
+    def triggers(self) -> tuple[str, ...]:
+        return trigger_words(self.adapter.metadata) if self.words is None else self.words
 
     def strength_of(self, layer: str) -> float:
         return super().strength_of(layer) * self.factors.get(layer, 1.0)
@@ -159,7 +165,7 @@ def _load(row: Row, table: NameTable) -> Entry:
     factors = strengths(row.blocks, [*table.shapes, *table.parameters], table.family.name) if row.blocks.strip() else {}
     return Entry(
         path.stem, resolved.adapter, row.strength, row.text_strength, unmatched=resolved.unmatched, factors=factors,
-        span=(row.start, row.end), misfits=resolved.misfits,
+        span=(row.start, row.end), misfits=resolved.misfits, words=row.words,
     )  # fmt: skip
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from ....lora_core.data.dataset import Dataset
 from ....lora_core.families.table import Family
@@ -11,19 +12,19 @@ from ....lora_core.training.config import Recipe
 from ....lora_core.training.plan import Measures
 from ....lora_core.training.start import Start
 from ....lora_core.training.validation import Pictures
-from ..host.progress import Progress
 from ..host.wires import Clip, Model, Vae
 from ..model.denoiser import prediction_type
 from ..model.names import family_of
 from ..model.trained_layers import Layers, chosen_layers
 from .previews import Previews
+from .run_progress import RunProgress
 
 
 @dataclass(frozen=True)
 class Run:
     """Holds the settings of a run that do not change what is learned. `automatic` takes further `measures` when these
-    do not fit into memory. `note` stays on the node, and `chosen` in the fields of what was left to the run, by
-    name."""
+    do not fit into memory. `note` stays on the node, `chosen` in the fields of what was left to the run, by name,
+    and `workflow`, of the front end, in the run's folder."""
 
     name: str = "lora"
     save_every: int = 250
@@ -33,6 +34,7 @@ class Run:
     note: str = ""
     previews: Previews | None = None
     chosen: Mapping[str, str] = field(default_factory=dict)
+    workflow: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -76,7 +78,7 @@ class Order:
     run: Run
     subject: Subject
     pictures: Pictures
-    progress: Progress
+    progress: RunProgress
 
     @property
     def text(self) -> Clip | None:

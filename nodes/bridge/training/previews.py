@@ -14,16 +14,17 @@ from PIL import Image
 from torch import Tensor
 
 from ....lora_core.data.prompts import pairs
-from ....lora_core.drawing.sheet import SheetRow, sheet
+from ....lora_core.drawing.sheet import SheetRow, placed
 from ....lora_core.runs import kept_picture
+from ....lora_core.runs.kept_picture import KINDS, Part
 from ....lora_core.stored import as_text, stored
 from ....lora_core.training.state import TrainState
-from ..host.progress import Progress
 from ..host.wires import Clip, Model, Vae
 from ..model.denoiser import ComfyDenoiser
 from ..model.encoding import Tick, encode_captions
 from ..model.sampling import Sampling, check_size, decoded, drop, latents, sampling_inside
 from ..model.text_encoders import TextDenoiser, tokenized
+from .run_progress import RunProgress
 
 log = logging.getLogger("lora_loom")
 Conditions = dict[str, list]  # CONDITIONING by prompt
@@ -112,7 +113,7 @@ class Previewer:
 
     def __init__(
         self, shown: PreparedPreviews | None, patcher: Model, denoiser: ComfyDenoiser, state: TrainState,
-        folder: Path, last: int, progress: Progress,
+        folder: Path, last: int, progress: RunProgress,
     ):  # fmt: skip
         self.shown, self.patcher, self.denoiser, self.state = shown, patcher, denoiser, state
         self.folder, self.last, self.progress = folder, last, progress
@@ -152,7 +153,7 @@ class Previewer:
     def _rendered(self) -> bool:
         """False when memory ran out."""
         try:
-            self.sheet = sheet = self._render()
+            self.sheet, parts = self._render()
         except MemoryError:
             return False
         except (comfy.model_management.OOM_EXCEPTION, comfy.model_management.ACCELERATOR_ERROR) as error:
@@ -161,19 +162,20 @@ class Previewer:
             return False
         finally:
             drop(self._asked.vae)
-        self._write(sheet)
+        self._write(self.sheet, parts)
         self.progress.beside = self.sheet
         self.progress.update(self.state.step, picture=self.sheet)
         return True
 
-    def _write(self, sheet: Image.Image) -> None:
+    def _write(self, sheet: Image.Image, parts: list[Part]) -> None:
         """A sheet that the disk does not take is shown all the same."""
         try:
-            kept_picture.write(self._path(), sheet, self._asked.note())
+            kept_picture.write(self._path(), sheet, self._asked.note(), parts)
+            self.progress.previewed(self.state.step)
         except OSError as error:
             log.warning("%s was not written: %s", self._path(), error.strerror or error)
 
-    def _render(self) -> Image.Image:
+    def _render(self) -> tuple[Image.Image, list[Part]]:
         flat = [prompt for row in self._asked.rows for prompt in row]
         start = not any(branch.lora_B.any() for branch in self.state.factors.branches.values())
         with self._sampling():
@@ -212,13 +214,15 @@ class Previewer:
         ((text, pooled),) = cast(TextDenoiser, self.denoiser).encode([tokens])
         return [[text, {**values, "pooled_output": pooled}]]
 
-    def _page(self, pictures: list[Image.Image]) -> Image.Image:
+    def _page(self, pictures: list[Image.Image]) -> tuple[Image.Image, list[Part]]:
         rows, step, both = [], self.state.step, iter(zip(self.base, pictures, strict=True))
         for prompts in self._asked.rows:
             shown = [picture for _ in prompts for picture in next(both)]
             labels = [label for _ in prompts for label in ("base", f"step {step}")]
             rows.append(SheetRow("  |  ".join(prompts), shown, labels))
-        return sheet(rows, f"step {step} of {self.last}")
+        page, boxes = placed(rows, f"step {step} of {self.last}")
+        shown = [(row, prompt, kind) for row, own in enumerate(self._asked.rows) for prompt in own for kind in KINDS]
+        return page, [Part(*about, box) for about, box in zip(shown, boxes, strict=True)]
 
     def _path(self) -> Path:
         return _path(self.folder, self.state.step)

@@ -16,12 +16,11 @@ import torch
 from PIL import Image
 
 from ....lora_core.adapter import Adapter
-from ....lora_core.drawing.plot import draw_curve
 from ....lora_core.files import metadata
 from ....lora_core.runs.result import Finished, forget
 from ....lora_core.runs.run_folder import RunFolder, UnsavedError
 from ....lora_core.training.batches import Batches
-from ....lora_core.training.config import OptimizerConfig, Recipe, Targets, TrainConfig
+from ....lora_core.training.config import OptimizerConfig, Recipe, Targets
 from ....lora_core.training.inject import Factors, attached
 from ....lora_core.training.objective_config import TIMESTEP_LAWS, TimestepLaw
 from ....lora_core.training.plan import Measures
@@ -29,11 +28,10 @@ from ....lora_core.training.presets import AUTO, Choices, choose
 from ....lora_core.training.reality import Expected
 from ....lora_core.training.start import Start
 from ....lora_core.training.state import TrainState
-from ....lora_core.training.trainer import Sample, StepResult, Trouble, make_optimizer, train
+from ....lora_core.training.trainer import Sample, Trouble, make_optimizer, train
 from ....lora_core.training.unmoved import Unmoved
 from ....lora_core.training.validation import Pictures
 from ..host.ending import ended_by_signals
-from ..host.progress import Progress
 from ..host.wires import Model
 from ..model.denoiser import ComfyDenoiser
 from ..model.names import family_of
@@ -41,6 +39,7 @@ from ..model.text_encoders import TextDenoiser
 from ..model.weights import ComfyWeightReader
 from ..session.graphs import possible, replaying, unused
 from ..session.memory_plan import Planner, UnforeseeableError
+from ..session.needs import keep_need
 from ..session.session import aside, loaded, trainable
 from . import earlier_result, prepare
 from .continue_from import spoken_with
@@ -49,6 +48,7 @@ from .order import Order, Run, Sources
 from .previews import PreparedPreviews, Previewer, check_previews
 from .reality import Reality
 from .run_folders import begun, place, stop_told, tell
+from .run_progress import RunProgress
 from .samples import make_samples
 from .trial import check_guests
 from .validation import Watch, weight_norms
@@ -107,10 +107,16 @@ def train_lora(sources: Sources, recipe: Recipe, run: Run) -> Trained:
     Raises ValueError for anything wrong with the input before the first step.
     """
     order = _checked(sources, recipe, run)
+    with order.progress.watched():
+        return _trained(order)
+
+
+def _trained(order: Order) -> Trained:
     if found := earlier_result.find(order):
         return _again(order, *found)
     check_guests(order)
     material = _encoded(order)
+    order.progress.enters("loading the model")
     with _session(order, material) as (patcher, measures, expected):
         work = replace(_set_up(order, material, patcher), measures=measures, expected=expected)
         with _folder(order, work) as kept, stop_told(work.state, kept, order.progress):
@@ -121,7 +127,7 @@ def _checked(sources: Sources, recipe: Recipe, run: Run) -> Order:
     subject, hits = prepare.check(sources, recipe)
     pictures = Pictures(sources.dataset, recipe)
     check_previews(run.previews, sources.model, sources.vae, sources.dataset.trigger)
-    progress = Progress(recipe.train.steps, prepare.notes(sources, [run.note, *hits]), run.chosen)
+    progress = RunProgress(run.name, recipe.train.steps, prepare.notes(sources, [run.note, *hits]), run.chosen)
     return Order(sources, recipe, run, subject, pictures, progress)
 
 
@@ -130,6 +136,7 @@ def _again(order: Order, folder: Path, told: Finished, charts: Image.Image, shee
     facts = run_facts(order.sources, order.recipe, order.run, order.progress, order.pictures.learned_dataset())
     adapter = _labelled(facts, earlier_result.kept_adapter(folder, told), told.kept_step)
     log.info("%s was finished before", folder.name)
+    order.progress.at(folder, told.losses)
     on_node = _ended(order.progress, told, folder)
     return Trained(adapter, told.losses, folder, on_node, report=told.report, charts=charts, sheet=sheet)
 
@@ -159,6 +166,7 @@ def _session(order: Order, material: _Material) -> Iterator[tuple[Model, Measure
         try:
             settled, line = planner.settle(job, asked, run.automatic)
             measures, needed = settled.measures, settled.need.total - settled.need.weights
+            keep_need(order.sources.model, job, asked, settled.need.total)
         except UnforeseeableError as reason:
             measures, needed, line = planner.unforeseen(asked, run.automatic, reason)
         foreseen = planner.way(measures)
@@ -195,13 +203,16 @@ def _run(order: Order, work: _Prepared, kept: RunFolder) -> Trained:
     """Step by step to the end."""
     forget(kept.path)
     run, config, progress, state = order.run, order.recipe.train, order.progress, work.state
+    kept.keep_workflow(progress.stamped(run.workflow))
     previewer = Previewer(
         work.material.shown, work.patcher, work.denoiser, state, folder=kept.path, last=config.steps, progress=progress
     )
     watch = Watch(
         order.recipe, order.pictures, state, work.denoiser, work.samples, weights=weight_norms(order.subject.layers),
         folder=kept.path, describe=work.adapter, label=partial(_labelled, work.material.facts),
+        enters=progress.enters,
     )  # fmt: skip
+    progress.at(kept.path, state.losses, watch.marks)
     problem, unmoved, device = "", Unmoved(state.factors), work.denoiser.device
     replayed = replaying(device, work.measures, partial(tell, progress))
     try:
@@ -213,10 +224,11 @@ def _run(order: Order, work: _Prepared, kept: RunFolder) -> Trained:
             for result in watch.over(reality.over(steps)):
                 tell(progress, unmoved.look())
                 kept.note(result)
-                _show(progress, result, config, state, watch)
+                progress.took(result)
                 due = run.save_every and result.step % run.save_every == 0
-                tell(progress, kept.try_save(state, work.adapter) if due else kept.save_in_time(state))
+                tell(progress, _saved(progress, kept, state, work) if due else kept.save_in_time(state))
                 previewer.after()
+            progress.enters("saving")
     except UnsavedError as error:
         problem = f"{_unsaved(kept.lora(state.step))}. {error}."
         tell(progress, f"warning: {problem}")
@@ -234,9 +246,17 @@ def _run(order: Order, work: _Prepared, kept: RunFolder) -> Trained:
     return Trained(adapter, told.losses, kept.path, on_node, report=report, charts=charts, sheet=previewer.sheet)
 
 
-def _ended(progress: Progress, told: Finished, folder: Path, problem: str = "") -> str:
+def _ended(progress: RunProgress, told: Finished, folder: Path, problem: str = "") -> str:
     """Return what stays on the node of a run that is finished."""
     return progress.end(f"{told.summary}\n{problem or f'saved in {place(folder)}'}")
+
+
+def _saved(progress: RunProgress, kept: RunFolder, state: TrainState, work: _Prepared) -> str:
+    """Save the run, or return why not."""
+    progress.enters("saving")
+    if not (problem := kept.try_save(state, work.adapter)):
+        progress.saved(state.step)
+    return problem
 
 
 def _unsaved(lora: Path) -> str:
@@ -255,22 +275,12 @@ def _fresh_state(make: Callable[..., Factors], recipe: Recipe, samples: list[Sam
     return TrainState(factors, batches, generator, make_optimizer(factors, config, text_rate))
 
 
-def _trouble(progress: Progress, kept: RunFolder, previewer: Previewer, trouble: Trouble) -> None:
+def _trouble(progress: RunProgress, kept: RunFolder, previewer: Previewer, trouble: Trouble) -> None:
     kept.note(trouble)
     log.warning(trouble.text)
     if trouble.went_back:
         previewer.went_back()
         progress.keep(f"warning: {trouble.text}")
-    comfy.model_management.throw_exception_if_processing_interrupted()
-
-
-def _show(progress: Progress, result: StepResult, config: TrainConfig, state: TrainState, watch: Watch) -> None:
-    picture = None
-    if progress.picture_due() or result.step == config.steps:
-        picture = draw_curve(state.losses, config.steps, marks=watch.marks())
-        left = progress.time_left(result.step, config.steps)
-        progress.say(f"step {result.step} of {config.steps}, loss {_recent(state.losses):.4f}, {left}")
-    progress.update(result.step, picture=picture)
     comfy.model_management.throw_exception_if_processing_interrupted()
 
 

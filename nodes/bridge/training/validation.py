@@ -43,11 +43,12 @@ class Watch:
     def __init__(
         self, recipe: Recipe, pictures: Pictures, state: TrainState, denoiser: Denoiser, samples: list[Sample],
         weights: Mapping[str, float], folder: Path,
-        describe: Callable[[], Adapter], label: Callable[[Adapter, int], Adapter],
+        describe: Callable[[], Adapter], label: Callable[[Adapter, int], Adapter], enters: Callable[[str], None],
     ):  # fmt: skip
         self.config: TrainConfig = recipe.train
         self.chosen, self.pictures, self.state, self.denoiser = recipe.validation, pictures, state, denoiser
         self.samples, self.weights, self.describe, self.label = samples, weights, describe, label
+        self.enters = enters
         self.path = folder / "best.safetensors"
         self.best: tuple[int, Adapter] | None = None  # step and LoRA, when the disk does not take it
         digests = [example.digest for example in pictures.dataset.examples]
@@ -152,6 +153,7 @@ class Watch:
         return self.chosen.early_stop and self.verdict().stop
 
     def _measured(self, base: bool = False) -> list[float]:
+        self.enters("validating")
         tick, started = comfy.model_management.throw_exception_if_processing_interrupted, time.monotonic()
         try:
             return validation.measure(self.draws, self.config, self.state, self.denoiser, self.samples, base, tick)

@@ -98,3 +98,30 @@ def test_a_header_is_read_once_and_an_unreadable_one_every_time(
     write(Path(files["gone.safetensors"]))
     library.look(files, 60)
     assert names(library.changes(version)) == ["g"] and os.path.isfile(files["gone.safetensors"])
+
+
+def test_size_and_time_are_told_and_what_lies_beside_is_noticed(files: dict[str, str | None]) -> None:
+    """Side files and previews that come, change and go; other files beside do not matter."""
+    library = Library()
+    library.look(files, 60)
+    path = Path(files["b.safetensors"])
+    (first,) = [each for each in library.changes("")["loras"] if each["name"] == "b.safetensors"]
+    assert (first["size"], first["modified"]) == (path.stat().st_size, path.stat().st_mtime_ns // 10**9)
+
+    def noticed() -> list[dict[str, Any]]:
+        before = library.version
+        library.look(files, 60)
+        return library.changes(before)["loras"]
+
+    (path.parent / "b.readme.md").write_text("x")
+    assert noticed() == []
+    side = path.with_suffix(".json")
+    for text, words in (('{"activation text": "ink"}', ("ink",)), ('{"activation text": "wash!"}', ("wash!",))):
+        side.write_text(text)
+        (found,) = noticed()
+        assert found["name"] == "b.safetensors" and found["words"] == words and found["version"] != first["version"]
+    side.unlink()
+    assert noticed() == [first]
+    path.with_suffix(".preview.png").write_bytes(b"x")
+    (found,) = noticed()
+    assert found["picture"] and found["version"] != first["version"]

@@ -17,6 +17,7 @@ from lora_loom.lora_core.stack.rows import Row, parse, strength_of
 
 ESCAPED = {"%": "%25", ":": "%3A", "<": "%3C", ">": "%3E", "\n": "%0A", "\r": "%0D"}
 CODE = re.compile("|".join(ESCAPED.values()))
+CODE_IN_WORD = re.compile(f"{CODE.pattern}|%2C")
 
 
 def to_text(rows: Iterable[Row]) -> str:
@@ -35,6 +36,8 @@ def parts(row: Row) -> Iterator[str]:
         yield f"start={number(row.start)}"
     if row.end != 1.0:
         yield f"end={number(row.end)}"
+    if row.words is not None:
+        yield f"words={','.join(escaped(word, CODE_IN_WORD).replace(',', '%2C') for word in row.words)}"
     if not row.on:
         yield "off"
 
@@ -44,9 +47,9 @@ def number(value: float) -> str:
     return repr(float(value)).removesuffix(".0")
 
 
-def escaped(text: str) -> str:
+def escaped(text: str, code: re.Pattern[str] = CODE) -> str:
     """Without what would end a part; a percent sign only where it would be read as such a code."""
-    text = CODE.sub(lambda code: "%25" + code[0][1:], text)
+    text = code.sub(lambda code: "%25" + code[0][1:], text)
     return re.sub(r"[:<>\n\r]", lambda found: ESCAPED[found[0]], text)
 
 
@@ -73,6 +76,10 @@ CASES = {
     "a cat, (ink:1.2) <lora:a:0.5>, <lyco:b> masterpiece": [row("a", 0.5), row("b")],
     "one\r\n# <lora:off:1>\n  #<lora:x>\n<lora:on it is:2>\n": [row("on it is", 2.0)],
     "<lora:50%:1>": [row("50%")],
+    "<lora:a%2Cb>": [row("a%2Cb")],
+    "<lora:a:words= sks , ink wash:off>": [row("a", words=("sks", "ink wash"), on=False)],
+    "<lora:a:words=>": [row("a", words=())],
+    "<lora:a:words=one%2C two%252C,(b%3A1.2)>": [row("a", words=("one, two%2C", "(b:1.2)"))],
     "<lora:a%3Ab%253A:1>": [row("a:b%3A")],
     "": [],
     "<b>no</b> <lora> lora:a:1": [],
@@ -91,7 +98,9 @@ def test_what_is_printed_is_read_back() -> None:
         name = "n" + "".join(dice.choices(letters, k=dice.randrange(12)))
         strengths = [dice.choice([0.0, 1.0, -1.0, dice.uniform(-20, 20), 1e-7]) for _ in range(2)]
         blocks = dice.choice(["", "IN=0.5,MID=1", "a:b>c"])
-        made = [Row(name, *strengths, blocks, start, dice.choice([1.0, 0.75]), dice.random() < 0.5)] * dice.randrange(3)
+        words = dice.choice([None, (), tuple("n" + "".join(dice.choices(letters, k=5)).strip() for _ in range(2))])
+        end, on = dice.choice([1.0, 0.75]), dice.random() < 0.5
+        made = [Row(name, *strengths, blocks, start, end, on, words)] * dice.randrange(3)
         assert [told(found) for found in parse(to_text(made))] == [told(wanted) for wanted in made]
 
 
@@ -114,6 +123,7 @@ def test_printed_short() -> None:
         ("<lora:a:start=0.5:end=0.5>", "start 0.5 is not below end 0.5"),
         ("<lora:a:lbw=ALL>", "lbw= is unknown; the known parts are off, blocks="),
         ("<lora:a:off:off>", "off is given twice"),
+        ("<lora:a:words=a:words=b>", "words is given twice"),
     ],
 )
 def test_faults_name_the_line(text: str, words: str) -> None:
@@ -123,7 +133,7 @@ def test_faults_name_the_line(text: str, words: str) -> None:
 
 
 def test_a_row_is_an_entry_of_other_packs_and_can_be_copied() -> None:
-    full = Row("a", 0.5, 1.0, "IN=1", 0.1, 0.9, False)
+    full = Row("a", 0.5, 1.0, "IN=1", 0.1, 0.9, False, ("sks",))
     name, strength, text = full
     assert (name, strength, text) == full == ("a", 0.5, 1.0) and len(full) == 3
     for again in (copy.deepcopy(full), pickle.loads(pickle.dumps(full)), full.renamed("a"), full.changed()):

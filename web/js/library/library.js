@@ -60,6 +60,7 @@ function take({ version: now, since, loras, gone }) {
   return true
 }
 
-function bare(name) {
+/** A name as it is compared: folders with slashes, no suffix. */
+export function bare(name) {
   return name.trim().replaceAll("\\", "/").replace(/\.(safetensors|ckpt|pth|pt|bin|sft)$/, "")
 }

@@ -61,6 +61,24 @@ export function nodeOf(executionId) {
   return node
 }
 
+/** The id by which the server names a node, as `nodeOf` takes it; undefined for one that is in no graph on screen. */
+export function executionIdOf(node, graph = app.rootGraph, before = "") {
+  if (!graph || !node.graph) return undefined
+  if (node.graph === graph) return `${before}${node.id}`
+  for (const each of graph.nodes ?? []) {
+    const found = each.subgraph && executionIdOf(node, each.subgraph, `${before}${each.id}:`)
+    if (found) return found
+  }
+  return undefined
+}
+
+/** Nodes 2.0 keeps the element of a node that was there before under the same id, as after an undo. */
+export function takePlace(node, element, selector, frames = 30) {
+  if (element.isConnected || !node.graph || !frames) return
+  document.querySelector(`[data-node-id="${node.id}"] ${selector}`)?.replaceWith(element)
+  requestAnimationFrame(() => takePlace(node, element, selector, frames - 1))
+}
+
 /** Calls `visit` with every node of a graph, if there is one, and of the subgraphs in it. */
 export function eachNode(graph, visit) {
   for (const node of graph?.nodes ?? []) {

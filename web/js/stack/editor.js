@@ -1,62 +1,76 @@
-// The list of rows on the node: a switch, a name, two strengths; moved by its handle, by mouse or keyboard.
+// The list of rows on the node: what is changed in it, by mouse, keyboard, menu or clipboard. A row itself is in row.js.
 
-import { element, split } from "../page/dom.js"
+import { app } from "../../../../scripts/app.js"
+import { listen, refresh } from "../library/library.js"
+import { choose } from "../library/picker.js"
+import { button, pressed, toggle } from "../page/controls.js"
+import { element } from "../page/dom.js"
 import { toCanvas } from "../page/nodes.js"
 import { word } from "../page/words.js"
-import { find, listen, refresh } from "../library/library.js"
-import { choose } from "../library/picker.js"
+import { showRowMenu } from "./menu.js"
+import { UNKNOWN } from "./model.js"
+import { RowView } from "./row.js"
 import { isRow, newRow, parse, print } from "./rows.js"
-import { strengthField } from "./strength.js"
+import { showSaved } from "./saved.js"
 
-const ROW = 30 // px, as in css/stack.css
+const ROW = 40 // px of a row that is folded, as in css/stack.css
 const FRAME = 56 // what is above and below the rows
 
-/** An editor of a text of rows. `changed(text)` is called for every change that is made here. */
+/** An editor of a text of rows. `changed(text)` is called for every change here, `grown()` for another height. */
 export class RowsEditor {
-  constructor(changed, showText) {
-    this.changed = changed
+  constructor({ changed, grown, showText }) {
+    Object.assign(this, { changed, grown, showText })
     this.items = []
+    this.views = []
     this.text = ""
-    this.showText = showText
+    this.model = UNKNOWN
+    this.open = new Set() // names of files whose rows are folded out
     this.list = null // while the node is in no graph
     this.element = element("div", { className: "loom loom-rows", tabIndex: -1 })
   }
 
   hear(signal) {
-    this.element.addEventListener("keydown", (event) => this.key(event), { signal })
-    this.element.addEventListener("paste", (event) => this.paste(event), { signal })
-    this.element.addEventListener("copy", (event) => this.copy(event), { signal })
+    for (const kind of ["keydown", "paste", "copy", "contextmenu"]) {
+      this.element.addEventListener(kind, (event) => this[kind](event), { signal })
+    }
     this.element.addEventListener("wheel", toCanvas, { passive: false, signal })
   }
 
   /** The node came into a graph: it is drawn, and knows of new files. */
-  start() {
+  start(open) {
     if (this.list) return
+    this.open = open
     this.build()
     this.draw()
     this.unlisten = listen(() => this.mark())
+    this.sizes = new ResizeObserver(() => this.grown())
+    this.sizes.observe(this.list)
     refresh()
   }
 
   /** The front end may hold a node that is gone for good; only what is drawn anew when it comes back goes with it. */
   stop() {
     this.unlisten?.()
-    this.list = this.add = this.everyone = null
+    this.sizes?.disconnect()
+    this.list = this.add = this.everyone = this.sizes = null
+    this.views = []
     this.element.replaceChildren()
   }
 
   build() {
-    this.list = element("div", { className: "loom-list", role: "list", "aria-label": word("LoRAs") })
+    this.list = element("div", { className: "loom-rows-list", role: "list", "aria-label": word("LoRAs") })
     this.add = button("loom-add", word("+ Add LoRA"), word("Add LoRA"), () => this.pick(null))
-    this.everyone = toggle(word("All rows"), () => this.switchAll())
+    this.everyone = toggle("loom-switch", word("All rows"), () => this.switchAll())
+    const saved = button("loom-saved-button", word("Saved \u25be"), word("Saved stacks"), () => showSaved(saved, this))
+    saved.setAttribute("aria-haspopup", "dialog")
     const why = word("Show the rows as text, to copy, paste or connect")
     const asText = button("loom-text", word("Text"), why, this.showText)
     this.element.append(
-      element("div", { className: "loom-head" }, this.everyone, element("span", { className: "loom-grow" }),
-        element("span", { className: "loom-label" }, word("model")), element("span", { className: "loom-label" }, word("text")),
-        element("span", { className: "loom-end" })),
+      element("div", { className: "loom-head" }, this.everyone, element("span", { className: "loom-label-all" }, "all"),
+        element("span", { className: "loom-grow" }), element("span", { className: "loom-label" }, word("model")),
+        element("span", { className: "loom-label" }, word("text")), element("span", { className: "loom-end" })),
       this.list,
-      element("div", { className: "loom-foot" }, this.add, element("span", { className: "loom-grow" }), asText),
+      element("div", { className: "loom-foot" }, this.add, saved, element("span", { className: "loom-grow" }), asText),
     )
   }
 
@@ -68,23 +82,41 @@ export class RowsEditor {
     this.draw()
   }
 
+  /** Takes over what is known of the model that is connected. */
+  know(model) {
+    if (model === this.model) return
+    this.model = model
+    this.mark()
+  }
+
+  /** Of the rows as they are folded. */
   height() {
     return FRAME + ROW * Math.max(1, this.items.length)
+  }
+
+  /** What is folded out takes so much more. */
+  extra() {
+    return Math.max(0, (this.list?.offsetHeight ?? 0) - ROW * Math.max(1, this.items.length))
   }
 
   // -- changes ---------------------------------------------------------------------------------------------------
 
   commit(redraw = true) {
     this.text = print(this.items)
-    this.changed(this.text)
     if (redraw) this.draw()
     else this.mark()
+    this.changed(this.text)
   }
 
   async pick(item) {
-    const name = await choose(item ? item.name : "")
-    if (name === null) return
-    if (item) item.name = newRow(name).name
+    const add = (added) => {
+      this.items.push(newRow(added))
+      this.commit()
+    }
+    const family = this.model.judged ? this.model.family : ""
+    const name = await choose(item ? item.name : "", { family, add: item ? null : add })
+    if (name === null || !this.list) return
+    if (item) Object.assign(item, { name: newRow(name).name, words: null })
     else this.items.push(newRow(name))
     this.commit()
     this.focus(item ? this.items.indexOf(item) : this.items.length - 1, ".loom-name")
@@ -104,6 +136,18 @@ export class RowsEditor {
     this.focus(to, ".loom-grip")
   }
 
+  /** Puts rows, or comments, before the one at `index`. */
+  insert(index, items) {
+    this.items.splice(index, 0, ...items)
+    this.commit()
+    this.focus(index, ".loom-name")
+  }
+
+  replaceAll(items) {
+    this.items = items
+    this.commit()
+  }
+
   switchAll() {
     const rows = this.items.filter(isRow)
     const on = !rows.every((row) => row.on)
@@ -114,23 +158,34 @@ export class RowsEditor {
   // -- keyboard and clipboard ------------------------------------------------------------------------------------
 
   /** Keys stay here, or the front end would delete the node; but for its shortcuts with Ctrl. */
-  key(event) {
-    if (event.ctrlKey || event.metaKey) return
+  keydown(event) {
+    if (event.ctrlKey || event.metaKey) return this.shortcut(event)
     event.stopPropagation()
     const index = this.indexOf(event.target)
-    const way = { ArrowUp: -1, ArrowDown: 1 }[event.key]
-    const typing = event.target instanceof HTMLInputElement
-    if (index < 0) return
-    if (way && (event.altKey || event.target.classList.contains("loom-grip"))) {
-      event.preventDefault()
-      this.move(index, index + way)
-    } else if (way && !typing) {
-      event.preventDefault()
-      this.focus(index + way, `.${event.target.classList[0]}`)
-    } else if (["Delete", "Backspace"].includes(event.key) && !typing) {
-      event.preventDefault()
-      this.remove(index)
-    }
+    if (index < 0 || event.target.closest(".loom-row-details")) return
+    if (this.rowKey(event, index)) event.preventDefault()
+  }
+
+  /** The front end leaves undo to fields; one in which nothing is being typed has none. */
+  shortcut(event) {
+    const key = event.key.toLowerCase()
+    const command = { z: event.shiftKey ? "Redo" : "Undo", y: "Redo" }[key]
+    if (!command || !(event.target instanceof HTMLInputElement) || event.target.matches(".loom-typing")) return
+    event.preventDefault()
+    event.stopPropagation()
+    app.extensionManager.command.execute(`Comfy.${command}`)
+  }
+
+  /** Whether the key means something for a row. */
+  rowKey({ key, altKey, shiftKey, target }, index) {
+    const way = { ArrowUp: -1, ArrowDown: 1 }[key]
+    const typing = target instanceof HTMLInputElement
+    if (key === "ContextMenu" || (key === "F10" && shiftKey)) this.openMenu(this.items[index], target)
+    else if (way && (altKey || target.classList.contains("loom-grip"))) this.move(index, index + way)
+    else if (way && !typing) this.focus(index + way, `.${target.classList[0]}`)
+    else if (["Delete", "Backspace"].includes(key) && !typing) this.remove(index)
+    else return false
+    return true
   }
 
   paste(event) {
@@ -146,10 +201,22 @@ export class RowsEditor {
   copy(event) {
     event.stopPropagation()
     const field = event.target
-    if (field instanceof HTMLInputElement && field.selectionStart !== field.selectionEnd) return
+    if (field.value !== undefined && field.selectionStart !== field.selectionEnd) return
     const index = this.indexOf(field)
     event.preventDefault()
     event.clipboardData.setData("text/plain", index < 0 ? this.text : print([this.items[index]]))
+  }
+
+  contextmenu(event) {
+    const index = this.indexOf(event.target)
+    if (index < 0 || (event.target instanceof HTMLInputElement && event.target.type === "text")) return
+    event.preventDefault()
+    event.stopPropagation()
+    this.openMenu(this.items[index], { x: event.clientX, y: event.clientY })
+  }
+
+  openMenu(item, at) {
+    showRowMenu(this, item, at)
   }
 
   // -- looks -----------------------------------------------------------------------------------------------------
@@ -157,97 +224,24 @@ export class RowsEditor {
   draw() {
     if (!this.list) return
     const empty = element("div", { className: "loom-empty" }, word("No LoRA yet. Add one, or paste <lora:name:0.8> here."))
-    const rows = this.items.map((item) => this.row(item))
-    this.list.replaceChildren(...(rows.length ? rows : [empty]))
+    this.views = this.items.map((item) => new RowView(item, this))
+    this.list.replaceChildren(...(this.views.length ? this.views.map((view) => view.element) : [empty]))
     this.mark()
+    for (const view of this.views) if (this.open.has(view.item.name)) view.unfold(true)
   }
 
-  row(item) {
-    const row = element("div", { className: "loom-row", role: "listitem" }, this.grip(item), ...this.cells(item))
-    row.append(button("loom-remove", "\u00d7", word("Remove {name}", { name: title(item) }), () => this.remove(this.items.indexOf(item))))
-    return row
-  }
-
-  cells(item) {
-    if (item.comment !== undefined) return [element("span", { className: "loom-comment" }, item.comment)]
-    if (!isRow(item)) return [element("span", { className: "loom-fault", title: item.fault }, `${item.raw} ${item.fault}`)]
-    const done = () => this.commit(false)
-    const name = title(item)
-    const text = strengthField({
-      label: word("Text strength of {name}", { name }), done, get: () => item.text ?? item.strength,
-      set: (value) => (item.text = value), empty: () => (item.text = null), follows: () => item.text === null,
-    })
-    const model = strengthField({
-      label: word("Model strength of {name}", { name }), done, get: () => item.strength,
-      set: (value) => {
-        item.strength = value
-        text.show()
-      },
-    })
-    const on = toggle(word("{name} on", { name }), () => {
-      item.on = !item.on
-      done()
-    })
-    return [on, this.name(item), model.field, text.field]
-  }
-
-  name(item) {
-    const [folder, bare] = split(item.name)
-    const made = button("loom-name", "", word("Choose another file for {name}", { name: title(item) }), () => this.pick(item))
-    const shown = element("span", { className: "loom-bare" }, ...halves(bare).map((half) => element("span", {}, half)))
-    made.append(element("span", { className: "loom-folder" }, folder), shown)
-    if (extras(item)) made.append(element("span", { className: "loom-extras" }, extras(item)))
-    return made
-  }
-
-  grip(item) {
-    const made = button("loom-grip", "", word("Move {name}; or use the arrow keys", { name: title(item) }), () => {})
-    made.addEventListener("pointerdown", (event) => {
-      if (event.button !== 0) return
-      event.preventDefault()
-      made.focus()
-      made.setPointerCapture(event.pointerId)
-      made.closest(".loom-row").classList.add("loom-moving")
-    })
-    made.addEventListener("pointermove", (event) => {
-      if (made.hasPointerCapture(event.pointerId)) this.dragTo(made.closest(".loom-row"), event.clientY)
-    })
-    const end = () => {
-      const row = made.closest(".loom-row")
-      if (!row.classList.contains("loom-moving")) return
-      row.classList.remove("loom-moving")
-      this.move(this.items.indexOf(item), [...this.list.children].indexOf(row))
-    }
-    made.addEventListener("pointerup", end)
-    made.addEventListener("lostpointercapture", end)
-    return made
-  }
-
-  /** The dragged row goes where the pointer is; what it means is committed when it is let go. */
-  dragTo(row, y) {
-    const others = [...this.list.children].filter((other) => other !== row)
-    const below = others.find((other) => y < middle(other)) ?? null
-    if (row.nextElementSibling !== below) moveBefore(this.list, row, below)
-  }
-
-  /** What may have changed without the rows: which are on, which files there are. */
+  /** What may have changed without the rows: which are on, which files there are, and for which models. */
   mark() {
+    if (!this.list) return
     const rows = this.items.filter(isRow)
     pressed(this.everyone, rows.length > 0 && rows.every((row) => row.on))
     this.everyone.disabled = !rows.length
-    this.items.forEach((item, index) => {
-      const row = this.list.children[index]
-      if (!isRow(item) || !row) return
-      const file = find(item.name)
-      row.classList.toggle("loom-off", !item.on)
-      row.classList.toggle("loom-missing", file === undefined || Boolean(file.fault))
-      row.querySelector(".loom-name").title = tooltip(item, file)
-      pressed(row.querySelector(".loom-switch"), item.on)
-    })
+    for (const view of this.views) view.mark()
+    this.grown()
   }
 
   indexOf(target) {
-    return [...this.list.children].indexOf(target.closest?.(".loom-row") ?? null)
+    return this.list ? [...this.list.children].indexOf(target.closest?.(".loom-row") ?? null) : -1
   }
 
   focus(index, selector) {
@@ -255,54 +249,4 @@ export class RowsEditor {
     const wanted = row?.querySelector(selector) ?? row?.querySelector("button")
     wanted?.focus()
   }
-}
-
-function tooltip(item, file) {
-  if (!file) return `${item.name}\n${word("not found: it is in no loras folder, or in more than one")}`
-  const words = file.words?.length && word("trigger: {words}", { words: file.words.join(", ") })
-  const told = [file.name, file.family, words, extras(item), file.fault]
-  return told.filter(Boolean).join("\n")
-}
-
-function title(item) {
-  return item.comment ?? item.raw ?? split(item.name)[1]
-}
-
-/** What a row has beside its strengths. */
-function extras({ blocks, start, end }) {
-  const part = [start !== 0 && word("from {start}", { start }), end !== 1 && word("to {end}", { end })]
-  return [blocks, ...part].filter(Boolean).join(", ")
-}
-
-/** A long name is cut before its end, where versions and epochs stand. */
-function halves(name) {
-  const cut = name.length > 24 ? name.length - 8 : name.length
-  return [name.slice(0, cut), name.slice(cut)]
-}
-
-function middle(row) {
-  const { top, height } = row.getBoundingClientRect()
-  return top + height / 2
-}
-
-/** Without losing focus and pointer where the browser can. */
-function moveBefore(list, row, below) {
-  if (list.moveBefore) list.moveBefore(row, below)
-  else list.insertBefore(row, below)
-}
-
-function button(className, text, label, action) {
-  const made = element("button", { type: "button", className, title: label, "aria-label": label }, text)
-  made.addEventListener("click", action)
-  return made
-}
-
-function toggle(label, action) {
-  const made = button("loom-switch", "", label, action)
-  made.setAttribute("role", "switch")
-  return made
-}
-
-function pressed(made, on) {
-  made.setAttribute("aria-checked", String(on))
 }

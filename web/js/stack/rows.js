@@ -1,7 +1,8 @@
 // The text of rows, both ways, as lora_core/stack/rows.py reads and writes it.
 //
-// An item is a row {name, strength, text, blocks, start, end, on}, whose `text` is null where it follows the strength;
-// a comment {comment}; or {fault, raw}, a tag that cannot be read and is kept as it is.
+// An item is a row {name, strength, text, blocks, start, end, on, words}, whose `text` is null where it follows the
+// strength, and whose `words` are null where they are those that the file names; a comment {comment}; or {fault, raw}, a
+// tag that cannot be read and is kept as it is.
 
 import { word } from "../page/words.js"
 
@@ -10,6 +11,7 @@ export const LIMIT = 20
 const TAG = /<(?:lora|lyco):([^<>\n]*)(>?)/gi
 const CODES = { "%25": "%", "%3A": ":", "%3C": "<", "%3E": ">", "%0A": "\n", "%0D": "\r" }
 const CODE = new RegExp(Object.keys(CODES).join("|"), "g")
+const CODE_IN_WORD = new RegExp(`${CODE.source}|%2C`, "g")
 const ESCAPES = Object.fromEntries(Object.entries(CODES).map(([code, char]) => [char, code]))
 
 /** All items of a text; words around the tags are passed over. */
@@ -35,7 +37,7 @@ export function isRow(item) {
 }
 
 export function newRow(name) {
-  return { name: name.replace(/\.safetensors$/, ""), strength: 1, text: null, blocks: "", start: 0, end: 1, on: true }
+  return { name: name.replace(/\.safetensors$/, ""), strength: 1, text: null, blocks: "", start: 0, end: 1, on: true, words: null }
 }
 
 /** The strength that a text means, within the limits; null when it is none. */
@@ -52,6 +54,7 @@ function printed(item) {
   if (item.blocks) parts.push(`blocks=${escaped(item.blocks)}`)
   if (item.start !== 0) parts.push(`start=${number(item.start)}`)
   if (item.end !== 1) parts.push(`end=${number(item.end)}`)
+  if (item.words) parts.push(`words=${item.words.map(asWord).join(",")}`)
   if (!item.on) parts.push("off")
   return `<lora:${parts.join(":")}>`
 }
@@ -80,16 +83,22 @@ function named(row, key, value) {
   if (key === "on" || key === "off") row.on = key === "on"
   else if (key === "blocks") row.blocks = plain(value)
   else if (key === "unet" || key === "te") row[key] = strengthOf(value) ?? undefined
+  else if (key === "words") row.words = value.split(",").map((word) => plain(word.trim(), CODE_IN_WORD)).filter(Boolean)
   else if (key === "start" || key === "end") row[key] = Number(value)
   else return word("{key}= is unknown", { key })
   const fine = !["start", "end"].includes(key) || (row[key] >= 0 && row[key] <= 1)
   return fine ? "" : word("{key} must be a share of sampling, from 0 to 1", { key })
 }
 
-function escaped(text) {
-  return text.replace(CODE, (code) => `%25${code.slice(1)}`).replace(/[:<>\n\r]/g, (char) => ESCAPES[char])
+function escaped(text, code = CODE) {
+  return text.replace(code, (found) => `%25${found.slice(1)}`).replace(/[:<>\n\r]/g, (char) => ESCAPES[char])
 }
 
-function plain(text) {
-  return text.replace(CODE, (code) => CODES[code])
+/** A word among others: a comma would end it. */
+function asWord(text) {
+  return escaped(text.trim(), CODE_IN_WORD).replaceAll(",", "%2C")
+}
+
+function plain(text, code = CODE) {
+  return text.replace(code, (found) => CODES[found] ?? ",")
 }

@@ -4,23 +4,29 @@
 // where this file does not: on a subgraph, as the front end shows promoted texts (Nodes 2.0 of 1.58 shows no field of
 // any), and on the node with the Text button or when it is linked.
 
-import { app } from "../../../../scripts/app.js"
 import { RowsEditor } from "./editor.js"
 import { after, hide, lookAnew, whileThere } from "../page/nodes.js"
+import { captured } from "../page/undo.js"
 import { word } from "../page/words.js"
+import { onScreen, whenLoaded } from "../told/workflows.js"
+import { modelOf, watch } from "./model.js"
 import { newRow, print } from "./rows.js"
 
 const NONE = "None"
 const AS_TEXT = "lora_loom_rows_as_text"
 const WIDTH = 340
+const open = new WeakMap() // by workflow: the names of the files whose rows are folded out, by node
 
 /** What a node of ours shows of its rows. */
 export class Stack {
   constructor(node) {
     this.node = node
     this.rows = this.widget("rows")
-    this.editor = new RowsEditor((text) => this.write(text), () => this.showText(true))
+    this.editor = new RowsEditor({
+      changed: (text) => this.write(text), grown: () => this.fit(), showText: () => this.showText(true),
+    })
     this.shape = { height: 0 }
+    this.extra = 0 // px of the node that what is folded out takes
     this.list = node.addDOMWidget("rows_list", "loraloom_rows", this.editor.element, options(this.shape))
     this.list.serialize = false
     this.list.label = word("rows")
@@ -30,17 +36,32 @@ export class Stack {
     whileThere(node, (signal) => this.editor.hear(signal))
     after(this.rows, "callback", () => this.taken(this.rows.value))
     after(node, "onAdded", () => this.added())
-    after(node, "onConfigure", () => this.settle())
+    after(node, "onConfigure", () => this.configured())
+    after(node, "onSerialize", (saved) => this.saved(saved))
     after(node, "onConnectionsChange", () => this.settle())
-    after(node, "onRemoved", () => this.editor.stop())
+    after(node, "onRemoved", () => this.removed())
     for (const name of fields()) after(this.widget(name), "callback", () => this.settle())
     this.settle()
     node.setSize([Math.max(node.size[0], WIDTH), node.computeSize()[1]])
   }
 
   added() {
-    this.editor.start()
+    this.editor.start(openOn(this.node))
+    this.unwatch ??= watch(() => this.look())
     this.settle()
+  }
+
+  removed() {
+    this.editor.stop()
+    this.unwatch?.()
+    this.unwatch = undefined
+  }
+
+  /** What model is connected is known when the whole graph is there. */
+  look() {
+    whenLoaded(async () => {
+      if (this.node.graph) this.editor.know(await modelOf(this.node))
+    })
   }
 
   widget(name) {
@@ -57,6 +78,7 @@ export class Stack {
     this.editor.take(this.rows.value)
     this.show()
     this.takePlace(30)
+    this.look()
   }
 
   /** Nodes 2.0 keeps the element of a node that was there before under the same id, as after an undo. */
@@ -122,15 +144,38 @@ export class Stack {
     captured()
   }
 
-  /** The node is as high as its rows need, and higher only where it was made so. */
+  /** The size that was saved is that of folded rows: what is folded out is no part of the workflow, nor of an undo. */
+  configured() {
+    this.extra = 0
+    this.settle()
+  }
+
+  /** Whole pixels, as Nodes 2.0 measures what was set and finds fractions more. */
+  saved(node) {
+    node.size = [node.size[0], Math.round(node.size[1] - this.extra)]
+  }
+
+  /** The node is as high as its rows need, and higher only where it was made so; and by what is folded out. */
   fit() {
-    this.shape.height = this.editor.height() + 2 * this.list.margin
-    const needed = this.node.computeSize()[1]
-    const wanted = this.node.size[1] <= (this.needed ?? 0) + 1 ? needed : Math.max(needed, this.node.size[1])
-    this.needed = needed
+    const extra = this.editor.extra()
+    this.shape.height = this.editor.height() + extra + 2 * this.list.margin
+    const needed = this.node.computeSize()[1] - extra
+    const size = this.node.size[1] - this.extra
+    const wanted = extra + (size <= (this.needed ?? 0) + 1 ? needed : Math.max(needed, size))
+    Object.assign(this, { needed, extra })
     if (wanted !== this.node.size[1]) this.node.setSize([this.node.size[0], wanted])
     this.node.setDirtyCanvas?.(true, true)
   }
+}
+
+/** Rows stay folded out through an undo, which makes every node anew. */
+function openOn(node) {
+  const workflow = onScreen() ?? node
+  if (!open.has(workflow)) open.set(workflow, new Map())
+  const ofNodes = open.get(workflow)
+  const id = `${node.graph.id} ${node.id}`
+  if (!ofNodes.has(id)) ofNodes.set(id, new Set())
+  return ofNodes.get(id)
 }
 
 /** The front end keeps these for good, with all that their functions can see: that is to be no node. */
@@ -147,9 +192,4 @@ function fieldsOf(number) {
 
 function fields() {
   return [1, 2, 3, 4].flatMap(fieldsOf)
-}
-
-/** A change in the list is a step that can be undone. */
-function captured() {
-  app.extensionManager?.workflow?.activeWorkflow?.changeTracker?.captureCanvasState?.()
 }

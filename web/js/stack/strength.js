@@ -21,6 +21,7 @@ export function strengthField({ label, get, set, done, empty, follows }) {
     field.setAttribute("aria-valuenow", number(get()))
     field.classList.toggle("loom-follows", Boolean(follows?.()))
     field.classList.toggle("loom-zero", get() === 0)
+    field.classList.remove("loom-typing")
   }
   const change = (value) => {
     set(Math.max(-LIMIT, Math.min(LIMIT, Number(value.toFixed(6)))))
@@ -34,6 +35,7 @@ export function strengthField({ label, get, set, done, empty, follows }) {
     done()
   }
 
+  field.addEventListener("input", () => field.classList.add("loom-typing"))
   field.addEventListener("change", typed)
   field.addEventListener("keydown", (event) => {
     const way = { ArrowUp: 1, ArrowDown: -1 }[event.key]

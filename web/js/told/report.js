@@ -1,5 +1,6 @@
 // What a node reports and what went wrong with it, on the node: as it is written, line by line, and as high as it needs.
 
+import { showMeasure } from "../measures/measures.js"
 import { element } from "../page/dom.js"
 import { after, hide, lookAnew, toCanvas, whileThere } from "../page/nodes.js"
 import { word } from "../page/words.js"
@@ -36,7 +37,8 @@ export class Report {
 
   take(entry) {
     showChosen(this.node, entry?.chosen)
-    this.show(entry?.text ?? "", Boolean(entry?.problem))
+    const text = showMeasure(this.node, entry, entry?.stale) ? "" : entry?.text
+    this.show(text ?? "", Boolean(entry?.problem))
   }
 
   /** An empty text takes the report away. */

@@ -3,6 +3,7 @@
 
 import { api } from "../../../../scripts/api.js"
 import { app } from "../../../../scripts/app.js"
+import { withoutStrengths } from "../measures/strengths.js"
 import { eachNode, nodeOf } from "../page/nodes.js"
 import { word } from "../page/words.js"
 import { hearQueued, isLoading, onScreen, ownerOf, whenLoaded } from "./workflows.js"
@@ -10,15 +11,22 @@ import { DECIDE } from "./zeros.js"
 
 const told = new WeakMap() // by workflow: entries by execution id
 const shows = new WeakMap() // by node: what shows an entry
+const looks = new Set() // what else looks after a change
 let openOuter = () => {}
 const CHANGES = ["input", "change", "pointerup", "keyup"]
 
 /**
  * Calls `show` with what is told of the node: `text`; `problem`, if it is one; `chosen`, what its automatic inputs stand
- * for. With undefined when there is nothing.
+ * for; `measure`, its figures, which are `stale` when other inputs than those they tell of have changed; `images`. With
+ * undefined when there is nothing.
  */
 export function listen(node, show) {
   shows.set(node, show)
+}
+
+/** Calls `look` a moment after whatever may have changed the workflow on screen. */
+export function whenChanged(look) {
+  looks.add(look)
 }
 
 /** Brings every node on screen in line with what was told of it, as when a workflow was opened. */
@@ -39,7 +47,7 @@ export function hear(open) {
     tell(prompt_id, node, { text, chosen, prompt: working ? prompt_id : null })
   })
   api.addEventListener("executed", ({ detail: { prompt_id, node, display_node, output } }) => {
-    if (output?.text) tell(prompt_id, display_node ?? node, { text: output.text.join("\n"), chosen: output.chosen?.[0] })
+    if (output?.text) tell(prompt_id, display_node ?? node, toldBy(output))
   })
   api.addEventListener("execution_start", ({ detail }) => forget(detail.prompt_id))
   api.addEventListener("execution_error", ({ detail: { prompt_id, node_id, exception_message } }) => {
@@ -62,8 +70,13 @@ export function soon() {
     soon.due = false
     if (isLoading()) return
     dropProblems(onScreen(), (entry, id) => nodeOf(id) && !isStill(entry, nodeOf(id)))
-    for (const [id, entry] of entriesOf(onScreen())) if (entry.chosen) showOn(nodeOf(id))
+    for (const [id, entry] of entriesOf(onScreen())) if (entry.chosen || entry.measure) showOn(nodeOf(id))
+    for (const look of looks) look()
   })
+}
+
+function toldBy({ text, chosen, lora_loom: measure, images }) {
+  return { text: text.join("\n"), chosen: chosen?.[0], measure: measure && JSON.parse(measure[0]), images }
 }
 
 async function tell(prompt, id, entry) {
@@ -154,19 +167,22 @@ function showOn(node) {
   const show = shows.get(node)
   if (!show) return
   const [, entry] = [...entriesOf(onScreen())].find(([id]) => nodeOf(id) === node) ?? []
-  show(entry && { ...entry, chosen: isStill(entry, node) ? entry.chosen : undefined })
+  const still = !entry || isStill(entry, node)
+  show(entry && { ...entry, chosen: still ? entry.chosen : undefined, stale: !still })
 }
 
-/** Whether the node still has the inputs that an error, or a choice for automatic ones, is about. */
+/** Whether the node still has the inputs that an error, a choice for automatic ones, or figures are about. */
 function isStill(entry, node) {
-  if (!entry.problem && !entry.chosen) return true
-  const now = given(node, entry.problem ? () => true : (name) => DECIDE.includes(name))
+  if (!entry.problem && !entry.chosen && !entry.measure) return true
+  const decides = entry.measure ? (name) => !(name in (entry.measure.live?.asked ?? {})) : (name) => DECIDE.includes(name)
+  const now = given(node, entry.problem ? () => true : decides, Boolean(entry.measure?.live?.parts))
   entry.given ??= now
   return entry.given === now
 }
 
-/** What a node is run with, as text: those of its own values, and the values of all nodes before it. */
-function given(node, counts) {
+/** What a node is run with, as text: those of its own values, and the values of all nodes before it; `loose`, without
+ * the strengths of rows. */
+function given(node, counts, loose = false) {
   const all = new Set()
   const visit = (each) => {
     if (!each || all.has(each)) return
@@ -179,6 +195,6 @@ function given(node, counts) {
   return JSON.stringify([...all].map((each) => [
     each.id, each.mode, each.inputs?.map((input) => input.link),
     each.widgets?.filter((widget) => widget.serialize !== false && (each !== node || counts(widget.name)))
-      .map((widget) => widget.value),
+      .map(({ name, value }) => (loose && name === "rows" ? withoutStrengths(value) : value)),
   ]))
 }

@@ -1,0 +1,75 @@
+"""Pictures cut out of sheets of previews, drawn small: all of a sheet at once, as who asks for one asks for all."""
+
+from __future__ import annotations
+
+import logging
+from collections import OrderedDict
+from io import BytesIO
+from pathlib import Path
+
+from PIL import Image
+
+from ..data.decoding import PictureError, content, decode
+from ..drawing.sheet import Box
+from . import kept_picture
+
+log = logging.getLogger("lora_loom")
+_MOST = 2**26  # bytes that are remembered
+_SMALLEST, _LARGEST = 16, 2048  # pixels
+
+
+class Sheets:
+    """JPEGs of what sheets show, by sheet and size; those that were asked for last are remembered. Not for several
+    threads at once."""
+
+    def __init__(self) -> None:
+        self._drawn: OrderedDict[tuple[Path, int, int], list[bytes]] = OrderedDict()
+
+    def picture(self, path: Path, number: int, side: int) -> tuple[str, bytes] | None:
+        """A tag that changes with the picture, and part `number` of a sheet, at most `side` pixels wide and high. A
+        sheet that does not tell its parts has one. None when there is no such picture."""
+        side = min(max(side, _SMALLEST), _LARGEST)
+        try:
+            key = path, path.stat().st_mtime_ns, side
+        except OSError:
+            return None
+        pictures = self._drawn.pop(key, None) or _pictures(path, side)
+        self._drawn[key] = pictures
+        while len(self._drawn) > 1 and sum(map(len, sum(self._drawn.values(), []))) > _MOST:
+            self._drawn.popitem(last=False)
+        return (f"{key[1]:x}-{number}-{side}", pictures[number]) if number < len(pictures) else None
+
+
+def drawn(picture: Image.Image, side: int, kind: str) -> bytes:
+    """Drawn anew, so that nothing but a picture is in it."""
+    plain, out = Image.new("RGB", picture.size), BytesIO()
+    plain.paste(picture)
+    plain.thumbnail((side, side), Image.Resampling.LANCZOS)
+    plain.save(out, kind, quality=90)
+    return out.getvalue()
+
+
+def whole(path: Path, side: int = _LARGEST) -> bytes | None:
+    """A PNG of another picture in a run's folder; None for one that cannot be read."""
+    found = _decoded(path)
+    return found and drawn(found, side, "PNG")
+
+
+def _pictures(path: Path, side: int) -> list[bytes]:
+    if (found := _decoded(path)) is None:
+        return []
+    boxes = [part.box for part in kept_picture.parts_of(path)] or [(0, 0, *found.size)]
+    return [drawn(found.crop(_inside(box, found)), side, "JPEG") for box in boxes]
+
+
+def _inside(box: Box, whole: Image.Image) -> Box:
+    left, top, right, bottom = box
+    return min(left, whole.width - 1), min(top, whole.height - 1), min(right, whole.width), min(bottom, whole.height)
+
+
+def _decoded(path: Path) -> Image.Image | None:
+    try:
+        return decode(content(path)).image.convert("RGB")
+    except PictureError as error:
+        log.debug("%s is not shown: it %s", path, error)
+        return None

@@ -1,0 +1,226 @@
+"""Answers what the page of pictures and captions asks the server, and makes the changes that it asks for.
+
+A folder is resolved as LoRA Dataset does it, and names in a request are compared with those in it, never joined to a
+path. Requests of other origins are refused by ComfyUI before they come here.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from aiohttp import web
+from server import PromptServer
+
+from ....lora_core.data import decoding, edits
+from ....lora_core.data.album import Album, Shown
+from ....lora_core.data.decoding import PictureError
+from ....lora_core.data.edits import ChangedError
+from ....lora_core.data.folder import TAKEN_OUT
+from ....lora_core.data.inspection import copies
+from ....lora_core.data.places import places
+from ....lora_core.files.thumbnail import jpeg
+from . import dataset_asked as asked
+from .dataset_asked import Question
+from .dataset_kept import Albums, Looks, Taken
+from .folders import data_roots, upload_place
+from .lora_list import Desk
+
+_SECONDS = 1.0  # of looking at pictures per answer; the page asks again for the rest
+_LARGEST = 2**23  # bytes of a request
+_LARGE = 2**16  # bytes; more is compressed in a thread
+_SAFE = {"X-Content-Type-Options": "nosniff", "Cache-Control": "no-store"}
+
+_desks = {name: Desk(f"dataset_{name}") for name in ("files", "folders", "looks", "thumbnails")}
+_albums, _looks, _taken = Albums(), Looks(), Taken()
+
+
+def serve() -> None:
+    """Answer below /lora_loom/dataset from now on."""
+    server = getattr(PromptServer, "instance", None)
+    if server is not None:
+        server.routes.get("/lora_loom/dataset/folders")(_reader(folders, "folders"))
+        server.routes.get("/lora_loom/dataset/place")(_reader(place))
+        server.routes.get("/lora_loom/dataset/pictures")(_reader(pictures))
+        server.routes.get("/lora_loom/dataset/thumbnail")(thumbnail)
+        server.routes.post("/lora_loom/dataset/look")(_writer(look, "looks"))
+        server.routes.post("/lora_loom/dataset/copies")(_writer(same, "looks"))
+        server.routes.post("/lora_loom/dataset/captions")(_writer(write))
+        server.routes.post("/lora_loom/dataset/take_out")(_writer(take_out))
+        server.routes.post("/lora_loom/dataset/put_back")(_writer(put_back))
+
+
+# -- what is asked for -------------------------------------------------------------------------------------------------
+
+
+def folders(_: Question) -> dict[str, Any]:
+    found, whole = places(data_roots())
+    return {"folders": [asdict(each) for each in found], "whole": whole, "suffixes": decoding.SUFFIXES}
+
+
+def place(question: Question) -> dict[str, Any]:
+    """Where ComfyUI's upload puts pictures for a folder; a new one where none is named."""
+    folder = upload_place(question.folder, question.text("name"))
+    return {"folder": folder, "subfolder": folder}
+
+
+def pictures(question: Question) -> dict[str, Any]:
+    """All pictures with their captions, and whether they may be changed."""
+    album = _albums.fresh(question)
+    return {
+        "pictures": [_told(album.shown(name)) for name in album.names()],
+        "total": len(album.pictures),
+        "locked": album.locked(album.folder),
+        "left_out": [[name, why] for name, why in album.left_out[:200]],
+    }
+
+
+def look(question: Question) -> dict[str, Any]:
+    """Sizes, crops and marks of the pictures that are named, as many as the time lets."""
+    album, end = _albums.known(question), time.monotonic() + _SECONDS
+    found = {}
+    for name in question.names():
+        if name in album.pictures and (not found or time.monotonic() < end):
+            one = _looks.at(album.pictures[name][1], question.frames(), album)
+            found[name] = {
+                "size": one.size, "bucket": one.bucket, "frame": one.frame, "marks": one.marks, "fault": one.fault
+            }  # fmt: skip
+    return {"looks": found}
+
+
+def same(question: Question) -> dict[str, Any]:
+    """Groups of copies among the pictures that were looked at."""
+    album = _albums.known(question)
+    names = {str(path): name for name, (_, path) in album.pictures.items()}
+    groups = copies(_looks.of(album, question.frames()))
+    return {"copies": [[mark, text, [names[path] for path in paths if path in names]] for mark, text, paths in groups]}
+
+
+def write(question: Question) -> dict[str, Any]:
+    """Captions, each unless its file is not as it `was`; and all captions that are others now."""
+    album = _albums.fresh(question)
+    changed, refused, written = [], [], set()
+    for name, text, was in question.edits():
+        if name not in album.pictures:
+            refused.append([name, "it is not in the folder any more"])
+            continue
+        try:
+            edits.write_caption(album, name, text, was)
+            written.update(album.together(name))
+        except ChangedError:
+            changed.append(name)
+        except (ValueError, OSError) as error:
+            refused.append([name, asked.words(error)])
+    after = _albums.fresh(question)
+    now = {name for each in (*written, *changed) if each in after.pictures for name in after.together(each)}
+    return {
+        "captions": [_told(after.shown(name)) for name in sorted(now)],
+        "changed": changed,
+        "refused": refused,
+    }
+
+
+def take_out(question: Question) -> dict[str, Any]:
+    """Moves pictures to a folder below; `taken` is by what they are put back."""
+    album = _albums.fresh(question)
+    taken, refused = {}, []
+    for name in question.names():
+        try:
+            if name in album.pictures:
+                taken[name] = _taken.keep(album, edits.take_out(album, name))
+        except (ValueError, OSError) as error:
+            refused.append([name, asked.words(error)])
+    return {"taken": taken, "refused": refused, "to": TAKEN_OUT}
+
+
+def put_back(question: Question) -> dict[str, Any]:
+    back, refused = [], []
+    for name, mark in question.taken():
+        try:
+            _taken.put_back(mark)
+            back.append(name)
+        except (ValueError, OSError) as error:
+            refused.append([name, asked.words(error)])
+    return {"back": back, "refused": refused}
+
+
+async def thumbnail(request: web.Request) -> web.Response:
+    """A picture, or its mask, drawn anew as a small JPEG; nothing for one that cannot be read."""
+    found = await _desks["thumbnails"].ask(_thumbnail, json.dumps(dict(request.query)))
+    if found is None:
+        return web.Response(status=404)
+    if not found:
+        return web.Response(status=204)
+    headers = {**_SAFE, "Cache-Control": "private, max-age=86400"}  # the page names the version
+    return web.Response(body=found, content_type="image/jpeg", headers=headers)
+
+
+# -- how it is answered ------------------------------------------------------------------------------------------------
+
+
+def _reader(answer: Callable[[Question], dict[str, Any]], desk: str = "files") -> Callable:
+    async def respond(request: web.Request) -> web.Response:
+        return _json(await _desks[desk].ask(_answer(answer), json.dumps(dict(request.query))))
+
+    return respond
+
+
+def _writer(answer: Callable[[Question], dict[str, Any]], desk: str = "files") -> Callable:
+    """Only JSON is taken: a page of another origin cannot send any without asking first."""
+
+    async def respond(request: web.Request) -> web.Response:
+        if request.content_type != "application/json":
+            raise web.HTTPUnsupportedMediaType
+        if (request.content_length or 0) > _LARGEST:
+            raise web.HTTPRequestEntityTooLarge(_LARGEST, request.content_length or 0)
+        return _json(await _desks[desk].ask(_answer(answer), await request.text()))
+
+    return respond
+
+
+def _answer(answer: Callable[[Question], dict[str, Any]]) -> Callable[[str], bytes]:
+    def answered(text: str) -> bytes:
+        question = Question.read(text)
+        try:
+            found = answer(question)
+        except (ValueError, OSError) as error:
+            found = {"problem": asked.words(error, question.folder)}
+        return json.dumps(found).encode()
+
+    return answered
+
+
+def _json(body: bytes) -> web.Response:
+    response = web.Response(
+        body=body, content_type="application/json", charset="utf-8", headers=_SAFE, zlib_executor_size=_LARGE
+    )
+    response.enable_compression()
+    return response
+
+
+def _thumbnail(text: str) -> bytes | None:
+    """None for a picture that is not in the folder."""
+    question = Question.read(text)
+    try:
+        path = _picture(_albums.known(question), question.text("name"), bool(question.text("mask")))
+    except (ValueError, OSError):
+        return None
+    try:
+        side = 512 if question.text("side") == "512" else 256
+        return jpeg(decoding.small(decoding.content(path), side, decoding.PICTURE)) if path else None
+    except (PictureError, OSError):
+        return b""
+
+
+def _picture(album: Album, name: str, mask: bool) -> Path | None:
+    if name not in album.pictures:
+        return None
+    return album.mask(name) if mask else album.pictures[name][1]
+
+
+def _told(shown: Shown) -> dict[str, Any]:
+    return asdict(shown)

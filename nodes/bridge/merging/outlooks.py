@@ -1,0 +1,71 @@
+"""Answers what a merge that was made would be at another rank, energy or size, without making it again.
+
+What it takes is kept for the last merges, singular values and no more; the front end has a key for each from the run.
+"""
+
+from __future__ import annotations
+
+import json
+import uuid
+from collections import OrderedDict
+from collections.abc import Mapping
+
+from aiohttp import web
+from server import PromptServer
+
+from ....lora_core.drawing.measure import Measure
+from ....lora_core.merging.cut_table import cut_measure
+from ....lora_core.merging.outlook import Outlook
+from ....lora_core.merging.truncation import Limits
+from ..host.lora_list import Desk
+
+_MOST = 24  # merges that are kept; one of FLUX is about a megabyte
+_SAFE = {"X-Content-Type-Options": "nosniff", "Cache-Control": "no-store"}
+_GONE = "Size and error at these settings are known after a run."
+
+_kept: OrderedDict[str, Outlook] = OrderedDict()
+_desk = Desk("outlooks")
+
+
+def keep(outlook: Outlook) -> str:
+    """Return the key by which it is asked."""
+    key = uuid.uuid4().hex
+    _kept[key] = outlook
+    while len(_kept) > _MOST:
+        _kept.popitem(last=False)
+    return key
+
+
+def serve() -> None:
+    """Answer below /lora_loom from now on."""
+    server = getattr(PromptServer, "instance", None)
+    if server is not None:
+        server.routes.get("/lora_loom/outlook")(answer)
+
+
+async def answer(request: web.Request) -> web.Response:
+    """A measure, or {problem} in a sentence."""
+    body = await _desk.ask(_answered, json.dumps(dict(request.query)))
+    return web.Response(text=body, content_type="application/json", headers=_SAFE)
+
+
+def _answered(question: str) -> str:
+    try:
+        return asked(json.loads(question)).as_json()
+    except (ValueError, LookupError) as error:
+        return json.dumps({"problem": _GONE if isinstance(error, LookupError) else str(error)})
+
+
+def asked(query: Mapping[str, str]) -> Measure:
+    """`factors` are the strengths of each part, or of all, as multiples of those of the run: 0.5:1,1:1 for two. Raises
+    ValueError for figures that are none or too small, and LookupError when they are not known, or the merge is gone."""
+    outlook = _kept[query.get("key", "")]
+    _kept.move_to_end(query["key"])
+    limits = Limits(int(query.get("rank", 0)), float(query.get("energy", 1)), float(query.get("size_mb", 0)))
+    factors = [_pair(part) for part in query.get("factors", "1:1").split(",")]
+    return cut_measure(outlook.at(limits, factors))
+
+
+def _pair(text: str) -> tuple[float, float]:
+    strength, on_text = map(float, text.split(":"))
+    return strength, on_text

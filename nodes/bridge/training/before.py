@@ -1,0 +1,119 @@
+"""Answers what Train LoRA shows before a run: what auto will choose, the pictures counted, and memory.
+
+Only models that ComfyUI lists are looked at, by their headers, and folders only as LoRA Dataset finds them; of these
+nothing is told but counts. What is not known before a run is not in the answer.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from itertools import zip_longest
+from typing import Any
+
+import comfy.model_management
+import folder_paths
+from aiohttp import web
+from server import PromptServer
+
+from ....lora_core.data.counting import count
+from ....lora_core.data.pictures import MASKS
+from ....lora_core.training.config import OPTIMIZERS, TARGETS, OptimizerConfig
+from ....lora_core.training.objective_config import AUTO, TIMESTEP_LAWS
+from ....lora_core.training.presets import choose, preset_of
+from ..host.device import free_bytes, shares_ram
+from ..host.folders import dataset_folder
+from ..host.lora_list import Desk
+from ..model.header_family import ModelFile, look
+from ..session.needs import known_need
+
+_KINDS = ("checkpoints", "diffusion_models")
+_MOST_FOLDERS = 16
+_HEADERS = {"X-Content-Type-Options": "nosniff", "Cache-Control": "no-store"}
+
+_desk = Desk("before")
+
+
+def serve() -> None:
+    """Answer /lora_loom/before from now on."""
+    server = getattr(PromptServer, "instance", None)
+    if server is not None:
+        server.routes.get("/lora_loom/before")(before)
+
+
+async def before(request: web.Request) -> web.Response:
+    asked = {name: request.query.getall(name) for name in request.query}
+    try:
+        body = await _desk.ask(_answer, asked)
+    except ValueError as error:
+        raise web.HTTPBadRequest(text=str(error), headers=_HEADERS) from None
+    return web.Response(body=body, content_type="application/json", charset="utf-8", headers=_HEADERS)
+
+
+def _answer(asked: Mapping[str, Sequence[str]]) -> bytes:
+    return json.dumps(foreseen(asked)).encode()
+
+
+def foreseen(asked: Mapping[str, Sequence[str]]) -> dict[str, Any]:
+    """Raises ValueError for numbers and choices that Train LoRA does not take."""
+    path = _model(_one(asked, "kind"), _one(asked, "model"))
+    found = look(path) if path else ModelFile()
+    columns = [list(asked.get(name, ())) for name in ("folder", "trigger", "masks")]
+    folders = list(zip_longest(*columns, fillvalue=""))[:_MOST_FOLDERS]
+    chosen = _chosen(asked, found)
+    return {**chosen, "memory": _memory(path, found), "folders": [_counted(*each) for each in folders]}
+
+
+def _one(asked: Mapping[str, Sequence[str]], name: str, default: str = "") -> str:
+    return next(iter(asked.get(name, ())), default)
+
+
+def _number(asked: Mapping[str, Sequence[str]], name: str) -> float:
+    found = float(_one(asked, name, "0"))
+    if not math.isfinite(found):
+        raise ValueError(f"{name} is {found}")
+    return found
+
+
+def _model(kind: str, name: str) -> str:
+    """The path of a model that ComfyUI lists; empty for any other."""
+    if kind not in _KINDS or name not in folder_paths.get_filename_list(kind):
+        return ""
+    return folder_paths.get_full_path(kind, name) or ""
+
+
+def _chosen(asked: Mapping[str, Sequence[str]], found: ModelFile) -> dict[str, Any]:
+    """What auto stands for; nothing where the family is not known, as another one's values would be wrong."""
+    rank, alpha, rate, shift = (_number(asked, name) for name in ("rank", "alpha", "learning_rate", "shift"))
+    targets, law = _one(asked, "targets", AUTO), _one(asked, "timesteps", AUTO)
+    if (targets != AUTO and targets not in TARGETS) or (law != AUTO and law not in TIMESTEP_LAWS):
+        raise ValueError("there are no such targets or timesteps")
+    if found.family is None:
+        return {"family": None}
+    name = _one(asked, "optimizer")
+    optimizer = OptimizerConfig(name, "constant") if name in OPTIMIZERS else OptimizerConfig()
+    family = found.family.preset_name
+    preset = preset_of(family)
+    chosen = choose(family, targets, int(rank), alpha, rate, law, shift, optimizer)
+    return {
+        "family": family, "resolution": preset.resolution, "evidence": preset.evidence, "values": chosen.values(),
+        "automatic": list(chosen.automatic),
+    }  # fmt: skip
+
+
+def _memory(path: str, found: ModelFile) -> dict[str, Any]:
+    """Bytes. `needed` is what the latest run of the file needed with the settings in `of`."""
+    device = comfy.model_management.get_torch_device()
+    known = known_need(path) if path else None
+    needed = {"needed": known[0], "of": known[1]} if known else {}
+    weights = 0 if shares_ram(device) else found.weights  # which are in RAM already, where that is the device's
+    return {"free": round(free_bytes(device)), "ram": shares_ram(device), "weights": weights, **needed}
+
+
+def _counted(folder: str, trigger: str, masks: str) -> Mapping[str, Any]:
+    try:
+        found = count(dataset_folder(folder), trigger, masks if masks in MASKS else "off")
+    except ValueError:  # whose text names the path
+        return {"fault": True}
+    return {"captioned": found.captioned, "bare": found.bare, "left_out": found.left_out}

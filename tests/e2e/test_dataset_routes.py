@@ -1,0 +1,130 @@
+"""The server's side of the page of pictures and captions, asked as a page asks, and as one who means no good."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import urllib.error
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+import pytest
+from harness.server import ComfyServer
+from PIL import Image
+
+FOLDER = "e2e_routes"
+POSTS = ("look", "copies", "captions", "take_out", "put_back")
+
+
+@pytest.fixture
+def folder(server: ComfyServer) -> Path:
+    path = server.base / "input" / FOLDER
+    path.mkdir(parents=True, exist_ok=True)
+    for name in ("a.png", "b.png", "con.png", "<img src=x>.png"):
+        Image.effect_noise((96, 64), 90).convert("RGB").save(path / name)
+        path.joinpath(name).with_suffix(".txt").unlink(missing_ok=True)
+    return path
+
+
+def ask(server: ComfyServer, what: str, **fields: Any) -> dict[str, Any]:
+    return server.get(f"/lora_loom/dataset/{what}", **fields)
+
+
+def tell(server: ComfyServer, what: str, **fields: Any) -> dict[str, Any]:
+    return server.post(f"/lora_loom/dataset/{what}", {"folder": FOLDER, **fields})
+
+
+def status(server: ComfyServer, what: str, body: bytes, kind: str = "application/json", **headers: str) -> int:
+    request = urllib.request.Request(f"{server.url}/lora_loom/dataset/{what}", body, {"Content-Type": kind, **headers})
+    try:
+        with urllib.request.urlopen(request) as answer:
+            return answer.status
+    except urllib.error.HTTPError as error:
+        return error.code
+
+
+def test_captions_are_listed_and_written(server: ComfyServer, folder: Path) -> None:
+    found = ask(server, "pictures", folder=FOLDER, trigger="loom")
+    assert found["locked"] == "" and {each["name"] for each in found["pictures"]} >= {"a.png", "con.png"}
+    answer = tell(server, "captions", edits=[{"name": "a.png", "text": "<b>a</b>", "was": ""}])
+    assert (folder / "a.txt").read_text() == "<b>a</b>\n"
+    ((caption),) = answer["captions"]
+    assert (caption["caption"], answer["refused"], answer["changed"]) == ("<b>a</b>", [], [])
+    (folder / "a.txt").write_text("other")
+    answer = tell(server, "captions", edits=[{"name": "a.png", "text": "mine", "was": caption["was"]}])
+    assert answer["changed"] == ["a.png"] and answer["captions"][0]["caption"] == "other"
+    assert (folder / "a.txt").read_text() == "other"
+
+
+def test_pictures_are_looked_at_and_drawn_anew(server: ComfyServer, folder: Path) -> None:
+    fields = {"resolution": 64, "bucket_step": 16}
+    looks: dict[str, Any] = {}
+    names = ["a.png", "<img src=x>.png", "../e2e/0.png"]
+    while wanted := [name for name in names[:2] if name not in looks]:
+        looks |= tell(server, "look", names=[*wanted, names[2]], **fields)["looks"]
+    assert set(looks) == set(names[:2]) and looks["a.png"]["size"] == [96, 64]
+    assert tell(server, "copies", **fields)["copies"] is not None
+    assert "multiple" in tell(server, "look", names=names, resolution=65, bucket_step=16)["problem"]
+    drawn = server.fetch("/lora_loom/dataset/thumbnail", folder=FOLDER, name="<img src=x>.png")
+    assert Image.open(io.BytesIO(drawn)).format == "JPEG"
+    for name in ("../a.png", "/etc/passwd", str(folder / "a.png"), "a.txt", "", "a.png\0"):
+        with pytest.raises(urllib.error.HTTPError, match="404"):
+            server.fetch("/lora_loom/dataset/thumbnail", folder=FOLDER, name=name)
+
+
+def test_taken_out_and_put_back(server: ComfyServer, folder: Path) -> None:
+    answer = tell(server, "take_out", names=["b.png", "../a.png", "b.png"])
+    assert list(answer["taken"]) == ["b.png"] and (folder / "_removed" / "b.png").is_file()
+    wrong = tell(server, "put_back", taken={"b.png": "../../x"})
+    assert wrong["back"] == [] and "move it back by hand" in wrong["refused"][0][1]
+    assert tell(server, "put_back", taken=answer["taken"])["back"] == ["b.png"] and (folder / "b.png").is_file()
+
+
+@pytest.mark.parametrize("where", ["../../elsewhere", "absolute", "linked"])
+def test_a_folder_elsewhere_is_only_shown(server: ComfyServer, folder: Path, tmp_path: Path, where: str) -> None:
+    elsewhere = server.base.parent / "elsewhere" if where.startswith("..") else tmp_path / "set"
+    elsewhere.mkdir(exist_ok=True)
+    Image.new("RGB", (64, 64)).save(elsewhere / "a.png")
+    name = {"absolute": str(elsewhere), "linked": "e2e_linked"}.get(where, where)
+    if where == "linked":
+        try:
+            (server.base / "input" / name).symlink_to(elsewhere, target_is_directory=True)
+        except OSError:
+            pytest.skip("this system makes no links")
+    found = ask(server, "pictures", folder=name)
+    assert found["locked"] and [each["name"] for each in found["pictures"]] == ["a.png"]
+    answer = server.post(
+        "/lora_loom/dataset/captions", {"folder": name, "edits": [{"name": "a.png", "text": "x", "was": ""}]}
+    )
+    assert answer["refused"] and not answer["captions"]
+    assert server.post("/lora_loom/dataset/take_out", {"folder": name, "names": ["a.png"]})["refused"]
+    assert "can be added only" in ask(server, "place", folder=name)["problem"]
+    assert os.listdir(elsewhere) == ["a.png"]
+    assert str(server.base) not in json.dumps([found, answer])
+
+
+def test_where_new_pictures_go(server: ComfyServer, folder: Path) -> None:
+    assert ask(server, "place", folder=f" {FOLDER}/new ")["subfolder"] == f"{FOLDER}/new"
+    assert ask(server, "place", folder="", name=FOLDER)["subfolder"] == f"{FOLDER}_2"
+    assert ask(server, "place", folder="", name="../con")["subfolder"] == ".._con".strip(" .")
+    assert "reserved name of Windows" in ask(server, "place", folder="aux")["problem"]
+    found = ask(server, "folders")
+    assert {"name": FOLDER, "pictures": 4} in found["folders"] and ".png" in found["suffixes"]
+    gone = ask(server, "pictures", folder="nowhere at all")["problem"]
+    assert "does not exist" in gone and str(server.base) not in gone
+
+
+def test_what_is_not_a_question_is_refused(server: ComfyServer, folder: Path) -> None:
+    body = json.dumps({"folder": FOLDER, "names": ["c.png"], "edits": [], "taken": {}}).encode()
+    for what in POSTS:
+        assert status(server, what, body) == 200
+        assert status(server, what, body, kind="text/plain") == 415
+        assert status(server, what, body, Origin="http://elsewhere.example") == 403
+        assert status(server, what, body, **{"Sec-Fetch-Site": "cross-site"}) == 403
+        for wrong in (b"", b"[]", b"{", b"[" * 100_000, b'{"folder": 1e999, "names": [1], "edits": [1], "taken": 1}'):
+            assert status(server, what, wrong) in (200, 400)
+    assert status(server, "captions", json.dumps({"folder": FOLDER, "edits": [{"name": 1}]}).encode()) == 400
+    assert status(server, "captions", b" " * (2**23 + 1)) == 413
+    assert {"a.png", "b.png"} <= set(os.listdir(folder))

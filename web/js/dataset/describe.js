@@ -1,0 +1,153 @@
+// The dialog in which captions are made by a workflow of the person's own.
+
+import { element } from "../page/dom.js"
+import { count } from "./book.js"
+import { caption, ends, onScreen, opened, read, saved } from "./captioning.js"
+import { button, rename, select } from "./controls.js"
+import { place } from "./server.js"
+
+const SCREEN = "" // values of the list of workflows
+const FILE = "\n"
+const ABOUT =
+  "Runs a workflow once for each picture and takes its text as the caption. It needs one Load Image node, and behind it a " +
+  "node that gives text: any captioning node you have."
+const KEEP = {
+  empty: "Only pictures without a caption",
+  replace: "All of them, replacing captions",
+  behind: "All of them, adding behind captions",
+}
+
+/** Makes captions for pictures; those that were made, `[{ name, text }]`, when it is closed. */
+export function describe(pictures, asked) {
+  return new Promise((resolve) => new Describe(pictures, asked, resolve).open())
+}
+
+class Describe {
+  constructor(pictures, asked, resolve) {
+    this.pictures = pictures
+    this.asked = asked
+    this.resolve = resolve
+    this.made = []
+    this.stopped = this.running = false
+    this.workflow = select("Workflow", [[SCREEN, "The workflow on screen"], [FILE, "A file\u2026"]])
+    this.text = select("Text from", [])
+    this.keep = select("Which pictures", Object.entries(KEEP))
+    this.file = element("input", { type: "file", accept: ".json", "aria-label": "Workflow file", hidden: true })
+    this.words = element("div", { className: "loom-set-status", role: "status" })
+    this.start = button("Start", () => this.run())
+    this.ends = button("Close", () => this.end())
+    this.dialog = element("dialog", { className: "loom loom-set-page loom-set-describe", tabIndex: -1, "aria-label": "Caption with a workflow" },
+      element("h2", {}, "Caption with a workflow"),
+      element("p", {}, ABOUT), row("Workflow", this.workflow), this.file, row("Text from", this.text), row("For", this.keep),
+      element("div", { className: "loom-set-page-foot" }, this.words, this.ends, this.start))
+    this.listen()
+  }
+
+  listen() {
+    this.workflow.addEventListener("change", () => this.look())
+    this.file.addEventListener("change", () => this.look())
+    this.keep.addEventListener("change", () => this.foresee())
+    this.dialog.addEventListener("cancel", (event) => {
+      event.preventDefault()
+      this.end()
+    })
+    for (const kind of ["keydown", "keyup", "paste", "copy", "wheel"]) {
+      this.dialog.addEventListener(kind, (event) => event.stopPropagation())
+    }
+  }
+
+  async open() {
+    document.body.append(this.dialog)
+    this.dialog.showModal()
+    this.look()
+    for (const name of await saved()) {
+      this.workflow.lastChild.before(element("option", { value: name }, name.replace(/\.json$/, "")))
+    }
+  }
+
+  /** While it runs, stops after what was made so far; else closes. */
+  end() {
+    if (this.running) return (this.stopped = true)
+    this.dialog.close()
+    this.dialog.remove()
+    this.resolve(this.made)
+  }
+
+  chosen() {
+    const all = this.keep.value !== "empty"
+    return this.pictures.filter((picture) => !picture.fault && (all || !picture.caption))
+  }
+
+  foresee() {
+    const { length } = this.chosen()
+    this.start.disabled = !this.found || !length || this.running
+    rename(this.start, `Caption ${count(length, "picture")}`)
+  }
+
+  async look() {
+    this.found = undefined
+    this.file.hidden = this.workflow.value !== FILE
+    this.text.replaceChildren()
+    this.foresee()
+    try {
+      this.say("Reading the workflow")
+      const prompt = await this.prompt()
+      if (!prompt) return this.say("Choose a file that was saved or exported by ComfyUI.")
+      this.found = { prompt, ...(await ends(prompt)) }
+      const texts = this.found.texts.map(({ label }, at) => element("option", { value: String(at) }, label))
+      this.text.replaceChildren(...texts)
+      this.say("")
+    } catch (error) {
+      this.say(`This workflow cannot be used: ${error.message}.`, true)
+    }
+    this.foresee()
+  }
+
+  async prompt() {
+    if (this.workflow.value === SCREEN) return onScreen()
+    if (this.workflow.value !== FILE) return opened(this.workflow.value)
+    return this.file.files[0] && read(await this.file.files[0].text())
+  }
+
+  async run() {
+    const pictures = this.chosen()
+    this.stopped = false
+    this.running = true
+    rename(this.ends, "Stop")
+    this.foresee()
+    try {
+      const { subfolder } = await place(this.asked.folder, "")
+      for (const [at, picture] of pictures.entries()) {
+        if (this.stopped) break
+        this.say(`${at + 1} of ${pictures.length}: ${picture.name}`)
+        await this.one(picture, subfolder)
+      }
+      this.running = false
+      this.end()
+    } catch (error) {
+      this.running = false
+      const made = this.made.length ? `${count(this.made.length, "caption")} made. ` : ""
+      this.say(`${made}Stopped: ${error.message}`, true)
+      rename(this.ends, "Close")
+      this.foresee()
+    }
+  }
+
+  async one(picture, subfolder) {
+    const { prompt, image, texts } = this.found
+    const place = [subfolder, picture.name].filter((part) => part && part !== ".").join("/")
+    const text = await caption(prompt, { image, text: texts[Number(this.text.value)] }, place, () => this.stopped)
+    if (!text) return
+    const behind = this.keep.value === "behind" && picture.caption
+    this.made.push({ name: picture.name, text: behind ? `${picture.caption}, ${text}` : text })
+  }
+
+  say(words, problem = false) {
+    this.words.textContent = this.words.title = words
+    this.words.classList.toggle("loom-set-alert", problem)
+  }
+}
+
+function row(label, field) {
+  return element("label", {}, element("span", {}, label), field)
+}

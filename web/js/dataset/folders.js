@@ -1,0 +1,118 @@
+// The list of folders that hold pictures, below ComfyUI's input and datasets folders.
+
+import { element } from "../page/dom.js"
+import { folders } from "./server.js"
+
+const SHOWN = 500
+
+/** The folder that was chosen, or null. The list opens at `beside`. */
+export function chooseFolder(current, beside) {
+  return new Promise((resolve) => new Folders(current, beside, resolve).open())
+}
+
+class Folders {
+  constructor(current, beside, resolve) {
+    this.current = this.selected = current
+    this.beside = beside
+    this.resolve = resolve
+    this.all = []
+    this.search = element("input", {
+      type: "search", className: "loom-set-search", placeholder: "Search folders", autocomplete: "off", spellcheck: false,
+      role: "combobox", "aria-label": "Search folders", "aria-expanded": "true", "aria-controls": "loom-folder-list",
+    })
+    this.list = element("div",
+      { className: "loom-set-options", id: "loom-folder-list", role: "listbox", "aria-label": "Folders" })
+    this.note = element("div", { className: "loom-set-empty", role: "status" }, "Looking for folders")
+    this.dialog = element("dialog", { className: "loom loom-set-folders", tabIndex: -1, "aria-label": "Choose a folder" },
+      element("div", { className: "loom-set-find" }, this.search), this.list, this.note)
+    this.search.addEventListener("input", () => this.filter())
+    this.dialog.addEventListener("keydown", (event) => this.key(event))
+    this.dialog.addEventListener("click", (event) => event.target === this.dialog && this.close(null))
+    this.dialog.addEventListener("close", () => this.close(null))
+    for (const kind of ["paste", "copy", "wheel", "keyup"]) {
+      this.dialog.addEventListener(kind, (event) => event.stopPropagation())
+    }
+  }
+
+  async open() {
+    document.body.append(this.dialog)
+    this.dialog.showModal()
+    this.place()
+    this.search.focus()
+    try {
+      const { folders: found, whole } = await folders()
+      this.all = found
+      this.whole = whole
+    } catch (error) {
+      this.fault = error.message
+    }
+    this.filter()
+    this.place()
+  }
+
+  close(folder) {
+    this.dialog.remove()
+    this.resolve(folder)
+  }
+
+  /** Below the button where there is room, else above it, and always in sight. */
+  place() {
+    const { left, top, bottom } = this.beside.getBoundingClientRect()
+    const { offsetWidth, offsetHeight } = this.dialog
+    const below = bottom + 4 + offsetHeight <= innerHeight ? bottom + 4 : top - 4 - offsetHeight
+    this.dialog.style.left = `${Math.max(8, Math.min(left, innerWidth - offsetWidth - 8))}px`
+    this.dialog.style.top = `${Math.max(8, Math.min(below, innerHeight - offsetHeight - 8))}px`
+  }
+
+  filter() {
+    const words = this.search.value.toLowerCase().split(/\s+/).filter(Boolean)
+    const found = this.all.filter(({ name }) => words.every((word) => name.toLowerCase().includes(word)))
+    this.found = found.slice(0, SHOWN)
+    if (!this.found.some(({ name }) => name === this.selected)) this.selected = this.found[0]?.name
+    this.list.replaceChildren(...this.found.map((folder, index) => this.option(folder, index)))
+    this.note.textContent = this.fault ?? this.words(found.length)
+    this.note.hidden = !this.note.textContent
+    this.select(this.selected)
+  }
+
+  words(count) {
+    if (!this.all.length) return "No folder below input or datasets has pictures. Drop some on the node."
+    if (!count) return "Nothing found."
+    if (count > SHOWN) return `${SHOWN} of ${count} are shown: search for one`
+    return this.whole ? "" : "There are too many files to look at all folders. Write the name of one that is not listed."
+  }
+
+  option({ name, pictures }, index) {
+    const cut = name.lastIndexOf("/") + 1
+    const span = (className, ...children) => element("span", { className }, ...children)
+    const made = element("div",
+      { className: "loom-set-option", id: `loom-folder-${index}`, role: "option", title: name },
+      span("", span("loom-set-folder", name.slice(0, cut)), span("loom-set-bare", name.slice(cut))),
+      span("loom-set-dim loom-set-pictures-in", `${pictures}`, span("loom-set-said", " pictures")))
+    made.classList.toggle("loom-set-current", name === this.current)
+    made.addEventListener("pointermove", () => name !== this.selected && this.select(name))
+    made.addEventListener("click", () => this.close(name))
+    return made
+  }
+
+  select(name) {
+    this.selected = name
+    const at = this.found.findIndex((folder) => folder.name === name)
+    ;[...this.list.children].forEach((option, index) => option.setAttribute("aria-selected", String(index === at)))
+    this.search.setAttribute("aria-activedescendant", at < 0 ? "" : `loom-folder-${at}`)
+    this.list.children[at]?.scrollIntoView({ block: "nearest" })
+  }
+
+  key(event) {
+    event.stopPropagation()
+    const step = { ArrowDown: 1, ArrowUp: -1, PageDown: 8, PageUp: -8 }[event.key]
+    if (step) {
+      event.preventDefault()
+      const at = this.found.findIndex(({ name }) => name === this.selected) + step
+      this.select(this.found[Math.max(0, Math.min(this.found.length - 1, at))]?.name)
+    } else if (event.key === "Escape" || (event.key === "Enter" && this.selected)) {
+      event.preventDefault()
+      this.close(event.key === "Enter" ? this.selected : null)
+    }
+  }
+}

@@ -1,0 +1,143 @@
+// LoRA Dataset: the folders to choose from, further pictures by drop or upload, and the page of pictures and captions.
+//
+// The text of the input `folder` stays the only truth, and its field as it is: this bar stands below the fields and
+// writes into it.
+
+import { app } from "../../../../scripts/app.js"
+import { element } from "../page/dom.js"
+import { after, toCanvas } from "../page/nodes.js"
+import { add, carriesFiles, choose, dropped } from "./adding.js"
+import { count } from "./book.js"
+import { chooseFolder } from "./folders.js"
+import { open } from "./page.js"
+import { folders } from "./server.js"
+
+const NAME = "$$lora_loom_pictures" // $$, or it is offered as an input of subgraphs
+const HEIGHT = 58 // px
+const MARGIN = 8 // px
+const FIELDS = [
+  "folder", "trigger", "resolution", "resolutions", "bucket_step", "masks", "class_images", "caption_weights",
+]
+
+/** The bar of a node. */
+export class Pictures {
+  constructor(node) {
+    this.node = node
+    this.folder = node.widgets.find(({ name }) => name === "folder")
+    this.folders = this.button("Folders", () => this.chooseFolder())
+    this.uploads = this.button("Upload", () => this.add(choose()))
+    this.opens = this.button("Pictures and captions", () => this.openPage())
+    this.opens.classList.add("loom-set-main")
+    this.words = element("div", { className: "loom-set-words", role: "status" })
+    this.element = element("div", { className: "loom loom-set" },
+      element("div", { className: "loom-set-buttons" }, this.folders, this.uploads, this.opens), this.words)
+    const widget = node.addDOMWidget(NAME, "loraloom_pictures", this.element, options())
+    widget.serialize = false
+    widget.label = "pictures"
+    this.takesDrops()
+    this.element.addEventListener("wheel", (event) => toCanvas(event), { passive: false })
+    after(this.folder, "callback", () => this.settle())
+    after(node, "onConfigure", () => this.settle())
+    after(node, "onConnectionsChange", () => this.settle())
+    this.settle()
+  }
+
+  button(label, action) {
+    const made = element("button", { type: "button" }, label)
+    made.addEventListener("click", action)
+    return made
+  }
+
+  linked(name) {
+    return this.node.inputs.some((input) => input.name === name && input.link != null)
+  }
+
+  /** Brings what is said in line with what the node holds. */
+  async settle() {
+    const linked = this.linked("folder")
+    const images = this.linked("images")
+    const folder = this.folder.value.trim()
+    this.folders.disabled = this.uploads.disabled = linked || images
+    this.opens.disabled = linked || images || !folder
+    if (images) return this.say("The connected images are used.")
+    if (linked) return this.say("The folder comes from another node.")
+    if (!folder) return this.say("Drop pictures here, or choose a folder.")
+    await this.count(folder)
+  }
+
+  /** What was said meanwhile stays. A folder that cannot be listed is told of when it is used. */
+  async count(folder) {
+    this.say("")
+    const { said } = this
+    const all = await folders().catch(() => ({ folders: [] }))
+    const found = all.folders.find(({ name }) => name === folder)
+    if (found && said === this.said) this.say(count(found.pictures, "picture"))
+  }
+
+  say(words, problem = false) {
+    this.said = {}
+    this.words.textContent = this.words.title = words
+    this.words.classList.toggle("loom-set-alert", problem)
+  }
+
+  write(folder) {
+    this.folder.value = folder
+    this.folder.callback?.(folder)
+    app.extensionManager?.workflow?.activeWorkflow?.changeTracker?.captureCanvasState?.()
+  }
+
+  async chooseFolder() {
+    const chosen = await chooseFolder(this.folder.value.trim(), this.folders)
+    if (chosen !== null) this.write(chosen)
+  }
+
+  asked() {
+    const value = (name) => this.node.widgets.find((widget) => widget.name === name)?.value ?? ""
+    return Object.fromEntries(FIELDS.map((name) => [name, name === "folder" ? value(name).trim() : value(name)]))
+  }
+
+  async openPage() {
+    await open(this.asked())
+    this.settle()
+    this.opens.focus({ preventScroll: true })
+  }
+
+  // -- further pictures -----------------------------------------------------------------------------------------------
+
+  /** Anywhere on the node, and on the bar, which lies over it where the node is drawn. */
+  takesDrops() {
+    const takes = (event) => carriesFiles(event) && !this.uploads.disabled
+    this.node.onDragOver = takes
+    this.node.onDragDrop = (event) => {
+      if (!takes(event)) return false
+      this.add(dropped(event.dataTransfer))
+      return true
+    }
+    this.element.addEventListener("dragover", (event) => takes(event) && event.preventDefault())
+    this.element.addEventListener("drop", (event) => {
+      if (!this.node.onDragDrop(event)) return
+      event.preventDefault()
+      event.stopPropagation()
+    })
+  }
+
+  async add(coming) {
+    try {
+      const found = await coming
+      if (!found.files.length) return
+      const { folder, words } = await add(found, this.asked(), (text) => this.say(text))
+      if (folder !== this.folder.value.trim()) this.write(folder)
+      this.say(words)
+    } catch (error) {
+      this.say(`Not added: ${error.message}`, true)
+    }
+  }
+}
+
+/** The front end keeps these for good, with all that their functions can see: that is to be no node. */
+function options() {
+  return {
+    serialize: false, hideOnZoom: false, margin: MARGIN, getMinHeight: () => HEIGHT + 2 * MARGIN,
+    getMaxHeight: () => HEIGHT + 2 * MARGIN, getValue: () => "", setValue: () => {},
+  }
+}

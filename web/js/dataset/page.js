@@ -1,0 +1,305 @@
+// The page of a data set: its pictures with captions to edit, marks to filter by, and a selection to change at once.
+
+import { element } from "../page/dom.js"
+import { add, carriesFiles, choose, dropped } from "./adding.js"
+import { Book, count } from "./book.js"
+import { Bulk } from "./bulk.js"
+import { button, rename } from "./controls.js"
+import { describe } from "./describe.js"
+import { Filters } from "./filters.js"
+import { Grid } from "./grid.js"
+
+const TICK = 34 // px of the corner that selects a further picture
+const SIDES = { min: 140, max: 420, value: 210 } // px of a picture
+
+/** Opens the page of a folder; resolves when it is closed. `asked` is how the node reads it. */
+export function open(asked) {
+  return new Promise((resolve) => new Page(asked, resolve).open())
+}
+
+class Page {
+  constructor(asked, resolve) {
+    this.asked = asked
+    this.resolve = resolve
+    this.wanted = innerWidth < 640 ? SIDES.min : SIDES.value
+    this.selected = new Set()
+    this.frames = this.masks = false
+    this.book = new Book(asked, () => this.soon(), (words, problem) => this.say(words, problem))
+    this.filters = new Filters(() => this.show())
+    this.bulk = new Bulk(this)
+    this.grid = new Grid(this, (names) => this.inSight(names))
+    const label = `Pictures and captions in ${asked.folder}`
+    this.dialog = element("dialog", { className: "loom loom-set-page", tabIndex: -1, "aria-label": label },
+      this.head(), this.filters.element, this.grid.element, this.bulk.element, this.foot())
+    this.listen()
+  }
+
+  head() {
+    this.counted = element("span", { className: "loom-set-dim" })
+    this.undo = button("Undo", () => this.book.undo())
+    this.redo = button("Redo", () => this.book.redo())
+    this.adds = button("Add pictures", () => this.choose())
+    const close = button("\u2715", () => this.close(), "Close")
+    close.className = "loom-set-close"
+    return element("div", { className: "loom-set-page-head" },
+      element("h2", { title: this.asked.folder }, this.asked.folder), this.counted, element("span", { className: "loom-set-grow" }),
+      this.undo, this.redo, this.adds, close)
+  }
+
+  foot() {
+    this.status = element("div", { className: "loom-set-status", role: "status" })
+    const frames = this.toggle("Crop", (on) => (this.frames = on), "What training keeps of each picture")
+    const masks = this.toggle("Masks", (on) => (this.masks = on), "What is learned of pictures with a mask file")
+    const { min, max } = SIDES
+    const size = element("input", { type: "range", min, max, step: 10, "aria-label": "Size of pictures" })
+    size.value = String(this.wanted)
+    size.addEventListener("input", () => {
+      this.wanted = Number(size.value)
+      this.grid.layout()
+    })
+    return element("div", { className: "loom-set-page-foot" }, this.status, frames, masks, size)
+  }
+
+  toggle(label, set, title) {
+    const box = element("input", { type: "checkbox" })
+    box.addEventListener("change", () => {
+      set(box.checked)
+      this.grid.layout()
+    })
+    return element("label", { title }, box, label)
+  }
+
+  listen() {
+    const { dialog } = this
+    dialog.addEventListener("keydown", (event) => this.key(event))
+    dialog.addEventListener("focus", () => this.keepFocus())
+    dialog.addEventListener("cancel", (event) => event.preventDefault())
+    dialog.addEventListener("close", () => this.closed())
+    dialog.addEventListener("dragover", (event) => this.over(event))
+    dialog.addEventListener("dragleave", () => dialog.classList.remove("loom-set-over"))
+    dialog.addEventListener("drop", (event) => this.drop(event))
+    for (const kind of ["keyup", "paste", "copy", "cut", "wheel"]) {
+      dialog.addEventListener(kind, (event) => event.stopPropagation())
+    }
+  }
+
+  async open() {
+    document.body.append(this.dialog)
+    this.dialog.showModal()
+    this.grid.start()
+    this.say("Reading the folder")
+    await this.load()
+    this.grid.focus(this.grid.current)
+  }
+
+  async load() {
+    try {
+      await this.book.load()
+      this.show()
+      this.say(this.book.locked ? `Only shown, not changed here: ${this.book.locked}.` : "")
+    } catch (error) {
+      this.book.pictures = []
+      this.show()
+      this.say(error.message, true)
+    }
+  }
+
+  /** What is typed in a field that has the focus is sent before. */
+  close() {
+    document.activeElement?.blur?.()
+    this.dialog.close()
+  }
+
+  closed() {
+    this.book.close()
+    this.grid.stop()
+    this.dialog.remove()
+    this.book.turn(() => this.resolve())
+  }
+
+  // -- what is shown --------------------------------------------------------------------------------------------------
+
+  soon() {
+    this.due ??= requestAnimationFrame(() => {
+      this.due = undefined
+      this.show()
+    })
+  }
+
+  show() {
+    const { pictures, locked, done, undone } = this.book
+    for (const name of this.selected) if (!this.book.byName.has(name)) this.selected.delete(name)
+    this.shown = this.filters.chosen(pictures)
+    this.grid.show(this.shown)
+    const hidden = [...this.selected].filter((name) => !this.grid.index.has(name)).length
+    this.bulk.show(pictures.filter(({ name }) => this.selected.has(name)), hidden, locked)
+    const bare = pictures.filter(({ caption }) => !caption).length
+    const left = this.book.inspecting ? pictures.filter(({ look }) => !look).length : 0
+    const more = this.book.total > pictures.length ? `, the first of ${this.book.total}` : ""
+    const all = count(pictures.length, "picture") + more
+    this.counted.textContent = [
+      this.shown.length < pictures.length ? `${this.shown.length} of ${all}` : all,
+      bare ? `${bare} without a caption` : pictures.length ? "all with captions" : "",
+      left ? `checking, ${left} left` : "",
+    ].filter(Boolean).join(" \u00b7 ")
+    this.undo.disabled = !done.length
+    this.redo.disabled = !undone.length
+    rename(this.undo, "Undo", done.length ? `Undo: ${done.at(-1).words} (Ctrl+Z)` : "Nothing to undo")
+    rename(this.redo, "Redo", undone.length ? `Redo: ${undone.at(-1).words} (Ctrl+Shift+Z)` : "Nothing to redo")
+    this.adds.disabled = Boolean(locked)
+    this.keepFocus()
+  }
+
+  /** Where a picture went that had the keyboard, it stays on the page: keys are not to reach the graph behind it. */
+  keepFocus() {
+    if (![document.body, this.dialog].includes(document.activeElement)) return
+    this.filters.search.focus()
+    this.grid.focus(this.grid.current)
+  }
+
+  say(words, problem = false) {
+    this.status.textContent = words
+    this.status.classList.toggle("loom-set-alert", problem)
+  }
+
+  inSight(names) {
+    this.book.first = names
+  }
+
+  stateOf(name, current) {
+    return { selected: this.selected.has(name), current, locked: this.book.locked }
+  }
+
+  // -- what is done ---------------------------------------------------------------------------------------------------
+
+  edited(name, text) {
+    this.book.change([{ name, text }], `the caption of ${name}`)
+  }
+
+  change(edits, words) {
+    this.book.change(edits, words)
+  }
+
+  keepMine({ name, mine }) {
+    this.book.change([{ name, text: mine }], `the caption of ${name}`)
+  }
+
+  dropMine(picture) {
+    this.book.dropMine(picture)
+  }
+
+  takeOut() {
+    this.book.take([...this.selected])
+  }
+
+  async describe() {
+    const edits = await describe(this.book.pictures.filter(({ name }) => this.selected.has(name)), this.asked)
+    if (edits.length) this.book.change(edits, count(edits.length, "caption by a workflow", "captions by a workflow"))
+  }
+
+  next(name, by) {
+    const next = this.grid.beside(name, by)
+    if (next && next !== name) this.grid.focus(next, true)
+  }
+
+  /** Click: this alone; with Ctrl: this, too; with Shift: all up to this. The tick and Space are as with Ctrl. */
+  pick(name, event) {
+    const range = event.shiftKey && this.anchor && this.grid.index.has(this.anchor)
+    const toggles = event.ctrlKey || event.metaKey || event.detail === 0 || event.offsetX < TICK && event.offsetY < TICK
+    if (range) {
+      const [from, to] = [this.grid.index.get(this.anchor), this.grid.index.get(name)].sort((a, b) => a - b)
+      for (const picture of this.shown.slice(from, to + 1)) this.selected.add(picture.name)
+    } else if (toggles) {
+      if (!this.selected.delete(name)) this.selected.add(name)
+    } else {
+      this.selected = this.selected.size === 1 && this.selected.has(name) ? new Set() : new Set([name])
+    }
+    if (!range) this.anchor = name
+    this.grid.current = name
+    this.show()
+  }
+
+  selectAll() {
+    this.selected = new Set(this.shown.map(({ name }) => name))
+    this.show()
+  }
+
+  selectNone() {
+    this.selected.clear()
+    this.show()
+    this.grid.focus(this.grid.current)
+  }
+
+  // -- the keyboard ---------------------------------------------------------------------------------------------------
+
+  key(event) {
+    event.stopPropagation()
+    const field = event.target.closest("input:not([type=checkbox], [type=range], [type=button]), textarea, select")
+    const control = event.ctrlKey || event.metaKey
+    if (control && /^[zy]$/i.test(event.key) && !this.typing(field)) {
+      event.preventDefault()
+      if (event.key.toLowerCase() === "y" || event.shiftKey) this.book.redo()
+      else this.book.undo()
+    } else if (event.key === "Escape") {
+      event.preventDefault()
+      if (this.selected.size && !field) this.selectNone()
+      else this.close()
+    } else if (!field) this.command(event, control)
+  }
+
+  /** Whether a field has something of its own to take back. */
+  typing(field) {
+    return field && field.value !== (field.defaultValue || "") && !this.isSaved(field)
+  }
+
+  isSaved(field) {
+    const card = [...this.grid.cards.values()].find((each) => each.text === field)
+    return card ? card.saved() === field.value : false
+  }
+
+  command(event, control) {
+    const name = this.grid.current
+    const by = { ArrowRight: 1, ArrowLeft: -1, ArrowDown: this.grid.columns, ArrowUp: -this.grid.columns }[event.key]
+    const onShot = event.target.closest(".loom-set-pick")
+    if (control && event.key.toLowerCase() === "a") this.selectAll()
+    else if (by && onShot) this.grid.focus(this.grid.beside(name, by))
+    else if (event.key === "Home" && onShot) this.grid.focus(this.shown[0]?.name)
+    else if (event.key === "End" && onShot) this.grid.focus(this.shown.at(-1)?.name)
+    else if (event.key === "Enter" && onShot) this.grid.focus(name, true)
+    else if (event.key === "Delete" && this.selected.size && !this.book.locked) this.takeOut()
+    else return
+    event.preventDefault()
+  }
+
+  // -- further pictures -----------------------------------------------------------------------------------------------
+
+  over(event) {
+    if (!carriesFiles(event)) return
+    event.preventDefault()
+    event.stopPropagation()
+    this.dialog.classList.add("loom-set-over")
+  }
+
+  drop(event) {
+    event.preventDefault()
+    event.stopPropagation()
+    this.dialog.classList.remove("loom-set-over")
+    if (carriesFiles(event)) this.add(dropped(event.dataTransfer))
+  }
+
+  choose() {
+    this.add(choose())
+  }
+
+  async add(coming) {
+    try {
+      const found = await coming
+      if (!found.files.length) return
+      const { words } = await add(found, this.asked, (text) => this.say(text))
+      await this.book.load()
+      this.say(words)
+    } catch (error) {
+      this.say(`Not added: ${error.message}`, true)
+    }
+  }
+}

@@ -1,0 +1,67 @@
+// What the page of pictures and captions asks the server.
+
+import { api } from "../../../../scripts/api.js"
+
+const MOST = 200 // captions or names in a request, so that each is answered soon
+
+/** Raised with the words of the server, for a person to read. */
+export class Refusal extends Error {}
+
+export const folders = () => read("folders", {})
+export const pictures = (asked) => read("pictures", asked)
+export const look = (asked, names) => write("look", { ...asked, names })
+export const copies = (asked) => write("copies", asked)
+
+/** Where ComfyUI's upload is to put pictures for a folder, or for a new one that is called as proposed. */
+export const place = (folder, name) => read("place", { folder, name })
+
+/** Writes captions, each with `was`, by which the server sees whether it has changed meanwhile. */
+export const captions = (asked, edits) => inParts(edits, (part) => write("captions", { ...asked, edits: part }))
+export const takeOut = (asked, names) => inParts(names, (part) => write("take_out", { ...asked, names: part }))
+export const putBack = (asked, taken) =>
+  inParts(Object.entries(taken), (part) => write("put_back", { ...asked, taken: Object.fromEntries(part) }))
+
+export function thumbnailUrl({ folder, masks }, { name, version }, side, mask = "") {
+  return api.apiURL(`/lora_loom/dataset/thumbnail?${new URLSearchParams({ folder, masks, name, version, side, mask })}`)
+}
+
+/** Puts a file into a folder below ComfyUI's input folder; the name that it has there. */
+export async function upload(file, subfolder) {
+  const body = new FormData()
+  body.append("image", file, file.name)
+  body.append("subfolder", subfolder)
+  body.append("type", "input")
+  const answer = await api.fetchApi("/upload/image", { method: "POST", body })
+  if (!answer.ok) throw new Refusal(`the server did not take it (${answer.status})`)
+  return (await answer.json()).name
+}
+
+function read(what, fields) {
+  return ask(`/lora_loom/dataset/${what}?${new URLSearchParams(fields)}`)
+}
+
+function write(what, fields) {
+  const headers = { "Content-Type": "application/json" }
+  return ask(`/lora_loom/dataset/${what}`, { method: "POST", headers, body: JSON.stringify(fields) })
+}
+
+async function ask(address, options) {
+  const answer = await api.fetchApi(address, options)
+  if (!answer.ok) throw new Refusal(`the server did not answer (${answer.status}); try again`)
+  const found = await answer.json()
+  if (found.problem) throw new Refusal(found.problem)
+  return found
+}
+
+/** The answers to all parts of a list as one: lists and records in them are joined. */
+async function inParts(list, send) {
+  const all = {}
+  for (let at = 0; at < list.length; at += MOST) {
+    for (const [key, value] of Object.entries(await send(list.slice(at, at + MOST)))) {
+      if (Array.isArray(value)) all[key] = [...(all[key] ?? []), ...value]
+      else if (value && typeof value === "object") all[key] = { ...all[key], ...value }
+      else all[key] = value
+    }
+  }
+  return all
+}

@@ -1,0 +1,69 @@
+// A dialog as large as the window: all figures of a node, or one of its pictures.
+
+import { api } from "../../../../scripts/api.js"
+import { element } from "../page/dom.js"
+
+/** Opens a dialog with these elements. `closed` is called when it is gone. */
+export function openLarge(title, children, closed = () => {}) {
+  const close = element("button", { type: "button", className: "loom-close", "aria-label": "Close" }, "\u00d7")
+  const dialog = element("dialog", { className: "loom loom-large", "aria-label": title },
+    element("div", { className: "loom-bar-top" }, element("h2", {}, title), close),
+    element("div", { className: "loom-page" }, ...children))
+  close.addEventListener("click", () => dialog.close())
+  dialog.addEventListener("click", (event) => event.target === dialog && dialog.close())
+  dialog.addEventListener("close", () => {
+    dialog.remove()
+    closed()
+  })
+  for (const kind of ["keydown", "paste", "copy", "wheel"]) dialog.addEventListener(kind, (event) => event.stopPropagation())
+  document.body.append(dialog)
+  dialog.showModal()
+  return dialog
+}
+
+export function addressOf({ filename, subfolder = "", type }) {
+  return api.apiURL(`/view?${new URLSearchParams({ filename, subfolder, type })}`)
+}
+
+/** Rows of pictures below their titles; each opens large, with the others of all rows beside it. */
+export function gallery(rows) {
+  const all = rows.flatMap(([title, files]) => files.map((file) => ({ ...file, title })))
+  let at = 0
+  return rows.map(([title, files]) => {
+    const shown = files.map((file) => {
+      const place = at++
+      const made = element("button", { type: "button", className: "loom-thumb", "aria-label": `${file.label}; ${title}: open large` },
+        element("img", { src: addressOf(file), alt: "", loading: "lazy", draggable: false }),
+        element("span", { title: file.label }, file.label))
+      made.addEventListener("click", () => openPicture(all, place))
+      return made
+    })
+    return element("section", { className: "loom-pictures", "aria-label": title },
+      element("div", { className: "loom-caption", title }, title), element("div", { className: "loom-strip" }, ...shown))
+  })
+}
+
+/** Arrow keys and buttons go from picture to picture. */
+function openPicture(all, place) {
+  const picture = element("img", { className: "loom-whole" })
+  const words = element("p", { role: "status" })
+  const step = (by) => {
+    place = (place + by + all.length) % all.length
+    const { label, title } = all[place]
+    picture.src = addressOf(all[place])
+    picture.alt = label
+    words.textContent = `${place + 1} of ${all.length}: ${label}. ${title}`
+  }
+  const button = (words, by) => {
+    const made = element("button", { type: "button", className: "loom-button" }, words)
+    made.addEventListener("click", () => step(by))
+    return made
+  }
+  const dialog = openLarge("Picture", [picture, words,
+    element("div", { className: "loom-actions" }, button("\u2190 Before", -1), button("Next \u2192", 1))])
+  dialog.addEventListener("keydown", ({ key }) => {
+    const by = { ArrowLeft: -1, ArrowRight: 1 }[key]
+    if (by) step(by)
+  })
+  step(0)
+}

@@ -1,0 +1,32 @@
+// What the buttons on Train LoRA's body do.
+
+import { openRun } from "../runs/panel.js"
+import { useStep } from "../runs/actions.js"
+import { doing } from "../runs/ask.js"
+import { pause } from "../runs/store.js"
+import { copied, openText } from "./dialogs.js"
+import { word } from "../page/words.js"
+
+/** Does what a button is called, for a body. */
+export function act(name, button, body) {
+  ACTIONS[name](body, button)
+}
+
+const ACTIONS = {
+  async pause({ run }, button) {
+    button.disabled = true
+    button.textContent = word("Pausing, saving its state")
+    await doing(`${run.name} could not be paused`, () => pause(run.id, run.prompt_id))
+  },
+  use: ({ run }) => useStep(run, run.kept ?? run.saved[run.saved.length - 1]),
+  compare: ({ run }) => openRun(run.id),
+  report: ({ run, details }) => openText(`Report of ${run.name}`, details.found.report),
+  async folder({ run, view }) {
+    const name = `output/lora_loom/${run.id}`
+    view.say(`${(await copied(name)) ? "Copied: " : ""}${name}`)
+  },
+  rate(body) {
+    body.rated = !body.rated
+    body.look()
+  },
+}

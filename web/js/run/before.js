@@ -1,0 +1,60 @@
+// What a run would be, asked of the server before it is queued: the question that a Train LoRA stands for.
+
+import { api } from "../../../../scripts/api.js"
+import { sourcesOf, sourcesOfType, valueOf } from "../page/sources.js"
+
+const DATASET = "LORALOOM_DATASET"
+const LOADED = { ckpt_name: "checkpoints", unet_name: "diffusion_models" } // by the name of a loader's field
+const MOST = 16 // data sets, as the server counts them
+const OWN = ["rank", "alpha", "learning_rate", "targets"]
+
+/** The question about a node, as the query of a request. */
+export function questionOf(node) {
+  const query = new URLSearchParams()
+  const [kind, model] = modelOf(node)
+  if (model) for (const [key, value] of [["kind", kind], ["model", model]]) query.append(key, value)
+  for (const name of OWN) query.append(name, valueOf(node, name) ?? 0)
+  const objective = sourcesOfType(node, "LORALOOM_OBJECTIVE")[0] ?? node
+  for (const name of ["timesteps", "shift"]) query.append(name, valueOf(objective, name))
+  const optimizer = sourcesOfType(node, "LORALOOM_OPTIMIZER")[0]
+  if (optimizer) query.append("optimizer", valueOf(optimizer, "optimizer"))
+  for (const set of readable(node)) {
+    for (const name of ["folder", "trigger", "masks"]) query.append(name, valueOf(set, name) ?? "")
+  }
+  return query.toString()
+}
+
+export async function ask(question) {
+  const answer = await api.fetchApi(`/lora_loom/before?${question}`)
+  return answer.ok ? answer.json() : null
+}
+
+/** The data sets of a node, through those that are combined. */
+export function dataSets(node, found = new Set()) {
+  for (const each of sourcesOfType(node, DATASET)) {
+    if (found.has(each) || found.size > 2 * MOST) continue
+    found.add(each)
+    dataSets(each, found)
+  }
+  return [...found].filter((each) => each.comfyClass === "LoraLoom_Dataset")
+}
+
+/** Whether a data set is of pictures that other nodes make, which nobody can count before they are made. */
+export function isConnected(set) {
+  return set.inputs?.some((input) => ["images", "folder"].includes(input.name) && input.link != null)
+}
+
+function readable(node) {
+  return dataSets(node).filter((set) => !isConnected(set)).slice(0, MOST)
+}
+
+/** Which list of ComfyUI's the model is from, and its name there. */
+function modelOf(node) {
+  for (const source of sourcesOf(node, "model")) {
+    for (const [field, kind] of Object.entries(LOADED)) {
+      const name = valueOf(source, field)
+      if (typeof name === "string") return [kind, name]
+    }
+  }
+  return []
+}

@@ -1,0 +1,111 @@
+// Puts a LoRA on a Load LoRA Stack from anywhere in the front end: on the one that is meant, or on a new one.
+
+import { app } from "../../../../scripts/app.js"
+import { bare } from "../library/library.js"
+import { eachNode } from "../page/nodes.js"
+import { asOneStep } from "../page/undo.js"
+import { isRow, newRow, parse, print } from "./rows.js"
+
+const STACK = "LoraLoom_LoadLoraStack"
+const OURS = "LoraLoom_" // what is ours and takes a MODEL wants it as it was loaded, but for the stack itself
+const GAP = 60 // px between nodes
+
+/**
+ * Puts the file on the Load LoRA Stack that is selected, else on the one of the workflow on screen, else on a new one
+ * behind the model's loader. A row that names it already is switched on. One step to undo; returns the node.
+ */
+export function addToStack(name) {
+  return asOneStep(() => {
+    const node = meant() ?? made(app.canvas.graph)
+    put(node.widgets.find((widget) => widget.name === "rows"), name)
+    return node
+  })
+}
+
+/** Of several that could be meant, one on screen and in use comes first. */
+function meant() {
+  const found = new Set()
+  eachNode(app.rootGraph, (node) => node.comfyClass === STACK && !isLinked(node) && found.add(node))
+  const selected = Object.values(app.canvas.selected_nodes ?? {})
+  const likely = (node) => [selected.includes(node), node.graph === app.canvas.graph, !node.mode].map(Number).join("")
+  return [...found].sort((a, b) => likely(b).localeCompare(likely(a)))[0]
+}
+
+/** A text that is linked is somebody else's. */
+function isLinked(node) {
+  return node.inputs.some((input) => input.name === "rows" && input.link != null)
+}
+
+function put(widget, name) {
+  const items = parse(widget.value)
+  const same = items.filter(isRow).find((row) => bare(row.name) === bare(name))
+  if (same) same.on = true
+  const added = print([newRow(name)])
+  widget.value = same ? print(items) : [widget.value.trimEnd(), added].filter(Boolean).join("\n")
+  widget.callback?.(widget.value)
+}
+
+// -- a new one -----------------------------------------------------------------------------------------------------
+
+function made(graph) {
+  const node = window.LiteGraph.createNode(STACK)
+  const loader = loaderOf(graph, "MODEL")
+  graph.add(node)
+  node.pos = loader ? freePlace(node, loader) : [...app.canvas.graph_mouse]
+  if (!loader) return node
+  insert(node, loader, "MODEL")
+  insert(node, slot(loader.outputs, "CLIP") ? loader : loaderOf(graph, "CLIP"), "CLIP")
+  return node
+}
+
+/** What gives such a thing and takes none; first what somebody uses for more than training. */
+function loaderOf(graph, type) {
+  const found = graph.nodes.filter((node) => slot(node.outputs, type) && !slot(node.inputs, type) && !isOurs(node))
+  return found.find((node) => uses(node, type).some((link) => !trains(graph, link))) ?? found[0]
+}
+
+/** Puts a node behind a loader: what used the loader's output uses the node's, but for what leads to a training. */
+function insert(node, loader, type) {
+  if (!loader) return
+  const { graph } = node
+  const moved = uses(loader, type).filter((link) => !trains(graph, link) && graph.getNodeById(link.target_id))
+  const [from, to] = [slot(node.outputs, type), slot(node.inputs, type)]
+  loader.connectSlots(slot(loader.outputs, type), node, to)
+  for (const { target_id: id, target_slot: at } of moved) {
+    const user = graph.getNodeById(id)
+    node.connectSlots(from, user, user.inputs[at])
+  }
+}
+
+function uses(node, type) {
+  return [...(slot(node.outputs, type)?.links ?? [])].map((id) => node.graph.getLink(id)).filter(Boolean)
+}
+
+/** Whether a link leads to a node that trains, measures or saves: one of ours, or ComfyUI's own trainer. */
+function trains(graph, link, seen = new Set()) {
+  const node = graph.getNodeById(link.target_id)
+  if (!node || seen.has(node)) return false
+  seen.add(node)
+  let found = isOurs(node)
+  eachNode(node.subgraph, (inner) => (found ||= isOurs(inner)))
+  return found || uses(node, link.type).some((next) => trains(graph, next, seen))
+}
+
+function isOurs(node) {
+  return (node.comfyClass?.startsWith(OURS) && node.comfyClass !== STACK) || node.comfyClass === "TrainLoraNode"
+}
+
+function slot(slots, type) {
+  return slots?.find((each) => each.type === type)
+}
+
+/** Beside another node, and lower down where something is in the way. */
+function freePlace(node, beside) {
+  const [x, top] = [beside.pos[0] + beside.size[0] + GAP, beside.pos[1]]
+  const inTheWay = (y) => node.graph.nodes.find((other) => other !== node
+    && other.pos[0] < x + node.size[0] && other.pos[0] + other.size[0] > x
+    && other.pos[1] - GAP < y + node.size[1] && other.pos[1] + other.size[1] + GAP > y)
+  let y = top
+  for (let hit = inTheWay(y); hit; hit = inTheWay(y)) y = hit.pos[1] + hit.size[1] + GAP
+  return [x, y]
+}

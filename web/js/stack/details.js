@@ -1,0 +1,22 @@
+// What folds out under a row: its trigger words, its strengths per block, and its part of sampling.
+
+import { element, split } from "../page/dom.js"
+import { Blocks } from "./blocks.js"
+import { Sampling } from "./sampling.js"
+import { Words } from "./words.js"
+
+/** `done` is called when a change of the item is complete; `model` tells of the model that is connected. */
+export class Details {
+  constructor(item, done, model) {
+    this.parts = [new Words(item, done), new Blocks(item, done, model), new Sampling(item, done)]
+    this.place = element("div", { className: "loom-row-place" })
+    this.item = item
+    this.element = element("div", { className: "loom-row-details" }, this.place, ...this.parts.map((part) => part.element))
+  }
+
+  show(file) {
+    const folder = split(file?.name ?? this.item.name)[0]
+    this.place.textContent = folder ? `in ${folder}` : ""
+    for (const part of this.parts) part.show(file)
+  }
+}
