@@ -149,12 +149,22 @@ def test_a_folder_is_chosen_in_a_list(front: FrontEnd, folder: Path) -> None:
     assert len(kept["nodes"][0]["widgets_values"]) == 16, "the bar saves nothing"
     front.load_workflow(kept)
     expect(page.locator(".loom-set-words")).to_have_text("5 pictures")
-    page.evaluate("() => app.canvas.graph.convertToSubgraph(new Set(app.graph.nodes))")
-    front.becomes(lambda: [each["inputs"]["folder"] for each in front.graph_to_prompt().values()], [folder.name])
-    assert (
-        page.evaluate("() => app.graph.nodes[0].subgraph.nodes[0].inputs.some(({ name }) => name.startsWith('$$'))")
-        is False
-    )
+    page.evaluate(PROMOTE)
+    front.becomes(lambda: [each["inputs"]["folder"] for each in front.graph_to_prompt().values()], ["elsewhere"])
+    page.evaluate("() => app.canvas.setGraph(app.graph.nodes[0].subgraph)")
+    expect(page.locator(".loom-set-words")).to_have_text("The folder comes from another node.")
+    page.evaluate("() => app.canvas.setGraph(app.rootGraph)")
+
+
+PROMOTE = """() => {
+    app.canvas.graph.convertToSubgraph(new Set(app.graph.nodes))
+    const host = app.graph.nodes[0], inner = host.subgraph.nodes[0]
+    const open = inner.inputs.map(({ name }) => name)
+    if (open.some((name) => name.startsWith('$$'))) throw Error('the bar is offered as an input')
+    host.subgraph.addInput('folder', 'STRING')
+    host.subgraph.inputs.at(-1).connect(inner.inputs.find(({ name }) => name === 'folder'), inner)
+    host.widgets.find(({ name }) => name === 'folder').value = 'elsewhere'
+}"""
 
 
 def test_pictures_are_dropped_on_the_node(front: FrontEnd, server: ComfyServer, vue: bool) -> None:

@@ -202,11 +202,11 @@ def test_what_comes_of_it(front: FrontEnd, vue: bool, server: ComfyServer) -> No
         page.locator(".loom-body-notes summary").focus()
         assert page.evaluate(CONTRAST) == []
     page.evaluate("() => app.extensionManager.setting.set('Comfy.ColorPalette', 'dark')")
-    rows = "() => app.graph.nodes.find((node) => node.comfyClass === 'LoraLoom_LoadLoraStack')?.widgets[0].value"
+    stack = "app.graph.nodes.find((node) => node.comfyClass === 'LoraLoom_LoadLoraStack')"
     press(front, "use")
-    page.wait_for_function(f"() => ({rows})()?.includes('<lora:')")
+    page.wait_for_function(f"() => {stack}?.widgets.find(({{ name }}) => name === 'rows').value.includes('<lora:')")
     page.evaluate("() => app.extensionManager.command.execute('Comfy.Undo')")
-    page.wait_for_function(f"() => ({rows})() === undefined")
+    page.wait_for_function(f"() => !{stack}")
     says(front, "Done in")
     press(front, "compare")
     expect(page.locator(".loom-panel")).to_be_visible()

@@ -426,6 +426,12 @@ CONTRAST = """() => {
 }"""
 
 
+IS_DARK = """(dark) => {
+    const [red] = getComputedStyle(document.querySelector('.loom-rows')).color.match(/\\d+/)
+    return (red > 127) === dark
+}"""
+
+
 def test_every_state_of_a_row_can_be_read_in_dark_and_light(front: FrontEnd) -> None:
     """By its contrast, and by words: no state is told by its colour alone."""
     page = front.page
@@ -439,7 +445,7 @@ def test_every_state_of_a_row_can_be_read_in_dark_and_light(front: FrontEnd) -> 
     try:
         for palette in ("dark", "light"):
             page.evaluate("(palette) => app.extensionManager.setting.set('Comfy.ColorPalette', palette)", palette)
-            page.wait_for_function("(dark) => !document.querySelector('.dark-theme') !== dark", arg=palette == "dark")
+            page.wait_for_function(IS_DARK, arg=palette == "dark")
             front.becomes(lambda: [each for each in page.evaluate(CONTRAST) if each[0] < 4.5], [])
             assert len(page.evaluate(CONTRAST)) > 50
     finally:

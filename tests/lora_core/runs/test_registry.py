@@ -47,6 +47,16 @@ def test_a_run_of_version_0_1_0_is_told(tmp_path: Path) -> None:
     assert (found["loss"], found["summary"], found["family"]) == (0.25, "well", "SD 1.5")
 
 
+def test_what_a_finished_run_told_is_believed_as_it_was_written_only(tmp_path: Path) -> None:
+    folder = run(tmp_path)
+    lora(folder, 60)
+    done(folder, 60)
+    assert told(tmp_path)[folder.name]["state"] == "finished"
+    path = folder / "done.json"
+    path.write_text(path.read_text(encoding="utf-8").replace('"well"', '"wall"'), encoding="utf-8")
+    assert told(tmp_path)[folder.name]["state"] == "stopped"
+
+
 def test_validation_and_its_best_step_come_from_the_state(tmp_path: Path) -> None:
     folder = run(tmp_path)
     log(folder, steps(range(1, 31)))
@@ -60,7 +70,7 @@ def test_validation_and_its_best_step_come_from_the_state(tmp_path: Path) -> Non
     assert found.lora(20) == folder / "best.safetensors" and found.lora(None) == folder / "step_000030.safetensors"
     lora(folder, 10, "best.safetensors")  # of a run that was started over since
     found.look()
-    assert found.lora(20) is None
+    assert found.lora(20) is found.lora(10) is None
 
 
 def test_what_differs_is_against_the_run_of_the_name_before(tmp_path: Path) -> None:
@@ -187,7 +197,7 @@ def test_what_has_not_changed_is_not_read_again(tmp_path: Path, monkeypatch: pyt
     assert opened == [] and registry.summaries() == before
     log(tmp_path / "ink-00000007", steps([1001]), add=True)
     registry.look()
-    assert opened and {Path(path).parent.name for path in opened} == {"ink-00000007"}
+    assert {Path(path) for path in opened} == {tmp_path / "ink-00000007" / "log.jsonl"}
     assert next(each for each in registry.summaries(("ink-00000007",)) if each["state"] == "running")["step"] == 1001
 
 

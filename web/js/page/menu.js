@@ -12,7 +12,8 @@ export function showMenu(label, at, items) {
 }
 
 function entry({ label, action, keys = "", off = false }, close) {
-  const made = element("button", { type: "button", className: "loom-entry", role: "menuitem", tabIndex: -1, disabled: off },
+  const about = { type: "button", className: "loom-entry", role: "menuitem", tabIndex: -1, disabled: off }
+  const made = element("button", about,
     element("span", {}, label), element("span", { className: "loom-entry-keys" }, keys))
   made.addEventListener("pointermove", () => made.focus())
   made.addEventListener("click", () => {

@@ -113,7 +113,7 @@ export class Body {
     if (problem) return this.view.head("failed", { headline: word("This did not work") })
     if (failed) return this.view.head("failed", { headline: standing(run).headline, next: failed })
     if (!idle) return this.view.head(run.state, standing(run, this.curve?.log.loss))
-    if (entry?.text && !entry.problem && entry.prompt) return this.view.head("running", { headline: entry.text.split("\n")[0] })
+    if (entry?.prompt && !entry.problem) return this.view.head("running", { headline: entry.text.split("\n")[0] })
     const last = run ? standing(run) : null
     const next = last ? `Last run: ${[last.headline, last.beside].filter(Boolean).join(", ")}` : ""
     this.view.head("idle", { headline: word("Ready to train"), next })
@@ -149,25 +149,24 @@ export class Body {
       const id = run?.id
       this.curve = id ? new Curve(id, () => this.curve?.id === id && this.look()) : undefined
       this.details = id ? new Details(id, () => this.details?.id === id && this.look()) : undefined
-      this.reached = 0
+      this.drawing = null
       this.question = undefined // as memory is another one, and what the run needed is known
       this.view.say("")
     }
-    if (!run?.id) return
-    if (run.step < this.reached) this.curve.clear() // it went back
-    this.reached = run.step
-    if (run.step >= this.curve.next) this.curve.follow(run).catch(() => {}) // the server is away: it will be asked again
-    this.details.follow(run)
+    this.curve?.follow(run)
+    this.details?.follow(run)
   }
 
+  /** The curve of the run; the one before while its numbers are asked for anew. */
   drawn() {
     const { log } = this.curve ?? {}
-    if (!log?.steps.length) return null
+    if (!log?.steps.length) return this.drawing
     const curves = this.curve.drawn("loss")
     const rate = { name: "learning rate", steps: log.steps, values: log.learning_rate, dashed: true, right: true }
     if (this.rated) curves.push(rate)
     const marks = log.validation.map(([step, value]) => ({ step, value, label: "validation" }))
-    return { total: this.run.total, curves, marks }
+    this.drawing = { total: this.run.total, curves, marks }
+    return this.drawing
   }
 
   actions(idle) {

@@ -5,6 +5,7 @@ import { refresh as refreshLoras } from "../library/library.js"
 import { eachNode, nodeOf } from "../page/nodes.js"
 import { addToStack } from "../stack/add.js"
 import { doing, number, sure, tell } from "./ask.js"
+import { leave } from "./choice.js"
 import * as store from "./store.js"
 import { bytes } from "./words.js"
 
@@ -51,7 +52,9 @@ export async function remove(run) {
   const message = `This deletes its folder with the state, LoRAs, previews and log: ${bytes(run.size)}. ` +
     "What was copied into the loras folder stays."
   if (!await sure(`Delete ${run.name}?`, message)) return
+  leave(run.id, true)
   await doing(`${run.name} could not be deleted`, () => store.remove(run.id))
+  leave(run.id, false)
 }
 
 export function pause(run) {

@@ -1,8 +1,8 @@
-// Which run is open in the panel, and which are laid over its curve: one choice for the list and the panel.
+// Which run is open in the panel, which are laid over its curve, which are being deleted: the same for list and panel.
 
 const MOST = 3 // runs that are laid over another
 
-export const choice = { open: null, over: [] }
+export const choice = { open: null, over: [], leaving: new Set() }
 
 const listeners = new Set()
 
@@ -25,6 +25,13 @@ export function toggle(id) {
   if (id === choice.open) return
   const without = choice.over.filter((each) => each !== id)
   choice.over = without.length < choice.over.length ? without : [...without, id].slice(-MOST)
+  tell()
+}
+
+/** Takes a run off the list and the panel while its folder is deleted, or puts it back. */
+export function leave(id, leaves) {
+  if (leaves) choice.leaving.add(id)
+  else choice.leaving.delete(id)
   tell()
 }
 

@@ -16,7 +16,8 @@ export class Facts {
     this.report = note("loom-runs-facts-report", "Report")
     this.settings = note("loom-runs-facts-settings", "Settings")
     const curve = element("div", { className: "loom-runs-facts-curve" }, this.chart.element)
-    this.panes = [curve, this.settings, this.report].map((body) => element("div", { className: "loom-runs-facts-pane", role: "tabpanel" }, body))
+    this.panes = [curve, this.settings, this.report].map((body) =>
+      element("div", { className: "loom-runs-facts-pane", role: "tabpanel" }, body))
     this.tabs = TABS.map((name, at) => this.tab(name, at))
     this.with = element("label", { className: "loom-runs-facts-rate" }, this.rate, "learning rate")
     this.element = element("section", { className: "loom-runs-facts", "aria-label": "Run" },

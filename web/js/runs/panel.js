@@ -62,7 +62,7 @@ export class RunPanel {
 
   /** Shows the run that is chosen, else what runs, else the newest. */
   show() {
-    const all = store.runs()
+    const all = store.runs().filter(({ id }) => !choice.leaving.has(id))
     const known = new Map(all.map((run) => [run.id, run]))
     const begun = all.filter(({ id }) => id)
     const run = known.get(choice.open) ?? begun.find(({ state }) => state === "running") ?? begun[0]

@@ -42,7 +42,7 @@ export class Sidebar {
 
   /** Begins to follow what the server tells. */
   begin() {
-    this.ends = [store.listen(() => this.show()), onChoice(() => this.mark()), onQueue(() => this.ask())]
+    this.ends = [store.listen(() => this.show()), onChoice(() => this.chosen()), onQueue(() => this.ask())]
     this.show()
     this.ask()
     store.refresh()
@@ -88,7 +88,7 @@ export class Sidebar {
 
   filter() {
     const words = this.search.value.toLowerCase().split(/\s+/).filter(Boolean)
-    const past = store.runs().filter((run) => run.id && run.state !== "running")
+    const past = store.runs().filter(({ id, state }) => id && state !== "running" && !choice.leaving.has(id))
     const found = past.filter((run) => words.every((word) => searched(run).includes(word)))
     const many = past.length === found.length ? past.length : `${found.length} of ${past.length}`
     this.count.textContent = past.length ? `Earlier runs, ${many}` : ""
@@ -99,8 +99,9 @@ export class Sidebar {
     this.found = now
   }
 
-  /** Which is open and which are laid over it. */
-  mark() {
+  /** Shows which is open, which are laid over it, and not which are being deleted. */
+  chosen() {
+    this.filter()
     for (const [id, made] of this.list.shown) {
       for (const [name, value] of Object.entries(marks(id))) made.setAttribute(name, value)
     }

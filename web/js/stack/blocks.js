@@ -1,4 +1,4 @@
-// The strengths per block of a row: presets, a slider for each part of the model that is connected, and the text itself.
+// The strengths per block of a row: presets, a slider for each part of the connected model, and the text itself.
 
 import { element } from "../page/dom.js"
 import { bare, partsOf, PRESETS, strengthOf, withStrength } from "./blocktext.js"
@@ -9,15 +9,16 @@ export class Blocks {
   constructor(item, done, model) {
     Object.assign(this, { item, done, model })
     this.preset = element("select", { className: "loom-row-preset", "aria-label": "Blocks" })
-    this.preset.addEventListener("change", () => this.preset.value !== "own" && this.take(this.preset.value))
+    this.preset.addEventListener("change", () => this.take(this.preset.value))
     this.sliders = element("div", { className: "loom-row-sliders" })
     this.text = element("input", {
-      type: "text", className: "loom-row-blocks", autocomplete: "off", spellcheck: false, "aria-label": "Blocks as text",
-      placeholder: "such as IN=0.5, MID=1",
+      type: "text", className: "loom-row-blocks", placeholder: "such as IN=0.5, MID=1", "aria-label": "Blocks as text",
+      autocomplete: "off", spellcheck: false,
     })
     this.text.addEventListener("change", () => this.take(this.text.value.trim()))
     this.element = element("div", { className: "loom-row-part", role: "group", "aria-label": "Blocks" },
-      element("div", { className: "loom-row-part-head" }, element("span", {}, "Blocks"), this.preset), this.sliders, this.text)
+      element("div", { className: "loom-row-part-head" }, element("span", {}, "Blocks"), this.preset),
+      this.sliders, this.text)
   }
 
   show() {
@@ -41,10 +42,11 @@ export class Blocks {
 
   /** Those that are there stay, or a slider would lose the pointer that drags it. */
   showSliders(blocks, { blocks: names, presets }) {
-    this.parts = partsOf(names)
-    const wanted = names.join()
-    if (this.names !== wanted) this.sliders.replaceChildren(...this.parts.map((part, index) => this.slider(part, index)))
-    this.names = wanted
+    if (this.names !== names) {
+      this.names = names
+      this.parts = partsOf(names)
+      this.sliders.replaceChildren(...this.parts.map((part) => this.slider(part)))
+    }
     this.parts.forEach((part, index) => {
       const [, range, shown] = this.sliders.children[index].children
       const value = strengthOf(blocks, part, presets)
@@ -53,13 +55,15 @@ export class Blocks {
     })
   }
 
-  slider({ name }, index) {
-    const label = name.replace(/[._]+/g, " ")
-    const range = element("input", { type: "range", min: 0, max: MOST, step: 0.05, "aria-label": `Strength of ${label}` })
+  slider(part) {
+    const label = part.name.replace(/[._]+/g, " ")
+    const range = element("input", {
+      type: "range", min: 0, max: MOST, step: 0.05, "aria-label": `Strength of ${label}`,
+    })
     const shown = element("output", { className: "loom-row-value" })
     range.addEventListener("input", () => say(range, shown, range.valueAsNumber))
     range.addEventListener("change", () => {
-      this.take(withStrength(this.item.blocks, this.parts, this.parts[index], range.valueAsNumber, this.model().presets))
+      this.take(withStrength(this.item.blocks, this.parts, part, range.valueAsNumber, this.model().presets))
     })
     return element("label", { className: "loom-row-slider" }, element("span", {}, label), range, shown)
   }

@@ -14,7 +14,8 @@ export const PRESETS = [
 export function partsOf(blocks) {
   const parts = blocks.filter((name) => name !== "REST").map(part)
   const numbered = parts.filter(({ first, last }) => last - first + 1 >= THIRDS)
-  return numbered.length === 1 && parts.length < THIRDS ? parts.flatMap((each) => (each === numbered[0] ? thirds(each) : [each])) : parts
+  if (numbered.length !== 1 || parts.length >= THIRDS) return parts
+  return parts.flatMap((each) => (each === numbered[0] ? thirds(each) : [each]))
 }
 
 /** The strength of a part in a text; null where its blocks have several. */
@@ -33,10 +34,10 @@ export function strengthOf(text, { group, first, last }, presets) {
 
 /** The text with another strength for a part; as short as it can be where all parts have one of their own. */
 export function withStrength(text, parts, changed, value, presets) {
-  const all = parts.map((each) => (each === changed ? value : strengthOf(text, each, presets)))
-  const own = parts.map((each, index) => [each.name, all[index]])
-  if (all.includes(null)) return [text.trim(), `${changed.name}=${value}`].filter(Boolean).join(", ")
-  return own.filter(([, strength]) => strength !== 1).map(([name, strength]) => `${name}=${strength}`).join(", ")
+  const all = parts.map((each) => [each.name, each === changed ? value : strengthOf(text, each, presets)])
+  const own = all.some(([, strength]) => strength === null)
+  if (own) return [text.trim(), `${changed.name}=${value}`].filter(Boolean).join(", ")
+  return all.filter(([, strength]) => strength !== 1).map(([name, strength]) => `${name}=${strength}`).join(", ")
 }
 
 /** As one word, for comparing. */

@@ -8,10 +8,11 @@ import { Words } from "./words.js"
 /** `done` is called when a change of the item is complete; `model` tells of the model that is connected. */
 export class Details {
   constructor(item, done, model) {
+    this.item = item
     this.parts = [new Words(item, done), new Blocks(item, done, model), new Sampling(item, done)]
     this.place = element("div", { className: "loom-row-place" })
-    this.item = item
-    this.element = element("div", { className: "loom-row-details" }, this.place, ...this.parts.map((part) => part.element))
+    this.element = element("div", { className: "loom-row-details" }, this.place)
+    this.element.append(...this.parts.map((part) => part.element))
   }
 
   show(file) {

@@ -1,4 +1,4 @@
-// The list of rows on the node: what is changed in it, by mouse, keyboard, menu or clipboard. A row itself is in row.js.
+// The list of rows on the node: what is changed in it, by mouse, keyboard, menu or clipboard. A row is in row.js.
 
 import { app } from "../../../../scripts/app.js"
 import { listen, refresh } from "../library/library.js"
@@ -26,6 +26,7 @@ export class RowsEditor {
     this.model = UNKNOWN
     this.open = new Set() // names of files whose rows are folded out
     this.list = null // while the node is in no graph
+    this.seen = 0
     this.element = element("div", { className: "loom loom-rows", tabIndex: -1 })
   }
 
@@ -54,6 +55,7 @@ export class RowsEditor {
     this.sizes?.disconnect()
     this.list = this.add = this.everyone = this.sizes = null
     this.views = []
+    this.seen = 0
     this.element.replaceChildren()
   }
 
@@ -94,9 +96,11 @@ export class RowsEditor {
     return FRAME + ROW * Math.max(1, this.items.length)
   }
 
-  /** What is folded out takes so much more. */
+  /** What is folded out takes so much more, as last seen: of a node out of sight there is nothing to measure. */
   extra() {
-    return Math.max(0, (this.list?.offsetHeight ?? 0) - ROW * Math.max(1, this.items.length))
+    const seen = this.list?.offsetHeight
+    if (seen) this.seen = Math.max(0, seen - ROW * Math.max(1, this.items.length))
+    return this.seen
   }
 
   // -- changes ---------------------------------------------------------------------------------------------------

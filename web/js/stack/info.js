@@ -16,10 +16,12 @@ const LINES = [
 export function showInfo(item, at) {
   const file = find(item.name)
   const lines = file ? LINES.map(([key, value]) => [key, value(file)]).filter(([, value]) => value) : []
-  const made = popup({ className: "loom-info", role: "dialog", "aria-label": word("About {name}", { name: split(item.name)[1] }), tabIndex: -1 }, at,
+  const bare = split(item.name)[1]
+  const fault = file ? file.fault : word("This file was not found.")
+  const made = popup({ className: "loom-info", role: "dialog", "aria-label": word("About {name}", { name: bare }), tabIndex: -1 }, at,
     ...(file?.picture ? [element("img", { className: "loom-info-picture", alt: "", src: pictureUrl(file) })] : []),
-    element("div", { className: "loom-info-title" }, file?.title || split(item.name)[1]),
-    ...(file?.fault || !file ? [element("div", { className: "loom-fault" }, file?.fault ?? word("This file was not found."))] : []),
+    element("div", { className: "loom-info-title" }, file?.title || bare),
+    ...(fault ? [element("div", { className: "loom-fault" }, fault)] : []),
     element("dl", { className: "loom-info-facts" },
       ...lines.flatMap(([key, value]) => [element("dt", {}, word(key)), element("dd", {}, value)])))
   made.focus()

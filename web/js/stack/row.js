@@ -57,7 +57,8 @@ export class RowView {
 
   ends() {
     const { item, editor } = this
-    const remove = button("loom-remove", "\u00d7", `Remove ${title(item)}`, () => editor.remove(editor.items.indexOf(item)))
+    const drop = () => editor.remove(editor.items.indexOf(item))
+    const remove = button("loom-remove", "\u00d7", word("Remove {name}", { name: title(item) }), drop)
     const menu = button("loom-menu-button", "\u22ef", word("More for {name}", { name: title(item) }), () => editor.openMenu(item, menu))
     menu.setAttribute("aria-haspopup", "menu")
     return element("div", { className: "loom-row-ends" }, remove, menu)

@@ -1,8 +1,8 @@
 // The text of rows, both ways, as lora_core/stack/rows.py reads and writes it.
 //
 // An item is a row {name, strength, text, blocks, start, end, on, words}, whose `text` is null where it follows the
-// strength, and whose `words` are null where they are those that the file names; a comment {comment}; or {fault, raw}, a
-// tag that cannot be read and is kept as it is.
+// strength, and whose `words` are null where they are the file's own; a comment {comment}; or {fault, raw}, a tag that
+// cannot be read and is kept as it is.
 
 import { word } from "../page/words.js"
 
@@ -37,7 +37,8 @@ export function isRow(item) {
 }
 
 export function newRow(name) {
-  return { name: name.replace(/\.safetensors$/, ""), strength: 1, text: null, blocks: "", start: 0, end: 1, on: true, words: null }
+  const bare = name.replace(/\.safetensors$/, "")
+  return { name: bare, strength: 1, text: null, blocks: "", start: 0, end: 1, on: true, words: null }
 }
 
 /** The strength that a text means, within the limits; null when it is none. */

@@ -19,8 +19,8 @@ class Saved {
   constructor(editor) {
     this.editor = editor
     this.name = element("input", {
-      type: "text", className: "loom-saved-name", placeholder: "Name of this stack", autocomplete: "off", spellcheck: false,
-      maxLength: 100, "aria-label": "Name of this stack",
+      type: "text", className: "loom-saved-name", placeholder: "Name of this stack", "aria-label": "Name of this stack",
+      autocomplete: "off", spellcheck: false, maxLength: 100,
     })
     this.keep = button("loom-saved-keep", "Save", "Save the rows under this name", () => this.save())
     this.said = element("div", { className: "loom-row-said", role: "status" })
@@ -85,7 +85,8 @@ class Saved {
       element("span", { className: "loom-saved-title", title: this.stacks.get(name) }, name),
       element("span", { className: "loom-dim" }, count === 1 ? "1 LoRA" : `${count} LoRAs`),
       button("loom-saved-use", "Load", `Load ${name} in place of the rows`, () => use(items)),
-      button("loom-saved-use", "Append", `Append ${name} to the rows`, () => use([...this.editor.items, ...items])), drop)
+      button("loom-saved-use", "Append", `Append ${name} to the rows`, () => use([...this.editor.items, ...items])),
+      drop)
   }
 }
 

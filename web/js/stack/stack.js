@@ -157,7 +157,7 @@ export class Stack {
 
   /** The node is as high as its rows need, and higher only where it was made so; and by what is folded out. */
   fit() {
-    const extra = this.editor.extra()
+    const extra = this.list.hidden ? 0 : this.editor.extra()
     this.shape.height = this.editor.height() + extra + 2 * this.list.margin
     const needed = this.node.computeSize()[1] - extra
     const size = this.node.size[1] - this.extra

@@ -44,11 +44,13 @@ export class Words {
 
   chip(word) {
     const on = this.given().includes(word)
-    const mark = button("loom-word-mark", on ? "\u2713" : "+", `${word} in the output triggers`, () => this.toggle(word))
+    const inOutput = `${word} in the output triggers`
+    const mark = button("loom-word-mark", on ? "\u2713" : "+", inOutput, () => this.toggle(word))
     mark.setAttribute("role", "switch")
     mark.setAttribute("aria-checked", String(on))
-    const text = button("loom-word-text", word, `Copy ${word}; with Shift: ${on ? "take it out of" : "put it into"} the output triggers`,
-      (event) => (event.shiftKey ? this.toggle(word) : this.copy(word)))
+    const label = `Copy ${word}; with Shift: ${on ? "take it out of" : "put it into"} the output triggers`
+    const act = (event) => (event.shiftKey ? this.toggle(word) : this.copy(word))
+    const text = button("loom-word-text", word, label, act)
     return element("span", { className: on ? "loom-word-chip loom-given" : "loom-word-chip" }, mark, text)
   }
 
