@@ -25,6 +25,7 @@ from PIL import Image
 MEGABYTE = 2**20
 ZIP_LIMIT = 4 * MEGABYTE
 PICTURE_LIMIT = 300_000  # bytes
+HELP_PICTURE_LIMIT = 60_000
 TEXT = {".py", ".js", ".css", ".json", ".md", ".toml", ".txt", ".html", ""}
 PICTURES = {".jpg", ".png", ".webp", ".svg"}
 FOLDERS = ("lora_core", "nodes", "web", "workflows", "locales")  # all that git tracks in them ships
@@ -157,6 +158,19 @@ def test_every_node_ships_with_its_help_page() -> None:
     assert all(package()[name].startswith(b"# ") for name in pages)
 
 
+def test_help_pages_are_there_in_every_language_and_show_their_pictures() -> None:
+    """The front end takes <node>/<language>.md, else <node>.md, which is the English page again, and looks for pictures
+    from web/docs/ on; so does who reads <node>.md in the repository."""
+    shown = set()
+    for node in pack_nodes():
+        page = package()[f"web/docs/{node.GET_SCHEMA().node_id}/en.md"]
+        same = f"copy it: cp web/docs/{node.GET_SCHEMA().node_id}/en.md web/docs/{node.GET_SCHEMA().node_id}.md"
+        assert package().get(f"web/docs/{node.GET_SCHEMA().node_id}.md") == page, same
+        shown |= {f"web/docs/{name}" for name in re.findall(r"!\[[^]]+\]\(([^)]+)\)", page.decode("utf-8"))}
+    pictures = {name: len(data) for name, data in package().items() if re.fullmatch(r"web/docs/.+\.jpg", name)}
+    assert len(shown) >= 4 and set(pictures) == shown and max(pictures.values()) < HELP_PICTURE_LIMIT
+
+
 def test_what_the_front_end_loads_ships() -> None:
     """Scripts, what they import, the style sheet that they name, and a picture for each template."""
     scripts = {name: text for name, text in texts(".js").items() if name.startswith("web/")}
@@ -230,7 +244,7 @@ def test_pictures_of_the_readme_are_there_and_small() -> None:
 
 def test_guide_has_every_node() -> None:
     named = [link for link in links(ROOT / "docs" / "guide.md") if link.startswith("../web/docs/")]
-    assert sorted(named) == sorted(f"../web/docs/{node.GET_SCHEMA().node_id}/en.md" for node in pack_nodes())
+    assert sorted(named) == sorted(f"../web/docs/{node.GET_SCHEMA().node_id}.md" for node in pack_nodes())
 
 
 def test_project_file_as_comfyui_reads_it() -> None:

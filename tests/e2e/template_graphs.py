@@ -94,7 +94,11 @@ def train_diffusion_model() -> dict[str, Node]:
         "vae": Node("VAELoader", (0, 420), {"vae_name": "ae.safetensors"}, size=(320, 60)),
     }  # fmt: skip
     links = (("unet", "MODEL"), ("clip", "CLIP"), ("vae", "VAE"))
-    return {"note": note(text, width=720, height=340), **loaders, **training(*links, {"cfg": 4.0, "scheduler": "simple"})}
+    return {
+        "note": note(text, width=720, height=340),
+        **loaders,
+        **training(*links, {"cfg": 4.0, "scheduler": "simple"}),
+    }
 
 
 def training(model: Link, clip: Link, vae: Link, previews: dict[str, Any]) -> dict[str, Node]:
@@ -162,7 +166,8 @@ def judge() -> dict[str, Node]:
         "- **LoRA Report**: does it change prompts without its trigger, and does it copy its training pictures? Write the "
         "*trigger* if the file does not contain it.\n"
         "- **LoRA Leave-One-Out**: the same picture with all LoRAs, without each one, and with none.\n"
-        "- **LoRA Interference**: how much the LoRAs overlap, and strengths that keep their sum in balance.\n\n" + LORAS
+        "- **LoRA Interference**: how much the LoRAs overlap, and strengths that keep their sum in balance.\n\n"
+        + LORAS
         + CHECKPOINTS
     )
     rows = ("stack", "lora_stack")

@@ -1,7 +1,7 @@
 """Checks that the nodes and the page speak every language of locales/, and say nothing there that they no longer mean.
 
 A translation lies beside its English in tests/locales/. After a change there, or of what a node says:
-python -m pytest tests/nodes/test_locales.py --write-contract
+python -m pytest tests/nodes/test_locales.py --write-contract, which also drops what nobody says any more.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from harness.calls import pack_nodes
-from harness.locales import LANGUAGES, LOCALES, WORD, Said, Table, as_text, files, found, said, table, words
+from harness.locales import LANGUAGES, LOCALES, TABLES, WORD, Said, Table, as_text, files, found, said, table, words
 
 KEPT = re.compile(r"%\w+%|<[^<>]+>|\d+(?:\.\d+)?(?:e-\d+)?|CFG|VAE|KSampler|Markdown|JSON|CUDA|GGUF|DoRA|rsLoRA")
 OURS = {"KSampler": ("KSampler", "K采样器", "Kサンプラー")}  # ComfyUI's own name for it in the language
@@ -34,12 +34,12 @@ def lacking(known: Table) -> list[str]:
     return of_nodes + [f"web/js: {word}" for word in sorted(words()) if not known["words"].get(word)]
 
 
-def stale(known: Table) -> list[str]:
+def stale(known: Table) -> list[tuple[str, str]]:
     """What is in the table and said nowhere in English."""
     keys = {part: {each.key for each in everything().values() if each.part == part} for part in ("names", "texts")}
     keys["names"] |= {each.english for each in everything().values() if each.part == "names"}
     keys |= {"words": words(), "categories": {info["category"].split("/")[1] for info in nodes().values()}}
-    return [f"{part}: {key}" for part in known for key in known[part] if key not in keys[part]]
+    return [(part, key) for part in known for key in known[part] if key not in keys[part]]
 
 
 def changed(english: str, translated: str, options: tuple[str, ...] = ()) -> list[str]:
@@ -58,7 +58,12 @@ def test_everything_is_said_in_the_language(language: str) -> None:
     assert lacking(table(language)) == []
 
 
-def test_nothing_is_said_that_is_no_longer_meant(language: str) -> None:
+def test_nothing_is_said_that_is_no_longer_meant(request: pytest.FixtureRequest, language: str) -> None:
+    known = table(language)
+    if request.config.getoption("--write-contract", default=False):
+        for part, key in stale(known):
+            del known[part][key]
+        (TABLES / f"{language}.json").write_text(as_text(known), encoding="utf-8", newline="\n")
     assert stale(table(language)) == []
 
 
@@ -115,7 +120,7 @@ def test_a_changed_tooltip_is_named() -> None:
     text = known["texts"].pop("The base model. Training does not change it.")
     known["texts"]["The base model. It was changed."] = text
     assert lacking(known) == ["LoraLoom_TrainLora.inputs.model.tooltip: The base model. Training does not change it."]
-    assert stale(known) == ["texts: The base model. It was changed."]
+    assert stale(known) == [("texts", "The base model. It was changed.")]
 
 
 @pytest.mark.parametrize(

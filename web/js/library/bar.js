@@ -4,6 +4,7 @@ import { element } from "../page/dom.js"
 import { ALL, families, FAVOURITES, RECENT, SORTS } from "./found.js"
 import { icon } from "./icons.js"
 import { look, setLook } from "./kept.js"
+import { word } from "../page/words.js"
 
 const PLACES = { [FAVOURITES]: "favourites", [RECENT]: "recently used" }
 
@@ -12,8 +13,9 @@ export class Bar {
   constructor(model, on) {
     Object.assign(this, { model, on })
     this.search = element("input", {
-      type: "search", className: "loom-search", placeholder: "Search names, trigger words, models", autocomplete: "off",
-      spellcheck: false, role: "combobox", "aria-label": "Search LoRAs", "aria-expanded": "true",
+      type: "search", className: "loom-search", placeholder: word("Search names, trigger words, models"),
+      autocomplete: "off",
+      spellcheck: false, role: "combobox", "aria-label": word("Search LoRAs"), "aria-expanded": "true",
       "aria-controls": "loom-options", "aria-autocomplete": "list",
     })
     this.search.addEventListener("input", on.typed)

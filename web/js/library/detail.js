@@ -5,6 +5,7 @@ import { element, split } from "../page/dom.js"
 import { icon } from "./icons.js"
 import { isFavourite } from "./kept.js"
 import { pictureUrl } from "./library.js"
+import { word } from "../page/words.js"
 
 const UNITS = ["B", "KB", "MB", "GB"]
 
@@ -30,9 +31,9 @@ export class Detail {
   }
 
   picture(lora) {
-    if (!lora.picture) return element("div", { className: "loom-picture loom-none" }, "no preview")
+    if (!lora.picture) return element("div", { className: "loom-picture loom-none" }, word("no preview"))
     const made = element("img", { className: "loom-picture", alt: "", src: pictureUrl(lora) })
-    made.addEventListener("error", () => made.replaceWith(element("div", { className: "loom-picture loom-none" }, "no preview")))
+    made.addEventListener("error", () => made.replaceWith(element("div", { className: "loom-picture loom-none" }, word("no preview"))))
     return made
   }
 
@@ -78,7 +79,7 @@ function heading(text, source, ...more) {
 
 /** Which program's file says so, for what does not stand in the LoRA itself. */
 function from(source) {
-  return element("span", { className: "loom-from" }, source ? `from ${source}` : "")
+  return element("span", { className: "loom-from" }, source ? word("from {source}", { source }) : "")
 }
 
 function fault({ fault: words }) {
@@ -86,17 +87,17 @@ function fault({ fault: words }) {
 }
 
 function notes({ notes: text, source }) {
-  return text ? [heading("Notes", source?.notes), element("div", { className: "loom-notes" }, text)] : []
+  return text ? [heading(word("Notes"), source?.notes), element("div", { className: "loom-notes" }, text)] : []
 }
 
 function facts(lora) {
   const { source = {} } = lora
   const lines = [
-    ["Model", lora.family], ["Base", lora.base, source.base], ["Author", lora.author, source.author],
-    ["Licence", lora.license, source.license], ["Allowed", lora.permissions, source.permissions],
-    ["Strength", lora.strength, source.strength], ["Hint", lora.hint], ["Tags", lora.tags?.join(", "), source.tags],
-    ["Size", lora.size && sizeOf(lora.size)], ["Changed", lora.modified && dateOf(lora.modified)],
-    ["Folder", split(lora.name)[0].replace(/\/$/, "")],
+    [word("Model"), lora.family], [word("Base"), lora.base, source.base], [word("Author"), lora.author, source.author],
+    [word("Licence"), lora.license, source.license], [word("Allowed"), lora.permissions, source.permissions],
+    [word("Strength"), lora.strength, source.strength], [word("Hint"), lora.hint], [word("Tags"), lora.tags?.join(", "), source.tags],
+    [word("Size"), lora.size && sizeOf(lora.size)], [word("Changed"), lora.modified && dateOf(lora.modified)],
+    [word("Folder"), split(lora.name)[0].replace(/\/$/, "")],
   ].filter(([, value]) => value)
   return [element("dl", { className: "loom-facts" }, ...lines.flatMap(([name, value, by]) => [
     element("dt", {}, name), element("dd", {}, value, ...(by ? [" ", from(by)] : [])),

@@ -9,6 +9,7 @@ import { isFavourite, load, look, noteUse, recency, turnFavourite } from "./kept
 import { find, listen, loras, refresh } from "./library.js"
 import { VirtualList } from "./list.js"
 import { optionOf, showPicture } from "./option.js"
+import { word } from "../page/words.js"
 
 const HOVER = 140 // ms on a card before it is shown; the pointer crosses others on its way to the pane
 
@@ -173,9 +174,9 @@ class Picker {
   /** Why there is nothing to see, and the way out. */
   nothing(words) {
     const everywhere = found(loras(), { words, place: ALL, family: "", sort: "name" }).length
-    const text = !loras().length ? (this.read ? "There is no LoRA in the loras folders." : "Reading the loras folders...")
-      : this.place === FAVOURITES && !words.length ? "No favourites yet: the star beside a LoRA makes it one."
-      : this.place === RECENT && !words.length ? "Nothing was used yet." : "Nothing found here."
+    const text = !loras().length ? (this.read ? word("There is no LoRA in the loras folders.") : word("Reading the loras folders..."))
+      : this.place === FAVOURITES && !words.length ? word("No favourites yet: the star beside a LoRA makes it one.")
+      : this.place === RECENT && !words.length ? word("Nothing was used yet.") : word("Nothing found here.")
     const made = element("div", { className: "loom-empty" }, text)
     if (everywhere && (this.family || this.place !== ALL)) {
       const out = element("button", { type: "button", className: "loom-button" }, `Look everywhere (${everywhere.toLocaleString()})`)

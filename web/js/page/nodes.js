@@ -28,6 +28,22 @@ export function after(object, method, then) {
   }
 }
 
+/**
+ * Calls `hear` with a signal that ends what it listens to when the node leaves its graph, and again when it comes back:
+ * the front end keeps nodes with a text field after they are removed, and with them all that listeners see.
+ */
+export function whileThere(node, hear) {
+  let stay = null
+  const start = () => {
+    stay?.abort()
+    stay = new AbortController()
+    hear(stay.signal)
+  }
+  after(node, "onAdded", start)
+  after(node, "onRemoved", () => stay?.abort())
+  if (node.graph) start()
+}
+
 /** The wheel zooms the canvas over what lies on it, too. */
 export function toCanvas(event) {
   event.preventDefault()

@@ -5,6 +5,7 @@ import { useStep } from "../runs/actions.js"
 import { doing } from "../runs/ask.js"
 import { pause } from "../runs/store.js"
 import { copied, openText } from "./dialogs.js"
+import { word } from "../page/words.js"
 
 /** Does what a button is called, for a body. */
 export function act(name, button, body) {
@@ -14,7 +15,7 @@ export function act(name, button, body) {
 const ACTIONS = {
   async pause({ run }, button) {
     button.disabled = true
-    button.textContent = "Pausing, saving its state"
+    button.textContent = word("Pausing, saving its state")
     await doing(`${run.name} could not be paused`, () => pause(run.id, run.prompt_id))
   },
   use: ({ run }) => useStep(run, run.kept ?? run.saved[run.saved.length - 1]),

@@ -15,6 +15,7 @@ import { planOf } from "./plan.js"
 import { View } from "./view.js"
 import { hearRuns, quietly, shownBy } from "./which.js"
 import { fromAfar, standing } from "./words.js"
+import { word } from "../page/words.js"
 
 const NAME = "$$lora_loom_run" // $$, or it is offered as an input of subgraphs
 const MARGIN = 8 // px beside it
@@ -102,20 +103,20 @@ export class Body {
     this.view.curves(run && !problem && (same || runs) ? this.drawn() : null)
     this.view.shots.show(run?.id, idle ? [] : run.previews ?? [], this.details?.found?.pictures ?? [])
     this.view.actions(this.actions(idle))
-    this.view.afar(problem && !runs ? ["Failed"] : idle ? ["Ready"] : fromAfar(run))
+    this.view.afar(problem && !runs ? [word("Failed")] : idle ? [word("Ready")] : fromAfar(run))
     showChosen(this.node, this.entry?.chosen ?? this.foreseen)
   }
 
   head(problem, idle) {
     const { run, entry } = this
     const failed = !problem && !idle && run.state === "stopped" && this.details?.found?.problem
-    if (problem) return this.view.head("failed", { headline: "This did not work" })
+    if (problem) return this.view.head("failed", { headline: word("This did not work") })
     if (failed) return this.view.head("failed", { headline: standing(run).headline, next: failed })
     if (!idle) return this.view.head(run.state, standing(run, this.curve?.log.loss))
     if (entry?.prompt && !entry.problem) return this.view.head("running", { headline: entry.text.split("\n")[0] })
     const last = run ? standing(run) : null
     const next = last ? `Last run: ${[last.headline, last.beside].filter(Boolean).join(", ")}` : ""
-    this.view.head("idle", { headline: "Ready to train", next })
+    this.view.head("idle", { headline: word("Ready to train"), next })
   }
 
   // -- before a run --------------------------------------------------------------------------------------------------
@@ -171,16 +172,16 @@ export class Body {
   actions(idle) {
     const { run } = this
     if (!run || (idle && !run.id)) return []
-    const compare = ["compare", "Compare steps", { title: "Opens the run in the panel below" }]
+    const compare = ["compare", word("Compare steps"), { title: word("Opens the run in the panel below") }]
     if (idle) return [compare]
-    const rate = this.curve?.log.steps.length && ["rate", "Learning rate", { pressed: Boolean(this.rated) }]
-    const pause = ["pause", run.id ? "Pause and keep" : "Stop", { main: true, title: "Queue again to go on" }]
+    const rate = this.curve?.log.steps.length && ["rate", word("Learning rate"), { pressed: Boolean(this.rated) }]
+    const pause = ["pause", run.id ? word("Pause and keep") : word("Stop"), { main: true, title: word("Queue again to go on") }]
     if (run.state === "running") return [pause, rate].filter(Boolean)
     const step = run.kept ?? run.saved?.[run.saved.length - 1]
-    const name = run.state === "finished" ? "Use in a stack" : `Use step ${step}`
-    const use = step && ["use", name, { main: true, title: "Copies it into the loras folder and puts it on Load LoRA Stack" }]
-    const report = this.details?.found?.report && ["report", "Report", {}]
-    return [use, compare, report, ["folder", "Folder", { title: "Copies the folder's name" }], rate].filter(Boolean)
+    const name = run.state === "finished" ? word("Use in a stack") : word("Use step {step}", { step })
+    const use = step && ["use", name, { main: true, title: word("Copies it into the loras folder and puts it on Load LoRA Stack") }]
+    const report = this.details?.found?.report && ["report", word("Report"), {}]
+    return [use, compare, report, ["folder", word("Folder"), { title: word("Copies the folder's name") }], rate].filter(Boolean)
   }
 
   // -- as large as it needs ------------------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ import { Chart } from "../page/chart.js"
 import { drawn, element } from "../page/dom.js"
 import { percent } from "../runs/words.js"
 import { Shots } from "./shots.js"
+import { word } from "../page/words.js"
 
 const CURVE = 150 // px, where the node leaves no more
 const FRAME = 10 // px below the last part, as in css/run.css
@@ -22,15 +23,15 @@ export class View {
     this.headline = element("b", { className: "loom-body-headline" })
     this.beside = element("span", { className: "loom-body-beside" })
     this.next = element("div", { className: "loom-body-next" })
-    this.bar = bar({ role: "progressbar", "aria-label": "Steps", "aria-valuemin": "0", "aria-valuemax": "100" })
+    this.bar = bar({ role: "progressbar", "aria-label": word("Steps"), "aria-valuemin": "0", "aria-valuemax": "100" })
     this.farBar = bar({})
     this.plan = element("dl", { className: "loom-body-plan" })
-    this.chart = new Chart({ label: "Loss" })
+    this.chart = new Chart({ label: word("Loss") })
     this.curve = element("div", { className: "loom-body-curve" }, this.chart.element)
     this.shots = new Shots()
     this.buttons = element("div", { className: "loom-body-buttons" })
     this.said = element("div", { className: "loom-body-said", role: "status" })
-    this.told = element("div", { className: "loom-report", tabIndex: 0, role: "note", "aria-label": "Report" })
+    this.told = element("div", { className: "loom-report", tabIndex: 0, role: "note", "aria-label": word("Report") })
     this.count = element("summary", {})
     this.notes = element("details", { className: "loom-body-notes" }, this.count, this.told)
     this.far = element("div", { className: "loom-body-far", "aria-hidden": "true" })
@@ -76,7 +77,7 @@ export class View {
     if (!this.isNew("plan", lines)) return
     this.plan.replaceChildren(...lines.flatMap(([label, text, { warn, more, dim } = {}]) => {
       const value = element("dd", { className: dim ? "loom-body-dim" : "", title: more ?? "" }, text)
-      if (warn) value.prepend(element("span", { className: "loom-body-warn", role: "img", "aria-label": "Warning: " }, "!"))
+      if (warn) value.prepend(element("span", { className: "loom-body-warn", role: "img", "aria-label": word("Warning: ") }, "!"))
       return [element("dt", {}, label), value]
     }))
   }
@@ -109,7 +110,7 @@ export class View {
     if (!this.isNew("told", [text, problem])) return
     const warns = /^warning:/m.test(text)
     this.told.textContent = text
-    this.count.textContent = warns ? "Notes, with a warning" : "Notes"
+    this.count.textContent = warns ? word("Notes, with a warning") : word("Notes")
     this.count.hidden = problem
     if (problem || warns || this.opened) this.notes.open = problem || warns
     this.opened = problem || warns

@@ -1,6 +1,7 @@
 // What a run is now, in words: a headline, what is beside it, and what comes next.
 
 import { clock } from "../runs/words.js"
+import { word } from "../page/words.js"
 
 const LEVEL = 0.02 // of a loss: less is no change
 
@@ -9,8 +10,8 @@ export function standing(run, trend = []) {
   if (run.state === "running") return running(run, trend)
   if (run.state === "finished") return finished(run)
   return {
-    headline: run.step ? `Stopped at ${run.step} of ${run.total}, kept` : "Stopped before anything was kept",
-    next: run.step ? "Queue again to go on." : "Queue again to start.",
+    headline: run.step ? word("Stopped at {step} of {total}, kept", run) : word("Stopped before anything was kept"),
+    next: run.step ? word("Queue again to go on.") : word("Queue again to start."),
   }
 }
 
@@ -18,14 +19,14 @@ function running({ step, total, phase, seconds_left: left, loss }, trend) {
   if (!step) return { headline: sentence(phase || "preparing"), beside: "", next: "" }
   const busy = phase && phase !== "training" && !phase.startsWith("step ") ? sentence(phase) : ""
   const known = Number.isFinite(loss) ? `loss ${loss.toPrecision(3)}${direction(trend)}` : ""
-  return { headline: `${step} of ${total}`, beside: Number.isFinite(left) ? `${clock(left)} left` : "", next: busy || known }
+  return { headline: word("{step} of {total}", { step, total }), beside: Number.isFinite(left) ? word("{time} left", { time: clock(left) }) : "", next: busy || known }
 }
 
 function finished({ total, seconds, best, kept, summary }) {
   const chosen = kept && kept !== total ? `, step ${kept} was kept` : ""
   return {
-    headline: seconds ? `Done in ${clock(seconds)}` : "Done",
-    beside: best ? `best by validation: ${best}` : `${total} steps`,
+    headline: seconds ? word("Done in {time}", { time: clock(seconds) }) : word("Done"),
+    beside: best ? word("best by validation: {best}", { best }) : word("{total} steps", { total }),
     next: `${summary?.split("\n")[1] ?? ""}${chosen && !best ? chosen : ""}`,
   }
 }
@@ -34,9 +35,9 @@ function finished({ total, seconds, best, kept, summary }) {
 export function fromAfar(run) {
   if (!run) return ["", ""]
   const count = `${run.step} / ${run.total}`
-  if (run.state === "running") return [count, Number.isFinite(run.seconds_left) ? `${clock(run.seconds_left)} left` : ""]
-  if (run.state === "finished") return ["Done", run.seconds ? clock(run.seconds) : ""]
-  return ["Stopped", count]
+  if (run.state === "running") return [count, Number.isFinite(run.seconds_left) ? word("{time} left", { time: clock(run.seconds_left) }) : ""]
+  if (run.state === "finished") return [word("Done"), run.seconds ? clock(run.seconds) : ""]
+  return [word("Stopped"), count]
 }
 
 /** Whether the loss falls, seen over the last fifth of what there is. */
@@ -44,7 +45,7 @@ function direction(losses) {
   if (losses.length < 10) return ""
   const [now, before] = [losses[losses.length - 1], losses[Math.floor(losses.length * 0.8)]]
   const change = (now - before) / Math.abs(before || 1)
-  return change < -LEVEL ? ", falling" : change > LEVEL ? ", rising" : ", level"
+  return change < -LEVEL ? word(", falling") : change > LEVEL ? word(", rising") : word(", level")
 }
 
 function sentence(text) {

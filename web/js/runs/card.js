@@ -7,19 +7,20 @@ import { pause } from "./actions.js"
 import { choose } from "./choice.js"
 import { Curve } from "./curve.js"
 import { left, percent, standing } from "./words.js"
+import { word } from "../page/words.js"
 
 export class Card {
   constructor(run, open) {
-    const about = { type: "button", className: "loom-runs-card-name", title: "Show this run in the panel" }
+    const about = { type: "button", className: "loom-runs-card-name", title: word("Show this run in the panel") }
     this.name = element("button", about)
     this.percent = element("span", { className: "loom-runs-card-percent" })
     const ends = { "aria-valuemin": "0", "aria-valuemax": "100" }
     this.bar = element("div", { className: "loom-runs-bar", role: "progressbar", ...ends },
       element("div", { className: "loom-runs-bar-done" }))
     this.line = element("div", { className: "loom-runs-card-line" })
-    this.chart = new Chart({ label: "Loss" })
-    this.stop = element("button", { type: "button", className: "loom-runs-button" }, "Pause and keep")
-    this.element = element("section", { className: "loom-runs-card", "aria-label": "Running" },
+    this.chart = new Chart({ label: word("Loss") })
+    this.stop = element("button", { type: "button", className: "loom-runs-button" }, word("Pause and keep"))
+    this.element = element("section", { className: "loom-runs-card", "aria-label": word("Running") },
       element("div", { className: "loom-runs-card-top" }, this.name, this.percent),
       this.bar, this.line, this.chart.element,
       element("div", { className: "loom-runs-card-foot" }, this.stop))
@@ -58,6 +59,6 @@ export class Card {
 
   ending(is) {
     this.stop.disabled = is
-    this.stop.textContent = is ? "Pausing, saving its state" : "Pause and keep"
+    this.stop.textContent = is ? word("Pausing, saving its state") : word("Pause and keep")
   }
 }

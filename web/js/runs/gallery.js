@@ -5,6 +5,7 @@ import { element } from "../page/dom.js"
 import { whenResized } from "../page/resize.js"
 import * as store from "./store.js"
 import { Wipe } from "./wipe.js"
+import { word } from "../page/words.js"
 
 const SMALLEST = 72 // px of a picture
 const LARGEST = 200
@@ -25,13 +26,13 @@ export class Gallery {
     this.pins = []
     this.rows = []
     this.stops = []
-    this.slider = element("input", { type: "range", className: "loom-slider", min: 0, step: 1, "aria-label": "Step" })
+    this.slider = element("input", { type: "range", className: "loom-slider", min: 0, step: 1, "aria-label": word("Step") })
     this.where = element("output", { className: "loom-slider-step" })
-    this.grid = element("div", { className: "loom-gallery", role: "grid", "aria-label": "Previews" })
+    this.grid = element("div", { className: "loom-gallery", role: "grid", "aria-label": word("Previews") })
     this.hint = element("div", { className: "loom-gallery-hint", role: "status" })
     this.wipe = new Wipe(() => this.unpin())
     this.scrub = element("div", { className: "loom-scrub" }, this.slider, this.where)
-    this.element = element("section", { className: "loom-gallery-pane", "aria-label": "Pictures" },
+    this.element = element("section", { className: "loom-gallery-pane", "aria-label": word("Pictures") },
       this.scrub, this.grid, this.wipe.element, this.hint)
     this.slider.addEventListener("input", () => this.to(this.stops[this.slider.value], true))
     this.slider.addEventListener("keydown", (event) => event.stopPropagation())

@@ -9,6 +9,7 @@ import { Facts } from "./facts.js"
 import { Gallery } from "./gallery.js"
 import * as store from "./store.js"
 import { bytes, clock, left, percent, standing } from "./words.js"
+import { word } from "../page/words.js"
 
 export const PANEL = "lora-loom-run"
 const USE = "Copies its LoRA into the loras folder and puts it on Load LoRA Stack."
@@ -34,10 +35,10 @@ export class RunPanel {
     this.left = new Facts((step) => this.gallery.near(step))
     this.gallery = new Gallery((step, byHand) => this.moved(step, byHand))
     this.use = button("", () => useStep(this.gallery.run, this.gallery.step), "loom-runs-button loom-runs-main")
-    this.again = button("Rerun", () => rerun(this.run))
-    this.more = button("Continue with more steps", () => trainOn(this.run))
-    this.gone = button("Delete", () => remove(this.run))
-    this.stop = button("Pause and keep", () => this.pause())
+    this.again = button(word("Rerun"), () => rerun(this.run))
+    this.more = button(word("Continue with more steps"), () => trainOn(this.run))
+    this.gone = button(word("Delete"), () => remove(this.run))
+    this.stop = button(word("Pause and keep"), () => this.pause())
     this.content = element("div", { className: "loom-panel-content" },
       element("header", { className: "loom-panel-head" }, this.name, this.state, this.facts),
       element("div", { className: "loom-panel-panes" }, this.left.element, this.gallery.element),
@@ -66,7 +67,7 @@ export class RunPanel {
     const begun = all.filter(({ id }) => id)
     const run = known.get(choice.open) ?? begun.find(({ state }) => state === "running") ?? begun[0]
     this.content.hidden = !run
-    this.empty.textContent = run ? "" : "No run to show yet. Train a LoRA, or choose a run in the list of LoRA runs."
+    this.empty.textContent = run ? "" : word("No run to show yet. Train a LoRA, or choose a run in the list of LoRA runs.")
     if (!run) return
     if (run.id !== choice.open) return choose(run.id)
     this.run = run
@@ -89,7 +90,7 @@ export class RunPanel {
     if (!running && this.stop.disabled) this.pausing = null
     this.gone.hidden = this.more.hidden = running
     this.again.disabled = this.more.disabled = !run.workflow
-    this.again.title = this.more.title = run.workflow ? "" : "This run was queued without a workflow."
+    this.again.title = this.more.title = run.workflow ? "" : word("This run was queued without a workflow.")
     this.moved(this.gallery.step)
   }
 

@@ -9,6 +9,7 @@ import { choice, choose, onChoice, toggle } from "./choice.js"
 import * as store from "./store.js"
 import { onQueue, waiting } from "./waiting.js"
 import { ago, differences, standing } from "./words.js"
+import { word } from "../page/words.js"
 
 const HEIGHT = 76 // px of a run, as in css/runs.css
 const THUMB = 64 // px
@@ -20,19 +21,19 @@ export class Sidebar {
     this.cards = new Map()
     this.queued = []
     this.search = element("input", {
-      type: "search", className: "loom-runs-search", placeholder: "Search names and settings", autocomplete: "off",
-      spellcheck: false, "aria-label": "Search runs",
+      type: "search", className: "loom-runs-search", placeholder: word("Search names and settings"), autocomplete: "off",
+      spellcheck: false, "aria-label": word("Search runs"),
     })
     this.running = element("div", { className: "loom-runs-running" })
-    this.waits = element("ol", { className: "loom-runs-waiting", "aria-label": "Waiting in the queue" })
+    this.waits = element("ol", { className: "loom-runs-waiting", "aria-label": word("Waiting in the queue") })
     this.count = element("div", { className: "loom-runs-title", role: "status" })
     this.none = element("div", { className: "loom-runs-none" })
     this.list = new List({
-      label: "Runs", height: HEIGHT, make: option, act: (key, run, event) => this.act(key, run, event),
+      label: word("Runs"), height: HEIGHT, make: option, act: (key, run, event) => this.act(key, run, event),
     })
     this.list.element.setAttribute("aria-multiselectable", "true")
     this.element = element("div", { className: "loom loom-runs" },
-      element("h2", { className: "loom-runs-head" }, "LoRA runs"),
+      element("h2", { className: "loom-runs-head" }, word("LoRA runs")),
       element("div", { className: "loom-runs-find" }, this.search),
       this.running, this.waits, this.count, this.none, this.list.element)
     this.search.addEventListener("input", () => this.filter())
@@ -147,7 +148,7 @@ function option(run) {
         element("span", { className: "loom-run-state" }, standing(run)),
         element("span", { className: "loom-run-when" }, ago(run.changed))),
       element("div", { className: "loom-run-more loom-run-differs", title: told.join("\n") }, told.join(", "))),
-    element("span", { className: "loom-check", title: "Lay its curve over the open one", "aria-hidden": "true" }))
+    element("span", { className: "loom-check", title: word("Lay its curve over the open one"), "aria-hidden": "true" }))
 }
 
 /** The newest picture with the LoRA, or the model's family. */
@@ -164,6 +165,6 @@ function searched(run) {
 
 function nothing(past, found, others) {
   if (found.length) return ""
-  if (past.length) return "No run has these words."
-  return others ? "" : "No runs yet. What Train LoRA makes is listed here, with its curve, its previews and its LoRAs."
+  if (past.length) return word("No run has these words.")
+  return others ? "" : word("No runs yet. What Train LoRA makes is listed here, with its curve, its previews and its LoRAs.")
 }

@@ -1,5 +1,7 @@
 // A run in words.
 
+import { word } from "../page/words.js"
+
 const UNITS = [["years", 31536000], ["months", 2592000], ["weeks", 604800], ["days", 86400], ["h", 3600], ["min", 60]]
 
 /** A span of time as on a clock: 0:09, 9:40, 1:05:00. */
@@ -31,13 +33,13 @@ export function percent({ step, total }) {
 
 /** What became of a run, or where it is. */
 export function standing(run) {
-  if (run.state === "running") return run.step ? `Step ${run.step} of ${run.total}` : run.phase ?? "preparing"
-  if (run.state === "finished") return `Finished, ${steps(run.total)}`
-  return `Stopped at ${run.step} of ${run.total}`
+  if (run.state === "running") return run.step ? word("Step {step} of {total}", run) : run.phase ?? word("preparing")
+  if (run.state === "finished") return word("Finished, {steps}", { steps: steps(run.total) })
+  return word("Stopped at {step} of {total}", run)
 }
 
 export function left(run) {
-  return Number.isFinite(run.seconds_left) ? `${clock(run.seconds_left)} left` : ""
+  return Number.isFinite(run.seconds_left) ? word("{time} left", { time: clock(run.seconds_left) }) : ""
 }
 
 /** The settings that are not those of the run before, as "rank 8 \u2192 16". */
@@ -50,5 +52,5 @@ export function plain(value) {
 }
 
 function steps(count) {
-  return count === 1 ? "1 step" : `${count} steps`
+  return count === 1 ? word("1 step") : word("{total} steps", { total: count })
 }

@@ -5,6 +5,8 @@ import { listen, refresh } from "../library/library.js"
 import { choose } from "../library/picker.js"
 import { button, pressed, toggle } from "../page/controls.js"
 import { element } from "../page/dom.js"
+import { toCanvas } from "../page/nodes.js"
+import { word } from "../page/words.js"
 import { showRowMenu } from "./menu.js"
 import { UNKNOWN } from "./model.js"
 import { RowView } from "./row.js"
@@ -26,9 +28,13 @@ export class RowsEditor {
     this.list = null // while the node is in no graph
     this.seen = 0
     this.element = element("div", { className: "loom loom-rows", tabIndex: -1 })
+  }
+
+  hear(signal) {
     for (const kind of ["keydown", "paste", "copy", "contextmenu"]) {
-      this.element.addEventListener(kind, (event) => this[kind](event))
+      this.element.addEventListener(kind, (event) => this[kind](event), { signal })
     }
+    this.element.addEventListener("wheel", toCanvas, { passive: false, signal })
   }
 
   /** The node came into a graph: it is drawn, and knows of new files. */
@@ -54,16 +60,17 @@ export class RowsEditor {
   }
 
   build() {
-    this.list = element("div", { className: "loom-rows-list", role: "list", "aria-label": "LoRAs" })
-    this.add = button("loom-add", "+ Add LoRA", "Add LoRA", () => this.pick(null))
-    this.everyone = toggle("loom-switch", "All rows", () => this.switchAll())
-    const saved = button("loom-saved-button", "Saved \u25be", "Saved stacks", () => showSaved(saved, this))
+    this.list = element("div", { className: "loom-rows-list", role: "list", "aria-label": word("LoRAs") })
+    this.add = button("loom-add", word("+ Add LoRA"), word("Add LoRA"), () => this.pick(null))
+    this.everyone = toggle("loom-switch", word("All rows"), () => this.switchAll())
+    const saved = button("loom-saved-button", word("Saved \u25be"), word("Saved stacks"), () => showSaved(saved, this))
     saved.setAttribute("aria-haspopup", "dialog")
-    const asText = button("loom-text", "Text", "Show the rows as text, to copy, paste or connect", this.showText)
+    const why = word("Show the rows as text, to copy, paste or connect")
+    const asText = button("loom-text", word("Text"), why, this.showText)
     this.element.append(
       element("div", { className: "loom-head" }, this.everyone, element("span", { className: "loom-label-all" }, "all"),
-        element("span", { className: "loom-grow" }), element("span", { className: "loom-label" }, "model"),
-        element("span", { className: "loom-label" }, "text"), element("span", { className: "loom-end" })),
+        element("span", { className: "loom-grow" }), element("span", { className: "loom-label" }, word("model")),
+        element("span", { className: "loom-label" }, word("text")), element("span", { className: "loom-end" })),
       this.list,
       element("div", { className: "loom-foot" }, this.add, saved, element("span", { className: "loom-grow" }), asText),
     )
@@ -220,7 +227,7 @@ export class RowsEditor {
 
   draw() {
     if (!this.list) return
-    const empty = element("div", { className: "loom-empty" }, "No LoRA yet. Add one, or paste <lora:name:0.8> here.")
+    const empty = element("div", { className: "loom-empty" }, word("No LoRA yet. Add one, or paste <lora:name:0.8> here."))
     this.views = this.items.map((item) => new RowView(item, this))
     this.list.replaceChildren(...(this.views.length ? this.views.map((view) => view.element) : [empty]))
     this.mark()

@@ -3,12 +3,13 @@
 import { find, pictureUrl } from "../library/library.js"
 import { element, split } from "../page/dom.js"
 import { popup } from "../page/popup.js"
+import { phrase, word } from "../page/words.js"
 
 const LINES = [
-  ["Model", (file) => file.family || file.base], ["Trigger words", (file) => file.words?.join(", ")],
-  ["Author", (file) => file.author], ["Licence", (file) => file.license], ["Allowed", (file) => file.permissions],
-  ["Strength", (file) => file.strength], ["Hint", (file) => file.hint], ["Notes", (file) => file.notes],
-  ["File", (file) => file.name],
+  [phrase("Model"), (file) => file.family || file.base], [phrase("Trigger words"), (file) => file.words?.join(", ")],
+  [phrase("Author"), (file) => file.author], [phrase("Licence"), (file) => file.license], [phrase("Allowed"), (file) => file.permissions],
+  [phrase("Strength"), (file) => file.strength], [phrase("Hint"), (file) => file.hint], [phrase("Notes"), (file) => file.notes],
+  [phrase("File"), (file) => file.name],
 ]
 
 /** `at`: an element or {x, y}. */
@@ -16,12 +17,12 @@ export function showInfo(item, at) {
   const file = find(item.name)
   const lines = file ? LINES.map(([key, value]) => [key, value(file)]).filter(([, value]) => value) : []
   const bare = split(item.name)[1]
-  const fault = file ? file.fault : "This file was not found."
-  const made = popup({ className: "loom-info", role: "dialog", "aria-label": `About ${bare}`, tabIndex: -1 }, at,
+  const fault = file ? file.fault : word("This file was not found.")
+  const made = popup({ className: "loom-info", role: "dialog", "aria-label": word("About {name}", { name: bare }), tabIndex: -1 }, at,
     ...(file?.picture ? [element("img", { className: "loom-info-picture", alt: "", src: pictureUrl(file) })] : []),
     element("div", { className: "loom-info-title" }, file?.title || bare),
     ...(fault ? [element("div", { className: "loom-fault" }, fault)] : []),
     element("dl", { className: "loom-info-facts" },
-      ...lines.flatMap(([key, value]) => [element("dt", {}, key), element("dd", {}, value)])))
+      ...lines.flatMap(([key, value]) => [element("dt", {}, word(key)), element("dd", {}, value)])))
   made.focus()
 }

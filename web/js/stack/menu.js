@@ -6,6 +6,7 @@ import { showMenu } from "../page/menu.js"
 import { showInfo } from "./info.js"
 import { title } from "./row.js"
 import { isRow, print } from "./rows.js"
+import { word } from "../page/words.js"
 
 /** `at`: an element or {x, y}. */
 export function showRowMenu(editor, item, at) {
@@ -15,9 +16,9 @@ export function showRowMenu(editor, item, at) {
   showMenu(`Row ${title(item)}`, at, [
     ...ofFile,
     { label: "Duplicate", action: () => editor.insert(index + 1, [structuredClone(item)]) },
-    { label: "Move up", keys: "Alt+\u2191", action: () => editor.move(index, index - 1), off: index === 0 },
-    { label: "Move down", keys: "Alt+\u2193", action: () => editor.move(index, index + 1), off: index === last },
-    { label: "Copy as text", keys: "Ctrl+C", action: () => copy(print([item]), editor.element) },
+    { label: word("Move up"), keys: "Alt+\u2191", action: () => editor.move(index, index - 1), off: index === 0 },
+    { label: word("Move down"), keys: "Alt+\u2193", action: () => editor.move(index, index + 1), off: index === last },
+    { label: word("Copy as text"), keys: "Ctrl+C", action: () => copy(print([item]), editor.element) },
     null,
     { label: "Remove", keys: "Del", action: () => editor.remove(index) },
   ])
@@ -31,10 +32,10 @@ function fileEntries(editor, item, view, at) {
   }
   return [
     { label: "Info\u2026", action: () => showInfo(item, at) },
-    { label: "Replace by another file\u2026", action: () => editor.pick(item) },
-    { label: view.details ? "Fold" : "Words, blocks, sampling", action: () => view.unfold(!view.details) },
-    { label: "Copy trigger words", action: () => copy(words.join(", "), editor.element), off: !words.length },
-    { label: "Only this row on", action: only, off: editor.items.filter(isRow).length < 2 },
+    { label: word("Replace by another file\u2026"), action: () => editor.pick(item) },
+    { label: view.details ? word("Fold") : word("Words, blocks, sampling"), action: () => view.unfold(!view.details) },
+    { label: word("Copy trigger words"), action: () => copy(words.join(", "), editor.element), off: !words.length },
+    { label: word("Only this row on"), action: only, off: editor.items.filter(isRow).length < 2 },
     null,
   ]
 }

@@ -8,6 +8,7 @@ import { dragRow } from "./drag.js"
 import { fits } from "./model.js"
 import { isRow } from "./rows.js"
 import { strengthField } from "./strength.js"
+import { word } from "../page/words.js"
 
 /** What the list shows of an item. `editor` is asked for every change. */
 export class RowView {
@@ -25,12 +26,12 @@ export class RowView {
     if (!isRow(item)) {
       return [element("span", { className: "loom-fault", title: item.fault }, `${item.raw} ${item.fault}`)]
     }
-    this.on = toggle("loom-switch", `${title(item)} on`, () => {
+    this.on = toggle("loom-switch", word("{name} on", { name: title(item) }), () => {
       item.on = !item.on
       editor.commit(false)
     })
     this.picture = element("div", { className: "loom-row-thumb", "aria-hidden": "true" })
-    this.name = button("loom-name", "", `Choose another file for ${title(item)}`, () => editor.pick(item))
+    this.name = button("loom-name", "", word("Choose another file for {name}", { name: title(item) }), () => editor.pick(item))
     this.name.append(element("span", { className: "loom-bare" }, ...halves(title(item))))
     this.more = button("loom-row-more", "", "", () => this.unfold(!this.details))
     const named = element("div", { className: "loom-named" }, this.name, this.more)
@@ -41,11 +42,11 @@ export class RowView {
     const { item, editor } = this
     const done = () => editor.commit(false)
     const text = strengthField({
-      label: `Text strength of ${title(item)}`, done, get: () => item.text ?? item.strength,
+      label: word("Text strength of {name}", { name: title(item) }), done, get: () => item.text ?? item.strength,
       set: (value) => (item.text = value), empty: () => (item.text = null), follows: () => item.text === null,
     })
     const model = strengthField({
-      label: `Model strength of ${title(item)}`, done, get: () => item.strength,
+      label: word("Model strength of {name}", { name: title(item) }), done, get: () => item.strength,
       set: (value) => {
         item.strength = value
         text.show()
@@ -57,15 +58,15 @@ export class RowView {
   ends() {
     const { item, editor } = this
     const drop = () => editor.remove(editor.items.indexOf(item))
-    const remove = button("loom-remove", "\u00d7", `Remove ${title(item)}`, drop)
-    const menu = button("loom-menu-button", "\u22ef", `More for ${title(item)}`, () => editor.openMenu(item, menu))
+    const remove = button("loom-remove", "\u00d7", word("Remove {name}", { name: title(item) }), drop)
+    const menu = button("loom-menu-button", "\u22ef", word("More for {name}", { name: title(item) }), () => editor.openMenu(item, menu))
     menu.setAttribute("aria-haspopup", "menu")
     return element("div", { className: "loom-row-ends" }, remove, menu)
   }
 
   grip() {
     const { item, editor } = this
-    const made = button("loom-grip", "", `Move ${title(item)}; or use the arrow keys`, () => {})
+    const made = button("loom-grip", "", word("Move {name}; or use the arrow keys", { name: title(item) }), () => {})
     dragRow(made, editor.list, (row) => editor.move(editor.items.indexOf(item), [...editor.list.children].indexOf(row)))
     return made
   }
@@ -116,7 +117,7 @@ export class RowView {
     const family = file?.family ? [chip(file, editor.model)] : []
     this.more.replaceChildren(element("span", { className: "loom-row-arrow" }), ...family,
       element("span", { className: "loom-extras" }, said.join(" \u00b7 ")))
-    const label = `Trigger words, blocks and part of sampling of ${title(item)}`
+    const label = word("Trigger words, blocks and part of sampling of {name}", { name: title(item) })
     this.more.setAttribute("aria-label", [label, ...family.map((each) => each.title), ...said].join(", "))
     this.more.title = label
     this.more.setAttribute("aria-expanded", String(Boolean(this.details)))
@@ -139,8 +140,8 @@ function faults(item, file) {
 }
 
 function tooltip(item, file) {
-  if (!file) return `${item.name}\nnot found: it is in no loras folder, or in more than one`
-  const words = file.words?.length && `trigger: ${file.words.join(", ")}`
+  if (!file) return `${item.name}\n${word("not found: it is in no loras folder, or in more than one")}`
+  const words = file.words?.length && word("trigger: {words}", { words: file.words.join(", ") })
   return [file.name, file.family, words, extras(item).join(", "), file.fault].filter(Boolean).join("\n")
 }
 

@@ -5,8 +5,9 @@
 // any), and on the node with the Text button or when it is linked.
 
 import { RowsEditor } from "./editor.js"
-import { after, hide, lookAnew, toCanvas } from "../page/nodes.js"
+import { after, hide, lookAnew, whileThere } from "../page/nodes.js"
 import { captured } from "../page/undo.js"
+import { word } from "../page/words.js"
 import { onScreen, whenLoaded } from "../told/workflows.js"
 import { modelOf, watch } from "./model.js"
 import { newRow, print } from "./rows.js"
@@ -28,11 +29,11 @@ export class Stack {
     this.extra = 0 // px of the node that what is folded out takes
     this.list = node.addDOMWidget("rows_list", "loraloom_rows", this.editor.element, options(this.shape))
     this.list.serialize = false
-    this.list.label = "rows"
+    this.list.label = word("rows")
     this.back = node.addWidget("button", "rows_as_list", "", () => this.showText(false), { serialize: false })
     this.back.serialize = false
-    this.back.label = "Show as list"
-    this.editor.element.addEventListener("wheel", (event) => toCanvas(event), { passive: false })
+    this.back.label = word("Show as list")
+    whileThere(node, (signal) => this.editor.hear(signal))
     after(this.rows, "callback", () => this.taken(this.rows.value))
     after(node, "onAdded", () => this.added())
     after(node, "onConfigure", () => this.configured())

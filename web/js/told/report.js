@@ -2,7 +2,7 @@
 
 import { showMeasure } from "../measures/measures.js"
 import { element } from "../page/dom.js"
-import { after, hide, lookAnew, toCanvas } from "../page/nodes.js"
+import { after, hide, lookAnew, toCanvas, whileThere } from "../page/nodes.js"
 import { word } from "../page/words.js"
 import { listen } from "./told.js"
 import { showChosen } from "./zeros.js"
@@ -26,8 +26,10 @@ export class Report {
     this.widget.serialize = false
     this.widget.label = word("report")
     hide(this.widget, true)
-    this.element.addEventListener("wheel", (event) => this.wheel(event), { passive: false })
-    for (const kind of ["copy", "keydown"]) this.element.addEventListener(kind, (event) => this.keep(event))
+    whileThere(node, (signal) => {
+      this.element.addEventListener("wheel", (event) => this.wheel(event), { passive: false, signal })
+      for (const kind of ["copy", "keydown"]) this.element.addEventListener(kind, (event) => this.keep(event), { signal })
+    })
     after(node, "onResize", () => this.measure())
     listen(node, (entry) => this.take(entry))
     node.setSize([Math.max(node.size[0], WIDTH), node.size[1]])
