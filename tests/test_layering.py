@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from graphlib import CycleError, TopologicalSorter
@@ -47,6 +48,9 @@ FLOORS = (  # rooms, the lowest first: a file uses its own room, and rooms on lo
     ("nodes",),
 )
 FLOOR_OF = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
+FRONT_END_FLOORS = (  # of web/js
+    ("page",), ("library", "measures", "dataset"), ("told",), ("stack",), ("runs",), ("run",),
+)  # fmt: skip
 
 
 def layer(path: PurePosixPath) -> str:
@@ -225,3 +229,26 @@ def test_it_would_notice(path: str, source: str) -> None:
 )
 def test_it_lets_pass(path: str, source: str) -> None:
     assert violations(path, source) == []
+
+
+def upward_in_the_front_end(sources: Mapping[str, str]) -> list[str]:
+    """Ways from a room of web/js to one on the same floor or a higher one; `sources` by their paths there."""
+    floor_of = {room: number for number, rooms in enumerate(FRONT_END_FLOORS) for room in rooms}
+    ways = {(name, other) for name, text in sources.items() for other in re.findall(r'"\.\./(\w+)/\w+\.js"', text)}
+    rooms = {name.partition("/")[0] for name in sources}
+    assert rooms == set(floor_of), "a room that is on no floor, or a floor that no file is on"
+    return sorted(f"{name} uses {other}" for name, other in ways if floor_of[name.split("/")[0]] <= floor_of[other])
+
+
+def front_end() -> dict[str, str]:
+    folder = ROOT / "web" / "js"
+    return {path.relative_to(folder).as_posix(): path.read_text("utf-8") for path in folder.glob("*/*.js")}
+
+
+def test_rooms_of_the_front_end_are_on_floors() -> None:
+    assert upward_in_the_front_end(front_end()) == []
+
+
+@pytest.mark.parametrize("text", ['import { a } from "../run/body.js"', 'export { b } from "../stack/row.js"'])
+def test_it_would_notice_a_way_up_in_the_front_end(text: str) -> None:
+    assert upward_in_the_front_end({**front_end(), "page/dom.js": text})

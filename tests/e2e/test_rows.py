@@ -155,7 +155,7 @@ TEXTS = [
 def test_the_list_reads_text_as_the_server_does(front: FrontEnd) -> None:
     again = front.page.evaluate(
         """async (texts) => {
-            const rows = await import('/extensions/lora-loom/js/stack/rows.js')
+            const rows = await import('/extensions/lora-loom/js/page/rows.js')
             return texts.map(text => rows.print(rows.parse(text)))
         }""",
         TEXTS,

@@ -1,6 +1,6 @@
 // The strengths that the parts of a merge have now, as multiples of those that they were merged at.
 
-import { isRow, parse } from "../stack/rows.js"
+import { isRow, parse } from "../page/rows.js"
 
 const STRENGTHS = /(<(?:lora|lyco):[^:<>\n]*)(?::-?[\d.]+){1,2}|:o(?:n|ff)(?=[:>])/gi
 

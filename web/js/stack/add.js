@@ -4,7 +4,7 @@ import { app } from "../../../../scripts/app.js"
 import { bare } from "../library/library.js"
 import { eachNode } from "../page/nodes.js"
 import { asOneStep } from "../page/undo.js"
-import { isRow, newRow, parse, print } from "./rows.js"
+import { isRow, newRow, parse, print } from "../page/rows.js"
 
 const STACK = "LoraLoom_LoadLoraStack"
 const OURS = "LoraLoom_" // what is ours and takes a MODEL wants it as it was loaded, but for the stack itself

@@ -10,7 +10,7 @@ import { word } from "../page/words.js"
 import { showRowMenu } from "./menu.js"
 import { UNKNOWN } from "./model.js"
 import { RowView } from "./row.js"
-import { isRow, newRow, parse, print } from "./rows.js"
+import { isRow, newRow, parse, print } from "../page/rows.js"
 import { showSaved } from "./saved.js"
 
 const ROW = 40 // px of a row that is folded, as in css/stack.css

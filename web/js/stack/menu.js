@@ -5,7 +5,7 @@ import { copy } from "../page/clipboard.js"
 import { showMenu } from "../page/menu.js"
 import { showInfo } from "./info.js"
 import { title } from "./row.js"
-import { isRow, print } from "./rows.js"
+import { isRow, print } from "../page/rows.js"
 import { word } from "../page/words.js"
 
 /** `at`: an element or {x, y}. */

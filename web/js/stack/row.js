@@ -6,7 +6,7 @@ import { element, split } from "../page/dom.js"
 import { Details } from "./details.js"
 import { dragRow } from "./drag.js"
 import { fits } from "./model.js"
-import { isRow } from "./rows.js"
+import { isRow } from "../page/rows.js"
 import { strengthField } from "./strength.js"
 import { word } from "../page/words.js"
 

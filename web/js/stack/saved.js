@@ -4,7 +4,7 @@ import { api } from "../../../../scripts/api.js"
 import { button } from "../page/controls.js"
 import { element } from "../page/dom.js"
 import { popup } from "../page/popup.js"
-import { isRow, parse } from "./rows.js"
+import { isRow, parse } from "../page/rows.js"
 
 const FILE = "lora_loom_stacks.json"
 const VERSION = 1

@@ -10,7 +10,7 @@ import { captured } from "../page/undo.js"
 import { word } from "../page/words.js"
 import { onScreen, whenLoaded } from "../told/workflows.js"
 import { modelOf, watch } from "./model.js"
-import { newRow, print } from "./rows.js"
+import { newRow, print } from "../page/rows.js"
 
 const NONE = "None"
 const AS_TEXT = "lora_loom_rows_as_text"

@@ -1,7 +1,7 @@
 // A number that is typed, dragged sideways or stepped with the arrow keys; the wheel is left to the canvas.
 
 import { element } from "../page/dom.js"
-import { LIMIT, number, strengthOf } from "./rows.js"
+import { LIMIT, number, strengthOf } from "../page/rows.js"
 
 const STEP = 0.05
 const FINE = 0.01 // with Shift

@@ -4,7 +4,7 @@
 // strength, and whose `words` are null where they are the file's own; a comment {comment}; or {fault, raw}, a tag that
 // cannot be read and is kept as it is.
 
-import { word } from "../page/words.js"
+import { word } from "./words.js"
 
 export const LIMIT = 20
 
