@@ -193,6 +193,13 @@ def unfold(front: FrontEnd, number: int) -> Locator:
     return details
 
 
+def touched(front: FrontEnd) -> None:
+    """The end of a press anywhere, after which the front end, and the rows, look at what has changed."""
+    front.page.evaluate("""() => {
+        for (const kind of ['pointerup', 'mouseup']) document.body.dispatchEvent(new Event(kind, {bubbles: true}))
+    }""")
+
+
 def pasted(front: FrontEnd) -> str:
     return front.page.evaluate("() => navigator.clipboard.readText()")
 
@@ -207,7 +214,7 @@ def test_a_row_tells_the_family_and_turns_where_the_model_is_another(shown: Fron
     expect(page.locator(".loom-row-thumb")).to_have_text(["", "A", "O"])
 
     page.evaluate("() => { app.graph.nodes[1].disconnectInput(0); app.graph.change() }")
-    page.mouse.click(20, 600)
+    touched(shown)
     expect(turned).to_have_count(0)
     page.evaluate("""() => {
         const [loader, stack] = app.graph.nodes
@@ -217,7 +224,7 @@ def test_a_row_tells_the_family_and_turns_where_the_model_is_another(shown: Fron
         reroute.connect(0, stack, 0)
         app.canvas.graph.convertToSubgraph(new Set([loader]))
     }""")
-    page.mouse.click(20, 600)
+    touched(shown)
     expect(turned).to_have_count(1)
 
 
@@ -294,13 +301,13 @@ def test_blocks_and_part_of_sampling_go_through_text_file_and_api(shown: FrontEn
 def test_what_is_folded_out_is_no_part_of_the_workflow(shown: FrontEnd) -> None:
     """Nor a step to undo: the size that is saved is that of folded rows."""
     steps = "() => app.extensionManager.workflow.activeWorkflow.changeTracker.undoQueue.length"
-    shown.page.mouse.click(20, 600)
+    touched(shown)
     before, count = shown.serialized()["nodes"][1]["size"], shown.page.evaluate(steps)
     high = "() => app.graph.nodes[1].size[1]"
     folded = shown.page.evaluate(high)
     unfold(shown, 0)
     shown.becomes(lambda: shown.page.evaluate(high) > folded + 100, True)
-    shown.page.mouse.click(20, 600)
+    touched(shown)
     assert shown.serialized()["nodes"][1]["size"] == before and shown.page.evaluate(steps) == count
     row(shown, 0).locator(".loom-row-more").click()
     shown.becomes(lambda: abs(shown.page.evaluate(high) - folded) <= 1, True)
