@@ -124,6 +124,14 @@ def press(shown: Locator, name: str) -> None:
     shown.get_by_role("button", name=name, exact=True).dispatch_event("click")
 
 
+def focus(front: FrontEnd, target: Locator) -> None:
+    """Once it is drawn: what is not yet in sight takes no focus."""
+    expect(target).to_be_visible()
+    front.drawn()
+    target.focus()
+    expect(target).to_be_focused()
+
+
 def change(front: FrontEnd, kind: str, **values: Any) -> None:
     """As typing does it."""
     front.page.evaluate(SET, [kind, values])
@@ -153,7 +161,7 @@ def test_they_can_be_read(front: FrontEnd) -> None:
 def test_a_heat_map_is_read_with_the_keyboard(front: FrontEnd) -> None:
     shown = figures(front, "Interference")
     cell = shown.locator("td[tabindex='0']").first
-    cell.focus()
+    focus(front, cell)
     expect(cell).to_have_accessible_name(re.compile("ink & oil and chalk, all blocks: cosine"))
     front.page.keyboard.press("ArrowDown")
     told = shown.locator(".loom-told").first
@@ -191,7 +199,7 @@ def test_size_and_error_follow_the_inputs(front: FrontEnd) -> None:
     expect(state).to_be_hidden()
     expect(shown).to_have_text(first)
     curve = figures(front, "MergeLora").locator(".loom-curve")
-    curve.focus()
+    focus(front, curve)
     for key in ("Home", "Enter"):
         front.page.keyboard.press(key)
     expect(shown).to_contain_text("8 layers of rank 1, ")
