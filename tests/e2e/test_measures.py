@@ -119,6 +119,19 @@ def verdict(front: FrontEnd, kind: str) -> Locator:
     return figures(front, kind).locator(".loom-verdict")
 
 
+def press(shown: Locator, name: str) -> None:
+    """Wherever the node has grown to on the page."""
+    shown.get_by_role("button", name=name, exact=True).dispatch_event("click")
+
+
+def focus(front: FrontEnd, target: Locator) -> None:
+    """Once it is drawn: what is not yet in sight takes no focus."""
+    expect(target).to_be_visible()
+    front.drawn()
+    target.focus()
+    expect(target).to_be_focused()
+
+
 def change(front: FrontEnd, kind: str, **values: Any) -> None:
     """As typing does it."""
     front.page.evaluate(SET, [kind, values])
@@ -133,10 +146,10 @@ def test_they_can_be_read(front: FrontEnd) -> None:
         shown = figures(front, kind)
         told[kind] = shown.inner_text()
         assert shown.evaluate(SMALLEST) >= 11, kind
-        shown.get_by_role("button", name="All figures", exact=True).click()
+        press(shown, "All figures")
         expect(shown.locator(".loom-words")).to_be_visible()
         assert shown.evaluate(SMALLEST) >= 11, kind
-        shown.get_by_role("button", name="All figures", exact=True).click()
+        press(shown, "All figures")
     assert f"Strong overlap: ink & oil and {HOSTILE} pull the same way." in told["Interference"]
     assert re.search(r"C\s*<img .*\+0\.\d\d", told["Interference"], re.DOTALL)
     assert told["MergeLora"].startswith("Nothing is lost: 8 layers of rank 24, 0.1 MB as fp16.")
@@ -148,7 +161,7 @@ def test_they_can_be_read(front: FrontEnd) -> None:
 def test_a_heat_map_is_read_with_the_keyboard(front: FrontEnd) -> None:
     shown = figures(front, "Interference")
     cell = shown.locator("td[tabindex='0']").first
-    cell.focus()
+    focus(front, cell)
     expect(cell).to_have_accessible_name(re.compile("ink & oil and chalk, all blocks: cosine"))
     front.page.keyboard.press("ArrowDown")
     told = shown.locator(".loom-told").first
@@ -159,7 +172,7 @@ def test_a_heat_map_is_read_with_the_keyboard(front: FrontEnd) -> None:
 
 def test_they_open_large(front: FrontEnd) -> None:
     shown = figures(front, "LeaveOneOut")
-    shown.get_by_role("button", name="Open large", exact=True).click()
+    press(shown, "Open large")
     dialog = front.page.locator("dialog.loom-large")
     expect(dialog.locator("table").first).to_contain_text("chalk")
     expect(dialog.locator(".loom-words")).to_contain_text("same noise (latent, pixels, structure)")
@@ -186,7 +199,7 @@ def test_size_and_error_follow_the_inputs(front: FrontEnd) -> None:
     expect(state).to_be_hidden()
     expect(shown).to_have_text(first)
     curve = figures(front, "MergeLora").locator(".loom-curve")
-    curve.focus()
+    focus(front, curve)
     for key in ("Home", "Enter"):
         front.page.keyboard.press(key)
     expect(shown).to_contain_text("8 layers of rank 1, ")
@@ -230,8 +243,8 @@ def test_they_are_there_again(front: FrontEnd) -> None:
     for kind in KINDS:
         expect(verdict(front, kind)).not_to_be_empty()
     expect(verdict(front, "MergeLora")).to_have_text(before)
-    page.evaluate(f"() => {{ app.canvas.graph.convertToSubgraph(new Set([({NODE})('Interference')])) }}")
+    page.evaluate(f"() => {{ app.canvas.graph.convertToSubgraph(new Set([({NODE})('Report')])) }}")
     front.run()
     page.evaluate("() => app.canvas.setGraph(app.graph.nodes.find((node) => node.subgraph).subgraph)")
-    expect(verdict(front, "Interference")).to_contain_text("ink & oil and ")
+    expect(verdict(front, "Report")).to_contain_text("prompts without the trigger")
     page.evaluate("() => app.canvas.setGraph(app.rootGraph)")
