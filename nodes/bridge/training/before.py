@@ -76,6 +76,14 @@ def _number(asked: Mapping[str, Sequence[str]], name: str) -> float:
     return found
 
 
+def _choice(asked: Mapping[str, Sequence[str]], name: str, options: Sequence[str]) -> Any:
+    """One of a Literal's values, the first unless another is asked for."""
+    found = _one(asked, name, options[0])
+    if found not in options:
+        raise ValueError(f"{name} is not one of {', '.join(options)}")
+    return found
+
+
 def _model(kind: str, name: str) -> str:
     """The path of a model that ComfyUI lists; empty for any other."""
     if kind not in _KINDS or name not in folder_paths.get_filename_list(kind):
@@ -86,9 +94,7 @@ def _model(kind: str, name: str) -> str:
 def _chosen(asked: Mapping[str, Sequence[str]], found: ModelFile) -> dict[str, Any]:
     """What auto stands for; nothing where the family is not known, as another one's values would be wrong."""
     rank, alpha, rate, shift = (_number(asked, name) for name in ("rank", "alpha", "learning_rate", "shift"))
-    targets, law = _one(asked, "targets", AUTO), _one(asked, "timesteps", AUTO)
-    if (targets != AUTO and targets not in TARGETS) or (law != AUTO and law not in TIMESTEP_LAWS):
-        raise ValueError("there are no such targets or timesteps")
+    targets, law = _choice(asked, "targets", (AUTO, *TARGETS)), _choice(asked, "timesteps", (AUTO, *TIMESTEP_LAWS))
     if found.family is None:
         return {"family": None}
     name = _one(asked, "optimizer")
@@ -111,7 +117,7 @@ def _memory(path: str, found: ModelFile) -> dict[str, Any]:
     return {"free": round(free_bytes(device)), "ram": shares_ram(device), "weights": weights, **needed}
 
 
-def _counted(folder: str, trigger: str, masks: str) -> Mapping[str, Any]:
+def _counted(folder: str, trigger: str, masks: Any) -> Mapping[str, Any]:
     try:
         found = count(dataset_folder(folder), trigger, masks if masks in MASKS else "off")
     except ValueError:  # whose text names the path
