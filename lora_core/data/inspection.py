@@ -23,7 +23,7 @@ from .reserved import reserved
 from .views import as_pixels
 
 Marks = tuple[tuple[str, str], ...]  # (a word, a sentence with its cure)
-NEAR_COPIES = 1000  # pictures; with more of them only those are found that are quite the same
+NEAR_COPIES = 500  # pictures; with more of them only those are found that are quite the same
 _NOTHING = torch.empty(0, dtype=torch.uint8)
 _NO_SET = Dataset((), (512,))
 

@@ -21,7 +21,7 @@ from ....lora_core.data.album import Album, Shown
 from ....lora_core.data.decoding import PictureError
 from ....lora_core.data.edits import ChangedError
 from ....lora_core.data.folder import TAKEN_OUT
-from ....lora_core.data.inspection import copies
+from ....lora_core.data.inspection import NEAR_COPIES, copies
 from ....lora_core.data.places import places
 from ....lora_core.files.thumbnail import jpeg
 from . import dataset_asked as asked
@@ -96,8 +96,9 @@ def same(question: Question) -> dict[str, Any]:
     """Groups of copies among the pictures that were looked at."""
     album = _albums.known(question)
     names = {str(path): name for name, (_, path) in album.pictures.items()}
-    groups = copies(_looks.of(album, question.frames()))
-    return {"copies": [[mark, text, [names[path] for path in paths if path in names]] for mark, text, paths in groups]}
+    looks = _looks.of(album, question.frames())
+    found = [[mark, text, [names[path] for path in paths if path in names]] for mark, text, paths in copies(looks)]
+    return {"copies": found, "whole": len(looks) <= NEAR_COPIES}
 
 
 def write(question: Question) -> dict[str, Any]:

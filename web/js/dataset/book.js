@@ -63,12 +63,13 @@ export class Book {
   async inspectSome(wanted) {
     const { looks } = await look(this.asked, wanted)
     const found = Object.entries(looks)
-    if (!found.length) for (const name of wanted) this.byName.get(name).look = {} // gone meanwhile
-    for (const [name, one] of found) if (this.byName.has(name)) this.byName.get(name).look = one
+    const gone = found.length ? [] : wanted.map((name) => [name, {}])
+    for (const [name, one] of [...found, ...gone]) Object.assign(this.byName.get(name) ?? {}, { look: one })
     this.changed()
   }
 
-  markCopies({ copies: groups }) {
+  markCopies({ copies: groups, whole }) {
+    if (!whole) this.say("Among so many pictures only exact copies are marked; Dataset Doctor finds near ones, too.")
     for (const picture of this.pictures) picture.copies = []
     for (const [mark, words, names] of groups) for (const name of names) this.byName.get(name)?.copies.push([mark, words])
     this.changed()

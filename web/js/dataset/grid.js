@@ -100,8 +100,8 @@ export class Grid {
     }
     this.layout()
     const card = this.cards.get(name)
-    if (caption) card.text.focus()
-    else card.shot.focus()
+    if (caption) card?.text.focus()
+    else card?.shot.focus()
   }
 
   /** The name of the picture so many places further on. */

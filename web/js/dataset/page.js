@@ -127,6 +127,7 @@ class Page {
   }
 
   show() {
+    if (!this.dialog.isConnected) return
     const { pictures, locked, done, undone } = this.book
     for (const name of this.selected) if (!this.book.byName.has(name)) this.selected.delete(name)
     this.shown = this.filters.chosen(pictures)
