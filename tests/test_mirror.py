@@ -32,7 +32,7 @@ TOPICS = frozenset(
         "nodes/test_placement.py", "nodes/test_precision.py", "nodes/training/test_damage.py",
         # several nodes at once
         "nodes/test_objective_and_layers.py", "nodes/test_resize_extract.py", "nodes/test_rows.py",
-        "nodes/test_schema.py", "nodes/test_locales.py",
+        "nodes/test_schema.py", "nodes/test_locales.py", "nodes/test_measures.py",
     }
 )  # fmt: skip
 
