@@ -19,6 +19,7 @@ _RUN = re.compile(r".+-[0-9a-f]{8}")
 _DEEPEST = 4  # a run_name may name folders
 _MOST_CURVES = 8  # of which the numbers are kept in memory
 _LONGEST = 400
+_PATIENCE = 5.0  # seconds, for the log of one run
 
 
 class Registry:
@@ -47,7 +48,7 @@ class Registry:
             self._runs.pop(name, None)
             return None
         run = self._runs.setdefault(name, FoundRun(path, name))
-        run.look()
+        run.look(time.monotonic() + _PATIENCE)
         return run
 
     def summaries(self, running: Collection[str] = ()) -> list[dict[str, Any]]:

@@ -150,13 +150,15 @@ def run_folder(name: str, fingerprint: str) -> Path:
 
 def run_id(folder: Path) -> str:
     """A run's folder, as it is known to a browser: its name below `runs_folder`."""
-    return folder.relative_to(runs_folder().resolve()).as_posix()
+    root = runs_folder().resolve()
+    return folder.relative_to(root).as_posix() if folder.is_relative_to(root) else folder.name
 
 
 def without_paths(text: str) -> str:
     """The text with the server's own folders left out of it."""
-    for root in (folder_paths.get_output_directory(), folder_paths.get_input_directory(), folder_paths.base_path):
-        text = text.replace(root + os.sep, "").replace(root, "")
+    roots = folder_paths.base_path, folder_paths.get_output_directory(), folder_paths.get_input_directory()
+    for root in (*roots, *map(os.path.realpath, roots)):
+        text = text.replace(root + os.sep, "")
     return text
 
 

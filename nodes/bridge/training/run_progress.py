@@ -55,7 +55,7 @@ class RunProgress(Progress):
             self._over("stopped", self._last_word or _UNSTARTED)
             raise
         except BaseException as error:
-            self._over("failed", without_paths(str(error).strip() or type(error).__name__))
+            self._over("failed", str(error).strip() or type(error).__name__)
             raise
         self._over("finished", self._last_word)
 
@@ -138,7 +138,7 @@ class RunProgress(Progress):
         }
 
     def _over(self, outcome: str, sentence: str) -> None:
-        self.outcome, self.phase = outcome, sentence[:_LONGEST]
+        self.outcome, self.phase = outcome, without_paths(sentence)[:_LONGEST]
         _running.remove(self)
         if self._folder:
             self._saved = last_saved(self._folder)
