@@ -5,7 +5,7 @@
 
 import { app } from "../../../../scripts/app.js"
 import { element } from "../page/dom.js"
-import { after, toCanvas } from "../page/nodes.js"
+import { after, toCanvas, whileThere } from "../page/nodes.js"
 import { add, carriesFiles, choose, dropped } from "./adding.js"
 import { count } from "./book.js"
 import { chooseFolder } from "./folders.js"
@@ -24,9 +24,9 @@ export class Pictures {
   constructor(node) {
     this.node = node
     this.folder = node.widgets.find(({ name }) => name === "folder")
-    this.folders = this.button("Folders", () => this.chooseFolder())
-    this.uploads = this.button("Upload", () => this.add(choose()))
-    this.opens = this.button("Pictures and captions", () => this.openPage())
+    this.folders = button("Folders")
+    this.uploads = button("Upload")
+    this.opens = button("Pictures and captions")
     this.opens.classList.add("loom-set-main")
     this.words = element("div", { className: "loom-set-words", role: "status" })
     this.element = element("div", { className: "loom loom-set" },
@@ -34,18 +34,19 @@ export class Pictures {
     const widget = node.addDOMWidget(NAME, "loraloom_pictures", this.element, options())
     widget.serialize = false
     widget.label = "pictures"
-    this.takesDrops()
-    this.element.addEventListener("wheel", (event) => toCanvas(event), { passive: false })
+    whileThere(node, (signal) => this.hear(signal))
     after(this.folder, "callback", () => this.settle())
     after(node, "onConfigure", () => this.settle())
     after(node, "onConnectionsChange", () => this.settle())
     this.settle()
   }
 
-  button(label, action) {
-    const made = element("button", { type: "button" }, label)
-    made.addEventListener("click", action)
-    return made
+  hear(signal) {
+    this.folders.addEventListener("click", () => this.chooseFolder(), { signal })
+    this.uploads.addEventListener("click", () => this.add(choose()), { signal })
+    this.opens.addEventListener("click", () => this.openPage(), { signal })
+    this.element.addEventListener("wheel", toCanvas, { passive: false, signal })
+    this.takesDrops(signal)
   }
 
   linked(name) {
@@ -105,7 +106,7 @@ export class Pictures {
   // -- further pictures -----------------------------------------------------------------------------------------------
 
   /** Anywhere on the node, and on the bar, which lies over it where the node is drawn. */
-  takesDrops() {
+  takesDrops(signal) {
     const takes = (event) => carriesFiles(event) && !this.uploads.disabled
     this.node.onDragOver = takes
     this.node.onDragDrop = (event) => {
@@ -113,12 +114,12 @@ export class Pictures {
       this.add(dropped(event.dataTransfer))
       return true
     }
-    this.element.addEventListener("dragover", (event) => takes(event) && event.preventDefault())
+    this.element.addEventListener("dragover", (event) => takes(event) && event.preventDefault(), { signal })
     this.element.addEventListener("drop", (event) => {
       if (!this.node.onDragDrop(event)) return
       event.preventDefault()
       event.stopPropagation()
-    })
+    }, { signal })
   }
 
   async add(coming) {
@@ -132,6 +133,10 @@ export class Pictures {
       this.say(`Not added: ${error.message}`, true)
     }
   }
+}
+
+function button(label) {
+  return element("button", { type: "button" }, label)
 }
 
 /** The front end keeps these for good, with all that their functions can see: that is to be no node. */

@@ -2,7 +2,7 @@
 
 import { app } from "../../../../scripts/app.js"
 import { element } from "../page/dom.js"
-import { after, hide, lookAnew, toCanvas } from "../page/nodes.js"
+import { after, hide, lookAnew, toCanvas, whileThere } from "../page/nodes.js"
 import { Curve } from "./curve.js"
 import { addressOf, gallery, openLarge } from "./large.js"
 import { Live } from "./live.js"
@@ -44,8 +44,10 @@ class Measures {
     this.widget.serialize = false
     this.widget.label = "figures"
     hide(this.widget, true)
-    this.element.addEventListener("wheel", (event) => this.wheel(event), { passive: false })
-    for (const kind of ["copy", "keydown"]) this.element.addEventListener(kind, (event) => keep(event))
+    whileThere(node, (signal) => {
+      this.element.addEventListener("wheel", (event) => this.wheel(event), { passive: false, signal })
+      for (const kind of ["copy", "keydown"]) this.element.addEventListener(kind, keep, { signal })
+    })
     if (REDRAWN.includes(node.comfyClass)) withoutPicture(node)
     after(node, "onAdded", () => this.added())
     after(node, "onRemoved", () => this.removed())

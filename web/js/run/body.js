@@ -2,7 +2,7 @@
 
 import { app } from "../../../../scripts/app.js"
 import { element } from "../page/dom.js"
-import { after, eachNode, takePlace, toCanvas } from "../page/nodes.js"
+import { after, eachNode, takePlace, toCanvas, whileThere } from "../page/nodes.js"
 import { whenResized } from "../page/resize.js"
 import { Curve } from "../runs/curve.js"
 import { listen as listenToRuns } from "../runs/store.js"
@@ -53,11 +53,13 @@ export class Body {
     this.widget = node.addDOMWidget(NAME, "loraloom_run", this.element, options(this.shape))
     this.widget.serialize = false
     this.widget.label = "run"
-    this.element.addEventListener("wheel", (event) => this.wheel(event), { passive: false })
-    for (const kind of ["copy", "keydown"]) this.element.addEventListener(kind, (event) => keep(event))
     hidePictures(node)
     bodies.set(node, this)
     listen(node, (entry) => this.take(entry))
+    whileThere(node, (signal) => {
+      this.element.addEventListener("wheel", (event) => this.wheel(event), { passive: false, signal })
+      for (const kind of ["copy", "keydown"]) this.element.addEventListener(kind, keep, { signal })
+    })
     after(node, "onAdded", () => this.start())
     after(node, "onRemoved", () => this.stop())
     after(node, "onConnectionsChange", () => this.look())
