@@ -147,7 +147,7 @@ def test_they_can_be_read(front: FrontEnd) -> None:
         told[kind] = shown.inner_text()
         assert shown.evaluate(SMALLEST) >= 11, kind
         press(shown, "All figures")
-        expect(shown.locator(".loom-words")).to_be_visible()
+        expect(shown.locator(".loom-measure-words")).to_be_visible()
         assert shown.evaluate(SMALLEST) >= 11, kind
         press(shown, "All figures")
     assert f"Strong overlap: ink & oil and {HOSTILE} pull the same way." in told["Interference"]
@@ -175,7 +175,7 @@ def test_they_open_large(front: FrontEnd) -> None:
     press(shown, "Open large")
     dialog = front.page.locator("dialog.loom-large")
     expect(dialog.locator("table").first).to_contain_text("chalk")
-    expect(dialog.locator(".loom-words")).to_contain_text("same noise (latent, pixels, structure)")
+    expect(dialog.locator(".loom-measure-words")).to_contain_text("same noise (latent, pixels, structure)")
     dialog.locator(".loom-thumb").nth(1).click()
     picture = front.page.get_by_role("dialog", name="Picture")
     expect(picture.get_by_role("status")).to_contain_text("2 of 5: ")

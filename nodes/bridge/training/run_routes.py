@@ -51,7 +51,7 @@ def serve() -> None:
     server = getattr(PromptServer, "instance", None)
     if server is None:
         return
-    one = "/lora_loom/runs/{id}"
+    one = "/lora_loom/runs/{id:[^/]+}"
     server.routes.get("/lora_loom/runs")(runs)
     server.routes.get(one)(_answering(_desk, _details))
     server.routes.get(f"{one}/log")(_answering(_desk, _log, "from"))

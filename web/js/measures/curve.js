@@ -64,7 +64,7 @@ export class Curve {
     const middle = Math.round((from + to) / 2)
     const lines = [0, 0.5, 1].map((share) => {
       const y = this.y(most * share)
-      return [drawn("line", { class: "loom-grid", x1: FRAME.left, x2: this.width - FRAME.right, y1: y, y2: y }),
+      return [drawn("line", { class: "loom-measure-grid", x1: FRAME.left, x2: this.width - FRAME.right, y1: y, y2: y }),
         text(FRAME.left - 6, y + 4, "end", percent(most * share))]
     })
     const below = this.height - 7

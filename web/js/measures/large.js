@@ -55,12 +55,12 @@ function openPicture(all, place) {
     words.textContent = `${place + 1} of ${all.length}: ${label}. ${title}`
   }
   const button = (words, by) => {
-    const made = element("button", { type: "button", className: "loom-button" }, words)
+    const made = element("button", { type: "button", className: "loom-measure-button" }, words)
     made.addEventListener("click", () => step(by))
     return made
   }
   const dialog = openLarge("Picture", [picture, words,
-    element("div", { className: "loom-actions" }, button("\u2190 Before", -1), button("Next \u2192", 1))])
+    element("div", { className: "loom-measure-actions" }, button("\u2190 Before", -1), button("Next \u2192", 1))])
   dialog.addEventListener("keydown", ({ key }) => {
     const by = { ArrowLeft: -1, ArrowRight: 1 }[key]
     if (by) step(by)

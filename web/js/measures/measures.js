@@ -123,20 +123,20 @@ class Measures {
   more(measure) {
     const folded = element("div", { className: "loom-fold", hidden: !this.open },
       ...measure.tables.filter((table) => table.folded).map(drawTable), ...gallery(measure.rows).slice(ROWS), this.words())
-    const button = element("button", { type: "button", className: "loom-button", "aria-expanded": String(this.open) },
+    const button = element("button", { type: "button", className: "loom-measure-button", "aria-expanded": String(this.open) },
       element("span", { className: "loom-marker", "aria-hidden": "true" }), "All figures")
     button.addEventListener("click", () => {
       this.open = !this.open
       folded.hidden = !this.open
       button.setAttribute("aria-expanded", String(this.open))
     })
-    const large = element("button", { type: "button", className: "loom-button" }, "Open large")
+    const large = element("button", { type: "button", className: "loom-measure-button" }, "Open large")
     large.addEventListener("click", () => this.enlarge())
-    return [element("div", { className: "loom-actions" }, button, large), folded]
+    return [element("div", { className: "loom-measure-actions" }, button, large), folded]
   }
 
   words() {
-    return element("div", { className: "loom-words", tabIndex: 0, role: "note", "aria-label": "Report" }, this.entry.text)
+    return element("div", { className: "loom-measure-words", tabIndex: 0, role: "note", "aria-label": "Report" }, this.entry.text)
   }
 
   enlarge() {
@@ -201,7 +201,7 @@ class Measures {
   }
 
   wheel(event) {
-    const scrolls = event.target.closest(".loom-scroll, .loom-words, .loom-measure")
+    const scrolls = event.target.closest(".loom-scroll, .loom-measure-words, .loom-measure")
     const more = scrolls && (scrolls.scrollHeight > scrolls.clientHeight + 1 || scrolls.scrollWidth > scrolls.clientWidth + 1)
     if (event.ctrlKey || !more) toCanvas(event)
     else event.stopPropagation()
