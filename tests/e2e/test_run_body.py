@@ -101,7 +101,7 @@ def test_before_a_run(front: FrontEnd, vue: bool) -> None:
         front, "LoRA Loom's demo base: rank 8, alpha 8, learning rate 0.003, attention and feed-forward layers", "plan"
     )
     says(front, "each about 50 times", "plan")
-    says(front, "GB.* free; the rest is known when the run starts", "plan")
+    says(front, r"GB.* (free; the rest is known when the run starts|of RAM free, as last time)", "plan")
     expect(plan.get_by_role("img", name="Warning")).to_have_count(2)  # as 64 pixels are few, too
     change(front, steps=10, rank=5)
     says(front, "each about 5 times; 50 to 100 is a usual start", "plan")
