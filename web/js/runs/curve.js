@@ -11,7 +11,7 @@ export class Curve {
   }
 
   clear() {
-    this.next = 0
+    this.next = this.heard = 0
     this.log = { steps: [], loss: [], raw: [], learning_rate: [], validation: [], events: [] }
   }
 
@@ -20,11 +20,15 @@ export class Curve {
     this.run = run
     const now = `${run.state} ${run.step} ${run.changed}`
     if (this.asking || now === this.asked) return
-    if (run.state === "running" && run.step < this.next - 1) this.clear() // it went back
+    if (run.state === "running" && run.step < this.heard) this.clear() // it went back
+    this.heard = run.step
     this.asking = true
     this.asked = now
     try {
-      while (await this.more()) this.then()
+      do {
+        if (!await this.more()) break
+        this.then()
+      } while (this.next <= this.run.step)
     } catch {
       return // a run that is not there any more, and goes from the list as well
     } finally {
