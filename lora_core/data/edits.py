@@ -8,6 +8,7 @@ import secrets
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
+from unicodedata import category
 
 from .album import Album, digest
 from .caption_files import ENDINGS
@@ -33,7 +34,7 @@ def write_caption(album: Album, name: str, text: str, was: str) -> None:
         raise ValueError(f"the caption has {len(text)} characters; at most {LONGEST} are kept")
     if digest(file) != was:
         raise ChangedError(f"{file.name} was changed meanwhile")
-    text = "".join(each for each in text.strip() if each.isprintable() or each in "\n\t")
+    text = "".join(each for each in text.strip() if each in "\n\t" or category(each) not in ("Cc", "Cs"))
     if text or was:
         _write(file, f"{text}\n" if text else "")
 

@@ -51,7 +51,7 @@ def read_only(folder: Path, roots: Sequence[Path]) -> str:
     root = next((each for each in map(Path, map(os.path.abspath, roots)) if written.is_relative_to(each)), None)
     if root is None:
         return "it is outside ComfyUI's input and datasets folders"
-    if _same(os.path.realpath(written), os.path.join(os.path.realpath(root), written.relative_to(root))):
+    if _same(os.path.realpath(folder), os.path.join(os.path.realpath(root), written.relative_to(root))):
         return ""
     return "it is reached through a link"
 

@@ -4,6 +4,7 @@ is written of, and of a bounded size."""
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
@@ -103,12 +104,16 @@ def _packed(value: Any) -> Any:
     """Cells as short lists."""
     if isinstance(value, dict):
         if value.keys() == {"text", "strength", "told"}:
-            return [value["text"], round(value["strength"], 3), value["told"]]
+            strength = value["strength"] if math.isfinite(value["strength"]) else 0.0
+            return [value["text"], round(strength, 3), value["told"]]
         return {key: _packed(item) for key, item in value.items()}
     return [_packed(item) for item in value] if isinstance(value, (list, tuple)) else value
 
 
 def _short(value: Any) -> Any:
+    """Bounded, and without numbers that JSON does not have."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
     if isinstance(value, str):
         return value if len(value) <= _MOST_LETTERS else f"{value[: _MOST_LETTERS - 3]}..."
     if isinstance(value, dict):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,8 @@ from torch import Tensor
 from . import guard
 from .fitting import fitted
 from .packing import Packed, pack
+
+_TRIES, _PAUSE = 20, 0.05  # seconds
 
 MAX_HEADER = 2**20  # ComfyUI shows no metadata of a larger header
 
@@ -57,10 +60,21 @@ def write_whole(path: Path, *parts: bytes | memoryview, overwrite: bool = True) 
     try:
         _write(temporary, *parts)
         _check_free(path, overwrite)
-        os.replace(temporary, path)
+        replace_soon(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
     _sync_folder(path.parent)
+
+
+def replace_soon(source: Path, path: Path) -> None:
+    """As `os.replace`. Windows refuses it while somebody reads the file: a moment later they are done, and it is tried
+    again for a second."""
+    for _ in range(_TRIES if os.name == "nt" else 0):
+        try:
+            return os.replace(source, path)
+        except PermissionError:
+            time.sleep(_PAUSE)
+    os.replace(source, path)
 
 
 def _check_free(path: Path, overwrite: bool) -> None:

@@ -21,7 +21,7 @@ from ..files import formats
 from ..files.label import redacted
 from ..files.lock import locked
 from ..files.save import save as save_file
-from ..files.save import write_whole
+from ..files.save import replace_soon, write_whole
 from ..stored import as_dict
 from ..training.state import TrainState
 from ..training.trainer import StepResult, Trouble
@@ -155,12 +155,11 @@ class RunFolder:
 
     def keep_workflow(self, workflow: Mapping[str, Any] | None) -> None:
         """`workflow.json`, by which the run can be made again; where there is none, that of an earlier time stays."""
-        data = json.dumps(workflow).encode() if workflow else b""
-        if not 0 < len(data) <= _MOST_WORKFLOW:
-            return
         try:
-            write_whole(self.path / "workflow.json", data)
-        except OSError as error:
+            data = json.dumps(workflow).encode() if workflow else b""
+            if 0 < len(data) <= _MOST_WORKFLOW:
+                write_whole(self.path / "workflow.json", data)
+        except (OSError, TypeError, ValueError, RecursionError) as error:  # whatever other packs put into it
             logger.warning("%s was not written: %s", self.path / "workflow.json", error)
 
     def note(self, event: StepResult | Trouble) -> None:
@@ -205,7 +204,7 @@ class RunFolder:
         try:
             yield
             with suppress(OSError):
-                os.replace(link, self.earlier_path)
+                replace_soon(link, self.earlier_path)
         finally:
             with suppress(OSError):
                 link.unlink(missing_ok=True)
@@ -280,7 +279,10 @@ class RunFolder:
 
 def last_saved(folder: Path) -> int:
     """The last step of which a run's folder has a LoRA, 0 for none."""
-    return max(_numbered(folder), default=0) if os.path.isdir(folder) else 0
+    try:
+        return max(_numbered(folder), default=0) if os.path.isdir(folder) else 0
+    except OSError:
+        return 0
 
 
 def past_runs(parent: Path, name: str) -> list[Past]:

@@ -10,7 +10,6 @@ import urllib.request
 import uuid
 from collections.abc import Callable, Iterator
 from io import BytesIO
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +64,7 @@ def graph(name: str, steps: int = 8, **choices: Any) -> graphs.Graph:
 
 
 def run_of(server: ComfyServer, name: str) -> dict[str, Any]:
+    until(lambda: server.get(AT)["unread"] == 0)
     (found,) = [each for each in server.get(AT)["runs"] if each["name"] == name]
     return found
 
@@ -98,8 +98,8 @@ def test_both_clients_hear_how_a_run_goes_and_ends(
         assert last["phase"].startswith("8 steps, loss") and last["node"] == "train" and last["name"] == "ink"
         assert entry["outputs"]["train"]["run"] == [last["id"]]
         assert all(event.data["state"] == "running" for event in heard[:-1])
-        times = [event.data["seconds"] for event in heard[:-1] if event.data["id"]]
-        assert all(later - earlier > 0.3 for earlier, later in pairwise(times)), "no more than two a second"
+        begun = [event for event in heard if event.data["id"]]
+        assert 1 < len(begun) <= 2 * last["seconds"] + 3, "no more than two a second, and one at the end"
         assert all(str(server.base) not in json.dumps(event.data) for event in heard)
 
 
@@ -188,8 +188,9 @@ def test_a_run_is_paused_and_goes_on_and_is_not_deleted_meanwhile(
 
 
 def test_what_is_finished_already_is_told_for_the_new_prompt(server: ComfyServer, finished: object) -> None:
-    server.free()
-    prompt = server.post_prompt(graph("ink"))
+    again = graph("ink")
+    again["train"]["inputs"]["save_every"] = 5  # no part of what a run is known by, and of what ComfyUI has cached
+    prompt = server.post_prompt(again)
     server.wait(prompt)
     last = server.events.wait(lambda event: ended(event, prompt)).data
     assert (last["state"], last["step"], last["saved"]) == ("finished", 8, 8)

@@ -13,6 +13,7 @@ import torch
 from ....lora_core.data import edits
 from ....lora_core.data.album import Album
 from ....lora_core.data.inspection import NEAR_COPIES, Frames, Look, look
+from ....lora_core.data.places import read_only
 from .dataset_asked import Question
 from .folders import data_roots, dataset_folder
 
@@ -77,11 +78,11 @@ class Taken:
     """Holds where pictures were moved that were taken out, by marks that say nothing, so that they can be put back."""
 
     def __init__(self) -> None:
-        self._moves: OrderedDict[str, tuple[Album, edits.Moves]] = OrderedDict()
+        self._moves: OrderedDict[str, edits.Moves] = OrderedDict()
 
-    def keep(self, album: Album, moves: edits.Moves) -> str:
+    def keep(self, moves: edits.Moves) -> str:
         mark = secrets.token_hex(8)
-        self._moves[mark] = album, moves
+        self._moves[mark] = moves
         while len(self._moves) > _MOST_TAKEN:
             self._moves.popitem(last=False)
         return mark
@@ -90,9 +91,9 @@ class Taken:
         """Raises ValueError, OSError."""
         if mark not in self._moves:
             raise ValueError("it cannot be put back any more, as the server was started anew: move it back by hand")
-        album, moves = self._moves[mark]
-        for here, _ in moves:
-            if why := album.locked(here.parent):
+        moves, roots = self._moves[mark], data_roots()
+        for here, there in moves:
+            if why := read_only(here.parent, roots) or read_only(there.parent, roots):
                 raise ValueError(f"{here.name} is not put back: {why}")
         edits.put_back(moves)
         del self._moves[mark]

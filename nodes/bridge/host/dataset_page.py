@@ -132,7 +132,7 @@ def take_out(question: Question) -> dict[str, Any]:
     for name in question.names():
         try:
             if name in album.pictures:
-                taken[name] = _taken.keep(album, edits.take_out(album, name))
+                taken[name] = _taken.keep(edits.take_out(album, name))
         except (ValueError, OSError) as error:
             refused.append([name, asked.words(error)])
     return {"taken": taken, "refused": refused, "to": TAKEN_OUT}

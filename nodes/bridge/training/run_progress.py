@@ -62,12 +62,13 @@ class RunProgress(Progress):
     def at(self, folder: Path, losses: list[float], marks: Callable[[], Marks] = Marks) -> None:
         """The run has its folder, with these losses so far, to which those to come are added, and what `marks` returns
         beside them."""
-        self.id, self._folder, self._losses, self._marks = run_id(folder), folder, losses, marks
+        self._folder, self._losses, self._marks = folder, losses, marks
         self._saved, figures = last_saved(folder), LogFigures()
         with suppress(OSError):
             figures.look(folder / "log.jsonl")
         self._before = figures.seconds
         self.begin(len(losses))
+        self.id = run_id(folder)
         self.enters("preparing the first step")
 
     def origin(self) -> dict[str, Any]:

@@ -111,6 +111,9 @@ def test_links_are_not_followed(tmp_path: Path) -> None:
     ):
         with pytest.raises(ValueError, match="reached through a link"):
             action()
+    assert read_only(tmp_path / "linked" / ".." / "beside", [tmp_path]) or os.name == "nt", (
+        "the system goes on from there"
+    )
     assert sorted(path.name for path in outside.iterdir()) == ["o.png", "o.txt"]
     assert (outside / "o.txt").read_text() == "keep"
 
