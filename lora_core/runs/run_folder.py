@@ -20,8 +20,8 @@ from ..adapter import Adapter
 from ..files import formats
 from ..files.label import redacted
 from ..files.lock import locked
-from ..files.save import save as save_file
 from ..files.save import replace_soon, write_whole
+from ..files.save import save as save_file
 from ..stored import as_dict
 from ..training.state import TrainState
 from ..training.trainer import StepResult, Trouble

@@ -374,7 +374,7 @@ def test_on_a_phone_one_pane_is_seen(front: FrontEnd, picker: Page) -> None:
     expect(places).to_be_hidden()
     expect(about).to_be_hidden()
     first = page.locator(".loom-option").first
-    front.becomes(lambda: first.bounding_box()["width"] > 380, True)
+    front.becomes(lambda: (first.bounding_box() or {"width": 0})["width"] > 380, True)
     assert first.locator(".loom-bare").bounding_box()["width"] > 60 and page.evaluate(WIDE) == 0
     page.get_by_role("button", name="Where").click()
     place(page, "people").click()

@@ -106,6 +106,15 @@ def test_a_finished_run_writes_nothing_again(tmp_path, whole):
     assert {p: p.stat().st_mtime_ns for p in path.glob("*.safetensors")} == before and content(path) == whole
 
 
+def test_a_workflow_that_is_no_json_ends_no_run(tmp_path):
+    folder = RunFolder(tmp_path, "a", {})
+    for odd in ({"extra": object()}, {"a": {1, 2}}):
+        folder.keep_workflow(odd)
+    assert list(tmp_path.iterdir()) == []
+    folder.keep_workflow({"nodes": []})
+    assert json.loads((tmp_path / "workflow.json").read_text()) == {"nodes": []}
+
+
 def test_start_over_begins_again(tmp_path, whole):
     with pytest.raises(KeyboardInterrupt):
         go(tmp_path / "run", stop_at=20)

@@ -83,7 +83,10 @@ export class Book {
 
   /** Writes captions, `[{ name, text }]`, as one step that can be undone. */
   change(edits, words) {
-    for (const { name, text } of edits) this.byName.get(name).pending = text
+    for (const { name, text } of edits) {
+      const picture = this.byName.get(name) // which may be gone by now
+      if (picture) picture.pending = text
+    }
     return this.turn(async () => {
       const before = new Map(edits.map(({ name }) => [name, this.byName.get(name)?.caption ?? ""]))
       const others = edits.filter(({ name, text }) => text.trim() !== before.get(name))

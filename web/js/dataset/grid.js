@@ -12,6 +12,7 @@ export class Grid {
     this.page = page
     this.inSight = inSight
     this.cards = new Map()
+    this.index = new Map()
     this.pictures = []
     this.sheet = element("div", { className: "loom-set-sheet" })
     this.element = element("div", { className: "loom-set-cards", role: "region", "aria-label": "Pictures" }, this.sheet)

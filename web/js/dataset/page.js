@@ -23,6 +23,7 @@ class Page {
     this.resolve = resolve
     this.wanted = innerWidth < 640 ? SIDES.min : SIDES.value
     this.selected = new Set()
+    this.shown = []
     this.frames = this.masks = false
     this.book = new Book(asked, () => this.soon(), (words, problem) => this.say(words, problem))
     this.filters = new Filters(() => this.show())
@@ -173,8 +174,10 @@ class Page {
 
   // -- what is done ---------------------------------------------------------------------------------------------------
 
+  /** Told twice of what was typed when the focus moves on; what waits for an answer, or lost to another's, stays so. */
   edited(name, text) {
-    this.book.change([{ name, text }], `the caption of ${name}`)
+    const { mine, pending } = this.book.byName.get(name) ?? {}
+    if (text !== mine && text !== pending) this.book.change([{ name, text }], `the caption of ${name}`)
   }
 
   change(edits, words) {

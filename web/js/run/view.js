@@ -85,6 +85,7 @@ export class View {
   /** A curve of what is known; without any it takes no room. */
   curves(data) {
     this.curve.hidden = !data
+    if (!data) this.shown.curve = undefined // another run's may look the same
     const lengths = data?.curves.map(({ name, steps }) => [name, steps.length])
     if (data && this.isNew("curve", [data.total, lengths, data.marks])) this.chart.show(data)
   }

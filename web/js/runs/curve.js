@@ -30,7 +30,8 @@ export class Curve {
         this.then()
       } while (this.next <= this.run.step)
     } catch {
-      return // a run that is not there any more, and goes from the list as well
+      this.asked = undefined // it is not there any more, and goes from the list as well, or the server is away
+      return
     } finally {
       this.asking = false
     }

@@ -62,9 +62,8 @@ export class RunPanel {
 
   /** Shows the run that is chosen, else what runs, else the newest. */
   show() {
-    const all = store.runs().filter(({ id }) => !choice.leaving.has(id))
-    const known = new Map(all.map((run) => [run.id, run]))
-    const begun = all.filter(({ id }) => id)
+    const begun = store.runs().filter(({ id }) => id && !choice.leaving.has(id))
+    const known = new Map(begun.map((run) => [run.id, run]))
     const run = known.get(choice.open) ?? begun.find(({ state }) => state === "running") ?? begun[0]
     this.content.hidden = !run
     this.empty.textContent = run ? "" : word("No run to show yet. Train a LoRA, or choose a run in the list of LoRA runs.")
@@ -100,7 +99,9 @@ export class RunPanel {
     if (key === this.detailed) return
     this.detailed = key
     const found = await store.details(run.id).catch(() => null) // not there any more: the list says so, too
-    if (!found || this.run?.id !== found.id || this.detailed !== key) return
+    if (this.detailed !== key) return
+    if (!found) this.detailed = undefined
+    if (!found || this.run?.id !== found.id) return
     this.left.tell(found)
     this.gallery.show(found)
     this.moved(this.gallery.step)
@@ -110,7 +111,7 @@ export class RunPanel {
     if (byHand) this.left.at(step)
     const saved = this.gallery.run?.saved ?? []
     const kept = saved.includes(step)
-    this.use.hidden = step === undefined
+    this.use.hidden = step === undefined || this.gallery.run?.id !== this.run?.id
     this.use.disabled = !kept
     this.use.textContent = kept ? `Use step ${step}` : `Step ${step} was not kept`
     this.use.title = kept ? USE : `LoRAs are kept of ${saved.join(", ") || "no step"}.`
