@@ -60,7 +60,7 @@ class Describe {
     document.body.append(this.dialog)
     this.dialog.showModal()
     this.look()
-    for (const name of await saved()) {
+    for (const name of await saved().catch(() => [])) {
       this.workflow.lastChild.before(element("option", { value: name }, name.replace(/\.json$/, "")))
     }
   }
@@ -85,21 +85,26 @@ class Describe {
   }
 
   async look() {
+    const turn = (this.turn = {})
     this.found = undefined
     this.file.hidden = this.workflow.value !== FILE
     this.text.replaceChildren()
     this.foresee()
+    this.say("Reading the workflow")
     try {
-      this.say("Reading the workflow")
       const prompt = await this.prompt()
-      if (!prompt) return this.say("Choose a file that was saved or exported by ComfyUI.")
-      this.found = { prompt, ...(await ends(prompt)) }
-      const texts = this.found.texts.map(({ label }, at) => element("option", { value: String(at) }, label))
-      this.text.replaceChildren(...texts)
-      this.say("")
+      const found = prompt && { prompt, ...(await ends(prompt)) }
+      if (turn === this.turn) this.take(found)
     } catch (error) {
-      this.say(`This workflow cannot be used: ${error.message}.`, true)
+      if (turn === this.turn) this.say(`This workflow cannot be used: ${error.message}.`, true)
     }
+  }
+
+  take(found) {
+    if (!found) return this.say("Choose a file that was saved or exported by ComfyUI.")
+    this.found = found
+    this.text.replaceChildren(...found.texts.map(({ label }, at) => element("option", { value: String(at) }, label)))
+    this.say("")
     this.foresee()
   }
 

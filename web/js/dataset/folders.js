@@ -50,9 +50,12 @@ class Folders {
     this.place()
   }
 
+  /** Closing it gives the focus back to where it was, and tells of itself again. */
   close(folder) {
-    this.dialog.remove()
+    if (!this.dialog.isConnected) return
     this.resolve(folder)
+    this.dialog.close()
+    this.dialog.remove()
   }
 
   /** Below the button where there is room, else above it, and always in sight. */

@@ -39,8 +39,9 @@ export function pictureUrl(lora) {
 
 async function ask() {
   for (let unread = 1; unread > 0; ) {
-    const answer = await api.fetchApi(`/lora_loom/loras${version && `?since=${encodeURIComponent(version)}`}`)
-    if (!answer.ok) return
+    const since = version && `?since=${encodeURIComponent(version)}`
+    const answer = await api.fetchApi(`/lora_loom/loras${since}`).catch(() => null)
+    if (!answer?.ok) return // asked again another time
     const found = await answer.json()
     const changed = take(found)
     unread = found.unread

@@ -1,8 +1,8 @@
 // What a node measured, on the node: a sentence, what to do, and the figures as tables and curves with real letters.
 
-import { app } from "../../../../scripts/app.js"
 import { element } from "../page/dom.js"
 import { after, hide, lookAnew, toCanvas, whileThere } from "../page/nodes.js"
+import { captured, heightened } from "../page/undo.js"
 import { Curve } from "./curve.js"
 import { addressOf, gallery, openLarge } from "./large.js"
 import { Live } from "./live.js"
@@ -176,7 +176,7 @@ class Measures {
     const widget = this.node.widgets.find((each) => each.name === name)
     widget.value = value
     widget.callback?.(value)
-    app.extensionManager?.workflow?.activeWorkflow?.changeTracker?.captureCanvasState?.()
+    captured()
   }
 
   reveal(on) {
@@ -196,7 +196,10 @@ class Measures {
     const needed = this.node.computeSize()[1]
     const wanted = this.node.size[1] <= (this.needed ?? 0) + 1 ? needed : Math.max(needed, this.node.size[1])
     this.needed = needed
-    if (wanted !== this.node.size[1]) this.node.setSize([this.node.size[0], wanted])
+    if (wanted !== this.node.size[1]) {
+      this.node.setSize([this.node.size[0], wanted])
+      heightened(this.node)
+    }
     this.node.setDirtyCanvas?.(true, true)
   }
 

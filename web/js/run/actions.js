@@ -1,10 +1,11 @@
 // What the buttons on Train LoRA's body do.
 
+import { copy } from "../page/clipboard.js"
 import { openRun } from "../runs/panel.js"
 import { useStep } from "../runs/actions.js"
 import { doing } from "../runs/ask.js"
 import { pause } from "../runs/store.js"
-import { copied, openText } from "./dialogs.js"
+import { openText } from "./dialogs.js"
 import { word } from "../page/words.js"
 
 /** Does what a button is called, for a body. */
@@ -14,16 +15,20 @@ export function act(name, button, body) {
 
 const ACTIONS = {
   async pause({ run }, button) {
+    const was = button.textContent
     button.disabled = true
     button.textContent = word("Pausing, saving its state")
-    await doing(`${run.name} could not be paused`, () => pause(run.id, run.prompt_id))
+    const done = await doing(`${run.name} could not be paused`, () => pause(run.id, run.prompt_id))
+    if (done !== undefined) return
+    button.disabled = false
+    button.textContent = was
   },
   use: ({ run }) => useStep(run, run.kept ?? run.saved[run.saved.length - 1]),
   compare: ({ run }) => openRun(run.id),
   report: ({ run, details }) => openText(`Report of ${run.name}`, details.found.report),
-  async folder({ run, view }) {
+  async folder({ run, view, element }) {
     const name = `output/lora_loom/${run.id}`
-    view.say(`${(await copied(name)) ? "Copied: " : ""}${name}`)
+    view.say(`${(await copy(name, element)) ? "Copied: " : ""}${name}`)
   },
   rate(body) {
     body.rated = !body.rated

@@ -25,8 +25,8 @@ export function questionOf(node) {
 }
 
 export async function ask(question) {
-  const answer = await api.fetchApi(`/lora_loom/before?${question}`)
-  return answer.ok ? answer.json() : null
+  const answer = await api.fetchApi(`/lora_loom/before?${question}`).catch(() => null)
+  return answer?.ok ? answer.json() : null
 }
 
 /** The data sets of a node, through those that are combined. */

@@ -4,6 +4,7 @@ import { app } from "../../../../scripts/app.js"
 import { element } from "../page/dom.js"
 import { after, eachNode, takePlace, toCanvas, whileThere } from "../page/nodes.js"
 import { whenResized } from "../page/resize.js"
+import { heightened } from "../page/undo.js"
 import { Curve } from "../runs/curve.js"
 import { listen as listenToRuns } from "../runs/store.js"
 import { listen, whenChanged } from "../told/told.js"
@@ -13,7 +14,7 @@ import { ask, questionOf } from "./before.js"
 import { Details } from "./details.js"
 import { planOf } from "./plan.js"
 import { View } from "./view.js"
-import { hearRuns, quietly, shownBy } from "./which.js"
+import { hearRuns, shownBy } from "./which.js"
 import { fromAfar, standing } from "./words.js"
 import { word } from "../page/words.js"
 
@@ -21,6 +22,7 @@ const NAME = "$$lora_loom_run" // $$, or it is offered as an input of subgraphs
 const MARGIN = 8 // px beside it
 const WIDTH = 340 // px of a new node
 const PAUSE = 300 // ms in which a person may type on
+const STALE = 10000 // ms after which pictures and memory may be others
 const FAR = 0.6 // of the canvas's scale: below it letters of 12 px cannot be read
 
 const bodies = new WeakMap() // by node
@@ -123,11 +125,12 @@ export class Body {
 
   // -- before a run --------------------------------------------------------------------------------------------------
 
-  /** Shows what a run would be, and asks anew when the question has changed. */
+  /** Shows what a run would be, and asks anew when the question or, since long ago, the answer may have changed. */
   plan(idle) {
     const question = questionOf(this.node)
-    if (question !== this.question) {
+    if (question !== this.question || (idle && Date.now() - this.askedAt > STALE)) {
       this.question = question
+      this.askedAt = Date.now()
       clearTimeout(this.asking)
       this.asking = setTimeout(() => this.asked(question), PAUSE)
     }
@@ -138,6 +141,7 @@ export class Body {
     const answer = await ask(question)
     if (question !== this.question || !this.view) return
     this.answer = answer
+    this.askedAt = Date.now()
     const names = answer?.automatic ?? []
     this.foreseen = names.length ? Object.fromEntries(names.map((name) => [name, answer.values[name]])) : undefined
     this.look()
@@ -199,7 +203,7 @@ export class Body {
     this.needed = needed
     const wanted = node.size[1] <= before + 1 ? needed : Math.max(needed, node.size[1])
     if (wanted !== node.size[1]) node.setSize([node.size[0], wanted])
-    quietly(node, (saved) => (saved.size = [...node.size]))
+    heightened(node)
     node.setDirtyCanvas?.(true, true)
   }
 

@@ -15,10 +15,12 @@ export class Details {
     if (key === this.key) return
     this.key = key
     try {
-      this.found = await details(this.id)
+      const found = await details(this.id)
+      if (key !== this.key) return
+      this.found = found
       this.then()
     } catch {
-      this.key = undefined // the server is away, or the run is gone: the list will tell
+      if (key === this.key) this.key = undefined // the server is away, or the run is gone: the list will tell
     }
   }
 }

@@ -1,5 +1,6 @@
 // A dialog of ours with a title and a button that closes it, and the one that shows a report.
 
+import { copy } from "../page/clipboard.js"
 import { element } from "../page/dom.js"
 
 const ROW = /^\|(.*)\|$/ // of a table, as reports write them
@@ -23,20 +24,13 @@ export function openDialog(title, kind, ...content) {
 
 /** Shows a text with its tables as tables. */
 export function openText(title, text) {
-  const copy = element("button", { type: "button" }, "Copy")
+  const button = element("button", { type: "button" }, "Copy")
+  const foot = element("div", { className: "loom-body-foot" }, button)
   const shown = element("div", { className: "loom-dialog-text", tabIndex: 0, role: "document" }, ...parts(text))
-  copy.addEventListener("click", async () => (copy.textContent = (await copied(text)) ? "Copied" : "Select it to copy"))
-  return openDialog(title, "loom-body-text", shown, element("div", { className: "loom-body-foot" }, copy))
-}
-
-/** Puts a text into the clipboard; gives whether the browser let it. */
-export async function copied(text) {
-  try {
-    await navigator.clipboard.writeText(text)
-    return true
-  } catch {
-    return false // on a page that is not served safely there is none
-  }
+  button.addEventListener("click", async () => {
+    button.textContent = (await copy(text, foot)) ? "Copied" : "Select it to copy"
+  })
+  return openDialog(title, "loom-body-text", shown, foot)
 }
 
 /** Paragraphs and tables; whatever is in them is text. */

@@ -31,7 +31,9 @@ export class Shots {
       button.addEventListener("click", () => large(id, steps, pictures, picture.number))
       return button
     })
+    const focused = [...this.element.querySelectorAll("button")].indexOf(document.activeElement)
     this.element.replaceChildren(element("span", { className: "loom-body-shots-step" }, `step ${step}`), ...made)
+    made[focused]?.focus()
   }
 }
 

@@ -5,19 +5,23 @@ import { api } from "../../../../scripts/api.js"
 import { app } from "../../../../scripts/app.js"
 import { executionIdOf } from "../page/nodes.js"
 import { valueOf } from "../page/sources.js"
+import { quietly } from "../page/undo.js"
 import { latestFor, latestOf, runs } from "../runs/store.js"
-import { onScreen, ownerOf } from "../told/workflows.js"
+import { isLoading, onScreen, ownerOf } from "../told/workflows.js"
 
 const KEPT = "lora_loom_run" // the property of a node that has its run's id
 const MOST = 200
 const begun = new WeakMap() // by workflow: the prompts that nodes were last run by, by execution id
 const owners = new Map() // workflows by prompt, of this window
+const strangers = new Map() // the workflow that was on screen when a prompt was found to be of no open one, by prompt
 
 /** Hears which runs nodes make; `then` is called when it is known whose they are. */
 export function hearRuns(then) {
   const note = async (prompt, node) => {
+    if (strangers.has(prompt) && strangers.get(prompt) === onScreen()) return then()
     const owner = await ownerOf(prompt)
     if (owner) own(owner, prompt, String(node))
+    else if (!isLoading()) put(strangers, prompt, onScreen())
     then()
   }
   api.addEventListener("lora_loom.run", ({ detail }) => note(detail.prompt_id, detail.node))
@@ -25,10 +29,15 @@ export function hearRuns(then) {
 }
 
 function own(owner, prompt, id) {
-  owners.set(prompt, owner)
-  if (owners.size > MOST) owners.delete(owners.keys().next().value)
+  put(owners, prompt, owner)
   if (!begun.has(owner)) begun.set(owner, new Map())
   if (begun.get(owner).get(id)?.prompt !== prompt) begun.get(owner).set(id, { prompt })
+}
+
+/** Remembers the last of them only. */
+function put(map, key, value) {
+  map.set(key, value)
+  if (map.size > MOST) map.delete(map.keys().next().value)
 }
 
 /** The run that a node shows, and whether the node still asks for that one: `{run, same}`; undefined when there is none. */
@@ -64,16 +73,4 @@ function keep(node, id) {
   if (node.properties[KEPT] === id) return
   node.properties[KEPT] = id
   quietly(node, (saved) => ((saved.properties ??= {})[KEPT] = id))
-}
-
-/** Changes a node in the front end's record of how the graph is now, so that the next step to undo does not have it. */
-export function quietly(node, change) {
-  const state = onScreen()?.activeState
-  const { nodes } = node.graph === app.rootGraph ? state ?? {} : subgraphOf(state, node) ?? {}
-  const saved = nodes?.find(({ id }) => id === node.id)
-  if (saved) change(saved)
-}
-
-function subgraphOf(state, node) {
-  return state?.definitions?.subgraphs?.find(({ id }) => id === node.graph?.id)
 }

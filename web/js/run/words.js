@@ -23,11 +23,11 @@ function running({ step, total, phase, seconds_left: left, loss }, trend) {
 }
 
 function finished({ total, seconds, best, kept, summary }) {
-  const chosen = kept && kept !== total ? `, step ${kept} was kept` : ""
+  const chosen = kept && kept !== total && !best ? `step ${kept} was kept` : ""
   return {
     headline: seconds ? word("Done in {time}", { time: clock(seconds) }) : word("Done"),
     beside: best ? word("best by validation: {best}", { best }) : word("{total} steps", { total }),
-    next: `${summary?.split("\n")[1] ?? ""}${chosen && !best ? chosen : ""}`,
+    next: [summary?.split("\n")[1], chosen].filter(Boolean).join(", "),
   }
 }
 

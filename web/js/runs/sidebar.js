@@ -78,10 +78,14 @@ export class Sidebar {
   }
 
   async ask() {
-    this.queued = await waiting()
+    const turn = (this.turn = {})
+    const queued = await waiting()
+    if (turn !== this.turn) return
+    this.queued = queued
     this.waits.replaceChildren(...this.queued.map(({ name, steps }) => element("li", { className: "loom-wait" },
       element("span", { className: "loom-run-name" }, name),
       element("span", { className: "loom-run-more" }, steps ? `waits, ${steps} steps` : "waits"))))
+    this.filter()
   }
 
   // -- those that have been ------------------------------------------------------------------------------------------

@@ -88,9 +88,9 @@ export async function remove(id) {
   await refresh()
 }
 
-/** Ends a run that goes on, which is kept; of one that has no id yet, the prompt. */
+/** Ends a run that goes on, which is kept; of one that has no id yet, the prompt. Gives something when it did. */
 export function pause(id, promptId) {
-  return id ? call(`${at(id)}/pause`, {}) : api.interrupt(promptId)
+  return id ? call(`${at(id)}/pause`, {}) : api.interrupt(promptId).then(() => true)
 }
 
 /** Picture `n` of a step, in the order of the details' `pictures`, at most `side` pixels wide and high. */

@@ -6,8 +6,8 @@ const TRAIN = "LoraLoom_TrainLora"
 
 /** What waits, in its order: the prompt and what its Train LoRA is to make. */
 export async function waiting() {
-  const answer = await api.fetchApi("/queue")
-  if (!answer.ok) return []
+  const answer = await api.fetchApi("/queue").catch(() => null)
+  if (!answer?.ok) return []
   const { queue_pending: pending = [] } = await answer.json()
   const found = [...pending].sort(([a], [b]) => a - b)
   return found.flatMap(([, prompt, graph]) => Object.values(graph ?? {})

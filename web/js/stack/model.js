@@ -58,8 +58,8 @@ function soon() {
 }
 
 async function ask(query) {
-  const answer = await api.fetchApi(`/lora_loom/family?${query}`)
-  if (answer.ok) return answer.json()
+  const answer = await api.fetchApi(`/lora_loom/family?${query}`).catch(() => null)
+  if (answer?.ok) return answer.json()
   answers.delete(query)
   return UNKNOWN
 }

@@ -36,8 +36,9 @@ class Saved {
     await this.change(() => {})
   }
 
-  /** Reads what there is now, changes it, and writes it if it is another. */
+  /** Reads what there is now, changes it, and writes it if it is another. Gives whether that went well. */
   async change(edit) {
+    this.said.textContent = ""
     try {
       const stacks = await read()
       const before = JSON.stringify([...stacks])
@@ -45,14 +46,16 @@ class Saved {
       if (JSON.stringify([...stacks]) !== before) await write(stacks)
       this.stacks = stacks
       this.show()
+      return true
     } catch (error) {
       this.said.textContent = error.message
+      return false
     }
   }
 
   async save() {
     const name = this.name.value.trim()
-    await this.change((stacks) => stacks.set(name, this.editor.text))
+    if (!await this.change((stacks) => stacks.set(name, this.editor.text))) return
     this.name.value = ""
     this.showKeep()
   }

@@ -4,8 +4,6 @@ import { copy } from "../page/clipboard.js"
 import { button } from "../page/controls.js"
 import { element } from "../page/dom.js"
 
-const SAID = 1500 // ms that "copied" stays
-
 export class Words {
   constructor(item, done) {
     this.item = item
@@ -71,16 +69,12 @@ export class Words {
     const usual = this.usual()
     const same = words.length === usual.length && usual.every((word) => words.includes(word))
     this.item.words = same ? null : words
+    this.said.textContent = ""
     this.done()
   }
 
   async copy(word) {
-    this.say((await copy(word, this.element)) ? `copied: ${word}` : "not copied: the browser does not allow it")
-  }
-
-  say(text) {
-    this.said.textContent = text
-    clearTimeout(this.timer)
-    this.timer = setTimeout(() => (this.said.textContent = ""), SAID)
+    const copied = await copy(word, this.element)
+    this.said.textContent = copied ? `copied: ${word}` : "not copied: the browser does not allow it"
   }
 }
