@@ -9,7 +9,7 @@ from pathlib import Path
 import draw_map
 import pytest
 from harness.comfyui import ROOT
-from test_layering import FLOORS
+from test_layering import FLOORS, FRONT_END_FLOORS
 
 PAGES = ("docs/contributing.md", "docs/architecture.md")
 TOPS = ("lora_core", "nodes", "web", "docs", "tests", "workflows", "locales")  # a name that begins so is a path
@@ -49,10 +49,11 @@ def test_every_link_leads_somewhere(page: str) -> None:
     assert links and [link for link in links if not (ROOT / "docs" / link).exists()] == []
 
 
-def test_every_room_is_named_with_its_floor_and_the_lowest_comes_first() -> None:
+@pytest.mark.parametrize(("floors", "below"), [(FLOORS, ""), (FRONT_END_FLOORS, "web/js/")])
+def test_every_room_is_named_with_its_floor_and_the_lowest_comes_first(floors: tuple, below: str) -> None:
     rows = re.findall(r"^\| `([\w/.]+)` \| (\d+) \|", text("docs/architecture.md"), re.MULTILINE)
-    told = [(int(floor), name) for name, floor in rows]
-    assert sorted(told) == sorted((number, name) for number, floor in enumerate(FLOORS, 1) for name in floor)
+    told = [(int(floor), name) for name, floor in rows if name.startswith("web/js/") == bool(below)]
+    assert sorted(told) == sorted((number, below + name) for number, floor in enumerate(floors, 1) for name in floor)
     assert [floor for floor, _ in told] == sorted(floor for floor, _ in told)
 
 
