@@ -1,18 +1,17 @@
 // What a run would be, asked of the server before it is queued: the question that a Train LoRA stands for.
 
 import { api } from "../../../../scripts/api.js"
-import { sourcesOf, sourcesOfType, valueOf } from "../page/sources.js"
+import { fileBehind, sourcesOfType, valueOf } from "../page/sources.js"
 
 const DATASET = "LORALOOM_DATASET"
-const LOADED = { ckpt_name: "checkpoints", unet_name: "diffusion_models" } // by the name of a loader's field
 const MOST = 16 // data sets, as the server counts them
 const OWN = ["rank", "alpha", "learning_rate", "targets"]
 
 /** The question about a node, as the query of a request. */
 export function questionOf(node) {
   const query = new URLSearchParams()
-  const [kind, model] = modelOf(node)
-  if (model) for (const [key, value] of [["kind", kind], ["model", model]]) query.append(key, value)
+  const { folder, name } = fileBehind(node) ?? {}
+  if (typeof name === "string") for (const [key, value] of [["kind", folder], ["model", name]]) query.append(key, value)
   for (const name of OWN) query.append(name, valueOf(node, name) ?? 0)
   const objective = sourcesOfType(node, "LORALOOM_OBJECTIVE")[0] ?? node
   for (const name of ["timesteps", "shift"]) query.append(name, valueOf(objective, name))
@@ -46,15 +45,4 @@ export function isConnected(set) {
 
 function readable(node) {
   return dataSets(node).filter((set) => !isConnected(set)).slice(0, MOST)
-}
-
-/** Which list of ComfyUI's the model is from, and its name there. */
-function modelOf(node) {
-  for (const source of sourcesOf(node, "model")) {
-    for (const [field, kind] of Object.entries(LOADED)) {
-      const name = valueOf(source, field)
-      if (typeof name === "string") return [kind, name]
-    }
-  }
-  return []
 }
