@@ -54,8 +54,12 @@ def take_out(album: Album, name: str) -> Moves:
 
 
 def put_back(moves: Moves) -> None:
-    """Undo `take_out`, as far as its files are still there. Raises ValueError for a name that is taken, OSError."""
-    move([(there, here) for here, there in moves if os.path.lexists(there)])
+    """Undo `take_out`, as far as its files are still there. Raises ValueError for a name that is taken and where no
+    file is left, OSError."""
+    left = [(there, here) for here, there in moves if os.path.lexists(there)]
+    if not left:
+        raise ValueError(f"it is not in {TAKEN_OUT} any more: there is nothing to put back")
+    move(left)
 
 
 def move(moves: Moves) -> None:

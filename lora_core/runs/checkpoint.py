@@ -30,6 +30,7 @@ _MARK, _FINGERPRINT, _STEP, _OUTLINE = "lora_loom.checkpoint", "fingerprint", "l
 _DATA = "sshs_model_hash"  # of the data section, which every file that is saved has
 _NEEDED = {"factors", "learnt", "progress", "generator"}
 _MOST_HEADER = _MOST_PROGRESS = 2**26  # bytes
+_MOST_LOSS = 2**53  # of whole numbers, as JSON has them of any length
 
 
 class DamagedError(ValueError):
@@ -95,11 +96,25 @@ def record_of(path: Path) -> tuple[int, Record]:
             if not 0 < info.end - info.start <= _MOST_PROGRESS:
                 return 0, Record()
             file.seek(start + info.start)
-            progress = json.loads(file.read(info.end - info.start))
-            record = Record.of(progress["record"]) if "record" in progress else Record()
-            return int(header.get(_STEP, 0)) or len(progress["losses"]), record
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+            text = file.read(info.end - info.start)
+        progress = json.loads(text)
+        record = Record.of(progress["record"]) if "record" in progress else Record()
+        _check_losses(record)
+        return int(header.get(_STEP, 0)) or len(progress["losses"]), record
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
         return 0, Record()
+
+
+def _check_losses(record: Record) -> None:
+    """Raises ValueError where no mean can be told."""
+    sound = all(type(point.step) is int and point.losses for point in record.points)
+    losses = [record.base, *(point.losses for point in record.points)]
+    if not (sound and all(isinstance(each, list) and all(map(_is_loss, each)) for each in losses)):
+        raise ValueError("these are no losses")
+
+
+def _is_loss(value: Any) -> bool:
+    return type(value) is float or (type(value) is int and abs(value) < _MOST_LOSS)
 
 
 def _read(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
@@ -133,7 +148,7 @@ def _header(path: Path, start: bytes, read: Any) -> tuple[dict[str, str], dict[s
             for name, each in plain.items()
         }
         return {str(name): str(value) for name, value in metadata.items()}, infos, 8 + length
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError) as error:
         _refuse(path, f"its header is not valid JSON ({type(error).__name__})")
 
 

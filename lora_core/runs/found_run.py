@@ -8,6 +8,7 @@ import os
 import re
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -105,16 +106,12 @@ class FoundRun:
         return self.path / "log.jsonl" if "log.jsonl" in self._files else None
 
     def workflow(self) -> dict[str, Any] | None:
-        return self._of("workflow.json", _json)
+        """Read anew each time, as it may be large and is seldom asked for."""
+        return _json(self.path / "workflow.json") if "workflow.json" in self._files else None
 
     def origin(self) -> dict[str, Any]:
         """Which prompt of which workflow the run was begun by, and at which node, as far as the folder tells."""
-        workflow = self.workflow() or {}
-        extra = workflow.get("extra")
-        told = extra.get("lora_loom") if isinstance(extra, dict) else None
-        told = told if isinstance(told, dict) else {}
-        found = {"prompt_id": told.get("prompt_id"), "node": told.get("node"), "workflow_id": workflow.get("id")}
-        return {name: value[:_LONGEST] if isinstance(value, str) else None for name, value in found.items()}
+        return self._of("workflow.json", _origin) or _origin_in({})
 
     def summary(self, running: bool) -> dict[str, Any]:
         finished = not running and (self._done is not None or 0 < self.total <= self._reached())
@@ -135,7 +132,7 @@ class FoundRun:
             "saved": list(self.loras()),
             "family": str(self._words.get("model", ("", ""))[1])[:_LONGEST],
             "summary": self._done.summary[:_LONGEST] if self._done else "",
-            "workflow": self.workflow() is not None,
+            "workflow": self._of("workflow.json", _origin) is not None,
             "fault": self.fault,
             "problem": "",
             **self.origin(),
@@ -247,14 +244,29 @@ def _json(path: Path) -> dict[str, Any] | None:
     return told if isinstance(told, dict) else None
 
 
+def _origin(path: Path) -> dict[str, Any] | None:
+    workflow = _json(path)
+    return None if workflow is None else _origin_in(workflow)
+
+
+def _origin_in(workflow: Mapping[str, Any]) -> dict[str, Any]:
+    extra = workflow.get("extra")
+    told = extra.get("lora_loom") if isinstance(extra, dict) else None
+    told = told if isinstance(told, dict) else {}
+    found = {"prompt_id": told.get("prompt_id"), "node": told.get("node"), "workflow_id": workflow.get("id")}
+    return {name: value[:_LONGEST] if isinstance(value, str) else None for name, value in found.items()}
+
+
 def _finished(path: Path) -> Finished | None:
-    """What a finished run told, if the file is what was written."""
+    """What a finished run told but for its losses, if the file is what was written."""
     plain = _json(path) or {}
     try:
         if plain.pop("digest") != fingerprint(plain):
             return None
         told = from_dict(Finished, {key: value for key, value in plain.items() if key not in ("key", "sha256")})
-        return told if type(told.step) is type(told.kept_step) is int and isinstance(told.report, str) else None
+        sound = type(told.step) is type(told.kept_step) is int
+        sound = sound and isinstance(told.report, str) and isinstance(told.summary, str)
+        return replace(told, losses=[]) if sound else None
     except (KeyError, TypeError, ValueError, RecursionError):
         return None
 

@@ -64,12 +64,12 @@ def parts_of(path: Path) -> tuple[Part, ...]:
         with open(path, "rb") as file:
             told = json.loads(texts(file.read(_HEAD)).get(_PARTS, "[]"))
         return tuple(map(_part, told[:MOST_PARTS]))
-    except (OSError, ValueError, TypeError, KeyError, RecursionError):
+    except (OSError, ValueError, TypeError, KeyError, OverflowError, RecursionError):
         return ()
 
 
 def _part(told: Any) -> Part:
-    """Raises ValueError, TypeError or KeyError for what is none."""
+    """Raises ValueError, TypeError, KeyError or OverflowError for what is none."""
     part = from_dict(Part, {**told, "box": tuple(map(int, told["box"]))})
     left, top, right, bottom = part.box
     if not (0 <= left < right and 0 <= top < bottom and isinstance(part.prompt, str) and type(part.row) is int):

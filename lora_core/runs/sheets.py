@@ -23,21 +23,22 @@ class Sheets:
     threads at once."""
 
     def __init__(self) -> None:
-        self._drawn: OrderedDict[tuple[Path, int, int], list[bytes]] = OrderedDict()
+        self._drawn: OrderedDict[tuple[Path, str, int], list[bytes]] = OrderedDict()
 
     def picture(self, path: Path, number: int, side: int) -> tuple[str, bytes] | None:
         """A tag that changes with the picture, and part `number` of a sheet, at most `side` pixels wide and high. A
         sheet that does not tell its parts has one. None when there is no such picture."""
         side = min(max(side, _SMALLEST), _LARGEST)
         try:
-            key = path, path.stat().st_mtime_ns, side
+            found = path.stat()
         except OSError:
             return None
+        key = path, f"{found.st_mtime_ns:x}-{found.st_size:x}-{found.st_ino:x}", side
         pictures = self._drawn.pop(key, None) or _pictures(path, side)
         self._drawn[key] = pictures
         while len(self._drawn) > 1 and sum(map(len, sum(self._drawn.values(), []))) > _MOST:
             self._drawn.popitem(last=False)
-        return (f"{key[1]:x}-{number}-{side}", pictures[number]) if number < len(pictures) else None
+        return (f"{key[1]}-{number}-{side}", pictures[number]) if number < len(pictures) else None
 
 
 def drawn(picture: Image.Image, side: int, kind: str) -> bytes:
@@ -58,8 +59,15 @@ def whole(path: Path, side: int = _LARGEST) -> bytes | None:
 def _pictures(path: Path, side: int) -> list[bytes]:
     if (found := _decoded(path)) is None:
         return []
-    boxes = [part.box for part in kept_picture.parts_of(path)] or [(0, 0, *found.size)]
-    return [drawn(found.crop(_inside(box, found)), side, "JPEG") for box in boxes]
+    boxes = [_inside(part.box, found) for part in kept_picture.parts_of(path)]
+    if not boxes or sum(map(_area, boxes)) > 2 * found.width * found.height:  # ours do not overlap
+        boxes = [(0, 0, *found.size)]
+    return [drawn(found.crop(box), side, "JPEG") for box in boxes]
+
+
+def _area(box: Box) -> int:
+    left, top, right, bottom = box
+    return (right - left) * (bottom - top)
 
 
 def _inside(box: Box, whole: Image.Image) -> Box:

@@ -126,8 +126,12 @@ def test_what_is_not_a_question_is_refused(server: ComfyServer, folder: Path) ->
         assert status(server, what, body, kind="text/plain") == 415
         assert status(server, what, body, Origin="http://elsewhere.example") == 403
         assert status(server, what, body, **{"Sec-Fetch-Site": "cross-site"}) == 403
-        for wrong in (b"", b"[]", b"{", b"[" * 100_000, b'{"folder": 1e999, "names": [1], "edits": [1], "taken": 1}'):
+        for wrong in (
+            b"", b"[]", b"{", b"\xff", b"[" * 100_000, b'{"folder": [1]}',
+            b'{"folder": 1e999, "names": [1], "edits": [1], "taken": 1}',
+        ):  # fmt: skip
             assert status(server, what, wrong) in (200, 400)
+        assert status(server, what, body, kind="application/json; charset=nobody") == 400
     assert status(server, "captions", json.dumps({"folder": FOLDER, "edits": [{"name": 1}]}).encode()) == 400
     assert status(server, "captions", b" " * (2**23 + 1)) == 413
     assert {"a.png", "b.png"} <= set(os.listdir(folder))

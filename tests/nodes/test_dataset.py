@@ -13,6 +13,7 @@ import torch
 from comfy.cli_args import args
 from harness.calls import run_node
 from lora_loom.lora_core.data.captions import literal
+from lora_loom.nodes.bridge.host import dataset_asked
 from lora_loom.nodes.bridge.host.folders import DATA_SETS, dataset_folder
 from lora_loom.nodes.bridge.training.samples import captions_to_encode
 from lora_loom.nodes.dataset import LoraDataset
@@ -92,6 +93,14 @@ def test_relative_folders_are_below_input_or_datasets(comfy_base: Path, write_pi
     for each in (folder, first):
         shutil.rmtree(each)
     assert dataset_folder("loom set") == first, "where an error is told"
+
+
+def test_a_name_that_no_disk_takes_tells_no_place(comfy_base: Path) -> None:
+    name = "a" * 300
+    told = refusal(name)
+    assert name in told and str(comfy_base) not in dataset_asked.words(ValueError(told), name)
+    assert "cannot be found" not in told or str(comfy_base) not in told
+    assert str(comfy_base) not in dataset_asked.words(ValueError(f"{comfy_base / 'input' / 'x'} is no picture"))
 
 
 def test_a_server_for_this_machine_alone_reads_any_folder(monkeypatch, pictures: Path) -> None:

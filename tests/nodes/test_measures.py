@@ -88,8 +88,11 @@ def test_a_resize_at_other_strengths(models, random_adapter) -> None:
     measure, _ = run(ResizeLora, model=model, adapter=adapter, rank=2, size_mb=0.0, strength=0.5, **choices)
     wanted, _ = run(ResizeLora, model=model, adapter=adapter, rank=0, size_mb=0.2, strength=-1.0, **choices)
     assert foreseen(measure, size_mb=0.2, factors="-2:1")["verdict"] == wanted["verdict"]
-    for query in ({"size_mb": 1e-6}, {"rank": "x"}, {"factors": "nan:1"}, {"factors": "1"}):
+    for query in ({"size_mb": 1e-6}, {"rank": "x"}, {"factors": "1"}):
         with pytest.raises(ValueError):
+            foreseen(measure, **query)
+    for query in ({"factors": "nan:1"}, {"factors": "1:inf"}, {"energy": "nan"}, {"size_mb": "inf"}):
+        with pytest.raises(ValueError, match="finite"):
             foreseen(measure, **query)
     with pytest.raises(LookupError):
         outlooks.asked({"key": "another", "rank": "2"})

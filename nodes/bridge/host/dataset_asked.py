@@ -13,7 +13,7 @@ from aiohttp import web
 from ....lora_core.data.buckets import check_resolution, numbers
 from ....lora_core.data.inspection import Frames, Reading
 from ....lora_core.data.pictures import MASKS
-from .folders import dataset_folder
+from .folders import dataset_folder, without_paths
 
 _LONGEST = 4096  # characters of a name or a field
 _MOST = 20_000  # names in a request
@@ -44,6 +44,8 @@ class Question:
 
     def text(self, name: str) -> str:
         found = self.fields.get(name, "")
+        if isinstance(found, (list, dict)):
+            raise web.HTTPBadRequest
         return _text(found if isinstance(found, str) else str(found))
 
     def switch(self, name: str) -> bool:
@@ -101,7 +103,7 @@ def words(error: ValueError | OSError, folder: str = "") -> str:
     """Return what an error says, without the place of a folder on this machine."""
     if isinstance(error, OSError):
         return f"the disk says: {error.strerror or type(error).__name__}"
-    return str(error).replace(_place(folder), folder) if folder else str(error)
+    return without_paths(str(error).replace(_place(folder), folder) if folder else str(error))
 
 
 def _place(folder: str) -> str:

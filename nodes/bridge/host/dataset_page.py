@@ -178,9 +178,18 @@ def _writer(answer: Callable[[Question], dict[str, Any]], desk: str = "files") -
             raise web.HTTPUnsupportedMediaType
         if (request.content_length or 0) > _LARGEST:
             raise web.HTTPRequestEntityTooLarge(_LARGEST, request.content_length or 0)
-        return _json(await _desks[desk].ask(_answer(answer), await request.text()))
+        return _json(await _desks[desk].ask(_answer(answer), await _body(request)))
 
     return respond
+
+
+async def _body(request: web.Request) -> str:
+    if (size := len(await request.read())) > _LARGEST:  # of one that did not tell its length
+        raise web.HTTPRequestEntityTooLarge(_LARGEST, size)
+    try:
+        return await request.text()
+    except (UnicodeDecodeError, LookupError):  # of a character set that nobody knows
+        raise web.HTTPBadRequest from None
 
 
 def _answer(answer: Callable[[Question], dict[str, Any]]) -> Callable[[str], bytes]:

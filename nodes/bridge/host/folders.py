@@ -77,8 +77,10 @@ def dataset_folder(text: str) -> Path:
         path = _found(Path(name).expanduser())
         if open_to := listens_beyond():
             _check_inside(name, path, open_to)
-    except (RuntimeError, OSError) as error:
+    except RuntimeError as error:
         raise ValueError(f"the folder {name} cannot be found: {error}") from error
+    except OSError as error:  # whose text tells the whole path
+        raise ValueError(f"the folder {name} cannot be found: {error.strerror or type(error).__name__}") from error
     return path
 
 

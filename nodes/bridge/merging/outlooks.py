@@ -9,6 +9,7 @@ import json
 import uuid
 from collections import OrderedDict
 from collections.abc import Mapping
+from math import isfinite
 
 from aiohttp import web
 from server import PromptServer
@@ -61,11 +62,18 @@ def asked(query: Mapping[str, str]) -> Measure:
     ValueError for figures that are none or too small, and LookupError when they are not known, or the merge is gone."""
     outlook = _kept[query.get("key", "")]
     _kept.move_to_end(query["key"])
-    limits = Limits(int(query.get("rank", 0)), float(query.get("energy", 1)), float(query.get("size_mb", 0)))
+    limits = Limits(int(query.get("rank", 0)), _number(query.get("energy", "1")), _number(query.get("size_mb", "0")))
     factors = [_pair(part) for part in query.get("factors", "1:1").split(",")]
     return cut_measure(outlook.at(limits, factors))
 
 
 def _pair(text: str) -> tuple[float, float]:
-    strength, on_text = map(float, text.split(":"))
+    strength, on_text = map(_number, text.split(":"))
     return strength, on_text
+
+
+def _number(text: str) -> float:
+    number = float(text)
+    if not isfinite(number):
+        raise ValueError("strengths, energy and size are to be finite numbers")
+    return number

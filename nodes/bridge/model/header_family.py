@@ -39,11 +39,13 @@ def look(path: str) -> ModelFile:
     except OSError:
         return ModelFile()
     stamp = path, found.st_size, found.st_mtime_ns
-    if stamp not in _known:
+    known = _known.get(stamp)
+    if known is None:
+        known = _looked(Path(path))
         if len(_known) >= _MOST:
             _known.clear()
-        _known[stamp] = _looked(Path(path))
-    return _known[stamp]
+        _known[stamp] = known
+    return known
 
 
 def _looked(path: Path) -> ModelFile:

@@ -32,6 +32,7 @@ _LARGE = 2**16  # bytes; more is compressed in a thread
 _SAFE = {"X-Content-Type-Options": "nosniff", "Cache-Control": "no-store"}
 _KEPT = {**_SAFE, "Cache-Control": "private, no-cache"}  # it may be kept, and is asked for by its tag
 Drawn = tuple[str, bytes, str]  # a picture's tag, its bytes and their kind
+Route = Callable[[web.Request], Awaitable[web.Response]]
 
 _desk, _picture_desk, _file_desk = Desk("runs"), Desk("run_pictures"), Desk("run_files")
 _sheets = sheets.Sheets()
@@ -49,18 +50,21 @@ class RefusedError(Exception):
 def serve() -> None:
     """Answer below /lora_loom/runs from now on."""
     server = getattr(PromptServer, "instance", None)
-    if server is None:
-        return
+    if server is not None:
+        serve_by(server.routes)
+
+
+def serve_by(routes: web.RouteTableDef) -> None:
     one = "/lora_loom/runs/{id:[^/]+}"
-    server.routes.get("/lora_loom/runs")(runs)
-    server.routes.get(one)(_answering(_desk, _details))
-    server.routes.get(f"{one}/log")(_answering(_desk, _log, "from"))
-    server.routes.get(f"{one}/workflow")(_answering(_desk, _workflow))
-    server.routes.get(f"{one}/charts")(charts)
-    server.routes.get(one + "/preview/{step}/{number}")(preview)
-    server.routes.post(f"{one}/use")(use)
-    server.routes.post(f"{one}/delete")(_answering(_file_desk, _delete))
-    server.routes.post(f"{one}/pause")(_answering(_desk, _pause))
+    routes.get("/lora_loom/runs")(runs)
+    routes.get(one)(_answering(_desk, _details))
+    routes.get(f"{one}/log")(_answering(_desk, _log, "from"))
+    routes.get(f"{one}/workflow")(_answering(_desk, _workflow))
+    routes.get(f"{one}/charts")(charts)
+    routes.get(one + "/preview/{step}/{number}")(preview)
+    routes.post(f"{one}/use")(_of_json(use))
+    routes.post(f"{one}/delete")(_of_json(_answering(_file_desk, _delete)))
+    routes.post(f"{one}/pause")(_of_json(_answering(_desk, _pause)))
 
 
 async def runs(request: web.Request) -> web.Response:
@@ -71,7 +75,7 @@ async def runs(request: web.Request) -> web.Response:
 async def use(request: web.Request) -> web.Response:
     try:
         asked = await request.json()
-    except (ValueError, LookupError):  # of a body that is no text, too
+    except (ValueError, LookupError, RecursionError):  # of a body that is no text, too
         asked = None
     return await _answered(_file_desk, _use, request.match_info["id"], asked)
 
@@ -86,7 +90,18 @@ async def charts(request: web.Request) -> web.Response:
     return await _pictured(request, _charts)
 
 
-def _answering(desk: Desk, answer: Callable[..., Any], *asked: str) -> Callable[[web.Request], Awaitable[web.Response]]:
+def _of_json(route: Route) -> Route:
+    """Only JSON is taken: a page of another origin cannot send any without asking first."""
+
+    async def respond(request: web.Request) -> web.Response:
+        if request.content_type != "application/json":
+            raise web.HTTPUnsupportedMediaType
+        return await route(request)
+
+    return respond
+
+
+def _answering(desk: Desk, answer: Callable[..., Any], *asked: str) -> Route:
     """A route that answers with the run's id and what is asked of it."""
 
     async def route(request: web.Request) -> web.Response:
@@ -196,9 +211,10 @@ def _interrupted(prompt: str | None) -> bool:
     queue = PromptServer.instance.prompt_queue
     if hasattr(queue, "interrupt_if_running"):
         return queue.interrupt_if_running(prompt)
-    running = any(item[1] == prompt for item in queue.get_current_queue()[0])
-    if running:
-        comfy_nodes.interrupt_processing()
+    with queue.mutex:  # or the next prompt may begin meanwhile, and be the one that is interrupted
+        running = any(item[1] == prompt for item in queue.currently_running.values())
+        if running:
+            comfy_nodes.interrupt_processing()
     return running
 
 

@@ -159,6 +159,8 @@ def test_a_picture_is_taken_out_with_its_files_and_put_back(tmp_path: Path) -> N
     assert [there.name for _, there in again] == ["a (2).png"]
     put_back(moves)
     assert sorted(path.name for path in folder.iterdir() if path.is_file()) == before
+    with pytest.raises(ValueError, match="nothing to put back"):
+        put_back(moves)
 
 
 def test_what_is_anothers_too_stays(tmp_path: Path) -> None:

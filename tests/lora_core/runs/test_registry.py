@@ -10,8 +10,12 @@ from typing import Any
 import pytest
 from harness import golden
 from harness.run_folders import done, log, lora, run, sheet, state, steps, write
+from lora_loom.lora_core.files import save
 from lora_loom.lora_core.runs import found_run
+from lora_loom.lora_core.runs import registry as registry_room
 from lora_loom.lora_core.runs.registry import Registry
+from lora_loom.lora_core.training import snapshot
+from lora_loom.lora_core.training.config import fingerprint
 
 
 def told(parent: Path, running: tuple[str, ...] = ()) -> dict[str, dict[str, Any]]:
@@ -57,6 +61,35 @@ def test_what_a_finished_run_told_is_believed_as_it_was_written_only(tmp_path: P
     assert told(tmp_path)[folder.name]["state"] == "stopped"
 
 
+@pytest.mark.parametrize("field", ["report", "summary", "step"])
+def test_a_finished_run_whose_words_are_none_is_not_believed(tmp_path: Path, field: str) -> None:
+    folder = run(tmp_path)
+    lora(folder, 60)
+    done(folder, 60)
+    plain = json.loads((folder / "done.json").read_text(encoding="utf-8"))
+    del plain["digest"]
+    plain[field] = [["well"]]
+    write(folder / "done.json", json.dumps({"digest": fingerprint(plain), **plain}))
+    assert told(tmp_path)[folder.name]["state"] == "stopped"
+
+
+LOSSES = ([], ["x"], "0.5", None, 0.5, [True], [10**400], [[0.5]])
+
+
+@pytest.mark.parametrize("losses", LOSSES, ids=range(len(LOSSES)))
+@pytest.mark.parametrize("step", [10, "10"])
+def test_a_state_with_losses_that_are_none_tells_nothing(tmp_path: Path, losses: Any, step: Any) -> None:
+    folder = run(tmp_path)
+    record = {"windows": [], "images": {}, "key": "k", "base": [1.0], "points": [{"step": step, "losses": losses}]}
+    for points in (record, {**record, "base": losses or "", "points": []}):
+        progress = snapshot.as_tensor({"losses": [0.5], "record": points})
+        save.save(folder / "state.safetensors", {"progress": progress}, {"lora_loom.step": "30"}, overwrite=True)
+        registry = Registry(tmp_path)
+        found = registry.find(folder.name)
+        assert found is not None and (found.best, found.validation()) == (None, [])
+        assert registry.summary(found, False)["step"] == 0
+
+
 def test_validation_and_its_best_step_come_from_the_state(tmp_path: Path) -> None:
     folder = run(tmp_path)
     log(folder, steps(range(1, 31)))
@@ -68,7 +101,8 @@ def test_validation_and_its_best_step_come_from_the_state(tmp_path: Path) -> Non
     assert found is not None and (found.best, list(found.loras())) == (20, [20, 30])
     assert registry.log(found, 0, 100, 60)["validation"] == [[0, 1.5], [10, 0.7], [20, 0.5], [30, 0.6]]
     assert found.lora(20) == folder / "best.safetensors" and found.lora(None) == folder / "step_000030.safetensors"
-    lora(folder, 10, "best.safetensors")  # of a run that was started over since
+    best = lora(folder, 10, "best.safetensors")  # of a run that was started over since
+    os.utime(best, (later := best.stat().st_mtime + 10, later))
     found.look()
     assert found.lora(20) is found.lora(10) is None
 
@@ -222,6 +256,15 @@ def test_a_look_takes_no_longer_than_it_may(tmp_path: Path) -> None:
     assert registry.look() == 0 and len(registry.summaries()) == 5
 
 
+def test_of_very_many_the_last_are_known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(registry_room, "MOST_RUNS", 2)
+    for number in range(4):
+        os.utime(run(tmp_path, f"ink-{number:08x}", 1e9 + number), (1e9 + number, 1e9 + number))
+    known = Registry(tmp_path)
+    assert known.find("ink-00000000") is not None and known.look() == 0
+    assert set(known._runs) == {"ink-00000003", "ink-00000002"}
+
+
 def test_a_folder_that_goes_is_gone(tmp_path: Path) -> None:
     folder = run(tmp_path)
     registry = Registry(tmp_path)
@@ -236,6 +279,8 @@ def test_the_workflow_tells_where_it_was_begun(tmp_path: Path) -> None:
     write(folder / "workflow.json", json.dumps({"id": "w", "extra": {"lora_loom": {"prompt_id": "p", "node": "5:3"}}}))
     found = told(tmp_path)[folder.name]
     assert (found["workflow"], found["workflow_id"], found["prompt_id"], found["node"]) == (True, "w", "p", "5:3")
+    one = Registry(tmp_path).find(folder.name)
+    assert one is not None and (one.workflow() or {})["id"] == "w"
     write(folder / "workflow.json", json.dumps({"id": 7, "extra": {"lora_loom": ["p"]}}))
     found = told(tmp_path)[folder.name]
     assert (found["workflow"], found["workflow_id"], found["prompt_id"]) == (True, None, None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -47,7 +48,9 @@ def test_a_sheet_without_parts_is_shown_whole(tmp_path: Path) -> None:
 def test_a_sheet_that_changes_is_drawn_anew_and_another_size_is_another_tag(tmp_path: Path) -> None:
     path, made = sheet(tmp_path, 10, [("a",)]), Sheets()
     first = made.picture(path, 0, 64)
+    later = path.stat().st_mtime + 10
     sheet(tmp_path, 10, [("b",), ("c",)])
+    os.utime(path, (later, later))
     second = made.picture(path, 2, 64)
     assert first and second and first[0] != second[0] and is_plain(shown(second), COLOURS[2])
 
@@ -67,6 +70,7 @@ PARTS = (
     [{"row": 0, "prompt": "a", "kind": "lora", "box": [-9, 0, 3, 3]}],
     [{"row": "x", "prompt": 5, "kind": "lora", "box": [0, 0, 3, 3]}],
     [{"row": 0, "prompt": "a", "kind": "lora", "box": "wide"}],
+    [{"row": 0, "prompt": "a", "kind": "lora", "box": [0, 0, 1e999, 3]}],
     [{"box": [0, 0, 3, 3]}], [5], {"a": 1}, "text", 7, None,
 )  # fmt: skip
 
@@ -77,6 +81,24 @@ def test_what_a_sheet_tells_is_not_trusted(tmp_path: Path, parts: Any) -> None:
     info.add_text("lora_loom.parts", json.dumps(parts))
     Image.new("RGB", (32, 32)).save(path, pnginfo=info)
     assert shown(Sheets().picture(path, 0, 64)).width <= 32
+
+
+def test_another_file_of_the_same_time_is_drawn_anew(tmp_path: Path) -> None:
+    path, made = sheet(tmp_path, 10, [("a",)]), Sheets()
+    os.utime(path, (1e9, 1e9))
+    first = made.picture(path, 0, 64)
+    sheet(tmp_path, 10, [("b",), ("c",)])
+    os.utime(path, (1e9, 1e9))
+    second = made.picture(path, 2, 64)
+    assert first and second and first[0] != second[0] and is_plain(shown(second), COLOURS[2])
+
+
+def test_parts_that_lie_upon_each_other_are_not_drawn(tmp_path: Path) -> None:
+    box = (0, 0, 32, 32)
+    for count, shown_as in ((2, 2), (3, 1)):
+        path = tmp_path / f"step_{count:06d}.png"
+        kept_picture.write(path, Image.new("RGB", (32, 32)), "note", [kept_picture.Part(0, "a", "lora", box)] * count)
+        assert [Sheets().picture(path, number, 64) is not None for number in range(3)].count(True) == shown_as
 
 
 @pytest.mark.parametrize("data", [b"", b"\x89PNG\r\n\x1a\n", b"nonsense", b"\0" * 100])
