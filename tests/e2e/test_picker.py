@@ -367,6 +367,16 @@ WIDE = """() => [...document.querySelectorAll('dialog.loom-picker *')].filter((e
     && !each.closest('.loom-unseen, svg, .loom-options') && each.getBoundingClientRect().right > innerWidth + 1).length"""
 
 
+DRAWN_ANEW = """async () => {
+    let count = 0
+    const observer = new MutationObserver((all) => (count += all.length))
+    observer.observe(document.querySelector('.loom-options'), {childList: true, subtree: true})
+    for (let frame = 0; frame < 20; frame++) await new Promise(requestAnimationFrame)
+    observer.disconnect()
+    return count
+}"""
+
+
 def test_on_a_phone_one_pane_is_seen(front: FrontEnd, picker: Page) -> None:
     page = picker
     page.set_viewport_size({"width": 412, "height": 860})
@@ -375,6 +385,7 @@ def test_on_a_phone_one_pane_is_seen(front: FrontEnd, picker: Page) -> None:
     expect(about).to_be_hidden()
     first = page.locator(".loom-option").first
     front.becomes(lambda: (first.bounding_box() or {"width": 0})["width"] > 380, True)
+    front.becomes(lambda: page.evaluate(DRAWN_ANEW), 0)
     assert first.locator(".loom-bare").bounding_box()["width"] > 60 and page.evaluate(WIDE) == 0
     page.get_by_role("button", name="Where").click()
     place(page, "people").click()
