@@ -5,7 +5,7 @@
 
 import { app } from "../../../../scripts/app.js"
 import { element } from "../page/dom.js"
-import { after, toCanvas, whileThere } from "../page/nodes.js"
+import { after, takePlace, toCanvas, whileThere } from "../page/nodes.js"
 import { add, carriesFiles, choose, dropped } from "./adding.js"
 import { count } from "./book.js"
 import { chooseFolder } from "./folders.js"
@@ -35,6 +35,7 @@ export class Pictures {
     widget.serialize = false
     widget.label = "pictures"
     whileThere(node, (signal) => this.hear(signal))
+    after(node, "onAdded", () => takePlace(node, this.element, ".loom-set"))
     after(this.folder, "callback", () => this.settle())
     after(node, "onConfigure", () => this.settle())
     after(node, "onConnectionsChange", () => this.settle())

@@ -1,7 +1,7 @@
 // What a node measured, on the node: a sentence, what to do, and the figures as tables and curves with real letters.
 
 import { element } from "../page/dom.js"
-import { after, hide, lookAnew, toCanvas, whileThere } from "../page/nodes.js"
+import { after, hide, lookAnew, takePlace, toCanvas, whileThere } from "../page/nodes.js"
 import { captured, heightened } from "../page/undo.js"
 import { Curve } from "./curve.js"
 import { addressOf, gallery, openLarge } from "./large.js"
@@ -54,6 +54,7 @@ class Measures {
   }
 
   added() {
+    takePlace(this.node, this.element, ".loom-measure")
     this.sizes.observe(this.inner)
     this.curve?.start()
     if (CUTS.includes(this.node.comfyClass) && !this.entry) this.wait()

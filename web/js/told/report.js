@@ -2,7 +2,7 @@
 
 import { showMeasure } from "../measures/measures.js"
 import { element } from "../page/dom.js"
-import { after, hide, lookAnew, toCanvas, whileThere } from "../page/nodes.js"
+import { after, hide, lookAnew, takePlace, toCanvas, whileThere } from "../page/nodes.js"
 import { word } from "../page/words.js"
 import { listen } from "./told.js"
 import { showChosen } from "./zeros.js"
@@ -53,6 +53,7 @@ export class Report {
     if (had === (text === "")) {
       hide(this.widget, text === "")
       lookAnew(this.node)
+      takePlace(this.node, this.element, ".loom-report")
     }
     const needed = this.node.computeSize()[1]
     if (text && this.node.size[1] < needed) this.node.setSize([this.node.size[0], needed])
