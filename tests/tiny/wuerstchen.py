@@ -14,10 +14,10 @@ from torch import Tensor, nn
 
 from .weights import seeded
 
-PRIOR = {"c_in": 16, "c": 128, "c_cond": 64, "c_r": 32, "depth": 2, "nhead": 2}
+PRIOR = {"c_in": 16, "c": 128, "c_cond": 64, "c_r": 32, "depth": 2}
 DECODER = {
-    "c_in": 4, "c_out": 4, "c_r": 32, "c_cond": 64, "c_hidden": [32, 64, 128], "nhead": [-1, 1, 2],
-    "blocks": [1, 2, 1], "level_config": ["CT", "CTA", "CTA"], "inject_effnet": [False, True, True],
+    "c_in": 4, "c_out": 4, "c_r": 32, "c_cond": 64, "c_hidden": [32, 64, 128], "blocks": [1, 2, 1],
+    "level_config": ["CT", "CTA", "CTA"], "inject_effnet": [False, True, True],
     "effnet_embd": 16, "clip_embd": 64, "kernel_size": 3,
 }  # fmt: skip
 VQGAN = {"levels": 2, "bottleneck_blocks": 2, "c_hidden": 32, "c_latent": 4, "codebook_size": 8}

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import torch
 from comfy.ldm.cascade.stage_c_coder import EfficientNetEncoder
 from torch import Tensor, nn
+
+from .parts import Shapes
 
 _SCALE = "mapper.1.weight"  # of the norm at the end
 
@@ -17,7 +18,7 @@ class WuerstchenEncoder(EfficientNetEncoder):
     model_v2_stage_b.pt, which are those of OneTrainer's effnet_encoder, too.
 
     It is Stable Cascade's stage C encoder, but the norm at its end has a scale and a shift for each of `c_latent`
-    channels, which ComfyUI would leave out. `operations` is not used: the layers cast as far as ComfyUI's do.
+    channels, which ComfyUI would leave out. ComfyUI's `operations` are not used: the backbone has none.
     """
 
     def __init__(
@@ -38,18 +39,17 @@ class WuerstchenEncoder(EfficientNetEncoder):
         self.to(dtype)
 
     def encode(self, x: Tensor) -> Tensor:
-        """Return latents (batch, c_latent, height / 32, width / 32) of pictures (batch, 3, height, width) from -1 to 1."""
+        """Return latents (batch, c_latent, height / 32, width / 32) of pictures (batch, 3, ...) from -1 to 1."""
         return self(x)
 
     def decode(self, x: Tensor) -> Tensor:
         """Raises ValueError: there is no way back but the decoder of Wuerstchen."""
         raise ValueError(
-            "the latent of Wuerstchen's prior cannot be decoded by its encoder; the decoder of Wuerstchen makes a picture "
-            "of it"
+            "the encoder of Wuerstchen's prior cannot decode; the decoder of Wuerstchen makes a picture of its latent"
         )
 
 
-def config(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, int] | None:
+def config(shapes: Shapes) -> dict[str, int] | None:
     """Return the keywords of WuerstchenEncoder for weights of these shapes by name; None if they are another network's,
     such as Stable Cascade's encoder, whose last norm has no weights."""
     if "backbone.7.0.weight" not in shapes or _SCALE not in shapes:

