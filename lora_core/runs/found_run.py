@@ -14,12 +14,13 @@ from typing import Any, TypeVar
 
 from ..files import guard
 from ..files.guard import UnreadableFileError, UnsafeFileError
+from ..links import is_link
 from ..stored import from_dict
 from ..training.config import fingerprint
 from ..training.judgement import best_step
 from ..training.record import Record
 from . import kept_picture
-from .checkpoint import record_of
+from .checkpoint import validation_of
 from .kept_picture import Part
 from .log_reading import LogFigures, rounded
 from .result import Finished
@@ -62,7 +63,7 @@ class FoundRun:
         self._sheets = dict(sorted(sheets.items())[-_MOST_SHEETS:])
         self._look_at_settings()
         self._done = self._of("done.json", _finished)
-        self._kept_step, self._record = self._of("state.safetensors", record_of) or (0, Record())
+        self._kept_step, self._record = self._of("state.safetensors", validation_of) or (0, Record())
         whole = self._look_at_log(until)
         young = time.time() - max((s[1] for s in stamp), default=0) / 1e9 < _YOUNG
         self._stamp, self.read = () if young or not whole else stamp, True
@@ -222,7 +223,7 @@ def _stamps(folder: Path) -> dict[str, Stamp]:
     """Size and time of the files in a folder that is no link."""
     found: dict[str, Stamp] = {}
     try:
-        if folder.is_symlink():
+        if is_link(folder):
             return {}
         with os.scandir(folder) as entries:
             for entry in entries:

@@ -265,6 +265,23 @@ def test_an_error_that_comes_at_once_stays(front: FrontEnd, file: Workflow) -> N
     del front.errors[known:]
 
 
+ELSEWHERE = """async () => {
+    const { api } = await import('/scripts/api.js')
+    for (let at = 0; at < 4; at++) {
+        api.dispatchCustomEvent('executed', { prompt_id: 'elsewhere', node: '1', output: { text: ['x'] } })
+        await new Promise((then) => setTimeout(then, 400))
+    }
+    return performance.getEntriesByType('resource').filter(({ name }) => name.endsWith('/jobs/elsewhere')).length
+}"""
+
+
+def test_of_a_prompt_from_elsewhere_the_server_is_asked_once(front: FrontEnd, file: Workflow) -> None:
+    opened(front, file)
+    known = len(front.errors)
+    assert front.page.evaluate(ELSEWHERE) == 1
+    del front.errors[known:]  # the server does not know this one
+
+
 def test_inside_a_subgraph(front: FrontEnd, file: Workflow) -> None:
     page = front.page
     opened(front, file)

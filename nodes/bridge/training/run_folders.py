@@ -11,7 +11,8 @@ from typing import Any
 
 import comfy.model_management
 
-from ....lora_core.runs.run_folder import Past, RunFolder, past_runs
+from ....lora_core.runs.past_runs import Past, past_runs
+from ....lora_core.runs.run_folder import RunFolder
 from ....lora_core.runs.setting_changes import differences
 from ....lora_core.training.config import fingerprint
 from ....lora_core.training.state import TrainState

@@ -14,7 +14,7 @@ import comfy.model_management
 
 from ....lora_core.drawing.plot import Marks, draw_curve, smooth
 from ....lora_core.runs.log_reading import LogFigures, rounded
-from ....lora_core.runs.run_folder import last_saved
+from ....lora_core.runs.past_runs import last_saved
 from ....lora_core.training.steps import StepResult
 from ..host.broadcast import Broadcast
 from ..host.folders import run_id, without_paths

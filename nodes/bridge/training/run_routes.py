@@ -28,7 +28,6 @@ _SECONDS = 1.0  # of reading per answer; the front end asks again for the rest
 _MOST_POINTS = 1000
 _SIDE = 256  # pixels
 _KEPT = {**SAFE, "Cache-Control": "private, no-cache"}  # it may be kept, and is asked for by its tag
-Drawn = tuple[str, bytes, str]  # a picture's tag, its bytes and their kind
 
 _desk, _picture_desk, _file_desk = Desk("runs"), Desk("run_pictures"), Desk("run_files")
 _sheets = sheets.Sheets()
@@ -64,11 +63,11 @@ async def use(request: web.Request) -> web.Response:
 async def preview(request: web.Request) -> web.Response:
     asked = request.match_info["step"], request.match_info["number"], request.query.get("side", "")
     step, number, side = (_whole(text) for text in asked)
-    return await _pictured(request, _preview, step, number, side or _SIDE)
+    return await _pictured(request, _preview, "image/jpeg", step, number, side or _SIDE)
 
 
 async def charts(request: web.Request) -> web.Response:
-    return await _pictured(request, _charts)
+    return await _pictured(request, _charts, "image/png")
 
 
 def _answering(desk: Desk, answer: Callable[..., Any], *asked: str) -> Route:
@@ -80,14 +79,16 @@ def _answering(desk: Desk, answer: Callable[..., Any], *asked: str) -> Route:
     return route
 
 
-async def _pictured(request: web.Request, answer: Callable[..., Drawn | None], *question: Any) -> web.Response:
+async def _pictured(
+    request: web.Request, answer: Callable[..., sheets.Tagged | None], kind: str, *question: Any
+) -> web.Response:
     """A picture, or 304 for a browser that has it: one of a step changes when a run starts over, and else never."""
     known = [tag.value for tag in request.if_none_match or ()]
     found = await _picture_desk.ask(answer, known, request.match_info["id"], *question)
     if found is None:
         return web.Response(status=404, headers=SAFE)
-    tag, body, kind = found
-    response = web.Response(status=200 if body else 304, body=body, content_type=f"image/{kind}", headers=_KEPT)
+    tag, body = found
+    response = web.Response(status=200 if body else 304, body=body, content_type=kind, headers=_KEPT)
     response.etag = ETag(tag)
     return response
 
@@ -170,19 +171,16 @@ def _interrupted(prompt: str | None) -> bool:
     return running
 
 
-def _preview(known: list[str], name: str, step: int, number: int, side: int) -> Drawn | None:
+def _preview(known: list[str], name: str, step: int, number: int, side: int) -> sheets.Tagged | None:
     run = _registry("pictures").find(name)
     path = run and run.sheet(step)
-    found = _sheets.picture(path, number, side) if path else None
-    return found and (found[0], b"" if found[0] in known else found[1], "jpeg")
+    return _sheets.picture(path, number, side, known) if path else None
 
 
-def _charts(known: list[str], name: str) -> Drawn | None:
+def _charts(known: list[str], name: str) -> sheets.Tagged | None:
     run = _registry("pictures").find(name)
     path = run and run.charts()
-    body = sheets.whole(path) if path else None
-    tag = sha256(body or b"").hexdigest()[:16]
-    return (tag, b"" if tag in known else body, "png") if body else None
+    return sheets.whole(path, known) if path else None
 
 
 def _registry(thread: str = "runs") -> Registry:
