@@ -96,7 +96,7 @@ def _own_mask(album: Album, name: str) -> list[Path]:
 
 
 def _free(folder: Path, stem: str, files: Sequence[Path]) -> Moves:
-    """Where files with names that begin with the stem go in a folder; with a number where a name is taken."""
+    """Return where files with names that begin with the stem go in a folder; with a number where a name is taken."""
     number = 1
     while True:
         begin = stem if number == 1 else f"{stem} ({number})"

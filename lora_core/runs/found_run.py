@@ -111,7 +111,7 @@ class FoundRun:
         return _json(self.path / "workflow.json") if "workflow.json" in self._files else None
 
     def origin(self) -> dict[str, Any]:
-        """Which prompt of which workflow the run was begun by, and at which node, as far as the folder tells."""
+        """Return which prompt of which workflow the run was begun by, and at which node, as far as the folder tells."""
         return self._of("workflow.json", _origin) or _origin_in({})
 
     def summary(self, running: bool) -> dict[str, Any]:
@@ -140,7 +140,8 @@ class FoundRun:
         }
 
     def details(self) -> dict[str, Any]:
-        """What is told of one run beside its summary. `unlike` are steps whose sheet has not these `pictures`."""
+        """Return what is told of one run beside its summary. `unlike` are steps whose sheet has not these
+        `pictures`."""
         shown = self.parts(self._last_sheet())
         rows: dict[int, list[str]] = {}
         for part in shown:
@@ -161,7 +162,7 @@ class FoundRun:
         return [[step, rounded(sum(losses) / len(losses))] for step, losses in points if losses]
 
     def parts(self, step: int | None) -> tuple[Part, ...]:
-        """What can be cut out of the sheet of a step, if there is one."""
+        """Return what can be cut out of the sheet of a step, if there is one."""
         if step is None or (path := self.sheet(step)) is None:
             return ()
         return self._remembered(f"previews/{step}", self._sheets[step], path, kept_picture.parts_of)
@@ -174,7 +175,7 @@ class FoundRun:
         return max(self._sheets, default=None)
 
     def _reached(self) -> int:
-        """Where the run goes on, or ended."""
+        """Return where the run goes on, or ended."""
         steps = [self._done.step if self._done else 0, self._kept_step, *self.loras()]
         return max(steps)
 
@@ -201,7 +202,7 @@ class FoundRun:
             return True
 
     def _of(self, name: str, read: Callable[[Path], Value]) -> Value | None:
-        """What a file tells, read again only when it has changed; None when it is not there."""
+        """Return what a file tells, read again only when it has changed; None when it is not there."""
         stamp = self._files.get(name)
         return self._remembered(name, stamp, self.path / name, read) if stamp else None
 
@@ -259,7 +260,7 @@ def _origin_in(workflow: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _finished(path: Path) -> Finished | None:
-    """What a finished run told but for its losses, if the file is what was written."""
+    """Return what a finished run told but for its losses, if the file is what was written."""
     plain = _json(path) or {}
     try:
         if plain.pop("digest") != fingerprint(plain):

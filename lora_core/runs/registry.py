@@ -55,7 +55,7 @@ class Registry:
         return run
 
     def summaries(self, running: Collection[str] = ()) -> list[dict[str, Any]]:
-        """What was read of all runs, the newest first; a bounded number of them."""
+        """Return what was read of all runs, the newest first; a bounded number of them."""
         runs = sorted((run for run in self._runs.values() if run.read), key=lambda run: -run.changed)
         before = self._before()
         return [

@@ -56,7 +56,7 @@ def folders(_: Question) -> dict[str, Any]:
 
 
 def place(question: Question) -> dict[str, Any]:
-    """Where ComfyUI's upload puts pictures for a folder; a new one where none is named."""
+    """Return where ComfyUI's upload puts pictures for a folder; a new one where none is named."""
     folder = upload_place(question.folder, question.text("name"))
     return {"folder": folder, "subfolder": folder}
 

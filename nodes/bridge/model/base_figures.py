@@ -77,8 +77,8 @@ class Base:
         return head_norms(weights, left, right, heads) if len(weights) == len(found) else None
 
     def kept(self, name: str, changed: Tensor) -> Tensor:
-        """What is left of a layer's weight that was changed where ComfyUI puts it in the place of the old one: in fp16,
-        numbers beyond 65504 become infinite; those that fp8 does not have become its largest."""
+        """Return what is left of a layer's weight that was changed where ComfyUI puts it in the place of the old one:
+        in fp16, numbers beyond 65504 become infinite; those that fp8 does not have become its largest."""
         if stored(*self._place(name)).dtype is not torch.float16:
             return changed
         return torch.where(changed.half().isinf(), torch.inf, changed)
@@ -99,7 +99,7 @@ class Base:
         return weight.float() if fits else None
 
     def _heads(self, roles: Mapping[str, list[WeightPart]]) -> int:
-        """How many heads the queries have; 0 when the network does not say."""
+        """Return how many heads the queries have; 0 when the network does not say."""
         part = next((part for role in "qo" for part in roles.get(role, ())), None)
         if part is None:
             return 0

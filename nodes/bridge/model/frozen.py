@@ -98,7 +98,7 @@ def _is_inference(value: Tensor) -> bool:
 
 
 def _tensors(network: nn.Module) -> list[tuple[dict, str, Tensor]]:
-    """Where every parameter and buffer is kept, its name there, and the tensor."""
+    """Return where every parameter and buffer is kept, its name there, and the tensor."""
     places = [slots for module in network.modules() for slots in (module._parameters, module._buffers)]
     return [(slots, name, value) for slots in places for name, value in slots.items() if value is not None]
 

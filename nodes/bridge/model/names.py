@@ -193,7 +193,7 @@ class NameTable:
         return {layer: [FileLayer(layer)] if known[layer] else [] for layer in inside if known[layer] is not None}
 
     def _names_of_diffusers(self, config_class: str) -> dict[str, Target]:
-        """Where ComfyUI has none, or not all."""
+        """Return the layers that diffusers has names for where ComfyUI has none, or not all."""
         names: dict[str, Target] = {}
         rules = diffusers_names.rules_for(config_class)
         for layer in (layer for layer in self.shapes if rules and layer.startswith("diffusion_model.")):
@@ -206,7 +206,8 @@ class NameTable:
         return names
 
     def _places(self, adapter: Adapter) -> dict[str, Target]:
-        """Where the file's layers belong in the model: by the names that are known, and what is left by likeness."""
+        """Return where the file's layers belong in the model: by the names that are known, and what is left by
+        likeness."""
         names = (*adapter.layers, *adapter.others)
         places = {name: target for name in names if (target := _target_of(name, self.targets))}
         missing = {name for name in names if name not in places and (self.has_text or not is_text(name))}

@@ -156,7 +156,7 @@ class Planner:
         return shared_out(blocks(self.patcher.model.diffusion_model), measures.offload)
 
     def way(self, measures: Measures) -> str:
-        """How offloaded weights will be copied to the device, as far as that is known before they are pinned."""
+        """Return how offloaded weights will be copied to the device, as far as that is known before they are pinned."""
         streamed = self._streamed(measures)
         weights = [own[name] for module in streamed for own, name in slots(module)]
         return foreseen(self.device, weights, largest(streamed))

@@ -31,7 +31,7 @@ _SMALL = {True: 1.0, False: 0.001}  # root mean square of biases and norms, and 
 
 
 class Heard(NamedTuple):
-    """How much of a weight's norm a LoRA adds to it; infinite where that gives no numbers."""
+    """Says how much of a weight's norm a LoRA adds to it; infinite where that gives no numbers."""
 
     layer: str
     own: float

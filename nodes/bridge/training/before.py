@@ -84,7 +84,7 @@ def _model(kind: str, name: str) -> str:
 
 
 def _chosen(asked: Mapping[str, Sequence[str]], found: ModelFile) -> dict[str, Any]:
-    """What auto stands for; nothing where the family is not known, as another one's values would be wrong."""
+    """Return what auto stands for; nothing where the family is not known, as another one's values would be wrong."""
     rank, alpha, rate, shift = (_number(asked, name) for name in ("rank", "alpha", "learning_rate", "shift"))
     targets, law = _choice(asked, "targets", (AUTO, *TARGETS)), _choice(asked, "timesteps", (AUTO, *TIMESTEP_LAWS))
     if found.family is None:

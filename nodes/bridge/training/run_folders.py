@@ -1,4 +1,4 @@
-"""Which folder of ComfyUI's output a run is kept in, and what earlier runs of its name have to do with it."""
+"""Tells which folder of ComfyUI's output a run is kept in, and what earlier runs of its name have to do with it."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def stop_told(state: TrainState, run: RunFolder, progress: Progress) -> Iterator
 
 
 def place(folder: Path) -> str:
-    """Where a run is, for people."""
+    """Return where a run is, for people."""
     return f"output/lora_loom/{folder.name}"
 
 

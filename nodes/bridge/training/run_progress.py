@@ -75,7 +75,7 @@ class RunProgress(Progress):
         return {"prompt_id": self.prompt_id, "node": self.node_id}
 
     def enters(self, phase: str) -> None:
-        """What the run does now, in words."""
+        """Note what the run does now, in words."""
         self.phase = phase
         self._broadcast.soon()
 
@@ -119,7 +119,7 @@ class RunProgress(Progress):
         return super().end(text)
 
     def told(self) -> dict[str, Any]:
-        """What every browser is told; numbers and words, no pictures and no paths."""
+        """Return what every browser is told; numbers and words, no pictures and no paths."""
         step, recent = len(self._losses), self._losses[-_WINDOW:]
         spent, fresh = time.monotonic() - self.started, step - self.done_before
         return {
@@ -161,6 +161,6 @@ def live(run: str) -> RunProgress | None:
 
 
 def known_of(run: str) -> dict[str, Any]:
-    """What this server remembers of a run: the prompt and node it was last made by, and why it failed."""
+    """Return what this server remembers of a run: the prompt and node it was last made by, and why it failed."""
     found = live(run)
     return {**found.origin(), "problem": ""} if found else _ended.get(run, {})
