@@ -75,7 +75,7 @@ class Adapter:
         return sum(item.num_parameters() for item in items)
 
     def kinds(self) -> Counter[str]:
-        """How many corrections there are of each kind."""
+        """Return how many corrections there are of each kind."""
         others = Counter(item.kind for items in self.others.values() for item in items)
         return Counter({"LoRA": len(self.layers)} if self.layers else {}) + others
 
@@ -96,5 +96,5 @@ def layers_of(adapter: Adapter) -> str:
 
 
 def off_layers(adapter: Adapter) -> int:
-    """How many layers their file switches off."""
+    """Return how many layers their file switches off."""
     return sum(not layer.alpha for layer in adapter.layers.values())

@@ -1,4 +1,4 @@
-"""Which devices compute in fp64: Macs, Intel's consumer GPUs and DirectML do not."""
+"""Tells which devices compute in fp64: Macs, Intel's consumer GPUs and DirectML do not."""
 
 from __future__ import annotations
 

@@ -2,7 +2,7 @@
 
 from comfy_api.latest import ComfyExtension, io
 
-from .bridge.host import dataset_page, lora_list, lora_manager, picture_metadata
+from .bridge.host import dataset_page, desk, lora_list, lora_manager, picture_metadata
 from .bridge.merging import outlooks
 from .bridge.stack import connected_model
 from .bridge.training import before, run_routes
@@ -37,12 +37,8 @@ class LoraLoom(ComfyExtension):
     async def on_load(self) -> None:
         picture_metadata.listen()
         lora_manager.listen()
-        lora_list.serve()
-        run_routes.serve()
-        before.serve()
-        connected_model.serve()
-        outlooks.serve()
-        dataset_page.serve()
+        rooms = lora_list, run_routes, before, connected_model, outlooks, dataset_page
+        desk.serve(*(room.serve_by for room in rooms))
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         """Convert LoRA first, whose list of files the front end takes over into the others (web/js/library/files.js)."""

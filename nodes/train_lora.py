@@ -23,8 +23,10 @@ from .bridge.host.folders import NONE, lora_state, run_id
 from .bridge.host.node_outputs import as_image_batch, as_lora_model, as_one_batch, report_ui
 from .bridge.host.progress import posted_workflow
 from .bridge.stack.entries import check_rows
+from .bridge.training.choices import AUTO, TIMESTEPS, choices
 from .bridge.training.continue_from import read_start
-from .bridge.training.run import AUTO, TIMESTEPS, Run, Sources, choices, train_lora
+from .bridge.training.order import Run, Sources
+from .bridge.training.run import train_lora
 from .types import (
     CATEGORY,
     AdapterType,

@@ -1,4 +1,4 @@
-"""How large a base model's weights are: what LoRAs are measured beside."""
+"""Tells how large a base model's weights are: what LoRAs are measured beside."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ EVERYWHERE = "all blocks"
 
 @dataclass(frozen=True)
 class OverlapExcess:
-    """How much of a squared quantity pairs hold, `held`, and the mean, variance and largest term of what unrelated
+    """Says how much of a squared quantity pairs hold, `held`, and the mean, variance and largest term of what unrelated
     LoRAs would; `most` is what they could hold at the most, or the base model's own."""
 
     held: Pairs

@@ -52,7 +52,7 @@ def of_stack(parts: Sequence[Weighted]) -> list[str]:
 
 
 def _products(parts: Sequence[Weighted]) -> int:
-    """How many numbers are multiplied for all inner products."""
+    """Return how many numbers are multiplied for all inner products."""
     ranks: Counter[str] = Counter()
     for part in parts:
         ranks.update({name: layer.rank for name, layer in part.adapter.layers.items()})

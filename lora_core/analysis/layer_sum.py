@@ -26,9 +26,9 @@ _RANK_FLOOR = 1e-10  # of squared singular values, relative to the largest: what
 
 @dataclass(frozen=True)
 class FigureSettings:
-    """How the figures are made: on which device, with what call after every layer, and whether `brief`: inner products
-    and norms alone, in fp32, without subspaces. Figures that are not brief need fp64, and are made on the CPU where the
-    device has none."""
+    """Says how the figures are made: on which device, with what call after every layer, and whether `brief`: inner
+    products and norms alone, in fp32, without subspaces. Figures that are not brief need fp64, and are made on the CPU
+    where the device has none."""
 
     device: torch.device | str = "cpu"
     tick: Callable[[], object] = lambda: None

@@ -1,4 +1,4 @@
-"""How much a LoRA changes what it was not meant to change: the same noise and prompt, base model against LoRA."""
+"""Tells how much a LoRA changes what it was not meant to change: the same noise and prompt, base model against LoRA."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""What a page shows of a data set's folder: every picture that the node reads, and its caption as it is written."""
+"""Tells what a page shows of a data set's folder: every picture that the node reads, and its caption as it is
+written."""
 
 from __future__ import annotations
 
@@ -78,7 +79,7 @@ class Album:
         return next((path.with_name(each) for each in names if each in self._files[path.parent]), None)
 
     def locked(self, folder: Path) -> str:
-        """Why nothing in a folder of its is changed; empty where it may be."""
+        """Return why nothing in a folder of its is changed; empty where it may be."""
         return read_only(folder, self.roots)
 
     def together(self, name: str) -> list[str]:

@@ -60,7 +60,7 @@ def fit(image: Image.Image, size: PictureSize) -> Image.Image:
 
 
 def frame(found: PictureSize, size: PictureSize) -> tuple[float, float, float, float]:
-    """What `fit` keeps of a picture of size `found`: left, top, width and height, as parts of its sides."""
+    """Return what `fit` keeps of a picture of size `found`: left, top, width and height, as parts of its sides."""
     (width, height), (left, top) = _covering(found, size)
     return left / width, top / height, size[0] / width, size[1] / height
 

@@ -1,4 +1,4 @@
-"""Where the captions of a folder's pictures are: beside each of them, or listed in one file."""
+"""Tells where the captions of a folder's pictures are: beside each of them, or listed in one file."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class CaptionFiles:
         return next((path for path in found if self._read(path)), next(iter(found), None))
 
     def fresh(self, image: Path) -> Path:
-        """Where a first caption of a picture goes: where no other picture would read it, too."""
+        """Return where a first caption of a picture goes: where no other picture would read it, too."""
         names = [image.stem + ENDINGS[0], image.name + ENDINGS[0]]
         own = [name for name in names if self._claims[name.casefold()] < 2]
         return image.with_name((own or names)[0])
@@ -72,7 +72,7 @@ class CaptionFiles:
         return any(self.of(image) for image in self.images)
 
     def why(self, path: Path) -> str:
-        """Why a file that looks like captions was not used; empty for other files."""
+        """Return why a file that looks like captions was not used; empty for other files."""
         suffix = path.suffix.lower()
         if suffix in ENDINGS:
             owners = self.readers(path)
@@ -93,7 +93,7 @@ class CaptionFiles:
 
     @cached_property
     def _claims(self) -> Counter[str]:
-        """How many pictures would read a file of that name."""
+        """Return how many pictures would read a file of that name."""
         return Counter(name.casefold() for image in self.images for name in set(_beside(image)))
 
     def _candidates(self, image: Path) -> list[Path]:

@@ -12,8 +12,8 @@ from .pictures import Masks
 
 @dataclass(frozen=True)
 class Counts:
-    """Of the pictures, those with a caption of their own, those `bare` ones that are taken with the trigger or the
-    words of their folder alone, and those that are left out as they have neither."""
+    """Counts the pictures with a caption of their own, the `bare` ones that are taken with the trigger or the words of
+    their folder alone, and those that are left out as they have neither."""
 
     captioned: int = 0
     bare: int = 0

@@ -24,7 +24,7 @@ Role = Literal["concept", "class"]
 @stored("flip crops shuffle_tags keep_tokens caption_variants resolutions weight class_images masks caption_weights")
 @dataclass(frozen=True)
 class Options:
-    """How a set is read, beyond where its pictures and captions are; the defaults add nothing to them.
+    """Says how a set is read, beyond where its pictures and captions are; the defaults add nothing to them.
 
     `resolutions`: each picture is taken at every one of them. `caption_variants`: orders of tags per caption, used with
     `shuffle_tags`. `class_images`: the set shows the class that the concept belongs to, not the concept.
@@ -144,7 +144,7 @@ class Dataset:
         return list({id(example.origin): example for example in reversed(self.examples)}.values())[::-1]
 
     def times(self) -> list[float]:
-        """How often a pass over the data shows each example."""
+        """Return how often a pass over the data shows each example."""
         return [example.group.times for example in self.examples]
 
     def fingerprint(self) -> str:
@@ -171,7 +171,7 @@ class Dataset:
         return "\n".join(lines)
 
     def _captioned(self) -> list[str]:
-        """How many pictures have captions, and which have none."""
+        """Return how many pictures have captions, and which have none."""
         pictures = self.pictures()
         bare = [Path(each.source).name for each in pictures if not each.written]
         if not bare:

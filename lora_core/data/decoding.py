@@ -44,7 +44,7 @@ _one_at_a_time = threading.Lock()
 
 
 class PictureError(ValueError):
-    """Why a picture cannot be used, without its name."""
+    """Says why a picture cannot be used, without its name."""
 
 
 @dataclass(frozen=True)

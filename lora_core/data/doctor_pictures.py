@@ -67,7 +67,7 @@ def sharpness(pixels: Tensor) -> float:
 
 
 def enlarged(found: PictureSize, size: PictureSize) -> float:
-    """How many times a picture of size `found` was enlarged to fill `size`; below 1: it was made smaller."""
+    """Return how many times a picture of size `found` was enlarged to fill `size`; below 1: it was made smaller."""
     return max(size[0] / found[0], size[1] / found[1])
 
 

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from unicodedata import category
 
+from ..links import is_link
 from .album import Album, digest
 from .caption_files import ENDINGS
 from .folder import TAKEN_OUT
@@ -45,7 +46,7 @@ def take_out(album: Album, name: str) -> Moves:
     if why := album.locked(path.parent):
         raise ValueError(f"{path.name} stays where it is: {why}")
     held = path.parent / TAKEN_OUT
-    if os.path.lexists(held) and (held.is_symlink() or not held.is_dir()):
+    if os.path.lexists(held) and (is_link(held) or not held.is_dir()):
         raise ValueError(f"{TAKEN_OUT} is not a folder; rename it, then take the picture out again")
     held.mkdir(exist_ok=True)
     moves = _free(held, path.stem, [path, *found.captions.own(path), *_own_mask(album, name)])
@@ -95,7 +96,7 @@ def _own_mask(album: Album, name: str) -> list[Path]:
 
 
 def _free(folder: Path, stem: str, files: Sequence[Path]) -> Moves:
-    """Where files with names that begin with the stem go in a folder; with a number where a name is taken."""
+    """Return where files with names that begin with the stem go in a folder; with a number where a name is taken."""
     number = 1
     while True:
         begin = stem if number == 1 else f"{stem} ({number})"

@@ -30,7 +30,7 @@ _NO_SET = Dataset((), (512,))
 
 @dataclass(frozen=True)
 class Reading:
-    """How the node reads a folder, as far as it matters for what is told of captions."""
+    """Says how the node reads a folder, as far as it matters for what is told of captions."""
 
     trigger: str = ""
     masks: Masks = "off"
@@ -50,7 +50,7 @@ class Reading:
 
 @dataclass(frozen=True)
 class Frames:
-    """How pictures are brought to buckets: the largest training resolution, and the step of their sides."""
+    """Says how pictures are brought to buckets: the largest training resolution, and the step of their sides."""
 
     resolution: int
     step: int

@@ -42,7 +42,7 @@ def mask_file(image: Path) -> Path | None:
 
 
 def read_mask(picture: Image.Image, path: Path | None, masks: Masks) -> Image.Image | None:
-    """Where to learn, as grayscale of the picture's size: white is learned, black is not; None: everywhere.
+    """Return where to learn, as grayscale of the picture's size: white is learned, black is not; None: everywhere.
 
     From the file beside `path`, or from the picture's own transparency; a file comes first. Raises PictureError for a
     mask that cannot be read, is of another shape than its picture, or leaves nothing to learn.

@@ -46,7 +46,8 @@ def _with_sets(found: list[Place]) -> Iterator[Place]:
 
 
 def read_only(folder: Path, roots: Sequence[Path]) -> str:
-    """Why nothing in a folder is changed; empty where it may be: below one of the roots, and not behind a link."""
+    """Return why nothing in a folder is changed; empty where it may be: below one of the roots, and not behind a
+    link."""
     written = Path(os.path.abspath(folder))
     root = next((each for each in map(Path, map(os.path.abspath, roots)) if written.is_relative_to(each)), None)
     if root is None:

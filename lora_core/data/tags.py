@@ -25,7 +25,7 @@ def sets_by_folder(dataset: Dataset) -> dict[str, list[Example]]:
 
 
 def tag_frequency(examples: Iterable[Example]) -> dict[str, int]:
-    """How many captions hold each tag, counted as sd-scripts does: split at commas, in small letters.
+    """Return how many captions hold each tag, counted as sd-scripts does: split at commas, in small letters.
 
     The trigger is a tag of its own, spelled as it is, in every caption that has it anywhere, so that readers put it
     first: in captions that are sentences it would not be found.

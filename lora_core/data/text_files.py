@@ -18,7 +18,7 @@ _CURE = "save it as UTF-8"
 
 
 class TextError(ValueError):
-    """Why a text file cannot be read, without its name."""
+    """Says why a text file cannot be read, without its name."""
 
 
 def read_text(path: Path, most: int = _LARGEST) -> tuple[str, str]:

@@ -84,10 +84,14 @@ class Measure:
         """Return the measure with the node's inputs that it was asked with, where it can be asked for others."""
         return replace(self, live={**self.live, "asked": inputs}) if self.live is not None else self
 
-    def as_json(self) -> str:
-        """Return what is sent. ComfyUI takes a text in a node's output for no picture, whatever it holds."""
+    def plain(self) -> dict[str, Any]:
+        """Return what is sent."""
         bounded = replace(self, tables=tuple(table.bounded() for table in self.tables))
-        return json.dumps(_short(_packed(asdict(bounded))), separators=(",", ":"), allow_nan=False)
+        return _short(_packed(asdict(bounded)))
+
+    def as_json(self) -> str:
+        """Return it as ComfyUI takes it for no picture, whatever it holds: a text in a node's output."""
+        return json.dumps(self.plain(), separators=(",", ":"), allow_nan=False)
 
 
 def bars(title: str, corner: str, columns: Sequence[str], figures: Sequence[tuple[str, Sequence[float]]]) -> Table:

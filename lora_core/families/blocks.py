@@ -68,7 +68,7 @@ PRESETS: Mapping[str, Mapping[str, str]] = {
 
 @dataclass(frozen=True)
 class Block:
-    """Where a layer is: `OUT` and 3, `double_blocks` and 7, `MID`, `TEXT` or `REST` without a number."""
+    """Says where a layer is: `OUT` and 3, `double_blocks` and 7, `MID`, `TEXT` or `REST` without a number."""
 
     group: str
     number: int | None = None

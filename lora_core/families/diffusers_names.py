@@ -1,4 +1,4 @@
-"""How diffusers calls the layers for which ComfyUI's own key maps have no such names, in some networks or in all.
+"""Tells how diffusers calls the layers for which ComfyUI's own key maps have no such names, in some networks or in all.
 
 Files with these names are read and never written: ComfyUI's loaders would not apply them. diffusers' tables are in its
 `loaders/single_file_utils.py` (Wan, Lumina 2, Cosmos, Chroma, FLUX.2). Some networks it knows by ComfyUI's own names,

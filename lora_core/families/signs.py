@@ -1,4 +1,4 @@
-"""Which family a LoRA file is for, told by its layers' names and shapes and, where these leave several, by its header.
+"""Tells which family a LoRA file is for: by its layers' names and shapes and, where these leave several, its header.
 
 A guess names every family that the file may be for. The widths and depths are those of the published networks, the
 ratios those of the architecture (ComfyUI's model_detection.py and the networks' own configurations).

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 @dataclass(frozen=True)
 class Text:
-    """How a network takes its text, by the names of its layers (a name may lack its beginning).
+    """Says how a network takes its text, by the names of its layers (a name may lack its beginning).
 
     A token has as many features as the product of what the layers `tokens` read; `pooled` reads the pooled vector and
     `beside` values more. `also` names further entries that a CONDITIONING must hold.

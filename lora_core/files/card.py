@@ -76,7 +76,7 @@ def read(path: str | os.PathLike[str]) -> Card:
 
 
 def _said(about: Mapping[str, str]) -> Card:
-    """What a header says, taken by itself."""
+    """Return what a header says, taken by itself."""
     return Card(
         title=short(about.get("modelspec.title", "")),
         words=_few(named_words(about)),

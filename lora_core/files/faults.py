@@ -27,7 +27,7 @@ def quote(text: str) -> str:
 
 
 def unreadable(path: Path, error: OSError) -> str:
-    """Why a file cannot be read."""
+    """Return why a file cannot be read."""
     if os.path.islink(path) and not os.path.exists(path):
         return f"{quote(path.name)} is a link to {quote(os.readlink(path))}, which is not there; connect its drive."
     return f"{quote(path.name)} cannot be read ({error.strerror or error}); look at the file and its disk."

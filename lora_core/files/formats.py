@@ -36,8 +36,8 @@ _MAGNITUDES = (spelling.DORA_SCALE, spelling.MAGNITUDE)
 
 
 class FileLayer(NamedTuple):
-    """Where a layer goes in a file; `rows` (start, length) when the file splits a fused weight, `reorder` when it has
-    the weight's rows in another order."""
+    """Says where a layer goes in a file; `rows` (start, length) when the file splits a fused weight, `reorder` when it
+    has the weight's rows in another order."""
 
     name: str
     rows: tuple[int, int] | None = None
@@ -129,7 +129,7 @@ def encode(
 
 
 def zeros(adapter: Adapter, style: Style, names: Mapping[str, Sequence[FileLayer]] | None = None) -> int:
-    """How many numbers `encode` adds so that layers are alike."""
+    """Return how many numbers `encode` adds so that layers are alike."""
     pieces = list(_pieces(adapter, style, names, _vectors(adapter, style)))
     ranks = one_rank.common_ranks(style, ((piece.target.name, piece.layer) for piece in pieces))
     found = ((piece.layer, ranks.get(one_rank.network_of(style, piece.target.name), 0)) for piece in pieces)

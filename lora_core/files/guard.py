@@ -67,7 +67,7 @@ def inspect(path: str | os.PathLike[str]) -> Header:
 
 
 def contents(path: Path) -> Contents:
-    """What a sound safetensors file holds, a LoRA or not; raises as `inspect`."""
+    """Return what a sound safetensors file holds, a LoRA or not; raises as `inspect`."""
     source = path.name
     _check_suffix(path)
     with opened(path) as file:

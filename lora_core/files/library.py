@@ -81,8 +81,8 @@ class Library:
 
 
 class _Beside:
-    """What lies beside files, each folder listed once: with thousands of LoRAs a look for every side file that there
-    may be would take seconds."""
+    """Says what lies beside files, each folder listed once: with thousands of LoRAs a look for every side file that
+    there may be would take seconds."""
 
     def __init__(self) -> None:
         self._folders: dict[str, frozenset[str]] = {}

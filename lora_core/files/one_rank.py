@@ -53,7 +53,7 @@ def filled(layer: LowRank, rank: int) -> LowRank:
 
 
 def zeros(layer: LowRank, rank: int) -> int:
-    """How many numbers `filled` adds."""
+    """Return how many numbers `filled` adds."""
     return max(rank - possible_rank(layer), 0) * (layer.lora_A.shape[1] + layer.lora_B.shape[0])
 
 

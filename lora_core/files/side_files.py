@@ -132,7 +132,7 @@ def _read(side: Format, path: Path) -> Iterator[tuple[str, Any]]:
 
 
 def _content(path: Path) -> bytes:
-    """What is in a file; nothing of one that is not there, is no file, or is larger than any of its kind."""
+    """Return what is in a file; nothing of one that is not there, is no file, or is larger than any of its kind."""
     try:
         with guard.opened(path) as file:
             found = file.read(LARGEST + 1)
@@ -167,8 +167,8 @@ def _notes(value: Any) -> str:
 
 
 def _words(value: Any) -> tuple[str, ...]:
-    """Of a list each entry as it is, be it a word or a line of them; of those of rgthree only what a person or the
-    author named, as it lists all tags of the training, too."""
+    """Return each entry of a list as it is, be it a word or a line of them; of those of rgthree only what a person or
+    the author named, as it lists all tags of the training, too."""
     if isinstance(value, str):
         value = listed(value[:_LOOKED_AT])
     found = value if isinstance(value, list) else []

@@ -1,4 +1,4 @@
-"""How LoRA files spell a layer's tensors: the suffix tells the part, what is left is the layer's name.
+"""Tells how LoRA files spell a layer's tensors: the suffix tells the part, what is left is the layer's name.
 
 The table is the one of ComfyUI (comfy/weight_adapter/*.py and comfy/lora.py, load_lora), and PEFT's for DoRA.
 """

@@ -41,7 +41,7 @@ def left_out_note(names: Iterable[str]) -> str:
 
 
 def alone(source: str, names: Iterable[str]) -> str:
-    """Why a file that holds nothing else is refused."""
+    """Return why a file that holds nothing else is refused."""
     return (
         f"{quote(source)} contains no LoRA that can be read; {left_out_note(names)}; choose a file that contains a "
         "LoRA, or have its trainer save it as plain LoRA."
@@ -49,8 +49,8 @@ def alone(source: str, names: Iterable[str]) -> str:
 
 
 def pieces(source: str, names: Iterable[str], layers: Container[str]) -> str:
-    """Why a file is refused that has tensors which are named as pieces of one of the layers, such as the scale of a
-    factor that is quantised, or a matrix between two factors: without them the layer means something else."""
+    """Return why a file is refused that has tensors which are named as pieces of one of the layers, such as the scale
+    of a factor that is quantised, or a matrix between two factors: without them the layer means something else."""
     for name in names:
         layer = _PIECE.split(name)[0]
         if layer in layers and kind(name) != FACTOR_BIAS:

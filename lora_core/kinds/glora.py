@@ -71,7 +71,8 @@ class GLoRA(Correction):
 
 
 def _order(flat: Mapping[str, tuple[int, int]]) -> tuple[str, str, str, str] | None:
-    """Which factors stand first: LyCORIS' early files have both pairs the other way round. None when neither fits.
+    """Return which factors stand first: LyCORIS' early files have both pairs the other way round. None when neither
+    fits.
 
     When both do, the weight is square, and the rank is the smaller of the two; ComfyUI takes equals for early ones.
     """

@@ -1,4 +1,5 @@
-"""What a cut costs, as the front end shows it: size and error in a sentence, the curve of both, and every layer."""
+"""Tells what a cut costs, as the front end shows it: size and error in a sentence, the curve of both, and every
+layer."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a merge would be at another rank, energy or size, by the rule that cuts it and without doing it again."""
+"""Tells what a merge would be at another rank, energy or size, by the rule that cuts it and without doing it again."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from .truncation import Limits, shared_ranks
 
 @dataclass(frozen=True)
 class Loss:
-    """What is kept of each layer, 0 of one that goes entirely, the relative errors of the layers and of the whole, and
-    the numbers in all factors. `spectra` are the singular values before the cut; there are none where some are not
+    """Says what is kept of each layer, 0 of one that goes entirely, the relative errors of the layers and of the whole,
+    and the numbers in all factors. `spectra` are the singular values before the cut; there are none where some are not
     known. `what` is what the errors are relative to, such as "the sum"."""
 
     what: str
@@ -100,7 +100,7 @@ class Outlook:
         return found
 
     def _cut(self, spectra: Mapping[str, Tensor], uncut: Mapping[str, int], limits: Limits) -> Loss:
-        """What `merge` makes of layers with these singular values."""
+        """Return what `merge` makes of layers with these singular values."""
         if not limits:
             ranks = {name: uncut[name] for name in spectra}
         else:

@@ -1,4 +1,4 @@
-"""How much of each layer is kept: by rank, by energy, or by one size for all layers together."""
+"""Tells how much of each layer is kept: by rank, by energy, or by one size for all layers together."""
 
 from __future__ import annotations
 

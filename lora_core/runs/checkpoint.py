@@ -21,7 +21,7 @@ from ..files.save import save as save_file
 from ..stored import as_dict, from_dict
 from ..training import snapshot
 from ..training.health import Health
-from ..training.record import Record
+from ..training.record import Point, Record
 from ..training.state import TrainState
 
 _VERSION = "3"
@@ -86,9 +86,9 @@ def step_of(path: Path) -> int:
         return 0
 
 
-def record_of(path: Path) -> tuple[int, Record]:
-    """The step at which a state was written, and what it remembers; 0 and nothing for one that cannot be read. Only
-    that part of the file is read, so nothing is known of the rest."""
+def validation_of(path: Path) -> tuple[int, Record]:
+    """The step at which a state was written, and the means of its validations, without what else the run remembers; 0
+    and nothing for one that cannot be read. Only that part of the file is read, so nothing is known of the rest."""
     try:
         with open(path, "rb") as file:
             header, infos, start = _header(path, file.read(8), file.read)
@@ -100,9 +100,14 @@ def record_of(path: Path) -> tuple[int, Record]:
         progress = json.loads(text)
         record = Record.of(progress["record"]) if "record" in progress else Record()
         _check_losses(record)
-        return int(header.get(_STEP, 0)) or len(progress["losses"]), record
+        return int(header.get(_STEP, 0)) or len(progress["losses"]), _means(record)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
         return 0, Record()
+
+
+def _means(record: Record) -> Record:
+    base = [Point(0, record.base).mean] if record.base else []
+    return Record(key=record.key, base=base, points=[Point(point.step, [point.mean]) for point in record.points])
 
 
 def _check_losses(record: Record) -> None:

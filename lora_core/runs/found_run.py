@@ -14,12 +14,13 @@ from typing import Any, TypeVar
 
 from ..files import guard
 from ..files.guard import UnreadableFileError, UnsafeFileError
+from ..links import is_link
 from ..stored import from_dict
 from ..training.config import fingerprint
 from ..training.judgement import best_step
 from ..training.record import Record
 from . import kept_picture
-from .checkpoint import record_of
+from .checkpoint import validation_of
 from .kept_picture import Part
 from .log_reading import LogFigures, rounded
 from .result import Finished
@@ -62,7 +63,7 @@ class FoundRun:
         self._sheets = dict(sorted(sheets.items())[-_MOST_SHEETS:])
         self._look_at_settings()
         self._done = self._of("done.json", _finished)
-        self._kept_step, self._record = self._of("state.safetensors", record_of) or (0, Record())
+        self._kept_step, self._record = self._of("state.safetensors", validation_of) or (0, Record())
         whole = self._look_at_log(until)
         young = time.time() - max((s[1] for s in stamp), default=0) / 1e9 < _YOUNG
         self._stamp, self.read = () if young or not whole else stamp, True
@@ -110,7 +111,7 @@ class FoundRun:
         return _json(self.path / "workflow.json") if "workflow.json" in self._files else None
 
     def origin(self) -> dict[str, Any]:
-        """Which prompt of which workflow the run was begun by, and at which node, as far as the folder tells."""
+        """Return which prompt of which workflow the run was begun by, and at which node, as far as the folder tells."""
         return self._of("workflow.json", _origin) or _origin_in({})
 
     def summary(self, running: bool) -> dict[str, Any]:
@@ -139,7 +140,8 @@ class FoundRun:
         }
 
     def details(self) -> dict[str, Any]:
-        """What is told of one run beside its summary. `unlike` are steps whose sheet has not these `pictures`."""
+        """Return what is told of one run beside its summary. `unlike` are steps whose sheet has not these
+        `pictures`."""
         shown = self.parts(self._last_sheet())
         rows: dict[int, list[str]] = {}
         for part in shown:
@@ -160,7 +162,7 @@ class FoundRun:
         return [[step, rounded(sum(losses) / len(losses))] for step, losses in points if losses]
 
     def parts(self, step: int | None) -> tuple[Part, ...]:
-        """What can be cut out of the sheet of a step, if there is one."""
+        """Return what can be cut out of the sheet of a step, if there is one."""
         if step is None or (path := self.sheet(step)) is None:
             return ()
         return self._remembered(f"previews/{step}", self._sheets[step], path, kept_picture.parts_of)
@@ -173,7 +175,7 @@ class FoundRun:
         return max(self._sheets, default=None)
 
     def _reached(self) -> int:
-        """Where the run goes on, or ended."""
+        """Return where the run goes on, or ended."""
         steps = [self._done.step if self._done else 0, self._kept_step, *self.loras()]
         return max(steps)
 
@@ -200,7 +202,7 @@ class FoundRun:
             return True
 
     def _of(self, name: str, read: Callable[[Path], Value]) -> Value | None:
-        """What a file tells, read again only when it has changed; None when it is not there."""
+        """Return what a file tells, read again only when it has changed; None when it is not there."""
         stamp = self._files.get(name)
         return self._remembered(name, stamp, self.path / name, read) if stamp else None
 
@@ -222,7 +224,7 @@ def _stamps(folder: Path) -> dict[str, Stamp]:
     """Size and time of the files in a folder that is no link."""
     found: dict[str, Stamp] = {}
     try:
-        if folder.is_symlink():
+        if is_link(folder):
             return {}
         with os.scandir(folder) as entries:
             for entry in entries:
@@ -258,7 +260,7 @@ def _origin_in(workflow: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _finished(path: Path) -> Finished | None:
-    """What a finished run told but for its losses, if the file is what was written."""
+    """Return what a finished run told but for its losses, if the file is what was written."""
     plain = _json(path) or {}
     try:
         if plain.pop("digest") != fingerprint(plain):

@@ -59,7 +59,7 @@ def read(path: Path, note: str) -> Image.Image | None:
 
 
 def parts_of(path: Path) -> tuple[Part, ...]:
-    """What can be cut out of a sheet; nothing where it does not tell, as those of version 0.1.0."""
+    """Return what can be cut out of a sheet; nothing where it does not tell, as those of version 0.1.0."""
     try:
         with open(path, "rb") as file:
             told = json.loads(texts(file.read(_HEAD)).get(_PARTS, "[]"))

@@ -119,7 +119,8 @@ class Curve(_Growing):
 
 
 class LogFigures(_Growing):
-    """What a log comes to, without a look at each of its lines: the last step, the loss there, and how long it took."""
+    """Says what a log comes to, without a look at each of its lines: the last step, the loss there, and how long it
+    took."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -11,6 +11,7 @@ from heapq import nlargest
 from pathlib import Path
 from typing import Any
 
+from ..links import is_link
 from .found_run import FoundRun
 from .log_reading import Curve
 from .setting_changes import changed
@@ -54,7 +55,7 @@ class Registry:
         return run
 
     def summaries(self, running: Collection[str] = ()) -> list[dict[str, Any]]:
-        """What was read of all runs, the newest first; a bounded number of them."""
+        """Return what was read of all runs, the newest first; a bounded number of them."""
         runs = sorted((run for run in self._runs.values() if run.read), key=lambda run: -run.changed)
         before = self._before()
         return [
@@ -111,9 +112,8 @@ def folders(parent: Path, depth: int = 1, prefix: str = "") -> Iterator[tuple[st
 
 
 def _is_ours(entry: os.DirEntry[str]) -> bool:
-    if getattr(entry, "is_junction", bool)():  # the link of Windows that Python takes for a folder
-        return False
-    return entry.is_dir(follow_symlinks=False) and entry.name.isprintable() and not entry.name.startswith(".")
+    named = entry.name.isprintable() and not entry.name.startswith(".")
+    return named and entry.is_dir(follow_symlinks=False) and not is_link(entry.path)
 
 
 def _time(folder: Path) -> int:

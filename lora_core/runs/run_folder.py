@@ -5,12 +5,10 @@ from __future__ import annotations
 import json
 import logging
 import os
-import re
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +25,7 @@ from ..training.state import TrainState
 from ..training.trainer import StepResult, Trouble
 from ..version import VERSION
 from . import checkpoint
+from .past_runs import Past, numbered
 from .run_log import RunLog
 
 logger = logging.getLogger("lora_loom")
@@ -35,26 +34,10 @@ KEPT = 5  # LoRA files of earlier checkpoints
 _ROOM = 4  # states that must fit beside one that is kept
 _MOST_WORKFLOW = 2**24  # bytes
 SAVE_SECONDS = 300.0  # after which the state is saved, whatever the steps
-_LORA = re.compile(r"step_(\d+)\.safetensors")
 
 
 class UnsavedError(OSError):
     """Says that what was trained is not on the disk."""
-
-
-@dataclass(frozen=True)
-class Past:
-    """Describes what an earlier run left: its folder, its identity, its settings and the last step of which there is a
-    LoRA or a state."""
-
-    folder: Path
-    identity: str
-    settings: Mapping[str, Any]
-    step: int
-
-    @property
-    def finished(self) -> bool:
-        return self.step >= self.settings["train"]["steps"]
 
 
 class RunFolder:
@@ -269,50 +252,9 @@ class RunFolder:
 
     def _prune(self, step: int) -> None:
         """Delete LoRA files up to this step except the last few, and those beyond it only if the run went back."""
-        numbered = _numbered(self.path)
-        stale = [number for number in numbered if number > step] if self._went_back else []
-        for number in [*stale, *[n for n in numbered if n <= step][: -KEPT - 1]]:
+        kept = numbered(self.path)
+        stale = [number for number in kept if number > step] if self._went_back else []
+        for number in [*stale, *[n for n in kept if n <= step][: -KEPT - 1]]:
             with suppress(OSError):
-                numbered[number].unlink(missing_ok=True)
+                kept[number].unlink(missing_ok=True)
         self._went_back = False
-
-
-def last_saved(folder: Path) -> int:
-    """The last step of which a run's folder has a LoRA, 0 for none."""
-    try:
-        return max(_numbered(folder), default=0) if os.path.isdir(folder) else 0
-    except OSError:
-        return 0
-
-
-def past_runs(parent: Path, name: str) -> list[Past]:
-    """Earlier runs of a name with their settings, the latest last; folders that have none are passed over."""
-    found = []
-    for path in parent.glob(f"{_literal(name)}-*/run.json") if os.path.isdir(parent) else ():
-        if not re.fullmatch(re.escape(name) + "-[0-9a-f]{8}", path.parent.name):
-            continue
-        try:
-            found.append((path.parent.stat().st_mtime, _past(path)))
-        except (ValueError, KeyError, TypeError, OSError) as error:
-            logger.warning("%s is ignored: %s", path, error)
-    return [past for _, past in sorted(found, key=lambda each: each[0]) if past.step]
-
-
-def _past(path: Path) -> Past:
-    """Read a run.json. Raises ValueError, KeyError, TypeError or OSError for one that does not tell."""
-    run = json.loads(path.read_text(encoding="utf-8"))
-    settings = dict(run["settings"])
-    if not isinstance(settings["train"]["steps"], int):
-        raise TypeError("its number of steps is not a number")
-    step = max(max(_numbered(path.parent), default=0), checkpoint.step_of(path.with_name("state.safetensors")))
-    return Past(path.parent, str(run["identity"]), settings, step)
-
-
-def _literal(name: str) -> str:
-    return re.sub(r"([*?[])", r"[\1]", name)
-
-
-def _numbered(folder: Path) -> dict[int, Path]:
-    """The LoRA files of a run by step, in order."""
-    found = ((_LORA.fullmatch(path.name), path) for path in folder.iterdir())
-    return dict(sorted((int(match[1]), path) for match, path in found if match))

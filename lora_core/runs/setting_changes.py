@@ -25,7 +25,7 @@ def in_words(settings: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
 
 
 def changed(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[tuple[str, str, str]]:
-    """What `differences` tells, as the name of the setting, what it was and what it is."""
+    """Return what `differences` tells, as the name of the setting, what it was and what it is."""
     sides, names = (_flat(before), _flat(now)), differences(before, now)
     found = [(_words(name), *(_shown(side.get(name, _ABSENT)) for side in sides)) for name in names]
     return [(name, was, now if was != now else "another") for name, was, now in found]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import OrderedDict
+from collections.abc import Collection
 from io import BytesIO
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from . import kept_picture
 log = logging.getLogger("lora_loom")
 _MOST = 2**26  # bytes that are remembered
 _SMALLEST, _LARGEST = 16, 2048  # pixels
+Tagged = tuple[str, bytes]  # a tag that changes with the picture, and the picture; b"" for who has it under that tag
 
 
 class Sheets:
@@ -25,20 +27,20 @@ class Sheets:
     def __init__(self) -> None:
         self._drawn: OrderedDict[tuple[Path, str, int], list[bytes]] = OrderedDict()
 
-    def picture(self, path: Path, number: int, side: int) -> tuple[str, bytes] | None:
-        """A tag that changes with the picture, and part `number` of a sheet, at most `side` pixels wide and high. A
-        sheet that does not tell its parts has one. None when there is no such picture."""
+    def picture(self, path: Path, number: int, side: int, known: Collection[str] = ()) -> Tagged | None:
+        """Part `number` of a sheet, at most `side` pixels wide and high. A sheet that does not tell its parts has one.
+        None when there is no such picture."""
         side = min(max(side, _SMALLEST), _LARGEST)
-        try:
-            found = path.stat()
-        except OSError:
+        if (version := _version(path)) is None:
             return None
-        key = path, f"{found.st_mtime_ns:x}-{found.st_size:x}-{found.st_ino:x}", side
+        if (tag := f"{version}-{number}-{side}") in known:
+            return tag, b""
+        key = path, version, side
         pictures = self._drawn.pop(key, None) or _pictures(path, side)
         self._drawn[key] = pictures
         while len(self._drawn) > 1 and sum(map(len, sum(self._drawn.values(), []))) > _MOST:
             self._drawn.popitem(last=False)
-        return (f"{key[1]}-{number}-{side}", pictures[number]) if number < len(pictures) else None
+        return (tag, pictures[number]) if number < len(pictures) else None
 
 
 def drawn(picture: Image.Image, side: int, kind: str) -> bytes:
@@ -50,10 +52,22 @@ def drawn(picture: Image.Image, side: int, kind: str) -> bytes:
     return out.getvalue()
 
 
-def whole(path: Path, side: int = _LARGEST) -> bytes | None:
+def whole(path: Path, known: Collection[str] = ()) -> Tagged | None:
     """A PNG of another picture in a run's folder; None for one that cannot be read."""
+    if (tag := _version(path)) is None:
+        return None
+    if tag in known:
+        return tag, b""
     found = _decoded(path)
-    return found and drawn(found, side, "PNG")
+    return (tag, drawn(found, _LARGEST, "PNG")) if found else None
+
+
+def _version(path: Path) -> str | None:
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return f"{found.st_mtime_ns:x}-{found.st_size:x}-{found.st_ino:x}"
 
 
 def _pictures(path: Path, side: int) -> list[bytes]:

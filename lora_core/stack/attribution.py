@@ -1,4 +1,4 @@
-"""Who made what went into a picture: one entry per adapter, for the MODEL and for the picture's metadata."""
+"""Tells who made what went into a picture: one entry per adapter, for the MODEL and for the picture's metadata."""
 
 from __future__ import annotations
 

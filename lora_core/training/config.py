@@ -24,7 +24,7 @@ TARGETS, SCHEDULES, KEEPS = get_args(Targets), get_args(Schedule), get_args(Keep
 @stored("rank alpha preset include exclude options")
 @dataclass(frozen=True)
 class LoraConfig:
-    """Which layers get a correction, and how large. `include` and `exclude` are fnmatch patterns of layer names;
+    """Says which layers get a correction, and how large. `include` and `exclude` are fnmatch patterns of layer names;
     `options` say how the corrections are scaled, regularised and trained one by one."""
 
     rank: int = 16
@@ -47,7 +47,7 @@ _LEAST_FACTOR = 0.01  # below it a learning rate that was meant for another opti
 @stored("name schedule warmup restarts weight_decay beta1 beta2 eps max_grad_norm ema_decay")
 @dataclass(frozen=True)
 class OptimizerConfig:
-    """How gradients become steps. `beta1`, `beta2` and `eps` of 0 are the optimiser's own.
+    """Says how gradients become steps. `beta1`, `beta2` and `eps` of 0 are the optimiser's own.
 
     The learning rate rises over `warmup` steps, then follows `schedule`; `cosine_restarts` jumps back up `restarts`
     times. `max_grad_norm` and `ema_decay` of 0 are off.
@@ -110,7 +110,7 @@ class OptimizerConfig:
 @stored("steps learning_rate batch_size accumulation seed optimizer objective caption_dropout preservation")
 @dataclass(frozen=True)
 class TrainConfig:
-    """How the factors are trained.
+    """Says how the factors are trained.
 
     `preservation` weighs a second loss that keeps the base model's own answer on captions without the concept.
     """
@@ -157,7 +157,7 @@ class TextConfig:
 @stored("held_out every draws patience early_stop keep seed")
 @dataclass(frozen=True)
 class Validation:
-    """How a run is watched: `draws` fixed noises for each picture, every `every` steps.
+    """Says how a run is watched: `draws` fixed noises for each picture, every `every` steps.
 
     `held_out` is the share of pictures that are not trained on; 0 looks at training pictures. After `patience`
     validations without a gain the run has reached its plateau; `early_stop` then ends it. `keep` is the LoRA that comes

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 
 class WeightReader:
-    """How the weight of a frozen layer is read. This one reads plain parameters."""
+    """Says how the weight of a frozen layer is read. This one reads plain parameters."""
 
     def times(self, module: nn.Module, rows: Tensor) -> Tensor:
         """`rows @ W^T`, (n, out), of rows (n, columns), W flattened to a matrix; on the rows' device, in their type."""

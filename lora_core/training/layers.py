@@ -1,4 +1,4 @@
-"""How the correction of each layer is sized, scaled, regularised and trained."""
+"""Tells how the correction of each layer is sized, scaled, regularised and trained."""
 
 from __future__ import annotations
 

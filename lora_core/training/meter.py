@@ -105,7 +105,7 @@ class Meter(TorchDispatchMode):
         self._set(self.work + work)
 
     def place(self, tensor: Tensor) -> int:
-        """Where it lies, for `held_at`."""
+        """Return where it lies, for `held_at`."""
         return tensor.untyped_storage()._cdata
 
     def held_at(self, place: int) -> int:

@@ -1,4 +1,4 @@
-"""How large the learned correction is, from its factors alone."""
+"""Tells how large the learned correction is, from its factors alone."""
 
 from __future__ import annotations
 

@@ -71,8 +71,9 @@ def preservation(denoiser: Denoiser, factors: Factors, x_t: Tensor, sigma: Tenso
 
 
 def huber_threshold(choices: ObjectiveConfig, snr: Tensor) -> Tensor:
-    """Where the loss turns from square to linear, (batch,). `snr`: from 1 for clean samples down to huber_c for noise,
-    (1 - c) / (1 + sigma)^2 + c (Khrapov et al. 2024, arXiv:2403.16728), sigma being noise over signal in any family."""
+    """Return where the loss turns from square to linear, (batch,). `snr`: from 1 for clean samples down to huber_c for
+    noise, (1 - c) / (1 + sigma)^2 + c (Khrapov et al. 2024, arXiv:2403.16728), sigma being noise over signal in any
+    family."""
     c = choices.huber_c
     if choices.huber_schedule == "constant":
         return torch.full_like(snr, c)

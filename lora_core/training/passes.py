@@ -21,7 +21,7 @@ _convolution_backward = torch.ops.aten.convolution_backward
 
 
 class Weights(Protocol):
-    """Where the weight (out, columns) and the bias of a frozen linear layer come from, in the type of `like`.
+    """Says where the weight (out, columns) and the bias of a frozen linear layer come from, in the type of `like`.
 
     The weight of a layer in `held` is kept from its forward to its backward pass; that of others is asked for again.
     """

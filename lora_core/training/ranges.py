@@ -1,4 +1,4 @@
-"""How choices are refused: with their name, the value and what it may be."""
+"""Tells how choices are refused: with their name, the value and what it may be."""
 
 from __future__ import annotations
 

@@ -127,8 +127,8 @@ def means(tallies: list[Cell]) -> list[float | None]:
 
 @dataclass(frozen=True)
 class LossExcess:
-    """How far losses lie above (below: negative) what is usual at the same noise, as a share, with its standard error;
-    of `count` draws."""
+    """Says how far losses lie above (below: negative) what is usual at the same noise, as a share, with its standard
+    error; of `count` draws."""
 
     share: float
     error: float

@@ -28,8 +28,8 @@ from .pairs import Twins
 
 @dataclass(frozen=True)
 class BlockPass:
-    """How a block runs: `around(again)` is what its forward does around each of its runs beside computing, and is left
-    out inside `there`. `kind` tells blocks apart that look the same and cost another thing."""
+    """Says how a block runs: `around(again)` is what its forward does around each of its runs beside computing, and is
+    left out inside `there`. `kind` tells blocks apart that look the same and cost another thing."""
 
     there: Callable[[], AbstractContextManager] = nullcontext
     around: Callable[[bool], AbstractContextManager] = nullcontext

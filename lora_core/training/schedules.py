@@ -1,4 +1,4 @@
-"""How the learning rate runs over the steps, in closed form: a run that goes on needs no state for it."""
+"""Tells how the learning rate runs over the steps, in closed form: a run that goes on needs no state for it."""
 
 from __future__ import annotations
 

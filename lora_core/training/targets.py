@@ -1,4 +1,4 @@
-"""Which layers of a model get a correction: named presets, then include and exclude patterns."""
+"""Tells which layers of a model get a correction: named presets, then include and exclude patterns."""
 
 from __future__ import annotations
 

@@ -147,14 +147,14 @@ def _drop(state: TrainState, loss: float, norm: float, report: Callable[[Trouble
 
 
 def _lost(state: TrainState) -> str:
-    """Why the run cannot go on from here; empty when it can."""
+    """Return why the run cannot go on from here; empty when it can."""
     if state.health.in_row >= MOST_IN_A_ROW:
         return f"loss or gradient were not finite {MOST_IN_A_ROW} times in a row at step {state.step + 1}"
     return f"the loss rose for good up to step {state.step}" if diverged(state.losses) else ""
 
 
 def _ruined(config: TrainConfig, state: TrainState, denoiser: Denoiser, parts: Sequence[MicroBatch]) -> str:
-    """Why the run cannot go on from here, when a measurement says so: the model itself is what it began with."""
+    """Return why the run cannot go on from here, when a measurement says so: the model itself is what it began with."""
     good = cast(dict[str, Tensor], state.good)  # `train` has taken it
     times = rise(config, state.factors, good["factors"], denoiser, [part.shown for part in parts])
     if not times > RUINED:

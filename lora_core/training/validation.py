@@ -132,7 +132,7 @@ def _number(seed: int, text: str) -> int:
 
 
 class Pictures:
-    """Which examples a run learns from and which it looks at; all and none without validation."""
+    """Says which examples a run learns from and which it looks at; all and none without validation."""
 
     def __init__(self, dataset: Dataset, recipe: Recipe):
         examples, chosen = dataset.examples, recipe.validation
@@ -151,6 +151,6 @@ class Pictures:
         return replace(self.dataset, examples=tuple(self.dataset.examples[i] for i in self.learned))
 
     def times(self) -> list[float]:
-        """How often a pass over the data shows each example; those held out, never."""
+        """Return how often a pass over the data shows each example; those held out, never."""
         learned = set(self.learned)
         return [times if i in learned else 0 for i, times in enumerate(self.dataset.times())]

@@ -21,7 +21,7 @@ from lora_loom.lora_core.low_rank import LowRank
 from lora_loom.lora_core.stack.chain import Step as Change
 from lora_loom.lora_core.training.config import LoraConfig
 from lora_loom.lora_core.training.targets import select, weight_shape
-from lora_loom.nodes.bridge.model.frozen import recast_in_backward
+from lora_loom.nodes.bridge.model.recast import recast_in_backward
 from lora_loom.nodes.bridge.model.trained_layers import PREFIX
 from lora_loom.nodes.bridge.stack.apply_chain import apply_chain
 from tiny.families import FAMILIES, Tiny

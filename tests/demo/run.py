@@ -40,12 +40,13 @@ TOGETHER = [prompt.replace("heart", "arrow") if index % 2 else prompt for index,
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--steps", type=int, help="train for so many steps instead of what the workflow says")
+    parser.add_argument("--prompts", type=int, default=4, help="draw the first so many prompts of each kind")
     parser.add_argument("--out", type=Path, default=ROOT / "demo")
     choices = parser.parse_args()
-    run(choices.out, choices.steps)
+    run(choices.out, choices.steps, choices.prompts)
 
 
-def run(out: Path, steps: int | None = None) -> None:
+def run(out: Path, steps: int | None = None, prompts: int = 4) -> None:
     started = time.monotonic()
     shutil.rmtree(out, ignore_errors=True)
     with ComfyServer(out / "comfyui") as server:
@@ -55,19 +56,20 @@ def run(out: Path, steps: int | None = None) -> None:
             report = train(server, kind, out, steps)
             say(started, f"trained '{kind}' on 24 image files\n{report}")
         workflow = api_graph(server, STACK)
+        concept, unrelated, together = (each[:prompts] for each in (CONCEPT, UNRELATED, TOGETHER))
         rows = {
-            "heart prompts, base model": draw(server, workflow, CONCEPT, {}),
-            "the same with the heart LoRA": draw(server, workflow, CONCEPT, {HEART: 1.0}),
-            "other prompts, base model": draw(server, workflow, UNRELATED, {}),
-            "the same with the heart LoRA ": draw(server, workflow, UNRELATED, {HEART: 1.0}),
-            "hearts and arrows, both LoRAs stacked": draw(server, workflow, TOGETHER, {HEART: 1.0, ARROW: 1.0}),
+            "heart prompts, base model": draw(server, workflow, concept, {}),
+            "the same with the heart LoRA": draw(server, workflow, concept, {HEART: 1.0}),
+            "other prompts, base model": draw(server, workflow, unrelated, {}),
+            "the same with the heart LoRA ": draw(server, workflow, unrelated, {HEART: 1.0}),
+            "hearts and arrows, both LoRAs stacked": draw(server, workflow, together, {HEART: 1.0, ARROW: 1.0}),
         }
         say(started, "drew with the stack at strength 0 and 1, and with both LoRAs")
         say(started, "merged the stack\n" + merge(server))
-        rows["the same with the merged file alone"] = draw(server, workflow, TOGETHER, {MERGED: 1.0})
+        rows["the same with the merged file alone"] = draw(server, workflow, together, {MERGED: 1.0})
         keep(server, out)
     say(started, conclusions(list(rows.values())))
-    sheet.write(out / "contact_sheet.png", rows, [CONCEPT, CONCEPT, UNRELATED, UNRELATED, TOGETHER, TOGETHER])
+    sheet.write(out / "contact_sheet.png", rows, [concept, concept, unrelated, unrelated, together, together])
     say(started, f"look at {out / 'contact_sheet.png'}; the LoRA files are in {out / 'loras'}, the loss curves beside")
 
 

@@ -1,4 +1,4 @@
-"""The README's other commands, run as they are written there: the demo, with few steps, and the server."""
+"""The README's other commands, run as they are written there: the demo, with few steps and pictures, and the server."""
 
 from __future__ import annotations
 
@@ -20,13 +20,14 @@ DEV = [sys.executable, str(ROOT / "dev.py")]
 
 def test_demo_leaves_two_loras_their_merge_and_a_sheet(tmp_path: Path) -> None:
     out = tmp_path / "demo"
-    ended = subprocess.run([*DEV, "demo", "--steps", "2", "--out", str(out)], capture_output=True, encoding="utf-8")
+    few = ("--steps", "2", "--prompts", "1")
+    ended = subprocess.run([*DEV, "demo", *few, "--out", str(out)], capture_output=True, encoding="utf-8")
     assert ended.returncode == 0, ended.stdout + ended.stderr
     for name in ("heart", "arrow", "merged"):
         with safe_open(out / "loras" / f"{name}.safetensors", "pt") as file:
             assert len(list(file.keys())) == 48 * 3
     with Image.open(out / "contact_sheet.png") as sheet:
-        assert sheet.width > 4 * 192 and sheet.height > 6 * 192
+        assert sheet.width > 192 and sheet.height > 6 * 192
     assert "merged file against live stack 0.00" in ended.stdout
 
 

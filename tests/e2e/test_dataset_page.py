@@ -5,32 +5,19 @@ from __future__ import annotations
 import base64
 import io
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from harness.browser import FrontEnd
 from harness.server import ComfyServer
 from PIL import Image
-from playwright.sync_api import Browser, Locator, expect
+from playwright.sync_api import Locator, expect
 
 HOSTILE = "&lt;b&gt; 'x' ${1} %2e.png"
 SCRIPT = "<img src=x onerror=alert(1)> & <b>bold</b>"
 CAPTIONS = {"a.png": "sks dog, grass", "b.png": "", "c.png": "sks", "d.png": "sks dog on a bench", HOSTILE: SCRIPT}
 SIZES = {"a.png": (96, 64), "b.png": (64, 64), "c.png": (300, 64), "d.png": (64, 96), HOSTILE: (64, 64)}
 MANY = 1500
-
-
-@pytest.fixture(scope="module", params=[False, True], ids=["classic", "nodes2"])
-def vue(request: pytest.FixtureRequest) -> bool:
-    return request.param
-
-
-@pytest.fixture(scope="module")
-def front(vue: bool, browser: Browser, server: ComfyServer) -> Iterator[FrontEnd]:
-    with FrontEnd(browser, server, vue=vue) as opened:
-        yield opened
-        assert opened.errors == [] and opened.external == []
 
 
 @pytest.fixture

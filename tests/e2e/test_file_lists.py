@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from harness.browser import FrontEnd
+from harness.browser import EMPTY, FrontEnd
 from harness.server import ComfyServer
 from playwright.sync_api import Browser, expect
 
@@ -32,7 +32,6 @@ PLACE = """() => {
   const widget = node.widgets.find((each) => each.name === "lora_name")
   return [canvas.x + 300 + node.size[0] / 2, canvas.y + 200 + (widget.last_y ?? widget.y) + 10]
 }"""
-EMPTY = {"nodes": [], "links": [], "groups": [], "config": {}, "extra": {}, "version": 0.4}
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ import pytest
 import torch
 from harness.browser import FrontEnd
 from harness.server import ComfyServer
-from playwright.sync_api import Browser, Locator, expect
+from playwright.sync_api import Locator, expect
 from safetensors.torch import load_file, save_file
 
 from e2e import graphs
@@ -24,11 +24,6 @@ SAMPLING = {
     "negative": "", "seeds": 1, "seed": 3, "width": 64, "height": 64, "steps": 1, "cfg": 1.0, "sampler_name": "euler",
     "scheduler": "simple",
 }  # fmt: skip
-
-
-@pytest.fixture(scope="module", params=[False, True], ids=["classic", "nodes2"])
-def vue(request: pytest.FixtureRequest) -> bool:
-    return request.param
 
 
 @pytest.fixture(scope="module")
@@ -69,15 +64,14 @@ def graph() -> graphs.Graph:
     }  # fmt: skip
 
 
-@pytest.fixture(scope="module")
-def front(vue: bool, browser: Browser, server: ComfyServer, files: Path) -> Iterator[FrontEnd]:
-    with FrontEnd(browser, server, vue=vue) as opened:
-        opened.page.evaluate("(graph) => app.loadApiJson(graph, 'measured')", graph())
-        opened.settle()
-        opened.page.evaluate("() => app.graph.nodes.forEach((node, at) => (node.pos = [600 * at, 0]))")
-        opened.run()
-        yield opened
-        assert opened.errors == [] and opened.external == []
+@pytest.fixture(scope="module", name="front")
+def _measured(front: FrontEnd, files: Path) -> FrontEnd:
+    """With the graph, which was queued."""
+    front.page.evaluate("(graph) => app.loadApiJson(graph, 'measured')", graph())
+    front.settle()
+    front.page.evaluate("() => app.graph.nodes.forEach((node, at) => (node.pos = [600 * at, 0]))")
+    front.run()
+    return front
 
 
 NODE = """(kind) => [app.rootGraph, ...app.rootGraph.subgraphs.values()].flatMap((graph) => graph.nodes)

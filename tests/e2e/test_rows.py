@@ -12,24 +12,22 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from harness.browser import FrontEnd
+from harness.browser import EMPTY, FrontEnd
 from harness.server import ComfyServer
 from lora_loom.lora_core.stack.rows import parse
 from PIL import Image
-from playwright.sync_api import Browser, Locator, Page, expect
+from playwright.sync_api import Locator, Page, expect
 from safetensors.torch import load_file, save_file
 
 from e2e import graphs
 
-EMPTY = {"nodes": [], "links": [], "groups": [], "config": {}, "extra": {}, "version": 0.4, "last_node_id": 0,
-         "last_link_id": 0}  # fmt: skip
 LAYER = "blocks.0.self_attn.q"
 HOSTILE = "<img src=x onerror=window.hit=1>"
 FILES = {"rows/ink": "sks wash", "rows/oil": "impasto", "rows/deep/ada": HOSTILE}
 
 
-@pytest.fixture(scope="module")
-def files(server: ComfyServer) -> Iterator[None]:
+@pytest.fixture(scope="module", autouse=True)
+def _files(server: ComfyServer) -> Iterator[None]:
     demo = Path(__file__).parents[1] / "demo" / "models" / "diffusion_models" / "loom_demo.safetensors"
     width = load_file(demo)[f"{LAYER}.weight"].shape[0]
     picture = io.BytesIO()
@@ -49,26 +47,19 @@ def files(server: ComfyServer) -> Iterator[None]:
     shutil.rmtree(server.base / "models" / "loras" / "rows")
 
 
-@pytest.fixture(scope="module", params=[False, True], ids=["classic", "nodes2"])
-def shared(request: pytest.FixtureRequest, browser: Browser, server: ComfyServer, files: None) -> Iterator[FrontEnd]:
-    with FrontEnd(browser, server, vue=request.param) as opened:
-        yield opened
-        assert opened.errors == [] and opened.external == []
-
-
-@pytest.fixture
-def front(shared: FrontEnd) -> FrontEnd:
+@pytest.fixture(name="front")
+def _stack(front: FrontEnd) -> FrontEnd:
     """With an empty stack node and nothing else."""
-    shared.load_workflow(EMPTY)
-    shared.page.evaluate("""() => {
+    front.load_workflow(EMPTY)
+    front.page.evaluate("""() => {
         const node = LiteGraph.createNode('LoraLoom_LoadLoraStack')
         app.graph.add(node)
         node.pos = [400, 250]
         app.canvas.ds.scale = 1; app.canvas.ds.offset[0] = 0; app.canvas.ds.offset[1] = 0
         app.canvas.setDirty(true, true)
     }""")
-    expect(shared.page.locator(".loom-add")).to_be_visible()
-    return shared
+    expect(front.page.locator(".loom-add")).to_be_visible()
+    return front
 
 
 def text(front: FrontEnd) -> str:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import re
 import uuid
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from demo import shapes
-from harness.browser import FrontEnd
+from harness.browser import EMPTY, FrontEnd
+from harness.contrast import expect_readable, themes
 from harness.server import ComfyServer
 from playwright.sync_api import Browser, Locator, expect
 
@@ -22,19 +22,12 @@ SAMPLER = {"width": 64, "height": 64, "steps": 1, "cfg": 1.0, "sampler_name": "e
 Workflow = dict[str, Any]
 
 
-@pytest.fixture(scope="module", params=[False, True], ids=["classic", "nodes2"])
-def vue(request: pytest.FixtureRequest) -> bool:
-    return request.param
-
-
-@pytest.fixture(scope="module")
-def front(vue: bool, browser: Browser, server: ComfyServer) -> Iterator[FrontEnd]:
+@pytest.fixture(scope="module", autouse=True)
+def _files(vue: bool, server: ComfyServer) -> None:
+    """Four pictures, one of them without a caption. Nothing is known of other modules' runs."""
     paths = shapes.write_dataset(server.base / "input" / FOLDER, "heart", 4, 64, 0)
     paths[0].with_suffix(".txt").unlink(missing_ok=True)
-    (server.base / "user" / "__lora_loom" / "model_needs.json").unlink(missing_ok=True)  # of other modules' runs
-    with FrontEnd(browser, server, vue=vue) as opened:
-        yield opened
-        assert opened.errors == [] and opened.external == []
+    (server.base / "user" / "__lora_loom" / "model_needs.json").unlink(missing_ok=True)
 
 
 def workflow(front: FrontEnd, name: str, steps: int, **choices: Any) -> Workflow:
@@ -198,12 +191,9 @@ def test_what_comes_of_it(front: FrontEnd, vue: bool, server: ComfyServer) -> No
     page.keyboard.press("Escape")
     press(front, "folder")
     says(front, r"output/lora_loom/body &lt;i&gt; \w+-[0-9a-f]{8}", "said")
-    for theme in ("dark", "light"):
-        page.evaluate("(theme) => app.extensionManager.setting.set('Comfy.ColorPalette', theme)", theme)
-        page.wait_for_function(IS_DARK, arg=theme == "dark")
+    for _ in themes(front, ".loom-body"):
         page.locator(".loom-body-notes summary").focus()
-        front.becomes(lambda: page.evaluate(CONTRAST), [])
-    page.evaluate("() => app.extensionManager.setting.set('Comfy.ColorPalette', 'dark')")
+        expect_readable(front, ".loom-body-near", 5)
     stack = "app.graph.nodes.find((node) => node.comfyClass === 'LoraLoom_LoadLoraStack')"
     press(front, "use")
     page.wait_for_function(f"() => {stack}?.widgets.find(({{ name }}) => name === 'rows').value.includes('<lora:')")
@@ -214,7 +204,7 @@ def test_what_comes_of_it(front: FrontEnd, vue: bool, server: ComfyServer) -> No
     expect(page.locator(".loom-panel")).to_be_visible()
     page.evaluate("() => app.extensionManager.bottomPanel.toggleBottomPanelTab('lora-loom-run')")
     saved = {**front.serialized(), "id": str(uuid.uuid4())}
-    front.load_workflow({"nodes": [], "links": [], "version": 0.4})
+    front.load_workflow(EMPTY)
     front.load_workflow(saved)
     says(front, "Done in")
     change(front, exclude="*")
@@ -235,37 +225,3 @@ def test_inside_a_subgraph(front: FrontEnd, vue: bool) -> None:
     page.evaluate("() => app.canvas.setGraph(app.graph.nodes.find((node) => node.subgraph).subgraph)")
     says(front, "Done")
     page.evaluate("() => app.canvas.setGraph(app.rootGraph)")
-
-
-IS_DARK = """(dark) => {
-    const [red] = getComputedStyle(document.querySelector('.loom-body')).color.match(/\\d+/)
-    return (red > 127) === dark
-}"""
-CONTRAST = """() => {
-    const context = Object.assign(document.createElement('canvas'), {width: 1, height: 1}).getContext('2d', {willReadFrequently: true})
-    const laid = (colours) => {
-        context.clearRect(0, 0, 1, 1)
-        for (const colour of colours) {
-            context.fillStyle = colour
-            context.fillRect(0, 0, 1, 1)
-        }
-        return [...context.getImageData(0, 0, 1, 1).data].slice(0, 3).map((part) => part / 255)
-    }
-    const light = (colour) => {
-        const [r, g, b] = colour.map((part) => (part <= 0.04045 ? part / 12.92 : ((part + 0.055) / 1.055) ** 2.4))
-        return 0.2126 * r + 0.7152 * g + 0.0722 * b
-    }
-    const poor = []
-    for (const element of document.querySelectorAll('.loom-body-near *')) {
-        const text = [...element.childNodes].filter((node) => node.nodeType === 3).map((node) => node.data.trim()).join('')
-        if (!text || !element.checkVisibility({visibilityProperty: true})) continue
-        const below = []
-        for (let each = element; each; each = each.parentElement) below.unshift(getComputedStyle(each).backgroundColor)
-        const style = getComputedStyle(element)
-        const colour = element.ownerSVGElement ? style.fill : style.color
-        const [one, other] = [light(laid(below)), light(laid([...below, colour]))].sort((a, b) => b - a)
-        const ratio = (one + 0.05) / (other + 0.05)
-        if (ratio < 4.5) poor.push(`${text}: ${ratio.toFixed(2)}`)
-    }
-    return poor
-}"""

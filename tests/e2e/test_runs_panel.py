@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ import pytest
 from demo import shapes
 from harness.browser import FrontEnd
 from harness.server import ComfyServer, Graph
-from playwright.sync_api import Browser, Locator, Page, expect
+from playwright.sync_api import Locator, Page, expect
 
 from e2e import graphs
 
@@ -24,17 +23,9 @@ PROMPT = "a red heart <img src=x onerror=document.title=1>"
 LONG = 10_000  # steps
 
 
-@pytest.fixture(scope="module", params=[False, True], ids=["classic", "nodes2"])
-def vue(request: pytest.FixtureRequest) -> bool:
-    return request.param
-
-
-@pytest.fixture(scope="module")
-def front(vue: bool, browser: Browser, server: ComfyServer) -> Iterator[FrontEnd]:
+@pytest.fixture(scope="module", autouse=True)
+def _pictures(server: ComfyServer) -> None:
     shapes.write_dataset(server.base / "input" / FOLDER, "heart", 4, 64, 0)
-    with FrontEnd(browser, server, vue=vue) as opened:
-        yield opened
-        assert opened.errors == [] and opened.external == []
 
 
 def graph_of(name: str, steps: int, **choices: Any) -> Graph:

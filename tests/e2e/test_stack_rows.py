@@ -11,16 +11,15 @@ from typing import Any
 
 import pytest
 import torch
-from harness.browser import FrontEnd
+from harness.browser import EMPTY, FrontEnd
+from harness.contrast import expect_readable, themes
 from harness.server import ComfyServer
 from PIL import Image
-from playwright.sync_api import Browser, Locator, expect
+from playwright.sync_api import Locator, expect
 from safetensors.torch import load_file, save_file
 
 from e2e import graphs
 
-EMPTY = {"nodes": [], "links": [], "groups": [], "config": {}, "extra": {}, "version": 0.4, "last_node_id": 0,
-         "last_link_id": 0}  # fmt: skip
 STACK = "LoraLoom_LoadLoraStack"
 LAYER = "blocks.0.self_attn.q"
 SDXL = "input_blocks_7_1_transformer_blocks_9_attn2_to_v"
@@ -28,8 +27,8 @@ HOSTILE = "<img src=x onerror=window.hit=1>"
 ROWS = f"app.graph.nodes.filter(n => n.comfyClass === '{STACK}').map(n => n.widgets.find(w => w.name === 'rows').value)"
 
 
-@pytest.fixture(scope="module")
-def files(server: ComfyServer) -> Iterator[None]:
+@pytest.fixture(scope="module", autouse=True)
+def _files(server: ComfyServer) -> Iterator[None]:
     """LoRAs for the demo base, one of them with a picture, and one for SDXL."""
     demo = Path(__file__).parents[1] / "demo" / "models" / "diffusion_models" / "loom_demo.safetensors"
     width = load_file(demo)[f"{LAYER}.weight"].shape[0]
@@ -53,14 +52,6 @@ def write(path: Path, layer: str, width: int, words: str, cover: str = "") -> No
     }
     about = {"modelspec.trigger_phrase": words, "modelspec.author": "Ada", "modelspec.thumbnail": cover}
     save_file(tensors, path, {key: value for key, value in about.items() if value})
-
-
-@pytest.fixture(scope="module", params=[False, True], ids=["classic", "nodes2"])
-def front(request: pytest.FixtureRequest, browser: Browser, server: ComfyServer, files: None) -> Iterator[FrontEnd]:
-    with FrontEnd(browser, server, vue=request.param) as opened:
-        opened.page.context.grant_permissions(["clipboard-read", "clipboard-write"])
-        yield opened
-        assert opened.errors == [] and opened.external == []
 
 
 def graph(front: FrontEnd, script: str) -> None:
@@ -391,50 +382,6 @@ STATES = (
     f"{TEXT}\n<lora:stacked/oil:0.6:blocks=IN=0.5:start=0.2:off>\n<lora:gone:0>\n# people\n<lora:x:abc>\n"
     "<lora:stacked/ink:0:1:words=>"
 )
-# The least contrast of each text on the list, as its ancestors' grounds lie over each other; the canvas paints the first.
-CONTRAST = """() => {
-    const pen = new OffscreenCanvas(1, 1).getContext('2d', {willReadFrequently: true})
-    const rgba = (colour) => {
-        pen.clearRect(0, 0, 1, 1)
-        pen.fillStyle = colour
-        pen.fillRect(0, 0, 1, 1)
-        const [r, g, b, a] = pen.getImageData(0, 0, 1, 1).data
-        return [r, g, b, a / 255]
-    }
-    const over = ([r, g, b, a], [R, G, B]) => [r * a + R * (1 - a), g * a + G * (1 - a), b * a + B * (1 - a)]
-    const light = (colour) => colour.map((c) => c / 255)
-        .map((c) => (c <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4))
-        .reduce((sum, c, at) => sum + c * [0.2126, 0.7152, 0.0722][at], 0)
-    const ratio = (one, other) => {
-        const [low, high] = [light(one), light(other)].sort((a, b) => a - b)
-        return (high + 0.05) / (low + 0.05)
-    }
-    const found = []
-    const look = (element, style, words) => {
-        const up = []
-        for (let each = element; each; each = each.parentElement) up.unshift(each)
-        let ground = rgba(LiteGraph.NODE_DEFAULT_BGCOLOR), seen = 1
-        for (const each of up.slice(up.findIndex((each) => each.matches('.dom-widget, .lg-node')))) {
-            seen *= Number(getComputedStyle(each).opacity)
-            ground = over(rgba(getComputedStyle(each).backgroundColor), ground)
-        }
-        const [r, g, b, a] = rgba(style.color)
-        found.push([ratio(over([r, g, b, a * seen], ground), ground), words, element.className])
-    }
-    for (const each of document.querySelectorAll('.loom-rows *')) {
-        const own = [...each.childNodes].some((node) => node.nodeType === 3 && node.textContent.trim())
-        if (!each.checkVisibility() || each.matches(':disabled, option')) continue
-        if (own || each.matches('input:not([type=range])')) look(each, getComputedStyle(each), each.value || each.textContent)
-        if (each.placeholder) look(each, getComputedStyle(each, '::placeholder'), each.placeholder)
-    }
-    return found
-}"""
-
-
-IS_DARK = """(dark) => {
-    const [red] = getComputedStyle(document.querySelector('.loom-rows')).color.match(/\\d+/)
-    return (red > 127) === dark
-}"""
 
 
 def test_every_state_of_a_row_can_be_read_in_dark_and_light(front: FrontEnd) -> None:
@@ -447,11 +394,5 @@ def test_every_state_of_a_row_can_be_read_in_dark_and_light(front: FrontEnd) -> 
     expect(row(front, 4).locator(".loom-extras")).to_have_text("not found")
     expect(row(front, 6)).to_contain_text("abc is not a strength")
     unfold(front, 0)
-    try:
-        for palette in ("dark", "light"):
-            page.evaluate("(palette) => app.extensionManager.setting.set('Comfy.ColorPalette', palette)", palette)
-            page.wait_for_function(IS_DARK, arg=palette == "dark")
-            front.becomes(lambda: [each for each in page.evaluate(CONTRAST) if each[0] < 4.5], [])
-            assert len(page.evaluate(CONTRAST)) > 50
-    finally:
-        page.evaluate("() => app.extensionManager.setting.set('Comfy.ColorPalette', 'dark')")
+    for _ in themes(front, ".loom-rows"):
+        expect_readable(front, ".loom-rows", 50)

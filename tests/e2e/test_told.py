@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from demo import shapes
 from harness.browser import FrontEnd
 from harness.server import ComfyServer
-from playwright.sync_api import Browser, CDPSession
+from playwright.sync_api import Browser
 
 from e2e import graphs
 
@@ -19,17 +18,9 @@ FOLDER = "e2e_told"
 Workflow = dict[str, Any]
 
 
-@pytest.fixture(scope="module", params=[False, True], ids=["classic", "nodes2"])
-def vue(request: pytest.FixtureRequest) -> bool:
-    return request.param
-
-
-@pytest.fixture(scope="module")
-def front(vue: bool, browser: Browser, server: ComfyServer) -> Iterator[FrontEnd]:
+@pytest.fixture(scope="module", autouse=True)
+def _pictures(server: ComfyServer) -> None:
     shapes.write_dataset(server.base / "input" / FOLDER, "heart", 4, 64, 0)
-    with FrontEnd(browser, server, vue=vue) as opened:
-        yield opened
-        assert opened.errors == [] and opened.external == []
 
 
 @pytest.fixture(scope="module")
@@ -265,6 +256,24 @@ def test_an_error_that_comes_at_once_stays(front: FrontEnd, file: Workflow) -> N
     del front.errors[known:]
 
 
+ELSEWHERE = """async () => {
+    const { api } = await import('/scripts/api.js')
+    for (let at = 0; at < 4; at++) {
+        api.dispatchCustomEvent('executed', { prompt_id: 'elsewhere', node: '1', output: { text: ['x'] } })
+        await new Promise((then) => setTimeout(then, 400))
+    }
+}"""
+
+
+def test_of_a_prompt_from_elsewhere_the_server_is_asked_once(front: FrontEnd, file: Workflow) -> None:
+    opened(front, file)
+    known, asked = len(front.errors), []
+    front.page.on("request", lambda request: asked.append(request.url))
+    front.page.evaluate(ELSEWHERE)
+    assert [url for url in asked if "/jobs/" in url] == [f"{front.server.url}/api/jobs/elsewhere"]
+    del front.errors[known:]  # the server does not know this one
+
+
 def test_inside_a_subgraph(front: FrontEnd, file: Workflow) -> None:
     page = front.page
     opened(front, file)
@@ -274,55 +283,3 @@ def test_inside_a_subgraph(front: FrontEnd, file: Workflow) -> None:
     page.evaluate("() => { const { ds } = app.canvas; ds.scale = 0.5; ds.offset[0] = 0; ds.offset[1] = 100 }")
     wait_told(front, "saved in output/lora_loom/told")
     page.evaluate("() => app.canvas.setGraph(app.rootGraph)")
-
-
-def test_nodes_that_are_removed_leave_nothing(front: FrontEnd) -> None:
-    """But what the front end holds of every node by its multiline text, and in Nodes 2.0 of any node at all."""
-    page, session = front.page, front.page.context.new_cdp_session(front.page)
-    front.load_workflow({"nodes": [], "links": [], "version": 0.4})
-
-    def left_by(kind: str) -> tuple[int, int]:
-        """How many DOM nodes, and how many elements of ours, are still there of 20 nodes."""
-        before = held(session)
-        page.evaluate(ADD_AND_REMOVE, kind)
-        after = held(session)
-        return after[0] - before[0], after[1] - before[1]
-
-    left_by("LoraLoom_LoadLoraStack")  # what is made once
-    all_of_them, ours = left_by("LoraLoom_LoadLoraStack")
-    assert ours <= 20 * 2, "the list and the report, empty, of each"
-    if not page.evaluate("() => LiteGraph.vueNodesMode"):
-        assert all_of_them <= left_by("CLIPTextEncode")[0] + 20 * 10
-        assert left_by("LoraLoom_TrainLora")[0] <= 20, "the last one, which the canvas remembers"
-
-
-ADD_AND_REMOVE = """async (kind) => {
-    const pause = () => new Promise((then) => setTimeout(then, 300))
-    const nodes = Array.from({length: 20}, () => LiteGraph.createNode(kind))
-    for (const [index, node] of nodes.entries()) {
-        node.pos = [30 * index, 20 * index]
-        app.graph.add(node)
-        const rows = node.widgets.find((widget) => widget.name === 'rows')
-        if (rows) rows.value = '<lora:a:1>\\n<lora:b:1>'
-        node.onConfigure?.({})
-    }
-    await pause()
-    for (const node of nodes) app.graph.remove(node)
-    await pause()
-}"""
-
-
-def held(session: CDPSession) -> tuple[int, int]:
-    """DOM nodes that cannot be collected, and those elements of ours among them that are not on the page."""
-    session.send("HeapProfiler.collectGarbage")
-    prototype = session.send("Runtime.evaluate", {"expression": "HTMLElement.prototype"})["result"]["objectId"]
-    found = session.send("Runtime.queryObjects", {"prototypeObjectId": prototype, "objectGroup": "held"})
-    count = """function () {
-        const elements = this.filter((each) => !Object.hasOwn(each, 'constructor')) // else it is a prototype
-        return elements.filter((each) => /(^| )loom-/.test(each.className) && !each.isConnected).length
-    }"""
-    call = {"functionDeclaration": count, "objectId": found["objects"]["objectId"], "returnByValue": True}
-    ours = session.send("Runtime.callFunctionOn", call)["result"]["value"]
-    session.send("Runtime.releaseObjectGroup", {"objectGroup": "held"})
-    session.send("HeapProfiler.collectGarbage")
-    return session.send("Memory.getDOMCounters")["nodes"], ours

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -96,21 +97,23 @@ def test_cancel_is_fast_and_resume_ends_in_the_same_bytes(server: ComfyServer, f
     assert all(bool((resumed[name] == straight[name]).all()) for name in straight)
 
 
-def test_a_kill_loses_at_most_save_every_steps(tmp_path: Path) -> None:
-    with ComfyServer(tmp_path) as server:
-        shapes.write_dataset(server.base / "input" / "e2e_heart", "heart", 4, 64, 0)
-        graph = graphs.training("e2e_heart", "killed", steps=30, save_every=4, seed=31)
-        wait_for_steps(server, server.post_prompt(graph), 9)
-        server.kill()
-        assert (run_folder(server, "killed") / "state.safetensors").is_file()
-    with ComfyServer(tmp_path) as server:
-        server.run(graph)
-        (resumed,) = re.findall(r"continuing killed-\w+ at step (\d+) of 30", server.log())
-        assert int(resumed) >= 8 and int(resumed) % 4 == 0
-        killed = load_file(lora_file(server, "killed"))
-        server.run(graphs.training("e2e_heart", "straight", steps=30, save_every=0, seed=31))
-        straight = load_file(lora_file(server, "straight"))
-        assert all(bool((killed[name] == straight[name]).all()) for name in straight)
+def test_a_kill_loses_at_most_save_every_steps(server: ComfyServer, folder: str, tmp_path: Path) -> None:
+    """Another server goes on with what the first left on the disk."""
+    graph = graphs.training(folder, "killed", steps=30, save_every=4, seed=31)
+    with ComfyServer(tmp_path) as first:
+        shutil.copytree(server.base / "input" / folder, first.base / "input" / folder)
+        wait_for_steps(first, first.post_prompt(graph), 9)
+        first.kill()
+        left = run_folder(first, "killed")
+        assert (left / "state.safetensors").is_file()
+        shutil.copytree(left, server.base / "output" / "lora_loom" / left.name)
+    server.run(graph)
+    (resumed,) = re.findall(r"continuing killed-\w+ at step (\d+) of 30", server.log())
+    assert int(resumed) >= 8 and int(resumed) % 4 == 0
+    killed = load_file(lora_file(server, "killed"))
+    server.run(graphs.training(folder, "straight", steps=30, save_every=0, seed=31))
+    straight = load_file(lora_file(server, "straight"))
+    assert all(bool((killed[name] == straight[name]).all()) for name in straight)
 
 
 @pytest.mark.skipif(not hasattr(psutil, "RLIMIT_FSIZE"), reason="limits of another process are set on Linux only")

@@ -1,4 +1,4 @@
-"""Which ComfyUI is used, and how it is told where the pack is. Run as a script it is `python dev.py serve`."""
+"""Tells which ComfyUI is used, and how it is told where the pack is. Run as a script it is `python dev.py serve`."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ Table = dict[str, dict[str, str]]
 
 
 class Said(NamedTuple):
-    """What a node says: where it is in ComfyUI's file, its key in a table, and the values that it may name."""
+    """Says what a node says: where it is in ComfyUI's file, its key in a table, and the values that it may name."""
 
     place: tuple[str, ...]
     part: str
@@ -65,12 +65,12 @@ def words() -> set[str]:
 
 
 def found(known: Table, each: Said) -> str | None:
-    """What a table has for it: of a name, the node's own or that of all nodes."""
+    """Return what a table has for it: of a name, the node's own or that of all nodes."""
     return known[each.part].get(each.key) or known[each.part].get(each.english)
 
 
 def files(language: str, nodes: dict[str, dict[str, Any]]) -> dict[Path, dict[str, Any]]:
-    """What is to be in the language's files. English says of its own what the nodes say."""
+    """Return what is to be in the language's files. English says of its own what the nodes say."""
     known = table(language) if language in LANGUAGES else None
     definitions: dict[str, Any] = {}
     for node, info in nodes.items():

@@ -1,4 +1,4 @@
-"""What nodes cost a page and leave on it: DOM nodes, listeners and heap, counted by the browser itself after a
+"""Tells what nodes cost a page and leave on it: DOM nodes, listeners and heap, counted by the browser itself after a
 collection, and the CPU that frames take."""
 
 from __future__ import annotations
@@ -22,6 +22,8 @@ COME_AND_GO = """async ([types, times, together]) => {
       const node = LiteGraph.createNode(type)
       node.pos = [(place % 5) * 400, Math.floor(place / 5) * 600]
       app.graph.add(node)
+      const rows = node.widgets?.find(({ name }) => name === 'rows')
+      if (rows) rows.value = '<lora:a:1>\\n<lora:b:1>'
       return node
     })
     await frames(3)
@@ -62,7 +64,7 @@ class Counter:
         return {each["name"]: each["value"] for each in self._session.send("Performance.getMetrics")["metrics"]}
 
     def left_by(self, types: Iterable[str], times: int, together: int = 20) -> Counts:
-        """What is left of so many nodes that came and went, of these types in turn."""
+        """Return what is left of so many nodes that came and went, of these types in turn."""
         before = self.now()
         self._page.page.evaluate(COME_AND_GO, [list(types), times, together])
         return self.now().since(before)

@@ -15,6 +15,7 @@ from lora_loom.lora_core.runs import kept_picture, result
 from lora_loom.lora_core.runs.kept_picture import KINDS, Part
 from lora_loom.lora_core.runs.result import Finished
 from lora_loom.lora_core.training import snapshot
+from lora_loom.lora_core.training.record import Point, Record, Window, cells
 from PIL import Image
 
 SETTINGS = {
@@ -59,9 +60,9 @@ def lora(folder: Path, step: int, name: str = "", rank: int = 2) -> Path:
 
 def state(folder: Path, step: int, points: Mapping[int, float] | None = None) -> None:
     """Enough of a state to tell where the run goes on, and its validation."""
-    record = {"windows": [], "images": {}, "key": "k", "base": [1.0, 2.0] if points else []}
-    record["points"] = [{"step": at, "losses": [loss, loss]} for at, loss in (points or {}).items()]
-    progress = snapshot.as_tensor({"losses": [0.5] * step, "record": record})
+    record = Record([Window(step, step)], {"0": cells()}, "k", [1.0, 2.0] if points else [])
+    record.points = [Point(at, [loss, loss]) for at, loss in (points or {}).items()]
+    progress = snapshot.as_tensor({"losses": [0.5] * step, "record": record.plain()})
     header = {"lora_loom.step": str(step)}
     save.save(folder / "state.safetensors", {"progress": progress}, header, overwrite=True)
 

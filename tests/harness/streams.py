@@ -40,7 +40,7 @@ _LAUNCHING_NOTHING = {"empty", "empty_like", "empty_strided", "new_empty", "new_
 
 
 def _late(earlier: Mapping[str, int], clock: Mapping[str, int]) -> list[str]:
-    """Who has done what the clock does not know of."""
+    """Return who has done what the clock does not know of."""
     return [name for name, time in earlier.items() if clock.get(name, 0) < time]
 
 

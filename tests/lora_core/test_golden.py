@@ -12,8 +12,9 @@ from harness import golden
 from lora_loom.lora_core.files import formats, save
 from lora_loom.lora_core.files.label import redacted
 from lora_loom.lora_core.runs import checkpoint, result
+from lora_loom.lora_core.runs.past_runs import past_runs
 from lora_loom.lora_core.runs.recipe_json import RecipeRecord
-from lora_loom.lora_core.runs.run_folder import RunFolder, past_runs
+from lora_loom.lora_core.runs.run_folder import RunFolder
 from lora_loom.lora_core.runs.setting_changes import differences
 from lora_loom.lora_core.training.health import Health
 from lora_loom.lora_core.training.record import Record

@@ -15,7 +15,7 @@ from lora_loom.lora_core.training.config import LoraConfig
 from lora_loom.lora_core.training.inject import Factors, attached
 from lora_loom.lora_core.training.layers import LayersConfig
 from lora_loom.lora_core.training.targets import select
-from lora_loom.nodes.bridge.model.frozen import cast_as_in_sampling, recast_in_backward
+from lora_loom.nodes.bridge.model.recast import cast_as_in_sampling, recast_in_backward
 from lora_loom.nodes.bridge.model.trained_layers import PREFIX
 from torch import Tensor, nn
 

@@ -22,7 +22,7 @@ from lora_loom.lora_core.training.config import LoraConfig
 from lora_loom.lora_core.training.plan import Measures
 from lora_loom.lora_core.training.targets import select
 from lora_loom.nodes.bridge.model.denoiser import ComfyDenoiser
-from lora_loom.nodes.bridge.model.frozen import cast_layers, recast_in_backward
+from lora_loom.nodes.bridge.model.recast import cast_layers, recast_in_backward
 from lora_loom.nodes.bridge.model.trained_layers import PREFIX
 from lora_loom.nodes.bridge.session.session import blocks, loaded, trainable
 from lora_loom.nodes.bridge.stack.apply_chain import apply_chain

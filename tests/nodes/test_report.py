@@ -76,6 +76,12 @@ def test_a_lora_that_changes_everything_alike(models, random_adapter) -> None:
         assert 0.6 < row["latent_ratio"] < 1.6 and row["latent"] > 0.1, group
 
 
+def test_a_lora_that_drowns_the_weights_is_told(models, random_adapter) -> None:
+    trio = models("wan_demo")
+    text, *_ = report(trio, random_adapter(trio.model, size=30.0), seeds=1, steps=1)
+    assert " is far too loud: its change of diffusion_model." in text and " is 30 times as large" in text
+
+
 def test_preservation_leaks_less(models, data) -> None:
     trio = models("wan_demo")
     free, held = (report(trio, trained(trio, data, weight))[2]["leakage"] for weight in (0.0, 1.0))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +12,7 @@ import pytest
 import tiny
 import torch
 from harness.calls import encode, loaded, relative_error, run_node, sampled
+from harness.links import link
 from lora_loom.lora_core.adapter import Adapter
 from lora_loom.lora_core.files import formats, guard
 from lora_loom.nodes.bridge.merging import save as export
@@ -206,14 +206,13 @@ def test_what_was_typed_is_refused_before_anything_runs(name: str) -> None:
     assert SaveLora.validate_inputs("%title%_%rank%") is True and SaveLora.validate_inputs(None) is True
 
 
-@pytest.mark.skipif(os.name == "nt", reason="creating links needs rights on Windows")
 def test_folders_may_be_links(models, loras: Path, random_adapter, tmp_path: Path, monkeypatch) -> None:
     """`models/loras` itself, as many have it on another disk, and those in it."""
     model = models("flux1").model
     for place in ("disk", "other disk"):
         (tmp_path / place).mkdir()
-    (tmp_path / "loras").symlink_to(tmp_path / "disk", target_is_directory=True)
-    (tmp_path / "disk" / "styles").symlink_to(tmp_path / "other disk", target_is_directory=True)
+    link(tmp_path / "loras", tmp_path / "disk")
+    link(tmp_path / "disk" / "styles", tmp_path / "other disk")
     folders, suffixes = folder_paths.folder_names_and_paths["loras"]
     linked = ([str(tmp_path / "loras"), *folders], suffixes)
     monkeypatch.setitem(folder_paths.folder_names_and_paths, "loras", linked)

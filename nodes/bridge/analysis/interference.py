@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 
 import comfy.model_management
@@ -27,6 +27,7 @@ from ..host.wires import Clip, LoraStack, Model
 from ..model.base_figures import Base
 from ..model.spans import ALWAYS
 from ..stack.entries import Connected, Entry, active, all_entries, rows_of
+from ..stack.loudness import too_loud
 
 
 @dataclass(frozen=True)
@@ -63,15 +64,17 @@ def interference(
     fixed = _few_steps(entries, model)
     factor = findings.suggested(found, fixed)
     changed = [_scaled(entry, 1.0 if index in fixed else factor) for index, entry in enumerate(entries)]
-    picture = heat_map(found, norms)
+    picture, loud = heat_map(found, norms), [f"{line}." for line in too_loud(entries, model, clip)]
+    shown = interference_measure(found, norms, fixed)
+    said = findings.report(found, norms, fixed), *_not_measured(entries), *_unknown(layers, norms)
     progress.update(4 * len(layers))
     return Measured(
         picture,
-        "\n".join([findings.report(found, norms, fixed), *_not_measured(entries), *_unknown(layers, norms)]),
+        "\n".join([*loud, *said]),
         ", ".join(f"{strength:.4g}" for strength, _ in (changed[-len(adapters) :] if adapters else changed)),
         _suggested_rows(rows, changed),
         json.dumps(findings.figures(found, norms, fixed), indent=1),
-        interference_measure(found, norms, fixed),
+        replace(shown, advice=" ".join([*loud, shown.advice])),
     )
 
 

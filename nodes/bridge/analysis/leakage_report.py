@@ -25,6 +25,7 @@ from ..model.sampling import Sampling, check_size, decoded, latents
 from ..stack.apply_stack import apply_entries, describe
 from ..stack.bypass_injection import uncalled
 from ..stack.entries import Entry
+from ..stack.loudness import too_loud
 
 NEUTRAL = ("a mountain landscape with a lake", "a bowl of fruit on a table", "a street in a city at night")
 _TILE = 256
@@ -80,8 +81,9 @@ def report(
     groups = {group: [each.change for each in drawn if each.group == group] for group, _ in asked}
     leaked = leakage.measured(groups)
     missed = [line for each in uncalled(*changed) for line in each.sentences()]
-    lines, rows = [describe(entries, True), *missed, leaked.report()], _rows(drawn)
-    figures, shown = {"leakage": leaked.figures()}, leaked.measure()
+    loud, shown = [f"{line}." for line in too_loud(entries, model, clip)], leaked.measure()
+    lines, rows = [describe(entries, True), *loud, *missed, leaked.report()], _rows(drawn)
+    figures, shown = {"leakage": leaked.figures()}, replace(shown, advice=" ".join(filter(None, (*loud, shown.advice))))
     if data is not None:
         copied, more, numbers, table = _memorised(drawn, data)
         lines, rows, figures = [*lines, copied], [*rows, *more], {**figures, "memorisation": numbers}

@@ -99,5 +99,5 @@ def _no_room(device: torch.device, network: Network) -> str:
 
 
 def parameters(network: Network) -> int:
-    """How many numbers its weights are."""
+    """Return how many numbers its weights are."""
     return sum(weight.numel() for weight in network.shell(torch.device("meta"), torch.bfloat16).parameters())

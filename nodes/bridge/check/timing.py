@@ -1,4 +1,5 @@
-"""How long a step takes beside the frozen model's, what the device does of that time, and how fast weights reach it."""
+"""Tells how long a step takes beside the frozen model's, what the device does of that time, and how fast weights reach
+it."""
 
 from __future__ import annotations
 
@@ -158,7 +159,7 @@ def _timed(step: Step, device: torch.device, rounds: tuple[int, int]) -> TimedSt
 
 
 def _kernels(step: Step, device: torch.device) -> tuple[int, float] | None:
-    """How many kernels the device runs in a step, and for how many seconds; None where torch cannot see them."""
+    """Return how many kernels the device runs in a step, and for how many seconds; None where torch cannot see them."""
     if counter(device, "max_memory_allocated") is None or ProfilerActivity.CUDA not in supported_activities():
         return None
     with profile(activities=[ProfilerActivity.CUDA]) as seen:

@@ -1,12 +1,11 @@
 """Answers what the page of pictures and captions asks the server, and makes the changes that it asks for.
 
 A folder is resolved as LoRA Dataset does it, and names in a request are compared with those in it, never joined to a
-path. Requests of other origins are refused by ComfyUI before they come here.
+path.
 """
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable
 from dataclasses import asdict
@@ -14,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 from aiohttp import web
-from server import PromptServer
 
 from ....lora_core.data import decoding, edits
 from ....lora_core.data.album import Album, Shown
@@ -27,31 +25,26 @@ from ....lora_core.files.thumbnail import jpeg
 from . import dataset_asked as asked
 from .dataset_asked import Question
 from .dataset_kept import Albums, Looks, Taken
+from .desk import Desk, Route, of_json
+from .desk import thumbnail as in_jpeg
 from .folders import data_roots, upload_place
-from .lora_list import Desk
 
 _SECONDS = 1.0  # of looking at pictures per answer; the page asks again for the rest
-_LARGEST = 2**23  # bytes of a request
-_LARGE = 2**16  # bytes; more is compressed in a thread
-_SAFE = {"X-Content-Type-Options": "nosniff", "Cache-Control": "no-store"}
 
 _desks = {name: Desk(f"dataset_{name}") for name in ("files", "folders", "looks", "thumbnails")}
 _albums, _looks, _taken = Albums(), Looks(), Taken()
 
 
-def serve() -> None:
-    """Answer below /lora_loom/dataset from now on."""
-    server = getattr(PromptServer, "instance", None)
-    if server is not None:
-        server.routes.get("/lora_loom/dataset/folders")(_reader(folders, "folders"))
-        server.routes.get("/lora_loom/dataset/place")(_reader(place))
-        server.routes.get("/lora_loom/dataset/pictures")(_reader(pictures))
-        server.routes.get("/lora_loom/dataset/thumbnail")(thumbnail)
-        server.routes.post("/lora_loom/dataset/look")(_writer(look, "looks"))
-        server.routes.post("/lora_loom/dataset/copies")(_writer(same, "looks"))
-        server.routes.post("/lora_loom/dataset/captions")(_writer(write))
-        server.routes.post("/lora_loom/dataset/take_out")(_writer(take_out))
-        server.routes.post("/lora_loom/dataset/put_back")(_writer(put_back))
+def serve_by(routes: web.RouteTableDef) -> None:
+    routes.get("/lora_loom/dataset/folders")(_reader(folders, "folders"))
+    routes.get("/lora_loom/dataset/place")(_reader(place))
+    routes.get("/lora_loom/dataset/pictures")(_reader(pictures))
+    routes.get("/lora_loom/dataset/thumbnail")(thumbnail)
+    routes.post("/lora_loom/dataset/look")(_writer(look, "looks"))
+    routes.post("/lora_loom/dataset/copies")(_writer(same, "looks"))
+    routes.post("/lora_loom/dataset/captions")(_writer(write))
+    routes.post("/lora_loom/dataset/take_out")(_writer(take_out))
+    routes.post("/lora_loom/dataset/put_back")(_writer(put_back))
 
 
 # -- what is asked for -------------------------------------------------------------------------------------------------
@@ -63,7 +56,7 @@ def folders(_: Question) -> dict[str, Any]:
 
 
 def place(question: Question) -> dict[str, Any]:
-    """Where ComfyUI's upload puts pictures for a folder; a new one where none is named."""
+    """Return where ComfyUI's upload puts pictures for a folder; a new one where none is named."""
     folder = upload_place(question.folder, question.text("name"))
     return {"folder": folder, "subfolder": folder}
 
@@ -151,70 +144,42 @@ def put_back(question: Question) -> dict[str, Any]:
 
 async def thumbnail(request: web.Request) -> web.Response:
     """A picture, or its mask, drawn anew as a small JPEG; nothing for one that cannot be read."""
-    found = await _desks["thumbnails"].ask(_thumbnail, json.dumps(dict(request.query)))
-    if found is None:
-        return web.Response(status=404)
-    if not found:
-        return web.Response(status=204)
-    headers = {**_SAFE, "Cache-Control": "private, max-age=86400"}  # the page names the version
-    return web.Response(body=found, content_type="image/jpeg", headers=headers)
+    return in_jpeg(await _desks["thumbnails"].ask(_thumbnail, Question(dict(request.query))))
 
 
 # -- how it is answered ------------------------------------------------------------------------------------------------
 
 
-def _reader(answer: Callable[[Question], dict[str, Any]], desk: str = "files") -> Callable:
+def _reader(answer: Callable[[Question], dict[str, Any]], desk: str = "files") -> Route:
     async def respond(request: web.Request) -> web.Response:
-        return _json(await _desks[desk].ask(_answer(answer), json.dumps(dict(request.query))))
+        return await _desks[desk].json(_answered, answer, Question(dict(request.query)))
 
     return respond
 
 
-def _writer(answer: Callable[[Question], dict[str, Any]], desk: str = "files") -> Callable:
-    """Only JSON is taken: a page of another origin cannot send any without asking first."""
-
+def _writer(answer: Callable[[Question], dict[str, Any]], desk: str = "files") -> Route:
     async def respond(request: web.Request) -> web.Response:
-        if request.content_type != "application/json":
-            raise web.HTTPUnsupportedMediaType
-        if (request.content_length or 0) > _LARGEST:
-            raise web.HTTPRequestEntityTooLarge(_LARGEST, request.content_length or 0)
-        return _json(await _desks[desk].ask(_answer(answer), await _body(request)))
+        return await _desks[desk].json(_answered, answer, Question.read(await _body(request)))
 
-    return respond
+    return of_json(respond)
 
 
 async def _body(request: web.Request) -> str:
-    if (size := len(await request.read())) > _LARGEST:  # of one that did not tell its length
-        raise web.HTTPRequestEntityTooLarge(_LARGEST, size)
     try:
         return await request.text()
     except (UnicodeDecodeError, LookupError):  # of a character set that nobody knows
         raise web.HTTPBadRequest from None
 
 
-def _answer(answer: Callable[[Question], dict[str, Any]]) -> Callable[[str], bytes]:
-    def answered(text: str) -> bytes:
-        question = Question.read(text)
-        try:
-            found = answer(question)
-        except (ValueError, OSError) as error:
-            found = {"problem": asked.words(error, question.folder)}
-        return json.dumps(found).encode()
-
-    return answered
+def _answered(answer: Callable[[Question], dict[str, Any]], question: Question) -> dict[str, Any]:
+    try:
+        return answer(question)
+    except (ValueError, OSError) as error:
+        return {"problem": asked.words(error, question.folder)}
 
 
-def _json(body: bytes) -> web.Response:
-    response = web.Response(
-        body=body, content_type="application/json", charset="utf-8", headers=_SAFE, zlib_executor_size=_LARGE
-    )
-    response.enable_compression()
-    return response
-
-
-def _thumbnail(text: str) -> bytes | None:
+def _thumbnail(question: Question) -> bytes | None:
     """None for a picture that is not in the folder."""
-    question = Question.read(text)
     try:
         path = _picture(_albums.known(question), question.text("name"), bool(question.text("mask")))
     except (ValueError, OSError):

@@ -141,12 +141,12 @@ def loras_folder() -> Path:
 
 
 def runs_folder() -> Path:
-    """Where all runs are."""
+    """Return where all runs are."""
     return Path(folder_paths.get_output_directory()) / "lora_loom"
 
 
 def run_folder(name: str, fingerprint: str) -> Path:
-    """Where a run keeps its state: `<output>/lora_loom/<name>-<fingerprint>`."""
+    """Return where a run keeps its state: `<output>/lora_loom/<name>-<fingerprint>`."""
     return safe_path(runs_folder(), f"{name}-{fingerprint[:8]}")
 
 

@@ -1,4 +1,4 @@
-"""Which files the parts of a graph were read from, and the base model's hash, worked out once per file."""
+"""Tells which files the parts of a graph were read from, and the base model's hash, worked out once per file."""
 
 from __future__ import annotations
 

@@ -43,8 +43,8 @@ CHOICES = [SUM, AUTO, *METHODS]
 
 @dataclass(frozen=True)
 class Made:
-    """What a merge gives: the adapter, the report, and its figures as a picture and for the front end. `outlook` tells
-    of other limits, where they are all that the merge depends on."""
+    """Says what a merge gives: the adapter, the report, and its figures as a picture and for the front end. `outlook`
+    tells of other limits, where they are all that the merge depends on."""
 
     adapter: Adapter
     report: str

@@ -5,23 +5,21 @@ What it takes is kept for the last merges, singular values and no more; the fron
 
 from __future__ import annotations
 
-import json
 import uuid
 from collections import OrderedDict
 from collections.abc import Mapping
 from math import isfinite
+from typing import Any
 
 from aiohttp import web
-from server import PromptServer
 
 from ....lora_core.drawing.measure import Measure
 from ....lora_core.merging.cut_table import cut_measure
 from ....lora_core.merging.outlook import Outlook
 from ....lora_core.merging.truncation import Limits
-from ..host.lora_list import Desk
+from ..host.desk import Desk
 
 _MOST = 24  # merges that are kept; one of FLUX is about a megabyte
-_SAFE = {"X-Content-Type-Options": "nosniff", "Cache-Control": "no-store"}
 _GONE = "Size and error at these settings are known after a run."
 
 _kept: OrderedDict[str, Outlook] = OrderedDict()
@@ -37,24 +35,20 @@ def keep(outlook: Outlook) -> str:
     return key
 
 
-def serve() -> None:
-    """Answer below /lora_loom from now on."""
-    server = getattr(PromptServer, "instance", None)
-    if server is not None:
-        server.routes.get("/lora_loom/outlook")(answer)
+def serve_by(routes: web.RouteTableDef) -> None:
+    routes.get("/lora_loom/outlook")(answer)
 
 
 async def answer(request: web.Request) -> web.Response:
     """A measure, or {problem} in a sentence."""
-    body = await _desk.ask(_answered, json.dumps(dict(request.query)))
-    return web.Response(text=body, content_type="application/json", headers=_SAFE)
+    return await _desk.json(_answered, dict(request.query))
 
 
-def _answered(question: str) -> str:
+def _answered(query: Mapping[str, str]) -> dict[str, Any]:
     try:
-        return asked(json.loads(question)).as_json()
+        return asked(query).plain()
     except (ValueError, LookupError) as error:
-        return json.dumps({"problem": _GONE if isinstance(error, LookupError) else str(error)})
+        return {"problem": _GONE if isinstance(error, LookupError) else str(error)}
 
 
 def asked(query: Mapping[str, str]) -> Measure:

@@ -181,7 +181,8 @@ def _errors(
     adapter: Adapter, apply: Callable[[str, Tensor], Tensor], model: Model, clip: Clip | None,
     tick: Callable[[int], None],
 ) -> tuple[int, float, str]:  # fmt: skip
-    """How many weights there are, and the largest relative Frobenius error of what is added to one, and to which.
+    """Return how many weights there are, and the largest relative Frobenius error of what is added to one, and to
+    which.
 
     DoRA depends on the weight that it finds, and is looked at in fp64.
     """

@@ -76,12 +76,18 @@ class Base:
         weights = {layer: weight for layer, weight in found.items() if weight is not None}
         return head_norms(weights, left, right, heads) if len(weights) == len(found) else None
 
+    def kept(self, name: str, changed: Tensor) -> Tensor:
+        """Return what is left of a layer's weight that was changed where ComfyUI puts it in the place of the old one:
+        in fp16, numbers beyond 65504 become infinite; those that fp8 does not have become its largest."""
+        if stored(*self._place(name)).dtype is not torch.float16:
+            return changed
+        return torch.where(changed.half().isinf(), torch.inf, changed)
+
     @torch.inference_mode()
     def dense(self, name: str) -> Tensor | None:
         """A layer's weight, or a parameter that has a name of its own, without patches, fp32 on the device that the
         model computes on; None for a tensor of a third party's own."""
-        patcher, path = self._patcher(name)
-        key = f"{path}.weight" if name in self.shapes else path
+        patcher, key = self._place(name)
         weight, (_, _, convert) = stored(patcher, key), get_key_weight(patcher.model, key)
         if type(weight) not in (Tensor, nn.Parameter) and not isinstance(weight, QuantizedTensor):
             return None
@@ -93,7 +99,7 @@ class Base:
         return weight.float() if fits else None
 
     def _heads(self, roles: Mapping[str, list[WeightPart]]) -> int:
-        """How many heads the queries have; 0 when the network does not say."""
+        """Return how many heads the queries have; 0 when the network does not say."""
         part = next((part for role in "qo" for part in roles.get(role, ())), None)
         if part is None:
             return 0
@@ -107,6 +113,11 @@ class Base:
                     width = (part.columns if part.role == "o" else part.rows)[1]
                     return count if width % count == 0 else 0
         return 0
+
+    def _place(self, name: str) -> tuple[Any, str]:
+        """The patcher that has it, and its key there."""
+        patcher, path = self._patcher(name)
+        return patcher, f"{path}.weight" if name in self.shapes else path
 
     def _patcher(self, layer: str) -> tuple[Any, str]:
         text = layer.startswith(TEXT_PREFIX)

@@ -181,7 +181,7 @@ def _between(text: Tensor, start: int, places: int) -> Tensor:
 
 
 def _picture_lengths(shape: torch.Size, step: int) -> frozenset[int]:
-    """How many tokens latents (batch, channels, [frames,] height, width) can be, at any patch size."""
+    """Return how many tokens latents (batch, channels, [frames,] height, width) can be, at any patch size."""
     *frames, height, width = shape[2:]
     plain = {prod(frames) * ceil(height / 2**level) * ceil(width / 2**level) for level in range(8)}
     return frozenset(plain | {ceil(count / step) * step for count in plain})

@@ -74,7 +74,7 @@ def encoded_views(
 
 
 def compression(vae: Vae) -> int:
-    """How many pixels of a side one place of a latent stands for."""
+    """Return how many pixels of a side one place of a latent stands for."""
     return int(cast(float, vae.spacial_compression_encode()))
 
 

@@ -33,7 +33,7 @@ class ModelFile:
 
 
 def look(path: str) -> ModelFile:
-    """What the header tells; nothing for a file that is no sound safetensors file."""
+    """Return what the header tells; nothing for a file that is no sound safetensors file."""
     try:
         found = os.stat(path)
     except OSError:

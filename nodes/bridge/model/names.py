@@ -30,6 +30,7 @@ from ....lora_core.kinds import Correction, placed
 from ....lora_core.low_rank import LowRank
 from ....lora_core.training.targets import weight_shape
 from ..host.wires import Clip, Model
+from .written_names import preferred, speaks
 
 
 def family_of(model: Model) -> Family:
@@ -161,7 +162,7 @@ class NameTable:
                 f"for example {missing[0]}; save in the 'comfyui' format"
             )
         numbered = any(name.startswith("lora_te2_") for name in self.targets)
-        return {layer: _preferred(style, layer, spelled[layer], numbered) for layer in layers}
+        return {layer: preferred(style, layer, spelled[layer], numbered) for layer in layers}
 
     def unnamed(self, style: str, layers: Sequence[str]) -> list[str]:
         """The layers that a file of that style cannot hold."""
@@ -173,7 +174,7 @@ class NameTable:
         spelled: dict[str, list[FileLayer]] = {}
         for name in self.written:
             target = self.targets[name]
-            if _speaks(style, name) and not re.search(self.family.foreign, name):
+            if speaks(style, name) and not re.search(self.family.foreign, name):
                 spelled.setdefault(target.layer, []).append(FileLayer(name, target.rows, target.reorder))
         if style == "peft":
             spelled |= self._own_names(layers)
@@ -193,7 +194,7 @@ class NameTable:
         return {layer: [FileLayer(layer)] if known[layer] else [] for layer in inside if known[layer] is not None}
 
     def _names_of_diffusers(self, config_class: str) -> dict[str, Target]:
-        """Where ComfyUI has none, or not all."""
+        """Return the layers that diffusers has names for where ComfyUI has none, or not all."""
         names: dict[str, Target] = {}
         rules = diffusers_names.rules_for(config_class)
         for layer in (layer for layer in self.shapes if rules and layer.startswith("diffusion_model.")):
@@ -206,7 +207,8 @@ class NameTable:
         return names
 
     def _places(self, adapter: Adapter) -> dict[str, Target]:
-        """Where the file's layers belong in the model: by the names that are known, and what is left by likeness."""
+        """Return where the file's layers belong in the model: by the names that are known, and what is left by
+        likeness."""
         names = (*adapter.layers, *adapter.others)
         places = {name: target for name in names if (target := _target_of(name, self.targets))}
         missing = {name for name in names if name not in places and (self.has_text or not is_text(name))}
@@ -301,26 +303,3 @@ def _target(value: Any, prefix: str) -> Target:
     key, offset, reorder = parts[:3]
     rows = (offset[1], offset[2]) if offset is not None and offset[0] == 0 else None
     return Target(prefix + key.removesuffix(".weight"), rows, reorder)
-
-
-def _speaks(style: str, name: str) -> bool:
-    if style == "kohya":
-        return name.startswith(("lora_unet_", "lora_te")) and not name.startswith("lora_te_model")
-    return name.startswith(("unet.", "transformer.", "text_encoder.", "text_encoder_2.", "text_encoder_3."))
-
-
-def _preferred(style: str, layer: str, names: list[FileLayer], numbered: bool) -> list[FileLayer]:
-    """One way to write a layer: diffusers' names over ComfyUI's own, slices only where there is no whole. kohya calls
-    text encoders te1, te2 and so on when they are `numbered`, and the only one te."""
-    whole = [name for name in names if name.rows is None]
-    if not whole:
-        unique = {name.rows: name for name in names if name.rows is not None}
-        return [unique[rows] for rows in sorted(unique)]
-    own = "lora_unet_" + layer.removeprefix("diffusion_model.").replace(".", "_")
-    return [max(whole, key=lambda file: (*_rank_of(style, file.name, own, numbered), file.name))]
-
-
-def _rank_of(style: str, name: str, own: str, numbered: bool) -> tuple[bool, ...]:
-    if style == "kohya":
-        return (name != own, name.startswith("lora_te_") != numbered)
-    return (name.endswith(".to_out.0"),)

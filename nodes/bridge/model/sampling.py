@@ -24,8 +24,8 @@ from ..host.device import release
 from ..host.node_outputs import as_picture
 from ..host.wires import Conditioning, Model, Vae
 from .encoding import compression
-from .frozen import cast_as_in_sampling
 from .fused_layers import heed_hooks, insisted
+from .recast import cast_as_in_sampling
 
 SAMPLERS, SCHEDULERS = comfy.samplers.KSampler.SAMPLERS, comfy.samplers.KSampler.SCHEDULERS
 _KEY = "lora_loom"

@@ -1,4 +1,4 @@
-"""Which layers of a MODEL, and of the text encoders that are trained along, a run trains."""
+"""Tells which layers of a MODEL, and of the text encoders that are trained along, a run trains."""
 
 from __future__ import annotations
 

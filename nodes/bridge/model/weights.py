@@ -19,7 +19,8 @@ from ....lora_core.adapter import TEXT_PREFIX
 from ....lora_core.training.dora import WeightReader
 from ..host.device import release
 from ..host.wires import Clip, Model
-from .frozen import Casts, is_foreign
+from .frozen import is_foreign
+from .recast import Casts
 
 _ROWS, _UNITS = 512, 2048  # at once; a layer of a third party may unpack its weight for each lot
 

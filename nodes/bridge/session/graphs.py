@@ -76,7 +76,7 @@ def _stream_of(device: torch.device) -> torch.cuda.Stream:
 
 
 def lacking(device: torch.device) -> str:
-    """Why steps are not replayed on the device, in words; empty where they can be.
+    """Return why steps are not replayed on the device, in words; empty where they can be.
 
     What a failed capture has taken by cudaMallocAsync is freed by a call that CUDA refuses, where nothing can catch it.
     """

@@ -14,8 +14,8 @@ from ....lora_core.training.plan import Measures, Need, Plan
 from ....lora_core.training.reality import Expected
 from ..host.device import free_bytes, leaves_weights_in_ram, shares_ram, unused
 from ..host.wires import Clip, Model
-from ..model.frozen import cast_layers
 from ..model.guests import Guests
+from ..model.recast import cast_layers
 from .offload import largest, shared_out, slots
 from .rates import rates_of
 from .rehearsal import Job, Trace, sampled, stored, stored_bytes, traced, tried
@@ -156,7 +156,7 @@ class Planner:
         return shared_out(blocks(self.patcher.model.diffusion_model), measures.offload)
 
     def way(self, measures: Measures) -> str:
-        """How offloaded weights will be copied to the device, as far as that is known before they are pinned."""
+        """Return how offloaded weights will be copied to the device, as far as that is known before they are pinned."""
         streamed = self._streamed(measures)
         weights = [own[name] for module in streamed for own, name in slots(module)]
         return foreseen(self.device, weights, largest(streamed))

@@ -22,7 +22,7 @@ Slot = tuple[dict, str]  # a module's own parameters or buffers, and a name amon
 
 
 def own_slots(module: nn.Module) -> Iterator[Slot]:
-    """Where a module's own parameters and buffers are kept."""
+    """Return where a module's own parameters and buffers are kept."""
     for own in (module._parameters, module._buffers):
         yield from ((own, name) for name, tensor in own.items() if tensor is not None)
 

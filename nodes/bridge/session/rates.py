@@ -1,4 +1,4 @@
-"""How fast a device is, measured in hundredths of a second."""
+"""Tells how fast a device is, measured in hundredths of a second."""
 
 from __future__ import annotations
 

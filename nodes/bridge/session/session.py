@@ -20,8 +20,9 @@ from ....lora_core.training.plan import Measures
 from ..host.device import loading_in_full
 from ..host.wires import Model
 from ..model.attention import differentiable_attention
-from ..model.frozen import check_backward, ordinary_tensors, recast_in_backward, static_clone
+from ..model.frozen import check_backward, ordinary_tensors, static_clone
 from ..model.guests import Guests
+from ..model.recast import recast_in_backward
 from ..model.rope import differentiable_rope
 from ..model.spans import again, moment
 from .offload import Stream, loaded_around, shared_out, stream_to

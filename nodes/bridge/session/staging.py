@@ -1,4 +1,4 @@
-"""How the weights of offloaded blocks reach a device: from where they lie, or through pinned buffers.
+"""Tells how the weights of offloaded blocks reach a device: from where they lie, or through pinned buffers.
 
 A device copies beside its computing only from memory that is pinned. Read-only pages of a file, as ComfyUI's dynamic
 VRAM keeps weights, cannot be; neither can what ComfyUI or the driver refuses. Such weights are filled into one of two

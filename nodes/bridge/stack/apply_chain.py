@@ -57,7 +57,7 @@ class KindPatch(WeightAdapterBase):
 
 @dataclass
 class How:
-    """Where layers were changed, for the report."""
+    """Says where layers were changed, for the report."""
 
     weights: int = 0
     beside: Counter[str] = field(default_factory=Counter)
@@ -116,8 +116,8 @@ def _put(
 
 
 def _reason(patcher: Model, key: str, chain: Sequence[Step], apply: Apply) -> str:
-    """Why a parameter's correction runs beside it; empty when it is written into it. Layers of third parties apply
-    kinds other than plain LoRA to the weight that they have dequantised, where nothing is lost."""
+    """Return why a parameter's correction runs beside it; empty when it is written into it. Layers of third parties
+    apply kinds other than plain LoRA to the weight that they have dequantised, where nothing is lost."""
     if apply == "weights":
         return ""
     path, _, parameter = key.rpartition(".")

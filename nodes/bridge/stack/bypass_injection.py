@@ -26,7 +26,7 @@ _COMPUTED_IN = (torch.float32, torch.bfloat16, torch.float16)
 
 
 def way_of(module: nn.Module, parameter: str, timeline: Timeline) -> type[Way] | None:
-    """How a timeline can take effect on a parameter that stays as it is."""
+    """Return how a timeline can take effect on a parameter that stays as it is."""
     return next((way for way in WAYS if way.suits(module, parameter, timeline)), None)
 
 

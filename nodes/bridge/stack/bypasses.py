@@ -35,7 +35,7 @@ _NUMBERS = count(1)
 
 
 class Way:
-    """How one parameter's timeline takes effect; `hang` gives the call that takes it off again."""
+    """Says how one parameter's timeline takes effect; `hang` gives the call that takes it off again."""
 
     @staticmethod
     def suits(module: nn.Module, parameter: str, timeline: Timeline) -> bool:

@@ -5,35 +5,27 @@ Only models that ComfyUI lists are looked at, by their headers; what a header do
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 import folder_paths
 from aiohttp import web
-from server import PromptServer
 
 from ....lora_core.families.blocks import PRESETS
 from ....lora_core.families.signs import SIGNS
-from ..host.lora_list import Desk
+from ..host.desk import Desk
 from ..model.header_family import look
 
 _FOLDERS = ("checkpoints", "diffusion_models")
-_HEADERS = {"X-Content-Type-Options": "nosniff", "Cache-Control": "no-store"}
 
 _desk = Desk("family")
 
 
-def serve() -> None:
-    """Answer /lora_loom/family from now on."""
-    server = getattr(PromptServer, "instance", None)
-    if server is not None:
-        server.routes.get("/lora_loom/family")(family)
+def serve_by(routes: web.RouteTableDef) -> None:
+    routes.get("/lora_loom/family")(family)
 
 
 async def family(request: web.Request) -> web.Response:
-    folder, name = (request.query.get(key, "") for key in ("folder", "name"))
-    body = await _desk.ask(lambda _: json.dumps(told(folder, name)), "")
-    return web.Response(body=body.encode(), content_type="application/json", charset="utf-8", headers=_HEADERS)
+    return await _desk.json(told, *(request.query.get(key, "") for key in ("folder", "name")))
 
 
 def told(folder: str, name: str) -> dict[str, Any]:

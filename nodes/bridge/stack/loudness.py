@@ -26,11 +26,12 @@ _TURNED = 1.0  # the same of what can only turn it, and comes to 2 at the most
 _WILD = 100.0  # size of the blocks of a rotation; all that are as large turn by half a turn, and twice by a whole one
 _WORTH_A_LOOK = 0.5  # times what most weights are: LoRAs have a tenth of that
 _LOOKED_AT = 3  # layers of each LoRA, the loudest
+_HOLDS = 2.0**15  # norm of a change that no weight overflows by: fp16 has numbers up to twice that
 _SMALL = {True: 1.0, False: 0.001}  # root mean square of biases and norms, and of weights: below, all is loud beside it
 
 
 class Heard(NamedTuple):
-    """How much of a weight's norm a LoRA adds to it; infinite where that gives no numbers."""
+    """Says how much of a weight's norm a LoRA adds to it; infinite where that gives no numbers."""
 
     layer: str
     own: float
@@ -97,10 +98,11 @@ def _size(change: LowRank | Correction) -> float:
 
 
 def _heard(entry: Weighted, names: Sequence[str], base: Base) -> list[Heard | None]:
-    plain = [name for name in names if name not in entry.adapter.others]
+    layers = {name: entry.adapter.layers[name] for name in names if name not in entry.adapter.others}
+    sizes = {name: layer.norm() * abs(entry.strength_of(name)) for name, layer in layers.items()}
+    plain = {name: size for name, size in sizes.items() if size < _HOLDS}
     norms = base.norms(plain)
-    found = [_over(name, entry.adapter.layers[name].norm() * abs(entry.strength_of(name)), norms[name][0],
-                   entry.adapter.layers[name].shape) for name in plain if name in norms]  # fmt: skip
+    found = [_over(name, size, norms[name][0], layers[name].shape) for name, size in plain.items() if name in norms]
     steps = chain([entry]) if len(plain) < len(names) else {}
     return [*found, *(_worked_out(name, steps[name], base) for name in names if name not in plain)]
 
@@ -111,7 +113,7 @@ def _worked_out(name: str, steps: Sequence[Step], base: Base) -> Heard | None:
     weight = base.dense(name)
     if weight is None or not weight.isfinite().all():
         return None
-    changed = applied(weight, steps)
+    changed = base.kept(name, applied(weight, steps))
     own = _norm(changed - weight if changed.shape == weight.shape else changed)
     found = _over(name, own, _norm(weight), weight.shape)
     return found._replace(limit=_TURNED) if all(step.kind in _TURNS for step in steps) else found

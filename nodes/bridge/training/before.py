@@ -6,7 +6,6 @@ nothing is told but counts. What is not known before a run is not in the answer.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from itertools import zip_longest
@@ -15,44 +14,37 @@ from typing import Any
 import comfy.model_management
 import folder_paths
 from aiohttp import web
-from server import PromptServer
 
 from ....lora_core.data.counting import count
 from ....lora_core.data.pictures import MASKS
 from ....lora_core.training.config import OPTIMIZERS, TARGETS, OptimizerConfig
 from ....lora_core.training.objective_config import AUTO, TIMESTEP_LAWS
 from ....lora_core.training.presets import choose, preset_of
+from ..host.desk import Desk, RefusedError
 from ..host.device import free_bytes, shares_ram
 from ..host.folders import dataset_folder
-from ..host.lora_list import Desk
 from ..model.header_family import ModelFile, look
 from ..session.needs import known_need
 
 _KINDS = ("checkpoints", "diffusion_models")
 _MOST_FOLDERS = 16
-_HEADERS = {"X-Content-Type-Options": "nosniff", "Cache-Control": "no-store"}
 
 _desk = Desk("before")
 
 
-def serve() -> None:
-    """Answer /lora_loom/before from now on."""
-    server = getattr(PromptServer, "instance", None)
-    if server is not None:
-        server.routes.get("/lora_loom/before")(before)
+def serve_by(routes: web.RouteTableDef) -> None:
+    routes.get("/lora_loom/before")(before)
 
 
 async def before(request: web.Request) -> web.Response:
-    asked = {name: request.query.getall(name) for name in request.query}
+    return await _desk.json(_answer, {name: request.query.getall(name) for name in request.query})
+
+
+def _answer(asked: Mapping[str, Sequence[str]]) -> dict[str, Any]:
     try:
-        body = await _desk.ask(_answer, asked)
+        return foreseen(asked)
     except ValueError as error:
-        raise web.HTTPBadRequest(text=str(error), headers=_HEADERS) from None
-    return web.Response(body=body, content_type="application/json", charset="utf-8", headers=_HEADERS)
-
-
-def _answer(asked: Mapping[str, Sequence[str]]) -> bytes:
-    return json.dumps(foreseen(asked)).encode()
+        raise RefusedError(400, str(error)) from error
 
 
 def foreseen(asked: Mapping[str, Sequence[str]]) -> dict[str, Any]:
@@ -92,7 +84,7 @@ def _model(kind: str, name: str) -> str:
 
 
 def _chosen(asked: Mapping[str, Sequence[str]], found: ModelFile) -> dict[str, Any]:
-    """What auto stands for; nothing where the family is not known, as another one's values would be wrong."""
+    """Return what auto stands for; nothing where the family is not known, as another one's values would be wrong."""
     rank, alpha, rate, shift = (_number(asked, name) for name in ("rank", "alpha", "learning_rate", "shift"))
     targets, law = _choice(asked, "targets", (AUTO, *TARGETS)), _choice(asked, "timesteps", (AUTO, *TIMESTEP_LAWS))
     if found.family is None:

@@ -101,7 +101,7 @@ def _version(package: str) -> str:
 
 
 def _buckets(dataset: Dataset) -> dict[PictureSize, float]:
-    """How many pictures of each size a pass over the data shows."""
+    """Return how many pictures of each size a pass over the data shows."""
     found: defaultdict[PictureSize, float] = defaultdict(int)
     for example in dataset.examples:
         found[example.size] += example.group.times

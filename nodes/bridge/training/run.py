@@ -9,7 +9,6 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Literal
 
 import comfy.model_management
 import torch
@@ -20,13 +19,10 @@ from ....lora_core.files import metadata
 from ....lora_core.runs.result import Finished, forget
 from ....lora_core.runs.run_folder import RunFolder, UnsavedError
 from ....lora_core.training.batches import Batches
-from ....lora_core.training.config import OptimizerConfig, Recipe, Targets
+from ....lora_core.training.config import Recipe
 from ....lora_core.training.inject import Factors, attached
-from ....lora_core.training.objective_config import TIMESTEP_LAWS, TimestepLaw
 from ....lora_core.training.plan import Measures
-from ....lora_core.training.presets import AUTO, Choices, choose
 from ....lora_core.training.reality import Expected
-from ....lora_core.training.start import Start
 from ....lora_core.training.state import TrainState
 from ....lora_core.training.trainer import Sample, Trouble, make_optimizer, train
 from ....lora_core.training.unmoved import Unmoved
@@ -34,7 +30,6 @@ from ....lora_core.training.validation import Pictures
 from ..host.ending import ended_by_signals
 from ..host.wires import Model
 from ..model.denoiser import ComfyDenoiser
-from ..model.names import family_of
 from ..model.text_encoders import TextDenoiser
 from ..model.weights import ComfyWeightReader
 from ..session.graphs import possible, replaying, unused
@@ -55,7 +50,6 @@ from .trial import check_guests
 from .validation import Watch, weight_norms
 
 log = logging.getLogger("lora_loom")
-TIMESTEPS = (AUTO, *TIMESTEP_LAWS)
 
 
 @dataclass(frozen=True)
@@ -307,13 +301,3 @@ def _summary(state: TrainState, adapter: Adapter, report: str) -> str:
 def _labelled(facts: metadata.Facts, adapter: Adapter, step: int) -> Adapter:
     """With the header of what had come out at that step."""
     return replace(adapter, metadata=metadata.build(replace(facts, steps=step), adapter))
-
-
-def choices(
-    model: Model, targets: Targets | Literal["auto"], rank: int, alpha: float, learning_rate: float,
-    timesteps: TimestepLaw | Literal["auto"], shift: float, optimizer: OptimizerConfig, start: Start | None = None,
-) -> Choices:  # fmt: skip
-    """Choose what to train with, where 0 and 'auto' stand for what suits this model's family, or for the rank of a LoRA
-    to go on from."""
-    rank = start.usual_rank() if start and not rank else rank
-    return choose(family_of(model).preset_name, targets, rank, alpha, learning_rate, timesteps, shift, optimizer)

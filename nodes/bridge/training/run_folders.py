@@ -1,4 +1,4 @@
-"""Which folder of ComfyUI's output a run is kept in, and what earlier runs of its name have to do with it."""
+"""Tells which folder of ComfyUI's output a run is kept in, and what earlier runs of its name have to do with it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from typing import Any
 
 import comfy.model_management
 
-from ....lora_core.runs.run_folder import Past, RunFolder, past_runs
+from ....lora_core.runs.past_runs import Past, past_runs
+from ....lora_core.runs.run_folder import RunFolder
 from ....lora_core.runs.setting_changes import differences
 from ....lora_core.training.config import fingerprint
 from ....lora_core.training.state import TrainState
@@ -87,7 +88,7 @@ def stop_told(state: TrainState, run: RunFolder, progress: Progress) -> Iterator
 
 
 def place(folder: Path) -> str:
-    """Where a run is, for people."""
+    """Return where a run is, for people."""
     return f"output/lora_loom/{folder.name}"
 
 

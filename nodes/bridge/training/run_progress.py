@@ -14,7 +14,7 @@ import comfy.model_management
 
 from ....lora_core.drawing.plot import Marks, draw_curve, smooth
 from ....lora_core.runs.log_reading import LogFigures, rounded
-from ....lora_core.runs.run_folder import last_saved
+from ....lora_core.runs.past_runs import last_saved
 from ....lora_core.training.steps import StepResult
 from ..host.broadcast import Broadcast
 from ..host.folders import run_id, without_paths
@@ -75,7 +75,7 @@ class RunProgress(Progress):
         return {"prompt_id": self.prompt_id, "node": self.node_id}
 
     def enters(self, phase: str) -> None:
-        """What the run does now, in words."""
+        """Note what the run does now, in words."""
         self.phase = phase
         self._broadcast.soon()
 
@@ -119,7 +119,7 @@ class RunProgress(Progress):
         return super().end(text)
 
     def told(self) -> dict[str, Any]:
-        """What every browser is told; numbers and words, no pictures and no paths."""
+        """Return what every browser is told; numbers and words, no pictures and no paths."""
         step, recent = len(self._losses), self._losses[-_WINDOW:]
         spent, fresh = time.monotonic() - self.started, step - self.done_before
         return {
@@ -161,6 +161,6 @@ def live(run: str) -> RunProgress | None:
 
 
 def known_of(run: str) -> dict[str, Any]:
-    """What this server remembers of a run: the prompt and node it was last made by, and why it failed."""
+    """Return what this server remembers of a run: the prompt and node it was last made by, and why it failed."""
     found = live(run)
     return {**found.origin(), "problem": ""} if found else _ended.get(run, {})

@@ -1,13 +1,12 @@
 """Answers what the front end asks the server of runs: what there are, how they went, and what to do with one.
 
-Only runs whose folders are listed are answered, by their names among these; no path leaves the server. Requests of
-other origins are refused by ComfyUI before they come here. Each kind of work has one thread, however many ask.
+Only runs whose folders are listed are answered, by their names among these; no path leaves the server.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -21,37 +20,18 @@ from ....lora_core.files.faults import UnreadableFileError, UnsafeFileError
 from ....lora_core.runs import sheets, taking
 from ....lora_core.runs.found_run import FoundRun
 from ....lora_core.runs.registry import Registry
+from ..host.desk import SAFE, Desk, RefusedError, Route, of_json
 from ..host.folders import loras_folder, runs_folder, without_paths
-from ..host.lora_list import Desk
 from . import run_progress
 
 _SECONDS = 1.0  # of reading per answer; the front end asks again for the rest
 _MOST_POINTS = 1000
 _SIDE = 256  # pixels
-_LARGE = 2**16  # bytes; more is compressed in a thread
-_SAFE = {"X-Content-Type-Options": "nosniff", "Cache-Control": "no-store"}
-_KEPT = {**_SAFE, "Cache-Control": "private, no-cache"}  # it may be kept, and is asked for by its tag
-Drawn = tuple[str, bytes, str]  # a picture's tag, its bytes and their kind
-Route = Callable[[web.Request], Awaitable[web.Response]]
+_KEPT = {**SAFE, "Cache-Control": "private, no-cache"}  # it may be kept, and is asked for by its tag
 
 _desk, _picture_desk, _file_desk = Desk("runs"), Desk("run_pictures"), Desk("run_files")
 _sheets = sheets.Sheets()
 _registries: dict[tuple[str, Path], Registry] = {}
-
-
-class RefusedError(Exception):
-    """Says why something was not done, with HTTP's number for the reason."""
-
-    def __init__(self, status: int, reason: str):
-        super().__init__(reason)
-        self.status = status
-
-
-def serve() -> None:
-    """Answer below /lora_loom/runs from now on."""
-    server = getattr(PromptServer, "instance", None)
-    if server is not None:
-        serve_by(server.routes)
 
 
 def serve_by(routes: web.RouteTableDef) -> None:
@@ -62,14 +42,14 @@ def serve_by(routes: web.RouteTableDef) -> None:
     routes.get(f"{one}/workflow")(_answering(_desk, _workflow))
     routes.get(f"{one}/charts")(charts)
     routes.get(one + "/preview/{step}/{number}")(preview)
-    routes.post(f"{one}/use")(_of_json(use))
-    routes.post(f"{one}/delete")(_of_json(_answering(_file_desk, _delete)))
-    routes.post(f"{one}/pause")(_of_json(_answering(_desk, _pause)))
+    routes.post(f"{one}/use")(of_json(use))
+    routes.post(f"{one}/delete")(of_json(_answering(_file_desk, _delete)))
+    routes.post(f"{one}/pause")(of_json(_answering(_desk, _pause)))
 
 
 async def runs(request: web.Request) -> web.Response:
     """All runs, the newest first, and what goes on now; without the list for who has it as it is (`since`)."""
-    return await _answered(_desk, _listed, request.query.get("since", ""))
+    return await _desk.json(_listed, request.query.get("since", ""))
 
 
 async def use(request: web.Request) -> web.Response:
@@ -77,67 +57,40 @@ async def use(request: web.Request) -> web.Response:
         asked = await request.json()
     except (ValueError, LookupError, RecursionError):  # of a body that is no text, too
         asked = None
-    return await _answered(_file_desk, _use, request.match_info["id"], asked)
+    return await _file_desk.json(_use, request.match_info["id"], asked)
 
 
 async def preview(request: web.Request) -> web.Response:
     asked = request.match_info["step"], request.match_info["number"], request.query.get("side", "")
     step, number, side = (_whole(text) for text in asked)
-    return await _pictured(request, _preview, step, number, side or _SIDE)
+    return await _pictured(request, _preview, "image/jpeg", step, number, side or _SIDE)
 
 
 async def charts(request: web.Request) -> web.Response:
-    return await _pictured(request, _charts)
-
-
-def _of_json(route: Route) -> Route:
-    """Only JSON is taken: a page of another origin cannot send any without asking first."""
-
-    async def respond(request: web.Request) -> web.Response:
-        if request.content_type != "application/json":
-            raise web.HTTPUnsupportedMediaType
-        return await route(request)
-
-    return respond
+    return await _pictured(request, _charts, "image/png")
 
 
 def _answering(desk: Desk, answer: Callable[..., Any], *asked: str) -> Route:
     """A route that answers with the run's id and what is asked of it."""
 
     async def route(request: web.Request) -> web.Response:
-        return await _answered(desk, answer, request.match_info["id"], *(request.query.get(name, "") for name in asked))
+        return await desk.json(answer, request.match_info["id"], *(request.query.get(name, "") for name in asked))
 
     return route
 
 
-async def _answered(desk: Desk, answer: Callable[..., Any], *question: Any) -> web.Response:
-    status, body = await desk.ask(_sent, answer, *question)
-    response = web.Response(
-        status=status, body=body, content_type="application/json", charset="utf-8", headers=_SAFE,
-        zlib_executor_size=_LARGE,
-    )  # fmt: skip
-    response.enable_compression()
-    return response
-
-
-async def _pictured(request: web.Request, answer: Callable[..., Drawn | None], *question: Any) -> web.Response:
+async def _pictured(
+    request: web.Request, answer: Callable[..., sheets.Tagged | None], kind: str, *question: Any
+) -> web.Response:
     """A picture, or 304 for a browser that has it: one of a step changes when a run starts over, and else never."""
     known = [tag.value for tag in request.if_none_match or ()]
     found = await _picture_desk.ask(answer, known, request.match_info["id"], *question)
     if found is None:
-        return web.Response(status=404, headers=_SAFE)
-    tag, body, kind = found
-    response = web.Response(status=200 if body else 304, body=body, content_type=f"image/{kind}", headers=_KEPT)
+        return web.Response(status=404, headers=SAFE)
+    tag, body = found
+    response = web.Response(status=200 if body else 304, body=body, content_type=kind, headers=_KEPT)
     response.etag = ETag(tag)
     return response
-
-
-def _sent(answer: Callable[..., Any], *question: Any) -> tuple[int, bytes]:
-    """The status and the body of an answer, ready to send: the work of a thread."""
-    try:
-        return 200, json.dumps(answer(*question)).encode()
-    except RefusedError as refusal:
-        return refusal.status, json.dumps({"error": str(refusal)}).encode()
 
 
 def _listed(since: str) -> dict[str, Any]:
@@ -218,19 +171,16 @@ def _interrupted(prompt: str | None) -> bool:
     return running
 
 
-def _preview(known: list[str], name: str, step: int, number: int, side: int) -> Drawn | None:
+def _preview(known: list[str], name: str, step: int, number: int, side: int) -> sheets.Tagged | None:
     run = _registry("pictures").find(name)
     path = run and run.sheet(step)
-    found = _sheets.picture(path, number, side) if path else None
-    return found and (found[0], b"" if found[0] in known else found[1], "jpeg")
+    return _sheets.picture(path, number, side, known) if path else None
 
 
-def _charts(known: list[str], name: str) -> Drawn | None:
+def _charts(known: list[str], name: str) -> sheets.Tagged | None:
     run = _registry("pictures").find(name)
     path = run and run.charts()
-    body = sheets.whole(path) if path else None
-    tag = sha256(body or b"").hexdigest()[:16]
-    return (tag, b"" if tag in known else body, "png") if body else None
+    return sheets.whole(path, known) if path else None
 
 
 def _registry(thread: str = "runs") -> Registry:

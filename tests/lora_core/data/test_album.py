@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
+from harness.links import link
 from lora_loom.lora_core.data import edits
 from lora_loom.lora_core.data.album import Album, digest
 from lora_loom.lora_core.data.buckets import bucket_sizes, fit, frame, nearest_bucket
@@ -30,13 +31,6 @@ def album(folder: Path, trigger: str = "", **reading) -> Album:
 def write(folder: Path, name: str, text: str, was: str | None = None) -> None:
     found = album(folder)
     write_caption(found, name, text, found.shown(name).was if was is None else was)
-
-
-def link(path: Path, to: Path) -> None:
-    try:
-        path.symlink_to(to, target_is_directory=to.is_dir())
-    except OSError:
-        pytest.skip("this system makes no links")
 
 
 def words(folder: Path, name: str, **reading) -> list[str]:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import stat
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from harness import golden
+from harness.links import link
 from harness.run_folders import done, log, lora, run, sheet, state, steps, write
 from lora_loom.lora_core.files import save
 from lora_loom.lora_core.runs import found_run
@@ -197,7 +200,6 @@ def test_files_that_are_damaged_tell_nothing(tmp_path: Path, name: str) -> None:
         )  # fmt: skip
 
 
-@pytest.mark.skipif(os.name == "nt", reason="links need a right there")
 def test_links_are_not_followed(tmp_path: Path) -> None:
     inside, outside = tmp_path / "runs", tmp_path / "outside"
     secret = run(outside, "ink-00000001")
@@ -205,14 +207,36 @@ def test_links_are_not_followed(tmp_path: Path) -> None:
     sheet(secret, 10, [("a",)])
     lora(secret, 10)
     folder = run(inside, "ink-00000002")
-    (inside / "ink-00000003").symlink_to(secret)
+    link(inside / "ink-00000003", secret)
     for name in ("log.jsonl", "previews", "step_000010.safetensors"):
-        (folder / name).symlink_to(secret / name)
+        link(folder / name, secret / name)
     registry = Registry(inside)
     assert registry.look() == 0 and [each["id"] for each in registry.summaries()] == [folder.name]
     found = registry.find(folder.name)
     assert found is not None and (found.previews, found.loras(), found.lora(10)) == ([], {}, None)
     assert registry.log(found, 0, 10, 60)["steps"] == []
+
+
+def test_a_junction_is_not_followed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As Windows tells of one."""
+    folder, plain = run(tmp_path, "ink-00000001"), os.lstat
+    run(tmp_path, "ink-00000002")
+    sheet(folder, 10, [("a",)])
+    assert [each["previews"] for each in told(tmp_path).values()] == [[10], []]
+    junction = SimpleNamespace(st_mode=stat.S_IFDIR, st_reparse_tag=0xA0000003)
+    names = "previews", "ink-00000002"
+    monkeypatch.setattr(os, "lstat", lambda path: junction if Path(path).name in names else plain(path))
+    assert {name: each["previews"] for name, each in told(tmp_path).items()} == {folder.name: []}
+
+
+def test_a_run_is_known_by_its_validations_alone(tmp_path: Path) -> None:
+    """What else it remembers grows with its pictures, and stays on the disk."""
+    folder = run(tmp_path)
+    state(folder, 30, {10: 0.7, 20: 0.5})
+    registry = Registry(tmp_path)
+    found = registry.find(folder.name)
+    assert found is not None and found.validation()[1:] == [[10, 0.7], [20, 0.5]]
+    assert (found._record.windows, found._record.images) == ([], {})
 
 
 def test_what_has_not_changed_is_not_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,7 +19,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from lora_loom.lora_core.adapter import Adapter
 from lora_loom.lora_core.runs import run_folder
-from lora_loom.lora_core.runs.run_folder import RunFolder, past_runs
+from lora_loom.lora_core.runs.past_runs import past_runs
+from lora_loom.lora_core.runs.run_folder import RunFolder
 from lora_loom.lora_core.runs.setting_changes import differences
 from lora_loom.lora_core.training.inject import attached
 from lora_loom.lora_core.training.trainer import train

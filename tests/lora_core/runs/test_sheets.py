@@ -55,6 +55,15 @@ def test_a_sheet_that_changes_is_drawn_anew_and_another_size_is_another_tag(tmp_
     assert first and second and first[0] != second[0] and is_plain(shown(second), COLOURS[2])
 
 
+def test_a_picture_that_is_known_is_not_drawn(tmp_path: Path) -> None:
+    path, made = sheet(tmp_path, 10, PROMPTS), Sheets()
+    first = Sheets().picture(path, 1, 64)
+    assert first and made.picture(path, 1, 64, ["other", first[0]]) == (first[0], b"") and not made._drawn
+    whole = sheets.whole(path)
+    assert whole and whole[1] and sheets.whole(path, [whole[0]]) == (whole[0], b"")
+    assert made.picture(path, 1, 64, [f"{first[0]}0"]) == first
+
+
 def test_little_is_remembered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sheets, "_MOST", 2000)
     made = Sheets()

@@ -22,7 +22,7 @@ from lora_loom.lora_core.training.targets import select
 from lora_loom.lora_core.training.trainer import add_gradient
 from lora_loom.nodes.bridge.host.device import leaves_weights_in_ram
 from lora_loom.nodes.bridge.model.denoiser import ComfyDenoiser
-from lora_loom.nodes.bridge.model.frozen import cast_layers
+from lora_loom.nodes.bridge.model.recast import cast_layers
 from lora_loom.nodes.bridge.model.sampling import Sampling, empty_latent, latents, sampling_inside
 from lora_loom.nodes.bridge.model.text_encoders import TextDenoiser, text_layers, tokenized
 from lora_loom.nodes.bridge.model.trained_layers import PREFIX

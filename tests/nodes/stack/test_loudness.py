@@ -10,12 +10,15 @@ import pytest
 import torch
 from harness.calls import loaded, run_node
 from harness.kinds import MAKERS, dora, written
+from harness.layers import apply_layers
 from lora_loom.lora_core.adapter import Adapter
 from lora_loom.lora_core.low_rank import LowRank
 from lora_loom.lora_core.stack.weighted import Weighted, check_finite
 from lora_loom.nodes.bridge.model.names import NameTable
+from lora_loom.nodes.interference import LoraInterference
 from lora_loom.nodes.load_stack import LoadLoraStack
 from safetensors.torch import load_file, save_file
+from tiny.stored import load_stored
 from torch import Tensor
 
 CONV, NORM = "lora_unet_down_blocks_0_resnets_0_conv1", "lora_unet_down_blocks_0_resnets_0_norm1"
@@ -143,6 +146,26 @@ def test_the_loudest_of_many_layers_is_found(models, loras: Path) -> None:
             wild = {n: t * 1e4 if n.startswith(f"{layer}.") and "alpha" not in n else t for n, t in tensors.items()}
             save_file(wild, loras / "one.safetensors")
             assert loud_line(model, "one")[0], (kind, layer)
+
+
+@pytest.mark.parametrize(
+    "peak, told", [(60_000.0, "far too loud: its change of"), (70_000.0, "broken: it makes the weight")]
+)
+def test_a_weight_of_fp16_that_overflows_is_told(
+    models, tmp_path: Path, random_adapter, peak: float, told: str
+) -> None:
+    """fp16 has numbers up to 65504, and one that is larger makes pictures black."""
+    model = load_stored("sd15", tmp_path, "fp16")
+    quiet = random_adapter(model)
+    name, layer = next(iter(quiet.layers.items()))
+    down, up = torch.zeros_like(layer.lora_A[:1]), torch.zeros_like(layer.lora_B[:, :1])
+    down[0, 0], up[0, 0] = peak, 1.0
+    wild = Adapter({name: LowRank(down, up, 1.0)})
+    adapters = {"adapter0": wild, "adapter1": quiet}
+    _, report, *_ = run_node(LoraInterference, model=model, strengths="", adapters=adapters)
+    assert report.startswith(f"adapter 1 is {told} {name} ") and report.count("the file is broken") == (peak < 65504)
+    patched = loaded(apply_layers(model, None, wild.layers)[0])[f"{name}.weight"]
+    assert bool(patched.isfinite().all()) == (peak < 65504)
 
 
 def test_numbers_that_are_none_are_refused_in_every_kind(models, loras: Path) -> None:

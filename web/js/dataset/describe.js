@@ -1,5 +1,6 @@
 // The dialog in which captions are made by a workflow of the person's own.
 
+import { dialogOf, openDialog } from "../page/dialog.js"
 import { element } from "../page/dom.js"
 import { count } from "./book.js"
 import { caption, ends, onScreen, opened, read, saved } from "./captioning.js"
@@ -36,10 +37,12 @@ class Describe {
     this.words = element("div", { className: "loom-set-status", role: "status" })
     this.start = button("Start", () => this.run())
     this.ends = button("Close", () => this.end())
-    this.dialog = element("dialog", { className: "loom loom-set-page loom-set-describe", tabIndex: -1, "aria-label": "Caption with a workflow" },
-      element("h2", {}, "Caption with a workflow"),
-      element("p", {}, ABOUT), row("Workflow", this.workflow), this.file, row("Text from", this.text), row("For", this.keep),
-      element("div", { className: "loom-set-page-foot" }, this.words, this.ends, this.start))
+    const name = "Caption with a workflow"
+    this.dialog = dialogOf("loom-set-page loom-set-describe", name, [
+      element("h2", {}, name), element("p", {}, ABOUT),
+      row("Workflow", this.workflow), this.file, row("Text from", this.text), row("For", this.keep),
+      element("div", { className: "loom-set-page-foot" }, this.words, this.ends, this.start),
+    ], { outside: false, closed: () => this.resolve(this.made) })
     this.listen()
   }
 
@@ -51,14 +54,10 @@ class Describe {
       event.preventDefault()
       this.end()
     })
-    for (const kind of ["keydown", "keyup", "paste", "copy", "wheel"]) {
-      this.dialog.addEventListener(kind, (event) => event.stopPropagation())
-    }
   }
 
   async open() {
-    document.body.append(this.dialog)
-    this.dialog.showModal()
+    openDialog(this.dialog)
     this.look()
     for (const name of await saved().catch(() => [])) {
       this.workflow.lastChild.before(element("option", { value: name }, name.replace(/\.json$/, "")))
@@ -69,8 +68,6 @@ class Describe {
   end() {
     if (this.running) return (this.stopped = true)
     this.dialog.close()
-    this.dialog.remove()
-    this.resolve(this.made)
   }
 
   chosen() {

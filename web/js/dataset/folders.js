@@ -1,5 +1,6 @@
 // The list of folders that hold pictures, below ComfyUI's input and datasets folders.
 
+import { dialogOf, openDialog } from "../page/dialog.js"
 import { element } from "../page/dom.js"
 import { folders } from "./server.js"
 
@@ -23,20 +24,14 @@ class Folders {
     this.list = element("div",
       { className: "loom-set-options", id: "loom-folder-list", role: "listbox", "aria-label": "Folders" })
     this.note = element("div", { className: "loom-set-empty", role: "status" }, "Looking for folders")
-    this.dialog = element("dialog", { className: "loom loom-set-folders", tabIndex: -1, "aria-label": "Choose a folder" },
-      element("div", { className: "loom-set-find" }, this.search), this.list, this.note)
+    const find = element("div", { className: "loom-set-find" }, this.search)
+    this.dialog = dialogOf("loom-set-folders", "Choose a folder", [find, this.list, this.note], { closed: () => this.resolve(null) })
     this.search.addEventListener("input", () => this.filter())
     this.dialog.addEventListener("keydown", (event) => this.key(event))
-    this.dialog.addEventListener("click", (event) => event.target === this.dialog && this.close(null))
-    this.dialog.addEventListener("close", () => this.close(null))
-    for (const kind of ["paste", "copy", "wheel", "keyup"]) {
-      this.dialog.addEventListener(kind, (event) => event.stopPropagation())
-    }
   }
 
   async open() {
-    document.body.append(this.dialog)
-    this.dialog.showModal()
+    openDialog(this.dialog)
     this.place()
     this.search.focus()
     try {
@@ -52,10 +47,8 @@ class Folders {
 
   /** Closing it gives the focus back to where it was, and tells of itself again. */
   close(folder) {
-    if (!this.dialog.isConnected) return
     this.resolve(folder)
     this.dialog.close()
-    this.dialog.remove()
   }
 
   /** Below the button where there is room, else above it, and always in sight. */
@@ -107,7 +100,6 @@ class Folders {
   }
 
   key(event) {
-    event.stopPropagation()
     const step = { ArrowDown: 1, ArrowUp: -1, PageDown: 8, PageUp: -8 }[event.key]
     if (step) {
       event.preventDefault()

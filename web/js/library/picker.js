@@ -1,5 +1,6 @@
 // The dialog in which LoRAs are chosen: places and filters, a list or grid of any length, and what is known of one.
 
+import { dialogOf, openDialog } from "../page/dialog.js"
 import { element, split } from "../page/dom.js"
 import { Bar } from "./bar.js"
 import { Detail } from "./detail.js"
@@ -44,23 +45,15 @@ class Picker {
     this.back = element("button", { type: "button", className: "loom-button loom-back" }, "Back to the list")
     this.back.addEventListener("click", () => this.turnPane("loom-reading", false))
     const about = element("div", { className: "loom-about-pane" }, this.back, this.detail.element)
-    this.dialog = element("dialog", { className: "loom loom-picker", "aria-label": "Choose a LoRA" },
-      this.bar.head, element("div", { className: "loom-panes" }, this.folders.element, this.list.element, about), this.bar.foot)
+    const panes = element("div", { className: "loom-panes" }, this.folders.element, this.list.element, about)
+    this.dialog = dialogOf("loom-picker", "Choose a LoRA", [this.bar.head, panes, this.bar.foot], { closed: () => this.close(null) })
     this.dialog.classList.toggle("loom-adds", Boolean(add))
-    this.listenTo(this.dialog)
-  }
-
-  listenTo(dialog) {
-    dialog.addEventListener("keydown", (event) => this.key(event))
-    dialog.addEventListener("click", (event) => event.target === dialog && this.close(null))
-    dialog.addEventListener("close", () => this.close(null))
-    for (const kind of ["paste", "copy", "wheel", "keyup"]) dialog.addEventListener(kind, (event) => event.stopPropagation())
+    this.dialog.addEventListener("keydown", (event) => this.key(event))
   }
 
   open() {
-    document.body.append(this.dialog)
     this.stop = listen(() => this.fill())
-    this.dialog.showModal()
+    openDialog(this.dialog)
     this.fill()
     this.bar.search.focus()
     this.list.reveal()
@@ -81,7 +74,6 @@ class Picker {
     this.list.stop()
     clearTimeout(this.hover)
     this.dialog.close()
-    this.dialog.remove()
     this.resolve(name)
   }
 
@@ -221,7 +213,6 @@ class Picker {
 
   /** Keys stay here, or the front end would take them for its own. */
   key(event) {
-    event.stopPropagation()
     if (event.key === "Escape") {
       event.preventDefault()
       this.close(null)

@@ -1,24 +1,12 @@
 // A dialog as large as the window: all figures of a node, or one of its pictures.
 
 import { api } from "../../../../scripts/api.js"
+import { openTitled } from "../page/dialog.js"
 import { element } from "../page/dom.js"
 
 /** Opens a dialog with these elements. `closed` is called when it is gone. */
-export function openLarge(title, children, closed = () => {}) {
-  const close = element("button", { type: "button", className: "loom-close", "aria-label": "Close" }, "\u00d7")
-  const dialog = element("dialog", { className: "loom loom-large", "aria-label": title },
-    element("div", { className: "loom-bar-top" }, element("h2", {}, title), close),
-    element("div", { className: "loom-page" }, ...children))
-  close.addEventListener("click", () => dialog.close())
-  dialog.addEventListener("click", (event) => event.target === dialog && dialog.close())
-  dialog.addEventListener("close", () => {
-    dialog.remove()
-    closed()
-  })
-  for (const kind of ["keydown", "paste", "copy", "wheel"]) dialog.addEventListener(kind, (event) => event.stopPropagation())
-  document.body.append(dialog)
-  dialog.showModal()
-  return dialog
+export function openLarge(title, children, closed) {
+  return openTitled("loom-large", title, [element("div", { className: "loom-page" }, ...children)], closed)
 }
 
 export function addressOf({ filename, subfolder = "", type }) {

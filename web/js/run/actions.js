@@ -5,7 +5,7 @@ import { openRun } from "../runs/panel.js"
 import { useStep } from "../runs/actions.js"
 import { doing } from "../runs/ask.js"
 import { pause } from "../runs/store.js"
-import { openText } from "./dialogs.js"
+import { openText } from "./report.js"
 import { word } from "../page/words.js"
 
 /** Does what a button is called, for a body. */

@@ -1,8 +1,8 @@
 // The newest previews of a run, small; pressed, one of them is large in a dialog, with those of the other steps.
 
+import { openTitled } from "../page/dialog.js"
 import { element } from "../page/dom.js"
 import { previewUrl } from "../runs/store.js"
-import { openDialog } from "./dialogs.js"
 
 const MOST = 4 // that are shown at once
 const SMALL = 192 // px that are asked for: twice what is shown
@@ -62,7 +62,7 @@ function large(id, steps, pictures, number) {
   const foot = element("div", { className: "loom-body-foot" },
     button("\u2190", "Earlier step", "step", -1), button("\u2192", "Later step", "step", 1),
     button("\u2191", "Picture before", "number", -1), button("\u2193", "Next picture", "number", 1), words)
-  const dialog = openDialog("Preview", "loom-body-picture", image, foot)
+  const dialog = openTitled("loom-body-picture", "Preview", [image, foot])
   dialog.addEventListener("keydown", (event) => {
     if (!KEYS[event.key]) return
     event.preventDefault()

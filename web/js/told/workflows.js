@@ -9,6 +9,7 @@ const AGAIN = 1000 // ms until the workflow of a prompt is looked for again, as 
 const MOST = 200 // prompts that are remembered
 const owners = new Map() // promises of workflows, by prompt
 const searches = new Map() // what ends the search for one, by prompt
+const answers = new Map() // promises of what the server has with a prompt that is not known here, by prompt
 
 /** The workflow on screen, as the object that goes with it from its opening to its closing, through every undo. */
 export function onScreen() {
@@ -47,9 +48,13 @@ export function hearQueued() {
 }
 
 function remember(prompt, promise) {
-  owners.set(prompt, promise)
+  keep(owners, prompt, promise)
   promise.then((owner) => owner ?? setTimeout(() => owners.get(prompt) === promise && owners.delete(prompt), AGAIN))
-  if (owners.size > MOST) owners.delete(owners.keys().next().value)
+}
+
+function keep(map, prompt, promise) {
+  map.set(prompt, promise)
+  if (map.size > MOST) map.delete(map.keys().next().value)
 }
 
 function find(prompt) {
@@ -61,7 +66,7 @@ function find(prompt) {
 
 async function search(prompt) {
   while (app.processingQueue && !queuedBy(prompt)) await new Promise((then) => setTimeout(then, 50))
-  return queuedBy(prompt) ?? asStored(prompt)
+  return queuedBy(prompt) ?? openAs(await stored(prompt))
 }
 
 function queuedBy(prompt) {
@@ -74,12 +79,22 @@ function jobs() {
   return $pinia?.state.value.execution?.queuedJobs ?? {}
 }
 
-/** By the id of the workflow that the server has with a prompt of this window. */
-async function asStored(prompt) {
-  const answer = await api.fetchApi(`/jobs/${prompt}`)
-  if (!answer.ok) return undefined
+/** The id of the workflow that the server has with a prompt, and whose it is: asked once, however often it is told of. */
+function stored(prompt) {
+  if (!answers.has(prompt)) keep(answers, prompt, ask(prompt))
+  return answers.get(prompt)
+}
+
+async function ask(prompt) {
+  const answer = await api.fetchApi(`/jobs/${prompt}`).catch(() => undefined)
+  if (!answer) answers.delete(prompt) // the server is away
+  if (!answer?.ok) return {}
   const { workflow_id: id, workflow } = await answer.json()
-  const client = workflow?.extra_data?.client_id
+  return { id, client: workflow?.extra_data?.client_id }
+}
+
+/** The open workflow of that id, if the prompt is this window's. */
+function openAs({ id, client }) {
   if (!id || id === NO_ID || (client && client !== api.clientId)) return undefined
   const { activeWorkflow, openWorkflows = [] } = app.extensionManager.workflow
   const same = [activeWorkflow, ...openWorkflows].filter((each) => trackerOf(each)?.activeState?.id === id)

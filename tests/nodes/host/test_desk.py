@@ -8,7 +8,7 @@ import time
 
 import pytest
 from aiohttp import web
-from lora_loom.nodes.bridge.host.lora_list import Desk
+from lora_loom.nodes.bridge.host.desk import Desk
 
 
 def test_one_thread_answers_and_a_long_queue_is_sent_away() -> None:

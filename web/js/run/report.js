@@ -1,26 +1,11 @@
-// A dialog of ours with a title and a button that closes it, and the one that shows a report.
+// A report in a dialog.
 
 import { copy } from "../page/clipboard.js"
+import { openTitled } from "../page/dialog.js"
 import { element } from "../page/dom.js"
 
 const ROW = /^\|(.*)\|$/ // of a table, as reports write them
 const RULE = /^[\s|:-]+$/ // below the first row
-
-/** Opens one; Escape, the button and a click outside close it. */
-export function openDialog(title, kind, ...content) {
-  const close = element("button", { type: "button", className: "loom-dialog-close", "aria-label": "Close" }, "\u00d7")
-  const dialog = element("dialog", { className: `loom loom-dialog ${kind}`, "aria-label": title },
-    element("div", { className: "loom-dialog-head" }, element("b", {}, title), close), ...content)
-  close.addEventListener("click", () => dialog.close())
-  dialog.addEventListener("click", (event) => event.target === dialog && dialog.close())
-  dialog.addEventListener("close", () => dialog.remove())
-  for (const kind of ["paste", "copy", "wheel", "keydown"]) {
-    dialog.addEventListener(kind, (event) => event.stopPropagation())
-  }
-  document.body.append(dialog)
-  dialog.showModal()
-  return dialog
-}
 
 /** Shows a text with its tables as tables. */
 export function openText(title, text) {
@@ -30,7 +15,7 @@ export function openText(title, text) {
   button.addEventListener("click", async () => {
     button.textContent = (await copy(text, foot)) ? "Copied" : "Select it to copy"
   })
-  return openDialog(title, "loom-body-text", shown, foot)
+  return openTitled("loom-body-text", title, [shown, foot])
 }
 
 /** Paragraphs and tables; whatever is in them is text. */
