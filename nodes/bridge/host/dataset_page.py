@@ -25,6 +25,7 @@ from ....lora_core.data.inspection import NEAR_COPIES, copies
 from ....lora_core.data.places import places
 from ....lora_core.files.thumbnail import jpeg
 from . import dataset_asked as asked
+from . import dataset_masks as masks
 from .dataset_asked import Question
 from .dataset_kept import Albums, Looks, Taken
 from .folders import data_roots, upload_place
@@ -36,7 +37,7 @@ _LARGE = 2**16  # bytes; more is compressed in a thread
 _SAFE = {"X-Content-Type-Options": "nosniff", "Cache-Control": "no-store"}
 
 _desks = {name: Desk(f"dataset_{name}") for name in ("files", "folders", "looks", "thumbnails")}
-_albums, _looks, _taken = Albums(), Looks(), Taken()
+_albums, _looks, _taken, _painter = Albums(), Looks(), Taken(), masks.Painter()
 
 
 def serve() -> None:
@@ -47,6 +48,9 @@ def serve() -> None:
         server.routes.get("/lora_loom/dataset/place")(_reader(place))
         server.routes.get("/lora_loom/dataset/pictures")(_reader(pictures))
         server.routes.get("/lora_loom/dataset/thumbnail")(thumbnail)
+        server.routes.get("/lora_loom/dataset/canvas")(canvas)
+        server.routes.post("/lora_loom/dataset/mask")(_writer(mask, "looks"))
+        server.routes.post("/lora_loom/dataset/mask_back")(_writer(mask_back))
         server.routes.post("/lora_loom/dataset/look")(_writer(look, "looks"))
         server.routes.post("/lora_loom/dataset/copies")(_writer(same, "looks"))
         server.routes.post("/lora_loom/dataset/captions")(_writer(write))
@@ -149,6 +153,23 @@ def put_back(question: Question) -> dict[str, Any]:
     return {"back": back, "refused": refused}
 
 
+def mask(question: Question) -> dict[str, Any]:
+    """The mask of a picture, from what the mask editor has uploaded; `mark` is by what it is undone."""
+    return _painter.paint(_albums.fresh(question), question.text("name"), question.text("painted"))
+
+
+def mask_back(question: Question) -> dict[str, Any]:
+    return _painter.back(_albums.fresh(question), question.text("name"), question.text("mark"))
+
+
+async def canvas(request: web.Request) -> web.Response:
+    """A picture as the mask editor asks for it, by `channel`; 404 for one that is not there or cannot be read."""
+    found = await _desks["thumbnails"].ask(_canvas, json.dumps(dict(request.query)))
+    if found is None:
+        return web.Response(status=404)
+    return web.Response(body=found[1], content_type=found[0], headers=_SAFE)
+
+
 async def thumbnail(request: web.Request) -> web.Response:
     """A picture, or its mask, drawn anew as a small JPEG; nothing for one that cannot be read."""
     found = await _desks["thumbnails"].ask(_thumbnail, json.dumps(dict(request.query)))
@@ -224,6 +245,14 @@ def _thumbnail(text: str) -> bytes | None:
         return jpeg(decoding.small(decoding.content(path), side, decoding.PICTURE)) if path else None
     except (PictureError, OSError):
         return b""
+
+
+def _canvas(text: str) -> tuple[str, bytes] | None:
+    question = Question.read(text)
+    try:
+        return masks.canvas(_albums.known(question), question.text("name"), question.text("channel"))
+    except (ValueError, OSError):
+        return None
 
 
 def _picture(album: Album, name: str, mask: bool) -> Path | None:
