@@ -155,11 +155,11 @@ def put_back(question: Question) -> dict[str, Any]:
 
 def mask(question: Question) -> dict[str, Any]:
     """The mask of a picture, from what the mask editor has uploaded; `mark` is by what it is undone."""
-    return _painter.paint(_albums.fresh(question), question.text("name"), question.text("painted"))
+    return _masked(question, _painter.paint, question.text("painted"))
 
 
 def mask_back(question: Question) -> dict[str, Any]:
-    return _painter.back(_albums.fresh(question), question.text("name"), question.text("mark"))
+    return _masked(question, _painter.back, question.text("mark"))
 
 
 async def canvas(request: web.Request) -> web.Response:
@@ -253,6 +253,15 @@ def _canvas(text: str) -> tuple[str, bytes] | None:
         return masks.canvas(_albums.known(question), question.text("name"), question.text("channel"))
     except (ValueError, OSError):
         return None
+
+
+def _masked(
+    question: Question, change: Callable[[Album, str, str], dict[str, Any]], by: str
+) -> dict[str, Any]:
+    album, name = _albums.fresh(question), question.text("name")
+    found = change(album, name, by)
+    _looks.forget(album.pictures[name][1])
+    return found
 
 
 def _picture(album: Album, name: str, mask: bool) -> Path | None:

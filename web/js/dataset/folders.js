@@ -1,6 +1,7 @@
 // The list of folders that hold pictures, below ComfyUI's input and datasets folders.
 
 import { element } from "../page/dom.js"
+import { word } from "../page/words.js"
 import { folders } from "./server.js"
 
 const SHOWN = 500
@@ -17,13 +18,13 @@ class Folders {
     this.resolve = resolve
     this.all = []
     this.search = element("input", {
-      type: "search", className: "loom-set-search", placeholder: "Search folders", autocomplete: "off", spellcheck: false,
-      role: "combobox", "aria-label": "Search folders", "aria-expanded": "true", "aria-controls": "loom-folder-list",
+      type: "search", className: "loom-set-search", placeholder: word("Search folders"), autocomplete: "off", spellcheck: false,
+      role: "combobox", "aria-label": word("Search folders"), "aria-expanded": "true", "aria-controls": "loom-folder-list",
     })
     this.list = element("div",
-      { className: "loom-set-options", id: "loom-folder-list", role: "listbox", "aria-label": "Folders" })
-    this.note = element("div", { className: "loom-set-empty", role: "status" }, "Looking for folders")
-    this.dialog = element("dialog", { className: "loom loom-set-folders", tabIndex: -1, "aria-label": "Choose a folder" },
+      { className: "loom-set-options", id: "loom-folder-list", role: "listbox", "aria-label": word("Folders") })
+    this.note = element("div", { className: "loom-set-empty", role: "status" }, word("Looking for folders"))
+    this.dialog = element("dialog", { className: "loom loom-set-folders", tabIndex: -1, "aria-label": word("Choose a folder") },
       element("div", { className: "loom-set-find" }, this.search), this.list, this.note)
     this.search.addEventListener("input", () => this.filter())
     this.dialog.addEventListener("keydown", (event) => this.key(event))
@@ -68,8 +69,8 @@ class Folders {
   }
 
   filter() {
-    const words = this.search.value.toLowerCase().split(/\s+/).filter(Boolean)
-    const found = this.all.filter(({ name }) => words.every((word) => name.toLowerCase().includes(word)))
+    const searched = this.search.value.toLowerCase().split(/\s+/).filter(Boolean)
+    const found = this.all.filter(({ name }) => searched.every((each) => name.toLowerCase().includes(each)))
     this.found = found.slice(0, SHOWN)
     if (!this.found.some(({ name }) => name === this.selected)) this.selected = this.found[0]?.name
     this.list.replaceChildren(...this.found.map((folder, index) => this.option(folder, index)))
@@ -79,10 +80,11 @@ class Folders {
   }
 
   words(count) {
-    if (!this.all.length) return "No folder below input or datasets has pictures. Drop some on the node."
-    if (!count) return "Nothing found."
-    if (count > SHOWN) return `${SHOWN} of ${count} are shown: search for one`
-    return this.whole ? "" : "There are too many files to look at all folders. Write the name of one that is not listed."
+    if (!this.all.length) return word("No folder below input or datasets has pictures. Drop some on the node.")
+    if (!count) return word("Nothing found.")
+    if (count > SHOWN) return word("{n} of {count} are shown: search for one", { n: SHOWN, count })
+    if (this.whole) return ""
+    return word("There are too many files to look at all folders. Write the name of one that is not listed.")
   }
 
   option({ name, pictures }, index) {

@@ -1,0 +1,19 @@
+// A picture of a data set as a Load Image node.
+
+import { freePlace } from "../page/nodes.js"
+import { asOneStep } from "../page/undo.js"
+
+/** Puts Load Image with a picture, by its name below ComfyUI's input folder, beside a node: one step to undo. */
+export function putLoadImage(beside, picture) {
+  return asOneStep(() => {
+    const node = window.LiteGraph.createNode("LoadImage")
+    beside.graph.add(node)
+    node.pos = freePlace(node, beside)
+    const field = node.widgets.find(({ name }) => name === "image")
+    const { values } = field.options // as for a picture that is uploaded: the list has none of folders below
+    if (Array.isArray(values) && !values.includes(picture)) values.push(picture)
+    field.value = picture
+    field.callback?.(picture)
+    return node
+  })
+}
