@@ -31,7 +31,7 @@ REPEAT = f"""() => {{
 
 def node(front: FrontEnd, folder: str = "", trigger: str = "sks") -> None:
     """A workflow with LoRA Dataset alone, in sight, and with a step that can be undone."""
-    inputs = {"folder": folder, "trigger": trigger, "resolution": 64, "repeats": 1, "bucket_step": 16}
+    inputs = {"folder": folder, "trigger": trigger, "resolution": 64, "repeats": 1, "bucket_step": 16, "masks": "off"}
     graph = {"1": {"class_type": "LoraLoom_Dataset", "inputs": inputs}}
     front.page.evaluate("() => document.querySelectorAll('dialog[open]').forEach((each) => each.close())")
     front.page.evaluate("(graph) => app.loadApiJson(graph, 'set')", graph)

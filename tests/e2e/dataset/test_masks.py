@@ -15,7 +15,9 @@ from .pages import REPEATS, card, closed, page_of, said
 
 EDITOR = "[data-testid='mask-editor-root']"
 PAINTED = "() => [...document.querySelectorAll('#maskEditorCanvasContainer canvas')].some((each) => each.matches('.z-30') && each.width && each.getContext('2d').getImageData(0, 0, each.width, each.height).data.some((value, at) => at % 4 === 3 && value))"
-GRAPH = "() => [app.graph.nodes.length, app.graph.last_node_id, Object.keys(app.nodeOutputs), app.canvas.selectedItems.size]"
+GRAPH = "() => [app.graph.nodes.length, app.graph.last_node_id, app.canvas.selectedItems.size]"
+OF_THE_NEXT = "() => app.nodeOutputs[app.graph.last_node_id + 1]?.images?.[0]?.filename"
+STALE = "() => { app.nodeOutputs[app.graph.last_node_id + 1] = { images: [{ filename: 'gone.png', type: 'input', subfolder: '' }] } }"
 STEPS = "() => app.extensionManager.workflow.activeWorkflow.changeTracker.undoQueue.length"
 MASKS = "() => app.graph.nodes[0].widgets.find(({ name }) => name === 'masks').value"
 
@@ -54,6 +56,7 @@ def learned(folder: Path) -> np.ndarray:
 def test_a_mask_is_painted_undone_and_taken_up_again(front: FrontEnd, folder: Path, server: ComfyServer) -> None:
     page = page_of(front, folder)
     ours, before, steps = sorted(folder.iterdir()), front.page.evaluate(GRAPH), front.page.evaluate(STEPS)
+    front.page.evaluate(STALE)  # as of a node that was undone
     top = opened_editor(page, "c.png")
     stroke(top)
     ended(top, "Cancel")
@@ -68,7 +71,8 @@ def test_a_mask_is_painted_undone_and_taken_up_again(front: FrontEnd, folder: Pa
     assert mask.shape == (64, 300) and mask[32, 150] > 128 and mask[2].max() == mask[:, 5].max() == 0
     expect(card(page, "c.png").locator("img.loom-set-mask")).to_be_visible()
     expect(page.locator(".loom-set-file")).to_have_count(5)
-    assert front.page.evaluate(GRAPH) == before and front.page.evaluate(MASKS) == "-mask files"
+    assert front.page.evaluate(GRAPH) == before and front.page.evaluate(OF_THE_NEXT) is None
+    assert front.page.evaluate(MASKS) == "-mask files"
     assert front.page.evaluate(STEPS) == steps + 1, "what masks are read, and nothing else"
     assert not list((server.base / "input").rglob("clipspace-*")), "what the editor has left behind"
     page.get_by_role("button", name="Undo").click()

@@ -3,11 +3,14 @@
 import { freePlace } from "../page/nodes.js"
 import { asOneStep } from "../page/undo.js"
 
+const [WIDTH, HEIGHT] = [300, 360] // px: room for its picture, or it would grow later, which were a step of its own
+
 /** Puts Load Image with a picture, by its name below ComfyUI's input folder, beside a node: one step to undo. */
 export function putLoadImage(beside, picture) {
   return asOneStep(() => {
     const node = window.LiteGraph.createNode("LoadImage")
     beside.graph.add(node)
+    node.setSize([Math.max(node.size[0], WIDTH), Math.max(node.size[1], HEIGHT)])
     node.pos = freePlace(node, beside)
     const field = node.widgets.find(({ name }) => name === "image")
     const { values } = field.options // as for a picture that is uploaded: the list has none of folders below

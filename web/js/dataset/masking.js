@@ -25,6 +25,7 @@ export async function paint(address) {
   const note = hint()
   try {
     graph.add(node)
+    forgetOutputs(node)
     canvas.selectItems([node])
     await app.extensionManager.command.execute(COMMAND)
     await until(() => document.querySelector(EDITOR), PATIENCE)
@@ -33,7 +34,8 @@ export async function paint(address) {
     return node.images?.[0]?.filename
   } finally {
     note.remove()
-    forget(node)
+    forgetOutputs(node)
+    graph.remove(node)
     if (selected.length) canvas.selectItems(selected)
     else canvas.deselectAll()
     graph.last_node_id = last
@@ -49,11 +51,9 @@ function standIn(address) {
   return node
 }
 
-/** What the editor saved is kept for a node of that number, and would be shown on the next one that has it. */
-function forget(node) {
-  const { graph, id } = node
-  graph?.remove(node)
-  delete app.nodeOutputs[graph === app.rootGraph ? id : `${graph?.id}:${id}`]
+/** What a node shows is kept for its number, and would be shown on the next one that has it: also in the editor. */
+function forgetOutputs({ graph, id }) {
+  delete app.nodeOutputs[graph === app.rootGraph ? id : `${graph.id}:${id}`]
 }
 
 function hint() {
