@@ -3,6 +3,7 @@
 import { element } from "../page/dom.js"
 import { word } from "../page/words.js"
 import { folders } from "./server.js"
+import { pictures as counted } from "./words.js"
 
 const SHOWN = 500
 
@@ -93,7 +94,7 @@ class Folders {
     const made = element("div",
       { className: "loom-set-option", id: `loom-folder-${index}`, role: "option", title: name },
       span("", span("loom-set-folder", name.slice(0, cut)), span("loom-set-bare", name.slice(cut))),
-      span("loom-set-dim loom-set-pictures-in", `${pictures}`, span("loom-set-said", " pictures")))
+      span("loom-set-dim loom-set-pictures-in", counted(pictures)))
     made.classList.toggle("loom-set-current", name === this.current)
     made.addEventListener("pointermove", () => name !== this.selected && this.select(name))
     made.addEventListener("click", () => this.close(name))

@@ -5,7 +5,7 @@ import { app } from "../../../../scripts/app.js"
 import { element } from "../page/dom.js"
 import { captured } from "../page/undo.js"
 import { word } from "../page/words.js"
-import { Refusal } from "./server.js"
+import { canvasUrl, Refusal } from "./server.js"
 
 const COMMAND = "Comfy.MaskEditor.OpenMaskEditor"
 const EDITOR = "[data-testid='mask-editor-root']"
@@ -13,8 +13,22 @@ const KIND = "PreviewImage" // of a node that shows pictures, and has no field o
 const AWAY = 100000 // px from what is in sight
 const PATIENCE = 20000 // ms until the editor is there
 
+/** Lets a person paint the mask of a picture of the page. */
+export async function paintMask(page, name) {
+  const picture = page.book.byName.get(name)
+  document.activeElement?.blur?.() // a caption that is being typed is saved before
+  try {
+    const painted = await page.beside(() => paint(canvasUrl(page.asked, picture)))
+    if (painted) await page.book.paint(name, painted)
+    if (painted) page.drawMasks()
+  } catch (error) {
+    page.say(word("Not painted: {why}", { why: error.message }), true)
+  }
+  page.grid.focus(name)
+}
+
 /** Lets a person paint on the picture at an address; the name of the file that was saved, undefined where none was. */
-export async function paint(address) {
+async function paint(address) {
   const { canvas } = app
   const { graph } = canvas
   const selected = [...canvas.selectedItems]

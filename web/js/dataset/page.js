@@ -10,8 +10,8 @@ import { describe } from "./describe.js"
 import { Filters } from "./filters.js"
 import { Grid } from "./grid.js"
 import { pressed } from "./keys.js"
-import { paint } from "./masking.js"
-import { canvasUrl, place, Refusal } from "./server.js"
+import { toGraph } from "./loading.js"
+import { paintMask } from "./masking.js"
 import { captions, pictures } from "./words.js"
 
 const TICK = 34 // px of the corner that selects a further picture
@@ -215,45 +215,29 @@ class Page {
     if (edits.length) this.book.change(edits, word("{captions} by a workflow", { captions: captions(edits.length) }))
   }
 
-  /** Opens the mask editor, for which the page steps aside. */
-  async paintMask(name) {
-    const picture = this.book.byName.get(name)
-    document.activeElement?.blur?.()
+  /** Steps aside for ComfyUI's mask editor, and comes back. */
+  async beside(editor) {
     this.aside = true
     this.dialog.close()
     try {
-      const painted = await paint(canvasUrl(this.asked, picture))
-      this.back()
-      if (painted) await this.book.paint(name, painted)
-      this.drawMasks(Boolean(painted))
-    } catch (error) {
-      this.back()
-      this.say(word("Not painted: {why}", { why: error.message }), true)
+      return await editor()
+    } finally {
+      this.aside = false
+      this.dialog.showModal()
     }
-    this.grid.focus(name)
   }
 
-  back() {
-    this.aside = false
-    this.dialog.showModal()
+  paintMask(name) {
+    return paintMask(this, name)
   }
 
-  drawMasks(on) {
-    if (on) this.masks = this.overlay.checked = true
+  toGraph(name) {
+    return toGraph(this, name)
+  }
+
+  drawMasks() {
+    this.masks = this.overlay.checked = true
     this.grid.layout()
-  }
-
-  /** Puts Load Image with a picture on the graph, which finds pictures below ComfyUI's input folder only. */
-  async toGraph(name) {
-    try {
-      const { subfolder } = await place(this.asked.folder, "").catch(() => {
-        throw new Refusal(word("Load Image finds only pictures below ComfyUI's input folder"))
-      })
-      this.node.show([subfolder, name].filter((part) => part && part !== ".").join("/"))
-      this.say(word("Load Image with {name} is on the graph", { name }))
-    } catch (error) {
-      this.say(error.message, true)
-    }
   }
 
   next(name, by) {
