@@ -24,14 +24,15 @@ _LONGEST = 2**20  # of a caption file
 @dataclass(frozen=True)
 class Shown:
     """A picture and its caption. `file` is where that is, "" for none; `was` tells whether the file has changed since:
-    "" when there is none beside the picture. `fault` is why a caption cannot be read, nor written over."""
+    "" when there is none beside the picture. `version` and `mask` tell whether the picture and its mask file have changed,
+    `mask` "" for none. `fault` is why a caption cannot be read, nor written over."""
 
     name: str
     caption: str
     file: str
     was: str
     version: str
-    mask: bool
+    mask: str
     marks: Marks
     fault: str = ""
 
@@ -60,6 +61,7 @@ class Album:
             text = read_text(file)[0].strip() if file else ""
         except TextError as error:
             fault = f"{file.name if file else ''} {error}"
+        mask = self.mask(name)
         listed = "" if text or fault else found.captions.of(path) or ""
         return Shown(
             name=name,
@@ -67,7 +69,7 @@ class Album:
             file=file.name if file and not listed else "",
             was=digest(file) if file else "",
             version=_version(path),
-            mask=self.mask(name) is not None,
+            mask=_version(mask) if mask else "",
             marks=inspection.of_caption(path, text or listed, found.words, self.reading),
             fault=fault,
         )

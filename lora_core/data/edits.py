@@ -28,7 +28,9 @@ def write_caption(album: Album, name: str, text: str, was: str) -> None:
     as it `was`, ValueError when it must not be written, OSError."""
     found, path = album.pictures[name]
     file = found.captions.beside(path) or found.captions.fresh(path)
-    _check(album, file)
+    check_writable(album, file)
+    if file.suffix.lower() not in ENDINGS:
+        raise ValueError(f"{file.name} is no caption file")
     if fault := album.shown(name).fault:
         raise ValueError(f"{fault}. Repair or remove it first; it was not written over")
     if len(text) > LONGEST:
@@ -37,7 +39,7 @@ def write_caption(album: Album, name: str, text: str, was: str) -> None:
         raise ChangedError(f"{file.name} was changed meanwhile")
     text = "".join(each for each in text.strip() if each in "\n\t" or category(each) not in ("Cc", "Cs"))
     if text or was:
-        _write(file, f"{text}\n" if text else "")
+        write(file, (f"{text}\n" if text else "").encode())
 
 
 def take_out(album: Album, name: str) -> Moves:
@@ -78,15 +80,14 @@ def move(moves: Moves) -> None:
         raise
 
 
-def _check(album: Album, file: Path) -> None:
+def check_writable(album: Album, file: Path) -> None:
+    """Raises ValueError for a file that is not to be written: outside what may be changed, a link, or no file."""
     if why := album.locked(file.parent):
         raise ValueError(f"{file.name} is not written: {why}")
     if file.is_symlink():
         raise ValueError(f"{file.name} is a link, and links are not followed; replace it with a file of its own")
     if os.path.lexists(file) and not file.is_file():
         raise ValueError(f"{file.name} is not a file; rename it")
-    if file.suffix.lower() not in ENDINGS:
-        raise ValueError(f"{file.name} is no caption file")
 
 
 def _own_mask(album: Album, name: str) -> list[Path]:
@@ -106,11 +107,12 @@ def _free(folder: Path, stem: str, files: Sequence[Path]) -> Moves:
         number += 1
 
 
-def _write(path: Path, text: str) -> None:
+def write(path: Path, data: bytes) -> None:
+    """Write a file whole or not at all. Raises OSError."""
     temporary = path.with_name(f".{secrets.token_hex(8)}.tmp")  # hidden: it is never listed
     try:
-        with open(temporary, "x", encoding="utf-8", newline="\n") as file:
-            file.write(text)
+        with open(temporary, "xb") as file:
+            file.write(data)
             file.flush()
             os.fsync(file.fileno())
         if path.exists():

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
-from playwright.sync_api import Browser, ConsoleMessage, Page, Playwright, Request, expect, sync_playwright
+import pytest
+from playwright.sync_api import Browser, ConsoleMessage, Page, Playwright, Request, Route, expect, sync_playwright
 
 from harness.server import ComfyServer, Graph
 
@@ -77,6 +79,19 @@ def open_browser() -> Iterator[Browser]:
             yield browser
         finally:
             browser.close()
+
+
+@contextmanager
+def browser_or_skip() -> Iterator[Browser]:
+    """As `open_browser`; without a browser tests are skipped, but for continuous integration, which must have one."""
+    with ExitStack() as stack:
+        try:
+            opened = stack.enter_context(open_browser())
+        except NoBrowserError as error:
+            if os.environ.get("CI"):
+                raise
+            pytest.skip(str(error))
+        yield opened
 
 
 class FrontEnd:

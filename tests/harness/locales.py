@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,6 +19,13 @@ TABLES = ROOT / "tests" / "locales"
 LOCALES = ROOT / "locales"
 LANGUAGES = ("zh", "ja", "ko")  # beside English, which needs no table
 WORD = re.compile(r"""\b(?:word|phrase)\(\s*("(?:[^"\\\n]|\\.)*")""")  # as web/js/page/words.js looks them up
+COMMENT = re.compile(r"^\s*(?://|/?\*).*$|\s// .*$", re.MULTILINE)
+LITERAL = re.compile(r'''"(?:[^"\\\n]|\\.)*"|`(?:[^`\\]|\\.)*`''')
+CODE = re.compile(r"loom|\w\(|\[")  # of classes, functions of CSS, selectors
+PROSE = re.compile(r"[A-Za-z]{2,}[,;:.]? [a-z]{2,}")
+SHOWN = re.compile(  # what people read or hear, whatever it says
+    r'''(?:button\(|say\(|"aria-label": |placeholder: |title: |label: |label = |textContent = )(["`][^"`\n]*["`])'''
+)
 Table = dict[str, dict[str, str]]
 
 
@@ -62,6 +69,20 @@ def words() -> set[str]:
     """The English that the page looks up in its tables."""
     scripts = sorted((ROOT / "web").rglob("*.js"))
     return {json.loads(each) for path in scripts for each in WORD.findall(path.read_text(encoding="utf-8"))}
+
+
+def unspoken(script: str, names: Collection[str] = ()) -> list[str]:
+    """The English of a script that goes through neither `word` nor `phrase`: sentences but for `names`, and labels of
+    one word."""
+    rest = WORD.sub("", COMMENT.sub("", script))
+    texts = [plain(each) for each in LITERAL.findall(rest)]
+    prose = [each for each in texts if PROSE.search(each) and not CODE.search(each) and each not in names]
+    return prose + [each for each in map(plain, SHOWN.findall(rest)) if re.search("[A-Za-z]", each)]
+
+
+def plain(literal: str) -> str:
+    """What a literal of JavaScript says by itself."""
+    return re.sub(r"\$\{[^}]*\}|\\u[0-9a-f]{4}", "", literal)[1:-1]
 
 
 def found(known: Table, each: Said) -> str | None:

@@ -12,8 +12,13 @@ from typing import Any
 
 import pytest
 from harness.calls import pack_nodes
-from harness.locales import LANGUAGES, LOCALES, TABLES, WORD, Said, Table, as_text, files, found, said, table, words
+from harness.comfyui import ROOT
+from harness.locales import (
+    LANGUAGES, LOCALES, TABLES, WORD, Said, Table, as_text, files, found, said, table, unspoken, words,
+)  # fmt: skip
 
+SPOKEN = ("dataset",)  # the rooms of web/js whose every word is looked up
+NAMES = ("not saved", "unreadable caption", "no caption", "trigger alone", "near copy", "-mask files")  # as the server has them
 KEPT = re.compile(r"%\w+%|<[^<>]+>|\d+(?:\.\d+)?(?:e-\d+)?|CFG|VAE|KSampler|Markdown|JSON|CUDA|GGUF|DoRA|rsLoRA")
 OURS = {"KSampler": ("KSampler", "K采样器", "Kサンプラー")}  # ComfyUI's own name for it in the language
 
@@ -56,6 +61,13 @@ def language(request: pytest.FixtureRequest) -> str:
 
 def test_everything_is_said_in_the_language(language: str) -> None:
     assert lacking(table(language)) == []
+
+
+@pytest.mark.parametrize("room", SPOKEN)
+def test_every_word_of_a_room_is_looked_up(room: str) -> None:
+    scripts = sorted((ROOT / "web" / "js" / room).glob("*.js"))
+    said_as_is = {path.name: unspoken(path.read_text(encoding="utf-8"), NAMES) for path in scripts}
+    assert len(scripts) > 3 and {name: texts for name, texts in said_as_is.items() if texts} == {}
 
 
 def test_nothing_is_said_that_is_no_longer_meant(request: pytest.FixtureRequest, language: str) -> None:
@@ -139,3 +151,19 @@ def test_what_is_lost_is_found(english: str, translated: str, options: tuple[str
 def test_words_of_a_script_are_found() -> None:
     script = 'word("a \\u00d7 b", { b }) + phrase("off") + password("x") + word(name)'
     assert WORD.findall(script) == ['"a \\u00d7 b"', '"off"']
+
+
+@pytest.mark.parametrize(
+    "script",
+    [
+        'this.say("Reading the folder")', 'button("Undo", f)', '{ "aria-label": `Caption of ${name}` }',
+        'const words = length ? `${length} captions were changed` : ""', 'made.title = word("a") + "of the picture"',
+    ],
+)  # fmt: skip
+def test_a_word_that_is_not_looked_up_is_found(script: str) -> None:
+    assert unspoken(script)
+
+
+def test_names_and_classes_are_no_words() -> None:
+    script = 'element("div", { className: "loom loom-set", role: "group" }) // a comment of words\nbutton(word("Undo"), f)'
+    assert unspoken(script + ' + `${a}, ${b}` + key("ArrowRight")') == []

@@ -68,6 +68,10 @@ class Looks:
         keys = [_key(path) for _, path in album.pictures.values()]
         return [self._found[key] for key in keys if key in self._found]
 
+    def forget(self, path: Path) -> None:
+        """Look at a picture anew the next time, as its mask is another."""
+        self._found.pop(_key(path), None)
+
     def _turn_to(self, album: Album, frames: Frames) -> None:
         wanted = (album.folder, album.reading.masks, frames)
         if self._of != wanted:

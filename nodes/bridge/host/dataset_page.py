@@ -23,16 +23,17 @@ from ....lora_core.data.inspection import NEAR_COPIES, copies
 from ....lora_core.data.places import places
 from ....lora_core.files.thumbnail import jpeg
 from . import dataset_asked as asked
+from . import dataset_masks as masks
 from .dataset_asked import Question
 from .dataset_kept import Albums, Looks, Taken
-from .desk import Desk, Route, of_json
+from .desk import SAFE, Desk, Route, of_json
 from .desk import thumbnail as in_jpeg
 from .folders import data_roots, upload_place
 
 _SECONDS = 1.0  # of looking at pictures per answer; the page asks again for the rest
 
 _desks = {name: Desk(f"dataset_{name}") for name in ("files", "folders", "looks", "thumbnails")}
-_albums, _looks, _taken = Albums(), Looks(), Taken()
+_albums, _looks, _taken, _painter = Albums(), Looks(), Taken(), masks.Painter()
 
 
 def serve_by(routes: web.RouteTableDef) -> None:
@@ -40,6 +41,9 @@ def serve_by(routes: web.RouteTableDef) -> None:
     routes.get("/lora_loom/dataset/place")(_reader(place))
     routes.get("/lora_loom/dataset/pictures")(_reader(pictures))
     routes.get("/lora_loom/dataset/thumbnail")(thumbnail)
+    routes.get("/lora_loom/dataset/canvas")(canvas)
+    routes.post("/lora_loom/dataset/mask")(_writer(mask, "looks"))
+    routes.post("/lora_loom/dataset/mask_back")(_writer(mask_back))
     routes.post("/lora_loom/dataset/look")(_writer(look, "looks"))
     routes.post("/lora_loom/dataset/copies")(_writer(same, "looks"))
     routes.post("/lora_loom/dataset/captions")(_writer(write))
@@ -142,6 +146,23 @@ def put_back(question: Question) -> dict[str, Any]:
     return {"back": back, "refused": refused}
 
 
+def mask(question: Question) -> dict[str, Any]:
+    """The mask of a picture, from what the mask editor has uploaded; `mark` is by what it is undone."""
+    return _masked(question, _painter.paint, question.text("painted"))
+
+
+def mask_back(question: Question) -> dict[str, Any]:
+    return _masked(question, _painter.back, question.text("mark"))
+
+
+async def canvas(request: web.Request) -> web.Response:
+    """A picture as the mask editor asks for it, by `channel`; 404 for one that is not there or cannot be read."""
+    found = await _desks["thumbnails"].ask(_canvas, Question(dict(request.query)))
+    if found is None:
+        return web.Response(status=404)
+    return web.Response(body=found[1], content_type=found[0], headers=SAFE)
+
+
 async def thumbnail(request: web.Request) -> web.Response:
     """A picture, or its mask, drawn anew as a small JPEG; nothing for one that cannot be read."""
     return in_jpeg(await _desks["thumbnails"].ask(_thumbnail, Question(dict(request.query))))
@@ -189,6 +210,22 @@ def _thumbnail(question: Question) -> bytes | None:
         return jpeg(decoding.small(decoding.content(path), side, decoding.PICTURE)) if path else None
     except (PictureError, OSError):
         return b""
+
+
+def _canvas(question: Question) -> tuple[str, bytes] | None:
+    try:
+        return masks.canvas(_albums.known(question), question.text("name"), question.text("channel"))
+    except (ValueError, OSError):
+        return None
+
+
+def _masked(
+    question: Question, change: Callable[[Album, str, str], dict[str, Any]], by: str
+) -> dict[str, Any]:
+    album, name = _albums.fresh(question), question.text("name")
+    found = change(album, name, by)
+    _looks.forget(album.pictures[name][1])
+    return found
 
 
 def _picture(album: Album, name: str, mask: bool) -> Path | None:

@@ -1,8 +1,9 @@
 // Pictures that are dropped or chosen, with the captions beside them, on their way into a folder below input.
 
 import { element } from "../page/dom.js"
-import { count } from "./book.js"
+import { word } from "../page/words.js"
 import { captions, folders, pictures, place, Refusal, upload } from "./server.js"
+import * as counted from "./words.js"
 
 const MOST = 5000 // files of one drop
 const DEEPEST = 3
@@ -40,16 +41,17 @@ export async function add({ files, name }, asked, tell) {
   const { suffixes } = await folders()
   const isPicture = ({ file }) => suffixes.some((suffix) => file.name.toLowerCase().endsWith(suffix))
   const found = files.filter(isPicture)
-  if (!found.length) throw new Refusal(`there is no picture among the files; choose ${suffixes.slice(0, 4).join(", ")} files`)
+  if (!found.length) throw new Refusal(word("there is no picture among the files; choose {kinds} files", { kinds: suffixes.slice(0, 4).join(", ") }))
   const { subfolder } = await place(asked.folder, name)
   const names = new Map()
   for (const [at, each] of found.entries()) {
-    tell(`Adding ${at + 1} of ${found.length}`)
+    tell(word("Adding {at} of {total}", { at: at + 1, total: found.length }))
     names.set(stem(each), inFolder(each, await upload(each.file, inFolder(each, subfolder, true))))
   }
   const folder = asked.folder.trim() || subfolder
   const notes = await describe(files, names, { ...asked, folder })
-  return { folder, words: [`Added ${found.length} of ${files.length} files`, ...notes].join(". ") }
+  const words = word("Added {n} of {total} files", { n: found.length, total: files.length })
+  return { folder, words: [words, ...notes].join(". ") }
 }
 
 /** Writes the captions that came with pictures, where there is none yet. */
@@ -60,7 +62,7 @@ async function describe(files, names, asked) {
   for (const each of texts) {
     const name = names.get(stem(each)) ?? names.get(stem(each).replace(/\.[^./]+$/, ""))
     const text = name && (await decoded(each.file))
-    if (name && text === undefined) notes.push(`${each.file.name} is not UTF-8 and was left out`)
+    if (name && text === undefined) notes.push(word("{name} is not UTF-8 and was left out", { name: each.file.name }))
     else if (name && text.trim()) edits.push({ name, text })
   }
   if (!edits.length) return notes
@@ -68,7 +70,7 @@ async function describe(files, names, asked) {
   const bare = edits.filter(({ name }) => there.get(name)?.caption === "")
   if (!bare.length) return notes
   const { captions: written, refused } = await captions(asked, bare.map((edit) => ({ ...edit, was: there.get(edit.name).was })))
-  return [count(written.length, "caption"), ...notes, ...refused.map(([, why]) => why)]
+  return [counted.captions(written.length), ...notes, ...refused.map(([, why]) => why)]
 }
 
 async function decoded(file) {

@@ -1,13 +1,17 @@
 // The pictures and captions of a folder as the page knows them, what is changed in them, and how that is undone.
 
-import { captions, copies, look, pictures, putBack, takeOut } from "./server.js"
+import { phrase, word } from "../page/words.js"
+import { captions, copies, look, mask, maskBack, pictures, putBack, takeOut } from "./server.js"
+import * as counted from "./words.js"
 
+const READS = { off: "-mask files", alpha: "auto" } // what reads mask files, too, by what does not
 const AT_ONCE = 60 // pictures that are asked for in one go; the server looks at as many as it can in a second
 
 /** Calls `changed` whenever there is something else to show, and `say` with what happened, in words. */
 export class Book {
-  constructor(asked, changed, say) {
+  constructor(asked, node, changed, say) {
     this.asked = asked
+    this.node = node
     this.changed = changed
     this.say = say
     this.pictures = []
@@ -47,7 +51,7 @@ export class Book {
         if (!this.closed) this.markCopies(await copies(this.asked))
       } while (this.unseen().length && !this.closed)
     } catch (error) {
-      this.say(`The pictures could not be checked: ${error.message}`, true)
+      this.say(word("The pictures could not be checked: {why}", { why: error.message }), true)
     } finally {
       this.inspecting = false
       this.changed()
@@ -69,7 +73,7 @@ export class Book {
   }
 
   markCopies({ copies: groups, whole }) {
-    if (!whole) this.say("Among so many pictures only exact copies are marked; Dataset Doctor finds near ones, too.")
+    if (!whole) this.say(word("Among so many pictures only exact copies are marked; Dataset Doctor finds near ones, too."))
     for (const picture of this.pictures) picture.copies = []
     for (const [mark, words, names] of groups) for (const name of names) this.byName.get(name)?.copies.push([mark, words])
     this.changed()
@@ -113,7 +117,7 @@ export class Book {
     try {
       answer = await captions(this.asked, sent)
     } catch (error) {
-      this.say(`Not saved: ${error.message}`, true)
+      this.say(word("Not saved: {why}", { why: error.message }), true)
       for (const { name, text } of edits) this.keepMine(name, text, error.message)
       this.changed()
       return []
@@ -135,9 +139,10 @@ export class Book {
   }
 
   tell(saved, { changed, refused }) {
-    if (refused.length) this.say(`Not saved: ${refused[0][1]}`, true)
-    else if (changed.length) this.say(`${count(changed.length, "caption")} changed on disk meanwhile: choose for each`, true)
-    else this.say(`Saved ${count(saved, "caption")}`)
+    const many = { captions: counted.captions(changed.length || saved) }
+    if (refused.length) this.say(word("Not saved: {why}", { why: refused[0][1] }), true)
+    else if (changed.length) this.say(word("{captions} changed on disk meanwhile: choose for each", many), true)
+    else this.say(word("Saved {captions}", many))
   }
 
   /** Takes what is on disk, and forgets what was typed. */
@@ -154,7 +159,8 @@ export class Book {
   async takeNow(names) {
     const taken = await this.out(names)
     if (!Object.keys(taken).length) return
-    const step = { words: `take out ${count(Object.keys(taken).length, "picture")}`, taken }
+    const many = counted.pictures(Object.keys(taken).length)
+    const step = { words: word("take out {pictures}", { pictures: many }), taken }
     step.undo = () => this.back(step.taken)
     step.redo = async () => Object.keys((step.taken = await this.out(Object.keys(step.taken))))
     this.did(step)
@@ -163,8 +169,9 @@ export class Book {
   async out(names) {
     return this.moved(async () => {
       const { taken, refused, to } = await takeOut(this.asked, names)
-      if (refused.length) this.say(`Not taken out: ${refused[0][1]}`, true)
-      else this.say(`${count(Object.keys(taken).length, "picture")} moved to the folder ${to}, with captions`)
+      const many = counted.pictures(Object.keys(taken).length)
+      if (refused.length) this.say(word("Not taken out: {why}", { why: refused[0][1] }), true)
+      else this.say(word("{pictures} moved to the folder {to}, with captions", { pictures: many, to }))
       return taken
     })
   }
@@ -172,8 +179,8 @@ export class Book {
   async back(taken) {
     return this.moved(async () => {
       const { back, refused } = await putBack(this.asked, taken)
-      if (refused.length) this.say(`Not put back: ${refused[0][1]}`, true)
-      else this.say(`${count(back.length, "picture")} put back`)
+      if (refused.length) this.say(word("Not put back: {why}", { why: refused[0][1] }), true)
+      else this.say(word("{pictures} put back", { pictures: counted.pictures(back.length) }))
       return back
     })
   }
@@ -192,6 +199,49 @@ export class Book {
     return found
   }
 
+  /** Makes the mask of a picture from what the mask editor has saved, as a step that can be undone. */
+  paint(name, painted) {
+    return this.turn(async () => {
+      try {
+        const { mark, share } = await mask(this.asked, name, painted)
+        const told = [word("Saved the mask of {name}: {share} % of the picture is learned", { name, share: percent(share) })]
+        if (share === 1) told[0] = word("{name} has no mask: all of it is learned", { name })
+        const masks = share < 1 ? this.readMasks(READS[this.asked.masks]) : undefined
+        if (masks) told.push(word("masks of the node is {value} now, so that training uses it", { value: this.asked.masks }))
+        await this.load()
+        if (mark) this.did(this.painting(name, mark, masks))
+        this.say(told.join(". "))
+      } catch (error) {
+        this.say(word("The mask was not saved: {why}", { why: error.message }), true)
+      }
+    })
+  }
+
+  /** `masks` is what the node read before, if that was changed with the mask. */
+  painting(name, mark, masks) {
+    const step = { words: word("the mask of {name}", { name }) }
+    step.undo = step.redo = async () => {
+      try {
+        mark = (await maskBack(this.asked, name, mark)).mark
+        masks = this.readMasks(masks)
+        await this.load()
+        return [name]
+      } catch (error) {
+        this.say(word("The mask was not put back: {why}", { why: error.message }), true)
+        return []
+      }
+    }
+    return step
+  }
+
+  /** Sets what masks the node reads, if that is another; the value before. */
+  readMasks(value) {
+    if (!value || value === this.asked.masks) return undefined
+    const before = this.node.readMasks(value)
+    this.asked.masks = value
+    return before
+  }
+
   did(step) {
     this.done.push(step)
     this.undone = []
@@ -199,11 +249,11 @@ export class Book {
   }
 
   undo() {
-    return this.turn(() => this.again(this.done, this.undone, "undo", "Undone"))
+    return this.turn(() => this.again(this.done, this.undone, "undo", phrase("Undone: {step}")))
   }
 
   redo() {
-    return this.turn(() => this.again(this.undone, this.done, "redo", "Done again"))
+    return this.turn(() => this.again(this.undone, this.done, "redo", phrase("Done again: {step}")))
   }
 
   async again(from, to, how, words) {
@@ -211,7 +261,7 @@ export class Book {
     if (!step) return
     const found = await step[how]()
     if (found.length) to.push(step)
-    if (found.length) this.say(`${words}: ${step.words}`)
+    if (found.length) this.say(word(words, { step: step.words }))
     this.changed()
   }
 }
@@ -219,16 +269,16 @@ export class Book {
 /** All marks of a picture with their sentences. */
 export function marksOf({ marks, look, copies, fault, mine }) {
   const faults = [fault && ["unreadable caption", fault], look?.fault && ["unreadable", look.fault]].filter(Boolean)
-  const open = mine === undefined ? [] : [["not saved", "What was typed here is not saved yet."]]
+  const open = mine === undefined ? [] : [["not saved", word("What was typed here is not saved yet.")]]
   return [...open, ...faults, ...marks, ...(look?.marks ?? []), ...(copies ?? [])]
 }
 
-export function count(number, noun, nouns = `${noun}s`) {
-  return `${number} ${number === 1 ? noun : nouns}`
+function percent(share) {
+  return Math.round(1000 * share) / 10
 }
 
 /** What is known of a picture stays with it when its file is as it was. */
 function kept(before, picture) {
-  if (before?.version !== picture.version) return picture
+  if (before?.version !== picture.version || before.mask !== picture.mask) return picture
   return { ...picture, look: before.look, copies: before.copies, mine: before.mine, why: before.why, pending: before.pending }
 }

@@ -1,9 +1,10 @@
 // The bar over a selection: a tag or words for all of its captions in one step, and taking pictures out.
 
 import { element } from "../page/dom.js"
-import { count } from "./book.js"
+import { word } from "../page/words.js"
 import { button, rename, select } from "./controls.js"
 import { ACTIONS } from "./tags.js"
+import { captions } from "./words.js"
 
 export class Bulk {
   /** `page` is told with `change(edits, words)`, `takeOut()`, `describe()` and `selectNone()`. */
@@ -11,16 +12,16 @@ export class Bulk {
     this.page = page
     this.pictures = []
     this.counted = element("span", { className: "loom-set-counted" })
-    this.action = select("What to do with the captions", Object.entries(ACTIONS).map(([value, { label }]) => [value, label]))
-    this.words = field("tag or words", "Tag or words")
-    this.fresh = field("with", "Replace with")
+    this.action = select(word("What to do with the captions"), Object.entries(ACTIONS).map(([value, { label }]) => [value, word(label)]))
+    this.words = field(word("tag or words"), word("Tag or words"))
+    this.fresh = field(word("with"), word("Replace with"))
     this.apply = button("", () => this.change())
     this.apply.className = "loom-set-main"
-    this.describe = button("Caption\u2026", () => page.describe())
-    this.out = button("Take out", () => page.takeOut())
-    this.element = element("div", { className: "loom-set-bulk", role: "group", "aria-label": "Selection" },
+    this.describe = button(word("Caption\u2026"), () => page.describe())
+    this.out = button(word("Take out"), () => page.takeOut())
+    this.element = element("div", { className: "loom-set-bulk", role: "group", "aria-label": word("Selection") },
       this.counted, this.action, this.words, this.fresh, this.apply, element("span", { className: "loom-set-grow" }),
-      this.describe, this.out, button("Select none", () => page.selectNone()))
+      this.describe, this.out, button(word("Select none"), () => page.selectNone()))
     for (const field of [this.action, this.words, this.fresh]) {
       field.addEventListener("input", () => this.foresee())
       field.addEventListener("keydown", (event) => event.key === "Enter" && this.change())
@@ -30,7 +31,8 @@ export class Bulk {
   show(pictures, hidden, locked) {
     this.pictures = pictures
     this.element.hidden = !pictures.length
-    this.counted.textContent = `${pictures.length} selected${hidden ? `, ${hidden} of them not shown` : ""}`
+    const selected = word("{n} selected", { n: pictures.length })
+    this.counted.textContent = hidden ? selected + word(", {n} of them not shown", { n: hidden }) : selected
     this.out.disabled = this.describe.disabled = this.words.disabled = Boolean(locked)
     this.foresee()
   }
@@ -48,14 +50,14 @@ export class Bulk {
   foresee() {
     this.fresh.hidden = this.action.value !== "replace"
     const { length } = this.edits()
-    rename(this.apply, length ? `Change ${count(length, "caption")}` : "Changes nothing")
+    rename(this.apply, length ? word("Change {captions}", { captions: captions(length) }) : word("Changes nothing"))
     this.apply.disabled = !length
   }
 
   change() {
     const edits = this.edits()
     if (!edits.length) return
-    const words = `${ACTIONS[this.action.value].label.toLowerCase()}: ${this.words.value.trim()}`
+    const words = `${word(ACTIONS[this.action.value].label).toLowerCase()}: ${this.words.value.trim()}`
     this.page.change(edits, words)
   }
 }

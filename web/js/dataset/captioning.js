@@ -3,6 +3,7 @@
 
 import { api } from "../../../../scripts/api.js"
 import { app } from "../../../../scripts/app.js"
+import { word } from "../page/words.js"
 import { Refusal } from "./server.js"
 
 const CLIENT = "lora_loom_captions" // so that no window shows these runs on a workflow of its own
@@ -22,7 +23,7 @@ export async function saved() {
 
 export async function opened(name) {
   const answer = await api.fetchApi(`/userdata/${encodeURIComponent(`workflows/${name}`)}`)
-  if (!answer.ok) throw new Refusal(`${name} cannot be read (${answer.status})`)
+  if (!answer.ok) throw new Refusal(word("{name} cannot be read ({status})", { name, status: answer.status }))
   return read(await answer.text())
 }
 
@@ -32,12 +33,12 @@ export async function read(text) {
   try {
     found = JSON.parse(text)
   } catch {
-    throw new Refusal("this is not JSON; choose a workflow that was saved or exported by ComfyUI")
+    throw new Refusal(word("this is not JSON; choose a workflow that was saved or exported by ComfyUI"))
   }
   if (Array.isArray(found?.nodes)) return converted(found)
   const nodes = Object.values(found ?? {})
   if (nodes.length && nodes.every((node) => node?.class_type && node.inputs)) return found
-  throw new Refusal("this is not a workflow; choose one that was saved or exported by ComfyUI")
+  throw new Refusal(word("this is not a workflow; choose one that was saved or exported by ComfyUI"))
 }
 
 /** By a graph of its own, that is never shown. */
@@ -58,8 +59,9 @@ async function converted(workflow) {
 export async function ends(prompt) {
   const images = Object.keys(prompt).filter((id) => prompt[id].class_type === "LoadImage")
   if (images.length !== 1) {
-    const found = images.length ? `${images.length} Load Image nodes` : "no Load Image node"
-    throw new Refusal(`the workflow has ${found}; it needs exactly one, for the picture`)
+    const many = word("the workflow has {n} Load Image nodes; it needs exactly one, for the picture", { n: images.length })
+    const none = word("the workflow has no Load Image node; it needs exactly one, for the picture")
+    throw new Refusal(images.length ? many : none)
   }
   const behind = Object.keys(prompt).filter((id) => id !== images[0] && before(prompt, id).has(images[0]))
   const found = []
@@ -70,7 +72,9 @@ export async function ends(prompt) {
       if (type === "STRING") found.push({ node, slot, label, depth: before(prompt, node).size })
     })
   }
-  if (!found.length) throw new Refusal("no node behind Load Image gives a text; connect a node that describes pictures")
+  if (!found.length) {
+    throw new Refusal(word("no node behind Load Image gives a text; connect a node that describes pictures"))
+  }
   return { image: images[0], texts: found.sort((a, b) => b.depth - a.depth) }
 }
 
@@ -99,7 +103,7 @@ async function queue(prompt) {
   const found = await answer.json()
   if (answer.ok && !Object.keys(found.node_errors ?? {}).length) return found.prompt_id
   const [first] = Object.values(found.node_errors ?? {})
-  const { message, details } = first?.errors?.[0] ?? found.error ?? { message: "the server refused the workflow" }
+  const { message, details } = first?.errors?.[0] ?? found.error ?? { message: word("the server refused the workflow") }
   throw new Refusal([message, details].filter(Boolean).join(": "))
 }
 
@@ -107,7 +111,7 @@ function told({ status, outputs }) {
   const failed = status?.messages?.find(([kind]) => kind === "execution_error")?.[1]
   if (failed) throw new Refusal(`${failed.node_type}: ${failed.exception_message.trim()}`)
   const text = outputs?.[OURS]?.text?.[0]
-  if (typeof text !== "string") throw new Refusal("the workflow gave no text")
+  if (typeof text !== "string") throw new Refusal(word("the workflow gave no text"))
   return text.trim()
 }
 
@@ -131,6 +135,6 @@ function before(prompt, id, found = new Set()) {
 async function definition(type) {
   const answer = await api.fetchApi(`/object_info/${encodeURIComponent(type)}`)
   const found = answer.ok ? (await answer.json())[type] : undefined
-  if (!found) throw new Refusal(`the node ${type} is not installed`)
+  if (!found) throw new Refusal(word("the node {type} is not installed", { type }))
   return found
 }

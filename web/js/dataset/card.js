@@ -1,15 +1,18 @@
 // One picture of the page with its caption below it.
 
 import { element } from "../page/dom.js"
+import { phrase, word } from "../page/words.js"
 import { marksOf } from "./book.js"
 import { button } from "./controls.js"
 import { thumbnailUrl } from "./server.js"
+import { markWord } from "./words.js"
 
 const SHARP = 256 // px of a card from which on a larger thumbnail is drawn
 
 /**
  * `page` has what cards share: `asked`, `side` in px, `frames` and `masks` (whether to draw them), and is told with
- * `pick(name, event)`, `edited(name, text)`, `next(name)`, `keepMine(picture)` and `dropMine(picture)`.
+ * `pick(name, event)`, `edited(name, text)`, `next(name)`, `keepMine(picture)`, `dropMine(picture)`, `paintMask(name)` and
+ * `toGraph(name)`.
  */
 export class Card {
   constructor(picture, page) {
@@ -20,16 +23,16 @@ export class Card {
     this.mask = element("img", { alt: "", className: "loom-set-mask", draggable: false })
     this.frame = element("div", { className: "loom-set-frame" }, element("span", {}))
     this.fitted = element("div", { className: "loom-set-fitted" }, this.image, this.mask, this.frame)
-    this.shot = element("input", { type: "checkbox", className: "loom-set-pick", "aria-label": `Select ${this.name}` })
+    this.shot = element("input", { type: "checkbox", className: "loom-set-pick", "aria-label": word("Select {name}", { name: this.name }) })
     const tick = element("span", { className: "loom-set-tick", "aria-hidden": "true" }, "\u2713")
     this.title = element("div", { className: "loom-set-file", title: this.name }, this.name)
     this.size = element("div", { className: "loom-set-size" })
     this.marks = element("div", { className: "loom-set-marks" })
-    const label = `Caption of ${this.name}`
+    const label = word("Caption of {name}", { name: this.name })
     this.text = element("textarea", { className: "loom-set-caption", spellcheck: false, "aria-label": label })
     this.question = element("div", { className: "loom-set-question" })
     this.element = element("div", { className: "loom-set-card", role: "group", "aria-label": this.name },
-      element("div", { className: "loom-set-shot" }, this.fitted, tick, this.shot),
+      element("div", { className: "loom-set-shot" }, this.fitted, tick, this.shot, this.tools()),
       element("div", { className: "loom-set-card-head" }, this.title, this.size), this.marks, this.text,
       this.question)
     this.shot.addEventListener("click", (event) => page.pick(this.name, event))
@@ -37,6 +40,13 @@ export class Card {
     this.image.addEventListener("load", () => this.shape([this.image.naturalWidth, this.image.naturalHeight]))
     this.text.addEventListener("change", () => page.edited(this.name, this.text.value))
     this.text.addEventListener("keydown", (event) => this.key(event))
+  }
+
+  tools() {
+    const { name, page } = this
+    this.paints = button(word("Mask"), () => page.paintMask(name), word("Paint what is learned of {name}", { name }))
+    this.loads = button(word("Load Image"), () => page.toGraph(name), word("Load Image with {name}", { name }))
+    return element("div", { className: "loom-set-tools" }, this.paints, this.loads)
   }
 
   key(event) {
@@ -68,10 +78,11 @@ export class Card {
     this.picture = picture
     this.fill()
     this.text.readOnly = Boolean(locked || picture.fault)
-    this.text.placeholder = picture.fault ? "cannot be read" : locked ? "no caption" : "Describe the picture"
+    this.text.placeholder = picture.fault ? word("cannot be read") : locked ? word("no caption") : word("Describe the picture")
     this.element.classList.toggle("loom-set-selected", selected)
     this.shot.checked = selected
-    this.shot.tabIndex = current ? 0 : -1
+    this.shot.tabIndex = this.paints.tabIndex = this.loads.tabIndex = current ? 0 : -1
+    this.paints.disabled = Boolean(locked || picture.look?.fault)
     this.draw()
     this.ask()
   }
@@ -86,13 +97,14 @@ export class Card {
     }
     const shown = mask && this.page.masks
     this.mask.hidden = !shown
-    if (shown && !this.mask.src) this.mask.src = thumbnailUrl(this.page.asked, this.picture, side, "1")
+    const learned = shown && thumbnailUrl(this.page.asked, { ...this.picture, version: mask }, side, "1")
+    if (shown && this.mask.getAttribute("src") !== learned) this.mask.setAttribute("src", learned)
     this.shape(look?.size)
     this.size.textContent = look?.size?.[0] ? `${look.size[0]} \u00d7 ${look.size[1]}` : ""
     this.frame.hidden = !(this.page.frames && look?.bucket?.[0])
     if (!this.frame.hidden) this.cut(look)
     this.marks.replaceChildren(...marksOf({ ...this.picture, marks }).map(([mark, words]) =>
-      element("span", { className: "loom-set-mark", title: words }, mark)))
+      element("span", { className: "loom-set-mark", title: words }, markWord(mark))))
   }
 
   /** The picture as large as it fits into its square. */
@@ -114,12 +126,12 @@ export class Card {
     const { mine, why, caption } = this.picture
     this.question.hidden = mine === undefined
     if (mine === undefined) return this.question.replaceChildren()
-    const now = caption ? `\u201c${caption}\u201d` : "there is none now"
-    const words = why ? `Not saved: ${why}.` : `Changed on disk meanwhile: ${now}`
+    const now = caption ? `\u201c${caption}\u201d` : word("there is none now")
+    const words = why ? word("Not saved: {why}.", { why }) : word("Changed on disk meanwhile: {now}", { now })
     this.question.replaceChildren(
       element("div", { className: "loom-set-why", title: words }, words),
-      button(why ? "Try again" : "Keep mine", () => this.page.keepMine(this.picture)),
-      button(why ? "Discard" : "Take that", () => this.page.dropMine(this.picture)),
+      button(word(why ? phrase("Try again") : phrase("Keep mine")), () => this.page.keepMine(this.picture)),
+      button(word(why ? phrase("Discard") : phrase("Take that")), () => this.page.dropMine(this.picture)),
     )
   }
 }

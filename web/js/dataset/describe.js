@@ -2,20 +2,19 @@
 
 import { dialogOf, openDialog } from "../page/dialog.js"
 import { element } from "../page/dom.js"
-import { count } from "./book.js"
+import { phrase, word } from "../page/words.js"
 import { caption, ends, onScreen, opened, read, saved } from "./captioning.js"
 import { button, rename, select } from "./controls.js"
 import { place } from "./server.js"
+import { captions, pictures as counted } from "./words.js"
 
 const SCREEN = "" // values of the list of workflows
 const FILE = "\n"
-const ABOUT =
-  "Runs a workflow once for each picture and takes its text as the caption. It needs one Load Image node, and behind it a " +
-  "node that gives text: any captioning node you have."
+const ABOUT = phrase("Runs a workflow once for each picture and takes its text as the caption. It needs one Load Image node, and behind it a node that gives text: any captioning node you have.")
 const KEEP = {
-  empty: "Only pictures without a caption",
-  replace: "All of them, replacing captions",
-  behind: "All of them, adding behind captions",
+  empty: phrase("Only pictures without a caption"),
+  replace: phrase("All of them, replacing captions"),
+  behind: phrase("All of them, adding behind captions"),
 }
 
 /** Makes captions for pictures; those that were made, `[{ name, text }]`, when it is closed. */
@@ -30,17 +29,17 @@ class Describe {
     this.resolve = resolve
     this.made = []
     this.stopped = this.running = false
-    this.workflow = select("Workflow", [[SCREEN, "The workflow on screen"], [FILE, "A file\u2026"]])
-    this.text = select("Text from", [])
-    this.keep = select("Which pictures", Object.entries(KEEP))
-    this.file = element("input", { type: "file", accept: ".json", "aria-label": "Workflow file", hidden: true })
+    this.workflow = select(word("Workflow"), [[SCREEN, word("The workflow on screen")], [FILE, word("A file\u2026")]])
+    this.text = select(word("Text from"), [])
+    this.keep = select(word("Which pictures"), Object.entries(KEEP).map(([value, label]) => [value, word(label)]))
+    this.file = element("input", { type: "file", accept: ".json", "aria-label": word("Workflow file"), hidden: true })
     this.words = element("div", { className: "loom-set-status", role: "status" })
-    this.start = button("Start", () => this.run())
-    this.ends = button("Close", () => this.end())
-    const name = "Caption with a workflow"
+    this.start = button(word("Start"), () => this.run())
+    this.ends = button(word("Close"), () => this.end())
+    const name = word("Caption with a workflow")
     this.dialog = dialogOf("loom-set-page loom-set-describe", name, [
-      element("h2", {}, name), element("p", {}, ABOUT),
-      row("Workflow", this.workflow), this.file, row("Text from", this.text), row("For", this.keep),
+      element("h2", {}, name), element("p", {}, word(ABOUT)),
+      row(word("Workflow"), this.workflow), this.file, row(word("Text from"), this.text), row(word("For"), this.keep),
       element("div", { className: "loom-set-page-foot" }, this.words, this.ends, this.start),
     ], { outside: false, closed: () => this.resolve(this.made) })
     this.listen()
@@ -78,7 +77,7 @@ class Describe {
   foresee() {
     const { length } = this.chosen()
     this.start.disabled = !this.found || !length || this.running
-    rename(this.start, `Caption ${count(length, "picture")}`)
+    rename(this.start, word("Caption {pictures}", { pictures: counted(length) }))
   }
 
   async look() {
@@ -87,18 +86,18 @@ class Describe {
     this.file.hidden = this.workflow.value !== FILE
     this.text.replaceChildren()
     this.foresee()
-    this.say("Reading the workflow")
+    this.say(word("Reading the workflow"))
     try {
       const prompt = await this.prompt()
       const found = prompt && { prompt, ...(await ends(prompt)) }
       if (turn === this.turn) this.take(found)
     } catch (error) {
-      if (turn === this.turn) this.say(`This workflow cannot be used: ${error.message}.`, true)
+      if (turn === this.turn) this.say(word("This workflow cannot be used: {why}.", { why: error.message }), true)
     }
   }
 
   take(found) {
-    if (!found) return this.say("Choose a file that was saved or exported by ComfyUI.")
+    if (!found) return this.say(word("Choose a file that was saved or exported by ComfyUI."))
     this.found = found
     this.text.replaceChildren(...found.texts.map(({ label }, at) => element("option", { value: String(at) }, label)))
     this.say("")
@@ -115,22 +114,23 @@ class Describe {
     const pictures = this.chosen()
     this.stopped = false
     this.running = true
-    rename(this.ends, "Stop")
+    rename(this.ends, word("Stop"))
     this.foresee()
     try {
       const { subfolder } = await place(this.asked.folder, "")
       for (const [at, picture] of pictures.entries()) {
         if (this.stopped) break
-        this.say(`${at + 1} of ${pictures.length}: ${picture.name}`)
+        this.say(word("{at} of {total}: {name}", { at: at + 1, total: pictures.length, name: picture.name }))
         await this.one(picture, subfolder)
       }
       this.running = false
       this.end()
     } catch (error) {
       this.running = false
-      const made = this.made.length ? `${count(this.made.length, "caption")} made. ` : ""
-      this.say(`${made}Stopped: ${error.message}`, true)
-      rename(this.ends, "Close")
+      const stopped = word("Stopped: {why}", { why: error.message })
+      const made = this.made.length ? `${word("{captions} made.", { captions: captions(this.made.length) })} ` : ""
+      this.say(made + stopped, true)
+      rename(this.ends, word("Close"))
       this.foresee()
     }
   }

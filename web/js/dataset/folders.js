@@ -2,7 +2,9 @@
 
 import { dialogOf, openDialog } from "../page/dialog.js"
 import { element } from "../page/dom.js"
+import { word } from "../page/words.js"
 import { folders } from "./server.js"
+import { pictures as counted } from "./words.js"
 
 const SHOWN = 500
 
@@ -18,14 +20,14 @@ class Folders {
     this.resolve = resolve
     this.all = []
     this.search = element("input", {
-      type: "search", className: "loom-set-search", placeholder: "Search folders", autocomplete: "off", spellcheck: false,
-      role: "combobox", "aria-label": "Search folders", "aria-expanded": "true", "aria-controls": "loom-folder-list",
+      type: "search", className: "loom-set-search", placeholder: word("Search folders"), autocomplete: "off", spellcheck: false,
+      role: "combobox", "aria-label": word("Search folders"), "aria-expanded": "true", "aria-controls": "loom-folder-list",
     })
     this.list = element("div",
-      { className: "loom-set-options", id: "loom-folder-list", role: "listbox", "aria-label": "Folders" })
-    this.note = element("div", { className: "loom-set-empty", role: "status" }, "Looking for folders")
+      { className: "loom-set-options", id: "loom-folder-list", role: "listbox", "aria-label": word("Folders") })
+    this.note = element("div", { className: "loom-set-empty", role: "status" }, word("Looking for folders"))
     const find = element("div", { className: "loom-set-find" }, this.search)
-    this.dialog = dialogOf("loom-set-folders", "Choose a folder", [find, this.list, this.note], { closed: () => this.resolve(null) })
+    this.dialog = dialogOf("loom-set-folders", word("Choose a folder"), [find, this.list, this.note], { closed: () => this.resolve(null) })
     this.search.addEventListener("input", () => this.filter())
     this.dialog.addEventListener("keydown", (event) => this.key(event))
   }
@@ -61,8 +63,8 @@ class Folders {
   }
 
   filter() {
-    const words = this.search.value.toLowerCase().split(/\s+/).filter(Boolean)
-    const found = this.all.filter(({ name }) => words.every((word) => name.toLowerCase().includes(word)))
+    const searched = this.search.value.toLowerCase().split(/\s+/).filter(Boolean)
+    const found = this.all.filter(({ name }) => searched.every((each) => name.toLowerCase().includes(each)))
     this.found = found.slice(0, SHOWN)
     if (!this.found.some(({ name }) => name === this.selected)) this.selected = this.found[0]?.name
     this.list.replaceChildren(...this.found.map((folder, index) => this.option(folder, index)))
@@ -72,10 +74,11 @@ class Folders {
   }
 
   words(count) {
-    if (!this.all.length) return "No folder below input or datasets has pictures. Drop some on the node."
-    if (!count) return "Nothing found."
-    if (count > SHOWN) return `${SHOWN} of ${count} are shown: search for one`
-    return this.whole ? "" : "There are too many files to look at all folders. Write the name of one that is not listed."
+    if (!this.all.length) return word("No folder below input or datasets has pictures. Drop some on the node.")
+    if (!count) return word("Nothing found.")
+    if (count > SHOWN) return word("{n} of {count} are shown: search for one", { n: SHOWN, count })
+    if (this.whole) return ""
+    return word("There are too many files to look at all folders. Write the name of one that is not listed.")
   }
 
   option({ name, pictures }, index) {
@@ -84,7 +87,7 @@ class Folders {
     const made = element("div",
       { className: "loom-set-option", id: `loom-folder-${index}`, role: "option", title: name },
       span("", span("loom-set-folder", name.slice(0, cut)), span("loom-set-bare", name.slice(cut))),
-      span("loom-set-dim loom-set-pictures-in", `${pictures}`, span("loom-set-said", " pictures")))
+      span("loom-set-dim loom-set-pictures-in", counted(pictures)))
     made.classList.toggle("loom-set-current", name === this.current)
     made.addEventListener("pointermove", () => name !== this.selected && this.select(name))
     made.addEventListener("click", () => this.close(name))

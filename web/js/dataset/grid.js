@@ -1,6 +1,7 @@
 // Thousands of cards of one size, of which only those in sight are there.
 
 import { element } from "../page/dom.js"
+import { word } from "../page/words.js"
 import { Card } from "./card.js"
 
 const GAP = 12 // px
@@ -15,7 +16,7 @@ export class Grid {
     this.index = new Map()
     this.pictures = []
     this.sheet = element("div", { className: "loom-set-sheet" })
-    this.element = element("div", { className: "loom-set-cards", role: "region", "aria-label": "Pictures" }, this.sheet)
+    this.element = element("div", { className: "loom-set-cards", role: "region", "aria-label": word("Pictures") }, this.sheet)
     this.element.addEventListener("scroll", () => this.soon(), { passive: true })
     this.observer = new ResizeObserver(() => this.soon())
   }

@@ -6,11 +6,13 @@
 import { app } from "../../../../scripts/app.js"
 import { element } from "../page/dom.js"
 import { after, takePlace, toCanvas, whileThere } from "../page/nodes.js"
+import { word } from "../page/words.js"
 import { add, carriesFiles, choose, dropped } from "./adding.js"
-import { count } from "./book.js"
 import { chooseFolder } from "./folders.js"
 import { open } from "./page.js"
-import { folders } from "./server.js"
+import { putLoadImage } from "./loading.js"
+import { folders, Refusal } from "./server.js"
+import { pictures } from "./words.js"
 
 const NAME = "$$lora_loom_pictures" // $$, or it is offered as an input of subgraphs
 const HEIGHT = 58 // px
@@ -24,16 +26,16 @@ export class Pictures {
   constructor(node) {
     this.node = node
     this.folder = node.widgets.find(({ name }) => name === "folder")
-    this.folders = button("Folders")
-    this.uploads = button("Upload")
-    this.opens = button("Pictures and captions")
+    this.folders = button(word("Folders"))
+    this.uploads = button(word("Upload"))
+    this.opens = button(word("Pictures and captions"))
     this.opens.classList.add("loom-set-main")
     this.words = element("div", { className: "loom-set-words", role: "status" })
     this.element = element("div", { className: "loom loom-set" },
       element("div", { className: "loom-set-buttons" }, this.folders, this.uploads, this.opens), this.words)
     const widget = node.addDOMWidget(NAME, "loraloom_pictures", this.element, options())
     widget.serialize = false
-    widget.label = "pictures"
+    widget.label = word("pictures")
     whileThere(node, (signal) => this.hear(signal))
     after(node, "onAdded", () => takePlace(node, this.element, ".loom-set"))
     after(this.folder, "callback", () => this.settle())
@@ -61,9 +63,9 @@ export class Pictures {
     const folder = this.folder.value.trim()
     this.folders.disabled = this.uploads.disabled = linked || images
     this.opens.disabled = linked || images || !folder
-    if (images) return this.say("The connected images are used.")
-    if (linked) return this.say("The folder comes from another node.")
-    if (!folder) return this.say("Drop pictures here, or choose a folder.")
+    if (images) return this.say(word("The connected images are used."))
+    if (linked) return this.say(word("The folder comes from another node."))
+    if (!folder) return this.say(word("Drop pictures here, or choose a folder."))
     await this.count(folder)
   }
 
@@ -73,7 +75,7 @@ export class Pictures {
     const { said } = this
     const all = await folders().catch(() => ({ folders: [] }))
     const found = all.folders.find(({ name }) => name === folder)
-    if (found && said === this.said) this.say(count(found.pictures, "picture"))
+    if (found && said === this.said) this.say(pictures(found.pictures))
   }
 
   say(words, problem = false) {
@@ -82,9 +84,9 @@ export class Pictures {
     this.words.classList.toggle("loom-set-alert", problem)
   }
 
-  write(folder) {
-    this.folder.value = folder
-    this.folder.callback?.(folder)
+  write(value, field = this.folder) {
+    field.value = value
+    field.callback?.(value)
     app.extensionManager?.workflow?.activeWorkflow?.changeTracker?.captureCanvasState?.()
   }
 
@@ -99,9 +101,20 @@ export class Pictures {
   }
 
   async openPage() {
-    await open(this.asked())
+    await open(this.asked(), { readMasks: (value) => this.readMasks(value), show: (name) => putLoadImage(this.node, name) })
     this.settle()
     this.opens.focus({ preventScroll: true })
+  }
+
+  /** Sets what masks are read; the value before. Raises Refusal where another node says it. */
+  readMasks(value) {
+    if (this.linked("masks")) {
+      throw new Refusal(word("masks of the node comes from another node; set it to {value} there", { value }))
+    }
+    const field = this.node.widgets.find(({ name }) => name === "masks")
+    const before = field.value
+    this.write(value, field)
+    return before
   }
 
   // -- further pictures -----------------------------------------------------------------------------------------------
@@ -131,7 +144,7 @@ export class Pictures {
       if (folder !== this.folder.value.trim()) this.write(folder)
       this.say(words)
     } catch (error) {
-      this.say(`Not added: ${error.message}`, true)
+      this.say(word("Not added: {why}", { why: error.message }), true)
     }
   }
 }

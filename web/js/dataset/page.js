@@ -1,35 +1,44 @@
 // The page of a data set: its pictures with captions to edit, marks to filter by, and a selection to change at once.
 
 import { element } from "../page/dom.js"
+import { word } from "../page/words.js"
 import { add, carriesFiles, choose, dropped } from "./adding.js"
-import { Book, count } from "./book.js"
+import { Book } from "./book.js"
 import { Bulk } from "./bulk.js"
 import { button, rename } from "./controls.js"
 import { describe } from "./describe.js"
 import { Filters } from "./filters.js"
 import { Grid } from "./grid.js"
+import { pressed } from "./keys.js"
+import { toGraph } from "./loading.js"
+import { paintMask } from "./masking.js"
+import { captions, pictures } from "./words.js"
 
 const TICK = 34 // px of the corner that selects a further picture
 const SIDES = { min: 140, max: 420, value: 210 } // px of a picture
 
-/** Opens the page of a folder; resolves when it is closed. `asked` is how the node reads it. */
-export function open(asked) {
-  return new Promise((resolve) => new Page(asked, resolve).open())
+/**
+ * Opens the page of a folder; resolves when it is closed. `asked` is how the node reads it. `node` is told with
+ * `readMasks(value)`, which gives the value before and raises Refusal, and `show(picture)`, by its name below input.
+ */
+export function open(asked, node) {
+  return new Promise((resolve) => new Page(asked, node, resolve).open())
 }
 
 class Page {
-  constructor(asked, resolve) {
+  constructor(asked, node, resolve) {
     this.asked = asked
+    this.node = node
     this.resolve = resolve
     this.wanted = innerWidth < 640 ? SIDES.min : SIDES.value
     this.selected = new Set()
     this.shown = []
     this.frames = this.masks = false
-    this.book = new Book(asked, () => this.soon(), (words, problem) => this.say(words, problem))
+    this.book = new Book(asked, node, () => this.soon(), (words, problem) => this.say(words, problem))
     this.filters = new Filters(() => this.show())
     this.bulk = new Bulk(this)
     this.grid = new Grid(this, (names) => this.inSight(names))
-    const label = `Pictures and captions in ${asked.folder}`
+    const label = word("Pictures and captions in {folder}", { folder: asked.folder })
     this.dialog = element("dialog", { className: "loom loom-set-page", tabIndex: -1, "aria-label": label },
       this.head(), this.filters.element, this.grid.element, this.bulk.element, this.foot())
     this.listen()
@@ -37,10 +46,10 @@ class Page {
 
   head() {
     this.counted = element("span", { className: "loom-set-dim" })
-    this.undo = button("Undo", () => this.book.undo())
-    this.redo = button("Redo", () => this.book.redo())
-    this.adds = button("Add pictures", () => this.choose())
-    const close = button("\u2715", () => this.close(), "Close")
+    this.undo = button(word("Undo"), () => this.book.undo())
+    this.redo = button(word("Redo"), () => this.book.redo())
+    this.adds = button(word("Add pictures"), () => this.choose())
+    const close = button("\u2715", () => this.close(), word("Close"))
     close.className = "loom-set-close"
     return element("div", { className: "loom-set-page-head" },
       element("h2", { title: this.asked.folder }, this.asked.folder), this.counted, element("span", { className: "loom-set-grow" }),
@@ -49,10 +58,12 @@ class Page {
 
   foot() {
     this.status = element("div", { className: "loom-set-status", role: "status" })
-    const frames = this.toggle("Crop", (on) => (this.frames = on), "What training keeps of each picture")
-    const masks = this.toggle("Masks", (on) => (this.masks = on), "What is learned of pictures with a mask file")
+    const frames = this.toggle(word("Crop"), (on) => (this.frames = on), word("What training keeps of each picture"))
+    const learned = word("What is learned of pictures with a mask file")
+    const masks = this.toggle(word("Masks"), (on) => (this.masks = on), learned)
+    this.overlay = masks.firstChild
     const { min, max } = SIDES
-    const size = element("input", { type: "range", min, max, step: 10, "aria-label": "Size of pictures" })
+    const size = element("input", { type: "range", min, max, step: 10, "aria-label": word("Size of pictures") })
     size.value = String(this.wanted)
     size.addEventListener("input", () => {
       this.wanted = Number(size.value)
@@ -72,7 +83,7 @@ class Page {
 
   listen() {
     const { dialog } = this
-    dialog.addEventListener("keydown", (event) => this.key(event))
+    dialog.addEventListener("keydown", (event) => pressed(this, event))
     dialog.addEventListener("focus", () => this.keepFocus())
     dialog.addEventListener("cancel", (event) => event.preventDefault())
     dialog.addEventListener("close", () => this.closed())
@@ -88,7 +99,7 @@ class Page {
     document.body.append(this.dialog)
     this.dialog.showModal()
     this.grid.start()
-    this.say("Reading the folder")
+    this.say(word("Reading the folder"))
     await this.load()
     this.grid.focus(this.grid.current)
   }
@@ -97,7 +108,7 @@ class Page {
     try {
       await this.book.load()
       this.show()
-      this.say(this.book.locked ? `Only shown, not changed here: ${this.book.locked}.` : "")
+      this.say(this.book.locked ? word("Only shown, not changed here: {why}.", { why: this.book.locked }) : "")
     } catch (error) {
       this.book.pictures = []
       this.show()
@@ -111,7 +122,9 @@ class Page {
     this.dialog.close()
   }
 
+  /** It also closes to step aside, and is then open again or waits for it. */
   closed() {
+    if (this.aside || this.dialog.open) return
     this.book.close()
     this.grid.stop()
     this.dialog.remove()
@@ -129,25 +142,26 @@ class Page {
 
   show() {
     if (!this.dialog.isConnected) return
-    const { pictures, locked, done, undone } = this.book
+    const { pictures: held, locked, done, undone } = this.book
     for (const name of this.selected) if (!this.book.byName.has(name)) this.selected.delete(name)
-    this.shown = this.filters.chosen(pictures)
+    this.shown = this.filters.chosen(held)
     this.grid.show(this.shown)
     const hidden = [...this.selected].filter((name) => !this.grid.index.has(name)).length
-    this.bulk.show(pictures.filter(({ name }) => this.selected.has(name)), hidden, locked)
-    const bare = pictures.filter(({ caption }) => !caption).length
-    const left = this.book.inspecting ? pictures.filter(({ look }) => !look).length : 0
-    const more = this.book.total > pictures.length ? `, the first of ${this.book.total}` : ""
-    const all = count(pictures.length, "picture") + more
+    this.bulk.show(held.filter(({ name }) => this.selected.has(name)), hidden, locked)
+    const bare = held.filter(({ caption }) => !caption).length
+    const left = this.book.inspecting ? held.filter(({ look }) => !look).length : 0
+    const more = this.book.total > held.length ? word(", the first of {total}", { total: this.book.total }) : ""
+    const all = pictures(held.length) + more
     this.counted.textContent = [
-      this.shown.length < pictures.length ? `${this.shown.length} of ${all}` : all,
-      bare ? `${bare} without a caption` : pictures.length ? "all with captions" : "",
-      left ? `checking, ${left} left` : "",
+      this.shown.length < held.length ? word("{n} of {all}", { n: this.shown.length, all }) : all,
+      bare ? word("{n} without a caption", { n: bare }) : held.length ? word("all with captions") : "",
+      left ? word("checking, {n} left", { n: left }) : "",
     ].filter(Boolean).join(" \u00b7 ")
     this.undo.disabled = !done.length
     this.redo.disabled = !undone.length
-    rename(this.undo, "Undo", done.length ? `Undo: ${done.at(-1).words} (Ctrl+Z)` : "Nothing to undo")
-    rename(this.redo, "Redo", undone.length ? `Redo: ${undone.at(-1).words} (Ctrl+Shift+Z)` : "Nothing to redo")
+    const [last, next] = [done.at(-1)?.words, undone.at(-1)?.words]
+    rename(this.undo, word("Undo"), last ? word("Undo: {step} (Ctrl+Z)", { step: last }) : word("Nothing to undo"))
+    rename(this.redo, word("Redo"), next ? word("Redo: {step} (Ctrl+Shift+Z)", { step: next }) : word("Nothing to redo"))
     this.adds.disabled = Boolean(locked)
     this.keepFocus()
   }
@@ -177,7 +191,7 @@ class Page {
   /** Told twice of what was typed when the focus moves on; what waits for an answer, or lost to another's, stays so. */
   edited(name, text) {
     const { mine, pending } = this.book.byName.get(name) ?? {}
-    if (text !== mine && text !== pending) this.book.change([{ name, text }], `the caption of ${name}`)
+    if (text !== mine && text !== pending) this.book.change([{ name, text }], word("the caption of {name}", { name }))
   }
 
   change(edits, words) {
@@ -185,7 +199,7 @@ class Page {
   }
 
   keepMine({ name, mine }) {
-    this.book.change([{ name, text: mine }], `the caption of ${name}`)
+    this.book.change([{ name, text: mine }], word("the caption of {name}", { name }))
   }
 
   dropMine(picture) {
@@ -198,7 +212,32 @@ class Page {
 
   async describe() {
     const edits = await describe(this.book.pictures.filter(({ name }) => this.selected.has(name)), this.asked)
-    if (edits.length) this.book.change(edits, count(edits.length, "caption by a workflow", "captions by a workflow"))
+    if (edits.length) this.book.change(edits, word("{captions} by a workflow", { captions: captions(edits.length) }))
+  }
+
+  /** Steps aside for ComfyUI's mask editor, and comes back. */
+  async beside(editor) {
+    this.aside = true
+    this.dialog.close()
+    try {
+      return await editor()
+    } finally {
+      this.aside = false
+      this.dialog.showModal()
+    }
+  }
+
+  paintMask(name) {
+    return paintMask(this, name)
+  }
+
+  toGraph(name) {
+    return toGraph(this, name)
+  }
+
+  drawMasks() {
+    this.masks = this.overlay.checked = true
+    this.grid.layout()
   }
 
   next(name, by) {
@@ -234,47 +273,6 @@ class Page {
     this.grid.focus(this.grid.current)
   }
 
-  // -- the keyboard ---------------------------------------------------------------------------------------------------
-
-  key(event) {
-    event.stopPropagation()
-    const field = event.target.closest("input:not([type=checkbox], [type=range], [type=button]), textarea, select")
-    const control = event.ctrlKey || event.metaKey
-    if (control && /^[zy]$/i.test(event.key) && !this.typing(field)) {
-      event.preventDefault()
-      if (event.key.toLowerCase() === "y" || event.shiftKey) this.book.redo()
-      else this.book.undo()
-    } else if (event.key === "Escape") {
-      event.preventDefault()
-      if (this.selected.size && !field) this.selectNone()
-      else this.close()
-    } else if (!field) this.command(event, control)
-  }
-
-  /** Whether a field has something of its own to take back. */
-  typing(field) {
-    return field && field.value !== (field.defaultValue || "") && !this.isSaved(field)
-  }
-
-  isSaved(field) {
-    const card = [...this.grid.cards.values()].find((each) => each.text === field)
-    return card ? card.saved() === field.value : false
-  }
-
-  command(event, control) {
-    const name = this.grid.current
-    const by = { ArrowRight: 1, ArrowLeft: -1, ArrowDown: this.grid.columns, ArrowUp: -this.grid.columns }[event.key]
-    const onShot = event.target.closest(".loom-set-pick")
-    if (control && event.key.toLowerCase() === "a") this.selectAll()
-    else if (by && onShot) this.grid.focus(this.grid.beside(name, by))
-    else if (event.key === "Home" && onShot) this.grid.focus(this.shown[0]?.name)
-    else if (event.key === "End" && onShot) this.grid.focus(this.shown.at(-1)?.name)
-    else if (event.key === "Enter" && onShot) this.grid.focus(name, true)
-    else if (event.key === "Delete" && this.selected.size && !this.book.locked) this.takeOut()
-    else return
-    event.preventDefault()
-  }
-
   // -- further pictures -----------------------------------------------------------------------------------------------
 
   over(event) {
@@ -303,7 +301,7 @@ class Page {
       await this.book.load()
       this.say(words)
     } catch (error) {
-      this.say(`Not added: ${error.message}`, true)
+      this.say(word("Not added: {why}", { why: error.message }), true)
     }
   }
 }

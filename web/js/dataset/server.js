@@ -1,6 +1,7 @@
 // What the page of pictures and captions asks the server.
 
 import { api } from "../../../../scripts/api.js"
+import { word } from "../page/words.js"
 
 const MOST = 200 // captions or names in a request, so that each is answered soon
 
@@ -21,6 +22,16 @@ export const takeOut = (asked, names) => inParts(names, (part) => write("take_ou
 export const putBack = (asked, taken) =>
   inParts(Object.entries(taken), (part) => write("put_back", { ...asked, taken: Object.fromEntries(part) }))
 
+/** Makes the mask of a picture from a file of the mask editor's; with the `mark`, `maskBack` undoes it, or itself. */
+export const mask = (asked, name, painted) => write("mask", { ...asked, name, painted })
+export const maskBack = (asked, name, mark) => write("mask_back", { ...asked, name, mark })
+
+/** What the mask editor is shown. It wants a file name, and adds which channel it asks for. */
+export function canvasUrl({ folder, masks }, { name, version, mask }) {
+  const fields = { folder, masks, name, version: `${version} ${mask}`, filename: "picture" }
+  return api.apiURL(`/lora_loom/dataset/canvas?${new URLSearchParams(fields)}`)
+}
+
 export function thumbnailUrl({ folder, masks }, { name, version }, side, mask = "") {
   return api.apiURL(`/lora_loom/dataset/thumbnail?${new URLSearchParams({ folder, masks, name, version, side, mask })}`)
 }
@@ -32,7 +43,7 @@ export async function upload(file, subfolder) {
   body.append("subfolder", subfolder)
   body.append("type", "input")
   const answer = await api.fetchApi("/upload/image", { method: "POST", body })
-  if (!answer.ok) throw new Refusal(`the server did not take it (${answer.status})`)
+  if (!answer.ok) throw new Refusal(word("the server did not take it ({status})", { status: answer.status }))
   return (await answer.json()).name
 }
 
@@ -47,7 +58,7 @@ function write(what, fields) {
 
 async function ask(address, options) {
   const answer = await api.fetchApi(address, options)
-  if (!answer.ok) throw new Refusal(`the server did not answer (${answer.status}); try again`)
+  if (!answer.ok) throw new Refusal(word("the server did not answer ({status}); try again", { status: answer.status }))
   const found = await answer.json()
   if (found.problem) throw new Refusal(found.problem)
   return found

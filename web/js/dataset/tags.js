@@ -1,10 +1,12 @@
 // What is done to the captions of a selection: texts in, texts out.
 
+import { phrase } from "../page/words.js"
+
 export const ACTIONS = {
-  end: { label: "Add at the end", change: (text, tag) => (has(text, tag) ? text : joined([...tags(text), tag])) },
-  front: { label: "Add in front", change: (text, tag) => (has(text, tag) ? text : joined([tag, ...tags(text)])) },
-  remove: { label: "Remove", change: remove },
-  replace: { label: "Replace", change: (text, old, fresh) => tidy(text.replace(anywhere(old), () => fresh)) },
+  end: { label: phrase("Add at the end"), change: (text, tag) => (has(text, tag) ? text : joined([...tags(text), tag])) },
+  front: { label: phrase("Add in front"), change: (text, tag) => (has(text, tag) ? text : joined([tag, ...tags(text)])) },
+  remove: { label: phrase("Remove"), change: remove },
+  replace: { label: phrase("Replace"), change: (text, old, fresh) => tidy(text.replace(anywhere(old), () => fresh)) },
 }
 
 function tags(text) {

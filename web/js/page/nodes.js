@@ -2,6 +2,8 @@
 
 import { app } from "../../../../scripts/app.js"
 
+const GAP = 60 // px between nodes
+
 /**
  * `hidden` of the widget is what the canvas looks at, that of its options what Nodes 2.0 does. A subgraph that has the
  * widget for its own copies the options that can be listed, and is to show what is hidden here.
@@ -85,4 +87,15 @@ export function eachNode(graph, visit) {
     visit(node)
     eachNode(node.subgraph, visit)
   }
+}
+
+/** A place beside another node, and lower down where something is in the way. */
+export function freePlace(node, beside) {
+  const [x, top] = [beside.pos[0] + beside.size[0] + GAP, beside.pos[1]]
+  const inTheWay = (y) => node.graph.nodes.find((other) => other !== node
+    && other.pos[0] < x + node.size[0] && other.pos[0] + other.size[0] > x
+    && other.pos[1] - GAP < y + node.size[1] && other.pos[1] + other.size[1] + GAP > y)
+  let y = top
+  for (let hit = inTheWay(y); hit; hit = inTheWay(y)) y = hit.pos[1] + hit.size[1] + GAP
+  return [x, y]
 }

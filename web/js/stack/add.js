@@ -2,13 +2,12 @@
 
 import { app } from "../../../../scripts/app.js"
 import { bare } from "../library/library.js"
-import { eachNode } from "../page/nodes.js"
+import { eachNode, freePlace } from "../page/nodes.js"
 import { asOneStep } from "../page/undo.js"
 import { isRow, newRow, parse, print } from "../page/rows.js"
 
 const STACK = "LoraLoom_LoadLoraStack"
 const OURS = "LoraLoom_" // what is ours and takes a MODEL wants it as it was loaded, but for the stack itself
-const GAP = 60 // px between nodes
 
 /**
  * Puts the file on the Load LoRA Stack that is selected, else on the one of the workflow on screen, else on a new one
@@ -97,15 +96,4 @@ function isOurs(node) {
 
 function slot(slots, type) {
   return slots?.find((each) => each.type === type)
-}
-
-/** Beside another node, and lower down where something is in the way. */
-function freePlace(node, beside) {
-  const [x, top] = [beside.pos[0] + beside.size[0] + GAP, beside.pos[1]]
-  const inTheWay = (y) => node.graph.nodes.find((other) => other !== node
-    && other.pos[0] < x + node.size[0] && other.pos[0] + other.size[0] > x
-    && other.pos[1] - GAP < y + node.size[1] && other.pos[1] + other.size[1] + GAP > y)
-  let y = top
-  for (let hit = inTheWay(y); hit; hit = inTheWay(y)) y = hit.pos[1] + hit.size[1] + GAP
-  return [x, y]
 }

@@ -18,7 +18,7 @@ from PIL import Image
 FOLDER = "e2e_routes"
 HOSTILE = "&lt;img src=x&gt;.png" if os.name == "nt" else "<img src=x>.png"
 PICTURES = ("a.png", "b.png", "c.png" if os.name == "nt" else "con.png", HOSTILE)
-POSTS = ("look", "copies", "captions", "take_out", "put_back")
+POSTS = ("look", "copies", "captions", "take_out", "put_back", "mask", "mask_back")
 
 
 @pytest.fixture
@@ -83,6 +83,61 @@ def test_taken_out_and_put_back(server: ComfyServer, folder: Path) -> None:
     wrong = tell(server, "put_back", taken={"b.png": "../../x"})
     assert wrong["back"] == [] and "move it back by hand" in wrong["refused"][0][1]
     assert tell(server, "put_back", taken=answer["taken"])["back"] == ["b.png"] and (folder / "b.png").is_file()
+
+
+def upload(server: ComfyServer, picture: Path, number: int, width: int = 48) -> str:
+    """What the mask editor puts into the input folder: its four layers, the left half painted."""
+    image = Image.open(picture).convert("RGBA").resize((width, 64 * width // 96))
+    image.putalpha(Image.new("L", image.size, 255))
+    image.paste((0, 0, 0, 0), (0, 0, width // 2, image.height), Image.new("L", (width // 2, image.height), 255))
+    for layer in ("mask", "paint", "painted", "painted-masked"):
+        image.save(server.base / "input" / f"clipspace-{layer}-{number}.png")
+    return f"clipspace-painted-masked-{number}.png"
+
+
+def test_a_mask_is_made_of_what_the_editor_saved(server: ComfyServer, folder: Path) -> None:
+    picture, mask = folder / "a.png", folder / "a-mask.png"
+    answer = tell(server, "mask", name="a.png", painted=upload(server, picture, 1))
+    assert answer["share"] == pytest.approx(0.5, abs=0.02) and Image.open(mask).size == (96, 64)
+    assert not list((server.base / "input").glob("clipspace-*")), "nobody else knows of them"
+    drawn = Image.open(io.BytesIO(server.fetch("/lora_loom/dataset/canvas", folder=FOLDER, name="a.png", channel="a")))
+    assert drawn.mode == "RGBA" and drawn.getpixel((5, 30))[3] == 0 and drawn.getpixel((90, 30))[3] == 255
+    shown = server.fetch("/lora_loom/dataset/canvas", folder=FOLDER, name="a.png", channel="rgb")
+    assert Image.open(io.BytesIO(shown)).size == (96, 64)
+    undone = tell(server, "mask_back", name="a.png", mark=answer["mark"])
+    assert undone["mark"] and not mask.exists()
+    assert tell(server, "mask_back", name="a.png", mark=undone["mark"])["mark"] and mask.is_file()
+    again = tell(server, "mask", name="a.png", painted=upload(server, picture, 2))
+    assert again["mark"] == "", "it is as it was"
+    mask.unlink()
+
+
+def test_only_what_the_editor_saved_becomes_a_mask(server: ComfyServer, folder: Path, tmp_path: Path) -> None:
+    painted = upload(server, folder / "a.png", 3)
+    gone = "is not in ComfyUI's input folder"
+    for name in ("../" + painted, str(server.base / "input" / painted), f"{FOLDER}/b.png", "a.png", "", painted + "\0"):
+        assert gone in tell(server, "mask", name="a.png", painted=name)["problem"]
+    linked = server.base / "input" / "clipspace-painted-masked-4.png"
+    try:
+        linked.symlink_to(server.base / "input" / painted)
+        assert gone in tell(server, "mask", name="a.png", painted=linked.name)["problem"]
+        linked.unlink()
+    except OSError:
+        pass  # this system makes no links
+    for name in ("../a.png", "gone.png", str(folder / "a.png")):
+        assert "not in the folder" in tell(server, "mask", name=name, painted=painted)["problem"]
+        with pytest.raises(urllib.error.HTTPError, match="404"):
+            server.fetch("/lora_loom/dataset/canvas", folder=FOLDER, name=name, channel="rgb")
+    assert "cannot be put back" in tell(server, "mask_back", name="a.png", mark="x")["problem"]
+    Image.new("RGB", (96, 64)).save(tmp_path / "a.png")
+    outside = server.post("/lora_loom/dataset/mask", {"folder": str(tmp_path), "name": "a.png", "painted": painted})
+    assert "problem" in outside and os.listdir(tmp_path) == ["a.png"] and str(server.base) not in outside["problem"]
+    turned = Image.open(server.base / "input" / painted).transpose(Image.Transpose.ROTATE_90)
+    turned.save(server.base / "input" / painted)
+    assert "do not turn the picture" in tell(server, "mask", name="a.png", painted=painted)["problem"]
+    assert (server.base / "input" / painted).is_file() and not (folder / "a-mask.png").exists()
+    for left in (server.base / "input").glob("clipspace-*"):
+        left.unlink()
 
 
 @pytest.mark.parametrize("where", ["above", "absolute", "linked"])
