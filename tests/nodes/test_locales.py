@@ -12,10 +12,16 @@ from typing import Any
 
 import pytest
 from harness.calls import pack_nodes
+from harness.comfyui import ROOT
 from harness.locales import LANGUAGES, LOCALES, TABLES, WORD, Said, Table, as_text, files, found, said, table, words
+from harness.scripts import untold
 
 KEPT = re.compile(r"%\w+%|<[^<>]+>|\d+(?:\.\d+)?(?:e-\d+)?|CFG|VAE|KSampler|Markdown|JSON|CUDA|GGUF|DoRA|rsLoRA")
 OURS = {"KSampler": ("KSampler", "K采样器", "Kサンプラー")}  # ComfyUI's own name for it in the language
+NO_TEXTS = {  # of a script, which a person does not read or every person reads as they are
+    "library/bar.js": {"Enter"}, "measures/measures.js": {"Interference", "Report"}, "stack/editor.js": {"Undo", "Redo"},
+    "stack/menu.js": {"Del"}, "stack/stack.js": {"None"},
+}  # fmt: skip
 
 
 @cache
@@ -56,6 +62,14 @@ def language(request: pytest.FixtureRequest) -> str:
 
 def test_everything_is_said_in_the_language(language: str) -> None:
     assert lacking(table(language)) == []
+
+
+def test_every_text_of_the_page_is_looked_up() -> None:
+    """In web/js: `word("...")` where it is shown, or `phrase("...")` in a table of what is looked up later."""
+    scripts = ROOT / "web" / "js"
+    names = {path.relative_to(scripts).as_posix(): path for path in scripts.rglob("*.js")}
+    found = {name: set(untold(path.read_text(encoding="utf-8"))) - NO_TEXTS.get(name, set()) for name, path in names.items()}
+    assert {name: texts for name, texts in found.items() if texts and not name.startswith("dataset/")} == {}
 
 
 def test_nothing_is_said_that_is_no_longer_meant(request: pytest.FixtureRequest, language: str) -> None:
@@ -139,3 +153,16 @@ def test_what_is_lost_is_found(english: str, translated: str, options: tuple[str
 def test_words_of_a_script_are_found() -> None:
     script = 'word("a \\u00d7 b", { b }) + phrase("off") + password("x") + word(name)'
     assert WORD.findall(script) == ['"a \\u00d7 b"', '"off"']
+
+
+@pytest.mark.parametrize(
+    ("script", "found"),
+    [
+        ('made.title = "Take it off"', ["Take it off"]),
+        ("words(`${count} left ${on ? `as ${word('x')} was` : 'Off'}`)", ["0 left 0", "as 0 was", "Off"]),
+        ('button("loom-a loom-b", word("Take it off")); key === "Enter"; ["Home", "End"].includes(key) // Not this.', []),
+        ("text.match(/[\"`] is it/); import('../page/dom.js'); query = `name=${name}&kind=a b`", []),
+    ],
+)
+def test_texts_of_a_script_are_told_from_code(script: str, found: list[str]) -> None:
+    assert untold(script) == found

@@ -54,7 +54,7 @@ export class Body {
     this.element = element("div", { className: "loom loom-body" })
     this.widget = node.addDOMWidget(NAME, "loraloom_run", this.element, options(this.shape))
     this.widget.serialize = false
-    this.widget.label = "run"
+    this.widget.label = word("run")
     hidePictures(node)
     bodies.set(node, this)
     listen(node, (entry) => this.take(entry))
@@ -119,7 +119,7 @@ export class Body {
     if (!idle) return this.view.head(run.state, standing(run, this.curve?.log.loss))
     if (entry?.prompt && !entry.problem) return this.view.head("running", { headline: entry.text.split("\n")[0] })
     const last = run ? standing(run) : null
-    const next = last ? `Last run: ${[last.headline, last.beside].filter(Boolean).join(", ")}` : ""
+    const next = last ? word("Last run: {told}", { told: [last.headline, last.beside].filter(Boolean).join(", ") }) : ""
     this.view.head("idle", { headline: word("Ready to train"), next })
   }
 
@@ -167,10 +167,10 @@ export class Body {
   drawn() {
     const { log } = this.curve ?? {}
     if (!log?.steps.length) return this.drawing
-    const curves = this.curve.drawn("loss")
-    const rate = { name: "learning rate", steps: log.steps, values: log.learning_rate, dashed: true, right: true }
+    const curves = this.curve.drawn(word("loss"))
+    const rate = { name: word("learning rate"), steps: log.steps, values: log.learning_rate, dashed: true, right: true }
     if (this.rated) curves.push(rate)
-    const marks = log.validation.map(([step, value]) => ({ step, value, label: "validation" }))
+    const marks = log.validation.map(([step, value]) => ({ step, value, label: word("validation") }))
     this.drawing = { total: this.run.total, curves, marks }
     return this.drawing
   }

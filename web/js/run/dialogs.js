@@ -2,13 +2,14 @@
 
 import { copy } from "../page/clipboard.js"
 import { element } from "../page/dom.js"
+import { word } from "../page/words.js"
 
 const ROW = /^\|(.*)\|$/ // of a table, as reports write them
 const RULE = /^[\s|:-]+$/ // below the first row
 
 /** Opens one; Escape, the button and a click outside close it. */
 export function openDialog(title, kind, ...content) {
-  const close = element("button", { type: "button", className: "loom-dialog-close", "aria-label": "Close" }, "\u00d7")
+  const close = element("button", { type: "button", className: "loom-dialog-close", "aria-label": word("Close") }, "\u00d7")
   const dialog = element("dialog", { className: `loom loom-dialog ${kind}`, "aria-label": title },
     element("div", { className: "loom-dialog-head" }, element("b", {}, title), close), ...content)
   close.addEventListener("click", () => dialog.close())
@@ -24,11 +25,11 @@ export function openDialog(title, kind, ...content) {
 
 /** Shows a text with its tables as tables. */
 export function openText(title, text) {
-  const button = element("button", { type: "button" }, "Copy")
+  const button = element("button", { type: "button" }, word("Copy"))
   const foot = element("div", { className: "loom-body-foot" }, button)
   const shown = element("div", { className: "loom-dialog-text", tabIndex: 0, role: "document" }, ...parts(text))
   button.addEventListener("click", async () => {
-    button.textContent = (await copy(text, foot)) ? "Copied" : "Select it to copy"
+    button.textContent = (await copy(text, foot)) ? word("Copied") : word("Select it to copy")
   })
   return openDialog(title, "loom-body-text", shown, foot)
 }

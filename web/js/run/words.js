@@ -18,12 +18,12 @@ export function standing(run, trend = []) {
 function running({ step, total, phase, seconds_left: left, loss }, trend) {
   if (!step) return { headline: sentence(phase || "preparing"), beside: "", next: "" }
   const busy = phase && phase !== "training" && !phase.startsWith("step ") ? sentence(phase) : ""
-  const known = Number.isFinite(loss) ? `loss ${loss.toPrecision(3)}${direction(trend)}` : ""
+  const known = Number.isFinite(loss) ? `${word("loss {loss}", { loss: loss.toPrecision(3) })}${direction(trend)}` : ""
   return { headline: word("{step} of {total}", { step, total }), beside: Number.isFinite(left) ? word("{time} left", { time: clock(left) }) : "", next: busy || known }
 }
 
 function finished({ total, seconds, best, kept, summary }) {
-  const chosen = kept && kept !== total && !best ? `step ${kept} was kept` : ""
+  const chosen = kept && kept !== total && !best ? word("step {step} was kept", { step: kept }) : ""
   return {
     headline: seconds ? word("Done in {time}", { time: clock(seconds) }) : word("Done"),
     beside: best ? word("best by validation: {best}", { best }) : word("{total} steps", { total }),
