@@ -19,8 +19,8 @@ from harness.scripts import untold
 KEPT = re.compile(r"%\w+%|<[^<>]+>|\d+(?:\.\d+)?(?:e-\d+)?|CFG|VAE|KSampler|Markdown|JSON|CUDA|GGUF|DoRA|rsLoRA")
 OURS = {"KSampler": ("KSampler", "K采样器", "Kサンプラー")}  # ComfyUI's own name for it in the language
 NO_TEXTS = {  # of a script, which a person does not read or every person reads as they are
-    "library/bar.js": {"Enter"}, "measures/measures.js": {"Interference", "Report"}, "stack/editor.js": {"Undo", "Redo"},
-    "stack/menu.js": {"Del"}, "stack/stack.js": {"None"},
+    "library/bar.js": {"Enter"}, "measures/measures.js": {"Interference", "Report"}, "stack/menu.js": {"Del"},
+    "stack/editor.js": {"Undo", "Redo"}, "stack/stack.js": {"None"},
 }  # fmt: skip
 
 
@@ -68,7 +68,9 @@ def test_every_text_of_the_page_is_looked_up() -> None:
     """In web/js: `word("...")` where it is shown, or `phrase("...")` in a table of what is looked up later."""
     scripts = ROOT / "web" / "js"
     names = {path.relative_to(scripts).as_posix(): path for path in scripts.rglob("*.js")}
-    found = {name: set(untold(path.read_text(encoding="utf-8"))) - NO_TEXTS.get(name, set()) for name, path in names.items()}
+    found = {
+        name: set(untold(path.read_text(encoding="utf-8"))) - NO_TEXTS.get(name, set()) for name, path in names.items()
+    }
     assert {name: texts for name, texts in found.items() if texts and not name.startswith("dataset/")} == {}
 
 
@@ -160,7 +162,10 @@ def test_words_of_a_script_are_found() -> None:
     [
         ('made.title = "Take it off"', ["Take it off"]),
         ("words(`${count} left ${on ? `as ${word('x')} was` : 'Off'}`)", ["0 left 0", "as 0 was", "Off"]),
-        ('button("loom-a loom-b", word("Take it off")); key === "Enter"; ["Home", "End"].includes(key) // Not this.', []),
+        (
+            'button("loom-a loom-b", word("Take it off")); key === "Enter"; ["Home", "End"].includes(key) // Not this.',
+            [],
+        ),
         ("text.match(/[\"`] is it/); import('../page/dom.js'); query = `name=${name}&kind=a b`", []),
     ],
 )
