@@ -5,7 +5,7 @@ import { element, split } from "../page/dom.js"
 import { icon } from "./icons.js"
 import { isFavourite } from "./kept.js"
 import { pictureUrl } from "./library.js"
-import { word } from "../page/words.js"
+import { spoken, word } from "../page/words.js"
 
 const UNITS = ["B", "KB", "MB", "GB"]
 
@@ -84,7 +84,7 @@ function from(source) {
 }
 
 function fault({ fault: words }) {
-  return words ? [element("div", { className: "loom-fault loom-boxed" }, icon("broken"), element("span", {}, words))] : []
+  return words ? [element("div", { className: "loom-fault loom-boxed" }, icon("broken"), element("span", {}, spoken(words)))] : []
 }
 
 function notes({ notes: text, source }) {

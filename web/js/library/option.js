@@ -4,7 +4,7 @@ import { element, split } from "../page/dom.js"
 import { icon } from "./icons.js"
 import { isFavourite } from "./kept.js"
 import { pictureUrl } from "./library.js"
-import { word } from "../page/words.js"
+import { spoken, word } from "../page/words.js"
 
 const TOUCHED = "(hover: none), (max-width: 600px)" // where nothing is shown by pointing at it, as in css/library.css
 
@@ -40,7 +40,7 @@ export function showPicture(option) {
 
 /** What is wrong with a file, else its words, else what it is called. */
 function told(lora) {
-  return lora.fault || lora.words?.join(", ") || lora.title || ""
+  return spoken(lora.fault) || lora.words?.join(", ") || lora.title || ""
 }
 
 /** A long name is cut before its end, where versions and epochs stand. */

@@ -3,10 +3,11 @@
 import { element } from "../page/dom.js"
 import { after, hide, lookAnew, takePlace, toCanvas, whileThere } from "../page/nodes.js"
 import { captured, heightened } from "../page/undo.js"
-import { word } from "../page/words.js"
+import { spoken, word } from "../page/words.js"
 import { Curve } from "./curve.js"
 import { addressOf, gallery, openLarge } from "./large.js"
 import { Live } from "./live.js"
+import { inLanguage } from "./spoken.js"
 import { drawTable } from "./tables.js"
 
 const NAME = "$$lora_loom_measure" // $$, or it is offered as an input of subgraphs
@@ -97,7 +98,8 @@ class Measures {
     this.live.look()
   }
 
-  draw(measure) {
+  draw(told) {
+    const measure = inLanguage(told)
     const reading = this.curve?.svg === document.activeElement
     this.curve?.stop()
     this.curve = undefined
@@ -137,7 +139,7 @@ class Measures {
   }
 
   words() {
-    return element("div", { className: "loom-measure-words", tabIndex: 0, role: "note", "aria-label": word("Report") }, this.entry.text)
+    return element("div", { className: "loom-measure-words", tabIndex: 0, role: "note", "aria-label": word("Report") }, spoken(this.entry.text))
   }
 
   enlarge() {

@@ -1,7 +1,7 @@
 // Figures as tables: heat maps whose cells can be reached and read, bars with their numbers, plain columns.
 
 import { element } from "../page/dom.js"
-import { word } from "../page/words.js"
+import { spoken, word } from "../page/words.js"
 
 const QUIET = [43, 43, 49]
 const AGAINST = [86, 180, 233] // blue and orange, which every eye tells apart
@@ -83,7 +83,7 @@ function below(table, body) {
   const colours = stops.map((stop) => `rgb(${(stop ? colourOf(stop, twoSided) : twoSided ? QUIET : SHARED[0]).join()})`)
   const bar = element("span", { className: "loom-ramp" })
   bar.style.background = `linear-gradient(90deg, ${colours.join()})`
-  return [told, element("div", { className: "loom-scale" }, table.ends[0], bar, table.ends[1])]
+  return [told, element("div", { className: "loom-scale" }, spoken(table.ends[0]), bar, spoken(table.ends[1]))]
 }
 
 function rows(table) {

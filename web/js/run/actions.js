@@ -6,7 +6,7 @@ import { useStep } from "../runs/actions.js"
 import { doing } from "../runs/ask.js"
 import { pause } from "../runs/store.js"
 import { openText } from "./dialogs.js"
-import { word } from "../page/words.js"
+import { spoken, word } from "../page/words.js"
 
 /** Does what a button is called, for a body. */
 export function act(name, button, body) {
@@ -25,7 +25,7 @@ const ACTIONS = {
   },
   use: ({ run }) => useStep(run, run.kept ?? run.saved[run.saved.length - 1]),
   compare: ({ run }) => openRun(run.id),
-  report: ({ run, details }) => openText(word("Report of {name}", run), details.found.report),
+  report: ({ run, details }) => openText(word("Report of {name}", run), spoken(details.found.report)),
   async folder({ run, view, element }) {
     const name = `output/lora_loom/${run.id}`
     view.say((await copy(name, element)) ? word("Copied: {text}", { text: name }) : name)

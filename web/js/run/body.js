@@ -16,7 +16,7 @@ import { planOf } from "./plan.js"
 import { View } from "./view.js"
 import { hearRuns, shownBy } from "./which.js"
 import { fromAfar, standing } from "./words.js"
-import { word } from "../page/words.js"
+import { spoken, word } from "../page/words.js"
 
 const NAME = "$$lora_loom_run" // $$, or it is offered as an input of subgraphs
 const MARGIN = 8 // px beside it
@@ -115,9 +115,9 @@ export class Body {
     const { run, entry } = this
     const failed = !problem && !idle && run.state === "stopped" && this.details?.found?.problem
     if (problem) return this.view.head("failed", { headline: word("This did not work") })
-    if (failed) return this.view.head("failed", { headline: standing(run).headline, next: failed })
+    if (failed) return this.view.head("failed", { headline: standing(run).headline, next: spoken(failed) })
     if (!idle) return this.view.head(run.state, standing(run, this.curve?.log.loss))
-    if (entry?.prompt && !entry.problem) return this.view.head("running", { headline: entry.text.split("\n")[0] })
+    if (entry?.prompt && !entry.problem) return this.view.head("running", { headline: spoken(entry.text.split("\n")[0]) })
     const last = run ? standing(run) : null
     const next = last ? word("Last run: {told}", { told: [last.headline, last.beside].filter(Boolean).join(", ") }) : ""
     this.view.head("idle", { headline: word("Ready to train"), next })

@@ -1,7 +1,7 @@
 // What a run is now, in words: a headline, what is beside it, and what comes next.
 
 import { clock } from "../runs/words.js"
-import { word } from "../page/words.js"
+import { spoken, word } from "../page/words.js"
 
 const LEVEL = 0.02 // of a loss: less is no change
 
@@ -27,7 +27,7 @@ function finished({ total, seconds, best, kept, summary }) {
   return {
     headline: seconds ? word("Done in {time}", { time: clock(seconds) }) : word("Done"),
     beside: best ? word("best by validation: {best}", { best }) : word("{total} steps", { total }),
-    next: [summary?.split("\n")[1], chosen].filter(Boolean).join(", "),
+    next: [spoken(summary?.split("\n")[1]), chosen].filter(Boolean).join(", "),
   }
 }
 
@@ -49,5 +49,6 @@ function direction(losses) {
 }
 
 function sentence(text) {
-  return text.slice(0, 1).toUpperCase() + text.slice(1)
+  const said = spoken(text)
+  return said.slice(0, 1).toUpperCase() + said.slice(1)
 }

@@ -3,7 +3,7 @@
 import { Chart } from "../page/chart.js"
 import { element } from "../page/dom.js"
 import { Curve } from "./curve.js"
-import { phrase, word } from "../page/words.js"
+import { phrase, spoken, word } from "../page/words.js"
 import { differences, plain } from "./words.js"
 
 const TABS = [phrase("Curve"), phrase("Settings"), phrase("Report")]
@@ -88,7 +88,7 @@ export class Facts {
 
   /** Shows what the run tells of itself. */
   tell({ report, settings = [], problem, ...run }) {
-    this.report.textContent = [problem, report].filter(Boolean).join("\n\n") || word("The report comes when it is done.")
+    this.report.textContent = spoken([problem, report].filter(Boolean).join("\n\n")) || word("The report comes when it is done.")
     const told = differences(run).join(", ")
     const other = element("p", { className: "loom-runs-facts-differs" }, told && word("Other than the run before: {told}", { told }))
     const lines = settings.flatMap(([name, value]) => [element("dt", {}, name), element("dd", {}, plain(value))])

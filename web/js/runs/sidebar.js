@@ -9,7 +9,7 @@ import { choice, choose, onChoice, toggle } from "./choice.js"
 import * as store from "./store.js"
 import { onQueue, waiting } from "./waiting.js"
 import { ago, differences, standing } from "./words.js"
-import { word } from "../page/words.js"
+import { spoken, word } from "../page/words.js"
 
 const HEIGHT = 76 // px of a run, as in css/runs.css
 const THUMB = 64 // px
@@ -141,7 +141,7 @@ function place(run) {
 
 /** A run that has been, in the list. */
 function option(run) {
-  const told = run.fault ? [run.fault] : differences(run)
+  const told = run.fault ? [spoken(run.fault)] : differences(run)
   const loss = Number.isFinite(run.loss) ? short(run.loss) : ""
   return element("div", { className: "loom-run", ...marks(run.id) },
     thumb(run),

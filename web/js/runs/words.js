@@ -1,6 +1,6 @@
 // A run in words.
 
-import { phrase, word } from "../page/words.js"
+import { phrase, spoken, word } from "../page/words.js"
 
 const PAST = [ // how long ago in seconds, in words for one and for more
   [31536000, phrase("1 year ago"), phrase("{count} years ago")], [2592000, phrase("1 month ago"), phrase("{count} months ago")],
@@ -37,7 +37,7 @@ export function percent({ step, total }) {
 
 /** What became of a run, or where it is. */
 export function standing(run) {
-  if (run.state === "running") return run.step ? word("Step {step} of {total}", run) : run.phase ?? word("preparing")
+  if (run.state === "running") return run.step ? word("Step {step} of {total}", run) : spoken(run.phase) ?? word("preparing")
   if (run.state === "finished") return word("Finished, {steps}", { steps: steps(run.total) })
   return word("Stopped at {step} of {total}", run)
 }

@@ -8,7 +8,7 @@ import { dragRow } from "./drag.js"
 import { fits } from "./model.js"
 import { isRow } from "../page/rows.js"
 import { strengthField } from "./strength.js"
-import { word } from "../page/words.js"
+import { spoken, word } from "../page/words.js"
 
 /** What the list shows of an item. `editor` is asked for every change. */
 export class RowView {
@@ -142,7 +142,7 @@ function faults(item, file) {
 function tooltip(item, file) {
   if (!file) return `${item.name}\n${word("not found: it is in no loras folder, or in more than one")}`
   const words = file.words?.length && word("trigger: {words}", { words: file.words.join(", ") })
-  return [file.name, file.family, words, extras(item).join(", "), file.fault].filter(Boolean).join("\n")
+  return [file.name, file.family, words, extras(item).join(", "), spoken(file.fault)].filter(Boolean).join("\n")
 }
 
 export function title(item) {
