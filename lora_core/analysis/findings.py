@@ -92,8 +92,11 @@ def headline(found: Interference) -> str:
     i, j = max(marked, key=lambda pair: abs(total.cos(*pair)))
     cos, who = total.cos(i, j), f"{found.names[i]} and {found.names[j]}"
     if abs(cos) > _SAME:
-        return f"{who} {'make the same change' if cos > 0 else 'undo each other'}: keep only one of them."
-    return f"{_verdict(cos)}: {who} {_way(cos)}."
+        way = f"{who} make the same change" if cos > 0 else f"{who} undo each other"
+        return f"{way}: keep only one of them."
+    if cos > 0:
+        return f"{_verdict(cos)}: {who} pull the same way."
+    return f"{_verdict(cos)}: {who} pull against each other."
 
 
 def pair(found: Interference, i: int, j: int) -> list[str]:
@@ -167,7 +170,7 @@ def _attention(found: Interference, i: int, j: int, many: int) -> list[str]:
 
 def _verdict(cos: float) -> str:
     size = "Strong" if abs(cos) >= _STRONG else "Clear" if abs(cos) >= _CLEAR else "Slight"
-    return f"{size} {'overlap' if cos > 0 else 'conflict'}"
+    return f"{size} overlap" if cos > 0 else f"{size} conflict"
 
 
 def _way(cos: float) -> str:

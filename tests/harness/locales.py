@@ -2,14 +2,17 @@
 files in locales/ that ComfyUI serves.
 
 A table has the names of inputs and outputs by their ids (`LoraLoom_ResizeLora.keep` where one node's is another), the
-texts of nodes and the words of the page by the English itself: English that has changed is English that lacks.
+texts of nodes, the words of the page and sentences of the server by the English itself: English that has changed is
+English that lacks. What a sentence of the server has in {braces} is a name or a figure, and {said} a sentence again.
 """
 
 from __future__ import annotations
 
+import ast
 import json
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,13 +22,7 @@ TABLES = ROOT / "tests" / "locales"
 LOCALES = ROOT / "locales"
 LANGUAGES = ("zh", "ja", "ko")  # beside English, which needs no table
 WORD = re.compile(r"""\b(?:word|phrase)\(\s*("(?:[^"\\\n]|\\.)*")""")  # as web/js/page/words.js looks them up
-COMMENT = re.compile(r"^\s*(?://|/?\*).*$|\s// .*$", re.MULTILINE)
-LITERAL = re.compile(r'''"(?:[^"\\\n]|\\.)*"|`(?:[^`\\]|\\.)*`''')
-CODE = re.compile(r"loom|\w\(|\[")  # of classes, functions of CSS, selectors
-PROSE = re.compile(r"[A-Za-z]{2,}[,;:.]? [a-z]{2,}")
-SHOWN = re.compile(  # what people read or hear, whatever it says
-    r'''(?:button\(|say\(|"aria-label": |placeholder: |title: |label: |label = |textContent = )(["`][^"`\n]*["`])'''
-)
+HOLE = "{}"
 Table = dict[str, dict[str, str]]
 
 
@@ -71,18 +68,20 @@ def words() -> set[str]:
     return {json.loads(each) for path in scripts for each in WORD.findall(path.read_text(encoding="utf-8"))}
 
 
-def unspoken(script: str, names: Collection[str] = ()) -> list[str]:
-    """The English of a script that goes through neither `word` nor `phrase`: sentences but for `names`, and labels of
-    one word."""
-    rest = WORD.sub("", COMMENT.sub("", script))
-    texts = [plain(each) for each in LITERAL.findall(rest)]
-    prose = [each for each in texts if PROSE.search(each) and not CODE.search(each) and each not in names]
-    return prose + [each for each in map(plain, SHOWN.findall(rest)) if re.search("[A-Za-z]", each)]
+@cache
+def sentences() -> set[str]:
+    """The texts in the Python of the pack, line by line, with {} for what is filled in."""
+    scripts = [path for folder in ("lora_core", "nodes") for path in sorted((ROOT / folder).rglob("*.py"))]
+    nodes = (node for path in scripts for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))))
+    return {line.strip() for node in nodes for line in _text_of(node).split("\n")}
 
 
-def plain(literal: str) -> str:
-    """What a literal of JavaScript says by itself."""
-    return re.sub(r"\$\{[^}]*\}|\\u[0-9a-f]{4}", "", literal)[1:-1]
+def _text_of(node: ast.AST) -> str:
+    if isinstance(node, ast.JoinedStr):
+        return "".join(map(_text_of, node.values))
+    if isinstance(node, ast.FormattedValue):
+        return HOLE
+    return node.value if isinstance(node, ast.Constant) and isinstance(node.value, str) else ""
 
 
 def found(known: Table, each: Said) -> str | None:
@@ -99,7 +98,9 @@ def files(language: str, nodes: dict[str, dict[str, Any]]) -> dict[Path, dict[st
             _put(definitions.setdefault(node, {}), each.place, (known and found(known, each)) or each.english)
     made = {LOCALES / language / "nodeDefs.json": definitions}
     if known:
-        made[LOCALES / language / "main.json"] = {"nodeCategories": known["categories"], "loraLoom": known["words"]}
+        made[LOCALES / language / "main.json"] = {
+            "nodeCategories": known["categories"], "loraLoom": known["words"], "loraLoomServer": known["server"],
+        }  # fmt: skip
     return made
 
 

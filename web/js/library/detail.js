@@ -5,7 +5,7 @@ import { element, split } from "../page/dom.js"
 import { icon } from "./icons.js"
 import { isFavourite } from "./kept.js"
 import { pictureUrl } from "./library.js"
-import { word } from "../page/words.js"
+import { spoken, word } from "../page/words.js"
 
 const UNITS = ["B", "KB", "MB", "GB"]
 
@@ -13,7 +13,7 @@ const UNITS = ["B", "KB", "MB", "GB"]
 export class Detail {
   constructor(actions, say) {
     Object.assign(this, { actions, say })
-    this.element = element("div", { className: "loom-detail", role: "region", "aria-label": "About this LoRA" })
+    this.element = element("div", { className: "loom-detail", role: "region", "aria-label": word("About this LoRA") })
   }
 
   show(lora) {
@@ -40,12 +40,12 @@ export class Detail {
   buttons(lora, bare) {
     const on = isFavourite(lora)
     const star = element("button", {
-      type: "button", className: "loom-button loom-star", "aria-pressed": String(on), "aria-label": `${bare} is a favourite`,
-      title: on ? "No favourite any more (F)" : "Make it a favourite (F)",
+      type: "button", className: "loom-button loom-star", "aria-pressed": String(on), "aria-label": word("{name} is a favourite", { name: bare }),
+      title: on ? word("No favourite any more (F)") : word("Make it a favourite (F)"),
     }, icon("star", on))
     star.addEventListener("click", () => this.actions.turn(lora))
-    const pick = button("loom-button loom-main", "Choose", () => this.actions.pick(lora))
-    const add = this.actions.add && button("loom-button", "Add and stay", () => this.actions.add(lora))
+    const pick = button("loom-button loom-main", word("Choose"), () => this.actions.pick(lora))
+    const add = this.actions.add && button("loom-button", word("Add and stay"), () => this.actions.add(lora))
     return element("div", { className: "loom-buttons" }, pick, ...(add ? [add] : []), star)
   }
 
@@ -53,17 +53,18 @@ export class Detail {
   words(lora) {
     const words = lora.words ?? []
     if (!words.length) return []
-    const chips = words.map((word) => {
-      const chip = button("loom-word", word, () => this.copied(word))
-      chip.title = "Copy"
+    const chips = words.map((trigger) => {
+      const chip = button("loom-word", trigger, () => this.copied(trigger))
+      chip.title = word("Copy")
       return chip
     })
-    const every = words.length > 1 ? [button("loom-link", "Copy all", () => this.copied(words.join(", ")))] : []
-    return [heading("Trigger words", lora.source?.words, ...every), element("div", { className: "loom-words" }, ...chips)]
+    const every = words.length > 1 ? [button("loom-link", word("Copy all"), () => this.copied(words.join(", ")))] : []
+    return [heading(word("Trigger words"), lora.source?.words, ...every), element("div", { className: "loom-words" }, ...chips)]
   }
 
   async copied(text) {
-    this.say((await copy(text, this.element)) ? `Copied: ${text}` : "The browser does not allow copying; select the text instead")
+    const copied = await copy(text, this.element)
+    this.say(copied ? word("Copied: {text}", { text }) : word("The browser does not allow copying; select the text instead"))
   }
 }
 
@@ -83,7 +84,7 @@ function from(source) {
 }
 
 function fault({ fault: words }) {
-  return words ? [element("div", { className: "loom-fault loom-boxed" }, icon("broken"), element("span", {}, words))] : []
+  return words ? [element("div", { className: "loom-fault loom-boxed" }, icon("broken"), element("span", {}, spoken(words)))] : []
 }
 
 function notes({ notes: text, source }) {

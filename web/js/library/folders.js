@@ -3,6 +3,7 @@
 import { element } from "../page/dom.js"
 import { ALL, compareNames, FAVOURITES, RECENT } from "./found.js"
 import { icon } from "./icons.js"
+import { word } from "../page/words.js"
 
 const STEP = 14 // px a level
 
@@ -10,7 +11,7 @@ const STEP = 14 // px a level
 export class Folders {
   constructor(chosen) {
     Object.assign(this, { chosen, open: new Set(), place: ALL, tops: [] })
-    this.element = element("div", { className: "loom-places", role: "tree", "aria-label": "Where to look" })
+    this.element = element("div", { className: "loom-places", role: "tree", "aria-label": word("Where to look") })
     this.element.addEventListener("keydown", (event) => this.key(event))
   }
 

@@ -2,8 +2,11 @@
 
 import { split } from "../page/dom.js"
 import { isFavourite, recency, timesUsed } from "./kept.js"
+import { phrase } from "../page/words.js"
 
-export const SORTS = { name: "Name", newest: "Newest", used: "Most used", size: "Largest" }
+export const SORTS = {
+  name: phrase("Name"), newest: phrase("Newest"), used: phrase("Most used"), size: phrase("Largest"),
+}
 export const ALL = "all"
 export const FAVOURITES = "favourites"
 export const RECENT = "recent"

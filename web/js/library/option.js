@@ -4,6 +4,7 @@ import { element, split } from "../page/dom.js"
 import { icon } from "./icons.js"
 import { isFavourite } from "./kept.js"
 import { pictureUrl } from "./library.js"
+import { spoken, word } from "../page/words.js"
 
 const TOUCHED = "(hover: none), (max-width: 600px)" // where nothing is shown by pointing at it, as in css/library.css
 
@@ -39,7 +40,7 @@ export function showPicture(option) {
 
 /** What is wrong with a file, else its words, else what it is called. */
 function told(lora) {
-  return lora.fault || lora.words?.join(", ") || lora.title || ""
+  return spoken(lora.fault) || lora.words?.join(", ") || lora.title || ""
 }
 
 /** A long name is cut before its end, where versions and epochs stand. */
@@ -61,11 +62,11 @@ function shot(lora) {
 
 function signs(lora, isCurrent, times) {
   return [
-    lora.fault && sign("loom-fault", "broken", "cannot be used"),
-    isCurrent && sign("", "done", "chosen now"),
-    times && sign("loom-added", "done", times > 1 ? `added ${times} times` : "added"),
-    isFavourite(lora) && element("span", { className: "loom-sign loom-star", title: "favourite" }, icon("star", true),
-      element("span", { className: "loom-unseen" }, "favourite")),
+    lora.fault && sign("loom-fault", "broken", word("cannot be used")),
+    isCurrent && sign("", "done", word("chosen now")),
+    times && sign("loom-added", "done", times > 1 ? word("added {times} times", { times }) : word("added")),
+    isFavourite(lora) && element("span", { className: "loom-sign loom-star", title: word("favourite") }, icon("star", true),
+      element("span", { className: "loom-unseen" }, word("favourite"))),
   ].filter(Boolean)
 }
 
@@ -76,8 +77,8 @@ function sign(className, name, words) {
 /** For the mouse and for fingers; the keyboard has keys for the same. */
 function buttons(lora, bare, { add, about }) {
   const wanted = []
-  if (matchMedia(TOUCHED).matches) wanted.push(["loom-about", "about", `About ${bare}`, about])
-  if (add) wanted.push(["loom-plus", "plus", `Add ${bare} and stay`, add])
+  if (matchMedia(TOUCHED).matches) wanted.push(["loom-about", "about", word("About {name}", { name: bare }), about])
+  if (add) wanted.push(["loom-plus", "plus", word("Add {name} and stay", { name: bare }), add])
   return wanted.map(([className, name, label, action]) => {
     const button = element("button", { type: "button", className, title: label, "aria-label": label, tabIndex: -1 }, icon(name))
     button.addEventListener("click", (event) => {

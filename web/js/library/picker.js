@@ -37,16 +37,16 @@ class Picker {
       place: (place) => this.setPlace(place), where: () => this.turnPane("loom-choosing"), close: () => this.close(null),
     })
     this.list = new VirtualList({
-      label: "LoRAs", id: "loom-options", seen: showPicture,
+      label: word("LoRAs"), id: "loom-options", seen: showPicture,
       draw: (lora, index, grid) => this.option(lora, index, grid),
     })
     this.folders = new Folders((place) => this.setPlace(place))
     this.detail = new Detail(this.actions, (words) => this.bar.say(words))
-    this.back = element("button", { type: "button", className: "loom-button loom-back" }, "Back to the list")
+    this.back = element("button", { type: "button", className: "loom-button loom-back" }, word("Back to the list"))
     this.back.addEventListener("click", () => this.turnPane("loom-reading", false))
     const about = element("div", { className: "loom-about-pane" }, this.back, this.detail.element)
     const panes = element("div", { className: "loom-panes" }, this.folders.element, this.list.element, about)
-    this.dialog = dialogOf("loom-picker", "Choose a LoRA", [this.bar.head, panes, this.bar.foot], { closed: () => this.close(null) })
+    this.dialog = dialogOf("loom-picker", word("Choose a LoRA"), [this.bar.head, panes, this.bar.foot], { closed: () => this.close(null) })
     this.dialog.classList.toggle("loom-adds", Boolean(add))
     this.dialog.addEventListener("keydown", (event) => this.key(event))
   }
@@ -97,7 +97,7 @@ class Picker {
 
   turn(lora) {
     turnFavourite(lora)
-    this.bar.say(isFavourite(lora) ? "A favourite now" : "No favourite any more")
+    this.bar.say(isFavourite(lora) ? word("A favourite now") : word("No favourite any more"))
     const focused = document.activeElement?.className
     this.fill()
     if (focused?.includes("loom-star")) this.detail.element.querySelector("button.loom-star")?.focus()
@@ -143,8 +143,9 @@ class Picker {
     const fitting = loras().filter((lora) => suits(lora, this.family))
     const place = recency()
     this.folders.show(fitting.map((lora) => lora.name), [
-      [ALL, "All", "all", fitting.length], [FAVOURITES, "Favourites", "star", fitting.filter(isFavourite).length],
-      [RECENT, "Recently used", "recent", fitting.filter((lora) => place(lora) >= 0).length],
+      [ALL, word("All"), "all", fitting.length],
+      [FAVOURITES, word("Favourites"), "star", fitting.filter(isFavourite).length],
+      [RECENT, word("Recently used"), "recent", fitting.filter((lora) => place(lora) >= 0).length],
     ], this.place)
   }
 
@@ -171,7 +172,8 @@ class Picker {
       : this.place === RECENT && !words.length ? word("Nothing was used yet.") : word("Nothing found here.")
     const made = element("div", { className: "loom-empty" }, text)
     if (everywhere && (this.family || this.place !== ALL)) {
-      const out = element("button", { type: "button", className: "loom-button" }, `Look everywhere (${everywhere.toLocaleString()})`)
+      const label = word("Look everywhere ({count})", { count: everywhere.toLocaleString() })
+      const out = element("button", { type: "button", className: "loom-button" }, label)
       out.addEventListener("click", () => {
         this.setFamily("")
         this.setPlace(ALL)

@@ -1,6 +1,7 @@
 // The error of every rank as a curve, in the pixels of the page, so that its letters have the size of the page's.
 
 import { drawn, element } from "../page/dom.js"
+import { word } from "../page/words.js"
 
 const HEIGHT = 132
 const FRAME = { left: 40, right: 10, top: 10, bottom: 24 }
@@ -36,7 +37,8 @@ export class Curve {
     const caption = element("figcaption", { className: "loom-caption" }, title)
     this.element.replaceChildren(caption, this.box, this.told)
     const [least, most] = [points[0][0], points.at(-1)[0]]
-    for (const [key, value] of Object.entries({ label: `${title}: read it with the arrow keys`, valuemin: least, valuemax: most })) {
+    const label = word("{title}: read it with the arrow keys", { title })
+    for (const [key, value] of Object.entries({ label, valuemin: least, valuemax: most })) {
       this.svg.setAttribute(`aria-${key}`, value)
     }
     this.draw()
@@ -89,7 +91,8 @@ export class Curve {
   /** Says what is at a point; without one, how to find out. */
   point(at) {
     this.at = at
-    const hint = this.choose ? "Point at the curve to read it; click to set that rank." : "Point at the curve to read it."
+    const sets = word("Point at the curve to read it; click to set that rank.")
+    const hint = this.choose ? sets : word("Point at the curve to read it.")
     this.told.textContent = this.words[at] ?? hint
     this.svg.setAttribute("aria-valuetext", this.words[at] ?? "")
     this.svg.setAttribute("aria-valuenow", this.points[at]?.[0] ?? this.mark?.[0] ?? this.points[0][0])

@@ -3,6 +3,7 @@
 import { api } from "../../../../scripts/api.js"
 import { openTitled } from "../page/dialog.js"
 import { element } from "../page/dom.js"
+import { word } from "../page/words.js"
 
 /** Opens a dialog with these elements. `closed` is called when it is gone. */
 export function openLarge(title, children, closed) {
@@ -20,7 +21,8 @@ export function gallery(rows) {
   return rows.map(([title, files]) => {
     const shown = files.map((file) => {
       const place = at++
-      const made = element("button", { type: "button", className: "loom-thumb", "aria-label": `${file.label}; ${title}: open large` },
+      const label = word("{picture}; {title}: open large", { picture: file.label, title })
+      const made = element("button", { type: "button", className: "loom-thumb", "aria-label": label },
         element("img", { src: addressOf(file), alt: "", loading: "lazy", draggable: false }),
         element("span", { title: file.label }, file.label))
       made.addEventListener("click", () => openPicture(all, place))
@@ -40,15 +42,15 @@ function openPicture(all, place) {
     const { label, title } = all[place]
     picture.src = addressOf(all[place])
     picture.alt = label
-    words.textContent = `${place + 1} of ${all.length}: ${label}. ${title}`
+    words.textContent = word("{place} of {count}: {label}. {title}", { place: place + 1, count: all.length, label, title })
   }
   const button = (words, by) => {
     const made = element("button", { type: "button", className: "loom-measure-button" }, words)
     made.addEventListener("click", () => step(by))
     return made
   }
-  const dialog = openLarge("Picture", [picture, words,
-    element("div", { className: "loom-measure-actions" }, button("\u2190 Before", -1), button("Next \u2192", 1))])
+  const dialog = openLarge(word("Picture"), [picture, words,
+    element("div", { className: "loom-measure-actions" }, button(`\u2190 ${word("Before")}`, -1), button(`${word("Next")} \u2192`, 1))])
   dialog.addEventListener("keydown", ({ key }) => {
     const by = { ArrowLeft: -1, ArrowRight: 1 }[key]
     if (by) step(by)

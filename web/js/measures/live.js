@@ -3,10 +3,10 @@
 
 import { api } from "../../../../scripts/api.js"
 import { factorsOf } from "./strengths.js"
+import { word } from "../page/words.js"
 
 const WAIT = 120 // ms after the last change
 const LIMITS = ["rank", "energy", "size_mb"]
-const UNKNOWN = "Size and error at these strengths are known after a run."
 
 /** Keeps what is shown of one node in line with its inputs. `show` is called with an answer, or with null when the
  * inputs are those of the run. */
@@ -50,7 +50,7 @@ export class Live {
 
   async ask(now, factors, text) {
     const { key, asked } = this.live
-    if (!factors) return this.show({ problem: UNKNOWN })
+    if (!factors) return this.show({ problem: word("Size and error at these strengths are known after a run.") })
     const same = factors.flat().every((factor) => factor === 1)
     if (same && LIMITS.every((name) => now[name] === asked[name])) return this.show(null)
     const limits = Object.fromEntries(LIMITS.map((name) => [name, now[name]]))
@@ -66,6 +66,6 @@ export class Live {
     } catch (error) {
       if (!(error instanceof TypeError || error instanceof SyntaxError)) throw error
     }
-    return { problem: "ComfyUI does not answer: size and error at these settings are not known." }
+    return { problem: word("ComfyUI does not answer: size and error at these settings are not known.") }
   }
 }

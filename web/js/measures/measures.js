@@ -3,9 +3,11 @@
 import { element } from "../page/dom.js"
 import { after, hide, lookAnew, takePlace, toCanvas, whileThere } from "../page/nodes.js"
 import { captured, heightened } from "../page/undo.js"
+import { spoken, word } from "../page/words.js"
 import { Curve } from "./curve.js"
 import { addressOf, gallery, openLarge } from "./large.js"
 import { Live } from "./live.js"
+import { inLanguage } from "./spoken.js"
 import { drawTable } from "./tables.js"
 
 const NAME = "$$lora_loom_measure" // $$, or it is offered as an input of subgraphs
@@ -15,7 +17,6 @@ const MOST = 560 // px high; more is scrolled
 const KINDS = ["Interference", "MergeLora", "ResizeLora", "ExtractLora", "ConvertLora", "LeaveOneOut", "Report"]
 const REDRAWN = ["LoraLoom_Interference", "LoraLoom_LeaveOneOut", "LoraLoom_Report"] // whose picture is seen here, larger
 const CUTS = ["LoraLoom_MergeLora", "LoraLoom_ResizeLora"]
-const BEFORE = "Run once to see size and error here, live."
 const shown = new WeakMap() // by node
 
 /** The figures of a node that has any. */
@@ -37,12 +38,12 @@ class Measures {
     this.open = false
     this.shape = { height: 0 }
     this.inner = element("div", { className: "loom-inner" })
-    this.element = element("div", { className: "loom loom-measure", role: "region", "aria-label": "Figures" }, this.inner)
+    this.element = element("div", { className: "loom loom-measure", role: "region", "aria-label": word("Figures") }, this.inner)
     this.live = new Live(node, (answer) => this.foresee(answer))
     this.sizes = new ResizeObserver(() => this.fit())
     this.widget = node.addDOMWidget(NAME, "loraloom_measure", this.element, options(this.shape))
     this.widget.serialize = false
-    this.widget.label = "figures"
+    this.widget.label = word("figures")
     hide(this.widget, true)
     whileThere(node, (signal) => {
       this.element.addEventListener("wheel", (event) => this.wheel(event), { passive: false, signal })
@@ -67,7 +68,7 @@ class Measures {
 
   /** What can be said before a run. */
   wait() {
-    this.inner.replaceChildren(element("div", { className: "loom-advice" }, BEFORE))
+    this.inner.replaceChildren(element("div", { className: "loom-advice" }, word("Run once to see size and error here, live.")))
     this.reveal(true)
   }
 
@@ -97,7 +98,8 @@ class Measures {
     this.live.look()
   }
 
-  draw(measure) {
+  draw(told) {
+    const measure = inLanguage(told)
     const reading = this.curve?.svg === document.activeElement
     this.curve?.stop()
     this.curve = undefined
@@ -125,26 +127,27 @@ class Measures {
     const folded = element("div", { className: "loom-fold", hidden: !this.open },
       ...measure.tables.filter((table) => table.folded).map(drawTable), ...gallery(measure.rows).slice(ROWS), this.words())
     const button = element("button", { type: "button", className: "loom-measure-button", "aria-expanded": String(this.open) },
-      element("span", { className: "loom-marker", "aria-hidden": "true" }), "All figures")
+      element("span", { className: "loom-marker", "aria-hidden": "true" }), word("All figures"))
     button.addEventListener("click", () => {
       this.open = !this.open
       folded.hidden = !this.open
       button.setAttribute("aria-expanded", String(this.open))
     })
-    const large = element("button", { type: "button", className: "loom-measure-button" }, "Open large")
+    const large = element("button", { type: "button", className: "loom-measure-button" }, word("Open large"))
     large.addEventListener("click", () => this.enlarge())
     return [element("div", { className: "loom-measure-actions" }, button, large), folded]
   }
 
   words() {
-    return element("div", { className: "loom-measure-words", tabIndex: 0, role: "note", "aria-label": "Report" }, this.entry.text)
+    return element("div", { className: "loom-measure-words", tabIndex: 0, role: "note", "aria-label": word("Report") }, spoken(this.entry.text))
   }
 
   enlarge() {
     const { verdict, advice, tables, curve, rows } = this.drawn
     const large = curve && new Curve(undefined, 260)
     large?.show(curve)
-    const whole = (this.entry.images ?? []).map((file) => element("img", { className: "loom-whole", src: addressOf(file), alt: "The figures as one picture" }))
+    const alt = word("The figures as one picture")
+    const whole = (this.entry.images ?? []).map((file) => element("img", { className: "loom-whole", src: addressOf(file), alt }))
     openLarge(this.node.title, [
       element("div", { className: "loom-verdict" }, verdict), ...(advice ? [element("div", { className: "loom-advice" }, advice)] : []),
       ...(large ? [large.element] : []), ...tables.map(drawTable), ...gallery(rows), this.words(), ...whole], () => large?.stop())
@@ -166,8 +169,8 @@ class Measures {
   }
 
   say() {
-    const old = this.stale ? "Other inputs changed since the last run: these figures are of that run." : ""
-    const ahead = this.ahead ? "With these settings; not run yet." : ""
+    const old = this.stale ? word("Other inputs changed since the last run: these figures are of that run.") : ""
+    const ahead = this.ahead ? word("With these settings; not run yet.") : ""
     this.state.textContent = this.problem ?? [ahead, old].filter(Boolean).join(" ")
     this.state.classList.toggle("loom-warned", Boolean(this.problem || old))
     this.state.hidden = !this.state.textContent

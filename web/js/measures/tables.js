@@ -1,6 +1,7 @@
 // Figures as tables: heat maps whose cells can be reached and read, bars with their numbers, plain columns.
 
 import { element } from "../page/dom.js"
+import { spoken, word } from "../page/words.js"
 
 const QUIET = [43, 43, 49]
 const AGAINST = [86, 180, 233] // blue and orange, which every eye tells apart
@@ -71,7 +72,7 @@ function move(event) {
 }
 
 function below(table, body) {
-  const told = element("div", { className: "loom-told", role: "status" }, "Point at a cell to read it.")
+  const told = element("div", { className: "loom-told", role: "status" }, word("Point at a cell to read it."))
   for (const kind of ["pointerover", "focusin"]) {
     body.addEventListener(kind, ({ target }) => {
       if (target.tagName === "TD" && target.title) told.textContent = target.title
@@ -82,7 +83,7 @@ function below(table, body) {
   const colours = stops.map((stop) => `rgb(${(stop ? colourOf(stop, twoSided) : twoSided ? QUIET : SHARED[0]).join()})`)
   const bar = element("span", { className: "loom-ramp" })
   bar.style.background = `linear-gradient(90deg, ${colours.join()})`
-  return [told, element("div", { className: "loom-scale" }, table.ends[0], bar, table.ends[1])]
+  return [told, element("div", { className: "loom-scale" }, spoken(table.ends[0]), bar, spoken(table.ends[1]))]
 }
 
 function rows(table) {

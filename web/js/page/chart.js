@@ -4,6 +4,7 @@
 import { drawn, element } from "./dom.js"
 import { whenResized } from "./resize.js"
 import { middleOf, nearest, scaleOf, short, thinned, tickText, ticksWithin } from "./scale.js"
+import { word } from "./words.js"
 
 const TOP = 8 // px above the plot
 const BOTTOM = 20 // px for the steps below it
@@ -164,14 +165,14 @@ export class Chart {
       curve ? sample(curve) : drawn("svg", { width: 10, height: 10 }, spot(5, 5)),
       element("span", { className: "loom-chart-name", title: name }, name), element("b", {}, short(value))))
     const step = this.cursor ?? last(this.data.curves.slice(0, 1))
-    const where = element("span", { className: "loom-chart-step" }, step ? `step ${Math.round(step)}` : "")
+    const where = element("span", { className: "loom-chart-step" }, step ? word("step {step}", { step: Math.round(step) }) : "")
     this.legend.replaceChildren(where, ...told)
   }
 
   say() {
     const told = this.readings().filter(({ value }) => Number.isFinite(value))
     const words = told.map(({ name, value }) => `${name} ${short(value)}`)
-    this.said.textContent = `step ${Math.round(this.cursor)}: ${words.join(", ")}`
+    this.said.textContent = word("step {step}: {values}", { step: Math.round(this.cursor), values: words.join(", ") })
   }
 
   // -- the cursor ----------------------------------------------------------------------------------------------------
@@ -256,13 +257,13 @@ function round(value) {
 /** What a chart shows, for those who do not see it. */
 function sentence(label, { curves, marks }, total) {
   const named = curves.filter((curve) => !curve.faint && curve.steps.length)
-  if (!named.length) return `${label}: nothing yet`
+  if (!named.length) return word("{label}: nothing yet", { label })
   const told = named.map(({ name, steps, values }) => {
     const end = steps.length - 1
     const low = values.reduce((best, value, at) => (value < values[best] ? at : best), end)
-    const [from, to, lowest] = [0, end, low].map((at) => `${short(values[at])} at step ${steps[at]}`)
-    return `${name} goes from ${from} to ${to}, lowest ${lowest}`
+    const [from, to, lowest] = [0, end, low].map((at) => word("{value} at step {step}", { value: short(values[at]), step: steps[at] }))
+    return word("{name} goes from {from} to {to}, lowest {lowest}", { name, from, to, lowest })
   })
-  const flags = marks.length ? `; ${marks.length === 1 ? "one mark" : `${marks.length} marks`}` : ""
-  return `${label}, ${total} steps: ${told.join("; ")}${flags}.`
+  const flags = marks.length === 1 ? [word("one mark")] : marks.length ? [word("{count} marks", { count: marks.length })] : []
+  return word("{label}, {total} steps: {curves}.", { label, total, curves: [...told, ...flags].join("; ") })
 }

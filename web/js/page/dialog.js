@@ -1,6 +1,7 @@
 // A dialog over the page: nothing of what is done in it reaches the graph behind.
 
 import { element } from "./dom.js"
+import { word } from "./words.js"
 
 const OWN = ["keydown", "keyup", "paste", "copy", "cut", "wheel"] // not the canvas's
 
@@ -27,7 +28,7 @@ export function openDialog(made) {
 
 /** Opens one below a title and a button that closes it. */
 export function openTitled(className, title, children, closed) {
-  const close = element("button", { type: "button", className: "loom-dialog-close", "aria-label": "Close" }, "\u00d7")
+  const close = element("button", { type: "button", className: "loom-dialog-close", "aria-label": word("Close") }, "\u00d7")
   const head = element("div", { className: "loom-dialog-head" }, element("h2", {}, title), close)
   const made = dialogOf(`loom-dialog ${className}`, title, [head, ...children], { closed })
   close.addEventListener("click", () => made.close())

@@ -16,7 +16,7 @@ import { planOf } from "./plan.js"
 import { View } from "./view.js"
 import { hearRuns, shownBy } from "./which.js"
 import { fromAfar, standing } from "./words.js"
-import { word } from "../page/words.js"
+import { spoken, word } from "../page/words.js"
 
 const NAME = "$$lora_loom_run" // $$, or it is offered as an input of subgraphs
 const MARGIN = 8 // px beside it
@@ -54,7 +54,7 @@ export class Body {
     this.element = element("div", { className: "loom loom-body" })
     this.widget = node.addDOMWidget(NAME, "loraloom_run", this.element, options(this.shape))
     this.widget.serialize = false
-    this.widget.label = "run"
+    this.widget.label = word("run")
     hidePictures(node)
     bodies.set(node, this)
     listen(node, (entry) => this.take(entry))
@@ -115,11 +115,11 @@ export class Body {
     const { run, entry } = this
     const failed = !problem && !idle && run.state === "stopped" && this.details?.found?.problem
     if (problem) return this.view.head("failed", { headline: word("This did not work") })
-    if (failed) return this.view.head("failed", { headline: standing(run).headline, next: failed })
+    if (failed) return this.view.head("failed", { headline: standing(run).headline, next: spoken(failed) })
     if (!idle) return this.view.head(run.state, standing(run, this.curve?.log.loss))
-    if (entry?.prompt && !entry.problem) return this.view.head("running", { headline: entry.text.split("\n")[0] })
+    if (entry?.prompt && !entry.problem) return this.view.head("running", { headline: spoken(entry.text.split("\n")[0]) })
     const last = run ? standing(run) : null
-    const next = last ? `Last run: ${[last.headline, last.beside].filter(Boolean).join(", ")}` : ""
+    const next = last ? word("Last run: {told}", { told: [last.headline, last.beside].filter(Boolean).join(", ") }) : ""
     this.view.head("idle", { headline: word("Ready to train"), next })
   }
 
@@ -167,10 +167,10 @@ export class Body {
   drawn() {
     const { log } = this.curve ?? {}
     if (!log?.steps.length) return this.drawing
-    const curves = this.curve.drawn("loss")
-    const rate = { name: "learning rate", steps: log.steps, values: log.learning_rate, dashed: true, right: true }
+    const curves = this.curve.drawn(word("loss"))
+    const rate = { name: word("learning rate"), steps: log.steps, values: log.learning_rate, dashed: true, right: true }
     if (this.rated) curves.push(rate)
-    const marks = log.validation.map(([step, value]) => ({ step, value, label: "validation" }))
+    const marks = log.validation.map(([step, value]) => ({ step, value, label: word("validation") }))
     this.drawing = { total: this.run.total, curves, marks }
     return this.drawing
   }

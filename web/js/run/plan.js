@@ -1,14 +1,17 @@
 // What a run would be, in words: the recipe, the pictures, and the memory. What is not known is not said.
 
 import { valueOf } from "../page/sources.js"
+import { phrase, word } from "../page/words.js"
 import { dataSets, isConnected } from "./before.js"
 
 const GB = 2 ** 30
-const WORDS = { rank: "rank", alpha: "alpha", learning_rate: "learning rate" } // of the inputs that auto may choose
+const SETTINGS = { // that auto may choose, beside the targets
+  rank: phrase("rank {value}"), alpha: phrase("alpha {value}"), learning_rate: phrase("learning rate {value}"),
+}
 const FEW = 20 // times that a picture is seen
 const LAYERS = {
-  "attention": "attention layers", "attention+mlp": "attention and feed-forward layers", "all-linear": "all linear layers",
-  "linear+conv": "linear and convolution layers",
+  "attention": phrase("attention layers"), "attention+mlp": phrase("attention and feed-forward layers"),
+  "all-linear": phrase("all linear layers"), "linear+conv": phrase("linear and convolution layers"),
 }
 
 /** Lines [label, text, {warn?, more?}] about a node, by what the server answered; `more` is for who points at it. */
@@ -17,30 +20,31 @@ export function planOf(node, answer) {
 }
 
 function recipe(node, { family, values, automatic, evidence }) {
-  if (!family) return ["Recipe", "auto is chosen for the model when the run starts", { dim: true }]
-  const names = [...Object.keys(WORDS), "targets"]
-  const told = (auto) => names.filter((name) => automatic.includes(name) === auto)
-    .map((name) => (name === "targets" ? LAYERS[values.targets] : `${WORDS[name]} ${values[name]}`)).join(", ")
-  const own = told(false) && `your own: ${told(false)}`
+  if (!family) return [word("Recipe"), word("auto is chosen for the model when the run starts"), { dim: true }]
+  const names = [...Object.keys(SETTINGS), "targets"]
+  const said = (name) => (name === "targets" ? word(LAYERS[values.targets]) : word(SETTINGS[name], { value: values[name] }))
+  const told = (auto) => names.filter((name) => automatic.includes(name) === auto).map(said).join(", ")
+  const own = told(false) && word("your own: {settings}", { settings: told(false) })
   const auto = told(true) && `${family}: ${told(true)}`
-  return ["Recipe", [auto, own].filter(Boolean).join("; "), { more: `${values.timesteps}. ${evidence}` }]
+  return [word("Recipe"), [auto, own].filter(Boolean).join("; "), { more: `${values.timesteps}. ${evidence}` }]
 }
 
 /** Counts, how often each is seen, and a size that does not suit the model. */
 function pictures(node, { folders, family, resolution }) {
   const sets = dataSets(node)
-  if (!sets.length) return [["Pictures", "connect a LoRA Dataset", { warn: true }]]
+  if (!sets.length) return [[word("Pictures"), word("connect a LoRA Dataset"), { warn: true }]]
   if (folders.some(({ fault }) => fault)) {
-    return [["Pictures", "the folder is not there, or has no pictures that can be read", { warn: true }]]
+    return [[word("Pictures"), word("the folder is not there, or has no pictures that can be read"), { warn: true }]]
   }
-  if (sets.some(isConnected)) return [["Pictures", "from other nodes, counted when the run starts", { dim: true }]]
+  if (sets.some(isConnected)) return [[word("Pictures"), word("from other nodes, counted when the run starts"), { dim: true }]]
   const sum = (name) => folders.reduce((total, each) => total + each[name], 0)
   const [captioned, bare, left] = [sum("captioned"), sum("bare"), sum("left_out")]
-  const lines = [["Pictures", counted(captioned, bare, left), { warn: bare > 0 || left > 0 }]]
+  const lines = [[word("Pictures"), counted(captioned, bare, left), { warn: bare > 0 || left > 0 }]]
   if (captioned + bare) lines.push(seen(node, captioned + bare))
   const small = Math.min(...sets.map((set) => valueOf(set, "resolution")))
   if (family && small < 0.75 * resolution) {
-    lines.push(["Size", `${small} px, where ${family} is usually trained at ${resolution}`, { warn: true }])
+    const usual = word("{small} px, where {family} is usually trained at {resolution}", { small, family, resolution })
+    lines.push([word("Size"), usual, { warn: true }])
   }
   return lines
 }
@@ -48,9 +52,9 @@ function pictures(node, { folders, family, resolution }) {
 function counted(captioned, bare, left) {
   const all = captioned + bare
   const parts = []
-  if (bare && captioned) parts.push(`${captioned} with captions`, `${bare} with the trigger alone`)
-  else if (all) parts.push(bare ? "all with the trigger alone" : "all with captions")
-  if (left) parts.push(`${left} left out, without caption and trigger`)
+  if (bare && captioned) parts.push(word("{count} with captions", { count: captioned }), word("{count} with the trigger alone", { count: bare }))
+  else if (all) parts.push(bare ? word("all with the trigger alone") : word("all with captions"))
+  if (left) parts.push(word("{count} left out, without caption and trigger", { count: left }))
   return `${all + left}: ${parts.join(", ")}`
 }
 
@@ -58,24 +62,31 @@ function seen(node, count) {
   const [steps, batch, accumulation] = ["steps", "batch_size", "accumulation"].map((name) => valueOf(node, name))
   const times = steps * batch * accumulation / count
   const shown = times < 10 ? Math.round(times * 10) / 10 : Math.round(times)
-  const hint = times < FEW ? "; 50 to 100 is a usual start" : ""
-  return ["Seen", `each about ${shown} time${shown === 1 ? "" : "s"}${hint}`, { warn: times < FEW }]
+  const seen = shown === 1 ? word("each about 1 time") : word("each about {count} times", { count: shown })
+  const few = times < FEW
+  return [word("Seen"), few ? word("{seen}; 50 to 100 is a usual start", { seen }) : seen, { warn: few }]
 }
 
 function memory(node, { memory: { free, ram, weights, needed, of } }) {
-  const room = `${gb(free)} GB${ram ? " of RAM" : ""} free`
-  if (!needed) {
-    const known = weights > 0.005 * GB ? `${gb(weights)} GB of weights, ` : ""
-    return ["Memory", `${known}${room}; the rest is known when the run starts`, { dim: true }]
-  }
-  const fits = needed <= free
-  const verdict = fits ? `of ${room}` : `but only ${room}`
-  if (same(node, of)) {
-    const cure = fits ? "" : valueOf(node, "memory") === "auto" ? ": auto will offload" : ": lower batch_size or resolution"
-    return ["Memory", `needs ${gb(needed)} ${verdict}, as last time${cure}`, { warn: !fits }]
-  }
-  const then = `at ${of.resolution} px, batch ${of.batch_size}, rank ${of.rank}`
-  return ["Memory", `the last run of this model needed ${gb(needed)} GB ${then}; ${room}`, { warn: !fits }]
+  const size = gb(free)
+  const room = ram ? word("{size} GB of RAM free", { size }) : word("{size} GB free", { size })
+  if (!needed) return [word("Memory"), unmeasured(weights, room), { dim: true }]
+  const [told, warn] = [{ needed: gb(needed), room }, needed > free]
+  if (same(node, of)) return [word("Memory"), warn ? lacking(node, told) : word("needs {needed} of {room}, as last time", told), { warn }]
+  const last = word(
+    "the last run of this model needed {needed} GB at {resolution} px, batch {batch_size}, rank {rank}; {room}", { ...of, ...told })
+  return [word("Memory"), last, { warn }]
+}
+
+function unmeasured(weights, room) {
+  if (weights <= 0.005 * GB) return word("{room}; the rest is known when the run starts", { room })
+  return word("{weights} GB of weights, {room}; the rest is known when the run starts", { weights: gb(weights), room })
+}
+
+function lacking(node, told) {
+  const auto = valueOf(node, "memory") === "auto"
+  return auto ? word("needs {needed} but only {room}, as last time: auto will offload", told)
+    : word("needs {needed} but only {room}, as last time: lower batch_size or resolution", told)
 }
 
 /** Whether what decides the memory is as it was in the run that is on record. */

@@ -3,17 +3,18 @@
 import { copy } from "../page/clipboard.js"
 import { openTitled } from "../page/dialog.js"
 import { element } from "../page/dom.js"
+import { word } from "../page/words.js"
 
 const ROW = /^\|(.*)\|$/ // of a table, as reports write them
 const RULE = /^[\s|:-]+$/ // below the first row
 
 /** Shows a text with its tables as tables. */
 export function openText(title, text) {
-  const button = element("button", { type: "button" }, "Copy")
+  const button = element("button", { type: "button" }, word("Copy"))
   const foot = element("div", { className: "loom-body-foot" }, button)
   const shown = element("div", { className: "loom-dialog-text", tabIndex: 0, role: "document" }, ...parts(text))
   button.addEventListener("click", async () => {
-    button.textContent = (await copy(text, foot)) ? "Copied" : "Select it to copy"
+    button.textContent = (await copy(text, foot)) ? word("Copied") : word("Select it to copy")
   })
   return openTitled("loom-body-text", title, [shown, foot])
 }

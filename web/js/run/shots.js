@@ -3,6 +3,7 @@
 import { openTitled } from "../page/dialog.js"
 import { element } from "../page/dom.js"
 import { previewUrl } from "../runs/store.js"
+import { word } from "../page/words.js"
 
 const MOST = 4 // that are shown at once
 const SMALL = 192 // px that are asked for: twice what is shown
@@ -11,7 +12,7 @@ const KEYS = { ArrowLeft: ["step", -1], ArrowRight: ["step", 1], ArrowUp: ["numb
 
 export class Shots {
   constructor() {
-    this.element = element("div", { className: "loom-body-shots", role: "group", "aria-label": "Previews" })
+    this.element = element("div", { className: "loom-body-shots", role: "group", "aria-label": word("Previews") })
   }
 
   /** `steps` of which there are `pictures`; nothing where there are none. */
@@ -23,7 +24,7 @@ export class Shots {
     if (this.element.hidden || key === this.key) return
     this.key = key
     const made = own.slice(0, MOST).map((picture, index) => {
-      const label = `step ${step}: ${picture.prompt}`
+      const label = word("step {step}: {prompt}", { step, prompt: picture.prompt })
       const image = element("img", { src: previewUrl(id, step, picture.number, SMALL), alt: "", draggable: false })
       const button = element("button", { type: "button", className: "loom-body-shot", title: label, "aria-label": label }, image)
       const rest = own.length - MOST
@@ -32,7 +33,7 @@ export class Shots {
       return button
     })
     const focused = [...this.element.querySelectorAll("button")].indexOf(document.activeElement)
-    this.element.replaceChildren(element("span", { className: "loom-body-shots-step" }, `step ${step}`), ...made)
+    this.element.replaceChildren(element("span", { className: "loom-body-shots-step" }, word("step {step}", { step })), ...made)
     made[focused]?.focus()
   }
 }
@@ -54,15 +55,15 @@ function large(id, steps, pictures, number) {
   }
   const show = () => {
     const { prompt, kind } = pictures[at.number]
-    const what = kind === "base" ? "without the LoRA" : `step ${steps[at.step]}`
+    const what = kind === "base" ? word("without the LoRA") : word("step {step}", { step: steps[at.step] })
     image.src = previewUrl(id, steps[at.step], at.number, LARGE)
     image.alt = `${what}: ${prompt}`
     words.textContent = `${what} \u00b7 ${prompt}`
   }
   const foot = element("div", { className: "loom-body-foot" },
-    button("\u2190", "Earlier step", "step", -1), button("\u2192", "Later step", "step", 1),
-    button("\u2191", "Picture before", "number", -1), button("\u2193", "Next picture", "number", 1), words)
-  const dialog = openTitled("loom-body-picture", "Preview", [image, foot])
+    button("\u2190", word("Earlier step"), "step", -1), button("\u2192", word("Later step"), "step", 1),
+    button("\u2191", word("Picture before"), "number", -1), button("\u2193", word("Next picture"), "number", 1), words)
+  const dialog = openTitled("loom-body-picture", word("Preview"), [image, foot])
   dialog.addEventListener("keydown", (event) => {
     if (!KEYS[event.key]) return
     event.preventDefault()

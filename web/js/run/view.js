@@ -5,7 +5,7 @@ import { Chart } from "../page/chart.js"
 import { drawn, element } from "../page/dom.js"
 import { percent } from "../runs/words.js"
 import { Shots } from "./shots.js"
-import { word } from "../page/words.js"
+import { spoken, word } from "../page/words.js"
 
 const CURVE = 150 // px, where the node leaves no more
 const FRAME = 10 // px below the last part, as in css/run.css
@@ -110,7 +110,7 @@ export class View {
     this.told.classList.toggle("loom-problem", problem)
     if (!this.isNew("told", [text, problem])) return
     const warns = /^warning:/m.test(text)
-    this.told.textContent = text
+    this.told.textContent = spoken(text)
     this.count.textContent = warns ? word("Notes, with a warning") : word("Notes")
     this.count.hidden = problem
     if (problem || warns || this.opened) this.notes.open = problem || warns

@@ -1,7 +1,7 @@
 // What a run is now, in words: a headline, what is beside it, and what comes next.
 
 import { clock } from "../runs/words.js"
-import { word } from "../page/words.js"
+import { spoken, word } from "../page/words.js"
 
 const LEVEL = 0.02 // of a loss: less is no change
 
@@ -18,16 +18,16 @@ export function standing(run, trend = []) {
 function running({ step, total, phase, seconds_left: left, loss }, trend) {
   if (!step) return { headline: sentence(phase || "preparing"), beside: "", next: "" }
   const busy = phase && phase !== "training" && !phase.startsWith("step ") ? sentence(phase) : ""
-  const known = Number.isFinite(loss) ? `loss ${loss.toPrecision(3)}${direction(trend)}` : ""
+  const known = Number.isFinite(loss) ? `${word("loss {loss}", { loss: loss.toPrecision(3) })}${direction(trend)}` : ""
   return { headline: word("{step} of {total}", { step, total }), beside: Number.isFinite(left) ? word("{time} left", { time: clock(left) }) : "", next: busy || known }
 }
 
 function finished({ total, seconds, best, kept, summary }) {
-  const chosen = kept && kept !== total && !best ? `step ${kept} was kept` : ""
+  const chosen = kept && kept !== total && !best ? word("step {step} was kept", { step: kept }) : ""
   return {
     headline: seconds ? word("Done in {time}", { time: clock(seconds) }) : word("Done"),
     beside: best ? word("best by validation: {best}", { best }) : word("{total} steps", { total }),
-    next: [summary?.split("\n")[1], chosen].filter(Boolean).join(", "),
+    next: [spoken(summary?.split("\n")[1]), chosen].filter(Boolean).join(", "),
   }
 }
 
@@ -49,5 +49,6 @@ function direction(losses) {
 }
 
 function sentence(text) {
-  return text.slice(0, 1).toUpperCase() + text.slice(1)
+  const said = spoken(text)
+  return said.slice(0, 1).toUpperCase() + said.slice(1)
 }

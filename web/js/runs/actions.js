@@ -8,57 +8,58 @@ import { doing, number, sure, tell } from "./ask.js"
 import { leave } from "./choice.js"
 import * as store from "./store.js"
 import { bytes } from "./words.js"
+import { word } from "../page/words.js"
 
 const TRAIN = "LoraLoom_TrainLora"
 
 /** Copies the LoRA of a step into the loras folder and puts it on the stack of the workflow on screen. */
 export function useStep(run, step) {
-  return doing(`Step ${step} of ${run.name} could not be used`, async () => {
+  return doing(word("Step {step} of {name} could not be used", { step, name: run.name }), async () => {
     const name = await store.use(run.id, step)
     await refreshLoras()
     addToStack(name)
-    tell("success", `${name} is on Load LoRA Stack`, "Ctrl+Z takes it off again; the file stays in the loras folder.")
+    tell("success", word("{name} is on Load LoRA Stack", { name }), word("Ctrl+Z takes it off again; the file stays in the loras folder."))
     return name
   })
 }
 
 /** Opens the workflow of a run in a tab of its own; gives whether it did. */
 export function rerun(run) {
-  return doing(`The workflow of ${run.name} could not be opened`, async () => {
+  return doing(word("The workflow of {name} could not be opened", run), async () => {
     await openWorkflow(run)
-    tell("info", `The workflow of ${run.name} is open`, "Change what you like and press Run.")
+    tell("info", word("The workflow of {name} is open", run), word("Change what you like and press Run."))
   })
 }
 
 /** The same workflow with more steps for the training. */
 export async function trainOn(run) {
   const { state, step, total } = run
-  const was = state === "finished" ? `It was trained for ${total} steps.` : `It stopped at step ${step} of ${total}.`
-  const message = `${was} Train how many in all?`
-  const steps = await number(`Continue ${run.name}`, message, proposed(run), run.step)
+  const message = state === "finished" ? word("It was trained for {total} steps. Train how many in all?", { total })
+    : word("It stopped at step {step} of {total}. Train how many in all?", { step, total })
+  const steps = await number(word("Continue {name}", run), message, proposed(run), run.step)
   if (steps === null) return
-  await doing(`${run.name} could not be continued`, async () => {
+  await doing(word("{name} could not be continued", run), async () => {
     await openWorkflow(run)
     const widget = stepsOf(trainNode(run))
-    if (!widget) throw new Error("Its workflow is open, but no one Train LoRA has the number of steps; set it there.")
+    if (!widget) throw new Error(word("Its workflow is open, but no one Train LoRA has the number of steps; set it there."))
     widget.value = steps
     widget.callback?.(steps)
     app.graph.setDirtyCanvas(true, true)
-    tell("info", `Train LoRA is set to ${steps} steps`, `Press Run: it goes on from step ${run.step}.`)
+    tell("info", word("Train LoRA is set to {steps} steps", { steps }), word("Press Run: it goes on from step {step}.", run))
   })
 }
 
 export async function remove(run) {
-  const message = `This deletes its folder with the state, LoRAs, previews and log: ${bytes(run.size)}. ` +
-    "What was copied into the loras folder stays."
-  if (!await sure(`Delete ${run.name}?`, message)) return
+  const what = word("This deletes its folder with the state, LoRAs, previews and log: {size}.", { size: bytes(run.size) })
+  const message = `${what} ${word("What was copied into the loras folder stays.")}`
+  if (!await sure(word("Delete {name}?", run), message)) return
   leave(run.id, true)
-  await doing(`${run.name} could not be deleted`, () => store.remove(run.id))
+  await doing(word("{name} could not be deleted", run), () => store.remove(run.id))
   leave(run.id, false)
 }
 
 export function pause(run) {
-  return doing(`${run.name} could not be paused`, () => store.pause(run.id, run.prompt_id))
+  return doing(word("{name} could not be paused", run), () => store.pause(run.id, run.prompt_id))
 }
 
 /** Half as many again as were meant, or what is left of them, in round hundreds. */
@@ -69,8 +70,8 @@ function proposed({ step, total }) {
 
 async function openWorkflow(run) {
   const workflow = await store.workflowOf(run.id)
-  if (!workflow) throw new Error("Its folder has no workflow: it was queued without one, or by an older version.")
-  await app.loadGraphData(workflow, true, true, freeName(`${run.name} again`))
+  if (!workflow) throw new Error(word("Its folder has no workflow: it was queued without one, or by an older version."))
+  await app.loadGraphData(workflow, true, true, freeName(word("{name} again", run)))
 }
 
 /** A name that no workflow has, so that none is replaced. */

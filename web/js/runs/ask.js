@@ -1,6 +1,7 @@
 // Questions and messages, in the dialogs and toasts of the front end.
 
 import { app } from "../../../../scripts/app.js"
+import { word } from "../page/words.js"
 
 /** Whether a person says yes to what cannot be undone. */
 export async function sure(title, message) {
@@ -17,7 +18,7 @@ export async function number(title, message, proposed, least) {
   if (given === null || given === undefined) return null
   const found = Number(given)
   if (Number.isInteger(found) && found > least) return found
-  tell("warn", `${given} is not a whole number above ${least}`, "Nothing was changed.")
+  tell("warn", word("{given} is not a whole number above {least}", { given, least }), word("Nothing was changed."))
   return null
 }
 

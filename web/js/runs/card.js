@@ -42,14 +42,14 @@ export class Card {
     this.bar.setAttribute("aria-valuetext", standing(run))
     this.bar.setAttribute("aria-label", run.name)
     this.bar.firstChild.style.width = `${done}%`
-    const loss = Number.isFinite(run.loss) ? `loss ${short(run.loss)}` : ""
+    const loss = Number.isFinite(run.loss) ? word("loss {loss}", { loss: short(run.loss) }) : ""
     this.line.textContent = [standing(run), left(run), loss].filter(Boolean).join(" \u00b7 ")
     if (run.id && run.id !== this.curve?.id) this.curve = new Curve(run.id, () => this.draw())
     this.curve?.follow(run)
   }
 
   draw() {
-    this.chart.show({ total: this.run.total, curves: this.curve.drawn("loss") })
+    this.chart.show({ total: this.run.total, curves: this.curve.drawn(word("loss")) })
   }
 
   async end() {

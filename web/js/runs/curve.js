@@ -1,6 +1,7 @@
 // The numbers of one run, asked for as it goes on.
 
 import * as store from "./store.js"
+import { word } from "../page/words.js"
 
 export class Curve {
   /** then: called when there are more numbers. */
@@ -51,7 +52,7 @@ export class Curve {
   /** The loss, with the unsmoothed one beneath it. */
   drawn(name, raw = true) {
     const { steps, loss } = this.log
-    const beneath = raw ? [{ name: "each step", steps, values: this.log.raw, faint: true }] : []
+    const beneath = raw ? [{ name: word("each step"), steps, values: this.log.raw, faint: true }] : []
     return [...beneath, { name, steps, values: loss }]
   }
 }

@@ -3,24 +3,25 @@
 import { Chart } from "../page/chart.js"
 import { element } from "../page/dom.js"
 import { Curve } from "./curve.js"
+import { phrase, spoken, word } from "../page/words.js"
 import { differences, plain } from "./words.js"
 
-const TABS = ["Curve", "Settings", "Report"]
+const TABS = [phrase("Curve"), phrase("Settings"), phrase("Report")]
 
 export class Facts {
   /** pick: called with the step that is clicked on the curve. */
   constructor(pick) {
     this.curves = new Map()
-    this.chart = new Chart({ label: "Loss", pick })
+    this.chart = new Chart({ label: word("Loss"), pick })
     this.rate = element("input", { type: "checkbox" })
-    this.report = note("loom-runs-facts-report", "Report")
-    this.settings = note("loom-runs-facts-settings", "Settings")
+    this.report = note("loom-runs-facts-report", word("Report"))
+    this.settings = note("loom-runs-facts-settings", word("Settings"))
     const curve = element("div", { className: "loom-runs-facts-curve" }, this.chart.element)
     this.panes = [curve, this.settings, this.report].map((body) =>
       element("div", { className: "loom-runs-facts-pane", role: "tabpanel" }, body))
-    this.tabs = TABS.map((name, at) => this.tab(name, at))
-    this.with = element("label", { className: "loom-runs-facts-rate" }, this.rate, "learning rate")
-    this.element = element("section", { className: "loom-runs-facts", "aria-label": "Run" },
+    this.tabs = TABS.map((name, at) => this.tab(word(name), at))
+    this.with = element("label", { className: "loom-runs-facts-rate" }, this.rate, word("learning rate"))
+    this.element = element("section", { className: "loom-runs-facts", "aria-label": word("Run") },
       element("div", { className: "loom-runs-facts-bar" },
         element("div", { className: "loom-tabs", role: "tablist" }, ...this.tabs), this.with),
       ...this.panes)
@@ -75,9 +76,9 @@ export class Facts {
     const { steps, learning_rate: values, validation } = own.log
     const over = others.flatMap((other) => this.curves.get(other.id)?.drawn(other.name, false) ?? [])
     const curves = [...own.drawn(run.name), ...over]
-    if (this.rate.checked) curves.push({ name: "learning rate", steps, values, right: true, dashed: true })
-    const marks = validation.map(([step, value]) => ({ step, value, label: "validation" }))
-    if (Number.isInteger(run.best)) marks.push({ step: run.best, label: "best" })
+    if (this.rate.checked) curves.push({ name: word("learning rate"), steps, values, right: true, dashed: true })
+    const marks = validation.map(([step, value]) => ({ step, value, label: word("validation") }))
+    if (Number.isInteger(run.best)) marks.push({ step: run.best, label: word("best") })
     this.chart.show({ total: Math.max(...this.runs.map(reach)), curves, marks })
   }
 
@@ -87,9 +88,9 @@ export class Facts {
 
   /** Shows what the run tells of itself. */
   tell({ report, settings = [], problem, ...run }) {
-    this.report.textContent = [problem, report].filter(Boolean).join("\n\n") || "The report comes when it is done."
+    this.report.textContent = spoken([problem, report].filter(Boolean).join("\n\n")) || word("The report comes when it is done.")
     const told = differences(run).join(", ")
-    const other = element("p", { className: "loom-runs-facts-differs" }, told && `Other than the run before: ${told}`)
+    const other = element("p", { className: "loom-runs-facts-differs" }, told && word("Other than the run before: {told}", { told }))
     const lines = settings.flatMap(([name, value]) => [element("dt", {}, name), element("dd", {}, plain(value))])
     this.settings.replaceChildren(other, element("dl", {}, ...lines))
   }

@@ -5,7 +5,7 @@ import { element } from "../page/dom.js"
 import { whenResized } from "../page/resize.js"
 import * as store from "./store.js"
 import { Wipe } from "./wipe.js"
-import { word } from "../page/words.js"
+import { phrase, word } from "../page/words.js"
 
 const SMALLEST = 72 // px of a picture
 const LARGEST = 200
@@ -15,9 +15,9 @@ const CHIP = 20 // px above a prompt
 const LINE = 16
 const STICKY = ["loom-gallery-words", "loom-gallery-base", "loom-gallery-now"]
 const WAYS = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] }
-const PIN = "Click two pictures to wipe one over the other."
-const WIPE = "Drag the line, or move it with the arrow keys. Escape closes."
-const NOTHING = "This run has no previews. Connect Training Previews to Train LoRA to see pictures of its steps here."
+const PIN = phrase("Click two pictures to wipe one over the other.")
+const WIPE = phrase("Drag the line, or move it with the arrow keys. Escape closes.")
+const NOTHING = phrase("This run has no previews. Connect Training Previews to Train LoRA to see pictures of its steps here.")
 
 export class Gallery {
   /** moved: called with the step that the slider is at, and whether a person moved it there. */
@@ -64,7 +64,7 @@ export class Gallery {
     this.element.classList.toggle("loom-nothing", !this.rows.length)
     this.mark()
     if (!this.rows.length) return this.grid.replaceChildren()
-    const heads = ["", "base model", "", ...previews.map(String)].map((text, at) => cell(at, "columnheader", text))
+    const heads = ["", word("base model"), "", ...previews.map(String)].map((text, at) => cell(at, "columnheader", text))
     const head = element("div", { className: "loom-gallery-row loom-gallery-head", role: "row" }, ...heads)
     this.nowHead = head.children[2]
     this.heads = new Map(previews.map((step, at) => [step, head.children[at + 3]]))
@@ -80,14 +80,14 @@ export class Gallery {
     row.now = cell(2, "gridcell")
     const words = cell(0, "rowheader",
       ...(row.kind ? [element("span", { className: "loom-runs-chip" }, row.kind)] : []),
-      element("span", { className: "loom-gallery-prompt", title: row.prompt }, row.prompt || "no words"))
+      element("span", { className: "loom-gallery-prompt", title: row.prompt }, row.prompt || word("no words")))
     const base = cell(1, "gridcell", ...(row.base === undefined ? [] : [this.picture(row, previews[0], row.base)]))
     const steps = previews.map((step) => cell(3, "gridcell", this.picture(row, step, row.lora)))
     return element("div", { className: "loom-gallery-row", role: "row" }, words, base, row.now, ...steps)
   }
 
   picture(row, step, n) {
-    const name = n === row.base ? "base model" : `step ${step}`
+    const name = n === row.base ? word("base model") : word("step {step}", { step })
     const src = store.previewUrl(this.run.id, step, n, 256)
     const told = { "aria-label": `${name}, ${row.prompt}`, "aria-pressed": "false" }
     const made = element("button", { type: "button", className: "loom-runs-shot", tabIndex: -1, ...told },
@@ -101,12 +101,12 @@ export class Gallery {
     if (step === undefined) return
     this.step = step
     this.slider.value = Math.max(0, this.stops.indexOf(step))
-    this.slider.setAttribute("aria-valuetext", `step ${step}`)
-    this.where.textContent = `step ${step}`
+    this.where.textContent = word("step {step}", { step })
+    this.slider.setAttribute("aria-valuetext", this.where.textContent)
     this.moved(step, byHand)
     const shown = shownAt(this.run.previews, step)
     if (!this.rows.length) return
-    this.nowHead.textContent = `step ${shown}`
+    this.nowHead.textContent = word("step {step}", { step: shown })
     for (const row of this.rows) row.now.replaceChildren(this.picture(row, shown, row.lora))
     for (const [each, head] of this.heads) head.classList.toggle("loom-gallery-current", each === shown)
     if (byHand) this.bring(this.heads.get(shown))
@@ -173,8 +173,8 @@ export class Gallery {
     if (shots.length && !shots.some((shot) => shot.tabIndex === 0)) shots[0].tabIndex = 0
     const [first, second] = this.pins
     this.grid.hidden = !this.rows.length || Boolean(second)
-    const hint = second ? WIPE : first ? `A is ${first.words}. Choose another picture for B.` : PIN
-    this.hint.textContent = this.rows.length ? hint : NOTHING
+    const hint = second ? word(WIPE) : first ? word("A is {picture}. Choose another picture for B.", { picture: first.words }) : word(PIN)
+    this.hint.textContent = this.rows.length ? hint : word(NOTHING)
   }
 
   shots() {
@@ -208,7 +208,7 @@ function cell(at, role, ...inside) {
 /** Each prompt with the numbers of its pictures by the base model and with the LoRA. */
 function rowsOf({ previews, pictures = [], prompts = [] }) {
   if (!previews.length) return []
-  if (!pictures.length) return [{ prompt: "the whole sheet", lora: 0 }] // of an older version
+  if (!pictures.length) return [{ prompt: word("the whole sheet"), lora: 0 }] // of an older version
   const rows = []
   pictures.forEach(({ prompt, kind }, at) => {
     let row = rows[rows.length - 1]
@@ -217,8 +217,8 @@ function rowsOf({ previews, pictures = [], prompts = [] }) {
   })
   const pairs = prompts.filter((group) => group.length === 2)
   for (const row of rows) {
-    if (pairs.some(([first]) => first === row.prompt)) row.kind = "with trigger"
-    else if (pairs.some(([, second]) => second === row.prompt)) row.kind = "without"
+    if (pairs.some(([first]) => first === row.prompt)) row.kind = word("with trigger")
+    else if (pairs.some(([, second]) => second === row.prompt)) row.kind = word("without")
   }
   return rows.filter((row) => row.lora !== undefined)
 }

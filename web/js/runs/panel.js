@@ -12,7 +12,6 @@ import { bytes, clock, left, percent, standing } from "./words.js"
 import { word } from "../page/words.js"
 
 export const PANEL = "lora-loom-run"
-const USE = "Copies its LoRA into the loras folder and puts it on Load LoRA Stack."
 
 /** Opens the panel with a run. */
 export function openRun(id) {
@@ -78,9 +77,9 @@ export class RunPanel {
   head(run) {
     this.name.textContent = this.name.title = run.name
     this.state.textContent = standing(run)
-    const loss = Number.isFinite(run.loss) ? `loss ${short(run.loss)}` : ""
-    const best = Number.isInteger(run.best) && run.best !== run.step ? `best by validation: ${run.best}` : ""
-    const time = run.state === "running" ? [`${percent(run)} %`, left(run)] : [`${clock(run.seconds)} of training`]
+    const loss = Number.isFinite(run.loss) ? word("loss {loss}", { loss: short(run.loss) }) : ""
+    const best = Number.isInteger(run.best) && run.best !== run.step ? word("best by validation: {best}", run) : ""
+    const time = run.state === "running" ? [`${percent(run)} %`, left(run)] : [word("{time} of training", { time: clock(run.seconds) })]
     const facts = [loss, ...time, best, run.family, run.size && bytes(run.size)]
     this.facts.textContent = facts.filter(Boolean).join(" \u00b7 ")
     const running = run.state === "running"
@@ -113,8 +112,9 @@ export class RunPanel {
     const kept = saved.includes(step)
     this.use.hidden = step === undefined || this.gallery.run?.id !== this.run?.id
     this.use.disabled = !kept
-    this.use.textContent = kept ? `Use step ${step}` : `Step ${step} was not kept`
-    this.use.title = kept ? USE : `LoRAs are kept of ${saved.join(", ") || "no step"}.`
+    this.use.textContent = kept ? word("Use step {step}", { step }) : word("Step {step} was not kept", { step })
+    const others = saved.length ? word("LoRAs are kept of {steps}.", { steps: saved.join(", ") }) : word("No LoRA is kept of any step.")
+    this.use.title = kept ? word("Copies it into the loras folder and puts it on Load LoRA Stack") : others
   }
 
   async pause() {

@@ -9,7 +9,7 @@ import { choice, choose, onChoice, toggle } from "./choice.js"
 import * as store from "./store.js"
 import { onQueue, waiting } from "./waiting.js"
 import { ago, differences, standing } from "./words.js"
-import { word } from "../page/words.js"
+import { spoken, word } from "../page/words.js"
 
 const HEIGHT = 76 // px of a run, as in css/runs.css
 const THUMB = 64 // px
@@ -84,7 +84,7 @@ export class Sidebar {
     this.queued = queued
     this.waits.replaceChildren(...this.queued.map(({ name, steps }) => element("li", { className: "loom-wait" },
       element("span", { className: "loom-run-name" }, name),
-      element("span", { className: "loom-run-more" }, steps ? `waits, ${steps} steps` : "waits"))))
+      element("span", { className: "loom-run-more" }, steps ? word("waits, {steps} steps", { steps }) : word("waits")))))
     this.filter()
   }
 
@@ -93,9 +93,10 @@ export class Sidebar {
   filter() {
     const words = this.search.value.toLowerCase().split(/\s+/).filter(Boolean)
     const past = store.runs().filter(({ id, state }) => id && state !== "running" && !choice.leaving.has(id))
-    const found = past.filter((run) => words.every((word) => searched(run).includes(word)))
-    const many = past.length === found.length ? past.length : `${found.length} of ${past.length}`
-    this.count.textContent = past.length ? `Earlier runs, ${many}` : ""
+    const found = past.filter((run) => words.every((each) => searched(run).includes(each)))
+    const [some, all] = [found.length, past.length]
+    const many = some === all ? all : word("{some} of {all}", { some, all })
+    this.count.textContent = all ? word("Earlier runs, {count}", { count: many }) : ""
     this.none.textContent = nothing(past, found, this.cards.size + this.queued.length)
     this.list.element.hidden = !found.length
     const now = found.map(({ id, state, changed, step }) => [id, state, changed, step].join(" ")).join("\n")
@@ -140,7 +141,7 @@ function place(run) {
 
 /** A run that has been, in the list. */
 function option(run) {
-  const told = run.fault ? [run.fault] : differences(run)
+  const told = run.fault ? [spoken(run.fault)] : differences(run)
   const loss = Number.isFinite(run.loss) ? short(run.loss) : ""
   return element("div", { className: "loom-run", ...marks(run.id) },
     thumb(run),

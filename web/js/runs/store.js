@@ -2,6 +2,7 @@
 // have changed, and never while nothing does.
 
 import { api } from "../../../../scripts/api.js"
+import { spoken, word } from "../page/words.js"
 
 const AT = "/lora_loom/runs"
 
@@ -149,7 +150,7 @@ async function call(path, body) {
   const how = body && { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(body) }
   const answer = await api.fetchApi(path, how)
   const told = await answer.json().catch(() => ({}))
-  if (!answer.ok) throw new Error(told.error ?? `the server answers ${answer.status}`)
+  if (!answer.ok) throw new Error(spoken(told.error) ?? word("the server answers {status}", { status: answer.status }))
   return told
 }
 

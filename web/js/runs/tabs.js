@@ -5,20 +5,26 @@ import { openPanel, PANEL, RunPanel } from "./panel.js"
 import { Sidebar } from "./sidebar.js"
 import * as store from "./store.js"
 import { percent } from "./words.js"
+import { word } from "../page/words.js"
 
 const LIST = "lora-loom-runs"
-const NAME = "LoRA runs"
 const NARROW = 700 // px of a window
 
 /** For the front end's own list of tabs of the panel. */
-export const panelTab = { id: PANEL, title: "LoRA run", type: "custom", ...slot(() => new RunPanel()) }
+export const panelTab = {
+  id: PANEL, type: "custom", ...slot(() => new RunPanel()),
+  get title() {
+    return word("LoRA run")
+  },
+}
 
 /** Puts the list into the side bar, where the front end has one. */
 export function addList() {
   const { extensionManager } = app
+  const name = word("LoRA runs")
   if (!extensionManager?.registerSidebarTab) return
   extensionManager.registerSidebarTab({
-    id: LIST, title: NAME, tooltip: NAME, label: NAME, icon: "pi pi-chart-line", type: "custom", iconBadge: "",
+    id: LIST, title: name, tooltip: name, label: name, icon: "pi pi-chart-line", type: "custom", iconBadge: "",
     ...slot(() => new Sidebar(showPanel)),
   })
   store.listen(badge)

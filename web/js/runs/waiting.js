@@ -1,6 +1,7 @@
 // The trainings that wait in ComfyUI's own queue.
 
 import { api } from "../../../../scripts/api.js"
+import { word } from "../page/words.js"
 
 const TRAIN = "LoraLoom_TrainLora"
 
@@ -23,7 +24,7 @@ export function onQueue(then) {
 }
 
 function words(value) {
-  return typeof value === "string" && value.trim() ? value : "Train LoRA"
+  return typeof value === "string" && value.trim() ? value : word("Train LoRA")
 }
 
 function number(value) {

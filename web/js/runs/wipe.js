@@ -1,6 +1,7 @@
 // Two pictures over each other, parted by a line that is dragged or moved with the arrow keys.
 
 import { element } from "../page/dom.js"
+import { word } from "../page/words.js"
 
 const KEYS = { ArrowLeft: -2, ArrowRight: 2, PageDown: -10, PageUp: 10, Home: -100, End: 100 } // parts of a hundred
 
@@ -11,15 +12,15 @@ export class Wipe {
     this.images = ["A", "B"].map((name) => element("img", { className: `loom-wipe-${name}`, draggable: false }))
     this.names = ["A", "B"].map((name) => element("span", { className: `loom-wipe-name loom-wipe-name-${name}` }))
     this.line = element("div", {
-      className: "loom-wipe-line", role: "slider", tabIndex: 0, "aria-label": "Where the pictures are parted",
+      className: "loom-wipe-line", role: "slider", tabIndex: 0, "aria-label": word("Where the pictures are parted"),
       "aria-valuemin": "0", "aria-valuemax": "100",
     })
     this.stage = element("div", { className: "loom-wipe-stage" }, ...this.images, ...this.names, this.line)
-    this.large = button("Open large", () => this.enlarge())
+    this.large = button(word("Open large"), () => this.enlarge())
     this.buttons = element("div", { className: "loom-wipe-buttons" },
-      button("Swap", () => this.show(this.pair[1], this.pair[0])), this.large, button("Close", () => this.close()))
+      button(word("Swap"), () => this.show(this.pair[1], this.pair[0])), this.large, button(word("Close"), () => this.close()))
     this.inside = element("div", { className: "loom-wipe-inside" }, this.stage, this.buttons)
-    this.dialog = element("dialog", { className: "loom loom-wipe-dialog", "aria-label": "Two previews" })
+    this.dialog = element("dialog", { className: "loom loom-wipe-dialog", "aria-label": word("Two previews") })
     this.element = element("div", { className: "loom-wipe", hidden: true }, this.inside, this.dialog)
     this.images[0].addEventListener("load", ({ target }) =>
       this.stage.style.setProperty("--shape", target.naturalWidth / target.naturalHeight))
@@ -58,7 +59,7 @@ export class Wipe {
     this.at = Math.max(0, Math.min(100, at))
     this.stage.style.setProperty("--at", `${this.at}%`)
     this.line.setAttribute("aria-valuenow", Math.round(this.at))
-    this.line.setAttribute("aria-valuetext", `${Math.round(this.at)} % A, the rest B`)
+    this.line.setAttribute("aria-valuetext", word("{share} % A, the rest B", { share: Math.round(this.at) }))
   }
 
   grab(event) {
@@ -87,13 +88,13 @@ export class Wipe {
     if (this.dialog.open) return this.dialog.close()
     this.dialog.append(this.inside)
     this.dialog.showModal()
-    this.large.textContent = "Back to the panel"
+    this.large.textContent = word("Back to the panel")
     this.line.focus()
   }
 
   shrink() {
     this.element.prepend(this.inside)
-    this.large.textContent = "Open large"
+    this.large.textContent = word("Open large")
     this.line.focus()
   }
 }

@@ -1,8 +1,12 @@
 // A run in words.
 
-import { word } from "../page/words.js"
+import { phrase, spoken, word } from "../page/words.js"
 
-const UNITS = [["years", 31536000], ["months", 2592000], ["weeks", 604800], ["days", 86400], ["h", 3600], ["min", 60]]
+const PAST = [ // how long ago in seconds, in words for one and for more
+  [31536000, phrase("1 year ago"), phrase("{count} years ago")], [2592000, phrase("1 month ago"), phrase("{count} months ago")],
+  [604800, phrase("1 week ago"), phrase("{count} weeks ago")], [86400, phrase("1 day ago"), phrase("{count} days ago")],
+  [3600, phrase("{count} h ago"), phrase("{count} h ago")], [60, phrase("{count} min ago"), phrase("{count} min ago")],
+]
 
 /** A span of time as on a clock: 0:09, 9:40, 1:05:00. */
 export function clock(seconds) {
@@ -15,16 +19,16 @@ export function clock(seconds) {
 /** When it was, seen from now: "3 h ago". */
 export function ago(changed, now = Date.now() / 1000) {
   const past = Math.max(0, now - changed)
-  const [unit, length] = UNITS.find(([, length]) => past >= length) ?? []
-  if (!unit) return "just now"
+  const [length, one, many] = PAST.find(([length]) => past >= length) ?? []
+  if (!length) return word("just now")
   const count = Math.floor(past / length)
-  return `${count} ${count === 1 ? unit.replace(/s$/, "") : unit} ago`
+  return word(count === 1 ? one : many, { count })
 }
 
 export function bytes(size) {
   const power = Math.min(3, Math.max(0, Math.floor(Math.log10(Math.max(1, size)) / 3)))
   const value = size / 1000 ** power
-  return `${power && value < 10 ? value.toFixed(1) : Math.round(value)} ${["bytes", "kB", "MB", "GB"][power]}`
+  return `${power && value < 10 ? value.toFixed(1) : Math.round(value)} ${[word("bytes"), "kB", "MB", "GB"][power]}`
 }
 
 export function percent({ step, total }) {
@@ -33,7 +37,7 @@ export function percent({ step, total }) {
 
 /** What became of a run, or where it is. */
 export function standing(run) {
-  if (run.state === "running") return run.step ? word("Step {step} of {total}", run) : run.phase ?? word("preparing")
+  if (run.state === "running") return run.step ? word("Step {step} of {total}", run) : spoken(run.phase) ?? word("preparing")
   if (run.state === "finished") return word("Finished, {steps}", { steps: steps(run.total) })
   return word("Stopped at {step} of {total}", run)
 }
@@ -48,7 +52,7 @@ export function differences(run) {
 }
 
 export function plain(value) {
-  return value === null || value === undefined || value === "" ? "none" : String(value)
+  return value === null || value === undefined || value === "" ? word("none") : String(value)
 }
 
 function steps(count) {

@@ -2,22 +2,24 @@
 
 import { element } from "../page/dom.js"
 import { bare, partsOf, PRESETS, strengthOf, withStrength } from "./blocktext.js"
+import { word } from "../page/words.js"
 
 const MOST = 2 // of a slider; the text takes more
 
 export class Blocks {
   constructor(item, done, model) {
     Object.assign(this, { item, done, model })
-    this.preset = element("select", { className: "loom-row-preset", "aria-label": "Blocks" })
+    this.preset = element("select", { className: "loom-row-preset", "aria-label": word("Blocks") })
     this.preset.addEventListener("change", () => this.take(this.preset.value))
     this.sliders = element("div", { className: "loom-row-sliders" })
     this.text = element("input", {
-      type: "text", className: "loom-row-blocks", placeholder: "such as IN=0.5, MID=1", "aria-label": "Blocks as text",
+      type: "text", className: "loom-row-blocks", placeholder: word("such as {example}", { example: "IN=0.5, MID=1" }),
+      "aria-label": word("Blocks as text"),
       autocomplete: "off", spellcheck: false,
     })
     this.text.addEventListener("change", () => this.take(this.text.value.trim()))
-    this.element = element("div", { className: "loom-row-part", role: "group", "aria-label": "Blocks" },
-      element("div", { className: "loom-row-part-head" }, element("span", {}, "Blocks"), this.preset),
+    this.element = element("div", { className: "loom-row-part", role: "group", "aria-label": word("Blocks") },
+      element("div", { className: "loom-row-part-head" }, element("span", {}, word("Blocks")), this.preset),
       this.sliders, this.text)
   }
 
@@ -33,10 +35,10 @@ export class Blocks {
   }
 
   showPresets(blocks, presets) {
-    const all = [...PRESETS, ...Object.keys(presets).map((name) => [name, name])]
+    const all = [...PRESETS.map(([name, text]) => [word(name), text]), ...Object.keys(presets).map((name) => [name, name])]
     const same = all.find(([, text]) => bare(text) === bare(blocks))
     this.preset.replaceChildren(...all.map(([name, text]) => element("option", { value: text }, name)),
-      element("option", { value: "own", disabled: true }, "own"))
+      element("option", { value: "own", disabled: true }, word("own")))
     this.preset.value = same ? same[1] : "own"
   }
 
@@ -58,7 +60,7 @@ export class Blocks {
   slider(part) {
     const label = part.name.replace(/[._]+/g, " ")
     const range = element("input", {
-      type: "range", min: 0, max: MOST, step: 0.05, "aria-label": `Strength of ${label}`,
+      type: "range", min: 0, max: MOST, step: 0.05, "aria-label": word("Strength of {part}", { part: label }),
     })
     const shown = element("output", { className: "loom-row-value" })
     range.addEventListener("input", () => say(range, shown, range.valueAsNumber))
@@ -75,6 +77,6 @@ export class Blocks {
 }
 
 function say(range, shown, value) {
-  shown.textContent = value === null ? "mixed" : value.toFixed(2)
+  shown.textContent = value === null ? word("mixed") : value.toFixed(2)
   range.style.setProperty("--loom-to", `${(100 * range.valueAsNumber) / MOST}%`)
 }

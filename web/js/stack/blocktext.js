@@ -1,10 +1,12 @@
 // Strengths per block, as the text of a row says them (lora_core/families/blocks.py), taken apart for sliders.
 
+import { phrase } from "../page/words.js"
+
 const SELECTOR = /^(.*?)(?:_blocks)?\.?(?:(\d+)(?:-(\d+))?)?$/
 const THIRDS = 3
 
 export const PRESETS = [
-  ["all blocks", ""], ["attention only", "ALL=0, *att*=1"], ["all but attention", "*att*=0"],
+  [phrase("all blocks"), ""], [phrase("attention only"), "ALL=0, *att*=1"], [phrase("all but attention"), "*att*=0"],
 ]
 
 /**

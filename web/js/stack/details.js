@@ -2,6 +2,7 @@
 
 import { element, split } from "../page/dom.js"
 import { Blocks } from "./blocks.js"
+import { word } from "../page/words.js"
 import { Sampling } from "./sampling.js"
 import { Words } from "./words.js"
 
@@ -17,7 +18,7 @@ export class Details {
 
   show(file) {
     const folder = split(file?.name ?? this.item.name)[0]
-    this.place.textContent = folder ? `in ${folder}` : ""
+    this.place.textContent = folder ? word("in {folder}", { folder }) : ""
     for (const part of this.parts) part.show(file)
   }
 }

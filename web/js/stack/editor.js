@@ -68,7 +68,7 @@ export class RowsEditor {
     const why = word("Show the rows as text, to copy, paste or connect")
     const asText = button("loom-text", word("Text"), why, this.showText)
     this.element.append(
-      element("div", { className: "loom-head" }, this.everyone, element("span", { className: "loom-label-all" }, "all"),
+      element("div", { className: "loom-head" }, this.everyone, element("span", { className: "loom-label-all" }, word("all")),
         element("span", { className: "loom-grow" }), element("span", { className: "loom-label" }, word("model")),
         element("span", { className: "loom-label" }, word("text")), element("span", { className: "loom-end" })),
       this.list,

@@ -3,7 +3,7 @@
 import { find, pictureUrl } from "../library/library.js"
 import { element, split } from "../page/dom.js"
 import { popup } from "../page/popup.js"
-import { phrase, word } from "../page/words.js"
+import { phrase, spoken, word } from "../page/words.js"
 
 const LINES = [
   [phrase("Model"), (file) => file.family || file.base], [phrase("Trigger words"), (file) => file.words?.join(", ")],
@@ -17,7 +17,7 @@ export function showInfo(item, at) {
   const file = find(item.name)
   const lines = file ? LINES.map(([key, value]) => [key, value(file)]).filter(([, value]) => value) : []
   const bare = split(item.name)[1]
-  const fault = file ? file.fault : word("This file was not found.")
+  const fault = file ? spoken(file.fault) : word("This file was not found.")
   const made = popup({ className: "loom-info", role: "dialog", "aria-label": word("About {name}", { name: bare }), tabIndex: -1 }, at,
     ...(file?.picture ? [element("img", { className: "loom-info-picture", alt: "", src: pictureUrl(file) })] : []),
     element("div", { className: "loom-info-title" }, file?.title || bare),

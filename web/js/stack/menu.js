@@ -13,14 +13,14 @@ export function showRowMenu(editor, item, at) {
   const index = editor.items.indexOf(item)
   const [view, last] = [editor.views[index], editor.items.length - 1]
   const ofFile = isRow(item) ? fileEntries(editor, item, view, at) : []
-  showMenu(`Row ${title(item)}`, at, [
+  showMenu(word("Row {name}", { name: title(item) }), at, [
     ...ofFile,
-    { label: "Duplicate", action: () => editor.insert(index + 1, [structuredClone(item)]) },
+    { label: word("Duplicate"), action: () => editor.insert(index + 1, [structuredClone(item)]) },
     { label: word("Move up"), keys: "Alt+\u2191", action: () => editor.move(index, index - 1), off: index === 0 },
     { label: word("Move down"), keys: "Alt+\u2193", action: () => editor.move(index, index + 1), off: index === last },
     { label: word("Copy as text"), keys: "Ctrl+C", action: () => copy(print([item]), editor.element) },
     null,
-    { label: "Remove", keys: "Del", action: () => editor.remove(index) },
+    { label: word("Remove"), keys: "Del", action: () => editor.remove(index) },
   ])
 }
 
@@ -31,7 +31,7 @@ function fileEntries(editor, item, view, at) {
     editor.commit()
   }
   return [
-    { label: "Info\u2026", action: () => showInfo(item, at) },
+    { label: word("Info\u2026"), action: () => showInfo(item, at) },
     { label: word("Replace by another file\u2026"), action: () => editor.pick(item) },
     { label: view.details ? word("Fold") : word("Words, blocks, sampling"), action: () => view.unfold(!view.details) },
     { label: word("Copy trigger words"), action: () => copy(words.join(", "), editor.element), off: !words.length },

@@ -8,7 +8,7 @@ import { dragRow } from "./drag.js"
 import { fits } from "./model.js"
 import { isRow } from "../page/rows.js"
 import { strengthField } from "./strength.js"
-import { word } from "../page/words.js"
+import { spoken, word } from "../page/words.js"
 
 /** What the list shows of an item. `editor` is asked for every change. */
 export class RowView {
@@ -113,7 +113,7 @@ export class RowView {
     const { item, editor } = this
     const said = [...faults(item, file), ...extras(item)]
     const count = (item.words ?? file?.words ?? []).length
-    if (count) said.push(count === 1 ? "1 word" : `${count} words`)
+    if (count) said.push(count === 1 ? word("1 word") : word("{count} words", { count }))
     const family = file?.family ? [chip(file, editor.model)] : []
     this.more.replaceChildren(element("span", { className: "loom-row-arrow" }), ...family,
       element("span", { className: "loom-extras" }, said.join(" \u00b7 ")))
@@ -127,22 +127,22 @@ export class RowView {
 /** The family of a file; it turns where the model that is connected is of another. */
 function chip(file, model) {
   const other = !fits(file, model)
-  const words = other ? `${file.family}, not ${model.family}` : file.family
+  const names = { family: file.family, model: model.family }
   return element("span", {
     className: other ? "loom-row-chip loom-row-wrong" : "loom-row-chip",
-    title: other ? `for ${file.family}, but the model is ${model.family}` : `for ${file.family}`,
-  }, other ? `\u26a0 ${words}` : words)
+    title: other ? word("for {family}, but the model is {model}", names) : word("for {family}", names),
+  }, other ? `\u26a0 ${word("{family}, not {model}", names)}` : file.family)
 }
 
 function faults(item, file) {
-  if (!file) return ["not found"]
-  return [file.fault && "broken file", !item.on && "off"].filter(Boolean)
+  if (!file) return [word("not found")]
+  return [file.fault && word("broken file"), !item.on && word("off")].filter(Boolean)
 }
 
 function tooltip(item, file) {
   if (!file) return `${item.name}\n${word("not found: it is in no loras folder, or in more than one")}`
   const words = file.words?.length && word("trigger: {words}", { words: file.words.join(", ") })
-  return [file.name, file.family, words, extras(item).join(", "), file.fault].filter(Boolean).join("\n")
+  return [file.name, file.family, words, extras(item).join(", "), spoken(file.fault)].filter(Boolean).join("\n")
 }
 
 export function title(item) {

@@ -1,23 +1,26 @@
 // The part of sampling that a row is on for: two handles on one bar, from the most noise to none.
 
 import { element } from "../page/dom.js"
+import { phrase, word } from "../page/words.js"
 
 const STEP = 0.01
-const PRESETS = [["all of sampling", 0, 1], ["first half: composition", 0, 0.5], ["second half: details", 0.5, 1]]
+const PRESETS = [
+  [phrase("all of sampling"), 0, 1], [phrase("first half: composition"), 0, 0.5], [phrase("second half: details"), 0.5, 1],
+]
 
 export class Sampling {
   constructor(item, done) {
     Object.assign(this, { item, done })
-    this.preset = element("select", { className: "loom-row-preset", "aria-label": "Part of sampling" },
-      ...PRESETS.map(([name], index) => element("option", { value: String(index) }, name)),
-      element("option", { value: "own", disabled: true }, "own"))
+    this.preset = element("select", { className: "loom-row-preset", "aria-label": word("Part of sampling") },
+      ...PRESETS.map(([name], index) => element("option", { value: String(index) }, word(name))),
+      element("option", { value: "own", disabled: true }, word("own")))
     this.preset.addEventListener("change", () => this.take(...PRESETS[this.preset.value].slice(1)))
-    this.start = this.handle("From this share of sampling on")
-    this.end = this.handle("Up to this share of sampling")
+    this.start = this.handle(word("From this share of sampling on"))
+    this.end = this.handle(word("Up to this share of sampling"))
     this.bar = element("div", { className: "loom-row-span" }, this.start, this.end)
     this.said = element("output", { className: "loom-row-value" })
-    this.element = element("div", { className: "loom-row-part", role: "group", "aria-label": "Part of sampling" },
-      element("div", { className: "loom-row-part-head" }, element("span", {}, "Sampling"), this.preset),
+    this.element = element("div", { className: "loom-row-part", role: "group", "aria-label": word("Part of sampling") },
+      element("div", { className: "loom-row-part-head" }, element("span", {}, word("Sampling")), this.preset),
       element("div", { className: "loom-row-slider" }, this.bar, this.said))
   }
 

@@ -3,7 +3,7 @@
 import { showMeasure } from "../measures/measures.js"
 import { element } from "../page/dom.js"
 import { after, hide, lookAnew, takePlace, toCanvas, whileThere } from "../page/nodes.js"
-import { word } from "../page/words.js"
+import { spoken, word } from "../page/words.js"
 import { listen } from "./told.js"
 import { showChosen } from "./zeros.js"
 
@@ -38,7 +38,7 @@ export class Report {
   take(entry) {
     showChosen(this.node, entry?.chosen)
     const text = showMeasure(this.node, entry, entry?.stale) ? "" : entry?.text
-    this.show(text ?? "", Boolean(entry?.problem))
+    this.show(spoken(text) ?? "", Boolean(entry?.problem))
   }
 
   /** An empty text takes the report away. */

@@ -5,7 +5,7 @@ import { api } from "../../../../scripts/api.js"
 import { app } from "../../../../scripts/app.js"
 import { withoutStrengths } from "../measures/strengths.js"
 import { eachNode, nodeOf } from "../page/nodes.js"
-import { word } from "../page/words.js"
+import { spoken, word } from "../page/words.js"
 import { hearQueued, isLoading, onScreen, ownerOf, whenLoaded } from "./workflows.js"
 import { DECIDE } from "./zeros.js"
 
@@ -54,7 +54,7 @@ export function hear(open) {
     tell(prompt_id, node_id, { text: exception_message.trim(), problem: true })
     end(prompt_id, () => "")
   })
-  api.addEventListener("execution_interrupted", ({ detail }) => end(detail.prompt_id, (text) => word("stopped; last message: {text}", { text })))
+  api.addEventListener("execution_interrupted", ({ detail }) => end(detail.prompt_id, (text) => word("stopped; last message: {text}", { text: spoken(text) })))
   api.addEventListener("execution_success", ({ detail }) => end(detail.prompt_id, () => ""))
   api.addEventListener("reconnecting", lost)
   api.addEventListener("promptQueueing", hearRefusal)
@@ -106,7 +106,7 @@ function showOutside(node) {
   const within = [...entriesOf(onScreen())].filter(([id]) => outersOf(id).some((outer) => nodeOf(outer) === node))
   if (!node || (!within.length && !shows.has(node))) return
   if (!shows.has(node)) openOuter(node)
-  const text = within.map(([id, entry]) => `${nodeOf(id)?.title}: ${entry.text}`).join("\n\n")
+  const text = within.map(([id, entry]) => `${nodeOf(id)?.title}: ${spoken(entry.text)}`).join("\n\n")
   shows.get(node)?.({ text, problem: within.some(([, { problem }]) => problem) })
 }
 
@@ -134,7 +134,7 @@ async function end(prompt, words) {
 function lost() {
   const workflow = onScreen()
   for (const [id, entry] of entriesOf(workflow)) {
-    const text = word("no connection to ComfyUI; last message: {text}", { text: entry.text })
+    const text = word("no connection to ComfyUI; last message: {text}", { text: spoken(entry.text) })
     if (entry.prompt && !entry.lost) put(workflow, id, { ...entry, text, lost: true })
   }
 }
