@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from ....lora_core.runs.run_folder import past_runs
+from ....lora_core.runs.past_runs import past_runs
 from ....lora_core.runs.setting_changes import differences
 from ....lora_core.training.config import Recipe
 from ....lora_core.training.presets import Choices
