@@ -23,8 +23,8 @@ _LONGEST = 2**20  # of a caption file
 @dataclass(frozen=True)
 class Shown:
     """A picture and its caption. `file` is where that is, "" for none; `was` tells whether the file has changed since:
-    "" when there is none beside the picture. `version` and `mask` tell whether the picture and its mask file have changed,
-    `mask` "" for none. `fault` is why a caption cannot be read, nor written over."""
+    "" when there is none beside the picture. `version` tells it of the picture, `mask` of its mask file, "" for none.
+    `fault` is why a caption cannot be read, nor written over."""
 
     name: str
     caption: str

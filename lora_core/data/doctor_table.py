@@ -30,7 +30,9 @@ def _verdict(pictures: int, findings: Sequence[DatasetFinding]) -> str:
 def _tables(findings: Sequence[DatasetFinding]) -> list[Table]:
     by_urgency = {urgency: [each for each in findings if each.urgency == urgency] for urgency in _TITLES}
     return [
-        Table("said", f"{_TITLES[urgency]} ({len(found)})", "mark", ("pictures", "what to do"), tuple(map(_line, found)))
+        Table(
+            "said", f"{_TITLES[urgency]} ({len(found)})", "mark", ("pictures", "what to do"), tuple(map(_line, found))
+        )
         for urgency, found in by_urgency.items()
         if found
     ]

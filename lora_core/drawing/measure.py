@@ -35,7 +35,8 @@ class Line:
 @dataclass(frozen=True)
 class Table:
     """`corner` heads the names of the rows. Of bars only the first column is drawn; `ends` are the words at the ends
-    of a heat map's scale, the first one of "chance" where it has one side. What is `said` are sentences. `folded` is what is not seen at once."""
+    of a heat map's scale, the first one of "chance" where it has one side. Those `said` hold
+    sentences. `folded` is what is not seen at once."""
 
     kind: Kind
     title: str

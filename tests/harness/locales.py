@@ -20,11 +20,11 @@ LOCALES = ROOT / "locales"
 LANGUAGES = ("zh", "ja", "ko")  # beside English, which needs no table
 WORD = re.compile(r"""\b(?:word|phrase)\(\s*("(?:[^"\\\n]|\\.)*")""")  # as web/js/page/words.js looks them up
 COMMENT = re.compile(r"^\s*(?://|/?\*).*$|\s// .*$", re.MULTILINE)
-LITERAL = re.compile(r'''"(?:[^"\\\n]|\\.)*"|`(?:[^`\\]|\\.)*`''')
+LITERAL = re.compile(r""""(?:[^"\\\n]|\\.)*"|`(?:[^`\\]|\\.)*`""")
 CODE = re.compile(r"loom|\w\(|\[")  # of classes, functions of CSS, selectors
 PROSE = re.compile(r"[A-Za-z]{2,}[,;:.]? [a-z]{2,}")
 SHOWN = re.compile(  # what people read or hear, whatever it says
-    r'''(?:button\(|say\(|"aria-label": |placeholder: |title: |label: |label = |textContent = )(["`][^"`\n]*["`])'''
+    r"""(?:button\(|say\(|"aria-label": |placeholder: |title: |label: |label = |textContent = )(["`][^"`\n]*["`])"""
 )
 Table = dict[str, dict[str, str]]
 

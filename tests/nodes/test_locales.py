@@ -14,11 +14,23 @@ import pytest
 from harness.calls import pack_nodes
 from harness.comfyui import ROOT
 from harness.locales import (
-    LANGUAGES, LOCALES, TABLES, WORD, Said, Table, as_text, files, found, said, table, unspoken, words,
+    LANGUAGES,
+    LOCALES,
+    TABLES,
+    WORD,
+    Said,
+    Table,
+    as_text,
+    files,
+    found,
+    said,
+    table,
+    unspoken,
+    words,
 )  # fmt: skip
 
 SPOKEN = ("dataset",)  # the rooms of web/js whose every word is looked up
-NAMES = ("not saved", "unreadable caption", "no caption", "trigger alone", "near copy", "-mask files")  # as the server has them
+NAMES = ("not saved", "unreadable caption", "no caption", "trigger alone", "near copy", "-mask files")  # the server's
 KEPT = re.compile(r"%\w+%|<[^<>]+>|\d+(?:\.\d+)?(?:e-\d+)?|CFG|VAE|KSampler|Markdown|JSON|CUDA|GGUF|DoRA|rsLoRA")
 OURS = {"KSampler": ("KSampler", "K采样器", "Kサンプラー")}  # ComfyUI's own name for it in the language
 
@@ -165,5 +177,5 @@ def test_a_word_that_is_not_looked_up_is_found(script: str) -> None:
 
 
 def test_names_and_classes_are_no_words() -> None:
-    script = 'element("div", { className: "loom loom-set", role: "group" }) // a comment of words\nbutton(word("Undo"), f)'
+    script = 'element("div", { className: "loom loom-set" }) // a comment of words\nbutton(word("Undo"), f)'
     assert unspoken(script + ' + `${a}, ${b}` + key("ArrowRight")') == []

@@ -112,8 +112,9 @@ def _uploaded(name: str) -> Path:
 
 
 def _clear(file: Path) -> None:
-    stamp = _UPLOADED.fullmatch(file.name)
-    for layer in _LAYERS if stamp else ():
-        each = file.with_name(f"clipspace-{layer}-{stamp[1]}.png")
+    if not (found := _UPLOADED.fullmatch(file.name)):
+        return
+    for layer in _LAYERS:
+        each = file.with_name(f"clipspace-{layer}-{found[1]}.png")
         if each.is_file() and not each.is_symlink():
             each.unlink()

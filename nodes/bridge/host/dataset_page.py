@@ -255,9 +255,7 @@ def _canvas(text: str) -> tuple[str, bytes] | None:
         return None
 
 
-def _masked(
-    question: Question, change: Callable[[Album, str, str], dict[str, Any]], by: str
-) -> dict[str, Any]:
+def _masked(question: Question, change: Callable[[Album, str, str], dict[str, Any]], by: str) -> dict[str, Any]:
     album, name = _albums.fresh(question), question.text("name")
     found = change(album, name, by)
     _looks.forget(album.pictures[name][1])

@@ -100,7 +100,9 @@ def test_a_picture_is_opened_as_load_image(front: FrontEnd, folder: Path) -> Non
     page.get_by_role("button", name="Close").click()
     sent = {each["class_type"]: each["inputs"] for each in front.graph_to_prompt().values()}
     assert sent["LoadImage"]["image"] == f"{folder.name}/a.png"
-    front.page.wait_for_function("() => app.graph.nodes.find(({ type }) => type === 'LoadImage').imgs?.[0]?.naturalWidth === 96")
+    front.page.wait_for_function(
+        "() => app.graph.nodes.find(({ type }) => type === 'LoadImage').imgs?.[0]?.naturalWidth === 96"
+    )
     front.page.locator("#graph-canvas").focus()
     front.page.keyboard.press("Control+z")
     front.becomes(lambda: front.page.evaluate("() => app.graph.nodes.length"), 1)

@@ -11,7 +11,17 @@ import pytest
 from lora_loom.lora_core.data.album import Album
 from lora_loom.lora_core.data.decoding import PictureError
 from lora_loom.lora_core.data.inspection import Reading
-from lora_loom.lora_core.data.painting import SIDE, MaskFile, as_alpha, as_file, canvas, current, painted, replace, share
+from lora_loom.lora_core.data.painting import (
+    SIDE,
+    MaskFile,
+    as_alpha,
+    as_file,
+    canvas,
+    current,
+    painted,
+    replace,
+    share,
+)
 from lora_loom.lora_core.data.pictures import read_mask
 from PIL import Image, ImageOps
 
