@@ -19,7 +19,7 @@ const SIDES = { min: 140, max: 420, value: 210 } // px of a picture
 
 /**
  * Opens the page of a folder; resolves when it is closed. `asked` is how the node reads it. `node` is told with
- * `readMasks(value)`, which gives the value before and raises Refusal, and `show(picture)`, by its name below input.
+ * `readMasks(value)`, which says whether it could be set, and `show(picture)`, by its name below input.
  */
 export function open(asked, node) {
   return new Promise((resolve) => new Page(asked, node, resolve).open())
