@@ -8,6 +8,7 @@ from comfy_api.latest import io
 
 from ..lora_core.data import doctor
 from ..lora_core.data.contact_sheet import marked_sheet
+from ..lora_core.data.doctor_table import findings_measure
 from .bridge.host.node_outputs import as_image_batch, report_ui
 from .bridge.host.progress import Progress
 from .types import CATEGORY, LoraDatasetType
@@ -38,4 +39,5 @@ class DatasetDoctor(io.ComfyNode):
         findings = doctor.examine(dataset, partial(progress.tick, 0))
         sheet = as_image_batch(marked_sheet(dataset, doctor.marks(findings)))
         text = doctor.report(dataset, findings)
-        return io.NodeOutput(text, sheet, ui=report_ui(cls, text, sheet))
+        shown = report_ui(cls, text, sheet, measure=findings_measure(dataset, findings))
+        return io.NodeOutput(text, sheet, ui=shown)

@@ -1,5 +1,4 @@
-"""Tells what a page shows of a data set's folder: every picture that the node reads, and its caption as it is
-written."""
+"""What a page shows of a data set's folder: every picture that the node reads, and its caption as it is written."""
 
 from __future__ import annotations
 
@@ -24,8 +23,8 @@ _LONGEST = 2**20  # of a caption file
 @dataclass(frozen=True)
 class Shown:
     """A picture and its caption. `file` is where that is, "" for none; `was` tells whether the file has changed since:
-    "" when there is none beside the picture. `version` and `mask` tell whether the picture and its mask file have
-    changed, `mask` "" for none. `fault` is why a caption cannot be read, nor written over."""
+    "" when there is none beside the picture. `version` tells it of the picture, `mask` of its mask file, "" for none.
+    `fault` is why a caption cannot be read, nor written over."""
 
     name: str
     caption: str
@@ -81,7 +80,7 @@ class Album:
         return next((path.with_name(each) for each in names if each in self._files[path.parent]), None)
 
     def locked(self, folder: Path) -> str:
-        """Return why nothing in a folder of its is changed; empty where it may be."""
+        """Why nothing in a folder of its is changed; empty where it may be."""
         return read_only(folder, self.roots)
 
     def together(self, name: str) -> list[str]:

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 MOST_LINES, MOST_CELLS, MOST_PICTURES = 200, 2000, 48
 _MOST_LETTERS = 300  # of a name or a sentence
-Kind = Literal["heat", "bars", "plain"]
+Kind = Literal["heat", "bars", "plain", "said"]
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,8 @@ class Line:
 @dataclass(frozen=True)
 class Table:
     """`corner` heads the names of the rows. Of bars only the first column is drawn; `ends` are the words at the ends
-    of a heat map's scale, the first one of "chance" where it has one side. `folded` is what is not seen at once."""
+    of a heat map's scale, the first one of "chance" where it has one side. Those `said` hold
+    sentences. `folded` is what is not seen at once."""
 
     kind: Kind
     title: str

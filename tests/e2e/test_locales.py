@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 from harness.browser import FrontEnd
 from harness.locales import LANGUAGES, LOCALES, table
 from harness.server import ComfyServer
+from PIL import Image
 from playwright.sync_api import Browser, expect
 
 NODES = ("LoraLoom_TrainLora", "LoraLoom_LoadLoraStack")
@@ -25,6 +27,16 @@ LABELS = """() => app.graph.nodes.map(({ title, widgets, inputs, outputs }) => (
   title, widgets: widgets.map(each => each.label),
   inputs: inputs.map(each => each.localized_name), outputs: outputs.map(each => each.localized_name),
 }))"""
+FOLDER = """(folder) => {
+  const field = app.graph.nodes[0].widgets.find(({ name }) => name === 'folder')
+  field.value = folder
+  field.callback(folder)
+}"""
+SAID = """(page) => [...page.querySelectorAll('*')].flatMap((each) => [
+  each.getAttribute('aria-label'), each.placeholder, each.type === 'button' ? each.value : '',
+  each.children.length || ['SCRIPT', 'STYLE'].includes(each.tagName) ? '' : each.textContent,
+  each.matches('.loom-set-mark') ? '' : each.title,
+]).filter(Boolean).map((each) => each.replaceAll('1.png', '').replaceAll('Ctrl', '').replaceAll('Shift', ''))"""
 WORD = "async (text) => (await import('/extensions/lora-loom/js/page/words.js')).word(text)"
 
 
@@ -73,6 +85,26 @@ def test_our_own_words_are_in_it(spoken: tuple[FrontEnd, str]) -> None:
     assert words["Show as list"] in page.page.evaluate(LABELS)[1]["widgets"]
     value = "() => app.graph.nodes[0].widgets.find(each => each.name === 'rank')._displayValue"
     assert page.page.evaluate(value) == words["auto, mostly 16"]
+
+
+def test_the_page_of_a_data_set_is_in_it(spoken: tuple[FrontEnd, str], server: ComfyServer) -> None:
+    """Whatever can be read or heard there, but for the names of files and what is said of marks."""
+    page, language = spoken
+    words = table(language)["words"]
+    folder = server.base / "input" / "set_spoken"
+    folder.mkdir(exist_ok=True)
+    Image.effect_noise((64, 64), 90).convert("RGB").save(folder / "1.png")
+    page.page.evaluate(ADD, [["LoraLoom_Dataset"]])
+    page.page.evaluate(FOLDER, folder.name)
+    page.page.get_by_role("button", name=words["Pictures and captions"]).click()
+    shown = page.page.locator(".loom-set-page")
+    expect(shown.get_by_role("button", name=f"{words['no caption']} 1")).to_be_visible()
+    shown.get_by_label(words["Select {name}"].format(name="1.png")).click()
+    expect(shown.get_by_role("button", name=words["Take out"])).to_be_visible()
+    said = shown.evaluate(SAID)
+    assert len(said) > 30 and [each for each in said if re.search("[A-Za-z]{3}", each.replace(folder.name, ""))] == []
+    page.page.keyboard.press("Escape")
+    page.page.keyboard.press("Escape")
 
 
 def test_a_page_without_a_translation_speaks_english(spoken: tuple[FrontEnd, str]) -> None:

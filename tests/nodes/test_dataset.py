@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -194,3 +195,6 @@ def test_the_doctor_reports_and_marks(pictures: Path) -> None:
     with torch.inference_mode():
         shown = DatasetDoctor.execute(dataset=data).ui
     assert shown["images"] and shown["text"] == (report,)
+    told = json.loads(shown["lora_loom"][0])
+    assert told["verdict"].startswith("Do not train yet: 1 of 2 findings in 5 pictures")
+    assert "same picture" in str(told["tables"])

@@ -112,9 +112,9 @@ def _uploaded(name: str) -> Path:
 
 
 def _clear(file: Path) -> None:
-    if not (stamp := _UPLOADED.fullmatch(file.name)):
+    if not (found := _UPLOADED.fullmatch(file.name)):
         return
     for layer in _LAYERS:
-        each = file.with_name(f"clipspace-{layer}-{stamp[1]}.png")
+        each = file.with_name(f"clipspace-{layer}-{found[1]}.png")
         if each.is_file() and not each.is_symlink():
             each.unlink()

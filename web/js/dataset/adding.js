@@ -33,6 +33,21 @@ export function carriesFiles(event) {
   return [...(event.dataTransfer?.types ?? [])].includes("Files")
 }
 
+/** Calls `take` with what will have been dropped on an element, which shows while files are above it that it takes them. */
+export function takeDrops(target, take) {
+  const shows = (on) => target.classList.toggle("loom-set-over", on)
+  target.addEventListener("dragleave", () => shows(false))
+  for (const kind of ["dragover", "drop"]) {
+    target.addEventListener(kind, (event) => {
+      if (kind === "dragover" && !carriesFiles(event)) return
+      event.preventDefault()
+      event.stopPropagation()
+      shows(kind === "dragover")
+      if (kind === "drop" && carriesFiles(event)) take(dropped(event.dataTransfer))
+    })
+  }
+}
+
 /**
  * Puts pictures and their captions into the folder of a node, or a new one. `tell` is called with words as it goes on.
  * The folder, and in words what became of them. Raises Refusal.

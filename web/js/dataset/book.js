@@ -206,10 +206,12 @@ export class Book {
         const { mark, share } = await mask(this.asked, name, painted)
         const told = [word("Saved the mask of {name}: {share} % of the picture is learned", { name, share: percent(share) })]
         if (share === 1) told[0] = word("{name} has no mask: all of it is learned", { name })
-        const masks = share < 1 ? this.readMasks(READS[this.asked.masks]) : undefined
-        if (masks) told.push(word("masks of the node is {value} now, so that training uses it", { value: this.asked.masks }))
+        const { before, ours } = share < 1 ? this.readMasks(READS[this.asked.masks]) : {}
+        const value = this.asked.masks
+        if (ours) told.push(word("masks of the node is {value} now, so that training uses it", { value }))
+        else if (before) told.push(word("masks of the node comes from another node; set it to {value} there", { value }))
         await this.load()
-        if (mark) this.did(this.painting(name, mark, masks))
+        if (mark) this.did(this.painting(name, mark, before))
         this.say(told.join(". "))
       } catch (error) {
         this.say(word("The mask was not saved: {why}", { why: error.message }), true)
@@ -217,13 +219,13 @@ export class Book {
     })
   }
 
-  /** `masks` is what the node read before, if that was changed with the mask. */
-  painting(name, mark, masks) {
+  /** `before` is which masks the node read, if that was changed with the mask. */
+  painting(name, mark, before) {
     const step = { words: word("the mask of {name}", { name }) }
     step.undo = step.redo = async () => {
       try {
         mark = (await maskBack(this.asked, name, mark)).mark
-        masks = this.readMasks(masks)
+        before = this.readMasks(before).before
         await this.load()
         return [name]
       } catch (error) {
@@ -234,12 +236,12 @@ export class Book {
     return step
   }
 
-  /** Sets what masks the node reads, if that is another; the value before. */
+  /** Has the node read such masks, if it does not yet; the value before, and whether it is ours to set. */
   readMasks(value) {
-    if (!value || value === this.asked.masks) return undefined
-    const before = this.node.readMasks(value)
+    if (!value || value === this.asked.masks) return {}
+    const before = this.asked.masks
     this.asked.masks = value
-    return before
+    return { before, ours: this.node.readMasks(value) }
   }
 
   did(step) {

@@ -61,6 +61,7 @@ function standIn(address) {
   const node = window.LiteGraph.createNode(KIND)
   const [left, top] = app.canvas.visible_area
   node.pos = [left - AWAY, top]
+  node.flags.collapsed = true // or Nodes 2.0 would load what was saved, which is gone soon
   node.imgs = [Object.assign(new Image(), { src: address })]
   return node
 }

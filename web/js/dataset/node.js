@@ -11,7 +11,7 @@ import { add, carriesFiles, choose, dropped } from "./adding.js"
 import { chooseFolder } from "./folders.js"
 import { open } from "./page.js"
 import { putLoadImage } from "./loading.js"
-import { folders, Refusal } from "./server.js"
+import { folders } from "./server.js"
 import { pictures } from "./words.js"
 
 const NAME = "$$lora_loom_pictures" // $$, or it is offered as an input of subgraphs
@@ -106,15 +106,11 @@ export class Pictures {
     this.opens.focus({ preventScroll: true })
   }
 
-  /** Sets what masks are read; the value before. Raises Refusal where another node says it. */
+  /** Sets which masks are read; false where another node says it. */
   readMasks(value) {
-    if (this.linked("masks")) {
-      throw new Refusal(word("masks of the node comes from another node; set it to {value} there", { value }))
-    }
-    const field = this.node.widgets.find(({ name }) => name === "masks")
-    const before = field.value
-    this.write(value, field)
-    return before
+    if (this.linked("masks")) return false
+    this.write(value, this.node.widgets.find(({ name }) => name === "masks"))
+    return true
   }
 
   // -- further pictures -----------------------------------------------------------------------------------------------

@@ -2,7 +2,7 @@
 
 import { element } from "../page/dom.js"
 import { word } from "../page/words.js"
-import { add, carriesFiles, choose, dropped } from "./adding.js"
+import { add, choose, takeDrops } from "./adding.js"
 import { Book } from "./book.js"
 import { Bulk } from "./bulk.js"
 import { button, rename } from "./controls.js"
@@ -19,7 +19,7 @@ const SIDES = { min: 140, max: 420, value: 210 } // px of a picture
 
 /**
  * Opens the page of a folder; resolves when it is closed. `asked` is how the node reads it. `node` is told with
- * `readMasks(value)`, which gives the value before and raises Refusal, and `show(picture)`, by its name below input.
+ * `readMasks(value)`, which says whether it could be set, and `show(picture)`, by its name below input.
  */
 export function open(asked, node) {
   return new Promise((resolve) => new Page(asked, node, resolve).open())
@@ -87,9 +87,7 @@ class Page {
     dialog.addEventListener("focus", () => this.keepFocus())
     dialog.addEventListener("cancel", (event) => event.preventDefault())
     dialog.addEventListener("close", () => this.closed())
-    dialog.addEventListener("dragover", (event) => this.over(event))
-    dialog.addEventListener("dragleave", () => dialog.classList.remove("loom-set-over"))
-    dialog.addEventListener("drop", (event) => this.drop(event))
+    takeDrops(dialog, (coming) => this.add(coming))
     for (const kind of ["keyup", "paste", "copy", "cut", "wheel"]) {
       dialog.addEventListener(kind, (event) => event.stopPropagation())
     }
@@ -274,20 +272,6 @@ class Page {
   }
 
   // -- further pictures -----------------------------------------------------------------------------------------------
-
-  over(event) {
-    if (!carriesFiles(event)) return
-    event.preventDefault()
-    event.stopPropagation()
-    this.dialog.classList.add("loom-set-over")
-  }
-
-  drop(event) {
-    event.preventDefault()
-    event.stopPropagation()
-    this.dialog.classList.remove("loom-set-over")
-    if (carriesFiles(event)) this.add(dropped(event.dataTransfer))
-  }
 
   choose() {
     this.add(choose())
