@@ -51,7 +51,8 @@ class _Piece(NamedTuple):
 
 
 def read(path: str | os.PathLike[str], mapped: bool = True) -> Adapter:
-    """The file's adapter, layers named as the file spells them, factors memory-mapped, or not, and in the file's dtype.
+    """Return the file's adapter, layers named as the file spells them, factors memory-mapped, or not, and in the file's
+    dtype.
 
     Tensors of no known kind are left out, and named. Raises guard.UnsafeFileError before any tensor is touched,
     guard.UnreadableFileError when the file is gone, or UnsupportedWeightsError when nothing is left.
@@ -89,7 +90,7 @@ def encode(
     names: Mapping[str, Sequence[FileLayer]] | None = None,
     dtype: torch.dtype = torch.float16,
 ) -> dict[str, Tensor]:
-    """The tensors of a file: contiguous CPU clones in `dtype`.
+    """Return the tensors of a file: contiguous CPU clones in `dtype`.
 
     `names` says where a layer goes, under its own name by default. `native` and `kohya` write
     `.lora_down.weight`, `.lora_up.weight` and `.alpha`; `peft` writes `.lora_A.weight` and `.lora_B.weight` (for a

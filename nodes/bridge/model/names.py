@@ -34,7 +34,7 @@ from .written_names import preferred, speaks
 
 
 def family_of(model: Model) -> Family:
-    """The table row of a MODEL, in the spelling of its size."""
+    """Return the table row of a MODEL, in the spelling of its size."""
     row = for_config_class(type(model.model.model_config).__name__)
     if not row.sizes:
         return row
@@ -151,7 +151,8 @@ class NameTable:
             raise ValueError(mismatch.unknown_names(source, unmatched, family, told, known))
 
     def file_names(self, style: str, layers: list[str]) -> dict[str, list[FileLayer]]:
-        """The names under which a file of that style holds each layer. Raises ValueError when the style has none."""
+        """Return the names under which a file of that style holds each layer. Raises ValueError when the style has
+        none."""
         if style == "native":
             return {layer: [FileLayer(layer, None)] for layer in layers}
         spelled = self._spelled(style, layers)
@@ -165,7 +166,7 @@ class NameTable:
         return {layer: preferred(style, layer, spelled[layer], numbered) for layer in layers}
 
     def unnamed(self, style: str, layers: Sequence[str]) -> list[str]:
-        """The layers that a file of that style cannot hold."""
+        """Return the layers that a file of that style cannot hold."""
         spelled = self._spelled(style, layers)
         return [layer for layer in layers if not spelled.get(layer)]
 
@@ -243,7 +244,7 @@ _TABLES: WeakKeyDictionary[nn.Module, WeakKeyDictionary[nn.Module, NameTable]] =
 
 
 def names_of(model: Model, clip: Clip | None = None) -> NameTable:
-    """The table of a MODEL and CLIP, the same for all that share their networks."""
+    """Return the table of a MODEL and CLIP, the same for all that share their networks."""
     text = clip.cond_stage_model if clip is not None else model.model
     tables = _TABLES.setdefault(model.model, WeakKeyDictionary())
     if text not in tables:
