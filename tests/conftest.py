@@ -3,11 +3,9 @@ being skipped."""
 
 from __future__ import annotations
 
-import os
 import shutil
 import sys
 from collections.abc import Iterator
-from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -15,7 +13,7 @@ from playwright.sync_api import Browser
 
 sys.path.append(str(Path(__file__).resolve().parent))  # for `harness`; last, so that it hides nothing
 
-from harness.browser import FrontEnd, NoBrowserError, open_browser  # noqa: E402
+from harness.browser import FrontEnd, browser_for_tests  # noqa: E402
 from harness.inprocess import PRETEND, alias_pack, load_comfyui  # noqa: E402
 from harness.server import ComfyServer  # noqa: E402
 from harness.verified import VerifiedTable  # noqa: E402
@@ -66,15 +64,8 @@ def server() -> Iterator[ComfyServer]:
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    """Open a browser for one module only: while Playwright runs, asyncio.run() does not work. Continuous integration
-    must have one."""
-    with ExitStack() as stack:
-        try:
-            opened = stack.enter_context(open_browser())
-        except NoBrowserError as error:
-            if os.environ.get("CI"):
-                raise
-            pytest.skip(str(error))
+    """Open a browser for one module only: while Playwright runs, asyncio.run() does not work."""
+    with browser_for_tests() as opened:
         yield opened
 
 
