@@ -22,7 +22,7 @@ export function addToStack(name) {
   })
 }
 
-/** Of several that could be meant, one on screen and in use comes first. */
+/** Of several that could be meant, one on screen and in use comes first. A text that is linked is somebody else's. */
 function meant() {
   const found = new Set()
   eachNode(app.rootGraph, (node) => node.comfyClass === STACK && !isLinked(node, "rows") && found.add(node))
