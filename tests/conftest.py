@@ -13,7 +13,7 @@ from playwright.sync_api import Browser
 
 sys.path.append(str(Path(__file__).resolve().parent))  # for `harness`; last, so that it hides nothing
 
-from harness.browser import FrontEnd, browser_for_tests  # noqa: E402
+from harness.browser import FrontEnd, browser_or_skip  # noqa: E402
 from harness.inprocess import PRETEND, alias_pack, load_comfyui  # noqa: E402
 from harness.server import ComfyServer  # noqa: E402
 from harness.verified import VerifiedTable  # noqa: E402
@@ -69,8 +69,9 @@ def server() -> Iterator[ComfyServer]:
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    """Open a browser for one module only: while Playwright runs, asyncio.run() does not work."""
-    with browser_for_tests() as opened:
+    """Open a browser for one module only: while Playwright runs, asyncio.run() does not work. Continuous integration
+    must have one."""
+    with browser_or_skip() as opened:
         yield opened
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from harness.browser import FrontEnd, browser_for_tests
+from harness.browser import FrontEnd, browser_or_skip
 from harness.server import ComfyServer
 from playwright.sync_api import Browser
 
@@ -13,7 +13,7 @@ from playwright.sync_api import Browser
 @pytest.fixture(scope="package")
 def browser() -> Iterator[Browser]:
     """Open one for all of these tests, none of which calls asyncio.run."""
-    with browser_for_tests() as opened:
+    with browser_or_skip() as opened:
         yield opened
 
 

@@ -82,8 +82,8 @@ def open_browser() -> Iterator[Browser]:
 
 
 @contextmanager
-def browser_for_tests() -> Iterator[Browser]:
-    """Open one, or skip what needs it. Continuous integration must have one."""
+def browser_or_skip() -> Iterator[Browser]:
+    """As `open_browser`; without a browser tests are skipped, but for continuous integration, which must have one."""
     with ExitStack() as stack:
         try:
             opened = stack.enter_context(open_browser())
