@@ -73,8 +73,8 @@ class LooseNames(Generic[_Place]):
         self._text = {encoder: _index(names) for encoder, names in by_encoder.items()}
 
     def places(self, names: Iterable[str], vouched: bool) -> dict[str, _Place]:
-        """Return where each of a file's names belongs; none of them when too few agree. `vouched`: the file's layers
-        tell that it is for this family, so that most will do."""
+        """Where each of a file's names belongs; none of them when too few agree. `vouched`: the file's layers tell that
+        it is for this family, so that most will do."""
         network: dict[str, str] = {}
         text: dict[_Encoders, dict[str, str]] = {}
         for name in names:

@@ -152,8 +152,7 @@ def prove_in_stack(
     path: Path, adapter: Adapter, dtype: torch.dtype, model: Model, clip: Clip | None = None,
     tick: Callable[[int], None] = lambda _: None,
 ) -> Proof:  # fmt: skip
-    """Return the same by Load LoRA Stack, for DoRA as PEFT writes it, which ComfyUI's loader would take for plain
-    LoRA."""
+    """The same by Load LoRA Stack, for DoRA as PEFT writes it, which ComfyUI's loader would take for plain LoRA."""
     tensors = _read(path)
     resolved = names_of(model, clip).resolve(formats.decode(tensors, source=path.name), path.name)
     found = resolved.adapter

@@ -166,7 +166,7 @@ class NameTable:
         return {layer: preferred(style, layer, spelled[layer], numbered) for layer in layers}
 
     def unnamed(self, style: str, layers: Sequence[str]) -> list[str]:
-        """Return the layers that a file of that style cannot hold."""
+        """The layers that a file of that style cannot hold."""
         spelled = self._spelled(style, layers)
         return [layer for layer in layers if not spelled.get(layer)]
 
@@ -195,7 +195,7 @@ class NameTable:
         return {layer: [FileLayer(layer)] if known[layer] else [] for layer in inside if known[layer] is not None}
 
     def _names_of_diffusers(self, config_class: str) -> dict[str, Target]:
-        """Return the layers that diffusers has names for where ComfyUI has none, or not all."""
+        """Where ComfyUI has none, or not all."""
         names: dict[str, Target] = {}
         rules = diffusers_names.rules_for(config_class)
         for layer in (layer for layer in self.shapes if rules and layer.startswith("diffusion_model.")):
@@ -208,8 +208,7 @@ class NameTable:
         return names
 
     def _places(self, adapter: Adapter) -> dict[str, Target]:
-        """Return where the file's layers belong in the model: by the names that are known, and what is left by
-        likeness."""
+        """Where the file's layers belong in the model: by the names that are known, and what is left by likeness."""
         names = (*adapter.layers, *adapter.others)
         places = {name: target for name in names if (target := _target_of(name, self.targets))}
         missing = {name for name in names if name not in places and (self.has_text or not is_text(name))}
