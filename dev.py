@@ -102,7 +102,8 @@ def demo(arguments: list[str]) -> int:
 
 def test(arguments: list[str]) -> int:
     """In as many processes as there are cores, up to four of about 3 GB each; with pytest's arguments, as they say.
-    Files in their own order: those in a browser come first then, which hold few tests and take longest."""
+    Files in their own order, but for two that tests/conftest.py names: those in a browser come first then, which hold
+    few tests and take longest."""
     side_by_side = ["-n", str(min(os.cpu_count() or 1, 4)), "--dist", "loadfile", "--no-loadscope-reorder"]
     python = prepared_python()
     if own_comfyui():

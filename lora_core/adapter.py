@@ -36,7 +36,7 @@ class Adapter:
         return replace(self, layers={name: change(layer) for name, layer in self.layers.items()})
 
     def split(self, names: Container[str]) -> tuple[Adapter, Adapter]:
-        """The layers of these names, and the others."""
+        """Return the layers of these names, and the others."""
         return self._where(lambda name: name in names), self._where(lambda name: name not in names)
 
     def _where(self, takes: Callable[[str], bool]) -> Adapter:
@@ -57,11 +57,11 @@ class Adapter:
         return self.map(lambda layer: layer.scaled(strength))
 
     def rank(self) -> int:
-        """The largest rank of any layer, DoRA's updates included; 0 when there is none."""
+        """Return the largest rank of any layer, DoRA's updates included; 0 when there is none."""
         return max((layer.rank for layer in self.low_ranks().values()), default=0)
 
     def low_ranks(self) -> dict[str, LowRank]:
-        """The plain layers, and the low-rank updates inside DoRA."""
+        """Return the plain layers, and the low-rank updates inside DoRA."""
         inside = {
             name: item.update
             for name, items in self.others.items()

@@ -8,7 +8,7 @@ import torch
 
 
 def with_fp64(device: torch.device | str) -> torch.device:
-    """The device, or the CPU where it has no fp64."""
+    """Return the device, or the CPU where it has no fp64."""
     return torch.device(device) if has_fp64(torch.device(device)) else torch.device("cpu")
 
 

@@ -21,12 +21,12 @@ def links(graph: Graph, name: str) -> list[tuple[str, int]]:
 
 
 def readers(graph: Graph, node: str, outputs: range) -> set[str]:
-    """The nodes that take one of these outputs of a node."""
+    """Return the nodes that take one of these outputs of a node."""
     return {name for name in graph if any(source == node and slot in outputs for source, slot in links(graph, name))}
 
 
 def below(graph: Graph, node: str, outputs: range) -> set[str]:
-    """All nodes that depend on one of these outputs of a node."""
+    """Return all nodes that depend on one of these outputs of a node."""
     found, more = set(), readers(graph, node, outputs)
     while more:
         found |= more

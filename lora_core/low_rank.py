@@ -68,7 +68,7 @@ class LowRank:
         return replace(self, lora_A=self.lora_A.to(*args, **kwargs), lora_B=self.lora_B.to(*args, **kwargs))
 
     def delta_weight(self) -> Tensor:
-        """The dense correction, shaped like the weight, in the factors' dtype."""
+        """Return the dense correction, shaped like the weight, in the factors' dtype."""
         return (self.lora_B * self.scaling @ self.lora_A).reshape(self.shape)
 
     def add_to_(self, weight: Tensor, strength: float = 1.0) -> Tensor:
@@ -88,18 +88,18 @@ class LowRank:
         return replace(self, alpha=self.alpha * strength)
 
     def in_rows(self, start: int, total: int) -> LowRank:
-        """The same correction of rows `start : start + out` of a taller fused weight with `total` rows."""
+        """Return the same correction of rows `start : start + out` of a taller fused weight with `total` rows."""
         rows = self.lora_B.new_zeros(total, self.rank)
         rows[start : start + self.lora_B.shape[0]] = self.lora_B
         return replace(self, lora_B=rows)
 
     def rows(self, start: int, length: int) -> LowRank:
-        """The part of the correction that falls on `length` rows from `start`; B is a view."""
+        """Return the part of the correction that falls on `length` rows from `start`; B is a view."""
         return replace(self, lora_B=self.lora_B[start : start + length])
 
     @staticmethod
     def concat(items: Iterable[LowRank]) -> LowRank:
-        """The exact sum of any ranks and alphas: factors side by side, scaling folded into B, alpha = rank.
+        """Return the exact sum of any ranks and alphas: factors side by side, scaling folded into B, alpha = rank.
 
         Mixed dtypes are promoted. Raises ValueError when the corrected weights differ in shape.
         """
@@ -135,7 +135,7 @@ class LowRank:
         return (up, down) if up.shape[0] <= down.shape[1] else (down.T, up.T)
 
     def singular_values(self) -> Tensor:
-        """All singular values of delta_W that its rank allows, descending, fp64."""
+        """Return all singular values of delta_W that its rank allows, descending, fp64."""
         core = _core(*self._folded())[1]
         return torch.linalg.eigvalsh(core @ core.T).flip(0).clamp(min=0).sqrt()[: min(core.shape)]
 
@@ -146,7 +146,7 @@ class LowRank:
         return Decomposition(core, basis, flipped=flipped, kernel=self.kernel, dtype=self.lora_A.dtype)
 
     def truncate(self, rank: int | None = None, energy: float | None = None) -> LowRank:
-        """The nearest correction of lower rank (Eckart-Young), never through the dense matrix, never clamped.
+        """Return the nearest correction of lower rank (Eckart-Young), never through the dense matrix, never clamped.
 
         `rank` is the most that is kept; `energy` in (0, 1] keeps the fewest singular values whose squares make up
         that share of the sum. The result has alpha = rank and balanced factors (equal norms per component, kind to
@@ -178,7 +178,7 @@ class Decomposition:
         self.flipped, self.kernel, self.dtype = flipped, kernel, dtype
 
     def rank_for(self, energy: float | None) -> int:
-        """The fewest values whose squares make up that share of the sum; all of them for None."""
+        """Return the fewest values whose squares make up that share of the sum; all of them for None."""
         return len(self.sigma) if energy is None else fewest(self.sigma, energy)
 
     def error(self, rank: int) -> float:
@@ -197,7 +197,7 @@ class Decomposition:
 
 
 def fewest(sigma: Tensor, energy: float) -> int:
-    """The fewest singular values whose squares make up that share of the sum."""
+    """Return the fewest singular values whose squares make up that share of the sum."""
     share = sigma.square().cumsum(0)
     return min(int((share < energy * share[-1]).sum()) + 1, len(sigma))
 

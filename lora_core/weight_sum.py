@@ -16,7 +16,8 @@ _TILE = 2**22  # elements that are widened at a time; smaller tiles lose more to
 
 
 def concatenated(terms: Sequence[LowRank], dtype: torch.dtype, device: torch.device | str) -> tuple[Tensor, Tensor]:
-    """A (R, in) and B (out, R) of the sum, R being all ranks; the scaling is folded into B before that is rounded."""
+    """Return A (R, in) and B (out, R) of the sum, R being all ranks; the scaling is folded into B before that is
+    rounded."""
     rank, rows, columns = sum(term.rank for term in terms), terms[0].lora_B.shape[0], terms[0].lora_A.shape[1]
     lora_A = torch.empty(rank, columns, dtype=dtype, device=device)
     lora_B = torch.empty(rows, rank, dtype=dtype, device=device)

@@ -19,8 +19,9 @@ CATEGORY = "LoRA Loom"
 
 
 def file_input(id: str, tooltip: str, **options: Any) -> io.Combo.Input:
-    """A file of the loras folders, or NONE. The list of files is in the definition of Convert LoRA alone, and the front
-    end's web/js/library/files.js completes the others: a server tells its nodes in one answer, and has thousands of files."""
+    """Return a file of the loras folders, or NONE. The list of files is in the definition of Convert LoRA alone, and
+    the front end's web/js/library/files.js completes the others: a server tells its nodes in one answer, and has
+    thousands of files."""
     return io.Combo.Input(id, options=[NONE], default=NONE, tooltip=tooltip, extra_dict={"lora_files": True}, **options)
 
 

@@ -18,6 +18,7 @@ from harness.inprocess import PRETEND, alias_pack, load_comfyui  # noqa: E402
 from harness.server import ComfyServer  # noqa: E402
 from harness.verified import VerifiedTable  # noqa: E402
 
+FIRST = ("test_types.py", "test_harness.py")  # which take long: as the last ones they would keep others waiting
 CORE = Path(__file__).resolve().parent / "lora_core"
 
 alias_pack()
@@ -42,6 +43,10 @@ def pytest_make_collect_report(collector: pytest.Collector) -> None:
     """Before a module is imported."""
     if isinstance(collector, pytest.Module) and not collector.path.is_relative_to(CORE):
         load_comfyui()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: item.path.name not in FIRST)
 
 
 def pytest_unconfigure() -> None:

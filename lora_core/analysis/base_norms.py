@@ -34,7 +34,8 @@ def norms(weight: Tensor) -> tuple[float, float]:
 def head_norms(
     weights: Mapping[str, Tensor], left: Sequence[WeightPart], right: Sequence[WeightPart], heads: int
 ) -> list[float]:
-    """The Frobenius norm in each head of the products of attention: `W_q^T W_k` or `W_o W_v`, of all streams together.
+    """Return the Frobenius norm in each head of the products of attention: `W_q^T W_k` or `W_o W_v`, of all streams
+    together.
 
     `weights` (out, in) by layer, fp32. Through the Gram matrices of a head: `|X^T Y|^2 = <X X^T, Y Y^T>`.
     """

@@ -24,8 +24,8 @@ def overlap_variance(p: float, q: float, d: int) -> float:
 
 
 def cosine_tail(z: float, terms: float) -> float:
-    """The most that the probability of |z| can be: min over t of E[exp(t z)] exp(-t z) for a sum of `terms` equal
-    products of two normal numbers."""
+    """Return the most that the probability of |z| can be: min over t of E[exp(t z)] exp(-t z) for a sum of `terms`
+    equal products of two normal numbers."""
     z = abs(z)
     if z == 0:
         return 1.0
@@ -40,8 +40,8 @@ def excess_tail(ratio: float, terms: float) -> float:
 
 
 def cosine_floor(terms: float, comparisons: int) -> float:
-    """The |z| beyond which one of so many comparisons is no chance: there the tail ends that each may have as its share
-    of false alarms."""
+    """Return the |z| beyond which one of so many comparisons is no chance: there the tail ends that each may have as
+    its share of false alarms."""
     wanted, low, high = FALSE_ALARM / max(comparisons, 1), 0.0, 1.0
     while cosine_tail(high, terms) > wanted:
         high *= 2

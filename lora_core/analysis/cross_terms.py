@@ -65,8 +65,8 @@ def _side(inner: Tensor, outer: Tensor, heads: int) -> Side:
 def in_each_head(
     count: int, home: str, kind: str, ends: Sequence[Sequence[Mapping[int, Side]]], attention: Attention
 ) -> tuple[list[Head], OverlapExcess]:
-    """Each pair's cross term in each head, and all of them together. `ends` are the two sides of the product, each of
-    one or more streams; streams that attend to each other add up."""
+    """Return each pair's cross term in each head, and all of them together. `ends` are the two sides of the product,
+    each of one or more streams; streams that attend to each other add up."""
     heads, base = attention.heads[home], attention.base.get((home, kind), ())
     found, sums = [], np.zeros((5, count, count))
     for i in range(count):

@@ -45,7 +45,7 @@ class Check:
 
     @property
     def passed(self) -> bool:
-        """Whether nothing failed and something was looked at."""
+        """Return whether nothing failed and something was looked at."""
         told = [finding.passed for finding in self.findings if finding.passed is not None]
         return bool(told) and all(told)
 
@@ -93,10 +93,10 @@ def _cell(text: str) -> str:
 
 
 def without_paths(text: str) -> str:
-    """The text with every absolute path cut down to its last part, and anybody's home with it."""
+    """Return the text with every absolute path cut down to its last part, and anybody's home with it."""
     return _PATH.sub(lambda match: match[1] or "...", text)
 
 
 def share(value: float) -> str:
-    """A relative difference, as people read it; 0 means equal to the bit."""
+    """Return a relative difference, as people read it; 0 means equal to the bit."""
     return f"{value:.2g}"

@@ -42,7 +42,7 @@ class OverlapExcess:
         return float(self.held[i, j] / self.most[i, j]) if self.most[i, j] else 0.0
 
     def times(self, i: int, j: int) -> float:
-        """The multiple of chance; 1 where there is nothing to compare."""
+        """Return the multiple of chance; 1 where there is nothing to compare."""
         return float(self.held[i, j] / self.expected[i, j]) if self.expected[i, j] else 1.0
 
     def z(self, i: int, j: int) -> float:
@@ -53,7 +53,7 @@ class OverlapExcess:
         return float(self.expected[i, j] / self.peak[i, j]) if self.peak[i, j] else 1.0
 
     def found(self, i: int, j: int, comparisons: int) -> bool:
-        """Whether it is more than chance, when this is one of so many comparisons."""
+        """Return whether it is more than chance, when this is one of so many comparisons."""
         return chance.excess_tail(self.times(i, j), self.terms(i, j)) * comparisons < chance.FALSE_ALARM
 
 
@@ -93,7 +93,7 @@ class BlockFigures:
         return float(self.inner[i, j] / self.variance[i, j] ** 0.5) if self.variance[i, j] else 0.0
 
     def floor(self, i: int, j: int, comparisons: int) -> float:
-        """The |cosine| beyond which it is no chance."""
+        """Return the |cosine| beyond which it is no chance."""
         norms = (self.inner[i, i] * self.inner[j, j]) ** 0.5
         if not self.variance[i, j]:
             return 0.0

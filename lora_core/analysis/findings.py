@@ -21,7 +21,7 @@ Norms = Mapping[str, tuple[float, float]]  # Frobenius and spectral norm by laye
 
 
 def letter(index: int) -> str:
-    """A to Z, then A1, B1 and on."""
+    """Return A to Z, then A1, B1 and on."""
     round_, at = divmod(index, len(ascii_uppercase))
     return ascii_uppercase[at] + (str(round_) if round_ else "")
 
@@ -62,8 +62,8 @@ def _products(parts: Sequence[Weighted]) -> int:
 
 
 def report(found: Interference, base: Norms | None = None, fixed: Mapping[int, str] | None = None) -> str:
-    """Everything in sentences. `base` holds the norms of the base model's weights, `fixed` why a LoRA's strength is
-    left alone."""
+    """Return everything in sentences. `base` holds the norms of the base model's weights, `fixed` why a LoRA's strength
+    is left alone."""
     norms = found.total.norms()
     lines = [f"{letter(i)} = {name}, norm {norms[i]:.3g}" for i, name in enumerate(found.names)]
     lines += ["", loudness(found), *_against_base(found, base or {})]
@@ -238,7 +238,8 @@ def suggestion(found: Interference, factor: float) -> str:
 
 
 def floors(found: Interference) -> tuple[float, float]:
-    """The cosine that pairs must pass to be more than chance: the largest over all blocks together, and in one."""
+    """Return the cosine that pairs must pass to be more than chance: the largest over all blocks together, and in
+    one."""
     many = found.comparisons
     alone = [block.floor(i, j, many) for block in found.blocks for i, j in found.pairs if block.variance[i, j]]
     return max(found.total.floor(i, j, many) for i, j in found.pairs), max(alone, default=0.0)

@@ -48,7 +48,7 @@ class Panel:
 
 
 def heat_map(found: Interference, base: Norms | None = None) -> Image.Image:
-    """Every figure by block and pair, and how loud each block's sum is beside the base model's weights.
+    """Return every figure by block and pair, and how loud each block's sum is beside the base model's weights.
 
     What is within chance is dark, whatever its value.
     """
@@ -171,7 +171,7 @@ def _legend(pen: ImageDraw.ImageDraw, x: int, y: int, panel: Panel, font: Font) 
 
 
 def loudness(found: Interference, base: Norms) -> dict[str, float]:
-    """The norm of each block's sum over that of the weights it changes."""
+    """Return the norm of each block's sum over that of the weights it changes."""
     sums: dict[str, list[float]] = {}
     for name, (norm, _) in found.layers.items():
         for block in (str(block_of(name)), EVERYWHERE) if name in base else ():

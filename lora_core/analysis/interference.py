@@ -27,7 +27,7 @@ _UNET = "IN MID OUT"  # its groups in the order of the network
 def measure(
     parts: Sequence[Weighted], attention: Attention | None = None, work: FigureSettings | None = None
 ) -> Interference:  # fmt: skip
-    """The figures of every pair and block. `parts` are in the model's layer names.
+    """Return the figures of every pair and block. `parts` are in the model's layer names.
 
     Raises ValueError when nothing is switched on.
     """

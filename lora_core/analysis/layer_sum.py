@@ -35,7 +35,7 @@ class FigureSettings:
     brief: bool = False
 
     def wide(self, factor: Tensor) -> Tensor:
-        """A factor where, and in the type in which, it is multiplied."""
+        """Return a factor where, and in the type in which, it is multiplied."""
         if self.brief:
             return factor.to(self.device, torch.float32)
         return factor.to(with_fp64(self.device)).double()
@@ -81,7 +81,7 @@ class LayerTerms:
         return self.corrections[0].lora_B.shape[0], self.corrections[0].lora_A.shape[1]
 
     def rows(self, start: int, length: int) -> Tensor:
-        """Rows of all B side by side, scaling and strengths folded in, (length, R)."""
+        """Return rows of all B side by side, scaling and strengths folded in, (length, R)."""
         pieces = [self.work.wide(each.lora_B[start : start + length]) * each.scaling for each in self.corrections]
         return torch.cat(pieces, 1)
 
@@ -196,7 +196,7 @@ class _Gram:
         return [tuple(torch.linalg.eigh(self.all[span, span])) for span in self.spans]
 
     def roots(self) -> list[Tensor]:
-        """A root of each LoRA's own block."""
+        """Return a root of each LoRA's own block."""
         return [vectors * values.clamp(min=0).sqrt() for values, vectors in self._spectra]
 
     def bases(self) -> list[Tensor]:

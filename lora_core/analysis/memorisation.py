@@ -49,7 +49,7 @@ class Memorisation:
         ]
 
     def report(self, names: Sequence[str]) -> str:
-        """A sentence and figures; `names` are the training pictures'."""
+        """Return a sentence and figures; `names` are the training pictures'."""
         lines, found = [], self.near()
         if not self.training:
             lines.append("No verdict: with a single training picture, similar samples and copies cannot be told apart.")

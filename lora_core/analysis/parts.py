@@ -50,7 +50,7 @@ def parts_of(layer: str, shape: tuple[int, int]) -> list[WeightPart]:
 
 
 def attentions(shapes: Mapping[str, tuple[int, int]]) -> dict[str, dict[str, list[WeightPart]]]:
-    """The projections of each attention by role; one role has several where streams are joint."""
+    """Return the projections of each attention by role; one role has several where streams are joint."""
     found: dict[str, dict[str, list[WeightPart]]] = {}
     for layer, shape in shapes.items():
         for part in parts_of(layer, shape):

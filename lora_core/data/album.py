@@ -74,7 +74,7 @@ class Album:
         )
 
     def mask(self, name: str) -> Path | None:
-        """The mask file beside a picture."""
+        """Return the mask file beside a picture."""
         _, path = self.pictures[name]
         names = (path.stem + MASK_ENDING + suffix for suffix in SUFFIXES)
         return next((path.with_name(each) for each in names if each in self._files[path.parent]), None)
@@ -84,7 +84,7 @@ class Album:
         return read_only(folder, self.roots)
 
     def together(self, name: str) -> list[str]:
-        """The pictures that have their caption in the same file, itself included."""
+        """Return the pictures that have their caption in the same file, itself included."""
         found, path = self.pictures[name]
         file = found.captions.beside(path)
         others = found.captions.readers(file) if file else []
@@ -92,7 +92,7 @@ class Album:
 
 
 def digest(file: Path) -> str:
-    """A hash of a caption file; empty when there is none."""
+    """Return a hash of a caption file; empty when there is none."""
     try:
         with open(file, "rb") as opened:
             return hashlib.sha256(opened.read(_LONGEST + 1)).hexdigest()[:16]

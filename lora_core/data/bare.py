@@ -21,8 +21,8 @@ _EXIF = re.compile(rb"(?:Exif\0\0|eXIf|EXIF.{4}(?:Exif\0\0)?)((?:II\*\0|MM\0\*).
 
 
 def bare(data: bytes) -> bytes | None:
-    """The same picture with its pixels and orientation alone; None for kinds of files whose metadata stop nobody.
-    Raises struct.error for what is cut."""
+    """Return the same picture with its pixels and orientation alone; None for kinds of files whose metadata stop
+    nobody. Raises struct.error for what is cut."""
     turn = struct.pack("<4sIHHHIHHI", b"II*\0", 8, 1, _ORIENTATION, 3, 1, orientation(data), 0, 0)
     if data.startswith(_PNG):
         (_, head), *rest = ((kind, chunk) for kind, chunk in _chunks(data) if kind in _PNG_PIXELS)

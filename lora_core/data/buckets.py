@@ -48,7 +48,7 @@ def numbers(name: str, text: str) -> tuple[int, ...]:
 
 
 def nearest_bucket(size: PictureSize, sizes: list[PictureSize]) -> PictureSize:
-    """The bucket whose aspect ratio is closest to the picture's (in log), the larger area on a tie."""
+    """Return the bucket whose aspect ratio is closest to the picture's (in log), the larger area on a tie."""
     ratio = math.log(size[0] / size[1])
     return min(sizes, key=lambda s: (round(abs(math.log(s[0] / s[1]) - ratio), 6), -s[0] * s[1]))
 

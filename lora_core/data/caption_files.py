@@ -39,7 +39,7 @@ class CaptionFiles:
         self._listed: _Entries | None = None
 
     def of(self, image: Path) -> str | None:
-        """The caption of a picture: of a file beside it, else of a list; None when there is none."""
+        """Return the caption of a picture: of a file beside it, else of a list; None when there is none."""
         for path in self._candidates(image):
             if text := self._read(path):
                 return text
@@ -61,11 +61,11 @@ class CaptionFiles:
         return image.with_name((own or names)[0])
 
     def readers(self, path: Path) -> list[Path]:
-        """The pictures that would read a file beside them."""
+        """Return the pictures that would read a file beside them."""
         return self._readers.get(path, [])
 
     def own(self, image: Path) -> list[Path]:
-        """The files beside a picture that are about no other."""
+        """Return the files beside a picture that are about no other."""
         return [path for path in self._candidates(image) if self._readers[path] == [image]]
 
     def any(self) -> bool:

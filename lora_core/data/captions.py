@@ -19,17 +19,17 @@ def literal(text: str) -> str:
 
 
 def plain(text: str) -> str:
-    """The text without the escapes of `literal`."""
+    """Return the text without the escapes of `literal`."""
     return re.sub(r"\\([()])", r"\1", text)
 
 
 def has_bare(text: str) -> bool:
-    """Whether ComfyUI would read parentheses in it as weights."""
+    """Return whether ComfyUI would read parentheses in it as weights."""
     return bool(re.search(r"(?<!\\)[()]", text))
 
 
 def has_weights(text: str) -> bool:
-    """Whether it is written as prompts are, with `(word:1.2)` or doubled parentheses."""
+    """Return whether it is written as prompts are, with `(word:1.2)` or doubled parentheses."""
     return bool(_WEIGHT.search(text))
 
 
@@ -39,7 +39,7 @@ def clean_trigger(text: str) -> str:
 
 
 def trigger_pattern(trigger: str) -> re.Pattern[str]:
-    """The trigger as a whole word, in any case, its parentheses escaped or not."""
+    """Return the trigger as a whole word, in any case, its parentheses escaped or not."""
     found = "".join(rf"\\?\{each}" if each in "()" else re.escape(each) for each in plain(trigger))
     return re.compile(rf"(?<!\w){found}(?!\w)", re.IGNORECASE)
 
@@ -52,7 +52,7 @@ def with_trigger(caption: str | None, trigger: str) -> str:
 
 
 def preserved_captions(caption: str, trigger: str, words: Sequence[str]) -> list[str]:
-    """The caption once for each word, with the word in the trigger's place."""
+    """Return the caption once for each word, with the word in the trigger's place."""
     if not trigger:
         return [caption for _ in words]
     return [trigger_pattern(trigger).sub(lambda _, word=word: word, caption) for word in words]

@@ -100,7 +100,7 @@ class Example:
                 yield view.mirrored()
 
     def masks(self) -> list[Tensor | None]:
-        """The mask of each of its views."""
+        """Return the mask of each of its views."""
         return [None] * self.num_views if self.mask is None else [view.mask for view in self.views()]
 
     @property
@@ -140,7 +140,7 @@ class Dataset:
         return len({id(example.origin) for example in self.examples})
 
     def pictures(self) -> list[Example]:
-        """An example of each picture."""
+        """Return an example of each picture."""
         return list({id(example.origin): example for example in reversed(self.examples)}.values())[::-1]
 
     def times(self) -> list[float]:
@@ -227,7 +227,7 @@ def _number(count: int, noun: str) -> str:
 
 
 def combined(datasets: Sequence[Dataset]) -> Dataset:
-    """All sets as one, each with its own repeats, weight, trigger and captions. Raises ValueError for none."""
+    """Return all sets as one, each with its own repeats, weight, trigger and captions. Raises ValueError for none."""
     if not datasets:
         raise ValueError("no data set is connected; connect at least one LoRA Dataset")
     examples = tuple(example for dataset in datasets for example in dataset.examples)

@@ -60,7 +60,7 @@ class Decoded:
 
 
 def content(path: Path) -> bytes:
-    """The bytes of a picture file. Raises PictureError for one that is empty, too large or cannot be read."""
+    """Return the bytes of a picture file. Raises PictureError for one that is empty, too large or cannot be read."""
     try:
         if not path.is_file():
             raise PictureError("is a broken link" if path.is_symlink() else "is not a file")
@@ -92,7 +92,8 @@ def texts(data: bytes) -> dict[str, str]:
 
 
 def decode(data: bytes, most: int = PICTURE) -> Decoded:
-    """The first picture of a file. Raises PictureError for what is none, is damaged, or has more pixels than `most`."""
+    """Return the first picture of a file. Raises PictureError for what is none, is damaged, or has more pixels than
+    `most`."""
     with _one_at_a_time, _tried(data, most, load=True) as image:
         return Decoded(
             _upright(_plain(image), image, data), _several(image), getattr(image, "quantization", None) or None
@@ -100,7 +101,8 @@ def decode(data: bytes, most: int = PICTURE) -> Decoded:
 
 
 def small(data: bytes, side: int, most: int = PREVIEW) -> Image.Image:
-    """The first picture of a file as RGB, made smaller until it fits into a square of `side`. Raises as `decode`."""
+    """Return the first picture of a file as RGB, made smaller until it fits into a square of `side`. Raises as
+    `decode`."""
     with _one_at_a_time, _tried(data, most, load=True, draft=side) as image:
         found, mode = _plain(image), "RGBA" if transparent(image) else "RGB"
         found = found if found.mode == mode else found.convert(mode)
@@ -117,7 +119,8 @@ def flatten(image: Image.Image) -> Image.Image:
 
 
 def transparent(image: Image.Image) -> bool:
-    """Whether there may be transparent parts: Pillow's `has_transparency_data`, which is not there before 10.1."""
+    """Return whether there may be transparent parts: Pillow's `has_transparency_data`, which is not there before
+    10.1."""
     if image.mode in ("LA", "La", "PA", "RGBA", "RGBa") or "transparency" in image.info:
         return True
     return image.mode == "P" and image.palette is not None and image.palette.mode.endswith("A")

@@ -22,7 +22,8 @@ _T = TypeVar("_T")
 
 
 def examine(dataset: Dataset, tick: Callable[[], None] = lambda: None) -> list[DatasetFinding]:
-    """All findings, the most urgent first. `tick` is called before each check and each picture, and may raise."""
+    """Return all findings, the most urgent first. `tick` is called before each check and each picture, and may
+    raise."""
     pictures = dataset.pictures()
     checks = (
         copies, partial(of_pictures, tick=tick), texts.missing, texts.captions, texts.parentheses, texts.trigger,
@@ -42,7 +43,7 @@ def report(dataset: Dataset, findings: Sequence[DatasetFinding]) -> str:
 
 
 def marks(findings: Sequence[DatasetFinding]) -> dict[int, list[str]]:
-    """The marks of each picture, by the id of its origin."""
+    """Return the marks of each picture, by the id of its origin."""
     found: dict[int, list[str]] = {}
     for finding in findings:
         for example in finding.examples:

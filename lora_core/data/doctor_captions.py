@@ -25,7 +25,7 @@ def has_junk(caption: str) -> bool:
 
 
 def trigger_inside(caption: str, trigger: str) -> str:
-    """The first longer word that contains the trigger; empty when there is none."""
+    """Return the first longer word that contains the trigger; empty when there is none."""
     if not trigger:
         return ""
     name = re.escape(trigger)
@@ -44,7 +44,7 @@ def tag_counts(captions: Sequence[str], triggers: Sequence[str]) -> Counter[str]
 
 
 def are_tags(captions: Sequence[str]) -> bool:
-    """Whether they are lists of short tags rather than sentences."""
+    """Return whether they are lists of short tags rather than sentences."""
     lists = [tags(caption) for caption in captions]
     found = [tag for each in lists for tag in each]
     return len(found) >= 4 * len(lists) and sum(len(tag.split()) for tag in found) <= 3 * len(found)

@@ -35,7 +35,7 @@ class FolderContents:
     name: str = ""
 
     def left_out(self) -> Reasons:
-        """Every entry that was not used; to be asked for when all captions have been."""
+        """Return every entry that was not used; to be asked for when all captions have been."""
         files = [path for path in self.captions.files if path not in self.captions.used]
         found = [*self.others, *((path.name, self.captions.why(path) or _reason(path)) for path in files)]
         return [(self.name + name, why) for name, why in sorted(found)]
@@ -49,8 +49,8 @@ class _Entries:
 
 
 def look(folder: Path, masks: Masks = "off") -> tuple[list[FolderContents], Reasons]:
-    """The sets of a folder, and what else is in it: one set, or one for each folder named as `10_sks dog` where it
-    holds no pictures itself. Raises ValueError when there are none.
+    """Return the sets of a folder, and what else is in it: one set, or one for each folder named as `10_sks dog` where
+    it holds no pictures itself. Raises ValueError when there are none.
 
     Where `masks` reads files, `x-mask.png` beside `x.jpg` is neither a picture nor left out.
     """

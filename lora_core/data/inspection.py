@@ -103,7 +103,7 @@ def copies(looks: Sequence[Look]) -> list[tuple[str, str, list[str]]]:
 
 
 def of_caption(path: Path, text: str, words: str, reading: Reading) -> Marks:
-    """The marks of a caption. `words` stand in for an empty one, as the name of its folder may have them."""
+    """Return the marks of a caption. `words` stand in for an empty one, as the name of its folder may have them."""
     group = reading.group()
     read = " ".join((text or words).split())
     caption = with_trigger(read if reading.caption_weights else plain(read), reading.word)

@@ -83,5 +83,5 @@ def _below(folder: Path, name: str, depth: int, left: list[int]) -> Iterator[Pla
 
 
 def is_text(name: str) -> bool:
-    """Whether a name can be sent and comes back as it was: not one of bytes that are no UTF-8."""
+    """Return whether a name can be sent and comes back as it was: not one of bytes that are no UTF-8."""
     return all(not "\ud800" <= each <= "\udfff" for each in name)

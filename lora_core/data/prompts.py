@@ -8,13 +8,13 @@ from .captions import preserved_captions, with_trigger
 
 
 def lines(text: str) -> tuple[str, ...]:
-    """One prompt per line that is not empty."""
+    """Return one prompt per line that is not empty."""
     return tuple(line.strip() for line in text.splitlines() if line.strip())
 
 
 def without_trigger(prompt: str, trigger: str, word: str = "") -> str:
-    """The prompt with the class word in the trigger's place, or with nothing there; led by the class word where the
-    trigger would have been put in front."""
+    """Return the prompt with the class word in the trigger's place, or with nothing there; led by the class word where
+    the trigger would have been put in front."""
     if not trigger:
         return prompt
     (replaced,) = preserved_captions(with_trigger(prompt, trigger), trigger, [word])

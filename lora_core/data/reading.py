@@ -115,7 +115,7 @@ class _Reader:
         self.sizes = [bucket_sizes(each, step) for each in self.resolutions]
 
     def folder(self, found: FolderContents) -> Dataset:
-        """The set of a folder, which may be empty."""
+        """Return the set of a folder, which may be empty."""
         examples: list[Example] = []
         left_out, notes = [], []
         for path in found.images:
@@ -139,7 +139,7 @@ class _Reader:
     def examples(
         self, source: str, text: str, picture: Decoded, path: Path | None = None, mark: str = "", words: str = ""
     ) -> list[Example]:
-        """The picture at each resolution. `words` stand in for an empty text, led by the trigger like any."""
+        """Return the picture at each resolution. `words` stand in for an empty text, led by the trigger like any."""
         caption = with_trigger(self._read(text or words), self.trigger)
         flat, mask = flatten(picture.image), read_mask(picture.image, path, self.options.masks)
         found, options = origin(picture, flat, mark), self.options

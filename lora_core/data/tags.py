@@ -11,7 +11,8 @@ from .dataset import Dataset, Example
 
 
 def sets_by_folder(dataset: Dataset) -> dict[str, list[Example]]:
-    """The pictures of each set, once each whatever their resolutions, by the last part of their folder's path."""
+    """Return the pictures of each set, once each whatever their resolutions, by the last part of their folder's
+    path."""
     found: dict[str, list[Example]] = {}
     for group in dataset.groups:
         folder = name = Path(group.name).name or "images"

@@ -22,7 +22,7 @@ class TextError(ValueError):
 
 
 def read_text(path: Path, most: int = _LARGEST) -> tuple[str, str]:
-    """The text, and what to tell of its encoding: nothing where that is certain. Raises TextError."""
+    """Return the text, and what to tell of its encoding: nothing where that is certain. Raises TextError."""
     try:
         if not path.is_file():
             raise TextError("is a broken link" if path.is_symlink() else "is not a file")

@@ -24,7 +24,7 @@ class SheetRow:
 
 
 def sheet(rows: Sequence[SheetRow], heading: str = "", tile: int = 0) -> Image.Image:
-    """One picture of all rows. Pictures keep their size, or fit into a square of `tile` when it is not 0."""
+    """Return one picture of all rows. Pictures keep their size, or fit into a square of `tile` when it is not 0."""
     return placed(rows, heading, tile)[0]
 
 

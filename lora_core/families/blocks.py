@@ -80,7 +80,7 @@ class Block:
 
 
 def block_of(layer: str) -> Block:
-    """The block of a layer, named as `adapter.Adapter` names layers of a model."""
+    """Return the block of a layer, named as `adapter.Adapter` names layers of a model."""
     if layer.startswith(TEXT_PREFIX):
         return Block(TEXT)
     path = layer.removeprefix(_PREFIX)
@@ -104,8 +104,8 @@ def block_names(layers: Iterable[str]) -> list[str]:
 
 
 def strengths(text: str, layers: Iterable[str], family: str = "") -> dict[str, float]:
-    """The factor of every layer. Raises ValueError, one sentence with the names that are valid, for a text that names
-    anything else."""
+    """Return the factor of every layer. Raises ValueError, one sentence with the names that are valid, for a text that
+    names anything else."""
     layers = list(layers)
     factors = dict.fromkeys(layers, 1.0)
     for selector, value in _items(text, layers, family):

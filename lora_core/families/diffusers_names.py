@@ -82,12 +82,12 @@ def has_own_name(config_class: str, path: str) -> bool | None:
 
 
 def rules_for(config_class: str) -> Rules:
-    """The renames of a ComfyUI model class, in order; none where ComfyUI's maps have all of diffusers' names."""
+    """Return the renames of a ComfyUI model class, in order; none where ComfyUI's maps have all of diffusers' names."""
     return next((rules for pattern, rules in _RULES.items() if re.fullmatch(pattern, config_class)), ())
 
 
 def renamed(path: str, rules: Rules) -> str:
-    """A layer's path in ComfyUI's network as diffusers has it; of a fused `qkv`, the path up to that word."""
+    """Return a layer's path in ComfyUI's network as diffusers has it; of a fused `qkv`, the path up to that word."""
     for pattern, replacement in rules:
         path = re.sub(pattern, replacement, path)
     return path

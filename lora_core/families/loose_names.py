@@ -38,18 +38,18 @@ _TEXT = re.compile(
 
 
 def unwrapped(name: str) -> str:
-    """The name without what peft and torch wrap around a module, wherever it stands."""
+    """Return the name without what peft and torch wrap around a module, wherever it stands."""
     return _WRAPPERS.sub("", _WRAPPERS.sub("", name))
 
 
 def bare(name: str) -> str:
-    """The name of a layer of a network, without any prefix, flat."""
+    """Return the name of a layer of a network, without any prefix, flat."""
     flat = _FLAT_PART.sub("", _flat(_PART.sub("", unwrapped(name))))
     return _OTHER_WORD.sub(lambda found: _OTHER_WORDS[found[0]], flat)
 
 
 def is_text(name: str) -> bool:
-    """Whether it is the name of a layer of a text encoder, in any spelling."""
+    """Return whether it is the name of a layer of a text encoder, in any spelling."""
     return bool(_TEXT.match(_flat(unwrapped(name))))
 
 
@@ -73,8 +73,8 @@ class LooseNames(Generic[_Place]):
         self._text = {encoder: _index(names) for encoder, names in by_encoder.items()}
 
     def places(self, names: Iterable[str], vouched: bool) -> dict[str, _Place]:
-        """Return where each of a file's names belongs; none of them when too few agree. `vouched`: the file's layers
-        tell that it is for this family, so that most will do."""
+        """Where each of a file's names belongs; none of them when too few agree. `vouched`: the file's layers tell that
+        it is for this family, so that most will do."""
         network: dict[str, str] = {}
         text: dict[_Encoders, dict[str, str]] = {}
         for name in names:

@@ -120,7 +120,8 @@ KIN = ({"FLUX.1 dev", "FLUX.1 schnell", "Chroma"},)  # most layers are the same,
 
 
 def guess(layers: Shapes, metadata: Mapping[str, str]) -> tuple[str, ...]:
-    """All families that a LoRA with these layers, name -> (outputs, inputs, ...), may be for; () when none is known.
+    """Return all families that a LoRA with these layers, name -> (outputs, inputs, ...), may be for; () when none is
+    known.
 
     Layers of text encoders, which families share, do not count.
     """
@@ -134,13 +135,13 @@ def guess(layers: Shapes, metadata: Mapping[str, str]) -> tuple[str, ...]:
 
 
 def is_sure(family: str, families: Sequence[str]) -> bool:
-    """Whether a guess leaves no doubt that a model of `family` takes the file; there is none of a family without signs,
-    of which nothing can be told."""
+    """Return whether a guess leaves no doubt that a model of `family` takes the file; there is none of a family without
+    signs, of which nothing can be told."""
     return family not in SIGNS or bool(families) and all(takes(family, (each,)) for each in families)
 
 
 def takes(family: str, families: Sequence[str]) -> bool:
-    """Whether a model of `family` takes LoRAs of one of `families`: its own, or a close relative's."""
+    """Return whether a model of `family` takes LoRAs of one of `families`: its own, or a close relative's."""
     related = {family}.union(*(kin for kin in KIN if family in kin))
     return family not in SIGNS or not families or bool(related & set(families))
 

@@ -69,7 +69,8 @@ class Family:
         return self.preset or self.name
 
     def sized(self, features: Callable[[str], int]) -> Family:
-        """The row in the spelling of the size whose `layer` writes as many features as `features(layer)` says."""
+        """Return the row in the spelling of the size whose `layer` writes as many features as `features(layer)`
+        says."""
         for size in self.sizes:
             if features(size.layer) == size.features:
                 return replace(self, architecture=size.architecture, base_version=size.base_version, preset=size.preset)
@@ -163,7 +164,8 @@ FAMILIES = (
 
 
 def for_config_class(name: str) -> Family:
-    """The row of a ComfyUI model class. A class without one gets a plain row: it trains, with neutral defaults."""
+    """Return the row of a ComfyUI model class. A class without one gets a plain row: it trains, with neutral
+    defaults."""
     rows = [family for family in FAMILIES if re.fullmatch(family.config_class, name)]
     return rows[0] if rows else Family(name, name, name.lower(), name.lower())
 

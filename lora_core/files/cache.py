@@ -36,7 +36,7 @@ class Cache:
         self.folder = folder
 
     def get(self, key: str) -> Any:
-        """The value, on the CPU; None when there is none, or its file is damaged."""
+        """Return the value, on the CPU; None when there is none, or its file is damaged."""
         path = self._path(key)
         try:
             with safe_open(path, framework="pt") as file:

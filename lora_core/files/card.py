@@ -101,8 +101,8 @@ def _completed(card: Card, beside: side_files.Told) -> Card:
 
 
 def picture(path: str | os.PathLike[str]) -> bytes | None:
-    """A small JPEG: of a picture beside the file, else of the one in its header; None when there is neither, or it
-    cannot be read."""
+    """Return a small JPEG: of a picture beside the file, else of the one in its header; None when there is neither, or
+    it cannot be read."""
     path = Path(path)
     beside = _beside(path) or _beside(path, side_files.told(path).preview)
     if beside is not None:

@@ -8,9 +8,9 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from math import isfinite, prod
+from math import prod
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor
@@ -21,8 +21,7 @@ from ..low_rank import LowRank
 from . import guard, layers, one_rank, reader, spelling, strays, strength
 from .conversions import converted
 from .faults import UnsupportedWeightsError, quote, refuse
-
-Style = Literal["native", "kohya", "peft"]
+from .written import Style, cast_to, factors, feasible, since_peft
 
 _DTYPE_NAMES = {
     torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16",
@@ -31,7 +30,6 @@ _DTYPE_NAMES = {
 }  # fmt: skip
 
 
-_FAINT = 2.0**-13  # size of fp16 numbers of which some are so small that they lose digits
 _MAGNITUDES = (spelling.DORA_SCALE, spelling.MAGNITUDE)
 
 
@@ -51,7 +49,8 @@ class _Piece(NamedTuple):
 
 
 def read(path: str | os.PathLike[str], mapped: bool = True) -> Adapter:
-    """The file's adapter, layers named as the file spells them, factors memory-mapped, or not, and in the file's dtype.
+    """Return the file's adapter, layers named as the file spells them, factors memory-mapped, or not, and in the file's
+    dtype.
 
     Tensors of no known kind are left out, and named. Raises guard.UnsafeFileError before any tensor is touched,
     guard.UnreadableFileError when the file is gone, or UnsupportedWeightsError when nothing is left.
@@ -89,7 +88,7 @@ def encode(
     names: Mapping[str, Sequence[FileLayer]] | None = None,
     dtype: torch.dtype = torch.float16,
 ) -> dict[str, Tensor]:
-    """The tensors of a file: contiguous CPU clones in `dtype`.
+    """Return the tensors of a file: contiguous CPU clones in `dtype`.
 
     `names` says where a layer goes, under its own name by default. `native` and `kohya` write
     `.lora_down.weight`, `.lora_up.weight` and `.alpha`; `peft` writes `.lora_A.weight` and `.lora_B.weight` (for a
@@ -110,21 +109,21 @@ def encode(
             for target in (names or {}).get(name, (FileLayer(name),)):
                 part = values if target.rows is None else values.narrow(0, *target.rows)
                 key = _vector_key(target.name)
-                tensors[key] = _cast(key, target.reorder(part) if target.reorder else part, dtype)
+                tensors[key] = cast_to(key, target.reorder(part) if target.reorder else part, dtype)
         pieces = list(_pieces(adapter, style, names, vectors))
         ranks = one_rank.common_ranks(style, ((piece.target.name, piece.layer) for piece in pieces))
         for target, layer, magnitude in pieces:
             rank = ranks.get(one_rank.network_of(style, target.name), 0)
-            part = one_rank.filled(_feasible(layer), rank)
+            part = one_rank.filled(feasible(layer), rank)
             part = replace(part, lora_B=target.reorder(part.lora_B)) if target.reorder else part
-            target = target if before_peft or style != "peft" else target._replace(name=_since_peft(target.name))
-            written = _factors(target.name, part, style, before_peft, dtype)
+            target = target if before_peft or style != "peft" else target._replace(name=since_peft(target.name))
+            written = factors(target.name, part, style, before_peft, dtype)
             if magnitude is not None:
                 written |= _magnitudes(target, magnitude, layer.kernel, style)
             for key, tensor in written.items():
                 if key in tensors:
                     raise ValueError(f"two layers would get the same name {key!r} in the file; save in another format")
-                tensors[key] = _cast(key, tensor, torch.float32 if key.endswith(_MAGNITUDES) else dtype)
+                tensors[key] = cast_to(key, tensor, torch.float32 if key.endswith(_MAGNITUDES) else dtype)
     return tensors
 
 
@@ -275,65 +274,3 @@ def _factor(tensor: Tensor) -> Tensor:
     if tensor.dtype == torch.float64:
         return tensor.float()
     return tensor.half() if tensor.dtype.itemsize == 1 else tensor
-
-
-def _feasible(layer: LowRank) -> LowRank:
-    rank = one_rank.possible_rank(layer)
-    return layer if layer.rank == rank else layer.truncate(rank=rank)
-
-
-def _factors(
-    name: str, layer: LowRank, style: Style, before_peft: bool, dtype: torch.dtype
-) -> dict[str, Tensor]:  # fmt: skip
-    if style == "peft":
-        suffixes, layer = _peft_spelling(name) if before_peft else spelling.PEFT, one_rank.unscaled(layer)
-    else:
-        suffixes = spelling.KOHYA
-        layer = layer if 1e-6 < abs(layer.alpha) <= layers.MAX_ALPHA else one_rank.unscaled(layer)
-    layer = _balanced(layer) if dtype == torch.float16 else layer
-    ones = (1,) * len(layer.kernel)
-    factors = {
-        name + suffixes.down: layer.lora_A.reshape(layer.rank, *layer.shape[1:]),
-        name + suffixes.up: layer.lora_B.reshape(*layer.lora_B.shape, *ones),
-    }
-    if style != "peft":
-        factors[name + spelling.ALPHA] = torch.tensor(layer.alpha, dtype=torch.float32)
-    return factors
-
-
-def _peft_spelling(name: str) -> spelling.Spelling:
-    """Return the spelling of a layer in a file of plain LoRA layers. ComfyUI knows the attention of a UNet only by the
-    processor names diffusers had before PEFT. diffusers still converts a file of that time, but then every layer of the
-    UNet must be spelled as it was."""
-    if not name.startswith("unet."):
-        return spelling.PEFT
-    return spelling.PROCESSOR if ".processor." in name else spelling.BEFORE_PEFT
-
-
-def _since_peft(name: str) -> str:
-    """Return the name of a UNet's layer in files with DoRA, which came with PEFT and which ComfyUI does not read."""
-    name = name.replace(".processor.to_", ".to_")
-    return f"{name}.0" if name.startswith("unet.") and name.endswith(".to_out") else name
-
-
-def _balanced(layer: LowRank) -> LowRank:
-    """The same correction; where one factor of a component is too large or too faint for fp16, both are made alike."""
-    down, up = layer.lora_A.detach().float(), layer.lora_B.detach().float()
-    sizes = torch.stack([down.square().mean(1).sqrt(), up.square().mean(0).sqrt()])
-    peak = max(float(down.abs().max()), float(up.abs().max()))
-    if peak <= torch.finfo(torch.float16).max and bool(((sizes > _FAINT) | (sizes == 0)).all()):
-        return layer
-    factor = torch.exp2((sizes[1] / sizes[0]).log2().div(2).round()).nan_to_num(1.0, 1.0, 1.0)
-    factor[sizes.amin(0) == 0] = 1.0
-    return replace(layer, lora_A=down * factor[:, None], lora_B=up / factor)
-
-
-def _cast(key: str, tensor: Tensor, dtype: torch.dtype) -> Tensor:
-    if tensor.ndim == 0:
-        return tensor
-    peak, limit = float(torch.linalg.vector_norm(tensor.detach(), torch.inf)), torch.finfo(dtype).max
-    if not isfinite(peak):
-        raise ValueError(f"{key!r} holds NaN or infinite values: training diverged; lower the learning rate")
-    if peak > limit:
-        raise ValueError(f"{key!r} reaches {peak:.4g}, above the {limit:.4g} of {dtype}; save as bf16 or fp32")
-    return tensor.detach().to("cpu", dtype, copy=True).contiguous()

@@ -11,16 +11,17 @@ from ..low_rank import LowRank
 
 
 def whole(parts: Mapping[tuple[int, int] | None, LowRank], height: int) -> LowRank:
-    """One correction of a weight of `height` rows, of those of its slices (start, length), or of None: all of it."""
+    """Return one correction of a weight of `height` rows, of those of its slices (start, length), or of None: all of
+    it."""
     if parts.keys() == {None}:
         return parts[None]
     return row_blocks([(rows[0] if rows else 0, part) for rows, part in parts.items()], height)
 
 
 def row_blocks(parts: Sequence[tuple[int, LowRank]], height: int) -> LowRank:
-    """One correction of a weight of `height` rows, of those of slices that start at a row, at their common scaling if
-    they have one. Slices of one pair, as formats that split fused weights write them, share A and get their rank back.
-    """
+    """Return one correction of a weight of `height` rows, of those of slices that start at a row, at their common
+    scaling if they have one. Slices of one pair, as formats that split fused weights write them, share A and get their
+    rank back."""
     first = parts[0][1]
     if any(part.scaling != first.scaling for _, part in parts):
         parts = [(start, LowRank.concat([part])) for start, part in parts]

@@ -59,7 +59,7 @@ class Contents(NamedTuple):
 
 
 def inspect(path: str | os.PathLike[str]) -> Header:
-    """The header of a sound LoRA file; raises UnsafeFileError naming the file, the key and the cure, and
+    """Return the header of a sound LoRA file; raises UnsafeFileError naming the file, the key and the cure, and
     UnreadableFileError as `opened`."""
     path = Path(path)
     found = contents(path)
@@ -135,7 +135,8 @@ def _refuse_length(start: bytes, length: int, size: int, source: str) -> None:
 
 
 def fits(raw: bytes, size: int) -> bool:
-    """Whether a header, as bytes, text and Python's objects, takes no more memory than `size`, its file's, or SMALL."""
+    """Return whether a header, as bytes, text and Python's objects, takes no more memory than `size`, its file's, or
+    SMALL."""
     room = max(size, SMALL) - _text_size(raw)
     return room >= _VALUE * sum(map(raw.count, _MARKS)) or _has_at_most(raw, room // _VALUE)
 

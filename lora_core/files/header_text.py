@@ -39,13 +39,15 @@ class HeaderText(NamedTuple):
 
 
 def is_packed(raw: bytes) -> bool:
-    """Whether a header has characters beyond ASCII, all as they are: one alone would make all of the text in memory two
-    or four times as long, so that it is read as the bytes it consists of, and each string in it is decoded."""
+    """Return whether a header has characters beyond ASCII, all as they are: one alone would make all of the text in
+    memory two or four times as long, so that it is read as the bytes it consists of, and each string in it is
+    decoded."""
     return not raw.isascii() and not _FAR_ESCAPE.search(raw.replace(b"\\\\", b""))
 
 
 def decoded(raw: bytes, packed: bool) -> str:
-    """The text of a header, or, when `packed`, a text whose characters are its bytes. Raises UnicodeDecodeError."""
+    """Return the text of a header, or, when `packed`, a text whose characters are its bytes. Raises
+    UnicodeDecodeError."""
     if not packed:
         return raw.decode("utf-8")
     decoder = codecs.getincrementaldecoder("utf-8")()

@@ -47,7 +47,7 @@ class LayerKeys(NamedTuple):
 
 
 def check_layers(source: str, tensors: Mapping[str, TensorInfo]) -> dict[str, LayerKeys]:
-    """The layers among `tensors`, in order of first appearance, judged from shapes alone.
+    """Return the layers among `tensors`, in order of first appearance, judged from shapes alone.
 
     Tensors that belong to no layer, or mean nothing there, are in none. Raises UnsafeFileError when pieces do not pair
     or disagree.
@@ -188,7 +188,7 @@ def check_alpha(source: str, key: str, alpha: float) -> float:
 
 
 def check_limit(source: str, key: str, limit: float) -> float:
-    """The `alpha` of OFT; 0 means none."""
+    """Return the `alpha` of OFT; 0 means none."""
     if not 0 <= limit < inf:
         refuse(source, f"sets {quote(key)} to {limit}, where a limit of 0 or more belongs")
     return limit

@@ -67,7 +67,7 @@ class Parent:
 
 
 def parents_of(metadata: Mapping[str, str]) -> list[Any]:
-    """The parents that a header tells of; none when it tells of none, or nothing that can be read."""
+    """Return the parents that a header tells of; none when it tells of none, or nothing that can be read."""
     found = value_of(metadata.get(PARENTS, "[]"))
     return found if isinstance(found, list) else []
 

@@ -75,7 +75,7 @@ class Facts:
 
 
 def build(facts: Facts, adapter: Adapter) -> dict[str, str]:
-    """The header text of `adapter`; its rank and alpha are read from the factors."""
+    """Return the header text of `adapter`; its rank and alpha are read from the factors."""
     found = {
         "format": "pt", **_modelspec(facts), **_kohya(facts), **_data(facts), **_network(facts, adapter),
         **_lineage(facts), SETTINGS: facts.settings,

@@ -46,7 +46,7 @@ def misfit_of(name: str, change: LowRank | Sequence[Correction], layer: str, wan
 
 
 def is_another_size(misfits: Sequence[Misfit], fitting: int) -> bool:
-    """Whether a file is plainly for another size of model, when beside `misfits` so many layers fit.
+    """Return whether a file is plainly for another size of model, when beside `misfits` so many layers fit.
 
     The width of a model is a side of nearly every layer. A file for another width fits almost nowhere and misses on
     both sides, while versions of one size (inpainting, image to video, control) differ in a layer at the edge, of which
@@ -56,8 +56,8 @@ def is_another_size(misfits: Sequence[Misfit], fitting: int) -> bool:
 
 
 def is_another_model(misfits: Sequence[Misfit], fitting: int, unmatched: int) -> bool:
-    """Whether a file whose layers do not tell its family is plainly for another: versions of one model differ in a
-    layer or two (not in those for pictures, for text and for the output), and have nearly all layers in common."""
+    """Return whether a file whose layers do not tell its family is plainly for another: versions of one model differ in
+    a layer or two (not in those for pictures, for text and for the output), and have nearly all layers in common."""
     kinds = {re.sub(r"\d+", "", misfit.layer) for misfit in misfits}
     return len(kinds) > _VERSIONS_DIFFER or unmatched > fitting / 2
 
@@ -92,7 +92,7 @@ def lacking(unmatched: Sequence[str], has_text: bool = True) -> str:
 
 
 def another_size(source: str, misfits: Sequence[Misfit], fitting: int, family: str, families: tuple[str, ...]) -> str:
-    """A sentence for a file of which too many layers have other shapes; `families` are those it may be for."""
+    """Return a sentence for a file of which too many layers have other shapes; `families` are those it may be for."""
     first, others = misfits[0], _others(family, families)
     itself = (f"another size of {family}",) if len(others) < len(families) else ()
     made_for = named((*others, *itself)) if families else "another model"

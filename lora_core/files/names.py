@@ -38,8 +38,8 @@ def check_template(template: str) -> None:
 
 
 def filled_in(template: str, values: Mapping[str, object]) -> str:
-    """The template with `%name%` replaced by its value: in names that every system accepts, in which a value makes no
-    folder, and shortened where they would be too long. Pieces without a placeholder stay as they are."""
+    """Return the template with `%name%` replaced by its value: in names that every system accepts, in which a value
+    makes no folder, and shortened where they would be too long. Pieces without a placeholder stay as they are."""
     known = re.compile("|".join(f"%{re.escape(name)}%" for name in values))
     pieces = template.replace("\\", "/").split("/")
     return "/".join(_filled(piece, known, values) if known.search(piece) else piece for piece in pieces)
@@ -71,8 +71,8 @@ def _cut(text: str, size: int) -> str:
 
 
 def matching(wanted: str, names: Sequence[str]) -> list[str]:
-    """The `names` (relative paths, separators of either system) that `wanted` means: itself, with or without suffix;
-    or, when it has no folder, files of that name in any."""
+    """Return the `names` (relative paths, separators of either system) that `wanted` means: itself, with or without
+    suffix; or, when it has no folder, files of that name in any."""
     wanted = _spelled(wanted)
     for spelled in (_spelled, _without_suffix, _last, lambda name: _last(_without_suffix(name))):
         if found := [name for name in names if spelled(name) == wanted]:

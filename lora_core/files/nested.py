@@ -12,8 +12,8 @@ _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 
 
 def value_of(text: str) -> Any:
-    """The value of a JSON text; None for what is no JSON. In it numbers that no float holds, and what is too deep, are
-    None, and halves of characters are question marks."""
+    """Return the value of a JSON text; None for what is no JSON. In it numbers that no float holds, and what is too
+    deep, are None, and halves of characters are question marks."""
     try:
         value = json.loads(text, parse_int=_integer, parse_float=_number, parse_constant=lambda _: None)
     except (ValueError, RecursionError):
@@ -25,7 +25,7 @@ def value_of(text: str) -> Any:
 
 
 def table_of(text: str) -> dict[str, Any]:
-    """The JSON table of a text; an empty one where there is none."""
+    """Return the JSON table of a text; an empty one where there is none."""
     found = value_of(text)
     return found if isinstance(found, dict) else {}
 

@@ -39,12 +39,12 @@ def common_ranks(style: str, layers: Iterable[tuple[str, LowRank]]) -> dict[str,
 
 
 def possible_rank(layer: LowRank) -> int:
-    """The rank without what a weight of that shape cannot have."""
+    """Return the rank without what a weight of that shape cannot have."""
     return min(layer.rank, layer.lora_B.shape[0], layer.lora_A.shape[1])
 
 
 def filled(layer: LowRank, rank: int) -> LowRank:
-    """The same correction with that rank and an alpha equal to it; as it is for rank 0."""
+    """Return the same correction with that rank and an alpha equal to it; as it is for rank 0."""
     if not rank:
         return layer
     layer, missing = unscaled(layer), rank - layer.rank
@@ -58,6 +58,6 @@ def zeros(layer: LowRank, rank: int) -> int:
 
 
 def unscaled(layer: LowRank) -> LowRank:
-    """The same correction with alpha = rank."""
+    """Return the same correction with alpha = rank."""
     scaled = layer.lora_B.to(torch.promote_types(layer.lora_B.dtype, torch.float32)) * layer.scaling
     return replace(layer, lora_B=scaled, alpha=float(layer.rank))

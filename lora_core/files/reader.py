@@ -33,7 +33,7 @@ _MAPPED = os.name != "nt"
 
 
 def contents(header: Header, mapped: bool = True) -> Tensor:
-    """All bytes of the file, an ordinary tensor whatever the mode.
+    """Return all bytes of the file, an ordinary tensor whatever the mode.
 
     The file is `mapped` privately and its pages are read when they are used; else, and on Windows, where a mapped file
     cannot be replaced, it is read into memory and closed. Raises UnreadableFileError when there is no room for it, or
@@ -61,14 +61,14 @@ def _too_large(header: Header, error: Exception) -> str:
 
 
 def tensors_of(header: Header, held: Tensor) -> dict[str, Tensor]:
-    """Every tensor of the file in its own dtype, as views of its `contents`."""
+    """Return every tensor of the file in its own dtype, as views of its `contents`."""
     with torch.inference_mode(False):
         typed = {dtype: _typed(held, _DTYPES[dtype]) for dtype in {info.dtype for info in header.tensors.values()}}
         return {name: _view(held, typed[info.dtype], header.data_start, info) for name, info in header.tensors.items()}
 
 
 def all_finite(header: Header, held: Tensor) -> bool:
-    """Whether there is no NaN or infinity, nor what would be one in fp32, in the `contents` of the file."""
+    """Return whether there is no NaN or infinity, nor what would be one in fp32, in the `contents` of the file."""
     data = held.numpy()[header.data_start :]
     return all(_finite(data[start:end], *_NO_NUMBER[dtype]) for dtype, start, end in _runs(header.tensors))
 

@@ -44,7 +44,7 @@ class Rights:
 
     @property
     def licence(self) -> str:
-        """An SPDX expression: all of them apply. Empty when none is known."""
+        """Return an SPDX expression: all of them apply. Empty when none is known."""
         known = [f"({text})" if " OR " in text else text for text in self.licences if text != UNKNOWN]
         return " AND ".join([*known, *({UNKNOWN} & set(self.licences))]) if known else ""
 

@@ -87,7 +87,7 @@ class Told:
 
     @property
     def preview(self) -> str:
-        """The name of a picture in the LoRA's folder, which may not be there."""
+        """Return the name of a picture in the LoRA's folder, which may not be there."""
         return self.values.get("preview", "")
 
 

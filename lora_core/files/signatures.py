@@ -25,7 +25,7 @@ _OF_OTHERS = ("ss_", "modelspec.", "lora_loom.")  # hashes of the base and of wh
 
 
 def signatures(metadata: Mapping[str, str]) -> dict[str, str]:
-    """The sha256 of each signature's or manifest's text, 64 hex digits, by its key."""
+    """Return the sha256 of each signature's or manifest's text, 64 hex digits, by its key."""
     return {
         key: hashlib.sha256(value.encode("utf-8", "surrogatepass")).hexdigest()
         for key, value in sorted(metadata.items())

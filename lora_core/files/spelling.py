@@ -52,9 +52,9 @@ _ADAPTER_PARTS = {"lora_A": "down", "lora_B": "up", "lora_magnitude_vector": "ma
 
 
 def parse(name: str) -> tuple[str, str] | None:
-    """The layer and the part of it that a tensor's name stands for: up, down, mid, alpha, scalar, lora_bias, magnitude,
-    or what a kind calls it. A layer is that of a weight, or `<layer>.bias` for the bias beside it. None for a name that
-    is no part of any kind that is read."""
+    """Return the layer and the part of it that a tensor's name stands for: up, down, mid, alpha, scalar, lora_bias,
+    magnitude, or what a kind calls it. A layer is that of a weight, or `<layer>.bias` for the bias beside it. None for
+    a name that is no part of any kind that is read."""
     for suffix, part in _BY_END.get(name.rpartition(".")[2], ()):
         if name.endswith(suffix) and len(name) > len(suffix):
             return name[: -len(suffix)] + (".bias" if part in _BESIDE else ""), part
@@ -63,5 +63,5 @@ def parse(name: str) -> tuple[str, str] | None:
 
 
 def down_of(up_suffix: str) -> str:
-    """The suffix that pairs with `up_suffix`."""
+    """Return the suffix that pairs with `up_suffix`."""
     return _DOWN_OF.get(up_suffix) or up_suffix.replace(".lora_B.", ".lora_A.")

@@ -12,7 +12,7 @@ MOST_BYTES = 96 * 1024  # the header holds it twice, and base64 adds a third
 
 
 def jpeg(picture: Image.Image) -> bytes:
-    """The picture as a JPEG of at most 512 px and MOST_BYTES: quality goes down first, then the size."""
+    """Return the picture as a JPEG of at most 512 px and MOST_BYTES: quality goes down first, then the size."""
     for side in SIDES:
         small = picture.convert("RGB")
         small.thumbnail((side, side), Image.Resampling.LANCZOS)

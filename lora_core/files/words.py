@@ -22,7 +22,7 @@ def named_words(metadata: Mapping[str, str]) -> tuple[str, ...]:
 
 
 def suggested_words(metadata: Mapping[str, str]) -> tuple[str, ...]:
-    """The tags of `ss_tag_frequency` that every caption of a folder has."""
+    """Return the tags of `ss_tag_frequency` that every caption of a folder has."""
     return unique(_tops(table_of(metadata.get("ss_tag_frequency", ""))))
 
 

@@ -40,7 +40,7 @@ class Correction:
         return None
 
     def fits(self, weight: tuple[int, ...]) -> bool:
-        """Whether a weight of that shape can be changed by this."""
+        """Return whether a weight of that shape can be changed by this."""
         return self.shape[0] == weight[0] and prod(self.shape) == prod(weight)
 
     def difference(self, weight: Tensor) -> Tensor:
@@ -48,7 +48,7 @@ class Correction:
         raise NotImplementedError
 
     def apply_to(self, weight: Tensor, strength: float = 1.0) -> Tensor:
-        """The changed weight in its own dtype, computed in fp32 or wider; `weight` itself stays as it is."""
+        """Return the changed weight in its own dtype, computed in fp32 or wider; `weight` itself stays as it is."""
         wide = widened(weight)
         return self._changed(wide, strength).to(weight.dtype)
 
@@ -72,7 +72,7 @@ class Correction:
         return mapped(self, lambda tensor: tensor.to(*args, **kwargs))
 
     def tensors(self) -> list[Tensor]:
-        """All tensors, in the order that `with_tensors` takes them."""
+        """Return all tensors, in the order that `with_tensors` takes them."""
         found: list[Tensor] = []
         mapped(self, lambda tensor: found.append(tensor) or tensor)
         return found
@@ -119,7 +119,7 @@ def norm(tensor: Tensor) -> float:
 
 
 def like(tensor: Tensor, weight: Tensor) -> Tensor:
-    """A factor on the weight's device and in its dtype."""
+    """Return a factor on the weight's device and in its dtype."""
     return tensor.to(weight.device, weight.dtype)
 
 

@@ -40,7 +40,7 @@ class LoHa(Correction):
         return (self.w1_a.shape[0], self.w1_b.shape[1])
 
     def sides(self, dtype: torch.dtype = torch.float32) -> list[tuple[Tensor, Tensor]]:
-        """Each side as two matrices, (out, rank) and (rank, in with the kernel folded into it)."""
+        """Return each side as two matrices, (out, rank) and (rank, in with the kernel folded into it)."""
         sides = []
         for a, b, core in ((self.w1_a, self.w1_b, self.t1), (self.w2_a, self.w2_b, self.t2)):
             a, b = a.to(dtype), b.to(dtype)

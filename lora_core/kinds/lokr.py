@@ -82,7 +82,7 @@ def _side(side: str) -> tuple[str, ...]:
 
 
 def product(first: Tensor, second: Tensor | None = None, core: Tensor | None = None) -> Tensor:
-    """One side of the Kronecker product as a matrix, kernels kept."""
+    """Return one side of the Kronecker product as a matrix, kernels kept."""
     if second is None:
         return first
     return first @ second if core is None else torch.einsum("ij...,ip,jr->pr...", core, first, second)

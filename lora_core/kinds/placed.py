@@ -44,12 +44,12 @@ class Placed(Correction):
         return self.inner.reach()
 
     def rows_of(self, weight: Tensor) -> Tensor:
-        """The rows that `inner` changes, in its order."""
+        """Return the rows that `inner` changes, in its order."""
         rows = weight.narrow(0, self.start, self.length)
         return self.reorder(rows) if self.reorder else rows
 
     def put_back(self, layer: LowRank, height: int) -> LowRank:
-        """A low-rank correction of those rows as one of the whole weight of `height` rows."""
+        """Return a low-rank correction of those rows as one of the whole weight of `height` rows."""
         return (replace(layer, lora_B=self.reorder(layer.lora_B)) if self.reorder else layer).in_rows(
             self.start, height
         )

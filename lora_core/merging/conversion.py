@@ -142,7 +142,7 @@ def convert(
     adapter: Adapter, limits: Limits, weight_of: Callable[[str], Tensor], tick: Callable[[int, int], None],
     strength_of: Callable[[str], float] = lambda name: 1.0,
 ) -> Converted:  # fmt: skip
-    """The adapter with every correction of a matrix as a LowRank, plain ones as they are.
+    """Return the adapter with every correction of a matrix as a LowRank, plain ones as they are.
 
     `weight_of` gives the weight of a layer, in any dtype; `tick` is told how many of how many are done. The result is
     to be applied at `strength_of` a layer; where that is 0 it is left out. Raises ValueError for a file that makes

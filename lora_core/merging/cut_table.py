@@ -22,7 +22,7 @@ def cut_measure(loss: Loss, advice: str = "") -> Measure:
 
 
 def error_measure(whole: float, errors: dict[str, float], verdict: str) -> Measure:
-    """The same where only the errors are known."""
+    """Return the same where only the errors are known."""
     worst = sorted(errors, key=errors.__getitem__, reverse=True)
     lines = tuple(Line(name, (_error(errors[name], max(errors.values())),)) for name in worst)
     table = Table("bars", "Layers that lose most", "layer", ("error",), lines, note=f"all together {_percent(whole)}")

@@ -36,9 +36,9 @@ class Extracted:
 def extract(
     difference: Tensor, rank: int, energy: float, name: str, pause: Callable[[], None] = lambda: None
 ) -> Extracted | None:
-    """The correction nearest to `difference`, which is overwritten: of at most `rank`, and of fewer where these hold
-    `energy` of its squared norm. None when there is no difference. `name` seeds the random directions. The factors are
-    on the CPU. `pause` is called between passes over the difference, and may raise to cancel.
+    """Return the correction nearest to `difference`, which is overwritten: of at most `rank`, and of fewer where these
+    hold `energy` of its squared norm. None when there is no difference. `name` seeds the random directions. The factors
+    are on the CPU. `pause` is called between passes over the difference, and may raise to cancel.
 
     Raises ValueError when the difference is not finite.
     """
@@ -74,7 +74,8 @@ def whole_error(parts: list[Extracted]) -> float:
 
 
 def rank_for(sigma: Tensor, energy: float, norm: float) -> int:
-    """The fewest values with that share of a whole of that norm; all when they do not reach it, or it is all of it."""
+    """Return the fewest values with that share of a whole of that norm; all when they do not reach it, or it is all of
+    it."""
     if energy >= 1:
         return len(sigma)
     return min(int((sigma.double().square().cumsum(0) < energy * norm**2).sum()) + 1, len(sigma))

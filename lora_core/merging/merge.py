@@ -44,7 +44,7 @@ class MergeSettings:
 
     @property
     def kept(self) -> float | None:
-        """The share of entries that the method keeps; None for those that drop none."""
+        """Return the share of entries that the method keeps; None for those that drop none."""
         usual = METHODS[self.method].density if self.method in METHODS else None
         return usual and (self.density or usual)
 

@@ -53,7 +53,7 @@ def elected_mean(cores: Tensor) -> Tensor:
 
 
 def nearest_orthonormal(rows: Tensor) -> Tensor:
-    """The orthonormal rows nearest to `rows` of length 1 (Procrustes). Rows that are nearly the same share one
+    """Return the orthonormal rows nearest to `rows` of length 1 (Procrustes). Rows that are nearly the same share one
     direction, and no row gets one that none of them has."""
     left, sigma, right = torch.linalg.svd(rows, full_matrices=False)
     real = sigma > _ONE

@@ -38,8 +38,8 @@ class Limits:
 def shared_ranks(
     spectra: Mapping[str, Tensor], widths: Mapping[str, int], limits: Limits, most: Mapping[str, int]
 ) -> dict[str, int]:
-    """The ranks of all layers with the smallest error of the whole for that size: each component (sigma^2 of energy
-    for out + in numbers) is taken or left by its energy per byte, whichever layer it is of.
+    """Return the ranks of all layers with the smallest error of the whole for that size: each component (sigma^2 of
+    energy for out + in numbers) is taken or left by its energy per byte, whichever layer it is of.
 
     `widths` are out + in, `most` the highest rank of each. A layer may get 0. Raises ValueError when nothing fits.
     """

@@ -78,7 +78,8 @@ def load(path: Path, state: TrainState, fingerprint: str) -> None:
 
 
 def step_of(path: Path) -> int:
-    """The step at which a state was written; 0 for one that cannot be read, or of version 0.1.0, which does not say."""
+    """Return the step at which a state was written; 0 for one that cannot be read, or of version 0.1.0, which does not
+    say."""
     try:
         with open(path, "rb") as file:
             return int(_header(path, file.read(8), file.read)[0].get(_STEP, 0))

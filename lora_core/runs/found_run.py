@@ -76,7 +76,7 @@ class FoundRun:
 
     @property
     def best(self) -> int | None:
-        """The step of the lowest validation loss."""
+        """Return the step of the lowest validation loss."""
         return best_step(self._record.points)
 
     @property
@@ -84,7 +84,7 @@ class FoundRun:
         return list(self._sheets)
 
     def loras(self) -> dict[int, str]:
-        """The files that hold the LoRA of a step."""
+        """Return the files that hold the LoRA of a step."""
         found = {int(match[1]): name for name in self._files if (match := _LORA.fullmatch(name))}
         best = self._of("best.safetensors", _step_in_header)
         if best and best == self.best:
@@ -92,7 +92,7 @@ class FoundRun:
         return dict(sorted(found.items()))
 
     def lora(self, step: int | None) -> Path | None:
-        """The file with the LoRA of a step; of None what came out, or else the last."""
+        """Return the file with the LoRA of a step; of None what came out, or else the last."""
         files = self.loras()
         step = (self._done.kept_step if self._done else max(files, default=0)) if step is None else step
         return self.path / files[step] if step in files else None

@@ -49,7 +49,7 @@ def write(path: Path, picture: Image.Image, note: str, parts: Sequence[Part] = (
 
 
 def read(path: Path, note: str) -> Image.Image | None:
-    """The picture as RGB; None when there is none under this note."""
+    """Return the picture as RGB; None when there is none under this note."""
     try:
         found = decode(content(path)).image
     except PictureError as error:

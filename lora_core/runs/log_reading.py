@@ -162,7 +162,7 @@ class LogFigures(_Growing):
 
 
 def parsed(line: bytes) -> dict[str, Any]:
-    """The JSON object of a line; an empty one of a line that is damaged or something else."""
+    """Return the JSON object of a line; an empty one of a line that is damaged or something else."""
     try:
         told = json.loads(line)
     except (ValueError, RecursionError):

@@ -58,11 +58,11 @@ class RunFolder:
         self._time = time.monotonic()  # of the last save
 
     def begun(self) -> bool:
-        """Whether there is a state to go on from, sound or not."""
+        """Return whether there is a state to go on from, sound or not."""
         return any(map(os.path.isfile, (self.state_path, self.earlier_path)))  # of a name too long, too
 
     def lora(self, step: int) -> Path:
-        """The LoRA of a step that was saved."""
+        """Return the LoRA of a step that was saved."""
         return self.path / f"step_{step:06d}.safetensors"
 
     @contextmanager
@@ -193,7 +193,7 @@ class RunFolder:
                 link.unlink(missing_ok=True)
 
     def save_in_time(self, state: TrainState) -> str:
-        """The state, when the last save is long ago; a disk that does not take it is a sentence."""
+        """Save the state, when the last save is long ago; a disk that does not take it is a sentence."""
         if time.monotonic() - self._time < SAVE_SECONDS:
             return ""
         try:

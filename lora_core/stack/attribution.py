@@ -30,7 +30,8 @@ def entry(row: Row, metadata: Mapping[str, str], data_hash: str) -> dict[str, An
 
 
 def stated_hash(metadata: Mapping[str, str]) -> str:
-    """The data section's sha256 as the header tells it, 64 hex digits; "" when it tells none, or that of no bytes."""
+    """Return the data section's sha256 as the header tells it, 64 hex digits; "" when it tells none, or that of no
+    bytes."""
     for key in ("sshs_model_hash", "modelspec.hash_sha256"):
         text = metadata.get(key, "").strip().lower().removeprefix("0x")
         if re.fullmatch(r"[0-9a-f]{64}", text) and not text.startswith(NOTHING):

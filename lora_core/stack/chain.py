@@ -42,7 +42,7 @@ def applied(weight: Tensor, steps: Iterable[Step]) -> Tensor:
 
 
 def chain(parts: Sequence[Weighted]) -> dict[str, list[Step]]:
-    """The steps of each layer, part after part.
+    """Return the steps of each layer, part after part.
 
     Plain LoRAs are summed into one step. They are summed across corrections that add a fixed matrix, whose order does
     not matter, but not across one that depends on the weight it finds (DoRA, OFT, GLoRA).

@@ -21,7 +21,7 @@ _KNOWN = {*_NAMES, *_STRENGTHS, *_TEXT_STRENGTHS, *_SWITCHES}
 
 
 def read(stack: Iterable[Any] | None) -> tuple[list[Row], list[str]]:
-    """The rows of a stack, and a sentence about each thing in it that is passed over.
+    """Return the rows of a stack, and a sentence about each thing in it that is passed over.
 
     Raises ValueError for an entry that cannot be read as a row: what it meant would be missing from the picture.
     """

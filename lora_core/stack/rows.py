@@ -71,12 +71,12 @@ class Row(tuple):
 
     @property
     def active(self) -> bool:
-        """Whether it asks for anything."""
+        """Return whether it asks for anything."""
         return self.on and self.name not in ("", NONE) and bool(self.strength or self.text_strength)
 
     @property
     def plain(self) -> bool:
-        """Whether name and strengths say all of it, so that nothing is lost where others read it as a tuple."""
+        """Return whether name and strengths say all of it, so that nothing is lost where others read it as a tuple."""
         return not self.blocks.strip() and (self.start, self.end) == (0.0, 1.0)
 
     def changed(self, **changes: Any) -> Row:
@@ -88,7 +88,8 @@ class Row(tuple):
 
 
 def parse(text: str) -> list[Row]:
-    """The rows of a text, in order, those that are off included. Raises ValueError with the line of the first fault."""
+    """Return the rows of a text, in order, those that are off included. Raises ValueError with the line of the first
+    fault."""
     return [
         _row(tag, number)
         for number, line in enumerate(text.split("\n"), 1)
@@ -98,7 +99,7 @@ def parse(text: str) -> list[Row]:
 
 
 def strength_of(value: Any, what: str) -> float:
-    """A strength as a number. Raises ValueError when it is none, or above LIMIT either way."""
+    """Return a strength as a number. Raises ValueError when it is none, or above LIMIT either way."""
     try:
         number = float(value)
     except (TypeError, ValueError, OverflowError):
@@ -115,7 +116,7 @@ def _shown(value: object) -> str:
 
 
 def checked(row: Row) -> Row:
-    """The row itself. Raises ValueError as `strength_of`."""
+    """Return the row itself. Raises ValueError as `strength_of`."""
     for strength, what in zip(row[1:], ("the strength", "the text strength"), strict=True):
         strength_of(strength, f"{what} of {row.name}")
     return row

@@ -118,12 +118,13 @@ class Branch:
         return square.clamp(min=0) * self.scaling**2
 
     def low_rank(self) -> LowRank:
-        """A detached fp32 copy on the CPU; of DoRA, the update inside."""
+        """Return a detached fp32 copy on the CPU; of DoRA, the update inside."""
         return LowRank(copied(self.lora_A), copied(self.lora_B), self.alpha, self.kernel)
 
     @torch.no_grad()
     def dora(self) -> DoRA | None:
-        """The same with its magnitudes, as ComfyUI reads them: relative to the norms of W, not of W + delta_W."""
+        """Return the same with its magnitudes, as ComfyUI reads them: relative to the norms of W, not of W +
+        delta_W."""
         if self.magnitude is None:
             return None
         norms = self.magnitude.norms(self.lora_A, self.lora_B, self.scaling)

@@ -90,7 +90,8 @@ class OptimizerConfig:
         return {number: getattr(self, number) or usual for number, usual in own.items() if usual is not None}
 
     def usual_rate(self, of_adamw: float) -> float:
-        """The learning rate to start from where AdamW's is `of_adamw`; a factor on a found one is 1 everywhere."""
+        """Return the learning rate to start from where AdamW's is `of_adamw`; a factor on a found one is 1
+        everywhere."""
         return 1.0 if self.method.rate is None else of_adamw * self.method.rate
 
     def described(self) -> str:
@@ -204,7 +205,7 @@ class Recipe:
 
     @property
     def preserved(self) -> tuple[str, ...]:
-        """The words of `preserve`; none when preservation has no weight."""
+        """Return the words of `preserve`; none when preservation has no weight."""
         return self.preserve if self.train.preservation else ()
 
 

@@ -29,7 +29,7 @@ class Health:
 
 
 def suspicious(losses: Sequence[float]) -> bool:
-    """Whether the last of at most 100 losses may tell that the run was ruined before it has a history.
+    """Return whether the last of at most 100 losses may tell that the run was ruined before it has a history.
 
     It is the highest so far, and two and a half times any of the first three. Single losses depend on the noise level
     and prove nothing: it is reason to measure, a few times at most in a healthy run.
@@ -41,7 +41,7 @@ def suspicious(losses: Sequence[float]) -> bool:
 
 
 def diverged(losses: Sequence[float]) -> bool:
-    """Whether the last 50 losses lie as a whole above anything that the first 50 explain.
+    """Return whether the last 50 losses lie as a whole above anything that the first 50 explain.
 
     Medians of logarithms are compared, as single losses differ by orders of magnitude with the noise level. The rise
     must be threefold, and beyond what the spread of the first 50 lets the median of a window do by chance.
@@ -50,7 +50,7 @@ def diverged(losses: Sequence[float]) -> bool:
 
 
 def quiet(losses: Sequence[float]) -> bool:
-    """Whether the last few losses give no reason to think that the run has begun to diverge."""
+    """Return whether the last few losses give no reason to think that the run has begun to diverge."""
     return len(losses) < 2 * _WINDOW or not _risen(losses, _WINDOW // 5)
 
 

@@ -99,8 +99,8 @@ class LayerSize:
 def sizes(
     names: Iterable[str], rank: int, alpha: float, text_rank: int, config: LayersConfig, start: Start | None = None
 ) -> dict[str, LayerSize]:
-    """The size of each layer. Without an alpha in its rule, a layer has the scaling of all whatever its rank; one that
-    goes on from `start` keeps its scaling, and a rank that is above what it would have here."""
+    """Return the size of each layer. Without an alpha in its rule, a layer has the scaling of all whatever its rank;
+    one that goes on from `start` keeps its scaling, and a rank that is above what it would have here."""
     found = {}
     for name in names:
         chosen, own = _chosen(name, config.rules), start.layers.get(name) if start else None
@@ -125,7 +125,8 @@ def _chosen(name: str, rules: Sequence[Rule]) -> dict[str, Any]:
 
 
 def parse_rules(text: str) -> tuple[Rule, ...]:
-    """One rule a line, `pattern = rank 8, alpha 4, rate 0.5`; empty lines and those that begin with # are left out.
+    """Return one rule a line, `pattern = rank 8, alpha 4, rate 0.5`; empty lines and those that begin with # are left
+    out.
 
     Raises ValueError that quotes the line that cannot be read.
     """
@@ -145,7 +146,7 @@ def _rule(line: str) -> Rule:
 
 
 def counted(rules: Sequence[Rule], names: Sequence[str], existing: str) -> list[str]:
-    """A line for each rule with the number of layers it hits.
+    """Return a line for each rule with the number of layers it hits.
 
     Raises ValueError for a rule that hits none; `existing` tells what there is.
     """

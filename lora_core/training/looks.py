@@ -48,7 +48,8 @@ class Looks(NamedTuple):
 
 
 def replaced(value: Any, change: Callable[[Tensor], Any]) -> Any:
-    """The same value with every tensor in it changed, but for those in a forward's options, of which it has a copy.
+    """Return the same value with every tensor in it changed, but for those in a forward's options, of which it has a
+    copy.
 
     Raises UnknownError for objects that may hide some.
     """

@@ -60,7 +60,7 @@ class Meter(TorchDispatchMode):
 
     @property
     def held(self) -> int:
-        """Bytes on `device` of those storages that are still there."""
+        """Return bytes on `device` of those storages that are still there."""
         return self._held
 
     @property

@@ -29,7 +29,7 @@ def relative(norms: Mapping[str, float], weights: Mapping[str, float]) -> list[f
 
 
 def largest(norms: Mapping[str, float], weights: Mapping[str, float], count: int = 8) -> list[tuple[str, float]]:
-    """The layers that changed most relative to their weights, the most first."""
+    """Return the layers that changed most relative to their weights, the most first."""
     shares = [(name, norm / weights[name]) for name, norm in norms.items() if weights.get(name)]
     return sorted(shares, key=lambda share: -share[1])[:count]
 

@@ -21,13 +21,13 @@ class Denoiser(Protocol):
     """A diffusion model of any family. Sigmas are (batch,) tensors; latents are (batch, channels, ...)."""
 
     def sigma(self, u: Tensor) -> Tensor:
-        """The noise level at quantile u in (0, 1) of the training schedule."""
+        """Return the noise level at quantile u in (0, 1) of the training schedule."""
         ...
 
     def noised(self, x0: Tensor, noise: Tensor, sigma: Tensor) -> Tensor: ...
 
     def denoised(self, x_t: Tensor, sigma: Tensor, conditions: list[Any]) -> Tensor:
-        """The estimate of x0, one condition per sample, one forward per batch."""
+        """Return the estimate of x0, one condition per sample, one forward per batch."""
         ...
 
     def output_scale(self, sigma: Tensor) -> Tensor:
@@ -81,8 +81,9 @@ def huber_threshold(choices: ObjectiveConfig, snr: Tensor) -> Tensor:
 
 
 def penalty(loss: str, residual: Tensor, threshold: Tensor) -> Tensor:
-    """The loss of each value. `mse`: r^2. `huber`: pseudo-Huber, 2 c (sqrt(r^2 + c^2) - c), which is r^2 for small r
-    or large c. `smooth_l1`: that over c, which is 2 |r| for large r or small c. As in sd-scripts; small r is exact."""
+    """Return the loss of each value. `mse`: r^2. `huber`: pseudo-Huber, 2 c (sqrt(r^2 + c^2) - c), which is r^2 for
+    small r or large c. `smooth_l1`: that over c, which is 2 |r| for large r or small c. As in sd-scripts; small r is
+    exact."""
     square = residual.square()
     if loss == "mse":
         return square

@@ -25,7 +25,7 @@ def product(into: Tensor, left: Tensor, right: Tensor, scaling: float) -> Tensor
 
 
 def grad_of(leaf: Tensor) -> Tensor:
-    """The gradient of a flat buffer or of a leaf of it, which have theirs from the beginning."""
+    """Return the gradient of a flat buffer or of a leaf of it, which have theirs from the beginning."""
     return cast(Tensor, leaf.grad)
 
 

@@ -144,7 +144,7 @@ def linear(module: nn.Module, weights: Weights, x: Tensor, out: Tensor) -> tuple
 
 
 def times_weight(grad: Tensor, module: nn.Module, weights: Weights, kept: Tensor | None) -> Tensor:
-    """The gradient of a linear layer's input: `grad W`, with the weight that was kept, if it was."""
+    """Return the gradient of a linear layer's input: `grad W`, with the weight that was kept, if it was."""
     if kept is not None:
         return grad @ kept
     with weights.of(module, grad) as (weight, _):

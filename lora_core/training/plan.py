@@ -36,7 +36,7 @@ class Measures:
 
     @property
     def for_speed(self) -> bool:
-        """Whether memory is taken for speed alone."""
+        """Return whether memory is taken for speed alone."""
         return self.keep_casts or self.hold_casts or self.replays
 
     def __str__(self) -> str:
@@ -136,7 +136,7 @@ def candidates(asked: Measures, automatic: bool) -> Iterator[Measures]:
 
 
 def choose(asked: Measures, automatic: bool, need: Callable[[Measures], Need], free: float) -> Plan:
-    """The mildest plan that fits into `free` bytes; when none does, the one that needs least."""
+    """Return the mildest plan that fits into `free` bytes; when none does, the one that needs least."""
     plans = []
     for measures in candidates(asked, automatic):
         plans.append(Plan(measures, need(measures)))
@@ -166,7 +166,7 @@ def refusal(plan: Plan, free: float, changes: Mapping[str, float]) -> str:
 
 
 def describe(plan: Plan, free: float, seconds: float, steps: int, pinned: float = 0) -> str:
-    """One line for the node; `pinned` bytes of RAM are buffers that offloaded weights are copied through."""
+    """Return one line for the node; `pinned` bytes of RAM are buffers that offloaded weights are copied through."""
     through = f"; {in_gb(pinned)} GB of pinned RAM is used to copy offloaded blocks" if pinned else ""
     return (
         f"needs {in_gb(plan.need.total)} of {in_gb(free)} GB free: {plan.need} ({plan.measures}); "

@@ -127,11 +127,11 @@ class Choices:
     automatic: tuple[str, ...] = ()
 
     def chosen(self) -> dict[str, str]:
-        """The automatic values as text, by the name of the input."""
+        """Return the automatic values as text, by the name of the input."""
         return {name: text for name, text in self.values().items() if name in self.automatic}
 
     def values(self) -> dict[str, str]:
-        """All values as text, by the name of the input."""
+        """Return all values as text, by the name of the input."""
         law = f"{self.timesteps} timesteps" + (f" at shift {self.shift:g}" if self.timesteps in SHIFTED else "")
         law += " for 1024 x 1024 pixels" if self.timesteps == _BY_SIZE else ""
         return {
@@ -140,7 +140,7 @@ class Choices:
         }  # fmt: skip
 
     def note(self) -> str:
-        """One line about the automatic values and where they are from; empty when there are none."""
+        """Return one line about the automatic values and where they are from; empty when there are none."""
         if not self.automatic:
             return ""
         labels = {"rank": "rank ", "alpha": "alpha ", "learning_rate": "learning rate "}
@@ -154,7 +154,7 @@ class Choices:
 
 
 def preset_of(family: str) -> Preset:
-    """The row of a family's preset, or neutral figures."""
+    """Return the row of a family's preset, or neutral figures."""
     return PRESETS.get(family, NEUTRAL)
 
 
@@ -162,7 +162,7 @@ def choose(
     family: str, targets: Targets | Literal["auto"], rank: int, alpha: float, learning_rate: float,
     timesteps: TimestepLaw | Literal["auto"], shift: float, optimizer: OptimizerConfig = _ADAMW,
 ) -> Choices:  # fmt: skip
-    """The value of the family's preset for everything that is 0 or 'auto'.
+    """Return the value of the family's preset for everything that is 0 or 'auto'.
 
     The presets' learning rates are AdamW's, others' are taken from that. alpha keeps the preset's ratio to the
     rank in use. A law without a shift gets shift 1, so that the same training is the same run however it was asked for.

@@ -89,7 +89,7 @@ class Record:
         self.points = [point for point in self.points if point.step < step]
 
     def bands(self) -> list[Cell]:
-        """All training losses."""
+        """Return all training losses."""
         return summed(window.bands for window in self.windows)
 
     def plain(self) -> dict[str, Any]:

@@ -80,7 +80,7 @@ class _Batch:
         return tuple(self.alone), self.conditions.kind, self.preserved and self.preserved.kind, looks
 
     def on(self, buffers: Sequence[Tensor]) -> tuple[dict[str, Tensor], Any, Any]:
-        """The same made of other tensors; what was preserved is empty without preservation."""
+        """Return the same made of other tensors; what was preserved is empty without preservation."""
         first, second = len(self.alone), len(self.alone) + len(self.conditions.tensors)
         alone = dict(zip(self.alone, buffers[:first], strict=True))
         preserved = self.preserved.rebuilt(buffers[second:]) if self.preserved else []

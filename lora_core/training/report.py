@@ -38,13 +38,13 @@ class Story:
         return "held-out pictures" if self.held_out else "training pictures (these cannot show overfitting)"
 
     def pictures(self) -> list[tuple[int, LossExcess]]:
-        """Every picture by index with its loss against the others' at the same noise, the hardest first."""
+        """Return every picture by index with its loss against the others' at the same noise, the hardest first."""
         usual = means(self.record.bands())
         rows = [(int(index), excess(cells, usual)) for index, cells in self.record.images.items()]
         return sorted(rows, key=lambda row: -row[1].share)
 
     def odd(self) -> set[int]:
-        """Pictures whose loss is surely far from the others'."""
+        """Return pictures whose loss is surely far from the others'."""
         rows = self.pictures()
         if len(rows) < 4:
             return set()
@@ -61,7 +61,7 @@ class Story:
 
 
 def report(story: Story) -> str:
-    """The judgement first, then what it rests on."""
+    """Return the judgement first, then what it rests on."""
     parts = [[_sentence(story), *story.notes], _validation(story), _bands(story), _norms(story), _pictures(story)]
     return "\n\n".join("\n".join(part) for part in parts if part)
 

@@ -38,7 +38,7 @@ class Sample:
 
 
 def place_weights(choices: ObjectiveConfig, batch: Sequence[Sample]) -> Tensor | None:
-    """The loss weight of each place of the latents, (batch, 1, ...); None when it is 1 everywhere.
+    """Return the loss weight of each place of the latents, (batch, 1, ...); None when it is 1 everywhere.
 
     Nothing is divided by a mask's size: a place that counts, counts alike in every picture.
     """

@@ -8,14 +8,15 @@ from .config import OptimizerConfig
 
 
 def rate(config: OptimizerConfig, steps: int, step: int, peak: float) -> float:
-    """The rate of step `step` (from 0) of `steps`: linear warm-up to `peak`, then the schedule, which ends near 0."""
+    """Return the rate of step `step` (from 0) of `steps`: linear warm-up to `peak`, then the schedule, which ends near
+    0."""
     if step < config.warmup:
         return peak * (step + 1) / config.warmup
     return peak * share(config.schedule, step - config.warmup, max(steps - config.warmup, 1), config.restarts)
 
 
 def share(schedule: str, step: int, steps: int, restarts: int = 1) -> float:
-    """The rate of step `step` (from 0) of `steps`, relative to its peak.
+    """Return the rate of step `step` (from 0) of `steps`, relative to its peak.
 
     `cosine_restarts`: SGDR (Loshchilov and Hutter 2017, arXiv:1608.03983) with `restarts` + 1 cycles of one length.
     `rex`: Chen et al. 2021, arXiv:2107.04197.

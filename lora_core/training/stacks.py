@@ -21,7 +21,7 @@ class Stacks:
             self.members.setdefault(shape, []).append(number)
 
     def views(self, flat: Tensor) -> list[Tensor]:
-        """The matrices in it."""
+        """Return the matrices in it."""
         pieces = flat.split([shape.numel() for shape in self._shapes])
         return [piece.view(shape) for piece, shape in zip(pieces, self._shapes, strict=True)]
 
@@ -31,7 +31,7 @@ class Stacks:
         return [torch.stack([views[number] for number in own]) for own in self.members.values()]
 
     def flat(self, stacks: Sequence[Tensor]) -> Tensor:
-        """A new flat tensor with the matrices of all shapes, which are contiguous."""
+        """Return a new flat tensor with the matrices of all shapes, which are contiguous."""
         pieces: dict[int, Tensor] = {}
         for own, stack in zip(self.members.values(), stacks, strict=True):
             pieces |= zip(own, stack.flatten(1).unbind(), strict=True)

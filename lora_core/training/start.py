@@ -47,16 +47,16 @@ class Start:
         }
 
     def own_names(self) -> frozenset[str]:
-        """The layers to train instead of a preset's; none when targets were chosen."""
+        """Return the layers to train instead of a preset's; none when targets were chosen."""
         return frozenset(self.layers if self.own_targets else ())
 
     def usual_rank(self) -> int:
-        """The highest rank of its layers of the diffusion model, or else of its text encoders."""
+        """Return the highest rank of its layers of the diffusion model, or else of its text encoders."""
         model = {name for name in self.layers if not name.startswith(TEXT_PREFIX)}
         return max(self.layers[name].rank for name in model or self.layers)
 
     def note(self, trained: Collection[str]) -> str:
-        """One line for the node."""
+        """Return one line for the node."""
         own = [name for name in trained if name in self.layers]
         new, rest = len(trained) - len(own), len(self.layers) - len(own)
         ranks = [self.layers[name].rank for name in own if not name.startswith(TEXT_PREFIX)]

@@ -92,6 +92,6 @@ def brought(tensors: Sequence[Tensor | None], device: torch.device) -> list[Any]
 
 
 def looked_at(tensors: Sequence[Tensor]) -> list[list[float]]:
-    """The values of tensors on one device, each flat, by one copy to RAM."""
+    """Return the values of tensors on one device, each flat, by one copy to RAM."""
     values = torch.cat([each.flatten() for each in tensors]).cpu()
     return [own.tolist() for own in values.split([each.numel() for each in tensors])]

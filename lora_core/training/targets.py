@@ -43,7 +43,7 @@ def weight_shape(module: nn.Module) -> tuple[int, ...]:
 
 
 def in_preset(preset: str, name: str, kind: str) -> bool:
-    """Whether the layer `name` of kind `linear` or `conv` belongs to the preset."""
+    """Return whether the layer `name` of kind `linear` or `conv` belongs to the preset."""
     if preset == "linear+conv":
         return True
     if preset == "all-linear":
@@ -55,7 +55,7 @@ def in_preset(preset: str, name: str, kind: str) -> bool:
 
 
 def select(model: nn.Module, config: LoraConfig, prefix: str = "", own: Collection[str] = ()) -> dict[str, nn.Module]:
-    """Layers of `model` by name (`prefix` + module path), in the model's order.
+    """Return layers of `model` by name (`prefix` + module path), in the model's order.
 
     A layer is taken when the preset or an include pattern takes it and no exclude pattern does; where `own` names
     layers of this model, they stand for the preset. Raises ValueError that lists what exists when nothing is left.

@@ -33,7 +33,7 @@ def draw(choices: ObjectiveConfig, count: int, generator: torch.Generator, token
 
 
 def quantile(choices: ObjectiveConfig, share: Tensor, tokens: float = 0.0) -> Tensor:
-    """The u below which the law draws that share, both in (0, 1)."""
+    """Return the u below which the law draws that share, both in (0, 1)."""
     if choices.timesteps == "mode":
         return _placed(choices, 1 - share)  # which falls
     plain = choices.timesteps in ("uniform", "shifted")

@@ -37,7 +37,7 @@ class Trouble:
 
 
 def make_optimizer(factors: Factors, config: TrainConfig, text_rate: float = 0.0) -> torch.optim.Optimizer:
-    """The optimiser of all parts of the factors; text encoders at `text_rate`."""
+    """Return the optimiser of all parts of the factors; text encoders at `text_rate`."""
     rates = [part.rate * (text_rate if part.text else config.learning_rate) for part in factors.parts]
     parts = [(part.flat, part.matrices, rate) for part, rate in zip(factors.parts, rates, strict=True)]
     optimizer = optimizer_of(config.optimizer, parts)

@@ -36,7 +36,7 @@ class Draw:
 
 
 def choose(names: Sequence[str], digests: Sequence[str], validation: Validation) -> list[list[int]]:
-    """The examples of each picture that is looked at, by content: a further picture changes one of them at most.
+    """Return the examples of each picture that is looked at, by content: a further picture changes one of them at most.
 
     Examples of one name are one picture. With `held_out` of 0 they are training pictures. Raises ValueError when no
     picture is left to train on.
@@ -147,7 +147,7 @@ class Pictures:
         self.held = [examples[i].digest for i in sorted(held)]
 
     def learned_dataset(self) -> Dataset:
-        """The data set without what is held out."""
+        """Return the data set without what is held out."""
         return replace(self.dataset, examples=tuple(self.dataset.examples[i] for i in self.learned))
 
     def times(self) -> list[float]:

@@ -45,7 +45,7 @@ VALUES: dict[str, dict[str, Any]] = {
 def api_graph(server: ComfyServer, name: str) -> Graph:
     """A template as the server's API takes it, with the demo's values."""
     workflow = json.loads((WORKFLOWS / f"{name}.json").read_text(encoding="utf-8"))
-    graph = workflow_to_api(workflow, server.get("/object_info"))
+    graph = workflow_to_api(workflow, server.object_info)
     for key in [key for key, node in graph.items() if node["class_type"] == "CheckpointLoaderSimple"]:
         del graph[key]
         graph |= {kind: {"class_type": kind, "inputs": {}} for kind in LOADERS}

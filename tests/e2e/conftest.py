@@ -1,13 +1,20 @@
-"""A page for all tests of a file, in either renderer of the front end."""
+"""A browser for all of these tests, and a page for all of a file, in either renderer of the front end."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
 import pytest
-from harness.browser import FrontEnd
+from harness.browser import FrontEnd, browser_or_skip
 from harness.server import ComfyServer
 from playwright.sync_api import Browser
+
+
+@pytest.fixture(scope="package")
+def browser() -> Iterator[Browser]:
+    """Open one for all of these tests, none of which calls asyncio.run."""
+    with browser_or_skip() as opened:
+        yield opened
 
 
 @pytest.fixture(scope="module", params=[False, True], ids=["classic", "nodes2"])

@@ -25,7 +25,7 @@ PARTS = """(types) => types.map(type => LiteGraph.createNode(type)).map(node => 
 
 @pytest.fixture(scope="module")
 def types(server: ComfyServer) -> list[str]:
-    return [name for name in server.get("/object_info") if name.startswith("LoraLoom_")]
+    return [name for name in server.object_info if name.startswith("LoraLoom_")]
 
 
 def opened(

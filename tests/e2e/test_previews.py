@@ -12,7 +12,7 @@ from PIL import Image
 
 from e2e import graphs
 
-SAMPLER = {"width": 96, "height": 96, "steps": 8, "cfg": 3.0, "sampler_name": "euler", "scheduler": "simple", "seed": 5}
+SAMPLER = {"width": 96, "height": 96, "steps": 4, "cfg": 3.0, "sampler_name": "euler", "scheduler": "simple", "seed": 5}
 PROMPT = "a red heart on a white background"
 
 

@@ -170,6 +170,12 @@ def test_curves_lie_over_each_other_and_ten_thousand_steps_are_thinned(page: Pag
     option(page, FIRST).locator(".loom-check").click()
 
 
+WIPED = """async () => { // the stage has the shape of the pictures once they are there
+    await Promise.all([...document.querySelectorAll('.loom-wipe-stage img')].map((image) => image.decode()))
+    await new Promise(requestAnimationFrame)
+}"""
+
+
 def test_the_gallery_scrubs_all_prompts_and_wipes_two_pictures(page: Page) -> None:
     panel = chosen(page, SECOND)
     expect(panel.get_by_role("columnheader")).to_have_text(["", "base model", "step 4", "0", "2", "4"])
@@ -200,6 +206,7 @@ def test_the_gallery_scrubs_all_prompts_and_wipes_two_pictures(page: Page) -> No
     expect(line).to_have_attribute("aria-valuenow", "48")
     page.keyboard.press("End")
     expect(line).to_have_attribute("aria-valuenow", "100")
+    page.evaluate(WIPED)
     box = panel.locator(".loom-wipe-stage").bounding_box()
     assert box is not None
     page.mouse.move(box["x"] + box["width"] / 2, box["y"] + 20)

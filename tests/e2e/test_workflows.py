@@ -151,7 +151,7 @@ def test_opens_with_nothing_overlapping_and_sends_what_we_convert(server: ComfyS
         page.still()  # the nodes have found their heights
         assert overlaps(page) == [], path.stem
         sent = {key: {k: node[k] for k in ("class_type", "inputs")} for key, node in page.graph_to_prompt().items()}
-        assert sent == workflow_to_api(load(path), server.get("/object_info"))
+        assert sent == workflow_to_api(load(path), server.object_info)
     assert page.errors == []
     assert page.external == []
 
@@ -159,8 +159,8 @@ def test_opens_with_nothing_overlapping_and_sends_what_we_convert(server: ComfyS
 def typed(page: FrontEnd, box: Locator, text: str, items: str, read: str, wanted: Callable[[list[str]], bool]) -> bool:
     """Whether `wanted` becomes true of what `read` makes of the `items` that are listed for `text`."""
     box.fill(text)
-    for _ in range(150):
-        page.page.wait_for_timeout(400)
+    for _ in range(600):
+        page.page.wait_for_timeout(100)
         if wanted(page.page.eval_on_selector_all(items, f"found => found.map({read})")):
             return True
     return False

@@ -154,12 +154,12 @@ class FrontEnd:
         self.settle()
 
     def graph_to_prompt(self) -> Graph:
-        """The API format of the graph on the page, as the Run button would send it."""
+        """Return the API format of the graph on the page, as the Run button would send it."""
         return self.page.evaluate("async () => (await app.graphToPrompt()).output")
 
     def serialized(self) -> dict[str, Any]:
-        """The UI format of the graph on the page, as it would be saved: what JSON leaves out, which Playwright would
-        hand over as null, is not there."""
+        """Return the UI format of the graph on the page, as it would be saved: what JSON leaves out, which Playwright
+        would hand over as null, is not there."""
         return json.loads(self.page.evaluate("() => JSON.stringify(app.graph.serialize())"))
 
     def run(self) -> None:

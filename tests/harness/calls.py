@@ -19,7 +19,7 @@ Graph = dict[str, dict[str, Any]]
 
 
 def pack_nodes() -> list[type]:
-    """The pack's node classes, from the entry point that ComfyUI calls."""
+    """Return the pack's node classes, from the entry point that ComfyUI calls."""
 
     async def listed() -> list[type]:
         return await (await comfy_entrypoint()).get_node_list()
@@ -64,7 +64,7 @@ def sampled(model: Any, conditioning: list, latent: Tensor, steps: int = 2, seed
 
 
 def loaded(model: Any) -> Mapping[str, Tensor]:
-    """The weights of a MODEL or CLIP with its patches applied, as sampling sees them; copies in RAM."""
+    """Return the weights of a MODEL or CLIP with its patches applied, as sampling sees them; copies in RAM."""
     patcher = getattr(model, "patcher", model)
     with torch.inference_mode():
         comfy.model_management.load_models_gpu([patcher], force_full_load=True)

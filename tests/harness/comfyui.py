@@ -29,7 +29,7 @@ lora_loom:
 
 
 def comfyui_path() -> Path:
-    """The person's own (COMFYUI_PATH) or the pinned tree; raises RuntimeError when there is none."""
+    """Return the person's own (COMFYUI_PATH) or the pinned tree; raises RuntimeError when there is none."""
     path = Path(os.environ.get("COMFYUI_PATH") or STATE / "ComfyUI").expanduser().resolve()
     if not (path / "main.py").is_file():
         raise RuntimeError(f"there is no ComfyUI in {path}: `python dev.py test` fetches one; or set COMFYUI_PATH")
@@ -90,8 +90,8 @@ def device_arguments() -> list[str]:
 
 
 def free_port() -> int:
-    """One that nobody listens on. Not among those that systems give to whoever asks for any, from 32768 on: a server
-    takes seconds to start, and meanwhile it would be given to somebody else."""
+    """Return one that nobody listens on. Not among those that systems give to whoever asks for any, from 32768 on: a
+    server takes seconds to start, and meanwhile it would be given to somebody else."""
     while True:
         port = random.SystemRandom().randrange(10_000, 32_768)
         with socket.socket() as probe, suppress(OSError):

@@ -109,7 +109,7 @@ def numbers(*shape: int, start: int = 0) -> Tensor:
 
 
 def turned(rows: Tensor) -> Tensor:
-    """A reordering of rows that undoes itself."""
+    """Return a reordering of rows that undoes itself."""
     return rows.flip(0)
 
 
@@ -118,7 +118,7 @@ def low_rank(start: int = 0) -> LowRank:
 
 
 def corrections() -> dict[str, Correction]:
-    """One of each kind, of a weight (3, 4) or (4, 4)."""
+    """Return one of each kind, of a weight (3, 4) or (4, 4)."""
     square = numbers(2, 2, 2)
     loha = LoHa(numbers(3, 2), numbers(2, 4), numbers(3, 2, start=3), numbers(2, 4, start=5), 0.5)
     return {
@@ -162,7 +162,7 @@ def settings(recipe: Recipe) -> RecipeRecord:
 
 
 def lora() -> Adapter:
-    """A LoRA with all that a header tells."""
+    """Return a LoRA with all that a header tells."""
     layers = {"diffusion_model.a": low_rank(), "text_encoders.l.b": low_rank(3)}
     recipe = replace(RECIPES["rules"], validation=RECIPES["watched"].validation, text=RECIPES["text"].text)
     facts = metadata.Facts(

@@ -49,7 +49,7 @@ def shown() -> dict[str, PreparedPreviews]:
 
 
 def patcher(patches: Mapping[str, Any]) -> comfy.model_patcher.ModelPatcher:
-    """A MODEL of one layer and what it is patched with."""
+    """Return a MODEL of one layer and what it is patched with."""
     model = nn.ModuleDict({"a": comfy.ops.disable_weight_init.Linear(4, 3)})
     model.a.weight.data, model.a.bias.data = numbers(3, 4), numbers(3)
     made = comfy.model_patcher.ModelPatcher(model, torch.device("cpu"), torch.device("cpu"))

@@ -28,8 +28,8 @@ def main(arguments: list[str]) -> int:
 
 
 def load(flags: list[str]) -> ModuleType:
-    """The check, in a ComfyUI with these flags: on the pretend device, if PRETEND, or else on the CPU where torch sees
-    no other."""
+    """Return the check, in a ComfyUI with these flags: on the pretend device, if PRETEND, or else on the CPU where
+    torch sees no other."""
     alias_pack()
     sys.path.insert(0, str(comfyui_path()))
     sys.argv = ["main.py", *flags]

@@ -10,7 +10,7 @@ def page(node: str) -> str:
 
 
 def table(node: str, heading: str) -> dict[str, list[str]]:
-    """The rows of the first table under a heading: the other cells by the first."""
+    """Return the rows of the first table under a heading: the other cells by the first."""
     lines = page(node).split(f"## {heading}\n")[1].split("\n## ")[0].splitlines()
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if line.startswith("|")]
     return {name: rest for name, *rest in rows[2:]}

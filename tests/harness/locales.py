@@ -63,7 +63,7 @@ def _inputs(info: dict[str, Any]) -> Iterator[tuple[str, str, dict[str, Any]]]:
 
 
 def words() -> set[str]:
-    """The English that the page looks up in its tables."""
+    """Return the English that the page looks up in its tables."""
     scripts = sorted((ROOT / "web").rglob("*.js"))
     return {json.loads(each) for path in scripts for each in WORD.findall(path.read_text(encoding="utf-8"))}
 

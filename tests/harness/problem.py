@@ -60,7 +60,7 @@ class Problem:
         return self.factors.flat.grad.to("cpu", copy=True)
 
     def directions(self, gradient: Tensor) -> list[Tensor]:
-        """The strongest entries, and a random direction that weighs all of them."""
+        """Return the strongest entries, and a random direction that weighs all of them."""
         strongest = gradient.abs().topk(3).indices.split(1)
         one_each = [torch.zeros_like(gradient).index_fill_(0, i, 1.0) for i in strongest]
         return [*one_each, torch.randn(gradient.shape, generator=torch.Generator().manual_seed(1)) + gradient.sign()]

@@ -51,7 +51,7 @@ def log(folder: Path, lines: Iterable[Mapping[str, Any]], add: bool = False) -> 
 
 
 def lora(folder: Path, step: int, name: str = "", rank: int = 2) -> Path:
-    """A small sound LoRA of a step."""
+    """Return a small sound LoRA of a step."""
     tensors = {"x.lora_down.weight": torch.full((rank, 4), float(step)), "x.lora_up.weight": torch.ones(4, rank)}
     path = folder / (name or f"step_{step:06d}.safetensors")
     save.save(path, tensors, {"ss_steps": str(step)}, overwrite=True)
@@ -73,7 +73,7 @@ def done(folder: Path, step: int, kept_step: int | None = None, summary: str = "
 
 
 def sheet(folder: Path, step: int, prompts: Iterable[tuple[str, ...]], side: int = 16, parts: bool = True) -> Path:
-    """A sheet whose pictures are plain, each in a colour of COLOURS by its number."""
+    """Return a sheet whose pictures are plain, each in a colour of COLOURS by its number."""
     rows, shown, number = [], [], 0
     for row, own in enumerate(prompts):
         about = [(row, prompt, kind) for prompt in own for kind in KINDS]

@@ -39,7 +39,7 @@ class Outputs(NamedTuple):
 
 
 def read(folder: Path, trigger: str = "", **options: Any) -> Any:
-    """A LORA_DATASET of small pictures."""
+    """Return a LORA_DATASET of small pictures."""
     choices = {"resolution": 64, "repeats": 1, "bucket_step": 16, **options}
     return run_node(LoraDataset, folder=str(folder), trigger=trigger, **choices)[0]
 

@@ -164,7 +164,7 @@ class ComfyServer:
         return self.get("/object_info")
 
     def view(self, image: dict[str, str]) -> bytes:
-        """The bytes of a file as a history entry names it: filename, subfolder, type."""
+        """Return the bytes of a file as a history entry names it: filename, subfolder, type."""
         return self.fetch("/view", **image)
 
     # -- prompts -------------------------------------------------------------------------------------------------------

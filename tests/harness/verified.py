@@ -134,7 +134,7 @@ def _arguments(column: str, entry: str = "yes", family: str = "{family}") -> tup
 
 
 def split(readme: Path) -> tuple[str, str, str]:
-    """The text before the table, the table, and the text after it."""
+    """Return the text before the table, the table, and the text after it."""
     head, _, rest = readme.read_text(encoding="utf-8").partition(MARKS[0])
     old, _, tail = rest.partition(MARKS[1])
     return head + MARKS[0], old, MARKS[1] + tail
@@ -163,7 +163,7 @@ def _cells(line: str) -> list[str]:
 
 @cache
 def titles() -> dict[str, str]:
-    """The row of each model of tests/tiny, in the order of the pack's families."""
+    """Return the row of each model of tests/tiny, in the order of the pack's families."""
     load_comfyui()  # which the process that hands tests out to others has had no need of
     from lora_loom.lora_core.families.table import FAMILIES, for_config_class
     from tiny.families import FAMILIES as MODELS

@@ -11,7 +11,7 @@ from unittest.mock import patch
 
 
 def mapped_below(folder: Path) -> list[str]:
-    """The files below a folder that this process has mapped; none where /proc is not there."""
+    """Return the files below a folder that this process has mapped; none where /proc is not there."""
     maps = Path("/proc/self/maps")
     lines = maps.read_text(encoding="utf-8").splitlines() if maps.exists() else []
     paths = {line.split(maxsplit=5)[5] for line in lines if line.count("/")}
@@ -20,7 +20,7 @@ def mapped_below(folder: Path) -> list[str]:
 
 
 def opened_below(folder: Path) -> list[str]:
-    """The files below a folder that this process has open."""
+    """Return the files below a folder that this process has open."""
     start, found = str(folder.resolve()) + os.sep, []
     for handle in Path("/proc/self/fd").glob("*"):
         with suppress(OSError):

@@ -84,7 +84,8 @@ def is_virtual(node: Node) -> bool:
 
 
 def bypass_input(node: Node, output: int, wanted: str) -> dict[str, Any] | None:
-    """The input that stands in for an output of a bypassed node: the same slot if it fits, else the first that does."""
+    """Return the input that stands in for an output of a bypassed node: the same slot if it fits, else the first that
+    does."""
     inputs = node.get("inputs", [])
     given = node["outputs"][output]["type"]
     if wanted in ("*", ""):
@@ -134,7 +135,7 @@ def ordered_specs(info: dict[str, Any]) -> Iterator[tuple[str, Spec]]:
 
 
 def option_specs(combo: str, spec: Spec, key: str) -> list[tuple[str, Spec]]:
-    """The inputs that a DynamicCombo shows for one of its options."""
+    """Return the inputs that a DynamicCombo shows for one of its options."""
     chosen = next((option["inputs"] for option in spec[1]["options"] if option["key"] == key), {})
     return [
         (f"{combo}.{name}", inner) for kind in ("required", "optional") for name, inner in chosen.get(kind, {}).items()

@@ -42,7 +42,7 @@ class AdamW8bit(Optimizer):
 
 
 def codebook(signed: bool) -> Tensor:
-    """The 256 ascending values of the codes, fp32: 0, 1, and per power of ten a share of evenly spaced ones.
+    """Return the 256 ascending values of the codes, fp32: 0, 1, and per power of ten a share of evenly spaced ones.
 
     The magnitudes of the seven powers 1e-6 to 1 hold 1, 2, 4 ... 64 values, twice as many without signs.
     """

@@ -12,7 +12,8 @@ from ..config import OptimizerConfig
 
 
 def optimizer_of(config: OptimizerConfig, parts: Sequence[tuple[Tensor, Sequence[Tensor], float]]) -> Optimizer:
-    """One parameter group per part: a flat fp32 buffer, the matrices that are views of it, and its peak learning rate.
+    """Return one parameter group per part: a flat fp32 buffer, the matrices that are views of it, and its peak learning
+    rate.
 
     Each group keeps its peak as `peak`.
     """

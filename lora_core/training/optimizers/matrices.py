@@ -24,8 +24,8 @@ class OnMatrices(Optimizer):
     def kept(
         self, name: str, params: Sequence[Tensor], zeros: Callable[[], Tensor], parts: Callable[[Tensor], Any]
     ) -> Tensor:
-        """The states of these parameters in one tensor, of which each state is one of the `parts`: those that there
-        are, which may have been restored, or else `zeros`."""
+        """Return the states of these parameters in one tensor, of which each state is one of the `parts`: those that
+        there are, which may have been restored, or else `zeros`."""
         states, key = [self.state[param] for param in params], (name, id(params[0]))
         whole, own = self._whole.get(key, (None, ()))
         if whole is None or any(state.get(name) is not part for state, part in zip(states, own, strict=True)):

@@ -31,10 +31,11 @@ class Method:
 
     @property
     def on_matrices(self) -> bool:
-        """Whether it looks at matrices instead of single numbers."""
+        """Return whether it looks at matrices instead of single numbers."""
         return isinstance(self.build, type) and issubclass(self.build, OnMatrices)
 
     @property
     def averages(self) -> bool:
-        """Whether what is to be used are averages of its own, and a schedule or a second average would spoil them."""
+        """Return whether what is to be used are averages of its own, and a schedule or a second average would spoil
+        them."""
         return hasattr(self.build, "averages")

@@ -45,7 +45,7 @@ class Measured:
 def interference(
     model: Model, clip: Clip | None, lora_stack: LoraStack | None, adapters: Sequence[Connected]
 ) -> Measured:
-    """All figures of a stack. The base model's norms are worked out the first time, one weight after another."""
+    """Return all figures of a stack. The base model's norms are worked out the first time, one weight after another."""
     rows = active(rows_of(lora_stack))
     entries = all_entries(model, clip, rows, adapters)
     check_finite(entries)

@@ -113,7 +113,7 @@ def merged(rig: Rig, network: Network) -> Outcome:
 
 
 def adapter(case: Case, seed: int) -> Adapter:
-    """A LoRA on the attention and the feed-forward of a network, alpha half the rank."""
+    """Return a LoRA on the attention and the feed-forward of a network, alpha half the rank."""
     generator = torch.Generator().manual_seed(20 + seed)
     lora = LoraConfig(RANK, RANK / 2, "attention+mlp")
     layers, _ = chosen_layers(case.patcher.model.diffusion_model, None, lora, None)

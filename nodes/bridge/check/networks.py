@@ -37,14 +37,14 @@ class Network:
         return [[text, {**pooled, "guidance": 1.0}]]
 
     def shell(self, store: torch.device, dtype: torch.dtype) -> nn.Module:
-        """ComfyUI's model of it, without weights."""
+        """Return ComfyUI's model of it, without weights."""
         config = getattr(comfy.supported_models, self.config)(dict(self.unet))
         config.set_inference_dtype(dtype, None)
         return config.get_model({}, "", device=store)
 
     def build(self, home: torch.device, dtype: torch.dtype, wide: bool = False) -> Model:
-        """A MODEL that computes on `home` in `dtype`, its weights in RAM as a loader leaves them: the same numbers on
-        any device."""
+        """Return a MODEL that computes on `home` in `dtype`, its weights in RAM as a loader leaves them: the same
+        numbers on any device."""
         base_model = self.shell(torch.device("cpu"), dtype)
         _fill(cast(nn.Module, base_model.diffusion_model), _repeated() if wide else _drawn())
         base_model.eval()

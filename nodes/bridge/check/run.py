@@ -24,7 +24,7 @@ NAME = "lora_loom_gpu_check"
 
 
 def check(device: torch.device | None = None, quick: bool = False, tell: Told = lambda *_: None) -> Check:
-    """Everything on ComfyUI's device, or another. `quick` leaves out real widths and takes three steps for ten.
+    """Check everything on ComfyUI's device, or another. `quick` leaves out real widths and takes three steps for ten.
 
     Models that ComfyUI holds on the device are unloaded first. Raises the interrupt of a user who cancels.
     """
@@ -39,7 +39,7 @@ def check(device: torch.device | None = None, quick: bool = False, tell: Told = 
 
 
 def write(found: Check, folder: Path) -> list[Path]:
-    """The JSON and the page; earlier ones of the same name are replaced."""
+    """Write the JSON and the page; earlier ones of the same name are replaced."""
     texts = {"json": found.as_json(), "md": found.page()}
     paths = [folder / f"{NAME}.{suffix}" for suffix in texts]
     for path, text in zip(paths, texts.values(), strict=True):

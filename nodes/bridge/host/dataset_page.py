@@ -164,7 +164,7 @@ async def canvas(request: web.Request) -> web.Response:
 
 
 async def thumbnail(request: web.Request) -> web.Response:
-    """A picture, or its mask, drawn anew as a small JPEG; nothing for one that cannot be read."""
+    """Return a picture, or its mask, drawn anew as a small JPEG; nothing for one that cannot be read."""
     return in_jpeg(await _desks["thumbnails"].ask(_thumbnail, Question(dict(request.query))))
 
 

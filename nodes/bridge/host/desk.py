@@ -83,7 +83,8 @@ def in_json(body: bytes, status: int = 200, headers: Mapping[str, str] = SAFE) -
 
 
 def thumbnail(jpeg: bytes | None) -> web.Response:
-    """A picture whose address names its version; none for one that cannot be read (b"") or is not there (None)."""
+    """Return a picture whose address names its version; none for one that cannot be read (b"") or is not there
+    (None)."""
     if not jpeg:
         return web.Response(status=404 if jpeg is None else 204)
     return web.Response(body=jpeg, content_type="image/jpeg", headers=_A_DAY)

@@ -42,7 +42,7 @@ def streams_of(device: torch.device) -> ModuleType | None:
 
 
 def may_pin() -> bool:
-    """Whether ComfyUI pins memory, which --disable-pinned-memory forbids."""
+    """Return whether ComfyUI pins memory, which --disable-pinned-memory forbids."""
     return getattr(comfy.model_management, "MAX_PINNED_MEMORY", 1) > 0
 
 
@@ -67,8 +67,8 @@ def is_out_of_memory(error: RuntimeError) -> bool:
 
 
 def leaves_weights_in_ram(device: torch.device) -> bool:
-    """Whether ComfyUI was started with --novram: it then loads no weight, and casts each into a buffer that is used
-    again, while autograd still needs it."""
+    """Return whether ComfyUI was started with --novram: it then loads no weight, and casts each into a buffer that is
+    used again, while autograd still needs it."""
     return device.type != "cpu" and comfy.model_management.vram_state == comfy.model_management.VRAMState.NO_VRAM
 
 
@@ -91,7 +91,7 @@ def with_fp64(device: torch.device) -> torch.device:
 
 
 def has_fp64(device: torch.device) -> bool:
-    """Whether ComfyUI says so, and it is so: an older ComfyUI does not know of all devices."""
+    """Return whether ComfyUI says so, and it is so: an older ComfyUI does not know of all devices."""
     return device.type == "cpu" or (comfy.model_management.supports_fp64(device) and fp64.has_fp64(device))
 
 

@@ -24,8 +24,8 @@ def lora_names() -> list[str]:
 
 
 def lora_name(name: str) -> str:
-    """The entry of `lora_names` that a name in a row or a stack means; separators of either system, a name without
-    suffix, a bare file name, or the full path of a file below a loras folder will do.
+    """Return the entry of `lora_names` that a name in a row or a stack means; separators of either system, a name
+    without suffix, a bare file name, or the full path of a file below a loras folder will do.
 
     Raises ValueError when there is no such file, or when a bare name means several.
     """
@@ -48,7 +48,8 @@ def _below(name: str) -> str:
 
 
 def lora_path(name: str) -> Path:
-    """The file of a LoRA name. Raises ValueError as `lora_name`, and for a name in the list that is no file now."""
+    """Return the file of a LoRA name. Raises ValueError as `lora_name`, and for a name in the list that is no file
+    now."""
     listed = lora_name(name)
     if path := folder_paths.get_full_path("loras", listed):
         return Path(path)
@@ -63,7 +64,7 @@ def lora_path(name: str) -> Path:
 
 
 def dataset_folder(text: str) -> Path:
-    """An absolute folder, or one below ComfyUI's input folder or a folder of data sets.
+    """Return an absolute folder, or one below ComfyUI's input folder or a folder of data sets.
 
     Raises ValueError when none is named, and on a server that other machines reach for what is not below ComfyUI's
     own folders, by its name or by a link.
@@ -95,7 +96,7 @@ def folder_state(text: str | None) -> list[tuple[str, int, int]]:
 
 
 def data_roots() -> list[Path]:
-    """The folders below which a relative folder of a data set is looked for, ComfyUI's input folder first."""
+    """Return the folders below which a relative folder of a data set is looked for, ComfyUI's input folder first."""
     return [Path(folder_paths.get_input_directory()), *_data_sets()]
 
 
@@ -119,7 +120,7 @@ def upload_place(text: str, proposed: str) -> str:
 
 
 def listens_beyond() -> str:
-    """The first address that the server listens on for other machines; empty when there is none."""
+    """Return the first address that the server listens on for other machines; empty when there is none."""
     addresses = [each.strip() for each in (args.listen or "").split(",") if each.strip()]
     return next((each for each in addresses if not _local(each)), "")
 
@@ -136,7 +137,7 @@ def lora_state(name: str | None) -> tuple[str | None, int, int]:
 
 
 def loras_folder() -> Path:
-    """The first folder that ComfyUI searches for LoRAs."""
+    """Return the first folder that ComfyUI searches for LoRAs."""
     return Path(folder_paths.get_folder_paths("loras")[0])
 
 
@@ -157,7 +158,7 @@ def run_id(folder: Path) -> str:
 
 
 def without_paths(text: str) -> str:
-    """The text with the server's own folders left out of it."""
+    """Return the text with the server's own folders left out of it."""
     roots = folder_paths.base_path, folder_paths.get_output_directory(), folder_paths.get_input_directory()
     for root in (*roots, *map(os.path.realpath, roots)):
         text = text.replace(root + os.sep, "")
@@ -165,7 +166,8 @@ def without_paths(text: str) -> str:
 
 
 def file_for(template: str, values: dict[str, object], overwrite: bool) -> Path:
-    """A new file in the first loras folder, named by the template with `%date%` and the given placeholders filled in.
+    """Return a new file in the first loras folder, named by the template with `%date%` and the given placeholders
+    filled in.
 
     A name that is taken gets the first free number (`name_0002`) unless `overwrite`. Raises ValueError for a name that
     was typed to leave the folder; what fills a placeholder never does, see `filled_in`. Links among the folders are

@@ -28,7 +28,8 @@ def serve_by(routes: web.RouteTableDef) -> None:
 
 
 async def loras(request: web.Request) -> web.Response:
-    """All LoRAs, or with `since` what changed after that version; 304 for a browser that has the list as it is."""
+    """Return all LoRAs, or with `since` what changed after that version; 304 for a browser that has the list as it
+    is."""
     since = request.query.get("since", "")
     version, body = await _list_desk.ask(_answer, since)
     if since:
@@ -45,14 +46,15 @@ async def picture(request: web.Request) -> web.Response:
 
 
 def listed(seconds: float = _SECONDS, since: str = "") -> dict[str, Any]:
-    """Every LoRA that ComfyUI lists, or what is another since a version; headers are read for so many seconds."""
+    """Return every LoRA that ComfyUI lists, or what is another since a version; headers are read for so many
+    seconds."""
     paths = {name.replace("\\", "/"): folder_paths.get_full_path("loras", name) for name in lora_names()}
     _library.look(paths, seconds)
     return _library.changes(since)
 
 
 def pictured(name: str) -> bytes | None:
-    """The preview of a LoRA, as a JPEG; None for a name that is not in ComfyUI's list."""
+    """Return the preview of a LoRA, as a JPEG; None for a name that is not in ComfyUI's list."""
     path = _path(name)
     return card.picture(path) if path else None
 

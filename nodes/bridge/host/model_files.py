@@ -29,7 +29,7 @@ def files_of(part: Model | Clip | Vae) -> list[str]:
 
 
 def file_name(path: str) -> str:
-    """The last part of a path of either system."""
+    """Return the last part of a path of either system."""
     return path.replace("\\", "/").rsplit("/", 1)[-1]
 
 

@@ -28,17 +28,17 @@ def as_image_batch(picture: Image.Image) -> Tensor:
 
 
 def as_one_batch(picture: Image.Image | None) -> Tensor:
-    """The same as an IMAGE, and 64 dark pixels square where there is no picture."""
+    """Return the same as an IMAGE, and 64 dark pixels square where there is no picture."""
     return as_image_batch(picture or Image.new("RGB", (64, 64)))
 
 
 def as_picture(images: Tensor) -> Image.Image:
-    """The first picture of an IMAGE (n, height, width, 3 or 4) in 0..1."""
+    """Return the first picture of an IMAGE (n, height, width, 3 or 4) in 0..1."""
     return Image.fromarray((images[0].cpu().float().clamp(0, 1) * 255).round().byte().numpy())
 
 
 def as_lora_model(adapter: Adapter) -> dict[str, torch.Tensor]:
-    """ComfyUI's LORA_MODEL: tensors under names that its own nodes load, alpha included."""
+    """Return ComfyUI's LORA_MODEL: tensors under names that its own nodes load, alpha included."""
     return formats.encode(adapter, "native", dtype=torch.float32)
 
 
@@ -57,7 +57,7 @@ def report_ui(
 
 
 def with_pictures(node: type[io.ComfyNode], measure: Measure, rows: Sequence[SheetRow]) -> Measure:
-    """The measure with the pictures of a sheet, one by one, as many of the first rows as are sent."""
+    """Return the measure with the pictures of a sheet, one by one, as many of the first rows as are sent."""
     shown, left = [], MOST_PICTURES
     for row in rows:
         left -= len(row.pictures)

@@ -183,7 +183,8 @@ def _forget(node: dict[str, Any]) -> None:
 
 
 def paints(graph: Graph, node: str) -> bool:
-    """Whether an output is made with the node's MODEL or CLIP; of a stack that is only handed on, the next tells."""
+    """Return whether an output is made with the node's MODEL or CLIP; of a stack that is only handed on, the next
+    tells."""
     kinds = (nodes.NODE_CLASS_MAPPINGS.get(kind(graph[name])) for name in below(graph, node, _MODEL_AND_CLIP))
     return any(getattr(each, "OUTPUT_NODE", False) for each in kinds)
 

@@ -33,8 +33,8 @@ Tick = Callable[[int, int], None]
 def convert_file(
     name: str, model: Model, clip: Clip | None, limits: Limits, tick: Tick
 ) -> tuple[Adapter, str, Measure]:  # fmt: skip
-    """The file as a plain LoRA, a report, and its figures for the front end. Raises ValueError for one that is not for
-    this MODEL and CLIP."""
+    """Return the file as a plain LoRA, a report, and its figures for the front end. Raises ValueError for one that is
+    not for this MODEL and CLIP."""
     path, table = lora_path(name), names_of(model, clip)
     resolved = table.resolve(read_lora(path), path.name)
     refuse_losses(path.name, resolved.unmatched, table.has_text)
@@ -62,7 +62,8 @@ def as_plain(
     adapter: Adapter, model: Model, clip: Clip | None, limits: Limits, tick: Tick,
     strength_of: Callable[[str], float] = lambda name: 1.0,
 ) -> Converted:  # fmt: skip
-    """An adapter in the model's names with every matrix as a LowRank, on the CPU, to be applied at `strength_of`."""
+    """Return an adapter in the model's names with every matrix as a LowRank, on the CPU, to be applied at
+    `strength_of`."""
     fixed = {name for name, items in adapter.others.items() if not any(item.depends_on_weight for item in items)}
     return _on_cpu(lambda: convert(adapter, limits, _weights(model, clip, fixed), tick, strength_of))
 

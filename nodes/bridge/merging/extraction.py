@@ -40,7 +40,7 @@ def extract_lora(
     model_a: Model, model_b: Model, clip_a: Clip | None, clip_b: Clip | None, rank: int, energy: float, pick: Pick,
     tick: Tick,
 ) -> Made:  # fmt: skip
-    """The LoRA that makes `a` of `b`. Raises ValueError when the two are not of one kind, when
+    """Return the LoRA that makes `a` of `b`. Raises ValueError when the two are not of one kind, when
     there is no difference, or when one has changes that no LoRA can have."""
     if (clip_a is None) != (clip_b is None):
         raise ValueError("connect both clip_a and clip_b, or neither")

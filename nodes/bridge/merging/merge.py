@@ -67,7 +67,7 @@ def merge(
     model: Model, clip: Clip | None, lora_stack: LoraStack | None, adapters: Sequence[Connected],
     settings: MergeSettings, limits: Limits, tick: Tick, propose: bool = False,
 ) -> Made:  # fmt: skip
-    """All parts as one adapter; on `propose` by the method, and at the strengths, that suit them."""
+    """Return all parts as one adapter; on `propose` by the method, and at the strengths, that suit them."""
     table = names_of(model, clip)
     found, reasons, beside = sources(table, rows_of(lora_stack), adapters), [], None
     if propose:
@@ -136,8 +136,8 @@ def build(
     tick: Tick = lambda done, total: None, notes: Sequence[str] = (), how: Mapping[str, Any] | None = None,
     beside: Source | None = None,
 ) -> Made:  # fmt: skip
-    """The merged adapter. `how` is what the file tells beside settings, limits and errors; `beside` is merged with the
-    parts and no parent."""
+    """Return the merged adapter. `how` is what the file tells beside settings, limits and errors; `beside` is merged
+    with the parts and no parent."""
     entries, parents = [part.entry for part in parts], [part.parent for part in parts]
     everything = [*parts, *([beside] if beside else ())]
     converted = [part.converted for part in everything if part.converted]

@@ -40,7 +40,7 @@ def serve_by(routes: web.RouteTableDef) -> None:
 
 
 async def answer(request: web.Request) -> web.Response:
-    """A measure, or {problem} in a sentence."""
+    """Return a measure, or {problem} in a sentence."""
     return await _desk.json(_answered, dict(request.query))
 
 

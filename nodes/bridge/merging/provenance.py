@@ -34,8 +34,8 @@ def described(
     layers: Mapping[str, LowRank], parents: Sequence[Parent], headers: Sequence[Mapping[str, str]], table: NameTable,
     made_by: Mapping[str, Any],
 ) -> Adapter:  # fmt: skip
-    """The layers with a header: parents, what they have in common, and how the layers were made of them. Of one parent
-    alone the header stays, where it is still true."""
+    """Return the layers with a header: parents, what they have in common, and how the layers were made of them. Of one
+    parent alone the header stays, where it is still true."""
     before = lineage.inherited(headers[0]) if len(headers) == 1 else {}
     family, made = table.family, Adapter(layers)
     facts = metadata.Facts(

@@ -42,8 +42,9 @@ class Source:
 
 
 def sources(table: NameTable, rows: Sequence[Row], adapters: Sequence[Connected]) -> list[Source]:
-    """Rows of files, then adapters, in the model's names, but for those whose strengths are both 0. Raises ValueError
-    when something of one would be lost: text encoders' layers without CLIP, or that it is on for a part of sampling."""
+    """Return rows of files, then adapters, in the model's names, but for those whose strengths are both 0. Raises
+    ValueError when something of one would be lost: text encoders' layers without CLIP, or that it is on for a part of
+    sampling."""
     rows, progress = effective(rows), Progress(1)
     found = [
         Source(entry, lora_hash(row.name, progress), blocks=row.blocks)

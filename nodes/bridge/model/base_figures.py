@@ -85,8 +85,8 @@ class Base:
 
     @torch.inference_mode()
     def dense(self, name: str) -> Tensor | None:
-        """A layer's weight, or a parameter that has a name of its own, without patches, fp32 on the device that the
-        model computes on; None for a tensor of a third party's own."""
+        """Return a layer's weight, or a parameter that has a name of its own, without patches, fp32 on the device that
+        the model computes on; None for a tensor of a third party's own."""
         patcher, key = self._place(name)
         weight, (_, _, convert) = stored(patcher, key), get_key_weight(patcher.model, key)
         if type(weight) not in (Tensor, nn.Parameter) and not isinstance(weight, QuantizedTensor):

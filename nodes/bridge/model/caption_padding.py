@@ -57,7 +57,7 @@ class Joined:
         self, _chosen: Callable, q: Tensor, k: Tensor, v: Tensor, heads: int, mask: Tensor | None = None, *args: Any,
         **kwargs: Any,
     ) -> Tensor:  # fmt: skip
-        """An override of ComfyUI's attention for `seen`. Text is all of the keys, or their beginning."""
+        """Return an override of ComfyUI's attention for `seen`. Text is all of the keys, or their beginning."""
         seen = cast(Tensor, self.seen)
         more = (k.shape[-2] if kwargs.get("skip_reshape") else k.shape[1]) - seen.shape[1]
         is_text = more == 0 or (more in self.pictures and more + seen.shape[1] not in self.pictures)
@@ -92,7 +92,8 @@ class Joined:
 def join(
     conditions: list[Conditions], how: str, base_model: BaseModel, shape: torch.Size, device: torch.device
 ) -> Joined:
-    """A group of `groups`, with texts of one length: with padding, not repeated as ComfyUI does for some families.
+    """Return a group of `groups`, with texts of one length: with padding, not repeated as ComfyUI does for some
+    families.
 
     Texts stay where ComfyUI left them, often in RAM; the masks are made on the `device` of the forward.
     """

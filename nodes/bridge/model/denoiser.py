@@ -106,8 +106,9 @@ class ComfyDenoiser:
         return torch.stack([rows[index] for index in range(len(rows))])
 
     def ready(self, shape: torch.Size, conditions: list[Conditions]) -> Ready | None:
-        """The conditions for latents of this shape on the device; None where a forward depends on more than their
-        values and the kinds of them: guests act in it, or a part of the network that is trained reads captions."""
+        """Return the conditions for latents of this shape on the device; None where a forward depends on more than
+        their values and the kinds of them: guests act in it, or a part of the network that is trained reads
+        captions."""
         if self.guests.look_at_sigma or self.captions == "adapter":
             return None
         parts = self._parts(shape, self.device, None, conditions)

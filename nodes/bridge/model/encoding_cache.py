@@ -85,7 +85,7 @@ def clip_identity(clip: Clip) -> str | None:
 
 
 def works_around_weights(patcher: Model) -> bool:
-    """Whether something else than weights and their patches changes what the network of a ModelPatcher does."""
+    """Return whether something else than weights and their patches changes what the network of a ModelPatcher does."""
     return any(_filled(getattr(patcher, name, None)) for name in _CHANGES)
 
 

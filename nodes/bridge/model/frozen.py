@@ -113,13 +113,13 @@ def _shared(tensor: Tensor, dtype: torch.dtype | None = None) -> Tensor:
 
 
 def ordinary(tensor: Tensor) -> Tensor:
-    """A Tensor on the same memory, of no other class and no inference tensor."""
+    """Return a Tensor on the same memory, of no other class and no inference tensor."""
     plain = torch.empty(0, dtype=tensor.dtype, device=tensor.device)
     return plain.set_(tensor.untyped_storage(), tensor.storage_offset(), tensor.size(), tensor.stride())
 
 
 def alike(plain: Tensor, tensor: Tensor) -> Tensor:
-    """The memory of `plain` as a tensor of the class and attributes of the other."""
+    """Return the memory of `plain` as a tensor of the class and attributes of the other."""
     if type(tensor) is Tensor:
         return plain
     shared: Any = Tensor._make_subclass(type(tensor), plain)

@@ -43,8 +43,8 @@ class Guests:
     def arguments(
         self, sigma: Tensor, conds: Mapping[str, Any], level: float | None, rehearsed: bool = False
     ) -> dict[str, Any]:
-        """The arguments of `call`, with the options that a sampler gives. `level` is the sigma of all samples; None
-        where nothing looks at it. `rehearsed`: the model's own schedule has no values."""
+        """Return the arguments of `call`, with the options that a sampler gives. `level` is the sigma of all samples;
+        None where nothing looks at it. `rehearsed`: the model's own schedule has no values."""
         schedule = [level, 0.0] if rehearsed else self._schedule if level is not None else []
         given = {"cond_or_uncond": [0], "uuids": [uuid4()], "sigmas": sigma}
         if level is not None:
@@ -61,7 +61,7 @@ class Guests:
         return self._function(base_model.apply_model, args)
 
     def calls(self) -> list[Callable]:
-        """All that may act in a forward."""
+        """Return all that may act in a forward."""
         found = [] if self._function is None else [self._function]
         patches, replaced = self._options.get("patches", {}), self._options.get("patches_replace", {})
         nests = [*patches.values(), *(each.values() for each in replaced.values())]
@@ -74,7 +74,7 @@ class Guests:
         return list(dict.fromkeys(map(name_of, others)))
 
     def blamed(self, error: BaseException) -> str:
-        """The name of the one in which an error was raised; empty when it was in none."""
+        """Return the name of the one in which an error was raised; empty when it was in none."""
         codes = {code: name_of(call) for call in self.calls() for code in _codes(call)}
         return next((codes[code] for code in _raised_in(error.__traceback__) if code in codes), "")
 

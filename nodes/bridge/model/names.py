@@ -34,7 +34,7 @@ from .written_names import preferred, speaks
 
 
 def family_of(model: Model) -> Family:
-    """The table row of a MODEL, in the spelling of its size."""
+    """Return the table row of a MODEL, in the spelling of its size."""
     row = for_config_class(type(model.model.model_config).__name__)
     if not row.sizes:
         return row
@@ -151,7 +151,8 @@ class NameTable:
             raise ValueError(mismatch.unknown_names(source, unmatched, family, told, known))
 
     def file_names(self, style: str, layers: list[str]) -> dict[str, list[FileLayer]]:
-        """The names under which a file of that style holds each layer. Raises ValueError when the style has none."""
+        """Return the names under which a file of that style holds each layer. Raises ValueError when the style has
+        none."""
         if style == "native":
             return {layer: [FileLayer(layer, None)] for layer in layers}
         spelled = self._spelled(style, layers)
@@ -194,7 +195,7 @@ class NameTable:
         return {layer: [FileLayer(layer)] if known[layer] else [] for layer in inside if known[layer] is not None}
 
     def _names_of_diffusers(self, config_class: str) -> dict[str, Target]:
-        """Return the layers that diffusers has names for where ComfyUI has none, or not all."""
+        """Where ComfyUI has none, or not all."""
         names: dict[str, Target] = {}
         rules = diffusers_names.rules_for(config_class)
         for layer in (layer for layer in self.shapes if rules and layer.startswith("diffusion_model.")):
@@ -207,8 +208,7 @@ class NameTable:
         return names
 
     def _places(self, adapter: Adapter) -> dict[str, Target]:
-        """Return where the file's layers belong in the model: by the names that are known, and what is left by
-        likeness."""
+        """Where the file's layers belong in the model: by the names that are known, and what is left by likeness."""
         names = (*adapter.layers, *adapter.others)
         places = {name: target for name in names if (target := _target_of(name, self.targets))}
         missing = {name for name in names if name not in places and (self.has_text or not is_text(name))}
@@ -243,7 +243,7 @@ _TABLES: WeakKeyDictionary[nn.Module, WeakKeyDictionary[nn.Module, NameTable]] =
 
 
 def names_of(model: Model, clip: Clip | None = None) -> NameTable:
-    """The table of a MODEL and CLIP, the same for all that share their networks."""
+    """Return the table of a MODEL and CLIP, the same for all that share their networks."""
     text = clip.cond_stage_model if clip is not None else model.model
     tables = _TABLES.setdefault(model.model, WeakKeyDictionary())
     if text not in tables:

@@ -159,7 +159,7 @@ def cast_as_in_sampling(network: nn.Module) -> Iterator[None]:
 
 
 def cast_layers(network: nn.Module, dtype: torch.dtype) -> list[nn.Module]:
-    """ComfyUI's linear layers whose weights are not of the compute type."""
+    """Return ComfyUI's linear layers whose weights are not of the compute type."""
     return [module for module in network.modules() if _is_cast(module, dtype)]
 
 

@@ -76,7 +76,7 @@ def _look_for_cancel(*_: Any) -> None:
 
 @torch.inference_mode()
 def decoded(vae: Vae, latent: Tensor) -> Image.Image:
-    """The picture of a latent (1, channels, ...); the first one of a clip."""
+    """Return the picture of a latent (1, channels, ...); the first one of a clip."""
     pixels = vae.decode(latent)
     return as_picture(pixels.reshape(-1, *pixels.shape[-3:]))
 

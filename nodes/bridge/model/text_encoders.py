@@ -46,7 +46,8 @@ def check_text(model: Model, clip: Clip) -> None:
 
 
 def text_layers(encoders: nn.Module, lora: LoraConfig, own: Collection[str] = ()) -> dict[str, nn.Module]:
-    """The layers of text encoders that belong to a preset: of their attention, and of their MLP in the wider presets.
+    """Return the layers of text encoders that belong to a preset: of their attention, and of their MLP in the wider
+    presets.
 
     `exclude` leaves out what it matches; `include` speaks of the diffusion model alone. Where `own` names layers of
     these encoders, they stand for the preset.
@@ -100,7 +101,7 @@ class TextDenoiser(ComfyDenoiser):
         """None: captions are encoded in every step, from tokens that come from RAM."""
 
     def encode(self, captions: Sequence[Tokens]) -> list[Encoded]:
-        """Each caption encoded, all in one forward of each encoder; one that comes again is encoded once."""
+        """Return each caption encoded, all in one forward of each encoder; one that comes again is encoded once."""
         distinct = {id(tokens): tokens for tokens in captions}
         with self._options():
             parts = [

@@ -64,7 +64,7 @@ def weight_of(name: str, model: Model, clip: Clip | None = None) -> Tensor:
 
 
 def key_of(name: str, model: Model, clip: Clip | None = None) -> str:
-    """The state dict's key of a layer's weight, or of a parameter that has a name of its own."""
+    """Return the state dict's key of a layer's weight, or of a parameter that has a name of its own."""
     network = cast(Clip, clip).cond_stage_model if name.startswith(TEXT_PREFIX) else model.model
     path, _, last = (key := name.removeprefix(TEXT_PREFIX)).rpartition(".")
     return key if last in network.get_submodule(path)._parameters else f"{key}.weight"
@@ -78,9 +78,9 @@ def stored(patcher: Model, key: str) -> Tensor:
 
 
 def base_weight(patcher: Model, key: str, device: torch.device) -> Tensor:
-    """A parameter of a MODEL or CLIP without its patches, on `device`: dequantised, in whichever type its loader gives
-    it, fp32 where that is a third party's. It may be the model's own. Raises ValueError when only that loader can read
-    it.
+    """Return a parameter of a MODEL or CLIP without its patches, on `device`: dequantised, in whichever type its loader
+    gives it, fp32 where that is a third party's. It may be the model's own. Raises ValueError when only that loader can
+    read it.
 
     A third party's packed weights may have their patches inside, so such a model is unloaded first.
     """
@@ -104,7 +104,7 @@ def _is_packed(weight: Tensor, module: nn.Module) -> bool:
 
 
 def probed_weight(module: nn.Module, device: torch.device) -> Tensor:
-    """The weight of a linear layer of a third party, fp32, by what it makes of each input alone."""
+    """Return the weight of a linear layer of a third party, fp32, by what it makes of each input alone."""
     lots = _unit_rows(cast(int, module.in_features), device)
     return torch.cat([ComfyWeightReader().times(module, rows).T for rows in lots], 1)
 

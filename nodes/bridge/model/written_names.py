@@ -12,8 +12,8 @@ def speaks(style: str, name: str) -> bool:
 
 
 def preferred(style: str, layer: str, names: list[FileLayer], numbered: bool) -> list[FileLayer]:
-    """One way to write a layer: diffusers' names over ComfyUI's own, slices only where there is no whole. kohya calls
-    text encoders te1, te2 and so on when they are `numbered`, and the only one te."""
+    """Return one way to write a layer: diffusers' names over ComfyUI's own, slices only where there is no whole. kohya
+    calls text encoders te1, te2 and so on when they are `numbered`, and the only one te."""
     whole = [name for name in names if name.rows is None]
     if not whole:
         unique = {name.rows: name for name in names if name.rows is not None}

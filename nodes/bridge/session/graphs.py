@@ -88,7 +88,7 @@ def lacking(device: torch.device) -> str:
 
 
 def possible(asked: Measures, text: bool, device: torch.device) -> Measures:
-    """The measures, without graphs where there can be none. `text`: text encoders are trained."""
+    """Return the measures, without graphs where there can be none. `text`: text encoders are trained."""
     return replace(asked, graph=asked.graph and not text and not lacking(device))
 
 

@@ -43,7 +43,7 @@ class Planner:
         return self.patcher.load_device
 
     def settle(self, job: Job, asked: Measures, automatic: bool) -> tuple[Plan, str]:
-        """The plan of the job and a line that describes it.
+        """Return the plan of the job and a line that describes it.
 
         Raises ValueError when it would not fit into what is free, and UnforeseeableError.
         """
@@ -148,7 +148,7 @@ class Planner:
         return _traces[key]
 
     def resident(self, measures: Measures) -> int:
-        """Bytes of the weights that lie on the device."""
+        """Return bytes of the weights that lie on the device."""
         streamed = self._streamed(measures)
         return stored_bytes(self.patcher.model) + self._text() - sum(map(stored_bytes, streamed))
 

@@ -28,7 +28,7 @@ def own_slots(module: nn.Module) -> Iterator[Slot]:
 
 
 def slots(module: nn.Module) -> list[Slot]:
-    """The same of a module and of all inside it."""
+    """Return the same of a module and of all inside it."""
     return [slot for inner in module.modules() for slot in own_slots(inner)]
 
 
@@ -72,7 +72,7 @@ def seen_through(places: Sequence[Slot], device: torch.device) -> Iterator[None]
 
 
 def copied(tensor: Tensor, device: torch.device, non_blocking: bool = False) -> Tensor:
-    """A copy on the device, a frozen parameter where the tensor is one."""
+    """Return a copy on the device, a frozen parameter where the tensor is one."""
     copy = tensor.detach().to(device, non_blocking=non_blocking, copy=True)
     return nn.Parameter(copy, requires_grad=False) if isinstance(tensor, nn.Parameter) else copy
 
@@ -95,7 +95,7 @@ def _weights_of(network: nn.Module, modules: set[nn.Module]) -> Iterator[tuple[s
 
 
 def largest(modules: Sequence[nn.Module]) -> int:
-    """Bytes of a buffer that takes the weights of any of them."""
+    """Return bytes of a buffer that takes the weights of any of them."""
     return max((room_for(own[name] for own, name in slots(module)) for module in modules), default=0)
 
 

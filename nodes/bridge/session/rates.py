@@ -23,7 +23,7 @@ _GROWTH, _LONG = 20, 0.1  # times the work from one to the next, at most; second
 
 @cache
 def rates_of(device: torch.device, dtype: torch.dtype, way: str) -> Rates:
-    """A large matrix product, large sums, small layers, and copies from RAM in that way."""
+    """Return a large matrix product, large sums, small layers, and copies from RAM in that way."""
     large = torch.ones(2**22, device=device)
     with Meter(device) as meter:
         _small_layers(device)
@@ -37,7 +37,7 @@ def rates_of(device: torch.device, dtype: torch.dtype, way: str) -> Rates:
 
 
 def copied(device: torch.device, way: str) -> float:
-    """Bytes a second; of memory that is not pinned where none can be."""
+    """Return bytes a second; of memory that is not pinned where none can be."""
     with pinned_buffers(_COPIED, {PINNED: 1, STAGED: COUNT}.get(way, 0)) as buffers:
         ram = buffers[0] if way == PINNED and buffers else torch.ones(_COPIED, dtype=torch.uint8)
         if way != STAGED or not buffers:

@@ -49,7 +49,8 @@ class Preview:
         return replace(self, latent=(*rest, max(8, height // 16 * 8), max(8, width // 16 * 8)))
 
     def decoding(self, device: torch.device) -> int:
-        """Bytes on this device to decode it, in ComfyUI's estimate; the VAE, if it is not there already, included."""
+        """Return bytes on this device to decode it, in ComfyUI's estimate; the VAE, if it is not there already,
+        included."""
         if self.vae.device != device:
             return 0
         shape = (1, *self.latent)
@@ -113,7 +114,7 @@ def traced(patcher: Model, job: Job, measures: Measures, clip: Clip | None = Non
 
 
 def sampled(patcher: Model, job: Job, measures: Measures, clip: Clip | None = None) -> Trace:
-    """The same of one forward as a sampler runs it, without a gradient."""
+    """Return the same of one forward as a sampler runs it, without a gradient."""
     with _rehearsed(patcher, job, measures, clip) as (denoiser, factors, x, sigma, conditions, meter):
         with torch.no_grad():
             _metered(meter, measures, lambda: denoiser.denoised(x, sigma, conditions))

@@ -120,7 +120,8 @@ def prepared(patcher: Model, measures: Measures, stream: Stream, text: Model | N
 
 
 def blocks(network: nn.Module) -> list[nn.Module]:
-    """The outermost repeated blocks of a network: items of its module lists, looked up through plain containers."""
+    """Return the outermost repeated blocks of a network: items of its module lists, looked up through plain
+    containers."""
     found: list[nn.Module] = []
 
     def visit(module: nn.Module, listed: bool) -> None:

@@ -187,7 +187,7 @@ def foreseen(device: torch.device, weights: Sequence[Tensor], largest: int) -> s
 
 
 def is_read_only(tensor: Tensor) -> bool:
-    """Whether the memory is pages of a file that ComfyUI has mapped to read, as under dynamic VRAM."""
+    """Return whether the memory is pages of a file that ComfyUI has mapped to read, as under dynamic VRAM."""
     return any(hasattr(part.untyped_storage(), "_comfy_tensor_mmap_refs") for part in parts(tensor))
 
 

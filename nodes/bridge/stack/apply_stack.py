@@ -43,7 +43,7 @@ def ignored_by(text: str | None) -> list[str]:
 def apply_stack(
     model: Model, clip: Clip | None, stack: Iterable | None, own: Iterable[Row], apply: Apply = "auto"
 ) -> Applied:
-    """The rows of a LORA_STACK, then one's own, applied as their exact sum."""
+    """Return the rows of a LORA_STACK, then one's own, applied as their exact sum."""
     handed_on, notes = foreign_rows.read(stack)
     before = active(handed_on)
     rows = [*before, *active(own)]
@@ -92,5 +92,5 @@ def apply_entries(model: Model, clip: Text, entries: Sequence[Entry], apply: App
 
 
 def describe(entries: Sequence[Entry], has_text: bool) -> str:
-    """One line per entry: layers, strengths, and what of the file did not apply."""
+    """Return one line per entry: layers, strengths, and what of the file did not apply."""
     return "\n".join(entry.report(has_text) for entry in entries) or "no LoRA is switched on"

@@ -73,7 +73,7 @@ def carried(model: Model, clip: Clip | None, printed: bool = False) -> list[dict
 
 
 def in_words(loras: Iterable[dict[str, Any]]) -> list[str]:
-    """A line for each, short, with the first digits of its hash."""
+    """Return a line for each, short, with the first digits of its hash."""
     return [
         f"{each.get('name', each.get('part'))} {(each.get('sha256') or each.get('weights') or each['beside'])[:8]}"
         + (f" at {each['strength']:g}" if "strength" in each else "")

@@ -112,7 +112,7 @@ class Entry(Weighted):
 
 
 def rows_of(stack: LoraStack | None) -> list[Row]:
-    """The rows of a LORA_STACK as other packs hold them."""
+    """Return the rows of a LORA_STACK as other packs hold them."""
     return foreign_rows.read(stack)[0]
 
 
@@ -150,7 +150,7 @@ def rows_state(text: str | None) -> list:
 
 
 def effective(rows: Iterable[Row]) -> list[Row]:
-    """The rows of which one strength at least is not 0."""
+    """Return the rows of which one strength at least is not 0."""
     return [row for row in rows if row.active]
 
 
@@ -170,14 +170,14 @@ def _load(row: Row, table: NameTable) -> Entry:
 
 
 def adapter_entry(given: Connected, name: str, table: NameTable) -> Entry:
-    """An adapter from the graph in the model's layer names."""
+    """Return an adapter from the graph in the model's layer names."""
     resolved = table.resolve(given.adapter, name)
     strengths = given.strength, given.text_strength
     return Entry(name, resolved.adapter, *strengths, resolved.unmatched, misfits=resolved.misfits)
 
 
 def all_entries(model: Model, clip: Clip | None, rows: Iterable[Row], adapters: Sequence[Connected]) -> list[Entry]:
-    """Rows, then adapters, in the model's layer names. Raises ValueError when there is none."""
+    """Return rows, then adapters, in the model's layer names. Raises ValueError when there is none."""
     table = names_of(model, clip)
     added = [adapter_entry(given, given.name(number), table) for number, given in enumerate(adapters, 1)]
     entries = [*load_rows(rows, table), *added]

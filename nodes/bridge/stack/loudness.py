@@ -44,8 +44,8 @@ class Heard(NamedTuple):
 
 
 def too_loud(entries: Sequence[Weighted], model: Model, clip: Clip | None) -> list[str]:
-    """A sentence for each LoRA that is, in one of its loudest layers, more than ten times as loud as the base model's
-    weight. Weights are read only for LoRAs that are loud for a LoRA."""
+    """Return a sentence for each LoRA that is, in one of its loudest layers, more than ten times as loud as the base
+    model's weight. Weights are read only for LoRAs that are loud for a LoRA."""
     said = []
     for entry in entries:
         sizes = {name: size * abs(at) for name, size in _sizes(entry).items() if (at := entry.strength_of(name))}

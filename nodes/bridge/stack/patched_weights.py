@@ -69,7 +69,7 @@ class Patched:
         return [name for name in names if self.prefix or name.startswith("diffusion_model.")]
 
     def same(self, other: Patched, key: str) -> bool:
-        """Whether both have the very same tensor before any patch."""
+        """Return whether both have the very same tensor before any patch."""
         return stored(self.patcher, key) is stored(other.patcher, key)
 
     def is_changed(self, key: str) -> bool:
@@ -88,8 +88,8 @@ class Patched:
         return terms
 
     def read(self, key: str, device: torch.device, shape: tuple[int, ...] | None = None) -> Tensor:
-        """A copy with its patches and corrections, without branches. In fp32; in fp64 where there are any, which are
-        small beside the weight, and the device has it. Raises ValueError when it is not of that shape."""
+        """Return a copy with its patches and corrections, without branches. In fp32; in fp64 where there are any, which
+        are small beside the weight, and the device has it. Raises ValueError when it is not of that shape."""
         weight, patches = base_weight(self.patcher, key, device), self._patches(key)
         if shape is not None and weight.shape != shape:
             raise ValueError(f"{self.name} stores {key} as {tuple(weight.shape)}, which only its own loader can read; "

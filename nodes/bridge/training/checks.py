@@ -54,7 +54,7 @@ def check_objective(objective: ObjectiveConfig, prediction: str) -> None:
 
 
 def warnings(model: Model, dataset: Dataset) -> list[str]:
-    """A sentence for everything about the model and the data set that is allowed and probably not meant."""
+    """Return a sentence for everything about the model and the data set that is allowed and probably not meant."""
     return [text for text in (_few_steps(model), _resolution(model, dataset)) if text]
 
 

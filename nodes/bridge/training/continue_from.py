@@ -27,7 +27,7 @@ from ..stack.apply_chain import apply_chain
 
 
 def read_start(name: str, model: Model, clip: Clip, own_targets: bool, rank: int, alpha: float) -> Start | None:
-    """The LoRA file of that name, any format. Raises ValueError for one that is not for this MODEL and CLIP."""
+    """Return the LoRA file of that name, any format. Raises ValueError for one that is not for this MODEL and CLIP."""
     if not name or name == NONE:
         return None
     path = lora_path(name)

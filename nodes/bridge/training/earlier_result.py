@@ -66,7 +66,7 @@ def keep(order: Order, run: RunFolder, told: Finished, adapter: Adapter, charts:
 
 
 def kept_adapter(folder: Path, told: Finished) -> Adapter:
-    """The LoRA that came out, without its header."""
+    """Return the LoRA that came out, without its header."""
     return replace(read_lora(folder / told.file).copied(torch.float32), metadata={})
 
 

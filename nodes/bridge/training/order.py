@@ -85,5 +85,5 @@ class Order:
 
     @property
     def text(self) -> Clip | None:
-        """The CLIP that is trained along, if any."""
+        """Return the CLIP that is trained along, if any."""
         return self.sources.clip if self.recipe.text else None

@@ -99,7 +99,7 @@ def job(
     sources: Sources, recipe: Recipe, encoded: Mapping[str, Any], latents: Sequence[torch.Tensor],
     priors: Sequence[dict[str, torch.Tensor]], shown: PreparedPreviews | None,
 ) -> Job:  # fmt: skip
-    """The largest picture with the longest caption, and a preview."""
+    """Return the largest picture with the longest caption, and a preview."""
     largest = max(range(len(latents)), key=lambda i: latents[i].numel())
     length = windows if recipe.text else torch.Tensor.numel
     caption = max(encoded, key=lambda caption: length(encoded[caption][0][0]))
@@ -136,7 +136,7 @@ def encode(
 
 
 def planned(sources: Sources, recipe: Recipe, run: Run) -> PreparedPreviews | None:
-    """The previews, not encoded yet."""
+    """Return the previews, not encoded yet."""
     data = sources.dataset
     triggers = tuple(dict.fromkeys(group.prompt(group.trigger) for group in data.groups if group.trigger))
     return previews.planned(run.previews, sources.vae, triggers, recipe.preserve, data.resolution)
@@ -153,7 +153,7 @@ def prepare_previews(
 
 
 def notes(sources: Sources, told: list[str]) -> list[str]:
-    """The lines that stay on the node, empty ones left out; they are in the log too."""
+    """Return the lines that stay on the node, empty ones left out; they are in the log too."""
     told, unwise = list(filter(None, told)), warnings(sources.model, sources.dataset)
     for text in told:
         log.info(text)

@@ -95,7 +95,7 @@ def encoded(shown: PreparedPreviews, clip: Clip, text: bool, tick: Tick) -> Prep
 
 
 def kept_sheet(folder: Path, step: int, shown: PreparedPreviews) -> Image.Image | None:
-    """The sheet of that step that an earlier run of these very previews left in its folder."""
+    """Return the sheet of that step that an earlier run of these very previews left in its folder."""
     return kept_picture.read(_path(folder, step), shown.note())
 
 

@@ -89,7 +89,7 @@ class _Prepared:
     expected: Expected | None = None  # of a step
 
     def adapter(self) -> Adapter:
-        """The LoRA as it is now."""
+        """Return the LoRA as it is now."""
         with self.state.judged():
             own = self.state.factors.adapter()
         carried = self.material.carried

@@ -17,7 +17,7 @@ from ..model.denoiser import ComfyDenoiser
 
 
 def captions_to_encode(dataset: Dataset, preserve: tuple[str, ...]) -> set[str]:
-    """Every caption that training needs: all orders of tags, the empty one, and those that are preserved."""
+    """Return every caption that training needs: all orders of tags, the empty one, and those that are preserved."""
     captions = {caption for example in dataset.examples for caption in example.captions}
     return {"", *captions}.union(*(_preserved(example, preserve) for example in dataset.examples))
 
@@ -26,8 +26,8 @@ def make_samples(
     denoiser: ComfyDenoiser, dataset: Dataset, encoded: dict[str, list], latents: list[Tensor],
     priors: Sequence[dict[str, Tensor]], preserve: tuple[str, ...],
 ) -> list[Sample]:  # fmt: skip
-    """A Sample per example, whose variants are its further views and captions. Latents and priors are those of all
-    views, in the order of the examples; conditions are made for the size of the latent and with its own prior."""
+    """Return a Sample per example, whose variants are its further views and captions. Latents and priors are those of
+    all views, in the order of the examples; conditions are made for the size of the latent and with its own prior."""
     views = zip(latents, priors, strict=True)
     return [
         _sample(denoiser, example, encoded, list(islice(views, example.num_views)), preserve)

@@ -91,7 +91,7 @@ class Watch:
         return judge(record, [draw.picture for draw in self.draws], chosen.patience, bool(chosen.held_out))
 
     def result(self) -> Adapter:
-        """The LoRA that comes out: that of the last step, or of the best validation."""
+        """Return the LoRA that comes out: that of the last step, or of the best validation."""
         if not self.chosen or self.chosen.keep == "last":
             return self.describe()
         step = best_step(self.state.record.points)
@@ -123,7 +123,7 @@ class Watch:
         )  # fmt: skip
 
     def report_and_charts(self, *notes: str) -> tuple[str, Image.Image]:
-        """The report, with the notes, and the charts."""
+        """Return the report, with the notes, and the charts."""
         story = self.story([*filter(None, notes), *self._went_back()])
         examples = self.pictures.dataset.examples
         shown = {index: Image.fromarray(examples[index].origin.thumbnail.numpy()) for index, _ in story.pictures()}

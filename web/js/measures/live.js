@@ -2,6 +2,7 @@
 // the rule and what it takes.
 
 import { api } from "../../../../scripts/api.js"
+import { isLinked } from "../page/nodes.js"
 import { factorsOf } from "./strengths.js"
 import { word } from "../page/words.js"
 
@@ -44,8 +45,7 @@ export class Live {
 
   /** Undefined for what comes through a link. */
   value(name) {
-    const linked = this.node.inputs?.some((input) => input.name === name && input.link != null)
-    return linked ? undefined : this.node.widgets.find((widget) => widget.name === name)?.value
+    return isLinked(this.node, name) ? undefined : this.node.widgets.find((widget) => widget.name === name)?.value
   }
 
   async ask(now, factors, text) {

@@ -1,5 +1,6 @@
 // The strengths that the parts of a merge have now, as multiples of those that they were merged at.
 
+import { isLinked } from "../page/nodes.js"
 import { isRow, parse } from "../page/rows.js"
 
 const STRENGTHS = /(<(?:lora|lyco):[^:<>\n]*)(?::-?[\d.]+){1,2}|:o(?:n|ff)(?=[:>])/gi
@@ -42,8 +43,7 @@ function rowsOf(node) {
   const link = node.inputs?.find((input) => input.name === "lora_stack")?.link
   if (link == null) return []
   const origin = node.graph.getNodeById(node.graph.getLink(link)?.origin_id)
-  const linked = origin?.inputs?.some(({ name, link }) => ["lora_stack", "rows"].includes(name) && link != null)
-  if (origin?.comfyClass !== "LoraLoom_LoadLoraStack" || linked) return null
+  if (origin?.comfyClass !== "LoraLoom_LoadLoraStack" || isLinked(origin, "lora_stack", "rows")) return null
   return parse(origin.widgets.find((widget) => widget.name === "rows").value).filter(isRow)
 }
 

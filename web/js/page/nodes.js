@@ -74,6 +74,11 @@ export function executionIdOf(node, graph = app.rootGraph, before = "") {
   return undefined
 }
 
+/** Whether one of these inputs has its value from another node. */
+export function isLinked(node, ...names) {
+  return Boolean(node.inputs?.some(({ name, link }) => names.includes(name) && link != null))
+}
+
 /** Nodes 2.0 keeps the element of a node that was there before under the same id, as after an undo. */
 export function takePlace(node, element, selector, frames = 30) {
   if (element.isConnected || !node.graph || !frames) return

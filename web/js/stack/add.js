@@ -2,7 +2,7 @@
 
 import { app } from "../../../../scripts/app.js"
 import { bare } from "../library/library.js"
-import { eachNode, freePlace } from "../page/nodes.js"
+import { eachNode, freePlace, isLinked } from "../page/nodes.js"
 import { asOneStep } from "../page/undo.js"
 import { isRow, newRow, parse, print } from "../page/rows.js"
 
@@ -21,18 +21,13 @@ export function addToStack(name) {
   })
 }
 
-/** Of several that could be meant, one on screen and in use comes first. */
+/** Of several that could be meant, one on screen and in use comes first. A text that is linked is somebody else's. */
 function meant() {
   const found = new Set()
-  eachNode(app.rootGraph, (node) => node.comfyClass === STACK && !isLinked(node) && found.add(node))
+  eachNode(app.rootGraph, (node) => node.comfyClass === STACK && !isLinked(node, "rows") && found.add(node))
   const selected = Object.values(app.canvas.selected_nodes ?? {})
   const likely = (node) => [selected.includes(node), node.graph === app.canvas.graph, !node.mode].map(Number).join("")
   return [...found].sort((a, b) => likely(b).localeCompare(likely(a)))[0]
-}
-
-/** A text that is linked is somebody else's. */
-function isLinked(node) {
-  return node.inputs.some((input) => input.name === "rows" && input.link != null)
 }
 
 function put(widget, name) {

@@ -5,7 +5,7 @@
 // any), and on the node with the Text button or when it is linked.
 
 import { RowsEditor } from "./editor.js"
-import { after, hide, lookAnew, whileThere } from "../page/nodes.js"
+import { after, hide, isLinked, lookAnew, takePlace, whileThere } from "../page/nodes.js"
 import { captured } from "../page/undo.js"
 import { word } from "../page/words.js"
 import { onScreen, whenLoaded } from "../told/workflows.js"
@@ -68,25 +68,13 @@ export class Stack {
     return this.node.widgets.find((widget) => widget.name === name)
   }
 
-  linked(name) {
-    return this.node.inputs.some((input) => input.name === name && input.link != null)
-  }
-
   /** Brings what is shown in line with what the node holds. */
   settle() {
     this.fold()
     this.editor.take(this.rows.value)
     this.show()
-    this.takePlace(30)
+    takePlace(this.node, this.editor.element, ".loom-rows")
     this.look()
-  }
-
-  /** Nodes 2.0 keeps the element of a node that was there before under the same id, as after an undo. */
-  takePlace(frames) {
-    const { element } = this.editor
-    if (element.isConnected || !this.node.graph || !frames) return
-    document.querySelector(`[data-node-id="${this.node.id}"] .loom-rows`)?.replaceWith(element)
-    requestAnimationFrame(() => this.takePlace(frames - 1))
   }
 
   taken(text) {
@@ -96,7 +84,7 @@ export class Stack {
 
   /** The rows of the first version become text; those that are linked stay what they are. */
   fold() {
-    const moved = [1, 2, 3, 4].filter((number) => !fieldsOf(number).some((name) => this.linked(name)))
+    const moved = [1, 2, 3, 4].filter((number) => !isLinked(this.node, ...fieldsOf(number)))
     const rows = moved.map((number) => this.unloaded(number)).filter(Boolean)
     if (rows.length) this.rows.value = [print(rows), this.rows.value].filter(Boolean).join("\n")
     for (const number of [1, 2, 3, 4]) {
@@ -120,7 +108,7 @@ export class Stack {
 
   /** One of list and text. A text that is linked is shown as such, or its socket would be hidden. */
   show() {
-    const linked = this.linked("rows")
+    const linked = isLinked(this.node, "rows")
     const text = linked || Boolean(this.node.properties[AS_TEXT])
     const before = this.shown
     this.shown = `${text} ${linked}`
