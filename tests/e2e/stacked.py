@@ -133,7 +133,7 @@ COVERS_NONE = """() => app.graph.nodes.every((a) => app.graph.nodes.every((b) =>
     || a.pos[1] + a.size[1] <= b.pos[1] || b.pos[1] + b.size[1] <= a.pos[1]
     || ![a, b].some((each) => each.type === 'LoraLoom_LoadLoraStack')))"""
 STATES = (
-    f"{stacked.TEXT}\n<lora:stacked/oil:0.6:blocks=IN=0.5:start=0.2:off>\n<lora:gone:0>\n# people\n<lora:x:abc>\n"
+    f"{TEXT}\n<lora:stacked/oil:0.6:blocks=IN=0.5:start=0.2:off>\n<lora:gone:0>\n# people\n<lora:x:abc>\n"
     "<lora:stacked/ink:0:1:words=>"
 )
 # The least contrast of each text on the list, as its ancestors' grounds lie over each other; the canvas paints the first.

@@ -55,10 +55,8 @@ def test_all_of_them_are_there_and_few_are_drawn(picker: Page) -> None:
         == picking.selected(picker).get_attribute("aria-setsize")
         == "3003"
     )
-    picker.keyboard.press("Home")
-    picker.keyboard.press("PageDown")
-    picker.keyboard.press("PageUp")
-    picker.keyboard.press("ArrowDown")
+    for key in ("Home", "PageDown", "PageUp", "ArrowDown"):
+        picker.keyboard.press(key)
     picking.expect_selected(picker, "lora_0001")
     picker.locator(".loom-options").hover()
     for wheel in range(1, 6):
