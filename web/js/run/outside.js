@@ -22,14 +22,14 @@ function told(graph) {
   return found.join(", ")
 }
 
-/** Nodes 2.0 looks at other badges when it is told of them. */
+/** Nodes 2.0 looks at badges when it is told of them, and passes over the first, which says where a node is from. */
 function show(node, text) {
   const mine = badges.get(node)
   if ((mine?.text ?? "") === text) return
   const [before, others] = [node.badges, node.badges.filter((each) => each !== mine)]
-  const made = text ? new window.LGraphBadge({ text }) : undefined
-  badges.set(node, made)
-  node.badges = made ? [...others, made] : others
+  const [made, first] = [text, ""].map((each) => new window.LGraphBadge({ text: each }))
+  badges.set(node, text ? made : undefined)
+  node.badges = text ? [...(others.length ? others : [first]), made] : others
   const type = "node:property:changed"
   node.graph.trigger(type, { type, nodeId: node.id, property: "badges", oldValue: before, newValue: node.badges })
   node.setDirtyCanvas(true, true)
