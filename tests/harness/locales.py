@@ -80,7 +80,7 @@ def files(language: str, nodes: dict[str, dict[str, Any]]) -> dict[Path, dict[st
     made = {LOCALES / language / "nodeDefs.json": definitions}
     if known:
         made[LOCALES / language / "main.json"] = {
-            "nodeCategories": known["categories"], "loraLoom": known["words"], "loraLoomServer": known["server"],
+            "nodeCategories": known["categories"], "loraLoomServer": known["server"], "loraLoom": known["words"],
         }  # fmt: skip
     return made
 
