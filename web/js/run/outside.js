@@ -1,4 +1,5 @@
-// How far a training is, as a badge of the subgraph's node that it is inside of: both renderers show those.
+// How far a training is, as a badge of the subgraph's node that it is inside of. Only the canvas: Nodes 2.0 draws the
+// bar and the curve of what runs inside on that node itself, and does not look at badges that change.
 
 import { app } from "../../../../scripts/app.js"
 import { eachNode } from "../page/nodes.js"
@@ -10,27 +11,24 @@ const badges = new WeakMap() // by node
 
 /** Brings the badges of all subgraphs' nodes in line with what runs inside them. */
 export function tellOutside() {
-  eachNode(app.rootGraph, (node) => node.subgraph && show(node, told(node.subgraph)))
+  const drawn = !window.LiteGraph.vueNodesMode
+  eachNode(app.rootGraph, (node) => node.subgraph && show(node, drawn ? told(node.subgraph) : ""))
 }
 
 function told(graph) {
   const found = []
   eachNode(graph, (node) => {
     const run = node.comfyClass === TRAIN ? shownBy(node)?.run : undefined
-    if (run?.state === "running") found.push(run.step ? [`${percent(run)} %`, left(run)].filter(Boolean).join(" \u00b7 ") : standing(run))
+    if (run?.state === "running") found.push(run)
   })
-  return found.join(", ")
+  return found.map((run) => (run.step ? [`${percent(run)} %`, left(run)].filter(Boolean).join(" \u00b7 ") : standing(run))).join(", ")
 }
 
-/** Nodes 2.0 looks at badges when it is told of them, and passes over the first, which says where a node is from. */
 function show(node, text) {
   const mine = badges.get(node)
   if ((mine?.text ?? "") === text) return
-  const [before, others] = [node.badges, node.badges.filter((each) => each !== mine)]
-  const [made, first] = [text, ""].map((each) => new window.LGraphBadge({ text: each }))
-  badges.set(node, text ? made : undefined)
-  node.badges = text ? [...(others.length ? others : [first]), made] : others
-  const type = "node:property:changed"
-  node.graph.trigger(type, { type, nodeId: node.id, property: "badges", oldValue: before, newValue: node.badges })
+  const made = text ? new window.LGraphBadge({ text }) : undefined
+  node.badges = [...node.badges.filter((each) => each !== mine), ...(made ? [made] : [])]
+  badges.set(node, made)
   node.setDirtyCanvas(true, true)
 }
