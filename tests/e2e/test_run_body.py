@@ -215,13 +215,23 @@ def test_what_comes_of_it(front: FrontEnd, vue: bool, server: ComfyServer) -> No
 
 
 def test_inside_a_subgraph(front: FrontEnd, vue: bool) -> None:
-    """The body inside tells it all, and in the canvas the node of the subgraph in words."""
-    page = front.page
-    front.load_workflow(workflow(front, f"inner{vue}", 3))
+    """The body inside tells it all; the node of the subgraph how far it is, and in the canvas what came of it."""
+    page, outer = front.page, "app.rootGraph.nodes.find((node) => node.subgraph)"
+    badges = f"() => {outer}.badges.map((badge) => (badge.text === undefined ? badge() : badge).text).join()"
+    front.load_workflow(workflow(front, f"inner{vue}", STEPS, save_every=0))
     page.evaluate(f"() => {{ app.canvas.graph.convertToSubgraph(new Set([({NODE})()])) }}")
     front.run()
+    if vue:  # which tells it by itself
+        seen = page.locator(f'[data-node-id="{page.evaluate(f"() => {outer}.id")}"]')
+        expect(seen).to_have_class(re.compile("executing"))
+        expect(seen.locator('[style^="width"][style*="%"]')).to_have_count(1)
+    else:
+        front.becomes(lambda: bool(re.search(r"\d+ % \u00b7 \d+:\d\d", page.evaluate(badges))), True)
+    page.evaluate(f"() => app.canvas.setGraph({outer}.subgraph)")
+    says(front, rf"\d+ of {STEPS}")
+    press(front, "pause")
+    says(front, "Stopped at")
+    page.evaluate("() => app.canvas.setGraph(app.rootGraph)")
+    front.becomes(lambda: "%" in page.evaluate(badges), False)
     if not vue:
         expect(page.locator(".loom-report").filter(has_text="saved in output/lora_loom/inner").first).to_be_attached()
-    page.evaluate("() => app.canvas.setGraph(app.graph.nodes.find((node) => node.subgraph).subgraph)")
-    says(front, "Done")
-    page.evaluate("() => app.canvas.setGraph(app.rootGraph)")

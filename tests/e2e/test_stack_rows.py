@@ -2,96 +2,25 @@
 
 from __future__ import annotations
 
-import io
 import shutil
-from base64 import b64encode
 from collections.abc import Iterator
-from pathlib import Path
-from typing import Any
 
 import pytest
-import torch
-from harness.browser import EMPTY, FrontEnd
+from harness.browser import FrontEnd
 from harness.contrast import expect_readable, themes
 from harness.server import ComfyServer
-from PIL import Image
-from playwright.sync_api import Locator, expect
-from safetensors.torch import load_file, save_file
+from playwright.sync_api import expect
 
-from e2e import graphs
-
-STACK = "LoraLoom_LoadLoraStack"
-LAYER = "blocks.0.self_attn.q"
-SDXL = "input_blocks_7_1_transformer_blocks_9_attn2_to_v"
-HOSTILE = "<img src=x onerror=window.hit=1>"
-ROWS = f"app.graph.nodes.filter(n => n.comfyClass === '{STACK}').map(n => n.widgets.find(w => w.name === 'rows').value)"
+from e2e import graphs, stacked
 
 
 @pytest.fixture(scope="module", autouse=True)
 def _files(server: ComfyServer) -> Iterator[None]:
     """LoRAs for the demo base, one of them with a picture, and one for SDXL."""
-    demo = Path(__file__).parents[1] / "demo" / "models" / "diffusion_models" / "loom_demo.safetensors"
-    width = load_file(demo)[f"{LAYER}.weight"].shape[0]
-    picture = io.BytesIO()
-    Image.new("RGB", (64, 64), "red").save(picture, "PNG")
-    cover = "data:image/png;base64," + b64encode(picture.getvalue()).decode()
-    folder = server.base / "models" / "loras" / "stacked"
-    folder.mkdir(parents=True)
-    write(folder / "ink.safetensors", f"diffusion_model.{LAYER}", width, "sks wash, ink wash", cover)
-    write(folder / "oil.safetensors", f"diffusion_model.{LAYER}", width, HOSTILE)
-    write(folder / "armour.safetensors", f"lora_unet_{SDXL}", 2048, "armour")
+    folder = stacked.write_loras(server.base)
     yield
     shutil.rmtree(folder)
     (server.base / "user" / "default" / "lora_loom_stacks.json").unlink(missing_ok=True)
-
-
-def write(path: Path, layer: str, width: int, words: str, cover: str = "") -> None:
-    tensors = {
-        f"{layer}.lora_down.weight": torch.randn(4, width, generator=torch.Generator().manual_seed(0)),
-        f"{layer}.lora_up.weight": torch.randn(width, 4, generator=torch.Generator().manual_seed(1)),
-    }
-    about = {"modelspec.trigger_phrase": words, "modelspec.author": "Ada", "modelspec.thumbnail": cover}
-    save_file(tensors, path, {key: value for key, value in about.items() if value})
-
-
-def graph(front: FrontEnd, script: str) -> None:
-    """A workflow of its own, made by a script that has `make(type, x, y)`."""
-    front.load_workflow(EMPTY)
-    front.page.evaluate(
-        """async (script) => {
-            const make = (type, x, y) => {
-                const node = LiteGraph.createNode(type)
-                app.graph.add(node)
-                node.pos = [x, y]
-                return node
-            }
-            new Function('make', script)(make)
-            app.canvas.ds.scale = 1; app.canvas.ds.offset[0] = 0; app.canvas.ds.offset[1] = 0
-            app.canvas.setDirty(true, true)
-            app.extensionManager.workflow.activeWorkflow.changeTracker.captureCanvasState()
-        }""",
-        script,
-    )
-
-
-def add(front: FrontEnd, name: str) -> int:
-    return front.page.evaluate(
-        "(name) => import('/extensions/lora-loom/js/stack/add.js').then(({addToStack}) => addToStack(name).id)", name
-    )
-
-
-def rows(front: FrontEnd) -> list[str]:
-    return front.page.evaluate(f"() => {ROWS}")
-
-
-def wires(front: FrontEnd) -> set[tuple[Any, ...]]:
-    found = front.page.evaluate("""() => [...app.graph.links.values()].map((link) => [
-        app.graph.getNodeById(link.origin_id).type, link.type, app.graph.getNodeById(link.target_id).type])""")
-    return {tuple(each) for each in found}
-
-
-def undo(front: FrontEnd) -> None:
-    front.page.evaluate("() => app.extensionManager.command.execute('Comfy.Undo')")
 
 
 SCENE = """
@@ -111,88 +40,45 @@ LOADED = {
 
 def test_a_lora_is_put_on_the_stack_that_is_meant_or_on_a_new_one(front: FrontEnd) -> None:
     """What is trained keeps the model as it was loaded; all of it is one step to undo."""
-    graph(front, SCENE)
-    before = wires(front)
+    stacked.graph(front, SCENE)
+    before = stacked.wires(front)
     assert before == {*LOADED, ("UNETLoader", "MODEL", "KSampler"), ("CLIPLoader", "CLIP", "CLIPTextEncode")}
-    add(front, "stacked/ink.safetensors")
+    stacked.add(front, "stacked/ink.safetensors")
     wired = {
-        *LOADED, ("UNETLoader", "MODEL", STACK), (STACK, "MODEL", "KSampler"), ("CLIPLoader", "CLIP", STACK),
-        (STACK, "CLIP", "CLIPTextEncode"),
+        *LOADED, ("UNETLoader", "MODEL", stacked.STACK), (stacked.STACK, "MODEL", "KSampler"), ("CLIPLoader", "CLIP", stacked.STACK),
+        (stacked.STACK, "CLIP", "CLIPTextEncode"),
     }  # fmt: skip
-    assert wires(front) == wired and rows(front) == ["<lora:stacked/ink:1>"]
+    assert stacked.wires(front) == wired and stacked.rows(front) == ["<lora:stacked/ink:1>"]
     expect(front.page.locator(".loom-row")).to_have_count(1)
-    clear = """() => app.graph.nodes.every((a) => app.graph.nodes.every((b) => a === b
-        || a.pos[0] + a.size[0] <= b.pos[0] || b.pos[0] + b.size[0] <= a.pos[0]
-        || a.pos[1] + a.size[1] <= b.pos[1] || b.pos[1] + b.size[1] <= a.pos[1]
-        || ![a, b].some((each) => each.type === 'LoraLoom_LoadLoraStack')))"""
-    assert front.page.evaluate(clear), "the new node covers none"
-    undo(front)
-    front.becomes(lambda: wires(front), before)
-    assert rows(front) == []
+    assert front.page.evaluate(stacked.COVERS_NONE), "the new node"
+    stacked.undo(front)
+    front.becomes(lambda: stacked.wires(front), before)
+    assert stacked.rows(front) == []
 
-    first = add(front, "stacked/ink.safetensors")
-    assert add(front, "stacked/oil") == first, "the only one"
-    front.becomes(lambda: rows(front), ["<lora:stacked/ink:1>\n<lora:stacked/oil:1>"])
-    undo(front)
-    front.becomes(lambda: rows(front), ["<lora:stacked/ink:1>"])
+    first = stacked.add(front, "stacked/ink.safetensors")
+    assert stacked.add(front, "stacked/oil") == first, "the only one"
+    front.becomes(lambda: stacked.rows(front), ["<lora:stacked/ink:1>\n<lora:stacked/oil:1>"])
+    stacked.undo(front)
+    front.becomes(lambda: stacked.rows(front), ["<lora:stacked/ink:1>"])
     front.page.evaluate("""() => {
         const other = LiteGraph.createNode('LoraLoom_LoadLoraStack')
         app.graph.add(other)
         other.widgets.find(w => w.name === 'rows').value = '<lora:stacked/oil:0.5:off>'
         app.canvas.selectNode(other)
     }""")
-    assert add(front, "stacked\\oil.safetensors") != first, "the one that is selected"
-    assert rows(front) == ["<lora:stacked/ink:1>", "<lora:stacked/oil:0.5>"], "a row that is there is switched on"
+    assert stacked.add(front, "stacked\\oil.safetensors") != first, "the one that is selected"
+    assert stacked.rows(front) == ["<lora:stacked/ink:1>", "<lora:stacked/oil:0.5>"], (
+        "a row that is there is switched on"
+    )
 
 
 # -- one workflow for what follows: a loader, a stack of rows, and what it says ----------------------------------------
 
-TEXT = "<lora:stacked/ink:0.8>\n<lora:stacked/armour:1:0.5>\n<lora:stacked/oil:0.5>"
-SHOWN = f"""
-    const loader = make('UNETLoader', 60, 150), stack = make('{STACK}', 460, 120)
-    loader.widgets[0].value = 'loom_demo.safetensors'
-    loader.connect(0, stack, 0)
-    stack.widgets.find((widget) => widget.name === 'rows').value = ROWS
-"""
-
 
 @pytest.fixture
 def shown(front: FrontEnd) -> FrontEnd:
-    show(front, TEXT)
+    stacked.show(front, stacked.TEXT)
     return front
-
-
-def show(front: FrontEnd, text: str) -> None:
-    graph(front, SHOWN.replace("ROWS", repr(text)))
-    expect(front.page.locator(".loom-row")).to_have_count(text.count("<lora:"))
-    front.still()
-
-
-def text(front: FrontEnd) -> list[str]:
-    return rows(front)[0].splitlines()
-
-
-def row(front: FrontEnd, number: int) -> Locator:
-    return front.page.locator(".loom-row").nth(number)
-
-
-def unfold(front: FrontEnd, number: int) -> Locator:
-    row(front, number).locator(".loom-row-more").click()
-    details = row(front, number).locator(".loom-row-details")
-    expect(details).to_be_visible()
-    front.still()
-    return details
-
-
-def touched(front: FrontEnd) -> None:
-    """The end of a press anywhere, after which the front end, and the rows, look at what has changed."""
-    front.page.evaluate("""() => {
-        for (const kind of ['pointerup', 'mouseup']) document.body.dispatchEvent(new Event(kind, {bubbles: true}))
-    }""")
-
-
-def pasted(front: FrontEnd) -> str:
-    return front.page.evaluate("() => navigator.clipboard.readText()")
 
 
 def test_a_row_tells_the_family_and_turns_where_the_model_is_another(shown: FrontEnd) -> None:
@@ -205,7 +91,7 @@ def test_a_row_tells_the_family_and_turns_where_the_model_is_another(shown: Fron
     expect(page.locator(".loom-row-thumb")).to_have_text(["", "A", "O"])
 
     page.evaluate("() => { app.graph.nodes[1].disconnectInput(0); app.graph.change() }")
-    touched(shown)
+    stacked.touched(shown)
     expect(turned).to_have_count(0)
     page.evaluate("""() => {
         const [loader, stack] = app.graph.nodes
@@ -215,129 +101,131 @@ def test_a_row_tells_the_family_and_turns_where_the_model_is_another(shown: Fron
         reroute.connect(0, stack, 0)
         app.canvas.graph.convertToSubgraph(new Set([loader]))
     }""")
-    touched(shown)
+    stacked.touched(shown)
     expect(turned).to_have_count(1)
 
 
 def test_trigger_words_are_copied_and_put_into_the_output(shown: FrontEnd, server: ComfyServer) -> None:
-    page, words = shown.page, unfold(shown, 0)
+    page, words = shown.page, stacked.unfold(shown, 0)
     words.get_by_role("button", name="Copy ink wash;").click()
     expect(words.get_by_role("status").first).to_have_text("copied: ink wash")
-    assert pasted(shown) == "ink wash" and text(shown) == TEXT.splitlines()
+    assert stacked.pasted(shown) == "ink wash" and stacked.text(shown) == stacked.TEXT.splitlines()
     words.get_by_role("button", name="Copy sks wash;").click(modifiers=["Shift"])
-    shown.becomes(lambda: text(shown)[0], "<lora:stacked/ink:0.8:words=ink wash>")
+    shown.becomes(lambda: stacked.text(shown)[0], "<lora:stacked/ink:0.8:words=ink wash>")
     mark = words.get_by_role("switch", name="sks wash in the output triggers")
     expect(mark).to_have_attribute("aria-checked", "false")
     words.get_by_role("textbox", name="Add a trigger word").fill("one%2C, fine: <b>")
     page.keyboard.press("Enter")
     own = "<lora:stacked/ink:0.8:words=ink wash,one%252C,fine%3A %3Cb%3E>"
-    shown.becomes(lambda: text(shown)[0], own)
+    shown.becomes(lambda: stacked.text(shown)[0], own)
     expect(words.locator(".loom-word-text")).to_have_text(["sks wash", "ink wash", "one%2C", "fine: <b>"])
 
-    unfold(shown, 2)
-    expect(row(shown, 2).locator(".loom-word-text")).to_have_text(HOSTILE)
+    stacked.unfold(shown, 2)
+    expect(stacked.row(shown, 2).locator(".loom-word-text")).to_have_text(stacked.HOSTILE)
     assert page.evaluate("() => window.hit") is None and page.locator(".loom-rows img:not([alt=''])").count() == 0
-    inputs = next(node["inputs"] for node in shown.graph_to_prompt().values() if node["class_type"] == STACK)
+    inputs = next(node["inputs"] for node in shown.graph_to_prompt().values() if node["class_type"] == stacked.STACK)
     sent = {
         **graphs.base(),
-        "stack": graphs.node(STACK, model=["unet", 0], rows=inputs["rows"].replace("armour:1:0.5", "armour:0:0")),
+        "stack": graphs.node(
+            stacked.STACK, model=["unet", 0], rows=inputs["rows"].replace("armour:1:0.5", "armour:0:0")
+        ),
     }
     sent["told"] = graphs.node("PreviewAny", source=["stack", 4])
-    assert server.run(sent)["outputs"]["told"]["text"] == [f"ink wash, one%2C, fine: <b>, {HOSTILE}"]
+    assert server.run(sent)["outputs"]["told"]["text"] == [f"ink wash, one%2C, fine: <b>, {stacked.HOSTILE}"]
 
     mark.focus()
     page.keyboard.press("Enter")
     words.get_by_role("switch", name="one%2C in").click()
     words.get_by_role("switch", name="fine: <b> in").click()
-    shown.becomes(lambda: text(shown), TEXT.splitlines())
+    shown.becomes(lambda: stacked.text(shown), stacked.TEXT.splitlines())
 
 
 def test_blocks_and_part_of_sampling_go_through_text_file_and_api(shown: FrontEnd) -> None:
-    page, details = shown.page, unfold(shown, 0)
+    page, details = shown.page, stacked.unfold(shown, 0)
     presets = details.get_by_role("combobox", name="Blocks", exact=True)
     presets.select_option("attention only")
-    shown.becomes(lambda: text(shown)[0], "<lora:stacked/ink:0.8:blocks=ALL=0, *att*=1>")
-    expect(row(shown, 0).locator(".loom-extras")).to_contain_text("ALL=0, *att*=1")
+    shown.becomes(lambda: stacked.text(shown)[0], "<lora:stacked/ink:0.8:blocks=ALL=0, *att*=1>")
+    expect(stacked.row(shown, 0).locator(".loom-extras")).to_contain_text("ALL=0, *att*=1")
     presets.select_option("all blocks")
     slider = details.get_by_role("slider", name="Strength of blocks 0-1")
     slider.focus()
     page.keyboard.press("ArrowLeft")
     page.keyboard.press("ArrowLeft")
-    shown.becomes(lambda: text(shown)[0], "<lora:stacked/ink:0.8:blocks=blocks.0-1=0.9>")
+    shown.becomes(lambda: stacked.text(shown)[0], "<lora:stacked/ink:0.8:blocks=blocks.0-1=0.9>")
     expect(presets).to_have_value("own")
     page.keyboard.press("Control+z")
-    shown.becomes(lambda: text(shown)[0], "<lora:stacked/ink:0.8:blocks=blocks.0-1=0.95>")
-    details = row(shown, 0).locator(".loom-row-details")
+    shown.becomes(lambda: stacked.text(shown)[0], "<lora:stacked/ink:0.8:blocks=blocks.0-1=0.95>")
+    details = stacked.row(shown, 0).locator(".loom-row-details")
     expect(details).to_be_visible()  # also on the node that the undo has made
     details.get_by_role("slider", name="From this share of sampling on").fill("0.2")
     details.get_by_role("slider", name="Up to this share of sampling").fill("0.1")
     wanted = "<lora:stacked/ink:0.8:blocks=blocks.0-1=0.95:start=0.2:end=0.21>"
-    shown.becomes(lambda: text(shown)[0], wanted)
+    shown.becomes(lambda: stacked.text(shown)[0], wanted)
     expect(details.locator("output").last).to_have_text("20\u201321 %")
     field = details.get_by_role("textbox", name="Blocks as text")
     field.fill("blocks.0=0.5")
     field.press("Enter")
     wanted = wanted.replace("blocks.0-1=0.95", "blocks.0=0.5")
-    shown.becomes(lambda: text(shown)[0], wanted)
+    shown.becomes(lambda: stacked.text(shown)[0], wanted)
     expect(details.locator(".loom-row-sliders output").first).to_have_text("mixed")
 
     saved = shown.serialized()
     shown.load_workflow(saved)
-    expect(row(shown, 0).locator(".loom-extras")).to_contain_text("blocks.0=0.5 \u00b7 20\u201321 %")
-    assert text(shown) == [wanted, *TEXT.splitlines()[1:]]
-    sent = next(node["inputs"] for node in shown.graph_to_prompt().values() if node["class_type"] == STACK)
-    assert sent["rows"].splitlines() == text(shown)
+    expect(stacked.row(shown, 0).locator(".loom-extras")).to_contain_text("blocks.0=0.5 \u00b7 20\u201321 %")
+    assert stacked.text(shown) == [wanted, *stacked.TEXT.splitlines()[1:]]
+    sent = next(node["inputs"] for node in shown.graph_to_prompt().values() if node["class_type"] == stacked.STACK)
+    assert sent["rows"].splitlines() == stacked.text(shown)
 
 
 def test_what_is_folded_out_is_no_part_of_the_workflow(shown: FrontEnd) -> None:
     """Nor a step to undo: the size that is saved is that of folded rows."""
     steps = "() => app.extensionManager.workflow.activeWorkflow.changeTracker.undoQueue.length"
-    touched(shown)
+    stacked.touched(shown)
     before, count = shown.serialized()["nodes"][1]["size"], shown.page.evaluate(steps)
     high = "() => app.graph.nodes[1].size[1]"
     folded = shown.page.evaluate(high)
-    unfold(shown, 0)
+    stacked.unfold(shown, 0)
     shown.becomes(lambda: shown.page.evaluate(high) > folded + 100, True)
-    touched(shown)
+    stacked.touched(shown)
     assert shown.serialized()["nodes"][1]["size"] == before and shown.page.evaluate(steps) == count
-    row(shown, 0).locator(".loom-row-more").click()
+    stacked.row(shown, 0).locator(".loom-row-more").click()
     shown.becomes(lambda: abs(shown.page.evaluate(high) - folded) <= 1, True)
 
 
 def test_the_menu_of_a_row_by_keyboard_and_by_mouse(shown: FrontEnd) -> None:
-    page, ink, armour, oil = shown.page, *TEXT.splitlines()
+    page, ink, armour, oil = shown.page, *stacked.TEXT.splitlines()
     menu = page.get_by_role("menu")
     page.get_by_role("button", name="Choose another file for ink").focus()
     page.keyboard.press("ContextMenu")
     expect(menu.get_by_role("menuitem").first).to_be_focused()
     page.keyboard.press("d")
     page.keyboard.press("Enter")
-    shown.becomes(lambda: text(shown), [ink, ink, armour, oil])
-    expect(row(shown, 1).locator(".loom-name")).to_be_focused()
+    shown.becomes(lambda: stacked.text(shown), [ink, ink, armour, oil])
+    expect(stacked.row(shown, 1).locator(".loom-name")).to_be_focused()
     page.keyboard.press("Shift+F10")
     page.keyboard.press("ArrowUp")
     expect(menu.get_by_role("menuitem", name="Remove")).to_be_focused()
     page.keyboard.press("Escape")
     expect(menu).to_have_count(0)
-    expect(row(shown, 1).locator(".loom-name")).to_be_focused()
-    undo(shown)
-    shown.becomes(lambda: text(shown), TEXT.splitlines())
+    expect(stacked.row(shown, 1).locator(".loom-name")).to_be_focused()
+    stacked.undo(shown)
+    shown.becomes(lambda: stacked.text(shown), stacked.TEXT.splitlines())
 
-    row(shown, 1).locator(".loom-name").click(button="right")
+    stacked.row(shown, 1).locator(".loom-name").click(button="right")
     expect(menu.get_by_role("menuitem").first).to_have_text("Info\u2026")
     expect(page.locator(".p-contextmenu")).to_have_count(0)
     menu.get_by_role("menuitem", name="Move down").click()
-    shown.becomes(lambda: text(shown), [ink, oil, armour])
+    shown.becomes(lambda: stacked.text(shown), [ink, oil, armour])
     page.get_by_role("button", name="More for oil").click()
     menu.get_by_role("menuitem", name="Copy as text").click()
-    shown.becomes(lambda: pasted(shown), oil)
+    shown.becomes(lambda: stacked.pasted(shown), oil)
     page.get_by_role("button", name="More for oil").click()
     menu.get_by_role("menuitem", name="Only this row on").click()
-    shown.becomes(lambda: [":off" in line for line in text(shown)], [True, False, True])
+    shown.becomes(lambda: [":off" in line for line in stacked.text(shown)], [True, False, True])
     page.get_by_role("button", name="More for oil").click()
     menu.get_by_role("menuitem", name="Info").click()
     card = page.get_by_role("dialog", name="About oil")
-    expect(card.locator("dd")).to_have_text(["Wan 2.1", HOSTILE, "Ada", "stacked/oil.safetensors"])
+    expect(card.locator("dd")).to_have_text(["Wan 2.1", stacked.HOSTILE, "Ada", "stacked/oil.safetensors"])
     page.keyboard.press("Escape")
     expect(card).to_have_count(0)
     assert page.evaluate("() => window.hit") is None
@@ -345,7 +233,7 @@ def test_the_menu_of_a_row_by_keyboard_and_by_mouse(shown: FrontEnd) -> None:
 
 def test_stacks_are_kept_under_names(shown: FrontEnd) -> None:
     page, dialog = shown.page, shown.page.get_by_role("dialog", name="Saved stacks")
-    name = f"{HOSTILE} {page.evaluate('() => LiteGraph.vueNodesMode')}"
+    name = f"{stacked.HOSTILE} {page.evaluate('() => LiteGraph.vueNodesMode')}"
 
     def open_saved() -> None:
         page.get_by_role("button", name="Saved stacks").click()
@@ -359,15 +247,15 @@ def test_stacks_are_kept_under_names(shown: FrontEnd) -> None:
     expect(dialog.locator(".loom-saved-title")).to_have_text(name)
     page.keyboard.press("Escape")
     page.get_by_role("button", name="Remove armour").click()
-    ink, armour, oil = TEXT.splitlines()
+    ink, armour, oil = stacked.TEXT.splitlines()
     open_saved()
     dialog.get_by_role("button", name="Append").click()
-    shown.becomes(lambda: text(shown), [ink, oil, ink, armour, oil])
-    undo(shown)
-    shown.becomes(lambda: text(shown), [ink, oil])
+    shown.becomes(lambda: stacked.text(shown), [ink, oil, ink, armour, oil])
+    stacked.undo(shown)
+    shown.becomes(lambda: stacked.text(shown), [ink, oil])
     open_saved()
     dialog.get_by_role("button", name="Load").click()
-    shown.becomes(lambda: text(shown), [ink, armour, oil])
+    shown.becomes(lambda: stacked.text(shown), [ink, armour, oil])
     open_saved()
     drop = dialog.get_by_role("button", name="Delete")
     drop.click()
@@ -378,21 +266,17 @@ def test_stacks_are_kept_under_names(shown: FrontEnd) -> None:
     assert page.evaluate("() => window.hit") is None
 
 
-STATES = (
-    f"{TEXT}\n<lora:stacked/oil:0.6:blocks=IN=0.5:start=0.2:off>\n<lora:gone:0>\n# people\n<lora:x:abc>\n"
-    "<lora:stacked/ink:0:1:words=>"
-)
-
-
 def test_every_state_of_a_row_can_be_read_in_dark_and_light(front: FrontEnd) -> None:
     """By its contrast, and by words: no state is told by its colour alone."""
     page = front.page
-    graph(front, SHOWN.replace("ROWS", repr(STATES)))
+    stacked.graph(front, stacked.SHOWN.replace("ROWS", repr(stacked.STATES)))
     expect(page.locator(".loom-row")).to_have_count(8)
-    expect(row(front, 1).locator(".loom-row-wrong")).to_have_text("\u26a0 SDXL, not Wan 2.1")
-    expect(row(front, 3).locator(".loom-extras")).to_have_text("off \u00b7 IN=0.5 \u00b7 20\u2013100 % \u00b7 1 word")
-    expect(row(front, 4).locator(".loom-extras")).to_have_text("not found")
-    expect(row(front, 6)).to_contain_text("abc is not a strength")
-    unfold(front, 0)
+    expect(stacked.row(front, 1).locator(".loom-row-wrong")).to_have_text("\u26a0 SDXL, not Wan 2.1")
+    expect(stacked.row(front, 3).locator(".loom-extras")).to_have_text(
+        "off \u00b7 IN=0.5 \u00b7 20\u2013100 % \u00b7 1 word"
+    )
+    expect(stacked.row(front, 4).locator(".loom-extras")).to_have_text("not found")
+    expect(stacked.row(front, 6)).to_contain_text("abc is not a strength")
+    stacked.unfold(front, 0)
     for _ in themes(front, ".loom-rows"):
         expect_readable(front, ".loom-rows", 50)

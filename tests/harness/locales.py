@@ -8,11 +8,9 @@ English that lacks. What a sentence of the server has in {braces} is a name or a
 
 from __future__ import annotations
 
-import ast
 import json
 import re
 from collections.abc import Iterator
-from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,7 +20,6 @@ TABLES = ROOT / "tests" / "locales"
 LOCALES = ROOT / "locales"
 LANGUAGES = ("zh", "ja", "ko")  # beside English, which needs no table
 WORD = re.compile(r"""\b(?:word|phrase)\(\s*("(?:[^"\\\n]|\\.)*")""")  # as web/js/page/words.js looks them up
-HOLE = "{}"
 Table = dict[str, dict[str, str]]
 
 
@@ -68,22 +65,6 @@ def words() -> set[str]:
     return {json.loads(each) for path in scripts for each in WORD.findall(path.read_text(encoding="utf-8"))}
 
 
-@cache
-def sentences() -> set[str]:
-    """The texts in the Python of the pack, line by line, with {} for what is filled in."""
-    scripts = [path for folder in ("lora_core", "nodes") for path in sorted((ROOT / folder).rglob("*.py"))]
-    nodes = (node for path in scripts for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))))
-    return {line.strip() for node in nodes for line in _text_of(node).split("\n")}
-
-
-def _text_of(node: ast.AST) -> str:
-    if isinstance(node, ast.JoinedStr):
-        return "".join(map(_text_of, node.values))
-    if isinstance(node, ast.FormattedValue):
-        return HOLE
-    return node.value if isinstance(node, ast.Constant) and isinstance(node.value, str) else ""
-
-
 def found(known: Table, each: Said) -> str | None:
     """Return what a table has for it: of a name, the node's own or that of all nodes."""
     return known[each.part].get(each.key) or known[each.part].get(each.english)
@@ -99,7 +80,7 @@ def files(language: str, nodes: dict[str, dict[str, Any]]) -> dict[Path, dict[st
     made = {LOCALES / language / "nodeDefs.json": definitions}
     if known:
         made[LOCALES / language / "main.json"] = {
-            "nodeCategories": known["categories"], "loraLoom": known["words"], "loraLoomServer": known["server"],
+            "nodeCategories": known["categories"], "loraLoomServer": known["server"], "loraLoom": known["words"],
         }  # fmt: skip
     return made
 

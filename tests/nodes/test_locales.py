@@ -13,23 +13,9 @@ from typing import Any
 import pytest
 from harness.calls import pack_nodes
 from harness.comfyui import ROOT
-from harness.locales import (
-    HOLE,
-    LANGUAGES,
-    LOCALES,
-    TABLES,
-    WORD,
-    Said,
-    Table,
-    as_text,
-    files,
-    found,
-    said,
-    sentences,
-    table,
-    words,
-)
+from harness.locales import LANGUAGES, LOCALES, TABLES, WORD, Said, Table, as_text, files, found, said, table, words
 from harness.scripts import untold
+from harness.sentences import HOLE, sentences
 
 KEPT = re.compile(r"%\w+%|<[^<>]+>|\d+(?:\.\d+)?(?:e-\d+)?|CFG|VAE|KSampler|Markdown|JSON|CUDA|GGUF|DoRA|rsLoRA")
 OURS = {"KSampler": ("KSampler", "K采样器", "Kサンプラー")}  # ComfyUI's own name for it in the language

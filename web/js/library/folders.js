@@ -18,7 +18,8 @@ export class Folders {
   /** Counts anew; `special` are the places that are no folders, [place, words, icon, count] each. */
   show(names, special, place) {
     const roots = folderTree(names)
-    if (!this.tops.length && roots.length === 1) this.open.add(roots[0].place)
+    if (!this.known && roots.length === 1) this.open.add(roots[0].place)
+    this.known ||= roots.length > 0
     this.tops = [...special.map(([id, words, sign, count]) => ({ place: id, words, sign, count, below: [] })), ...roots]
     this.select(place)
   }

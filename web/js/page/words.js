@@ -25,7 +25,7 @@ export function phrase(text) {
 export function spoken(text) {
   const known = tables?.[language()]
   if (!known || !text) return text
-  known.patterns ??= Object.entries(known.server).map(([english, said]) => [patternOf(english), said])
+  known.patterns ??= patternsOf(known.server)
   return text.split("\n").map((line) => line.split(SENTENCES).map((each) => sentence(each, known.patterns)).join(" ")).join("\n")
 }
 
@@ -38,8 +38,15 @@ function sentence(text, patterns) {
   return text
 }
 
+/** What says more of its own goes first, as others may have it within their holes. */
+function patternsOf(server) {
+  const own = ([english]) => english.replace(HOLE, "").length
+  return Object.entries(server).sort((a, b) => own(b) - own(a)).map(([english, said]) => [patternOf(english), said])
+}
+
 function patternOf(english) {
-  const parts = english.split(HOLE).map((part, at) => (at % 2 ? `(?<${part}>.*?)` : part.replace(/[\\^$.*+?()[\]{}|/]/g, "\\$&")))
+  const escaped = (text) => text.replace(/[\\^$.*+?()[\]{}|/]/g, "\\$&")
+  const parts = english.split(HOLE).map((part, at) => (at % 2 ? `(?<${part}>.*?)` : escaped(part)))
   return new RegExp(`^${parts.join("")}(?<_>)$`, "i")
 }
 

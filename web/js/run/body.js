@@ -12,6 +12,7 @@ import { showChosen } from "../told/zeros.js"
 import { act } from "./actions.js"
 import { ask, questionOf } from "./before.js"
 import { Details } from "./details.js"
+import { tellOutside } from "./outside.js"
 import { planOf } from "./plan.js"
 import { View } from "./view.js"
 import { hearRuns, shownBy } from "./which.js"
@@ -44,6 +45,7 @@ export function watchZoom() {
 
 function lookAll() {
   eachNode(app.rootGraph, (node) => bodies.get(node)?.look())
+  tellOutside()
 }
 
 export class Body {
