@@ -88,6 +88,10 @@ PRESETS = {
         _MLP, 32, 32.0, learning_rate=3e-4, timesteps=_BY_SIZE, shift=2.475, base="Krea 2 RAW",
         law_before=(_LOGIT, 2.5),
     ),
+    "Ernie-Image": Preset(
+        "musubi-tuner (rank 32, 1e-4, logit-normal without a shift), OneTrainer (the same law, feed-forward too)",
+        _MLP, 32, 32.0, timesteps="logit_normal", base="ERNIE-Image (not Turbo)",
+    ),
     "Kandinsky 5": Preset(
         "musubi-tuner (rank 32, 1e-4), shift 3 of ComfyUI's sampling of pictures",
         _MLP, 32, 32.0, timesteps=_LOGIT, shift=3.0, base="Kandinsky 5 SFT or pretrain",

@@ -292,6 +292,21 @@ class Krea2(Twin):
         return _picture(self.network(tokens, text, call.time, places).sample, rows)
 
 
+class ErnieImage(Twin):
+    network_class, lora = diffusers.ErnieImageTransformer2DModel, loaders.ErnieImageLoraLoaderMixin
+    call = Call.random((128, 8, 4), [500.0, 20.0], 64)
+
+    def settings(self, config):
+        same = ("hidden_size", "num_attention_heads", "num_layers", "ffn_hidden_size", "text_in_dim")
+        return {key: config[key] for key in same}
+
+    def renamed(self, config, weights):
+        return weights
+
+    def forward(self, call):
+        return self.network(call.x, call.time, call.context, torch.full(call.time.shape, call.context.shape[1])).sample
+
+
 class Kandinsky5(Twin):
     network_class, lora = diffusers.Kandinsky5Transformer3DModel, loaders.KandinskyLoraLoaderMixin
     call = Call.random((16, 1, 16, 8), [500.0, 20.0], 64, 64)
@@ -362,7 +377,8 @@ class Wan(Twin):
     def settings(self, config):
         return dict(
             num_attention_heads=config["num_heads"], attention_head_dim=config["dim"] // config["num_heads"],
-            ffn_dim=config["ffn_dim"], num_layers=config["num_layers"],
+            ffn_dim=config["ffn_dim"], num_layers=config["num_layers"], in_channels=config["in_dim"],
+            out_channels=config["out_dim"],
         )  # fmt: skip
 
     def renamed(self, config, weights):
@@ -370,6 +386,10 @@ class Wan(Twin):
 
     def forward(self, call):
         return self.network(call.x, call.time, call.context).sample
+
+
+class Wan22(Wan):
+    call = Call.random((48, 1, 16, 8), [500.0, 20.0], 4096)
 
 
 class Anima(Twin):
@@ -425,9 +445,11 @@ TWINS: dict[str, type[Twin]] = {
     "flux2": Flux2,
     "qwen_image": QwenImage,
     "krea2": Krea2,
+    "ernie_image": ErnieImage,
     "kandinsky5": Kandinsky5,
     "zimage": ZImage,
     "lumina2": Lumina2,
     "wan21": Wan,
+    "wan22_5b": Wan22,
     "anima": Anima,
 }

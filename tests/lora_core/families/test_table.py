@@ -55,6 +55,8 @@ def test_a_class_with_a_row_and_one_without():
         ("SD3", "context_embedder", 1536, "stable-diffusion-v3-medium", "sd3"),
         ("SD3", "joint_blocks.0.x_block.attn2.qkv", 4608, "stable-diffusion-v3.5-medium", "sd3"),
         ("Kandinsky5Image", "text_embeddings.in_layer", 2560, "kandinsky5-image-lite", "kandinsky5"),
+        ("WAN22_T2V", "text_embedding.0", 3072, "wan-2_2-ti2v-5b", "wan"),
+        ("ErnieImage", "text_proj", 4096, "ernie-image", "ernie_image"),
         ("SD15", "time_embed.0", 1280, "stable-diffusion-v1", "sd_v1"),
     ],
 )
