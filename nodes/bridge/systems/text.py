@@ -26,7 +26,7 @@ log = logging.getLogger("lora_loom")
 
 Options = dict[str, Any]
 _LAYERS = "text_model.encoder.layers."
-_SMALL = 768  # width of CLIP ViT-L, which neither of them reads
+_SMALL = 768  # width of CLIP ViT-L
 _HUGE = 1024  # of CLIP ViT-H, which ComfyUI calls clip_h; clip_g is CLIP ViT-bigG
 _END, _START = 49407, 49406
 _WANTED = "a text encoder of Kandinsky 2.2 or Wuerstchen v2 (CLIP ViT-bigG, or ViT-H for Wuerstchen's decoder)"
