@@ -43,11 +43,11 @@ CODERS = (
     Coder("MoVQ of Kandinsky 2.2", movq.MoVQ, movq.config, channels=4, factor=8, encode=1767, decode=2178),
     Coder(
         "the VQGAN of Wuerstchen v2", wuerstchen_vqgan.WuerstchenVqgan, wuerstchen_vqgan.config, channels=4, factor=4,
-        encode=1767, decode=2178,
+        encode=600, decode=600,
     ),
     Coder(
         "the encoder of Wuerstchen v2's prior", wuerstchen_encoder.WuerstchenEncoder, wuerstchen_encoder.config,
-        channels=16, factor=32, encode=1767, decode=0,
+        channels=16, factor=32, encode=50, decode=1,
     ),
 )  # fmt: skip
 

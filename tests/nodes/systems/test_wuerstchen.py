@@ -181,10 +181,10 @@ def test_decoder_is_sampled_as_by_diffusers(
     pipeline = system.decoder_pipeline(steps)
     pipeline.register_to_config(latent_dim_scale=10.67)
     given = {"num_inference_steps": STEPS, "guidance_scale": scale, "negative_prompt": AGAINST, "latents": noise}
-    right = pipeline(prior, PROMPT, output_type="latent", **given).images
+    right = pipeline.vqgan.config.scale_factor * pipeline(prior, PROMPT, output_type="latent", **given).images
     check(made, clean, right, steps, levels)
     (picture,) = nodes.VAEDecode().decode(system.vae, {"samples": made})
-    decoded = pipeline.vqgan.decode(pipeline.vqgan.config.scale_factor * right).sample.clamp(0, 1)
+    decoded = pipeline.vqgan.decode(right).sample.clamp(0, 1)
     assert relative_error(picture.movedim(-1, 1), decoded) < 1e-3
 
 
