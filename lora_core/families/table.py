@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from math import ceil
 
 
 @dataclass(frozen=True)
@@ -22,6 +23,37 @@ class Text:
     pooled: str = ""
     beside: int = 0
     also: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Places:
+    """Says how large a latent is where a picture is resized before it is encoded: `pixels` of a side to each place.
+    What is left of a side is a place of its own where they are counted `up`."""
+
+    pixels: float
+    up: bool = False
+
+    def of(self, side: int) -> int:
+        """Return how many places a side of so many pixels has, at least 1."""
+        return ceil(side / self.pixels) if self.up else max(int(side // self.pixels), 1)
+
+
+@dataclass(frozen=True)
+class Prior:
+    """What an earlier stage would have told of each picture, and is encoded from it for training.
+
+    `name` is what CONDITIONING calls it, `what` and `encoder` what people do, who connect that encoder to prior_vae. A
+    value of it has `channels`, as many as the layer `reads` takes where they are 0. The encoder compresses by `factor`
+    a picture that was resized to suit `places`; without those, it makes one place of any picture.
+    """
+
+    name: str
+    what: str
+    encoder: str
+    channels: int = 0
+    reads: str = ""
+    factor: int = 0
+    places: Places | None = None
 
 
 @dataclass(frozen=True)
@@ -43,9 +75,11 @@ class Family:
     `architecture` is how `modelspec.architecture` spells it: as the standard or sd-scripts do, else as musubi-tuner or
     SwarmUI, which reads it whatever the case. `base_version` is sd-scripts' or musubi-tuner's `ss_base_model_version`.
     `guidance` is the embedded guidance while training (None: not distilled). `foreign` are names among ComfyUI's that
-    diffusers does not read for this family: most are a sister family's. `prior` is what its CONDITIONING calls the
-    latent of an earlier stage that pictures are made from. `text_encoders` are the CLIP encoders that can be trained,
-    as ComfyUI calls them, in the order of their output. `captions` is how those of different lengths share a forward:
+    diffusers does not read for this family: most are a sister family's. `prior` is what pictures are made from besides
+    their caption. `vae` names what encodes them, where another fits in all figures, and `places` says to what size they
+    are brought for it. Each of the modules that `halves` names halves a latent, which must divide. `system` is that of
+    which it is a stage, where several sample one after another. `text_encoders` are the CLIP encoders that can be
+    trained, as ComfyUI calls them, in the order of their output. `captions` is how those of different lengths share a forward:
     with padding on that side, which attention is kept from; on the right, after the network's own adapter has read
     them; or "", not at all, which is right for every family. Say more only of one whose gradients are tested with it.
     `preset` is its row of `presets`, "" that of its name.
@@ -59,7 +93,11 @@ class Family:
     guidance: float | None = None
     foreign: str = r"(?!)"
     sizes: tuple[NetworkSize, ...] = ()
-    prior: str = ""
+    prior: Prior | None = None
+    vae: str = ""
+    places: Places | None = None
+    halves: str = ""
+    system: str = ""
     text_encoders: tuple[str, ...] = ()
     captions: str = ""
     preset: str = ""
@@ -80,6 +118,10 @@ _FLUX_1_LAYERS = r"\.single_transformer_blocks\.\d+\.(attn\.to_[qkv]|proj_mlp|pr
 _FLUX_2_LAYERS = r"\.single_transformer_blocks\.\d+\.attn\.to_(qkv_mlp_proj|out)|\.linear_(in|out)$"
 _FLUX_1_TEXT = Text(("txt_in",), "vector_in.in_layer")
 DEMO_BASE = "LoRA Loom's demo base"
+_STAGE_C = Prior(
+    "stable_cascade_prior", "the stage C latent", "the stage C encoder (effnet_encoder, by Load VAE)",
+    channels=16, factor=32, places=Places(42),  # the default of ComfyUI's Stable Cascade nodes
+)  # fmt: skip
 _SD3 = "joint_blocks.0.x_block.attn2.qkv"  # of SD 3.5 medium alone
 
 FAMILIES = (
@@ -148,11 +190,11 @@ FAMILIES = (
     ),
     Family(
         "Stable Cascade C", "Stable_Cascade_C", "stable-cascade-v1-stage-c", "stable_cascade",
-        Text(("clip_txt_mapper",), "clip_txt_pooled_mapper"),
+        Text(("clip_txt_mapper",), "clip_txt_pooled_mapper"), system="Stable Cascade",
     ),
     Family(
         "Stable Cascade B", "Stable_Cascade_B", "stable-cascade-v1-stage-b", "stable_cascade",
-        Text(pooled="clip_mapper"), prior="stable_cascade_prior",
+        Text(pooled="clip_mapper"), prior=_STAGE_C, vae="the VAE of stage A", system="Stable Cascade",
     ),
     Family("Z-Image", "ZImage", "Z-Image", "z_image", Text(("cap_embedder.1",)), captions="left"),
     Family(

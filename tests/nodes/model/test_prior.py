@@ -13,7 +13,7 @@ from harness.session import training_session
 from lora_loom.lora_core.data import reading
 from lora_loom.nodes.bridge.model.denoiser import ComfyDenoiser
 from lora_loom.nodes.bridge.model.encoding import encode_captions, encode_images
-from lora_loom.nodes.bridge.model.stage_c_prior import encode_priors
+from lora_loom.nodes.bridge.model.prior import encode_priors
 from lora_loom.nodes.bridge.training.samples import make_samples
 from lora_loom.nodes.dataset import LoraDataset
 from lora_loom.nodes.train_lora import TrainLora
