@@ -37,9 +37,10 @@ LOOKS = {
     "analysis": Look(0.76, 1, "#bc4c00", "what LoRAs do"),
     "session": Look(0, 0.36, "#0a7ea4", "a MODEL in training"),
     "stack": Look(0.36, 1, "#bf3989", "LoRAs on a MODEL"),
-    "model": Look(0, 1, "#9a6700", "a MODEL, CLIP or VAE: its names, weights, text and latents"),
-    "host": Look(0.27, 1, "#57606a", "ComfyUI the program: folders, progress, lists, what is saved in pictures"),
-    "networks": Look(0, 0.27, "#cf222e", "networks that ComfyUI lacks"),
+    "model": Look(0.28, 1, "#9a6700", "a MODEL, CLIP or VAE: its names, weights, text and latents"),
+    "systems": Look(0, 0.28, "#6639ba", "Kandinsky, Wuerstchen"),
+    "host": Look(0.21, 1, "#57606a", "ComfyUI the program: folders, progress, lists, what is saved in pictures"),
+    "networks": Look(0, 0.21, "#cf222e", "what ComfyUI lacks"),
 }
 
 

@@ -41,7 +41,7 @@ FLOORS = (  # rooms, the lowest first: a file uses its own room, and rooms on lo
     ("lora_core/runs", "lora_core/analysis"),
     ("lora_core/merging",),
     ("nodes/bridge/host", "nodes/bridge/networks"),
-    ("nodes/bridge/model",),
+    ("nodes/bridge/model", "nodes/bridge/systems"),
     ("nodes/bridge/session", "nodes/bridge/stack"),
     ("nodes/bridge/training", "nodes/bridge/merging", "nodes/bridge/analysis"),
     ("nodes/bridge/check",),
