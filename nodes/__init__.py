@@ -7,19 +7,25 @@ from .bridge.merging import outlooks
 from .bridge.stack import connected_model
 from .bridge.training import before, run_routes
 from .check_gpu import CheckGpu
+from .clip_vision_as_vae import ClipVisionAsVae
 from .combine_datasets import CombineDatasets
 from .convert_lora import ConvertLora
 from .dataset import LoraDataset
 from .dataset_doctor import DatasetDoctor
+from .empty_two_stage_latent import EmptyTwoStageLatent
 from .extract_lora import ExtractLora
 from .interference import LoraInterference
 from .layers import LoraLayers
 from .leave_one_out import LeaveOneOut
 from .load_stack import LoadLoraStack
+from .load_two_stage_model import LoadTwoStageModel
+from .load_two_stage_text_encoder import LoadTwoStageTextEncoder
+from .load_two_stage_vae import LoadTwoStageVae
 from .merge_lora import MergeLora
 from .objective import TrainingObjective
 from .optimizer import TrainingOptimizer
 from .previews import TrainingPreviews
+from .prior_to_conditioning import PriorToConditioning
 from .report import LoraReport
 from .resize_lora import ResizeLora
 from .save_lora import SaveLora
@@ -43,7 +49,8 @@ class LoraLoom(ComfyExtension):
         return [
             ConvertLora, LoraDataset, CombineDatasets, DatasetDoctor, TrainingOptimizer, TrainingObjective, LoraLayers,
             TrainingPreviews, TrainingValidation, TrainLora, SaveLora, LoadLoraStack, MergeLora, ResizeLora, ExtractLora,
-            LoraReport, LoraInterference, LeaveOneOut, CheckGpu,
+            LoraReport, LoraInterference, LeaveOneOut, CheckGpu, LoadTwoStageModel, LoadTwoStageTextEncoder, LoadTwoStageVae,
+            ClipVisionAsVae, EmptyTwoStageLatent, PriorToConditioning,
         ]  # fmt: skip
 
 

@@ -20,7 +20,16 @@ import nodes
 CONTRACT = ROOT / "tests" / "contract" / "object_info.json"
 NODE_LIST = ROOT / "node_list.json"
 GROUPS = {"train", "use", "merge", "measure"}
-FILE_LISTS = {"lora", "lora_1", "lora_2", "lora_3", "lora_4"}  # their options are this machine's files
+FILE_LISTS = {
+    "lora",
+    "lora_1",
+    "lora_2",
+    "lora_3",
+    "lora_4",
+    "model_name",
+    "clip_name",
+    "vae_name",
+}  # their options are this machine's files
 HOLDER = "LoraLoom_ConvertLora"  # its definition has the list of files, and the page copies it into the others
 NODES = {node.GET_SCHEMA().node_id: node for node in pack_nodes()}
 
