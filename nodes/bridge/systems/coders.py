@@ -9,7 +9,6 @@ from typing import Any
 import comfy.model_management
 import comfy.model_patcher
 import comfy.ops
-import comfy.utils
 import folder_paths
 import torch
 from comfy.clip_vision import ClipVisionModel
@@ -19,6 +18,7 @@ from ..host.wires import Model, Vae
 from ..networks import movq
 from ..networks.parts import Shapes
 from .files import refused
+from .loading import weights_in
 from .stages import shapes_of
 
 _WANTED = "a VAE of Kandinsky 2.2 or Wuerstchen v2"
@@ -47,7 +47,7 @@ def load_vae(name: str) -> Vae:
 
 
 def _vae(path: str) -> Vae:
-    weights = comfy.utils.load_torch_file(path)
+    weights = weights_in(path)
     shapes = shapes_of(weights)
     for coder in CODERS:
         if (config := coder.detect(shapes)) is not None:
@@ -63,7 +63,7 @@ def _patcher(path: str, disable_dynamic: bool = False) -> Model:
 
 def _fitted(coder: Coder, config: dict[str, Any], weights: dict[str, Tensor]) -> Vae:
     """Give ComfyUI's VAE of the pixel space, the one without weights, this network and what follows from it."""
-    vae = Vae(sd={"pixel_space_vae": torch.ones(())})
+    vae: Any = Vae(sd={"pixel_space_vae": torch.ones(())})
     management, size = comfy.model_management, comfy.model_management.dtype_size
     vae.latent_channels, vae.disable_offload, vae.size = coder.channels, False, None
     vae.downscale_ratio = vae.upscale_ratio = coder.factor
@@ -100,7 +100,8 @@ class ClipVisionVae:
 
     def encode(self, pixels: Tensor) -> Tensor:
         """Take (batch, height, width, 3) in 0..1, of which CLIP sees the square in the middle."""
-        return self.clip_vision.encode_image(pixels[..., :3]).image_embeds[..., None, None]
+        seen: Any = self.clip_vision.encode_image(pixels[..., :3])
+        return seen.image_embeds[..., None, None]
 
     def decode(self, *_: Any, **__: Any) -> Tensor:
         raise ValueError(

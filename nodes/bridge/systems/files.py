@@ -36,6 +36,8 @@ def _holds(part: str) -> Callable[[Shapes], bool]:
     return lambda shapes: any(part in name for name in shapes)
 
 
+_FIRST = "text_model.encoder.layers.0.mlp.fc1.weight"
+_SMALL = 768  # numbers of a token in CLIP ViT-L, which neither system reads
 _LORA = ("lora_A.weight", "lora_B.weight", "lora_up.weight", "lora_down.weight", "lora.up.weight", "lora.down.weight")
 
 KINDS = (  # the first that fits; a file of ours comes before what is like it
@@ -49,6 +51,7 @@ KINDS = (  # the first that fits; a file of ours comes before what is like it
     Kind("stage C of Stable Cascade", "Load Diffusion Model", _named("clip_txt_mapper.weight", "clf.1.weight")),
     Kind("stage B of Stable Cascade", "Load Diffusion Model", _named("clip_mapper.weight", "clf.1.weight")),
     Kind("a CLIP vision model", "Load CLIP Vision", _holds("vision_model.encoder.layers.")),
+    Kind("CLIP ViT-L (768 numbers a token)", "Load CLIP", lambda shapes: shapes.get(_FIRST, (0, 0))[1] == _SMALL),
     Kind("a CLIP text encoder", LOAD_TEXT, _holds("text_model.encoder.layers.")),
     Kind("a CLIP text encoder", LOAD_TEXT, _named("transformer.resblocks.0.ln_1.weight")),
     Kind("a T5 text encoder", "Load CLIP", _holds("block.0.layer.0.SelfAttention.q.")),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 import comfy.conds
 import torch
@@ -90,7 +90,7 @@ class Kandinsky22Decoder(BASE):
 
 class PriorModel(BaseModel):
     def __init__(self, model_config: BASE, device: Any = None) -> None:
-        super().__init__(model_config, ModelType.EPS, device, KandinskyPrior)
+        super().__init__(model_config, ModelType.EPS, device, cast(Any, KandinskyPrior))
         self.model_sampling = UnclipSampling(model_config)
         self.latent_format.latent_channels = model_config.unet_config["embed"]
 
@@ -120,7 +120,7 @@ class PriorModel(BaseModel):
 
 class DecoderModel(BaseModel):
     def __init__(self, model_config: BASE, device: Any = None) -> None:
-        super().__init__(model_config, ModelType.EPS, device, KandinskyDecoder)
+        super().__init__(model_config, ModelType.EPS, device, cast(Any, KandinskyDecoder))
 
     def extra_conds(self, **given: Any) -> dict[str, comfy.conds.CONDRegular]:
         """Raises ValueError when there is no image embedding, or one of another width."""
@@ -156,7 +156,7 @@ def image_embedding(given: Mapping[str, Any]) -> Tensor | None:
     if (embedding := given.get(IMAGE_EMBEDDING)) is not None:
         return embedding.flatten(1)
     if seen := given.get("unclip_conditioning"):
-        return sum(each["clip_vision_output"].image_embeds * each["strength"] for each in seen)
+        return torch.stack([each["clip_vision_output"].image_embeds * each["strength"] for each in seen]).sum(0)
     return None
 
 

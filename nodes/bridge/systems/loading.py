@@ -43,17 +43,24 @@ def load_model(name: str, weight_type: str = "default") -> Model:
     return _model(folder_paths.get_full_path_or_raise("diffusion_models", name), dict(WEIGHT_TYPES[weight_type]))
 
 
-def read(path: str) -> dict[str, Tensor]:
+def weights_in(path: str) -> dict[str, Tensor]:
+    """Return all weights of a file, by its own names."""
+    loaded: Any = comfy.utils.load_torch_file(path, safe_load=True)
+    return dict(loaded)
+
+
+def _network_in(path: str) -> dict[str, Tensor]:
     """Return the weights of a file, without the prefix that ComfyUI's nodes save a model with, scales of fp8 as its
     layers take them."""
-    weights, metadata = comfy.utils.load_torch_file(path, return_metadata=True)
+    loaded: Any = comfy.utils.load_torch_file(path, return_metadata=True)
+    weights, metadata = loaded
     prefix = model_detection.unet_prefix_from_state_dict(weights)
     weights = comfy.utils.state_dict_prefix_replace(dict(weights), {prefix: ""}, filter_keys=True) or weights
     return comfy.utils.convert_old_quants(weights, "", metadata=metadata)[0]
 
 
 def _model(path: str, options: Mapping[str, Any], disable_dynamic: bool = False) -> Model:
-    weights = read(path)
+    weights = _network_in(path)
     if (found := configured(shapes_of(weights))) is None:
         raise refused(path, weights, _WANTED)
     stage, config = found

@@ -41,7 +41,7 @@ STAGES = (
 )  # fmt: skip
 
 
-def configured(shapes: Shapes) -> tuple[Stage, BASE] | None:
+def configured(shapes: Shapes) -> tuple[Stage, Any] | None:
     """Return the stage that a file with these weights holds, and ComfyUI's configuration for it."""
     for stage in STAGES:
         if (found := stage.detect(shapes)) is not None:

@@ -19,13 +19,14 @@ from comfy.supported_models_base import ClipTarget
 from ..host.wires import Clip, Model
 from ..networks.parts import HEAD, numbered
 from .files import refused
+from .loading import weights_in
 from .stages import shapes_of
 
 log = logging.getLogger("lora_loom")
 
 Options = dict[str, Any]
 _LAYERS = "text_model.encoder.layers."
-_SMALL = 768  # width of CLIP ViT-L, which neither of them reads
+_SMALL = 768  # width of CLIP ViT-L
 _HUGE = 1024  # of CLIP ViT-H, which ComfyUI calls clip_h; clip_g is CLIP ViT-bigG
 _END, _START = 49407, 49406
 _WANTED = "a text encoder of Kandinsky 2.2 or Wuerstchen v2 (CLIP ViT-bigG, or ViT-H for Wuerstchen's decoder)"
@@ -56,7 +57,7 @@ class LastHiddenClip(SDClipModel):
 
 
 def _clip(path: str, disable_dynamic: bool = False) -> Clip:
-    weights = comfy.utils.load_torch_file(path, safe_load=True)
+    weights = weights_in(path)
     if "transformer.resblocks.0.ln_1.weight" in weights:
         weights = comfy.utils.clip_text_transformers_convert(weights, "", "")
     shapes = shapes_of(weights)
@@ -81,7 +82,7 @@ def _patcher(path: str, disable_dynamic: bool = False) -> Model:
 
 
 def _target(name: str, config: dict[str, Any]) -> ClipTarget:
-    tokens = partial(SDTokenizer, embedding_size=config["hidden_size"], embedding_key=f"clip_{name}")
+    tokens: Any = partial(SDTokenizer, embedding_size=config["hidden_size"], embedding_key=f"clip_{name}")
     target = ClipTarget(partial(SD1Tokenizer, clip_name=name, tokenizer=tokens), SD1ClipModel)
     target.params = {"clip_name": name, "clip_model": partial(LastHiddenClip, config)}
     return target
