@@ -6,18 +6,18 @@ from typing import Any
 
 import comfy.ops
 import torch
-from comfy.ldm.cascade.stage_a import StageA
-from comfy.ldm.cascade.stage_c_coder import EfficientNetEncoder
 from lora_loom.nodes.bridge.networks.wuerstchen_decoder import WuerstchenDecoder
+from lora_loom.nodes.bridge.networks.wuerstchen_encoder import WuerstchenEncoder
 from lora_loom.nodes.bridge.networks.wuerstchen_prior import WuerstchenPrior
+from lora_loom.nodes.bridge.networks.wuerstchen_vqgan import WuerstchenVqgan
 from torch import Tensor, nn
 
 from .weights import seeded
 
-PRIOR = {"c_in": 16, "c": 128, "c_cond": 64, "c_r": 32, "depth": 2, "nhead": 2}
+PRIOR = {"c_in": 16, "c": 128, "c_cond": 64, "c_r": 32, "depth": 2}
 DECODER = {
-    "c_in": 4, "c_out": 4, "c_r": 32, "c_cond": 64, "c_hidden": [32, 64, 128], "nhead": [-1, 1, 2],
-    "blocks": [1, 2, 1], "level_config": ["CT", "CTA", "CTA"], "inject_effnet": [False, True, True],
+    "c_in": 4, "c_out": 4, "c_r": 32, "c_cond": 64, "c_hidden": [32, 64, 128], "blocks": [1, 2, 1],
+    "level_config": ["CT", "CTA", "CTA"], "inject_effnet": [False, True, True],
     "effnet_embd": 16, "clip_embd": 64, "kernel_size": 3,
 }  # fmt: skip
 VQGAN = {"levels": 2, "bottleneck_blocks": 2, "c_hidden": 32, "c_latent": 4, "codebook_size": 8}
@@ -37,24 +37,18 @@ def decoder_weights(seed: int = 0) -> dict[str, Tensor]:
 
 def vqgan_weights(seed: int = 0) -> dict[str, Tensor]:
     """PaellaVQModel's, fp32, of the configuration VQGAN."""
-    weights = seeded(StageA(**VQGAN).state_dict(), seed)
-    return weights | {"vquantizer.embedding.weight": weights.pop("vquantizer.codebook.weight")}
+    return seeded(_network(WuerstchenVqgan, VQGAN).state_dict(), seed)
 
 
 def encoder_weights(seed: int = 0) -> dict[str, Tensor]:
-    """The prior's encoder, fp32, at its real size: 20 million weights that tell pictures apart.
+    """The encoder's of the prior, fp32, at its real size: 20 million weights that tell pictures apart.
 
     The norm at its end scales, turns over and shifts.
     """
-    network = EfficientNetEncoder()
-    network.mapper[1] = nn.BatchNorm2d(16)
-    weights = seeded(
-        {name: value for name, value in network.state_dict().items() if name not in ("mean", "std")}, seed, 1.2
-    )
+    weights = seeded(_network(WuerstchenEncoder, {}).state_dict(), seed, gain=1.2)
     centred = {name: value.zero_() for name, value in weights.items() if name.endswith("running_mean")}
     generator = torch.Generator().manual_seed(seed)
     last = {
-        "mapper.1.running_mean": torch.randn(16, generator=generator) * 0.01,
         "mapper.1.running_var": torch.full((16,), 0.002),
         "mapper.1.weight": torch.randn(16, generator=generator),
         "mapper.1.bias": torch.randn(16, generator=generator) * 0.1,

@@ -15,7 +15,7 @@ from comfy.clip_vision import ClipVisionModel
 from torch import Tensor, nn
 
 from ..host.wires import Model, Vae
-from ..networks import movq
+from ..networks import movq, wuerstchen_encoder, wuerstchen_vqgan
 from ..networks.parts import Shapes
 from .files import refused
 from .loading import weights_in
@@ -38,7 +38,17 @@ class Coder:
     decode: float
 
 
-CODERS = (Coder("MoVQ of Kandinsky 2.2", movq.MoVQ, movq.config, channels=4, factor=8, encode=1767, decode=2178),)
+CODERS = (
+    Coder("MoVQ of Kandinsky 2.2", movq.MoVQ, movq.config, channels=4, factor=8, encode=1767, decode=2178),
+    Coder(
+        "the VQGAN of Wuerstchen v2", wuerstchen_vqgan.WuerstchenVqgan, wuerstchen_vqgan.config, channels=4, factor=4,
+        encode=1767, decode=2178,
+    ),
+    Coder(
+        "the encoder of Wuerstchen v2's prior", wuerstchen_encoder.WuerstchenEncoder, wuerstchen_encoder.config,
+        channels=16, factor=32, encode=1767, decode=0,
+    ),
+)  # fmt: skip
 
 
 def load_vae(name: str) -> Vae:

@@ -14,8 +14,8 @@ from .coders import grey_embedding
 from .kandinsky import IMAGE_EMBEDDING
 from .stages import stage_of
 from .titles import LOAD_MODEL
+from .wuerstchen import PRIOR
 
-WUERSTCHEN_PRIOR = "wuerstchen_prior"  # in CONDITIONING: (batch, channels, height, width), as the prior's latent
 Latent = dict[str, Any]
 
 
@@ -94,4 +94,4 @@ def _with_text(
 
 
 def _put(conditioning: Conditioning, prior: Tensor) -> Conditioning:
-    return [[text, {**options, WUERSTCHEN_PRIOR: prior}] for text, options in conditioning]
+    return [[text, {**options, PRIOR: prior}] for text, options in conditioning]

@@ -9,7 +9,7 @@ from pathlib import PurePath
 from comfy import model_detection
 from torch import Tensor
 
-from ..networks import kandinsky_others, movq
+from ..networks import kandinsky_others, movq, wuerstchen_encoder, wuerstchen_vqgan
 from ..networks.parts import Shapes
 from .stages import STAGES, shapes_of
 from .titles import LOAD_MODEL, LOAD_TEXT, LOAD_VAE
@@ -44,6 +44,8 @@ KINDS = (  # the first that fits; a file of ours comes before what is like it
     Kind("a LoRA", "Load LoRA Stack", _ends(*_LORA)),
     *(Kind(stage.name, LOAD_MODEL, lambda shapes, stage=stage: stage.detect(shapes) is not None) for stage in STAGES),
     Kind("MoVQ, the VAE of Kandinsky 2", LOAD_VAE, lambda shapes: movq.config(shapes) is not None),
+    Kind("the VQGAN of Wuerstchen v2", LOAD_VAE, lambda shapes: wuerstchen_vqgan.config(shapes) is not None),
+    Kind("the encoder of Wuerstchen v2", LOAD_VAE, lambda shapes: wuerstchen_encoder.config(shapes) is not None),
     Kind(
         "Kandinsky 5", "Load Diffusion Model",
         _named("visual_transformer_blocks.0.cross_attention.key_norm.weight"),

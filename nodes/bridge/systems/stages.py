@@ -11,9 +11,9 @@ from typing import Any
 
 from comfy.supported_models_base import BASE
 
-from ..networks import kandinsky_decoder, kandinsky_prior
+from ..networks import kandinsky_decoder, kandinsky_prior, wuerstchen_decoder, wuerstchen_prior
 from ..networks.parts import Shapes
-from . import kandinsky
+from . import kandinsky, wuerstchen
 
 Shape = tuple[int, ...]
 
@@ -38,6 +38,8 @@ STAGES = (
         reach=kandinsky.REACH,
     ),
     Stage("the decoder of Kandinsky 2.2", kandinsky.Kandinsky22Decoder, kandinsky_decoder.config, kandinsky.empty),
+    Stage("the prior of Wuerstchen v2", wuerstchen.Wuerstchen2Prior, wuerstchen_prior.config, wuerstchen.empty),
+    Stage("the decoder of Wuerstchen v2", wuerstchen.Wuerstchen2Decoder, wuerstchen_decoder.config, wuerstchen.empty),
 )  # fmt: skip
 
 

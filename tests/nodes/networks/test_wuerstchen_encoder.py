@@ -1,19 +1,30 @@
-"""ComfyUI's stage C encoder, with that of Wuerstchen in it, makes the latents that Wuerstchen's does."""
+"""The encoder of Wuerstchen's prior makes the latents that the prior was trained on."""
 
 from __future__ import annotations
 
-import comfy.sd
 import pytest
 import torch
 import torchvision
 from comfy.ldm.cascade.stage_c_coder import EfficientNetEncoder
 from harness.calls import relative_error
-from harness.networks import shapes
-from lora_loom.nodes.bridge.networks.wuerstchen_encoder import cascade_encoder, config
+from harness.parity import shapes_of
+from lora_loom.nodes.bridge.networks.wuerstchen_encoder import WuerstchenEncoder, config
 from tiny import wuerstchen
 from torch import Tensor, nn
 
-MEAN, DEVIATION = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
+MEAN, DEVIATION = (torch.tensor(each)[:, None, None] for each in ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]))
+
+
+class Published(nn.Module):
+    """As those have it who train the prior, with pixels that torchvision normalises."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.backbone = torchvision.models.efficientnet_v2_s().features
+        self.mapper = nn.Sequential(nn.Conv2d(1280, 16, kernel_size=1, bias=False), nn.BatchNorm2d(16))
+
+    def forward(self, picture: Tensor) -> Tensor:
+        return self.mapper(self.backbone((picture - MEAN) / DEVIATION))
 
 
 @pytest.fixture(scope="module")
@@ -21,33 +32,23 @@ def weights() -> dict[str, Tensor]:
     return wuerstchen.encoder_weights()
 
 
-@pytest.fixture(scope="module")
-def latent_of(weights: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-    """A picture (1, 64, 96, 3) from 0 to 1, and its latent by the encoder that Wuerstchen was trained with."""
-    network = nn.Module()
-    network.backbone = torchvision.models.efficientnet_v2_s().features
-    network.mapper = nn.Sequential(nn.Conv2d(1280, 16, kernel_size=1, bias=False), nn.BatchNorm2d(16))
-    network.load_state_dict(weights)
-    network.eval()
-    picture = torch.rand(1, 64, 96, 3, generator=torch.Generator().manual_seed(1))
+def test_names_shapes_and_latents_are_those_of_the_published_encoder(weights: dict[str, Tensor]) -> None:
+    theirs, ours = Published().eval(), WuerstchenEncoder().eval()
+    for network in (theirs, ours):
+        network.load_state_dict(weights)
+    assert shapes_of(ours) == shapes_of(theirs) and len(shapes_of(ours)) == 786
+    picture = torch.rand(1, 3, 64, 96, generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
-        normal = ((picture - MEAN) / DEVIATION).movedim(-1, 1)
-        return picture, network.mapper(network.backbone(normal))
+        wanted = theirs(picture)
+        assert wanted.std() > 0.1 and relative_error(ours.encode(picture * 2 - 1), wanted) < 1e-5
 
 
-def test_comfyuis_vae_encodes_as_it_does(weights: dict[str, Tensor], latent_of: tuple[Tensor, Tensor]) -> None:
-    picture, wanted = latent_of
-    vae = comfy.sd.VAE(sd=cascade_encoder(weights))
-    assert wanted.std() > 0.1 and relative_error(vae.encode(picture), wanted) < 1e-4
+def test_it_is_told_from_stable_cascades() -> None:
+    assert config(shapes_of(WuerstchenEncoder(device="meta"))) == {"c_latent": 16}
+    with torch.device("meta"):
+        assert config(shapes_of(EfficientNetEncoder())) is None and config({}) is None
 
 
-def test_comfyui_alone_would_leave_out_the_last_scale_and_shift(weights, latent_of: tuple[Tensor, Tensor]) -> None:
-    picture, wanted = latent_of
-    assert relative_error(comfy.sd.VAE(sd=weights).encode(picture), wanted) > 0.1
-
-
-def test_the_encoder_of_stable_cascade_stays_and_is_not_taken_for_it(weights: dict[str, Tensor]) -> None:
-    cascade = EfficientNetEncoder(c_latent=16).state_dict()
-    assert cascade_encoder(cascade) == cascade
-    assert config(shapes(cascade)) is None and config({}) is None
-    assert config(shapes(cascade_encoder(weights))) is None and config(shapes(weights)) == {"c_latent": 16}
+def test_it_says_that_it_cannot_decode() -> None:
+    with pytest.raises(ValueError, match="the decoder of Wuerstchen makes a picture"):
+        WuerstchenEncoder(device="meta").decode(torch.zeros(1, 16, 3, 3))

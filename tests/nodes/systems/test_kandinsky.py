@@ -103,8 +103,8 @@ def test_prior_is_sampled_as_by_diffusers(system: System, noises: Callable[[tupl
 def test_decoder_is_sampled_as_by_diffusers(
     system: System, noises: Callable[[tuple[int, ...]], None], sampler: str, scheduler: Any
 ) -> None:
-    """But for its learned variance, which no sampler of ComfyUI reads: diffusers' DDPM is told of a fixed one. Where the
-    first step is not the last of the 1000, ComfyUI begins with a little less noise than diffusers."""
+    """But for its learned variance, which no sampler of ComfyUI reads: diffusers' DDPM is told of a fixed one. Where
+    the first step is not the last of the 1000, ComfyUI begins with a little less noise than diffusers."""
     (_, empty) = run_node(EmptyTwoStageLatent, model=system.decoder, width=64, height=128, batch_size=1)
     noises(tuple(empty["samples"].shape))
     embeddings = torch.randn(2, kandinsky.EMBED, 1, 1, generator=torch.Generator().manual_seed(1))
