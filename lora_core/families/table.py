@@ -76,12 +76,13 @@ class Family:
     SwarmUI, which reads it whatever the case. `base_version` is sd-scripts' or musubi-tuner's `ss_base_model_version`.
     `guidance` is the embedded guidance while training (None: not distilled). `foreign` are names among ComfyUI's that
     diffusers does not read for this family: most are a sister family's. `prior` is what pictures are made from besides
-    their caption. `vae` names what encodes them, where another fits in all figures, and `places` says to what size they
-    are brought for it. Each of the modules that `halves` names halves a latent, which must divide. `system` is that of
-    which it is a stage, where several sample one after another. `text_encoders` are the CLIP encoders that can be
-    trained, as ComfyUI calls them, in the order of their output. `captions` is how those of different lengths share a forward:
-    with padding on that side, which attention is kept from; on the right, after the network's own adapter has read
-    them; or "", not at all, which is right for every family. Say more only of one whose gradients are tested with it.
+    their caption. `vae` names what encodes them, where another fits in all figures, by whose module `vae_has` it is
+    told; `places` says to what size they are brought for it. Each of the modules that `halves` names halves a latent,
+    which must divide. `system` is that of which it is a stage, where several sample one after another. `text_encoders`
+    are the CLIP encoders that can be trained, as ComfyUI calls them, in the order of their output. `captions` is how
+    those of different lengths share a forward: with padding on that side, which attention is kept from; on the right,
+    after the network's own adapter has read them; or "", not at all, which is right for every family. Say more only of
+    one whose gradients are tested with it.
     `preset` is its row of `presets`, "" that of its name.
     """
 
@@ -95,6 +96,7 @@ class Family:
     sizes: tuple[NetworkSize, ...] = ()
     prior: Prior | None = None
     vae: str = ""
+    vae_has: str = ""
     places: Places | None = None
     halves: str = ""
     system: str = ""
@@ -121,6 +123,10 @@ DEMO_BASE = "LoRA Loom's demo base"
 _STAGE_C = Prior(
     "stable_cascade_prior", "the stage C latent", "the stage C encoder (effnet_encoder, by Load VAE)",
     channels=16, factor=32, places=Places(42),  # the default of ComfyUI's Stable Cascade nodes
+)  # fmt: skip
+_CLIP_IMAGE = Prior(
+    "kandinsky_image_embedding", "the CLIP image embedding",
+    "the CLIP vision model that belongs to it (CLIP ViT-bigG), by CLIP Vision as VAE", reads="add_embedding.image_proj",
 )  # fmt: skip
 _SD3 = "joint_blocks.0.x_block.attn2.qkv"  # of SD 3.5 medium alone
 
@@ -196,6 +202,23 @@ FAMILIES = (
         "Stable Cascade B", "Stable_Cascade_B", "stable-cascade-v1-stage-b", "stable_cascade",
         Text(pooled="clip_mapper"), prior=_STAGE_C, vae="the VAE of stage A", system="Stable Cascade",
     ),
+    Family(
+        "Kandinsky 2.2 prior", "Kandinsky22Prior", "kandinsky-v2-2-prior", "kandinsky2_2_prior",
+        Text(("encoder_hidden_states_proj",), "embedding_proj", also=("attention_mask",)),
+        vae="its CLIP vision model (CLIP ViT-bigG), by CLIP Vision as VAE", vae_has="vision_model",
+        system="Kandinsky 2.2",
+    ),
+    Family(
+        "Kandinsky 2.2 decoder", "Kandinsky22Decoder", "kandinsky-v2-2-decoder", "kandinsky2_2_decoder",
+        prior=_CLIP_IMAGE, vae="MoVQ, the VAE of Kandinsky 2.2", vae_has="quantize", halves="downsamplers.0",
+        system="Kandinsky 2.2",
+    ),
+    Family(
+        "Wuerstchen v2 prior", "Wuerstchen2Prior", "wuerstchen-v2-prior", "wuerstchen2_prior",
+        Text(("cond_mapper.0",)), vae="the encoder of Wuerstchen v2", vae_has="backbone",
+        places=Places(42.67, up=True),  # diffusers' pipelines; OneTrainer has three quarters of the encoder's 1 / 32
+        system="Wuerstchen v2",
+    ),
     Family("Z-Image", "ZImage", "Z-Image", "z_image", Text(("cap_embedder.1",)), captions="left"),
     Family(
         "Lumina 2", "Lumina2", "lumina-2", "lumina2", Text(("cap_embedder.1",)),
@@ -211,6 +234,7 @@ def for_config_class(name: str) -> Family:
 
 
 _UNTRAINABLE = {
+    "Wuerstchen2Decoder": "a picture's content and style come from the prior of Wuerstchen v2; train that",
     r"CogVideoX_\w+": "in ComfyUI its noise does not match its prediction, so it would learn something wrong",
 }
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from functools import partial
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from ....lora_core.data.dataset import Dataset
 from ....lora_core.families.table import FAMILIES, Family, Prior
@@ -17,6 +17,7 @@ from .names import family_of
 def check_prior(model: Model, vae: Vae, prior_vae: Vae | None) -> None:
     """Raises ValueError when the VAEs are not those that this model's family needs."""
     family = family_of(model)
+    _check_vae(family, model, vae)
     if family.prior is None:
         if prior_vae is not None:
             others = " and ".join(row.name for row in FAMILIES if row.prior)
@@ -46,6 +47,18 @@ def encode_priors(prior_vae: Vae | None, model: Model, dataset: Dataset, tick: T
     prepare = partial(resized, places=prior.places, factor=prior.factor)
     made = encoded_views(prior_vae, "priors", dataset, tick, "images for the prior", prepare)
     return [{prior.name: value} for value in made]
+
+
+def _check_vae(family: Family, model: Model, vae: Vae) -> None:
+    """One of other figures is refused by them, and nothing is known of one without a network."""
+    network = getattr(vae, "first_stage_model", None)
+    if not family.vae_has or not isinstance(network, nn.Module):
+        return
+    there = any(name.rpartition(".")[2] == family.vae_has for name, _ in network.named_modules())
+    if not there and int(vae.latent_channels) == model.model.latent_format.latent_channels:
+        raise ValueError(
+            f"the VAE is a {type(network).__name__}, but {family.name} works on what {family.vae} makes; connect that"
+        )
 
 
 def _check_encoder(family: Family, prior: Prior, model: Model, prior_vae: Vae) -> None:
