@@ -92,8 +92,6 @@ def write_model(row: Tiny, folder: Path) -> Path:
 def built(row: Tiny, device: str, dtype: torch.dtype = torch.float32, quantised: bool = False) -> Any:
     """ComfyUI's model of the family, with weights of that type, or with layers that take quantised ones."""
     own = {stage.config_class.__name__: stage.config_class for stage in STAGES}
-
-    own.setdefault("Wuerstchen2Prior", Wuerstchen2Prior)
     config = (own.get(row.config) or getattr(comfy.supported_models, row.config))(dict(row.unet))
     config.quant_config = {"mixed_ops": True} if quantised else None
     home, supported = comfy.model_management.get_torch_device(), config.supported_inference_dtypes
