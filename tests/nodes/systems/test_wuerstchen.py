@@ -1,0 +1,187 @@
+"""Wuerstchen v2 in ComfyUI's KSampler draws what diffusers' pipelines draw, from the same files and the same noise."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import comfy.cli_args
+import comfy.k_diffusion.sampling
+import comfy.sample
+import folder_paths
+import pytest
+import tiny.clip
+import torch
+from diffusers import DDPMWuerstchenScheduler
+from diffusers.pipelines.deprecated.wuerstchen import (
+    PaellaVQModel,
+    WuerstchenDecoderPipeline,
+    WuerstchenDiffNeXt,
+    WuerstchenPrior,
+    WuerstchenPriorPipeline,
+)
+from harness.calls import encode, relative_error, run_node
+from harness.comfyui import comfyui_path
+from harness.parity import theirs
+from lora_loom.nodes.empty_two_stage_latent import EmptyTwoStageLatent
+from lora_loom.nodes.load_two_stage_model import LoadTwoStageModel
+from lora_loom.nodes.load_two_stage_text_encoder import LoadTwoStageTextEncoder
+from lora_loom.nodes.load_two_stage_vae import LoadTwoStageVae
+from lora_loom.nodes.prior_to_conditioning import PriorToConditioning
+from safetensors.torch import save_file
+from tiny import wuerstchen
+from torch import Tensor
+from transformers import CLIPTokenizer
+
+import nodes
+
+STEPS, SEED, SCALE = 4, 7, 4.0
+WIDTH, HEIGHT = 64, 128
+PROMPT, AGAINST = "a red heart on a grey background", "blurry"
+
+
+class System:
+    """Both sides, from the same weights."""
+
+    def __init__(self, root: Path) -> None:
+        self.text = tiny.clip.text(64)
+        self.weights = {
+            "prior": wuerstchen.prior_weights(),
+            "decoder": wuerstchen.decoder_weights(),
+            "vqgan": wuerstchen.vqgan_weights(),
+            "encoder": wuerstchen.encoder_weights(),
+            "text": self.text.state_dict(),
+        }
+        folders = {"prior": "diffusion_models", "decoder": "diffusion_models", "text": "text_encoders"}
+        for name, weights in self.weights.items():
+            path = root / folders.get(name, "vae") / f"{name}.safetensors"
+            save_file({key: value.contiguous() for key, value in weights.items()}, path)
+        (self.prior,) = run_node(LoadTwoStageModel, model_name="prior.safetensors", weight_dtype="default")
+        (self.decoder,) = run_node(LoadTwoStageModel, model_name="decoder.safetensors", weight_dtype="default")
+        (self.vae,) = run_node(LoadTwoStageVae, vae_name="vqgan.safetensors")
+        (self.encoder,) = run_node(LoadTwoStageVae, vae_name="encoder.safetensors")
+        (self.clip,) = run_node(LoadTwoStageTextEncoder, clip_name="text.safetensors")
+        self.tokenizer = CLIPTokenizer.from_pretrained(comfyui_path() / "comfy" / "sd1_tokenizer")
+
+    def prior_pipeline(self, scheduler: Any) -> WuerstchenPriorPipeline:
+        prior = theirs(WuerstchenPrior, self.weights["prior"], **wuerstchen.PRIOR, nhead=2)
+        return _quiet(WuerstchenPriorPipeline(self.tokenizer, self.text, prior, scheduler))
+
+    def decoder_pipeline(self, scheduler: Any) -> WuerstchenDecoderPipeline:
+        decoder = theirs(WuerstchenDiffNeXt, self.weights["decoder"], **wuerstchen.DECODER, nhead=[-1, 1, 2])
+        sizes = {"embed_dim": 32, "levels": 2, "bottleneck_blocks": 2, "latent_channels": 4, "num_vq_embeddings": 8}
+        vqgan = theirs(PaellaVQModel, self.weights["vqgan"], **sizes)
+        return _quiet(WuerstchenDecoderPipeline(self.tokenizer, self.text, decoder, scheduler, vqgan))
+
+
+def _quiet(pipeline: Any) -> Any:
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+@pytest.fixture(scope="module")
+def system(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    root = tmp_path_factory.mktemp("wuerstchen")
+    for kind in ("diffusion_models", "vae", "text_encoders"):
+        (root / kind).mkdir()
+        folder_paths.add_model_folder_path(kind, str(root / kind), is_default=True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(comfy.cli_args.args, "fp32_text_enc", True)
+        yield System(root)
+
+
+class Recorded(DDPMWuerstchenScheduler):
+    """Keeps the level of noise of each step, and the clean sample that the network sees."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.levels: list[float] = []
+        self.clean: list[Tensor] = []
+
+    def step(self, model_output: Tensor, timestep: Tensor, sample: Tensor, **_: Any) -> Any:
+        kept = self._alpha_cumprod(timestep, sample.device)
+        self.levels.append(float(timestep[0]))
+        self.clean.append((sample - (1 - kept).sqrt() * model_output) / kept.sqrt())
+        return super().step(model_output, timestep, sample)
+
+
+@pytest.fixture
+def recorded(monkeypatch: pytest.MonkeyPatch) -> Callable[[Tensor], Recorded]:
+    """A scheduler that is given the noise that ComfyUI's sampler draws for latents of that shape."""
+
+    def made(latents: Tensor) -> Recorded:
+        draw = comfy.k_diffusion.sampling.default_noise_sampler(torch.zeros_like(latents), seed=SEED)
+        place = "diffusers.schedulers.scheduling_ddpm_wuerstchen.randn_tensor"
+        monkeypatch.setattr(place, lambda *_, **__: draw(None, None))
+        return Recorded()
+
+    return made
+
+
+def drawn(model: Any, positive: Any, negative: Any, empty: Any, scale: float) -> tuple[Tensor, Tensor, list[Tensor]]:
+    """What a KSampler makes, the noise it began with, and the clean sample of each step."""
+    noise, clean = comfy.sample.prepare_noise(empty["samples"], SEED), []
+    made = comfy.sample.sample(
+        model, noise, STEPS, scale, "ddpm", "simple", positive, negative, empty["samples"], seed=SEED,
+        callback=lambda step, denoised, x, steps: clean.append(denoised.clone()), disable_pbar=True,
+    )  # fmt: skip
+    return made, noise, clean
+
+
+def watched(model: Any) -> tuple[Any, list[float]]:
+    """A clone of a MODEL, and the levels of noise that its network is told."""
+    levels: list[float] = []
+
+    def note(apply: Any, given: dict[str, Any]) -> Tensor:
+        levels.append(float(model.get_model_object("model_sampling").timestep(given["timestep"])[0]))
+        return apply(given["input"], given["timestep"], **given["c"])
+
+    clone = model.clone()
+    clone.set_model_unet_function_wrapper(note)
+    return clone, levels
+
+
+def check(made: Tensor, clean: list[Tensor], right: Tensor, steps: Recorded, levels: list[float]) -> None:
+    """diffusers leaves a ten thousandth of the noise at the end, ComfyUI none."""
+    assert levels == pytest.approx(steps.levels, abs=1e-5) and steps.levels == [1.0, 0.75, 0.5, 0.25]
+    errors = [relative_error(ours, wanted) for ours, wanted in zip(clean, steps.clean, strict=True)]
+    assert max(errors) < 1e-4
+    assert relative_error(made, right) < 1e-3
+
+
+@torch.inference_mode()
+def test_prior_is_sampled_as_by_diffusers(system: System, recorded: Callable[[Tensor], Recorded]) -> None:
+    empty, _ = run_node(EmptyTwoStageLatent, model=system.prior, width=WIDTH, height=HEIGHT, batch_size=1)
+    model, levels = watched(system.prior)
+    texts = encode(system.clip, PROMPT), encode(system.clip, AGAINST)
+    made, noise, clean = drawn(model, *texts, empty, SCALE)
+    assert tuple(noise.shape) == (1, 16, 3, 2)
+    steps = recorded(noise)
+    right = system.prior_pipeline(steps)(
+        PROMPT, HEIGHT, WIDTH, STEPS, guidance_scale=SCALE, negative_prompt=AGAINST, latents=noise
+    ).image_embeddings
+    check(made, [(latent + 1) / 42 for latent in clean], right, steps, levels)
+
+
+@pytest.mark.parametrize("scale", [1.0, SCALE], ids=["alone", "guided"])
+@torch.inference_mode()
+def test_decoder_is_sampled_as_by_diffusers(
+    system: System, recorded: Callable[[Tensor], Recorded], scale: float
+) -> None:
+    _, empty = run_node(EmptyTwoStageLatent, model=system.decoder, width=WIDTH, height=HEIGHT, batch_size=1)
+    prior = torch.randn(1, 16, 3, 2, generator=torch.Generator().manual_seed(1))
+    texts = {"positive": encode(system.clip, PROMPT), "negative": encode(system.clip, AGAINST)}
+    positive, negative = run_node(PriorToConditioning, prior={"samples": prior}, **texts)
+    model, levels = watched(system.decoder)
+    made, noise, clean = drawn(model, positive, negative, empty, scale)
+    assert tuple(noise.shape) == (1, 4, 32, 16)
+    steps = recorded(noise)
+    pipeline = system.decoder_pipeline(steps)
+    pipeline.register_to_config(latent_dim_scale=10.67)
+    given = {"num_inference_steps": STEPS, "guidance_scale": scale, "negative_prompt": AGAINST, "latents": noise}
+    right = pipeline(prior, PROMPT, output_type="latent", **given).images
+    check(made, clean, right, steps, levels)
+    (picture,) = nodes.VAEDecode().decode(system.vae, {"samples": made})
+    decoded = pipeline.vqgan.decode(pipeline.vqgan.config.scale_factor * right).sample.clamp(0, 1)
+    assert relative_error(picture.movedim(-1, 1), decoded) < 1e-3
