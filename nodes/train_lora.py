@@ -155,13 +155,14 @@ class TrainLora(io.ComfyNode):
         run = Run(
             run_name, save_every, measures, automatic=memory == AUTO, start_over=resume == "start over",
             note=chosen.note(), previews=previews, chosen=auto, workflow=posted_workflow(cls),
+            before=chosen.before(),
         )  # fmt: skip
         recipe = Recipe(lora, config, text, preserve=_patterns(preserve), validation=validation)
         trained = train_lora(Sources(model, clip, vae, dataset, prior_vae, start), recipe, run)
         charts = as_image_batch(trained.charts)
         return io.NodeOutput(
             as_lora_model(trained.adapter), {"loss": trained.losses}, trained.adapter, as_one_batch(trained.sheet),
-            trained.report, charts, ui=report_ui(cls, trained.told, charts, auto) | {"run": (run_id(trained.folder),)},
+            trained.report, charts, ui=report_ui(cls, trained.told, charts, trained.chosen) | {"run": (run_id(trained.folder),)},
         )  # fmt: skip
 
 

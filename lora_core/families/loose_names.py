@@ -76,11 +76,12 @@ class LooseNames(Generic[_Place]):
 
     def places(self, names: Iterable[str], vouched: bool) -> dict[str, _Place]:
         """Where each of a file's names belongs; none of them when too few agree. `vouched`: the file's layers tell that
-        it is for this family, so that most will do."""
+        it is for this family, so that most will do. A name that a network shares with text encoders, as Ernie-Image's
+        `layers.0.mlp.up_proj`, is the network's."""
         network: dict[str, str] = {}
         text: dict[_Encoders, dict[str, str]] = {}
         for name in names:
-            if is_text(name):
+            if is_text(name) and bare(name) not in self._network:
                 encoders, path = self._text_parts(name)
                 text.setdefault(encoders, {})[name] = path
             else:

@@ -170,16 +170,18 @@ FAMILIES = (
         captions="right",
     ),
     Family(
-        "Wan 2.1", "WAN21_T2V", "wan2.1", "wan", Text(("text_embedding.0",)),
+        "Wan 2.1", "WAN2[12]_T2V", "wan2.1", "wan", Text(("text_embedding.0",)),
         sizes=(
             NetworkSize("blocks.0.ffn.0", 512, "wan2.1", "wan", DEMO_BASE),
             NetworkSize("text_embedding.0", 1536, "wan-2_1-text2video-1_3b", "wan"),
+            NetworkSize("text_embedding.0", 3072, "wan-2_2-ti2v-5b", "wan"),
             NetworkSize("text_embedding.0", 5120, "wan-2_1-text2video-14b", "wan"),
         ),
         captions="right",
     ),
     Family("Qwen-Image", "QwenImage", "Qwen-Image", "qwen_image", Text(("txt_in",)), captions="right"),
     Family("Krea 2", "Krea2", "Krea-2", "krea2", Text(("txtfusion.projector", "txtmlp.1")), captions="right"),
+    Family("Ernie-Image", "ErnieImage", "ernie-image", "ernie_image", Text(("text_proj",))),
     Family(
         "Kandinsky 5", r"Kandinsky5(Image)?", "Kandinsky-5", "kandinsky5",
         Text(("text_embeddings.in_layer",), "pooled_text_embeddings.in_layer"),

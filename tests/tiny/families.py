@@ -160,6 +160,12 @@ def _krea2() -> dict[str, Any]:
     )
 
 
+def _ernie() -> dict[str, Any]:
+    return dict(
+        image_model="ernie", hidden_size=128, num_attention_heads=1, num_layers=2, ffn_hidden_size=384, text_in_dim=64
+    )
+
+
 def _kandinsky5() -> dict[str, Any]:
     """The model of pictures; that of clips has the same blocks."""
     return dict(
@@ -196,7 +202,7 @@ def _kandinsky22_decoder() -> dict[str, Any]:
 
 
 def _wuerstchen2_prior() -> dict[str, Any]:
-    return dict(image_model="Wuerstchen2Prior", c_in=16, c=64, c_cond=64, c_r=16, depth=2, nhead=1)
+    return dict(image_model="Wuerstchen2Prior", c_in=16, c=64, c_cond=64, c_r=16, depth=2)
 
 
 def _cascade_c() -> dict[str, Any]:
@@ -236,8 +242,10 @@ FAMILIES = {
         Tiny("chroma", "Chroma", _chroma(), "chroma", FLUX_LATENT, stock=False),
         Tiny("flux2", "Flux2", _flux2(), "flux2", FLUX2_LATENT),
         Tiny("wan21", "WAN21_T2V", _wan(), "wan", WanLatent()),
+        Tiny("wan22_5b", "WAN22_T2V", _wan() | {"in_dim": 48, "out_dim": 48}, "wan", GivenLatent(48, 16)),
         Tiny("qwen_image", "QwenImage", _qwen(), "qwen_image", WanLatent(), stock=False),
         Tiny("krea2", "Krea2", _krea2(), "krea2", WanLatent(), norm=0.0),
+        Tiny("ernie_image", "ErnieImage", _ernie(), "ernie", FLUX2_LATENT, stock=False),
         Tiny("kandinsky5", "Kandinsky5Image", _kandinsky5(), "kandinsky5", FLUX_LATENT, stock=False),
         Tiny("kandinsky5_clips", "Kandinsky5", _kandinsky5_clips(), "kandinsky5", GivenLatent(16, 8), stock=False),
         Tiny("anima", "Anima", _anima(), "anima", WanLatent(), stock=False),

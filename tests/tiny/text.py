@@ -13,6 +13,7 @@ from unittest.mock import patch
 import comfy.sd
 import comfy.supported_models_base
 import comfy.text_encoders.anima as anima
+import comfy.text_encoders.ernie as ernie
 import comfy.text_encoders.flux as flux
 import comfy.text_encoders.kandinsky5 as kandinsky5
 import comfy.text_encoders.krea2 as krea2
@@ -67,6 +68,14 @@ def _clip_g(kind: type[LastHiddenClip]) -> tuple[Any, Any, dict]:
     )
 
 
+class _ErnieTokenizer(sd1_clip.SD1Tokenizer):
+    """With the words of another: ComfyUI 0.30 cannot make Ernie's own with transformers 5.23."""
+
+    def __init__(self, embedding_directory: Any = None, tokenizer_data: Any = None) -> None:
+        words = {"name": "ministral3_3b", "tokenizer": anima.Qwen3Tokenizer}
+        super().__init__(embedding_directory, tokenizer_data or {}, **words)
+
+
 KINDS = {
     "clip_g": _clip_g(LastHiddenClip),
     "clip_image": _clip_g(TextForImage),
@@ -111,6 +120,11 @@ KINDS = {
         krea2.Krea2Tokenizer,
         {"qwen3vl_4b_model_config": _llm(40, 36)},
     ),
+    "ernie": (  # the last layer but one is read
+        ernie.te(),
+        _ErnieTokenizer,
+        {"ministral3_3b_model_config": _llm(64, 3) | {"vocab_size": 152_000}},
+    ),
     "kandinsky5": (
         kandinsky5.te(),
         kandinsky5.Kandinsky5TokenizerImage,
@@ -137,6 +151,7 @@ KINDS = {
         {"qwen3_4b_model_config": _llm(64, 28)},
     ),
 }
+
 
 WITHOUT_TOKENIZER = ("wan", "lumina2")  # ComfyUI reads it from the encoder's file
 

@@ -294,6 +294,21 @@ class Krea2(Twin):
         return _picture(self.network(tokens, text, call.time, places).sample, rows)
 
 
+class ErnieImage(Twin):
+    network_class, lora = diffusers.ErnieImageTransformer2DModel, loaders.ErnieImageLoraLoaderMixin
+    call = Call.random((128, 8, 4), [500.0, 20.0], 64)
+
+    def settings(self, config):
+        same = ("hidden_size", "num_attention_heads", "num_layers", "ffn_hidden_size", "text_in_dim")
+        return {key: config[key] for key in same}
+
+    def renamed(self, config, weights):
+        return weights
+
+    def forward(self, call):
+        return self.network(call.x, call.time, call.context, torch.full(call.time.shape, call.context.shape[1])).sample
+
+
 class Kandinsky5(Twin):
     network_class, lora = diffusers.Kandinsky5Transformer3DModel, loaders.KandinskyLoraLoaderMixin
     call = Call.random((16, 1, 16, 8), [500.0, 20.0], 64, 64)
@@ -364,7 +379,8 @@ class Wan(Twin):
     def settings(self, config):
         return dict(
             num_attention_heads=config["num_heads"], attention_head_dim=config["dim"] // config["num_heads"],
-            ffn_dim=config["ffn_dim"], num_layers=config["num_layers"],
+            ffn_dim=config["ffn_dim"], num_layers=config["num_layers"], in_channels=config["in_dim"],
+            out_channels=config["out_dim"],
         )  # fmt: skip
 
     def renamed(self, config, weights):
@@ -372,6 +388,10 @@ class Wan(Twin):
 
     def forward(self, call):
         return self.network(call.x, call.time, call.context).sample
+
+
+class Wan22(Wan):
+    call = Call.random((48, 1, 16, 8), [500.0, 20.0], 4096)
 
 
 class Anima(Twin):
@@ -469,7 +489,7 @@ class Wuerstchen(_Prior):
     call = Call.random((16, 8, 8), [0.5, 0.02], 64)
 
     def settings(self, config):
-        return {name: config[name] for name in ("c_in", "c", "c_cond", "c_r", "depth", "nhead")}
+        return {name: config[name] for name in ("c_in", "c", "c_cond", "c_r", "depth")} | {"nhead": config["c"] // 64}
 
     def forward(self, call):
         return self.network(call.x, call.time, call.context)
@@ -505,10 +525,12 @@ TWINS: dict[str, type[Twin]] = {
     "flux2": Flux2,
     "qwen_image": QwenImage,
     "krea2": Krea2,
+    "ernie_image": ErnieImage,
     "kandinsky5": Kandinsky5,
     "zimage": ZImage,
     "lumina2": Lumina2,
     "wan21": Wan,
+    "wan22_5b": Wan22,
     "anima": Anima,
     "kandinsky22_prior": KandinskyPrior,
     "kandinsky22_decoder": KandinskyDecoder,

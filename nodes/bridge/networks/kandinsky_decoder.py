@@ -58,7 +58,7 @@ class KandinskyDecoder(nn.Module):
         operations: Any,
     ) -> None:
         super().__init__()
-        self.dtype, self.multiple = dtype, 2 ** (len(channels) - 1)
+        self.dtype, self.layers, self.multiple = dtype, layers, 2 ** (len(channels) - 1)
         make, first, time = Layers(operations, dtype, device), channels[0], 4 * channels[0]
         kind = _Kind(time, context, make)
         self.conv_in = make.conv(LATENT, first)
@@ -98,7 +98,7 @@ class KandinskyDecoder(nn.Module):
             x = skips[-1]
         x = self.mid_block(x, time, image, options)
         for level in self.up_blocks:
-            beside = [skips.pop() for _ in level.resnets]
+            beside = [skips.pop() for _ in range(self.layers + 1)]
             x = level(x, time, image, beside, options)
         return self.conv_out(functional.silu(self.conv_norm_out(x)))[:, :LATENT]
 

@@ -55,6 +55,12 @@ def test_most_names_must_agree(strangers: int, vouched: bool, taken: int):
     assert len(known.places(file, vouched)) == taken
 
 
+def test_a_name_that_the_network_shares_with_text_encoders_is_the_networks():
+    own, llm = "layers.0.mlp.up_proj", "layers.0.mlp.down_proj"
+    known = names(["layers.0.self_attention.to_q", own], [f"llm.transformer.model.{llm}"])
+    assert known.places([own, llm], False) == {own: own, llm: f"llm.transformer.model.{llm}"}
+
+
 CLIP, T5 = "text_model.encoder.layers.0.self_attn.q_proj", "encoder.block.0.layer.0.SelfAttention.q"
 TWO = [f"clip_l.transformer.{CLIP}", f"clip_g.transformer.{CLIP}", f"t5xxl.transformer.{T5}"]
 INSIDE = CLIP.removeprefix("text_model.")
