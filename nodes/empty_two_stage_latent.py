@@ -16,7 +16,7 @@ class EmptyTwoStageLatent(io.ComfyNode):
             display_name="Empty Latents (Kandinsky / Wuerstchen)",
             category=f"{CATEGORY}/use",
             description="Makes the two empty latents that a picture of Kandinsky 2.2 or Wuerstchen v2 begins with, in the shapes that the model wants.",
-            search_aliases=["kandinsky", "kandinsky 2.2", "wuerstchen", "würstchen", "empty latent", "prior latent"],
+            search_aliases=["kandinsky", "kandinsky 2.2", "wuerstchen", "w\u00fcrstchen", "empty latent", "prior latent"],
             inputs=[
                 io.Model.Input("model", tooltip="The prior or the decoder: it tells which system it is."),
                 io.Int.Input("width", default=1024, min=64, max=16384, step=64, tooltip="Pixels. Kandinsky 2.2 was trained at 512 to 1024, Wuerstchen v2 at 1024 and more."),

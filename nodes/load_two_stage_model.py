@@ -16,7 +16,7 @@ class LoadTwoStageModel(io.ComfyNode):
             display_name="Load Kandinsky / Wuerstchen Model",
             category=f"{CATEGORY}/use",
             description="Loads the prior or the decoder of Kandinsky 2.2 or Wuerstchen v2 from the file that diffusers publishes. Which one it is, the file tells. KSampler, Train LoRA and Load LoRA Stack take it as any other model.",
-            search_aliases=["kandinsky", "kandinsky 2.2", "wuerstchen", "würstchen", "two stage", "unclip prior", "load prior", "load decoder"],
+            search_aliases=["kandinsky", "kandinsky 2.2", "wuerstchen", "w\u00fcrstchen", "two stage", "unclip prior", "load prior", "load decoder"],
             inputs=[
                 io.Combo.Input("model_name", options=file_names("diffusion_models"), tooltip="A file from the diffusion_models folders: diffusion_pytorch_model.safetensors of a prior, a unet or a decoder, under any name."),
                 io.Combo.Input("weight_dtype", options=list(WEIGHT_TYPES), default="default", advanced=True, tooltip="The type in which weights are kept, as in Load Diffusion Model. default: what suits the file and your device."),

@@ -17,7 +17,7 @@ class LoadTwoStageTextEncoder(io.ComfyNode):
             display_name="Load Kandinsky / Wuerstchen Text Encoder",
             category=f"{CATEGORY}/use",
             description="Loads the CLIP text encoder of Kandinsky 2.2 or Wuerstchen v2. ComfyUI's Load CLIP reads the same file, but gives another layer, without the mask that these models were trained with.",
-            search_aliases=["kandinsky", "kandinsky 2.2", "wuerstchen", "würstchen", "clip bigg", "load clip"],
+            search_aliases=["kandinsky", "kandinsky 2.2", "wuerstchen", "w\u00fcrstchen", "clip bigg", "load clip"],
             inputs=[
                 io.Combo.Input("clip_name", options=file_names("text_encoders"), tooltip="A file from the text_encoders folders: CLIP ViT-bigG for Kandinsky 2.2 and for Wuerstchen's prior, CLIP ViT-H for Wuerstchen's decoder. SDXL's text_encoder_2 is ViT-bigG, too."),
             ],

@@ -17,7 +17,7 @@ class LoadTwoStageVae(io.ComfyNode):
             display_name="Load Kandinsky / Wuerstchen VAE",
             category=f"{CATEGORY}/use",
             description="Loads MoVQ, the VAE of Kandinsky 2.2, or Wuerstchen's VQGAN, or the EfficientNet encoder that its prior is trained with. Which one it is, the file tells.",
-            search_aliases=["kandinsky", "kandinsky 2.2", "movq", "wuerstchen", "würstchen", "vqgan", "effnet", "load vae"],
+            search_aliases=["kandinsky", "kandinsky 2.2", "movq", "wuerstchen", "w\u00fcrstchen", "vqgan", "effnet", "load vae"],
             inputs=[
                 io.Combo.Input("vae_name", options=file_names("vae"), tooltip="A file from the vae folders: diffusion_pytorch_model.safetensors of a movq or a vqgan, or Wuerstchen's effnet encoder, under any name."),
             ],

@@ -16,7 +16,7 @@ class PriorToConditioning(io.ComfyNode):
             display_name="Prior to Conditioning (Kandinsky / Wuerstchen)",
             category=f"{CATEGORY}/use",
             description="Turns the latent that a prior made into the conditioning that the decoder's KSampler takes, positive and negative. For Kandinsky 2.2 connect negative_prior or clip_vision, for Wuerstchen v2 positive and negative.",
-            search_aliases=["kandinsky", "kandinsky 2.2", "wuerstchen", "würstchen", "image embedding", "decoder conditioning"],
+            search_aliases=["kandinsky", "kandinsky 2.2", "wuerstchen", "w\u00fcrstchen", "image embedding", "decoder conditioning"],
             inputs=[
                 io.Latent.Input("prior", tooltip="From the KSampler of the prior. For variations of a picture: from VAE Encode with CLIP Vision as VAE."),
                 io.Latent.Input("negative_prior", optional=True, tooltip="Kandinsky: from a second KSampler of the prior, with the negative prompt as its positive one."),

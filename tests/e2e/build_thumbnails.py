@@ -1,7 +1,7 @@
 """Makes the templates' thumbnails: `python tests/e2e/build_thumbnails.py demo/loras`, after `python dev.py demo`.
 
 Two pictures drawn by the demo's base and LoRAs, a word below each, and one large word: a card of the Templates dialog
-is about 220 pixels wide, half of what is drawn here.
+is about 220 pixels wide, half of what is drawn here. Without demo/loras, those that need no pictures are made.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.append(str(ROOT / "tests"))
 
+import numpy as np  # noqa: E402
 from demo.templates import FOLDER, STACK, api_graph  # noqa: E402
 from harness.server import ComfyServer, Graph  # noqa: E402
 from PIL import Image, ImageDraw, ImageFont  # noqa: E402
@@ -47,7 +48,8 @@ class Card:
 
 
 BOTH = ("heart", "arrow")
-CARDS = dict(zip(GRAPHS, (
+DRAWN, SCHEMES = [*GRAPHS][:5], [*GRAPHS][5:]  # with the demo's base, and what it cannot draw
+CARDS = dict(zip(DRAWN, (
     Card("Train", "one checkpoint file", "#ffc247", Half("before", HEART, ()), Half("after", HEART, ("heart",))),
     Card("Train", "diffusion model", "#8fd14f", Half("before", ARROW, (), 103), Half("after", ARROW, ("arrow",), 103)),
     Card("Stack", "any number of LoRAs", "#5cb8ff", Half("heart +", HEART, BOTH), Half("arrow", ARROW, BOTH, 103)),
@@ -81,11 +83,33 @@ def card(of: Card, pictures: list[Image.Image]) -> Image.Image:
     return page
 
 
+def scheme(title: str) -> Image.Image:
+    """A card for a system of two stages, without a picture of its making: what the prior makes, and what follows."""
+    page = Image.new("RGB", (SIDE, SIDE), PAPER)
+    pen = ImageDraw.Draw(page)
+    cells = np.random.default_rng(len(title)).integers(60, 230, (8, 8, 3), dtype=np.uint8)
+    code = Image.fromarray(cells).resize((TILE, TILE), Image.Resampling.NEAREST)
+    for column, word in enumerate(("prior", "decoder")):
+        left = SIDE - GAP - TILE if column else GAP
+        blur = code.resize((TILE // 40, TILE // 40), Image.Resampling.BOX).resize(
+            (TILE, TILE), Image.Resampling.BICUBIC
+        )
+        page.paste(blur if column else code, (left, GAP))
+        pen.text((left + TILE / 2, GAP + TILE + 24), word, FAINT, ImageFont.load_default(34), anchor="mm")
+    pen.text((SIDE / 2, 328), title, "#ffc247", ImageFont.load_default(72), anchor="mm")
+    pen.text((SIDE / 2, 406), "text to picture", INK, ImageFont.load_default(34), anchor="mm")
+    return page
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("loras", type=Path, help="the folder with heart, arrow and merged")
+    parser.add_argument("loras", type=Path, nargs="?", help="the folder with heart, arrow and merged")
     parser.add_argument("--out", type=Path, default=ROOT / "workflows")
     choices = parser.parse_args()
+    for name in SCHEMES:
+        scheme(name.split()[0]).save(choices.out / f"{name}.jpg", quality=90)
+    if choices.loras is None:
+        return
     with ComfyServer() as server:
         shutil.copytree(choices.loras, server.base / "models" / "loras" / FOLDER)
         workflow = api_graph(server, STACK)

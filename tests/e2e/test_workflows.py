@@ -11,14 +11,14 @@ from typing import Any
 
 import pytest
 from demo import shapes, templates
-from demo.templates import JUDGE, MERGE, STACK, TRAIN, TRAIN_CHECKPOINT
+from demo.templates import JUDGE, KANDINSKY, MERGE, STACK, TRAIN, TRAIN_CHECKPOINT, WUERSTCHEN
 from harness.browser import FrontEnd
 from harness.server import ComfyServer, Graph
 from harness.workflow_api import workflow_to_api
 from PIL import Image
 from playwright.sync_api import Browser, Locator
 
-from e2e.template_graphs import GRAPHS, MODELS
+from e2e.template_graphs import GRAPHS, MODELS, address
 
 ROOT = Path(__file__).resolve().parents[2]
 WORKFLOWS = sorted((ROOT / "workflows").glob("*.json"))
@@ -53,7 +53,7 @@ def test_origin_of_every_node_and_where_its_model_is_had(path: Path) -> None:
         named = [value for value in node.get("widgets_values", []) if str(value).endswith(".safetensors")]
         models = node["properties"].get("models", [])
         assert [model["name"] for model in models] == named
-        assert all((m["directory"], m["url"].endswith(f"/{m['name']}")) == (MODELS[m["name"]][0], True) for m in models)
+        assert all((m["directory"], m["url"]) == (MODELS[m["name"]][0], address(m["name"])) for m in models)
 
 
 @ids
@@ -178,7 +178,9 @@ TEMPLATES = {
     "load lora": {STACK},
     "merge lora": {MERGE},
     "is this lora good": {JUDGE},
-    "lora": set(GRAPHS),
+    "kandinsky": {KANDINSKY},
+    "wuerstchen": {WUERSTCHEN},
+    "lora": set(GRAPHS) - {KANDINSKY, WUERSTCHEN},
 }
 
 

@@ -22,6 +22,7 @@ from .loading import weights_in
 from .stages import shapes_of
 
 _WANTED = "a VAE of Kandinsky 2.2 or Wuerstchen v2"
+_DECODER, _ENCODER = "effnet_mappers.", "effnet_state_dict"  # signs of model_v2_stage_b.pt
 
 
 @dataclass(frozen=True)
@@ -42,11 +43,11 @@ CODERS = (
     Coder("MoVQ of Kandinsky 2.2", movq.MoVQ, movq.config, channels=4, factor=8, encode=1767, decode=2178),
     Coder(
         "the VQGAN of Wuerstchen v2", wuerstchen_vqgan.WuerstchenVqgan, wuerstchen_vqgan.config, channels=4, factor=4,
-        encode=1767, decode=2178,
+        encode=600, decode=600,
     ),
     Coder(
         "the encoder of Wuerstchen v2's prior", wuerstchen_encoder.WuerstchenEncoder, wuerstchen_encoder.config,
-        channels=16, factor=32, encode=1767, decode=0,
+        channels=16, factor=32, encode=50, decode=1,
     ),
 )  # fmt: skip
 
@@ -57,7 +58,7 @@ def load_vae(name: str) -> Vae:
 
 
 def _vae(path: str) -> Vae:
-    weights = weights_in(path)
+    weights = _weights(path)
     shapes = shapes_of(weights)
     for coder in CODERS:
         if (config := coder.detect(shapes)) is not None:
@@ -65,6 +66,14 @@ def _vae(path: str) -> Vae:
             vae.patcher.cached_patcher_init = (_patcher, (path,))
             return vae
     raise refused(path, weights, _WANTED)
+
+
+def _weights(path: str) -> dict[str, Tensor]:
+    """Wuerstchen's encoder is published beside the decoder, in a file of which ComfyUI reads the decoder alone."""
+    weights = weights_in(path)
+    if path.lower().endswith(".safetensors") or not any(name.startswith(_DECODER) for name in weights):
+        return weights
+    return torch.load(path, map_location="cpu", weights_only=True).get(_ENCODER, weights)
 
 
 def _patcher(path: str, disable_dynamic: bool = False) -> Model:
