@@ -76,12 +76,13 @@ class LooseNames(Generic[_Place]):
 
     def places(self, names: Iterable[str], vouched: bool) -> dict[str, _Place]:
         """Where each of a file's names belongs; none of them when too few agree. `vouched`: the file's layers tell that
-        it is for this family, so that most will do. A name that a network shares with text encoders, as Ernie-Image's
-        `layers.0.mlp.up_proj`, is the network's."""
+        it is for this family, so that most will do."""
         network: dict[str, str] = {}
         text: dict[_Encoders, dict[str, str]] = {}
+        names = list(names)
+        of_text = self.of_text(names)
         for name in names:
-            if is_text(name) and bare(name) not in self._network:
+            if name in of_text:
                 encoders, path = self._text_parts(name)
                 text.setdefault(encoders, {})[name] = path
             else:
@@ -90,6 +91,13 @@ class LooseNames(Generic[_Place]):
         for encoders, paths in text.items():
             found |= self._of_encoders(encoders, paths)
         return found
+
+    def of_text(self, names: Iterable[str]) -> set[str]:
+        """Those of a file's names that are of text encoders. One that the network shares with these, as Ernie-Image's
+        `layers.0.mlp.up_proj`, is the network's where another of the file is its alone."""
+        told = {name: is_text(name) for name in names}
+        network = any(bare(name) in self._network for name, text in told.items() if not text)
+        return {name for name, text in told.items() if text and not (network and bare(name) in self._network)}
 
     def _text_parts(self, name: str) -> tuple[_Encoders, str]:
         """The encoders that a name may mean, and its path inside them."""

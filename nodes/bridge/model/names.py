@@ -218,7 +218,9 @@ class NameTable:
         """Where the file's layers belong in the model: by the names that are known, and what is left by likeness."""
         names = (*adapter.layers, *adapter.others)
         places = {name: target for name in names if (target := _target_of(name, self.targets))}
-        missing = {name for name in names if name not in places and (self.has_text or not is_text(name))}
+        missing = {name for name in names if name not in places}
+        if missing and not self.has_text:
+            missing -= self._loose.of_text(names)
         if missing:
             families = _guess(adapter, {})
             if takes(self.family.name, families):
