@@ -6,6 +6,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import comfy.utils
 import pytest
 import torch
 from comfy_extras.nodes_stable_cascade import StableCascade_StageB_Conditioning, StableCascade_StageC_VAEEncode
@@ -13,6 +14,7 @@ from harness.calls import encode, relative_error, run_node
 from harness.session import training_session
 from lora_loom.lora_core.data import reading
 from lora_loom.lora_core.families.table import Places
+from lora_loom.nodes.bridge.model import encoding
 from lora_loom.nodes.bridge.model.denoiser import ComfyDenoiser
 from lora_loom.nodes.bridge.model.encoding import check_sizes, encode_captions, encode_images
 from lora_loom.nodes.bridge.model.prior import encode_priors
@@ -87,6 +89,25 @@ def test_sizes_that_a_network_cannot_halve_are_refused_before_anything_is_encode
     with pytest.raises(ValueError, match=message):
         check_sizes(trio.vae, trio.model, odd)
     check_sizes(trio.vae, models("sd15").model, odd)
+
+
+def test_pictures_for_wuerstchen_are_resized_and_kept_apart_from_others(models, data) -> None:
+    """A place stands for 42.67 pixels and not for the encoder's own; the last one of a side may be narrower."""
+    trio = models("wuerstchen2")
+    latents = encode_images(trio.vae, trio.model, data, quiet)
+    for example, latent in zip(data.examples, latents, strict=True):
+        height, width = (-(-side * 100 // 4267) for side in example.pixels.shape[:2])
+        assert latent.shape == (16, height, width)
+        pixels = comfy.utils.common_upscale(
+            example.pixels[None].float().movedim(-1, 1), 8 * width, 8 * height, "bicubic", "center"
+        )
+        assert torch.equal(latent, (trio.vae.encode(pixels.movedim(1, -1))[0] + 1.0) / 42.0)
+    seen, kinds = [], []
+    for name in ("wuerstchen2", "cascade_c"):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(encoding, "encoded_views", lambda vae, kind, *_: kinds.append(kind) or seen)
+            encode_images(trio.vae, models(name).model, data, quiet)
+    assert kinds == ["latents_42.67", "latents"], "the same encoder, the same pictures and other latents"
 
 
 @pytest.mark.parametrize(
