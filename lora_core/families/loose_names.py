@@ -22,7 +22,9 @@ _WRAPPERS = re.compile(
     r"|^(?:(?:module|model)\.)+"
 )
 _PART = re.compile(r"^(?:(?:module|model|diffusion_model|transformer|unet|net|dit|pipe|denoiser)\.)+")
-_FLAT_PART = re.compile(r"^_?(?:(?:lora_unet|lora_transformer|lora_prior_unet|lycoris|model|diffusion_model|unet)_)+")
+_FLAT_PART = re.compile(
+    r"^_?(?:(?:lora_unet|lora_transformer|lora_prior_(?:unet|prior)|lycoris|model|diffusion_model|unet)_)+"
+)
 _BETWEEN = re.compile(r"[._]+")
 _OTHER_WORDS = {"sformer_blocks": "transformer_blocks", "text_conditioner": "llm_adapter"}  # exports for FLUX.2; Anima
 _OTHER_WORD = re.compile(rf"^(?:{'|'.join(_OTHER_WORDS)})(?=_)")

@@ -102,6 +102,18 @@ PRESETS = {
     ),
     "Stable Cascade C": Preset("SimpleTuner (16/16, 1e-4, attention), uniform", base="Stable Cascade stage C"),
     "Stable Cascade B": Preset("as stage C; its authors train LoRAs on stage C only", base="Stable Cascade stage B"),
+    "Kandinsky 2.2 prior": Preset(
+        "diffusers' recipe (attention, rank 4, 1e-4, uniform, 768)", "attention", 4, 4.0, resolution=768,
+        base="the prior of Kandinsky 2.2",
+    ),
+    "Kandinsky 2.2 decoder": Preset(
+        "diffusers' recipe (attention with the image's keys and values, rank 4, 1e-4, uniform, 768)",
+        "attention", 4, 4.0, resolution=768, base="the decoder of Kandinsky 2.2",
+    ),
+    "Wuerstchen v2 prior": Preset(
+        "diffusers' recipe (attention, 1e-4, uniform), OneTrainer (rank 16, 1024; its 3e-4 is for alpha 1)",
+        base="the prior of Wuerstchen v2",
+    ),
     "Z-Image": Preset(
         "musubi-tuner and ai-toolkit agree (rank 32, 1e-4), shift 2 of musubi-tuner",
         _MLP, 32, 32.0, timesteps=_LOGIT, shift=2.0, base="Z-Image (not Turbo) or Z-Image-De-Turbo",

@@ -36,6 +36,13 @@ class GivenLatent:
 
 
 @dataclass(frozen=True)
+class GivenEmbedding:
+    """A picture as one place of so many channels, as CLIP vision sees it."""
+
+    channels: int
+
+
+@dataclass(frozen=True)
 class StageALatent:
     """Stable Cascade's latent space of stage B."""
 
@@ -53,7 +60,7 @@ class Tiny:
     config: str
     unet: dict[str, Any]
     text: str
-    latent: Latent | WanLatent | GivenLatent | StageALatent
+    latent: Latent | WanLatent | GivenLatent | GivenEmbedding | StageALatent
     prefix: str = ""
     stock: bool = True
     marks: tuple[str, ...] = ()
@@ -185,6 +192,19 @@ def _anima() -> dict[str, Any]:
     )  # fmt: skip
 
 
+def _kandinsky22_prior() -> dict[str, Any]:
+    return dict(image_model="Kandinsky22Prior", width=128, depth=2, embed=64, words=77)
+
+
+def _kandinsky22_decoder() -> dict[str, Any]:
+    """Two of the four levels, so that the smallest pictures pass, each kind among them."""
+    return dict(image_model="Kandinsky22Decoder", channels=(32, 64), layers=1, context=32, embed=64, tokens=4)
+
+
+def _wuerstchen2_prior() -> dict[str, Any]:
+    return dict(image_model="Wuerstchen2Prior", c_in=16, c=64, c_cond=64, c_r=16, depth=2)
+
+
 def _cascade_c() -> dict[str, Any]:
     return dict(
         stable_cascade_stage="c", c_cond=64, c_hidden=[64, 64], nhead=[2, 2], blocks=[[1, 1], [1, 1]], c_clip_text=64,
@@ -231,11 +251,21 @@ FAMILIES = {
         Tiny("anima", "Anima", _anima(), "anima", WanLatent(), stock=False),
         Tiny("cascade_c", "Stable_Cascade_C", _cascade_c(), "cascade", GivenLatent(16, 8), stock=False),
         Tiny("cascade_b", "Stable_Cascade_B", _cascade_b(), "cascade", StageALatent(), stock=False),
+        Tiny("kandinsky22_prior", "Kandinsky22Prior", _kandinsky22_prior(), "clip_g", GivenEmbedding(64), stock=False),
+        Tiny(
+            "kandinsky22_decoder", "Kandinsky22Decoder", _kandinsky22_decoder(), "clip_image", GivenLatent(4, 8),
+            stock=False,
+        ),
+        Tiny("wuerstchen2", "Wuerstchen2Prior", _wuerstchen2_prior(), "clip_g", GivenLatent(16, 8), stock=False),
         Tiny("zimage", "ZImage", _zimage(), "zimage", FLUX_LATENT, stock=False),
         Tiny("lumina2", "Lumina2", _lumina2(), "lumina2", FLUX_LATENT, stock=False),
     )
-}
+}  # fmt: skip
 FIRST = ("sd15", "sd15_full", "flux1", "flux1_schnell")  # the tests name these; they try every other row, too
 MORE = [name for name in FAMILIES if name not in FIRST]
 # Families for which ComfyUI knows no names of diffusers.
 WITHOUT_DIFFUSERS = ("lumina2", "cascade_c", "cascade_b")
+# Families that ComfyUI knows nothing of, and diffusers by the same names.
+DIFFUSERS_ALONE = ("kandinsky22_prior", "kandinsky22_decoder", "wuerstchen2")
+# Families of which ComfyUI's loaders read no file of diffusers.
+NOT_BY_COMFYUI = (*WITHOUT_DIFFUSERS, *DIFFUSERS_ALONE)

@@ -6,7 +6,7 @@ import io
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import cache
+from functools import cache, partial
 from typing import Any
 from unittest.mock import patch
 
@@ -28,6 +28,7 @@ import comfy.text_encoders.z_image as z_image
 import sentencepiece
 import torch
 from comfy import sd1_clip, sdxl_clip
+from lora_loom.nodes.bridge.systems.text import LastHiddenClip
 
 from .weights import seeded
 
@@ -47,6 +48,26 @@ def _llm(width: int, layers: int) -> dict[str, int]:
     )  # fmt: skip
 
 
+class TextForImage(LastHiddenClip):
+    """Gives the embedding of the text in the place of a picture's, which is in the same space."""
+
+    def encode_token_weights(self, token_weight_pairs: list) -> tuple:
+        tokens, pooled, beside = super().encode_token_weights(token_weight_pairs)
+        return tokens, pooled, {**beside, "kandinsky_image_embedding": pooled[..., None, None]}
+
+
+def _clip_g(kind: type[LastHiddenClip]) -> tuple[Any, Any, dict]:
+    """CLIP ViT-bigG as Kandinsky 2.2 and Wuerstchen v2 read it."""
+    config = _clip_l(64, 1) | {"num_attention_heads": 1, "hidden_act": "gelu", "eos_token_id": 49407}
+    config |= {"max_position_embeddings": 77}
+    tokens = partial(sd1_clip.SDTokenizer, embedding_size=64, embedding_key="clip_g")
+    return (
+        partial(sd1_clip.SD1ClipModel, clip_name="g", clip_model=partial(kind, config)),
+        partial(sd1_clip.SD1Tokenizer, clip_name="g", tokenizer=tokens),
+        {},
+    )
+
+
 class _ErnieTokenizer(sd1_clip.SD1Tokenizer):
     """With the words of another: ComfyUI 0.30 cannot make Ernie's own with transformers 5.23."""
 
@@ -56,6 +77,8 @@ class _ErnieTokenizer(sd1_clip.SD1Tokenizer):
 
 
 KINDS = {
+    "clip_g": _clip_g(LastHiddenClip),
+    "clip_image": _clip_g(TextForImage),
     "sd15": (sd1_clip.SD1ClipModel, sd1_clip.SD1Tokenizer, {"clip_l_model_config": _clip_l(768, 1)}),
     "sdxl": (  # the last layer but one is read
         sdxl_clip.SDXLClipModel,

@@ -42,8 +42,8 @@ class Run:
 
 @dataclass(frozen=True)
 class Sources:
-    """Holds what a run learns from. `prior_vae` is the stage C encoder, for Stable Cascade B only; `start` is a LoRA to
-    go on from."""
+    """Holds what a run learns from. `prior_vae` encodes what an earlier stage would tell of a picture, for families
+    with a prior only; `start` is a LoRA to go on from."""
 
     model: Model
     clip: Clip

@@ -65,7 +65,7 @@ def test_the_spelling_of_a_size(config_class, layer, features, architecture, bas
     assert (row.architecture, row.base_version) == (architecture, base_version)
 
 
-@pytest.mark.parametrize("name", ["CogVideoX_T2V", "CogVideoX_I2V"])
+@pytest.mark.parametrize("name", ["CogVideoX_T2V", "CogVideoX_I2V", "Wuerstchen2Decoder"])
 def test_what_would_learn_the_wrong_thing_is_refused(name):
     with pytest.raises(ValueError, match=f"{name} cannot be trained: "):
         table.check_trainable(name)
