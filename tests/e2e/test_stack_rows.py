@@ -280,3 +280,37 @@ def test_every_state_of_a_row_can_be_read_in_dark_and_light(front: FrontEnd) -> 
     stacked.unfold(front, 0)
     for _ in themes(front, ".loom-rows"):
         expect_readable(front, ".loom-rows", 50)
+
+
+def test_from_afar_a_row_is_one_line_that_can_be_read_and_comes_back_with_the_focus(front: FrontEnd) -> None:
+    """What is opened from a row gives it the focus back."""
+    page = front.page
+    stacked.graph(
+        front, stacked.SHOWN.replace("ROWS", repr("<lora:stacked/ink:0.8>\n<lora:stacked/oil:1:off>\n<lora:gone:1>"))
+    )
+    expect(page.locator(".loom-row")).to_have_count(3)
+    far, name = page.locator(".loom-rows-far"), stacked.row(front, 0).locator(".loom-name")
+    expect(far).to_be_hidden()
+    page.evaluate("() => { app.canvas.ds.scale = 0.5; app.canvas.setDirty(true, true) }")
+    try:
+        expect(far.locator("span")).to_have_text(["0.8 ink", "off oil", "\u26a0 gone"])
+        before = page.evaluate("() => app.graph.nodes.map((node) => [...node.size])")
+        assert not name.evaluate(SEEN) and far.evaluate(SEEN)
+        far.focus()
+        page.keyboard.press("Tab")
+        assert name.evaluate(SEEN) and page.evaluate("() => document.activeElement.className") == "loom-switch"
+        name.focus()
+        page.keyboard.press("Enter")
+        expect(page.locator(".loom-picker")).to_be_visible()
+        page.keyboard.press("Escape")
+        expect(name).to_be_focused()
+        page.locator("#graph-canvas").focus()
+        front.becomes(lambda: [name.evaluate(SEEN), far.evaluate(SEEN)], [False, True])
+        assert page.evaluate("() => app.graph.nodes.map((node) => [...node.size])") == before
+    finally:
+        page.evaluate("() => { app.canvas.ds.scale = 1; app.canvas.setDirty(true, true) }")
+    expect(far).to_be_hidden()
+    assert name.evaluate(SEEN)
+
+
+SEEN = "(element) => element.checkVisibility()"

@@ -7,6 +7,7 @@ import { button, pressed, toggle } from "../page/controls.js"
 import { element } from "../page/dom.js"
 import { toCanvas } from "../page/nodes.js"
 import { word } from "../page/words.js"
+import { Far } from "./far.js"
 import { showRowMenu } from "./menu.js"
 import { UNKNOWN } from "./model.js"
 import { RowView } from "./row.js"
@@ -28,9 +29,11 @@ export class RowsEditor {
     this.list = null // while the node is in no graph
     this.seen = 0
     this.element = element("div", { className: "loom loom-rows", tabIndex: -1 })
+    this.far = new Far(this.element)
   }
 
   hear(signal) {
+    this.far.hear(signal)
     for (const kind of ["keydown", "paste", "copy", "contextmenu"]) {
       this.element.addEventListener(kind, (event) => this[kind](event), { signal })
     }
@@ -68,6 +71,7 @@ export class RowsEditor {
     const why = word("Show the rows as text, to copy, paste or connect")
     const asText = button("loom-text", word("Text"), why, this.showText)
     this.element.append(
+      this.far.element,
       element("div", { className: "loom-head" }, this.everyone, element("span", { className: "loom-label-all" }, word("all")),
         element("span", { className: "loom-grow" }), element("span", { className: "loom-label" }, word("model")),
         element("span", { className: "loom-label" }, word("text")), element("span", { className: "loom-end" })),
@@ -227,7 +231,7 @@ export class RowsEditor {
 
   draw() {
     if (!this.list) return
-    const empty = element("div", { className: "loom-empty" }, word("No LoRA yet. Add one, or paste <lora:name:0.8> here."))
+    const empty = element("div", { className: "loom-empty" }, nothing())
     this.views = this.items.map((item) => new RowView(item, this))
     this.list.replaceChildren(...(this.views.length ? this.views.map((view) => view.element) : [empty]))
     this.mark()
@@ -241,6 +245,7 @@ export class RowsEditor {
     pressed(this.everyone, rows.length > 0 && rows.every((row) => row.on))
     this.everyone.disabled = !rows.length
     for (const view of this.views) view.mark()
+    this.far.show(this.items, nothing())
     this.grown()
   }
 
@@ -253,4 +258,8 @@ export class RowsEditor {
     const wanted = row?.querySelector(selector) ?? row?.querySelector("button")
     wanted?.focus()
   }
+}
+
+function nothing() {
+  return word("No LoRA yet. Add one, or paste <lora:name:0.8> here.")
 }

@@ -1,0 +1,146 @@
+"""Makes the pictures of what LoRA Loom shows beside the graph, in the README and in help pages, after `python dev.py demo`:
+
+    python tests/e2e/build_screens.py demo/loras
+
+docs/runs.jpg is the panel of a run on the demo's model, its curve beside another's, and two of its previews laid over
+each other. web/docs/LoraLoom_TrainLora/run.jpg is the node while it trains, web/docs/LoraLoom_LoadLoraStack/picker.jpg
+the dialog that chooses files, which are the demo's LoRAs under names of shapes, and web/docs/LoraLoom_Dataset/page.jpg
+the page of pictures and captions. All are of the real front end (Nodes 2.0).
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import shutil
+import sys
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.append(str(ROOT / "tests"))
+
+from demo import shapes, templates  # noqa: E402
+from harness.browser import FrontEnd, open_browser  # noqa: E402
+from harness.server import ComfyServer  # noqa: E402
+from PIL import Image  # noqa: E402
+from playwright.sync_api import Locator, Page, expect  # noqa: E402
+
+from e2e.build_pictures import TRAINED, of_help, shown  # noqa: E402
+from e2e.build_workflows import build, wait_idle  # noqa: E402
+from e2e.template_graphs import GRAPHS  # noqa: E402
+
+HELP = ROOT / "web" / "docs"
+SIZE = {"width": 1280, "height": 760}
+PROMPTS = "\n".join((
+    "a red heart on a white background", "a yellow heart on a blue background",
+    "a pink heart on a striped green background", "a green star on a black background",
+))  # fmt: skip
+RUNS = {"heart rank 4": 4, "heart rank 8": 8}  # the ranks of runs, by their names
+LIST_TAB = ".lora-loom-runs-tab-button, [data-testid=lora-loom-runs-tab-button]"
+STACK = """<lora:lora_loom_demo/heart:0.8>
+<lora:lora_loom_demo/arrow:1:0.6>
+<lora:lora_loom_demo/star:0.5:off>"""
+
+
+def save(page: Page, path: Path, part: Locator | None = None, width: int = 1280) -> None:
+    """The page, or a part of it, at most so many pixels wide."""
+    with TemporaryDirectory() as folder:
+        shot = Path(folder) / "shot.png"
+        (part or page).screenshot(path=shot)
+        picture = Image.open(shot).convert("RGB")
+    picture.thumbnail((width, 4 * width), Image.Resampling.LANCZOS)
+    picture.save(path, quality=78, optimize=True)
+
+
+def start(page: FrontEnd, name: str, rank: int, steps: int) -> None:
+    nodes = shown(templates.on_the_demo(GRAPHS[templates.TRAIN]()), TRAINED)
+    nodes["train"].widgets.update(run_name=name, rank=rank, alpha=float(rank), steps=steps)
+    next(node for node in nodes.values() if node.type == "LoraLoom_Previews").widgets.update(
+        prompts=PROMPTS, every=steps // 6
+    )
+    build(page, nodes)
+    page.run()
+
+
+def runs(page: FrontEnd, steps: int) -> None:
+    """The node as it is on the way, and the panel with the last run when all are done."""
+    for name, rank in RUNS.items():
+        start(page, name, rank, steps)
+        if name != list(RUNS)[-1]:
+            wait_idle(page)
+    shots = page.page.locator(".loom-body-shots")
+    expect(shots).to_contain_text(f"step {steps // 6 * 4}", timeout=900_000)
+    of_help(page, "LoraLoom_TrainLora", 560).save(HELP / "LoraLoom_TrainLora" / "run.jpg", quality=75, optimize=True)
+    wait_idle(page)
+
+
+def panel(page: FrontEnd) -> None:
+    page.page.set_viewport_size(SIZE)
+    page.page.locator(LIST_TAB).click()
+    first, last = (page.page.locator(".loom-runs").get_by_role("option").filter(has_text=name) for name in RUNS)
+    first.click()
+    last.click()
+    found = page.page.locator(".loom-panel")
+    shots = found.locator(".loom-runs-shot")
+    expect(shots.first).to_be_visible()
+    page.page.wait_for_timeout(2000)
+    save(page.page, ROOT / "docs" / "runs.jpg")
+
+
+def stack(page: FrontEnd) -> None:
+    nodes = templates.on_the_demo(GRAPHS[templates.STACK]())
+    next(node for node in nodes.values() if node.type == "LoraLoom_LoadLoraStack").widgets.update(rows=STACK)
+    build(page, nodes)
+    page.page.set_viewport_size({"width": 1120, "height": 640})
+    page.page.evaluate(
+        "import('/extensions/lora-loom/js/library/picker.js').then(({ choose }) => { choose('', { add() {} }) })"
+    )
+    dialog = page.page.locator("dialog.loom-picker")
+    expect(dialog.locator(".loom-option img").first).to_be_visible()
+    page.page.wait_for_timeout(1500)
+    save(page.page, HELP / "LoraLoom_LoadLoraStack" / "picker.jpg", dialog, width=1000)
+    page.page.keyboard.press("Escape")
+
+
+def dataset(page: FrontEnd) -> None:
+    build(page, shown(templates.on_the_demo(GRAPHS[templates.TRAIN]()), (("LoraLoom_Dataset",),)))
+    page.page.set_viewport_size({"width": 1120, "height": 640})
+    page.page.get_by_role("button", name="Pictures and captions").click()
+    dialog = page.page.locator(".loom-set-page:not(.loom-set-describe)")
+    expect(dialog.locator("img").first).to_be_visible()
+    page.page.wait_for_timeout(2000)
+    save(page.page, HELP / "LoraLoom_Dataset" / "page.jpg", dialog, width=1000)
+    page.page.keyboard.press("Escape")
+
+
+def write_loras(loras: Path, folder: Path) -> None:
+    """The demo's LoRAs, and one of them under names of other shapes, with a picture of each."""
+    shutil.copytree(loras, folder)
+    for name in shapes.SHAPES:
+        shutil.copy(loras / "heart.safetensors", folder / f"{name}.safetensors")
+    for name in (*shapes.UNSEEN, *shapes.SHAPES):
+        scene = shapes.random_scene(random.Random(name), [name])
+        shapes.write_png(shapes.draw(scene, 192, 192), folder / f"{name}.png")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("loras", type=Path, help="the demo's loras/")
+    parser.add_argument("--steps", type=int, default=900)
+    choices = parser.parse_args()
+    with ComfyServer() as server, open_browser() as browser:
+        shapes.write_dataset(server.base / "input" / templates.FOLDER / "heart", "heart", 24, 96, 0)
+        write_loras(choices.loras, server.base / "models" / "loras" / templates.FOLDER)
+        for take in (dataset, stack):
+            with FrontEnd(browser, server, vue=True, scale=1.25) as page:
+                take(page)
+                assert not page.errors, page.errors
+        with FrontEnd(browser, server, vue=True, scale=1.5) as page:
+            runs(page, choices.steps)
+            panel(page)
+            assert not page.errors, page.errors
+
+
+if __name__ == "__main__":
+    main()
