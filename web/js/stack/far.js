@@ -4,6 +4,7 @@
 import { find } from "../library/library.js"
 import { element, split } from "../page/dom.js"
 import { isRow, number } from "../page/rows.js"
+import { word } from "../page/words.js"
 
 const LETTERS = 21 // of a name, at the node's least width
 const END = 8
@@ -41,7 +42,7 @@ function lineOf(item) {
   const file = find(item.name)
   const name = cut(split(item.name)[1])
   if (!file || file.fault) return { text: `\u26a0 ${name}`, kind: "loom-far-wrong" }
-  return item.on ? { text: `${number(item.strength)} ${name}` } : { text: `off ${name}`, kind: "loom-far-off" }
+  return item.on ? { text: `${number(item.strength)} ${name}` } : { text: `${word("off")} ${name}`, kind: "loom-far-off" }
 }
 
 /** A long name loses its middle: versions and epochs stand at its end. */
