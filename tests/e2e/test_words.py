@@ -21,7 +21,7 @@ SAMPLER = {"width": 64, "height": 64, "steps": 1, "cfg": 1.0, "sampler_name": "e
 PARTS = {"lora_stack": ["stack", 2], "strengths": ""}
 STAYS = re.compile(
     "LoRA Loom's demo base|Wan 2.1|SDXL|stacked|armour|gone|ink wash|sks wash|ink|oil|Ada|safetensors|heart|square|"
-    r"output/lora_loom/\S+|<[^>]*>|blocks?\S*|\b(?:LoRA|loras|ComfyUI|GB|MB|kB|px|RAM|REST|ALL|KB|fp16|alpha|auto|z|"
+    r"\w+ timesteps at shift.*|output/lora_loom/\S+|<[^>]*>|blocks?\S*|\b(?:LoRA|loras|ComfyUI|GB|MB|kB|px|RAM|REST|ALL|KB|fp16|alpha|auto|z|"
     r"IN|MID|Ctrl\+C|Ctrl\+Z|Shift|Alt|Del|Enter|Esc|F|A|B|AB)\b"
 )
 TEXTS = """() => {
