@@ -21,7 +21,7 @@ SAMPLER = {"width": 64, "height": 64, "steps": 1, "cfg": 1.0, "sampler_name": "e
 PARTS = {"lora_stack": ["stack", 2], "strengths": ""}
 STAYS = re.compile(  # names, what the recipe of a preset is from, units, keys, and what rows are written with
     "LoRA Loom's demo base|Wan 2.1|SDXL|stacked|armour|gone|ink wash|sks wash|ink|oil|Ada|safetensors|heart|"
-    r"\w+ timesteps at shift.*|output/lora_loom/\S+|<[^>]*>|blocks?\S*|\b(?:LoRA|loras|ComfyUI|alpha|auto|fp16|"
+    r"\w+ timesteps at shift.*|output/lora_loom/\S+|\S+self_attn\S+|diffusion_model|<[^>]*>|blocks?\S*|\b(?:LoRA|loras|ComfyUI|alpha|auto|fp16|"
     r"GB|MB|kB|KB|RAM|px|REST|ALL|IN|MID|Ctrl\+C|Ctrl\+Z|Shift|Alt|Del|Enter|Esc|AB)\b"
 )
 TEXTS = """() => {
