@@ -90,13 +90,13 @@ def headline(found: Interference) -> str:
         quiet = all("No interference" in sentence or "nothing to compare" in sentence for sentence in said)
         return "No interference beyond chance." if quiet else "No overlap as a whole, but in parts: see the tables."
     i, j = max(marked, key=lambda pair: abs(total.cos(*pair)))
-    cos, who = total.cos(i, j), f"{found.names[i]} and {found.names[j]}"
+    cos, one, other = total.cos(i, j), found.names[i], found.names[j]
     if abs(cos) > _SAME:
-        way = f"{who} make the same change" if cos > 0 else f"{who} undo each other"
+        way = f"{one} and {other} make the same change" if cos > 0 else f"{one} and {other} undo each other"
         return f"{way}: keep only one of them."
     if cos > 0:
-        return f"{_verdict(cos)}: {who} pull the same way."
-    return f"{_verdict(cos)}: {who} pull against each other."
+        return f"{_verdict(cos)}: {one} and {other} pull the same way."
+    return f"{_verdict(cos)}: {one} and {other} pull against each other."
 
 
 def pair(found: Interference, i: int, j: int) -> list[str]:

@@ -220,11 +220,14 @@ def test_inside_a_subgraph(front: FrontEnd, vue: bool) -> None:
     badges = f"() => {outer}.badges.map((badge) => (badge.text === undefined ? badge() : badge).text).join()"
     front.load_workflow(workflow(front, f"inner{vue}", STEPS, save_every=0))
     page.evaluate(f"() => {{ app.canvas.graph.convertToSubgraph(new Set([({NODE})()])) }}")
+    front.still()
+    seen = page.locator(f'[data-node-id="{page.evaluate(f"() => {outer}.id")}"]')
+    bars = seen.locator('[style^="width"][style*="%"]')  # of fields, too
+    before = bars.count()
     front.run()
     if vue:  # which tells it by itself
-        seen = page.locator(f'[data-node-id="{page.evaluate(f"() => {outer}.id")}"]')
         expect(seen).to_have_class(re.compile("executing"))
-        expect(seen.locator('[style^="width"][style*="%"]')).to_have_count(1)
+        expect(bars).to_have_count(before + 1)
     else:
         front.becomes(lambda: bool(re.search(r"\d+ % \u00b7 \d+:\d\d", page.evaluate(badges))), True)
     page.evaluate(f"() => app.canvas.setGraph({outer}.subgraph)")

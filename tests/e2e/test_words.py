@@ -19,10 +19,10 @@ FOLDER = "e2e_words"
 RUN = "\u8bad\u7ec3 1"
 SAMPLER = {"width": 64, "height": 64, "steps": 1, "cfg": 1.0, "sampler_name": "euler", "scheduler": "simple", "seed": 5}
 PARTS = {"lora_stack": ["stack", 2], "strengths": ""}
-STAYS = re.compile(
-    "LoRA Loom's demo base|Wan 2.1|SDXL|stacked|armour|gone|ink wash|sks wash|ink|oil|Ada|safetensors|heart|square|"
-    r"output/lora_loom/\S+|<[^>]*>|blocks?\S*|\b(?:LoRA|loras|ComfyUI|GB|MB|kB|px|RAM|REST|ALL|KB|fp16|alpha|auto|z|"
-    r"IN|MID|Ctrl\+C|Ctrl\+Z|Shift|Alt|Del|Enter|Esc|F|A|B|AB)\b"
+STAYS = re.compile(  # names, what the recipe of a preset is from, units, keys, and what rows are written with
+    "LoRA Loom's demo base|Wan 2.1|SDXL|stacked|armour|gone|ink wash|sks wash|ink|oil|Ada|safetensors|heart|"
+    r"\w+ timesteps at shift.*|output/lora_loom/\S+|\S+self_attn\S+|diffusion_model|<[^>]*>|blocks?\S*|\b(?:LoRA|loras|ComfyUI|alpha|auto|fp16|"
+    r"GB|MB|kB|KB|RAM|px|REST|ALL|IN|MID|Ctrl\+C|Ctrl\+Z|Shift|Alt|Del|Enter|Esc|AB)\b"
 )
 TEXTS = """() => {
     const english = '.loom-set, .loom-report, .loom-measure-words, .loom-runs-facts-report, .loom-runs-facts-settings, .loom-run-differs'

@@ -5,7 +5,7 @@ import { element, split } from "../page/dom.js"
 import { icon } from "./icons.js"
 import { isFavourite } from "./kept.js"
 import { pictureUrl } from "./library.js"
-import { spoken, word } from "../page/words.js"
+import { language, spoken, word } from "../page/words.js"
 
 const UNITS = ["B", "KB", "MB", "GB"]
 
@@ -112,5 +112,5 @@ function sizeOf(bytes) {
 }
 
 function dateOf(seconds) {
-  return new Date(1000 * seconds).toLocaleDateString(undefined, { dateStyle: "medium" })
+  return new Date(1000 * seconds).toLocaleDateString(language(), { dateStyle: "medium" })
 }

@@ -10,8 +10,13 @@ function table({ title, corner, columns, lines, note, ...rest }) {
   const cells = (line) => line.cells.map((cell) => cell && [cell[0], cell[1], spoken(cell[2])])
   return {
     ...rest, title: spoken(title), corner: spoken(corner), columns: columns.map(spoken), note: spoken(note),
-    lines: lines.map((line) => ({ ...line, cells: cells(line) })),
+    lines: lines.map((line) => ({ ...line, name: named(line.name, corner), cells: cells(line) })),
   }
+}
+
+/** Of blocks the last one stands for all. */
+function named(name, corner) {
+  return corner === "block" ? spoken(name) : name
 }
 
 function drawn({ title, across, told, ...rest }) {

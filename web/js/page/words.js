@@ -64,6 +64,7 @@ async function ask() {
   tables = Object.fromEntries(all.map(([name, { loraLoom: words = {}, loraLoomServer: server = {} }]) => [name, { words, server }]))
 }
 
-function language() {
+/** As the front end calls it, and the browser in its own formats. */
+export function language() {
   return app.extensionManager?.setting?.get(SETTING) ?? "en"
 }
