@@ -14,8 +14,8 @@ import argparse
 import random
 import shutil
 import sys
+from io import BytesIO
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.append(str(ROOT / "tests"))
@@ -31,6 +31,7 @@ from e2e.build_workflows import build, wait_idle  # noqa: E402
 from e2e.template_graphs import GRAPHS  # noqa: E402
 
 HELP = ROOT / "web" / "docs"
+LIMIT = 58_000  # bytes of a picture in a help page
 SIZE = {"width": 1280, "height": 760}
 PROMPTS = "\n".join((
     "a red heart on a white background", "a yellow heart on a blue background",
@@ -43,14 +44,17 @@ STACK = """<lora:lora_loom_demo/heart:0.8>
 <lora:lora_loom_demo/star:0.5:off>"""
 
 
-def save(page: Page, path: Path, part: Locator | None = None, width: int = 1280) -> None:
-    """The page, or a part of it, at most so many pixels wide."""
-    with TemporaryDirectory() as folder:
-        shot = Path(folder) / "shot.png"
-        (part or page).screenshot(path=shot)
-        picture = Image.open(shot).convert("RGB")
+def save(picture: Image.Image, path: Path, width: int, limit: int = LIMIT) -> None:
+    """At most so many pixels wide, in so many bytes."""
     picture.thumbnail((width, 4 * width), Image.Resampling.LANCZOS)
-    picture.save(path, quality=78, optimize=True)
+    for quality in range(82, 20, -6):
+        picture.save(path, quality=quality, optimize=True)
+        if path.stat().st_size <= limit:
+            return
+
+
+def shot(part: Page | Locator) -> Image.Image:
+    return Image.open(BytesIO(part.screenshot())).convert("RGB")
 
 
 def start(page: FrontEnd, name: str, rank: int, steps: int) -> None:
@@ -71,7 +75,7 @@ def runs(page: FrontEnd, steps: int) -> None:
             wait_idle(page)
     shots = page.page.locator(".loom-body-shots")
     expect(shots).to_contain_text(f"step {steps // 6 * 4}", timeout=900_000)
-    of_help(page, "LoraLoom_TrainLora", 560).save(HELP / "LoraLoom_TrainLora" / "run.jpg", quality=75, optimize=True)
+    save(of_help(page, "LoraLoom_TrainLora", 560), HELP / "LoraLoom_TrainLora" / "run.jpg", 510)
     wait_idle(page)
 
 
@@ -82,10 +86,9 @@ def panel(page: FrontEnd) -> None:
     first.click()
     last.click()
     found = page.page.locator(".loom-panel")
-    shots = found.locator(".loom-runs-shot")
-    expect(shots.first).to_be_visible()
+    expect(found.locator(".loom-runs-shot").first).to_be_visible()
     page.page.wait_for_timeout(2000)
-    save(page.page, ROOT / "docs" / "runs.jpg")
+    save(shot(page.page), ROOT / "docs" / "runs.jpg", 1280, 180_000)
 
 
 def stack(page: FrontEnd) -> None:
@@ -99,7 +102,7 @@ def stack(page: FrontEnd) -> None:
     dialog = page.page.locator("dialog.loom-picker")
     expect(dialog.locator(".loom-option img").first).to_be_visible()
     page.page.wait_for_timeout(1500)
-    save(page.page, HELP / "LoraLoom_LoadLoraStack" / "picker.jpg", dialog, width=1000)
+    save(shot(dialog), HELP / "LoraLoom_LoadLoraStack" / "picker.jpg", 1000)
     page.page.keyboard.press("Escape")
 
 
@@ -110,7 +113,7 @@ def dataset(page: FrontEnd) -> None:
     dialog = page.page.locator(".loom-set-page:not(.loom-set-describe)")
     expect(dialog.locator("img").first).to_be_visible()
     page.page.wait_for_timeout(2000)
-    save(page.page, HELP / "LoraLoom_Dataset" / "page.jpg", dialog, width=1000)
+    save(shot(dialog), HELP / "LoraLoom_Dataset" / "page.jpg", 1000)
     page.page.keyboard.press("Escape")
 
 

@@ -6,7 +6,7 @@
 The front end itself lays down slots, sizes and serialisation, so what ships is what a person would have saved. The
 pictures show the templates after they ran with the demo's models and LoRAs, which `python dev.py demo` leaves in
 demo/loras. The thumbnails of the templates are made by `build_thumbnails.py`, the README's pictures by
-`build_pictures.py`.
+`build_pictures.py` and `build_screens.py`.
 """
 
 from __future__ import annotations

@@ -104,7 +104,13 @@ export class RowsEditor {
   extra() {
     const seen = this.list?.offsetHeight
     if (seen) this.seen = Math.max(0, seen - ROW * Math.max(1, this.items.length))
+    this.reserve()
     return this.seen
+  }
+
+  /** Rows that are not drawn, being out of view or seen from afar, take as much room as ever. */
+  reserve() {
+    if (this.list) this.list.style.containIntrinsicHeight = `${ROW * Math.max(1, this.items.length) + this.seen}px`
   }
 
   // -- changes ---------------------------------------------------------------------------------------------------
@@ -234,6 +240,7 @@ export class RowsEditor {
     const empty = element("div", { className: "loom-empty" }, nothing())
     this.views = this.items.map((item) => new RowView(item, this))
     this.list.replaceChildren(...(this.views.length ? this.views.map((view) => view.element) : [empty]))
+    this.reserve()
     this.mark()
     for (const view of this.views) if (this.open.has(view.item.name)) view.unfold(true)
   }
