@@ -184,7 +184,7 @@ def test_decoder_is_sampled_as_by_diffusers(
     right = pipeline.vqgan.config.scale_factor * pipeline(prior, PROMPT, output_type="latent", **given).images
     check(made, clean, right, steps, levels)
     (picture,) = nodes.VAEDecode().decode(system.vae, {"samples": made})
-    decoded = pipeline.vqgan.decode(right).sample.clamp(0, 1)
+    decoded = pipeline.vqgan.decode(made).sample.clamp(0, 1)
     assert relative_error(picture.movedim(-1, 1), decoded) < 1e-3
 
 
