@@ -144,11 +144,11 @@ def watched(model: Any) -> tuple[Any, list[float]]:
 
 
 def check(made: Tensor, clean: list[Tensor], right: Tensor, steps: Recorded, levels: list[float]) -> None:
-    """diffusers leaves a ten thousandth of the noise at the end, ComfyUI none."""
+    """diffusers leaves a ten thousandth of the noise's power at the end, ComfyUI none: a thousandth of a latent."""
     assert levels == pytest.approx(steps.levels, abs=1e-5) and steps.levels == [1.0, 0.75, 0.5, 0.25]
     errors = [relative_error(ours, wanted) for ours, wanted in zip(clean, steps.clean, strict=True)]
     assert errors[0] < 1e-5 and max(errors) < 1e-3  # ComfyUI's levels are rounded, and waves of 10000 of them are told
-    assert relative_error(made, right) < 1e-3
+    assert relative_error(made, right) < 3e-3
 
 
 @torch.inference_mode()
