@@ -16,7 +16,7 @@ LEAVES = {
 }  # fmt: skip
 """The ends of names by what the layers are: the queries', keys', values' and output's, and the first three in one."""
 
-HOME = r"\w*(?:attn\d?|attention)"
+HOME = r"\w*(?:attn\d?|attentions?)"
 """A pattern of what an attention is called in its block."""
 
 SINGLE = r"single_blocks\.\d+"

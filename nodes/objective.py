@@ -33,7 +33,7 @@ class TrainingObjective(io.ComfyNode):
                 io.Combo.Input("weighting", options=list(WEIGHTINGS), default="none", tooltip="Loss weight of each noise level. none: all the same. min_snr and debiased are made for eps and v models; cosmap is only for flow models."),
                 io.Float.Input("snr_gamma", default=5.0, min=0.1, max=100.0, step=0.5, round=False, tooltip="min_snr limits the weight above this signal-to-noise ratio. 5 is usual."),
                 io.Combo.Input("timesteps", options=[AUTO, *TIMESTEP_LAWS], default=AUTO, tooltip="How noise levels (timesteps) are sampled. auto: suits the model family. resolution_shifted: more noise for larger pictures, as FLUX is sampled."),
-                io.Float.Input("shift", default=3.0, min=0.01, max=100.0, step=0.05, tooltip="For shifted and shifted_logit_normal: a higher shift trains more on noisy pictures. Not used by the others."),
+                io.Float.Input("shift", default=3.0, min=0.01, max=100.0, step=0.05, tooltip="For shifted, shifted_logit_normal and shifted_by_size: a higher shift trains more on noisy pictures. Not used by the others."),
                 io.Float.Input("logit_mean", default=0.0, min=-10.0, max=10.0, step=0.1, round=False, tooltip="For logit-normal timesteps: above 0 trains more on noisy pictures, below 0 more on clean ones."),
                 io.Float.Input("logit_std", default=1.0, min=0.01, max=10.0, step=0.1, round=False, tooltip="For logit-normal timesteps: how widely the noise levels spread."),
                 io.Float.Input("mode_scale", default=1.29, min=LEAST_MODE, max=MOST_MODE, step=0.01, round=False, tooltip="For timesteps mode: above 0 trains more on middle noise levels, 0 is uniform, below 0 more on both ends."),

@@ -83,7 +83,7 @@ class TrainLora(io.ComfyNode):
                 io.Float.Input("offload", default=0.0, min=0.0, max=1.0, step=0.05, optional=True, advanced=True, tooltip="Share of the blocks (0 to 1, at least) whose weights stay in RAM until they are needed: less VRAM, slower steps, the same result."),
                 io.Int.Input("text_rank", default=0, min=0, max=1024, optional=True, advanced=True, tooltip="Rank of the text encoder's LoRA, for SD 1.5 and SDXL. 0: the text encoder is not trained. 4 to 16 is enough."),
                 io.Float.Input("text_learning_rate", default=0.0, min=0.0, max=1.0, step=1e-5, round=False, optional=True, advanced=True, tooltip="Learning rate of the text encoder. 0 = auto: half of learning_rate."),
-                io.Vae.Input("prior_vae", optional=True, tooltip="Only for Stable Cascade stage B: the stage C encoder (effnet_encoder)."),
+                io.Vae.Input("prior_vae", optional=True, tooltip="Only for Stable Cascade stage B: the stage C encoder (effnet_encoder); and for the Kandinsky 2.2 decoder: its CLIP vision model, by CLIP Vision as VAE."),
                 OptimizerType.Input("optimizer", optional=True, tooltip="From Training Optimizer; it replaces lr_schedule, warmup and max_grad_norm of this node."),
                 ObjectiveType.Input("objective", optional=True, tooltip="From Training Objective; it replaces timesteps, shift and weighting of this node."),
                 LayersType.Input("layers", optional=True, tooltip="From LoRA Layers: scaling, dropout, norm limit, DoRA, and settings for single layers."),
@@ -155,13 +155,14 @@ class TrainLora(io.ComfyNode):
         run = Run(
             run_name, save_every, measures, automatic=memory == AUTO, start_over=resume == "start over",
             note=chosen.note(), previews=previews, chosen=auto, workflow=posted_workflow(cls),
+            before=chosen.before(),
         )  # fmt: skip
         recipe = Recipe(lora, config, text, preserve=_patterns(preserve), validation=validation)
         trained = train_lora(Sources(model, clip, vae, dataset, prior_vae, start), recipe, run)
         charts = as_image_batch(trained.charts)
         return io.NodeOutput(
             as_lora_model(trained.adapter), {"loss": trained.losses}, trained.adapter, as_one_batch(trained.sheet),
-            trained.report, charts, ui=report_ui(cls, trained.told, charts, auto) | {"run": (run_id(trained.folder),)},
+            trained.report, charts, ui=report_ui(cls, trained.told, charts, trained.chosen) | {"run": (run_id(trained.folder),)},
         )  # fmt: skip
 
 

@@ -1,6 +1,7 @@
 """How diffusers calls the layers for which ComfyUI's own key maps have no such names, in some networks or in all.
 
-Files with these names are read and never written: ComfyUI's loaders would not apply them. diffusers' tables are in its
+Files with these names are read and never written, because ComfyUI's loaders would not apply them: only networks that
+ComfyUI does not know at all have no others. diffusers' tables are in its
 `loaders/single_file_utils.py` (Wan, Lumina 2, Cosmos, Chroma, FLUX.2). Some networks it knows by ComfyUI's own names,
 too (its `loaders/lora_conversion_utils.py`), and those are written.
 """
@@ -74,11 +75,37 @@ _OWN = {  # patterns of layers that diffusers reads as `diffusion_model.<own nam
 }
 
 
-def has_own_name(config_class: str, path: str) -> bool | None:
-    """Whether diffusers reads a layer by its path in ComfyUI's network; None for a class of which it reads none so."""
+_PROCESSED = re.compile(r"\.(to_[qkv]|to_out|add_[kv]_proj)(?:\.0)?$")
+_PARTS = {
+    "Kandinsky22Decoder": "unet",
+    "Kandinsky22Prior|Wuerstchen2Prior": "prior",
+}  # with the very paths of diffusers
+
+
+def part_of(config_class: str) -> str:
+    """The part of diffusers' pipelines that a network is, whose layers have the same paths there; "" for others."""
+    return next((part for pattern, part in _PARTS.items() if re.fullmatch(pattern, config_class)), "")
+
+
+def own_name(config_class: str, path: str) -> str | None:
+    """How diffusers reads a layer by its path in ComfyUI's network: "" if not at all, None for a class of which it
+    reads none so."""
+    if part := part_of(config_class):
+        return f"{part}.{path}"
     found = (layers for pattern, layers in _OWN.items() if re.fullmatch(pattern, config_class))
     layers = next(found, None)
-    return None if layers is None else bool(re.fullmatch(layers, path))
+    if layers is None:
+        return None
+    return f"diffusion_model.{path}" if re.fullmatch(layers, path) else ""
+
+
+def names_of_part(config_class: str, path: str) -> tuple[str, ...]:
+    """How diffusers has spelled a layer of such a network, today and as weights of attention processors."""
+    part = part_of(config_class)
+    if not part:
+        return ()
+    processor = _PROCESSED.sub(r".processor.\1", path)
+    return tuple(prefix + name for name in dict.fromkeys((path, processor)) for prefix in (f"{part}.", ""))
 
 
 def rules_for(config_class: str) -> Rules:

@@ -22,7 +22,9 @@ _WRAPPERS = re.compile(
     r"|^(?:(?:module|model)\.)+"
 )
 _PART = re.compile(r"^(?:(?:module|model|diffusion_model|transformer|unet|net|dit|pipe|denoiser)\.)+")
-_FLAT_PART = re.compile(r"^_?(?:(?:lora_unet|lora_transformer|lora_prior_unet|lycoris|model|diffusion_model|unet)_)+")
+_FLAT_PART = re.compile(
+    r"^_?(?:(?:lora_unet|lora_transformer|lora_prior_(?:unet|prior)|lycoris|model|diffusion_model|unet)_)+"
+)
 _BETWEEN = re.compile(r"[._]+")
 _OTHER_WORDS = {"sformer_blocks": "transformer_blocks", "text_conditioner": "llm_adapter"}  # exports for FLUX.2; Anima
 _OTHER_WORD = re.compile(rf"^(?:{'|'.join(_OTHER_WORDS)})(?=_)")
@@ -77,8 +79,10 @@ class LooseNames(Generic[_Place]):
         it is for this family, so that most will do."""
         network: dict[str, str] = {}
         text: dict[_Encoders, dict[str, str]] = {}
+        names = list(names)
+        of_text = self.of_text(names)
         for name in names:
-            if is_text(name):
+            if name in of_text:
                 encoders, path = self._text_parts(name)
                 text.setdefault(encoders, {})[name] = path
             else:
@@ -87,6 +91,13 @@ class LooseNames(Generic[_Place]):
         for encoders, paths in text.items():
             found |= self._of_encoders(encoders, paths)
         return found
+
+    def of_text(self, names: Iterable[str]) -> set[str]:
+        """Those of a file's names that are of text encoders. One that the network shares with these, as Ernie-Image's
+        `layers.0.mlp.up_proj`, is the network's where another of the file is its alone."""
+        told = {name: is_text(name) for name in names}
+        network = any(bare(name) in self._network for name, text in told.items() if not text)
+        return {name for name, text in told.items() if text and not (network and bare(name) in self._network)}
 
     def _text_parts(self, name: str) -> tuple[_Encoders, str]:
         """The encoders that a name may mean, and its path inside them."""

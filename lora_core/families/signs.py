@@ -95,15 +95,31 @@ SIGNS = {
         r"|(?<!single_)transformer_blocks_\d+_(attn_to_([qkv]|out_0)$|ff_(up|down|gate))",
         r"add_[qkv]_proj|to_add_out|_(img|txt)_(mlp|mod)_|_net_", widths=(6144,), says=r"krea[-_]?2.*",
     ),
+    "Ernie-Image": Signs(
+        r"layers_\d+_(self_attention_to_|mlp_(gate_proj|up_proj|linear_fc2)$)", depth=((r"layers_(\d+)_", 36),),
+        widths=(4096,), says=r"ernie[-_]image.*",
+    ),
     "Kandinsky 5": Signs(r"(text|visual)_transformer_blocks_\d", says=r"kandinsky[-_]?5.*"),
     "Anima": Signs(rf"{_COSMOS}|{_LLM_ADAPTER}", widths=(2048,), says=r"anima.*"),
     "Cosmos Predict2": Signs(_COSMOS, _LLM_ADAPTER, widths=(2048, 5120), says=r"cosmos.*"),
     "LTX-Video": Signs(_TWO_ATTENTIONS, widths=(2048, 4096), says=r"ltx.*"),
     "Stable Cascade C": Signs(
-        rf"{_CASCADE}|lora_prior_unet", r"down_blocks_[23]_", says=r"stable[-_]cascade(-v1-stage-c.*)?",
+        rf"{_CASCADE}|lora_prior_unet_(?!blocks_)", r"down_blocks_[23]_", says=r"stable[-_]cascade(-v1-stage-c.*)?",
     ),
     "Stable Cascade B": Signs(
         _CASCADE, r"down_blocks_[01]_|lora_prior_unet", says=r"stable[-_]cascade(-v1-stage-b.*)?",
+    ),
+    "Kandinsky 2.2 prior": Signs(
+        rf"{_TWO_ATTENTIONS}|^prior_transformer_blocks_\d", "attn2_",
+        depth=((_JOINT_DEPTH, 20),), widths=(2048,), says=r"kandinsky[-_]?v?2[-_.]2[-_]prior",
+    ),
+    "Kandinsky 2.2 decoder": Signs(
+        r"blocks?(_\d)?_attentions_\d_(processor_)?(to_(q|k|v|out)|add_[kv]_proj)", widths=(768, 1152, 1536),
+        says=r"kandinsky[-_]?v?2[-_.]2[-_]decoder",
+    ),
+    "Wuerstchen v2 prior": Signs(
+        r"(?<!transformer_)blocks_\d+_(attention_(processor_)?to_|kv_mapper_1|channelwise_\d)", widths=(1536,),
+        says=r"wuerstchen[-_]?v?2.*",
     ),
     "Z-Image": Signs(
         _NEXT_DIT, ratios=((r"attention_qkv$", 3), (r"attention_to_[kv]$", 1)),

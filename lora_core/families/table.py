@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from math import ceil
 
 
 @dataclass(frozen=True)
@@ -22,6 +23,37 @@ class Text:
     pooled: str = ""
     beside: int = 0
     also: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Places:
+    """Says how large a latent is where a picture is resized before it is encoded: `pixels` of a side to each place.
+    What is left of a side is a place of its own where they are counted `up`."""
+
+    pixels: float
+    up: bool = False
+
+    def of(self, side: int) -> int:
+        """Return how many places a side of so many pixels has, at least 1."""
+        return ceil(side / self.pixels) if self.up else max(int(side // self.pixels), 1)
+
+
+@dataclass(frozen=True)
+class Prior:
+    """What an earlier stage would have told of each picture, and is encoded from it for training.
+
+    `name` is what CONDITIONING calls it, `what` and `encoder` what people do, who connect that encoder to prior_vae. A
+    value of it has `channels`, as many as the layer `reads` takes where they are 0. The encoder compresses by `factor`
+    a picture that was resized to suit `places`; without those, it makes one place of any picture.
+    """
+
+    name: str
+    what: str
+    encoder: str
+    channels: int = 0
+    reads: str = ""
+    factor: int = 0
+    places: Places | None = None
 
 
 @dataclass(frozen=True)
@@ -43,11 +75,14 @@ class Family:
     `architecture` is how `modelspec.architecture` spells it: as the standard or sd-scripts do, else as musubi-tuner or
     SwarmUI, which reads it whatever the case. `base_version` is sd-scripts' or musubi-tuner's `ss_base_model_version`.
     `guidance` is the embedded guidance while training (None: not distilled). `foreign` are names among ComfyUI's that
-    diffusers does not read for this family: most are a sister family's. `prior` is what its CONDITIONING calls the
-    latent of an earlier stage that pictures are made from. `text_encoders` are the CLIP encoders that can be trained,
-    as ComfyUI calls them, in the order of their output. `captions` is how those of different lengths share a forward:
-    with padding on that side, which attention is kept from; on the right, after the network's own adapter has read
-    them; or "", not at all, which is right for every family. Say more only of one whose gradients are tested with it.
+    diffusers does not read for this family: most are a sister family's. `prior` is what pictures are made from besides
+    their caption. `vae` names what encodes them, where another fits in all figures, by whose module `vae_has` it is
+    told; `places` says to what size they are brought for it. Each of the modules that `halves` names halves a latent,
+    which must divide. `system` is that of which it is a stage, where several sample one after another. `text_encoders`
+    are the CLIP encoders that can be trained, as ComfyUI calls them, in the order of their output. `captions` is how
+    those of different lengths share a forward: with padding on that side, which attention is kept from; on the right,
+    after the network's own adapter has read them; or "", not at all, which is right for every family. Say more only of
+    one whose gradients are tested with it.
     `preset` is its row of `presets`, "" that of its name.
     """
 
@@ -59,7 +94,12 @@ class Family:
     guidance: float | None = None
     foreign: str = r"(?!)"
     sizes: tuple[NetworkSize, ...] = ()
-    prior: str = ""
+    prior: Prior | None = None
+    vae: str = ""
+    vae_has: str = ""
+    places: Places | None = None
+    halves: str = ""
+    system: str = ""
     text_encoders: tuple[str, ...] = ()
     captions: str = ""
     preset: str = ""
@@ -80,6 +120,14 @@ _FLUX_1_LAYERS = r"\.single_transformer_blocks\.\d+\.(attn\.to_[qkv]|proj_mlp|pr
 _FLUX_2_LAYERS = r"\.single_transformer_blocks\.\d+\.attn\.to_(qkv_mlp_proj|out)|\.linear_(in|out)$"
 _FLUX_1_TEXT = Text(("txt_in",), "vector_in.in_layer")
 DEMO_BASE = "LoRA Loom's demo base"
+_STAGE_C = Prior(
+    "stable_cascade_prior", "the stage C latent", "the stage C encoder (effnet_encoder, by Load VAE)",
+    channels=16, factor=32, places=Places(42),  # the default of ComfyUI's Stable Cascade nodes
+)  # fmt: skip
+_CLIP_IMAGE = Prior(
+    "kandinsky_image_embedding", "the CLIP image embedding",
+    "the CLIP vision model that belongs to it (CLIP ViT-bigG), by CLIP Vision as VAE", reads="add_embedding.image_proj",
+)  # fmt: skip
 _SD3 = "joint_blocks.0.x_block.attn2.qkv"  # of SD 3.5 medium alone
 
 FAMILIES = (
@@ -122,16 +170,18 @@ FAMILIES = (
         captions="right",
     ),
     Family(
-        "Wan 2.1", "WAN21_T2V", "wan2.1", "wan", Text(("text_embedding.0",)),
+        "Wan 2.1", "WAN2[12]_T2V", "wan2.1", "wan", Text(("text_embedding.0",)),
         sizes=(
             NetworkSize("blocks.0.ffn.0", 512, "wan2.1", "wan", DEMO_BASE),
             NetworkSize("text_embedding.0", 1536, "wan-2_1-text2video-1_3b", "wan"),
+            NetworkSize("text_embedding.0", 3072, "wan-2_2-ti2v-5b", "wan"),
             NetworkSize("text_embedding.0", 5120, "wan-2_1-text2video-14b", "wan"),
         ),
         captions="right",
     ),
     Family("Qwen-Image", "QwenImage", "Qwen-Image", "qwen_image", Text(("txt_in",)), captions="right"),
     Family("Krea 2", "Krea2", "Krea-2", "krea2", Text(("txtfusion.projector", "txtmlp.1")), captions="right"),
+    Family("Ernie-Image", "ErnieImage", "ernie-image", "ernie_image", Text(("text_proj",))),
     Family(
         "Kandinsky 5", r"Kandinsky5(Image)?", "Kandinsky-5", "kandinsky5",
         Text(("text_embeddings.in_layer",), "pooled_text_embeddings.in_layer"),
@@ -148,11 +198,28 @@ FAMILIES = (
     ),
     Family(
         "Stable Cascade C", "Stable_Cascade_C", "stable-cascade-v1-stage-c", "stable_cascade",
-        Text(("clip_txt_mapper",), "clip_txt_pooled_mapper"),
+        Text(("clip_txt_mapper",), "clip_txt_pooled_mapper"), system="Stable Cascade",
     ),
     Family(
         "Stable Cascade B", "Stable_Cascade_B", "stable-cascade-v1-stage-b", "stable_cascade",
-        Text(pooled="clip_mapper"), prior="stable_cascade_prior",
+        Text(pooled="clip_mapper"), prior=_STAGE_C, vae="the VAE of stage A", system="Stable Cascade",
+    ),
+    Family(
+        "Kandinsky 2.2 prior", "Kandinsky22Prior", "kandinsky-v2-2-prior", "kandinsky2_2_prior",
+        Text(("encoder_hidden_states_proj",), "embedding_proj", also=("attention_mask",)),
+        vae="its CLIP vision model (CLIP ViT-bigG), by CLIP Vision as VAE", vae_has="vision_model",
+        system="Kandinsky 2.2",
+    ),
+    Family(
+        "Kandinsky 2.2 decoder", "Kandinsky22Decoder", "kandinsky-v2-2-decoder", "kandinsky2_2_decoder",
+        prior=_CLIP_IMAGE, vae="MoVQ, the VAE of Kandinsky 2.2", vae_has="quantize", halves="downsamplers.0",
+        system="Kandinsky 2.2",
+    ),
+    Family(
+        "Wuerstchen v2 prior", "Wuerstchen2Prior", "wuerstchen-v2-prior", "wuerstchen2_prior",
+        Text(("cond_mapper.0",)), vae="the encoder of Wuerstchen v2", vae_has="backbone",
+        places=Places(42.67, up=True),  # diffusers' pipelines; OneTrainer has three quarters of the encoder's 1 / 32
+        system="Wuerstchen v2",
     ),
     Family("Z-Image", "ZImage", "Z-Image", "z_image", Text(("cap_embedder.1",)), captions="left"),
     Family(
@@ -169,6 +236,7 @@ def for_config_class(name: str) -> Family:
 
 
 _UNTRAINABLE = {
+    "Wuerstchen2Decoder": "a picture's content and style come from the prior of Wuerstchen v2; train that",
     r"CogVideoX_\w+": "in ComfyUI its noise does not match its prediction, so it would learn something wrong",
 }
 

@@ -11,13 +11,15 @@ from .ranges import one_of, within
 Loss = Literal["mse", "huber", "smooth_l1"]
 HuberSchedule = Literal["constant", "snr"]
 Weighting = Literal["none", "min_snr", "debiased", "cosmap"]
-TimestepLaw = Literal["uniform", "logit_normal", "shifted", "shifted_logit_normal", "resolution_shifted", "mode"]
+TimestepLaw = Literal[
+    "uniform", "logit_normal", "shifted", "shifted_logit_normal", "resolution_shifted", "mode", "shifted_by_size"
+]  # fmt: skip
 
 LOSSES, HUBER_SCHEDULES, WEIGHTINGS, TIMESTEP_LAWS = (
     get_args(t) for t in (Loss, HuberSchedule, Weighting, TimestepLaw)
 )
 AUTO: Final = "auto"
-SHIFTED = ("shifted", "shifted_logit_normal")
+SHIFTED = ("shifted", "shifted_logit_normal", "shifted_by_size")
 LEAST_MODE, MOST_MODE = -1.0, 1.75  # between them the mode law is monotone: up to 2 / (pi - 2)
 
 

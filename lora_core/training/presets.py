@@ -4,13 +4,16 @@ are from.
 alpha equals rank in every row, so `learning_rate` acts on the correction itself. Trainers that fix alpha at 1
 (sd-scripts, OneTrainer, musubi-tuner by default) need a higher rate for the same effect: their figures are not ours.
 The "shift" of sd-scripts, musubi-tuner and diffusion-pipe is a logit-normal law moved by log(shift), here
-`shifted_logit_normal`; the factor is that of a 1024 x 1024 picture. exp(1.15) = 3.16 is FLUX's own there, and ComfyUI's
-ModelSamplingFlux samples FLUX.1, Qwen-Image and Krea 2 with it. No row weighs the loss: plain eps, v or flow.
+`shifted_logit_normal`; the factor is that of a 1024 x 1024 picture. Models whose own sampling shifts larger pictures
+more are trained likewise, by `shifted_by_size`: log(shift) is 0.5 at 256 tokens of 16 x 16 pixels and grows linearly,
+to 1.15 at 4096 tokens for FLUX.1, at 6400 for Krea 2, to 0.9 at 8192 for Qwen-Image (their schedulers in diffusers,
+musubi-tuner's flux_shift, krea2_shift and qwen_shift). FLUX.2's is FLUX.1's for many steps (`compute_empirical_mu` of
+its authors); what it adds for few is no matter of training. No row weighs the loss: plain eps, v or flow.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from ..families.table import DEMO_BASE
@@ -24,7 +27,8 @@ _ADAMW = OptimizerConfig()
 class Preset:
     """`resolution` is the side in pixels of a square picture; `base` names what to train in place of a few-step model.
 
-    `evidence` is for people: a paper, the authors' recipe, or trainers by name.
+    `evidence` is for people: a paper, the authors' recipe, or trainers by name. `law_before` is what auto meant in
+    version 0.1.0 where that was another law with its shift: runs that were begun with it go on with it.
     """
 
     evidence: str
@@ -37,9 +41,10 @@ class Preset:
     resolution: int = 1024
     optimizer: str = "AdamW"
     base: str = ""
+    law_before: tuple[TimestepLaw, float] | None = None
 
 
-_LOGIT, _MLP = "shifted_logit_normal", "attention+mlp"
+_LOGIT, _BY_SIZE, _MLP = "shifted_logit_normal", "shifted_by_size", "attention+mlp"
 NEUTRAL = Preset("no values are known for this family, so general ones")
 
 PRESETS = {
@@ -56,8 +61,8 @@ PRESETS = {
         timesteps=_LOGIT, shift=3.0, base="SD 3.5 large or medium",
     ),
     "FLUX.1 dev": Preset(
-        "ai-toolkit (16/16, 1e-4), kohya (shift 3.16, guidance 1), most trainers take the feed-forward too",
-        _MLP, timesteps=_LOGIT, shift=3.16, base="FLUX.1 dev",
+        "ai-toolkit (16/16, 1e-4), kohya (flux_shift, guidance 1), most trainers take the feed-forward too",
+        _MLP, timesteps=_BY_SIZE, shift=3.16, base="FLUX.1 dev", law_before=(_LOGIT, 3.16),
     ),
     "FLUX.1 schnell": Preset(
         "as FLUX.1 dev, but it is sampled without a shift", _MLP, timesteps="logit_normal", base="FLUX.1 dev",
@@ -67,20 +72,25 @@ PRESETS = {
         _MLP, timesteps="logit_normal", base="Chroma1-HD",
     ),
     "FLUX.2": Preset(
-        "musubi-tuner and ai-toolkit agree (rank 32, 1e-4), shift 3 of both musubi-tuner and diffusion-pipe",
-        _MLP, 32, 32.0, timesteps=_LOGIT, shift=3.16, base="FLUX.2 klein base",
+        "musubi-tuner and ai-toolkit agree (rank 32, 1e-4), its authors' shift for many steps",
+        _MLP, 32, 32.0, timesteps=_BY_SIZE, shift=3.16, base="FLUX.2 klein base", law_before=(_LOGIT, 3.16),
     ),
     "Wan 2.1": Preset(
         "musubi-tuner (rank 32, shift 3), ai-toolkit (1e-4); ComfyUI's shift 8 is for long clips",
         _MLP, 32, 32.0, timesteps=_LOGIT, shift=3.0, resolution=640, base="Wan 2.1 or 2.2 as its authors released it",
     ),
     "Qwen-Image": Preset(
-        "musubi-tuner (rank 16, shift 2.2, near the authors' 2.0), ai-toolkit (1e-4)",
-        _MLP, timesteps=_LOGIT, shift=2.2, base="Qwen-Image",
+        "musubi-tuner (rank 16, qwen_shift, its authors' own), ai-toolkit (1e-4)",
+        _MLP, timesteps=_BY_SIZE, shift=2.0, base="Qwen-Image", law_before=(_LOGIT, 2.2),
     ),
     "Krea 2": Preset(
-        "its authors' recipe in diffusers (32/32, 3e-4), musubi-tuner (shift 2.5, its own at 1024)",
-        _MLP, 32, 32.0, learning_rate=3e-4, timesteps=_LOGIT, shift=2.5, base="Krea 2 RAW",
+        "its authors' recipe in diffusers (32/32, 3e-4), musubi-tuner (krea2_shift, its authors' own)",
+        _MLP, 32, 32.0, learning_rate=3e-4, timesteps=_BY_SIZE, shift=2.475, base="Krea 2 RAW",
+        law_before=(_LOGIT, 2.5),
+    ),
+    "Ernie-Image": Preset(
+        "musubi-tuner (rank 32, 1e-4, logit-normal without a shift), OneTrainer (the same law, feed-forward too)",
+        _MLP, 32, 32.0, timesteps="logit_normal", base="ERNIE-Image (not Turbo)",
     ),
     "Kandinsky 5": Preset(
         "musubi-tuner (rank 32, 1e-4), shift 3 of ComfyUI's sampling of pictures",
@@ -92,6 +102,18 @@ PRESETS = {
     ),
     "Stable Cascade C": Preset("SimpleTuner (16/16, 1e-4, attention), uniform", base="Stable Cascade stage C"),
     "Stable Cascade B": Preset("as stage C; its authors train LoRAs on stage C only", base="Stable Cascade stage B"),
+    "Kandinsky 2.2 prior": Preset(
+        "diffusers' recipe (attention, rank 4, 1e-4, uniform, 768)", "attention", 4, 4.0, resolution=768,
+        base="the prior of Kandinsky 2.2",
+    ),
+    "Kandinsky 2.2 decoder": Preset(
+        "diffusers' recipe (attention with the image's keys and values, rank 4, 1e-4, uniform, 768)",
+        "attention", 4, 4.0, resolution=768, base="the decoder of Kandinsky 2.2",
+    ),
+    "Wuerstchen v2 prior": Preset(
+        "diffusers' recipe (attention, 1e-4, uniform), OneTrainer (rank 16, 1024; its 3e-4 is for alpha 1)",
+        base="the prior of Wuerstchen v2",
+    ),
     "Z-Image": Preset(
         "musubi-tuner and ai-toolkit agree (rank 32, 1e-4), shift 2 of musubi-tuner",
         _MLP, 32, 32.0, timesteps=_LOGIT, shift=2.0, base="Z-Image (not Turbo) or Z-Image-De-Turbo",
@@ -127,6 +149,7 @@ class Choices:
     def values(self) -> dict[str, str]:
         """All values as text, by the name of the input."""
         law = f"{self.timesteps} timesteps" + (f" at shift {self.shift:g}" if self.timesteps in SHIFTED else "")
+        law += " for 1024 x 1024 pixels" if self.timesteps == _BY_SIZE else ""
         return {
             "rank": str(self.rank), "alpha": f"{self.alpha:g}", "learning_rate": f"{self.learning_rate:g}",
             "targets": self.targets, "timesteps": law,
@@ -139,6 +162,11 @@ class Choices:
         labels = {"rank": "rank ", "alpha": "alpha ", "learning_rate": "learning rate "}
         chosen = ", ".join(labels.get(name, "") + text for name, text in self.chosen().items())
         return f"auto for {self.family}: {chosen} ({preset_of(self.family).evidence})"
+
+    def before(self) -> Choices | None:
+        """What auto chose in version 0.1.0; None where that is the same."""
+        law = preset_of(self.family).law_before if "timesteps" in self.automatic else None
+        return law and replace(self, timesteps=law[0], shift=law[1])
 
 
 def preset_of(family: str) -> Preset:

@@ -37,7 +37,7 @@ SIDE = 16  # of the latents
 
 def case_of(name: str, folder: Path, batch: int) -> Case:
     trio = _demo() if name == DEMO else tiny.load(name, folder)
-    prior = {"stable_cascade_prior": torch.randn(1, 16, 2, 2)} if trio.prior_vae else {}
+    prior = tiny.prior_of(trio.model, torch.Generator().manual_seed(0))
     encoded = encode_captions(trio.clip, CAPTIONS, 1.0, lambda *_: None)
     conditioning = [[[text, {**options, **prior}] for text, options in encoded[caption]] for caption in CAPTIONS]
     shape = tiny.latent_shape(trio.model, len(CAPTIONS))

@@ -42,6 +42,7 @@ VARIANTS = {
     "sdxl_v": "SDXL, v-prediction",
     "sd35_large": "SD 3.5 large",
     "sd35_medium": "SD 3.5 medium",
+    "wan22_5b": "Wan 2.2 5B",
     "kandinsky5_clips": "Kandinsky 5, clips",
 }
 

@@ -53,7 +53,7 @@ def mixed(models, loras: Path, random_adapter) -> Callable[[str], list[tuple[Row
 
     def make(family: str) -> list[tuple[Row, Adapter]]:
         model = models(family).model
-        third = "comfyui" if family in tiny.WITHOUT_DIFFUSERS else "diffusers"
+        third = "comfyui" if family in tiny.NOT_BY_COMFYUI else "diffusers"
         kinds = [("comfyui", "fp32", 4, 3.0, 0.8), ("kohya", "fp16", 8, 1.0, -0.6), (third, "fp32", 3, 7.0, 1.7)]
         made = []
         for seed, (style, dtype, rank, alpha, strength) in enumerate(kinds):

@@ -60,7 +60,7 @@ def rows(models, loras: Path, random_adapter) -> Callable[[str], list[Row]]:
 
     def make(family: str) -> list[Row]:
         model, made = models(family).model, []
-        third = "comfyui" if family in tiny.WITHOUT_DIFFUSERS else "diffusers"
+        third = "comfyui" if family in tiny.NOT_BY_COMFYUI else "diffusers"
         kinds = [("comfyui", 4, 3.0, 0.8), ("kohya", 6, 1.0, -0.6), (third, 2, 7.0, 1.7)]
         for seed, (style, rank, alpha, strength) in enumerate(kinds):
             adapter = random_adapter(model, rank, alpha, seed, "attention" if seed == 1 else "attention+mlp", size=0.2)

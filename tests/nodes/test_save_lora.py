@@ -51,7 +51,7 @@ def stacked(model: Any, file: str, strength: float = 1.0) -> tuple[Any, str]:
         (family, style)
         for family in FAMILIES
         for style in ("comfyui", "kohya", "diffusers")
-        if style != "diffusers" or family not in tiny.WITHOUT_DIFFUSERS
+        if style != "diffusers" or family not in tiny.NOT_BY_COMFYUI
     ],
 )
 def test_core_loader_applies_every_layer(models, loras: Path, random_adapter, caplog, family: str, style: str) -> None:
@@ -68,6 +68,17 @@ def test_core_loader_applies_every_layer(models, loras: Path, random_adapter, ca
         delta = low_rank.to(torch.float64).delta_weight()
         assert relative_error(by_core[key].double() - before[key], delta) < 1e-4, key
         assert relative_error(by_us[key].double() - before[key], delta) < 1e-4, key
+
+
+@pytest.mark.parametrize("family", tiny.DIFFUSERS_ALONE)
+def test_a_file_that_only_our_stack_reads_says_so(models, loras: Path, random_adapter, family: str) -> None:
+    model = models(family).model
+    adapter = random_adapter(model)
+    name, report = save(adapter, model, format="diffusers")
+    assert "with Load LoRA Stack (ComfyUI's own loader does not read this format of " in report
+    assert f"0 unmatched, {len(adapter.layers)} layers applied" in report
+    kept, by_us = loaded(core(model, name)), loaded(stacked(model, name)[0])
+    assert any(not torch.equal(value, by_us[key]) for key, value in kept.items()), "ComfyUI's passes it over"
 
 
 @pytest.mark.parametrize("family", tiny.WITHOUT_DIFFUSERS)

@@ -191,6 +191,38 @@ def test_onetrainer_splits_fused_weights(models, loras: Path) -> None:
     assert not table.resolve(adapter_of(double), "a").unmatched
 
 
+@pytest.mark.parametrize("family", tiny.DIFFUSERS_ALONE)
+def test_attention_processors_of_before_peft(models, loras: Path, family: str) -> None:
+    """What diffusers' scripts for Kandinsky 2.2 have saved; equal to the same corrections under today's names."""
+    trio, found = models(family), []
+    names = {name: tuple(shape) for name, shape in names_in_diffusers(family, trio.model).items()}
+    own = {name: shape for name, shape in names.items() if re.search(r"\.(to_[qkv]|to_out\.0|add_[kv]_proj)$", name)}
+    old = {re.sub(r"\.(\w+)(\.0)?$", r".processor.\1_lora", name): shape for name, shape in own.items()}
+    assert len(own) > 7
+    save_file(tensors_of(own), loras / "today.safetensors")
+    save_file(tensors_of(old, "down.weight", "up.weight"), loras / "before.safetensors")
+    for file in ("today.safetensors", "before.safetensors"):
+        model, _, report = stacked(trio, file)
+        assert f": {len(own)} layers" in report and "not applied" not in report
+        found.append(loaded(model))
+    assert all(torch.equal(value, found[1][key]) for key, value in found[0].items())
+    assert any(not torch.equal(value, found[0][key]) for key, value in loaded(trio.model).items())
+
+
+@pytest.mark.parametrize("part", ["unet", "prior"])
+def test_onetrainer_names_of_wuerstchen(tables, part: str) -> None:
+    """The network was `prior` to its first releases. A file of theirs is not one for Stable Cascade."""
+    table = tables["wuerstchen2"]
+    file = adapter_of(
+        {f"lora_prior_{part}_" + name.replace(".", "_"): shape for name, shape in own_names(table).items()}
+    )
+    found = table.resolve(file, "a")
+    assert not found.unmatched and len(found.adapter.layers) == len(own_names(table))
+    for cascade in ("cascade_c", "cascade_b"):
+        with pytest.raises(ValueError, match="Wuerstchen v2 prior.*Stable Cascade|Stable Cascade.*Wuerstchen v2 prior"):
+            tables[cascade].resolve(file, "a")
+
+
 @pytest.mark.parametrize("columns", [False, True])
 def test_lokr_of_anima_with_flat_scales(models, loras: Path, columns: bool) -> None:
     """A LoKr of whole matrices, DoRA's scale a list beside those of cross-attention; against the definition."""

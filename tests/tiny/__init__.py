@@ -17,21 +17,26 @@ import comfy.model_patcher
 import comfy.sd
 import comfy.supported_models
 import torch
+from lora_loom.nodes.bridge.model.names import family_of
+from lora_loom.nodes.bridge.systems.stages import STAGES
 from safetensors.torch import save_file
 from torch import Tensor
 
-from .families import FAMILIES, MORE, WITHOUT_DIFFUSERS, Tiny
+from .families import DIFFUSERS_ALONE, FAMILIES, MORE, NOT_BY_COMFYUI, WITHOUT_DIFFUSERS, Tiny
 from .text import make_clip
-from .vae import make_prior_vae, make_vae
+from .vae import GivenEmbeddings, make_prior_vae, make_vae
 from .weights import seeded
 
 __all__ = [
+    "DIFFUSERS_ALONE",
     "FAMILIES",
     "MORE",
+    "NOT_BY_COMFYUI",
     "WITHOUT_DIFFUSERS",
     "Loaded",
     "Tiny",
     "latent_shape",
+    "prior_of",
     "load",
     "make_clip",
     "write_model",
@@ -40,7 +45,7 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Loaded:
-    """MODEL, CLIP and VAE of one family, fp32; Stable Cascade B has the encoder of stage C, too."""
+    """MODEL, CLIP and VAE of one family, fp32; stages that are drawn from an earlier one's have its encoder, too."""
 
     model: Any
     clip: Any
@@ -48,19 +53,33 @@ class Loaded:
     prior_vae: Any = None
 
 
+_PRIORS = {"Stable_Cascade_B": make_prior_vae, "Kandinsky22Decoder": partial(GivenEmbeddings, 64)}
+
+
 def load(name: str, folder: Path) -> Loaded:
     """Writes the family's files into `folder` and loads them as UNETLoader and VAELoader do."""
     row = FAMILIES[name]
     model = comfy.sd.load_diffusion_model(str(write_model(row, folder))) if row.stock else _direct(row)
-    prior_vae = make_prior_vae() if row.config == "Stable_Cascade_B" else None
-    return Loaded(model, make_clip(row.text), make_vae(row.latent, folder), prior_vae)
+    make = _PRIORS.get(row.config, lambda: None)
+    return Loaded(model, make_clip(row.text), make_vae(row.latent, folder), make())
 
 
 def latent_shape(model: Any, count: int = 1, tall: int = 1) -> tuple[int, ...]:
     """The smallest latents that suit the tiny networks of this MODEL's family, `tall` times as high as wide."""
     space = model.model.latent_format
+    if space.spacial_downscale_ratio == 64:
+        return (count, space.latent_channels, 1, 1)  # the embedding of a picture
     side = 16 if space.spacial_downscale_ratio == 4 else 8  # the same 64 pixels
     return (count, space.latent_channels, *([1] if space.latent_dimensions == 3 else []), side * tall, side)
+
+
+def prior_of(model: Any, draw: torch.Generator) -> dict[str, Tensor]:
+    """What CONDITIONING for this MODEL must hold of an earlier stage, at random; nothing for most."""
+    prior = family_of(model).prior
+    if prior is None:
+        return {}
+    size = (3, 2) if prior.places else (1, 1)
+    return {prior.name: torch.randn(1, prior.channels or 64, *size, generator=draw)}
 
 
 def write_model(row: Tiny, folder: Path) -> Path:
@@ -72,7 +91,8 @@ def write_model(row: Tiny, folder: Path) -> Path:
 
 def built(row: Tiny, device: str, dtype: torch.dtype = torch.float32, quantised: bool = False) -> Any:
     """ComfyUI's model of the family, with weights of that type, or with layers that take quantised ones."""
-    config = getattr(comfy.supported_models, row.config)(dict(row.unet))
+    own = {stage.config_class.__name__: stage.config_class for stage in STAGES}
+    config = (own.get(row.config) or getattr(comfy.supported_models, row.config))(dict(row.unet))
     config.quant_config = {"mixed_ops": True} if quantised else None
     home, supported = comfy.model_management.get_torch_device(), config.supported_inference_dtypes
     cast = comfy.model_management.unet_manual_cast(None if quantised else dtype, home, supported)
@@ -92,7 +112,12 @@ def patcher_of(model: Any, weights: dict[str, Tensor] | None = None) -> comfy.mo
 
 def _weights(row: Tiny) -> dict[str, Tensor]:
     network = built(row, "meta").diffusion_model
-    return seeded(network.state_dict(), norm=row.norm)
+    weights = seeded(network.state_dict(), norm=row.norm)
+    if row.config == "Kandinsky22Prior":
+        weights["clip_std"] = torch.ones_like(weights["clip_std"])
+    if row.config == "Wuerstchen2Prior":
+        weights["out.1.weight"][row.unet["c_in"] :] *= 0.1  # what it divides by stays away from zero
+    return weights
 
 
 def _direct(row: Tiny) -> comfy.model_patcher.ModelPatcher:

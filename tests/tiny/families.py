@@ -36,6 +36,13 @@ class GivenLatent:
 
 
 @dataclass(frozen=True)
+class GivenEmbedding:
+    """A picture as one place of so many channels, as CLIP vision sees it."""
+
+    channels: int
+
+
+@dataclass(frozen=True)
 class StageALatent:
     """Stable Cascade's latent space of stage B."""
 
@@ -53,7 +60,7 @@ class Tiny:
     config: str
     unet: dict[str, Any]
     text: str
-    latent: Latent | WanLatent | GivenLatent | StageALatent
+    latent: Latent | WanLatent | GivenLatent | GivenEmbedding | StageALatent
     prefix: str = ""
     stock: bool = True
     marks: tuple[str, ...] = ()
@@ -153,6 +160,12 @@ def _krea2() -> dict[str, Any]:
     )
 
 
+def _ernie() -> dict[str, Any]:
+    return dict(
+        image_model="ernie", hidden_size=128, num_attention_heads=1, num_layers=2, ffn_hidden_size=384, text_in_dim=64
+    )
+
+
 def _kandinsky5() -> dict[str, Any]:
     """The model of pictures; that of clips has the same blocks."""
     return dict(
@@ -177,6 +190,19 @@ def _anima() -> dict[str, Any]:
         extra_h_extrapolation_ratio=1.0, extra_w_extrapolation_ratio=1.0, extra_t_extrapolation_ratio=1.0,
         rope_enable_fps_modulation=False,
     )  # fmt: skip
+
+
+def _kandinsky22_prior() -> dict[str, Any]:
+    return dict(image_model="Kandinsky22Prior", width=128, depth=2, embed=64, words=77)
+
+
+def _kandinsky22_decoder() -> dict[str, Any]:
+    """Two of the four levels, so that the smallest pictures pass, each kind among them."""
+    return dict(image_model="Kandinsky22Decoder", channels=(32, 64), layers=1, context=32, embed=64, tokens=4)
+
+
+def _wuerstchen2_prior() -> dict[str, Any]:
+    return dict(image_model="Wuerstchen2Prior", c_in=16, c=64, c_cond=64, c_r=16, depth=2)
 
 
 def _cascade_c() -> dict[str, Any]:
@@ -216,18 +242,30 @@ FAMILIES = {
         Tiny("chroma", "Chroma", _chroma(), "chroma", FLUX_LATENT, stock=False),
         Tiny("flux2", "Flux2", _flux2(), "flux2", FLUX2_LATENT),
         Tiny("wan21", "WAN21_T2V", _wan(), "wan", WanLatent()),
+        Tiny("wan22_5b", "WAN22_T2V", _wan() | {"in_dim": 48, "out_dim": 48}, "wan", GivenLatent(48, 16)),
         Tiny("qwen_image", "QwenImage", _qwen(), "qwen_image", WanLatent(), stock=False),
         Tiny("krea2", "Krea2", _krea2(), "krea2", WanLatent(), norm=0.0),
+        Tiny("ernie_image", "ErnieImage", _ernie(), "ernie", FLUX2_LATENT, stock=False),
         Tiny("kandinsky5", "Kandinsky5Image", _kandinsky5(), "kandinsky5", FLUX_LATENT, stock=False),
         Tiny("kandinsky5_clips", "Kandinsky5", _kandinsky5_clips(), "kandinsky5", GivenLatent(16, 8), stock=False),
         Tiny("anima", "Anima", _anima(), "anima", WanLatent(), stock=False),
         Tiny("cascade_c", "Stable_Cascade_C", _cascade_c(), "cascade", GivenLatent(16, 8), stock=False),
         Tiny("cascade_b", "Stable_Cascade_B", _cascade_b(), "cascade", StageALatent(), stock=False),
+        Tiny("kandinsky22_prior", "Kandinsky22Prior", _kandinsky22_prior(), "clip_g", GivenEmbedding(64), stock=False),
+        Tiny(
+            "kandinsky22_decoder", "Kandinsky22Decoder", _kandinsky22_decoder(), "clip_image", GivenLatent(4, 8),
+            stock=False,
+        ),
+        Tiny("wuerstchen2", "Wuerstchen2Prior", _wuerstchen2_prior(), "clip_g", GivenLatent(16, 8), stock=False),
         Tiny("zimage", "ZImage", _zimage(), "zimage", FLUX_LATENT, stock=False),
         Tiny("lumina2", "Lumina2", _lumina2(), "lumina2", FLUX_LATENT, stock=False),
     )
-}
+}  # fmt: skip
 FIRST = ("sd15", "sd15_full", "flux1", "flux1_schnell")  # the tests name these; they try every other row, too
 MORE = [name for name in FAMILIES if name not in FIRST]
 # Families for which ComfyUI knows no names of diffusers.
 WITHOUT_DIFFUSERS = ("lumina2", "cascade_c", "cascade_b")
+# Families that ComfyUI knows nothing of, and diffusers by the same names.
+DIFFUSERS_ALONE = ("kandinsky22_prior", "kandinsky22_decoder", "wuerstchen2")
+# Families of which ComfyUI's loaders read no file of diffusers.
+NOT_BY_COMFYUI = (*WITHOUT_DIFFUSERS, *DIFFUSERS_ALONE)

@@ -50,6 +50,14 @@ def _cascade_b(text: Tensor, options: Options, latent: Tensor) -> Options:
     return {"clip": options["pooled_output"], "effnet": prior, "sca": torch.zeros(1)}
 
 
+def _kandinsky22_prior(text: Tensor, options: Options, latent: Tensor) -> Options:
+    return {"context": text, "y": options["pooled_output"], "attention_mask": options["attention_mask"]}
+
+
+def _kandinsky22_decoder(text: Tensor, options: Options, latent: Tensor) -> Options:
+    return {"y": options["kandinsky_image_embedding"].flatten(1)}
+
+
 def _chroma(text: Tensor, options: Options, latent: Tensor) -> Options:
     return {"context": text, "guidance": GUIDANCE}
 
@@ -81,6 +89,8 @@ _ARGUMENTS: dict[str, Callable[[Tensor, Options, Tensor], Options]] = {
     "Kandinsky5": _pooled,
     "Kandinsky5Image": _pooled,
     "Lumina2": _lumina,
+    "PriorModel": _kandinsky22_prior,
+    "DecoderModel": _kandinsky22_decoder,
     "SD3": _pooled,
     "SDXL": _sdxl,
     "StableCascade_B": _cascade_b,

@@ -6,13 +6,14 @@ import io
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import cache
+from functools import cache, partial
 from typing import Any
 from unittest.mock import patch
 
 import comfy.sd
 import comfy.supported_models_base
 import comfy.text_encoders.anima as anima
+import comfy.text_encoders.ernie as ernie
 import comfy.text_encoders.flux as flux
 import comfy.text_encoders.kandinsky5 as kandinsky5
 import comfy.text_encoders.krea2 as krea2
@@ -27,6 +28,7 @@ import comfy.text_encoders.z_image as z_image
 import sentencepiece
 import torch
 from comfy import sd1_clip, sdxl_clip
+from lora_loom.nodes.bridge.systems.text import LastHiddenClip
 
 from .weights import seeded
 
@@ -46,7 +48,37 @@ def _llm(width: int, layers: int) -> dict[str, int]:
     )  # fmt: skip
 
 
+class TextForImage(LastHiddenClip):
+    """Gives the embedding of the text in the place of a picture's, which is in the same space."""
+
+    def encode_token_weights(self, token_weight_pairs: list) -> tuple:
+        tokens, pooled, beside = super().encode_token_weights(token_weight_pairs)
+        return tokens, pooled, {**beside, "kandinsky_image_embedding": pooled[..., None, None]}
+
+
+def _clip_g(kind: type[LastHiddenClip]) -> tuple[Any, Any, dict]:
+    """CLIP ViT-bigG as Kandinsky 2.2 and Wuerstchen v2 read it."""
+    config = _clip_l(64, 1) | {"num_attention_heads": 1, "hidden_act": "gelu", "eos_token_id": 49407}
+    config |= {"max_position_embeddings": 77}
+    tokens = partial(sd1_clip.SDTokenizer, embedding_size=64, embedding_key="clip_g")
+    return (
+        partial(sd1_clip.SD1ClipModel, clip_name="g", clip_model=partial(kind, config)),
+        partial(sd1_clip.SD1Tokenizer, clip_name="g", tokenizer=tokens),
+        {},
+    )
+
+
+class _ErnieTokenizer(sd1_clip.SD1Tokenizer):
+    """With the words of another: ComfyUI 0.30 cannot make Ernie's own with transformers 5.23."""
+
+    def __init__(self, embedding_directory: Any = None, tokenizer_data: Any = None) -> None:
+        words = {"name": "ministral3_3b", "tokenizer": anima.Qwen3Tokenizer}
+        super().__init__(embedding_directory, tokenizer_data or {}, **words)
+
+
 KINDS = {
+    "clip_g": _clip_g(LastHiddenClip),
+    "clip_image": _clip_g(TextForImage),
     "sd15": (sd1_clip.SD1ClipModel, sd1_clip.SD1Tokenizer, {"clip_l_model_config": _clip_l(768, 1)}),
     "sdxl": (  # the last layer but one is read
         sdxl_clip.SDXLClipModel,
@@ -88,6 +120,11 @@ KINDS = {
         krea2.Krea2Tokenizer,
         {"qwen3vl_4b_model_config": _llm(40, 36)},
     ),
+    "ernie": (  # the last layer but one is read
+        ernie.te(),
+        _ErnieTokenizer,
+        {"ministral3_3b_model_config": _llm(64, 3) | {"vocab_size": 152_000}},
+    ),
     "kandinsky5": (
         kandinsky5.te(),
         kandinsky5.Kandinsky5TokenizerImage,
@@ -114,6 +151,7 @@ KINDS = {
         {"qwen3_4b_model_config": _llm(64, 28)},
     ),
 }
+
 
 WITHOUT_TOKENIZER = ("wan", "lumina2")  # ComfyUI reads it from the encoder's file
 

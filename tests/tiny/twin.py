@@ -19,6 +19,8 @@ import torch
 from comfy.ldm.modules.diffusionmodules.util import timestep_embedding
 from diffusers import loaders
 from diffusers.loaders import single_file_utils as single_file
+from diffusers.pipelines.deprecated.wuerstchen.modeling_wuerstchen_prior import WuerstchenPrior
+from diffusers.pipelines.deprecated.wuerstchen.pipeline_wuerstchen_prior import WuerstchenPriorPipeline
 from einops import rearrange
 from harness import older
 from peft.utils import get_peft_model_state_dict
@@ -292,6 +294,21 @@ class Krea2(Twin):
         return _picture(self.network(tokens, text, call.time, places).sample, rows)
 
 
+class ErnieImage(Twin):
+    network_class, lora = diffusers.ErnieImageTransformer2DModel, loaders.ErnieImageLoraLoaderMixin
+    call = Call.random((128, 8, 4), [500.0, 20.0], 64)
+
+    def settings(self, config):
+        same = ("hidden_size", "num_attention_heads", "num_layers", "ffn_hidden_size", "text_in_dim")
+        return {key: config[key] for key in same}
+
+    def renamed(self, config, weights):
+        return weights
+
+    def forward(self, call):
+        return self.network(call.x, call.time, call.context, torch.full(call.time.shape, call.context.shape[1])).sample
+
+
 class Kandinsky5(Twin):
     network_class, lora = diffusers.Kandinsky5Transformer3DModel, loaders.KandinskyLoraLoaderMixin
     call = Call.random((16, 1, 16, 8), [500.0, 20.0], 64, 64)
@@ -362,7 +379,8 @@ class Wan(Twin):
     def settings(self, config):
         return dict(
             num_attention_heads=config["num_heads"], attention_head_dim=config["dim"] // config["num_heads"],
-            ffn_dim=config["ffn_dim"], num_layers=config["num_layers"],
+            ffn_dim=config["ffn_dim"], num_layers=config["num_layers"], in_channels=config["in_dim"],
+            out_channels=config["out_dim"],
         )  # fmt: skip
 
     def renamed(self, config, weights):
@@ -370,6 +388,10 @@ class Wan(Twin):
 
     def forward(self, call):
         return self.network(call.x, call.time, call.context).sample
+
+
+class Wan22(Wan):
+    call = Call.random((48, 1, 16, 8), [500.0, 20.0], 4096)
 
 
 class Anima(Twin):
@@ -393,6 +415,84 @@ class Anima(Twin):
     def forward(self, call):
         padding = torch.zeros(1, 1, *call.x.shape[3:])
         return self.network(call.x, call.time, call.context, padding_mask=padding).sample
+
+
+class KandinskyDecoder(Twin):
+    """Its pipelines load no LoRA: what does so for any UNet is asked."""
+
+    network_class, lora, part = diffusers.UNet2DConditionModel, loaders.StableDiffusionLoraLoaderMixin, "unet"
+    call = Call.random((4, 16, 8), [500.0, 20.0], 64, 64)
+
+    def settings(self, config):
+        rest = len(config["channels"]) - 1
+        return dict(
+            in_channels=4, out_channels=8, addition_embed_type="image", encoder_hid_dim=config["embed"],
+            encoder_hid_dim_type="image_proj", cross_attention_dim=config["context"], attention_head_dim=64,
+            down_block_types=("ResnetDownsampleBlock2D", *["SimpleCrossAttnDownBlock2D"] * rest),
+            up_block_types=(*["SimpleCrossAttnUpBlock2D"] * rest, "ResnetUpsampleBlock2D"),
+            mid_block_type="UNetMidBlock2DSimpleCrossAttn", block_out_channels=config["channels"],
+            layers_per_block=config["layers"], resnet_time_scale_shift="scale_shift",
+        )  # fmt: skip
+
+    def renamed(self, config, weights):
+        tokens = self.network.encoder_hid_proj
+        tokens.num_image_text_embeds = config["tokens"]  # 32 in diffusers, whatever the configuration
+        tokens.image_embeds = torch.nn.Linear(config["embed"], config["tokens"] * config["context"])
+        return weights
+
+    def forward(self, call):
+        seen = {"image_embeds": call.pooled}
+        return self.network(call.x, call.time, None, added_cond_kwargs=seen).sample[:, :4]
+
+
+class _Prior(Twin):
+    """What diffusers calls a prior: the pipeline of Wuerstchen v2 loads LoRA for one, and Kandinsky's for none."""
+
+    lora = WuerstchenPriorPipeline
+
+    def load_lora(self, path: Path) -> None:
+        tensors, alphas, header = self.lora.lora_state_dict(str(path), return_lora_metadata=True)
+        self.lora.load_lora_into_unet(tensors, alphas, self.network, metadata=header)
+
+    def save_lora(self, folder: Path) -> str:
+        layers, header = get_peft_model_state_dict(self.network), self.network.peft_config["default"].to_dict()
+        self.lora.save_lora_weights(folder, layers, unet_lora_adapter_metadata=header)
+        return "pytorch_lora_weights.safetensors"
+
+    def renamed(self, config, weights):
+        return weights
+
+
+class KandinskyPrior(_Prior):
+    network_class = diffusers.PriorTransformer
+    call = replace(
+        Call.random((64, 1, 1), [500.0, 20.0], 64, 64),
+        context=torch.randn(2, 77, 64, generator=torch.Generator().manual_seed(1)),
+    )
+
+    def settings(self, config):
+        heads = config["width"] // 64
+        return dict(
+            num_attention_heads=heads, num_layers=config["depth"], embedding_dim=config["embed"],
+            num_embeddings=config["words"],
+        )  # fmt: skip
+
+    def forward(self, call):
+        """Without a mask diffusers' would not be causal."""
+        words = torch.ones(call.context.shape[:2], dtype=torch.bool)
+        out = self.network(call.x.flatten(1), call.time, call.pooled, call.context, words)
+        return out.predicted_image_embedding[..., None, None]
+
+
+class Wuerstchen(_Prior):
+    network_class = WuerstchenPrior
+    call = Call.random((16, 8, 8), [0.5, 0.02], 64)
+
+    def settings(self, config):
+        return {name: config[name] for name in ("c_in", "c", "c_cond", "c_r", "depth")} | {"nhead": config["c"] // 64}
+
+    def forward(self, call):
+        return self.network(call.x, call.time, call.context)
 
 
 def _by_table(table: Mapping[str, Any], weights: Weights) -> Iterator[tuple[str, Tensor]]:
@@ -425,9 +525,14 @@ TWINS: dict[str, type[Twin]] = {
     "flux2": Flux2,
     "qwen_image": QwenImage,
     "krea2": Krea2,
+    "ernie_image": ErnieImage,
     "kandinsky5": Kandinsky5,
     "zimage": ZImage,
     "lumina2": Lumina2,
     "wan21": Wan,
+    "wan22_5b": Wan22,
     "anima": Anima,
+    "kandinsky22_prior": KandinskyPrior,
+    "kandinsky22_decoder": KandinskyDecoder,
+    "wuerstchen2": Wuerstchen,
 }

@@ -17,15 +17,18 @@ import torch
 from einops import rearrange
 from safetensors.torch import save_file
 from torch import Tensor
+from torch.nn import functional
 
-from .families import GivenLatent, Latent, StageALatent, WanLatent
+from .families import GivenEmbedding, GivenLatent, Latent, StageALatent, WanLatent
 from .weights import seeded
 
 
-def make_vae(latent: Latent | WanLatent | GivenLatent | StageALatent, folder: Path) -> Any:
+def make_vae(latent: Latent | WanLatent | GivenLatent | GivenEmbedding | StageALatent, folder: Path) -> Any:
     """Through a file in `folder` and ComfyUI's own detection, where the latent space has a VAE that can be small."""
     if isinstance(latent, GivenLatent):
         return GivenLatents(latent)
+    if isinstance(latent, GivenEmbedding):
+        return GivenEmbeddings(latent.channels)
     if isinstance(latent, StageALatent):
         return _stage_a()
     path = folder / f"vae_{latent.channels}.safetensors"
@@ -65,6 +68,22 @@ class GivenLatents:
         generator = torch.Generator().manual_seed(0)
         weight = torch.randn(patches.shape[-1], self.channels, generator=generator) / patches.shape[-1] ** 0.5
         return rearrange(patches @ weight, "b h w c -> b c h w")
+
+
+class GivenEmbeddings:
+    """Stands in for CLIP vision as a VAE: a fixed random map of a picture's 16 mean colours to an embedding."""
+
+    def __init__(self, width: int) -> None:
+        self.latent_channels = width
+        generator = torch.Generator().manual_seed(0)
+        self.weight = torch.randn(48, width, generator=generator) / 2
+
+    def spacial_compression_encode(self) -> int:
+        return 1
+
+    def encode(self, pixels: Tensor) -> Tensor:
+        seen = functional.adaptive_avg_pool2d(pixels.movedim(-1, 1), 4).flatten(1)
+        return (seen @ self.weight)[..., None, None]
 
 
 def _taesd(latent: Latent) -> dict[str, Tensor]:

@@ -109,6 +109,7 @@ def save_proven(
         raise ValueError(f"{text} of the {len(names)} layers belong to the text encoder; connect CLIP to save them")
     table = names_of(model, clip)
     of_sum = style == "peft" and adapter.others  # DoRA that ComfyUI's loader does not read
+    alone = table.is_read_here_alone(style)
     if of_sum:
         readers.check_dora(table.config_class, table.family.name)
     written = replace(adapter, others=_others_of_sum(adapter, model, clip)) if of_sum else adapter
@@ -118,7 +119,7 @@ def save_proven(
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
         saved = save.save(unproven, tensors, dict(adapter.metadata), overwrite=True)
-        proof = (prove_in_stack if of_sum else prove)(unproven, adapter, dtype, model, clip, tick)
+        proof = (prove_in_stack if of_sum or alone else prove)(unproven, adapter, dtype, model, clip, tick)
         os.replace(unproven, path)
     finally:
         unproven.unlink(missing_ok=True)
@@ -152,7 +153,8 @@ def prove_in_stack(
     path: Path, adapter: Adapter, dtype: torch.dtype, model: Model, clip: Clip | None = None,
     tick: Callable[[int], None] = lambda _: None,
 ) -> Proof:  # fmt: skip
-    """The same by Load LoRA Stack, for DoRA as PEFT writes it, which ComfyUI's loader would take for plain LoRA."""
+    """The same by Load LoRA Stack, for what ComfyUI's loader does not read: DoRA as PEFT writes it, which it would take
+    for plain LoRA, and diffusers' names of networks that ComfyUI does not have."""
     tensors = _read(path)
     resolved = names_of(model, clip).resolve(formats.decode(tensors, source=path.name), path.name)
     found = resolved.adapter
@@ -163,7 +165,8 @@ def prove_in_stack(
         return found.layers[name].to(weight.dtype).add_to_(weight) if name in found.layers else weight
 
     errors = _errors(adapter, apply, model, clip, tick)
-    loader = "Load LoRA Stack (ComfyUI's own loader does not read DoRA in this format)"
+    what = "DoRA in this format" if found.others else f"this format of {names_of(model, clip).family.name}"
+    loader = f"Load LoRA Stack (ComfyUI's own loader does not read {what})"
     left_out = (*resolved.unmatched, *(misfit.name for misfit in resolved.misfits))
     return _proven(Proof(len(tensors), left_out, *errors, loader), dtype)
 

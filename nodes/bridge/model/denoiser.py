@@ -11,7 +11,7 @@ from typing import Any
 import comfy.sampler_helpers
 import comfy.samplers
 import torch
-from comfy.model_sampling import CONST, COSMOS_RFLOW, EDM, V_PREDICTION
+from comfy.model_sampling import CONST, COSMOS_RFLOW, EDM, V_PREDICTION, X0
 from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
@@ -30,10 +30,12 @@ _PLAIN = (bool, int, float, str, type(None))
 
 
 def prediction_type(model: Model) -> str:
-    """ModelSpec's word for what the network predicts."""
+    """ModelSpec's word for what the network predicts; diffusers' for a clean sample, which ModelSpec has none for."""
     sampling = model.get_model_object("model_sampling")
     if isinstance(sampling, (CONST, COSMOS_RFLOW)):
         return "flow"
+    if isinstance(sampling, X0):
+        return "sample"
     return "v" if isinstance(sampling, V_PREDICTION) and not isinstance(sampling, EDM) else "epsilon"
 
 

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
 import comfy.model_management
+import comfy.utils
 import torch
 from torch import Tensor, nn
 
 from ....lora_core.data.dataset import Dataset
+from ....lora_core.families.table import Places
 from ..host.wires import Clip, Conditioning, Model, Vae
 from .encoding_cache import Encodings, clip_identity, kept, vae_identity
+from .names import family_of
 
 Tick = Callable[[int, int, str], None]
 
@@ -52,9 +56,12 @@ def encode_images(vae: Vae, model: Model, dataset: Dataset, tick: Tick) -> list[
     Pictures are encoded one at a time: a batch given to a video VAE is one clip. When all are kept on disk, the VAE is
     not even loaded. Raises ValueError, naming the file, for a picture that cannot be encoded.
     """
-    check_sizes(vae, dataset)
+    check_sizes(vae, model, dataset)
+    places = family_of(model).places
+    kind = f"latents_{places.pixels:g}" if places else "latents"  # the same pictures, made smaller
+    prepare = partial(resized, places=places, factor=compression(vae))
     with torch.inference_mode(False), torch.no_grad():
-        return [_scaled(model, latent) for latent in encoded_views(vae, "latents", dataset, tick, "images")]
+        return [_scaled(model, latent) for latent in encoded_views(vae, kind, dataset, tick, "images", prepare)]
 
 
 def encoded_views(
@@ -78,15 +85,36 @@ def compression(vae: Vae) -> int:
     return int(cast(float, vae.spacial_compression_encode()))
 
 
-def check_sizes(vae: Vae, dataset: Dataset) -> None:
-    """Raises ValueError when a bucket is no multiple of what the VAE compresses by."""
-    factor = compression(vae)
+def check_sizes(vae: Vae, model: Model, dataset: Dataset) -> None:
+    """Raises ValueError when a bucket is no multiple of what the VAE compresses by, or of what the network itself
+    halves after it."""
+    family, factor = family_of(model), compression(vae)
+    if family.places:
+        return
+    step = factor * 2 ** _halvings(model, family.halves)
     for width, height in dataset.buckets():
         if width % factor or height % factor:
             raise ValueError(
                 f"the bucket {width} x {height} is not a multiple of {factor}, which this VAE compresses by; "
-                f"set bucket_step to a multiple of {factor}"
+                f"set bucket_step to a multiple of {step}"
             )
+        if width % step or height % step:
+            raise ValueError(
+                f"the bucket {width} x {height} is not a multiple of {step}, which {family.name} needs; "
+                f"set bucket_step to a multiple of {step}"
+            )
+
+
+def resized(pixels: Tensor, places: Places | None, factor: int) -> Tensor:
+    """(1, height, width, 3), with `factor` pixels to each place of the latent; as it is where no places are said."""
+    if places is None:
+        return pixels
+    height, width = (places.of(side) * factor for side in pixels.shape[1:3])
+    return comfy.utils.common_upscale(pixels.movedim(-1, 1), width, height, "bicubic", "center").movedim(1, -1)
+
+
+def _halvings(model: Model, name: str) -> int:
+    return sum(f".{path}".endswith(f".{name}") for path, _ in model.model.diffusion_model.named_modules() if name)
 
 
 def _encoded(vae: Vae, pixels: Tensor, name: str) -> Tensor:

@@ -163,6 +163,10 @@ class NameTable:
         numbered = any(name.startswith("lora_te2_") for name in self.targets)
         return {layer: _preferred(style, layer, spelled[layer], numbered) for layer in layers}
 
+    def is_read_here_alone(self, style: str) -> bool:
+        """Whether ComfyUI's own loaders know no name of a file of that style."""
+        return style == "peft" and bool(diffusers_names.part_of(self.config_class))
+
     def unnamed(self, style: str, layers: Sequence[str]) -> list[str]:
         """The layers that a file of that style cannot hold."""
         spelled = self._spelled(style, layers)
@@ -187,16 +191,21 @@ class NameTable:
         it passes over."""
         inside = [layer for layer in layers if layer.startswith("diffusion_model.")]
         known = {
-            layer: diffusers_names.has_own_name(self.config_class, layer.removeprefix("diffusion_model."))
+            layer: diffusers_names.own_name(self.config_class, layer.removeprefix("diffusion_model."))
             for layer in inside
         }
-        return {layer: [FileLayer(layer)] if known[layer] else [] for layer in inside if known[layer] is not None}
+        return {layer: [FileLayer(name)] if name else [] for layer, name in known.items() if name is not None}
 
     def _names_of_diffusers(self, config_class: str) -> dict[str, Target]:
         """Where ComfyUI has none, or not all."""
-        names: dict[str, Target] = {}
+        inside = [layer for layer in self.shapes if layer.startswith("diffusion_model.")]
+        names = {
+            name: Target(layer)
+            for layer in inside
+            for name in diffusers_names.names_of_part(config_class, layer.removeprefix("diffusion_model."))
+        }
         rules = diffusers_names.rules_for(config_class)
-        for layer in (layer for layer in self.shapes if rules and layer.startswith("diffusion_model.")):
+        for layer in inside if rules else ():
             name = "transformer." + diffusers_names.renamed(layer.removeprefix("diffusion_model."), rules)
             if name.endswith(".qkv"):
                 slices = zip("qkv", _thirds(self.shapes[layer]), strict=True)
@@ -209,7 +218,9 @@ class NameTable:
         """Where the file's layers belong in the model: by the names that are known, and what is left by likeness."""
         names = (*adapter.layers, *adapter.others)
         places = {name: target for name in names if (target := _target_of(name, self.targets))}
-        missing = {name for name in names if name not in places and (self.has_text or not is_text(name))}
+        missing = {name for name in names if name not in places}
+        if missing and not self.has_text:
+            missing -= self._loose.of_text(names)
         if missing:
             families = _guess(adapter, {})
             if takes(self.family.name, families):

@@ -58,7 +58,7 @@ class KandinskyDecoder(nn.Module):
         operations: Any,
     ) -> None:
         super().__init__()
-        self.dtype, self.multiple = dtype, 2 ** (len(channels) - 1)
+        self.dtype, self.layers, self.multiple = dtype, layers, 2 ** (len(channels) - 1)
         make, first, time = Layers(operations, dtype, device), channels[0], 4 * channels[0]
         kind = _Kind(time, context, make)
         self.conv_in = make.conv(LATENT, first)
@@ -94,10 +94,12 @@ class KandinskyDecoder(nn.Module):
         x = self.conv_in(x)
         skips = [x]
         for level in self.down_blocks:
-            x = level(x, time, image, skips, options)
+            skips += level(x, time, image, options)
+            x = skips[-1]
         x = self.mid_block(x, time, image, options)
         for level in self.up_blocks:
-            x = level(x, time, image, skips, options)
+            beside = [skips.pop() for _ in range(self.layers + 1)]
+            x = level(x, time, image, beside, options)
         return self.conv_out(functional.silu(self.conv_norm_out(x)))[:, :LATENT]
 
     def _check_size(self, x: Tensor) -> None:
@@ -202,15 +204,13 @@ class _Down(_Level):
         super().__init__(inner, outer, kind, attends)
         self.downsamplers = nn.ModuleList([_Resnet(outer, outer, kind, _halved)] if halves else [])
 
-    def forward(self, x: Tensor, time: Tensor, image: Tensor, skips: list[Tensor], options: Options) -> Tensor:
-        """Add to `skips` what every layer gives."""
+    def forward(self, x: Tensor, time: Tensor, image: Tensor, options: Options) -> list[Tensor]:
+        """Return what every layer gives."""
+        found = []
         for number in range(len(self.resnets)):
             x = self.layer(number, x, time, image, options)
-            skips.append(x)
-        for halving in self.downsamplers:
-            x = halving(x, time)
-            skips.append(x)
-        return x
+            found.append(x)
+        return found + [halving(x, time) for halving in self.downsamplers]
 
 
 class _Up(_Level):
@@ -218,10 +218,11 @@ class _Up(_Level):
         super().__init__(inner, outer, kind, attends)
         self.upsamplers = nn.ModuleList([_Resnet(outer, outer, kind, _doubled)] if doubles else [])
 
-    def forward(self, x: Tensor, time: Tensor, image: Tensor, skips: list[Tensor], options: Options) -> Tensor:
-        """Take from `skips` what each layer is given besides, the last one first."""
-        for number in range(len(self.resnets)):
-            x = self.layer(number, torch.cat([x, skips.pop()], 1), time, image, options)
+    def forward(self, x: Tensor, time: Tensor, image: Tensor, beside: list[Tensor], options: Options) -> Tensor:
+        """Each layer is given one of `beside`, too. Neither here nor on the way down is a list changed: a level whose
+        gradients are computed by another forward finds what it found before."""
+        for number, skip in enumerate(beside):
+            x = self.layer(number, torch.cat([x, skip], 1), time, image, options)
         for doubling in self.upsamplers:
             x = doubling(x, time)
         return x

@@ -10,6 +10,7 @@ from ....lora_core.data.dataset import Dataset
 from ....lora_core.families.table import Family
 from ....lora_core.training.config import Recipe
 from ....lora_core.training.plan import Measures
+from ....lora_core.training.presets import Choices
 from ....lora_core.training.start import Start
 from ....lora_core.training.validation import Pictures
 from ..host.wires import Clip, Model, Vae
@@ -24,7 +25,8 @@ from .run_progress import RunProgress
 class Run:
     """Holds the settings of a run that do not change what is learned. `automatic` takes further `measures` when these
     do not fit into memory. `note` stays on the node, `chosen` in the fields of what was left to the run, by name,
-    and `workflow`, of the front end, in the run's folder."""
+    and `workflow`, of the front end, in the run's folder. `before` is what auto meant in version 0.1.0, if that was
+    something else."""
 
     name: str = "lora"
     save_every: int = 250
@@ -35,12 +37,13 @@ class Run:
     previews: Previews | None = None
     chosen: Mapping[str, str] = field(default_factory=dict)
     workflow: Mapping[str, Any] | None = None
+    before: Choices | None = None
 
 
 @dataclass(frozen=True)
 class Sources:
-    """Holds what a run learns from. `prior_vae` is the stage C encoder, for Stable Cascade B only; `start` is a LoRA to
-    go on from."""
+    """Holds what a run learns from. `prior_vae` encodes what an earlier stage would tell of a picture, for families
+    with a prior only; `start` is a LoRA to go on from."""
 
     model: Model
     clip: Clip

@@ -23,8 +23,8 @@ from ..host.wires import Clip, Model
 from ..model.encoding import check_sizes, encode_captions, encode_images
 from ..model.encoding_cache import tidy
 from ..model.names import family_of
+from ..model.prior import check_prior, encode_priors
 from ..model.sampling import empty_latent
-from ..model.stage_c_prior import check_prior, encode_priors
 from ..model.text_encoders import check_text, tokenized, windows
 from ..session.rehearsal import Job, Preview
 from ..stack import bypass_injection
@@ -50,7 +50,7 @@ def check(sources: Sources, recipe: Recipe) -> tuple[Subject, list[str]]:
     layers = subject.layers
     check_preservation(sources.dataset, recipe.train.preservation, recipe.preserve)
     check_prior(sources.model, sources.vae, sources.prior_vae)
-    check_sizes(sources.vae, sources.dataset)
+    check_sizes(sources.vae, sources.model, sources.dataset)
     hits = counted(recipe.lora.options.rules, list(layers), summary(layers))
     begins = [sources.start.note(layers)] if sources.start else []
     return subject, begins + hits

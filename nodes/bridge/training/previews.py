@@ -22,6 +22,7 @@ from ....lora_core.training.state import TrainState
 from ..host.wires import Clip, Model, Vae
 from ..model.denoiser import ComfyDenoiser
 from ..model.encoding import Tick, encode_captions
+from ..model.names import family_of
 from ..model.sampling import Sampling, check_size, decoded, drop, latents, sampling_inside
 from ..model.text_encoders import TextDenoiser, tokenized
 from .run_progress import RunProgress
@@ -62,10 +63,9 @@ def check_previews(previews: Previews | None, model: Model, vae: Vae, trigger: s
     """Raises ValueError for previews that cannot be made."""
     if previews is None:
         return
-    kind = type(model.model.model_config).__name__
-    if kind.startswith("Stable_Cascade"):
+    if system := family_of(model).system:
         raise ValueError(
-            "previews do not work with Stable Cascade, because its stages sample one after another; disconnect previews"
+            f"previews do not work with {system}, because its stages sample one after another; disconnect previews"
         )
     if not previews.prompts and not trigger:
         raise ValueError("Training Previews has no prompt and LoRA Dataset has no trigger word; write a prompt")

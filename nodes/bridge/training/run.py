@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Literal
@@ -43,6 +43,7 @@ from ..session.needs import keep_need
 from ..session.session import aside, loaded, trainable
 from . import earlier_result, prepare
 from .continue_from import spoken_with
+from .earlier_auto import as_begun
 from .header_facts import run_facts
 from .order import Order, Run, Sources
 from .previews import PreparedPreviews, Previewer, check_previews
@@ -66,6 +67,7 @@ class Trained:
     report: str
     charts: Image.Image
     sheet: Image.Image | None = None  # of the last previews
+    chosen: Mapping[str, str] = field(default_factory=dict)  # what was left to the run
 
 
 @dataclass(frozen=True)
@@ -106,7 +108,7 @@ def train_lora(sources: Sources, recipe: Recipe, run: Run) -> Trained:
 
     Raises ValueError for anything wrong with the input before the first step.
     """
-    order = _checked(sources, recipe, run)
+    order = _checked(sources, *as_begun(sources, recipe, run))
     with order.progress.watched():
         return _trained(order)
 
@@ -138,7 +140,8 @@ def _again(order: Order, folder: Path, told: Finished, charts: Image.Image, shee
     log.info("%s was finished before", folder.name)
     order.progress.at(folder, told.losses)
     on_node = _ended(order.progress, told, folder)
-    return Trained(adapter, told.losses, folder, on_node, report=told.report, charts=charts, sheet=sheet)
+    outcome = {"report": told.report, "charts": charts, "sheet": sheet, "chosen": order.run.chosen}
+    return Trained(adapter, told.losses, folder, on_node, **outcome)
 
 
 def _encoded(order: Order) -> _Material:
@@ -243,7 +246,8 @@ def _run(order: Order, work: _Prepared, kept: RunFolder) -> Trained:
     if not problem:
         earlier_result.keep(order, kept, told, adapter, charts)
     on_node = _ended(progress, told, kept.path, problem)
-    return Trained(adapter, told.losses, kept.path, on_node, report=report, charts=charts, sheet=previewer.sheet)
+    outcome = {"report": report, "charts": charts, "sheet": previewer.sheet, "chosen": run.chosen}
+    return Trained(adapter, told.losses, kept.path, on_node, **outcome)
 
 
 def _ended(progress: RunProgress, told: Finished, folder: Path, problem: str = "") -> str:

@@ -55,6 +55,16 @@ def test_most_names_must_agree(strangers: int, vouched: bool, taken: int):
     assert len(known.places(file, vouched)) == taken
 
 
+def test_a_name_that_the_network_shares_with_text_encoders_is_the_networks():
+    """Where the file has one that is the network's alone."""
+    own, shared, other = "layers.0.self_attention.to_q", "layers.0.mlp.up_proj", "layers.0.mlp.down_proj"
+    inside = "llm.transformer.model."
+    known = names([own, shared], [inside + shared, inside + other])
+    assert known.places([own, shared, other], False) == {own: own, shared: shared, other: inside + other}
+    assert known.of_text([own, shared, other]) == {other}
+    assert known.places([shared, other], False) == {shared: inside + shared, other: inside + other}
+
+
 CLIP, T5 = "text_model.encoder.layers.0.self_attn.q_proj", "encoder.block.0.layer.0.SelfAttention.q"
 TWO = [f"clip_l.transformer.{CLIP}", f"clip_g.transformer.{CLIP}", f"t5xxl.transformer.{T5}"]
 INSIDE = CLIP.removeprefix("text_model.")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from lora_loom.lora_core.families.signs import guess, named
 
+TWO = "Anima, Cosmos Predict2, LTX-Video or Kandinsky 2.2 prior"
 FLUX_1 = "FLUX.1 dev, FLUX.1 schnell or Chroma"
 CROSS = "lora_unet_down_blocks_1_attentions_0_transformer_blocks_0_attn2_to_k"
 
@@ -32,6 +33,9 @@ def told(*names: str, **metadata: str) -> str:
         (["transformer.transformer_blocks.37.attn.to_q"], "SD 3.5, Qwen-Image or Krea 2"),
         (["diffusion_model.layers.3.attention.qkv"], "Z-Image or Lumina 2"),
         (["diffusion_model.blocks.3.attn.wq"], "Krea 2"),
+        (["transformer.layers.35.self_attention.to_q", "transformer.layers.0.mlp.linear_fc2"], "Ernie-Image"),
+        (["layers.3.self_attention.to_out.0", "layers.3.mlp.up_proj"], "Ernie-Image"),
+        (["diffusion_model.layers.36.self_attention.to_q"], "an unknown family"),
         (["diffusion_model.transformer_blocks.3.attn.to_q"], "Qwen-Image or Krea 2"),
         (["diffusion_model.transformer_blocks.3.attn.to_q", "diffusion_model.transformer_blocks.3.ff.up"], "Krea 2"),
         (["transformer.visual_transformer_blocks.3.cross_attention.to_query"], "Kandinsky 5"),
@@ -39,17 +43,27 @@ def told(*names: str, **metadata: str) -> str:
          "Anima or Cosmos Predict2"),
         (["lora_unet_blocks_3_self_attn_q_proj", "lora_unet_llm_adapter_blocks_0_self_attn_q_proj"], "Anima"),
         (["transformer.blocks.0.attn1.to_q", "transformer.blocks.0.ffn.net.2"], "Wan 2.1"),
-        (["transformer.transformer_blocks.0.attn1.to_q"], "Anima, Cosmos Predict2 or LTX-Video"),
+        (["transformer.transformer_blocks.0.attn1.to_q"], TWO),
         (["transformer.layers.0.attn.to_q"], "Lumina 2 or OmniGen2"),
         (["down_blocks.2.4.attention.attn.to_q", "up_blocks.0.2.attention.attn.to_q"], "Stable Cascade B"),
         (["lora_prior_unet_down_blocks_0_2_attention_attn_to_q"], "Stable Cascade C"),
-        (["base_model.model.transformer_blocks.0.attn1.to_q"] * 2, "Anima, Cosmos Predict2 or LTX-Video"),
-        (["diffusion_model.transformer_blocks.0.attn1.to_q"], "Anima, Cosmos Predict2 or LTX-Video"),
+        (["base_model.model.transformer_blocks.0.attn1.to_q"] * 2, TWO),
+        (["diffusion_model.transformer_blocks.0.attn1.to_q"], TWO),
         (["lora_unet_blocks_0_attn1_to_q"], "Wan 2.1"), (["base_model.model.blocks.0.self_attn.q"], "Wan 2.1"),
         (["text_conditioner.blocks.0.self_attn.q_proj"], "Anima"),
         (["module.transformer_blocks.0.attn.to_q", "module.single_transformer_blocks.0.attn.to_q"], FLUX_1),
         (["text_encoder.encoder.layers.0.self_attn.k_proj"], "an unknown family"),
         (["lora_te_text_model_encoder_layers_0_self_attn_k_proj", "diffusion_model.blocks.0.attn.wq"], "Krea 2"),
+        (["prior.transformer_blocks.0.attn1.to_q"], "Kandinsky 2.2 prior"),
+        (["transformer.transformer_blocks.0.attn1.to_q", "transformer.transformer_blocks.0.attn2.to_q"],
+         "Anima, Cosmos Predict2 or LTX-Video"),
+        (["unet.down_blocks.1.attentions.0.add_k_proj"], "Kandinsky 2.2 decoder"),
+        (["lora_unet_mid_block_attentions_0_to_q"], "Kandinsky 2.2 decoder"),
+        (["up_blocks.2.attentions.3.processor.to_out"], "Kandinsky 2.2 decoder"),
+        (["lora_prior_unet_blocks_2_attention_to_q"] * 2, "Wuerstchen v2 prior"),
+        (["lora_prior_prior_blocks_95_attention_to_out_0"], "Wuerstchen v2 prior"),
+        (["diffusion_model.blocks.2.attention.to_q"], "Wuerstchen v2 prior"),
+        (["prior.blocks.2.attention.to_q", "prior.blocks.2.kv_mapper.1"], "Wuerstchen v2 prior"),
         (["something.else"], "an unknown family"), ([], "an unknown family"),
     ],
 )  # fmt: skip

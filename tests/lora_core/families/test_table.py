@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 from lora_loom.lora_core.families import table
 from lora_loom.lora_core.families.distilled import few_step_mark
@@ -9,6 +11,7 @@ from lora_loom.lora_core.families.signs import SIGNS
 from lora_loom.lora_core.training.config import LoraConfig, OptimizerConfig, TrainConfig
 from lora_loom.lora_core.training.objective_config import SHIFTED, ObjectiveConfig
 from lora_loom.lora_core.training.presets import NEUTRAL, PRESETS, Preset, choose, preset_of
+from lora_loom.lora_core.training.timesteps import resolution_shift
 
 NAMES = [family.name for family in table.FAMILIES]
 AUTOMATIC = ("auto", 0, 0.0, 0.0, "auto", 3.0)
@@ -52,6 +55,8 @@ def test_a_class_with_a_row_and_one_without():
         ("SD3", "context_embedder", 1536, "stable-diffusion-v3-medium", "sd3"),
         ("SD3", "joint_blocks.0.x_block.attn2.qkv", 4608, "stable-diffusion-v3.5-medium", "sd3"),
         ("Kandinsky5Image", "text_embeddings.in_layer", 2560, "kandinsky5-image-lite", "kandinsky5"),
+        ("WAN22_T2V", "text_embedding.0", 3072, "wan-2_2-ti2v-5b", "wan"),
+        ("ErnieImage", "text_proj", 4096, "ernie-image", "ernie_image"),
         ("SD15", "time_embed.0", 1280, "stable-diffusion-v1", "sd_v1"),
     ],
 )
@@ -60,7 +65,7 @@ def test_the_spelling_of_a_size(config_class, layer, features, architecture, bas
     assert (row.architecture, row.base_version) == (architecture, base_version)
 
 
-@pytest.mark.parametrize("name", ["CogVideoX_T2V", "CogVideoX_I2V"])
+@pytest.mark.parametrize("name", ["CogVideoX_T2V", "CogVideoX_I2V", "Wuerstchen2Decoder"])
 def test_what_would_learn_the_wrong_thing_is_refused(name):
     with pytest.raises(ValueError, match=f"{name} cannot be trained: "):
         table.check_trainable(name)
@@ -106,12 +111,40 @@ def test_a_law_without_a_shift_does_not_know_the_widget(law: str, shift: float):
     assert choose("SDXL", "auto", 0, 0.0, 0.0, law, 5.0).shift == shift
 
 
+BY_SIZE = {  # the mean of the model's own scheduler at 512, 768 and 1024 pixels, and what auto meant before
+    "FLUX.1 dev": ((0.63, 0.846667, 1.15), 3.16),
+    "FLUX.2": ((0.63, 0.846667, 1.15), 3.16),
+    "Qwen-Image": ((0.53871, 0.603226, 0.693548), 2.2),
+    "Krea 2": ((0.58125, 0.716667, 0.90625), 2.5),
+}
+
+
+@pytest.mark.parametrize("family", BY_SIZE)
+def test_auto_is_shifted_by_size_as_the_model_is_sampled(family: str):
+    means, before = BY_SIZE[family]
+    chosen = choose(family, *AUTOMATIC)
+    assert chosen.timesteps == "shifted_by_size"
+    for side, mean in zip((512, 768, 1024), means, strict=True):
+        shift = resolution_shift((side / 16) ** 2, chosen.shift)
+        assert shift == pytest.approx(math.exp(mean), rel=2e-3)
+    earlier = chosen.before()
+    assert (earlier.timesteps, earlier.shift) == ("shifted_logit_normal", before)
+    assert {**vars(earlier), "timesteps": "", "shift": 0} == {**vars(chosen), "timesteps": "", "shift": 0}
+
+
+def test_only_auto_had_another_meaning():
+    assert choose("FLUX.1 dev", "auto", 0, 0.0, 0.0, "shifted_by_size", 3.16).before() is None
+    assert choose("SD 3.5", *AUTOMATIC).before() is None
+
+
 def test_the_note_names_what_was_chosen_and_nothing_else():
     note = choose("SDXL", *AUTOMATIC).note()
     assert note.startswith(
         "auto for SDXL: rank 16, alpha 16, learning rate 0.0001, attention, uniform timesteps (diffusers and"
     )
-    assert "shifted_logit_normal timesteps at shift 3.16" in choose("FLUX.1 dev", *AUTOMATIC).note()
+    note = choose("FLUX.1 dev", *AUTOMATIC).note()
+    assert "shifted_by_size timesteps at shift 3.16 for 1024 x 1024 pixels (ai-toolkit" in note
+    assert "shifted_logit_normal timesteps at shift 3 (" in choose("SD 3.5", *AUTOMATIC).note()
     assert "learning rate 1," in choose("SDXL", *AUTOMATIC, OptimizerConfig("prodigy")).note()
     note = choose("SDXL", "attention", 8, 0.0, 1e-3, "uniform", 3.0).note()
     assert note.startswith("auto for SDXL: alpha 8 (")

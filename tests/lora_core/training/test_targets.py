@@ -102,10 +102,30 @@ TREES = {
         "|{down,up}_blocks.0.2.kv_mapper.1",
         "embedding.1|down_downscalers.1.0.blocks.0|clf.1",
     ),
+    "Kandinsky 2.2 decoder": (
+        "{down_blocks.1,mid_block,up_blocks.0}.attentions.0.{to_q,to_k,to_v,to_out.0,add_k_proj,add_v_proj}",
+        "",
+        "add_embedding.image_proj|encoder_hid_proj.image_embeds|time_embedding.linear_{1,2}"
+        "|{down_blocks.0,mid_block}.resnets.0.time_emb_proj",
+        "conv_in|conv_out|down_blocks.0.resnets.0.{conv1,conv2,conv_shortcut}|down_blocks.0.downsamplers.0.conv1",
+    ),
+    "Kandinsky 2.2 prior": (
+        "transformer_blocks.{0,1}.attn1.{to_q,to_k,to_v,to_out.0}",
+        "transformer_blocks.{0,1}.ff.net.{0.proj,2}",
+        "proj_in|embedding_proj|encoder_hidden_states_proj|proj_to_clip_embeddings|time_embedding.linear_{1,2}",
+        "",
+    ),
+    "Wuerstchen v2 prior": (
+        "blocks.{2,5}.attention.{to_q,to_k,to_v,to_out.0}",
+        "",
+        "blocks.{2,5}.kv_mapper.1|blocks.{0,3}.channelwise.{0,4}|blocks.{1,4}.mapper|cond_mapper.{0,2}",
+        "projection|out.1",
+    ),
 }
 # Of the tiny models in design/tiny-models.md, table (a)+(b)+(d); SD 1.5 and SDXL: of the blocks named above.
 COUNTS = {"SD 1.5": 56, "SDXL": 32, "SD 3.5": 9, "FLUX.1": 6, "FLUX.2": 6, "Chroma": 6, "Wan 2.1": 8, "Z-Image": 6,
-          "Qwen-Image": 8, "Kandinsky 5": 12, "Krea 2": 20, "Anima": 16, "Cascade C": 16}  # fmt: skip
+          "Qwen-Image": 8, "Kandinsky 5": 12, "Krea 2": 20, "Anima": 16, "Cascade C": 16,
+          "Kandinsky 2.2 decoder": 18, "Kandinsky 2.2 prior": 8, "Wuerstchen v2 prior": 8}  # fmt: skip
 
 
 def spread(pattern: str) -> list[str]:

@@ -86,6 +86,16 @@ def test_resolution_shifted_is_the_logit_normal_at_flux_1s_mean(tokens, mu):
     assert resolution_shift(tokens) == pytest.approx(math.exp(mu))
 
 
+@pytest.mark.parametrize(
+    ("side", "shift", "right"), [(512, 3.16, 1.88), (768, 3.16, 2.33), (1024, 3.16, 3.16), (1024, 2.0, 2.0)]
+)
+def test_shifted_by_size_is_the_logit_normal_at_the_shift_of_that_size(side, shift, right):
+    tokens = (side / 16) ** 2
+    assert resolution_shift(tokens, shift) == pytest.approx(right, abs=0.005)
+    values = sample_of(timesteps="shifted_by_size", shift=shift, tokens=tokens)
+    check_distribution(values, lambda t: torch.special.ndtr(torch.log(t / (1 - t)) - math.log(right)))
+
+
 @pytest.mark.parametrize("scale", [-1.0, 0.5, 1.29, 1.75])
 def test_mode_is_that_of_the_sd3_paper(scale):
     """f(u) = 1 - u - s (cos^2(pi u / 2) - 1 + u) falls from 1 to 0; its inverse, by bisection, gives the CDF."""

@@ -24,7 +24,7 @@ from lora_loom.nodes.bridge.model import encoding_cache
 from lora_loom.nodes.bridge.model.denoiser import ComfyDenoiser
 from lora_loom.nodes.bridge.model.encoding import encode_captions, encode_images
 from lora_loom.nodes.bridge.model.encoding_cache import clip_identity, vae_identity
-from lora_loom.nodes.bridge.model.stage_c_prior import encode_priors
+from lora_loom.nodes.bridge.model.prior import encode_priors
 from lora_loom.nodes.bridge.training.samples import captions_to_encode, make_samples
 from lora_loom.nodes.combine_datasets import CombineDatasets
 from lora_loom.nodes.dataset import LoraDataset
