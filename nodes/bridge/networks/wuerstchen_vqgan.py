@@ -42,7 +42,8 @@ class WuerstchenVqgan(StageA):
 
     def encode(self, x: Tensor) -> Tensor:
         """Return latents (batch, c_latent, height / 4, width / 4) of pictures (batch, 3, ...) from -1 to 1."""
-        return super().encode(x / 2 + 0.5)
+        latents: Any = super().encode(x / 2 + 0.5)
+        return latents
 
     def decode(self, x: Tensor) -> Tensor:
         """Return pictures (batch, 3, height * 4, width * 4), about -1 to 1, of latents (batch, c_latent, ...)."""

@@ -144,7 +144,7 @@ def watched(model: Any) -> tuple[Any, list[float]]:
 
 
 def check(made: Tensor, clean: list[Tensor], right: Tensor, steps: Recorded, levels: list[float]) -> None:
-    """diffusers leaves a ten thousandth of the noise's power in the end, ComfyUI none: a thousandth of these latents."""
+    """diffusers leaves a ten thousandth of the noise's power at the end, ComfyUI none: a thousandth of a latent."""
     assert levels == pytest.approx(steps.levels, abs=1e-5) and steps.levels == [1.0, 0.75, 0.5, 0.25]
     errors = [relative_error(ours, wanted) for ours, wanted in zip(clean, steps.clean, strict=True)]
     assert errors[0] < 1e-5 and max(errors) < 1e-3  # ComfyUI's levels are rounded, and waves of 10000 of them are told
@@ -184,7 +184,7 @@ def test_decoder_is_sampled_as_by_diffusers(
     right = pipeline.vqgan.config.scale_factor * pipeline(prior, PROMPT, output_type="latent", **given).images
     check(made, clean, right, steps, levels)
     (picture,) = nodes.VAEDecode().decode(system.vae, {"samples": made})
-    decoded = pipeline.vqgan.decode(right).sample.clamp(0, 1)
+    decoded = pipeline.vqgan.decode(made).sample.clamp(0, 1)
     assert relative_error(picture.movedim(-1, 1), decoded) < 1e-3
 
 
