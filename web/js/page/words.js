@@ -47,7 +47,7 @@ function patternsOf(server) {
 function patternOf(english) {
   const escaped = (text) => text.replace(/[\\^$.*+?()[\]{}|/]/g, "\\$&")
   const parts = english.split(HOLE).map((part, at) => (at % 2 ? `(?<${part}>.*?)` : escaped(part)))
-  return new RegExp(`^${parts.join("")}(?<_>)$`, "i")
+  return new RegExp(`^${parts.join("")}\\.?(?<_>)$`, "i") // a report ends it with a full stop
 }
 
 /** Makes the words of other languages known when the front end speaks one, or is told to: then it is not yet so. */
