@@ -6,17 +6,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from harness.browser import FrontEnd, browser_or_skip
+from harness.browser import FrontEnd
 from harness.server import ComfyServer
 from playwright.sync_api import Browser
 
 from .pages import CAPTIONS, SIZES, picture
-
-
-@pytest.fixture(scope="package")
-def browser() -> Iterator[Browser]:
-    with browser_or_skip() as opened:
-        yield opened
 
 
 @pytest.fixture(scope="package")
