@@ -108,7 +108,7 @@ export class RowsEditor {
     return this.seen
   }
 
-  /** Rows that are not drawn, being out of view or seen from afar, take as much room as ever. */
+  /** Rows that are not drawn, being seen from afar, take as much room as ever. */
   reserve() {
     if (this.list) this.list.style.containIntrinsicHeight = `${ROW * Math.max(1, this.items.length) + this.seen}px`
   }
