@@ -184,6 +184,9 @@ FAMILIES = (
     Family("Krea 2", "Krea2", "Krea-2", "krea2", Text(("txtfusion.projector", "txtmlp.1")), captions="right"),
     Family("Ernie-Image", "ErnieImage", "ernie-image", "ernie_image", Text(("text_proj",))),
     Family(
+        "LTX-Video", "LTXV", "ltx-video", "ltxv", Text(("caption_projection.linear_1",), also=("attention_mask",)),
+    ),
+    Family(
         "Kandinsky 5", r"Kandinsky5(Image)?", "Kandinsky-5", "kandinsky5",
         Text(("text_embeddings.in_layer",), "pooled_text_embeddings.in_layer"),
         sizes=(

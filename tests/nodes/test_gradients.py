@@ -23,7 +23,7 @@ MIXED = [
     "sd15", "sdxl", "sd35_medium", "flux1", "flux1_schnell", "flux2", "chroma", "wan21", "qwen_image", "krea2",
     "kandinsky5", "anima", "zimage", "lumina2",
 ]  # fmt: skip
-IN_PLACE = ["flux1", "flux1_schnell", "flux2", "chroma"]  # their blocks change tensors that autograd has saved
+IN_PLACE = ["flux1", "flux1_schnell", "flux2", "chroma", "ltxv"]  # their blocks change tensors that autograd has saved
 
 
 def gradient(trio: Any, checkpointing: bool, preset: str = "attention+mlp") -> Tensor:
@@ -95,6 +95,14 @@ def test_in_place_blocks_need_their_copies(models, monkeypatch, family: str) -> 
         gradient(models(family), checkpointing=True)
 
 
+def test_cross_attention_of_ltx_video_needs_its_copy(models, monkeypatch) -> None:
+    right = gradient(models("ltxv"), checkpointing=False)
+    monkeypatch.setattr(session, "queries_on_copies", nullcontext)
+    with pytest.raises(RuntimeError, match="modified inplace"):
+        gradient(models("ltxv"), checkpointing=False)
+    assert relative_error(gradient(models("ltxv"), checkpointing=True), right) > 1e-4
+
+
 @pytest.mark.parametrize("dropout", [0.0, 0.5])
 def test_what_a_block_draws_is_drawn_again(models, monkeypatch, dropout: float) -> None:
     """The states of the generators are kept for that alone."""
@@ -120,7 +128,7 @@ def test_what_a_block_draws_is_drawn_again(models, monkeypatch, dropout: float) 
 
 BLOCKS = {
     "sdxl": 32, "sdxl_v": 32, "sd35_large": 2, "sd35_medium": 2, "flux2": 4, "chroma": 8, "wan21": 2, "wan22_5b": 2,
-    "qwen_image": 2, "krea2": 6, "ernie_image": 2, "kandinsky5": 3, "kandinsky5_clips": 3, "anima": 3, "cascade_c": 14,
+    "qwen_image": 2, "krea2": 6, "ernie_image": 2, "ltxv": 2, "kandinsky5": 3, "kandinsky5_clips": 3, "anima": 3, "cascade_c": 14,
     "cascade_b": 21, "zimage": 4, "lumina2": 4, "kandinsky22_prior": 2, "kandinsky22_decoder": 7, "wuerstchen2": 6,
 }  # fmt: skip
 
