@@ -111,7 +111,8 @@ def test_the_header_decides_among_what_the_layers_allow(spelling: dict[str, str]
 
 
 def test_the_header_of_ltx_video_decides():
-    assert told(*["diffusion_model.transformer_blocks.0.attn1.to_q"] * 2, **{"modelspec.architecture": "lightricks-ltx-video/lora"}) == "LTX-Video"
+    said = {"modelspec.architecture": "lightricks-ltx-video/lora"}
+    assert told("diffusion_model.transformer_blocks.0.attn1.to_q", **said) == "LTX-Video"
 
 
 def test_the_header_of_a_file_with_unknown_layers():
