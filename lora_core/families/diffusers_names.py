@@ -2,8 +2,8 @@
 
 Files with these names are read and never written, because ComfyUI's loaders would not apply them: only networks that
 ComfyUI does not know at all have no others. diffusers' tables are in its
-`loaders/single_file_utils.py` (Wan, Lumina 2, Cosmos, Chroma, FLUX.2, LTX-Video). Some networks it knows by ComfyUI's own names,
-too (its `loaders/lora_conversion_utils.py`), and those are written.
+`loaders/single_file_utils.py` (Wan, Lumina 2, Cosmos, Chroma, FLUX.2, LTX-Video). Some networks it knows by ComfyUI's
+own names, too (its `loaders/lora_conversion_utils.py`), and those are written.
 """
 
 from __future__ import annotations

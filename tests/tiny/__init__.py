@@ -35,9 +35,9 @@ __all__ = [
     "WITHOUT_DIFFUSERS",
     "Loaded",
     "Tiny",
+    "direct",
     "latent_shape",
     "prior_of",
-    "direct",
     "load",
     "make_clip",
     "write_model",
@@ -121,5 +121,6 @@ def _weights(row: Tiny) -> dict[str, Tensor]:
     return weights
 
 
-def _direct(row: Tiny) -> comfy.model_patcher.ModelPatcher:
+def direct(row: Tiny) -> comfy.model_patcher.ModelPatcher:
+    """A MODEL without a file, for networks that no loader would accept."""
     return patcher_of(built(row, "cpu"), _weights(row))
