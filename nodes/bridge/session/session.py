@@ -214,8 +214,8 @@ def _checkpointed(forward: Callable, around: Callable[..., AbstractContextManage
 
 
 def _own(value: Any) -> Any:
-    """A copy of a floating tensor, or of those in a tuple or list: the block may change it in place, and is run again
-    on the original."""
-    if type(value) in (tuple, list):
-        return type(value)(map(_own, value))
+    """A copy of a floating tensor, or of those in a tuple: the block may change it in place, and is run again on the
+    original."""
+    if type(value) is tuple:
+        return tuple(map(_own, value))
     return value.clone() if torch.is_tensor(value) and value.is_floating_point() else value
