@@ -184,6 +184,10 @@ FAMILIES = (
     Family("Krea 2", "Krea2", "Krea-2", "krea2", Text(("txtfusion.projector", "txtmlp.1")), captions="right"),
     Family("Ernie-Image", "ErnieImage", "ernie-image", "ernie_image", Text(("text_proj",))),
     Family(
+        "LTX-Video", "LTXV", "lightricks-ltx-video", "ltxv",
+        Text(("caption_projection.linear_1",), also=("attention_mask",)),
+    ),
+    Family(
         "Kandinsky 5", r"Kandinsky5(Image)?", "Kandinsky-5", "kandinsky5",
         Text(("text_embeddings.in_layer",), "pooled_text_embeddings.in_layer"),
         sizes=(
@@ -239,12 +243,14 @@ def for_config_class(name: str) -> Family:
 
 _UNTRAINABLE = {
     "Wuerstchen2Decoder": "a picture's content and style come from the prior of Wuerstchen v2; train that",
+    "MiniMaxH3": "it makes clips and their sound in one, and a picture has none",
     r"CogVideoX_\w+": "in ComfyUI its noise does not match its prediction, so it would learn something wrong",
 }
 
 
 def check_trainable(config_class: str) -> None:
-    """Raises ValueError for a ComfyUI model class that would train without error and learn the wrong thing."""
+    """Raises ValueError for a ComfyUI model class that pictures alone cannot train, or that would learn something
+    wrong."""
     for pattern, reason in _UNTRAINABLE.items():
         if re.fullmatch(pattern, config_class):
             raise ValueError(f"{config_class} cannot be trained: {reason}")

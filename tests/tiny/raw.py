@@ -58,6 +58,10 @@ def _kandinsky22_decoder(text: Tensor, options: Options, latent: Tensor) -> Opti
     return {"y": options["kandinsky_image_embedding"].flatten(1)}
 
 
+def _masked(text: Tensor, options: Options, latent: Tensor) -> Options:
+    return {"context": text, "attention_mask": options["attention_mask"]}
+
+
 def _chroma(text: Tensor, options: Options, latent: Tensor) -> Options:
     return {"context": text, "guidance": GUIDANCE}
 
@@ -88,6 +92,7 @@ _ARGUMENTS: dict[str, Callable[[Tensor, Options, Tensor], Options]] = {
     "Chroma": _chroma,
     "Kandinsky5": _pooled,
     "Kandinsky5Image": _pooled,
+    "LTXV": _masked,
     "Lumina2": _lumina,
     "PriorModel": _kandinsky22_prior,
     "DecoderModel": _kandinsky22_decoder,

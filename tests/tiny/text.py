@@ -17,6 +17,7 @@ import comfy.text_encoders.ernie as ernie
 import comfy.text_encoders.flux as flux
 import comfy.text_encoders.kandinsky5 as kandinsky5
 import comfy.text_encoders.krea2 as krea2
+import comfy.text_encoders.lt as lt
 import comfy.text_encoders.lumina2 as lumina2
 import comfy.text_encoders.pixart_t5 as pixart_t5
 import comfy.text_encoders.qwen3vl as qwen3vl
@@ -124,6 +125,11 @@ KINDS = {
         ernie.te(),
         _ErnieTokenizer,
         {"ministral3_3b_model_config": _llm(64, 3) | {"vocab_size": 152_000}},
+    ),
+    "ltxv": (
+        lt.ltxv_te(),
+        lt.LTXVT5Tokenizer,
+        {"t5xxl_model_config": _t5(64)},
     ),
     "kandinsky5": (
         kandinsky5.te(),

@@ -104,6 +104,7 @@ class Twin:
         comfy.model_management.load_models_gpu([model], force_full_load=True)
         network = model.model.diffusion_model
         more = {"num_tokens": call.context.shape[1]} if hasattr(network, "cap_embedder") else {}
+        more |= {"attention_mask": None} if hasattr(network, "patchify_proj") else {}
         return network(call.x, call.time, context=call.context, y=call.pooled, guidance=call.guidance, **more)
 
 
@@ -307,6 +308,25 @@ class ErnieImage(Twin):
 
     def forward(self, call):
         return self.network(call.x, call.time, call.context, torch.full(call.time.shape, call.context.shape[1])).sample
+
+
+class LTXVideo(Twin):
+    network_class, lora = diffusers.LTXVideoTransformer3DModel, loaders.LTXVideoLoraLoaderMixin
+    call = Call.random((128, 1, 4, 2), [0.5, 0.02], 64)
+
+    def settings(self, config):
+        same = ("num_layers", "num_attention_heads", "attention_head_dim", "cross_attention_dim", "caption_channels")
+        return {key: config[key] for key in same}
+
+    def renamed(self, config, weights):
+        return single_file.convert_ltx_transformer_checkpoint_to_diffusers(weights)
+
+    def forward(self, call):
+        rows, scale = call.x.shape[3], (8 / 25, 32, 32)  # pixels of a place, and seconds
+        tokens = rearrange(call.x, "b c 1 h w -> b (h w) c")
+        size = {"num_frames": 1, "height": rows, "width": call.x.shape[4], "rope_interpolation_scale": scale}
+        out = self.network(tokens, call.context, 1000 * call.time, None, **size).sample
+        return rearrange(out, "b (h w) c -> b c 1 h w", h=rows)
 
 
 class Kandinsky5(Twin):
@@ -526,6 +546,7 @@ TWINS: dict[str, type[Twin]] = {
     "qwen_image": QwenImage,
     "krea2": Krea2,
     "ernie_image": ErnieImage,
+    "ltxv": LTXVideo,
     "kandinsky5": Kandinsky5,
     "zimage": ZImage,
     "lumina2": Lumina2,
