@@ -71,6 +71,7 @@ def test_pictures_are_dropped_on_the_node(front: FrontEnd, server: ComfyServer, 
 def test_dataset_doctor_is_as_high_as_its_tables_and_its_picture(front: FrontEnd, folder: Path, vue: bool) -> None:
     node(front, folder.name)
     front.page.evaluate(DOCTOR)
+    front.drawn()
     front.run()
     expect(front.page.locator(".loom-verdict")).to_contain_text("in 5 pictures")
     expect(front.page.get_by_role("cell", name="b.png has no caption").first).to_be_visible()
