@@ -21,7 +21,7 @@ FAMILIES = ["sd15", "sd15_full", "flux1", "flux1_schnell", "wan_demo", *tiny.MOR
 # One of each family whose row says that captions of different lengths share a forward.
 MIXED = [
     "sd15", "sdxl", "sd35_medium", "flux1", "flux1_schnell", "flux2", "chroma", "wan21", "qwen_image", "krea2",
-    "kandinsky5", "anima", "zimage", "lumina2",
+    "kandinsky5", "anima", "zimage", "lumina2", "ideogram4",
 ]  # fmt: skip
 IN_PLACE = ["flux1", "flux1_schnell", "flux2", "chroma"]  # their blocks change tensors that autograd has saved
 
@@ -120,7 +120,7 @@ def test_what_a_block_draws_is_drawn_again(models, monkeypatch, dropout: float) 
 
 BLOCKS = {
     "sdxl": 32, "sdxl_v": 32, "sd35_large": 2, "sd35_medium": 2, "flux2": 4, "chroma": 8, "wan21": 2, "wan22_5b": 2,
-    "qwen_image": 2, "krea2": 6, "ernie_image": 2, "kandinsky5": 3, "kandinsky5_clips": 3, "anima": 3, "cascade_c": 14,
+    "qwen_image": 2, "krea2": 6, "ernie_image": 2, "hidream": 4, "ideogram4": 2, "kandinsky5": 3, "kandinsky5_clips": 3, "anima": 3, "cascade_c": 14,
     "cascade_b": 21, "zimage": 4, "lumina2": 4, "kandinsky22_prior": 2, "kandinsky22_decoder": 7, "wuerstchen2": 6,
 }  # fmt: skip
 
