@@ -120,7 +120,7 @@ def test_what_a_block_draws_is_drawn_again(models, monkeypatch, dropout: float) 
 
 BLOCKS = {
     "sdxl": 32, "sdxl_v": 32, "sd35_large": 2, "sd35_medium": 2, "flux2": 4, "chroma": 8, "wan21": 2, "wan22_5b": 2,
-    "qwen_image": 2, "krea2": 6, "ernie_image": 2, "hidream": 4, "ideogram4": 2, "kandinsky5": 3, "kandinsky5_clips": 3, "anima": 3, "cascade_c": 14,
+    "qwen_image": 2, "krea2": 6, "ernie_image": 2, "hidream": 9, "ideogram4": 2, "kandinsky5": 3, "kandinsky5_clips": 3, "anima": 3, "cascade_c": 14,
     "cascade_b": 21, "zimage": 4, "lumina2": 4, "kandinsky22_prior": 2, "kandinsky22_decoder": 7, "wuerstchen2": 6,
 }  # fmt: skip
 

@@ -178,8 +178,8 @@ def _hidream() -> dict[str, Any]:
 
 def _ideogram4() -> dict[str, Any]:
     return dict(
-        image_model="ideogram4", in_channels=128, num_layers=2, num_attention_heads=1, attention_head_dim=128,
-        intermediate_size=256, adaln_dim=32, llm_features_dim=13 * 8, rope_theta=5_000_000, mrope_section=[24, 20, 20],
+        image_model="ideogram4", in_channels=128, num_layers=2, num_attention_heads=2, attention_head_dim=64,
+        intermediate_size=256, adaln_dim=32, llm_features_dim=13 * 8, rope_theta=5_000_000, mrope_section=[12, 10, 10],
         norm_eps=1e-5,
     )  # fmt: skip
 

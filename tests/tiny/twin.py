@@ -6,6 +6,7 @@ elsewhere: that both networks then give the same output is what makes the rest a
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -320,7 +321,8 @@ class HiDream(Twin):
     llama = torch.randn(2, 2, 7, 64, generator=torch.Generator().manual_seed(1))
 
     def settings(self, config):
-        return {name: value for name, value in config.items() if name != "image_model"}
+        names = inspect.signature(self.network_class).parameters
+        return {name: value for name, value in config.items() if name in names}
 
     def renamed(self, config, weights):
         return weights
@@ -338,7 +340,8 @@ class Ideogram4(Twin):
     call = Call.random((128, 8, 4), [0.5, 0.02], 104)
 
     def settings(self, config):
-        return {name: value for name, value in config.items() if name != "image_model"}
+        names = inspect.signature(self.network_class).parameters
+        return {name: value for name, value in config.items() if name in names}
 
     def renamed(self, config, weights):
         for key in [key for key in weights if ".attention.qkv." in key]:
