@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import tiny
 import torch
+from comfy.ldm.hidream.model import MoEGate
 from harness.calls import encode, relative_error
 from harness.problem import Problem
 from harness.session import training_session
@@ -79,6 +80,26 @@ def test_captions_of_different_length_have_their_own_gradients(models, family: s
         together = problem.gradient()
         problem.denoiser.captions = ""
         assert relative_error(together, problem.gradient()) < 1e-5
+
+
+@pytest.mark.parametrize("checkpointing", [False, True], ids=["plain", "checkpointing"])
+def test_an_expert_learns_from_the_tokens_that_go_to_it(models, monkeypatch, checkpointing: bool) -> None:
+    """HiDream's gates send each token to two of four: here never to the last."""
+    trio = models("hidream")
+    monkeypatch.setattr(MoEGate, "forward", _two_of_three)
+    conditioning = [encode(trio.clip, text, guidance=1.0) for text in ("a red heart", "blue")]
+    with torch.inference_mode(), training_session(trio.model, checkpointing) as patcher:
+        problem = Problem.of_model(patcher, conditioning)
+        problem.gradient()
+        slopes = {name: float(branch.lora_B.grad.norm()) for name, branch in problem.factors.branches.items()}
+    experts = {name: slope for name, slope in slopes.items() if ".experts." in name}
+    assert len(experts) == 4 * 4 * 3 and not any("gate" in name for name in slopes)
+    assert {name for name, slope in experts.items() if slope == 0} == {name for name in experts if ".experts.3." in name}
+
+
+def _two_of_three(gate: MoEGate, tokens: Tensor) -> tuple[Tensor, Tensor, None]:
+    scores = (tokens.flatten(0, -2) @ gate.weight.T)[:, :3].softmax(-1).topk(2)
+    return scores.indices, scores.values, None
 
 
 @pytest.mark.parametrize("family", IN_PLACE)
