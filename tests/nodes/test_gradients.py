@@ -92,9 +92,9 @@ def test_an_expert_learns_from_the_tokens_that_go_to_it(models, monkeypatch, che
         problem = Problem.of_model(patcher, conditioning)
         problem.gradient()
         slopes = {name: float(branch.lora_B.grad.norm()) for name, branch in problem.factors.branches.items()}
-    experts = {name: slope for name, slope in slopes.items() if ".experts." in name}
+    experts = [name for name in slopes if ".experts." in name]
     assert len(experts) == 4 * 4 * 3 and not any("gate" in name for name in slopes)
-    assert {name for name, slope in experts.items() if slope == 0} == {name for name in experts if ".experts.3." in name}
+    assert {name for name, slope in slopes.items() if slope == 0} == {name for name in experts if ".experts.3." in name}
 
 
 def _two_of_three(gate: MoEGate, tokens: Tensor) -> tuple[Tensor, Tensor, None]:
@@ -141,8 +141,9 @@ def test_what_a_block_draws_is_drawn_again(models, monkeypatch, dropout: float) 
 
 BLOCKS = {
     "sdxl": 32, "sdxl_v": 32, "sd35_large": 2, "sd35_medium": 2, "flux2": 4, "chroma": 8, "wan21": 2, "wan22_5b": 2,
-    "qwen_image": 2, "krea2": 6, "ernie_image": 2, "hidream": 9, "ideogram4": 2, "kandinsky5": 3, "kandinsky5_clips": 3, "anima": 3, "cascade_c": 14,
-    "cascade_b": 21, "zimage": 4, "lumina2": 4, "kandinsky22_prior": 2, "kandinsky22_decoder": 7, "wuerstchen2": 6,
+    "qwen_image": 2, "krea2": 6, "ernie_image": 2, "hidream": 9, "ideogram4": 2, "kandinsky5": 3, "kandinsky5_clips": 3,
+    "anima": 3, "cascade_c": 14, "cascade_b": 21, "zimage": 4, "lumina2": 4, "kandinsky22_prior": 2,
+    "kandinsky22_decoder": 7, "wuerstchen2": 6,
 }  # fmt: skip
 
 

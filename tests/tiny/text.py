@@ -131,8 +131,10 @@ KINDS = {
         hidream.hidream_clip(),
         hidream.HiDreamTokenizer,
         {
-            "clip_l_model_config": _clip_l(64, 3), "clip_g_model_config": _clip_l(64, 3),
-            "t5xxl_model_config": _t5(64), "llama_model_config": _llm(64, 2),
+            "clip_l_model_config": _clip_l(64, 3),
+            "clip_g_model_config": _clip_l(64, 3),
+            "t5xxl_model_config": _t5(64),
+            "llama_model_config": _llm(64, 2),
         },
     ),
     "ideogram4": (  # reads 13 layers, the last of them the 36th
