@@ -96,14 +96,14 @@ SIGNS = {
         r"|(?<!single_)transformer_blocks_\d+_(attn_to_([qkv]|out_0)$|ff_(up|down|gate))",
         r"add_[qkv]_proj|to_add_out|_(img|txt)_(mlp|mod)_|_net_", widths=(6144,), says=r"krea[-_]?2.*",
     ),
+    "Ernie-Image": Signs(
+        r"layers_\d+_(self_attention_to_|mlp_(gate_proj|up_proj|linear_fc2)$)", depth=((r"layers_(\d+)_", 36),),
+        widths=(4096,), says=r"ernie[-_]image.*",
+    ),
     "HiDream I1": Signs(
         r"(double|single)_stream_blocks_\d",
         depth=((r"double_stream_blocks_(\d+)_", 16), (r"single_stream_blocks_(\d+)_", 32)),
         widths=(2560,), says=r"hidream([-_]?i1.*)?",
-    ),
-    "Ernie-Image": Signs(
-        r"layers_\d+_(self_attention_to_|mlp_(gate_proj|up_proj|linear_fc2)$)", depth=((r"layers_(\d+)_", 36),),
-        widths=(4096,), says=r"ernie[-_]image.*",
     ),
     "Kandinsky 5": Signs(r"(text|visual)_transformer_blocks_\d", says=r"kandinsky[-_]?5.*"),
     "Anima": Signs(rf"{_COSMOS}|{_LLM_ADAPTER}", widths=(2048,), says=r"anima.*"),

@@ -182,12 +182,12 @@ FAMILIES = (
     ),
     Family("Qwen-Image", "QwenImage", "Qwen-Image", "qwen_image", Text(("txt_in",)), captions="right"),
     Family("Krea 2", "Krea2", "Krea-2", "krea2", Text(("txtfusion.projector", "txtmlp.1")), captions="right"),
+    Family("Ernie-Image", "ErnieImage", "ernie-image", "ernie_image", Text(("text_proj",))),
     Family(
         "HiDream I1", "HiDream", "hidream-i1", "hidream",
         Text(("caption_projection.0.linear",), "pooled_embedder.linear_1", also=("conditioning_llama3",)),
     ),
     Family("Ideogram 4", "Ideogram4", "ideogram-4", "ideogram4", Text(("llm_cond_proj",)), captions="right"),
-    Family("Ernie-Image", "ErnieImage", "ernie-image", "ernie_image", Text(("text_proj",))),
     Family(
         "Kandinsky 5", r"Kandinsky5(Image)?", "Kandinsky-5", "kandinsky5",
         Text(("text_embeddings.in_layer",), "pooled_text_embeddings.in_layer"),

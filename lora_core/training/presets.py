@@ -88,6 +88,10 @@ PRESETS = {
         _MLP, 32, 32.0, learning_rate=3e-4, timesteps=_BY_SIZE, shift=2.475, base="Krea 2 RAW",
         law_before=(_LOGIT, 2.5),
     ),
+    "Ernie-Image": Preset(
+        "musubi-tuner (rank 32, 1e-4, logit-normal without a shift), OneTrainer (the same law, feed-forward too)",
+        _MLP, 32, 32.0, timesteps="logit_normal", base="ERNIE-Image (not Turbo)",
+    ),
     "HiDream I1": Preset(
         "diffusers' recipe (attention, 1e-4, uniform on its scheduler's shift, no loss of the experts' balance), "
         "ai-toolkit (32/32, shift 3, not the experts)",
@@ -97,10 +101,6 @@ PRESETS = {
         "OneTrainer (5e-5, logit-normal), which like musubi-tuner takes the feed-forward too; shift 2 of the model's "
         "own schedule",
         _MLP, learning_rate=5e-5, timesteps=_LOGIT, shift=2.0, base="Ideogram 4",
-    ),
-    "Ernie-Image": Preset(
-        "musubi-tuner (rank 32, 1e-4, logit-normal without a shift), OneTrainer (the same law, feed-forward too)",
-        _MLP, 32, 32.0, timesteps="logit_normal", base="ERNIE-Image (not Turbo)",
     ),
     "Kandinsky 5": Preset(
         "musubi-tuner (rank 32, 1e-4), shift 3 of ComfyUI's sampling of pictures",
