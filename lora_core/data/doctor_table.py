@@ -40,4 +40,9 @@ def _tables(findings: Sequence[DatasetFinding]) -> list[Table]:
 
 def _line(finding: DatasetFinding) -> Line:
     pictures = Cell(str(len(finding.examples)) if finding.examples else "all")
-    return Line(finding.mark or "set", (pictures, Cell(finding.text[:1].upper() + finding.text[1:])))
+    return Line(finding.mark or "set", (pictures, Cell(_sentence(finding.text))))
+
+
+def _sentence(text: str) -> str:
+    """Begin with a capital letter, unless that is a file's."""
+    return text[:1].upper() + text[1:] if text.split(maxsplit=1)[0].isalpha() else text

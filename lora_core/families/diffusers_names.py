@@ -2,8 +2,8 @@
 
 Files with these names are read and never written, because ComfyUI's loaders would not apply them: only networks that
 ComfyUI does not know at all have no others. diffusers' tables are in its
-`loaders/single_file_utils.py` (Wan, Lumina 2, Cosmos, Chroma, FLUX.2). Some networks it knows by ComfyUI's own names,
-too (its `loaders/lora_conversion_utils.py`), and those are written.
+`loaders/single_file_utils.py` (Wan, Lumina 2, Cosmos, Chroma, FLUX.2, LTX-Video). Some networks it knows by ComfyUI's
+own names, too (its `loaders/lora_conversion_utils.py`), and those are written.
 """
 
 from __future__ import annotations
@@ -69,14 +69,16 @@ _FLUX_2: Rules = (
     (r"^(\w+_stream_modulation\w*)\.lin$", r"\1.linear"),
 )
 _IDEOGRAM_4: Rules = ((r"\.attention\.o$", ".attention.to_out.0"),)
+_LTX_VIDEO: Rules = ((r"^patchify_proj$", "proj_in"), (r"^adaln_single\.", "time_embed."))
 _RULES = {
     r"WAN2[12]_\w+": _WAN, "Lumina2": _LUMINA_2, "Anima": _ANIMA, "Chroma": _CHROMA, "Flux2": _FLUX_2,
-    "Ideogram4": _IDEOGRAM_4,
+    "Ideogram4": _IDEOGRAM_4, "LTXV": _LTX_VIDEO,
 }  # fmt: skip
 _OWN = {  # patterns of layers that diffusers reads as `diffusion_model.<own name>.lora_A.weight`, from 0.35 and 0.39 on
     r"WAN2[12]_\w+": rf"{WAN_BLOCKS}|(text|time)_embedding\.[02]|time_projection\.1|head\.head|img_emb\.proj\.[13]",
     "Anima": r".*",
     "Ideogram4": r"layers\.\d+\.(attention\.(qkv|o)|feed_forward\.w[123]|adaln_modulation)",
+    "LTXV": r"(?!patchify_proj|adaln_single).*",
 }
 
 

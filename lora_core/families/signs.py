@@ -108,7 +108,7 @@ SIGNS = {
     "Kandinsky 5": Signs(r"(text|visual)_transformer_blocks_\d", says=r"kandinsky[-_]?5.*"),
     "Anima": Signs(rf"{_COSMOS}|{_LLM_ADAPTER}", widths=(2048,), says=r"anima.*"),
     "Cosmos Predict2": Signs(_COSMOS, _LLM_ADAPTER, widths=(2048, 5120), says=r"cosmos.*"),
-    "LTX-Video": Signs(_TWO_ATTENTIONS, widths=(2048, 4096), says=r"ltx.*"),
+    "LTX-Video": Signs(_TWO_ATTENTIONS, widths=(2048, 4096), says=r"(lightricks-)?ltx.*"),
     "Stable Cascade C": Signs(
         rf"{_CASCADE}|lora_prior_unet_(?!blocks_)", r"down_blocks_[23]_", says=r"stable[-_]cascade(-v1-stage-c.*)?",
     ),

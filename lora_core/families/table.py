@@ -189,6 +189,10 @@ FAMILIES = (
     ),
     Family("Ideogram 4", "Ideogram4", "ideogram-4", "ideogram4", Text(("llm_cond_proj",)), captions="right"),
     Family(
+        "LTX-Video", "LTXV", "lightricks-ltx-video", "ltxv",
+        Text(("caption_projection.linear_1",), also=("attention_mask",)),
+    ),
+    Family(
         "Kandinsky 5", r"Kandinsky5(Image)?", "Kandinsky-5", "kandinsky5",
         Text(("text_embeddings.in_layer",), "pooled_text_embeddings.in_layer"),
         sizes=(
@@ -244,12 +248,14 @@ def for_config_class(name: str) -> Family:
 
 _UNTRAINABLE = {
     "Wuerstchen2Decoder": "a picture's content and style come from the prior of Wuerstchen v2; train that",
+    "MiniMaxH3": "it makes clips and their sound in one, and a picture has none",
     r"CogVideoX_\w+": "in ComfyUI its noise does not match its prediction, so it would learn something wrong",
 }
 
 
 def check_trainable(config_class: str) -> None:
-    """Raises ValueError for a ComfyUI model class that would train without error and learn the wrong thing."""
+    """Raises ValueError for a ComfyUI model class that pictures alone cannot train, or that would learn something
+    wrong."""
     for pattern, reason in _UNTRAINABLE.items():
         if re.fullmatch(pattern, config_class):
             raise ValueError(f"{config_class} cannot be trained: {reason}")

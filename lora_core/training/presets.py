@@ -102,6 +102,11 @@ PRESETS = {
         "own schedule",
         _MLP, learning_rate=5e-5, timesteps=_LOGIT, shift=2.0, base="Ideogram 4",
     ),
+    "LTX-Video": Preset(
+        "its authors' trainer (attention, 32/32, 2e-4, and its shift for a picture of 768 x 768 pixels)",
+        rank=32, alpha=32.0, learning_rate=2e-4, timesteps=_LOGIT, shift=2.2, resolution=768,
+        base="LTX-Video (dev, not distilled)",
+    ),
     "Kandinsky 5": Preset(
         "musubi-tuner (rank 32, 1e-4), shift 3 of ComfyUI's sampling of pictures",
         _MLP, 32, 32.0, timesteps=_LOGIT, shift=3.0, base="Kandinsky 5 SFT or pretrain",

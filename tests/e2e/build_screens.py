@@ -1,4 +1,4 @@
-"""Makes the pictures of what LoRA Loom shows beside the graph, in the README and in help pages, after `python dev.py demo`:
+"""Makes the pictures of what LoRA Loom shows beside the graph, for help pages and a README, after `python dev.py demo`:
 
     python tests/e2e/build_screens.py demo/loras
 

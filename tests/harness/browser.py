@@ -171,13 +171,6 @@ class FrontEnd:
 
     # -- looks ---------------------------------------------------------------------------------------------------------
 
-    def set_renderer(self, vue: bool) -> None:
-        """Switches a live page; nodes are DOM elements [data-node-id] with vue, and only pixels without."""
-        self.page.evaluate("(v) => app.extensionManager.setting.set('Comfy.VueNodes.Enabled', v)", vue)
-        nodes = self.page.evaluate("() => app.graph.nodes.length") if vue else 0
-        self.page.wait_for_function("(v) => LiteGraph.vueNodesMode === v", arg=vue)
-        self.page.wait_for_function("(n) => document.querySelectorAll('[data-node-id]').length === n", arg=nodes)
-
     def screenshot_graph(self, path: Path, margin: int = 40, width: int = 1600) -> None:
         """The whole graph and nothing else, all panels hidden, `width` CSS pixels wide; the suffix sets the format."""
         left, top, w, h = self._bounds()

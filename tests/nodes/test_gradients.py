@@ -16,6 +16,7 @@ from lora_loom.lora_core.families import table
 from lora_loom.nodes.bridge.model.encoding import encode_captions
 from lora_loom.nodes.bridge.session import session
 from lora_loom.nodes.bridge.session.session import blocks
+from tiny.families import GivenLatent, Tiny
 from torch import Tensor, nn
 
 FAMILIES = ["sd15", "sd15_full", "flux1", "flux1_schnell", "wan_demo", *tiny.MORE]
@@ -24,7 +25,7 @@ MIXED = [
     "sd15", "sdxl", "sd35_medium", "flux1", "flux1_schnell", "flux2", "chroma", "wan21", "qwen_image", "krea2",
     "kandinsky5", "anima", "zimage", "lumina2", "ideogram4",
 ]  # fmt: skip
-IN_PLACE = ["flux1", "flux1_schnell", "flux2", "chroma"]  # their blocks change tensors that autograd has saved
+IN_PLACE = ["flux1", "flux1_schnell", "flux2", "chroma", "ltxv"]  # their blocks change tensors that autograd has saved
 
 
 def gradient(trio: Any, checkpointing: bool, preset: str = "attention+mlp") -> Tensor:
@@ -116,6 +117,35 @@ def test_in_place_blocks_need_their_copies(models, monkeypatch, family: str) -> 
         gradient(models(family), checkpointing=True)
 
 
+def test_cross_attention_of_ltx_video_needs_its_copy(models, monkeypatch) -> None:
+    right = gradient(models("ltxv"), checkpointing=False)
+    monkeypatch.setattr(session, "queries_on_copies", nullcontext)
+    with pytest.raises(RuntimeError, match="modified inplace"):
+        gradient(models("ltxv"), checkpointing=False)
+    assert relative_error(gradient(models("ltxv"), checkpointing=True), right) > 1e-4
+
+
+LTX_2 = dict(
+    image_model="ltxav", num_layers=2, num_attention_heads=2, attention_head_dim=64, cross_attention_dim=128,
+    caption_channels=64, audio_num_attention_heads=2, audio_attention_head_dim=32, audio_cross_attention_dim=64,
+    connector_num_attention_heads=1, connector_attention_head_dim=64, connector_num_layers=1,
+)  # fmt: skip
+
+
+def test_blocks_that_take_tensors_in_a_tuple_are_recomputed_on_copies() -> None:
+    """Those of LTX-2 take picture and sound so, and change them in place. It has no row, and trains without sound."""
+    model = tiny.direct(Tiny("ltx2", "LTXAV", LTX_2, "", GivenLatent(128, 16)))
+    draw = torch.Generator().manual_seed(0)
+    conditioning = [[[torch.randn(1, 5, 128, generator=draw), {}]] for _ in range(2)]
+    for checkpointing in (False, True):
+        with torch.inference_mode(), training_session(model, checkpointing) as patcher:
+            problem = Problem.of_model(patcher, conditioning)
+            found = problem.gradient()
+            for direction in problem.directions(found):
+                slope = float(found.double() @ direction.double())
+                assert abs(problem.slope(direction, slope) / slope - 1) < 1e-3
+
+
 @pytest.mark.parametrize("dropout", [0.0, 0.5])
 def test_what_a_block_draws_is_drawn_again(models, monkeypatch, dropout: float) -> None:
     """The states of the generators are kept for that alone."""
@@ -141,9 +171,9 @@ def test_what_a_block_draws_is_drawn_again(models, monkeypatch, dropout: float) 
 
 BLOCKS = {
     "sdxl": 32, "sdxl_v": 32, "sd35_large": 2, "sd35_medium": 2, "flux2": 4, "chroma": 8, "wan21": 2, "wan22_5b": 2,
-    "qwen_image": 2, "krea2": 6, "ernie_image": 2, "hidream": 9, "ideogram4": 2, "kandinsky5": 3, "kandinsky5_clips": 3,
-    "anima": 3, "cascade_c": 14, "cascade_b": 21, "zimage": 4, "lumina2": 4, "kandinsky22_prior": 2,
-    "kandinsky22_decoder": 7, "wuerstchen2": 6,
+    "qwen_image": 2, "krea2": 6, "ernie_image": 2, "hidream": 9, "ideogram4": 2, "ltxv": 2, "kandinsky5": 3,
+    "kandinsky5_clips": 3, "anima": 3, "cascade_c": 14, "cascade_b": 21, "zimage": 4, "lumina2": 4,
+    "kandinsky22_prior": 2, "kandinsky22_decoder": 7, "wuerstchen2": 6,
 }  # fmt: skip
 
 

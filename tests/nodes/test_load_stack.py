@@ -327,7 +327,7 @@ def test_unmatched_keys_are_reported(models, loras: Path, make_lora) -> None:
 
 
 # Pairs of which the one takes the other's files: the same names and, at least of tiny models, the same shapes.
-ALIKE = (*KIN, {"Qwen-Image", "Krea 2"})
+ALIKE = (*KIN, {"Qwen-Image", "Krea 2"}, {"LTX-Video", "Kandinsky 2.2 prior"})
 
 
 @pytest.mark.parametrize("family", tiny.FAMILIES)

@@ -35,6 +35,7 @@ __all__ = [
     "WITHOUT_DIFFUSERS",
     "Loaded",
     "Tiny",
+    "direct",
     "latent_shape",
     "prior_of",
     "load",
@@ -59,7 +60,7 @@ _PRIORS = {"Stable_Cascade_B": make_prior_vae, "Kandinsky22Decoder": partial(Giv
 def load(name: str, folder: Path) -> Loaded:
     """Writes the family's files into `folder` and loads them as UNETLoader and VAELoader do."""
     row = FAMILIES[name]
-    model = comfy.sd.load_diffusion_model(str(write_model(row, folder))) if row.stock else _direct(row)
+    model = comfy.sd.load_diffusion_model(str(write_model(row, folder))) if row.stock else direct(row)
     make = _PRIORS.get(row.config, lambda: None)
     return Loaded(model, make_clip(row.text), make_vae(row.latent, folder), make())
 
@@ -121,5 +122,6 @@ def _weights(row: Tiny) -> dict[str, Tensor]:
     return weights
 
 
-def _direct(row: Tiny) -> comfy.model_patcher.ModelPatcher:
+def direct(row: Tiny) -> comfy.model_patcher.ModelPatcher:
+    """A MODEL without a file, for networks that no loader would accept."""
     return patcher_of(built(row, "cpu"), _weights(row))

@@ -184,6 +184,14 @@ def _ideogram4() -> dict[str, Any]:
     )  # fmt: skip
 
 
+def _ltxv() -> dict[str, Any]:
+    """Pictures of the tests are too small for the real VAE, which compresses by 32: theirs by 16."""
+    return dict(
+        image_model="ltxv", num_layers=2, num_attention_heads=2, attention_head_dim=64, cross_attention_dim=128,
+        caption_channels=64,
+    )  # fmt: skip
+
+
 def _kandinsky5() -> dict[str, Any]:
     """The model of pictures; that of clips has the same blocks."""
     return dict(
@@ -266,6 +274,7 @@ FAMILIES = {
         Tiny("ernie_image", "ErnieImage", _ernie(), "ernie", FLUX2_LATENT, stock=False),
         Tiny("hidream", "HiDream", _hidream(), "hidream", FLUX_LATENT, stock=False),
         Tiny("ideogram4", "Ideogram4", _ideogram4(), "ideogram4", FLUX2_LATENT, stock=False),
+        Tiny("ltxv", "LTXV", _ltxv(), "ltxv", GivenLatent(128, 16), stock=False),
         Tiny("kandinsky5", "Kandinsky5Image", _kandinsky5(), "kandinsky5", FLUX_LATENT, stock=False),
         Tiny("kandinsky5_clips", "Kandinsky5", _kandinsky5_clips(), "kandinsky5", GivenLatent(16, 8), stock=False),
         Tiny("anima", "Anima", _anima(), "anima", WanLatent(), stock=False),

@@ -62,6 +62,10 @@ def _hidream(text: Tensor, options: Options, latent: Tensor) -> Options:
     return _pooled(text, options, latent) | {"encoder_hidden_states_llama3": options["conditioning_llama3"]}
 
 
+def _masked(text: Tensor, options: Options, latent: Tensor) -> Options:
+    return {"context": text, "attention_mask": options["attention_mask"]}
+
+
 def _chroma(text: Tensor, options: Options, latent: Tensor) -> Options:
     return {"context": text, "guidance": GUIDANCE}
 
@@ -93,6 +97,7 @@ _ARGUMENTS: dict[str, Callable[[Tensor, Options, Tensor], Options]] = {
     "HiDream": _hidream,
     "Kandinsky5": _pooled,
     "Kandinsky5Image": _pooled,
+    "LTXV": _masked,
     "Lumina2": _lumina,
     "PriorModel": _kandinsky22_prior,
     "DecoderModel": _kandinsky22_decoder,

@@ -19,6 +19,7 @@ import comfy.text_encoders.hidream as hidream
 import comfy.text_encoders.ideogram4 as ideogram4
 import comfy.text_encoders.kandinsky5 as kandinsky5
 import comfy.text_encoders.krea2 as krea2
+import comfy.text_encoders.lt as lt
 import comfy.text_encoders.lumina2 as lumina2
 import comfy.text_encoders.pixart_t5 as pixart_t5
 import comfy.text_encoders.qwen3vl as qwen3vl
@@ -141,6 +142,11 @@ KINDS = {
         ideogram4.te(),
         ideogram4.Ideogram4Tokenizer,
         {"qwen3vl_8b_model_config": _llm(8, 36)},
+    ),
+    "ltxv": (
+        lt.ltxv_te(),
+        lt.LTXVT5Tokenizer,
+        {"t5xxl_model_config": _t5(64)},
     ),
     "kandinsky5": (
         kandinsky5.te(),

@@ -364,6 +364,28 @@ class Ideogram4(Twin):
         return -rearrange(out, "b (h w) (p q c) -> b (c p q) h w", h=rows, p=2, q=2)
 
 
+class LTXVideo(Twin):
+    network_class, lora = diffusers.LTXVideoTransformer3DModel, loaders.LTXVideoLoraLoaderMixin
+    call = Call.random((128, 1, 4, 2), [0.5, 0.02], 64)
+
+    def settings(self, config):
+        same = ("num_layers", "num_attention_heads", "attention_head_dim", "cross_attention_dim", "caption_channels")
+        return {key: config[key] for key in same}
+
+    def renamed(self, config, weights):
+        return single_file.convert_ltx_transformer_checkpoint_to_diffusers(weights)
+
+    def forward(self, call):
+        rows, scale = call.x.shape[3], (8 / 25, 32, 32)  # pixels of a place, and seconds
+        tokens = rearrange(call.x, "b c 1 h w -> b (h w) c")
+        size = {"num_frames": 1, "height": rows, "width": call.x.shape[4], "rope_interpolation_scale": scale}
+        out = self.network(tokens, call.context, 1000 * call.time, None, **size).sample
+        return rearrange(out, "b (h w) c -> b c 1 h w", h=rows)
+
+    def more(self) -> dict[str, Any]:
+        return {"attention_mask": None}
+
+
 class Kandinsky5(Twin):
     network_class, lora = diffusers.Kandinsky5Transformer3DModel, loaders.KandinskyLoraLoaderMixin
     call = Call.random((16, 1, 16, 8), [500.0, 20.0], 64, 64)
@@ -583,6 +605,7 @@ TWINS: dict[str, type[Twin]] = {
     "ernie_image": ErnieImage,
     "hidream": HiDream,
     "ideogram4": Ideogram4,
+    "ltxv": LTXVideo,
     "kandinsky5": Kandinsky5,
     "zimage": ZImage,
     "lumina2": Lumina2,

@@ -8,6 +8,7 @@ from functools import partial
 from itertools import count
 from typing import Any, cast
 
+import comfy.ldm.lightricks.model as lightricks
 import comfy.model_management
 import torch
 from torch import Tensor, nn
@@ -45,6 +46,22 @@ def _on_a_copy(norm: Callable[..., Tensor], x: Tensor, *args: Any, **kwargs: Any
 
 
 @contextmanager
+def queries_on_copies() -> Iterator[None]:
+    """Give cross-attention of LTX-Video a copy of its input, which the block goes on to change in place, while the
+    backward of the trained layers needs it as it was."""
+    with swapped([(lightricks.CrossAttention, "forward", _queried(lightricks.CrossAttention.forward))]):
+        yield
+
+
+def _queried(forward: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    def outside(module: nn.Module, x: Tensor, context: Tensor | None = None, *args: Any, **kwargs: Any) -> Tensor:
+        kept = context is not None and torch.is_grad_enabled()
+        return forward(module, x.clone() if kept else x, context, *args, **kwargs)
+
+    return outside
+
+
+@contextmanager
 def aside(text: Model | None) -> Iterator[Model | None]:
     """Yield a ModelPatcher to train for that of a CLIP, not loaded yet; None stays None."""
     with static_clone(text) if text is not None else nullcontext() as encoders:
@@ -61,7 +78,7 @@ def trainable(model: Model) -> Iterator[Model]:
     with torch.inference_mode(False), torch.enable_grad(), static_clone(model) as patcher:
         _compute_in_range(patcher)
         in_training = swapped([(comfy.model_management, "in_training", True)])
-        with in_training, differentiable_rope(), differentiable_attention(), norms_on_copies():
+        with in_training, differentiable_rope(), differentiable_attention(), norms_on_copies(), queries_on_copies():
             yield patcher
 
 
@@ -197,5 +214,8 @@ def _checkpointed(forward: Callable, around: Callable[..., AbstractContextManage
 
 
 def _own(value: Any) -> Any:
-    """A copy of a floating tensor: the block may change it in place, and is run again on the original."""
+    """A copy of a floating tensor, or of those in a tuple: the block may change it in place, and is run again on the
+    original."""
+    if type(value) is tuple:
+        return tuple(map(_own, value))
     return value.clone() if torch.is_tensor(value) and value.is_floating_point() else value

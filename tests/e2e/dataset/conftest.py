@@ -13,22 +13,16 @@ from playwright.sync_api import Browser
 from .pages import CAPTIONS, SIZES, picture
 
 
-@pytest.fixture(scope="package")
-def page(browser: Browser, server: ComfyServer) -> Iterator[FrontEnd]:
-    with FrontEnd(browser, server) as opened:
-        yield opened
-        assert opened.errors == [] and opened.external == []
-
-
 @pytest.fixture(scope="package", params=[False, True], ids=["classic", "nodes2"])
 def vue(request: pytest.FixtureRequest) -> bool:
     return request.param
 
 
 @pytest.fixture(scope="package")
-def front(vue: bool, page: FrontEnd) -> FrontEnd:
-    page.set_renderer(vue)
-    return page
+def front(vue: bool, browser: Browser, server: ComfyServer) -> Iterator[FrontEnd]:
+    with FrontEnd(browser, server, vue=vue) as opened:
+        yield opened
+        assert opened.errors == [] and opened.external == []
 
 
 @pytest.fixture

@@ -66,3 +66,25 @@ def test_pictures_are_dropped_on_the_node(front: FrontEnd, server: ComfyServer, 
     assert (folder / "two.png").is_file()
     drop(bar, {"notes.pdf": b"%PDF"})
     expect(front.page.locator(".loom-set-words")).to_contain_text("Not added: there is no picture among the files")
+
+
+def test_dataset_doctor_is_as_high_as_its_tables_and_its_picture(front: FrontEnd, folder: Path, vue: bool) -> None:
+    node(front, folder.name)
+    front.page.evaluate(DOCTOR)
+    front.run()
+    expect(front.page.locator(".loom-verdict")).to_contain_text("in 5 pictures")
+    expect(front.page.get_by_role("cell", name="b.png has no caption").first).to_be_visible()
+    if not vue:
+        front.becomes(lambda: front.page.evaluate(HIGH), True)
+
+
+DOCTOR = """() => {
+    const doctor = LiteGraph.createNode('LoraLoom_DatasetDoctor')
+    app.graph.add(doctor)
+    app.graph.nodes[0].connect(0, doctor, 0)
+    doctor.pos = [500, 100]
+}"""
+HIGH = """() => {
+    const doctor = app.graph.nodes.at(-1)
+    return doctor.widgets.some(({ name }) => name === '$$canvas-image-preview') && doctor.size[1] >= doctor.computeSize()[1]
+}"""

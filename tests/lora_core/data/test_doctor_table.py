@@ -8,6 +8,7 @@ import pytest
 from lora_loom.lora_core.data.doctor_table import findings_measure
 from lora_loom.lora_core.data.finding import DatasetFinding
 from lora_loom.lora_core.data.reading import from_folder
+from lora_loom.lora_core.drawing.measure import Cell
 from PIL import Image
 
 
@@ -25,6 +26,8 @@ def test_the_verdict_comes_first_and_the_urgent_next(tmp_path: Path) -> None:
         ("set", "all", "There are only class images: combine them."),
         ("long", "1", "The caption of a.png is long: put what matters first."),
     ]
+    (named,) = findings_measure(data, [DatasetFinding(1, "a.png is small.")]).tables
+    assert named.lines[0].cells[1] == Cell("a.png is small."), "a file's name stays as it is"
     assert findings_measure(data, [mild]).verdict == (
         "The data set can be trained; 1 finding in 2 pictures would make it better."
     )

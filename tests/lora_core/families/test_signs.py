@@ -117,6 +117,11 @@ def test_the_header_decides_among_what_the_layers_allow(spelling: dict[str, str]
     assert named(guess({"lora_unet_double_blocks_0_img_attn_qkv": (9216, 3072)}, spelling)) == family
 
 
+def test_the_header_of_ltx_video_decides():
+    said = {"modelspec.architecture": "lightricks-ltx-video/lora"}
+    assert told("diffusion_model.transformer_blocks.0.attn1.to_q", **said) == "LTX-Video"
+
+
 def test_the_header_of_a_file_with_unknown_layers():
     assert told("something.else", ss_base_model_version="krea2") == "Krea 2"
 

@@ -56,6 +56,7 @@ def test_a_class_with_a_row_and_one_without():
         ("SD3", "joint_blocks.0.x_block.attn2.qkv", 4608, "stable-diffusion-v3.5-medium", "sd3"),
         ("Kandinsky5Image", "text_embeddings.in_layer", 2560, "kandinsky5-image-lite", "kandinsky5"),
         ("WAN22_T2V", "text_embedding.0", 3072, "wan-2_2-ti2v-5b", "wan"),
+        ("LTXV", "caption_projection.linear_1", 2048, "lightricks-ltx-video", "ltxv"),
         ("ErnieImage", "text_proj", 4096, "ernie-image", "ernie_image"),
         ("SD15", "time_embed.0", 1280, "stable-diffusion-v1", "sd_v1"),
     ],
@@ -65,13 +66,13 @@ def test_the_spelling_of_a_size(config_class, layer, features, architecture, bas
     assert (row.architecture, row.base_version) == (architecture, base_version)
 
 
-@pytest.mark.parametrize("name", ["CogVideoX_T2V", "CogVideoX_I2V", "Wuerstchen2Decoder"])
+@pytest.mark.parametrize("name", ["CogVideoX_T2V", "CogVideoX_I2V", "Wuerstchen2Decoder", "MiniMaxH3"])
 def test_what_would_learn_the_wrong_thing_is_refused(name):
     with pytest.raises(ValueError, match=f"{name} cannot be trained: "):
         table.check_trainable(name)
 
 
-@pytest.mark.parametrize("name", ["SD15", "Stable_Cascade_C", "Stable_Cascade_B", "NewModel"])
+@pytest.mark.parametrize("name", ["SD15", "Stable_Cascade_C", "Stable_Cascade_B", "LTXV", "NewModel"])
 def test_everything_else_may_be_trained(name):
     table.check_trainable(name)
 

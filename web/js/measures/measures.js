@@ -11,6 +11,7 @@ import { inLanguage } from "./spoken.js"
 import { drawTable } from "./tables.js"
 
 const NAME = "$$lora_loom_measure" // $$, or it is offered as an input of subgraphs
+const PICTURE = "$$canvas-image-preview" // of the front end, below the figures
 const MARGIN = 8 // px beside and above
 const ROWS = 2 // of pictures that are not folded
 const MOST = 560 // px high; more is scrolled
@@ -96,6 +97,13 @@ class Measures {
     this.mark(stale)
     this.reveal(true)
     this.live.look()
+    if (this.entry.images?.length) this.pictured()
+  }
+
+  /** On the canvas the picture below comes later than the figures, and makes the node higher, too. */
+  pictured(frames = 120) {
+    if (this.node.widgets?.some(({ name }) => name === PICTURE)) this.fit()
+    else if (frames && this.node.graph) requestAnimationFrame(() => this.pictured(frames - 1))
   }
 
   draw(told) {
