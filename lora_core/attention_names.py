@@ -6,11 +6,12 @@ Whoever looks for such layers goes by this table: what is trained as attention, 
 from __future__ import annotations
 
 LEAVES = {
-    "q": ("to_q", "q", "wq", "q_proj", "to_query", "add_q_proj"),
-    "k": ("to_k", "k", "wk", "k_proj", "to_key", "add_k_proj"),
-    "v": ("to_v", "v", "wv", "v_proj", "to_value", "add_v_proj"),
+    "q": ("to_q", "q", "wq", "q_proj", "to_query", "add_q_proj", "to_q_t"),
+    "k": ("to_k", "k", "wk", "k_proj", "to_key", "add_k_proj", "to_k_t"),
+    "v": ("to_v", "v", "wv", "v_proj", "to_value", "add_v_proj", "to_v_t"),
     "o": (
         "to_out.0", "to_out", "proj", "out", "o", "wo", "o_proj", "output_proj", "out_proj", "out_layer", "to_add_out",
+        "to_out_t",
     ),
     "qkv": ("to_qkv", "qkv"),
 }  # fmt: skip

@@ -68,14 +68,16 @@ _FLUX_2: Rules = (
     (r"^guidance_in\.out_layer$", "time_guidance_embed.guidance_embedder.linear_2"),
     (r"^(\w+_stream_modulation\w*)\.lin$", r"\1.linear"),
 )
+_IDEOGRAM_4: Rules = ((r"\.attention\.o$", ".attention.to_out.0"),)
 _LTX_VIDEO: Rules = ((r"^patchify_proj$", "proj_in"), (r"^adaln_single\.", "time_embed."))
 _RULES = {
     r"WAN2[12]_\w+": _WAN, "Lumina2": _LUMINA_2, "Anima": _ANIMA, "Chroma": _CHROMA, "Flux2": _FLUX_2,
-    "LTXV": _LTX_VIDEO,
+    "Ideogram4": _IDEOGRAM_4, "LTXV": _LTX_VIDEO,
 }  # fmt: skip
 _OWN = {  # patterns of layers that diffusers reads as `diffusion_model.<own name>.lora_A.weight`, from 0.35 and 0.39 on
     r"WAN2[12]_\w+": rf"{WAN_BLOCKS}|(text|time)_embedding\.[02]|time_projection\.1|head\.head|img_emb\.proj\.[13]",
     "Anima": r".*",
+    "Ideogram4": r"layers\.\d+\.(attention\.(qkv|o)|feed_forward\.w[123]|adaln_modulation)",
     "LTXV": r"(?!patchify_proj|adaln_single).*",
 }
 

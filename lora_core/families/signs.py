@@ -52,6 +52,7 @@ _TWO_ATTENTIONS = rf"{_FLAT}transformer_blocks_\d+_attn[12]_to_"
 _COSMOS = rf"(self|cross)_attn_(output|[qkv])_proj|{_TWO_ATTENTIONS}"
 _LLM_ADAPTER = r"llm_adapter|text_conditioner"  # diffusers' word for it
 _LUMINA = r"(layers|refiner)_\d+_(attn_to_|feed_forward_linear_)"  # diffusers' names, which OmniGen2 has, too
+_IDEOGRAM_ONLY = r"_attention_o$|_adaln_modulation$"
 _NEXT_DIT = r"(layers|refiner)_\d+_(attention|feed_forward)_"
 
 SIGNS = {
@@ -99,6 +100,11 @@ SIGNS = {
         r"layers_\d+_(self_attention_to_|mlp_(gate_proj|up_proj|linear_fc2)$)", depth=((r"layers_(\d+)_", 36),),
         widths=(4096,), says=r"ernie[-_]image.*",
     ),
+    "HiDream I1": Signs(
+        r"(double|single)_stream_blocks_\d",
+        depth=((r"double_stream_blocks_(\d+)_", 16), (r"single_stream_blocks_(\d+)_", 32)),
+        widths=(2560,), says=r"hidream([-_]?i1.*)?",
+    ),
     "Kandinsky 5": Signs(r"(text|visual)_transformer_blocks_\d", says=r"kandinsky[-_]?5.*"),
     "Anima": Signs(rf"{_COSMOS}|{_LLM_ADAPTER}", widths=(2048,), says=r"anima.*"),
     "Cosmos Predict2": Signs(_COSMOS, _LLM_ADAPTER, widths=(2048, 5120), says=r"cosmos.*"),
@@ -122,12 +128,18 @@ SIGNS = {
         says=r"wuerstchen[-_]?v?2.*",
     ),
     "Z-Image": Signs(
-        _NEXT_DIT, ratios=((r"attention_qkv$", 3), (r"attention_to_[kv]$", 1)),
+        _NEXT_DIT, _IDEOGRAM_ONLY, ratios=((r"attention_qkv$", 3), (r"attention_to_[kv]$", 1)),
         widths=(3840,), says=r"z[-_]?image.*",
     ),
     "Lumina 2": Signs(
-        rf"{_NEXT_DIT}|{_LUMINA}", ratios=((r"attention_qkv$", 5 / 3), (r"(attention|attn)_to_[kv]$", 1 / 3)),
+        rf"{_NEXT_DIT}|{_LUMINA}", _IDEOGRAM_ONLY,
+        ratios=((r"attention_qkv$", 5 / 3), (r"(attention|attn)_to_[kv]$", 1 / 3)),
         widths=(2304,), says=r"lumina-?2",
+    ),
+    "Ideogram 4": Signs(
+        r"layers_\d+_(attention_(qkv|o|to_[qkv]|to_out_0)|feed_forward_w[123]|adaln_modulation)$",
+        ratios=((r"attention_qkv$", 3), (r"attention_to_[kv]$", 1)), depth=((r"layers_(\d+)_", 34),),
+        widths=(4608,), says=r"ideogram[-_]?4.*",
     ),
     "OmniGen2": Signs(_LUMINA, widths=(2520,), says=r"omnigen-?2.*"),
 }  # fmt: skip

@@ -184,6 +184,11 @@ FAMILIES = (
     Family("Krea 2", "Krea2", "Krea-2", "krea2", Text(("txtfusion.projector", "txtmlp.1")), captions="right"),
     Family("Ernie-Image", "ErnieImage", "ernie-image", "ernie_image", Text(("text_proj",))),
     Family(
+        "HiDream I1", "HiDream", "hidream-i1", "hidream",
+        Text(("caption_projection.0.linear",), "pooled_embedder.linear_1", also=("conditioning_llama3",)),
+    ),
+    Family("Ideogram 4", "Ideogram4", "ideogram-4", "ideogram4", Text(("llm_cond_proj",)), captions="right"),
+    Family(
         "LTX-Video", "LTXV", "lightricks-ltx-video", "ltxv",
         Text(("caption_projection.linear_1",), also=("attention_mask",)),
     ),

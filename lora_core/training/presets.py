@@ -92,6 +92,16 @@ PRESETS = {
         "musubi-tuner (rank 32, 1e-4, logit-normal without a shift), OneTrainer (the same law, feed-forward too)",
         _MLP, 32, 32.0, timesteps="logit_normal", base="ERNIE-Image (not Turbo)",
     ),
+    "HiDream I1": Preset(
+        "diffusers' recipe (attention, 1e-4, uniform on its scheduler's shift, no loss of the experts' balance), "
+        "ai-toolkit (32/32, shift 3, not the experts)",
+        "attention", 32, 32.0, timesteps="shifted", shift=3.0, base="HiDream I1 Full",
+    ),
+    "Ideogram 4": Preset(
+        "OneTrainer (5e-5, logit-normal), which like musubi-tuner takes the feed-forward too; shift 2 of the model's "
+        "own schedule",
+        _MLP, learning_rate=5e-5, timesteps=_LOGIT, shift=2.0, base="Ideogram 4",
+    ),
     "LTX-Video": Preset(
         "its authors' trainer (attention, 32/32, 2e-4, and its shift for a picture of 768 x 768 pixels)",
         rank=32, alpha=32.0, learning_rate=2e-4, timesteps=_LOGIT, shift=2.2, resolution=768,

@@ -14,7 +14,7 @@ from ..attention_names import HOME, SINGLE, leaf
 from .config import LoraConfig
 
 _ATTENTION = re.compile(rf"(^|\.)({HOME}\.(\w+\.)*?({leaf()})|{SINGLE}\.linear[12])$")
-_MLP = re.compile(r"(^|\.)((img_|txt_)?mlp|ff|ffn|ff_context|feed_forward|ff_i)\.(\w+\.)*\w+$")
+_MLP = re.compile(r"(^|\.)((img_|txt_)?mlp|ff|ffn|ff_context|feed_forward|ff_[it])\.(\w+\.)*\w+$")
 _IN_BLOCK = re.compile(r"\.\d+\.")
 
 

@@ -29,7 +29,10 @@ SAME = 1e-5
 WITH_NAMES = [family for family in TWINS if family not in tiny.WITHOUT_DIFFUSERS]
 ONE_OF_EACH = list({TWINS[family]: family for family in reversed(WITH_NAMES)}.values())  # of networks of one class
 # Layers outside the blocks for which neither ComfyUI nor diffusers' own reading of its files has a name.
-NAMELESS = {"chroma": "6 of 29", "flux2": "5 of 29", "wan21": "1 of 27", "wan22_5b": "1 of 27", "ltxv": "4 of 27"}
+NAMELESS = {
+    "chroma": "6 of 29", "flux2": "5 of 29", "wan21": "1 of 27", "wan22_5b": "1 of 27", "ideogram4": "7 of 19",
+    "ltxv": "4 of 27",
+}  # fmt: skip
 # Files in other formats that diffusers reads by itself, and of which targets all layers.
 OTHER_FORMATS = [
     ("sd15_full", "kohya", "all targets"),

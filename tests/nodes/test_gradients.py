@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import tiny
 import torch
+from comfy.ldm.hidream.model import MoEGate
 from harness.calls import encode, relative_error
 from harness.problem import Problem
 from harness.session import training_session
@@ -22,7 +23,7 @@ FAMILIES = ["sd15", "sd15_full", "flux1", "flux1_schnell", "wan_demo", *tiny.MOR
 # One of each family whose row says that captions of different lengths share a forward.
 MIXED = [
     "sd15", "sdxl", "sd35_medium", "flux1", "flux1_schnell", "flux2", "chroma", "wan21", "qwen_image", "krea2",
-    "kandinsky5", "anima", "zimage", "lumina2",
+    "kandinsky5", "anima", "zimage", "lumina2", "ideogram4",
 ]  # fmt: skip
 IN_PLACE = ["flux1", "flux1_schnell", "flux2", "chroma", "ltxv"]  # their blocks change tensors that autograd has saved
 
@@ -80,6 +81,26 @@ def test_captions_of_different_length_have_their_own_gradients(models, family: s
         together = problem.gradient()
         problem.denoiser.captions = ""
         assert relative_error(together, problem.gradient()) < 1e-5
+
+
+@pytest.mark.parametrize("checkpointing", [False, True], ids=["plain", "checkpointing"])
+def test_an_expert_learns_from_the_tokens_that_go_to_it(models, monkeypatch, checkpointing: bool) -> None:
+    """HiDream's gates send each token to two of four: here never to the last."""
+    trio = models("hidream")
+    monkeypatch.setattr(MoEGate, "forward", _two_of_three)
+    conditioning = [encode(trio.clip, text, guidance=1.0) for text in ("a red heart", "blue")]
+    with torch.inference_mode(), training_session(trio.model, checkpointing) as patcher:
+        problem = Problem.of_model(patcher, conditioning)
+        problem.gradient()
+        slopes = {name: float(branch.lora_B.grad.norm()) for name, branch in problem.factors.branches.items()}
+    experts = [name for name in slopes if ".experts." in name]
+    assert len(experts) == 4 * 4 * 3 and not any("gate" in name for name in slopes)
+    assert {name for name, slope in slopes.items() if slope == 0} == {name for name in experts if ".experts.3." in name}
+
+
+def _two_of_three(gate: MoEGate, tokens: Tensor) -> tuple[Tensor, Tensor, None]:
+    scores = (tokens.flatten(0, -2) @ gate.weight.T)[:, :3].softmax(-1).topk(2)
+    return scores.indices, scores.values, None
 
 
 @pytest.mark.parametrize("family", IN_PLACE)
@@ -150,9 +171,9 @@ def test_what_a_block_draws_is_drawn_again(models, monkeypatch, dropout: float) 
 
 BLOCKS = {
     "sdxl": 32, "sdxl_v": 32, "sd35_large": 2, "sd35_medium": 2, "flux2": 4, "chroma": 8, "wan21": 2, "wan22_5b": 2,
-    "qwen_image": 2, "krea2": 6, "ernie_image": 2, "ltxv": 2, "kandinsky5": 3, "kandinsky5_clips": 3, "anima": 3,
-    "cascade_c": 14, "cascade_b": 21, "zimage": 4, "lumina2": 4, "kandinsky22_prior": 2, "kandinsky22_decoder": 7,
-    "wuerstchen2": 6,
+    "qwen_image": 2, "krea2": 6, "ernie_image": 2, "hidream": 9, "ideogram4": 2, "ltxv": 2, "kandinsky5": 3,
+    "kandinsky5_clips": 3, "anima": 3, "cascade_c": 14, "cascade_b": 21, "zimage": 4, "lumina2": 4,
+    "kandinsky22_prior": 2, "kandinsky22_decoder": 7, "wuerstchen2": 6,
 }  # fmt: skip
 
 

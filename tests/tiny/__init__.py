@@ -94,6 +94,7 @@ def built(row: Tiny, device: str, dtype: torch.dtype = torch.float32, quantised:
     """ComfyUI's model of the family, with weights of that type, or with layers that take quantised ones."""
     own = {stage.config_class.__name__: stage.config_class for stage in STAGES}
     config = (own.get(row.config) or getattr(comfy.supported_models, row.config))(dict(row.unet))
+    config.unet_config |= row.unet  # in whose place ComfyUI has sizes of its own for Ideogram 4
     config.quant_config = {"mixed_ops": True} if quantised else None
     home, supported = comfy.model_management.get_torch_device(), config.supported_inference_dtypes
     cast = comfy.model_management.unet_manual_cast(None if quantised else dtype, home, supported)

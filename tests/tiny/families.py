@@ -166,6 +166,24 @@ def _ernie() -> dict[str, Any]:
     )
 
 
+def _hidream() -> dict[str, Any]:
+    """Four experts, of which a token goes to two, in both kinds of blocks."""
+    return dict(
+        image_model="hidream", attention_head_dim=128, axes_dims_rope=[64, 32, 32], caption_channels=[64, 64],
+        max_resolution=[128, 128], in_channels=16, llama_layers=[0, 1, 1, 1], num_attention_heads=1,
+        num_routed_experts=4, num_activated_experts=2, num_layers=2, num_single_layers=2, out_channels=16, patch_size=2,
+        text_emb_dim=128,
+    )  # fmt: skip
+
+
+def _ideogram4() -> dict[str, Any]:
+    return dict(
+        image_model="ideogram4", in_channels=128, num_layers=2, num_attention_heads=2, attention_head_dim=64,
+        intermediate_size=256, adaln_dim=32, llm_features_dim=13 * 8, rope_theta=5_000_000, mrope_section=[12, 10, 10],
+        norm_eps=1e-5,
+    )  # fmt: skip
+
+
 def _ltxv() -> dict[str, Any]:
     """Pictures of the tests are too small for the real VAE, which compresses by 32: theirs by 16."""
     return dict(
@@ -254,6 +272,8 @@ FAMILIES = {
         Tiny("qwen_image", "QwenImage", _qwen(), "qwen_image", WanLatent(), stock=False),
         Tiny("krea2", "Krea2", _krea2(), "krea2", WanLatent(), norm=0.0),
         Tiny("ernie_image", "ErnieImage", _ernie(), "ernie", FLUX2_LATENT, stock=False),
+        Tiny("hidream", "HiDream", _hidream(), "hidream", FLUX_LATENT, stock=False),
+        Tiny("ideogram4", "Ideogram4", _ideogram4(), "ideogram4", FLUX2_LATENT, stock=False),
         Tiny("ltxv", "LTXV", _ltxv(), "ltxv", GivenLatent(128, 16), stock=False),
         Tiny("kandinsky5", "Kandinsky5Image", _kandinsky5(), "kandinsky5", FLUX_LATENT, stock=False),
         Tiny("kandinsky5_clips", "Kandinsky5", _kandinsky5_clips(), "kandinsky5", GivenLatent(16, 8), stock=False),

@@ -58,6 +58,10 @@ def _kandinsky22_decoder(text: Tensor, options: Options, latent: Tensor) -> Opti
     return {"y": options["kandinsky_image_embedding"].flatten(1)}
 
 
+def _hidream(text: Tensor, options: Options, latent: Tensor) -> Options:
+    return _pooled(text, options, latent) | {"encoder_hidden_states_llama3": options["conditioning_llama3"]}
+
+
 def _masked(text: Tensor, options: Options, latent: Tensor) -> Options:
     return {"context": text, "attention_mask": options["attention_mask"]}
 
@@ -90,6 +94,7 @@ _ARGUMENTS: dict[str, Callable[[Tensor, Options, Tensor], Options]] = {
     "Flux2": _flux2,
     "Anima": _anima,
     "Chroma": _chroma,
+    "HiDream": _hidream,
     "Kandinsky5": _pooled,
     "Kandinsky5Image": _pooled,
     "LTXV": _masked,

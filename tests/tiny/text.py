@@ -15,6 +15,8 @@ import comfy.supported_models_base
 import comfy.text_encoders.anima as anima
 import comfy.text_encoders.ernie as ernie
 import comfy.text_encoders.flux as flux
+import comfy.text_encoders.hidream as hidream
+import comfy.text_encoders.ideogram4 as ideogram4
 import comfy.text_encoders.kandinsky5 as kandinsky5
 import comfy.text_encoders.krea2 as krea2
 import comfy.text_encoders.lt as lt
@@ -125,6 +127,21 @@ KINDS = {
         ernie.te(),
         _ErnieTokenizer,
         {"ministral3_3b_model_config": _llm(64, 3) | {"vocab_size": 152_000}},
+    ),
+    "hidream": (
+        hidream.hidream_clip(),
+        hidream.HiDreamTokenizer,
+        {
+            "clip_l_model_config": _clip_l(64, 3),
+            "clip_g_model_config": _clip_l(64, 3),
+            "t5xxl_model_config": _t5(64),
+            "llama_model_config": _llm(64, 2),
+        },
+    ),
+    "ideogram4": (  # reads 13 layers, the last of them the 36th
+        ideogram4.te(),
+        ideogram4.Ideogram4Tokenizer,
+        {"qwen3vl_8b_model_config": _llm(8, 36)},
     ),
     "ltxv": (
         lt.ltxv_te(),

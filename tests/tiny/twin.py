@@ -6,6 +6,7 @@ elsewhere: that both networks then give the same output is what makes the rest a
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -103,9 +104,11 @@ class Twin:
         call = self.call
         comfy.model_management.load_models_gpu([model], force_full_load=True)
         network = model.model.diffusion_model
-        more = {"num_tokens": call.context.shape[1]} if hasattr(network, "cap_embedder") else {}
-        more |= {"attention_mask": None} if hasattr(network, "patchify_proj") else {}
-        return network(call.x, call.time, context=call.context, y=call.pooled, guidance=call.guidance, **more)
+        return network(call.x, call.time, context=call.context, y=call.pooled, **self.more())
+
+    def more(self) -> dict[str, Any]:
+        """What ComfyUI's network takes besides."""
+        return {"guidance": self.call.guidance, "num_tokens": self.call.context.shape[1]}
 
 
 class SD15(Twin):
@@ -310,6 +313,57 @@ class ErnieImage(Twin):
         return self.network(call.x, call.time, call.context, torch.full(call.time.shape, call.context.shape[1])).sample
 
 
+class HiDream(Twin):
+    """Square pictures: others are filled up in diffusers, and not in ComfyUI."""
+
+    network_class, lora = diffusers.HiDreamImageTransformer2DModel, loaders.HiDreamImageLoraLoaderMixin
+    call = Call.random((16, 16, 16), [500.0, 20.0], 64, 128)
+    llama = torch.randn(2, 2, 7, 64, generator=torch.Generator().manual_seed(1))
+
+    def settings(self, config):
+        names = inspect.signature(self.network_class).parameters
+        return {name: value for name, value in config.items() if name in names}
+
+    def renamed(self, config, weights):
+        return weights
+
+    def forward(self, call):
+        layers = self.llama.movedim(1, 0)
+        return -self.network(call.x, call.time, call.context, layers, call.pooled).sample
+
+    def more(self) -> dict[str, Any]:
+        return {"encoder_hidden_states_llama3": self.llama}
+
+
+class Ideogram4(Twin):
+    network_class, lora = diffusers.Ideogram4Transformer2DModel, loaders.Ideogram4LoraLoaderMixin
+    call = Call.random((128, 8, 4), [0.5, 0.02], 104)
+
+    def settings(self, config):
+        names = inspect.signature(self.network_class).parameters
+        return {name: value for name, value in config.items() if name in names}
+
+    def renamed(self, config, weights):
+        for key in [key for key in weights if ".attention.qkv." in key]:
+            for name, part in zip("qkv", weights.pop(key).chunk(3), strict=True):
+                weights[key.replace("qkv", f"to_{name}")] = part
+        return {key.replace(".attention.o.", ".attention.to_out.0."): value for key, value in weights.items()}
+
+    def forward(self, call):
+        """Text and picture in one sequence, and of each what the other lacks is zero; ComfyUI's channels are c p q."""
+        batch, words, rows = len(call.x), call.context.shape[1], call.x.shape[2]
+        tokens = rearrange(call.x, "b (c p q) h w -> b (h w) (p q c)", p=2, q=2)
+        count = tokens.shape[1]
+        places = 65536 + torch.cartesian_prod(torch.zeros(1), torch.arange(float(rows)), torch.arange(count / rows))
+        places = torch.cat([torch.arange(float(words))[:, None].expand(-1, 3), places]).expand(batch, -1, -1)
+        roles = torch.tensor([[3] * words + [2] * count]).expand(batch, -1)
+        out = self.network(
+            torch.nn.functional.pad(tokens, (0, 0, words, 0)), 1 - call.time,
+            torch.nn.functional.pad(call.context, (0, 0, 0, count)), places, torch.ones_like(roles), roles,
+        ).sample[:, words:]  # fmt: skip
+        return -rearrange(out, "b (h w) (p q c) -> b (c p q) h w", h=rows, p=2, q=2)
+
+
 class LTXVideo(Twin):
     network_class, lora = diffusers.LTXVideoTransformer3DModel, loaders.LTXVideoLoraLoaderMixin
     call = Call.random((128, 1, 4, 2), [0.5, 0.02], 64)
@@ -327,6 +381,9 @@ class LTXVideo(Twin):
         size = {"num_frames": 1, "height": rows, "width": call.x.shape[4], "rope_interpolation_scale": scale}
         out = self.network(tokens, call.context, 1000 * call.time, None, **size).sample
         return rearrange(out, "b (h w) c -> b c 1 h w", h=rows)
+
+    def more(self) -> dict[str, Any]:
+        return {"attention_mask": None}
 
 
 class Kandinsky5(Twin):
@@ -546,6 +603,8 @@ TWINS: dict[str, type[Twin]] = {
     "qwen_image": QwenImage,
     "krea2": Krea2,
     "ernie_image": ErnieImage,
+    "hidream": HiDream,
+    "ideogram4": Ideogram4,
     "ltxv": LTXVideo,
     "kandinsky5": Kandinsky5,
     "zimage": ZImage,

@@ -30,6 +30,7 @@ from ..model.guests import Guests
 from ..model.text_encoders import TextDenoiser
 from ..model.trained_layers import chosen_layers
 from ..model.weights import ComfyWeightReader
+from .experts import shared_evenly
 from .offload import Stream, own_slots, seen_through, shared_out, slots
 from .session import blocks, prepared
 
@@ -237,7 +238,7 @@ def _without_memory(network: nn.Module, streamed: Sequence[nn.Module], device: t
         for own, name in own_slots(module)
     ]
     attributes = [(module, dict(vars(module))) for module in network.modules()]
-    with swapped((own, name, _fake(own[name], home)) for own, name, home in places):
+    with swapped((own, name, _fake(own[name], home)) for own, name, home in places), shared_evenly():
         try:
             yield
         finally:

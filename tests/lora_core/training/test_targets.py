@@ -73,6 +73,16 @@ TREES = {
         "time_text_embed.timestep_embedder.linear_{1,2}|{img,txt}_in|transformer_blocks.0.{img,txt}_mod.1|norm_out.linear|proj_out",
         "",
     ),
+    "HiDream I1": (  # the gates of its experts are no layers
+        "{double,single}_stream_blocks.0.block.attn1.{to_q,to_k,to_v,to_out}"
+        "|double_stream_blocks.0.block.attn1.{to_q_t,to_k_t,to_v_t,to_out_t}",
+        "{double,single}_stream_blocks.0.block.ff_i.{shared_experts,experts.0,experts.3}.{w1,w2,w3}"
+        "|double_stream_blocks.0.block.ff_t.{w1,w2,w3}",
+        "t_embedder.timestep_embedder.linear_{1,2}|p_embedder.pooled_embedder.linear_{1,2}|x_embedder.proj"
+        "|{double,single}_stream_blocks.0.block.adaLN_modulation.1|caption_projection.{0,48}.linear"
+        "|final_layer.{linear,adaLN_modulation.1}",
+        "",
+    ),
     "Kandinsky 5": (
         "text_transformer_blocks.0.self_attention.{to_query,to_key,to_value,out_layer}"
         "|visual_transformer_blocks.0.{self,cross}_attention.{to_query,to_key,to_value,out_layer}",
@@ -124,7 +134,7 @@ TREES = {
 }
 # Of the tiny models in design/tiny-models.md, table (a)+(b)+(d); SD 1.5 and SDXL: of the blocks named above.
 COUNTS = {"SD 1.5": 56, "SDXL": 32, "SD 3.5": 9, "FLUX.1": 6, "FLUX.2": 6, "Chroma": 6, "Wan 2.1": 8, "Z-Image": 6,
-          "Qwen-Image": 8, "Kandinsky 5": 12, "Krea 2": 20, "Anima": 16, "Cascade C": 16,
+          "Qwen-Image": 8, "HiDream I1": 12, "Kandinsky 5": 12, "Krea 2": 20, "Anima": 16, "Cascade C": 16,
           "Kandinsky 2.2 decoder": 18, "Kandinsky 2.2 prior": 8, "Wuerstchen v2 prior": 8}  # fmt: skip
 
 

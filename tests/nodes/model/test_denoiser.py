@@ -98,7 +98,7 @@ TEXTBOOKS: dict[str, Textbook] = {
     "sd15": ddpm, "flux1": rectified_flow, "flux1_schnell": rectified_flow, "wan_demo": flow_1000,
     "sdxl": ddpm, "sdxl_v": ddpm_v, "sd35_large": flow_1000, "sd35_medium": flow_1000, "flux2": rectified_flow,
     "wan21": flow_1000, "wan22_5b": flow_1000, "qwen_image": rectified_flow, "ernie_image": flow_1000,
-    "ltxv": rectified_flow,
+    "hidream": flow_1000, "ideogram4": rectified_flow, "ltxv": rectified_flow,
     "zimage": rectified_flow, "lumina2": rectified_flow, "chroma": rectified_flow, "krea2": rectified_flow,
     "kandinsky5": flow_1000, "kandinsky5_clips": flow_1000, "anima": rectified_flow,
     "cascade_c": cascade_2, "cascade_b": cascade, "kandinsky22_prior": unclip, "kandinsky22_decoder": ddpm_linear,
@@ -184,6 +184,7 @@ def test_each_sample_sees_its_own_caption_in_one_forward(models, family: str) ->
 # Batch sizes of the forwards for captions of four lengths, where one will not do.
 FORWARDS = {
     "ernie_image": [1, 1, 2],  # where the picture is depends on how long the text is: two of a token each
+    "hidream": [1, 3],  # three of no more than the 128 tokens up to which Llama's text is filled
     "ltxv": [1, 3],  # short texts are padded to 128 tokens, and attention sees none of that
     "cascade_c": [1, 1, 2],  # its attention is over the picture and the text at once, in an order of its own
     "zimage": [1, 1, 2],  # texts of as many tokens up to a multiple of 32; all, if the picture is such a multiple

@@ -113,7 +113,7 @@ def test_prediction_with_text_encoders(models, family: str, measures: Measures, 
     assert found.work.flops > without.work.flops and found.trained > without.trained
 
 
-@pytest.mark.parametrize("family", ["flux1", "flux2", "kandinsky5"])
+@pytest.mark.parametrize("family", ["flux1", "flux2", "kandinsky5", "hidream"])
 def test_prediction_against_the_allocator(models, family: str) -> None:
     """Torch's profiler counts what a real step allocates, including what operators hold inside (convolutions: more)."""
     job = job_of(models(family), preset="attention+mlp")
