@@ -9,12 +9,13 @@ import numpy as np
 from harness.browser import FrontEnd
 from harness.server import ComfyServer
 from PIL import Image
-from playwright.sync_api import Locator, Page, expect
+from playwright.sync_api import Locator, Page, TimeoutError, expect
 
 from .pages import REPEATS, card, closed, page_of, said
 
 EDITOR = "[data-testid='mask-editor-root']"
 PAINTED = "() => [...document.querySelectorAll('#maskEditorCanvasContainer canvas')].some((each) => each.matches('.z-30') && each.width && each.getContext('2d').getImageData(0, 0, each.width, each.height).data.some((value, at) => at % 4 === 3 && value))"
+SIZED = "() => [...document.querySelectorAll('#maskEditorCanvasContainer canvas')].some((each) => each.matches('.z-30') && each.width === 300)"
 GRAPH = "() => [app.graph.nodes.length, app.graph.last_node_id, app.canvas.selectedItems.size]"
 OF_THE_NEXT = "() => app.nodeOutputs[app.graph.last_node_id + 1]?.images?.[0]?.filename"
 STALE = "() => { app.nodeOutputs[app.graph.last_node_id + 1] = { images: [{ filename: 'gone.png', type: 'input', subfolder: '' }] } }"
@@ -28,11 +29,23 @@ def opened_editor(page: Locator, name: str) -> Page:
     top = page.page
     expect(top.get_by_text("Paint what is to be learned")).to_be_visible()
     top.locator(f"{EDITOR} input[type=range]").first.wait_for()
+    top.wait_for_function(SIZED)
     return top
 
 
 def stroke(top: Page) -> None:
-    """From left to right through the middle."""
+    """From left to right through the middle, again where the editor was not ready for the first."""
+    for _ in range(5):
+        drag(top)
+        try:
+            top.wait_for_function(PAINTED, timeout=5000)
+            return
+        except TimeoutError:
+            pass
+    top.wait_for_function(PAINTED)
+
+
+def drag(top: Page) -> None:
     left, upper, width, height = top.locator("#maskEditorCanvasContainer").evaluate(
         "(each) => { const { x, y, width, height } = each.getBoundingClientRect(); return [x, y, width, height] }"
     )
@@ -41,7 +54,6 @@ def stroke(top: Page) -> None:
     top.mouse.down()
     top.mouse.move(left + 0.7 * width, middle, steps=6)
     top.mouse.up()
-    top.wait_for_function(PAINTED)
 
 
 def ended(top: Page, button: str) -> None:
