@@ -15,7 +15,6 @@ import tiny
 import torch
 from harness.calls import encode, loaded, relative_error, run_node, sampled
 from lora_loom.lora_core.adapter import TEXT_PREFIX, Adapter
-from lora_loom.lora_core.families.signs import KIN
 from lora_loom.lora_core.files import formats
 from lora_loom.lora_core.low_rank import LowRank
 from lora_loom.nodes.bridge.merging.save import DTYPES, STYLES, save_proven
@@ -326,10 +325,6 @@ def test_unmatched_keys_are_reported(models, loras: Path, make_lora) -> None:
     assert len(patched.patches) == 8
 
 
-# Pairs of which the one takes the other's files: the same names and, at least of tiny models, the same shapes.
-ALIKE = (*KIN, {"Qwen-Image", "Krea 2"}, {"LTX-Video", "Kandinsky 2.2 prior"})
-
-
 @pytest.mark.parametrize("family", tiny.FAMILIES)
 def test_a_lora_of_another_family_is_refused_with_both_names(
     tables: dict[str, NameTable], models, loras: Path, make_lora, family: str
@@ -339,7 +334,7 @@ def test_a_lora_of_another_family_is_refused_with_both_names(
     adapter, own = formats.read(loras / "a.safetensors"), family_of(models(family).model).name
     for table in tables.values():
         other = table.family.name
-        if other == own or any({own, other} <= alike for alike in ALIKE):
+        if other == own or any({own, other} <= alike for alike in tiny.ALIKE):
             continue
         with pytest.raises(ValueError) as refused:
             table.resolve(adapter, "a.safetensors")

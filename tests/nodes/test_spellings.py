@@ -13,7 +13,6 @@ import torch
 from diffusers.loaders import StableDiffusionLoraLoaderMixin
 from harness.calls import encode, loaded, relative_error, run_node
 from lora_loom.lora_core.adapter import TEXT_PREFIX, Adapter
-from lora_loom.lora_core.families.signs import KIN
 from lora_loom.lora_core.low_rank import LowRank
 from lora_loom.nodes.bridge.model.names import NameTable
 from lora_loom.nodes.bridge.training.continue_from import read_start
@@ -35,8 +34,6 @@ DOTTED = (
     "transformer.", "",
 )  # fmt: skip
 FLAT = ("lora_unet_", "lora_unet__", "lycoris_")
-# Pairs of which the one takes the other's files: the same names and, at least of tiny models, the same shapes.
-ALIKE = (*KIN, {"Qwen-Image", "Krea 2"})
 
 
 @pytest.fixture(scope="module")
@@ -107,7 +104,7 @@ def test_own_and_diffusers_names_under_every_prefix(tables, models, family: str)
         assert body is not bodies[0] or all(torch.equal(usual[n].lora_A, whole[n].lora_A) for n in usual)
     file = adapter_of(spelled(bodies[0], "base_model.model."))
     for other in tables.values():
-        if other.family.name != own and not any({own, other.family.name} <= alike for alike in ALIKE):
+        if other.family.name != own and not any({own, other.family.name} <= alike for alike in tiny.ALIKE):
             with pytest.raises(ValueError, match=r"(is a LoRA|was made) for|none of its \d+ layer names is known"):
                 other.resolve(file, "a")
 

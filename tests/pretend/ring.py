@@ -105,7 +105,7 @@ RINGS = {
     "gpu": Ring(
         tests=(
             "model/test_encoding.py", "model/test_fused_layers.py", "model/test_guests.py", "model/test_spans.py",
-            "model/test_stage_c_prior.py::test_each_sample_has_the_prior_of_its_own_picture",
+            "model/test_prior.py::test_each_sample_has_the_prior_of_its_own_picture",
             "model/test_text_encoders.py", "session/test_offload.py",
             "stack/test_apply_chain.py", "stack/test_loudness.py", "training/test_continue_from.py",
             "training/test_validation.py::test_looking_changes_nothing",

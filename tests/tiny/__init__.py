@@ -22,12 +22,13 @@ from lora_loom.nodes.bridge.systems.stages import STAGES
 from safetensors.torch import save_file
 from torch import Tensor
 
-from .families import DIFFUSERS_ALONE, FAMILIES, MORE, NOT_BY_COMFYUI, WITHOUT_DIFFUSERS, Tiny
+from .families import ALIKE, DIFFUSERS_ALONE, FAMILIES, MORE, NOT_BY_COMFYUI, WITHOUT_DIFFUSERS, Tiny
 from .text import make_clip
 from .vae import GivenEmbeddings, make_prior_vae, make_vae
 from .weights import seeded
 
 __all__ = [
+    "ALIKE",
     "DIFFUSERS_ALONE",
     "FAMILIES",
     "MORE",

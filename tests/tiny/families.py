@@ -10,6 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from lora_loom.lora_core.families.signs import KIN
+
 
 @dataclass(frozen=True)
 class Latent:
@@ -298,3 +300,5 @@ WITHOUT_DIFFUSERS = ("lumina2", "cascade_c", "cascade_b")
 DIFFUSERS_ALONE = ("kandinsky22_prior", "kandinsky22_decoder", "wuerstchen2")
 # Families of which ComfyUI's loaders read no file of diffusers.
 NOT_BY_COMFYUI = (*WITHOUT_DIFFUSERS, *DIFFUSERS_ALONE)
+# Pairs of which the one takes the other's files: the same names and, at least of tiny models, the same shapes.
+ALIKE = (*KIN, {"Qwen-Image", "Krea 2"}, {"LTX-Video", "Kandinsky 2.2 prior"})
