@@ -2,8 +2,7 @@
 
     python tests/e2e/build_screens.py demo/loras
 
-docs/runs.jpg is the panel of a run on the demo's model, its curve beside another's, and two of its previews laid over
-each other. web/docs/LoraLoom_TrainLora/run.jpg is the node while it trains, web/docs/LoraLoom_LoadLoraStack/picker.jpg
+docs/runs.jpg is the panel of a run on the demo's model: another's curve laid over its own, and its previews. web/docs/LoraLoom_TrainLora/run.jpg is the node while it trains, web/docs/LoraLoom_LoadLoraStack/picker.jpg
 the dialog that chooses files, which are the demo's LoRAs under names of shapes, and web/docs/LoraLoom_Dataset/page.jpg
 the page of pictures and captions. All are of the real front end (Nodes 2.0).
 """
@@ -41,6 +40,8 @@ RUNS = {"heart rank 4": 4, "heart rank 8": 8}  # the ranks of runs, by their nam
 LAST = list(RUNS)[-1]
 LIST_TAB = ".lora-loom-runs-tab-button, [data-testid=lora-loom-runs-tab-button]"
 TELL = "() => { for (const widget of app.graph.nodes[0].widgets) widget.callback?.(widget.value) }"
+PICTURED = """() => [...document.querySelectorAll('.loom-panel .loom-runs-shot img')]
+    .every((image) => image.complete && image.naturalWidth > 0)"""
 STACK = """<lora:lora_loom_demo/heart:0.8>
 <lora:lora_loom_demo/arrow:1:0.6>
 <lora:lora_loom_demo/star:0.5:off>"""
@@ -85,12 +86,14 @@ def panel(page: FrontEnd) -> None:
     page.page.set_viewport_size(SIZE)
     page.page.locator(LIST_TAB).click()
     first, last = (page.page.locator(".loom-runs").get_by_role("option").filter(has_text=name) for name in RUNS)
-    first.click()
     last.click()
+    first.locator(".loom-check").click()
     found = page.page.locator(".loom-panel")
+    expect(found.locator(".loom-chart-key").get_by_text(next(iter(RUNS)))).to_be_visible()
     expect(found.locator(".loom-runs-shot").first).to_be_visible()
-    page.page.wait_for_timeout(2000)
-    save(shot(page.page), ROOT / "docs" / "runs.jpg", 1280, 180_000)
+    page.page.wait_for_function(PICTURED)
+    page.still()
+    save(shot(found), ROOT / "docs" / "runs.jpg", 1280, 180_000)
 
 
 def stack(page: FrontEnd) -> None:
