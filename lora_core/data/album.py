@@ -1,4 +1,4 @@
-"""What a page shows of a data set's folder: every picture that the node reads, and its caption as it is written."""
+"""Lists what a page shows of a data set's folder: every picture that the node reads, with its caption as written."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What Dataset Doctor has found, as the front end shows it: a verdict, then a table for each urgency."""
+"""Lays out what Dataset Doctor has found, as the front end shows it: a verdict, then a table for each urgency."""
 
 from __future__ import annotations
 

@@ -53,8 +53,8 @@ def as_alpha(mask: Image.Image) -> Image.Image:
 
 
 def painted(data: bytes, path: Path) -> Image.Image | None:
-    """What was painted on a picture, as grayscale of the picture's size: white is learned. None where nothing or all of
-    it was painted, so that all is learned. Raises PictureError for what is not this picture with paint."""
+    """Return what was painted on a picture, as grayscale of the picture's size: white is learned. None where nothing or
+    all of it was painted, so that all is learned. Raises PictureError for what is not this picture with paint."""
     found, picture = decoding.decode(data).image, flatten(decoding.decode(decoding.content(path)).image)
     if found.mode != "RGBA":
         raise PictureError(f"was saved by the mask editor without transparency ({found.mode}); save it again")

@@ -40,7 +40,7 @@ class Places:
 
 @dataclass(frozen=True)
 class Prior:
-    """What an earlier stage would have told of each picture, and is encoded from it for training.
+    """Tells what an earlier stage would have told of each picture, and is encoded from it for training.
 
     `name` is what CONDITIONING calls it, `what` and `encoder` what people do, who connect that encoder to prior_vae. A
     value of it has `channels`, as many as the layer `reads` takes where they are 0. The encoder compresses by `factor`

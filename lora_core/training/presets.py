@@ -179,7 +179,7 @@ class Choices:
         return f"auto for {self.family}: {chosen} ({preset_of(self.family).evidence})"
 
     def before(self) -> Choices | None:
-        """What auto chose in version 0.1.0; None where that is the same."""
+        """Return what auto chose in version 0.1.0; None where that is the same."""
         law = preset_of(self.family).law_before if "timesteps" in self.automatic else None
         return law and replace(self, timesteps=law[0], shift=law[1])
 

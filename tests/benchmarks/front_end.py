@@ -1,4 +1,4 @@
-"""What our nodes cost a page of the front end, in both renderers: CPU of a frame, and what is left when they go.
+"""Measures what our nodes cost a page of the front end, in both renderers: CPU of a frame, what is left when they go.
 
 A frame is one in which the view moves, so that everything is drawn. Its CPU is the time that the page's main thread has
 worked, which other programs do not lengthen; "over" is over the empty graph. "All threads" are those of the page's

@@ -1,5 +1,5 @@
-"""What each picture is made from besides its caption, where a family has earlier stages: Stable Cascade's stage B is
-conditioned on the stage C latent of a picture, Kandinsky 2.2's decoder on its CLIP image embedding."""
+"""Encodes what pictures are made from besides their captions, where a family has earlier stages: Stable Cascade's
+stage B is conditioned on the stage C latent of a picture, Kandinsky 2.2's decoder on its CLIP image embedding."""
 
 from __future__ import annotations
 

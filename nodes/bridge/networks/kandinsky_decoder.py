@@ -112,7 +112,7 @@ class KandinskyDecoder(nn.Module):
 
 
 class _Kind:
-    """What all levels have in common: numbers of the time's embedding, of a token, and how layers are made."""
+    """Holds what all levels have in common: numbers of the time's embedding, of a token, and how layers are made."""
 
     def __init__(self, time: int, context: int, make: Layers) -> None:
         self.time, self.context, self.make = time, context, make

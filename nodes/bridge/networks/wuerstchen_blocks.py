@@ -1,4 +1,4 @@
-"""What the prior and the decoder of Wuerstchen v2 (arXiv 2306.00637) are both built of, and Stable Cascade is not.
+"""Has the parts that the prior and the decoder of Wuerstchen v2 (arXiv 2306.00637) share, and Stable Cascade has not.
 
 Everything else in them is a block of Stable Cascade's, by the same names: `comfy.ldm.cascade.common`.
 """

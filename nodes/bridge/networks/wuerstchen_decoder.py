@@ -171,7 +171,7 @@ class _Plan(NamedTuple):
 
 
 class _Given(NamedTuple):
-    """What blocks take besides the image."""
+    """Holds what blocks take besides the image."""
 
     noise: Tensor
     text: Tensor

@@ -1,4 +1,4 @@
-"""What passes between the stages: empty latents of their shapes, and conditioning that a prior's latent makes."""
+"""Makes what passes between the stages: empty latents of their shapes, and conditioning that a prior's latent makes."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def from_prior(
 
 
 def _negative(negative_prior: Latent | None, clip_vision: ClipVisionModel | None) -> Tensor:
-    """What the prior makes of a negative prompt, or else the embedding of a grey picture."""
+    """Return what the prior makes of a negative prompt, or else the embedding of a grey picture."""
     if negative_prior is not None:
         samples = negative_prior["samples"]
         if samples.shape[2:].numel() > 1:

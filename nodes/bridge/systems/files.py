@@ -1,4 +1,4 @@
-"""What a file is that a loader was given by mistake, and which node loads it."""
+"""Says what a file is that a loader was given by mistake, and which node loads it."""
 
 from __future__ import annotations
 
