@@ -203,6 +203,7 @@ def test_the_menu_of_a_row_by_keyboard_and_by_mouse(shown: FrontEnd) -> None:
     shown.becomes(lambda: stacked.text(shown), [ink, ink, armour, oil])
     expect(stacked.row(shown, 1).locator(".loom-name")).to_be_focused()
     page.keyboard.press("Shift+F10")
+    expect(menu.get_by_role("menuitem").first).to_be_focused()
     page.keyboard.press("ArrowUp")
     expect(menu.get_by_role("menuitem", name="Remove")).to_be_focused()
     page.keyboard.press("Escape")
