@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ..networks.kandinsky_decoder import KandinskyDecoder
 from ..networks.kandinsky_prior import KandinskyPrior
+from .stage_config import StageConfig
 from .titles import LOAD_TEXT, TO_CONDITIONING
 
 IMAGE_EMBEDDING = "kandinsky_image_embedding"  # in CONDITIONING: (batch, width, 1, 1), as the prior's latent
@@ -58,31 +59,23 @@ class UnclipSampling(ModelSamplingDiscrete, X0):
         super()._register_schedule(given_betas=(1 - kept[1:] / kept[:-1]).clamp(max=_MOST).float())
 
 
-class Kandinsky22Prior(BASE):
+class Kandinsky22Prior(StageConfig):
     """ComfyUI's configuration of the prior, for what `kandinsky_prior.config` reads off a file."""
 
-    unet_extra_config: Mapping[str, Any] = {}
     latent_format = ImageEmbedding
     memory_usage_factor = 500.0  # of a latent of one pixel: 81 tokens go through the network
-
-    def inpaint_model(self) -> bool:
-        return False
 
     def get_model(self, state_dict: Any, prefix: str = "", device: Any = None) -> BaseModel:
         return PriorModel(self, device=device)
 
 
-class Kandinsky22Decoder(BASE):
+class Kandinsky22Decoder(StageConfig):
     """ComfyUI's configuration of the decoder, for what `kandinsky_decoder.config` reads off a file."""
 
-    unet_extra_config: Mapping[str, Any] = {}
     latent_format = MovqLatent
     sampling_settings: Mapping[str, Any] = {  # ComfyUI's name for betas that grow linearly
         "beta_schedule": "sqrt_linear", "linear_start": 0.00085, "linear_end": 0.012,
     }  # fmt: skip
-
-    def inpaint_model(self) -> bool:
-        return False
 
     def get_model(self, state_dict: Any, prefix: str = "", device: Any = None) -> BaseModel:
         return DecoderModel(self, device=device)

@@ -17,6 +17,7 @@ from torch import Tensor
 from ..networks.wuerstchen_decoder import WuerstchenDecoder
 from ..networks.wuerstchen_prior import WuerstchenPrior
 from ..networks.wuerstchen_vqgan import SCALE
+from .stage_config import StageConfig
 from .titles import LOAD_TEXT, TO_CONDITIONING
 
 PRIOR = "wuerstchen_prior"  # in CONDITIONING: (batch, channels, height, width), as the prior's latent
@@ -60,29 +61,21 @@ class WuerstchenSampling(StableCascadeSampling, EPS):
         return torch.where(sigma < self.sigma_max.to(sigma), level, torch.ones_like(level))
 
 
-class Wuerstchen2Prior(BASE):
+class Wuerstchen2Prior(StageConfig):
     """ComfyUI's configuration of the prior, for what `wuerstchen_prior.config` reads off a file."""
 
-    unet_extra_config: Mapping[str, Any] = {}
     latent_format = PriorLatent
     memory_usage_factor = 8.0  # 6144 numbers for each place of a latent, several times
-
-    def inpaint_model(self) -> bool:
-        return False
 
     def get_model(self, state_dict: Any, prefix: str = "", device: Any = None) -> BaseModel:
         return PriorModel(self, device=device)
 
 
-class Wuerstchen2Decoder(BASE):
+class Wuerstchen2Decoder(StageConfig):
     """ComfyUI's configuration of the decoder, for what `wuerstchen_decoder.config` reads off a file."""
 
-    unet_extra_config: Mapping[str, Any] = {}
     latent_format = VqganLatent
     memory_usage_factor = 1.0
-
-    def inpaint_model(self) -> bool:
-        return False
 
     def get_model(self, state_dict: Any, prefix: str = "", device: Any = None) -> BaseModel:
         return DecoderModel(self, device=device)
