@@ -37,7 +37,9 @@ def marks(record: Record, best: int | None) -> Marks:
     if record.base and record.points:
         validation.insert(0, (0, sum(record.base) / len(record.base)))
     kept = [(window.step, window.preservation) for window in record.windows if window.preservation]
-    return Marks(validation, best, kept)
+    answers = record.answers() if record.points else {}
+    first = answers.get(0) or 1.0
+    return Marks(validation, best, kept, [(step, error / first) for step, error in answers.items()])
 
 
 def draw_charts(story: Story, thumbnails: Mapping[int, Image.Image]) -> Image.Image:
@@ -60,7 +62,7 @@ def _panel(words: Sequence[tuple[str, str]]) -> tuple[Image.Image, ImageDraw.Ima
 def _bands(story: Story) -> Image.Image:
     series = [(means(story.record.bands()), SMOOTH, "training")]
     if story.record.points:
-        best = min(story.record.points, key=lambda point: point.mean)
+        best = story.record.best_point()
         series.append((story.validation_bands(story.record.base), FAINT, "validation, base model"))
         series.append((story.validation_bands(best.losses), VALIDATION, "validation, best"))
     image, pen = _panel([("loss by noise level:", TEXT), *((name, colour) for _, colour, name in series)])

@@ -27,8 +27,9 @@ _ADAMW = OptimizerConfig()
 class Preset:
     """`resolution` is the side in pixels of a square picture; `base` names what to train in place of a few-step model.
 
-    `evidence` is for people: a paper, the authors' recipe, or trainers by name. `law_before` is what auto meant in
-    version 0.1.0 where that was another law with its shift: runs that were begun with it go on with it.
+    `evidence` is for people: a paper, the authors' recipe, or trainers by name. `cfg` is what the family is usually
+    sampled with, 1 where its guidance is built in. `law_before` is what auto meant in version 0.1.0 where that was
+    another law with its shift: runs that were begun with it go on with it.
     """
 
     evidence: str
@@ -41,6 +42,7 @@ class Preset:
     resolution: int = 1024
     optimizer: str = "AdamW"
     base: str = ""
+    cfg: float = 4.0
     law_before: tuple[TimestepLaw, float] | None = None
 
 
@@ -50,22 +52,22 @@ NEUTRAL = Preset("no values are known for this family, so general ones")
 PRESETS = {
     "SD 1.5": Preset(
         "diffusers' recipe (attention, 1e-4, uniform); kohya and OneTrainer add the feed-forward",
-        resolution=512, base="the SD 1.5 base",
+        resolution=512, base="the SD 1.5 base", cfg=7.0,
     ),
     "SDXL": Preset(
         "diffusers and SimpleTuner agree (attention, 1e-4, uniform, 1024); kohya and OneTrainer add the feed-forward",
-        base="the SDXL base",
+        base="the SDXL base", cfg=7.0,
     ),
     "SD 3.5": Preset(
         "Esser et al. 2024 (logit-normal, shift 3 at 1024), diffusers' recipe (attention, 1e-4)",
-        timesteps=_LOGIT, shift=3.0, base="SD 3.5 large or medium",
+        timesteps=_LOGIT, shift=3.0, base="SD 3.5 large or medium", cfg=4.5,
     ),
     "FLUX.1 dev": Preset(
         "ai-toolkit (16/16, 1e-4), kohya (flux_shift, guidance 1), most trainers take the feed-forward too",
-        _MLP, timesteps=_BY_SIZE, shift=3.16, base="FLUX.1 dev", law_before=(_LOGIT, 3.16),
+        _MLP, timesteps=_BY_SIZE, shift=3.16, base="FLUX.1 dev", law_before=(_LOGIT, 3.16), cfg=1.0,
     ),
     "FLUX.1 schnell": Preset(
-        "as FLUX.1 dev, but it is sampled without a shift", _MLP, timesteps="logit_normal", base="FLUX.1 dev",
+        "as FLUX.1 dev, but it is sampled without a shift", _MLP, timesteps="logit_normal", base="FLUX.1 dev", cfg=1.0,
     ),
     "Chroma": Preset(
         "kohya (logit-normal, guidance 0), ai-toolkit (rank 16, 1e-4)",
@@ -73,11 +75,11 @@ PRESETS = {
     ),
     "FLUX.2": Preset(
         "musubi-tuner and ai-toolkit agree (rank 32, 1e-4), its authors' shift for many steps",
-        _MLP, 32, 32.0, timesteps=_BY_SIZE, shift=3.16, base="FLUX.2 klein base", law_before=(_LOGIT, 3.16),
+        _MLP, 32, 32.0, timesteps=_BY_SIZE, shift=3.16, base="FLUX.2 klein base", law_before=(_LOGIT, 3.16), cfg=1.0,
     ),
     "Wan 2.1": Preset(
         "musubi-tuner (rank 32, shift 3), ai-toolkit (1e-4); ComfyUI's shift 8 is for long clips",
-        _MLP, 32, 32.0, timesteps=_LOGIT, shift=3.0, resolution=640, base="Wan 2.1 or 2.2 as its authors released it",
+        _MLP, 32, 32.0, timesteps=_LOGIT, shift=3.0, resolution=640, base="Wan 2.1 or 2.2 as its authors released it", cfg=5.0,
     ),
     "Qwen-Image": Preset(
         "musubi-tuner (rank 16, qwen_shift, its authors' own), ai-toolkit (1e-4)",
@@ -95,7 +97,7 @@ PRESETS = {
     "HiDream I1": Preset(
         "diffusers' recipe (attention, 1e-4, uniform on its scheduler's shift, no loss of the experts' balance), "
         "ai-toolkit (32/32, shift 3, not the experts)",
-        "attention", 32, 32.0, timesteps="shifted", shift=3.0, base="HiDream I1 Full",
+        "attention", 32, 32.0, timesteps="shifted", shift=3.0, base="HiDream I1 Full", cfg=5.0,
     ),
     "Ideogram 4": Preset(
         "OneTrainer (5e-5, logit-normal), which like musubi-tuner takes the feed-forward too; shift 2 of the model's "
@@ -105,18 +107,18 @@ PRESETS = {
     "LTX-Video": Preset(
         "its authors' trainer (attention, 32/32, 2e-4, and its shift for a picture of 768 x 768 pixels)",
         rank=32, alpha=32.0, learning_rate=2e-4, timesteps=_LOGIT, shift=2.2, resolution=768,
-        base="LTX-Video (dev, not distilled)",
+        base="LTX-Video (dev, not distilled)", cfg=3.0,
     ),
     "Kandinsky 5": Preset(
         "musubi-tuner (rank 32, 1e-4), shift 3 of ComfyUI's sampling of pictures",
-        _MLP, 32, 32.0, timesteps=_LOGIT, shift=3.0, base="Kandinsky 5 SFT or pretrain",
+        _MLP, 32, 32.0, timesteps=_LOGIT, shift=3.0, base="Kandinsky 5 SFT or pretrain", cfg=5.0,
     ),
     "Anima": Preset(
         "kohya (logit-normal without a shift); 1e-4 in ai-toolkit, far softer in kohya and OneTrainer, so between them",
         _MLP, learning_rate=5e-5, timesteps="logit_normal", base="Anima base",
     ),
     "Stable Cascade C": Preset("SimpleTuner (16/16, 1e-4, attention), uniform", base="Stable Cascade stage C"),
-    "Stable Cascade B": Preset("as stage C; its authors train LoRAs on stage C only", base="Stable Cascade stage B"),
+    "Stable Cascade B": Preset("as stage C; its authors train LoRAs on stage C only", base="Stable Cascade stage B", cfg=1.1),
     "Kandinsky 2.2 prior": Preset(
         "diffusers' recipe (attention, rank 4, 1e-4, uniform, 768)", "attention", 4, 4.0, resolution=768,
         base="the prior of Kandinsky 2.2",
@@ -139,7 +141,7 @@ PRESETS = {
     ),
     DEMO_BASE: Preset(
         "`python dev.py bench learn`, for a network 12 times as narrow as the smallest Wan 2.1",
-        _MLP, 8, 8.0, learning_rate=3e-3, timesteps=_LOGIT, shift=3.0, resolution=96,
+        _MLP, 8, 8.0, learning_rate=3e-3, timesteps=_LOGIT, shift=3.0, resolution=96, cfg=3.0,
     ),
 }  # fmt: skip
 

@@ -22,6 +22,7 @@ from ....lora_core.training.batches import Batches
 from ....lora_core.training.config import Recipe
 from ....lora_core.training.inject import Factors, attached
 from ....lora_core.training.plan import Measures
+from ....lora_core.training.presets import preset_of
 from ....lora_core.training.reality import Expected
 from ....lora_core.training.state import TrainState
 from ....lora_core.training.trainer import Sample, Trouble, make_optimizer, train
@@ -207,7 +208,7 @@ def _run(order: Order, work: _Prepared, kept: RunFolder) -> Trained:
     watch = Watch(
         order.recipe, order.pictures, state, work.denoiser, work.samples, weights=weight_norms(order.subject.layers),
         folder=kept.path, describe=work.adapter, label=partial(_labelled, work.material.facts),
-        enters=progress.enters,
+        enters=progress.enters, cfg=preset_of(order.subject.family.preset_name).cfg,
     )  # fmt: skip
     progress.at(kept.path, state.losses, watch.marks)
     problem, unmoved, device = "", Unmoved(state.factors), work.denoiser.device
