@@ -48,7 +48,8 @@ def check(sources: Sources, recipe: Recipe) -> tuple[Subject, list[str]]:
     subject = Subject.of(sources, recipe)
     check_objective(recipe.train.objective, subject.prediction)
     layers = subject.layers
-    check_preservation(sources.dataset, recipe.train.preservation, recipe.preserve)
+    if not recipe.held:
+        check_preservation(sources.dataset, recipe.train.preservation, recipe.preserve)
     check_prior(sources.model, sources.vae, sources.prior_vae)
     check_sizes(sources.vae, sources.model, sources.dataset)
     hits = counted(recipe.lora.options.rules, list(layers), summary(layers))
@@ -66,6 +67,7 @@ def identity(recipe: Recipe, sources: Sources, base: str, pictures: Pictures) ->
         {key: value for key, value in each.items() if key != "name"} for each in carried(sources.model, sources.clip)
     ]
     choices += [{"loras": loras}] if loras else []
+    choices += [{"neutral": list(recipe.held)}] if recipe.held else []
     return fingerprint(*choices, *([pictures.held] if pictures.held else []))
 
 
@@ -82,7 +84,7 @@ def settings(recipe: Recipe, sources: Sources, base: str, pictures: Pictures) ->
     return {
         "lora": as_dict(recipe.lora), "train": as_dict(recipe.train), "text": text, "preserve": list(recipe.preserve),
         "dataset": data, "model": {"family": family, "hash": base}, **begins,
-        **({BELOW: below} if below else {}),
+        **({BELOW: below} if below else {}), **({"neutral": list(recipe.held)} if recipe.held else {}),
     }  # fmt: skip
 
 
@@ -123,7 +125,7 @@ def encode(
     def tick(done: int, total: int, what: str) -> None:
         progress.say(f"encoding {what}: {done} of {total}")
 
-    captions = captions_to_encode(dataset, recipe.preserved)
+    captions = captions_to_encode(dataset, recipe.preserved, recipe.held)
     if recipe.text:
         encoded = tokenized(clip, captions)
     else:

@@ -182,7 +182,7 @@ def _set_up(order: Order, material: _Material, patcher: Model) -> _Prepared:
     sources, recipe, text, subject = order.sources, order.recipe, order.text, order.subject
     denoiser = TextDenoiser(patcher, text) if text else ComfyDenoiser(patcher)
     samples = make_samples(
-        denoiser, sources.dataset, material.encoded, material.latents, material.priors, recipe.preserved
+        denoiser, sources.dataset, material.encoded, material.latents, material.priors, recipe.preserved, recipe.held
     )
     beside = {"start": sources.start, "kept": subject.kept, "frozen": ComfyWeightReader()}
     factors = partial(Factors, subject.layers, device=patcher.load_device, **beside)
