@@ -59,9 +59,7 @@ def judge(record: Record, pictures: Sequence[int], patience: int, held_out: bool
     """The verdict on a run with validation. `pictures` names the picture of each draw."""
     points = [Point(0, record.base), *record.points]
     if len(points) < 3:
-        early = Verdict(
-            "too early", "too early to tell: there were fewer than two validations", record.best()
-        )
+        early = Verdict("too early", "too early to tell: there were fewer than two validations", record.best())
         return _ruined(points, record.best()) or early
     curve = _Curve(points, pictures)
     best = _best(record)

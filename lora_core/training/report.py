@@ -8,6 +8,7 @@ from statistics import median
 
 from .judgement import Verdict
 from .record import BANDS, LossExcess, Record, excess, means, summed
+from .strengths import StrengthCurve
 
 _ROWS = 12  # of the table of pictures, at each end
 _GUIDED = (
@@ -22,7 +23,7 @@ class Story:
     """All that the report and the charts are made of.
 
     `names` are the pictures' by index, `drawn` the noise level u and the picture of each validation draw, `layers` the
-    layers that changed most, `cost` seconds of validation and of the whole session.
+    layers that changed most, `cost` seconds of validation and of the whole session, `strength` what there is at which.
     """
 
     record: Record
@@ -35,6 +36,7 @@ class Story:
     layers: Sequence[tuple[str, float]] = ()
     cost: tuple[float, float] = (0.0, 0.0)
     notes: Sequence[str] = ()
+    strength: StrengthCurve | None = None
 
     @property
     def what(self) -> str:
@@ -66,7 +68,10 @@ class Story:
 
 def report(story: Story) -> str:
     """Return the judgement first, then what it rests on."""
-    parts = [[_sentence(story), *story.notes], _validation(story), _bands(story), _norms(story), _pictures(story)]
+    parts = [
+        [_sentence(story), *story.notes], _validation(story), _strength(story), _bands(story), _norms(story),
+        _pictures(story),
+    ]  # fmt: skip
     return "\n\n".join("\n".join(part) for part in parts if part)
 
 
@@ -93,6 +98,14 @@ def _validation(story: Story) -> list[str]:
         lines += ["", _GUIDED]
     seconds, total = story.cost
     return [*lines, "", f"Validation took {seconds:.1f} s of {total:.1f} s ({100 * seconds / max(total, 1e-9):.0f} %)."]
+
+
+def _strength(story: Story) -> list[str]:
+    if story.strength is None or not story.strength.points:
+        return []
+    head = ["strength", "of the concept", "of what else changes"]
+    rows = [[f"{p.strength:g}", f"{100 * p.concept:.0f} %", f"{100 * p.leak:.0f} %"] for p in story.strength.points]
+    return ["At each strength, of what there is at 1:", "", *map(_row, (head, ["---:"] * len(head), *rows))]
 
 
 def _changed(value: float, base: float) -> list[str]:

@@ -9,6 +9,7 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import comfy.model_management
 import torch
@@ -25,6 +26,7 @@ from ....lora_core.training.plan import Measures
 from ....lora_core.training.presets import preset_of
 from ....lora_core.training.reality import Expected
 from ....lora_core.training.state import TrainState
+from ....lora_core.training.strengths import StrengthCurve
 from ....lora_core.training.trainer import Sample, Trouble, make_optimizer, train
 from ....lora_core.training.unmoved import Unmoved
 from ....lora_core.training.validation import Pictures
@@ -88,6 +90,7 @@ class _Prepared:
     material: _Material
     measures: Measures = Measures()
     expected: Expected | None = None  # of a step
+    usage: dict[str, Any] = field(default_factory=dict)  # facts of how to use it, known at the end
 
     def adapter(self) -> Adapter:
         """Return the LoRA as it is now."""
@@ -95,7 +98,12 @@ class _Prepared:
             own = self.state.factors.adapter()
         carried = self.material.carried
         adapter = Adapter({**own.layers, **carried.layers}, others={**own.others, **carried.others})
-        return _labelled(self.material.facts, adapter, self.state.step)
+        return _labelled(replace(self.material.facts, **self.usage), adapter, self.state.step)
+
+    def suggests(self, curve: StrengthCurve) -> None:
+        """Tell in the header from now on at what strength to use the LoRA."""
+        if found := curve.suggested():
+            self.usage.update(usage_hint=curve.sentence(), strength=found.strength)
 
 
 def train_lora(sources: Sources, recipe: Recipe, run: Run) -> Trained:
@@ -131,7 +139,9 @@ def _checked(sources: Sources, recipe: Recipe, run: Run) -> Order:
 def _again(order: Order, folder: Path, told: Finished, charts: Image.Image, sheet: Image.Image | None) -> Trained:
     """Return what came out of a run that was finished before."""
     facts = run_facts(order.sources, order.recipe, order.run, order.progress, order.pictures.learned_dataset())
-    adapter = _labelled(facts, earlier_result.kept_adapter(folder, told), told.kept_step)
+    kept = earlier_result.kept_adapter(folder, told)
+    facts = replace(facts, **metadata.usage_of(kept.metadata))
+    adapter = _labelled(facts, replace(kept, metadata={}), told.kept_step)
     log.info("%s was finished before", folder.name)
     order.progress.at(folder, told.losses)
     on_node = _ended(order.progress, told, folder)
@@ -209,6 +219,7 @@ def _run(order: Order, work: _Prepared, kept: RunFolder) -> Trained:
         order.recipe, order.pictures, state, work.denoiser, work.samples, weights=weight_norms(order.subject.layers),
         folder=kept.path, describe=work.adapter, label=partial(_labelled, work.material.facts),
         enters=progress.enters, cfg=preset_of(order.subject.family.preset_name).cfg,
+        suggests=work.suggests,
     )  # fmt: skip
     progress.at(kept.path, state.losses, watch.marks)
     problem, unmoved, device = "", Unmoved(state.factors), work.denoiser.device

@@ -29,10 +29,12 @@ from ....lora_core.training.record import Point, Record
 from ....lora_core.training.report import Story, report
 from ....lora_core.training.state import TrainState
 from ....lora_core.training.steps import StepResult
+from ....lora_core.training.strengths import StrengthCurve
 from ....lora_core.training.targets import weight_shape
 from ....lora_core.training.trainer import Sample
 from ....lora_core.training.validation import Pictures
 from ..host.lora_files import read_lora
+from . import strength
 
 log = logging.getLogger("lora_loom")
 _MOST_READ = 1 << 20  # values of a weight, for its norm
@@ -45,12 +47,14 @@ class Watch:
         self, recipe: Recipe, pictures: Pictures, state: TrainState, denoiser: Denoiser, samples: list[Sample],
         weights: Mapping[str, float], folder: Path,
         describe: Callable[[], Adapter], label: Callable[[Adapter, int], Adapter], enters: Callable[[str], None],
-        cfg: float,
+        cfg: float, suggests: Callable[[StrengthCurve], None],
     ):  # fmt: skip
         self.config: TrainConfig = recipe.train
         self.chosen, self.pictures, self.state, self.denoiser = recipe.validation, pictures, state, denoiser
         self.samples, self.weights, self.describe, self.label = samples, weights, describe, label
-        self.enters, self.cfg = enters, cfg
+        self.enters, self.cfg, self.suggests = enters, cfg, suggests
+        self.curve: StrengthCurve | None = None
+        self.strength = ""  # what the report says of it
         self.path = folder / "best.safetensors"
         self.best: tuple[int, Adapter] | None = None  # step and LoRA, when the disk does not take it
         digests = [example.digest for example in pictures.dataset.examples]
@@ -122,12 +126,12 @@ class Watch:
             self.state.record, self.verdict(), self.state.losses, self.config.steps, names,
             drawn=[(draw.u, draw.picture) for draw in self.draws],
             held_out=bool(self.chosen and self.chosen.held_out), layers=norms.largest(sizes, self.weights),
-            cost=(self.seconds, time.monotonic() - self.started), notes=tuple(notes),
+            cost=(self.seconds, time.monotonic() - self.started), notes=tuple(notes), strength=self.curve,
         )  # fmt: skip
 
     def report_and_charts(self, *notes: str) -> tuple[str, Image.Image]:
         """Return the report, with the notes, and the charts."""
-        story = self.story([*filter(None, notes), *self._went_back()])
+        story = self.story(list(filter(None, (*notes, *self._went_back(), self.strength))))
         examples = self.pictures.dataset.examples
         shown = {index: Image.fromarray(examples[index].origin.thumbnail.numpy()) for index, _ in story.pictures()}
         return report(story), charts.draw_charts(story, shown)
@@ -142,7 +146,15 @@ class Watch:
         ]
 
     def _looked(self) -> bool:
-        """Validate when it is due; True when the run is to end here."""
+        """Validate when it is due, and measure the strength at the end; True when the run is to end here."""
+        ended = self._validated()
+        if ended or self.state.step == self.config.steps:
+            self.curve, self.strength = strength.measured(self)
+            if self.curve is not None:
+                self.suggests(self.curve)
+        return ended
+
+    def _validated(self) -> bool:
         record, step = self.state.record, self.state.step
         if not self.chosen:
             return False

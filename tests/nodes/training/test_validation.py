@@ -14,7 +14,10 @@ from harness.calls import refusals, run_node
 from harness.runs import kept, on_forward
 from harness.runs import train as run
 from lora_loom.lora_core.runs import checkpoint
+from lora_loom.lora_core.training import guided
 from lora_loom.lora_core.training.config import OptimizerConfig, Validation
+from lora_loom.lora_core.training.presets import preset_of
+from lora_loom.nodes.bridge.model.names import family_of
 from lora_loom.nodes.bridge.training.validation import Watch, weight_norms
 from lora_loom.nodes.validation import TrainingValidation
 from safetensors.torch import load_file
@@ -36,6 +39,10 @@ def stories(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 
     monkeypatch.setattr(Watch, "story", listen)
     return found
+
+
+def trio_family(trio: Any) -> str:
+    return family_of(trio.model).preset_name
 
 
 def chosen(**changes: Any) -> Validation:
@@ -70,6 +77,9 @@ def test_held_out_pictures_are_not_trained_on(models, data, stories: list[Any], 
     assert [point.step for point in watched.points] == [2, 4, 6] and len(watched.base) == 2
     assert watched.points[-1].losses != watched.base
     assert 0 < stories[1].cost[0] < stories[1].cost[1]
+    assert set(watched.guided) == {"0", "2", "4", "6"} and watched.guided["6"] != watched.guided["0"]
+    assert len(watched.guided["0"]) == 1 and bare.guided == {}
+    assert "guided answer: error" in held.report and "there are no neutral captions" in held.report
     assert [run.adapter.metadata["ss_num_train_images"] for run in (whole, held)] == ["4", "3"]
 
 
@@ -90,7 +100,8 @@ def test_a_cancel_inside_validation_comes_soon_and_the_resumed_run_draws_the_sam
     whole = train(trio, data, **settings)
     files = kept(runs)
     shutil.rmtree(runs)
-    asked = 2 + 2 + 2  # the base, two steps, and the second batch of the first validation
+    answered = guided.STEPS * (1 if preset_of(trio_family(trio)).cfg == 1 else 2)
+    asked = 2 + answered + 2 + 2  # the base and its answer, two steps, and the second batch of the first validation
 
     def cancel(number: int) -> None:
         if number == asked:
@@ -120,7 +131,7 @@ def test_the_best_is_kept_and_is_not_the_last(models, data, runs: Path, stories:
     last = train(trio, data, **HOT, validation=chosen(held_out=0.0, draws=4))
     best = train(trio, data, **HOT, validation=chosen(held_out=0.0, draws=4, keep="best"))
     record, step = stories[1].record, stories[1].verdict.best
-    means = {point.step: point.mean for point in record.points}
+    means = record.standing()
     assert stories[0].verdict.kind == "diverged" and "lower the learning rate" in last[4]
     assert not same(last[0], best[0])
     kept_step = min(means, key=means.get)
