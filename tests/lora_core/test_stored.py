@@ -89,3 +89,18 @@ def test_every_kind_of_correction_has_names():
 def _below(cls: type) -> Iterator[type]:
     for each in cls.__subclasses__():
         yield from (each, *_below(each))
+
+
+@stored("width deep?", tag="Grown")
+@dataclass(frozen=True)
+class Grown:
+    """A class that had one field before."""
+
+    width: int
+    deep: int = 1
+
+
+def test_a_later_field_is_told_where_it_is_not_as_before():
+    assert as_dict(Grown(2)) == {"width": 2} and as_text(Grown(2)) == "Grown(width=2)"
+    assert as_dict(Grown(2, 3)) == {"width": 2, "deep": 3} and as_text(Grown(2, 3)) == "Grown(width=2, deep=3)"
+    assert from_dict(Grown, {"width": 2}) == Grown(2) and keys_of(Grown) == ("width", "deep")

@@ -66,6 +66,7 @@ def identity(recipe: Recipe, sources: Sources, base: str, pictures: Pictures) ->
         {key: value for key, value in each.items() if key != "name"} for each in carried(sources.model, sources.clip)
     ]
     choices += [{"loras": loras}] if loras else []
+    choices += [{"neutral": list(recipe.held)}] if recipe.held else []
     return fingerprint(*choices, *([pictures.held] if pictures.held else []))
 
 
@@ -82,7 +83,7 @@ def settings(recipe: Recipe, sources: Sources, base: str, pictures: Pictures) ->
     return {
         "lora": as_dict(recipe.lora), "train": as_dict(recipe.train), "text": text, "preserve": list(recipe.preserve),
         "dataset": data, "model": {"family": family, "hash": base}, **begins,
-        **({BELOW: below} if below else {}),
+        **({BELOW: below} if below else {}), **({"neutral": list(recipe.held)} if recipe.held else {}),
     }  # fmt: skip
 
 
