@@ -81,23 +81,23 @@ _TAGS: Subjects = {
 _SHAPES = ("circle", "square", "triangle", "ring", "cross", "diamond", "hexagon", "crescent", "bar", "star")
 _COLOURS = ("red", "orange", "yellow", "green", "blue", "purple", "pink", "gray", "white", "black")
 _PATTERNS = ("striped", "dotted", "checkered")
-_COUNT = 20  # of each kind of shapes: every shape and every colour twice
+_COUNT = 16  # of each kind of shapes
 
 
 def _drawn() -> Subjects:
     """The words of the demo base: every shape, colour and pattern about as often as any other."""
     return {
-        "plain shapes": tuple(_shape(number, 3) for number in range(_COUNT)),
-        "patterned grounds": tuple(_shape(number, 1, ground=_PATTERNS[number % 3]) for number in range(_COUNT)),
-        "patterned shapes": tuple(_shape(number, 7, filled=_PATTERNS[number % 2]) for number in range(_COUNT)),
+        "plain shapes": tuple(_shape(number, 3, 0) for number in range(_COUNT)),
+        "patterned grounds": tuple(_shape(number, 1, 6, ground=_PATTERNS[number % 3]) for number in range(_COUNT)),
+        "patterned shapes": tuple(_shape(number, 7, 2, filled=_PATTERNS[number % 2]) for number in range(_COUNT)),
     }
 
 
-def _shape(number: int, stride: int, ground: str = "", filled: str = "") -> str:
+def _shape(number: int, stride: int, first: int, ground: str = "", filled: str = "") -> str:
     turn = number // 10
     colour = stride * number + 3 * turn
     behind = colour + 4 + turn
-    shape = [filled, _COLOURS[colour % 10], _SHAPES[number % 10]]
+    shape = [filled, _COLOURS[colour % 10], _SHAPES[(first + number) % 10]]
     return f"{_noun(shape)} on {_noun([ground, _COLOURS[behind % 10], 'background'])}"
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -18,7 +17,6 @@ from torch import Tensor, nn
 from ....lora_core import nested_hash
 from ....lora_core.quiet.directions import Directions, UnfitError
 from ....lora_core.quiet.sketch import Sketch, sketch_bytes
-from ....lora_core.training.targets import weight_shape
 from ..host.wires import Model
 from ..model.denoiser import ComfyDenoiser
 from ..model.encoding import interruptible
@@ -27,7 +25,7 @@ from ..model.guests import Guests
 from ..model.names import family_of
 from ..model.trained_layers import Layers
 from ..stack import bypass_injection
-from . import kept
+from ....lora_core.quiet import kept
 from .inputs import Sharing, columns, rows, watched
 from .states import Way, apart, drawn, way_of
 
@@ -60,7 +58,7 @@ def find(
     """Return the directions of the layers of a loaded model without any LoRA of a run, by its answers to prompts that
     are `encoded` in their order, the empty one among them, on latents of this shape (channels, ...).
 
-    Raises ValueError, with a sentence, when there are none: the states are not finite, or memory or disk have no room.
+    Raises UnfitError, with a sentence, when there are none: the states are not finite, or memory or disk have no room.
     """
     check(patcher)
     way = way_of(patcher, len(encoded), shape)
@@ -74,10 +72,10 @@ def find(
 
 
 def check(model: Model) -> None:
-    """Raises ValueError for a model that cannot draw by itself."""
+    """Raises UnfitError for a model that cannot draw by itself."""
     family = family_of(model)
     if family.prior is not None:
-        raise ValueError(f"{family.name} draws from {family.prior.what} of a picture, not from prompts alone")
+        raise UnfitError(f"{family.name} draws from {family.prior.what} of a picture, not from prompts alone")
 
 
 def _looked_at(
@@ -93,7 +91,7 @@ def _looked_at(
     except (comfy.model_management.OOM_EXCEPTION, comfy.model_management.ACCELERATOR_ERROR, MemoryError) as error:
         if not isinstance(error, MemoryError) and not comfy.model_management.is_oom(error):
             raise
-        raise ValueError("there was not enough memory to look at neutral states") from error
+        raise UnfitError("there was not enough memory to look at neutral states") from error
     return {name: made[leader] for name, leader in leaders.items()}
 
 
@@ -103,13 +101,13 @@ def _finished(leader: str, sketch: Sketch) -> Directions:
 
 
 def _leaders(denoiser: ComfyDenoiser, layers: Layers, conditions: Sequence[Any], way: Way) -> dict[str, str]:
-    """Return, by layer, the first that is given the same. Raises ValueError when none is called."""
+    """Return, by layer, the first that is given the same. Raises UnfitError when none is called."""
     sharing = Sharing()
     with watched(layers, sharing):
         for _ in apart(denoiser, conditions, way):
             pass
     if not (leaders := sharing.leaders()):
-        raise ValueError("none of the trained layers is called when the base model draws")
+        raise UnfitError("none of the trained layers is called when the base model draws")
     return leaders
 
 
@@ -122,18 +120,13 @@ def _sketched(
     generator = torch.Generator().manual_seed(0)
 
     def took(name: str, module: nn.Module, x: Tensor) -> None:
-        sketches[name].add(rows(module, x, _ROWS * _pictures(module, x), generator))
+        sketches[name].add(rows(module, x, _ROWS * (len(x) if x.dim() > 2 else 1), generator))
 
     empty = conditions[""]
     with watched(firsts, took), closing(drawn(denoiser, list(conditions.values()), empty, way)) as states:
         for done in states:
             tick(done, len(conditions))
     return sketches
-
-
-def _pictures(module: nn.Module, x: Tensor) -> int:
-    dims = len(weight_shape(module))
-    return len(x) if x.dim() > dims - 1 or dims == 2 and x.dim() > 2 else 1
 
 
 def device_bytes(layers: Layers) -> tuple[int, int]:
@@ -177,4 +170,3 @@ def _plain(value: Any) -> str:
 
 
 _CONTENT = nested_hash.HashSpelling(_plain, tensor="{shape} {dtype}", sequence="[{count}")
-__all__ = ["PAIRS", "Found", "UnfitError", "check", "device_bytes", "find"]
