@@ -216,6 +216,11 @@ class Recipe:
         return self.preserve if self.train.preservation else ()
 
     @property
+    def asked(self) -> tuple[str, ...]:
+        """Return the captions of `neutral` where they decide anything: with preservation or quiet directions."""
+        return self.neutral if self.train.preservation or self.train.quiet else ()
+
+    @property
     def held(self) -> tuple[str, ...]:
         """Return the captions of `neutral`; none when preservation has no weight."""
         return self.neutral if self.train.preservation else ()
