@@ -146,14 +146,14 @@ class TrainLora(io.ComfyNode):
         objective = objective or ObjectiveConfig(timesteps=timesteps, shift=shift, weighting=weighting)
         start = read_start(continue_from, model, clip, targets == AUTO, rank, alpha)
         law, shift = objective.timesteps, objective.shift
-        chosen = choices(model, targets, rank, alpha, learning_rate, law, shift, optimizer, start)
+        hushed = quiet_choice(quiet, model, dataset, _patterns(preserve), neutral_prompts)
+        chosen = choices(model, targets, rank, alpha, learning_rate, law, shift, optimizer, start, quiet=hushed.mu > 0)
         objective = replace(objective, timesteps=chosen.timesteps, shift=chosen.shift)
         lora = LoraConfig(
             chosen.rank, chosen.alpha, chosen.targets,
             include=_patterns(include), exclude=_patterns(exclude), options=layers or LayersConfig(),
         )  # fmt: skip
         steps, told = steps_for(model, dataset, batch_size * accumulation, steps)
-        hushed = quiet_choice(quiet, model, dataset, _patterns(preserve), neutral_prompts)
         config = TrainConfig(
             steps=steps, learning_rate=chosen.learning_rate, batch_size=batch_size, accumulation=accumulation, seed=seed,
             optimizer=optimizer, objective=objective, caption_dropout=caption_dropout, preservation=preservation,
@@ -167,8 +167,7 @@ class TrainLora(io.ComfyNode):
         run = Run(
             run_name, save_every, measures, automatic=memory == AUTO, start_over=resume == "start over",
             note=chosen.note(), notes=(told, *hushed.notes), coverage=hushed.coverage, previews=previews, chosen=auto,
-            workflow=posted_workflow(cls),
-            before=chosen.before(),
+            workflow=posted_workflow(cls), before=chosen.earlier(quiet != AUTO),
         )  # fmt: skip
         recipe = Recipe(lora, config, text, preserve=_patterns(preserve), validation=validation, neutral=hushed.prompts)
         trained = train_lora(Sources(model, clip, vae, dataset, prior_vae, start), recipe, run)

@@ -47,7 +47,8 @@ class Preset:
     """`resolution` is the side in pixels of a square picture; `base` names what to train in place of a few-step model.
 
     `evidence` is for people: a paper, the authors' recipe, or trainers by name. `steps` tells how long to train, `cfg`
-    what the family is usually sampled with, 1 where its guidance is built in. `law_before` is what auto meant in version
+    what the family is usually sampled with, 1 where its guidance is built in. `quiet_rate` multiplies the learning rate
+    under quiet directions, where that was measured: on one tiny base, so that others keep theirs. `law_before` is what auto meant in version
     0.1.0 where that was another law with its shift: runs that were begun with it go on with it.
     """
 
@@ -63,6 +64,7 @@ class Preset:
     base: str = ""
     cfg: float = 4.0
     steps: StepsLaw = StepsLaw()
+    quiet_rate: float = 1.0
     law_before: tuple[TimestepLaw, float] | None = None
 
 
@@ -165,14 +167,15 @@ PRESETS = {
     DEMO_BASE: Preset(
         "`python dev.py bench learn`, for a network 12 times as narrow as the smallest Wan 2.1",
         _MLP, 8, 8.0, learning_rate=3e-3, timesteps=_LOGIT, shift=3.0, resolution=96, cfg=3.0,
-        steps=StepsLaw(25, 200, 1000),
+        steps=StepsLaw(25, 200, 1000), quiet_rate=2.0,
     ),
 }  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Choices:
-    """Holds what a run is trained with; `automatic` names the values that were chosen for the person."""
+    """Holds what a run is trained with; `automatic` names the values that were chosen for the person. `loud_rate` is the
+    learning rate where quiet directions are not taken."""
 
     family: str
     targets: Targets
@@ -182,6 +185,8 @@ class Choices:
     timesteps: TimestepLaw
     shift: float
     automatic: tuple[str, ...] = ()
+    quiet: bool = False
+    loud_rate: float = 0.0
 
     def chosen(self) -> dict[str, str]:
         """Return the automatic values as text, by the name of the input."""
@@ -202,12 +207,22 @@ class Choices:
             return ""
         labels = {"rank": "rank ", "alpha": "alpha ", "learning_rate": "learning rate "}
         chosen = ", ".join(labels.get(name, "") + text for name, text in self.chosen().items())
-        return f"auto for {self.family}: {chosen} ({preset_of(self.family).evidence})"
+        found = f"auto for {self.family}: {chosen} ({preset_of(self.family).evidence})"
+        if not self.quiet or "learning_rate" not in self.automatic:
+            return found
+        factor = preset_of(self.family).quiet_rate
+        if factor == 1:
+            return f"{found}; the learning rate is that without quiet directions: with them it was not measured here"
+        return f"{found}; under quiet directions the learning rate is {factor:g} times that without"
 
-    def before(self) -> Choices | None:
-        """Return what auto chose in version 0.1.0; None where that is the same."""
+    def earlier(self, quiet_chosen: bool = False) -> tuple[Choices, ...]:
+        """Return all else that auto has meant, in which runs may have been begun: the timesteps of version 0.1.0, and no
+        quiet directions unless a person has chosen them."""
         law = preset_of(self.family).law_before if "timesteps" in self.automatic else None
-        return law and replace(self, timesteps=law[0], shift=law[1])
+        loud = replace(self, quiet=False, learning_rate=self.loud_rate) if self.quiet and not quiet_chosen else None
+        rates = [self, *([loud] if loud else [])]
+        laws = [replace(each, timesteps=law[0], shift=law[1]) for each in rates] if law else []
+        return (*rates[1:], *laws)
 
 
 def preset_of(family: str) -> Preset:
@@ -217,16 +232,16 @@ def preset_of(family: str) -> Preset:
 
 def choose(
     family: str, targets: Targets | Literal["auto"], rank: int, alpha: float, learning_rate: float,
-    timesteps: TimestepLaw | Literal["auto"], shift: float, optimizer: OptimizerConfig = _ADAMW,
+    timesteps: TimestepLaw | Literal["auto"], shift: float, optimizer: OptimizerConfig = _ADAMW, quiet: bool = False,
 ) -> Choices:  # fmt: skip
-    """Return the value of the family's preset for everything that is 0 or 'auto'.
+    """Return the value of the family's preset for everything that is 0 or 'auto'; `quiet` tells of quiet directions.
 
     The presets' learning rates are AdamW's, others' are taken from that. alpha keeps the preset's ratio to the
     rank in use. A law without a shift gets shift 1, so that the same training is the same run however it was asked for.
     """
     preset = preset_of(family)
     typed = dict(targets=targets, rank=rank, alpha=alpha, learning_rate=learning_rate, timesteps=timesteps)
-    rank = rank or preset.rank
+    rank, loud = rank or preset.rank, learning_rate or optimizer.usual_rate(preset.learning_rate)
     law = preset.timesteps if timesteps == AUTO else timesteps
     shift = preset.shift if timesteps == AUTO else shift
     return Choices(
@@ -234,8 +249,12 @@ def choose(
         targets=preset.targets if targets == AUTO else targets,
         rank=rank,
         alpha=alpha or preset.alpha / preset.rank * rank,
-        learning_rate=learning_rate or optimizer.usual_rate(preset.learning_rate),
+        learning_rate=learning_rate or optimizer.usual_rate(preset.learning_rate * preset.quiet_rate)
+        if quiet
+        else loud,
         timesteps=law,
         shift=shift if law in SHIFTED else 1.0,
         automatic=tuple(name for name, value in typed.items() if value in (0, AUTO)),
+        quiet=quiet,
+        loud_rate=loud,
     )

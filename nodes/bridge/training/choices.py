@@ -18,11 +18,13 @@ TIMESTEPS = (AUTO, *TIMESTEP_LAWS)
 def choices(
     model: Model, targets: Targets | Literal["auto"], rank: int, alpha: float, learning_rate: float,
     timesteps: TimestepLaw | Literal["auto"], shift: float, optimizer: OptimizerConfig, start: Start | None = None,
+    quiet: bool = False,
 ) -> Choices:  # fmt: skip
     """Choose what to train with, where 0 and 'auto' stand for what suits this model's family, or for the rank of a LoRA
     to go on from."""
     rank = start.usual_rank() if start and not rank else rank
-    return choose(family_of(model).preset_name, targets, rank, alpha, learning_rate, timesteps, shift, optimizer)
+    family = family_of(model).preset_name
+    return choose(family, targets, rank, alpha, learning_rate, timesteps, shift, optimizer, quiet)
 
 
 def steps_for(model: Model, dataset: Dataset, per_step: int, steps: int) -> tuple[int, str]:

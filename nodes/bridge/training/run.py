@@ -39,7 +39,7 @@ from ..session.graphs import possible, replaying, unused
 from ..session.memory_plan import Planner, UnforeseeableError
 from ..session.needs import keep_need
 from ..session.session import aside, loaded, trainable
-from . import earlier_result, prepare
+from . import earlier_result, prepare, strength
 from .continue_from import spoken_with
 from .earlier_auto import as_begun
 from .header_facts import run_facts
@@ -135,7 +135,9 @@ def _checked(sources: Sources, recipe: Recipe, run: Run) -> Order:
     subject, hits = prepare.check(sources, recipe)
     pictures = Pictures(sources.dataset, recipe)
     check_previews(run.previews, sources.model, sources.vae, sources.dataset.trigger)
-    progress = RunProgress(run.name, recipe.train.steps, prepare.notes(sources, [run.note, *run.notes, *hits]), run.chosen)
+    progress = RunProgress(
+        run.name, recipe.train.steps, prepare.notes(sources, [run.note, *run.notes, *hits]), run.chosen
+    )
     return Order(sources, recipe, run, subject, pictures, progress)
 
 
@@ -226,11 +228,12 @@ def _run(order: Order, work: _Prepared, kept: RunFolder) -> Trained:
     previewer = Previewer(
         work.material.shown, work.patcher, work.denoiser, state, folder=kept.path, last=config.steps, progress=progress
     )
+    own = work.material
     watch = Watch(
         order.recipe, order.pictures, state, work.denoiser, work.samples, weights=weight_norms(order.subject.layers),
         folder=kept.path, describe=work.adapter, label=partial(_labelled, work.material.facts),
         enters=progress.enters, cfg=preset_of(order.subject.family.preset_name).cfg,
-        suggests=work.suggests,
+        neutral=strength.asked(work.denoiser, order, own.encoded, own.latents, own.priors), suggests=work.suggests,
     )  # fmt: skip
     progress.at(kept.path, state.losses, watch.marks)
     problem, unmoved, device = "", Unmoved(state.factors), work.denoiser.device

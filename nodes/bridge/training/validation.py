@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from math import sqrt
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import comfy.model_management
 import torch
@@ -47,12 +47,12 @@ class Watch:
         self, recipe: Recipe, pictures: Pictures, state: TrainState, denoiser: Denoiser, samples: list[Sample],
         weights: Mapping[str, float], folder: Path,
         describe: Callable[[], Adapter], label: Callable[[Adapter, int], Adapter], enters: Callable[[str], None],
-        cfg: float, suggests: Callable[[StrengthCurve], None],
+        cfg: float, neutral: Sequence[tuple[int, Any]], suggests: Callable[[StrengthCurve], None],
     ):  # fmt: skip
         self.config: TrainConfig = recipe.train
         self.chosen, self.pictures, self.state, self.denoiser = recipe.validation, pictures, state, denoiser
         self.samples, self.weights, self.describe, self.label = samples, weights, describe, label
-        self.enters, self.cfg, self.suggests = enters, cfg, suggests
+        self.enters, self.cfg, self.neutral, self.suggests = enters, cfg, neutral, suggests
         self.curve: StrengthCurve | None = None
         self.strength = ""  # what the report says of it
         self.path = folder / "best.safetensors"
