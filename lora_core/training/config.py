@@ -108,12 +108,14 @@ class OptimizerConfig:
             raise ValueError(f"{self.name} averages by itself; set ema_decay to 0, not {self.ema_decay:g}")
 
 
-@stored("steps learning_rate batch_size accumulation seed optimizer objective caption_dropout preservation")
+@stored("steps learning_rate batch_size accumulation seed optimizer objective caption_dropout preservation quiet?")
 @dataclass(frozen=True)
 class TrainConfig:
     """Says how the factors are trained.
 
-    `preservation` weighs a second loss that keeps the base model's own answer on captions without the concept.
+    `preservation` weighs a second loss that keeps the base model's own answer on captions without the concept. `quiet`
+    is the mu of quiet directions (`lora_core.quiet`): the smaller, the less is learned where neutral prompts are loud;
+    0 is off.
     """
 
     steps: int = 1000
@@ -125,6 +127,7 @@ class TrainConfig:
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
     caption_dropout: float = 0.0
     preservation: float = 0.0
+    quiet: float = 0.0
 
     def __post_init__(self) -> None:
         within("steps", self.steps, 1, 1_000_000)
@@ -134,6 +137,8 @@ class TrainConfig:
         within("warmup", self.optimizer.warmup, 0, self.steps)
         within("caption_dropout", self.caption_dropout, 0.0, 1.0)
         within("preservation", self.preservation, 0.0, 100.0)
+        if self.quiet:
+            within("quiet", self.quiet, 1e-6, 1e3)
         one_of("timesteps", self.objective.timesteps, TIMESTEP_LAWS)
         if self.optimizer.method.rate is None and self.learning_rate < _LEAST_FACTOR:
             raise ValueError(
