@@ -1,7 +1,7 @@
 """Runs that were begun when auto meant something else go on with that: what a run was begun with counts.
 
-What auto has meant before is said in one place, `presets.Choices.earlier`: other timesteps, and no quiet directions with
-the learning rate that belongs to that.
+What auto has meant before is said in one place, `presets.Choices.earlier`: other timesteps, and no quiet directions,
+with the learning rate that belongs to that.
 """
 
 from __future__ import annotations

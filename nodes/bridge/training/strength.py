@@ -42,8 +42,8 @@ def measured(watch: Watch) -> tuple[StrengthCurve | None, str]:
 
 
 def prompts(sources: Sources, recipe: Recipe) -> tuple[str, ...]:
-    """Return the neutral prompts to measure with, spread over those of the run or else of the pack; none for a run whose
-    strength is not measured."""
+    """Return the neutral prompts to measure with, spread over those of the run or else of the pack; none for a run
+    whose strength is not measured."""
     if not recipe.validation or not recipe.validation.held_out:
         return ()
     found = recipe.neutral or prompts_for(sources.model, sources.dataset, recipe.preserve, "").prompts
