@@ -48,8 +48,8 @@ class Preset:
 
     `evidence` is for people: a paper, the authors' recipe, or trainers by name. `steps` tells how long to train, `cfg`
     what the family is usually sampled with, 1 where its guidance is built in. `quiet_rate` multiplies the learning rate
-    under quiet directions, where that was measured: on one tiny base, so that others keep theirs. `law_before` is what auto meant in version
-    0.1.0 where that was another law with its shift: runs that were begun with it go on with it.
+    under quiet directions; only for the demo base it is not 1, as it was measured on that alone. `law_before` is what
+    auto meant in version 0.1.0 where that was another law with its shift: runs that were begun with it go on with it.
     """
 
     evidence: str
@@ -174,8 +174,8 @@ PRESETS = {
 
 @dataclass(frozen=True)
 class Choices:
-    """Holds what a run is trained with; `automatic` names the values that were chosen for the person. `loud_rate` is the
-    learning rate where quiet directions are not taken."""
+    """Holds what a run is trained with; `automatic` names the values that were chosen for the person. `loud_rate` is
+    the learning rate where quiet directions are not taken."""
 
     family: str
     targets: Targets
@@ -216,8 +216,8 @@ class Choices:
         return f"{found}; under quiet directions the learning rate is {factor:g} times that without"
 
     def earlier(self, quiet_chosen: bool = False) -> tuple[Choices, ...]:
-        """Return all else that auto has meant, in which runs may have been begun: the timesteps of version 0.1.0, and no
-        quiet directions unless a person has chosen them."""
+        """Return all else that auto has meant, with which runs may have been begun: the timesteps of version 0.1.0, and
+        no quiet directions unless a person has chosen them."""
         law = preset_of(self.family).law_before if "timesteps" in self.automatic else None
         loud = replace(self, quiet=False, learning_rate=self.loud_rate) if self.quiet and not quiet_chosen else None
         rates = [self, *([loud] if loud else [])]

@@ -13,6 +13,7 @@ import torch
 from harness.calls import refusals, run_node
 from harness.runs import kept, on_forward
 from harness.runs import train as run
+from lora_loom.lora_core.files import card
 from lora_loom.lora_core.runs import checkpoint
 from lora_loom.lora_core.training import guided
 from lora_loom.lora_core.training.config import OptimizerConfig, Validation
@@ -79,7 +80,9 @@ def test_held_out_pictures_are_not_trained_on(models, data, stories: list[Any], 
     assert 0 < stories[1].cost[0] < stories[1].cost[1]
     assert set(watched.guided) == {"0", "2", "4", "6"} and watched.guided["6"] != watched.guided["0"]
     assert len(watched.guided["0"]) == 1 and bare.guided == {}
-    assert "guided answer: error" in held.report and "there are no neutral captions" in held.report
+    assert "guided answer: error" in held.report and (
+        "Use it at" in held.report or "No strength is suggested: at 1" in held.report
+    )
     assert [run.adapter.metadata["ss_num_train_images"] for run in (whole, held)] == ["4", "3"]
 
 
@@ -117,6 +120,23 @@ def test_a_cancel_inside_validation_comes_soon_and_the_resumed_run_draws_the_sam
     after = kept(runs)
     assert {name: after[name] for name in files} == files
     assert whole[4].split("Validation took")[0] == again[4].split("Validation took")[0]
+
+
+def test_the_strength_to_use_it_at_is_in_report_charts_and_header(models, data, runs: Path, stories: list[Any]) -> None:
+    """It changes nothing of the LoRA, and a finished run still has it."""
+    trio, held = models("wan_demo"), chosen(draws=8, every=40)
+    settings = {"steps": 40, "learning_rate": 3e-3}
+    found = train(trio, data, validation=held, **settings)
+    curve, facts = stories[0].strength, found.adapter.metadata
+    suggested = curve.suggested()
+    assert facts["lora_loom.strength"] == f"{suggested.strength:g}" and 0 < suggested.strength <= 1
+    assert facts["modelspec.usage_hint"] == curve.sentence() and f"{curve.sentence()} (1 held-out" in found.report
+    assert "| strength | of the concept | of what else changes |" in found.report
+    assert found.charts.shape == (1, 768, 1024, 3)
+    (file,) = runs.rglob("step_000040.safetensors")
+    assert card.read(file).strength == facts["lora_loom.strength"] and card.read(file).hint == curve.sentence()
+    again = train(trio, data, validation=held, **settings)
+    assert len(stories) == 1 and again.adapter.metadata == facts, "it was finished before"
 
 
 HOT = {
