@@ -48,7 +48,8 @@ def check(sources: Sources, recipe: Recipe) -> tuple[Subject, list[str]]:
     subject = Subject.of(sources, recipe)
     check_objective(recipe.train.objective, subject.prediction)
     layers = subject.layers
-    check_preservation(sources.dataset, recipe.train.preservation, recipe.preserve)
+    if not recipe.held:
+        check_preservation(sources.dataset, recipe.train.preservation, recipe.preserve)
     check_prior(sources.model, sources.vae, sources.prior_vae)
     check_sizes(sources.vae, sources.model, sources.dataset)
     hits = counted(recipe.lora.options.rules, list(layers), summary(layers))
@@ -131,7 +132,7 @@ def encode(
     def tick(done: int, total: int, what: str) -> None:
         progress.say(f"encoding {what}: {done} of {total}")
 
-    captions = captions_to_encode(dataset, recipe.preserved)
+    captions = captions_to_encode(dataset, recipe.preserved, recipe.held)
     if recipe.text:
         encoded = tokenized(clip, captions)
     else:

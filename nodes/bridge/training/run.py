@@ -192,7 +192,7 @@ def _set_up(order: Order, material: _Material, patcher: Model) -> tuple[Order, _
         order, material = settled, replace(material, facts=_facts(settled))
     sources, recipe, subject = order.sources, order.recipe, order.subject
     samples = make_samples(
-        denoiser, sources.dataset, material.encoded, material.latents, material.priors, recipe.preserved
+        denoiser, sources.dataset, material.encoded, material.latents, material.priors, recipe.preserved, recipe.held
     )
     beside = {"start": sources.start, "kept": subject.kept, "frozen": ComfyWeightReader()}
     factors = partial(Factors, subject.layers, device=patcher.load_device, **beside, quiet=quiet)
