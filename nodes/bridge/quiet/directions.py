@@ -91,15 +91,17 @@ def _looked_at(
         with interruptible(patcher.model):
             leaders = _leaders(denoiser, layers, list(conditions.values()), way)
             sketches = _sketched(denoiser, layers, leaders, conditions, way, tick)
-        made = {leader: _finished(leader, sketch) for leader, sketch in sketches.items()}
+        made = {leader: _finished(sketch) for leader, sketch in sketches.items() if float(sketch.trace) != 0}
     except (comfy.model_management.OOM_EXCEPTION, comfy.model_management.ACCELERATOR_ERROR, MemoryError) as error:
         if not isinstance(error, MemoryError) and not comfy.model_management.is_oom(error):
             raise
         raise UnfitError("there was not enough memory to look at neutral states") from error
-    return {name: made[leader] for name, leader in leaders.items()}
+    if not made:
+        raise UnfitError("the states on neutral prompts are all zero, so they tell of no direction")
+    return {name: made[leader] for name, leader in leaders.items() if leader in made}
 
 
-def _finished(leader: str, sketch: Sketch) -> Directions:
+def _finished(sketch: Sketch) -> Directions:
     comfy.model_management.throw_exception_if_processing_interrupted()
     return sketch.directions()
 
