@@ -227,8 +227,9 @@ class Recipe:
 
     @property
     def held(self) -> tuple[str, ...]:
-        """Return the captions of `neutral`; none when preservation has no weight."""
-        return self.neutral if self.train.preservation else ()
+        """Return the captions of `neutral` where they are preserved; none when preservation has no weight, and where it
+        is that of every step, which asks for class words alone."""
+        return self.neutral if self.train.preservation and self.train.preserve_every > 1 else ()
 
 
 def fingerprint(*parts: object) -> str:

@@ -15,7 +15,7 @@ from ..model.names import family_of
 AUTO, OFF, DIRECTIONS, BOTH = "auto", "off", "directions", "directions+preservation"
 Choice = Literal["auto", "off", "directions", "directions+preservation"]
 QUIET = (AUTO, OFF, DIRECTIONS, BOTH)
-MU = 0.003
+MU, EVERY = 0.003, 8  # of the directions, and the steps from one that preserves to the next
 LOUD = "warning: this run trains without quiet directions"
 
 
@@ -29,6 +29,11 @@ class Quiet:
     prompts: tuple[str, ...] = ()
     coverage: str = ""
     notes: tuple[str, ...] = ()
+
+    def training(self, preservation: float) -> dict[str, float]:
+        """Return what it means to TrainConfig. A `preservation` that a person has set is that of every step."""
+        steps = {"preservation": 1.0, "preserve_every": EVERY} if self.preserving and not preservation else {}
+        return {"preservation": preservation, **steps, "quiet": self.mu}
 
     @property
     def choice(self) -> str:
