@@ -163,7 +163,8 @@ def _session(order: Order, material: _Material) -> Iterator[tuple[Model, Measure
     Raises ValueError when the run would not fit.
     """
     run, text, settled = order.run, order.text, None
-    job = prepare.job(order.sources, order.recipe, material.encoded, material.latents, material.priors, material.shown)
+    made = material.encoded, material.latents, material.priors, material.shown
+    job = prepare.job(order.sources, order.recipe, *made, order.subject.layers)
     with trainable(order.sources.model) as patcher, aside(text and text.patcher) as encoders:
         planner = Planner(patcher, text)
         asked = possible(run.measures, text is not None, planner.device)
