@@ -7,7 +7,7 @@ the code. Here each such class says its names once: what was written before is s
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import MISSING, dataclass, fields
 from types import FunctionType
 from typing import Any, TypeVar
 
@@ -49,13 +49,15 @@ def stored(keys: str, tag: str = "") -> Callable[[_Class], _Class]:
     optional = {field for (field, _), each in zip(pairs, keys.split(), strict=True) if each.endswith("?")}
 
     def named(cls: _Class) -> _Class:
-        own = [field.name for field in fields(cls)]
+        own = [each.name for each in fields(cls)]
         if own != [field for field, _ in pairs]:
             raise TypeError(
                 f"{cls.__name__} has the fields {', '.join(own)} but stands in files with the keys {keys}; write a "
                 "renamed field as key=field, and a new one where it stands in the class"
             )
-        later = {field.name: field.default for field in fields(cls) if field.name in optional}
+        later = {each.name: each.default for each in fields(cls) if each.name in optional}
+        if MISSING in later.values():
+            raise TypeError(f"{cls.__name__} leaves out a field that has no plain default: {keys}")
         _NAMES[cls] = _Names(dict(pairs), tag, later)
         return cls
 

@@ -109,14 +109,16 @@ class OptimizerConfig:
 
 
 @stored(
-    "steps learning_rate batch_size accumulation seed optimizer objective caption_dropout preservation preserve_every?"
+    "steps learning_rate batch_size accumulation seed optimizer objective caption_dropout preservation preserve_every? "
+    "quiet?"
 )
 @dataclass(frozen=True)
 class TrainConfig:
     """Says how the factors are trained.
 
     `preservation` weighs a second loss that keeps the base model's own answer on captions without the concept. It is
-    taken on every `preserve_every`-th step, and then counts so many times as much.
+    taken on every `preserve_every`-th step, and then counts so many times as much. `quiet` is the mu of quiet
+    directions (`lora_core.quiet`): the smaller, the less is learned where neutral prompts are loud; 0 is off.
     """
 
     steps: int = 1000
@@ -129,6 +131,7 @@ class TrainConfig:
     caption_dropout: float = 0.0
     preservation: float = 0.0
     preserve_every: int = 1
+    quiet: float = 0.0
 
     def __post_init__(self) -> None:
         within("steps", self.steps, 1, 1_000_000)
@@ -139,6 +142,8 @@ class TrainConfig:
         within("caption_dropout", self.caption_dropout, 0.0, 1.0)
         within("preservation", self.preservation, 0.0, 100.0)
         within("preserve_every", self.preserve_every, 1, 1_000_000)
+        if self.quiet:
+            within("quiet", self.quiet, 1e-6, 1e3)
         one_of("timesteps", self.objective.timesteps, TIMESTEP_LAWS)
         if self.optimizer.method.rate is None and self.learning_rate < _LEAST_FACTOR:
             raise ValueError(
@@ -214,6 +219,11 @@ class Recipe:
     def preserved(self) -> tuple[str, ...]:
         """Return the words of `preserve`; none when preservation has no weight."""
         return self.preserve if self.train.preservation else ()
+
+    @property
+    def asked(self) -> tuple[str, ...]:
+        """Return the captions of `neutral` where they decide anything: with preservation or quiet directions."""
+        return self.neutral if self.train.preservation or self.train.quiet else ()
 
     @property
     def held(self) -> tuple[str, ...]:

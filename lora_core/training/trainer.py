@@ -96,6 +96,7 @@ def _forth_and_back(
     """The gradient of one step, whole or not at all."""
     with state.whole_step():
         parts = [_backward(config, state, denoiser, samples, gradient, i) for i in range(config.accumulation)]
+        state.factors.carry_back()
         found = StepSummary.of(parts, grad_of(state.factors.flat), state.factors.text_gradient())
         if suspicious([*state.losses, found.loss]):
             found = replace(found, ruined=_ruined(config, state, denoiser, parts))
