@@ -155,8 +155,7 @@ class TrainLora(io.ComfyNode):
         hushed = quiet_choice(quiet, model, dataset, _patterns(preserve), neutral_prompts)
         config = TrainConfig(
             steps=steps, learning_rate=chosen.learning_rate, batch_size=batch_size, accumulation=accumulation, seed=seed,
-            optimizer=optimizer, objective=objective, caption_dropout=caption_dropout, preservation=preservation,
-            quiet=hushed.mu,
+            optimizer=optimizer, objective=objective, caption_dropout=caption_dropout, **hushed.settings(preservation),
         )  # fmt: skip
         measures, auto = Measures(gradient_checkpointing, offload, graph=cuda_graphs), chosen.chosen()
         text = TextConfig(text_rank, text_learning_rate or chosen.learning_rate / 2) if text_rank else None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from ....lora_core.data.dataset import Dataset
 from ....lora_core.data.neutral import Neutral, neutral
@@ -16,6 +16,8 @@ AUTO, OFF, DIRECTIONS, BOTH = "auto", "off", "directions", "directions+preservat
 Choice = Literal["auto", "off", "directions", "directions+preservation"]
 QUIET = (AUTO, OFF, DIRECTIONS, BOTH)
 MU = 0.003
+EVERY, WEIGHT = 8, 1.0  # of steps that preserve
+CLEAR_DROPOUT = 0.5
 LOUD = "warning: this run trains without quiet directions"
 
 
@@ -29,6 +31,13 @@ class Quiet:
     prompts: tuple[str, ...] = ()
     coverage: str = ""
     notes: tuple[str, ...] = ()
+
+    def settings(self, preservation: float) -> dict[str, Any]:
+        """Return what a run is trained with, by the fields of TrainConfig: `preservation`, which a person asks for,
+        takes the place of steps that preserve."""
+        found = {"quiet": self.mu, "clear_dropout": CLEAR_DROPOUT if self.mu else 0.0, "preservation": preservation}
+        steps = {"preservation": WEIGHT, "preserve_every": EVERY}
+        return found | (steps if self.preserving and not preservation else {})
 
     @property
     def choice(self) -> str:
