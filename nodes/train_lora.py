@@ -155,7 +155,8 @@ class TrainLora(io.ComfyNode):
         hushed = quiet_choice(quiet, model, dataset, _patterns(preserve), neutral_prompts)
         config = TrainConfig(
             steps=steps, learning_rate=chosen.learning_rate, batch_size=batch_size, accumulation=accumulation, seed=seed,
-            optimizer=optimizer, objective=objective, caption_dropout=caption_dropout, **hushed.settings(preservation),
+            optimizer=optimizer, objective=objective, caption_dropout=caption_dropout,
+            **hushed.training(preservation),
         )  # fmt: skip
         measures, auto = Measures(gradient_checkpointing, offload, graph=cuda_graphs), chosen.chosen()
         text = TextConfig(text_rank, text_learning_rate or chosen.learning_rate / 2) if text_rank else None

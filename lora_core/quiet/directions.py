@@ -16,6 +16,7 @@ from torch import Tensor
 
 from ..fp64 import with_fp64
 from ..nested_hash import bytes_of
+from .sizes import is_dense
 
 
 class UnfitError(ValueError):
@@ -68,6 +69,8 @@ class Directions:
         unit = mu * self.tau
         ways = (1 + self.values.double() / unit) ** -0.5
         scale = (1 + self.rest / unit) ** -0.5
+        if len(ways) == self.width:  # nothing is left for it to scale: so that V, rounded, counts least
+            scale = float(ways.median())
         return Quieting(self.vectors, (ways - scale).float(), scale)
 
 
@@ -87,7 +90,7 @@ class Quieting:
     @property
     def is_dense(self) -> bool:
         """Return whether P takes fewer products as a matrix than by its vectors."""
-        return 2 * len(self.gains) >= self.width
+        return is_dense(self.width, len(self.gains))
 
     def to(self, device: torch.device | str) -> Quieting:
         return replace(self, vectors=self.vectors.to(device), gains=self.gains.to(device))

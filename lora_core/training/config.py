@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal, get_args
 
 from ..stored import as_dict, stored
@@ -154,6 +154,12 @@ class TrainConfig:
                 f"or to 0 (auto), not {self.learning_rate:g}"
             )
 
+    def loud(self) -> TrainConfig:
+        """Return the same without quiet directions and what comes with them: steps that preserve now and then, and
+        dropout of captions in pictures with little noise."""
+        kept = {"preservation": 0.0, "preserve_every": 1} if self.preserve_every > 1 else {}
+        return replace(self, quiet=0.0, clear_dropout=0.0, **kept)
+
 
 @stored("rank learning_rate")
 @dataclass(frozen=True)
@@ -230,8 +236,13 @@ class Recipe:
 
     @property
     def held(self) -> tuple[str, ...]:
+<<<<<<< HEAD
         """Return the captions of `neutral` on which the base is preserved: none when it is on every step, which is
         asked for with class words of one's own."""
+=======
+        """Return the captions of `neutral` where they are preserved; none when preservation has no weight, and where it
+        is that of every step, which asks for class words alone."""
+>>>>>>> q2
         return self.neutral if self.train.preservation and self.train.preserve_every > 1 else ()
 
 

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 
 from ..quiet.directions import Quieting
+from ..quiet.sizes import is_narrow, numbers
 from .pairs import grad_of, leaf_of
 
-_WIDE = 2**28  # bytes of P, of all layers together, up to which it is held in fp32
 _AT_ONCE = 2**27  # bytes of P in fp32 that are worked with at once
 
 
@@ -32,7 +32,7 @@ class _Member:
     def kind(self) -> tuple:
         """Equal for those that can be worked out side by side."""
         own = self.quieting
-        return own.width, own.width if own.is_dense else len(own.gains), sum(map(len, self.trained)), own.is_dense
+        return own.width, 0 if own.is_dense else len(own.gains), sum(map(len, self.trained))
 
 
 class _Group:
@@ -116,13 +116,16 @@ def _side_by_side(
     sharing: dict[int, list[str]] = {}
     for name in quiet:
         sharing.setdefault(id(quiet[name]), []).append(name)
+    members = [
+        _Member(quiet[names[0]], [trained[name] for name in names], [shown[name] for name in names])
+        for names in sharing.values()
+    ]
+    sizes = [(member.quieting.width, len(member.quieting.gains)) for member in members]
+    narrow, groups = is_narrow(sizes), list[tuple[list[_Member], bool]]()
     kinds: dict[tuple, list[_Member]] = {}
-    for names in sharing.values():
-        member = _Member(quiet[names[0]], [trained[name] for name in names], [shown[name] for name in names])
+    for member in members:
         kinds.setdefault(member.kind, []).append(member)
-    narrow = sum(4 * kind[0] * kind[1] * len(own) for kind, own in kinds.items()) > _WIDE
-    groups = []
-    for (width, count, *_), own in kinds.items():
-        most = max(1, _AT_ONCE // (4 * width * count))
+    for own in kinds.values():
+        most = max(1, _AT_ONCE // (4 * numbers(own[0].quieting.width, len(own[0].quieting.gains))))
         groups += [(own[at : at + most], narrow) for at in range(0, len(own), most)]
     return groups

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 from ....lora_core.data.dataset import Dataset
 from ....lora_core.data.neutral import Neutral, neutral
@@ -15,9 +15,8 @@ from ..model.names import family_of
 AUTO, OFF, DIRECTIONS, BOTH = "auto", "off", "directions", "directions+preservation"
 Choice = Literal["auto", "off", "directions", "directions+preservation"]
 QUIET = (AUTO, OFF, DIRECTIONS, BOTH)
-MU = 0.003
-EVERY, WEIGHT = 8, 1.0  # of steps that preserve
-CLEAR_DROPOUT = 0.5
+MU, EVERY = 0.003, 8  # of the directions, and the steps from one that preserves to the next
+CLEAR_DROPOUT = 0.5  # under quiet directions guidance exaggerates what is learned without it
 LOUD = "warning: this run trains without quiet directions"
 
 
@@ -32,12 +31,11 @@ class Quiet:
     coverage: str = ""
     notes: tuple[str, ...] = ()
 
-    def settings(self, preservation: float) -> dict[str, Any]:
-        """Return what a run is trained with, by the fields of TrainConfig: `preservation`, which a person asks for,
-        takes the place of steps that preserve."""
-        found = {"quiet": self.mu, "clear_dropout": CLEAR_DROPOUT if self.mu else 0.0, "preservation": preservation}
-        steps = {"preservation": WEIGHT, "preserve_every": EVERY}
-        return found | (steps if self.preserving and not preservation else {})
+    def training(self, preservation: float) -> dict[str, float]:
+        """Return what it means to TrainConfig. A `preservation` that a person has set is that of every step."""
+        steps = {"preservation": 1.0, "preserve_every": EVERY} if self.preserving and not preservation else {}
+        dropout = CLEAR_DROPOUT if self.mu else 0.0
+        return {"preservation": preservation, **steps, "quiet": self.mu, "clear_dropout": dropout}
 
     @property
     def choice(self) -> str:

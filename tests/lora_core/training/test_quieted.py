@@ -65,7 +65,10 @@ def made(net: Net, **choices) -> Factors:
 
 
 def close(actual: Tensor, expected: Tensor, tolerance: float) -> None:
-    error, scale = float((actual.detach().double() - expected.double()).norm()), float(expected.double().norm())
+    error, scale = (
+        float((actual.detach().double() - expected.detach().double()).norm()),
+        float(expected.detach().double().norm()),
+    )
     assert scale > 0 and error <= tolerance * scale, f"off by {error:g} of {scale:g}"
 
 
