@@ -236,8 +236,8 @@ class Recipe:
 
     @property
     def held(self) -> tuple[str, ...]:
-        """Return the captions of `neutral` where they are preserved; none when preservation has no weight, and where it
-        is that of every step, which asks for class words alone."""
+        """Return the captions of `neutral` on which the base is preserved: none when it is on every step, which is
+        asked for with class words of one's own."""
         return self.neutral if self.train.preservation and self.train.preserve_every > 1 else ()
 
 
