@@ -7,7 +7,12 @@ from torch import Tensor
 
 from .config import TrainConfig
 
-CLEAR = 0.7  # share of noise in a flow model's picture, below which what is shown can be seen
+CLEAR = 0.8  # share of noise in a flow model's picture, below which what is shown can be seen
+
+
+def is_clear(snr: Tensor) -> Tensor:
+    """Return for each picture whether what it shows can be seen, by its signal-to-noise ratio."""
+    return snr > ((1 - CLEAR) / CLEAR) ** 2
 
 
 def dropped(config: TrainConfig, snr: Tensor, generator: torch.Generator) -> list[bool]:
@@ -17,6 +22,5 @@ def dropped(config: TrainConfig, snr: Tensor, generator: torch.Generator) -> lis
     caption learns to draw it as well, so that guidance, which multiplies the distance of the two answers, does not
     exaggerate it; what is drawn at all is decided before, in the noise, where both stay apart.
     """
-    clear = snr > ((1 - CLEAR) / CLEAR) ** 2
-    rates = torch.where(clear, max(config.clear_dropout, config.caption_dropout), config.caption_dropout)
+    rates = torch.where(is_clear(snr), max(config.clear_dropout, config.caption_dropout), config.caption_dropout)
     return (torch.rand(len(snr), generator=generator) < rates).tolist()

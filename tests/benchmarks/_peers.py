@@ -106,7 +106,7 @@ def _of_the_base(samples: Sequence[Sample]) -> Gradient:
 
 def _prior_predicted(
     priors: set[int], config: Any, factors: Factors, denoiser: Any, x0: Tensor, noise: Tensor, sigma: Tensor,
-    conditions: list[Any], kept: list[Any], places: Tensor | None = None,
+    conditions: list[Any], *_: Any,
 ) -> tuple[Tensor, None]:  # fmt: skip
     """As `add_gradient`, the change of the base's answer being the loss of samples whose conditions are `priors`."""
     losses = torch.zeros(len(x0), device=x0.device)
