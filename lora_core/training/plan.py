@@ -50,10 +50,21 @@ class Measures:
 
 
 @dataclass(frozen=True)
+class QuietNeed:
+    """What quiet directions take: bytes that are `kept` on the device while they are trained in, bytes of the
+    `sketches` that they are made of, which are gone before the first step, and `forwards` of one picture for those."""
+
+    kept: int = 0
+    sketches: int = 0
+    forwards: int = 0
+
+
+@dataclass(frozen=True)
 class Need:
     """Memory at the peak of a run: weights that lie on the device, factors with their optimiser, and beside them what a
     step takes (`activations`) or a preview, whichever is more: they are never held at once. `graphs` of the step keep
-    their memory between steps, beside what runs without them."""
+    their memory between steps, beside what runs without them. `quiet` directions lie beside the factors; a forward
+    beside their sketches takes no more than a step."""
 
     weights: int
     factors: int
@@ -61,6 +72,7 @@ class Need:
     work_space: float = 0
     previews: int = 0
     graphs: int = 0
+    quiet: QuietNeed = QuietNeed()
 
     @property
     def step(self) -> float:
@@ -70,13 +82,20 @@ class Need:
     @property
     def total(self) -> float:
         rest = max(self.activations, self.previews) + self.graphs
-        return self.weights + self.factors + rest * (1 + SLACK) + self.work_space
+        begun = self.factors + self.quiet.kept + rest * (1 + SLACK)
+        return self.weights + max(begun, self._before) + self.work_space
+
+    @property
+    def _before(self) -> float:
+        """Return what is taken beside weights before the first step."""
+        return self.quiet.sketches + self.activations * (1 + SLACK) if self.quiet.sketches else 0
 
     def __str__(self) -> str:
         parts = {"weights": self.weights, "LoRA and optimiser": self.factors}
         previews = self.previews > self.activations
         parts |= {"previews": self.previews} if previews else {"activations": self.activations}
         parts["graphs of the step"] = self.graphs
+        parts["quiet directions"] = max(self.quiet.kept, self.quiet.sketches - self.factors)
         return ", ".join(f"{name} {in_gb(size)}" for name, size in parts.items() if size)
 
 
@@ -165,12 +184,14 @@ def refusal(plan: Plan, free: float, changes: Mapping[str, float]) -> str:
     )
 
 
-def describe(plan: Plan, free: float, seconds: float, steps: int, pinned: float = 0) -> str:
-    """Return one line for the node; `pinned` bytes of RAM are buffers that offloaded weights are copied through."""
+def describe(plan: Plan, free: float, seconds: float, steps: int, pinned: float = 0, once: float = 0) -> str:
+    """Return one line for the node; `pinned` bytes of RAM are buffers that offloaded weights are copied through, and
+    `once` are the seconds of what comes before the first step."""
     through = f"; {in_gb(pinned)} GB of pinned RAM is used to copy offloaded blocks" if pinned else ""
+    before = f"; before it about {_duration(once)} for quiet directions, unless they are kept" if once else ""
     return (
         f"needs {in_gb(plan.need.total)} of {in_gb(free)} GB free: {plan.need} ({plan.measures}); "
-        f"about {seconds:.2g} s a step, {_duration(seconds * steps)}{through}"
+        f"about {seconds:.2g} s a step, {_duration(seconds * steps)}{before}{through}"
     )
 
 

@@ -12,9 +12,15 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from torch import Tensor
 
+from . import timesteps
 from .config import TrainConfig
+from .dropout import is_clear
+from .objective import Denoiser
 from .sample import Sample
+
+_TRIES = 32  # levels drawn for one that has enough noise; a law without any gives what it has
 
 
 def preserved(
@@ -25,15 +31,32 @@ def preserved(
     if not config.preservation or step % config.preserve_every:
         return []
     if config.preserve_every > 1 or any(sample.neutral for sample in batch):
-        generator = torch.Generator().manual_seed(_number(f"{config.seed} {step} {part}"))
+        generator = _own(config, step, part)
     return [_one(sample, generator) for sample in batch]
+
+
+def noisy_levels(
+    config: TrainConfig, step: int, part: int, sigma: Tensor, denoiser: Denoiser, tokens: float
+) -> Tensor | None:
+    """Return noise levels for the same pictures, (batch,), at which the base is preserved instead of at theirs, drawn
+    from the run's law; None where it is at theirs.
+
+    Where captions are dropped in pictures with little noise, the answer to other captions may move there: no picture of
+    another caption shows the concept then.
+    """
+    if not config.clear_dropout:
+        return None
+    own = _own(config, step, part, "levels")
+    drawn = denoiser.sigma(timesteps.draw(config.objective, _TRIES * len(sigma), own, tokens))
+    return drawn[is_clear(denoiser.snr(drawn)).int().argsort(stable=True)[: len(sigma)]]
+
+
+def _own(config: TrainConfig, step: int, part: int, what: str = "") -> torch.Generator:
+    text = f"{config.seed} {step} {part} {what}"
+    return torch.Generator().manual_seed(int(hashlib.sha256(text.encode()).hexdigest()[:15], 16))
 
 
 def _one(sample: Sample, generator: torch.Generator) -> Any:
     kinds = [kind for kind in (sample.preserved, sample.neutral) if kind]
     pool = kinds[0] if len(kinds) == 1 else kinds[int(torch.randint(2, (), generator=generator))]
     return pool[int(torch.randint(len(pool), (), generator=generator))]
-
-
-def _number(text: str) -> int:
-    return int(hashlib.sha256(text.encode()).hexdigest()[:15], 16)

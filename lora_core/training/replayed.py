@@ -139,9 +139,11 @@ class Replayed:
         conditions: list[Any],
         preserved: list[Any],
         places: Tensor | None = None,
+        levels: Tensor | None = None,
     ) -> Losses:
-        alone = {"x0": x0, "noise": noise, "sigma": sigma, "places": places, "keep": factors.keep}
-        plain = partial(add_gradient, config, factors, denoiser, x0, noise, sigma, conditions, preserved, places)
+        given = x0, noise, sigma, conditions, preserved, places, levels
+        alone = {"x0": x0, "noise": noise, "sigma": sigma, "places": places, "levels": levels, "keep": factors.keep}
+        plain = partial(add_gradient, config, factors, denoiser, *given)
         batch = _batch(denoiser, x0.shape, alone, conditions, preserved) if self.graphs else None
         if self.graphs is None or batch is None:
             return plain()
@@ -199,7 +201,8 @@ def _step(
 ) -> Losses:
     x0, noise, sigma = (alone[name] for name in ("x0", "noise", "sigma"))
     with factors.keeping(alone.get("keep")):
-        return add_gradient(config, factors, denoiser, x0, noise, sigma, conditions, kept, alone.get("places"))
+        rest = alone.get("places"), alone.get("levels")
+        return add_gradient(config, factors, denoiser, x0, noise, sigma, conditions, kept, *rest)
 
 
 def _batch(

@@ -13,12 +13,13 @@ from torch import Tensor
 
 from . import objective, schedules, snapshot, timesteps
 from .config import TrainConfig
+from .dropout import dropped
 from .health import GOOD_EVERY, LOWERED, MOST_IN_A_ROW, RUINED, diverged, quiet, suspicious
 from .inject import Factors
 from .objective import Denoiser
 from .optimizers.build import optimizer_of
 from .pairs import grad_of
-from .preserving import preserved
+from .preserving import noisy_levels, preserved
 from .ruin import ProbeBatch, rise
 from .sample import Sample, place_weights
 from .state import TrainState
@@ -191,14 +192,18 @@ def _backward(
     batch = [samples[i].drawn(draw) for i in indices]
     x0 = torch.stack([sample.latent for sample in batch])
     noise = objective.draw_noise(x0.shape, config.objective.noise_offset, draw)
-    u = timesteps.draw(config.objective, len(batch), draw, denoiser.tokens(x0.shape))
-    dropped = torch.rand(len(batch), generator=draw) < config.caption_dropout
-    conditions = [s.unconditional if drop else s.condition for s, drop in zip(batch, dropped, strict=True)]
+    tokens = denoiser.tokens(x0.shape)
+    u = timesteps.draw(config.objective, len(batch), draw, tokens)
+    sigma = denoiser.sigma(u)
+    unnamed = dropped(config, denoiser.snr(sigma), draw)
+    conditions = [s.unconditional if drop else s.condition for s, drop in zip(batch, unnamed, strict=True)]
     kept = preserved(config, state.step + 1, part, batch, draw)
+    levels = noisy_levels(config, state.step + 1, part, sigma, denoiser, tokens) if kept else None
     places = place_weights(config.objective, batch)
-    x0, noise, places, sigma = brought([x0, noise, places, denoiser.sigma(u)], device)
+    x0, noise, places, sigma, levels = brought([x0, noise, places, sigma, levels], device)
+    given = x0, noise, sigma, conditions, kept, places, levels
     with state.factors.dropped(draw):
-        losses, change = gradient(config, state.factors, denoiser, x0, noise, sigma, conditions, kept, places)
+        losses, change = gradient(config, state.factors, denoiser, *given)
     return MicroBatch(losses, change, indices, u.tolist(), ProbeBatch(x0, conditions, places))
 
 
@@ -212,9 +217,10 @@ def add_gradient(
     conditions: list[Any],
     kept: list[Any],
     places: Tensor | None = None,
+    levels: Tensor | None = None,
 ) -> tuple[Tensor, Tensor | None]:
     """Add the gradient of one micro-batch that lies on the device to the flat buffer. `kept` are conditions on which
-    the base's answer is preserved, one for each sample; none where it is not.
+    the base's answer is preserved, one for each sample, at noise `levels` if not at `sigma`; none where it is not.
 
     Returns the loss of each sample, (batch,), and the loss that preserves, not weighted, a scalar; None without.
     """
@@ -222,6 +228,7 @@ def add_gradient(
     (losses.mean() / config.accumulation).backward()
     if not kept:
         return losses.detach(), None
+    sigma = sigma if levels is None else levels
     change = objective.preservation(denoiser, factors, denoiser.noised(x0, noise, sigma), sigma, kept)
     (change * config.preservation * config.preserve_every / config.accumulation).backward()
     return losses.detach(), change.detach()

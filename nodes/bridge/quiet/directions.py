@@ -20,6 +20,7 @@ from ....lora_core.quiet.directions import Directions, UnfitError
 from ....lora_core.quiet.inputs import rows_of
 from ....lora_core.quiet.sizes import device_bytes, pairs_for
 from ....lora_core.quiet.sketch import Sketch, sketch_bytes
+from ....lora_core.training.plan import QuietNeed
 from ..host.wires import Model
 from ..model.denoiser import ComfyDenoiser
 from ..model.encoding import interruptible
@@ -29,7 +30,7 @@ from ..model.names import family_of
 from ..model.trained_layers import Layers
 from ..stack import bypass_injection
 from .inputs import Sharing, columns, watched
-from .states import Way, apart, drawn, way_of
+from .states import FORWARDS, Way, apart, drawn, way_of
 
 log = logging.getLogger("lora_loom")
 
@@ -137,13 +138,13 @@ def _sketched(
     return sketches
 
 
-def foreseen(layers: Layers) -> tuple[int, int]:
-    """Return the bytes on the device of the directions of these layers, and of their sketches before; layers beside
-    each other that are of one width count as given the same."""
+def foreseen(layers: Layers) -> QuietNeed:
+    """Return what directions of these layers will take; layers beside each other that are of one width count as given
+    the same."""
     widths = [width for _, width in sorted({(name.rpartition(".")[0], columns(own)) for name, own in layers.items()})]
     pairs = pairs_for(widths)
     inputs = [(width, pairs[width]) for width in widths]
-    return device_bytes(inputs), sum(sketch_bytes(*each) for each in inputs)
+    return QuietNeed(device_bytes(inputs), sum(sketch_bytes(*each) for each in inputs), FORWARDS)
 
 
 def _path(patcher: Model, layers: Layers, encoded: Mapping[str, list], way: Way) -> Path | None:

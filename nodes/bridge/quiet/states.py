@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import comfy.samplers
 import torch
 from torch import Tensor
 
@@ -19,7 +18,7 @@ from ..model.text_encoders import Caption, windows
 
 FORWARDS = 288  # of single pictures, at most: as much as 96 steps of training
 _MOST_LEVELS, _CFG = 8, 3.0
-_SEED = 20_261_130
+_SEED, _GOLDEN = 20_261_130, 0.618_034  # multiples of the latter fall evenly between 0 and 1
 _TOKENS, _MOST_ROWS = 4096, 16  # of a forward
 
 
@@ -44,16 +43,24 @@ def way_of(model: Model, prompts: int, shape: tuple[int, ...]) -> Way:
 
 
 @torch.no_grad()
-def drawn(denoiser: ComfyDenoiser, conditions: Sequence[Any], empty: Any, way: Way) -> Iterator[int]:
+def drawn(denoiser: ComfyDenoiser, conditions: Sequence[Any], empty: Any, way: Way) -> Generator[int, None, None]:
     """Draw every prompt, of its `conditions` as the denoiser takes them, by Euler's method; yield after every forward
     how many prompts are done.
 
-    Prompts with texts of different lengths never share a forward, as what pads them would count as text.
+    Each has noise levels of its own, so that all of them together look at the whole range. Prompts with texts of
+    different lengths never share a forward, as what pads them would count as text.
     """
     generator, done = torch.Generator().manual_seed(_SEED), 0
     for own in _batches(conditions, _rows(denoiser, way)):
-        for _ in _drawn(denoiser, own, empty, way, generator):
+        sigmas = schedule(denoiser, way.levels, torch.arange(done, done + len(own)))
+        x = _noise(denoiser, sigmas[0], way, generator)
+        for level, following in zip(sigmas[:-1], sigmas[1:], strict=True):
+            found = denoiser.denoised(x, level, own)
             yield done
+            if way.cfg != 1:
+                found = torch.lerp(denoiser.denoised(x, level, [empty] * len(own)), found, way.cfg)
+                yield done
+            x = x + (x - found) * _per_picture(following / level - 1, x)
         done += len(own)
         yield done
 
@@ -61,36 +68,29 @@ def drawn(denoiser: ComfyDenoiser, conditions: Sequence[Any], empty: Any, way: W
 @torch.no_grad()
 def apart(denoiser: ComfyDenoiser, conditions: Sequence[Any], way: Way) -> Iterator[None]:
     """Yield after each of a few forwards that have nothing in common: other texts, levels and noise."""
-    generator = torch.Generator().manual_seed(_SEED + 1)
-    sigmas = _schedule(denoiser, 3)
-    for condition, sigma in zip((conditions[-1], conditions[0]), (sigmas[0], sigmas[2]), strict=True):
-        x = _noise(denoiser, 1, sigma, way, generator)
-        denoiser.denoised(x, sigma.expand(1), [condition])
+    generator, sigmas = torch.Generator().manual_seed(_SEED + 1), schedule(denoiser, 2, torch.zeros(1))
+    for condition, sigma in zip((conditions[-1], conditions[0]), sigmas[:2], strict=True):
+        denoiser.denoised(_noise(denoiser, sigma, way, generator), sigma, [condition])
         yield
 
 
-def _drawn(
-    denoiser: ComfyDenoiser, conditions: list[Any], empty: Any, way: Way, generator: torch.Generator
-) -> Iterator[None]:
-    sigmas = _schedule(denoiser, way.levels)
-    x = _noise(denoiser, len(conditions), sigmas[0], way, generator)
-    for level, following in zip(sigmas[:-1], sigmas[1:], strict=True):
-        levels = level.expand(len(conditions))
-        found = denoiser.denoised(x, levels, conditions)
-        yield
-        if way.cfg != 1:
-            found = torch.lerp(denoiser.denoised(x, levels, [empty] * len(conditions)), found, way.cfg)
-            yield
-        x = x + (x - found) / level * (following - level)
+def schedule(denoiser: ComfyDenoiser, levels: int, numbers: Tensor) -> Tensor:
+    """Return the noise levels (levels + 1, prompts) of prompts with these numbers, falling from the highest to 0;
+    between, they are spread evenly over the model's own timesteps, each prompt's moved by another part of a step."""
+    moved = numbers * _GOLDEN % 1
+    places = 1 - (torch.arange(levels)[:, None] + moved) / levels
+    places[0] = 1
+    sigmas = denoiser.sigma(places.flatten()).view(places.shape).to(denoiser.device, torch.float32)
+    return torch.cat([sigmas, torch.zeros_like(sigmas[:1])])
 
 
-def _schedule(denoiser: ComfyDenoiser, levels: int) -> Tensor:
-    return comfy.samplers.calculate_sigmas(denoiser.sampling, "simple", levels).to(denoiser.device, torch.float32)
+def _per_picture(values: Tensor, x: Tensor) -> Tensor:
+    return values.view(-1, *(1 for _ in x.shape[1:]))
 
 
-def _noise(denoiser: ComfyDenoiser, count: int, sigma: Tensor, way: Way, generator: torch.Generator) -> Tensor:
-    noise = torch.randn(count, *way.shape, generator=generator).to(denoiser.device)
-    return denoiser.noised(torch.zeros_like(noise), noise, sigma.expand(count))
+def _noise(denoiser: ComfyDenoiser, sigma: Tensor, way: Way, generator: torch.Generator) -> Tensor:
+    noise = torch.randn(len(sigma), *way.shape, generator=generator).to(denoiser.device)
+    return denoiser.noised(torch.zeros_like(noise), noise, sigma)
 
 
 def _batches(conditions: Sequence[Any], most: int) -> Iterator[list[Any]]:

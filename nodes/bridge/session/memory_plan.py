@@ -29,6 +29,7 @@ class UnforeseeableError(Exception):
 
 _traces: dict[tuple, Trace] = {}  # of this process: a whole model takes seconds, and a graph is queued many times
 _MOST_TRACES = 64
+_PASSES = 3  # forwards in the time of a step of one picture
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,9 @@ class Planner:
             self._check_ram()
         staged = self.way(settled.measures) == STAGED
         pinned = COUNT * largest(self._streamed(settled.measures)) if staged else 0
-        return settled, plan.describe(settled, free, self.seconds(job, settled.measures), job.config.steps, pinned)
+        seconds = self.seconds(job, settled.measures)
+        once = seconds * job.quiet.forwards / (_PASSES * job.config.batch_size * job.config.accumulation)
+        return settled, plan.describe(settled, free, seconds, job.config.steps, pinned, once)
 
     def unforeseen(self, asked: Measures, automatic: bool, reason: UnforeseeableError) -> tuple[Measures, float, str]:
         """Measures for a run of which `settle` could not say what it needs, the bytes to make free for its steps, which
@@ -109,7 +112,10 @@ class Planner:
         factors = plan.optimiser_bytes(trace.trained, optimizer.name, optimizer.ema_decay > 0)
         work_space = 0 if shares_ram(self.device) else plan.WORK_SPACE
         graphs = trace.peak + 12 * trace.trained if measures.replays else 0  # and three gradients, to compare
-        return Need(self._weights(measures), factors, trace.peak, work_space, self._previews(job, measures), graphs)
+        return Need(
+            self._weights(measures), factors, trace.peak, work_space,
+            previews=self._previews(job, measures), graphs=graphs, quiet=job.quiet,
+        )  # fmt: skip
 
     def _weights(self, measures: Measures) -> int:
         """Bytes that loading the weights takes of what is free; where that is RAM, they are in it already."""
@@ -197,6 +203,9 @@ class Planner:
             yield f"rank {lora.rank // 2}", total(replace(job, lora=replace(lora, rank=lora.rank // 2)))
         if job.preview is not None:
             yield "smaller previews (half as wide and high)", total(replace(job, preview=job.preview.halved()))
+        if job.quiet.sketches:
+            loud = replace(job, config=replace(config, quiet=0.0), quiet=plan.QuietNeed())
+            yield "quiet off", total(loud)
         if config.preservation:
             off = "quiet directions" if config.preserve_every > 1 else "preservation 0"
             yield off, total(replace(job, config=replace(config, preservation=0.0)))

@@ -19,7 +19,7 @@ from ....lora_core.swap import swapped
 from ....lora_core.training.config import LoraConfig, TrainConfig
 from ....lora_core.training.inject import Factors, attached
 from ....lora_core.training.meter import Meter, OperatorWork
-from ....lora_core.training.plan import Measures
+from ....lora_core.training.plan import Measures, QuietNeed
 from ....lora_core.training.repeats import BlockPass, Repeats
 from ....lora_core.training.start import Start
 from ....lora_core.training.trainer import add_gradient
@@ -64,7 +64,7 @@ class Preview:
 class Job:
     """A run as far as memory and time depend on it: the largest latent (channels, ...) and the longest conditioning,
     which holds tokens when text encoders are trained, at `text_rank`; the LoRA that it goes on from, and a preview, if
-    any."""
+    any; and its quiet directions."""
 
     lora: LoraConfig
     config: TrainConfig
@@ -74,6 +74,7 @@ class Job:
     text_rank: int = 0
     start: Start | None = None
     preview: Preview | None = None
+    quiet: QuietNeed = QuietNeed()
 
 
 @dataclass(frozen=True)

@@ -66,9 +66,7 @@ def _with(recipe: Recipe, before: Choices, text_follows: bool) -> Recipe:
         text = replace(text, learning_rate=before.learning_rate / 2)
     if before.quiet or not train.quiet:
         return replace(recipe, train=train, text=text)
-    kept = 0.0 if train.preserve_every > 1 else train.preservation  # every step: as a person has asked
-    train = replace(train, quiet=0.0, preserve_every=1, preservation=kept)
-    return replace(recipe, train=train, text=text, neutral=())
+    return replace(recipe, train=train.loud(), text=text, neutral=())
 
 
 def _same(past: Mapping[str, Any], sources: Sources, recipe: Recipe) -> bool:

@@ -31,7 +31,7 @@ from .order import Run, Sources
 
 
 def run_facts(sources: Sources, recipe: Recipe, run: Run, progress: Progress, learned: Dataset | None = None) -> Facts:
-    """Return all but the steps done, and the digest of quiet directions. `learned` is the data set without the pictures that are held out: what is counted.
+    """Return all but the steps done. `learned` is the data set without the pictures that are held out: what is counted.
 
     The base model's file is hashed when that was not done before, unless its loader does not say which file it is.
     """

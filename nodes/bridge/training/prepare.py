@@ -16,6 +16,7 @@ from ....lora_core.families.table import check_trainable
 from ....lora_core.stored import as_dict
 from ....lora_core.training.config import Recipe, fingerprint
 from ....lora_core.training.layers import counted
+from ....lora_core.training.plan import QuietNeed
 from ....lora_core.training.targets import summary, weight_shape
 from ....lora_core.training.validation import Pictures
 from ..host.progress import Progress
@@ -26,6 +27,8 @@ from ..model.names import family_of
 from ..model.prior import check_prior, encode_priors
 from ..model.sampling import empty_latent
 from ..model.text_encoders import check_text, tokenized, windows
+from ..model.trained_layers import Layers
+from ..quiet.directions import foreseen
 from ..session.rehearsal import Job, Preview
 from ..stack import bypass_injection
 from ..stack.carried import BELOW, carried, in_words
@@ -106,7 +109,7 @@ def identified(order: Order, patcher: Model) -> tuple[str, dict[str, Any], list[
 
 def job(
     sources: Sources, recipe: Recipe, encoded: Mapping[str, Any], latents: Sequence[torch.Tensor],
-    priors: Sequence[dict[str, torch.Tensor]], shown: PreparedPreviews | None,
+    priors: Sequence[dict[str, torch.Tensor]], shown: PreparedPreviews | None, layers: Layers,
 ) -> Job:  # fmt: skip
     """Return the largest picture with the longest caption, and a preview."""
     largest = max(range(len(latents)), key=lambda i: latents[i].numel())
@@ -119,6 +122,7 @@ def job(
     return Job(
         recipe.lora, recipe.train, shape, conditioning, resolution,
         text_rank=text_rank, start=sources.start, preview=preview,
+        quiet=foreseen(layers) if recipe.train.quiet else QuietNeed(),
     )  # fmt: skip
 
 

@@ -27,19 +27,21 @@ def quieted(
     shapes = [tuple(latent.shape) for latent in latents]
     usual = max(shapes, key=shapes.count)
 
+    progress.begin()
+
     def tick(done: int, total: int) -> None:
-        progress.say(f"neutral states: {done} of {total}")
+        progress.say(f"neutral states: {done} of {total}{f', {progress.time_left(done, total)}' if done else ''}")
 
     try:
         found = find(patcher, denoiser, order.subject.layers, encoded, usual, tick)
     except UnfitError as reason:
         tell(progress, f"{LOUD}: {reason}")
         return loud(order), None
-    progress.keep(f"quiet: directions of {order.run.coverage}{', cached' if found.cached else ''}")
+    progress.keep(f"quiet: directions of {order.run.coverage}{'; kept from before' if found.cached else ''}")
     shared = {id(own): own.quieting(mu) for own in found.layers.values()}
     return order, {name: shared[id(own)] for name, own in found.layers.items()}
 
 
 def loud(order: Order) -> Order:
     """The same without quiet directions."""
-    return replace(order, recipe=replace(order.recipe, train=replace(order.recipe.train, quiet=0.0)))
+    return replace(order, recipe=replace(order.recipe, train=order.recipe.train.loud()))

@@ -50,6 +50,7 @@ from .reality import Reality
 from .run_folders import begun, place, stop_told, tell
 from .run_progress import RunProgress
 from .samples import make_samples
+from .summary import summary
 from .trial import check_guests
 from .validation import Watch, weight_norms
 
@@ -176,7 +177,8 @@ def _session(order: Order, material: _Material) -> Iterator[tuple[Model, Measure
     Raises ValueError when the run would not fit.
     """
     run, text, settled = order.run, order.text, None
-    job = prepare.job(order.sources, order.recipe, material.encoded, material.latents, material.priors, material.shown)
+    made = material.encoded, material.latents, material.priors, material.shown
+    job = prepare.job(order.sources, order.recipe, *made, order.subject.layers)
     with trainable(order.sources.model) as patcher, aside(text and text.patcher) as encoders:
         planner = Planner(patcher, text)
         asked = possible(run.measures, text is not None, planner.device)
@@ -259,10 +261,10 @@ def _run(order: Order, work: _Prepared, kept: RunFolder) -> Trained:
         kept.finish()
     adapter, (report, charts) = watch.result(), watch.report_and_charts(unmoved.sentence)
     report = f"{problem}\n\n{report}" if problem else report
-    summary = _summary(state, adapter, report)
+    said = summary(state, adapter, report)
     kept_step = int(adapter.metadata["ss_steps"])
     file = kept.lora(state.step) if kept_step == state.step else watch.path
-    told = Finished(state.step, file.name, kept_step, list(state.losses), report, summary)
+    told = Finished(state.step, file.name, kept_step, list(state.losses), report, said)
     if not problem:
         earlier_result.keep(order, kept, told, adapter, charts)
     on_node = _ended(progress, told, kept.path, problem)
@@ -306,22 +308,6 @@ def _trouble(progress: RunProgress, kept: RunFolder, previewer: Previewer, troub
         previewer.went_back()
         progress.keep(f"warning: {trouble.text}")
     comfy.model_management.throw_exception_if_processing_interrupted()
-
-
-def _recent(losses: list[float], count: int = 50) -> float:
-    tail = losses[-count:]
-    return sum(tail) / len(tail)
-
-
-def _summary(state: TrainState, adapter: Adapter, report: str) -> str:
-    losses, dropped = state.losses, state.health.dropped
-    tenth = max(len(losses) // 10, 1)
-    return (
-        f"{len(losses)} steps, loss {_recent(losses[:tenth]):.4f} -> {_recent(losses, tenth):.4f}; "
-        f"{len(adapter.low_ranks())} layers, rank {adapter.rank()}, {adapter.num_parameters():,} parameters"
-        f"{f'; {dropped} steps dropped, see log.jsonl' if dropped else ''}\n"
-        f"{report.splitlines()[0]}"
-    )
 
 
 def _labelled(facts: metadata.Facts, adapter: Adapter, step: int) -> Adapter:

@@ -2,41 +2,33 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import comfy.model_management
 from node_helpers import conditioning_set_values
 from torch import Tensor
 
-from ....lora_core.training.config import Recipe
+from ....lora_core.training.config import Recipe, Validation
 from ....lora_core.training.strengths import MOST_CAPTIONS, Scale, StrengthCurve
+from ....lora_core.training.validation import Draw
 from ..model.denoiser import ComfyDenoiser
 from ..quiet.choice import prompts_for
 from .order import Order, Sources
 
-if TYPE_CHECKING:
-    from .validation import Watch
 
-
-def measured(watch: Watch) -> tuple[StrengthCurve | None, str]:
+def measured(
+    scale: Scale, chosen: Validation, draws: Sequence[Draw], neutral: Sequence[tuple[int, Any]]
+) -> tuple[StrengthCurve | None, str]:
     """Return the curve of a run at its end, and what the report says of it; None and the reason where there is nothing
-    to measure it with; nothing of a run without validation."""
-    chosen, record = watch.chosen, watch.state.record
-    if not chosen:
-        return None, ""
+    to measure it with."""
     if not chosen.held_out:
         return None, _none("no picture is held out")
-    if not watch.neutral:
+    if not neutral:
         return None, _none("there are no neutral captions, by which to tell what else the LoRA changes")
-    if chosen.keep == "best" and record.best() != watch.state.step:
-        return None, _none(f"the LoRA that comes out is that of step {record.best()}, not the last one")
-    watch.enters("measuring the strength")
-    tick, started = comfy.model_management.throw_exception_if_processing_interrupted, time.monotonic()
-    scale = Scale(watch.config, watch.state, watch.denoiser, watch.samples, watch.cfg, tick)
-    curve = scale.curve(watch.draws, watch.neutral)
-    watch.seconds += time.monotonic() - started
+    best = scale.state.record.best()
+    if chosen.keep == "best" and best != scale.state.step:
+        return None, _none(f"the LoRA that comes out is that of step {best}, not the last one")
+    curve = scale.curve(draws, neutral)
     looked = f"held-out pictures: {curve.pictures}, neutral captions: {curve.captions}"
     return curve, f"{curve.sentence()} ({looked})."
 

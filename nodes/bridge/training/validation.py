@@ -22,14 +22,14 @@ from ....lora_core.drawing.plot import Marks
 from ....lora_core.files import formats, save
 from ....lora_core.files.label import redacted
 from ....lora_core.training import charts, guided, norms, validation
-from ....lora_core.training.config import Recipe, TrainConfig
+from ....lora_core.training.config import Recipe, TrainConfig, Validation
 from ....lora_core.training.judgement import Verdict, judge, judge_training
 from ....lora_core.training.objective import Denoiser
 from ....lora_core.training.record import Point, Record
 from ....lora_core.training.report import Story, report
 from ....lora_core.training.state import TrainState
 from ....lora_core.training.steps import StepResult
-from ....lora_core.training.strengths import StrengthCurve
+from ....lora_core.training.strengths import Scale, StrengthCurve
 from ....lora_core.training.targets import weight_shape
 from ....lora_core.training.trainer import Sample
 from ....lora_core.training.validation import Pictures
@@ -148,11 +148,18 @@ class Watch:
     def _looked(self) -> bool:
         """Validate when it is due, and measure the strength at the end; True when the run is to end here."""
         ended = self._validated()
-        if ended or self.state.step == self.config.steps:
-            self.curve, self.strength = strength.measured(self)
+        if self.chosen and (ended or self.state.step == self.config.steps):
+            self._measure_strength(self.chosen)
             if self.curve is not None:
                 self.suggests(self.curve)
         return ended
+
+    def _measure_strength(self, chosen: Validation) -> None:
+        self.enters("measuring the strength")
+        tick, started = comfy.model_management.throw_exception_if_processing_interrupted, time.monotonic()
+        scale = Scale(self.config, self.state, self.denoiser, self.samples, self.cfg, tick)
+        self.curve, self.strength = strength.measured(scale, chosen, self.draws, self.neutral)
+        self.seconds += time.monotonic() - started
 
     def _validated(self) -> bool:
         record, step = self.state.record, self.state.step

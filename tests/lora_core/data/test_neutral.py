@@ -19,7 +19,9 @@ def test_shipped_prompts_are_all_different_and_any_beginning_has_of_every_subjec
     found = neutral(kind, [])
     assert found.prompts[0] == "" and 40 <= len(found.prompts) <= MOST_PROMPTS and not found.left_out
     subjects = Counter(subject for subject, _ in list(shipped(kind))[:20])
-    assert subjects.keys() == {subject for subject, _ in prompts} and max(subjects.values()) - min(subjects.values()) < 5
+    assert (
+        subjects.keys() == {subject for subject, _ in prompts} and max(subjects.values()) - min(subjects.values()) < 5
+    )
 
 
 def test_every_family_has_a_kind():

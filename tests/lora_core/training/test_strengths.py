@@ -37,13 +37,13 @@ def test_nothing_is_suggested_where_nothing_is_gained() -> None:
 
 @pytest.fixture(scope="module")
 def learned() -> Run:
-    run = Run(replace(CONFIG, steps=60, learning_rate=2e-2, caption_dropout=0.0))
+    run = Run(replace(CONFIG, steps=60, learning_rate=5e-3, caption_dropout=0.0))
     run.go()
     return run
 
 
 def scale(run: Run, ticks: list[int]) -> Scale:
-    return Scale(run.config, run.state, run.toy, run.samples, 1.0, lambda: ticks.append(1))
+    return Scale(run.config, run.state, run.toy, run.samples, 2.0, lambda: ticks.append(1))
 
 
 def draws() -> list[validation.Draw]:

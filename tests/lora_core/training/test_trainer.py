@@ -673,7 +673,9 @@ def test_a_preserving_step_counts_as_often_as_it_stands_for():
         grads[every] = found
     without = grads[4][0]
     assert not torch.equal(grads[1][0], without), "the first step preserves on every step alone"
-    bare = Run(replace(CONFIG, steps=4, accumulation=1, learning_rate=1e-9, optimizer=OptimizerConfig(max_grad_norm=0.0)))
+    bare = Run(
+        replace(CONFIG, steps=4, accumulation=1, learning_rate=1e-9, optimizer=OptimizerConfig(max_grad_norm=0.0))
+    )
     bare.state.factors.flat.add_(0.1)
     plain: list[Tensor] = []
     bare.state.optimizer.step = lambda: plain.append(bare.state.factors.flat.grad.clone())

@@ -6,6 +6,7 @@ import torch
 from lora_loom.nodes.bridge.quiet.inputs import Sharing, watched
 from torch import nn
 
+
 def test_layers_with_one_input_are_found():
     """Copies of it count, as recomputed blocks make them; what is equal by chance or empty does not."""
     layers = {name: nn.Linear(4, 4) for name in ("q", "k", "late", "zero", "none", "uncalled")}

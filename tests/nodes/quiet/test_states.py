@@ -7,6 +7,7 @@ from typing import Any
 import comfy.sample
 import comfy.samplers
 import pytest
+import tiny
 import torch
 from harness.calls import encode
 from harness.session import training_session
@@ -15,8 +16,6 @@ from lora_loom.nodes.bridge.model.names import family_of
 from lora_loom.nodes.bridge.quiet import states
 from lora_loom.nodes.bridge.quiet.states import FORWARDS, Way, drawn, way_of
 from torch import Tensor
-
-import tiny
 
 
 class Watched(ComfyDenoiser):
@@ -32,7 +31,7 @@ class Watched(ComfyDenoiser):
 
 
 @pytest.mark.parametrize("family", ["sd15", "flux1", "wan_demo", "cascade_c"])
-def test_a_prompt_is_drawn_as_ksampler_draws_it(models, family: str) -> None:
+def test_a_prompt_is_drawn_as_comfyui_draws_it(models, family: str) -> None:
     trio = models(family)
     shape = tiny.latent_shape(trio.model)[1:]
     text = {prompt: encode(trio.clip, prompt) for prompt in ("a red heart", "")}
@@ -40,16 +39,24 @@ def test_a_prompt_is_drawn_as_ksampler_draws_it(models, family: str) -> None:
         denoiser = Watched(patcher)
         conditions = [denoiser.condition(each, torch.zeros(shape)) for each in text.values()]
         assert list(drawn(denoiser, conditions[:1], conditions[1], Way(3, 3.0, shape))) == [0] * 6 + [1]
-    found = denoiser.asked[::2]
-
-    seen = []
+    found, seen = denoiser.asked[::2], []
+    sigmas = states.schedule(denoiser, 3, torch.zeros(1))[:, 0].cpu()
     noise = torch.randn(1, *shape, generator=torch.Generator().manual_seed(states._SEED))
-    comfy.sample.sample(
-        trio.model, noise, 3, 3.0, "euler", "simple", *text.values(), torch.zeros(1, *shape), disable_pbar=True,
-        callback=lambda _step, _denoised, x, _total: seen.append(x.clone()), seed=0,
+    comfy.sample.sample_custom(
+        trio.model, noise, 3.0, comfy.samplers.ksampler("euler"), sigmas, *text.values(), torch.zeros(1, *shape),
+        disable_pbar=True, callback=lambda _step, _denoised, x, _total: seen.append(x.clone()), seed=0,
     )  # fmt: skip
     for own, wanted in zip(found, seen, strict=True):
         torch.testing.assert_close(own.cpu(), wanted.cpu().float(), rtol=2e-3, atol=2e-3 * float(wanted.abs().max()))
+
+
+def test_levels_of_all_prompts_cover_the_whole_range(models) -> None:
+    denoiser = ComfyDenoiser(models("wan_demo").model)
+    sigmas = states.schedule(denoiser, 3, torch.arange(48))
+    assert sigmas.shape == (4, 48) and (sigmas[0] == 1).all() and (sigmas[-1] == 0).all()
+    assert (sigmas[1:] < sigmas[:-1]).all()
+    between = sigmas[1:3].flatten().sort().values
+    assert between[0] < 0.02 and between[-1] > 0.65 and between.diff().max() < 0.02
 
 
 @pytest.mark.parametrize("prompts", [1, 24, 48, 144])
