@@ -1,7 +1,7 @@
 """Suggests the strength to use a LoRA at: how much of its concept is there, and how much else changes, from 0 to 1.25.
 
-The concept is what the LoRA gains on held-out pictures, in loss and in the guided answer: whichever keeps less. What
-else changes is the network's answer on neutral captions at almost noise, root mean square: on the demo base its share
+The concept is what the LoRA gains on held-out pictures, in loss and in the guided answer: whichever keeps less, or the
+loss alone where guidance exaggerates so much that the answer gains nothing. What else changes is the network's answer on neutral captions at almost noise, root mean square: on the demo base its share
 of that at strength 1 is within 0.1 of the share by which unrelated pictures change when they are drawn.
 """
 
@@ -42,11 +42,13 @@ class StrengthPoint:
 
 @dataclass(frozen=True)
 class StrengthCurve:
-    """Holds a point for each of `STRENGTHS`, after that of 0; none where the LoRA gains nothing at strength 1."""
+    """Holds a point for each of `STRENGTHS`, after that of 0; none where the LoRA gains nothing at strength 1.
+    `exaggerated` tells that its guided answer at 1 is no nearer to the pictures than the base model's."""
 
     points: tuple[StrengthPoint, ...]
     pictures: int
     captions: int
+    exaggerated: bool = False
 
     def suggested(self) -> StrengthPoint | None:
         """Return the smallest strength, in twentieths, that keeps `KEPT` of the concept, between the measured points by
@@ -65,6 +67,7 @@ class StrengthCurve:
         return (
             f"Use it at {found.strength:g}: {100 * min(found.concept, 1):.0f} % of what it learned, "
             f"{100 * found.leak:.0f} % of what else it changes"
+            + ("; guidance exaggerates it, so lower the CFG" if self.exaggerated else "")
         )
 
     def _at(self, strength: float) -> StrengthPoint:
@@ -94,17 +97,16 @@ class Scale:
         found = {strength: self._looked(strength, draws, neutral) for strength in (0.0, *STRENGTHS)}
         (base_loss, base_error, base), (loss, error, full) = found[0.0], found[1.0]
         gains, leak = (base_loss - loss, base_error - error), _apart(full, base)
-        if min(gains) <= 0 or not leak:
+        if gains[0] <= 0 or not leak:
             return StrengthCurve((), len(shown), len(neutral))
-        points = [
-            StrengthPoint(
-                strength,
-                min((base_loss - own_loss) / gains[0], (base_error - own_error) / gains[1]),
-                _apart(answers, base) / leak,
-            )
-            for strength, (own_loss, own_error, answers) in found.items()
-        ]
-        return StrengthCurve(tuple(points), len(shown), len(neutral))
+
+        def point(strength: float, own_loss: float, own_error: float, answers: list[Tensor]) -> StrengthPoint:
+            kept = (base_loss - own_loss) / gains[0]
+            kept = min(kept, (base_error - own_error) / gains[1]) if gains[1] > 0 else kept
+            return StrengthPoint(strength, kept, _apart(answers, base) / leak)
+
+        points = tuple(point(strength, *each) for strength, each in found.items())
+        return StrengthCurve(points, len(shown), len(neutral), exaggerated=gains[1] <= 0)
 
     def _looked(
         self, strength: float, draws: Sequence[Draw], neutral: Sequence[tuple[int, Any]]

@@ -26,7 +26,8 @@ def test_the_smallest_strength_that_keeps_the_concept_is_suggested() -> None:
     assert early.sentence() == "Use it at 0.7: 98 % of what it learned, 64 % of what else it changes"
     late = curve([0.0, 0.2, 0.4, 0.7, 1.0, 1.2])
     assert late.suggested() == StrengthPoint(1.0, 1.0, 1.0), "never more than it was trained at"
-    assert "100 % of what it learned, 100 % of what else" in late.sentence()
+    assert late.sentence().endswith("100 % of what it learned, 100 % of what else it changes")
+    assert replace(late, exaggerated=True).sentence().endswith("; guidance exaggerates it, so lower the CFG")
 
 
 def test_nothing_is_suggested_where_nothing_is_gained() -> None:
