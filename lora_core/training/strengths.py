@@ -1,8 +1,8 @@
 """Suggests the strength to use a LoRA at: how much of its concept is there, and how much else changes, from 0 to 1.25.
 
 The concept is what the LoRA gains on held-out pictures, in loss and in the guided answer: whichever keeps less, or the
-loss alone where guidance exaggerates so much that the answer gains nothing. What else changes is the network's answer on
-neutral captions at almost noise, root mean square: on the demo base its share of that at strength 1 is within 0.1 of
+loss alone where guidance exaggerates so much that the answer gains nothing. What else changes is the network's answer
+on neutral captions at almost noise, root mean square: on the demo base its share of that at strength 1 is within 0.1 of
 the share by which unrelated pictures change when they are drawn.
 """
 
