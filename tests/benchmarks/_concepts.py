@@ -1,5 +1,5 @@
-"""Defines what the demo base does not know, and the truth of each picture: two shapes, a colour, a texture, an object of
-two colours, a style and a relation.
+"""Defines what the demo base does not know, and the truth of each picture: two shapes, a colour, a texture, an object
+of two colours, a style and a relation.
 
 A picture is a stack of flat layers, so that every pixel of it has a layer, and a drawn picture can be taken apart
 again. Captions are those of the demo base's language with one word that is new to it.

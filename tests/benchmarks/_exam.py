@@ -101,9 +101,7 @@ class Exam:
         """[prompts, 3, h, w] by KSampler, all prompts in one batch."""
         blank = nodes.EmptyLatentImage().generate(PX, PX, len(self.prompts))[0]
         asked = [[self.prompts, {}]]
-        (out,) = nodes.KSampler().sample(
-            model, 5, STEPS, GUIDANCE, "euler", "simple", asked, self.empty, blank
-        )  # fmt: skip
+        (out,) = nodes.KSampler().sample(model, 5, STEPS, GUIDANCE, "euler", "simple", asked, self.empty, blank)
         return self._decoded(out["samples"])
 
     @torch.inference_mode()

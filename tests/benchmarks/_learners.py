@@ -65,9 +65,9 @@ class Task:
 
 @dataclass(frozen=True)
 class Learner:
-    """`settings` are what differs from the trainer's defaults, by the node's names of its inputs. `seeds` are as many as
-    its row is the mean of. `timed_as`, where it is not empty, is the row whose cost is its own: it has as many steps as
-    fit into the time of `_results.LOUD`, less what the base's neutral states take where `states` count."""
+    """`settings` are what differs from the trainer's defaults, by the node's names of its inputs. `seeds` are as many
+    as its row is the mean of. `timed_as`, where it is not empty, is the row whose cost is its own: it has as many steps
+    as fit into the time of `_results.LOUD`, less what the base's neutral states take where `states` count."""
 
     name: str
     run: Callable[[Task, int, Mapping[str, Any]], File]
@@ -105,7 +105,9 @@ def native(task: Task, seed: int, settings: Mapping[str, Any]) -> File:
     latents, texts = task.encodings
     given = {entry.id: entry.default for entry in TrainLoraNode.GET_SCHEMA().inputs if hasattr(entry, "default")}
     given |= dict(steps=task.steps, batch_size=task.batch, rank=task.rank, seed=seed)
-    given |= dict(gradient_checkpointing=False, existing_lora="[None]", model=task.base.model, latents={"samples": latents})
+    given |= dict(
+        gradient_checkpointing=False, existing_lora="[None]", model=task.base.model, latents={"samples": latents}
+    )
     listed = {name: [value] for name, value in (given | settings).items()}
     return run_node(TrainLoraNode, **listed, positive=texts)[0]
 

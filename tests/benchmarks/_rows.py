@@ -57,4 +57,3 @@ GROUPS = {
     "rates": _RATES,
     "settings": tuple(Learner(f"ours, {name}", ours, choice, seeds=1) for name, choice in _SETTINGS.items()),
 }
-TIMED = LOUD, DEFAULT, DIRECTIONS, NATIVE  # rows whose cost is measured

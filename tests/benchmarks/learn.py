@@ -22,13 +22,14 @@ from functools import cache
 from pathlib import Path
 
 import _comfy  # noqa: F401  first: makes comfy importable
-from _measure import arguments, begin
+from _measure import arguments, begin, table
 from benchmarks._concepts import CONCEPTS, Concept
 from benchmarks._exam import Exam, Neutral
 from benchmarks._learners import Base, Learner, Task, load_base
-from benchmarks._results import Cost, Result, Results, append
-from benchmarks._tables import STORED, publish, show, show_costs
-from benchmarks._rows import GROUPS, TIMED
+from benchmarks._publish import STORED, publish
+from benchmarks._results import DEFAULT, Cost, Result, Results, append
+from benchmarks._rows import GROUPS
+from benchmarks._tables import costs, goals, means, rows_of, with_best
 
 WORDS = [concept.word for concept in CONCEPTS]
 
@@ -91,11 +92,23 @@ class Bench:
         return Task.of(self.base, concept, folder, steps, self.batch, self.rank)
 
 
-def runs(learners: Sequence[Learner], concepts: Sequence[Concept], seeds: int) -> Iterator[tuple[Learner, Concept, int]]:
+def runs(
+    learners: Sequence[Learner], concepts: Sequence[Concept], seeds: int
+) -> Iterator[tuple[Learner, Concept, int]]:
     """The first seed of everything first."""
     for seed in range(seeds):
         for concept in concepts:
             yield from ((one, concept, seed) for one in learners if seed < one.seeds)
+
+
+def show(results: Results, concepts: Sequence[str]) -> None:
+    """Prints a table for each concept, and that of their means."""
+    results = with_best(results)
+    for concept in concepts if len(concepts) > 1 else ():
+        table(concept, *means(results, [concept]))
+    table(f"mean of {len(concepts)} concept(s)", *means(results, concepts))
+    if DEFAULT in rows_of(results, concepts):
+        table("goals", ("", "wanted", "reached"), [goal[:3] for goal in goals(results, concepts)])
 
 
 def main() -> None:
@@ -114,7 +127,7 @@ def main() -> None:
     options = begin(parser)
     if options.write or options.stored:
         results = Results.read(options.stored or [STORED])
-        show(results, options.concepts)
+        show(results, results.concepts())
         return publish(results) if options.write else None
     learners = [one for name in options.compare for one in GROUPS[name] if not options.only or one.name in options.only]
     concepts = [one for one in CONCEPTS if one.word in options.concepts[: 1 if options.quick else None]]
@@ -122,11 +135,12 @@ def main() -> None:
         into = options.into or Path(folder, "results.jsonl")
         bench = Bench(into, Path(folder), options.steps, options.batch, options.rank)
         if options.time:
-            timed = [one for group in GROUPS.values() for one in group if one.name in TIMED]
+            timed = [one for one in learners if not one.timed_as]
             for round in range(options.rounds):
-                for learner in timed[round % len(timed) :] + timed[: round % len(timed)]:
+                turn = round % len(timed)
+                for learner in (*timed[turn:], *timed[:turn]):
                     bench.time(learner, concepts[0], round)
-            return show_costs(Results.read([into]))
+            return table("what a run takes", *costs(Results.read([into])))
         for concept in concepts:
             bench.refer(concept)
         for learner, concept, seed in runs(learners, concepts, 1 if options.quick else options.rounds):
