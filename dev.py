@@ -185,8 +185,8 @@ def serve(arguments: list[str]) -> int:
 
 
 def bench(arguments: list[str]) -> int:
-    """Without a name every benchmark runs in turn but for `learn`, which takes an hour, and `real_size`, which takes over
-    10 minutes and 12 GB of RAM; returns the first exit status that is not 0."""
+    """Without a name every benchmark runs in turn but for `learn`, which takes an hour, and `real_size`, which takes
+    over 10 minutes and 12 GB of RAM; returns the first exit status that is not 0."""
     folder = TESTS / "benchmarks"
     scripts = {path.stem: path for path in sorted(folder.glob("[!_]*.py"))}
     name, rest = (arguments[0], arguments[1:]) if arguments else (None, [])
