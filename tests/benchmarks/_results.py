@@ -104,6 +104,15 @@ class Results:
         """Return how many steps of 0.1.0 are taken by what is made once for a base and kept."""
         return median((own.fresh - own.kept - loud.fresh + loud.kept) / loud.step for own, loud in self._paired(row))
 
+    def fitting(self, row: str, states: bool) -> int:
+        """Return how many of its steps fit into the time of a whole run of 0.1.0, with all that comes before and after
+        them: what is kept of earlier runs is there, or, for `states`, nothing is."""
+        found = []
+        for own, loud in self._paired(row):
+            given, beside = (loud.fresh, own.fresh) if states else (loud.kept, own.kept)
+            found.append((given - (beside - own.step * own.steps)) / own.step)
+        return int(median(found))
+
     def _paired(self, row: str) -> list[tuple[Cost, Cost]]:
         loud, own = self.rounds(LOUD), self.rounds(row)
         if not (pairs := [(own[one], loud[one]) for one in own if one in loud]):

@@ -1,8 +1,8 @@
 """Measures what is learned, what leaks and what it takes: Train LoRA beside ComfyUI's TrainLoraNode, on the demo base.
 
 Every concept of `_concepts` is learned from 16 pictures at equal steps, batch and rank, by whole runs of either node on
-the same pictures and captions in this process; rows named `same time` have as many steps as fit into the time of Train
-LoRA of 0.1.0. Every input that a row does not speak of is as the node has it, ours on auto. Nothing is recomputed.
+the same pictures and captions in this process; rows named `same time` have as many steps as fit into the time of such a
+run with the defaults of 0.1.0. Every input that a row does not speak of is as the node has it, ours on auto. Nothing is recomputed.
 
 `loss` is that of the velocity on held-out pictures, at fixed noise and 8 levels spread evenly; `neutral` the same on
 true pictures without anything new, over the base's. The rest is from pictures drawn with KSampler at guidance 3: of 12
@@ -79,10 +79,7 @@ class Bench:
         print(f"  {learner.name}, round {round}: {fresh:.2f} s, {kept:.2f} s, {short:.2f} s", flush=True)
 
     def _steps(self, learner: Learner, known: Results) -> int:
-        if not learner.timed_as:
-            return self.steps
-        once = known.once(learner.timed_as) if learner.states else 0.0
-        return int((self.steps - once) / known.ratio(learner.timed_as))
+        return known.fitting(learner.timed_as, learner.states) if learner.timed_as else self.steps
 
     def _exam(self, concept: Concept) -> Exam:
         return Exam(self.base, self.neutral, concept)
