@@ -2,7 +2,8 @@
 
 Every concept of `_concepts` is learned from 16 pictures at equal steps, batch and rank, by whole runs of either node on
 the same pictures and captions in this process; rows named `same time` have as many steps as fit into the time of such a
-run with the defaults of 0.1.0. Every input that a row does not speak of is as the node has it, ours on auto. Nothing is recomputed.
+run with the defaults of 0.1.0. Inputs that a row does not speak of are as the node has them, ours on auto. Nothing is
+recomputed.
 
 `loss` is that of the velocity on held-out pictures, at fixed noise and 8 levels spread evenly; `neutral` the same on
 true pictures without anything new, over the base's. The rest is from pictures drawn with KSampler at guidance 3: of 12
