@@ -6,8 +6,8 @@ the code. Here each such class says its names once: what was written before is s
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import MISSING, dataclass, fields
 from types import FunctionType
 from typing import Any, TypeVar
 
@@ -17,10 +17,19 @@ _Made = TypeVar("_Made")
 
 @dataclass(frozen=True)
 class _Names:
-    """`keys` stand for the fields, {field: key} in the order of files, and `tag` for the class."""
+    """`keys` stand for the fields, {field: key} in the order of files, and `tag` for the class; fields of `later`
+    versions, with their defaults, are not told where they have those."""
 
     keys: Mapping[str, str]
     tag: str
+    later: Mapping[str, Any]
+
+    def told(self, value: Any) -> Iterator[tuple[str, Any]]:
+        """Yield the keys of a value and what is in its fields."""
+        for field, key in self.keys.items():
+            item = getattr(value, field)
+            if field not in self.later or item != self.later[field]:
+                yield key, item
 
 
 _NAMES: dict[type, _Names] = {}
@@ -30,19 +39,26 @@ def stored(keys: str, tag: str = "") -> Callable[[_Class], _Class]:
     """Give a dataclass its names in files: the keys of its fields in their order, separated by spaces, and a tag where
     the class itself is told (`as_text`, `as_tuple`).
 
-    A key is the field's own name, or `key=field` for a field that is called otherwise now. Raises TypeError when these
-    are not the fields of the class: after a rename write `key=field`, and never change a key or the tag.
+    A key is the field's own name, or `key=field` for a field that is called otherwise now. `key?` is that of a field
+    which came later: it is left out where it has its default, so that what was written before it came is found. Raises
+    TypeError when these are not the fields of the class: after a rename write `key=field`, and never change a key or
+    the tag.
     """
-    pairs = [(field or key, key) for key, _, field in (each.partition("=") for each in keys.split())]
+    parts = [each.removesuffix("?").partition("=") for each in keys.split()]
+    pairs = [(field or key, key) for key, _, field in parts]
+    optional = {field for (field, _), each in zip(pairs, keys.split(), strict=True) if each.endswith("?")}
 
     def named(cls: _Class) -> _Class:
-        own = [field.name for field in fields(cls)]
+        own = [each.name for each in fields(cls)]
         if own != [field for field, _ in pairs]:
             raise TypeError(
                 f"{cls.__name__} has the fields {', '.join(own)} but stands in files with the keys {keys}; write a "
                 "renamed field as key=field, and a new one where it stands in the class"
             )
-        _NAMES[cls] = _Names(dict(pairs), tag)
+        later = {each.name: each.default for each in fields(cls) if each.name in optional}
+        if MISSING in later.values():
+            raise TypeError(f"{cls.__name__} leaves out a field that has no plain default: {keys}")
+        _NAMES[cls] = _Names(dict(pairs), tag, later)
         return cls
 
     return named
@@ -56,7 +72,7 @@ def keys_of(cls: type) -> tuple[str, ...]:
 def as_dict(value: Any) -> Any:
     """Return a value of such a class as a dict by keys, through lists, tuples and dicts; anything else as it is."""
     if type(value) in _NAMES:
-        return {key: as_dict(getattr(value, field)) for field, key in _names(type(value)).keys.items()}
+        return {key: as_dict(item) for key, item in _names(type(value)).told(value)}
     if type(value) in (list, tuple):
         return type(value)(map(as_dict, value))
     return {key: as_dict(item) for key, item in value.items()} if isinstance(value, Mapping) else value
@@ -81,7 +97,7 @@ def as_text(value: Any) -> str:
     which stand by their names and not by where they are in memory."""
     if type(value) in _NAMES:
         names = _tagged(type(value))
-        return f"{names.tag}({', '.join(f'{k}={as_text(getattr(value, f))}' for f, k in names.keys.items())})"
+        return f"{names.tag}({', '.join(f'{key}={as_text(item)}' for key, item in names.told(value))})"
     if type(value) is list:
         return f"[{', '.join(map(as_text, value))}]"
     if type(value) is tuple:

@@ -36,7 +36,7 @@ FLOORS = (  # rooms, the lowest first: a file uses its own room, and rooms on lo
     ("lora_core/adapter.py", "lora_core/data"),
     ("lora_core/families",),
     ("lora_core/files",),
-    ("lora_core/stack",),
+    ("lora_core/stack", "lora_core/quiet"),
     ("lora_core/training",),
     ("lora_core/runs", "lora_core/analysis"),
     ("lora_core/merging",),

@@ -8,6 +8,7 @@ formed.
 from __future__ import annotations
 
 import weakref
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -27,14 +28,14 @@ class Branch:
 
     `keep` (rank,) multiplies what passes through each rank; None: 1. `strength` is that of the whole correction.
     `magnitude` is there for DoRA. `twins` are those of the flat buffer that the leaves are views of, if they are.
-    A forward hook of its module.
+    `fresh` brings the leaves up to date where they are worked out of others. A forward hook of its module.
     """
 
     def __init__(
         self, lora_A: Tensor, lora_B: Tensor, alpha: float, module: nn.Module, magnitude: Magnitude | None = None,
-        twins: Twins | None = None,
+        twins: Twins | None = None, fresh: Callable[[], None] | None = None,
     ):  # fmt: skip
-        self.lora_A, self.lora_B, self.alpha = lora_A, lora_B, alpha
+        self._leaves, self.alpha, self.fresh = (lora_A, lora_B), alpha, fresh
         self.module = module
         self.kernel = weight_shape(module)[2:]
         self.muted = False
@@ -47,6 +48,19 @@ class Branch:
     def __call__(self, module: nn.Module, args: tuple, out: Tensor) -> Tensor:
         joined, self.joined = self.joined, None
         return out if joined is not None and joined() is out else self.add_to(out, args[0])
+
+    @property
+    def lora_A(self) -> Tensor:  # noqa: N802  # the name of the matrix
+        return self._up_to_date()[0]
+
+    @property
+    def lora_B(self) -> Tensor:  # noqa: N802  # the name of the matrix
+        return self._up_to_date()[1]
+
+    def _up_to_date(self) -> tuple[Tensor, Tensor]:
+        if self.fresh is not None:
+            self.fresh()
+        return self._leaves
 
     @classmethod
     def alone_on(cls, module: nn.Module) -> Branch | None:
@@ -66,7 +80,7 @@ class Branch:
 
     @property
     def scaling(self) -> float:
-        return self.alpha / self.lora_A.shape[0]
+        return self.alpha / self._leaves[0].shape[0]
 
     def add_to(self, out: Tensor, x: Tensor) -> Tensor:
         """`out` plus the low-rank path of `x`; `out` may be modified in place and must not be used afterwards."""
@@ -83,25 +97,16 @@ class Branch:
         factors = self.lora_A, self.lora_B, self._pair(x.dtype), scaling, self.keep
         if not self.kernel:
             return AddLowRank.apply(out if out.is_contiguous() else out.contiguous(), x, *factors)
-        x, geometry = self._padded(x)
+        x, geometry = padded(self.module, x)
         if x.dim() == len(self.kernel) + 1:  # one that is not in a batch
             return AddConvolution.apply(out[None], x[None], *factors, self.kernel, geometry)[0]
         return AddConvolution.apply(out, x, *factors, self.kernel, geometry)
 
     def _pair(self, dtype: torch.dtype) -> Pair:
         if dtype not in self.pairs:
-            leaves = self.lora_A, self.lora_B
+            leaves = self._leaves
             self.pairs[dtype] = self.twins.pair(*leaves, dtype) if self.twins else Pair(*leaves)
         return self.pairs[dtype]
-
-    def _padded(self, x: Tensor) -> tuple[Tensor, Geometry]:
-        """The input of a convolution with what its padding asks for beyond zeros that it adds itself, and the rest."""
-        module: Any = self.module
-        padding = module.padding
-        if module.padding_mode != "zeros" or padding == "same":
-            mode = "constant" if module.padding_mode == "zeros" else module.padding_mode
-            x, padding = F.pad(x, module._reversed_padding_repeated_twice, mode=mode), "valid"
-        return x, (module.stride, tuple(0 for _ in self.kernel) if padding == "valid" else padding, module.dilation)
 
     @torch.no_grad()
     def square(self) -> Tensor:
@@ -129,6 +134,16 @@ class Branch:
             return None
         norms = self.magnitude.norms(self.lora_A, self.lora_B, self.scaling)
         return DoRA(self.low_rank(), copied(self.magnitude.value[:, 0] * self.magnitude.base / norms), 0, "base")
+
+
+def padded(module: Any, x: Tensor) -> tuple[Tensor, Geometry]:
+    """Return the input of a convolution with what its padding asks for beyond zeros that it adds itself, and the
+    rest."""
+    padding, kernel = module.padding, weight_shape(module)[2:]
+    if module.padding_mode != "zeros" or padding == "same":
+        mode = "constant" if module.padding_mode == "zeros" else module.padding_mode
+        x, padding = F.pad(x, module._reversed_padding_repeated_twice, mode=mode), "valid"
+    return x, (module.stride, tuple(0 for _ in kernel) if padding == "valid" else padding, module.dilation)
 
 
 def copied(factor: Tensor) -> Tensor:

@@ -16,12 +16,14 @@ from torch import Tensor, nn
 from ..adapter import TEXT_PREFIX, Adapter
 from ..kinds import DoRA
 from ..low_rank import LowRank
+from ..quiet.directions import Quieting
 from ..swap import swapped
 from .branch import Branch, copied
 from .caps import hold_
 from .dora import Magnitude, WeightReader
 from .layers import LayersConfig, sizes
-from .pairs import Twins, grad_of
+from .pairs import Twins, grad_of, leaf_of
+from .quieted import Quieted
 from .start import Start
 from .targets import weight_shape
 
@@ -53,6 +55,8 @@ class Factors:
     Layers that `start` has begin with its correction, at its scaling and at least its rank. Those in `kept` have it
     too, and are attached, silenced and saved, but not trained. DoRA reads the layers' weights through `frozen`. `leaf`
     may make the views of the buffers, at their place and of their shape, in another way.
+
+    Layers in `quiet` are trained in quiet directions: the buffer holds A~ in the place of A, and every branch A = A~ P.
     """
 
     def __init__(
@@ -68,6 +72,7 @@ class Factors:
         kept: Mapping[str, nn.Module] | None = None,
         frozen: WeightReader | None = None,
         leaf: Callable[[Tensor, Tensor, int, tuple[int, int]], Tensor] | None = None,
+        quiet: Mapping[str, Quieting] | None = None,
     ):
         self.options, self.frozen = options or LayersConfig(), frozen or WeightReader()
         given, doras = (start.layers, start.doras) if start else ({}, {})
@@ -79,20 +84,23 @@ class Factors:
         size = sum(prod(shape) for own in shapes.values() for shape in own)
         self.flat = torch.zeros(size, device=device or cast(Tensor, next(iter(layers.values())).weight).device)
         self.flat.grad = torch.zeros_like(self.flat)
-        self.twins, self.keep = Twins(self.flat), None
         ratios = (1, self.options.lora_plus_ratio, 1)
         rates = {(name, i): wanted[name].rate * ratios[i] for name, own in shapes.items() for i in range(len(own))}
-        leaves, self.parts = _laid_out(self.flat, {key: shapes[key[0]][key[1]] for key in rates}, rates, leaf or _leaf)
+        places = {key: shapes[key[0]][key[1]] for key in rates}
+        self.matrices, self.parts = _laid_out(self.flat, places, rates, leaf or leaf_of)
+        self.quieted = Quieted(self.flat, self.matrices, quiet) if quiet else None
+        used, leaves = (self.quieted.shown, self.quieted.leaves) if self.quieted else (self.flat, self.matrices)
+        self.twins, self.keep = Twins(used), None
         self.branches: dict[str, Branch] = {}
         for name, module in layers.items():
             own, (lora_A, lora_B) = wanted[name], (leaves[name, 0], leaves[name, 1])
             alpha = own.alpha * len(lora_A) / own.alpha_rank
-            branch = Branch(lora_A, lora_B, alpha, module, twins=self.twins)
+            self.branches[name] = Branch(
+                lora_A, lora_B, alpha, module, twins=self.twins, fresh=self.quieted and self.quieted.refresh
+            )
             if generator is not None:
-                _begin(branch, given.get(name), generator)
-            if (name, 2) in leaves:
-                self._magnify(branch, leaves[name, 2], doras.get(name))
-            self.branches[name] = branch
+                self._begin(name, given.get(name), generator)
+        self._magnify({name: leaves[name, 2] for name in layers if (name, 2) in leaves}, doras)
         self.trained = dict(self.branches)
         for name, module in (kept or {}).items():
             self.branches[name] = self._untrained(module, given[name], doras.get(name))
@@ -101,12 +109,31 @@ class Factors:
         lora_A, lora_B = (copied(factor).to(self.flat.device) for factor in (given.lora_A, given.lora_B))
         branch = Branch(lora_A, lora_B, given.alpha, module)
         if dora is not None:
-            self._magnify(branch, torch.zeros(len(lora_B), 1, device=self.flat.device), dora)
+            value = torch.zeros(len(lora_B), 1, device=self.flat.device)
+            value.copy_(self._magnitudes(branch, value, dora))
         return branch
 
     @torch.no_grad()
-    def _magnify(self, branch: Branch, value: Tensor, given: DoRA | None) -> None:
-        """Make a branch DoRA with the magnitudes of a file, or with those that change nothing."""
+    def _begin(self, name: str, given: LowRank | None, generator: torch.Generator) -> None:
+        """A drawn and B zero, so that nothing changes; or what is given, and the ranks beyond it like that."""
+        lora_A, lora_B = self.matrices[name, 0], self.matrices[name, 1]
+        lora_A.copy_(_kaiming(lora_A.shape, generator))
+        if given is not None:
+            lora_A[: given.rank] = self.quieted.trained(name, given.lora_A) if self.quieted else given.lora_A
+            lora_B[:, : given.rank] = given.lora_B
+
+    @torch.no_grad()
+    def _magnify(self, values: Mapping[str, Tensor], given: Mapping[str, DoRA]) -> None:
+        """Make the layers that have magnitudes DoRA; all are worked out before one is written, as the factors are
+        brought up to date after that."""
+        found = {name: self._magnitudes(self.branches[name], value, given.get(name)) for name, value in values.items()}
+        for name, magnitudes in found.items():
+            self.matrices[name, 2].copy_(magnitudes)
+
+    @torch.no_grad()
+    def _magnitudes(self, branch: Branch, value: Tensor, given: DoRA | None) -> Tensor:
+        """Make a branch DoRA on that leaf, and return what is to be in it: the magnitudes of a file, or those that
+        change nothing."""
         base = self.frozen.norms(branch.module).to(value.device)
         branch.magnitude = Magnitude(value, base, branch.module, self.frozen)
         norms = branch.magnitude.norms(branch.lora_A, branch.lora_B, branch.scaling)
@@ -115,7 +142,18 @@ class Factors:
             norms = torch.where(
                 told.isnan(), norms, told * norms / base.clamp(min=1e-30) if given.norm_of == "base" else told
             )
-        value.copy_(norms[:, None])
+        return norms[:, None]
+
+    def refresh(self) -> None:
+        """Bring what passes use up to date with the buffer, which they otherwise do themselves."""
+        if self.quieted:
+            self.quieted.refresh()
+
+    def carry_back(self) -> None:
+        """Turn the gradient of what passes use, as they have left it in the flat gradient, into that of the buffer:
+        once, when all passes of a step are done."""
+        if self.quieted:
+            self.quieted.carry_back()
 
     def text_gradient(self) -> Tensor:
         """The end of the flat gradient that is of text encoders; empty when there are none."""
@@ -162,7 +200,8 @@ class Factors:
         """Hold every correction to the options' `max_norm` (Frobenius norm), if there is one."""
         if self.options.max_norm:
             matrices = [matrix for part in self.parts for matrix in part.matrices]
-            hold_(self.flat, matrices, self.trained.values(), self.options.max_norm)
+            pairs = {branch: (self.matrices[name, 0], self.matrices[name, 1]) for name, branch in self.trained.items()}
+            hold_(self.flat, matrices, pairs, self.options.max_norm)
 
     @contextmanager
     def silence(self) -> Iterator[None]:
@@ -203,15 +242,6 @@ def _shapes(module: nn.Module, rank: int, given: LowRank | None, dora: bool) -> 
     return ((rank, columns), (out, rank), (out, 1))[: 3 if dora else 2]
 
 
-@torch.no_grad()
-def _begin(branch: Branch, given: LowRank | None, generator: torch.Generator) -> None:
-    """A drawn and B zero, so that nothing changes; or what is given, and the ranks beyond it like that."""
-    branch.lora_A.copy_(_kaiming(branch.lora_A.shape, generator))
-    if given is not None:
-        branch.lora_A[: given.rank] = given.lora_A
-        branch.lora_B[:, : given.rank] = given.lora_B
-
-
 def _laid_out(
     flat: Tensor, shapes: Mapping[Key, tuple[int, int]], rates: Mapping[Key, float], leaf: Callable[..., Tensor]
 ) -> tuple[dict[Key, Tensor], tuple[FactorSlice, ...]]:
@@ -231,12 +261,6 @@ def _laid_out(
         part.grad = grad[start:at]
         parts.append(FactorSlice(part, tuple(leaves[key] for key in members), text, rate, magnitudes))
     return leaves, tuple(parts)
-
-
-def _leaf(flat: Tensor, grad: Tensor, at: int, shape: tuple[int, int]) -> Tensor:
-    leaf = flat[at : at + prod(shape)].view(shape).detach().requires_grad_()
-    leaf.grad = grad[at : at + prod(shape)].view(shape)
-    return leaf
 
 
 def _kept(share: float, count: int, generator: torch.Generator) -> Tensor:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from math import prod
 from typing import cast
 
 import torch
@@ -27,6 +28,13 @@ def product(into: Tensor, left: Tensor, right: Tensor, scaling: float) -> Tensor
 def grad_of(leaf: Tensor) -> Tensor:
     """Return the gradient of a flat buffer or of a leaf of it, which have theirs from the beginning."""
     return cast(Tensor, leaf.grad)
+
+
+def leaf_of(flat: Tensor, grad: Tensor, at: int, shape: tuple[int, int]) -> Tensor:
+    """Return a matrix that begins `at` that place of a flat buffer, with its gradient there in the other."""
+    leaf = flat[at : at + prod(shape)].view(shape).detach().requires_grad_()
+    leaf.grad = grad[at : at + prod(shape)].view(shape)
+    return leaf
 
 
 class Pair:

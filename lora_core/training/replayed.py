@@ -100,12 +100,14 @@ class _Graph:
             for buffer, each in zip(self.outputs, _there(found), strict=True):
                 buffer.copy_(each)
 
+        self.factors = factors
         graphs.run(work)
         factors.twins.outdate()  # or the cast of the factors, done already, would be missing in the graph
         self.run = graphs.capture(work)
 
     def replay(self, batch: _Batch) -> Losses:
         """Add the gradient of this batch to the flat buffer; the losses are copies."""
+        self.factors.refresh()  # as the passes do that are in the graph no more
         torch._foreach_copy_(self.inputs, batch.tensors)  # pyright: ignore[reportPrivateImportUsage]  # no other name
         self.run()
         losses, *change = [each.clone() for each in self.outputs]

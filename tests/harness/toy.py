@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
 import torch
+from lora_loom.lora_core.quiet.directions import Quieting
 from lora_loom.lora_core.training.batches import Batches
 from lora_loom.lora_core.training.config import OptimizerConfig, TrainConfig
 from lora_loom.lora_core.training.inject import Factors, attached
@@ -71,13 +72,14 @@ class Run:
     def __init__(
         self, config: TrainConfig = CONFIG, samples: list[Sample] | None = None, last: str = "leave",
         text: tuple[float, int] = (0.02, 2), options: LayersConfig | None = None,
+        quiet: Mapping[str, Quieting] | None = None,
     ):  # fmt: skip
         self.config, self.toy, self.samples = config, Toy(), samples or make_samples()
         self.relief: Callable[[RuntimeError], Callable[[], object] | None] = lambda _: None
-        self.again = lambda: Run(config, self.samples, last, text, options)
+        self.again = lambda: Run(config, self.samples, last, text, options, quiet)
         generator, (text_rate, text_rank) = torch.Generator().manual_seed(config.seed), text
         layers = {"enter": self.toy.enter, last: self.toy.leave}
-        factors = Factors(layers, 3, 3.0, generator, text_rank, options=options)
+        factors = Factors(layers, 3, 3.0, generator, text_rank, options=options, quiet=quiet)
         batches = Batches([tuple(s.latent.shape) for s in self.samples], config.batch_size, 1, generator)
         self.state = TrainState(factors, batches, generator, make_optimizer(factors, config, text_rate))
 

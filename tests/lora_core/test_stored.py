@@ -45,6 +45,24 @@ def test_a_renamed_class_stands_in_files_as_before():
     assert as_tuple(CRATE) == ("Box", 2, (), CRATE.of)
 
 
+@stored("width later? last=end?")
+@dataclass(frozen=True)
+class Grown:
+    """A class that got two fields when there were files of it."""
+
+    width: int
+    later: float = 0.0
+    end: tuple = ()
+
+
+def test_a_field_that_came_later_is_left_out_while_it_is_as_before():
+    assert as_dict(Grown(1)) == {"width": 1} and from_dict(Grown, {"width": 1}) == Grown(1)
+    assert as_dict([Grown(1, 0.5, (2,))]) == [{"width": 1, "later": 0.5, "last": (2,)}]
+    assert from_dict(Grown, as_dict(Grown(1, end=(3,)))) == Grown(1, 0.0, (3,))
+    with pytest.raises(TypeError, match="no plain default"):
+        stored("width? later last=end")(Grown)
+
+
 def test_a_key_of_a_later_version_is_refused():
     with pytest.raises(TypeError, match="Crate has no height"):
         from_dict(Crate, {"width": 1, "height": ()})
@@ -89,3 +107,18 @@ def test_every_kind_of_correction_has_names():
 def _below(cls: type) -> Iterator[type]:
     for each in cls.__subclasses__():
         yield from (each, *_below(each))
+
+
+@stored("width deep?", tag="Taller")
+@dataclass(frozen=True)
+class Taller:
+    """A class that had one field before."""
+
+    width: int
+    deep: int = 1
+
+
+def test_a_later_field_is_told_where_it_is_not_as_before():
+    assert as_dict(Taller(2)) == {"width": 2} and as_text(Taller(2)) == "Taller(width=2)"
+    assert as_dict(Taller(2, 3)) == {"width": 2, "deep": 3} and as_text(Taller(2, 3)) == "Taller(width=2, deep=3)"
+    assert from_dict(Taller, {"width": 2}) == Taller(2) and keys_of(Taller) == ("width", "deep")

@@ -1,4 +1,8 @@
-"""Runs that were begun when auto meant other timesteps go on with those: what a run was begun with counts."""
+"""Runs that were begun when auto meant something else go on with that: what a run was begun with counts.
+
+What auto has meant before is said in one place, `presets.Choices.earlier`: other timesteps, and no quiet directions,
+with the learning rate that belongs to that.
+"""
 
 from __future__ import annotations
 
@@ -22,23 +26,48 @@ _NONE = "00000000"
 
 def as_begun(sources: Sources, recipe: Recipe, run: Run) -> tuple[Recipe, Run]:
     """Return what auto meant before, if the latest run of this name with these settings was begun with that."""
-    if run.before is None or run.start_over:
+    if not run.before or run.start_over:
         return recipe, run
-    earlier = _with(recipe, run.before)
+    earlier = [(before, _with(recipe, before, "text_learning_rate" in run.chosen)) for before in run.before]
     own = run_folder(run.name, _NONE)
     for past in reversed(past_runs(own.parent, own.name[: -len(f"-{_NONE}")])):
         if _same(past.settings, sources, recipe):
             return recipe, run
-        if _same(past.settings, sources, earlier):
-            told = f"{run.before.note()}; the timesteps are those that this run was begun with"
-            chosen = {**run.chosen, "timesteps": run.before.values()["timesteps"]}
-            return earlier, replace(run, note=told, chosen=chosen)
+        for before, begun in earlier:
+            if _same(past.settings, sources, begun):
+                return begun, _told(run, before, recipe, begun)
     return recipe, run
 
 
-def _with(recipe: Recipe, before: Choices) -> Recipe:
+def _told(run: Run, before: Choices, recipe: Recipe, begun: Recipe) -> Run:
+    """The run with what stays on the node, in its field of what was left to it, and without what is no longer so."""
+    kept, chosen = [], dict(run.chosen)
+    if begun.train.objective != recipe.train.objective:
+        kept.append("the timesteps")
+    if begun.train.learning_rate != recipe.train.learning_rate:
+        kept.append("the learning rate")
+    said = [f"{' and '.join(kept)} are those that this run was begun with"] if kept else []
+    if loud := begun.train.quiet != recipe.train.quiet:
+        said.append("it goes on without quiet directions, as it was begun")
+        chosen |= {"quiet": "off"} if "quiet" in chosen else {}
+    if begun.text and "text_learning_rate" in chosen:
+        chosen["text_learning_rate"] = f"{begun.text.learning_rate:g}"
+    chosen |= before.chosen()
+    note = "; ".join(filter(None, (before.note(), *said)))
+    return replace(run, note=note, chosen=chosen, coverage="" if loud else run.coverage)
+
+
+def _with(recipe: Recipe, before: Choices, text_follows: bool) -> Recipe:
     objective = replace(recipe.train.objective, timesteps=before.timesteps, shift=before.shift)
-    return replace(recipe, train=replace(recipe.train, objective=objective))
+    train = replace(recipe.train, objective=objective, learning_rate=before.learning_rate)
+    text = recipe.text
+    if text and text_follows:
+        text = replace(text, learning_rate=before.learning_rate / 2)
+    if before.quiet or not train.quiet:
+        return replace(recipe, train=train, text=text)
+    kept = 0.0 if train.preserve_every > 1 else train.preservation  # every step: as a person has asked
+    train = replace(train, quiet=0.0, preserve_every=1, preservation=kept)
+    return replace(recipe, train=train, text=text, neutral=())
 
 
 def _same(past: Mapping[str, Any], sources: Sources, recipe: Recipe) -> bool:

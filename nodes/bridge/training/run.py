@@ -9,6 +9,7 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import comfy.model_management
 import torch
@@ -22,8 +23,10 @@ from ....lora_core.training.batches import Batches
 from ....lora_core.training.config import Recipe
 from ....lora_core.training.inject import Factors, attached
 from ....lora_core.training.plan import Measures
+from ....lora_core.training.presets import preset_of
 from ....lora_core.training.reality import Expected
 from ....lora_core.training.state import TrainState
+from ....lora_core.training.strengths import StrengthCurve
 from ....lora_core.training.trainer import Sample, Trouble, make_optimizer, train
 from ....lora_core.training.unmoved import Unmoved
 from ....lora_core.training.validation import Pictures
@@ -36,12 +39,13 @@ from ..session.graphs import possible, replaying, unused
 from ..session.memory_plan import Planner, UnforeseeableError
 from ..session.needs import keep_need
 from ..session.session import aside, loaded, trainable
-from . import earlier_result, prepare
+from . import earlier_result, prepare, strength
 from .continue_from import spoken_with
 from .earlier_auto import as_begun
 from .header_facts import run_facts
 from .order import Order, Run, Sources
 from .previews import PreparedPreviews, Previewer, check_previews
+from .quieted import quieted
 from .reality import Reality
 from .run_folders import begun, place, stop_told, tell
 from .run_progress import RunProgress
@@ -69,6 +73,7 @@ class _Material:
     """All that is encoded before the model is loaded, and what a LoRA to go on from has for text encoders."""
 
     encoded: dict[str, list]
+    neutral: dict[str, list]
     latents: list[torch.Tensor]
     priors: list[dict]
     shown: PreparedPreviews | None
@@ -87,6 +92,7 @@ class _Prepared:
     material: _Material
     measures: Measures = Measures()
     expected: Expected | None = None  # of a step
+    usage: dict[str, Any] = field(default_factory=dict)  # facts of how to use it, known at the end
 
     def adapter(self) -> Adapter:
         """Return the LoRA as it is now."""
@@ -94,7 +100,12 @@ class _Prepared:
             own = self.state.factors.adapter()
         carried = self.material.carried
         adapter = Adapter({**own.layers, **carried.layers}, others={**own.others, **carried.others})
-        return _labelled(self.material.facts, adapter, self.state.step)
+        return _labelled(replace(self.material.facts, **self.usage), adapter, self.state.step)
+
+    def suggests(self, curve: StrengthCurve) -> None:
+        """Tell in the header from now on at what strength to use the LoRA."""
+        if found := curve.suggested():
+            self.usage.update(usage_hint=curve.sentence(), strength=found.strength)
 
 
 def train_lora(sources: Sources, recipe: Recipe, run: Run) -> Trained:
@@ -114,7 +125,8 @@ def _trained(order: Order) -> Trained:
     material = _encoded(order)
     order.progress.enters("loading the model")
     with _session(order, material) as (patcher, measures, expected):
-        work = replace(_set_up(order, material, patcher), measures=measures, expected=expected)
+        order, work = _set_up(order, material, patcher)
+        work = replace(work, measures=measures, expected=expected)
         with _folder(order, work) as kept, stop_told(work.state, kept, order.progress):
             return _run(order, work, kept)
 
@@ -123,14 +135,17 @@ def _checked(sources: Sources, recipe: Recipe, run: Run) -> Order:
     subject, hits = prepare.check(sources, recipe)
     pictures = Pictures(sources.dataset, recipe)
     check_previews(run.previews, sources.model, sources.vae, sources.dataset.trigger)
-    progress = RunProgress(run.name, recipe.train.steps, prepare.notes(sources, [run.note, *hits]), run.chosen)
+    progress = RunProgress(
+        run.name, recipe.train.steps, prepare.notes(sources, [run.note, *run.notes, *hits]), run.chosen
+    )
     return Order(sources, recipe, run, subject, pictures, progress)
 
 
 def _again(order: Order, folder: Path, told: Finished, charts: Image.Image, sheet: Image.Image | None) -> Trained:
     """Return what came out of a run that was finished before."""
-    facts = run_facts(order.sources, order.recipe, order.run, order.progress, order.pictures.learned_dataset())
-    adapter = _labelled(facts, earlier_result.kept_adapter(folder, told), told.kept_step)
+    kept = earlier_result.kept_adapter(folder, told)
+    facts = replace(_facts(order), **metadata.usage_of(kept.metadata))
+    adapter = _labelled(facts, replace(kept, metadata={}), told.kept_step)
     log.info("%s was finished before", folder.name)
     order.progress.at(folder, told.losses)
     on_node = _ended(order.progress, told, folder)
@@ -138,14 +153,19 @@ def _again(order: Order, folder: Path, told: Finished, charts: Image.Image, shee
     return Trained(adapter, told.losses, folder, on_node, **outcome)
 
 
+def _facts(order: Order) -> metadata.Facts:
+    return run_facts(order.sources, order.recipe, order.run, order.progress, order.pictures.learned_dataset())
+
+
 def _encoded(order: Order) -> _Material:
     sources, recipe, run, progress = order.sources, order.recipe, order.run, order.progress
     plain = sources.clip, Adapter({})
     speaker, carried = plain if order.text else spoken_with(sources.model, sources.clip, sources.start)
+    neutral = prepare.encode_neutral(sources, speaker, recipe, progress)
     encoded, latents, priors = prepare.encode(sources, speaker, recipe, progress)
-    facts = run_facts(sources, recipe, run, progress, order.pictures.learned_dataset())
+    facts = _facts(order)
     shown = prepare.prepare_previews(sources, speaker, recipe, run, progress)
-    return _Material(encoded, latents, priors, shown, carried, facts)
+    return _Material(encoded, neutral, latents, priors, shown, carried, facts)
 
 
 @contextmanager
@@ -176,17 +196,21 @@ def _session(order: Order, material: _Material) -> Iterator[tuple[Model, Measure
             yield patcher, measures, planner.expected(job, settled, way) if settled else None
 
 
-def _set_up(order: Order, material: _Material, patcher: Model) -> _Prepared:
-    """Factors and samples of a run at its first step."""
-    sources, recipe, text, subject = order.sources, order.recipe, order.text, order.subject
+def _set_up(order: Order, material: _Material, patcher: Model) -> tuple[Order, _Prepared]:
+    """Factors and samples of a run at its first step, which goes on loud where there are no quiet directions."""
+    text = order.text
     denoiser = TextDenoiser(patcher, text) if text else ComfyDenoiser(patcher)
+    settled, quiet = quieted(order, material.neutral, patcher, denoiser, material.latents)
+    if settled is not order:
+        order, material = settled, replace(material, facts=_facts(settled))
+    sources, recipe, subject = order.sources, order.recipe, order.subject
     samples = make_samples(
-        denoiser, sources.dataset, material.encoded, material.latents, material.priors, recipe.preserved
+        denoiser, sources.dataset, material.encoded, material.latents, material.priors, recipe.preserved, recipe.held
     )
     beside = {"start": sources.start, "kept": subject.kept, "frozen": ComfyWeightReader()}
-    factors = partial(Factors, subject.layers, device=patcher.load_device, **beside)
+    factors = partial(Factors, subject.layers, device=patcher.load_device, **beside, quiet=quiet)
     state = _fresh_state(factors, recipe, samples, order.pictures)
-    return _Prepared(patcher, denoiser, samples, state, material)
+    return order, _Prepared(patcher, denoiser, samples, state, material)
 
 
 def _folder(order: Order, work: _Prepared) -> AbstractContextManager[RunFolder]:
@@ -204,10 +228,12 @@ def _run(order: Order, work: _Prepared, kept: RunFolder) -> Trained:
     previewer = Previewer(
         work.material.shown, work.patcher, work.denoiser, state, folder=kept.path, last=config.steps, progress=progress
     )
+    own = work.material
     watch = Watch(
         order.recipe, order.pictures, state, work.denoiser, work.samples, weights=weight_norms(order.subject.layers),
         folder=kept.path, describe=work.adapter, label=partial(_labelled, work.material.facts),
-        enters=progress.enters,
+        enters=progress.enters, cfg=preset_of(order.subject.family.preset_name).cfg,
+        neutral=strength.asked(work.denoiser, order, own.encoded, own.latents, own.priors), suggests=work.suggests,
     )  # fmt: skip
     progress.at(kept.path, state.losses, watch.marks)
     problem, unmoved, device = "", Unmoved(state.factors), work.denoiser.device
