@@ -156,8 +156,8 @@ class TrainLora(io.ComfyNode):
         steps, told = steps_for(model, dataset, batch_size * accumulation, steps)
         config = TrainConfig(
             steps=steps, learning_rate=chosen.learning_rate, batch_size=batch_size, accumulation=accumulation, seed=seed,
-            optimizer=optimizer, objective=objective, caption_dropout=caption_dropout, preservation=preservation,
-            quiet=hushed.mu,
+            optimizer=optimizer, objective=objective, caption_dropout=caption_dropout,
+            **hushed.training(preservation),
         )  # fmt: skip
         measures, auto = Measures(gradient_checkpointing, offload, graph=cuda_graphs), chosen.chosen()
         auto |= {"steps": str(steps)} if told else {}

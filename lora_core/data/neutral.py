@@ -31,8 +31,8 @@ class Neutral:
 
     @property
     def empty(self) -> bool:
-        """Return whether nothing but the empty prompt is left."""
-        return not any(self.prompts)
+        """Return whether nothing is left that a base would be asked of its own accord, or a person has asked."""
+        return not {subject for subject, _ in self.subjects} - {EMPTY, CAPTIONS}
 
     def coverage(self) -> str:
         """Return what the prompts are of and how much of the captions they cover, in words."""

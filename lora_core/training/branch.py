@@ -97,7 +97,7 @@ class Branch:
         factors = self.lora_A, self.lora_B, self._pair(x.dtype), scaling, self.keep
         if not self.kernel:
             return AddLowRank.apply(out if out.is_contiguous() else out.contiguous(), x, *factors)
-        x, geometry = padded(self.module, x)
+        x, geometry = self._padded(x)
         if x.dim() == len(self.kernel) + 1:  # one that is not in a batch
             return AddConvolution.apply(out[None], x[None], *factors, self.kernel, geometry)[0]
         return AddConvolution.apply(out, x, *factors, self.kernel, geometry)
@@ -107,6 +107,15 @@ class Branch:
             leaves = self._leaves
             self.pairs[dtype] = self.twins.pair(*leaves, dtype) if self.twins else Pair(*leaves)
         return self.pairs[dtype]
+
+    def _padded(self, x: Tensor) -> tuple[Tensor, Geometry]:
+        """The input of a convolution with what its padding asks for beyond zeros that it adds itself, and the rest."""
+        module: Any = self.module
+        padding = module.padding
+        if module.padding_mode != "zeros" or padding == "same":
+            mode = "constant" if module.padding_mode == "zeros" else module.padding_mode
+            x, padding = F.pad(x, module._reversed_padding_repeated_twice, mode=mode), "valid"
+        return x, (module.stride, tuple(0 for _ in self.kernel) if padding == "valid" else padding, module.dilation)
 
     @torch.no_grad()
     def square(self) -> Tensor:
@@ -134,16 +143,6 @@ class Branch:
             return None
         norms = self.magnitude.norms(self.lora_A, self.lora_B, self.scaling)
         return DoRA(self.low_rank(), copied(self.magnitude.value[:, 0] * self.magnitude.base / norms), 0, "base")
-
-
-def padded(module: Any, x: Tensor) -> tuple[Tensor, Geometry]:
-    """Return the input of a convolution with what its padding asks for beyond zeros that it adds itself, and the
-    rest."""
-    padding, kernel = module.padding, weight_shape(module)[2:]
-    if module.padding_mode != "zeros" or padding == "same":
-        mode = "constant" if module.padding_mode == "zeros" else module.padding_mode
-        x, padding = F.pad(x, module._reversed_padding_repeated_twice, mode=mode), "valid"
-    return x, (module.stride, tuple(0 for _ in kernel) if padding == "valid" else padding, module.dilation)
 
 
 def copied(factor: Tensor) -> Tensor:

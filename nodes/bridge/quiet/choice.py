@@ -15,7 +15,8 @@ from ..model.names import family_of
 AUTO, OFF, DIRECTIONS, BOTH = "auto", "off", "directions", "directions+preservation"
 Choice = Literal["auto", "off", "directions", "directions+preservation"]
 QUIET = (AUTO, OFF, DIRECTIONS, BOTH)
-MU = 0.003
+MU, EVERY = 0.003, 8  # of the directions, and the steps from one that preserves to the next
+CLEAR_DROPOUT = 0.5  # under quiet directions guidance exaggerates what is learned without it
 LOUD = "warning: this run trains without quiet directions"
 
 
@@ -29,6 +30,12 @@ class Quiet:
     prompts: tuple[str, ...] = ()
     coverage: str = ""
     notes: tuple[str, ...] = ()
+
+    def training(self, preservation: float) -> dict[str, float]:
+        """Return what it means to TrainConfig. A `preservation` that a person has set is that of every step."""
+        steps = {"preservation": 1.0, "preserve_every": EVERY} if self.preserving and not preservation else {}
+        dropout = CLEAR_DROPOUT if self.mu else 0.0
+        return {"preservation": preservation, **steps, "quiet": self.mu, "clear_dropout": dropout}
 
     @property
     def choice(self) -> str:

@@ -15,7 +15,10 @@ import torch
 from torch import Tensor, nn
 
 from ....lora_core import nested_hash
+from ....lora_core.quiet import kept
 from ....lora_core.quiet.directions import Directions, UnfitError
+from ....lora_core.quiet.inputs import rows_of
+from ....lora_core.quiet.sizes import device_bytes, pairs_for
 from ....lora_core.quiet.sketch import Sketch, sketch_bytes
 from ..host.wires import Model
 from ..model.denoiser import ComfyDenoiser
@@ -25,13 +28,11 @@ from ..model.guests import Guests
 from ..model.names import family_of
 from ..model.trained_layers import Layers
 from ..stack import bypass_injection
-from ....lora_core.quiet import kept
-from .inputs import Sharing, columns, rows, watched
+from .inputs import Sharing, columns, watched
 from .states import Way, apart, drawn, way_of
 
 log = logging.getLogger("lora_loom")
 
-PAIRS = 256  # of every input, or all of a narrower one
 _ROWS = 512  # of an input, in each forward of a picture
 _VERSION = "1"  # of how states are drawn: what is kept of another is not found
 Tick = Callable[[int, int], None]
@@ -67,7 +68,10 @@ def find(
         return Found(before, cached=True)
     found = _looked_at(patcher, denoiser, layers, encoded, way, tick)
     if path:
-        kept.write(path, found)
+        try:
+            kept.write(path, found)
+        except OSError as error:
+            raise UnfitError(f"there was no room on disk to keep them ({error.strerror or error})") from error
     return Found(found, cached=False)
 
 
@@ -87,15 +91,17 @@ def _looked_at(
         with interruptible(patcher.model):
             leaders = _leaders(denoiser, layers, list(conditions.values()), way)
             sketches = _sketched(denoiser, layers, leaders, conditions, way, tick)
-        made = {leader: _finished(leader, sketch) for leader, sketch in sketches.items()}
+        made = {leader: _finished(sketch) for leader, sketch in sketches.items() if float(sketch.trace) != 0}
     except (comfy.model_management.OOM_EXCEPTION, comfy.model_management.ACCELERATOR_ERROR, MemoryError) as error:
         if not isinstance(error, MemoryError) and not comfy.model_management.is_oom(error):
             raise
         raise UnfitError("there was not enough memory to look at neutral states") from error
-    return {name: made[leader] for name, leader in leaders.items()}
+    if not made:
+        raise UnfitError("the states on neutral prompts are all zero, so they tell of no direction")
+    return {name: made[leader] for name, leader in leaders.items() if leader in made}
 
 
-def _finished(leader: str, sketch: Sketch) -> Directions:
+def _finished(sketch: Sketch) -> Directions:
     comfy.model_management.throw_exception_if_processing_interrupted()
     return sketch.directions()
 
@@ -116,11 +122,13 @@ def _sketched(
     tick: Tick,
 ) -> dict[str, Sketch]:  # fmt: skip
     firsts = {name: layers[name] for name in dict.fromkeys(leaders.values())}
-    sketches = {name: Sketch(columns(module), PAIRS, denoiser.device) for name, module in firsts.items()}
+    widths = {name: columns(module) for name, module in firsts.items()}
+    pairs = pairs_for(list(widths.values()))
+    sketches = {name: Sketch(width, pairs[width], denoiser.device) for name, width in widths.items()}
     generator = torch.Generator().manual_seed(0)
 
     def took(name: str, module: nn.Module, x: Tensor) -> None:
-        sketches[name].add(rows(module, x, _ROWS * (len(x) if x.dim() > 2 else 1), generator))
+        sketches[name].add(rows_of(module, x, _ROWS * (len(x) if x.dim() > 2 else 1), generator))
 
     empty = conditions[""]
     with watched(firsts, took), closing(drawn(denoiser, list(conditions.values()), empty, way)) as states:
@@ -129,12 +137,13 @@ def _sketched(
     return sketches
 
 
-def device_bytes(layers: Layers) -> tuple[int, int]:
-    """Return the bytes of the directions of these layers while they are trained, and those of their sketches before;
-    layers beside each other that are of one width count as given the same."""
-    inputs = {(name.rpartition(".")[0], columns(module)) for name, module in layers.items()}
-    pairs = [(width, min(PAIRS, width)) for _, width in inputs]
-    return sum(2 * width * count for width, count in pairs), sum(sketch_bytes(*each) for each in pairs)
+def foreseen(layers: Layers) -> tuple[int, int]:
+    """Return the bytes on the device of the directions of these layers, and of their sketches before; layers beside
+    each other that are of one width count as given the same."""
+    widths = [width for _, width in sorted({(name.rpartition(".")[0], columns(own)) for name, own in layers.items()})]
+    pairs = pairs_for(widths)
+    inputs = [(width, pairs[width]) for width in widths]
+    return device_bytes(inputs), sum(sketch_bytes(*each) for each in inputs)
 
 
 def _path(patcher: Model, layers: Layers, encoded: Mapping[str, list], way: Way) -> Path | None:
@@ -142,7 +151,7 @@ def _path(patcher: Model, layers: Layers, encoded: Mapping[str, list], way: Way)
     if Guests(patcher).names():
         return None
     digest = hashlib.sha256()
-    told = [_VERSION, PAIRS, _ROWS, way.levels, way.cfg, list(way.shape), list(layers), list(encoded)]
+    told = [_VERSION, _ROWS, way.levels, way.cfg, list(way.shape), list(layers), list(encoded)]
     try:
         nested_hash.add(digest, [told, list(encoded.values()), *_base(patcher, layers)], _CONTENT)
     except TypeError as error:

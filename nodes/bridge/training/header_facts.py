@@ -17,6 +17,7 @@ from ....lora_core.data.dataset import Dataset, Example
 from ....lora_core.data.tags import sets_by_folder, tag_frequency
 from ....lora_core.files.hashes import part_hash
 from ....lora_core.files.metadata import Facts
+from ....lora_core.quiet.sizes import MOST
 from ....lora_core.runs.recipe_json import RecipeRecord
 from ....lora_core.stored import as_dict
 from ....lora_core.training.config import Recipe, fingerprint
@@ -25,7 +26,6 @@ from ..host.model_files import file_name, files_of, known_hash
 from ..host.progress import Progress
 from ..model.denoiser import prediction_type
 from ..model.names import family_of
-from ..quiet.directions import PAIRS
 from ..stack.carried import carried
 from .order import Run, Sources
 
@@ -88,7 +88,7 @@ def _quiet(recipe: Recipe, run: Run) -> dict[str, Any] | None:
     if not recipe.train.quiet:
         return None
     prompts = fingerprint(list(recipe.neutral))
-    return {"mu": recipe.train.quiet, "pairs": PAIRS, "prompts": prompts, "coverage": run.coverage}
+    return {"mu": recipe.train.quiet, "pairs": MOST, "prompts": prompts, "coverage": run.coverage}
 
 
 def _software() -> dict[str, str]:
