@@ -2,15 +2,34 @@
 
 from __future__ import annotations
 
-from benchmarks._learners import Learner, native, ours
-from benchmarks._results import DEFAULT, DIRECTIONS, LOUD, NATIVE, SAME_TIME, STATES, TWICE
-from lora_loom.lora_core.training.config import OptimizerConfig
-from lora_loom.nodes.train_lora import TrainLora
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
 
-_HAS_QUIET = any(entry.id == "quiet" for entry in TrainLora.GET_SCHEMA().inputs)
-_OFF = {"quiet": "off"} if _HAS_QUIET else {}
-AS_IN_0_1_0 = _OFF | {"learning_rate": 3e-3, "targets": "attention+mlp", "timesteps": "shifted_logit_normal"}
+from benchmarks._learners import File, Learner, Task, native, ours
+from benchmarks._peers import peers
+from benchmarks._results import DEFAULT, DIRECTIONS, LOUD, NATIVE, PRESERVING, SAME_TIME, STATES, TWICE
+from lora_loom.lora_core.swap import swapped
+from lora_loom.lora_core.training.config import OptimizerConfig
+from lora_loom.nodes.bridge.training import run as product
+from lora_loom.nodes.bridge.training.order import Order
+
+AS_IN_0_1_0 = {
+    "quiet": "off", "learning_rate": 3e-3, "targets": "attention+mlp", "timesteps": "shifted_logit_normal",
+}  # fmt: skip
 _ONLY = {"quiet": "directions"}
+
+
+def preserving(task: Task, seed: int, settings: Mapping[str, Any]) -> File:
+    """The default's preserving steps at the rate of 0.1.0, in a run that goes on loud."""
+
+    def loud(order: Order, *_: Any) -> tuple[Order, None]:
+        train = replace(order.recipe.train, quiet=0.0)
+        return replace(order, recipe=replace(order.recipe, train=train)), None
+
+    with swapped([(product, "quieted", loud)]):
+        return ours(task, seed, settings | {"quiet": "directions+preservation"})
+
 
 MAIN = (
     Learner(LOUD, ours, AS_IN_0_1_0),
@@ -18,6 +37,7 @@ MAIN = (
     Learner(DEFAULT, ours),
     Learner(DIRECTIONS, ours, _ONLY),
 )
+ALONE = (Learner(PRESERVING, preserving, {**AS_IN_0_1_0}),)
 COMFYUI = tuple(
     Learner(f"{NATIVE}{rate and f', {rate:g}'}", native, {"learning_rate": rate} if rate else {})
     for rate in ("", 1e-3, 2e-3)
@@ -52,6 +72,8 @@ _SETTINGS = {
 GROUPS = {
     "main": MAIN,
     "comfyui": COMFYUI,
+    "alone": ALONE,
+    "peers": peers(AS_IN_0_1_0),
     "time": EQUAL_TIME,
     "modes": (Learner(f"{NATIVE}, bypass", native, {"bypass_mode": True}, seeds=1),),
     "rates": _RATES,
