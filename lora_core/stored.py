@@ -6,8 +6,8 @@ the code. Here each such class says its names once: what was written before is s
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import MISSING, dataclass, field, fields
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import MISSING, dataclass, fields
 from types import FunctionType
 from typing import Any, TypeVar
 
@@ -17,15 +17,19 @@ _Made = TypeVar("_Made")
 
 @dataclass(frozen=True)
 class _Names:
-    """`keys` stand for the fields, {field: key} in the order of files, and `tag` for the class. `unsaid` are the values
-    of fields that came later, with which these do not stand in dicts."""
+    """`keys` stand for the fields, {field: key} in the order of files, and `tag` for the class; fields of `later`
+    versions, with their defaults, are not told where they have those."""
 
     keys: Mapping[str, str]
     tag: str
-    unsaid: Mapping[str, Any] = field(default_factory=dict)
+    later: Mapping[str, Any]
 
-    def is_said(self, name: str, value: Any) -> bool:
-        return name not in self.unsaid or value != self.unsaid[name]
+    def told(self, value: Any) -> Iterator[tuple[str, Any]]:
+        """Yield the keys of a value and what is in its fields."""
+        for field, key in self.keys.items():
+            item = getattr(value, field)
+            if field not in self.later or item != self.later[field]:
+                yield key, item
 
 
 _NAMES: dict[type, _Names] = {}
@@ -35,14 +39,14 @@ def stored(keys: str, tag: str = "") -> Callable[[_Class], _Class]:
     """Give a dataclass its names in files: the keys of its fields in their order, separated by spaces, and a tag where
     the class itself is told (`as_text`, `as_tuple`).
 
-    A key is the field's own name, or `key=field` for a field that is called otherwise now. A field that files of before
-    do not have is written `key?`: with its default it is left out of dicts, and so of hashes made of them. Raises
+    A key is the field's own name, or `key=field` for a field that is called otherwise now. `key?` is that of a field
+    which came later: it is left out where it has its default, so that what was written before it came is found. Raises
     TypeError when these are not the fields of the class: after a rename write `key=field`, and never change a key or
     the tag.
     """
-    told = [each.removesuffix("?").partition("=") for each in keys.split()]
-    pairs = [(name or key, key) for key, _, name in told]
-    late = {pair[0] for pair, each in zip(pairs, keys.split(), strict=True) if each.endswith("?")}
+    parts = [each.removesuffix("?").partition("=") for each in keys.split()]
+    pairs = [(field or key, key) for key, _, field in parts]
+    optional = {field for (field, _), each in zip(pairs, keys.split(), strict=True) if each.endswith("?")}
 
     def named(cls: _Class) -> _Class:
         own = [each.name for each in fields(cls)]
@@ -51,10 +55,10 @@ def stored(keys: str, tag: str = "") -> Callable[[_Class], _Class]:
                 f"{cls.__name__} has the fields {', '.join(own)} but stands in files with the keys {keys}; write a "
                 "renamed field as key=field, and a new one where it stands in the class"
             )
-        unsaid = {each.name: each.default for each in fields(cls) if each.name in late}
-        if MISSING in unsaid.values():
+        later = {each.name: each.default for each in fields(cls) if each.name in optional}
+        if MISSING in later.values():
             raise TypeError(f"{cls.__name__} leaves out a field that has no plain default: {keys}")
-        _NAMES[cls] = _Names(dict(pairs), tag, unsaid)
+        _NAMES[cls] = _Names(dict(pairs), tag, later)
         return cls
 
     return named
@@ -68,9 +72,7 @@ def keys_of(cls: type) -> tuple[str, ...]:
 def as_dict(value: Any) -> Any:
     """Return a value of such a class as a dict by keys, through lists, tuples and dicts; anything else as it is."""
     if type(value) in _NAMES:
-        names = _NAMES[type(value)]
-        own = ((key, getattr(value, name), name) for name, key in names.keys.items())
-        return {key: as_dict(item) for key, item, name in own if names.is_said(name, item)}
+        return {key: as_dict(item) for key, item in _names(type(value)).told(value)}
     if type(value) in (list, tuple):
         return type(value)(map(as_dict, value))
     return {key: as_dict(item) for key, item in value.items()} if isinstance(value, Mapping) else value
@@ -78,7 +80,7 @@ def as_dict(value: Any) -> Any:
 
 def from_dict(cls: type[_Made], values: Mapping[str, Any]) -> _Made:
     """Return the value that stands in a file by these keys. Raises TypeError for a key that the class does not have."""
-    names = {key: name for name, key in _names(cls).keys.items()}
+    names = {key: field for field, key in _names(cls).keys.items()}
     if unknown := sorted(values.keys() - names.keys()):
         raise TypeError(f"{cls.__name__} has no {', '.join(unknown)}")
     return cls(**{names[key]: value for key, value in values.items()})
@@ -87,7 +89,7 @@ def from_dict(cls: type[_Made], values: Mapping[str, Any]) -> _Made:
 def as_tuple(value: Any) -> tuple[Any, ...]:
     """Return the tag of a value and what is in its fields, which are not changed. Raises TypeError without a tag."""
     names = _tagged(type(value))
-    return names.tag, *(getattr(value, name) for name in names.keys)
+    return names.tag, *(getattr(value, field) for field in names.keys)
 
 
 def as_text(value: Any) -> str:
@@ -95,7 +97,7 @@ def as_text(value: Any) -> str:
     which stand by their names and not by where they are in memory."""
     if type(value) in _NAMES:
         names = _tagged(type(value))
-        return f"{names.tag}({', '.join(f'{k}={as_text(getattr(value, f))}' for f, k in names.keys.items())})"
+        return f"{names.tag}({', '.join(f'{key}={as_text(item)}' for key, item in names.told(value))})"
     if type(value) is list:
         return f"[{', '.join(map(as_text, value))}]"
     if type(value) is tuple:

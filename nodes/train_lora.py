@@ -22,6 +22,8 @@ from ..lora_core.training.plan import Measures
 from .bridge.host.folders import NONE, lora_state, run_id
 from .bridge.host.node_outputs import as_image_batch, as_lora_model, as_one_batch, report_ui
 from .bridge.host.progress import posted_workflow
+from .bridge.quiet.choice import QUIET
+from .bridge.quiet.choice import chosen as quiet_choice
 from .bridge.stack.entries import check_rows
 from .bridge.training.choices import AUTO, TIMESTEPS, choices
 from .bridge.training.continue_from import read_start
@@ -93,6 +95,8 @@ class TrainLora(io.ComfyNode):
                 ValidationType.Input("validation", optional=True, tooltip="From Training Validation: shows when to stop. It can also stop the run or return the best LoRA."),
                 file_input("continue_from", optional=True, advanced=True, tooltip="A LoRA file to continue from, in any format. Its layers keep their rank and alpha / rank. None: start a new LoRA."),
                 io.Boolean.Input("cuda_graphs", default=False, optional=True, advanced=True, tooltip="Experimental, and not yet tried on a GPU: replay steps from CUDA graphs, which should be faster where a GPU waits for Python. For runs without gradient_checkpointing, offload and text_rank. The first steps are compared with plain ones; if they differ, the run continues without graphs."),
+                io.Combo.Input("quiet", options=list(QUIET), default=AUTO, optional=True, advanced=True, tooltip="Keeps what the LoRA was not taught as it is: other pictures change much less. directions: learns only where the model is quiet on neutral prompts, at no cost per step. preservation: also holds the model's own answers, every 8th step. auto: both when LoRA Dataset has a trigger word, else off."),
+                io.String.Input("neutral_prompts", default="", multiline=True, optional=True, advanced=True, tooltip="For quiet: further prompts whose pictures must not change, one per line, without the trigger word. They are added to a list that comes with the pack."),
             ],
             outputs=[
                 io.LoraModel.Output("lora_model", tooltip="For ComfyUI's own Load LoRA Model and Save LoRA Weights."),
@@ -136,6 +140,7 @@ class TrainLora(io.ComfyNode):
         caption_dropout=0.0, max_grad_norm=1.0, gradient_checkpointing=True, save_every=250, include="", exclude="",
         preserve="", preservation=0.0, memory=AUTO, offload=0.0, text_rank=0, text_learning_rate=0.0, prior_vae=None,
         optimizer=None, objective=None, layers=None, previews=None, validation=None, continue_from=NONE, cuda_graphs=False,
+        quiet=AUTO, neutral_prompts="",
     ) -> io.NodeOutput:  # fmt: skip
         optimizer = optimizer or OptimizerConfig(schedule=lr_schedule, warmup=warmup, max_grad_norm=max_grad_norm)
         objective = objective or ObjectiveConfig(timesteps=timesteps, shift=shift, weighting=weighting)
@@ -147,19 +152,22 @@ class TrainLora(io.ComfyNode):
             chosen.rank, chosen.alpha, chosen.targets,
             include=_patterns(include), exclude=_patterns(exclude), options=layers or LayersConfig(),
         )  # fmt: skip
+        hushed = quiet_choice(quiet, model, dataset, _patterns(preserve), neutral_prompts)
         config = TrainConfig(
             steps=steps, learning_rate=chosen.learning_rate, batch_size=batch_size, accumulation=accumulation, seed=seed,
-            optimizer=optimizer, objective=objective, caption_dropout=caption_dropout, preservation=preservation,
+            optimizer=optimizer, objective=objective, caption_dropout=caption_dropout,
+            **hushed.training(preservation),
         )  # fmt: skip
         measures, auto = Measures(gradient_checkpointing, offload, graph=cuda_graphs), chosen.chosen()
         text = TextConfig(text_rank, text_learning_rate or chosen.learning_rate / 2) if text_rank else None
         auto |= {"text_learning_rate": f"{text.learning_rate:g}"} if text and not text_learning_rate else {}
+        auto |= {"quiet": hushed.choice} if quiet == AUTO else {}
         run = Run(
             run_name, save_every, measures, automatic=memory == AUTO, start_over=resume == "start over",
-            note=chosen.note(), previews=previews, chosen=auto, workflow=posted_workflow(cls),
+            note=chosen.note(), notes=hushed.notes, coverage=hushed.coverage, previews=previews, chosen=auto, workflow=posted_workflow(cls),
             before=chosen.before(),
         )  # fmt: skip
-        recipe = Recipe(lora, config, text, preserve=_patterns(preserve), validation=validation)
+        recipe = Recipe(lora, config, text, preserve=_patterns(preserve), validation=validation, neutral=hushed.prompts)
         trained = train_lora(Sources(model, clip, vae, dataset, prior_vae, start), recipe, run)
         charts = as_image_batch(trained.charts)
         return io.NodeOutput(

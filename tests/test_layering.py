@@ -43,6 +43,7 @@ FLOORS = (  # rooms, the lowest first: a file uses its own room, and rooms on lo
     ("nodes/bridge/host", "nodes/bridge/networks"),
     ("nodes/bridge/model", "nodes/bridge/systems"),
     ("nodes/bridge/session", "nodes/bridge/stack"),
+    ("nodes/bridge/quiet",),
     ("nodes/bridge/training", "nodes/bridge/merging", "nodes/bridge/analysis"),
     ("nodes/bridge/check",),
     ("nodes",),

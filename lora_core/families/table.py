@@ -59,13 +59,14 @@ class Prior:
 @dataclass(frozen=True)
 class NetworkSize:
     """A size of a family with spellings of its own, told by how many features `layer` writes. `preset` is its row of
-    `presets` where the family's does not suit it."""
+    `presets` where the family's does not suit it, and `neutral` its kind of neutral prompts."""
 
     layer: str
     features: int
     architecture: str
     base_version: str
     preset: str = ""
+    neutral: str = ""
 
 
 @dataclass(frozen=True)
@@ -83,7 +84,8 @@ class Family:
     those of different lengths share a forward: with padding on that side, which attention is kept from; on the right,
     after the network's own adapter has read them; or "", not at all, which is right for every family. Say more only of
     one whose gradients are tested with it.
-    `preset` is its row of `presets`, "" that of its name.
+    `preset` is its row of `presets`, "" that of its name. `neutral` is the kind of its neutral prompts
+    (`data.neutral_prompts`): what it was trained on, and in which words.
     """
 
     name: str
@@ -103,6 +105,7 @@ class Family:
     text_encoders: tuple[str, ...] = ()
     captions: str = ""
     preset: str = ""
+    neutral: str = "pictures"
 
     @property
     def preset_name(self) -> str:
@@ -113,7 +116,8 @@ class Family:
         says."""
         for size in self.sizes:
             if features(size.layer) == size.features:
-                return replace(self, architecture=size.architecture, base_version=size.base_version, preset=size.preset)
+                spelled = {"architecture": size.architecture, "base_version": size.base_version, "preset": size.preset}
+                return replace(self, **spelled, neutral=size.neutral or self.neutral)
         return self
 
 
@@ -140,6 +144,7 @@ FAMILIES = (
         "SDXL", r"SDXL|SSD1B|Segmind_Vega|KOALA_\w+", "stable-diffusion-xl-v1-base", "sdxl_base_v1-0",
         Text(("attn2.to_k",), "label_emb.0.0", 6 * 256),
         foreign=r"class_embedding|lora_unet_add_embedding", text_encoders=("clip_l", "clip_g"), captions="right",
+        neutral="pictures and tags",
     ),
     Family(
         "SD 3.5", "SD3", "stable-diffusion-3", "sd3", Text(("context_embedder",), "y_embedder.mlp.0"),
@@ -173,7 +178,7 @@ FAMILIES = (
     Family(
         "Wan 2.1", "WAN2[12]_T2V", "wan2.1", "wan", Text(("text_embedding.0",)),
         sizes=(
-            NetworkSize("blocks.0.ffn.0", 512, "wan2.1", "wan", DEMO_BASE),
+            NetworkSize("blocks.0.ffn.0", 512, "wan2.1", "wan", DEMO_BASE, neutral="shapes"),
             NetworkSize("text_embedding.0", 1536, "wan-2_1-text2video-1_3b", "wan"),
             NetworkSize("text_embedding.0", 3072, "wan-2_2-ti2v-5b", "wan"),
             NetworkSize("text_embedding.0", 5120, "wan-2_1-text2video-14b", "wan"),
@@ -204,7 +209,7 @@ FAMILIES = (
     ),
     Family(
         "Anima", "Anima", "anima", "anima", Text(("llm_adapter.blocks.0.cross_attn.k_proj",), also=("t5xxl_ids",)),
-        captions="adapter",
+        captions="adapter", neutral="pictures and tags",
     ),
     Family(
         "Stable Cascade C", "Stable_Cascade_C", "stable-cascade-v1-stage-c", "stable_cascade",

@@ -17,7 +17,7 @@ from ..adapter import TEXT_PREFIX, Adapter
 from . import lineage
 from .lineage import Parent
 
-SETTINGS = "lora_loom.settings"
+SETTINGS, QUIET = "lora_loom.settings", "lora_loom.quiet"
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,8 @@ class Facts:
     included), `dataset_dirs` and, for class images, `class_dirs` ({folder: (repeats, pictures)}) and `tag_frequency`
     ({folder: {tag: count}}) tell about the training data, `folder_triggers` the words of each folder where it has some;
     `label.redacted` takes out what has folders again.
-    `settings` is the text of `runs.recipe_json`; `made_by` tells how it was made of `merged_from`.
+    `settings` is the text of `runs.recipe_json`; `made_by` tells how it was made of `merged_from`,
+    and `quiet` of the directions that it keeps out of.
     """
 
     title: str
@@ -72,13 +73,14 @@ class Facts:
     merged_from: tuple[Parent, ...] = ()
     made_by: Mapping[str, Any] | None = None
     continued_from: Parent | None = None
+    quiet: Mapping[str, Any] | None = None
 
 
 def build(facts: Facts, adapter: Adapter) -> dict[str, str]:
     """Return the header text of `adapter`; its rank and alpha are read from the factors."""
     found = {
         "format": "pt", **_modelspec(facts), **_kohya(facts), **_data(facts), **_network(facts, adapter),
-        **_lineage(facts), SETTINGS: facts.settings,
+        **_lineage(facts), SETTINGS: facts.settings, QUIET: facts.quiet,
     }  # fmt: skip
     return {key: text_of(value) for key, value in sorted(found.items()) if value not in (None, "", (), {}, [])}
 

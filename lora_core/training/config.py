@@ -108,14 +108,17 @@ class OptimizerConfig:
             raise ValueError(f"{self.name} averages by itself; set ema_decay to 0, not {self.ema_decay:g}")
 
 
-@stored("steps learning_rate batch_size accumulation seed optimizer objective caption_dropout preservation quiet?")
+@stored(
+    "steps learning_rate batch_size accumulation seed optimizer objective caption_dropout preservation preserve_every? "
+    "quiet?"
+)
 @dataclass(frozen=True)
 class TrainConfig:
     """Says how the factors are trained.
 
-    `preservation` weighs a second loss that keeps the base model's own answer on captions without the concept. `quiet`
-    is the mu of quiet directions (`lora_core.quiet`): the smaller, the less is learned where neutral prompts are loud;
-    0 is off.
+    `preservation` weighs a second loss that keeps the base model's own answer on captions without the concept. It is
+    taken on every `preserve_every`-th step, and then counts so many times as much. `quiet` is the mu of quiet
+    directions (`lora_core.quiet`): the smaller, the less is learned where neutral prompts are loud; 0 is off.
     """
 
     steps: int = 1000
@@ -127,6 +130,7 @@ class TrainConfig:
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
     caption_dropout: float = 0.0
     preservation: float = 0.0
+    preserve_every: int = 1
     quiet: float = 0.0
 
     def __post_init__(self) -> None:
@@ -137,6 +141,7 @@ class TrainConfig:
         within("warmup", self.optimizer.warmup, 0, self.steps)
         within("caption_dropout", self.caption_dropout, 0.0, 1.0)
         within("preservation", self.preservation, 0.0, 100.0)
+        within("preserve_every", self.preserve_every, 1, 1_000_000)
         if self.quiet:
             within("quiet", self.quiet, 1e-6, 1e3)
         one_of("timesteps", self.objective.timesteps, TIMESTEP_LAWS)
@@ -187,12 +192,13 @@ class Validation:
         one_of("keep", self.keep, KEEPS)
 
 
-@stored("lora train text preserve validation")
+@stored("lora train text preserve validation neutral?")
 @dataclass(frozen=True)
 class Recipe:
     """All choices that decide what is learned from given models and pictures.
 
-    `preserve` are the words that stand in for the trigger in captions on which the base model is preserved.
+    `preserve` are the words that stand in for the trigger in captions on which the base model is preserved. `neutral`
+    are whole captions on which it is as well: half of the time where there are both.
     """
 
     lora: LoraConfig
@@ -200,6 +206,7 @@ class Recipe:
     text: TextConfig | None = None
     preserve: tuple[str, ...] = ()
     validation: Validation | None = None
+    neutral: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         optimizer = self.train.optimizer
@@ -212,6 +219,17 @@ class Recipe:
     def preserved(self) -> tuple[str, ...]:
         """Return the words of `preserve`; none when preservation has no weight."""
         return self.preserve if self.train.preservation else ()
+
+    @property
+    def asked(self) -> tuple[str, ...]:
+        """Return the captions of `neutral` where they decide anything: with preservation or quiet directions."""
+        return self.neutral if self.train.preservation or self.train.quiet else ()
+
+    @property
+    def held(self) -> tuple[str, ...]:
+        """Return the captions of `neutral` where they are preserved; none when preservation has no weight, and where it
+        is that of every step, which asks for class words alone."""
+        return self.neutral if self.train.preservation and self.train.preserve_every > 1 else ()
 
 
 def fingerprint(*parts: object) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -16,7 +16,8 @@ from .objective_config import ObjectiveConfig
 class Sample:
     """A training example as the denoiser wants it: a latent (channels, ...) and encoded conditions.
 
-    `unconditional` is that of the empty caption, `preserved` are those of its caption with the concept replaced.
+    `unconditional` is that of the empty caption, `preserved` are those of its caption with the concept replaced,
+    `neutral` are those of captions that have nothing to do with it, for its latent.
     `mask` is the weight of each place of the latent in 0..1, of its shape but for one channel; None: 1 everywhere.
     `prior` tells that it shows the class, not the concept.
     `variants` show the same with other pixels or words and a latent of the same shape: each time one is drawn.
@@ -26,6 +27,7 @@ class Sample:
     condition: Any
     unconditional: Any
     preserved: tuple[Any, ...] = ()
+    neutral: tuple[Any, ...] = field(default=(), kw_only=True)
     mask: Tensor | None = None
     prior: bool = False
     variants: tuple[Sample, ...] = ()

@@ -18,6 +18,7 @@ from .inject import Factors
 from .objective import Denoiser
 from .optimizers.build import optimizer_of
 from .pairs import grad_of
+from .preserving import preserved
 from .ruin import ProbeBatch, rise
 from .sample import Sample, place_weights
 from .state import TrainState
@@ -94,7 +95,7 @@ def _forth_and_back(
 ) -> StepSummary:
     """The gradient of one step, whole or not at all."""
     with state.whole_step():
-        parts = [_backward(config, state, denoiser, samples, gradient) for _ in range(config.accumulation)]
+        parts = [_backward(config, state, denoiser, samples, gradient, i) for i in range(config.accumulation)]
         state.factors.carry_back()
         found = StepSummary.of(parts, grad_of(state.factors.flat), state.factors.text_gradient())
         if suspicious([*state.losses, found.loss]):
@@ -183,9 +184,9 @@ def _go_back(config: TrainConfig, state: TrainState, why: str, report: Callable[
 
 
 def _backward(
-    config: TrainConfig, state: TrainState, denoiser: Denoiser, samples: Sequence[Sample], gradient: Gradient
+    config: TrainConfig, state: TrainState, denoiser: Denoiser, samples: Sequence[Sample], gradient: Gradient, part: int
 ) -> MicroBatch:
-    """Add one micro-batch's gradient to the flat buffer."""
+    """Add the gradient of micro-batch `part` to the flat buffer."""
     indices, draw, device = state.batches.next(), state.generator, state.factors.flat.device
     batch = [samples[i].drawn(draw) for i in indices]
     x0 = torch.stack([sample.latent for sample in batch])
@@ -193,10 +194,7 @@ def _backward(
     u = timesteps.draw(config.objective, len(batch), draw, denoiser.tokens(x0.shape))
     dropped = torch.rand(len(batch), generator=draw) < config.caption_dropout
     conditions = [s.unconditional if drop else s.condition for s, drop in zip(batch, dropped, strict=True)]
-    kept = []
-    if config.preservation:
-        picks = [int(torch.randint(len(s.preserved), (), generator=draw)) for s in batch]
-        kept = [s.preserved[pick] for s, pick in zip(batch, picks, strict=True)]
+    kept = preserved(config, state.step + 1, part, batch, draw)
     places = place_weights(config.objective, batch)
     x0, noise, places, sigma = brought([x0, noise, places, denoiser.sigma(u)], device)
     with state.factors.dropped(draw):
@@ -212,17 +210,18 @@ def add_gradient(
     noise: Tensor,
     sigma: Tensor,
     conditions: list[Any],
-    preserved: list[Any],
+    kept: list[Any],
     places: Tensor | None = None,
 ) -> tuple[Tensor, Tensor | None]:
-    """Add the gradient of one micro-batch that lies on the device to the flat buffer.
+    """Add the gradient of one micro-batch that lies on the device to the flat buffer. `kept` are conditions on which
+    the base's answer is preserved, one for each sample; none where it is not.
 
     Returns the loss of each sample, (batch,), and the loss that preserves, not weighted, a scalar; None without.
     """
     losses = objective.losses(denoiser, x0, noise, sigma, conditions, config.objective, places)
     (losses.mean() / config.accumulation).backward()
-    if not preserved:
+    if not kept:
         return losses.detach(), None
-    change = objective.preservation(denoiser, factors, denoiser.noised(x0, noise, sigma), sigma, preserved)
-    (change * config.preservation / config.accumulation).backward()
+    change = objective.preservation(denoiser, factors, denoiser.noised(x0, noise, sigma), sigma, kept)
+    (change * config.preservation * config.preserve_every / config.accumulation).backward()
     return losses.detach(), change.detach()

@@ -107,3 +107,18 @@ def test_every_kind_of_correction_has_names():
 def _below(cls: type) -> Iterator[type]:
     for each in cls.__subclasses__():
         yield from (each, *_below(each))
+
+
+@stored("width deep?", tag="Taller")
+@dataclass(frozen=True)
+class Taller:
+    """A class that had one field before."""
+
+    width: int
+    deep: int = 1
+
+
+def test_a_later_field_is_told_where_it_is_not_as_before():
+    assert as_dict(Taller(2)) == {"width": 2} and as_text(Taller(2)) == "Taller(width=2)"
+    assert as_dict(Taller(2, 3)) == {"width": 2, "deep": 3} and as_text(Taller(2, 3)) == "Taller(width=2, deep=3)"
+    assert from_dict(Taller, {"width": 2}) == Taller(2) and keys_of(Taller) == ("width", "deep")

@@ -124,6 +124,7 @@ WAYS = {
     },
     "preserving": {
         "preservation": 0.5,
+        "preserve_every": 2,  # batches of a shape are of two kinds then
         "steps": STEPS // 2,
         "accumulation": 3,  # two of one kind in each step
         "objective": ObjectiveConfig(loss="huber", huber_c=0.1),

@@ -166,7 +166,13 @@ class Planner:
         return 0 if self.clip is None else stored_bytes(self.clip.patcher.model)
 
     def seconds(self, job: Job, measures: Measures, way: str = "") -> float:
-        """Estimate the seconds of one optimiser step."""
+        """Estimate the seconds of one optimiser step, in the mean over those that preserve and those that do not."""
+        config = job.config
+        if config.preservation and config.preserve_every > 1:
+            rest, every = replace(job, config=replace(config, preservation=0.0)), config.preserve_every
+            whole = replace(job, config=replace(config, preserve_every=1))
+            plain, preserving = (self.seconds(each, measures, way) for each in (rest, whole))
+            return plain + (preserving - plain) / every
         streamed = self._streamed(measures)
         rates = rates_of(self.device, self.patcher.model.get_dtype_inference(), way or self.way(measures))
         work = self.trace(job, measures).work
@@ -192,7 +198,8 @@ class Planner:
         if job.preview is not None:
             yield "smaller previews (half as wide and high)", total(replace(job, preview=job.preview.halved()))
         if config.preservation:
-            yield "preservation 0", total(replace(job, config=replace(config, preservation=0.0)))
+            off = "quiet directions" if config.preserve_every > 1 else "preservation 0"
+            yield off, total(replace(job, config=replace(config, preservation=0.0)))
         if self._text() and not shares_ram(self.device):
             yield "text_rank 0", total() - self._text()  # and less: its activations are not taken off
         if not measures.checkpointing:

@@ -1,8 +1,8 @@
-"""Runs that were begun when auto meant other timesteps go on with those: what a run was begun with counts."""
+"""Runs that were begun when auto meant something else go on with that: what a run was begun with counts."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -12,6 +12,7 @@ from ....lora_core.training.config import Recipe
 from ....lora_core.training.presets import Choices
 from ....lora_core.training.validation import Pictures
 from ..host.folders import run_folder
+from ..quiet.choice import OFF
 from ..stack.carried import BELOW
 from .order import Run, Sources
 from .prepare import settings
@@ -22,23 +23,45 @@ _NONE = "00000000"
 
 def as_begun(sources: Sources, recipe: Recipe, run: Run) -> tuple[Recipe, Run]:
     """Return what auto meant before, if the latest run of this name with these settings was begun with that."""
-    if run.before is None or run.start_over:
+    earlier = list(_earlier(recipe, run))
+    if not earlier or run.start_over:
         return recipe, run
-    earlier = _with(recipe, run.before)
     own = run_folder(run.name, _NONE)
     for past in reversed(past_runs(own.parent, own.name[: -len(f"-{_NONE}")])):
         if _same(past.settings, sources, recipe):
             return recipe, run
-        if _same(past.settings, sources, earlier):
-            told = f"{run.before.note()}; the timesteps are those that this run was begun with"
-            chosen = {**run.chosen, "timesteps": run.before.values()["timesteps"]}
-            return earlier, replace(run, note=told, chosen=chosen)
+        for known in earlier:
+            if _same(past.settings, sources, known[0]):
+                return known
     return recipe, run
 
 
-def _with(recipe: Recipe, before: Choices) -> Recipe:
+def _earlier(recipe: Recipe, run: Run) -> Iterator[tuple[Recipe, Run]]:
+    """All that auto may have meant, the latest first."""
+    loud = _loud(recipe, run) if "quiet" in run.chosen and recipe.train.quiet else None
+    if loud is not None:
+        yield loud
+    for each in filter(None, ((recipe, run), loud)):
+        if run.before is not None:
+            yield _with(*each, run.before)
+
+
+def _loud(recipe: Recipe, run: Run) -> tuple[Recipe, Run]:
+    """Before runs were quiet, and so were not preserved of their own accord."""
+    every = recipe.train.preserve_every
+    preservation = 0.0 if every > 1 else recipe.train.preservation
+    train = replace(recipe.train, quiet=0.0, preservation=preservation, preserve_every=1)
+    told = "quiet is off, as it was when this run was begun"
+    chosen = {**run.chosen, "quiet": OFF}
+    return replace(recipe, train=train, neutral=()), replace(run, notes=(*run.notes, told), chosen=chosen)
+
+
+def _with(recipe: Recipe, run: Run, before: Choices) -> tuple[Recipe, Run]:
     objective = replace(recipe.train.objective, timesteps=before.timesteps, shift=before.shift)
-    return replace(recipe, train=replace(recipe.train, objective=objective))
+    told = f"{before.note()}; the timesteps are those that this run was begun with"
+    chosen = {**run.chosen, "timesteps": before.values()["timesteps"]}
+    recipe = replace(recipe, train=replace(recipe.train, objective=objective))
+    return recipe, replace(run, note=told, chosen=chosen)
 
 
 def _same(past: Mapping[str, Any], sources: Sources, recipe: Recipe) -> bool:

@@ -17,9 +17,10 @@ from ....lora_core.data.dataset import Dataset, Example
 from ....lora_core.data.tags import sets_by_folder, tag_frequency
 from ....lora_core.files.hashes import part_hash
 from ....lora_core.files.metadata import Facts
+from ....lora_core.quiet.sizes import MOST
 from ....lora_core.runs.recipe_json import RecipeRecord
 from ....lora_core.stored import as_dict
-from ....lora_core.training.config import Recipe
+from ....lora_core.training.config import Recipe, fingerprint
 from ....lora_core.version import VERSION
 from ..host.model_files import file_name, files_of, known_hash
 from ..host.progress import Progress
@@ -30,7 +31,7 @@ from .order import Run, Sources
 
 
 def run_facts(sources: Sources, recipe: Recipe, run: Run, progress: Progress, learned: Dataset | None = None) -> Facts:
-    """Return all but the steps done. `learned` is the data set without the pictures that are held out: what is counted.
+    """Return all but the steps done, and the digest of quiet directions. `learned` is the data set without the pictures that are held out: what is counted.
 
     The base model's file is hashed when that was not done before, unless its loader does not say which file it is.
     """
@@ -78,8 +79,16 @@ def run_facts(sources: Sources, recipe: Recipe, run: Run, progress: Progress, le
         dataset_dirs={name: _counted(members) for name, members in concept.items()},
         class_dirs={name: _counted(members) for name, members in sets.items() if name not in concept},
         folder_triggers={name: members[0].group.trigger for name, members in sets.items() if members[0].group.trigger},
-        settings=settings.to_json(), continued_from=start and start.parent,
+        settings=settings.to_json(), continued_from=start and start.parent, quiet=_quiet(recipe, run),
     )  # fmt: skip
+
+
+def _quiet(recipe: Recipe, run: Run) -> dict[str, Any] | None:
+    """Return what quiet directions are made from."""
+    if not recipe.train.quiet:
+        return None
+    prompts = fingerprint(list(recipe.neutral))
+    return {"mu": recipe.train.quiet, "pairs": MOST, "prompts": prompts, "coverage": run.coverage}
 
 
 def _software() -> dict[str, str]:

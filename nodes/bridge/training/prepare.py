@@ -48,7 +48,8 @@ def check(sources: Sources, recipe: Recipe) -> tuple[Subject, list[str]]:
     subject = Subject.of(sources, recipe)
     check_objective(recipe.train.objective, subject.prediction)
     layers = subject.layers
-    check_preservation(sources.dataset, recipe.train.preservation, recipe.preserve)
+    if not recipe.held:
+        check_preservation(sources.dataset, recipe.train.preservation, recipe.preserve)
     check_prior(sources.model, sources.vae, sources.prior_vae)
     check_sizes(sources.vae, sources.model, sources.dataset)
     hits = counted(recipe.lora.options.rules, list(layers), summary(layers))
@@ -57,7 +58,8 @@ def check(sources: Sources, recipe: Recipe) -> tuple[Subject, list[str]]:
 
 
 def identity(recipe: Recipe, sources: Sources, base: str, pictures: Pictures) -> str:
-    """Changes with everything that decides the resulting bytes."""
+    """Changes with everything that decides the resulting bytes. Quiet directions are told by what they are made from:
+    the base, its layers, mu and the neutral prompts."""
     choices = [recipe.lora, recipe.train, sources.dataset.fingerprint(), list(recipe.preserve), base]
     skip = sources.clip.layer_idx
     choices += [recipe.text, skip] if recipe.text or skip is not None else []
@@ -66,6 +68,7 @@ def identity(recipe: Recipe, sources: Sources, base: str, pictures: Pictures) ->
         {key: value for key, value in each.items() if key != "name"} for each in carried(sources.model, sources.clip)
     ]
     choices += [{"loras": loras}] if loras else []
+    choices += [{"neutral": list(recipe.asked)}] if recipe.asked else []
     return fingerprint(*choices, *([pictures.held] if pictures.held else []))
 
 
@@ -83,7 +86,13 @@ def settings(recipe: Recipe, sources: Sources, base: str, pictures: Pictures) ->
         "lora": as_dict(recipe.lora), "train": as_dict(recipe.train), "text": text, "preserve": list(recipe.preserve),
         "dataset": data, "model": {"family": family, "hash": base}, **begins,
         **({BELOW: below} if below else {}),
+        **({"neutral prompts": {"prompts": len(recipe.asked), "hash": prompts_digest(recipe)}} if recipe.asked else {}),
     }  # fmt: skip
+
+
+def prompts_digest(recipe: Recipe) -> str:
+    """Tells lists of neutral prompts apart."""
+    return fingerprint(list(recipe.neutral))
 
 
 def identified(order: Order, patcher: Model) -> tuple[str, dict[str, Any], list[str]]:
@@ -123,7 +132,7 @@ def encode(
     def tick(done: int, total: int, what: str) -> None:
         progress.say(f"encoding {what}: {done} of {total}")
 
-    captions = captions_to_encode(dataset, recipe.preserved)
+    captions = captions_to_encode(dataset, recipe.preserved, recipe.held)
     if recipe.text:
         encoded = tokenized(clip, captions)
     else:
@@ -133,6 +142,22 @@ def encode(
     priors = encode_priors(sources.prior_vae, model, dataset, tick)
     tidy()
     return encoded, latents, priors
+
+
+def encode_neutral(sources: Sources, clip: Clip, recipe: Recipe, progress: Progress) -> dict[str, list]:
+    """CONDITIONING by `clip` of the neutral prompts in their order, or tokens for it when text encoders are trained;
+    empty for a run without quiet directions."""
+    if not recipe.train.quiet:
+        return {}
+
+    def tick(done: int, total: int, what: str) -> None:
+        progress.say(f"encoding neutral prompts: {done} of {total}")
+
+    prompts = dict.fromkeys((*recipe.neutral, ""))
+    guidance = family_of(sources.model).guidance
+    check = partial(check_conditioning, sources.model)
+    made = tokenized(clip, prompts) if recipe.text else encode_captions(clip, prompts, guidance, tick, check)
+    return {prompt: made[prompt] for prompt in prompts}
 
 
 def planned(sources: Sources, recipe: Recipe, run: Run) -> PreparedPreviews | None:

@@ -42,6 +42,7 @@ from .earlier_auto import as_begun
 from .header_facts import run_facts
 from .order import Order, Run, Sources
 from .previews import PreparedPreviews, Previewer, check_previews
+from .quieted import quieted
 from .reality import Reality
 from .run_folders import begun, place, stop_told, tell
 from .run_progress import RunProgress
@@ -69,6 +70,7 @@ class _Material:
     """All that is encoded before the model is loaded, and what a LoRA to go on from has for text encoders."""
 
     encoded: dict[str, list]
+    neutral: dict[str, list]
     latents: list[torch.Tensor]
     priors: list[dict]
     shown: PreparedPreviews | None
@@ -114,7 +116,8 @@ def _trained(order: Order) -> Trained:
     material = _encoded(order)
     order.progress.enters("loading the model")
     with _session(order, material) as (patcher, measures, expected):
-        work = replace(_set_up(order, material, patcher), measures=measures, expected=expected)
+        order, work = _set_up(order, material, patcher)
+        work = replace(work, measures=measures, expected=expected)
         with _folder(order, work) as kept, stop_told(work.state, kept, order.progress):
             return _run(order, work, kept)
 
@@ -123,14 +126,13 @@ def _checked(sources: Sources, recipe: Recipe, run: Run) -> Order:
     subject, hits = prepare.check(sources, recipe)
     pictures = Pictures(sources.dataset, recipe)
     check_previews(run.previews, sources.model, sources.vae, sources.dataset.trigger)
-    progress = RunProgress(run.name, recipe.train.steps, prepare.notes(sources, [run.note, *hits]), run.chosen)
+    progress = RunProgress(run.name, recipe.train.steps, prepare.notes(sources, [run.note, *run.notes, *hits]), run.chosen)
     return Order(sources, recipe, run, subject, pictures, progress)
 
 
 def _again(order: Order, folder: Path, told: Finished, charts: Image.Image, sheet: Image.Image | None) -> Trained:
     """Return what came out of a run that was finished before."""
-    facts = run_facts(order.sources, order.recipe, order.run, order.progress, order.pictures.learned_dataset())
-    adapter = _labelled(facts, earlier_result.kept_adapter(folder, told), told.kept_step)
+    adapter = _labelled(_facts(order), earlier_result.kept_adapter(folder, told), told.kept_step)
     log.info("%s was finished before", folder.name)
     order.progress.at(folder, told.losses)
     on_node = _ended(order.progress, told, folder)
@@ -138,14 +140,19 @@ def _again(order: Order, folder: Path, told: Finished, charts: Image.Image, shee
     return Trained(adapter, told.losses, folder, on_node, **outcome)
 
 
+def _facts(order: Order) -> metadata.Facts:
+    return run_facts(order.sources, order.recipe, order.run, order.progress, order.pictures.learned_dataset())
+
+
 def _encoded(order: Order) -> _Material:
     sources, recipe, run, progress = order.sources, order.recipe, order.run, order.progress
     plain = sources.clip, Adapter({})
     speaker, carried = plain if order.text else spoken_with(sources.model, sources.clip, sources.start)
+    neutral = prepare.encode_neutral(sources, speaker, recipe, progress)
     encoded, latents, priors = prepare.encode(sources, speaker, recipe, progress)
-    facts = run_facts(sources, recipe, run, progress, order.pictures.learned_dataset())
+    facts = _facts(order)
     shown = prepare.prepare_previews(sources, speaker, recipe, run, progress)
-    return _Material(encoded, latents, priors, shown, carried, facts)
+    return _Material(encoded, neutral, latents, priors, shown, carried, facts)
 
 
 @contextmanager
@@ -176,17 +183,21 @@ def _session(order: Order, material: _Material) -> Iterator[tuple[Model, Measure
             yield patcher, measures, planner.expected(job, settled, way) if settled else None
 
 
-def _set_up(order: Order, material: _Material, patcher: Model) -> _Prepared:
-    """Factors and samples of a run at its first step."""
-    sources, recipe, text, subject = order.sources, order.recipe, order.text, order.subject
+def _set_up(order: Order, material: _Material, patcher: Model) -> tuple[Order, _Prepared]:
+    """Factors and samples of a run at its first step, which goes on loud where there are no quiet directions."""
+    text = order.text
     denoiser = TextDenoiser(patcher, text) if text else ComfyDenoiser(patcher)
+    settled, quiet = quieted(order, material.neutral, patcher, denoiser, material.latents)
+    if settled is not order:
+        order, material = settled, replace(material, facts=_facts(settled))
+    sources, recipe, subject = order.sources, order.recipe, order.subject
     samples = make_samples(
-        denoiser, sources.dataset, material.encoded, material.latents, material.priors, recipe.preserved
+        denoiser, sources.dataset, material.encoded, material.latents, material.priors, recipe.preserved, recipe.held
     )
     beside = {"start": sources.start, "kept": subject.kept, "frozen": ComfyWeightReader()}
-    factors = partial(Factors, subject.layers, device=patcher.load_device, **beside)
+    factors = partial(Factors, subject.layers, device=patcher.load_device, **beside, quiet=quiet)
     state = _fresh_state(factors, recipe, samples, order.pictures)
-    return _Prepared(patcher, denoiser, samples, state, material)
+    return order, _Prepared(patcher, denoiser, samples, state, material)
 
 
 def _folder(order: Order, work: _Prepared) -> AbstractContextManager[RunFolder]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import islice
+from typing import Any
 
 from node_helpers import conditioning_set_values
 from torch import Tensor
@@ -16,29 +17,52 @@ from ....lora_core.training.trainer import Sample
 from ..model.denoiser import ComfyDenoiser
 
 
-def captions_to_encode(dataset: Dataset, preserve: tuple[str, ...]) -> set[str]:
+def captions_to_encode(dataset: Dataset, preserve: tuple[str, ...], neutral: tuple[str, ...] = ()) -> set[str]:
     """Return every caption that training needs: all orders of tags, the empty one, and those that are preserved."""
     captions = {caption for example in dataset.examples for caption in example.captions}
-    return {"", *captions}.union(*(_preserved(example, preserve) for example in dataset.examples))
+    kept = (_preserved(example, preserve, neutral) for example in dataset.examples)
+    return {"", *neutral, *captions}.union(*kept)
 
 
 def make_samples(
     denoiser: ComfyDenoiser, dataset: Dataset, encoded: dict[str, list], latents: list[Tensor],
-    priors: Sequence[dict[str, Tensor]], preserve: tuple[str, ...],
+    priors: Sequence[dict[str, Tensor]], preserve: tuple[str, ...], neutral: tuple[str, ...] = (),
 ) -> list[Sample]:  # fmt: skip
     """Return a Sample per example, whose variants are its further views and captions. Latents and priors are those of
     all views, in the order of the examples; conditions are made for the size of the latent and with its own prior."""
-    views = zip(latents, priors, strict=True)
+    views, shared = zip(latents, priors, strict=True), Neutral(denoiser, encoded, neutral)
     return [
-        _sample(denoiser, example, encoded, list(islice(views, example.num_views)), preserve)
+        _sample(denoiser, example, encoded, list(islice(views, example.num_views)), preserve, shared)
         for example in dataset.examples
     ]
 
 
+class Neutral:
+    """Conditions of the neutral `captions`, which all latents of one shape share unless they have priors of their
+    own."""
+
+    def __init__(self, denoiser: ComfyDenoiser, encoded: dict[str, list], captions: tuple[str, ...]):
+        self.denoiser, self.encoded, self.captions = denoiser, encoded, captions
+        self.known: dict[tuple[int, ...], tuple[Any, ...]] = {}
+
+    def of(self, latent: Tensor, prior: dict[str, Tensor]) -> tuple[Any, ...]:
+        if prior:
+            return self._made(latent, prior)
+        shape = tuple(latent.shape)
+        if shape not in self.known:
+            self.known[shape] = self._made(latent, prior)
+        return self.known[shape]
+
+    def _made(self, latent: Tensor, prior: dict[str, Tensor]) -> tuple[Any, ...]:
+        texts = (conditioning_set_values(self.encoded[text], prior) for text in self.captions)
+        return tuple(self.denoiser.condition(text, latent) for text in texts)
+
+
 def _sample(
-    denoiser: ComfyDenoiser, example: Example, encoded: dict[str, list], views: list, preserve: tuple[str, ...]
-) -> Sample:
-    kept, found = _preserved(example, preserve), []
+    denoiser: ComfyDenoiser, example: Example, encoded: dict[str, list], views: list, preserve: tuple[str, ...],
+    neutral: Neutral,
+) -> Sample:  # fmt: skip
+    kept, found = _preserved(example, preserve, neutral.captions), []
     for (latent, prior), mask in zip(views, example.masks(), strict=True):
         if not found or prior:
             conditions = {
@@ -48,11 +72,16 @@ def _sample(
         preserved = tuple(conditions[text] for text in kept)
         weights = None if mask is None else _per_latent(mask, latent)
         rest = conditions[""], preserved, weights, example.group.role == "class"
-        found += [Sample(latent, conditions[each], *rest) for each in example.captions]
+        general = neutral.of(latent, prior)
+        found += [Sample(latent, conditions[each], *rest, neutral=general) for each in example.captions]
     return replace(found[0], variants=tuple(found[1:]))
 
 
-def _preserved(example: Example, preserve: tuple[str, ...]) -> list[str]:
+def _preserved(example: Example, preserve: tuple[str, ...], neutral: tuple[str, ...]) -> list[str]:
+    """Captions with a class word in the trigger's place; where neutral captions do as well, none of a concept that has
+    no trigger, and which would be preserved away."""
+    if neutral and not example.group.trigger and example.group.role == "concept":
+        return []
     kept = preserved_captions(example.caption, example.group.trigger, preserve)
     return [example.group.prompt(caption) for caption in kept]
 

@@ -28,6 +28,14 @@ def test_a_window_has_means_and_its_peak() -> None:
     assert record.images == {"0": window.bands}
 
 
+def test_the_preserving_loss_is_the_mean_of_the_steps_that_have_one() -> None:
+    record = Record()
+    for n in range(1, 9):
+        record.take(step(n, kept=float(n) if n % 4 == 0 else 0.0), 800)
+    (window,) = record.windows
+    assert (window.count, window.kept, window.preservation) == (8, 2, 6.0)
+
+
 def test_a_short_run_closes_its_last_window() -> None:
     record = Record()
     assert [record.take(step(n), 150) for n in range(1, 4)] == [False, True, False] and record.take(step(4), 4)

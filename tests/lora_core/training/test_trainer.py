@@ -620,6 +620,67 @@ def test_preservation_leaves_the_reported_loss_alone_and_adds_its_gradient():
     torch.testing.assert_close(twice, 2 * once, rtol=1e-3, atol=1e-5)
 
 
+def neutral_samples(*classes: float) -> list[Sample]:
+    return [replace(s, preserved=classes, neutral=(70.0, 80.0, 90.0)) for s in make_samples()]
+
+
+def told(run: Run) -> list[list[list[float]]]:
+    """The conditions of all forwards, by step."""
+    steps: list[list[list[float]]] = []
+    running = run.steps()
+    while next(running, None):
+        steps.append(run.toy.seen)
+        run.toy.seen = []
+    return steps
+
+
+def test_every_kth_step_preserves_and_the_others_are_those_of_a_run_without():
+    plain, kept = Run(), Run(replace(CONFIG, preservation=1.0, preserve_every=4), neutral_samples())
+    without, steps = told(plain), told(kept)
+    assert [len(step) for step in steps] == [2, 2, 2, 6] * 3, "two micro-batches, and for each the base and the LoRA"
+    ours = [[seen for seen in step if not {*seen} & {70.0, 80.0, 90.0}] for step in steps]
+    assert ours == without, "the same pictures, dropped captions and order"
+    assert kept.state.losses[:4] == plain.state.losses[:4] != kept.state.losses[8:]
+    drawn = {value for step in steps for seen in step for value in seen} & {70.0, 80.0, 90.0}
+    assert len(drawn) == 3 and torch.equal(kept.state.generator.get_state(), plain.state.generator.get_state())
+
+
+def test_class_words_have_half_of_the_preserving_steps():
+    run = Run(replace(CONFIG, steps=60, preservation=1e-3), neutral_samples(50.0))
+    drawn = [value for step in told(run) for seen in step[1::3] for value in seen]
+    assert set(drawn) == {50.0, 70.0, 80.0, 90.0} and 0.4 < drawn.count(50.0) / len(drawn) < 0.6
+
+
+@pytest.mark.parametrize("cut", [3, 4, 7])
+def test_preserving_steps_resume_exactly(tmp_path, cut):
+    config = replace(CONFIG, preservation=0.5, preserve_every=4)
+    run, part = (Run(config, neutral_samples(50.0)) for _ in range(2))
+    results = run.go()
+    assert [result.preservation > 0 for result in results] == [False, False, False, True] * 3
+    first = part.go(cut)
+    assert first + resumed(part, tmp_path).go() == results
+
+
+def test_a_preserving_step_counts_as_often_as_it_stands_for():
+    grads = {}
+    for every in (1, 4):
+        config = replace(CONFIG, steps=4, accumulation=1, preservation=0.5, preserve_every=every, learning_rate=1e-9)
+        run = Run(replace(config, optimizer=OptimizerConfig(max_grad_norm=0.0)), neutral_samples())
+        run.state.factors.flat.add_(0.1)
+        found: list[Tensor] = []
+        run.state.optimizer.step = lambda f=run.state.factors, g=found: g.append(f.flat.grad.clone())
+        run.go()
+        grads[every] = found
+    without = grads[4][0]
+    assert not torch.equal(grads[1][0], without), "the first step preserves on every step alone"
+    bare = Run(replace(CONFIG, steps=4, accumulation=1, learning_rate=1e-9, optimizer=OptimizerConfig(max_grad_norm=0.0)))
+    bare.state.factors.flat.add_(0.1)
+    plain: list[Tensor] = []
+    bare.state.optimizer.step = lambda: plain.append(bare.state.factors.flat.grad.clone())
+    bare.go()
+    torch.testing.assert_close(grads[4][3] - plain[3], 4 * (grads[1][3] - plain[3]), rtol=1e-3, atol=1e-5)
+
+
 def test_a_gradient_norm_limit_of_zero_clips_nothing():
     results = {}
     for limit in (0.0, 1e9, 1e-3):

@@ -293,7 +293,12 @@ def test_samples_have_every_view_and_caption(models, pictures: Path) -> None:
     captions, latents = encode_all(trio, data)
     priors = encode_priors(None, trio.model, data, quiet)
     with training_session(trio.model, checkpointing=False) as patcher:
-        samples = make_samples(ComfyDenoiser(patcher), data, captions, latents, priors, ("cat",))
+        captions |= encode_captions(trio.clip, {"a house", "rain"}, None, quiet)
+        samples = make_samples(ComfyDenoiser(patcher), data, captions, latents, priors, ("cat",), ("rain", "a house"))
+    neutral = {sample.latent.shape: sample.neutral for sample in samples}
+    assert all(each.neutral is neutral[sample.latent.shape] for sample in samples for each in sample.variants)
+    texts = [condition["c_crossattn"].cond for condition in neutral[samples[0].latent.shape]]
+    assert len(texts) == 2 and torch.equal(texts[0], captions["rain"][0][0])
     for number, (example, sample) in enumerate(zip(data.examples, samples, strict=True)):
         everything = (sample, *sample.variants)
         assert len(everything) == 18 and example.num_views == 6
@@ -389,6 +394,7 @@ def test_combined_sets_train_together(models, pictures: Path, tmp_path: Path) ->
     data, report = run_node(CombineDatasets, datasets={"dataset0": sks, "dataset1": ohwx})
     assert "75.0% pictures: 4 images" in report and "25.0% other: 4 images" in report
     assert captions_to_encode(data, ("cat",)) >= {"cat, picture number 0", "ohwx, picture number 3"}
+    assert captions_to_encode(data, ("cat",), ("rain",)) == captions_to_encode(data, ("cat",)) | {"rain"}
     _, losses, adapter, *_ = train(models("flux1"), data, preserve="cat", preservation=1.0)
     assert len(losses["loss"]) == 4 and adapter.metadata["modelspec.trigger_phrase"] == "sks, ohwx"
     bare = replace(ohwx, examples=tuple(replace(e, group=replace(e.group, trigger="")) for e in ohwx.examples))

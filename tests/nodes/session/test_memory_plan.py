@@ -199,6 +199,17 @@ def test_preservation_is_counted(models) -> None:
     assert kept.peak == pytest.approx(real.peak, rel=0.02)
 
 
+def test_a_step_takes_in_the_mean_what_preserving_adds_to_some(models) -> None:
+    trio = models("sd15")
+    with trainable(trio.model) as patcher:
+        planner = Planner(patcher)
+        choices = ({}, {"preservation": 1.0}, {"preservation": 1.0, "preserve_every": 8})
+        plain, every, eighth = (planner.seconds(job_of(trio, **each), Measures()) for each in choices)
+        needs = [planner.need(job_of(trio, **each), Measures()).total for each in choices[1:]]
+    assert every > 1.5 * plain and eighth == pytest.approx(plain + (every - plain) / 8)
+    assert needs[0] == needs[1]
+
+
 @pytest.mark.parametrize("family", ["flux1", "anima", "lumina2"])
 def test_nothing_of_a_prediction_stays_in_the_model(models, family: str) -> None:
     network = models(family).model.model
