@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal, get_args
 
 from ..stored import as_dict, stored
@@ -110,7 +110,7 @@ class OptimizerConfig:
 
 @stored(
     "steps learning_rate batch_size accumulation seed optimizer objective caption_dropout preservation preserve_every? "
-    "quiet?"
+    "quiet? clear_dropout?"
 )
 @dataclass(frozen=True)
 class TrainConfig:
@@ -119,6 +119,7 @@ class TrainConfig:
     `preservation` weighs a second loss that keeps the base model's own answer on captions without the concept. It is
     taken on every `preserve_every`-th step, and then counts so many times as much. `quiet` is the mu of quiet
     directions (`lora_core.quiet`): the smaller, the less is learned where neutral prompts are loud; 0 is off.
+    `clear_dropout` is the caption dropout of pictures with little noise, where it is more than `caption_dropout`.
     """
 
     steps: int = 1000
@@ -132,6 +133,7 @@ class TrainConfig:
     preservation: float = 0.0
     preserve_every: int = 1
     quiet: float = 0.0
+    clear_dropout: float = 0.0
 
     def __post_init__(self) -> None:
         within("steps", self.steps, 1, 1_000_000)
@@ -140,6 +142,7 @@ class TrainConfig:
         within("accumulation", self.accumulation, 1, 1024)
         within("warmup", self.optimizer.warmup, 0, self.steps)
         within("caption_dropout", self.caption_dropout, 0.0, 1.0)
+        within("clear_dropout", self.clear_dropout, 0.0, 1.0)
         within("preservation", self.preservation, 0.0, 100.0)
         within("preserve_every", self.preserve_every, 1, 1_000_000)
         if self.quiet:
@@ -150,6 +153,12 @@ class TrainConfig:
                 f"{self.optimizer.name} finds the learning rate by itself and learning_rate multiplies it; set it to 1 "
                 f"or to 0 (auto), not {self.learning_rate:g}"
             )
+
+    def loud(self) -> TrainConfig:
+        """Return the same without quiet directions and what comes with them: steps that preserve now and then, and
+        dropout of captions in pictures with little noise."""
+        kept = {"preservation": 0.0, "preserve_every": 1} if self.preserve_every > 1 else {}
+        return replace(self, quiet=0.0, clear_dropout=0.0, **kept)
 
 
 @stored("rank learning_rate")
@@ -227,8 +236,13 @@ class Recipe:
 
     @property
     def held(self) -> tuple[str, ...]:
+<<<<<<< HEAD
+        """Return the captions of `neutral` on which the base is preserved: none when it is on every step, which is
+        asked for with class words of one's own."""
+=======
         """Return the captions of `neutral` where they are preserved; none when preservation has no weight, and where it
         is that of every step, which asks for class words alone."""
+>>>>>>> q2
         return self.neutral if self.train.preservation and self.train.preserve_every > 1 else ()
 
 

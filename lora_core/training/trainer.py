@@ -13,6 +13,7 @@ from torch import Tensor
 
 from . import objective, schedules, snapshot, timesteps
 from .config import TrainConfig
+from .dropout import dropped
 from .health import GOOD_EVERY, LOWERED, MOST_IN_A_ROW, RUINED, diverged, quiet, suspicious
 from .inject import Factors
 from .objective import Denoiser
@@ -192,11 +193,12 @@ def _backward(
     x0 = torch.stack([sample.latent for sample in batch])
     noise = objective.draw_noise(x0.shape, config.objective.noise_offset, draw)
     u = timesteps.draw(config.objective, len(batch), draw, denoiser.tokens(x0.shape))
-    dropped = torch.rand(len(batch), generator=draw) < config.caption_dropout
-    conditions = [s.unconditional if drop else s.condition for s, drop in zip(batch, dropped, strict=True)]
+    sigma = denoiser.sigma(u)
+    unnamed = dropped(config, denoiser.snr(sigma), draw)
+    conditions = [s.unconditional if drop else s.condition for s, drop in zip(batch, unnamed, strict=True)]
     kept = preserved(config, state.step + 1, part, batch, draw)
     places = place_weights(config.objective, batch)
-    x0, noise, places, sigma = brought([x0, noise, places, denoiser.sigma(u)], device)
+    x0, noise, places, sigma = brought([x0, noise, places, sigma], device)
     with state.factors.dropped(draw):
         losses, change = gradient(config, state.factors, denoiser, x0, noise, sigma, conditions, kept, places)
     return MicroBatch(losses, change, indices, u.tolist(), ProbeBatch(x0, conditions, places))

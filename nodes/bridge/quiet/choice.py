@@ -16,6 +16,7 @@ AUTO, OFF, DIRECTIONS, BOTH = "auto", "off", "directions", "directions+preservat
 Choice = Literal["auto", "off", "directions", "directions+preservation"]
 QUIET = (AUTO, OFF, DIRECTIONS, BOTH)
 MU, EVERY = 0.003, 8  # of the directions, and the steps from one that preserves to the next
+CLEAR_DROPOUT = 0.5  # under quiet directions guidance exaggerates what is learned without it
 LOUD = "warning: this run trains without quiet directions"
 
 
@@ -33,7 +34,8 @@ class Quiet:
     def training(self, preservation: float) -> dict[str, float]:
         """Return what it means to TrainConfig. A `preservation` that a person has set is that of every step."""
         steps = {"preservation": 1.0, "preserve_every": EVERY} if self.preserving and not preservation else {}
-        return {"preservation": preservation, **steps, "quiet": self.mu}
+        dropout = CLEAR_DROPOUT if self.mu else 0.0
+        return {"preservation": preservation, **steps, "quiet": self.mu, "clear_dropout": dropout}
 
     @property
     def choice(self) -> str:

@@ -48,12 +48,9 @@ def _earlier(recipe: Recipe, run: Run) -> Iterator[tuple[Recipe, Run]]:
 
 def _loud(recipe: Recipe, run: Run) -> tuple[Recipe, Run]:
     """Before runs were quiet, and so were not preserved of their own accord."""
-    every = recipe.train.preserve_every
-    preservation = 0.0 if every > 1 else recipe.train.preservation
-    train = replace(recipe.train, quiet=0.0, preservation=preservation, preserve_every=1)
     told = "quiet is off, as it was when this run was begun"
     chosen = {**run.chosen, "quiet": OFF}
-    return replace(recipe, train=train, neutral=()), replace(run, notes=(*run.notes, told), chosen=chosen)
+    return replace(recipe, train=recipe.train.loud(), neutral=()), replace(run, notes=(*run.notes, told), chosen=chosen)
 
 
 def _with(recipe: Recipe, run: Run, before: Choices) -> tuple[Recipe, Run]:

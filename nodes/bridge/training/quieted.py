@@ -42,4 +42,4 @@ def quieted(
 
 def loud(order: Order) -> Order:
     """The same without quiet directions."""
-    return replace(order, recipe=replace(order.recipe, train=replace(order.recipe.train, quiet=0.0)))
+    return replace(order, recipe=replace(order.recipe, train=order.recipe.train.loud()))

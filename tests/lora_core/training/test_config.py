@@ -115,7 +115,7 @@ def test_metadata_names_the_optimiser_and_what_is_not_as_usual():
 OTHER = dict(
     rank=3, alpha=2.0, preset="all-linear", include=("a",), exclude=("b",), steps=7, learning_rate=0.5, batch_size=2,
     accumulation=3, seed=1, caption_dropout=0.9, objective=ObjectiveConfig(shift=1.5),
-    preservation=1.0, preserve_every=8, quiet=0.01, optimizer=OptimizerConfig(warmup=2), name="prodigy",
+    preservation=1.0, preserve_every=8, clear_dropout=0.5, quiet=0.01, optimizer=OptimizerConfig(warmup=2), name="prodigy",
     schedule="constant", warmup=2, restarts=2, weight_decay=0.3, beta1=0.8, beta2=0.9, eps=0.1, max_grad_norm=0.5,
     ema_decay=0.5,
     options=LayersConfig(max_norm=1.0), loss="huber", huber_c=0.2, huber_schedule="constant", weighting="min_snr",
