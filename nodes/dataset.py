@@ -31,7 +31,7 @@ class LoraDataset(io.ComfyNode):
                 io.Int.Input("repeats", default=1, min=1, max=1000, tooltip="How often each picture is used in one epoch."),
                 io.Image.Input("images", optional=True, tooltip="Pictures from other nodes, used instead of the folder."),
                 io.String.Input("captions", default="", multiline=True, optional=True, tooltip="For connected images: one caption per line, in the same order, or a single line for all."),
-                io.Int.Input("bucket_step", default=32, min=STEPS[0], max=STEPS[1], step=8, optional=True, advanced=True, tooltip="Width and height of buckets are multiples of this. Use a multiple of 8; some models need 16 or 32."),
+                io.Int.Input("bucket_step", default=32, min=STEPS[0], max=STEPS[1], step=8, optional=True, advanced=True, tooltip="Width and height of buckets are multiples of this. Use a multiple of 8; some models need 16 or 32. Below a resolution of 256, 32 means 16, so that pictures keep their shape."),
                 io.Boolean.Input("flip", default=False, optional=True, advanced=True, tooltip="Mirrors pictures at random. Leave it off for faces, text and everything where left and right differ."),
                 io.Int.Input("crops", default=0, min=0, max=8, optional=True, advanced=True, tooltip="Extra crops of each picture, slightly closer and shifted; each step uses one at random. 2 to 4 help small data sets."),
                 io.Boolean.Input("shuffle_tags", default=False, optional=True, advanced=True, tooltip="For captions made of tags separated by commas: uses the tags in several random orders."),

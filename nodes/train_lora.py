@@ -25,7 +25,7 @@ from .bridge.host.progress import posted_workflow
 from .bridge.quiet.choice import QUIET
 from .bridge.quiet.choice import chosen as quiet_choice
 from .bridge.stack.entries import check_rows
-from .bridge.training.choices import AUTO, TIMESTEPS, choices
+from .bridge.training.choices import AUTO, TIMESTEPS, choices, steps_for
 from .bridge.training.continue_from import read_start
 from .bridge.training.order import Run, Sources
 from .bridge.training.run import train_lora
@@ -60,7 +60,7 @@ class TrainLora(io.ComfyNode):
                 io.Clip.Input("clip", tooltip="Text encoder of the model, for the captions."),
                 io.Vae.Input("vae", tooltip="VAE of the model, for the pictures."),
                 LoraDatasetType.Input("dataset", tooltip="From LoRA Dataset."),
-                io.Int.Input("steps", default=1000, min=1, max=MOST_STEPS, tooltip="Number of optimiser steps. Start with 50 to 100 per picture."),
+                io.Int.Input("steps", default=1000, min=0, max=MOST_STEPS, tooltip="Number of optimiser steps. Start with 50 to 100 per picture. 0 = auto: from the number of pictures and the model family; the node shows it."),
                 io.Int.Input("rank", default=0, min=0, max=1024, tooltip="Capacity of the LoRA. 0 = auto: a value that suits the model family. Use 4 to 16 for a concept, 16 to 64 for a style. A higher rank makes a larger file."),
                 io.Float.Input("alpha", default=0.0, min=0.0, max=10_000.0, step=0.5, round=False, tooltip="The LoRA is scaled by alpha / rank. 0 = auto: the same as rank."),
                 io.Float.Input("learning_rate", default=0.0, min=0.0, max=1.0, step=1e-5, round=False, tooltip="0 = auto: a value that suits the model family, usually 1e-4; the node shows it. Halve it when results look burnt."),
@@ -119,9 +119,9 @@ class TrainLora(io.ComfyNode):
             _check_or_auto(TrainConfig, learning_rate=learning_rate)
         except ValueError as error:
             return str(error)
-        if steps is not None and not 1 <= steps <= MOST_STEPS:
-            return f"steps is {steps}; it must be between 1 and {MOST_STEPS}"
-        if None not in (steps, warmup) and not 0 <= warmup < steps:
+        if steps is not None and not 0 <= steps <= MOST_STEPS:
+            return f"steps is {steps}; it must be between 1 and {MOST_STEPS}, or 0 for auto"
+        if steps and warmup is not None and not 0 <= warmup < steps:
             return f"warmup is {warmup} steps but the run has only {steps}; use fewer warm-up steps"
         if preservation is not None and not 0 <= preservation <= MOST_PRESERVATION:
             return f"preservation is {preservation:g}; it must be between 0 and {MOST_PRESERVATION:g}"
@@ -146,26 +146,28 @@ class TrainLora(io.ComfyNode):
         objective = objective or ObjectiveConfig(timesteps=timesteps, shift=shift, weighting=weighting)
         start = read_start(continue_from, model, clip, targets == AUTO, rank, alpha)
         law, shift = objective.timesteps, objective.shift
-        chosen = choices(model, targets, rank, alpha, learning_rate, law, shift, optimizer, start)
+        hushed = quiet_choice(quiet, model, dataset, _patterns(preserve), neutral_prompts)
+        chosen = choices(model, targets, rank, alpha, learning_rate, law, shift, optimizer, start, quiet=hushed.mu > 0)
         objective = replace(objective, timesteps=chosen.timesteps, shift=chosen.shift)
         lora = LoraConfig(
             chosen.rank, chosen.alpha, chosen.targets,
             include=_patterns(include), exclude=_patterns(exclude), options=layers or LayersConfig(),
         )  # fmt: skip
-        hushed = quiet_choice(quiet, model, dataset, _patterns(preserve), neutral_prompts)
+        steps, told = steps_for(model, dataset, batch_size * accumulation, steps)
         config = TrainConfig(
             steps=steps, learning_rate=chosen.learning_rate, batch_size=batch_size, accumulation=accumulation, seed=seed,
             optimizer=optimizer, objective=objective, caption_dropout=caption_dropout,
             **hushed.training(preservation),
         )  # fmt: skip
         measures, auto = Measures(gradient_checkpointing, offload, graph=cuda_graphs), chosen.chosen()
+        auto |= {"steps": str(steps)} if told else {}
         text = TextConfig(text_rank, text_learning_rate or chosen.learning_rate / 2) if text_rank else None
         auto |= {"text_learning_rate": f"{text.learning_rate:g}"} if text and not text_learning_rate else {}
         auto |= {"quiet": hushed.choice} if quiet == AUTO else {}
         run = Run(
             run_name, save_every, measures, automatic=memory == AUTO, start_over=resume == "start over",
-            note=chosen.note(), notes=hushed.notes, coverage=hushed.coverage, previews=previews, chosen=auto, workflow=posted_workflow(cls),
-            before=chosen.before(),
+            note=chosen.note(), notes=(told, *hushed.notes), coverage=hushed.coverage, previews=previews, chosen=auto,
+            workflow=posted_workflow(cls), before=chosen.earlier(quiet != AUTO),
         )  # fmt: skip
         recipe = Recipe(lora, config, text, preserve=_patterns(preserve), validation=validation, neutral=hushed.prompts)
         trained = train_lora(Sources(model, clip, vae, dataset, prior_vae, start), recipe, run)

@@ -10,6 +10,14 @@ PictureSize = tuple[int, int]
 
 RESOLUTIONS = (16, 4096)
 STEPS = (8, 256)
+USUAL_STEP = 32
+SMALL, SMALL_STEP = 256, 16  # below this resolution the usual step leaves hardly a shape but the square
+
+
+def step_at(resolution: int, step: int) -> int:
+    """Return the step of the buckets' sides: the usual one, which nobody may have chosen, is finer at resolutions below
+    `SMALL`. A picture of 112 x 80 pixels is 112 x 80 at 96, where multiples of 32 would crop it to a square."""
+    return SMALL_STEP if step == USUAL_STEP and resolution < SMALL else step
 
 
 def bucket_sizes(resolution: int, step: int, longest_ratio: float = 2.0) -> list[PictureSize]:
@@ -33,6 +41,7 @@ def check_resolution(resolution: int, step: int) -> None:
     for name, value, (low, high) in (("resolution", resolution, RESOLUTIONS), ("bucket_step", step, STEPS)):
         if not low <= value <= high:
             raise ValueError(f"{name} is {value}; it must be between {low} and {high}")
+    step = step_at(resolution, step)
     if resolution % step:
         below = resolution // step * step
         near = " or ".join(str(value) for value in (below, below + step) if value)

@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from . import decoding
-from .buckets import bucket_sizes, fit, nearest_bucket
+from .buckets import SMALL, bucket_sizes, fit, nearest_bucket, step_at
 from .captions import clean_trigger, plain, shuffled, with_trigger
 from .dataset import PLAIN, Dataset, Example, Group, Options, Role, by_reason, combined
 from .decoding import Decoded, PictureError, flatten
@@ -68,7 +68,7 @@ def from_folder(
     notes = data.notes if sets[0].name else (*data.notes, *_of_name(folder, repeats))
     data = replace(data, left_out=tuple(left_out), notes=notes)
     _check(data)
-    return data
+    return _with_finer_steps_told(data, step)
 
 
 def from_tensors(
@@ -99,7 +99,7 @@ def from_tensors(
         examples += reader.examples(f"image {index + 1}", text, Decoded(picture))
     data = reader.dataset(examples)
     _check(data)
-    return data
+    return _with_finer_steps_told(data, step)
 
 
 class _Reader:
@@ -112,7 +112,7 @@ class _Reader:
         own = "" if options.class_images else self.trigger
         self.group = Group(name, own, repeats, weight=options.weight, role=role, step=step, options=options)
         self.resolutions = tuple(sorted(set(options.resolutions))) or (resolution,)
-        self.sizes = [bucket_sizes(each, step) for each in self.resolutions]
+        self.sizes = [bucket_sizes(each, step_at(each, step)) for each in self.resolutions]
 
     def folder(self, found: FolderContents) -> Dataset:
         """Return the set of a folder, which may be empty."""
@@ -197,6 +197,16 @@ def _check(data: Dataset) -> None:
         raise ValueError(what + (f": {_listed(lost)}" if lost else ""))
     if data.examples[0].group.options.masks == "alpha" and all(example.mask is None for example in data.examples):
         raise ValueError("masks is alpha but no picture has a transparent part; set masks to off")
+
+
+def _with_finer_steps_told(data: Dataset, step: int) -> Dataset:
+    """With a note on every resolution at which a finer step than `step` was used."""
+    finer = [(each, used) for each in data.resolutions if (used := step_at(each, step)) != step]
+    told = [
+        ("bucket_step", f"{used} at resolution {each}: below {SMALL}, multiples of {step} would crop most to squares")
+        for each, used in finer
+    ]
+    return replace(data, notes=(*data.notes, *told)) if told else data
 
 
 def _of_name(folder: Path, repeats: int) -> list[tuple[str, str]]:

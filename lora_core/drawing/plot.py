@@ -24,12 +24,14 @@ def smooth(losses: Sequence[float], weight: float = 0.97) -> list[float]:
 
 @dataclass(frozen=True)
 class Marks:
-    """Holds what is drawn beside the loss: (step, value) of validation, the best step, (step, value) of the preserving
-    loss, which has a scale of its own that starts at 0."""
+    """Holds what is drawn beside the loss: (step, value) of validation, the best step, and (step, value) of the
+    preserving loss and of the guided answer's error as a share of the base model's, which have scales of their own
+    that start at 0."""
 
     validation: Sequence[tuple[int, float]] = ()
     best: int | None = None
     preservation: Sequence[tuple[int, float]] = ()
+    guided: Sequence[tuple[int, float]] = ()
 
 
 def draw_curve(
@@ -61,9 +63,10 @@ def draw_curve(
     for values, colour, width in ((losses, RAW, 1), (average, SMOOTH, 2)):
         if len(values) > 1:
             pen.line(points(list(enumerate(values, 1))[::stride], low, high), fill=colour, width=width)
-    if len(marks.preservation) > 1:
-        most = max(value for _, value in marks.preservation) or 1.0
-        pen.line(points(marks.preservation, 0.0, most * 1.1), fill=PRESERVATION, width=1)
+    for values, colour in ((marks.preservation, PRESERVATION), (marks.guided, FAINT)):
+        if len(values) > 1:
+            most = max(value for _, value in values) or 1.0
+            pen.line(points(values, 0.0, most * 1.1), fill=colour, width=1)
     at = points(marks.validation, low, high)
     if len(at) > 1:
         pen.line(at, fill=VALIDATION, width=2)
@@ -78,6 +81,8 @@ def draw_curve(
         words.append((f"validation {validation[-1]:.4f}{best}", VALIDATION))
     if marks.preservation:
         words.append((f"preservation {marks.preservation[-1][1]:.3g}", PRESERVATION))
+    if marks.guided:
+        words.append((f"guided {100 * marks.guided[-1][1]:.0f} %", FAINT))
     write(pen, (left, bottom + 6), words)
     return image
 

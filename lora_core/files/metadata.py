@@ -17,7 +17,8 @@ from ..adapter import TEXT_PREFIX, Adapter
 from . import lineage
 from .lineage import Parent
 
-SETTINGS, QUIET = "lora_loom.settings", "lora_loom.quiet"
+SETTINGS, QUIET, STRENGTH = "lora_loom.settings", "lora_loom.quiet", "lora_loom.strength"
+HINT = "modelspec.usage_hint"
 
 
 @dataclass(frozen=True)
@@ -30,8 +31,8 @@ class Facts:
     included), `dataset_dirs` and, for class images, `class_dirs` ({folder: (repeats, pictures)}) and `tag_frequency`
     ({folder: {tag: count}}) tell about the training data, `folder_triggers` the words of each folder where it has some;
     `label.redacted` takes out what has folders again.
-    `settings` is the text of `runs.recipe_json`; `made_by` tells how it was made of `merged_from`,
-    and `quiet` of the directions that it keeps out of.
+    `settings` is the text of `runs.recipe_json`; `made_by` tells how it was made of `merged_from`, and `quiet` of the
+    directions that it keeps out of. `strength` is the one to use it at, and `usage_hint` says so.
     """
 
     title: str
@@ -74,15 +75,26 @@ class Facts:
     made_by: Mapping[str, Any] | None = None
     continued_from: Parent | None = None
     quiet: Mapping[str, Any] | None = None
+    usage_hint: str = ""
+    strength: float | None = None
 
 
 def build(facts: Facts, adapter: Adapter) -> dict[str, str]:
     """Return the header text of `adapter`; its rank and alpha are read from the factors."""
     found = {
         "format": "pt", **_modelspec(facts), **_kohya(facts), **_data(facts), **_network(facts, adapter),
-        **_lineage(facts), SETTINGS: facts.settings, QUIET: facts.quiet,
+        **_lineage(facts), SETTINGS: facts.settings, QUIET: facts.quiet, STRENGTH: facts.strength,
     }  # fmt: skip
     return {key: text_of(value) for key, value in sorted(found.items()) if value not in (None, "", (), {}, [])}
+
+
+def usage_of(header: Mapping[str, str]) -> dict[str, Any]:
+    """Return what a header says of how to use its LoRA, as fields of `Facts`."""
+    try:
+        strength = {"strength": float(header[STRENGTH])}
+    except (KeyError, ValueError):
+        return {}
+    return {"usage_hint": header.get(HINT, ""), **strength}
 
 
 def _modelspec(facts: Facts) -> dict[str, Any]:
@@ -96,6 +108,7 @@ def _modelspec(facts: Facts) -> dict[str, Any]:
         "modelspec.trigger_phrase": facts.trigger,
         "modelspec.prediction_type": facts.prediction_type,
         "modelspec.encoder_layer": facts.clip_skip,
+        HINT: facts.usage_hint,
         "modelspec.merged_from": ", ".join(parent.name for parent in facts.merged_from),
         "modelspec.base_model": facts.base_name,
     }

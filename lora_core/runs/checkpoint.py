@@ -44,6 +44,7 @@ def save(path: Path, state: TrainState, fingerprint: str) -> None:
         "losses": state.losses, "queue": state.batches.queue, "health": as_dict(state.health), "events": state.events,
         "record": state.record.plain(),
     }  # fmt: skip
+    progress |= {"guided": state.record.guided} if state.record.guided else {}
     tensors = snapshot.take(state)
     tensors |= {"generator": state.generator.get_state(), "progress": snapshot.as_tensor(progress)}
     if state.good is not None and snapshot.as_json(state.good["learnt"])["step"] != state.step:
@@ -71,7 +72,7 @@ def load(path: Path, state: TrainState, fingerprint: str) -> None:
     state.generator.set_state(tensors.pop("generator").clone())  # which wants it aligned
     state.losses, state.batches.queue, state.events = progress["losses"], progress["queue"], progress["events"]
     state.health = from_dict(Health, progress["health"])
-    state.record = Record.of(progress["record"]) if "record" in progress else Record()
+    state.record = _record(progress)
     good = {name.removeprefix(_GOOD): tensors.pop(name) for name in list(tensors) if name.startswith(_GOOD)}
     snapshot.put_back(state, tensors)
     state.good = good or tensors
@@ -99,22 +100,29 @@ def validation_of(path: Path) -> tuple[int, Record]:
             file.seek(start + info.start)
             text = file.read(info.end - info.start)
         progress = json.loads(text)
-        record = Record.of(progress["record"]) if "record" in progress else Record()
+        record = _record(progress)
         _check_losses(record)
         return int(header.get(_STEP, 0)) or len(progress["losses"]), _means(record)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
         return 0, Record()
 
 
+def _record(progress: Mapping[str, Any]) -> Record:
+    return Record.of(progress["record"], progress.get("guided")) if "record" in progress else Record()
+
+
 def _means(record: Record) -> Record:
     base = [Point(0, record.base).mean] if record.base else []
-    return Record(key=record.key, base=base, points=[Point(point.step, [point.mean]) for point in record.points])
+    guided = {step: [Point(0, errors).mean] for step, errors in record.guided.items()}
+    points = [Point(point.step, [point.mean]) for point in record.points]
+    return Record(key=record.key, base=base, points=points, guided=guided)
 
 
 def _check_losses(record: Record) -> None:
     """Raises ValueError where no mean can be told."""
     sound = all(type(point.step) is int and point.losses for point in record.points)
-    losses = [record.base, *(point.losses for point in record.points)]
+    sound = sound and all(record.guided.values())
+    losses = [record.base, *(point.losses for point in record.points), *record.guided.values()]
     if not (sound and all(isinstance(each, list) and all(map(_is_loss, each)) for each in losses)):
         raise ValueError("these are no losses")
 

@@ -17,7 +17,6 @@ from ..files.guard import UnreadableFileError, UnsafeFileError
 from ..links import is_link
 from ..stored import from_dict
 from ..training.config import fingerprint
-from ..training.judgement import best_step
 from ..training.record import Record
 from . import kept_picture
 from .checkpoint import validation_of
@@ -76,8 +75,8 @@ class FoundRun:
 
     @property
     def best(self) -> int | None:
-        """Return the step of the lowest validation loss."""
-        return best_step(self._record.points)
+        """Return the step of the best validation."""
+        return self._record.best()
 
     @property
     def previews(self) -> list[int]:

@@ -1,4 +1,5 @@
-"""A run in four pictures: losses, losses by noise level, norms, and the loss of each picture."""
+"""A run in pictures: losses, losses by noise level, norms, the loss of each picture, and what there is at which
+strength."""
 
 from __future__ import annotations
 
@@ -23,6 +24,7 @@ from ..drawing.plot import (
 )
 from .record import BANDS, Record, means
 from .report import Story
+from .strengths import StrengthCurve
 
 _SIZE = (512, 256)
 _FRAME = (48, 28, _SIZE[0] - 12, _SIZE[1] - 24)
@@ -37,14 +39,19 @@ def marks(record: Record, best: int | None) -> Marks:
     if record.base and record.points:
         validation.insert(0, (0, sum(record.base) / len(record.base)))
     kept = [(window.step, window.preservation) for window in record.windows if window.preservation]
-    return Marks(validation, best, kept)
+    answers = record.answers() if record.points else {}
+    first = answers.get(0) or 1.0
+    return Marks(validation, best, kept, [(step, error / first) for step, error in answers.items()])
 
 
 def draw_charts(story: Story, thumbnails: Mapping[int, Image.Image]) -> Image.Image:
-    """Four panels of 512 x 256, two to a row. `thumbnails` are the pictures' by index."""
+    """Four panels of 512 x 256, two to a row, and a fifth where strengths were measured. `thumbnails` are the pictures'
+    by index."""
     curve = draw_curve(story.losses, story.steps, _SIZE, marks(story.record, story.verdict.best))
     panels = [curve, _bands(story), _norms(story), _pictures(story, thumbnails)]
-    sheet = Image.new("RGB", (2 * _SIZE[0], 2 * _SIZE[1]), PAPER)
+    if story.strength is not None and story.strength.points:
+        panels.append(_strengths(story.strength))
+    sheet = Image.new("RGB", (2 * _SIZE[0], -(-len(panels) // 2) * _SIZE[1]), PAPER)
     for index, panel in enumerate(panels):
         sheet.paste(panel, (index % 2 * _SIZE[0], index // 2 * _SIZE[1]))
     return sheet
@@ -60,7 +67,7 @@ def _panel(words: Sequence[tuple[str, str]]) -> tuple[Image.Image, ImageDraw.Ima
 def _bands(story: Story) -> Image.Image:
     series = [(means(story.record.bands()), SMOOTH, "training")]
     if story.record.points:
-        best = min(story.record.points, key=lambda point: point.mean)
+        best = story.record.best_point()
         series.append((story.validation_bands(story.record.base), FAINT, "validation, base model"))
         series.append((story.validation_bands(best.losses), VALIDATION, "validation, best"))
     image, pen = _panel([("loss by noise level:", TEXT), *((name, colour) for _, colour, name in series)])
@@ -96,6 +103,31 @@ def _norms(story: Story) -> Image.Image:
     write(pen, (_FRAME[0], _FRAME[3] + 6), words)
     for _, colour, values, _ in series:
         _line(pen, values, colour)
+    return image
+
+
+def _strengths(curve: StrengthCurve) -> Image.Image:
+    """Concept against what else changes, over the strengths, and where the suggestion lies."""
+    series = (("concept", VALIDATION, "concept"), ("leak", PRESERVATION, "what else changes"))
+    image, pen = _panel([("by strength, of what there is at 1:", TEXT), *((words, c) for _, c, words in series)])
+    left, top, right, bottom = _FRAME
+    grid(pen, _FRAME)
+    high = max(1.25, *(max(point.concept, point.leak) for point in curve.points))
+    last = curve.points[-1].strength
+
+    def at(strength: float, share: float) -> tuple[float, float]:
+        return left + (right - left) * strength / last, bottom - (bottom - top) * max(share, 0.0) / high
+
+    found = curve.suggested()
+    for name, colour, _ in series:
+        pen.line([at(point.strength, getattr(point, name)) for point in curve.points], fill=colour, width=2)
+        if found:
+            x, y = at(found.strength, getattr(found, name))
+            pen.ellipse((x - 5, y - 5, x + 5, y + 5), fill=colour)
+    if found:
+        write(pen, (left, bottom + 6), [(f"use it at {found.strength:g}", TEXT)])
+    for y, share in ((top, high), (bottom, 0.0)):
+        beside(pen, _FRAME, y, f"{100 * share:.0f} %")
     return image
 
 

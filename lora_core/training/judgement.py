@@ -44,7 +44,7 @@ class CurveChange:
 
 @dataclass(frozen=True)
 class Verdict:
-    """`best` is the step of the lowest point; None before there is one."""
+    """`best` is the step that stands best, by loss and guided answer; None before there is one."""
 
     kind: Kind
     sentence: str
@@ -59,16 +59,14 @@ def judge(record: Record, pictures: Sequence[int], patience: int, held_out: bool
     """The verdict on a run with validation. `pictures` names the picture of each draw."""
     points = [Point(0, record.base), *record.points]
     if len(points) < 3:
-        early = Verdict(
-            "too early", "too early to tell: there were fewer than two validations", best_step(record.points)
-        )
-        return _ruined(points) or early
+        early = Verdict("too early", "too early to tell: there were fewer than two validations", record.best())
+        return _ruined(points, record.best()) or early
     curve = _Curve(points, pictures)
-    best = _lowest(points)
+    best = _best(record)
     return (
         _overfit(curve, record, best, held_out)
         or _diverged(curve, record, best)
-        or _ruined(points)
+        or _ruined(points, best)
         or _plateau(curve, best, patience)
         or Verdict("improving", _so_far(curve.change(0, -1)), best)
     )
@@ -86,12 +84,10 @@ def judge_training(record: Record) -> Verdict:
     return Verdict("improving", "no sign of divergence; connect Training Validation to see when to stop")
 
 
-def best_step(points: Sequence[Point]) -> int | None:
-    return _lowest(points) if points else None
-
-
-def _lowest(points: Sequence[Point]) -> int:
-    return min(points, key=lambda point: point.mean).step
+def _best(record: Record) -> int:
+    """The step that stands best; 0, the untouched model's, where every other is worse."""
+    standing = {0: 1.0, **record.standing()}
+    return min(standing, key=standing.__getitem__)
 
 
 def quantile(level: float, freedom: float) -> float:
@@ -165,14 +161,14 @@ def _diverged(curve: _Curve, record: Record, best: int) -> Verdict | None:
     return None
 
 
-def _ruined(points: Sequence[Point]) -> Verdict | None:
+def _ruined(points: Sequence[Point], best: int | None) -> Verdict | None:
     """The last point is far above the untouched model, on the same draws: one is enough."""
     base, last = points[0], points[-1]
     worse = sum(after > before for before, after in zip(base.losses, last.losses, strict=True))
     if last.mean <= RUINED * base.mean or worse < 0.75 * len(base.losses):
         return None
     text = f"ruined: the loss is {last.mean / base.mean:.2g} times the base model's at the same noise"
-    return Verdict("diverged", f"{text}; lower the learning rate", best_step(points))
+    return Verdict("diverged", f"{text}; lower the learning rate", best)
 
 
 def _plateau(curve: _Curve, best: int, patience: int) -> Verdict | None:

@@ -24,11 +24,32 @@ _ADAMW = OptimizerConfig()
 
 
 @dataclass(frozen=True)
+class StepsLaw:
+    """Says how long to train: `each` for every picture, within `least` and `most`, all for one picture per step.
+
+    diffusers' DreamBooth examples take 500 steps for 5 pictures, ai-toolkit's 2000 for a usual set and 500 to 4000 as
+    its range. The rank is not in it: on the demo base ranks of 4, 8 and 16 are as far after as many steps.
+    """
+
+    each: int = 100
+    least: int = 500
+    most: int = 3000
+
+    def of(self, pictures: int, per_step: int) -> int:
+        """Return the steps for so many pictures: with more than one per step as few as show each as often, but at least
+        half of `least`, in whole tens."""
+        shown = min(max(self.each * pictures, self.least), self.most)
+        return -(-max(shown // per_step, self.least // 2 if per_step > 1 else 1) // 10) * 10
+
+
+@dataclass(frozen=True)
 class Preset:
     """`resolution` is the side in pixels of a square picture; `base` names what to train in place of a few-step model.
 
-    `evidence` is for people: a paper, the authors' recipe, or trainers by name. `law_before` is what auto meant in
-    version 0.1.0 where that was another law with its shift: runs that were begun with it go on with it.
+    `evidence` is for people: a paper, the authors' recipe, or trainers by name. `steps` tells how long to train, `cfg`
+    what the family is usually sampled with, 1 where its guidance is built in. `quiet_rate` multiplies the learning rate
+    under quiet directions; only for the demo base it is not 1, as it was measured on that alone. `law_before` is what
+    auto meant in version 0.1.0 where that was another law with its shift: runs that were begun with it go on with it.
     """
 
     evidence: str
@@ -41,6 +62,9 @@ class Preset:
     resolution: int = 1024
     optimizer: str = "AdamW"
     base: str = ""
+    cfg: float = 4.0
+    steps: StepsLaw = StepsLaw()
+    quiet_rate: float = 1.0
     law_before: tuple[TimestepLaw, float] | None = None
 
 
@@ -50,22 +74,22 @@ NEUTRAL = Preset("no values are known for this family, so general ones")
 PRESETS = {
     "SD 1.5": Preset(
         "diffusers' recipe (attention, 1e-4, uniform); kohya and OneTrainer add the feed-forward",
-        resolution=512, base="the SD 1.5 base",
+        resolution=512, base="the SD 1.5 base", cfg=7.0,
     ),
     "SDXL": Preset(
         "diffusers and SimpleTuner agree (attention, 1e-4, uniform, 1024); kohya and OneTrainer add the feed-forward",
-        base="the SDXL base",
+        base="the SDXL base", cfg=7.0,
     ),
     "SD 3.5": Preset(
         "Esser et al. 2024 (logit-normal, shift 3 at 1024), diffusers' recipe (attention, 1e-4)",
-        timesteps=_LOGIT, shift=3.0, base="SD 3.5 large or medium",
+        timesteps=_LOGIT, shift=3.0, base="SD 3.5 large or medium", cfg=4.5,
     ),
     "FLUX.1 dev": Preset(
         "ai-toolkit (16/16, 1e-4), kohya (flux_shift, guidance 1), most trainers take the feed-forward too",
-        _MLP, timesteps=_BY_SIZE, shift=3.16, base="FLUX.1 dev", law_before=(_LOGIT, 3.16),
+        _MLP, timesteps=_BY_SIZE, shift=3.16, base="FLUX.1 dev", law_before=(_LOGIT, 3.16), cfg=1.0,
     ),
     "FLUX.1 schnell": Preset(
-        "as FLUX.1 dev, but it is sampled without a shift", _MLP, timesteps="logit_normal", base="FLUX.1 dev",
+        "as FLUX.1 dev, but it is sampled without a shift", _MLP, timesteps="logit_normal", base="FLUX.1 dev", cfg=1.0,
     ),
     "Chroma": Preset(
         "kohya (logit-normal, guidance 0), ai-toolkit (rank 16, 1e-4)",
@@ -73,11 +97,12 @@ PRESETS = {
     ),
     "FLUX.2": Preset(
         "musubi-tuner and ai-toolkit agree (rank 32, 1e-4), its authors' shift for many steps",
-        _MLP, 32, 32.0, timesteps=_BY_SIZE, shift=3.16, base="FLUX.2 klein base", law_before=(_LOGIT, 3.16),
+        _MLP, 32, 32.0, timesteps=_BY_SIZE, shift=3.16, base="FLUX.2 klein base", law_before=(_LOGIT, 3.16), cfg=1.0,
     ),
     "Wan 2.1": Preset(
         "musubi-tuner (rank 32, shift 3), ai-toolkit (1e-4); ComfyUI's shift 8 is for long clips",
         _MLP, 32, 32.0, timesteps=_LOGIT, shift=3.0, resolution=640, base="Wan 2.1 or 2.2 as its authors released it",
+        cfg=5.0,
     ),
     "Qwen-Image": Preset(
         "musubi-tuner (rank 16, qwen_shift, its authors' own), ai-toolkit (1e-4)",
@@ -95,7 +120,7 @@ PRESETS = {
     "HiDream I1": Preset(
         "diffusers' recipe (attention, 1e-4, uniform on its scheduler's shift, no loss of the experts' balance), "
         "ai-toolkit (32/32, shift 3, not the experts)",
-        "attention", 32, 32.0, timesteps="shifted", shift=3.0, base="HiDream I1 Full",
+        "attention", 32, 32.0, timesteps="shifted", shift=3.0, base="HiDream I1 Full", cfg=5.0,
     ),
     "Ideogram 4": Preset(
         "OneTrainer (5e-5, logit-normal), which like musubi-tuner takes the feed-forward too; shift 2 of the model's "
@@ -105,18 +130,20 @@ PRESETS = {
     "LTX-Video": Preset(
         "its authors' trainer (attention, 32/32, 2e-4, and its shift for a picture of 768 x 768 pixels)",
         rank=32, alpha=32.0, learning_rate=2e-4, timesteps=_LOGIT, shift=2.2, resolution=768,
-        base="LTX-Video (dev, not distilled)",
+        base="LTX-Video (dev, not distilled)", cfg=3.0,
     ),
     "Kandinsky 5": Preset(
         "musubi-tuner (rank 32, 1e-4), shift 3 of ComfyUI's sampling of pictures",
-        _MLP, 32, 32.0, timesteps=_LOGIT, shift=3.0, base="Kandinsky 5 SFT or pretrain",
+        _MLP, 32, 32.0, timesteps=_LOGIT, shift=3.0, base="Kandinsky 5 SFT or pretrain", cfg=5.0,
     ),
     "Anima": Preset(
         "kohya (logit-normal without a shift); 1e-4 in ai-toolkit, far softer in kohya and OneTrainer, so between them",
         _MLP, learning_rate=5e-5, timesteps="logit_normal", base="Anima base",
     ),
     "Stable Cascade C": Preset("SimpleTuner (16/16, 1e-4, attention), uniform", base="Stable Cascade stage C"),
-    "Stable Cascade B": Preset("as stage C; its authors train LoRAs on stage C only", base="Stable Cascade stage B"),
+    "Stable Cascade B": Preset(
+        "as stage C; its authors train LoRAs on stage C only", base="Stable Cascade stage B", cfg=1.1,
+    ),
     "Kandinsky 2.2 prior": Preset(
         "diffusers' recipe (attention, rank 4, 1e-4, uniform, 768)", "attention", 4, 4.0, resolution=768,
         base="the prior of Kandinsky 2.2",
@@ -139,14 +166,16 @@ PRESETS = {
     ),
     DEMO_BASE: Preset(
         "`python dev.py bench learn`, for a network 12 times as narrow as the smallest Wan 2.1",
-        _MLP, 8, 8.0, learning_rate=3e-3, timesteps=_LOGIT, shift=3.0, resolution=96,
+        _MLP, 8, 8.0, learning_rate=3e-3, timesteps=_LOGIT, shift=3.0, resolution=96, cfg=3.0,
+        steps=StepsLaw(25, 200, 1000), quiet_rate=2.0,
     ),
 }  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Choices:
-    """Holds what a run is trained with; `automatic` names the values that were chosen for the person."""
+    """Holds what a run is trained with; `automatic` names the values that were chosen for the person. `loud_rate` is
+    the learning rate where quiet directions are not taken."""
 
     family: str
     targets: Targets
@@ -156,6 +185,8 @@ class Choices:
     timesteps: TimestepLaw
     shift: float
     automatic: tuple[str, ...] = ()
+    quiet: bool = False
+    loud_rate: float = 0.0
 
     def chosen(self) -> dict[str, str]:
         """Return the automatic values as text, by the name of the input."""
@@ -176,12 +207,22 @@ class Choices:
             return ""
         labels = {"rank": "rank ", "alpha": "alpha ", "learning_rate": "learning rate "}
         chosen = ", ".join(labels.get(name, "") + text for name, text in self.chosen().items())
-        return f"auto for {self.family}: {chosen} ({preset_of(self.family).evidence})"
+        found = f"auto for {self.family}: {chosen} ({preset_of(self.family).evidence})"
+        if not self.quiet or "learning_rate" not in self.automatic:
+            return found
+        factor = preset_of(self.family).quiet_rate
+        if factor == 1:
+            return f"{found}; the learning rate is that without quiet directions: with them it was not measured here"
+        return f"{found}; under quiet directions the learning rate is {factor:g} times that without"
 
-    def before(self) -> Choices | None:
-        """Return what auto chose in version 0.1.0; None where that is the same."""
+    def earlier(self, quiet_chosen: bool = False) -> tuple[Choices, ...]:
+        """Return all else that auto has meant, with which runs may have been begun: the timesteps of version 0.1.0, and
+        no quiet directions unless a person has chosen them."""
         law = preset_of(self.family).law_before if "timesteps" in self.automatic else None
-        return law and replace(self, timesteps=law[0], shift=law[1])
+        loud = replace(self, quiet=False, learning_rate=self.loud_rate) if self.quiet and not quiet_chosen else None
+        rates = [self, *([loud] if loud else [])]
+        laws = [replace(each, timesteps=law[0], shift=law[1]) for each in rates] if law else []
+        return (*rates[1:], *laws)
 
 
 def preset_of(family: str) -> Preset:
@@ -191,16 +232,16 @@ def preset_of(family: str) -> Preset:
 
 def choose(
     family: str, targets: Targets | Literal["auto"], rank: int, alpha: float, learning_rate: float,
-    timesteps: TimestepLaw | Literal["auto"], shift: float, optimizer: OptimizerConfig = _ADAMW,
+    timesteps: TimestepLaw | Literal["auto"], shift: float, optimizer: OptimizerConfig = _ADAMW, quiet: bool = False,
 ) -> Choices:  # fmt: skip
-    """Return the value of the family's preset for everything that is 0 or 'auto'.
+    """Return the value of the family's preset for everything that is 0 or 'auto'; `quiet` tells of quiet directions.
 
     The presets' learning rates are AdamW's, others' are taken from that. alpha keeps the preset's ratio to the
     rank in use. A law without a shift gets shift 1, so that the same training is the same run however it was asked for.
     """
     preset = preset_of(family)
     typed = dict(targets=targets, rank=rank, alpha=alpha, learning_rate=learning_rate, timesteps=timesteps)
-    rank = rank or preset.rank
+    rank, loud = rank or preset.rank, learning_rate or optimizer.usual_rate(preset.learning_rate)
     law = preset.timesteps if timesteps == AUTO else timesteps
     shift = preset.shift if timesteps == AUTO else shift
     return Choices(
@@ -208,8 +249,12 @@ def choose(
         targets=preset.targets if targets == AUTO else targets,
         rank=rank,
         alpha=alpha or preset.alpha / preset.rank * rank,
-        learning_rate=learning_rate or optimizer.usual_rate(preset.learning_rate),
+        learning_rate=learning_rate or optimizer.usual_rate(preset.learning_rate * preset.quiet_rate)
+        if quiet
+        else loud,
         timesteps=law,
         shift=shift if law in SHIFTED else 1.0,
         automatic=tuple(name for name, value in typed.items() if value in (0, AUTO)),
+        quiet=quiet,
+        loud_rate=loud,
     )

@@ -62,17 +62,19 @@ class Point:
         return sum(self.losses) / len(self.losses)
 
 
-@stored("windows images key base points")
+@stored("windows images key base points guided")
 @dataclass
 class Record:
     """`images` are tallies by index of the picture. `key` names the draws that `base` (the untouched model, at step 0)
-    and `points` belong to."""
+    and `points` belong to. `guided` are the errors of the guided answer by step, as text, that of the untouched model
+    at "0"; runs of version 0.1.0 have none."""
 
     windows: list[Window] = field(default_factory=list)
     images: dict[str, list[Cell]] = field(default_factory=dict)
     key: str = ""
     base: list[float] = field(default_factory=list)
     points: list[Point] = field(default_factory=list)
+    guided: dict[str, list[float]] = field(default_factory=dict)
 
     def take(self, result: StepResult, steps: int) -> bool:
         """Tally a step of a run of `steps`; True when it closed a window, whose `sizes` are then to be set."""
@@ -90,19 +92,50 @@ class Record:
         """The run is about to do that step again: what was seen of it and of later ones does not count."""
         self.windows = [window for window in self.windows if window.step < step]
         self.points = [point for point in self.points if point.step < step]
+        self.guided = {key: errors for key, errors in self.guided.items() if int(key) < step}
 
     def bands(self) -> list[Cell]:
         """Return all training losses."""
         return summed(window.bands for window in self.windows)
 
+    def answers(self) -> dict[int, float]:
+        """Return the mean error of the guided answer by step; empty where not every validation has looked at it."""
+        steps = (0, *(point.step for point in self.points))
+        there = all(str(step) in self.guided for step in steps)
+        return {step: _mean(self.guided[str(step)]) for step in steps} if there else {}
+
+    def standing(self) -> dict[int, float]:
+        """Return each validation against the untouched model's 1: the mean of its loss and of its guided answer, or its
+        loss alone where that is not known of all of them."""
+        base, answers = _mean(self.base) or 1.0, self.answers()
+        found = {point.step: point.mean / base for point in self.points}
+        if not answers:
+            return found
+        return {step: (loss + answers[step] / (answers[0] or 1.0)) / 2 for step, loss in found.items()}
+
+    def best(self) -> int | None:
+        """Return the step that stands best; None before there is one."""
+        found = self.standing()
+        return min(found, key=found.__getitem__) if found else None
+
+    def best_point(self) -> Point:
+        """Return the validation that stands best. Raises ValueError where there is none."""
+        standing = self.standing()
+        return min(self.points, key=lambda point: standing[point.step])
+
     def plain(self) -> dict[str, Any]:
-        return as_dict(self)
+        """Return what version 0.1.0 reads, which refuses anything else; `guided` is kept beside it."""
+        return {key: value for key, value in as_dict(self).items() if key != "guided"}
 
     @classmethod
-    def of(cls, plain: dict[str, Any]) -> Record:
+    def of(cls, plain: dict[str, Any], guided: dict[str, list[float]] | None = None) -> Record:
         windows = [from_dict(Window, window) for window in plain["windows"]]
         points = [from_dict(Point, point) for point in plain["points"]]
-        return from_dict(cls, {**plain, "windows": windows, "points": points})
+        return from_dict(cls, {**plain, "windows": windows, "points": points, "guided": guided or {}})
+
+
+def _mean(values: list[float]) -> float:
+    return sum(values) / len(values) if values else 0.0
 
 
 def cells() -> list[Cell]:

@@ -8,8 +8,13 @@ from statistics import median
 
 from .judgement import Verdict
 from .record import BANDS, LossExcess, Record, excess, means, summed
+from .strengths import StrengthCurve
 
 _ROWS = 12  # of the table of pictures, at each end
+_GUIDED = (
+    "The guided answer is what a few sampling steps with guidance make of a held-out picture that is almost noise; its "
+    "error shows what is drawn, which the loss alone does not. The best step is that of the lowest sum of both changes."
+)
 _ODD = 3.0  # how many spreads away from the others a picture stands out
 
 
@@ -18,7 +23,7 @@ class Story:
     """All that the report and the charts are made of.
 
     `names` are the pictures' by index, `drawn` the noise level u and the picture of each validation draw, `layers` the
-    layers that changed most, `cost` seconds of validation and of the whole session.
+    layers that changed most, `cost` seconds of validation and of the whole session, `strength` what there is at which.
     """
 
     record: Record
@@ -31,6 +36,7 @@ class Story:
     layers: Sequence[tuple[str, float]] = ()
     cost: tuple[float, float] = (0.0, 0.0)
     notes: Sequence[str] = ()
+    strength: StrengthCurve | None = None
 
     @property
     def what(self) -> str:
@@ -62,7 +68,10 @@ class Story:
 
 def report(story: Story) -> str:
     """Return the judgement first, then what it rests on."""
-    parts = [[_sentence(story), *story.notes], _validation(story), _bands(story), _norms(story), _pictures(story)]
+    parts = [
+        [_sentence(story), *story.notes], _validation(story), _strength(story), _bands(story), _norms(story),
+        _pictures(story),
+    ]  # fmt: skip
     return "\n\n".join("\n".join(part) for part in parts if part)
 
 
@@ -77,12 +86,30 @@ def _validation(story: Story) -> list[str]:
         return []
     base = sum(record.base) / len(record.base)
     lines = [f"Validation: {len(record.base)} samples with fixed noise, from {story.what}.", ""]
-    lines += ["| step | loss | change from the base model |", "| ---: | ---: | ---: |", f"| 0 | {base:.4f} | |"]
+    answers = record.answers()
+    head = ["step", "loss", "change from the base model"] + ["guided answer: error", "change"] * bool(answers)
+    lines += [_row(head), _row(["---:"] * len(head))]
+    lines.append(f"| 0 | {base:.4f} | |" + (f" {answers[0]:.4f} | |" if answers else ""))
     for point in record.points:
         mark = " (best)" if point.step == story.verdict.best else ""
-        lines.append(f"| {point.step}{mark} | {point.mean:.4f} | {100 * (point.mean / base - 1):+.2f} % |")
+        row = [f"{point.step}{mark}", *_changed(point.mean, base)]
+        lines.append(_row(row + (_changed(answers[point.step], answers[0]) if answers else [])))
+    if answers:
+        lines += ["", _GUIDED]
     seconds, total = story.cost
     return [*lines, "", f"Validation took {seconds:.1f} s of {total:.1f} s ({100 * seconds / max(total, 1e-9):.0f} %)."]
+
+
+def _strength(story: Story) -> list[str]:
+    if story.strength is None or not story.strength.points:
+        return []
+    head = ["strength", "of the concept", "of what else changes"]
+    rows = [[f"{p.strength:g}", f"{100 * p.concept:.0f} %", f"{100 * p.leak:.0f} %"] for p in story.strength.points]
+    return ["At each strength, of what there is at 1:", "", *map(_row, (head, ["---:"] * len(head), *rows))]
+
+
+def _changed(value: float, base: float) -> list[str]:
+    return [f"{value:.4f}", f"{100 * (value / (base or 1.0) - 1):+.2f} %"]
 
 
 def _bands(story: Story) -> list[str]:
@@ -94,7 +121,7 @@ def _bands(story: Story) -> list[str]:
     columns = [first, last]
     head = ["noise level", "training, first quarter", "training, last quarter"]
     if story.record.points:
-        best = min(story.record.points, key=lambda point: point.mean)
+        best = story.record.best_point()
         columns += [story.validation_bands(losses) for losses in (story.record.base, best.losses)]
         head += ["validation, base model", "validation, best"]
     lines = ["Loss by noise level (0 is a clean picture, 1 is pure noise):", "", _row(head), _row(["---:"] * len(head))]

@@ -35,6 +35,9 @@ class Draw:
     seed: int
 
 
+Look = Callable[[Sequence[Draw], TrainConfig, Denoiser, Sequence[Sample], torch.device], Tensor]
+
+
 def choose(names: Sequence[str], digests: Sequence[str], validation: Validation) -> list[list[int]]:
     """Return the examples of each picture that is looked at, by content: a further picture changes one of them at most.
 
@@ -92,19 +95,26 @@ def measure(
     samples: Sequence[Sample],
     base: bool = False,
     tick: Callable[[], None] = lambda: None,
+    look: Look | None = None,
 ) -> list[float]:
-    """The training loss of each draw, with the factors that would be saved now or, for `base`, with none.
+    """The training loss of each draw, or what `look` finds in it, with the factors that would be saved now or, for
+    `base`, with none.
 
     Batches are no larger than a training step's; `tick` is called after each and may raise.
     """
-    found = [0.0] * len(draws)
+    look, found = look or _losses, [0.0] * len(draws)
     with torch.no_grad(), state.factors.silence() if base else nullcontext(), state.judged():
         for batch in _batches(draws, samples, config.batch_size):
-            losses = _losses([draws[at] for at in batch], config, denoiser, samples, state.factors.flat.device)
-            for at, loss in zip(batch, losses.tolist(), strict=True):
-                found[at] = loss
+            values = look([draws[at] for at in batch], config, denoiser, samples, state.factors.flat.device)
+            for at, value in zip(batch, values.tolist(), strict=True):
+                found[at] = value
             tick()
     return found
+
+
+def noises_of(draws: Sequence[Draw], shape: torch.Size) -> Tensor:
+    """Return the noise of each draw for latents (batch, channels, ...), fp32 on the CPU."""
+    return torch.stack([torch.randn(shape[1:], generator=torch.Generator().manual_seed(d.seed)) for d in draws])
 
 
 def _batches(draws: Sequence[Draw], samples: Sequence[Sample], size: int) -> list[list[int]]:
@@ -119,7 +129,7 @@ def _losses(
 ) -> Tensor:
     batch = [samples[draw.picture] for draw in draws]
     x0 = torch.stack([sample.latent for sample in batch])
-    noise = torch.stack([torch.randn(x0.shape[1:], generator=torch.Generator().manual_seed(d.seed)) for d in draws])
+    noise = noises_of(draws, x0.shape)
     sigma = denoiser.sigma(torch.tensor([draw.u for draw in draws]))
     conditions = [sample.condition for sample in batch]
     places = place_weights(config.objective, batch)

@@ -10,7 +10,7 @@ from typing import Any
 
 from aiohttp import web
 
-from ....lora_core.data.buckets import check_resolution, numbers
+from ....lora_core.data.buckets import USUAL_STEP, check_resolution, numbers, step_at
 from ....lora_core.data.inspection import Frames, Reading
 from ....lora_core.data.pictures import MASKS
 from .folders import dataset_folder, without_paths
@@ -64,10 +64,10 @@ class Question:
 
     def frames(self) -> Frames:
         """Raises ValueError for a resolution that the node would not take."""
-        step = self._number("bucket_step", 32)
+        step = self._number("bucket_step", USUAL_STEP)
         resolution = max(numbers("resolutions", self.text("resolutions")) or (self._number("resolution", 512),))
         check_resolution(resolution, step)
-        return Frames(resolution, step)
+        return Frames(resolution, step_at(resolution, step))
 
     def names(self) -> list[str]:
         return [_text(each) for each in self._list("names")]

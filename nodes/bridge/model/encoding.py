@@ -13,6 +13,7 @@ import comfy.utils
 import torch
 from torch import Tensor, nn
 
+from ....lora_core.data.buckets import SMALL, USUAL_STEP
 from ....lora_core.data.dataset import Dataset
 from ....lora_core.families.table import Places
 from ..host.wires import Clip, Conditioning, Model, Vae
@@ -96,13 +97,18 @@ def check_sizes(vae: Vae, model: Model, dataset: Dataset) -> None:
         if width % factor or height % factor:
             raise ValueError(
                 f"the bucket {width} x {height} is not a multiple of {factor}, which this VAE compresses by; "
-                f"set bucket_step to a multiple of {step}"
+                f"{_cure(step, dataset)}"
             )
         if width % step or height % step:
             raise ValueError(
                 f"the bucket {width} x {height} is not a multiple of {step}, which {family.name} needs; "
-                f"set bucket_step to a multiple of {step}"
+                f"{_cure(step, dataset)}"
             )
+
+
+def _cure(step: int, dataset: Dataset) -> str:
+    small = step == USUAL_STEP and min(dataset.resolutions) < SMALL
+    return f"use a resolution of {SMALL} or more" if small else f"set bucket_step to a multiple of {step}"
 
 
 def resized(pixels: Tensor, places: Places | None, factor: int) -> Tensor:

@@ -59,4 +59,3 @@ def prompts_for(model: Model, dataset: Dataset, class_words: Sequence[str], own:
     triggers = [group.trigger for group in dataset.groups]
     captions = [example.caption for example in dataset.examples if example.written]
     return neutral(family_of(model).neutral, triggers, class_words, captions, lines(own))
-

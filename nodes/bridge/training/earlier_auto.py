@@ -1,8 +1,12 @@
-"""Runs that were begun when auto meant something else go on with that: what a run was begun with counts."""
+"""Runs that were begun when auto meant something else go on with that: what a run was begun with counts.
+
+What auto has meant before is said in one place, `presets.Choices.earlier`: other timesteps, and no quiet directions,
+with the learning rate that belongs to that.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -23,42 +27,46 @@ _NONE = "00000000"
 
 def as_begun(sources: Sources, recipe: Recipe, run: Run) -> tuple[Recipe, Run]:
     """Return what auto meant before, if the latest run of this name with these settings was begun with that."""
-    earlier = list(_earlier(recipe, run))
-    if not earlier or run.start_over:
+    if not run.before or run.start_over:
         return recipe, run
+    earlier = [(before, _with(recipe, before, "text_learning_rate" in run.chosen)) for before in run.before]
     own = run_folder(run.name, _NONE)
     for past in reversed(past_runs(own.parent, own.name[: -len(f"-{_NONE}")])):
         if _same(past.settings, sources, recipe):
             return recipe, run
-        for known in earlier:
-            if _same(past.settings, sources, known[0]):
-                return known
+        for before, begun in earlier:
+            if _same(past.settings, sources, begun):
+                return begun, _told(run, before, recipe, begun)
     return recipe, run
 
 
-def _earlier(recipe: Recipe, run: Run) -> Iterator[tuple[Recipe, Run]]:
-    """All that auto may have meant, the latest first."""
-    loud = _loud(recipe, run) if "quiet" in run.chosen and recipe.train.quiet else None
-    if loud is not None:
-        yield loud
-    for each in filter(None, ((recipe, run), loud)):
-        if run.before is not None:
-            yield _with(*each, run.before)
+def _told(run: Run, before: Choices, recipe: Recipe, begun: Recipe) -> Run:
+    """The run with what stays on the node, in its field of what was left to it, and without what is no longer so."""
+    kept, chosen = [], dict(run.chosen)
+    if begun.train.objective != recipe.train.objective:
+        kept.append("the timesteps")
+    if begun.train.learning_rate != recipe.train.learning_rate:
+        kept.append("the learning rate")
+    said = [f"{' and '.join(kept)} are those that this run was begun with"] if kept else []
+    if loud := begun.train.quiet != recipe.train.quiet:
+        said.append("quiet is off, as it was when this run was begun")
+        chosen["quiet"] = OFF
+    if begun.text and "text_learning_rate" in chosen:
+        chosen["text_learning_rate"] = f"{begun.text.learning_rate:g}"
+    chosen |= before.chosen()
+    note = "; ".join(filter(None, (before.note(), *said)))
+    return replace(run, note=note, chosen=chosen, coverage="" if loud else run.coverage)
 
 
-def _loud(recipe: Recipe, run: Run) -> tuple[Recipe, Run]:
-    """Before runs were quiet, and so were not preserved of their own accord."""
-    told = "quiet is off, as it was when this run was begun"
-    chosen = {**run.chosen, "quiet": OFF}
-    return replace(recipe, train=recipe.train.loud(), neutral=()), replace(run, notes=(*run.notes, told), chosen=chosen)
-
-
-def _with(recipe: Recipe, run: Run, before: Choices) -> tuple[Recipe, Run]:
+def _with(recipe: Recipe, before: Choices, text_follows: bool) -> Recipe:
     objective = replace(recipe.train.objective, timesteps=before.timesteps, shift=before.shift)
-    told = f"{before.note()}; the timesteps are those that this run was begun with"
-    chosen = {**run.chosen, "timesteps": before.values()["timesteps"]}
-    recipe = replace(recipe, train=replace(recipe.train, objective=objective))
-    return recipe, replace(run, note=told, chosen=chosen)
+    train = replace(recipe.train, objective=objective, learning_rate=before.learning_rate)
+    text = recipe.text
+    if text and text_follows:
+        text = replace(text, learning_rate=before.learning_rate / 2)
+    if before.quiet or not train.quiet:
+        return replace(recipe, train=train, text=text)
+    return replace(recipe, train=train.loud(), text=text, neutral=())
 
 
 def _same(past: Mapping[str, Any], sources: Sources, recipe: Recipe) -> bool:

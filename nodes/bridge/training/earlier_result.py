@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -66,8 +65,8 @@ def keep(order: Order, run: RunFolder, told: Finished, adapter: Adapter, charts:
 
 
 def kept_adapter(folder: Path, told: Finished) -> Adapter:
-    """Return the LoRA that came out, without its header."""
-    return replace(read_lora(folder / told.file).copied(torch.float32), metadata={})
+    """Return the LoRA that came out, with the header of its file."""
+    return read_lora(folder / told.file).copied(torch.float32)
 
 
 def _unpatched(patcher: Model) -> bool:

@@ -24,9 +24,9 @@ from .run_progress import RunProgress
 @dataclass(frozen=True)
 class Run:
     """Holds the settings of a run that do not change what is learned. `automatic` takes further `measures` when these
-    do not fit into memory. `note` and `notes` stay on the node, `chosen` in the fields of what was left to the run, by name,
-    and `workflow`, of the front end, in the run's folder. `before` is what auto meant in version 0.1.0, if that was
-    something else, and `coverage` tells of its neutral prompts."""
+    do not fit into memory. `note` and `notes` stay on the node, `chosen` in the fields of what was left to the run, by
+    name, and `workflow`, of the front end, in the run's folder. `before` is all else that auto has meant, and
+    `coverage` tells of its neutral prompts."""
 
     name: str = "lora"
     save_every: int = 250
@@ -38,7 +38,7 @@ class Run:
     previews: Previews | None = None
     chosen: Mapping[str, str] = field(default_factory=dict)
     workflow: Mapping[str, Any] | None = None
-    before: Choices | None = None
+    before: tuple[Choices, ...] = ()
     coverage: str = ""
 
 

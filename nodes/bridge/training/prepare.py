@@ -29,7 +29,7 @@ from ..model.text_encoders import check_text, tokenized, windows
 from ..session.rehearsal import Job, Preview
 from ..stack import bypass_injection
 from ..stack.carried import BELOW, carried, in_words
-from . import previews
+from . import previews, strength
 from .checks import check_conditioning, check_connected, check_objective, warnings
 from .order import Order, Run, Sources, Subject
 from .previews import PreparedPreviews
@@ -132,7 +132,7 @@ def encode(
     def tick(done: int, total: int, what: str) -> None:
         progress.say(f"encoding {what}: {done} of {total}")
 
-    captions = captions_to_encode(dataset, recipe.preserved, recipe.held)
+    captions = captions_to_encode(dataset, recipe.preserved, recipe.held) | set(strength.prompts(sources, recipe))
     if recipe.text:
         encoded = tokenized(clip, captions)
     else:

@@ -9,6 +9,7 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import comfy.model_management
 import torch
@@ -22,8 +23,10 @@ from ....lora_core.training.batches import Batches
 from ....lora_core.training.config import Recipe
 from ....lora_core.training.inject import Factors, attached
 from ....lora_core.training.plan import Measures
+from ....lora_core.training.presets import preset_of
 from ....lora_core.training.reality import Expected
 from ....lora_core.training.state import TrainState
+from ....lora_core.training.strengths import StrengthCurve
 from ....lora_core.training.trainer import Sample, Trouble, make_optimizer, train
 from ....lora_core.training.unmoved import Unmoved
 from ....lora_core.training.validation import Pictures
@@ -36,7 +39,7 @@ from ..session.graphs import possible, replaying, unused
 from ..session.memory_plan import Planner, UnforeseeableError
 from ..session.needs import keep_need
 from ..session.session import aside, loaded, trainable
-from . import earlier_result, prepare
+from . import earlier_result, prepare, strength
 from .continue_from import spoken_with
 from .earlier_auto import as_begun
 from .header_facts import run_facts
@@ -89,6 +92,7 @@ class _Prepared:
     material: _Material
     measures: Measures = Measures()
     expected: Expected | None = None  # of a step
+    usage: dict[str, Any] = field(default_factory=dict)  # facts of how to use it, known at the end
 
     def adapter(self) -> Adapter:
         """Return the LoRA as it is now."""
@@ -96,7 +100,12 @@ class _Prepared:
             own = self.state.factors.adapter()
         carried = self.material.carried
         adapter = Adapter({**own.layers, **carried.layers}, others={**own.others, **carried.others})
-        return _labelled(self.material.facts, adapter, self.state.step)
+        return _labelled(replace(self.material.facts, **self.usage), adapter, self.state.step)
+
+    def suggests(self, curve: StrengthCurve) -> None:
+        """Tell in the header from now on at what strength to use the LoRA."""
+        if found := curve.suggested():
+            self.usage.update(usage_hint=curve.sentence(), strength=found.strength)
 
 
 def train_lora(sources: Sources, recipe: Recipe, run: Run) -> Trained:
@@ -126,13 +135,17 @@ def _checked(sources: Sources, recipe: Recipe, run: Run) -> Order:
     subject, hits = prepare.check(sources, recipe)
     pictures = Pictures(sources.dataset, recipe)
     check_previews(run.previews, sources.model, sources.vae, sources.dataset.trigger)
-    progress = RunProgress(run.name, recipe.train.steps, prepare.notes(sources, [run.note, *run.notes, *hits]), run.chosen)
+    progress = RunProgress(
+        run.name, recipe.train.steps, prepare.notes(sources, [run.note, *run.notes, *hits]), run.chosen
+    )
     return Order(sources, recipe, run, subject, pictures, progress)
 
 
 def _again(order: Order, folder: Path, told: Finished, charts: Image.Image, sheet: Image.Image | None) -> Trained:
     """Return what came out of a run that was finished before."""
-    adapter = _labelled(_facts(order), earlier_result.kept_adapter(folder, told), told.kept_step)
+    kept = earlier_result.kept_adapter(folder, told)
+    facts = replace(_facts(order), **metadata.usage_of(kept.metadata))
+    adapter = _labelled(facts, replace(kept, metadata={}), told.kept_step)
     log.info("%s was finished before", folder.name)
     order.progress.at(folder, told.losses)
     on_node = _ended(order.progress, told, folder)
@@ -215,10 +228,12 @@ def _run(order: Order, work: _Prepared, kept: RunFolder) -> Trained:
     previewer = Previewer(
         work.material.shown, work.patcher, work.denoiser, state, folder=kept.path, last=config.steps, progress=progress
     )
+    own = work.material
     watch = Watch(
         order.recipe, order.pictures, state, work.denoiser, work.samples, weights=weight_norms(order.subject.layers),
         folder=kept.path, describe=work.adapter, label=partial(_labelled, work.material.facts),
-        enters=progress.enters,
+        enters=progress.enters, cfg=preset_of(order.subject.family.preset_name).cfg,
+        neutral=strength.asked(work.denoiser, order, own.encoded, own.latents, own.priors), suggests=work.suggests,
     )  # fmt: skip
     progress.at(kept.path, state.losses, watch.marks)
     problem, unmoved, device = "", Unmoved(state.factors), work.denoiser.device

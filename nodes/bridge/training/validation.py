@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from math import sqrt
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import comfy.model_management
 import torch
@@ -20,18 +21,20 @@ from ....lora_core.adapter import Adapter
 from ....lora_core.drawing.plot import Marks
 from ....lora_core.files import formats, save
 from ....lora_core.files.label import redacted
-from ....lora_core.training import charts, norms, validation
+from ....lora_core.training import charts, guided, norms, validation
 from ....lora_core.training.config import Recipe, TrainConfig
-from ....lora_core.training.judgement import Verdict, best_step, judge, judge_training
+from ....lora_core.training.judgement import Verdict, judge, judge_training
 from ....lora_core.training.objective import Denoiser
-from ....lora_core.training.record import Point
+from ....lora_core.training.record import Point, Record
 from ....lora_core.training.report import Story, report
 from ....lora_core.training.state import TrainState
 from ....lora_core.training.steps import StepResult
+from ....lora_core.training.strengths import StrengthCurve
 from ....lora_core.training.targets import weight_shape
 from ....lora_core.training.trainer import Sample
 from ....lora_core.training.validation import Pictures
 from ..host.lora_files import read_lora
+from . import strength
 
 log = logging.getLogger("lora_loom")
 _MOST_READ = 1 << 20  # values of a weight, for its norm
@@ -44,11 +47,14 @@ class Watch:
         self, recipe: Recipe, pictures: Pictures, state: TrainState, denoiser: Denoiser, samples: list[Sample],
         weights: Mapping[str, float], folder: Path,
         describe: Callable[[], Adapter], label: Callable[[Adapter, int], Adapter], enters: Callable[[str], None],
+        cfg: float, neutral: Sequence[tuple[int, Any]], suggests: Callable[[StrengthCurve], None],
     ):  # fmt: skip
         self.config: TrainConfig = recipe.train
         self.chosen, self.pictures, self.state, self.denoiser = recipe.validation, pictures, state, denoiser
         self.samples, self.weights, self.describe, self.label = samples, weights, describe, label
-        self.enters = enters
+        self.enters, self.cfg, self.neutral, self.suggests = enters, cfg, neutral, suggests
+        self.curve: StrengthCurve | None = None
+        self.strength = ""  # what the report says of it
         self.path = folder / "best.safetensors"
         self.best: tuple[int, Adapter] | None = None  # step and LoRA, when the disk does not take it
         digests = [example.digest for example in pictures.dataset.examples]
@@ -63,10 +69,11 @@ class Watch:
             if self.chosen
             else []
         )
+        self.answers = guided.plan(self.draws)
         self.seconds, self.started = 0.0, time.monotonic()
         key = validation.key(self.draws) if self.draws else ""
         if state.record.key != key:
-            state.record.key, state.record.base, state.record.points = key, [], []
+            state.record.key, state.record.base, state.record.points, state.record.guided = key, [], [], {}
 
     def over(self, results: Iterable[StepResult]) -> Iterator[StepResult]:
         """The results of `train`, up to where the run is ended; the network is to be attached."""
@@ -82,7 +89,7 @@ class Watch:
                 return
 
     def marks(self) -> Marks:
-        return charts.marks(self.state.record, best_step(self.state.record.points))
+        return charts.marks(self.state.record, self.state.record.best())
 
     def verdict(self) -> Verdict:
         record, chosen = self.state.record, self.chosen
@@ -94,7 +101,7 @@ class Watch:
         """Return the LoRA that comes out: that of the last step, or of the best validation."""
         if not self.chosen or self.chosen.keep == "last":
             return self.describe()
-        step = best_step(self.state.record.points)
+        step = self.state.record.best()
         if step in (None, self.state.step):
             return self.describe()
         if self.best and self.best[0] == step:
@@ -119,12 +126,12 @@ class Watch:
             self.state.record, self.verdict(), self.state.losses, self.config.steps, names,
             drawn=[(draw.u, draw.picture) for draw in self.draws],
             held_out=bool(self.chosen and self.chosen.held_out), layers=norms.largest(sizes, self.weights),
-            cost=(self.seconds, time.monotonic() - self.started), notes=tuple(notes),
+            cost=(self.seconds, time.monotonic() - self.started), notes=tuple(notes), strength=self.curve,
         )  # fmt: skip
 
     def report_and_charts(self, *notes: str) -> tuple[str, Image.Image]:
         """Return the report, with the notes, and the charts."""
-        story = self.story([*filter(None, notes), *self._went_back()])
+        story = self.story(list(filter(None, (*notes, *self._went_back(), self.strength))))
         examples = self.pictures.dataset.examples
         shown = {index: Image.fromarray(examples[index].origin.thumbnail.numpy()) for index, _ in story.pictures()}
         return report(story), charts.draw_charts(story, shown)
@@ -139,24 +146,42 @@ class Watch:
         ]
 
     def _looked(self) -> bool:
-        """Validate when it is due; True when the run is to end here."""
+        """Validate when it is due, and measure the strength at the end; True when the run is to end here."""
+        ended = self._validated()
+        if ended or self.state.step == self.config.steps:
+            self.curve, self.strength = strength.measured(self)
+            if self.curve is not None:
+                self.suggests(self.curve)
+        return ended
+
+    def _validated(self) -> bool:
         record, step = self.state.record, self.state.step
         if not self.chosen:
             return False
         if not record.base:
-            record.base = self._measured(base=True)
+            record.base, record.guided = self._measured(0)
         due = step == self.config.steps or step % self.chosen.every == 0
         if due and step and (not record.points or record.points[-1].step < step):
-            record.points.append(Point(step, self._measured()))
-            if best_step(record.points) == step:
+            losses, found = self._measured(step)
+            record.points.append(Point(step, losses))
+            record.guided |= found
+            log.info("step %s: %s", step, _in_words(record))
+            if record.best() == step:
                 self._keep()
         return self.chosen.early_stop and self.verdict().stop
 
-    def _measured(self, base: bool = False) -> list[float]:
+    def _measured(self, step: int) -> tuple[list[float], dict[str, list[float]]]:
+        """Losses, and errors of the guided answer by step as a record has them; of the untouched model at step 0. A run
+        that was begun without the latter goes on without it."""
         self.enters("validating")
         tick, started = comfy.model_management.throw_exception_if_processing_interrupted, time.monotonic()
+        of = self.config, self.state, self.denoiser, self.samples, not step, tick
         try:
-            return validation.measure(self.draws, self.config, self.state, self.denoiser, self.samples, base, tick)
+            losses = validation.measure(self.draws, *of)
+            if step and not self.state.record.guided:
+                return losses, {}
+            look = partial(guided.errors, cfg=self.cfg, tick=tick)
+            return losses, {str(step): validation.measure(self.answers, *of, look)}
         finally:
             self.seconds += time.monotonic() - started
 
@@ -170,6 +195,12 @@ class Watch:
         except OSError as error:
             log.warning("%s was not written: %s", self.path, error.strerror or error)
             self.best = self.state.step, adapter
+
+
+def _in_words(record: Record) -> str:
+    answers, step = record.answers(), record.points[-1].step
+    told = f"validation loss {record.points[-1].mean:.4f} (base model {sum(record.base) / len(record.base):.4f})"
+    return told + (f", guided answer {answers[step]:.4f} ({answers[0]:.4f})" if answers else "")
 
 
 @torch.no_grad()

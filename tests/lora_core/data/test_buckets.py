@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from lora_loom.lora_core.data.buckets import bucket_sizes, check_resolution, fit, nearest_bucket
+from lora_loom.lora_core.data.buckets import bucket_sizes, check_resolution, fit, nearest_bucket, step_at
 from PIL import Image
 
 RESOLUTIONS = st.tuples(st.integers(1, 16), st.sampled_from([8, 16, 32, 64])).map(lambda p: (p[0] * p[1], p[1]))
@@ -135,3 +135,18 @@ def test_shrinking_averages_rather_than_picks():
     stripes = Image.fromarray(np.tile(np.array([[0, 255]], np.uint8), (640, 320))).convert("RGB")
     out = np.asarray(fit(stripes, (64, 64))).astype(float)
     assert abs(out[:, 4:-4] - 127.5).max() < 3
+
+
+@pytest.mark.parametrize(
+    ("resolution", "step", "used"),
+    [(96, 32, 16), (240, 32, 16), (256, 32, 32), (512, 32, 32), (96, 8, 8), (128, 64, 64)],
+)
+def test_only_the_usual_step_is_finer_and_only_at_small_resolutions(resolution, step, used):
+    assert step_at(resolution, step) == used
+    check_resolution(resolution, step)
+
+
+def test_a_small_picture_keeps_its_shape_at_the_usual_step():
+    sizes = bucket_sizes(96, step_at(96, 32))
+    for size in ((112, 80), (80, 112), (96, 96)):
+        assert nearest_bucket(size, sizes) == size

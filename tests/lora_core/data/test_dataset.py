@@ -522,3 +522,18 @@ def test_contact_sheet(count):
     assert sheet.mode == "RGB" and sheet.size == (columns * 134 + 6, rows * 162 + 6)
     bright = (np.asarray(sheet) == 230).all(axis=2).sum()
     assert bright >= min(count, 24) * data.examples[0].pixels[..., 0].numel()
+
+
+# --- small resolutions ---
+
+
+def test_at_a_small_resolution_the_usual_step_is_finer_and_the_report_says_so():
+    """At 256 and more nothing has changed: pictures, digests and report are those of the step itself."""
+    wide = [torch.linspace(0, 1, 80 * 112 * 3).view(80, 112, 3)]
+    (example,) = from_tensors(wide, ["x"], "", 96, 32, 1).examples
+    assert example.size == (112, 80) and example.digest == from_tensors(wide, ["x"], "", 96, 16, 1).examples[0].digest
+    told = "note on bucket_step: 16 at resolution 96: below 256, multiples of 32 would crop most to squares"
+    assert told in from_tensors(wide, ["x"], "", 96, 32, 1).report()
+    several = from_tensors(wide, ["x"], "", 96, 32, 1, dataset.Options(resolutions=(96, 256)))
+    assert [each.size for each in several.examples] == [(112, 80), (288, 224)]
+    assert "bucket_step" not in from_tensors(wide, ["x"], "", 256, 32, 1).report()

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 from lora_loom.lora_core.families import table
 from lora_loom.lora_core.families.distilled import few_step_mark
 from lora_loom.lora_core.families.signs import SIGNS
+from lora_loom.lora_core.families.table import DEMO_BASE
 from lora_loom.lora_core.training.config import LoraConfig, OptimizerConfig, TrainConfig
 from lora_loom.lora_core.training.objective_config import SHIFTED, ObjectiveConfig
 from lora_loom.lora_core.training.presets import NEUTRAL, PRESETS, Preset, choose, preset_of
@@ -128,14 +130,46 @@ def test_auto_is_shifted_by_size_as_the_model_is_sampled(family: str):
     for side, mean in zip((512, 768, 1024), means, strict=True):
         shift = resolution_shift((side / 16) ** 2, chosen.shift)
         assert shift == pytest.approx(math.exp(mean), rel=2e-3)
-    earlier = chosen.before()
+    (earlier,) = chosen.earlier()
     assert (earlier.timesteps, earlier.shift) == ("shifted_logit_normal", before)
     assert {**vars(earlier), "timesteps": "", "shift": 0} == {**vars(chosen), "timesteps": "", "shift": 0}
 
 
 def test_only_auto_had_another_meaning():
-    assert choose("FLUX.1 dev", "auto", 0, 0.0, 0.0, "shifted_by_size", 3.16).before() is None
-    assert choose("SD 3.5", *AUTOMATIC).before() is None
+    assert choose("FLUX.1 dev", "auto", 0, 0.0, 0.0, "shifted_by_size", 3.16).earlier() == ()
+    assert choose("SD 3.5", *AUTOMATIC).earlier() == ()
+
+
+def test_a_quiet_run_may_have_been_begun_loud_and_with_the_timesteps_of_before():
+    chosen = choose("FLUX.1 dev", *AUTOMATIC, quiet=True)
+    found = [(each.quiet, each.timesteps) for each in chosen.earlier()]
+    before, now = "shifted_logit_normal", "shifted_by_size"
+    assert found == [(False, now), (True, before), (False, before)]
+    assert [(each.quiet, each.timesteps) for each in chosen.earlier(quiet_chosen=True)] == [(True, before)]
+
+
+@pytest.mark.parametrize(("family", "factor"), [(DEMO_BASE, 2), ("SDXL", 1)])
+def test_the_quiet_rate_is_another_only_where_it_was_measured(family: str, factor: float):
+    loud, quiet = choose(family, *AUTOMATIC), choose(family, *AUTOMATIC, quiet=True)
+    assert quiet.learning_rate == factor * loud.learning_rate == factor * quiet.loud_rate
+    assert quiet.earlier()[0] == replace(loud, quiet=False)
+    assert ("2 times that without" in quiet.note(), "was not measured here" in quiet.note()) == (
+        factor == 2,
+        factor == 1,
+    )
+    assert "quiet" not in loud.note()
+    typed = choose(family, "auto", 0, 0.0, 5e-4, "auto", 3.0, quiet=True)
+    assert typed.learning_rate == typed.earlier()[0].learning_rate == 5e-4 and "quiet" not in typed.note()
+    assert choose(family, *AUTOMATIC, OptimizerConfig("prodigy"), quiet=True).learning_rate == 1
+
+
+@pytest.mark.parametrize(
+    ("family", "pictures", "per_step", "steps"),
+    [("SDXL", 15, 1, 1500), ("SDXL", 3, 1, 500), ("SDXL", 400, 1, 3000), ("SDXL", 15, 4, 380), ("SDXL", 3, 8, 250),
+     (DEMO_BASE, 16, 1, 400), (DEMO_BASE, 4, 1, 200)],
+)  # fmt: skip
+def test_steps_follow_the_pictures(family: str, pictures: int, per_step: int, steps: int):
+    assert preset_of(family).steps.of(pictures, per_step) == steps
 
 
 def test_the_note_names_what_was_chosen_and_nothing_else():

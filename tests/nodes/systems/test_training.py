@@ -46,7 +46,7 @@ def test_a_stage_learns_is_saved_and_draws_otherwise(
 ) -> None:
     trio = stages[stage]
     before = loaded(trio.model)
-    made = train(trio, read(folder, bucket_step=32), steps=2, learning_rate=1e-2, run_name=stage)
+    made = train(trio, read(folder, bucket_step=64), steps=2, learning_rate=1e-2, run_name=stage)
     assert all(torch.equal(value, before[key]) for key, value in loaded(trio.model).items())
     assert made.adapter.metadata["modelspec.prediction_type"] == {"prior": "sample", "decoder": "epsilon"}[stage]
     assert len(made.loss_map["loss"]) == 2 and all(layer.norm() > 0 for layer in made.adapter.layers.values())
@@ -62,7 +62,7 @@ def test_a_stage_learns_is_saved_and_draws_otherwise(
 def test_pictures_are_what_the_clip_vision_of_a_script_sees(stages: dict[str, tiny.Loaded], folder: Path) -> None:
     """The prior's latent is the picture's embedding less clip_mean, over clip_std; the decoder is given it as it is."""
     prior, decoder = stages["prior"], stages["decoder"]
-    data = reading.from_folder(folder, "", 64, 32, 1)
+    data = reading.from_folder(folder, "", 64, 64, 1)
     network = prior.model.model.diffusion_model
     latents = encode_images(prior.vae, prior.model, data, _quiet)
     given = encode_priors(decoder.prior_vae, decoder.model, data, _quiet)

@@ -142,7 +142,7 @@ def test_data_set_numbers(pictures: Path, dataset: dict[str, Any], message: str)
     [
         ({"steps": 10, "warmup": 10}, "warmup is 10 steps but the run has only 10"),
         ({"steps": 10, "warmup": -1}, "warmup"),
-        ({"steps": 0}, "steps"),
+        ({"steps": -1}, "steps"),
         ({"rank": -1}, "rank is -1; it must be between 1 and 1024, or 0 for auto"),
         ({"rank": 1025}, "rank is 1025; it must be between 1 and 1024, or 0 for auto"),
         ({"alpha": -1.0}, "alpha is -1.0; it must be between 0.001 and 10000, or 0 for auto"),

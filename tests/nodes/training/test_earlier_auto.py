@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from harness.runs import cancelled, on_forward, train
+from harness.runs import cancelled, on_forward, read, train
 
 AUTO = {"timesteps": "auto"}
 BEFORE = {"timesteps": "shifted_logit_normal", "shift": 3.16}  # what auto was for FLUX.1
@@ -52,3 +52,19 @@ def test_a_new_run_follows_the_size(flux, data, runs: Path, caplog: pytest.LogCa
     assert laws(runs) == [("shifted_logit_normal", 3.16)] + [("shifted_by_size", 3.16)] * 3
     assert not forwards, "the latest run counts"
     assert SAID not in caplog.text
+
+
+def test_a_run_that_was_begun_loud_goes_on_loud(models, pictures, runs: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """At the learning rate of before, which quiet directions double for this base."""
+    trio, data = models("wan_demo"), read(pictures, "sks")
+    auto = {"learning_rate": 0.0, "quiet": "auto", "run_name": "before"}
+    whole = train(trio, data, quiet="off", run_name="whole", learning_rate=3e-3)
+    with cancelled(trio, 3):
+        train(trio, data, quiet="off", run_name="before", learning_rate=3e-3)
+    with caplog.at_level("INFO", "lora_loom"):
+        resumed = train(trio, data, **auto)
+    assert resumed[1] == whole[1] and all(torch.equal(resumed[0][name], weight) for name, weight in whole[0].items())
+    assert (
+        "the learning rate are those that this run was begun with; quiet is off, as it was when" in caplog.text
+    )
+    assert len(list(runs.iterdir())) == 2

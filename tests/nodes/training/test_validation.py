@@ -13,8 +13,12 @@ import torch
 from harness.calls import refusals, run_node
 from harness.runs import kept, on_forward
 from harness.runs import train as run
+from lora_loom.lora_core.files import card
 from lora_loom.lora_core.runs import checkpoint
+from lora_loom.lora_core.training import guided
 from lora_loom.lora_core.training.config import OptimizerConfig, Validation
+from lora_loom.lora_core.training.presets import preset_of
+from lora_loom.nodes.bridge.model.names import family_of
 from lora_loom.nodes.bridge.training.validation import Watch, weight_norms
 from lora_loom.nodes.validation import TrainingValidation
 from safetensors.torch import load_file
@@ -36,6 +40,10 @@ def stories(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 
     monkeypatch.setattr(Watch, "story", listen)
     return found
+
+
+def trio_family(trio: Any) -> str:
+    return family_of(trio.model).preset_name
 
 
 def chosen(**changes: Any) -> Validation:
@@ -70,6 +78,11 @@ def test_held_out_pictures_are_not_trained_on(models, data, stories: list[Any], 
     assert [point.step for point in watched.points] == [2, 4, 6] and len(watched.base) == 2
     assert watched.points[-1].losses != watched.base
     assert 0 < stories[1].cost[0] < stories[1].cost[1]
+    assert set(watched.guided) == {"0", "2", "4", "6"} and watched.guided["6"] != watched.guided["0"]
+    assert len(watched.guided["0"]) == 1 and bare.guided == {}
+    assert "guided answer: error" in held.report and (
+        "Use it at" in held.report or "No strength is suggested: at 1" in held.report
+    )
     assert [run.adapter.metadata["ss_num_train_images"] for run in (whole, held)] == ["4", "3"]
 
 
@@ -90,7 +103,8 @@ def test_a_cancel_inside_validation_comes_soon_and_the_resumed_run_draws_the_sam
     whole = train(trio, data, **settings)
     files = kept(runs)
     shutil.rmtree(runs)
-    asked = 2 + 2 + 2  # the base, two steps, and the second batch of the first validation
+    answered = guided.STEPS * (1 if preset_of(trio_family(trio)).cfg == 1 else 2)
+    asked = 2 + answered + 2 + 2  # the base and its answer, two steps, and the second batch of the first validation
 
     def cancel(number: int) -> None:
         if number == asked:
@@ -108,6 +122,23 @@ def test_a_cancel_inside_validation_comes_soon_and_the_resumed_run_draws_the_sam
     assert whole[4].split("Validation took")[0] == again[4].split("Validation took")[0]
 
 
+def test_the_strength_to_use_it_at_is_in_report_charts_and_header(models, data, runs: Path, stories: list[Any]) -> None:
+    """It changes nothing of the LoRA, and a finished run still has it."""
+    trio, held = models("wan_demo"), chosen(draws=8, every=40)
+    settings = {"steps": 40, "learning_rate": 3e-3}
+    found = train(trio, data, validation=held, **settings)
+    curve, facts = stories[0].strength, found.adapter.metadata
+    suggested = curve.suggested()
+    assert float(facts["lora_loom.strength"]) == suggested.strength and 0 < suggested.strength <= 1
+    assert facts["modelspec.usage_hint"] == curve.sentence() and f"{curve.sentence()} (held-out" in found.report
+    assert "| strength | of the concept | of what else changes |" in found.report
+    assert found.charts.shape == (1, 768, 1024, 3)
+    (file,) = runs.rglob("step_000040.safetensors")
+    assert card.read(file).strength == facts["lora_loom.strength"] and card.read(file).hint == curve.sentence()
+    again = train(trio, data, validation=held, **settings)
+    assert len(stories) == 1 and again.adapter.metadata == facts, "it was finished before"
+
+
 HOT = {
     "learning_rate": 0.3, "steps": 30, "rank": 4, "alpha": 16.0,
     "optimizer": OptimizerConfig(schedule="constant", warmup=28, max_grad_norm=0.0),
@@ -120,7 +151,7 @@ def test_the_best_is_kept_and_is_not_the_last(models, data, runs: Path, stories:
     last = train(trio, data, **HOT, validation=chosen(held_out=0.0, draws=4))
     best = train(trio, data, **HOT, validation=chosen(held_out=0.0, draws=4, keep="best"))
     record, step = stories[1].record, stories[1].verdict.best
-    means = {point.step: point.mean for point in record.points}
+    means = record.standing()
     assert stories[0].verdict.kind == "diverged" and "lower the learning rate" in last[4]
     assert not same(last[0], best[0])
     kept_step = min(means, key=means.get)

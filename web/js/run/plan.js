@@ -60,6 +60,7 @@ function counted(captioned, bare, left) {
 
 function seen(node, count) {
   const [steps, batch, accumulation] = ["steps", "batch_size", "accumulation"].map((name) => valueOf(node, name))
+  if (steps === 0) return [word("Seen"), word("as often as auto finds right for the pictures")]
   const times = steps * batch * accumulation / count
   const shown = times < 10 ? Math.round(times * 10) / 10 : Math.round(times)
   const seen = shown === 1 ? word("each about 1 time") : word("each about {count} times", { count: shown })

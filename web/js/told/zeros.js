@@ -11,6 +11,7 @@ const SAME = phrase("auto: training")
 export const WORDS = {
   LoraLoom_TrainLora: {
     rank: phrase("auto, mostly 16"), alpha: phrase("auto: as rank"), learning_rate: phrase("auto, mostly 1e-4"),
+    steps: phrase("auto: by pictures"),
     preservation: OFF, text_rank: OFF, text_learning_rate: phrase("auto: half"), max_grad_norm: OFF, save_every: LAST,
   },
   LoraLoom_MergeLora: { rank: phrase("exact sum"), size_mb: FREE, density: OWN },
