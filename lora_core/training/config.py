@@ -236,13 +236,8 @@ class Recipe:
 
     @property
     def held(self) -> tuple[str, ...]:
-<<<<<<< HEAD
         """Return the captions of `neutral` on which the base is preserved: none when it is on every step, which is
         asked for with class words of one's own."""
-=======
-        """Return the captions of `neutral` where they are preserved; none when preservation has no weight, and where it
-        is that of every step, which asks for class words alone."""
->>>>>>> q2
         return self.neutral if self.train.preservation and self.train.preserve_every > 1 else ()
 
 
