@@ -17,7 +17,7 @@ from ..stored import as_dict, stored
 from . import guard, side_files
 from .faults import UnreadableFileError, UnsafeFileError
 from .layers import check_layers
-from .metadata import STRENGTH
+from .metadata import HINT, STRENGTH
 from .side_files import LONGEST_NOTES, MOST_WORDS, short
 from .thumbnail import SIDES, jpeg
 from .words import listed, named_words, suggested_words, unique
@@ -83,7 +83,7 @@ def _said(about: Mapping[str, str]) -> Card:
         words=_few(named_words(about)),
         author=short(about.get("modelspec.author", "")),
         license=short(about.get("modelspec.license", "")),
-        hint=short(about.get("modelspec.usage_hint", "")),
+        hint=short(about.get(HINT, "")),
         notes=short(about.get("modelspec.description", ""), LONGEST_NOTES),
         tags=_few(unique(listed(about.get("modelspec.tags", "")))),
         strength=short(about.get(STRENGTH, "")),

@@ -18,6 +18,7 @@ from . import lineage
 from .lineage import Parent
 
 SETTINGS, QUIET, STRENGTH = "lora_loom.settings", "lora_loom.quiet", "lora_loom.strength"
+HINT = "modelspec.usage_hint"
 
 
 @dataclass(frozen=True)
@@ -93,7 +94,7 @@ def usage_of(header: Mapping[str, str]) -> dict[str, Any]:
         strength = {"strength": float(header[STRENGTH])}
     except (KeyError, ValueError):
         return {}
-    return {"usage_hint": header.get("modelspec.usage_hint", ""), **strength}
+    return {"usage_hint": header.get(HINT, ""), **strength}
 
 
 def _modelspec(facts: Facts) -> dict[str, Any]:
@@ -107,7 +108,7 @@ def _modelspec(facts: Facts) -> dict[str, Any]:
         "modelspec.trigger_phrase": facts.trigger,
         "modelspec.prediction_type": facts.prediction_type,
         "modelspec.encoder_layer": facts.clip_skip,
-        "modelspec.usage_hint": facts.usage_hint,
+        HINT: facts.usage_hint,
         "modelspec.merged_from": ", ".join(parent.name for parent in facts.merged_from),
         "modelspec.base_model": facts.base_name,
     }

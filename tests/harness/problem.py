@@ -16,13 +16,18 @@ from lora_loom.nodes.bridge.model.text_encoders import TextDenoiser, text_layers
 from lora_loom.nodes.bridge.model.trained_layers import PREFIX
 from torch import Tensor, nn
 
+from harness.quiet import quieting_of
+
 
 class Problem:
     """Loss and flat gradient, in a session that is open; `conditioning` is that of two captions."""
 
-    def __init__(self, denoiser: ComfyDenoiser, layers: Mapping[str, nn.Module], conditioning: list[list]) -> None:
+    def __init__(
+        self, denoiser: ComfyDenoiser, layers: Mapping[str, nn.Module], conditioning: list[list], quiet: bool = False
+    ) -> None:
         draw = torch.Generator().manual_seed(3)
-        self.factors = Factors(layers, 4, 4.0, draw, text_rank=4, device=denoiser.device)
+        own = quieting_of(layers) if quiet else None
+        self.factors = Factors(layers, 4, 4.0, draw, text_rank=4, device=denoiser.device, quiet=own)
         with torch.no_grad():
             self.factors.flat.copy_(torch.randn(self.factors.flat.shape, generator=draw) * 0.05)
         self.denoiser = denoiser
@@ -32,10 +37,12 @@ class Problem:
         self.conditions = [denoiser.condition(c, x) for c, x in zip(conditioning, self.x0, strict=True)]
 
     @classmethod
-    def of_model(cls, patcher: Any, conditioning: list[list], preset: str = "attention+mlp") -> Problem:
+    def of_model(
+        cls, patcher: Any, conditioning: list[list], preset: str = "attention+mlp", quiet: bool = False
+    ) -> Problem:
         choices = LoraConfig(4, 4.0, preset, exclude=("final_layer*", "head*"))
         layers = select(patcher.model.diffusion_model, choices, PREFIX)
-        return cls(ComfyDenoiser(patcher), layers, conditioning)
+        return cls(ComfyDenoiser(patcher), layers, conditioning, quiet)
 
     @classmethod
     def of_text(cls, patcher: Any, clip: Any, captions: list[str]) -> Problem:
@@ -57,6 +64,7 @@ class Problem:
         self.factors.flat.grad.zero_()
         with attached(self.factors.branches):  # recomputed blocks need the low-rank paths in the backward pass, too
             self._loss().backward()
+        self.factors.carry_back()
         return self.factors.flat.grad.to("cpu", copy=True)
 
     def directions(self, gradient: Tensor) -> list[Tensor]:

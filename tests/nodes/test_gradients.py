@@ -63,6 +63,20 @@ def test_finite_differences(models, family: str, checkpointing: bool, record_pro
             assert error < 1e-3
 
 
+def test_quiet_directions_have_the_gradients_of_finite_differences(models) -> None:
+    """Of convolutions, too, and with blocks recomputed and copied from RAM."""
+    trio, found = models("sd15"), []
+    conditioning = [encode(trio.clip, text, guidance=1.0) for text in ("a red heart", "blue")]
+    for checkpointing, offload in ((False, 0.0), (True, 1.0)):
+        with torch.inference_mode(), training_session(trio.model, checkpointing, offload=offload) as patcher:
+            problem = Problem.of_model(patcher, conditioning, "linear+conv", quiet=True)
+            found.append(problem.gradient())
+            for direction in problem.directions(found[-1]):
+                slope = float(found[-1].double() @ direction.double())
+                assert problem.slope(direction, slope) == pytest.approx(slope, rel=1e-3)
+    assert relative_error(found[1], found[0]) < 1e-5
+
+
 def test_every_family_that_says_so_is_tried() -> None:
     """No row is believed untried in what it says of captions."""
     tried = {table.for_config_class(tiny.FAMILIES[name].config).name for name in MIXED}

@@ -13,6 +13,7 @@ import pytest
 import tiny
 import torch
 from harness.calls import encode
+from harness.quiet import quieting_of
 from harness.runs import train as run_train
 from harness.session import training_session
 from harness.tape import Tape, without_casts, without_last
@@ -79,6 +80,7 @@ def steps_of(
     trio: tiny.Loaded,
     gradient: Replayed | None = None,
     layers: LayersConfig | None = None,
+    quiet: bool = False,
     between: Callable[[ComfyDenoiser], object] = lambda _: None,
     **choices: Any,
 ) -> list[Tensor]:
@@ -87,7 +89,8 @@ def steps_of(
     with torch.inference_mode(), training_session(trio.model, checkpointing=False) as patcher:
         draw, denoiser = torch.Generator().manual_seed(0), ComfyDenoiser(patcher)
         modules = select(patcher.model.diffusion_model, LoraConfig(4), PREFIX)
-        factors = Factors(modules, 4, 3.0, draw, device=patcher.load_device, options=layers)
+        own = quieting_of(modules) if quiet else None
+        factors = Factors(modules, 4, 3.0, draw, device=patcher.load_device, options=layers, quiet=own)
         samples = samples_of(trio, denoiser)
         batches = Batches([sample.latent.shape for sample in samples], config.batch_size, 1, draw)
         state, found = TrainState(factors, batches, draw, make_optimizer(factors, config)), []
@@ -127,6 +130,7 @@ WAYS = {
         "objective": ObjectiveConfig(loss="huber", huber_c=0.1),
     },
     "dora": {"layers": LayersConfig(dora=True)},
+    "quiet": {"layers": CHANCES, "quiet": True},
 }
 
 
@@ -135,6 +139,7 @@ WAYS = {
     [
         ("sd15", "fp32", "chances"), ("sd15", "bf16", "preserving"), ("sd15", "bf16", "dora"),
         ("flux1", "bf16", "plain"), ("flux1", "fp32", "chances"),
+        ("flux1", "bf16", "quiet"), ("flux1", "fp32", "quiet"),
     ],
 )  # fmt: skip
 def test_steps_are_to_the_bit_those_without_a_graph(trios, without, family: str, dtype: str, way: str) -> None:

@@ -18,6 +18,7 @@ from ....lora_core.data.dataset import Dataset
 from ....lora_core.data.prompts import with_trigger, without_trigger
 from ....lora_core.drawing.measure import Measure, Table
 from ....lora_core.drawing.sheet import SheetRow, sheet
+from ....lora_core.files.metadata import HINT
 from ..host.node_outputs import as_picture
 from ..host.progress import Progress
 from ..host.wires import Clip, Model, Vae
@@ -82,7 +83,8 @@ def report(
     leaked = leakage.measured(groups)
     missed = [line for each in uncalled(*changed) for line in each.sentences()]
     loud, shown = [f"{line}." for line in too_loud(entries, model, clip)], leaked.measure()
-    lines, rows = [describe(entries, True), *loud, *missed, leaked.report()], _rows(drawn)
+    hints = [f"{entry.name}: {entry.adapter.metadata[HINT]}" for entry in entries if HINT in entry.adapter.metadata]
+    lines, rows = [describe(entries, True), *hints, *loud, *missed, leaked.report()], _rows(drawn)
     figures, shown = {"leakage": leaked.figures()}, replace(shown, advice=" ".join(filter(None, (*loud, shown.advice))))
     if data is not None:
         copied, more, numbers, table = _memorised(drawn, data)

@@ -16,6 +16,7 @@ from ....lora_core.training.config import Recipe
 from ....lora_core.training.presets import Choices
 from ....lora_core.training.validation import Pictures
 from ..host.folders import run_folder
+from ..quiet.choice import OFF
 from ..stack.carried import BELOW
 from .order import Run, Sources
 from .prepare import settings
@@ -48,8 +49,8 @@ def _told(run: Run, before: Choices, recipe: Recipe, begun: Recipe) -> Run:
         kept.append("the learning rate")
     said = [f"{' and '.join(kept)} are those that this run was begun with"] if kept else []
     if loud := begun.train.quiet != recipe.train.quiet:
-        said.append("it goes on without quiet directions, as it was begun")
-        chosen |= {"quiet": "off"} if "quiet" in chosen else {}
+        said.append("quiet is off, as it was when this run was begun")
+        chosen["quiet"] = OFF
     if begun.text and "text_learning_rate" in chosen:
         chosen["text_learning_rate"] = f"{begun.text.learning_rate:g}"
     chosen |= before.chosen()
@@ -65,9 +66,7 @@ def _with(recipe: Recipe, before: Choices, text_follows: bool) -> Recipe:
         text = replace(text, learning_rate=before.learning_rate / 2)
     if before.quiet or not train.quiet:
         return replace(recipe, train=train, text=text)
-    kept = 0.0 if train.preserve_every > 1 else train.preservation  # every step: as a person has asked
-    train = replace(train, quiet=0.0, preserve_every=1, preservation=kept)
-    return replace(recipe, train=train, text=text, neutral=())
+    return replace(recipe, train=train.loud(), text=text, neutral=())
 
 
 def _same(past: Mapping[str, Any], sources: Sources, recipe: Recipe) -> bool:

@@ -36,8 +36,8 @@ def measured(watch: Watch) -> tuple[StrengthCurve | None, str]:
     tick, started = comfy.model_management.throw_exception_if_processing_interrupted, time.monotonic()
     scale = Scale(watch.config, watch.state, watch.denoiser, watch.samples, watch.cfg, tick)
     curve = scale.curve(watch.draws, watch.neutral)
-    seconds = time.monotonic() - started
-    looked = f"{curve.pictures} held-out pictures, {curve.captions} neutral captions, {seconds:.1f} s"
+    watch.seconds += time.monotonic() - started
+    looked = f"held-out pictures: {curve.pictures}, neutral captions: {curve.captions}"
     return curve, f"{curve.sentence()} ({looked})."
 
 

@@ -6,26 +6,21 @@ from dataclasses import replace
 
 import pytest
 import torch
+from harness.quiet import quieting
 from harness.toy import CONFIG, Run, config_of
+from lora_loom.lora_core.adapter import TEXT_PREFIX
 from lora_loom.lora_core.files.lineage import Parent
 from lora_loom.lora_core.low_rank import LowRank
-from lora_loom.lora_core.quiet.directions import Directions, Quieting
+from lora_loom.lora_core.quiet.directions import Quieting
 from lora_loom.lora_core.runs import checkpoint
+from lora_loom.lora_core.training import snapshot
 from lora_loom.lora_core.training.config import OPTIMIZERS
 from lora_loom.lora_core.training.inject import Factors, attached
 from lora_loom.lora_core.training.layers import LayersConfig
+from lora_loom.lora_core.training.norms import correction_norms
 from lora_loom.lora_core.training.start import Start
 from torch import Tensor, nn
-
-MU = 0.003
-
-
-def quieting(width: int, pairs: int | None = None, seed: int = 0) -> Quieting:
-    draw = torch.Generator().manual_seed(seed)
-    basis = torch.linalg.qr(torch.randn(width, width, generator=draw, dtype=torch.float64))[0]
-    values = torch.arange(1, width + 1, dtype=torch.float64) ** -1.5
-    pairs = pairs or width
-    return Directions.of(basis.T[:pairs], values[:pairs], float(values.sum())).quieting(MU)
+from torch.utils._python_dispatch import TorchDispatchMode
 
 
 def quiet(last: str = "leave") -> dict[str, Quieting]:
@@ -65,10 +60,8 @@ def made(net: Net, **choices) -> Factors:
 
 
 def close(actual: Tensor, expected: Tensor, tolerance: float) -> None:
-    error, scale = (
-        float((actual.detach().double() - expected.detach().double()).norm()),
-        float(expected.detach().double().norm()),
-    )
+    actual, expected = actual.detach().double(), expected.detach().double()
+    error, scale = float((actual - expected).norm()), float(expected.norm())
     assert scale > 0 and error <= tolerance * scale, f"off by {error:g} of {scale:g}"
 
 
@@ -140,3 +133,97 @@ def test_what_a_run_goes_on_from_is_what_it_begins_with():
 def test_directions_of_another_width_are_refused():
     with pytest.raises(ValueError, match="the quiet directions of q are for 5 inputs, and it has 8"):
         Factors({"q": Net().q}, 3, 3.0, torch.Generator(), quiet={"q": quieting(5)})
+
+
+def test_the_bound_is_on_what_is_trained_in_the_end():
+    factors = made(Net(), options=LayersConfig(max_norm=0.3))
+    before, norms = {name: low.delta_weight() for name, low in factors.low_ranks().items()}, correction_norms(factors)
+    factors.cap_()
+    assert min(norms.values()) > 0.3
+    for name, norm in correction_norms(factors).items():
+        assert norm == pytest.approx(0.3, rel=1e-5)
+        close(factors.low_ranks()[name].delta_weight(), before[name] * 0.3 / norms[name], 1e-5)
+
+
+def test_what_is_judged_is_the_product_of_the_average():
+    run = Run(config_of("adamw", ema_decay=0.9), quiet=quiet())
+    run.go(6)
+    state, own = run.state, quiet()["enter"].dense()
+    mean = state.ema[: 3 * 5].view(3, 5)
+    assert torch.equal(state.factors.matrices["enter", 0], state.factors.flat[: 3 * 5].view(3, 5))
+    trained = state.factors.adapter().layers["enter"].lora_A
+    with state.judged():
+        judged = state.factors.adapter().layers["enter"].lora_A
+    close(judged, mean @ own, 1e-6)
+    assert torch.equal(state.factors.adapter().layers["enter"].lora_A, trained) and not torch.equal(judged, trained)
+
+
+OPTIONS = LayersConfig(lora_plus_ratio=4.0, rank_dropout=0.2, layer_dropout=0.1, max_norm=0.05)
+
+
+@pytest.mark.parametrize("options", [OPTIONS, replace(OPTIONS, dora=True)], ids=["chances", "dora"])
+@pytest.mark.parametrize("last", ["leave", f"{TEXT_PREFIX}leave"])
+def test_it_goes_with_what_else_there_is(options, last):
+    config = replace(CONFIG, optimizer=replace(CONFIG.optimizer, ema_decay=0.9))
+    run, cut, loud = (Run(config, last=last, options=options, quiet=own) for own in (quiet(last), quiet(last), None))
+    run.go(), loud.go(), cut.go(5)
+    snapshot.put_back(cut.state, snapshot.take(cut.state))
+    cut.go()
+    assert cut.bytes() == run.bytes() != loud.bytes()
+    if not options.dora:
+        assert max(correction_norms(run.state.factors).values()) <= 0.05 * (1 + 1e-5)
+
+
+def test_a_run_goes_back_to_what_it_had():
+    run = Run(quiet=quiet())
+    run.go(4)
+    factors, good = run.state.factors, snapshot.take(run.state)
+    before = factors.branches["enter"].lora_A.clone()
+    run.go(3)
+    assert not torch.equal(factors.branches["enter"].lora_A, before)
+    snapshot.put_back(run.state, good)
+    assert torch.equal(factors.branches["enter"].lora_A, before)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_passes_in_half_precision_have_the_same_product(dtype):
+    net, x = Net(dtype), torch.randn(2, 3, 4, 8, generator=torch.Generator().manual_seed(5))
+    wide = Net()
+    wide.load_state_dict({name: value.float() for name, value in net.state_dict().items()})
+    found = []
+    for own, rows in ((net, x.to(dtype)), (wide, x)):
+        factors = made(own)
+        with attached(factors.branches):
+            for _ in range(2):  # the factors move in between
+                factors.forget_gradient()
+                (own(rows).float().square().sum()).backward()
+                factors.carry_back()
+                with torch.no_grad():
+                    factors.flat.sub_(factors.flat.grad, alpha=1e-5)
+        found.append(factors.flat.grad.clone())
+    close(found[0], found[1], 0.03)
+
+
+def test_many_layers_take_few_operators():
+    layers = {f"{at}.{name}": nn.Linear(24, 8) for at in range(20) for name in "qkv"}
+    layers |= {f"{at}.out": nn.Linear(32, 8) for at in range(20)}
+    inputs = [quieting(24, 4, seed=at) for at in range(20)]
+    quiet = {f"{at}.{name}": inputs[at] for at in range(20) for name in "qkv"}
+    quiet |= {f"{at}.out": quieting(32, seed=at) for at in range(20)}
+    factors = Factors(layers, 3, 3.0, torch.Generator().manual_seed(0), quiet=quiet)
+    counts = []
+    for work in (factors.refresh, factors.refresh, factors.carry_back):
+        with OperatorCounter() as counter:
+            work()
+        counts.append(counter.count)
+    assert counts[0] <= 30 and counts[1] == 0 and counts[2] <= 30, "views aside"
+
+
+class OperatorCounter(TorchDispatchMode):
+    """Counts the operators that a device would be given, views aside."""
+
+    count = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.count += not func.is_view
+        return func(*args, **(kwargs or {}))

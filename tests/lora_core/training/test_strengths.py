@@ -43,7 +43,7 @@ def learned() -> Run:
 
 
 def scale(run: Run, ticks: list[int]) -> Scale:
-    return Scale(run.config, run.state, run.toy, run.samples, 2.0, lambda: ticks.append(1))
+    return Scale(run.config, run.state, run.toy, run.samples, 1.0, lambda: ticks.append(1))
 
 
 def draws() -> list[validation.Draw]:

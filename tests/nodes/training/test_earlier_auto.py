@@ -65,6 +65,6 @@ def test_a_run_that_was_begun_loud_goes_on_loud(models, pictures, runs: Path, ca
         resumed = train(trio, data, **auto)
     assert resumed[1] == whole[1] and all(torch.equal(resumed[0][name], weight) for name, weight in whole[0].items())
     assert (
-        "the learning rate are those that this run was begun with; it goes on without quiet directions" in caplog.text
+        "the learning rate are those that this run was begun with; quiet is off, as it was when" in caplog.text
     )
     assert len(list(runs.iterdir())) == 2

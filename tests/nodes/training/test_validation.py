@@ -129,8 +129,8 @@ def test_the_strength_to_use_it_at_is_in_report_charts_and_header(models, data, 
     found = train(trio, data, validation=held, **settings)
     curve, facts = stories[0].strength, found.adapter.metadata
     suggested = curve.suggested()
-    assert facts["lora_loom.strength"] == f"{suggested.strength:g}" and 0 < suggested.strength <= 1
-    assert facts["modelspec.usage_hint"] == curve.sentence() and f"{curve.sentence()} (1 held-out" in found.report
+    assert float(facts["lora_loom.strength"]) == suggested.strength and 0 < suggested.strength <= 1
+    assert facts["modelspec.usage_hint"] == curve.sentence() and f"{curve.sentence()} (held-out" in found.report
     assert "| strength | of the concept | of what else changes |" in found.report
     assert found.charts.shape == (1, 768, 1024, 3)
     (file,) = runs.rglob("step_000040.safetensors")
