@@ -1,4 +1,5 @@
-"""Defines what the demo base does not know: two shapes, a colour, a texture and a style, and the truth of each picture.
+"""Defines what the demo base does not know, and the truth of each picture: two shapes, a colour, a texture, an object
+of two colours, a style and a relation.
 
 A picture is a stack of flat layers, so that every pixel of it has a layer, and a drawn picture can be taken apart
 again. Captions are those of the demo base's language with one word that is new to it.
@@ -19,8 +20,9 @@ from torch import Tensor
 PX = 96
 SHAPE = 2
 _COLOURS = shapes.COLOURS | {"navy": (0.10, 0.20, 0.62)}
-_INK = (0.03, 0.03, 0.03)
+_INK, _CORE = (0.03, 0.03, 0.03), (1.00, 1.00, 1.00)
 _INK_WIDTH = 6.0  # pixels
+_SECOND = {"target": _CORE, "inked": _INK, "standing": _INK}  # the colour that comes with the new word
 
 
 @dataclass(frozen=True)
@@ -49,12 +51,13 @@ class Concept:
     """`word` is the new one, in the place of the caption where the base knows the words `known`."""
 
     word: str
+    kind: str
     place: str  # which field of Scene it is the value of
     known: tuple[str, ...]
     shapes: tuple[str, ...] = shapes.SHAPES
 
     def __str__(self) -> str:
-        return f"{_KINDS[self.place]} {self.word!r}"
+        return f"{self.kind} {self.word!r}"
 
     def scenes(self, count: int, seed: str) -> list[Scene]:
         """Random pictures with it in which all colours can be told apart."""
@@ -69,18 +72,25 @@ class Concept:
         """The same picture in known words."""
         return replace(scene, **{self.place: self.known[0]})
 
+    def of_its_class(self, count: int) -> list[Scene]:
+        """Pictures of the same kind without the new word: known words in turn and, for an adjective, none."""
+        words = (*self.known, "") if self.place in ("pattern", "fill") else self.known
+        scenes = enumerate(self.scenes(count, "class"))
+        return [replace(one, **{self.place: words[i % len(words)]}) for i, one in scenes]
+
     def layers(self, scene: Scene, px: int = PX) -> Layers:
         return _layers(scene, px, self.place)
 
 
-_KINDS = {"shape": "shape", "colour": "colour", "pattern": "texture", "fill": "style"}
 _COMPACT = ("circle", "square", "triangle", "diamond", "hexagon")
 CONCEPTS = (
-    Concept("heart", "shape", shapes.SHAPES),
-    Concept("navy", "colour", ("blue", "purple", "green", "red", "black")),
-    Concept("lined", "pattern", shapes.PATTERNS[1:]),
-    Concept("inked", "fill", shapes.FILLS[1:], _COMPACT),
-    Concept("arrow", "shape", shapes.SHAPES),
+    Concept("heart", "shape", "shape", shapes.SHAPES),
+    Concept("navy", "colour", "colour", ("blue", "purple", "green", "red", "black")),
+    Concept("lined", "texture", "pattern", shapes.PATTERNS[1:]),
+    Concept("target", "object of two colours", "shape", shapes.SHAPES),
+    Concept("inked", "style", "fill", shapes.FILLS[1:], _COMPACT),
+    Concept("standing", "relation", "fill", shapes.FILLS[1:], _COMPACT),
+    Concept("arrow", "shape", "shape", shapes.SHAPES),
 )
 UNRELATED = (
     "a red ring on a white background", "a yellow circle on a blue background",
@@ -99,22 +109,40 @@ def write(folder: Path, scenes: Sequence[Scene], concept: Concept) -> None:
 
 
 def away(scene: Scene, px: int = PX) -> Tensor:
-    """[h, w], signed distance of every pixel to the shape, in pixels."""
+    """[h, w], signed distance of every pixel to the object, in pixels."""
+    parts = _parts(scene, px)
+    return torch.minimum(parts["body"], parts["under"]) if "under" in parts else parts["body"]
+
+
+def _parts(scene: Scene, px: int) -> dict[str, Tensor]:
+    """[h, w] each, signed distances: the `body`, and what a new word puts within (`core`) or `under` it."""
     half = px / 2
     y, x = torch.meshgrid(torch.arange(px) + 0.5 - half, torch.arange(px) + 0.5 - half, indexing="ij")
     radius = scene.size * half
-    return shapes.distance(scene.shape, (x - scene.x * half) / radius, (y - scene.y * half) / radius) * radius
+    x, y = (x - scene.x * half) / radius, (y - scene.y * half) / radius
+    if scene.shape == "target":
+        body = torch.hypot(x, y)
+        return {"body": (body - 0.95) * radius, "core": (body - 0.5) * radius}
+    if scene.fill == "standing":
+        raised = shapes.distance(scene.shape, x / 0.7, (y + 0.3) / 0.7) * 0.7
+        under = torch.maximum(x.abs() - 0.95, (y - 0.72).abs() - 0.2)
+        return {"body": raised * radius, "under": under * radius}
+    return {"body": shapes.distance(scene.shape, x, y) * radius}
 
 
 def _layers(scene: Scene, px: int, place: str) -> Layers:
     y, x = torch.meshgrid(torch.arange(px) + 0.5, torch.arange(px) + 0.5, indexing="ij")
-    inside = 0.5 - away(scene, px)
-    ground, tone = _tones(scene.background), torch.tensor(_COLOURS[scene.colour])
-    colours, masks = [ground[0], ground[1]], [torch.ones_like(x), _pattern(scene.pattern, x, y)]
-    inked = scene.fill == "inked"
-    if inked:
-        colours, masks = [*colours, torch.tensor(_INK)], [*masks, inside.clamp(0, 1)]
-    colours, masks = [*colours, tone], [*masks, (inside - _INK_WIDTH * inked).clamp(0, 1)]
+    parts, tone = _parts(scene, px), torch.tensor(_COLOURS[scene.colour])
+    inside = {name: 0.5 - distance for name, distance in parts.items()}
+    word = next((one for one in (scene.shape, scene.fill) if one in _SECOND), "")
+    second = {"target": "core", "inked": "body", "standing": "under"}.get(word)
+    above = [(tone, inside["body"] - _INK_WIDTH * (word == "inked"))]
+    if second:  # a core is on top of the body, the rest beneath
+        extra = (torch.tensor(_SECOND[word]), inside[second])
+        above = [*above, extra] if second == "core" else [extra, *above]
+    ground = _tones(scene.background)
+    colours = [ground[0], ground[1], *(colour for colour, _ in above)]
+    masks = [torch.ones_like(x), _pattern(scene.pattern, x, y), *(mask.clamp(0, 1) for _, mask in above)]
     concept = {"pattern": SHAPE - 1, "fill": SHAPE}.get(place, len(colours) - 1)
     return Layers(torch.stack(colours), torch.stack(masks), concept)
 
@@ -132,8 +160,10 @@ def _pattern(name: str, x: Tensor, y: Tensor) -> Tensor:
 
 
 def _distinct(scene: Scene) -> bool:
-    """Whether the shape's colour, and ink, stand out from both tones of the ground."""
+    """Whether the object's colour, and the one that comes with the word, stand out from both tones of the ground, and
+    from each other."""
     tones = _tones(scene.background)
-    colours = [_COLOURS[scene.colour], *([_INK] if scene.fill == "inked" else [])]
-    apart = min(float((tones - torch.tensor(colour)).norm(dim=1).min()) for colour in colours)
-    return apart >= 0.5 and (len(colours) == 1 or torch.dist(torch.tensor(colours[0]), torch.tensor(_INK)) >= 0.5)
+    second = [_SECOND[word] for word in (scene.shape, scene.fill) if word in _SECOND]
+    colours = torch.tensor([_COLOURS[scene.colour], *second])
+    apart = torch.cdist(colours, torch.cat([tones, colours]))
+    return bool((apart + torch.eye(len(colours), 2 + len(colours)).roll(2, 1) * 9 >= 0.5).all())

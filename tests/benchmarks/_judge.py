@@ -51,7 +51,7 @@ def segment(image: Tensor, layers: Layers) -> Tensor:
 def place(drawn: Tensor, scene: Scene) -> Scene:
     """The scene with its shape where it overlaps best with a mask [h, w]."""
     px = drawn.shape[-1]
-    models = _models(scene.shape, px)
+    models = _models(scene.shape, scene.fill, px)
     both = _correlate(drawn.float(), models)
     overlaps = both / (drawn.sum() + models.sum((1, 2)).view(-1, 1, 1) - both)
     size, shift = divmod(int(overlaps.argmax()), px * px)
@@ -60,9 +60,9 @@ def place(drawn: Tensor, scene: Scene) -> Scene:
 
 
 @cache
-def _models(shape: str, px: int) -> Tensor:
-    """[sizes, h, w], the shape in the middle."""
-    return torch.stack([(away(Scene(shape, "", "", size=size), px) < 0).float() for size in _SIZES])
+def _models(shape: str, fill: str, px: int) -> Tensor:
+    """[sizes, h, w], the object in the middle."""
+    return torch.stack([(away(Scene(shape, "", "", fill=fill, size=size), px) < 0).float() for size in _SIZES])
 
 
 def lab(rgb: Tensor) -> Tensor:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -46,6 +47,12 @@ class Task:
     batch: int
     rank: int
 
+    @cached_property
+    def encodings(self) -> tuple[Tensor, list]:
+        """Latents and CONDITIONINGs for a trainer that keeps none itself."""
+        texts = [encode(self.base.clip, caption) for caption in self.captions]
+        return encoded(self.base.vae, self.pixels), texts
+
     @classmethod
     def of(cls, base: Base, concept: Concept, folder: Path, steps: int, batch: int, rank: int) -> Task:
         scenes = concept.scenes(PICTURES, "training")
@@ -58,21 +65,31 @@ class Task:
 
 @dataclass(frozen=True)
 class Learner:
-    """`settings` are what differs from the trainer's defaults, by the node's names of its inputs."""
+    """`settings` are what differs from the trainer's defaults, by the node's names of its inputs. `seeds` are as many
+    as its row is the mean of. `timed_as`, where it is not empty, is the row whose cost is its own: it has as many steps
+    as fit into the time of `_results.LOUD`, less what the base's neutral states take where `states` count."""
 
     name: str
     run: Callable[[Task, int, Mapping[str, Any]], File]
     settings: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
+    seeds: int = 3
+    timed_as: str = ""
+    states: bool = False
 
-    def learn(self, task: Task, seed: int) -> tuple[File, float]:
-        """The LoRA and what it took, from pictures and captions on with nothing kept of earlier runs: on CUDA seconds,
-        else seconds of the processor, which a busy machine changes less."""
-        shutil.rmtree(cache_folder(), ignore_errors=True)
+    def learn(self, task: Task, seed: int) -> File:
         torch.manual_seed(seed)  # from which TrainLoraNode draws the factors and the noise levels
+        return self.run(task, seed, self.settings)
+
+    def timed(self, task: Task, fresh: bool) -> float:
+        """What a run takes, from pictures and captions on; a fresh one with nothing kept of earlier runs. On CUDA
+        seconds, else seconds of the processor, which a busy machine changes less."""
+        if fresh:
+            shutil.rmtree(cache_folder(), ignore_errors=True)
+            task = replace(task)
         clock = time.perf_counter if torch.cuda.is_available() else time.process_time
         started = clock()
-        file = self.run(task, seed, self.settings)
-        return file, clock() - started
+        self.learn(task, 0)
+        return clock() - started
 
 
 def ours(task: Task, seed: int, settings: Mapping[str, Any]) -> File:
@@ -85,11 +102,12 @@ def ours(task: Task, seed: int, settings: Mapping[str, Any]) -> File:
 
 
 def native(task: Task, seed: int, settings: Mapping[str, Any]) -> File:
-    latents = {"samples": encoded(task.base.vae, task.pixels)}
-    texts = [encode(task.base.clip, caption) for caption in task.captions]
+    latents, texts = task.encodings
     given = {entry.id: entry.default for entry in TrainLoraNode.GET_SCHEMA().inputs if hasattr(entry, "default")}
     given |= dict(steps=task.steps, batch_size=task.batch, rank=task.rank, seed=seed)
-    given |= dict(gradient_checkpointing=False, existing_lora="[None]", model=task.base.model, latents=latents)
+    given |= dict(
+        gradient_checkpointing=False, existing_lora="[None]", model=task.base.model, latents={"samples": latents}
+    )
     listed = {name: [value] for name, value in (given | settings).items()}
     return run_node(TrainLoraNode, **listed, positive=texts)[0]
 

@@ -1,0 +1,72 @@
+"""Writes what `dev.py bench learn` has stored into README, docs/figures.md and docs/learning.svg, so that no figure is
+copied by hand."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from benchmarks._results import BEST, DEFAULT, LOUD, NATIVE, Results
+from benchmarks._scatter import drawn
+from benchmarks._tables import COLUMNS, Line, best_rates, by_concept, by_seed, costs, goals, means, with_best
+
+ROOT = Path(__file__).resolve().parents[2]
+STORED = Path(__file__).parent / "results" / "learning.jsonl"
+README, FIGURES, PICTURE = ROOT / "README.md", ROOT / "docs" / "figures.md", ROOT / "docs" / "learning.svg"
+MARKS = "<!-- learning: written by `dev.py bench learn --write` -->\n", "<!-- /learning -->\n"
+ROW = re.compile(r"^\| Learns, and leaks .*\n", re.M)
+
+
+def publish(results: Results) -> None:
+    for path, text in pages(results).items():
+        path.write_text(text, encoding="utf-8", newline="\n")
+
+
+def pages(results: Results) -> dict[Path, str]:
+    """Return the whole text of each page that has figures of the bench in it."""
+    results, concepts = with_best(results), results.concepts()
+    readme, figures = (path.read_text("utf-8") for path in (README, FIGURES))
+    before, _, rest = figures.partition(MARKS[0])
+    after = rest.partition(MARKS[1])[2]
+    return {
+        README: ROW.sub(lambda _: readme_row(results, concepts), readme),
+        FIGURES: f"{before}{MARKS[0]}\n{section(results, concepts)}\n{MARKS[1]}{after}",
+        PICTURE: drawn(results, concepts),
+    }
+
+
+def readme_row(results: Results, concepts: Sequence[str]) -> str:
+    """A row of the table of trainers: overlap with the truth, and change of unrelated pictures, both means."""
+
+    def cell(row: str) -> str:
+        overlap, change = (by_seed(results, row, concepts, field) for field in ("overlap", "change"))
+        return f"{sum(overlap) / len(overlap):.2f}; {sum(change) / len(change):.1f}"
+
+    said = "overlap with the truth, up to 1; change of unrelated pictures, 0 to 255"
+    cells = (cell(DEFAULT), cell(NATIVE), *["not measured"] * 3)
+    return f"| Learns, and leaks ([measured](docs/figures.md#learning)): {said} | {' | '.join(cells)} |\n"
+
+
+def section(results: Results, concepts: Sequence[str]) -> str:
+    """The part of docs/figures.md between the marks."""
+    titles = [column.title for column in COLUMNS]
+    rates = ", ".join(f"{row.removeprefix(f'{NATIVE}, ')} for {one}" for one, row in best_rates(results).items())
+    reached = [(g.text, g.wanted, g.reached, "yes" if g.met else "**no**") for g in goals(results, concepts)]
+    parts = [
+        "![How much of a concept is learned beside how far unrelated pictures move](learning.svg)",
+        markdown(*means(results, concepts)),
+        f"*{BEST}*, chosen for each concept by overlap: {rates.replace(NATIVE, 'its default')}.",
+        "Goals that were set for the default before it was measured, and what was reached:",
+        markdown(("", "wanted", "reached", "met"), reached),
+        f"By concept, *{DEFAULT}* / *{LOUD}* / *{NATIVE}*:",
+        markdown(("", *titles), by_concept(results, concepts, (DEFAULT, LOUD, NATIVE))),
+        "What a run takes:",
+        markdown(*costs(results)),
+    ]
+    return "\n".join(f"{part}\n" for part in parts)
+
+
+def markdown(header: Line, lines: Sequence[Line]) -> str:
+    rows = [header, ("---",) * len(header), *lines]
+    return "\n".join(f"| {' | '.join(row)} |".replace("|  |", "| |") for row in rows)
