@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 from . import guard
 from .faults import UnreadableFileError, UnsafeFileError
 from .nested import table_of
+from .permissions import permissions_of
 from .words import listed, unique
 
 LARGEST = 2 * 2**20  # bytes
@@ -32,7 +33,6 @@ _TAGS = re.compile(
 )
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
 _SAYS_NOTHING = {"", "unknown", "other", "none"}
-_COMMERCE = {"Image": "sell pictures", "Rent": "run it as a service", "Sell": "sell it"}
 
 
 class Format(NamedTuple):
@@ -192,26 +192,7 @@ def _strength(value: Any) -> str:
 
 def _permissions(model: Any) -> str:
     """Civitai's four answers in words."""
-    if not isinstance(model, dict):
-        return ""
-    credit, merges, same = (model.get(f"allow{name}") for name in ("NoCredit", "Derivatives", "DifferentLicense"))
-    told = [
-        "credit the author" if credit is False else "no credit needed" if credit is True else "",
-        _commerce(model.get("allowCommercialUse")),
-        "no merges" if merges is False else "merges allowed" if merges is True else "",
-        "merges under the same permissions" if same is False and merges is not False else "",
-    ]
-    return ", ".join(filter(None, told))
-
-
-def _commerce(value: Any) -> str:
-    """A list, or a text of one word or of several in braces."""
-    if isinstance(value, list):
-        value = " ".join(each for each in value[:8] if isinstance(each, str))
-    if not isinstance(value, str):
-        return ""
-    allowed = [words for name, words in _COMMERCE.items() if re.search(rf"\b{name}", value[:LONGEST])]
-    return f"you may {', '.join(allowed)}" if allowed else "no commercial use"
+    return permissions_of(model).in_words()
 
 
 def _picture_name(value: Any) -> str:

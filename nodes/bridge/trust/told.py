@@ -6,10 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ....lora_core.files.rights import rights_of
+from ....lora_core.files.lineage import rights_in
 from ....lora_core.stack.rows import Row
 from ....lora_core.trust.contract import contract_of
-from ....lora_core.trust.derived import rights_of_contract
 from ....lora_core.trust.stack_lines import Base, Signed, lines
 from ..host.model_files import file_name, files_of, on_record
 from ..host.wires import Model
@@ -43,9 +42,8 @@ def base_of(model: Model) -> Base:
 
 
 def _signed(loaded: Loaded) -> Signed:
-    contract = contract_of(loaded.metadata)
-    rights = rights_of_contract(contract) if contract else rights_of(loaded.metadata.get("modelspec.license", ""))
-    return Signed(loaded.path.stem, _strongest(loaded.row), contract, rights)
+    about = loaded.metadata
+    return Signed(loaded.path.stem, _strongest(loaded.row), contract_of(about), rights_in(about))
 
 
 def _strongest(row: Row) -> float:
