@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Sequence
+from typing import Any
 
 from .dataset import Dataset
 
@@ -44,6 +45,9 @@ def root_of(dataset: Dataset) -> str:
     return merkle_root(sorted(leaves)).hex()
 
 
-def reserved_marks(dataset: Dataset) -> dict[str, int]:
-    """Return how many pictures say that they are not to be learned from, by what they say."""
-    return dict(Counter(each.origin.reserved for each in dataset.pictures() if each.origin.reserved))
+def contents(dataset: Dataset) -> dict[str, Any]:
+    """Return for a header what is in a data set: its root, the number of its pictures, and how many of them say that
+    they are not to be learned from, by what they say."""
+    marks = Counter(each.origin.reserved for each in dataset.pictures() if each.origin.reserved)
+    found = {"root": root_of(dataset), "count": dataset.num_pictures(), "reserved": dict(marks)}
+    return {name: value for name, value in found.items() if value}

@@ -68,7 +68,7 @@ class Parent:
             metadata.get("modelspec.author", "") or _text(contract, "author"),
             _text(contract, "license") or metadata.get("modelspec.license", ""),
             ", ".join(trigger_words(metadata)), metadata.get("modelspec.base_model", ""),
-            _before(metadata), hash_of=hash_of, header=_header(metadata),
+            made_of(metadata), hash_of=hash_of, header=_header(metadata),
             signatures=dict(list(signatures(metadata).items())[:_SIGNED]), contract=contract,
         )  # fmt: skip
 
@@ -85,7 +85,7 @@ def parents_of(metadata: Mapping[str, str]) -> list[Any]:
 def ancestors(metadata: Mapping[str, str]) -> Iterator[dict[str, Any]]:
     """Yield all that a header says it was made of, went on from, or was learned on, and their parents, as `described`,
     nearest first; a header of a stranger may tell of thousands, of which the first are enough."""
-    level, count = _before(metadata), 0
+    level, count = made_of(metadata), 0
     while level and count < _MOST_ANCESTORS:
         level = [each for each in level if isinstance(each, dict)][: _MOST_ANCESTORS - count]
         yield from level
@@ -93,7 +93,7 @@ def ancestors(metadata: Mapping[str, str]) -> Iterator[dict[str, Any]]:
         level = [one for each in level if isinstance(each.get("parents"), list) for one in each["parents"]]
 
 
-def _before(metadata: Mapping[str, str]) -> list[Any]:
+def made_of(metadata: Mapping[str, str]) -> list[Any]:
     """Return the parents, what was gone on from, and what was learned on."""
     began, learned = table_of(metadata.get(CONTINUED, "")), value_of(metadata.get(LEARNED_ON, "[]"))
     return [*parents_of(metadata), *([began] if began else []), *(learned if isinstance(learned, list) else [])]

@@ -65,7 +65,11 @@ class Permissions:
 def rights_to(licence: str, permissions: Permissions) -> Rights:
     """Return the rights to one work by both: a no of either is a no, and where one says nothing the other settles
     it."""
-    own, answers = rights_of(licence), permissions.rights()
+    return settled(rights_of(licence), permissions.rights())
+
+
+def settled(own: Rights, answers: Rights) -> Rights:
+    """Return what is left of the rights to one work under what is said of it elsewhere."""
     return Rights(
         own.licences, _right(own.commercial, answers.commercial), _right(own.derivatives, answers.derivatives),
         _duty(own.credit, answers.credit), _duty(own.same_licence, answers.same_licence),

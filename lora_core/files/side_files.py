@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from . import guard
 from .faults import UnreadableFileError, UnsafeFileError
 from .nested import table_of
-from .permissions import permissions_of
+from .permissions import Permissions, permissions_of
 from .words import listed, unique
 
 LARGEST = 2 * 2**20  # bytes
@@ -51,18 +51,19 @@ class Format(NamedTuple):
 _CIVITAI = {
     "title": ("model.name",), "words": ("trainedWords",), "base": ("baseModel",), "author": ("creator.username",),
     "notes": ("description", "model.description"), "tags": ("model.tags",), "permissions": ("model",),
+    "answers": ("model",),
 }  # fmt: skip
 FORMATS = (  # those that people write into first
     Format(".metadata.json", "Lora-Manager", {
         "title": ("model_name",), "words": ("civitai.trainedWords",), "base": ("base_model",),
         "author": ("civitai.creator.username",), "notes": ("notes", "modelDescription", "civitai.description"),
-        "tags": ("tags",), "strength": ("usage_tips",), "permissions": ("civitai.model",), "preview": ("preview_url",),
-        "favourite": ("favorite",),
+        "tags": ("tags",), "strength": ("usage_tips",), "permissions": ("civitai.model",),
+        "answers": ("civitai.model",), "preview": ("preview_url",), "favourite": ("favorite",),
     }),
     Format(".rgthree-info.json", "rgthree", {
         "title": ("name",), "words": ("trainedWords",), "base": ("baseModel",), "notes": ("userNote",),
         "author": ("raw.civitai.creator.username",), "strength": ("strengthMax",),
-        "permissions": ("raw.civitai.model",),
+        "permissions": ("raw.civitai.model",), "answers": ("raw.civitai.model",),
     }, after_all=True),
     Format(".json", "A1111", {
         "words": ("activation text",), "base": ("sd version",), "notes": ("notes", "description"),
@@ -84,6 +85,11 @@ class Told:
 
     values: Mapping[str, Any] = field(default_factory=dict)
     source: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def answers(self) -> Permissions:
+        """Return the author's answers to Civitai, which `permissions` has in words."""
+        return self.values.get("answers", Permissions())
 
     @property
     def preview(self) -> str:
@@ -195,6 +201,11 @@ def _permissions(model: Any) -> str:
     return permissions_of(model).in_words()
 
 
+def _answers(model: Any) -> Permissions | None:
+    found = permissions_of(model)
+    return found if found.table() else None
+
+
 def _picture_name(value: Any) -> str:
     """The last part of a path or address, if it is a picture's name."""
     name = re.split(r"[/\\:]", value)[-1] if isinstance(value, str) and len(value) < _LOOKED_AT else ""
@@ -205,5 +216,5 @@ def _picture_name(value: Any) -> str:
 _READERS = {
     "title": _text, "words": _words, "base": _text, "author": _text, "notes": _notes, "tags": _words,
     "strength": _strength, "permissions": _permissions, "preview": _picture_name,
-    "favourite": lambda value: value is True,
+    "favourite": lambda value: value is True, "answers": _answers,
 }  # fmt: skip

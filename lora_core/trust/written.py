@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
-from ..files.lineage import CONTENT, PARENTS, rights_in
+from ..files.label import Label
+from ..files.lineage import CONTENT, CONTRACT, PARENTS, made_of, rights_in
 from ..files.metadata import SETTINGS
 from ..files.nested import table_of
 from ..files.permissions import Permissions, common
+from ..files.rights import intersection, rights_of
 from ..files.words import trigger_words
 from .contract import LONGEST, ORIGINS, Contract, Pictures, contract_of, read
 from .derived import completed, derived
@@ -23,23 +26,49 @@ def known_of(metadata: Mapping[str, str]) -> Contract:
         "license": metadata.get("modelspec.license"),
     }  # fmt: skip
     dataset = table_of(metadata.get(SETTINGS, "")).get("dataset") if PARENTS not in metadata else None
-    return read({**told, "data": dataset if isinstance(dataset, dict) else {}})
+    dataset = dataset if isinstance(dataset, dict) else {}
+    data = {"root": dataset.get("root"), "pictures": dataset.get("count"), "reserved": dataset.get("reserved")}
+    return read({**told, "data": data})
 
 
-def contract_text(given: Contract | None, metadata: Mapping[str, str], parents: Sequence[Contract | None] = ()) -> str:
-    """Return the text of a contract, "" for none: where nobody gives one and none of what the LoRA was made of has one.
+def contract_text(given: Contract | None, metadata: Mapping[str, str], private: bool = False) -> str:
+    """Return the text of a contract, "" for none: where nobody gives one, and neither the header nor any file that the
+    LoRA was made of has one.
 
     `metadata` is the header it goes into, whose own contract, of a node before, fills what `given` leaves open. Of
-    parents' duties nothing is taken back. A test stands only while its adapter is the one that is saved.
+    parents' duties nothing is taken back. A test stands only while its adapter is the one that is saved. When
+    `private` the root of the data set is left out.
     """
     own = contract_of(metadata)
+    parents = [_contract_in(each) for each in made_of(metadata)]
     if given is None and own is None and not any(parents):
         return ""
     found = completed(completed(given or Contract(), own or Contract()), known_of(metadata))
     if parents:
-        found = bound(found, derived(parents), rights_in(metadata).licence)
+        licence = intersection([rights_of(found.licence), rights_in(metadata)]).licence
+        found = bound(completed(found, derived(parents)), derived(parents), licence)
     tested = own.tested if own and own.tested and own.tested.content == metadata.get(CONTENT) else None
-    return replace(found, tested=tested).to_text()
+    pictures = replace(found.pictures, root="") if private else found.pictures
+    return replace(found, tested=tested, pictures=pictures).to_text()
+
+
+def with_contract(metadata: Mapping[str, str], given: Contract | None, label: Label) -> dict[str, str]:
+    """Return the header that is saved: with the contract, and with what that says and the header did not under the
+    names that other programs read. What the label says goes before."""
+    own = Contract(licence=label.license.strip()[:LONGEST], author=label.author.strip()[:LONGEST])
+    said = completed(own, given) if given else own if own and CONTRACT in metadata else None
+    text = contract_text(said, metadata, label.redact)
+    if not text:
+        return dict(metadata)
+    found = read(table_of(text))
+    told = {"modelspec.license": found.licence, "modelspec.author": found.author}
+    told |= {"modelspec.trigger_phrase": found.trigger}
+    return {**{key: value for key, value in told.items() if value}, **metadata, CONTRACT: text}
+
+
+def _contract_in(parent: Any) -> Contract | None:
+    table = parent.get("contract") if isinstance(parent, Mapping) else None
+    return read(table) or None if isinstance(table, Mapping) else None
 
 
 def bound(contract: Contract, parents: Contract, licence: str = "") -> Contract:

@@ -6,7 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ....lora_core.files.lineage import rights_in
+from ....lora_core.files import side_files
+from ....lora_core.files.lineage import Parent, rights_in
+from ....lora_core.files.permissions import settled
 from ....lora_core.stack.rows import Row
 from ....lora_core.trust.contract import contract_of
 from ....lora_core.trust.stack_lines import Base, Signed, lines
@@ -22,6 +24,12 @@ class Loaded:
     path: Path
     metadata: Mapping[str, str]
     sha256: str
+
+    @property
+    def parent(self) -> Parent:
+        """Return the file as a parent of what is made with it."""
+        row = self.row
+        return Parent.of(self.path.stem, self.metadata, row.strength, row.text_strength, self.sha256)
 
 
 def told_of(row: Loaded) -> list[str]:
@@ -43,7 +51,10 @@ def base_of(model: Model) -> Base:
 
 def _signed(loaded: Loaded) -> Signed:
     about = loaded.metadata
-    return Signed(loaded.path.stem, _strongest(loaded.row), contract_of(about), rights_in(about))
+    rights = rights_in(about)
+    if not rights.licence:
+        rights = settled(rights, side_files.told(loaded.path).answers.rights())
+    return Signed(loaded.path.stem, _strongest(loaded.row), contract_of(about), rights)
 
 
 def _strongest(row: Row) -> float:
