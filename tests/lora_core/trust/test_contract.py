@@ -8,9 +8,10 @@ from dataclasses import replace
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from lora_core.files.lineage import CONTRACT
 from lora_core.files.permissions import USES, Permissions
-from lora_core.trust.contract import KINDS, ORIGINS, Contract, Pictures, Outcome, contract_of, is_air, on_one_line, read
+from lora_core.trust.contract import KINDS, ORIGINS, Contract, Outcome, Pictures, contract_of, is_air, on_one_line, read
 
 HASH = "ab" * 32
 FULL = Contract(
