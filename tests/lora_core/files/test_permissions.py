@@ -23,8 +23,8 @@ def test_a_no_of_one_is_a_no_and_a_yes_needs_all() -> None:
 @pytest.mark.parametrize(
     ("one", "other", "both"),
     [
-        (("Image", "Sell"), ("Image",), ("Image",)), ((), None, ()), (("Image",), None, None), (("Image",), ("Sell",), ()),
-        (None, None, None),
+        (("Image", "Sell"), ("Image",), ("Image",)), ((), None, ()), (("Image",), None, None),
+        (("Image",), ("Sell",), ()), (None, None, None),
     ],
 )  # fmt: skip
 def test_uses(one, other, both) -> None:

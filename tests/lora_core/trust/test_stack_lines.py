@@ -30,8 +30,9 @@ def test_nothing_is_said_of_what_is_in_order() -> None:
         ("old-name.safetensors", "ab" * 32, BASE, ""),  # renamed: its hash is the same
         ("sdxl.safetensors", "cd" * 32, BASE, "made for sdxl.safetensors, used on sdxl.safetensors"),
         ("pony.safetensors", "", BASE, "made for pony.safetensors, used on sdxl.safetensors"),
-        ("pony.safetensors", "cd" * 32, Base("sdxl.safetensors"), "made for pony.safetensors, used on sdxl.safetensors"),
-        ("pony.safetensors", "cd" * 32, Base(), ""), ("", "cd" * 32, BASE, "made for the model cdcdcdcdcd, used on sdxl"),
+        ("pony.safetensors", "cd" * 32, Base("sdxl.safetensors"), "made for pony.safetensors, used on sdxl"),
+        ("pony.safetensors", "cd" * 32, Base(), ""),
+        ("", "cd" * 32, BASE, "made for the model cdcdcdcdcd, used on sdxl"),
     ],
 )  # fmt: skip
 def test_another_base(name: str, digest: str, base: Base, line: str) -> None:
@@ -56,8 +57,8 @@ def test_strengths() -> None:
 def test_licences_that_do_not_go_together() -> None:
     found = said(row("a", licence="CC-BY-SA-4.0"), row("b", licence="GPL-3.0"), row("c", licence="CC-BY-NC-4.0"))
     assert found == [
-        "pictures of this stack: no commercial use (c), licences that exclude each other (a, b ask for their own licence "
-        "on what is made), credit a, b, c"
+        "pictures of this stack: no commercial use (c), licences that exclude each other (a, b ask for their own "
+        "licence on what is made), credit a, b, c"
     ]
     assert said(row("a", licence="CC0-1.0"), row("b", licence="MIT")) == ["pictures of this stack: credit b"]
 
