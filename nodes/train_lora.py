@@ -32,6 +32,7 @@ from .bridge.training.run import train_lora
 from .types import (
     CATEGORY,
     AdapterType,
+    ContractType,
     LayersType,
     LoraDatasetType,
     ObjectiveType,
@@ -97,6 +98,7 @@ class TrainLora(io.ComfyNode):
                 io.Boolean.Input("cuda_graphs", default=False, optional=True, advanced=True, tooltip="Experimental, and not yet tried on a GPU: replay steps from CUDA graphs, which should be faster where a GPU waits for Python. For runs without gradient_checkpointing, offload and text_rank. The first steps are compared with plain ones; if they differ, the run continues without graphs."),
                 io.Combo.Input("quiet", options=list(QUIET), default=AUTO, optional=True, advanced=True, tooltip="Keeps what the LoRA is not about as it was: other pictures change much less. directions: learns only where the base model is quiet on neutral prompts. directions+preservation: also holds the model's own answers on such prompts, in every 8th step. auto: the latter when LoRA Dataset has a trigger, else off."),
                 io.String.Input("neutral_prompts", default="", multiline=True, optional=True, advanced=True, tooltip="For quiet: more prompts whose pictures are to stay as they are, one per line, without the trigger. They are added to a list that comes with the pack."),
+                ContractType.Input("contract", optional=True, tooltip="From LoRA Contract: what the LoRA is and what may be done with it, saved in its file. What it leaves empty is filled from the base model, the data set and the run."),
             ],
             outputs=[
                 io.LoraModel.Output("lora_model", tooltip="For ComfyUI's own Load LoRA Model and Save LoRA Weights."),
@@ -140,7 +142,7 @@ class TrainLora(io.ComfyNode):
         caption_dropout=0.0, max_grad_norm=1.0, gradient_checkpointing=True, save_every=250, include="", exclude="",
         preserve="", preservation=0.0, memory=AUTO, offload=0.0, text_rank=0, text_learning_rate=0.0, prior_vae=None,
         optimizer=None, objective=None, layers=None, previews=None, validation=None, continue_from=NONE, cuda_graphs=False,
-        quiet=AUTO, neutral_prompts="",
+        quiet=AUTO, neutral_prompts="", contract=None,
     ) -> io.NodeOutput:  # fmt: skip
         optimizer = optimizer or OptimizerConfig(schedule=lr_schedule, warmup=warmup, max_grad_norm=max_grad_norm)
         objective = objective or ObjectiveConfig(timesteps=timesteps, shift=shift, weighting=weighting)
@@ -167,7 +169,7 @@ class TrainLora(io.ComfyNode):
         run = Run(
             run_name, save_every, measures, automatic=memory == AUTO, start_over=resume == "start over",
             note=chosen.note(), notes=(told, *hushed.notes), coverage=hushed.coverage, previews=previews, chosen=auto,
-            workflow=posted_workflow(cls), before=chosen.earlier(quiet != AUTO),
+            workflow=posted_workflow(cls), before=chosen.earlier(quiet != AUTO), contract=contract,
         )  # fmt: skip
         recipe = Recipe(lora, config, text, preserve=_patterns(preserve), validation=validation, neutral=hushed.prompts)
         trained = train_lora(Sources(model, clip, vae, dataset, prior_vae, start), recipe, run)

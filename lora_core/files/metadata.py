@@ -32,7 +32,8 @@ class Facts:
     ({folder: {tag: count}}) tell about the training data, `folder_triggers` the words of each folder where it has some;
     `label.redacted` takes out what has folders again.
     `settings` is the text of `runs.recipe_json`; `made_by` tells how it was made of `merged_from`, and `quiet` of the
-    directions that it keeps out of. `strength` is the one to use it at, and `usage_hint` says so.
+    directions that it keeps out of; `learned_on` are the LoRAs that were on the model in training. `strength` is the
+    one to use it at, and `usage_hint` says so. `contract` is the text of a contract.
     """
 
     title: str
@@ -77,6 +78,8 @@ class Facts:
     quiet: Mapping[str, Any] | None = None
     usage_hint: str = ""
     strength: float | None = None
+    learned_on: tuple[Parent, ...] = ()
+    contract: str = ""
 
 
 def build(facts: Facts, adapter: Adapter) -> dict[str, str]:
@@ -84,6 +87,7 @@ def build(facts: Facts, adapter: Adapter) -> dict[str, str]:
     found = {
         "format": "pt", **_modelspec(facts), **_kohya(facts), **_data(facts), **_network(facts, adapter),
         **_lineage(facts), SETTINGS: facts.settings, QUIET: facts.quiet, STRENGTH: facts.strength,
+        lineage.CONTRACT: facts.contract,
     }  # fmt: skip
     return {key: text_of(value) for key, value in sorted(found.items()) if value not in (None, "", (), {}, [])}
 
@@ -248,19 +252,21 @@ def _common(values: set[int] | set[float]) -> str:
 
 
 def _lineage(facts: Facts) -> dict[str, Any]:
-    """Describe all parents together: authors, licences that all apply, and what they allow."""
+    """Describe all parents together: licences that all apply, what they allow, and the authors of what is in it."""
     began = facts.continued_from
-    if not (parents := facts.merged_from or (began and (began,))):
+    inside = facts.merged_from or ((began,) if began else ())
+    if not (parents := (*inside, *facts.learned_on)):
         return {lineage.MERGE: facts.made_by}
     rights = lineage.rights(parents)
-    told = [p.described() for p in facts.merged_from]
+    told, below = ([p.described() for p in each] for each in (facts.merged_from, facts.learned_on))
     return {
+        lineage.LEARNED_ON: json.dumps(below, sort_keys=True, ensure_ascii=False) if below else None,
         lineage.PARENTS: json.dumps(told, sort_keys=True, ensure_ascii=False) if told else None,
         lineage.CONTINUED: began and began.described(),
         lineage.MERGE: facts.made_by,
-        lineage.RIGHTS: rights.to_json() if rights.licence else None,
+        lineage.RIGHTS: rights.to_json() if rights.known else None,
         "modelspec.license": rights.licence,
-        "modelspec.author": lineage.authors(parents),
+        "modelspec.author": lineage.authors(inside),
     }
 
 
