@@ -18,14 +18,14 @@ from typing import Any, NamedTuple
 
 from ..files.label import without_picture_hashes
 from ..files.layers import TensorInfo
-from ..files.lineage import CONTINUED, PARENTS, parents_of
+from ..files.lineage import CONTINUED, CONTRACT, parents_of
 from ..files.metadata import SETTINGS
 from ..files.nested import table_of
 from ..version import VERSION
 from . import canonical, ed25519
 from .signer import Signer, fingerprint, readable
 
-STATEMENT, CONTRACT = "lora_loom.statement", "lora_loom.contract"
+STATEMENT = "lora_loom.statement"
 TYPE = "https://in-toto.io/Statement/v1"
 PREDICATE = "https://github.com/lora-loom/lora-loom/receipt/v1"
 PAYLOAD = "application/vnd.in-toto+json"
