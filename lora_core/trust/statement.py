@@ -16,7 +16,6 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from ..files.label import without_picture_hashes
 from ..files.layers import TensorInfo
 from ..files.lineage import CONTINUED, CONTRACT, parents_of
 from ..files.metadata import SETTINGS
@@ -77,8 +76,8 @@ def stated(subject: Subject, name: str = "", replaces: Iterable[str] = ()) -> by
         if len(text) <= LARGEST:
             return text.encode()
     raise ValueError(
-        f"a receipt of {len(text)} characters is needed for {len(subject.metadata)} texts in the header, above the "
-        f"{LARGEST} allowed; save without signing"
+        f"a receipt of {len(subject.metadata)} texts in the header has {len(text)} characters, above the {LARGEST} "
+        "allowed; save without signing"
     )
 
 
@@ -147,7 +146,7 @@ def receipt_hash(text: str) -> str:
 
 def _predicate(subject: Subject, with_run: bool, generations: int) -> dict[str, Any]:
     about = subject.metadata
-    contract, settings = table_of(about.get(CONTRACT, "")), table_of(without_picture_hashes(about).get(SETTINGS, ""))
+    contract, settings = table_of(about.get(CONTRACT, "")), _settings(about.get(SETTINGS, ""))
     began = table_of(about.get(CONTINUED, ""))
     base = {"name": about.get("modelspec.base_model", ""), "sha256": about.get("ss_new_sd_model_hash", "")}
     told = {
@@ -162,6 +161,17 @@ def _predicate(subject: Subject, with_run: bool, generations: int) -> dict[str, 
         "tensors": {"count": len(subject.tensors), "sha256": table_hash(subject.tensors)},
         "header": _hashes(about),
     }
+
+
+def _settings(text: str) -> dict[str, Any]:
+    """The settings of a run without the hashes of its pictures, which can be thousands; seeds with all their digits."""
+    found = table_of(text, int)
+    dataset = found.get("dataset")
+    sets = _list(dataset.get("sets")) if isinstance(dataset, dict) else []
+    for part in (dataset, *sets):
+        if isinstance(part, dict):
+            part.pop("pictures", None)
+    return found
 
 
 def _family(parents: Iterable[Any], generations: int) -> list[dict[str, Any]]:
