@@ -15,8 +15,6 @@ from lora_core.stack.rows import Row
 INK = entry(Row("styles/ink.safetensors", 0.8, 0.8), {"modelspec.author": "Ada", "modelspec.license": "MIT"}, "ab" * 32)
 SAYS = {"author": "bob", "permissions": "no commercial use"}
 CIVITAI = Told(SAYS, {"author": "Civitai Helper", "permissions": "rgthree"})
-    {"author": "bob", "permissions": "no commercial use"}, {"author": "Civitai Helper", "permissions": "rgthree"}
-)
 OIL = entry(Row("oil.safetensors", 1.0, 1.0), {"modelspec.title": "Oil"}, "cd" * 32, CIVITAI)
 
 
