@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 from ..drawing.measure import Cell, Line, Measure, Table
@@ -60,8 +61,8 @@ class Passport:
         return _facts("Contract", "field", "what it says", [(_words(key), _said(value)) for key, value in told.items()])
 
     def _family(self) -> Table:
-        rows = list(_tree(made_of(self.metadata), 0))[:_MOST]
-        return Table("plain", "Made of", "file", ("strength", "licence", "hash", "signed"), tuple(rows))
+        rows = tuple(islice(_tree(made_of(self.metadata), 0), _MOST))
+        return Table("plain", "Made of", "file", ("strength", "licence", "hash", "signed"), rows)
 
     def _signature(self) -> Table:
         found, rows = self.verdict.statement, [("data", self.digest)]

@@ -79,7 +79,7 @@ def verdict_of(found: guard.Contents, digest: Callable[[], str]) -> Verdict:
 
 def lines(name: str, path: Path, metadata: Mapping[str, str]) -> list[str]:
     """Return one line about the signature of a file that is loaded; none of a file that has no signature. Its data is
-    hashed once, and again when its size or time changes."""
+    hashed once, and again when its size or time changes; LoRA Passport always does."""
     if STATEMENT not in metadata:
         return []
     verdict = verdict_of(guard.contents(path), lambda: lora_hash(name, Progress(1)))

@@ -24,6 +24,7 @@ from lora_loom.lora_core.trust.signer import Signer, fingerprint, readable
 from lora_loom.lora_core.trust.statement import STATEMENT, Subject
 from lora_loom.lora_core.trust.verdict import Verdict, judged
 
+GOLDEN = Path(__file__).parents[2] / "golden"
 SEED, OTHER = bytes(range(32)), bytes(range(1, 33))
 KEY = ed25519.public_key(SEED)
 TENSORS = {
@@ -66,6 +67,15 @@ def test_a_receipt_fits_its_file() -> None:
 def test_the_same_facts_give_the_same_text() -> None:
     turned = SUBJECT._replace(metadata=dict(reversed(METADATA.items())), tensors=dict(reversed(TENSORS.items())))
     assert receipt() == receipt(turned)
+
+
+def test_a_receipt_of_the_first_version_fits_for_ever() -> None:
+    """It was written with version 0.1.0, for SUBJECT."""
+    text = (GOLDEN / "receipt.json").read_text("utf-8")
+    found = verdict(text)
+    assert (found.state, found.signers) == ("valid", (Signer(KEY, "ink@ada"),))
+    assert KEY.hex() == "03a107bff3ce10be1d70dd18e74bc09967e4d6309ba50d5f1ddc8664125531b8"
+    assert found.signers[0].fingerprint == "KZDVV-J2UMN-DUYAU-F35O3"
 
 
 def test_a_file_without_one_is_not_hashed() -> None:
