@@ -51,7 +51,7 @@ def run_facts(sources: Sources, recipe: Recipe, run: Run, progress: Progress, le
     loras = carried(model, sources.clip)
     settings = RecipeRecord(
         recipe,
-        dataset=_data_set(dataset, sets_by_folder(dataset).values()),
+        dataset=_data_set(dataset, sets_by_folder(dataset).values()) | contents(dataset),
         base={
             "family": family.name, "sha256": base_hash, "dtype": str(model.model_dtype()),
             "patches": len(model.patches), "clip_layer": skipped, **begins,
@@ -129,7 +129,6 @@ def _counted(members: list[Example]) -> tuple[int, int]:
 def _data_set(dataset: Dataset, sets: Iterable[list[Example]]) -> dict[str, Any]:
     return {
         "fingerprint": dataset.fingerprint(),
-        **contents(dataset),
         "resolutions": list(dataset.resolutions),
         "sets": [
             {

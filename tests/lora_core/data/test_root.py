@@ -5,11 +5,10 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
+from lora_loom.lora_core.data.dataset import Dataset
+from lora_loom.lora_core.data.reading import from_folder
+from lora_loom.lora_core.data.root import contents, leaf, merkle_root, root_of
 from PIL import Image
-
-from lora_core.data.dataset import Dataset
-from lora_core.data.reading import from_folder
-from lora_core.data.root import contents, leaf, merkle_root, root_of
 
 
 def by_the_rfc(leaves: list[bytes]) -> bytes:

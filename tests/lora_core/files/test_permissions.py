@@ -5,9 +5,8 @@ from __future__ import annotations
 import itertools
 
 import pytest
-
-from lora_core.files.permissions import Permissions, common, permissions_of, rights_to
-from lora_core.files.rights import Rights
+from lora_loom.lora_core.files.permissions import Permissions, common, permissions_of, rights_to
+from lora_loom.lora_core.files.rights import Rights
 
 BITS = (None, True, False)
 

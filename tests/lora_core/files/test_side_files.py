@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from lora_loom.lora_core.files import card, side_files
+from lora_loom.lora_core.files.permissions import Permissions
 from PIL import Image
 from safetensors.torch import save_file
 
@@ -21,6 +22,7 @@ RIGHTS = {
 IN_WORDS = (
     "credit the author, you may sell pictures, run it as a service, merges allowed, merges under the same permissions"
 )
+ANSWERS = Permissions(False, ("Image", "RentCivit"), True, False)
 CIVITAI = {
     "trainedWords": ["inkwash, black ink", "brush"], "baseModel": "Illustrious", "creator": {"username": "ada"},
     "model": {"name": "Ink & Wash", "tags": ["style", "ink"], **RIGHTS}, "name": "v2",
@@ -30,7 +32,7 @@ NOTES = "Loose ink.\nFrom 0.6 & up; a < b.\n\nBye"
 GOOD: dict[str, tuple[str, Any, dict[str, Any]]] = {
     "Civitai Helper": ("ink.v2.civitai.info", CIVITAI, {
         "title": "Ink & Wash", "words": ("inkwash, black ink", "brush"), "base": "Illustrious", "author": "ada",
-        "notes": NOTES, "tags": ("style", "ink"), "permissions": IN_WORDS,
+        "notes": NOTES, "tags": ("style", "ink"), "permissions": IN_WORDS, "answers": ANSWERS,
     }),
     "Lora-Manager": ("ink.v2.metadata.json", {
         "model_name": "Ink", "base_model": "SDXL 1.0", "preview_url": "C:\\loras\\other.webp", "notes": "mine",
@@ -39,7 +41,7 @@ GOOD: dict[str, tuple[str, Any, dict[str, Any]]] = {
     }, {
         "title": "Ink", "base": "SDXL 1.0", "preview": "other.webp", "notes": "mine", "strength": "0.75",
         "favourite": True, "tags": ("style",), "words": ("inkwash, black ink", "brush"), "author": "ada",
-        "permissions": IN_WORDS,
+        "permissions": IN_WORDS, "answers": ANSWERS,
     }),
     "A1111": ("ink.v2.json", {
         "description": "theirs", "sd version": "SDXL", "activation text": "inkwash, Brush,, inkwash", "notes": "",
@@ -52,7 +54,7 @@ GOOD: dict[str, tuple[str, Any, dict[str, Any]]] = {
         "raw": {"civitai": CIVITAI},
     }, {
         "title": "Ink - v2", "base": "Pony", "notes": "<lora:x:1> is mine, a < b", "words": ("inkwash", "own"),
-        "strength": "1.2", "author": "ada", "permissions": IN_WORDS,
+        "strength": "1.2", "author": "ada", "permissions": IN_WORDS, "answers": ANSWERS,
     }),
     "Stability Matrix": ("ink.v2.cm-info.json", {
         "ModelName": "Ink", "UserTitle": None, "BaseModel": "SDXL 1.0", "TrainedWords": ["inkwash"], "Tags": ["style"],
@@ -86,7 +88,7 @@ def test_every_format_is_read(lora: Path, program: str) -> None:
     found = side_files.told(lora)
     assert found.values == wanted and set(found.source.values()) == {program}
     told = card.read(lora).to_dict()
-    shown = {key: value for key, value in wanted.items() if key != "preview"}
+    shown = {key: value for key, value in wanted.items() if key not in ("preview", "answers")}
     assert {key: told[key] for key in shown} == shown and told["source"] == dict.fromkeys(shown, program)
     assert json.dumps(told)
 

@@ -6,11 +6,10 @@ import json
 from xml.etree import ElementTree
 
 import pytest
-
-from lora_core.files.side_files import Told
-from lora_core.stack.attribution import entry
-from lora_core.stack.credit import SOURCE, credits, is_ours, xmp
-from lora_core.stack.rows import Row
+from lora_loom.lora_core.files.side_files import Told
+from lora_loom.lora_core.stack.attribution import entry
+from lora_loom.lora_core.stack.credit import SOURCE, credits, is_ours, xmp
+from lora_loom.lora_core.stack.rows import Row
 
 INK = entry(Row("styles/ink.safetensors", 0.8, 0.8), {"modelspec.author": "Ada", "modelspec.license": "MIT"}, "ab" * 32)
 SAYS = {"author": "bob", "permissions": "no commercial use"}

@@ -8,10 +8,19 @@ from dataclasses import replace
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
-from lora_core.files.lineage import CONTRACT
-from lora_core.files.permissions import USES, Permissions
-from lora_core.trust.contract import KINDS, ORIGINS, Contract, Outcome, Pictures, contract_of, is_air, on_one_line, read
+from lora_loom.lora_core.files.lineage import CONTRACT
+from lora_loom.lora_core.files.permissions import USES, Permissions
+from lora_loom.lora_core.trust.contract import (
+    KINDS,
+    ORIGINS,
+    Contract,
+    Outcome,
+    Pictures,
+    contract_of,
+    is_air,
+    on_one_line,
+    read,
+)
 
 HASH = "ab" * 32
 FULL = Contract(

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import pytest
-
-from lora_core.files.rights import rights_of
-from lora_core.trust.contract import Contract
-from lora_core.trust.stack_lines import Base, Signed, lines
+from lora_loom.lora_core.files.rights import rights_of
+from lora_loom.lora_core.trust.contract import Contract
+from lora_loom.lora_core.trust.stack_lines import Base, Signed, lines
 
 BASE = Base("sdxl.safetensors", "ab" * 32)
 
