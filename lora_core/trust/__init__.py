@@ -1,0 +1,1 @@
+"""What a LoRA says of itself, and whether that can be believed."""
