@@ -16,6 +16,7 @@ from .words import trigger_words, unique
 PARENTS, MERGE, RIGHTS = "lora_loom.parents", "lora_loom.merge", "lora_loom.rights"
 CONTINUED = "lora_loom.continued_from"
 CONTENT = "lora_loom.content_hash"
+CONTRACT = "lora_loom.contract"
 
 _OF_THE_FILE = ("sshs_model_hash", "sshs_legacy_hash", "modelspec.hash_sha256", "lora_adapter_metadata", PARENTS, MERGE,
                 CONTENT)  # fmt: skip

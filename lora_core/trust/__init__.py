@@ -1,1 +1,1 @@
-"""What a LoRA says of itself, and whether that can be believed."""
+"""What a LoRA says of itself and who vouches for it: contracts, statements, keys and takedown lists."""

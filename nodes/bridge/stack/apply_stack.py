@@ -11,9 +11,11 @@ from ....lora_core.stack import foreign_rows
 from ....lora_core.stack.chain import chain
 from ....lora_core.stack.rows import Row, parse
 from ..host import picture_metadata
+from ..host.folders import lora_path
 from ..host.wires import Clip, Model
 from ..model.names import names_of
 from ..model.spans import ALWAYS, Timed
+from ..trust.told import Loaded, told
 from .apply_chain import Apply, How, Text, apply_chain
 from .bypass_injection import uncalled
 from .entries import Entry, active, effective, load_rows
@@ -53,12 +55,17 @@ def apply_stack(
         picture_metadata.entry_of(row, entry.adapter.metadata)
         for row, entry in zip(effective(rows), entries, strict=True)
     ]
+    files = [
+        Loaded(row, lora_path(row.name), entry.adapter.metadata, maker["sha256"])
+        for row, entry, maker in zip(effective(rows), entries, makers, strict=True)
+    ]
     picture_metadata.attach(patched, makers)
     picture_metadata.tell(makers)
     found = (
         *foreign_rows.lost(rows, picture_metadata.plain_readers()),
         *_doubled(model, before),
         *too_loud(entries, model, clip),
+        *told(files, model),
         *of_stack([entry for entry in entries if entry.span == ALWAYS]),
     )
     report = "\n".join(filter(None, (describe(entries, clip is not None), str(how), *notes, *found)))

@@ -1,0 +1,52 @@
+"""What a stack says of its files before they are applied: contracts, signatures, takedown lists."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ....lora_core.files.rights import rights_of
+from ....lora_core.stack.rows import Row
+from ....lora_core.trust.contract import contract_of
+from ....lora_core.trust.derived import rights_of_contract
+from ....lora_core.trust.stack_lines import Base, Signed, lines
+from ..host.model_files import file_name, files_of, on_record
+from ..host.wires import Model
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A row with its file, the file's header and the sha256 of its data section."""
+
+    row: Row
+    path: Path
+    metadata: Mapping[str, str]
+    sha256: str
+
+
+def told_of(row: Loaded) -> list[str]:
+    """Return what is to be said of one file, whatever stands beside it in the stack."""
+    return []
+
+
+def told(rows: Sequence[Loaded], model: Model) -> list[str]:
+    """Return the lines of all rows, then what is true of all together."""
+    return [*(line for row in rows for line in told_of(row)), *lines([*map(_signed, rows)], base_of(model))]
+
+
+def base_of(model: Model) -> Base:
+    """Return the file of a MODEL by what is on record: nothing is read, as a base model is large."""
+    path = next(iter(files_of(model)), "")
+    known = on_record("model_hashes.json").get(path) if path else None
+    return Base(file_name(path), known[2] if isinstance(known, list) and len(known) == 3 else "")
+
+
+def _signed(loaded: Loaded) -> Signed:
+    contract = contract_of(loaded.metadata)
+    rights = rights_of_contract(contract) if contract else rights_of(loaded.metadata.get("modelspec.license", ""))
+    return Signed(loaded.path.stem, _strongest(loaded.row), contract, rights)
+
+
+def _strongest(row: Row) -> float:
+    return max(row.strength, row.text_strength, key=abs)
