@@ -89,6 +89,15 @@ class Verdict:
     def standing(self) -> list[Hit]:
         return [hit for hit in self.hits if not hit.overruled]
 
+    def lines(self, name: str) -> list[str]:
+        """Return a line for each entry that is overruled, and for each that does not count."""
+        overruled = [f"overruled here: {hit.sentence(name)}" for hit in self.hits if hit.overruled]
+        return [*overruled, *(f"{name}: {text}" for text in self.ignored)]
+
+    def overruled(self) -> list[dict[str, Any]]:
+        """Return the entries in spite of which something is made, for the picture or file."""
+        return [hit.described() for hit in self.hits if hit.overruled]
+
 
 @dataclass
 class _List:
@@ -187,7 +196,8 @@ class Takedown:
         with contextlib.suppress(OSError):
             trim(cache, *_CACHE)
         if index.bad:
-            log.warning("takedown list %s: %d of %d lines are no entries, and are ignored", path.name, index.bad, index.lines)
+            bad, lines = index.bad, index.lines
+            log.warning("takedown list %s: %d of %d lines are no entries, and are ignored", path.name, bad, lines)
         if index.cut:
             log.warning("takedown list %s: only its first %d lines are read", path.name, index.lines)
 
@@ -209,8 +219,8 @@ def _stamp(path: Path) -> tuple[int, int] | None:
 
 def _named(lists: Iterable[_List], found: list[Mark]) -> Iterator[Hit]:
     for each in lists:
-        places = {place: mark for mark in reversed(found) for place in each.index.lines_of(mark.sha256)}
-        for place, entry in _entries(each, places):
+        places = {place for mark in found for place in each.index.lines_of(mark.sha256)}
+        for entry in _entries(each, places):
             mark = next((mark for mark in found if mark.sha256 in (entry.data, entry.content)), None)
             if mark:
                 yield Hit(entry, each.path.name, mark.of)
@@ -226,13 +236,13 @@ def _alike(lists: Iterable[_List], data_hash: str, sketch: Callable[[], Tensor])
             each.alike[data_hash] = [(int(each.index.sketched[row]), float(similar[row])) for row in near]
         if near_places := [place for place, _ in each.alike[data_hash]]:
             own = sketch() if own is None else own
-            for _, entry in _entries(each, near_places):
+            for entry in _entries(each, near_places):
                 likeness = sketches.likeness(own, sketches.from_text(entry.sketch))
                 if likeness.similarity >= THRESHOLD:
                     yield Hit(entry, each.path.name, likeness=likeness)
 
 
-def _entries(each: _List, places: Iterable[int]) -> Iterator[tuple[int, Entry]]:
+def _entries(each: _List, places: Iterable[int]) -> Iterator[Entry]:
     """The entries at these places; a line that is none is logged, and left out."""
     wanted = sorted(places)
     if not wanted:
@@ -241,6 +251,6 @@ def _entries(each: _List, places: Iterable[int]) -> Iterator[tuple[int, Entry]]:
         for place in wanted:
             file.seek(place)
             try:
-                yield place, takedown_entry.read(file.readline(LONGEST + 2).rstrip(b"\r\n"))
+                yield takedown_entry.read(file.readline(LONGEST + 2).rstrip(b"\r\n"))
             except ValueError as error:
                 log.warning("takedown list %s: the line at byte %d %s, and is ignored", each.path.name, place, error)

@@ -114,9 +114,14 @@ class _Found:
         order = np.argsort(hashes, kind="stable")
         sketches = np.frombuffer(b"".join(self.sketches), np.int8).reshape(-1, LENGTH)
         return Index(
-            torch.from_numpy(hashes[order]), torch.from_numpy(places[order]), torch.from_numpy(sketches.copy()),
-            torch.tensor(self.sketched, dtype=torch.int64), self.lines, self.bad, cut,
-        )  # fmt: skip
+            hashes=torch.from_numpy(hashes[order]),
+            places=torch.from_numpy(places[order]),
+            sketches=torch.from_numpy(sketches.copy()),
+            sketched=torch.tensor(self.sketched, dtype=torch.int64),
+            lines=self.lines,
+            bad=self.bad,
+            cut=cut,
+        )
 
 
 def _built(file: BinaryIO) -> Index:
