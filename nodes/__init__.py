@@ -9,7 +9,9 @@ from .bridge.training import before, run_routes
 from .check_gpu import CheckGpu
 from .clip_vision_as_vae import ClipVisionAsVae
 from .combine_datasets import CombineDatasets
+from .contract import LoraContract
 from .convert_lora import ConvertLora
+from .credits import LoraCredits
 from .dataset import LoraDataset
 from .dataset_doctor import DatasetDoctor
 from .empty_two_stage_latent import EmptyTwoStageLatent
@@ -47,6 +49,7 @@ class LoraLoom(ComfyExtension):
             TrainingPreviews, TrainingValidation, TrainLora, SaveLora, LoadLoraStack, MergeLora, ResizeLora, ExtractLora,
             LoraReport, LoraInterference, LeaveOneOut, CheckGpu, LoadTwoStageModel, LoadTwoStageTextEncoder, LoadTwoStageVae,
             ClipVisionAsVae, EmptyTwoStageLatent, PriorToConditioning,
+            LoraContract, LoraCredits,
         ]  # fmt: skip
 
 

@@ -6,6 +6,7 @@ from comfy_api.latest import io
 
 from ..lora_core.data.prompts import lines
 from .bridge.analysis.leakage_report import Questions, report
+from .bridge.analysis.stamp import stamped
 from .bridge.host.node_outputs import as_image_batch, report_ui, with_pictures
 from .bridge.model.sampling import SAMPLERS, SCHEDULERS, Sampling
 from .bridge.stack.entries import Connected, all_entries, rows_of
@@ -48,6 +49,7 @@ class LoraReport(io.ComfyNode):
                 io.String.Output("report", tooltip="The results in words and figures."),
                 io.Image.Output("sheet", tooltip="All pictures, without and with the LoRA, and each sample next to its most similar training picture."),
                 io.String.Output("figures", tooltip="All measurements, as JSON."),
+                AdapterType.Output("adapter", tooltip="The connected adapter with the results in its contract, for Save LoRA. Only for an adapter that is tested alone."),
             ],
         )  # fmt: skip
 
@@ -62,6 +64,9 @@ class LoraReport(io.ComfyNode):
         given = [Connected(adapter, strength, strength)] if adapter is not None else []
         entries = all_entries(model, clip, rows_of(lora_stack), given)
         found = report(model, clip, vae, entries, questions, sampling, dataset)
+        tested = stamped(adapter, strength, found.figures, sampling.seed, seeds, alone=len(entries) == 1)
         sheet = as_image_batch(found.sheet)
         shown = with_pictures(cls, found.measure, found.pictures)
-        return io.NodeOutput(found.text, sheet, found.figures, ui=report_ui(cls, found.text, sheet, measure=shown))
+        return io.NodeOutput(
+            found.text, sheet, found.figures, tested, ui=report_ui(cls, found.text, sheet, measure=shown)
+        )

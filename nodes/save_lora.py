@@ -9,7 +9,7 @@ from ..lora_core.files.names import check_template
 from ..lora_core.files.thumbnail import jpeg
 from .bridge.host.node_outputs import as_picture, report_ui
 from .bridge.merging.save import DTYPES, STYLES, save_adapter
-from .types import CATEGORY, AdapterType
+from .types import CATEGORY, AdapterType, ContractType
 
 
 class SaveLora(io.ComfyNode):
@@ -38,6 +38,7 @@ class SaveLora(io.ComfyNode):
                 io.String.Input("description", default="", multiline=True, optional=True, advanced=True, tooltip="Description of the LoRA. Markdown is allowed."),
                 io.String.Input("usage_hint", default="", optional=True, advanced=True, tooltip="A short hint for users, such as 'strength 0.6 to 0.9'."),
                 io.String.Input("tags", default="", optional=True, advanced=True, tooltip="Search words, separated by commas, such as style, ink."),
+                ContractType.Input("contract", optional=True, tooltip="From LoRA Contract: what the LoRA is and what may be done with it. What it leaves empty is filled from the training; author and license of this node go before it."),
             ],
             outputs=[
                 io.String.Output("lora_name", tooltip="The name of the file as loaders list it."),
@@ -56,12 +57,14 @@ class SaveLora(io.ComfyNode):
     @classmethod
     def execute(
         cls, adapter, model, name, format, dtype, clip=None, overwrite=False, captions="include", preview=None,
-        side_files=False, author="", license="", description="", usage_hint="", tags="",
+        side_files=False, author="", license="", description="", usage_hint="", tags="", contract=None,
     ) -> io.NodeOutput:  # fmt: skip
         thumbnail = b"" if preview is None else jpeg(as_picture(preview))
         label = Label(
             author=author, license=license, description=description, usage_hint=usage_hint, tags=tags,
             thumbnail=thumbnail, redact=captions == "redact",
         )  # fmt: skip
-        lora_name, report = save_adapter(adapter, name, format, dtype, model, clip, overwrite, label, side_files)
+        lora_name, report = save_adapter(
+            adapter, name, format, dtype, model, clip, overwrite, label, beside=side_files, contract=contract
+        )
         return io.NodeOutput(lora_name, report, ui=report_ui(cls, report))

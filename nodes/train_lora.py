@@ -30,6 +30,7 @@ from .bridge.training.run import train_lora
 from .types import (
     CATEGORY,
     AdapterType,
+    ContractType,
     LayersType,
     LoraDatasetType,
     ObjectiveType,
@@ -93,6 +94,7 @@ class TrainLora(io.ComfyNode):
                 ValidationType.Input("validation", optional=True, tooltip="From Training Validation: shows when to stop. It can also stop the run or return the best LoRA."),
                 file_input("continue_from", optional=True, advanced=True, tooltip="A LoRA file to continue from, in any format. Its layers keep their rank and alpha / rank. None: start a new LoRA."),
                 io.Boolean.Input("cuda_graphs", default=False, optional=True, advanced=True, tooltip="Experimental, and not yet tried on a GPU: replay steps from CUDA graphs, which should be faster where a GPU waits for Python. For runs without gradient_checkpointing, offload and text_rank. The first steps are compared with plain ones; if they differ, the run continues without graphs."),
+                ContractType.Input("contract", optional=True, tooltip="From LoRA Contract: what the LoRA is and what may be done with it, saved in its file. What it leaves empty is filled from the base model, the data set and the run."),
             ],
             outputs=[
                 io.LoraModel.Output("lora_model", tooltip="For ComfyUI's own Load LoRA Model and Save LoRA Weights."),
@@ -136,6 +138,7 @@ class TrainLora(io.ComfyNode):
         caption_dropout=0.0, max_grad_norm=1.0, gradient_checkpointing=True, save_every=250, include="", exclude="",
         preserve="", preservation=0.0, memory=AUTO, offload=0.0, text_rank=0, text_learning_rate=0.0, prior_vae=None,
         optimizer=None, objective=None, layers=None, previews=None, validation=None, continue_from=NONE, cuda_graphs=False,
+        contract=None,
     ) -> io.NodeOutput:  # fmt: skip
         optimizer = optimizer or OptimizerConfig(schedule=lr_schedule, warmup=warmup, max_grad_norm=max_grad_norm)
         objective = objective or ObjectiveConfig(timesteps=timesteps, shift=shift, weighting=weighting)
@@ -157,7 +160,7 @@ class TrainLora(io.ComfyNode):
         run = Run(
             run_name, save_every, measures, automatic=memory == AUTO, start_over=resume == "start over",
             note=chosen.note(), previews=previews, chosen=auto, workflow=posted_workflow(cls),
-            before=chosen.before(),
+            before=chosen.before(), contract=contract,
         )  # fmt: skip
         recipe = Recipe(lora, config, text, preserve=_patterns(preserve), validation=validation)
         trained = train_lora(Sources(model, clip, vae, dataset, prior_vae, start), recipe, run)

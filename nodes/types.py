@@ -13,6 +13,7 @@ ObjectiveType = io.Custom("LORALOOM_OBJECTIVE")  # lora_core.training.objective_
 LayersType = io.Custom("LORALOOM_LAYERS")  # lora_core.training.layers.LayersConfig
 PreviewsType = io.Custom("LORALOOM_PREVIEWS")  # bridge.training.previews.Previews
 ValidationType = io.Custom("LORALOOM_VALIDATION")  # lora_core.training.config.Validation
+ContractType = io.Custom("LORALOOM_CONTRACT")  # lora_core.trust.contract.Contract
 LoraStackType = io.Custom("LORA_STACK")  # list of (file name, model strength, text strength), as other packs use it
 
 CATEGORY = "LoRA Loom"

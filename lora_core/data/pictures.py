@@ -26,13 +26,15 @@ class Origin:
     """A picture as it was found: (width, height) upright, and a thumbnail (height, width, 3) uint8 of all of it.
 
     `quality` is about what a JPEG was saved at, None for other kinds. `reserved` is who may not learn from it, as the
-    file says, "" when it says nothing.
+    file says, "" when it says nothing. `content` is the sha256 of its file, of a picture without one that of its
+    pixels; "" where nobody asked.
     """
 
     size: PictureSize
     thumbnail: Tensor
     quality: int | None = None
     reserved: str = ""
+    content: str = ""
 
 
 def mask_file(image: Path) -> Path | None:
@@ -63,10 +65,10 @@ def read_mask(picture: Image.Image, path: Path | None, masks: Masks) -> Image.Im
     return mask if low < 255 else None
 
 
-def origin(picture: Decoded, flat: Image.Image, reserved: str = "") -> Origin:
+def origin(picture: Decoded, flat: Image.Image, reserved: str = "", content: str = "") -> Origin:
     small = flat.copy()
     small.thumbnail((_THUMBNAIL, _THUMBNAIL), Image.Resampling.BOX)
-    return Origin(flat.size, torch.from_numpy(np.array(small)), _jpeg_quality(picture.tables), reserved)
+    return Origin(flat.size, torch.from_numpy(np.array(small)), _jpeg_quality(picture.tables), reserved, content)
 
 
 def _from_file(file: Path, size: PictureSize) -> Image.Image:

@@ -126,7 +126,11 @@ class _Reader:
             try:
                 data = decoding.content(path)
                 picture = decoding.decode(data)
-                made = self.examples(str(path), text or "", picture, path, reserved(data), found.words)
+                content = hashlib.sha256(data).hexdigest()
+                mark = reserved(data)
+                made = self.examples(
+                    str(path), text or "", picture, path, mark=mark, words=found.words, content=content
+                )
                 examples += made
             except PictureError as error:
                 left_out.append((found.name + path.name, str(error)))
@@ -137,12 +141,14 @@ class _Reader:
         return self.dataset(examples, [*left_out, *found.left_out()], notes)
 
     def examples(
-        self, source: str, text: str, picture: Decoded, path: Path | None = None, mark: str = "", words: str = ""
-    ) -> list[Example]:
+        self, source: str, text: str, picture: Decoded, path: Path | None = None, mark: str = "", words: str = "",
+        content: str = "",
+    ) -> list[Example]:  # fmt: skip
         """Return the picture at each resolution. `words` stand in for an empty text, led by the trigger like any."""
         caption = with_trigger(self._read(text or words), self.trigger)
         flat, mask = flatten(picture.image), read_mask(picture.image, path, self.options.masks)
-        found, options = origin(picture, flat, mark), self.options
+        content = content or hashlib.sha256(flat.tobytes()).hexdigest()
+        found, options = origin(picture, flat, mark, content), self.options
         captions = (prompt := self.group.prompt(caption),)
         if options.shuffle_tags:
             captions = shuffled(prompt, options.keep_tokens, options.caption_variants)

@@ -94,7 +94,7 @@ def _few(words: tuple[str, ...]) -> tuple[str, ...]:
 
 def _completed(card: Card, beside: side_files.Told) -> Card:
     """The card with what it does not say yet."""
-    names = [name for name in beside.values if name != "preview" and not getattr(card, name)]
+    names = [name for name in beside.values if name not in ("preview", "answers") and not getattr(card, name)]
     return replace(
         card, **{name: beside.values[name] for name in names}, source={name: beside.source[name] for name in names}
     )

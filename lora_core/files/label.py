@@ -53,7 +53,7 @@ def redacted(metadata: Mapping[str, str]) -> dict[str, str]:
         kept["ss_tag_frequency"] = frequency_text({}, trigger)
         kept["ss_datasets"] = text_of(trigger_datasets(trigger))
     if SETTINGS in kept:
-        kept[SETTINGS] = _without(kept[SETTINGS], "pictures", "fingerprint")
+        kept[SETTINGS] = _without(kept[SETTINGS], "pictures", "fingerprint", "root")
     return kept
 
 

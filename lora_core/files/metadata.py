@@ -30,7 +30,8 @@ class Facts:
     included), `dataset_dirs` and, for class images, `class_dirs` ({folder: (repeats, pictures)}) and `tag_frequency`
     ({folder: {tag: count}}) tell about the training data, `folder_triggers` the words of each folder where it has some;
     `label.redacted` takes out what has folders again.
-    `settings` is the text of `runs.recipe_json`; `made_by` tells how it was made of `merged_from`.
+    `settings` is the text of `runs.recipe_json`; `made_by` tells how it was made of `merged_from`; `learned_on` are the
+    LoRAs that were on the model in training. `contract` is the text of a contract.
     """
 
     title: str
@@ -72,13 +73,15 @@ class Facts:
     merged_from: tuple[Parent, ...] = ()
     made_by: Mapping[str, Any] | None = None
     continued_from: Parent | None = None
+    learned_on: tuple[Parent, ...] = ()
+    contract: str = ""
 
 
 def build(facts: Facts, adapter: Adapter) -> dict[str, str]:
     """Return the header text of `adapter`; its rank and alpha are read from the factors."""
     found = {
         "format": "pt", **_modelspec(facts), **_kohya(facts), **_data(facts), **_network(facts, adapter),
-        **_lineage(facts), SETTINGS: facts.settings,
+        **_lineage(facts), SETTINGS: facts.settings, lineage.CONTRACT: facts.contract,
     }  # fmt: skip
     return {key: text_of(value) for key, value in sorted(found.items()) if value not in (None, "", (), {}, [])}
 
@@ -233,19 +236,21 @@ def _common(values: set[int] | set[float]) -> str:
 
 
 def _lineage(facts: Facts) -> dict[str, Any]:
-    """Describe all parents together: authors, licences that all apply, and what they allow."""
+    """Describe all parents together: licences that all apply, what they allow, and the authors of what is in it."""
     began = facts.continued_from
-    if not (parents := facts.merged_from or (began and (began,))):
+    inside = facts.merged_from or ((began,) if began else ())
+    if not (parents := (*inside, *facts.learned_on)):
         return {lineage.MERGE: facts.made_by}
     rights = lineage.rights(parents)
-    told = [p.described() for p in facts.merged_from]
+    told, below = ([p.described() for p in each] for each in (facts.merged_from, facts.learned_on))
     return {
+        lineage.LEARNED_ON: json.dumps(below, sort_keys=True, ensure_ascii=False) if below else None,
         lineage.PARENTS: json.dumps(told, sort_keys=True, ensure_ascii=False) if told else None,
         lineage.CONTINUED: began and began.described(),
         lineage.MERGE: facts.made_by,
-        lineage.RIGHTS: rights.to_json() if rights.licence else None,
+        lineage.RIGHTS: rights.to_json() if rights.known else None,
         "modelspec.license": rights.licence,
-        "modelspec.author": lineage.authors(parents),
+        "modelspec.author": lineage.authors(inside),
     }
 
 

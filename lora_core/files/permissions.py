@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from .rights import Rights
+from .rights import Rights, rights_of
 
 _COMMERCE = {"Image": "sell pictures", "Rent": "run it as a service", "Sell": "sell it"}
 USES = ("Image", "RentCivit", "Rent", "Sell")
@@ -60,6 +60,28 @@ class Permissions:
             return ""
         allowed = [words for name, words in _COMMERCE.items() if any(use.startswith(name) for use in self.commercial)]
         return f"you may {', '.join(allowed)}" if allowed else "no commercial use"
+
+
+def rights_to(licence: str, permissions: Permissions) -> Rights:
+    """Return the rights to one work by both: a no of either is a no, and where one says nothing the other settles
+    it."""
+    return settled(rights_of(licence), permissions.rights())
+
+
+def settled(own: Rights, answers: Rights) -> Rights:
+    """Return what is left of the rights to one work under what is said of it elsewhere."""
+    return Rights(
+        own.licences, _right(own.commercial, answers.commercial), _right(own.derivatives, answers.derivatives),
+        _duty(own.credit, answers.credit), _duty(own.same_licence, answers.same_licence),
+    )  # fmt: skip
+
+
+def _right(one: bool | None, other: bool | None) -> bool | None:
+    return False if False in (one, other) else other if one is None else one
+
+
+def _duty(one: bool | None, other: bool | None) -> bool | None:
+    return True if True in (one, other) else other if one is None else one
 
 
 def permissions_of(table: Any) -> Permissions:

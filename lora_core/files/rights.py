@@ -48,6 +48,13 @@ class Rights:
         known = [f"({text})" if " OR " in text else text for text in self.licences if text != UNKNOWN]
         return " AND ".join([*known, *({UNKNOWN} & set(self.licences))]) if known else ""
 
+    @property
+    def known(self) -> bool:
+        """Return whether anything is."""
+        return bool(self.licence) or any(
+            bit is not None for bit in (self.commercial, self.derivatives, self.credit, self.same_licence)
+        )
+
     def to_json(self) -> str:
         words, bits = {True: "yes", False: "no", None: "unknown"}, as_dict(self)
         del bits["licences"]

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 from . import guard
 from .faults import UnreadableFileError, UnsafeFileError
 from .nested import table_of
+from .permissions import Permissions, permissions_of
 from .words import listed, unique
 
 LARGEST = 2 * 2**20  # bytes
@@ -32,7 +33,6 @@ _TAGS = re.compile(
 )
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
 _SAYS_NOTHING = {"", "unknown", "other", "none"}
-_COMMERCE = {"Image": "sell pictures", "Rent": "run it as a service", "Sell": "sell it"}
 
 
 class Format(NamedTuple):
@@ -51,18 +51,19 @@ class Format(NamedTuple):
 _CIVITAI = {
     "title": ("model.name",), "words": ("trainedWords",), "base": ("baseModel",), "author": ("creator.username",),
     "notes": ("description", "model.description"), "tags": ("model.tags",), "permissions": ("model",),
+    "answers": ("model",),
 }  # fmt: skip
 FORMATS = (  # those that people write into first
     Format(".metadata.json", "Lora-Manager", {
         "title": ("model_name",), "words": ("civitai.trainedWords",), "base": ("base_model",),
         "author": ("civitai.creator.username",), "notes": ("notes", "modelDescription", "civitai.description"),
-        "tags": ("tags",), "strength": ("usage_tips",), "permissions": ("civitai.model",), "preview": ("preview_url",),
-        "favourite": ("favorite",),
+        "tags": ("tags",), "strength": ("usage_tips",), "permissions": ("civitai.model",),
+        "answers": ("civitai.model",), "preview": ("preview_url",), "favourite": ("favorite",),
     }),
     Format(".rgthree-info.json", "rgthree", {
         "title": ("name",), "words": ("trainedWords",), "base": ("baseModel",), "notes": ("userNote",),
         "author": ("raw.civitai.creator.username",), "strength": ("strengthMax",),
-        "permissions": ("raw.civitai.model",),
+        "permissions": ("raw.civitai.model",), "answers": ("raw.civitai.model",),
     }, after_all=True),
     Format(".json", "A1111", {
         "words": ("activation text",), "base": ("sd version",), "notes": ("notes", "description"),
@@ -84,6 +85,11 @@ class Told:
 
     values: Mapping[str, Any] = field(default_factory=dict)
     source: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def answers(self) -> Permissions:
+        """Return the author's answers to Civitai, which `permissions` has in words."""
+        return self.values.get("answers", Permissions())
 
     @property
     def preview(self) -> str:
@@ -192,26 +198,12 @@ def _strength(value: Any) -> str:
 
 def _permissions(model: Any) -> str:
     """Civitai's four answers in words."""
-    if not isinstance(model, dict):
-        return ""
-    credit, merges, same = (model.get(f"allow{name}") for name in ("NoCredit", "Derivatives", "DifferentLicense"))
-    told = [
-        "credit the author" if credit is False else "no credit needed" if credit is True else "",
-        _commerce(model.get("allowCommercialUse")),
-        "no merges" if merges is False else "merges allowed" if merges is True else "",
-        "merges under the same permissions" if same is False and merges is not False else "",
-    ]
-    return ", ".join(filter(None, told))
+    return permissions_of(model).in_words()
 
 
-def _commerce(value: Any) -> str:
-    """A list, or a text of one word or of several in braces."""
-    if isinstance(value, list):
-        value = " ".join(each for each in value[:8] if isinstance(each, str))
-    if not isinstance(value, str):
-        return ""
-    allowed = [words for name, words in _COMMERCE.items() if re.search(rf"\b{name}", value[:LONGEST])]
-    return f"you may {', '.join(allowed)}" if allowed else "no commercial use"
+def _answers(model: Any) -> Permissions | None:
+    found = permissions_of(model)
+    return found if found.table() else None
 
 
 def _picture_name(value: Any) -> str:
@@ -224,5 +216,5 @@ def _picture_name(value: Any) -> str:
 _READERS = {
     "title": _text, "words": _words, "base": _text, "author": _text, "notes": _notes, "tags": _words,
     "strength": _strength, "permissions": _permissions, "preview": _picture_name,
-    "favourite": lambda value: value is True,
+    "favourite": lambda value: value is True, "answers": _answers,
 }  # fmt: skip

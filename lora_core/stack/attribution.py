@@ -6,15 +6,26 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from ..files.lineage import parents_of
+from ..files.lineage import Parent, parents_of
+from ..files.permissions import permissions_of
+from ..files.side_files import Told
 from .rows import Row
 
+_NONE = Told()
 NOTHING = "e3b0c44298fc"  # how the sha256 of no bytes begins, which some tools write as a hash
 
 
-def entry(row: Row, metadata: Mapping[str, str], data_hash: str) -> dict[str, Any]:
-    """`data_hash` is the sha256 of the file's data section. What the header does not say is None; of a merge there are
-    its `parents`, too. JSON throughout."""
+def entry(row: Row, metadata: Mapping[str, str], data_hash: str, beside: Told = _NONE) -> dict[str, Any]:
+    """`data_hash` is the sha256 of the file's data section. What neither header nor contract says is None; of a merge
+    there are its `parents`, too. Author and permissions are those of the side files `beside` it where the header names
+    none, and `source` has the programs that wrote them. JSON throughout."""
+    own = Parent.of("", metadata, 1.0, 1.0, "")
+    found = {"author": own.author, "permissions": permissions_of(own.contract.get("permissions")).in_words()}
+    missing = ["author"] if not own.author else []
+    missing += ["permissions"] if not (own.license or found["permissions"]) else []
+    lent = {name: beside.values[name] for name in missing if name in beside.values}
+    source = {name: beside.source[name] for name in lent}
+    found |= lent
     parents = [{key: each.get(key) for key in ("name", "sha256", "strength")} for each in parents_of(metadata)
                if isinstance(each, dict)]  # fmt: skip
     return {
@@ -22,10 +33,12 @@ def entry(row: Row, metadata: Mapping[str, str], data_hash: str) -> dict[str, An
         "sha256": data_hash,
         "strength": float(row.strength),
         "text_strength": float(row.text_strength),
-        "license": metadata.get("modelspec.license") or None,
-        "author": metadata.get("modelspec.author") or None,
+        "license": own.license or None,
+        "author": found["author"] or None,
         "title": metadata.get("modelspec.title") or None,
         **({"parents": parents} if parents else {}),
+        **({"permissions": found["permissions"]} if found["permissions"] else {}),
+        **({"source": source} if source else {}),
     }
 
 

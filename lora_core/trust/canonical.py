@@ -32,7 +32,7 @@ def parsed(raw: str, what: str, most: int) -> Any:
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         found = dict(pairs)
         if len(found) < len(pairs):
-            raise _Fault("names a key twice")
+            raise _UnfitError("names a key twice")
         return found
 
     try:
@@ -40,7 +40,7 @@ def parsed(raw: str, what: str, most: int) -> Any:
         again = text(value)
     except RecursionError:
         raise ValueError(f"{what} is nested too deeply") from None
-    except _Fault as fault:
+    except _UnfitError as fault:
         raise ValueError(f"{what} {fault}") from None
     except ValueError:
         raise ValueError(f"{what} is not JSON") from None
@@ -63,7 +63,7 @@ def expressible(value: Any) -> Any:
     return value if isinstance(value, float) and math.isfinite(value) else None
 
 
-class _Fault(ValueError):
+class _UnfitError(ValueError):
     """Says what is wrong with a text or value, after its name."""
 
 
@@ -74,23 +74,23 @@ def _text(value: Any, depth: int) -> str:
         return {None: "null", True: "true", False: "false"}[value]
     if isinstance(value, int):
         if abs(value) > _EXACT:
-            raise _Fault(f"holds the whole number {value}, which a double cannot; write it as text")
+            raise _UnfitError(f"holds the whole number {value}, which a double cannot; write it as text")
         return str(value)
     if isinstance(value, float):
         return _number(value)
     if not depth:
-        raise _Fault("is nested too deeply")
+        raise _UnfitError("is nested too deeply")
     if isinstance(value, (list, tuple)):
         return f"[{','.join(_text(item, depth - 1) for item in value)}]"
     if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
-        raise _Fault(f"holds a {type(value).__name__}, which JSON does not have")
+        raise _UnfitError(f"holds a {type(value).__name__}, which JSON does not have")
     names = sorted(value, key=lambda name: name.encode("utf-16-be", "surrogatepass"))
     return "{" + ",".join(f"{_quoted(name)}:{_text(value[name], depth - 1)}" for name in names) + "}"
 
 
 def _quoted(value: str) -> str:
     if _SURROGATE.search(value):
-        raise _Fault("holds half of a character")
+        raise _UnfitError("holds half of a character")
     return json.dumps(value, ensure_ascii=False)
 
 
@@ -98,7 +98,7 @@ def _number(value: float) -> str:
     """Write a double as ECMAScript's Number::toString does: the fewest digits that name it, and no exponent from 1e-6
     up to below 1e21."""
     if not math.isfinite(value):
-        raise _Fault(f"holds the number {value}, which JSON does not have")
+        raise _UnfitError(f"holds the number {value}, which JSON does not have")
     if value == 0:
         return "0"
     sign, digits, point = _digits(value)
@@ -126,10 +126,10 @@ def _digits(value: float) -> tuple[str, str, int]:
 def _whole(digits: str) -> int | float:
     """A whole number that only its double is meant by, as 1e20 is written, is that double."""
     if len(digits) > 24:
-        raise _Fault("holds a number of too many digits")
+        raise _UnfitError("holds a number of too many digits")
     number = int(digits)
     return number if abs(number) <= _EXACT else float(number)
 
 
 def _no_number(name: str) -> None:
-    raise _Fault(f"holds {name}, which JSON does not have")
+    raise _UnfitError(f"holds {name}, which JSON does not have")

@@ -207,9 +207,13 @@ def _has_list(table: Mapping[str, Any], name: str) -> bool:
     return isinstance(table.get(name), list)
 
 
+def on_one_line(text: str) -> str:
+    """Return a text without line breaks and characters that would turn what stands around it."""
+    return " ".join(_CONTROL.sub(" ", text).split())
+
+
 def _line(value: Any, longest: int = LONGEST) -> str:
-    """Return a text on one line, without characters that would turn what stands around it."""
-    return " ".join(_CONTROL.sub(" ", value[: 2 * longest]).split())[:longest].strip() if isinstance(value, str) else ""
+    return on_one_line(value[: 2 * longest])[:longest].strip() if isinstance(value, str) else ""
 
 
 def _words(value: Any) -> str:

@@ -13,20 +13,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from ..files.permissions import common
-from ..files.rights import Rights, rights_of
 from ..files.words import unique
 from .contract import LONGEST, ORIGINS, Contract, Pictures
-
-
-def rights_of_contract(contract: Contract) -> Rights:
-    """Return the rights to one work by its licence and permissions: a no of either is a no, and where one says nothing
-    the other settles it."""
-    licence, answers = rights_of(contract.licence), contract.permissions.rights()
-    return Rights(
-        licence.licences, _right(licence.commercial, answers.commercial),
-        _right(licence.derivatives, answers.derivatives), _duty(licence.credit, answers.credit),
-        _duty(licence.same_licence, answers.same_licence),
-    )  # fmt: skip
 
 
 def derived(parents: Sequence[Contract | None]) -> Contract:
@@ -66,11 +54,3 @@ def _joined(texts: Iterable[str]) -> str:
 
 def _any(answers: Sequence[bool | None]) -> bool | None:
     return True if True in answers else None if None in answers or not answers else False
-
-
-def _right(one: bool | None, other: bool | None) -> bool | None:
-    return False if False in (one, other) else other if one is None else one
-
-
-def _duty(one: bool | None, other: bool | None) -> bool | None:
-    return True if True in (one, other) else other if one is None else one

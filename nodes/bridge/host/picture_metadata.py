@@ -24,16 +24,19 @@ from server import PromptServer
 
 import nodes
 
+from ....lora_core.files import side_files
 from ....lora_core.graph import Graph, below, kind, readers, signature
-from ....lora_core.stack import attribution
+from ....lora_core.stack import attribution, credit
 from ....lora_core.stack.rows import Row
-from .folders import lora_state
+from .folders import lora_path, lora_state
 from .model_files import lora_hash
 from .progress import Progress
 from .wires import Model
 
 KEY = "lora_loom_adapters"
 HASHES = "Lora hashes"
+CREDIT = "lora_loom_credit"
+XMP = "XML:com.adobe.xmp"
 NODE = "LoraLoom_LoadLoraStack"
 _MODEL_AND_CLIP, _LORA_STACK = range(0, 2), range(2, 3)  # its outputs
 _OURS = "LoraLoom_"
@@ -82,8 +85,7 @@ def meet(posted: dict[str, Any]) -> dict[str, Any]:
     pictures = extra.get("extra_pnginfo") if isinstance(extra, dict) else None
     pictures = pictures if isinstance(pictures, dict) else None
     if pictures:
-        for key in (KEY, HASHES):
-            pictures.pop(key, None)
+        _clear(pictures)
     _keep(_prompts, str(posted["prompt_id"]), Prompt(graph, pictures))
     return posted
 
@@ -101,7 +103,8 @@ def plain_readers() -> list[str] | None:
 def entry_of(row: Row, metadata: Mapping[str, str], overruled: Sequence[dict[str, Any]] = ()) -> dict[str, Any]:
     """The hash is the header's, else read from the file once. `overruled` are the entries of takedown lists in spite of
     which the file is used."""
-    made = attribution.entry(row, metadata, attribution.stated_hash(metadata) or lora_hash(row.name, Progress(1)))
+    digest = attribution.stated_hash(metadata) or lora_hash(row.name, Progress(1))
+    made = attribution.entry(row, metadata, digest, side_files.told(lora_path(row.name)))
     return {**made, "overruled": list(overruled)} if overruled else made
 
 
@@ -162,10 +165,17 @@ def _tell(prompt: Prompt, node: str, entries: Entries) -> None:
         return
     others = [each for each in prompt.pictures.get(KEY, []) if each["node"] != node]
     found = others + [{**each, "node": node} for each in entries]
-    for key in (KEY, HASHES):
-        prompt.pictures.pop(key, None)
+    _clear(prompt.pictures)
     if found:
-        prompt.pictures.update({KEY: found, HASHES: attribution.lora_hashes(found)})
+        told = {KEY: found, HASHES: attribution.lora_hashes(found), CREDIT: credit.credits(found)}
+        prompt.pictures.update(told)
+        prompt.pictures.setdefault(XMP, credit.xmp(found))  # unless somebody else's is there
+
+
+def _clear(pictures: dict[str, Any]) -> None:
+    """Remove what is told of a stack, and nobody else's XMP."""
+    for key in (KEY, HASHES, CREDIT, *([XMP] if credit.is_ours(pictures.get(XMP)) else [])):
+        pictures.pop(key, None)
 
 
 def _tell_in_graph(node: dict[str, Any], entries: Entries) -> None:

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import os
-import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import replace
 from math import sqrt
-from typing import Any
 
 import torch
 from comfy.model_management import throw_exception_if_processing_interrupted
 
 from ....lora_core.adapter import TEXT_PREFIX, Adapter
 from ....lora_core.files import metadata
-from ....lora_core.files.lineage import Parent, losses
+from ....lora_core.files.lineage import CONTRACT, Parent, losses
 from ....lora_core.low_rank import LowRank
 from ....lora_core.merging.chart import draw_merge
 from ....lora_core.merging.cut_table import cut_measure
@@ -22,12 +20,13 @@ from ....lora_core.merging.extraction import Extracted, cut, extract, whole_erro
 from ....lora_core.merging.merge import Merged
 from ....lora_core.merging.outlook import Loss
 from ....lora_core.merging.pick import Pick
-from ..host import picture_metadata
+from ....lora_core.trust.written import contract_text
 from ..host.model_files import file_name, files_of, known_hash
 from ..host.progress import Progress
 from ..host.wires import Clip, Model
 from ..model.names import NameTable, names_of
 from ..stack.patched_weights import Patched, less
+from ..trust.ancestors import learned_on
 from .conversion import Tick
 from .merge import Made
 from .report import error_lines, size_line
@@ -135,23 +134,17 @@ def _described(merged: Merged, model_a: Model, model_b: Model, rank: int, energy
         base_version=family.base_version, base_name=base, merged_from=parents,
         made_by={"method": _METHOD, "rank": rank, "energy": energy, **losses(merged.error, merged.errors)},
     )  # fmt: skip
-    return Adapter(made.layers, metadata.build(facts, made))
+    told = metadata.build(facts, made)
+    text = contract_text(None, told)
+    return Adapter(made.layers, {**told, **({CONTRACT: text} if text else {})})
 
 
 def _parents(model_a: Model, model_b: Model) -> tuple[Parent, ...]:
     """The tuned model's file, where it is not the base's, and the rows of stacks that only the tuned model has."""
     tuned, base = (next(iter(files_of(model)), "") for model in (model_a, model_b))
     files = [_checkpoint(tuned)] if tuned and file_name(tuned) != file_name(base) else []
-    below = picture_metadata.attached(model_b)
-    return (*files, *(_row(each) for each in picture_metadata.attached(model_a) if each not in below))
-
-
-def _row(entry: Mapping[str, Any]) -> Parent:
-    strengths = entry["strength"], entry["text_strength"]
-    return Parent(
-        re.sub(r".*/|\.[^./]*$", "", entry["name"]), entry["sha256"], strengths[0],
-        None if strengths[0] == strengths[1] else strengths[1], entry["author"] or "", entry["license"] or "",
-    )  # fmt: skip
+    below = learned_on(model_b)
+    return (*files, *(each for each in learned_on(model_a) if each not in below))
 
 
 def _checkpoint(path: str) -> Parent:

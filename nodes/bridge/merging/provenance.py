@@ -8,9 +8,10 @@ from typing import Any
 from ....lora_core.adapter import Adapter
 from ....lora_core.families.loose_names import is_text
 from ....lora_core.files import lineage, metadata
-from ....lora_core.files.lineage import Parent
+from ....lora_core.files.lineage import CONTRACT, Parent
 from ....lora_core.files.mismatch import Misfit
 from ....lora_core.low_rank import LowRank
+from ....lora_core.trust.written import contract_text
 from ..model.names import NameTable
 
 
@@ -47,7 +48,8 @@ def described(
     told = metadata.build(facts, made)
     if "ss_datasets" in before:  # which says more than the trigger that is told of it here
         told.pop("ss_datasets", None)
-    return Adapter(layers, {**before, **told})
+    text = contract_text(None, told)
+    return Adapter(layers, {**before, **told, **({CONTRACT: text} if text else {})})
 
 
 def _common(names: Iterable[str]) -> str:

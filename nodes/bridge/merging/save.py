@@ -23,6 +23,8 @@ from ....lora_core.files.label import Label, labelled
 from ....lora_core.files.lineage import CONTENT
 from ....lora_core.kinds import Correction, DoRA
 from ....lora_core.low_rank import LowRank
+from ....lora_core.trust.contract import Contract
+from ....lora_core.trust.written import with_contract
 from ..host.folders import file_for, loras_folder
 from ..host.progress import Progress
 from ..host.wires import Clip, Model
@@ -58,9 +60,10 @@ class Proof:
 
 def save_adapter(
     adapter: Adapter, template: str, style: str, dtype: str, model: Model, clip: Clip | None, overwrite: bool,
-    label: Label, beside: bool,
+    label: Label, beside: bool, contract: Contract | None = None,
 ) -> tuple[str, str]:  # fmt: skip
     """Save below the first loras folder, with the label's preview as a picture `beside` the file when that is wanted.
+    What the contract leaves open is filled from the header.
     Returns the name under which loaders list the file, and a report."""
     meta = labelled(adapter.metadata, label)
     values = {
@@ -68,7 +71,8 @@ def save_adapter(
         "rank": adapter.rank(), "steps": meta.get("ss_steps", ""),
     }  # fmt: skip
     path = file_for(template, values, overwrite)
-    adapter = replace(adapter, metadata={**meta, "ss_output_name": path.stem, CONTENT: content_hash(adapter)})
+    meta = {**meta, "ss_output_name": path.stem, CONTENT: content_hash(adapter)}
+    adapter = replace(adapter, metadata=with_contract(meta, contract, label))
     progress = Progress(len(adapter.layers) + len(adapter.others))
     saved, proof = save_proven(adapter, path, STYLES[style], DTYPES[dtype], model, clip, progress.update)
     report = f"{path.name}: {saved.size / 1e6:.2f} MB, {style}, {dtype}, AutoV3 {saved.model_hash[:12]}\n{proof}"

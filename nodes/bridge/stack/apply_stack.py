@@ -15,6 +15,7 @@ from ..host.folders import lora_path
 from ..host.wires import Clip, Model
 from ..model.names import names_of
 from ..model.spans import ALWAYS, Timed
+from ..trust import ancestors
 from ..trust.told import Loaded, told
 from .apply_chain import Apply, How, Text, apply_chain
 from .bypass_injection import uncalled
@@ -60,6 +61,7 @@ def apply_stack(
         for row, entry, maker in zip(effective(rows), entries, makers, strict=True)
     ]
     picture_metadata.attach(patched, makers)
+    ancestors.attach(patched, [each.parent for each in files])
     picture_metadata.tell(makers)
     found = (
         *foreign_rows.lost(rows, picture_metadata.plain_readers()),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections import defaultdict
 from collections.abc import Iterable
+from dataclasses import replace
 from importlib import metadata
 from typing import Any
 
@@ -12,20 +13,24 @@ import comfy.model_management
 import torch
 from comfyui_version import __version__ as comfyui_version
 
+from ....lora_core.adapter import Adapter
 from ....lora_core.data.buckets import PictureSize
 from ....lora_core.data.dataset import Dataset, Example
+from ....lora_core.data.root import contents
 from ....lora_core.data.tags import sets_by_folder, tag_frequency
 from ....lora_core.files.hashes import part_hash
-from ....lora_core.files.metadata import Facts
+from ....lora_core.files.metadata import Facts, build
 from ....lora_core.runs.recipe_json import RecipeRecord
 from ....lora_core.stored import as_dict
 from ....lora_core.training.config import Recipe
+from ....lora_core.trust.written import contract_text
 from ....lora_core.version import VERSION
 from ..host.model_files import file_name, files_of, known_hash
 from ..host.progress import Progress
 from ..model.denoiser import prediction_type
 from ..model.names import family_of
 from ..stack.carried import carried
+from ..trust.ancestors import learned_on
 from .order import Run, Sources
 
 
@@ -58,7 +63,7 @@ def run_facts(sources: Sources, recipe: Recipe, run: Run, progress: Progress, le
         },
         software=_software(),
     )  # fmt: skip
-    return Facts(
+    facts = Facts(
         title=run.name, architecture=family.architecture, base_version=family.base_version,
         base_name=file_name(path), base_hash=base_hash, base_part_hash=part_hash(path) if there else "",
         trigger=dataset.trigger, prediction_type=prediction_type(model),
@@ -78,8 +83,13 @@ def run_facts(sources: Sources, recipe: Recipe, run: Run, progress: Progress, le
         dataset_dirs={name: _counted(members) for name, members in concept.items()},
         class_dirs={name: _counted(members) for name, members in sets.items() if name not in concept},
         folder_triggers={name: members[0].group.trigger for name, members in sets.items() if members[0].group.trigger},
-        settings=settings.to_json(), continued_from=start and start.parent,
+        settings=settings.to_json(), continued_from=start and start.parent, learned_on=tuple(learned_on(model)),
     )  # fmt: skip
+    return replace(facts, contract=_contract(run, facts))
+
+
+def _contract(run: Run, facts: Facts) -> str:
+    return contract_text(run.contract, build(facts, Adapter({})))
 
 
 def _software() -> dict[str, str]:
@@ -119,6 +129,7 @@ def _counted(members: list[Example]) -> tuple[int, int]:
 def _data_set(dataset: Dataset, sets: Iterable[list[Example]]) -> dict[str, Any]:
     return {
         "fingerprint": dataset.fingerprint(),
+        **contents(dataset),
         "resolutions": list(dataset.resolutions),
         "sets": [
             {

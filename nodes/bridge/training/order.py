@@ -13,6 +13,7 @@ from ....lora_core.training.plan import Measures
 from ....lora_core.training.presets import Choices
 from ....lora_core.training.start import Start
 from ....lora_core.training.validation import Pictures
+from ....lora_core.trust.contract import Contract
 from ..host.wires import Clip, Model, Vae
 from ..model.denoiser import prediction_type
 from ..model.names import family_of
@@ -26,7 +27,7 @@ class Run:
     """Holds the settings of a run that do not change what is learned. `automatic` takes further `measures` when these
     do not fit into memory. `note` stays on the node, `chosen` in the fields of what was left to the run, by name,
     and `workflow`, of the front end, in the run's folder. `before` is what auto meant in version 0.1.0, if that was
-    something else."""
+    something else. `contract` is what is said of the LoRA in its header."""
 
     name: str = "lora"
     save_every: int = 250
@@ -38,6 +39,7 @@ class Run:
     chosen: Mapping[str, str] = field(default_factory=dict)
     workflow: Mapping[str, Any] | None = None
     before: Choices | None = None
+    contract: Contract | None = None
 
 
 @dataclass(frozen=True)

@@ -6,10 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ....lora_core.files.rights import rights_of
+from ....lora_core.files import side_files
+from ....lora_core.files.lineage import Parent, rights_in
+from ....lora_core.files.permissions import settled
 from ....lora_core.stack.rows import Row
 from ....lora_core.trust.contract import contract_of
-from ....lora_core.trust.derived import rights_of_contract
 from ....lora_core.trust.stack_lines import Base, Signed, lines
 from ..host.model_files import file_name, files_of, on_record
 from ..host.wires import Model
@@ -23,6 +24,12 @@ class Loaded:
     path: Path
     metadata: Mapping[str, str]
     sha256: str
+
+    @property
+    def parent(self) -> Parent:
+        """Return the file as a parent of what is made with it."""
+        row = self.row
+        return Parent.of(self.path.stem, self.metadata, row.strength, row.text_strength, self.sha256)
 
 
 def told_of(row: Loaded) -> list[str]:
@@ -43,9 +50,11 @@ def base_of(model: Model) -> Base:
 
 
 def _signed(loaded: Loaded) -> Signed:
-    contract = contract_of(loaded.metadata)
-    rights = rights_of_contract(contract) if contract else rights_of(loaded.metadata.get("modelspec.license", ""))
-    return Signed(loaded.path.stem, _strongest(loaded.row), contract, rights)
+    about = loaded.metadata
+    rights = rights_in(about)
+    if not rights.licence:
+        rights = settled(rights, side_files.told(loaded.path).answers.rights())
+    return Signed(loaded.path.stem, _strongest(loaded.row), contract_of(about), rights)
 
 
 def _strongest(row: Row) -> float:
