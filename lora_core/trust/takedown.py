@@ -2,6 +2,8 @@
 
 Every list that a person has put there counts, signed or not; a signature that is there must fit. A person overrules an
 entry for themselves by writing its id into `overruled.txt` beside the lists.
+
+Who signed is told by the keys that are known in the folder above it (`keys.py`).
 """
 
 from __future__ import annotations
@@ -9,8 +11,9 @@ from __future__ import annotations
 import contextlib
 import logging
 import re
+from base64 import b64decode
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import date
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,7 +23,8 @@ from torch import Tensor
 from ..files.cache import Cache, trim
 from ..files.lineage import CONTENT, CONTINUED, parents_of
 from ..files.nested import value_of
-from . import sketches, takedown_entry, takedown_index
+from . import keys, sketches, takedown_entry, takedown_index
+from .signer import Signer
 from .sketches import THRESHOLD, Likeness
 from .takedown_entry import LONGEST, Entry
 from .takedown_index import Index
@@ -45,13 +49,14 @@ class Mark(NamedTuple):
 
 @dataclass(frozen=True)
 class Hit:
-    """`of` as in `Mark`; `likeness` where only the sketch tells."""
+    """`of` as in `Mark`; `likeness` where only the sketch tells. `signed` says by whom."""
 
     entry: Entry
     source: str
     of: str = ""
     likeness: Likeness | None = None
     overruled: bool = False
+    signed: str = "not signed"
 
     def sentence(self, name: str) -> str:
         """Return reason, issuer and date of a hit on the file of that name, in one sentence."""
@@ -62,7 +67,7 @@ class Hit:
             )
         else:
             how = f"{name} is made of {self.of}, which" if self.of else name
-        return f"{how} {self.entry.words()} (takedown list {self.source}, entry {self.entry.id})"
+        return f"{how} {self.entry.words()} (takedown list {self.source}, entry {self.entry.id}, {self.signed})"
 
     def refusal(self, name: str) -> str:
         return (
@@ -160,9 +165,14 @@ class Takedown:
             if fault := hit.entry.fault(today):
                 ignored.append(f"ignored: entry {hit.entry.id} of takedown list {hit.source} names it, but {fault}")
             else:
-                hit = Hit(hit.entry, hit.source, hit.of, hit.likeness, hit.entry.id in overruled)
+                hit = replace(hit, overruled=hit.entry.id in overruled, signed=self._signed(hit.entry))
                 hits.setdefault(hit.entry.id, hit)
         return list(hits.values()), list(dict.fromkeys(ignored))
+
+    def _signed(self, entry: Entry) -> str:
+        if not entry.key:
+            return "not signed"
+        return str(keys.met(Signer(b64decode(entry.key)), keys.known(self.folder.parent)))
 
     def _overruled(self) -> frozenset[str]:
         try:

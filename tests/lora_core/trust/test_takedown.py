@@ -48,7 +48,9 @@ def test_a_file_is_found_by_any_of_its_hashes(tmp_path: Path, put: Put) -> None:
     said = hit.sentence("ink.safetensors")
     assert said.startswith("ink.safetensors imitates an artist who objects, says Ada since 2026-11-30 (takedown list")
     (hit,) = lists.look([Mark(A, "its parent")], today=TODAY).hits
-    assert "is made of its parent, which imitates an artist" in hit.refusal("ink") and hit.entry.id in hit.refusal("ink")
+    assert "is made of its parent, which imitates an artist" in hit.refusal("ink") and hit.entry.id in hit.refusal(
+        "ink"
+    )
 
 
 def test_ancestors_are_found_at_any_depth() -> None:
@@ -154,7 +156,9 @@ def test_an_index_is_kept_and_a_damaged_one_made_again(tmp_path: Path, put: Put)
 
 
 def test_a_million_lines_take_moments(tmp_path: Path) -> None:
-    ten = b"".join(b'{"data_sha256":"%063x%%d","reason":"style","date":"2026-11-30","issuer":"x"}\n' % n for n in range(10))
+    ten = b"".join(
+        b'{"data_sha256":"%063x%%d","reason":"style","date":"2026-11-30","issuer":"x"}\n' % n for n in range(10)
+    )
     tens = b"".join(ten.replace(b"%d", b"%x" % n) for n in range(10))
     wanted = entry(A).encode() + b"\n"
     (tmp_path / "many.jsonl").write_bytes(tens * 5_000 + wanted + tens * 5_000)

@@ -51,11 +51,12 @@ def test_a_signature_must_fit() -> None:
 @pytest.mark.parametrize(
     ("text", "fault"),
     [
-        (b"", "not JSON"), (b"[]", "no table"), (b"7", "no table"), (line()[:-9], "not JSON"), (b"\xff" + line(), "not JSON"),
+        (b"", "not JSON"), (b"[]", "no table"), (b"7", "no table"), (line()[:-9], "not JSON"),
+        (b"\xff" + line(), "not JSON"), (line(issuer=["Ada"]), "plain text"), (line(date="30.11.2026"), "not a day"),
         (line()[:-1] + b', "reason": "style"}', "there twice"), (line(reason=""), "does not say reason"),
-        (line(issuer="a\nb"), "plain text"), (line(issuer="a" * 201), "at most 200"), (line(issuer=["Ada"]), "plain text"),
+        (line(issuer="a\nb"), "plain text"), (line(issuer="a" * 201), "at most 200"),
         (line(data_sha256="AB" * 32), "64 hex digits"), (line(data_sha256=7), "64 hex digits"),
-        (line(data_sha256=""), "names no file"), (line(date="30.11.2026"), "not a day"), (line(expires=20271130), "not a day"),
+        (line(data_sha256=""), "names no file"), (line(expires=20271130), "not a day"),
         (line(date="20261130"), "not a day"), (line(note=float("nan")), "not JSON"), (line(note=2**60), "not JSON"),
         (line(note="\ud800"), "not JSON"), (line(**{f"k{n}": "" for n in range(30)}), "at most 24 keys"),
         (b'{"a":' * 900 + b"1" + b"}" * 900, "not JSON|nested"), (line(note="x" * LONGEST), f"above {LONGEST}"),
