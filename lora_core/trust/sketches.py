@@ -48,11 +48,11 @@ class Likeness(NamedTuple):
 def sketch(adapter: Adapter) -> Tensor:
     """Return LENGTH numbers in fp32, of an adapter whose layers have the names of a MODEL in ComfyUI; zeros when there
     is nothing in it that changes a matrix whatever the weight is."""
-    total = torch.zeros(SIDE, SIDE)
     with torch.inference_mode(False), torch.no_grad():
+        total = torch.zeros(SIDE, SIDE)
         for name, change in _changes(adapter):
             total += _seen(name, change)
-    return total.flatten()
+        return total.flatten()
 
 
 def likeness(found: Tensor, listed: Tensor) -> Likeness:
