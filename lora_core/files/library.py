@@ -134,7 +134,8 @@ def _state(path: str) -> tuple[int, ...]:
 def _read(path: str | None, stamp: tuple, rules: Rules) -> tuple[tuple, dict[str, Any]]:
     try:
         told = card.read(path or "").to_dict()
-        told["fault"] = told["fault"] or rules.fault(path or "")
+        if not told["fault"] and (fault := rules.fault(path or "")):
+            told |= {"fault": fault, "ruled_out": True}
     except (OSError, ValueError):
         return (), {"fault": "the file cannot be read"}
     size, modified = stamp[1:3] or (0, 0)
