@@ -176,7 +176,7 @@ class Takedown:
 
     def _overruled(self) -> frozenset[str]:
         try:
-            with open(self.folder / OVERRULED, encoding="utf-8", errors="replace") as file:
+            with open(self.folder / OVERRULED, encoding="utf-8-sig", errors="replace") as file:
                 lines = file.read(_MOST_OVERRULED).splitlines()
         except OSError:
             return frozenset()

@@ -6,6 +6,7 @@ table from its first character to its last, or names no file.
 
 from __future__ import annotations
 
+import codecs
 import hashlib
 import os
 import re
@@ -86,7 +87,7 @@ class _Found:
         text = np.frombuffer(block, np.uint8)
         ends = np.flatnonzero(text == ord("\n"))
         ends = ends if block.endswith(b"\n") else np.append(ends, len(block))
-        starts = np.append(0, ends[:-1] + 1)
+        starts = np.append(len(codecs.BOM_UTF8) * (not at and block.startswith(codecs.BOM_UTF8)), ends[:-1] + 1)
         last = ends - 1 - (text[ends - 1] == ord("\r"))
         blank, sound = last < starts, (text[starts] == ord("{")) & (text[last] == ord("}"))
         sound &= ends - starts <= LONGEST

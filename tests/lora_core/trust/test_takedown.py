@@ -172,6 +172,15 @@ def test_a_million_lines_take_moments(tmp_path: Path) -> None:
     assert time.process_time() - started < 1
 
 
+def test_a_list_of_notepad(tmp_path: Path) -> None:
+    (tmp_path / "list.jsonl").write_text(f"{entry(A)}\r\n{entry(B)}", encoding="utf-8-sig", newline="")
+    lists = Takedown(tmp_path)
+    hits = lists.look([Mark(A), Mark(B)], today=TODAY).hits
+    assert len(hits) == 2
+    (tmp_path / OVERRULED).write_text(hits[0].entry.id, encoding="utf-8-sig")
+    assert len(lists.look([Mark(A), Mark(B)], today=TODAY).standing) == 1
+
+
 def test_a_line_without_an_end_does_no_harm(tmp_path: Path, put: Put) -> None:
     put(b"{" + b"x" * 2**25, entry(A))
     assert Takedown(tmp_path).look([Mark(A)], today=TODAY).hits
