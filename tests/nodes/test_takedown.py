@@ -71,7 +71,9 @@ def fault_of(name: str) -> str:
     return next(each for each in listed(60.0)["loras"] if each["name"] == name)["fault"]
 
 
-def test_it_is_recognised_when_merged_resized_and_stripped(models, loras: Path, folder: Path, trained, other) -> None:
+def test_it_is_recognised_when_merged_resized_and_stripped(
+    models, data, loras: Path, folder: Path, trained, other
+) -> None:
     model = models("wan_demo").model
     ink = save(trained, model, "ink")
     mix = merged(model, "<lora:ink:1>", other)
@@ -82,7 +84,7 @@ def test_it_is_recognised_when_merged_resized_and_stripped(models, loras: Path, 
     )[0]  # fmt: skip
     tensors = load_file(save(small, model, "small", "kohya"))
     save_file(tensors, loras / "stripped.safetensors")
-    clean = save(other, model, "clean")
+    save(other, model, "clean")
     assert guard.inspect(loras / "stripped.safetensors").metadata == {}
     text = line(ink, "style", "Ada", DAY, secret=SECRET)
     (folder / "community.jsonl").write_text(f"{text}\n", encoding="utf-8")
@@ -98,7 +100,9 @@ def test_it_is_recognised_when_merged_resized_and_stripped(models, loras: Path, 
     assert because in str(refused.value) and "overruled.txt" in str(refused.value) and "signed by" in str(refused.value)
     with pytest.raises(ValueError, match="stripped.safetensors looks like"):
         run_node(ConvertLora, model=model, lora="stripped.safetensors", rank=4, energy=1.0)
-    assert stack(model, "<lora:clean:1><lora:stripped:0>") and clean
+    with pytest.raises(ValueError, match=f"^ink.safetensors {because}"):
+        train(models("wan_demo"), data, continue_from="ink.safetensors")
+    assert stack(model, "<lora:clean:1><lora:stripped:0>")
     assert because in fault_of("ink.safetensors") and "is made of ink" in fault_of("mix.safetensors")
     assert not fault_of("clean.safetensors")
 
