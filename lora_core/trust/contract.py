@@ -48,7 +48,7 @@ class Pictures:
 
 
 @dataclass(frozen=True)
-class Tested:
+class Outcome:
     """Tells what LoRA Report measured, and of what: `content` is the sha256 of the adapter (`content_hash`).
 
     `leakage` is, by group of prompts, the change of latents over that with the trigger; `near` of `samples` are as
@@ -66,7 +66,7 @@ class Tested:
 
     def table(self) -> dict[str, Any]:
         found = {
-            "date": self.date, "seed": self.seed, "seeds": self.seeds, "content": self.content,
+            "date": self.date, "seed": str(self.seed), "seeds": self.seeds, "content": self.content,
             "leakage": dict(self.leakage), "samples": self.samples, "near": self.near, "strength": self.strength,
         }  # fmt: skip
         return _told(found)
@@ -96,7 +96,7 @@ class Contract:
     real_person: bool | None = None
     living_artist: bool | None = None
     pictures: Pictures = Pictures()
-    tested: Tested | None = None
+    tested: Outcome | None = None
 
     def __post_init__(self) -> None:
         if self.kind and self.kind not in KINDS:
@@ -173,14 +173,12 @@ def _pictures(data: Mapping[str, Any]) -> Pictures:
     return Pictures(_digest(data.get("root")), count if _is_count(count) else None, reserved)
 
 
-def _tested(told: Any) -> Tested | None:
+def _tested(told: Any) -> Outcome | None:
     """None for a test without a day, or of nobody knows what."""
     if not isinstance(told, Mapping):
         return None
     day, content = _line(told.get("date")), _digest(told.get("content"))
-    seed, seeds, samples, near = (
-        number if _is_count(number := told.get(name)) else None for name in ("seed", "seeds", "samples", "near")
-    )
+    seed, seeds, samples, near = (_count(told.get(name)) for name in ("seed", "seeds", "samples", "near"))
     if not (_DAY.fullmatch(day) and content) or seed is None or seeds is None:
         return None
     leakage = {
@@ -189,7 +187,7 @@ def _tested(told: Any) -> Tested | None:
         if _line(group) and (ratio := _number(value)) is not None and ratio >= 0
     }
     strength = _number(told.get("strength"))
-    return Tested(
+    return Outcome(
         day, seed, seeds, content, leakage, samples=samples, near=near, strength=1.0 if strength is None else strength
     )
 
@@ -233,6 +231,13 @@ def _number(value: Any) -> float | None:
 
 def _is_count(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**64
+
+
+def _count(value: Any) -> int | None:
+    """A seed is written as text: what reads JSON may have no numbers of 64 bits."""
+    if isinstance(value, str) and len(value) <= 20 and value.isascii() and value.isdigit():
+        value = int(value)
+    return value if _is_count(value) else None
 
 
 def _bit(value: Any) -> bool | None:

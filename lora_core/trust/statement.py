@@ -17,9 +17,9 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from ..files.layers import TensorInfo
-from ..files.lineage import CONTINUED, CONTRACT, parents_of
+from ..files.lineage import CONTINUED, CONTRACT, LEARNED_ON, parents_of
 from ..files.metadata import SETTINGS
-from ..files.nested import table_of
+from ..files.nested import table_of, value_of
 from ..version import VERSION
 from . import canonical, ed25519
 from .signer import Signer, fingerprint, readable
@@ -153,6 +153,7 @@ def _predicate(subject: Subject, with_run: bool, generations: int) -> dict[str, 
         "contract": contract,
         "parents": _family(parents_of(about), generations),
         "continuedFrom": _family([began], generations)[0] if began and generations else None,
+        "learnedOn": _family(_list(value_of(about.get(LEARNED_ON, ""))), generations),
         "base": {key: value for key, value in base.items() if value},
         "run": settings if with_run else None,
     }

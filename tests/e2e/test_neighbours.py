@@ -94,7 +94,14 @@ def test_a_programs_prompt_looks_to_others_as_without_us(server: ComfyServer, ex
 def test_a_page_gives_its_workflow(server: ComfyServer) -> None:
     seen(server)
     text = told(server, server.run(graph("<lora:ink:0.5>", "page"), workflow=WORKFLOW))
-    assert text.keys() == {"prompt", "workflow", "lora_loom_adapters", "Lora hashes"}
+    assert text.keys() == {
+        "prompt",
+        "workflow",
+        "lora_loom_adapters",
+        "Lora hashes",
+        "lora_loom_credit",
+        "XML:com.adobe.xmp",
+    }
     assert "_meta" not in text["prompt"]["stack"]
     (saved,) = [each for each in seen(server) if "saver" in each]
     assert json.loads(saved["saver"]) == WORKFLOW and "lora_loom_adapters" in saved["names"]

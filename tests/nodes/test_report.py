@@ -47,7 +47,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 def report(trio: Any, adapter: Adapter | None = None, **changes: Any) -> tuple[str, torch.Tensor, dict[str, Any]]:
     inputs = {**QUESTIONS, "adapter": adapter, **changes}
-    text, page, figures = run_node(LoraReport, model=trio.model, clip=trio.clip, vae=trio.vae, **inputs)
+    text, page, figures, _ = run_node(LoraReport, model=trio.model, clip=trio.clip, vae=trio.vae, **inputs)
     return text, page, json.loads(figures)
 
 

@@ -14,7 +14,7 @@ from ....lora_core.adapter import Adapter
 from ....lora_core.analysis.leakage import CONCEPT
 from ....lora_core.files.hashes import content_hash
 from ....lora_core.files.lineage import CONTRACT
-from ....lora_core.trust.contract import Contract, Tested, contract_of
+from ....lora_core.trust.contract import Contract, Outcome, contract_of
 
 
 def stamped(
@@ -25,7 +25,7 @@ def stamped(
         return ExecutionBlocker("only an adapter that LoRA Report tests alone has results to save: connect one adapter")
     measured = json.loads(figures)
     copied = measured.get("memorisation")
-    tested = Tested(
+    tested = Outcome(
         datetime.now(timezone.utc).date().isoformat(), seed, seeds, content_hash(adapter), _ratios(measured),
         samples=len(copied["samples"]) if copied else None, near=len(copied["near"]) if copied else None,
         strength=strength,
