@@ -5,7 +5,7 @@ with the same start. Each in turn is the listed one, at weights 1, 0.5 and 0.3 i
 1, which then is cut, saved in another format or type, or loses layers. `recognised` is the share with at least the
 threshold's similarity, `lowest` and `median` are of similarities.
 
-False alarms: each trained LoRA, and each sum of two of others concepts, against the listed ones it has nothing of; and
+False alarms: each trained LoRA, and each sum of two, against the listed ones it has nothing of; and
 10,000 pairs of random LoRAs of the demo's shapes, with few strong layers and directions. `again` is no false alarm and
 no derivative: the same pictures learned once more from another seed. `--keep` stores the figures, which a test holds
 the threshold against.
