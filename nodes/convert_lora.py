@@ -5,6 +5,7 @@ from __future__ import annotations
 from comfy_api.latest import io
 
 from ..lora_core.merging.truncation import Limits
+from .bridge.host import takedown
 from .bridge.host.folders import lora_names, lora_state
 from .bridge.host.node_outputs import as_lora_model, report_ui
 from .bridge.host.progress import Progress
@@ -43,7 +44,7 @@ class ConvertLora(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, lora=None, **_):
-        return lora_state(lora)
+        return [*lora_state(lora), *takedown.state()]
 
     @classmethod
     def execute(cls, model, lora, rank, energy, clip=None) -> io.NodeOutput:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from comfy_api.latest import io
 
 from ..lora_core.stack.rows import LIMIT, NONE, Row, checked, parse
-from .bridge.host import picture_metadata
+from .bridge.host import picture_metadata, takedown
 from .bridge.host.folders import lora_state
 from .bridge.host.node_outputs import report_ui
 from .bridge.stack.apply_chain import APPLY
@@ -50,7 +50,7 @@ class LoadLoraStack(io.ComfyNode):
     @classmethod
     def fingerprint_inputs(cls, lora_1=NONE, lora_2=NONE, lora_3=NONE, lora_4=NONE, rows="", **_):
         named = [lora_state(name) for name in (lora_1, lora_2, lora_3, lora_4)]
-        return [picture_metadata.recall(), *named, *rows_state(rows), *ignored_by(rows)]
+        return [picture_metadata.recall(), *named, *rows_state(rows), *ignored_by(rows), *takedown.state()]
 
     @classmethod
     def execute(

@@ -7,6 +7,7 @@ from comfy_api.latest import io
 from ..lora_core.merging.pick import Pick
 from ..lora_core.merging.truncation import Limits
 from ..lora_core.stack.rows import LIMIT, NONE
+from .bridge.host import takedown
 from .bridge.host.folders import lora_state
 from .bridge.host.node_outputs import as_image_batch, as_lora_model, report_ui
 from .bridge.host.progress import Progress
@@ -53,7 +54,7 @@ class ResizeLora(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, lora_name=NONE, **_):
-        return lora_state(lora_name)
+        return [*lora_state(lora_name), *takedown.state()]
 
     @classmethod
     def execute(

@@ -6,11 +6,22 @@ import hashlib
 import os
 import secrets
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from . import card, side_files
+
+
+class Rules(NamedTuple):
+    """Says by which rules files are judged beside what they say themselves: their state, which is another when they
+    are, and what is wrong with the file at a path by them, "" for nothing."""
+
+    state: tuple
+    fault: Callable[[str], str]
+
+
+NO_RULES = Rules((), lambda path: "")
 
 
 @dataclass(frozen=True)
@@ -39,16 +50,19 @@ class Library:
     def version(self) -> str:
         return f"{self._run}-{self._changes}"
 
-    def look(self, files: Mapping[str, str | None], seconds: float) -> None:
+    def look(self, files: Mapping[str, str | None], seconds: float, rules: Rules = NO_RULES) -> None:
         """Take over the names, with paths, that there are now, and read what is new or changed for so many seconds;
-        the rest is known by name alone until the next look."""
+        the rest is known by name alone until the next look. All are read again when the rules are others."""
         end = time.monotonic() + seconds
         for name in self._entries.keys() - files.keys():
             self._gone[name] = self._next()
         for name in self._gone.keys() & files.keys():
             del self._gone[name]
         beside = _Beside()
-        self._entries = {name: self._entry(name, path, beside.stamp(path), end) for name, path in files.items()}
+        self._entries = {
+            name: self._entry(name, path, (*beside.stamp(path), *rules.state), end, rules)
+            for name, path in files.items()
+        }
 
     def changes(self, since: str) -> dict[str, Any]:
         """Return what has changed since a version; everything, and `since` "", when that is no version of this list. Of
@@ -68,11 +82,11 @@ class Library:
         run, _, number = version.partition("-")
         return int(number) if run == self._run and number.isdecimal() and len(number) < 12 else 0
 
-    def _entry(self, name: str, path: str | None, stamp: tuple, end: float) -> _Entry:
+    def _entry(self, name: str, path: str | None, stamp: tuple, end: float, rules: Rules) -> _Entry:
         old = self._entries.get(name, _UNKNOWN)
         if old.stamp == stamp:
             return old
-        stamp, told = _read(path, stamp) if time.monotonic() < end else ((), {})
+        stamp, told = _read(path, stamp, rules) if time.monotonic() < end else ((), {})
         return _Entry(stamp, told, old.change if told == old.told else self._next())
 
     def _next(self) -> int:
@@ -117,9 +131,11 @@ def _state(path: str) -> tuple[int, ...]:
     return found.st_size, found.st_mtime_ns
 
 
-def _read(path: str | None, stamp: tuple) -> tuple[tuple, dict[str, Any]]:
+def _read(path: str | None, stamp: tuple, rules: Rules) -> tuple[tuple, dict[str, Any]]:
     try:
         told = card.read(path or "").to_dict()
+        if not told["fault"] and (fault := rules.fault(path or "")):
+            told |= {"fault": fault, "ruled_out": True}
     except (OSError, ValueError):
         return (), {"fault": "the file cannot be read"}
     size, modified = stamp[1:3] or (0, 0)

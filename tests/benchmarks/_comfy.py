@@ -43,6 +43,11 @@ SD_TWO_LEVELS = replace(FAMILIES["sd15"], unet=_TWO_LEVELS)
 FLUX_BLOCK = replace(FAMILIES["flux1"], unet={**_FLUX, "depth": 0, "depth_single_blocks": 1})
 SD_REAL = replace(FAMILIES["sd15_full"], unet={**SD_WHOLE, "model_channels": 320})
 FLUX_REAL = replace(FAMILIES["flux1"], unet={**_FLUX, "depth": 19, "depth_single_blocks": 38})
+_SDXL = {
+    **FAMILIES["sdxl"].unet, "model_channels": 320, "context_dim": 2048, "transformer_depth": [0, 0, 2, 2, 10, 10],
+    "transformer_depth_output": [0, 0, 0, 2, 2, 2, 10, 10, 10], "transformer_depth_middle": 10,
+}  # fmt: skip
+SDXL_REAL = replace(FAMILIES["sdxl"], unet=_SDXL)
 
 
 def build(row: Tiny, dtype: torch.dtype = torch.float16, weights: bool = True, cast: torch.dtype | None = None):

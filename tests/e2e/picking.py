@@ -15,6 +15,8 @@ COUNT = 3000
 SAYS = {"SDXL": "stable-diffusion-xl-v1-base", "FLUX.1 dev": "flux-1-dev", "": ""}
 FOLDERS = ("many/styles/ink", "many/styles/oil", "many/people", "many")
 HOSTILE = "<img src=x onerror=window.hit=1>"
+LISTED = "b" * 64  # what a takedown list says of zz_big
+LIST = Path("user") / "__lora_loom" / "takedown" / "community.jsonl"
 KEPT = Path("user") / "default" / "lora_loom_picker.json"
 
 
@@ -30,6 +32,12 @@ def lora(about: dict[str, str], rank: int = 1) -> bytes:
     return struct.pack("<Q", len(header)) + header + bytes(2 * size)
 
 
+def write_list(path: Path) -> None:
+    path.parent.mkdir(parents=True)
+    about = {"content_sha256": LISTED, "reason": "withdrawn", "date": "2026-11-30", "issuer": "Ada"}
+    path.write_text(json.dumps(about), encoding="utf-8")
+
+
 def write_many(root: Path) -> None:
     for folder in FOLDERS:
         (root / folder).mkdir(parents=True, exist_ok=True)
@@ -39,7 +47,7 @@ def write_many(root: Path) -> None:
         path = root / FOLDERS[number % 4] / f"lora_{number:04}.safetensors"
         path.write_bytes(lora(about if family else {}))
     people = root / "many/people"
-    (people / "zz_big.safetensors").write_bytes(lora({}, rank=64))
+    (people / "zz_big.safetensors").write_bytes(lora({"lora_loom.content_hash": LISTED}, rank=64))
     (people / "zz_broken.safetensors").write_bytes(b"<html>not found</html>")
     (people / "zz_side.safetensors").write_bytes(lora({}))
     (people / "zz_side.civitai.info").write_text(json.dumps({

@@ -21,7 +21,9 @@ def _files(server: ComfyServer) -> Iterator[None]:
     root = server.base / "models" / "loras"
     aside = root.rename(root.with_name("loras_aside"))
     picking.write_many(root)
+    picking.write_list(server.base / picking.LIST)
     yield
+    shutil.rmtree((server.base / picking.LIST).parent)
     shutil.rmtree(root)
     aside.rename(root)
 
@@ -144,6 +146,9 @@ def test_what_lies_beside_a_file_is_told_as_text(front: FrontEnd, picker: Page) 
     expect(picking.selected(page).locator(".loom-fault svg")).to_be_visible()
     expect(detail.locator(".loom-fault")).to_contain_text("download it again")
     assert page.evaluate("() => window.hit") is None and page.locator("dialog img").count() == 0
+    page.locator(".loom-search").fill("zz_big")
+    expect(picking.selected(page)).to_contain_text("on a takedown list")
+    expect(picking.selected(page)).to_contain_text("was withdrawn by its author, says Ada since 2026-11-30")
 
 
 def test_favourites_use_and_looks_are_kept(front: FrontEnd, picker: Page) -> None:

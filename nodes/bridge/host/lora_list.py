@@ -15,6 +15,7 @@ from ....lora_core.files import card
 from ....lora_core.files.library import Library
 from .desk import SAFE, Desk, in_json, thumbnail
 from .folders import lora_names
+from .takedown import rules
 
 _SECONDS = 1.0  # of reading headers per answer; the front end asks again for the rest
 
@@ -49,7 +50,7 @@ def listed(seconds: float = _SECONDS, since: str = "") -> dict[str, Any]:
     """Return every LoRA that ComfyUI lists, or what is another since a version; headers are read for so many
     seconds."""
     paths = {name.replace("\\", "/"): folder_paths.get_full_path("loras", name) for name in lora_names()}
-    _library.look(paths, seconds)
+    _library.look(paths, seconds, rules())
     return _library.changes(since)
 
 

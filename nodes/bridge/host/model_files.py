@@ -18,6 +18,8 @@ from .wires import Clip, Model, Vae
 
 log = logging.getLogger("lora_loom")
 
+_LORA_HASHES = "lora_hashes.json"
+
 
 def files_of(part: Model | Clip | Vae) -> list[str]:
     """The paths that a MODEL, CLIP or VAE was read from, where its loader has noted them; else none."""
@@ -58,7 +60,20 @@ def known_hash(
 
 def lora_hash(name: str, progress: Progress) -> str:
     """sha256 of the data section of a file of the loras folders, as `known_hash`."""
-    return known_hash(str(lora_path(name)), progress, data_hash, "lora_hashes.json")
+    return known_hash(str(lora_path(name)), progress, data_hash, _LORA_HASHES)
+
+
+def recorded_lora_hashes() -> Callable[[str], str]:
+    """Return a function that gives what `lora_hash` has on record for a path, "" where nothing is, or the file is
+    another by now."""
+    hashes = on_record(_LORA_HASHES)
+
+    def of(path: str) -> str:
+        found = os.stat(path)
+        known = hashes.get(path)
+        return known[2] if isinstance(known, list) and known[:2] == [found.st_size, found.st_mtime_ns] else ""
+
+    return of
 
 
 def on_record(name: str) -> dict[str, Any]:

@@ -100,10 +100,12 @@ def plain_readers() -> list[str] | None:
     return sorted(nodes.NODE_DISPLAY_NAME_MAPPINGS.get(each, each) for each in kinds if not each.startswith(_OURS))
 
 
-def entry_of(row: Row, metadata: Mapping[str, str]) -> dict[str, Any]:
-    """The hash is the header's, else read from the file once."""
+def entry_of(row: Row, metadata: Mapping[str, str], overruled: Sequence[dict[str, Any]] = ()) -> dict[str, Any]:
+    """The hash is the header's, else read from the file once. `overruled` are the entries of takedown lists in spite of
+    which the file is used."""
     digest = attribution.stated_hash(metadata) or lora_hash(row.name, Progress(1))
-    return attribution.entry(row, metadata, digest, side_files.told(lora_path(row.name)))
+    made = attribution.entry(row, metadata, digest, side_files.told(lora_path(row.name)))
+    return {**made, "overruled": list(overruled)} if overruled else made
 
 
 def attach(model: Model, entries: Sequence[dict[str, Any]]) -> None:

@@ -17,6 +17,7 @@ from ....lora_core.merging.conversion import Converted, convert, convert_steps
 from ....lora_core.merging.cut_table import error_measure
 from ....lora_core.merging.truncation import Limits
 from ....lora_core.stack.chain import Step
+from ..host import takedown
 from ..host.device import with_fp64
 from ..host.folders import lora_path
 from ..host.lora_files import read_lora
@@ -36,7 +37,9 @@ def convert_file(
     """Return the file as a plain LoRA, a report, and its figures for the front end. Raises ValueError for one that is
     not for this MODEL and CLIP."""
     path, table = lora_path(name), names_of(model, clip)
-    resolved = table.resolve(read_lora(path), path.name)
+    file = read_lora(path)
+    resolved = table.resolve(file, path.name)
+    verdict = takedown.checked(name, file, resolved.adapter)
     refuse_losses(path.name, resolved.unmatched, table.has_text)
     found = resolved.adapter
     made = as_plain(found, model, clip, limits, tick)
@@ -49,11 +52,13 @@ def convert_file(
         how["converted"] = [conversion_record(path.stem, found, made)]
     if gone := lost_layers(path.stem, resolved.unmatched, resolved.misfits):
         how["left_out"] = gone
+    if overruled := verdict.overruled():
+        how["overruled"] = [{"name": path.stem, **each} for each in overruled]
     adapter = described(made.adapter.layers, [parent], [found.metadata], table, how)
     beside = [strays.left_out_note(found.left_out)] if found.left_out else []
     missing = mismatch.lacking(resolved.unmatched), mismatch.left_out(resolved.misfits)
     line = "; ".join(filter(None, (f"{path.stem}: {layers_of(found)}", *missing)))
-    lines = [line, *beside, f"rank up to {adapter.rank()}", *cost(made)]
+    lines = [line, *verdict.lines(path.stem), *beside, f"rank up to {adapter.rank()}", *cost(made)]
     text = "\n".join(lines + [f"  {100 * error:.3g} %  {name}" for name, error in worst_first(made)])
     return adapter, text, error_measure(made.error, made.errors, f"{line}, rank up to {adapter.rank()}.")
 

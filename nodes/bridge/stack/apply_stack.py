@@ -53,7 +53,7 @@ def apply_stack(
     entries = load_rows(rows, names_of(model, clip))
     patched, text, how = apply_entries(model, clip, entries, apply)
     makers = [
-        picture_metadata.entry_of(row, entry.adapter.metadata)
+        picture_metadata.entry_of(row, entry.adapter.metadata, entry.verdict.overruled())
         for row, entry in zip(effective(rows), entries, strict=True)
     ]
     files = [
@@ -66,6 +66,7 @@ def apply_stack(
     found = (
         *foreign_rows.lost(rows, picture_metadata.plain_readers()),
         *_doubled(model, before),
+        *(line for entry in entries for line in entry.verdict.lines(entry.name)),
         *too_loud(entries, model, clip),
         *told(files, model),
         *of_stack([entry for entry in entries if entry.span == ALWAYS]),

@@ -17,6 +17,8 @@ from ....lora_core.files.words import trigger_words
 from ....lora_core.stack import foreign_rows
 from ....lora_core.stack.rows import LIMIT, NONE, Row, parse
 from ....lora_core.stack.weighted import Weighted
+from ....lora_core.trust.takedown import Verdict
+from ..host import takedown
 from ..host.device import unused
 from ..host.folders import lora_name, lora_path, lora_state
 from ..host.lora_files import read_lora
@@ -83,13 +85,15 @@ def connected(adapters: Iterable[Adapter | None], strengths: str, text_strengths
 class Entry(Weighted):
     """A stack entry; `unmatched` are the file's names that the connected models do not have, `factors` what layers are
     at that a per-block strength names, `span` the part of sampling that it is on for, `misfits` the file's layers that
-    have another shape in the models, `words` its trigger words where its row names them."""
+    have another shape in the models, `words` its trigger words where its row names them, `verdict` what takedown lists
+    say of its file that a person has overruled."""
 
     unmatched: tuple[str, ...] = ()
     factors: Mapping[str, float] = field(default_factory=dict)
     span: Span = ALWAYS
     misfits: tuple[Misfit, ...] = ()
     words: tuple[str, ...] | None = None
+    verdict: Verdict = Verdict()
 
     @property
     def triggers(self) -> tuple[str, ...]:
@@ -122,7 +126,8 @@ def active(rows: Iterable[Row]) -> list[Row]:
 
 
 def load_rows(rows: Iterable[Row], table: NameTable) -> list[Entry]:
-    """Read and resolve every row. Rows whose strengths are both zero are not read."""
+    """Read and resolve every row. Rows whose strengths are both zero are not read. Raises ValueError for a file that a
+    takedown list names."""
     return [_load(row, table) for row in effective(rows)]
 
 
@@ -161,11 +166,13 @@ def _listed(row: Row) -> Row:
 
 def _load(row: Row, table: NameTable) -> Entry:
     path = lora_path(row.name)
-    resolved = table.resolve(_FILES.read(path), path.name)
+    file = _FILES.read(path)
+    resolved = table.resolve(file, path.name)
+    verdict = takedown.checked(row.name, file, resolved.adapter)
     factors = strengths(row.blocks, [*table.shapes, *table.parameters], table.family.name) if row.blocks.strip() else {}
     return Entry(
         path.stem, resolved.adapter, row.strength, row.text_strength, unmatched=resolved.unmatched, factors=factors,
-        span=(row.start, row.end), misfits=resolved.misfits, words=row.words,
+        span=(row.start, row.end), misfits=resolved.misfits, words=row.words, verdict=verdict,
     )  # fmt: skip
 
 

@@ -19,6 +19,7 @@ from ....lora_core.low_rank import LowRank
 from ....lora_core.stack.chain import chain
 from ....lora_core.stack.weighted import Weighted
 from ....lora_core.training.start import Start
+from ..host import takedown
 from ..host.folders import NONE, lora_path
 from ..host.lora_files import read_lora
 from ..host.wires import Clip, Model
@@ -27,12 +28,15 @@ from ..stack.apply_chain import apply_chain
 
 
 def read_start(name: str, model: Model, clip: Clip, own_targets: bool, rank: int, alpha: float) -> Start | None:
-    """Return the LoRA file of that name, any format. Raises ValueError for one that is not for this MODEL and CLIP."""
+    """Return the LoRA file of that name, any format. Raises ValueError for one that is not for this MODEL and CLIP, or
+    that a takedown list names."""
     if not name or name == NONE:
         return None
     path = lora_path(name)
     table = names_of(model, clip)
-    resolved = table.resolve(read_lora(path), path.name)
+    file = read_lora(path)
+    resolved = table.resolve(file, path.name)
+    verdict = takedown.checked(name, file, resolved.adapter)
     found = resolved.adapter.copied(torch.float32)
     vectors = [name for name, items in found.others.items() if all(map(_is_vector, items))]
     others = {name: items for name, items in found.others.items() if name not in vectors}
@@ -51,7 +55,11 @@ def read_start(name: str, model: Model, clip: Clip, own_targets: bool, rank: int
             "another file"
         )
     parent = Parent.of(path.stem, resolved.adapter.metadata, 1.0, 1.0, data_hash(path))
-    notes = (*_left_out(found.left_out, off, vectors), *filter(None, [mismatch.left_out(resolved.misfits)]))
+    notes = (
+        *verdict.lines(path.stem),
+        *_left_out(found.left_out, off, vectors),
+        *filter(None, [mismatch.left_out(resolved.misfits)]),
+    )
     return Start(
         parent, file_hash(path), layers, own_targets, rank=rank, alpha=alpha,
         unmatched=resolved.unmatched, doras=doras, notes=notes,

@@ -62,7 +62,7 @@ function shot(lora) {
 
 function signs(lora, isCurrent, times) {
   return [
-    lora.fault && sign("loom-fault", "broken", word("cannot be used")),
+    lora.fault && sign("loom-fault", "broken", lora.ruled_out ? word("on a takedown list") : word("cannot be used")),
     isCurrent && sign("", "done", word("chosen now")),
     times && sign("loom-added", "done", times > 1 ? word("added {times} times", { times }) : word("added")),
     isFavourite(lora) && element("span", { className: "loom-sign loom-star", title: word("favourite") }, icon("star", true),

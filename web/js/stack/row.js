@@ -136,7 +136,8 @@ function chip(file, model) {
 
 function faults(item, file) {
   if (!file) return [word("not found")]
-  return [file.fault && word("broken file"), !item.on && word("off")].filter(Boolean)
+  const fault = file.fault && (file.ruled_out ? word("on a takedown list") : word("broken file"))
+  return [fault, !item.on && word("off")].filter(Boolean)
 }
 
 function tooltip(item, file) {
