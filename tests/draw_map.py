@@ -35,6 +35,7 @@ LOOKS = {
     "training": Look(0, 0.5, "#0969da", "a run, from its settings to its files"),
     "merging": Look(0.5, 0.76, "#1a7f37", "merge, resize, extract"),
     "analysis": Look(0.76, 1, "#bc4c00", "what LoRAs do"),
+    "quiet": Look(0, 1, "#4d7c0f", "neutral states, and the directions that a run keeps out of"),
     "session": Look(0, 0.36, "#0a7ea4", "a MODEL in training"),
     "stack": Look(0.36, 1, "#bf3989", "LoRAs on a MODEL"),
     "model": Look(0.28, 1, "#9a6700", "a MODEL, CLIP or VAE: its names, weights, text and latents"),

@@ -73,8 +73,9 @@ _TAGS: Subjects = {
     ),
     "styles": (
         "monochrome, greyscale, sketch, 1girl", "watercolor, landscape, pastel colors",
-        "chibi, 1girl, full body, white background", "pixel art, house, night", "oil painting, portrait, 1boy", "flat color, lineart, 1girl, upper body",
-        "realistic, still life, dark background", "comic, multiple panels, 1boy, action",
+        "chibi, 1girl, full body, white background", "pixel art, house, night", "oil painting, portrait, 1boy",
+        "flat color, lineart, 1girl, upper body", "realistic, still life, dark background",
+        "comic, multiple panels, 1boy, action",
     ),
 }  # fmt: skip
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -43,7 +43,7 @@ def way_of(model: Model, prompts: int, shape: tuple[int, ...]) -> Way:
 
 
 @torch.no_grad()
-def drawn(denoiser: ComfyDenoiser, conditions: Sequence[Any], empty: Any, way: Way) -> Iterator[int]:
+def drawn(denoiser: ComfyDenoiser, conditions: Sequence[Any], empty: Any, way: Way) -> Generator[int, None, None]:
     """Draw every prompt, of its `conditions` as the denoiser takes them, by Euler's method; yield after every forward
     how many prompts are done.
 

@@ -113,8 +113,9 @@ class Planner:
         work_space = 0 if shares_ram(self.device) else plan.WORK_SPACE
         graphs = trace.peak + 12 * trace.trained if measures.replays else 0  # and three gradients, to compare
         return Need(
-            self._weights(measures), factors, trace.peak, work_space, self._previews(job, measures), graphs, job.quiet
-        )
+            self._weights(measures), factors, trace.peak, work_space,
+            previews=self._previews(job, measures), graphs=graphs, quiet=job.quiet,
+        )  # fmt: skip
 
     def _weights(self, measures: Measures) -> int:
         """Bytes that loading the weights takes of what is free; where that is RAM, they are in it already."""

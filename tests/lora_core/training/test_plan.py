@@ -17,6 +17,7 @@ from lora_loom.lora_core.training.plan import (
     Measures,
     Need,
     Plan,
+    QuietNeed,
     Rates,
     blind,
     candidates,
@@ -40,6 +41,15 @@ def test_a_need_adds_up() -> None:
     need = Need(weights=100, factors=10, activations=1000, work_space=5)
     assert need.total == 100 + 10 + 1000 * (1 + SLACK) + 5
     assert optimiser_bytes(1000) == 16_000
+
+
+def test_quiet_directions_are_kept_beside_the_factors_and_their_sketches_before_the_first_step() -> None:
+    need = Need(100, 10, 1000, quiet=QuietNeed(kept=50, sketches=30))
+    assert need.total == 160 + 1000 * (1 + SLACK) and "quiet directions" in str(need)
+    assert replace(need, quiet=QuietNeed(kept=50, sketches=900)).total == 1000 + 1000 * (1 + SLACK)
+    plan = Plan(Measures(), need)
+    assert "a step, 20 s; before it about 7 s for quiet directions" in describe(plan, GB, 0.2, 100, once=7)
+    assert "quiet" not in describe(Plan(Measures(), Need(100, 10, 1000)), GB, 0.2, 100)
 
 
 @pytest.mark.parametrize(("previews", "more", "said"), [(999, 1000, "activations"), (3000, 3000, "previews")])

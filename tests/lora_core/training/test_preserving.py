@@ -17,7 +17,6 @@ from lora_loom.lora_core.training.trainer import add_gradient
 QUIETER = replace(CONFIG, preservation=1.0, preserve_every=4, caption_dropout=0.0, clear_dropout=0.5)
 
 
-
 def test_captions_are_dropped_where_the_picture_can_be_seen():
     levels = torch.tensor([0.05, CLEAR - 0.01, CLEAR + 0.01, 0.99]).repeat(2000)
     snr = ((1 - levels) / levels) ** 2
