@@ -20,7 +20,7 @@ from .dropout import is_clear
 from .objective import Denoiser
 from .sample import Sample
 
-_TRIES = 32  # levels drawn for one that has enough noise; a law without any gives what it has
+_TRIES = 256  # levels drawn for one that has enough noise; a law without any gives what it has
 
 
 def preserved(
