@@ -6,6 +6,7 @@ import { fileBehind, sourcesOfType, valueOf } from "../page/sources.js"
 const DATASET = "LORALOOM_DATASET"
 const MOST = 16 // data sets, as the server counts them
 const OWN = ["rank", "alpha", "learning_rate", "targets"]
+const QUIET = "quiet" // which decides the learning rate of auto
 
 /** The question about a node, as the query of a request. */
 export function questionOf(node) {
@@ -13,6 +14,7 @@ export function questionOf(node) {
   const { folder, name } = fileBehind(node) ?? {}
   if (typeof name === "string") for (const [key, value] of [["kind", folder], ["model", name]]) query.append(key, value)
   for (const name of OWN) query.append(name, valueOf(node, name) ?? 0)
+  query.append(QUIET, valueOf(node, QUIET) ?? "off")
   const objective = sourcesOfType(node, "LORALOOM_OBJECTIVE")[0] ?? node
   for (const name of ["timesteps", "shift"]) query.append(name, valueOf(objective, name))
   const optimizer = sourcesOfType(node, "LORALOOM_OPTIMIZER")[0]
