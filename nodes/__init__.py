@@ -26,6 +26,7 @@ from .load_two_stage_vae import LoadTwoStageVae
 from .merge_lora import MergeLora
 from .objective import TrainingObjective
 from .optimizer import TrainingOptimizer
+from .passport import LoraPassport
 from .previews import TrainingPreviews
 from .prior_to_conditioning import PriorToConditioning
 from .report import LoraReport
@@ -49,7 +50,7 @@ class LoraLoom(ComfyExtension):
             TrainingPreviews, TrainingValidation, TrainLora, SaveLora, LoadLoraStack, MergeLora, ResizeLora, ExtractLora,
             LoraReport, LoraInterference, LeaveOneOut, CheckGpu, LoadTwoStageModel, LoadTwoStageTextEncoder, LoadTwoStageVae,
             ClipVisionAsVae, EmptyTwoStageLatent, PriorToConditioning,
-            LoraContract, LoraCredits,
+            LoraContract, LoraCredits, LoraPassport,
         ]  # fmt: skip
 
 

@@ -39,6 +39,7 @@ class SaveLora(io.ComfyNode):
                 io.String.Input("usage_hint", default="", optional=True, advanced=True, tooltip="A short hint for users, such as 'strength 0.6 to 0.9'."),
                 io.String.Input("tags", default="", optional=True, advanced=True, tooltip="Search words, separated by commas, such as style, ink."),
                 ContractType.Input("contract", optional=True, tooltip="From LoRA Contract: what the LoRA is and what may be done with it. What it leaves empty is filled from the training; author and license of this node go before it."),
+                io.Boolean.Input("sign", default=False, optional=True, tooltip="Sign the file with this machine's key, which is made the first time. Load LoRA Stack and LoRA Passport then tell everybody that it is yours and whether it was changed."),
             ],
             outputs=[
                 io.String.Output("lora_name", tooltip="The name of the file as loaders list it."),
@@ -57,7 +58,7 @@ class SaveLora(io.ComfyNode):
     @classmethod
     def execute(
         cls, adapter, model, name, format, dtype, clip=None, overwrite=False, captions="include", preview=None,
-        side_files=False, author="", license="", description="", usage_hint="", tags="", contract=None,
+        side_files=False, author="", license="", description="", usage_hint="", tags="", contract=None, sign=False,
     ) -> io.NodeOutput:  # fmt: skip
         thumbnail = b"" if preview is None else jpeg(as_picture(preview))
         label = Label(
@@ -65,6 +66,6 @@ class SaveLora(io.ComfyNode):
             thumbnail=thumbnail, redact=captions == "redact",
         )  # fmt: skip
         lora_name, report = save_adapter(
-            adapter, name, format, dtype, model, clip, overwrite, label, beside=side_files, contract=contract
+            adapter, name, format, dtype, model, clip, overwrite, label, beside=side_files, contract=contract, sign=sign
         )
         return io.NodeOutput(lora_name, report, ui=report_ui(cls, report))

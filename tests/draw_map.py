@@ -39,6 +39,7 @@ LOOKS = {
     "stack": Look(0.36, 1, "#bf3989", "LoRAs on a MODEL"),
     "model": Look(0.28, 1, "#9a6700", "a MODEL, CLIP or VAE: its names, weights, text and latents"),
     "systems": Look(0, 0.28, "#6639ba", "Kandinsky, Wuerstchen"),
+    "trust": Look(0.21, 1, "#0550ae", "what contracts, signatures and lists say of LoRA files"),
     "host": Look(0.21, 1, "#57606a", "ComfyUI the program: folders, progress, lists, what is saved in pictures"),
     "networks": Look(0, 0.21, "#cf222e", "what ComfyUI lacks"),
 }

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 MOST_LINES, MOST_CELLS, MOST_PICTURES = 200, 2000, 48
 _MOST_LETTERS = 300  # of a name or a sentence
-Kind = Literal["heat", "bars", "plain", "said"]
+Kind = Literal["heat", "bars", "plain", "said", "facts"]
 
 
 @dataclass(frozen=True)

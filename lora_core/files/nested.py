@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable
 from math import isfinite
 from typing import Any
 
@@ -11,11 +12,11 @@ DEEPEST = 64  # tables and lists within each other; what is deeper is left out, 
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 
 
-def value_of(text: str) -> Any:
+def value_of(text: str, whole: Callable[[str], Any] | None = None) -> Any:
     """Return the value of a JSON text; None for what is no JSON. In it numbers that no float holds, and what is too
-    deep, are None, and halves of characters are question marks."""
+    deep, are None, and halves of characters are question marks. `whole` reads whole numbers, of any length."""
     try:
-        value = json.loads(text, parse_int=_integer, parse_float=_number, parse_constant=lambda _: None)
+        value = json.loads(text, parse_int=whole or _integer, parse_float=_number, parse_constant=lambda _: None)
     except (ValueError, RecursionError):
         return None
     _cut(value)
@@ -24,9 +25,9 @@ def value_of(text: str) -> Any:
     return value
 
 
-def table_of(text: str) -> dict[str, Any]:
-    """Return the JSON table of a text; an empty one where there is none."""
-    found = value_of(text)
+def table_of(text: str, whole: Callable[[str], Any] | None = None) -> dict[str, Any]:
+    """Return the JSON table of a text, as `value_of`; an empty one where there is none."""
+    found = value_of(text, whole)
     return found if isinstance(found, dict) else {}
 
 

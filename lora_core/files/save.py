@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import secrets
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from .packing import Packed, pack
 _TRIES, _PAUSE = 20, 0.05  # seconds
 
 MAX_HEADER = 2**20  # ComfyUI shows no metadata of a larger header
+Seal = Callable[[Mapping[str, str], Packed], Mapping[str, str]]  # what a finished header gets last, a signature
 
 
 @dataclass(frozen=True)
@@ -32,23 +33,29 @@ class SavedFile:
     filled: int = 0
 
 
+def unsealed(metadata: Mapping[str, str], _: Packed) -> Mapping[str, str]:
+    return metadata
+
+
 def save(
     path: str | os.PathLike[str],
     tensors: Mapping[str, Tensor],
     metadata: Mapping[str, str] | None = None,
     overwrite: bool = False,
+    seal: Seal = unsealed,
 ) -> SavedFile:
     """Write a safetensors file with its hashes filled in; the same content gives the same bytes.
 
     The file appears under its name only when it is complete and on the disk; until then, and for ever when anything
     fails, an older file of that name stays as it was. Of a header above 1 MiB what is worth least is left out, see
     `fitting`. Raises FileExistsError unless `overwrite`, ValueError when the header still would pass 1 MiB.
-    `lora_adapter_metadata` is dropped: the tensors carry their own strength.
+    `lora_adapter_metadata` is dropped: the tensors carry their own strength. `seal` adds to the header when all else is
+    in it.
     """
     path = Path(path)
     _check_free(path, overwrite)
     packed = pack(tensors)
-    head, left_out = _header(path, packed, metadata or {})
+    head, left_out = _header(path, packed, metadata or {}, seal)
     write_whole(path, head, packed.data, overwrite=overwrite)
     return SavedFile(path, len(head) + len(packed.data), packed.model_hash(), tuple(left_out))
 
@@ -84,7 +91,7 @@ def _check_free(path: Path, overwrite: bool) -> None:
         )
 
 
-def _header(path: Path, packed: Packed, metadata: Mapping[str, str]) -> tuple[bytes, list[str]]:
+def _header(path: Path, packed: Packed, metadata: Mapping[str, str], seal: Seal) -> tuple[bytes, list[str]]:
     """The header's bytes and what it had no room for."""
     kept = {key: value for key, value in metadata.items() if key != "lora_adapter_metadata"}
     for key, value in kept.items():
@@ -92,11 +99,11 @@ def _header(path: Path, packed: Packed, metadata: Mapping[str, str]) -> tuple[by
             raise ValueError(f"metadata {key!r} is {type(value).__name__}; write it as text")
     digest = packed.model_hash()
     kept |= {"sshs_model_hash": digest, "sshs_legacy_hash": "0" * 8, "modelspec.hash_sha256": "0x" + digest}
-    kept, left_out = fitted(kept, lambda text: _length(packed.header(text), packed), MAX_HEADER)
+    kept, left_out = fitted(kept, lambda text: _length(packed.header(seal(text, packed)), packed), MAX_HEADER)
     del kept["sshs_legacy_hash"]
     if legacy := packed.legacy_hash(kept):
         kept["sshs_legacy_hash"] = legacy
-    head = packed.header(kept)
+    head = packed.header(seal(kept, packed))
     if _length(head, packed) > MAX_HEADER:
         raise ValueError(
             f"the header of {path.name} would take {len(head)} bytes, above the {MAX_HEADER} that ComfyUI reads, or "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 from collections.abc import Iterator
@@ -12,13 +13,15 @@ import pytest
 import torch
 from harness.browser import FrontEnd
 from harness.server import ComfyServer
+from lora_loom.lora_core.files.save import save
+from lora_loom.lora_core.trust.sealing import seal
 from playwright.sync_api import Locator, expect
 from safetensors.torch import load_file, save_file
 
 from e2e import graphs
 
 HOSTILE = "<img src=x onerror=alert(1)>"
-KINDS = ("Interference", "MergeLora", "LeaveOneOut", "Report")
+KINDS = ("Interference", "MergeLora", "LeaveOneOut", "Report", "Passport")
 DEMO = Path(__file__).parents[1] / "demo" / "models" / "diffusion_models" / "loom_demo.safetensors"
 SAMPLING = {
     "negative": "", "seeds": 1, "seed": 3, "width": 64, "height": 64, "steps": 1, "cfg": 1.0, "sampler_name": "euler",
@@ -41,6 +44,8 @@ def files(server: ComfyServer) -> Iterator[Path]:
             stem = f"diffusion_model.{key.removesuffix('.weight')}"
             tensors |= {f"{stem}.lora_down.weight": down / 9, f"{stem}.lora_up.weight": up.T.contiguous() / 9}
         save_file(tensors, folder / f"{name}.safetensors", {"modelspec.title": HOSTILE})
+    contract = {"lora_loom.contract": json.dumps({"concept": HOSTILE, "license": "CC-BY-4.0"})}
+    save(folder / "signed.safetensors", tensors, contract, seal=seal([bytes(32)], "ink@ada"))
     yield folder
     shutil.rmtree(folder)
 
@@ -56,6 +61,7 @@ def graph() -> graphs.Graph:
         "stack": graphs.node("LoraLoom_LoadLoraStack", model=["unet", 0], rows=rows),
         "third": graphs.node("LoraLoom_ResizeLora", model=["unet", 0], lora_name="measured/both.safetensors", **whole),
         "found": graphs.node("LoraLoom_Interference", model=["unet", 0], **parts),
+        "passport": graphs.node("LoraLoom_Passport", lora="measured/signed.safetensors"),
         "merge": graphs.node("LoraLoom_MergeLora", model=["unet", 0], rank=0, **parts),
         "text": graphs.node("PreviewAny", source=["merge", 2]),
         "without": graphs.node("LoraLoom_LeaveOneOut", **models, prompts="a heart", **SAMPLING, **parts),
@@ -147,6 +153,9 @@ def test_they_can_be_read(front: FrontEnd) -> None:
     assert f"Strong overlap: ink & oil and {HOSTILE} pull the same way." in told["Interference"]
     assert re.search(r"C\s*<img .*\+0\.\d\d", told["Interference"], re.DOTALL)
     assert told["MergeLora"].startswith("Nothing is lost: 8 layers of rank 24, 0.1 MB as fp16.")
+    assert told["Passport"].startswith("signed: signed by ink@ada")
+    for text in ("Contract", HOSTILE, "CC-BY-4.0", "Signature", "texts signed"):
+        assert text in told["Passport"]
     assert told["LeaveOneOut"].startswith("The picture changes most without ")
     assert front.page.locator(".loom-thumb img[src*='/view?']").count() > 0
     assert front.page.locator("img[src=x]").count() == 0

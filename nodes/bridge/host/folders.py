@@ -141,6 +141,11 @@ def loras_folder() -> Path:
     return Path(folder_paths.get_folder_paths("loras")[0])
 
 
+def own_folder() -> Path:
+    """Return where the pack keeps what is no run, in a part of the user folder that no browser is given."""
+    return Path(folder_paths.get_system_user_directory("lora_loom"))
+
+
 def runs_folder() -> Path:
     """Return where all runs are."""
     return Path(folder_paths.get_output_directory()) / "lora_loom"

@@ -10,10 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import comfy.model_management
-import folder_paths
 
 from ....lora_core.files.hashes import data_hash, file_hash
-from .folders import lora_path
+from .folders import lora_path, own_folder
 from .progress import Progress
 from .wires import Clip, Model, Vae
 
@@ -84,4 +83,4 @@ def put_on_record(name: str, known: Mapping[str, Any]) -> None:
 
 
 def _record(name: str) -> Path:
-    return Path(folder_paths.get_system_user_directory("lora_loom")) / name
+    return own_folder() / name

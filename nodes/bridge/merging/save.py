@@ -30,6 +30,7 @@ from ..host.progress import Progress
 from ..host.wires import Clip, Model
 from ..model.names import names_of
 from ..model.weights import key_of, weight_of
+from ..trust.receipts import signing
 
 log = logging.getLogger("lora_loom")
 
@@ -60,10 +61,11 @@ class Proof:
 
 def save_adapter(
     adapter: Adapter, template: str, style: str, dtype: str, model: Model, clip: Clip | None, overwrite: bool,
-    label: Label, beside: bool, contract: Contract | None = None,
+    label: Label, beside: bool, contract: Contract | None = None, sign: bool = False,
 ) -> tuple[str, str]:  # fmt: skip
     """Save below the first loras folder, with the label's preview as a picture `beside` the file when that is wanted.
-    What the contract leaves open is filled from the header.
+    What the contract leaves open is filled from the header. `sign` puts a receipt into it, signed with this machine's
+    key.
     Returns the name under which loaders list the file, and a report."""
     meta = labelled(adapter.metadata, label)
     values = {
@@ -73,9 +75,12 @@ def save_adapter(
     path = file_for(template, values, overwrite)
     meta = {**meta, "ss_output_name": path.stem, CONTENT: content_hash(adapter)}
     adapter = replace(adapter, metadata=with_contract(meta, contract, label))
+    signed = signing(path) if sign else None
     progress = Progress(len(adapter.layers) + len(adapter.others))
-    saved, proof = save_proven(adapter, path, STYLES[style], DTYPES[dtype], model, clip, progress.update)
+    seal = signed.seal if signed else save.unsealed
+    saved, proof = save_proven(adapter, path, STYLES[style], DTYPES[dtype], model, clip, progress.update, seal=seal)
     report = f"{path.name}: {saved.size / 1e6:.2f} MB, {style}, {dtype}, AutoV3 {saved.model_hash[:12]}\n{proof}"
+    report += f"\n{signed.note}" if signed else ""
     report += "".join(f"\n{note}" for note in _notes(adapter, STYLES[style], saved, model, clip))
     report += "".join(f"\nleft out to keep the header small: {what}" for what in saved.left_out)
     if beside and label.thumbnail:
@@ -104,7 +109,7 @@ def _put_beside(path: Path, thumbnail: bytes, overwrite: bool) -> str:
 
 def save_proven(
     adapter: Adapter, path: Path, style: formats.Style, dtype: torch.dtype, model: Model, clip: Clip | None = None,
-    tick: Callable[[int], None] = lambda _: None,
+    tick: Callable[[int], None] = lambda _: None, seal: save.Seal = save.unsealed,
 ) -> tuple[save.SavedFile, Proof]:  # fmt: skip
     """Write `path` and prove it. Raises ValueError, and leaves no file, when what loads is not what was trained."""
     names = [*adapter.layers, *adapter.others]
@@ -122,7 +127,7 @@ def save_proven(
     unproven = path.with_name(f".{path.stem}.unproven.safetensors")
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
-        saved = save.save(unproven, tensors, dict(adapter.metadata), overwrite=True)
+        saved = save.save(unproven, tensors, dict(adapter.metadata), overwrite=True, seal=seal)
         proof = (prove_in_stack if of_sum or alone else prove)(unproven, adapter, dtype, model, clip, tick)
         os.replace(unproven, path)
     finally:

@@ -14,6 +14,7 @@ from ....lora_core.trust.contract import contract_of
 from ....lora_core.trust.stack_lines import Base, Signed, lines
 from ..host.model_files import file_name, files_of, on_record
 from ..host.wires import Model
+from . import receipts
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,7 @@ class Loaded:
 
 def told_of(row: Loaded) -> list[str]:
     """Return what is to be said of one file, whatever stands beside it in the stack."""
-    return []
+    return receipts.lines(row.row.name, row.path, row.metadata)
 
 
 def told(rows: Sequence[Loaded], model: Model) -> list[str]:
