@@ -24,7 +24,7 @@ from ..files.cache import Cache, trim
 from ..files.lineage import CONTENT, CONTINUED, parents_of
 from ..files.nested import value_of
 from . import keys, sketches, takedown_entry, takedown_index
-from .signer import Signer
+from .signer import Signer, readable
 from .sketches import THRESHOLD, Likeness
 from .takedown_entry import LONGEST, Entry
 from .takedown_index import Index
@@ -121,7 +121,7 @@ def marks(data_hash: str, metadata: Mapping[str, str]) -> list[Mark]:
         if isinstance(each := left.pop(0), dict):
             sha256, name, parents = each.get("sha256"), each.get("name"), each.get("parents")
             if isinstance(sha256, str) and _HASH.fullmatch(sha256):
-                found.append(Mark(sha256, name[:200] if isinstance(name, str) and name else sha256[:12]))
+                found.append(Mark(sha256, (isinstance(name, str) and readable(name)) or sha256[:12]))
             left += parents if isinstance(parents, list) else []
     return found
 
@@ -139,9 +139,6 @@ class Takedown:
         paths = sorted(_files(self.folder))
         beside = [self.folder / OVERRULED] if paths else []
         return tuple((path.name, *stamp) for path in (*paths, *beside) if (stamp := _stamp(path)))
-
-    def has_sketches(self) -> bool:
-        return any(len(each.index.sketches) for each in self._current())
 
     def look(
         self, found: Iterable[Mark], data_hash: str = "", sketch: Callable[[], Tensor] | None = None,

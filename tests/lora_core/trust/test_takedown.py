@@ -54,7 +54,10 @@ def test_a_file_is_found_by_any_of_its_hashes(tmp_path: Path, put: Put) -> None:
 
 
 def test_ancestors_are_found_at_any_depth() -> None:
-    parents = [{"name": "p", "sha256": B, "parents": [{"sha256": C, "parents": ["x", 7, {"sha256": 9}]}]}, None]
+    parents = [
+        {"name": "p", "sha256": B, "parents": [{"sha256": C, "name": "\n", "parents": ["x", 7, {"sha256": 9}]}]},
+        None,
+    ]
     header = {PARENTS: json.dumps(parents), CONTENT: A, CONTINUED: json.dumps({"name": "q", "sha256": "d" * 64})}
     found = marks("", header)
     assert found == [Mark(A), Mark(B, "p"), Mark("d" * 64, "q"), Mark(C, C[:12])]
