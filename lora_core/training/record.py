@@ -22,12 +22,12 @@ def band(u: float) -> int:
     return min(int(u * BANDS), BANDS - 1)
 
 
-@stored("step count bands grad_norm grad_peak text_norm preservation sizes kept?")
+@stored("step count bands grad_norm grad_peak text_norm preservation sizes bare?")
 @dataclass
 class Window:
     """`count` steps in a row, the last of them `step`: losses by band, mean gradient norms (of all, and of the text
-    encoders), the highest norm, the mean preserving loss of the `kept` steps that have one, and norms of delta_W
-    relative to the weights' by part."""
+    encoders), the highest norm, the mean preserving loss of all steps but the `bare` ones, which have none, and norms
+    of delta_W relative to the weights' by part."""
 
     step: int = 0
     count: int = 0
@@ -37,15 +37,16 @@ class Window:
     text_norm: float = 0.0
     preservation: float = 0.0
     sizes: list[float] = field(default_factory=list)
-    kept: int = 0
+    bare: int = 0
 
     def take(self, result: StepResult) -> None:
         self.step, self.count = result.step, self.count + 1
         self.grad_norm += (result.grad_norm - self.grad_norm) / self.count
         self.grad_peak = max(self.grad_peak, result.grad_norm)
         self.text_norm += (result.text_norm - self.text_norm) / self.count
-        self.kept += bool(result.preservation)
-        self.preservation += (result.preservation - self.preservation) / self.kept if result.preservation else 0.0
+        self.bare += not result.preservation
+        if result.preservation:
+            self.preservation += (result.preservation - self.preservation) / (self.count - self.bare)
         tally(self.bands, result.looks)
 
 
