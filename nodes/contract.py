@@ -29,7 +29,7 @@ class LoraContract(io.ComfyNode):
             search_aliases=["licence", "license", "permissions", "model card", "civitai", "copyright", "provenance"],
             inputs=[
                 io.String.Input("concept", default="", optional=True, tooltip="The one thing that the LoRA teaches, in a few words, such as 'ink wash of harbours'."),
-                io.Combo.Input("kind", options=[OPEN, *KINDS], default=OPEN, optional=True, tooltip="What the concept is."),
+                io.Combo.Input("kind", options=[OPEN, *KINDS], default=OPEN, optional=True, tooltip="Which kind of thing that is."),
                 io.String.Input("trigger", default="", optional=True, tooltip="The trigger word. Empty: the data set's."),
                 io.String.Input("changes", default="", multiline=True, optional=True, tooltip="What the LoRA changes in a picture, in your words."),
                 io.String.Input("leaves_alone", default="", multiline=True, optional=True, tooltip="What it is not meant to change. LoRA Report measures it."),

@@ -235,9 +235,9 @@ def _is_count(value: Any) -> bool:
 
 def _count(value: Any) -> int | None:
     """A seed is written as text: what reads JSON may have no numbers of 64 bits."""
-    if isinstance(value, str) and len(value) <= 20 and value.isascii() and value.isdigit():
-        value = int(value)
-    return value if _is_count(value) else None
+    digits = isinstance(value, str) and len(value) <= 20 and value.isascii() and value.isdigit()
+    found = int(value) if digits else value
+    return found if _is_count(found) else None
 
 
 def _bit(value: Any) -> bool | None:

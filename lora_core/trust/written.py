@@ -16,6 +16,12 @@ from ..files.words import trigger_words
 from .contract import LONGEST, ORIGINS, Contract, Pictures, contract_of, read
 from .derived import completed, derived
 
+_FILLED = {
+    "base": "base", "base_sha256": "base_sha256", "trigger": "trigger", "licence": "license", "author": "author",
+    "permissions": "permissions", "contact": "contact", "origins": "source of the pictures", "pictures": "data set",
+    "real_person": "real person", "living_artist": "living artist", "tested": "test",
+}  # fmt: skip
+
 
 def known_of(metadata: Mapping[str, str]) -> Contract:
     """Return what a header tells beside its contract: base and its hash, trigger, author, licence, and of what was
@@ -64,6 +70,18 @@ def with_contract(metadata: Mapping[str, str], given: Contract | None, label: La
     told = {"modelspec.license": found.licence, "modelspec.author": found.author}
     told |= {"modelspec.trigger_phrase": found.trigger}
     return {**{key: value for key, value in told.items() if value}, **metadata, CONTRACT: text}
+
+
+def in_words(metadata: Mapping[str, str], given: Contract | None) -> list[str]:
+    """Return a line on the contract of a header that is saved, which says what was filled in; none without one."""
+    if not (found := contract_of(metadata)):
+        return []
+    nothing, said = Contract(), given or Contract()
+    filled = [
+        word for name, word in _FILLED.items()
+        if getattr(found, name) != getattr(nothing, name) == getattr(said, name)
+    ]  # fmt: skip
+    return [f"contract written; filled in: {', '.join(filled)}" if filled else "contract written"]
 
 
 def _contract_in(parent: Any) -> Contract | None:

@@ -79,9 +79,10 @@ def sources(trio: Any) -> Sources:
 
 
 def data_set(trio: Any) -> dict[str, Any]:
-    """Return what a header tells of the data set."""
+    """Return what a header tells of the data set, but for what later versions added."""
     facts = run_facts(replace(sources(trio), dataset=dataset(OPTIONS)), RECIPES["as it comes"], Run(), Progress(1))
-    return json.loads(facts.settings)["dataset"]
+    found = json.loads(facts.settings)["dataset"]
+    return {name: value for name, value in found.items() if name not in ("root", "count", "reserved")}
 
 
 def told(trio: Any) -> dict[str, Any]:

@@ -10,6 +10,7 @@ import comfy.utils
 import folder_paths
 import pytest
 import torch
+from comfy_extras import nodes_train
 from harness.calls import run_node
 from harness.runs import read, train
 from lora_loom.lora_core.files import guard
@@ -103,14 +104,25 @@ def test_pictures_that_are_not_to_be_learned_from_are_named(models, pictures: Pa
     assert found.pictures.reserved == {"TDM reservation: 1": 1}
 
 
-def test_other_savers_keep_the_header_or_lose_it_whole(models, loras: Path, random_adapter) -> None:
-    """ComfyUI's LoraSave writes a LoRA of two models and knows no header; safetensors' own save keeps what it is given,
-    which is what Lora-Manager and diffusers' loaders leave alone."""
+def test_what_is_filled_in_is_said(models, loras: Path, random_adapter) -> None:
+    model = models("sd15").model
+    inputs = {"adapter": random_adapter(model), "model": model, "name": "said", "format": "comfyui", "dtype": "fp32"}
+    report = run_node(SaveLora, **inputs, contract=contract(concept="ink"), author="Ada")[1]
+    assert report.splitlines()[2] == "contract written; filled in: author"
+    assert "contract" not in run_node(SaveLora, **inputs)[1]
+
+
+def test_other_savers_keep_the_header_or_lose_it_whole(models, loras: Path, random_adapter, comfy_base: Path) -> None:
+    """ComfyUI's Save LoRA Weights gets tensors alone and writes no header; whoever hands the header on keeps it."""
     model = models("sd15").model
     save(random_adapter(model), model, "ours", contract=contract(concept="ink", license="MIT"))
     tensors, header = comfy.utils.load_torch_file(str(loras / "ours.safetensors"), return_metadata=True)
     comfy.utils.save_torch_file(tensors, str(loras / "again.safetensors"), metadata=header)
     assert contract_of(guard.inspect(loras / "again.safetensors").metadata).concept == "ink"
+    nodes_train.SaveLoRA.execute(tensors, "loras/core")
+    (bare,) = (comfy_base / "output" / "loras").glob("core*.safetensors")
+    assert contract_of(guard.inspect(bare).metadata) is None
+    bare.unlink()
     assert nodes.LoraLoaderModelOnly().load_lora_model_only(model, "ours.safetensors", 1.0)
 
 

@@ -24,7 +24,7 @@ from ....lora_core.files.lineage import CONTENT
 from ....lora_core.kinds import Correction, DoRA
 from ....lora_core.low_rank import LowRank
 from ....lora_core.trust.contract import Contract
-from ....lora_core.trust.written import with_contract
+from ....lora_core.trust.written import in_words, with_contract
 from ..host.folders import file_for, loras_folder
 from ..host.progress import Progress
 from ..host.wires import Clip, Model
@@ -80,6 +80,7 @@ def save_adapter(
     seal = signed.seal if signed else save.unsealed
     saved, proof = save_proven(adapter, path, STYLES[style], DTYPES[dtype], model, clip, progress.update, seal=seal)
     report = f"{path.name}: {saved.size / 1e6:.2f} MB, {style}, {dtype}, AutoV3 {saved.model_hash[:12]}\n{proof}"
+    report += "".join(f"\n{line}" for line in in_words(adapter.metadata, contract))
     report += f"\n{signed.note}" if signed else ""
     report += "".join(f"\n{note}" for note in _notes(adapter, STYLES[style], saved, model, clip))
     report += "".join(f"\nleft out to keep the header small: {what}" for what in saved.left_out)

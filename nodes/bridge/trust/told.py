@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,8 +47,12 @@ def told(rows: Sequence[Loaded], model: Model) -> list[str]:
 def base_of(model: Model) -> Base:
     """Return the file of a MODEL by what is on record: nothing is read, as a base model is large."""
     path = next(iter(files_of(model)), "")
-    known = on_record("model_hashes.json").get(path) if path else None
-    return Base(file_name(path), known[2] if isinstance(known, list) and len(known) == 3 else "")
+    size, time, digest = on_record("model_hashes.json").get(path, (0, 0, "")) if path else (0, 0, "")
+    try:
+        found = os.stat(path)
+    except OSError:
+        return Base(file_name(path))
+    return Base(file_name(path), digest if (found.st_size, found.st_mtime_ns) == (size, time) else "")
 
 
 def _signed(loaded: Loaded) -> Signed:
