@@ -46,8 +46,8 @@ def labelled(metadata: Mapping[str, str], label: Label) -> dict[str, str]:
 
 
 def redacted(metadata: Mapping[str, str]) -> dict[str, str]:
-    """Without tags of captions and neutral prompts (but for the trigger, which is there to be used), the name of the folder, and every
-    hash made of a picture or caption. How many pictures there were, and of which sizes, stays."""
+    """Without tags of captions and neutral prompts (but for the trigger, which is there to be used), the name of the
+    folder, and every hash made of a picture or caption. How many pictures there were, and of which sizes, stays."""
     kept = {key: value for key, value in metadata.items() if key not in _PRIVATE}
     if trigger := kept.get("modelspec.trigger_phrase"):
         kept["ss_tag_frequency"] = frequency_text({}, trigger)
