@@ -8,6 +8,7 @@ MOST = 256  # pairs of one input: further ones change little, and each costs tim
 LEAST = 16  # pairs below which the mean of the rest tells too little of them
 BUDGET = 10**9  # bytes on disk for all inputs of a base
 WIDE = 2**28  # bytes of all P in fp32 up to which they are held so on a device; beyond, vectors are held in fp16
+AT_ONCE = 2**27  # bytes of P in fp32 that are worked with at once
 
 
 def pairs_for(widths: Sequence[int], budget: int = BUDGET) -> dict[int, int]:
@@ -40,9 +41,10 @@ def is_narrow(inputs: Iterable[tuple[int, int]]) -> bool:
 
 
 def device_bytes(inputs: Sequence[tuple[int, int]]) -> int:
-    """Return what the P of distinct inputs take on the device."""
-    each = 2 if is_narrow(inputs) else 4
-    return sum(numbers(*own) * (4 if is_dense(*own) else each) for own in inputs)
+    """Return what the P of distinct inputs take on the device, and those that are cast at once while they are used."""
+    narrow = is_narrow(inputs)
+    held = sum(numbers(*own) * (2 if narrow and not is_dense(*own) else 4) for own in inputs)
+    return held + AT_ONCE * narrow
 
 
 def step_flops(layers: Iterable[tuple[int, int, int]]) -> int:

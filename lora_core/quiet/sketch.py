@@ -17,6 +17,7 @@ from ..fp64 import with_fp64
 from .directions import Directions
 
 EXACT = 1024  # columns up to which C is summed whole
+_NOISE = 10  # times the rounding of C Omega, below which an eigenvalue is not believed
 _OVER = 2  # columns of Omega for each pair, so that the last pairs are good, too
 
 
@@ -51,9 +52,8 @@ class Sketch:
         if self.probes is None:
             values, vectors = torch.linalg.eigh(found)
         else:
-            values, vectors = _nystrom(found, self.probes.to(device, torch.float64))
-        values, vectors = values.flip(0)[: self.pairs], vectors.flip(1)[:, : self.pairs]
-        return Directions.of(vectors.T, values, trace)
+            values, vectors = _nystrom(found, self.probes.to(device, torch.float64), self.pairs)
+        return Directions.of(vectors.T.flip(0)[: self.pairs], values.flip(0)[: self.pairs], trace)
 
 
 def probes_for(width: int, pairs: int) -> int:
@@ -73,14 +73,18 @@ def _probes(width: int, count: int, device: torch.device) -> Tensor:
     return torch.linalg.qr(drawn)[0].to(device)
 
 
-def _nystrom(found: Tensor, probes: Tensor) -> tuple[Tensor, Tensor]:
-    """Eigenvalues, rising, and eigenvectors in columns, of the Nystrom approximation of C, of which `found` is C Omega;
-    shifted by the least that keeps it positive in fp32's rounding."""
-    shift = torch.finfo(torch.float32).eps * float(found.norm())
-    moved = found + shift * probes
-    inner = probes.T @ moved
-    factor = torch.linalg.cholesky((inner + inner.T) / 2)
-    root = torch.linalg.solve_triangular(factor, moved.T, upper=False)  # root^T root is the approximation
-    values, vectors = torch.linalg.eigh(root @ root.T)
-    kept = values.clamp(min=torch.finfo(torch.float64).tiny).sqrt()
-    return (values - shift).clamp(min=0), root.T @ (vectors / kept)
+def _nystrom(found: Tensor, probes: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """The `count` largest eigenvalues, rising, and eigenvectors in columns, of the Nystrom approximation of C, of which
+    `found` is C Omega; zeros where there are fewer. Where the paper shifts C to keep it positive, what is less than the
+    rounding of fp32 is left out: inputs may be few, or all alike."""
+    least = _NOISE * torch.finfo(torch.float32).eps * float(found.norm())
+    inner = probes.T @ found
+    values, vectors = torch.linalg.eigh((inner + inner.T) / 2)
+    root = (vectors * _inverse_root(values, least)).T @ found.T  # root^T root is the approximation
+    values, vectors = (each[..., -count:] for each in torch.linalg.eigh(root @ root.T))
+    return values.clamp(min=0), root.T @ (vectors * _inverse_root(values, least))
+
+
+def _inverse_root(values: Tensor, least: float) -> Tensor:
+    """Zero for what is less than that."""
+    return torch.where(values > least, values.clamp(min=least) ** -0.5, 0.0)

@@ -123,10 +123,10 @@ class Plan:
     need: Need
 
 
-def optimiser_bytes(trained: int, name: str = "adamw", ema: bool = False) -> int:
-    """Return the bytes of so many trained numbers: themselves, their gradients, the optimiser's state and a running
-    mean, if kept."""
-    return round(4 * trained * (2 + OPTIMIZERS[name].state + ema))
+def optimiser_bytes(trained: int, name: str = "adamw", ema: bool = False, quiet: bool = False) -> int:
+    """Return the bytes of so many trained numbers: themselves, their gradients, the optimiser's state, a running mean,
+    if kept, and in quiet directions what passes use in their place."""
+    return round(4 * trained * (2 + OPTIMIZERS[name].state + ema + quiet))
 
 
 def in_gb(size: float) -> str:

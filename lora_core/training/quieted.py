@@ -14,10 +14,8 @@ import torch
 from torch import Tensor
 
 from ..quiet.directions import Quieting
-from ..quiet.sizes import is_narrow, numbers
+from ..quiet.sizes import AT_ONCE, is_narrow, numbers
 from .pairs import grad_of, leaf_of
-
-_AT_ONCE = 2**27  # bytes of P in fp32 that are worked with at once
 
 
 @dataclass(frozen=True)
@@ -126,6 +124,6 @@ def _side_by_side(
     for member in members:
         kinds.setdefault(member.kind, []).append(member)
     for own in kinds.values():
-        most = max(1, _AT_ONCE // (4 * numbers(own[0].quieting.width, len(own[0].quieting.gains))))
+        most = max(1, AT_ONCE // (4 * numbers(own[0].quieting.width, len(own[0].quieting.gains))))
         groups += [(own[at : at + most], narrow) for at in range(0, len(own), most)]
     return groups

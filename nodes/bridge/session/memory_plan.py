@@ -109,7 +109,8 @@ class Planner:
 
     def need(self, job: Job, measures: Measures) -> Need:
         trace, optimizer = self.trace(job, measures), job.config.optimizer
-        factors = plan.optimiser_bytes(trace.trained, optimizer.name, optimizer.ema_decay > 0)
+        averaged, quiet = optimizer.ema_decay > 0, job.config.quiet > 0
+        factors = plan.optimiser_bytes(trace.trained, optimizer.name, averaged, quiet)
         work_space = 0 if shares_ram(self.device) else plan.WORK_SPACE
         graphs = trace.peak + 12 * trace.trained if measures.replays else 0  # and three gradients, to compare
         return Need(

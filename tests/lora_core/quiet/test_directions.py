@@ -89,6 +89,16 @@ def test_a_wide_input_is_sketched_near_to_its_eigenpairs():
     assert probes_for(1200, 40) == 80 and sketch_bytes(1200, 40) == Sketch(1200, 40).sum.nbytes
 
 
+@pytest.mark.parametrize("width", [64, 1100])
+def test_inputs_that_are_all_alike_are_one_direction(width):
+    x = (torch.randn(1, width, generator=seeded(4)) * 30).expand(700, width)
+    quieting = sketched(x, 16).quieting(MU)
+    rows = torch.randn(5, width, generator=seeded(1))
+    along = x[:1] / x[0].norm()
+    wanted = rows + ((1 + width / MU) ** -0.5 - 1) * (rows @ along.T) * along
+    assert relative(quieting.apply(rows), wanted) < 2e-3 and relative(quieting.apply(along), along) > 0.99
+
+
 @pytest.mark.parametrize("width", [8, 1100])
 @pytest.mark.parametrize(("value", "why"), [(0.0, "all zero"), (float("nan"), "not finite"), (1e30, "not finite")])
 def test_states_that_tell_nothing_are_told(width, value, why):
@@ -134,7 +144,7 @@ def test_flux_and_sdxl_stay_within_their_budgets():
         pairs = pairs_for(widths)
         own = [(width, pairs[width]) for width in widths]
         assert set(pairs.values()) == {256} and disk_bytes(own) < most and is_narrow(own)
-        assert device_bytes(own) < 1.01 * disk_bytes(own)
+        assert device_bytes(own) < disk_bytes(own) + 2**27
     assert pairs_for([128, 512, 100], 10**9) == {128: 128, 512: 256, 100: 100}
     assert pairs_for(flux * 3) == {3072: 104, 12288: 104, 15360: 104} and pairs_for(flux * 100)[3072] == 16
     assert device_bytes([(128, 128), (128, 20)]) == 4 * (128 * 128 + 20 * 128)
