@@ -7,7 +7,7 @@ from torch import Tensor
 
 from .config import TrainConfig
 
-CLEAR = 0.8  # share of noise in a flow model's picture, below which what is shown can be seen
+CLEAR = 0.6  # share of noise in a flow model's picture, below which what is shown can be seen
 
 
 def is_clear(snr: Tensor) -> Tensor:

@@ -236,7 +236,7 @@ def _is_count(value: Any) -> bool:
 def _count(value: Any) -> int | None:
     """A seed is written as text: what reads JSON may have no numbers of 64 bits."""
     digits = isinstance(value, str) and len(value) <= 20 and value.isascii() and value.isdigit()
-    found = int(value) if digits else value if isinstance(value, int) else None
+    found: Any = int(value) if digits else value
     return found if _is_count(found) else None
 
 

@@ -76,6 +76,8 @@ def test_saved_with_every_picture(server: ComfyServer, files: Path) -> None:
     assert (oil["name"], oil["strength"], oil["text_strength"]) == ("made/oil.safetensors", -0.25, 0.0)
     assert oil["sha256"] == data_hash(files / "oil.safetensors") and oil["author"] is oil["license"] is None
     assert first["Lora hashes"] == f"ink: {ink['sha256'][:12]}, oil: {oil['sha256'][:12]}"
+    assert first["lora_loom_credit"] == "LoRAs: ink by Ada (strength 0.5; CC-BY-4.0); oil (strength -0.25)"
+    assert "/trainedAlgorithmicMedia<" in first["XML:com.adobe.xmp"], "as JSON spells it, and so as it is"
     again = server.run(graph(rows, "two"), workflow=WORKFLOW)
     cached = {
         node for kind, data in again["status"]["messages"] if kind == "execution_cached" for node in data["nodes"]

@@ -63,7 +63,7 @@ def find(
     Raises UnfitError, with a sentence, when there are none: the states are not finite, or memory or disk have no room.
     """
     check(patcher)
-    way = way_of(patcher, len(encoded), shape)
+    way = way_of(len(encoded), shape)
     path = _path(patcher, layers, encoded, way)
     if path and (before := kept.read(path)) is not None:
         return Found(before, cached=True)

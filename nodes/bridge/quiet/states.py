@@ -9,15 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ....lora_core.families.distilled import few_step_mark
-from ..host.model_files import file_name, files_of
-from ..host.wires import Model
 from ..model.denoiser import ComfyDenoiser
-from ..model.names import family_of
 from ..model.text_encoders import Caption, windows
 
 FORWARDS = 288  # of single pictures, at most: as much as 96 steps of training
-_MOST_LEVELS, _CFG = 8, 3.0
+_MOST_LEVELS = 12
 _SEED, _GOLDEN = 20_261_130, 0.618_034  # multiples of the latter fall evenly between 0 and 1
 _TOKENS, _MOST_ROWS = 4096, 16  # of a forward
 
@@ -31,15 +27,9 @@ class Way:
     shape: tuple[int, ...]
 
 
-def way_of(model: Model, prompts: int, shape: tuple[int, ...]) -> Way:
-    """Spread the forwards over so many prompts; a model that was distilled for guidance, or for few steps, is asked
-    without it."""
-    family = family_of(model)
-    name = file_name(next(iter(files_of(model)), ""))
-    distilled = bool(family.guidance or few_step_mark(name, type(model.model.model_config).__name__))
-    each = prompts if distilled else 2 * prompts
-    levels = min(max(FORWARDS // max(each, 1), 1), _MOST_LEVELS)
-    return Way(levels, 1.0 if distilled else _CFG, shape)
+def way_of(prompts: int, shape: tuple[int, ...]) -> Way:
+    """Spread the forwards over so many prompts. Levels count for more than guidance, which would halve them."""
+    return Way(min(max(FORWARDS // max(prompts, 1), 1), _MOST_LEVELS), 1.0, shape)
 
 
 @torch.no_grad()

@@ -267,6 +267,14 @@ def test_a_signed_file_is_a_sound_file(signed: Path, tmp_path: Path) -> None:
     assert of_file(plain.path).state == "unsigned"
 
 
+def test_what_is_left_out_for_room_is_left_out_before_it_is_signed(tmp_path: Path) -> None:
+    tensors = {name: torch.zeros(info.shape) for name, info in TENSORS.items()}
+    tags = json.dumps({"folder": {f"tag {n:06}": n for n in range(60_000)}})
+    saved = save(tmp_path / "x.safetensors", tensors, METADATA | {"ss_tag_frequency": tags}, seal=seal([SEED]))
+    assert "rarest tags" in saved.left_out[0] and guard.contents(saved.path).data_start <= 2**20 + 8
+    assert of_file(saved.path).state == "valid"
+
+
 def test_a_thousand_edits_of_the_file_are_said_or_change_nothing(signed: Path, tmp_path: Path) -> None:
     """Whole files with one byte of the header or the data changed: they are refused by the guard, or said to be other
     than was signed, or hold the same texts, tensors and bytes."""

@@ -60,11 +60,10 @@ def test_levels_of_all_prompts_cover_the_whole_range(models) -> None:
 
 
 @pytest.mark.parametrize("prompts", [1, 24, 48, 144])
-def test_forwards_stay_within_the_budget(models, prompts: str) -> None:
-    way = way_of(models("sd15").model, prompts, (4, 8, 8))
-    assert way.cfg > 1 and 1 <= way.levels <= 8 and 2 * way.levels * prompts <= FORWARDS
-    distilled = way_of(models("flux1").model, prompts, (16, 8, 8))
-    assert distilled.cfg == 1 and distilled.levels * prompts <= FORWARDS and distilled.levels >= way.levels
+def test_forwards_stay_within_the_budget(prompts: int) -> None:
+    way = way_of(prompts, (4, 8, 8))
+    assert 1 <= way.levels <= 12 and way.levels * prompts <= FORWARDS
+    assert way.levels * prompts == FORWARDS or prompts < 24
 
 
 def test_texts_of_different_lengths_share_no_forward(models) -> None:
