@@ -37,7 +37,7 @@ def test_a_row_is_the_mean_over_concepts_by_seeds_that_all_have() -> None:
     runs = [("ours", concept, seed, replace(MARKS, overlap=0.1 * seed)) for concept in "ab" for seed in range(3)]
     found = results(*runs, ("ours", "a", 3, MARKS))
     assert by_seed(found, "ours", ["a", "b"], "overlap") == pytest.approx([0, 0.1, 0.2])
-    assert means(found, ["a", "b"])[1][0][3] == "0.10 [0.00..0.20]"
+    assert means(found, ["a", "b"])[1][0][4] == "0.10 [0.00..0.20]"
 
 
 def test_the_best_rate_is_chosen_for_each_concept() -> None:

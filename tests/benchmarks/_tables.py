@@ -95,8 +95,9 @@ def means(results: Results, concepts: Sequence[str]) -> tuple[Line, list[Line]]:
     for row in rows_of(results, concepts):
         cells = (spread(by_seed(results, row, concepts, column.field), column.digits) for column in COLUMNS)
         seeds = len(by_seed(results, row, concepts, "overlap"))
-        lines.append((row, "" if row in LAST else str(seeds), *cells, seconds(results, row)))
-    return ("", "seeds", *(column.title for column in COLUMNS), "CPU s"), lines
+        told = ("", "") if row in LAST else (str(seeds), str(_steps(results, row)))
+        lines.append((row, *told, *cells, seconds(results, row)))
+    return ("", "seeds", "steps", *(column.title for column in COLUMNS), "CPU s"), lines
 
 
 def spread(values: Sequence[float], digits: int) -> str:
@@ -159,9 +160,17 @@ def goals(results: Results, concepts: Sequence[str]) -> Iterator[Goal]:
     worst = concepts[burnt.index(max(burnt))]
     yield Goal("error on one concept, times that of 0.1.0", "at most 1", f"{max(burnt):.2f} ({worst})", max(burnt) <= 1)
     for suffix, said in ((SAME_TIME, "states kept"), (STATES, "states counted")):
+        text, wanted = f"overlap at equal time, {said}", f"at least {before:.2f}"
         if by_seed(results, DEFAULT + suffix, concepts, "overlap"):
-            found = _over(results, DEFAULT + suffix, concepts, "overlap")
-            yield Goal(f"overlap at equal time, {said}", f"at least {before:.2f}", f"{found:.2f}", found >= before)
+            found, steps = _over(results, DEFAULT + suffix, concepts, "overlap"), _steps(results, DEFAULT + suffix)
+            yield Goal(text, wanted, f"{found:.2f} in {steps} steps", found >= before)
+        elif results.rounds(DEFAULT) and results.fitting(DEFAULT, suffix == STATES) < 1:
+            once = f"no step is left: the states take {results.once(DEFAULT):.0f} steps of 0.1.0"
+            yield Goal(text, wanted, once, False)
+
+
+def _steps(results: Results, row: str) -> int:
+    return next(run.steps for run in results.runs.values() if run.row == row)
 
 
 def _mean(results: Results, row: str, concept: str, field: str) -> float:
