@@ -24,6 +24,7 @@ class LoraPassport(io.ComfyNode):
             is_output_node=True,
             inputs=[
                 file_input("lora", tooltip="A file from the loras folders."),
+                io.String.Input("lora_name", optional=True, force_input=True, tooltip="From Save LoRA: the file that was just saved, in place of the one chosen in lora."),
             ],
             outputs=[
                 io.String.Output("passport", tooltip="The passport as text."),
@@ -31,15 +32,19 @@ class LoraPassport(io.ComfyNode):
         )  # fmt: skip
 
     @classmethod
-    def validate_inputs(cls, lora=NONE):
-        return "no LoRA file is chosen; choose one in lora" if lora == NONE else check_rows([lora])
+    def validate_inputs(cls, lora=NONE, lora_name="", input_types=None):
+        if "lora_name" in (input_types or {}):
+            return True
+        file = lora_name or lora
+        return "no LoRA file is chosen; choose one in lora" if file == NONE else check_rows([file])
 
     @classmethod
-    def fingerprint_inputs(cls, lora=NONE):
-        return lora_state(lora)
+    def fingerprint_inputs(cls, lora=NONE, lora_name=""):
+        file = lora_name or lora
+        return float("nan") if file == NONE else lora_state(file)
 
     @classmethod
-    def execute(cls, lora) -> io.NodeOutput:
-        found = passport(lora)
+    def execute(cls, lora, lora_name="") -> io.NodeOutput:
+        found = passport(lora_name or lora)
         text = found.text()
         return io.NodeOutput(text, ui=report_ui(cls, text, measure=found.measure()))

@@ -48,13 +48,14 @@ class Card:
 
 
 BOTH = ("heart", "arrow")
-DRAWN, SCHEMES = [*GRAPHS][:5], [*GRAPHS][5:]  # with the demo's base, and what it cannot draw
+DRAWN, SCHEMES = [*GRAPHS][:6], [*GRAPHS][6:]  # with the demo's base, and what it cannot draw
 CARDS = dict(zip(DRAWN, (
     Card("Train", "one checkpoint file", "#ffc247", Half("before", HEART, ()), Half("after", HEART, ("heart",))),
     Card("Train", "diffusion model", "#8fd14f", Half("before", ARROW, (), 103), Half("after", ARROW, ("arrow",), 103)),
     Card("Stack", "any number of LoRAs", "#5cb8ff", Half("heart +", HEART, BOTH), Half("arrow", ARROW, BOTH, 103)),
     Card("Merge", "many into one file", "#ff8a70", Half("2 files", HEART, BOTH, 104), Half("1 file", HEART, ("merged",), 104)),
     Card("Good?", "leaks, conflicts, copies", "#c79bff", Half("with", HEART, BOTH, 107), Half("without", HEART, ("arrow",), 107)),
+    Card("Publish", "contract, test, signature", "#5fd6c4", Half("yours", HEART, ("heart",), 102), Half("signed", HEART, ("heart",), 108)),
 ), strict=True))  # fmt: skip
 
 

@@ -209,6 +209,41 @@ def loaded_stack() -> Node:
     return Node("LoraLoom_LoadLoraStack", (370, 0), {}, {"model": MODEL, "clip": CLIP}, size=(400, 380))
 
 
+# -- publish -----------------------------------------------------------------------------------------------------------
+
+
+def publish() -> dict[str, Node]:
+    text = (
+        "### Publish a LoRA\n"
+        "Trains a LoRA, tests it, and saves it signed, with what it is and what may be done with it in its file.\n"
+        "1. **Load Checkpoint**: choose your model.\n"
+        "2. **LoRA Dataset**: make a folder in ComfyUI's input folder, put about 20 pictures in it, and write its name into "
+        "*folder*. *trigger* is a word of your own that calls the concept.\n"
+        "3. **LoRA Contract**: write who you are, which licence you give, and where the pictures are from. Leave empty what you "
+        "do not want to say.\n"
+        "4. **LoRA Report**: what it measures is written beside what you say. Set *cfg* and *steps* to what suits your model.\n"
+        "5. **Save LoRA**: *sign* is on. The first time, a key is made for you in ComfyUI's user folder; keep a copy of it, and "
+        "show it to nobody. If captions contain names, set *captions* to redact.\n\n"
+        "Then Run. The LoRA is saved in models/loras, and **LoRA Passport** shows what others will see. If you change the "
+        "contract later, Run again: only saving is repeated. Who makes pictures with it can have their credits from LoRA "
+        "Credits. A contract helps others to treat you fairly; it is no legal advice.\n\n" + CHECKPOINTS
+    )
+    dataset = {"folder": "my_pictures", "trigger": "ohwx", "resolution": SIDE}
+    given = {"model": MODEL, "clip": CLIP, "vae": VAE, "dataset": ("dataset", "dataset")}
+    tested, drawn = {"adapter": ("train", "adapter")}, {"width": SIDE, "height": SIDE, **SDXL}
+    kept = {"adapter": ("report", "adapter"), "model": MODEL, "clip": CLIP, "contract": ("contract", "contract")}
+    return {
+        "note": note(text, width=860, height=430),
+        "checkpoint": checkpoint(0, 0),
+        "dataset": Node("LoraLoom_Dataset", (0, 180), dataset, size=(320, 560)),
+        "contract": Node("LoraLoom_Contract", (370, 0), {}, size=(360, 860)),
+        "train": Node("LoraLoom_TrainLora", (780, 0), {}, given, size=(380, 1000)),
+        "report": Node("LoraLoom_Report", (1210, 0), drawn, {**given, **tested}, size=(420, 960)),
+        "save": Node("LoraLoom_SaveLora", (1680, 0), {"sign": True}, kept, size=(340, 600)),
+        "passport": Node("LoraLoom_Passport", (2070, 0), {}, {"lora_name": ("save", "lora_name")}, size=(460, 620)),
+    }  # fmt: skip
+
+
 # -- systems of two stages ---------------------------------------------------------------------------------------------
 
 RENAMED = (
@@ -335,6 +370,7 @@ GRAPHS = {
     "Load a LoRA stack": stack,
     "Merge LoRAs": merge,
     "Is this LoRA good - report, interference, leave-one-out": judge,
+    "Publish a LoRA - contract, report, signature": publish,
     "Kandinsky 2.2 - text to picture": kandinsky,
     "Wuerstchen v2 - text to picture": wuerstchen,
 }

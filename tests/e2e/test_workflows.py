@@ -11,10 +11,13 @@ from typing import Any
 
 import pytest
 from demo import shapes, templates
-from demo.templates import JUDGE, KANDINSKY, MERGE, STACK, TRAIN, TRAIN_CHECKPOINT, WUERSTCHEN
+from demo.templates import JUDGE, KANDINSKY, MERGE, PUBLISH, STACK, TRAIN, TRAIN_CHECKPOINT, WUERSTCHEN
 from harness.browser import FrontEnd
 from harness.server import ComfyServer, Graph
 from harness.workflow_api import workflow_to_api
+from lora_loom.lora_core.files import guard
+from lora_loom.lora_core.trust.contract import contract_of
+from lora_loom.lora_core.trust.statement import STATEMENT
 from PIL import Image
 from playwright.sync_api import Browser, Locator
 
@@ -68,13 +71,13 @@ def test_the_note_says_what_to_do_where_a_file_or_folder_is_missing(path: Path) 
 
 
 def test_all_is_left_on_auto_and_nothing_costs_time_unasked(server: ComfyServer) -> None:
-    for name in (TRAIN_CHECKPOINT, TRAIN):
+    for name in (TRAIN_CHECKPOINT, TRAIN, PUBLISH):
         graph = workflow_to_api(load(ROOT / "workflows" / f"{name}.json"), server.object_info)
         by_type = {node["class_type"]: node["inputs"] for node in graph.values()}
         train = by_type["LoraLoom_TrainLora"]
         assert (train["rank"], train["alpha"], train["learning_rate"], train["targets"]) == (0, 0, 0, "auto")
         assert (train["preservation"], train["gradient_checkpointing"], train["memory"]) == (0, True, "auto")
-        assert {"LoraLoom_Previews", "LoraLoom_Validation", "LoraLoom_SaveLora"} < set(by_type)
+        assert name == PUBLISH or {"LoraLoom_Previews", "LoraLoom_Validation", "LoraLoom_SaveLora"} < set(by_type)
 
 
 # -- run ---------------------------------------------------------------------------------------------------------------
@@ -105,6 +108,31 @@ def files(server: ComfyServer) -> None:
         outputs = server.run(graph)["outputs"]
         (sheet,) = [key for key, node in graph.items() if node["class_type"] == "PreviewImage"]
         assert outputs[sheet]["images"], "the last previews"
+
+
+def test_what_is_published_is_tested_signed_and_shown(server: ComfyServer, files: None) -> None:
+    graph = quick(templates.api_graph(server, PUBLISH))
+    for node in graph.values():
+        if node["class_type"] == "LoraLoom_Contract":
+            node["inputs"] |= {"concept": "hearts", "author": "Ada", "license": "CC-BY-4.0", "own_work": True}
+        if node["class_type"] == "LoraLoom_SaveLora":
+            node["inputs"]["name"] = "published"
+    outputs = server.run(graph)["outputs"]
+    file = server.base / "models" / "loras" / "published.safetensors"
+    contract = contract_of(header := guard.inspect(file).metadata)
+    assert (contract.concept, contract.author, contract.licence) == ("hearts", "Ada", "CC-BY-4.0")
+    assert contract.pictures.count == 4 and set(contract.tested.leakage) == {"neutral", "without the trigger"}
+    assert STATEMENT in header and STATEMENT not in json.dumps(graph)
+    (shown,) = [out["text"] for key, out in outputs.items() if graph[key]["class_type"] == "LoraLoom_Passport"]
+    assert "unchanged since it was signed" in shown[0] and "hearts" in shown[0]
+    for node in graph.values():
+        node["inputs"] |= {"author": "Eve"} if node["class_type"] == "LoraLoom_Contract" else {}
+    again = server.run(graph)
+    (cached,) = [told["nodes"] for kind, told in again["status"]["messages"] if kind == "execution_cached"]
+    assert {graph[key]["class_type"] for key in set(graph) - set(cached)} == {
+        "LoraLoom_Contract", "LoraLoom_SaveLora", "LoraLoom_Passport",
+    }  # fmt: skip
+    assert contract_of(guard.inspect(file).metadata).author == "Eve", "only saving is repeated"
 
 
 @pytest.mark.parametrize("name", [STACK, MERGE, JUDGE])
@@ -178,6 +206,8 @@ TEMPLATES = {
     "load lora": {STACK},
     "merge lora": {MERGE},
     "is this lora good": {JUDGE},
+    "publish": {PUBLISH},
+    "contract": {PUBLISH},
     "kandinsky": {KANDINSKY},
     "wuerstchen": {WUERSTCHEN},
     "lora": set(GRAPHS) - {KANDINSKY, WUERSTCHEN},
