@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import folder_paths
 import pytest
 import torch
 from demo import shapes
@@ -16,10 +17,15 @@ from harness.calls import encode, run_node
 from harness.layers import apply_layers
 from lora_loom.lora_core.adapter import Adapter
 from lora_loom.lora_core.analysis.leakage import CLASS, CONCEPT, NEUTRAL
+from lora_loom.lora_core.files import guard
+from lora_loom.lora_core.files.lineage import CONTENT
 from lora_loom.lora_core.stack.weighted import exact_sum
+from lora_loom.lora_core.trust.contract import contract_of
+from lora_loom.lora_core.trust.statement import STATEMENT, opened
 from lora_loom.nodes.bridge.stack.entries import Connected, all_entries
 from lora_loom.nodes.dataset import LoraDataset
 from lora_loom.nodes.report import LoraReport
+from lora_loom.nodes.save_lora import SaveLora
 from lora_loom.nodes.train_lora import TrainLora
 
 import nodes
@@ -145,3 +151,19 @@ def test_defaults_of_an_empty_form(models, random_adapter) -> None:
     empty = {"trigger": "", "prompts": "", "class_words": "", "neutral": "", "seeds": 1, "steps": 1}
     _, _, figures = report(trio, adapter, **empty)
     assert {name: row["pictures"] for name, row in figures["leakage"].items()} == {CONCEPT: 2, CLASS: 2, NEUTRAL: 3}
+
+
+def test_what_it_measured_is_in_the_file_and_signed(models, random_adapter, loras: Path, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(folder_paths, "user_directory", str(tmp_path))
+    trio = models("wan_demo")
+    inputs = {**QUESTIONS, "adapter": random_adapter(trio.model), "seeds": 1, "steps": 1, "strength": 0.7}
+    *_, figures, tested = run_node(LoraReport, model=trio.model, clip=trio.clip, vae=trio.vae, **inputs)
+    name, _ = run_node(
+        SaveLora, adapter=tested, model=trio.model, name="tested", format="comfyui", dtype="fp16", sign=True
+    )
+    header = guard.inspect(loras / name).metadata
+    said, rows = contract_of(header).tested, json.loads(figures)["leakage"]
+    assert said.leakage == {group: round(rows[group]["latent_ratio"], 4) for group in (CLASS, NEUTRAL)}
+    assert (said.seed, said.seeds, said.strength, said.samples) == (3, 1, 0.7, None)
+    signed = opened(header[STATEMENT]).predicate["contract"]["tested"]
+    assert signed["leakage"] == said.leakage and signed["content"] == header[CONTENT]
