@@ -1,10 +1,13 @@
 """Makes the pictures of what LoRA Loom shows beside the graph, for help pages and a README, after `python dev.py demo`:
 
     python tests/e2e/build_screens.py demo/loras
+    python tests/e2e/build_screens.py demo/loras --only passport
 
-docs/runs.jpg is the panel of a run on the demo's model: another's curve laid over its own, and its previews. web/docs/LoraLoom_TrainLora/run.jpg is the node while it trains, web/docs/LoraLoom_LoadLoraStack/picker.jpg
-the dialog that chooses files, which are the demo's LoRAs under names of shapes, and web/docs/LoraLoom_Dataset/page.jpg
-the page of pictures and captions. All are of the real front end (Nodes 2.0).
+docs/runs.jpg is the panel of a run on the demo's model: another's curve laid over its own, and its previews.
+docs/passport.jpg is LoRA Passport behind a merge of the demo's LoRAs that was signed with a contract.
+web/docs/LoraLoom_TrainLora/run.jpg is the node while it trains, web/docs/LoraLoom_LoadLoraStack/picker.jpg the dialog
+that chooses files, which are the demo's LoRAs under names of shapes, and web/docs/LoraLoom_Dataset/page.jpg the page of
+pictures and captions. All are of the real front end (Nodes 2.0).
 """
 
 from __future__ import annotations
@@ -27,7 +30,7 @@ from playwright.sync_api import Locator, Page, expect  # noqa: E402
 
 from e2e.build_pictures import TRAINED, of_help, shown  # noqa: E402
 from e2e.build_workflows import build, wait_idle  # noqa: E402
-from e2e.template_graphs import GRAPHS  # noqa: E402
+from e2e.template_graphs import GRAPHS, Node  # noqa: E402
 
 HELP = ROOT / "web" / "docs"
 LIMIT = 58_000  # bytes of a picture in a help page
@@ -43,6 +46,12 @@ TELL = "() => { for (const widget of app.graph.nodes[0].widgets) widget.callback
 STACK = """<lora:lora_loom_demo/heart:0.8>
 <lora:lora_loom_demo/arrow:1:0.6>
 <lora:lora_loom_demo/star:0.5:off>"""
+CONTRACT = {
+    "concept": "hearts and arrows", "kind": "object", "changes": "draws both in one picture", "strength": 1.0,
+    "leaves_alone": "backgrounds and other shapes", "license": "CC-BY-4.0", "credit": "required", "merges": "allowed",
+    "author": "Ada", "contact": "https://example.org/ada", "own_work": True, "real_person": "no",
+    "living_artist": "no",
+}  # fmt: skip
 
 
 def save(picture: Image.Image, path: Path, width: int, limit: int = LIMIT) -> None:
@@ -80,7 +89,7 @@ def runs(page: FrontEnd, steps: int) -> None:
     wait_idle(page)
 
 
-def panel(page: FrontEnd) -> None:
+def panel(page: FrontEnd, steps: int) -> None:
     page.page.set_viewport_size(SIZE)
     page.page.locator(LIST_TAB).click()
     first, last = (page.page.locator(".loom-runs").get_by_role("option").filter(has_text=name) for name in RUNS)
@@ -93,7 +102,7 @@ def panel(page: FrontEnd) -> None:
     save(shot(found), ROOT / "docs" / "runs.jpg", 1280, 180_000)
 
 
-def stack(page: FrontEnd) -> None:
+def stack(page: FrontEnd, steps: int) -> None:
     nodes = templates.on_the_demo(GRAPHS[templates.STACK]())
     next(node for node in nodes.values() if node.type == "LoraLoom_LoadLoraStack").widgets.update(rows=STACK)
     build(page, nodes)
@@ -108,7 +117,7 @@ def stack(page: FrontEnd) -> None:
     page.page.keyboard.press("Escape")
 
 
-def dataset(page: FrontEnd) -> None:
+def dataset(page: FrontEnd, steps: int) -> None:
     build(page, shown(templates.on_the_demo(GRAPHS[templates.TRAIN]()), (("LoraLoom_Dataset",),)))
     page.page.evaluate(TELL)
     page.page.set_viewport_size({"width": 1120, "height": 640})
@@ -118,6 +127,19 @@ def dataset(page: FrontEnd) -> None:
     page.page.wait_for_timeout(2000)
     save(shot(dialog), HELP / "LoraLoom_Dataset" / "page.jpg", 1000)
     page.page.keyboard.press("Escape")
+
+
+def passport(page: FrontEnd, steps: int) -> None:
+    nodes = templates.on_the_demo(GRAPHS[templates.MERGE]())
+    nodes["contract"] = Node("LoraLoom_Contract", (0, 900), CONTRACT)
+    nodes["save"].widgets.update(name="hearts_and_arrows", sign=True)
+    nodes["save"].links["contract"] = ("contract", "contract")
+    nodes["passport"] = Node("LoraLoom_Passport", (1600, 600), {}, {"lora_name": ("save", "lora_name")})
+    build(page, nodes)
+    page.run()
+    wait_idle(page)
+    expect(page.page.locator(".loom-measure").filter(has_text="unchanged since it was signed")).to_be_attached()
+    save(of_help(page, "LoraLoom_Passport", 900), ROOT / "docs" / "passport.jpg", 680, 100_000)
 
 
 def write_loras(loras: Path, folder: Path) -> None:
@@ -130,22 +152,29 @@ def write_loras(loras: Path, folder: Path) -> None:
         shapes.write_png(shapes.draw(scene, 192, 192), folder / f"{name}.png")
 
 
+TAKES = {  # pixels to one of CSS, and what is done on one page
+    "dataset": (1.25, [dataset]), "stack": (1.25, [stack]), "passport": (2.0, [passport]), "runs": (1.5, [runs, panel]),
+}  # fmt: skip
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("loras", type=Path, help="the demo's loras/")
     parser.add_argument("--steps", type=int, default=900)
+    parser.add_argument("--only", choices=TAKES, help="one of them")
     choices = parser.parse_args()
     with ComfyServer() as server, open_browser() as browser:
         shapes.write_dataset(server.base / "input" / templates.FOLDER / "heart", "heart", 24, 96, 0)
         write_loras(choices.loras, server.base / "models" / "loras" / templates.FOLDER)
-        for take in (dataset, stack):
-            with FrontEnd(browser, server, vue=True, scale=1.25) as page:
-                take(page)
+        user = server.base / "user" / "__lora_loom"
+        user.mkdir(parents=True, exist_ok=True)
+        (user / "signing_name.txt").write_text("ink@ada", encoding="utf-8")
+        for name in [choices.only] if choices.only else TAKES:
+            scale, takes = TAKES[name]
+            with FrontEnd(browser, server, vue=True, scale=scale) as page:
+                for take in takes:
+                    take(page, choices.steps)
                 assert not page.errors, page.errors
-        with FrontEnd(browser, server, vue=True, scale=1.5) as page:
-            runs(page, choices.steps)
-            panel(page)
-            assert not page.errors, page.errors
 
 
 if __name__ == "__main__":
