@@ -25,7 +25,7 @@ TOPICS = frozenset(
         "lora_core/test_golden.py", "nodes/test_golden.py", "lora_core/files/test_hostile.py", "nodes/test_hostile.py",
         "lora_core/files/test_formats_diffusers.py", "nodes/test_diffusers.py", "nodes/test_newer_names.py",
         "nodes/test_reading.py", "nodes/test_replacing.py", "nodes/test_spellings.py", "nodes/test_derived.py",
-        "nodes/test_kinds.py",
+        "nodes/test_kinds.py", "nodes/trust/test_other_programs.py",
         # training
         "nodes/test_dora.py", "nodes/test_gradients.py", "nodes/test_joined.py", "nodes/test_leaks.py",
         "nodes/test_packed.py", "nodes/test_replayed.py",

@@ -1,4 +1,4 @@
-"""Signed files in other programs: what they read of them is right, and what becomes of contract and receipt is known."""
+"""Signed files in other programs: what is read is right, and what becomes of contract and receipt is known."""
 
 from __future__ import annotations
 

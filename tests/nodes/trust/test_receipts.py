@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from base64 import b64decode, b64encode
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +66,15 @@ def test_a_signed_file_loads_as_an_unsigned_one(user: Path, save, model, style: 
     about = guard.inspect(signed).metadata
     assert about.keys() - guard.inspect(plain).metadata.keys() == {STATEMENT}
     assert said(model, signed) == ["signed: signed by ink@ada, unchanged"] and said(model, plain) == []
+
+
+def test_the_passport_of_what_was_just_saved(user: Path, save, loras: Path) -> None:
+    path, _ = save()
+    assert run_node(LoraPassport, lora="None", lora_name=path.name)[0] == passport(path)
+    assert "no LoRA file is chosen" in LoraPassport.validate_inputs("None")
+    assert "gone" in LoraPassport.validate_inputs("gone.safetensors")
+    assert LoraPassport.validate_inputs("None", input_types={"lora_name": "STRING"}) is True
+    assert LoraPassport.fingerprint_inputs("None") != LoraPassport.fingerprint_inputs("None"), "it is read afresh"
 
 
 def test_without_sign_nothing_is_made(user: Path, save) -> None:
