@@ -7,7 +7,7 @@ from base64 import b64encode
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from .metadata import SETTINGS, frequency_text, text_of, trigger_datasets
+from .metadata import QUIET, SETTINGS, frequency_text, text_of, trigger_datasets
 from .nested import table_of
 
 _PRIVATE = ("ss_tag_frequency", "ss_dataset_dirs", "ss_reg_dataset_dirs", "ss_datasets")
@@ -46,19 +46,30 @@ def labelled(metadata: Mapping[str, str], label: Label) -> dict[str, str]:
 
 
 def redacted(metadata: Mapping[str, str]) -> dict[str, str]:
-    """Without tags of captions (but for the trigger, which is there to be used), the name of the folder, and every
-    hash made of a picture or caption. How many pictures there were, and of which sizes, stays."""
+    """Without tags of captions and neutral prompts (but for the trigger, which is there to be used), the name of the
+    folder, and every hash made of a picture or caption. How many pictures there were, and of which sizes, stays."""
     kept = {key: value for key, value in metadata.items() if key not in _PRIVATE}
     if trigger := kept.get("modelspec.trigger_phrase"):
         kept["ss_tag_frequency"] = frequency_text({}, trigger)
         kept["ss_datasets"] = text_of(trigger_datasets(trigger))
     if SETTINGS in kept:
-        kept[SETTINGS] = _without(kept[SETTINGS], "pictures", "fingerprint", "root")
+        kept[SETTINGS] = _without_prompts(_without(kept[SETTINGS], "pictures", "fingerprint", "root"))
+    if QUIET in kept:
+        kept[QUIET] = text_of({name: each for name, each in table_of(kept[QUIET]).items() if name != "prompts"})
     return kept
 
 
 def without_picture_hashes(metadata: Mapping[str, str]) -> dict[str, str]:
     return {**metadata, SETTINGS: _without(metadata[SETTINGS], "pictures")} if SETTINGS in metadata else dict(metadata)
+
+
+def _without_prompts(settings: str) -> str:
+    """Take neutral prompts out, among which are words of captions."""
+    found = table_of(settings)
+    recipe = found.get("recipe")
+    if isinstance(recipe, dict):
+        recipe.pop("neutral", None)
+    return text_of(found)
 
 
 def _without(settings: str, *names: str) -> str:

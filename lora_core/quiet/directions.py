@@ -2,12 +2,15 @@
 
 A layer's correction is trained as `B A~ P` and saved as `B A`, A = A~ P, an ordinary LoRA, where
 `P = (I + C / (mu tau))^(-1/2)`, C the mean of `x x^T` over its inputs x on neutral prompts and tau its trace over its
-width: what A does to such inputs costs A~ a long way. C is known by its largest eigenpairs and the mean of the rest.
+width: what A does to such inputs costs A~ a long way. C is known by its largest eigenpairs and the mean of the rest. P
+is scaled so that the mean square of its eigenvalues is 1: A is as large as A~, and a learning rate means as much as it
+does without, however steep the eigenvalues of a base fall.
 """
 
 from __future__ import annotations
 
 import hashlib
+import math
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -71,7 +74,9 @@ class Directions:
         scale = (1 + self.rest / unit) ** -0.5
         if len(ways) == self.width:  # nothing is left for it to scale: so that V, rounded, counts least
             scale = float(ways.median())
-        return Quieting(self.vectors, (ways - scale).float(), scale)
+        squares = float(ways.square().sum()) + scale**2 * (self.width - len(ways))
+        size = math.sqrt(squares / self.width)
+        return Quieting(self.vectors, ((ways - scale) / size).float(), scale / size)
 
 
 @dataclass(frozen=True, eq=False)

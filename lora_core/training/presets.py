@@ -48,8 +48,9 @@ class Preset:
 
     `evidence` is for people: a paper, the authors' recipe, or trainers by name. `steps` tells how long to train, `cfg`
     what the family is usually sampled with, 1 where its guidance is built in. `quiet_rate` multiplies the learning rate
-    under quiet directions; only for the demo base it is not 1, as it was measured on that alone. `law_before` is what
-    auto meant in version 0.1.0 where that was another law with its shift: runs that were begun with it go on with it.
+    under quiet directions, and `quiet` is whether auto takes these: both were measured on the demo base alone, so that
+    for others a person has to ask for them. `law_before` is what auto meant in version 0.1.0 where that was another law
+    with its shift: runs that were begun with it go on with it.
     """
 
     evidence: str
@@ -64,7 +65,8 @@ class Preset:
     base: str = ""
     cfg: float = 4.0
     steps: StepsLaw = StepsLaw()
-    quiet_rate: float = 1.0
+    quiet_rate: float = 3.0
+    quiet: bool = False
     law_before: tuple[TimestepLaw, float] | None = None
 
 
@@ -167,7 +169,7 @@ PRESETS = {
     DEMO_BASE: Preset(
         "`python dev.py bench learn`, for a network 12 times as narrow as the smallest Wan 2.1",
         _MLP, 8, 8.0, learning_rate=3e-3, timesteps=_LOGIT, shift=3.0, resolution=96, cfg=3.0,
-        steps=StepsLaw(25, 200, 1000), quiet_rate=2.0,
+        steps=StepsLaw(25, 200, 1000), quiet=True,
     ),
 }  # fmt: skip
 
@@ -210,10 +212,9 @@ class Choices:
         found = f"auto for {self.family}: {chosen} ({preset_of(self.family).evidence})"
         if not self.quiet or "learning_rate" not in self.automatic:
             return found
-        factor = preset_of(self.family).quiet_rate
-        if factor == 1:
-            return f"{found}; the learning rate is that without quiet directions: with them it was not measured here"
-        return f"{found}; under quiet directions the learning rate is {factor:g} times that without"
+        preset = preset_of(self.family)
+        where = "" if preset.quiet else ", as was right for the demo base; it was not measured on this family"
+        return f"{found}; under quiet directions the learning rate is {preset.quiet_rate:g} times that without{where}"
 
     def earlier(self, quiet_chosen: bool = False) -> tuple[Choices, ...]:
         """Return all else that auto has meant, with which runs may have been begun: the timesteps of version 0.1.0, and

@@ -22,12 +22,12 @@ def band(u: float) -> int:
     return min(int(u * BANDS), BANDS - 1)
 
 
-@stored("step count bands grad_norm grad_peak text_norm preservation sizes skipped?")
+@stored("step count bands grad_norm grad_peak text_norm preservation sizes bare?")
 @dataclass
 class Window:
     """`count` steps in a row, the last of them `step`: losses by band, mean gradient norms (of all, and of the text
-    encoders), the highest norm, the mean preserving loss of all steps but the `skipped` ones that have none (not
-    counted where none has one), and norms of delta_W relative to the weights' by part."""
+    encoders), the highest norm, the mean preserving loss of all steps but the `bare` ones, which have none (not counted
+    where none has one), and norms of delta_W relative to the weights' by part."""
 
     step: int = 0
     count: int = 0
@@ -37,7 +37,7 @@ class Window:
     text_norm: float = 0.0
     preservation: float = 0.0
     sizes: list[float] = field(default_factory=list)
-    skipped: int = 0
+    bare: int = 0
 
     def take(self, result: StepResult) -> None:
         self.step, self.count = result.step, self.count + 1
@@ -45,10 +45,10 @@ class Window:
         self.grad_peak = max(self.grad_peak, result.grad_norm)
         self.text_norm += (result.text_norm - self.text_norm) / self.count
         if result.preservation:
-            self.skipped = self.skipped if self.preservation else self.count - 1
-            self.preservation += (result.preservation - self.preservation) / (self.count - self.skipped)
+            self.bare = self.bare if self.preservation else self.count - 1
+            self.preservation += (result.preservation - self.preservation) / (self.count - self.bare)
         else:
-            self.skipped += bool(self.preservation)
+            self.bare += bool(self.preservation)
         tally(self.bands, result.looks)
 
 

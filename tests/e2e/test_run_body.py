@@ -107,7 +107,7 @@ def test_before_a_run(front: FrontEnd, vue: bool) -> None:
     says(front, "Ready to train")
     says(front, "4: 3 with captions, 1 with the trigger alone", "plan")
     says(
-        front, "LoRA Loom's demo base: rank 8, alpha 8, learning rate 0.006, attention and feed-forward layers", "plan"
+        front, "LoRA Loom's demo base: rank 8, alpha 8, learning rate 0.009, attention and feed-forward layers", "plan"
     )
     says(front, "each about 50 times", "plan")
     says(front, "GB.* free; the rest is known when the run starts", "plan")

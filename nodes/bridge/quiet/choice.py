@@ -9,6 +9,7 @@ from typing import Literal
 from ....lora_core.data.dataset import Dataset
 from ....lora_core.data.neutral import Neutral, neutral
 from ....lora_core.data.prompts import lines
+from ....lora_core.training.presets import preset_of
 from ..host.wires import Model
 from ..model.names import family_of
 
@@ -43,9 +44,15 @@ class Quiet:
         return (BOTH if self.preserving else DIRECTIONS) if self.mu else OFF
 
 
+def goes_quiet(choice: str, family: str, trigger: bool) -> bool:
+    """Return whether there are to be directions: auto takes them for a data set that has a trigger word, on a family
+    (by the name of its preset) on which they were measured."""
+    return choice != OFF and (choice != AUTO or (trigger and preset_of(family).quiet))
+
+
 def chosen(choice: Choice, model: Model, dataset: Dataset, class_words: Sequence[str], own: str) -> Quiet:
-    """Auto is everything where the data set has a trigger word, and nothing where it has none."""
-    if choice == OFF or (choice == AUTO and not dataset.trigger):
+    """Auto is everything or nothing."""
+    if not goes_quiet(choice, family_of(model).preset_name, bool(dataset.trigger)):
         return Quiet()
     found = prompts_for(model, dataset, class_words, own)
     if found.empty:

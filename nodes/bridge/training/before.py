@@ -24,7 +24,7 @@ from ..host.desk import Desk, RefusedError
 from ..host.device import free_bytes, shares_ram
 from ..host.folders import dataset_folder
 from ..model.header_family import ModelFile, look
-from ..quiet.choice import OFF, QUIET
+from ..quiet.choice import OFF, QUIET, goes_quiet
 from ..session.needs import known_need
 
 _KINDS = ("checkpoints", "diffusion_models")
@@ -95,7 +95,7 @@ def _chosen(asked: Mapping[str, Sequence[str]], found: ModelFile) -> dict[str, A
     family = found.family.preset_name
     preset = preset_of(family)
     quiet, triggers = _choice(asked, "quiet", (OFF, *QUIET)), any(map(str.strip, asked.get("trigger", ())))
-    quieted = quiet != OFF and (quiet != AUTO or triggers)
+    quieted = goes_quiet(quiet, family, triggers)
     chosen = choose(family, targets, int(rank), alpha, rate, law, shift, optimizer, quiet=quieted)
     return {
         "family": family, "resolution": preset.resolution, "evidence": preset.evidence, "values": chosen.values(),

@@ -30,7 +30,8 @@ def exact(x: Tensor) -> tuple[Tensor, Tensor]:
     """C and P in fp64."""
     covariance = x.T.double() @ x.double() / len(x)
     values, vectors = torch.linalg.eigh(covariance)
-    return covariance, (vectors * (1 + values / (MU * values.mean())) ** -0.5) @ vectors.T
+    ways = (1 + values / (MU * values.mean())) ** -0.5
+    return covariance, (vectors * (ways / ways.square().mean().sqrt())) @ vectors.T
 
 
 def relative(actual: Tensor, expected: Tensor) -> float:
@@ -69,9 +70,19 @@ def test_the_rest_has_the_mean_of_its_eigenvalues():
     assert found.rest == pytest.approx(float(values[12:].mean()), rel=1e-4)
     assert found.tau == pytest.approx(float(values.mean()), rel=1e-5)
     wanted = [(1 + value / (MU * found.tau)) ** -0.5 for value in (*found.values.double().tolist(), found.rest)]
+    size = ((sum(way**2 for way in wanted) + 35 * wanted[-1] ** 2) / 48) ** 0.5
     quieting = found.quieting(MU)
-    assert quieting.scale == pytest.approx(wanted[-1])
-    assert (quieting.gains + quieting.scale).tolist() == pytest.approx(wanted[:-1], rel=1e-4, abs=1e-6)
+    assert quieting.scale == pytest.approx(wanted[-1] / size)
+    ways = (quieting.gains + quieting.scale).mul(size).tolist()
+    assert ways == pytest.approx(wanted[:-1], rel=1e-4, abs=1e-6)
+
+
+@pytest.mark.parametrize("pairs", [48, 12])
+def test_a_is_as_large_as_what_is_trained(pairs: int):
+    quieting = sketched(inputs(48), pairs).quieting(MU)
+    assert float(quieting.dense().square().sum()) == pytest.approx(48, rel=2e-3)
+    rows = torch.randn(4000, 48, generator=seeded(2))
+    assert float(quieting.apply(rows).norm() / rows.norm()) == pytest.approx(1, rel=0.01)
 
 
 def test_a_wide_input_is_sketched_near_to_its_eigenpairs():
@@ -95,7 +106,8 @@ def test_inputs_that_are_all_alike_are_one_direction(width):
     quieting = sketched(x, 16).quieting(MU)
     rows = torch.randn(5, width, generator=seeded(1))
     along = x[:1] / x[0].norm()
-    wanted = rows + ((1 + width / MU) ** -0.5 - 1) * (rows @ along.T) * along
+    size = ((width - 1) / width) ** 0.5
+    wanted = (rows + ((1 + width / MU) ** -0.5 - 1) * (rows @ along.T) * along) / size
     assert relative(quieting.apply(rows), wanted) < 2e-3 and relative(quieting.apply(along), along) > 0.99
 
 

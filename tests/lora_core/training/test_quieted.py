@@ -83,7 +83,7 @@ def test_passes_have_the_product_and_the_gradient_is_that_of_what_is_trained():
         assert torch.equal(factors.low_ranks()[name].lora_A, factors.branches[name].lora_A.detach())
     torch.func.functional_call(exact, weights, (x.double(),)).square().sum().backward()
     for key, leaf in leaves.items():
-        close(factors.matrices[key].grad, leaf.grad, 2e-6)
+        close(factors.matrices[key].grad, leaf.grad, 4e-6)
 
 
 def test_a_step_is_that_of_adamw_on_what_is_trained():
@@ -205,7 +205,7 @@ def test_passes_in_half_precision_have_the_same_product(dtype):
                 (own(rows).float().square().sum()).backward()
                 factors.carry_back()
                 with torch.no_grad():
-                    factors.flat.sub_(factors.flat.grad, alpha=1e-5)
+                    factors.flat.sub_(factors.flat.grad, alpha=1e-6)
         found.append(factors.flat.grad.clone())
     close(found[0], found[1], 0.03)
 

@@ -33,7 +33,7 @@ def test_the_preserving_loss_is_the_mean_of_the_steps_that_have_one() -> None:
     for n in range(1, 9):
         record.take(step(n, kept=float(n) if n % 4 == 0 else 0.0), 800)
     (window,) = record.windows
-    assert (window.count, window.skipped, window.preservation) == (8, 6, 6.0)
+    assert (window.count, window.bare, window.preservation) == (8, 6, 6.0)
 
 
 def test_a_short_run_closes_its_last_window() -> None:

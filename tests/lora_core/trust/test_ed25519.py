@@ -93,6 +93,13 @@ def test_points_of_low_order_are_no_keys_and_no_commitments(text: str) -> None:
         assert not verify(point, message, zero + bytes(32))
 
 
+def test_a_key_of_low_order_fits_nothing_that_anybody_can_make() -> None:
+    """Of R = [S]B one message in eight fits it, without any secret, where such keys are let pass."""
+    commitment = ed25519._encoded(ed25519._combined(((7, ed25519._base()),)))
+    made = commitment + (7).to_bytes(32, "little")
+    assert not any(verify(bytes.fromhex(LOW_ORDER[6]), bytes([number]), made) for number in range(64))
+
+
 def test_a_commitment_of_low_order_is_refused_though_it_fits() -> None:
     """S = k * a with R = zero holds in the equation, for whoever has the secret."""
     secret, zero = ed25519._expanded(SEED)[0], bytes.fromhex(LOW_ORDER[0])

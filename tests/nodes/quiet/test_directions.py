@@ -114,7 +114,7 @@ def test_a_run_that_was_begun_loud_goes_on_loud(models, named, runs: Path, caplo
 
 def test_a_cancel_leaves_nothing_half_written(models, named, runs: Path) -> None:
     trio = models("wan_demo")
-    with cancelled(trio, 4):
+    with cancelled(trio, 3):
         train(trio, named, **QUIET)
     assert not list(runs.glob("*/state*")) and not list((cache_folder() / "quiet").glob("*"))
 

@@ -67,7 +67,7 @@ def test_what_auto_stands_for_and_the_pictures(folder: Path) -> None:
     ]  # fmt: skip
     assert told["memory"]["free"] > 0
     assert foreseen({**DEMO, "optimizer": ["prodigy"]})["values"]["learning_rate"] == "1"
-    for quiet, rate in (("auto", "0.006"), ("off", "0.003"), ("directions", "0.006")):
+    for quiet, rate in (("auto", "0.009"), ("off", "0.003"), ("directions", "0.009")):
         assert foreseen({**asked, "quiet": [quiet]})["values"]["learning_rate"] == rate
     assert foreseen({**DEMO, "quiet": ["auto"]})["values"]["learning_rate"] == "0.003", "there is no trigger"
 

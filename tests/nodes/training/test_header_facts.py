@@ -81,7 +81,7 @@ def test_settings_in_the_file_are_those_of_the_run(models, data, loras: Path) ->
     adapter = train(
         trio, data, optimizer=optimizer, text_rank=2, text_learning_rate=1e-4, preserve="dog, hound", preservation=0.5,
         weighting="min_snr", timesteps="shifted", shift=2.0, include="time_embed*", caption_dropout=0.25,
-        gradient_checkpointing=False,
+        gradient_checkpointing=False, quiet="off",
     )  # fmt: skip
     header, _ = saved(adapter, trio, loras)
     read = RecipeRecord.from_json(header["lora_loom.settings"])
