@@ -55,7 +55,7 @@ def trained(trio: Any, data: Any, preservation: float) -> Adapter:
     return run_node(
         TrainLora, model=trio.model, clip=trio.clip, vae=trio.vae, dataset=data, steps=50, rank=8, alpha=8.0,
         learning_rate=5e-3, targets="attention", seed=1, batch_size=2, accumulation=1, run_name="report",
-        preserve="circle, square, ring", preservation=preservation, gradient_checkpointing=False,
+        preserve="circle, square, ring", preservation=preservation, quiet="off", gradient_checkpointing=False,
     )[2]  # fmt: skip
 
 

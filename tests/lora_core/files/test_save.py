@@ -100,7 +100,7 @@ def test_a_header_above_a_mebibyte_is_refused(tmp_path: Path):
 def test_stale_text_is_not_carried_over(tmp_path: Path):
     stale = {"sshs_model_hash": "0" * 64, "sshs_legacy_hash": "0" * 8, "lora_adapter_metadata": '{"lora_alpha": 9}'}
     saved = save(tmp_path / "a.safetensors", TENSORS, {**stale, "k": "v"})
-    head, _ = saving._header(saved.path, saving.pack(TENSORS), {"k": "v"})
+    head, _ = saving._header(saved.path, saving.pack(TENSORS), {"k": "v"}, saving.unsealed)
     assert saved.path.read_bytes().startswith(head)
 
 

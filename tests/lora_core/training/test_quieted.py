@@ -202,10 +202,10 @@ def test_passes_in_half_precision_have_the_same_product(dtype):
         with attached(factors.branches):
             for _ in range(2):  # the factors move in between
                 factors.forget_gradient()
-                (own(rows).float().square().sum()).backward()
+                (own(rows).float().square().mean()).backward()
                 factors.carry_back()
                 with torch.no_grad():
-                    factors.flat.sub_(factors.flat.grad, alpha=1e-6)
+                    factors.flat.sub_(factors.flat.grad, alpha=3e-4)
         found.append(factors.flat.grad.clone())
     close(found[0], found[1], 0.03)
 
