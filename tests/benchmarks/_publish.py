@@ -62,7 +62,7 @@ def section(results: Results, concepts: Sequence[str]) -> str:
         markdown(("", "wanted", "reached", "met"), reached),
         f"By concept, *{DEFAULT}* / *{LOUD}* / *{NATIVE}*:",
         markdown(("", *titles), by_concept(results, concepts, (DEFAULT, LOUD, NATIVE))),
-        "What a run takes:",
+        "What a run takes, with nothing kept of earlier ones; the median of its rounds:",
         markdown(*costs(results)),
     ]
     return "\n".join(f"{part}\n" for part in parts)
