@@ -55,7 +55,7 @@ def test_costs_are_those_of_a_step_and_of_what_is_made_once() -> None:
     found = results(costs=[loud, own])
     assert found.ratio(DEFAULT) == pytest.approx(1.2)  # 0.06 s beside 0.05 s
     assert found.once(DEFAULT) == pytest.approx(100)  # 7 s less the 2 s of encodings
-    assert costs(found)[1][1] == (DEFAULT, "20.0", "1.20", "100")
+    assert costs(found)[1][1] == (DEFAULT, "1", "20.0", "1.20", "100")
     assert found.fitting(DEFAULT, states=False) == 150  # 1 s beside the steps, and 9 s for them
     assert found.fitting(DEFAULT, states=True) == 66
     with pytest.raises(ValueError, match="'ComfyUI' costs was not measured"):

@@ -26,6 +26,11 @@ class Mark(NamedTuple):
     y: float
     ends: tuple[float, float, float, float]  # least and most x, least and most y
 
+    @property
+    def start(self) -> float:
+        """Where its label begins."""
+        return max(self.x + 12, self.ends[1] + 5)
+
 
 def drawn(results: Results, concepts: Sequence[str]) -> str:
     """The picture as SVG text."""
@@ -85,7 +90,7 @@ def _labelled(marks: Sequence[Mark]) -> Iterator[tuple[Mark, float]]:
     """Each with the height of its label: its own, or the nearest at which no mark and no other label is in the way."""
     taken = [(mark.x - 6, mark.x + 6, mark.y) for mark in marks]
     for mark in sorted(marks, key=lambda mark: mark.y):
-        left, right = mark.x + 8, mark.x + 16 + LETTER * len(mark.row)
+        left, right = mark.start - 4, mark.start + 4 + LETTER * len(mark.row)
         ways = [y for start, end, y in taken if left < end and start < right]
         nearest = sorted(range(-HEIGHT, HEIGHT), key=abs)
         place = next(mark.y + n for n in nearest if all(abs(mark.y + n - y) >= LINE for y in ways))
@@ -99,6 +104,6 @@ def _mark(mark: Mark, place: float) -> Iterator[str]:
     yield f'<path d="M{left:.1f} {mark.y:.1f}H{right:.1f}M{mark.x:.1f} {bottom:.1f}V{top:.1f}" stroke="{mark.colour}"/>'
     yield f'<circle cx="{mark.x:.1f}" cy="{mark.y:.1f}" r="5" fill="{mark.colour}"/>'
     if place != mark.y:
-        yield f'<path d="M{mark.x:.1f} {mark.y:.1f}L{mark.x + 10:.1f} {place:.1f}" stroke="{mark.colour}"/>'
+        yield f'<path d="M{mark.x:.1f} {mark.y:.1f}L{mark.start - 2:.1f} {place:.1f}" stroke="{mark.colour}"/>'
     weight = ' font-weight="700"' if mark.row == DEFAULT else ""
-    yield f'<text x="{mark.x + 12:.1f}" y="{place + 5:.1f}" fill="{mark.colour}"{weight}>{mark.row}</text>'
+    yield f'<text x="{mark.start:.1f}" y="{place + 5:.1f}" fill="{mark.colour}"{weight}>{mark.row}</text>'

@@ -118,11 +118,17 @@ def costs(results: Results) -> tuple[Line, list[Line]]:
     """Header and lines: what a step takes beside one of 0.1.0, and what is made once for a base."""
     rows = list(dict.fromkeys(row for row, _ in results.costs))
     lines = [
-        (row, seconds(results, row), f"{results.ratio(row):.2f}", f"{results.once(row):.0f}" if "ours" in row else "")
+        (
+            row,
+            str(len(results.rounds(row))),
+            seconds(results, row),
+            f"{results.ratio(row):.2f}",
+            f"{results.once(row):.0f}" if row in (DEFAULT, DIRECTIONS) else "",
+        )  # fmt: skip
         for row in rows
         if results.rounds(LOUD)
     ]
-    return ("", "CPU s", "a step / 0.1.0's", "once per base, in steps of 0.1.0"), lines
+    return ("", "rounds", "CPU s", "a step / 0.1.0's", "once per base, in steps of 0.1.0"), lines
 
 
 def by_concept(results: Results, concepts: Sequence[str], rows: Sequence[str]) -> list[Line]:
