@@ -67,8 +67,8 @@ class Suggestion:
         return f"No part of its blocks can be left out: even without {best.part}, there is {left}."
 
     def best_part(self) -> Without:
-        """Return the part without which the least is lost for what is spared."""
-        return max(self.parts, key=lambda each: min(each.concept, 1.0) - each.leak)
+        """Return the part without which the least is lost for what is spared, one that is worth it if there is any."""
+        return max(self.parts, key=lambda each: (self.worth(each), min(each.concept, 1.0) - each.leak))
 
     def worth(self, part: Without) -> bool:
         """Return whether leaving the part out loses little and spares something."""

@@ -91,20 +91,24 @@ def suggestion(
 
 def _measured(scene: Scene, progress: Progress) -> Suggestion:
     left_out = parts((*scene.entry.adapter.layers, *scene.entry.adapter.others))
-    asked = [*((str(s), s, ()) for s in (0.0, *STRENGTHS)), *((f"{name}=0", 1.0, own) for name, own in left_out.items())]
+    strengths, total = (0.0, *STRENGTHS), len(STRENGTHS) + 1 + len(left_out)
     progress.begin()
-    seen: dict[str, Seen] = {}
-    for number, (name, strength, off) in enumerate(asked):
-        left = f", {progress.time_left(number, len(asked))}" if number else ""
-        progress.say(f"strengths and blocks: {number} of {len(asked)}{left}")
-        progress.tick(number, len(asked))
-        seen[name] = scene.seen(strength, off)
-    found = {name: each.looked(seen["0.0"]) for name, each in seen.items()}
-    curve = curve_of({s: found[str(s)] for s in (0.0, *STRENGTHS)}, len(scene.shown), len(scene.quiet))
-    ends = Ends(found["0.0"], found["1.0"])
-    points = {name: ends.point(1.0, found[f"{name}=0"]) for name in (left_out if curve.points else ())}
-    without = tuple(Without(name, point.concept, point.leak) for name, point in points.items())
-    return Suggestion(curve, without, seen=bool(scene.shown))
+
+    def seen(number: int, strength: float, off: Sequence[str] = ()) -> Seen:
+        left = f", {progress.time_left(number, total)}" if number else ""
+        progress.say(f"strengths and blocks: {number} of {total}{left}")
+        progress.tick(number, total)
+        return scene.seen(strength, off)
+
+    found = {strength: seen(number, strength) for number, strength in enumerate(strengths)}
+    base, without = found[0.0], []
+    looked = {strength: own.looked(base) for strength, own in found.items()}
+    curve = curve_of(looked, len(scene.shown), len(scene.quiet))
+    ends = Ends(looked[0.0], looked[1.0])
+    for number, (name, layers) in enumerate(left_out.items() if curve.points else (), len(strengths)):
+        point = ends.point(1.0, seen(number, 1.0, layers).looked(base))
+        without.append(Without(name, point.concept, point.leak))
+    return Suggestion(curve, tuple(without), seen=bool(scene.shown))
 
 
 @dataclass(frozen=True)
@@ -219,9 +223,7 @@ def _asked(
     and all that hangs on it in place, as for a sampler."""
     empty, sampler = torch.zeros(1, *shape), _Asking(model, ask)
     sigmas = torch.tensor([float(model.get_model_object("model_sampling").sigma_max), 0.0])
-    comfy.sample.sample_custom(
-        model, empty, cfg, sampler, sigmas, positive, negative, empty, disable_pbar=True, seed=0
-    )
+    comfy.sample.sample_custom(model, empty, cfg, sampler, sigmas, positive, negative, empty, disable_pbar=True, seed=0)
     return sampler.found
 
 

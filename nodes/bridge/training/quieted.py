@@ -37,7 +37,11 @@ def quieted(
         found = find(patcher, denoiser, order.subject.layers, encoded, usual, tick)
     except UnfitError as reason:
         order = loud(order)
-        at = f". Its learning rate is {order.recipe.train.learning_rate:g}" if "learning_rate" in order.run.chosen else ""
+        at = (
+            f". Its learning rate is {order.recipe.train.learning_rate:g}"
+            if "learning_rate" in order.run.chosen
+            else ""
+        )
         tell(progress, f"{LOUD}: {reason}{at}")
         return order, None
     progress.keep(f"quiet: directions of {order.run.coverage}{'; kept from before' if found.cached else ''}")
