@@ -52,8 +52,8 @@ class Suggestion:
             return unseen
         point = next(each for each in self.curve.points if each.strength == _BETWEEN)
         return (
-            f"{unseen} At {point.strength:g}, prompts with the trigger change by {_percent(point.concept)} of what they "
-            f"do at 1, neutral ones by {_percent(point.leak)}."
+            f"{unseen} At {point.strength:g}, prompts with the trigger change by {_percent(point.concept)} of what "
+            f"they do at 1, neutral ones by {_percent(point.leak)}."
         )
 
     def parts_sentence(self) -> str:

@@ -21,7 +21,8 @@ from ....lora_core.trust.contract import Contract, Outcome, contract_of
 def stamped(
     adapter: Adapter | None, strength: float, figures: str, seed: int, seeds: int, alone: bool
 ) -> Adapter | ExecutionBlocker:
-    """Return the adapter with what was measured, and on which day, in its contract, and the strength that is suggested. `figures` is LoRA Report's JSON."""
+    """Return the adapter with what was measured, and on which day, in its contract, and with the strength that is
+    suggested. `figures` is LoRA Report's JSON."""
     if adapter is None or not alone:
         return ExecutionBlocker("only an adapter that LoRA Report tests alone has results to save: connect one adapter")
     measured = json.loads(figures)

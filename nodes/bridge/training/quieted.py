@@ -50,7 +50,7 @@ def quieted(
 
 
 def loud(order: Order) -> Order:
-    """Return the same without quiet directions and at the learning rate that auto has without them; said on the node."""
+    """Return the same without quiet directions, at the learning rate that auto has without them; said on the node."""
     recipe, run = order.recipe, order.run
     if run.loud is not None:
         follows = "text_learning_rate" in run.chosen

@@ -19,7 +19,8 @@ def test_a_strength_and_a_part_are_suggested() -> None:
     found = Suggestion(CURVE, (OUT, IN))
     assert found.hint == "Use it at 0.5: 98 % of what it learned, 40 % of what else it changes"
     assert found.report().startswith(
-        f"{found.hint}. In Load LoRA Stack, blocks IN=0 leaves 96 % of what it learned and 60 % of what else it changes."
+        f"{found.hint}. In Load LoRA Stack, blocks IN=0 leaves 96 % of what it learned and 60 % of what else it "
+        "changes."
     ), "OUT spares more and costs too much"
     assert found.figures()["blocks"] == "IN=0" and found.figures()["suggested"]["strength"] == 0.5
     curve, (by_strength, by_part) = found.chart(), found.tables()
