@@ -15,6 +15,7 @@ import torch
 from demo import shapes
 from harness.calls import encode, run_node
 from harness.layers import apply_layers
+from harness.runs import cancelled, on_forward
 from lora_loom.lora_core.adapter import Adapter
 from lora_loom.lora_core.analysis.leakage import CLASS, CONCEPT, NEUTRAL
 from lora_loom.lora_core.families.blocks import parts
@@ -142,6 +143,14 @@ def test_the_strength_to_use_it_at(models, trained, data) -> None:
     assert header["modelspec.usage_hint"] == found["hint"] and f"{found['hint']}." in text
     assert float(header["lora_loom.strength"]) == found["suggested"]["strength"]
     assert {part["part"]: part["leak"] < 1 for part in found["parts"]} and page.shape[2] > 512
+
+
+def test_a_cancel_is_heard_while_strengths_are_measured(models, random_adapter, data) -> None:
+    trio = models("wan_demo")
+    drawn = 2 * 3  # forwards of a step of each prompt, without and with the LoRA
+    with cancelled(trio, drawn + 10), on_forward(trio) as forwards:
+        report(trio, random_adapter(trio.model), dataset=data, **{**QUICK, "cfg": 1.0})
+    assert len(forwards) < drawn + 14
 
 
 def test_without_pictures_a_change_is_told_and_no_strength_suggested(models, random_adapter) -> None:

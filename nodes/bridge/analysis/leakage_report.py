@@ -90,7 +90,8 @@ def report(
     loud, shown = [f"{line}." for line in too_loud(entries, model, clip)], leaked.measure()
     hints = [f"{entry.name}: {entry.adapter.metadata[HINT]}" for entry in entries if HINT in entry.adapter.metadata]
     lines, rows = [describe(entries, True), *hints, *loud, *missed, leaked.report()], _rows(drawn)
-    figures, shown = {"leakage": leaked.figures()}, replace(shown, advice=" ".join(filter(None, (*loud, shown.advice))))
+    figures: dict[str, object] = {"leakage": leaked.figures()}
+    shown = replace(shown, advice=" ".join(filter(None, (*loud, shown.advice))))
     if data is not None:
         copied, more, numbers, table = _memorised(drawn, data)
         lines, rows, figures = [*lines, copied], [*rows, *more], {**figures, "memorisation": numbers}

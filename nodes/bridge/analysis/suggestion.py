@@ -17,6 +17,7 @@ from torch import Tensor
 
 from ....lora_core.adapter import TEXT_PREFIX
 from ....lora_core.analysis.suggestion import Suggestion, Without
+from ....lora_core.data.captions import plain
 from ....lora_core.data.dataset import Dataset
 from ....lora_core.data.neutral import neutral
 from ....lora_core.families.blocks import parts
@@ -84,7 +85,7 @@ def suggestion(
     except ValueError as error:
         return f"No strength is suggested, as the pictures cannot be looked at: {error}."
     captions = [each.caption for each in data.examples if each.written] if data is not None else []
-    triggers = {asked.trigger, *(group.trigger for group in data.groups)} if data is not None else {asked.trigger}
+    triggers = {plain(asked.trigger), *(group.trigger for group in (data.groups if data is not None else ()))}
     quiet = few(neutral(family.neutral, triggers, asked.words, captions).prompts)
     return _measured(Scene(*base, entries[0], shown, quiet, asked), progress)
 
@@ -222,7 +223,8 @@ def _asked(
     """Return what is found in answers to one prompt, for latents (channels, ...), while ComfyUI has the model loaded
     and all that hangs on it in place, as for a sampler."""
     empty, sampler = torch.zeros(1, *shape), _Asking(model, ask)
-    sigmas = torch.tensor([float(model.get_model_object("model_sampling").sigma_max), 0.0])
+    sampling: Any = model.get_model_object("model_sampling")
+    sigmas = torch.tensor([float(sampling.sigma_max), 0.0])
     comfy.sample.sample_custom(model, empty, cfg, sampler, sigmas, positive, negative, empty, disable_pbar=True, seed=0)
     return sampler.found
 
