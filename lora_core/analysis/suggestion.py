@@ -66,6 +66,11 @@ class Suggestion:
             return f"In Load LoRA Stack, blocks {best.part}=0 leaves {left}."
         return f"No part of its blocks can be left out: even without {best.part}, there is {left}."
 
+    def advice(self) -> str:
+        """Return what a person should do that the chart does not say: as little as there is room for on a node."""
+        told = [] if self.curve.points else [self.strength_sentence()]
+        return " ".join(told + [self.parts_sentence()] * any(map(self.worth, self.parts)))
+
     def best_part(self) -> Without:
         """Return the part without which the least is lost for what is spared, one that is worth it if there is any."""
         return max(self.parts, key=lambda each: (self.worth(each), min(each.concept, 1.0) - each.leak))
@@ -91,7 +96,7 @@ class Suggestion:
         return f"{pictures}neutral captions: {self.curve.captions}"
 
     def chart(self) -> Curve | None:
-        """Return the concept by strength for the front end; each point tells of both."""
+        """Return the concept by strength for the front end, under what is suggested; each point tells of both."""
         if not self.curve.points:
             return None
         points = tuple((p.strength, max(p.concept, 0.0)) for p in self.curve.points)
@@ -101,7 +106,7 @@ class Suggestion:
         )
         found = self.suggested
         mark = (found.strength, found.concept) if found else None
-        title = "Concept by strength" if self.seen else "Change with the trigger by strength"
+        title = self.hint or "Change with the trigger by strength; connect dataset for a suggestion"
         return Curve(title, "strength", "concept", points, told, mark)
 
     def tables(self) -> tuple[Table, ...]:

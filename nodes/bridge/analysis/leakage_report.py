@@ -112,7 +112,7 @@ def _suggested(
     """The parts of a report with what is suggested, which follows the line about the LoRA itself."""
     if isinstance(found, str):
         return [*lines, found], figures, shown, page
-    said = " ".join(filter(None, (found.strength_sentence(), found.parts_sentence(), shown.advice)))
+    said = " ".join(filter(None, (found.advice(), shown.advice)))
     shown = replace(shown, advice=said, tables=(*shown.tables, *found.tables()), curve=found.chart())
     if found.curve.points:
         chart = draw_strengths(found.curve, "concept" if found.seen else "change with the trigger", found.seen)

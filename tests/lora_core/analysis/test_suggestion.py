@@ -24,7 +24,10 @@ def test_a_strength_and_a_part_are_suggested() -> None:
     ), "OUT spares more and costs too much"
     assert found.figures()["blocks"] == "IN=0" and found.figures()["suggested"]["strength"] == 0.5
     curve, (by_strength, by_part) = found.chart(), found.tables()
-    assert curve and curve.mark == (0.5, 0.98) and len(curve.points) == len(curve.told) == 6
+    assert found.advice() == found.parts_sentence() and Suggestion(CURVE, (OUT,)).advice() == ""
+    assert (
+        curve and curve.title == found.hint and curve.mark == (0.5, 0.98) and len(curve.points) == len(curve.told) == 6
+    )
     assert [line.name for line in by_strength.lines][-1] == "1.25" and [line.name for line in by_part.lines] == [
         "OUT=0",
         "IN=0",
@@ -42,7 +45,7 @@ def test_a_part_that_costs_too_much_is_said() -> None:
 
 def test_without_pictures_no_strength_is_suggested() -> None:
     found = Suggestion(CURVE, seen=False)
-    assert found.suggested is None and found.hint == "" and found.chart().mark is None
+    assert found.suggested is None and found.hint == "" and found.chart().mark is None and not found.advice()
     assert found.strength_sentence().endswith(
         "At 0.75, prompts with the trigger change by 100 % of what they do at 1, neutral ones by 70 %."
     )
