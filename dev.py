@@ -301,9 +301,10 @@ def check_newest(folder: Path) -> None:
 
 
 def required_names(requirements: Path) -> list[str]:
-    """Modules of a requirements file: of our requirements all are called as the package is, but pytest's plugins."""
-    names = re.findall(r"^(?:pytest-)?([\w-]+)", requirements.read_text(encoding="utf-8"), re.MULTILINE)
-    return sorted({name.replace("-", "_") for name in names})
+    """Modules of a requirements file: of our requirements all are called as the package is, but pytest's plugins and
+    PyNaCl."""
+    names = re.findall(r"^(?:pytest-)?(?:Py(?=NaCl))?([\w-]+)", requirements.read_text(encoding="utf-8"), re.MULTILINE)
+    return sorted({"nacl" if name == "NaCl" else name.replace("-", "_") for name in names})
 
 
 # -- set-up: stages, each done when its stamp holds the hash of its inputs ---------------------------------------------

@@ -43,7 +43,8 @@ class LoraReport(io.ComfyNode):
                 io.Float.Input("strength", default=1.0, min=-20.0, max=20.0, step=0.05, tooltip="Strength of the connected adapter. Rows of lora_stack have their own strengths."),
                 AdapterType.Input("adapter", optional=True, tooltip="From Train LoRA or Merge LoRA."),
                 LoraStackType.Input("lora_stack", optional=True, tooltip="LoRA files with strengths, from Load LoRA Stack or a stack node of another pack."),
-                LoraDatasetType.Input("dataset", optional=True, tooltip="The LoRA's training pictures, for the memorisation test."),
+                LoraDatasetType.Input("dataset", optional=True, tooltip="The LoRA's training pictures, for the memorisation test and the suggested strength."),
+                io.Boolean.Input("suggest_strength", default=True, optional=True, advanced=True, tooltip="Also measure at which strength the LoRA is best used, and whether a part of its blocks can be left out: a few hundred steps more. Connect dataset for this."),
             ],
             outputs=[
                 io.String.Output("report", tooltip="The results in words and figures."),
@@ -56,14 +57,14 @@ class LoraReport(io.ComfyNode):
     @classmethod
     def execute(
         cls, model, clip, vae, trigger, prompts, class_words, neutral, negative, seeds, seed, width, height, steps, cfg,
-        sampler_name, scheduler, strength, adapter=None, lora_stack=None, dataset=None,
+        sampler_name, scheduler, strength, adapter=None, lora_stack=None, dataset=None, suggest_strength=True,
     ) -> io.NodeOutput:  # fmt: skip
         words = tuple(word.strip() for word in class_words.split(",") if word.strip())
         questions = Questions(trigger.strip(), lines(prompts), words, lines(neutral), negative, seeds)
         sampling = Sampling(width, height, steps, cfg, sampler=sampler_name, scheduler=scheduler, seed=seed)
         given = [Connected(adapter, strength, strength)] if adapter is not None else []
         entries = all_entries(model, clip, rows_of(lora_stack), given)
-        found = report(model, clip, vae, entries, questions, sampling, dataset)
+        found = report(model, clip, vae, entries, questions, sampling, dataset, suggest_strength)
         tested = stamped(adapter, strength, found.figures, sampling.seed, seeds, alone=len(entries) == 1)
         sheet = as_image_batch(found.sheet)
         shown = with_pictures(cls, found.measure, found.pictures)

@@ -169,7 +169,8 @@ class TrainLora(io.ComfyNode):
         run = Run(
             run_name, save_every, measures, automatic=memory == AUTO, start_over=resume == "start over",
             note=chosen.note(), notes=(told, *hushed.notes), coverage=hushed.coverage, previews=previews, chosen=auto,
-            workflow=posted_workflow(cls), before=chosen.earlier(quiet != AUTO), contract=contract,
+            workflow=posted_workflow(cls), before=chosen.earlier(quiet != AUTO),
+            loud=chosen.loud() if chosen.quiet else None, contract=contract,
         )  # fmt: skip
         recipe = Recipe(lora, config, text, preserve=_patterns(preserve), validation=validation, neutral=hushed.prompts)
         trained = train_lora(Sources(model, clip, vae, dataset, prior_vae, start), recipe, run)

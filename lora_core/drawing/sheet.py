@@ -72,6 +72,14 @@ def stacked(top: Image.Image, bottom: Image.Image) -> Image.Image:
     return page
 
 
+def beside(left: Image.Image, right: Image.Image) -> Image.Image:
+    """Return both at their own size, `right` at the top of what is free."""
+    page = Image.new("RGB", (left.width + _GAP + right.width, max(left.height, right.height + 2 * _GAP)), _PAPER)
+    page.paste(left, (0, 0))
+    page.paste(right, (left.width + _GAP, _GAP))
+    return page
+
+
 def _fitted(picture: Image.Image, tile: int) -> Image.Image:
     if not tile:
         return picture

@@ -17,12 +17,14 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from itertools import chain
 from math import isfinite
 
 from ..adapter import TEXT_PREFIX
 
 ALL, TEXT, REST = "ALL", "TEXT", "REST"
 LIMIT = 20.0
+MOST_PARTS = 4
 
 _PREFIX = "diffusion_model."
 _UNET = (
@@ -101,6 +103,34 @@ def block_names(layers: Iterable[str]) -> list[str]:
         else str(Block(_short(group), *found[:1]))
         for group, found in sorted(numbers.items(), key=lambda item: item[0] in (REST, TEXT))
     ]  # fmt: skip
+
+
+def parts(layers: Iterable[str]) -> dict[str, list[str]]:
+    """Return layers by the name that a text has for their part of the model: groups of blocks, `MOST_PARTS` at most, or
+    thirds of the only group there is. Text encoders and what lies in no block are no part; none where there is only
+    one."""
+    groups: dict[str, dict[int, list[str]]] = {}
+    for layer in layers:
+        block = block_of(layer)
+        if block.group not in (TEXT, REST):
+            groups.setdefault(block.group, {}).setdefault(block.number or 0, []).append(layer)
+    if len(groups) == 1:
+        ((group, numbered),) = groups.items()
+        return _thirds(group, numbered)
+    found = {_short(group): list(chain.from_iterable(numbered.values())) for group, numbered in groups.items()}
+    largest = sorted(found, key=lambda name: -len(found[name]))[:MOST_PARTS]
+    return {name: found[name] for name in found if name in largest}
+
+
+def _thirds(group: str, numbered: Mapping[int, list[str]]) -> dict[str, list[str]]:
+    numbers, count = sorted(numbered), min(3, len(numbered))
+    if count < 2:
+        return {}
+    cuts = [numbers[i * len(numbers) // count : (i + 1) * len(numbers) // count] for i in range(count)]
+    return {
+        f"{Block(_short(group), own[0])}{f'-{own[-1]}' if own[1:] else ''}": [each for i in own for each in numbered[i]]
+        for own in cuts
+    }
 
 
 def strengths(text: str, layers: Iterable[str], family: str = "") -> dict[str, float]:

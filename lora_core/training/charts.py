@@ -50,7 +50,7 @@ def draw_charts(story: Story, thumbnails: Mapping[int, Image.Image]) -> Image.Im
     curve = draw_curve(story.losses, story.steps, _SIZE, marks(story.record, story.verdict.best))
     panels = [curve, _bands(story), _norms(story), _pictures(story, thumbnails)]
     if story.strength is not None and story.strength.points:
-        panels.append(_strengths(story.strength))
+        panels.append(draw_strengths(story.strength))
     sheet = Image.new("RGB", (2 * _SIZE[0], -(-len(panels) // 2) * _SIZE[1]), PAPER)
     for index, panel in enumerate(panels):
         sheet.paste(panel, (index % 2 * _SIZE[0], index // 2 * _SIZE[1]))
@@ -106,9 +106,10 @@ def _norms(story: Story) -> Image.Image:
     return image
 
 
-def _strengths(curve: StrengthCurve) -> Image.Image:
-    """Concept against what else changes, over the strengths, and where the suggestion lies."""
-    series = (("concept", VALIDATION, "concept"), ("leak", PRESERVATION, "what else changes"))
+def draw_strengths(curve: StrengthCurve, concept: str = "concept", suggests: bool = True) -> Image.Image:
+    """Draw the concept, or what stands for it, against what else changes, over the strengths, and where the suggestion
+    lies if it `suggests` one. `curve` has points."""
+    series = (("concept", VALIDATION, concept), ("leak", PRESERVATION, "what else changes"))
     image, pen = _panel([("by strength, of what there is at 1:", TEXT), *((words, c) for _, c, words in series)])
     left, top, right, bottom = _FRAME
     grid(pen, _FRAME)
@@ -118,7 +119,7 @@ def _strengths(curve: StrengthCurve) -> Image.Image:
     def at(strength: float, share: float) -> tuple[float, float]:
         return left + (right - left) * strength / last, bottom - (bottom - top) * max(share, 0.0) / high
 
-    found = curve.suggested()
+    found = curve.suggested() if suggests else None
     for name, colour, _ in series:
         pen.line([at(point.strength, getattr(point, name)) for point in curve.points], fill=colour, width=2)
         if found:

@@ -216,12 +216,15 @@ class Choices:
         where = "" if preset.quiet else ", as was right for the demo base; it was not measured on this family"
         return f"{found}; under quiet directions the learning rate is {preset.quiet_rate:g} times that without{where}"
 
+    def loud(self) -> Choices:
+        """Return the same without quiet directions."""
+        return replace(self, quiet=False, learning_rate=self.loud_rate)
+
     def earlier(self, quiet_chosen: bool = False) -> tuple[Choices, ...]:
         """Return all else that auto has meant, with which runs may have been begun: the timesteps of version 0.1.0, and
         no quiet directions unless a person has chosen them."""
         law = preset_of(self.family).law_before if "timesteps" in self.automatic else None
-        loud = replace(self, quiet=False, learning_rate=self.loud_rate) if self.quiet and not quiet_chosen else None
-        rates = [self, *([loud] if loud else [])]
+        rates = [self, *([self.loud()] if self.quiet and not quiet_chosen else [])]
         laws = [replace(each, timesteps=law[0], shift=law[1]) for each in rates] if law else []
         return (*rates[1:], *laws)
 

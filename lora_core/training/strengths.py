@@ -8,7 +8,7 @@ the share by which unrelated pictures change when they are drawn.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -79,6 +79,55 @@ class StrengthCurve:
 
 
 @dataclass(frozen=True)
+class Looked:
+    """Holds what was seen of a LoRA: how far it is from its concept, the measure that counts first, and its answers on
+    neutral captions."""
+
+    far: tuple[float, ...]
+    answers: Sequence[Tensor]
+
+
+@dataclass(frozen=True)
+class Ends:
+    """Tells what there is as shares of what `full` has beyond `base`. A measure by which that is no nearer to the
+    concept does not count."""
+
+    base: Looked
+    full: Looked
+
+    @property
+    def gains(self) -> list[float]:
+        return [before - after for before, after in zip(self.base.far, self.full.far, strict=True)]
+
+    @property
+    def apart(self) -> bool:
+        """Return whether there is anything to have shares of."""
+        return self.gains[0] > 0 and apart(self.full.answers, self.base.answers) > 0
+
+    def point(self, strength: float, own: Looked) -> StrengthPoint:
+        measured = zip(self.base.far, own.far, self.gains, strict=True)
+        concept = min((before - after) / gain for before, after, gain in measured if gain > 0)
+        leak = apart(own.answers, self.base.answers) / apart(self.full.answers, self.base.answers)
+        return StrengthPoint(strength, concept, leak)
+
+
+def curve_of(found: Mapping[float, Looked], pictures: int, captions: int) -> StrengthCurve:
+    """Return the curve of what was seen at 0 and at each of `STRENGTHS`."""
+    ends = Ends(found[0.0], found[1.0])
+    if not ends.apart:
+        return StrengthCurve((), pictures, captions)
+    points = tuple(ends.point(*each) for each in found.items())
+    return StrengthCurve(points, pictures, captions, exaggerated=min(ends.gains) <= 0)
+
+
+def few(prompts: Sequence[str]) -> tuple[str, ...]:
+    """Return `MOST_CAPTIONS` of the prompts at most, spread over all that are not empty."""
+    found = tuple(filter(None, prompts))
+    count = min(MOST_CAPTIONS, len(found))
+    return tuple(found[number * len(found) // count] for number in range(count))
+
+
+@dataclass(frozen=True)
 class Scale:
     """Looks at the LoRA of a run, whose network is attached, at any strength. `tick` is called between forwards and may
     raise."""
@@ -96,29 +145,16 @@ class Scale:
         shown = list(dict.fromkeys(draw.picture for draw in draws))[:MOST_PICTURES]
         draws, neutral = [draw for draw in draws if draw.picture in shown], neutral[:MOST_CAPTIONS]
         found = {strength: self._looked(strength, draws, neutral) for strength in (0.0, *STRENGTHS)}
-        (base_loss, base_error, base), (loss, error, full) = found[0.0], found[1.0]
-        gains, leak = (base_loss - loss, base_error - error), _apart(full, base)
-        if gains[0] <= 0 or not leak:
-            return StrengthCurve((), len(shown), len(neutral))
+        return curve_of(found, len(shown), len(neutral))
 
-        def point(strength: float, own_loss: float, own_error: float, answers: list[Tensor]) -> StrengthPoint:
-            kept = (base_loss - own_loss) / gains[0]
-            kept = min(kept, (base_error - own_error) / gains[1]) if gains[1] > 0 else kept
-            return StrengthPoint(strength, kept, _apart(answers, base) / leak)
-
-        points = tuple(point(strength, *each) for strength, each in found.items())
-        return StrengthCurve(points, len(shown), len(neutral), exaggerated=gains[1] <= 0)
-
-    def _looked(
-        self, strength: float, draws: Sequence[Draw], neutral: Sequence[tuple[int, Any]]
-    ) -> tuple[float, float, list[Tensor]]:
-        """The mean loss, the mean error of the guided answer, and the answers on neutral captions."""
+    def _looked(self, strength: float, draws: Sequence[Draw], neutral: Sequence[tuple[int, Any]]) -> Looked:
+        """By the mean loss, and by the mean error of the guided answer."""
         of = self.config, self.state, self.denoiser, self.samples, not strength, self.tick
         look = partial(guided.errors, cfg=self.cfg, tick=self.tick)
         with self._at(strength):
             losses = validation.measure(draws, *of)
             errors = validation.measure(guided.plan(draws), *of, look)
-            return mean(losses), mean(errors), [self._answer(*each) for each in neutral]
+            return Looked((mean(losses), mean(errors)), [self._answer(*each) for each in neutral])
 
     def _answer(self, picture: int, condition: Any) -> Tensor:
         x0 = self.samples[picture].latent[None]
@@ -138,7 +174,8 @@ class Scale:
             yield
 
 
-def _apart(answers: Sequence[Tensor], base: Sequence[Tensor]) -> float:
+def apart(answers: Sequence[Tensor], base: Sequence[Tensor]) -> float:
+    """Return the root mean square difference of answers."""
     return sqrt(mean(float((a - b).square().mean()) for a, b in zip(answers, base, strict=True)))
 
 

@@ -30,6 +30,7 @@ from lora_loom.nodes.convert_lora import ConvertLora
 from lora_loom.nodes.interference import LoraInterference
 from lora_loom.nodes.load_stack import LoadLoraStack
 from lora_loom.nodes.merge_lora import MergeLora
+from lora_loom.nodes.passport import LoraPassport
 from lora_loom.nodes.resize_lora import ResizeLora
 from lora_loom.nodes.train_lora import TrainLora
 from safetensors.torch import save_file
@@ -229,6 +230,8 @@ CALLS: dict[str, Callable[[str], Any]] = {
     "convert, fingerprint": lambda name: ConvertLora.fingerprint_inputs(lora=name),
     "resize, validate": lambda name: ResizeLora.validate_inputs(lora_name=name),
     "resize, fingerprint": lambda name: ResizeLora.fingerprint_inputs(lora_name=name),
+    "passport, validate": lambda name: LoraPassport.validate_inputs(lora=name),
+    "passport, fingerprint": lambda name: LoraPassport.fingerprint_inputs(lora=name),
 }
 
 
@@ -266,7 +269,7 @@ def test_every_node_that_names_a_lora_is_among_them() -> None:
         for field in node.GET_SCHEMA().inputs
         if re.fullmatch(r"lora|lora_name|lora_\d|continue_from|rows", field.id)
     }
-    assert named == {"LoadLoraStack", "TrainLora", "ConvertLora", "ResizeLora"}
+    assert named == {"LoadLoraStack", "TrainLora", "ConvertLora", "ResizeLora", "LoraPassport"}
 
 
 def test_a_link_is_told_with_where_it_leads(loras: Path) -> None:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,10 @@ import torch
 from demo import shapes
 from harness.calls import encode, run_node
 from harness.layers import apply_layers
+from harness.runs import cancelled, on_forward
 from lora_loom.lora_core.adapter import Adapter
 from lora_loom.lora_core.analysis.leakage import CLASS, CONCEPT, NEUTRAL
+from lora_loom.lora_core.families.blocks import parts
 from lora_loom.lora_core.files import guard
 from lora_loom.lora_core.files.lineage import CONTENT
 from lora_loom.lora_core.stack.weighted import exact_sum
@@ -33,7 +36,7 @@ import nodes
 QUESTIONS = {
     "trigger": "heart", "prompts": "a red heart on a white background", "class_words": "circle",
     "neutral": "a blue square on a yellow background", "negative": "", "seeds": 2, "seed": 3, "width": 64, "height": 64,
-    "steps": 6, "cfg": 2.0, "sampler_name": "euler", "scheduler": "simple", "strength": 1.0,
+    "steps": 6, "cfg": 2.0, "sampler_name": "euler", "scheduler": "simple", "strength": 1.0, "suggest_strength": False,
 }  # fmt: skip
 
 
@@ -57,7 +60,14 @@ def report(trio: Any, adapter: Adapter | None = None, **changes: Any) -> tuple[s
     return text, page, json.loads(figures)
 
 
-def trained(trio: Any, data: Any, preservation: float) -> Adapter:
+@pytest.fixture(scope="module")
+def trained(models, data) -> Callable[[float], Adapter]:
+    """A LoRA by its weight of preservation."""
+    trio = models("wan_demo")
+    return cache(partial(_trained, trio, data))
+
+
+def _trained(trio: Any, data: Any, preservation: float) -> Adapter:
     return run_node(
         TrainLora, model=trio.model, clip=trio.clip, vae=trio.vae, dataset=data, steps=50, rank=8, alpha=8.0,
         learning_rate=5e-3, targets="attention", seed=1, batch_size=2, accumulation=1, run_name="report",
@@ -88,9 +98,9 @@ def test_a_lora_that_drowns_the_weights_is_told(models, random_adapter) -> None:
     assert " is far too loud: its change of diffusion_model." in text and " is 30 times as large" in text
 
 
-def test_preservation_leaks_less(models, data) -> None:
+def test_preservation_leaks_less(models, trained) -> None:
     trio = models("wan_demo")
-    free, held = (report(trio, trained(trio, data, weight))[2]["leakage"] for weight in (0.0, 1.0))
+    free, held = (report(trio, trained(weight))[2]["leakage"] for weight in (0.0, 1.0))
     assert held[CONCEPT]["latent"] > 0.2, "it has learned something"
     for group in (CLASS, NEUTRAL):
         assert held[group]["latent_ratio"] < 0.8 * free[group]["latent_ratio"], group
@@ -116,6 +126,50 @@ def test_memorisation_names_the_planted_picture(models, random_adapter, data) ->
     (near,) = [figures["memorisation"]["samples"][n] for n in figures["memorisation"]["near"]]
     assert figures["memorisation"]["pictures"][near["index"]] == "planted.png" and near["distance"] < 0.01
     assert "near" in text and "planted.png" in text
+
+
+QUICK = {"seeds": 1, "steps": 1, "suggest_strength": True}
+
+
+def test_the_strength_to_use_it_at(models, trained, data) -> None:
+    """The curve is the LoRA's own, by pictures of the data set; a part of its blocks that does nothing can be left
+    out, and the adapter that comes out says at which strength it is used."""
+    trio, adapter = models("wan_demo"), trained(0.0)
+    text, page, figures, stamped = run_node(
+        LoraReport, model=trio.model, clip=trio.clip, vae=trio.vae, adapter=adapter, dataset=data,
+        **{**QUESTIONS, **QUICK},
+    )  # fmt: skip
+    found = json.loads(figures)["strength"]
+    assert found["by"] == "pictures" and [p["strength"] for p in found["points"]] == [0, 0.25, 0.5, 0.75, 1, 1.25]
+    assert [found["points"][i][kind] for kind in ("concept", "leak") for i in (0, 4)] == [0, 1, 0, 1]
+    leaks = [p["leak"] for p in found["points"]]
+    assert leaks == sorted(leaks) and 0.3 < leaks[2] < 0.8 and 0 < found["suggested"]["strength"] <= 1
+    header = stamped.metadata
+    assert header["modelspec.usage_hint"] == found["hint"] and f"{found['hint']}." in text
+    assert float(header["lora_loom.strength"]) == found["suggested"]["strength"]
+    assert {part["part"]: part["leak"] < 1 for part in found["parts"]} and page.shape[2] > 512
+
+
+def test_a_cancel_is_heard_while_strengths_are_measured(models, random_adapter, data) -> None:
+    trio = models("wan_demo")
+    drawn = 2 * 3  # forwards of a step of each prompt, without and with the LoRA
+    with cancelled(trio, drawn + 10), on_forward(trio) as forwards:
+        report(trio, random_adapter(trio.model), dataset=data, **{**QUICK, "cfg": 1.0})
+    assert len(forwards) < drawn + 14
+
+
+def test_without_pictures_a_change_is_told_and_no_strength_suggested(models, random_adapter) -> None:
+    trio = models("wan_demo")
+    adapter = random_adapter(trio.model, size=0.1)
+    first = next(iter(parts(adapter.layers)))
+    still = set(parts(adapter.layers)[first])
+    layers = {n: replace(layer, alpha=1e-9) if n in still else layer for n, layer in adapter.layers.items()}
+    text, _, figures = report(trio, replace(adapter, layers=layers), **QUICK)
+    found = figures["strength"]
+    assert found["by"] == "change" and found["suggested"] is None and "connect them as dataset" in text
+    (silent,) = [part for part in found["parts"] if part["part"] == first]
+    assert silent["concept"] == pytest.approx(1, abs=1e-3) and silent["leak"] == pytest.approx(1, abs=1e-3)
+    assert all(part["leak"] < 0.99 for part in found["parts"] if part["part"] != first)
 
 
 def sample_of(trio: Any, adapter: Adapter) -> torch.Tensor:

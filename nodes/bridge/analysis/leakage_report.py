@@ -13,12 +13,14 @@ from torch import Tensor
 
 from ....lora_core.adapter import TEXT_PREFIX
 from ....lora_core.analysis import leakage, memorisation
+from ....lora_core.analysis.suggestion import Suggestion
 from ....lora_core.data.captions import literal
 from ....lora_core.data.dataset import Dataset
 from ....lora_core.data.prompts import with_trigger, without_trigger
 from ....lora_core.drawing.measure import Measure, Table
-from ....lora_core.drawing.sheet import SheetRow, sheet
+from ....lora_core.drawing.sheet import SheetRow, beside, sheet
 from ....lora_core.files.metadata import HINT
+from ....lora_core.training.charts import draw_strengths
 from ..host.node_outputs import as_picture
 from ..host.progress import Progress
 from ..host.wires import Clip, Model, Vae
@@ -27,6 +29,7 @@ from ..stack.apply_stack import apply_entries, describe
 from ..stack.bypass_injection import uncalled
 from ..stack.entries import Entry
 from ..stack.loudness import too_loud
+from .suggestion import Asked, suggestion
 
 NEUTRAL = ("a mountain landscape with a lake", "a bowl of fruit on a table", "a street in a city at night")
 _TILE = 256
@@ -69,14 +72,16 @@ class Report:
 
 def report(
     model: Model, clip: Clip, vae: Vae, entries: Sequence[Entry], questions: Questions, sampling: Sampling,
-    data: Dataset | None,
+    data: Dataset | None, suggests: bool = True,
 ) -> Report:  # fmt: skip
-    """Draw every prompt from every seed with the base model and with the LoRAs.
+    """Draw every prompt from every seed with the base model and with the LoRAs. `suggests` is whether the strength to
+    use them at is measured as well.
 
     Raises ValueError when no trigger word is known or no LoRA is given.
     """
     check_size(vae, sampling.width, sampling.height)
-    asked = _prompts(questions, _trigger(questions, entries, data))
+    trigger = _trigger(questions, entries, data)
+    asked = _prompts(questions, trigger)
     changed = apply_entries(model, clip, entries)[:2]
     drawn = _drawn((model, clip), changed, vae, entries, asked, questions, sampling)
     groups = {group: [each.change for each in drawn if each.group == group] for group, _ in asked}
@@ -85,13 +90,34 @@ def report(
     loud, shown = [f"{line}." for line in too_loud(entries, model, clip)], leaked.measure()
     hints = [f"{entry.name}: {entry.adapter.metadata[HINT]}" for entry in entries if HINT in entry.adapter.metadata]
     lines, rows = [describe(entries, True), *hints, *loud, *missed, leaked.report()], _rows(drawn)
-    figures, shown = {"leakage": leaked.figures()}, replace(shown, advice=" ".join(filter(None, (*loud, shown.advice))))
+    figures: dict[str, object] = {"leakage": leaked.figures()}
+    shown = replace(shown, advice=" ".join(filter(None, (*loud, shown.advice))))
     if data is not None:
         copied, more, numbers, table = _memorised(drawn, data)
         lines, rows, figures = [*lines, copied], [*rows, *more], {**figures, "memorisation": numbers}
         said = " ".join(filter(None, (shown.advice, copied.partition("\n")[0])))
         shown = replace(shown, advice=said, tables=(*shown.tables, table))
-    return Report("\n\n".join(lines), sheet(rows, tile=_TILE), json.dumps(figures, indent=1), shown, rows)
+    page = sheet(rows, tile=_TILE)
+    if suggests:
+        told = tuple(prompt for group, prompt in asked if group == leakage.CONCEPT)
+        about = Asked(told, trigger, questions.words, questions.negative, sampling)
+        found = suggestion((model, clip), vae, entries, data, about)
+        lines, figures, shown, page = _suggested(found, lines, figures, shown, page)
+    return Report("\n\n".join(lines), page, json.dumps(figures, indent=1), shown, rows)
+
+
+def _suggested(
+    found: Suggestion | str, lines: list[str], figures: dict[str, object], shown: Measure, page: Image.Image
+) -> tuple[list[str], dict[str, object], Measure, Image.Image]:
+    """The parts of a report with what is suggested, which follows the line about the LoRA itself."""
+    if isinstance(found, str):
+        return [*lines, found], figures, shown, page
+    said = " ".join(filter(None, (found.advice(), shown.advice)))
+    shown = replace(shown, advice=said, tables=(*shown.tables, *found.tables()), curve=found.chart())
+    if found.curve.points:
+        chart = draw_strengths(found.curve, "concept" if found.seen else "change with the trigger", found.seen)
+        page = beside(page, chart)
+    return [lines[0], found.report(), *lines[1:]], {**figures, "strength": found.figures()}, shown, page
 
 
 def _trigger(questions: Questions, entries: Sequence[Entry], data: Dataset | None) -> str:

@@ -74,6 +74,10 @@ class Progress:
         self.notes = (note, *self.notes)
         self.say("")
 
+    def corrects(self, note: str, by: str, chosen: Mapping[str, str]) -> None:
+        """Show another note in the place of one from now on, and what automatic inputs stand for."""
+        self.notes, self.chosen = tuple(by if each == note else each for each in self.notes), dict(chosen)
+
     def time_left(self, done: int, total: int) -> str:
         seconds = (time.monotonic() - self.started) / max(done - self.done_before, 1) * (total - done)
         return f"{int(seconds // 60)}:{int(seconds % 60):02d} left"

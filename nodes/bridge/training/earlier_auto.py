@@ -59,14 +59,21 @@ def _told(run: Run, before: Choices, recipe: Recipe, begun: Recipe) -> Run:
 
 
 def _with(recipe: Recipe, before: Choices, text_follows: bool) -> Recipe:
-    objective = replace(recipe.train.objective, timesteps=before.timesteps, shift=before.shift)
-    train = replace(recipe.train, objective=objective, learning_rate=before.learning_rate)
+    recipe = rated(recipe, before, text_follows)
+    if before.quiet or not recipe.train.quiet:
+        return recipe
+    return replace(recipe, train=recipe.train.loud(), neutral=())
+
+
+def rated(recipe: Recipe, choices: Choices, text_follows: bool) -> Recipe:
+    """Return the recipe with the timesteps and learning rates of other choices; the rate of text encoders goes with the
+    model's where it `text_follows` it."""
+    objective = replace(recipe.train.objective, timesteps=choices.timesteps, shift=choices.shift)
+    train = replace(recipe.train, objective=objective, learning_rate=choices.learning_rate)
     text = recipe.text
     if text and text_follows:
-        text = replace(text, learning_rate=before.learning_rate / 2)
-    if before.quiet or not train.quiet:
-        return replace(recipe, train=train, text=text)
-    return replace(recipe, train=train.loud(), text=text, neutral=())
+        text = replace(text, learning_rate=choices.learning_rate / 2)
+    return replace(recipe, train=train, text=text)
 
 
 def _same(past: Mapping[str, Any], sources: Sources, recipe: Recipe) -> bool:

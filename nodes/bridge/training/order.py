@@ -26,8 +26,9 @@ from .run_progress import RunProgress
 class Run:
     """Holds the settings of a run that do not change what is learned. `automatic` takes further `measures` when these
     do not fit into memory. `note` and `notes` stay on the node, `chosen` in the fields of what was left to the run, by
-    name, and `workflow`, of the front end, in the run's folder. `before` is all else that auto has meant, and
-    `coverage` tells of its neutral prompts. `contract` is what is said of the LoRA in its header."""
+    name, and `workflow`, of the front end, in the run's folder. `before` is all else that auto has meant, `loud`
+    what it means if there are no quiet directions to be had, and `coverage` tells of its neutral prompts. `contract` is
+    what is said of the LoRA in its header."""
 
     name: str = "lora"
     save_every: int = 250
@@ -40,6 +41,7 @@ class Run:
     chosen: Mapping[str, str] = field(default_factory=dict)
     workflow: Mapping[str, Any] | None = None
     before: tuple[Choices, ...] = ()
+    loud: Choices | None = None
     coverage: str = ""
     contract: Contract | None = None
 

@@ -10,8 +10,9 @@ from torch import Tensor
 from ....lora_core.quiet.directions import Quieting, UnfitError
 from ..host.wires import Model
 from ..model.denoiser import ComfyDenoiser
-from ..quiet.choice import LOUD
+from ..quiet.choice import LOUD, OFF
 from ..quiet.directions import find
+from .earlier_auto import rated
 from .order import Order
 from .run_folders import tell
 
@@ -35,13 +36,28 @@ def quieted(
     try:
         found = find(patcher, denoiser, order.subject.layers, encoded, usual, tick)
     except UnfitError as reason:
-        tell(progress, f"{LOUD}: {reason}")
-        return loud(order), None
+        order = loud(order)
+        at = (
+            f". Its learning rate is {order.recipe.train.learning_rate:g}"
+            if "learning_rate" in order.run.chosen
+            else ""
+        )
+        tell(progress, f"{LOUD}: {reason}{at}")
+        return order, None
     progress.keep(f"quiet: directions of {order.run.coverage}{'; kept from before' if found.cached else ''}")
     shared = {id(own): own.quieting(mu) for own in found.layers.values()}
     return order, {name: shared[id(own)] for name, own in found.layers.items()}
 
 
 def loud(order: Order) -> Order:
-    """The same without quiet directions."""
-    return replace(order, recipe=replace(order.recipe, train=order.recipe.train.loud()))
+    """Return the same without quiet directions, at the learning rate that auto has without them; said on the node."""
+    recipe, run = order.recipe, order.run
+    if run.loud is not None:
+        follows = "text_learning_rate" in run.chosen
+        recipe = rated(recipe, run.loud, follows)
+        chosen = {**run.chosen, **run.loud.chosen(), **({"quiet": OFF} if "quiet" in run.chosen else {})}
+        if recipe.text and follows:
+            chosen["text_learning_rate"] = f"{recipe.text.learning_rate:g}"
+        run = replace(run, note=run.loud.note(), chosen=chosen, coverage="")
+        order.progress.corrects(order.run.note, run.note, chosen)
+    return replace(order, recipe=replace(recipe, train=recipe.train.loud()), run=run)

@@ -9,7 +9,7 @@ from node_helpers import conditioning_set_values
 from torch import Tensor
 
 from ....lora_core.training.config import Recipe, Validation
-from ....lora_core.training.strengths import MOST_CAPTIONS, Scale, StrengthCurve
+from ....lora_core.training.strengths import Scale, StrengthCurve, few
 from ....lora_core.training.validation import Draw
 from ..model.denoiser import ComfyDenoiser
 from ..quiet.choice import prompts_for
@@ -39,9 +39,7 @@ def prompts(sources: Sources, recipe: Recipe) -> tuple[str, ...]:
     if not recipe.validation or not recipe.validation.held_out:
         return ()
     found = recipe.neutral or prompts_for(sources.model, sources.dataset, recipe.preserve, "").prompts
-    found = tuple(filter(None, found))
-    count = min(MOST_CAPTIONS, len(found))
-    return tuple(found[number * len(found) // count] for number in range(count))
+    return few(found)
 
 
 def asked(

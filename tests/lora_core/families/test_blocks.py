@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from lora_loom.lora_core.families.blocks import PRESETS, VECTORS, block_names, block_of, strengths
+from lora_loom.lora_core.families.blocks import PRESETS, VECTORS, block_names, block_of, parts, strengths
 from lora_loom.lora_core.families.table import FAMILIES
 
 
@@ -43,6 +43,30 @@ def test_nothing_said_is_one_everywhere() -> None:
 )
 def test_names_of_blocks(layers: list[str], names: list[str]) -> None:
     assert block_names(layers) == names
+
+
+WAN = [f"diffusion_model.blocks.{i}.{kind}" for kind in ("q", "k") for i in (0, 1, 2, 3, 9)]
+MANY = [f"diffusion_model.{kind}_blocks.{i}.q" for n, kind in enumerate("abcde") for i in range(n + 1)]
+
+
+@pytest.mark.parametrize(
+    ("layers", "names"),
+    [
+        (SD15, ["IN", "MID", "OUT"]),
+        (FLUX, ["double", "single"]),
+        (WAN, ["blocks.0", "blocks.1-2", "blocks.3-9"]),
+        (WAN[:2], ["blocks.0", "blocks.1"]),
+        (MANY, ["b", "c", "d", "e"]),
+        (WAN[:1], []),
+        (["diffusion_model.head", "text_encoders.clip_l.q"], []),
+    ],
+)
+def test_parts_are_named_as_a_text_names_them(layers: list[str], names: list[str]) -> None:
+    found = parts(layers)
+    assert list(found) == names
+    for name, own in found.items():
+        factors = strengths(f"{name}=0", layers)
+        assert own and {layer for layer, factor in factors.items() if not factor} == set(own)
 
 
 @pytest.mark.parametrize(

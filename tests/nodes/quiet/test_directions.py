@@ -17,6 +17,7 @@ from lora_loom.lora_core.quiet.directions import Directions
 from lora_loom.lora_core.quiet.sketch import Sketch
 from lora_loom.lora_core.training.inject import Factors
 from lora_loom.nodes.bridge.model.encoding_cache import cache_folder
+from lora_loom.nodes.bridge.training.run_progress import RunProgress
 
 pytestmark = pytest.mark.usefixtures("runs", "few")
 LOUD = "this run trains without quiet directions"
@@ -32,10 +33,15 @@ def known() -> list[dict[str, Directions]]:
     return [found for path in (cache_folder() / "quiet").glob("*.safetensors") if (found := kept.read(path))]
 
 
-def told(runs: Path) -> list[dict[str, Any]]:
-    """How all runs are trained, in the order in which they were begun."""
+def begun(runs: Path) -> list[dict[str, Any]]:
+    """The settings of all runs, in the order in which they were begun."""
     files = sorted(runs.glob("*/run.json"), key=lambda path: path.stat().st_mtime_ns)
-    return [json.loads(path.read_text("utf-8"))["settings"]["train"] for path in files]
+    return [json.loads(path.read_text("utf-8"))["settings"] for path in files]
+
+
+def told(runs: Path) -> list[dict[str, Any]]:
+    """How they are trained."""
+    return [settings["train"] for settings in begun(runs)]
 
 
 def test_auto_follows_the_trigger(models, data, named, runs: Path) -> None:
@@ -155,6 +161,24 @@ def test_without_directions_a_run_goes_on_loud(models, named, runs: Path, caplog
     assert found.loss_map == wanted.loss_map and "lora_loom.quiet" not in found.adapter.metadata
     assert f"warning: {LOUD}: " in caplog.text and said in caplog.text
     assert not any("quiet" in each for each in told(runs))
+
+
+def test_a_run_that_goes_on_loud_has_the_rate_of_a_loud_one(models, named, runs: Path, caplog: Any) -> None:
+    """Which auto makes three times as high for quiet directions, on the model and on text encoders."""
+    trio, auto = models("sd15"), {"learning_rate": 0.0, "text_rank": 2, "steps": 1}
+    end, ends = RunProgress.end, []
+    with pytest.MonkeyPatch.context() as patched, caplog.at_level("INFO", "lora_loom"):
+        _not_finite(patched)
+        patched.setattr(RunProgress, "end", lambda self, text: ends.append(end(self, text)) or ends[-1])
+        train(trio, named, **QUIET, **auto)
+    assert "auto for SD 1.5: learning rate 0.0001" in ends[0] and "times that without" not in ends[0]
+    train(trio, named, quiet="off", run_name="off", **auto)
+    train(trio, named, run_name="quiet", **QUIET, **auto)
+    found, wanted, quiet = begun(runs)
+    for part in ("train", "text"):
+        rates = [each[part]["learning_rate"] for each in (found, wanted, quiet)]
+        assert rates[0] == rates[1] == pytest.approx(rates[2] / 3), part
+    assert f". Its learning rate is {wanted['train']['learning_rate']:g}" in caplog.text
 
 
 def test_a_list_that_is_all_trigger_is_said(models, tmp_path: Path, caplog: Any) -> None:
