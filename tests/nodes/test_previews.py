@@ -27,7 +27,7 @@ import nodes
 
 TRIGGER = "sks"
 pytestmark = pytest.mark.usefixtures("runs")
-train = partial(run, alpha=4.0, learning_rate=0.1, lr_schedule="constant", preserve="cat")
+train = partial(run, alpha=4.0, learning_rate=0.1, lr_schedule="constant", preserve="cat", quiet="off")
 SAMPLING = {"width": 64, "height": 96, "steps": 3, "cfg": 2.5, "sampler_name": "euler_ancestral", "scheduler": "simple"}
 
 
