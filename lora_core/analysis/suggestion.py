@@ -1,4 +1,4 @@
-"""What LoRA Report suggests: the strength to use a LoRA at, and which part of its blocks to leave out."""
+"""Words what LoRA Report suggests: the strength to use a LoRA at, and which part of its blocks to leave out."""
 
 from __future__ import annotations
 

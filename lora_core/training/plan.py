@@ -51,7 +51,7 @@ class Measures:
 
 @dataclass(frozen=True)
 class QuietNeed:
-    """What quiet directions take: bytes that are `kept` on the device while they are trained in, bytes of the
+    """Holds what quiet directions take: bytes that are `kept` on the device while they are trained in, bytes of the
     `sketches` that they are made of, which are gone before the first step, and `forwards` of one picture for those."""
 
     kept: int = 0

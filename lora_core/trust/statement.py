@@ -35,7 +35,7 @@ _GENERATIONS = 16  # of parents that are repeated in the predicate
 
 
 class Subject(NamedTuple):
-    """What is signed: the sha256 of the data section, 64 hex digits, the table of tensors, and the header's texts."""
+    """Holds what is signed: sha256 of the data section, 64 hex digits, the table of tensors, and the header's texts."""
 
     digest: str
     tensors: Mapping[str, TensorInfo]

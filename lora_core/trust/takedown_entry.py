@@ -123,7 +123,7 @@ def _is_day(value: Any) -> bool:
 
 
 def _message(said: Any) -> bytes:
-    """What is signed: a line of its own before the canonical JSON (RFC 8785) of all but the signature."""
+    """Return what is signed: a line of its own before the canonical JSON (RFC 8785) of all but the signature."""
     rest = {key: value for key, value in said.items() if key != "signature"} if isinstance(said, dict) else said
     return _SIGNED_FOR + canonical.text(rest).encode()
 

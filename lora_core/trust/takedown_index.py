@@ -74,7 +74,7 @@ def read(path: Path, cache: Cache | None = None) -> Index:
 
 
 class _Found:
-    """What the blocks of a file so far have."""
+    """Holds what the blocks of a file so far have."""
 
     def __init__(self) -> None:
         self.lines = self.bad = 0

@@ -1,4 +1,4 @@
-"""What LoRA Report measured, written into the contract of the adapter that it was measured on."""
+"""Writes what LoRA Report measured into the contract of the adapter that it was measured on."""
 
 from __future__ import annotations
 

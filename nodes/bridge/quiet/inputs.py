@@ -1,4 +1,4 @@
-"""What layers are given in a forward, and which are given the very same."""
+"""Watches what layers are given in a forward, and which are given the very same."""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ log = logging.getLogger("lora_loom")
 
 @dataclass(frozen=True)
 class Signing:
-    """What signs a file, and the line that says so."""
+    """Holds what signs a file, and the line that says so."""
 
     seal: Seal
     note: str

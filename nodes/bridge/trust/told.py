@@ -1,4 +1,4 @@
-"""What a stack says of its files before they are applied: contracts, signatures, takedown lists."""
+"""Tells what a stack says of its files before they are applied: contracts, signatures, takedown lists."""
 
 from __future__ import annotations
 

@@ -9,6 +9,8 @@ import time
 import pytest
 from lora_loom.lora_core.trust import ed25519
 from lora_loom.lora_core.trust.ed25519 import ORDER, P, is_key, public_key, sign, verify
+from nacl.exceptions import BadSignatureError
+from nacl.signing import SigningKey, VerifyKey
 
 RFC8032 = [  # section 7.1: secret, public key, message, signature
     (
@@ -137,11 +139,10 @@ def test_other_lengths_are_refused(size: int) -> None:
 
 
 def test_random_cases_equal_libsodium() -> None:
-    signing = pytest.importorskip("nacl.signing")
     draw = random.Random(0)
     for number in range(40):
         seed, message = draw.randbytes(32), draw.randbytes(number * 5)
-        key = signing.SigningKey(seed)
+        key = SigningKey(seed)
         made = sign(seed, message)
         assert (bytes(key.verify_key), key.sign(message).signature) == (public_key(seed), made)
         broken = flipped(made, draw.randrange(512))
@@ -150,9 +151,6 @@ def test_random_cases_equal_libsodium() -> None:
 
 def test_strange_signatures_are_judged_as_by_libsodium() -> None:
     """Keys, commitments and numbers at all the edges, signed for by whoever has the secret."""
-    nacl = pytest.importorskip("nacl.signing")
-    from nacl.exceptions import BadSignatureError
-
     numbers = [0, 1, ORDER - 1, ORDER, ORDER + 1, 2**252, 2**256 - 1]
     points = [bytes.fromhex(each) for each in LOW_ORDER] + [public_key(SEED)]
     for key in points:
@@ -160,7 +158,7 @@ def test_strange_signatures_are_judged_as_by_libsodium() -> None:
             for number in numbers:
                 made = commitment + number.to_bytes(32, "little")
                 try:
-                    nacl.VerifyKey(key).verify(MESSAGE, made)
+                    VerifyKey(key).verify(MESSAGE, made)
                     theirs = True
                 except BadSignatureError:
                     theirs = False
