@@ -65,7 +65,7 @@ def without_picture_hashes(metadata: Mapping[str, str]) -> dict[str, str]:
 
 def _without_prompts(settings: str) -> str:
     """Take neutral prompts out, among which are words of captions."""
-    found = table_of(settings)
+    found = table_of(settings, int)
     recipe = found.get("recipe")
     if isinstance(recipe, dict):
         recipe.pop("neutral", None)
@@ -75,7 +75,7 @@ def _without_prompts(settings: str) -> str:
 def _without(settings: str, *names: str) -> str:
     """Take `names` out of the data set in the text `settings`, and out of each of its sets. Of what is no settings at
     all nothing is left."""
-    found = table_of(settings)
+    found = table_of(settings, int)
     dataset = found.get("dataset")
     sets = dataset.get("sets") if isinstance(dataset, dict) else None
     for part in (dataset, *(sets if isinstance(sets, list) else ())):

@@ -201,3 +201,8 @@ def test_what_is_worth_least_goes_first(tags: int, pictures: int, left_out: tupl
         assert size > save.MAX_HEADER - 1000, "no more is left out than must be"
     assert ("pictures" in RecipeRecord.from_json(read[SETTINGS]).dataset["sets"][0]) == (len(left_out) < 3)
     assert read["modelspec.title"] == "t" and "modelspec.thumbnail" not in read
+
+
+def test_redacted_settings_keep_a_seed_with_all_its_digits() -> None:
+    settings = json.dumps({"dataset": {"pictures": ["a"]}, "recipe": {"seed": 2**64 - 1, "neutral": ["a cat"]}})
+    assert json.loads(redacted({SETTINGS: settings})[SETTINGS]) == {"dataset": {}, "recipe": {"seed": 2**64 - 1}}
