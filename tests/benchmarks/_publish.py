@@ -45,7 +45,8 @@ def readme_row(results: Results, concepts: Sequence[str]) -> str:
 
     said = "overlap with the truth, up to 1; change of unrelated pictures, 0 to 255"
     cells = (cell(DEFAULT), cell(NATIVE), *["not measured"] * 3)
-    return f"| Learns, and leaks ([measured](docs/figures.md#learning)): {said} | {' | '.join(cells)} |\n"
+    what = "Learns, and leaks, on the demo base with *quiet* ([measured](docs/figures.md#learning))"
+    return f"| {what}: {said} | {' | '.join(cells)} |\n"
 
 
 def section(results: Results, concepts: Sequence[str]) -> str:
