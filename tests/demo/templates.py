@@ -30,7 +30,7 @@ VALUES: dict[str, dict[str, Any]] = {
         "steps": 900, "rank": 8, "alpha": 8.0, "learning_rate": 0.003, "targets": "attention", "batch_size": 8,
         "run_name": "heart", "gradient_checkpointing": False,
         "preserve": "arrow, circle, square, triangle, ring, cross, diamond, hexagon, crescent, bar, star",
-        "preservation": 1.0,
+        "preservation": 1.0, "quiet": "off",
     },
     "LoraLoom_SaveLora": {"overwrite": True},
     "LoraLoom_LoadLoraStack": {"rows": f"<lora:{FOLDER}/heart:1>\n<lora:{FOLDER}/arrow:1>"},
