@@ -15,6 +15,7 @@ from harness.calls import run_node
 from harness.runs import train
 from lora_loom.lora_core.adapter import Adapter
 from lora_loom.lora_core.files import guard
+from lora_loom.lora_core.trust.statement import STATEMENT, opened
 from lora_loom.lora_core.trust.takedown_line import line, main
 from lora_loom.nodes.bridge.host import picture_metadata, takedown
 from lora_loom.nodes.bridge.host.lora_list import listed
@@ -55,8 +56,9 @@ def stack(model: Any, rows: str) -> tuple[Any, ...]:
     return run_node(LoadLoraStack, model=model, rows=rows)
 
 
-def save(adapter: Adapter, model: Any, name: str, format: str = "comfyui") -> Path:
-    run_node(SaveLora, adapter=adapter, model=model, name=name, format=format, dtype="fp16", overwrite=True)
+def save(adapter: Adapter, model: Any, name: str, format: str = "comfyui", sign: bool = False) -> Path:
+    choices = {"format": format, "dtype": "fp16", "overwrite": True, "sign": sign}
+    run_node(SaveLora, adapter=adapter, model=model, name=name, **choices)
     folder_paths.filename_list_cache.clear()
     return Path(folder_paths.get_full_path("loras", f"{name}.safetensors"))
 
@@ -75,7 +77,8 @@ def test_it_is_recognised_when_merged_resized_and_stripped(
     models, data, loras: Path, folder: Path, trained, other
 ) -> None:
     model = models("wan_demo").model
-    ink = save(trained, model, "ink")
+    ink = save(trained, model, "ink", sign=True)
+    assert opened(guard.inspect(ink).metadata[STATEMENT]).signatures
     mix = merged(model, "<lora:ink:1>", other)
     save(mix, model, "mix")
     small = run_node(
