@@ -56,6 +56,11 @@ class LowRank:
         return self.alpha / self.rank
 
     @property
+    def is_spatial(self) -> bool:
+        """Return whether it corrects a convolution that looks at more than one place."""
+        return prod(self.kernel) > 1
+
+    @property
     def shape(self) -> tuple[int, ...]:
         """Shape of the weight this corrects: (out, in) or (out, in_channels, *kernel)."""
         return (self.lora_B.shape[0], self.lora_A.shape[1] // prod(self.kernel), *self.kernel)

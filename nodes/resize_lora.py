@@ -38,6 +38,9 @@ class ResizeLora(io.ComfyNode):
                 io.String.Input("drop", default="", multiline=True, optional=True, tooltip="Layers to leave out, written as in keep. They go to the output rest."),
                 AdapterType.Input("adapter", optional=True, tooltip="A LoRA from Train LoRA, Merge LoRA or Extract LoRA, instead of a file."),
                 io.Clip.Input("clip", optional=True, tooltip="The text encoder; needed when the LoRA changes it."),
+                io.Float.Input("ratio", default=0.0, min=0.0, max=1000.0, step=0.5, optional=True, advanced=True, tooltip="Leaves out what is more than this many times weaker than the strongest part of its layer (sv_ratio in sd-scripts). 0: no limit."),
+                io.Float.Input("share", default=1.0, min=0.01, max=1.0, step=0.001, optional=True, advanced=True, tooltip="Share of the sum of each layer's singular values to keep (sv_cumulative in sd-scripts). 1 keeps everything."),
+                io.Int.Input("conv_rank", default=0, min=0, max=1024, optional=True, advanced=True, tooltip="Highest rank of 3x3 convolutions and others that look at more than one place. 0: as rank."),
             ],
             outputs=[
                 AdapterType.Output("adapter", tooltip="The resized LoRA, for Save LoRA."),
@@ -58,13 +61,16 @@ class ResizeLora(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, model, lora_name, rank, energy, size_mb, strength, text_strength, keep="", drop="", adapter=None, clip=None
-    ) -> io.NodeOutput:
-        limits, progress = Limits(rank, energy, size_mb), Progress(1)
+        cls, model, lora_name, rank, energy, size_mb, strength, text_strength, keep="", drop="", adapter=None, clip=None,
+        ratio=0.0, share=1.0, conv_rank=0,
+    ) -> io.NodeOutput:  # fmt: skip
+        limits = Limits(rank, energy, size_mb, ratio=ratio, share=share, conv_rank=conv_rank)
+        progress = Progress(1)
         made, rest = resize(
             model, clip, adapter, lora_name, (strength, text_strength), Pick.of(keep, drop), limits, progress.tick
         )
         asked = {"rank": rank, "energy": energy, "size_mb": size_mb}
+        asked |= {"ratio": ratio, "share": share, "conv_rank": conv_rank}
         shown = made.measure.asked_with({**asked, "strength": strength, "text_strength": text_strength})
         return io.NodeOutput(
             made.adapter,

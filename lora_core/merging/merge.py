@@ -60,8 +60,9 @@ class Merged:
 
     `spectra` are the singular values before the cut of all layers, or of some when nothing was cut, and `sums` those of
     the exact sum where a method changed them. `cancelled` are layers of which nothing is left but rounding; they are in
-    `errors` but not in `layers`. `uncut` are the ranks of the layers when nothing is cut,
-    `widths` out + in of each, `members` the index and the rank of each part that has a say in a layer.
+    `errors` but not in `layers`. `uncut` are the ranks of the layers when nothing is cut, `widths` out + in of each,
+    `members` the index and the rank of each part that has a say in a layer. `spatial` are the layers that are
+    convolutions which look at more than one place.
     """
 
     layers: dict[str, LowRank] = field(default_factory=dict)
@@ -74,6 +75,7 @@ class Merged:
     cancelled: list[str] = field(default_factory=list)
     uncut: dict[str, int] = field(default_factory=dict)
     widths: dict[str, int] = field(default_factory=dict)
+    spatial: frozenset[str] = frozenset()
     members: dict[str, list[tuple[int, int]]] = field(default_factory=dict)
 
 
@@ -144,6 +146,7 @@ class _Work:
         self.done, self.total = 0, len(terms) * (2 if limits.megabytes else 1)
         self.merged = Merged(
             widths={name: _width(each[0][1]) for name, each in terms.items()},
+            spatial=frozenset(name for name, each in terms.items() if each[0][1].is_spatial),
             members={name: [(index, term.rank) for index, term in each] for name, each in terms.items()},
         )
         self.kept, self.lost, self.moved, self.summed = 0.0, 0.0, 0.0, 0.0
@@ -168,7 +171,7 @@ class _Work:
         for name, target in self._targets():
             self._count(name, target)
             parts = target.decomposed()
-            self._keep(name, parts, ranks.get(name, self._most(parts)), target.low_rank)
+            self._keep(name, parts, ranks.get(name, self._most(name, parts)), target.low_rank)
         return self._finished()
 
     def _targets(self) -> Iterator[tuple[str, _Target]]:
@@ -216,11 +219,11 @@ class _Work:
         spectra, most = {}, {}
         for name, target in self._targets():
             parts = target.decomposed()
-            spectra[name], most[name] = parts.sigma, self._most(parts)
+            spectra[name], most[name] = parts.sigma, self._most(name, parts)
         return shared_ranks(spectra, self.merged.widths, self.limits, most)
 
-    def _most(self, parts: Decomposition) -> int:
-        return min(self.limits.rank or len(parts.sigma), parts.rank_for(self.limits.energy))
+    def _most(self, name: str, parts: Decomposition) -> int:
+        return self.limits.most(parts.sigma, name in self.merged.spatial)
 
     def _count(self, name: str, target: _Target) -> None:
         self.merged.lone += not any(map(_shared, self.pieces[name]))

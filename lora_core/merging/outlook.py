@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import sqrt
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ..adapter import TEXT_PREFIX
-from ..low_rank import LowRank, cut_error, fewest
+from ..low_rank import LowRank, cut_error
 from .merge import Merged
 from .truncation import Limits, shared_ranks
 
@@ -47,6 +48,7 @@ class Outlook:
     def __init__(self, merged: Merged, what: str, header: int, told: Limits, cut: bool, plain: bool = True):
         self.what = what
         self._told, self._header, self._uncut, self._widths = told, header, merged.uncut, merged.widths
+        self._spatial = merged.spatial
         self._spectra = {name: merged.spectra[name] for name in merged.uncut} if cut else {}
         self._layers = {} if cut else {name: ref(layer) for name, layer in merged.layers.items()}
         self._members = merged.members if plain and not cut else {}
@@ -104,7 +106,7 @@ class Outlook:
         if not limits:
             ranks = {name: uncut[name] for name in spectra}
         else:
-            ranks = {n: min(limits.rank or len(sigma), fewest(sigma, limits.energy)) for n, sigma in spectra.items()}
+            ranks = {name: limits.most(sigma, name in self._spatial) for name, sigma in spectra.items()}
             ranks = shared_ranks(spectra, self._widths, limits, ranks) if limits.megabytes else ranks
         errors = {name: cut_error(sigma, ranks[name]) for name, sigma in spectra.items()}
         size = sum(ranks[name] * self._widths[name] for name in spectra)
@@ -120,5 +122,5 @@ def _together(spectra: Mapping[str, Tensor], ranks: Mapping[str, int]) -> float:
 
 
 def _letters(limits: Limits) -> int:
-    """The settings stand in a file's header, where only their figures are of another length."""
-    return len(f"{limits.rank}{limits.energy}{limits.megabytes}")
+    """The settings stand in a file's header."""
+    return len(json.dumps(limits.told()))

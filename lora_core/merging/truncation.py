@@ -1,12 +1,14 @@
-"""Tells how much of each layer is kept: by rank, by energy, or by one size for all layers together."""
+"""Tells how much of each layer is kept: by rank, by energy, by the values themselves, or by one size for all layers."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
+
+from ..low_rank import fewest
 
 _BYTES = 2  # of a number in fp16 and bf16
 _HEADER = 3 * 100  # bytes that three tensors of a layer take in a file's header, beside their names
@@ -16,13 +18,19 @@ _HEADER = 3 * 100  # bytes that three tensors of a layer take in a file's header
 class Limits:
     """`rank` is the most for a layer (0: any), `energy` in (0, 1] the share of each layer's squared norm that is kept
     at least, where `rank` lets it; `megabytes` (1e6 bytes) the most that all layers together take as fp16 (0: any),
-    with `header` bytes of text beside them in the file.
+    with `header` bytes of text beside them in the file. `ratio` is the most that a layer's largest singular value may
+    be of its smallest (0: any) and `share` in (0, 1] that of the sum of its values which is kept: sv_ratio and
+    sv_cumulative of sd-scripts' resize, without the value more that these keep. `conv_rank` takes the place of `rank`
+    for convolutions that look at more than one place (0: it does not).
     """
 
     rank: int = 0
     energy: float = 1.0
     megabytes: float = 0.0
     header: int = 0
+    ratio: float = field(default=0.0, kw_only=True)
+    share: float = field(default=1.0, kw_only=True)
+    conv_rank: int = field(default=0, kw_only=True)
 
     def __post_init__(self) -> None:
         if self.rank < 0 or not 0 < self.energy <= 1 or self.megabytes < 0:
@@ -30,9 +38,38 @@ class Limits:
                 f"rank is {self.rank}, energy is {self.energy:g}, size_mb is {self.megabytes:g}; rank and size_mb must "
                 "be 0 or more, energy above 0 and at most 1"
             )
+        if self.conv_rank < 0 or not 0 < self.share <= 1 or not (self.ratio == 0 or self.ratio >= 1):
+            raise ValueError(
+                f"conv_rank is {self.conv_rank}, share is {self.share:g}, ratio is {self.ratio:g}; conv_rank must be 0 "
+                "or more, share above 0 and at most 1, ratio 0 or at least 1"
+            )
 
     def __bool__(self) -> bool:
-        return bool(self.rank or self.energy < 1 or self.megabytes)
+        return bool(self.highest or self.conv_rank or self.energy < 1 or self.megabytes or self.ratio or self.share < 1)
+
+    @property
+    def highest(self) -> int:
+        """Return the highest rank that a layer of any kind may have; 0: any."""
+        return max(self.rank, self.conv_rank) if self.rank else 0
+
+    def most(self, sigma: Tensor, spatial: bool = False) -> int:
+        """Return how many of these singular values, descending, are kept at most, at least one; `spatial` of a
+        convolution that looks at more than one place."""
+        rank = self.conv_rank if spatial and self.conv_rank else self.rank
+        few = [rank or len(sigma), fewest(sigma, self.energy)]
+        if self.ratio:
+            few.append(int((sigma * self.ratio >= sigma[0]).sum()))
+        if self.share < 1:
+            sums = sigma.cumsum(0)
+            few.append(int((sums < self.share * sums[-1]).sum()) + 1)
+        return min(few)
+
+    def told(self) -> dict[str, float]:
+        """Return them by the names that nodes and files give them; those that came later only where they are set."""
+        told: dict[str, float] = {"rank": self.rank, "energy": self.energy, "size_mb": self.megabytes}
+        told |= {"ratio": self.ratio} if self.ratio else {}
+        told |= {"share": self.share} if self.share < 1 else {}
+        return told | ({"conv_rank": self.conv_rank} if self.conv_rank else {})
 
 
 def shared_ranks(

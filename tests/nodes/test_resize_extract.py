@@ -82,6 +82,18 @@ def test_a_file_and_an_adapter_are_resized_alike(sd15, loras: Path, random_adapt
     assert (how["method"], how["rank"], how["keep"], how["drop"]) == ("resize", 2, [], []) and how["error"] > 0
 
 
+def test_the_file_says_by_what_it_was_cut(sd15, random_adapter) -> None:
+    adapter = random_adapter(sd15.model, rank=6)
+    made = resize(sd15.model, adapter, ratio=1.5, conv_rank=3)[0]
+    how = json.loads(made.metadata["lora_loom.merge"])
+    assert (how["ratio"], how["conv_rank"]) == (1.5, 3) and "share" not in how
+    for name, layer in adapter.layers.items():
+        sigma = torch.linalg.svdvals(layer.delta_weight().double().flatten(1))
+        assert made.layers[name].rank == int((sigma * 1.5 >= sigma[0]).sum()), name
+    with pytest.raises(ValueError, match="ratio is 0.5.*ratio 0 or at least 1"):
+        resize(sd15.model, adapter, ratio=0.5)
+
+
 def test_strength_is_folded_in_and_minus_one_is_the_inverse(sd15, random_adapter, add_text) -> None:
     adapter = add_text(random_adapter(sd15.model), sd15.clip)
     half = resize(sd15.model, adapter, strength=0.5, text_strength=-1.0, clip=sd15.clip)[0]

@@ -87,9 +87,9 @@ def together(
 ) -> tuple[list[Source], Source | None]:  # fmt: skip
     """The parts without the layers in which one changes what it depends on after another (DoRA on top of a LoRA), or
     several are to be cut, and what all of them do there, one after the other; None when there are no such layers."""
-    if not (steps := entangled([part.entry for part in parts], cut=limits.rank > 0)):
+    if not (steps := entangled([part.entry for part in parts], cut=limits.highest > 0)):
         return list(parts), None
-    made = in_order(steps, model, clip, Limits(limits.rank), tick)
+    made = in_order(steps, model, clip, Limits(limits.highest), tick)
     split = [part.entry.adapter.split(steps) for part in parts]
     kinds = sum((inside.kinds() for inside, _ in split), Counter())
     converted = {"name": IN_ORDER, "kinds": dict(kinds), **losses(made.error, made.errors)}
@@ -107,7 +107,7 @@ def plain(
         if entry.adapter.left_out:
             notes.append(f"{entry.name}: {strays.left_out_note(entry.adapter.left_out)}")
         if entry.adapter.others:
-            made_plain = as_plain(entry.adapter, model, clip, Limits(limits.rank), tick, entry.strength_of)
+            made_plain = as_plain(entry.adapter, model, clip, Limits(limits.highest), tick, entry.strength_of)
             notes += [f"{entry.name}: {layers_of(entry.adapter)}; {line}" for line in cost(made_plain)]
             converted = conversion_record(entry.name, entry.adapter, made_plain)
             entry = replace(entry, adapter=made_plain.adapter)
@@ -175,5 +175,5 @@ def _made_by(merged: Merged, settings: MergeSettings, limits: Limits) -> dict[st
         if density := settings.kept:
             made_by["density"] = density
     if limits:
-        made_by |= {"rank": limits.rank, "energy": limits.energy, "size_mb": limits.megabytes}
+        made_by |= limits.told()
     return made_by | losses(merged.error, merged.errors)

@@ -1,4 +1,4 @@
-"""Answers what a merge that was made would be at another rank, energy or size, without making it again.
+"""Answers what a merge that was made would be at other limits, without making it again.
 
 What it takes is kept for the last merges, singular values and no more; the front end has a key for each from the run.
 """
@@ -20,6 +20,7 @@ from ....lora_core.merging.truncation import Limits
 from ..host.desk import Desk
 
 _MOST = 24  # merges that are kept; one of FLUX is about a megabyte
+_LIMITS = ("rank", "energy", "size_mb", "ratio", "share", "conv_rank")
 _GONE = "Size and error at these settings are known after a run."
 
 _kept: OrderedDict[str, Outlook] = OrderedDict()
@@ -56,7 +57,9 @@ def asked(query: Mapping[str, str]) -> Measure:
     ValueError for figures that are none or too small, and LookupError when they are not known, or the merge is gone."""
     outlook = _kept[query.get("key", "")]
     _kept.move_to_end(query["key"])
-    limits = Limits(int(query.get("rank", 0)), _number(query.get("energy", "1")), _number(query.get("size_mb", "0")))
+    number = {name: _number(query[name]) for name in _LIMITS if name in query}
+    rank, conv_rank = (int(number.pop(name, 0.0)) for name in ("rank", "conv_rank"))
+    limits = Limits(rank, megabytes=number.pop("size_mb", 0.0), conv_rank=conv_rank, **number)
     factors = [_pair(part) for part in query.get("factors", "1:1").split(",")]
     return cut_measure(outlook.at(limits, factors))
 

@@ -398,6 +398,40 @@ def test_energy_takes_the_fewest_values(energy):
         assert cut.errors[name] <= (1 - energy) ** 0.5 + 1e-9
 
 
+@pytest.mark.parametrize("limits", [{"ratio": 1.0}, {"ratio": 2.5}, {"share": 0.6}, {"share": 0.97}])
+def test_ratio_and_share_look_at_the_values_themselves(limits):
+    pair = [part(0, rank=4), part(100)]
+    cut, plain = merge(pair, limits=Limits(**limits)), exact_sum(pair)
+    for name, each in plain.items():
+        sigma = torch.linalg.svdvals(dense(each))
+        sigma = sigma[sigma > sigma[0] * 1e-6]
+        kept = cut.layers[name].rank
+        if "ratio" in limits:
+            assert kept == int((sigma >= sigma[0] / limits["ratio"] * (1 - 1e-9)).sum())
+        else:
+            wanted = limits["share"] * sigma.sum()
+            assert sigma[:kept].sum() >= wanted and sigma[: kept - 1].sum() < wanted
+
+
+def test_convolutions_that_look_at_one_place_have_the_rank_of_all():
+    generator = torch.Generator().manual_seed(5)
+    layers = {
+        name: LowRank(
+            torch.randn(6, 12 * taps, generator=generator), torch.randn(20, 6, generator=generator), 6.0, kernel
+        )
+        for name, kernel, taps in [("linear", (), 1), ("one", (1, 1), 1), ("wide", (3, 3), 9), ("line", (3,), 3)]
+    }
+
+    def ranks(**limits) -> list[int]:
+        made = merge([Weighted("", Adapter(layers), 1.0, 1.0)], limits=Limits(**limits))
+        return [made.layers[name].rank for name in layers]
+
+    assert ranks(rank=4, conv_rank=2) == [4, 4, 2, 2]
+    assert ranks(rank=2, conv_rank=5) == [2, 2, 5, 5]
+    assert ranks(conv_rank=3) == [6, 6, 3, 3]
+    assert ranks(rank=4) == [4, 4, 4, 4]
+
+
 def test_a_rank_above_what_there_is_changes_nothing():
     cut = merge([part(0), part(100)], limits=Limits(rank=50))
     assert set(cut.errors.values()) == {0.0} == {cut.error}

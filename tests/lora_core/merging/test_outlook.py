@@ -17,10 +17,12 @@ from lora_loom.lora_core.merging.outlook import Loss, Outlook
 from lora_loom.lora_core.merging.truncation import Limits
 from lora_loom.lora_core.stack.weighted import Weighted
 
+KERNELS = {"diffusion_model.b": (3, 3)}
 SHAPES = {"diffusion_model.a": (60, 48), "diffusion_model.b": (33, 90), f"{TEXT_PREFIX}c": (27, 27)}
 SMALL = 0.008  # MB, about half of all
 LIMITS = [
     Limits(1), Limits(3), Limits(0, 0.9), Limits(5, 0.7), Limits(0, 1.0, SMALL), Limits(2, 0.99, SMALL), Limits(),
+    Limits(ratio=3.0), Limits(4, share=0.8), Limits(3, conv_rank=1), Limits(conv_rank=2, megabytes=SMALL),
 ]  # fmt: skip
 
 
@@ -29,7 +31,7 @@ def part(seed: int, strength: float = 1.0, text: float = 1.0) -> Weighted:
     for name, (out, columns) in SHAPES.items():
         decay = 0.7 ** torch.arange(4)
         down = torch.randn(4, columns, generator=generator) * decay[:, None]
-        layers[name] = LowRank(down, torch.randn(out, 4, generator=generator), 4.0)
+        layers[name] = LowRank(down, torch.randn(out, 4, generator=generator), 4.0, KERNELS.get(name, ()))
     return Weighted(f"part {seed}", Adapter(layers), strength, text)
 
 

@@ -7,7 +7,7 @@ import { factorsOf } from "./strengths.js"
 import { word } from "../page/words.js"
 
 const WAIT = 120 // ms after the last change
-const LIMITS = ["rank", "energy", "size_mb"]
+const LIMITS = ["rank", "energy", "size_mb", "ratio", "share", "conv_rank"] // of which a node has some
 
 /** Keeps what is shown of one node in line with its inputs. `show` is called with an answer, or with null when the
  * inputs are those of the run. */
@@ -52,8 +52,9 @@ export class Live {
     const { key, asked } = this.live
     if (!factors) return this.show({ problem: word("Size and error at these strengths are known after a run.") })
     const same = factors.flat().every((factor) => factor === 1)
-    if (same && LIMITS.every((name) => now[name] === asked[name])) return this.show(null)
-    const limits = Object.fromEntries(LIMITS.map((name) => [name, now[name]]))
+    const own = LIMITS.filter((name) => name in asked)
+    if (same && own.every((name) => now[name] === asked[name])) return this.show(null)
+    const limits = Object.fromEntries(own.map((name) => [name, now[name]]))
     const query = new URLSearchParams({ key, ...limits, factors: factors.map((pair) => pair.join(":")).join() })
     const answer = await this.fetched(query)
     if (text === this.last && this.live.key === key) this.show(answer)

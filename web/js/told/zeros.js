@@ -15,7 +15,7 @@ export const WORDS = {
     preservation: OFF, text_rank: OFF, text_learning_rate: phrase("auto: half"), max_grad_norm: OFF, save_every: LAST,
   },
   LoraLoom_MergeLora: { rank: phrase("exact sum"), size_mb: FREE, density: OWN },
-  LoraLoom_ResizeLora: { rank: FREE, size_mb: FREE },
+  LoraLoom_ResizeLora: { rank: FREE, size_mb: FREE, ratio: FREE, conv_rank: phrase("as rank") },
   LoraLoom_ConvertLora: { rank: phrase("auto: exact") },
   LoraLoom_Layers: { rank_dropout: OFF, layer_dropout: OFF, max_norm: OFF },
   LoraLoom_Objective: { noise_offset: OFF },
