@@ -23,8 +23,8 @@ from lora_loom.lora_core.ranks.group import ElsewhereError, Group, here
 from lora_loom.lora_core.stack.weighted import Weighted
 from torch import Tensor
 
-SHAPES = {f"diffusion_model.{index}.{name}": shape for index in range(3)
-          for name, shape in {"qkv": (48, 16), "out": (16, 16), "wide": (12, 40), "conv": (8, 6, 3, 3)}.items()}  # fmt: skip
+KINDS = {"qkv": (48, 16), "out": (16, 16), "wide": (12, 40), "conv": (8, 6, 3, 3)}
+SHAPES = {f"diffusion_model.{index}.{name}": shape for index in range(3) for name, shape in KINDS.items()}
 MERGES = {
     "sum": (MergeSettings(), Limits()),
     "a rank": (MergeSettings(), Limits(4)),
