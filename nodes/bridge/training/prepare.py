@@ -13,6 +13,7 @@ from node_helpers import conditioning_set_values
 
 from ....lora_core.data.dataset import check_preservation
 from ....lora_core.families.table import check_trainable
+from ....lora_core.ranks.group import here
 from ....lora_core.stored import as_dict
 from ....lora_core.training.config import Recipe, fingerprint
 from ....lora_core.training.layers import counted
@@ -141,9 +142,9 @@ def encode(
         encoded = tokenized(clip, captions)
     else:
         check = partial(check_conditioning, model)
-        encoded = encode_captions(clip, captions, family_of(model).guidance, tick, check)
-    latents = encode_images(sources.vae, model, dataset, tick)
-    priors = encode_priors(sources.prior_vae, model, dataset, tick)
+        encoded = encode_captions(clip, captions, family_of(model).guidance, tick, check, here())
+    latents = encode_images(sources.vae, model, dataset, tick, here())
+    priors = encode_priors(sources.prior_vae, model, dataset, tick, here())
     tidy()
     return encoded, latents, priors
 
@@ -160,7 +161,7 @@ def encode_neutral(sources: Sources, clip: Clip, recipe: Recipe, progress: Progr
     prompts = dict.fromkeys((*recipe.neutral, ""))
     guidance = family_of(sources.model).guidance
     check = partial(check_conditioning, sources.model)
-    made = tokenized(clip, prompts) if recipe.text else encode_captions(clip, prompts, guidance, tick, check)
+    made = tokenized(clip, prompts) if recipe.text else encode_captions(clip, prompts, guidance, tick, check, here())
     return {prompt: made[prompt] for prompt in prompts}
 
 
