@@ -12,6 +12,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from ..trees import described, restored
+from .lost import meeting
 
 _MOST = 2**28  # bytes of one message; longer ones go in pieces
 
@@ -34,8 +35,9 @@ def unpacked(data: Tensor) -> Any:
 def spread(own: Tensor) -> list[Tensor]:
     """Return the (bytes,) of every rank by rank, of any lengths. All ranks of torch's group call it together."""
     lengths = [torch.zeros(1, dtype=torch.int64) for _ in range(dist.get_world_size())]
-    dist.all_gather(lengths, torch.tensor([len(own)]))
-    return list(_each(own, [int(length) for length in lengths]))
+    with meeting():
+        dist.all_gather(lengths, torch.tensor([len(own)]))
+        return list(_each(own, [int(length) for length in lengths]))
 
 
 def _each(own: Tensor, lengths: list[int]) -> Iterator[Tensor]:

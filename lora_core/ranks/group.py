@@ -14,6 +14,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from .exchange import packed, spread, unpacked
+from .lost import meeting
 
 Made = TypeVar("Made")
 
@@ -41,7 +42,8 @@ class Group:
     def sum_(self, tensor: Tensor) -> Tensor:
         """Put the sum over all ranks in the place of each rank's tensor, the same bytes on all of them."""
         if self.size > 1:
-            dist.all_reduce(tensor)
+            with meeting():
+                dist.all_reduce(tensor)
         return tensor
 
     def every(self, work: Callable[[], Made]) -> list[Made]:
