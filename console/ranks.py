@@ -80,6 +80,8 @@ def joined(rank: Rank, cuda: bool, seconds: float, prompt: Prompt) -> Iterator[N
         return
     import torch.distributed as dist
 
+    from ..lora_core.ranks.lost import leave, meeting
+
     _stay_inside(rank)
     backend = "cpu:gloo,cuda:nccl" if cuda and dist.is_nccl_available() else "gloo"
     with _lost():
@@ -88,8 +90,11 @@ def joined(rank: Rank, cuda: bool, seconds: float, prompt: Prompt) -> Iterator[N
         with _lost():
             _compare(rank, prompt)
         yield
-        with _lost():
+        with _lost(), meeting():
             dist.barrier()
+    except BaseException as error:
+        leave(error)
+        raise
     finally:
         dist.destroy_process_group()
 

@@ -18,6 +18,7 @@ from PIL import Image
 from ....lora_core.adapter import Adapter
 from ....lora_core.files import metadata
 from ....lora_core.ranks.group import here
+from ....lora_core.ranks.lost import reached
 from ....lora_core.runs.result import Finished
 from ....lora_core.runs.run_folder import RunFolder, UnsavedError
 from ....lora_core.training.batches import Batches
@@ -250,6 +251,7 @@ def _run(order: Order, work: _Prepared, kept: RunFolder) -> Trained:
             trouble = partial(_trouble, progress, kept, previewer)
             steps = train(config, state, work.denoiser, work.samples, trouble, reality.relief, gradient)
             for result in watch.over(reality.over(steps)):
+                reached(result.step)
                 tell(progress, unmoved.look())
                 kept.note(result)
                 with put_off():
