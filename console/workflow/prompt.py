@@ -46,10 +46,12 @@ class At:
 
 @dataclass
 class Converted:
-    """A prompt; which of its inputs the fields of subgraphs and primitives go to; and what is wrong, a sentence each."""
+    """A prompt; which of its inputs the fields of subgraphs and primitives go to, and the titles of those; what is wrong,
+    a sentence each; and the saved nodes that its nodes come from."""
 
     prompt: Prompt = field(default_factory=dict)
     stands_for: dict[Place, list[Place]] = field(default_factory=dict)
+    titles: dict[str, str] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
     sources: dict[str, Laid] = field(default_factory=dict)
 
@@ -78,6 +80,7 @@ class _Conversion:
             if at.runs:
                 self._add(at)
         self._done.prompt = _in_order(self._done.prompt)
+        self._done.titles = {node: self._all[node].laid.title for node, _ in self._done.stands_for}
         self._drop_dangling()
         return self._done
 
