@@ -17,7 +17,7 @@ def name_package() -> None:
     package = ModuleType("lora_loom")
     package.__path__ = [str(PACK)]
     sys.modules["lora_loom"] = package
-    sys.path[:] = [folder for folder in sys.path if not os.path.samefile(folder or ".", PACK)]
+    sys.path[:] = [folder for folder in sys.path if os.path.realpath(folder) != os.path.realpath(PACK)]
 
 
 if __name__ == "__main__":
