@@ -25,6 +25,11 @@ def read(path: Path) -> dict[str, Any]:
     return found
 
 
+def is_saved_graph(document: Mapping[str, Any]) -> bool:
+    """A graph as the browser saves it; else it is in the API format."""
+    return saved.is_saved(document)
+
+
 def prompt_of(
     document: Mapping[str, Any],
     object_info: Mapping[str, Any],
@@ -37,7 +42,7 @@ def prompt_of(
     object_info: as /object_info of this ComfyUI gives it. trusted: whether a class judges an input itself, so that no
     list decides. Raises ValueError with everything that is wrong at once, a line each.
     """
-    if saved.is_saved(document):
+    if is_saved_graph(document):
         done = convert(saved.read(document), object_info, now or datetime.now())
     else:
         done = Converted(_exported(document))

@@ -20,6 +20,6 @@ _GROUPS = ("workflow/", "workflow>")  # what group nodes were called, before the
 def why_browser_only(kind: str) -> str | None:
     """Why a node that the server has no class for cannot run here; None for one that a pack would bring."""
     if kind.startswith(_GROUPS):
-        return f"{kind!r} is a group node of older versions; open the file in ComfyUI, which makes a subgraph of it, and save"
+        return f"{kind!r} is a group node of old; open the file in ComfyUI, which makes a subgraph of it, and save"
     pack = _TYPES.get(kind)
     return f"{kind} of {pack} works in the browser only; {CURE}" if pack else None

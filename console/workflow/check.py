@@ -17,7 +17,7 @@ Node = Mapping[str, Any]
 
 def problems(done: Converted, object_info: Mapping[str, Info], trusted: Trusted) -> list[str]:
     """Return a sentence for each: classes that are missing, connections to nowhere, inputs without a value, values that
-    the server would refuse, files that it does not list. Nodes that lead to no output do not count but for their class."""
+    the server would refuse, files that it does not list. Of nodes that lead to no output only the class counts."""
     prompt = done.prompt
     found = [*_missing(done, object_info)]
     outputs = [name for name, node in prompt.items() if object_info.get(node["class_type"], {}).get("output_node")]
@@ -25,7 +25,8 @@ def problems(done: Converted, object_info: Mapping[str, Info], trusted: Trusted)
         return ["nothing in the workflow makes an output; add a node that saves or shows something"]
     for name in needed(prompt, outputs):
         if prompt[name]["class_type"] in object_info:
-            found += [f"node {name} ({title(prompt, name)}): {each}" for each in _wrong(name, done, object_info, trusted)]
+            who = f"node {name} ({title(prompt, name)})"
+            found += [f"{who}: {each}" for each in _wrong(name, done, object_info, trusted)]
     return found
 
 
@@ -62,10 +63,13 @@ def _missing(done: Converted, object_info: Mapping[str, Info]) -> Iterator[str]:
         properties = laid.node.properties if laid else {}
         pack = properties.get("cnr_id") or properties.get("aux_id")
         where = f"node {names[0]}" if len(names) == 1 else f"nodes {', '.join(names)}"
-        cure = why_browser_only(kind) or (
-            "update ComfyUI" if pack == "comfy-core" else f"install the pack {pack}" if pack else "install the pack that has it"
-        )
-        yield f"{where}: this ComfyUI has no {kind}; {cure}"
+        yield f"{where}: this ComfyUI has no {kind}; {why_browser_only(kind) or _cure(pack)}"
+
+
+def _cure(pack: object) -> str:
+    if pack == "comfy-core":
+        return "update ComfyUI"
+    return f"install the pack {pack}" if pack else "install the pack that has it"
 
 
 def _wrong(name: str, done: Converted, object_info: Mapping[str, Info], trusted: Trusted) -> Iterator[str]:

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from .fields import Field, Info
+from .fields import COMBO, MATCH_TYPE, Field, Info
 from .saved import ENTRY, PRIMITIVE, Graph, Link, Node, Port, Slot, Workflow
 from .stack_rows import STACK, folded
 from .values import Value, parts_of, slots_of, values_of
@@ -20,7 +20,7 @@ _SAMPLERS = ("KSampler", "KSamplerAdvanced")
 
 @dataclass
 class Laid:
-    """`inside` is the subgraph that the node stands for, None for a plain node. `fault` says why it cannot be laid out."""
+    """`inside` is the subgraph that the node stands for, None for a plain one; `fault` why it cannot be laid out."""
 
     node: Node
     graph: Graph
@@ -83,7 +83,8 @@ class Layout:
     def _host(self, graph: Graph, node: Node, inside: Graph) -> Laid:
         links = {slot.name: slot.link for slot in node.inputs}
         slots = [Slot(port.name, port.type, links.get(port.name)) for port in inside.inputs]
-        laid = Laid(node, graph, node.title or inside.name, slots, [port.type for port in inside.outputs], inside=inside)
+        outputs = [port.type for port in inside.outputs]
+        laid = Laid(node, graph, node.title or inside.name, slots, outputs, inside=inside)
         for port in inside.inputs:
             self._promote(laid, port)
         saved = node.values if isinstance(node.values, list) else []
@@ -172,13 +173,17 @@ def _give(host: Laid, entry: Any, value: Any) -> None:
 
 
 def _outputs(node: Node, info: Info) -> list[str]:
-    defined = ["COMBO" if isinstance(kind, list) else "*" if kind == "COMFY_MATCHTYPE_V3" else str(kind) for kind in info["output"]]
+    defined = [_output(kind) for kind in info["output"]]
     return defined + node.outputs[len(defined) :]
 
 
+def _output(kind: object) -> str:
+    return COMBO if isinstance(kind, list) else "*" if kind == MATCH_TYPE else str(kind)
+
+
 def _repair(laid: Laid) -> None:
-    """Does what opening the file in the browser does: old names of samplers, the fixed rows of old stacks, and the choices
-    of Custom Combo, which are no inputs of its class."""
+    """Does what opening the file in the browser does: old names of samplers, the fixed rows of old stacks, and the
+    choices of Custom Combo, which are no inputs of its class."""
     sampler = laid.fields.get("sampler_name")
     if laid.node.type in _SAMPLERS and sampler and str(sampler.value).startswith("sample_"):
         sampler.value = sampler.value[7:]

@@ -1,4 +1,4 @@
-"""The order in which the browser lists nodes: those that need nothing first, then each when all that it needs is there."""
+"""The order in which the browser lists nodes: those that need nothing first, then each when what it needs is there."""
 
 from __future__ import annotations
 

@@ -46,8 +46,8 @@ class At:
 
 @dataclass
 class Converted:
-    """A prompt; which of its inputs the fields of subgraphs and primitives go to, and the titles of those; what is wrong,
-    a sentence each; and the saved nodes that its nodes come from."""
+    """A prompt; which of its inputs the fields of subgraphs and primitives go to, and the titles of those; what is
+    wrong, a sentence each; and the saved nodes that its nodes come from."""
 
     prompt: Prompt = field(default_factory=dict)
     stands_for: dict[Place, list[Place]] = field(default_factory=dict)
@@ -85,7 +85,7 @@ class _Conversion:
         return self._done
 
     def _enter(self, at: At) -> None:
-        """A subgraph that does not run is looked through from the outside only; what is inside others counts by itself."""
+        """A subgraph that does not run is looked through from the outside only; what is inside others counts itself."""
         self._all[at.id] = at
         if at.laid.inside and (at.host or not at.laid.node.silent):
             for laid in self._layout.of(at.laid.inside):
@@ -132,10 +132,11 @@ class _Conversion:
         laid = at.laid
         if why_browser_only(laid.node.type) and not laid.known:
             return
-        drawn = next((n for n, v in laid.fields.items() if v.field.kind in DRAWN), None)
-        fault = laid.fault or (f"its input {drawn} is made by the browser when it sends the workflow; {CURE}" if drawn else "")
-        if fault:
-            self._fault(at, fault)
+        drawn = next((name for name, value in laid.fields.items() if value.field.kind in DRAWN), None)
+        if laid.fault:
+            self._fault(at, laid.fault)
+        if drawn:
+            self._fault(at, f"its input {drawn} is made by the browser when it sends the workflow; {CURE}")
         inputs = {n: self._written(at, n, v) for n, v in laid.fields.items() if v.value is not ABSENT}
         for index, slot in enumerate(laid.inputs):
             source = self._source(at, index, slot.type, ())
@@ -222,8 +223,8 @@ def _in_order(prompt: Prompt) -> Prompt:
 
 
 def bypassed(inputs: list[Slot], given: str, output: int, wanted: str) -> int | None:
-    """The input that stands in for an output of a bypassed node: the one beside it if it fits, else the first of the very
-    type, else the first that fits."""
+    """The input that stands in for an output of a bypassed node: the one beside it if it fits, else the first of the
+    very type, else the first that fits."""
     if wanted in ("*", ""):
         return (output if len(inputs) > output else 0) if inputs else None
     fits = [index for index, slot in enumerate(inputs) if matches(slot.type, given) and matches(slot.type, wanted)]

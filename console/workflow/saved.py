@@ -90,7 +90,7 @@ class Workflow:
     def _inner(self, name: str, done: set[str], within: tuple[str, ...]) -> Iterator[Graph]:
         graph = self.subgraphs[name]
         if name in within:
-            raise ValueError(f"the subgraph {graph.name!r} holds itself; take it out of itself in ComfyUI, and save again")
+            raise ValueError(f"the subgraph {graph.name!r} holds itself; take it out of itself in ComfyUI, and save")
         if name in done:
             return
         for node in graph.nodes.values():
@@ -113,7 +113,7 @@ def read(document: Json) -> Workflow:
         return Workflow(_graph(document), subgraphs)
     except (KeyError, TypeError, IndexError, AttributeError) as error:
         raise ValueError(
-            f"this is no workflow that ComfyUI saves ({type(error).__name__}: {error}); open it in ComfyUI, and save again"
+            f"this is no workflow that ComfyUI saves ({type(error).__name__}: {error}); open it there, and save again"
         ) from error
 
 

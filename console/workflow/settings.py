@@ -1,8 +1,8 @@
 """`--set NODE.INPUT=VALUE`: fields of a prompt, changed by name.
 
-NODE is the number of a node, `7:12` inside a subgraph; or its title or class, where only one has it. NODE and its dot may
-be left out where only one node has such a field. Fields that a subgraph shows, and the `value` of a primitive, go to the
-fields that they stand for.
+NODE is the number of a node, `7:12` inside a subgraph; or its title or class, where only one has it. NODE and its dot
+may be left out where only one node has such a field. Fields that a subgraph shows, and the `value` of a primitive, go
+to the fields that they stand for.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ def places(name: str, done: Converted, object_info: Mapping[str, Info]) -> list[
     for at in dots:
         nodes = _nodes(name[:at], done, object_info)
         if len(nodes) > 1:
-            raise ValueError(f"{name[:at]} is the name of nodes {', '.join(nodes)}; write {nodes[0]}.{name[at + 1:]}")
+            raise ValueError(f"{name[:at]} is the name of nodes {', '.join(nodes)}; write {nodes[0]}.{name[at + 1 :]}")
         if nodes:
             return _inputs(nodes[0], name[at + 1 :], done, object_info)
     bare = _bare(name, done, object_info)
@@ -89,22 +89,27 @@ def _nodes(name: str, done: Converted, object_info: Mapping[str, Info]) -> list[
     known = {**done.prompt, **{node: {} for node, _ in done.stands_for}}
     if name in known:
         return [name]
-    titles = {**{node: each["_meta"]["title"] for node, each in done.prompt.items() if "_meta" in each}, **done.titles}
-    for called in (titles, {node: each["class_type"] for node, each in done.prompt.items()}, _display(done, object_info)):
+    titles = {**_titles(done), **done.titles}
+    display = _display(done, object_info)
+    short = {node: each.partition(" (")[0] for node, each in {**display, **titles}.items()}  # without (Loom)
+    for called in (titles, {node: each["class_type"] for node, each in done.prompt.items()}, display, short):
         found = [node for node, each in called.items() if each.casefold() == name.casefold()]
         if found:
             return found
     return []
 
 
+def _titles(done: Converted) -> dict[str, str]:
+    return {node: str((each.get("_meta") or {}).get("title") or "") for node, each in done.prompt.items()}
+
+
 def _display(done: Converted, object_info: Mapping[str, Info]) -> dict[str, str]:
-    return {
-        node: str(object_info.get(each["class_type"], {}).get("display_name") or "") for node, each in done.prompt.items()
-    }
+    kinds = {node: each["class_type"] for node, each in done.prompt.items()}
+    return {node: str(object_info.get(kind, {}).get("display_name") or "") for node, kind in kinds.items()}
 
 
 def _names(done: Converted, object_info: Mapping[str, Info]) -> set[str]:
-    called = {each.get("_meta", {}).get("title", "") for each in done.prompt.values()} | set(done.titles.values())
+    called = {*_titles(done).values(), *done.titles.values()}
     called |= {each["class_type"] for each in done.prompt.values()} | set(_display(done, object_info).values())
     return (called | set(done.prompt)) - {""}
 

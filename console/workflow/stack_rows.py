@@ -1,8 +1,9 @@
-"""The twelve fixed fields of Load LoRA Stack, which the first version had: web/js/stack/stack.js makes text of them when
-a workflow opens, and so does this, so that both send the same."""
+"""The twelve fixed fields of Load LoRA Stack, which the first version had: web/js/stack/stack.js makes text of them
+when a workflow opens, and so does this, so that both send the same."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Set
 from typing import Any
 
@@ -11,7 +12,8 @@ from .values import Value
 
 STACK = "LoraLoom_LoadLoraStack"
 _NONE = "None"
-_CODES = {"%": "%25", ":": "%3A", "<": "%3C", ">": "%3E", "\n": "%0A", "\r": "%0D"}
+_CODES = {":": "%3A", "<": "%3C", ">": "%3E", "\n": "%0A", "\r": "%0D"}
+_CODE = re.compile("%25|" + "|".join(_CODES.values()))
 
 
 def folded(values: Mapping[str, Value], linked: Set[str]) -> dict[str, Value]:
@@ -31,8 +33,7 @@ def folded(values: Mapping[str, Value], linked: Set[str]) -> dict[str, Value]:
 
 
 def _row(file: Any, strength: float, text: float) -> str:
-    name = "".join(_CODES.get(letter, letter) for letter in str(file).removesuffix(".safetensors"))
+    kept = _CODE.sub(lambda code: f"%25{code[0][1:]}", str(file).removesuffix(".safetensors"))
+    name = "".join(_CODES.get(letter, letter) for letter in kept)
     parts = [name, number(strength)] + ([number(text)] if text != strength else [])
     return f"<lora:{':'.join(parts)}>"
-
-

@@ -20,7 +20,7 @@ _UNSAFE = re.compile(r'[/?<>\\:*|"\x00-\x1F\x7F]')
 
 
 def dynamic(text: str, draw: Random) -> str:
-    """Return a text with one of each `{these|those}` chosen, and without comments. A backslash keeps `{`, `}` and `|`."""
+    """Return a text with one of each `{these|those}` chosen, without comments. A backslash keeps `{`, `}` and `|`."""
     text = _COMMENT.sub("", text)
     made, at = "", 0
     while at < len(text):

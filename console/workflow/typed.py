@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Iterable
 from difflib import get_close_matches
 from typing import Any
@@ -13,6 +14,7 @@ from .fields import COMBO, DYNAMIC_COMBO, Field
 _WORDS = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
 _JSON = ("RANGE", "CURVE", "BOUNDING_BOX", "BOUNDING_BOXES", "COLORS")
 _OPEN = ("remote", "lora_files")  # a combo whose list is not all that it takes; so is one that files are uploaded to
+_WHOLE = re.compile(r"[+-]?\d+")
 _SHOWN = 8  # of a list of choices
 
 
@@ -47,24 +49,20 @@ def is_open(made: Field) -> bool:
 
 def _number(kind: str, value: Any) -> float:
     try:
-        number = float(value)
+        number = int(value) if isinstance(value, str) and _WHOLE.fullmatch(value.strip()) else value
+        number = number if isinstance(number, int) else float(number)
     except (TypeError, ValueError):
         number = math.nan
-    if not math.isfinite(number) or (kind == "INT" and not number.is_integer()):
+    if not math.isfinite(number) or (kind == "INT" and number != int(number)):
         raise ValueError(f"is {_short(value)}; write a {'whole ' if kind == 'INT' else ''}number")
-    return int(value) if kind == "INT" and isinstance(value, str) and value.strip().lstrip("+-").isdigit() else _whole(kind, number, value)
-
-
-def _whole(kind: str, number: float, value: Any) -> float:
-    if kind == "INT":
-        return value if isinstance(value, int) else int(number)
-    return number
+    return int(number) if kind == "INT" else float(number)
 
 
 def _in_range(made: Field, number: float) -> float:
-    least, most = made.options.get("min"), made.options.get("max")
-    if (least is not None and number < least) or (most is not None and number > most):
-        span = f"from {least} to {most}" if None not in (least, most) else f"of {least} or more" if most is None else f"of {most} or less"
+    least, most = made.options.get("min", -math.inf), made.options.get("max", math.inf)
+    if not least <= number <= most:
+        span = f"from {least} to {most}" if math.isfinite(least) and math.isfinite(most) else ""
+        span = span or (f"of {least} or more" if math.isfinite(least) else f"of {most} or less")
         raise ValueError(f"is {number}; write a number {span}")
     return number
 
@@ -86,7 +84,8 @@ def refused(made: Field, value: Any) -> str:
     if len(choices) <= _SHOWN:
         return f"is {_short(value)}; choose one of {', '.join(choices)}"
     meant = nearest(str(value), choices)
-    return f"is {_short(value)}, which is none of {len(choices)} choices" + (f"; did you mean {meant}?" if meant else "")
+    none = f"is {_short(value)}, which is none of {len(choices)} choices"
+    return f"{none}; did you mean {meant}?" if meant else none
 
 
 def nearest(name: str, names: Iterable[str]) -> str:

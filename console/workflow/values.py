@@ -18,8 +18,8 @@ class Value:
 
 
 def parts_of(node: Node, info: Info) -> list[Part]:
-    """Return a node's inputs with the values that were saved; what was not has its default. Raises ValueError for fields
-    that grow in number."""
+    """Return a node's inputs with the values that were saved; what was not has its default. Raises ValueError for
+    fields that grow in number."""
     inputs = list(fields.inputs_of(info["input"], info.get("input_order")))
     growing = next((name for name, spec, _ in inputs if fields.grows_fields(spec)), None)
     if growing:
@@ -59,7 +59,7 @@ def slots_of(node: Node, found: Sequence[Part]) -> list[Slot]:
 
 
 def without_forced(saved: list[Any], info: Info) -> list[Any]:
-    """Files of older front ends have values of inputs that are no fields any more, because the node forces a connection."""
+    """Files of older front ends have values of inputs that are no fields, because the node forces a connection."""
     forced: list[bool] = []
     for name, spec, _ in fields.inputs_of(info["input"]):
         options = fields.options_of(spec)
@@ -75,5 +75,3 @@ def sent(value: Any, kind: str) -> Any:
     if not isinstance(value, list):
         return value
     return {"__type__": "CURVE", "__value__": value} if kind == "CURVE" else {"__value__": value}
-
-
