@@ -15,12 +15,13 @@ _AFTER = """Every other argument goes to ComfyUI, such as --cpu, --base-director
 
 @dataclass(frozen=True)
 class Options:
-    """`flags` are ComfyUI's. `settings` are `<node>.<input>=<value>` as they were written."""
+    """`flags` are ComfyUI's. `settings` are `<node>.<input>=<value>` as they were written. `timeout` is in seconds."""
 
     workflow: Path
     settings: tuple[str, ...]
     result: Path | None
     comfyui: Path | None
+    timeout: float
     flags: tuple[str, ...]
 
 
@@ -28,7 +29,10 @@ def read(arguments: Sequence[str]) -> Options:
     """Raises SystemExit, with what is wrong on stderr, where argparse does."""
     own, comfyuis = _parted(list(arguments))
     known, others = _parser().parse_known_args(own)
-    return Options(known.workflow, tuple(known.set), known.result, known.comfyui, (*others, *comfyuis))
+    return Options(
+        workflow=known.workflow, settings=tuple(known.set), result=known.result, comfyui=known.comfyui,
+        timeout=known.timeout, flags=(*others, *comfyuis),
+    )  # fmt: skip
 
 
 def _parted(arguments: list[str]) -> tuple[list[str], list[str]]:
@@ -46,5 +50,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--result", type=Path, metavar="FILE", help="write how it went into this file, as JSON")
     parser.add_argument(
         "--comfyui", type=Path, metavar="FOLDER", help="where ComfyUI is, unless the pack lies in its custom_nodes"
+    )
+    parser.add_argument(
+        "--timeout", type=float, default=1800.0, metavar="SECONDS", help="how long ranks of a torchrun wait for another"
     )
     return parser
