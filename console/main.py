@@ -78,9 +78,9 @@ class Command:
         import folder_paths
 
         await start.load_pack(self.pack)
-        prompt = document.prompt_of(found, await asked.object_info(server), self.options.settings)
+        prompt, wrong = document.prompt_of(found, await asked.object_info(server), self.options.settings)
         extra = {"extra_pnginfo": {"workflow": found}} if document.is_saved_graph(found) else {}
-        item = await asked.accepted(server, prompt, extra, uuid.uuid4().hex)
+        item = await asked.accepted(server, prompt, extra, uuid.uuid4().hex, wrong)
         _no_bars()
         progress, ending = Progress(prompt, self.words), Ending(comfy.model_management.interrupt_current_processing)
         ending.install()
