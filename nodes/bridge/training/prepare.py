@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -15,7 +16,7 @@ from ....lora_core.data.dataset import check_preservation
 from ....lora_core.families.table import check_trainable
 from ....lora_core.ranks.group import here
 from ....lora_core.stored import as_dict
-from ....lora_core.training.config import Recipe, fingerprint
+from ....lora_core.training.config import Recipe, TrainConfig, fingerprint
 from ....lora_core.training.layers import counted
 from ....lora_core.training.plan import QuietNeed
 from ....lora_core.training.targets import summary, weight_shape
@@ -112,7 +113,7 @@ def job(
     sources: Sources, recipe: Recipe, encoded: Mapping[str, Any], latents: Sequence[torch.Tensor],
     priors: Sequence[dict[str, torch.Tensor]], shown: PreparedPreviews | None, layers: Layers,
 ) -> Job:  # fmt: skip
-    """Return the largest picture with the longest caption, and a preview."""
+    """Return the largest picture with the longest caption, a preview, and a step as far as it is this rank's."""
     largest = max(range(len(latents)), key=lambda i: latents[i].numel())
     length = windows if recipe.text else torch.Tensor.numel
     caption = max(encoded, key=lambda caption: length(encoded[caption][0][0]))
@@ -121,10 +122,17 @@ def job(
     resolution = sources.dataset.resolution
     preview = shown and Preview(tuple(empty_latent(sources.model, shown.previews.sampling).shape[1:]), shown.vae)
     return Job(
-        recipe.lora, recipe.train, shape, conditioning, resolution,
+        recipe.lora, _shared(recipe.train), shape, conditioning, resolution,
         text_rank=text_rank, start=sources.start, preview=preview,
         quiet=foreseen(layers) if recipe.train.quiet else QuietNeed(),
     )  # fmt: skip
+
+
+def _shared(config: TrainConfig) -> TrainConfig:
+    """Return the batches of the rank that has the most of a step."""
+    pictures = -(-config.batch_size * config.accumulation // here().size)
+    size = min(config.batch_size, pictures)
+    return replace(config, batch_size=size, accumulation=-(-pictures // size))
 
 
 def encode(
