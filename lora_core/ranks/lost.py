@@ -1,5 +1,8 @@
-"""Tells who is lost. Each rank notes how far it is in the store by which the ranks have found each other; one that waits
-in vain reads there who did not come, or why another has gone."""
+"""Tells who is lost.
+
+Each rank notes how far it is in the store by which the ranks have found each other; one that waits in vain reads there
+who did not come, or why another has gone.
+"""
 
 from __future__ import annotations
 
@@ -44,8 +47,11 @@ _here = _Place()
 
 
 def reached(step: int) -> None:
-    """Note the last step that this rank has finished; the others can read it from the next meeting on."""
+    """Note the last step that this rank has finished, for the others to read."""
     _here.step = step
+    if dist.is_available() and dist.is_initialized():
+        with suppress(RuntimeError):  # which the next meeting tells of
+            _here.note()
 
 
 @contextmanager

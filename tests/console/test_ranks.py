@@ -1,4 +1,4 @@
-"""headless.py through torchrun, two ranks on the loopback: what becomes of a run when one of them is killed or stops."""
+"""headless.py through torchrun, two ranks on the loopback: a run of which one is killed, or hangs, ends as another."""
 
 from __future__ import annotations
 
