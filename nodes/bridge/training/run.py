@@ -249,7 +249,8 @@ def _run(order: Order, work: _Prepared, kept: RunFolder) -> Trained:
             with put_off():
                 previewer.begin(run.start_over)
             trouble = partial(_trouble, progress, kept, previewer)
-            steps = train(config, state, work.denoiser, work.samples, trouble, reality.relief, gradient)
+            asked = comfy.model_management.processing_interrupted
+            steps = train(config, state, work.denoiser, work.samples, trouble, reality.relief, gradient, asked)
             for result in watch.over(reality.over(steps)):
                 reached(result.step)
                 tell(progress, unmoved.look())
