@@ -1,111 +1,58 @@
-"""headless.py through torchrun, two ranks on the loopback: a run of which one is killed, or hangs, ends as another."""
-
 from __future__ import annotations
 
-import json
-import socket
-import subprocess
-import sys
-import time
-from collections.abc import Callable
-from pathlib import Path
-
-import psutil
 import pytest
-from demo import shapes
-from harness.headless import Headless, training
-
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="torchrun and gloo are taken from Linux")
-
-STEPS, SECONDS = 40, 120
-TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "--max-restarts", "2"]
+from lora_loom.console.ranks import Rank, split_nodes, this
 
 
-@pytest.fixture(scope="module")
-def headless(tmp_path_factory: pytest.TempPathFactory) -> Headless:
-    found = Headless(tmp_path_factory.mktemp("ranks"))
-    shapes.write_dataset(found.base / "input" / "hearts", "heart", 4, 64, 0)
-    return found
+def test_alone_without_the_launchers_variables(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    assert this() == Rank() and list(Rank().flags(["--cpu"])) == [] and Rank().name == ""
 
 
-@pytest.fixture(scope="module")
-def whole(headless: Headless) -> Path:
-    """The folder of a run to which nothing happened."""
-    ended = headless.run(prompt("whole"), launcher=TORCHRUN)
-    assert ended.status == 0, ended.err
-    return folder(headless, "whole")
+def test_a_rank_of_several(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {"WORLD_SIZE": "4", "RANK": "3", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2"}.items():
+        monkeypatch.setenv(name, value)
+    assert this() == Rank(rank=3, size=4, local=1, beside=2) and not this().first
 
 
-def prompt(name: str) -> dict:
-    made = training("hearts", STEPS, run_name=name, save_every=10)
-    made["save"]["inputs"]["name"] = name
-    return made
+@pytest.mark.parametrize(
+    ("shown", "device"), [("", ["--cuda-device", "1"]), ("4,7", ["--cuda-device", "7"]), ("GPU-1", [])]
+)
+def test_each_rank_has_a_device_of_its_own(shown: str, device: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """That of its number among those that it is shown; a launcher that shows it one has chosen."""
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", shown)
+    rank = Rank(rank=1, size=2, local=1, beside=2)
+    assert list(rank.flags([])) == ["--cache-classic", *device, "--verbose", "ERROR"]
+    assert list(rank.flags(["--cpu", "--cache-lru=5", "--verbose"])) == []
 
 
-def folder(headless: Headless, name: str) -> Path:
-    (found,) = (headless.base / "output" / "lora_loom").glob(f"{name}-*")
-    return found
+def test_fewer_devices_than_ranks_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
+    with pytest.raises(ValueError, match="3 ranks on this machine, and 2 devices"):
+        list(Rank(rank=2, size=3, local=2, beside=3).flags([]))
 
 
-def steps(headless: Headless, name: str) -> list[int]:
-    """The steps of its log, in their order there."""
-    lines = [line for log in (headless.base / "output" / "lora_loom").glob(f"{name}-*/log.jsonl")
-             for line in log.read_text(encoding="utf-8").splitlines(keepends=True)]  # fmt: skip
-    return [told["step"] for line in lines if line.endswith("\n") and "loss" in (told := json.loads(line))]
+def node(kind: str, **inputs: object) -> dict:
+    return {"class_type": kind, "inputs": inputs}
 
 
-def rank(launcher: subprocess.Popen, number: int) -> psutil.Process:
-    for each in psutil.Process(launcher.pid).children():
-        if each.environ().get("RANK") == str(number):
-            return each
-    raise AssertionError(f"there is no rank {number}")
+PROMPT = {
+    "9": node("LoraLoom_MergeLora", a=["5", 2], b=["7", 2]),
+    "5": node("LoraLoom_TrainLora", model=["1", 0], steps=3),
+    "7": node("LoraLoom_TrainLora", model=["8", 0]),
+    "8": node("LoraLoom_LoadLoraStack", model=["1", 0], adapter=["5", 2]),
+    "1": node("UNETLoader"),
+    "4": node("LoraLoom_ExtractLora", model=["1", 0]),
+    "2": node("LoraLoom_SaveLora", adapter=["9", 0]),
+}
 
 
-def wait(launcher: subprocess.Popen, until: Callable[[], bool]) -> None:
-    end = time.monotonic() + SECONDS
-    while not until():
-        assert launcher.poll() is None, launcher.communicate()[1]
-        assert time.monotonic() < end
-        time.sleep(0.02)
+def test_nodes_that_split_their_work_come_after_those_that_they_need() -> None:
+    found = split_nodes(PROMPT, ["2", "5"])
+    assert found == ["5", "7", "9"], "and none that no output needs"
+    assert split_nodes(PROMPT, ["4"]) == ["4"]
 
 
-def same_files(headless: Headless, name: str, whole: Path) -> None:
-    """The LoRAs and the states, but for the headers, which tell when."""
-    loras = headless.base / "models" / "loras"
-    pairs = [(loras / "whole.safetensors", loras / f"{name}.safetensors")]
-    pairs += [(whole / each.name, each) for each in folder(headless, name).glob("*.safetensors")]
-    assert len(pairs) > 4
-    for wanted, found in pairs:
-        assert tensors_of(found) == tensors_of(wanted), found.name
-
-
-def tensors_of(path: Path) -> bytes:
-    data = path.read_bytes()
-    return data[8 + int.from_bytes(data[:8], "little") :]
-
-
-def test_a_killed_rank_is_started_again_and_the_files_are_the_same(headless: Headless, whole: Path) -> None:
-    with headless.begun(prompt("killed"), launcher=TORCHRUN) as launcher:
-        for number, step in ((1, 13), (0, 27)):
-            wait(launcher, lambda step=step: len(set(steps(headless, "killed"))) >= step)
-            rank(launcher, number).kill()
-        ended = headless.ended(launcher)
-    assert ended.status == 0, ended.err
-    assert steps(headless, "killed") == steps(headless, "whole") == list(range(1, STEPS + 1)), "each once"
-    same_files(headless, "killed", whole)
-    assert f"rank 1 on {socket.gethostname()} (last step " in ended.err and "has ended" in ended.err
-
-
-def test_a_rank_that_hangs_is_named_and_its_run_goes_on(headless: Headless, whole: Path) -> None:
-    with headless.begun(prompt("hung"), "--timeout", "4", launcher=TORCHRUN) as launcher:
-        wait(launcher, lambda: len(steps(headless, "hung")) >= 7)
-        hung = rank(launcher, 1)
-        hung.suspend()
-        first = rank(launcher, 0)
-        wait(launcher, lambda: not first.is_running() or first.status() == psutil.STATUS_ZOMBIE)
-        hung.kill()
-        ended = headless.ended(launcher)
-    assert ended.status == 0, ended.err
-    assert f"rank 1 on {socket.gethostname()} (last step " in ended.err and "has not come for 4 s" in ended.err
-    assert steps(headless, "hung") == list(range(1, STEPS + 1))
-    same_files(headless, "hung", whole)
+def test_a_circle_is_said() -> None:
+    with pytest.raises(ValueError):
+        split_nodes({"1": node("A", a=["2", 0]), "2": node("B", a=["1", 0])}, ["1"])
