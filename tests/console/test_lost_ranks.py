@@ -7,7 +7,8 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import psutil
@@ -61,6 +62,18 @@ def rank(launcher: subprocess.Popen, number: int) -> psutil.Process:
     raise AssertionError(f"there is no rank {number}")
 
 
+@contextmanager
+def begun(headless: Headless, name: str, *more: str) -> Iterator[subprocess.Popen]:
+    """No rank outlives a test."""
+    with headless.begun(prompt(name), *more, launcher=TORCHRUN) as launcher:
+        try:
+            yield launcher
+        finally:
+            with suppress(psutil.NoSuchProcess):
+                for each in psutil.Process(launcher.pid).children(recursive=True):
+                    each.kill()
+
+
 def wait(launcher: subprocess.Popen, until: Callable[[], bool]) -> None:
     end = time.monotonic() + SECONDS
     while not until():
@@ -85,7 +98,7 @@ def tensors_of(path: Path) -> bytes:
 
 
 def test_a_killed_rank_is_started_again_and_the_files_are_the_same(headless: Headless, whole: Path) -> None:
-    with headless.begun(prompt("killed"), launcher=TORCHRUN) as launcher:
+    with begun(headless, "killed") as launcher:
         for number, step in ((1, 13), (0, 27)):
             wait(launcher, lambda step=step: len(set(steps(headless, "killed"))) >= step)
             rank(launcher, number).kill()
@@ -97,7 +110,7 @@ def test_a_killed_rank_is_started_again_and_the_files_are_the_same(headless: Hea
 
 
 def test_a_rank_that_hangs_is_named_and_its_run_goes_on(headless: Headless, whole: Path) -> None:
-    with headless.begun(prompt("hung"), "--timeout", "4", launcher=TORCHRUN) as launcher:
+    with begun(headless, "hung", "--timeout", "4") as launcher:
         wait(launcher, lambda: len(steps(headless, "hung")) >= 7)
         hung = rank(launcher, 1)
         hung.suspend()
