@@ -80,12 +80,16 @@ def joined(rank: Rank, cuda: bool, seconds: float, prompt: Prompt) -> Iterator[N
         return
     import torch.distributed as dist
 
+    from ..lora_core.ranks.anew import begun_anew
     from ..lora_core.ranks.lost import leave, meeting
 
     _stay_inside(rank)
+    environ.setdefault("TORCH_NCCL_BLOCKING_WAIT", "1")  # or NCCL ends the process before it can say who is lost
     backend = "cpu:gloo,cuda:nccl" if cuda and dist.is_nccl_available() else "gloo"
     with _lost():
-        dist.init_process_group(backend, timeout=timedelta(seconds=seconds))
+        found, number, size = next(dist.rendezvous("env://", timeout=timedelta(seconds=seconds)))
+        store = begun_anew(found, number, size, seconds)
+        dist.init_process_group(backend, store=store, rank=number, world_size=size, timeout=timedelta(seconds=seconds))
     try:
         with _lost():
             _compare(rank, prompt)
@@ -104,7 +108,7 @@ def _lost() -> Iterator[None]:
     """torch's own words for a rank that does not answer are kept, as they name its address."""
     try:
         yield
-    except RuntimeError as error:
+    except (RuntimeError, TimeoutError) as error:
         raise FailedError(f"the ranks have lost each other: {error}") from error
 
 

@@ -11,6 +11,7 @@ import torch
 import torch.distributed as dist
 from harness.ranks import on_ranks
 from lora_loom.lora_core.ranks import lost
+from lora_loom.lora_core.ranks.anew import begun_anew
 from lora_loom.lora_core.ranks.group import here
 
 HOST = socket.gethostname()
@@ -31,7 +32,7 @@ def waiting_for(what: str) -> str:
     if group.rank == group.size - 1:
         return gone(what)
     try:
-        group.sum_(torch.ones(3))
+        group.agreed("here")
     except lost.LostError as error:
         lost.leave(error)
         return str(error)
@@ -43,8 +44,7 @@ def gone(what: str) -> str:
         time.sleep(3)
     elif what == "fails":
         lost.leave(ValueError("no picture"))
-        dist.destroy_process_group()
-    return "gone"
+    return "gone"  # and the group is left
 
 
 def sentences(tmp_path: Path, size: int, what: str) -> list[str]:
@@ -60,3 +60,34 @@ def test_one_that_is_slow_or_fails_is_named(tmp_path):
     assert failed.startswith(f"rank 2 on {HOST} (last step 2, said: no picture) has ended; this rank has finished")
     assert CURE in failed and "--timeout" not in failed
     assert same.startswith(f"rank 2 on {HOST} (last step 2, said: no picture) has ended; ")
+
+
+def starts(again: int) -> list[str]:
+    """What a rank reads of another in a store that each start shares anew, of ranks that come in another order."""
+    store, rank, found = dist.distributed_c10d._get_default_store(), dist.get_rank(), []
+    for number in range(again):
+        time.sleep(0.1 * ((number + rank) % 3))
+        own = begun_anew(store, rank, 3, 20)
+        own.set(f"address {rank}", f"{number}")
+        found += [own.get(f"address {other}").decode() for other in range(3)]
+    return found
+
+
+def test_addresses_of_an_earlier_start_are_not_found(tmp_path):
+    (tmp_path / "starts").mkdir()
+    for found in on_ranks(3, starts, tmp_path / "starts", 4):
+        assert found == ["0"] * 3 + ["1"] * 3 + ["2"] * 3 + ["3"] * 3
+
+
+def alone_in_it() -> str:
+    try:
+        begun_anew(dist.distributed_c10d._get_default_store(), dist.get_rank(), 3, 0.3)
+    except TimeoutError as error:
+        return str(error)
+    return ""
+
+
+def test_one_that_never_starts_is_named(tmp_path):
+    (tmp_path / "late").mkdir()
+    first, second = on_ranks(2, alone_in_it, tmp_path / "late")
+    assert first.startswith("rank 2 did not start in time") and second == ""
