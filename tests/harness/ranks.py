@@ -9,23 +9,20 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as processes
 
-from harness.inprocess import alias_pack
-
-if "lora_loom" not in sys.modules:  # in a process that was spawned
-    alias_pack()
-
 SECONDS = 60
-START = "fork" if sys.platform == "linux" else "spawn"  # which takes seconds
 
 
 def on_ranks(size: int, work: Callable[..., Any], folder: Path, *given: Any) -> list[Any]:
-    """Return what `work(*given)`, a function of a module, gives on each of so many ranks, by rank: what torch.load
-    takes as weights. Nothing of an earlier group is in the folder."""
-    context = processes.start_processes(_one, (size, work, folder, given), nprocs=size, join=False, start_method=START)
+    """Return what `work(*given)` gives on each of so many ranks, by rank: what torch.load takes as weights. Nothing of
+    an earlier group is in the folder. They are forks of this process, as new ones would take seconds to begin."""
+    if sys.platform != "linux":
+        pytest.skip("ranks of tests are forks of one process, which are safe on Linux")
+    context = processes.start_processes(_one, (size, work, folder, given), size, join=False, start_method="fork")
     assert context is not None
     try:
         while not context.join(SECONDS):
@@ -38,8 +35,7 @@ def on_ranks(size: int, work: Callable[..., Any], folder: Path, *given: Any) -> 
 
 def _one(rank: int, size: int, work: Callable[..., Any], folder: Path, given: tuple) -> None:
     torch.set_num_threads(1)
-    if sys.platform == "linux":
-        os.environ["GLOO_SOCKET_IFNAME"] = "lo"
+    os.environ["GLOO_SOCKET_IFNAME"] = "lo"
     store = dist.FileStore(str(folder / "store"), size)
     dist.init_process_group("gloo", store=store, rank=rank, world_size=size, timeout=timedelta(seconds=SECONDS))
     try:
