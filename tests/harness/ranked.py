@@ -6,8 +6,8 @@ import errno
 import os
 import subprocess
 import sys
-from collections.abc import Callable
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 from unittest.mock import Mock, patch
@@ -52,7 +52,8 @@ def main(folder: str, rank: int) -> None:
 
     dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
     trio = _models(Path(folder, f"base{rank}"))
-    told = {name: _told(trio, make) for name, make in _cases(trio, Path(folder), rank).items()}
+    with few_prompts():
+        told = {name: _told(trio, make) for name, make in _cases(trio, Path(folder), rank).items()}
     dist.destroy_process_group()
     Path(folder, f"told{rank}").write_bytes(packed(told).numpy().tobytes())
 
@@ -104,6 +105,17 @@ def what(out: Any) -> dict[str, Any]:
     return {"weights": weights, "losses": out.loss_map["loss"], "report": out.report, "shape": list(out.sheet.shape)}
 
 
+@contextmanager
+def few_prompts() -> Iterator[None]:
+    """Four shipped neutral prompts and one level of noise each."""
+    from lora_loom.lora_core.data import neutral
+
+    shipped = list(neutral.shipped("photo"))[:4]
+    with patch.object(neutral, "shipped", lambda _: shipped):
+        with patch("lora_loom.nodes.bridge.quiet.states.FORWARDS", 8):
+            yield
+
+
 def watched() -> dict[str, Any]:
     """Previews and validation of a run."""
     from harness.calls import run_node
@@ -136,15 +148,12 @@ def _cases(trio: Any, folder: Path, rank: int) -> dict[str, Callable[[], Any]]:
         with patch.object(run_folder.checkpoint, "save", _full) if not rank else nullcontext():
             return train(trio, data, **RUNS["plain"], run_name="full", save_every=1)
 
-    @torch.no_grad()
     def rebased() -> Any:
         modules = trio.model.model.diffusion_model.named_modules()
         weight = next(module for name, module in modules if name.endswith("attn1.to_q")).weight
-        weight.add_(rank)
-        try:
-            return train(trio, data, run_name="rebased")
-        finally:
-            weight.sub_(rank)
+        with torch.inference_mode():
+            weight.add_(rank)
+        return train(trio, data, run_name="rebased")
 
     return {
         "plain": lambda: train(trio, data, **RUNS["plain"], run_name="plain", **shown),
