@@ -61,6 +61,7 @@ def main(folder: str, rank: int) -> None:
 def _models(folder: Path) -> Any:
     import tiny
     import torch
+
     from harness.calls import register_pack
 
     register_pack()
@@ -71,6 +72,7 @@ def _models(folder: Path) -> Any:
 def _told(trio: Any, make: Callable[[], Any]) -> dict[str, Any]:
     """With how many pictures and captions were encoded, and how many pictures went through the network."""
     import comfy.model_management
+
     from harness.runs import on_forward
 
     with on_forward(trio) as sizes, _counted(trio.vae, "encode") as images:
@@ -110,17 +112,18 @@ def few_prompts() -> Iterator[None]:
     """Four shipped neutral prompts and one level of noise each."""
     from lora_loom.lora_core.data import neutral
 
-    shipped = list(neutral.shipped("photo"))[:4]
-    with patch.object(neutral, "shipped", lambda _: shipped):
+    shipped = neutral.shipped
+    with patch.object(neutral, "shipped", lambda kind: list(shipped(kind))[:4]):
         with patch("lora_loom.nodes.bridge.quiet.states.FORWARDS", 8):
             yield
 
 
 def watched() -> dict[str, Any]:
     """Previews and validation of a run."""
-    from harness.calls import run_node
     from lora_loom.nodes.previews import TrainingPreviews
     from lora_loom.nodes.validation import TrainingValidation
+
+    from harness.calls import run_node
 
     widgets = {field.id: field.default for field in TrainingValidation.GET_SCHEMA().inputs}
     looks = {**widgets, "every": 2, "draws": 2, "held_out": 0.25}
@@ -128,14 +131,18 @@ def watched() -> dict[str, Any]:
         "prompts": "a picture", "negative": "dull", "every": 2, "seed": 11, "strength": 1.0, "width": 64, "height": 64,
         "steps": 1, "cfg": 1.0, "sampler_name": "euler", "scheduler": "simple",
     }  # fmt: skip
-    return {"previews": run_node(TrainingPreviews, **previews)[0], "validation": run_node(TrainingValidation, **looks)[0]}
+    return {
+        "previews": run_node(TrainingPreviews, **previews)[0],
+        "validation": run_node(TrainingValidation, **looks)[0],
+    }
 
 
 def _cases(trio: Any, folder: Path, rank: int) -> dict[str, Callable[[], Any]]:
     """What both ranks do, in this order."""
     import torch
-    from harness.runs import on_forward, read, train
     from lora_loom.lora_core.runs import run_folder
+
+    from harness.runs import on_forward, read, train
 
     data, fewer = (read(folder / name, "picture") for name in ("pictures", "fewer"))
     shown = watched()
