@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -30,11 +31,13 @@ async def accepted(
     """
     body = {"prompt": prompt, "client_id": client, **({"extra_data": dict(extra)} if extra else {})}
     queue, caught = server.prompt_queue, _Caught()
-    server.prompt_queue = caught
+    server.prompt_queue, told = caught, logging.root.manager.disable
+    logging.disable()  # ComfyUI logs what it answers
     try:
         status, answer = await _answered(server, "POST", "/prompt", body)
     finally:
         server.prompt_queue = queue
+        logging.disable(told)
     if wrong := [*(each.text for each in known), *_wrong(answer, prompt, known)]:
         raise ValueError("\n".join(wrong))
     if status != 200 or caught.item is None:
