@@ -83,9 +83,9 @@ def _named(outputs: Mapping[str, Any], output: Path) -> Iterator[str]:
 
 
 def _models(output: Path, since: float) -> Iterable[Path]:
-    """Those in folders of runs belong to the run."""
+    """What lies in folders of runs, and in the cache, is not named by itself."""
     for folder, below, names in os.walk(output):
-        below[:] = [name for name in below if Path(folder, name) != output / "lora_loom"]
+        below[:] = [name for name in below if not name.startswith("lora_loom")]
         for path in (Path(folder, name) for name in names if name.lower().endswith(_MODELS)):
             if path.stat().st_mtime >= since:
                 yield path
