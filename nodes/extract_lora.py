@@ -5,6 +5,7 @@ from __future__ import annotations
 from comfy_api.latest import io
 
 from ..lora_core.merging.pick import Pick
+from ..lora_core.ranks.group import here
 from .bridge.host.node_outputs import as_image_batch, as_lora_model, report_ui
 from .bridge.host.progress import Progress
 from .bridge.merging.extraction import extract_lora
@@ -42,7 +43,8 @@ class ExtractLora(io.ComfyNode):
     @classmethod
     def execute(cls, model_a, model_b, rank, energy, keep="", drop="", clip_a=None, clip_b=None) -> io.NodeOutput:
         progress = Progress(1)
-        made = extract_lora(model_a, model_b, clip_a, clip_b, rank, energy, Pick.of(keep, drop), progress.tick)
+        pick = Pick.of(keep, drop)
+        made = extract_lora(model_a, model_b, clip_a, clip_b, rank, energy, pick, progress.tick, here())
         return io.NodeOutput(
             made.adapter,
             as_lora_model(made.adapter),

@@ -5,8 +5,10 @@ from __future__ import annotations
 from comfy_api.latest import io
 
 from ..lora_core.merging import AUTO, METHODS, SUM
-from ..lora_core.merging.merge import NOTHING, MergeSettings
+from ..lora_core.merging.merge import NOTHING
+from ..lora_core.merging.settings import MergeSettings
 from ..lora_core.merging.truncation import Limits
+from ..lora_core.ranks.group import here
 from .bridge.host.node_outputs import as_image_batch, as_lora_model, report_ui
 from .bridge.host.progress import Progress
 from .bridge.merging.merge import CHOICES, merge
@@ -66,7 +68,7 @@ class MergeLora(io.ComfyNode):
         settings = MergeSettings(SUM if method == AUTO else method, density, amount, seed)
         progress = Progress(1)
         limits = Limits(rank, energy, size_mb)
-        made = merge(model, clip, lora_stack, found, settings, limits, progress.tick, method == AUTO)
+        made = merge(model, clip, lora_stack, found, settings, limits, progress.tick, method == AUTO, here())
         asked = {"rank": rank, "energy": energy, "size_mb": size_mb}
         if "parts" in (made.measure.live or {}):
             asked |= {"strengths": strengths, "text_strengths": text_strengths}

@@ -8,8 +8,9 @@ the weight. What is left (DoRA, OFT, whole differences) is dense and cut as an e
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from math import sqrt
+from dataclasses import dataclass, field, fields, replace
+from math import prod, sqrt
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,9 +19,12 @@ from ..adapter import Adapter
 from ..kinds import Correction, Difference, GLoRA, LoHa, LoKr, Placed
 from ..kinds.lokr import product
 from ..low_rank import LowRank
+from ..ranks.dealt import Tick, Wire, dealt
+from ..ranks.group import ALONE, Group
 from ..stack.chain import Step, applied
 from .extraction import cut, extract, rank_for
 from .truncation import Limits
+from .wire import packed_layer, unpacked_layer
 
 _EXACT = 1024  # above that rank a spectrum costs more than a sketch of the dense matrix
 _RANK = 128  # of what has none of its own, when nothing is said
@@ -138,52 +142,83 @@ class Converted:
         return _together((self.adapter.layers[name], error) for name, error in self.errors.items())
 
 
+@dataclass(frozen=True)
+class _One:
+    """What a layer became: a LowRank with its error, or what is added to a bias or norm, or a kind that has no such."""
+
+    layer: LowRank | None = None
+    error: float = 0.0
+    vector: Tensor | None = None
+    left_out: str = ""
+
+    def packed(self) -> dict[str, Any]:
+        held = {each.name: getattr(self, each.name) for each in fields(self)}
+        return {**held, "layer": self.layer and packed_layer(self.layer)}
+
+    @classmethod
+    def unpacked(cls, held: Mapping[str, Any]) -> _One:
+        return cls(**{**held, "layer": held["layer"] and unpacked_layer(held["layer"])})
+
+
+_WIRE = Wire(_One.packed, lambda name, held: _One.unpacked(held))
+
+
 def convert(
-    adapter: Adapter, limits: Limits, weight_of: Callable[[str], Tensor], tick: Callable[[int, int], None],
-    strength_of: Callable[[str], float] = lambda name: 1.0,
+    adapter: Adapter, limits: Limits, weight_of: Callable[[str], Tensor], tick: Tick,
+    strength_of: Callable[[str], float] = lambda name: 1.0, group: Group = ALONE,
 ) -> Converted:  # fmt: skip
     """Return the adapter with every correction of a matrix as a LowRank, plain ones as they are.
 
     `weight_of` gives the weight of a layer, in any dtype; `tick` is told how many of how many are done. The result is
-    to be applied at `strength_of` a layer; where that is 0 it is left out. Raises ValueError for a file that makes
-    weights larger.
+    to be applied at `strength_of` a layer; where that is 0 it is left out. The ranks of `group` share the layers out,
+    and all have the whole, what others made on the CPU. Raises ValueError for a file that makes weights larger.
     """
     _refuse_wider(adapter.others)
-    layers = dict(adapter.layers)
-    made = Converted(replace(adapter, layers=layers, others={}))
-    for index, (name, items) in enumerate(adapter.others.items()):
-        strength = strength_of(name)
-        weight = weight_of(name).float() if strength else None
-        if weight is not None and weight.ndim < 2:
-            if any(item.depends_on_weight for item in items):
-                made.left_out[name] = items[0].kind
-            else:
-                made.vectors[name] = Difference(applied(torch.zeros_like(weight), map(Step, items)))
-        elif weight is not None:
-            found = _layer(adapter.layers.get(name), items, weight, limits, name, strength)
-            layers[name], made.errors[name] = found
-        tick(index + 1, len(adapter.others))
-    return made
+
+    def work(name: str) -> _One:
+        items, strength = adapter.others[name], strength_of(name)
+        weight = weight_of(name).float()
+        if weight.ndim > 1:
+            return _One(*_layer(adapter.layers.get(name), items, weight, limits, name, strength))
+        if any(item.depends_on_weight for item in items):
+            return _One(left_out=items[0].kind)
+        return _One(vector=applied(torch.zeros_like(weight), map(Step, items)))
+
+    costs = {name: _cost([Step(items[0])]) for name, items in adapter.others.items() if strength_of(name)}
+    return _collected(adapter, dealt(group, costs, work, _WIRE, tick))
 
 
 def convert_steps(
-    steps: Mapping[str, Sequence[Step]], limits: Limits, weight_of: Callable[[str], Tensor],
-    tick: Callable[[int, int], None],
+    steps: Mapping[str, Sequence[Step]], limits: Limits, weight_of: Callable[[str], Tensor], tick: Tick,
+    group: Group = ALONE,
 ) -> Converted:  # fmt: skip
-    """Convert what all steps of a layer do one after the other to one LowRank for each layer, at strength 1. Raises
-    ValueError for a step that makes a weight larger."""
+    """Convert what all steps of a layer do one after the other to one LowRank for each layer, at strength 1. `group` is
+    that of `convert`. Raises ValueError for a step that makes a weight larger."""
     _refuse_wider({name: [s.change for s in each if isinstance(s.change, Correction)] for name, each in steps.items()})
-    layers: dict[str, LowRank] = {}
-    made = Converted(Adapter(layers))
-    for index, (name, each) in enumerate(steps.items()):
+
+    def work(name: str) -> _One:
         weight = weight_of(name).float()
-        delta = applied(weight, each) - weight
-        if weight.ndim < 2:
-            made.vectors[name] = Difference(delta)
-        else:
-            layers[name], made.errors[name] = _nearest(delta, limits, name)
-        tick(index + 1, len(steps))
-    return made
+        delta = applied(weight, steps[name]) - weight
+        return _One(vector=delta) if weight.ndim < 2 else _One(*_nearest(delta, limits, name))
+
+    return _collected(Adapter({}), dealt(group, {name: _cost(each) for name, each in steps.items()}, work, _WIRE, tick))
+
+
+def _collected(adapter: Adapter, found: Mapping[str, _One]) -> Converted:
+    layers = {name: one.layer for name, one in found.items() if one.layer}
+    return Converted(
+        replace(adapter, layers={**adapter.layers, **layers}, others={}),
+        {name: found[name].error for name in layers},
+        {name: Difference(one.vector) for name, one in found.items() if one.vector is not None},
+        {name: one.left_out for name, one in found.items() if one.left_out},
+    )
+
+
+def _cost(steps: Sequence[Step]) -> float:
+    """About how long a layer takes, beside others, by what it is made of."""
+    change = steps[0].change
+    shape = (change[0] if isinstance(change, tuple) else change).shape
+    return float(prod(shape)) * min(shape[0], prod(shape[1:]))
 
 
 def _refuse_wider(changes: Mapping[str, Sequence[Correction]]) -> None:

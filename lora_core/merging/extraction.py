@@ -6,9 +6,10 @@ its spectrum asks for; of factors, and of what is small, exactly. Nothing is cla
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from math import isfinite, sqrt
+from math import isfinite, prod, sqrt
+from typing import Any
 from zlib import crc32
 
 import torch
@@ -16,6 +17,7 @@ from torch import Tensor
 
 from ..low_rank import Decomposition, LowRank
 from ..orthonormal import orthonormal_columns
+from .wire import packed_layer, unpacked_layer
 
 _SPARE = 16  # directions beyond the rank
 _FEWEST = 3  # blocks of directions, by which one sees how fast they lessen the error
@@ -31,6 +33,15 @@ class Extracted:
     norm: float
     error: float
     sigma: Tensor
+
+    def packed(self) -> dict[str, Any]:
+        """Return tensors and figures by name."""
+        return {"low_rank": packed_layer(self.low_rank), "norm": self.norm, "error": self.error, "sigma": self.sigma}
+
+    @classmethod
+    def unpacked(cls, held: Mapping[str, Any]) -> Extracted:
+        """Return what was packed."""
+        return cls(**{**held, "low_rank": unpacked_layer(held["low_rank"])})
 
 
 def extract(
@@ -65,6 +76,12 @@ def cut(low_rank: LowRank, rank: int, energy: float, name: str) -> Extracted | N
     kept = min(rank, rank_for(found.sigma, energy, float(found.sigma.norm())))
     whole = kept >= low_rank.rank
     return Extracted(low_rank if whole else found.keep(kept), norm, 0.0 if whole else found.error(kept), found.sigma)
+
+
+def cost(shape: Sequence[int], rank: int) -> float:
+    """Return about how long it takes to extract that rank of a weight of that shape, beside others."""
+    short = min(shape[0], prod(shape[1:]))
+    return float(prod(shape)) * min(short, _FEWEST * (rank + _SPARE))
 
 
 def whole_error(parts: list[Extracted]) -> float:

@@ -11,7 +11,8 @@ import torch
 from _measure import Variant, alternate, arguments, begin, plain, table
 from lora_loom.lora_core.adapter import Adapter
 from lora_loom.lora_core.low_rank import LowRank
-from lora_loom.lora_core.merging.merge import EXACT, UNLIMITED, MergeSettings, merge
+from lora_loom.lora_core.merging.merge import EXACT, UNLIMITED, merge
+from lora_loom.lora_core.merging.settings import MergeSettings
 from lora_loom.lora_core.merging.truncation import Limits
 from lora_loom.lora_core.stack.weighted import Weighted
 

@@ -13,7 +13,8 @@ import torch
 from _measure import Variant, alternate, arguments, begin, mebibytes, peak, plain, table
 from lora_loom.lora_core.adapter import Adapter
 from lora_loom.lora_core.low_rank import LowRank
-from lora_loom.lora_core.merging.merge import MergeSettings, merge
+from lora_loom.lora_core.merging.merge import merge
+from lora_loom.lora_core.merging.settings import MergeSettings
 from lora_loom.lora_core.merging.truncation import Limits
 from lora_loom.lora_core.stack.weighted import Weighted
 from merge import Peft, random_loras

@@ -13,8 +13,8 @@ from torch import Tensor
 from ....lora_core.adapter import Adapter
 from ....lora_core.analysis.device_check import share
 from ....lora_core.low_rank import LowRank
-from ....lora_core.merging.merge import MergeSettings
 from ....lora_core.merging.pick import Pick
+from ....lora_core.merging.settings import MergeSettings
 from ....lora_core.merging.truncation import Limits
 from ....lora_core.stack.weighted import exact_sum
 from ....lora_core.training.config import LoraConfig

@@ -16,6 +16,7 @@ from ....lora_core.files.lineage import Parent, losses
 from ....lora_core.merging.conversion import Converted, convert, convert_steps
 from ....lora_core.merging.cut_table import error_measure
 from ....lora_core.merging.truncation import Limits
+from ....lora_core.ranks.group import ALONE, Group
 from ....lora_core.stack.chain import Step
 from ..host import takedown
 from ..host.device import with_fp64
@@ -65,19 +66,20 @@ def convert_file(
 
 def as_plain(
     adapter: Adapter, model: Model, clip: Clip | None, limits: Limits, tick: Tick,
-    strength_of: Callable[[str], float] = lambda name: 1.0,
+    strength_of: Callable[[str], float] = lambda name: 1.0, group: Group = ALONE,
 ) -> Converted:  # fmt: skip
     """Return an adapter in the model's names with every matrix as a LowRank, on the CPU, to be applied at
-    `strength_of`."""
+    `strength_of`. The ranks of `group` share the work."""
     fixed = {name for name, items in adapter.others.items() if not any(item.depends_on_weight for item in items)}
-    return _on_cpu(lambda: convert(adapter, limits, _weights(model, clip, fixed), tick, strength_of))
+    return _on_cpu(lambda: convert(adapter, limits, _weights(model, clip, fixed), tick, strength_of, group))
 
 
 def in_order(
-    steps: Mapping[str, Sequence[Step]], model: Model, clip: Clip | None, limits: Limits, tick: Tick
-) -> Converted:
+    steps: Mapping[str, Sequence[Step]], model: Model, clip: Clip | None, limits: Limits, tick: Tick,
+    group: Group = ALONE,
+) -> Converted:  # fmt: skip
     """Return what the steps of each layer do one after the other, as an adapter at strength 1, on the CPU."""
-    return _on_cpu(lambda: convert_steps(steps, limits, _weights(model, clip), tick))
+    return _on_cpu(lambda: convert_steps(steps, limits, _weights(model, clip), tick, group))
 
 
 def _on_cpu(work: Callable[[], Converted]) -> Converted:

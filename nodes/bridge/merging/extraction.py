@@ -16,10 +16,12 @@ from ....lora_core.files.lineage import CONTRACT, Parent, losses
 from ....lora_core.low_rank import LowRank
 from ....lora_core.merging.chart import draw_merge
 from ....lora_core.merging.cut_table import cut_measure
-from ....lora_core.merging.extraction import Extracted, cut, extract, whole_error
+from ....lora_core.merging.extraction import Extracted, cost, cut, extract, whole_error
 from ....lora_core.merging.merge import Merged
 from ....lora_core.merging.outlook import Loss
 from ....lora_core.merging.pick import Pick
+from ....lora_core.ranks.dealt import Wire, dealt
+from ....lora_core.ranks.group import ALONE, Group
 from ....lora_core.trust.written import contract_text
 from ..host.model_files import file_name, files_of, known_hash
 from ..host.progress import Progress
@@ -33,14 +35,18 @@ from .report import error_lines, size_line
 
 _METHOD, _CPU = "extract", torch.device("cpu")
 Pair = tuple[Patched, Patched]
+_WIRE = Wire[Extracted | None](
+    lambda part: part and part.packed(), lambda name, held: Extracted.unpacked(held) if held else None
+)
 
 
 def extract_lora(
     model_a: Model, model_b: Model, clip_a: Clip | None, clip_b: Clip | None, rank: int, energy: float, pick: Pick,
-    tick: Tick,
+    tick: Tick, group: Group = ALONE,
 ) -> Made:  # fmt: skip
-    """Return the LoRA that makes `a` of `b`. Raises ValueError when the two are not of one kind, when
-    there is no difference, or when one has changes that no LoRA can have."""
+    """Return the LoRA that makes `a` of `b`. The ranks of `group` share the layers out, and all have the
+    whole. Raises ValueError when the two are not of one kind, when there is no difference, or when one has changes that
+    no LoRA can have."""
     if (clip_a is None) != (clip_b is None):
         raise ValueError("connect both clip_a and clip_b, or neither")
     table = names_of(model_b, clip_b)
@@ -48,11 +54,9 @@ def extract_lora(
     layers = {name: shape for name, shape in table.shapes.items() if len(shape) > 1}
     pick.check(layers)
     pairs = _pairs(model_a, model_b, clip_a, clip_b)
-    found: dict[str, Extracted] = {}
-    for done, (name, shape) in enumerate(layers.items(), 1):
-        if pick.takes(name) and (part := _extract(name, shape, pairs, rank, energy)):
-            found[name] = part
-        tick(done, len(layers))
+    costs = {name: cost(shape, rank) for name, shape in layers.items() if pick.takes(name)}
+    made = dealt(group, costs, lambda name: _extract(name, layers[name], pairs, rank, energy), _WIRE, tick)
+    found = {name: part for name, part in made.items() if part}
     if not found:
         raise ValueError(
             "nothing to extract: model_a and model_b are the same in all selected layers; connect the fine-tuned "
@@ -65,8 +69,8 @@ def extract_lora(
     beyond = _out_of_reach(pairs, layers, found)
     report = "\n".join([size_line(merged), *(error_lines(merged) or ["nothing is lost"]), *beyond])
     loss = replace(Loss.of(merged, "the difference"), spectra={})  # of what was found alone, which is not all
-    made = _described(merged, model_a, model_b, rank, energy, table)
-    return Made(made, report, draw_merge(merged, "difference"), cut_measure(loss, " ".join(beyond)))
+    adapter = _described(merged, model_a, model_b, rank, energy, table)
+    return Made(adapter, report, draw_merge(merged, "difference"), cut_measure(loss, " ".join(beyond)))
 
 
 def _check_alike(a: NameTable, b: NameTable) -> None:

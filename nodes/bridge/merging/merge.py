@@ -19,10 +19,12 @@ from ....lora_core.kinds import Difference
 from ....lora_core.merging import AUTO, METHODS, SUM, auto
 from ....lora_core.merging.chart import draw_merge
 from ....lora_core.merging.cut_table import cut_measure
-from ....lora_core.merging.merge import Merged, MergeSettings
+from ....lora_core.merging.merge import Merged
 from ....lora_core.merging.merge import merge as merge_layers
 from ....lora_core.merging.outlook import Loss, Outlook
+from ....lora_core.merging.settings import MergeSettings
 from ....lora_core.merging.truncation import Limits
+from ....lora_core.ranks.group import ALONE, Group
 from ....lora_core.stack.chain import entangled
 from ..host.wires import Clip, LoraStack, Model
 from ..model.names import NameTable, names_of
@@ -65,31 +67,32 @@ class Made:
 
 def merge(
     model: Model, clip: Clip | None, lora_stack: LoraStack | None, adapters: Sequence[Connected],
-    settings: MergeSettings, limits: Limits, tick: Tick, propose: bool = False,
+    settings: MergeSettings, limits: Limits, tick: Tick, propose: bool = False, group: Group = ALONE,
 ) -> Made:  # fmt: skip
-    """Return all parts as one adapter; on `propose` by the method, and at the strengths, that suit them."""
+    """Return all parts as one adapter; on `propose` by the method, and at the strengths, that suit them. The ranks of
+    `group` share the layers out, and all have the whole."""
     table = names_of(model, clip)
     found, reasons, beside = sources(table, rows_of(lora_stack), adapters), [], None
     if propose:
-        proposal = auto.propose([part.entry for part in plain(found, model, clip, limits, tick)[0]])
+        proposal = auto.propose([part.entry for part in plain(found, model, clip, limits, tick, group)[0]])
         found = [part.at(each.strength, each.text_strength) for part, each in zip(found, proposal.parts, strict=True)]
         settings, reasons = replace(settings, method=proposal.method), proposal.reasons
     if settings.method == SUM:
-        found, beside = together(found, model, clip, limits, tick)
-    parts, notes = plain(found, model, clip, limits, tick)
+        found, beside = together(found, model, clip, limits, tick, group)
+    parts, notes = plain(found, model, clip, limits, tick, group)
     how = {"proposed": reasons} if reasons else {}
-    made = build(parts, settings, limits, table, tick, [*notes, *reasons], how, beside)
+    made = build(parts, settings, limits, table, tick, [*notes, *reasons], how, beside, group)
     return made.with_outlook(() if propose or settings.method != SUM else parts)
 
 
 def together(
-    parts: Sequence[Source], model: Model, clip: Clip | None, limits: Limits, tick: Tick
+    parts: Sequence[Source], model: Model, clip: Clip | None, limits: Limits, tick: Tick, group: Group = ALONE
 ) -> tuple[list[Source], Source | None]:  # fmt: skip
     """The parts without the layers in which one changes what it depends on after another (DoRA on top of a LoRA), or
     several are to be cut, and what all of them do there, one after the other; None when there are no such layers."""
     if not (steps := entangled([part.entry for part in parts], cut=limits.highest > 0)):
         return list(parts), None
-    made = in_order(steps, model, clip, Limits(limits.highest), tick)
+    made = in_order(steps, model, clip, Limits(limits.highest), tick, group)
     split = [part.entry.adapter.split(steps) for part in parts]
     kinds = sum((inside.kinds() for inside, _ in split), Counter())
     converted = {"name": IN_ORDER, "kinds": dict(kinds), **losses(made.error, made.errors)}
@@ -98,7 +101,7 @@ def together(
 
 
 def plain(
-    parts: Sequence[Source], model: Model, clip: Clip | None, limits: Limits, tick: Tick
+    parts: Sequence[Source], model: Model, clip: Clip | None, limits: Limits, tick: Tick, group: Group = ALONE
 ) -> tuple[list[Source], list[str]]:
     """Parts of other kinds as plain LoRAs, with what that cost, and what of their files is in none."""
     made, notes = [], []
@@ -107,7 +110,7 @@ def plain(
         if entry.adapter.left_out:
             notes.append(f"{entry.name}: {strays.left_out_note(entry.adapter.left_out)}")
         if entry.adapter.others:
-            made_plain = as_plain(entry.adapter, model, clip, Limits(limits.highest), tick, entry.strength_of)
+            made_plain = as_plain(entry.adapter, model, clip, Limits(limits.highest), tick, entry.strength_of, group)
             notes += [f"{entry.name}: {layers_of(entry.adapter)}; {line}" for line in cost(made_plain)]
             converted = conversion_record(entry.name, entry.adapter, made_plain)
             entry = replace(entry, adapter=made_plain.adapter)
@@ -134,7 +137,7 @@ def _summed(parts: Sequence[Source]) -> dict[str, tuple[Difference]]:
 def build(
     parts: Sequence[Source], settings: MergeSettings, limits: Limits, table: NameTable,
     tick: Tick = lambda done, total: None, notes: Sequence[str] = (), how: Mapping[str, Any] | None = None,
-    beside: Source | None = None,
+    beside: Source | None = None, group: Group = ALONE,
 ) -> Made:  # fmt: skip
     """Return the merged adapter. `how` is what the file tells beside settings, limits and errors; `beside` is merged
     with the parts and no parent."""
@@ -159,7 +162,7 @@ def build(
     longest = Merged(layers, dict.fromkeys(layers, _LONGEST), _LONGEST, _LONGEST)
     beside_layers = sum(2 * vector.values.numel() + len(name) + _ENTRY for name, (vector,) in vectors.items())
     header = _ADDED + len(json.dumps(adapter(longest, told).metadata).encode()) + beside_layers
-    merged = merge_layers([part.entry for part in everything], settings, replace(limits, header=header), tick)
+    merged = merge_layers([part.entry for part in everything], settings, replace(limits, header=header), tick, group)
     report = merge_report(merged, settings, entries, parents, notes, converted)
     what = f"what {settings.method} makes" if settings.method != SUM else "the sum" if len(entries) > 1 else "the LoRA"
     measure = cut_measure(Loss.of(merged, what), " ".join(cut_notes(merged, settings)))

@@ -11,7 +11,8 @@ from ....lora_core.files.lineage import Parent
 from ....lora_core.files.mismatch import lacking, left_out
 from ....lora_core.merging import SUM
 from ....lora_core.merging.chart import as_range
-from ....lora_core.merging.merge import Merged, MergeSettings
+from ....lora_core.merging.merge import Merged
+from ....lora_core.merging.settings import MergeSettings
 from ..stack.entries import Entry
 from .sources import Source
 

@@ -9,7 +9,8 @@ import torch
 from lora_loom.lora_core.adapter import Adapter
 from lora_loom.lora_core.low_rank import LowRank
 from lora_loom.lora_core.merging.auto import propose
-from lora_loom.lora_core.merging.merge import MergeSettings, merge
+from lora_loom.lora_core.merging.merge import merge
+from lora_loom.lora_core.merging.settings import MergeSettings
 from lora_loom.lora_core.stack.weighted import Weighted, exact_sum
 
 

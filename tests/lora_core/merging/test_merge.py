@@ -12,7 +12,8 @@ from lora_loom.lora_core.adapter import Adapter
 from lora_loom.lora_core.low_rank import LowRank
 from lora_loom.lora_core.merging import METHODS
 from lora_loom.lora_core.merging.core_space import CoreSpace
-from lora_loom.lora_core.merging.merge import MergeSettings, merge
+from lora_loom.lora_core.merging.merge import merge
+from lora_loom.lora_core.merging.settings import MergeSettings
 from lora_loom.lora_core.merging.truncation import Limits
 from lora_loom.lora_core.stack.weighted import Weighted, exact_sum
 from torch import Tensor

@@ -12,8 +12,9 @@ from lora_loom.lora_core.adapter import TEXT_PREFIX, Adapter
 from lora_loom.lora_core.drawing.measure import MOST_LINES, Cell, Line, Measure, Table
 from lora_loom.lora_core.low_rank import LowRank
 from lora_loom.lora_core.merging.cut_table import cut_measure
-from lora_loom.lora_core.merging.merge import Merged, MergeSettings, merge
+from lora_loom.lora_core.merging.merge import Merged, merge
 from lora_loom.lora_core.merging.outlook import Loss, Outlook
+from lora_loom.lora_core.merging.settings import MergeSettings
 from lora_loom.lora_core.merging.truncation import Limits
 from lora_loom.lora_core.stack.weighted import Weighted
 
