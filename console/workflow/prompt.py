@@ -156,8 +156,8 @@ class _Conversion:
     def _source(self, at: At, index: int, wanted: str, seen: tuple[str, ...]) -> Link | tuple[Value, Place] | None:
         """The output that runs behind an input; or the field of a subgraph that stands in its place, and which it is;
         None where nothing comes."""
-        slot = at.laid.inputs[index]
-        if slot.link is None:
+        slot = at.laid.inputs[index] if index < len(at.laid.inputs) else None
+        if slot is None or slot.link is None:
             return None
         key = f"{at.id}[{index}]"
         link = at.laid.graph.links.get(slot.link)
@@ -172,6 +172,8 @@ class _Conversion:
         return self._output(origin, link.output, wanted, seen) if origin else None
 
     def _from_outside(self, host: At, index: int, seen: tuple[str, ...]) -> Link | tuple[Value, Place] | None:
+        if not 0 <= index < len(host.laid.inputs):
+            return None
         slot = host.laid.inputs[index]
         if slot.link is None:
             shown = host.laid.fields.get(slot.name)
@@ -180,7 +182,7 @@ class _Conversion:
 
     def _output(self, at: At, output: int, wanted: str, seen: tuple[str, ...]) -> Link | tuple[Value, Place] | None:
         laid = at.laid
-        if laid.node.mode == NEVER:
+        if laid.node.mode == NEVER or not 0 <= output < len(laid.outputs):
             return None
         if laid.node.mode == BYPASS:
             through = bypassed(laid.inputs, laid.outputs[output], output, wanted)
