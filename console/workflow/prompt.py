@@ -83,7 +83,6 @@ class _Conversion:
                 self._add(at)
         self._done.prompt = _in_order(self._done.prompt)
         self._done.titles = {node: self._all[node].laid.title for node, _ in self._done.stands_for}
-        self._drop_dangling()
         return self._done
 
     def _enter(self, at: At) -> None:
@@ -138,13 +137,6 @@ class _Conversion:
                 self._done.stands_for.setdefault(source[1], []).append((at.id, slot.name))
         self._done.prompt[at.id] = {"class_type": laid.node.type, "inputs": inputs, "_meta": {"title": laid.title}}
         self._done.sources[at.id] = laid
-
-    def _drop_dangling(self) -> None:
-        prompt = self._done.prompt
-        for node in prompt.values():
-            gone = [n for n, v in node["inputs"].items() if isinstance(v, list) and str(v[0]) not in prompt]
-            for name in gone:
-                del node["inputs"][name]
 
     def _fault(self, at: At, why: str) -> None:
         sentence = f"node {at.id} ({at.laid.title}): {why}"
