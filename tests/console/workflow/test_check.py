@@ -94,7 +94,8 @@ def test_a_file_that_is_not_there_is_told_with_the_one_that_is_meant(object_info
         "node 1 (CheckpointLoaderSimple): the file sd_xl_bass.safetensors of ckpt_name is not there; "
         "did you mean sd_xl_base.safetensors?"
     ]
-    assert document.prompt_of(graph, info, trusted=lambda kind, name: name == "ckpt_name")[1] == []
+    (problem,) = document.prompt_of(graph, info)[1]
+    assert (problem.node, problem.name, problem.sure) == ("1", "ckpt_name", False)
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{", "3"])
