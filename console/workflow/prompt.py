@@ -15,7 +15,7 @@ from random import Random
 from typing import Any
 
 from . import order, texts
-from .browser_only import CURE, why_browser_only
+from .browser_only import CURE, why_browser_only, why_everywhere
 from .fields import ABSENT, DRAWN, Info
 from .laid import Laid, Layout
 from .saved import BYPASS, ENTRY, NEVER, NOTES, PRIMITIVE, REROUTE, Graph, Link, Slot, Workflow
@@ -123,8 +123,9 @@ class _Conversion:
         if why_browser_only(laid.node.type) and not laid.known:
             return
         drawn = next((name for name, value in laid.fields.items() if value.field.kind in DRAWN), None)
-        if laid.fault:
-            self._fault(at, laid.fault)
+        fault = laid.fault or (why_everywhere(laid.node.type) if any(laid.sources()) else "")
+        if fault:
+            self._fault(at, fault)
         if drawn:
             self._fault(at, f"its input {drawn} is made by the browser when it sends the workflow; {CURE}")
         inputs = {n: self._written(at, n, v) for n, v in laid.fields.items() if v.value is not ABSENT}

@@ -101,6 +101,15 @@ def test_what_works_in_the_browser_only_is_told_where_something_needs_it(
     assert alone.problems == [] and alone.prompt == {}
 
 
+def test_a_node_that_connects_others_in_the_browser_is_told(object_info: dict[str, Any]) -> None:
+    info = {**object_info, "Anything Everywhere": {"input": {"optional": {"anything": ["*", {}]}}, "output": []}}
+    image = node(1, "EmptyImage", outputs=output("IMAGE", 1))
+    for link, said in ((1, ["node 2 (Anything Everywhere): Anything Everywhere of cg-use-everywhere"]), (None, [])):
+        everywhere = node(2, "Anything Everywhere", (), [socket("anything", link, "*")])
+        done = converted({"nodes": [image, everywhere], "links": [[1, 1, 0, 2, 0, "IMAGE"]]}, info)
+        assert [each[: len(said[0])] for each in done.problems] == said
+
+
 def test_what_the_browser_draws_is_told(object_info: dict[str, Any]) -> None:
     info = {
         **object_info,
