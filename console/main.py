@@ -20,18 +20,27 @@ from .options import Options, read
 from .progress import Progress
 from .result import BAD_INPUT, DONE, FAILED, Result, files_of, runs_of
 from .run import CancelledError, FailedError, executed
+from .sweep.trials import Swept, trials
 from .words import Words
 
 
 def main(pack: Path, arguments: Sequence[str]) -> None:
     """Ends the process."""
     options, words, begun = read(arguments), Words(), time.monotonic()
+    if options.sweeps and not options.check:
+        sys.exit(_sweep(pack, options, words))
     result = _result(pack, options, words)
     result.seconds = round(time.monotonic() - begun, 1)
     result.tell(words)
     if options.result:
         result.write(options.result)
     _end(result.status)
+
+
+def _sweep(pack: Path, options: Options, words: Words) -> int:
+    from .sweep.conductor import sweep  # brings torch, which ComfyUI wants to set up itself
+
+    return sweep(pack, options, words)
 
 
 def _result(pack: Path, options: Options, words: Words) -> Result:
@@ -62,9 +71,15 @@ async def _run(
     import folder_paths
 
     await start.load_pack(pack)
-    prompt = document.prompt_of(found, await asked.object_info(server), options.settings)
+    known = await asked.object_info(server)
+    for swept in _swept(options):
+        settings = [*options.settings, *swept]
+        await asked.accepted(server, document.prompt_of(found, known, settings), {}, uuid.uuid4().hex)
+    prompt = document.prompt_of(found, known, options.settings)
     extra = {"extra_pnginfo": {"workflow": found}} if document.is_saved_graph(found) else {}
     item = await asked.accepted(server, prompt, extra, uuid.uuid4().hex)
+    if options.check:
+        return
     _no_bars()
     progress, ending = Progress(prompt, words), Ending(comfy.model_management.interrupt_current_processing)
     ending.install()
@@ -74,6 +89,12 @@ async def _run(
     finally:
         result.files = files_of(progress.outputs, prompt, since)
         result.runs = runs_of(progress.runs, Path(folder_paths.get_output_directory()))
+
+
+def _swept(options: Options) -> list[list[str]]:
+    """The settings of each run of a sweep, to be checked."""
+    swept = [Swept.read(each) for each in options.sweeps]
+    return [trial.settings for trial in trials(b"", (), swept)] if swept else []
 
 
 def _no_bars() -> None:

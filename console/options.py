@@ -15,20 +15,28 @@ _AFTER = """Every other argument goes to ComfyUI, such as --cpu, --base-director
 
 @dataclass(frozen=True)
 class Options:
-    """`flags` are ComfyUI's. `settings` are `<node>.<input>=<value>` as they were written."""
+    """`flags` are ComfyUI's. `settings` are `<node>.<input>=<value>` as they were written, `sweeps` as many of them as
+    there are values."""
 
     workflow: Path
     settings: tuple[str, ...]
     result: Path | None
     comfyui: Path | None
     flags: tuple[str, ...]
+    check: bool = False
+    sweeps: tuple[str, ...] = ()
+    sweep_folder: Path | None = None
+    parallel: int = 1
 
 
 def read(arguments: Sequence[str]) -> Options:
     """Raises SystemExit, with what is wrong on stderr, where argparse does."""
     own, comfyuis = _parted(list(arguments))
     known, others = _parser().parse_known_args(own)
-    return Options(known.workflow, tuple(known.set), known.result, known.comfyui, (*others, *comfyuis))
+    return Options(
+        known.workflow, tuple(known.set), known.result, known.comfyui, (*others, *comfyuis), check=known.check,
+        sweeps=tuple(known.sweep), sweep_folder=known.sweep_folder, parallel=known.parallel,
+    )  # fmt: skip
 
 
 def _parted(arguments: list[str]) -> tuple[list[str], list[str]]:
@@ -46,5 +54,16 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--result", type=Path, metavar="FILE", help="write how it went into this file, as JSON")
     parser.add_argument(
         "--comfyui", type=Path, metavar="FOLDER", help="where ComfyUI is, unless the pack lies in its custom_nodes"
+    )
+    parser.add_argument("--check", action="store_true", help="say what is wrong with the workflow, and run nothing")
+    sweep = parser.add_argument_group("a sweep: a run of each combination of values, a table and a sheet of pictures")
+    sweep.add_argument(
+        "--sweep", action="append", default=[], metavar="INPUT=VALUE,VALUE", help="as --set, with several values"
+    )
+    sweep.add_argument(
+        "--sweep-folder", type=Path, metavar="FOLDER", help="for results, table and sheet; else beside the workflow"
+    )
+    sweep.add_argument(
+        "--parallel", type=int, default=1, metavar="N", help="runs side by side, each on a GPU of its own"
     )
     return parser
