@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-Prompt = dict[str, dict[str, Any]]  # {node id: {"class_type": ..., "inputs": {...}, "_meta": {"title": ...}}}
+from .workflow import check, saved, settings
+from .workflow.prompt import Converted, Prompt, convert
 
 
 def read(path: Path) -> dict[str, Any]:
@@ -25,17 +27,36 @@ def read(path: Path) -> dict[str, Any]:
 
 def is_saved_graph(document: Mapping[str, Any]) -> bool:
     """A graph as the browser saves it; else it is in the API format."""
-    return isinstance(document.get("nodes"), list)
+    return saved.is_saved(document)
 
 
-def prompt_of(document: Mapping[str, Any], object_info: Mapping[str, Any], settings: Sequence[str]) -> Prompt:
-    """Return what the browser would post, with the settings (`12.steps=500`) in it.
+def prompt_of(
+    document: Mapping[str, Any],
+    object_info: Mapping[str, Any],
+    changes: Sequence[str] = (),
+    trusted: check.Trusted = lambda kind, name: False,
+    now: datetime | None = None,
+) -> Prompt:
+    """Return what the browser would post, with the changes (`12.steps=500`) in it.
 
-    object_info: as /object_info of this ComfyUI gives it. Raises ValueError with everything that is wrong at once, a
-    line each.
+    object_info: as /object_info of this ComfyUI gives it. trusted: whether a class judges an input itself, so that no
+    list decides. Raises ValueError with everything that is wrong at once, a line each.
     """
     if is_saved_graph(document):
-        raise ValueError("this is a saved graph; export it in the API format")
-    if settings:
-        raise ValueError("--set is not known yet")
-    return {key: dict(node) for key, node in document.items()}
+        done = convert(saved.read(document), object_info, now or datetime.now())
+    else:
+        done = Converted(_exported(document))
+    wrong = [*done.problems, *settings.apply(changes, done, object_info)]
+    wrong += check.problems(done, object_info, trusted)
+    if wrong:
+        raise ValueError("\n".join(wrong))
+    return done.prompt
+
+
+def _exported(document: Mapping[str, Any]) -> Prompt:
+    """A copy of a file in the API format. Raises ValueError for a node that has no class."""
+    prompt = document.get("prompt") if isinstance(document.get("prompt"), dict) else document
+    for key, node in prompt.items():
+        if not isinstance(node, dict) or not isinstance(node.get("class_type"), str):
+            raise ValueError(f"node {key} has no class_type; export the workflow again, with Workflow > Export (API)")
+    return {key: {**node, "inputs": dict(node.get("inputs") or {})} for key, node in prompt.items()}

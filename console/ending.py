@@ -1,4 +1,4 @@
-"""Ctrl-C, SIGTERM and a closing terminal cancel what goes on, so that it is kept; a second one ends the process."""
+"""Ctrl-C, SIGTERM and a closing terminal cancel what goes on, so that it is kept; the same again ends the process."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Ending:
 
     def _handle(self, number: int, frame: object) -> None:
         """Writes nothing: the main thread may be in the middle of writing."""
-        if self.came:
+        if self.came == number:  # a launcher hands on the terminal's and sends its own
             os._exit(self.status)
         self.came = number
         self.cancel()

@@ -2,99 +2,123 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import os
+import signal
 import sys
 import threading
 import time
 import uuid
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from . import asked, document, start
+from . import asked, document, ranks, start
 from .ending import Ending
 from .options import Options, read
 from .progress import Progress
+from .ranks import Rank
 from .result import BAD_INPUT, DONE, FAILED, Result, files_of, runs_of
-from .run import CancelledError, FailedError, executed
-from .sweep.trials import Swept, trials
+from .run import CancelledError, FailedError, Job
+from .sweep.trials import combinations
 from .words import Words
 
 
 def main(pack: Path, arguments: Sequence[str]) -> None:
     """Ends the process."""
-    options, words, begun = read(arguments), Words(), time.monotonic()
+    options, rank, begun = read(arguments), ranks.this(), time.monotonic()
+    words = Words(silent=not rank.first, name=rank.name)
     if options.sweeps and not options.check:
-        sys.exit(_sweep(pack, options, words))
-    result = _result(pack, options, words)
+        sys.exit(_sweep(pack, options, rank, words))
+    command = Command(pack, options, rank, words)
+    result = command.done()
     result.seconds = round(time.monotonic() - begun, 1)
-    result.tell(words)
-    if options.result:
+    result.tell(command.words)
+    if options.result and rank.first:
         result.write(options.result)
     _end(result.status)
 
 
-def _sweep(pack: Path, options: Options, words: Words) -> int:
+def _sweep(pack: Path, options: Options, rank: Rank, words: Words) -> int:
+    if rank.size > 1:
+        words.error("bad input: a sweep runs without torchrun; --parallel N makes N of its runs side by side")
+        return BAD_INPUT
     from .sweep.conductor import sweep  # brings torch, which ComfyUI wants to set up itself
 
     return sweep(pack, options, words)
 
 
-def _result(pack: Path, options: Options, words: Words) -> Result:
-    result = Result()
-    try:
-        found = document.read(options.workflow)
-        comfyui = start.folder_of_comfyui(pack, options.comfyui)
-        words.line(f"starting ComfyUI in {comfyui}")
-        with start.started(comfyui, options.flags) as server:
-            words.mind_logging()
-            server.loop.run_until_complete(_run(pack, options, found, server, words, result))
-        result.status = DONE
-    except ValueError as error:
-        result.status, result.problem = BAD_INPUT, str(error)
-    except (FailedError, start.StartError) as error:
-        result.status, result.problem = FAILED, str(error)
-    except CancelledError as cancel:
-        result.status, result.problem = cancel.status, str(cancel)
-    except KeyboardInterrupt:
-        result.status, result.problem = 130, "nothing was begun"
-    return result
+@dataclass(frozen=True)
+class Command:
+    """What one process is to do."""
 
+    pack: Path
+    options: Options
+    rank: Rank
+    words: Words
+    result: Result = field(default_factory=Result)
 
-async def _run(
-    pack: Path, options: Options, found: dict[str, Any], server: Any, words: Words, result: Result
-) -> None:  # fmt: skip
-    import comfy.model_management
-    import folder_paths
+    def done(self) -> Result:
+        """Do it, and return how it ended, but for the time."""
+        result = self.result
+        try:
+            self._start(document.read(self.options.workflow))
+            result.status = DONE
+        except ValueError as error:
+            result.status, result.problem = BAD_INPUT, str(error)
+        except (FailedError, start.StartError) as error:
+            result.status, result.problem = FAILED, str(error)
+        except CancelledError as cancel:
+            result.status, result.problem = cancel.status, str(cancel)
+        except KeyboardInterrupt:
+            result.status, result.problem = 128 + signal.SIGINT, "nothing was begun"
+        return result
 
-    await start.load_pack(pack)
-    known = await asked.object_info(server)
-    for swept in _swept(options):
-        settings = [*options.settings, *swept]
-        await asked.accepted(server, document.prompt_of(found, known, settings), {}, uuid.uuid4().hex)
-    prompt = document.prompt_of(found, known, options.settings)
-    extra = {"extra_pnginfo": {"workflow": found}} if document.is_saved_graph(found) else {}
-    item = await asked.accepted(server, prompt, extra, uuid.uuid4().hex)
-    if options.check:
-        return
-    _no_bars()
-    progress, ending = Progress(prompt, words), Ending(comfy.model_management.interrupt_current_processing)
-    ending.install()
-    since = time.time()
-    try:
-        await executed(server, item, prompt, progress.hear, ending)
-    finally:
-        result.files = files_of(progress.outputs, prompt, since)
-        result.runs = runs_of(progress.runs, Path(folder_paths.get_output_directory()))
+    def _start(self, found: dict[str, Any]) -> None:
+        comfyui = start.folder_of_comfyui(self.pack, self.options.comfyui)
+        self.words.line(f"starting ComfyUI in {comfyui}")
+        if not self.rank.first:
+            ranks.hush()
+        flags = self.options.flags
+        with start.started(comfyui, [*flags, *self.rank.flags(flags)]) as server:
+            self.words.mind_logging()
+            server.loop.run_until_complete(self._run(found, server))
 
+    async def _run(self, found: dict[str, Any], server: Any) -> None:
+        import comfy.model_management
+        import folder_paths
 
-def _swept(options: Options) -> list[list[str]]:
-    """The settings of each run of a sweep, to be checked."""
-    swept = [Swept.read(each) for each in options.sweeps]
-    return [trial.settings for trial in trials(b"", (), swept)] if swept else []
+        await start.load_pack(self.pack)
+        known, settings = await asked.object_info(server), self.options.settings
+        for swept in combinations(self.options.sweeps):
+            prompt = document.prompt_of(found, known, [*settings, *swept])
+            await asked.accepted(server, prompt, {}, uuid.uuid4().hex)
+        prompt = document.prompt_of(found, known, settings)
+        extra = {"extra_pnginfo": {"workflow": found}} if document.is_saved_graph(found) else {}
+        item = await asked.accepted(server, prompt, extra, uuid.uuid4().hex)
+        if self.options.check:
+            return
+        _no_bars()
+        progress, ending = Progress(prompt, self.words), Ending(comfy.model_management.interrupt_current_processing)
+        ending.install()
+        since = time.time()
+        try:
+            await self._execute(Job(server, item, prompt, progress.hear, ending))
+        finally:
+            self.result.files = files_of(progress.outputs, prompt, since)
+            self.result.runs = runs_of(progress.runs, Path(folder_paths.get_output_directory()))
+
+    async def _execute(self, job: Job) -> None:
+        import comfy.model_management
+
+        cuda, rank = comfy.model_management.get_torch_device().type == "cuda", self.rank
+        with ranks.joined(rank, cuda, self.options.timeout, job.prompt):
+            for node in ranks.split_nodes(job.prompt, job.item[4]) if rank.size > 1 else ():
+                await job.executed([node])
+        if rank.first:
+            await job.executed()
 
 
 def _no_bars() -> None:

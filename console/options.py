@@ -16,17 +16,18 @@ _AFTER = """Every other argument goes to ComfyUI, such as --cpu, --base-director
 @dataclass(frozen=True)
 class Options:
     """`flags` are ComfyUI's. `settings` are `<node>.<input>=<value>` as they were written, `sweeps` as many of them as
-    there are values."""
+    there are values. `timeout` is in seconds."""
 
     workflow: Path
     settings: tuple[str, ...]
     result: Path | None
     comfyui: Path | None
+    timeout: float
     flags: tuple[str, ...]
-    check: bool = False
-    sweeps: tuple[str, ...] = ()
-    sweep_folder: Path | None = None
-    parallel: int = 1
+    check: bool
+    sweeps: tuple[str, ...]
+    sweep_folder: Path | None
+    parallel: int
 
 
 def read(arguments: Sequence[str]) -> Options:
@@ -34,8 +35,9 @@ def read(arguments: Sequence[str]) -> Options:
     own, comfyuis = _parted(list(arguments))
     known, others = _parser().parse_known_args(own)
     return Options(
-        known.workflow, tuple(known.set), known.result, known.comfyui, (*others, *comfyuis), check=known.check,
-        sweeps=tuple(known.sweep), sweep_folder=known.sweep_folder, parallel=known.parallel,
+        workflow=known.workflow, settings=tuple(known.set), result=known.result, comfyui=known.comfyui,
+        timeout=known.timeout, flags=(*others, *comfyuis), check=known.check, sweeps=tuple(known.sweep),
+        sweep_folder=known.sweep_folder, parallel=known.parallel,
     )  # fmt: skip
 
 
@@ -54,6 +56,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--result", type=Path, metavar="FILE", help="write how it went into this file, as JSON")
     parser.add_argument(
         "--comfyui", type=Path, metavar="FOLDER", help="where ComfyUI is, unless the pack lies in its custom_nodes"
+    )
+    parser.add_argument(
+        "--timeout", type=float, default=1800.0, metavar="SECONDS", help="how long ranks of a torchrun wait for another"
     )
     parser.add_argument("--check", action="store_true", help="say what is wrong with the workflow, and run nothing")
     sweep = parser.add_argument_group("a sweep: a run of each combination of values, a table and a sheet of pictures")

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import threading
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from .asked import title
@@ -29,46 +30,58 @@ class FailedError(Exception):
     """A node has failed, or ComfyUI itself."""
 
 
-async def executed(
-    server: Any, item: tuple, prompt: Prompt, hear: Hear, ending: Ending, nodes: Sequence[str] | None = None
-) -> None:
-    """Execute an item of the queue, or, under an id of its own, these nodes of it; what was executed before is kept.
+@dataclass(frozen=True)
+class Job:
+    """A prompt that the server has accepted, as an item of its queue."""
 
-    Raises CancelledError or FailedError.
-    """
-    if ending.came:
-        raise CancelledError(ending.status)
-    item = item if nodes is None else (item[0], str(uuid.uuid4()), *item[2:4], list(nodes), *item[5:])
-    server.prompt_queue.put(item)
-    entry = await _ended(server, item[1], hear, ending)
-    status = entry.get("status") or {}
-    if status.get("completed"):
-        return
-    for kind, data in status.get("messages") or []:
-        if kind == "execution_interrupted":
-            raise CancelledError(ending.status)
-        if kind == "execution_error":
-            node = str(data.get("node_id"))
-            raise FailedError(f"{title(prompt, node)} (node {node}): {str(data.get('exception_message')).strip()}")
-    raise FailedError("ComfyUI did not say why it ended; run it again with --verbose")
+    server: Any
+    item: tuple
+    prompt: Prompt
+    hear: Hear
+    ending: Ending
 
+    async def executed(self, nodes: Sequence[str] | None = None) -> None:
+        """Execute it, or, under an id of its own, these nodes of it; what was executed before is kept.
 
-async def _ended(server: Any, key: str, hear: Hear, ending: Ending) -> dict[str, Any]:
-    worker = next((each for each in threading.enumerate() if _WORKER in each.name), None)
-    while not (entry := server.prompt_queue.get_history(prompt_id=key).get(key)):
-        _hear_all(server, hear, ending)
-        if worker is not None and not worker.is_alive():
-            raise FailedError("ComfyUI's executor has ended; what it said is above")
+        Raises CancelledError or FailedError.
+        """
+        if self.ending.came:
+            raise CancelledError(self.ending.status)
+        item = self.item
+        if nodes is not None:
+            item = (item[0], str(uuid.uuid4()), *item[2:4], list(nodes), *item[5:])
+        self.server.prompt_queue.put(item)
+        self._judge((await self._ended(item[1])).get("status") or {})
+
+    async def _ended(self, key: str) -> dict[str, Any]:
+        """Return what the history says of it when it is over."""
+        worker = next((each for each in threading.enumerate() if _WORKER in each.name), None)
+        while not (entry := self.server.prompt_queue.get_history(prompt_id=key).get(key)):
+            self._hear_all()
+            if worker is not None and not worker.is_alive():
+                raise FailedError("ComfyUI's executor has ended; what it said is above")
+            await asyncio.sleep(_LOOK)
         await asyncio.sleep(_LOOK)
-    await asyncio.sleep(_LOOK)
-    _hear_all(server, hear, ending)
-    return entry
+        self._hear_all()
+        return entry
 
+    def _hear_all(self) -> None:
+        """ComfyUI forgets a cancel from before a prompt begins."""
+        messages = self.server.messages
+        while not messages.empty():
+            event, data, *_ = messages.get_nowait()
+            if event == "execution_start" and self.ending.came:
+                self.ending.cancel()
+            self.hear(event, data)
 
-def _hear_all(server: Any, hear: Hear, ending: Ending) -> None:
-    """ComfyUI forgets a cancel from before a prompt begins."""
-    while not server.messages.empty():
-        event, data, *_ = server.messages.get_nowait()
-        if event == "execution_start" and ending.came:
-            ending.cancel()
-        hear(event, data)
+    def _judge(self, status: Mapping[str, Any]) -> None:
+        if status.get("completed"):
+            return
+        for kind, data in status.get("messages") or []:
+            if kind == "execution_interrupted":
+                raise CancelledError(self.ending.status)
+            if kind == "execution_error":
+                node = str(data.get("node_id"))
+                said = str(data.get("exception_message")).strip()
+                raise FailedError(f"{title(self.prompt, node)} (node {node}): {said}")
+        raise FailedError("ComfyUI did not say why it ended; run it again with --verbose")

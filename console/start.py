@@ -8,12 +8,11 @@ import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from os.path import expandvars
+from os import environ
 from pathlib import Path
 from typing import Any
 
 _NODE = "LoraLoom_TrainLora"  # by which the pack is known to be loaded
-_VARIABLE = "$COMFYUI_PATH"
 # After these ComfyUI has loaded every node and has its executor's thread, and listens to nobody. Its database may be in
 # use by a server, which goes on meanwhile; so may its temporary folder, which ComfyUI empties when it starts.
 _ALWAYS = ("--quick-test-for-ci", "--disable-auto-launch")
@@ -28,9 +27,8 @@ class StartError(RuntimeError):
 def folder_of_comfyui(pack: Path, asked: Path | None) -> Path:
     """Return the one that is asked for, by an option or by COMFYUI_PATH, or the one in whose custom_nodes the pack
     lies. Raises ValueError when there is none."""
-    variable = expandvars(_VARIABLE)
-    named = asked or (Path(variable) if variable not in (_VARIABLE, "") else None)
-    places = [named.expanduser()] if named else [place.parents[1] for place in (pack, pack.resolve())]
+    named = asked or environ.get("COMFYUI_PATH")
+    places = [Path(named).expanduser()] if named else [place.parents[1] for place in (pack, pack.resolve())]
     for place in places:
         if (place / "main.py").is_file() and (place / "comfy").is_dir():
             return place.resolve()

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 from harness.browser import FrontEnd
@@ -164,28 +162,3 @@ def test_drop_queue_and_picture(front_end: FrontEnd, server: ComfyServer, tmp_pa
         colours = shot.convert("RGB").getcolors(shot.width * shot.height)
         assert len(colours) > 100, "the picture is empty"
     assert front_end.errors == []
-
-
-# -- what the converter refuses ----------------------------------------------------------------------------------------
-
-
-def unknown_node() -> dict[str, Any]:
-    return {"nodes": [{"id": 1, "type": "NoSuchNode"}], "links": []}
-
-
-def subgraph() -> dict[str, Any]:
-    return {"nodes": [], "links": [], "definitions": {"subgraphs": [{"id": "x"}]}}
-
-
-def dynamic_prompt() -> dict[str, Any]:
-    node = {"id": 1, "type": "CLIPTextEncode", "widgets_values": ["a {red|blue} heart"]}
-    return {"nodes": [node], "links": []}
-
-
-@pytest.mark.parametrize(
-    ("workflow", "message"),
-    [(unknown_node, "NoSuchNode"), (subgraph, "subgraphs"), (dynamic_prompt, "dynamic prompts")],
-)
-def test_converter_refuses(server: ComfyServer, workflow: Callable[[], dict[str, Any]], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        workflow_to_api(workflow(), server.object_info)

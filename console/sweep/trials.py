@@ -54,8 +54,14 @@ def trials(workflow: bytes, always: Sequence[str], swept: Sequence[Swept]) -> li
     names = [each.name for each in swept]
     if twice := next((name for name in names if names.count(name) > 1), ""):
         raise ValueError(f"--sweep names {twice} twice; write all of its values into one")
-    combinations = product(*([(each.name, value) for value in each.values] for each in swept))
-    return [Trial(_key(workflow, always, values), values) for values in combinations]
+    found = product(*([(each.name, value) for value in each.values] for each in swept))
+    return [Trial(_key(workflow, always, values), values) for values in found]
+
+
+def combinations(sweeps: Sequence[str]) -> list[list[str]]:
+    """Return the settings of each run of a sweep that is written so; none without a sweep."""
+    swept = [Swept.read(each) for each in sweeps]
+    return [trial.settings for trial in trials(b"", (), swept)] if swept else []
 
 
 def _key(workflow: bytes, always: Sequence[str], values: Sequence[tuple[str, str]]) -> str:
