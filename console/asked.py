@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Mapping
+import logging
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from .document import Prompt
+from .workflow.check import Problem
 
 _LARGEST = 2**30  # bytes of a workflow
 _LONGEST = 300  # characters of what is wrong with a node
@@ -18,20 +20,25 @@ async def object_info(server: Any) -> dict[str, Any]:
     return (await _answered(server, "GET", "/object_info"))[1]
 
 
-async def accepted(server: Any, prompt: Prompt, extra: Mapping[str, Any], client: str) -> tuple:
+async def accepted(
+    server: Any, prompt: Prompt, extra: Mapping[str, Any], client: str, known: Sequence[Problem] = ()
+) -> tuple:
     """Return what the server would have put into its queue for a prompt: (number, id, prompt, extra data, nodes to
     execute, and more in newer versions).
 
-    Raises ValueError with everything that it finds wrong, also where other outputs of the workflow are right.
+    Raises ValueError with everything that is known to be wrong and what the server finds besides, also where other
+    outputs of the workflow are right.
     """
     body = {"prompt": prompt, "client_id": client, **({"extra_data": dict(extra)} if extra else {})}
     queue, caught = server.prompt_queue, _Caught()
-    server.prompt_queue = caught
+    server.prompt_queue, told = caught, logging.root.manager.disable
+    logging.disable()  # ComfyUI logs what it answers
     try:
         status, answer = await _answered(server, "POST", "/prompt", body)
     finally:
         server.prompt_queue = queue
-    if wrong := _wrong(answer, prompt):
+        logging.disable(told)
+    if wrong := [*(each.text for each in known), *_wrong(answer, prompt, known)]:
         raise ValueError("\n".join(wrong))
     if status != 200 or caught.item is None:
         raise ValueError(f"ComfyUI does not take the workflow: {json.dumps(answer)[:_LONGEST]}")
@@ -47,14 +54,20 @@ class _Caught:
         self.item = item
 
 
-def _wrong(answer: Mapping[str, Any], prompt: Prompt) -> list[str]:
-    """A line for each thing that is wrong; the error of the whole is only a summary where nodes have theirs."""
-    found = []
+def _wrong(answer: Mapping[str, Any], prompt: Prompt, known: Sequence[Problem]) -> list[str]:
+    """A line for each thing that is wrong and not known; the error of the whole is only a summary where nodes have
+    theirs."""
+    found, told = [], {(each.node, each.name) for each in known}
     for key, node in (answer.get("node_errors") or {}).items():
         who = f"node {key} ({title(prompt, key)})"
-        found += [f"{who}: {_said(error)}" for error in node.get("errors", [])]
+        errors = [error for error in node.get("errors", []) if (key, _input(error)) not in told]
+        found += [f"{who}: {_said(error)}" for error in errors]
     error = answer.get("error")
-    return found or ([_said(error) if isinstance(error, dict) else str(error)] if error else [])
+    return found or ([_said(error) if isinstance(error, dict) else str(error)] if error and not known else [])
+
+
+def _input(error: Mapping[str, Any]) -> str:
+    return str((error.get("extra_info") or {}).get("input_name", ""))
 
 
 def _said(error: Mapping[str, Any]) -> str:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from .workflow import check, saved, settings
+from .workflow.check import Problem
 from .workflow.prompt import Converted, Prompt, convert
 
 
@@ -36,21 +37,18 @@ def prompt_of(
     changes: Sequence[str] = (),
     trusted: check.Trusted = lambda kind, name: False,
     now: datetime | None = None,
-) -> Prompt:
-    """Return what the browser would post, with the changes (`12.steps=500`) in it.
+) -> tuple[Prompt, list[Problem]]:
+    """Return what the browser would post, with the changes (`12.steps=500`) in it, and all that is wrong with it.
 
     object_info: as /object_info of this ComfyUI gives it. trusted: whether a class judges an input itself, so that no
-    list decides. Raises ValueError with everything that is wrong at once, a line each.
+    list decides. Raises ValueError for what is no workflow.
     """
     if is_saved_graph(document):
         done = convert(saved.read(document), object_info, now or datetime.now())
     else:
         done = Converted(_exported(document))
-    wrong = [*done.problems, *settings.apply(changes, done, object_info)]
-    wrong += check.problems(done, object_info, trusted)
-    if wrong:
-        raise ValueError("\n".join(wrong))
-    return done.prompt
+    wrong = [Problem(text) for text in (*done.problems, *settings.apply(changes, done, object_info))]
+    return done.prompt, wrong + check.problems(done, object_info, trusted)
 
 
 def _exported(document: Mapping[str, Any]) -> Prompt:

@@ -91,6 +91,7 @@ class Command:
         import folder_paths
 
         await start.load_pack(self.pack)
+<<<<<<< HEAD
         known, settings = await asked.object_info(server), self.options.settings
         for swept in combinations(self.options.sweeps):
             prompt = document.prompt_of(found, known, [*settings, *swept])
@@ -100,6 +101,11 @@ class Command:
         item = await asked.accepted(server, prompt, extra, uuid.uuid4().hex)
         if self.options.check:
             return
+=======
+        prompt, wrong = document.prompt_of(found, await asked.object_info(server), self.options.settings)
+        extra = {"extra_pnginfo": {"workflow": found}} if document.is_saved_graph(found) else {}
+        item = await asked.accepted(server, prompt, extra, uuid.uuid4().hex, wrong)
+>>>>>>> head
         _no_bars()
         progress, ending = Progress(prompt, self.words), Ending(comfy.model_management.interrupt_current_processing)
         ending.install()

@@ -83,9 +83,10 @@ def _named(outputs: Mapping[str, Any], output: Path) -> Iterator[str]:
 
 
 def _models(output: Path, since: float) -> Iterable[Path]:
-    """Those in folders of runs belong to the run."""
+    """Those in folders of runs belong to the run, and what is encoded once is no result."""
+    own = {output / "lora_loom", output / "lora_loom_cache"}
     for folder, below, names in os.walk(output):
-        below[:] = [name for name in below if Path(folder, name) != output / "lora_loom"]
+        below[:] = [name for name in below if Path(folder, name) not in own]
         for path in (Path(folder, name) for name in names if name.lower().endswith(_MODELS)):
             if path.stat().st_mtime >= since:
                 yield path

@@ -112,6 +112,8 @@ class _Conductor:
         self.words.result(table)
         for path in (self.folder / "table.csv", *([sheet] if sheet else [])):
             self.words.result(f"written: {path}")
+        if shared := told.overwritten(outcomes):
+            self.words.line(shared)
         if self.ending.came:
             self.words.error("cancelled: the same command goes on from here")
             return self.ending.status

@@ -33,13 +33,16 @@ def figures_of(outcome: Outcome) -> list[Figures]:
 
 
 def pictures_of(outcome: Outcome) -> list[Image.Image]:
-    """Return what the outputs wrote, then the last previews of the LoRA; charts where there is neither."""
+    """Return what the outputs wrote, then the last previews of the LoRA."""
     paths = [Path(file) for file in outcome.files if file.lower().endswith(_PICTURES)]
     found = [picture for path in paths if (picture := _opened(path))]
-    runs = [_run(each) for each in outcome.runs]
-    found += [picture for run in runs for picture in _previews(run)]
-    charts = (path for run in runs if (path := run.charts()))
-    return found or [picture for path in charts if (picture := _opened(path))]
+    return found + [picture for run in map(_run, outcome.runs) for picture in _previews(run)]
+
+
+def charts_of(outcome: Outcome) -> list[Image.Image]:
+    """Return the curves of each Train LoRA that came to its end."""
+    paths = (path for run in map(_run, outcome.runs) if (path := run.charts()))
+    return [picture for path in paths if (picture := _opened(path))]
 
 
 def _run(told: dict) -> FoundRun:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from collections import Counter
 from collections.abc import Callable, Sequence
 from io import BytesIO, StringIO
 from pathlib import Path
@@ -10,10 +11,10 @@ from pathlib import Path
 from ...lora_core.drawing.sheet import SheetRow, sheet
 from ...lora_core.files.save import write_whole
 from ..words import clock
-from .figures import Figures, figures_of, pictures_of
+from .figures import Figures, charts_of, figures_of, pictures_of
 from .outcome import Outcome
 
-_TILE, _MOST = 192, 8  # pixels of a picture, pictures of a run
+_TILE, _WIDE, _MOST = 192, 640, 8  # pixels of a picture and of curves, pictures of a run
 
 
 def write_table(folder: Path, outcomes: Sequence[Outcome]) -> str:
@@ -30,15 +31,23 @@ def write_table(folder: Path, outcomes: Sequence[Outcome]) -> str:
 
 
 def write_sheet(folder: Path, outcomes: Sequence[Outcome]) -> Path | None:
-    """Write `sheet.png`, the pictures of each run in a row of their own; None where no run has one."""
-    numbered = [(number, outcome, pictures_of(outcome)[:_MOST]) for number, outcome in enumerate(outcomes, 1)]
-    rows = [SheetRow(_title(number, outcome), pictures) for number, outcome, pictures in numbered if pictures]
-    if not rows:
-        return None
-    path, data = folder / "sheet.png", BytesIO()
-    sheet(rows, tile=_TILE).save(data, "PNG")
-    write_whole(path, data.getvalue())
-    return path
+    """Write `sheet.png`, the pictures of each run in a row of their own, or its curves where no run has pictures; None
+    where there are no curves either."""
+    for of, tile in ((pictures_of, _TILE), (charts_of, _WIDE)):
+        numbered = [(number, outcome, of(outcome)[:_MOST]) for number, outcome in enumerate(outcomes, 1)]
+        if rows := [SheetRow(_title(number, outcome), pictures) for number, outcome, pictures in numbered if pictures]:
+            path, data = folder / "sheet.png", BytesIO()
+            sheet(rows, tile=tile).save(data, "PNG")
+            write_whole(path, data.getvalue())
+            return path
+    return None
+
+
+def overwritten(outcomes: Sequence[Outcome]) -> str:
+    """Say which file several runs wrote, so that only the last one's is left; empty when each has its own."""
+    written = Counter(file for outcome in outcomes for file in outcome.files)
+    shared = [file for file, count in written.items() if count > 1]
+    return f"several runs wrote {', '.join(shared)}: it is the last one's; run folders keep all" if shared else ""
 
 
 def _row(number: int, outcome: Outcome) -> list[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from . import fields, typed
 from .browser_only import why_browser_only
@@ -15,18 +15,26 @@ Trusted = Callable[[str, str], bool]  # class, input: whether the class itself j
 Node = Mapping[str, Any]
 
 
-def problems(done: Converted, object_info: Mapping[str, Info], trusted: Trusted) -> list[str]:
-    """Return a sentence for each: classes that are missing, connections to nowhere, inputs without a value, values that
-    the server would refuse, files that it does not list. Of nodes that lead to no output only the class counts."""
+class Problem(NamedTuple):
+    """A sentence, and the input of a node that it is about, where it is about one."""
+
+    text: str
+    node: str = ""
+    name: str = ""
+
+
+def problems(done: Converted, object_info: Mapping[str, Info], trusted: Trusted) -> list[Problem]:
+    """Return all of it: classes that are missing, connections to nowhere, inputs without a value, values that the
+    server would refuse, files that it does not list. Of nodes that lead to no output only the class counts."""
     prompt = done.prompt
-    found = [*_missing(done, object_info)]
+    found = [*map(Problem, _missing(done, object_info))]
     outputs = [name for name, node in prompt.items() if object_info.get(node["class_type"], {}).get("output_node")]
     if not outputs and not found:
-        return ["nothing in the workflow makes an output; add a node that saves or shows something"]
-    for name in needed(prompt, outputs):
-        if prompt[name]["class_type"] in object_info:
-            who = f"node {name} ({title(prompt, name)})"
-            found += [f"{who}: {each}" for each in _wrong(name, done, object_info, trusted)]
+        return [Problem("nothing in the workflow makes an output; add a node that saves or shows something")]
+    for node in needed(prompt, outputs):
+        if prompt[node]["class_type"] in object_info:
+            who = f"node {node} ({title(prompt, node)})"
+            found += [Problem(f"{who}: {each}", node, key) for key, each in _wrong(node, done, object_info, trusted)]
     return found
 
 
@@ -72,39 +80,44 @@ def _cure(pack: object) -> str:
     return f"install the pack {pack}" if pack else "install the pack that has it"
 
 
-def _wrong(name: str, done: Converted, object_info: Mapping[str, Info], trusted: Trusted) -> Iterator[str]:
+def _wrong(
+    name: str, done: Converted, object_info: Mapping[str, Info], trusted: Trusted
+) -> Iterator[tuple[str, str]]:  # fmt: skip
+    """(input, what is wrong with it)."""
     node = done.prompt[name]
     inputs, kind = node["inputs"], node["class_type"]
     known = fields_at(node, object_info)
     for key, value in inputs.items():
         if _is_link(value):
-            yield from _broken(key, value, done.prompt, object_info)
-        elif key in known and not trusted(kind, key):
-            yield from _refused(known[key], value, done, name)
+            fault = _broken(key, value, done.prompt, object_info)
+        else:
+            fault = _refused(known[key], value, done, name) if key in known and not trusted(kind, key) else ""
+        if fault:
+            yield key, fault
     for key, spec, required in fields.inputs_of(object_info[kind]["input"]):
         if required and key not in inputs and spec[0] != AUTOGROW:
-            yield f"its input {key} is not connected" if key not in known else f"its field {key} has no value"
+            yield key, f"its input {key} is not connected" if key not in known else f"its field {key} has no value"
 
 
-def _broken(key: str, link: list[Any], prompt: Prompt, object_info: Mapping[str, Info]) -> Iterator[str]:
+def _broken(key: str, link: list[Any], prompt: Prompt, object_info: Mapping[str, Info]) -> str:
     origin = prompt.get(str(link[0]))
     if origin is None:
-        yield f"its input {key} comes from node {link[0]}, which is not there"
-        return
+        return f"its input {key} comes from node {link[0]}, which is not there"
     outputs = object_info.get(origin["class_type"], {}).get("output")
     if outputs is not None and not (isinstance(link[1], int) and 0 <= link[1] < len(outputs)):
-        yield f"its input {key} comes from output {link[1]} of node {link[0]}, which has {len(outputs)}"
+        return f"its input {key} comes from output {link[1]} of node {link[0]}, which has {len(outputs)}"
+    return ""
 
 
-def _refused(made: Field, value: Any, done: Converted, name: str) -> Iterator[str]:
+def _refused(made: Field, value: Any, done: Converted, name: str) -> str:
     try:
         typed.check(made, value)
     except ValueError as error:
         model = _model(done, name, value)
         if made.kind == COMBO and (model or _is_file(made, value)):
-            yield f"the file {value} of {made.name} is not there{_where(made, value, model)}"
-        else:
-            yield f"{made.name} {error}"
+            return f"the file {value} of {made.name} is not there{_where(made, value, model)}"
+        return f"{made.name} {error}"
+    return ""
 
 
 def _is_file(made: Field, value: Any) -> bool:

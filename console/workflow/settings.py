@@ -91,7 +91,7 @@ def _nodes(name: str, done: Converted, object_info: Mapping[str, Info]) -> list[
         return [name]
     titles = {**_titles(done), **done.titles}
     display = _display(done, object_info)
-    short = {node: each.partition(" (")[0] for node, each in {**display, **titles}.items()}  # without (Loom)
+    short = {node: (titles[node] or display[node]).partition(" (")[0] for node in display}  # without (Loom)
     for called in (titles, {node: each["class_type"] for node, each in done.prompt.items()}, display, short):
         found = [node for node, each in called.items() if each.casefold() == name.casefold()]
         if found:
