@@ -91,21 +91,13 @@ class Command:
         import folder_paths
 
         await start.load_pack(self.pack)
-<<<<<<< HEAD
-        known, settings = await asked.object_info(server), self.options.settings
+        known, always = await asked.object_info(server), self.options.settings
+        extra = {"extra_pnginfo": {"workflow": found}} if document.is_saved_graph(found) else {}
         for swept in combinations(self.options.sweeps):
-            prompt = document.prompt_of(found, known, [*settings, *swept])
-            await asked.accepted(server, prompt, {}, uuid.uuid4().hex)
-        prompt = document.prompt_of(found, known, settings)
-        extra = {"extra_pnginfo": {"workflow": found}} if document.is_saved_graph(found) else {}
-        item = await asked.accepted(server, prompt, extra, uuid.uuid4().hex)
+            prompt, wrong = document.prompt_of(found, known, [*always, *swept])
+            item = await asked.accepted(server, prompt, extra, uuid.uuid4().hex, wrong)
         if self.options.check:
-            return
-=======
-        prompt, wrong = document.prompt_of(found, await asked.object_info(server), self.options.settings)
-        extra = {"extra_pnginfo": {"workflow": found}} if document.is_saved_graph(found) else {}
-        item = await asked.accepted(server, prompt, extra, uuid.uuid4().hex, wrong)
->>>>>>> head
+            return self.words.line("nothing is wrong with the workflow")
         _no_bars()
         progress, ending = Progress(prompt, self.words), Ending(comfy.model_management.interrupt_current_processing)
         ending.install()

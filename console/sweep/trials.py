@@ -59,9 +59,8 @@ def trials(workflow: bytes, always: Sequence[str], swept: Sequence[Swept]) -> li
 
 
 def combinations(sweeps: Sequence[str]) -> list[list[str]]:
-    """Return the settings of each run of a sweep that is written so; none without a sweep."""
-    swept = [Swept.read(each) for each in sweeps]
-    return [trial.settings for trial in trials(b"", (), swept)] if swept else []
+    """Return the settings of each run of a sweep that is written so; one run without any where nothing is swept."""
+    return [trial.settings for trial in trials(b"", (), [Swept.read(each) for each in sweeps])]
 
 
 def _key(workflow: bytes, always: Sequence[str], values: Sequence[tuple[str, str]]) -> str:

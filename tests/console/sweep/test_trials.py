@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from lora_loom.console.sweep.trials import Swept, trials
+from lora_loom.console.sweep.trials import Swept, combinations, trials
 
 
 def test_every_combination_once_the_last_input_changing_fastest() -> None:
@@ -38,6 +38,11 @@ def test_the_key_is_that_of_the_run_whatever_is_swept_beside() -> None:
 def test_what_is_no_sweep(text: str, problem: str) -> None:
     with pytest.raises(ValueError, match=problem):
         Swept.read(text)
+
+
+def test_what_is_not_swept_is_one_run() -> None:
+    assert combinations([]) == [[]]
+    assert combinations(["a=1,2", "b=3"]) == [["a=1", "b=3"], ["a=2", "b=3"]]
 
 
 def test_an_input_is_swept_once() -> None:
