@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,8 +12,9 @@ from ..ending import Ending
 from ..options import Options
 from ..result import BAD_INPUT, DONE, FAILED
 from ..words import Words
-from . import processes, told
+from . import told
 from .outcome import found, path_of
+from .processes import Process
 from .trials import Swept, Trial, trials
 
 _LOOK = 0.1  # seconds
@@ -26,7 +25,7 @@ def sweep(pack: Path, options: Options, words: Words) -> int:
     try:
         document.read(options.workflow)
         swept = [Swept.read(each) for each in options.sweeps]
-        planned = trials(options.workflow.read_bytes(), options.settings, swept)
+        planned = trials(_content(options.workflow), options.settings, swept)
         if options.parallel < 1:
             raise ValueError(f"--parallel is {options.parallel}; give how many runs go side by side, 1 or more")
         folder = options.sweep_folder or options.workflow.with_name(f"{options.workflow.stem}-sweep")
@@ -40,8 +39,8 @@ def sweep(pack: Path, options: Options, words: Words) -> int:
 class _Conductor:
     def __init__(self, pack: Path, options: Options, words: Words, folder: Path, planned: Sequence[Trial]) -> None:
         self.pack, self.options, self.words, self.folder, self.planned = pack, options, words, folder, planned
-        self.going: dict[int, tuple[Trial, subprocess.Popen[bytes]]] = {}  # by place
-        self.checking: subprocess.Popen[bytes] | None = None
+        self.going: dict[int, tuple[Trial, Process]] = {}  # by place
+        self.checking: Process | None = None
         self.ending = Ending(self._cancel)
 
     def conduct(self) -> int:
@@ -63,10 +62,10 @@ class _Conductor:
     def _checked(self) -> int:
         """All combinations are looked at before the first run; 0 when nothing is wrong with them."""
         swept = [part for each in self.options.sweeps for part in ("--sweep", each)]
-        self.checking = processes.begun([*self._command(), "--check", *swept], None, None)
-        while self.checking.poll() is None:
+        self.checking = Process(self.pack, [*self._arguments(), "--check", *swept])
+        while self.checking.status is None:
             time.sleep(_LOOK)
-        return self.ending.status if self.ending.came else self.checking.returncode
+        return self.ending.status if self.ending.came else self.checking.status
 
     def _begin(self, place: int, trial: Trial) -> None:
         alone = self.options.parallel == 1
@@ -74,24 +73,23 @@ class _Conductor:
         self.words.line(f"run {number} of {len(self.planned)}: {trial}")
         log = None if alone else self.folder / f"{trial.key}.log"
         settings = [part for each in trial.settings for part in ("--set", each)]
-        command = [*self._command(), *settings, "--result", str(path_of(self.folder, trial))]
-        self.going[place] = trial, processes.begun(command, None if alone else place, log)
+        arguments = [*self._arguments(), *settings, "--result", str(path_of(self.folder, trial))]
+        self.going[place] = trial, Process(self.pack, arguments, None if alone else place, log)
 
-    def _command(self) -> list[str]:
+    def _arguments(self) -> list[str]:
         options = self.options
         settings = [part for each in options.settings for part in ("--set", each)]
         comfyui = ["--comfyui", str(options.comfyui)] if options.comfyui else []
-        program = [sys.executable, str(self.pack / "headless.py"), str(options.workflow)]
-        return [*program, *settings, *comfyui, *options.flags]
+        return [str(options.workflow), *settings, *comfyui, *options.flags]
 
     def _look(self) -> None:
         for place, (trial, process) in list(self.going.items()):
-            if process.poll() is None:
+            if process.status is None:
                 continue
             del self.going[place]
             outcome = found(self.folder, trial)
             if outcome.status is None and not self.ending.came:
-                self._crashed(trial, process.returncode)
+                self._crashed(trial, process.status)
                 outcome = found(self.folder, trial)
             if self.options.parallel > 1 or outcome.problem:
                 said = f"{outcome.outcome}{f', {outcome.problem}' if outcome.problem else ''}"
@@ -125,4 +123,9 @@ class _Conductor:
     def _cancel(self) -> None:
         for process in (self.checking, *(process for _, process in self.going.values())):
             if process is not None:
-                processes.cancel(process)
+                process.cancel()
+
+
+def _content(path: Path) -> bytes:
+    with open(path, "rb") as file:
+        return file.read()
