@@ -8,7 +8,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from .workflow import check, saved, settings
+from .workflow import check, names, saved, settings
 from .workflow.check import Problem
 from .workflow.prompt import Converted, Prompt, convert
 
@@ -43,11 +43,13 @@ def prompt_of(
     object_info: as /object_info of this ComfyUI gives it. trusted: whether a class judges an input itself, so that no
     list decides. Raises ValueError for what is no workflow.
     """
+    now = now or datetime.now()
     if is_saved_graph(document):
-        done = convert(saved.read(document), object_info, now or datetime.now())
+        done = convert(saved.read(document), object_info, now)
     else:
         done = Converted(_exported(document))
     wrong = [Problem(text) for text in (*done.problems, *settings.apply(changes, done, object_info))]
+    names.fill(done, now)
     return done.prompt, wrong + check.problems(done, object_info, trusted)
 
 

@@ -83,10 +83,9 @@ def _named(outputs: Mapping[str, Any], output: Path) -> Iterator[str]:
 
 
 def _models(output: Path, since: float) -> Iterable[Path]:
-    """Those in folders of runs belong to the run, and what is encoded once is no result."""
-    own = {output / "lora_loom", output / "lora_loom_cache"}
+    """What lies in folders of runs, and in the cache, is not named by itself."""
     for folder, below, names in os.walk(output):
-        below[:] = [name for name in below if Path(folder, name) not in own]
+        below[:] = [name for name in below if not name.startswith("lora_loom")]
         for path in (Path(folder, name) for name in names if name.lower().endswith(_MODELS)):
             if path.stat().st_mtime >= since:
                 yield path

@@ -15,7 +15,7 @@ pytestmark = pytest.mark.skipif(os.name == "nt", reason="Ctrl-C reaches a whole 
 
 STEPS = 60
 # A pack beside ours that keeps a thread which is no daemon, as servers of others do, and a node that looks who listens.
-NEIGHBOUR = '''
+NEIGHBOUR = """
 import json, threading
 from pathlib import Path
 import psutil
@@ -35,7 +35,7 @@ class Look:
         return {}
 
 NODE_CLASS_MAPPINGS = {"Neighbour_Look": Look}
-'''
+"""
 
 
 @pytest.fixture(scope="module")
