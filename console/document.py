@@ -55,7 +55,8 @@ def prompt_of(
 
 def _exported(document: Mapping[str, Any]) -> Prompt:
     """A copy of a file in the API format. Raises ValueError for a node that has no class."""
-    prompt = document.get("prompt") if isinstance(document.get("prompt"), dict) else document
+    inner = document.get("prompt")
+    prompt = inner if isinstance(inner, dict) else document
     for key, node in prompt.items():
         if not isinstance(node, dict) or not isinstance(node.get("class_type"), str):
             raise ValueError(f"node {key} has no class_type; export the workflow again, with Workflow > Export (API)")
