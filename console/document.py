@@ -58,6 +58,7 @@ def _exported(document: Mapping[str, Any]) -> Prompt:
     inner = document.get("prompt")
     prompt = inner if isinstance(inner, dict) else document
     for key, node in prompt.items():
-        if not isinstance(node, dict) or not isinstance(node.get("class_type"), str):
+        inputs = node.get("inputs") or {} if isinstance(node, dict) else None
+        if not isinstance(inputs, dict) or not isinstance(node.get("class_type"), str):
             raise ValueError(f"node {key} has no class_type; export the workflow again, with Workflow > Export (API)")
     return {key: {**node, "inputs": dict(node.get("inputs") or {})} for key, node in prompt.items()}
