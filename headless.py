@@ -23,6 +23,6 @@ def name_package() -> None:
 name_package()  # also in the processes of a sweep, which import this file
 
 if __name__ == "__main__":
-    from lora_loom.console.main import main
+    from lora_loom.console.sweep.command import main
 
     main(PACK, sys.argv[1:])

@@ -22,32 +22,20 @@ from .progress import Progress
 from .ranks import Rank
 from .result import BAD_INPUT, DONE, FAILED, Result, files_of, runs_of
 from .run import CancelledError, FailedError, Job
-from .sweep.trials import combinations
+from .trials import combinations
 from .words import Words
 
 
 def main(pack: Path, arguments: Sequence[str]) -> None:
     """Ends the process."""
     options, rank, begun = read(arguments), ranks.this(), time.monotonic()
-    words = Words(silent=not rank.first, name=rank.name)
-    if options.sweeps and not options.check:
-        sys.exit(_sweep(pack, options, rank, words))
-    command = Command(pack, options, rank, words)
+    command = Command(pack, options, rank, Words(silent=not rank.first, name=rank.name))
     result = command.done()
     result.seconds = round(time.monotonic() - begun, 1)
     result.tell(command.words)
     if options.result and rank.first:
         result.write(options.result)
     _end(result.status)
-
-
-def _sweep(pack: Path, options: Options, rank: Rank, words: Words) -> int:
-    if rank.size > 1:
-        words.error("bad input: a sweep runs without torchrun; --parallel N makes N of its runs side by side")
-        return BAD_INPUT
-    from .sweep.conductor import sweep  # brings torch, which ComfyUI wants to set up itself
-
-    return sweep(pack, options, words)
 
 
 @dataclass(frozen=True)

@@ -11,11 +11,11 @@ from .. import document
 from ..ending import Ending
 from ..options import Options
 from ..result import BAD_INPUT, DONE, FAILED
+from ..trials import Swept, Trial, trials
 from ..words import Words
 from . import told
 from .outcome import found, path_of
 from .processes import Process
-from .trials import Swept, Trial, trials
 
 _LOOK = 0.1  # seconds
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from .trials import Trial
+from ..trials import Trial
 
 
 @dataclass(frozen=True)

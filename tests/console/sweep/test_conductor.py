@@ -49,7 +49,8 @@ def stands_in(here, arguments):
     Path(value("--result")).write_text(json.dumps(told))
 
 if __name__ == "__main__":
-    ours.main(Path(__file__).parent, sys.argv[1:])
+    from lora_loom.console.sweep.command import main
+    main(Path(__file__).parent, sys.argv[1:])
 ours.main = stands_in
 """
 

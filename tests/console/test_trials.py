@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from lora_loom.console.sweep.trials import Swept, combinations, trials
+from lora_loom.console.trials import Swept, combinations, trials
 
 
 def test_every_combination_once_the_last_input_changing_fastest() -> None:
