@@ -20,8 +20,9 @@ def name_package() -> None:
     sys.path[:] = [folder for folder in sys.path if os.path.realpath(folder) != os.path.realpath(PACK)]
 
 
+name_package()  # also in the processes of a sweep, which import this file
+
 if __name__ == "__main__":
-    name_package()
-    from lora_loom.console.main import main
+    from lora_loom.console.sweep.command import main
 
     main(PACK, sys.argv[1:])

@@ -22,6 +22,7 @@ from .progress import Progress
 from .ranks import Rank
 from .result import BAD_INPUT, DONE, FAILED, Result, files_of, runs_of
 from .run import CancelledError, FailedError, Job
+from .trials import combinations
 from .words import Words
 
 
@@ -78,9 +79,13 @@ class Command:
         import folder_paths
 
         await start.load_pack(self.pack)
-        prompt, wrong = document.prompt_of(found, await asked.object_info(server), self.options.settings)
+        known, always = await asked.object_info(server), self.options.settings
         extra = {"extra_pnginfo": {"workflow": found}} if document.is_saved_graph(found) else {}
-        item = await asked.accepted(server, prompt, extra, uuid.uuid4().hex, wrong)
+        for swept in combinations(self.options.sweeps):
+            prompt, wrong = document.prompt_of(found, known, [*always, *swept])
+            item = await asked.accepted(server, prompt, extra, uuid.uuid4().hex, wrong)
+        if self.options.check:
+            return self.words.line("nothing is wrong with the workflow")
         _no_bars()
         progress, ending = Progress(prompt, self.words), Ending(comfy.model_management.interrupt_current_processing)
         ending.install()

@@ -15,7 +15,8 @@ _AFTER = """Every other argument goes to ComfyUI, such as --cpu, --base-director
 
 @dataclass(frozen=True)
 class Options:
-    """`flags` are ComfyUI's. `settings` are `<node>.<input>=<value>` as they were written. `timeout` is in seconds."""
+    """`flags` are ComfyUI's. `settings` are `<node>.<input>=<value>` as they were written, `sweeps` as many of them as
+    there are values. `timeout` is in seconds."""
 
     workflow: Path
     settings: tuple[str, ...]
@@ -23,6 +24,10 @@ class Options:
     comfyui: Path | None
     timeout: float
     flags: tuple[str, ...]
+    check: bool
+    sweeps: tuple[str, ...]
+    sweep_folder: Path | None
+    parallel: int
 
 
 def read(arguments: Sequence[str]) -> Options:
@@ -31,7 +36,8 @@ def read(arguments: Sequence[str]) -> Options:
     known, others = _parser().parse_known_args(own)
     return Options(
         workflow=known.workflow, settings=tuple(known.set), result=known.result, comfyui=known.comfyui,
-        timeout=known.timeout, flags=(*others, *comfyuis),
+        timeout=known.timeout, flags=(*others, *comfyuis), check=known.check, sweeps=tuple(known.sweep),
+        sweep_folder=known.sweep_folder, parallel=known.parallel,
     )  # fmt: skip
 
 
@@ -53,5 +59,16 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--timeout", type=float, default=1800.0, metavar="SECONDS", help="how long ranks of a torchrun wait for another"
+    )
+    parser.add_argument("--check", action="store_true", help="say what is wrong with the workflow, and run nothing")
+    sweep = parser.add_argument_group("a sweep: a run of each combination of values, a table and a sheet of pictures")
+    sweep.add_argument(
+        "--sweep", action="append", default=[], metavar="INPUT=VALUE,VALUE", help="as --set, with several values"
+    )
+    sweep.add_argument(
+        "--sweep-folder", type=Path, metavar="FOLDER", help="for results, table and sheet; else beside the workflow"
+    )
+    sweep.add_argument(
+        "--parallel", type=int, default=1, metavar="N", help="runs side by side, each on a GPU of its own"
     )
     return parser

@@ -51,6 +51,7 @@ FLOORS = (  # rooms, the lowest first: a file uses its own room, and rooms on lo
     ("nodes/bridge/check",),
     ("nodes", "console/workflow"),
     ("console",),
+    ("console/sweep",),
 )
 FLOOR_OF = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
 FRONT_END_FLOORS = (  # of web/js
