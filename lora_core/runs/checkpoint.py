@@ -27,6 +27,7 @@ from ..training.state import TrainState
 _VERSION = "3"
 _GOOD = "good."
 _MARK, _FINGERPRINT, _STEP, _OUTLINE = "lora_loom.checkpoint", "fingerprint", "lora_loom.step", "lora_loom.outline"
+_GIVEN = "lora_loom.quiet"  # of a run with quiet directions
 _DATA = "sshs_model_hash"  # of the data section, which every file that is saved has
 _NEEDED = {"factors", "learnt", "progress", "generator"}
 _MOST_HEADER = _MOST_PROGRESS = 2**26  # bytes
@@ -50,13 +51,15 @@ def save(path: Path, state: TrainState, fingerprint: str) -> None:
     if state.good is not None and snapshot.as_json(state.good["learnt"])["step"] != state.step:
         tensors |= {_GOOD + name: value for name, value in state.good.items()}
     header = {_MARK: _VERSION, _FINGERPRINT: fingerprint, _STEP: str(state.step)}
+    header |= {_GIVEN: state.given} if state.given else {}
     header[_OUTLINE] = _outline(header, {name: tuple(value.shape) for name, value in tensors.items()})
     path.parent.mkdir(parents=True, exist_ok=True)
     save_file(path, tensors, header, overwrite=True)
 
 
-def load(path: Path, state: TrainState, fingerprint: str) -> None:
-    """Bring `state` (freshly made from the same configuration) to where the file was written.
+def load(path: Path, state: TrainState, fingerprint: str) -> str:
+    """Bring `state` (freshly made from the same configuration) to where the file was written, and return what it was
+    `given` then, empty when that is not told.
 
     Raises DamagedError, or ValueError when the file belongs to another configuration; OSError when it cannot be read.
     """
@@ -76,6 +79,7 @@ def load(path: Path, state: TrainState, fingerprint: str) -> None:
     good = {name.removeprefix(_GOOD): tensors.pop(name) for name in list(tensors) if name.startswith(_GOOD)}
     snapshot.put_back(state, tensors)
     state.good = good or tensors
+    return header.get(_GIVEN, "")
 
 
 def step_of(path: Path) -> int:
@@ -180,6 +184,7 @@ def _check_places(path: Path, infos: Mapping[str, TensorInfo], size: int) -> Non
 def _outline(header: Mapping[str, str], shapes: Mapping[str, tuple[int, ...]]) -> str:
     """A hash over what is told beside the data."""
     told = {name: header.get(name) for name in (_MARK, _FINGERPRINT, _STEP)}
+    told |= {_GIVEN: header[_GIVEN]} if _GIVEN in header else {}
     text = json.dumps([told, {name: list(shape) for name, shape in shapes.items()}], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
 

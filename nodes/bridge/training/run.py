@@ -35,6 +35,7 @@ from ..host.wires import Model
 from ..model.denoiser import ComfyDenoiser
 from ..model.text_encoders import TextDenoiser
 from ..model.weights import ComfyWeightReader
+from ..quiet.directions import Found
 from ..session.graphs import possible, replaying, unused
 from ..session.memory_plan import Planner, UnforeseeableError
 from ..session.needs import keep_need
@@ -45,7 +46,7 @@ from .earlier_auto import as_begun
 from .header_facts import run_facts
 from .order import Order, Run, Sources
 from .previews import PreparedPreviews, Previewer, check_previews
-from .quieted import quieted
+from .quieted import keep, quieted
 from .reality import Reality
 from .run_folders import begun, place, stop_told, tell
 from .run_progress import RunProgress
@@ -91,6 +92,7 @@ class _Prepared:
     samples: list[Sample]
     state: TrainState
     material: _Material
+    quiet: Found | None  # the directions that it is kept out of
     measures: Measures = Measures()
     expected: Expected | None = None  # of a step
     usage: dict[str, Any] = field(default_factory=dict)  # facts of how to use it, known at the end
@@ -129,6 +131,7 @@ def _trained(order: Order) -> Trained:
         order, work = _set_up(order, material, patcher)
         work = replace(work, measures=measures, expected=expected)
         with _folder(order, work) as kept, stop_told(work.state, kept, order.progress):
+            keep(work.quiet, kept, order.progress)
             return _run(order, work, kept)
 
 
@@ -202,17 +205,19 @@ def _set_up(order: Order, material: _Material, patcher: Model) -> tuple[Order, _
     """Factors and samples of a run at its first step, which goes on loud where there are no quiet directions."""
     text = order.text
     denoiser = TextDenoiser(patcher, text) if text else ComfyDenoiser(patcher)
-    settled, quiet = quieted(order, material.neutral, patcher, denoiser, material.latents)
+    settled, found = quieted(order, material.neutral, patcher, denoiser, material.latents)
     if settled is not order:
         order, material = settled, replace(material, facts=_facts(settled))
     sources, recipe, subject = order.sources, order.recipe, order.subject
     samples = make_samples(
         denoiser, sources.dataset, material.encoded, material.latents, material.priors, recipe.preserved, recipe.held
     )
+    quiet = found and found.quieting(recipe.train.quiet)
     beside = {"start": sources.start, "kept": subject.kept, "frozen": ComfyWeightReader()}
     factors = partial(Factors, subject.layers, device=patcher.load_device, **beside, quiet=quiet)
     state = _fresh_state(factors, recipe, samples, order.pictures)
-    return order, _Prepared(patcher, denoiser, samples, state, material)
+    state.given = found.digest if found else ""
+    return order, _Prepared(patcher, denoiser, samples, state, material, found)
 
 
 def _folder(order: Order, work: _Prepared) -> AbstractContextManager[RunFolder]:
