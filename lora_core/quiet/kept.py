@@ -11,7 +11,9 @@ import hashlib
 import json
 import math
 import os
+import secrets
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -19,7 +21,7 @@ from torch import Tensor
 
 from ..files import guard, reader
 from ..files.packing import Packed
-from ..files.save import write_whole
+from ..files.save import replace_soon, write_whole
 from ..nested_hash import bytes_of
 from .directions import Directions
 
@@ -49,6 +51,19 @@ def write(path: Path, layers: Mapping[str, Directions]) -> None:
     write_whole(path, head, *map(bytes_of, tensors.values()))
 
 
+def keep(path: Path, layers: Mapping[str, Directions], source: Path | None) -> None:
+    """As `write`; where the file system links files, as another name of `source`, which holds them already."""
+    link = path.with_name(f".{secrets.token_hex(8)}.tmp")
+    if source is not None:
+        with suppress(OSError, AttributeError):
+            os.link(source, link)
+            try:
+                return replace_soon(link, path)
+            finally:
+                link.unlink(missing_ok=True)  # it stays when both are names of one file
+    write(path, layers)
+
+
 def read(path: Path) -> dict[str, Directions] | None:
     """Return the directions of layers by name, the vectors mapped from the file; None when there are none, or they are
     not what was written."""
@@ -56,9 +71,10 @@ def read(path: Path) -> dict[str, Directions] | None:
         found = guard.contents(path)
         header = guard.Header(path, *found[:2], {}, *found[2:])
         layers = _layers(header, reader.contents(header))
-        os.utime(path)  # the time of its last use
-    except (OSError, ValueError, KeyError, TypeError, IndexError):
+    except (OSError, ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError):
         return None
+    with suppress(OSError):
+        os.utime(path)  # the time of its last use
     return layers
 
 
@@ -77,4 +93,4 @@ def _layers(header: guard.Header, held: Tensor) -> dict[str, Directions] | None:
 def _is_sound(own: Directions) -> bool:
     shapes = own.vectors.shape == (len(own.values), own.vectors.shape[1]) and own.values.dim() == 1
     types = own.vectors.dtype == torch.float16 and own.values.dtype == torch.float32
-    return shapes and types and math.isfinite(own.rest)
+    return shapes and types and 0 <= own.rest < math.inf

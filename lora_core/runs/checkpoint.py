@@ -27,6 +27,7 @@ from ..training.state import TrainState
 _VERSION = "3"
 _GOOD = "good."
 _MARK, _FINGERPRINT, _STEP, _OUTLINE = "lora_loom.checkpoint", "fingerprint", "lora_loom.step", "lora_loom.outline"
+_GIVEN = "lora_loom.quiet"  # of a run with quiet directions
 _DATA = "sshs_model_hash"  # of the data section, which every file that is saved has
 _NEEDED = {"factors", "learnt", "progress", "generator"}
 _MOST_HEADER = _MOST_PROGRESS = 2**26  # bytes
@@ -41,6 +42,7 @@ def save(path: Path, state: TrainState, fingerprint: str) -> None:
     """Write `taken`, atomically."""
     tensors = taken(state)
     header = {_MARK: _VERSION, _FINGERPRINT: fingerprint, _STEP: str(state.step)}
+    header |= {_GIVEN: state.given} if state.given else {}
     header[_OUTLINE] = _outline(header, {name: tuple(value.shape) for name, value in tensors.items()})
     path.parent.mkdir(parents=True, exist_ok=True)
     save_file(path, tensors, header, overwrite=True)
@@ -61,8 +63,9 @@ def taken(state: TrainState) -> dict[str, Tensor]:
     return tensors
 
 
-def load(path: Path, state: TrainState, fingerprint: str) -> None:
-    """Bring `state` (freshly made from the same configuration) to where the file was written.
+def load(path: Path, state: TrainState, fingerprint: str) -> str:
+    """Bring `state` (freshly made from the same configuration) to where the file was written, and return what it was
+    `given` then, empty when that is not told.
 
     Raises DamagedError, or ValueError when the file belongs to another configuration; OSError when it cannot be read.
     """
@@ -75,6 +78,7 @@ def load(path: Path, state: TrainState, fingerprint: str) -> None:
     if _NEEDED - tensors.keys():
         _refuse(path, f"it has no {', '.join(sorted(_NEEDED - tensors.keys()))}")
     bring(state, tensors)
+    return header.get(_GIVEN, "")
 
 
 def bring(state: TrainState, tensors: dict[str, Tensor]) -> None:
@@ -191,6 +195,7 @@ def _check_places(path: Path, infos: Mapping[str, TensorInfo], size: int) -> Non
 def _outline(header: Mapping[str, str], shapes: Mapping[str, tuple[int, ...]]) -> str:
     """A hash over what is told beside the data."""
     told = {name: header.get(name) for name in (_MARK, _FINGERPRINT, _STEP)}
+    told |= {_GIVEN: header[_GIVEN]} if _GIVEN in header else {}
     text = json.dumps([told, {name: list(shape) for name, shape in shapes.items()}], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
 

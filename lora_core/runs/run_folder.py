@@ -31,6 +31,7 @@ from .run_log import RunLog
 logger = logging.getLogger("lora_loom")
 
 KEPT = 5  # LoRA files of earlier checkpoints
+DIRECTIONS = "quiet.safetensors"
 _ROOM = 4  # states that must fit beside one that is kept
 _MOST_WORKFLOW = 2**24  # bytes
 SAVE_SECONDS = 300.0  # after which the state is saved, whatever the steps
@@ -41,8 +42,8 @@ class UnsavedError(OSError):
 
 
 class RunFolder:
-    """`state.safetensors`, `step_NNNNNN.safetensors`, `run.json` and `log.jsonl` in one folder, and in `state.earlier`
-    the state before the last.
+    """`state.safetensors`, `step_NNNNNN.safetensors`, `run.json` and `log.jsonl` in one folder, in `state.earlier` the
+    state before the last, and in DIRECTIONS those of a quiet run.
 
     `identity` changes with everything that decides the resulting bytes; `settings` say the same to people. A folder
     that cannot be written, and files in it that cannot be read, stop nothing: `notes` tell of them.
@@ -98,7 +99,7 @@ class RunFolder:
             if not os.path.exists(path):
                 continue
             try:
-                checkpoint.load(path, state, self.identity)
+                given = checkpoint.load(path, state, self.identity)
             except (checkpoint.DamagedError, OSError) as error:
                 self._set_aside(path, error)
                 continue
@@ -106,8 +107,18 @@ class RunFolder:
                 self.notes.append(
                     f"warning: {self.path.name} continues from the save before the last one, at step {state.step}"
                 )
+            self._compare(given, state)
             return True
         return False
+
+    def _compare(self, given: str, state: TrainState) -> None:
+        """Tell when a state was trained with other quiet directions."""
+        if given and given != state.given:
+            self.notes.append(
+                f"warning: the quiet directions that {self.path.name} was begun with are gone, and those made anew "
+                f"differ from them. It goes on from step {state.step} with the new ones: what it has learnt is turned "
+                "a little, and its result is not exactly that of a run that was not interrupted"
+            )
 
     def _set_aside(self, path: Path, error: Exception) -> None:
         """A state that cannot be used stays beside those to come."""
@@ -122,7 +133,7 @@ class RunFolder:
     def extend(self, state: TrainState, past: Past) -> bool:
         """Begin this run with all that an earlier one has learnt. False, with a note, when its state is damaged."""
         try:
-            checkpoint.load(past.folder / self.state_path.name, state, past.identity)
+            given = checkpoint.load(past.folder / self.state_path.name, state, past.identity)
         except (checkpoint.DamagedError, OSError) as error:
             why = getattr(error, "strerror", None) or str(error).partition("; delete")[0]
             self.notes.append(
@@ -130,6 +141,7 @@ class RunFolder:
             )
             self._describe()
             return False
+        self._compare(given, state)
         self._describe()
         with suppress(OSError), open(past.folder / self.log.path.name, "rb") as log:
             write_whole(self.log.path, log.read())

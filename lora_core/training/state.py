@@ -21,7 +21,8 @@ class TrainState:
     """Everything that decides how a run goes on. `generator` is its only source of randomness, on the CPU.
 
     `events` counts steps, drops and returns, and never goes back. `good` is what the run has learnt up to the step to
-    which it returns when it diverges. `torn` is set while, and when, an update is cut off in its middle: of such a
+    which it returns when it diverges. `given` tells of what else the factors mean something with: the digest of quiet
+    directions, empty without. `torn` is set while, and when, an update is cut off in its middle: of such a
     state nothing must be kept.
     """
 
@@ -36,6 +37,7 @@ class TrainState:
     events: int = 0
     good: dict[str, Tensor] | None = None
     torn: bool = False
+    given: str = ""
     record: Record = field(default_factory=Record)  # kept by whoever watches the run
 
     @contextmanager

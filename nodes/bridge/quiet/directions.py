@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from ....lora_core import nested_hash
 from ....lora_core.quiet import kept
-from ....lora_core.quiet.directions import Directions, UnfitError
+from ....lora_core.quiet.directions import Directions, Quieting, UnfitError
 from ....lora_core.quiet.inputs import rows_of
 from ....lora_core.quiet.sizes import device_bytes, pairs_for
 from ....lora_core.quiet.sketch import Sketch, sketch_bytes
@@ -41,10 +41,12 @@ Tick = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class Found:
-    """Directions by layer; layers with the same input share them. `cached`: they were kept from before."""
+    """Directions by layer; layers with the same input share them. `path` is where they are kept, if they are, and
+    `cached` says that they were from before."""
 
     layers: Mapping[str, Directions]
     cached: bool
+    path: Path | None = None
 
     @property
     def digest(self) -> str:
@@ -52,28 +54,35 @@ class Found:
         told = "".join(f"{name} {own.digest} " for name, own in sorted(self.layers.items()))
         return hashlib.sha256(told.encode()).hexdigest()[:16]
 
+    def quieting(self, mu: float) -> dict[str, Quieting]:
+        """Return P by layer."""
+        shared = {id(own): own.quieting(mu) for own in self.layers.values()}
+        return {name: shared[id(own)] for name, own in self.layers.items()}
+
 
 def find(
     patcher: Model, denoiser: ComfyDenoiser, layers: Layers, encoded: Mapping[str, list], shape: tuple[int, ...],
-    tick: Tick,
+    tick: Tick, own: Path | None = None,
 ) -> Found:  # fmt: skip
     """Return the directions of the layers of a loaded model without any LoRA of a run, by its answers to prompts that
-    are `encoded` in their order, the empty one among them, on latents of this shape (channels, ...).
+    are `encoded` in their order, the empty one among them, on latents of this shape (channels, ...); or those that a
+    run has kept as its `own`, so that it goes on as what it was wherever and whenever others are made.
 
     Raises UnfitError, with a sentence, when there are none: the states are not finite, or memory or disk have no room.
     """
     check(patcher)
     way = way_of(len(encoded), shape)
     path = _path(patcher, layers, encoded, way)
-    if path and (before := kept.read(path)) is not None:
-        return Found(before, cached=True)
+    for known in filter(None, (own, path)):
+        if (before := kept.read(known)) is not None and _fit(before, layers):
+            return Found(before, cached=True, path=known)
     found = _looked_at(patcher, denoiser, layers, encoded, way, tick)
     if path:
         try:
             kept.write(path, found)
         except OSError as error:
             raise UnfitError(f"there was no room on disk to keep them ({error.strerror or error})") from error
-    return Found(found, cached=False)
+    return Found(found, cached=False, path=path)
 
 
 def check(model: Model) -> None:
@@ -81,6 +90,10 @@ def check(model: Model) -> None:
     family = family_of(model)
     if family.prior is not None:
         raise UnfitError(f"{family.name} draws from {family.prior.what} of a picture, not from prompts alone")
+
+
+def _fit(found: Mapping[str, Directions], layers: Layers) -> bool:
+    return all(name in layers and own.width == columns(layers[name]) for name, own in found.items())
 
 
 def _looked_at(

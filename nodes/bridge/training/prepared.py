@@ -16,6 +16,7 @@ from ....lora_core.training.strengths import StrengthCurve
 from ....lora_core.training.trainer import Sample
 from ..host.wires import Model
 from ..model.denoiser import ComfyDenoiser
+from ..quiet.directions import Found
 from .previews import PreparedPreviews
 
 
@@ -41,6 +42,7 @@ class Prepared:
     samples: list[Sample]
     state: TrainState
     material: Material
+    quiet: Found | None  # the directions that it is kept out of
     measures: Measures = Measures()
     expected: Expected | None = None  # of a step
     usage: dict[str, Any] = field(default_factory=dict)  # facts of how to use it, known at the end

@@ -4,27 +4,33 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 
 from torch import Tensor
 
-from ....lora_core.quiet.directions import Quieting, UnfitError
+from ....lora_core.quiet import kept
+from ....lora_core.quiet.directions import UnfitError
+from ....lora_core.ranks.group import here
+from ....lora_core.runs.run_folder import DIRECTIONS, RunFolder
+from ..host.progress import Progress
 from ..host.wires import Model
 from ..model.denoiser import ComfyDenoiser
 from ..quiet.choice import LOUD, OFF
-from ..quiet.directions import find
+from ..quiet.directions import Found, find
 from ..quiet.shared import by_first
 from .earlier_auto import rated
 from .order import Order
-from .run_folders import tell
+from .prepare import identified
+from .run_folders import goes_on_from, tell
 
 
 def quieted(
     order: Order, encoded: Mapping[str, list], patcher: Model, denoiser: ComfyDenoiser, latents: list[Tensor]
-) -> tuple[Order, Mapping[str, Quieting] | None]:
-    """Return a run with its P by layer, of a loaded model on which nothing is trained yet; or without, with what was
-    asked of it changed accordingly, when there are no directions to be had."""
-    progress, mu = order.progress, order.recipe.train.quiet
-    if not mu:
+) -> tuple[Order, Found | None]:
+    """Return a run with its directions, of a loaded model on which nothing is trained yet: its own when it goes on. Or
+    without, with what was asked of it changed accordingly, when there are none to be had."""
+    progress = order.progress
+    if not order.recipe.train.quiet:
         return order, None
     shapes = [tuple(latent.shape) for latent in latents]
     usual = max(shapes, key=shapes.count)
@@ -35,7 +41,8 @@ def quieted(
         progress.say(f"neutral states: {done} of {total}{f', {progress.time_left(done, total)}' if done else ''}")
 
     try:
-        found = by_first(lambda: find(patcher, denoiser, order.subject.layers, encoded, usual, tick))
+        layers = order.subject.layers
+        found = by_first(lambda: find(patcher, denoiser, layers, encoded, usual, tick, _own(order, patcher)))
     except UnfitError as reason:
         order = loud(order)
         at = (
@@ -46,8 +53,29 @@ def quieted(
         tell(progress, f"{LOUD}: {reason}{at}")
         return order, None
     progress.keep(f"quiet: directions of {order.run.coverage}{'; kept from before' if found.cached else ''}")
-    shared = {id(own): own.quieting(mu) for own in found.layers.values()}
-    return order, {name: shared[id(own)] for name, own in found.layers.items()}
+    return order, found
+
+
+def _own(order: Order, patcher: Model) -> Path | None:
+    """Where a run that goes on has kept its directions."""
+    run, (identity, settings, before) = order.run, identified(order, patcher)
+    folder = goes_on_from(run.name, identity, settings, run.start_over, before)
+    return folder and folder / DIRECTIONS
+
+
+def keep(found: Found | None, run: RunFolder, progress: Progress) -> None:
+    """Keep the directions with the run, however often the cache is emptied; a disk that does not take them is told."""
+    path = run.path / DIRECTIONS
+    if found is None or found.path == path or not here().first:
+        return
+    try:
+        kept.keep(path, found.layers, found.path)
+    except OSError as error:
+        tell(
+            progress,
+            f"warning: {path} cannot be written ({error.strerror or error}); if output/lora_loom_cache is emptied too, "
+            "this run does not go on exactly as it was after an interruption",
+        )
 
 
 def loud(order: Order) -> Order:

@@ -48,7 +48,7 @@ from .header_facts import run_facts
 from .order import Order, Run, Sources
 from .prepared import Material, Prepared, labelled
 from .previews import Previewer, check_previews
-from .quieted import quieted
+from .quieted import keep, quieted
 from .reality import Reality
 from .run_folders import begun, place, stop_told, tell
 from .run_progress import RunProgress
@@ -85,6 +85,7 @@ def _trained(order: Order) -> Trained:
         order, work = _set_up(order, material, patcher)
         work = replace(work, measures=measures, expected=expected)
         with _folder(order, work) as kept, stop_told(work.state, kept, order.progress):
+            keep(work.quiet, kept, order.progress)
             return _run(order, work, kept)
 
 
@@ -163,17 +164,19 @@ def _set_up(order: Order, material: Material, patcher: Model) -> tuple[Order, Pr
     """Factors and samples of a run at its first step, which goes on loud where there are no quiet directions."""
     text = order.text
     denoiser = TextDenoiser(patcher, text) if text else ComfyDenoiser(patcher)
-    settled, quiet = quieted(order, material.neutral, patcher, denoiser, material.latents)
+    settled, found = quieted(order, material.neutral, patcher, denoiser, material.latents)
     if settled is not order:
         order, material = settled, replace(material, facts=_facts(settled))
     sources, recipe, subject = order.sources, order.recipe, order.subject
     samples = make_samples(
         denoiser, sources.dataset, material.encoded, material.latents, material.priors, recipe.preserved, recipe.held
     )
+    quiet = found and found.quieting(recipe.train.quiet)
     beside = {"start": sources.start, "kept": subject.kept, "frozen": ComfyWeightReader()}
     factors = partial(Factors, subject.layers, device=patcher.load_device, **beside, quiet=quiet)
     state = _fresh_state(factors, recipe, samples, order.pictures)
-    return order, Prepared(patcher, denoiser, samples, state, material)
+    state.given = found.digest if found else ""
+    return order, Prepared(patcher, denoiser, samples, state, material, found)
 
 
 def _folder(order: Order, work: Prepared) -> AbstractContextManager[RunFolder]:

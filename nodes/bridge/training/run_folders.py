@@ -104,6 +104,18 @@ def known(
     return None
 
 
+def goes_on_from(
+    name: str, identity: str, settings: Mapping[str, Any], start_over: bool, before: Sequence[str] = ()
+) -> Path | None:  # fmt: skip
+    """Return the folder with the state from which a run would go on; None when it would begin."""
+    if start_over:
+        return None
+    if found := known(name, identity, settings, before):
+        return found.path
+    longest = _longest(_others(RunFolder(run_folder(name, identity), identity, settings), before), settings)
+    return longest and longest.folder
+
+
 def tell(progress: Progress, note: str) -> None:
     """Keep a note, if there is one, on the node and in the log."""
     if note:
@@ -148,13 +160,8 @@ def _found(
         return own, None, ""
     if found := known(name, identity, settings, before):
         return found, None, ""
-    past = [each for each in _past(own, before) if differences(each.settings, settings)]
-    changes = [differences(each.settings, settings) for each in past]
-    shorter = [
-        p for p, c in zip(past, changes, strict=True) if set(c) == {"steps"} and p.step < settings["train"]["steps"]
-    ]
-    if shorter:
-        longest = max(shorter, key=lambda each: each.step)
+    others = _others(own, before)
+    if longest := _longest(others, settings):
         identity = fingerprint(identity, longest.identity)
         run = RunFolder(run_folder(name, identity), identity, settings)
         note = (
@@ -162,7 +169,20 @@ def _found(
             f"{steps} steps"
         )
         return run, longest, note
-    return own, None, _said(past[-1], changes[-1]) if past else ""
+    return own, None, _said(*others[-1]) if others else ""
+
+
+def _others(run: RunFolder, before: Sequence[str]) -> list[tuple[Past, Mapping[str, str]]]:
+    """Runs of its name with other settings, and what is different."""
+    found = ((past, differences(past.settings, run.settings)) for past in _past(run, before))
+    return [(past, changes) for past, changes in found if changes]
+
+
+def _longest(others: Sequence[tuple[Past, Mapping[str, str]]], settings: Mapping[str, Any]) -> Past | None:
+    """The one that came farthest of those that differ in having fewer steps only."""
+    most = settings["train"]["steps"]
+    shorter = [past for past, changes in others if set(changes) == {"steps"} and past.step < most]
+    return max(shorter, key=lambda each: each.step, default=None)
 
 
 def _past(run: RunFolder, before: Sequence[str]) -> list[Past]:
