@@ -27,27 +27,18 @@ from lora_loom.lora_core.training.targets import select  # noqa: E402
 from lora_loom.nodes.bridge.model.names import NameTable  # noqa: E402
 from lora_loom.nodes.bridge.model.trained_layers import PREFIX  # noqa: E402
 from safetensors.torch import save_file  # noqa: E402
-from tiny.families import FAMILIES, SD_SMALLEST, SD_WHOLE, Tiny  # noqa: E402
+from tiny.families import FAMILIES, SD_SMALLEST, Tiny  # noqa: E402
 from tiny.weights import seeded  # noqa: E402
 
 logging.getLogger().setLevel(logging.ERROR)
 comfy.utils.PROGRESS_BAR_ENABLED = False
 
-_FLUX = {**FAMILIES["flux1"].unet, "hidden_size": 3072, "num_heads": 24, "context_in_dim": 4096, "vec_in_dim": 768}
 _TWO_LEVELS = {
     **SD_SMALLEST, "num_res_blocks": [1, 1], "channel_mult": [1, 2], "transformer_depth": [1, 1],
     "transformer_depth_output": [1] * 4, "transformer_depth_middle": 1,
 }  # fmt: skip
 
 SD_TWO_LEVELS = replace(FAMILIES["sd15"], unet=_TWO_LEVELS)
-FLUX_BLOCK = replace(FAMILIES["flux1"], unet={**_FLUX, "depth": 0, "depth_single_blocks": 1})
-SD_REAL = replace(FAMILIES["sd15_full"], unet={**SD_WHOLE, "model_channels": 320})
-FLUX_REAL = replace(FAMILIES["flux1"], unet={**_FLUX, "depth": 19, "depth_single_blocks": 38})
-_SDXL = {
-    **FAMILIES["sdxl"].unet, "model_channels": 320, "context_dim": 2048, "transformer_depth": [0, 0, 2, 2, 10, 10],
-    "transformer_depth_output": [0, 0, 0, 2, 2, 2, 10, 10, 10], "transformer_depth_middle": 10,
-}  # fmt: skip
-SDXL_REAL = replace(FAMILIES["sdxl"], unet=_SDXL)
 
 
 def build(row: Tiny, dtype: torch.dtype = torch.float16, weights: bool = True, cast: torch.dtype | None = None):

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import json
 import time
+import warnings
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from itertools import pairwise
 from typing import Any
 
 import _comfy  # first: makes comfy importable
@@ -26,7 +28,7 @@ from lora_loom.lora_core.training.trainer import add_gradient, make_optimizer
 from lora_loom.nodes.bridge.model.denoiser import ComfyDenoiser
 
 NETWORKS = {"one level": tiny.FAMILIES["sd15"], "two levels": _comfy.SD_TWO_LEVELS}
-SIDE, BUCKETS = 8, 4
+SIDE, BUCKETS, DRAWN = 8, 4, 2**20
 
 
 class Worker:
@@ -77,7 +79,9 @@ class Worker:
         names = list(self.layers)
         cuts = [len(names) * i // BUCKETS for i in range(BUCKETS + 1)]
         first = [self.factors.matrices[names[cut], 0].storage_offset() for cut in cuts[:-1]] + [len(self.grad)]
-        found = [(set(names[a:b]), self.grad[p:q]) for a, b, p, q in zip(cuts, cuts[1:], first, first[1:])]
+        found = [
+            (set(names[a:b]), self.grad[p:q]) for a, b, p, q in zip(cuts, cuts[1:], first, first[1:], strict=False)
+        ]
         return found[::-1]
 
 
@@ -128,13 +132,14 @@ def ready(worker: Worker, share: int) -> list[float]:
 
 
 def watched(work: Callable[[], list[float]], mine: bool) -> dict[str, Any]:
-    """What `work` measures on this rank, and how many cores other programs used meanwhile; all ranks together, the
-    work being that of those to whom it is `mine`."""
+    """What `work` measures on this rank, the cores that this rank used for it, and those that other programs used; all
+    ranks together, the work being that of those to whom it is `mine`."""
     dist.barrier()
-    before = Watch.begin()
+    before, wall, cpu = Watch.begin(), time.perf_counter(), time.process_time()
     seconds = work() if mine else []
+    used = (time.process_time() - cpu) / (time.perf_counter() - wall)
     dist.barrier()
-    return {"seconds": seconds, "others": before.others()}
+    return {"seconds": seconds, "cores": used, "others": before.others()}
 
 
 def measure(job: Any, worker: Worker) -> dict[str, Any]:
@@ -149,10 +154,9 @@ def measure(job: Any, worker: Worker) -> dict[str, Any]:
         m: watched(lambda m=m: timed(lambda: worker.compute(m), rounds), first) for m in range(1, job["most"] + 1)
     }
     found["update"] = watched(lambda: timed(worker.update, rounds), first)
+    found["draw"] = watched(lambda: timed(lambda: torch.randn(DRAWN), rounds), first)
     found["ready"] = [ready(worker, 1) for _ in range(5)]
-    found["crowded"] = {
-        size: watched(lambda: timed(lambda: worker.compute(1), rounds), rank < size) for size in groups
-    }
+    found["crowded"] = {size: watched(lambda: timed(lambda: worker.compute(1), rounds), rank < size) for size in groups}
     found["reduce"] = {
         size: {numbers: _reduced(numbers, group, rounds, rank < size) for numbers in job["numbers"]}
         for size, group in groups.items()
@@ -178,6 +182,7 @@ def _steps(worker: Worker, case: Any, groups: dict[int, Any], rounds: int) -> di
 
 
 def main() -> None:
+    warnings.filterwarnings("ignore", message="Full backward hook")  # the first layer's input has no gradient
     job = join()
     with ExitStack() as undo:
         worker = Worker(job["network"], job["rank"])

@@ -5,13 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
+import torch
 from tiny.families import FAMILIES, SD_WHOLE, Tiny
 
 
 @dataclass(frozen=True)
 class Real:
     """A network of `billions` of weights, as its authors say. `preset` is its row of `training.presets`. It reads text
-    of so many `tokens` of `width` and a vector of `pooled`; one place of its latent covers `cell` pixels of a side."""
+    of so many `tokens` of `width` and a vector of `pooled`; one place of its latent covers `cell` pixels of a side.
+    `llama` layers of Llama beside it are HiDream's."""
 
     row: Tiny
     billions: float
@@ -20,6 +22,21 @@ class Real:
     width: int
     pooled: int = 0
     cell: int = 8
+    llama: int = 0
+
+    def conditioning(self, generator: torch.Generator | None = None) -> list:
+        """Return a CONDITIONING as the network takes it: zeros, or noise."""
+        shape = (1, self.tokens, self.width)
+        text = torch.randn(shape, generator=generator) if generator else torch.zeros(shape)
+        more: dict[str, Any] = {"pooled_output": torch.zeros(1, self.pooled)} if self.pooled else {}
+        if self.llama:
+            more["conditioning_llama3"] = torch.zeros(1, self.llama, self.tokens, self.width)
+        return [[text, {**more, "guidance": 1.0}]]
+
+    def latent(self, model: Any, pixels: int) -> tuple[int, ...]:
+        """Return the shape of a square picture's latent for this MODEL; where latents are of clips, of one frame."""
+        space, side = model.model.latent_format, pixels // self.cell
+        return (space.latent_channels, *([1] if space.latent_dimensions == 3 else []), side, side)
 
 
 def _sized(name: str, **sizes: Any) -> Tiny:
@@ -72,15 +89,15 @@ REAL = {
     "SDXL": Real(SDXL, 2.57, "SDXL", tokens=77, width=2048, pooled=1280),
     "SD 3.5 medium": Real(SD_3_5_MEDIUM, 2.5, "SD 3.5", tokens=154, width=4096, pooled=2048),
     "SD 3.5 large": Real(SD_3_5_LARGE, 8.1, "SD 3.5", tokens=154, width=4096, pooled=2048),
-    "FLUX.1": Real(FLUX_1, 11.9, "FLUX.1", tokens=512, width=4096, pooled=768),
+    "FLUX.1": Real(FLUX_1, 11.9, "FLUX.1 dev", tokens=512, width=4096, pooled=768),
     "Chroma": Real(CHROMA, 8.9, "Chroma", tokens=512, width=4096),
     "FLUX.2 klein 4B": Real(FLUX_2_KLEIN_4B, 3.9, "FLUX.2", tokens=512, width=7680, cell=16),
     "FLUX.2 dev": Real(FLUX_2_DEV, 32.2, "FLUX.2", tokens=512, width=15360, cell=16),
     "Qwen-Image": Real(QWEN_IMAGE, 20.4, "Qwen-Image", tokens=256, width=3584),
     "Z-Image": Real(Z_IMAGE, 6.15, "Z-Image", tokens=256, width=2560),
     "Lumina 2": Real(LUMINA_2, 2.6, "Lumina 2", tokens=256, width=2304),
-    "HiDream": Real(HIDREAM, 17.1, "HiDream-I1", tokens=128, width=4096, pooled=2048),
+    "HiDream": Real(HIDREAM, 17.1, "HiDream I1", tokens=128, width=4096, pooled=2048, llama=32),
     "Wan 2.1 1.3B": Real(WAN_1_3B, 1.42, "Wan 2.1", tokens=512, width=4096),
     "Wan 2.1 14B": Real(WAN_14B, 14.3, "Wan 2.1", tokens=512, width=4096),
-    "LTX-Video 2B": Real(LTXV_2B, 1.92, "LTX-Video", tokens=256, width=4096),
+    "LTX-Video 2B": Real(LTXV_2B, 1.92, "LTX-Video", tokens=256, width=4096, cell=32),
 }

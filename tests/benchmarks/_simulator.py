@@ -61,12 +61,13 @@ def finished(tasks: Sequence[Task], cores: int, slowdown: Callable[[int], float]
 
 @dataclass(frozen=True)
 class Host:
-    """A machine whose processes send to each other over its loopback: seconds of pause for a message, seconds of a
-    core for a byte of it, and how much slower each of n tasks at once is than one."""
+    """A machine whose processes send to each other over its loopback: seconds of pause for a message and, beside them,
+    for a byte of it, seconds of a core for a byte, and how much slower each of n tasks at once is than one."""
 
     cores: int
     pause: float
     byte: float
+    idle: float = 0.0
     slow: tuple[tuple[int, float], ...] = ((1, 1.0),)
 
     def slowdown(self, running: int) -> float:
@@ -139,7 +140,7 @@ class _Graph:
         size = step.bytes / len(step.ready) / self.ranks
         for _ in range(2 * (self.ranks - 1)):
             both = [(*after[i], *after[i - 1]) for i in range(self.ranks)]
-            after = [(self.add(size * self.host.byte, each, self.host.pause),) for each in both]
+            after = [(self.add(size * self.host.byte, each, self.host.pause + size * self.host.idle),) for each in both]
         return after
 
 
