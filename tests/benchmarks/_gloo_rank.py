@@ -149,7 +149,7 @@ def measure(job: Any, worker: Worker) -> dict[str, Any]:
     for _ in range(2):
         worker.compute(2)
         worker.update()
-    found: dict[str, Any] = {"numbers": worker.factors.flat.numel(), "layers": len(worker.layers)}
+    found: dict[str, Any] = {"numbers": worker.factors.flat.numel(), "layers": len(worker.layers), "drawn": DRAWN}
     found["compute"] = {
         m: watched(lambda m=m: timed(lambda: worker.compute(m), rounds), first) for m in range(1, job["most"] + 1)
     }

@@ -82,7 +82,6 @@ HIDREAM = _sized(
 )  # fmt: skip
 WAN_1_3B = _sized("wan21", dim=1536, num_heads=12, ffn_dim=8960, num_layers=30)
 WAN_14B = _sized("wan21", dim=5120, num_heads=40, ffn_dim=13824, num_layers=40)
-LTXV_2B = _sized("ltxv", num_layers=28, num_attention_heads=32, cross_attention_dim=2048, caption_channels=4096)
 
 REAL = {
     "SD 1.5": Real(SD_1_5, 0.86, "SD 1.5", tokens=77, width=768),
@@ -99,5 +98,4 @@ REAL = {
     "HiDream": Real(HIDREAM, 17.1, "HiDream I1", tokens=128, width=4096, pooled=2048, llama=32),
     "Wan 2.1 1.3B": Real(WAN_1_3B, 1.42, "Wan 2.1", tokens=512, width=4096),
     "Wan 2.1 14B": Real(WAN_14B, 14.3, "Wan 2.1", tokens=512, width=4096),
-    "LTX-Video 2B": Real(LTXV_2B, 1.92, "LTX-Video", tokens=256, width=4096, cell=32),
 }
