@@ -64,7 +64,8 @@ def checks(found: Mapping[str, Any]) -> tuple[Line, list[Line]]:
     for ranks, by_size in found["reduce"].items():
         for numbers, each in by_size.items():
             if int(numbers) >= LARGE:
-                what = f"all-reduce of {4 * int(numbers) / 2**20:.0f} MiB, {ranks} processes"
+                fitted = " (fitted)" if ranks == "2" else ""
+                what = f"all-reduce of {4 * int(numbers) / 2**20:.0f} MiB, {ranks} processes{fitted}"
                 lines.append(_line(what, predicted_reduce(found, int(ranks), int(numbers)), each))
     for each in found["steps"]:
         shares, overlap = each["case"]["shares"], each["case"]["overlap"]

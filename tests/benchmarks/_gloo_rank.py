@@ -11,7 +11,6 @@ import time
 import warnings
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from itertools import pairwise
 from typing import Any
 
 import _comfy  # first: makes comfy importable

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 
 from benchmarks._simulator import Fleet, Jitter, Link, Step, on_fleet
@@ -42,7 +42,7 @@ FLEETS = {
 }
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Counted:
     """What was counted of a family at its real size: `layers` and trained `numbers` by targets at one rank, numbers of
     a latent, and the work of a forward and backward pass by how many pictures it has."""
@@ -104,10 +104,8 @@ class Prediction:
     jitter: Jitter
     draw: float
 
-    @cache
     def seconds(self, counted: Counted, card: Card, link: str, batch: int, ranks: int, overlap: bool = False) -> float:
-        step = step_of(counted, card, batch, ranks, self.draw, overlap)
-        return on_fleet(step, FLEETS[link], self.jitter)
+        return _seconds(step_of(counted, card, batch, ranks, self.draw, overlap), FLEETS[link], self.jitter)
 
     def efficiency(self, counted: Counted, card: Card, link: str, share: int, ranks: int) -> float:
         """Return pictures a second of each of the ranks, over those of one rank by itself with as many."""
@@ -124,3 +122,19 @@ class Prediction:
         batch = share * ranks
         plain = self.seconds(counted, card, link, batch, ranks)
         return 1 - self.seconds(counted, card, link, batch, ranks, overlap=True) / plain
+
+    def lost(self, counted: Counted, card: Card, link: str, share: int, ranks: int) -> tuple[float, float, float]:
+        """Return the parts of a step that would not be there without drawing others' noise, without waiting for ranks
+        that take longer, and without the sum."""
+        batch = share * ranks
+        step, fleet = step_of(counted, card, batch, ranks, self.draw), FLEETS[link]
+        own = step_of(counted, card, batch, ranks, self.draw / ranks)
+        whole = _seconds(step, fleet, self.jitter)
+        changed = (own, self.jitter), (step, Jitter()), (replace(step, bytes=0.0), self.jitter)
+        drawing, waiting, summing = (1 - _seconds(other, fleet, jitter) / whole for other, jitter in changed)
+        return drawing, waiting, summing
+
+
+@cache
+def _seconds(step: Step, fleet: Fleet, jitter: Jitter) -> float:
+    return on_fleet(step, fleet, jitter)

@@ -1,4 +1,4 @@
-"""Writes the tables of docs/scaling.md from what `dev.py bench scaling` has stored, so that no figure is copied by hand."""
+"""Writes the tables of docs/scaling.md from what `dev.py bench scaling` has stored: no figure is copied by hand."""
 
 from __future__ import annotations
 
@@ -87,11 +87,7 @@ def split_table(figures: Figures, batch: int = 8) -> Table:
     rows = [
         (
             name,
-            *(
-                f"{figures.prediction.speedup(counted, FAST, link, batch, n):.1f}"
-                for link in links
-                for n in ranks
-            ),
+            *(f"{figures.prediction.speedup(counted, FAST, link, batch, n):.1f}" for link in links for n in ranks),
         )
         for name, counted in figures.families.items()
     ]
@@ -99,11 +95,27 @@ def split_table(figures: Figures, batch: int = 8) -> Table:
 
 
 def overlap_table(figures: Figures, ranks: int = 8) -> Table:
+    shares = (1, 4)
     rows = [
-        (name, *(percent(figures.prediction.overlapped(counted, FAST, link, 1, ranks), 1) for link in FLEETS))
+        (
+            name,
+            *(
+                percent(figures.prediction.overlapped(counted, FAST, link, share, ranks), 1)
+                for share in shares
+                for link in FLEETS
+            ),
+        )
         for name, counted in figures.families.items()
     ]
-    return ("", *FLEETS), rows
+    return ("", *(f"{link}, {share} each" for share in shares for link in FLEETS)), rows
+
+
+def lost_table(figures: Figures, ranks: int = 64) -> Table:
+    rows = [
+        (name, *(percent(part) for part in figures.prediction.lost(counted, FAST, "NVLink", 1, ranks)))
+        for name, counted in figures.families.items()
+    ]
+    return ("", "drawing the others' noise", "waiting for the slowest", "the sum"), rows
 
 
 def least_table(figures: Figures, ranks: int = 8) -> Table:
@@ -113,9 +125,7 @@ def least_table(figures: Figures, ranks: int = 8) -> Table:
         cells = []
         for link in FLEETS:
             enough = (
-                share
-                for share in SHARES
-                if figures.prediction.efficiency(counted, FAST, link, share, ranks) >= ENOUGH
+                share for share in SHARES if figures.prediction.efficiency(counted, FAST, link, share, ranks) >= ENOUGH
             )
             cells.append(str(next(enough, f"> {SHARES[-1]}")))
         rows.append((name, *cells))
@@ -141,7 +151,7 @@ def check_tables(figures: Figures) -> Iterator[str]:
         worst = max(map(abs, errors(found)))
         yield (
             f"A small SD 1.5 of {name}, rank {found['rank']}: {4 * found['numbers'] / MB:.1f} MB of gradient. The"
-            f" worst error of a step is {percent(worst)}."
+            f" largest error of a step is {percent(worst)}."
         )
         yield markdown(*checks(found))
 
@@ -152,6 +162,7 @@ PARTS = {
     "four": lambda figures: markdown(*efficiency_table(figures, FAST, 4)),
     "slower": lambda figures: markdown(*efficiency_table(figures, SLOWER, 1, ("PCIe", "25 Gbit/s"))),
     "split": lambda figures: markdown(*split_table(figures)),
+    "lost": lambda figures: markdown(*lost_table(figures)),
     "overlap": lambda figures: markdown(*overlap_table(figures)),
     "least": lambda figures: markdown(*least_table(figures)),
     "steps": lambda figures: markdown(*steps_table(figures)),

@@ -22,11 +22,13 @@ GB = 1e9
 
 @dataclass(frozen=True)
 class Task:
-    """So many seconds of one core, after a pause that follows the last of the tasks `after`, which come earlier."""
+    """So many seconds of one core, after a pause that follows the last of the tasks `after`, which come earlier. What
+    only copies is not slowed down by others beyond its wait for a core."""
 
     work: float
     after: tuple[int, ...] = ()
     pause: float = 0.0
+    copies: bool = False
 
 
 def finished(tasks: Sequence[Task], cores: int, slowdown: Callable[[int], float] = lambda _: 1.0) -> list[float]:
@@ -41,11 +43,12 @@ def finished(tasks: Sequence[Task], cores: int, slowdown: Callable[[int], float]
     running: dict[int, float] = {}
     now = 0.0
     while coming or running:
-        rate = min(1.0, cores / len(running)) / slowdown(len(running)) if running else 1.0
-        next_end = min((now + left / rate for left in running.values()), default=np.inf)
+        share = min(1.0, cores / max(len(running), 1))
+        rates = {index: share / (1.0 if tasks[index].copies else slowdown(len(running))) for index in running}
+        next_end = min((now + left / rates[index] for index, left in running.items()), default=np.inf)
         next_begin = min((begin for begin, _ in coming), default=np.inf)
         then = min(next_end, next_begin)
-        running = {index: left - (then - now) * rate for index, left in running.items()}
+        running = {index: left - (then - now) * rates[index] for index, left in running.items()}
         now = then
         for index in [index for index, left in running.items() if left <= 1e-12]:
             del running[index]
@@ -120,8 +123,8 @@ class _Graph:
     def __post_init__(self) -> None:
         self.last = [()] * self.ranks
 
-    def add(self, *args: object) -> int:
-        self.tasks.append(Task(*args))  # type: ignore[arg-type]
+    def add(self, task: Task) -> int:
+        self.tasks.append(task)
         return len(self.tasks) - 1
 
     def step(self, step: Step, factors: Sequence[float]) -> None:
@@ -129,18 +132,19 @@ class _Graph:
         before = 0.0
         for part in (*step.ready, 1.0) if step.ready[-1] < 1 else step.ready:
             pieces = [(part - before) * seconds * factor for seconds, factor in zip(step.compute, factors, strict=True)]
-            self.last = [(self.add(piece, last),) for piece, last in zip(pieces, self.last, strict=True)]
+            self.last = [(self.add(Task(piece, last)),) for piece, last in zip(pieces, self.last, strict=True)]
             before = part
             if part in step.ready:
                 sums = self.ring([(*a, *b) for a, b in zip(self.last, sums, strict=True)], step)
-        self.last = [(self.add(step.update, (*a, *b)),) for a, b in zip(self.last, sums, strict=True)]
+        self.last = [(self.add(Task(step.update, (*a, *b))),) for a, b in zip(self.last, sums, strict=True)]
 
     def ring(self, after: list[tuple[int, ...]], step: Step) -> list[tuple[int, ...]]:
         """Each message waits for the sender's and the receiver's own one before."""
         size = step.bytes / len(step.ready) / self.ranks
+        work, pause = size * self.host.byte, self.host.pause + size * self.host.idle
         for _ in range(2 * (self.ranks - 1)):
             both = [(*after[i], *after[i - 1]) for i in range(self.ranks)]
-            after = [(self.add(size * self.host.byte, each, self.host.pause + size * self.host.idle),) for each in both]
+            after = [(self.add(Task(work, each, pause, copies=True)),) for each in both]
         return after
 
 
@@ -187,23 +191,22 @@ class Fleet:
             ready = np.maximum(ready, ready[partner]) + taken
         return ready
 
-    def summed(self, ready: Array, size: float) -> Array:
-        """Return the better of the two, as NCCL chooses by size."""
-        if len(ready) == 1:
-            return ready
-        ring = self.ring(ready, size)
-        if len(ready) & (len(ready) - 1):
-            return ring
-        return min(ring, self.halving(ready, size), key=np.max)
+    def way(self, ranks: int, size: float) -> Callable[[Array, float], Array]:
+        """Return the quicker of the two, as NCCL chooses by size."""
+        ready = np.zeros(ranks)
+        if ranks & (ranks - 1) or self.ring(ready, size).max() <= self.halving(ready, size).max():
+            return self.ring
+        return self.halving
 
 
-def on_fleet(step: Step, fleet: Fleet, jitter: Jitter = Jitter(), steps: int = 30, seed: int = 0) -> float:
+def on_fleet(step: Step, fleet: Fleet, jitter: Jitter = Jitter(), steps: int = 20, seed: int = 0) -> float:
     """Return the seconds of one of so many steps that follow each other, each rank on a device of its own."""
-    compute, now = np.array(step.compute), np.zeros(step.ranks)
+    compute, now, size = np.array(step.compute), np.zeros(step.ranks), step.bytes / len(step.ready)
+    summed = fleet.way(step.ranks, size)
     for factors in jitter.draw(np.random.default_rng(seed), (steps, step.ranks)):
         computed = now + compute * factors
         sums = np.zeros(step.ranks)
         for part in step.ready:
-            sums = fleet.summed(np.maximum(now + compute * factors * part, sums), step.bytes / len(step.ready))
+            sums = summed(np.maximum(now + compute * factors * part, sums), size)
         now = np.maximum(computed, sums) + step.update
     return float(now.max()) / steps

@@ -28,6 +28,5 @@ def sizes(real: Real) -> dict[str, Any]:
     }
 
 
-
 def _numbers(layers: Mapping[str, nn.Module]) -> int:
     return Factors(layers, RANK, RANK, None, device=torch.device("meta")).flat.numel()
