@@ -16,9 +16,9 @@ LORAS = _base / "models" / "loras"
 
 import comfy.model_management  # noqa: E402
 import comfy.model_patcher  # noqa: E402
-import comfy.supported_models  # noqa: E402
 import comfy.utils  # noqa: E402
 import torch  # noqa: E402
+from _real import META, shell  # noqa: E402
 from lora_loom.lora_core.adapter import Adapter  # noqa: E402
 from lora_loom.lora_core.files import formats  # noqa: E402
 from lora_loom.lora_core.low_rank import LowRank  # noqa: E402
@@ -42,14 +42,9 @@ SD_TWO_LEVELS = replace(FAMILIES["sd15"], unet=_TWO_LEVELS)
 
 
 def build(row: Tiny, dtype: torch.dtype = torch.float16, weights: bool = True, cast: torch.dtype | None = None):
-    """A MODEL of that row with seeded weights, or without any: on the meta device, for its names and shapes alone.
-
-    Weights are cast to `cast`, where given, for every use.
-    """
-    config = getattr(comfy.supported_models, row.config)(dict(row.unet))
-    config.set_inference_dtype(dtype, cast)
-    store = comfy.model_management.unet_offload_device() if weights else torch.device("meta")
-    model = config.get_model({}, "", device=store)
+    """A MODEL of that row, as `_real.shell` makes it, with seeded weights, or without any: for its names and shapes."""
+    store = comfy.model_management.unet_offload_device() if weights else META
+    model = shell(row, dtype, cast, store)
     if weights:
         shapes = model.diffusion_model.state_dict()
         model.load_model_weights({name: value.to(dtype) for name, value in seeded(shapes).items()}, "")

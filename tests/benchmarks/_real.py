@@ -5,8 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
+import comfy.supported_models
 import torch
 from tiny.families import FAMILIES, SD_WHOLE, Tiny
+
+META = torch.device("meta")
 
 
 @dataclass(frozen=True)
@@ -46,6 +49,14 @@ def _sized(name: str, **sizes: Any) -> Tiny:
 
 def _text(out: int) -> dict[str, Any]:
     return {"target": "torch.nn.Linear", "params": {"in_features": 4096, "out_features": out}}
+
+
+def shell(row: Tiny, dtype: torch.dtype, cast: torch.dtype | None = None, device: torch.device = META) -> Any:
+    """ComfyUI's model of the row with memory for its weights, or, on the meta device, with none. They are cast to
+    `cast`, where given, for every use."""
+    config = getattr(comfy.supported_models, row.config)(dict(row.unet))
+    config.set_inference_dtype(dtype, cast)
+    return config.get_model({}, "", device=device)
 
 
 _FLUX = dict(hidden_size=3072, num_heads=24, context_in_dim=4096)

@@ -12,11 +12,12 @@ import os
 from pathlib import Path
 from typing import Any
 
-from _counting import counted
+import _comfy  # noqa: F401  first: makes comfy importable
 from _gloo import run_ranks
 from _measure import arguments, begin, table
-from _real import REAL
 from benchmarks._calibration import checks
+from benchmarks._counting import counted
+from benchmarks._real import REAL
 from benchmarks._scaling_page import STORED, Figures, publish
 
 RANK_SCRIPT = Path(__file__).with_name("_gloo_rank.py")
@@ -43,7 +44,7 @@ def main() -> None:
     options = begin(parser)
     stored = json.loads(STORED.read_text("ascii")) if STORED.is_file() else {}
     if options.count:
-        stored["families"] = {name: counted(name) for name in REAL}
+        stored["families"] = {name: counted(real) for name, real in REAL.items()}
     elif not options.write:
         chosen = list(NETWORKS.items())[: 1 if options.quick else None]
         stored["gloo"] = {name: measure(name, rank, options.rounds) for name, rank in chosen}
