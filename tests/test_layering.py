@@ -32,7 +32,7 @@ MAY_REACH = {
 }
 FLOORS = (  # rooms, the lowest first: a file uses its own room, and rooms on lower floors
     ("lora_core",),
-    ("lora_core/kinds", "lora_core/drawing"),
+    ("lora_core/kinds", "lora_core/drawing", "lora_core/ranks"),
     ("lora_core/adapter.py", "lora_core/data"),
     ("lora_core/families",),
     ("lora_core/files",),

@@ -22,6 +22,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from ..nested_hash import bytes_of
+from ..trees import described, restored
 
 log = logging.getLogger("lora_loom")
 
@@ -44,7 +45,7 @@ class Cache:
                 tensors = [file.get_tensor(str(index)) for index in range(len(list(file.keys())))]
             if header.get("lora_loom.cache") != _VERSION or header["digest"] != _digest(header["value"], tensors):
                 return None
-            value = _restored(json.loads(header["value"]), tensors)
+            value = restored(json.loads(header["value"]), tensors)
             os.utime(path)  # the time of its last use, by which `trim` goes
         except (OSError, SafetensorError, KeyError, ValueError):
             return None
@@ -53,8 +54,8 @@ class Cache:
     def put(self, key: str, value: Any) -> None:
         """Write the value, whole or not at all; a full disk is logged. Raises TypeError for another kind of value."""
         tensors: list[Tensor] = []
-        described = json.dumps(_described(value, tensors))
-        header = {"lora_loom.cache": _VERSION, "value": described, "digest": _digest(described, tensors)}
+        told = json.dumps(described(value, tensors, _narrow))
+        header = {"lora_loom.cache": _VERSION, "value": told, "digest": _digest(told, tensors)}
         data = save({str(index): tensor for index, tensor in enumerate(tensors)}, header)
         temporary = self.folder / f".{secrets.token_hex(8)}.tmp"
         try:
@@ -93,30 +94,6 @@ def _files(folder: Path) -> Iterator[tuple[Path, float, int]]:
         with contextlib.suppress(OSError):
             found = path.stat()
             yield path, found.st_mtime, found.st_size
-
-
-def _described(value: Any, tensors: list[Tensor]) -> Any:
-    """The value as JSON, with its tensors moved to `tensors`."""
-    if torch.is_tensor(value):
-        tensors.append(_narrow(value.detach().cpu()))
-        return {"tensor": len(tensors) - 1, "dtype": str(value.dtype).removeprefix("torch.")}
-    if isinstance(value, dict) and all(isinstance(name, str) for name in value):
-        return {"dict": {name: _described(item, tensors) for name, item in value.items()}}
-    if isinstance(value, list):
-        return [_described(item, tensors) for item in value]
-    if value is None or isinstance(value, (bool, int, float, str)):
-        return value
-    raise TypeError(f"a {type(value).__name__} cannot be kept")
-
-
-def _restored(value: Any, tensors: list[Tensor]) -> Any:
-    if isinstance(value, list):
-        return [_restored(item, tensors) for item in value]
-    if not isinstance(value, dict):
-        return value
-    if "dict" in value:
-        return {name: _restored(item, tensors) for name, item in value["dict"].items()}
-    return tensors[value["tensor"]].to(getattr(torch, value["dtype"]), copy=True)  # no view of the file
 
 
 def _narrow(tensor: Tensor) -> Tensor:

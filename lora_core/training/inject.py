@@ -164,17 +164,21 @@ class Factors:
         self.twins.forget()
         grad_of(self.flat).zero_()
 
-    @contextmanager
-    def dropped(self, generator: torch.Generator) -> Iterator[None]:
-        """Inside, ranks and whole layers are left out as the options say, the same ones in every pass; those that stay
-        are scaled up so that the mean is as without. Draws nothing when nothing is to be left out."""
+    def chances(self, generator: torch.Generator) -> Tensor | None:
+        """Draw which ranks and whole layers are left out, as the options say: what passes through them is multiplied by
+        it in `keeping`, and those that stay are scaled up so that the mean is as without. On the CPU; None, and nothing
+        drawn, when nothing is to be left out."""
         if not self.options.drops:
-            yield
-            return
+            return None
         ranks = [branch.lora_A.shape[0] for branch in self.trained.values()]
         keep = _kept(self.options.rank_dropout, sum(ranks), generator)
-        keep *= _kept(self.options.layer_dropout, len(ranks), generator).repeat_interleave(torch.tensor(ranks))
-        with self.keeping(keep.to(self.flat.device)):
+        return keep * _kept(self.options.layer_dropout, len(ranks), generator).repeat_interleave(torch.tensor(ranks))
+
+    @contextmanager
+    def dropped(self, generator: torch.Generator) -> Iterator[None]:
+        """Inside, ranks and whole layers are left out by `chances`, the same ones in every pass."""
+        keep = self.chances(generator)
+        with self.keeping(keep if keep is None else keep.to(self.flat.device)):
             yield
 
     @contextmanager

@@ -140,20 +140,21 @@ class Replayed:
         preserved: list[Any],
         places: Tensor | None = None,
         levels: Tensor | None = None,
+        share: float = 1.0,
     ) -> Losses:
-        given = x0, noise, sigma, conditions, preserved, places, levels
+        given = x0, noise, sigma, conditions, preserved, places, levels, share
         alone = {"x0": x0, "noise": noise, "sigma": sigma, "places": places, "levels": levels, "keep": factors.keep}
         plain = partial(add_gradient, config, factors, denoiser, *given)
         batch = _batch(denoiser, x0.shape, alone, conditions, preserved) if self.graphs else None
         if self.graphs is None or batch is None:
             return plain()
-        kind = batch.kind
+        kind = share, batch.kind
         self.seen[kind] += 1
         if self.held[kind] == HELD:
             return self.made[kind].replay(batch)
         if self.seen[kind] <= FIRST or (kind not in self.made and len(self.made) >= MOST):
             return plain()
-        step = partial(_step, config, factors, denoiser)
+        step = partial(_step, config, factors, denoiser, share)
         return self._held(self.graphs, kind, batch, factors, plain, step)
 
     def give_up(self, why: str) -> None:
@@ -197,11 +198,12 @@ class Replayed:
 
 
 def _step(
-    config: TrainConfig, factors: Factors, denoiser: Denoiser, alone: Mapping[str, Tensor], conditions: Any, kept: Any
-) -> Losses:
+    config: TrainConfig, factors: Factors, denoiser: Denoiser, share: float, alone: Mapping[str, Tensor],
+    conditions: Any, kept: Any,
+) -> Losses:  # fmt: skip
     x0, noise, sigma = (alone[name] for name in ("x0", "noise", "sigma"))
     with factors.keeping(alone.get("keep")):
-        rest = alone.get("places"), alone.get("levels")
+        rest = alone.get("places"), alone.get("levels"), share
         return add_gradient(config, factors, denoiser, x0, noise, sigma, conditions, kept, *rest)
 
 

@@ -45,14 +45,16 @@ class StepResult:
 
 @dataclass(frozen=True)
 class MicroBatch:
-    """Pictures that went through the model together: on the device their losses and the loss that preserves, if any;
-    which pictures they are, the quantiles of their noise levels, and what the batch is made of."""
+    """Pictures that belong together: which they are, the quantiles of their noise levels, and of those that went
+    through the model here, from the `first` on, the losses and the loss that preserves, if any, on the device; and what
+    these are made of."""
 
     losses: Tensor
     change: Tensor | None
     indices: list[int]
     levels: list[float]
     shown: ProbeBatch
+    first: int = 0
 
 
 @dataclass(frozen=True)

@@ -11,22 +11,24 @@ from typing import Any, TypeVar, cast
 import torch
 from torch import Tensor
 
-from . import objective, schedules, snapshot, timesteps
+from ..ranks.group import Group, here
+from . import objective, schedules, snapshot
 from .config import TrainConfig
-from .dropout import dropped
+from .drawn import Drawn, draw, shares
 from .health import GOOD_EVERY, LOWERED, MOST_IN_A_ROW, RUINED, diverged, quiet, suspicious
 from .inject import Factors
 from .objective import Denoiser
 from .optimizers.build import optimizer_of
 from .pairs import grad_of
-from .preserving import noisy_levels, preserved
+from .reduced import check, reduced
 from .ruin import ProbeBatch, rise
-from .sample import Sample, place_weights
+from .sample import Sample
 from .state import TrainState
-from .steps import MicroBatch, StepResult, StepSummary, brought
+from .steps import MicroBatch, StepResult, StepSummary
 
 Made = TypeVar("Made")
 Gradient = Callable[..., tuple[Tensor, Tensor | None]]  # as `add_gradient`
+Relief = Callable[[RuntimeError], Callable[[], object] | None]
 
 
 @dataclass(frozen=True)
@@ -57,8 +59,9 @@ def train(
     denoiser: Denoiser,
     samples: Sequence[Sample],
     report: Callable[[Trouble], None] = lambda _: None,
-    relief: Callable[[RuntimeError], Callable[[], object] | None] = lambda _: None,
+    relief: Relief = lambda _: None,
     gradient: Gradient | None = None,
+    asked: Callable[[], bool] = bool,
 ) -> Iterator[StepResult]:
     """Step until `config.steps`; `state` is complete and consistent at every yield and every report.
 
@@ -68,15 +71,20 @@ def train(
 
     A step that fails with an error for which `relief` has a call that makes room is taken once more, after it, from
     the same draws. `gradient` takes the place of `add_gradient` and finds the same in another way.
+
+    Where there are several ranks, all begin with the same state, and each step is shared among them: they come to the
+    same results, trouble and end. When any of them is `asked` to stop, all stop behind the step that they are in. Where
+    one fails, the others raise ElsewhereError.
     """
-    gradient = gradient or add_gradient
+    gradient, group, stop = gradient or add_gradient, here(), False
+    check(group, config)
     if state.good is None:
         state.good = snapshot.take(state)
-    while state.step < config.steps or _lost(state):
+    while not stop and (state.step < config.steps or _lost(state)):
         if why := _lost(state):
             _go_back(config, state, why, report)
             continue
-        found = _twice(partial(_forth_and_back, config, state, denoiser, samples, gradient), relief)
+        found, stop = _forth_and_back(group, config, state, denoiser, samples, gradient, relief, asked)
         if found.ruined:
             _go_back(config, state, found.ruined, report)
             continue
@@ -92,19 +100,31 @@ def train(
 
 
 def _forth_and_back(
-    config: TrainConfig, state: TrainState, denoiser: Denoiser, samples: Sequence[Sample], gradient: Gradient
-) -> StepSummary:
-    """The gradient of one step, whole or not at all."""
+    group: Group, config: TrainConfig, state: TrainState, denoiser: Denoiser, samples: Sequence[Sample],
+    gradient: Gradient, relief: Relief, asked: Callable[[], bool],
+) -> tuple[StepSummary, bool]:  # fmt: skip
+    """The gradient of one step, whole or not at all, and whether it is the last that was asked for."""
+    own = partial(_share, group, config, state, denoiser, samples, gradient)
     with state.whole_step():
-        parts = [_backward(config, state, denoiser, samples, gradient, i) for i in range(config.accumulation)]
+        parts, stop = reduced(group, state.factors.flat, config, lambda: _twice(own, relief), asked)
         state.factors.carry_back()
         found = StepSummary.of(parts, grad_of(state.factors.flat), state.factors.text_gradient())
         if suspicious([*state.losses, found.loss]):
-            found = replace(found, ruined=_ruined(config, state, denoiser, parts))
-        return found
+            found = replace(found, ruined=_ruined(group, config, state, denoiser, parts, relief))
+        return found, stop
 
 
-def _twice(work: Callable[[], Made], relief: Callable[[RuntimeError], Callable[[], object] | None]) -> Made:
+def _share(
+    group: Group, config: TrainConfig, state: TrainState, denoiser: Denoiser, samples: Sequence[Sample],
+    gradient: Gradient,
+) -> list[MicroBatch]:  # fmt: skip
+    """This rank's part of the gradient of one step, whole or not at all."""
+    with state.whole_step():
+        drawn = (draw(config, state, denoiser, samples, part) for part in range(config.accumulation))
+        return [_backward(config, state, denoiser, gradient, each, rows) for each, rows in shares(group, drawn)]
+
+
+def _twice(work: Callable[[], Made], relief: Relief) -> Made:
     try:
         return work()
     except RuntimeError as error:
@@ -156,10 +176,14 @@ def _lost(state: TrainState) -> str:
     return f"the loss rose for good up to step {state.step}" if diverged(state.losses) else ""
 
 
-def _ruined(config: TrainConfig, state: TrainState, denoiser: Denoiser, parts: Sequence[MicroBatch]) -> str:
+def _ruined(
+    group: Group, config: TrainConfig, state: TrainState, denoiser: Denoiser, parts: Sequence[MicroBatch],
+    relief: Relief,
+) -> str:  # fmt: skip
     """Return why the run cannot go on from here, when a measurement says so: the model itself is what it began with."""
     good = cast(dict[str, Tensor], state.good)  # `train` has taken it
-    times = rise(config, state.factors, good["factors"], denoiser, [part.shown for part in parts])
+    shown = [part.shown for part in parts]
+    times = rise(config, state.factors, good["factors"], denoiser, shown, group, partial(_twice, relief=relief))
     if not times > RUINED:
         return ""
     return (
@@ -185,26 +209,18 @@ def _go_back(config: TrainConfig, state: TrainState, why: str, report: Callable[
 
 
 def _backward(
-    config: TrainConfig, state: TrainState, denoiser: Denoiser, samples: Sequence[Sample], gradient: Gradient, part: int
+    config: TrainConfig, state: TrainState, denoiser: Denoiser, gradient: Gradient, drawn: Drawn, rows: range
 ) -> MicroBatch:
-    """Add the gradient of micro-batch `part` to the flat buffer."""
-    indices, draw, device = state.batches.next(), state.generator, state.factors.flat.device
-    batch = [samples[i].drawn(draw) for i in indices]
-    x0 = torch.stack([sample.latent for sample in batch])
-    noise = objective.draw_noise(x0.shape, config.objective.noise_offset, draw)
-    tokens = denoiser.tokens(x0.shape)
-    u = timesteps.draw(config.objective, len(batch), draw, tokens)
-    sigma = denoiser.sigma(u)
-    unnamed = dropped(config, denoiser.snr(sigma), draw)
-    conditions = [s.unconditional if drop else s.condition for s, drop in zip(batch, unnamed, strict=True)]
-    kept = preserved(config, state.step + 1, part, batch, draw)
-    levels = noisy_levels(config, state.step + 1, part, sigma, denoiser, tokens) if kept else None
-    places = place_weights(config.objective, batch)
-    x0, noise, places, sigma, levels = brought([x0, noise, places, sigma, levels], device)
-    given = x0, noise, sigma, conditions, kept, places, levels
-    with state.factors.dropped(draw):
-        losses, change = gradient(config, state.factors, denoiser, *given)
-    return MicroBatch(losses, change, indices, u.tolist(), ProbeBatch(x0, conditions, places))
+    """Add the gradient of these rows of a micro-batch to the flat buffer."""
+    count, device = len(drawn.indices), state.factors.flat.device
+    given, keep = drawn.brought(rows, device)
+    x0, _, _, conditions, _, places, _ = given
+    losses, change = x0.new_zeros(0), x0.new_zeros(()) if drawn.kept else None
+    if rows:
+        with state.factors.keeping(keep):
+            losses, change = gradient(config, state.factors, denoiser, *given, len(rows) / count)
+    shown = ProbeBatch(x0, conditions, places, rows.start, count)
+    return MicroBatch(losses, change, drawn.indices, drawn.quantiles, shown, rows.start)
 
 
 def add_gradient(
@@ -218,17 +234,20 @@ def add_gradient(
     kept: list[Any],
     places: Tensor | None = None,
     levels: Tensor | None = None,
+    share: float = 1.0,
 ) -> tuple[Tensor, Tensor | None]:
-    """Add the gradient of one micro-batch that lies on the device to the flat buffer. `kept` are conditions on which
-    the base's answer is preserved, one for each sample, at noise `levels` if not at `sigma`; none where it is not.
+    """Add the gradient of one micro-batch, or of the `share` of its pictures that is given, to the flat buffer; all lie
+    on the device. `kept` are conditions on which the base's answer is preserved, one for each sample, at noise `levels`
+    if not at `sigma`; none where it is not.
 
     Returns the loss of each sample, (batch,), and the loss that preserves, not weighted, a scalar; None without.
     """
+    parts = config.accumulation / share
     losses = objective.losses(denoiser, x0, noise, sigma, conditions, config.objective, places)
-    (losses.mean() / config.accumulation).backward()
+    (losses.mean() / parts).backward()
     if not kept:
         return losses.detach(), None
     sigma = sigma if levels is None else levels
     change = objective.preservation(denoiser, factors, denoiser.noised(x0, noise, sigma), sigma, kept)
-    (change * config.preservation * config.preserve_every / config.accumulation).backward()
+    (change * config.preservation * config.preserve_every / parts).backward()
     return losses.detach(), change.detach()

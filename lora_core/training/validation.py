@@ -18,9 +18,9 @@ from ..stored import as_text, stored
 from . import objective, timesteps, validation
 from .config import Recipe, TrainConfig, Validation
 from .objective import Denoiser
+from .sample import Sample, place_weights
 from .state import TrainState
 from .steps import brought
-from .trainer import Sample, place_weights
 
 MOST, MOST_OF_TRAINING = 16, 8  # pictures
 

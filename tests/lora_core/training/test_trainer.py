@@ -22,7 +22,8 @@ from lora_loom.lora_core.training.health import Health
 from lora_loom.lora_core.training.inject import attached
 from lora_loom.lora_core.training.layers import LayersConfig, parse_rules
 from lora_loom.lora_core.training.objective_config import ObjectiveConfig
-from lora_loom.lora_core.training.trainer import Sample, StepResult, Trouble, place_weights, train
+from lora_loom.lora_core.training.sample import place_weights
+from lora_loom.lora_core.training.trainer import Sample, StepResult, Trouble, train
 from torch import Tensor
 
 TEXT_LAYER = TEXT_PREFIX + "leave"
