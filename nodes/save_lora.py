@@ -68,4 +68,4 @@ class SaveLora(io.ComfyNode):
         lora_name, report = save_adapter(
             adapter, name, format, dtype, model, clip, overwrite, label, beside=side_files, contract=contract, sign=sign
         )
-        return io.NodeOutput(lora_name, report, ui=report_ui(cls, report))
+        return io.NodeOutput(lora_name, report, ui={**report_ui(cls, report), "lora_loom_files": (lora_name,)})

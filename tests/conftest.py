@@ -1,5 +1,5 @@
-"""Every test sees a real ComfyUI, but those of lora_core, which needs none; without one no other test runs, rather than
-being skipped."""
+"""Every test sees a real ComfyUI, but those of lora_core and of console/workflow, which need none; without one no other
+test runs, rather than being skipped."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from harness.server import ComfyServer  # noqa: E402
 from harness.verified import VerifiedTable  # noqa: E402
 
 FIRST = ("test_types.py", "test_harness.py")  # which take long: as the last ones they would keep others waiting
-CORE = Path(__file__).resolve().parent / "lora_core"
+PURE = [Path(__file__).resolve().parent / folder for folder in ("lora_core", "console/workflow")]
 
 alias_pack()
 if PRETEND:
@@ -41,7 +41,7 @@ def pytest_configure(config: pytest.Config) -> None:
 @pytest.hookimpl(tryfirst=True)
 def pytest_make_collect_report(collector: pytest.Collector) -> None:
     """Before a module is imported."""
-    if isinstance(collector, pytest.Module) and not collector.path.is_relative_to(CORE):
+    if isinstance(collector, pytest.Module) and not any(map(collector.path.is_relative_to, PURE)):
         load_comfyui()
 
 

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 from harness.browser import FrontEnd
 from harness.comfyui import PACK_NAME, ROOT, link_pack
 from harness.server import ComfyServer, ExecutionError, Graph, RefusedError
-from harness.workflow_api import workflow_to_api
 from PIL import Image
 
 
@@ -90,41 +87,6 @@ def test_server_that_cannot_start_shows_its_log() -> None:
 # -- the front end -----------------------------------------------------------------------------------------------------
 
 # Every kind of thing the converter has to know, made by the front end itself.
-EVERYTHING = """async () => {
-  app.graph.clear()
-  const add = (type, values = {}) => {
-    const node = LiteGraph.createNode(type)
-    app.graph.add(node)
-    for (const [name, value] of Object.entries(values)) node.widgets.find(w => w.name === name).value = value
-    return node
-  }
-  const slot = (node, name) => node.inputs.findIndex(i => i.name === name)
-  const link = (from, to, name) => from.connect(0, to, slot(to, name))
-  const red = add('EmptyImage', {color: 0xff0000, width: 96}), blue = add('EmptyImage', {color: 255})
-  const resize = add('ResizeImageMaskNode', {resize_type: 'scale by multiplier'})
-  resize.widgets.find(w => w.name === 'resize_type.multiplier').value = 0.5
-  link(red, resize, 'input')
-  const reroute = add('Reroute')
-  blue.connect(0, reroute, 0)
-  const bypassed = add('ImageInvert'), muted = add('ImageInvert')
-  reroute.connect(0, bypassed, 0)
-  bypassed.mode = 4
-  link(red, muted, 'image')
-  muted.mode = 2
-  const batch = add('BatchImagesNode')
-  ;[resize, bypassed, muted, red].forEach((source, i) => link(source, batch, `images.image${i}`))
-  const primitive = add('PrimitiveNode'), size = add('EmptyImage', {height: 32})
-  primitive.connect(0, size, slot(size, 'width'))
-  primitive.widgets[0].value = 80
-  add('Note'); add('MarkdownNote')
-  add('KSampler', {seed: 7, control_after_generate: 'fixed', steps: 3, sampler_name: 'heun', denoise: 0.5})
-  add('CLIPTextEncode', {text: 'a, b'})
-  add('LoadImage')
-  link(batch, add('SaveImage', {filename_prefix: 'all'}), 'images')
-  link(size, add('PreviewImage'), 'images')
-  return app.graph.serialize()
-}"""
-
 SMALL = """() => {
   app.graph.clear()
   const [image, preview] = ['EmptyImage', 'PreviewImage'].map(type => LiteGraph.createNode(type))
@@ -134,20 +96,6 @@ SMALL = """() => {
   image.connect(0, preview, 0)
   return app.graph.serialize()
 }"""
-
-
-def api_inputs(graph: Graph) -> Graph:
-    return {key: {name: node[name] for name in ("class_type", "inputs")} for key, node in graph.items()}
-
-
-def test_converter_agrees_with_the_front_end(front_end: FrontEnd, server: ComfyServer) -> None:
-    made = front_end.page.evaluate(EVERYTHING)
-    front_end.load_workflow(made)
-    wanted = api_inputs(front_end.graph_to_prompt())
-    assert workflow_to_api(made, server.object_info) == wanted
-    assert workflow_to_api(front_end.serialized(), server.object_info) == wanted
-    batch = next(node for node in wanted.values() if node["class_type"] == "BatchImagesNode")
-    assert set(batch["inputs"]) == {"images.image0", "images.image1", "images.image3"}, "the muted one is left out"
 
 
 def test_drop_queue_and_picture(front_end: FrontEnd, server: ComfyServer, tmp_path: Path) -> None:
@@ -164,28 +112,3 @@ def test_drop_queue_and_picture(front_end: FrontEnd, server: ComfyServer, tmp_pa
         colours = shot.convert("RGB").getcolors(shot.width * shot.height)
         assert len(colours) > 100, "the picture is empty"
     assert front_end.errors == []
-
-
-# -- what the converter refuses ----------------------------------------------------------------------------------------
-
-
-def unknown_node() -> dict[str, Any]:
-    return {"nodes": [{"id": 1, "type": "NoSuchNode"}], "links": []}
-
-
-def subgraph() -> dict[str, Any]:
-    return {"nodes": [], "links": [], "definitions": {"subgraphs": [{"id": "x"}]}}
-
-
-def dynamic_prompt() -> dict[str, Any]:
-    node = {"id": 1, "type": "CLIPTextEncode", "widgets_values": ["a {red|blue} heart"]}
-    return {"nodes": [node], "links": []}
-
-
-@pytest.mark.parametrize(
-    ("workflow", "message"),
-    [(unknown_node, "NoSuchNode"), (subgraph, "subgraphs"), (dynamic_prompt, "dynamic prompts")],
-)
-def test_converter_refuses(server: ComfyServer, workflow: Callable[[], dict[str, Any]], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        workflow_to_api(workflow(), server.object_info)

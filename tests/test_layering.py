@@ -16,18 +16,20 @@ ALGEBRA = {"torch", "numpy", "einops", "safetensors", "PIL"}
 COMFY = {"comfy", "comfy_api", "comfy_execution", "comfy_extras", "folder_paths", "latent_preview", "node_helpers"}
 COMFY |= {"aiohttp", "comfy_aimdo", "comfy_kitchen", "comfyui_version", "execution"}
 COMFY |= {"nodes", "server"}  # its `nodes`: ours are reached relatively
-PARTS = ("lora_core", "nodes/bridge", "nodes", "")  # the first that holds a file is its layer; "" is the root
+PARTS = ("lora_core", "nodes/bridge", "nodes", "console", "")  # a file's layer is the first that holds it; "": the root
 
 MAY_USE = {
     "lora_core": ALGEBRA,
     "nodes/bridge": ALGEBRA | COMFY,
     "nodes": ALGEBRA | {"comfy_api"},
+    "console": ALGEBRA | COMFY,
     "": {"comfy_api"},
 }
 MAY_REACH = {
     "lora_core": {"lora_core"},
     "nodes/bridge": {"nodes/bridge", "lora_core"},
     "nodes": {"nodes", "nodes/bridge", "lora_core"},
+    "console": {"console", "lora_core"},
     "": {"nodes"},
 }
 FLOORS = (  # rooms, the lowest first: a file uses its own room, and rooms on lower floors
@@ -47,7 +49,8 @@ FLOORS = (  # rooms, the lowest first: a file uses its own room, and rooms on lo
     ("nodes/bridge/quiet",),
     ("nodes/bridge/training", "nodes/bridge/merging", "nodes/bridge/analysis"),
     ("nodes/bridge/check",),
-    ("nodes",),
+    ("nodes", "console/workflow"),
+    ("console",),
 )
 FLOOR_OF = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
 FRONT_END_FLOORS = (  # of web/js
@@ -137,7 +140,7 @@ def graph_of(sources: Iterable[Path]) -> dict[PurePosixPath, set[PurePosixPath]]
 
 
 def pack_sources() -> list[Path]:
-    folders = (ROOT / "lora_core", ROOT / "nodes")
+    folders = (ROOT / "lora_core", ROOT / "nodes", ROOT / "console")
     return [ROOT / "__init__.py", *sorted(path for folder in folders for path in folder.rglob("*.py"))]
 
 
@@ -169,6 +172,7 @@ def test_rooms_are_on_floors_and_nothing_runs_back_up() -> None:
         ("nodes/bridge/model/frozen.py", "from ..stack import bypasses"),
         ("nodes/bridge/session/session.py", "from ..stack.apply_chain import apply_chain"),
         ("nodes/bridge/merging/merge.py", "from ..training.run import train_lora"),
+        ("console/workflow/check.py", "from ..document import Prompt"),
     ],
 )
 def test_it_would_notice_a_way_up(path: str, source: str) -> None:
@@ -206,6 +210,7 @@ def test_it_would_notice_a_circle() -> None:
         ("nodes/bridge/stack/apply_chain.py", "from ...train_lora import TrainLora"),
         ("nodes/bridge/stack/apply_chain.py", "from ... import train_lora"),
         ("nodes/bridge/stack/apply_chain.py", "import lora_core"),
+        ("console/main.py", "from ..nodes.bridge.host import ending"),
         ("__init__.py", "from .lora_core import adapter"),
         ("__init__.py", "import comfy"),
     ],

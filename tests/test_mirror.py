@@ -17,6 +17,7 @@ ROOMS = (  # the tests of a folder and of those below it, and where their module
     (PurePosixPath("lora_core"), PurePosixPath("lora_core")),
     (PurePosixPath("nodes/bridge"), PurePosixPath("nodes")),
     (PurePosixPath("nodes"), PurePosixPath("nodes")),
+    (PurePosixPath("console"), PurePosixPath("console")),
 )
 DEVICE = PurePosixPath("nodes/device")  # tests that are for the pretend device alone
 TOPICS = frozenset(
@@ -34,6 +35,8 @@ TOPICS = frozenset(
         # several nodes at once
         "nodes/test_objective_and_layers.py", "nodes/test_resize_extract.py", "nodes/test_rows.py",
         "nodes/test_schema.py", "nodes/test_locales.py", "nodes/test_measures.py",
+        # a process of its own
+        "console/test_headless.py",
     }
 )  # fmt: skip
 
@@ -58,7 +61,8 @@ def nameless(names: list[PurePosixPath]) -> list[str]:
 
 
 def files() -> list[PurePosixPath]:
-    paths = [path for folder in ("lora_core", "nodes") for path in sorted((TESTS / folder).rglob("test_*.py"))]
+    folders = (TESTS / folder for folder in ("lora_core", "nodes", "console"))
+    paths = [path for folder in folders for path in sorted(folder.rglob("test_*.py"))]
     names = [PurePosixPath(path.relative_to(TESTS).as_posix()) for path in paths]
     return [name for name in names if not name.is_relative_to(DEVICE)]
 

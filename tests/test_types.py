@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from harness.comfyui import ROOT, comfyui_path
 
-CHECKED = ("lora_core", "nodes/bridge")
+CHECKED = ("lora_core", "nodes/bridge", "console")
 WRONG = "nodes/bridge/wrong.py"
 WRONG_LINES = {  # rule: a line that only it calls wrong
     "reportMissingParameterType": "def untyped(model) -> None: ...",

@@ -10,6 +10,10 @@ from harness.server import ComfyServer
 from playwright.sync_api import Browser
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--write-prompts", action="store_true", help="store what the browser sends for the hard graphs")
+
+
 @pytest.fixture(scope="package")
 def browser() -> Iterator[Browser]:
     """Open one for all of these tests, none of which calls asyncio.run."""

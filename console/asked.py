@@ -1,0 +1,104 @@
+"""Asks ComfyUI's server what a browser would ask, without a connection: its own handlers answer."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from .document import Prompt
+from .workflow.check import Problem
+
+_LARGEST = 2**30  # bytes of a workflow
+_LONGEST = 300  # characters of what is wrong with a node
+
+
+async def object_info(server: Any) -> dict[str, Any]:
+    """Return every node as the front end sees it."""
+    return (await _answered(server, "GET", "/object_info"))[1]
+
+
+async def accepted(
+    server: Any, prompt: Prompt, extra: Mapping[str, Any], client: str, known: Sequence[Problem] = ()
+) -> tuple:
+    """Return what the server would have put into its queue for a prompt: (number, id, prompt, extra data, nodes to
+    execute, and more in newer versions).
+
+    Raises ValueError with everything that is known to be wrong and what the server finds besides, also where other
+    outputs of the workflow are right.
+    """
+    body = {"prompt": prompt, "client_id": client, **({"extra_data": dict(extra)} if extra else {})}
+    queue, caught = server.prompt_queue, _Caught()
+    server.prompt_queue, told = caught, logging.root.manager.disable
+    logging.disable()  # ComfyUI logs what it answers
+    try:
+        status, answer = await _answered(server, "POST", "/prompt", body)
+    finally:
+        server.prompt_queue = queue
+        logging.disable(told)
+    if wrong := [*(each.text for each in known), *_wrong(answer, prompt, known)]:
+        raise ValueError("\n".join(wrong))
+    if status != 200 or caught.item is None:
+        raise ValueError(f"ComfyUI does not take the workflow: {json.dumps(answer)[:_LONGEST]}")
+    return caught.item
+
+
+class _Caught:
+    """In the place of the queue."""
+
+    item: tuple | None = None
+
+    def put(self, item: tuple) -> None:
+        self.item = item
+
+
+def _wrong(answer: Mapping[str, Any], prompt: Prompt, known: Sequence[Problem]) -> list[str]:
+    """A line for each thing that is wrong and not known; the error of the whole is only a summary where nodes have
+    theirs."""
+    found, told = [], {(each.node, each.name) for each in known}
+    for key, node in (answer.get("node_errors") or {}).items():
+        who = f"node {key} ({title(prompt, key)})"
+        errors = [error for error in node.get("errors", []) if (key, _input(error)) not in told]
+        found += [f"{who}: {_said(error)}" for error in errors]
+    error = answer.get("error")
+    return found or ([_said(error) if isinstance(error, dict) else str(error)] if error and not known else [])
+
+
+def _input(error: Mapping[str, Any]) -> str:
+    return str((error.get("extra_info") or {}).get("input_name", ""))
+
+
+def _said(error: Mapping[str, Any]) -> str:
+    said = ": ".join(filter(None, (error.get("message"), error.get("details"))))
+    return said if len(said) <= _LONGEST else f"{said[:_LONGEST]} ..."
+
+
+def title(prompt: Prompt, key: str) -> str:
+    """Return what a person calls a node; of one that another made while it ran, what the other is called."""
+    node = prompt.get(key) or prompt.get(key.partition(".")[0]) or {}
+    return (node.get("_meta") or {}).get("title") or _display_name(node.get("class_type", "")) or key
+
+
+def _display_name(kind: str) -> str:
+    import nodes
+
+    return nodes.NODE_DISPLAY_NAME_MAPPINGS.get(kind, kind)
+
+
+async def _answered(server: Any, method: str, path: str, body: object = None) -> tuple[int, Any]:
+    """Return the status and the JSON of a route. Raises LookupError where this ComfyUI has no such route."""
+    from aiohttp.base_protocol import BaseProtocol
+    from aiohttp.streams import StreamReader
+    from aiohttp.test_utils import make_mocked_request
+
+    handler = next(r.handler for r in server.routes if (r.method, r.path) == (method, path))
+    loop = asyncio.get_running_loop()
+    content = StreamReader(BaseProtocol(loop), _LARGEST, loop=loop)
+    content.feed_data(json.dumps(body).encode())
+    content.feed_eof()
+    headers = {"Content-Type": "application/json"}
+    request = make_mocked_request(method, path, headers, payload=content, client_max_size=_LARGEST)
+    answer = await handler(request)
+    return answer.status, json.loads(answer.body)
