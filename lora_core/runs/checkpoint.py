@@ -38,8 +38,17 @@ class DamagedError(ValueError):
 
 
 def save(path: Path, state: TrainState, fingerprint: str) -> None:
-    """Write factors, their EMA, the optimiser's state, generator, data order, step, losses, and what the run would go
-    back to should it diverge, atomically."""
+    """Write `taken`, atomically."""
+    tensors = taken(state)
+    header = {_MARK: _VERSION, _FINGERPRINT: fingerprint, _STEP: str(state.step)}
+    header[_OUTLINE] = _outline(header, {name: tuple(value.shape) for name, value in tensors.items()})
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_file(path, tensors, header, overwrite=True)
+
+
+def taken(state: TrainState) -> dict[str, Tensor]:
+    """Return copies on the CPU of factors, their EMA, the optimiser's state, generator, data order, step, losses, and
+    what the run would go back to should it diverge."""
     progress = {
         "losses": state.losses, "queue": state.batches.queue, "health": as_dict(state.health), "events": state.events,
         "record": state.record.plain(),
@@ -49,10 +58,7 @@ def save(path: Path, state: TrainState, fingerprint: str) -> None:
     tensors |= {"generator": state.generator.get_state(), "progress": snapshot.as_tensor(progress)}
     if state.good is not None and snapshot.as_json(state.good["learnt"])["step"] != state.step:
         tensors |= {_GOOD + name: value for name, value in state.good.items()}
-    header = {_MARK: _VERSION, _FINGERPRINT: fingerprint, _STEP: str(state.step)}
-    header[_OUTLINE] = _outline(header, {name: tuple(value.shape) for name, value in tensors.items()})
-    path.parent.mkdir(parents=True, exist_ok=True)
-    save_file(path, tensors, header, overwrite=True)
+    return tensors
 
 
 def load(path: Path, state: TrainState, fingerprint: str) -> None:
@@ -68,6 +74,11 @@ def load(path: Path, state: TrainState, fingerprint: str) -> None:
         )
     if _NEEDED - tensors.keys():
         _refuse(path, f"it has no {', '.join(sorted(_NEEDED - tensors.keys()))}")
+    bring(state, tensors)
+
+
+def bring(state: TrainState, tensors: dict[str, Tensor]) -> None:
+    """Bring a state, freshly made from the same configuration, to where it was when these were `taken`."""
     progress = snapshot.as_json(tensors.pop("progress"))
     state.generator.set_state(tensors.pop("generator").clone())  # which wants it aligned
     state.losses, state.batches.queue, state.events = progress["losses"], progress["queue"], progress["events"]

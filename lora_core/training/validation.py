@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from ..data.dataset import Dataset
+from ..ranks.group import ALONE, Group
 from ..stored import as_text, stored
 from . import objective, timesteps, validation
 from .config import Recipe, TrainConfig, Validation
@@ -96,20 +97,27 @@ def measure(
     base: bool = False,
     tick: Callable[[], None] = lambda: None,
     look: Look | None = None,
+    group: Group = ALONE,
 ) -> list[float]:
     """The training loss of each draw, or what `look` finds in it, with the factors that would be saved now or, for
-    `base`, with none.
+    `base`, with none. Of several ranks each measures its share and has 0 for the rest: `joined` are all.
 
-    Batches are no larger than a training step's; `tick` is called after each and may raise.
+    Batches are no larger than a rank's in a training step; `tick` is called after each and may raise.
     """
     look, found = look or _losses, [0.0] * len(draws)
     with torch.no_grad(), state.factors.silence() if base else nullcontext(), state.judged():
-        for batch in _batches(draws, samples, config.batch_size):
+        batches = _batches(draws, samples, -(-config.batch_size // group.size))
+        for batch in (batches[number] for number in group.share(len(batches))):
             values = look([draws[at] for at in batch], config, denoiser, samples, state.factors.flat.device)
             for at, value in zip(batch, values.tolist(), strict=True):
                 found[at] = value
             tick()
     return found
+
+
+def joined(parts: Sequence[Sequence[float]]) -> list[float]:
+    """Return what was measured of each draw, by what every rank has measured."""
+    return [sum(each) for each in zip(*parts, strict=True)]
 
 
 def noises_of(draws: Sequence[Draw], shape: torch.Size) -> Tensor:

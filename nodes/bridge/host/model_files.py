@@ -12,6 +12,7 @@ from typing import Any
 import comfy.model_management
 
 from ....lora_core.files.hashes import data_hash, file_hash
+from ....lora_core.ranks.group import here
 from .folders import lora_path, own_folder
 from .progress import Progress
 from .wires import Clip, Model, Vae
@@ -86,7 +87,9 @@ def on_record(name: str) -> dict[str, Any]:
 
 
 def put_on_record(name: str, known: Mapping[str, Any]) -> None:
-    """A record that cannot be kept costs no more than finding out again."""
+    """A record that cannot be kept costs no more than finding out again. Of several ranks the first one writes it."""
+    if not here().first:
+        return
     record = _record(name)
     unfinished = record.with_suffix(f".{os.getpid()}.tmp")
     try:

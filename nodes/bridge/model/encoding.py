@@ -16,8 +16,10 @@ from torch import Tensor, nn
 from ....lora_core.data.buckets import SMALL, USUAL_STEP
 from ....lora_core.data.dataset import Dataset
 from ....lora_core.families.table import Places
+from ....lora_core.ranks.group import ALONE, Group
 from ..host.wires import Clip, Conditioning, Model, Vae
 from .encoding_cache import Encodings, clip_identity, kept, vae_identity
+from .encoding_share import encoded
 from .names import family_of
 
 Tick = Callable[[int, int, str], None]
@@ -25,36 +27,34 @@ Tick = Callable[[int, int, str], None]
 
 def encode_captions(
     clip: Clip, captions: Iterable[str], guidance: float | None, tick: Tick,
-    check: Callable[[Conditioning], None] | None = None,
+    check: Callable[[Conditioning], None] | None = None, group: Group = ALONE,
 ) -> dict[str, list]:  # fmt: skip
     """CONDITIONING of every distinct caption, kept outside inference mode so that training may use it.
 
     `check` gets the first one, and may raise before the others are made. When all are kept on disk, the text encoder
-    is not even loaded.
+    is not even loaded. The ranks of a `group` make them together.
     """
-    encoded: dict[str, list] = {}
-    distinct, made = sorted(set(captions)), Encodings("captions", clip_identity(clip))
+    found: dict[str, list] = {}
+    distinct, encodings = sorted(set(captions)), Encodings("captions", clip_identity(clip))
     extra = {} if guidance is None else {"guidance": guidance}
-    for index, caption in enumerate(distinct):
-        comfy.model_management.throw_exception_if_processing_interrupted()
-        tokens = clip.tokenize(caption)
 
-        def make(index: int = index, tokens: dict[str, Any] = tokens) -> Any:
-            tick(index, len(distinct), "captions")
-            with torch.inference_mode(), interruptible(clip.cond_stage_model):
-                return clip.encode_from_tokens_scheduled(tokens)
+    def make(index: int, tokens: dict[str, Any]) -> Any:
+        tick(index, len(distinct), "captions")
+        with torch.inference_mode(), interruptible(clip.cond_stage_model):
+            return clip.encode_from_tokens_scheduled(tokens)
 
-        conditioning = made.of(tokens, make)
-        if check and not encoded:
+    made = encoded(encodings, map(clip.tokenize, distinct), make, group)
+    for caption, conditioning in zip(distinct, made, strict=True):
+        if check and not found:
             check(conditioning)
-        encoded[caption] = [[text, {**values, **extra}] for text, values in conditioning]
-    return encoded
+        found[caption] = [[text, {**values, **extra}] for text, values in conditioning]
+    return found
 
 
-def encode_images(vae: Vae, model: Model, dataset: Dataset, tick: Tick) -> list[Tensor]:
+def encode_images(vae: Vae, model: Model, dataset: Dataset, tick: Tick, group: Group = ALONE) -> list[Tensor]:
     """Latents (channels, ...) in the model's own scale, fp32 on the CPU, of every view of every example in their order.
 
-    Pictures are encoded one at a time: a batch given to a video VAE is one clip. When all are kept on disk, the VAE is
+    The ranks of a `group` make them together. Pictures are encoded one at a time: a batch given to a video VAE is one clip. When all are kept on disk, the VAE is
     not even loaded. Raises ValueError, naming the file, for a picture that cannot be encoded.
     """
     check_sizes(vae, model, dataset)
@@ -62,23 +62,22 @@ def encode_images(vae: Vae, model: Model, dataset: Dataset, tick: Tick) -> list[
     kind = f"latents_{places.pixels:g}" if places else "latents"  # the same pictures, made smaller
     prepare = partial(resized, places=places, factor=compression(vae))
     with torch.inference_mode(False), torch.no_grad():
-        return [_scaled(model, latent) for latent in encoded_views(vae, kind, dataset, tick, "images", prepare)]
+        return [_scaled(model, latent) for latent in encoded_views(vae, kind, dataset, tick, "images", prepare, group)]
 
 
 def encoded_views(
-    vae: Vae, kind: str, dataset: Dataset, tick: Tick, what: str, prepare: Callable[[Tensor], Tensor] = lambda x: x
-) -> Iterator[Tensor]:
+    vae: Vae, kind: str, dataset: Dataset, tick: Tick, what: str,
+    prepare: Callable[[Tensor], Tensor] = lambda x: x, group: Group = ALONE,
+) -> Iterator[Tensor]:  # fmt: skip
     """Yield what the VAE itself makes of each view (1, height, width, 3), after `prepare`."""
-    made, total = Encodings(kind, vae_identity(vae)), sum(example.num_views for example in dataset.examples)
-    views = ((example.source, view.pixels) for example in dataset.examples for view in example.views())
-    for index, (source, pixels) in enumerate(views):
-        comfy.model_management.throw_exception_if_processing_interrupted()
+    sources = [example.source for example in dataset.examples for _ in range(example.num_views)]
 
-        def make(index: int = index, source: str = source, pixels: Tensor = pixels) -> Tensor:
-            tick(index, total, what)
-            return _encoded(vae, prepare(pixels[None].float()), Path(source).name)
+    def make(index: int, pixels: Tensor) -> Tensor:
+        tick(index, len(sources), what)
+        return _encoded(vae, prepare(pixels[None].float()), Path(sources[index]).name)
 
-        yield made.of(pixels, make)
+    views = (view.pixels for example in dataset.examples for view in example.views())
+    return encoded(Encodings(kind, vae_identity(vae)), views, make, group)
 
 
 def compression(vae: Vae) -> int:

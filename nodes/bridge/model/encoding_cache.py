@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from ....lora_core import nested_hash
 from ....lora_core.files.cache import Cache, trim
+from ....lora_core.ranks.group import here
 from ..host.wires import Clip, Model, Vae
 
 log = logging.getLogger("lora_loom")
@@ -31,7 +32,9 @@ def cache_folder() -> Path:
 
 
 def tidy() -> None:
-    """Delete what was not used for a month, and the longest unused beyond 20 GiB."""
+    """Delete what was not used for a month, and the longest unused beyond 20 GiB, on the rank that writes."""
+    if not here().first:
+        return
     if deleted := trim(cache_folder(), MOST_BYTES, MOST_DAYS):
         log.info("%d unused files deleted from %s", deleted, cache_folder())
 
@@ -44,14 +47,22 @@ class Encodings:
 
     def of(self, content: Any, make: Callable[[], Any]) -> Any:
         """Return what `make` makes of the content, from the disk when it was made before."""
-        key = self._key(content)
-        with torch.inference_mode(False):
-            found = self.cache.get(key) if key else None
+        found = self.find(content)
         if found is None:
             found = kept(make())
-            if key:
-                self._put(key, found)
+            self.keep(content, found)
         return found
+
+    def find(self, content: Any) -> Any:
+        """Return what was made of the content before; None when it is not there."""
+        key = self._key(content)
+        with torch.inference_mode(False):
+            return self.cache.get(key) if key else None
+
+    def keep(self, content: Any, value: Any) -> None:
+        """Write what was made of the content, on the rank that writes."""
+        if here().first and (key := self._key(content)):
+            self._put(key, value)
 
     def _key(self, content: Any) -> str | None:
         digest = hashlib.sha256()

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from ....lora_core.data.dataset import Dataset
 from ....lora_core.families.table import FAMILIES, Family, Prior
+from ....lora_core.ranks.group import ALONE, Group
 from ..host.wires import Model, Vae
 from .encoding import Tick, compression, encoded_views, resized
 from .names import family_of
@@ -37,15 +38,17 @@ def check_prior(model: Model, vae: Vae, prior_vae: Vae | None) -> None:
         )
 
 
-def encode_priors(prior_vae: Vae | None, model: Model, dataset: Dataset, tick: Tick) -> list[dict[str, Tensor]]:
+def encode_priors(
+    prior_vae: Vae | None, model: Model, dataset: Dataset, tick: Tick, group: Group = ALONE
+) -> list[dict[str, Tensor]]:
     """Return what CONDITIONING needs besides the caption, per view: (1, channels, height, width), fp32 on the CPU. A
     stage C latent has the size that ComfyUI's StableCascade_StageC_VAEEncode gives it, an image embedding is one place.
-    Empty for families without a prior."""
+    Empty for families without a prior. The ranks of a `group` make them together."""
     prior = family_of(model).prior
     if prior is None or prior_vae is None:  # `check_prior` has asked for one where there is a prior
         return [{} for example in dataset.examples for _ in range(example.num_views)]
     prepare = partial(resized, places=prior.places, factor=prior.factor)
-    made = encoded_views(prior_vae, "priors", dataset, tick, "images for the prior", prepare)
+    made = encoded_views(prior_vae, "priors", dataset, tick, "images for the prior", prepare, group)
     return [{prior.name: value} for value in made]
 
 

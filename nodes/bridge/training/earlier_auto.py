@@ -6,7 +6,7 @@ with the learning rate that belongs to that.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -16,6 +16,7 @@ from ....lora_core.training.config import Recipe
 from ....lora_core.training.presets import Choices
 from ....lora_core.training.validation import Pictures
 from ..host.folders import run_folder
+from ..host.ranks import by_first
 from ..quiet.choice import OFF
 from ..stack.carried import BELOW
 from .order import Run, Sources
@@ -30,14 +31,21 @@ def as_begun(sources: Sources, recipe: Recipe, run: Run) -> tuple[Recipe, Run]:
     if not run.before or run.start_over:
         return recipe, run
     earlier = [(before, _with(recipe, before, "text_learning_rate" in run.chosen)) for before in run.before]
+    number = by_first(lambda: _latest(sources, run, [recipe, *(begun for _, begun in earlier)]))
+    if not number:
+        return recipe, run
+    before, begun = earlier[number - 1]
+    return begun, _told(run, before, recipe, begun)
+
+
+def _latest(sources: Sources, run: Run, recipes: Sequence[Recipe]) -> int:
+    """Return with which of these the latest run of the name was begun that was begun with any; 0 where none was."""
     own = run_folder(run.name, _NONE)
     for past in reversed(past_runs(own.parent, own.name[: -len(f"-{_NONE}")])):
-        if _same(past.settings, sources, recipe):
-            return recipe, run
-        for before, begun in earlier:
-            if _same(past.settings, sources, begun):
-                return begun, _told(run, before, recipe, begun)
-    return recipe, run
+        for number, recipe in enumerate(recipes):
+            if _same(past.settings, sources, recipe):
+                return number
+    return 0
 
 
 def _told(run: Run, before: Choices, recipe: Recipe, begun: Recipe) -> Run:

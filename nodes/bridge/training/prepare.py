@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -13,8 +14,9 @@ from node_helpers import conditioning_set_values
 
 from ....lora_core.data.dataset import check_preservation
 from ....lora_core.families.table import check_trainable
+from ....lora_core.ranks.group import here
 from ....lora_core.stored import as_dict
-from ....lora_core.training.config import Recipe, fingerprint
+from ....lora_core.training.config import Recipe, TrainConfig, fingerprint
 from ....lora_core.training.layers import counted
 from ....lora_core.training.plan import QuietNeed
 from ....lora_core.training.targets import summary, weight_shape
@@ -111,7 +113,7 @@ def job(
     sources: Sources, recipe: Recipe, encoded: Mapping[str, Any], latents: Sequence[torch.Tensor],
     priors: Sequence[dict[str, torch.Tensor]], shown: PreparedPreviews | None, layers: Layers,
 ) -> Job:  # fmt: skip
-    """Return the largest picture with the longest caption, and a preview."""
+    """Return the largest picture with the longest caption, a preview, and a step as far as it is this rank's."""
     largest = max(range(len(latents)), key=lambda i: latents[i].numel())
     length = windows if recipe.text else torch.Tensor.numel
     caption = max(encoded, key=lambda caption: length(encoded[caption][0][0]))
@@ -120,10 +122,17 @@ def job(
     resolution = sources.dataset.resolution
     preview = shown and Preview(tuple(empty_latent(sources.model, shown.previews.sampling).shape[1:]), shown.vae)
     return Job(
-        recipe.lora, recipe.train, shape, conditioning, resolution,
+        recipe.lora, _shared(recipe.train), shape, conditioning, resolution,
         text_rank=text_rank, start=sources.start, preview=preview,
         quiet=foreseen(layers) if recipe.train.quiet else QuietNeed(),
     )  # fmt: skip
+
+
+def _shared(config: TrainConfig) -> TrainConfig:
+    """Return the batches of the rank that has the most of a step."""
+    pictures = -(-config.batch_size * config.accumulation // here().size)
+    size = min(config.batch_size, pictures)
+    return replace(config, batch_size=size, accumulation=-(-pictures // size))
 
 
 def encode(
@@ -141,9 +150,9 @@ def encode(
         encoded = tokenized(clip, captions)
     else:
         check = partial(check_conditioning, model)
-        encoded = encode_captions(clip, captions, family_of(model).guidance, tick, check)
-    latents = encode_images(sources.vae, model, dataset, tick)
-    priors = encode_priors(sources.prior_vae, model, dataset, tick)
+        encoded = encode_captions(clip, captions, family_of(model).guidance, tick, check, here())
+    latents = encode_images(sources.vae, model, dataset, tick, here())
+    priors = encode_priors(sources.prior_vae, model, dataset, tick, here())
     tidy()
     return encoded, latents, priors
 
@@ -160,7 +169,7 @@ def encode_neutral(sources: Sources, clip: Clip, recipe: Recipe, progress: Progr
     prompts = dict.fromkeys((*recipe.neutral, ""))
     guidance = family_of(sources.model).guidance
     check = partial(check_conditioning, sources.model)
-    made = tokenized(clip, prompts) if recipe.text else encode_captions(clip, prompts, guidance, tick, check)
+    made = tokenized(clip, prompts) if recipe.text else encode_captions(clip, prompts, guidance, tick, check, here())
     return {prompt: made[prompt] for prompt in prompts}
 
 

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ....lora_core.data.prompts import pairs
 from ....lora_core.drawing.sheet import SheetRow, placed
+from ....lora_core.ranks.group import here
 from ....lora_core.runs import kept_picture
 from ....lora_core.runs.kept_picture import KINDS, Part
 from ....lora_core.stored import as_text, stored
@@ -91,7 +92,8 @@ def planned(
 def encoded(shown: PreparedPreviews, clip: Clip, text: bool, tick: Tick) -> PreparedPreviews:
     """With `text`, text encoders are trained, and prompts are kept as tokens and encoded for every preview."""
     prompts = {shown.previews.negative, *(prompt for row in shown.rows for prompt in row)}
-    return replace(shown, encoded=tokenized(clip, prompts) if text else encode_captions(clip, prompts, None, tick))
+    made = tokenized(clip, prompts) if text else encode_captions(clip, prompts, None, tick, group=here())
+    return replace(shown, encoded=made)
 
 
 def kept_sheet(folder: Path, step: int, shown: PreparedPreviews) -> Image.Image | None:
@@ -130,9 +132,9 @@ class Previewer:
                 self.after()
 
     def went_back(self) -> None:
-        """Delete what was shown of steps that are to be done again."""
+        """Delete what was shown of steps that are to be done again, by the rank that showed it."""
         for path in self._path().parent.glob("step_*.png"):
-            if path.name > self._path().name:
+            if path.name > self._path().name and here().first:
                 with suppress(OSError):
                     path.unlink()
 

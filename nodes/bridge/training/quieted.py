@@ -12,6 +12,7 @@ from ..host.wires import Model
 from ..model.denoiser import ComfyDenoiser
 from ..quiet.choice import LOUD, OFF
 from ..quiet.directions import find
+from ..quiet.shared import by_first
 from .earlier_auto import rated
 from .order import Order
 from .run_folders import tell
@@ -34,7 +35,7 @@ def quieted(
         progress.say(f"neutral states: {done} of {total}{f', {progress.time_left(done, total)}' if done else ''}")
 
     try:
-        found = find(patcher, denoiser, order.subject.layers, encoded, usual, tick)
+        found = by_first(lambda: find(patcher, denoiser, order.subject.layers, encoded, usual, tick))
     except UnfitError as reason:
         order = loud(order)
         at = (

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -17,7 +17,8 @@ from PIL import Image
 
 from ....lora_core.adapter import Adapter
 from ....lora_core.files import metadata
-from ....lora_core.runs.result import Finished, forget
+from ....lora_core.ranks.group import here
+from ....lora_core.runs.result import Finished
 from ....lora_core.runs.run_folder import RunFolder, UnsavedError
 from ....lora_core.training.batches import Batches
 from ....lora_core.training.config import Recipe
@@ -31,6 +32,7 @@ from ....lora_core.training.trainer import Sample, Trouble, make_optimizer, trai
 from ....lora_core.training.unmoved import Unmoved
 from ....lora_core.training.validation import Pictures
 from ..host.ending import ended_by_signals
+from ..host.ranks import by_first, on_all, put_off
 from ..host.wires import Model
 from ..model.denoiser import ComfyDenoiser
 from ..model.text_encoders import TextDenoiser
@@ -40,6 +42,7 @@ from ..session.memory_plan import Planner, UnforeseeableError
 from ..session.needs import keep_need
 from ..session.session import aside, loaded, trainable
 from . import earlier_result, prepare, strength
+from .agreement import agree, check_ranks, note
 from .continue_from import spoken_with
 from .earlier_auto import as_begun
 from .header_facts import run_facts
@@ -51,22 +54,11 @@ from .run_folders import begun, place, stop_told, tell
 from .run_progress import RunProgress
 from .samples import make_samples
 from .summary import summary
+from .trained import Trained, by_first_rank
 from .trial import check_guests
 from .validation import Watch, weight_norms
 
 log = logging.getLogger("lora_loom")
-
-
-@dataclass(frozen=True)
-class Trained:
-    adapter: Adapter
-    losses: list[float]
-    folder: Path
-    told: str  # what stays on the node
-    report: str
-    charts: Image.Image
-    sheet: Image.Image | None = None  # of the last previews
-    chosen: Mapping[str, str] = field(default_factory=dict)  # what was left to the run
 
 
 @dataclass(frozen=True)
@@ -112,17 +104,21 @@ class _Prepared:
 def train_lora(sources: Sources, recipe: Recipe, run: Run) -> Trained:
     """Train to the recipe's last step, or go on from where a run with these very settings was cut off.
 
+    Several ranks make one run: each step is shared among them, and the first keeps the run, on all the same comes out.
     Raises ValueError for anything wrong with the input before the first step.
     """
-    order = _checked(sources, *as_begun(sources, recipe, run))
+    check_ranks(sources, recipe)
+    begun_with = as_begun(sources, recipe, run)
+    order = on_all(lambda: _checked(sources, *begun_with))
     with order.progress.watched():
         return _trained(order)
 
 
 def _trained(order: Order) -> Trained:
-    if found := earlier_result.find(order):
-        return _again(order, *found)
-    check_guests(order)
+    earlier: list[tuple] = []
+    if by_first(lambda: _finds(order, earlier)):
+        return by_first_rank(lambda: _again(order, *earlier[0]))
+    on_all(lambda: check_guests(order))
     material = _encoded(order)
     order.progress.enters("loading the model")
     with _session(order, material) as (patcher, measures, expected):
@@ -132,13 +128,18 @@ def _trained(order: Order) -> Trained:
             return _run(order, work, kept)
 
 
+def _finds(order: Order, earlier: list[tuple]) -> bool:
+    """Add what came out of this run, if it was finished before."""
+    earlier.extend(filter(None, [earlier_result.find(order)]))
+    return bool(earlier)
+
+
 def _checked(sources: Sources, recipe: Recipe, run: Run) -> Order:
     subject, hits = prepare.check(sources, recipe)
     pictures = Pictures(sources.dataset, recipe)
     check_previews(run.previews, sources.model, sources.vae, sources.dataset.trigger)
-    progress = RunProgress(
-        run.name, recipe.train.steps, prepare.notes(sources, [run.note, *run.notes, *hits]), run.chosen
-    )
+    told = prepare.notes(sources, [run.note, note(recipe.train), *run.notes, *hits])
+    progress = RunProgress(run.name, recipe.train.steps, told, run.chosen)
     return Order(sources, recipe, run, subject, pictures, progress)
 
 
@@ -166,7 +167,7 @@ def _encoded(order: Order) -> _Material:
     encoded, latents, priors = prepare.encode(sources, speaker, recipe, progress)
     facts = _facts(order)
     shown = prepare.prepare_previews(sources, speaker, recipe, run, progress)
-    return _Material(encoded, neutral, latents, priors, shown, carried, facts)
+    return _Material(encoded, neutral, latents, priors, shown if here().first else None, carried, facts)
 
 
 @contextmanager
@@ -183,7 +184,7 @@ def _session(order: Order, material: _Material) -> Iterator[tuple[Model, Measure
         planner = Planner(patcher, text)
         asked = possible(run.measures, text is not None, planner.device)
         try:
-            settled, line = planner.settle(job, asked, run.automatic)
+            settled, line = on_all(lambda: planner.settle(job, asked, run.automatic))
             measures, needed = settled.measures, settled.need.total - settled.need.weights
             keep_need(order.sources.model, job, asked, settled.need.total)
         except UnforeseeableError as reason:
@@ -219,12 +220,13 @@ def _folder(order: Order, work: _Prepared) -> AbstractContextManager[RunFolder]:
     """The run's folder, with the state brought to where the run goes on."""
     run = order.run
     identity, settings, before = prepare.identified(order, work.patcher)
+    if here().size > 1:
+        agree(lambda: settings)
     return begun(run.name, identity, settings, work.state, run.start_over, order.progress, before)
 
 
 def _run(order: Order, work: _Prepared, kept: RunFolder) -> Trained:
     """Step by step to the end."""
-    forget(kept.path)
     run, config, progress, state = order.run, order.recipe.train, order.progress, work.state
     kept.keep_workflow(progress.stamped(run.workflow))
     previewer = Previewer(
@@ -243,22 +245,36 @@ def _run(order: Order, work: _Prepared, kept: RunFolder) -> Trained:
     try:
         with ended_by_signals(), attached(state.factors.branches), kept.kept(state, work.adapter), replayed as gradient:
             reality = Reality(device, work.expected, progress, gradient)
-            previewer.begin(run.start_over)
+            with put_off():
+                previewer.begin(run.start_over)
             trouble = partial(_trouble, progress, kept, previewer)
-            steps = train(config, state, work.denoiser, work.samples, trouble, reality.relief, gradient)
+            asked = comfy.model_management.processing_interrupted
+            steps = train(config, state, work.denoiser, work.samples, trouble, reality.relief, gradient, asked)
             for result in watch.over(reality.over(steps)):
                 tell(progress, unmoved.look())
                 kept.note(result)
-                progress.took(result)
+                with put_off():
+                    progress.took(result)
                 due = run.save_every and result.step % run.save_every == 0
                 tell(progress, _saved(progress, kept, state, work) if due else kept.save_in_time(state))
-                previewer.after()
+                with put_off():
+                    previewer.after()
+            on_all(comfy.model_management.throw_exception_if_processing_interrupted)
             progress.enters("saving")
     except UnsavedError as error:
         problem = f"{_unsaved(kept.lora(state.step))}. {error}."
         tell(progress, f"warning: {problem}")
     else:
         kept.finish()
+    return by_first_rank(lambda: _outcome(order, work, kept, watch, unmoved, problem, previewer.sheet), work.adapter())
+
+
+def _outcome(
+    order: Order, work: _Prepared, kept: RunFolder, watch: Watch, unmoved: Unmoved, problem: str,
+    sheet: Image.Image | None,
+) -> Trained:  # fmt: skip
+    """What comes out of a run that has come to its end; kept, so that the same run is not made again."""
+    state, progress = work.state, order.progress
     adapter, (report, charts) = watch.result(), watch.report_and_charts(unmoved.sentence)
     report = f"{problem}\n\n{report}" if problem else report
     said = summary(state, adapter, report)
@@ -268,7 +284,7 @@ def _run(order: Order, work: _Prepared, kept: RunFolder) -> Trained:
     if not problem:
         earlier_result.keep(order, kept, told, adapter, charts)
     on_node = _ended(progress, told, kept.path, problem)
-    outcome = {"report": report, "charts": charts, "sheet": previewer.sheet, "chosen": run.chosen}
+    outcome = {"report": report, "charts": charts, "sheet": sheet, "chosen": order.run.chosen}
     return Trained(adapter, told.losses, kept.path, on_node, **outcome)
 
 
@@ -307,7 +323,8 @@ def _trouble(progress: RunProgress, kept: RunFolder, previewer: Previewer, troub
     if trouble.went_back:
         previewer.went_back()
         progress.keep(f"warning: {trouble.text}")
-    comfy.model_management.throw_exception_if_processing_interrupted()
+    with put_off():
+        comfy.model_management.throw_exception_if_processing_interrupted()
 
 
 def _labelled(facts: metadata.Facts, adapter: Adapter, step: int) -> Adapter:

@@ -4,20 +4,25 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import comfy.model_management
 
+from ....lora_core.ranks.group import here
+from ....lora_core.runs import checkpoint
 from ....lora_core.runs.past_runs import Past, past_runs
+from ....lora_core.runs.result import forget
 from ....lora_core.runs.run_folder import RunFolder
 from ....lora_core.runs.setting_changes import differences
+from ....lora_core.runs.unkept import Unkept
 from ....lora_core.training.config import fingerprint
 from ....lora_core.training.state import TrainState
 from ..host.folders import run_folder
 from ..host.progress import Progress
+from ..host.ranks import by_first, on_all
 from ..stack.carried import BELOW
 
 log = logging.getLogger("lora_loom")
@@ -40,7 +45,36 @@ def begun(
     in a folder of its own, at the learning rates of the new schedule. Raises ValueError when the latest run of the name
     was cut off and differs in something else; when it was finished, the node says so. `before` are the LoRAs below as
     version 0.1.0 told them.
+
+    With several ranks it is the first that keeps the run, and whose state all begin with.
     """
+    group = here()
+    args = name, identity, settings, state, start_over, progress, before
+    with ExitStack() as undo:
+        own = on_all(lambda: undo.enter_context(_kept(*args)) if group.first else None)
+        if group.size > 1:
+            _spread(state)
+        progress.begin(state.step)
+        yield own or Unkept(run_folder(name, identity), identity, settings)
+
+
+def _spread(state: TrainState) -> None:
+    """Bring the state of every rank to that of the first."""
+    tensors = by_first(lambda: checkpoint.taken(state))
+    if not here().first:
+        checkpoint.bring(state, tensors)
+
+
+@contextmanager
+def _kept(
+    name: str,
+    identity: str,
+    settings: Mapping[str, Any],
+    state: TrainState,
+    start_over: bool,
+    progress: Progress,
+    before: Sequence[str],
+) -> Iterator[RunFolder]:
     steps = settings["train"]["steps"]
     run, past, note = _found(name, identity, settings, start_over, before)
     with run.held():
@@ -52,7 +86,7 @@ def begun(
             note = ""
         for each in (note, *run.notes):
             tell(progress, each)
-        progress.begin(state.step)
+        forget(run.path)
         yield run
 
 

@@ -21,6 +21,7 @@ from ....lora_core.adapter import Adapter
 from ....lora_core.drawing.plot import Marks
 from ....lora_core.files import formats, save
 from ....lora_core.files.label import redacted
+from ....lora_core.ranks.group import here
 from ....lora_core.training import charts, guided, norms, validation
 from ....lora_core.training.config import Recipe, TrainConfig, Validation
 from ....lora_core.training.judgement import Verdict, judge, judge_training
@@ -32,8 +33,9 @@ from ....lora_core.training.steps import StepResult
 from ....lora_core.training.strengths import Scale, StrengthCurve
 from ....lora_core.training.targets import weight_shape
 from ....lora_core.training.trainer import Sample
-from ....lora_core.training.validation import Pictures
+from ....lora_core.training.validation import Draw, Look, Pictures, joined
 from ..host.lora_files import read_lora
+from ..host.ranks import by_first, on_every
 from . import strength
 
 log = logging.getLogger("lora_loom")
@@ -155,10 +157,15 @@ class Watch:
         return ended
 
     def _measure_strength(self, chosen: Validation) -> None:
+        """By the first rank, while others wait: what comes of it is in the header, which no other writes."""
         self.enters("measuring the strength")
         tick, started = comfy.model_management.throw_exception_if_processing_interrupted, time.monotonic()
         scale = Scale(self.config, self.state, self.denoiser, self.samples, self.cfg, tick)
-        self.curve, self.strength = strength.measured(scale, chosen, self.draws, self.neutral)
+
+        def measure() -> None:
+            self.curve, self.strength = strength.measured(scale, chosen, self.draws, self.neutral)
+
+        by_first(measure)
         self.seconds += time.monotonic() - started
 
     def _validated(self) -> bool:
@@ -173,7 +180,7 @@ class Watch:
             record.points.append(Point(step, losses))
             record.guided |= found
             log.info("step %s: %s", step, _in_words(record))
-            if record.best() == step:
+            if record.best() == step and here().first:
                 self._keep()
         return self.chosen.early_stop and self.verdict().stop
 
@@ -183,12 +190,15 @@ class Watch:
         self.enters("validating")
         tick, started = comfy.model_management.throw_exception_if_processing_interrupted, time.monotonic()
         of = self.config, self.state, self.denoiser, self.samples, not step, tick
+
+        def measured(draws: list[Draw], look: Look | None = None) -> list[float]:
+            return joined(on_every(lambda: validation.measure(draws, *of, look, here())))
+
         try:
-            losses = validation.measure(self.draws, *of)
+            losses = measured(self.draws)
             if step and not self.state.record.guided:
                 return losses, {}
-            look = partial(guided.errors, cfg=self.cfg, tick=tick)
-            return losses, {str(step): validation.measure(self.answers, *of, look)}
+            return losses, {str(step): measured(self.answers, partial(guided.errors, cfg=self.cfg, tick=tick))}
         finally:
             self.seconds += time.monotonic() - started
 
