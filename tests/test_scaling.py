@@ -14,6 +14,7 @@ from benchmarks._real import REAL
 from benchmarks._scaling import FAST, FLEETS, Counted, Prediction, shares
 from benchmarks._scaling_page import PAGE, Figures, page, sent
 from benchmarks._simulator import Fleet, Host, Jitter, Link, Step, Task, finished, on_fleet, on_host
+from lora_loom.lora_core.ranks.group import Group
 from lora_loom.lora_core.training.meter import OperatorWork
 
 LINK = Link(2e-3, 1e6)
@@ -49,7 +50,7 @@ def test_work_is_that_of_the_code(figures: Figures) -> None:
 def test_steps_of_real_processes_were_predicted(figures: Figures) -> None:
     for name, found in figures.gloo.items():
         off = [*map(abs, errors(found))]
-        assert len(off) == 10 and median(off) < 0.12 and max(off) < 0.25, name
+        assert len(off) == 12 and median(off) < 0.12 and max(off) < 0.25, name
 
 
 def test_more_work_than_was_counted_grows_as_that_did() -> None:
@@ -60,8 +61,9 @@ def test_more_work_than_was_counted_grows_as_that_did() -> None:
     assert sent(counted, 4) == 30
 
 
-def test_shares_are_a_batch() -> None:
-    assert shares(10, 4) == [2, 3, 2, 3] and sum(shares(7, 3)) == 7
+def test_shares_are_those_of_train_lora() -> None:
+    for batch, ranks in ((10, 4), (7, 3), (64, 64)):
+        assert shares(batch, ranks) == [len(Group(rank, ranks).share(batch)) for rank in range(ranks)]
 
 
 def test_a_sum_takes_what_it_takes_by_hand() -> None:

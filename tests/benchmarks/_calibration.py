@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from statistics import median
 from typing import Any
 
+from benchmarks._scaling import shares
 from benchmarks._simulator import Host, Jitter, Step, on_host
 
 LARGE = 2**20  # numbers of an all-reduce whose time is that of its bytes
@@ -49,13 +50,19 @@ def predicted_reduce(found: Mapping[str, Any], ranks: int, numbers: int) -> floa
 
 
 def predicted_step(found: Mapping[str, Any], shares: Sequence[int], overlap: bool) -> float:
-    step = Step(
-        compute=tuple(typical(found["compute"][str(share)]) for share in shares),
-        update=typical(found["update"]),
-        bytes=4 * found["numbers"],
-        ready=ready_of(found) if overlap else (1.0,),
-    )
+    step = _step(found, shares, typical(found["update"]), ready_of(found) if overlap else (1.0,))
     return on_host(step, host_of(found), jitter_of(found))
+
+
+def predicted_loop(found: Mapping[str, Any], ranks: int) -> float:
+    """A step of Train LoRA's own loop; what that of one process takes beside its pass is not shared out."""
+    alone = typical(found["loop"]["1"]) - typical(found["compute"][str(found["batch"])])
+    step = _step(found, shares(found["batch"], ranks), max(alone, typical(found["update"])))
+    return on_host(step, host_of(found), jitter_of(found))
+
+
+def _step(found: Mapping[str, Any], own: Sequence[int], update: float, ready: tuple[float, ...] = (1.0,)) -> Step:
+    return Step(tuple(typical(found["compute"][str(n)]) for n in own), update, 4.0 * found["numbers"], ready)
 
 
 def checks(found: Mapping[str, Any]) -> tuple[Line, list[Line]]:
@@ -71,7 +78,26 @@ def checks(found: Mapping[str, Any]) -> tuple[Line, list[Line]]:
         shares, overlap = each["case"]["shares"], each["case"]["overlap"]
         what = f"step, {' + '.join(map(str, shares))} pictures{', overlapped' if overlap else ''}"
         lines.append(_line(what, predicted_step(found, shares, overlap), each))
+    for ranks, each in loops(found).items():
+        what = f"Train LoRA's loop, batch {found['batch']}, {ranks} processes"
+        lines.append(_line(what, predicted_loop(found, ranks), each))
     return ("", "predicted ms", "measured ms", "error"), lines
+
+
+def loops(found: Mapping[str, Any]) -> dict[int, Any]:
+    """Return what was measured of Train LoRA's loop on several processes."""
+    return {int(ranks): each for ranks, each in found["loop"].items() if ranks != "1"}
+
+
+def shared_runs(found: Mapping[str, Any]) -> tuple[Line, list[Line]]:
+    """Return the table of one process against several: the step, and the sum in it."""
+    alone = typical(found["loop"]["1"])
+    lines: list[Line] = [("1", f"{alone * 1e3:.0f}", "1.00", "0", "")]
+    for ranks, each in loops(found).items():
+        seconds, summed = typical(each), median(each["sums"])
+        times, part = f"{alone / seconds:.2f}", f"{100 * summed / seconds:.0f} %"
+        lines.append((str(ranks), f"{seconds * 1e3:.0f}", times, f"{each['bytes'] / 1e6:.2f}", part))
+    return ("processes", "ms a step", "times as fast as one", "MB summed", "time in the sum"), lines
 
 
 def _line(what: str, predicted: float, measured: Mapping[str, Any]) -> Line:
@@ -84,4 +110,5 @@ def errors(found: Mapping[str, Any]) -> list[float]:
     """Return predicted over measured, less one, of all steps."""
     steps = found["steps"]
     predicted = [predicted_step(found, each["case"]["shares"], each["case"]["overlap"]) for each in steps]
-    return [a / typical(each) - 1 for a, each in zip(predicted, steps, strict=True)]
+    predicted += [predicted_loop(found, ranks) for ranks in loops(found)]
+    return [a / typical(each) - 1 for a, each in zip(predicted, [*steps, *loops(found).values()], strict=True)]

@@ -19,11 +19,15 @@ import torch
 import torch.distributed as dist
 from _gloo import Watch, join
 from harness.session import training_session
+from lora_loom.lora_core.swap import swapped
+from lora_loom.lora_core.training.batches import Batches
 from lora_loom.lora_core.training.config import LoraConfig, TrainConfig
 from lora_loom.lora_core.training.inject import Factors, attached
 from lora_loom.lora_core.training.pairs import grad_of
+from lora_loom.lora_core.training.sample import Sample
+from lora_loom.lora_core.training.state import TrainState
 from lora_loom.lora_core.training.targets import select
-from lora_loom.lora_core.training.trainer import add_gradient, make_optimizer
+from lora_loom.lora_core.training.trainer import add_gradient, make_optimizer, train
 from lora_loom.nodes.bridge.model.denoiser import ComfyDenoiser
 
 NETWORKS = {"one level": tiny.FAMILIES["sd15"], "two levels": _comfy.SD_TWO_LEVELS}
@@ -180,13 +184,45 @@ def _steps(worker: Worker, case: Any, groups: dict[int, Any], rounds: int) -> di
     return watched(work, mine)
 
 
+def trained(job: Any, worker: Worker) -> dict[str, Any]:
+    """Train LoRA's own loop on all ranks of the group: seconds of its steps, and of the sum within, what it waits for
+    other ranks included; bytes that are summed."""
+    batch, rounds = job["batch"], job["rounds"]
+    config = TrainConfig(steps=1_000_000, batch_size=batch, caption_dropout=0.0)
+    generator = torch.Generator().manual_seed(0)
+    batches = Batches([tuple(worker.latent.shape)] * 2 * batch, batch, 1, generator)
+    state = TrainState(worker.factors, batches, generator, make_optimizer(worker.factors, config))
+    samples = [Sample(worker.latent, worker.condition, None)] * 2 * batch
+    steps, sums = train(config, state, worker.denoiser, samples), _Sums()
+    with swapped([(vars(dist), "all_reduce", sums)]):
+        next(steps)
+        sums.seconds.clear()
+        found = watched(lambda: timed(lambda: next(steps), rounds), True)
+        of_steps = sums.seconds[: rounds if dist.get_world_size() > 1 else 0]
+    return {**found, "sums": of_steps, "bytes": sums.bytes if of_steps else 0, "numbers": worker.factors.flat.numel()}
+
+
+class _Sums:
+    """Times all-reduces."""
+
+    def __init__(self) -> None:
+        self.own, self.seconds, self.bytes = dist.all_reduce, [], 0
+
+    def __call__(self, tensor: torch.Tensor, *args: Any, **more: Any) -> Any:
+        started = time.perf_counter()
+        found = self.own(tensor, *args, **more)
+        self.seconds.append(time.perf_counter() - started)
+        self.bytes = max(self.bytes, tensor.nbytes)
+        return found
+
+
 def main() -> None:
     warnings.filterwarnings("ignore", message="Full backward hook")  # the first layer's input has no gradient
     job = join()
     with ExitStack() as undo:
         worker = Worker(job["network"], job["rank"])
         worker.enter(undo)
-        found = measure(job, worker)
+        found = trained(job, worker) if "batch" in job else measure(job, worker)
     if dist.get_rank() == 0:
         print(json.dumps(found), flush=True)
     dist.barrier()

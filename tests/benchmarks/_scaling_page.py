@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks._calibration import checks, errors, jitter_of, typical
+from benchmarks._calibration import checks, errors, jitter_of, shared_runs, typical
 from benchmarks._publish import markdown
 from benchmarks._scaling import BYTES, CARDS, FAST, FLEETS, RANKS, SLOWER, Card, Counted, Prediction
 from lora_loom.lora_core.training.presets import StepsLaw
@@ -156,6 +156,12 @@ def check_tables(figures: Figures) -> Iterator[str]:
         yield markdown(*checks(found))
 
 
+def run_tables(figures: Figures) -> Iterator[str]:
+    for name, found in figures.gloo.items():
+        yield f"A small SD 1.5 of {name}, rank {found['rank']}, batch {found['batch']}:"
+        yield markdown(*shared_runs(found))
+
+
 PARTS = {
     "bytes": lambda figures: markdown(*bytes_table(figures)),
     "one": lambda figures: markdown(*efficiency_table(figures, FAST, 1)),
@@ -167,6 +173,7 @@ PARTS = {
     "least": lambda figures: markdown(*least_table(figures)),
     "steps": lambda figures: markdown(*steps_table(figures)),
     "checks": lambda figures: "\n\n".join(check_tables(figures)),
+    "runs": lambda figures: "\n\n".join(run_tables(figures)),
     "assumed": lambda _: markdown(*assumed_table()),
 }
 

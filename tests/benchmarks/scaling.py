@@ -21,7 +21,7 @@ from benchmarks._real import REAL
 from benchmarks._scaling_page import STORED, Figures, publish
 
 RANK_SCRIPT = Path(__file__).with_name("_gloo_rank.py")
-GROUPS, MOST = (2, 4), 4
+GROUPS, MOST, BATCH = (2, 4), 4, 4
 SHARES = ((1, 1), (2, 2), (2, 1), (1, 1, 1, 1), (2, 1, 1, 1))
 NUMBERS = (1, 2**10, 2**18, 2**20, 2**22, 2**24)
 NETWORKS = {"two levels": 64, "one level": 256}
@@ -32,7 +32,8 @@ def measure(network: str, rank: int, rounds: int) -> dict[str, Any]:
     cases = [{"shares": shares, "overlap": overlap} for shares in SHARES for overlap in (False, True)]
     job = {"network": network, "rank": rank, "rounds": rounds, "most": MOST, "sizes": GROUPS}
     found = run_ranks(RANK_SCRIPT, max(GROUPS), {**job, "numbers": NUMBERS, "cases": cases})
-    return {"cores": os.cpu_count(), "rank": rank, **found}
+    loops = {str(size): run_ranks(RANK_SCRIPT, size, {**job, "batch": BATCH}) for size in (1, *GROUPS)}
+    return {"cores": os.cpu_count(), "rank": rank, **found, "batch": BATCH, "loop": loops}
 
 
 def main() -> None:
