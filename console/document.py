@@ -8,7 +8,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from .workflow import check, saved, settings
+from .workflow import check, names, saved, settings
 from .workflow.check import Problem
 from .workflow.prompt import Converted, Prompt, convert
 
@@ -43,17 +43,20 @@ def prompt_of(
     object_info: as /object_info of this ComfyUI gives it. trusted: whether a class judges an input itself, so that no
     list decides. Raises ValueError for what is no workflow.
     """
+    now = now or datetime.now()
     if is_saved_graph(document):
-        done = convert(saved.read(document), object_info, now or datetime.now())
+        done = convert(saved.read(document), object_info, now)
     else:
         done = Converted(_exported(document))
     wrong = [Problem(text) for text in (*done.problems, *settings.apply(changes, done, object_info))]
+    names.fill(done, now)
     return done.prompt, wrong + check.problems(done, object_info, trusted)
 
 
 def _exported(document: Mapping[str, Any]) -> Prompt:
     """A copy of a file in the API format. Raises ValueError for a node that has no class."""
-    prompt = document.get("prompt") if isinstance(document.get("prompt"), dict) else document
+    inner = document.get("prompt")
+    prompt = inner if isinstance(inner, dict) else document
     for key, node in prompt.items():
         if not isinstance(node, dict) or not isinstance(node.get("class_type"), str):
             raise ValueError(f"node {key} has no class_type; export the workflow again, with Workflow > Export (API)")

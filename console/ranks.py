@@ -11,7 +11,7 @@ import json
 import os
 import socket
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -22,6 +22,7 @@ from .document import Prompt
 from .run import FailedError
 
 SPLIT = ("LoraLoom_TrainLora", "LoraLoom_MergeLora", "LoraLoom_ExtractLora")  # classes that split their work
+_WRITER = "LoraLoom_SaveLora"
 _DEVICES = ("--cpu", "--cuda-device", "--default-device", "--directml", "--oneapi-device-selector")
 _CACHES = ("--cache-classic", "--cache-ram", "--cache-lru", "--cache-none")
 _LOOPBACK = {"linux": "lo", "darwin": "lo0"}  # its name, by sys.platform
@@ -120,15 +121,28 @@ def _compare(rank: Rank, prompt: Prompt) -> None:
 
 def split_nodes(prompt: Prompt, outputs: Sequence[str]) -> list[str]:
     """Return the nodes that split their work and that the outputs need, each after those that it needs itself; the same
-    order for the same prompt. Raises ValueError for a circle."""
+    order for the same prompt. Raises ValueError for a circle, and where one needs a node that writes a file, which
+    every rank would."""
     links = {key: _links(node) for key, node in prompt.items()}
-    needed, waiting = set(outputs), list(outputs)
+    order, needed = TopologicalSorter(links).static_order(), _needed(links, outputs)
+    found = [key for key in order if key in needed and prompt.get(key, {}).get("class_type") in SPLIT]
+    before = _needed(links, found)
+    if writers := sorted(key for key in before if prompt.get(key, {}).get("class_type") == _WRITER):
+        raise ValueError(
+            f"what several ranks work on needs what Save LoRA (node {', '.join(writers)}) writes, and each would write "
+            "it; make two workflows of it, and run one after the other"
+        )
+    return found
+
+
+def _needed(links: Mapping[str, Sequence[str]], nodes: Sequence[str]) -> set[str]:
+    """The nodes, and all that they need."""
+    needed, waiting = set(nodes), list(nodes)
     while waiting:
         more = set(links.get(waiting.pop(), ())) - needed
         needed |= more
         waiting += more
-    order = TopologicalSorter(links).static_order()
-    return [key for key in order if key in needed and prompt.get(key, {}).get("class_type") in SPLIT]
+    return needed
 
 
 def hush() -> None:

@@ -15,6 +15,7 @@ from .saved import ENTRY, PRIMITIVE, Graph, Link, Node, Port, Slot, Workflow
 from .stack_rows import STACK, folded
 from .values import Value, parts_of, slots_of, values_of
 
+_NAMED = "Node name for S&R"
 _SAMPLERS = ("KSampler", "KSamplerAdvanced")
 
 
@@ -43,6 +44,7 @@ class Laid:
 class Layout:
     def __init__(self, workflow: Workflow, object_info: Mapping[str, Info]) -> None:
         self._subgraphs = workflow.subgraphs
+        self._root = workflow.root
         self._info = object_info
         self._all: dict[tuple[str, str], Laid] = {}
         for graph in workflow.leaves_first():
@@ -58,8 +60,20 @@ class Layout:
     def of(self, graph: Graph) -> Iterator[Laid]:
         return (self._all[graph.id, node] for node in graph.nodes)
 
-    def __iter__(self) -> Iterator[Laid]:
-        return iter(self._all.values())
+    def named(self, name: str) -> Laid:
+        """Return the node that `%name.field%` means in a text: by its property for that, or else by its title. Raises
+        KeyError where there is none."""
+        nodes = list(self._everywhere(self._root))
+        found = [laid for laid in nodes if laid.node.properties.get(_NAMED, laid.node.type) == name]
+        found = found or [laid for laid in nodes if laid.title == name]
+        if not found:
+            raise KeyError(name)
+        return found[0]
+
+    def _everywhere(self, graph: Graph) -> Iterator[Laid]:
+        for laid in self.of(graph):
+            yield from self._everywhere(laid.inside) if laid.inside else ()
+            yield laid
 
     # -- plain nodes ---------------------------------------------------------------------------------------------------
 
@@ -161,7 +175,7 @@ class Layout:
             numbers.append(slot.link)
         port = Port(free, targets[0].type, tuple(numbers), bypasses)
         graph.inputs.append(port)
-        for host in [laid for laid in self if laid.inside is graph]:
+        for host in [laid for laid in self._all.values() if laid.inside is graph]:
             host.inputs.append(Slot(free, port.type))
             self._promote(host, port)
 

@@ -24,7 +24,6 @@ from .values import Value, sent
 Prompt = dict[str, dict[str, Any]]
 Place = tuple[str, str]  # node of the prompt, or subgraph or primitive; input
 _REPLACES = "Run widget replace on values"
-_NAMED = "Node name for S&R"
 
 
 @dataclass(frozen=True)
@@ -47,18 +46,21 @@ class At:
 @dataclass
 class Converted:
     """A prompt; which of its inputs the fields of subgraphs and primitives go to, and the titles of those; what is
-    wrong, a sentence each; and the saved nodes that its nodes come from."""
+    wrong, a sentence each; the saved nodes that its nodes come from, and all of the workflow; and what was changed."""
 
     prompt: Prompt = field(default_factory=dict)
     stands_for: dict[Place, list[Place]] = field(default_factory=dict)
     titles: dict[str, str] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
     sources: dict[str, Laid] = field(default_factory=dict)
+    layout: Layout | None = None
+    changed: set[Place] = field(default_factory=set)
 
 
 def convert(workflow: Workflow, object_info: Mapping[str, Info], now: datetime) -> Converted:
-    """now: for the dates that names of files ask for. Of a text with choices in braces, the same file always gives the
-    same choice. Raises ValueError when a subgraph holds itself."""
+    """now: for the dates that primitives ask for. Names of files are left as they are written, for `names.fill`. Of a
+    text with choices in braces, the same file always gives the same choice. Raises ValueError when a subgraph holds
+    itself."""
     return _Conversion(workflow, object_info, now).converted()
 
 
@@ -68,7 +70,7 @@ class _Conversion:
         self._root = workflow.root
         self._now = now
         self._all: dict[str, At] = {}
-        self._done = Converted()
+        self._done = Converted(layout=self._layout)
 
     def converted(self) -> Converted:
         for node in order.execution(list(self._layout.of(self._root))):
@@ -98,7 +100,7 @@ class _Conversion:
         node = at.laid.node
         value = node.values[0] if isinstance(node.values, list) and node.values else ABSENT
         if isinstance(value, str) and node.properties.get(_REPLACES):
-            value = texts.replaced(value, self._now, self._value_of)
+            value = texts.replaced(value, self._now, lambda name, key: self._layout.named(name).fields[key].value)
         for laid in self._layout.of(at.laid.graph):
             for slot, link in laid.sources():
                 if link.origin != node.id or slot.widget not in laid.fields:
@@ -109,21 +111,10 @@ class _Conversion:
                     places = self._done.stands_for.setdefault((at.id, "value"), [])
                     places.append((at.beside(laid.node.id), slot.widget))
 
-    def _value_of(self, node: str, name: str) -> Any:
-        """The field that `%node.field%` names: of a node by its property, or else by its title. Raises KeyError."""
-        everywhere = list(self._layout)
-        found = [laid for laid in everywhere if laid.node.properties.get(_NAMED, laid.node.type) == node]
-        found = found or [laid for laid in everywhere if laid.title == node]
-        if not found:
-            raise KeyError(node)
-        return found[0].fields[name].value
-
     def _written(self, at: At, name: str, value: Value) -> Any:
         given = value.value
         if isinstance(given, str) and value.field.options.get("dynamicPrompts"):
             return texts.dynamic(given, Random(sha256(f"{at.id} {name} {given}".encode()).digest()))
-        if isinstance(given, str) and name == "filename_prefix" and at.laid.node.type in texts.SAVING:
-            return texts.replaced(given, self._now, self._value_of)
         return sent(given, value.field.kind)
 
     # -- what is sent --------------------------------------------------------------------------------------------------

@@ -44,6 +44,7 @@ def _set(setting: str, done: Converted, object_info: Mapping[str, Info]) -> None
         if made.kind == DYNAMIC_COMBO and inputs.get(key) != value:
             _choose(inputs, made, value)
         inputs[key] = value
+        done.changed.add((node, key))
 
 
 def _choose(inputs: dict[str, Any], combo: Field, choice: Any) -> None:

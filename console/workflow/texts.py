@@ -8,11 +8,6 @@ from datetime import datetime
 from random import Random
 from typing import Any
 
-SAVING = {  # classes whose `filename_prefix` may name dates and fields
-    "SaveImage", "SaveImageAdvanced", "SaveSVGNode", "SaveVideo", "SaveAnimatedWEBP", "SaveWEBM", "SaveAudio",
-    "SaveAudioMP3", "SaveAudioOpus", "SaveAudioAdvanced", "SaveGLB", "Save3DAdvanced", "SaveGaussianSplat",
-    "SavePointCloud", "SaveAnimatedPNG", "CLIPSave", "VAESave", "ModelSave", "LoraSave", "SaveLatent",
-}  # fmt: skip
 _COMMENT = re.compile(r"/\*.*?\*/|//[^\n\r\u2028\u2029]*", re.DOTALL)
 _NAME = re.compile("%([^%]+)%")
 _DATE = re.compile("dd?|MM?|hh?|mm?|ss?|yyyy|yyy|yy")

@@ -6,7 +6,7 @@ from lora_loom.console.words import Words
 
 PROMPT = {
     "3": {"class_type": "LoraLoom_TrainLora", "inputs": {}, "_meta": {"title": "Trainer"}},
-    "4": {"class_type": "KSampler", "inputs": {}},
+    "4": {"class_type": "KSampler", "inputs": {}, "_meta": {"title": "Sampler"}},
 }
 
 
@@ -46,7 +46,7 @@ def test_a_run_tells_its_step_its_loss_and_the_time_left(progress: Progress, hea
 def test_another_node_has_its_bar_and_the_time_left(progress: Progress, heard: Heard) -> None:
     progress.hear("executing", {"node": "4"})
     progress.hear("progress", {"node": "4", "value": 5, "max": 20})
-    assert heard.told == ["KSampler", "[######..................] KSampler: 5 of 20  0:00 left"]
+    assert heard.told == ["Sampler", "[######..................] Sampler: 5 of 20  0:00 left"]
 
 
 def test_what_runs_and_nodes_tell_is_kept(progress: Progress) -> None:

@@ -53,6 +53,12 @@ def test_nodes_that_split_their_work_come_after_those_that_they_need() -> None:
     assert split_nodes(PROMPT, ["4"]) == ["4"]
 
 
+def test_a_file_that_every_rank_would_write_is_said() -> None:
+    prompt = {**PROMPT, "8": node("LoraLoom_LoadLoraStack", model=["1", 0], rows=["2", 0]), "9": node("X", a=["5", 2])}
+    with pytest.raises(ValueError, match="Save LoRA .node 2. writes"):
+        split_nodes(prompt, ["7"])
+
+
 def test_a_circle_is_said() -> None:
     with pytest.raises(ValueError):
         split_nodes({"1": node("A", a=["2", 0]), "2": node("B", a=["1", 0])}, ["1"])

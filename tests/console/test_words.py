@@ -20,14 +20,13 @@ class Terminal(io.TextIOWrapper):
         return self.buffer.getvalue().decode(self.encoding)  # type: ignore[attr-defined]
 
 
-@pytest.fixture
-def terminal(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Terminal:
-    monkeypatch.setattr(sys, "stderr", made := Terminal(request.param))
+def stderr(monkeypatch: pytest.MonkeyPatch, is_terminal: bool) -> Terminal:
+    monkeypatch.setattr(sys, "stderr", made := Terminal(is_terminal))
     return made
 
 
-@pytest.mark.parametrize("terminal", [True], indirect=True)
-def test_the_line_that_moves_goes_before_one_that_stays(terminal: Terminal) -> None:
+def test_the_line_that_moves_goes_before_one_that_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = stderr(monkeypatch, True)
     words = Words()
     words.moving("step 1 of 2")
     words.moving("passed over: too soon")
@@ -35,9 +34,8 @@ def test_the_line_that_moves_goes_before_one_that_stays(terminal: Terminal) -> N
     assert terminal.text() == "\rstep 1 of 2" + "\r" + " " * 11 + "\r" + "done\n"
 
 
-@pytest.mark.parametrize("terminal", [False], indirect=True)
-def test_where_there_is_no_terminal_a_line_a_minute(terminal: Terminal, monkeypatch: pytest.MonkeyPatch) -> None:
-    now = 1000.0
+def test_where_there_is_no_terminal_a_line_a_minute(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal, now = stderr(monkeypatch, False), 1000.0
     monkeypatch.setattr("time.monotonic", lambda: now)
     words = Words()
     for step in range(200):
@@ -46,14 +44,16 @@ def test_where_there_is_no_terminal_a_line_a_minute(terminal: Terminal, monkeypa
     assert terminal.text().splitlines() == ["step 0", "step 60", "step 120", "step 180"]
 
 
-@pytest.mark.parametrize("terminal", [False], indirect=True)
-def test_letters_that_a_terminal_lacks_stop_nothing(terminal: Terminal) -> None:
+def test_letters_that_a_terminal_lacks_stop_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = stderr(monkeypatch, False)
     Words().line("train \u8bad\u7ec3 caf\xe9")
     assert terminal.text() == "train ?? caf\xe9\n"
 
 
-@pytest.mark.parametrize("terminal", [False], indirect=True)
-def test_another_rank_tells_errors_with_its_name(terminal: Terminal, capsys: pytest.CaptureFixture) -> None:
+def test_another_rank_tells_errors_with_its_name(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    terminal = stderr(monkeypatch, False)
     words = Words(silent=True, name="rank 1 on host")
     words.line("a line")
     words.moving("a step", now=True)

@@ -5,13 +5,15 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any
 
-from lora_loom.console.workflow import saved
+from lora_loom.console.workflow import names, saved
 from lora_loom.console.workflow.prompt import convert
 
 
 def workflow_to_api(workflow: dict[str, Any], object_info: dict[str, Any]) -> dict[str, dict[str, Any]]:
     """Raises ValueError for what cannot be converted. Titles are left out."""
-    done = convert(saved.read(workflow), object_info, datetime.now())
+    now = datetime.now()
+    done = convert(saved.read(workflow), object_info, now)
+    names.fill(done, now)
     if done.problems:
         raise ValueError("\n".join(done.problems))
     return {key: {name: node[name] for name in ("class_type", "inputs")} for key, node in done.prompt.items()}

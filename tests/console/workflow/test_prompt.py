@@ -9,7 +9,7 @@ from random import Random
 from typing import Any
 
 import pytest
-from lora_loom.console.workflow import saved, texts
+from lora_loom.console.workflow import names, saved, settings, texts
 from lora_loom.console.workflow.prompt import Converted, bypassed, convert
 from lora_loom.console.workflow.saved import Slot
 
@@ -19,7 +19,9 @@ each_graph = pytest.mark.parametrize("name", NAMES)
 
 
 def converted(workflow: dict[str, Any], object_info: dict[str, Any]) -> Converted:
-    return convert(saved.read(workflow), object_info, NOW)
+    done = convert(saved.read(workflow), object_info, NOW)
+    names.fill(done, NOW)
+    return done
 
 
 def sent(done: Converted) -> dict[str, Any]:
@@ -144,6 +146,15 @@ def test_what_a_bypassed_node_passes_on(wanted: str, output: int, through: int |
     inputs = [Slot("a", "VAE"), Slot("b", "MODEL"), Slot("c", "CLIP")]
     assert bypassed(inputs, ("MODEL", "CLIP")[output % 2], output, wanted) == through
     assert bypassed([], "MODEL", 0, "MODEL") is None and bypassed([], "*", 0, "*") is None
+
+
+def test_names_of_files_have_what_was_changed(object_info: dict[str, Any]) -> None:
+    image = node(1, "EmptyImage", [64, 32, 1, 0], outputs=output("IMAGE", 1))
+    save = node(2, "SaveImage", ["%date:yy%-%EmptyImage.width%-%EmptyImage.height%"], [socket("images", 1)])
+    done = convert(saved.read({"nodes": [image, save], "links": [[1, 1, 0, 2, 0, "IMAGE"]]}), object_info, NOW)
+    assert settings.apply(["1.width=96"], done, object_info) == []
+    names.fill(done, NOW)
+    assert done.prompt["2"]["inputs"]["filename_prefix"] == "26-96-32"
 
 
 # -- texts -------------------------------------------------------------------------------------------------------------
