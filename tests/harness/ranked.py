@@ -6,8 +6,8 @@ import errno
 import os
 import subprocess
 import sys
-from collections.abc import Callable
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 from unittest.mock import Mock, patch
@@ -52,7 +52,8 @@ def main(folder: str, rank: int) -> None:
 
     dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
     trio = _models(Path(folder, f"base{rank}"))
-    told = {name: _told(trio, make) for name, make in _cases(trio, Path(folder), rank).items()}
+    with few_prompts():
+        told = {name: _told(trio, make) for name, make in _cases(trio, Path(folder), rank).items()}
     dist.destroy_process_group()
     Path(folder, f"told{rank}").write_bytes(packed(told).numpy().tobytes())
 
@@ -60,6 +61,7 @@ def main(folder: str, rank: int) -> None:
 def _models(folder: Path) -> Any:
     import tiny
     import torch
+
     from harness.calls import register_pack
 
     register_pack()
@@ -70,6 +72,7 @@ def _models(folder: Path) -> Any:
 def _told(trio: Any, make: Callable[[], Any]) -> dict[str, Any]:
     """With how many pictures and captions were encoded, and how many pictures went through the network."""
     import comfy.model_management
+
     from harness.runs import on_forward
 
     with on_forward(trio) as sizes, _counted(trio.vae, "encode") as images:
@@ -104,11 +107,23 @@ def what(out: Any) -> dict[str, Any]:
     return {"weights": weights, "losses": out.loss_map["loss"], "report": out.report, "shape": list(out.sheet.shape)}
 
 
+@contextmanager
+def few_prompts() -> Iterator[None]:
+    """Four shipped neutral prompts and one level of noise each."""
+    from lora_loom.lora_core.data import neutral
+
+    shipped = neutral.shipped
+    with patch.object(neutral, "shipped", lambda kind: list(shipped(kind))[:4]):
+        with patch("lora_loom.nodes.bridge.quiet.states.FORWARDS", 8):
+            yield
+
+
 def watched() -> dict[str, Any]:
     """Previews and validation of a run."""
-    from harness.calls import run_node
     from lora_loom.nodes.previews import TrainingPreviews
     from lora_loom.nodes.validation import TrainingValidation
+
+    from harness.calls import run_node
 
     widgets = {field.id: field.default for field in TrainingValidation.GET_SCHEMA().inputs}
     looks = {**widgets, "every": 2, "draws": 2, "held_out": 0.25}
@@ -116,14 +131,18 @@ def watched() -> dict[str, Any]:
         "prompts": "a picture", "negative": "dull", "every": 2, "seed": 11, "strength": 1.0, "width": 64, "height": 64,
         "steps": 1, "cfg": 1.0, "sampler_name": "euler", "scheduler": "simple",
     }  # fmt: skip
-    return {"previews": run_node(TrainingPreviews, **previews)[0], "validation": run_node(TrainingValidation, **looks)[0]}
+    return {
+        "previews": run_node(TrainingPreviews, **previews)[0],
+        "validation": run_node(TrainingValidation, **looks)[0],
+    }
 
 
 def _cases(trio: Any, folder: Path, rank: int) -> dict[str, Callable[[], Any]]:
     """What both ranks do, in this order."""
     import torch
-    from harness.runs import on_forward, read, train
     from lora_loom.lora_core.runs import run_folder
+
+    from harness.runs import on_forward, read, train
 
     data, fewer = (read(folder / name, "picture") for name in ("pictures", "fewer"))
     shown = watched()
@@ -136,15 +155,12 @@ def _cases(trio: Any, folder: Path, rank: int) -> dict[str, Callable[[], Any]]:
         with patch.object(run_folder.checkpoint, "save", _full) if not rank else nullcontext():
             return train(trio, data, **RUNS["plain"], run_name="full", save_every=1)
 
-    @torch.no_grad()
     def rebased() -> Any:
         modules = trio.model.model.diffusion_model.named_modules()
         weight = next(module for name, module in modules if name.endswith("attn1.to_q")).weight
-        weight.add_(rank)
-        try:
-            return train(trio, data, run_name="rebased")
-        finally:
-            weight.sub_(rank)
+        with torch.inference_mode():
+            weight.add_(rank)
+        return train(trio, data, run_name="rebased")
 
     return {
         "plain": lambda: train(trio, data, **RUNS["plain"], run_name="plain", **shown),

@@ -54,8 +54,9 @@ def encode_captions(
 def encode_images(vae: Vae, model: Model, dataset: Dataset, tick: Tick, group: Group = ALONE) -> list[Tensor]:
     """Latents (channels, ...) in the model's own scale, fp32 on the CPU, of every view of every example in their order.
 
-    The ranks of a `group` make them together. Pictures are encoded one at a time: a batch given to a video VAE is one clip. When all are kept on disk, the VAE is
-    not even loaded. Raises ValueError, naming the file, for a picture that cannot be encoded.
+    Pictures are encoded one at a time: a batch given to a video VAE is one clip. When all are kept on disk, the VAE is
+    not even loaded. The ranks of a `group` make them together. Raises ValueError, naming the file, for a picture that
+    cannot be encoded.
     """
     check_sizes(vae, model, dataset)
     places = family_of(model).places

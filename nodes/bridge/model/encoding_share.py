@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import count
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import chain, count
 from typing import Any
 
 import comfy.model_management
@@ -32,22 +32,27 @@ def encoded(encodings: Encodings, contents: Iterable[Any], make: Make, group: Gr
 def _shared(encodings: Encodings, contents: Sequence[Any], make: Make, group: Group) -> Iterator[Any]:
     had = {index: value for index, content in enumerate(contents) if (value := encodings.find(content)) is not None}
     makers = _makers(len(contents), group.agreed(list(had)))
-    missing = list(makers)
+    missing, made = list(makers), {}
 
-    def value(index: int) -> Any:
+    def value_of(index: int) -> Any:
         comfy.model_management.throw_exception_if_processing_interrupted()
         return had[index] if index in had else kept(make(index, contents[index]))
 
-    made: dict[int, Any] = {}
     for index in range(len(contents)):
         if index in makers and index not in made:
-            turn = missing[missing.index(index) :][: _ROUND * group.size]
-            own = [[each for each in turn if makers[each] == rank] for rank in range(group.size)]
-            parts = on_every(lambda own=own: [value(each) for each in own[group.rank]])
-            made = {each: value for of, part in zip(own, parts, strict=True) for each, value in zip(of, part, strict=True)}
+            turn = {each: makers[each] for each in missing[: _ROUND * group.size]}
+            del missing[: len(turn)]
+            made = _told(turn, value_of, group)
             for each in made.keys() - had.keys():
                 encodings.keep(contents[each], made[each])
         yield made[index] if index in made else had[index]
+
+
+def _told(turn: Mapping[int, int], value_of: Callable[[int], Any], group: Group) -> dict[int, Any]:
+    """Return the values of a turn by their numbers, each from the rank that is to tell it."""
+    own = [[index for index, rank in turn.items() if rank == each] for each in range(group.size)]
+    parts = on_every(lambda: [value_of(index) for index in own[group.rank]])
+    return dict(zip(chain(*own), chain(*parts), strict=True))
 
 
 def _makers(total: int, had: Sequence[Sequence[int]]) -> dict[int, int]:

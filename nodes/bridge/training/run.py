@@ -6,10 +6,9 @@ import logging
 import os
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import comfy.model_management
 import torch
@@ -27,7 +26,6 @@ from ....lora_core.training.plan import Measures
 from ....lora_core.training.presets import preset_of
 from ....lora_core.training.reality import Expected
 from ....lora_core.training.state import TrainState
-from ....lora_core.training.strengths import StrengthCurve
 from ....lora_core.training.trainer import Sample, Trouble, make_optimizer, train
 from ....lora_core.training.unmoved import Unmoved
 from ....lora_core.training.validation import Pictures
@@ -47,7 +45,8 @@ from .continue_from import spoken_with
 from .earlier_auto import as_begun
 from .header_facts import run_facts
 from .order import Order, Run, Sources
-from .previews import PreparedPreviews, Previewer, check_previews
+from .prepared import Material, Prepared, labelled
+from .previews import Previewer, check_previews
 from .quieted import quieted
 from .reality import Reality
 from .run_folders import begun, place, stop_told, tell
@@ -59,46 +58,6 @@ from .trial import check_guests
 from .validation import Watch, weight_norms
 
 log = logging.getLogger("lora_loom")
-
-
-@dataclass(frozen=True)
-class _Material:
-    """All that is encoded before the model is loaded, and what a LoRA to go on from has for text encoders."""
-
-    encoded: dict[str, list]
-    neutral: dict[str, list]
-    latents: list[torch.Tensor]
-    priors: list[dict]
-    shown: PreparedPreviews | None
-    carried: Adapter
-    facts: metadata.Facts
-
-
-@dataclass(frozen=True)
-class _Prepared:
-    """A run that can begin: the loaded model, the measures with which it is, and what is changed."""
-
-    patcher: Model
-    denoiser: ComfyDenoiser
-    samples: list[Sample]
-    state: TrainState
-    material: _Material
-    measures: Measures = Measures()
-    expected: Expected | None = None  # of a step
-    usage: dict[str, Any] = field(default_factory=dict)  # facts of how to use it, known at the end
-
-    def adapter(self) -> Adapter:
-        """Return the LoRA as it is now."""
-        with self.state.judged():
-            own = self.state.factors.adapter()
-        carried = self.material.carried
-        adapter = Adapter({**own.layers, **carried.layers}, others={**own.others, **carried.others})
-        return _labelled(replace(self.material.facts, **self.usage), adapter, self.state.step)
-
-    def suggests(self, curve: StrengthCurve) -> None:
-        """Tell in the header from now on at what strength to use the LoRA."""
-        if found := curve.suggested():
-            self.usage.update(usage_hint=curve.sentence(), strength=found.strength)
 
 
 def train_lora(sources: Sources, recipe: Recipe, run: Run) -> Trained:
@@ -147,7 +106,7 @@ def _again(order: Order, folder: Path, told: Finished, charts: Image.Image, shee
     """Return what came out of a run that was finished before."""
     kept = earlier_result.kept_adapter(folder, told)
     facts = replace(_facts(order), **metadata.usage_of(kept.metadata))
-    adapter = _labelled(facts, replace(kept, metadata={}), told.kept_step)
+    adapter = labelled(facts, replace(kept, metadata={}), told.kept_step)
     log.info("%s was finished before", folder.name)
     order.progress.at(folder, told.losses)
     on_node = _ended(order.progress, told, folder)
@@ -159,7 +118,7 @@ def _facts(order: Order) -> metadata.Facts:
     return run_facts(order.sources, order.recipe, order.run, order.progress, order.pictures.learned_dataset())
 
 
-def _encoded(order: Order) -> _Material:
+def _encoded(order: Order) -> Material:
     sources, recipe, run, progress = order.sources, order.recipe, order.run, order.progress
     plain = sources.clip, Adapter({})
     speaker, carried = plain if order.text else spoken_with(sources.model, sources.clip, sources.start)
@@ -167,11 +126,11 @@ def _encoded(order: Order) -> _Material:
     encoded, latents, priors = prepare.encode(sources, speaker, recipe, progress)
     facts = _facts(order)
     shown = prepare.prepare_previews(sources, speaker, recipe, run, progress)
-    return _Material(encoded, neutral, latents, priors, shown if here().first else None, carried, facts)
+    return Material(encoded, neutral, latents, priors, shown if here().first else None, carried, facts)
 
 
 @contextmanager
-def _session(order: Order, material: _Material) -> Iterator[tuple[Model, Measures, Expected | None]]:
+def _session(order: Order, material: Material) -> Iterator[tuple[Model, Measures, Expected | None]]:
     """Yield the loaded ModelPatcher to train, with the measures that fit what is free, and what is expected of a step;
     what it needs is shown before.
 
@@ -199,7 +158,7 @@ def _session(order: Order, material: _Material) -> Iterator[tuple[Model, Measure
             yield patcher, measures, planner.expected(job, settled, way) if settled else None
 
 
-def _set_up(order: Order, material: _Material, patcher: Model) -> tuple[Order, _Prepared]:
+def _set_up(order: Order, material: Material, patcher: Model) -> tuple[Order, Prepared]:
     """Factors and samples of a run at its first step, which goes on loud where there are no quiet directions."""
     text = order.text
     denoiser = TextDenoiser(patcher, text) if text else ComfyDenoiser(patcher)
@@ -213,10 +172,10 @@ def _set_up(order: Order, material: _Material, patcher: Model) -> tuple[Order, _
     beside = {"start": sources.start, "kept": subject.kept, "frozen": ComfyWeightReader()}
     factors = partial(Factors, subject.layers, device=patcher.load_device, **beside, quiet=quiet)
     state = _fresh_state(factors, recipe, samples, order.pictures)
-    return order, _Prepared(patcher, denoiser, samples, state, material)
+    return order, Prepared(patcher, denoiser, samples, state, material)
 
 
-def _folder(order: Order, work: _Prepared) -> AbstractContextManager[RunFolder]:
+def _folder(order: Order, work: Prepared) -> AbstractContextManager[RunFolder]:
     """The run's folder, with the state brought to where the run goes on."""
     run = order.run
     identity, settings, before = prepare.identified(order, work.patcher)
@@ -225,7 +184,7 @@ def _folder(order: Order, work: _Prepared) -> AbstractContextManager[RunFolder]:
     return begun(run.name, identity, settings, work.state, run.start_over, order.progress, before)
 
 
-def _run(order: Order, work: _Prepared, kept: RunFolder) -> Trained:
+def _run(order: Order, work: Prepared, kept: RunFolder) -> Trained:
     """Step by step to the end."""
     run, config, progress, state = order.run, order.recipe.train, order.progress, work.state
     kept.keep_workflow(progress.stamped(run.workflow))
@@ -235,7 +194,7 @@ def _run(order: Order, work: _Prepared, kept: RunFolder) -> Trained:
     own = work.material
     watch = Watch(
         order.recipe, order.pictures, state, work.denoiser, work.samples, weights=weight_norms(order.subject.layers),
-        folder=kept.path, describe=work.adapter, label=partial(_labelled, work.material.facts),
+        folder=kept.path, describe=work.adapter, label=partial(labelled, work.material.facts),
         enters=progress.enters, cfg=preset_of(order.subject.family.preset_name).cfg,
         neutral=strength.asked(work.denoiser, order, own.encoded, own.latents, own.priors), suggests=work.suggests,
     )  # fmt: skip
@@ -270,7 +229,7 @@ def _run(order: Order, work: _Prepared, kept: RunFolder) -> Trained:
 
 
 def _outcome(
-    order: Order, work: _Prepared, kept: RunFolder, watch: Watch, unmoved: Unmoved, problem: str,
+    order: Order, work: Prepared, kept: RunFolder, watch: Watch, unmoved: Unmoved, problem: str,
     sheet: Image.Image | None,
 ) -> Trained:  # fmt: skip
     """What comes out of a run that has come to its end; kept, so that the same run is not made again."""
@@ -293,7 +252,7 @@ def _ended(progress: RunProgress, told: Finished, folder: Path, problem: str = "
     return progress.end(f"{told.summary}\n{problem or f'saved in {place(folder)}'}")
 
 
-def _saved(progress: RunProgress, kept: RunFolder, state: TrainState, work: _Prepared) -> str:
+def _saved(progress: RunProgress, kept: RunFolder, state: TrainState, work: Prepared) -> str:
     """Save the run, or return why not."""
     progress.enters("saving")
     if not (problem := kept.try_save(state, work.adapter)):
@@ -325,8 +284,3 @@ def _trouble(progress: RunProgress, kept: RunFolder, previewer: Previewer, troub
         progress.keep(f"warning: {trouble.text}")
     with put_off():
         comfy.model_management.throw_exception_if_processing_interrupted()
-
-
-def _labelled(facts: metadata.Facts, adapter: Adapter, step: int) -> Adapter:
-    """With the header of what had come out at that step."""
-    return replace(adapter, metadata=metadata.build(replace(facts, steps=step), adapter))
