@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks._calibration import checks, errors, jitter_of, shared_runs, typical
+from benchmarks._commands import STORED as COMMANDS
+from benchmarks._commands import commands
 from benchmarks._publish import markdown
 from benchmarks._scaling import BYTES, CARDS, FAST, FLEETS, RANKS, SLOWER, Card, Counted, Prediction
 from lora_loom.lora_core.training.presets import StepsLaw
@@ -174,6 +176,7 @@ PARTS = {
     "steps": lambda figures: markdown(*steps_table(figures)),
     "checks": lambda figures: "\n\n".join(check_tables(figures)),
     "runs": lambda figures: "\n\n".join(run_tables(figures)),
+    "commands": lambda _: markdown(*commands(json.loads(COMMANDS.read_text("ascii")))),
     "assumed": lambda _: markdown(*assumed_table()),
 }
 

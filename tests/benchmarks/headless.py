@@ -8,6 +8,7 @@ how much they differ at most. Each way has a folder of its own, with nothing kep
 
 from __future__ import annotations
 
+import json
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -17,6 +18,7 @@ from pathlib import Path
 
 import torch
 from _measure import arguments, begin, table
+from benchmarks._commands import STORED, commands
 from demo import shapes
 from harness.comfyui import free_port
 from harness.headless import Headless, training
@@ -36,8 +38,9 @@ class Took:
     whole: float
     lora: dict[str, torch.Tensor]
 
-    def step(self, steps: int) -> float:
-        return (self.last - self.first) / (steps - 1)
+    def seconds(self, steps: int) -> dict[str, float]:
+        found = {"start": self.first, "whole": self.whole, "step": (self.last - self.first) / (steps - 1)}
+        return {name: round(value, 4) for name, value in found.items()}
 
 
 class Clock:
@@ -114,6 +117,7 @@ def likeness(found: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> 
 def main() -> None:
     parser = arguments(__doc__)
     parser.set_defaults(rounds=3)
+    parser.add_argument("--keep", action="store_true", help=f"store the figures in {STORED.name}")
     parser.add_argument("--steps", type=int, default=200, help="of the run (%(default)s)")
     options = begin(parser)
     rows, first = [], None
@@ -122,11 +126,13 @@ def main() -> None:
             with ExitStack() as undo:
                 took = way(undo.enter_context(folder()), options.steps)
             first = first or took.lora
-            seconds = f"{took.first:.1f}", f"{took.whole:.1f}", f"{1e3 * took.step(options.steps):.1f}"
-            rows.append((name, index + 1, *seconds, likeness(took.lora, first)))
-            print(*rows[-1], flush=True)
-    title = f"{options.steps} steps of batch {BATCH} on the demo's base"
-    table(title, ("", "round", "start s", "whole s", "ms a step", "same bytes"), rows)
+            same = likeness(took.lora, first)
+            rows.append({"way": name, **took.seconds(options.steps), "same": same})
+            print(index + 1, *rows[-1].values(), flush=True)
+    found = {"steps": options.steps, "batch": BATCH, "rows": rows}
+    table(f"{options.steps} steps of batch {BATCH} on the demo's base", *commands(found))
+    if options.keep:
+        STORED.write_text(json.dumps(found, indent=1) + "\n", encoding="ascii")
 
 
 if __name__ == "__main__":
