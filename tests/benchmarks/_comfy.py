@@ -16,9 +16,9 @@ LORAS = _base / "models" / "loras"
 
 import comfy.model_management  # noqa: E402
 import comfy.model_patcher  # noqa: E402
-import comfy.supported_models  # noqa: E402
 import comfy.utils  # noqa: E402
 import torch  # noqa: E402
+from _real import META, shell  # noqa: E402
 from lora_loom.lora_core.adapter import Adapter  # noqa: E402
 from lora_loom.lora_core.files import formats  # noqa: E402
 from lora_loom.lora_core.low_rank import LowRank  # noqa: E402
@@ -27,38 +27,24 @@ from lora_loom.lora_core.training.targets import select  # noqa: E402
 from lora_loom.nodes.bridge.model.names import NameTable  # noqa: E402
 from lora_loom.nodes.bridge.model.trained_layers import PREFIX  # noqa: E402
 from safetensors.torch import save_file  # noqa: E402
-from tiny.families import FAMILIES, SD_SMALLEST, SD_WHOLE, Tiny  # noqa: E402
+from tiny.families import FAMILIES, SD_SMALLEST, Tiny  # noqa: E402
 from tiny.weights import seeded  # noqa: E402
 
 logging.getLogger().setLevel(logging.ERROR)
 comfy.utils.PROGRESS_BAR_ENABLED = False
 
-_FLUX = {**FAMILIES["flux1"].unet, "hidden_size": 3072, "num_heads": 24, "context_in_dim": 4096, "vec_in_dim": 768}
 _TWO_LEVELS = {
     **SD_SMALLEST, "num_res_blocks": [1, 1], "channel_mult": [1, 2], "transformer_depth": [1, 1],
     "transformer_depth_output": [1] * 4, "transformer_depth_middle": 1,
 }  # fmt: skip
 
 SD_TWO_LEVELS = replace(FAMILIES["sd15"], unet=_TWO_LEVELS)
-FLUX_BLOCK = replace(FAMILIES["flux1"], unet={**_FLUX, "depth": 0, "depth_single_blocks": 1})
-SD_REAL = replace(FAMILIES["sd15_full"], unet={**SD_WHOLE, "model_channels": 320})
-FLUX_REAL = replace(FAMILIES["flux1"], unet={**_FLUX, "depth": 19, "depth_single_blocks": 38})
-_SDXL = {
-    **FAMILIES["sdxl"].unet, "model_channels": 320, "context_dim": 2048, "transformer_depth": [0, 0, 2, 2, 10, 10],
-    "transformer_depth_output": [0, 0, 0, 2, 2, 2, 10, 10, 10], "transformer_depth_middle": 10,
-}  # fmt: skip
-SDXL_REAL = replace(FAMILIES["sdxl"], unet=_SDXL)
 
 
 def build(row: Tiny, dtype: torch.dtype = torch.float16, weights: bool = True, cast: torch.dtype | None = None):
-    """A MODEL of that row with seeded weights, or without any: on the meta device, for its names and shapes alone.
-
-    Weights are cast to `cast`, where given, for every use.
-    """
-    config = getattr(comfy.supported_models, row.config)(dict(row.unet))
-    config.set_inference_dtype(dtype, cast)
-    store = comfy.model_management.unet_offload_device() if weights else torch.device("meta")
-    model = config.get_model({}, "", device=store)
+    """A MODEL of that row, as `_real.shell` makes it, with seeded weights, or without any: for its names and shapes."""
+    store = comfy.model_management.unet_offload_device() if weights else META
+    model = shell(row, dtype, cast, store)
     if weights:
         shapes = model.diffusion_model.state_dict()
         model.load_model_weights({name: value.to(dtype) for name, value in seeded(shapes).items()}, "")

@@ -10,7 +10,6 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from itertools import product
 from pathlib import Path
 
@@ -19,6 +18,7 @@ import tiny
 import torch
 from _cost import saved_bytes
 from _measure import Step, Variant, alternate, arguments, begin, growing_table, mebibytes, peak
+from _real import REAL
 from harness.calls import encode
 from lora_loom.lora_core.training.config import LoraConfig, TrainConfig
 from lora_loom.lora_core.training.inject import Factors, attached
@@ -38,42 +38,10 @@ WAYS = {
     "offload 0.5": Measures(True, 0.5),
     "offload 1.0": Measures(True, 1.0),
 }
-# Published sizes: the row, text tokens and their width, pooled width, and how many pixels one latent cell covers.
-SDXL = replace(
-    tiny.FAMILIES["sdxl"],
-    unet={
-        **tiny.FAMILIES["sdxl"].unet, "model_channels": 320, "channel_mult": [1, 2, 4], "context_dim": 2048,
-        "adm_in_channels": 2816, "transformer_depth": [0, 0, 2, 2, 10, 10], "transformer_depth_middle": 10,
-        "transformer_depth_output": [0, 0, 0, 2, 2, 2, 10, 10, 10], "num_heads": -1, "num_head_channels": 64,
-    },
-)  # fmt: skip
-FLUX_2_KLEIN_4B = replace(
-    tiny.FAMILIES["flux2"],
-    unet={
-        **tiny.FAMILIES["flux2"].unet, "hidden_size": 3072, "num_heads": 24, "context_in_dim": 7680, "depth": 5,
-        "depth_single_blocks": 20,
-    },
-)  # fmt: skip
-SD_3_5_MEDIUM = replace(
-    tiny.FAMILIES["sd35_medium"],
-    unet={
-        **tiny.FAMILIES["sd35_medium"].unet, "depth": 24, "adm_in_channels": 2048, "num_patches": 384**2,
-        "pos_embed_max_size": 384, "x_block_self_attn_layers": list(range(13)),
-        "context_embedder_config": {
-            "target": "torch.nn.Linear", "params": {"in_features": 4096, "out_features": 1536},
-        },
-    },
-)  # fmt: skip
-REAL = {
-    "SD 1.5": (_comfy.SD_REAL, 77, 768, 0, 8),
-    "SDXL": (SDXL, 77, 2048, 1280, 8),
-    "SD 3.5 medium": (SD_3_5_MEDIUM, 154, 4096, 2048, 8),
-    "FLUX.1": (_comfy.FLUX_REAL, 512, 4096, 768, 8),
-    "FLUX.2 klein 4B": (FLUX_2_KLEIN_4B, 512, 7680, 0, 16),
-}
+MODELS = ("SD 1.5", "SDXL", "SD 3.5 medium", "FLUX.1", "FLUX.2 klein 4B")
 
 
-def job_of(model, conditioning: list, latent: tuple[int, ...], batch: int = 1, rank: int = 16) -> Job:
+def job_of(conditioning: list, latent: tuple[int, ...], batch: int = 1, rank: int = 16) -> Job:
     return Job(LoraConfig(rank), TrainConfig(batch_size=batch), latent, conditioning, 1024)
 
 
@@ -118,13 +86,10 @@ def measured(name: str, trio: tiny.Loaded, rounds: int) -> list[tuple[object, ..
 
 def predicted(name: str, side: int, batch: int, storage: torch.dtype) -> tuple[object, ...]:
     """With bf16 activations; `storage` is the type of the weights."""
-    row, tokens, width, pooled, cell = REAL[name]
-    model = _comfy.build(row, storage, weights=False, cast=None if storage == torch.bfloat16 else torch.bfloat16)
+    real = REAL[name]
+    model = _comfy.build(real.row, storage, weights=False, cast=None if storage == torch.bfloat16 else torch.bfloat16)
     model.load_device = torch.device("cpu")
-    extra = {"pooled_output": torch.zeros(1, pooled)} if pooled else {}
-    conditioning = [[torch.zeros(1, tokens, width), {**extra, "guidance": 1.0}]]
-    latent = (model.model.latent_format.latent_channels, side // cell, side // cell)
-    job = job_of(model, conditioning, latent, batch)
+    job = job_of(real.conditioning(), real.latent(model, side), batch)
     cells = []
     with trainable(model) as patcher:
         for measures in (Measures(False), Measures(), Measures(True, 1.0)):
@@ -147,7 +112,7 @@ def main() -> None:
     header = ("", "", "peak MiB", "of plain", "saved MiB", "time / plain")
     widths = (max(map(len, families)), max(map(len, WAYS)), 0, 0, 0, 0)
     growing_table("measured, batch 2", header, _all_measured(families, options.rounds), widths)
-    models = ["SD 1.5"] if options.quick else list(REAL)
+    models = MODELS[:1] if options.quick else MODELS
     cases = product(models, (512, 1024), (1, 4), (torch.bfloat16, torch.float8_e4m3fn))
     header = ("", "px", "batch", "weights in", "GB", "LoRA GB", *(list(WAYS)[i] for i in (0, 1, 3)), "TFLOP a pass")
     widths = (max(map(len, models)), 4, 0, 13, 4, 0, 0, 0, 0, 0)

@@ -30,6 +30,7 @@ import memory
 import psutil
 import torch
 from _measure import arguments, begin, table
+from _real import REAL
 from harness.calls import run_node
 from lora_loom.lora_core.adapter import Adapter
 from lora_loom.lora_core.files import formats
@@ -108,7 +109,7 @@ def _highest() -> int | None:
 
 def build(name: str):
     """A MODEL of bf16 noise, made in place: nothing is held beside its weights."""
-    row = memory.REAL[name][0]
+    row = REAL[name].row
     shapes = _comfy.build(row, torch.bfloat16, weights=False).model.diffusion_model.state_dict()
     config = comfy.model_detection.model_config_from_unet(shapes, "")
     config.set_inference_dtype(torch.bfloat16, None)
@@ -131,11 +132,8 @@ def _fill(key: str, weight: torch.Tensor) -> None:
 
 
 def job_of(name: str, model, pixels: int) -> Job:
-    _, tokens, width, pooled, cell = memory.REAL[name]
-    text = torch.randn(1, tokens, width, generator=torch.Generator().manual_seed(1))
-    extra = {"pooled_output": torch.zeros(1, pooled)} if pooled else {}
-    latent = (model.model.latent_format.latent_channels, pixels // cell, pixels // cell)
-    return memory.job_of(model, [[text, {**extra, "guidance": 1.0}]], latent, rank=RANK)
+    real = REAL[name]
+    return memory.job_of(real.conditioning(torch.Generator().manual_seed(1)), real.latent(model, pixels), rank=RANK)
 
 
 def step(patcher, job: Job, factors: Factors, meter: Meter | None = None) -> None:

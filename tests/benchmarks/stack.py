@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import _comfy  # first: makes comfy importable
+import _real
 import comfy.lora
 import comfy.lora_convert
 import comfy.model_management
@@ -33,8 +34,8 @@ import nodes
 RANK, STRENGTH = 32, 0.8
 OURS, CORE, BARE, IDEAL = "ours", "core", "no LoRA, load alone", "the fp64 sum, rounded once"
 WHOLE, PATCHING, CHANGE = "from the files", "patching", "a strength"
-MODELS = [("SD 1.5, two levels", _comfy.SD_TWO_LEVELS), ("FLUX.1, one single block", _comfy.FLUX_BLOCK)]
-REAL_MODELS = [("SD 1.5", _comfy.SD_REAL), ("FLUX.1", _comfy.FLUX_REAL)]
+MODELS = [("SD 1.5, two levels", _comfy.SD_TWO_LEVELS), ("FLUX.1, one single block", _real.FLUX_1_BLOCK)]
+REAL_MODELS = [("SD 1.5", _real.SD_1_5), ("FLUX.1", _real.FLUX_1)]
 
 
 def ours(model, names: Sequence[str], last: float = STRENGTH, apply: str = "auto"):

@@ -23,6 +23,7 @@ from statistics import median
 from typing import Any
 
 import _comfy
+import _real
 import torch
 from _measure import arguments, begin, table
 from benchmarks._concepts import CONCEPTS
@@ -167,7 +168,7 @@ def show(title: str, found: Mapping[str, Mapping[str, Any]]) -> None:
 
 def cost() -> dict[str, Any]:
     """Seconds that the sketch of a file takes whose layers are those of SDXL, from factors in fp16."""
-    model = _comfy.build(_comfy.SDXL_REAL, weights=False)
+    model = _comfy.build(_real.SDXL, weights=False)
     adapter = _comfy.random_adapter(model, 32).map(lambda layer: layer.to(torch.float16))
     started = time.perf_counter()
     sketch(adapter)
