@@ -19,7 +19,7 @@ Made = TypeVar("Made")
 
 
 class ElsewhereError(RuntimeError):
-    """Says which other ranks have failed, on which hosts, and with what words; `kinds` are the names of their errors."""
+    """Says which other ranks failed, on which hosts, and with what words; `kinds` are the names of their errors."""
 
     def __init__(self, text: str, kinds: Sequence[str] = ()):
         super().__init__(text)
