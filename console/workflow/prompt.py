@@ -81,7 +81,9 @@ class _Conversion:
         for at in self._all.values():
             if at.runs:
                 self._add(at)
-        self._done.prompt = _in_order(self._done.prompt)
+        prompt = self._done.prompt = _in_order(self._done.prompt)
+        running = {place: [each for each in to if each[0] in prompt] for place, to in self._done.stands_for.items()}
+        self._done.stands_for = {place: to for place, to in running.items() if to}
         self._done.titles = {node: self._all[node].laid.title for node, _ in self._done.stands_for}
         return self._done
 

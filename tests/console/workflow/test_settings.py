@@ -111,3 +111,13 @@ def test_a_primitive_is_set_for_all_that_it_feeds(graphs: dict[str, Any], object
     assert settings.apply(["the seed.value=11"], done, object_info) == []
     seeds = [node["inputs"]["seed"] for node in done.prompt.values() if node["class_type"] == "KSampler"]
     assert seeds == [11, 11]
+
+
+def test_a_primitive_that_feeds_only_what_does_not_run_has_nothing_to_set(object_info: dict[str, Any]) -> None:
+    outputs = [{"name": "INT", "type": "INT", "links": [1]}]
+    primitive = {"id": 1, "type": "PrimitiveNode", "widgets_values": [5], "outputs": outputs}
+    width = {"name": "width", "type": "INT", "link": 1, "widget": {"name": "width"}}
+    muted = {"id": 2, "type": "EmptyImage", "mode": 2, "inputs": [width]}
+    done = convert(saved.read({"nodes": [primitive, muted], "links": [[1, 1, 0, 2, 0, "INT"]]}), object_info, NOW)
+    (problem,) = settings.apply(["1.value=6"], done, object_info)
+    assert "no node is called 1" in problem
