@@ -77,7 +77,7 @@ def test_the_first_rank_alone_keeps_and_reports(pair: Pair) -> None:
     first, second = (own["plain"] for own in pair.ranks.values())
     assert first["report"] == second["report"] != "" and first["shape"] == second["shape"]
     other = pair.folder / "base1"
-    assert [path for part in ("output", "user") for path in (other / part).rglob("*") if path.is_file()] == []
+    assert [path for part in ("output", "user", "temp") for path in (other / part).rglob("*") if path.is_file()] == []
     kept = {path.name.rpartition("-")[0] for path in (pair.folder / "base0/output/lora_loom").iterdir()}
     assert kept == {"plain", "preserving", "quiet", "begun", "stopped", "full"}
 
