@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from .document import Prompt
+from .start import StartError
 from .workflow.check import Problem
 
 _LARGEST = 2**30  # bytes of a workflow
@@ -88,17 +89,19 @@ def _display_name(kind: str) -> str:
 
 
 async def _answered(server: Any, method: str, path: str, body: object = None) -> tuple[int, Any]:
-    """Return the status and the JSON of a route. Raises LookupError where this ComfyUI has no such route."""
+    """Return the status and the JSON of a route. Raises StartError where this ComfyUI has no such route."""
     from aiohttp.base_protocol import BaseProtocol
     from aiohttp.streams import StreamReader
     from aiohttp.test_utils import make_mocked_request
 
-    handler = next(r.handler for r in server.routes if (r.method, r.path) == (method, path))
+    handlers = [route.handler for route in server.routes if (route.method, route.path) == (method, path)]
+    if not handlers:
+        raise StartError(f"this ComfyUI answers no {method} {path}; use one between 0.30 and 0.46")
     loop = asyncio.get_running_loop()
     content = StreamReader(BaseProtocol(loop), _LARGEST, loop=loop)
     content.feed_data(json.dumps(body).encode())
     content.feed_eof()
     headers = {"Content-Type": "application/json"}
     request = make_mocked_request(method, path, headers, payload=content, client_max_size=_LARGEST)
-    answer = await handler(request)
+    answer = await handlers[0](request)
     return answer.status, json.loads(answer.body)
