@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -31,7 +31,7 @@ from ....lora_core.training.trainer import Sample, Trouble, make_optimizer, trai
 from ....lora_core.training.unmoved import Unmoved
 from ....lora_core.training.validation import Pictures
 from ..host.ending import ended_by_signals
-from ..host.ranks import by_first, on_all, put_off
+from ..host.ranks import by_first, cancelled_together, on_all, put_off
 from ..host.wires import Model
 from ..model.denoiser import ComfyDenoiser
 from ..model.text_encoders import TextDenoiser
@@ -210,7 +210,12 @@ def _run(order: Order, work: Prepared, kept: RunFolder) -> Trained:
     problem, unmoved, device = "", Unmoved(state.factors), work.denoiser.device
     replayed = replaying(device, work.measures, partial(tell, progress))
     try:
-        with ended_by_signals(), attached(state.factors.branches), kept.kept(state, work.adapter), replayed as gradient:
+        with ExitStack() as inside:
+            inside.enter_context(cancelled_together())
+            inside.enter_context(ended_by_signals())
+            inside.enter_context(attached(state.factors.branches))
+            inside.enter_context(kept.kept(state, work.adapter))
+            gradient = inside.enter_context(replayed)
             reality = Reality(device, work.expected, progress, gradient)
             with put_off():
                 previewer.begin(run.start_over)

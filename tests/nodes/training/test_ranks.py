@@ -86,10 +86,10 @@ def test_a_run_goes_on_with_more_ranks_and_with_fewer(pair: Pair, runs: Path) ->
     wanted = what(train(pair.trio, pair.data, **RUNS["plain"], run_name="whole"))
     check_same(pair.ranks[0]["begun"], wanted)
     assert all(own["stopped"]["cancelled"] for own in pair.ranks.values())
-    done = {name: sum(own[name]["forwards"] for own in pair.ranks.values()) for name in ("begun", "stopped", "full")}
-    assert done["begun"] + done["stopped"] == done["full"] and min(done.values()) > 0
+    done = {name: sum(own[name]["forwards"] for own in pair.ranks.values()) for name in ("begun", "full")}
+    assert 0 < done["begun"] < done["full"]
     (stopped,) = (pair.folder / "base0/output/lora_loom").glob("stopped-*")
-    assert (stopped / f"step_{STEPS_FIRST:06d}.safetensors").is_file()
+    assert (stopped / f"step_{STEPS_FIRST - 1:06d}.safetensors").is_file(), "the step that was cut off is done again"
     shutil.copytree(stopped, runs / stopped.name)
     check_same(what(train(pair.trio, pair.data, **RUNS["plain"], run_name="stopped")), wanted)
     check_same(pair.ranks[1]["full"], wanted)
