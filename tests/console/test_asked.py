@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from lora_loom.console.asked import accepted, object_info
 from lora_loom.console.start import StartError
+from lora_loom.console.workflow.check import Problem
 from server import PromptServer
 
 IMAGE = {"class_type": "EmptyImage", "inputs": {"width": 64, "height": 64, "batch_size": 1, "color": 0}}
@@ -54,6 +55,22 @@ def test_all_is_refused_where_an_output_is_wrong(loop: asyncio.AbstractEventLoop
     lines = str(refused.value).splitlines()
     assert len(lines) == 2 and all("node 3" in line for line in lines)
     assert "batch_size" in str(refused.value) and "width" in str(refused.value)
+
+
+def test_what_is_known_is_told_once_and_counts_where_it_is_sure_or_the_server_agrees(
+    loop: asyncio.AbstractEventLoop, server: PromptServer
+) -> None:
+    wrong = {"class_type": "EmptyImage", "inputs": {"width": 0, "height": 64, "color": 0}}
+    known = [Problem("too small", "1", "width", False), Problem("its class takes that", "1", "color", False)]
+    known.append(Problem("no such setting"))
+    with pytest.raises(ValueError) as refused:
+        loop.run_until_complete(accepted(server, {"1": wrong, "2": save("1")}, {}, "me", known))
+    lines = str(refused.value).splitlines()
+    assert lines[:2] == ["too small", "no such setting"] and len(lines) == 3 and "batch_size" in lines[2]
+    assert loop.run_until_complete(accepted(server, {"1": IMAGE, "2": save("1")}, {}, "me", known[1:2]))
+    missing = {"1": IMAGE, "2": save("1"), "3": {"class_type": "NoSuch", "inputs": {}}}
+    with pytest.raises(ValueError, match="^its class takes that$"):
+        loop.run_until_complete(accepted(server, missing, {}, "me", known[1:2]))
 
 
 def test_nodes_are_told_as_a_browser_gets_them(loop: asyncio.AbstractEventLoop, server: PromptServer) -> None:
