@@ -80,6 +80,7 @@ def joined(rank: Rank, cuda: bool, seconds: float, prompt: Prompt) -> Iterator[N
         yield
         return
     import torch.distributed as dist
+    from torch.distributed.rendezvous import rendezvous
 
     from ..lora_core.ranks.anew import begun_anew
     from ..lora_core.ranks.lost import leave, meeting
@@ -88,7 +89,7 @@ def joined(rank: Rank, cuda: bool, seconds: float, prompt: Prompt) -> Iterator[N
     environ.setdefault("TORCH_NCCL_BLOCKING_WAIT", "1")  # or NCCL ends the process before it can say who is lost
     backend = "cpu:gloo,cuda:nccl" if cuda and dist.is_nccl_available() else "gloo"
     with _lost():
-        found, number, size = next(dist.rendezvous("env://", timeout=timedelta(seconds=seconds)))
+        found, number, size = next(rendezvous("env://", timeout=timedelta(seconds=seconds)))
         store = begun_anew(found, number, size, seconds)
         dist.init_process_group(backend, store=store, rank=number, world_size=size, timeout=timedelta(seconds=seconds))
     try:

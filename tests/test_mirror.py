@@ -34,9 +34,9 @@ TOPICS = frozenset(
         "nodes/systems/test_training.py", "nodes/quiet/test_kept_with_runs.py", "nodes/quiet/test_beside_the_rest.py",
         # several nodes at once
         "nodes/test_objective_and_layers.py", "nodes/test_resize_extract.py", "nodes/test_rows.py",
-        "nodes/test_schema.py", "nodes/test_locales.py", "nodes/test_measures.py",
+        "nodes/test_schema.py", "nodes/test_locales.py", "nodes/test_measures.py", "nodes/test_on_ranks.py",
         # a process of its own
-        "console/test_headless.py",
+        "console/test_headless.py", "console/test_lost_ranks.py",
     }
 )  # fmt: skip
 

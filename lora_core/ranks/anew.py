@@ -9,14 +9,18 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 from uuid import uuid4
 
 import torch.distributed as dist
 
+if TYPE_CHECKING:
+    from torch._C._distributed_c10d import Store
+
 _LOOK = 0.02  # seconds
 
 
-def begun_anew(store: dist.Store, rank: int, size: int, seconds: float) -> dist.Store:
+def begun_anew(store: Store, rank: int, size: int, seconds: float) -> Store:
     """Return the part that the ranks of this start share, when all have come; all of them call it.
 
     Each greets with a word of its own. The first names the part and answers with the words that it has heard, until
@@ -26,10 +30,10 @@ def begun_anew(store: dist.Store, rank: int, size: int, seconds: float) -> dist.
     word, end = uuid4().hex, time.monotonic() + seconds
     store.set(f"lora_loom/greeting {rank}", word)
     name = _named(store, size, word, end) if rank == 0 else _heard(store, rank, word, end)
-    return dist.PrefixStore(name, store)
+    return dist.PrefixStore(name, store)  # pyright: ignore[reportPrivateImportUsage]  # as torch's own page has it
 
 
-def _named(store: dist.Store, size: int, name: str, end: float) -> str:
+def _named(store: Store, size: int, name: str, end: float) -> str:
     others = range(1, size)
     greetings, agreed = ([f"lora_loom/{what} {rank}" for rank in others] for what in ("greeting", f"{name} heard by"))
     while not all(store.check([key]) for key in agreed):
@@ -39,7 +43,7 @@ def _named(store: dist.Store, size: int, name: str, end: float) -> str:
     return name
 
 
-def _heard(store: dist.Store, rank: int, word: str, end: float) -> str:
+def _heard(store: Store, rank: int, word: str, end: float) -> str:
     while True:
         answer = json.loads(_text(store, "lora_loom/answer") or "{}")
         if answer and answer["words"][rank : rank + 1] == [word]:
@@ -48,7 +52,7 @@ def _heard(store: dist.Store, rank: int, word: str, end: float) -> str:
         _wait(end, lambda: _missing([0]))
 
 
-def _text(store: dist.Store, key: str) -> str:
+def _text(store: Store, key: str) -> str:
     return store.get(key).decode() if store.check([key]) else ""
 
 

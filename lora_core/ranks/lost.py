@@ -12,9 +12,13 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 import torch.distributed as dist
+
+if TYPE_CHECKING:
+    from torch._C._distributed_c10d import Store
 
 _CURE = (
     "start all ranks again, and the run goes on from where it was saved last; torchrun does that by itself with "
@@ -107,5 +111,5 @@ def _key(what: str, rank: int) -> str:
     return f"lora_loom/{what} {rank}"
 
 
-def _store() -> dist.Store:
-    return dist.distributed_c10d._get_default_store()  # pyright: ignore[reportPrivateUsage]  # there is no other way
+def _store() -> Store:
+    return dist.distributed_c10d._get_default_store()

@@ -18,7 +18,7 @@ from harness.headless import Headless, training
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="torchrun and gloo are taken from Linux")
 
-STEPS, SECONDS = 30, 120
+STEPS, SECONDS = 60, 120
 TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "--max-restarts", "2"]
 
 
@@ -107,7 +107,7 @@ def test_a_run_of_which_ranks_hang_and_are_killed_ends_as_one_to_which_nothing_h
         hung.suspend()
         wait(launcher, lambda: not first.is_running() or first.status() == psutil.STATUS_ZOMBIE)
         hung.kill()
-        wait(launcher, lambda: len(steps(headless, "lost")) >= 17)
+        wait(launcher, lambda: len(steps(headless, "lost")) >= 27)
         rank(launcher, 0).kill()
         ended = headless.ended(launcher)
     assert ended.status == 0, ended.err
