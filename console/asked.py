@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from .document import Prompt
+from .start import StartError
 from .workflow.check import Problem
 
 _LARGEST = 2**30  # bytes of a workflow
@@ -26,8 +27,8 @@ async def accepted(
     """Return what the server would have put into its queue for a prompt: (number, id, prompt, extra data, nodes to
     execute, and more in newer versions).
 
-    Raises ValueError with everything that is known to be wrong and what the server finds besides, also where other
-    outputs of the workflow are right.
+    known: what was found wrong before; where that is not sure, it counts if the server finds it, too. Raises ValueError
+    with that and with what the server finds besides, also where other outputs of the workflow are right.
     """
     body = {"prompt": prompt, "client_id": client, **({"extra_data": dict(extra)} if extra else {})}
     queue, caught = server.prompt_queue, _Caught()
@@ -38,7 +39,7 @@ async def accepted(
     finally:
         server.prompt_queue = queue
         logging.disable(told)
-    if wrong := [*(each.text for each in known), *_wrong(answer, prompt, known)]:
+    if wrong := _wrong(answer, prompt, known):
         raise ValueError("\n".join(wrong))
     if status != 200 or caught.item is None:
         raise ValueError(f"ComfyUI does not take the workflow: {json.dumps(answer)[:_LONGEST]}")
@@ -55,15 +56,17 @@ class _Caught:
 
 
 def _wrong(answer: Mapping[str, Any], prompt: Prompt, known: Sequence[Problem]) -> list[str]:
-    """A line for each thing that is wrong and not known; the error of the whole is only a summary where nodes have
-    theirs."""
-    found, told = [], {(each.node, each.name) for each in known}
-    for key, node in (answer.get("node_errors") or {}).items():
+    """A line for each thing that is wrong; the error of the whole is only a summary where there are others."""
+    nodes = {key: node.get("errors", []) for key, node in (answer.get("node_errors") or {}).items()}
+    met = {(key, _input(error)) for key, errors in nodes.items() for error in errors}
+    judged = nodes or not answer.get("error")  # without a class, the server looks no further
+    found = [each.text for each in known if each.sure or not judged or (each.node, each.name) in met]
+    told = {(each.node, each.name) for each in known}
+    for key, errors in nodes.items():
         who = f"node {key} ({title(prompt, key)})"
-        errors = [error for error in node.get("errors", []) if (key, _input(error)) not in told]
-        found += [f"{who}: {_said(error)}" for error in errors]
+        found += [f"{who}: {_said(error)}" for error in errors if (key, _input(error)) not in told]
     error = answer.get("error")
-    return found or ([_said(error) if isinstance(error, dict) else str(error)] if error and not known else [])
+    return found or ([_said(error) if isinstance(error, dict) else str(error)] if error else [])
 
 
 def _input(error: Mapping[str, Any]) -> str:
@@ -88,17 +91,19 @@ def _display_name(kind: str) -> str:
 
 
 async def _answered(server: Any, method: str, path: str, body: object = None) -> tuple[int, Any]:
-    """Return the status and the JSON of a route. Raises LookupError where this ComfyUI has no such route."""
+    """Return the status and the JSON of a route. Raises StartError where this ComfyUI has no such route."""
     from aiohttp.base_protocol import BaseProtocol
     from aiohttp.streams import StreamReader
     from aiohttp.test_utils import make_mocked_request
 
-    handler = next(r.handler for r in server.routes if (r.method, r.path) == (method, path))
+    handlers = [route.handler for route in server.routes if (route.method, route.path) == (method, path)]
+    if not handlers:
+        raise StartError(f"this ComfyUI answers no {method} {path}; use one between 0.30 and 0.46")
     loop = asyncio.get_running_loop()
     content = StreamReader(BaseProtocol(loop), _LARGEST, loop=loop)
     content.feed_data(json.dumps(body).encode())
     content.feed_eof()
     headers = {"Content-Type": "application/json"}
     request = make_mocked_request(method, path, headers, payload=content, client_max_size=_LARGEST)
-    answer = await handler(request)
+    answer = await handlers[0](request)
     return answer.status, json.loads(answer.body)

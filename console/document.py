@@ -35,13 +35,11 @@ def prompt_of(
     document: Mapping[str, Any],
     object_info: Mapping[str, Any],
     changes: Sequence[str] = (),
-    trusted: check.Trusted = lambda kind, name: False,
     now: datetime | None = None,
 ) -> tuple[Prompt, list[Problem]]:
     """Return what the browser would post, with the changes (`12.steps=500`) in it, and all that is wrong with it.
 
-    object_info: as /object_info of this ComfyUI gives it. trusted: whether a class judges an input itself, so that no
-    list decides. Raises ValueError for what is no workflow.
+    object_info: as /object_info of this ComfyUI gives it. Raises ValueError for what is no workflow.
     """
     now = now or datetime.now()
     if is_saved_graph(document):
@@ -50,7 +48,7 @@ def prompt_of(
         done = Converted(_exported(document))
     wrong = [Problem(text) for text in (*done.problems, *settings.apply(changes, done, object_info))]
     names.fill(done, now)
-    return done.prompt, wrong + check.problems(done, object_info, trusted)
+    return done.prompt, wrong + check.problems(done, object_info)
 
 
 def _exported(document: Mapping[str, Any]) -> Prompt:
@@ -58,6 +56,7 @@ def _exported(document: Mapping[str, Any]) -> Prompt:
     inner = document.get("prompt")
     prompt = inner if isinstance(inner, dict) else document
     for key, node in prompt.items():
-        if not isinstance(node, dict) or not isinstance(node.get("class_type"), str):
+        inputs = node.get("inputs") or {} if isinstance(node, dict) else None
+        if not isinstance(inputs, dict) or not isinstance(node.get("class_type"), str):
             raise ValueError(f"node {key} has no class_type; export the workflow again, with Workflow > Export (API)")
     return {key: {**node, "inputs": dict(node.get("inputs") or {})} for key, node in prompt.items()}

@@ -19,7 +19,7 @@ class Progress:
         self.runs: dict[str, dict[str, Any]] = {}
         self.outputs: dict[str, dict[str, Any]] = {}
         self._prompt, self._words = prompt, words
-        self._node, self._begun, self._said = "", 0.0, ""
+        self._node, self._begun, self._said, self._bar = "", 0.0, "", ""
         self._heard = {
             "executing": self._executing,
             "executed": self._executed,
@@ -36,7 +36,7 @@ class Progress:
     def _executing(self, data: Mapping[str, Any]) -> None:
         node = data.get("node")
         if node is not None and str(node) != self._node:
-            self._node, self._begun, self._said = str(node), time.monotonic(), ""
+            self._node, self._begun, self._said, self._bar = str(node), time.monotonic(), "", ""
             self._words.moving(self._title())
 
     def _executed(self, data: Mapping[str, Any]) -> None:
@@ -49,7 +49,8 @@ class Progress:
             return
         left = "" if self._said or not done else f"  {self._left(done, total)}"
         said = self._said or f"{done} of {total}"
-        self._words.moving(f"{bar(done, total)} {self._title()}: {said}{left}", now=done >= total)
+        self._bar = f"{bar(done, total)} "
+        self._words.moving(f"{self._bar}{self._title()}: {said}{left}", now=done >= total)
 
     def _left(self, done: float, total: float) -> str:
         return f"{clock((time.monotonic() - self._begun) / done * (total - done))} left"
@@ -59,7 +60,7 @@ class Progress:
         text, node = str(data.get("text") or ""), str(data.get("node"))
         if data.get("working"):
             self._said = text.partition("\n")[0]
-            self._words.moving(f"{self._title()}: {self._said}")
+            self._words.moving(f"{self._bar}{self._title()}: {self._said}")
         elif text:
             self._words.line(f"{title(self._prompt, node)}: " + text.replace("\n", "\n    "))
 

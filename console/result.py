@@ -57,8 +57,8 @@ class Result:
 def runs_of(told: Mapping[str, Mapping[str, Any]], output: Path) -> list[dict[str, Any]]:
     """Return what was last told of runs, without what only a browser asks."""
     kept = ("node", "name", "state", "step", "total", "loss", "seconds")
-    runs = [{**{key: run.get(key) for key in kept}, "folder": run.get("id")} for run in told.values() if run.get("id")]
-    return [{**run, "folder": str(output / "lora_loom" / run["folder"])} for run in runs]
+    begun = [run for run in told.values() if run.get("id")]
+    return [{**{key: run.get(key) for key in kept}, "folder": str(output / "lora_loom" / run["id"])} for run in begun]
 
 
 def files_of(outputs: Mapping[str, Any], prompt: Prompt, since: float) -> list[str]:

@@ -15,26 +15,30 @@ _BAR = 24  # characters
 
 
 class Words:
-    """Progress goes to stderr, what is left of it to stdout. `silent`: only errors are told, and who tells them."""
+    """Progress goes to stderr, what is left of it to stdout. `silent`: only errors are told, and who tells them.
+
+    The streams are those of now: ComfyUI puts its own in their place, which keep each line that moves.
+    """
 
     def __init__(self, silent: bool = False, name: str = "") -> None:
         self.silent, self.name = silent, name
-        self._moves = sys.stderr.isatty()
+        self._out, self._err = sys.stdout, sys.stderr
+        self._moves = self._err.isatty()
         self._shown, self._last = "", 0.0
         self._lock = threading.RLock()
 
     def line(self, text: str) -> None:
         """A line that stays."""
         if not self.silent:
-            self._stays(sys.stderr, text)
+            self._stays(self._err, text)
 
     def result(self, text: str) -> None:
         """A line that stays, on stdout."""
         if not self.silent:
-            self._stays(sys.stdout, text)
+            self._stays(self._out, text)
 
     def error(self, text: str) -> None:
-        self._stays(sys.stderr, f"{self.name}: {text}" if self.name else text)
+        self._stays(self._err, f"{self.name}: {text}" if self.name else text)
 
     def moving(self, text: str, now: bool = False) -> None:
         """Tell how far something is, often: what is shown is the newest once in a while."""
@@ -43,18 +47,18 @@ class Words:
             return
         self._last = time.monotonic()
         if not self._moves:
-            self._stays(sys.stderr, text)
+            self._stays(self._err, text)
             return
         with self._lock:
             text = text[: shutil.get_terminal_size().columns - 1]
-            _write(sys.stderr, "\r" + text.ljust(len(self._shown)))
+            _write(self._err, "\r" + text.ljust(len(self._shown)))
             self._shown = text
 
     def clear(self) -> None:
         """Take the line that moves away."""
         with self._lock:
             if self._shown:
-                _write(sys.stderr, "\r" + " " * len(self._shown) + "\r")
+                _write(self._err, "\r" + " " * len(self._shown) + "\r")
                 self._shown = ""
 
     def mind_logging(self) -> None:

@@ -14,6 +14,13 @@ _TYPES = {
     "Node Collector (rgthree)": "rgthree-comfy", "Node Combiner (rgthree)": "rgthree-comfy",
     "ReroutePrimitive|pysssss": "ComfyUI-Custom-Scripts",
 }  # fmt: skip
+_EVERYWHERE = (
+    "Anything Everywhere",
+    "Anything Everywhere3",
+    "Anything Everywhere?",
+    "Prompts Everywhere",
+    "Seed Everywhere",
+)
 _GROUPS = ("workflow/", "workflow>")  # what group nodes were called, before there were subgraphs
 
 
@@ -23,3 +30,10 @@ def why_browser_only(kind: str) -> str | None:
         return f"{kind!r} is a group node of old; open the file in ComfyUI, which makes a subgraph of it, and save"
     pack = _TYPES.get(kind)
     return f"{kind} of {pack} works in the browser only; {CURE}" if pack else None
+
+
+def why_everywhere(kind: str) -> str | None:
+    """Why a node that the server does have is not enough here: it connects others when the browser sends a workflow."""
+    return (
+        f"{kind} of cg-use-everywhere connects other nodes in the browser only; {CURE}" if kind in _EVERYWHERE else None
+    )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 from . import fields, typed
@@ -11,19 +11,20 @@ from .fields import AUTOGROW, COMBO, Field, Info
 from .prompt import Converted, Prompt
 from .settings import fields_at
 
-Trusted = Callable[[str, str], bool]  # class, input: whether the class itself judges what is in the input
 Node = Mapping[str, Any]
 
 
 class Problem(NamedTuple):
-    """A sentence, and the input of a node that it is about, where it is about one."""
+    """A sentence, and the input of a node that it is about, where it is about one. Where it is not `sure`, the class of
+    the node may take what object_info does not list; the server knows."""
 
     text: str
     node: str = ""
     name: str = ""
+    sure: bool = True
 
 
-def problems(done: Converted, object_info: Mapping[str, Info], trusted: Trusted) -> list[Problem]:
+def problems(done: Converted, object_info: Mapping[str, Info]) -> list[Problem]:
     """Return all of it: classes that are missing, connections to nowhere, inputs without a value, values that the
     server would refuse, files that it does not list. Of nodes that lead to no output only the class counts."""
     prompt = done.prompt
@@ -34,7 +35,7 @@ def problems(done: Converted, object_info: Mapping[str, Info], trusted: Trusted)
     for node in needed(prompt, outputs):
         if prompt[node]["class_type"] in object_info:
             who = f"node {node} ({title(prompt, node)})"
-            found += [Problem(f"{who}: {each}", node, key) for key, each in _wrong(node, done, object_info, trusted)]
+            found += [Problem(f"{who}: {text}", node, key, sure) for key, text, sure in _wrong(node, done, object_info)]
     return found
 
 
@@ -80,10 +81,8 @@ def _cure(pack: object) -> str:
     return f"install the pack {pack}" if pack else "install the pack that has it"
 
 
-def _wrong(
-    name: str, done: Converted, object_info: Mapping[str, Info], trusted: Trusted
-) -> Iterator[tuple[str, str]]:  # fmt: skip
-    """(input, what is wrong with it)."""
+def _wrong(name: str, done: Converted, object_info: Mapping[str, Info]) -> Iterator[tuple[str, str, bool]]:
+    """(input, what is wrong with it, whether that is sure)."""
     node = done.prompt[name]
     inputs, kind = node["inputs"], node["class_type"]
     known = fields_at(node, object_info)
@@ -91,12 +90,13 @@ def _wrong(
         if _is_link(value):
             fault = _broken(key, value, done.prompt, object_info)
         else:
-            fault = _refused(known[key], value, done, name) if key in known and not trusted(kind, key) else ""
+            fault = _refused(known[key], value, done, name) if key in known else ""
         if fault:
-            yield key, fault
+            yield key, fault, _is_link(value)
     for key, spec, required in fields.inputs_of(object_info[kind]["input"]):
         if required and key not in inputs and spec[0] != AUTOGROW:
-            yield key, f"its input {key} is not connected" if key not in known else f"its field {key} has no value"
+            fault = f"its field {key} has no value" if key in known else f"its input {key} is not connected"
+            yield key, fault, False
 
 
 def _broken(key: str, link: list[Any], prompt: Prompt, object_info: Mapping[str, Info]) -> str:

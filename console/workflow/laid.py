@@ -84,12 +84,13 @@ class Layout:
         if info is None:
             return Laid(node, graph, node.title or node.type, node.inputs, node.outputs, known=False)
         title = node.title or info.get("display_name") or node.type
+        laid = Laid(node, graph, title, node.inputs, _outputs(node, info))
         try:
             found = parts_of(node, info)
+            laid.inputs, laid.fields = slots_of(node, found), values_of(found)
+            _repair(laid)
         except ValueError as error:
-            return Laid(node, graph, title, node.inputs, node.outputs, fault=str(error))
-        laid = Laid(node, graph, title, slots_of(node, found), _outputs(node, info), values_of(found))
-        _repair(laid)
+            laid.fault = str(error)
         return laid
 
     # -- subgraphs -----------------------------------------------------------------------------------------------------
@@ -130,6 +131,8 @@ class Layout:
         """Pairs (inner node, field) of older files become inputs that lead to the fields."""
         saved = host.node.values if isinstance(host.node.values, list) else []
         for index, entry in enumerate(host.node.properties["proxyWidgets"]):
+            if not isinstance(entry, list) or len(entry) < 2:
+                continue
             value = saved[index] if index < len(saved) else None
             name, wanted = str(entry[0]), str(entry[1])
             if self._shows(host, name, wanted) is None:
@@ -182,7 +185,13 @@ class Layout:
 
 def _give(host: Laid, entry: Any, value: Any) -> None:
     """Values of older files that name an input of the subgraph itself."""
-    if isinstance(entry, list) and entry and str(entry[0]) == "-1" and value is not None and entry[1] in host.fields:
+    if (
+        isinstance(entry, list)
+        and len(entry) > 1
+        and str(entry[0]) == "-1"
+        and value is not None
+        and entry[1] in host.fields
+    ):
         host.fields[entry[1]].value = value
 
 

@@ -15,7 +15,7 @@ from random import Random
 from typing import Any
 
 from . import order, texts
-from .browser_only import CURE, why_browser_only
+from .browser_only import CURE, why_browser_only, why_everywhere
 from .fields import ABSENT, DRAWN, Info
 from .laid import Laid, Layout
 from .saved import BYPASS, ENTRY, NEVER, NOTES, PRIMITIVE, REROUTE, Graph, Link, Slot, Workflow
@@ -83,7 +83,6 @@ class _Conversion:
                 self._add(at)
         self._done.prompt = _in_order(self._done.prompt)
         self._done.titles = {node: self._all[node].laid.title for node, _ in self._done.stands_for}
-        self._drop_dangling()
         return self._done
 
     def _enter(self, at: At) -> None:
@@ -124,8 +123,9 @@ class _Conversion:
         if why_browser_only(laid.node.type) and not laid.known:
             return
         drawn = next((name for name, value in laid.fields.items() if value.field.kind in DRAWN), None)
-        if laid.fault:
-            self._fault(at, laid.fault)
+        fault = laid.fault or (why_everywhere(laid.node.type) if any(laid.sources()) else "")
+        if fault:
+            self._fault(at, fault)
         if drawn:
             self._fault(at, f"its input {drawn} is made by the browser when it sends the workflow; {CURE}")
         inputs = {n: self._written(at, n, v) for n, v in laid.fields.items() if v.value is not ABSENT}
@@ -139,13 +139,6 @@ class _Conversion:
         self._done.prompt[at.id] = {"class_type": laid.node.type, "inputs": inputs, "_meta": {"title": laid.title}}
         self._done.sources[at.id] = laid
 
-    def _drop_dangling(self) -> None:
-        prompt = self._done.prompt
-        for node in prompt.values():
-            gone = [n for n, v in node["inputs"].items() if isinstance(v, list) and str(v[0]) not in prompt]
-            for name in gone:
-                del node["inputs"][name]
-
     def _fault(self, at: At, why: str) -> None:
         sentence = f"node {at.id} ({at.laid.title}): {why}"
         if sentence not in self._done.problems:
@@ -156,8 +149,8 @@ class _Conversion:
     def _source(self, at: At, index: int, wanted: str, seen: tuple[str, ...]) -> Link | tuple[Value, Place] | None:
         """The output that runs behind an input; or the field of a subgraph that stands in its place, and which it is;
         None where nothing comes."""
-        slot = at.laid.inputs[index]
-        if slot.link is None:
+        slot = at.laid.inputs[index] if index < len(at.laid.inputs) else None
+        if slot is None or slot.link is None:
             return None
         key = f"{at.id}[{index}]"
         link = at.laid.graph.links.get(slot.link)
@@ -172,6 +165,8 @@ class _Conversion:
         return self._output(origin, link.output, wanted, seen) if origin else None
 
     def _from_outside(self, host: At, index: int, seen: tuple[str, ...]) -> Link | tuple[Value, Place] | None:
+        if not 0 <= index < len(host.laid.inputs):
+            return None
         slot = host.laid.inputs[index]
         if slot.link is None:
             shown = host.laid.fields.get(slot.name)
@@ -180,7 +175,7 @@ class _Conversion:
 
     def _output(self, at: At, output: int, wanted: str, seen: tuple[str, ...]) -> Link | tuple[Value, Place] | None:
         laid = at.laid
-        if laid.node.mode == NEVER:
+        if laid.node.mode == NEVER or not 0 <= output < len(laid.outputs):
             return None
         if laid.node.mode == BYPASS:
             through = bypassed(laid.inputs, laid.outputs[output], output, wanted)

@@ -111,7 +111,7 @@ def read(document: Json) -> Workflow:
         document = renumbered(document)
         subgraphs = {str(each["id"]): _graph(each) for each in definitions(document)}
         return Workflow(_graph(document), subgraphs)
-    except (KeyError, TypeError, IndexError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
         raise ValueError(
             f"this is no workflow that ComfyUI saves ({type(error).__name__}: {error}); open it there, and save again"
         ) from error
@@ -143,22 +143,35 @@ def _node(data: Json) -> Node:
         mode=data.get("mode") or 0,
         inputs=[_slot(slot) for slot in data.get("inputs") or []],
         outputs=[str(slot.get("type", "*")) for slot in outputs],
-        leading=[list(slot.get("links") or []) for slot in outputs],
-        values=data.get("widgets_values") or [],
+        leading=[[_number(link) for link in slot.get("links") or []] for slot in outputs],
+        values=_values(data.get("widgets_values") or []),
         properties=data.get("properties") or {},
     )
 
 
 def _slot(data: Json) -> Slot:
-    widget = data.get("widget")
-    return Slot(str(data["name"]), str(data.get("type", "*")), data.get("link"), widget["name"] if widget else None)
+    widget, link = data.get("widget"), data.get("link")
+    number = None if link is None else _number(link)
+    return Slot(str(data["name"]), str(data.get("type", "*")), number, str(widget["name"]) if widget else None)
+
+
+def _number(link: Json) -> int:
+    if not isinstance(link, int):
+        raise TypeError(f"{link!r} is no number of a connection")
+    return link
+
+
+def _values(saved: Json) -> list[Any] | dict[str, Any]:
+    if not isinstance(saved, (list, dict)):
+        raise TypeError(f"{saved!r} are no values of a node")
+    return saved
 
 
 def _link(data: Json) -> tuple[int, Link]:
     if isinstance(data, dict):
-        return data["id"], Link(str(data["origin_id"]), data["origin_slot"], str(data["target_id"]))
-    return data[0], Link(str(data[1]), int(data[2]), str(data[3]))
+        data = [data[name] for name in ("id", "origin_id", "origin_slot", "target_id")]
+    return _number(data[0]), Link(str(data[1]), _number(int(data[2])), str(data[3]))
 
 
 def _port(data: Json) -> Port:
-    return Port(str(data["name"]), str(data.get("type", "*")), tuple(data.get("linkIds") or ()))
+    return Port(str(data["name"]), str(data.get("type", "*")), tuple(map(_number, data.get("linkIds") or ())))

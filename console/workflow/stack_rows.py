@@ -12,13 +12,17 @@ from .values import Value
 
 STACK = "LoraLoom_LoadLoraStack"
 _NONE = "None"
+_KINDS = {"FLOAT": (int, float), "STRING": str}
 _CODES = {":": "%3A", "<": "%3C", ">": "%3E", "\n": "%0A", "\r": "%0D"}
 _CODE = re.compile("%25|" + "|".join(_CODES.values()))
 
 
 def folded(values: Mapping[str, Value], linked: Set[str]) -> dict[str, Value]:
-    """Return the fields without the fixed rows, which are lines of `rows` now; those that are connected stay."""
+    """Return the fields without the fixed rows, which are lines of `rows` now; those that are connected stay. Raises
+    ValueError for values that are none of rows."""
     rows, gone = [], set()
+    if not all(isinstance(each.value, _KINDS.get(each.field.kind, object)) for each in values.values()):
+        raise ValueError("its rows are not saved as they should be; choose them again in ComfyUI, and save")
     for place in range(1, 5):
         names = [f"{kind}_{place}" for kind in ("lora", "strength", "text_strength")]
         if linked.isdisjoint(names) and all(name in values for name in names):

@@ -36,10 +36,12 @@ def test_a_run_tells_its_step_its_loss_and_the_time_left(progress: Progress, hea
     progress.hear("executing", {"node": "3"})
     progress.hear("lora_loom.said", {"node": "3", "text": "step 5 of 10, loss 0.1, 0:05 left\na note", "working": True})
     progress.hear("progress", {"node": "3", "value": 5, "max": 10})
+    progress.hear("lora_loom.said", {"node": "3", "text": "saving", "working": True})
     progress.hear("lora_loom.said", {"node": "3", "text": "finished\nsaved in x", "working": False})
     assert heard.told[0] == "Trainer" and heard.told[1] == "Trainer: step 5 of 10, loss 0.1, 0:05 left"
     assert heard.told[2:] == [
-        "[############............] Trainer: step 5 of 10, loss 0.1, 0:05 left", "= Trainer: finished\n    saved in x",
+        "[############............] Trainer: step 5 of 10, loss 0.1, 0:05 left",
+        "[############............] Trainer: saving", "= Trainer: finished\n    saved in x",
     ]  # fmt: skip
 
 

@@ -9,8 +9,9 @@ from random import Random
 from typing import Any
 
 import pytest
-from lora_loom.console.workflow import names, saved, settings, texts
+from lora_loom.console.workflow import names, saved, settings, texts, values
 from lora_loom.console.workflow.prompt import Converted, bypassed, convert
+from lora_loom.console.workflow.renumber import renumbered
 from lora_loom.console.workflow.saved import Slot
 
 NAMES = [path.stem for path in sorted((Path(__file__).parent / "graphs").glob("*.json"))]
@@ -100,6 +101,15 @@ def test_what_works_in_the_browser_only_is_told_where_something_needs_it(
     assert alone.problems == [] and alone.prompt == {}
 
 
+def test_a_node_that_connects_others_in_the_browser_is_told(object_info: dict[str, Any]) -> None:
+    info = {**object_info, "Anything Everywhere": {"input": {"optional": {"anything": ["*", {}]}}, "output": []}}
+    image = node(1, "EmptyImage", outputs=output("IMAGE", 1))
+    for link, said in ((1, ["node 2 (Anything Everywhere): Anything Everywhere of cg-use-everywhere"]), (None, [])):
+        everywhere = node(2, "Anything Everywhere", (), [socket("anything", link, "*")])
+        done = converted({"nodes": [image, everywhere], "links": [[1, 1, 0, 2, 0, "IMAGE"]]}, info)
+        assert [each[: len(said[0])] for each in done.problems] == said
+
+
 def test_what_the_browser_draws_is_told(object_info: dict[str, Any]) -> None:
     info = {
         **object_info,
@@ -119,8 +129,52 @@ def test_fields_that_grow_in_number_are_told(object_info: dict[str, Any]) -> Non
 def test_values_of_inputs_that_are_forced_now_are_left_out(object_info: dict[str, Any]) -> None:
     inputs = {"required": {"a": ["INT", {"forceInput": True}], "b": ["INT", {}]}}
     info = {"Forced": {"input": inputs, "output": []}}
-    for values in ([1, 2], [2]):
-        assert sent(converted({"nodes": [node(1, "Forced", values)], "links": []}, info))["1"]["inputs"] == {"b": 2}
+    for given in ([1, 2], [2]):
+        assert sent(converted({"nodes": [node(1, "Forced", given)], "links": []}, info))["1"]["inputs"] == {"b": 2}
+
+
+def test_a_field_that_is_gone_sends_nothing(object_info: dict[str, Any]) -> None:
+    number = node(1, "PrimitiveInt", [5, "fixed"], outputs=output("INT", 1))
+    gone = {**socket("gone", 1, "INT"), "widget": {"name": "gone"}}
+    workflow = {"nodes": [number, node(2, "EmptyImage", [8], [gone])], "links": [[1, 1, 0, 2, 0, "INT"]]}
+    assert set(sent(converted(workflow, object_info))["2"]["inputs"]) == {"width", "height", "batch_size", "color"}
+
+
+def test_an_old_name_of_a_sampler(object_info: dict[str, Any]) -> None:
+    workflow = {"nodes": [node(1, "KSampler", [1, "fixed", 20, 8, "sample_heun"])], "links": []}
+    assert sent(converted(workflow, object_info))["1"]["inputs"]["sampler_name"] == "heun"
+
+
+def test_inputs_come_before_fields_and_grow_inside_a_choice() -> None:
+    template = {"template": {"input": {"required": {"image": ["IMAGE", {}]}}, "prefix": "image", "min": 1}}
+    choices = [{"key": "many", "inputs": {"required": {"images": ["COMFY_AUTOGROW_V3", template]}}}]
+    combo = ["COMFY_DYNAMICCOMBO_V3", {"options": [*choices, {"key": "none", "inputs": {}}]}]
+    info = {"input": {"required": {"size": ["INT", {}], "mode": combo, "model": ["MODEL"]}}, "output": []}
+    saved_slots = [Slot(f"mode.images.image{number}", "IMAGE", number) for number in range(4)]
+    for choice, links in (("many", [None, None, None, 0, 1, 2, 3]), ("none", [None, None, None])):
+        held = saved.Node("1", "X", "", 0, saved_slots, [], [], [1, choice], {})
+        slots = values.slots_of(held, values.parts_of(held, info))
+        assert [slot.name for slot in slots][:3] == ["model", "size", "mode"]
+        assert [slot.link for slot in slots] == links
+
+
+def test_numbers_that_are_there_twice() -> None:
+    def inside(name: str, *numbers: int) -> dict[str, Any]:
+        links = [{"id": 1, "origin_id": numbers[0], "origin_slot": 0, "target_id": numbers[1], "target_slot": 0}]
+        return {"id": name, "nodes": [node(number, "X") for number in numbers], "links": links}
+
+    host = node(1, "b", properties={"proxyWidgets": [["50", "seed"], ["60", "seed"], ["-1", "seed"]]})
+    subgraphs = [inside("a", 50, 9), inside("b", 50, 60, 1)]
+    document = {"nodes": [host], "last_node_id": 3, "definitions": {"subgraphs": subgraphs}}
+    made = renumbered(document)
+    first, second = made["definitions"]["subgraphs"]
+    assert [each["id"] for each in first["nodes"]] == [50, 9] and [each["id"] for each in second["nodes"]] == [
+        51,
+        60,
+        61,
+    ]
+    assert (second["links"][0]["origin_id"], second["links"][0]["target_id"]) == (51, 60)
+    assert [name for name, _ in made["nodes"][0]["properties"]["proxyWidgets"]] == ["51", "60", "-1"]
 
 
 def test_a_subgraph_that_holds_itself_is_refused(object_info: dict[str, Any]) -> None:
