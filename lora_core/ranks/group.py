@@ -19,7 +19,11 @@ Made = TypeVar("Made")
 
 
 class ElsewhereError(RuntimeError):
-    """Says which other rank has failed, on which host, and with what words."""
+    """Says which other ranks failed, on which hosts, and with what words; `kinds` are the names of their errors."""
+
+    def __init__(self, text: str, kinds: Sequence[str] = ()):
+        super().__init__(text)
+        self.kinds = frozenset(kinds)
 
 
 @dataclass(frozen=True)
@@ -94,9 +98,11 @@ def said(error: BaseException) -> str:
 
 def raise_failed(found: Sequence[dict[str, Any]]) -> None:
     """Raise ElsewhereError when any rank says that it failed."""
-    failed = [f"rank {rank} ({own['host']}): {own['failed']}" for rank, own in enumerate(found) if "failed" in own]
+    failed = {rank: own for rank, own in enumerate(found) if "failed" in own}
     if failed:
-        raise ElsewhereError("another rank could not go on. " + "; ".join(failed))
+        told = "; ".join(f"rank {rank} ({own['host']}): {own['failed']}" for rank, own in failed.items())
+        kinds = [own["failed"].partition(":")[0] for own in failed.values()]
+        raise ElsewhereError(f"another rank could not go on. {told}", kinds)
 
 
 def _nothing() -> None:

@@ -150,6 +150,25 @@ def test_steps_are_to_the_bit_those_without_a_graph(trios, without, family: str,
     assert tape.replayed - replayed.HELD * tape.captured >= 4, "steps by the graph alone"
 
 
+class Shared(Replayed):
+    """As on a rank whose picture is all of a batch, then half of one of two: the same shapes, another gradient."""
+
+    calls = 0
+
+    def __call__(self, *given: Any) -> tuple[Tensor, Tensor | None]:
+        self.calls += 1
+        return super().__call__(*given[:-1], 1.0 if self.calls % 2 else 0.5)
+
+
+def test_a_share_of_a_batch_has_a_graph_of_its_own(trios) -> None:
+    trio, tape, told = trios("sd15", "fp32"), Tape(), []
+    plain = Shared(Tape(), told.append)
+    plain.graphs = None
+    wanted = steps_of(trio, plain, steps=18)
+    assert equal(steps_of(trio, Shared(tape, told.append), steps=18), wanted) and not told
+    assert tape.replayed > replayed.HELD * tape.captured > 4
+
+
 @pytest.mark.parametrize("spoil", [without_last, without_casts])
 def test_a_wrong_graph_is_found_and_changes_nothing(trios, without, spoil: Callable) -> None:
     tape, told = Tape(spoil), []

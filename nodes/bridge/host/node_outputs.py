@@ -18,6 +18,7 @@ from ....lora_core.adapter import Adapter
 from ....lora_core.drawing.measure import MOST_PICTURES, Measure
 from ....lora_core.drawing.sheet import SheetRow
 from ....lora_core.files import formats
+from ....lora_core.ranks.group import here
 
 log = logging.getLogger("lora_loom")
 
@@ -47,11 +48,11 @@ def report_ui(
     measure: Measure | None = None,
 ) -> dict:  # fmt: skip
     """`ui` of a node's output: the report, below it an IMAGE, what automatic inputs stand for, by their names, and
-    figures to be shown as tables.
+    figures to be shown as tables. Of several ranks the first one writes the IMAGE.
 
     The front end's web/js/told/told.js shows the texts, web/js/measures the figures.
     """
-    pictures = {} if images is None else _kept(node, images)
+    pictures = {} if images is None or not here().first else _kept(node, images)
     shown = {"chosen": (dict(chosen),)} if chosen else {}
     return {**pictures, "text": (report,), **shown, **({"lora_loom": (measure.as_json(),)} if measure else {})}
 

@@ -9,20 +9,15 @@ from typing import Any, TypeVar
 import comfy.model_management
 from comfy.model_management import InterruptProcessingException
 
-from ....lora_core.ranks.group import here
+from ....lora_core.ranks.group import ElsewhereError, here
 
 Made = TypeVar("Made")
 
 
 def on_every(work: Callable[[], Made]) -> list[Made]:
     """As `Group.every`; where one rank is cancelled inside, ComfyUI's interrupt is raised on all."""
-    group = here()
-    if group.size == 1:
-        return [work()]
-    found = group.every(lambda: _whether_cancelled(work))
-    if None in found:
-        raise InterruptProcessingException
-    return [each[0] for each in found if each]
+    with cancelled_together():
+        return here().every(work)
 
 
 def on_all(work: Callable[[], Made]) -> Made:
@@ -31,6 +26,17 @@ def on_all(work: Callable[[], Made]) -> Made:
     made: list[Made] = []
     on_every(lambda: made.append(work()))
     return made[0]
+
+
+@contextmanager
+def cancelled_together() -> Iterator[None]:
+    """Inside, a rank that others wait for and that is cancelled raises ComfyUI's interrupt on all of them."""
+    try:
+        yield
+    except ElsewhereError as error:
+        if InterruptProcessingException.__name__ in error.kinds:
+            raise InterruptProcessingException from error
+        raise
 
 
 def by_first(make: Callable[[], Made]) -> Made:
@@ -48,13 +54,6 @@ def put_off() -> Iterator[None]:
         if here().size == 1:
             raise
         comfy.model_management.interrupt_current_processing()
-
-
-def _whether_cancelled(work: Callable[[], Made]) -> list[Made] | None:
-    try:
-        return [work()]
-    except InterruptProcessingException:
-        return None
 
 
 def _nothing() -> None:

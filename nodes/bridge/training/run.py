@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -22,7 +22,7 @@ from ....lora_core.runs.run_folder import RunFolder, UnsavedError
 from ....lora_core.training.batches import Batches
 from ....lora_core.training.config import Recipe
 from ....lora_core.training.inject import Factors, attached
-from ....lora_core.training.plan import Measures
+from ....lora_core.training.plan import Measures, Plan
 from ....lora_core.training.presets import preset_of
 from ....lora_core.training.reality import Expected
 from ....lora_core.training.state import TrainState
@@ -30,7 +30,7 @@ from ....lora_core.training.trainer import Sample, Trouble, make_optimizer, trai
 from ....lora_core.training.unmoved import Unmoved
 from ....lora_core.training.validation import Pictures
 from ..host.ending import ended_by_signals
-from ..host.ranks import by_first, on_all, put_off
+from ..host.ranks import by_first, cancelled_together, on_all, put_off
 from ..host.wires import Model
 from ..model.denoiser import ComfyDenoiser
 from ..model.text_encoders import TextDenoiser
@@ -38,6 +38,7 @@ from ..model.weights import ComfyWeightReader
 from ..session.graphs import possible, replaying, unused
 from ..session.memory_plan import Planner, UnforeseeableError
 from ..session.needs import keep_need
+from ..session.rehearsal import Job
 from ..session.session import aside, loaded, trainable
 from . import earlier_result, prepare, strength
 from .agreement import agree, check_ranks, note
@@ -136,18 +137,15 @@ def _session(order: Order, material: Material) -> Iterator[tuple[Model, Measures
 
     Raises ValueError when the run would not fit.
     """
-    run, text, settled = order.run, order.text, None
+    run, text = order.run, order.text
     made = material.encoded, material.latents, material.priors, material.shown
     job = prepare.job(order.sources, order.recipe, *made, order.subject.layers)
     with trainable(order.sources.model) as patcher, aside(text and text.patcher) as encoders:
         planner = Planner(patcher, text)
         asked = possible(run.measures, text is not None, planner.device)
-        try:
-            settled, line = on_all(lambda: planner.settle(job, asked, run.automatic))
-            measures, needed = settled.measures, settled.need.total - settled.need.weights
+        settled, measures, needed, line = on_all(lambda: _planned(planner, job, asked, run.automatic))
+        if settled:
             keep_need(order.sources.model, job, asked, settled.need.total)
-        except UnforeseeableError as reason:
-            measures, needed, line = planner.unforeseen(asked, run.automatic, reason)
         foreseen = planner.way(measures)
         order.progress.keep(line)
         log.info("%s: %s", run.name, line)
@@ -156,6 +154,15 @@ def _session(order: Order, material: Material) -> Iterator[tuple[Model, Measures
             if settled:
                 tell(order.progress, planner.otherwise(job, settled, foreseen, way))
             yield patcher, measures, planner.expected(job, settled, way) if settled else None
+
+
+def _planned(planner: Planner, job: Job, asked: Measures, automatic: bool) -> tuple[Plan | None, Measures, float, str]:
+    """The plan, or None where none could be made; its measures, what is needed beside the weights, and what to say."""
+    try:
+        settled, line = planner.settle(job, asked, automatic)
+        return settled, settled.measures, settled.need.total - settled.need.weights, line
+    except UnforeseeableError as reason:
+        return None, *planner.unforeseen(asked, automatic, reason)
 
 
 def _set_up(order: Order, material: Material, patcher: Model) -> tuple[Order, Prepared]:
@@ -202,7 +209,12 @@ def _run(order: Order, work: Prepared, kept: RunFolder) -> Trained:
     problem, unmoved, device = "", Unmoved(state.factors), work.denoiser.device
     replayed = replaying(device, work.measures, partial(tell, progress))
     try:
-        with ended_by_signals(), attached(state.factors.branches), kept.kept(state, work.adapter), replayed as gradient:
+        with ExitStack() as inside:
+            inside.enter_context(cancelled_together())
+            inside.enter_context(ended_by_signals())
+            inside.enter_context(attached(state.factors.branches))
+            inside.enter_context(kept.kept(state, work.adapter))
+            gradient = inside.enter_context(replayed)
             reality = Reality(device, work.expected, progress, gradient)
             with put_off():
                 previewer.begin(run.start_over)
@@ -225,7 +237,7 @@ def _run(order: Order, work: Prepared, kept: RunFolder) -> Trained:
         tell(progress, f"warning: {problem}")
     else:
         kept.finish()
-    return by_first_rank(lambda: _outcome(order, work, kept, watch, unmoved, problem, previewer.sheet), work.adapter())
+    return by_first_rank(lambda: _outcome(order, work, kept, watch, unmoved, problem, previewer.sheet), work.adapter)
 
 
 def _outcome(

@@ -30,12 +30,13 @@ class Trained:
     chosen: Mapping[str, str] = field(default_factory=dict)  # what was left to the run
 
 
-def by_first_rank(make: Callable[[], Trained], own: Adapter | None = None) -> Trained:
-    """Return on all ranks what comes out on the first, which alone makes it. `own` is the LoRA of the last step, the
-    same on all ranks; it is sent where that is not what came out."""
+def by_first_rank(make: Callable[[], Trained], last: Callable[[], Adapter] | None = None) -> Trained:
+    """Return on all ranks what comes out on the first, which alone makes it. `last` gives the LoRA of the last step,
+    which all of them have; another one is sent."""
     made: list[Trained] = []
     if here().size == 1:
         return make()
+    own = last and last()
 
     def plain() -> dict[str, Any]:
         made.append(make())

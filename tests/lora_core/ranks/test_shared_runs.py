@@ -166,13 +166,13 @@ def asked() -> dict[str, Any]:
 
 
 def test_trouble_is_alike_on_all_ranks_and_as_on_one(tmp_path):
-    """A loss that is not finite for one picture, three times in a row; then a learning rate that ruins the run."""
+    """A loss that is not finite for one picture, three times; then a learning rate that ruins the run."""
     wanted, found = troubles(), on_ranks(2, troubles, tmp_path)
     for number, start in enumerate([Run(), Run(RUINOUS)]):
         own = [each[number] for each in found]
         assert own[0]["trouble"] == own[1]["trouble"] == wanted[number]["trouble"]
         assert same(own) and close(own[0], wanted[number], start.state.factors.flat)
-    assert [len(own["trouble"]) for own in wanted] == [4, 1]
+    assert [len(own["trouble"]) for own in wanted] == [3, 1]
     assert "ruined the run" in wanted[1]["trouble"][0]
 
 
@@ -192,7 +192,7 @@ def troubles() -> list[dict[str, Any]]:
 
 
 def broken(run: Run, module: Any, args: Any, out: Tensor) -> Tensor:
-    """Of the sixth picture, or what is told in its place, up to the third drop."""
+    """Of the sixth picture, or what is told in its place, until three steps are dropped."""
     bad = [condition in (5.0, -6.0) and run.state.health.dropped < 3 for condition in run.toy.seen[-1]]
     return torch.where(torch.tensor(bad).view(-1, 1, 1, 1), torch.nan, out)
 

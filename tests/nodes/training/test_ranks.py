@@ -77,7 +77,7 @@ def test_the_first_rank_alone_keeps_and_reports(pair: Pair) -> None:
     first, second = (own["plain"] for own in pair.ranks.values())
     assert first["report"] == second["report"] != "" and first["shape"] == second["shape"]
     other = pair.folder / "base1"
-    assert [path for part in ("output", "user") for path in (other / part).rglob("*") if path.is_file()] == []
+    assert [path for part in ("output", "user", "temp") for path in (other / part).rglob("*") if path.is_file()] == []
     kept = {path.name.rpartition("-")[0] for path in (pair.folder / "base0/output/lora_loom").iterdir()}
     assert kept == {"plain", "preserving", "quiet", "begun", "stopped", "full"}
 
@@ -86,10 +86,10 @@ def test_a_run_goes_on_with_more_ranks_and_with_fewer(pair: Pair, runs: Path) ->
     wanted = what(train(pair.trio, pair.data, **RUNS["plain"], run_name="whole"))
     check_same(pair.ranks[0]["begun"], wanted)
     assert all(own["stopped"]["cancelled"] for own in pair.ranks.values())
-    done = {name: sum(own[name]["forwards"] for own in pair.ranks.values()) for name in ("begun", "stopped", "full")}
-    assert done["begun"] + done["stopped"] == done["full"] and min(done.values()) > 0
+    done = {name: sum(own[name]["forwards"] for own in pair.ranks.values()) for name in ("begun", "full")}
+    assert 0 < done["begun"] < done["full"]
     (stopped,) = (pair.folder / "base0/output/lora_loom").glob("stopped-*")
-    assert (stopped / f"step_{STEPS_FIRST:06d}.safetensors").is_file()
+    assert (stopped / f"step_{STEPS_FIRST - 1:06d}.safetensors").is_file(), "the step that was cut off is done again"
     shutil.copytree(stopped, runs / stopped.name)
     check_same(what(train(pair.trio, pair.data, **RUNS["plain"], run_name="stopped")), wanted)
     check_same(pair.ranks[1]["full"], wanted)
