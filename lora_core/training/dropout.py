@@ -10,9 +10,10 @@ from .config import TrainConfig
 CLEAR = 0.6  # share of noise in a flow model's picture, below which what is shown can be seen
 
 
-def is_clear(snr: Tensor) -> Tensor:
-    """Return for each picture whether what it shows can be seen, by its signal-to-noise ratio."""
-    return snr > ((1 - CLEAR) / CLEAR) ** 2
+def is_clear(snr: Tensor, share: float = CLEAR) -> Tensor:
+    """Return for each picture whether what it shows can be seen, by its signal-to-noise ratio: whether it is that of a
+    flow model's picture with less than this share of noise."""
+    return snr > ((1 - share) / share) ** 2
 
 
 def dropped(config: TrainConfig, snr: Tensor, generator: torch.Generator) -> list[bool]:

@@ -20,6 +20,7 @@ from .dropout import is_clear
 from .objective import Denoiser
 from .sample import Sample
 
+OPEN = 0.8  # share of noise in a flow model's picture, from which on it is open what it will show
 _TRIES = 256  # levels drawn for one that has enough noise; a law without any gives what it has
 
 
@@ -42,13 +43,14 @@ def noisy_levels(
     from the run's law; None where it is at theirs.
 
     Where captions are dropped in pictures with little noise, the answer to other captions may move there: no picture of
-    another caption shows the concept then.
+    another caption shows the concept then. Nor is it held where a texture or a large shape shows through the noise, as
+    the concept could not be learned from what it looks like.
     """
     if not config.clear_dropout:
         return None
     own = _own(config, step, part, "levels")
     drawn = denoiser.sigma(timesteps.draw(config.objective, _TRIES * len(sigma), own, tokens))
-    return drawn[is_clear(denoiser.snr(drawn)).int().argsort(stable=True)[: len(sigma)]]
+    return drawn[is_clear(denoiser.snr(drawn), OPEN).int().argsort(stable=True)[: len(sigma)]]
 
 
 def _own(config: TrainConfig, step: int, part: int, what: str = "") -> torch.Generator:

@@ -16,7 +16,8 @@ from ..model.names import family_of
 AUTO, OFF, DIRECTIONS, BOTH = "auto", "off", "directions", "directions+preservation"
 Choice = Literal["auto", "off", "directions", "directions+preservation"]
 QUIET = (AUTO, OFF, DIRECTIONS, BOTH)
-MU, EVERY = 0.003, 8  # of the directions, and the steps from one that preserves to the next
+MU = 0.003  # of the directions
+EVERY, WEIGHT = 4, 2.0  # steps from one that preserves to the next, and what each step's share of its loss counts
 CLEAR_DROPOUT = 0.5  # under quiet directions guidance exaggerates what is learned without it
 LOUD = "warning: this run trains without quiet directions"
 
@@ -34,7 +35,7 @@ class Quiet:
 
     def training(self, preservation: float) -> dict[str, float]:
         """Return what it means to TrainConfig. A `preservation` that a person has set is that of every step."""
-        steps = {"preservation": 1.0, "preserve_every": EVERY} if self.preserving and not preservation else {}
+        steps = {"preservation": WEIGHT, "preserve_every": EVERY} if self.preserving and not preservation else {}
         dropout = CLEAR_DROPOUT if self.mu else 0.0
         return {"preservation": preservation, **steps, "quiet": self.mu, "clear_dropout": dropout}
 

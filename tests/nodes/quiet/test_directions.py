@@ -51,7 +51,7 @@ def test_auto_follows_the_trigger(models, data, named, runs: Path) -> None:
     train(trio, named, steps=1, run_name="own", preserve="picture", preservation=0.5)
     keys = ("quiet", "preservation", "preserve_every")
     found = [tuple(each.get(key, 0) for key in keys) for each in told(runs)]
-    assert found == [(0, 0, 0), (0.003, 1.0, 8), (0.003, 0.5, 0)]
+    assert found == [(0, 0, 0), (0.003, 2.0, 4), (0.003, 0.5, 0)]
 
 
 @pytest.mark.parametrize("family", ["sd15", "sdxl", "flux1", "wan_demo", "cascade_c"])
