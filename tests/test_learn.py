@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from benchmarks._publish import STORED, pages
+from benchmarks._publish import README, ROW, STORED, pages
 from benchmarks._results import BEST, DEFAULT, LOUD, NATIVE, Cost, Marks, Result, Results, append
 from benchmarks._tables import best_rates, by_seed, costs, goals, means, with_best
 
@@ -20,6 +20,7 @@ def results(*runs: tuple[str, str, int, Marks], costs: Sequence[Cost] = ()) -> R
 
 
 def test_pages_say_what_was_measured() -> None:
+    assert len(ROW.findall(README.read_text("utf-8"))) == 1
     for path, text in pages(Results.read([STORED])).items():
         assert path.read_text("utf-8") == text, f"{path.name}: write it with `dev.py bench learn --write`"
 

@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parents[2]
 STORED = Path(__file__).parent / "results" / "learning.jsonl"
 README, FIGURES, PICTURE = ROOT / "README.md", ROOT / "docs" / "figures.md", ROOT / "docs" / "learning.svg"
 MARKS = "<!-- learning: written by `dev.py bench learn --write` -->\n", "<!-- /learning -->\n"
-ROW = re.compile(r"^\| Learns, and leaks .*\n", re.M)
+ROW = re.compile(r"^\| Learns, and leaks,.*\n", re.M)
 
 
 def publish(results: Results) -> None:
