@@ -38,8 +38,8 @@ def reduced(
 ) -> tuple[list[MicroBatch], bool]:  # fmt: skip
     """Return the micro-batches whole, and whether any rank was asked to stop; the gradient of `flat` is that of all.
 
-    The work adds this rank's share to the gradient. When it raises on a rank, that goes on there, and all others raise
-    ElsewhereError.
+    The work adds this rank's share to the gradient, whole or not at all. When it raises on a rank, that goes on there,
+    and all others raise ElsewhereError.
     """
     if group.size == 1:
         return work(), False
@@ -47,7 +47,6 @@ def reduced(
     try:
         parts = work()
     except BaseException as error:  # none waits for a rank that does not come
-        grad_of(flat).zero_()
         tail[_FAILED] = 1
         _sum(group, flat, tail)
         group.every(partial(_fail, error))

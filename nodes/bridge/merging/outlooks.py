@@ -20,7 +20,7 @@ from ....lora_core.merging.truncation import Limits
 from ..host.desk import Desk
 
 _MOST = 24  # merges that are kept; one of FLUX is about a megabyte
-_LIMITS = ("rank", "energy", "size_mb", "ratio", "share", "conv_rank")
+_LIMITS = {"rank": "0", "energy": "1", "size_mb": "0", "ratio": "0", "share": "1", "conv_rank": "0"}  # and none
 _GONE = "Size and error at these settings are known after a run."
 
 _kept: OrderedDict[str, Outlook] = OrderedDict()
@@ -57,9 +57,11 @@ def asked(query: Mapping[str, str]) -> Measure:
     ValueError for figures that are none or too small, and LookupError when they are not known, or the merge is gone."""
     outlook = _kept[query.get("key", "")]
     _kept.move_to_end(query["key"])
-    number = {name: _number(query[name]) for name in _LIMITS if name in query}
-    rank, conv_rank = (int(number.pop(name, 0.0)) for name in ("rank", "conv_rank"))
-    limits = Limits(rank, megabytes=number.pop("size_mb", 0.0), conv_rank=conv_rank, **number)
+    asked = {name: _number(query.get(name, usual)) for name, usual in _LIMITS.items()}
+    limits = Limits(
+        int(asked["rank"]), asked["energy"], asked["size_mb"], ratio=asked["ratio"], share=asked["share"],
+        conv_rank=int(asked["conv_rank"]),
+    )  # fmt: skip
     factors = [_pair(part) for part in query.get("factors", "1:1").split(",")]
     return cut_measure(outlook.at(limits, factors))
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 from harness.toy import CONFIG, Run, config_of
 from lora_loom.lora_core.runs import checkpoint
-from lora_loom.lora_core.training import health
+from lora_loom.lora_core.training import health, ruin
 from lora_loom.lora_core.training.config import OPTIMIZERS, OptimizerConfig
 from lora_loom.lora_core.training.inject import attached
 from lora_loom.lora_core.training.ruin import ProbeBatch, rise
@@ -195,5 +195,9 @@ def test_what_is_measured_is_the_change_since_at_equal_noise():
         times = rise(LONG, run.state.factors, start, run.toy, [part])
         run.state.factors.flat.mul_(30)
         far = rise(LONG, run.state.factors, start, run.toy, [part])
+        rows = [ProbeBatch(part.x0[i : i + 1], [float(i)], None, first=i, rows=2) for i in range(2)]
+        apart = [ruin._sums(LONG, run.state.factors, start, run.toy, [row]) for row in rows]
+        whole = ruin._sums(LONG, run.state.factors, start, run.toy, [part])
     assert 0.5 < times < 1.5 < health.RUINED < far
+    assert [sum(each) for each in zip(*apart, strict=True)] == pytest.approx(whole, rel=1e-5), "shares of two ranks"
     assert torch.equal(run.state.generator.get_state(), draws) and torch.equal(run.state.factors.flat, now * 30)

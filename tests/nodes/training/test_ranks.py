@@ -47,10 +47,11 @@ def _alone(trio: Any, data: Any) -> dict[str, dict[str, Any]]:
 
 
 def check_same(found: dict[str, Any], wanted: dict[str, Any]) -> None:
+    """To the rounding of a sum in another order, which Adam makes larger where a gradient is almost zero."""
     assert found.get("error") is None and found["losses"] == pytest.approx(wanted["losses"], rel=1e-5)
     assert found["weights"].keys() == wanted["weights"].keys()
     for name, weight in wanted["weights"].items():
-        torch.testing.assert_close(found["weights"][name], weight, rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(found["weights"][name], weight, rtol=1e-5, atol=5e-6)
 
 
 @pytest.mark.parametrize("name", RUNS)
