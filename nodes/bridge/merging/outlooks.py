@@ -20,7 +20,7 @@ from ....lora_core.merging.truncation import Limits
 from ..host.desk import Desk
 
 _MOST = 24  # merges that are kept; one of FLUX is about a megabyte
-_LIMITS = {"rank": "0", "energy": "1", "size_mb": "0", "ratio": "0", "share": "1", "conv_rank": "0"}  # and none
+_LIMITS = {"rank": "0", "energy": "1", "size_mb": "0", "ratio": "0", "share": "1", "conv_rank": "0"}  # no limits
 _GONE = "Size and error at these settings are known after a run."
 
 _kept: OrderedDict[str, Outlook] = OrderedDict()
