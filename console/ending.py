@@ -18,7 +18,7 @@ class Ending:
         self.cancel = cancel
 
     def install(self) -> None:
-        """What the process ignores stays ignored."""
+        """Put the handlers in; what the process ignores stays ignored."""
         for number in SIGNALS:
             if signal.getsignal(number) is not signal.SIG_IGN:
                 signal.signal(number, self._handle)

@@ -40,7 +40,7 @@ def main(pack: Path, arguments: Sequence[str]) -> None:
 
 @dataclass(frozen=True)
 class Command:
-    """What one process is to do."""
+    """Holds what one process is to do."""
 
     pack: Path
     options: Options

@@ -42,7 +42,7 @@ def read(arguments: Sequence[str]) -> Options:
 
 
 def _parted(arguments: list[str]) -> tuple[list[str], list[str]]:
-    """What stands before `--`, and after it."""
+    """Return what stands before `--`, and after it."""
     at = arguments.index("--") if "--" in arguments else len(arguments)
     return arguments[:at], arguments[at + 1 :]
 

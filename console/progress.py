@@ -43,7 +43,7 @@ class Progress:
         self.outputs[str(data.get("node"))] = data.get("output") or {}
 
     def _progress(self, data: Mapping[str, Any]) -> None:
-        """Of a node that says more of itself, such as Train LoRA, that is shown."""
+        """Show how far a node is; what it says of itself, as Train LoRA does, in the place of numbers."""
         done, total = data.get("value") or 0, data.get("max") or 0
         if str(data.get("node")) != self._node or not total:
             return
@@ -56,7 +56,7 @@ class Progress:
         return f"{clock((time.monotonic() - self._begun) / done * (total - done))} left"
 
     def _says(self, data: Mapping[str, Any]) -> None:
-        """What is said while a node works moves; what is left on it stays."""
+        """Show it: what is said while a node works moves; what is left on it stays."""
         text, node = str(data.get("text") or ""), str(data.get("node"))
         if data.get("working"):
             self._said = text.partition("\n")[0]

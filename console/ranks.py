@@ -156,7 +156,7 @@ def _needed(links: Mapping[str, Sequence[str]], nodes: Sequence[str]) -> set[str
 
 
 def hush() -> None:
-    """What other packs print goes nowhere."""
+    """Let what other packs print go nowhere."""
     sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115  # until the end
 
 

@@ -42,7 +42,7 @@ class Result:
         beside.replace(path)
 
     def tell(self, words: Words) -> None:
-        """What went wrong is the last line, else the files are."""
+        """Write the last lines: what went wrong, else the files."""
         words.clear()
         for run in self.runs:
             words.result(f"run folder: {run['folder']}")
@@ -83,7 +83,7 @@ def _named(outputs: Mapping[str, Any], output: Path) -> Iterator[str]:
 
 
 def _models(output: Path, since: float) -> Iterable[Path]:
-    """What lies in folders of runs, and in the cache, is not named by itself."""
+    """Yield new models; what lies in folders of runs, and in the cache, is not named by itself."""
     for folder, below, names in os.walk(output):
         below[:] = [name for name in below if not name.startswith("lora_loom")]
         for path in (Path(folder, name) for name in names if name.lower().endswith(_MODELS)):

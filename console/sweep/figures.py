@@ -1,4 +1,4 @@
-"""What a run of a sweep left in its folders: how well it learned, and pictures."""
+"""Reads what a run of a sweep left in its folders: how well it learned, and pictures."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def _figures(run: FoundRun) -> Figures:
 
 
 def _previews(run: FoundRun) -> Iterator[Image.Image]:
-    """What the LoRA drew last, without what the base model did."""
+    """Yield what the LoRA drew last, without what the base model did."""
     step = max(run.previews, default=None)
     path = run.sheet(step) if step is not None else None
     whole = _opened(path) if path else None

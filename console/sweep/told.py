@@ -66,7 +66,7 @@ def _title(number: int, outcome: Outcome) -> str:
 
 
 def _each(found: Sequence[Figures], said: Callable[[Figures], str]) -> str:
-    """Of a workflow with several Train LoRA, one after the other."""
+    """Return what is said of each Train LoRA, one after the other."""
     return " / ".join(map(said, found))
 
 

@@ -1,4 +1,4 @@
-"""What is wrong with a prompt, all of it at once and before anything is loaded."""
+"""Finds what is wrong with a prompt, all of it at once and before anything is loaded."""
 
 from __future__ import annotations
 
@@ -126,7 +126,7 @@ def _is_file(made: Field, value: Any) -> bool:
 
 
 def _model(done: Converted, name: str, value: Any) -> Mapping[str, Any]:
-    """What the workflow says of a file: its folder and where it is had."""
+    """Return what the workflow says of a file: its folder and where it is had."""
     laid = done.sources.get(name)
     models = laid.node.properties.get("models") if laid else None
     return next((model for model in models or () if model.get("name") == value), {})

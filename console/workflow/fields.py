@@ -117,7 +117,8 @@ def parts(inputs: Iterable[Input], take: Callable[[Field], Any]) -> Iterator[Par
 
 
 def slots(found: Iterable[Part]) -> list[Slot]:
-    """What connections can lead to, in order: inputs that are no fields come first. Autogrow has those of a new one."""
+    """Return what connections can lead to, in order: inputs that are no fields come first. Autogrow has those of a
+    new one."""
     first, then = [], []
     for part in found:
         (first if part.outer and not part.field else then).extend(_slots(part.name, part.spec))

@@ -34,7 +34,7 @@ class Laid:
     fault: str = ""
 
     def sources(self) -> Iterator[tuple[Slot, Link]]:
-        """What is connected, and to what inside the same graph."""
+        """Return what is connected, and to what inside the same graph."""
         for slot in self.inputs:
             link = self.graph.links.get(slot.link) if slot.link is not None else None
             if link:

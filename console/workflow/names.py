@@ -26,7 +26,7 @@ def fill(done: Converted, now: datetime) -> None:
 
 
 def _value(done: Converted, name: str, key: str) -> Any:
-    """What is in a field. Raises KeyError where there is none."""
+    """Return what is in a field. Raises KeyError where there is none."""
     if done.layout is None:
         raise KeyError(name)
     laid = done.layout.named(name)

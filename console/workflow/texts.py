@@ -1,4 +1,4 @@
-"""What the browser makes of texts when it sends them: choices in braces, and names between % signs."""
+"""Makes of texts what the browser does when it sends them: choices in braces, and names between % signs."""
 
 from __future__ import annotations
 

@@ -77,7 +77,7 @@ def _choice(made: Field, text: str) -> Any:
 
 
 def refused(made: Field, value: Any) -> str:
-    """What is wrong with a choice: the list when it is short, else what it could mean."""
+    """Return what is wrong with a choice: the list when it is short, else what it could mean."""
     choices = [str(choice) for choice in made.choices]
     if not choices:
         return f"is {_short(value)}, and ComfyUI lists nothing to choose from"

@@ -1,4 +1,5 @@
-"""What is in the fields of a node, from the list of values that the browser saved, and what its connections lead to."""
+"""Finds what is in the fields of a node, by the list of values that the browser saved, and what its connections lead
+to."""
 
 from __future__ import annotations
 

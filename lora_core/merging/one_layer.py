@@ -1,4 +1,4 @@
-"""What becomes of one layer of a merge. It depends on no other layer, so that ranks can share the layers out."""
+"""Makes one layer of a merge. It depends on no other layer, so that ranks can share the layers out."""
 
 from __future__ import annotations
 

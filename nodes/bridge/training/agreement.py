@@ -1,4 +1,4 @@
-"""What all ranks must have alike, compared before anything is encoded and, of the base, before the first step."""
+"""Compares what all ranks must have alike: before anything is encoded and, of the base, before the first step."""
 
 from __future__ import annotations
 

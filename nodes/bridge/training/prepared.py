@@ -1,4 +1,4 @@
-"""What a run is made of when it begins: what was encoded, and the model with what is changed on it."""
+"""Holds what a run is made of when it begins: what was encoded, and the model with what is changed on it."""
 
 from __future__ import annotations
 

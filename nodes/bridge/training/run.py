@@ -250,7 +250,7 @@ def _outcome(
     order: Order, work: Prepared, kept: RunFolder, watch: Watch, unmoved: Unmoved, problem: str,
     sheet: Image.Image | None,
 ) -> Trained:  # fmt: skip
-    """What comes out of a run that has come to its end; kept, so that the same run is not made again."""
+    """Return what comes out of a run at its end; kept, so that the same run is not made again."""
     state, progress = work.state, order.progress
     adapter, (report, charts) = watch.result(), watch.report_and_charts(unmoved.sentence)
     report = f"{problem}\n\n{report}" if problem else report

@@ -1,4 +1,4 @@
-"""What comes out of a run, which all ranks are told by the first."""
+"""Holds what comes out of a run, which all ranks are told by the first."""
 
 from __future__ import annotations
 
