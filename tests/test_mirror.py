@@ -30,7 +30,7 @@ TOPICS = frozenset(
         "nodes/test_dora.py", "nodes/test_gradients.py", "nodes/test_joined.py", "nodes/test_leaks.py",
         "nodes/test_packed.py", "nodes/test_replayed.py",
         "nodes/test_placement.py", "nodes/test_precision.py", "nodes/training/test_damage.py",
-        "nodes/systems/test_training.py",
+        "nodes/systems/test_training.py", "nodes/quiet/test_kept_with_runs.py", "nodes/quiet/test_beside_the_rest.py",
         # several nodes at once
         "nodes/test_objective_and_layers.py", "nodes/test_resize_extract.py", "nodes/test_rows.py",
         "nodes/test_schema.py", "nodes/test_locales.py", "nodes/test_measures.py",

@@ -71,7 +71,7 @@ def read(path: Path) -> dict[str, Directions] | None:
         found = guard.contents(path)
         header = guard.Header(path, *found[:2], {}, *found[2:])
         layers = _layers(header, reader.contents(header))
-    except (OSError, ValueError, KeyError, TypeError, IndexError):
+    except (OSError, ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError):
         return None
     with suppress(OSError):
         os.utime(path)  # the time of its last use
@@ -93,4 +93,4 @@ def _layers(header: guard.Header, held: Tensor) -> dict[str, Directions] | None:
 def _is_sound(own: Directions) -> bool:
     shapes = own.vectors.shape == (len(own.values), own.vectors.shape[1]) and own.values.dim() == 1
     types = own.vectors.dtype == torch.float16 and own.values.dtype == torch.float32
-    return shapes and types and math.isfinite(own.rest)
+    return shapes and types and 0 <= own.rest < math.inf

@@ -116,8 +116,8 @@ class RunFolder:
         if given and given != state.given:
             self.notes.append(
                 f"warning: the quiet directions that {self.path.name} was begun with are gone, and those made anew "
-                f"differ from them. It goes on from step {state.step} with the new ones: what it has learnt is turned a "
-                "little, and its result is not exactly that of a run that was not interrupted"
+                f"differ from them. It goes on from step {state.step} with the new ones: what it has learnt is turned "
+                "a little, and its result is not exactly that of a run that was not interrupted"
             )
 
     def _set_aside(self, path: Path, error: Exception) -> None:

@@ -5,6 +5,8 @@ loud one of equal norm. C has eigenvalues that fall as a power law, or so with a
 strong. `pairs` are exact ones with the mean of the rest, `sketch` those of a streamed sketch, `rest free` exact ones
 alone; P of them is `off` by that share of its norm. The network has blocks of q, k and v on one input, proj, up and
 down, without attention, which would only add to what is the same for both; `FLOP` and `launches` are of a whole step.
+`one-off` is what is done before the first step, in plain steps without checkpointing: neutral forwards whose inputs are
+sketched, and what is worked out from them.
 """
 
 from __future__ import annotations
@@ -14,8 +16,9 @@ from contextlib import nullcontext
 
 import torch
 from _cost import flops, launches_and_stalls
-from _measure import Variant, alternate, arguments, begin, growing_table, table
+from _measure import Spread, Variant, alternate, arguments, begin, growing_table, plain, table
 from lora_loom.lora_core.quiet.directions import Directions, Quieting
+from lora_loom.lora_core.quiet.inputs import rows_of
 from lora_loom.lora_core.quiet.sizes import MOST
 from lora_loom.lora_core.quiet.sketch import Sketch
 from lora_loom.lora_core.training.config import TrainConfig
@@ -25,6 +28,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
 MU, RANK, WIDTH = 0.003, 16, 1280
+FORWARDS, ROWS = 288, 512  # of single pictures before a run, and rows of each input that are taken of one
 COUNTS = (16, 32, 64, 128, 256, 512)
 
 
@@ -54,17 +58,19 @@ def loudness(P: Tensor, values: Tensor) -> float:  # noqa: N803
 def pairs_of(values: Tensor, count: int, free: bool = False) -> Quieting:
     found = Directions.of(torch.eye(len(values))[:count], values[:count], float(values.sum()))
     own = found.quieting(MU)
-    return Quieting(own.vectors, own.gains + own.scale - 1, 1.0) if free else own
+    scale = own.scale * (1 + found.rest / (MU * found.tau)) ** 0.5  # of what P leaves as it is
+    return Quieting(own.vectors, own.gains + own.scale - scale, scale) if free else own
 
 
 def accuracy(name: str, values: Tensor, counts: tuple[int, ...]) -> None:
-    exact, rows = torch.diag((1 + values / MU) ** -0.5), torch.diag((values * len(values)).sqrt()).float()
+    ways, rows = (1 + values / MU) ** -0.5, torch.diag((values * len(values)).sqrt()).float()
+    exact = torch.diag(ways / ways.square().mean().sqrt())
     lines = [["all", f"{loudness(exact, values):.4f}", "0", "", "", ""]]
     for count in counts:
         sketch = Sketch(len(values), count)
         sketch.add(rows)
-        ways = pairs_of(values, count), sketch.directions().quieting(MU), pairs_of(values, count, free=True)
-        found = [own.dense().double() for own in ways]
+        made = pairs_of(values, count), sketch.directions().quieting(MU), pairs_of(values, count, free=True)
+        found = [own.dense().double() for own in made]
         loud = [f"{loudness(P, values):.4f}" for P in found]
         off = [f"{float((P - exact).norm() / exact.norm()):.3f}" for P in found]
         lines.append([str(count), loud[0], off[0], loud[1], off[1], loud[2]])
@@ -115,6 +121,34 @@ def cost(width: int, blocks: int, tokens: int, rounds: int) -> list[str]:
     return [*map(str, (width, blocks, tokens)), f"{more:+.2%}", " -> ".join(map(str, launched)), *map(str, measured)]
 
 
+def one_off(width: int, blocks: int, tokens: int, rounds: int) -> list[str]:
+    torch.manual_seed(0)
+    net, x = nn.Sequential(*(Block(width) for _ in range(blocks))).requires_grad_(False), torch.randn(1, tokens, width)
+    layers = {
+        name: layer for name, layer in net.named_modules() if isinstance(layer, nn.Linear) and name[-1] not in "kv"
+    }
+    sketches = {name: Sketch(layer.in_features, MOST) for name, layer in layers.items()}
+    draw = torch.Generator().manual_seed(0)
+    for name, layer in layers.items():
+        layer.register_forward_pre_hook(
+            lambda layer, args, name=name: sketches[name].add(rows_of(layer, args[0], ROWS, draw))
+        )
+
+    @torch.no_grad()
+    def forward() -> None:
+        net(x)
+
+    def finish() -> None:
+        for sketch in sketches.values():
+            sketch.directions()
+
+    steps = {"plain": stepping(width, blocks, tokens, False)}
+    times = alternate({**steps, "neutral": plain(forward), "finish": plain(finish)}, rounds, patience=300)
+    step, neutral, last = (times.seconds[name] for name in ("plain", "neutral", "finish"))
+    found = Spread.of([(FORWARDS * neutral[index] + last[index]) / step[index] for index in step])
+    return [*map(str, (width, blocks, tokens)), *(str(times.milliseconds(name)) for name in times.seconds), str(found)]
+
+
 def main() -> None:
     options = begin(arguments(__doc__))
     for name, values in spectra(WIDTH // 4 if options.quick else WIDTH).items():
@@ -123,6 +157,9 @@ def main() -> None:
     rows = (cost(*case, options.rounds) for case in (cases[:1] if options.quick else cases))
     header = ("width", "blocks", "tokens", "FLOP", "launches", "plain ms", "time quiet / plain")
     growing_table("a step", header, rows, (5, 6, 6, 6, 12, 20, 20))
+    rows = (one_off(*case, options.rounds) for case in (cases[:1] if options.quick else cases[::2]))
+    header = ("width", "blocks", "tokens", "plain ms", "neutral forward ms", "worked out, ms", "one-off, plain steps")
+    growing_table("before the first step", header, rows, (5, 6, 6, 20, 20, 20, 20))
 
 
 if __name__ == "__main__":

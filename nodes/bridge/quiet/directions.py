@@ -71,12 +71,11 @@ def find(
     Raises UnfitError, with a sentence, when there are none: the states are not finite, or memory or disk have no room.
     """
     check(patcher)
-    if own and (before := kept.read(own)) is not None and _fit(before, layers):
-        return Found(before, cached=True, path=own)
     way = way_of(len(encoded), shape)
     path = _path(patcher, layers, encoded, way)
-    if path and (before := kept.read(path)) is not None:
-        return Found(before, cached=True, path=path)
+    for known in filter(None, (own, path)):
+        if (before := kept.read(known)) is not None and _fit(before, layers):
+            return Found(before, cached=True, path=known)
     found = _looked_at(patcher, denoiser, layers, encoded, way, tick)
     if path:
         try:

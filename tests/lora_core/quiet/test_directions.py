@@ -184,7 +184,10 @@ def test_a_file_that_is_not_what_was_written_is_none(tmp_path):
     assert kept.read(path) is None
     kept.write(path, {"q": sketched(inputs(48), 11)})
     whole = path.read_bytes()
-    for broken in (whole[:-3], whole[:-1] + b"\x00", whole.replace(b'"lora_loom.quiet":"1"', b'"lora_loom.quiet":"2"')):
+    told = [(b'"lora_loom.quiet":"1"', b'"lora_loom.quiet":"2"'), (b'{\\"q\\": 0}', b'{\\"q\\": 1}'),
+            (b'{\\"q\\": 0}', b'[\\"q\\", 0]')]  # fmt: skip
+    changed = [whole.replace(*each) for each in told]
+    for broken in (b"", whole[:5], whole[:200], whole[:-3], whole[:-1] + b"\x00", *changed):
         assert broken != whole
         path.write_bytes(broken)
         assert kept.read(path) is None

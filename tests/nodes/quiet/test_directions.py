@@ -96,6 +96,44 @@ def test_directions_are_kept_and_a_run_that_was_cut_off_ends_as_a_whole_one(mode
     assert not forwards, "and is found when it is finished"
 
 
+def test_a_broken_cache_is_made_anew(models, named, runs: Path, caplog: Any) -> None:
+    """Cut off, or of other layers; in silence, as nothing is lost."""
+    trio = models("wan_demo")
+    whole = train(trio, named, steps=1, run_name="whole", **QUIET)
+    (path,) = (cache_folder() / "quiet").glob("*")
+    sound = path.read_bytes()
+    for number, spoiled in enumerate((sound[:-9], sound.replace(b"self_attn.q", b"self_attn.z"), b"")):
+        path.unlink()  # runs have it under another name
+        path.write_bytes(spoiled)
+        found = train(trio, named, steps=1, run_name=f"again {number}", **QUIET)
+        assert path.read_bytes() == sound and LOUD not in caplog.text
+        assert all(torch.equal(found.lora_model[name], weight) for name, weight in whole.lora_model.items())
+
+
+def test_a_cache_that_cannot_be_is_told(models, named, monkeypatch: Any, tmp_path: Path, caplog: Any) -> None:
+    """A file where its folder would be; what else is kept there is not needed."""
+    (tmp_path / "file").touch()
+    monkeypatch.setattr("lora_loom.nodes.bridge.quiet.directions.cache_folder", lambda: tmp_path / "file")
+    train(models("wan_demo"), named, steps=1, **QUIET)
+    assert f"{LOUD}: there was no room on disk to keep them (" in caplog.text
+
+
+def test_a_base_that_overflows_when_it_draws_is_told(models, named, caplog: Any) -> None:
+    trio, plain = models("wan_demo"), {"steps": 1, "gradient_checkpointing": False}
+    wanted = train(trio, named, run_name="loud", quiet="off", **plain)
+
+    def overflown(_layer: Any, _args: Any, out: torch.Tensor) -> torch.Tensor:
+        return out if torch.is_grad_enabled() else out + float("inf")
+
+    hook = trio.model.model.diffusion_model.blocks[0].ffn[0].register_forward_hook(overflown)
+    try:
+        found = train(trio, named, **QUIET, **plain)
+    finally:
+        hook.remove()
+    assert f"{LOUD}: the states on neutral prompts are not finite" in caplog.text
+    assert found.loss_map == wanted.loss_map
+
+
 def test_other_prompts_make_another_run(models, named, runs: Path) -> None:
     trio = models("wan_demo")
     folders = []

@@ -1,4 +1,4 @@
-"""A run keeps its quiet directions with it: it goes on as what it was when the cache is gone, or made anew otherwise."""
+"""A run keeps its quiet directions: it goes on as what it was when the cache is gone, or would be another now."""
 
 from __future__ import annotations
 
