@@ -129,8 +129,8 @@ def _encoded(order: Order) -> Material:
     encoded, latents, priors = prepare.encode(sources, speaker, recipe, progress)
     facts = _facts(order)
     shown = prepare.prepare_previews(sources, speaker, recipe, run, progress)
-    told = {"shown": shown if here().first else None, "carried": carried, "facts": facts}
-    return Material(encoded, neutral, latents, priors, **told)
+    shown = shown if here().first else None
+    return Material(encoded, neutral, latents, priors, shown=shown, carried=carried, facts=facts)
 
 
 @contextmanager
