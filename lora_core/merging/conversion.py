@@ -144,7 +144,7 @@ class Converted:
 
 @dataclass(frozen=True)
 class _One:
-    """Holds a layer converted: a LowRank with its error, what is added to a bias or norm, or a kind that has neither."""
+    """Holds a layer converted: a LowRank and its error, what is added to a bias or norm, or a kind that has neither."""
 
     layer: LowRank | None = None
     error: float = 0.0
