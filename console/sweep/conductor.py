@@ -106,6 +106,10 @@ class _Conductor:
         outcomes = [found(self.folder, trial) for trial in self.planned]
         table = told.write_table(self.folder, outcomes)
         sheet = told.write_sheet(self.folder, outcomes)
+        undone = sum(not each.done for each in outcomes)
+        status = self.ending.status if self.ending.came else FAILED if undone else DONE
+        if self.options.result:
+            told.write_result(self.options.result, status, outcomes)
         self.words.clear()
         self.words.result(table)
         for path in (self.folder / "table.csv", *([sheet] if sheet else [])):
@@ -114,11 +118,9 @@ class _Conductor:
             self.words.line(shared)
         if self.ending.came:
             self.words.error("cancelled: the same command goes on from here")
-            return self.ending.status
-        undone = sum(not each.done for each in outcomes)
-        if undone:
+        elif undone:
             self.words.error(f"failed: {undone} of {len(outcomes)} runs; the same command tries them again")
-        return FAILED if undone else DONE
+        return status
 
     def _cancel(self) -> None:
         for process in (self.checking, *(process for _, process in self.going.values())):

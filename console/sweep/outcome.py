@@ -10,6 +10,8 @@ from typing import Any
 
 from ..trials import Trial
 
+_KEYS = ("status", "outcome", "problem", "seconds", "files", "runs")
+
 
 @dataclass(frozen=True)
 class Outcome:
@@ -23,6 +25,10 @@ class Outcome:
     seconds: float = 0.0
     files: Sequence[str] = ()
     runs: Sequence[dict[str, Any]] = field(default_factory=list)
+
+    def plain(self) -> dict[str, Any]:
+        """Return it as headless.py's result has it."""
+        return {key: getattr(self, key) for key in _KEYS}
 
     @property
     def done(self) -> bool:
@@ -40,7 +46,7 @@ def found(folder: Path, trial: Trial) -> Outcome:
     """Return what there is of a run; one whose result cannot be read was not begun."""
     try:
         told = json.loads(path_of(folder, trial).read_text(encoding="utf-8"))
-        kept = {key: told[key] for key in ("status", "outcome", "problem", "seconds", "files", "runs")}
+        kept = {key: told[key] for key in _KEYS}
     except (OSError, ValueError, KeyError, TypeError):
         return Outcome(trial)
     return Outcome(trial, **kept)

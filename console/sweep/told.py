@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 from collections import Counter
 from collections.abc import Callable, Sequence
 from io import BytesIO, StringIO
@@ -41,6 +42,13 @@ def write_sheet(folder: Path, outcomes: Sequence[Outcome]) -> Path | None:
             write_whole(path, data.getvalue())
             return path
     return None
+
+
+def write_result(path: Path, status: int, outcomes: Sequence[Outcome]) -> None:
+    """Write for programs how each run went: its settings, and what headless.py tells of a run."""
+    each = [{"settings": outcome.trial.settings, **outcome.plain()} for outcome in outcomes]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(path, json.dumps({"status": status, "trials": each}, indent=1).encode("utf-8"))
 
 
 def overwritten(outcomes: Sequence[Outcome]) -> str:

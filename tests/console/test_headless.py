@@ -92,3 +92,21 @@ def test_nobody_listens_and_threads_of_other_packs_keep_nothing_up(headless: Hea
 
 def test_nothing_is_left_in_temporary_folders(headless: Headless, gone_on: Ended) -> None:
     assert list((headless.base / "temp").iterdir()) == [] and gone_on.result["seconds"] > 0
+
+
+def test_a_sweep_makes_a_run_of_each_value(headless: Headless) -> None:
+    prompt = training("hearts", 3, run_name="swept")
+    prompt["save"]["inputs"]["name"] = "swept_%rank%"
+    ended = headless.run(
+        prompt, "--sweep", "rank=2,4", "--parallel", "2", "--sweep-folder", str(headless.base / "sweep")
+    )
+    assert ended.status == 0, ended.err
+    assert [trial["settings"] for trial in ended.result["trials"]] == [["rank=2"], ["rank=4"]]
+    loras = [Path(file) for trial in ended.result["trials"] for file in trial["files"]]
+    assert [path.name for path in loras] == ["swept_2.safetensors", "swept_4.safetensors"]
+    for path, rank in zip(loras, "24", strict=True):
+        with safe_open(path, "pt") as file:
+            assert file.metadata()["ss_network_dim"] == rank
+    assert (headless.base / "sweep" / "sheet.png").exists() and "3 of 3" in ended.out
+    refused = headless.run(prompt, "--sweep", "rank=2,0.5", "--sweep-folder", str(headless.base / "refused"))
+    assert refused.status == 2 and "0.5" in refused.err and "run 1" not in refused.err

@@ -1,6 +1,5 @@
-"""A sweep goes on after crashes, of a run and of itself. A small program stands in for what a
-process does, which
-tests/e2e/test_headless_sweep.py runs."""
+"""A sweep goes on after crashes, of a run and of itself. A small program stands in for what a process does;
+tests/console/test_headless.py has ComfyUI in it."""
 
 from __future__ import annotations
 
@@ -89,8 +88,13 @@ def table(pack: Path) -> list[Mapping[str, str]]:
 
 
 def test_a_run_that_dies_is_told_and_made_by_the_next_call_alone(pack: Path) -> None:
-    status, out, err = swept(pack, "--sweep", "do=one,dies,two", "--set", "3.steps=5", "--cpu")
-    assert status == 1 and "1 of 3 runs; the same command tries them again" in err
+    more = "--set", "3.steps=5", "--cpu", "--result", str(pack / "result.json")
+    status, out, err = swept(pack, "--sweep", "do=one,dies,two", *more)
+    result = json.loads((pack / "result.json").read_text())
+    assert [(each["settings"], each["status"]) for each in result["trials"]] == [
+        (["do=one"], 0), (["do=dies"], 1), (["do=two"], 0),
+    ]  # fmt: skip
+    assert result["status"] == status == 1 and "1 of 3 runs; the same command tries them again" in err
     assert [row["outcome"] for row in table(pack)] == ["done", "crashed", "done"]
     assert "ended with 9" in table(pack)[1]["problem"] and table(pack)[0]["files"].endswith("one.png")
     assert "1    one   done" in out and "1:01" in out
