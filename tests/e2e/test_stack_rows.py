@@ -296,7 +296,7 @@ def test_from_afar_a_row_is_one_line_that_can_be_read_and_comes_back_with_the_fo
     try:
         expect(far.locator("span")).to_have_text(["0.8 ink", "off oil", "\u26a0 gone"])
         before = page.evaluate("() => app.graph.nodes.map((node) => [...node.size])")
-        assert not name.evaluate(SEEN) and far.evaluate(SEEN)
+        front.becomes(lambda: [name.evaluate(SEEN), far.evaluate(SEEN)], [False, True])
         far.focus()
         page.keyboard.press("Tab")
         assert name.evaluate(SEEN) and page.evaluate("() => document.activeElement.className") == "loom-switch"

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import sys
 from datetime import datetime
 from typing import Any
 
-from lora_loom.console.workflow import names, saved
-from lora_loom.console.workflow.prompt import convert
+from harness.inprocess import alias_pack
+
+if "lora_loom" not in sys.modules:  # in a script
+    alias_pack()
+
+from lora_loom.console.workflow import names, saved  # noqa: E402
+from lora_loom.console.workflow.prompt import convert  # noqa: E402
 
 
 def workflow_to_api(workflow: dict[str, Any], object_info: dict[str, Any]) -> dict[str, dict[str, Any]]:
