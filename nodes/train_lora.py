@@ -177,7 +177,8 @@ class TrainLora(io.ComfyNode):
             loud=chosen.loud() if chosen.quiet else None, contract=contract,
         )  # fmt: skip
         recipe = Recipe(lora, config, text, preserve=_patterns(preserve), validation=validation, neutral=hushed.prompts)
-        trained = train_lora(Sources(model, clip, vae, dataset, prior_vae, start, aids), recipe, run)
+        sources = Sources(model, clip, vae, dataset, prior_vae=prior_vae, start=start, assistants=aids)
+        trained = train_lora(sources, recipe, run)
         charts = as_image_batch(trained.charts)
         return io.NodeOutput(
             as_lora_model(trained.adapter), {"loss": trained.losses}, trained.adapter, as_one_batch(trained.sheet),
