@@ -25,6 +25,7 @@ from .bridge.host.progress import posted_workflow
 from .bridge.quiet.choice import QUIET
 from .bridge.quiet.choice import chosen as quiet_choice
 from .bridge.stack.entries import check_rows
+from .bridge.training.assistants import read_assistants
 from .bridge.training.choices import AUTO, TIMESTEPS, choices, steps_for
 from .bridge.training.continue_from import read_start
 from .bridge.training.order import Run, Sources
@@ -35,6 +36,7 @@ from .types import (
     ContractType,
     LayersType,
     LoraDatasetType,
+    LoraStackType,
     ObjectiveType,
     OptimizerType,
     PreviewsType,
@@ -99,6 +101,7 @@ class TrainLora(io.ComfyNode):
                 io.Combo.Input("quiet", options=list(QUIET), default=AUTO, optional=True, advanced=True, tooltip="Keeps what the LoRA is not about as it was: other pictures change much less. directions: learns only where the base model is quiet on neutral prompts. directions+preservation: also holds the model's own answers on such prompts, in every 4th step. auto: the latter when LoRA Dataset has a trigger and it was measured on the model's family, which so far is the demo base alone; else off."),
                 io.String.Input("neutral_prompts", default="", multiline=True, optional=True, advanced=True, tooltip="For quiet: more prompts whose pictures are to stay as they are, one per line, without the trigger. They are added to a list that comes with the pack."),
                 ContractType.Input("contract", optional=True, tooltip="From LoRA Contract: what the LoRA is and what may be done with it, saved in its file. What it leaves empty is filled from the base model, the data set and the run."),
+                LoraStackType.Input("assistants", optional=True, tooltip="LoRAs that are on in training steps only, from Load LoRA Stack: for models distilled to few steps, the training adapter made for them. Previews, validation and the saved LoRA are without them. The text strength is not used."),
             ],
             outputs=[
                 io.LoraModel.Output("lora_model", tooltip="For ComfyUI's own Load LoRA Model and Save LoRA Weights."),
@@ -142,11 +145,12 @@ class TrainLora(io.ComfyNode):
         caption_dropout=0.0, max_grad_norm=1.0, gradient_checkpointing=True, save_every=250, include="", exclude="",
         preserve="", preservation=0.0, memory=AUTO, offload=0.0, text_rank=0, text_learning_rate=0.0, prior_vae=None,
         optimizer=None, objective=None, layers=None, previews=None, validation=None, continue_from=NONE, cuda_graphs=False,
-        quiet=AUTO, neutral_prompts="", contract=None,
+        quiet=AUTO, neutral_prompts="", contract=None, assistants=None,
     ) -> io.NodeOutput:  # fmt: skip
         optimizer = optimizer or OptimizerConfig(schedule=lr_schedule, warmup=warmup, max_grad_norm=max_grad_norm)
         objective = objective or ObjectiveConfig(timesteps=timesteps, shift=shift, weighting=weighting)
         start = read_start(continue_from, model, clip, targets == AUTO, rank, alpha)
+        aids = read_assistants(assistants, model)
         law, shift = objective.timesteps, objective.shift
         hushed = quiet_choice(quiet, model, dataset, _patterns(preserve), neutral_prompts)
         chosen = choices(model, targets, rank, alpha, learning_rate, law, shift, optimizer, start, quiet=hushed.mu > 0)
@@ -168,12 +172,13 @@ class TrainLora(io.ComfyNode):
         auto |= {"quiet": hushed.choice} if quiet == AUTO else {}
         run = Run(
             run_name, save_every, measures, automatic=memory == AUTO, start_over=resume == "start over",
-            note=chosen.note(), notes=(told, *hushed.notes), coverage=hushed.coverage, previews=previews, chosen=auto,
+            note=chosen.note(), notes=(told, *aids.notes, *hushed.notes), coverage=hushed.coverage, previews=previews, chosen=auto,
             workflow=posted_workflow(cls), before=chosen.earlier(quiet != AUTO),
             loud=chosen.loud() if chosen.quiet else None, contract=contract,
         )  # fmt: skip
         recipe = Recipe(lora, config, text, preserve=_patterns(preserve), validation=validation, neutral=hushed.prompts)
-        trained = train_lora(Sources(model, clip, vae, dataset, prior_vae, start), recipe, run)
+        sources = Sources(model, clip, vae, dataset, prior_vae=prior_vae, start=start, assistants=aids)
+        trained = train_lora(sources, recipe, run)
         charts = as_image_batch(trained.charts)
         return io.NodeOutput(
             as_lora_model(trained.adapter), {"loss": trained.losses}, trained.adapter, as_one_batch(trained.sheet),

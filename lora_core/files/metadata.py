@@ -18,6 +18,7 @@ from . import lineage
 from .lineage import Parent
 
 SETTINGS, QUIET, STRENGTH = "lora_loom.settings", "lora_loom.quiet", "lora_loom.strength"
+ASSISTANTS = "lora_loom.assistants"
 HINT = "modelspec.usage_hint"
 
 
@@ -32,8 +33,9 @@ class Facts:
     ({folder: {tag: count}}) tell about the training data, `folder_triggers` the words of each folder where it has some;
     `label.redacted` takes out what has folders again.
     `settings` is the text of `runs.recipe_json`; `made_by` tells how it was made of `merged_from`, and `quiet` of the
-    directions that it keeps out of; `learned_on` are the LoRAs that were on the model in training. `strength` is the
-    one to use it at, and `usage_hint` says so. `contract` is the text of a contract.
+    directions that it keeps out of; `learned_on` are the LoRAs that were on the model in training, and
+    `assistants` tells of those that were on in its steps alone, which are no parents. `strength` is the one to use it
+    at, and `usage_hint` says so. `contract` is the text of a contract.
     """
 
     title: str
@@ -80,6 +82,7 @@ class Facts:
     strength: float | None = None
     learned_on: tuple[Parent, ...] = ()
     contract: str = ""
+    assistants: tuple[Mapping[str, Any], ...] = ()
 
 
 def build(facts: Facts, adapter: Adapter) -> dict[str, str]:
@@ -87,7 +90,7 @@ def build(facts: Facts, adapter: Adapter) -> dict[str, str]:
     found = {
         "format": "pt", **_modelspec(facts), **_kohya(facts), **_data(facts), **_network(facts, adapter),
         **_lineage(facts), SETTINGS: facts.settings, QUIET: facts.quiet, STRENGTH: facts.strength,
-        lineage.CONTRACT: facts.contract,
+        lineage.CONTRACT: facts.contract, ASSISTANTS: [*facts.assistants],
     }  # fmt: skip
     return {key: text_of(value) for key, value in sorted(found.items()) if value not in (None, "", (), {}, [])}
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, TypeVar, cast
@@ -62,6 +63,7 @@ def train(
     relief: Relief = lambda _: None,
     gradient: Gradient | None = None,
     asked: Callable[[], bool] = bool,
+    aid: Callable[[], AbstractContextManager] = nullcontext,
 ) -> Iterator[StepResult]:
     """Step until `config.steps`; `state` is complete and consistent at every yield and every report.
 
@@ -71,6 +73,7 @@ def train(
 
     A step that fails with an error for which `relief` has a call that makes room is taken once more, after it, from
     the same draws. `gradient` takes the place of `add_gradient` and finds the same in another way.
+    All that a step computes, it computes inside an `aid`.
 
     Where there are several ranks, all begin with the same state, and each step is shared among them: they come to the
     same results, trouble and end. When any of them is `asked` to stop, all stop behind the step that they are in. Where
@@ -84,7 +87,8 @@ def train(
         if why := _lost(state):
             _go_back(config, state, why, report)
             continue
-        found, stop = _forth_and_back(group, config, state, denoiser, samples, gradient, relief, asked)
+        with aid():
+            found, stop = _forth_and_back(group, config, state, denoiser, samples, gradient, relief, asked)
         if found.ruined:
             _go_back(config, state, found.ruined, report)
             continue

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from math import prod
 from typing import Any
 
@@ -53,9 +54,10 @@ def check_objective(objective: ObjectiveConfig, prediction: str) -> None:
         )
 
 
-def warnings(model: Model, dataset: Dataset) -> list[str]:
-    """Return a sentence for everything about the model and the data set that is allowed and probably not meant."""
-    return [text for text in (_few_steps(model), _resolution(model, dataset)) if text]
+def warnings(model: Model, dataset: Dataset, assistants: Sequence[str] = ()) -> list[str]:
+    """Return a sentence for everything about the model and the data set that is allowed and probably not meant; for a
+    model of few steps, what its assistants must be."""
+    return [text for text in (_few_steps(model, assistants), _resolution(model, dataset)) if text]
 
 
 def _check_width(what: str, value: Any, wanted: int, family: str) -> None:
@@ -75,12 +77,17 @@ def _width(model: Model, layers: tuple[str, ...]) -> int:
     return prod(getattr(first[0], "in_features", 0) if first else 0 for first in found)
 
 
-def _few_steps(model: Model) -> str:
+def _few_steps(model: Model, assistants: Sequence[str]) -> str:
     name, config_class = file_name(next(iter(files_of(model)), "")), type(model.model.model_config).__name__
     mark, family = few_step_mark(name, config_class), family_of(model)
     if not mark:
         return ""
     base = preset_of(family.preset_name).base or "the model it was distilled from"
+    if assistants:
+        return (
+            f"{name or config_class} seems to be distilled for few steps ('{mark}'), which only an assistant made for "
+            f"it keeps: if {' or '.join(assistants)} is not, train on {base} and use the LoRA with the fast model"
+        )
     return (
         f"warning: {name or config_class} seems to be distilled for few steps ('{mark}'), which training destroys: "
         f"train on {base} and use the LoRA with the fast model"

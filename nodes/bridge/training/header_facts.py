@@ -49,14 +49,14 @@ def run_facts(sources: Sources, recipe: Recipe, run: Run, progress: Progress, le
     there, start = os.path.isfile(path), sources.start
     begins = {"continue_from": start.described()} if start else {}
     base_hash = known_hash(path, progress) if there else ""
-    loras = carried(model, sources.clip)
+    loras, beside = carried(model, sources.clip), [*sources.assistants.files]
     settings = RecipeRecord(
         recipe,
         dataset=_data_set(dataset, sets_by_folder(dataset).values()) | contents(dataset),
         base={
             "family": family.name, "sha256": base_hash, "dtype": str(model.model_dtype()),
             "patches": len(model.patches), "clip_layer": skipped, **begins,
-            **({"loras": loras} if loras else {}),
+            **({"loras": loras} if loras else {}), **({"assistants": beside} if beside else {}),
             "files": {
                 part: [file_name(each) for each in files_of(getattr(sources, part))]
                 for part in ("model", "clip", "vae", "prior_vae")
@@ -85,7 +85,7 @@ def run_facts(sources: Sources, recipe: Recipe, run: Run, progress: Progress, le
         class_dirs={name: _counted(members) for name, members in sets.items() if name not in concept},
         folder_triggers={name: members[0].group.trigger for name, members in sets.items() if members[0].group.trigger},
         settings=settings.to_json(), continued_from=start and start.parent, quiet=_quiet(recipe, run),
-        learned_on=tuple(learned_on(model)),
+        learned_on=tuple(learned_on(model)), assistants=sources.assistants.files,
     )  # fmt: skip
     return replace(facts, contract=_contract(run, facts))
 

@@ -18,6 +18,7 @@ from ..host.wires import Clip, Model, Vae
 from ..model.denoiser import prediction_type
 from ..model.names import family_of
 from ..model.trained_layers import Layers, chosen_layers
+from .assistants import Assistants
 from .previews import Previews
 from .run_progress import RunProgress
 
@@ -49,7 +50,7 @@ class Run:
 @dataclass(frozen=True)
 class Sources:
     """Holds what a run learns from. `prior_vae` encodes what an earlier stage would tell of a picture, for families
-    with a prior only; `start` is a LoRA to go on from."""
+    with a prior only; `start` is a LoRA to go on from, and `assistants` are on while it learns."""
 
     model: Model
     clip: Clip
@@ -57,6 +58,7 @@ class Sources:
     dataset: Dataset
     prior_vae: Vae | None = None
     start: Start | None = None
+    assistants: Assistants = Assistants()
 
 
 @dataclass(frozen=True)

@@ -73,6 +73,7 @@ def identity(recipe: Recipe, sources: Sources, base: str, pictures: Pictures) ->
         {key: value for key, value in each.items() if key != "name"} for each in carried(sources.model, sources.clip)
     ]
     choices += [{"loras": loras}] if loras else []
+    choices += [{"assistants": sources.assistants.identity()}] if sources.assistants.files else []
     choices += [{"neutral": list(recipe.asked)}] if recipe.asked else []
     return fingerprint(*choices, *([pictures.held] if pictures.held else []))
 
@@ -86,11 +87,11 @@ def settings(recipe: Recipe, sources: Sources, base: str, pictures: Pictures) ->
     data = {"pictures": dataset.num_pictures(), "px": dataset.resolution, "hash": dataset.fingerprint()}
     data |= {"held out": len(pictures.held)} if pictures.held else {}
     begins = {"continue_from": sources.start.described()} if sources.start else {}
-    below = in_words(carried(sources.model, sources.clip))
+    below, beside = in_words(carried(sources.model, sources.clip)), sources.assistants.in_words()
     return {
         "lora": as_dict(recipe.lora), "train": as_dict(recipe.train), "text": text, "preserve": list(recipe.preserve),
         "dataset": data, "model": {"family": family, "hash": base}, **begins,
-        **({BELOW: below} if below else {}),
+        **({BELOW: below} if below else {}), **({"assistants": beside} if beside else {}),
         **({"neutral prompts": {"prompts": len(recipe.asked), "hash": prompts_digest(recipe)}} if recipe.asked else {}),
     }  # fmt: skip
 
@@ -192,7 +193,7 @@ def prepare_previews(
 
 def notes(sources: Sources, told: list[str]) -> list[str]:
     """Return the lines that stay on the node, empty ones left out; they are in the log too."""
-    told, unwise = list(filter(None, told)), warnings(sources.model, sources.dataset)
+    told, unwise = list(filter(None, told)), warnings(sources.model, sources.dataset, sources.assistants.names())
     for text in told:
         log.info(text)
     for text in unwise:

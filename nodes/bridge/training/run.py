@@ -153,7 +153,7 @@ def _session(order: Order, material: Material) -> Iterator[tuple[Model, Measures
         order.progress.keep(line)
         log.info("%s: %s", run.name, line)
         tell(order.progress, unused(run.measures, measures, text is not None, planner.device))
-        with loaded(patcher, measures, needed, encoders) as way:
+        with loaded(patcher, measures, needed + order.sources.assistants.bytes(), encoders) as way:
             if settled:
                 tell(order.progress, planner.otherwise(job, settled, foreseen, way))
             yield patcher, measures, planner.expected(job, settled, way) if settled else None
@@ -213,19 +213,23 @@ def _run(order: Order, work: Prepared, kept: RunFolder) -> Trained:
     progress.at(kept.path, state.losses, watch.marks)
     problem, unmoved, device = "", Unmoved(state.factors), work.denoiser.device
     replayed = replaying(device, work.measures, partial(tell, progress))
+    assisting = order.sources.assistants.beside(work.patcher.model, device)
     try:
         with ExitStack() as inside:
             inside.enter_context(cancelled_together())
             inside.enter_context(ended_by_signals())
             inside.enter_context(attached(state.factors.branches))
+            inside.enter_context(attached(assisting.branches))
             inside.enter_context(kept.kept(state, work.adapter))
             gradient = inside.enter_context(replayed)
             reality = Reality(device, work.expected, progress, gradient)
             with put_off():
                 previewer.begin(run.start_over)
-            trouble = partial(_trouble, progress, kept, previewer)
-            asked = comfy.model_management.processing_interrupted
-            steps = train(config, state, work.denoiser, work.samples, trouble, reality.relief, gradient, asked)
+            steps = train(
+                config, state, work.denoiser, work.samples, report=partial(_trouble, progress, kept, previewer),
+                relief=reality.relief, gradient=gradient, asked=comfy.model_management.processing_interrupted,
+                aid=assisting.on,
+            )  # fmt: skip
             for result in watch.over(reality.over(steps)):
                 reached(result.step)
                 tell(progress, unmoved.look())
