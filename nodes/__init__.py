@@ -2,6 +2,7 @@
 
 from comfy_api.latest import ComfyExtension, io
 
+from .average_steps import AverageSteps
 from .bridge.host import dataset_page, desk, lora_list, lora_manager, picture_metadata
 from .bridge.merging import outlooks
 from .bridge.stack import connected_model
@@ -50,7 +51,7 @@ class LoraLoom(ComfyExtension):
             TrainingPreviews, TrainingValidation, TrainLora, SaveLora, LoadLoraStack, MergeLora, ResizeLora, ExtractLora,
             LoraReport, LoraInterference, LeaveOneOut, CheckGpu, LoadTwoStageModel, LoadTwoStageTextEncoder, LoadTwoStageVae,
             ClipVisionAsVae, EmptyTwoStageLatent, PriorToConditioning,
-            LoraContract, LoraCredits, LoraPassport,
+            LoraContract, LoraCredits, LoraPassport, AverageSteps,
         ]  # fmt: skip
 
 

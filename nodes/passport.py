@@ -28,6 +28,7 @@ class LoraPassport(io.ComfyNode):
             ],
             outputs=[
                 io.String.Output("passport", tooltip="The passport as text."),
+                io.String.Output("tensors", tooltip="Every tensor of the file, in columns between tabs: name, shape, type, bytes, norm, and the layer and part that it is, or that it is left out."),
             ],
         )  # fmt: skip
 
@@ -45,6 +46,6 @@ class LoraPassport(io.ComfyNode):
 
     @classmethod
     def execute(cls, lora, lora_name="") -> io.NodeOutput:
-        found = passport(lora_name or lora)
+        found, held = passport(lora_name or lora)
         text = found.text()
-        return io.NodeOutput(text, ui=report_ui(cls, text, measure=found.measure()))
+        return io.NodeOutput(text, held.text(), ui=report_ui(cls, text, measure=found.measure(held)))

@@ -108,6 +108,11 @@ class Family:
     neutral: str = "pictures"
 
     @property
+    def spelled(self) -> tuple[str, str]:
+        """The names that headers have for it."""
+        return self.architecture, self.base_version
+
+    @property
     def preset_name(self) -> str:
         return self.preset or self.name
 

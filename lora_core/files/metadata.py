@@ -108,7 +108,7 @@ def _modelspec(facts: Facts) -> dict[str, Any]:
     size = facts.resolution
     return {
         "modelspec.sai_model_spec": "1.0.1",
-        "modelspec.architecture": f"{facts.architecture}/lora",
+        "modelspec.architecture": facts.architecture and f"{facts.architecture}/lora",
         "modelspec.implementation": "https://github.com/comfyanonymous/ComfyUI",
         "modelspec.title": facts.title,
         "modelspec.resolution": f"{size[0]}x{size[1]}" if size else None,

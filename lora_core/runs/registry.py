@@ -36,7 +36,7 @@ class Registry:
         """Read what is new or changed, for so many seconds; returns how many are not read yet. Of very many only those
         whose folders changed last are known."""
         until = time.monotonic() + seconds
-        places = dict(nlargest(MOST_RUNS, folders(self.parent), key=lambda place: _time(place[1])))
+        places = newest(self.parent)
         self._runs = {name: self._runs.get(name) or FoundRun(path, name) for name, path in places.items()}
         self._curves = {name: curve for name, curve in self._curves.items() if name in places}
         for run in self._runs.values():
@@ -94,6 +94,11 @@ class Registry:
         if before is None or run.fault:
             return []
         return [[each[:_LONGEST] for each in change] for change in changed(before.settings, run.settings)]
+
+
+def newest(parent: Path) -> dict[str, Path]:
+    """Return the run folders below a folder by their names, as many as are known, those that changed last first."""
+    return dict(nlargest(MOST_RUNS, folders(parent), key=lambda place: _time(place[1])))
 
 
 def folders(parent: Path, depth: int = 1, prefix: str = "") -> Iterator[tuple[str, Path]]:

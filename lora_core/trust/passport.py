@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
-from ..drawing.measure import Cell, Line, Measure, Table
+from ..drawing.measure import MOST_LINES, Cell, Line, Measure, Table
 from ..files.lineage import made_of
+from ..files.listing import COLUMNS, Listing
 from .contract import contract_of
 from .keys import Met
 from .signer import readable
@@ -40,9 +41,10 @@ class Passport:
         who = f"{' and '.join(map(str, self.signers))}, " if self.verdict.is_signed else ""
         return f"{self.name}: {who}{self.verdict.sentence()}."
 
-    def measure(self) -> Measure:
-        """Return it as a page."""
+    def measure(self, held: Listing | None = None) -> Measure:
+        """Return it as a page, with what the file holds folded, where that is given."""
         tables = [self._contract(), self._family(), self._signature(), self._changes()]
+        tables += [_tensors(held)] if held else []
         return Measure(self.headline(), _TELLING[self.verdict.state], tuple(each for each in tables if each.lines))
 
     def text(self) -> str:
@@ -86,6 +88,14 @@ class Passport:
         return _facts(
             "Changed since it was signed", "text", "how", [(readable(key), told) for key, told in how.items()]
         )
+
+
+def _tensors(held: Listing) -> Table:
+    """As many of the first as a page takes."""
+    shown, left = held.tensors[:MOST_LINES], len(held.tensors) - MOST_LINES
+    rows = tuple(Line(name, tuple(map(Cell, cells))) for name, *cells in (each.cells() for each in shown))
+    note = f"{held.summary()}{f'; {left:,} more are in the output tensors' if left > 0 else ''}"
+    return Table("plain", "Tensors", COLUMNS[0], COLUMNS[1:], rows, note=note, folded=True)
 
 
 def _facts(title: str, corner: str, column: str, rows: Sequence[tuple[str, str]]) -> Table:

@@ -29,6 +29,7 @@ FILE_LISTS = {
     "model_name",
     "clip_name",
     "vae_name",
+    "run",
 }  # their options are this machine's files
 HOLDER = "LoraLoom_ConvertLora"  # its definition has the list of files, and the page copies it into the others
 NODES = {node.GET_SCHEMA().node_id: node for node in pack_nodes()}

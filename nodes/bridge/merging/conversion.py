@@ -55,7 +55,7 @@ def convert_file(
         how["left_out"] = gone
     if overruled := verdict.overruled():
         how["overruled"] = [{"name": path.stem, **each} for each in overruled]
-    adapter = described(made.adapter.layers, [parent], [found.metadata], table, how)
+    adapter = described(made.adapter.layers, [parent], [found.metadata], table.family.spelled, how)
     beside = [strays.left_out_note(found.left_out)] if found.left_out else []
     missing = mismatch.lacking(resolved.unmatched), mismatch.left_out(resolved.misfits)
     line = "; ".join(filter(None, (f"{path.stem}: {layers_of(found)}", *missing)))

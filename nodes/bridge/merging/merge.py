@@ -149,12 +149,13 @@ def build(
     notes = [*notes, *(in_order_line(beside) if beside else ()), *(vectors_line(vectors) if vectors else ())]
     notes += [line for entry in entries for line in entry.verdict.lines(entry.name)]
     overruled = [{"name": entry.name, **each} for entry in entries for each in entry.verdict.overruled()]
+    headers, base = [entry.adapter.metadata for entry in entries], table.family.spelled
 
     def adapter(merged: Merged, limits: Limits) -> Adapter:
         lost = {"converted": converted, "left_out": gone, "overruled": overruled}
         made_by = _made_by(merged, settings, limits) | {key: value for key, value in lost.items() if value}
         made_by |= dict(how or {})
-        made = described(merged.layers, parents, [entry.adapter.metadata for entry in entries], table, made_by)
+        made = described(merged.layers, parents, headers, base, made_by)
         return replace(made, others=vectors)
 
     told = limits or _ANY

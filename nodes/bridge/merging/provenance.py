@@ -12,7 +12,6 @@ from ....lora_core.files.lineage import CONTRACT, Parent
 from ....lora_core.files.mismatch import Misfit
 from ....lora_core.low_rank import LowRank
 from ....lora_core.trust.written import contract_text
-from ..model.names import NameTable
 
 
 def refuse_losses(name: str, unmatched: Sequence[str], has_text: bool) -> None:
@@ -32,16 +31,16 @@ def lost_layers(name: str, unmatched: Sequence[str], misfits: Sequence[Misfit]) 
 
 
 def described(
-    layers: Mapping[str, LowRank], parents: Sequence[Parent], headers: Sequence[Mapping[str, str]], table: NameTable,
-    made_by: Mapping[str, Any],
+    layers: Mapping[str, LowRank], parents: Sequence[Parent], headers: Sequence[Mapping[str, str]],
+    base: tuple[str, str], made_by: Mapping[str, Any],
 ) -> Adapter:  # fmt: skip
     """Return the layers with a header: parents, what they have in common, and how the layers were made of them. Of one
-    parent alone the header stays, where it is still true."""
+    header alone what is still true of it stays. `base` are its names of the architecture and of sd-scripts."""
     before = lineage.inherited(headers[0]) if len(headers) == 1 else {}
-    family, made = table.family, Adapter(layers)
+    made = Adapter(layers)
     facts = metadata.Facts(
         title=before.get("modelspec.title") or " + ".join(parent.name for parent in parents)[:120],
-        architecture=family.architecture, base_version=family.base_version, base_name=_common(p.base for p in parents),
+        architecture=base[0], base_version=base[1], base_name=_common(p.base for p in parents),
         trigger=lineage.triggers(parents), tag_frequency=lineage.tags(headers), merged_from=tuple(parents),
         made_by=made_by,
     )  # fmt: skip

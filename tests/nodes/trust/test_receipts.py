@@ -23,6 +23,7 @@ from lora_loom.nodes.load_stack import LoadLoraStack
 from lora_loom.nodes.merge_lora import MergeLora
 from lora_loom.nodes.passport import LoraPassport
 from lora_loom.nodes.save_lora import SaveLora
+from safetensors.torch import save_file
 
 import nodes
 
@@ -201,3 +202,21 @@ def test_the_secret_is_nowhere_but_in_its_file(user: Path, save, model, tmp_path
     for secret in (seed, seed.hex().encode(), b64encode(seed)[:40], b64encode(seed).rstrip(b"=")):
         assert not any(secret in text for text in texts)
     assert b64encode(seed) in (user / keys.KEY).read_bytes()
+
+
+def test_the_tensors_of_a_file_are_listed_below_its_passport(user: Path, save) -> None:
+    """Also of a file that is no LoRA; the page has the first of very many, folded."""
+    path, _ = save()
+    text, tensors = run_node(LoraPassport, lora=path.name)
+    held = guard.contents(path).tensors
+    assert tensors.splitlines()[0].startswith(f"# {len(held)} tensors in ") and "\t" not in text
+    assert [line.split("\t")[0] for line in tensors.splitlines()[2:]] == list(held)
+    table = page(path)["tables"][-1]
+    assert table["title"] == "Tensors" and table["folded"] and len(table["lines"]) == len(held)
+    save_file({f"layers.{n}.weight": torch.ones(1) for n in range(500)}, path)
+    table = page(path)["tables"][-1]
+    assert len(table["lines"]) == 200 and "500 left out; 300 more are in the output tensors" in table["note"]
+
+
+def page(path: Path) -> dict[str, Any]:
+    return json.loads(LoraPassport.execute(path.name).ui["lora_loom"][0])
