@@ -219,10 +219,11 @@ def _backward(
     count, device = len(drawn.indices), state.factors.flat.device
     given, keep = drawn.brought(rows, device)
     x0, _, _, conditions, _, places, _ = given
-    losses, change = x0.new_zeros(0), x0.new_zeros(()) if drawn.kept else None
     if rows:
         with state.factors.keeping(keep):
             losses, change = gradient(config, state.factors, denoiser, *given, len(rows) / count)
+    else:
+        losses, change = x0.new_zeros(0), x0.new_zeros(()) if drawn.kept else None
     shown = ProbeBatch(x0, conditions, places, rows.start, count)
     return MicroBatch(losses, change, drawn.indices, drawn.quantiles, shown, rows.start)
 

@@ -16,6 +16,7 @@ export const WORDS = {
   },
   LoraLoom_MergeLora: { rank: phrase("exact sum"), size_mb: FREE, density: OWN },
   LoraLoom_ResizeLora: { rank: FREE, size_mb: FREE, ratio: FREE, conv_rank: phrase("as rank") },
+  LoraLoom_AverageSteps: { from_step: phrase("the last half"), decay: phrase("plain mean") },
   LoraLoom_ConvertLora: { rank: phrase("auto: exact") },
   LoraLoom_Layers: { rank_dropout: OFF, layer_dropout: OFF, max_norm: OFF },
   LoraLoom_Objective: { noise_offset: OFF },
