@@ -18,7 +18,9 @@ from harness.inprocess import PRETEND, alias_pack, load_comfyui  # noqa: E402
 from harness.server import ComfyServer  # noqa: E402
 from harness.verified import VerifiedTable  # noqa: E402
 
-FIRST = ("test_types.py", "test_harness.py")  # which take long: as the last ones they would keep others waiting
+# Ranks of the first are forks of this process, in which gradients can be computed only while no device has had one here.
+# The others take long: as the last ones they would keep others waiting.
+FIRST = ("test_shared_runs.py", "test_types.py", "test_harness.py")
 PURE = [Path(__file__).resolve().parent / folder for folder in ("lora_core", "console/workflow")]
 
 alias_pack()
@@ -46,7 +48,8 @@ def pytest_make_collect_report(collector: pytest.Collector) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    items.sort(key=lambda item: item.path.name not in FIRST)
+    places = {name: place for place, name in enumerate(FIRST)}
+    items.sort(key=lambda item: places.get(item.path.name, len(FIRST)))
 
 
 def pytest_unconfigure() -> None:
