@@ -18,8 +18,8 @@ from harness.inprocess import PRETEND, alias_pack, load_comfyui  # noqa: E402
 from harness.server import ComfyServer  # noqa: E402
 from harness.verified import VerifiedTable  # noqa: E402
 
-# Ranks of the first are forks of this process, in which gradients can be computed only while no device has had one here.
-# The others take long: as the last ones they would keep others waiting.
+# Ranks of the first are forks of this process, and compute gradients only while no device has had one here. The others
+# take long: as the last ones they would keep others waiting.
 FIRST = ("test_shared_runs.py", "test_types.py", "test_harness.py")
 PURE = [Path(__file__).resolve().parent / folder for folder in ("lora_core", "console/workflow")]
 
