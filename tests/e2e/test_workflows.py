@@ -251,8 +251,7 @@ def test_the_search_offers_our_nodes_first_or_tells_them_apart(server: ComfyServ
     ours = {info["display_name"] for name, info in server.object_info.items() if name.startswith("LoraLoom_")}
     assert not core & ours
     page.page.evaluate("() => app.graph.clear()")
-    page.page.mouse.dblclick(700, 600)
-    box = page.page.get_by_role("dialog").locator("input").first
+    box = page.search()
     for text, wanted in NODES.items():
         first = partial(begins_with, wanted)
         assert typed(page, box, text, "#results-list [role=option]", "row => row.innerText.split('\\n')[0]", first), (

@@ -7,12 +7,22 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
-from playwright.sync_api import Browser, ConsoleMessage, Page, Playwright, Request, expect, sync_playwright
+from playwright.sync_api import (
+    Browser,
+    ConsoleMessage,
+    Locator,
+    Page,
+    Playwright,
+    Request,
+    TimeoutError,
+    expect,
+    sync_playwright,
+)
 
 from harness.server import ComfyServer, Graph
 
@@ -168,6 +178,18 @@ class FrontEnd:
             lambda answer: answer.request.method == "POST" and answer.url.endswith("/prompt")
         ):
             self.page.get_by_test_id("queue-button").click()
+
+    def search(self) -> Locator:
+        """Double-clicks the empty graph and returns the field of the node search. Clicks that a busy machine has torn
+        apart are two clicks, which do nothing, and are made again."""
+        box = self.page.get_by_role("dialog").locator("input").first
+        for wait in (PATIENCE / 6, PATIENCE / 3, PATIENCE):
+            self.drawn()
+            self.page.mouse.dblclick(700, 600)
+            with suppress(TimeoutError):
+                box.wait_for(timeout=1000 * wait)
+                return box
+        raise AssertionError("a double click on the empty graph opens no search")
 
     # -- looks ---------------------------------------------------------------------------------------------------------
 
