@@ -21,14 +21,15 @@ from .steps import MicroBatch
 _FAILED, _ASKED = -2, -1  # places behind all else
 
 
-def check(group: Group, config: TrainConfig) -> None:
-    """Raise ValueError where some ranks would never have a picture."""
+def check(group: Group, config: TrainConfig, option: Callable[[int], str] = lambda _: "") -> None:
+    """Raise ValueError where some ranks would never have a picture. `option` names where a `batch_size` is set."""
     pictures = config.batch_size * config.accumulation
     if pictures < group.size:
         least = -(-group.size // config.accumulation)
         raise ValueError(
-            f"{group.size} ranks share the pictures of a step, and batch_size {config.batch_size} x accumulation "
-            f"{config.accumulation} is {pictures}: set batch_size to {least} or more, or start {pictures} ranks"
+            f"a step has {pictures} pictures (batch_size {config.batch_size} x accumulation {config.accumulation}), "
+            f"which do not go round among {group.size} ranks; set batch_size to {least} or more{option(least)}, or "
+            f"start {pictures} ranks"
         )
 
 

@@ -14,6 +14,7 @@ from comfyui_version import __version__
 from ....lora_core.ranks.group import here
 from ....lora_core.runs.setting_changes import changed
 from ....lora_core.training.config import Recipe, TrainConfig
+from ....lora_core.training.reduced import check
 from ....lora_core.training.validation import Pictures
 from ....lora_core.version import VERSION
 from ..host.ranks import on_every
@@ -31,7 +32,7 @@ def check_ranks(sources: Sources, recipe: Recipe) -> None:
     group = here()
     if group.size == 1:
         return
-    _check_share(recipe.train, group.size)
+    check(group, recipe.train, _option)
     agree(lambda: _known(sources, recipe))
 
 
@@ -55,16 +56,9 @@ def note(config: TrainConfig) -> str:
     return f"{size} ranks, {each} {'picture' if each == '1' else 'pictures'} of {whole} each"
 
 
-def _check_share(config: TrainConfig, size: int) -> None:
-    whole = config.batch_size * config.accumulation
-    if whole >= size:
-        return
-    context, needed = get_executing_context(), -(-size // config.accumulation)
-    option = f" (--set {context.node_id}.batch_size={needed})" if context else ""
-    raise ValueError(
-        f"a step has {whole} pictures (batch_size {config.batch_size} x accumulation {config.accumulation}), which do "
-        f"not go round among {size} ranks; set batch_size to {needed} or more{option}, or start {whole} ranks"
-    )
+def _option(batch_size: int) -> str:
+    context = get_executing_context()
+    return f" (--set {context.node_id}.batch_size={batch_size})" if context else ""
 
 
 def _known(sources: Sources, recipe: Recipe) -> dict[str, Any]:

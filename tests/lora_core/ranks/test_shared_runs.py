@@ -233,7 +233,7 @@ def in_bf16() -> dict[str, Any]:
 
 
 def test_fewer_pictures_than_ranks_are_refused_before_anything():
-    with pytest.raises(ValueError, match="4 ranks share the pictures of a step, and batch_size 1 x accumulation 2 is"):
+    with pytest.raises(ValueError, match="a step has 2 pictures .*go round among 4 ranks; set batch_size to 2 or"):
         check(Group(0, 4), replace(SHORT, batch_size=1, accumulation=2))
     check(Group(0, 4), SHORT)
 
