@@ -51,7 +51,7 @@ def rise(
 @torch.no_grad()
 def _sums(
     config: TrainConfig, factors: Factors, before: Tensor, denoiser: Denoiser, shown: Sequence[ProbeBatch],
-    task: Task,
+    task: Task = PICTURES,
 ) -> Sums:  # fmt: skip
     after = _sum(config, factors, denoiser, shown, task)
     with holding(factors.flat, before):
