@@ -6,7 +6,7 @@ condition several texts, which only their task knows of.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -17,7 +17,10 @@ from . import objective
 from .config import TrainConfig
 from .inject import Factors
 from .objective import Denoiser
+from .preference import Preference
 from .preserving import add_preservation
+
+Measure = Callable[[Callable[..., Tensor]], list[float]]  # what a function called as `losses` finds in each draw
 
 
 class Task(Protocol):
@@ -62,6 +65,11 @@ class Task(Protocol):
         """Return the condition of a sample all of whose texts are this one, as a rehearsal takes it."""
         ...
 
+    def says(self, factors: Factors, pictures: Sequence[int], losses: Sequence[float], measure: Measure) -> str:
+        """Return what the report says of the LoRA at the end of a run with validation, by the last losses of its draws,
+        which are of these pictures, and by what `measure` finds in them; empty where the losses tell all."""
+        ...
+
 
 @dataclass(frozen=True)
 class Pictures:
@@ -86,9 +94,12 @@ class Pictures:
     def condition(self, text: Any) -> Any:
         return text
 
+    def says(self, factors: Factors, pictures: Sequence[int], losses: Sequence[float], measure: Measure) -> str:
+        return ""
+
 
 PICTURES = Pictures()
-TASKS: Mapping[type, Callable[[Any], Task]] = {choices.LearnPictures: Pictures}
+TASKS: Mapping[type, Callable[[Any], Task]] = {choices.LearnPictures: Pictures, choices.LearnPreference: Preference}
 
 
 def task_of(choice: choices.Task) -> Task:
