@@ -1,10 +1,10 @@
 """The loss of preference: a LoRA learns from pairs what people like, with its own base as the reference.
 
-Diffusion-DPO (Wallace et al. 2023, arXiv:2311.12908). Let E be the mean squared residual of the network's output, of the
-liked picture (w) and the disliked one (l) at the same noise and noise level, and E_base that of the base model. The
+Diffusion-DPO (Wallace et al. 2023, arXiv:2311.12908). Let E be the mean squared residual of the network's output, of
+the liked picture (w) and the disliked one (l) at the same noise and noise level, and E_base that of the base model. The
 margin is `beta / 2 ((E_base - E)_w - (E_base - E)_l)`, and the loss `-log sigmoid(margin)`: log 2 of an untouched LoRA.
-The mean stands for the paper's sum, as in its authors' code, whose range of beta is used: 1000 to 10000. Of flow models
-the residual is that of the velocity, and beta the same at all levels (Liu et al. 2025, arXiv:2501.13918).
+The mean stands for the paper's sum, as in its authors' code, where beta is 2000 to 5000. Of flow models the residual is
+that of the velocity, and beta the same at all levels (Liu et al. 2025, arXiv:2501.13918).
 """
 
 from __future__ import annotations
@@ -107,8 +107,8 @@ def _moved(gain: float) -> str:
     if gain >= 0:
         return f"The loss of liked pictures alone is {share} below the base model's."
     return (
-        f"The loss of liked pictures alone is {share} above the base model's: if pictures get worse, raise beta or train "
-        "fewer steps."
+        f"The loss of liked pictures alone is {share} above the base model's: if pictures get worse, raise beta or "
+        "train fewer steps."
     )
 
 
