@@ -137,11 +137,11 @@ def test_what_is_published_is_tested_signed_and_shown(server: ComfyServer, files
 
 def test_liked_and_disliked_pictures_make_a_lora(server: ComfyServer) -> None:
     for side, seed in (("liked", 1), ("disliked", 2)):
-        shapes.write_dataset(server.base / "input" / templates.FOLDER / side, "ring", 4, 96, seed)
+        shapes.write_dataset(server.base / "input" / templates.FOLDER / side, "heart", 4, 96, seed)
     graph = quick(templates.api_graph(server, PREFERENCE))
     (pairs,) = [node["inputs"] for node in graph.values() if node["class_type"] == "LoraLoom_PreferencePairs"]
     for side in ("liked", "disliked"):
-        graph[pairs[side][0]]["inputs"] |= {"folder": f"{templates.FOLDER}/{side}", "trigger": "ring"}
+        graph[pairs[side][0]]["inputs"] |= {"folder": f"{templates.FOLDER}/{side}", "trigger": "heart"}
     for node in graph.values():
         if node["class_type"] == "LoraLoom_TrainLora":
             node["inputs"] |= {"run_name": "liked", "batch_size": 1}
