@@ -143,7 +143,7 @@ def leave_nothing(regions: Sequence[Region]) -> bool:
 
 
 def met(one: Region, other: Region) -> float:
-    """Return the part of the picture where two masks meet, in 0..1."""
+    """Return the part of the picture where two masks both hold more than half, in 0..1."""
     first, second = (region.mask.amax(0)[None, None] for region in (one, other))
     second = functional.interpolate(second, size=first.shape[-2:], mode="area")
-    return float(((first > 1 - _SOLID) & (second > 1 - _SOLID)).float().mean())
+    return float(((first > 0.5) & (second > 0.5)).float().mean())
