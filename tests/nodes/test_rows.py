@@ -5,12 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import folder_paths
 import pytest
 import torch
 from harness.calls import loaded, refusals, run_node
 from lora_loom.lora_core.files.hashes import data_hash
 from lora_loom.lora_core.files.save import save
 from lora_loom.nodes.load_stack import LoadLoraStack
+from PIL import Image
 from safetensors.torch import load_file, save_file
 
 import nodes
@@ -186,8 +188,11 @@ def test_a_hash_that_says_nothing_is_read_from_the_file(model: Any, two: Path, s
 def test_a_row_without_its_mask_is_told_when_the_graph_is_queued(
     two: Path, row: str, masks: list[int], told: str
 ) -> None:
+    picture = Path(folder_paths.get_input_directory(), "mask.png")
+    Image.new("RGB", (8, 8)).save(picture)
     graph = queued(f"<lora:ink:1:{row}>")
     graph["2"]["inputs"] |= {f"masks.mask{number}": ["9", 0] for number in masks}
-    graph["9"] = {"class_type": "SolidMask", "inputs": {"value": 1.0, "width": 64, "height": 64}}
-    reasons = refusals(graph); print(reasons)
+    graph["9"] = {"class_type": "LoadImageMask", "inputs": {"image": picture.name, "channel": "red"}}
+    reasons = refusals(graph)
+    picture.unlink()
     assert told in reasons if told else reasons == ""
