@@ -35,7 +35,9 @@ def adapters_input(source: str = "Train LoRA or Merge LoRA") -> io.Autogrow.Inpu
 
 
 def masks_input() -> io.Autogrow.Input:
-    one = io.Mask.Input("mask", tooltip="A part of the picture. A row with mask=1 is on inside mask1 only, one with mask=-1 outside of it.")
+    inside = "A part of the picture. A row with mask=1 is on inside mask1 only, one with mask=-1 outside of it."
+    one = io.Mask.Input("mask", tooltip=inside)
     names = [f"mask{number}" for number in range(1, MASKS + 1)]
+    template = io.Autogrow.TemplateNames(one, names, min=0)
     tooltip = "Parts of the picture, for rows that are on in one of them only. Every mask that rows use costs a forward in each step."
-    return io.Autogrow.Input("masks", template=io.Autogrow.TemplateNames(one, names, min=0), optional=True, tooltip=tooltip)
+    return io.Autogrow.Input("masks", template=template, optional=True, tooltip=tooltip)

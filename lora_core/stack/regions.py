@@ -99,7 +99,9 @@ def laid(region: Region, latent: Sequence[int], frames_each: int = 1) -> Tensor:
     count, batch = len(mask), latent[0]
     if len(latent) == 4:
         if count not in (1, batch):
-            raise ValueError(f"{region.name} has {count} pictures, but the batch has {batch}; give one, or one for each")
+            raise ValueError(
+                f"{region.name} has {count} pictures, but the batch has {batch}; give one, or one for each"
+            )
         return mask
     frames = latent[2]
     if count == (frames - 1) * frames_each + 1 and count != frames:
@@ -139,7 +141,7 @@ def leave_nothing(regions: Sequence[Region]) -> bool:
     """Return whether masks of one size cover all of the picture."""
     if len({region.mask.shape for region in regions}) != 1:
         return False
-    return bool((sum(region.mask for region in regions) >= _SOLID).all())
+    return bool((torch.stack([region.mask for region in regions]).sum(dim=0) >= _SOLID).all())
 
 
 def met(one: Region, other: Region) -> float:

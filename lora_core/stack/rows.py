@@ -195,7 +195,9 @@ def _share(key: str, text: str) -> float:
 def _mask(text: str) -> int:
     number = int(text) if re.fullmatch(r"-?\d{1,3}", text) else 0
     if not 1 <= abs(number) <= MASKS:
-        raise ValueError(f"mask is {text!r}; write the number of a mask, from 1 to {MASKS}, or -1 for outside of mask 1")
+        raise ValueError(
+            f"mask is {text!r}; write the number of a mask, from 1 to {MASKS}, or -1 for outside of mask 1"
+        )
     return number
 
 

@@ -67,7 +67,7 @@ def _refuse_losses(entry: Entry, has_text: bool) -> None:
         )
     if entry.region:
         raise ValueError(
-            f"{entry.name} is on in {entry.region.name} only, which a file cannot contain; take mask= out of its row, or "
-            "keep using the stack"
+            f"{entry.name} is on in {entry.region.name} only, which a file cannot contain; take mask= out of its row, "
+            "or keep using the stack"
         )
     refuse_losses(entry.name, entry.unmatched, has_text)

@@ -77,8 +77,8 @@ def check_everywhere(model: Model) -> None:
     for ways in bypass_injection.hung(model)[0]:
         if region := next((each.region for way in ways.values() for each in way.timeline if each.region), None):
             raise ValueError(
-                f"the connected MODEL has a LoRA that is on in {region.name} only, but a run learns whole pictures; take "
-                "mask= out of its row, or connect the MODEL without the stack"
+                f"the connected MODEL has a LoRA that is on in {region.name} only, but a run learns whole pictures; "
+                "take mask= out of its row, or connect the MODEL without the stack"
             )
 
 

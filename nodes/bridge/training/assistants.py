@@ -92,8 +92,8 @@ def _check(entry: Entry, model: Model) -> None:
         )
     if entry.region:
         raise ValueError(
-            f"the assistant {entry.name} is on in {entry.region.name} only, but assistants are on in the whole picture; "
-            "take mask= out of its row"
+            f"the assistant {entry.name} is on in {entry.region.name} only, but assistants are on in the whole "
+            "picture; take mask= out of its row"
         )
     if kinds := [kind for kind in entry.adapter.kinds() if kind != "LoRA"]:
         raise ValueError(

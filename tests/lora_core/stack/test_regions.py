@@ -7,7 +7,7 @@ import copy
 import pytest
 import torch
 from lora_loom.lora_core.stack.regions import Region, check_masks, costs, laid, regions_of, shares
-from lora_loom.lora_core.stack.rows import Row, parse
+from lora_loom.lora_core.stack.rows import parse
 
 LEFT = torch.zeros(64, 128)
 LEFT[:, :64] = 1

@@ -142,7 +142,9 @@ def test_layers_of_few_bits_and_of_third_parties(models, loras: Path, tmp_path: 
         latent = torch.zeros(tiny.latent_shape(model))
         both = on(model, f"<lora:{one}:0.7:mask=1>\n<lora:{other}:0.8:mask=-1>", HALF).model
         points = drawn(both, pair, latent, steps=1)
-        alone = (drawn(on(model, f"<lora:{row}>").model, pair, latent, points) for row in (f"{one}:0.7", f"{other}:0.8"))
+        alone = (
+            drawn(on(model, f"<lora:{row}>").model, pair, latent, points) for row in (f"{one}:0.7", f"{other}:0.8")
+        )
         (first, second), mixed, left = (made[0][2] for made in alone), points[0][2], places(latent)
         assert relative_error(mixed, torch.where(left, first, second)) < 0.02 * relative_error(first, second)
 
@@ -187,13 +189,17 @@ def test_controlnets_masks_of_prompts_and_caches_hold_in_every_part(models, lora
     seen: set = set()
     model = model.clone()
     model.set_model_unet_function_wrapper(
-        lambda apply, args: seen.update(args["c"]["transformer_options"]["uuids"])
-        or apply(args["input"], args["timestep"], **args["c"])
+        lambda apply, args: (
+            seen.update(args["c"]["transformer_options"]["uuids"])
+            or apply(args["input"], args["timestep"], **args["c"])
+        )
     )
     both = on(model, f"<lora:{one}:0.7:mask=1>\n<lora:{other}:0.8:mask=-1>", HALF).model
     points = drawn(both, controlled, latent, steps=2)
     assert len(seen) == 4  # two prompts of two parts, in each step the same
-    alone = [drawn(on(model, f"<lora:{row}>").model, controlled, latent, points) for row in (f"{one}:0.7", f"{other}:0.8")]
+    alone = [
+        drawn(on(model, f"<lora:{row}>").model, controlled, latent, points) for row in (f"{one}:0.7", f"{other}:0.8")
+    ]
     without = drawn(both, texts(clip), latent, points)
     for (_, _, mixed), (_, _, first), (_, _, second), (_, _, plain) in zip(points, *alone, without, strict=True):
         assert relative_error(mixed, torch.where(places(latent), first, second)) < 1e-6 < 1e-3
@@ -244,7 +250,9 @@ def test_nodes_that_make_files_refuse_parts_of_pictures(models, loras: Path) -> 
     model = models("sd15").model
     one, _ = two(loras, model, "sd15")
     stack = on(model, f"<lora:{one}:mask=1>", HALF)
-    with pytest.raises(ValueError, match=r"has LoRAs that are on in only part of the picture, which a LoRA file cannot"):
+    with pytest.raises(
+        ValueError, match=r"has LoRAs that are on in only part of the picture, which a LoRA file cannot"
+    ):
         Patched(stack.model, "tuned").check()
     with pytest.raises(ValueError, match=r"is on in mask 1 only, but a run learns whole pictures"):
         check_everywhere(stack.model)
