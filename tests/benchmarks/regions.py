@@ -193,10 +193,14 @@ def write(found: dict[str, Any]) -> None:
     after = rest.partition(MARKS[1])[2]
     seeds = 1 + max(each["seed"] for each in found["bleeding"])
     apart = max(each["bleeding"]["against hooks"] for each in found["bleeding"])
-    lines = [f"Over {seeds} seeds, with the least and the most; masks and hooks differ by {apart:.2g} of 255 at most.", ""]
+    lines = [
+        f"Of {seeds} seeds, with the least and the most. Masks and hooks differ by {apart:.2g} of 255 at most.",
+        "",
+    ]
     for _, header, rows in tables(found):
-        lines += [f"| {' | '.join(header)} |", f"|{'---|' * len(header)}", *(f"| {' | '.join(row)} |" for row in rows), ""]
-    FIGURES.write_text(f"{before}{MARKS[0]}\n" + "\n".join(lines) + f"\n{MARKS[1]}{after}", encoding="utf-8", newline="\n")
+        lines += [f"| {' | '.join(row)} |" for row in (header, ["---"] * len(header), *rows)] + [""]
+    text = "\n".join([before + MARKS[0], *lines, MARKS[1] + after])
+    FIGURES.write_text(text, encoding="utf-8", newline="\n")
 
 
 def main() -> None:

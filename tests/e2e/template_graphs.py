@@ -219,7 +219,10 @@ def regions() -> dict[str, Node]:
         "sides of *Empty Latent Image*), and connect its MASK. Every mask has a place on the node; a row without one is on "
         "everywhere.\n"
         "3. **Prompt**: call both, with their trigger words.\n\n"
-        "Then Run. Every part takes a forward of its own in each step: two parts take twice as long. " + LORAS + "\n\n" + CHECKPOINTS
+        "Then Run. Every part takes a forward of its own in each step: two parts take twice as long. "
+        + LORAS
+        + "\n\n"
+        + CHECKPOINTS
     )
     drawn = {key: node for key, node in stack().items() if key not in ("note", "stack")}
     halves = {"value": 1.0, "width": SIDE // 2, "height": SIDE}
