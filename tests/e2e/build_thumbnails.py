@@ -129,7 +129,7 @@ def main() -> None:
     choices = parser.parse_args()
     for name in SCHEMES:
         scheme(name.split()[0]).save(choices.out / f"{name}.jpg", quality=90)
-    parts().save(choices.out / f"{REGIONS}.jpg", quality=90)
+    parts().save(choices.out / f"{REGIONS}.jpg", quality=60, optimize=True)
     if choices.loras is None:
         return
     with ComfyServer() as server:
