@@ -11,7 +11,7 @@ from .bridge.host.node_outputs import report_ui
 from .bridge.stack.apply_chain import APPLY
 from .bridge.stack.apply_stack import apply_stack, ignored_by
 from .bridge.stack.entries import check_rows, rows_state
-from .types import CATEGORY, LoraStackType, file_input
+from .types import CATEGORY, LoraStackType, file_input, masks_input
 
 FIELDS = range(1, 5)  # the fixed rows of the first version; `rows` holds any number
 
@@ -33,6 +33,7 @@ class LoadLoraStack(io.ComfyNode):
                 LoraStackType.Input("lora_stack", optional=True, tooltip="More rows, from another Load LoRA Stack or a stack node of another pack. They are applied first."),
                 io.String.Input("rows", optional=True, default="", multiline=True, tooltip="One LoRA per line, as in prompts: <lora:styles/ink:0.8:1.0> is the file, its strength on the model, and its strength on the text encoder. :off switches a row off; a line that starts with # is a comment."),
                 io.Combo.Input("apply", options=list(APPLY), default="auto", optional=True, advanced=True, tooltip="How LoRAs are applied. weights: written into the weights. beside: computed next to each layer, exact also for fp8, GGUF and quantised weights, which would round small changes away. auto: the best way for each weight."),
+                masks_input(),
             ],
             outputs=[
                 io.Model.Output("model", tooltip="The model with the stack applied."),
@@ -44,8 +45,9 @@ class LoadLoraStack(io.ComfyNode):
         )  # fmt: skip
 
     @classmethod
-    def validate_inputs(cls, lora_1=NONE, lora_2=NONE, lora_3=NONE, lora_4=NONE, rows=""):
-        return check_rows([lora_1, lora_2, lora_3, lora_4], rows)
+    def validate_inputs(cls, lora_1=NONE, lora_2=NONE, lora_3=NONE, lora_4=NONE, rows="", masks=None):
+        """ComfyUI passes dynamic inputs always, and a link as None."""
+        return check_rows([lora_1, lora_2, lora_3, lora_4], rows, masks)
 
     @classmethod
     def fingerprint_inputs(cls, lora_1=NONE, lora_2=NONE, lora_3=NONE, lora_4=NONE, rows="", **_):
@@ -56,13 +58,13 @@ class LoadLoraStack(io.ComfyNode):
     def execute(
         cls, model, lora_1=NONE, strength_1=1.0, text_strength_1=1.0, lora_2=NONE, strength_2=1.0, text_strength_2=1.0,
         lora_3=NONE, strength_3=1.0, text_strength_3=1.0, lora_4=NONE, strength_4=1.0, text_strength_4=1.0,
-        clip=None, lora_stack=None, rows="", apply="auto",
+        clip=None, lora_stack=None, rows="", apply="auto", masks=None,
     ) -> io.NodeOutput:  # fmt: skip
         fixed = [
             Row(lora_1, strength_1, text_strength_1), Row(lora_2, strength_2, text_strength_2),
             Row(lora_3, strength_3, text_strength_3), Row(lora_4, strength_4, text_strength_4),
         ]  # fmt: skip
-        done = apply_stack(model, clip, lora_stack, [*map(checked, fixed), *parse(rows)], apply)
+        done = apply_stack(model, clip, lora_stack, [*map(checked, fixed), *parse(rows)], apply, masks)
         return io.NodeOutput(
             done.model, done.clip, done.rows, done.report, done.triggers, ui=report_ui(cls, done.report)
         )

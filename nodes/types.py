@@ -4,6 +4,7 @@ from typing import Any
 
 from comfy_api.latest import io
 
+from ..lora_core.stack.regions import MASKS
 from ..lora_core.stack.rows import NONE
 
 LoraDatasetType = io.Custom("LORALOOM_DATASET")  # lora_core.data.dataset.Dataset
@@ -31,3 +32,12 @@ def adapters_input(source: str = "Train LoRA or Merge LoRA") -> io.Autogrow.Inpu
     template = io.Autogrow.TemplatePrefix(one, prefix="adapter", min=0, max=100)
     tooltip = "Any number of adapters from other nodes."
     return io.Autogrow.Input("adapters", template=template, optional=True, tooltip=tooltip)
+
+
+def masks_input() -> io.Autogrow.Input:
+    inside = "A part of the picture. A row with mask=1 is on inside mask1 only, one with mask=-1 outside of it."
+    one = io.Mask.Input("mask", tooltip=inside)
+    names = [f"mask{number}" for number in range(1, MASKS + 1)]
+    template = io.Autogrow.TemplateNames(one, names, min=0)
+    tooltip = "Parts of the picture, for rows that are on in one of them only. Every mask that rows use costs a forward in each step."
+    return io.Autogrow.Input("masks", template=template, optional=True, tooltip=tooltip)

@@ -17,8 +17,9 @@ NOTHING = "e3b0c44298fc"  # how the sha256 of no bytes begins, which some tools 
 
 def entry(row: Row, metadata: Mapping[str, str], data_hash: str, beside: Told = _NONE) -> dict[str, Any]:
     """`data_hash` is the sha256 of the file's data section. What neither header nor contract says is None; of a merge
-    there are its `parents`, too. Author and permissions are those of the side files `beside` it where the header names
-    none, and `source` has the programs that wrote them. JSON throughout."""
+    there are its `parents`, too, and of one with a mask its `area`, a share of the picture. Author and permissions are
+    those of the side files `beside` it where the header names none, and `source` has the programs that wrote them. JSON
+    throughout."""
     own = Parent.of("", metadata, 1.0, 1.0, "")
     found = {"author": own.author, "permissions": permissions_of(own.contract.get("permissions")).in_words()}
     missing = ["author"] if not own.author else []
@@ -33,6 +34,7 @@ def entry(row: Row, metadata: Mapping[str, str], data_hash: str, beside: Told = 
         "sha256": data_hash,
         "strength": float(row.strength),
         "text_strength": float(row.text_strength),
+        **({"area": round(row.region.share, 4)} if row.region else {}),
         "license": own.license or None,
         "author": found["author"] or None,
         "title": metadata.get("modelspec.title") or None,

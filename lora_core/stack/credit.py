@@ -55,7 +55,8 @@ def _named(entry: Mapping[str, Any], marked: bool) -> str:
     """Title, author, strength and licence of one LoRA, with the program whose side file says so."""
     name = entry.get("title") or entry["name"].rpartition("/")[2].removesuffix(".safetensors")
     source = entry.get("source") or {}
-    about = [f"strength {entry['strength']:g}"]
+    area = f" on {100 * entry['area']:.0f} % of the picture" if "area" in entry else ""
+    about = [f"strength {entry['strength']:g}{area}"]
     for key in ("license", "permissions"):
         if text := entry.get(key):
             about.append(f"{text}, as {source[key]} says" if key in source else text)

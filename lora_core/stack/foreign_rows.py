@@ -52,13 +52,16 @@ def lost(rows: Iterable[Row], others: Sequence[str] | None) -> list[str]:
     if not found or others == []:
         return []
     if others is None:
-        return ["through lora_stack, only nodes of LoRA Loom receive blocks, start and end"]
+        return ["through lora_stack, only nodes of LoRA Loom receive blocks, start, end and masks"]
     blocks = ", ".join(row.name for row in found if row.blocks.strip())
     spans = ", ".join(row.name for row in found if (row.start, row.end) != (0.0, 1.0))
-    said = " and ".join(f"{what} of {names}" for what, names in (("blocks", blocks), ("start and end", spans)) if names)
+    masks = ", ".join(row.name for row in found if row.mask)
+    parts = ("blocks", blocks), ("start and end", spans), ("the mask", masks)
+    said = " and ".join(f"{what} of {names}" for what, names in parts if names)
     return [
         f"{said} have no effect in {', '.join(others)}: other packs read only a name and two strengths from "
-        "lora_stack, and apply them to every block and all of sampling; connect MODEL of this node instead"
+        "lora_stack, and apply them to every block, all of sampling and the whole picture; connect MODEL of this node "
+        "instead"
     ]
 
 

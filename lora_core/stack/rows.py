@@ -2,8 +2,8 @@
 
 The text is what the field writes into prompts, `<lora:styles/ink:0.8:1.0>`: the name, the strength on the model and
 the one on the text encoders, which is the model's when left out. Named parts may follow: `off`, `blocks=IN=0.5,MID=1`,
-`start=0.2`, `end=0.8`, `words=sks,ink wash`, and what A1111 calls the strengths, `unet=0.8` and `te=1`. Words around
-the tags are passed over, and so are lines that begin with `#`.
+`start=0.2`, `end=0.8`, `words=sks,ink wash`, `mask=1` (inside that mask; `mask=-1` outside of it), and what A1111 calls
+the strengths, `unet=0.8` and `te=1`. Words around the tags are passed over, and so are lines that begin with `#`.
 """
 
 from __future__ import annotations
@@ -13,23 +13,25 @@ from math import isfinite
 from typing import Any
 
 from ..files.faults import quote
+from .regions import MASKS, Region
 
 LIMIT = 20.0  # of strengths, either way
 NONE = "None"  # what a row of a list is called that names no file
 
-_FIELDS = ("name", "strength", "text_strength", "blocks", "start", "end", "on", "words")
+_FIELDS = ("name", "strength", "text_strength", "blocks", "start", "end", "on", "words", "mask", "region")
 _TAG = re.compile(r"<(?:lora|lyco):([^<>\n]*)(>?)", re.IGNORECASE)
 _CODE = re.compile("%25|%3A|%3C|%3E|%0A|%0D")
 _CODE_IN_WORD = re.compile(f"{_CODE.pattern}|%2C")
-_KNOWN = "off, blocks=, start=, end=, words=, unet= and te="
+_KNOWN = "off, blocks=, start=, end=, words=, mask=, unet= and te="
 
 
 class Row(tuple):
     """A LORA_STACK entry as other packs unpack it, `(name, strength, text_strength)`, that knows more.
 
     `blocks` is the per-block strength text ("" is 1 everywhere); `start` and `end` are shares of sampling in 0..1;
-    `words` are its trigger words, None for those that the file names. A row that is not `on` is kept in the list of
-    rows and nowhere else.
+    `words` are its trigger words, None for those that the file names. `mask` is the number of the mask that it is on
+    inside of, negative for outside, 0 for everywhere, and `region` what that mask is, once it is known. A row that is
+    not `on` is kept in the list of rows and nowhere else.
     """
 
     blocks: str
@@ -37,6 +39,8 @@ class Row(tuple):
     end: float
     on: bool
     words: tuple[str, ...] | None
+    mask: int
+    region: Region | None
 
     def __new__(
         cls,
@@ -48,9 +52,12 @@ class Row(tuple):
         end: float = 1.0,
         on: bool = True,
         words: tuple[str, ...] | None = None,
+        mask: int = 0,
+        region: Region | None = None,
     ) -> Row:
         row = super().__new__(cls, (name, strength, text_strength))
         row.blocks, row.start, row.end, row.on, row.words = blocks, start, end, on, words
+        row.mask, row.region = mask, region
         return row
 
     def __getnewargs__(self) -> tuple:
@@ -77,7 +84,7 @@ class Row(tuple):
     @property
     def plain(self) -> bool:
         """Return whether name and strengths say all of it, so that nothing is lost where others read it as a tuple."""
-        return not self.blocks.strip() and (self.start, self.end) == (0.0, 1.0)
+        return not self.blocks.strip() and (self.start, self.end, self.mask) == (0.0, 1.0, 0)
 
     def changed(self, **changes: Any) -> Row:
         """Return a row that is this one but for the fields that are given."""
@@ -168,6 +175,8 @@ def _value(key: str, text: str) -> object:
         return strength_of(text, key)
     if key in ("start", "end"):
         return _share(key, text)
+    if key == "mask":
+        return _mask(text)
     if key == "words":
         return tuple(_plain(word.strip(), _CODE_IN_WORD) for word in text.split(",") if word.strip())
     raise ValueError(f"{key}= is unknown; the known parts are {_KNOWN}")
@@ -181,6 +190,15 @@ def _share(key: str, text: str) -> float:
     if not 0 <= share <= 1:
         raise ValueError(f"{key} is {text!r}; write the share of sampling, from 0 to 1")
     return share
+
+
+def _mask(text: str) -> int:
+    number = int(text) if re.fullmatch(r"-?\d{1,3}", text) else 0
+    if not 1 <= abs(number) <= MASKS:
+        raise ValueError(
+            f"mask is {text!r}; write the number of a mask, from 1 to {MASKS}, or -1 for outside of mask 1"
+        )
+    return number
 
 
 def _plain(text: str, code: re.Pattern[str] = _CODE) -> str:

@@ -14,6 +14,7 @@ from harness.workflow_api import workflow_to_api
 WORKFLOWS = Path(__file__).resolve().parents[2] / "workflows"
 TRAIN_CHECKPOINT, TRAIN, STACK, MERGE, JUDGE, PUBLISH, KANDINSKY, WUERSTCHEN, *_ = GRAPHS
 PREFERENCE = "Train a preference LoRA, DPO - liked, disliked pictures"
+REGIONS = "LoRA regions - a mask for each LoRA"
 
 FOLDER = "lora_loom_demo"  # of the pictures in input/, and of the files in models/loras/
 PROMPT = "a red heart on a white background"
@@ -76,4 +77,6 @@ def on_the_demo(nodes: dict[str, Node]) -> dict[str, Node]:
 
 def _values(kind: str, inputs: dict[str, Any]) -> dict[str, Any]:
     prompted = kind == "CLIPTextEncode" and inputs.get("text")
+    if kind == "LoraLoom_LoadLoraStack" and "masks.mask1" in inputs:
+        return {"rows": f"<lora:{FOLDER}/heart:1:mask=1>\n<lora:{FOLDER}/arrow:1:mask=-1>"}
     return {"text": PROMPT} if prompted else VALUES.get(kind, {})

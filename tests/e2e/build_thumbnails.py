@@ -18,7 +18,8 @@ sys.path.append(str(ROOT / "tests"))
 
 import numpy as np  # noqa: E402
 from demo import shapes  # noqa: E402
-from demo.templates import FOLDER, PREFERENCE, STACK, api_graph  # noqa: E402
+from demo.shapes import Scene  # noqa: E402
+from demo.templates import FOLDER, PREFERENCE, REGIONS, STACK, api_graph  # noqa: E402
 from harness.server import ComfyServer, Graph  # noqa: E402
 from PIL import Image, ImageDraw, ImageFont  # noqa: E402
 
@@ -118,6 +119,24 @@ def liked() -> Image.Image:
     return page
 
 
+def parts() -> Image.Image:
+    """The card of a mask for each LoRA, without a picture of its making: where each of two is on."""
+    page = Image.new("RGB", (SIDE, SIDE), PAPER)
+    pen = ImageDraw.Draw(page)
+    for column, (word, shape, colour) in enumerate((("inside", "heart", "red"), ("outside", "arrow", "yellow"))):
+        left = SIDE - GAP - TILE if column else GAP
+        scene = Scene(shape, colour, "blue", size=0.45, x=0.5 if column else -0.5)
+        pixels = (255 * shapes.draw(scene, TILE, TILE)).byte().movedim(0, -1).numpy()
+        page.paste(Image.fromarray(pixels), (left, GAP))
+        off = left if column else left + TILE // 2
+        shade = Image.new("RGBA", (TILE // 2, TILE), (28, 29, 38, 190))
+        page.paste(shade, (off, GAP), shade)
+        pen.text((left + TILE / 2, GAP + TILE + 24), word, FAINT, ImageFont.load_default(34), anchor="mm")
+    pen.text((SIDE / 2, 328), "Regions", "#ff9ac1", ImageFont.load_default(88), anchor="mm")
+    pen.text((SIDE / 2, 406), "a mask for each LoRA", INK, ImageFont.load_default(34), anchor="mm")
+    return page
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("loras", type=Path, nargs="?", help="the folder with heart, arrow and merged")
@@ -126,6 +145,7 @@ def main() -> None:
     for name in SCHEMES:
         scheme(name.split()[0]).save(choices.out / f"{name}.jpg", quality=90)
     liked().save(choices.out / f"{PREFERENCE}.jpg", quality=90)
+    parts().save(choices.out / f"{REGIONS}.jpg", quality=60, optimize=True)
     if choices.loras is None:
         return
     with ComfyServer() as server:

@@ -7,7 +7,7 @@ by how they begin, a bracket included; so no word begins with one.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 HUB = "https://huggingface.co"
@@ -133,7 +133,8 @@ def train_preference() -> dict[str, Node]:
         "3. **LoRA Preference Pairs**: *beta* is how closely the LoRA stays to the model.\n"
         "4. **Train LoRA (Loom)**: keep 0 and auto.\n\n"
         "Then Run. The report gives the win rate: how many of the pairs that were held out the LoRA gets right, where chance is "
-        "50 %. You can cancel at any time: Run continues from there. The LoRA is saved in models/loras.\n\n" + CHECKPOINTS
+        "50 %. You can cancel at any time: Run continues from there. The LoRA is saved in models/loras.\n\n"
+        + CHECKPOINTS
     )
     liked, disliked = ({"folder": f"my_pictures/{side}", "resolution": SIDE} for side in ("liked", "disliked"))
     pairs = {"liked": ("liked", "dataset"), "disliked": ("disliked", "dataset")}
@@ -235,6 +236,34 @@ def judge() -> dict[str, Node]:
 
 def loaded_stack() -> Node:
     return Node("LoraLoom_LoadLoraStack", (370, 0), {}, {"model": MODEL, "clip": CLIP}, size=(400, 380))
+
+
+def regions() -> dict[str, Node]:
+    text = (
+        "### A mask for each LoRA\n"
+        "Two LoRAs, one on the left half of the picture and one on the right, so that neither draws into the other.\n"
+        "1. **Load LoRA Stack**: add two rows. Click the line under the name of the first and choose *inside mask1*; for the "
+        "second choose *outside mask1*.\n"
+        "2. The mask is the left half. For one of your own, paint it in the mask editor of **Load Image** (a picture with the "
+        "sides of *Empty Latent Image*), and connect its MASK. Every mask has a place on the node; a row without one is on "
+        "everywhere.\n"
+        "3. **Prompt**: call both, with their trigger words.\n\n"
+        "Then Run. Every part takes a forward of its own in each step: two parts take twice as long. "
+        + LORAS
+        + "\n\n"
+        + CHECKPOINTS
+    )
+    drawn = {key: node for key, node in stack().items() if key not in ("note", "stack")}
+    halves = {"value": 1.0, "width": SIDE // 2, "height": SIDE}
+    masks = {"destination": ("canvas", "MASK"), "source": ("half", "MASK")}
+    return {
+        "note": note(text, width=720, height=330),
+        "canvas": Node("SolidMask", (0, 180), {"value": 0.0, "width": SIDE, "height": SIDE}, title="The picture", size=(320, 110)),
+        "half": Node("SolidMask", (0, 370), halves, title="Its left half", size=(320, 110)),
+        "mask": Node("MaskComposite", (0, 560), {"operation": "add"}, masks, "mask1: the left half", (320, 150)),
+        "stack": replace(loaded_stack(), links={"model": MODEL, "clip": CLIP, "masks.mask1": ("mask", "MASK")}),
+        **drawn,
+    }  # fmt: skip
 
 
 # -- publish -----------------------------------------------------------------------------------------------------------
@@ -402,4 +431,5 @@ GRAPHS = {
     "Kandinsky 2.2 - text to picture": kandinsky,
     "Wuerstchen v2 - text to picture": wuerstchen,
     "Train a preference LoRA, DPO - liked, disliked pictures": train_preference,
+    "LoRA regions - a mask for each LoRA": regions,
 }

@@ -138,6 +138,7 @@ def test_rows_are_added_changed_moved_and_kept(front: FrontEnd) -> None:
 TEXTS = [
     "a cat <lora:ink:0.5>, <lyco:b:off> best\n# <lora:no>\n<lora:a:unet=0.5:te=0>",
     "<lora:styles\\\\oil.safetensors:-.5:+0>\r\n<LORA:a:0.8:1:blocks=IN=0.5,MID=1:start=0.2:end=.8>",
+    "<lora:a:mask=2>\n<lora:b:0.5:end=0.5:mask=-16:off>",
     "<lora:a:words=one%2C two%252C, sks:off>\n<lora:b:words=>\n<lora:a%2Cb:words=(c%3A1.2)>",
     "<lora:a:0.1:on>\n<lora:50%:1>\n<lora:a%3Ab%253A:1e-05:-20>\n<lora: x y :2:0.3>\n<lora:a:1:0.333333>",
 ]

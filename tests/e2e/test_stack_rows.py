@@ -177,6 +177,39 @@ def test_blocks_and_part_of_sampling_go_through_text_file_and_api(shown: FrontEn
     assert sent["rows"].splitlines() == stacked.text(shown)
 
 
+def test_a_row_takes_one_of_the_masks_that_are_connected(shown: FrontEnd) -> None:
+    page, details = shown.page, stacked.unfold(shown, 0)
+    choice = details.get_by_role("combobox", name="Part of the picture")
+    expect(choice).to_be_disabled()
+    expect(details).to_contain_text("connect a mask to the node")
+    page.evaluate("""() => {
+        const [stack] = app.graph.nodes.filter((node) => node.comfyClass === 'LoraLoom_LoadLoraStack')
+        const mask = LiteGraph.createNode('SolidMask')
+        app.graph.add(mask)
+        mask.pos = [60, 400]
+        for (const name of ['masks.mask1', 'masks.mask2']) {
+            mask.connect(0, stack, stack.inputs.findIndex((input) => input.name === name))
+        }
+    }""")
+    expect(choice).to_be_enabled()
+    assert choice.locator("option").all_inner_texts() == [
+        "whole picture", "inside mask1", "outside mask1", "inside mask2", "outside mask2",
+    ]  # fmt: skip
+    choice.select_option("outside mask2")
+    wanted = "<lora:stacked/ink:0.8:mask=-2>"
+    shown.becomes(lambda: stacked.text(shown)[0], wanted)
+    expect(stacked.row(shown, 0).locator(".loom-extras")).to_contain_text("outside mask2")
+    shown.load_workflow(shown.serialized())
+    assert stacked.text(shown)[0] == wanted
+    sent = next(node["inputs"] for node in shown.graph_to_prompt().values() if node["class_type"] == stacked.STACK)
+    assert sent["rows"].startswith(wanted) and len(sent["masks.mask2"]) == 2
+    page.evaluate("""() => {
+        const [stack] = app.graph.nodes.filter((node) => node.comfyClass === 'LoraLoom_LoadLoraStack')
+        stack.disconnectInput(stack.inputs.findIndex((input) => input.name === 'masks.mask2'))
+    }""")
+    expect(stacked.row(shown, 0).locator(".loom-extras")).to_contain_text("mask2 is not connected")
+
+
 def test_what_is_folded_out_is_no_part_of_the_workflow(shown: FrontEnd) -> None:
     """Nor a step to undo: the size that is saved is that of folded rows."""
     steps = "() => app.extensionManager.workflow.activeWorkflow.changeTracker.undoQueue.length"

@@ -11,7 +11,18 @@ from typing import Any
 
 import pytest
 from demo import shapes, templates
-from demo.templates import JUDGE, KANDINSKY, MERGE, PREFERENCE, PUBLISH, STACK, TRAIN, TRAIN_CHECKPOINT, WUERSTCHEN
+from demo.templates import (
+    JUDGE,
+    KANDINSKY,
+    MERGE,
+    PREFERENCE,
+    PUBLISH,
+    REGIONS,
+    STACK,
+    TRAIN,
+    TRAIN_CHECKPOINT,
+    WUERSTCHEN,
+)
 from harness.browser import FrontEnd
 from harness.server import ComfyServer, Graph
 from harness.workflow_api import workflow_to_api
@@ -154,13 +165,16 @@ def test_liked_and_disliked_pictures_make_a_lora(server: ComfyServer) -> None:
     assert (server.base / "models" / "loras" / "liked.safetensors").is_file()
 
 
-@pytest.mark.parametrize("name", [STACK, MERGE, JUDGE])
+@pytest.mark.parametrize("name", [STACK, MERGE, JUDGE, REGIONS])
 def test_runs_on_the_demo_base(server: ComfyServer, files: None, name: str) -> None:
     graph = quick(templates.api_graph(server, name))
     outputs = server.run(graph)["outputs"]
     shown = {graph[key]["class_type"]: output for key, output in outputs.items()}
-    if name == STACK:
+    if name in (STACK, REGIONS):
         assert shown["SaveImage"]["images"]
+    if name == REGIONS:
+        (told,) = shown["LoraLoom_LoadLoraStack"]["text"]
+        assert "2 forwards in each step instead of 1 (one for each mask)" in told
     if name == MERGE:
         assert shown["PreviewImage"]["images"]
         assert (server.base / "models" / "loras" / "my_merge.safetensors").is_file()
@@ -222,6 +236,8 @@ TEMPLATES = {
     "z-image": {TRAIN},
     "qwen": {TRAIN},
     "lora stack": {STACK},
+    "regions": {REGIONS},
+    "mask": {REGIONS},
     "load lora": {STACK},
     "merge lora": {MERGE},
     "is this lora good": {JUDGE},

@@ -5,12 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import folder_paths
 import pytest
 import torch
 from harness.calls import loaded, refusals, run_node
 from lora_loom.lora_core.files.hashes import data_hash
 from lora_loom.lora_core.files.save import save
 from lora_loom.nodes.load_stack import LoadLoraStack
+from PIL import Image
 from safetensors.torch import load_file, save_file
 
 import nodes
@@ -176,3 +178,21 @@ def test_a_hash_that_says_nothing_is_read_from_the_file(model: Any, two: Path, s
     save_file(tensors, two / "oil.safetensors", {"sshs_model_hash": stated})
     (found,) = run_node(LoadLoraStack, model=model, rows="<lora:oil>")[0].get_attachment("lora_loom_adapters")
     assert found["sha256"] == data_hash(two / "oil.safetensors")
+
+
+@pytest.mark.parametrize(("row", "masks", "told"), [
+    ("mask=2", [1], "a row has mask=2, but mask2 is not connected (mask1 is); connect it"),
+    ("mask=-1", [], "a row has mask=1, but mask1 is not connected (no mask is)"),
+    ("mask=1", [1], ""), ("mask=3:off", [], ""),
+])  # fmt: skip
+def test_a_row_without_its_mask_is_told_when_the_graph_is_queued(
+    two: Path, row: str, masks: list[int], told: str
+) -> None:
+    picture = Path(folder_paths.get_input_directory(), "mask.png")
+    Image.new("RGB", (8, 8)).save(picture)
+    graph = queued(f"<lora:ink:1:{row}>")
+    graph["2"]["inputs"] |= {f"masks.mask{number}": ["9", 0] for number in masks}
+    graph["9"] = {"class_type": "LoadImageMask", "inputs": {"image": picture.name, "channel": "red"}}
+    reasons = refusals(graph)
+    picture.unlink()
+    assert told in reasons if told else reasons == ""

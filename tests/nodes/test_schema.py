@@ -140,7 +140,7 @@ def frozen(name: str, kind: Any, options: dict[str, Any]) -> dict[str, Any]:
         found["options"] = options["options"]
     if "template" in options:
         found["template"] = frozen(name, *next(iter(options["template"]["input"]["required"].values())))
-        found["prefix"] = options["template"]["prefix"]
+        found |= {key: options["template"][key] for key in ("prefix", "names") if key in options["template"]}
     return found
 
 

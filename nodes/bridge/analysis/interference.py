@@ -108,6 +108,11 @@ def _not_measured(entries: Sequence[Entry]) -> list[str]:
             said.append(f"{findings.letter(index)} also holds {held} weights, which are not included in these figures.")
         if entry.span != ALWAYS:
             said.append(f"{findings.letter(index)} is on for only part of sampling; the figures apply to that part.")
+        if entry.region:
+            said.append(
+                f"{findings.letter(index)} is on in {entry.region.name} only; the figures apply to that part of the "
+                "picture."
+            )
         if entry.adapter.left_out:
             said.append(f"{findings.letter(index)}: {strays.left_out_note(entry.adapter.left_out)}.")
         if entry.unmatched:
@@ -117,6 +122,12 @@ def _not_measured(entries: Sequence[Entry]) -> list[str]:
         if entry.misfits:
             said.append(f"{findings.letter(index)}: {mismatch.left_out(entry.misfits)}.")
     for (i, one), (j, other) in combinations(enumerate(entries), 2):
+        if one.region and other.region and one.region != other.region:
+            said.append(
+                f"{findings.letter(i)} and {findings.letter(j)} have masks of their own, so that each is drawn without "
+                "the other and their overlap does not matter."
+            )
+            continue
         if max(one.span[0], other.span[0]) >= min(one.span[1], other.span[1]):
             said.append(
                 f"{findings.letter(i)} and {findings.letter(j)} are never on at the same time, so their overlap does "

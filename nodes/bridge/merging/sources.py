@@ -44,7 +44,7 @@ class Source:
 def sources(table: NameTable, rows: Sequence[Row], adapters: Sequence[Connected]) -> list[Source]:
     """Return rows of files, then adapters, in the model's names, but for those whose strengths are both 0. Raises
     ValueError when something of one would be lost: text encoders' layers without CLIP, or that it is on for a part of
-    sampling."""
+    sampling or of the picture."""
     rows, progress = effective(rows), Progress(1)
     found = [
         Source(entry, lora_hash(row.name, progress), blocks=row.blocks)
@@ -64,5 +64,10 @@ def _refuse_losses(entry: Entry, has_text: bool) -> None:
         raise ValueError(
             f"{entry.name} is on from {entry.span[0]:g} to {entry.span[1]:g} of sampling, which a file cannot contain; "
             "remove start and end from its row, or keep using the stack"
+        )
+    if entry.region:
+        raise ValueError(
+            f"{entry.name} is on in {entry.region.name} only, which a file cannot contain; take mask= out of its row, "
+            "or keep using the stack"
         )
     refuse_losses(entry.name, entry.unmatched, has_text)

@@ -1,30 +1,56 @@
-"""Parts of sampling, and which of them the forward that runs is in."""
+"""Parts of sampling and of the picture, and which of them the forward that runs is in."""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+from torch import Tensor
 
 from ....lora_core.stack.chain import Step
+from ....lora_core.stack.regions import Region
 
 Span = tuple[float, float]  # start and end, as shares of the model's noise schedule, 0 the noisiest
 ALWAYS: Span = (0.0, 1.0)
 
 
 class Timed(NamedTuple):
-    """A change of a parameter that is on for a part of sampling."""
+    """A change of a parameter that is on for a part of sampling, and for all of the picture or a region of it."""
 
     step: Step
     span: Span = ALWAYS
+    region: Region | None = None
+
+    @property
+    def when(self) -> When:
+        return When(self.span, self.region)
+
+
+class When(NamedTuple):
+    """Says for which forwards a change is on."""
+
+    span: Span
+    region: Region | None
+
+
+class Now(NamedTuple):
+    """Says of a forward which spans are off in it, and which region it is for: "" for what masks leave, else the digest
+    of one."""
+
+    off: frozenset[Span] = frozenset()
+    region: str = ""
+
+    def has(self, when: When) -> bool:
+        return when.span not in self.off and (when.region is None or when.region.digest == self.region)
 
 
 class Clock(threading.local):
-    """Knows which spans are off in the forward that runs; threads may run copies of a model at once."""
+    """Knows which forward runs; threads may run copies of a model at once."""
 
     def __init__(self) -> None:
-        self.off: frozenset[Span] = frozenset()
+        self.now = Now()
 
 
 Put = Callable[[bool], None]
@@ -64,6 +90,12 @@ def again(puts: tuple[Put, ...]) -> Iterator[None]:
         for put in puts:
             undo.enter_context(during(put))
         yield
+
+
+def off_at(spans: Iterable[Span], base_model: Any, t: Tensor) -> frozenset[Span]:
+    """Return the spans that are off in a forward of a model (a comfy.model_base.BaseModel), whose `t` is sigma."""
+    sigma, to_sigma = float(t.max()), base_model.model_sampling.percent_to_sigma
+    return frozenset(span for span in spans if not is_on(span, sigma, to_sigma))
 
 
 def is_on(span: Span, sigma: float, percent_to_sigma: Callable[[float], float]) -> bool:

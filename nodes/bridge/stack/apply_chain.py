@@ -84,7 +84,7 @@ def apply_chain(
     """Clones of MODEL and CLIP with several steps in order on each weight, and where they went.
 
     `auto` writes weights of fp32, bf16 and fp16, and runs beside those of fewer bits. What `spans` holds is on for a
-    part of sampling; it runs beside its layer in any case, and comes after all that is always on.
+    part of sampling or of the picture; it runs beside its layer in any case, and comes after all that is always on.
     """
     model, clip, how = model.clone(), cast(Text, clip.clone() if clip is not None else None), How()
     _put(model, {n: chain for n, chain in steps.items() if not n.startswith(TEXT_PREFIX)}, spans or {}, apply, how)
@@ -105,7 +105,7 @@ def _put(
     for name, timeline in spans.items():
         timelines.setdefault(keys[name], []).extend(timeline)
     how.weights += len(written)
-    how.beside.update(reasons.get(key) or "on for part of sampling" for key in timelines)
+    how.beside.update(reasons.get(key) or _part(timeline) for key, timeline in timelines.items())
     if timelines:
         beside = Beside(patcher, timelines)
         how.anew += sum(not isinstance(way, Bypass) for way in beside.ways.values())
@@ -113,6 +113,10 @@ def _put(
     _add(patcher, written)
     if not quicken(patcher) and written:
         how.slow = type(patcher).__name__
+
+
+def _part(timeline: Timeline) -> str:
+    return "on for part of the picture" if any(each.region for each in timeline) else "on for part of sampling"
 
 
 def _reason(patcher: Model, key: str, chain: Sequence[Step], apply: Apply) -> str:

@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+
+from torch import Tensor
 
 from ....lora_core.analysis.findings import of_stack
 from ....lora_core.files.words import unique
 from ....lora_core.stack import foreign_rows
 from ....lora_core.stack.chain import chain
+from ....lora_core.stack.regions import costs
 from ....lora_core.stack.rows import Row, parse
 from ..host import picture_metadata
 from ..host.folders import lora_path
 from ..host.wires import Clip, Model
 from ..model.names import names_of
-from ..model.spans import ALWAYS, Timed
+from ..model.spans import Timed
 from ..trust import ancestors
 from ..trust.told import Loaded, told
 from .apply_chain import Apply, How, Text, apply_chain
 from .bypass_injection import uncalled
-from .entries import Entry, active, effective, load_rows
+from .entries import Entry, active, effective, load_rows, placed
 from .loudness import too_loud
 
 
@@ -44,12 +47,14 @@ def ignored_by(text: str | None) -> list[str]:
 
 
 def apply_stack(
-    model: Model, clip: Clip | None, stack: Iterable | None, own: Iterable[Row], apply: Apply = "auto"
-) -> Applied:
-    """Return the rows of a LORA_STACK, then one's own, applied as their exact sum."""
+    model: Model, clip: Clip | None, stack: Iterable | None, own: Iterable[Row], apply: Apply = "auto",
+    masks: Mapping[str, Tensor | None] | None = None,
+) -> Applied:  # fmt: skip
+    """Return the rows of a LORA_STACK, then one's own, applied as their exact sum; `masks`, by the names of the node's
+    inputs, are those of one's own rows."""
     handed_on, notes = foreign_rows.read(stack)
     before = active(handed_on)
-    rows = [*before, *active(own)]
+    rows = [*before, *placed(active(own), masks or {})]
     entries = load_rows(rows, names_of(model, clip))
     patched, text, how = apply_entries(model, clip, entries, apply)
     makers = [
@@ -69,9 +74,11 @@ def apply_stack(
         *(line for entry in entries for line in entry.verdict.lines(entry.name)),
         *too_loud(entries, model, clip),
         *told(files, model),
-        *of_stack([entry for entry in entries if entry.span == ALWAYS]),
+        *of_stack([entry for entry in entries if not entry.partial]),
     )
-    report = "\n".join(filter(None, (describe(entries, clip is not None), str(how), *notes, *found)))
+    places = dict.fromkeys(entry.region for entry in entries if entry.region and entry.strength)
+    told_of = describe(entries, clip is not None), str(how), *costs([*places]), *notes, *found
+    report = "\n".join(filter(None, told_of))
     for each in uncalled(patched, text):
         each.reported = each.reported or report
     words = unique(word for entry in entries for word in entry.triggers)
@@ -91,13 +98,13 @@ def _doubled(model: Model, before: Iterable[Row]) -> list[str]:
 
 
 def apply_entries(model: Model, clip: Text, entries: Sequence[Entry], apply: Apply = "auto") -> tuple[Model, Text, How]:
-    """MODEL and CLIP with the entries' exact sum, each on the model for its part of sampling. A text is encoded before
-    sampling, so that it is changed for all of it."""
-    always = [entry if entry.span == ALWAYS else replace(entry, strength=0.0) for entry in entries]
+    """MODEL and CLIP with the entries' exact sum, each on the model for its part of sampling and of the
+    picture. A text is encoded before sampling, so that it is changed for all of both."""
+    always = [replace(entry, strength=0.0) if entry.partial else entry for entry in entries]
     spans: dict[str, list[Timed]] = {}
-    for entry in entries:
-        for layer, steps in chain([replace(entry, text_strength=0.0)] if entry.span != ALWAYS else []).items():
-            spans.setdefault(layer, []).extend(Timed(step, entry.span) for step in steps)
+    for entry in filter(lambda entry: entry.partial, entries):
+        for layer, steps in chain([replace(entry, text_strength=0.0)]).items():
+            spans.setdefault(layer, []).extend(Timed(step, entry.span, entry.region) for step in steps)
     return apply_chain(model, clip, chain(always), apply, spans)
 
 

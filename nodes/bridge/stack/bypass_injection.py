@@ -17,8 +17,9 @@ from torch._subclasses.fake_tensor import FakeTensor
 from ....lora_core import nested_hash
 from ..host.wires import Clip, Model
 from ..model.fused_layers import forget_graphs, heed_hooks
-from ..model.spans import ALWAYS, Clock, Span, during, is_on
+from ..model.spans import ALWAYS, Clock, Now, Timed, during, off_at
 from .bypasses import WAYS, Hooked, Timeline, Way
+from .regional import Regional
 from .uncalled import Uncalled
 
 _CONTENT = nested_hash.HashSpelling(lambda value: repr(getattr(value, "__qualname__", value)), record="{tag}")
@@ -89,14 +90,15 @@ class Beside:
     def __init__(self, patcher: Model, timelines: Mapping[str, Timeline]):
         """`timelines` by the parameters' names in the state dict. Raises ValueError where a parameter allows none."""
         self.clock, self.timelines = Clock(), dict(timelines)
-        self.spans = {each.span for timeline in timelines.values() for each in timeline} - {ALWAYS}
+        whens = {each.when for timeline in timelines.values() for each in timeline}
+        self.spans, self.regional = {each.span for each in whens} - {ALWAYS}, Regional(whens)
         dtype = _compute_dtype(patcher.model)
         self.ways = {key: _way(patcher.model, key, timeline, self.clock, dtype) for key, timeline in timelines.items()}
         factors = LoraFactors({key: way.held for key, way in self.ways.items()})
         self.factors = comfy.model_patcher.CoreModelPatcher(factors, patcher.load_device, patcher.offload_device)
         self.uncalled = Uncalled({key: way for key, way in self.ways.items() if isinstance(way, Hooked)})
         self._hung: WeakKeyDictionary[nn.Module, Hung] = WeakKeyDictionary()
-        self._last: WeakKeyDictionary[nn.Module, frozenset[Span]] = WeakKeyDictionary()  # what was off
+        self._last: WeakKeyDictionary[nn.Module, Now] = WeakKeyDictionary()
 
     def __deepcopy__(self, memo: dict) -> Beside:
         """Itself: some nodes copy a MODEL's options deep, and with what hangs they would copy the model."""
@@ -107,7 +109,8 @@ class Beside:
         patcher.set_model_patch(self, "lora_loom")
         patcher.add_callback_with_key(CallbacksMP.ON_DETACH, key, self._free)
         patcher.add_callback_with_key(CallbacksMP.ON_PRE_RUN, key, self.uncalled.begin)
-        if self.spans:
+        self.regional.attach(patcher, key)
+        if self.spans or self.regional.regions:
             patcher.add_wrapper_with_key(WrappersMP.APPLY_MODEL, key, self._timed)
 
     def models(self) -> list:
@@ -116,27 +119,26 @@ class Beside:
 
     @cached_property
     def content(self) -> str:
-        """Changes with the corrections, their layers and spans."""
+        """Changes with the corrections, their layers, spans and regions."""
         digest = hashlib.sha256(b"by sigma" if self.spans else b"")  # version 0.1.0 trained with all of them on
         for key, timeline in self.timelines.items():
             digest.update(key.encode())
-            nested_hash.add(digest, tuple(timeline), _CONTENT)
+            nested_hash.add(digest, [*map(_hashed, timeline)], _CONTENT)
         return digest.hexdigest()
 
     def _timed(self, executor: Any, x: Tensor, t: Tensor, *args: Any, **kwargs: Any) -> Any:
         """A wrapper of `BaseModel.apply_model`, whose `t` is sigma. Where tensors have no values, everything is on."""
-        base_model, off = executor.class_obj, frozenset()
+        base_model, now = executor.class_obj, Now()
         if not isinstance(t, FakeTensor):
-            sigma, to_sigma = float(t.max()), base_model.model_sampling.percent_to_sigma
-            off = frozenset(span for span in self.spans if not is_on(span, sigma, to_sigma))
-            if off != self._last.get(base_model):
-                self._last[base_model] = off
+            now = Now(off_at(self.spans, base_model, t), self.regional.named(*args, **kwargs))
+            if now != self._last.get(base_model):
+                self._last[base_model] = now
                 forget_graphs(base_model)
-        with during(lambda inside: self._set(base_model, off if inside else frozenset())):
+        with during(lambda inside: self._set(base_model, now if inside else Now())):
             return executor(x, t, *args, **kwargs)
 
-    def _set(self, base_model: nn.Module, off: frozenset[Span]) -> None:
-        self.clock.off = off
+    def _set(self, base_model: nn.Module, now: Now) -> None:
+        self.clock.now = now
         if hung := self._hung.get(base_model):
             for way, module in hung.ways:
                 way.switch(module)
@@ -170,9 +172,15 @@ def _way(base_model: nn.Module, key: str, timeline: Timeline, clock: Clock, dtyp
     if way is None:
         raise ValueError(
             f"{key} is in a {type(module).__name__}, where {timeline[-1].step.kind} cannot be on for only part of "
-            "sampling; set start to 0 and end to 1"
+            f"sampling{' or of the picture' if timeline[-1].region else ''}; set start to 0 and end to 1"
+            f"{', and take the mask out of its row' if timeline[-1].region else ''}"
         )
     return way(timeline, parameter, clock, dtype)
+
+
+def _hashed(timed: Timed) -> tuple:
+    """What is on in all of the picture is hashed as it was before there were regions."""
+    return (*timed[:2], timed.region.digest) if timed.region else timed[:2]
 
 
 def _module(base_model: nn.Module, key: str) -> tuple[nn.Module, str]:

@@ -24,7 +24,7 @@ from ....lora_core.training.targets import weight_shape
 from ....lora_core.weight_sum import concatenated
 from ..model.frozen import for_autograd, is_foreign
 from ..model.fused_layers import insist
-from ..model.spans import Clock, Span, Timed
+from ..model.spans import Clock, Timed, When
 from ..model.weights import probed_weight
 
 Timeline = Sequence[Timed]
@@ -54,7 +54,7 @@ class Way:
     def steps(self, device: torch.device) -> list[Step]:
         """Those that are on, with their tensors on the device."""
         pairs = zip(self.timeline, self.held, strict=True)
-        own = ((each, cast(nn.ParameterList, held)) for each, held in pairs if each.span not in self.clock.off)
+        own = ((each, cast(nn.ParameterList, held)) for each, held in pairs if self.clock.now.has(each.when))
         return [_filled(each.step, held, device) for each, held in own]
 
 
@@ -83,7 +83,7 @@ class Hooked(Way):
 class Bypass(Hooked):
     """`y = layer(x) + B (A x)`, for plain LoRAs of linear and convolution layers: a forward hook. Branches add up, and
     add to what ComfyUI's bypass loader does inside the layer; that one replaces `forward`, and only the last of several
-    works. All LoRAs of a span are one pair of factors: two products, however many there are."""
+    works. All LoRAs of a span and a region are one pair of factors: two products, however many there are."""
 
     @staticmethod
     def suits(module: nn.Module, parameter: str, timeline: Timeline) -> bool:
@@ -93,17 +93,18 @@ class Bypass(Hooked):
     def __init__(self, timeline: Timeline, parameter: str, clock: Clock, dtype: torch.dtype):
         """`dtype` is what the layer most likely computes in; factors of another type are cast in every forward."""
         self.timeline, self.clock = timeline, clock
-        terms: dict[Span, tuple[LowRank, ...]] = {each.span: () for each in timeline}
+        terms: dict[When, tuple[LowRank, ...]] = {each.when: () for each in timeline}
         for each in timeline:
-            terms[each.span] += cast(tuple[LowRank, ...], each.step.change)
-        self.spans = list(terms)
+            terms[each.when] += cast(tuple[LowRank, ...], each.step.change)
+        self.moments = list(terms)
         self.held = nn.ModuleList(_held(concatenated(each, dtype, "cpu")) for each in terms.values())
 
     def __call__(self, module: nn.Module, args: tuple, output: Tensor) -> Tensor:
         x = _plain(args[0])
         x = x if x.dtype is output.dtype else x.to(output.dtype)
-        for span, held in zip(self.spans, self.held, strict=True):
-            if span not in self.clock.off:
+        now = self.clock.now
+        for when, held in zip(self.moments, self.held, strict=True):
+            if now.has(when):
                 factors: Any = held._parameters  # which a ParameterList would look up by name
                 lora_A, lora_B = factors.values()
                 lora_A, lora_B = _like(lora_A, output), _like(lora_B, output)
@@ -129,7 +130,7 @@ class Corrected(Way):
         return lambda: self._put(module, False)
 
     def switch(self, module: nn.Module) -> None:
-        self._put(module, any(each.span not in self.clock.off for each in self.timeline))
+        self._put(module, any(self.clock.now.has(each.when) for each in self.timeline))
 
     def __call__(self, weight: Tensor) -> Tensor:
         return applied(weight, self.steps(weight.device))

@@ -72,6 +72,16 @@ def carried(model: Model, clip: Clip | None, printed: bool = False) -> list[dict
     return named + found
 
 
+def check_everywhere(model: Model) -> None:
+    """Raises ValueError when a LoRA that a MODEL carries is on in a part of the picture only: no step of a run is."""
+    for ways in bypass_injection.hung(model)[0]:
+        if region := next((each.region for way in ways.values() for each in way.timeline if each.region), None):
+            raise ValueError(
+                f"the connected MODEL has a LoRA that is on in {region.name} only, but a run learns whole pictures; "
+                "take mask= out of its row, or connect the MODEL without the stack"
+            )
+
+
 def in_words(loras: Iterable[dict[str, Any]]) -> list[str]:
     """Return a line for each, short, with the first digits of its hash."""
     return [

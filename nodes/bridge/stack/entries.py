@@ -15,6 +15,7 @@ from ....lora_core.files.mismatch import Misfit, lacking, left_out
 from ....lora_core.files.store import Store
 from ....lora_core.files.words import trigger_words
 from ....lora_core.stack import foreign_rows
+from ....lora_core.stack.regions import Region, check_masks, regions_of
 from ....lora_core.stack.rows import LIMIT, NONE, Row, parse
 from ....lora_core.stack.weighted import Weighted
 from ....lora_core.trust.takedown import Verdict
@@ -26,6 +27,7 @@ from ..host.wires import Clip, LoraStack, Model
 from ..model.names import NameTable, names_of
 from ..model.spans import ALWAYS, Span
 
+MASK = "mask"  # what the inputs of masks begin with
 _SPARE = 2 * 2**30  # bytes of RAM below which no file is kept
 
 
@@ -86,7 +88,7 @@ class Entry(Weighted):
     """A stack entry; `unmatched` are the file's names that the connected models do not have, `factors` what layers are
     at that a per-block strength names, `span` the part of sampling that it is on for, `misfits` the file's layers that
     have another shape in the models, `words` its trigger words where its row names them, `verdict` what takedown lists
-    say of its file that a person has overruled."""
+    say of its file that a person has overruled, `region` the part of the picture that it is on in, None for all."""
 
     unmatched: tuple[str, ...] = ()
     factors: Mapping[str, float] = field(default_factory=dict)
@@ -94,6 +96,12 @@ class Entry(Weighted):
     misfits: tuple[Misfit, ...] = ()
     words: tuple[str, ...] | None = None
     verdict: Verdict = Verdict()
+    region: Region | None = None
+
+    @property
+    def partial(self) -> bool:
+        """Return whether it is on for only a part of sampling, or of the picture."""
+        return self.span != ALWAYS or self.region is not None
 
     @property
     def triggers(self) -> tuple[str, ...]:
@@ -109,6 +117,8 @@ class Entry(Weighted):
             line += f", with strengths per block ({off} layers off)"
         if self.span != ALWAYS:
             line += f", from {self.span[0]:g} to {self.span[1]:g} of sampling"
+        if self.region:
+            line += f", in {self.region.name} ({100 * self.region.share:.0f} % of the picture)"
         if off := off_layers(self.adapter):
             line += f", {off} of them switched off in the file (alpha 0)"
         beside = strays.left_out_note(self.adapter.left_out) if self.adapter.left_out else ""
@@ -131,11 +141,28 @@ def load_rows(rows: Iterable[Row], table: NameTable) -> list[Entry]:
     return [_load(row, table) for row in effective(rows)]
 
 
-def check_rows(names: Iterable[str | None], text: str | None = "") -> bool | str:
+def placed(rows: Iterable[Row], masks: Mapping[str, torch.Tensor | None]) -> list[Row]:
+    """Return the rows with the regions that their masks are, by the names of the node's inputs. Raises ValueError for a
+    mask that is not connected, or none."""
+    given = {_number(name): mask for name, mask in masks.items() if mask is not None}
+    found = [*rows]
+    regions = regions_of([row.mask for row in found if row.mask and row.active], given)
+    return [row.changed(region=regions.get(row.mask)) for row in found]
+
+
+def _number(name: str) -> int:
+    return int(name.removeprefix(MASK))
+
+
+def check_rows(
+    names: Iterable[str | None], text: str | None = "", masks: Mapping[str, Any] | None = None
+) -> bool | str:
     """True, or one sentence about the first file that is missing or unsafe, or the first fault in the text of rows;
-    links (None) are not known yet."""
+    links (None) are not known yet. Of `masks` the names are known."""
     try:
         for row in parse(text or ""):
+            if row.active and row.mask:
+                check_masks([row.mask], {_number(name): None for name in masks or ()})
             if row.active:
                 guard.inspect(lora_path(row.name))
         for name in names:
@@ -172,7 +199,7 @@ def _load(row: Row, table: NameTable) -> Entry:
     factors = strengths(row.blocks, [*table.shapes, *table.parameters], table.family.name) if row.blocks.strip() else {}
     return Entry(
         path.stem, resolved.adapter, row.strength, row.text_strength, unmatched=resolved.unmatched, factors=factors,
-        span=(row.start, row.end), misfits=resolved.misfits, words=row.words, verdict=verdict,
+        span=(row.start, row.end), misfits=resolved.misfits, words=row.words, verdict=verdict, region=row.region,
     )  # fmt: skip
 
 

@@ -39,7 +39,13 @@ class Patched:
                 f"{self.name} has changes outside its weights ({', '.join(foreign)}), which only the node that made "
                 "them can read; remove that node, or load its LoRA with Load LoRA Stack"
             )
-        if any(timed.span != ALWAYS for each in ways for way in each.values() for timed in way.timeline):
+        timed = [timed for each in ways for way in each.values() for timed in way.timeline]
+        if any(each.region for each in timed):
+            raise ValueError(
+                f"{self.name} has LoRAs that are on in only part of the picture, which a LoRA file cannot contain; "
+                "remove mask from their rows"
+            )
+        if any(each.span != ALWAYS for each in timed):
             raise ValueError(
                 f"{self.name} has LoRAs that are on for only part of sampling, which a LoRA file cannot contain; "
                 "remove start and end from their rows"

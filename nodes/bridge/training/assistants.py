@@ -90,6 +90,11 @@ def _check(entry: Entry, model: Model) -> None:
             f"the assistant {entry.name} is on from {entry.span[0]:g} to {entry.span[1]:g} of sampling, but assistants "
             "are on in every step; set its start to 0 and its end to 1"
         )
+    if entry.region:
+        raise ValueError(
+            f"the assistant {entry.name} is on in {entry.region.name} only, but assistants are on in the whole "
+            "picture; take mask= out of its row"
+        )
     if kinds := [kind for kind in entry.adapter.kinds() if kind != "LoRA"]:
         raise ValueError(
             f"the assistant {entry.name} holds {' and '.join(kinds)} weights, but an assistant must be plain LoRA; "

@@ -35,7 +35,7 @@ from ..model.trained_layers import Layers
 from ..quiet.directions import foreseen
 from ..session.rehearsal import Job, Preview
 from ..stack import bypass_injection
-from ..stack.carried import BELOW, carried, in_words
+from ..stack.carried import BELOW, carried, check_everywhere, in_words
 from . import previews, strength
 from .checks import check_conditioning, check_connected, check_objective, check_task, warnings
 from .order import Order, Run, Sources, Subject
@@ -52,6 +52,7 @@ def check(sources: Sources, recipe: Recipe) -> tuple[Subject, list[str]]:
     check_trainable(type(sources.model.model.model_config).__name__)
     if recipe.text:
         check_text(sources.model, sources.clip)
+    check_everywhere(sources.model)
     subject = Subject.of(sources, recipe)
     check_objective(recipe.train.objective, subject.prediction)
     layers = subject.layers

@@ -6,9 +6,11 @@ import json
 from xml.etree import ElementTree
 
 import pytest
+import torch
 from lora_loom.lora_core.files.side_files import Told
 from lora_loom.lora_core.stack.attribution import entry
 from lora_loom.lora_core.stack.credit import SOURCE, credits, is_ours, xmp
+from lora_loom.lora_core.stack.regions import Region
 from lora_loom.lora_core.stack.rows import Row
 
 INK = entry(Row("styles/ink.safetensors", 0.8, 0.8), {"modelspec.author": "Ada", "modelspec.license": "MIT"}, "ab" * 32)
@@ -24,6 +26,12 @@ def test_a_line_and_a_list() -> None:
         "- **ink** by Ada (strength 0.8; MIT)\n"
         "- **Oil** by bob (as Civitai Helper says) (strength 1; no commercial use, as rgthree says)"
     )
+
+
+def test_a_mask_is_told_by_its_share_of_the_picture() -> None:
+    region = Region.of(torch.tensor([[1.0, 1.0, 0.0]]), 1)
+    half = entry(Row("ink", 0.8, 0.8, mask=1, region=region), {}, "ab" * 32)
+    assert half["area"] == 0.6667 and credits([half]) == "LoRAs: ink (strength 0.8 on 67 % of the picture)"
 
 
 def test_side_files_say_only_what_the_header_does_not() -> None:

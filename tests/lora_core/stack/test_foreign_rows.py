@@ -16,7 +16,7 @@ def test_what_is_lost_is_named_with_who_loses_it() -> None:
     )
     (spans,) = lost(ROWS[1:], ["Their Loader"])
     assert spans.startswith("start and end of oil, ada have no effect in Their Loader: ")
-    assert lost(ROWS, None) == ["through lora_stack, only nodes of LoRA Loom receive blocks, start and end"]
+    assert lost(ROWS, None) == ["through lora_stack, only nodes of LoRA Loom receive blocks, start, end and masks"]
 
 
 @pytest.mark.parametrize(

@@ -31,7 +31,7 @@ from lora_loom.lora_core.low_rank import LowRank
 from lora_loom.lora_core.stack.chain import Step, applied, chain
 from lora_loom.lora_core.stack.rows import Row
 from lora_loom.nodes.bridge.model.names import names_of
-from lora_loom.nodes.bridge.model.spans import ALWAYS, Timed
+from lora_loom.nodes.bridge.model.spans import ALWAYS, Now, Timed
 from lora_loom.nodes.bridge.model.weights import ComfyWeightReader
 from lora_loom.nodes.bridge.stack import bypass_injection
 from lora_loom.nodes.bridge.stack.apply_chain import apply_chain
@@ -98,7 +98,7 @@ def test_what_comfyui_has_captured_is_dropped_when_a_row_turns(models, loras: Pa
         comfy.model_prefetch, "_drop_graph", lambda m: seen.extend([dropped[m]] if m in dropped else []), raising=False
     )
     (stack,) = bypass_injection._owners(patched)[0]
-    handle = network.register_forward_pre_hook(lambda *_: seen.append("off" if stack.clock.off else "on"))
+    handle = network.register_forward_pre_hook(lambda *_: seen.append("off" if stack.clock.now.off else "on"))
     sampled(patched, encode(clip, "a red heart"), torch.zeros(tiny.latent_shape(model)), steps=4)
     handle.remove()
     first, turn, end = seen.index("on"), seen.index("off"), len(seen) - seen[::-1].index("off")
@@ -320,7 +320,7 @@ def test_parts_of_two_stacks_keep_their_order() -> None:
     module, (one, two, three) = model.model.layer, [steps(each) for each in both.injections.values()]
     for sides in (({EARLY}, {late}), (set(), {late}), ({EARLY}, set()), (set(), set())):
         for owner, off in ((one, sides[0]), (three, sides[1])):
-            owner._set(model.model, frozenset(off))
+            owner._set(model.model, Now(frozenset(off)))
         wanted = [
             owner.ways["layer.weight"] for owner, off in ((one, sides[0]), (two, ()), (three, sides[1])) if not off
         ]
@@ -344,7 +344,7 @@ def test_copies_of_a_model_run_in_threads() -> None:
 
     @torch.inference_mode()
     def run(each: Any, off: frozenset) -> Tensor:
-        owner._set(each.model, off)
+        owner._set(each.model, Now(off))
         started.wait()
         return each.model.layer(x)
 

@@ -1,12 +1,14 @@
 // The text of rows, both ways, as lora_core/stack/rows.py reads and writes it.
 //
-// An item is a row {name, strength, text, blocks, start, end, on, words}, whose `text` is null where it follows the
-// strength, and whose `words` are null where they are the file's own; a comment {comment}; or {fault, raw}, a tag that
-// cannot be read and is kept as it is.
+// An item is a row {name, strength, text, blocks, start, end, on, words, mask}, whose `text` is null where it follows the
+// strength, whose `words` are null where they are the file's own, and whose `mask` is the number of one of the node's
+// masks, negative for outside of it and 0 for the whole picture; a comment {comment}; or {fault, raw}, a tag that cannot
+// be read and is kept as it is.
 
 import { word } from "./words.js"
 
 export const LIMIT = 20
+export const MASKS = 16
 
 const TAG = /<(?:lora|lyco):([^<>\n]*)(>?)/gi
 const CODES = { "%25": "%", "%3A": ":", "%3C": "<", "%3E": ">", "%0A": "\n", "%0D": "\r" }
@@ -38,7 +40,7 @@ export function isRow(item) {
 
 export function newRow(name) {
   const bare = name.replace(/\.safetensors$/, "")
-  return { name: bare, strength: 1, text: null, blocks: "", start: 0, end: 1, on: true, words: null }
+  return { name: bare, strength: 1, text: null, blocks: "", start: 0, end: 1, on: true, words: null, mask: 0 }
 }
 
 /** The strength that a text means, within the limits; null when it is none. */
@@ -55,6 +57,7 @@ function printed(item) {
   if (item.blocks) parts.push(`blocks=${escaped(item.blocks)}`)
   if (item.start !== 0) parts.push(`start=${number(item.start)}`)
   if (item.end !== 1) parts.push(`end=${number(item.end)}`)
+  if (item.mask) parts.push(`mask=${item.mask}`)
   if (item.words) parts.push(`words=${item.words.map(asWord).join(",")}`)
   if (!item.on) parts.push("off")
   return `<lora:${parts.join(":")}>`
@@ -85,10 +88,17 @@ function named(row, key, value) {
   else if (key === "blocks") row.blocks = plain(value)
   else if (key === "unet" || key === "te") row[key] = strengthOf(value) ?? undefined
   else if (key === "words") row.words = value.split(",").map((word) => plain(word.trim(), CODE_IN_WORD)).filter(Boolean)
+  else if (key === "mask") return masked(row, value)
   else if (key === "start" || key === "end") row[key] = Number(value)
   else return word("{key}= is unknown", { key })
   const fine = !["start", "end"].includes(key) || (row[key] >= 0 && row[key] <= 1)
   return fine ? "" : word("{key} must be a share of sampling, from 0 to 1", { key })
+}
+
+function masked(row, value) {
+  row.mask = /^-?\d{1,3}$/.test(value) ? Number(value) : 0
+  const number = Math.abs(row.mask)
+  return number >= 1 && number <= MASKS ? "" : word("{value} is not the number of a mask", { value })
 }
 
 function escaped(text, code = CODE) {

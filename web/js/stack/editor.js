@@ -25,6 +25,7 @@ export class RowsEditor {
     this.views = []
     this.text = ""
     this.model = UNKNOWN
+    this.masks = [] // numbers of those that are connected
     this.open = new Set() // names of files whose rows are folded out
     this.list = null // while the node is in no graph
     this.seen = 0
@@ -88,10 +89,10 @@ export class RowsEditor {
     this.draw()
   }
 
-  /** Takes over what is known of the model that is connected. */
-  know(model) {
-    if (model === this.model) return
-    this.model = model
+  /** Takes over what is known of the model and the masks that are connected. */
+  know(model, masks) {
+    if (model === this.model && String(masks) === String(this.masks)) return
+    Object.assign(this, { model, masks })
     this.mark()
   }
 

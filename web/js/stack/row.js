@@ -5,6 +5,7 @@ import { button, pressed, toggle } from "../page/controls.js"
 import { element, split } from "../page/dom.js"
 import { Details } from "./details.js"
 import { dragRow } from "./drag.js"
+import { place } from "./mask.js"
 import { fits } from "./model.js"
 import { isRow } from "../page/rows.js"
 import { strengthField } from "./strength.js"
@@ -74,7 +75,7 @@ export class RowView {
   unfold(open) {
     if (!isRow(this.item)) return
     this.details?.element.remove()
-    this.details = open ? new Details(this.item, () => this.editor.commit(false), () => this.editor.model) : null
+    this.details = open ? new Details(this.item, () => this.editor.commit(false), this.editor) : null
     if (open) this.element.append(this.details.element)
     this.editor.open[open ? "add" : "delete"](this.item.name)
     this.mark()
@@ -111,13 +112,13 @@ export class RowView {
   /** The line under the name; it folds out what it is about. */
   showMore(file) {
     const { item, editor } = this
-    const said = [...faults(item, file), ...extras(item)]
+    const said = [...faults(item, file, editor.masks), ...extras(item)]
     const count = (item.words ?? file?.words ?? []).length
     if (count) said.push(count === 1 ? word("1 word") : word("{count} words", { count }))
     const family = file?.family ? [chip(file, editor.model)] : []
     this.more.replaceChildren(element("span", { className: "loom-row-arrow" }), ...family,
       element("span", { className: "loom-extras" }, said.join(" \u00b7 ")))
-    const label = word("Trigger words, blocks and part of sampling of {name}", { name: title(item) })
+    const label = word("Trigger words, blocks and parts of sampling and picture of {name}", { name: title(item) })
     this.more.setAttribute("aria-label", [label, ...family.map((each) => each.title), ...said].join(", "))
     this.more.title = label
     this.more.setAttribute("aria-expanded", String(Boolean(this.details)))
@@ -134,10 +135,12 @@ function chip(file, model) {
   }, other ? `\u26a0 ${word("{family}, not {model}", names)}` : file.family)
 }
 
-function faults(item, file) {
-  if (!file) return [word("not found")]
+function faults(item, file, masks) {
+  const number = Math.abs(item.mask)
+  const lost = number && !masks.includes(number) && word("{mask} is not connected", { mask: `mask${number}` })
+  if (!file) return [word("not found"), lost].filter(Boolean)
   const fault = file.fault && (file.ruled_out ? word("on a takedown list") : word("broken file"))
-  return [fault, !item.on && word("off")].filter(Boolean)
+  return [fault, !item.on && word("off"), lost].filter(Boolean)
 }
 
 function tooltip(item, file) {
@@ -151,9 +154,10 @@ export function title(item) {
 }
 
 /** What a row has beside its strengths. */
-function extras({ blocks, start, end }) {
+function extras({ blocks, start, end, mask }) {
   const percent = (share) => Math.round(100 * share)
-  return [blocks, (start !== 0 || end !== 1) && `${percent(start)}\u2013${percent(end)} %`].filter(Boolean)
+  const span = (start !== 0 || end !== 1) && `${percent(start)}\u2013${percent(end)} %`
+  return [blocks, span, mask && place(mask)].filter(Boolean)
 }
 
 /** A long name is cut before its end, where versions and epochs stand. */

@@ -9,6 +9,7 @@ import { after, hide, isLinked, lookAnew, takePlace, whileThere } from "../page/
 import { captured } from "../page/undo.js"
 import { word } from "../page/words.js"
 import { onScreen, whenLoaded } from "../told/workflows.js"
+import { masksOf } from "./mask.js"
 import { modelOf, watch } from "./model.js"
 import { newRow, print } from "../page/rows.js"
 
@@ -60,7 +61,7 @@ export class Stack {
   /** What model is connected is known when the whole graph is there. */
   look() {
     whenLoaded(async () => {
-      if (this.node.graph) this.editor.know(await modelOf(this.node))
+      if (this.node.graph) this.editor.know(await modelOf(this.node), masksOf(this.node))
     })
   }
 
