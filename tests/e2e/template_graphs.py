@@ -133,7 +133,8 @@ def train_preference() -> dict[str, Node]:
         "3. **LoRA Preference Pairs**: *beta* is how closely the LoRA stays to the model.\n"
         "4. **Train LoRA (Loom)**: keep 0 and auto.\n\n"
         "Then Run. The report gives the win rate: how many of the pairs that were held out the LoRA gets right, where chance is "
-        "50 %. You can cancel at any time: Run continues from there. The LoRA is saved in models/loras.\n\n" + CHECKPOINTS
+        "50 %. You can cancel at any time: Run continues from there. The LoRA is saved in models/loras.\n\n"
+        + CHECKPOINTS
     )
     liked, disliked = ({"folder": f"my_pictures/{side}", "resolution": SIDE} for side in ("liked", "disliked"))
     pairs = {"liked": ("liked", "dataset"), "disliked": ("disliked", "dataset")}
