@@ -191,17 +191,20 @@ def planned(sources: Sources, recipe: Recipe, run: Run) -> PreparedPreviews | No
     """Return the previews, not encoded yet."""
     data = sources.dataset
     triggers = tuple(dict.fromkeys(group.prompt(group.trigger) for group in data.groups if group.trigger))
-    return previews.planned(run.previews, sources.vae, triggers, recipe.preserve, data.resolution)
+    examples = [data.examples[i] for i in Pictures(data, recipe).looked_at or range(len(data.examples))]
+    edits = [example for example in examples if example.references]
+    return previews.planned(run.previews, sources.vae, triggers, recipe.preserve, data.resolution, edits)
 
 
 def prepare_previews(
-    sources: Sources, clip: Clip, recipe: Recipe, run: Run, progress: Progress
+    sources: Sources, clip: Clip, recipe: Recipe, run: Run, beside: Sequence[Beside], progress: Progress
 ) -> PreparedPreviews | None:
     def tick(done: int, total: int, what: str) -> None:
         progress.say(f"encoding {what} of the previews: {done} of {total}")
 
     found = planned(sources, recipe, run)
-    return found and previews.encoded(found, clip, recipe.text is not None, tick)
+    made = found and previews.encoded(found, clip, recipe.text is not None, tick)
+    return made and previews.with_references(made, clip, sources.model, sources.dataset, beside, tick)
 
 
 def notes(sources: Sources, told: list[str]) -> list[str]:

@@ -129,7 +129,7 @@ def _encoded(order: Order) -> Material:
     encoded, latents, priors = prepare.encode(sources, speaker, recipe, progress)
     beside = prepare.encode_beside(sources, speaker, progress)
     facts = _facts(order)
-    shown = prepare.prepare_previews(sources, speaker, recipe, run, progress)
+    shown = prepare.prepare_previews(sources, speaker, recipe, run, beside, progress)
     shown = shown if here().first else None
     return Material(encoded, neutral, latents, priors, references=beside, shown=shown, carried=carried, facts=facts)
 

@@ -16,6 +16,9 @@ from lora_loom.nodes.validation import TrainingValidation
 from torch import Tensor
 
 pytestmark = pytest.mark.usefixtures("runs")
+PREVIEWS = {field.id: field.default for field in TrainingPreviews.GET_SCHEMA().inputs}
+PREVIEWS |= {"every": 0, "width": 64, "height": 64, "steps": 1, "cfg": 1.0}
+VALIDATION = {field.id: field.default for field in TrainingValidation.GET_SCHEMA().inputs}
 CHOICES = {"folder": "", "trigger": "ohwx", "resolution": 64, "repeats": 1, "bucket_step": 16}
 
 
@@ -44,3 +47,26 @@ def test_a_run_that_was_cut_off_goes_on_as_if_it_had_not_been(models, runs: Path
     assert all(torch.equal(value, whole.lora_model[name]) for name, value in again.lora_model.items())
     plain = train(trio, edits(4, use_references=False, references=None), run_name="plain", steps=4)
     assert plain.loss_map != whole.loss_map
+
+
+@pytest.mark.parametrize("family", ["flux2"])
+def test_previews_show_the_references(models, runs: Path, family: str) -> None:
+    sheets = {}
+    for name, data in (("own", edits(4)), ("other", edits(4, swapped=True)), ("none", edits(4, references=None))):
+        shown = run_node(TrainingPreviews, **PREVIEWS)[0]
+        sheets[name] = train(models(family), data, run_name=name, steps=1, previews=shown).sheet
+    assert sheets["own"].shape[2] > sheets["none"].shape[2], "the reference is beside"
+    left = slice(0, 60)
+    assert not torch.equal(sheets["own"][:, :, left], sheets["other"][:, :, left]), "the base drew from it"
+
+
+def test_held_out_edits_are_learned_and_swapped_references_lose(models, runs: Path) -> None:
+    """By the loss on held-out colours, whose answer is in the reference alone."""
+    choices = {"steps": 150, "rank": 8, "alpha": 8.0, "learning_rate": 3e-3, "targets": "attention+mlp", "batch_size": 4}
+    judged = run_node(TrainingValidation, **{**VALIDATION, "every": 150, "held_out": 0.25, "draws": 4})[0]
+    ends = {}
+    for name, data in (("own", edits(24)), ("swapped", edits(24, swapped=True))):
+        out = train(models("flux2"), data, run_name=name, validation=judged, **choices)
+        ends[name] = out.report
+        print(out.report)
+    assert False
