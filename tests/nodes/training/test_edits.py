@@ -7,18 +7,25 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import tiny
 import torch
-from harness.calls import run_node
-from harness.runs import cancelled, kept, train
+from harness.calls import encode, run_node
+from harness.runs import cancelled, train
+from harness.session import training_session
+from lora_loom.lora_core.training import objective
+from lora_loom.lora_core.training.config import LoraConfig
+from lora_loom.lora_core.training.inject import Factors, attached
+from lora_loom.lora_core.training.objective_config import ObjectiveConfig
+from lora_loom.lora_core.training.targets import select
+from lora_loom.nodes.bridge.model.denoiser import ComfyDenoiser
+from lora_loom.nodes.bridge.model.trained_layers import PREFIX
 from lora_loom.nodes.dataset import LoraDataset
 from lora_loom.nodes.previews import TrainingPreviews
-from lora_loom.nodes.validation import TrainingValidation
 from torch import Tensor
 
 pytestmark = pytest.mark.usefixtures("runs")
 PREVIEWS = {field.id: field.default for field in TrainingPreviews.GET_SCHEMA().inputs}
 PREVIEWS |= {"every": 0, "width": 64, "height": 64, "steps": 1, "cfg": 1.0}
-VALIDATION = {field.id: field.default for field in TrainingValidation.GET_SCHEMA().inputs}
 CHOICES = {"folder": "", "trigger": "ohwx", "resolution": 64, "repeats": 1, "bucket_step": 16}
 
 
@@ -35,7 +42,7 @@ def edits(count: int = 12, swapped: bool = False, **changes: Any) -> Any:
     return run_node(LoraDataset, **{**CHOICES, "images": 1 - references, "references": shown, **changes})[0]
 
 
-@pytest.mark.parametrize("family", ["flux2", "qwen_image"])
+@pytest.mark.parametrize("family", ["krea2", "qwen_image"])
 def test_a_run_that_was_cut_off_goes_on_as_if_it_had_not_been(models, runs: Path, family: str) -> None:
     trio, data = models(family), edits(4, flip=True)
     choices = {"steps": 4, "previews": run_node(TrainingPreviews, **PREVIEWS)[0], "preservation": 0.5, "preserve": "cat"}
@@ -49,7 +56,7 @@ def test_a_run_that_was_cut_off_goes_on_as_if_it_had_not_been(models, runs: Path
     assert plain.loss_map != whole.loss_map
 
 
-@pytest.mark.parametrize("family", ["flux2"])
+@pytest.mark.parametrize("family", ["krea2"])
 def test_previews_show_the_references(models, runs: Path, family: str) -> None:
     sheets = {}
     for name, data in (("own", edits(4)), ("other", edits(4, swapped=True)), ("none", edits(4, references=None))):
@@ -60,13 +67,42 @@ def test_previews_show_the_references(models, runs: Path, family: str) -> None:
     assert not torch.equal(sheets["own"][:, :, left], sheets["other"][:, :, left]), "the base drew from it"
 
 
-def test_held_out_edits_are_learned_and_swapped_references_lose(models, runs: Path) -> None:
-    """By the loss on held-out colours, whose answer is in the reference alone."""
-    choices = {"steps": 150, "rank": 8, "alpha": 8.0, "learning_rate": 3e-3, "targets": "attention+mlp", "batch_size": 4}
-    judged = run_node(TrainingValidation, **{**VALIDATION, "every": 150, "held_out": 0.25, "draws": 4})[0]
-    ends = {}
-    for name, data in (("own", edits(24)), ("swapped", edits(24, swapped=True))):
-        out = train(models("flux2"), data, run_name=name, validation=judged, **choices)
-        ends[name] = out.report
-        print(out.report)
-    assert False
+def test_held_out_edits_are_learned_and_swapped_references_lose(models) -> None:
+    """By the loss on held-out colours, most of whose answer is in the reference alone, at much noise."""
+    trio, draw = models("flux1"), torch.Generator().manual_seed(0)
+    ((text, values),) = encode(trio.clip, "x", guidance=1.0)
+    shape = tiny.latent_shape(trio.model)
+    colours = 2 * torch.randn(40, shape[1], 1, 1, generator=draw).expand(40, *shape[1:])
+    learned, held = range(32), range(32, 40)
+    with training_session(trio.model, checkpointing=False) as patcher:
+        denoiser = ComfyDenoiser(patcher)
+
+        def edit(latent: Tensor) -> Any:
+            shown = {**values, "reference_latents": [patcher.model.process_latent_out(latent[None])]}
+            return denoiser.condition([[text[:, :8].clone(), shown]], latent)
+
+        conditions = [edit(latent) for latent in colours]
+        layers = select(patcher.model.diffusion_model, LoraConfig(16, 16.0, "attention+mlp"), PREFIX)
+        factors = Factors(layers, 16, 16.0, torch.Generator().manual_seed(1), device=denoiser.device)
+        optimizer = torch.optim.AdamW([factors.flat], lr=1e-2, weight_decay=0)
+
+        def loss(rows: list[int], shown: list[Any], u: Tensor, draw: torch.Generator) -> Tensor:
+            x0, sigma = colours[rows], denoiser.sigma(u)
+            return objective.loss(denoiser, x0, torch.randn(x0.shape, generator=draw), sigma, shown, ObjectiveConfig())
+
+        @torch.no_grad()
+        def looked(shown: list[Any]) -> float:
+            levels = torch.full((len(held),), 0.9)
+            return float(loss(list(held), shown, levels, torch.Generator().manual_seed(5)))
+
+        own, other = [conditions[i] for i in held], [conditions[i] for i in (*held[1:], held[0])]
+        with attached(factors.branches):
+            before = looked(own)
+            for _ in range(60):
+                rows = torch.randperm(len(learned), generator=draw)[:8].tolist()
+                factors.flat.grad.zero_()
+                loss(rows, [conditions[i] for i in rows], torch.rand(8, generator=draw), draw).backward()
+                factors.carry_back()
+                optimizer.step()
+            assert looked(own) < 0.8 * before, "held-out edits are learned"
+            assert looked(other) > 1.25 * looked(own), "and another's reference loses"
