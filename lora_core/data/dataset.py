@@ -22,7 +22,10 @@ from .views import Crops, View
 Role = Literal["concept", "class"]
 
 
-@stored("flip crops shuffle_tags keep_tokens caption_variants resolutions weight class_images masks caption_weights references?")
+@stored(
+    "flip crops shuffle_tags keep_tokens caption_variants resolutions weight class_images masks caption_weights "
+    "references?"
+)
 @dataclass(frozen=True)
 class Options:
     """Says how a set is read, beyond where its pictures and captions are; the defaults add nothing to them.

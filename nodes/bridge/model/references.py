@@ -128,9 +128,10 @@ def with_texts(
 
     def make(index: int, content: Sequence[Any]) -> Any:
         tick(index, len(asked), "captions with their references")
-        images = {f"image{number}": pixels[None].float() for number, pixels in enumerate(content[1:], 1)}
+        text, *held = content
+        images = [pixels[None].float() for pixels in held] + [None] * (way.most - len(held))
         with torch.inference_mode(), interruptible(clip.cond_stage_model):
-            return TextEncodeQwenImageEditPlus.execute(clip, content[0], **images).result[0]
+            return TextEncodeQwenImageEditPlus.execute(clip, text, None, *images).args[0]
 
     contents = [[text, *held] for text, held in asked]
     texts = encoded(Encodings("captions_seen", clip_identity(clip)), contents, make, group)
@@ -180,6 +181,7 @@ def _refused(way: Way, base: str, example: Example) -> str:
 
 def _channels(base: BaseModel) -> int:
     """How many further pictures of latents the first layer of this network of FLUX.1 reads, rounded up."""
-    layer = getattr(base.diffusion_model, "img_in", None)
-    patch, latent = base.diffusion_model.patch_size**2, base.latent_format.latent_channels
-    return 0 if layer is None else ceil(layer.weight.shape[1] / (patch * latent)) - 1
+    network: Any = base.diffusion_model
+    layer = getattr(network, "img_in", None)
+    once = int(network.patch_size) ** 2 * base.latent_format.latent_channels
+    return 0 if layer is None else ceil(layer.weight.shape[1] / once) - 1

@@ -50,7 +50,8 @@ class Previews:
 
 @dataclass(frozen=True)
 class Edit:
-    """A picture of the data set whose references a row of previews is drawn from, and those as CONDITIONING has them."""
+    """A picture of the data set, from whose references a row of previews is drawn, and those as CONDITIONING has
+    them."""
 
     example: Example
     beside: Beside = NONE
@@ -58,8 +59,8 @@ class Edit:
 
 @dataclass(frozen=True)
 class PreparedPreviews:
-    """Previews made ready for a data set: their prompts with the trigger and without it, encoded for this model, and for
-    each row the `edits` that it shows, if any."""
+    """Previews made ready for a data set: their prompts with the trigger and without it, encoded for this model, and
+    for each row the `edits` that it shows, if any."""
 
     previews: Previews
     rows: tuple[tuple[str, ...], ...]
@@ -129,8 +130,9 @@ def with_references(
     """With the references of each row as CONDITIONING has them, of which `beside` are those of all views."""
     if not shown.edits:
         return shown
-    views = dict(zip(map(id, dataset.examples), accumulate((e.num_views for e in dataset.examples), initial=0)))
-    own = [replace(beside[views[id(edit.example)]], texts={}) for edit in shown.edits]
+    starts = accumulate((example.num_views for example in dataset.examples), initial=0)
+    first = {id(example): beside[start] for example, start in zip(dataset.examples, starts, strict=False)}
+    own = [replace(first[id(edit.example)], texts={}) for edit in shown.edits]
     held = [next(edit.example.references_of_views()) for edit in shown.edits]
     prompts = [(*row, shown.previews.negative) for row in shown.rows]
     made = with_texts(clip, model, own, held, [dict.fromkeys(each) for each in prompts], tick)
@@ -252,8 +254,8 @@ class Previewer:
         for number, (prompt, beside) in enumerate(asked):
             self.progress.say(f"preview of {what}: {number} of {len(asked)}")
             if (prompt, id(beside)) not in made:
-                both = (beside.told(text, texts, {}) for text in (prompt, negative))
-                made[prompt, id(beside)] = latents(self.patcher, *both, self._asked.previews.sampling)
+                positive, against = (beside.told(text, texts, {}) for text in (prompt, negative))
+                made[prompt, id(beside)] = latents(self.patcher, positive, against, self._asked.previews.sampling)
         return [made[prompt, id(beside)] for prompt, beside in asked]
 
     def _encoder(self) -> Callable[[str], list]:
@@ -275,9 +277,10 @@ class Previewer:
             beside = references_of(self._asked.edits[number].example, shown[0].size) if self._asked.edits else []
             names = [f"reference {place}" for place in range(1, len(beside) + 1)]
             rows.append(SheetRow("  |  ".join(prompts), [*shown, *beside], [*labels, *names]))
-            parts += [(number, prompt, kind) for prompt in prompts for kind in KINDS] + [None] * len(beside)
+            parts += [(number, prompt, kind) for prompt in prompts for kind in KINDS] + [(number, "", "")] * len(beside)
         page, boxes = placed(rows, f"step {step} of {self.last}")
-        return page, [Part(*about, box) for about, box in zip(parts, boxes, strict=True) if about]
+        found = [Part(row, prompt, kind, box) for (row, prompt, kind), box in zip(parts, boxes, strict=True)]
+        return page, [part for part in found if part.kind]
 
     def _path(self) -> Path:
         return _path(self.folder, self.state.step)

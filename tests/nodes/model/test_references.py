@@ -96,7 +96,8 @@ def set_of(name: str, folder: Path, references: int = 2) -> Dataset:
 def by_comfyui(name: str, trio: tiny.Loaded, example: Example) -> list:
     """CONDITIONING of an example as a workflow of ComfyUI's nodes makes it."""
     extra = {} if (guidance := family_of(trio.model).guidance) is None else {"guidance": guidance}
-    text, shown = encode(trio.clip, example.caption, **extra), [each.pixels[None].float() for each in example.references]
+    shown = [each.pixels[None].float() for each in example.references]
+    text = encode(trio.clip, example.caption, **extra)
     if name in MASKED:
         (text, *_) = nodes.InpaintModelConditioning().encode(text, text, shown[0], trio.vae, example.mask[None] / 255)
         return text
@@ -108,9 +109,7 @@ def by_comfyui(name: str, trio: tiny.Loaded, example: Example) -> list:
     for pixels in shown:
         (text,) = run_node(ReferenceLatent, conditioning=text, latent={"samples": trio.vae.encode(pixels)})
     if name == "krea2":
-        (text,) = run_node(
-            FluxKontextMultiReferenceLatentMethod, conditioning=text, reference_latents_method="index"
-        )
+        (text,) = run_node(FluxKontextMultiReferenceLatentMethod, conditioning=text, reference_latents_method="index")
     return text
 
 
@@ -146,9 +145,7 @@ def test_loss_of_comfyuis_own_forward(base, tmp_path: Path, name: str) -> None:
             def loss(condition: Any, x0=x0, noise=noise, sigma=sigma) -> Tensor:
                 return objective.losses(denoiser, x0, noise, sigma, [condition], ObjectiveConfig())
 
-            answer = comfyui_forward(
-                patcher, by_comfyui(name, trio, example), denoiser.noised(x0, noise, sigma), sigma
-            )
+            answer = comfyui_forward(patcher, by_comfyui(name, trio, example), denoiser.noised(x0, noise, sigma), sigma)
             wanted = ((answer - x0) / denoiser.output_scale(sigma).view(1, *(1 for _ in x0.shape[1:]))).square().mean()
             assert relative_error(loss(sample.condition), wanted[None]) < 1e-5
             shown = (sample.condition, sample.variants[0].condition, sample.neutral[0])

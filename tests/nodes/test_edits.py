@@ -45,7 +45,8 @@ def edits(count: int = 12, swapped: bool = False, **changes: Any) -> Any:
 @pytest.mark.parametrize("family", ["krea2", "qwen_image"])
 def test_a_run_that_was_cut_off_goes_on_as_if_it_had_not_been(models, runs: Path, family: str) -> None:
     trio, data = models(family), edits(4, flip=True)
-    choices = {"steps": 4, "previews": run_node(TrainingPreviews, **PREVIEWS)[0], "preservation": 0.5, "preserve": "cat"}
+    shown = run_node(TrainingPreviews, **PREVIEWS)[0]
+    choices = {"steps": 4, "previews": shown, "preservation": 0.5, "preserve": "cat"}
     whole = train(trio, data, run_name="whole", **choices)
     with cancelled(trio, forward=9):
         train(trio, data, run_name="cut", **choices)
