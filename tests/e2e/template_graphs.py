@@ -18,7 +18,10 @@ MODELS = {  # what ComfyUI's own templates of these models name, and where it of
     "z_image_bf16.safetensors": ("diffusion_models", "Comfy-Org/z_image/resolve/main/split_files/diffusion_models"),
     "qwen_3_4b.safetensors": ("text_encoders", "Comfy-Org/z_image_turbo/resolve/main/split_files/text_encoders"),
     "ae.safetensors": ("vae", "Comfy-Org/z_image_turbo/resolve/main/split_files/vae"),
-    "flux-2-klein-base-4b-fp8.safetensors": ("diffusion_models", "black-forest-labs/FLUX.2-klein-base-4b-fp8/resolve/main"),
+    "flux-2-klein-base-4b-fp8.safetensors": (
+        "diffusion_models",
+        "black-forest-labs/FLUX.2-klein-base-4b-fp8/resolve/main",
+    ),
     "flux2-vae.safetensors": ("vae", "Comfy-Org/flux2-dev/resolve/main/split_files/vae"),
     **{
         f"{system}_{part}.safetensors": (folder, f"{repository}/resolve/main/{place}.safetensors")

@@ -10,17 +10,18 @@ import pytest
 import tiny
 import torch
 from harness.calls import encode, run_node
+from harness.edits import OTHERS, Edits
 from harness.runs import cancelled, train
 from harness.session import training_session
-from lora_loom.lora_core.training import objective
-from lora_loom.lora_core.training.config import LoraConfig
-from lora_loom.lora_core.training.inject import Factors, attached
-from lora_loom.lora_core.training.objective_config import ObjectiveConfig
-from lora_loom.lora_core.training.targets import select
-from lora_loom.nodes.bridge.model.denoiser import ComfyDenoiser
-from lora_loom.nodes.bridge.model.trained_layers import PREFIX
+from lora_loom.lora_core.training.config import LoraConfig, TrainConfig
+from lora_loom.lora_core.training.inject import attached
+from lora_loom.lora_core.training.plan import Measures
+from lora_loom.nodes.bridge.session.memory_plan import Planner
+from lora_loom.nodes.bridge.session.rehearsal import Job
+from lora_loom.nodes.bridge.session.session import trainable
 from lora_loom.nodes.dataset import LoraDataset
 from lora_loom.nodes.previews import TrainingPreviews
+from node_helpers import conditioning_set_values
 from torch import Tensor
 
 pytestmark = pytest.mark.usefixtures("runs")
@@ -70,40 +71,28 @@ def test_previews_show_the_references(models, runs: Path, family: str) -> None:
 
 def test_held_out_edits_are_learned_and_swapped_references_lose(models) -> None:
     """By the loss on held-out colours, most of whose answer is in the reference alone, at much noise."""
-    trio, draw = models("flux1"), torch.Generator().manual_seed(0)
-    ((text, values),) = encode(trio.clip, "x", guidance=1.0)
-    shape = tiny.latent_shape(trio.model)
-    colours = 2 * torch.randn(40, shape[1], 1, 1, generator=draw).expand(40, *shape[1:])
-    learned, held = range(32), range(32, 40)
+    trio = models("flux1")
     with training_session(trio.model, checkpointing=False) as patcher:
-        denoiser = ComfyDenoiser(patcher)
-
-        def edit(latent: Tensor) -> Any:
-            shown = {**values, "reference_latents": [patcher.model.process_latent_out(latent[None])]}
-            return denoiser.condition([[text[:, :8].clone(), shown]], latent)
-
-        conditions = [edit(latent) for latent in colours]
-        layers = select(patcher.model.diffusion_model, LoraConfig(16, 16.0, "attention+mlp"), PREFIX)
-        factors = Factors(layers, 16, 16.0, torch.Generator().manual_seed(1), device=denoiser.device)
-        optimizer = torch.optim.AdamW([factors.flat], lr=1e-2, weight_decay=0)
-
-        def loss(rows: list[int], shown: list[Any], u: Tensor, draw: torch.Generator) -> Tensor:
-            x0, sigma = colours[rows], denoiser.sigma(u)
-            return objective.loss(denoiser, x0, torch.randn(x0.shape, generator=draw), sigma, shown, ObjectiveConfig())
-
-        @torch.no_grad()
-        def looked(shown: list[Any]) -> float:
-            levels = torch.full((len(held),), 0.9)
-            return float(loss(list(held), shown, levels, torch.Generator().manual_seed(5)))
-
-        own, other = [conditions[i] for i in held], [conditions[i] for i in (*held[1:], held[0])]
-        with attached(factors.branches):
-            before = looked(own)
+        problem = Edits(patcher, trio.clip)
+        with attached(problem.factors.branches):
+            before = problem.looked()
             for _ in range(60):
-                rows = torch.randperm(len(learned), generator=draw)[:8].tolist()
-                factors.flat.grad.zero_()
-                loss(rows, [conditions[i] for i in rows], torch.rand(8, generator=draw), draw).backward()
-                factors.carry_back()
-                optimizer.step()
-            assert looked(own) < 0.8 * before, "held-out edits are learned"
-            assert looked(other) > 1.25 * looked(own), "and another's reference loses"
+                problem.step()
+            own = problem.looked()
+            assert own < 0.8 * before, "held-out edits are learned"
+            assert problem.looked(OTHERS) > 1.25 * own, "and another's reference loses"
+
+
+def test_the_memory_that_is_foreseen_counts_references(models) -> None:
+    """Of a reference as large as the picture, a step's activations are more by about its tokens."""
+    trio = models("krea2")
+    latent = tiny.latent_shape(trio.model, tall=4)
+    plain = encode(trio.clip, "x")
+    shown = conditioning_set_values(plain, {"reference_latents": [torch.zeros(latent)] * 2})
+    shown = conditioning_set_values(shown, {"reference_latents_method": "index"})
+    config = TrainConfig(steps=1, learning_rate=1e-3, batch_size=2)
+    with trainable(trio.model) as patcher:
+        planner = Planner(patcher, None)
+        jobs = [Job(LoraConfig(4, 4.0, "attention"), config, latent[1:], text, 64) for text in (plain, shown)]
+        without, beside = (planner.trace(job, Measures(False)).peak for job in jobs)
+    assert 2 * without < beside < 4 * without
