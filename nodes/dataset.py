@@ -13,6 +13,11 @@ from .bridge.host.folders import dataset_folder, folder_state
 from .bridge.host.node_outputs import as_image_batch, report_ui
 from .types import CATEGORY, LoraDatasetType
 
+FOR_IMAGES = (
+    "references are connected but images are not; connect images, or put the references of a folder into its folder "
+    "control, under the names of the pictures"
+)
+
 
 class LoraDataset(io.ComfyNode):
     @classmethod
@@ -42,6 +47,10 @@ class LoraDataset(io.ComfyNode):
                 io.Boolean.Input("class_images", default=False, optional=True, advanced=True, tooltip="For prior preservation: these pictures show the class (any dog), not the concept. Write the class word, such as dog, in trigger."),
                 io.Combo.Input("masks", options=list(MASKS), default="off", optional=True, advanced=True, tooltip="Which parts of a picture are trained. alpha: the opaque parts. -mask files: the white parts of x-mask.png, for x.jpg. auto: the mask file if there is one, otherwise alpha."),
                 io.Boolean.Input("caption_weights", default=False, optional=True, advanced=True, tooltip="On: parentheses in captions are weights, as in prompts: (word:1.2). Off: they are ordinary text, as in sd-scripts; \\( is the same as (."),
+                io.Image.Input("references", optional=True, tooltip="For connected images and a base that edits (FLUX.2, FLUX.1 Kontext, Qwen-Image-Edit): what each image is made from, one for each, in the same order. In a folder, put them into control (or control_1 to control_3) under the same names, or beside 01.png as 01_ref1.png."),
+                io.Image.Input("references_2", optional=True, tooltip="A second reference for each connected image."),
+                io.Image.Input("references_3", optional=True, tooltip="A third reference for each connected image."),
+                io.Boolean.Input("use_references", default=True, optional=True, advanced=True, tooltip="Off: reference pictures of the folder are not used, and the LoRA learns from the pictures and captions alone."),
             ],
             outputs=[
                 LoraDatasetType.Output("dataset", tooltip="Connect to Train LoRA."),
@@ -51,8 +60,9 @@ class LoraDataset(io.ComfyNode):
 
     @classmethod
     def validate_inputs(
-        cls, folder="", trigger="", resolution=512, bucket_step=32, images="unconnected", resolutions="", masks="off"
-    ):
+        cls, folder="", trigger="", resolution=512, bucket_step=32, images="unconnected", resolutions="", masks="off",
+        use_references=True,
+    ):  # fmt: skip
         try:
             if masks is not None and masks not in MASKS:
                 return f"masks is {masks}; choose one of {', '.join(MASKS)}"
@@ -60,7 +70,7 @@ class LoraDataset(io.ComfyNode):
                 for each in numbers("resolutions", resolutions) or (resolution,):
                     check_resolution(each, bucket_step)
             if images == "unconnected" and None not in (folder, masks):
-                reading.check_folder(dataset_folder(folder), trigger or "", masks)
+                reading.check_folder(dataset_folder(folder), trigger or "", masks, use_references is not False)
         except ValueError as error:
             return str(error)
         return True
@@ -73,17 +83,22 @@ class LoraDataset(io.ComfyNode):
     def execute(
         cls, folder, trigger, resolution, repeats, images=None, captions="", bucket_step=32, flip=False, crops=0,
         shuffle_tags=False, keep_tokens=1, caption_variants=4, resolutions="", weight=1.0, class_images=False, masks="off",
-        caption_weights=False,
+        caption_weights=False, references=None, references_2=None, references_3=None, use_references=True,
     ) -> io.NodeOutput:  # fmt: skip
+        beside = [each for each in (references, references_2, references_3) if each is not None]
+        if beside and images is None:
+            raise ValueError(FOR_IMAGES)
         options = Options(
             flip=flip, crops=crops, shuffle_tags=shuffle_tags, keep_tokens=keep_tokens, caption_variants=caption_variants,
             resolutions=numbers("resolutions", resolutions), weight=weight, class_images=class_images, masks=masks,
-            caption_weights=caption_weights,
+            caption_weights=caption_weights, references=use_references,
         )  # fmt: skip
         if images is None:
             data = reading.from_folder(dataset_folder(folder), trigger, resolution, bucket_step, repeats, options)
         else:
             lines = [line for line in captions.splitlines() if line.strip()] or [""]
-            data = reading.from_tensors(images, lines, trigger, resolution, bucket_step, repeats, options)
+            data = reading.from_tensors(
+                images, lines, trigger, resolution, bucket_step, repeats, options, beside if use_references else ()
+            )
         report = data.report()
         return io.NodeOutput(data, report, ui=report_ui(cls, report, as_image_batch(contact_sheet(data))))

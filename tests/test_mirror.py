@@ -29,7 +29,7 @@ TOPICS = frozenset(
         "nodes/test_kinds.py", "nodes/trust/test_other_programs.py",
         # training
         "nodes/test_dora.py", "nodes/test_gradients.py", "nodes/test_joined.py", "nodes/test_leaks.py",
-        "nodes/test_packed.py", "nodes/test_replayed.py",
+        "nodes/test_packed.py", "nodes/test_replayed.py", "nodes/test_edits.py",
         "nodes/test_placement.py", "nodes/test_precision.py", "nodes/training/test_damage.py",
         "nodes/systems/test_training.py", "nodes/quiet/test_kept_with_runs.py", "nodes/quiet/test_beside_the_rest.py",
         "nodes/training/test_ranks.py", "lora_core/ranks/test_shared_runs.py",

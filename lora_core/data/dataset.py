@@ -16,20 +16,25 @@ from .buckets import PictureSize
 from .captions import literal
 from .decoding import SUFFIXES
 from .pictures import Masks, Origin
+from .references import Reference
 from .task import PICTURES, Task, shared
 from .views import Crops, View
 
 Role = Literal["concept", "class"]
 
 
-@stored("flip crops shuffle_tags keep_tokens caption_variants resolutions weight class_images masks caption_weights")
+@stored(
+    "flip crops shuffle_tags keep_tokens caption_variants resolutions weight class_images masks caption_weights "
+    "references?"
+)
 @dataclass(frozen=True)
 class Options:
     """Says how a set is read, beyond where its pictures and captions are; the defaults add nothing to them.
 
     `resolutions`: each picture is taken at every one of them. `caption_variants`: orders of tags per caption, used with
     `shuffle_tags`. `class_images`: the set shows the class that the concept belongs to, not the concept.
-    `caption_weights`: parentheses in captions are weights as in prompts, else they are text.
+    `caption_weights`: parentheses in captions are weights as in prompts, else they are text. `references`: those that a
+    folder holds are read.
     """
 
     flip: bool = False
@@ -42,6 +47,7 @@ class Options:
     class_images: bool = False
     masks: Masks = "off"
     caption_weights: bool = False
+    references: bool = True
 
 
 PLAIN = Options()
@@ -78,7 +84,7 @@ class Example:
     `pixels` (height, width, 3) in 0..1 are its centre crop, fp16 to keep large sets small; `mask` (height, width) uint8
     tells where to learn. `captions` are all orders of its tags, as written first, each as text encoders are given it.
     `written` is false where the trigger stands in for a caption. `disliked` is the other picture of a pair, of as many
-    views.
+    views. `references` are pictures that it is made from.
     """
 
     source: str
@@ -94,6 +100,7 @@ class Example:
     flip: bool = False
     written: bool = True
     disliked: Example | None = None
+    references: tuple[Reference, ...] = ()
 
     def views(self) -> Iterator[View]:
         """The centre crop first, then further crops, each followed by its mirror image where pictures are flipped."""
@@ -105,6 +112,12 @@ class Example:
     def masks(self) -> list[Tensor | None]:
         """Return the mask of each of its views."""
         return [None] * self.num_views if self.mask is None else [view.mask for view in self.views()]
+
+    def references_of_views(self) -> Iterator[tuple[Tensor, ...]]:
+        """Yield the pixels of its references for each of its views: of a mirror image those are mirrored, too."""
+        shown = tuple(each.pixels for each in self.references)
+        for number in range(self.num_views):
+            yield tuple(pixels.flip(1) for pixels in shown) if self.flip and number % 2 else shown
 
     @property
     def num_views(self) -> int:
@@ -224,6 +237,10 @@ class Dataset:
             lines.append(f"captions with up to {most} orders of their tags")
         if masked := sum(example.mask is not None for example in self.examples):
             lines.append(f"masks: {masked} of {len(self.examples)}")
+        if counts := [len(example.references) for example in self.pictures() if example.references]:
+            each = f"{min(counts)} to {max(counts)}" if min(counts) < max(counts) else f"{counts[0]}"
+            whole = "all" if len(counts) == self.num_pictures() else f"{len(counts)} of {self.num_pictures()}"
+            lines.append(f"references: {each} for each of {whole} pictures")
         return lines
 
 

@@ -13,6 +13,8 @@ from typing import Any
 from .caption_files import CaptionFiles
 from .decoding import SUFFIXES
 from .pictures import MASK_ENDING, Masks
+from .references import FOLDERS, ReferenceFiles
+from .references import look as look_for_references
 
 _NAMED = re.compile(r"(\d{1,4})_(.*\S.*)")  # as sd-scripts names folders: repeats and class words
 TAKEN_OUT = "_removed"  # a folder below, for pictures that are not used any more
@@ -33,6 +35,7 @@ class FolderContents:
     repeats: int = 1
     words: str = ""
     name: str = ""
+    references: ReferenceFiles = ReferenceFiles()
 
     def left_out(self) -> Reasons:
         """Return every entry that was not used; to be asked for when all captions have been."""
@@ -48,17 +51,18 @@ class _Entries:
     others: Reasons = field(default_factory=list)
 
 
-def look(folder: Path, masks: Masks = "off") -> tuple[list[FolderContents], Reasons]:
+def look(folder: Path, masks: Masks = "off", references: bool = True) -> tuple[list[FolderContents], Reasons]:
     """Return the sets of a folder, and what else is in it: one set, or one for each folder named as `10_sks dog` where
     it holds no pictures itself. Raises ValueError when there are none.
 
-    Where `masks` reads files, `x-mask.png` beside `x.jpg` is neither a picture nor left out.
+    Where `masks` reads files, `x-mask.png` beside `x.jpg` is neither a picture nor left out; nor are `references`
+    (`references.look`).
     """
     entries = _entries(folder)
-    found = _one(folder, entries, masks)
+    found = _one(folder, entries, masks, references)
     if found.images:
-        return [found], [(f"{path.name}/", _below(path)) for path in entries.folders]
-    sets = [each for path in entries.folders for each in _named(path, masks)]
+        return [found], [(f"{path.name}/", _below(path)) for path in _others(found, entries)]
+    sets = [each for path in entries.folders for each in _named(path, masks, references)]
     if not sets:
         raise ValueError(_no_pictures(folder, entries))
     rest = [path for path in entries.folders if path not in {each.folder for each in sets}]
@@ -75,7 +79,9 @@ def files(folder: Path) -> list[Path]:
     """All that `look` may read below a folder, for telling whether it must be read again."""
     try:
         here = sorted(folder.iterdir())
-        return [*here, *(path for each in here if named(each) and each.is_dir() for path in sorted(each.iterdir()))]
+        sets = [path for each in here if named(each) and each.is_dir() for path in sorted(each.iterdir())]
+        held = [each for each in (*here, *sets) if each.name in FOLDERS and each.is_dir()]
+        return [*here, *sets, *(path for each in held for path in sorted(each.iterdir()))]
     except OSError:
         return []
 
@@ -107,25 +113,35 @@ def _odd(path: Path) -> str:
     return "a broken link" if path.is_symlink() else "not a regular file"
 
 
-def _one(folder: Path, entries: _Entries, masks: Masks, **of_name: Any) -> FolderContents:
+def _one(folder: Path, entries: _Entries, masks: Masks, references: bool, **of_name: Any) -> FolderContents:
     images = [path for path in entries.files if path.suffix.lower() in SUFFIXES]
     beside: set[Path] = set()
     if masks in ("-mask files", "auto"):
         stems = {path.stem + MASK_ENDING for path in images}
         beside = {path for path in images if path.stem in stems}
         images = [path for path in images if path not in beside]
+    told = ReferenceFiles()
+    if references:
+        told, used = look_for_references(images, entries.files, entries.folders)
+        beside, images = beside | used, [path for path in images if path not in used]
     taken = beside.union(images)
     rest = [path for path in entries.files if path not in taken]
-    return FolderContents(folder, images, CaptionFiles(rest, images), entries.others, **of_name)
+    return FolderContents(folder, images, CaptionFiles(rest, images), entries.others, **of_name, references=told)
 
 
-def _named(folder: Path, masks: Masks) -> Iterator[FolderContents]:
+def _others(found: FolderContents, entries: _Entries) -> list[Path]:
+    """Folders below that hold no references."""
+    held = {name for name, _ in found.references.folders}
+    return [path for path in entries.folders if path.name not in held]
+
+
+def _named(folder: Path, masks: Masks, references: bool) -> Iterator[FolderContents]:
     if of_name := named(folder):
         entries = _entries(folder)
         name, (repeats, words) = f"{folder.name}/", of_name
-        found = _one(folder, entries, masks, repeats=repeats, words=words, name=name)
+        found = _one(folder, entries, masks, references, repeats=repeats, words=words, name=name)
         if found.images:
-            found.others.extend((f"{path.name}/", _below(path)) for path in entries.folders)
+            found.others.extend((f"{path.name}/", _below(path)) for path in _others(found, entries))
             yield found
 
 

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from . import decoding
+from . import decoding, references
 from .buckets import SMALL, bucket_sizes, fit, nearest_bucket, step_at
 from .captions import clean_trigger, plain, shuffled, with_trigger
 from .dataset import PLAIN, Dataset, Example, Group, Options, Role, by_reason, combined
@@ -26,10 +26,12 @@ _NO_CAPTION = "no caption and no trigger word"
 _CURE = "add .txt files with the same names, or write a trigger word"
 
 
-def check_folder(folder: Path, trigger: str, masks: Masks = "off") -> None:
+def check_folder(folder: Path, trigger: str, masks: Masks = "off", with_references: bool = True) -> None:
     """Check what can be known without decoding: that there is a picture that opens and has something to caption it
-    with, and that there are masks where they are asked for."""
-    sets, _ = look(folder, masks)
+    with, that there are masks where they are asked for, and that no picture lacks a reference that others have."""
+    sets, _ = look(folder, masks, with_references)
+    for each in sets:
+        each.references.check(each.images)
     images = [path for each in sets for path in each.images]
     if not clean_trigger(trigger) and not any(each.words or each.captions.any() for each in sets):
         raise ValueError(f"none of the {len(images)} images in {folder} has a caption; {_CURE}{_why_not(sets)}")
@@ -57,9 +59,10 @@ def from_folder(
     for captions. Of class images, `trigger` is the class word: it leads their captions in the same way and is none to
     be replaced.
     """
-    sets, left_out = look(folder, options.masks)
+    sets, left_out = look(folder, options.masks, options.references)
     found: list[Dataset] = []
     for each in sets:
+        each.references.check(each.images)
         reader = _Reader(str(each.folder), trigger, resolution, step, repeats * each.repeats, options)
         data = reader.folder(each)
         left_out += data.left_out
@@ -79,9 +82,13 @@ def from_tensors(
     step: int,
     repeats: int,
     options: Options = PLAIN,
+    beside: Sequence[Iterable[Tensor]] = (),
 ) -> Dataset:
-    """From (height, width, channels) tensors in 0..1 and one caption each, or one caption for all."""
-    images = list(images)
+    """From (height, width, channels) tensors in 0..1 and one caption each, or one caption for all. Each of the sets
+    `beside` holds a reference for each."""
+    images, held = list(images), [list(each) for each in beside]
+    if wrong := next((each for each in held if len(each) != len(images)), None):
+        raise ValueError(f"{len(images)} images but {len(wrong)} references; connect one reference for each image")
     captions = list(captions) * len(images) if len(captions) == 1 else list(captions)
     if len(captions) != len(images):
         raise ValueError(
@@ -95,11 +102,15 @@ def from_tensors(
             raise ValueError(
                 f"image {index + 1} has an empty caption and there is no trigger word; write a caption or a trigger"
             )
-        picture = Image.fromarray((image.cpu().float().clamp(0, 1) * 255).round().byte().numpy())
-        examples += reader.examples(f"image {index + 1}", text, Decoded(picture))
+        shown = [flatten(_picture(each[index])) for each in held]
+        examples += reader.examples(f"image {index + 1}", text, Decoded(_picture(image)), beside=shown)
     data = reader.dataset(examples)
     _check(data)
     return _with_finer_steps_told(data, step)
+
+
+def _picture(image: Tensor) -> Image.Image:
+    return Image.fromarray((image.cpu().float().clamp(0, 1) * 255).round().byte().numpy())
 
 
 class _Reader:
@@ -128,8 +139,9 @@ class _Reader:
                 picture = decoding.decode(data)
                 content = hashlib.sha256(data).hexdigest()
                 mark = reserved(data)
+                shown = [references.read(each) for each in found.references.of(path)]
                 made = self.examples(
-                    str(path), text or "", picture, path, mark=mark, words=found.words, content=content
+                    str(path), text or "", picture, path, mark=mark, words=found.words, content=content, beside=shown
                 )
                 examples += made
             except PictureError as error:
@@ -142,9 +154,12 @@ class _Reader:
 
     def examples(
         self, source: str, text: str, picture: Decoded, path: Path | None = None, mark: str = "", words: str = "",
-        content: str = "",
+        content: str = "", beside: Sequence[Image.Image] = (),
     ) -> list[Example]:  # fmt: skip
-        """Return the picture at each resolution. `words` stand in for an empty text, led by the trigger like any."""
+        """Return the picture at each resolution. `words` stand in for an empty text, led by the trigger like any;
+        `beside` are its references."""
+        if beside:
+            references.check_crops(self.options.crops)
         caption = with_trigger(self._read(text or words), self.trigger)
         flat, mask = flatten(picture.image), read_mask(picture.image, path, self.options.masks)
         content = content or hashlib.sha256(flat.tobytes()).hexdigest()
@@ -164,6 +179,8 @@ class _Reader:
                 digest.update(b"" if values is None else values.tobytes())
             if (extras := (crops and crops.boxes, captions[1:], options.flip)) != (None, (), False):
                 digest.update(repr(extras).encode())
+            held = tuple(references.sized(each, sizes) for each in beside)
+            digest.update("".join(each.digest for each in held).encode())
             made.append(
                 Example(
                     source=source,
@@ -178,6 +195,7 @@ class _Reader:
                     crops=crops,
                     flip=options.flip,
                     written=bool(text),
+                    references=held,
                 )
             )
         return made

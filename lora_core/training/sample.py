@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,6 +21,7 @@ class Sample:
     `mask` is the weight of each place of the latent in 0..1, of its shape but for one channel; None: 1 everywhere.
     `prior` tells that it shows the class, not the concept.
     `variants` show the same with other pixels or words and a latent of the same shape: each time one is drawn.
+    `beside` are the shapes of what its condition holds of reference pictures.
     """
 
     latent: Tensor
@@ -31,6 +32,13 @@ class Sample:
     mask: Tensor | None = None
     prior: bool = False
     variants: tuple[Sample, ...] = ()
+    beside: tuple[tuple[int, ...], ...] = field(default=(), kw_only=True)
+
+    @property
+    def kind(self) -> Hashable:
+        """Equal for samples that can share a batch."""
+        shape = tuple(self.latent.shape)
+        return (shape, self.beside) if self.beside else shape
 
     def drawn(self, generator: torch.Generator) -> Sample:
         """Itself or one of its variants, each as likely."""

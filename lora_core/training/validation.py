@@ -6,7 +6,7 @@ No draw comes from the run's own generator, and the factors are looked at as the
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
@@ -130,10 +130,10 @@ def noises_of(draws: Sequence[Draw], shape: torch.Size) -> Tensor:
 
 
 def _batches(draws: Sequence[Draw], samples: Sequence[Sample], size: int) -> list[list[int]]:
-    by_shape: dict[tuple[int, ...], list[int]] = {}
+    by_kind: dict[Hashable, list[int]] = {}
     for at, draw in enumerate(draws):
-        by_shape.setdefault(tuple(samples[draw.picture].latent.shape), []).append(at)
-    return [part[start : start + size] for part in by_shape.values() for start in range(0, len(part), size)]
+        by_kind.setdefault(samples[draw.picture].kind, []).append(at)
+    return [part[start : start + size] for part in by_kind.values() for start in range(0, len(part), size)]
 
 
 def looked(

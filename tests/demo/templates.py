@@ -15,6 +15,7 @@ WORKFLOWS = Path(__file__).resolve().parents[2] / "workflows"
 TRAIN_CHECKPOINT, TRAIN, STACK, MERGE, JUDGE, PUBLISH, KANDINSKY, WUERSTCHEN, *_ = GRAPHS
 PREFERENCE = "Train a preference LoRA, DPO - liked, disliked pictures"
 REGIONS = "LoRA regions - a mask for each LoRA"
+EDIT = "Train an edit LoRA - FLUX.2, Kontext, Qwen-Image-Edit"
 
 FOLDER = "lora_loom_demo"  # of the pictures in input/, and of the files in models/loras/
 PROMPT = "a red heart on a white background"

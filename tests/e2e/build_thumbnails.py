@@ -11,6 +11,7 @@ import io
 import shutil
 import sys
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -19,9 +20,9 @@ sys.path.append(str(ROOT / "tests"))
 import numpy as np  # noqa: E402
 from demo import shapes  # noqa: E402
 from demo.shapes import Scene  # noqa: E402
-from demo.templates import FOLDER, PREFERENCE, REGIONS, STACK, api_graph  # noqa: E402
+from demo.templates import EDIT, FOLDER, PREFERENCE, REGIONS, STACK, api_graph  # noqa: E402
 from harness.server import ComfyServer, Graph  # noqa: E402
-from PIL import Image, ImageDraw, ImageFont  # noqa: E402
+from PIL import Image, ImageDraw, ImageFont, ImageOps  # noqa: E402
 
 from e2e.template_graphs import GRAPHS  # noqa: E402
 
@@ -137,15 +138,31 @@ def parts() -> Image.Image:
     return page
 
 
+def edit() -> Image.Image:
+    """A card for edits: a reference, and what is made of it."""
+    page = Image.new("RGB", (SIDE, SIDE), PAPER)
+    pen = ImageDraw.Draw(page)
+    cells = np.random.default_rng(3).integers(60, 230, (5, 5, 3), dtype=np.uint8)
+    before = Image.fromarray(cells).resize((TILE, TILE), Image.Resampling.BICUBIC)
+    after = ImageOps.posterize(ImageOps.autocontrast(ImageOps.grayscale(before)), 2).convert("RGB")
+    for picture, word, left in ((before, "reference", GAP), (after, "result", SIDE - GAP - TILE)):
+        page.paste(picture, (left, GAP))
+        pen.text((left + TILE / 2, GAP + TILE + 24), word, FAINT, ImageFont.load_default(34), anchor="mm")
+    pen.text((SIDE / 2, 328), "Edit", "#ff9ecb", ImageFont.load_default(104), anchor="mm")
+    pen.text((SIDE / 2, 406), "reference pictures", INK, ImageFont.load_default(34), anchor="mm")
+    return page
+
+
+PLAIN = {name: partial(scheme, name.split()[0]) for name in SCHEMES} | {PREFERENCE: liked, REGIONS: parts, EDIT: edit}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("loras", type=Path, nargs="?", help="the folder with heart, arrow and merged")
     parser.add_argument("--out", type=Path, default=ROOT / "workflows")
     choices = parser.parse_args()
-    for name in SCHEMES:
-        scheme(name.split()[0]).save(choices.out / f"{name}.jpg", quality=90)
-    liked().save(choices.out / f"{PREFERENCE}.jpg", quality=90)
-    parts().save(choices.out / f"{REGIONS}.jpg", quality=60, optimize=True)
+    for name, draw in PLAIN.items():
+        draw().save(choices.out / f"{name}.jpg", quality=75, optimize=True)
     if choices.loras is None:
         return
     with ComfyServer() as server:

@@ -18,6 +18,11 @@ MODELS = {  # what ComfyUI's own templates of these models name, and where it of
     "z_image_bf16.safetensors": ("diffusion_models", "Comfy-Org/z_image/resolve/main/split_files/diffusion_models"),
     "qwen_3_4b.safetensors": ("text_encoders", "Comfy-Org/z_image_turbo/resolve/main/split_files/text_encoders"),
     "ae.safetensors": ("vae", "Comfy-Org/z_image_turbo/resolve/main/split_files/vae"),
+    "flux-2-klein-base-4b-fp8.safetensors": (
+        "diffusion_models",
+        "black-forest-labs/FLUX.2-klein-base-4b-fp8/resolve/main",
+    ),
+    "flux2-vae.safetensors": ("vae", "Comfy-Org/flux2-dev/resolve/main/split_files/vae"),
     **{
         f"{system}_{part}.safetensors": (folder, f"{repository}/resolve/main/{place}.safetensors")
         for system, part, folder, repository, place in (
@@ -152,9 +157,36 @@ def train_preference() -> dict[str, Node]:
     }  # fmt: skip
 
 
-def training(model: Link, clip: Link, vae: Link, previews: dict[str, Any]) -> dict[str, Node]:
+def train_edit() -> dict[str, Node]:
+    text = (
+        "### Train an edit LoRA (FLUX.2, FLUX.1 Kontext, Qwen-Image-Edit)\n"
+        "1. The three loaders: choose a model that edits pictures, its text encoder and its VAE.\n"
+        "2. **LoRA Dataset**: make a folder in ComfyUI's input folder. Put the *results* in it (01.png), beside each the "
+        "instruction as its caption (01.txt: turn it into a pencil drawing), and what it is made from under the same name into "
+        "a folder *control* inside (control/01.png). More than one reference: control_1, control_2, control_3. Set "
+        "*resolution*.\n"
+        "3. **Training Previews**: write the instruction; it is tried on your references, which are shown beside.\n"
+        "4. **Train LoRA (Loom)**: *steps* is 50 to 100 for each picture. Keep 0 and auto.\n\n"
+        "Then Run. You can cancel at any time: Run continues from there. At the end, the LoRA is saved in models/loras. To use it, "
+        "load it and give the model a reference, as ComfyUI's own template for editing does.\n\n"
+        + MISSING.format(folders="models/diffusion_models, models/text_encoders or models/vae, as the loader says")
+    )
+    loaders = {
+        "unet": Node("UNETLoader", (0, 0), {"unet_name": "flux-2-klein-base-4b-fp8.safetensors"}, size=(320, 90)),
+        "clip": Node("CLIPLoader", (0, 190), {"clip_name": "qwen_3_4b.safetensors", "type": "flux2"}, size=(320, 110)),
+        "vae": Node("VAELoader", (0, 420), {"vae_name": "flux2-vae.safetensors"}, size=(320, 60)),
+    }  # fmt: skip
+    links = (("unet", "MODEL"), ("clip", "CLIP"), ("vae", "VAE"))
+    drawn = {"prompts": "turn it into a pencil drawing", "cfg": 4.0, "scheduler": "simple"}
+    trained = training(*links, drawn, {"folder": "my_edits", "trigger": ""})
+    return {"note": note(text, width=720, height=400), **loaders, **trained}
+
+
+def training(
+    model: Link, clip: Link, vae: Link, previews: dict[str, Any], pictures: dict[str, Any] | None = None
+) -> dict[str, Node]:
     """From the folder of pictures to the saved file."""
-    dataset = {"folder": "my_pictures", "trigger": "ohwx", "resolution": SIDE}
+    dataset = {"folder": "my_pictures", "trigger": "ohwx", "resolution": SIDE, **(pictures or {})}
     given = {"model": model, "clip": clip, "vae": vae, "dataset": ("dataset", "dataset")}
     given |= {"previews": ("previews", "previews"), "validation": ("validation", "validation")}
     return {
@@ -432,4 +464,5 @@ GRAPHS = {
     "Wuerstchen v2 - text to picture": wuerstchen,
     "Train a preference LoRA, DPO - liked, disliked pictures": train_preference,
     "LoRA regions - a mask for each LoRA": regions,
+    "Train an edit LoRA - FLUX.2, Kontext, Qwen-Image-Edit": train_edit,
 }

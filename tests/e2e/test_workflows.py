@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from demo import shapes, templates
 from demo.templates import (
+    EDIT,
     JUDGE,
     KANDINSKY,
     MERGE,
@@ -229,10 +230,11 @@ def typed(page: FrontEnd, box: Locator, text: str, items: str, read: str, wanted
 
 TEMPLATES = {
     "train lora": {TRAIN_CHECKPOINT, TRAIN},
+    "edit lora": {EDIT},
     "sdxl": {TRAIN_CHECKPOINT},
     "sd 1.5": {TRAIN_CHECKPOINT},
     "checkpoint": {TRAIN_CHECKPOINT},
-    "flux": {TRAIN},
+    "flux": {TRAIN, EDIT},
     "z-image": {TRAIN},
     "qwen": {TRAIN},
     "lora stack": {STACK},

@@ -24,14 +24,16 @@ from ....lora_core.training.steps import brought
 
 Conditions = dict[str, comfy.conds.CONDRegular]
 TEXT = "c_crossattn"
+_REFERENCES = "ref_latents"
 _OF_TEXT = (TEXT, "num_tokens", "t5xxl_ids", "t5xxl_weights")
 
 
 def groups(conditions: list[Conditions], how: str, base_model: BaseModel, shape: torch.Size) -> list[list[int]]:
     """Indices of the conditions that can share a forward, for latents of `shape`: all of them where `how`, the family's
-    `captions`, has a way; else those of equal sizes."""
+    `captions`, has a way, and no reference picture lengthens the sequence; else those of equal sizes."""
     rest = [{name: cond for name, cond in condition.items() if name not in _OF_TEXT} for condition in conditions]
-    if how and _alike(rest) and not _fills_pictures(base_model, shape):
+    plain = all(_REFERENCES not in condition for condition in conditions)
+    if how and plain and _alike(rest) and not _fills_pictures(base_model, shape):
         return [list(range(len(conditions)))]
     by_size: dict[tuple, list[int]] = {}
     for index, condition in enumerate(conditions):
@@ -137,13 +139,17 @@ def _same(a: comfy.conds.CONDRegular, b: comfy.conds.CONDRegular) -> bool:
 
 def _size(condition: Conditions, step: int) -> tuple:
     """Equal for conditions that `join` can join. With a step, texts may differ up to the next multiple of it."""
-    sizes: dict[str, Any] = {
-        name: tuple(cond.cond.shape) if torch.is_tensor(cond.cond) else 0 for name, cond in condition.items()
-    }
+    sizes: dict[str, Any] = {name: _shapes(cond.cond) for name, cond in condition.items()}
     if step > 1 and TEXT in sizes:
         batch, length, width = sizes[TEXT]
         sizes[TEXT] = (batch, ceil(length / step) * step, width)
     return tuple(sizes.items())
+
+
+def _shapes(value: Any) -> Any:
+    if isinstance(value, list):
+        return tuple(map(_shapes, value))
+    return tuple(value.shape) if torch.is_tensor(value) else 0
 
 
 def _step(base_model: BaseModel) -> int:

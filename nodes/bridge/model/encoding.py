@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -71,14 +71,23 @@ def encoded_views(
     prepare: Callable[[Tensor], Tensor] = lambda x: x, group: Group = ALONE,
 ) -> Iterator[Tensor]:  # fmt: skip
     """Yield what the VAE itself makes of each view (1, height, width, 3), after `prepare`."""
-    sources = [example.source for example in dataset.examples for _ in range(example.num_views)]
+    names = [Path(example.source).name for example in dataset.examples for _ in range(example.num_views)]
+    views = (view.pixels for example in dataset.examples for view in example.views())
+    return encoded_pixels(vae, kind, views, names, tick, what, prepare=prepare, group=group)
+
+
+def encoded_pixels(
+    vae: Vae, kind: str, pixels: Iterable[Tensor], names: Sequence[str], tick: Tick, what: str, *,
+    prepare: Callable[[Tensor], Tensor] = lambda x: x, group: Group = ALONE,
+) -> Iterator[Tensor]:  # fmt: skip
+    """Yield what the VAE itself makes of each picture (height, width, 3), after `prepare`; `names` are told of one that
+    it cannot encode."""
 
     def make(index: int, pixels: Tensor) -> Tensor:
-        tick(index, len(sources), what)
-        return _encoded(vae, prepare(pixels[None].float()), Path(sources[index]).name)
+        tick(index, len(names), what)
+        return _encoded(vae, prepare(pixels[None].float()), names[index])
 
-    views = (view.pixels for example in dataset.examples for view in example.views())
-    return encoded(Encodings(kind, vae_identity(vae)), views, make, group)
+    return encoded(Encodings(kind, vae_identity(vae)), pixels, make, group)
 
 
 def compression(vae: Vae) -> int:
@@ -93,7 +102,8 @@ def check_sizes(vae: Vae, model: Model, dataset: Dataset) -> None:
     if family.places:
         return
     step = factor * 2 ** _halvings(model, family.halves)
-    for width, height in dataset.buckets():
+    beside = [each.size for example in dataset.examples for each in example.references]
+    for width, height in dict.fromkeys((*dataset.buckets(), *beside)):
         if width % factor or height % factor:
             raise ValueError(
                 f"the bucket {width} x {height} is not a multiple of {factor}, which this VAE compresses by; "

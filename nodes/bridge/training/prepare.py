@@ -10,7 +10,6 @@ from functools import partial
 from typing import Any
 
 import torch
-from node_helpers import conditioning_set_values
 
 from ....lora_core.data.dataset import check_preservation
 from ....lora_core.data.preference import partners
@@ -29,6 +28,7 @@ from ..model.encoding import check_sizes, encode_captions, encode_images
 from ..model.encoding_cache import tidy
 from ..model.names import family_of
 from ..model.prior import check_prior, encode_priors
+from ..model.references import Beside, check_references, encode_references
 from ..model.sampling import empty_latent
 from ..model.text_encoders import check_text, tokenized, windows
 from ..model.trained_layers import Layers
@@ -60,6 +60,7 @@ def check(sources: Sources, recipe: Recipe) -> tuple[Subject, list[str]]:
         check_preservation(sources.dataset, recipe.train.preservation, recipe.preserve)
     check_prior(sources.model, sources.vae, sources.prior_vae)
     check_task(sources.dataset, subject.family)
+    check_references(sources.model, sources.dataset)
     check_sizes(sources.vae, sources.model, sources.dataset)
     hits = counted(recipe.lora.options.rules, list(layers), summary(layers))
     begins = [sources.start.note(layers)] if sources.start else []
@@ -116,13 +117,16 @@ def identified(order: Order, patcher: Model) -> tuple[str, dict[str, Any], list[
 
 def job(
     sources: Sources, recipe: Recipe, encoded: Mapping[str, Any], latents: Sequence[torch.Tensor],
-    priors: Sequence[dict[str, torch.Tensor]], shown: PreparedPreviews | None, layers: Layers,
+    priors: Sequence[dict[str, torch.Tensor]], beside: Sequence[Beside], shown: PreparedPreviews | None,
+    layers: Layers,
 ) -> Job:  # fmt: skip
-    """Return the largest picture with the longest caption, a preview, and a step as far as it is this rank's."""
-    largest = max(range(len(latents)), key=lambda i: latents[i].numel())
+    """Return the largest picture, its references included, with the longest caption, a preview, and a step as far as it
+    is this rank's."""
+    largest = max(range(len(latents)), key=lambda i: latents[i].numel() + beside[i].places())
     length = windows if recipe.text else torch.Tensor.numel
-    caption = max(encoded, key=lambda caption: length(encoded[caption][0][0]))
-    conditioning = conditioning_set_values(encoded[caption], priors[largest])
+    texts = {**encoded, **beside[largest].texts}
+    caption = max(texts, key=lambda caption: length(texts[caption][0][0]))
+    conditioning = beside[largest].told(caption, texts, priors[largest])
     shape, text_rank = tuple(latents[largest].shape), recipe.text.rank if recipe.text else 0
     resolution = sources.dataset.resolution
     preview = shown and Preview(tuple(empty_latent(sources.model, shown.previews.sampling).shape[1:]), shown.vae)
@@ -165,6 +169,15 @@ def encode(
     return encoded, latents, priors
 
 
+def encode_beside(sources: Sources, clip: Clip, progress: Progress) -> list[Beside]:
+    """What CONDITIONING has of the references of all views."""
+
+    def tick(done: int, total: int, what: str) -> None:
+        progress.say(f"encoding {what}: {done} of {total}")
+
+    return encode_references(sources.vae, clip, sources.model, sources.dataset, tick, here())
+
+
 def encode_neutral(sources: Sources, clip: Clip, recipe: Recipe, progress: Progress) -> dict[str, list]:
     """CONDITIONING by `clip` of the neutral prompts in their order, or tokens for it when text encoders are trained;
     empty for a run without quiet directions."""
@@ -185,17 +198,20 @@ def planned(sources: Sources, recipe: Recipe, run: Run) -> PreparedPreviews | No
     """Return the previews, not encoded yet."""
     data = sources.dataset
     triggers = tuple(dict.fromkeys(group.prompt(group.trigger) for group in data.groups if group.trigger))
-    return previews.planned(run.previews, sources.vae, triggers, recipe.preserve, data.resolution)
+    examples = [data.examples[i] for i in Pictures(data, recipe).looked_at or range(len(data.examples))]
+    edits = [example for example in examples if example.references]
+    return previews.planned(run.previews, sources.vae, triggers, recipe.preserve, data.resolution, edits)
 
 
 def prepare_previews(
-    sources: Sources, clip: Clip, recipe: Recipe, run: Run, progress: Progress
+    sources: Sources, clip: Clip, recipe: Recipe, run: Run, beside: Sequence[Beside], progress: Progress
 ) -> PreparedPreviews | None:
     def tick(done: int, total: int, what: str) -> None:
         progress.say(f"encoding {what} of the previews: {done} of {total}")
 
     found = planned(sources, recipe, run)
-    return found and previews.encoded(found, clip, recipe.text is not None, tick)
+    made = found and previews.encoded(found, clip, recipe.text is not None, tick)
+    return made and previews.with_references(made, clip, sources.model, sources.dataset, beside, tick)
 
 
 def notes(sources: Sources, told: list[str]) -> list[str]:

@@ -16,6 +16,7 @@ from ....lora_core.training.strengths import StrengthCurve
 from ....lora_core.training.trainer import Sample
 from ..host.wires import Model
 from ..model.denoiser import ComfyDenoiser
+from ..model.references import Beside
 from ..quiet.directions import Found
 from .previews import PreparedPreviews
 
@@ -28,6 +29,7 @@ class Material:
     neutral: dict[str, list]
     latents: list[torch.Tensor]
     priors: list[dict]
+    references: list[Beside]
     shown: PreparedPreviews | None
     carried: Adapter
     facts: metadata.Facts

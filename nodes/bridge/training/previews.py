@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
+from itertools import accumulate
 from pathlib import Path
 from typing import cast
 
@@ -13,6 +14,7 @@ import comfy.model_management
 from PIL import Image
 from torch import Tensor
 
+from ....lora_core.data.dataset import Dataset, Example
 from ....lora_core.data.prompts import pairs
 from ....lora_core.drawing.sheet import SheetRow, placed
 from ....lora_core.ranks.group import here
@@ -20,10 +22,12 @@ from ....lora_core.runs import kept_picture
 from ....lora_core.runs.kept_picture import KINDS, Part
 from ....lora_core.stored import as_text, stored
 from ....lora_core.training.state import TrainState
+from ..host.node_outputs import as_picture
 from ..host.wires import Clip, Model, Vae
 from ..model.denoiser import ComfyDenoiser
 from ..model.encoding import Tick, encode_captions
 from ..model.names import family_of
+from ..model.references import NONE, Beside, with_texts
 from ..model.sampling import Sampling, check_size, decoded, drop, latents, sampling_inside
 from ..model.text_encoders import TextDenoiser, tokenized
 from .run_progress import RunProgress
@@ -45,19 +49,40 @@ class Previews:
 
 
 @dataclass(frozen=True)
+class Edit:
+    """A picture of the data set, from whose references a row of previews is drawn, and those as CONDITIONING has
+    them."""
+
+    example: Example
+    beside: Beside = NONE
+
+
+@dataclass(frozen=True)
 class PreparedPreviews:
-    """Previews made ready for a data set: their prompts with the trigger and without it, encoded for this model."""
+    """Previews made ready for a data set: their prompts with the trigger and without it, encoded for this model, and
+    for each row the `edits` that it shows, if any."""
 
     previews: Previews
     rows: tuple[tuple[str, ...], ...]
     encoded: Conditions
     vae: Vae
+    edits: tuple[Edit, ...] = ()
 
     def due(self, step: int, last: int) -> bool:
         return step == last or bool(self.previews.every and step % self.previews.every == 0)
 
     def note(self) -> str:
-        return as_text((self.previews, self.rows))
+        digests = tuple(edit.example.digest for edit in self.edits)
+        return as_text((self.previews, self.rows, *([digests] if digests else [])))
+
+    def asked(self) -> list[tuple[str, Beside]]:
+        """Return every prompt with what stands beside it, row by row."""
+        edits = self.edits or [None] * len(self.rows)
+        return [
+            (prompt, edit.beside if edit else NONE)
+            for row, edit in zip(self.rows, edits, strict=True)
+            for prompt in row
+        ]
 
 
 def check_previews(previews: Previews | None, model: Model, vae: Vae, trigger: str) -> None:
@@ -74,9 +99,11 @@ def check_previews(previews: Previews | None, model: Model, vae: Vae, trigger: s
 
 
 def planned(
-    previews: Previews | None, vae: Vae, triggers: Sequence[str], words: tuple[str, ...], resolution: int
-) -> PreparedPreviews | None:
-    """The previews of a run whose data set has these triggers, not encoded yet; `words` are its class words."""
+    previews: Previews | None, vae: Vae, triggers: Sequence[str], words: tuple[str, ...], resolution: int,
+    examples: Sequence[Example] = (),
+) -> PreparedPreviews | None:  # fmt: skip
+    """The previews of a run whose data set has these triggers, not encoded yet; `words` are its class words, and
+    `examples` those whose references are shown in turn."""
     if previews is None:
         return None
     side = resolution // 64 * 64 or 64
@@ -86,7 +113,8 @@ def planned(
     )
     check_size(vae, previews.sampling.width, previews.sampling.height)
     rows = tuple(pairs(previews.prompts or triggers, triggers, words[0] if words else ""))
-    return PreparedPreviews(previews, rows, {}, vae)
+    edits = tuple(Edit(examples[number % len(examples)]) for number in range(len(rows))) if examples else ()
+    return PreparedPreviews(previews, rows, {}, vae, edits)
 
 
 def encoded(shown: PreparedPreviews, clip: Clip, text: bool, tick: Tick) -> PreparedPreviews:
@@ -94,6 +122,30 @@ def encoded(shown: PreparedPreviews, clip: Clip, text: bool, tick: Tick) -> Prep
     prompts = {shown.previews.negative, *(prompt for row in shown.rows for prompt in row)}
     made = tokenized(clip, prompts) if text else encode_captions(clip, prompts, None, tick, group=here())
     return replace(shown, encoded=made)
+
+
+def with_references(
+    shown: PreparedPreviews, clip: Clip, model: Model, dataset: Dataset, beside: Sequence[Beside], tick: Tick
+) -> PreparedPreviews:
+    """With the references of each row as CONDITIONING has them, of which `beside` are those of all views."""
+    if not shown.edits:
+        return shown
+    starts = accumulate((example.num_views for example in dataset.examples), initial=0)
+    first = {id(example): beside[start] for example, start in zip(dataset.examples, starts, strict=False)}
+    own = [replace(first[id(edit.example)], texts={}) for edit in shown.edits]
+    held = [next(edit.example.references_of_views()) for edit in shown.edits]
+    prompts = [(*row, shown.previews.negative) for row in shown.rows]
+    made = with_texts(clip, model, own, held, [dict.fromkeys(each) for each in prompts], tick)
+    edits = zip(shown.edits, made, strict=True)
+    return replace(shown, edits=tuple(replace(edit, beside=each) for edit, each in edits))
+
+
+def references_of(example: Example, size: tuple[int, int]) -> list[Image.Image]:
+    """Return the references of an example, made smaller to fit into `size`."""
+    found = [as_picture(each.pixels[None]) for each in example.references]
+    for picture in found:
+        picture.thumbnail(size)
+    return found
 
 
 def kept_sheet(folder: Path, step: int, shown: PreparedPreviews) -> Image.Image | None:
@@ -178,14 +230,13 @@ class Previewer:
             log.warning("%s was not written: %s", self._path(), error.strerror or error)
 
     def _render(self) -> tuple[Image.Image, list[Part]]:
-        flat = [prompt for row in self._asked.rows for prompt in row]
         start = not any(branch.lora_B.any() for branch in self.state.factors.branches.values())
         with self._sampling():
             if not self.base:
                 with self.state.factors.silence():
-                    base = self._latents(flat, "base")
+                    base = self._latents("base")
             with self.state.judged(), self.state.factors.at(self._asked.previews.strength):
-                trained = [] if start else self._latents(flat, f"step {self.state.step}")
+                trained = [] if start else self._latents(f"step {self.state.step}")
             self.base = self.base or [decoded(self._asked.vae, latent) for latent in base]
             pictures = self.base if start else [decoded(self._asked.vae, latent) for latent in trained]
         return self._page(pictures)
@@ -196,14 +247,16 @@ class Previewer:
         with sampling_inside(self.patcher, text):
             yield
 
-    def _latents(self, prompts: list[str], what: str) -> list[Tensor]:
-        encode, made = self._encoder(), {}
-        negative = encode(self._asked.previews.negative)
-        for number, prompt in enumerate(prompts):
-            self.progress.say(f"preview of {what}: {number} of {len(prompts)}")
-            if prompt not in made:
-                made[prompt] = latents(self.patcher, encode(prompt), negative, self._asked.previews.sampling)
-        return [made[prompt] for prompt in prompts]
+    def _latents(self, what: str) -> list[Tensor]:
+        encode, made, asked = self._encoder(), {}, self._asked.asked()
+        negative = self._asked.previews.negative
+        texts = {text: encode(text) for text in dict.fromkeys((negative, *(prompt for prompt, _ in asked)))}
+        for number, (prompt, beside) in enumerate(asked):
+            self.progress.say(f"preview of {what}: {number} of {len(asked)}")
+            if (prompt, id(beside)) not in made:
+                positive, against = (beside.told(text, texts, {}) for text in (prompt, negative))
+                made[prompt, id(beside)] = latents(self.patcher, positive, against, self._asked.previews.sampling)
+        return [made[prompt, id(beside)] for prompt, beside in asked]
 
     def _encoder(self) -> Callable[[str], list]:
         if not isinstance(self.denoiser, TextDenoiser):
@@ -217,14 +270,17 @@ class Previewer:
         return [[text, {**values, "pooled_output": pooled}]]
 
     def _page(self, pictures: list[Image.Image]) -> tuple[Image.Image, list[Part]]:
-        rows, step, both = [], self.state.step, iter(zip(self.base, pictures, strict=True))
-        for prompts in self._asked.rows:
+        rows, parts, step, both = [], [], self.state.step, iter(zip(self.base, pictures, strict=True))
+        for number, prompts in enumerate(self._asked.rows):
             shown = [picture for _ in prompts for picture in next(both)]
             labels = [label for _ in prompts for label in ("base", f"step {step}")]
-            rows.append(SheetRow("  |  ".join(prompts), shown, labels))
+            beside = references_of(self._asked.edits[number].example, shown[0].size) if self._asked.edits else []
+            names = [f"reference {place}" for place in range(1, len(beside) + 1)]
+            rows.append(SheetRow("  |  ".join(prompts), [*shown, *beside], [*labels, *names]))
+            parts += [(number, prompt, kind) for prompt in prompts for kind in KINDS] + [(number, "", "")] * len(beside)
         page, boxes = placed(rows, f"step {step} of {self.last}")
-        shown = [(row, prompt, kind) for row, own in enumerate(self._asked.rows) for prompt in own for kind in KINDS]
-        return page, [Part(*about, box) for about, box in zip(shown, boxes, strict=True)]
+        found = [Part(row, prompt, kind, box) for (row, prompt, kind), box in zip(parts, boxes, strict=True)]
+        return page, [part for part in found if part.kind]
 
     def _path(self) -> Path:
         return _path(self.folder, self.state.step)

@@ -128,10 +128,11 @@ def _encoded(order: Order) -> Material:
     speaker, carried = plain if order.text else spoken_with(sources.model, sources.clip, sources.start)
     neutral = prepare.encode_neutral(sources, speaker, recipe, progress)
     encoded, latents, priors = prepare.encode(sources, speaker, recipe, progress)
+    beside = prepare.encode_beside(sources, speaker, progress)
     facts = _facts(order)
-    shown = prepare.prepare_previews(sources, speaker, recipe, run, progress)
+    shown = prepare.prepare_previews(sources, speaker, recipe, run, beside, progress)
     shown = shown if here().first else None
-    return Material(encoded, neutral, latents, priors, shown=shown, carried=carried, facts=facts)
+    return Material(encoded, neutral, latents, priors, references=beside, shown=shown, carried=carried, facts=facts)
 
 
 @contextmanager
@@ -142,7 +143,7 @@ def _session(order: Order, material: Material) -> Iterator[tuple[Model, Measures
     Raises ValueError when the run would not fit.
     """
     run, text = order.run, order.text
-    made = material.encoded, material.latents, material.priors, material.shown
+    made = material.encoded, material.latents, material.priors, material.references, material.shown
     job = prepare.job(order.sources, order.recipe, *made, order.subject.layers)
     with trainable(order.sources.model) as patcher, aside(text and text.patcher) as encoders:
         planner = Planner(patcher, text)
@@ -178,8 +179,9 @@ def _set_up(order: Order, material: Material, patcher: Model) -> tuple[Order, Pr
         order, material = settled, replace(material, facts=_facts(settled))
     sources, recipe, subject = order.sources, order.recipe, order.subject
     samples = make_samples(
-        denoiser, sources.dataset, material.encoded, material.latents, material.priors, recipe.preserved, recipe.held
-    )
+        denoiser, sources.dataset, material.encoded, material.latents, material.priors, recipe.preserved, recipe.held,
+        material.references,
+    )  # fmt: skip
     quiet = found and found.quieting(recipe.train.quiet)
     beside = {"start": sources.start, "kept": subject.kept, "frozen": ComfyWeightReader()}
     factors = partial(Factors, subject.layers, device=patcher.load_device, **beside, quiet=quiet)
@@ -295,8 +297,7 @@ def _fresh_state(make: Callable[..., Factors], recipe: Recipe, samples: list[Sam
     text_rank, text_rate = (recipe.text.rank, recipe.text.learning_rate) if recipe.text else (0, 0.0)
     generator = torch.Generator().manual_seed(config.seed)
     factors = make(lora.rank, lora.alpha, generator, text_rank, options=lora.options)
-    shapes = [tuple(sample.latent.shape) for sample in samples]
-    batches = Batches(shapes, config.batch_size, pictures.times(), generator)
+    batches = Batches([sample.kind for sample in samples], config.batch_size, pictures.times(), generator)
     return TrainState(factors, batches, generator, make_optimizer(factors, config, text_rate))
 
 

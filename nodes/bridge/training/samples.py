@@ -16,6 +16,7 @@ from ....lora_core.data.dataset import Dataset, Example
 from ....lora_core.training.tasks import Task, task_of
 from ....lora_core.training.trainer import Sample
 from ..model.denoiser import ComfyDenoiser
+from ..model.references import NONE, Beside
 
 
 def captions_to_encode(dataset: Dataset, preserve: tuple[str, ...], neutral: tuple[str, ...] = ()) -> set[str]:
@@ -28,12 +29,13 @@ def captions_to_encode(dataset: Dataset, preserve: tuple[str, ...], neutral: tup
 def make_samples(
     denoiser: ComfyDenoiser, dataset: Dataset, encoded: dict[str, list], latents: list[Tensor],
     priors: Sequence[dict[str, Tensor]], preserve: tuple[str, ...], neutral: tuple[str, ...] = (),
+    references: Sequence[Beside] = (),
 ) -> list[Sample]:  # fmt: skip
-    """Return a Sample per example, whose variants are its further views and captions. Latents and priors are those of
-    all views, in the order of the examples; conditions are made for the size of what networks see and with its
-    own prior."""
-    views, shared = zip(latents, priors, strict=True), Neutral(denoiser, encoded, neutral)
-    task = task_of(dataset.task)
+    """Return a Sample per example, whose variants are its further views and captions. Latents, priors and references
+    are those of all views, in the order of the examples; conditions are made for the size of what networks see, with
+    its own prior, and with its own references but where the base's answer is preserved."""
+    views = zip(latents, priors, references or [NONE] * len(latents), strict=True)
+    shared, task = Neutral(denoiser, encoded, neutral), task_of(dataset.task)
     return [
         _sample(denoiser, example, encoded, list(islice(views, example.num_views)), preserve, shared, task)
         for example in dataset.examples
@@ -66,18 +68,23 @@ def _sample(
     neutral: Neutral, task: Task,
 ) -> Sample:  # fmt: skip
     kept, found = _preserved(example, preserve, neutral.captions), []
-    for (latent, prior), mask in zip(views, example.masks(), strict=True):
+    for (latent, prior, beside), mask in zip(views, example.masks(), strict=True):
         seen = task.shown(latent[None])[0]
-        if not found or prior:
+        if not found or prior or beside is not NONE:
             conditions = {
-                text: denoiser.condition(conditioning_set_values(encoded[text], prior), seen)
-                for text in dict.fromkeys((*example.captions, "", *kept))
+                text: denoiser.condition(beside.told(text, encoded, prior), seen)
+                for text in dict.fromkeys((*example.captions, ""))
             }
-        preserved = tuple(conditions[text] for text in kept)
+            plain = conditions if beside is NONE else {}
+            held = {
+                text: plain[text] if text in plain else denoiser.condition(NONE.told(text, encoded, prior), seen)
+                for text in dict.fromkeys(kept)
+            }
+        preserved = tuple(held[text] for text in kept)
         weights = None if mask is None else _per_latent(mask, seen)
         rest = conditions[""], preserved, weights, example.group.role == "class"
-        general = neutral.of(seen, prior)
-        found += [Sample(latent, conditions[each], *rest, neutral=general) for each in example.captions]
+        general, shapes = neutral.of(seen, prior), beside.shapes()
+        found += [Sample(latent, conditions[each], *rest, neutral=general, beside=shapes) for each in example.captions]
     return replace(found[0], variants=tuple(found[1:]))
 
 
