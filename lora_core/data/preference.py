@@ -52,6 +52,11 @@ def partners(dataset: Dataset) -> Dataset:
     return replace(dataset, examples=tuple(each.disliked for each in dataset.examples if each.disliked))
 
 
+def all_pictures(dataset: Dataset) -> Dataset:
+    """Return everything that is learned from: disliked pictures after the others."""
+    return replace(dataset, examples=(*dataset.examples, *partners(dataset).examples))
+
+
 def side_by_side(dataset: Dataset) -> Dataset:
     """Return both pictures of each pair one after the other, to be looked at."""
     both = ((each, replace(each.disliked, caption="disliked")) for each in dataset.examples if each.disliked)
