@@ -129,7 +129,9 @@ def _by_caption(liked: Dataset, disliked: Dataset, lost: Lost) -> Iterator[tuple
 def _pair(one: Example, other: Example) -> Example:
     """The caption is the liked picture's, and so is whether both are mirrored."""
     digest = hashlib.sha256(f"{one.digest} {other.digest}".encode()).hexdigest()
-    return replace(one, digest=digest, disliked=replace(other, flip=one.flip))
+    return replace(
+        one, digest=digest, disliked=replace(other, caption=one.caption, captions=one.captions, flip=one.flip)
+    )
 
 
 def _pictures(data: Dataset) -> list[Picture]:
