@@ -100,9 +100,9 @@ class Regional:
         if key not in self._kept:
             on = [region for region, spans in self.regions.items() if not spans <= off]
             laid_out = [_windowed(region, x, window, _frames_each(base_model)) for region in self.regions]
-            rest = shares(laid_out)
-            own = dict(zip(self.regions, rest, strict=False))
-            left = sum((own[region] for region in self.regions if region not in on), rest[-1])
+            *each, left = shares(laid_out)
+            own = dict(zip(self.regions, each, strict=True))
+            left = sum((own[region] for region in self.regions if region not in on), left)
             parts = [*((region, own[region]) for region in on), (None, left)]
             self._kept[key] = [(region, share.to(x.device)) for region, share in parts if share.any()]
         return self._kept[key]
@@ -117,11 +117,11 @@ def _told_apart(conds: Sequence[Any], digest: str) -> list[Any]:
 
 def _windowed(region: Region, x: Tensor, window: Any, frames_each: int) -> Tensor:
     """A mask as it lies on what is answered now: of a long video or batch it may be a window."""
-    if window is None or len(region.mask) == 1:
-        return laid(region, x.shape, frames_each)
     whole = [*x.shape]
-    whole[window.dim] = window.total_frames
-    return window.get_tensor(laid(region, whole, frames_each))
+    if window is not None:
+        whole[window.dim] = window.total_frames
+    mask = laid(region, whole, frames_each)
+    return mask if window is None or mask.shape[window.dim] == 1 else window.get_tensor(mask)
 
 
 def _frames_each(base_model: Any) -> int:
