@@ -40,7 +40,8 @@ class FolderContents:
     def left_out(self) -> Reasons:
         """Return every entry that was not used; to be asked for when all captions have been."""
         files = [path for path in self.captions.files if path not in self.captions.used]
-        found = [*self.others, *((path.name, self.captions.why(path) or _reason(path)) for path in files)]
+        found = [*self.others, *self.references.unused(self.images)]
+        found += [(path.name, self.captions.why(path) or _reason(path)) for path in files]
         return [(self.name + name, why) for name, why in sorted(found)]
 
 

@@ -55,6 +55,12 @@ class ReferenceFiles:
         held = [files.get(image.stem) for files in (*(own for _, own in self.folders), *self.beside)]
         return [path for path in held if path]
 
+    def unused(self, images: Sequence[Path]) -> list[tuple[str, str]]:
+        """Return the files in folders that are a reference of none of these pictures, each with the reason."""
+        stems = {image.stem for image in images}
+        found = [(name, path) for name, files in self.folders for stem, path in files.items() if stem not in stems]
+        return [(f"{name}/{path.name}", "a reference without a picture of its name") for name, path in found]
+
     def check(self, images: Sequence[Path]) -> None:
         """Raises ValueError where one of the pictures lacks a reference that others have."""
         for name, files in self.folders:

@@ -150,6 +150,7 @@ def _data_set(dataset: Dataset, sets: Iterable[list[Example]]) -> dict[str, Any]
                 "repeats": members[0].group.repeats,
                 "bucket_step": members[0].group.step,
                 "options": as_dict(members[0].group.options),
+                **({"references": held} if (held := sum(len(each.references) for each in members)) else {}),
             }
             for members in sets
         ],

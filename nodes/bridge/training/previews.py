@@ -135,7 +135,7 @@ def with_references(
     own = [replace(first[id(edit.example)], texts={}) for edit in shown.edits]
     held = [next(edit.example.references_of_views()) for edit in shown.edits]
     prompts = [(*row, shown.previews.negative) for row in shown.rows]
-    made = with_texts(clip, model, own, held, [dict.fromkeys(each) for each in prompts], tick)
+    made = with_texts(clip, model, own, held, [dict.fromkeys(each) for each in prompts], tick, here())
     edits = zip(shown.edits, made, strict=True)
     return replace(shown, edits=tuple(replace(edit, beside=each) for edit, each in edits))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 
 import numpy as np
@@ -88,9 +89,10 @@ def test_a_missing_reference(tmp_path: Path, names: list[str], said: str) -> Non
 
 
 def test_an_unreadable_reference_costs_its_picture_and_is_named(tmp_path: Path) -> None:
-    targets(tmp_path, "a.png", "b.png", "control/a.png")
+    targets(tmp_path, "a.png", "b.png", "control/a.png", "control/c.png")
     (tmp_path / "control" / "b.png").write_bytes(b"no picture")
     data = load(tmp_path)
+    assert ("control/c.png", "a reference without a picture of its name") in data.left_out
     assert [Path(each.source).name for each in data.examples] == ["a.png"]
     assert "its reference control/b.png is not a readable picture" in data.report()
 
@@ -118,6 +120,4 @@ def test_without_references_nothing_changes(tmp_path: Path) -> None:
     """What version 0.1.0 made of a folder, by its own arithmetic."""
     (example,) = load(targets(tmp_path, "a.png")).examples
     pixels = (example.pixels.float() * 255).round().byte().numpy()
-    import hashlib
-
     assert example.digest == hashlib.sha256(pixels.tobytes() + b"ohwx").hexdigest()
