@@ -111,12 +111,13 @@ class Example:
 @dataclass(frozen=True)
 class Dataset:
     """Holds what Train LoRA learns from. `left_out` names every file that was not taken, with the reason, and `notes`
-    files that were taken with a reservation."""
+    files that were taken with a reservation. `apart` tells that its concepts are to be kept apart (`kept_apart`)."""
 
     examples: tuple[Example, ...]
     resolutions: tuple[int, ...]
     left_out: tuple[tuple[str, str], ...] = ()
     notes: tuple[tuple[str, str], ...] = ()
+    apart: bool = False
 
     @property
     def resolution(self) -> int:
@@ -154,7 +155,7 @@ class Dataset:
         text += "".join(
             f"{group.repeats} {group.weight} {group.role} {group.prompt(group.trigger)};" for group in groups
         )
-        return hashlib.sha256(text.encode()).hexdigest()[:16]
+        return hashlib.sha256((text + "apart;" * self.apart).encode()).hexdigest()[:16]
 
     def buckets(self) -> Counter[PictureSize]:
         return Counter(example.size for example in self.examples)
@@ -233,7 +234,8 @@ def combined(datasets: Sequence[Dataset]) -> Dataset:
     examples = tuple(example for dataset in datasets for example in dataset.examples)
     resolutions = tuple(sorted({each for dataset in datasets for each in dataset.resolutions}))
     left_out = tuple(each for dataset in datasets for each in dataset.left_out)
-    return Dataset(examples, resolutions, left_out, tuple(each for dataset in datasets for each in dataset.notes))
+    notes = tuple(each for dataset in datasets for each in dataset.notes)
+    return Dataset(examples, resolutions, left_out, notes, apart=any(dataset.apart for dataset in datasets))
 
 
 def by_reason(told: Sequence[tuple[str, str]]) -> dict[str, list[str]]:

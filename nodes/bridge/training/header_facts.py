@@ -140,6 +140,7 @@ def _data_set(dataset: Dataset, sets: Iterable[list[Example]]) -> dict[str, Any]
     return {
         "fingerprint": dataset.fingerprint(),
         "resolutions": list(dataset.resolutions),
+        **({"keep_apart": True} if dataset.apart else {}),
         "sets": [
             {
                 "pictures": " ".join(example.digest[:16] for example in members),

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from ....lora_core.data.captions import preserved_captions
+from ....lora_core.data.concepts import nameless
 from ....lora_core.data.dataset import Dataset, Example
 from ....lora_core.training.trainer import Sample
 from ..model.denoiser import ComfyDenoiser
@@ -21,7 +22,7 @@ def captions_to_encode(dataset: Dataset, preserve: tuple[str, ...], neutral: tup
     """Return every caption that training needs: all orders of tags, the empty one, and those that are preserved."""
     captions = {caption for example in dataset.examples for caption in example.captions}
     kept = (_preserved(example, preserve, neutral) for example in dataset.examples)
-    return {"", *neutral, *captions}.union(*kept)
+    return {"", *neutral, *captions, *_apart(dataset)}.union(*kept)
 
 
 def make_samples(
@@ -31,15 +32,21 @@ def make_samples(
     """Return a Sample per example, whose variants are its further views and captions. Latents and priors are those of
     all views, in the order of the examples; conditions are made for the size of the latent and with its own prior."""
     views, shared = zip(latents, priors, strict=True), Neutral(denoiser, encoded, neutral)
+    bare = Neutral(denoiser, encoded, _apart(dataset))
     return [
-        _sample(denoiser, example, encoded, list(islice(views, example.num_views)), preserve, shared)
+        _sample(denoiser, example, encoded, list(islice(views, example.num_views)), preserve, shared, bare)
         for example in dataset.examples
     ]
 
 
+def _apart(dataset: Dataset) -> tuple[str, ...]:
+    """The captions without triggers on which the base is preserved, where concepts are kept apart."""
+    return nameless(dataset) if dataset.apart else ()
+
+
 class Neutral:
-    """Conditions of the neutral `captions`, which all latents of one shape share unless they have priors of their
-    own."""
+    """Conditions of `captions` that are not a picture's own, which all latents of one shape share unless they have
+    priors of their own."""
 
     def __init__(self, denoiser: ComfyDenoiser, encoded: dict[str, list], captions: tuple[str, ...]):
         self.denoiser, self.encoded, self.captions = denoiser, encoded, captions
@@ -60,7 +67,7 @@ class Neutral:
 
 def _sample(
     denoiser: ComfyDenoiser, example: Example, encoded: dict[str, list], views: list, preserve: tuple[str, ...],
-    neutral: Neutral,
+    neutral: Neutral, bare: Neutral,
 ) -> Sample:  # fmt: skip
     kept, found = _preserved(example, preserve, neutral.captions), []
     for (latent, prior), mask in zip(views, example.masks(), strict=True):
@@ -69,7 +76,7 @@ def _sample(
                 text: denoiser.condition(conditioning_set_values(encoded[text], prior), latent)
                 for text in dict.fromkeys((*example.captions, "", *kept))
             }
-        preserved = tuple(conditions[text] for text in kept)
+        preserved = tuple(conditions[text] for text in kept) + bare.of(latent, prior)
         weights = None if mask is None else _per_latent(mask, latent)
         rest = conditions[""], preserved, weights, example.group.role == "class"
         general = neutral.of(latent, prior)
