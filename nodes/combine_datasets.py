@@ -25,7 +25,7 @@ class CombineDatasets(io.ComfyNode):
             search_aliases=["merge datasets", "several folders", "multi concept", "regularisation images"],
             inputs=[
                 io.Autogrow.Input("datasets", template=sets, tooltip="Any number of data sets."),
-                io.Boolean.Input("keep_apart", default=False, optional=True, tooltip="For several concepts in one LoRA, each set with a trigger word of its own: in every 4th step pictures under captions without their trigger keep the result of the base model, so that each concept is drawn under its own trigger and hardly without. The step takes about three times as long."),
+                io.Boolean.Input("keep_apart", default=False, optional=True, tooltip="For several concepts in one LoRA, each set with a trigger word of its own. In every fourth step, pictures under captions without their trigger keep the result of the base model: each concept is drawn with its own trigger and hardly without it. Such a step takes about twice as long."),
             ],
             outputs=[
                 LoraDatasetType.Output("dataset", tooltip="Connect to Train LoRA."),

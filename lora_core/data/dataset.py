@@ -166,6 +166,7 @@ class Dataset:
         lines += [f"{self._counted()} at resolution {', '.join(str(each) for each in self.resolutions)}"]
         lines += [f"  bucket {w} x {h}: {count}" for (w, h), count in sorted(self.buckets().items())]
         lines += self._shares() if self.groups[1:] else self._plain(self.groups[0])
+        lines += [f"concepts kept apart: {self.trigger}"] if self.apart else []
         lines += self._variants()
         lines += [f"note on {', '.join(names)}: {why}" for why, names in by_reason(self.notes).items()]
         lines += [f"left out {', '.join(names)}: {why}" for why, names in by_reason(self.left_out).items()]

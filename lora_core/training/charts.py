@@ -33,6 +33,7 @@ _MOST = 16  # pictures
 _BAR = 40  # pixels, the widest
 _ODD = "#ff7a6b"
 _NOTHING, _ALL = (43, 43, 49), (255, 180, 84)  # of a concept under a trigger
+_TURN = 0.46  # from which on black letters stand out more than white ones
 _NAMES, _TITLE = 64, 18  # pixels beside and above the fields
 
 
@@ -150,13 +151,19 @@ def draw_bleeding(found: Bleeding) -> Image.Image:
     for of, name in enumerate(found.triggers):
         y = top + _TITLE + height * of
         pen.text((left - 6, y + height / 2), _short(name, _NAMES + _FRAME[0] - 12), fill=TEXT, anchor="rm")
-        for by, said in enumerate(found.rows()[of][1:]):
-            share = min(max(found.share(of, by) or 0.0, 0.0), 1.0)
-            fill = tuple(round(low + share * (high - low)) for low, high in zip(_NOTHING, _ALL, strict=True))
-            x = left + width * by
-            pen.rectangle((x, y, x + width - 2, y + height - 2), fill=fill)
-            pen.text((x + width / 2, y + height / 2), said, fill=PAPER if share > 0.5 else TEXT, anchor="mm")
+        for by in range(len(columns)):
+            _field(pen, (left + width * by, y, width - 2, height - 2), found.share(of, by))
     return image
+
+
+def _field(pen: ImageDraw.ImageDraw, box: tuple[float, float, float, float], share: float | None) -> None:
+    """A share of a concept in a box of left, top, width and height; None where it was not learned."""
+    x, y, width, height = box
+    lit = min(max(share or 0.0, 0.0), 1.0)
+    fill = tuple(round(low + lit * (high - low)) for low, high in zip(_NOTHING, _ALL, strict=True))
+    pen.rectangle((x, y, x + width, y + height), fill=fill)
+    said = "-" if share is None else f"{100 * max(share, 0.0):.0f} %"
+    pen.text((x + width / 2, y + height / 2), said, fill="black" if lit > _TURN else "white", anchor="mm")
 
 
 def _short(name: str, width: float) -> str:

@@ -12,7 +12,7 @@ from harness.server import ComfyServer, Graph
 from harness.workflow_api import workflow_to_api
 
 WORKFLOWS = Path(__file__).resolve().parents[2] / "workflows"
-TRAIN_CHECKPOINT, TRAIN, STACK, MERGE, JUDGE, PUBLISH, KANDINSKY, WUERSTCHEN = GRAPHS
+TRAIN_CHECKPOINT, TRAIN, STACK, MERGE, JUDGE, PUBLISH, KANDINSKY, WUERSTCHEN, CONCEPTS = GRAPHS
 
 FOLDER = "lora_loom_demo"  # of the pictures in input/, and of the files in models/loras/
 PROMPT = "a red heart on a white background"
@@ -53,6 +53,9 @@ def api_graph(server: ComfyServer, name: str) -> Graph:
             node["inputs"] = {name: _moved(value, key) for name, value in node["inputs"].items()}
     for node in graph.values():
         node["inputs"] |= _values(node["class_type"], node["inputs"])
+    sets = [node["inputs"] for node in graph.values() if node["class_type"] == "LoraLoom_Dataset"]
+    for kind, inputs in zip(("heart", "arrow"), sets, strict=False):
+        inputs |= {"folder": f"{FOLDER}/{kind}", "trigger": kind}
     return graph
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from demo import shapes, templates
-from demo.templates import JUDGE, KANDINSKY, MERGE, PUBLISH, STACK, TRAIN, TRAIN_CHECKPOINT, WUERSTCHEN
+from demo.templates import CONCEPTS, JUDGE, KANDINSKY, MERGE, PUBLISH, STACK, TRAIN, TRAIN_CHECKPOINT, WUERSTCHEN
 from harness.browser import FrontEnd
 from harness.server import ComfyServer, Graph
 from harness.workflow_api import workflow_to_api
@@ -71,7 +71,7 @@ def test_the_note_says_what_to_do_where_a_file_or_folder_is_missing(path: Path) 
 
 
 def test_all_is_left_on_auto_and_nothing_costs_time_unasked(server: ComfyServer) -> None:
-    for name in (TRAIN_CHECKPOINT, TRAIN, PUBLISH):
+    for name in (TRAIN_CHECKPOINT, TRAIN, PUBLISH, CONCEPTS):
         graph = workflow_to_api(load(ROOT / "workflows" / f"{name}.json"), server.object_info)
         by_type = {node["class_type"]: node["inputs"] for node in graph.values()}
         train = by_type["LoraLoom_TrainLora"]
@@ -135,7 +135,7 @@ def test_what_is_published_is_tested_signed_and_shown(server: ComfyServer, files
     assert contract_of(guard.inspect(file).metadata).author == "Eve", "only saving is repeated"
 
 
-@pytest.mark.parametrize("name", [STACK, MERGE, JUDGE])
+@pytest.mark.parametrize("name", [STACK, MERGE, JUDGE, CONCEPTS])
 def test_runs_on_the_demo_base(server: ComfyServer, files: None, name: str) -> None:
     graph = quick(templates.api_graph(server, name))
     outputs = server.run(graph)["outputs"]
@@ -145,6 +145,9 @@ def test_runs_on_the_demo_base(server: ComfyServer, files: None, name: str) -> N
     if name == MERGE:
         assert shown["PreviewImage"]["images"]
         assert (server.base / "models" / "loras" / "my_merge.safetensors").is_file()
+    if name == CONCEPTS:
+        kept = guard.inspect(server.base / "models" / "loras" / "my_lora.safetensors").metadata
+        assert kept["modelspec.trigger_phrase"] == "heart, arrow"
     if name == JUDGE:
         assert {"LoraLoom_Report", "LoraLoom_LeaveOneOut", "LoraLoom_Interference"} <= set(shown)
 
@@ -195,10 +198,11 @@ def typed(page: FrontEnd, box: Locator, text: str, items: str, read: str, wanted
 
 
 TEMPLATES = {
-    "train lora": {TRAIN_CHECKPOINT, TRAIN},
+    "train lora": {TRAIN_CHECKPOINT, TRAIN, CONCEPTS},
     "sdxl": {TRAIN_CHECKPOINT},
     "sd 1.5": {TRAIN_CHECKPOINT},
     "checkpoint": {TRAIN_CHECKPOINT},
+    "several concepts": {CONCEPTS},
     "flux": {TRAIN},
     "z-image": {TRAIN},
     "qwen": {TRAIN},
