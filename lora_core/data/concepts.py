@@ -7,8 +7,8 @@ from dataclasses import replace
 from itertools import permutations
 from pathlib import Path
 
-from .captions import trigger_pattern
-from .dataset import Dataset
+from .captions import preserved_captions, trigger_pattern
+from .dataset import Dataset, Example
 from .prompts import without_trigger
 
 MOST_CAPTIONS = 48  # to which pictures are held
@@ -71,3 +71,16 @@ def nameless(dataset: Dataset) -> tuple[str, ...]:
             found[example.group.prompt(text)] = None
     texts, count = list(found), min(len(found), MOST_CAPTIONS)
     return tuple(texts[number * len(texts) // count] for number in range(count))
+
+
+def exchanged(example: Example, words: Sequence[str]) -> list[str]:
+    """Return the caption of an example with each trigger in the place of its own, and with none, as text encoders are
+    given them."""
+    caption, trigger = example.caption, example.group.trigger
+    found = [*preserved_captions(caption, trigger, words), without_trigger(caption, trigger)]
+    return [example.group.prompt(text) for text in found]
+
+
+def place(example: Example, words: Sequence[str]) -> int:
+    """Return which of the triggers is that of an example."""
+    return [word.casefold() for word in words].index(example.group.trigger.casefold())

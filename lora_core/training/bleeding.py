@@ -8,12 +8,14 @@ trigger knows nothing of those pictures, 1 where both triggers mean the same.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from statistics import mean
 from typing import Any
 
 import torch
 
+from ..drawing.measure import Cell, Line, Table
 from . import validation
 from .config import TrainConfig
 from .dropout import is_clear
@@ -88,6 +90,34 @@ class Bleeding:
             for of, name in enumerate(self.triggers)
         ]
 
+    def report(self) -> str:
+        """Return the verdict and what it rests on, as a markdown table."""
+        head = ["pictures of", *(f"with {name}" for name in (*self.triggers, NONE))]
+        looked = f"{self.pictures} {'held-out' if self.held_out else 'training'} pictures"
+        what = f"How much of a concept is there under which trigger, by the loss of {looked} in noise:"
+        rows = head, ["---", *["---:"] * len(head[1:])], *self.rows()
+        return "\n".join([f"{self.sentence()}.", "", what, "", *(f"| {' | '.join(row)} |" for row in rows)])
+
+    def figures(self) -> dict[str, Any]:
+        """Return everything measured, for a machine to read; a share of a concept that is not learned is None."""
+        count, asked = range(len(self.triggers)), (*self.triggers, NONE)
+        shares = {self.triggers[of]: {name: self.share(of, by) for by, name in enumerate(asked)} for of in count}
+        return {"pictures": self.pictures, "shares": shares}
+
+    def table(self) -> Table:
+        """Return the same for the front end."""
+        count = len(self.triggers) + 1
+        lines = [Line(name, tuple(self._cell(of, by) for by in range(count))) for of, name in enumerate(self.triggers)]
+        columns = tuple(f"with {name}" for name in (*self.triggers, NONE))
+        return Table("heat", "How much of a concept is there", "pictures of", columns, tuple(lines), ("chance", "all"))
+
+    def _cell(self, of: int, by: int) -> Cell | None:
+        share, asked = self.share(of, by), (*self.triggers, NONE)[by]
+        if share is None:
+            return None
+        said = f"pictures of {self.triggers[of]} with {asked}: {_percent(share)} of what {self.triggers[of]} does"
+        return Cell(_percent(share), min(max(share, 0.0), 1.0), said)
+
 
 CURE = "choose triggers that are less alike, or caption what else both sets have in common"
 
@@ -120,14 +150,23 @@ def measured(
         for level, u in enumerate(at)
     ]
     base, own = (validation.measure(draws, config, state, denoiser, shown, base=b, tick=tick) for b in (True, False))
-    gains = [[0.0] * (len(triggers) + 1) for _ in triggers]
-    counts = [[0] * (len(triggers) + 1) for _ in triggers]
-    for draw, before, after in zip(draws, base, own, strict=True):
-        asked = questions[draw.picture]
-        gains[asked.of][asked.by] += before - after
-        counts[asked.of][asked.by] += 1
-    means = tuple(tuple(g / max(n, 1) for g, n in zip(*each, strict=True)) for each in zip(gains, counts, strict=True))
-    return Bleeding(tuple(triggers), means, len({each.picture for each in questions}), held_out)
+    found = [
+        (questions[draw.picture].of, questions[draw.picture].by, before - after)
+        for draw, before, after in zip(draws, base, own, strict=True)
+    ]
+    return of_gains(triggers, found, len({each.picture for each in questions}), held_out)
+
+
+def of_gains(
+    triggers: Sequence[str], found: Iterable[tuple[int, int, float]], pictures: int, held_out: bool = True
+) -> Bleeding:
+    """Return the means of gains, each of a concept under a trigger."""
+    all_of: dict[tuple[int, int], list[float]] = {}
+    for of, by, gain in found:
+        all_of.setdefault((of, by), []).append(gain)
+    count = range(len(triggers))
+    means = tuple(tuple(mean(all_of[of, by]) for by in (*count, len(triggers))) for of in count)
+    return Bleeding(tuple(triggers), means, pictures, held_out)
 
 
 def _said(share: float | None) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import mean, median
 
-from .bleeding import NONE, Bleeding
+from .bleeding import Bleeding
 from .judgement import Verdict
 from .record import BANDS, LossExcess, Record, excess, means, summed
 from .strengths import StrengthCurve
@@ -72,8 +72,9 @@ class Story:
 
 def report(story: Story) -> str:
     """Return the judgement first, then what it rests on."""
+    bleeding = [story.bleeding.report()] if story.bleeding else []
     parts = [
-        [_sentence(story), *story.notes], _validation(story), _concepts(story), _bleeding(story), _strength(story),
+        [_sentence(story), *story.notes], _validation(story), _concepts(story), bleeding, _strength(story),
         _bands(story), _norms(story), _pictures(story),
     ]  # fmt: skip
     return "\n\n".join("\n".join(part) for part in parts if part)
@@ -116,17 +117,6 @@ def _concepts(story: Story) -> list[str]:
         base, best = (mean(losses[at] for at in own) for losses in (record.base, record.best_point().losses))
         lines.append(_row([name or "without a trigger", f"{base:.4f}", *_changed(best, base)]))
     return ["Validation loss of each concept:", "", _row(head), _row(["---", *["---:"] * 3]), *lines]
-
-
-def _bleeding(story: Story) -> list[str]:
-    found = story.bleeding
-    if found is None:
-        return []
-    head = ["pictures of", *(f"with {name}" for name in found.triggers), f"with {NONE}"]
-    looked = f"{found.pictures} {'held-out' if found.held_out else 'training'} pictures"
-    what = f"How much of a concept is there under which trigger, by the loss of {looked} in noise:"
-    rows = head, ["---", *["---:"] * len(head[1:])], *found.rows()
-    return [f"{found.sentence()}.", "", what, "", *map(_row, rows)]
 
 
 def _strength(story: Story) -> list[str]:

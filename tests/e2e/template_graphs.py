@@ -150,10 +150,16 @@ def train_concepts() -> dict[str, Node]:
         "Then Run. At the end, the charts show how much of each concept is there under another one's trigger; the LoRA is saved in "
         "models/loras.\n\n" + CHECKPOINTS
     )
-    found = {"note": note(text, width=720, height=310), "checkpoint": checkpoint(0, 0), **training(MODEL, CLIP, VAE, {})}
+    found = {
+        "note": note(text, width=720, height=310),
+        "checkpoint": checkpoint(0, 0),
+        **training(MODEL, CLIP, VAE, {}),
+    }
     first, second = found.pop("dataset"), {"folder": "my_other_pictures", "trigger": "zwx", "resolution": SIDE}
     sets = {f"datasets.dataset{i}": (name, "dataset") for i, name in enumerate(("dataset", "second"))}
-    moved = {name: replace(node, pos=(node.pos[0] + 390, node.pos[1])) for name, node in found.items() if node.pos[0] > 0}
+    moved = {
+        name: replace(node, pos=(node.pos[0] + 390, node.pos[1])) for name, node in found.items() if node.pos[0] > 0
+    }
     train = moved["train"]
     return {
         **found, "dataset": first,

@@ -8,10 +8,8 @@ from dataclasses import dataclass
 from node_helpers import conditioning_set_values
 from torch import Tensor
 
-from ....lora_core.data.captions import preserved_captions
-from ....lora_core.data.concepts import of_concept, overlap, triggers
-from ....lora_core.data.dataset import Dataset, Example
-from ....lora_core.data.prompts import without_trigger
+from ....lora_core.data.concepts import exchanged, of_concept, overlap, place, triggers
+from ....lora_core.data.dataset import Dataset
 from ....lora_core.training.bleeding import MOST_CONCEPTS, Question, per_concept
 from ....lora_core.training.config import Recipe
 from ....lora_core.training.validation import Pictures
@@ -41,7 +39,7 @@ def compared(dataset: Dataset, recipe: Recipe) -> tuple[str, ...]:
 def captions(dataset: Dataset, recipe: Recipe) -> set[str]:
     """Return the captions to encode: those of the pictures that are asked for, with every trigger and with none."""
     words, pictures = compared(dataset, recipe), Pictures(dataset, recipe)
-    return {text for example in _shown(pictures, words)[0] for text in _texts(dataset.examples[example], words)}
+    return {text for example in _shown(pictures, words)[0] for text in exchanged(dataset.examples[example], words)}
 
 
 def questions(
@@ -54,10 +52,9 @@ def questions(
     shown, held_out = _shown(order.pictures, words)
     for picture in shown:
         example, view = dataset.examples[picture], sum(one.num_views for one in dataset.examples[:picture])
-        of = [word.casefold() for word in words].index(example.group.trigger.casefold())
-        for by, text in enumerate(_texts(example, words)):
+        for by, text in enumerate(exchanged(example, words)):
             told = conditioning_set_values(encoded[text], dict(priors[view]))
-            found.append(Question(picture, of, by, denoiser.condition(told, latents[view])))
+            found.append(Question(picture, place(example, words), by, denoiser.condition(told, latents[view])))
     return Questions(words, tuple(found), held_out)
 
 
@@ -71,10 +68,3 @@ def _shown(pictures: Pictures, words: Sequence[str]) -> tuple[list[int], bool]:
         held_out = held_out and bool(seen)
         found += (seen or own)[: per_concept(len(words))]
     return found, held_out
-
-
-def _texts(example: Example, words: Sequence[str]) -> list[str]:
-    """The caption of an example with each trigger in the place of its own, and with none."""
-    caption, trigger = example.caption, example.group.trigger
-    found = [*preserved_captions(caption, trigger, words), without_trigger(caption, trigger)]
-    return [example.group.prompt(text) for text in found]
