@@ -24,9 +24,9 @@ import torch
 from _measure import table
 from benchmarks._concepts import CONCEPTS, Concept
 from benchmarks._exam import PICTURES, PROMPTS, Exam, Neutral, texts
+from benchmarks._joined_page import APART, BASE, EACH, JOINED, LOUD, NATIVE, PAIRS, STORED, lines, publish, read
 from benchmarks._judge import judge
 from benchmarks._learners import Base, File, Task, load_base, native, ours
-from benchmarks._publish import FIGURES, markdown
 from benchmarks._rows import AS_IN_0_1_0
 from comfy_extras.nodes_train import LoraModelLoader
 from demo import shapes
@@ -34,20 +34,9 @@ from harness.calls import run_node
 from lora_loom.lora_core.data.prompts import without_trigger
 from lora_loom.nodes.combine_datasets import CombineDatasets
 
-STORED = Path(__file__).parent / "results" / "joined.jsonl"
-MARKS = "<!-- joined: written by `dev.py bench learn --joined --write` -->\n", "<!-- /joined -->\n"
-PAIRS = (("heart", "arrow"), ("heart", "lined"))
-BASE, EACH, APART, JOINED, LOUD, NATIVE = (
-    "base", "ours, one run each", "ours, kept apart", "ours", "0.1.0", "ComfyUI",
-)  # fmt: skip
 _LEVELS = (0.82, 0.88, 0.94, 0.985)  # of noise, where it is open what a picture shows
 _OF = {concept.word: concept for concept in CONCEPTS}
 Figures = dict[str, float]
-COLUMNS = {
-    "overlap": ("overlap", 2), "error": ("error", 1), "other": ("under the other's trigger", 2),
-    "none": ("under none", 2), "kin": ("class", 1), "change": ("unrelated", 1),
-    "told_other": ("told: other's", 2), "told_none": ("told: none", 2),
-}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -110,7 +99,7 @@ class Joined:
         if any((each["row"], tuple(each["pair"]), each["seed"]) == (row, pair, seed) for each in read(self.into)):
             return
         torch.manual_seed(seed)
-        files = ROWS[row](self, pair, seed)
+        files = LEARNERS[row](self, pair, seed)
         found = [self._figures(one, other, file) for one, other, file in zip(pair, pair[::-1], files, strict=True)]
         line = {"row": row, "pair": list(pair), "seed": seed, "figures": dict(zip(pair, found, strict=True))}
         with self.into.open("a", encoding="ascii") as file:
@@ -147,7 +136,7 @@ def _together(
     return lambda bench, pair, seed: [learn(bench.both(pair, apart), seed, settings)] * 2
 
 
-ROWS: dict[str, Callable[[Joined, tuple[str, str], int], list[File | None]]] = {
+LEARNERS: dict[str, Callable[[Joined, tuple[str, str], int], list[File | None]]] = {
     BASE: lambda bench, pair, seed: [None, None],
     EACH: lambda bench, pair, seed: [ours(bench.task(word), seed, {}) for word in pair],
     APART: _together(ours, {}, apart=True),
@@ -162,36 +151,12 @@ def measure(base: Base, folder: Path, into: Path, batch: int, rank: int, seeds: 
     for pair in PAIRS:
         bench.run(BASE, pair, 0)
         for seed in range(seeds):
-            for row in list(ROWS)[1:]:
+            for row in list(LEARNERS)[1:]:
                 bench.run(row, pair, seed)
-
-
-def read(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_text("ascii").splitlines()] if path.exists() else []
 
 
 def _rounded(figures: Figures) -> Figures:
     return {name: float(f"{value:.4g}") for name, value in figures.items() if value == value}
-
-
-def lines(found: Sequence[Mapping[str, Any]], pair: Sequence[str]) -> tuple[Sequence[str], list[list[str]]]:
-    """Return the table of a pair: means over both concepts, with the least and the most of the seeds."""
-    rows = []
-    for name in ROWS:
-        runs = [each["figures"].values() for each in found if each["row"] == name and each["pair"] == list(pair)]
-        cells = [
-            _cell([[f[key] for f in run if key in f] for run in runs], digits) for key, (_, digits) in COLUMNS.items()
-        ]
-        rows.append([name, str(len(runs)) if name != BASE else "", *cells])
-    return ("", "seeds", *(title for title, _ in COLUMNS.values())), rows
-
-
-def _cell(runs: Sequence[Sequence[float]], digits: int) -> str:
-    means = [mean(run) for run in runs if run]
-    if not means:
-        return ""
-    spread = f" [{min(means):.{digits}f}..{max(means):.{digits}f}]" if len(means) > 1 else ""
-    return f"{mean(means):.{digits}f}{spread}"
 
 
 def show(path: Path) -> None:
@@ -202,7 +167,7 @@ def show(path: Path) -> None:
 def main(options: Any) -> None:
     """Take the options of `learn`: measure into a file, or write docs/figures.md from what is stored."""
     if options.write:
-        return publish(STORED, FIGURES)
+        return publish()
     into = options.into or STORED
     if not options.stored:
         with tempfile.TemporaryDirectory() as folder:
@@ -210,12 +175,3 @@ def main(options: Any) -> None:
                 load_base(), Path(folder), into, options.batch, options.rank, 1 if options.quick else options.rounds
             )
     show(options.stored[0] if options.stored else into)
-
-
-def publish(stored: Path, page: Path) -> None:
-    before, _, rest = page.read_text("utf-8").partition(MARKS[0])
-    page.write_text(f"{before}{MARKS[0]}\n{section(read(stored))}\n{MARKS[1]}{rest.partition(MARKS[1])[2]}", "utf-8")
-
-
-def section(found: Sequence[Mapping[str, Any]]) -> str:
-    return "\n\n".join(f"*{' + '.join(pair)}*:\n\n{markdown(*lines(found, pair))}" for pair in PAIRS) + "\n"
