@@ -27,7 +27,7 @@ from .validation import Draw
 
 MOST_CONCEPTS, MOST_PICTURES, LEVELS = 8, 16, 4
 NONE = "no trigger"
-FEW = 0.1  # of what the own trigger does: too little to be seen
+FEW, MUCH = 0.1, 0.5  # of what the own trigger does; on the demo base drawn pictures showed it from MUCH on
 _GRID = 64
 
 
@@ -72,16 +72,27 @@ class Bleeding:
                 f"Not learned: asked with {' or '.join(own)}, the LoRA is no nearer to its pictures than the base "
                 "model; train longer, or show that set more often"
             )
+        return "; ".join(filter(None, (self._wrong(), self._unnamed())))
+
+    def _wrong(self) -> str:
         of, by, share = self.worst() or (0, 0, 0.0)
         if share <= FEW:
             return (
                 f"The concepts are kept apart: the wrong trigger does at most {_percent(share)} of what the right one "
                 "does"
             )
-        return (
-            f"Concepts bleed: for pictures of {self.triggers[of]} the trigger {self.triggers[by]} does "
-            f"{_percent(share)} of what {self.triggers[of]} does; {CURE}"
+        said = (
+            f"for pictures of {self.triggers[of]} the trigger {self.triggers[by]} does {_percent(share)} of what "
+            f"{self.triggers[of]} does"
         )
+        return f"Concepts bleed: {said}; {CURE}" if share > MUCH else f"The concepts are mostly kept apart: {said}"
+
+    def _unnamed(self) -> str:
+        none = len(self.triggers)
+        share, name = max((self.share(of, none) or 0.0, name) for of, name in enumerate(self.triggers))
+        if share <= MUCH:
+            return ""
+        return f"with no trigger {_percent(share)} of {name} is there, which keep_apart in Combine LoRA Datasets lowers"
 
     def rows(self) -> list[list[str]]:
         """Return a row for each concept's pictures, with what every trigger does of it, and none."""
@@ -119,7 +130,7 @@ class Bleeding:
         return Cell(_percent(share), min(max(share, 0.0), 1.0), said)
 
 
-CURE = "choose triggers that are less alike, or caption what else both sets have in common"
+CURE = "choose triggers that are less alike, and caption what else both sets have in common"
 
 
 def per_concept(count: int) -> int:

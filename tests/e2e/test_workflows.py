@@ -138,6 +138,8 @@ def test_what_is_published_is_tested_signed_and_shown(server: ComfyServer, files
 @pytest.mark.parametrize("name", [STACK, MERGE, JUDGE, CONCEPTS])
 def test_runs_on_the_demo_base(server: ComfyServer, files: None, name: str) -> None:
     graph = quick(templates.api_graph(server, name))
+    for node in graph.values():
+        node["inputs"] |= {"name": "several"} if name == CONCEPTS and "overwrite" in node["inputs"] else {}
     outputs = server.run(graph)["outputs"]
     shown = {graph[key]["class_type"]: output for key, output in outputs.items()}
     if name == STACK:
@@ -146,7 +148,8 @@ def test_runs_on_the_demo_base(server: ComfyServer, files: None, name: str) -> N
         assert shown["PreviewImage"]["images"]
         assert (server.base / "models" / "loras" / "my_merge.safetensors").is_file()
     if name == CONCEPTS:
-        kept = guard.inspect(server.base / "models" / "loras" / "my_lora.safetensors").metadata
+        assert len(shown["PreviewImage"]["images"]) == 1
+        (kept,) = [guard.inspect(path).metadata for path in (server.base / "models" / "loras").glob("*several*")]
         assert kept["modelspec.trigger_phrase"] == "heart, arrow"
     if name == JUDGE:
         assert {"LoraLoom_Report", "LoraLoom_LeaveOneOut", "LoraLoom_Interference"} <= set(shown)

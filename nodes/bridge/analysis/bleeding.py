@@ -87,6 +87,6 @@ def _loss(model: Model, positive: Conditioning, negative: Conditioning, asked: _
 
 
 def _at(denoiser: Any, x0: Tensor, u: float, seed: int) -> float:
-    noise = torch.randn(x0.shape, generator=torch.Generator().manual_seed(seed))
-    given = x0, noise, denoiser.sigma(torch.tensor([u]))
-    return float(objective.losses(denoiser, *(each.to(denoiser.device) for each in given), [None], _RULE))
+    noise = torch.randn(x0.shape, generator=torch.Generator().manual_seed(seed)).to(denoiser.device)
+    sigma = denoiser.sigma(torch.tensor([u])).to(denoiser.device)
+    return float(objective.losses(denoiser, x0.to(denoiser.device), noise, sigma, [None], _RULE))

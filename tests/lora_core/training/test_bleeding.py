@@ -65,9 +65,13 @@ def test_the_verdict_comes_with_its_figure() -> None:
         apart.sentence() == "The concepts are kept apart: the wrong trigger does at most 5 % of what the right one does"
     )
     assert apart.rows() == [["sks", "100 %", "5 %", "50 %"], ["ohwx", "0 %", "100 %", "0 %"]]
-    bleeds = replace(apart, gains=((0.2, 0.01, 0.1), (0.12, 0.3, 0.0)))
-    assert bleeds.sentence().startswith(
-        "Concepts bleed: for pictures of ohwx the trigger sks does 40 % of what ohwx does; "
+    mostly = replace(apart, gains=((0.2, 0.01, 0.1), (0.12, 0.3, 0.0)))
+    said = "for pictures of ohwx the trigger sks does {} % of what ohwx does"
+    assert mostly.sentence() == f"The concepts are mostly kept apart: {said.format(40)}"
+    bleeds = replace(apart, gains=((0.2, 0.01, 0.15), (0.18, 0.3, 0.0)))
+    assert bleeds.sentence().startswith(f"Concepts bleed: {said.format(60)}; choose triggers that are less alike")
+    assert bleeds.sentence().endswith(
+        "; with no trigger 75 % of sks is there, which keep_apart in Combine LoRA Datasets lowers"
     )
     none = replace(apart, gains=((-0.1, 0.0, 0.0), (0.12, 0.3, 0.0)))
     assert none.sentence().startswith(

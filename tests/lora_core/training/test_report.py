@@ -57,7 +57,10 @@ def test_concepts_are_told_apart() -> None:
     names = ["sks", "ohwx", *["sks"] * 4]
     told = report(story(concepts=names, bleeding=TWO))
     assert "| sks | 1.3000 | 0.9750 | -25.00 % |\n| ohwx | 1.9000 | 1.4250 | -25.00 % |" in told
-    assert "Concepts bleed: for pictures of sks the trigger a trigger that is long does 45 % of what sks does; " in told
+    assert (
+        "mostly kept apart: for pictures of sks the trigger a trigger that is long does 45 % of what sks does; with no"
+        in told
+    )
     assert (
         "by the loss of 4 held-out pictures in noise:" in told
         and "| a trigger that is long | 0 % | 100 % | 200 % |" in told
