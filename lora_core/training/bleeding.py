@@ -27,7 +27,7 @@ from .validation import Draw
 
 MOST_CONCEPTS, MOST_PICTURES, LEVELS = 8, 16, 4
 NONE = "no trigger"
-FEW, MUCH = 0.1, 0.5  # of what the own trigger does; on the demo base drawn pictures showed it from MUCH on
+FEW, MUCH = 0.1, 0.5  # of what the own trigger does; on the demo base drawn pictures clearly showed it from MUCH on
 _GRID = 64
 
 
