@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
+from ..lora_core.data.concepts import kept_apart
 from ..lora_core.data.contact_sheet import contact_sheet
 from ..lora_core.data.dataset import combined
 from .bridge.host.node_outputs import as_image_batch, report_ui
@@ -24,6 +25,7 @@ class CombineDatasets(io.ComfyNode):
             search_aliases=["merge datasets", "several folders", "multi concept", "regularisation images"],
             inputs=[
                 io.Autogrow.Input("datasets", template=sets, tooltip="Any number of data sets."),
+                io.Boolean.Input("keep_apart", default=False, optional=True, tooltip="For several concepts in one LoRA, each set with a trigger word of its own. In every fourth step, pictures under captions without their trigger keep the result of the base model: each concept is drawn with its own trigger and hardly without it. Such a step takes about twice as long."),
             ],
             outputs=[
                 LoraDatasetType.Output("dataset", tooltip="Connect to Train LoRA."),
@@ -32,7 +34,8 @@ class CombineDatasets(io.ComfyNode):
         )  # fmt: skip
 
     @classmethod
-    def execute(cls, datasets) -> io.NodeOutput:
+    def execute(cls, datasets, keep_apart=False) -> io.NodeOutput:
         data = combined([each for each in datasets.values() if each is not None])
+        data = kept_apart(data) if keep_apart else data
         report = data.report()
         return io.NodeOutput(data, report, ui=report_ui(cls, report, as_image_batch(contact_sheet(data))))

@@ -127,13 +127,15 @@ class Example:
 @dataclass(frozen=True)
 class Dataset:
     """Holds what Train LoRA learns from. `left_out` names every file that was not taken, with the reason, and `notes`
-    files that were taken with a reservation. `task` is what a run on it minimises."""
+    files that were taken with a reservation. `task` is what a run on it minimises; `apart` tells that its concepts are
+    to be kept apart (`kept_apart`)."""
 
     examples: tuple[Example, ...]
     resolutions: tuple[int, ...]
     left_out: tuple[tuple[str, str], ...] = ()
     notes: tuple[tuple[str, str], ...] = ()
     task: Task = PICTURES
+    apart: bool = False
 
     @property
     def resolution(self) -> int:
@@ -172,7 +174,7 @@ class Dataset:
             f"{group.repeats} {group.weight} {group.role} {group.prompt(group.trigger)};" for group in groups
         )
         text += as_text(self.task) if self.task != PICTURES else ""
-        return hashlib.sha256(text.encode()).hexdigest()[:16]
+        return hashlib.sha256((text + "apart;" * self.apart).encode()).hexdigest()[:16]
 
     def buckets(self) -> Counter[PictureSize]:
         return Counter(example.size for example in self.examples)
@@ -183,6 +185,7 @@ class Dataset:
         lines += [f"{self._counted()} at resolution {', '.join(str(each) for each in self.resolutions)}"]
         lines += [f"  bucket {w} x {h}: {count}" for (w, h), count in sorted(self.buckets().items())]
         lines += self._shares() if self.groups[1:] else self._plain(self.groups[0])
+        lines += [f"concepts kept apart: {self.trigger}"] if self.apart else []
         lines += self._variants()
         lines += [f"note on {', '.join(names)}: {why}" for why, names in by_reason(self.notes).items()]
         lines += [f"left out {', '.join(names)}: {why}" for why, names in by_reason(self.left_out).items()]
@@ -257,7 +260,8 @@ def combined(datasets: Sequence[Dataset]) -> Dataset:
     resolutions = tuple(sorted({each for dataset in datasets for each in dataset.resolutions}))
     left_out = tuple(each for dataset in datasets for each in dataset.left_out)
     notes = tuple(each for dataset in datasets for each in dataset.notes)
-    return Dataset(examples, resolutions, left_out, notes, task=shared(dataset.task for dataset in datasets))
+    task, apart = shared(dataset.task for dataset in datasets), any(dataset.apart for dataset in datasets)
+    return Dataset(examples, resolutions, left_out, notes, task=task, apart=apart)
 
 
 def by_reason(told: Sequence[tuple[str, str]]) -> dict[str, list[str]]:

@@ -22,6 +22,7 @@ from ..drawing.plot import (
     grid,
     write,
 )
+from .bleeding import NONE, Bleeding
 from .record import BANDS, Record, means
 from .report import Story
 from .strengths import StrengthCurve
@@ -31,6 +32,9 @@ _FRAME = (48, 28, _SIZE[0] - 12, _SIZE[1] - 24)
 _MOST = 16  # pictures
 _BAR = 40  # pixels, the widest
 _ODD = "#ff7a6b"
+_NOTHING, _ALL = (43, 43, 49), (255, 180, 84)  # of a concept under a trigger
+_TURN = 0.46  # from which on black letters stand out more than white ones
+_NAMES, _TITLE = 64, 18  # pixels beside and above the fields
 
 
 def marks(record: Record, best: int | None) -> Marks:
@@ -45,12 +49,15 @@ def marks(record: Record, best: int | None) -> Marks:
 
 
 def draw_charts(story: Story, thumbnails: Mapping[int, Image.Image]) -> Image.Image:
-    """Four panels of 512 x 256, two to a row, and a fifth where strengths were measured. `thumbnails` are the pictures'
+    """Four panels of 512 x 256, two to a row, a fifth where strengths were measured, and one where concepts
+    were compared. `thumbnails` are the pictures'
     by index."""
     curve = draw_curve(story.losses, story.steps, _SIZE, marks(story.record, story.verdict.best))
     panels = [curve, _bands(story), _norms(story), _pictures(story, thumbnails)]
     if story.strength is not None and story.strength.points:
         panels.append(draw_strengths(story.strength))
+    if story.bleeding is not None:
+        panels.append(draw_bleeding(story.bleeding))
     sheet = Image.new("RGB", (2 * _SIZE[0], -(-len(panels) // 2) * _SIZE[1]), PAPER)
     for index, panel in enumerate(panels):
         sheet.paste(panel, (index % 2 * _SIZE[0], index // 2 * _SIZE[1]))
@@ -130,6 +137,39 @@ def draw_strengths(curve: StrengthCurve, concept: str = "concept", suggests: boo
     for y, share in ((top, high), (bottom, 0.0)):
         beside(pen, _FRAME, y, f"{100 * share:.0f} %")
     return image
+
+
+def draw_bleeding(found: Bleeding) -> Image.Image:
+    """Draw a field for the pictures of each concept, in rows, under each trigger, in columns: the more of the concept
+    is there, the brighter."""
+    image, pen = _panel([("pictures of a concept (rows) under a trigger, of what its own does", TEXT)])
+    columns, (left, top, right, bottom) = (*found.triggers, NONE), _FRAME
+    left += _NAMES
+    width, height = (right - left) / len(columns), (bottom - top - _TITLE) / len(found.triggers)
+    for at, name in enumerate(columns):
+        pen.text((left + width * (at + 0.5), top), _short(name, width), fill=TEXT, anchor="ma")
+    for of, name in enumerate(found.triggers):
+        y = top + _TITLE + height * of
+        pen.text((left - 6, y + height / 2), _short(name, _NAMES + _FRAME[0] - 12), fill=TEXT, anchor="rm")
+        for by in range(len(columns)):
+            _field(pen, (left + width * by, y, width - 2, height - 2), found.share(of, by))
+    return image
+
+
+def _field(pen: ImageDraw.ImageDraw, box: tuple[float, float, float, float], share: float | None) -> None:
+    """A share of a concept in a box of left, top, width and height; None where it was not learned."""
+    x, y, width, height = box
+    lit = min(max(share or 0.0, 0.0), 1.0)
+    fill = tuple(round(low + lit * (high - low)) for low, high in zip(_NOTHING, _ALL, strict=True))
+    pen.rectangle((x, y, x + width, y + height), fill=fill)
+    said = "-" if share is None else f"{100 * max(share, 0.0):.0f} %"
+    pen.text((x + width / 2, y + height / 2), said, fill="black" if lit > _TURN else "white", anchor="mm")
+
+
+def _short(name: str, width: float) -> str:
+    """The name as far as it goes into so many pixels."""
+    most = max(int(width / 7), 3)
+    return name if len(name) <= most else name[: most - 2] + ".."
 
 
 def _line(pen: ImageDraw.ImageDraw, values: Sequence[float], colour: str) -> None:

@@ -154,10 +154,10 @@ class TrainConfig:
                 f"or to 0 (auto), not {self.learning_rate:g}"
             )
 
-    def loud(self) -> TrainConfig:
-        """Return the same without quiet directions and what comes with them: steps that preserve now and then, and
-        dropout of captions in pictures with little noise."""
-        kept = {"preservation": 0.0, "preserve_every": 1} if self.preserve_every > 1 else {}
+    def loud(self, preserving: bool = False) -> TrainConfig:
+        """Return the same without quiet directions and what comes with them: dropout of captions in pictures with
+        little noise and, unless it goes on `preserving`, steps that preserve now and then."""
+        kept = {"preservation": 0.0, "preserve_every": 1} if self.preserve_every > 1 and not preserving else {}
         return replace(self, quiet=0.0, clear_dropout=0.0, **kept)
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from statistics import median
+from statistics import mean, median
 
+from .bleeding import Bleeding
 from .judgement import Verdict
 from .record import BANDS, LossExcess, Record, excess, means, summed
 from .strengths import StrengthCurve
@@ -24,6 +25,7 @@ class Story:
 
     `names` are the pictures' by index, `drawn` the noise level u and the picture of each validation draw, `layers` the
     layers that changed most, `cost` seconds of validation and of the whole session, `strength` what there is at which.
+    `concepts` are the triggers of the pictures by index, and `bleeding` how well they are kept apart.
     """
 
     record: Record
@@ -37,6 +39,8 @@ class Story:
     cost: tuple[float, float] = (0.0, 0.0)
     notes: Sequence[str] = ()
     strength: StrengthCurve | None = None
+    concepts: Sequence[str] = ()
+    bleeding: Bleeding | None = None
 
     @property
     def what(self) -> str:
@@ -68,9 +72,10 @@ class Story:
 
 def report(story: Story) -> str:
     """Return the judgement first, then what it rests on."""
+    bleeding = [story.bleeding.report()] if story.bleeding else []
     parts = [
-        [_sentence(story), *story.notes], _validation(story), _strength(story), _bands(story), _norms(story),
-        _pictures(story),
+        [_sentence(story), *story.notes], _validation(story), _concepts(story), bleeding, _strength(story),
+        _bands(story), _norms(story), _pictures(story),
     ]  # fmt: skip
     return "\n\n".join("\n".join(part) for part in parts if part)
 
@@ -98,6 +103,20 @@ def _validation(story: Story) -> list[str]:
         lines += ["", _GUIDED]
     seconds, total = story.cost
     return [*lines, "", f"Validation took {seconds:.1f} s of {total:.1f} s ({100 * seconds / max(total, 1e-9):.0f} %)."]
+
+
+def _concepts(story: Story) -> list[str]:
+    """Return the validation of each concept, where there are several."""
+    record = story.record
+    names = [story.concepts[picture] for _, picture in story.drawn] if story.concepts else []
+    if len(set(names)) < 2 or not record.points:
+        return []
+    head, lines = ["concept", "base model", "best", "change"], []
+    for name in dict.fromkeys(names):
+        own = [at for at, each in enumerate(names) if each == name]
+        base, best = (mean(losses[at] for at in own) for losses in (record.base, record.best_point().losses))
+        lines.append(_row([name or "without a trigger", f"{base:.4f}", *_changed(best, base)]))
+    return ["Validation loss of each concept:", "", _row(head), _row(["---", *["---:"] * 3]), *lines]
 
 
 def _strength(story: Story) -> list[str]:

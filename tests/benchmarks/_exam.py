@@ -51,12 +51,12 @@ class Exam:
         kin = texts(base, map(shapes.caption, concept.of_its_class(KIN)))
         self.prompts = torch.cat([learned[1][:PROMPTS], kin, texts(base, UNRELATED)])
         self.empty = encode(base.clip, "")
-        self.before = self._draw(base.model)
+        self.before = self.drawn(base.model, self.prompts)
         self.losses = self._losses(base.model)
 
     def marks(self, lora: File) -> Marks:
         model = run_node(LoraModelLoader, model=self.base.model, lora=lora, strength_model=1.0)[0]
-        return self._marks(self._draw(model), self._losses(model))
+        return self._marks(self.drawn(model, self.prompts), self._losses(model))
 
     def references(self) -> dict[str, Marks]:
         """The true pictures, what the VAE makes of them, and the base."""
@@ -97,10 +97,10 @@ class Exam:
         return float(own.mean()), float(other.mean())
 
     @torch.inference_mode()
-    def _draw(self, model: Any) -> Tensor:
+    def drawn(self, model: Any, prompts: Tensor) -> Tensor:
         """[prompts, 3, h, w] by KSampler, all prompts in one batch."""
-        blank = nodes.EmptyLatentImage().generate(PX, PX, len(self.prompts))[0]
-        asked = [[self.prompts, {}]]
+        blank = nodes.EmptyLatentImage().generate(PX, PX, len(prompts))[0]
+        asked = [[prompts, {}]]
         (out,) = nodes.KSampler().sample(model, 5, STEPS, GUIDANCE, "euler", "simple", asked, self.empty, blank)
         return self._decoded(out["samples"])
 

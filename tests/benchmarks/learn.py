@@ -12,7 +12,8 @@ best), the `colour` error (CIE Lab) and the `error` against the true picture (0.
 prompts of the class without the new word, and unrelated ones, move from the base's pictures (8 each, 0..255).
 
 The base is a tiny flow model: ratios between rows carry over to other models better than any learning rate does.
-Results are a line of JSON each, so that a bench goes on where it stopped and processes may share it: `--into`.
+Results are a line of JSON each, so that a bench goes on where it stopped and processes may share it: `--into`. With
+`--joined` two concepts are learned in one LoRA (`_joined`).
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from pathlib import Path
 
 import _comfy  # noqa: F401  first: makes comfy importable
 from _measure import arguments, begin, table
+from benchmarks import _joined
 from benchmarks._concepts import CONCEPTS, Concept
 from benchmarks._exam import Exam, Neutral
 from benchmarks._learners import Base, Learner, Task, load_base
@@ -122,7 +124,10 @@ def main() -> None:
     parser.add_argument("--into", type=Path, metavar="FILE", help="where results are, and are written to")
     parser.add_argument("--from", type=Path, nargs="+", dest="stored", metavar="FILE", help="show these, run nothing")
     parser.add_argument("--write", action="store_true", help="write README, docs/figures.md and the picture from them")
+    parser.add_argument("--joined", action="store_true", help="measure two concepts in one LoRA instead")
     options = begin(parser)
+    if options.joined:
+        return _joined.main(options)
     if options.write or options.stored:
         results = Results.read(options.stored or [STORED])
         show(results, results.concepts())

@@ -16,6 +16,7 @@ TRAIN_CHECKPOINT, TRAIN, STACK, MERGE, JUDGE, PUBLISH, KANDINSKY, WUERSTCHEN, *_
 PREFERENCE = "Train a preference LoRA, DPO - liked, disliked pictures"
 REGIONS = "LoRA regions - a mask for each LoRA"
 EDIT = "Train an edit LoRA - FLUX.2, Kontext, Qwen-Image-Edit"
+CONCEPTS = "Train a LoRA of several concepts - kept apart"
 
 FOLDER = "lora_loom_demo"  # of the pictures in input/, and of the files in models/loras/
 PROMPT = "a red heart on a white background"
@@ -56,6 +57,9 @@ def api_graph(server: ComfyServer, name: str) -> Graph:
             node["inputs"] = {name: _moved(value, key) for name, value in node["inputs"].items()}
     for node in graph.values():
         node["inputs"] |= _values(node["class_type"], node["inputs"])
+    sets = [node["inputs"] for node in graph.values() if node["class_type"] == "LoraLoom_Dataset"]
+    for kind, inputs in zip(("heart", "arrow"), sets, strict=False):
+        inputs |= {"folder": f"{FOLDER}/{kind}", "trigger": kind}
     return graph
 
 

@@ -1,7 +1,8 @@
 """Makes the templates' thumbnails: `python tests/e2e/build_thumbnails.py demo/loras`, after `python dev.py demo`.
 
 Two pictures drawn by the demo's base and LoRAs, a word below each, and one large word: a card of the Templates dialog
-is about 220 pixels wide, half of what is drawn here. Without demo/loras, those that need no pictures are made.
+is about 220 pixels wide, half of what is drawn here. A card whose LoRAs are not in demo/loras is left as it is:
+`concepts` is what the template of several concepts trains from the demo's pictures.
 """
 
 from __future__ import annotations
@@ -20,7 +21,17 @@ sys.path.append(str(ROOT / "tests"))
 import numpy as np  # noqa: E402
 from demo import shapes  # noqa: E402
 from demo.shapes import Scene  # noqa: E402
-from demo.templates import EDIT, FOLDER, PREFERENCE, REGIONS, STACK, api_graph  # noqa: E402
+from demo.templates import (  # noqa: E402
+    CONCEPTS,
+    EDIT,
+    FOLDER,
+    KANDINSKY,
+    PREFERENCE,
+    REGIONS,
+    STACK,
+    WUERSTCHEN,
+    api_graph,
+)
 from harness.server import ComfyServer, Graph  # noqa: E402
 from PIL import Image, ImageDraw, ImageFont, ImageOps  # noqa: E402
 
@@ -51,8 +62,8 @@ class Card:
     right: Half
 
 
-BOTH = ("heart", "arrow")
-DRAWN, SCHEMES = [*GRAPHS][:6], [*GRAPHS][6:8]  # with the demo's base, and what it cannot draw
+BOTH, ONE = ("heart", "arrow"), ("concepts",)
+DRAWN, SCHEMES = [*[*GRAPHS][:6], CONCEPTS], (KANDINSKY, WUERSTCHEN)  # with the demo's base, and what it cannot draw
 CARDS = dict(zip(DRAWN, (
     Card("Train", "one checkpoint file", "#ffc247", Half("before", HEART, ()), Half("after", HEART, ("heart",))),
     Card("Train", "diffusion model", "#8fd14f", Half("before", ARROW, (), 103), Half("after", ARROW, ("arrow",), 103)),
@@ -60,6 +71,7 @@ CARDS = dict(zip(DRAWN, (
     Card("Merge", "many into one file", "#ff8a70", Half("2 files", HEART, BOTH, 104), Half("1 file", HEART, ("merged",), 104)),
     Card("Good?", "leaks, conflicts, copies", "#c79bff", Half("with", HEART, BOTH, 107), Half("without", HEART, ("arrow",), 107)),
     Card("Publish", "contract, test, signature", "#5fd6c4", Half("yours", HEART, ("heart",), 102), Half("signed", HEART, ("heart",), 108)),
+    Card("Several", "concepts in one LoRA", "#f2a0d0", Half("heart", HEART, ONE), Half("arrow", ARROW, ONE, 103)),
 ), strict=True))  # fmt: skip
 
 
@@ -168,7 +180,10 @@ def main() -> None:
     with ComfyServer() as server:
         shutil.copytree(choices.loras, server.base / "models" / "loras" / FOLDER)
         workflow = api_graph(server, STACK)
+        there = {path.stem for path in choices.loras.iterdir()}
         for name, of in CARDS.items():
+            if not {*of.left.loras, *of.right.loras} <= there:
+                continue
             pictures = [drawn(server, workflow, half) for half in (of.left, of.right)]
             card(of, pictures).save(choices.out / f"{name}.jpg", quality=90)
 

@@ -199,6 +199,38 @@ def training(
     }  # fmt: skip
 
 
+def train_concepts() -> dict[str, Node]:
+    text = (
+        "### Train several concepts in one LoRA\n"
+        "1. **Load Checkpoint**: choose your model.\n"
+        "2. **LoRA Dataset**, one for each concept: make a folder in ComfyUI's input folder with about 20 pictures and write its "
+        "name into *folder*; the caption of 01.png is in 01.txt. Each *trigger* is a word of its own; no word is in two of them.\n"
+        "3. **Combine LoRA Datasets**: connect as many as you have. *keep_apart* makes the LoRA draw a concept when its trigger "
+        "asks for it, and hardly when nothing does.\n"
+        "4. **Train LoRA (Loom)**: *steps* is 50 to 100 for each picture of all sets.\n\n"
+        "Then Run. At the end, the charts show how much of each concept is there under another one's trigger; the LoRA is saved in "
+        "models/loras.\n\n" + CHECKPOINTS
+    )
+    found = {
+        "note": note(text, width=720, height=310),
+        "checkpoint": checkpoint(0, 0),
+        **training(MODEL, CLIP, VAE, {}),
+    }
+    first, second = found.pop("dataset"), {"folder": "my_other_pictures", "trigger": "zwx", "resolution": SIDE}
+    sets = {f"datasets.dataset{i}": (name, "dataset") for i, name in enumerate(("dataset", "second"))}
+    moved = {
+        name: replace(node, pos=(node.pos[0] + 390, node.pos[1])) for name, node in found.items() if node.pos[0] > 0
+    }
+    train = moved["train"]
+    return {
+        **found, "dataset": first,
+        "second": Node("LoraLoom_Dataset", (370, 620), second, size=(340, 560)),
+        "combined": Node("LoraLoom_CombineDatasets", (760, 0), {"keep_apart": True}, sets, size=(340, 420)),
+        **moved, "train": replace(train, links={**train.links, "dataset": ("combined", "dataset")}),
+        "charts": Node("PreviewImage", (2360, 510), {}, {"images": ("train", "charts")}, "How the run went", (420, 440)),
+    }  # fmt: skip
+
+
 # -- use, merge, measure -----------------------------------------------------------------------------------------------
 
 
@@ -465,4 +497,5 @@ GRAPHS = {
     "Train a preference LoRA, DPO - liked, disliked pictures": train_preference,
     "LoRA regions - a mask for each LoRA": regions,
     "Train an edit LoRA - FLUX.2, Kontext, Qwen-Image-Edit": train_edit,
+    "Train a LoRA of several concepts - kept apart": train_concepts,
 }

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from demo import shapes, templates
 from demo.templates import (
+    CONCEPTS,
     EDIT,
     JUDGE,
     KANDINSKY,
@@ -83,7 +84,7 @@ def test_the_note_says_what_to_do_where_a_file_or_folder_is_missing(path: Path) 
 
 
 def test_all_is_left_on_auto_and_nothing_costs_time_unasked(server: ComfyServer) -> None:
-    for name in (TRAIN_CHECKPOINT, TRAIN, PUBLISH, PREFERENCE):
+    for name in (TRAIN_CHECKPOINT, TRAIN, PUBLISH, PREFERENCE, CONCEPTS):
         graph = workflow_to_api(load(ROOT / "workflows" / f"{name}.json"), server.object_info)
         by_type = {node["class_type"]: node["inputs"] for node in graph.values()}
         train = by_type["LoraLoom_TrainLora"]
@@ -166,9 +167,11 @@ def test_liked_and_disliked_pictures_make_a_lora(server: ComfyServer) -> None:
     assert (server.base / "models" / "loras" / "liked.safetensors").is_file()
 
 
-@pytest.mark.parametrize("name", [STACK, MERGE, JUDGE, REGIONS])
+@pytest.mark.parametrize("name", [STACK, MERGE, JUDGE, REGIONS, CONCEPTS])
 def test_runs_on_the_demo_base(server: ComfyServer, files: None, name: str) -> None:
     graph = quick(templates.api_graph(server, name))
+    for node in graph.values():
+        node["inputs"] |= {"name": "several"} if name == CONCEPTS and "overwrite" in node["inputs"] else {}
     outputs = server.run(graph)["outputs"]
     shown = {graph[key]["class_type"]: output for key, output in outputs.items()}
     if name in (STACK, REGIONS):
@@ -179,6 +182,10 @@ def test_runs_on_the_demo_base(server: ComfyServer, files: None, name: str) -> N
     if name == MERGE:
         assert shown["PreviewImage"]["images"]
         assert (server.base / "models" / "loras" / "my_merge.safetensors").is_file()
+    if name == CONCEPTS:
+        assert len(shown["PreviewImage"]["images"]) == 1
+        (kept,) = [guard.inspect(path).metadata for path in (server.base / "models" / "loras").glob("*several*")]
+        assert kept["modelspec.trigger_phrase"] == "heart, arrow"
     if name == JUDGE:
         assert {"LoraLoom_Report", "LoraLoom_LeaveOneOut", "LoraLoom_Interference"} <= set(shown)
 
@@ -229,11 +236,12 @@ def typed(page: FrontEnd, box: Locator, text: str, items: str, read: str, wanted
 
 
 TEMPLATES = {
-    "train lora": {TRAIN_CHECKPOINT, TRAIN},
+    "train lora": {TRAIN_CHECKPOINT, TRAIN, CONCEPTS},
     "edit lora": {EDIT},
     "sdxl": {TRAIN_CHECKPOINT},
     "sd 1.5": {TRAIN_CHECKPOINT},
     "checkpoint": {TRAIN_CHECKPOINT},
+    "several concepts": {CONCEPTS},
     "flux": {TRAIN, EDIT},
     "z-image": {TRAIN},
     "qwen": {TRAIN},

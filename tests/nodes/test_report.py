@@ -10,6 +10,7 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
+import comfy.model_management
 import folder_paths
 import pytest
 import torch
@@ -19,12 +20,18 @@ from harness.layers import apply_layers
 from harness.runs import cancelled, on_forward
 from lora_loom.lora_core.adapter import Adapter
 from lora_loom.lora_core.analysis.leakage import CLASS, CONCEPT, NEUTRAL
+from lora_loom.lora_core.data.dataset import combined
 from lora_loom.lora_core.families.blocks import parts
 from lora_loom.lora_core.files import guard
 from lora_loom.lora_core.files.lineage import CONTENT
 from lora_loom.lora_core.stack.weighted import exact_sum
+from lora_loom.lora_core.training.bleeding import LEVELS, levels
 from lora_loom.lora_core.trust.contract import contract_of
 from lora_loom.lora_core.trust.statement import STATEMENT, opened
+from lora_loom.nodes.bridge.analysis import bleeding
+from lora_loom.nodes.bridge.model.denoiser import ComfyDenoiser
+from lora_loom.nodes.bridge.model.encoding import encode_images
+from lora_loom.nodes.bridge.stack.apply_stack import apply_entries
 from lora_loom.nodes.bridge.stack.entries import Connected, all_entries
 from lora_loom.nodes.dataset import LoraDataset
 from lora_loom.nodes.report import LoraReport
@@ -148,6 +155,43 @@ def test_the_strength_to_use_it_at(models, trained, data) -> None:
     assert header["modelspec.usage_hint"] == found["hint"] and f"{found['hint']}." in text
     assert float(header["lora_loom.strength"]) == found["suggested"]["strength"]
     assert {part["part"]: part["leak"] < 1 for part in found["parts"]} and page.shape[2] > 512
+
+
+def test_concepts_are_compared_where_the_data_set_has_several(models, trained, data, tmp_path: Path) -> None:
+    """By the textbook's loss of this flow model, under every caption."""
+    trio, hearts = models("wan_demo"), trained(0.0)
+    shapes.write_dataset(tmp_path / "arrow", "arrow", 4, 64, 0)
+    other = run_node(
+        LoraDataset, folder=str(tmp_path / "arrow"), trigger="arrow", resolution=64, repeats=1, bucket_step=16
+    )[0]
+    both, entries = combined([data, other]), all_entries(trio.model, trio.clip, (), [Connected(hearts, 1.0, 1.0)])
+    changed = apply_entries(trio.model, trio.clip, entries)[:2]
+    found = bleeding.bleeding((trio.model, trio.clip), changed, trio.vae, both, "")
+    assert found.triggers == ("heart", "arrow") and found.pictures == 8 and not found.held_out
+    first = both.examples[0]
+    latent = encode_images(trio.vae, trio.model, replace(both, examples=(first,)), lambda *_: None)[0][None]
+    own = [_textbook(model, encode(trio.clip, first.captions[0]), latent) for model in (trio.model, changed[0])]
+    alone = replace(both, examples=(first, other.examples[0]))
+    (gain, *_), _ = bleeding.bleeding((trio.model, trio.clip), changed, trio.vae, alone, "").gains
+    assert gain == pytest.approx(own[0] - own[1], rel=1e-3) and gain > 0
+    text, _, figures = report(trio, hearts, dataset=both, **QUICK)
+    assert set(figures["bleeding"]["shares"]["heart"]) == {"heart", "arrow", "no trigger"}
+    assert "| pictures of | with heart | with arrow | with no trigger |" in text
+    assert bleeding.bleeding((trio.model, trio.clip), changed, trio.vae, data, "") is None, "one concept"
+
+
+@torch.inference_mode()
+def _textbook(model: Any, text: Any, latent: torch.Tensor) -> float:
+    comfy.model_management.load_models_gpu([model], force_full_load=True)
+    network, total = model.model, 0.0
+    for at, u in enumerate(levels(ComfyDenoiser(model))):
+        t = ComfyDenoiser(model).sigma(torch.tensor([u])).to(latent)
+        noise = torch.randn(latent.shape, generator=torch.Generator().manual_seed(at))
+        level = t.view(-1, *(1 for _ in latent.shape[1:]))
+        x_t = (1 - level) * latent + level * noise
+        velocity = (x_t - network.apply_model(x_t, t, c_crossattn=text[0][0])) / level
+        total += float((velocity - (noise - latent)).square().mean()) / LEVELS
+    return total
 
 
 def test_a_cancel_is_heard_while_strengths_are_measured(models, random_adapter, data) -> None:

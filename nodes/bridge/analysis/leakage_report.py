@@ -29,6 +29,7 @@ from ..stack.apply_stack import apply_entries, describe
 from ..stack.bypass_injection import uncalled
 from ..stack.entries import Entry
 from ..stack.loudness import too_loud
+from .bleeding import bleeding
 from .suggestion import Asked, suggestion
 
 NEUTRAL = ("a mountain landscape with a lake", "a bowl of fruit on a table", "a street in a city at night")
@@ -98,6 +99,12 @@ def report(
         said = " ".join(filter(None, (shown.advice, copied.partition("\n")[0])))
         shown = replace(shown, advice=said, tables=(*shown.tables, table))
     page = sheet(rows, tile=_TILE)
+    apart = bleeding((model, clip), changed, vae, data, questions.negative) if suggests and data is not None else None
+    if apart is not None:
+        lines, figures = [*lines, apart.report()], {**figures, "bleeding": apart.figures()}
+        shown = replace(
+            shown, tables=(*shown.tables, apart.table()), advice=f"{shown.advice} {apart.sentence()}.".strip()
+        )
     if suggests:
         told = tuple(prompt for group, prompt in asked if group == leakage.CONCEPT)
         about = Asked(told, trigger, questions.words, questions.negative, sampling)

@@ -172,7 +172,7 @@ class Scene:
             return float(guided.errors(own, config, denoiser, [sample], denoiser.device, 1.0, lambda: None))
 
         positive, shape = texts[shown.caption], shown.latent.shape
-        ask = partial(_asked, model, positive, texts[self.asked.negative], shape=shape)
+        ask = partial(asked_as_sampler, model, positive, texts[self.asked.negative], shape=shape)
         return ask(1.0, losses), ask(self.asked.sampling.cfg, error)
 
     def _answer(self, model: Model, texts: Mapping[str, Conditioning], number: int, prompt: str) -> Tensor:
@@ -186,7 +186,7 @@ class Scene:
             x_t = denoiser.noised(x0.to(denoiser.device), noise.to(denoiser.device), sigma)
             return denoiser.denoised(x_t, sigma, [None]).float().cpu()
 
-        return _asked(model, texts[prompt], texts[self.asked.negative], 1.0, answer, shape)
+        return asked_as_sampler(model, texts[prompt], texts[self.asked.negative], 1.0, answer, shape)
 
 
 def _shown(model: Model, vae: Vae, data: Dataset, progress: Progress) -> list[Shown]:
@@ -216,7 +216,7 @@ def _shown(model: Model, vae: Vae, data: Dataset, progress: Progress) -> list[Sh
 Found = TypeVar("Found")
 
 
-def _asked(
+def asked_as_sampler(
     model: Model, positive: Conditioning, negative: Conditioning, cfg: float, ask: Callable[[Sampled], Found],
     shape: Sequence[int],
 ) -> Found:  # fmt: skip

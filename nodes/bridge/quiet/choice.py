@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from ....lora_core.data.concepts import triggers
 from ....lora_core.data.dataset import Dataset
 from ....lora_core.data.neutral import Neutral, neutral
 from ....lora_core.data.prompts import lines
@@ -53,15 +54,18 @@ def goes_quiet(choice: str, family: str, trigger: bool) -> bool:
 
 
 def chosen(choice: Choice, model: Model, dataset: Dataset, class_words: Sequence[str], own: str) -> Quiet:
-    """Auto is everything or nothing, and nothing where anything but pictures is learned: it was measured on these."""
+    """Auto is everything or nothing, and nothing where anything but pictures is learned: it was measured on these.
+    Concepts that are kept apart are so by steps that preserve, quiet or not."""
+    told = (f"concepts kept apart: {', '.join(triggers(dataset))}",) if dataset.apart else ()
     pictures = dataset.task == PICTURES
     if not goes_quiet(choice, family_of(model).preset_name, bool(dataset.trigger) and pictures):
-        return Quiet()
+        return Quiet(preserving=dataset.apart, notes=told)
     found = prompts_for(model, dataset, class_words, own)
     if found.empty:
         reason = "every neutral prompt contains the trigger word; write others in neutral_prompts"
-        return Quiet(notes=(f"{LOUD}: {reason}",))
-    return Quiet(MU, choice != DIRECTIONS and bool(dataset.trigger), found.prompts, found.coverage(), found.left_out)
+        return Quiet(preserving=dataset.apart, notes=(f"{LOUD}: {reason}", *told))
+    preserving = dataset.apart or (choice != DIRECTIONS and bool(dataset.trigger))
+    return Quiet(MU, preserving, found.prompts, found.coverage(), (*found.left_out, *told))
 
 
 def prompts_for(model: Model, dataset: Dataset, class_words: Sequence[str], own: str) -> Neutral:

@@ -211,7 +211,8 @@ class Planner:
             loud = replace(job, config=replace(config, quiet=0.0), quiet=plan.QuietNeed())
             yield "quiet off", total(loud)
         if config.preservation:
-            off = "quiet directions" if config.preserve_every > 1 else "preservation 0"
+            off = "quiet directions" if config.quiet else "keep_apart off in Combine LoRA Datasets"
+            off = off if config.preserve_every > 1 else "preservation 0"
             yield off, total(replace(job, config=replace(config, preservation=0.0)))
         if self._text() and not shares_ram(self.device):
             yield "text_rank 0", total() - self._text()  # and less: its activations are not taken off

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import combinations
 from math import prod
 from typing import Any
 
+from ....lora_core.data.concepts import overlap, triggers
 from ....lora_core.data.dataset import Dataset
 from ....lora_core.data.task import PICTURES
 from ....lora_core.families.distilled import few_step_mark
@@ -65,10 +67,30 @@ def check_task(dataset: Dataset, family: Family) -> None:
         )
 
 
+def check_triggers(clip: Clip, dataset: Dataset) -> None:
+    """Raises ValueError where concepts are to be kept apart and two triggers are the same to the text encoder."""
+    if dataset.apart and (said := _alike(clip, triggers(dataset))):
+        raise ValueError(f"{said}; choose another trigger, or switch off keep_apart in Combine LoRA Datasets")
+
+
+def _alike(clip: Clip, words: Sequence[str]) -> str:
+    tokens = [_tokens(clip, word) for word in words]
+    for (one, first), (other, second) in combinations(zip(words, tokens, strict=True), 2):
+        if first == second:
+            return f"the triggers {one} and {other} are the same tokens to this text encoder"
+    return ""
+
+
+def _tokens(clip: Clip, text: str) -> list[Any]:
+    """What the text encoders read, without weights."""
+    return [[[token[0] for token in part] for part in parts] for parts in clip.tokenize(text).values()]
+
+
 def warnings(model: Model, dataset: Dataset, assistants: Sequence[str] = ()) -> list[str]:
     """Return a sentence for everything about the model and the data set that is allowed and probably not meant; for a
     model of few steps, what its assistants must be."""
-    return [text for text in (_few_steps(model, assistants), _resolution(model, dataset)) if text]
+    told = _few_steps(model, assistants), _resolution(model, dataset), _overlap(dataset)
+    return [text for text in told if text]
 
 
 def _check_width(what: str, value: Any, wanted: int, family: str) -> None:
@@ -115,3 +137,8 @@ def _resolution(model: Model, dataset: Dataset) -> str:
         f"warning: the data set has {side} px, but {family.name} is made for {usual} px: {effect}; "
         f"set resolution in LoRA Dataset nearer to {usual}"
     )
+
+
+def _overlap(dataset: Dataset) -> str:
+    said = overlap(triggers(dataset))
+    return f"warning: {said}; choose triggers that share no word" if said else ""

@@ -143,6 +143,7 @@ def _data_set(dataset: Dataset, sets: Iterable[list[Example]]) -> dict[str, Any]
         "fingerprint": dataset.fingerprint(),
         "resolutions": list(dataset.resolutions),
         **({"task": {"name": dataset.task.name} | as_dict(dataset.task)} if dataset.task != PICTURES else {}),
+        **({"keep_apart": True} if dataset.apart else {}),
         "sets": [
             {
                 "pictures": " ".join(example.digest[:16] for example in members),

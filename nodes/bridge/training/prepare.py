@@ -36,8 +36,8 @@ from ..quiet.directions import foreseen
 from ..session.rehearsal import Job, Preview
 from ..stack import bypass_injection
 from ..stack.carried import BELOW, carried, check_everywhere, in_words
-from . import previews, strength
-from .checks import check_conditioning, check_connected, check_objective, check_task, warnings
+from . import bleeding, previews, strength
+from .checks import check_conditioning, check_connected, check_objective, check_task, check_triggers, warnings
 from .order import Order, Run, Sources, Subject
 from .previews import PreparedPreviews
 from .samples import captions_to_encode
@@ -56,8 +56,9 @@ def check(sources: Sources, recipe: Recipe) -> tuple[Subject, list[str]]:
     subject = Subject.of(sources, recipe)
     check_objective(recipe.train.objective, subject.prediction)
     layers = subject.layers
-    if not recipe.held:
+    if not recipe.held and not sources.dataset.apart:
         check_preservation(sources.dataset, recipe.train.preservation, recipe.preserve)
+    check_triggers(sources.clip, sources.dataset)
     check_prior(sources.model, sources.vae, sources.prior_vae)
     check_task(sources.dataset, subject.family)
     check_references(sources.model, sources.dataset)
@@ -155,6 +156,7 @@ def encode(
         progress.say(f"encoding {what}: {done} of {total}")
 
     captions = captions_to_encode(dataset, recipe.preserved, recipe.held) | set(strength.prompts(sources, recipe))
+    captions |= bleeding.captions(dataset, recipe)
     if recipe.text:
         encoded = tokenized(clip, captions)
     else:

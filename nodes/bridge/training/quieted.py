@@ -89,4 +89,5 @@ def loud(order: Order) -> Order:
             chosen["text_learning_rate"] = f"{recipe.text.learning_rate:g}"
         run = replace(run, note=run.loud.note(), chosen=chosen, coverage="")
         order.progress.corrects(order.run.note, run.note, chosen)
-    return replace(order, recipe=replace(recipe, train=recipe.train.loud()), run=run)
+    train = recipe.train.loud(preserving=order.sources.dataset.apart)
+    return replace(order, recipe=replace(recipe, train=train), run=run)

@@ -42,7 +42,7 @@ from ..session.memory_plan import Planner, UnforeseeableError
 from ..session.needs import keep_need
 from ..session.rehearsal import Job
 from ..session.session import aside, loaded, trainable
-from . import earlier_result, prepare, strength
+from . import bleeding, earlier_result, prepare, strength
 from .agreement import agree, check_ranks, note
 from .continue_from import spoken_with
 from .earlier_auto import as_begun
@@ -207,12 +207,13 @@ def _run(order: Order, work: Prepared, kept: RunFolder) -> Trained:
         work.material.shown, work.patcher, work.denoiser, state, folder=kept.path, last=config.steps, progress=progress
     )
     own = work.material
+    encoded = own.encoded, own.latents, own.priors
     watch = Watch(
         order.recipe, order.pictures, state, work.denoiser, work.samples, weights=weight_norms(order.subject.layers),
         folder=kept.path, describe=work.adapter, label=partial(labelled, work.material.facts),
         enters=progress.enters, cfg=preset_of(order.subject.family.preset_name).cfg,
-        neutral=strength.asked(work.denoiser, order, own.encoded, own.latents, own.priors), suggests=work.suggests,
-        task=order.task,
+        neutral=strength.asked(work.denoiser, order, *encoded), suggests=work.suggests,
+        task=order.task, concepts=bleeding.questions(work.denoiser, order, *encoded),
     )  # fmt: skip
     progress.at(kept.path, state.losses, watch.marks)
     problem, unmoved, device = "", Unmoved(state.factors), work.denoiser.device

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from ....lora_core.data.captions import preserved_captions
+from ....lora_core.data.concepts import nameless
 from ....lora_core.data.dataset import Dataset, Example
 from ....lora_core.training.tasks import Task, task_of
 from ....lora_core.training.trainer import Sample
@@ -23,7 +24,7 @@ def captions_to_encode(dataset: Dataset, preserve: tuple[str, ...], neutral: tup
     """Return every caption that training needs: all orders of tags, the empty one, and those that are preserved."""
     captions = {caption for example in dataset.examples for caption in example.captions}
     kept = (_preserved(example, preserve, neutral) for example in dataset.examples)
-    return {"", *neutral, *captions}.union(*kept)
+    return {"", *neutral, *captions, *_apart(dataset)}.union(*kept)
 
 
 def make_samples(
@@ -36,15 +37,21 @@ def make_samples(
     its own prior, and with its own references but where the base's answer is preserved."""
     views = zip(latents, priors, references or [NONE] * len(latents), strict=True)
     shared, task = Neutral(denoiser, encoded, neutral), task_of(dataset.task)
+    bare = Neutral(denoiser, encoded, _apart(dataset))
     return [
-        _sample(denoiser, example, encoded, list(islice(views, example.num_views)), preserve, shared, task)
+        _sample(denoiser, example, encoded, list(islice(views, example.num_views)), preserve, shared, bare, task)
         for example in dataset.examples
     ]
 
 
+def _apart(dataset: Dataset) -> tuple[str, ...]:
+    """The captions without triggers on which the base is preserved, where concepts are kept apart."""
+    return nameless(dataset) if dataset.apart else ()
+
+
 class Neutral:
-    """Conditions of the neutral `captions`, which all latents of one shape share unless they have priors of their
-    own."""
+    """Conditions of `captions` that are not a picture's own, which all latents of one shape share unless they have
+    priors of their own."""
 
     def __init__(self, denoiser: ComfyDenoiser, encoded: dict[str, list], captions: tuple[str, ...]):
         self.denoiser, self.encoded, self.captions = denoiser, encoded, captions
@@ -65,7 +72,7 @@ class Neutral:
 
 def _sample(
     denoiser: ComfyDenoiser, example: Example, encoded: dict[str, list], views: list, preserve: tuple[str, ...],
-    neutral: Neutral, task: Task,
+    neutral: Neutral, bare: Neutral, task: Task,
 ) -> Sample:  # fmt: skip
     kept, found = _preserved(example, preserve, neutral.captions), []
     for (latent, prior, beside), mask in zip(views, example.masks(), strict=True):
@@ -80,7 +87,7 @@ def _sample(
                 text: plain[text] if text in plain else denoiser.condition(NONE.told(text, encoded, prior), seen)
                 for text in dict.fromkeys(kept)
             }
-        preserved = tuple(held[text] for text in kept)
+        preserved = tuple(held[text] for text in kept) + bare.of(seen, prior)
         weights = None if mask is None else _per_latent(mask, seen)
         rest = conditions[""], preserved, weights, example.group.role == "class"
         general, shapes = neutral.of(seen, prior), beside.shapes()

@@ -23,6 +23,7 @@ from ....lora_core.files import formats, save
 from ....lora_core.files.label import redacted
 from ....lora_core.ranks.group import here
 from ....lora_core.training import charts, guided, norms, validation
+from ....lora_core.training.bleeding import Bleeding, measured
 from ....lora_core.training.config import Recipe, TrainConfig, Validation
 from ....lora_core.training.judgement import Verdict, judge, judge_training
 from ....lora_core.training.objective import Denoiser
@@ -38,6 +39,7 @@ from ....lora_core.training.validation import Draw, Look, Pictures, joined
 from ..host.lora_files import read_lora
 from ..host.ranks import by_first, on_every
 from . import strength
+from .bleeding import NOTHING, Questions
 
 log = logging.getLogger("lora_loom")
 _MOST_READ = 1 << 20  # values of a weight, for its norm
@@ -51,13 +53,14 @@ class Watch:
         weights: Mapping[str, float], folder: Path,
         describe: Callable[[], Adapter], label: Callable[[Adapter, int], Adapter], enters: Callable[[str], None],
         cfg: float, neutral: Sequence[tuple[int, Any]], suggests: Callable[[StrengthCurve], None],
-        task: Task = PICTURES,
+        task: Task = PICTURES, concepts: Questions = NOTHING,
     ):  # fmt: skip
         self.config: TrainConfig = recipe.train
         self.task = task
         self.chosen, self.pictures, self.state, self.denoiser = recipe.validation, pictures, state, denoiser
         self.samples, self.weights, self.describe, self.label = samples, weights, describe, label
         self.enters, self.cfg, self.neutral, self.suggests = enters, cfg, neutral, suggests
+        self.concepts, self.bleeding = concepts, cast(Bleeding | None, None)
         self.curve: StrengthCurve | None = None
         self.strength = self.said = ""  # what the report says of it, and of the LoRA
         self.path = folder / "best.safetensors"
@@ -132,6 +135,7 @@ class Watch:
             drawn=[(draw.u, draw.picture) for draw in self.draws],
             held_out=bool(self.chosen and self.chosen.held_out), layers=norms.largest(sizes, self.weights),
             cost=(self.seconds, time.monotonic() - self.started), notes=tuple(notes), strength=self.curve,
+            bleeding=self.bleeding, concepts=[example.group.trigger for example in self.pictures.dataset.examples],
         )  # fmt: skip
 
     def report_and_charts(self, *notes: str) -> tuple[str, Image.Image]:
@@ -158,6 +162,7 @@ class Watch:
             if self.curve is not None:
                 self.suggests(self.curve)
             self.said = self._says()
+            self._measure_bleeding()
         return ended
 
     def _says(self) -> str:
@@ -179,6 +184,21 @@ class Watch:
 
         def measure() -> None:
             self.curve, self.strength = strength.measured(self.task, scale, chosen, self.draws, self.neutral)
+
+        by_first(measure)
+        self.seconds += time.monotonic() - started
+
+    def _measure_bleeding(self) -> None:
+        """Nothing where there are not several concepts; by the first rank, as the strength."""
+        asked = self.concepts
+        if not asked.asked:
+            return
+        self.enters("measuring how concepts bleed")
+        tick, started = comfy.model_management.throw_exception_if_processing_interrupted, time.monotonic()
+        of = self.config, self.state, self.denoiser, self.samples, asked.triggers, asked.asked
+
+        def measure() -> None:
+            self.bleeding = measured(*of, tick=tick, held_out=asked.held_out)
 
         by_first(measure)
         self.seconds += time.monotonic() - started

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from lora_loom.lora_core.drawing.plot import PAPER
 from lora_loom.lora_core.training import charts
+from lora_loom.lora_core.training.bleeding import Bleeding
 from lora_loom.lora_core.training.judgement import Verdict
 from lora_loom.lora_core.training.record import Point, Record
 from lora_loom.lora_core.training.report import Story, report
@@ -47,6 +48,40 @@ def test_the_report_says_what_the_record_holds() -> None:
     assert "Size of the LoRA: 1 % of the weights of the text encoders." in told
     assert "Changed most: blocks.0.attn.q 5 %." in told and "Preservation loss at the end: 0.00" in told
     assert "| 0.5 to 0.625 | " in told and "| 1.5000 | 1.1250 |" in told, "validation by noise level"
+
+
+TWO = Bleeding(("sks", "a trigger that is long"), ((0.2, 0.09, 0.01), (-0.1, 0.3, 0.6)), 4)
+
+
+def test_concepts_are_told_apart() -> None:
+    names = ["sks", "ohwx", *["sks"] * 4]
+    told = report(story(concepts=names, bleeding=TWO))
+    assert "| sks | 1.3000 | 0.9750 | -25.00 % |\n| ohwx | 1.9000 | 1.4250 | -25.00 % |" in told
+    assert (
+        "mostly kept apart: for pictures of sks the trigger a trigger that is long does 45 % of what sks does; with no"
+        in told
+    )
+    assert (
+        "by the loss of 4 held-out pictures in noise:" in told
+        and "| a trigger that is long | 0 % | 100 % | 200 % |" in told
+    )
+    alone = report(story(concepts=["sks"] * 6))
+    assert "concept |" not in alone and "pictures of" not in alone
+
+
+def test_the_chart_of_concepts_is_as_bright_as_their_shares() -> None:
+    panel = np.asarray(charts.draw_bleeding(TWO)).astype(int)
+    rows, columns = (
+        np.linspace(46, 232, 5).astype(int)[[1, 3]] - 20,
+        np.linspace(112, 500, 7).astype(int)[[1, 3, 5]] - 30,
+    )
+    shown = panel[np.ix_(rows, columns)].sum(-1)
+    assert shown[0, 0] == shown[1, 1] == shown[1, 2] == sum(charts._ALL), "all, or more than its own trigger does"
+    assert shown[1, 0] == sum(charts._NOTHING) and sum(charts._NOTHING) < shown[0, 2] < shown[0, 1] < shown[0, 0]
+    page = charts.draw_charts(story(bleeding=TWO), {})
+    assert page.size == (1024, 768) and np.array_equal(np.asarray(page)[512:, :512], panel)
+    unlearned = charts.draw_bleeding(Bleeding(("a", "b"), ((-1.0, 0.0, 0.0), (0.0, 1.0, 0.0)), 2))
+    assert np.asarray(unlearned).astype(int)[rows[0], columns[0]].sum() == sum(charts._NOTHING)
 
 
 def test_only_a_picture_that_stands_out_is_named() -> None:
