@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -72,6 +72,27 @@ class LoKr(Correction):
         ranked = w2[1] if len(w2) > 1 else w1[1] if len(w1) > 1 else None
         scale = 1.0 if alpha is None or ranked is None else alpha / ranked.shape[0]
         return cls(w1, w2, scale)
+
+    def parts(self) -> tuple[dict[str, Tensor], float | None]:
+        """Two whole matrices have no alpha: their scale goes into the smaller one."""
+        ranked = self.w2[1] if len(self.w2) > 1 else self.w1[1] if len(self.w1) > 1 else None
+        w1 = self.w1 if ranked is not None or self.scale == 1 else (self.w1[0] * self.scale,)
+        sides = (("lokr_w1", w1), ("lokr_w2", self.w2))
+        held = {name: tensor for side, factors in sides for name, tensor in _named(side, factors)}
+        return held, None if ranked is None else self.scale * ranked.shape[0]
+
+    def rows(self, start: int, length: int) -> LoKr | None:
+        """Return whole rows of blocks; None where a block would be cut."""
+        height = outer_shape(*(factor.shape for factor in self.w2))[0]
+        if start % height or length % height:
+            return None
+        first, *others = self.w1
+        return replace(self, w1=(first.narrow(0, start // height, length // height), *others))
+
+
+def _named(side: str, factors: tuple[Tensor, ...]) -> Iterable[tuple[str, Tensor]]:
+    names = (side,) if len(factors) == 1 else (f"{side}_a", f"{side}_b", "lokr_t2")
+    return zip(names, factors, strict=False)
 
 
 _DEEP = ("lokr_w2", "lokr_t2")

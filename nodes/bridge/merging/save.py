@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from math import isnan, prod
 from pathlib import Path
@@ -22,6 +22,7 @@ from ....lora_core.files.hashes import content_hash
 from ....lora_core.files.label import Label, labelled
 from ....lora_core.files.lineage import CONTENT
 from ....lora_core.kinds import Correction, DoRA
+from ....lora_core.kinds.correction import USUAL
 from ....lora_core.low_rank import LowRank
 from ....lora_core.trust.contract import Contract
 from ....lora_core.trust.written import in_words, with_contract
@@ -29,6 +30,7 @@ from ..host.folders import file_for, loras_folder
 from ..host.progress import Progress
 from ..host.wires import Clip, Model
 from ..model.names import names_of
+from ..model.published import Bare
 from ..model.weights import key_of, weight_of
 from ..trust.receipts import signing
 
@@ -206,12 +208,24 @@ def _errors(
             zeros = room[: prod(change.shape)].view(change.shape).zero_()  # new memory would take as long as the sums
             errors[name] = _error(change.to("cpu", torch.float32), apply(name, zeros))
         else:
-            weight = weight_of(name, model, clip)
+            weight = _found_by(name, change, model, clip)
             wanted = change[0].difference(weight)
             applied = apply(name, weight.clone()) - weight
             errors[name] = float((applied - wanted).norm() / wanted.norm().clamp(min=_TINY))
     worst = max(errors, key=lambda name: (isnan(errors[name]), errors[name]))
     return len(errors), errors[worst], worst
+
+
+def _found_by(name: str, items: Sequence[Correction], model: Model, clip: Clip | None) -> Tensor:
+    """Return the weight that a layer changes, fp64; any will do where there is none (see `Bare`), and zeros for a
+    change that is the same on all."""
+    if any(item.depends_on_weight for item in items) and not isinstance(model, Bare):
+        return weight_of(name, model, clip)
+    table = names_of(model, clip)
+    shape = table.shapes.get(name) or table.parameters[name]
+    if not any(item.depends_on_weight for item in items):
+        return torch.zeros(shape, dtype=torch.float64)
+    return torch.randn(shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64).mul_(USUAL)
 
 
 def _error(layer: LowRank, applied: Tensor) -> float:
