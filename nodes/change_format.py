@@ -9,7 +9,7 @@ from ..lora_core.stack.rows import NONE
 from .bridge.host import takedown
 from .bridge.host.folders import lora_state
 from .bridge.host.node_outputs import report_ui
-from .bridge.merging.renaming import AUTO, FAMILIES, SAME, rename
+from .bridge.merging.renaming import AUTO, EMBEDDINGS, FAMILIES, SAME, rename
 from .bridge.merging.save import DTYPES, STYLES
 from .bridge.stack.entries import check_rows
 from .types import CATEGORY, file_input
@@ -32,6 +32,7 @@ class ChangeFormat(io.ComfyNode):
                 io.Combo.Input("dtype", options=[SAME, *DTYPES], default=SAME, optional=True, advanced=True, tooltip="as it is: the type of the file, so that no number is rounded where the format allows it."),
                 io.Combo.Input("family", options=[AUTO, *FAMILIES], default=AUTO, optional=True, advanced=True, tooltip="The family of the model the file is for. auto: by its layers. Choose it when the layers fit several families."),
                 io.Boolean.Input("overwrite", default=False, optional=True, advanced=True, tooltip="On: replaces a file with the same name. Off: a number is added to the name."),
+                io.Combo.Input("embeddings", options=list(EMBEDDINGS), default="keep", optional=True, advanced=True, tooltip="Embeddings that the file comes with. keep: in the new file, too. save apart: as files in the embeddings folder. leave out: neither."),
             ],
             outputs=[
                 io.String.Output("lora_name", tooltip="The name of the new file as loaders list it."),
@@ -54,6 +55,6 @@ class ChangeFormat(io.ComfyNode):
         return [*lora_state(lora), *takedown.state()]
 
     @classmethod
-    def execute(cls, lora, format, name, dtype=SAME, family=AUTO, overwrite=False) -> io.NodeOutput:
-        lora_name, report = rename(lora, name, format, dtype, family, overwrite)
+    def execute(cls, lora, format, name, dtype=SAME, family=AUTO, overwrite=False, embeddings="keep") -> io.NodeOutput:
+        lora_name, report = rename(lora, name, format, dtype, family, overwrite, embeddings)
         return io.NodeOutput(lora_name, report, ui={**report_ui(cls, report), "lora_loom_files": (lora_name,)})

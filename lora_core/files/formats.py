@@ -18,7 +18,7 @@ from torch import Tensor
 from ..adapter import Adapter
 from ..kinds import Correction, Difference, DoRA, Padded
 from ..low_rank import LowRank
-from . import guard, layers, one_rank, products, reader, spelling, strays, strength
+from . import bundled, guard, layers, one_rank, products, reader, spelling, strays, strength
 from .conversions import converted
 from .faults import UnsupportedWeightsError, quote, refuse
 from .written import FileLayer, Style, cast_to, factors, feasible, since_peft
@@ -57,7 +57,7 @@ def read(path: str | os.PathLike[str], mapped: bool = True) -> Adapter:
     if not reader.all_finite(header, held):
         _check_finite(source, found, tensors)
     config = strength.peft_config(source, header.metadata, strength.config_of(header.path))
-    return replace(_adapter(source, found, tensors, header.metadata, config), left_out=left_out)
+    return _with_the_rest(_adapter(source, found, tensors, header.metadata, config), left_out, tensors)
 
 
 def decode(
@@ -70,7 +70,7 @@ def decode(
     left_out = _left_out(source, found, described)
     _check_finite(source, found, tensors)
     config = strength.peft_config(source, metadata or {})
-    return replace(_adapter(source, found, tensors, metadata or {}, config), left_out=left_out)
+    return _with_the_rest(_adapter(source, found, tensors, metadata or {}, config), left_out, tensors)
 
 
 def encode(
@@ -200,6 +200,11 @@ def _left_out(source: str, found: Mapping[str, layers.LayerKeys], tensors: Itera
     if fault := strays.pieces(source, names, found) if found else strays.alone(source, names):
         raise UnsupportedWeightsError(fault)
     return names
+
+
+def _with_the_rest(adapter: Adapter, names: Iterable[str], tensors: Mapping[str, Tensor]) -> Adapter:
+    embeddings, left_out = bundled.taken(tensors, names)
+    return replace(adapter, left_out=left_out, embeddings=embeddings)
 
 
 def _check_finite(source: str, found: Mapping[str, layers.LayerKeys], tensors: Mapping[str, Tensor]) -> None:

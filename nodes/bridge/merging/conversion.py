@@ -56,6 +56,7 @@ def convert_file(
     if overruled := verdict.overruled():
         how["overruled"] = [{"name": path.stem, **each} for each in overruled]
     adapter = described(made.adapter.layers, [parent], [found.metadata], table.family.spelled, how)
+    adapter = replace(adapter, embeddings=found.embeddings)
     beside = [strays.left_out_note(found.left_out)] if found.left_out else []
     missing = mismatch.lacking(resolved.unmatched), mismatch.left_out(resolved.misfits)
     line = "; ".join(filter(None, (f"{path.stem}: {layers_of(found)}", *missing)))

@@ -12,10 +12,12 @@ from ....lora_core.adapter import Adapter, layers_of
 from ....lora_core.families.loose_names import is_text
 from ....lora_core.families.signs import guess, named, takes
 from ....lora_core.families.table import Family
+from ....lora_core.files.bundled import kept_line
 from ....lora_core.files.hashes import content_hash
 from ....lora_core.files.lineage import CONTENT, Parent
 from ....lora_core.kinds import DoRA
 from ..host import takedown
+from ..host.embeddings import save_apart
 from ..host.folders import file_for, lora_path, loras_folder
 from ..host.lora_files import read_lora
 from ..host.model_files import lora_hash
@@ -27,6 +29,7 @@ from .provenance import described
 from .save import DTYPES, STYLES, save_proven
 
 AUTO, SAME = "auto", "as it is"
+EMBEDDINGS = ("keep", "save apart", "leave out")
 FAMILIES = tuple(dict.fromkeys(row.family for row in PUBLISHED))
 _NETWORK = ("ss_network_module", "ss_network_args", "ss_network_dim", "ss_network_alpha")
 
@@ -35,6 +38,7 @@ _NETWORK = ("ss_network_module", "ss_network_args", "ss_network_dim", "ss_networ
 class Named:
     """Says what the layers of a file are: in ComfyUI's names, and in which network."""
 
+    family: str
     resolved: Resolved
     model: Model
     clip: Clip | None
@@ -46,8 +50,9 @@ class Named:
 
 
 def rename(
-    name: str, template: str, style: str, dtype: str = SAME, family: str = AUTO, overwrite: bool = False
-) -> tuple[str, str]:
+    name: str, template: str, style: str, dtype: str = SAME, family: str = AUTO, overwrite: bool = False,
+    embeddings: str = "keep",
+) -> tuple[str, str]:  # fmt: skip
     """Write the file in another format below the first loras folder; return its name in lists and a report.
 
     Raises ValueError for a file that cannot be told, that the family's networks do not hold whole, or that the format
@@ -64,14 +69,16 @@ def rename(
     spelled = _spelled(file, found.table.family)
     header = described(adapter.low_ranks(), [parent], [file.metadata], spelled, how).metadata
     kept = {key: file.metadata[key] for key in _NETWORK if key in file.metadata}
-    made = replace(adapter, metadata={**header, **kept})
+    made = replace(adapter, metadata={**header, **kept}, embeddings=adapter.embeddings if embeddings == "keep" else {})
     target = file_for(template, {"name": path.stem, "format": style, "rank": made.rank()}, overwrite)
     made = replace(made, metadata={**made.metadata, "ss_output_name": target.stem, CONTENT: content_hash(made)})
     kind, progress = _dtype(file, dtype), Progress(len(made.layers) + len(made.others))
     saved, proof = save_proven(made, target, STYLES[style], kind, found.model, found.clip, progress.update)
     written = next(each for each, one in DTYPES.items() if one == kind)
     first = f"{target.name}: {saved.size / 1e6:.2f} MB, {style}, {written}"
-    lines = [first, f"{path.stem}: {layers_of(made)}, for {found.table.family.name}", *verdict.lines(path.stem)]
+    lines = [first, f"{path.stem}: {layers_of(made)}, for {found.family}", *verdict.lines(path.stem)]
+    lines += [kept_line(made.embeddings)] if made.embeddings else []
+    lines += save_apart(adapter.embeddings, overwrite) if embeddings == "save apart" else []
     return str(target.relative_to(loras_folder())), "\n".join([*lines, str(proof)])
 
 
@@ -79,10 +86,7 @@ def told(file: Adapter, source: str, family: str = AUTO) -> Named:
     """Return what a file is, by its layers and header, or as one of a `family`. Raises ValueError when it fits none of
     its networks whole, or several that call their layers differently."""
     families = (family,) if family != AUTO else _families(file)
-    rows = [row for row in PUBLISHED if row.family in families]
-    if not rows:
-        told_of = f"may be for {named(families)}, of which no sizes are known" if families else "is of an unknown family"
-        raise ValueError(f"{source} {told_of}, so its layers cannot be named without the model; {_CURE}")
+    rows = [row for row in PUBLISHED if row.family in (families or FAMILIES)]
     tried = list(_fitting(file, source, rows))
     if not tried:
         raise ValueError(
@@ -92,9 +96,9 @@ def told(file: Adapter, source: str, family: str = AUTO) -> Named:
     best = min(tried, key=lambda each: len(each.lost))
     if best.lost:
         raise ValueError(_losing(source, best))
-    whole = [each.table.family.name for each in tried if not each.lost]
-    if strange := [each for each in whole if not takes(best.table.family.name, (each,))]:
-        both = named((best.table.family.name, *dict.fromkeys(strange)))
+    whole = [each.family for each in tried if not each.lost]
+    if strange := [each for each in whole if not takes(best.family, (each,))]:
+        both = named((best.family, *dict.fromkeys(strange)))
         raise ValueError(f"{source} may be for {both}, which call their layers differently; choose its family")
     return best
 
@@ -107,7 +111,7 @@ def _losing(source: str, best: Named) -> str:
     if text and best.clip is None:
         return f"{source}: {len(text)} layers are of a text encoder, for example {text[0]}, which is not known; {_CURE}"
     return (
-        f"{source}: {len(best.lost)} layers are not in {best.table.family.name}, for example {best.lost[0]}, and would "
+        f"{source}: {len(best.lost)} layers are not in {best.family}, for example {best.lost[0]}, and would "
         f"be lost; choose its family, or {_CURE}"
     )
 
@@ -125,7 +129,7 @@ def _fitting(file: Adapter, source: str, rows: Sequence[Published]) -> Iterator[
         mine, clip = cast(Model, model), cast(Clip, text) if has_text and text else None
         table = names_of(mine, clip)
         try:
-            yield Named(table.resolve(file, source), mine, clip, table)
+            yield Named(row.family, table.resolve(file, source), mine, clip, table)
         except ValueError:  # of another size
             continue
 

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from ....lora_core.adapter import TEXT_PREFIX, Adapter
-from ....lora_core.files import formats, readers, save
+from ....lora_core.files import bundled, formats, readers, save
 from ....lora_core.files.hashes import content_hash
 from ....lora_core.files.label import Label, labelled
 from ....lora_core.files.lineage import CONTENT
@@ -26,6 +26,7 @@ from ....lora_core.kinds.correction import USUAL
 from ....lora_core.low_rank import LowRank
 from ....lora_core.trust.contract import Contract
 from ....lora_core.trust.written import in_words, with_contract
+from ..host import embeddings
 from ..host.folders import file_for, loras_folder
 from ..host.progress import Progress
 from ..host.wires import Clip, Model
@@ -82,6 +83,7 @@ def save_adapter(
     seal = signed.seal if signed else save.unsealed
     saved, proof = save_proven(adapter, path, STYLES[style], DTYPES[dtype], model, clip, progress.update, seal=seal)
     report = f"{path.name}: {saved.size / 1e6:.2f} MB, {style}, {dtype}, AutoV3 {saved.model_hash[:12]}\n{proof}"
+    report += f"\n{bundled.kept_line(adapter.embeddings)}" if adapter.embeddings else ""
     report += "".join(f"\n{line}" for line in in_words(adapter.metadata, contract))
     report += f"\n{signed.note}" if signed else ""
     report += "".join(f"\n{note}" for note in _notes(adapter, STYLES[style], saved, model, clip))
@@ -90,6 +92,11 @@ def save_adapter(
         report += "\n" + _put_beside(path, label.thumbnail, overwrite)
     log.info(report)
     return str(path.relative_to(loras_folder())), report
+
+
+def with_embeddings(adapter: Adapter, text: str) -> Adapter:
+    """Return the adapter with embeddings of ComfyUI's folder beside its own, see `embeddings.chosen`."""
+    return replace(adapter, embeddings=bundled.joined(adapter.embeddings, embeddings.chosen(text)))
 
 
 def _notes(adapter: Adapter, style: str, saved: save.SavedFile, model: Model, clip: Clip | None) -> list[str]:
@@ -120,13 +127,14 @@ def save_proven(
     if text and clip is None:
         raise ValueError(f"{text} of the {len(names)} layers belong to the text encoder; connect CLIP to save them")
     table = names_of(model, clip)
-    of_sum = style == "peft" and adapter.others  # DoRA that ComfyUI's loader does not read
+    of_sum = style == "peft" and adapter.kinds()["DoRA"]  # DoRA that ComfyUI's loader does not read
     alone = table.is_read_here_alone(style)
     if of_sum:
         readers.check_dora(table.config_class, table.family.name)
     written = replace(adapter, others=_others_of_sum(adapter, model, clip)) if of_sum else adapter
     spelled = table.file_names(style, names)
     tensors, zeros = formats.encode(written, style, spelled, dtype), formats.zeros(written, style, spelled)
+    tensors |= bundled.tensors(adapter.embeddings)
     unproven = path.with_name(f".{path.stem}.unproven.safetensors")
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
@@ -251,7 +259,8 @@ def _others_of_sum(adapter: Adapter, model: Model, clip: Clip | None) -> dict[st
 
 
 def _read(path: Path) -> dict[str, Tensor]:
-    return cast(dict[str, Tensor], comfy.utils.load_torch_file(str(path), safe_load=True))
+    """The layers of a file."""
+    return bundled.without(cast(dict[str, Tensor], comfy.utils.load_torch_file(str(path), safe_load=True)))
 
 
 def _read_keys(patch: Any, tensors: dict[str, Tensor]) -> set[str]:

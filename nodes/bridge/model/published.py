@@ -140,9 +140,10 @@ _Z_IMAGE = _next_dit(
     3840, 30, 30, 2560, 30, axes_dims=[32, 48, 48], axes_lens=[1536, 512, 512], rope_theta=256.0,
     ffn_dim_multiplier=8 / 3, z_image_modulation=True, time_scale=1000.0, pad_tokens_multiple=32,
 )  # fmt: skip
-_CHROMA = _flux(
-    image_model="chroma", in_channels=64, out_channels=64, vec_in_dim=None, in_dim=64, out_dim=3072, hidden_dim=5120,
-    n_layers=5,
+_CHROMA = dict(
+    image_model="chroma", axes_dim=[16, 56, 56], num_heads=24, hidden_size=3072, mlp_ratio=4.0, theta=10000,
+    patch_size=2, in_channels=64, out_channels=64, qkv_bias=True, txt_ids_dims=[], context_in_dim=4096, vec_in_dim=None,
+    depth=19, depth_single_blocks=38, in_dim=64, out_dim=3072, hidden_dim=5120, n_layers=5,
 )  # fmt: skip
 _CLIP_L, _CLIP_L_G = comfy.sd1_clip.SD1ClipModel, comfy.sdxl_clip.SDXLClipModel
 _CLIP_L_G_T5, _CLIP_L_T5 = comfy.text_encoders.sd3_clip.SD3ClipModel, comfy.text_encoders.flux.FluxClipModel
