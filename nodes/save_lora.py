@@ -67,7 +67,8 @@ class SaveLora(io.ComfyNode):
             author=author, license=license, description=description, usage_hint=usage_hint, tags=tags,
             thumbnail=thumbnail, redact=captions == "redact",
         )  # fmt: skip
+        given = with_embeddings(adapter, embeddings)
         lora_name, report = save_adapter(
-            with_embeddings(adapter, embeddings), name, format, dtype, model, clip, overwrite, label, beside=side_files, contract=contract, sign=sign
+            given, name, format, dtype, model, clip, overwrite, label, beside=side_files, contract=contract, sign=sign
         )
         return io.NodeOutput(lora_name, report, ui={**report_ui(cls, report), "lora_loom_files": (lora_name,)})

@@ -15,12 +15,10 @@ from .written import FileLayer, Style
 _KINDS = (LoHa, LoKr)
 
 
-def found(adapter: Adapter, style: Style) -> dict[str, Correction]:
+def found(adapter: Adapter, style: Style) -> Mapping[str, LoHa | LoKr]:
     """Return the layers that are one LoHa or LoKr each. Raises ValueError where `style` cannot hold them."""
-    held = {
-        name: items[0] for name, items in adapter.others.items()
-        if len(items) == 1 and isinstance(items[0], _KINDS) and name not in adapter.layers
-    }  # fmt: skip
+    single = {name: items[0] for name, items in adapter.others.items() if len(items) == 1}
+    held = {name: each for name, each in single.items() if isinstance(each, _KINDS) and name not in adapter.layers}
     if held and style == "peft":
         kinds = " and ".join(sorted({change.kind for change in held.values()}))
         raise ValueError(

@@ -29,7 +29,7 @@ def save_apart(embeddings: Mapping[str, Embedding], overwrite: bool) -> list[str
     for name, embedding in embeddings.items():
         path = folder / safe_name(f"{name}.safetensors")
         if path.exists() and not overwrite:
-            said.append(f"{path.name} existed before in the embeddings folder and was not replaced; switch overwrite on")
+            said.append(f"{path.name} was in the embeddings folder before and stays; switch overwrite on to replace it")
             continue
         folder.mkdir(parents=True, exist_ok=True)
         save.save(path, bundled.written(embedding), overwrite=True)
@@ -45,8 +45,8 @@ def _listed(name: str) -> str:
     if found:
         raise ValueError(f"the embedding {name} fits {len(found)} files ({', '.join(found[:3])}); write the full name")
     near = " or ".join(alike(name, names))
-    raise ValueError(f"the embedding {name} is not in any embeddings folder; " + (
-        f"similar names: {near}" if near else "leave it out, or put its file there"))  # fmt: skip
+    cure = f"similar names: {near}" if near else "leave it out, or put its file there"
+    raise ValueError(f"the embedding {name} is not in any embeddings folder; {cure}")
 
 
 def _read(name: str) -> Embedding:

@@ -138,8 +138,8 @@ def _check(source: str, adapter: Adapter, style: str) -> None:
     dora = [name for name, items in adapter.others.items() if any(isinstance(item, DoRA) for item in items)]
     if dora and STYLES[style] == "peft":
         raise ValueError(
-            f"{source} has DoRA on {len(dora)} layers, whose magnitudes in the diffusers format depend on the weights of "
-            "the model; save it with Save LoRA, or choose another format"
+            f"{source} has DoRA on {len(dora)} layers, whose magnitudes in the diffusers format depend on the weights "
+            "of the model; save it with Save LoRA, or choose another format"
         )
 
 

@@ -14,9 +14,10 @@ def randn(*shape: int) -> torch.Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(sum(shape)))
 
 
+CORE = randn(3, 3, 3, 3)
 CHANGES = {
     "LoHa": LoHa(randn(12, 3), randn(3, 8), randn(12, 3), randn(3, 8), 0.25),
-    "LoHa tucker": LoHa(randn(3, 12), randn(3, 8), randn(3, 12), randn(3, 8), 0.5, randn(3, 3, 3, 3), randn(3, 3, 3, 3)),
+    "LoHa tucker": LoHa(randn(3, 12), randn(3, 8), randn(3, 12), randn(3, 8), 0.5, CORE, CORE),
     "LoKr whole": LoKr((randn(3, 2),), (randn(4, 4),), 0.3),
     "LoKr pair": LoKr((randn(3, 2),), (randn(4, 2), randn(2, 4)), 0.3),
     "LoKr pairs": LoKr((randn(3, 2), randn(2, 2)), (randn(4, 2), randn(2, 4)), 0.3),

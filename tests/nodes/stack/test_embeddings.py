@@ -79,10 +79,10 @@ def test_one_of_the_same_name_stays_what_it_is(models, embeddings: Path) -> None
 
 
 MAKES = {
-    "merge": lambda model: run_node(MergeLora, model=model, rank=0, strengths="", lora_stack=[Row("a.safetensors", 1.0, 1.0)])[0],
+    "merge": lambda model: run_node(MergeLora, model=model, rank=0, strengths="", lora_stack=[Row("a", 1.0, 1.0)])[0],
     "convert": lambda model: run_node(ConvertLora, model=model, lora="a.safetensors", rank=0, energy=1.0)[0],
-    "resize": lambda model: run_node(ResizeLora, model=model, lora_name="a.safetensors", rank=2, energy=1.0, size_mb=0.0,
-                                     strength=1.0, text_strength=1.0)[0],
+    "resize": lambda model: run_node(ResizeLora, model=model, lora_name="a.safetensors", rank=2, energy=1.0,
+                                     size_mb=0.0, strength=1.0, text_strength=1.0)[0],
 }  # fmt: skip
 
 
@@ -103,7 +103,8 @@ def test_save_lora_takes_more_from_the_folder(models, embeddings: Path, loras: P
     given = {"adapter": random_adapter(model), "model": model, "name": "c", "format": "comfyui", "dtype": "fp16"}
     name, report = run_node(SaveLora, **given, embeddings="sks, embedding:old")
     held = load_file(loras / name)
-    assert torch.equal(held["bundle_emb.sks.clip_l"], INK[:1]) and torch.equal(held["bundle_emb.old.string_to_param.*"], INK)
+    assert torch.equal(held["bundle_emb.sks.clip_l"], INK[:1])
+    assert torch.equal(held["bundle_emb.old.string_to_param.*"], INK)
     assert "with the embeddings sks, old for prompts" in report
     with pytest.raises(ValueError, match="the embedding sk is not in any embeddings folder; similar names: sks"):
         run_node(SaveLora, **given, embeddings="sk")
