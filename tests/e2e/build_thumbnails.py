@@ -48,7 +48,7 @@ class Card:
 
 
 BOTH = ("heart", "arrow")
-DRAWN, SCHEMES = [*GRAPHS][:6], [*GRAPHS][6:]  # with the demo's base, and what it cannot draw
+DRAWN, SCHEMES = [*GRAPHS][:6], [*GRAPHS][6:8]  # with the demo's base, and what it cannot draw
 CARDS = dict(zip(DRAWN, (
     Card("Train", "one checkpoint file", "#ffc247", Half("before", HEART, ()), Half("after", HEART, ("heart",))),
     Card("Train", "diffusion model", "#8fd14f", Half("before", ARROW, (), 103), Half("after", ARROW, ("arrow",), 103)),
@@ -102,6 +102,27 @@ def scheme(title: str) -> Image.Image:
     return page
 
 
+DISTILLED = "Train a LoRA on a distilled model - Turbo, schnell"
+
+
+def assisted() -> Image.Image:
+    """A card without a picture of its making: the adapter that is on while training, and off when used."""
+    page = Image.new("RGB", (SIDE, SIDE), PAPER)
+    pen = ImageDraw.Draw(page)
+    for column, word in enumerate(("training", "use")):
+        left = SIDE - GAP - TILE if column else GAP
+        for row, (part, colour) in enumerate((("LoRA", "#8fd14f"), ("adapter", "#5cb8ff"), ("model", "#c79bff"))):
+            box = (left + 8, GAP + 8 + 64 * row, left + TILE - 8, GAP + 60 + 64 * row)
+            off = column and part == "adapter"
+            pen.rounded_rectangle(box, 10, None if off else colour, FAINT if off else colour, 2)
+            middle = ((box[0] + box[2]) / 2, (box[1] + box[3]) / 2)
+            pen.text(middle, "off" if off else part, FAINT if off else PAPER, ImageFont.load_default(30), anchor="mm")
+        pen.text((left + TILE / 2, GAP + TILE + 24), word, FAINT, ImageFont.load_default(34), anchor="mm")
+    pen.text((SIDE / 2, 328), "Train", "#8fd14f", ImageFont.load_default(104), anchor="mm")
+    pen.text((SIDE / 2, 406), "Turbo, schnell", INK, ImageFont.load_default(34), anchor="mm")
+    return page
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("loras", type=Path, nargs="?", help="the folder with heart, arrow and merged")
@@ -109,6 +130,7 @@ def main() -> None:
     choices = parser.parse_args()
     for name in SCHEMES:
         scheme(name.split()[0]).save(choices.out / f"{name}.jpg", quality=90)
+    assisted().save(choices.out / f"{DISTILLED}.jpg", quality=90)
     if choices.loras is None:
         return
     with ComfyServer() as server:

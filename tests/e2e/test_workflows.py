@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from demo import shapes, templates
-from demo.templates import JUDGE, KANDINSKY, MERGE, PUBLISH, STACK, TRAIN, TRAIN_CHECKPOINT, WUERSTCHEN
+from demo.templates import JUDGE, KANDINSKY, MERGE, PUBLISH, STACK, TRAIN, TRAIN_CHECKPOINT, TRAIN_DISTILLED, WUERSTCHEN
 from harness.browser import FrontEnd
 from harness.server import ComfyServer, Graph
 from harness.workflow_api import workflow_to_api
@@ -71,7 +71,7 @@ def test_the_note_says_what_to_do_where_a_file_or_folder_is_missing(path: Path) 
 
 
 def test_all_is_left_on_auto_and_nothing_costs_time_unasked(server: ComfyServer) -> None:
-    for name in (TRAIN_CHECKPOINT, TRAIN, PUBLISH):
+    for name in (TRAIN_CHECKPOINT, TRAIN, PUBLISH, TRAIN_DISTILLED):
         graph = workflow_to_api(load(ROOT / "workflows" / f"{name}.json"), server.object_info)
         by_type = {node["class_type"]: node["inputs"] for node in graph.values()}
         train = by_type["LoraLoom_TrainLora"]
@@ -135,7 +135,7 @@ def test_what_is_published_is_tested_signed_and_shown(server: ComfyServer, files
     assert contract_of(guard.inspect(file).metadata).author == "Eve", "only saving is repeated"
 
 
-@pytest.mark.parametrize("name", [STACK, MERGE, JUDGE])
+@pytest.mark.parametrize("name", [STACK, MERGE, JUDGE, TRAIN_DISTILLED])
 def test_runs_on_the_demo_base(server: ComfyServer, files: None, name: str) -> None:
     graph = quick(templates.api_graph(server, name))
     outputs = server.run(graph)["outputs"]
@@ -145,6 +145,10 @@ def test_runs_on_the_demo_base(server: ComfyServer, files: None, name: str) -> N
     if name == MERGE:
         assert shown["PreviewImage"]["images"]
         assert (server.base / "models" / "loras" / "my_merge.safetensors").is_file()
+    if name == TRAIN_DISTILLED:
+        assert shown["PreviewImage"]["images"]
+        (said,) = [output["text"][0] for kind, output in shown.items() if kind == "LoraLoom_TrainLora"]
+        assert "assistants, on in training steps only: " in said
     if name == JUDGE:
         assert {"LoraLoom_Report", "LoraLoom_LeaveOneOut", "LoraLoom_Interference"} <= set(shown)
 
@@ -195,7 +199,8 @@ def typed(page: FrontEnd, box: Locator, text: str, items: str, read: str, wanted
 
 
 TEMPLATES = {
-    "train lora": {TRAIN_CHECKPOINT, TRAIN},
+    "train lora": {TRAIN_CHECKPOINT, TRAIN, TRAIN_DISTILLED},
+    "distilled": {TRAIN_DISTILLED},
     "sdxl": {TRAIN_CHECKPOINT},
     "sd 1.5": {TRAIN_CHECKPOINT},
     "checkpoint": {TRAIN_CHECKPOINT},
@@ -274,6 +279,6 @@ def test_templates_are_listed_and_served(server: ComfyServer) -> None:
 
 def test_help_pages_are_served(server: ComfyServer) -> None:
     ours = [name for name in server.object_info if name.startswith("LoraLoom_")]
-    assert len(ours) == 29
+    assert len(ours) == 30
     for name in ours:
         assert server.fetch(f"/extensions/lora-loom/docs/{name}/en.md").startswith(b"# ")
