@@ -64,7 +64,7 @@ class Preview:
 class Job:
     """A run as far as memory and time depend on it: the largest latent (channels, ...) and the longest conditioning,
     which holds tokens when text encoders are trained, at `text_rank`; the LoRA that it goes on from, and a preview, if
-    any; and its quiet directions."""
+    any; its quiet directions; and the bytes of its assistants."""
 
     lora: LoraConfig
     config: TrainConfig
@@ -75,6 +75,7 @@ class Job:
     start: Start | None = None
     preview: Preview | None = None
     quiet: QuietNeed = QuietNeed()
+    assistants: int = 0
 
 
 @dataclass(frozen=True)

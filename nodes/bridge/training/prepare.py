@@ -125,7 +125,7 @@ def job(
     return Job(
         recipe.lora, _shared(recipe.train), shape, conditioning, resolution,
         text_rank=text_rank, start=sources.start, preview=preview,
-        quiet=foreseen(layers) if recipe.train.quiet else QuietNeed(),
+        quiet=foreseen(layers) if recipe.train.quiet else QuietNeed(), assistants=sources.assistants.bytes(),
     )  # fmt: skip
 
 
