@@ -72,9 +72,7 @@ def test_what_is_of_the_kind_stays_bit_for_bit(models, loras: Path) -> None:
 def test_what_has_no_strength_is_said(models, loras: Path) -> None:
     model = models("sd15").model
     old = written(loras, "OFT", model, "sd15")
-    with pytest.raises(
-        ValueError, match="changed by OFT weights, which cannot be kept at strength 0.5; set"
-    ):
+    with pytest.raises(ValueError, match="changed by OFT weights, which cannot be kept at strength 0.5; set"):
         convert(model, old, kind="as it is", strength=0.5)
     with pytest.raises(ValueError, match="strength is 0, which removes the whole LoRA; set another"):
         convert(model, old, strength=0.0)

@@ -213,14 +213,10 @@ def test_replayed_steps_are_with_it(models, data, make_lora, loras: Path, monkey
     tapes: list[Tape] = []
     monkeypatch.setattr(graphs, "CudaGraphs", lambda _device: tapes.append(Tape()) or tapes[-1])
     monkeypatch.setattr(graphs, "lacking", lambda _device: "")
-    settings = {
-        "resume": "start over",
-        "memory": "as set",
-        "steps": 12,
-        "batch_size": 1,
-        "gradient_checkpointing": False,
-    }
-    run = partial(train, models("flux1"), data, **settings, assistants=[("one.safetensors", 1.0, 1.0)])
+    run = partial(
+        train, models("flux1"), data, resume="start over", memory="as set", steps=12, batch_size=1,
+        gradient_checkpointing=False, assistants=[("one.safetensors", 1.0, 1.0)],
+    )  # fmt: skip
     plain, again = run(), run(cuda_graphs=True)
     assert tapes[0].replayed > 0 and plain.loss_map == again.loss_map
     assert all(torch.equal(each, again.lora_model[name]) for name, each in plain.lora_model.items())
