@@ -89,10 +89,8 @@ def told(file: Adapter, source: str, family: str = AUTO) -> Named:
     rows = [row for row in PUBLISHED if row.family in (families or FAMILIES)]
     tried = list(_fitting(file, source, rows))
     if not tried:
-        raise ValueError(
-            f"{source} fits no published size of {named(families)}, so its layers cannot be named without the model; "
-            f"choose its family, or {_CURE}"
-        )
+        of = f"published size of {named(families)}" if families else "model whose size is known"
+        raise ValueError(f"{source} fits no {of}, so its layers cannot be named without the model; {_CURE}")
     best = min(tried, key=lambda each: len(each.lost))
     if best.lost:
         raise ValueError(_losing(source, best))

@@ -163,6 +163,7 @@ PUBLISHED = (
     Published("Wan 2.1", "WAN21_T2V", _wan(1536, 8960, 30)),
     Published("Wan 2.1", "WAN22_T2V", _wan(3072, 14336, 30, channels=48)),
     Published("Wan 2.1", "WAN21_I2V", _wan(5120, 13824, 40, kind="i2v")),
+    Published("Wan 2.1", "WAN21_T2V", _wan(128, 512, 6) | {"num_heads": 2, "text_dim": 768}),  # LoRA Loom's demo base
     Published("Qwen-Image", "QwenImage", {"image_model": "qwen_image"}),
     Published("Krea 2", "Krea2", {"image_model": "krea2"}),
     Published("Ernie-Image", "ErnieImage", {"image_model": "ernie"}),
