@@ -76,7 +76,8 @@ class LoKr(Correction):
     def parts(self) -> tuple[dict[str, Tensor], float | None]:
         """Two whole matrices have no alpha: their scale goes into the smaller one."""
         ranked = self.w2[1] if len(self.w2) > 1 else self.w1[1] if len(self.w1) > 1 else None
-        w1 = self.w1 if ranked is not None or self.scale == 1 else (self.w1[0] * self.scale,)
+        first, *others = self.w1
+        w1 = self.w1 if ranked is not None or self.scale == 1 else (first * self.scale, *others)
         sides = (("lokr_w1", w1), ("lokr_w2", self.w2))
         held = {name: tensor for side, factors in sides for name, tensor in _named(side, factors)}
         return held, None if ranked is None else self.scale * ranked.shape[0]

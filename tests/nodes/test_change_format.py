@@ -139,7 +139,7 @@ def test_what_cannot_be_told_is_said_in_one_sentence(loras: Path) -> None:
     parts = {"down": (2, 7), "up": (7, 2)}
     odd = {f"lora_unet_my_own.lora_{part}.weight": torch.ones(*size) for part, size in parts.items()}
     save_file(odd, loras / "odd.safetensors")
-    with pytest.raises(ValueError, match="odd.safetensors fits no model whose size is known, so its layers cannot be named without"):
+    with pytest.raises(ValueError, match="odd.safetensors fits no model whose size is known, so its layers"):
         change("odd.safetensors", "comfyui")
     more = formats.encode(adapter, "kohya", table.file_names("kohya", [*adapter.layers]))
     save_file(more | odd, loras / "more.safetensors")
