@@ -61,25 +61,30 @@ def rename(
     path = lora_path(name)
     file = read_lora(path)
     found = told(file, path.name, family)
-    verdict = takedown.checked(name, file, found.resolved.adapter)
     adapter = found.resolved.adapter
+    verdict = takedown.checked(name, file, adapter)
     _check(path.name, adapter, style)
-    parent = Parent.of(path.stem, file.metadata, 1.0, 1.0, lora_hash(name, Progress(1)))
-    how = {"method": "rename", "format": style}
-    spelled = _spelled(file, found.table.family)
-    header = described(adapter.low_ranks(), [parent], [file.metadata], spelled, how).metadata
-    kept = {key: file.metadata[key] for key in _NETWORK if key in file.metadata}
-    made = replace(adapter, metadata={**header, **kept}, embeddings=adapter.embeddings if embeddings == "keep" else {})
+    made = replace(_headed(name, file, found, style), embeddings=adapter.embeddings if embeddings == "keep" else {})
     target = file_for(template, {"name": path.stem, "format": style, "rank": made.rank()}, overwrite)
     made = replace(made, metadata={**made.metadata, "ss_output_name": target.stem, CONTENT: content_hash(made)})
     kind, progress = _dtype(file, dtype), Progress(len(made.layers) + len(made.others))
     saved, proof = save_proven(made, target, STYLES[style], kind, found.model, found.clip, progress.update)
     written = next(each for each, one in DTYPES.items() if one == kind)
-    first = f"{target.name}: {saved.size / 1e6:.2f} MB, {style}, {written}"
-    lines = [first, f"{path.stem}: {layers_of(made)}, for {found.family}", *verdict.lines(path.stem)]
+    lines = [f"{target.name}: {saved.size / 1e6:.2f} MB, {style}, {written}"]
+    lines += [f"{path.stem}: {layers_of(made)}, for {found.family}", *verdict.lines(path.stem)]
     lines += [kept_line(made.embeddings)] if made.embeddings else []
     lines += save_apart(adapter.embeddings, overwrite) if embeddings == "save apart" else []
     return str(target.relative_to(loras_folder())), "\n".join([*lines, str(proof)])
+
+
+def _headed(name: str, file: Adapter, found: Named, style: str) -> Adapter:
+    """The layers with what is still true of the file's header, and the file as their parent."""
+    adapter, stem = found.resolved.adapter, lora_path(name).stem
+    parent = Parent.of(stem, file.metadata, 1.0, 1.0, lora_hash(name, Progress(1)))
+    how, spelled = {"method": "rename", "format": style}, _spelled(file, found.table.family)
+    header = described(adapter.low_ranks(), [parent], [file.metadata], spelled, how).metadata
+    kept = {key: file.metadata[key] for key in _NETWORK if key in file.metadata}
+    return replace(adapter, metadata={**header, **kept})
 
 
 def told(file: Adapter, source: str, family: str = AUTO) -> Named:
