@@ -73,14 +73,15 @@ class LoKr(Correction):
         scale = 1.0 if alpha is None or ranked is None else alpha / ranked.shape[0]
         return cls(w1, w2, scale)
 
-    def parts(self) -> tuple[dict[str, Tensor], float | None]:
-        """Two whole matrices have no alpha: their scale goes into the smaller one."""
+    def parts(self) -> tuple[dict[str, Tensor], float]:
+        """The scale of two whole matrices goes into the smaller one: their alpha means nothing, but LyCORIS wants
+        one."""
         ranked = self.w2[1] if len(self.w2) > 1 else self.w1[1] if len(self.w1) > 1 else None
         first, *others = self.w1
         w1 = self.w1 if ranked is not None or self.scale == 1 else (first * self.scale, *others)
         sides = (("lokr_w1", w1), ("lokr_w2", self.w2))
         held = {name: tensor for side, factors in sides for name, tensor in _named(side, factors)}
-        return held, None if ranked is None else self.scale * ranked.shape[0]
+        return held, 1.0 if ranked is None else self.scale * ranked.shape[0]
 
     def rows(self, start: int, length: int) -> LoKr | None:
         """Return whole rows of blocks; None where a block would be cut."""

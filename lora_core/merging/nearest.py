@@ -1,14 +1,14 @@
 """The LoKr and the LoHa nearest to a low-rank correction, found from its factors alone: no weight is multiplied out.
 
 A Kronecker product is of rank 1 when its blocks are made rows (Van Loan, Pitsianis 1993), so the nearest one is exact,
-and so is its error; where its larger matrix is to be small, too, that is cut afterwards. A LoHa that has the LoRA's
+and so is its error; where its larger matrix is to be small, too, that is cut afterwards. With a single number for the
+smaller one a LoKr is a LoRA, so none is farther than a LoRA of its size. A LoHa that has the LoRA's
 rank holds it exactly, with the other side all ones; one of less is found by alternating least squares over its four
 factors, each step of which is exact: the nearest that is near by, not the nearest of all.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from math import prod, sqrt
 
@@ -19,7 +19,7 @@ from ..kinds import LoHa, LoKr
 from ..low_rank import LowRank
 from .conversion import khatri_rao
 
-_SIDES = (2, 4, 8, 16)  # of the small matrix of a LoKr, at the most
+_SIDES = (1, 2, 4, 8, 16)  # of the small matrix of a LoKr, at the most
 _SWEEPS, _SLOW = 40, 1e-4  # of least squares; less gain than that of the error ends them
 _RIDGE = 1e-9
 _STIR = 0.3  # size of what is beside the ones at the start
@@ -34,9 +34,11 @@ class Nearest:
 
 
 def nearest_lokr(layer: LowRank, rank: int = 0) -> Nearest:
-    """Return the nearest LoKr that has no more numbers than a LoRA of `rank` (0: that of the layer), in fp32."""
+    """Return the nearest LoKr whose larger matrix has no more numbers than a LoRA of `rank` (0, or that of the layer
+    and above: exact), in fp32."""
+    splits = _splits(layer.shape) if 0 < rank < layer.rank else [(1, 1)]
     budget = (rank or layer.rank) * (layer.shape[0] + prod(layer.shape[1:]))
-    found = (_kronecker(layer, sides, budget) for sides in _splits(layer.shape, budget))
+    found = (_kronecker(layer, sides, budget) for sides in splits)
     return min(found, key=lambda each: each.error)
 
 
@@ -61,11 +63,9 @@ def nearest_loha(layer: LowRank, rank: int = 0) -> Nearest:
     return Nearest(best.to(torch.float32), error)
 
 
-def _splits(shape: tuple[int, ...], budget: int) -> Iterator[tuple[int, int]]:
-    """(a, b) of matrices that the small one may be, none larger than the budget."""
-    sides = {(_divisor(shape[0], rows), _divisor(shape[1], columns)) for rows in _SIDES for columns in _SIDES}
-    taken = [(a, b) for a, b in sorted(sides) if a * b + shape[0] // a + prod(shape[1:]) // b <= budget]
-    yield from taken or [min(sides)]
+def _splits(shape: tuple[int, ...]) -> list[tuple[int, int]]:
+    """(a, b) of matrices that the small one may be; the plainest comes first."""
+    return sorted({(_divisor(shape[0], rows), _divisor(shape[1], columns)) for rows in _SIDES for columns in _SIDES})
 
 
 def _divisor(number: int, most: int) -> int:
@@ -81,20 +81,15 @@ def _kronecker(layer: LowRank, sides: tuple[int, int], budget: int) -> Nearest:
     gram = torch.einsum("aers,bfrs->abef", outer, inner).reshape(a * b, a * b)
     first = torch.linalg.eigh(gram).eigenvectors[:, -1].reshape(a, b)
     left, right = torch.einsum("ab,acr->cbr", first, rows).flatten(1), columns.transpose(0, 1).flatten(0, 1)
-    second, room = left @ right, budget - a * b
-    whole, total = second.numel() <= room, float(gram.trace())
-    factors = (second.reshape(-1, layer.shape[1] // b, *layer.kernel),) if whole else _pair(second, room)
-    kept = float((second if whole else factors[0] @ factors[1]).square().sum())
+    second = LowRank(right, left, float(len(right)))
+    if prod(second.shape) <= budget:
+        factors = (second.delta_weight().reshape(-1, layer.shape[1] // b, *layer.kernel),)
+    else:
+        second = second.truncate(rank=max(1, budget // sum(second.shape)))
+        factors = second.lora_B * second.scaling, second.lora_A
+    total, kept = float(gram.trace()), second.inner(second)
     error = sqrt(max(total - kept, 0.0) / total) if total else 0.0
     return Nearest(LoKr((first.float(),), tuple(factor.float().contiguous() for factor in factors)), error)
-
-
-def _pair(matrix: Tensor, room: int) -> tuple[Tensor, Tensor]:
-    """The nearest product of two factors with so many numbers."""
-    u, sigma, v = torch.linalg.svd(matrix, full_matrices=False)
-    rank = max(1, min(len(sigma), room // sum(matrix.shape)))
-    root = sigma[:rank].sqrt()
-    return u[:, :rank] * root, root[:, None] * v[:rank]
 
 
 def _beside_ones(layer: LowRank, rank: int) -> Nearest:
