@@ -24,13 +24,14 @@ class Adapter:
 
     `others` holds the corrections that are no plain LoRA, named likewise, in the order in which they are applied; a
     bias is `<layer>.bias`, and any other parameter has its own full name. `left_out` are tensors of its file that are
-    part of no layer.
+    part of no layer; `embeddings` are for prompts, by name and part, see `files.bundled`.
     """
 
     layers: Mapping[str, LowRank]
     metadata: Mapping[str, str] = field(default_factory=dict)
     others: Mapping[str, tuple[Correction, ...]] = field(default_factory=dict)
     left_out: tuple[str, ...] = ()
+    embeddings: Mapping[str, Mapping[str, torch.Tensor]] = field(default_factory=dict)
 
     def map(self, change: Callable[[LowRank], LowRank]) -> Adapter:
         return replace(self, layers={name: change(layer) for name, layer in self.layers.items()})

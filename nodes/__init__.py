@@ -7,6 +7,7 @@ from .bridge.host import dataset_page, desk, lora_list, lora_manager, picture_me
 from .bridge.merging import outlooks
 from .bridge.stack import connected_model
 from .bridge.training import before, run_routes
+from .change_format import ChangeFormat
 from .check_gpu import CheckGpu
 from .clip_vision_as_vae import ClipVisionAsVae
 from .combine_datasets import CombineDatasets
@@ -52,7 +53,7 @@ class LoraLoom(ComfyExtension):
             TrainingPreviews, TrainingValidation, TrainLora, SaveLora, LoadLoraStack, MergeLora, ResizeLora, ExtractLora,
             LoraReport, LoraInterference, LeaveOneOut, CheckGpu, LoadTwoStageModel, LoadTwoStageTextEncoder, LoadTwoStageVae,
             ClipVisionAsVae, EmptyTwoStageLatent, PriorToConditioning,
-            LoraContract, LoraCredits, LoraPassport, AverageSteps, PreferencePairs,
+            LoraContract, LoraCredits, LoraPassport, AverageSteps, PreferencePairs, ChangeFormat,
         ]  # fmt: skip
 
 

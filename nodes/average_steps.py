@@ -51,5 +51,5 @@ class AverageSteps(io.ComfyNode):
 
     @classmethod
     def execute(cls, run, from_step, decay) -> io.NodeOutput:
-        adapter, report = average(run, from_step, decay, Progress(1).tick)
-        return io.NodeOutput(adapter, as_lora_model(adapter), report, ui=report_ui(cls, report))
+        adapter, report, measure = average(run, from_step, decay, Progress(1).tick)
+        return io.NodeOutput(adapter, as_lora_model(adapter), report, ui=report_ui(cls, report, measure=measure))

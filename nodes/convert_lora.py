@@ -5,11 +5,13 @@ from __future__ import annotations
 from comfy_api.latest import io
 
 from ..lora_core.merging.truncation import Limits
+from ..lora_core.stack.rows import LIMIT
 from .bridge.host import takedown
 from .bridge.host.folders import lora_names, lora_state
 from .bridge.host.node_outputs import as_lora_model, report_ui
 from .bridge.host.progress import Progress
 from .bridge.merging.conversion import convert_file
+from .bridge.merging.recast import CHOICES, PLAIN
 from .bridge.stack.entries import check_rows
 from .types import CATEGORY, AdapterType
 
@@ -30,6 +32,8 @@ class ConvertLora(io.ComfyNode):
                 io.Int.Input("rank", default=64, min=0, max=1024, tooltip="Highest rank of a converted layer. 0 = auto: exact for LoHa, LoKr and GLoRA, 128 for the other kinds."),
                 io.Float.Input("energy", default=1.0, min=0.01, max=1.0, step=0.001, advanced=True, tooltip="Share of each converted layer to keep, as squared norm. A lower value gives smaller layers; 1 keeps all that the rank allows."),
                 io.Clip.Input("clip", optional=True, tooltip="The text encoder; needed when the file changes it."),
+                io.Combo.Input("kind", options=list(CHOICES), default=PLAIN, optional=True, tooltip="LoRA: any tool reads it. LoHa, LoKr: the nearest; rank bounds a LoHa's own rank, and a LoKr's size to that of a LoRA of that rank. as it is: nothing is converted."),
+                io.Float.Input("strength", default=1.0, min=-LIMIT, max=LIMIT, step=0.05, optional=True, advanced=True, tooltip="The new file at strength 1 does what the old one did at this strength. LoRA, LoHa and LoKr are exact at any."),
             ],
             outputs=[
                 AdapterType.Output("adapter", tooltip="The plain LoRA, for Save LoRA or Merge LoRA."),
@@ -47,7 +51,7 @@ class ConvertLora(io.ComfyNode):
         return [*lora_state(lora), *takedown.state()]
 
     @classmethod
-    def execute(cls, model, lora, rank, energy, clip=None) -> io.NodeOutput:
+    def execute(cls, model, lora, rank, energy, clip=None, kind=PLAIN, strength=1.0) -> io.NodeOutput:
         progress = Progress(1)
-        adapter, report, measure = convert_file(lora, model, clip, Limits(rank, energy), progress.tick)
+        adapter, report, measure = convert_file(lora, model, clip, Limits(rank, energy), progress.tick, kind, strength)
         return io.NodeOutput(adapter, as_lora_model(adapter), report, ui=report_ui(cls, report, measure=measure))

@@ -8,7 +8,7 @@ from ..lora_core.files.label import Label
 from ..lora_core.files.names import check_template
 from ..lora_core.files.thumbnail import jpeg
 from .bridge.host.node_outputs import as_picture, report_ui
-from .bridge.merging.save import DTYPES, STYLES, save_adapter
+from .bridge.merging.save import DTYPES, STYLES, save_adapter, with_embeddings
 from .types import CATEGORY, AdapterType, ContractType
 
 
@@ -40,6 +40,7 @@ class SaveLora(io.ComfyNode):
                 io.String.Input("tags", default="", optional=True, advanced=True, tooltip="Search words, separated by commas, such as style, ink."),
                 ContractType.Input("contract", optional=True, tooltip="From LoRA Contract: what the LoRA is and what may be done with it. What it leaves empty is filled from the training; author and license of this node go before it."),
                 io.Boolean.Input("sign", default=False, optional=True, tooltip="Sign the file with this machine's key, which is made the first time. Load LoRA Stack and LoRA Passport then tell everybody that it is yours and whether it was changed."),
+                io.String.Input("embeddings", default="", optional=True, advanced=True, tooltip="Embeddings of the embeddings folder to put into the file, separated by commas. Load LoRA Stack, A1111 and Forge read them from it. Those that the LoRA came with are kept in any case."),
             ],
             outputs=[
                 io.String.Output("lora_name", tooltip="The name of the file as loaders list it."),
@@ -59,13 +60,15 @@ class SaveLora(io.ComfyNode):
     def execute(
         cls, adapter, model, name, format, dtype, clip=None, overwrite=False, captions="include", preview=None,
         side_files=False, author="", license="", description="", usage_hint="", tags="", contract=None, sign=False,
+        embeddings="",
     ) -> io.NodeOutput:  # fmt: skip
         thumbnail = b"" if preview is None else jpeg(as_picture(preview))
         label = Label(
             author=author, license=license, description=description, usage_hint=usage_hint, tags=tags,
             thumbnail=thumbnail, redact=captions == "redact",
         )  # fmt: skip
+        given = with_embeddings(adapter, embeddings)
         lora_name, report = save_adapter(
-            adapter, name, format, dtype, model, clip, overwrite, label, beside=side_files, contract=contract, sign=sign
+            given, name, format, dtype, model, clip, overwrite, label, beside=side_files, contract=contract, sign=sign
         )
         return io.NodeOutput(lora_name, report, ui={**report_ui(cls, report), "lora_loom_files": (lora_name,)})

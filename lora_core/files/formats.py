@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from math import prod
 from pathlib import Path
@@ -18,10 +18,10 @@ from torch import Tensor
 from ..adapter import Adapter
 from ..kinds import Correction, Difference, DoRA, Padded
 from ..low_rank import LowRank
-from . import guard, layers, one_rank, reader, spelling, strays, strength
+from . import bundled, guard, layers, one_rank, products, reader, spelling, strays, strength
 from .conversions import converted
 from .faults import UnsupportedWeightsError, quote, refuse
-from .written import Style, cast_to, factors, feasible, since_peft
+from .written import FileLayer, Style, cast_to, factors, feasible, since_peft
 
 _DTYPE_NAMES = {
     torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16",
@@ -31,15 +31,6 @@ _DTYPE_NAMES = {
 
 
 _MAGNITUDES = (spelling.DORA_SCALE, spelling.MAGNITUDE)
-
-
-class FileLayer(NamedTuple):
-    """Says where a layer goes in a file; `rows` (start, length) when the file splits a fused weight, `reorder` when it
-    has the weight's rows in another order."""
-
-    name: str
-    rows: tuple[int, int] | None = None
-    reorder: Callable[[Tensor], Tensor] | None = None
 
 
 class _Piece(NamedTuple):
@@ -66,7 +57,7 @@ def read(path: str | os.PathLike[str], mapped: bool = True) -> Adapter:
     if not reader.all_finite(header, held):
         _check_finite(source, found, tensors)
     config = strength.peft_config(source, header.metadata, strength.config_of(header.path))
-    return replace(_adapter(source, found, tensors, header.metadata, config), left_out=left_out)
+    return _with_the_rest(_adapter(source, found, tensors, header.metadata, config), left_out, tensors)
 
 
 def decode(
@@ -79,7 +70,7 @@ def decode(
     left_out = _left_out(source, found, described)
     _check_finite(source, found, tensors)
     config = strength.peft_config(source, metadata or {})
-    return replace(_adapter(source, found, tensors, metadata or {}, config), left_out=left_out)
+    return _with_the_rest(_adapter(source, found, tensors, metadata or {}, config), left_out, tensors)
 
 
 def encode(
@@ -96,8 +87,9 @@ def encode(
     without loss, and where one factor does not suit fp16 both are balanced by powers of two. Layers that must be alike
     for a reader to get their strengths right are filled up with zeros, see `one_rank`. Of other kinds DoRA per
     row can be written: as `dora_scale`, with magnitudes relative to W's norms, or for `peft` as
-    `lora_magnitude_vector`, relative to those of the sum (`DoRA.relative_to`); always in fp32. Raises ValueError when
-    a value does not fit `dtype`, and for other kinds.
+    `lora_magnitude_vector`, relative to those of the sum (`DoRA.relative_to`); always in fp32. LoHa and LoKr are
+    written piece by piece (`products`), not for `peft`. Raises ValueError when a value does not fit `dtype`, and for
+    other kinds.
     """
     if style not in ("native", "kohya", "peft"):
         raise ValueError(f"unknown style {style!r}; use native, kohya or peft")
@@ -110,7 +102,10 @@ def encode(
                 part = values if target.rows is None else values.narrow(0, *target.rows)
                 key = _vector_key(target.name)
                 tensors[key] = cast_to(key, target.reorder(part) if target.reorder else part, dtype)
-        pieces = list(_pieces(adapter, style, names, vectors))
+        whole = products.found(adapter, style)
+        for key, values in products.tensors(whole, names or {}):
+            tensors[key] = cast_to(key, values, dtype)
+        pieces = list(_pieces(adapter, style, names, {*vectors, *whole}))
         ranks = one_rank.common_ranks(style, ((piece.target.name, piece.layer) for piece in pieces))
         for target, layer, magnitude in pieces:
             rank = ranks.get(one_rank.network_of(style, target.name), 0)
@@ -129,7 +124,8 @@ def encode(
 
 def zeros(adapter: Adapter, style: Style, names: Mapping[str, Sequence[FileLayer]] | None = None) -> int:
     """Return how many numbers `encode` adds so that layers are alike."""
-    pieces = list(_pieces(adapter, style, names, _vectors(adapter, style)))
+    apart = {*_vectors(adapter, style), *products.found(adapter, style)}
+    pieces = list(_pieces(adapter, style, names, apart))
     ranks = one_rank.common_ranks(style, ((piece.target.name, piece.layer) for piece in pieces))
     found = ((piece.layer, ranks.get(one_rank.network_of(style, piece.target.name), 0)) for piece in pieces)
     return sum(one_rank.zeros(layer, rank) for layer, rank in found)
@@ -204,6 +200,11 @@ def _left_out(source: str, found: Mapping[str, layers.LayerKeys], tensors: Itera
     if fault := strays.pieces(source, names, found) if found else strays.alone(source, names):
         raise UnsupportedWeightsError(fault)
     return names
+
+
+def _with_the_rest(adapter: Adapter, names: Iterable[str], tensors: Mapping[str, Tensor]) -> Adapter:
+    embeddings, left_out = bundled.taken(tensors, names)
+    return replace(adapter, left_out=left_out, embeddings=embeddings)
 
 
 def _check_finite(source: str, found: Mapping[str, layers.LayerKeys], tensors: Mapping[str, Tensor]) -> None:

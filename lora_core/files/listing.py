@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from . import guard, layers, reader, strays
+from . import bundled, guard, layers, reader, strays
 from .conversions import converted
 from .faults import UnsafeFileError
 from .layers import LayerKeys, TensorInfo
@@ -22,7 +22,7 @@ _AT_ONCE = 2**20  # numbers
 @dataclass(frozen=True)
 class ListedTensor:
     """`norm` is the Frobenius norm of the stored numbers, summed in fp64; `layer` the name of the layer as the file
-    spells it, empty for a tensor that is in none, of which `part` says what it is and that it is left out."""
+    spells it, empty for a tensor that is in none, of which `part` says what it is, and that it is left out."""
 
     name: str
     info: TensorInfo
@@ -48,7 +48,7 @@ class Listing:
         """`24 tensors in 12 layers, 9,216 bytes, 1 left out`, with the fault of the file, if it has one."""
         count, used = len(self.tensors), {each.layer for each in self.tensors if each.layer}
         size = sum(each.info.end - each.info.start for each in self.tensors)
-        left = sum(not each.layer for each in self.tensors)
+        left = sum(each.part.startswith(_LEFT_OUT) for each in self.tensors)
         told = f"{_counted(count, 'tensor')} in {_counted(len(used), 'layer')}, {size:,} bytes"
         return told + (f", {left} left out" if left else "") + (f"; {self.fault}" if self.fault else "")
 
@@ -68,9 +68,13 @@ def listing(path: Path, found: guard.Contents, tick: Callable[[], None] = lambda
     listed = []
     for name, info in found.tensors.items():
         tick()
-        layer, part = places.get(names.get(name, name)) or ("", _LEFT_OUT + strays.kind(name))
+        layer, part = places.get(names.get(name, name)) or ("", _beside(name, tensors))
         listed.append(ListedTensor(name, info, norm(tensors[name]), layer, part))
     return Listing(listed, fault)
+
+
+def _beside(name: str, tensors: Mapping[str, Tensor]) -> str:
+    return strays.kind(name) if bundled.taken(tensors, (name,))[0] else _LEFT_OUT + strays.kind(name)
 
 
 def norm(tensor: Tensor) -> float:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from math import isfinite
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -14,6 +15,15 @@ from . import layers, one_rank, spelling
 
 Style = Literal["native", "kohya", "peft"]
 _FAINT = 2.0**-13  # size of fp16 numbers of which some are so small that they lose digits
+
+
+class FileLayer(NamedTuple):
+    """Says where a layer goes in a file; `rows` (start, length) when the file splits a fused weight, `reorder` when it
+    has the weight's rows in another order."""
+
+    name: str
+    rows: tuple[int, int] | None = None
+    reorder: Callable[[Tensor], Tensor] | None = None
 
 
 def feasible(layer: LowRank) -> LowRank:

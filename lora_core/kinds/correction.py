@@ -96,6 +96,14 @@ class Correction:
         """From a file's pieces; `alpha` is None when the file has none, or it means nothing."""
         raise NotImplementedError
 
+    def parts(self) -> tuple[dict[str, Tensor], float | None]:
+        """Return the pieces that `from_parts` makes it of; none of a kind that is not written to files."""
+        return {}, None
+
+    def rows(self: _Kind, start: int, length: int) -> _Kind | None:
+        """Return the correction of those rows of the weight, exactly; None where the kind cannot be cut there."""
+        return None
+
 
 def mapped(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
     """`value` with every tensor in it changed, through tuples and nested dataclasses."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -75,3 +75,13 @@ class LoHa(Correction):
         w1_a, w1_b, w2_a, w2_b = (parts[part] for part in cls.PARTS[:4])
         scale = 1.0 if alpha is None else alpha / w1_b.shape[0]
         return cls(w1_a, w1_b, w2_a, w2_b, scale, parts.get("hada_t1"), parts.get("hada_t2"))
+
+    def parts(self) -> tuple[dict[str, Tensor], float]:
+        tensors = (self.w1_a, self.w1_b, self.w2_a, self.w2_b, self.t1, self.t2)
+        held = {part: tensor for part, tensor in zip(self.PARTS, tensors, strict=True) if tensor is not None}
+        return held, self.scale * self.w1_b.shape[0]
+
+    def rows(self, start: int, length: int) -> LoHa:
+        axis = 0 if self.t1 is None else 1
+        w1_a, w2_a = (factor.narrow(axis, start, length) for factor in (self.w1_a, self.w2_a))
+        return replace(self, w1_a=w1_a, w2_a=w2_a)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -69,9 +69,35 @@ class LoKr(Correction):
     @classmethod
     def from_parts(cls, parts: Mapping[str, Tensor], alpha: float | None) -> LoKr:
         w1, w2 = (tuple(parts[part] for part in _side(side) if part in parts) for side in ("w1", "w2"))
-        ranked = w2[1] if len(w2) > 1 else w1[1] if len(w1) > 1 else None
-        scale = 1.0 if alpha is None or ranked is None else alpha / ranked.shape[0]
-        return cls(w1, w2, scale)
+        rank = _rank(w1, w2)
+        return cls(w1, w2, alpha / rank if alpha is not None and rank else 1.0)
+
+    def parts(self) -> tuple[dict[str, Tensor], float]:
+        """The scale of two whole matrices goes into the smaller one: their alpha means nothing, but LyCORIS wants
+        one."""
+        rank, (first, *others) = _rank(self.w1, self.w2), self.w1
+        w1 = self.w1 if rank or self.scale == 1 else (first * self.scale, *others)
+        sides = (("lokr_w1", w1), ("lokr_w2", self.w2))
+        held = {name: tensor for side, factors in sides for name, tensor in _named(side, factors)}
+        return held, self.scale * rank if rank else 1.0
+
+    def rows(self, start: int, length: int) -> LoKr | None:
+        """Return whole rows of blocks; None where a block would be cut."""
+        height = outer_shape(*(factor.shape for factor in self.w2))[0]
+        if start % height or length % height:
+            return None
+        first, *others = self.w1
+        return replace(self, w1=(first.narrow(0, start // height, length // height), *others))
+
+
+def _rank(w1: tuple[Tensor, ...], w2: tuple[Tensor, ...]) -> int:
+    """That of the larger side where it has one, else of the smaller; 0 where both are whole."""
+    return next((len(side[1]) for side in (w2, w1) if len(side) > 1), 0)
+
+
+def _named(side: str, factors: tuple[Tensor, ...]) -> Iterable[tuple[str, Tensor]]:
+    names = (side,) if len(factors) == 1 else (f"{side}_a", f"{side}_b", "lokr_t2")
+    return zip(names, factors, strict=False)
 
 
 _DEEP = ("lokr_w2", "lokr_t2")

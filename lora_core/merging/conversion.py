@@ -68,13 +68,14 @@ def _cut(exact: LowRank, limits: Limits, name: str) -> tuple[LowRank, float]:
 def _factors(change: Correction, weight: Tensor) -> LowRank | None:
     """The exact factors of what `change` adds, in fp32, or None where there are none."""
     if isinstance(change, LoHa):
-        return _khatri_rao(change)
+        return khatri_rao(change)
     return _beside_the_weight(change, weight.float()) if isinstance(change, GLoRA) else None
 
 
-def _khatri_rao(loha: LoHa) -> LowRank:
-    """`(P1 Q1) * (P2 Q2) = B A` with `B[o, ij] = P1[o, i] P2[o, j]`, `A[ij, c] = Q1[i, c] Q2[j, c]`."""
-    (p1, q1), (p2, q2) = loha.sides()
+def khatri_rao(loha: LoHa, dtype: torch.dtype = torch.float32) -> LowRank:
+    """Return it as a LowRank: `(P1 Q1) * (P2 Q2) = B A` with `B[o, ij] = P1[o, i] P2[o, j]` and `A[ij, c] = Q1[i, c]
+    Q2[j, c]`."""
+    (p1, q1), (p2, q2) = loha.sides(dtype)
     up = (p1[:, :, None] * p2[:, None, :]).flatten(1)
     down = (q1[:, None, :] * q2[None, :, :]).flatten(0, 1)
     return LowRank(down, up * loha.scale, float(len(down)))
@@ -129,16 +130,21 @@ def _flat(weight: Tensor) -> tuple[int, int]:
 @dataclass
 class Converted:
     """`errors` of the layers that changed their kind. Biases and norms have no rank: `vectors` are what is added to
-    them, at strength 1, and `left_out` names those for which that depends on what is found."""
+    them, at strength 1, and `left_out` names those for which that depends on what is found. `sizes` are the squared
+    norms of the layers whose kind is no plain LoRA."""
 
     adapter: Adapter
     errors: dict[str, float] = field(default_factory=dict)
     vectors: dict[str, Difference] = field(default_factory=dict)
     left_out: dict[str, str] = field(default_factory=dict)
+    sizes: dict[str, float] = field(default_factory=dict)
 
     @property
     def error(self) -> float:
         """Return the relative error of all converted layers together."""
+        if self.sizes:
+            lost = sum(self.sizes[name] * error**2 for name, error in self.errors.items())
+            return sqrt(lost / (sum(self.sizes[name] for name in self.errors) or 1.0))
         return _together((self.adapter.layers[name], error) for name, error in self.errors.items())
 
 

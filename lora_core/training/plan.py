@@ -64,7 +64,7 @@ class Need:
     """Memory at the peak of a run: weights that lie on the device, factors with their optimiser, and beside them what a
     step takes (`activations`) or a preview, whichever is more: they are never held at once. `graphs` of the step keep
     their memory between steps, beside what runs without them. `quiet` directions lie beside the factors; a forward
-    beside their sketches takes no more than a step."""
+    beside their sketches takes no more than a step. `assistants` are there for all of it."""
 
     weights: int
     factors: int
@@ -73,6 +73,7 @@ class Need:
     previews: int = 0
     graphs: int = 0
     quiet: QuietNeed = QuietNeed()
+    assistants: int = 0
 
     @property
     def step(self) -> float:
@@ -83,7 +84,7 @@ class Need:
     def total(self) -> float:
         rest = max(self.activations, self.previews) + self.graphs
         begun = self.factors + self.quiet.kept + rest * (1 + SLACK)
-        return self.weights + max(begun, self._before) + self.work_space
+        return self.weights + self.assistants + max(begun, self._before) + self.work_space
 
     @property
     def _before(self) -> float:
@@ -91,7 +92,7 @@ class Need:
         return self.quiet.sketches + self.activations * (1 + SLACK) if self.quiet.sketches else 0
 
     def __str__(self) -> str:
-        parts = {"weights": self.weights, "LoRA and optimiser": self.factors}
+        parts = {"weights": self.weights, "LoRA and optimiser": self.factors, "assistants": self.assistants}
         previews = self.previews > self.activations
         parts |= {"previews": self.previews} if previews else {"activations": self.activations}
         parts["graphs of the step"] = self.graphs

@@ -16,6 +16,7 @@ TRAIN_CHECKPOINT, TRAIN, STACK, MERGE, JUDGE, PUBLISH, KANDINSKY, WUERSTCHEN, *_
 PREFERENCE = "Train a preference LoRA, DPO - liked, disliked pictures"
 REGIONS = "LoRA regions - a mask for each LoRA"
 EDIT = "Train an edit LoRA - FLUX.2, Kontext, Qwen-Image-Edit"
+TRAIN_DISTILLED = "Train a LoRA on a distilled model - Turbo, schnell"
 CONCEPTS = "Train a LoRA of several concepts - kept apart"
 
 FOLDER = "lora_loom_demo"  # of the pictures in input/, and of the files in models/loras/

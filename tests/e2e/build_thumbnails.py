@@ -29,6 +29,7 @@ from demo.templates import (  # noqa: E402
     PREFERENCE,
     REGIONS,
     STACK,
+    TRAIN_DISTILLED,
     WUERSTCHEN,
     api_graph,
 )
@@ -165,7 +166,26 @@ def edit() -> Image.Image:
     return page
 
 
-PLAIN = {name: partial(scheme, name.split()[0]) for name in SCHEMES} | {PREFERENCE: liked, REGIONS: parts, EDIT: edit}
+def assisted() -> Image.Image:
+    """A card without a picture of its making: the adapter that is on while training, and off when used."""
+    page = Image.new("RGB", (SIDE, SIDE), PAPER)
+    pen = ImageDraw.Draw(page)
+    for column, word in enumerate(("training", "use")):
+        left = SIDE - GAP - TILE if column else GAP
+        for row, (part, colour) in enumerate((("LoRA", "#8fd14f"), ("adapter", "#5cb8ff"), ("model", "#c79bff"))):
+            box = (left + 8, GAP + 8 + 64 * row, left + TILE - 8, GAP + 60 + 64 * row)
+            off = column and part == "adapter"
+            pen.rounded_rectangle(box, 10, None if off else colour, FAINT if off else colour, 2)
+            middle = ((box[0] + box[2]) / 2, (box[1] + box[3]) / 2)
+            pen.text(middle, "off" if off else part, FAINT if off else PAPER, ImageFont.load_default(30), anchor="mm")
+        pen.text((left + TILE / 2, GAP + TILE + 24), word, FAINT, ImageFont.load_default(34), anchor="mm")
+    pen.text((SIDE / 2, 328), "Train", "#8fd14f", ImageFont.load_default(104), anchor="mm")
+    pen.text((SIDE / 2, 406), "Turbo, schnell", INK, ImageFont.load_default(34), anchor="mm")
+    return page
+
+
+SPECIAL = {PREFERENCE: liked, REGIONS: parts, EDIT: edit, TRAIN_DISTILLED: assisted}
+PLAIN = {name: partial(scheme, name.split()[0]) for name in SCHEMES} | SPECIAL
 
 
 def main() -> None:

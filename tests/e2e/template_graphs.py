@@ -16,6 +16,10 @@ WUERSTCHEN_PRIOR, WUERSTCHEN = "warp-ai/wuerstchen-prior", "warp-ai/wuerstchen"
 MODELS = {  # what ComfyUI's own templates of these models name, and where it offers to fetch them from
     "sd_xl_base_1.0.safetensors": ("checkpoints", "stabilityai/stable-diffusion-xl-base-1.0/resolve/main"),
     "z_image_bf16.safetensors": ("diffusion_models", "Comfy-Org/z_image/resolve/main/split_files/diffusion_models"),
+    "z_image_turbo_bf16.safetensors": (
+        "diffusion_models",
+        "Comfy-Org/z_image_turbo/resolve/main/split_files/diffusion_models",
+    ),
     "qwen_3_4b.safetensors": ("text_encoders", "Comfy-Org/z_image_turbo/resolve/main/split_files/text_encoders"),
     "ae.safetensors": ("vae", "Comfy-Org/z_image_turbo/resolve/main/split_files/vae"),
     "flux-2-klein-base-4b-fp8.safetensors": (
@@ -180,6 +184,36 @@ def train_edit() -> dict[str, Node]:
     drawn = {"prompts": "turn it into a pencil drawing", "cfg": 4.0, "scheduler": "simple"}
     trained = training(*links, drawn, {"folder": "my_edits", "trigger": ""})
     return {"note": note(text, width=720, height=400), **loaders, **trained}
+
+
+def train_distilled() -> dict[str, Node]:
+    text = (
+        "### Train a LoRA on a distilled model (Z-Image Turbo, FLUX schnell ...)\n"
+        "Training on a model of few steps soon destroys its few steps. A training adapter, a LoRA made for this very model, is on "
+        "while you train and off when you use the result. If the base model can be had, train on that instead.\n"
+        "1. The three loaders: choose your model, its text encoder and its VAE.\n"
+        "2. **Training adapter**: add the adapter made for your model, at strength 1. It goes to *assistants* of Train LoRA, and "
+        "nowhere else.\n"
+        "3. **LoRA Dataset**: make a folder in ComfyUI's input folder, put about 20 pictures in it, and write its name into "
+        "*folder*; the caption of 01.png is in 01.txt. *trigger* is a word of your own. Set *resolution*.\n"
+        "4. **Train LoRA (Loom)**: keep 0 and auto.\n"
+        "5. **Training Previews**: *steps* and *cfg* as you use the model: 8 and 1 for Z-Image Turbo. They are drawn without the "
+        "adapter, so they show what you will get: stop when they turn dull or noisy.\n\n"
+        "Then Run. The LoRA in models/loras does not need the adapter.\n\n"
+        + MISSING.format(folders="models/diffusion_models, models/text_encoders or models/vae, as the loader says")
+    )
+    loaders = {
+        "unet": Node("UNETLoader", (0, 0), {"unet_name": "z_image_turbo_bf16.safetensors"}, size=(320, 90)),
+        "clip": Node("CLIPLoader", (0, 190), {"clip_name": "qwen_3_4b.safetensors", "type": "lumina2"}, size=(320, 110)),
+        "vae": Node("VAELoader", (0, 420), {"vae_name": "ae.safetensors"}, size=(320, 60)),
+    }  # fmt: skip
+    links = (("unet", "MODEL"), ("clip", "CLIP"), ("vae", "VAE"))
+    nodes = training(*links, {"steps": 8, "cfg": 1.0, "scheduler": "simple"})
+    nodes["train"].links["assistants"] = ("adapter", "lora_stack")
+    adapter = Node(
+        "LoraLoom_LoadLoraStack", (370, 660), {}, {"model": ("unet", "MODEL")}, "Training adapter", (340, 380)
+    )
+    return {"note": note(text, width=720, height=400), **loaders, "adapter": adapter, **nodes}
 
 
 def training(
@@ -498,4 +532,5 @@ GRAPHS = {
     "LoRA regions - a mask for each LoRA": regions,
     "Train an edit LoRA - FLUX.2, Kontext, Qwen-Image-Edit": train_edit,
     "Train a LoRA of several concepts - kept apart": train_concepts,
+    "Train a LoRA on a distilled model - Turbo, schnell": train_distilled,
 }

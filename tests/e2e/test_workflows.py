@@ -23,6 +23,7 @@ from demo.templates import (
     STACK,
     TRAIN,
     TRAIN_CHECKPOINT,
+    TRAIN_DISTILLED,
     WUERSTCHEN,
 )
 from harness.browser import FrontEnd
@@ -84,7 +85,7 @@ def test_the_note_says_what_to_do_where_a_file_or_folder_is_missing(path: Path) 
 
 
 def test_all_is_left_on_auto_and_nothing_costs_time_unasked(server: ComfyServer) -> None:
-    for name in (TRAIN_CHECKPOINT, TRAIN, PUBLISH, PREFERENCE, CONCEPTS):
+    for name in (TRAIN_CHECKPOINT, TRAIN, PUBLISH, PREFERENCE, CONCEPTS, TRAIN_DISTILLED):
         graph = workflow_to_api(load(ROOT / "workflows" / f"{name}.json"), server.object_info)
         by_type = {node["class_type"]: node["inputs"] for node in graph.values()}
         train = by_type["LoraLoom_TrainLora"]
@@ -167,7 +168,7 @@ def test_liked_and_disliked_pictures_make_a_lora(server: ComfyServer) -> None:
     assert (server.base / "models" / "loras" / "liked.safetensors").is_file()
 
 
-@pytest.mark.parametrize("name", [STACK, MERGE, JUDGE, REGIONS, CONCEPTS])
+@pytest.mark.parametrize("name", [STACK, MERGE, JUDGE, REGIONS, CONCEPTS, TRAIN_DISTILLED])
 def test_runs_on_the_demo_base(server: ComfyServer, files: None, name: str) -> None:
     graph = quick(templates.api_graph(server, name))
     for node in graph.values():
@@ -186,6 +187,10 @@ def test_runs_on_the_demo_base(server: ComfyServer, files: None, name: str) -> N
         assert len(shown["PreviewImage"]["images"]) == 1
         (kept,) = [guard.inspect(path).metadata for path in (server.base / "models" / "loras").glob("*several*")]
         assert kept["modelspec.trigger_phrase"] == "heart, arrow"
+    if name == TRAIN_DISTILLED:
+        assert shown["PreviewImage"]["images"]
+        (said,) = [output["text"][0] for kind, output in shown.items() if kind == "LoraLoom_TrainLora"]
+        assert "assistants, on in training steps only: " in said
     if name == JUDGE:
         assert {"LoraLoom_Report", "LoraLoom_LeaveOneOut", "LoraLoom_Interference"} <= set(shown)
 
@@ -236,8 +241,9 @@ def typed(page: FrontEnd, box: Locator, text: str, items: str, read: str, wanted
 
 
 TEMPLATES = {
-    "train lora": {TRAIN_CHECKPOINT, TRAIN, CONCEPTS},
+    "train lora": {TRAIN_CHECKPOINT, TRAIN, CONCEPTS, TRAIN_DISTILLED},
     "edit lora": {EDIT},
+    "distilled": {TRAIN_DISTILLED},
     "sdxl": {TRAIN_CHECKPOINT},
     "sd 1.5": {TRAIN_CHECKPOINT},
     "checkpoint": {TRAIN_CHECKPOINT},

@@ -18,7 +18,7 @@ from harness.inprocess import alias_pack, load_comfyui
 CHILD = "import sys; sys.path.append(sys.argv[1]); from harness.ranked import main; main(sys.argv[2], int(sys.argv[3]))"
 RUNS: dict[str, dict[str, Any]] = {  # of one process and of two
     "plain": {"batch_size": 4},
-    "quiet": {"quiet": "directions"},
+    "quiet": {"quiet": "directions", "assistants": [("aid.safetensors", 0.5, 1.0)]},
     "preserving": {"accumulation": 2, "preserve": "photo", "preservation": 1.0, "text_rank": 2, "offload": 0.5},
 }
 STEPS_FIRST = 2  # of a run that is cut off

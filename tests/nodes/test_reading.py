@@ -26,6 +26,7 @@ from lora_loom.nodes.bridge.host.lora_list import listed, pictured
 from lora_loom.nodes.bridge.model.names import NameTable
 from lora_loom.nodes.bridge.stack.entries import check_rows, rows_state
 from lora_loom.nodes.bridge.training.continue_from import read_start
+from lora_loom.nodes.change_format import ChangeFormat
 from lora_loom.nodes.convert_lora import ConvertLora
 from lora_loom.nodes.interference import LoraInterference
 from lora_loom.nodes.load_stack import LoadLoraStack
@@ -40,7 +41,7 @@ import nodes
 
 Q = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn1_to_q"
 K = Q[:-1] + "k"
-STRAYS = {"bundle_emb.ink.clip_l": torch.ones(2, 768), "step": torch.tensor(100), "x.diff_m": torch.ones(1, 6, 8)}
+STRAYS = {"emb_params": torch.ones(2, 768), "step": torch.tensor(100), "x.diff_m": torch.ones(1, 6, 8)}
 
 
 def saved(folder: Path, tensors: dict[str, Tensor], name: str = "a.safetensors") -> str:
@@ -78,7 +79,7 @@ def test_what_is_beside_the_layers_is_named_by_every_node(models, loras: Path, r
     model = models("sd15").model
     report = RUNS[run](model, saved(loras, lora(Q, (320, 320)) | STRAYS))
     assert "3 tensors besides the layers not used: " in report and "counter ('step')" in report
-    assert "embedding for prompts ('bundle_emb.ink.clip_l')" in report
+    assert "embedding for prompts ('emb_params')" in report
     assert "change of a modulation ('x.diff_m')" in report
     assert "layers not used" not in RUNS[run](model, saved(loras, lora(Q, (320, 320)), "b.safetensors"))
 
@@ -230,6 +231,8 @@ CALLS: dict[str, Callable[[str], Any]] = {
     "convert, fingerprint": lambda name: ConvertLora.fingerprint_inputs(lora=name),
     "resize, validate": lambda name: ResizeLora.validate_inputs(lora_name=name),
     "resize, fingerprint": lambda name: ResizeLora.fingerprint_inputs(lora_name=name),
+    "format, validate": lambda name: ChangeFormat.validate_inputs(lora=name),
+    "format, fingerprint": lambda name: ChangeFormat.fingerprint_inputs(lora=name),
     "passport, validate": lambda name: LoraPassport.validate_inputs(lora=name),
     "passport, fingerprint": lambda name: LoraPassport.fingerprint_inputs(lora=name),
 }
@@ -269,7 +272,7 @@ def test_every_node_that_names_a_lora_is_among_them() -> None:
         for field in node.GET_SCHEMA().inputs
         if re.fullmatch(r"lora|lora_name|lora_\d|continue_from|rows", field.id)
     }
-    assert named == {"LoadLoraStack", "TrainLora", "ConvertLora", "ResizeLora", "LoraPassport"}
+    assert named == {"LoadLoraStack", "TrainLora", "ConvertLora", "ResizeLora", "LoraPassport", "ChangeFormat"}
 
 
 def test_a_link_is_told_with_where_it_leads(loras: Path) -> None:

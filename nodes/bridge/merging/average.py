@@ -5,8 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from ....lora_core.adapter import Adapter
+from ....lora_core.drawing.measure import Measure
 from ....lora_core.files.hashes import data_hash
 from ....lora_core.files.lineage import Parent, losses
+from ....lora_core.merging.cut_table import error_measure
 from ....lora_core.merging.merge import Merged
 from ....lora_core.merging.running_mean import LEAST, Mean, mean, shares, taken
 from ....lora_core.runs import registry
@@ -52,9 +54,9 @@ def state_of(run: str | None, first: int | None) -> list:
     return [(name, each.st_size, each.st_mtime_ns) for name, each in found.items()]
 
 
-def average(run: str, first: int, decay: float, tick: Tick) -> tuple[Adapter, str]:
-    """Return the mean of a run's saved steps, and a report. Raises ValueError as `saved_steps` and `mean`, and for a
-    run of DoRA."""
+def average(run: str, first: int, decay: float, tick: Tick) -> tuple[Adapter, str, Measure]:
+    """Return the mean of a run's saved steps, a report, and its figures for the front end. Raises ValueError as
+    `saved_steps` and `mean`, and for a run of DoRA."""
     files = saved_steps(run, first)
     adapters = {step: _plain(run, read_lora(path)) for step, path in files.items()}
     weights = dict(zip(files, shares(len(files), decay), strict=True))
@@ -67,7 +69,9 @@ def average(run: str, first: int, decay: float, tick: Tick) -> tuple[Adapter, st
     header = parts[-1].adapter.metadata
     how = {"method": "average", "run": run, "steps": list(files), "decay": decay, **losses(made.error, made.errors)}
     base = header.get("modelspec.architecture", "").removesuffix("/lora"), header.get("ss_base_model_version", "")
-    return described(made.layers, parents, [header], base, how), _report(run, weights, decay, made)
+    report = _report(run, weights, decay, made)
+    shown = error_measure(made.error, made.errors, report.partition("\n")[0])
+    return described(made.layers, parents, [header], base, how), report, shown
 
 
 def _plain(run: str, adapter: Adapter) -> Adapter:

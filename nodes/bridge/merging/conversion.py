@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import replace
+from math import hypot
 from typing import Any
 
 import comfy.model_management
@@ -28,40 +29,63 @@ from ..host.wires import Clip, Model
 from ..model.names import names_of
 from ..model.weights import base_weight
 from .provenance import described, lost_layers, refuse_losses
+from .recast import KINDS, PLAIN, SAME, recast, strengthened
 
 Tick = Callable[[int, int], None]
+_SAID = {PLAIN: "plain LoRA"}
 
 
 def convert_file(
-    name: str, model: Model, clip: Clip | None, limits: Limits, tick: Tick
+    name: str, model: Model, clip: Clip | None, limits: Limits, tick: Tick, kind: str = PLAIN, strength: float = 1.0
 ) -> tuple[Adapter, str, Measure]:  # fmt: skip
-    """Return the file as a plain LoRA, a report, and its figures for the front end. Raises ValueError for one that is
-    not for this MODEL and CLIP."""
+    """Return the file as one of a kind that does at 1 what it does at `strength`, a report, and its figures for the
+    front end. Raises ValueError for one that is not for this MODEL and CLIP."""
     path, table = lora_path(name), names_of(model, clip)
     file = read_lora(path)
     resolved = table.resolve(file, path.name)
     verdict = takedown.checked(name, file, resolved.adapter)
     refuse_losses(path.name, resolved.unmatched, table.has_text)
     found = resolved.adapter
-    made = as_plain(found, model, clip, limits, tick)
-    if not made.adapter.layers:
-        raise ValueError(f"{path.stem} changes only biases and norms, which a LoRA cannot contain; use Load LoRA Stack")
-    made.left_out |= {name: vector.kind for name, vector in made.vectors.items()}
-    parent = Parent.of(path.stem, found.metadata, 1.0, 1.0, lora_hash(name, Progress(1)))
+    made = _of_kind(path.stem, found, model, clip, limits, tick, kind, strength)
+    parent = Parent.of(path.stem, found.metadata, strength, strength, lora_hash(name, Progress(1)))
     how = {"method": "convert", "rank": limits.rank, "energy": limits.energy}
-    if found.others:
+    how |= {"kind": kind} if kind != PLAIN else {}
+    if made.errors or made.left_out:
         how["converted"] = [conversion_record(path.stem, found, made)]
     if gone := lost_layers(path.stem, resolved.unmatched, resolved.misfits):
         how["left_out"] = gone
     if overruled := verdict.overruled():
         how["overruled"] = [{"name": path.stem, **each} for each in overruled]
     adapter = described(made.adapter.layers, [parent], [found.metadata], table.family.spelled, how)
+    adapter = replace(adapter, others=made.adapter.others, embeddings=found.embeddings)
     beside = [strays.left_out_note(found.left_out)] if found.left_out else []
     missing = mismatch.lacking(resolved.unmatched), mismatch.left_out(resolved.misfits)
     line = "; ".join(filter(None, (f"{path.stem}: {layers_of(found)}", *missing)))
-    lines = [line, *verdict.lines(path.stem), *beside, f"rank up to {adapter.rank()}", *cost(made)]
+    size = f"rank up to {adapter.rank()}" if kind == PLAIN else f"now {layers_of(adapter)}"
+    size += f", {adapter.num_parameters():,} numbers" if kind != PLAIN else ""
+    lines = [line, *verdict.lines(path.stem), *beside, size, *cost(made, kind)]
     text = "\n".join(lines + [f"  {100 * error:.3g} %  {name}" for name, error in worst_first(made)])
-    return adapter, text, error_measure(made.error, made.errors, f"{line}, rank up to {adapter.rank()}.")
+    return adapter, text, error_measure(made.error, made.errors, f"{line}, {size}.")
+
+
+def _of_kind(
+    stem: str, found: Adapter, model: Model, clip: Clip | None, limits: Limits, tick: Tick, kind: str, strength: float
+) -> Converted:
+    if not strength:
+        raise ValueError("strength is 0, which removes the whole LoRA; set another")
+    if kind == SAME:
+        return Converted(strengthened(found.copied(torch.float32), strength))
+    exact = replace(limits, rank=0) if kind in KINDS else limits
+    made = as_plain(found, model, clip, exact, tick, lambda name: strength)
+    if not made.adapter.layers:
+        raise ValueError(f"{stem} changes only biases and norms, which a LoRA cannot contain; use Load LoRA Stack")
+    made.left_out |= {name: vector.kind for name, vector in made.vectors.items()}
+    if kind not in KINDS:
+        return replace(made, adapter=strengthened(made.adapter, strength))
+    with torch.inference_mode(False), torch.no_grad():
+        cast = recast(made.adapter, found.copied(torch.float32), kind, limits.rank, tick)
+    errors = {name: hypot(error, made.errors.get(name, 0.0)) for name, error in cast.errors.items()}
+    return replace(made, adapter=strengthened(cast.adapter, strength), errors=errors, sizes=made.adapter.energies())
 
 
 def as_plain(
@@ -106,13 +130,13 @@ def _weights(model: Model, clip: Clip | None, fixed: Container[str] = ()) -> Cal
     return weight_of
 
 
-def cost(made: Converted) -> list[str]:
-    """Say what became of the kinds that are no plain LoRA."""
+def cost(made: Converted, kind: str = PLAIN) -> list[str]:
+    """Say what became of the layers that are of another kind now."""
     lines = []
     if made.errors:
         name, error = worst_first(made)[0]
         whole = f"relative error {100 * made.error:.3g} %, at most {100 * error:.3g} % in a layer ({name})"
-        lines.append(f"{len(made.errors)} layers were converted to plain LoRA, {whole}")
+        lines.append(f"{len(made.errors)} layers were converted to {_SAID.get(kind, kind)}, {whole}")
     if made.left_out:
         first = next(iter(made.left_out))
         lines.append(

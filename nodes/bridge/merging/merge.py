@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ....lora_core.adapter import Adapter, layers_of
 from ....lora_core.drawing.measure import Measure
-from ....lora_core.files import strays
+from ....lora_core.files import bundled, strays
 from ....lora_core.files.lineage import losses
 from ....lora_core.kinds import Difference
 from ....lora_core.merging import AUTO, METHODS, SUM, auto
@@ -150,13 +150,14 @@ def build(
     notes += [line for entry in entries for line in entry.verdict.lines(entry.name)]
     overruled = [{"name": entry.name, **each} for entry in entries for each in entry.verdict.overruled()]
     headers, base = [entry.adapter.metadata for entry in entries], table.family.spelled
+    embeddings = bundled.joined(*(entry.adapter.embeddings for entry in entries))
 
     def adapter(merged: Merged, limits: Limits) -> Adapter:
         lost = {"converted": converted, "left_out": gone, "overruled": overruled}
         made_by = _made_by(merged, settings, limits) | {key: value for key, value in lost.items() if value}
         made_by |= dict(how or {})
         made = described(merged.layers, parents, headers, base, made_by)
-        return replace(made, others=vectors)
+        return replace(made, others=vectors, embeddings=embeddings)
 
     told = limits or _ANY
     layers = {name: layer for part in everything for name, layer in part.entry.adapter.layers.items()}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from math import isnan, prod
 from pathlib import Path
@@ -17,18 +17,21 @@ import torch
 from torch import Tensor
 
 from ....lora_core.adapter import TEXT_PREFIX, Adapter
-from ....lora_core.files import formats, readers, save
+from ....lora_core.files import bundled, formats, readers, save
 from ....lora_core.files.hashes import content_hash
 from ....lora_core.files.label import Label, labelled
 from ....lora_core.files.lineage import CONTENT
 from ....lora_core.kinds import Correction, DoRA
+from ....lora_core.kinds.correction import USUAL
 from ....lora_core.low_rank import LowRank
 from ....lora_core.trust.contract import Contract
 from ....lora_core.trust.written import in_words, with_contract
+from ..host import embeddings
 from ..host.folders import file_for, loras_folder
 from ..host.progress import Progress
 from ..host.wires import Clip, Model
 from ..model.names import names_of
+from ..model.published import Bare
 from ..model.weights import key_of, weight_of
 from ..trust.receipts import signing
 
@@ -80,6 +83,7 @@ def save_adapter(
     seal = signed.seal if signed else save.unsealed
     saved, proof = save_proven(adapter, path, STYLES[style], DTYPES[dtype], model, clip, progress.update, seal=seal)
     report = f"{path.name}: {saved.size / 1e6:.2f} MB, {style}, {dtype}, AutoV3 {saved.model_hash[:12]}\n{proof}"
+    report += f"\n{bundled.kept_line(adapter.embeddings)}" if adapter.embeddings else ""
     report += "".join(f"\n{line}" for line in in_words(adapter.metadata, contract))
     report += f"\n{signed.note}" if signed else ""
     report += "".join(f"\n{note}" for note in _notes(adapter, STYLES[style], saved, model, clip))
@@ -88,6 +92,11 @@ def save_adapter(
         report += "\n" + _put_beside(path, label.thumbnail, overwrite)
     log.info(report)
     return str(path.relative_to(loras_folder())), report
+
+
+def with_embeddings(adapter: Adapter, text: str) -> Adapter:
+    """Return the adapter with embeddings of ComfyUI's folder beside its own, see `embeddings.chosen`."""
+    return replace(adapter, embeddings=bundled.joined(adapter.embeddings, embeddings.chosen(text)))
 
 
 def _notes(adapter: Adapter, style: str, saved: save.SavedFile, model: Model, clip: Clip | None) -> list[str]:
@@ -118,13 +127,14 @@ def save_proven(
     if text and clip is None:
         raise ValueError(f"{text} of the {len(names)} layers belong to the text encoder; connect CLIP to save them")
     table = names_of(model, clip)
-    of_sum = style == "peft" and adapter.others  # DoRA that ComfyUI's loader does not read
+    of_sum = style == "peft" and adapter.kinds()["DoRA"]  # DoRA that ComfyUI's loader does not read
     alone = table.is_read_here_alone(style)
     if of_sum:
         readers.check_dora(table.config_class, table.family.name)
     written = replace(adapter, others=_others_of_sum(adapter, model, clip)) if of_sum else adapter
     spelled = table.file_names(style, names)
     tensors, zeros = formats.encode(written, style, spelled, dtype), formats.zeros(written, style, spelled)
+    tensors |= bundled.tensors(adapter.embeddings)
     unproven = path.with_name(f".{path.stem}.unproven.safetensors")
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
@@ -206,12 +216,24 @@ def _errors(
             zeros = room[: prod(change.shape)].view(change.shape).zero_()  # new memory would take as long as the sums
             errors[name] = _error(change.to("cpu", torch.float32), apply(name, zeros))
         else:
-            weight = weight_of(name, model, clip)
+            weight = _found_by(name, change, model, clip)
             wanted = change[0].difference(weight)
             applied = apply(name, weight.clone()) - weight
             errors[name] = float((applied - wanted).norm() / wanted.norm().clamp(min=_TINY))
     worst = max(errors, key=lambda name: (isnan(errors[name]), errors[name]))
     return len(errors), errors[worst], worst
+
+
+def _found_by(name: str, items: Sequence[Correction], model: Model, clip: Clip | None) -> Tensor:
+    """Return the weight that a layer changes, fp64; any will do where there is none (see `Bare`), and zeros for a
+    change that is the same on all."""
+    if any(item.depends_on_weight for item in items) and not isinstance(model, Bare):
+        return weight_of(name, model, clip)
+    table = names_of(model, clip)
+    shape = table.shapes.get(name) or table.parameters[name]
+    if not any(item.depends_on_weight for item in items):
+        return torch.zeros(shape, dtype=torch.float64)
+    return torch.randn(shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64).mul_(USUAL)
 
 
 def _error(layer: LowRank, applied: Tensor) -> float:
@@ -237,7 +259,8 @@ def _others_of_sum(adapter: Adapter, model: Model, clip: Clip | None) -> dict[st
 
 
 def _read(path: Path) -> dict[str, Tensor]:
-    return cast(dict[str, Tensor], comfy.utils.load_torch_file(str(path), safe_load=True))
+    """The layers of a file."""
+    return bundled.without(cast(dict[str, Tensor], comfy.utils.load_torch_file(str(path), safe_load=True)))
 
 
 def _read_keys(patch: Any, tensors: dict[str, Tensor]) -> set[str]:

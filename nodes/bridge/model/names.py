@@ -23,9 +23,9 @@ from ....lora_core.families.loose_names import LooseNames, is_text, numbered_sli
 from ....lora_core.families.signs import guess, is_sure, takes
 from ....lora_core.families.table import Family, for_config_class
 from ....lora_core.files import mismatch
-from ....lora_core.files.formats import FileLayer
 from ....lora_core.files.fused import whole
 from ....lora_core.files.mismatch import Misfit, misfit_of
+from ....lora_core.files.written import FileLayer
 from ....lora_core.kinds import Correction, placed
 from ....lora_core.low_rank import LowRank
 from ....lora_core.training.targets import weight_shape

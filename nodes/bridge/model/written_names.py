@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ....lora_core.files.formats import FileLayer
+from ....lora_core.files.written import FileLayer
 
 
 def speaks(style: str, name: str) -> bool:

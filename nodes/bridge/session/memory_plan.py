@@ -116,7 +116,7 @@ class Planner:
         graphs = trace.peak + 12 * trace.trained if measures.replays else 0  # and three gradients, to compare
         return Need(
             self._weights(measures), factors, trace.peak, work_space,
-            previews=self._previews(job, measures), graphs=graphs, quiet=job.quiet,
+            previews=self._previews(job, measures), graphs=graphs, quiet=job.quiet, assistants=job.assistants,
         )  # fmt: skip
 
     def _weights(self, measures: Measures) -> int:

@@ -64,7 +64,7 @@ class Preview:
 class Job:
     """A run as far as memory and time depend on it: the largest latent (channels, ...) and the longest conditioning,
     which holds tokens when text encoders are trained, at `text_rank`; the LoRA that it goes on from, and a preview, if
-    any; its quiet directions, and what it minimises."""
+    any; its quiet directions, what it minimises, and the bytes of its assistants."""
 
     lora: LoraConfig
     config: TrainConfig
@@ -76,6 +76,7 @@ class Job:
     preview: Preview | None = None
     quiet: QuietNeed = QuietNeed()
     task: Task = PICTURES
+    assistants: int = 0
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,7 @@ from ..trust import ancestors
 from ..trust.told import Loaded, told
 from .apply_chain import Apply, How, Text, apply_chain
 from .bypass_injection import uncalled
+from .embeddings import with_embeddings
 from .entries import Entry, active, effective, load_rows, placed
 from .loudness import too_loud
 
@@ -57,6 +58,7 @@ def apply_stack(
     rows = [*before, *placed(active(own), masks or {})]
     entries = load_rows(rows, names_of(model, clip))
     patched, text, how = apply_entries(model, clip, entries, apply)
+    text, offered = with_embeddings(text, entries)
     makers = [
         picture_metadata.entry_of(row, entry.adapter.metadata, entry.verdict.overruled())
         for row, entry in zip(effective(rows), entries, strict=True)
@@ -71,6 +73,7 @@ def apply_stack(
     found = (
         *foreign_rows.lost(rows, picture_metadata.plain_readers()),
         *_doubled(model, before),
+        *offered,
         *(line for entry in entries for line in entry.verdict.lines(entry.name)),
         *too_loud(entries, model, clip),
         *told(files, model),

@@ -135,6 +135,7 @@ def job(
         recipe.lora, _shared(recipe.train), shape, conditioning, resolution,
         text_rank=text_rank, start=sources.start, preview=preview,
         quiet=foreseen(layers) if recipe.train.quiet else QuietNeed(), task=task_of(sources.dataset.task),
+        assistants=sources.assistants.bytes(),
     )  # fmt: skip
 
 

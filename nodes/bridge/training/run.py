@@ -155,7 +155,7 @@ def _session(order: Order, material: Material) -> Iterator[tuple[Model, Measures
         order.progress.keep(line)
         log.info("%s: %s", run.name, line)
         tell(order.progress, unused(run.measures, measures, text is not None, planner.device, order.task))
-        with loaded(patcher, measures, needed + order.sources.assistants.bytes(), encoders) as way:
+        with loaded(patcher, measures, needed, encoders) as way:
             if settled:
                 tell(order.progress, planner.otherwise(job, settled, foreseen, way))
             yield patcher, measures, planner.expected(job, settled, way) if settled else None

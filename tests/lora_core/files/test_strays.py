@@ -23,8 +23,8 @@ def randn(*shape: int) -> Tensor:
 
 LAYER = {"x.lora_up.weight": randn(24, 4), "x.lora_down.weight": randn(4, 16), "x.alpha": torch.tensor(2.0)}
 STRAYS = {
-    "bundle_emb.my word.clip_l": (randn(2, 8), "embedding for prompts"),
-    "bundle_emb.w.string_to_param.*": (randn(2, 8), "embedding for prompts"),
+    "bundle_emb.../../w.clip_l": (randn(2, 8), "embedding for prompts"),
+    "bundle_emb.w.string_to_param.*": (torch.full((2, 8), float("nan")), "embedding for prompts"),
     "emb_params": (randn(1, 8), "embedding for prompts"),
     "text_encoder.lora_embedding_A": (randn(4, 8), "LoRA of an embedding table"),
     "y.oft_R.weight": (randn(2, 2), "PEFT's OFT"),

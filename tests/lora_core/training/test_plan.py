@@ -44,6 +44,8 @@ def test_a_need_adds_up() -> None:
 
 
 def test_quiet_directions_are_kept_beside_the_factors_and_their_sketches_before_the_first_step() -> None:
+    assert Need(100, 10, 1000, assistants=7).total == Need(100, 10, 1000).total + 7
+    assert "assistants 1.5" in str(Need(100, 10, 1000, assistants=round(1.5 * GB)))
     need = Need(100, 10, 1000, quiet=QuietNeed(kept=50, sketches=30))
     assert need.total == 160 + 1000 * (1 + SLACK) and "quiet directions" in str(need)
     assert replace(need, quiet=QuietNeed(kept=50, sketches=900)).total == 1000 + 1000 * (1 + SLACK)

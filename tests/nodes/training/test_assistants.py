@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,17 +13,22 @@ from harness.calls import encode, relative_error, run_node
 from harness.problem import Problem
 from harness.runs import cancelled, kept, on_forward, train
 from harness.session import training_session
+from harness.tape import Tape
 from lora_loom.lora_core.files.hashes import data_hash
 from lora_loom.lora_core.files.lineage import made_of
 from lora_loom.lora_core.stack.rows import Row
 from lora_loom.lora_core.training.inject import attached
+from lora_loom.lora_core.training.plan import in_gb
 from lora_loom.nodes.bridge.merging.save import save_proven
+from lora_loom.nodes.bridge.session import graphs
 from lora_loom.nodes.bridge.training.assistants import Assistants, read_assistants
 from lora_loom.nodes.bridge.training.checks import warnings
 from lora_loom.nodes.bridge.training.validation import Watch
+from lora_loom.nodes.load_stack import LoadLoraStack
 from lora_loom.nodes.previews import TrainingPreviews
 from lora_loom.nodes.validation import TrainingValidation
 from safetensors.torch import save_file
+from tiny.stored import load_stored
 from torch import Tensor
 
 import nodes
@@ -175,3 +181,54 @@ def test_a_model_of_few_steps(models, data) -> None:
         "flux1_schnell.safetensors seems to be distilled for few steps ('schnell'), which only an assistant made for "
         "it keeps: if schnell_adapter is not, train on FLUX.1 dev and use the LoRA with the fast model"
     )
+
+
+@pytest.mark.parametrize("form", ["float8_e4m3fn", "int8_tensorwise"])
+def test_on_a_quantised_base_gradients_are_those_of_one_that_has_it(
+    models, make_lora, loras: Path, tmp_path: Path, form: str
+) -> None:
+    """Beside its layers, where it is exact, too."""
+    trio = models("flux1")
+    make_lora("flux1", loras / "one.safetensors", preset="attention+mlp", size=0.3)
+    with torch.inference_mode():
+        model = load_stored("flux1", tmp_path, form)
+        has_it = run_node(LoadLoraStack, model=model, rows="<lora:one:0.7>", apply="beside")[0]
+    conditioning = [encode(trio.clip, text, guidance=1.0) for text in ("a red heart", "blue")]
+
+    def gradient(model: Any, assistants: Assistants | None = None) -> Tensor:
+        with torch.inference_mode(), training_session(model, False) as patcher:
+            problem = Problem.of_model(patcher, conditioning)
+            assisting = (assistants or Assistants()).beside(patcher.model, problem.factors.flat.device)
+            with attached(assisting.branches), assisting.on():
+                return problem.gradient()
+
+    chosen = read_assistants([("one.safetensors", 0.7, 1.0)], model)
+    found, wanted, plain = gradient(model, chosen), gradient(has_it), gradient(model)
+    assert relative_error(found, wanted) < 0.02 < 0.1 < relative_error(found, plain)  # bf16
+
+
+def test_replayed_steps_are_with_it(models, data, make_lora, loras: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The bytes of a run without graphs."""
+    make_lora("flux1", loras / "one.safetensors", preset="attention+mlp", size=0.3)
+    tapes: list[Tape] = []
+    monkeypatch.setattr(graphs, "CudaGraphs", lambda _device: tapes.append(Tape()) or tapes[-1])
+    monkeypatch.setattr(graphs, "lacking", lambda _device: "")
+    run = partial(
+        train, models("flux1"), data, resume="start over", memory="as set", steps=12, batch_size=1,
+        gradient_checkpointing=False, assistants=[("one.safetensors", 1.0, 1.0)],
+    )  # fmt: skip
+    plain, again = run(), run(cuda_graphs=True)
+    assert tapes[0].replayed > 0 and plain.loss_map == again.loss_map
+    assert all(torch.equal(each, again.lora_model[name]) for name, each in plain.lora_model.items())
+
+
+def test_the_plan_counts_it(models, data, ink: Path, caplog: pytest.LogCaptureFixture) -> None:
+    trio, chosen = models("sd15"), read_assistants(INK, models("sd15").model)
+    needs = []
+    for assistants in (None, INK):
+        caplog.clear()
+        with caplog.at_level("INFO"):
+            train(trio, data, steps=1, assistants=assistants, resume="start over")
+        needs += [line for line in caplog.text.splitlines() if "GB free: " in line]
+    without, beside = needs
+    assert "assistants" not in without and f"assistants {in_gb(chosen.bytes())}" in beside

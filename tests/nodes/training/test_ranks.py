@@ -26,7 +26,7 @@ class Pair(NamedTuple):
 
 
 @pytest.fixture(scope="module")
-def pair(models, tmp_path_factory: pytest.TempPathFactory, comfy_base: Path) -> Pair:
+def pair(models, make_lora, tmp_path_factory: pytest.TempPathFactory, comfy_base: Path) -> Pair:
     folder, trio = tmp_path_factory.mktemp("ranks"), models("sd15")
     data = read(write_pictures(folder / "pictures"), "picture")
     shutil.copytree(folder / "pictures", folder / "fewer", ignore=shutil.ignore_patterns("3.*"))
@@ -35,9 +35,16 @@ def pair(models, tmp_path_factory: pytest.TempPathFactory, comfy_base: Path) -> 
     with cancelled(trio, STEPS_FIRST):
         train(trio, data, **RUNS["plain"], run_name="begun")
     shutil.copytree(kept, output)
+    places = [
+        base / "models" / "loras" / "aid.safetensors" for base in (comfy_base, folder / "base0", folder / "base1")
+    ]
+    for place in places:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        make_lora("sd15", place, size=0.3)
     ranks = ranked.start(folder)
     with few_prompts():
         alone = _alone(trio, data)
+    places[0].unlink()
     return Pair(alone, ranks, folder, trio, data)
 
 
