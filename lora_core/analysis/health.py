@@ -1,4 +1,4 @@
-"""Judges a LoRA by its own figures beside the base model's: broken, dead and loud layers, and directions that stand out.
+"""Judges a LoRA by its figures beside the base model's: broken, dead and loud layers, and directions that stand out.
 
 Layers are of one kind when their names differ in numbers alone. A layer is loud when its share of the weight's norm is
 more times what is usual for its kind than the LoRA's other layers explain: in logarithms, by `SPREADS` times their

@@ -5,28 +5,25 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import sqrt
-from typing import Any, Literal
+from typing import Literal
 
 from ..low_rank import LowRank
+from ..stored import stored
 from .health import Fence, Health, LayerFigures
 
 Why = Literal["broken", "dead", "outlier", "loud", "too loud as a whole", "block"]
 
 
+@stored("layer why factor singular_values_at_most=limit?")
 @dataclass(frozen=True)
 class Repair:
-    """Says what is done to a layer: its singular values are held to at most `limit` where there is one, and the whole is
-    multiplied by `factor`. A factor of 0 takes the layer out."""
+    """Says what is done to a layer: its singular values are held to at most `limit` where there is one, and all of it
+    is multiplied by `factor`. A factor of 0 takes the layer out."""
 
     layer: str
     why: Why
     factor: float = 1.0
     limit: float | None = None
-
-    def told(self) -> dict[str, Any]:
-        """Return it for the header of a file."""
-        limit = {"singular_values_at_most": self.limit} if self.limit is not None else {}
-        return {"layer": self.layer, "why": self.why, "factor": self.factor, **limit}
 
     def applied(self, layer: LowRank) -> LowRank:
         """Return the layer after it, in its own dtype."""

@@ -6,10 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from ....lora_core.adapter import Adapter
 from ....lora_core.files.hashes import content_hash
 from ....lora_core.files.lineage import Parent
 from ....lora_core.kinds import Difference
-from ....lora_core.stack.rows import Row
+from ....lora_core.stack.rows import NONE, Row
 from ..host.model_files import lora_hash
 from ..host.progress import Progress
 from ..model.names import NameTable
@@ -57,6 +58,24 @@ def sources(table: NameTable, rows: Sequence[Row], adapters: Sequence[Connected]
     for source in found:
         _refuse_losses(source.entry, table.has_text)
     return found
+
+
+def one_source(
+    table: NameTable, adapter: Adapter | None, lora_name: str, strengths: tuple[float, float] = (1.0, 1.0)
+) -> Source:
+    """Return the adapter or the file. Raises ValueError unless there is exactly one of the two, at a strength."""
+    by_name = lora_name not in ("", NONE)
+    if adapter is None and not by_name:
+        raise ValueError("no LoRA is given; choose a file in lora_name, or connect an adapter")
+    if adapter is not None and by_name:
+        raise ValueError(
+            f"both an adapter and the file {lora_name} are given; set lora_name to None, or disconnect adapter"
+        )
+    rows = [] if adapter else [Row(lora_name, *strengths)]
+    found = sources(table, rows, [Connected(adapter, *strengths)] if adapter else [])
+    if not found:
+        raise ValueError("strength and text_strength are both 0, which removes the whole LoRA; set one of them")
+    return found[0]
 
 
 def _refuse_losses(entry: Entry, has_text: bool) -> None:
