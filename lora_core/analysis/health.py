@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from math import exp, inf, log
@@ -195,12 +195,12 @@ class Health:
     layers: Sequence[LayerFigures]
 
     @classmethod
-    def of(cls, layers: Mapping[str, LowRank], base: Norms, tick: Iterable[object] = ()) -> Health:
-        """`base` holds the norms of the base model's weights. `tick` is advanced with each layer, and may raise."""
-        told, found = iter(tick), []
+    def of(cls, layers: Mapping[str, LowRank], base: Norms, tick: Callable[[], object] = lambda: None) -> Health:
+        """`base` holds the norms of the base model's weights. `tick` is called after each layer, and may raise."""
+        found = []
         for name, layer in layers.items():
             found.append(figures_of(name, layer, base.get(name)))
-            next(told, None)
+            tick()
         return cls(found)
 
     @cached_property
