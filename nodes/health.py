@@ -9,7 +9,7 @@ from ..lora_core.stack.rows import NONE
 from .bridge.health.checkup import AND_BLOCKS, FAULTS, NOTHING, Instruments, Wanted, check_up
 from .bridge.host import takedown
 from .bridge.host.folders import lora_state
-from .bridge.host.node_outputs import as_image_batch, as_lora_model, report_ui, with_pictures
+from .bridge.host.node_outputs import as_image_batch, report_ui, with_pictures
 from .bridge.model.sampling import SAMPLERS, SCHEDULERS, Sampling
 from .bridge.stack.entries import check_rows
 from .types import CATEGORY, AdapterType, LoraDatasetType, file_input
@@ -78,7 +78,7 @@ class LoraHealth(io.ComfyNode):
         shown = with_pictures(cls, found.measure, found.pictures)
         return io.NodeOutput(
             found.adapter,
-            as_lora_model(found.adapter),
+            found.lora_model,
             page,
             found.report,
             found.blocks,

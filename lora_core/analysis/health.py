@@ -27,6 +27,7 @@ ENOUGH, OF_A_KIND = 5, 3  # layers from which on there is a usual one, in all an
 DROWNED = 1.0  # times the weight's norm, as the usual layer
 USUAL = 0.1  # of the weight's norm: what is brought down that drowns it where nothing else is known
 DEAD = 1e-4  # of the share that is usual for the LoRA
+FEW = 0.25  # of a layer's directions
 ENERGY = 0.99  # of the squared norm, which the rank is told for
 _FAINT = 0.001  # root mean square of a weight below which all is loud beside it
 _NUMBER = re.compile(r"\d+")
@@ -171,16 +172,20 @@ class Fence:
         return self.share.exceeded(layer.name, layer.share) or self.top.exceeded(layer.name, layer.top_share)
 
     def stands_out(self, layer: LayerFigures) -> bool:
-        """Return whether a loud layer is so by a few directions: without them its spectrum is more like others'."""
-        return self.loud(layer) and self._unlike(layer.name, layer.held(self.limit(layer)).gap) < self._unlike(
-            layer.name, layer.gap
-        )
+        """Return whether a loud layer is so by a few of its directions: without them its spectrum is more like that of
+        others."""
+        limit = self.limit(layer)
+        few = int((layer.sigma > limit).sum()) <= max(len(layer.sigma) * FEW, 1)
+        before, after = self._unlike(layer), self._unlike(layer.held(limit))
+        return self.loud(layer) and few and after < before
 
     def dead(self, layer: LayerFigures) -> bool:
         return not layer.broken and (not layer.norm or bool(layer.base) and layer.share < DEAD * self.share.whole)
 
-    def _unlike(self, name: str, gap: float) -> float:
-        return abs(log(gap / self.gap.at(name))) if gap < inf else inf
+    def _unlike(self, layer: LayerFigures) -> float:
+        """How far the gap is from what is usual, as a logarithm; infinite where that cannot be told."""
+        usual = self.gap.at(layer.name)
+        return abs(log(layer.gap / usual)) if usual and 0 < layer.gap < inf else inf
 
 
 def _kind(name: str) -> str:

@@ -54,9 +54,7 @@ def _ranks(health: Health) -> Image.Image:
     kept = health.kept()
     image, pen = _panel([("share of the squared norm that a rank holds", TEXT)])
     left, top, right, bottom = _FRAME
-    at = [
-        (left + (right - left) * k / max(len(kept) - 1, 1), bottom - (bottom - top) * v) for k, v in enumerate(kept)
-    ]
+    at = [(left + (right - left) * k / max(len(kept) - 1, 1), bottom - (bottom - top) * v) for k, v in enumerate(kept)]
     if len(at) > 1:
         pen.line(at, fill=SMOOTH, width=2)
     if rank := health.rank_for():

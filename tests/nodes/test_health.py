@@ -11,6 +11,7 @@ from typing import Any
 import comfy.model_management
 import pytest
 import torch
+from comfy_execution.graph_utils import ExecutionBlocker
 from harness.calls import run_node
 from harness.runs import train
 from lora_loom.lora_core.adapter import TEXT_PREFIX, Adapter
@@ -42,7 +43,8 @@ def health(model: Any, adapter: Adapter | None, **changes: Any) -> Found:
     """The repaired LoRA, report, strengths of blocks and figures."""
     inputs = {**SMALL, "model": model, "adapter": adapter, **changes}
     made, lora_model, page, report, blocks, figures = run_node(LoraHealth, **inputs)
-    assert page.shape[0] == 1 and page.shape[3] == 3 and len(lora_model) >= len(made.layers)
+    assert page.shape[0] == 1 and page.shape[3] == 3
+    assert isinstance(made, ExecutionBlocker) or len(lora_model) >= 2 * len(made.layers)
     return made, report, blocks, json.loads(figures)
 
 
@@ -133,7 +135,8 @@ def test_a_lora_that_is_too_loud_as_a_whole_is_scaled_by_one_factor(models, rand
     loud = random_adapter(model, preset="attention+mlp", size=3.0)
     made, report, _, figures = health(model, loud)
     assert "the whole far too loud" in report and "a strength near 0.03." in report
-    assert {repair["factor"] for repair in figures["repairs"]} == {pytest.approx(0.1 / 3, rel=1e-3)}
+    assert len(figures["repairs"]) == len(loud.layers)
+    assert [repair["factor"] for repair in figures["repairs"]] == pytest.approx([0.1 / 3] * len(loud.layers), rel=1e-3)
     assert made.norm() == pytest.approx(loud.norm() / 30, rel=1e-3)
 
 
@@ -142,8 +145,8 @@ def test_nothing_is_repaired_on_demand_and_nothing_drawn_that_is_black(models, r
     bad, name = at(random_adapter(trio.model), 0, holed)
     seen = {"clip": trio.clip, "vae": trio.vae, "prompts": "a red heart"}
     made, report, _, figures = health(trio.model, bad, repair="nothing", **seen)
-    assert made.layers[name] is bad.layers[name] and figures["repairs"] == [] and figures["pictures"] is None
-    assert "was not looked at: it makes them black." in report and "No pictures were drawn: they would be black." in report
+    assert name in made.message and figures["repairs"] == [] and figures["pictures"] is None
+    assert "was not looked at: it makes them black." in report and "drawn: they would be black." in report
 
 
 def test_a_lora_of_nothing_but_faults(models, random_adapter) -> None:
@@ -176,8 +179,7 @@ def test_a_file_and_its_text_encoder(models, random_adapter, add_text, loras: Pa
     text = [name for name in both.layers if name.startswith(TEXT_PREFIX)]
     loud = text[-1]
     bad = replace(both, layers={**both.layers, loud: both.layers[loud].scaled(30)})
-    saved = {"name": "bad", "model": trio.model, "clip": trio.clip}
-    run_node(SaveLora, adapter=bad, **saved)
+    run_node(SaveLora, adapter=bad, name="bad", format="comfyui", dtype="fp32", model=trio.model, clip=trio.clip)
     with pytest.raises(ValueError, match="connect CLIP"):
         health(trio.model, None, lora_name="bad.safetensors")
     made, report, _, figures = health(trio.model, None, lora_name="bad.safetensors", clip=trio.clip)
@@ -193,7 +195,7 @@ def test_one_lora_at_a_time(models, random_adapter, given: dict[str, Any], words
     model = models("flux1").model
     with pytest.raises(ValueError, match=words):
         health(model, **{"adapter": random_adapter(model), **given})
-    assert "not found" in LoraHealth.validate_inputs(lora_name="no such.safetensors")
+    assert "not in any loras folder" in LoraHealth.validate_inputs(lora_name="no such.safetensors")
 
 
 # -- in use ------------------------------------------------------------------------------------------------------------
@@ -223,14 +225,14 @@ def test_strengths_of_blocks_are_proposed_by_the_concept_and_folded_in(models, r
     assert blocks and f"In the repaired LoRA, blocks {blocks} keeps " in report
     factors = strengths(blocks, adapter.layers)
     for name, layer in adapter.layers.items():
-        factor = factors.get(name, 1.0)
-        assert (made.layers[name].norm() if name in made.layers else 0.0) == pytest.approx(factor * layer.norm(), rel=1e-5)
+        left = made.layers[name].norm() if name in made.layers else 0.0
+        assert left == pytest.approx(factors.get(name, 1.0) * layer.norm(), rel=1e-5)
     effect = figures["effect"]
     assert effect["after"]["leak"] < effect["before"]["leak"] and effect["with_blocks"]["leak"] < 0.95
     assert effect["after"]["loss"] < effect["base_loss"], "the concept is still there"
     told = health(trio.model, adapter, **seen)
     assert told[2] == blocks and f"In Load LoRA Stack, blocks {blocks} keeps " in told[1]
-    assert all(told[0].layers[name] is layer for name, layer in adapter.layers.items())
+    assert all(torch.equal(told[0].layers[name].lora_B, layer.lora_B) for name, layer in adapter.layers.items())
 
 
 def noisy_last_part(trio: Any, random_adapter: Callable[..., Adapter], data: Any) -> Adapter:
@@ -253,4 +255,3 @@ def test_a_model_that_draws_from_no_prompts_says_so(models, random_adapter) -> N
     report = health(trio.model, random_adapter(trio.model), clip=trio.clip, trigger="heart")[1]
     assert "What it does to pictures was not looked at: Kandinsky 2.2" in report
     assert "No pictures were drawn: connect clip and vae" in report
-

@@ -7,7 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from comfy_execution.graph_utils import ExecutionBlocker
 from PIL import Image
+from torch import Tensor
 
 from ....lora_core.adapter import Adapter
 from ....lora_core.analysis.health import Health
@@ -25,6 +27,7 @@ from ....lora_core.files.words import trigger_words
 from ....lora_core.stored import as_dict
 from ..analysis.drawn_sets import Prompts
 from ..analysis.suggestion import Asked, scene_of
+from ..host.node_outputs import as_lora_model
 from ..host.progress import Progress
 from ..host.wires import Clip, Model, Vae
 from ..model.sampling import Sampling
@@ -62,9 +65,11 @@ class Instruments:
 
 @dataclass(frozen=True)
 class Checkup:
-    """`blocks` are proposed strengths as Load LoRA Stack takes them, `pictures` those of the page, by row."""
+    """`lora_model` is the adapter for ComfyUI's own loaders; what cannot be used blocks what comes after it, with a
+    reason. `blocks` are proposed strengths as Load LoRA Stack takes them, `pictures` those of the page, by row."""
 
-    adapter: Adapter
+    adapter: Adapter | ExecutionBlocker
+    lora_model: dict[str, Tensor] | ExecutionBlocker
     page: Image.Image
     report: str
     blocks: str
@@ -144,9 +149,7 @@ def _drawn(
     other = found.holding(after) if after is not None and not found.broken else None
     asked = Prompts(prompts, wanted.negative, wanted.seeds)
     named = sections(layers, wanted.each_block)
-    pictures = block_pictures(
-        given.model, given.clip, given.vae, found.holding(layers), other, named, asked, sampling
-    )
+    pictures = block_pictures(given.model, given.clip, given.vae, found.holding(layers), other, named, asked, sampling)
     return pictures, ""
 
 
@@ -174,7 +177,18 @@ class Told:
         parts = self.effects.parts if self.effects is not None else None
         blocks = parts.text() if parts is not None else ""
         rows = drawn.rows if drawn is not None else []
-        return Checkup(made, page, "\n".join(lines), blocks, self._figures(), measure, rows)
+        adapter, lora_model = self._usable(made)
+        return Checkup(
+            adapter, lora_model, page, report="\n".join(lines), blocks=blocks, figures=self._figures(), measure=measure,
+            pictures=rows,
+        )  # fmt: skip
+
+    def _usable(self, made: Adapter) -> tuple[Adapter | ExecutionBlocker, dict[str, Tensor] | ExecutionBlocker]:
+        left = [name for name in self.found.broken if name in made.layers]
+        if not left:
+            return made, as_lora_model(made)
+        blocked = ExecutionBlocker(f"the LoRA holds NaN or infinite values in {left[0]}; set repair to faults")
+        return blocked, blocked
 
     def _sentences(self) -> list[str]:
         seen = self.effects.sentences() if self.effects is not None else []

@@ -50,7 +50,7 @@ def test_a_kind_is_held_against_itself() -> None:
 def test_a_layer_that_is_the_only_one_of_its_kind_is_held_against_all() -> None:
     layers = lora() | {"diffusion_model.text_embedding": random_layer(0.9)}
     assert judged(layers).sound, "a kind of its own may be as far off as kinds are from each other"
-    far = layers | {"diffusion_model.text_embedding": random_layer(40.0)}
+    far = layers | {"diffusion_model.text_embedding": random_layer(400.0)}
     assert [layer.name for layer in judged(far).loud] == ["diffusion_model.text_embedding"]
 
 
@@ -73,11 +73,8 @@ def test_weights_of_zeros_make_nothing_loud() -> None:
 
 def test_the_rank_that_holds_it() -> None:
     layers = {f"diffusion_model.blocks.{n}.attn": random_layer(0.05, rank=1).truncate(1) for n in range(6)}
-    padded = {
-        name: LowRank(torch.cat([a.lora_A, torch.zeros(7, 24)]), torch.cat([a.lora_B, torch.zeros(32, 7)], 1), 8.0 * a.scaling)
-        for name, a in layers.items()
-    }
-    health = judged(padded)
+    wide = LowRank(torch.zeros(7, 24), torch.zeros(32, 7), 7.0)
+    health = judged({name: LowRank.concat([layer, wide]) for name, layer in layers.items()})
     assert health.rank_for() == 1 and health.layers[0].effective_rank == pytest.approx(1)
     assert findings(health)[-1].startswith("Rank: 1 of 8 hold 99 % of it, so Resize LoRA with rank 1 makes")
     assert judged(lora()).rank_for() > 3 and findings(judged(lora()))[-1].endswith("hold 99 % of it.")
@@ -106,5 +103,5 @@ def test_what_is_said_and_shown() -> None:
 def test_nothing_at_all_can_be_drawn() -> None:
     dead = {name: layer.scaled(0) for name, layer in lora().items()}
     health = judged(dead)
-    assert health_page("x", health).size == (1280, 320) and health_measure(health, []).curve is not None
+    assert health_page("x", health).size == (1280, 320) and health_measure(health, []).curve is None
     assert len(health.dead) == 12 and health.kept() == []

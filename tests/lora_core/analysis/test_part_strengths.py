@@ -42,16 +42,18 @@ def test_half_of_it_where_all_would_be_too_much() -> None:
 def test_nothing_where_too_much_is_lost() -> None:
     found = proposed(NAMED, Model(IN=(0.3, 0.4), MID=(0.3, 0.2), OUT=(0.4, 0.4)).look)
     assert found.factors == {} and found.text() == "" and (found.concept, found.leak) == (1.0, 1.0)
-    assert "No part of its blocks can be turned down" in Effects(0.5, None, Effect(0.4, None, 0.1), found).sentences()[-1]
+    said = Effects(0.5, None, Effect(0.4, None, 0.1), found).sentences()
+    assert said[-1].startswith("No part of its blocks can be turned down")
 
 
 def test_names_are_those_that_a_row_takes() -> None:
     layers = [f"diffusion_model.double_blocks.{n}.img_attn.qkv" for n in range(3)]
-    layers += ["diffusion_model.single_blocks.0.linear1", "diffusion_model.final_layer.linear", "text_encoders.x.layers.0"]
+    layers += [f"diffusion_model.{name}" for name in ("single_blocks.0.linear1", "final_layer.linear")]
+    layers.append("text_encoders.x.layers.0")
     named = sections(layers, each_block=True)
     assert list(named) == [*(f"double_blocks.{n}" for n in range(3)), "single_blocks.0", "REST", "TEXT"]
     for name, own in named.items():
-        assert strengths(f"{name}=0", layers) == dict.fromkeys(own, 0.0), name
+        assert [layer for layer, factor in strengths(f"{name}=0", layers).items() if not factor] == own
     assert list(sections(layers, each_block=False)) == ["double", "single"]
     assert sections(layers[-1:], each_block=True) == {}
 
@@ -60,8 +62,8 @@ def test_what_is_said_of_before_and_after() -> None:
     seen = Effects(0.5, Effect(0.45, None, 0.2), Effect(0.4, None, 0.1)).sentences()
     assert seen == [
         "It is nearer to the pictures of the concept than the base model: loss 0.4000 against 0.5000.",
-        "Repaired, neutral prompts change by 50 % of what they did, and the loss on the concept is 0.4000, where it was "
-        "0.4500.",
+        "Repaired, neutral prompts change by 50 % of what they did, and the loss on the concept is 0.4000, where it "
+        "was 0.4500.",
     ]
     told = Effects(None, Effect(None, 0.4, 0.2), Effect(None, 0.4, 0.1)).sentences()
     assert told[0] == "Leakage: neutral prompts change by 25 % of what prompts with the trigger do."
