@@ -12,7 +12,7 @@ from harness.server import ComfyServer, Graph
 from harness.workflow_api import workflow_to_api
 
 WORKFLOWS = Path(__file__).resolve().parents[2] / "workflows"
-TRAIN_CHECKPOINT, TRAIN, STACK, MERGE, JUDGE, PUBLISH, KANDINSKY, WUERSTCHEN = GRAPHS
+TRAIN_CHECKPOINT, TRAIN, STACK, MERGE, JUDGE, PUBLISH, KANDINSKY, WUERSTCHEN, HEALTH = GRAPHS
 
 FOLDER = "lora_loom_demo"  # of the pictures in input/, and of the files in models/loras/
 PROMPT = "a red heart on a white background"
@@ -37,6 +37,7 @@ VALUES: dict[str, dict[str, Any]] = {
     "LoraLoom_Previews": {**DRAWING, "every": 300},
     "LoraLoom_Report": {**DRAWING, "trigger": "heart", "neutral": "a ring on a black background", "seeds": 1},
     "LoraLoom_LeaveOneOut": DRAWING,
+    "LoraLoom_Health": {**DRAWING, "lora_name": f"{FOLDER}/heart.safetensors", "trigger": "heart"},
     "KSampler": SAMPLER,
     "EmptyLatentImage": {"width": 96, "height": 96},
 }  # fmt: skip

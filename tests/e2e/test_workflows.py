@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from demo import shapes, templates
-from demo.templates import JUDGE, KANDINSKY, MERGE, PUBLISH, STACK, TRAIN, TRAIN_CHECKPOINT, WUERSTCHEN
+from demo.templates import HEALTH, JUDGE, KANDINSKY, MERGE, PUBLISH, STACK, TRAIN, TRAIN_CHECKPOINT, WUERSTCHEN
 from harness.browser import FrontEnd
 from harness.server import ComfyServer, Graph
 from harness.workflow_api import workflow_to_api
@@ -135,7 +135,7 @@ def test_what_is_published_is_tested_signed_and_shown(server: ComfyServer, files
     assert contract_of(guard.inspect(file).metadata).author == "Eve", "only saving is repeated"
 
 
-@pytest.mark.parametrize("name", [STACK, MERGE, JUDGE])
+@pytest.mark.parametrize("name", [STACK, MERGE, JUDGE, HEALTH])
 def test_runs_on_the_demo_base(server: ComfyServer, files: None, name: str) -> None:
     graph = quick(templates.api_graph(server, name))
     outputs = server.run(graph)["outputs"]
@@ -147,6 +147,9 @@ def test_runs_on_the_demo_base(server: ComfyServer, files: None, name: str) -> N
         assert (server.base / "models" / "loras" / "my_merge.safetensors").is_file()
     if name == JUDGE:
         assert {"LoraLoom_Report", "LoraLoom_LeaveOneOut", "LoraLoom_Interference"} <= set(shown)
+    if name == HEALTH:
+        assert "Leakage: neutral prompts change by" in shown["LoraLoom_Health"]["text"][0]
+        assert (server.base / "models" / "loras" / "repaired.safetensors").is_file()
 
 
 # -- in the front end --------------------------------------------------------------------------------------------------
@@ -210,6 +213,8 @@ TEMPLATES = {
     "contract": {PUBLISH},
     "kandinsky": {KANDINSKY},
     "wuerstchen": {WUERSTCHEN},
+    "repair": {HEALTH},
+    "block weight": {HEALTH},
     "lora": set(GRAPHS) - {KANDINSKY, WUERSTCHEN},
 }
 
@@ -274,6 +279,6 @@ def test_templates_are_listed_and_served(server: ComfyServer) -> None:
 
 def test_help_pages_are_served(server: ComfyServer) -> None:
     ours = [name for name in server.object_info if name.startswith("LoraLoom_")]
-    assert len(ours) == 29
+    assert len(ours) == 30
     for name in ours:
         assert server.fetch(f"/extensions/lora-loom/docs/{name}/en.md").startswith(b"# ")

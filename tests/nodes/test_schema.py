@@ -95,7 +95,7 @@ def test_the_list_of_files_is_told_once(loras: Path) -> None:
         "only_one"
     ) == 1
     asking = {name: text.count('"lora_files": true') for name, text in told.items() if '"lora_files"' in text}
-    one_each = dict.fromkeys(("LoraLoom_TrainLora", "LoraLoom_ResizeLora", "LoraLoom_Passport"), 1)
+    one_each = dict.fromkeys(("LoraLoom_TrainLora", "LoraLoom_ResizeLora", "LoraLoom_Passport", "LoraLoom_Health"), 1)
     assert asking == {"LoraLoom_LoadLoraStack": 4, **one_each}
     assert list(NODES).index(HOLDER) < min(list(NODES).index(name) for name in asking)
 
