@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.append(str(ROOT / "tests"))
 
 import numpy as np  # noqa: E402
-from demo.templates import FOLDER, STACK, api_graph  # noqa: E402
+from demo.templates import FOLDER, HEALTH, STACK, api_graph  # noqa: E402
 from harness.server import ComfyServer, Graph  # noqa: E402
 from PIL import Image, ImageDraw, ImageFont  # noqa: E402
 
@@ -48,7 +48,7 @@ class Card:
 
 
 BOTH = ("heart", "arrow")
-DRAWN, SCHEMES = [*GRAPHS][:6], [*GRAPHS][6:]  # with the demo's base, and what it cannot draw
+DRAWN, SCHEMES = [*GRAPHS][:6], [*GRAPHS][6:8]  # with the demo's base, and what it cannot draw
 CARDS = dict(zip(DRAWN, (
     Card("Train", "one checkpoint file", "#ffc247", Half("before", HEART, ()), Half("after", HEART, ("heart",))),
     Card("Train", "diffusion model", "#8fd14f", Half("before", ARROW, (), 103), Half("after", ARROW, ("arrow",), 103)),
@@ -102,6 +102,22 @@ def scheme(title: str) -> Image.Image:
     return page
 
 
+def bars() -> Image.Image:
+    """A card of layers as LoRA Health shows them, two of them far too loud, and mended."""
+    page = Image.new("RGB", (SIDE, SIDE), PAPER)
+    pen = ImageDraw.Draw(page)
+    heights = np.random.default_rng(2).integers(40, 70, 12).tolist()
+    for column, (word, loud) in enumerate((("loud layers", {4: TILE, 9: 170}), ("mended", {}))):
+        left, bottom = SIDE - GAP - TILE if column else GAP, GAP + TILE
+        for at, height in enumerate(heights):
+            x, colour = left + at * TILE / len(heights), "#ff6b6b" if at in loud else "#5cb8ff"
+            pen.rectangle((x, bottom - loud.get(at, height), x + TILE / len(heights) - 4, bottom), fill=colour)
+        pen.text((left + TILE / 2, bottom + 24), word, FAINT, ImageFont.load_default(34), anchor="mm")
+    pen.text((SIDE / 2, 328), "Repair", "#ff8a70", ImageFont.load_default(104), anchor="mm")
+    pen.text((SIDE / 2, 406), "health of a LoRA, its blocks", INK, ImageFont.load_default(34), anchor="mm")
+    return page
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("loras", type=Path, nargs="?", help="the folder with heart, arrow and merged")
@@ -109,6 +125,7 @@ def main() -> None:
     choices = parser.parse_args()
     for name in SCHEMES:
         scheme(name.split()[0]).save(choices.out / f"{name}.jpg", quality=90)
+    bars().save(choices.out / f"{HEALTH}.jpg", quality=90)
     if choices.loras is None:
         return
     with ComfyServer() as server:
