@@ -21,7 +21,9 @@ from lora_loom.lora_core.kinds import LoHa
 from lora_loom.lora_core.low_rank import LowRank
 from lora_loom.nodes.bridge.model.base_figures import Base
 from lora_loom.nodes.health import BLOCKS, LoraHealth
+from lora_loom.nodes.load_stack import LoadLoraStack
 from lora_loom.nodes.save_lora import SaveLora
+from safetensors.torch import load_file, save_file
 from tiny import FAMILIES
 
 TRIGGER = "heart"
@@ -186,6 +188,20 @@ def test_a_file_and_its_text_encoder(models, random_adapter, add_text, loras: Pa
     assert why(figures) == {loud: "loud"} and report.startswith("bad: Not sound: 1 loud, of ")
     made_of = json.loads(made.metadata["lora_loom.parents"])
     assert made_of[0]["name"] == "bad" and json.loads(made.metadata["lora_loom.merge"])["method"] == "repair"
+
+
+def test_a_broken_file_is_read_here_and_nowhere_else(models, make_lora, loras: Path) -> None:
+    """A file that every other node refuses, and that says where it is mended."""
+    model, path = models("flux1").model, loras / "burnt.safetensors"
+    sound = make_lora("flux1", path)
+    tensors, name = load_file(path), list(sound.layers)[2]
+    key = next(key for key in tensors if key.startswith(f"{name}.lora_up"))
+    save_file({**tensors, key: torch.full_like(tensors[key], float("inf"))}, path)
+    with pytest.raises(ValueError, match="NaN or infinite values .* repair it with LoRA Health"):
+        run_node(LoadLoraStack, model=model, rows="<lora:burnt:1>")
+    made, report, _, figures = health(model, None, lora_name="burnt.safetensors")
+    assert why(figures) == {name: "broken"} and made.layers.keys() == sound.layers.keys() - {name}
+    assert "Broken: 1 layer (" in report
 
 
 @pytest.mark.parametrize(("given", "words"), [

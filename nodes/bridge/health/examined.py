@@ -74,8 +74,7 @@ def examined(
     """Return the adapter or the file with its figures. Raises ValueError when there is not exactly one of the two, and
     when layers of text encoders would be lost."""
     table = names_of(model, clip)
-    found = one_source(table, adapter, lora_name)
-    found, gone = _without_broken_kinds(found)
+    found, gone = _without_broken_kinds(one_source(table, adapter, lora_name, broken=True))
     (source,), notes = plain([found], model, clip, UNLIMITED, progress.tick)
     layers, base, done = source.entry.adapter.layers, Base(model, clip), count(1)
 
