@@ -53,7 +53,8 @@ def read(path: str | os.PathLike[str], mapped: bool = True, broken: bool = False
     dtype.
 
     Tensors of no known kind are left out, and named. Factors may hold NaN or infinite values only when `broken`. Raises
-    guard.UnsafeFileError before any tensor is touched, and for such values, guard.UnreadableFileError when the file is gone, or UnsupportedWeightsError when nothing is left.
+    guard.UnsafeFileError before any tensor is touched, and for such values, guard.UnreadableFileError when the file is
+    gone, or UnsupportedWeightsError when nothing is left.
     """
     header = guard.inspect(path)
     source = Path(path).name

@@ -4,7 +4,8 @@ examined as in `dev.py bench learn`, beside the LoRAs as they were.
 Every concept is learned from 16 pictures in 200 steps with the defaults of 0.1.0, which leak. Faults: three layers that
 are 16 times as loud, a direction of 3 times the weight's strongest one in three layers, NaN in three layers, and all
 layers 30 times as loud, as when alpha is lost. `blocks turned down` is the sound LoRA with the strengths that LoRA
-Health proposes by its training pictures. `distance` is that from the LoRA as it was, over its norm. Results are a line of JSON each.
+Health proposes by its training pictures. `distance` is that from the LoRA as it was, over its norm. Results are a line
+of JSON each.
 """
 
 from __future__ import annotations
