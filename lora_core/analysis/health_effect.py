@@ -46,46 +46,40 @@ class Effects:
     in_output: bool = False
 
     def sentences(self) -> list[str]:
-        told = [self._concept(), self._leak()]
-        return [*filter(None, told), *([self._parts()] if self.parts is not None and self.parts.without else [])]
+        """Return what was seen, each after a word and a colon."""
+        return list(filter(None, (self._concept(), self._leak(), self.parts_sentence())))
 
     def _concept(self) -> str:
-        after = self.after
-        if after.loss is None or self.base_loss is None:
-            if not after.told:
-                return "Check the trigger: prompts with it are not changed."
-            return f"Leakage: neutral prompts change by {_percent(after.ratio)} of what prompts with the trigger do."
-        if after.loss >= self.base_loss:
-            return (
-                f"It is no nearer to the pictures of the concept than the base model (loss {after.loss:.4f} against "
-                f"{self.base_loss:.4f})."
-            )
-        return (
-            f"It is nearer to the pictures of the concept than the base model: loss {after.loss:.4f} against "
-            f"{self.base_loss:.4f}."
-        )
+        after, base = self.after, self.base_loss
+        if after.loss is not None and base is not None:
+            nearer = "nearer" if after.loss < base else "no nearer"
+            return f"Concept: {nearer} to its pictures than the base model, loss {after.loss:.4f} against {base:.4f}."
+        if not after.told:
+            return "Trigger: prompts with it are not changed; check how it is written."
+        return f"Leakage: neutral prompts change by {_percent(after.ratio)} of what prompts with the trigger do."
 
     def _leak(self) -> str:
         if self.before is None:
             return ""
         if not self.before.finite:
-            return "Before the repair the model's answers were no numbers."
-        what, one, other = "neutral prompts change", self.before.leak, self.after.leak
-        told = [f"{what} {_beside(other, one)}"]
+            return "Before and after: the model's answers were no numbers before the repair."
+        told = [f"neutral prompts change {_beside(self.after.leak, self.before.leak)}"]
         if self.before.loss is not None and self.after.loss is not None:
             told.append(f"the loss on the concept is {self.after.loss:.4f}, where it was {self.before.loss:.4f}")
         elif self.before.told and self.after.told:
             told.append(f"prompts with the trigger {_beside(self.after.told, self.before.told)}")
-        return f"Repaired, {', and '.join(told)}."
+        return f"Before and after: {', and '.join(told)}."
 
-    def _parts(self) -> str:
+    def parts_sentence(self) -> str:
+        """Return which strengths of blocks to use, or that there are none; empty where they were not looked for."""
         parts = self.parts
-        assert parts is not None
+        if parts is None or not parts.without:
+            return ""
         if not parts.factors:
-            return "No part of its blocks can be turned down: too much of the concept is lost for what else it spares."
-        where = "In the repaired LoRA" if self.in_output else "In Load LoRA Stack"
+            return "Blocks: none can be turned down, as too much of the concept would be lost for what else it spares."
+        where = "in the repaired LoRA" if self.in_output else "in Load LoRA Stack"
         return (
-            f"{where}, blocks {parts.text()} keeps {_percent(parts.concept)} of the concept and leaves "
+            f"Blocks: {parts.text()} {where} keeps {_percent(parts.concept)} of the concept and leaves "
             f"{_percent(parts.leak)} of what else it changes."
         )
 

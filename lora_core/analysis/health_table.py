@@ -14,10 +14,12 @@ from .repair import Repair
 _POINTS = 48  # of the curve
 
 
-def health_measure(health: Health, repairs: Sequence[Repair]) -> Measure:
-    """Return verdict, findings, tables, and the curve of what a rank keeps."""
-    tables = [_blocks(health), _layers(health), *([_repaired(repairs)] if repairs else [])]
-    return Measure(verdict(health), " ".join(findings(health)), tuple(tables), _curve(health))
+def health_measure(health: Health, repairs: Sequence[Repair], said: Sequence[str] = ()) -> Measure:
+    """Return the verdict, the findings and what else is `said` (each after a word and a colon), tables, and the curve
+    of what a rank holds."""
+    told = _told([*findings(health), *said])
+    tables = [told, _blocks(health), _layers(health), *([_repaired(repairs)] if repairs else [])]
+    return Measure(verdict(health), tables=tuple(tables), curve=_curve(health))
 
 
 def by_block(health: Health) -> dict[str, list[LayerFigures]]:
@@ -36,6 +38,12 @@ def state(health: Health, layer: LayerFigures) -> str:
     if fence.dead(layer):
         return "dead"
     return "outlier" if fence.stands_out(layer) else "loud" if fence.loud(layer) else ""
+
+
+def _told(sentences: Sequence[str]) -> Table:
+    parts = [sentence.partition(": ") for sentence in sentences]
+    lines = tuple(Line(name, (Cell(text[:1].upper() + text[1:]),)) for name, _, text in parts)
+    return Table("said", "What was found", "", ("what it is and what was done",), lines)
 
 
 def _blocks(health: Health) -> Table:

@@ -84,7 +84,7 @@ def _dead(health: Health) -> list[str]:
 def _strength(health: Health) -> str:
     known = [layer for layer in health.layers if layer.base and layer.norm]
     if not known:
-        return "How strong it is beside the base model is not known: its weights cannot be read."
+        return "Strength: how strong it is beside the base model is not known, as its weights cannot be read."
     most = max(known, key=lambda layer: layer.share)
     return (
         f"Strength: it has {percent(health.share())} of the norm of the weights it changes, at most "

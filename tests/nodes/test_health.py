@@ -227,7 +227,7 @@ def test_what_each_block_does_in_figures_and_pictures(models, random_adapter) ->
     assert {each["part"] for each in figures["effect"]["without"]} == set(blocks)
     before, after = figures["effect"]["before"], figures["effect"]["after"]
     assert before["loss"] is None and before["leak"] > after["leak"] > 0 and before["told"] > 0
-    assert "Leakage: neutral prompts change by " in report and "The picture changes most without " in report
+    assert "Leakage: neutral prompts change by " in report and "Pictures: the change is largest without " in report
     assert figures["pictures"]["base model"]["latent"] > 0 and why(figures)[loud] == "loud"
     assert made.layers[loud].norm() < adapter.layers[loud].norm() / 5
 
@@ -238,7 +238,7 @@ def test_strengths_of_blocks_are_proposed_by_the_concept_and_folded_in(models, r
     adapter = noisy_last_part(trio, random_adapter, data)
     seen = {"clip": trio.clip, "vae": trio.vae, "dataset": data, "width": 64, "height": 64}
     made, report, blocks, figures = health(trio.model, adapter, repair="faults and blocks", **seen)
-    assert blocks and f"In the repaired LoRA, blocks {blocks} keeps " in report
+    assert blocks and f"Blocks: {blocks} in the repaired LoRA keeps " in report
     factors = strengths(blocks, adapter.layers)
     for name, layer in adapter.layers.items():
         left = made.layers[name].norm() if name in made.layers else 0.0
@@ -247,7 +247,7 @@ def test_strengths_of_blocks_are_proposed_by_the_concept_and_folded_in(models, r
     assert effect["after"]["leak"] < effect["before"]["leak"] and effect["with_blocks"]["leak"] < 0.95
     assert effect["after"]["loss"] < effect["base_loss"], "the concept is still there"
     told = health(trio.model, adapter, **seen)
-    assert told[2] == blocks and f"In Load LoRA Stack, blocks {blocks} keeps " in told[1]
+    assert told[2] == blocks and f"Blocks: {blocks} in Load LoRA Stack keeps " in told[1]
     assert all(torch.equal(told[0].layers[name].lora_B, layer.lora_B) for name, layer in adapter.layers.items())
 
 

@@ -164,14 +164,14 @@ class Told:
     drawn: BlockPictures | None
 
     def checkup(self, made: Adapter, notes: Sequence[str]) -> Checkup:
-        health, drawn = self.found.health, self.drawn
-        measure, page = health_measure(health, self.repairs), health_page(self.found.name, health)
-        said = self._sentences()
+        health, drawn, seen = self.found.health, self.drawn, self._seen()
+        measure, page = health_measure(health, self.repairs, seen), health_page(self.found.name, health)
+        done = repair_line(self.repairs, self.moved)
         tables = (*measure.tables, *(self.effects.tables() if self.effects is not None else ()))
         if drawn is not None:
             tables, page = (*tables, drawn.table()), stacked(page, sheet(drawn.rows, tile=_TILE))
-        measure = replace(measure, advice=" ".join([*said, *notes]), tables=tables)
-        lines = [f"{self.found.name}: {verdict(health)}", *said, *notes, *self.found.notes]
+        measure = replace(measure, advice=" ".join([done, *notes]), tables=tables)
+        lines = [f"{self.found.name}: {verdict(health)}", *findings(health), done, *seen, *notes, *self.found.notes]
         lines += [f"  {repair.layer}: {repair.in_words()}" for repair in self.repairs]
         lines += list(drawn.missed) if drawn is not None else []
         parts = self.effects.parts if self.effects is not None else None
@@ -190,11 +190,9 @@ class Told:
         blocked = ExecutionBlocker(f"the LoRA holds NaN or infinite values in {left[0]}; set repair to faults")
         return blocked, blocked
 
-    def _sentences(self) -> list[str]:
+    def _seen(self) -> list[str]:
         seen = self.effects.sentences() if self.effects is not None else []
-        picture = self.drawn.sentence() if self.drawn is not None else ""
-        done = repair_line(self.repairs, self.moved)
-        return [*filter(None, (*findings(self.found.health), done, *seen, picture))]
+        return [*seen, *filter(None, [self.drawn.sentence() if self.drawn is not None else ""])]
 
     def _figures(self) -> str:
         health = self.found.health

@@ -32,7 +32,7 @@ class BlockPictures:
         if len(alone) < 2 or not any(alone.values()):
             return ""
         most, least = max(alone, key=alone.__getitem__), min(alone, key=alone.__getitem__)
-        return f"The picture changes most {most} ({alone[most]:.2f}) and least {least} ({alone[least]:.2f})."
+        return f"Pictures: the change is largest {most} ({alone[most]:.2f}) and smallest {least} ({alone[least]:.2f})."
 
     def table(self) -> Table:
         figures = [(name, (c.latent, c.pixels, c.structure)) for name, c in self.changes.items()]

@@ -93,7 +93,8 @@ def test_what_is_said_and_shown() -> None:
     assert f"Loud: 1 layer ({names[2]}) is far louder than others of the kind, most {names[2]}" in said
     assert f"Dead: 1 layer ({names[4]}) changes nothing." in said
     measure = health_measure(health, [])
-    blocks, table = measure.tables
+    told, blocks, table = measure.tables
+    assert [line.name for line in told.lines] == ["Broken", "Loud", "Dead", "Strength", "Rank"]
     assert measure.verdict == verdict(health) and [line.name for line in blocks.lines][:2] == ["blocks.0", "blocks.1"]
     assert [line.name for line in table.lines][:2] == [names[0], names[2]], "the worst first"
     assert [line.cells[-1].text for line in table.lines if line.cells[-1].text] == ["broken", "loud", "dead"]

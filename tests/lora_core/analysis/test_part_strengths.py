@@ -43,7 +43,7 @@ def test_nothing_where_too_much_is_lost() -> None:
     found = proposed(NAMED, Model(IN=(0.3, 0.4), MID=(0.3, 0.2), OUT=(0.4, 0.4)).look)
     assert found.factors == {} and found.text() == "" and (found.concept, found.leak) == (1.0, 1.0)
     said = Effects(0.5, None, Effect(0.4, None, 0.1), found).sentences()
-    assert said[-1].startswith("No part of its blocks can be turned down")
+    assert said[-1].startswith("Blocks: none can be turned down, ")
 
 
 def test_names_are_those_that_a_row_takes() -> None:
@@ -61,18 +61,19 @@ def test_names_are_those_that_a_row_takes() -> None:
 def test_what_is_said_of_before_and_after() -> None:
     seen = Effects(0.5, Effect(0.45, None, 0.2), Effect(0.4, None, 0.1)).sentences()
     assert seen == [
-        "It is nearer to the pictures of the concept than the base model: loss 0.4000 against 0.5000.",
-        "Repaired, neutral prompts change by 50 % of what they did, and the loss on the concept is 0.4000, where it "
-        "was 0.4500.",
+        "Concept: nearer to its pictures than the base model, loss 0.4000 against 0.5000.",
+        "Before and after: neutral prompts change by 50 % of what they did, and the loss on the concept is 0.4000, "
+        "where it was 0.4500.",
     ]
     told = Effects(None, Effect(None, 0.4, 0.2), Effect(None, 0.4, 0.1)).sentences()
     assert told[0] == "Leakage: neutral prompts change by 25 % of what prompts with the trigger do."
     assert told[1].endswith("and prompts with the trigger as before.")
     wild = Effects(None, Effect(None, float("nan"), 0.2), Effect(None, 0.0, 0.1))
     assert wild.sentences() == [
-        "Check the trigger: prompts with it are not changed.", "Before the repair the model's answers were no numbers.",
+        "Trigger: prompts with it are not changed; check how it is written.",
+        "Before and after: the model's answers were no numbers before the repair.",
     ]  # fmt: skip
     assert wild.figures()["before"] is None
     far = Effects(0.5, None, Effect(0.6, None, 0.1))
-    assert far.sentences()[0].startswith("It is no nearer to the pictures of the concept than the base model (loss 0.6")
+    assert far.sentences()[0].startswith("Concept: no nearer to its pictures than the base model, loss 0.6")
     assert [line.name for line in far.tables()[0].lines] == ["base model", "after"]
