@@ -24,8 +24,8 @@ from ..low_rank import LowRank
 
 SPREADS, LEAST = 5.0, 4.0
 ENOUGH, OF_A_KIND = 5, 3  # layers from which on there is a usual one, in all and of a kind
-DROWNED = 1.0  # times the weight's norm, as the usual layer
-USUAL = 0.1  # of the weight's norm: what is brought down that drowns it where nothing else is known
+DROWNED = 0.4  # of the weight's norm, in the usual layer: some eight times what LoRAs have
+USUAL = 0.05  # what that is brought down to, where nothing else is known
 DEAD = 1e-4  # of the share that is usual for the LoRA
 FEW = 0.25  # of a layer's directions
 ENERGY = 0.99  # of the squared norm, which the rank is told for

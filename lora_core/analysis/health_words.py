@@ -49,7 +49,7 @@ def _whole(health: Health) -> list[str]:
     fence = min(health.fences.values(), key=lambda fence: fence.factor)
     return [
         f"Too loud as a whole: its usual layer is {percent(fence.share.whole)} of the weight it changes, so the file "
-        f"was probably made for a strength near {fence.factor:.1g}. The repaired LoRA has that folded in."
+        f"was probably made for a strength near {fence.factor:.1g}. The repaired LoRA has that folded in; try others."
     ]
 
 
