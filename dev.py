@@ -10,7 +10,7 @@
     python dev.py test front-end                    its tests in a browser, with a newer front end than ComfyUI's own
     python dev.py test [pytest arguments]           pytest with these
     python dev.py serve [--port N] [ComfyUI flags]  a ComfyUI with the pack, for a person with a browser
-    python dev.py bench [name]                      the benchmarks of tests/benchmarks; learn, health and real_size by name
+    python dev.py bench [name]                      the benchmarks of tests/benchmarks, long ones by name
     python dev.py gpu-check [--quick] [flags]       is it right and fast on this GPU? Leaves a page to report
 
 The first use builds .venv and .comfyui beside this file (about 2 minutes, 7 GB); cut off, it goes on the next time.
