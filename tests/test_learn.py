@@ -7,7 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from benchmarks._publish import README, ROW, STORED, pages
+from benchmarks import _health
+from benchmarks._publish import FIGURES, README, ROW, STORED, pages
 from benchmarks._results import BEST, DEFAULT, LOUD, NATIVE, Cost, Marks, Result, Results, append
 from benchmarks._tables import best_rates, by_seed, costs, goals, means, with_best
 
@@ -23,6 +24,10 @@ def test_pages_say_what_was_measured() -> None:
     assert len(ROW.findall(README.read_text("utf-8"))) == 1
     for path, text in pages(Results.read([STORED])).items():
         assert path.read_text("utf-8") == text, f"{path.name}: write it with `dev.py bench learn --write`"
+
+
+def test_figures_of_repaired_loras_are_those_that_were_measured() -> None:
+    assert _health.page() == FIGURES.read_text("utf-8"), "write it with `dev.py bench health --write`"
 
 
 def test_results_are_read_back(tmp_path: Path) -> None:

@@ -15,18 +15,16 @@ import tempfile
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from statistics import mean
 
 import _comfy  # noqa: F401  first: makes comfy importable
 import torch
 from _measure import arguments, begin, table
 from benchmarks._concepts import CONCEPTS, Concept
 from benchmarks._exam import Exam, Neutral
+from benchmarks._health import lines, publish
 from benchmarks._learners import Base, Task, load_base, ours
-from benchmarks._publish import FIGURES, markdown
 from benchmarks._results import BASE
 from benchmarks._rows import AS_IN_0_1_0
-from benchmarks._tables import spread
 from harness.calls import run_node
 from lora_loom.lora_core.adapter import Adapter
 from lora_loom.lora_core.analysis.repair import Moved
@@ -37,16 +35,10 @@ from lora_loom.nodes.bridge.model.base_figures import Base as Weights
 from lora_loom.nodes.bridge.model.names import names_of
 from lora_loom.nodes.health import LoraHealth
 
-STORED = Path(__file__).parent / "results" / "health.jsonl"
-MARKS = "<!-- health: written by `dev.py bench health --write` -->\n", "<!-- /health -->\n"
 SOUND, BLOCKS, REPAIRED = "as it was", "blocks turned down", ", repaired"
 LOUD, DIRECTION, BROKEN, WHOLE = "three loud layers", "a direction in three layers", "NaN in three layers", "alpha lost"
 HIT = 3  # layers
 NAMED = [concept for concept in CONCEPTS if concept.word in ("heart", "navy", "lined")]
-COLUMNS = (
-    ("distance", "distance", 2), ("loss", "held-out loss", 3), ("overlap", "overlap", 2), ("error", "error", 1),
-    ("kin", "class", 1), ("change", "unrelated", 1),
-)  # fmt: skip
 Change = Callable[[str, LowRank], LowRank]
 
 
@@ -79,7 +71,8 @@ class Ward:
 
         def direction(name: str, layer: LowRank) -> LowRank:
             draw = torch.Generator().manual_seed(seed)
-            down, up = torch.randn(1, layer.lora_A.shape[1], generator=draw), torch.randn(len(layer.lora_B), 1)
+            down = torch.randn(1, layer.lora_A.shape[1], generator=draw)
+            up = torch.randn(len(layer.lora_B), 1, generator=draw)
             return LowRank.concat([layer, LowRank(down, up * 3 * tops[name] / (down.norm() * up.norm()), 1.0)])
 
         def holed(name: str, layer: LowRank) -> LowRank:
@@ -112,25 +105,6 @@ class Ward:
         print(f"  {concept.word}, seed {seed}, {row}: {found}", flush=True)
 
 
-def lines(path: Path) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
-    """Header and lines: by row, mean [least..most] over seeds of the mean over concepts."""
-    found = [json.loads(line) for line in path.read_text("ascii").splitlines()]
-    seeds, made = sorted({one["seed"] for one in found}), []
-    for row in dict.fromkeys(one["row"] for one in found):
-        own = [[one for one in found if (one["row"], one["seed"]) == (row, seed)] for seed in seeds]
-        values = {name: [mean(one[name] for one in each) for each in own] for name, *_ in COLUMNS}
-        made.append((row, *(spread(values[name], digits) for name, _, digits in COLUMNS)))
-    return ("", *(title for _, title, _ in COLUMNS)), made
-
-
-def publish(path: Path) -> None:
-    """Writes docs/figures.md between the marks."""
-    before, _, rest = FIGURES.read_text("utf-8").partition(MARKS[0])
-    after = rest.partition(MARKS[1])[2]
-    text = f"{before}{MARKS[0]}\n{markdown(*lines(path))}\n\n{MARKS[1]}{after}"
-    FIGURES.write_text(text, encoding="utf-8", newline="\n")
-
-
 def main() -> None:
     parser = arguments(__doc__)
     parser.set_defaults(rounds=2)
@@ -139,7 +113,7 @@ def main() -> None:
     parser.add_argument("--write", action="store_true", help="write docs/figures.md from what is stored")
     options = begin(parser)
     if options.write:
-        return publish(STORED)
+        return publish()
     with tempfile.TemporaryDirectory() as folder:
         into = options.into or Path(folder, "results.jsonl")
         ward = Ward(into, Path(folder), options.steps)
