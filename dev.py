@@ -10,7 +10,7 @@
     python dev.py test front-end                    its tests in a browser, with a newer front end than ComfyUI's own
     python dev.py test [pytest arguments]           pytest with these
     python dev.py serve [--port N] [ComfyUI flags]  a ComfyUI with the pack, for a person with a browser
-    python dev.py bench [name]                      the benchmarks of tests/benchmarks; learn and real_size by name
+    python dev.py bench [name]                      the benchmarks of tests/benchmarks, long ones by name
     python dev.py gpu-check [--quick] [flags]       is it right and fast on this GPU? Leaves a page to report
 
 The first use builds .venv and .comfyui beside this file (about 2 minutes, 7 GB); cut off, it goes on the next time.
@@ -185,14 +185,16 @@ def serve(arguments: list[str]) -> int:
 
 
 def bench(arguments: list[str]) -> int:
-    """Without a name every benchmark runs in turn but for `learn`, which takes an hour, and `real_size`, which takes
-    over 10 minutes and 12 GB of RAM; returns the first exit status that is not 0."""
+    """Without a name every benchmark runs in turn but for `learn`, which takes an hour, `health`, which takes some
+    minutes, and `real_size`, which takes over 10 minutes and 12 GB of RAM; returns the first exit status that is not
+    0."""
     folder = TESTS / "benchmarks"
     scripts = {path.stem: path for path in sorted(folder.glob("[!_]*.py"))}
     name, rest = (arguments[0], arguments[1:]) if arguments else (None, [])
     if not scripts or (name and name not in scripts):
         raise SetUpError(f"no benchmark {name or ''} in tests/benchmarks, which holds: {', '.join(scripts) or 'none'}.")
-    chosen = [scripts[name]] if name else [path for each, path in scripts.items() if each not in ("learn", "real_size")]
+    long = ("learn", "health", "real_size")
+    chosen = [scripts[name]] if name else [path for each, path in scripts.items() if each not in long]
     return next((status for script in chosen if (status := run_script(script, rest))), 0)
 
 

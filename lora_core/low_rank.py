@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from math import prod
+from math import inf, prod
 from typing import Any
 
 import torch
@@ -190,11 +190,13 @@ class Decomposition:
         """Relative Frobenius error of keeping `rank` values."""
         return cut_error(self.sigma, rank)
 
-    def keep(self, rank: int) -> LowRank:
+    def keep(self, rank: int, highest: float = inf) -> LowRank:
+        """Return the correction with so many singular values, those above `highest` brought down to it."""
         rank = min(rank, len(self.sigma))
         vectors, root = self.vectors[:, :rank], self.sigma[:rank].sqrt()
-        short = vectors * root if self.left is None else self.left @ (vectors * root)
-        long = (vectors.T @ self.core) / root.clamp(min=torch.finfo(root.dtype).tiny)[:, None]
+        held = (highest / self.sigma[:rank]).clamp(max=1).sqrt() if highest < inf else torch.ones_like(root)
+        short = vectors * (root * held) if self.left is None else self.left @ (vectors * (root * held))
+        long = (vectors.T @ self.core) / root.clamp(min=torch.finfo(root.dtype).tiny)[:, None] * held[:, None]
         long = long if self.right is None else long @ self.right
         lora_A, lora_B = (short.T, long.T) if self.flipped else (long, short)
         lora_A, lora_B = (factor.contiguous().to(self.dtype) for factor in (lora_A, lora_B))

@@ -18,6 +18,7 @@ from .dataset import LoraDataset
 from .dataset_doctor import DatasetDoctor
 from .empty_two_stage_latent import EmptyTwoStageLatent
 from .extract_lora import ExtractLora
+from .health import LoraHealth
 from .interference import LoraInterference
 from .layers import LoraLayers
 from .leave_one_out import LeaveOneOut
@@ -53,7 +54,7 @@ class LoraLoom(ComfyExtension):
             TrainingPreviews, TrainingValidation, TrainLora, SaveLora, LoadLoraStack, MergeLora, ResizeLora, ExtractLora,
             LoraReport, LoraInterference, LeaveOneOut, CheckGpu, LoadTwoStageModel, LoadTwoStageTextEncoder, LoadTwoStageVae,
             ClipVisionAsVae, EmptyTwoStageLatent, PriorToConditioning,
-            LoraContract, LoraCredits, LoraPassport, AverageSteps, PreferencePairs, ChangeFormat,
+            LoraContract, LoraCredits, LoraPassport, AverageSteps, PreferencePairs, ChangeFormat, LoraHealth,
         ]  # fmt: skip
 
 

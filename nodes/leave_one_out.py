@@ -5,7 +5,8 @@ from __future__ import annotations
 from comfy_api.latest import io
 
 from ..lora_core.data.prompts import lines
-from .bridge.analysis.leave_one_out import Prompts, leave_one_out
+from .bridge.analysis.drawn_sets import Prompts
+from .bridge.analysis.leave_one_out import leave_one_out
 from .bridge.host.node_outputs import as_image_batch, report_ui, with_pictures
 from .bridge.model.sampling import SAMPLERS, SCHEDULERS, Sampling
 from .bridge.stack.entries import active, all_entries, check_strengths, connected, rows_of

@@ -32,6 +32,7 @@ class Look(NamedTuple):
 
 LOOKS = {
     "check": Look(0, 1, "#8250df", "the GPU check"),
+    "health": Look(0.5, 1, "#b35900", "one LoRA examined and repaired"),
     "training": Look(0, 0.5, "#0969da", "a run, from its settings to its files"),
     "merging": Look(0.5, 0.76, "#1a7f37", "merge, resize, extract"),
     "analysis": Look(0.76, 1, "#bc4c00", "what LoRAs do"),

@@ -48,6 +48,7 @@ FLOORS = (  # rooms, the lowest first: a file uses its own room, and rooms on lo
     ("nodes/bridge/session", "nodes/bridge/stack"),
     ("nodes/bridge/quiet",),
     ("nodes/bridge/training", "nodes/bridge/merging", "nodes/bridge/analysis"),
+    ("nodes/bridge/health",),
     ("nodes/bridge/check",),
     ("nodes", "console/workflow"),
     ("console",),

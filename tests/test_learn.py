@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from benchmarks import _joined_page
+from benchmarks import _health, _joined_page
 from benchmarks._publish import FIGURES, README, ROW, STORED, pages
 from benchmarks._results import BEST, DEFAULT, LOUD, NATIVE, Cost, Marks, Result, Results, append
 from benchmarks._tables import best_rates, by_seed, costs, goals, means, with_best
@@ -37,6 +37,10 @@ def test_what_was_measured_of_two_concepts_is_told(tmp_path: Path) -> None:
     ]
     (cells,) = [row for row in _joined_page.lines(figures, ("heart", "lined"))[1] if row[0] == "ours"]
     assert cells[:3] == ["ours", "2", "0.40 [0.30..0.50]"] and set(cells[3:]) == {""}
+
+
+def test_figures_of_repaired_loras_are_those_that_were_measured() -> None:
+    assert _health.page() == FIGURES.read_text("utf-8"), "write it with `dev.py bench health --write`"
 
 
 def test_results_are_read_back(tmp_path: Path) -> None:

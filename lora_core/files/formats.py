@@ -39,12 +39,13 @@ class _Piece(NamedTuple):
     magnitude: Tensor | None
 
 
-def read(path: str | os.PathLike[str], mapped: bool = True) -> Adapter:
+def read(path: str | os.PathLike[str], mapped: bool = True, broken: bool = False) -> Adapter:
     """Return the file's adapter, layers named as the file spells them, factors memory-mapped, or not, and in the file's
     dtype.
 
-    Tensors of no known kind are left out, and named. Raises guard.UnsafeFileError before any tensor is touched,
-    guard.UnreadableFileError when the file is gone, or UnsupportedWeightsError when nothing is left.
+    Tensors of no known kind are left out, and named. Factors may hold NaN or infinite values only when `broken`. Raises
+    guard.UnsafeFileError before any tensor is touched, and for such values, guard.UnreadableFileError when the file is
+    gone, or UnsupportedWeightsError when nothing is left.
     """
     header = guard.inspect(path)
     source = Path(path).name
@@ -54,7 +55,7 @@ def read(path: str | os.PathLike[str], mapped: bool = True) -> Adapter:
     left_out = _left_out(source, found, described)
     held = reader.contents(header, mapped)
     tensors = converted(source, reader.tensors_of(header, held), torch.tensor)
-    if not reader.all_finite(header, held):
+    if not broken and not reader.all_finite(header, held):
         _check_finite(source, found, tensors)
     config = strength.peft_config(source, header.metadata, strength.config_of(header.path))
     return _with_the_rest(_adapter(source, found, tensors, header.metadata, config), left_out, tensors)

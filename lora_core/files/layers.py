@@ -197,7 +197,11 @@ def check_limit(source: str, key: str, limit: float) -> float:
 def check_finite(source: str, key: str, low: float, high: float) -> None:
     """`low` and `high` are the extremes of a tensor, which are NaN when any value is."""
     if not (isfinite(low) and isfinite(high)):
-        refuse(source, f"holds NaN or infinite values in {quote(key)}", "it would make images black, so train it again")
+        refuse(
+            source,
+            f"holds NaN or infinite values in {quote(key)}",
+            "it would make images black; train it again, or repair it with LoRA Health",
+        )
     if max(-low, high) > LARGEST:
         refuse(source, f"holds {max(-low, high):.3g} in {quote(key)}, above the {LARGEST:.3g} of fp32",
                "it would make images black, so train it again")  # fmt: skip

@@ -25,6 +25,7 @@ from demo.templates import (  # noqa: E402
     CONCEPTS,
     EDIT,
     FOLDER,
+    HEALTH,
     KANDINSKY,
     PREFERENCE,
     REGIONS,
@@ -184,7 +185,23 @@ def assisted() -> Image.Image:
     return page
 
 
-SPECIAL = {PREFERENCE: liked, REGIONS: parts, EDIT: edit, TRAIN_DISTILLED: assisted}
+def bars() -> Image.Image:
+    """A card of layers as LoRA Health shows them, two of them far too loud, and mended."""
+    page = Image.new("RGB", (SIDE, SIDE), PAPER)
+    pen = ImageDraw.Draw(page)
+    heights = np.random.default_rng(2).integers(40, 70, 12).tolist()
+    for column, (word, loud) in enumerate((("loud layers", {4: TILE, 9: 170}), ("mended", {}))):
+        left, bottom = SIDE - GAP - TILE if column else GAP, GAP + TILE
+        for at, height in enumerate(heights):
+            x, colour = left + at * TILE / len(heights), "#ff6b6b" if at in loud else "#5cb8ff"
+            pen.rectangle((x, bottom - loud.get(at, height), x + TILE / len(heights) - 4, bottom), fill=colour)
+        pen.text((left + TILE / 2, bottom + 24), word, FAINT, ImageFont.load_default(34), anchor="mm")
+    pen.text((SIDE / 2, 328), "Repair", "#ff8a70", ImageFont.load_default(104), anchor="mm")
+    pen.text((SIDE / 2, 406), "health of a LoRA, its blocks", INK, ImageFont.load_default(34), anchor="mm")
+    return page
+
+
+SPECIAL = {PREFERENCE: liked, REGIONS: parts, EDIT: edit, TRAIN_DISTILLED: assisted, HEALTH: bars}
 PLAIN = {name: partial(scheme, name.split()[0]) for name in SCHEMES} | SPECIAL
 
 

@@ -332,6 +332,28 @@ def judge() -> dict[str, Node]:
     }  # fmt: skip
 
 
+def repair() -> dict[str, Node]:
+    text = (
+        "### Repair a LoRA\n"
+        "1. **LoRA Health**: choose the LoRA in *lora_name*, and write its *trigger* if the file does not contain it. Set *cfg* "
+        "and *steps* to what suits your model.\n"
+        "2. Run. The node says what is wrong, draws the LoRA without each part of its blocks, and proposes strengths for them.\n"
+        "3. **Save LoRA** writes the repaired LoRA under a name of its own; the old file stays.\n\n"
+        "*repair* = faults and blocks folds the proposed strengths in as well. Connect a **LoRA Dataset** with pictures of the "
+        "concept to *dataset*, and they are chosen by how much of it they keep. " + LORAS + "\n\n" + CHECKPOINTS
+    )
+    drawn = {"prompts": "a photo in a garden", "width": SIDE, "height": SIDE, **SDXL}
+    models = {"model": MODEL, "clip": CLIP, "vae": VAE}
+    saved = {"adapter": ("health", "adapter"), "model": MODEL, "clip": CLIP}
+    return {
+        "note": note(text, width=720, height=310),
+        "checkpoint": checkpoint(0, 0),
+        "health": Node("LoraLoom_Health", (370, 0), drawn, models, size=(480, 1160)),
+        "save": Node("LoraLoom_SaveLora", (900, 0), {"name": "repaired"}, saved, size=(340, 560)),
+        "page": Node("PreviewImage", (1290, 0), {}, {"images": ("health", "page")}, "The whole page", (620, 620)),
+    }  # fmt: skip
+
+
 def loaded_stack() -> Node:
     return Node("LoraLoom_LoadLoraStack", (370, 0), {}, {"model": MODEL, "clip": CLIP}, size=(400, 380))
 
@@ -533,4 +555,5 @@ GRAPHS = {
     "Train an edit LoRA - FLUX.2, Kontext, Qwen-Image-Edit": train_edit,
     "Train a LoRA of several concepts - kept apart": train_concepts,
     "Train a LoRA on a distilled model - Turbo, schnell": train_distilled,
+    "Repair a LoRA - health, block weights": repair,
 }

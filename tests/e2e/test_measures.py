@@ -21,7 +21,7 @@ from safetensors.torch import load_file, save_file
 from e2e import graphs
 
 HOSTILE = "<img src=x onerror=alert(1)>"
-KINDS = ("Interference", "MergeLora", "LeaveOneOut", "Report", "Passport")
+KINDS = ("Interference", "MergeLora", "LeaveOneOut", "Report", "Passport", "Health")
 DEMO = Path(__file__).parents[1] / "demo" / "models" / "diffusion_models" / "loom_demo.safetensors"
 SAMPLING = {
     "negative": "", "seeds": 1, "seed": 3, "width": 64, "height": 64, "steps": 1, "cfg": 1.0, "sampler_name": "euler",
@@ -65,6 +65,8 @@ def graph() -> graphs.Graph:
         "merge": graphs.node("LoraLoom_MergeLora", model=["unet", 0], rank=0, **parts),
         "text": graphs.node("PreviewAny", source=["merge", 2]),
         "without": graphs.node("LoraLoom_LeaveOneOut", **models, prompts="a heart", **SAMPLING, **parts),
+        "health": graphs.node("LoraLoom_Health", **models, lora_name="measured/chalk.safetensors", repair="faults",
+                              blocks="parts", trigger="heart", prompts="", **SAMPLING),
         "report": graphs.node("LoraLoom_Report", **models, adapter=["merge", 0], trigger="heart", prompts="heart",
                               class_words="", neutral="a square", strength=1.0, **SAMPLING),
     }  # fmt: skip
@@ -153,6 +155,8 @@ def test_they_can_be_read(front: FrontEnd) -> None:
     assert f"Strong overlap: ink & oil and {HOSTILE} pull the same way." in told["Interference"]
     assert re.search(r"C\s*<img .*\+0\.\d\d", told["Interference"], re.DOTALL)
     assert told["MergeLora"].startswith("Nothing is lost: 8 layers of rank 24, 0.1 MB as fp16.")
+    assert told["Health"].startswith("Sound: none of its 8 layers is broken, dead or loud for its kind.")
+    assert "Leakage" in told["Health"] and "Strength by block, beside the base model" in told["Health"]
     assert told["Passport"].startswith("signed: signed by ink@ada")
     for text in ("Contract", HOSTILE, "CC-BY-4.0", "Signature", "texts signed"):
         assert text in told["Passport"]

@@ -14,6 +14,7 @@ from demo import shapes, templates
 from demo.templates import (
     CONCEPTS,
     EDIT,
+    HEALTH,
     JUDGE,
     KANDINSKY,
     MERGE,
@@ -168,7 +169,7 @@ def test_liked_and_disliked_pictures_make_a_lora(server: ComfyServer) -> None:
     assert (server.base / "models" / "loras" / "liked.safetensors").is_file()
 
 
-@pytest.mark.parametrize("name", [STACK, MERGE, JUDGE, REGIONS, CONCEPTS, TRAIN_DISTILLED])
+@pytest.mark.parametrize("name", [STACK, MERGE, JUDGE, REGIONS, CONCEPTS, TRAIN_DISTILLED, HEALTH])
 def test_runs_on_the_demo_base(server: ComfyServer, files: None, name: str) -> None:
     graph = quick(templates.api_graph(server, name))
     for node in graph.values():
@@ -193,6 +194,9 @@ def test_runs_on_the_demo_base(server: ComfyServer, files: None, name: str) -> N
         assert "assistants, on in training steps only: " in said
     if name == JUDGE:
         assert {"LoraLoom_Report", "LoraLoom_LeaveOneOut", "LoraLoom_Interference"} <= set(shown)
+    if name == HEALTH:
+        assert "Leakage: neutral prompts change by" in shown["LoraLoom_Health"]["text"][0]
+        assert (server.base / "models" / "loras" / "repaired.safetensors").is_file()
 
 
 # -- in the front end --------------------------------------------------------------------------------------------------
@@ -261,6 +265,8 @@ TEMPLATES = {
     "contract": {PUBLISH},
     "kandinsky": {KANDINSKY},
     "wuerstchen": {WUERSTCHEN},
+    "repair": {HEALTH},
+    "block weight": {HEALTH},
     "lora": set(GRAPHS) - {KANDINSKY, WUERSTCHEN},
 }
 

@@ -21,7 +21,7 @@ KEPT = re.compile(r"%\w+%|<[^<>]+>|\d+(?:\.\d+)?(?:e-\d+)?|CFG|VAE|KSampler|Mark
 OURS = {"KSampler": ("KSampler", "K采样器", "Kサンプラー")}  # ComfyUI's own name for it in the language
 MARKS = {"not saved", "unreadable caption", "no caption", "trigger alone", "near copy", "mask?"}  # looked up by name
 NO_TEXTS = {  # of a script, which a person does not read or every person reads as they are
-    "library/bar.js": {"Enter"}, "measures/measures.js": {"Interference", "Passport", "Report"},
+    "library/bar.js": {"Enter"}, "measures/measures.js": {"Health", "Interference", "Passport", "Report"},
     "stack/menu.js": {"Del"},
     "stack/editor.js": {"Undo", "Redo"}, "stack/stack.js": {"None"},
     "dataset/adding.js": {"Files"}, "dataset/book.js": {"-mask files", *MARKS}, "dataset/filters.js": MARKS,

@@ -95,9 +95,8 @@ def test_the_list_of_files_is_told_once(loras: Path) -> None:
         "only_one"
     ) == 1
     asking = {name: text.count('"lora_files": true') for name, text in told.items() if '"lora_files"' in text}
-    one_each = dict.fromkeys(
-        ("LoraLoom_TrainLora", "LoraLoom_ResizeLora", "LoraLoom_Passport", "LoraLoom_ChangeFormat"), 1
-    )
+    once = ("TrainLora", "ResizeLora", "Passport", "ChangeFormat", "Health")
+    one_each = dict.fromkeys((f"LoraLoom_{name}" for name in once), 1)
     assert asking == {"LoraLoom_LoadLoraStack": 4, **one_each}
     assert list(NODES).index(HOLDER) < min(list(NODES).index(name) for name in asking)
 

@@ -5,12 +5,8 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import cast
 
-import numpy as np
-import torch
 from PIL import Image
-from torch import Tensor
 
 from ....lora_core.adapter import TEXT_PREFIX
 from ....lora_core.analysis import leakage
@@ -19,26 +15,13 @@ from ....lora_core.analysis.leakage import PictureChange
 from ....lora_core.drawing.measure import Measure, bars
 from ....lora_core.drawing.sheet import SheetRow, sheet
 from ....lora_core.stored import as_dict
-from ..host.progress import Progress
 from ..host.wires import Clip, Model, Vae
-from ..model.sampling import Sampling, check_size, decoded, latents
-from ..stack.apply_stack import apply_entries
-from ..stack.bypass_injection import uncalled
+from ..model.sampling import Sampling
 from ..stack.entries import Entry
+from .drawn_sets import Prompts, drawn_by
 
 _TILE = 256
 ALL, NONE = "all", "none"
-
-
-@dataclass(frozen=True)
-class Prompts:
-    """Says what is drawn, from how many seeds. CONDITIONING that is given is taken as it is, in place of prompts."""
-
-    prompts: tuple[str, ...] = ()
-    negative: str = ""
-    seeds: int = 1
-    conditioning: list | None = None
-    negative_conditioning: list | None = None
 
 
 @dataclass(frozen=True)
@@ -57,42 +40,17 @@ def leave_one_out(
 ) -> LeftOut:
     """Draw every prompt from every seed with each set of LoRAs, same noise. Raises ComfyUI's interrupt between steps,
     and ValueError when there is nothing to draw or to leave out."""
-    check_size(vae, sampling.width, sampling.height)
-    _check(asked, clip, entries)
-    sets = _sets(entries)
-    seeds = [(sampling.seed + number) % 2**64 for number in range(asked.seeds)]
-    prompts = asked.prompts or ("",)
-    rounds = [(prompt, seed) for prompt in prompts for seed in seeds]
-    progress, made, missed = Progress(2 * len(sets) * len(rounds)), {}, []
-    for at, (name, kept) in enumerate(sets.items()):
-        patcher, text, _ = apply_entries(model, clip, kept)
-        conditions = _conditions(text, prompts, asked)
-        made[name] = []
-        for prompt, seed in rounds:
-            progress.say(f"{name}: picture {len(made[name]) + 1} of {len(rounds)}")
-            made[name].append(latents(patcher, *conditions[prompt], sampling, seed))
-            progress.update(at * len(rounds) + len(made[name]))
-        missed += [line for each in uncalled(patcher, text) for line in each.sentences() if name == ALL]
-    pictures: dict[str, list[Image.Image]] = {}
-    for name, drawn in made.items():
-        pictures[name] = []
-        for latent in drawn:
-            pictures[name].append(decoded(vae, latent))
-            progress.update(len(sets) * len(rounds) + sum(map(len, pictures.values())))
-    found = {name: _changes(made, pictures, name) for name in sets if name != ALL}
-    rows, changes = _rows(pictures, found, rounds, entries), {name: leakage.mean(each) for name, each in found.items()}
-    told = "\n".join((_report(entries, changes, asked, clip), *missed))
+    _check(entries)
+    drawn = drawn_by(model, clip, vae, _sets(entries), asked, sampling)
+    rounds = drawn.rounds
+    found = {name: drawn.changes(ALL, name) for name in drawn.pictures if name != ALL}
+    rows, changes = _rows(drawn.pictures, found, rounds, entries), {name: leakage.mean(f) for name, f in found.items()}
+    told = "\n".join((_report(entries, changes, asked, clip), *drawn.missed))
     figures = _figures(entries, changes, rounds)
     return LeftOut(sheet(rows, tile=_TILE), told, figures, _measure(changes, entries, len(rounds)), rows)
 
 
-def _check(asked: Prompts, clip: Clip | None, entries: Sequence[Entry]) -> None:
-    if not asked.conditioning and not asked.prompts:
-        raise ValueError("there is no prompt; write one, or connect positive")
-    if not asked.conditioning and clip is None:
-        raise ValueError("prompts need a text encoder; connect clip, or positive and negative conditioning")
-    if asked.conditioning and asked.negative_conditioning is None and clip is None:
-        raise ValueError("the negative prompt needs a text encoder; connect clip or negative_conditioning")
+def _check(entries: Sequence[Entry]) -> None:
     if len(entries) > 24:
         raise ValueError(
             f"{len(entries)} LoRAs need {len(entries) + 2} pictures for each prompt, but 24 is the most; use fewer "
@@ -105,32 +63,6 @@ def _sets(entries: Sequence[Entry]) -> dict[str, list[Entry]]:
     every = list(entries)
     without = {f"without {letter(i)}": [*every[:i], *every[i + 1 :]] for i in range(len(every)) if len(every) > 1}
     return {ALL: every, **without, NONE: []}
-
-
-def _conditions(clip: Clip | None, prompts: Sequence[str], asked: Prompts) -> dict[str, tuple[list, list]]:
-    """Positive and negative of each prompt; every text is encoded once, whatever the number of seeds."""
-    negative = asked.negative_conditioning
-    negative = _encoded(clip, asked.negative) if negative is None else negative
-    return {prompt: (asked.conditioning or _encoded(clip, prompt), negative) for prompt in prompts}
-
-
-def _encoded(clip: Clip | None, prompt: str) -> list:
-    speaker = cast(Clip, clip)  # `_check` asks for one where there is a text to encode
-    return speaker.encode_from_tokens_scheduled(speaker.tokenize(prompt))
-
-
-def _changes(
-    made: Mapping[str, Sequence[Tensor]], pictures: Mapping[str, Sequence[Image.Image]], name: str
-) -> list[PictureChange]:
-    """From all LoRAs to this set, round by round."""
-    return [
-        leakage.change(before, after, _pixels(one), _pixels(other))
-        for before, after, one, other in zip(made[ALL], made[name], pictures[ALL], pictures[name], strict=True)
-    ]
-
-
-def _pixels(picture: Image.Image) -> Tensor:
-    return torch.from_numpy(np.asarray(picture, dtype=np.float32) / 255)
 
 
 def _rows(

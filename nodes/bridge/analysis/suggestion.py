@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from statistics import mean
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 import comfy.model_management
@@ -15,7 +16,7 @@ import comfy.samplers
 import torch
 from torch import Tensor
 
-from ....lora_core.adapter import TEXT_PREFIX
+from ....lora_core.adapter import TEXT_PREFIX, Adapter
 from ....lora_core.analysis.suggestion import Suggestion, Without
 from ....lora_core.data.captions import plain
 from ....lora_core.data.dataset import Dataset
@@ -45,6 +46,7 @@ from ..model.sampling import Sampling, empty_latent
 from ..stack.apply_stack import apply_entries
 from ..stack.entries import Entry
 
+NOTHING: Mapping[str, float] = MappingProxyType({})
 _DRAWS = 2  # of noise for each picture, for its loss
 
 
@@ -74,20 +76,32 @@ def suggestion(
 ) -> Suggestion | str:
     """Measure one LoRA, on pictures of the data set or else by its change of prompts with the trigger; return why not
     where it cannot be measured."""
-    family = family_of(base[0])
     if len(entries) != 1:
         return "No strength is suggested for several LoRAs together; connect one."
-    if family.prior is not None:
-        return f"No strength is suggested: {family.name} draws from {family.prior.what} of a picture, not from prompts."
     progress = Progress(1)
     try:
-        shown = _shown(base[0], vae, data, progress) if data is not None else []
+        scene = scene_of(base, vae, entries[0], data, asked, progress)
     except ValueError as error:
-        return f"No strength is suggested, as the pictures cannot be looked at: {error}."
+        return f"No strength is suggested: {error}."
+    return _measured(scene, progress)
+
+
+def scene_of(
+    base: tuple[Model, Clip], vae: Vae | None, entry: Entry, data: Dataset | None, asked: Asked, progress: Progress
+) -> Scene:  # fmt: skip
+    """Return what a LoRA is looked at on: pictures of the data set, or else prompts with the trigger, and neutral
+    prompts. Raises ValueError for a model that does not draw from prompts, and for pictures that cannot be encoded."""
+    family = family_of(base[0])
+    if family.prior is not None:
+        raise ValueError(f"{family.name} draws from {family.prior.what} of a picture, not from prompts")
+    try:
+        shown = _shown(base[0], vae, data, progress) if data is not None and vae is not None else []
+    except ValueError as error:
+        raise ValueError(f"the pictures cannot be looked at: {error}") from error
     captions = [each.caption for each in data.examples if each.written] if data is not None else []
     triggers = {plain(asked.trigger), *(group.trigger for group in (data.groups if data is not None else ()))}
     quiet = few(neutral(family.neutral, triggers, asked.words, captions).prompts)
-    return _measured(Scene(*base, entries[0], shown, quiet, asked), progress)
+    return Scene(*base, entry, shown, quiet, asked)
 
 
 def _measured(scene: Scene, progress: Progress) -> Suggestion:
@@ -95,11 +109,11 @@ def _measured(scene: Scene, progress: Progress) -> Suggestion:
     strengths, total = (0.0, *STRENGTHS), len(STRENGTHS) + 1 + len(left_out)
     progress.begin()
 
-    def seen(number: int, strength: float, off: Sequence[str] = ()) -> Seen:
+    def seen(number: int, strength: float, factors: Mapping[str, float] = NOTHING) -> Seen:
         left = f", {progress.time_left(number, total)}" if number else ""
         progress.say(f"strengths and blocks: {number} of {total}{left}")
         progress.tick(number, total)
-        return scene.seen(strength, off)
+        return scene.seen(strength, factors)
 
     found = {strength: seen(number, strength) for number, strength in enumerate(strengths)}
     base, without = found[0.0], []
@@ -107,7 +121,7 @@ def _measured(scene: Scene, progress: Progress) -> Suggestion:
     curve = curve_of(looked, len(scene.shown), len(scene.quiet))
     ends = Ends(looked[0.0], looked[1.0])
     for number, (name, layers) in enumerate(left_out.items() if curve.points else (), len(strengths)):
-        point = ends.point(1.0, seen(number, 1.0, layers).looked(base))
+        point = ends.point(1.0, seen(number, 1.0, dict.fromkeys(layers, 0.0)).looked(base))
         without.append(Without(name, point.concept, point.leak))
     return Suggestion(curve, tuple(without), seen=bool(scene.shown))
 
@@ -138,10 +152,11 @@ class Scene:
         self.texts = None if on_text else self._encoded(clip)
         self.shapes = [each.latent.shape for each in shown] or [empty_latent(model, asked.sampling).shape[1:]]
 
-    def seen(self, strength: float, off: Sequence[str] = ()) -> Seen:
-        """Look at the LoRA at a strength, on the model and on text encoders, without the layers that are `off`."""
-        factors = {**self.entry.factors, **dict.fromkeys(off, 0.0)}
-        entry = replace(self.entry, strength=strength, text_strength=strength, factors=factors)
+    def seen(self, strength: float, factors: Mapping[str, float] = NOTHING, adapter: Adapter | None = None) -> Seen:
+        """Look at the LoRA at a strength, on the model and on text encoders, with layers at `factors` of it; or at
+        another `adapter` in its place, of the same layers or fewer."""
+        entry = replace(self.entry, adapter=adapter or self.entry.adapter, strength=strength, text_strength=strength)
+        entry = replace(entry, factors={**entry.factors, **factors})
         model, clip = apply_entries(self.model, self.clip, [entry])[:2] if strength else (self.model, self.clip)
         texts = self.texts or self._encoded(clip)
         told = () if self.shown else self.asked.prompts

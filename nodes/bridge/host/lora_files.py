@@ -10,6 +10,6 @@ from ....lora_core.adapter import Adapter
 from ....lora_core.files import formats
 
 
-def read_lora(path: Path) -> Adapter:
+def read_lora(path: Path, broken: bool = False) -> Adapter:
     """As `formats.read`; into memory where ComfyUI was started with `--disable-mmap`."""
-    return formats.read(path, mapped=not getattr(comfy.utils, "DISABLE_MMAP", False))
+    return formats.read(path, mapped=not getattr(comfy.utils, "DISABLE_MMAP", False), broken=broken)

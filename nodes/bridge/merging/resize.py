@@ -10,13 +10,11 @@ from ....lora_core.adapter import Adapter
 from ....lora_core.merging.merge import EXACT, UNLIMITED
 from ....lora_core.merging.pick import Pick
 from ....lora_core.merging.truncation import Limits
-from ....lora_core.stack.rows import NONE, Row
 from ..host.wires import Clip, Model
 from ..model.names import names_of
-from ..stack.entries import Connected
 from .conversion import Tick
 from .merge import Made, build, plain
-from .sources import Source, sources
+from .sources import Source, one_source
 
 
 def resize(
@@ -25,18 +23,8 @@ def resize(
 ) -> tuple[Made, Adapter | ExecutionBlocker]:  # fmt: skip
     """Return what `pick` takes of the adapter or file, at the strengths and limits, and the rest at the same strengths,
     uncut. Raises ValueError unless there is exactly one of the two."""
-    by_name = lora_name not in ("", NONE)
-    if adapter is None and not by_name:
-        raise ValueError("no LoRA is given; choose a file in lora_name, or connect an adapter")
-    if adapter is not None and by_name:
-        raise ValueError(
-            f"both an adapter and the file {lora_name} are given; set lora_name to None, or disconnect adapter"
-        )
     table = names_of(model, clip)
-    rows = [] if adapter else [Row(lora_name, *strengths)]
-    found = sources(table, rows, [Connected(adapter, *strengths)] if adapter else [])
-    if not found:
-        raise ValueError("strength and text_strength are both 0, which removes the whole LoRA; set one of them")
+    found = [one_source(table, adapter, lora_name, strengths)]
     (source,), notes = plain(found, model, clip, limits, tick)
     pick.check(source.entry.adapter.layers)
     kept, rest = (_part(source, pick, taken) for taken in (True, False))

@@ -6,10 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from ....lora_core.adapter import Adapter
 from ....lora_core.files.hashes import content_hash
 from ....lora_core.files.lineage import Parent
 from ....lora_core.kinds import Difference
-from ....lora_core.stack.rows import Row
+from ....lora_core.stack.rows import NONE, Row
 from ..host.model_files import lora_hash
 from ..host.progress import Progress
 from ..model.names import NameTable
@@ -41,14 +42,16 @@ class Source:
         return replace(parent, blocks=self.blocks)
 
 
-def sources(table: NameTable, rows: Sequence[Row], adapters: Sequence[Connected]) -> list[Source]:
+def sources(
+    table: NameTable, rows: Sequence[Row], adapters: Sequence[Connected], broken: bool = False
+) -> list[Source]:  # fmt: skip
     """Return rows of files, then adapters, in the model's names, but for those whose strengths are both 0. Raises
     ValueError when something of one would be lost: text encoders' layers without CLIP, or that it is on for a part of
-    sampling or of the picture."""
+    sampling or of the picture. Files may hold NaN or infinite values only when `broken`."""
     rows, progress = effective(rows), Progress(1)
     found = [
         Source(entry, lora_hash(row.name, progress), blocks=row.blocks)
-        for row, entry in zip(rows, load_rows(rows, table), strict=True)
+        for row, entry in zip(rows, load_rows(rows, table, broken), strict=True)
     ]
     for number, item in enumerate(adapters, 1):
         if item.strength or item.text_strength:
@@ -57,6 +60,26 @@ def sources(table: NameTable, rows: Sequence[Row], adapters: Sequence[Connected]
     for source in found:
         _refuse_losses(source.entry, table.has_text)
     return found
+
+
+def one_source(
+    table: NameTable, adapter: Adapter | None, lora_name: str, strengths: tuple[float, float] = (1.0, 1.0),
+    broken: bool = False,
+) -> Source:  # fmt: skip
+    """Return the adapter or the file, which may hold NaN or infinite values only when it may be `broken`. Raises
+    ValueError unless there is exactly one of the two, at a strength."""
+    by_name = lora_name not in ("", NONE)
+    if adapter is None and not by_name:
+        raise ValueError("no LoRA is given; choose a file in lora_name, or connect an adapter")
+    if adapter is not None and by_name:
+        raise ValueError(
+            f"both an adapter and the file {lora_name} are given; set lora_name to None, or disconnect adapter"
+        )
+    rows = [] if adapter else [Row(lora_name, *strengths)]
+    found = sources(table, rows, [Connected(adapter, *strengths)] if adapter else [], broken)
+    if not found:
+        raise ValueError("strength and text_strength are both 0, which removes the whole LoRA; set one of them")
+    return found[0]
 
 
 def _refuse_losses(entry: Entry, has_text: bool) -> None:

@@ -135,10 +135,10 @@ def active(rows: Iterable[Row]) -> list[Row]:
     return [_listed(row) for row in rows if row.name not in ("", NONE) and row.on]
 
 
-def load_rows(rows: Iterable[Row], table: NameTable) -> list[Entry]:
-    """Read and resolve every row. Rows whose strengths are both zero are not read. Raises ValueError for a file that a
-    takedown list names."""
-    return [_load(row, table) for row in effective(rows)]
+def load_rows(rows: Iterable[Row], table: NameTable, broken: bool = False) -> list[Entry]:
+    """Read and resolve every row; `broken` ones may hold NaN or infinite values. Rows whose strengths are both zero are
+    not read. Raises ValueError for a file that a takedown list names."""
+    return [_load(row, table, broken) for row in effective(rows)]
 
 
 def placed(rows: Iterable[Row], masks: Mapping[str, torch.Tensor | None]) -> list[Row]:
@@ -191,9 +191,9 @@ def _listed(row: Row) -> Row:
     return row.renamed(lora_name(row.name)) if row.active else row
 
 
-def _load(row: Row, table: NameTable) -> Entry:
+def _load(row: Row, table: NameTable, broken: bool) -> Entry:
     path = lora_path(row.name)
-    file = _FILES.read(path)
+    file = read_lora(path, broken) if broken else _FILES.read(path)
     resolved = table.resolve(file, path.name)
     verdict = takedown.checked(row.name, file, resolved.adapter)
     factors = strengths(row.blocks, [*table.shapes, *table.parameters], table.family.name) if row.blocks.strip() else {}

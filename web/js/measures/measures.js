@@ -15,8 +15,8 @@ const PICTURE = "$$canvas-image-preview" // of the front end, below the figures
 const MARGIN = 8 // px beside and above
 const ROWS = 2 // of pictures that are not folded
 const MOST = 560 // px high; more is scrolled
-const KINDS = ["Interference", "MergeLora", "ResizeLora", "ExtractLora", "ConvertLora", "LeaveOneOut", "Report", "DatasetDoctor", "Passport"]
-const REDRAWN = ["LoraLoom_Interference", "LoraLoom_LeaveOneOut", "LoraLoom_Report"] // whose picture is seen here, larger
+const KINDS = ["Interference", "MergeLora", "ResizeLora", "ExtractLora", "ConvertLora", "LeaveOneOut", "Report", "DatasetDoctor", "Passport", "Health"]
+const REDRAWN = ["LoraLoom_Interference", "LoraLoom_LeaveOneOut", "LoraLoom_Report", "LoraLoom_Health"] // whose picture is seen here, larger
 const CUTS = ["LoraLoom_MergeLora", "LoraLoom_ResizeLora"]
 const shown = new WeakMap() // by node
 
