@@ -171,7 +171,7 @@ def cost(rounds: int, steps: int = 2, px: int = 256) -> dict[str, dict[str, Any]
 
 
 def spread(values: Sequence[float]) -> str:
-    return f"{mean(values):.2f} [{min(values):.2f}..{max(values):.2f}]"
+    return f"{mean(values):.2f}" + (f" [{min(values):.2f}..{max(values):.2f}]" if len(values) > 1 else "")
 
 
 def tables(found: dict[str, Any]) -> tuple[tuple[str, Sequence[str], list[list[str]]], ...]:
@@ -193,10 +193,8 @@ def write(found: dict[str, Any]) -> None:
     after = rest.partition(MARKS[1])[2]
     seeds = 1 + max(each["seed"] for each in found["bleeding"])
     apart = max(each["bleeding"]["against hooks"] for each in found["bleeding"])
-    lines = [
-        f"Of {seeds} seeds, with the least and the most. Masks and hooks differ by {apart:.2g} of 255 at most.",
-        "",
-    ]
+    drawn = "One seed." if seeds == 1 else f"The mean of {seeds} seeds, with the least and the most."
+    lines = [f"{drawn} Pictures of masks and of hooks differ by {apart:.2g} of 255 at most.", ""]
     for _, header, rows in tables(found):
         lines += [f"| {' | '.join(row)} |" for row in (header, ["---"] * len(header), *rows)] + [""]
     text = "\n".join([before + MARKS[0], *lines, MARKS[1] + after])
