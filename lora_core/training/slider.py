@@ -1,0 +1,106 @@
+"""What a slider minimises: Concept Sliders, Gandikota et al. 2023, arXiv:2311.12092.
+
+The network's answer to a neutral prompt is taught to be the base's own, moved by the guidance times the difference of
+the base's answers to more and to less of something (equation 8), in the model's own parameterisation. Each step does so
+at both strengths of a pair of opposite signs, so that the LoRA moves as far one way as the other.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..data.slider import LearnSlider
+from . import objective
+from .config import TrainConfig
+from .inject import Factors
+from .objective import Denoiser
+
+SIGNS = (1.0, -1.0)
+
+
+class Told(NamedTuple):
+    """Conditions of a neutral prompt, and of the same with more and with less."""
+
+    neutral: Any
+    more: Any
+    less: Any
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What the base says of noisy latents: its estimate for the neutral prompt, and how far apart, times the guidance,
+    those for more and for less are; both shaped like the latents."""
+
+    neutral: Tensor
+    apart: Tensor
+
+
+@torch.no_grad()
+def answers(
+    denoiser: Denoiser, factors: Factors, x_t: Tensor, sigma: Tensor, told: list[Told], guidance: float
+) -> Answers:
+    with factors.silence():
+        neutral, more, less = (denoiser.denoised(x_t, sigma, list(each)) for each in zip(*told, strict=True))
+    return Answers(neutral, guidance * (more - less))
+
+
+def losses(
+    config: TrainConfig, denoiser: Denoiser, x_t: Tensor, sigma: Tensor, told: list[Told], base: Answers, sign: float,
+    places: Tensor | None = None,
+) -> Tensor:  # fmt: skip
+    """Weighted loss of each sample, (batch,) in fp32 or wider, of factors that are at the strength `sign`."""
+    found = denoiser.denoised(x_t, sigma, [each.neutral for each in told])
+    scale = objective.per_sample(denoiser.output_scale(sigma), x_t.ndim)
+    apart = (found - base.neutral - sign * base.apart) / scale
+    return objective.weighted(denoiser, apart, sigma, config.objective, places)
+
+
+@dataclass(frozen=True)
+class Slider:
+    """Learns to move pictures from less to more of something. Conditions of samples are `Told`."""
+
+    choice: LearnSlider
+    name = LearnSlider.name
+    replays = draws = False
+
+    def add_gradient(
+        self, config: TrainConfig, factors: Factors, denoiser: Denoiser, x0: Tensor, noise: Tensor, sigma: Tensor,
+        conditions: list[Any], kept: list[Any], places: Tensor | None = None, levels: Tensor | None = None,
+        share: float = 1.0,
+    ) -> tuple[Tensor, Tensor | None]:  # fmt: skip
+        """One backward pass for each sign, which has what its own pass computes again at its own strength."""
+        x_t = denoiser.noised(x0, noise, sigma)
+        base, total = self._answers(factors, denoiser, x_t, sigma, conditions), torch.zeros_like(sigma)
+        for sign in SIGNS:
+            with factors.at(sign):
+                found = losses(config, denoiser, x_t, sigma, conditions, base, sign, places)
+                (found.mean() / (len(SIGNS) * config.accumulation / share)).backward()
+            total = total + found.detach() / len(SIGNS)
+        held = sigma if levels is None else levels
+        return total, add_preservation(config, factors, denoiser, x0, noise, held, kept, share)
+
+    def losses(
+        self, config: TrainConfig, factors: Factors, denoiser: Denoiser, x0: Tensor, noise: Tensor, sigma: Tensor,
+        conditions: list[Any], places: Tensor | None = None,
+    ) -> Tensor:  # fmt: skip
+        x_t = denoiser.noised(x0, noise, sigma)
+        base, found = self._answers(factors, denoiser, x_t, sigma, conditions), []
+        for sign in SIGNS:
+            with factors.at(sign):
+                found.append(losses(config, denoiser, x_t, sigma, conditions, base, sign, places))
+        return torch.stack(found).mean(0)
+
+    def _answers(
+        self, factors: Factors, denoiser: Denoiser, x_t: Tensor, sigma: Tensor, conditions: list[Any]
+    ) -> Answers:  # fmt: skip
+        return answers(denoiser, factors, x_t, sigma, conditions, self.choice.guidance)
+
+    def shown(self, x0: Tensor) -> Tensor:
+        return x0
+
+    def condition(self, text: Any) -> Told:
+        return Told(text, text, text)
