@@ -11,11 +11,12 @@ from typing import Literal
 
 from torch import Tensor
 
-from ..stored import stored
+from ..stored import as_text, stored
 from .buckets import PictureSize
 from .captions import literal
 from .decoding import SUFFIXES
 from .pictures import Masks, Origin
+from .task import PICTURES, Task, shared
 from .views import Crops, View
 
 Role = Literal["concept", "class"]
@@ -111,12 +112,13 @@ class Example:
 @dataclass(frozen=True)
 class Dataset:
     """Holds what Train LoRA learns from. `left_out` names every file that was not taken, with the reason, and `notes`
-    files that were taken with a reservation."""
+    files that were taken with a reservation. `task` is what a run on it minimises."""
 
     examples: tuple[Example, ...]
     resolutions: tuple[int, ...]
     left_out: tuple[tuple[str, str], ...] = ()
     notes: tuple[tuple[str, str], ...] = ()
+    task: Task = PICTURES
 
     @property
     def resolution(self) -> int:
@@ -148,12 +150,13 @@ class Dataset:
         return [example.group.times for example in self.examples]
 
     def fingerprint(self) -> str:
-        """Changes when a picture, a caption, their order, the trigger, or how they are drawn changes."""
+        """Changes when a picture, a caption, their order, the trigger, how they are drawn, or the task changes."""
         groups = (example.group for example in self.examples)
         text = "".join(example.digest for example in self.examples)
         text += "".join(
             f"{group.repeats} {group.weight} {group.role} {group.prompt(group.trigger)};" for group in groups
         )
+        text += as_text(self.task) if self.task != PICTURES else ""
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     def buckets(self) -> Counter[PictureSize]:
@@ -227,13 +230,15 @@ def _number(count: int, noun: str) -> str:
 
 
 def combined(datasets: Sequence[Dataset]) -> Dataset:
-    """Return all sets as one, each with its own repeats, weight, trigger and captions. Raises ValueError for none."""
+    """Return all sets as one, each with its own repeats, weight, trigger and captions. Raises ValueError for none, and
+    for sets of several tasks."""
     if not datasets:
         raise ValueError("no data set is connected; connect at least one LoRA Dataset")
     examples = tuple(example for dataset in datasets for example in dataset.examples)
     resolutions = tuple(sorted({each for dataset in datasets for each in dataset.resolutions}))
     left_out = tuple(each for dataset in datasets for each in dataset.left_out)
-    return Dataset(examples, resolutions, left_out, tuple(each for dataset in datasets for each in dataset.notes))
+    notes = tuple(each for dataset in datasets for each in dataset.notes)
+    return Dataset(examples, resolutions, left_out, notes, task=shared(dataset.task for dataset in datasets))
 
 
 def by_reason(told: Sequence[tuple[str, str]]) -> dict[str, list[str]]:

@@ -22,12 +22,13 @@ from .preserving import noisy_levels, preserved
 from .sample import Sample, place_weights
 from .state import TrainState
 from .steps import brought
+from .tasks import PICTURES, Task
 
 
 @dataclass(frozen=True)
 class Drawn:
     """A micro-batch in RAM: which pictures it shows, the quantiles of their noise levels, and what a gradient is made
-    of (see `add_gradient`). `keep` is what passes through the ranks of layers is multiplied by, if by anything."""
+    of (see `tasks.add_gradient`). `keep` is what passes through the ranks of layers is multiplied by, if by any."""
 
     indices: list[int]
     quantiles: list[float]
@@ -49,13 +50,17 @@ class Drawn:
         return (x0, noise, sigma, self.conditions[own], self.kept[own], places, levels), keep
 
 
-def draw(config: TrainConfig, state: TrainState, denoiser: Denoiser, samples: Sequence[Sample], part: int) -> Drawn:
+def draw(
+    config: TrainConfig, state: TrainState, denoiser: Denoiser, samples: Sequence[Sample], part: int,
+    task: Task = PICTURES,
+) -> Drawn:  # fmt: skip
     """Draw micro-batch `part` of the step that is to come."""
     indices, generator = state.batches.next(), state.generator
     batch = [samples[i].drawn(generator) for i in indices]
     x0 = torch.stack([sample.latent for sample in batch])
-    noise = objective.draw_noise(x0.shape, config.objective.noise_offset, generator)
-    tokens = denoiser.tokens(x0.shape)
+    shape = task.shown(x0).shape
+    noise = objective.draw_noise(shape, config.objective.noise_offset, generator)
+    tokens = denoiser.tokens(shape)
     u = timesteps.draw(config.objective, len(batch), generator, tokens)
     sigma = denoiser.sigma(u)
     unnamed = dropped(config, denoiser.snr(sigma), generator)

@@ -14,9 +14,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import timesteps
+from . import objective, timesteps
 from .config import TrainConfig
 from .dropout import is_clear
+from .inject import Factors
 from .objective import Denoiser
 from .sample import Sample
 
@@ -51,6 +52,19 @@ def noisy_levels(
     own = _own(config, step, part, "levels")
     drawn = denoiser.sigma(timesteps.draw(config.objective, _TRIES * len(sigma), own, tokens))
     return drawn[is_clear(denoiser.snr(drawn), OPEN).int().argsort(stable=True)[: len(sigma)]]
+
+
+def add_preservation(
+    config: TrainConfig, factors: Factors, denoiser: Denoiser, x0: Tensor, noise: Tensor, sigma: Tensor,
+    kept: list[Any], share: float,
+) -> Tensor | None:  # fmt: skip
+    """Add the gradient of the loss that preserves the base on conditions `kept`, one for each sample, as `add_gradient`
+    does; return that loss, not weighted, a scalar, or None where nothing is kept."""
+    if not kept:
+        return None
+    change = objective.preservation(denoiser, factors, denoiser.noised(x0, noise, sigma), sigma, kept)
+    (change * config.preservation * config.preserve_every / (config.accumulation / share)).backward()
+    return change.detach()
 
 
 def _own(config: TrainConfig, step: int, part: int, what: str = "") -> torch.Generator:

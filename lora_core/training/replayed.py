@@ -20,7 +20,7 @@ from .config import TrainConfig
 from .inject import Factors
 from .objective import Denoiser
 from .pairs import grad_of
-from .trainer import add_gradient
+from .tasks import add_gradient
 
 MOST = 8  # graphs of a run; kinds of batches beyond that are stepped without
 FIRST, HELD = 1, 2  # batches of a kind: those before it is captured, and those on which its graph is held to a step

@@ -11,10 +11,11 @@ from torch import Tensor
 
 from ..ranks.group import ALONE, Group
 from ..swap import holding
-from . import objective, timesteps
+from . import timesteps
 from .config import TrainConfig
 from .inject import Factors
 from .objective import Denoiser
+from .tasks import PICTURES, Task
 
 _LEVELS = 4  # noise levels, in the middle of equal shares of the timestep law
 
@@ -35,34 +36,37 @@ class ProbeBatch(NamedTuple):
 def rise(
     config: TrainConfig, factors: Factors, before: Tensor, denoiser: Denoiser, shown: Sequence[ProbeBatch],
     group: Group = ALONE, patient: Callable[[Callable[[], Sums]], Sums] = lambda work: work(),
+    task: Task = PICTURES,
 ) -> float:  # fmt: skip
     """The mean loss of these pictures over what it is with the factors of `before`, each at the same four noises.
 
     Nothing is drawn from the run's generator, and the factors stay as they are. Ranks have a share of the pictures
     each; `patient` measures this rank's, once more if it must.
     """
-    found = group.every(lambda: patient(partial(_sums, config, factors, before, denoiser, shown)))
+    found = group.every(lambda: patient(partial(_sums, config, factors, before, denoiser, shown, task)))
     after, earlier = (sum(each) for each in zip(*found, strict=True))
     return after / max(earlier, 1e-30)
 
 
 @torch.no_grad()
 def _sums(
-    config: TrainConfig, factors: Factors, before: Tensor, denoiser: Denoiser, shown: Sequence[ProbeBatch]
-) -> Sums:
-    after = _sum(config, denoiser, shown)
+    config: TrainConfig, factors: Factors, before: Tensor, denoiser: Denoiser, shown: Sequence[ProbeBatch],
+    task: Task = PICTURES,
+) -> Sums:  # fmt: skip
+    after = _sum(config, factors, denoiser, shown, task)
     with holding(factors.flat, before):
-        return [after, _sum(config, denoiser, shown)]
+        return [after, _sum(config, factors, denoiser, shown, task)]
 
 
-def _sum(config: TrainConfig, denoiser: Denoiser, shown: Sequence[ProbeBatch]) -> float:
+def _sum(config: TrainConfig, factors: Factors, denoiser: Denoiser, shown: Sequence[ProbeBatch], task: Task) -> float:
     noises, losses = torch.Generator().manual_seed(config.seed), [torch.zeros(0)]
     shares = (torch.arange(_LEVELS) + 0.5) / _LEVELS
     for x0, conditions, places, first, rows in shown:
-        for u in timesteps.quantile(config.objective, shares, denoiser.tokens(x0.shape)):
-            noise = torch.randn((rows or len(x0), *x0.shape[1:]), generator=noises)[first : first + len(x0)]
+        shape = task.shown(x0).shape
+        for u in timesteps.quantile(config.objective, shares, denoiser.tokens(shape)):
+            noise = torch.randn((rows or len(x0), *shape[1:]), generator=noises)[first : first + len(x0)]
             if conditions:
                 sigma = denoiser.sigma(u.expand(len(x0))).to(x0.device)
                 own = x0, noise.to(x0.device), sigma, conditions
-                losses.append(objective.losses(denoiser, *own, config.objective, places).cpu())
+                losses.append(task.losses(config, factors, denoiser, *own, places).cpu())
     return float(torch.cat(losses).double().sum())

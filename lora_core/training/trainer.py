@@ -7,13 +7,13 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, TypeVar, cast
+from typing import TypeVar, cast
 
 import torch
 from torch import Tensor
 
 from ..ranks.group import Group, here
-from . import objective, schedules, snapshot
+from . import schedules, snapshot
 from .config import TrainConfig
 from .drawn import Drawn, draw, shares
 from .health import GOOD_EVERY, LOWERED, MOST_IN_A_ROW, RUINED, diverged, quiet, suspicious
@@ -26,9 +26,10 @@ from .ruin import ProbeBatch, rise
 from .sample import Sample
 from .state import TrainState
 from .steps import MicroBatch, StepResult, StepSummary
+from .tasks import PICTURES, Task
 
 Made = TypeVar("Made")
-Gradient = Callable[..., tuple[Tensor, Tensor | None]]  # as `add_gradient`
+Gradient = Callable[..., tuple[Tensor, Tensor | None]]  # as `tasks.add_gradient`
 Relief = Callable[[RuntimeError], Callable[[], object] | None]
 
 
@@ -64,6 +65,7 @@ def train(
     gradient: Gradient | None = None,
     asked: Callable[[], bool] = bool,
     aid: Callable[[], AbstractContextManager] = nullcontext,
+    task: Task = PICTURES,
 ) -> Iterator[StepResult]:
     """Step until `config.steps`; `state` is complete and consistent at every yield and every report.
 
@@ -72,14 +74,15 @@ def train(
     its draws going on, and lowers the learning rate; the second time it goes back and raises FloatingPointError.
 
     A step that fails with an error for which `relief` has a call that makes room is taken once more, after it, from
-    the same draws. `gradient` takes the place of `add_gradient` and finds the same in another way.
+    the same draws. The `task` says what is minimised; `gradient` takes the place of its `add_gradient` and finds the
+    same in another way.
     All that a step computes, it computes inside an `aid`.
 
     Where there are several ranks, all begin with the same state, and each step is shared among them: they come to the
     same results, trouble and end. When any of them is `asked` to stop, all stop behind the step that they are in. Where
     one fails, the others raise ElsewhereError.
     """
-    gradient, group, stop = gradient or add_gradient, here(), False
+    gradient, group, stop = gradient or task.add_gradient, here(), False
     check(group, config)
     if state.good is None:
         state.good = snapshot.take(state)
@@ -88,7 +91,7 @@ def train(
             _go_back(config, state, why, report)
             continue
         with aid():
-            found, stop = _forth_and_back(group, config, state, denoiser, samples, gradient, relief, asked)
+            found, stop = _forth_and_back(group, config, state, denoiser, samples, task, gradient, relief, asked)
         if found.ruined:
             _go_back(config, state, found.ruined, report)
             continue
@@ -105,26 +108,26 @@ def train(
 
 def _forth_and_back(
     group: Group, config: TrainConfig, state: TrainState, denoiser: Denoiser, samples: Sequence[Sample],
-    gradient: Gradient, relief: Relief, asked: Callable[[], bool],
+    task: Task, gradient: Gradient, relief: Relief, asked: Callable[[], bool],
 ) -> tuple[StepSummary, bool]:  # fmt: skip
     """The gradient of one step, whole or not at all, and whether it is the last that was asked for."""
-    own = partial(_share, group, config, state, denoiser, samples, gradient)
+    own = partial(_share, group, config, state, denoiser, samples, task, gradient)
     with state.whole_step():
         parts, stop = reduced(group, state.factors.flat, config, lambda: _twice(own, relief), asked)
         state.factors.carry_back()
         found = StepSummary.of(parts, grad_of(state.factors.flat), state.factors.text_gradient())
         if suspicious([*state.losses, found.loss]):
-            found = replace(found, ruined=_ruined(group, config, state, denoiser, parts, relief))
+            found = replace(found, ruined=_ruined(group, config, state, denoiser, parts, task, relief))
         return found, stop
 
 
 def _share(
     group: Group, config: TrainConfig, state: TrainState, denoiser: Denoiser, samples: Sequence[Sample],
-    gradient: Gradient,
+    task: Task, gradient: Gradient,
 ) -> list[MicroBatch]:  # fmt: skip
     """This rank's part of the gradient of one step, whole or not at all."""
     with state.whole_step():
-        drawn = (draw(config, state, denoiser, samples, part) for part in range(config.accumulation))
+        drawn = (draw(config, state, denoiser, samples, part, task) for part in range(config.accumulation))
         return [_backward(config, state, denoiser, gradient, each, rows) for each, rows in shares(group, drawn)]
 
 
@@ -182,12 +185,13 @@ def _lost(state: TrainState) -> str:
 
 def _ruined(
     group: Group, config: TrainConfig, state: TrainState, denoiser: Denoiser, parts: Sequence[MicroBatch],
-    relief: Relief,
+    task: Task, relief: Relief,
 ) -> str:  # fmt: skip
     """Return why the run cannot go on from here, when a measurement says so: the model itself is what it began with."""
     good = cast(dict[str, Tensor], state.good)  # `train` has taken it
     shown = [part.shown for part in parts]
-    times = rise(config, state.factors, good["factors"], denoiser, shown, group, partial(_twice, relief=relief))
+    patient = partial(_twice, relief=relief)
+    times = rise(config, state.factors, good["factors"], denoiser, shown, group, patient, task)
     if not times > RUINED:
         return ""
     return (
@@ -226,33 +230,3 @@ def _backward(
         losses, change = x0.new_zeros(0), x0.new_zeros(()) if drawn.kept else None
     shown = ProbeBatch(x0, conditions, places, rows.start, count)
     return MicroBatch(losses, change, drawn.indices, drawn.quantiles, shown, rows.start)
-
-
-def add_gradient(
-    config: TrainConfig,
-    factors: Factors,
-    denoiser: Denoiser,
-    x0: Tensor,
-    noise: Tensor,
-    sigma: Tensor,
-    conditions: list[Any],
-    kept: list[Any],
-    places: Tensor | None = None,
-    levels: Tensor | None = None,
-    share: float = 1.0,
-) -> tuple[Tensor, Tensor | None]:
-    """Add the gradient of one micro-batch, or of the `share` of its pictures that is given, to the flat buffer; all lie
-    on the device. `kept` are conditions on which the base's answer is preserved, one for each sample, at noise `levels`
-    if not at `sigma`; none where it is not.
-
-    Returns the loss of each sample, (batch,), and the loss that preserves, not weighted, a scalar; None without.
-    """
-    parts = config.accumulation / share
-    losses = objective.losses(denoiser, x0, noise, sigma, conditions, config.objective, places)
-    (losses.mean() / parts).backward()
-    if not kept:
-        return losses.detach(), None
-    sigma = sigma if levels is None else levels
-    change = objective.preservation(denoiser, factors, denoiser.noised(x0, noise, sigma), sigma, kept)
-    (change * config.preservation * config.preserve_every / parts).backward()
-    return losses.detach(), change.detach()

@@ -9,6 +9,7 @@ import hashlib
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -16,12 +17,14 @@ from torch import Tensor
 from ..data.dataset import Dataset
 from ..ranks.group import ALONE, Group
 from ..stored import as_text, stored
-from . import objective, timesteps, validation
+from . import timesteps, validation
 from .config import Recipe, TrainConfig, Validation
+from .inject import Factors
 from .objective import Denoiser
 from .sample import Sample, place_weights
 from .state import TrainState
 from .steps import brought
+from .tasks import PICTURES, Task
 
 MOST, MOST_OF_TRAINING = 16, 8  # pictures
 
@@ -98,13 +101,14 @@ def measure(
     tick: Callable[[], None] = lambda: None,
     look: Look | None = None,
     group: Group = ALONE,
+    task: Task = PICTURES,
 ) -> list[float]:
-    """The training loss of each draw, or what `look` finds in it, with the factors that would be saved now or, for
-    `base`, with none. Of several ranks each measures its share and has 0 for the rest: `joined` are all.
+    """The loss of the task for each draw, or what `look` finds in it, with the factors that would be saved now or,
+    for `base`, with none. Of several ranks each measures its share and has 0 for the rest: `joined` are all.
 
     Batches are no larger than a rank's in a training step; `tick` is called after each and may raise.
     """
-    look, found = look or _losses, [0.0] * len(draws)
+    look, found = look or partial(_losses, task, state.factors), [0.0] * len(draws)
     with torch.no_grad(), state.factors.silence() if base else nullcontext(), state.judged():
         batches = _batches(draws, samples, -(-config.batch_size // group.size))
         for batch in (batches[number] for number in group.share(len(batches))):
@@ -133,16 +137,17 @@ def _batches(draws: Sequence[Draw], samples: Sequence[Sample], size: int) -> lis
 
 
 def _losses(
-    draws: Sequence[Draw], config: TrainConfig, denoiser: Denoiser, samples: Sequence[Sample], device: torch.device
-) -> Tensor:
+    task: Task, factors: Factors, draws: Sequence[Draw], config: TrainConfig, denoiser: Denoiser,
+    samples: Sequence[Sample], device: torch.device,
+) -> Tensor:  # fmt: skip
     batch = [samples[draw.picture] for draw in draws]
     x0 = torch.stack([sample.latent for sample in batch])
-    noise = noises_of(draws, x0.shape)
+    noise = noises_of(draws, task.shown(x0).shape)
     sigma = denoiser.sigma(torch.tensor([draw.u for draw in draws]))
     conditions = [sample.condition for sample in batch]
     places = place_weights(config.objective, batch)
     x0, noise, places, sigma = brought([x0, noise, places, sigma], device)
-    return objective.losses(denoiser, x0, noise, sigma, conditions, config.objective, places)
+    return task.losses(config, factors, denoiser, x0, noise, sigma, conditions, places)
 
 
 def _number(seed: int, text: str) -> int:

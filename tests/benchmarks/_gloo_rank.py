@@ -27,7 +27,8 @@ from lora_loom.lora_core.training.pairs import grad_of
 from lora_loom.lora_core.training.sample import Sample
 from lora_loom.lora_core.training.state import TrainState
 from lora_loom.lora_core.training.targets import select
-from lora_loom.lora_core.training.trainer import add_gradient, make_optimizer, train
+from lora_loom.lora_core.training.tasks import add_gradient
+from lora_loom.lora_core.training.trainer import make_optimizer, train
 from lora_loom.nodes.bridge.model.denoiser import ComfyDenoiser
 
 NETWORKS = {"one level": tiny.FAMILIES["sd15"], "two levels": _comfy.SD_TWO_LEVELS}

@@ -20,7 +20,7 @@ from demo import shapes
 from harness.calls import encode, run_node
 from lora_loom.lora_core.data.dataset import Dataset
 from lora_loom.lora_core.swap import swapped
-from lora_loom.lora_core.training import objective, trainer
+from lora_loom.lora_core.training import objective, tasks, trainer
 from lora_loom.lora_core.training.inject import Factors
 from lora_loom.lora_core.training.sample import Sample
 from lora_loom.nodes.bridge.training import run as product
@@ -130,4 +130,4 @@ def _gated(config: Any, factors: Factors, denoiser: Any, x0: Tensor, noise: Tens
         there = int((rank - least) * (1 - float(sigma.max()))) + least
         keep.append(torch.arange(rank, device=x0.device) < there)
     with factors.keeping(torch.cat(keep).to(x0)):
-        return trainer.add_gradient(config, factors, denoiser, x0, noise, sigma, *rest)
+        return tasks.add_gradient(config, factors, denoiser, x0, noise, sigma, *rest)

@@ -24,7 +24,7 @@ from lora_loom.lora_core.training.config import LoraConfig, TrainConfig
 from lora_loom.lora_core.training.inject import Factors, attached
 from lora_loom.lora_core.training.plan import Measures, in_gb, optimiser_bytes
 from lora_loom.lora_core.training.targets import select
-from lora_loom.lora_core.training.trainer import add_gradient
+from lora_loom.lora_core.training.tasks import add_gradient
 from lora_loom.nodes.bridge.model.denoiser import ComfyDenoiser
 from lora_loom.nodes.bridge.model.trained_layers import PREFIX
 from lora_loom.nodes.bridge.session.offload import shared_out

@@ -39,7 +39,7 @@ from lora_loom.lora_core.training.inject import Factors, attached
 from lora_loom.lora_core.training.meter import Meter
 from lora_loom.lora_core.training.plan import GB, Measures
 from lora_loom.lora_core.training.targets import select
-from lora_loom.lora_core.training.trainer import add_gradient
+from lora_loom.lora_core.training.tasks import add_gradient
 from lora_loom.nodes.bridge.merging.save import save_adapter
 from lora_loom.nodes.bridge.model.denoiser import ComfyDenoiser
 from lora_loom.nodes.bridge.model.names import NameTable

@@ -19,7 +19,7 @@ from lora_loom.lora_core.training.config import LoraConfig, TrainConfig
 from lora_loom.lora_core.training.inject import Factors, attached
 from lora_loom.lora_core.training.layers import LayersConfig
 from lora_loom.lora_core.training.targets import select
-from lora_loom.lora_core.training.trainer import add_gradient
+from lora_loom.lora_core.training.tasks import add_gradient
 from lora_loom.nodes.bridge.model.denoiser import ComfyDenoiser
 from lora_loom.nodes.bridge.model.trained_layers import PREFIX
 from lora_loom.nodes.bridge.model.weights import ComfyWeightReader, weight_of

@@ -22,7 +22,8 @@ from ....lora_core.training.pairs import grad_of
 from ....lora_core.training.plan import Measures
 from ....lora_core.training.replayed import Replayed
 from ....lora_core.training.state import TrainState
-from ....lora_core.training.trainer import Sample, add_gradient, make_optimizer, train
+from ....lora_core.training.tasks import add_gradient
+from ....lora_core.training.trainer import Sample, make_optimizer, train
 from ..host.device import counter
 from ..model.denoiser import ComfyDenoiser
 from ..model.trained_layers import chosen_layers

@@ -9,6 +9,7 @@ from typing import Literal
 from ....lora_core.data.dataset import Dataset
 from ....lora_core.data.neutral import Neutral, neutral
 from ....lora_core.data.prompts import lines
+from ....lora_core.data.task import PICTURES
 from ....lora_core.training.presets import preset_of
 from ..host.wires import Model
 from ..model.names import family_of
@@ -52,8 +53,9 @@ def goes_quiet(choice: str, family: str, trigger: bool) -> bool:
 
 
 def chosen(choice: Choice, model: Model, dataset: Dataset, class_words: Sequence[str], own: str) -> Quiet:
-    """Auto is everything or nothing."""
-    if not goes_quiet(choice, family_of(model).preset_name, bool(dataset.trigger)):
+    """Auto is everything or nothing, and nothing where anything but pictures is learned: it was measured on these."""
+    pictures = dataset.task == PICTURES
+    if not goes_quiet(choice, family_of(model).preset_name, bool(dataset.trigger) and pictures):
         return Quiet()
     found = prompts_for(model, dataset, class_words, own)
     if found.empty:

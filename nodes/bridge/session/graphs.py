@@ -14,6 +14,7 @@ import torch
 
 from ....lora_core.training.plan import Measures
 from ....lora_core.training.replayed import Replayed
+from ....lora_core.training.tasks import Task
 from ..host.device import streams_of
 
 _MODE = "thread_local"  # of captures: calls that other threads make to the device meanwhile are let pass
@@ -87,16 +88,17 @@ def lacking(device: torch.device) -> str:
     return ""
 
 
-def possible(asked: Measures, text: bool, device: torch.device) -> Measures:
+def possible(asked: Measures, text: bool, device: torch.device, task: Task) -> Measures:
     """Return the measures, without graphs where there can be none. `text`: text encoders are trained."""
-    return replace(asked, graph=asked.graph and not text and not lacking(device))
+    return replace(asked, graph=asked.graph and task.replays and not text and not lacking(device))
 
 
-def unused(asked: Measures, taken: Measures, text: bool, device: torch.device) -> str:
+def unused(asked: Measures, taken: Measures, text: bool, device: torch.device, task: Task) -> str:
     """Say why graphs that were asked for are not used; empty when they are, or were not. `text` as in `possible`."""
     if not asked.graph or taken.replays:
         return ""
     reasons = (
+        "" if task.replays else f"steps that learn from {task.name} are not captured",
         "text encoders are trained" * text, lacking(device), "gradient_checkpointing is on" * taken.checkpointing,
         "blocks are offloaded" * bool(taken.offload), "there is too little memory for graphs",
     )  # fmt: skip

@@ -12,6 +12,7 @@ from torch.utils._pytree import tree_leaves
 from ....lora_core.training import plan
 from ....lora_core.training.plan import Measures, Need, Plan
 from ....lora_core.training.reality import Expected
+from ....lora_core.training.tasks import PICTURES
 from ..host.device import free_bytes, leaves_weights_in_ram, shares_ram, unused
 from ..host.wires import Clip, Model
 from ..model.guests import Guests
@@ -128,7 +129,9 @@ class Planner:
         if job.preview is None:
             return 0
         config = replace(job.config, batch_size=1, preservation=0.0)
-        sampling = self._traced(sampled, replace(job, latent=job.preview.latent, config=config), measures)
+        sampling = self._traced(
+            sampled, replace(job, latent=job.preview.latent, config=config, task=PICTURES), measures
+        )
         return max(sampling.peak, sampling.kept + job.preview.decoding(self.device))
 
     def trace(self, job: Job, measures: Measures) -> Trace:
@@ -142,7 +145,7 @@ class Planner:
         layer = None if self.clip is None else self.clip.layer_idx
         network = (type(base_model), base_model.get_dtype_inference(), hash(weights), str(self.device), layer)
         conditioning = tuple(_looks(value) for value in tree_leaves(job.conditioning))
-        choices = (job.lora, job.config.batch_size, job.config.preservation > 0, job.latent, job.text_rank)
+        choices = (job.lora, job.config.batch_size, job.config.preservation > 0, job.latent, job.text_rank, job.task)
         guests = tuple(map(id, Guests(self.patcher).calls()))
         key = (trace, network, conditioning, choices, str(job.start and job.start.identity()), measures, guests)
         if key not in _traces:

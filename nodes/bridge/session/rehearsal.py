@@ -22,7 +22,7 @@ from ....lora_core.training.meter import Meter, OperatorWork
 from ....lora_core.training.plan import Measures, QuietNeed
 from ....lora_core.training.repeats import BlockPass, Repeats
 from ....lora_core.training.start import Start
-from ....lora_core.training.trainer import add_gradient
+from ....lora_core.training.tasks import PICTURES, Task
 from ..host.device import shares_ram
 from ..host.wires import Clip, Conditioning, Model, Vae
 from ..model.denoiser import ComfyDenoiser
@@ -64,7 +64,7 @@ class Preview:
 class Job:
     """A run as far as memory and time depend on it: the largest latent (channels, ...) and the longest conditioning,
     which holds tokens when text encoders are trained, at `text_rank`; the LoRA that it goes on from, and a preview, if
-    any; and its quiet directions."""
+    any; its quiet directions, and what it minimises."""
 
     lora: LoraConfig
     config: TrainConfig
@@ -75,6 +75,7 @@ class Job:
     start: Start | None = None
     preview: Preview | None = None
     quiet: QuietNeed = QuietNeed()
+    task: Task = PICTURES
 
 
 @dataclass(frozen=True)
@@ -110,8 +111,9 @@ def traced(patcher: Model, job: Job, measures: Measures, clip: Clip | None = Non
     """
     with _rehearsed(patcher, job, measures, clip) as (denoiser, factors, x0, sigma, conditions, meter):
         preserved = conditions if job.config.preservation else []
-        batch = x0, torch.zeros_like(x0), sigma, conditions, preserved
-        _metered(meter, measures, lambda: add_gradient(job.config, factors, denoiser, *batch))
+        told = [job.task.condition(each) for each in conditions]
+        batch = x0, torch.zeros_like(job.task.shown(x0)), sigma, told, preserved
+        _metered(meter, measures, lambda: job.task.add_gradient(job.config, factors, denoiser, *batch))
     return Trace(meter.peak, meter.work, factors.flat.numel())
 
 
@@ -216,14 +218,15 @@ def _leaf(flat: Tensor, grad: Tensor, at: int, shape: tuple[int, int]) -> Tensor
 def _condition(denoiser: ComfyDenoiser, job: Job) -> Any:
     """Return what the denoiser makes of the job's conditioning: fake, or, for the families that count the tokens of the
     text, real and in RAM."""
+    shown = job.task.shown(torch.zeros((1, *job.latent)))[0]
     if isinstance(denoiser, TextDenoiser):
-        caption = denoiser.condition(job.conditioning, torch.zeros(job.latent))
+        caption = denoiser.condition(job.conditioning, shown)
         return replace(caption, tokens=dict(caption.tokens))  # one that comes again would be encoded once
     try:
-        return denoiser.condition(job.conditioning, torch.zeros(job.latent))
+        return denoiser.condition(job.conditioning, shown)
     except DataDependentOutputException:
         with unset_fake_temporarily():
-            return denoiser.condition(job.conditioning, torch.zeros(job.latent), torch.device("cpu"))
+            return denoiser.condition(job.conditioning, torch.zeros(shown.shape), torch.device("cpu"))
 
 
 @contextmanager

@@ -18,6 +18,7 @@ from ....lora_core.data.buckets import PictureSize
 from ....lora_core.data.dataset import Dataset, Example
 from ....lora_core.data.root import contents
 from ....lora_core.data.tags import sets_by_folder, tag_frequency
+from ....lora_core.data.task import PICTURES
 from ....lora_core.files.hashes import part_hash
 from ....lora_core.files.metadata import Facts, build
 from ....lora_core.quiet.sizes import MOST
@@ -140,6 +141,7 @@ def _data_set(dataset: Dataset, sets: Iterable[list[Example]]) -> dict[str, Any]
     return {
         "fingerprint": dataset.fingerprint(),
         "resolutions": list(dataset.resolutions),
+        **({"task": {"name": dataset.task.name} | as_dict(dataset.task)} if dataset.task != PICTURES else {}),
         "sets": [
             {
                 "pictures": " ".join(example.digest[:16] for example in members),

@@ -12,6 +12,7 @@ from ....lora_core.training.config import Recipe
 from ....lora_core.training.plan import Measures
 from ....lora_core.training.presets import Choices
 from ....lora_core.training.start import Start
+from ....lora_core.training.tasks import Task, task_of
 from ....lora_core.training.validation import Pictures
 from ....lora_core.trust.contract import Contract
 from ..host.wires import Clip, Model, Vae
@@ -90,6 +91,11 @@ class Order:
     subject: Subject
     pictures: Pictures
     progress: RunProgress
+
+    @property
+    def task(self) -> Task:
+        """Return what is minimised."""
+        return task_of(self.sources.dataset.task)
 
     @property
     def text(self) -> Clip | None:

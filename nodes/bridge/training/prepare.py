@@ -20,6 +20,7 @@ from ....lora_core.training.config import Recipe, TrainConfig, fingerprint
 from ....lora_core.training.layers import counted
 from ....lora_core.training.plan import QuietNeed
 from ....lora_core.training.targets import summary, weight_shape
+from ....lora_core.training.tasks import task_of
 from ....lora_core.training.validation import Pictures
 from ..host.progress import Progress
 from ..host.wires import Clip, Model
@@ -125,7 +126,7 @@ def job(
     return Job(
         recipe.lora, _shared(recipe.train), shape, conditioning, resolution,
         text_rank=text_rank, start=sources.start, preview=preview,
-        quiet=foreseen(layers) if recipe.train.quiet else QuietNeed(),
+        quiet=foreseen(layers) if recipe.train.quiet else QuietNeed(), task=task_of(sources.dataset.task),
     )  # fmt: skip
 
 

@@ -32,7 +32,7 @@ def quieted(
     progress = order.progress
     if not order.recipe.train.quiet:
         return order, None
-    shapes = [tuple(latent.shape) for latent in latents]
+    shapes = [tuple(order.task.shown(latent[None])[0].shape) for latent in latents]
     usual = max(shapes, key=shapes.count)
 
     progress.begin()

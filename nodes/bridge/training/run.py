@@ -27,6 +27,7 @@ from ....lora_core.training.plan import Measures, Plan
 from ....lora_core.training.presets import preset_of
 from ....lora_core.training.reality import Expected
 from ....lora_core.training.state import TrainState
+from ....lora_core.training.tasks import PICTURES
 from ....lora_core.training.trainer import Sample, Trouble, make_optimizer, train
 from ....lora_core.training.unmoved import Unmoved
 from ....lora_core.training.validation import Pictures
@@ -145,14 +146,14 @@ def _session(order: Order, material: Material) -> Iterator[tuple[Model, Measures
     job = prepare.job(order.sources, order.recipe, *made, order.subject.layers)
     with trainable(order.sources.model) as patcher, aside(text and text.patcher) as encoders:
         planner = Planner(patcher, text)
-        asked = possible(run.measures, text is not None, planner.device)
+        asked = possible(run.measures, text is not None, planner.device, order.task)
         settled, measures, needed, line = on_all(lambda: _planned(planner, job, asked, run.automatic))
-        if settled:
+        if settled and order.task == PICTURES:
             keep_need(order.sources.model, job, asked, settled.need.total)
         foreseen = planner.way(measures)
         order.progress.keep(line)
         log.info("%s: %s", run.name, line)
-        tell(order.progress, unused(run.measures, measures, text is not None, planner.device))
+        tell(order.progress, unused(run.measures, measures, text is not None, planner.device, order.task))
         with loaded(patcher, measures, needed + order.sources.assistants.bytes(), encoders) as way:
             if settled:
                 tell(order.progress, planner.otherwise(job, settled, foreseen, way))
@@ -209,6 +210,7 @@ def _run(order: Order, work: Prepared, kept: RunFolder) -> Trained:
         folder=kept.path, describe=work.adapter, label=partial(labelled, work.material.facts),
         enters=progress.enters, cfg=preset_of(order.subject.family.preset_name).cfg,
         neutral=strength.asked(work.denoiser, order, own.encoded, own.latents, own.priors), suggests=work.suggests,
+        task=order.task,
     )  # fmt: skip
     progress.at(kept.path, state.losses, watch.marks)
     problem, unmoved, device = "", Unmoved(state.factors), work.denoiser.device
@@ -228,7 +230,7 @@ def _run(order: Order, work: Prepared, kept: RunFolder) -> Trained:
             steps = train(
                 config, state, work.denoiser, work.samples, report=partial(_trouble, progress, kept, previewer),
                 relief=reality.relief, gradient=gradient, asked=comfy.model_management.processing_interrupted,
-                aid=assisting.on,
+                aid=assisting.on, task=order.task,
             )  # fmt: skip
             for result in watch.over(reality.over(steps)):
                 reached(result.step)

@@ -13,6 +13,7 @@ from torch.nn import functional
 
 from ....lora_core.data.captions import preserved_captions
 from ....lora_core.data.dataset import Dataset, Example
+from ....lora_core.training.tasks import Task, task_of
 from ....lora_core.training.trainer import Sample
 from ..model.denoiser import ComfyDenoiser
 
@@ -29,10 +30,12 @@ def make_samples(
     priors: Sequence[dict[str, Tensor]], preserve: tuple[str, ...], neutral: tuple[str, ...] = (),
 ) -> list[Sample]:  # fmt: skip
     """Return a Sample per example, whose variants are its further views and captions. Latents and priors are those of
-    all views, in the order of the examples; conditions are made for the size of the latent and with its own prior."""
+    all views, in the order of the examples; conditions are made for the size of what networks see and with its
+    own prior."""
     views, shared = zip(latents, priors, strict=True), Neutral(denoiser, encoded, neutral)
+    task = task_of(dataset.task)
     return [
-        _sample(denoiser, example, encoded, list(islice(views, example.num_views)), preserve, shared)
+        _sample(denoiser, example, encoded, list(islice(views, example.num_views)), preserve, shared, task)
         for example in dataset.examples
     ]
 
@@ -60,19 +63,20 @@ class Neutral:
 
 def _sample(
     denoiser: ComfyDenoiser, example: Example, encoded: dict[str, list], views: list, preserve: tuple[str, ...],
-    neutral: Neutral,
+    neutral: Neutral, task: Task,
 ) -> Sample:  # fmt: skip
     kept, found = _preserved(example, preserve, neutral.captions), []
     for (latent, prior), mask in zip(views, example.masks(), strict=True):
+        seen = task.shown(latent[None])[0]
         if not found or prior:
             conditions = {
-                text: denoiser.condition(conditioning_set_values(encoded[text], prior), latent)
+                text: denoiser.condition(conditioning_set_values(encoded[text], prior), seen)
                 for text in dict.fromkeys((*example.captions, "", *kept))
             }
         preserved = tuple(conditions[text] for text in kept)
-        weights = None if mask is None else _per_latent(mask, latent)
+        weights = None if mask is None else _per_latent(mask, seen)
         rest = conditions[""], preserved, weights, example.group.role == "class"
-        general = neutral.of(latent, prior)
+        general = neutral.of(seen, prior)
         found += [Sample(latent, conditions[each], *rest, neutral=general) for each in example.captions]
     return replace(found[0], variants=tuple(found[1:]))
 

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ....lora_core.training.config import Recipe, Validation
 from ....lora_core.training.strengths import Scale, StrengthCurve, few
+from ....lora_core.training.tasks import Task, task_of
 from ....lora_core.training.validation import Draw
 from ..model.denoiser import ComfyDenoiser
 from ..quiet.choice import prompts_for
@@ -17,10 +18,12 @@ from .order import Order, Sources
 
 
 def measured(
-    scale: Scale, chosen: Validation, draws: Sequence[Draw], neutral: Sequence[tuple[int, Any]]
+    task: Task, scale: Scale, chosen: Validation, draws: Sequence[Draw], neutral: Sequence[tuple[int, Any]]
 ) -> tuple[StrengthCurve | None, str]:
     """Return the curve of a run at its end, and what the report says of it; None and the reason where there is nothing
     to measure it with."""
+    if not task.draws:
+        return None, _none(f"the run learns from {task.name}, and is not measured against pictures")
     if not chosen.held_out:
         return None, _none("no picture is held out")
     if not neutral:
@@ -36,7 +39,7 @@ def measured(
 def prompts(sources: Sources, recipe: Recipe) -> tuple[str, ...]:
     """Return the neutral prompts to measure with, spread over those of the run or else of the pack; none for a run
     whose strength is not measured."""
-    if not recipe.validation or not recipe.validation.held_out:
+    if not recipe.validation or not recipe.validation.held_out or not task_of(sources.dataset.task).draws:
         return ()
     found = recipe.neutral or prompts_for(sources.model, sources.dataset, recipe.preserve, "").prompts
     return few(found)

@@ -32,6 +32,7 @@ from ....lora_core.training.state import TrainState
 from ....lora_core.training.steps import StepResult
 from ....lora_core.training.strengths import Scale, StrengthCurve
 from ....lora_core.training.targets import weight_shape
+from ....lora_core.training.tasks import PICTURES, Task
 from ....lora_core.training.trainer import Sample
 from ....lora_core.training.validation import Draw, Look, Pictures, joined
 from ..host.lora_files import read_lora
@@ -50,8 +51,10 @@ class Watch:
         weights: Mapping[str, float], folder: Path,
         describe: Callable[[], Adapter], label: Callable[[Adapter, int], Adapter], enters: Callable[[str], None],
         cfg: float, neutral: Sequence[tuple[int, Any]], suggests: Callable[[StrengthCurve], None],
+        task: Task = PICTURES,
     ):  # fmt: skip
         self.config: TrainConfig = recipe.train
+        self.task = task
         self.chosen, self.pictures, self.state, self.denoiser = recipe.validation, pictures, state, denoiser
         self.samples, self.weights, self.describe, self.label = samples, weights, describe, label
         self.enters, self.cfg, self.neutral, self.suggests = enters, cfg, neutral, suggests
@@ -66,12 +69,12 @@ class Watch:
                 digests,
                 self.config,
                 self.chosen,
-                lambda i: denoiser.tokens(samples[i].latent.shape),
+                lambda i: denoiser.tokens(task.shown(samples[i].latent[None]).shape),
             )
             if self.chosen
             else []
         )
-        self.answers = guided.plan(self.draws)
+        self.answers = guided.plan(self.draws) if task.draws else []
         self.seconds, self.started = 0.0, time.monotonic()
         key = validation.key(self.draws) if self.draws else ""
         if state.record.key != key:
@@ -163,7 +166,7 @@ class Watch:
         scale = Scale(self.config, self.state, self.denoiser, self.samples, self.cfg, tick)
 
         def measure() -> None:
-            self.curve, self.strength = strength.measured(scale, chosen, self.draws, self.neutral)
+            self.curve, self.strength = strength.measured(self.task, scale, chosen, self.draws, self.neutral)
 
         by_first(measure)
         self.seconds += time.monotonic() - started
@@ -192,11 +195,11 @@ class Watch:
         of = self.config, self.state, self.denoiser, self.samples, not step, tick
 
         def measured(draws: list[Draw], look: Look | None = None) -> list[float]:
-            return joined(on_every(lambda: validation.measure(draws, *of, look, here())))
+            return joined(on_every(lambda: validation.measure(draws, *of, look, here(), self.task)))
 
         try:
             losses = measured(self.draws)
-            if step and not self.state.record.guided:
+            if not self.answers or (step and not self.state.record.guided):
                 return losses, {}
             return losses, {str(step): measured(self.answers, partial(guided.errors, cfg=self.cfg, tick=tick))}
         finally:

@@ -12,7 +12,7 @@ from lora_loom.lora_core.training.inject import Factors, attached
 from lora_loom.lora_core.training.objective_config import ObjectiveConfig
 from lora_loom.lora_core.training.preserving import OPEN, noisy_levels
 from lora_loom.lora_core.training.sample import Sample
-from lora_loom.lora_core.training.trainer import add_gradient
+from lora_loom.lora_core.training.tasks import add_gradient
 
 QUIETER = replace(CONFIG, preservation=1.0, preserve_every=4, caption_dropout=0.0, clear_dropout=0.5)
 

@@ -19,7 +19,7 @@ from lora_loom.lora_core.training.inject import Factors, attached
 from lora_loom.lora_core.training.meter import Meter
 from lora_loom.lora_core.training.plan import GB, SPARE, Measures
 from lora_loom.lora_core.training.targets import select
-from lora_loom.lora_core.training.trainer import add_gradient
+from lora_loom.lora_core.training.tasks import add_gradient
 from lora_loom.nodes.bridge.host.device import leaves_weights_in_ram
 from lora_loom.nodes.bridge.model.denoiser import ComfyDenoiser
 from lora_loom.nodes.bridge.model.recast import cast_layers

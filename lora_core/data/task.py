@@ -1,0 +1,37 @@
+"""Says what a run on a data set is to minimise; how is in `lora_core/training/tasks.py`, a row for each."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import ClassVar, TypeAlias
+
+from ..stored import stored
+
+
+@stored("", tag="Pictures")
+@dataclass(frozen=True)
+class LearnPictures:
+    """To draw pictures like those of the set."""
+
+    name: ClassVar[str] = "pictures"
+
+
+Task: TypeAlias = LearnPictures
+PICTURES = LearnPictures()
+
+
+def shared(tasks: Iterable[Task]) -> Task:
+    """Return the task of sets that are one. Raises ValueError where they have several."""
+    found = list(dict.fromkeys(tasks))
+    if len(found) > 1:
+        raise ValueError(
+            f"these data sets cannot be combined: one run learns one thing, and they are for {_listed(found)}; train "
+            "on each in a run of its own"
+        )
+    return found[0]
+
+
+def _listed(tasks: Iterable[Task]) -> str:
+    names = list(dict.fromkeys(each.name for each in tasks))
+    return " and ".join(names) if names[1:] else f"{names[0]} of several settings"
