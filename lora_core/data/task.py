@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, TypeAlias
 
 from ..stored import stored
+from .slider import LearnSlider
 
 
 @stored("", tag="Pictures")
@@ -17,8 +18,16 @@ class LearnPictures:
     name: ClassVar[str] = "pictures"
 
 
-Task: TypeAlias = LearnPictures
+Task: TypeAlias = LearnPictures | LearnSlider
 PICTURES = LearnPictures()
+
+
+def texts(task: Task, captions: Iterable[str]) -> list[Sequence[str]]:
+    """Return the texts of each condition of a picture with these captions: one, or several where the condition holds
+    the conditions of them all, in their order."""
+    if isinstance(task, LearnSlider):
+        return [own for caption in captions for own in task.texts(caption)]
+    return [(caption,) for caption in captions]
 
 
 def shared(tasks: Iterable[Task]) -> Task:

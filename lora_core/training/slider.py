@@ -7,8 +7,9 @@ at both strengths of a pair of opposite signs, so that the LoRA moves as far one
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
@@ -18,16 +19,10 @@ from . import objective
 from .config import TrainConfig
 from .inject import Factors
 from .objective import Denoiser
+from .preserving import add_preservation
 
 SIGNS = (1.0, -1.0)
-
-
-class Told(NamedTuple):
-    """Conditions of a neutral prompt, and of the same with more and with less."""
-
-    neutral: Any
-    more: Any
-    less: Any
+Told: TypeAlias = Sequence[Any]  # conditions of a neutral prompt, and of the same with more and with less
 
 
 @dataclass(frozen=True)
@@ -53,7 +48,7 @@ def losses(
     places: Tensor | None = None,
 ) -> Tensor:  # fmt: skip
     """Weighted loss of each sample, (batch,) in fp32 or wider, of factors that are at the strength `sign`."""
-    found = denoiser.denoised(x_t, sigma, [each.neutral for each in told])
+    found = denoiser.denoised(x_t, sigma, [neutral for neutral, _, _ in told])
     scale = objective.per_sample(denoiser.output_scale(sigma), x_t.ndim)
     apart = (found - base.neutral - sign * base.apart) / scale
     return objective.weighted(denoiser, apart, sigma, config.objective, places)
@@ -103,4 +98,4 @@ class Slider:
         return x0
 
     def condition(self, text: Any) -> Told:
-        return Told(text, text, text)
+        return text, text, text

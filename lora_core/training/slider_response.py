@@ -71,7 +71,7 @@ def measured(
     draws: Sequence[Draw], state: TrainState, denoiser: Denoiser, samples: Sequence[Sample], guidance: float,
     tick: Callable[[], None],
 ) -> Response:  # fmt: skip
-    """Measure the factors that would be saved now on the first `MOST` draws, whose samples have conditions `Told`.
+    """Measure the factors that would be saved now on the first `MOST` draws, whose samples have conditions as `slider.Told`.
     `tick` is called after each and may raise."""
     draws, sums = draws[:MOST], torch.zeros(len(STRENGTHS), 2, dtype=torch.float64)
     asked = 0.0
@@ -99,5 +99,5 @@ def _looked(
     scale, found = per_sample(denoiser.output_scale(sigma), x0.ndim), []
     for strength in STRENGTHS:
         with factors.at(strength):
-            found.append((denoiser.denoised(x_t, sigma, [told[0].neutral]) - base.neutral) / scale)
+            found.append((denoiser.denoised(x_t, sigma, [sample.condition[0]]) - base.neutral) / scale)
     return torch.cat(found).flatten(1).double().cpu(), (base.apart / scale).flatten().double().cpu()

@@ -13,11 +13,13 @@ from typing import Any, Protocol
 from torch import Tensor
 
 from ..data import task as choices
+from ..data.slider import LearnSlider
 from . import objective
 from .config import TrainConfig
 from .inject import Factors
 from .objective import Denoiser
 from .preserving import add_preservation
+from .slider import Slider
 
 
 class Task(Protocol):
@@ -88,7 +90,7 @@ class Pictures:
 
 
 PICTURES = Pictures()
-TASKS: Mapping[type, Callable[[Any], Task]] = {choices.LearnPictures: Pictures}
+TASKS: Mapping[type, Callable[[Any], Task]] = {choices.LearnPictures: Pictures, LearnSlider: Slider}
 
 
 def task_of(choice: choices.Task) -> Task:

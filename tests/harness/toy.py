@@ -15,6 +15,7 @@ from lora_loom.lora_core.training.layers import LayersConfig
 from lora_loom.lora_core.training.objective_config import ObjectiveConfig
 from lora_loom.lora_core.training.optimizers import OPTIMIZERS
 from lora_loom.lora_core.training.state import TrainState
+from lora_loom.lora_core.training.tasks import PICTURES, Task
 from lora_loom.lora_core.training.trainer import Sample, StepResult, make_optimizer, train
 from torch import Tensor, nn
 
@@ -72,11 +73,11 @@ class Run:
     def __init__(
         self, config: TrainConfig = CONFIG, samples: list[Sample] | None = None, last: str = "leave",
         text: tuple[float, int] = (0.02, 2), options: LayersConfig | None = None,
-        quiet: Mapping[str, Quieting] | None = None,
+        quiet: Mapping[str, Quieting] | None = None, task: Task = PICTURES,
     ):  # fmt: skip
-        self.config, self.toy, self.samples = config, Toy(), samples or make_samples()
+        self.config, self.toy, self.samples, self.task = config, Toy(), samples or make_samples(), task
         self.relief: Callable[[RuntimeError], Callable[[], object] | None] = lambda _: None
-        self.again = lambda: Run(config, self.samples, last, text, options, quiet)
+        self.again = lambda: Run(config, self.samples, last, text, options, quiet, task)
         generator, (text_rate, text_rank) = torch.Generator().manual_seed(config.seed), text
         layers = {"enter": self.toy.enter, last: self.toy.leave}
         factors = Factors(layers, 3, 3.0, generator, text_rank, options=options, quiet=quiet)
@@ -85,7 +86,8 @@ class Run:
 
     def steps(self) -> Iterator[StepResult]:
         with attached(self.state.factors.branches):
-            yield from train(self.config, self.state, self.toy, self.samples, relief=lambda error: self.relief(error))
+            own = self.config, self.state, self.toy, self.samples
+            yield from train(*own, relief=lambda error: self.relief(error), task=self.task)
 
     def go(self, count: int | None = None) -> list[StepResult]:
         running, results = self.steps(), []

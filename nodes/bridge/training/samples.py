@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from itertools import islice
+from itertools import chain, islice
 from typing import Any
 
 from node_helpers import conditioning_set_values
@@ -13,6 +13,7 @@ from torch.nn import functional
 
 from ....lora_core.data.captions import preserved_captions
 from ....lora_core.data.dataset import Dataset, Example
+from ....lora_core.data.task import texts
 from ....lora_core.training.tasks import Task, task_of
 from ....lora_core.training.trainer import Sample
 from ..model.denoiser import ComfyDenoiser
@@ -20,7 +21,8 @@ from ..model.denoiser import ComfyDenoiser
 
 def captions_to_encode(dataset: Dataset, preserve: tuple[str, ...], neutral: tuple[str, ...] = ()) -> set[str]:
     """Return every caption that training needs: all orders of tags, the empty one, and those that are preserved."""
-    captions = {caption for example in dataset.examples for caption in example.captions}
+    told = (texts(dataset.task, example.captions) for example in dataset.examples)
+    captions = {text for own in told for each in own for text in each}
     kept = (_preserved(example, preserve, neutral) for example in dataset.examples)
     return {"", *neutral, *captions}.union(*kept)
 
@@ -35,9 +37,12 @@ def make_samples(
     views, shared = zip(latents, priors, strict=True), Neutral(denoiser, encoded, neutral)
     task = task_of(dataset.task)
     return [
-        _sample(denoiser, example, encoded, list(islice(views, example.num_views)), preserve, shared, task)
+        _sample(
+            denoiser, example, encoded, list(islice(views, example.num_views)), preserve, shared, task,
+            texts(dataset.task, example.captions),
+        )
         for example in dataset.examples
-    ]
+    ]  # fmt: skip
 
 
 class Neutral:
@@ -63,7 +68,7 @@ class Neutral:
 
 def _sample(
     denoiser: ComfyDenoiser, example: Example, encoded: dict[str, list], views: list, preserve: tuple[str, ...],
-    neutral: Neutral, task: Task,
+    neutral: Neutral, task: Task, told: Sequence[Sequence[str]],
 ) -> Sample:  # fmt: skip
     kept, found = _preserved(example, preserve, neutral.captions), []
     for (latent, prior), mask in zip(views, example.masks(), strict=True):
@@ -71,14 +76,19 @@ def _sample(
         if not found or prior:
             conditions = {
                 text: denoiser.condition(conditioning_set_values(encoded[text], prior), seen)
-                for text in dict.fromkeys((*example.captions, "", *kept))
+                for text in dict.fromkeys((*chain.from_iterable(told), "", *kept))
             }
         preserved = tuple(conditions[text] for text in kept)
         weights = None if mask is None else _per_latent(mask, seen)
-        rest = conditions[""], preserved, weights, example.group.role == "class"
+        rest = task.condition(conditions[""]), preserved, weights, example.group.role == "class"
         general = neutral.of(seen, prior)
-        found += [Sample(latent, conditions[each], *rest, neutral=general) for each in example.captions]
+        found += [Sample(latent, _condition(conditions, each), *rest, neutral=general) for each in told]
     return replace(found[0], variants=tuple(found[1:]))
+
+
+def _condition(conditions: Mapping[str, Any], told: Sequence[str]) -> Any:
+    found = tuple(conditions[text] for text in told)
+    return found if found[1:] else found[0]
 
 
 def _preserved(example: Example, preserve: tuple[str, ...], neutral: tuple[str, ...]) -> list[str]:
