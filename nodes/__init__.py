@@ -33,6 +33,7 @@ from .prior_to_conditioning import PriorToConditioning
 from .report import LoraReport
 from .resize_lora import ResizeLora
 from .save_lora import SaveLora
+from .slider import LoraSlider
 from .train_lora import TrainLora
 from .validation import TrainingValidation
 
@@ -52,6 +53,7 @@ class LoraLoom(ComfyExtension):
             LoraReport, LoraInterference, LeaveOneOut, CheckGpu, LoadTwoStageModel, LoadTwoStageTextEncoder, LoadTwoStageVae,
             ClipVisionAsVae, EmptyTwoStageLatent, PriorToConditioning,
             LoraContract, LoraCredits, LoraPassport, AverageSteps,
+            LoraSlider,
         ]  # fmt: skip
 
 

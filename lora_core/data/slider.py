@@ -62,3 +62,14 @@ def pairs_of(more: Sequence[str], less: Sequence[str]) -> tuple[tuple[str, str],
 
 def _as_many(lines: Sequence[str], count: int) -> Sequence[str]:
     return lines if len(lines) == count else [*lines] * count
+
+
+def said(choice: LearnSlider, prompts: Sequence[str]) -> str:
+    """Return what a slider is made of, in lines of plain text; `prompts` are its neutral ones."""
+    lines = [f"a slider at guidance {choice.guidance:g}, on what the base model drew of {_listed(prompts)}"]
+    lines += [f"  {own.more}  <->  {own.less}" for prompt in prompts for own in choice.texts(prompt)]
+    return "\n".join(lines)
+
+
+def _listed(prompts: Sequence[str]) -> str:
+    return ", ".join(f"'{each}'" for each in prompts) if any(prompts) else "an empty prompt"

@@ -1,0 +1,87 @@
+"""LoRA Slider: pictures that the base draws once, prompts that are apart, and a run that moves both ways."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import pytest
+import torch
+from harness.calls import run_node
+from harness.runs import cancelled, kept, on_forward, train
+from lora_loom.lora_core.data.slider import LearnSlider, Texts
+from lora_loom.nodes.slider import LoraSlider
+
+pytestmark = pytest.mark.usefixtures("runs")
+PROMPTS = {"more": "red", "less": "blue", "neutral": "a circle on white\na star on white"}
+CHOICES = {"guidance": 2.0, "resolution": 64, "pictures": 4, "seed": 3, "steps": 3}
+
+
+def slider(trio: Any, **changes: Any) -> Any:
+    models = {"model": trio.model, "clip": trio.clip, "vae": trio.vae}
+    return run_node(LoraSlider, **{**models, **PROMPTS, **CHOICES, **changes})
+
+
+def test_the_base_draws_once(models):
+    trio = models("wan_demo")
+    with on_forward(trio) as forwards:
+        data, report = slider(trio)
+        assert len(forwards) >= 4 * CHOICES["steps"]
+    with on_forward(trio) as forwards:
+        again = slider(trio)[0]
+        assert not forwards, "they are kept on disk"
+        other = slider(trio, pictures=6)[0]
+        assert len(forwards) == CHOICES["steps"] * 2, "four of the six pictures are those of before"
+    assert data.fingerprint() == again.fingerprint() != other.fingerprint()
+    assert data.fingerprint() != slider(trio, guidance=3.0)[0].fingerprint()
+    assert [example.caption for example in data.examples] == ["a circle on white", "a star on white"] * 2
+    assert data.task == LearnSlider((("red", "blue"),), 2.0)
+    assert "a circle on white, red  <->  a circle on white, blue" in report
+    pixels = torch.stack([example.pixels for example in data.examples]).float()
+    assert pixels.shape == (4, 64, 64, 3) and all(float((pixels[0] - each).abs().mean()) > 0.01 for each in pixels[1:])
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"more": "Red ", "less": "red"}, "'a circle on white, Red' and 'a circle on white, red' are the same"),
+        ({"more": "red\ngreen\npink", "less": "blue\nblack"}, "more has 3 prompts and less has 2"),
+        ({"less": ""}, "less has no prompt"),
+        ({"less": "red"}, "more and less are both 'red'"),
+        ({"vae": None}, "vae is empty"),
+        ({"resolution": 68}, "is not a multiple of"),
+    ],
+)
+def test_what_cannot_be_a_slider_is_told_before_anything_is_drawn(models, changes: dict, sentence: str):
+    trio = models("wan_demo")
+    with on_forward(trio) as forwards, pytest.raises(ValueError, match=sentence):
+        slider(trio, **changes)
+    assert not forwards
+
+
+def test_texts():
+    choice = LearnSlider((("old {} on paper", "{}"), ("dark", "light")), 1.0)
+    assert list(choice.texts("a cat")) == [
+        Texts("a cat", "old a cat on paper", "a cat"), Texts("a cat", "a cat, dark", "a cat, light"),
+    ]  # fmt: skip
+    assert list(choice.texts(""))[1] == Texts("", "dark", "light")
+
+
+run = partial(train, learning_rate=2e-3, rank=4, alpha=4.0, batch_size=1, run_name="slider")
+
+
+def test_a_run_moves_both_ways_and_says_so(models):
+    trio = models("wan_demo")
+    report = run(trio, slider(trio, pictures=2)[0], steps=40, lr_schedule="constant").report
+    assert "% symmetric" in report
+
+
+def test_a_run_resumes_exactly(models, runs):
+    trio = models("sd15")
+    data = slider(trio, **{"more": "cat", "less": "dog", "neutral": ""})[0]
+    whole = run(trio, data)
+    first = kept(runs)
+    with cancelled(trio, 12):
+        run(trio, data, run_name="again")
+    again = run(trio, data, run_name="again")
+    assert first and all(torch.equal(whole.lora_model[key], again.lora_model[key]) for key in whole.lora_model)
