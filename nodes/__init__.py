@@ -28,6 +28,7 @@ from .merge_lora import MergeLora
 from .objective import TrainingObjective
 from .optimizer import TrainingOptimizer
 from .passport import LoraPassport
+from .preference_pairs import PreferencePairs
 from .previews import TrainingPreviews
 from .prior_to_conditioning import PriorToConditioning
 from .report import LoraReport
@@ -52,8 +53,7 @@ class LoraLoom(ComfyExtension):
             TrainingPreviews, TrainingValidation, TrainLora, SaveLora, LoadLoraStack, MergeLora, ResizeLora, ExtractLora,
             LoraReport, LoraInterference, LeaveOneOut, CheckGpu, LoadTwoStageModel, LoadTwoStageTextEncoder, LoadTwoStageVae,
             ClipVisionAsVae, EmptyTwoStageLatent, PriorToConditioning,
-            LoraContract, LoraCredits, LoraPassport, AverageSteps,
-            LoraSlider,
+            LoraContract, LoraCredits, LoraPassport, AverageSteps, PreferencePairs, LoraSlider,
         ]  # fmt: skip
 
 

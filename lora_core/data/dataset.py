@@ -77,7 +77,8 @@ class Example:
 
     `pixels` (height, width, 3) in 0..1 are its centre crop, fp16 to keep large sets small; `mask` (height, width) uint8
     tells where to learn. `captions` are all orders of its tags, as written first, each as text encoders are given it.
-    `written` is false where the trigger stands in for a caption.
+    `written` is false where the trigger stands in for a caption. `disliked` is the other picture of a pair, of as many
+    views.
     """
 
     source: str
@@ -92,6 +93,7 @@ class Example:
     crops: Crops | None = None
     flip: bool = False
     written: bool = True
+    disliked: Example | None = None
 
     def views(self) -> Iterator[View]:
         """The centre crop first, then further crops, each followed by its mirror image where pictures are flipped."""

@@ -9,6 +9,8 @@ from typing import ClassVar, TypeAlias
 from ..stored import stored
 from .slider import LearnSlider
 
+BETAS = (1.0, 1e6)
+
 
 @stored("", tag="Pictures")
 @dataclass(frozen=True)
@@ -18,7 +20,22 @@ class LearnPictures:
     name: ClassVar[str] = "pictures"
 
 
-Task: TypeAlias = LearnPictures | LearnSlider
+@stored("beta", tag="Preference")
+@dataclass(frozen=True)
+class LearnPreference:
+    """To draw what the liked picture of each pair has and not what the disliked one has; the larger `beta`, the nearer
+    to the base model it stays."""
+
+    beta: float = 2000.0
+    name: ClassVar[str] = "preference pairs"
+
+    def __post_init__(self) -> None:
+        low, high = BETAS
+        if not low <= self.beta <= high:
+            raise ValueError(f"beta is {self.beta:g}; it must be between {low:g} and {high:g}")
+
+
+Task: TypeAlias = LearnPictures | LearnPreference | LearnSlider
 PICTURES = LearnPictures()
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,27 +20,10 @@ from .config import TrainConfig
 from .inject import Factors
 from .objective import Denoiser
 from .preserving import add_preservation
+from .slider_answers import Answers, Told, answers
+from .slider_response import Measure, measured
 
 SIGNS = (1.0, -1.0)
-Told: TypeAlias = Sequence[Any]  # conditions of a neutral prompt, and of the same with more and with less
-
-
-@dataclass(frozen=True)
-class Answers:
-    """What the base says of noisy latents: its estimate for the neutral prompt, and how far apart, times the guidance,
-    those for more and for less are; both shaped like the latents."""
-
-    neutral: Tensor
-    apart: Tensor
-
-
-@torch.no_grad()
-def answers(
-    denoiser: Denoiser, factors: Factors, x_t: Tensor, sigma: Tensor, told: list[Told], guidance: float
-) -> Answers:
-    with factors.silence():
-        neutral, more, less = (denoiser.denoised(x_t, sigma, list(each)) for each in zip(*told, strict=True))
-    return Answers(neutral, guidance * (more - less))
 
 
 def losses(
@@ -99,3 +82,6 @@ class Slider:
 
     def condition(self, text: Any) -> Told:
         return text, text, text
+
+    def says(self, factors: Factors, pictures: Sequence[int], losses: Sequence[float], measure: Measure) -> str:
+        return f"{measured(measure, self.choice.guidance).sentence()}."

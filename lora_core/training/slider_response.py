@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from itertools import pairwise
+from functools import partial
+from itertools import count, pairwise
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from .config import TrainConfig
 from .inject import Factors
 from .objective import Denoiser, per_sample
-from .sample import Sample
-from .slider import answers
-from .state import TrainState
-from .steps import brought
-from .validation import Draw, noises_of
+from .slider_answers import answers
 
 STRENGTHS = (-2.0, -1.5, -1.0, -0.5, 0.5, 1.0, 1.5, 2.0)
-MOST = 16  # noises that are looked at
+Measure = Callable[[Callable[..., Tensor]], list[float]]  # as `tasks.Measure`
 
 
 @dataclass(frozen=True)
@@ -31,10 +30,9 @@ class Move:
 
 @dataclass(frozen=True)
 class Response:
-    """Holds the move at each of `STRENGTHS`, and how many pictures it was measured on."""
+    """Holds the move at each of `STRENGTHS`."""
 
     moves: Mapping[float, Move]
-    pictures: int
 
     @property
     def even(self) -> float:
@@ -67,37 +65,43 @@ class Response:
         )
 
 
-def measured(
-    draws: Sequence[Draw], state: TrainState, denoiser: Denoiser, samples: Sequence[Sample], guidance: float,
-    tick: Callable[[], None],
-) -> Response:  # fmt: skip
-    """Measure the factors that would be saved now on the first `MOST` draws, whose samples have conditions as `slider.Told`.
-    `tick` is called after each and may raise."""
-    draws, sums = draws[:MOST], torch.zeros(len(STRENGTHS), 2, dtype=torch.float64)
-    asked = 0.0
-    with torch.no_grad(), state.judged():
-        for draw in draws:
-            changes, apart = _looked(draw, state.factors, denoiser, samples[draw.picture], guidance)
-            sums += torch.stack([changes @ apart, changes.square().sum(1)], 1)
-            asked += float(apart.square().sum())
-            tick()
-    along, square = (sums / max(asked, 1e-30)).unbind(1)
+class Looked:
+    """Looks at each batch of a measurement once, in which every further one finds the next figure of its samples: the
+    square of what is asked for at 1 and, at each of `STRENGTHS`, the product with it and the square of the change."""
+
+    def __init__(self, guidance: float):
+        self.guidance, self.seen = guidance, list[Tensor]()
+
+    def figures(self, measure: Measure) -> Tensor:
+        """Return (figures, draws) in fp64, of whatever batches `measure` has, in the same order each time."""
+        found = [measure(partial(self._next, at, count())) for at in range(1 + 2 * len(STRENGTHS))]
+        return torch.tensor(found, dtype=torch.float64)
+
+    def _next(self, at: int, batches: Iterator[int], *batch: Any) -> Tensor:
+        number = next(batches)
+        if not at:
+            self.seen.append(self._looked(*batch))
+        return self.seen[number][at]
+
+    def _looked(
+        self, config: TrainConfig, factors: Factors, denoiser: Denoiser, x0: Tensor, noise: Tensor, sigma: Tensor,
+        conditions: list[Any], places: Tensor | None = None,
+    ) -> Tensor:  # fmt: skip
+        x_t = denoiser.noised(x0, noise, sigma)
+        base = answers(denoiser, factors, x_t, sigma, conditions, self.guidance)
+        scale = per_sample(denoiser.output_scale(sigma), x0.ndim)
+        asked, found = (base.apart / scale).flatten(1).cpu().double(), []
+        for strength in STRENGTHS:
+            with factors.at(strength):
+                answer = denoiser.denoised(x_t, sigma, [neutral for neutral, _, _ in conditions])
+            change = ((answer - base.neutral) / scale).flatten(1).cpu().double()
+            found += [(change * asked).sum(1), change.square().sum(1)]
+        return torch.stack([asked.square().sum(1), *found])
+
+
+def measured(measure: Measure, guidance: float) -> Response:
+    """Return the response of factors that are attached, in what `measure` finds of draws of a slider's samples."""
+    asked, *found = Looked(guidance).figures(measure).sum(1).unbind()
+    along, square = torch.stack(found).view(-1, 2).div(asked.clamp(min=1e-30)).unbind(1)
     aside = (square - along.square()).clamp(min=0).sqrt()
-    moves = {s: Move(*each) for s, *each in zip(STRENGTHS, along.tolist(), aside.tolist(), strict=True)}
-    return Response(moves, len({draw.picture for draw in draws}))
-
-
-def _looked(
-    draw: Draw, factors: Factors, denoiser: Denoiser, sample: Sample, guidance: float
-) -> tuple[Tensor, Tensor]:
-    """Return by how much the network's output changes at each of `STRENGTHS`, (strengths, values), and by how much it
-    was asked to at 1, (values,), in fp64 on the CPU."""
-    x0, sigma = sample.latent[None], denoiser.sigma(torch.tensor([draw.u]))
-    x0, noise, _, sigma = brought([x0, noises_of([draw], x0.shape), None, sigma], factors.flat.device)
-    x_t, told = denoiser.noised(x0, noise, sigma), [sample.condition]
-    base = answers(denoiser, factors, x_t, sigma, told, guidance)
-    scale, found = per_sample(denoiser.output_scale(sigma), x0.ndim), []
-    for strength in STRENGTHS:
-        with factors.at(strength):
-            found.append((denoiser.denoised(x_t, sigma, [sample.condition[0]]) - base.neutral) / scale)
-    return torch.cat(found).flatten(1).double().cpu(), (base.apart / scale).flatten().double().cpu()
+    return Response({s: Move(*each) for s, *each in zip(STRENGTHS, along.tolist(), aside.tolist(), strict=True)})

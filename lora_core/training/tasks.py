@@ -6,7 +6,7 @@ condition several texts, which only their task knows of.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -18,8 +18,11 @@ from . import objective
 from .config import TrainConfig
 from .inject import Factors
 from .objective import Denoiser
+from .preference import Preference
 from .preserving import add_preservation
 from .slider import Slider
+
+Measure = Callable[[Callable[..., Tensor]], list[float]]  # what a function called as `losses` finds in each draw
 
 
 class Task(Protocol):
@@ -64,6 +67,11 @@ class Task(Protocol):
         """Return the condition of a sample all of whose texts are this one, as a rehearsal takes it."""
         ...
 
+    def says(self, factors: Factors, pictures: Sequence[int], losses: Sequence[float], measure: Measure) -> str:
+        """Return what the report says of the LoRA at the end of a run with validation, by the last losses of its draws,
+        which are of these pictures, and by what `measure` finds in them; empty where the losses tell all."""
+        ...
+
 
 @dataclass(frozen=True)
 class Pictures:
@@ -88,9 +96,14 @@ class Pictures:
     def condition(self, text: Any) -> Any:
         return text
 
+    def says(self, factors: Factors, pictures: Sequence[int], losses: Sequence[float], measure: Measure) -> str:
+        return ""
+
 
 PICTURES = Pictures()
-TASKS: Mapping[type, Callable[[Any], Task]] = {choices.LearnPictures: Pictures, LearnSlider: Slider}
+TASKS: Mapping[type, Callable[[Any], Task]] = {
+    choices.LearnPictures: Pictures, choices.LearnPreference: Preference, LearnSlider: Slider,
+}  # fmt: skip
 
 
 def task_of(choice: choices.Task) -> Task:

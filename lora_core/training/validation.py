@@ -108,7 +108,7 @@ def measure(
 
     Batches are no larger than a rank's in a training step; `tick` is called after each and may raise.
     """
-    look, found = look or partial(_losses, task, state.factors), [0.0] * len(draws)
+    look, found = look or partial(looked, task.losses, task.shown, state.factors), [0.0] * len(draws)
     with torch.no_grad(), state.factors.silence() if base else nullcontext(), state.judged():
         batches = _batches(draws, samples, -(-config.batch_size // group.size))
         for batch in (batches[number] for number in group.share(len(batches))):
@@ -136,18 +136,19 @@ def _batches(draws: Sequence[Draw], samples: Sequence[Sample], size: int) -> lis
     return [part[start : start + size] for part in by_shape.values() for start in range(0, len(part), size)]
 
 
-def _losses(
-    task: Task, factors: Factors, draws: Sequence[Draw], config: TrainConfig, denoiser: Denoiser,
-    samples: Sequence[Sample], device: torch.device,
+def looked(
+    losses: Callable[..., Tensor], shown: Callable[[Tensor], Tensor], factors: Factors, draws: Sequence[Draw],
+    config: TrainConfig, denoiser: Denoiser, samples: Sequence[Sample], device: torch.device,
 ) -> Tensor:  # fmt: skip
+    """Return what `losses` finds of the draws, called as a task's; `shown` is that of the task."""
     batch = [samples[draw.picture] for draw in draws]
     x0 = torch.stack([sample.latent for sample in batch])
-    noise = noises_of(draws, task.shown(x0).shape)
+    noise = noises_of(draws, shown(x0).shape)
     sigma = denoiser.sigma(torch.tensor([draw.u for draw in draws]))
     conditions = [sample.condition for sample in batch]
     places = place_weights(config.objective, batch)
     x0, noise, places, sigma = brought([x0, noise, places, sigma], device)
-    return task.losses(config, factors, denoiser, x0, noise, sigma, conditions, places)
+    return losses(config, factors, denoiser, x0, noise, sigma, conditions, places)
 
 
 def _number(seed: int, text: str) -> int:

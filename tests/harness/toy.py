@@ -75,9 +75,10 @@ class Run:
         text: tuple[float, int] = (0.02, 2), options: LayersConfig | None = None,
         quiet: Mapping[str, Quieting] | None = None, task: Task = PICTURES,
     ):  # fmt: skip
-        self.config, self.toy, self.samples, self.task = config, Toy(), samples or make_samples(), task
+        self.config, self.toy, self.samples = config, Toy(), samples or make_samples()
         self.relief: Callable[[RuntimeError], Callable[[], object] | None] = lambda _: None
         self.again = lambda: Run(config, self.samples, last, text, options, quiet, task)
+        self.task = task
         generator, (text_rate, text_rank) = torch.Generator().manual_seed(config.seed), text
         layers = {"enter": self.toy.enter, last: self.toy.leave}
         factors = Factors(layers, 3, 3.0, generator, text_rank, options=options, quiet=quiet)
@@ -86,8 +87,8 @@ class Run:
 
     def steps(self) -> Iterator[StepResult]:
         with attached(self.state.factors.branches):
-            own = self.config, self.state, self.toy, self.samples
-            yield from train(*own, relief=lambda error: self.relief(error), task=self.task)
+            relief = lambda error: self.relief(error)  # noqa: E731
+            yield from train(self.config, self.state, self.toy, self.samples, relief=relief, task=self.task)
 
     def go(self, count: int | None = None) -> list[StepResult]:
         running, results = self.steps(), []

@@ -11,6 +11,7 @@ from harness.calls import run_node
 from harness.runs import cancelled, kept, on_forward, train
 from lora_loom.lora_core.data.slider import LearnSlider, Texts
 from lora_loom.nodes.slider import LoraSlider
+from lora_loom.nodes.validation import TrainingValidation
 
 pytestmark = pytest.mark.usefixtures("runs")
 PROMPTS = {"more": "red", "less": "blue", "neutral": "a circle on white\na star on white"}
@@ -72,7 +73,8 @@ run = partial(train, learning_rate=2e-3, rank=4, alpha=4.0, batch_size=1, run_na
 
 def test_a_run_moves_both_ways_and_says_so(models):
     trio = models("wan_demo")
-    report = run(trio, slider(trio, pictures=2)[0], steps=40, lr_schedule="constant").report
+    watched = run_node(TrainingValidation, every=100, held_out=0.0)[0]
+    report = run(trio, slider(trio, pictures=2)[0], steps=40, lr_schedule="constant", validation=watched).report
     assert "% symmetric" in report
 
 

@@ -7,7 +7,9 @@ from math import prod
 from typing import Any
 
 from ....lora_core.data.dataset import Dataset
+from ....lora_core.data.task import PICTURES
 from ....lora_core.families.distilled import few_step_mark
+from ....lora_core.families.table import Family
 from ....lora_core.training.objective_config import ObjectiveConfig
 from ....lora_core.training.presets import preset_of
 from ..host.model_files import file_name, files_of
@@ -51,6 +53,15 @@ def check_objective(objective: ObjectiveConfig, prediction: str) -> None:
     if objective.weighting == "cosmap" and prediction != "flow":
         raise ValueError(
             "weighting cosmap works only with flow models, and this is not one; choose none, min_snr or debiased"
+        )
+
+
+def check_task(dataset: Dataset, family: Family) -> None:
+    """Raises ValueError for a family that learns from single pictures alone."""
+    if family.prior and dataset.task != PICTURES:
+        raise ValueError(
+            f"{family.name} is conditioned on {family.prior.what} of each picture, so it cannot learn from "
+            f"{dataset.task.name}; train the model that makes {family.prior.what}"
         )
 
 

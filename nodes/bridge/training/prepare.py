@@ -13,6 +13,7 @@ import torch
 from node_helpers import conditioning_set_values
 
 from ....lora_core.data.dataset import check_preservation
+from ....lora_core.data.preference import partners
 from ....lora_core.families.table import check_trainable
 from ....lora_core.ranks.group import here
 from ....lora_core.stored import as_dict
@@ -36,7 +37,7 @@ from ..session.rehearsal import Job, Preview
 from ..stack import bypass_injection
 from ..stack.carried import BELOW, carried, in_words
 from . import previews, strength
-from .checks import check_conditioning, check_connected, check_objective, warnings
+from .checks import check_conditioning, check_connected, check_objective, check_task, warnings
 from .order import Order, Run, Sources, Subject
 from .previews import PreparedPreviews
 from .samples import captions_to_encode
@@ -57,6 +58,7 @@ def check(sources: Sources, recipe: Recipe) -> tuple[Subject, list[str]]:
     if not recipe.held:
         check_preservation(sources.dataset, recipe.train.preservation, recipe.preserve)
     check_prior(sources.model, sources.vae, sources.prior_vae)
+    check_task(sources.dataset, subject.family)
     check_sizes(sources.vae, sources.model, sources.dataset)
     hits = counted(recipe.lora.options.rules, list(layers), summary(layers))
     begins = [sources.start.note(layers)] if sources.start else []
@@ -154,6 +156,9 @@ def encode(
         check = partial(check_conditioning, model)
         encoded = encode_captions(clip, captions, family_of(model).guidance, tick, check, here())
     latents = encode_images(sources.vae, model, dataset, tick, here())
+    if (others := partners(dataset)).examples:
+        disliked = encode_images(sources.vae, model, others, tick, here())
+        latents = [torch.stack(pair) for pair in zip(latents, disliked, strict=True)]
     priors = encode_priors(sources.prior_vae, model, dataset, tick, here())
     tidy()
     return encoded, latents, priors

@@ -59,7 +59,7 @@ class Watch:
         self.samples, self.weights, self.describe, self.label = samples, weights, describe, label
         self.enters, self.cfg, self.neutral, self.suggests = enters, cfg, neutral, suggests
         self.curve: StrengthCurve | None = None
-        self.strength = ""  # what the report says of it
+        self.strength = self.said = ""  # what the report says of it, and of the LoRA
         self.path = folder / "best.safetensors"
         self.best: tuple[int, Adapter] | None = None  # step and LoRA, when the disk does not take it
         digests = [example.digest for example in pictures.dataset.examples]
@@ -136,7 +136,7 @@ class Watch:
 
     def report_and_charts(self, *notes: str) -> tuple[str, Image.Image]:
         """Return the report, with the notes, and the charts."""
-        story = self.story(list(filter(None, (*notes, *self._went_back(), self.strength))))
+        story = self.story(list(filter(None, (*notes, *self._went_back(), self.said, self.strength))))
         examples = self.pictures.dataset.examples
         shown = {index: Image.fromarray(examples[index].origin.thumbnail.numpy()) for index, _ in story.pictures()}
         return report(story), charts.draw_charts(story, shown)
@@ -157,7 +157,19 @@ class Watch:
             self._measure_strength(self.chosen)
             if self.curve is not None:
                 self.suggests(self.curve)
+            self.said = self._says()
         return ended
+
+    def _says(self) -> str:
+        """Return what the task says of the LoRA at its end; nothing where it was never validated."""
+        points, factors = self.state.record.points, self.state.factors
+        if not points:
+            return ""
+
+        def measure(losses: Callable[..., Tensor]) -> list[float]:
+            return self._found(self.draws, False, partial(validation.looked, losses, self.task.shown, factors))
+
+        return self.task.says(factors, [draw.picture for draw in self.draws], points[-1].losses, measure)
 
     def _measure_strength(self, chosen: Validation) -> None:
         """By the first rank, while others wait: what comes of it is in the header, which no other writes."""
@@ -191,17 +203,21 @@ class Watch:
         """Losses, and errors of the guided answer by step as a record has them; of the untouched model at step 0. A run
         that was begun without the latter goes on without it."""
         self.enters("validating")
+        base = not step
+        losses = self._found(self.draws, base)
+        if not self.answers or (step and not self.state.record.guided):
+            return losses, {}
+        look = partial(
+            guided.errors, cfg=self.cfg, tick=comfy.model_management.throw_exception_if_processing_interrupted
+        )
+        return losses, {str(step): self._found(self.answers, base, look)}
+
+    def _found(self, draws: list[Draw], base: bool, look: Look | None = None) -> list[float]:
+        """Return the loss of each draw, or what `look` finds in it; `base`: of the untouched model."""
         tick, started = comfy.model_management.throw_exception_if_processing_interrupted, time.monotonic()
-        of = self.config, self.state, self.denoiser, self.samples, not step, tick
-
-        def measured(draws: list[Draw], look: Look | None = None) -> list[float]:
-            return joined(on_every(lambda: validation.measure(draws, *of, look, here(), self.task)))
-
+        of = self.config, self.state, self.denoiser, self.samples, base, tick
         try:
-            losses = measured(self.draws)
-            if not self.answers or (step and not self.state.record.guided):
-                return losses, {}
-            return losses, {str(step): measured(self.answers, partial(guided.errors, cfg=self.cfg, tick=tick))}
+            return joined(on_every(lambda: validation.measure(draws, *of, look, here(), self.task)))
         finally:
             self.seconds += time.monotonic() - started
 
