@@ -6,7 +6,7 @@ from comfy_api.latest import io
 
 from ..lora_core.data.contact_sheet import contact_sheet
 from ..lora_core.data.prompts import lines
-from ..lora_core.data.slider import LearnSlider, pairs_of, said
+from ..lora_core.data.slider import pairs_of, slider_of
 from .bridge.host.node_outputs import as_image_batch, report_ui
 from .bridge.model.sampling import SAMPLERS, SCHEDULERS, Sampling
 from .bridge.training.base_pictures import Base, slider_set
@@ -29,9 +29,9 @@ class LoraSlider(io.ComfyNode):
                 io.Model.Input("model", tooltip="The base model, as for Train LoRA. It draws the pictures that the slider learns on."),
                 io.Clip.Input("clip", tooltip="Text encoder of the model."),
                 io.Vae.Input("vae", tooltip="VAE of the model."),
-                io.String.Input("more", default="", multiline=True, tooltip="What pictures show at strength 1, such as: very old, wrinkled. One prompt per line; each is put behind every neutral prompt, or where the neutral prompt is written as {}."),
-                io.String.Input("less", default="", multiline=True, tooltip="What pictures show at strength -1, such as: very young, smooth skin. A line for each line of more, or a single one for all."),
-                io.String.Input("neutral", default="", multiline=True, tooltip="What the slider is for, one prompt per line, such as: photo of a woman, photo of a man. What these differ in stays as it is. Empty: an empty prompt."),
+                io.String.Input("more", default="", multiline=True, tooltip="What pictures show at strength 1, such as: very old. One per line; each is put into every neutral prompt."),
+                io.String.Input("less", default="", multiline=True, tooltip="What pictures show at strength -1, such as: very young. A line for each line of more, or a single one for all."),
+                io.String.Input("neutral", default="", multiline=True, tooltip="What the slider is for, one prompt per line, such as: photo of a {} woman. More and less are put where {} stands, or else at the end. Several lines, such as one for women and one for men, keep what they differ in as it is. Empty: more and less alone."),
                 io.Float.Input("guidance", default=2.0, min=0.1, max=100.0, step=0.1, round=0.01, tooltip="How far strength 1 goes: so many times the difference that more and less make. Higher is a stronger slider; too high burns pictures."),
                 io.Int.Input("resolution", default=512, min=STEP, max=8192, step=STEP, tooltip="Training resolution (side of a square picture). 512 for SD 1.5, 1024 for SDXL and newer; lower is faster."),
                 io.Int.Input("pictures", default=8, min=1, max=1024, tooltip="Pictures that the base model draws to learn on, of the neutral prompts in turn. They are drawn once and kept."),
@@ -63,9 +63,8 @@ class LoraSlider(io.ComfyNode):
         cls, model, clip, vae, more, less, neutral, guidance, resolution, pictures, seed, steps=20, cfg=0.0,
         sampler_name="euler", scheduler="normal",
     ) -> io.NodeOutput:  # fmt: skip
-        choice = LearnSlider(pairs_of(lines(more), lines(less)), guidance)
-        prompts = lines(neutral) or ("",)
+        choice = slider_of(lines(neutral), lines(more), lines(less), guidance)
         sampling = Sampling(resolution, resolution, steps, cfg, sampler=sampler_name, scheduler=scheduler, seed=seed)
-        data = slider_set(Base(model, clip, vae), choice, prompts, pictures, sampling)
-        report = f"{said(choice, prompts)}\n{data.report()}"
+        data = slider_set(Base(model, clip, vae), choice, pictures, sampling)
+        report = f"{choice.report()}\n{data.report()}"
         return io.NodeOutput(data, report, ui=report_ui(cls, report, as_image_batch(contact_sheet(data))))

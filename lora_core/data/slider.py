@@ -8,7 +8,7 @@ from typing import ClassVar, NamedTuple
 
 from ..stored import stored
 
-HOLE = "{}"  # where the neutral prompt stands in a prompt
+HOLE = "{}"  # where more and less stand in a neutral prompt
 
 
 class Texts(NamedTuple):
@@ -19,26 +19,43 @@ class Texts(NamedTuple):
     less: str
 
 
-@stored("pairs guidance", tag="Slider")
+@stored("prompts guidance", tag="Slider")
 @dataclass(frozen=True)
 class LearnSlider:
-    """To move pictures from `less` to `more`, the pairs (more, less) of prompts, `guidance` times as far at strength 1
-    as the base's own answers to them lie apart."""
+    """To move pictures of each neutral prompt from less to more, `guidance` times as far at strength 1 as the base's
+    own answers lie apart; `prompts` are (neutral, more, less)."""
 
     name: ClassVar[str] = "a slider"
-    pairs: tuple[tuple[str, str], ...]
+    prompts: tuple[tuple[str, str, str], ...]
     guidance: float
 
+    @property
+    def neutral(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(own[0] for own in self.prompts))
+
     def texts(self, neutral: str) -> Iterator[Texts]:
-        """Yield those of each pair, for a neutral prompt."""
-        yield from (Texts(neutral, placed(more, neutral), placed(less, neutral)) for more, less in self.pairs)
+        """Yield those of a neutral prompt."""
+        yield from (Texts(*own) for own in self.prompts if own[0] == neutral)
+
+    def report(self) -> str:
+        """Return what is compared, in lines of plain text."""
+        drawn = ", ".join(f"'{each}'" for each in self.neutral) if any(self.neutral) else "an empty prompt"
+        lines = [f"a slider at guidance {self.guidance:g}, on what the base model drew of {drawn}"]
+        return "\n".join(lines + [f"  {more}  <->  {less}" for _, more, less in self.prompts])
 
 
-def placed(prompt: str, neutral: str) -> str:
-    """Return the prompt with the neutral one where `HOLE` stands in it, else behind that."""
-    if HOLE in prompt:
-        return prompt.replace(HOLE, neutral)
-    return f"{neutral}, {prompt}" if neutral else prompt
+def slider_of(neutral: Sequence[str], more: Sequence[str], less: Sequence[str], guidance: float) -> LearnSlider:
+    """Return the slider of prompts, a line each: every pair of more and less with every neutral prompt, or alone where
+    there is none. Raises ValueError for lines that make no pairs."""
+    pairs = pairs_of(more, less)
+    return LearnSlider(tuple(tuple(_texts(line, *pair)) for line in neutral or ("",) for pair in pairs), guidance)
+
+
+def _texts(line: str, more: str, less: str) -> Texts:
+    """Put both in the hole of the line, or behind it."""
+    if HOLE in line:
+        return Texts(*(" ".join(line.replace(HOLE, each).split()) for each in ("", more, less)))
+    return Texts(line, *(f"{line}, {each}" if line else each for each in (more, less)))
 
 
 def pairs_of(more: Sequence[str], less: Sequence[str]) -> tuple[tuple[str, str], ...]:
@@ -62,14 +79,3 @@ def pairs_of(more: Sequence[str], less: Sequence[str]) -> tuple[tuple[str, str],
 
 def _as_many(lines: Sequence[str], count: int) -> Sequence[str]:
     return lines if len(lines) == count else [*lines] * count
-
-
-def said(choice: LearnSlider, prompts: Sequence[str]) -> str:
-    """Return what a slider is made of, in lines of plain text; `prompts` are its neutral ones."""
-    lines = [f"a slider at guidance {choice.guidance:g}, on what the base model drew of {_listed(prompts)}"]
-    lines += [f"  {own.more}  <->  {own.less}" for prompt in prompts for own in choice.texts(prompt)]
-    return "\n".join(lines)
-
-
-def _listed(prompts: Sequence[str]) -> str:
-    return ", ".join(f"'{each}'" for each in prompts) if any(prompts) else "an empty prompt"

@@ -9,12 +9,15 @@ import pytest
 import torch
 from harness.calls import run_node
 from harness.runs import cancelled, kept, on_forward, train
-from lora_loom.lora_core.data.slider import LearnSlider, Texts
+from lora_loom.lora_core.data.slider import Texts, slider_of
 from lora_loom.nodes.slider import LoraSlider
 from lora_loom.nodes.validation import TrainingValidation
 
 pytestmark = pytest.mark.usefixtures("runs")
-PROMPTS = {"more": "red", "less": "blue", "neutral": "a circle on white\na star on white"}
+PROMPTS = {"more": "red", "less": "blue", "neutral": "a {} circle on white\na star on white"}
+WATCHED = {
+    "held_out": 0.0, "every": 100, "draws": 2, "patience": 4, "early_stop": False, "keep": "last", "seed": 0,
+}  # fmt: skip
 CHOICES = {"guidance": 2.0, "resolution": 64, "pictures": 4, "seed": 3, "steps": 3}
 
 
@@ -36,16 +39,16 @@ def test_the_base_draws_once(models):
     assert data.fingerprint() == again.fingerprint() != other.fingerprint()
     assert data.fingerprint() != slider(trio, guidance=3.0)[0].fingerprint()
     assert [example.caption for example in data.examples] == ["a circle on white", "a star on white"] * 2
-    assert data.task == LearnSlider((("red", "blue"),), 2.0)
-    assert "a circle on white, red  <->  a circle on white, blue" in report
-    pixels = torch.stack([example.pixels for example in data.examples]).float()
-    assert pixels.shape == (4, 64, 64, 3) and all(float((pixels[0] - each).abs().mean()) > 0.01 for each in pixels[1:])
+    assert data.task == slider_of(["a {} circle on white", "a star on white"], ["red"], ["blue"], 2.0)
+    assert "a red circle on white  <->  a blue circle on white" in report
+    assert all(example.pixels.shape == (64, 64, 3) for example in data.examples)
+    assert len({example.digest for example in data.examples}) == 4
 
 
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
-        ({"more": "Red ", "less": "red"}, "'a circle on white, Red' and 'a circle on white, red' are the same"),
+        ({"more": "Red ", "less": "red"}, "'a Red circle on white' and 'a red circle on white' are the same"),
         ({"more": "red\ngreen\npink", "less": "blue\nblack"}, "more has 3 prompts and less has 2"),
         ({"less": ""}, "less has no prompt"),
         ({"less": "red"}, "more and less are both 'red'"),
@@ -61,11 +64,13 @@ def test_what_cannot_be_a_slider_is_told_before_anything_is_drawn(models, change
 
 
 def test_texts():
-    choice = LearnSlider((("old {} on paper", "{}"), ("dark", "light")), 1.0)
-    assert list(choice.texts("a cat")) == [
-        Texts("a cat", "old a cat on paper", "a cat"), Texts("a cat", "a cat, dark", "a cat, light"),
+    choice = slider_of(["an {} cat", "a dog"], ["old", "dark"], ["young"], 1.0)
+    assert choice.neutral == ("an cat", "a dog")
+    assert list(choice.texts("an cat")) == [
+        Texts("an cat", "an old cat", "an young cat"), Texts("an cat", "an dark cat", "an young cat"),
     ]  # fmt: skip
-    assert list(choice.texts(""))[1] == Texts("", "dark", "light")
+    assert list(choice.texts("a dog"))[1] == Texts("a dog", "a dog, dark", "a dog, young")
+    assert list(slider_of([], ["old"], ["young"], 1.0).texts("")) == [Texts("", "old", "young")]
 
 
 run = partial(train, learning_rate=2e-3, rank=4, alpha=4.0, batch_size=1, run_name="slider")
@@ -73,7 +78,7 @@ run = partial(train, learning_rate=2e-3, rank=4, alpha=4.0, batch_size=1, run_na
 
 def test_a_run_moves_both_ways_and_says_so(models):
     trio = models("wan_demo")
-    watched = run_node(TrainingValidation, every=100, held_out=0.0)[0]
+    watched = run_node(TrainingValidation, **WATCHED)[0]
     report = run(trio, slider(trio, pictures=2)[0], steps=40, lr_schedule="constant", validation=watched).report
     assert "% symmetric" in report
 

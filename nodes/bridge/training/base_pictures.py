@@ -41,15 +41,15 @@ class Base:
         return " ".join(each for each in found if each) if all(found) else None
 
 
-def slider_set(base: Base, choice: LearnSlider, neutral: Sequence[str], pictures: int, sampling: Sampling) -> Dataset:
-    """Return `pictures` that the base has drawn of the neutral prompts in turn, as the set of a slider; cfg 0 is what
+def slider_set(base: Base, choice: LearnSlider, pictures: int, sampling: Sampling) -> Dataset:
+    """Return `pictures` that the base has drawn of its neutral prompts in turn, as the set of a slider; cfg 0 is what
     suits the family.
 
     Raises ValueError for a base that cannot draw, and for prompts that its text encoder does not tell apart, before
     anything is drawn; ComfyUI's interrupt between steps.
     """
     _check(base, sampling)
-    family, texts = family_of(base.model), [own for prompt in neutral for own in choice.texts(prompt)]
+    family, texts, neutral = family_of(base.model), [Texts(*own) for own in choice.prompts], choice.neutral
     progress = Progress(pictures)
     encoded = _encoded(base, texts, progress)
     for own in texts:

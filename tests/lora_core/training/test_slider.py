@@ -20,7 +20,7 @@ from lora_loom.lora_core.training.validation import Draw
 from torch import Tensor
 
 GUIDANCE = 2.5
-TASK = Slider(LearnSlider((("old", "young"),), GUIDANCE))
+TASK = Slider(LearnSlider((("", "old", "young"),), GUIDANCE))
 PLAIN = replace(CONFIG, objective=ObjectiveConfig(), caption_dropout=0.0, accumulation=1)
 TOLD = [(1.0, 2.0, -1.0), (0.5, 1.5, 0.0)]
 
