@@ -1,8 +1,10 @@
 """What a slider minimises: Concept Sliders, Gandikota et al. 2023, arXiv:2311.12092.
 
 The network's answer to a neutral prompt is taught to be the base's own, moved by the guidance times the difference of
-the base's answers to more and to less of something (equation 8), in the model's own parameterisation. Each step does so
-at both strengths of a pair of opposite signs, so that the LoRA moves as far one way as the other.
+the base's answers to more and to less of something (equation 8), in the model's own parameterisation: at a strength
+that many times. Each step does so at both ends of the range that a slider is used in, so that the LoRA moves as far one
+way as the other, and in between by nearly the same from step to step. On the demo base that makes it more even than
+steps at -1 and 1, and it changes less aside at 2.
 """
 
 from __future__ import annotations
@@ -23,17 +25,17 @@ from .preserving import add_preservation
 from .slider_answers import Answers, Told, answers
 from .slider_response import Measure, measured
 
-SIGNS = (1.0, -1.0)
+ENDS = (2.0, -2.0)  # strengths
 
 
 def losses(
-    config: TrainConfig, denoiser: Denoiser, x_t: Tensor, sigma: Tensor, told: list[Told], base: Answers, sign: float,
+    config: TrainConfig, denoiser: Denoiser, x_t: Tensor, sigma: Tensor, told: list[Told], base: Answers, strength: float,
     places: Tensor | None = None,
 ) -> Tensor:  # fmt: skip
-    """Weighted loss of each sample, (batch,) in fp32 or wider, of factors that are at the strength `sign`."""
+    """Weighted loss of each sample, (batch,) in fp32 or wider, of factors that are at that strength."""
     found = denoiser.denoised(x_t, sigma, [neutral for neutral, _, _ in told])
     scale = objective.per_sample(denoiser.output_scale(sigma), x_t.ndim)
-    apart = (found - base.neutral - sign * base.apart) / scale
+    apart = (found - base.neutral - strength * base.apart) / scale
     return objective.weighted(denoiser, apart, sigma, config.objective, places)
 
 
@@ -50,14 +52,14 @@ class Slider:
         conditions: list[Any], kept: list[Any], places: Tensor | None = None, levels: Tensor | None = None,
         share: float = 1.0,
     ) -> tuple[Tensor, Tensor | None]:  # fmt: skip
-        """One backward pass for each sign, which has what its own pass computes again at its own strength."""
+        """One backward pass for each end, inside its strength, at which layers may be computed again."""
         x_t = denoiser.noised(x0, noise, sigma)
         base, total = self._answers(factors, denoiser, x_t, sigma, conditions), torch.zeros_like(sigma)
-        for sign in SIGNS:
-            with factors.at(sign):
-                found = losses(config, denoiser, x_t, sigma, conditions, base, sign, places)
-                (found.mean() / (len(SIGNS) * config.accumulation / share)).backward()
-            total = total + found.detach() / len(SIGNS)
+        for strength in ENDS:
+            with factors.at(strength):
+                found = losses(config, denoiser, x_t, sigma, conditions, base, strength, places)
+                (found.mean() / (len(ENDS) * config.accumulation / share)).backward()
+            total = total + found.detach() / len(ENDS)
         held = sigma if levels is None else levels
         return total, add_preservation(config, factors, denoiser, x0, noise, held, kept, share)
 
@@ -67,9 +69,9 @@ class Slider:
     ) -> Tensor:  # fmt: skip
         x_t = denoiser.noised(x0, noise, sigma)
         base, found = self._answers(factors, denoiser, x_t, sigma, conditions), []
-        for sign in SIGNS:
-            with factors.at(sign):
-                found.append(losses(config, denoiser, x_t, sigma, conditions, base, sign, places))
+        for strength in ENDS:
+            with factors.at(strength):
+                found.append(losses(config, denoiser, x_t, sigma, conditions, base, strength, places))
         return torch.stack(found).mean(0)
 
     def _answers(

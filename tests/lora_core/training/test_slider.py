@@ -53,10 +53,10 @@ class Double:
         return (x_t - toy.denoised(x_t, self.sigma, conditions)) / level
 
     def textbook(self) -> Tensor:
-        """|| v(x, n, +-1) - (v(x, n) +- eta (v(x, more) - v(x, less))) ||^2, the mean of both signs, of each sample."""
+        """|| v(x, n, +-2) - (v(x, n) +- 2 eta (v(x, more) - v(x, less))) ||^2, the mean of both ends, of each sample."""
         neutral, more, less = (self.output(0, list(each)) for each in zip(*TOLD, strict=True))
-        wanted = [neutral + sign * GUIDANCE * (more - less) for sign in (1, -1)]
-        found = [self.output(sign, [own[0] for own in TOLD]) for sign in (1, -1)]
+        wanted = [neutral + end * GUIDANCE * (more - less) for end in (2, -2)]
+        found = [self.output(end, [own[0] for own in TOLD]) for end in (2, -2)]
         return torch.stack([(a - b).square().flatten(1).mean(1) for a, b in zip(found, wanted, strict=True)]).mean(0)
 
 
