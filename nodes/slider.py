@@ -55,7 +55,9 @@ class LoraSlider(io.ComfyNode):
         except ValueError as error:
             return str(error)
         if resolution is not None and resolution % STEP:
-            return f"resolution is {resolution}; choose a multiple of {STEP}, such as {max(resolution // STEP, 1) * STEP}"
+            return (
+                f"resolution is {resolution}; choose a multiple of {STEP}, such as {max(resolution // STEP, 1) * STEP}"
+            )
         return True
 
     @classmethod

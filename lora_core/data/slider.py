@@ -48,14 +48,16 @@ def slider_of(neutral: Sequence[str], more: Sequence[str], less: Sequence[str], 
     """Return the slider of prompts, a line each: every pair of more and less with every neutral prompt, or alone where
     there is none. Raises ValueError for lines that make no pairs."""
     pairs = pairs_of(more, less)
-    return LearnSlider(tuple(tuple(_texts(line, *pair)) for line in neutral or ("",) for pair in pairs), guidance)
+    found = (_texts(line, more, less) for line in neutral or ("",) for more, less in pairs)
+    return LearnSlider(tuple((own.neutral, own.more, own.less) for own in found), guidance)
 
 
 def _texts(line: str, more: str, less: str) -> Texts:
     """Put both in the hole of the line, or behind it."""
     if HOLE in line:
-        return Texts(*(" ".join(line.replace(HOLE, each).split()) for each in ("", more, less)))
-    return Texts(line, *(f"{line}, {each}" if line else each for each in (more, less)))
+        neutral, more, less = (" ".join(line.replace(HOLE, each).split()) for each in ("", more, less))
+        return Texts(neutral, more, less)
+    return Texts(line, f"{line}, {more}", f"{line}, {less}") if line else Texts("", more, less)
 
 
 def pairs_of(more: Sequence[str], less: Sequence[str]) -> tuple[tuple[str, str], ...]:

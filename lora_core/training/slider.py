@@ -29,8 +29,8 @@ ENDS = (2.0, -2.0)  # strengths
 
 
 def losses(
-    config: TrainConfig, denoiser: Denoiser, x_t: Tensor, sigma: Tensor, told: list[Told], base: Answers, strength: float,
-    places: Tensor | None = None,
+    config: TrainConfig, denoiser: Denoiser, x_t: Tensor, sigma: Tensor, told: list[Told], base: Answers,
+    strength: float, places: Tensor | None = None,
 ) -> Tensor:  # fmt: skip
     """Weighted loss of each sample, (batch,) in fp32 or wider, of factors that are at that strength."""
     found = denoiser.denoised(x_t, sigma, [neutral for neutral, _, _ in told])

@@ -54,14 +54,14 @@ class Response:
         full, twice = self.moves[1.0], self.moves[2.0]
         if full.along <= 0:
             return (
-                f"The slider does not move the way it was asked to: {full.along:+.2f} of it at strength 1; train longer "
-                "or at a lower learning rate"
+                f"The slider does not move the way it was asked to: {full.along:+.2f} of it at strength 1; train "
+                "longer or at a lower learning rate"
             )
         moved = ", ".join(f"{strength:+g}: {move.along:+.2f}" for strength, move in self.moves.items())
         return (
             f"The slider is {100 * self.symmetric:.0f} % symmetric and {100 * self.even:.0f} % even over strengths -2 "
-            f"to 2. It moves the model's answer, as shares of what was asked at 1, {moved}; aside {full.aside:.2f} at 1 "
-            f"and {twice.aside:.2f} at 2"
+            f"to 2. It moves the model's answer, as shares of what was asked at 1, {moved}; aside {full.aside:.2f} "
+            f"at 1 and {twice.aside:.2f} at 2"
         )
 
 

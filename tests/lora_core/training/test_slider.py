@@ -53,7 +53,7 @@ class Double:
         return (x_t - toy.denoised(x_t, self.sigma, conditions)) / level
 
     def textbook(self) -> Tensor:
-        """|| v(x, n, +-2) - (v(x, n) +- 2 eta (v(x, more) - v(x, less))) ||^2, the mean of both ends, of each sample."""
+        """|| v(x, n, +-2) - (v(x, n) +- 2 eta (v(x, more) - v(x, less))) ||^2, the mean of both ends, by sample."""
         neutral, more, less = (self.output(0, list(each)) for each in zip(*TOLD, strict=True))
         wanted = [neutral + end * GUIDANCE * (more - less) for end in (2, -2)]
         found = [self.output(end, [own[0] for own in TOLD]) for end in (2, -2)]
