@@ -25,7 +25,7 @@ class LearnSlider:
     """To move pictures of each neutral prompt from less to more, `guidance` times as far at strength 1 as the base's
     own answers lie apart; `prompts` are (neutral, more, less)."""
 
-    name: ClassVar[str] = "a slider"
+    name: ClassVar[str] = "slider prompts"
     prompts: tuple[tuple[str, str, str], ...]
     guidance: float
 

@@ -92,3 +92,17 @@ def test_a_run_resumes_exactly(models, runs):
         run(trio, data, run_name="again")
     again = run(trio, data, run_name="again")
     assert first and all(torch.equal(whole.lora_model[key], again.lora_model[key]) for key in whole.lora_model)
+
+
+def test_previews_are_strips_over_strengths(models, runs):
+    trio = models("wan_demo")
+    data = slider(trio, pictures=2, neutral="a {} star on white")[0]
+    sampling = {"width": 64, "height": 64, "steps": 2, "cfg": 2.5, "sampler_name": "euler", "scheduler": "simple"}
+    shown = {"prompts": "", "negative": "", "every": 0, "seed": 11, "strength": 1.0, **sampling}
+    found = run(trio, data, lr_schedule="constant", learning_rate=0.02, previews=run_node(TrainingPreviews, **shown)[0])
+    sheet = np.asarray(Image.open(next(runs.rglob("step_000004.png"))).convert("RGB"))
+    assert np.abs(found.sheet[0].numpy() * 255 - sheet).max() < 0.6
+    tiles = [sheet[-(64 + 8 + 22) :][:60, 8 + i * 72 : 8 + i * 72 + 64].astype(int) for i in range(5)]
+    assert sheet.shape[1] == 8 + 5 * 72 and all(np.abs(a - b).max() > 2 for a, b in pairwise(tiles))
+    model = nodes.LoraLoader().load_lora(trio.model, trio.clip, "x", 1, 1) if False else None
+    assert model is None
