@@ -12,7 +12,8 @@ from harness.server import ComfyServer, Graph
 from harness.workflow_api import workflow_to_api
 
 WORKFLOWS = Path(__file__).resolve().parents[2] / "workflows"
-TRAIN_CHECKPOINT, TRAIN, STACK, MERGE, JUDGE, PUBLISH, KANDINSKY, WUERSTCHEN = GRAPHS
+TRAIN_CHECKPOINT, TRAIN, STACK, MERGE, JUDGE, PUBLISH, KANDINSKY, WUERSTCHEN, *_ = GRAPHS
+PREFERENCE = "Train a preference LoRA, DPO - liked, disliked pictures"
 
 FOLDER = "lora_loom_demo"  # of the pictures in input/, and of the files in models/loras/
 PROMPT = "a red heart on a white background"

@@ -10,20 +10,22 @@ import argparse
 import io
 import shutil
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.append(str(ROOT / "tests"))
 
 import numpy as np  # noqa: E402
-from demo.templates import FOLDER, STACK, api_graph  # noqa: E402
+from demo import shapes  # noqa: E402
+from demo.templates import FOLDER, PREFERENCE, STACK, api_graph  # noqa: E402
 from harness.server import ComfyServer, Graph  # noqa: E402
 from PIL import Image, ImageDraw, ImageFont  # noqa: E402
 
 from e2e.template_graphs import GRAPHS  # noqa: E402
 
 SIDE, TILE, GAP = 440, 203, 12
+LIKED = shapes.Scene("star", "yellow", "blue", "striped", size=0.7)
 PAPER, INK, FAINT = "#1c1d26", "#ffffff", "#b9bccb"
 HEART, ARROW = "a yellow heart on a blue background", "a pink arrow on a striped green background"
 
@@ -48,7 +50,7 @@ class Card:
 
 
 BOTH = ("heart", "arrow")
-DRAWN, SCHEMES = [*GRAPHS][:6], [*GRAPHS][6:]  # with the demo's base, and what it cannot draw
+DRAWN, SCHEMES = [*GRAPHS][:6], [*GRAPHS][6:8]  # with the demo's base, and what it cannot draw
 CARDS = dict(zip(DRAWN, (
     Card("Train", "one checkpoint file", "#ffc247", Half("before", HEART, ()), Half("after", HEART, ("heart",))),
     Card("Train", "diffusion model", "#8fd14f", Half("before", ARROW, (), 103), Half("after", ARROW, ("arrow",), 103)),
@@ -102,6 +104,20 @@ def scheme(title: str) -> Image.Image:
     return page
 
 
+def liked() -> Image.Image:
+    """A card for pairs, without a picture of its making: what is liked, and what is not."""
+    page = Image.new("RGB", (SIDE, SIDE), PAPER)
+    pen = ImageDraw.Draw(page)
+    for column, (word, scene) in enumerate((("liked", LIKED), ("not liked", replace(LIKED, pattern="", size=0.4)))):
+        left = SIDE - GAP - TILE if column else GAP
+        drawn = shapes.draw(scene, 2 * TILE, 2 * TILE).movedim(0, -1).mul(255).byte().numpy()
+        page.paste(Image.fromarray(drawn).resize((TILE, TILE), Image.Resampling.LANCZOS), (left, GAP))
+        pen.text((left + TILE / 2, GAP + TILE + 24), word, FAINT, ImageFont.load_default(34), anchor="mm")
+    pen.text((SIDE / 2, 328), "Prefer", "#ff9ecb", ImageFont.load_default(104), anchor="mm")
+    pen.text((SIDE / 2, 406), "pairs of pictures", INK, ImageFont.load_default(34), anchor="mm")
+    return page
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("loras", type=Path, nargs="?", help="the folder with heart, arrow and merged")
@@ -109,6 +125,7 @@ def main() -> None:
     choices = parser.parse_args()
     for name in SCHEMES:
         scheme(name.split()[0]).save(choices.out / f"{name}.jpg", quality=90)
+    liked().save(choices.out / f"{PREFERENCE}.jpg", quality=90)
     if choices.loras is None:
         return
     with ComfyServer() as server:

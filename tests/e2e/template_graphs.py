@@ -123,6 +123,34 @@ def train_diffusion_model() -> dict[str, Node]:
     }
 
 
+def train_preference() -> dict[str, Node]:
+    text = (
+        "### Train a LoRA on what you like\n"
+        "1. **Load Checkpoint**: choose your model. Draw pictures with it, two or more for each prompt.\n"
+        "2. **LoRA Dataset**, twice: make the folders *my_pictures/liked* and *my_pictures/disliked* in ComfyUI's input folder. "
+        "Put the better picture of a prompt into the first and the worse one, with the same name and size, into the second; the "
+        "caption of liked/01.png, its prompt, is in liked/01.txt. 50 pairs are a beginning.\n"
+        "3. **LoRA Preference Pairs**: *beta* is how closely the LoRA stays to the model.\n"
+        "4. **Train LoRA (Loom)**: keep 0 and auto.\n\n"
+        "Then Run. The report gives the win rate: how many of the pairs that were held out the LoRA gets right, where chance is "
+        "50 %. You can cancel at any time: Run continues from there. The LoRA is saved in models/loras.\n\n" + CHECKPOINTS
+    )
+    liked, disliked = ({"folder": f"my_pictures/{side}", "resolution": SIDE} for side in ("liked", "disliked"))
+    pairs = {"liked": ("liked", "dataset"), "disliked": ("disliked", "dataset")}
+    made = training(MODEL, CLIP, VAE, {})
+    made["train"].links["dataset"] = ("pairs", "dataset")
+    made["previews"].pos, made["validation"].pos = (760, 240), (760, 740)
+    del made["dataset"]
+    return {
+        "note": note(text, width=720, height=400),
+        "checkpoint": checkpoint(0, 0),
+        "liked": Node("LoraLoom_Dataset", (370, 0), liked, title="LoRA Dataset, liked", size=(340, 560)),
+        "disliked": Node("LoraLoom_Dataset", (370, 640), disliked | {"trigger": "disliked"}, title="LoRA Dataset, disliked", size=(340, 560)),
+        "pairs": Node("LoraLoom_PreferencePairs", (760, 0), {}, pairs, size=(340, 150)),
+        **made,
+    }  # fmt: skip
+
+
 def training(model: Link, clip: Link, vae: Link, previews: dict[str, Any]) -> dict[str, Node]:
     """From the folder of pictures to the saved file."""
     dataset = {"folder": "my_pictures", "trigger": "ohwx", "resolution": SIDE}
@@ -373,4 +401,5 @@ GRAPHS = {
     "Publish a LoRA - contract, report, signature": publish,
     "Kandinsky 2.2 - text to picture": kandinsky,
     "Wuerstchen v2 - text to picture": wuerstchen,
+    "Train a preference LoRA, DPO - liked, disliked pictures": train_preference,
 }

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from demo import shapes, templates
-from demo.templates import JUDGE, KANDINSKY, MERGE, PUBLISH, STACK, TRAIN, TRAIN_CHECKPOINT, WUERSTCHEN
+from demo.templates import JUDGE, KANDINSKY, MERGE, PREFERENCE, PUBLISH, STACK, TRAIN, TRAIN_CHECKPOINT, WUERSTCHEN
 from harness.browser import FrontEnd
 from harness.server import ComfyServer, Graph
 from harness.workflow_api import workflow_to_api
@@ -71,7 +71,7 @@ def test_the_note_says_what_to_do_where_a_file_or_folder_is_missing(path: Path) 
 
 
 def test_all_is_left_on_auto_and_nothing_costs_time_unasked(server: ComfyServer) -> None:
-    for name in (TRAIN_CHECKPOINT, TRAIN, PUBLISH):
+    for name in (TRAIN_CHECKPOINT, TRAIN, PUBLISH, PREFERENCE):
         graph = workflow_to_api(load(ROOT / "workflows" / f"{name}.json"), server.object_info)
         by_type = {node["class_type"]: node["inputs"] for node in graph.values()}
         train = by_type["LoraLoom_TrainLora"]
@@ -133,6 +133,25 @@ def test_what_is_published_is_tested_signed_and_shown(server: ComfyServer, files
         "LoraLoom_Contract", "LoraLoom_SaveLora", "LoraLoom_Passport",
     }  # fmt: skip
     assert contract_of(guard.inspect(file).metadata).author == "Eve", "only saving is repeated"
+
+
+def test_liked_and_disliked_pictures_make_a_lora(server: ComfyServer) -> None:
+    for side, seed in (("liked", 1), ("disliked", 2)):
+        shapes.write_dataset(server.base / "input" / templates.FOLDER / side, "heart", 4, 96, seed)
+    graph = quick(templates.api_graph(server, PREFERENCE))
+    (pairs,) = [node["inputs"] for node in graph.values() if node["class_type"] == "LoraLoom_PreferencePairs"]
+    for side in ("liked", "disliked"):
+        graph[pairs[side][0]]["inputs"] |= {"folder": f"{templates.FOLDER}/{side}", "trigger": "heart"}
+    for node in graph.values():
+        if node["class_type"] == "LoraLoom_TrainLora":
+            node["inputs"] |= {"run_name": "liked", "batch_size": 1}
+        if node["class_type"] == "LoraLoom_SaveLora":
+            node["inputs"]["name"] = "liked"
+    outputs = server.run(graph)["outputs"]
+    told = {graph[key]["class_type"]: json.dumps(output) for key, output in outputs.items()}
+    assert "4 pairs, found by name" in told["LoraLoom_PreferencePairs"]
+    assert "Win rate: the LoRA prefers the liked picture of " in told["LoraLoom_TrainLora"]
+    assert (server.base / "models" / "loras" / "liked.safetensors").is_file()
 
 
 @pytest.mark.parametrize("name", [STACK, MERGE, JUDGE])
@@ -274,6 +293,6 @@ def test_templates_are_listed_and_served(server: ComfyServer) -> None:
 
 def test_help_pages_are_served(server: ComfyServer) -> None:
     ours = [name for name in server.object_info if name.startswith("LoraLoom_")]
-    assert len(ours) == 29
+    assert len(ours) == 30
     for name in ours:
         assert server.fetch(f"/extensions/lora-loom/docs/{name}/en.md").startswith(b"# ")

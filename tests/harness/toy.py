@@ -117,3 +117,8 @@ def config_of(name: str, **choices: Any) -> TrainConfig:
     schedule = "constant" if OPTIMIZERS[name].averages else "cosine"
     rate = 1.0 if OPTIMIZERS[name].rate is None else CONFIG.learning_rate
     return replace(CONFIG, learning_rate=rate, optimizer=OptimizerConfig(name, schedule, warmup=3, **choices))
+
+
+def make_pairs() -> list[Sample]:
+    """Each liked picture is brighter than its disliked one by the same in all channels."""
+    return [replace(each, latent=torch.stack([each.latent + 0.5, each.latent - 0.5])) for each in make_samples()]

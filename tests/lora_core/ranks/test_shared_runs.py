@@ -12,13 +12,15 @@ import pytest
 import torch
 from harness.quiet import quieting
 from harness.ranks import on_ranks
-from harness.toy import CONFIG, Run, config_of, make_samples
+from harness.toy import CONFIG, Run, config_of, make_pairs, make_samples
 from lora_loom.lora_core.adapter import TEXT_PREFIX
+from lora_loom.lora_core.data.task import LearnPreference
 from lora_loom.lora_core.ranks.group import ElsewhereError, Group, here
 from lora_loom.lora_core.runs import checkpoint
 from lora_loom.lora_core.training.config import OPTIMIZERS, OptimizerConfig
 from lora_loom.lora_core.training.inject import attached
 from lora_loom.lora_core.training.layers import LayersConfig
+from lora_loom.lora_core.training.preference import Preference
 from lora_loom.lora_core.training.reduced import check
 from lora_loom.lora_core.training.sample import Sample
 from lora_loom.lora_core.training.trainer import Trouble, train
@@ -53,6 +55,7 @@ RUNS: dict[str, Callable[[], Run]] = {
     "chances": lambda: Run(LARGE, options=CHANCES),
     "dora": lambda: Run(LARGE, options=LayersConfig(dora=True, max_norm=0.05, lora_plus_ratio=4.0)),
     "quiet": lambda: Run(LARGE, quiet={"leave": quieting(16, 6)}),
+    "preference": lambda: Run(LARGE, make_pairs(), task=Preference(LearnPreference(20.0))),
     "text": lambda: Run(LARGE, last=TEXT_PREFIX + "leave"),
     "average": lambda: Run(config_of("adamw", ema_decay=0.9, max_grad_norm=1e-2)),
 }
