@@ -14,6 +14,7 @@ from harness.workflow_api import workflow_to_api
 WORKFLOWS = Path(__file__).resolve().parents[2] / "workflows"
 TRAIN_CHECKPOINT, TRAIN, STACK, MERGE, JUDGE, PUBLISH, KANDINSKY, WUERSTCHEN, *_ = GRAPHS
 PREFERENCE = "Train a preference LoRA, DPO - liked, disliked pictures"
+SLIDER = "Train a slider LoRA - prompts, no pictures"
 
 FOLDER = "lora_loom_demo"  # of the pictures in input/, and of the files in models/loras/
 PROMPT = "a red heart on a white background"
@@ -32,6 +33,10 @@ VALUES: dict[str, dict[str, Any]] = {
         "run_name": "heart", "gradient_checkpointing": False,
         "preserve": "arrow, circle, square, triangle, ring, cross, diamond, hexagon, crescent, bar, star",
         "preservation": 1.0, "quiet": "off",
+    },
+    "LoraLoom_Slider": {
+        "more": "white", "less": "black", "neutral": "a red star on a {} background\na green ring on a {} background",
+        "resolution": 96, "steps": 12, "cfg": 3.0, "scheduler": "simple",
     },
     "LoraLoom_SaveLora": {"overwrite": True},
     "LoraLoom_LoadLoraStack": {"rows": f"<lora:{FOLDER}/heart:1>\n<lora:{FOLDER}/arrow:1>"},

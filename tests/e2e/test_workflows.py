@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from demo import shapes, templates
-from demo.templates import JUDGE, KANDINSKY, MERGE, PREFERENCE, PUBLISH, STACK, TRAIN, TRAIN_CHECKPOINT, WUERSTCHEN
+from demo.templates import JUDGE, KANDINSKY, MERGE, PREFERENCE, PUBLISH, SLIDER, STACK, TRAIN, TRAIN_CHECKPOINT, WUERSTCHEN
 from harness.browser import FrontEnd
 from harness.server import ComfyServer, Graph
 from harness.workflow_api import workflow_to_api
@@ -71,7 +71,7 @@ def test_the_note_says_what_to_do_where_a_file_or_folder_is_missing(path: Path) 
 
 
 def test_all_is_left_on_auto_and_nothing_costs_time_unasked(server: ComfyServer) -> None:
-    for name in (TRAIN_CHECKPOINT, TRAIN, PUBLISH, PREFERENCE):
+    for name in (TRAIN_CHECKPOINT, TRAIN, PUBLISH, PREFERENCE, SLIDER):
         graph = workflow_to_api(load(ROOT / "workflows" / f"{name}.json"), server.object_info)
         by_type = {node["class_type"]: node["inputs"] for node in graph.values()}
         train = by_type["LoraLoom_TrainLora"]
@@ -152,6 +152,21 @@ def test_liked_and_disliked_pictures_make_a_lora(server: ComfyServer) -> None:
     assert "4 pairs, found by name" in told["LoraLoom_PreferencePairs"]
     assert "Win rate: the LoRA prefers the liked picture of " in told["LoraLoom_TrainLora"]
     assert (server.base / "models" / "loras" / "liked.safetensors").is_file()
+
+
+def test_prompts_make_a_slider(server: ComfyServer) -> None:
+    graph = quick(templates.api_graph(server, SLIDER))
+    for node in graph.values():
+        if node["class_type"] == "LoraLoom_TrainLora":
+            node["inputs"] |= {"run_name": "slider", "batch_size": 1}
+        if node["class_type"] == "LoraLoom_SaveLora":
+            node["inputs"]["name"] = "slider"
+    outputs = server.run(graph)["outputs"]
+    told = {graph[key]["class_type"]: json.dumps(output) for key, output in outputs.items()}
+    assert "a red star on a white background  <->  a red star on a black background" in told["LoraLoom_Slider"]
+    assert "slider" in told["LoraLoom_TrainLora"] and "strength 1" in told["LoraLoom_TrainLora"]
+    assert "images" in told["PreviewImage"]
+    assert (server.base / "models" / "loras" / "slider.safetensors").is_file()
 
 
 @pytest.mark.parametrize("name", [STACK, MERGE, JUDGE])

@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 from functools import partial
+from itertools import pairwise
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
-from harness.calls import run_node
-from harness.runs import cancelled, kept, on_forward, train
+from comfy_extras.nodes_train import LoraModelLoader
+from harness.calls import encode, run_node
+from harness.runs import STEPS, cancelled, kept, on_forward, train
 from lora_loom.lora_core.data.slider import Texts, slider_of
+from lora_loom.lora_core.drawing.sheet import SheetRow, sheet
+from lora_loom.nodes.bridge.host.node_outputs import as_picture
+from lora_loom.nodes.previews import TrainingPreviews
 from lora_loom.nodes.slider import LoraSlider
 from lora_loom.nodes.validation import TrainingValidation
+from PIL import Image
+
+import nodes
 
 pytestmark = pytest.mark.usefixtures("runs")
 PROMPTS = {"more": "red", "less": "blue", "neutral": "a {} circle on white\na star on white"}
@@ -100,9 +109,26 @@ def test_previews_are_strips_over_strengths(models, runs):
     sampling = {"width": 64, "height": 64, "steps": 2, "cfg": 2.5, "sampler_name": "euler", "scheduler": "simple"}
     shown = {"prompts": "", "negative": "", "every": 0, "seed": 11, "strength": 1.0, **sampling}
     found = run(trio, data, lr_schedule="constant", learning_rate=0.02, previews=run_node(TrainingPreviews, **shown)[0])
-    sheet = np.asarray(Image.open(next(runs.rglob("step_000004.png"))).convert("RGB"))
-    assert np.abs(found.sheet[0].numpy() * 255 - sheet).max() < 0.6
-    tiles = [sheet[-(64 + 8 + 22) :][:60, 8 + i * 72 : 8 + i * 72 + 64].astype(int) for i in range(5)]
-    assert sheet.shape[1] == 8 + 5 * 72 and all(np.abs(a - b).max() > 2 for a, b in pairwise(tiles))
-    model = nodes.LoraLoader().load_lora(trio.model, trio.clip, "x", 1, 1) if False else None
-    assert model is None
+    strengths, drawn = (-2.0, -1.0, 0.0, 1.0, 2.0), []
+    for strength in strengths:
+        model = trio.model
+        if strength:
+            (model,) = run_node(LoraModelLoader, model=model, lora=found.lora_model, strength_model=strength)
+        latent = sampled_by(trio, model, "a star on white", sampling)
+        drawn.append(as_picture(latent))
+    wanted = np.asarray(
+        sheet([SheetRow("a star on white", drawn, [f"{each:g}" for each in strengths])], f"step {STEPS} of {STEPS}")
+    )
+    page = np.asarray(Image.open(next(runs.rglob(f"step_{STEPS:06d}.png"))).convert("RGB"))
+    assert page.shape == wanted.shape and np.abs(page.astype(int) - wanted).max() <= 3
+    assert np.abs(found.sheet[0].numpy() * 255 - page).max() < 0.6
+    assert all(np.abs(np.asarray(a).astype(int) - np.asarray(b)).max() > 2 for a, b in pairwise(drawn))
+
+
+@torch.inference_mode()
+def sampled_by(trio: Any, model: Any, prompt: str, sampling: dict[str, Any]) -> torch.Tensor:
+    """Return what KSampler and VAE Decode make of it."""
+    (latent,) = nodes.EmptyLatentImage().generate(sampling["width"], sampling["height"])
+    settings = [sampling[name] for name in ("steps", "cfg", "sampler_name", "scheduler")]
+    (samples,) = nodes.common_ksampler(model, 11, *settings, encode(trio.clip, prompt), encode(trio.clip, ""), latent)
+    return nodes.VAEDecode().decode(trio.vae, samples)[0].reshape(-1, 64, 64, 3)
