@@ -36,6 +36,7 @@ from .prior_to_conditioning import PriorToConditioning
 from .report import LoraReport
 from .resize_lora import ResizeLora
 from .save_lora import SaveLora
+from .slider import LoraSlider
 from .train_lora import TrainLora
 from .validation import TrainingValidation
 
@@ -54,7 +55,7 @@ class LoraLoom(ComfyExtension):
             TrainingPreviews, TrainingValidation, TrainLora, SaveLora, LoadLoraStack, MergeLora, ResizeLora, ExtractLora,
             LoraReport, LoraInterference, LeaveOneOut, CheckGpu, LoadTwoStageModel, LoadTwoStageTextEncoder, LoadTwoStageVae,
             ClipVisionAsVae, EmptyTwoStageLatent, PriorToConditioning,
-            LoraContract, LoraCredits, LoraPassport, AverageSteps, PreferencePairs, ChangeFormat, LoraHealth,
+            LoraContract, LoraCredits, LoraPassport, AverageSteps, PreferencePairs, ChangeFormat, LoraHealth, LoraSlider,
         ]  # fmt: skip
 
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, TypeAlias
 
 from ..stored import stored
+from .slider import LearnSlider
 
 BETAS = (1.0, 1e6)
 
@@ -34,8 +35,16 @@ class LearnPreference:
             raise ValueError(f"beta is {self.beta:g}; it must be between {low:g} and {high:g}")
 
 
-Task: TypeAlias = LearnPictures | LearnPreference
+Task: TypeAlias = LearnPictures | LearnPreference | LearnSlider
 PICTURES = LearnPictures()
+
+
+def texts(task: Task, captions: Iterable[str]) -> list[Sequence[str]]:
+    """Return the texts of each condition of a picture with these captions: one, or several where the condition holds
+    the conditions of them all, in their order."""
+    if isinstance(task, LearnSlider):
+        return [own for caption in captions for own in task.texts(caption)]
+    return [(caption,) for caption in captions]
 
 
 def shared(tasks: Iterable[Task]) -> Task:

@@ -55,7 +55,7 @@ def draw_noise(shape: torch.Size, offset: float, generator: torch.Generator) -> 
 def residual(denoiser: Denoiser, x0: Tensor, noise: Tensor, sigma: Tensor, conditions: list[Any]) -> Tensor:
     """Network output minus its target, shaped like x0."""
     x0_pred = denoiser.denoised(denoiser.noised(x0, noise, sigma), sigma, conditions)
-    return (x0_pred - x0) / _per_sample(denoiser.output_scale(sigma), x0.ndim)
+    return (x0_pred - x0) / per_sample(denoiser.output_scale(sigma), x0.ndim)
 
 
 def preservation(denoiser: Denoiser, factors: Factors, x_t: Tensor, sigma: Tensor, conditions: list[Any]) -> Tensor:
@@ -67,7 +67,7 @@ def preservation(denoiser: Denoiser, factors: Factors, x_t: Tensor, sigma: Tenso
     with torch.no_grad(), factors.silence():
         base = denoiser.denoised(x_t, sigma, conditions)
     change = denoiser.denoised(x_t, sigma, conditions) - base
-    return (change / _per_sample(denoiser.output_scale(sigma), x_t.ndim)).square().mean()
+    return (change / per_sample(denoiser.output_scale(sigma), x_t.ndim)).square().mean()
 
 
 def huber_threshold(choices: ObjectiveConfig, snr: Tensor) -> Tensor:
@@ -119,9 +119,15 @@ def losses(
     places: Tensor | None = None,
 ) -> Tensor:
     """Weighted mean loss of each sample, (batch,) in fp32 or wider. `places`: further weights, broadcast to x0."""
+    return weighted(denoiser, residual(denoiser, x0, noise, sigma, conditions), sigma, choices, places)
+
+
+def weighted(
+    denoiser: Denoiser, apart: Tensor, sigma: Tensor, choices: ObjectiveConfig, places: Tensor | None = None
+) -> Tensor:
+    """`losses` of a residual that is known, shaped like x0."""
     snr = denoiser.snr(sigma)
-    threshold = _per_sample(huber_threshold(choices, snr), x0.ndim)
-    each = penalty(choices.loss, residual(denoiser, x0, noise, sigma, conditions), threshold)
+    each = penalty(choices.loss, apart, per_sample(huber_threshold(choices, snr), apart.ndim))
     if places is not None:
         each = each * places
     return each.flatten(1).mean(1) * weight(choices.weighting, snr, denoiser.output_scale(sigma), choices.snr_gamma)
@@ -132,5 +138,5 @@ def loss(*args: Any, **kwargs: Any) -> Tensor:
     return losses(*args, **kwargs).mean()
 
 
-def _per_sample(value: Tensor, ndim: int) -> Tensor:
+def per_sample(value: Tensor, ndim: int) -> Tensor:
     return value.view(-1, *(1 for _ in range(ndim - 1)))

@@ -13,12 +13,14 @@ from typing import Any, Protocol
 from torch import Tensor
 
 from ..data import task as choices
+from ..data.slider import LearnSlider
 from . import objective
 from .config import TrainConfig
 from .inject import Factors
 from .objective import Denoiser
 from .preference import Preference, liked_losses
 from .preserving import add_preservation
+from .slider import Slider
 
 Measure = Callable[[Callable[..., Tensor]], list[float]]  # what a function called as `losses` finds in each draw
 
@@ -99,7 +101,9 @@ class Pictures:
 
 
 PICTURES = Pictures()
-TASKS: Mapping[type, Callable[[Any], Task]] = {choices.LearnPictures: Pictures, choices.LearnPreference: Preference}
+TASKS: Mapping[type, Callable[[Any], Task]] = {
+    choices.LearnPictures: Pictures, choices.LearnPreference: Preference, LearnSlider: Slider,
+}  # fmt: skip
 
 
 def task_of(choice: choices.Task) -> Task:

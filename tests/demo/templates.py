@@ -18,6 +18,7 @@ REGIONS = "LoRA regions - a mask for each LoRA"
 EDIT = "Train an edit LoRA - FLUX.2, Kontext, Qwen-Image-Edit"
 TRAIN_DISTILLED = "Train a LoRA on a distilled model - Turbo, schnell"
 HEALTH = "Repair a LoRA - health, block weights"
+SLIDER = "Train a slider LoRA - prompts, no pictures"
 CONCEPTS = "Train a LoRA of several concepts - kept apart"
 
 FOLDER = "lora_loom_demo"  # of the pictures in input/, and of the files in models/loras/
@@ -37,6 +38,10 @@ VALUES: dict[str, dict[str, Any]] = {
         "run_name": "heart", "gradient_checkpointing": False,
         "preserve": "arrow, circle, square, triangle, ring, cross, diamond, hexagon, crescent, bar, star",
         "preservation": 1.0, "quiet": "off",
+    },
+    "LoraLoom_Slider": {
+        "more": "white", "less": "black", "neutral": "a red star on a {} background\na green ring on a {} background",
+        "resolution": 96, "steps": 12, "cfg": 3.0, "scheduler": "simple",
     },
     "LoraLoom_SaveLora": {"overwrite": True},
     "LoraLoom_LoadLoraStack": {"rows": f"<lora:{FOLDER}/heart:1>\n<lora:{FOLDER}/arrow:1>"},

@@ -216,6 +216,32 @@ def train_distilled() -> dict[str, Node]:
     return {"note": note(text, width=720, height=400), **loaders, "adapter": adapter, **nodes}
 
 
+def train_slider() -> dict[str, Node]:
+    text = (
+        "### Train a slider: more or less of something, without pictures\n"
+        "1. **Load Checkpoint**: choose your model.\n"
+        "2. **LoRA Slider**: *more* is what pictures show at strength 1, *less* at -1. *neutral* is what the slider is for; "
+        "the two are put where {} stands. Write what must not change along with it as lines of their own, such as one for women "
+        "and one for men. *resolution* is 1024 for SDXL, 512 for SD 1.5.\n"
+        "3. **Train LoRA (Loom)**: 500 to 1000 *steps*; keep 0 and auto. A step takes about two and a half times as long as "
+        "with pictures.\n\n"
+        "Then Run. The model draws the pictures that it learns on; previews show every prompt at strengths from -2 to 2, and "
+        "the report says how even and symmetric the slider is. You can cancel at any time: Run continues from there. The LoRA "
+        "is saved in models/loras: use it at -2 to 2.\n\n" + CHECKPOINTS
+    )
+    prompts = {
+        "more": "very old", "less": "very young", "neutral": "photo of a {} woman\nphoto of a {} man", "resolution": SIDE,
+    }  # fmt: skip
+    made = training(MODEL, CLIP, VAE, {"prompts": "portrait photo of a woman"})
+    links = {"model": MODEL, "clip": CLIP, "vae": VAE}
+    return {
+        "note": note(text, width=720, height=340),
+        "checkpoint": checkpoint(0, 0),
+        **made,
+        "dataset": Node("LoraLoom_Slider", (370, 0), prompts, links, size=(340, 640)),
+    }
+
+
 def training(
     model: Link, clip: Link, vae: Link, previews: dict[str, Any], pictures: dict[str, Any] | None = None
 ) -> dict[str, Node]:
@@ -556,4 +582,5 @@ GRAPHS = {
     "Train a LoRA of several concepts - kept apart": train_concepts,
     "Train a LoRA on a distilled model - Turbo, schnell": train_distilled,
     "Repair a LoRA - health, block weights": repair,
+    "Train a slider LoRA - prompts, no pictures": train_slider,
 }

@@ -21,6 +21,7 @@ from demo.templates import (
     PREFERENCE,
     PUBLISH,
     REGIONS,
+    SLIDER,
     STACK,
     TRAIN,
     TRAIN_CHECKPOINT,
@@ -86,7 +87,7 @@ def test_the_note_says_what_to_do_where_a_file_or_folder_is_missing(path: Path) 
 
 
 def test_all_is_left_on_auto_and_nothing_costs_time_unasked(server: ComfyServer) -> None:
-    for name in (TRAIN_CHECKPOINT, TRAIN, PUBLISH, PREFERENCE, CONCEPTS, TRAIN_DISTILLED):
+    for name in (TRAIN_CHECKPOINT, TRAIN, PUBLISH, PREFERENCE, CONCEPTS, TRAIN_DISTILLED, SLIDER):
         graph = workflow_to_api(load(ROOT / "workflows" / f"{name}.json"), server.object_info)
         by_type = {node["class_type"]: node["inputs"] for node in graph.values()}
         train = by_type["LoraLoom_TrainLora"]
@@ -167,6 +168,21 @@ def test_liked_and_disliked_pictures_make_a_lora(server: ComfyServer) -> None:
     assert "4 pairs, found by name" in told["LoraLoom_PreferencePairs"]
     assert "Win rate: the LoRA prefers the liked picture of " in told["LoraLoom_TrainLora"]
     assert (server.base / "models" / "loras" / "liked.safetensors").is_file()
+
+
+def test_prompts_make_a_slider(server: ComfyServer) -> None:
+    graph = quick(templates.api_graph(server, SLIDER))
+    for node in graph.values():
+        if node["class_type"] == "LoraLoom_TrainLora":
+            node["inputs"] |= {"run_name": "slider", "batch_size": 1}
+        if node["class_type"] == "LoraLoom_SaveLora":
+            node["inputs"]["name"] = "slider"
+    outputs = server.run(graph)["outputs"]
+    told = {graph[key]["class_type"]: json.dumps(output) for key, output in outputs.items()}
+    assert "a red star on a white background  <->  a red star on a black background" in told["LoraLoom_Slider"]
+    assert "slider" in told["LoraLoom_TrainLora"] and "strength 1" in told["LoraLoom_TrainLora"]
+    assert "images" in told["PreviewImage"]
+    assert (server.base / "models" / "loras" / "slider.safetensors").is_file()
 
 
 @pytest.mark.parametrize("name", [STACK, MERGE, JUDGE, REGIONS, CONCEPTS, TRAIN_DISTILLED, HEALTH])

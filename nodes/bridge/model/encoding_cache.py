@@ -95,6 +95,17 @@ def clip_identity(clip: Clip) -> str | None:
     return _identity(clip.cond_stage_model, patcher, clip.layer_idx, patcher.load_device.type)
 
 
+def model_identity(model: Model) -> str | None:
+    """As `vae_identity`, of what a MODEL predicts."""
+    network, options = model.model, model.model_options
+    if any(_filled(value) for name, value in options.items() if name != "transformer_options"):
+        return None
+    if _filled(options.get("transformer_options")):
+        return None
+    choices = str(network.get_dtype_inference()), str(network.manual_cast_dtype), type(network.model_sampling).__name__
+    return _identity(network.diffusion_model, model, type(network).__name__, *choices, model.load_device.type)
+
+
 def works_around_weights(patcher: Model) -> bool:
     """Return whether something else than weights and their patches changes what the network of a ModelPatcher does."""
     return any(_filled(getattr(patcher, name, None)) for name in _CHANGES)

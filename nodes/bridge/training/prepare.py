@@ -11,8 +11,9 @@ from typing import Any
 
 import torch
 
-from ....lora_core.data.dataset import check_preservation
+from ....lora_core.data.dataset import Dataset, check_preservation
 from ....lora_core.data.preference import partners
+from ....lora_core.data.slider import LearnSlider
 from ....lora_core.families.table import check_trainable
 from ....lora_core.ranks.group import here
 from ....lora_core.stored import as_dict
@@ -203,7 +204,13 @@ def planned(sources: Sources, recipe: Recipe, run: Run) -> PreparedPreviews | No
     triggers = tuple(dict.fromkeys(group.prompt(group.trigger) for group in data.groups if group.trigger))
     examples = [data.examples[i] for i in Pictures(data, recipe).looked_at or range(len(data.examples))]
     edits = [example for example in examples if example.references]
-    return previews.planned(run.previews, sources.vae, triggers, recipe.preserve, data.resolution, edits)
+    own = run.previews, sources.vae, triggers, recipe.preserve, data.resolution
+    return previews.planned(*own, edits, slider_prompts(data))
+
+
+def slider_prompts(dataset: Dataset) -> tuple[str, ...] | None:
+    """Return the neutral prompts of a slider; None for a set of anything else."""
+    return dataset.task.neutral if isinstance(dataset.task, LearnSlider) else None
 
 
 def prepare_previews(

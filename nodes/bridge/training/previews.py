@@ -34,6 +34,7 @@ from .run_progress import RunProgress
 
 log = logging.getLogger("lora_loom")
 Conditions = dict[str, list]  # CONDITIONING by prompt
+STRIP = (-2.0, -1.0, 0.0, 1.0, 2.0)  # strengths of a slider's pictures
 
 
 @stored("sampling prompts negative every strength", tag="Previews")
@@ -60,20 +61,22 @@ class Edit:
 @dataclass(frozen=True)
 class PreparedPreviews:
     """Previews made ready for a data set: their prompts with the trigger and without it, encoded for this model, and
-    for each row the `edits` that it shows, if any."""
+    for each row the `edits` that it shows, if any. With `strengths` every prompt is a strip of pictures at these times
+    the strength, that of the base model among them."""
 
     previews: Previews
     rows: tuple[tuple[str, ...], ...]
     encoded: Conditions
     vae: Vae
     edits: tuple[Edit, ...] = ()
+    strengths: tuple[float, ...] = ()
 
     def due(self, step: int, last: int) -> bool:
         return step == last or bool(self.previews.every and step % self.previews.every == 0)
 
     def note(self) -> str:
         digests = tuple(edit.example.digest for edit in self.edits)
-        return as_text((self.previews, self.rows, *([digests] if digests else [])))
+        return as_text((self.previews, self.rows, *filter(None, (digests, self.strengths))))
 
     def asked(self) -> list[tuple[str, Beside]]:
         """Return every prompt with what stands beside it, row by row."""
@@ -85,25 +88,26 @@ class PreparedPreviews:
         ]
 
 
-def check_previews(previews: Previews | None, model: Model, vae: Vae, trigger: str) -> None:
-    """Raises ValueError for previews that cannot be made."""
+def check_previews(previews: Previews | None, model: Model, vae: Vae, subject: bool) -> None:
+    """Raises ValueError for previews that cannot be made; `subject`: there is something to show where no prompt is written."""
     if previews is None:
         return
     if system := family_of(model).system:
         raise ValueError(
             f"previews do not work with {system}, because its stages sample one after another; disconnect previews"
         )
-    if not previews.prompts and not trigger:
+    if not previews.prompts and not subject:
         raise ValueError("Training Previews has no prompt and LoRA Dataset has no trigger word; write a prompt")
     check_size(vae, previews.sampling.width, previews.sampling.height)
 
 
 def planned(
     previews: Previews | None, vae: Vae, triggers: Sequence[str], words: tuple[str, ...], resolution: int,
-    examples: Sequence[Example] = (),
+    examples: Sequence[Example] = (), slider: Sequence[str] | None = None,
 ) -> PreparedPreviews | None:  # fmt: skip
-    """The previews of a run whose data set has these triggers, not encoded yet; `words` are its class words, and
-    `examples` those whose references are shown in turn."""
+    """The previews of a run whose data set has these triggers, not encoded yet; `words` are its class words, `examples`
+    those whose references are shown in turn, and `slider` the neutral prompts of a slider, whose previews are
+    strips."""
     if previews is None:
         return None
     side = resolution // 64 * 64 or 64
@@ -112,6 +116,8 @@ def planned(
         previews, sampling=replace(sampling, width=sampling.width or side, height=sampling.height or side)
     )
     check_size(vae, previews.sampling.width, previews.sampling.height)
+    if slider is not None:
+        return PreparedPreviews(previews, tuple((own,) for own in previews.prompts or slider), {}, vae, strengths=STRIP)
     rows = tuple(pairs(previews.prompts or triggers, triggers, words[0] if words else ""))
     edits = tuple(Edit(examples[number % len(examples)]) for number in range(len(rows))) if examples else ()
     return PreparedPreviews(previews, rows, {}, vae, edits)
@@ -235,11 +241,17 @@ class Previewer:
             if not self.base:
                 with self.state.factors.silence():
                     base = self._latents("base")
-            with self.state.judged(), self.state.factors.at(self._asked.previews.strength):
-                trained = [] if start else self._latents(f"step {self.state.step}")
+            times = [0.0] if start else self._asked.strengths or (1.0,)
+            trained = [self._trained(each * self._asked.previews.strength) for each in times if each]
             self.base = self.base or [decoded(self._asked.vae, latent) for latent in base]
-            pictures = self.base if start else [decoded(self._asked.vae, latent) for latent in trained]
-        return self._page(pictures)
+            pictures = [[decoded(self._asked.vae, latent) for latent in own] for own in trained]
+        if self._asked.strengths:
+            return self._strip(pictures), []
+        return self._page(self.base if start else pictures[0])
+
+    def _trained(self, strength: float) -> list[Tensor]:
+        with self.state.judged(), self.state.factors.at(strength):
+            return self._latents(f"step {self.state.step}")
 
     @contextmanager
     def _sampling(self) -> Iterator[None]:
@@ -268,6 +280,18 @@ class Previewer:
         ((tokens, values),) = self._asked.encoded[prompt]
         ((text, pooled),) = cast(TextDenoiser, self.denoiser).encode([tokens])
         return [[text, {**values, "pooled_output": pooled}]]
+
+    def _strip(self, pictures: Sequence[Sequence[Image.Image]]) -> Image.Image:
+        """The pictures of each strength between those of the base model; of an untouched LoRA these alone."""
+        times, step = (self._asked.strengths if pictures else (0.0,)), self.state.step
+        trained = iter(pictures)
+        columns = [next(trained) if each else self.base for each in times]
+        labels = [f"{each * self._asked.previews.strength:g}" for each in times]
+        prompts = [prompt for row in self._asked.rows for prompt in row]
+        rows = [
+            SheetRow(prompt, list(own), labels) for prompt, own in zip(prompts, zip(*columns, strict=True), strict=True)
+        ]
+        return placed(rows, f"step {step} of {self.last}")[0]
 
     def _page(self, pictures: list[Image.Image]) -> tuple[Image.Image, list[Part]]:
         rows, parts, step, both = [], [], self.state.step, iter(zip(self.base, pictures, strict=True))

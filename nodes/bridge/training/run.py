@@ -100,7 +100,8 @@ def _finds(order: Order, earlier: list[tuple]) -> bool:
 def _checked(sources: Sources, recipe: Recipe, run: Run) -> Order:
     subject, hits = prepare.check(sources, recipe)
     pictures = Pictures(sources.dataset, recipe)
-    check_previews(run.previews, sources.model, sources.vae, sources.dataset.trigger)
+    shown = bool(sources.dataset.trigger) or prepare.slider_prompts(sources.dataset) is not None
+    check_previews(run.previews, sources.model, sources.vae, shown)
     told = prepare.notes(sources, [run.note, note(recipe.train), *run.notes, *hits])
     progress = RunProgress(run.name, recipe.train.steps, told, run.chosen)
     return Order(sources, recipe, run, subject, pictures, progress)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from itertools import islice
+from itertools import chain, islice
 from typing import Any
 
 from node_helpers import conditioning_set_values
@@ -14,6 +14,7 @@ from torch.nn import functional
 from ....lora_core.data.captions import preserved_captions
 from ....lora_core.data.concepts import nameless
 from ....lora_core.data.dataset import Dataset, Example
+from ....lora_core.data.task import texts
 from ....lora_core.training.tasks import Task, task_of
 from ....lora_core.training.trainer import Sample
 from ..model.denoiser import ComfyDenoiser
@@ -22,7 +23,8 @@ from ..model.references import NONE, Beside
 
 def captions_to_encode(dataset: Dataset, preserve: tuple[str, ...], neutral: tuple[str, ...] = ()) -> set[str]:
     """Return every caption that training needs: all orders of tags, the empty one, and those that are preserved."""
-    captions = {caption for example in dataset.examples for caption in example.captions}
+    told = (texts(dataset.task, example.captions) for example in dataset.examples)
+    captions = {text for own in told for each in own for text in each}
     kept = (_preserved(example, preserve, neutral) for example in dataset.examples)
     return {"", *neutral, *captions, *_apart(dataset)}.union(*kept)
 
@@ -39,9 +41,12 @@ def make_samples(
     shared, task = Neutral(denoiser, encoded, neutral), task_of(dataset.task)
     bare = Neutral(denoiser, encoded, _apart(dataset))
     return [
-        _sample(denoiser, example, encoded, list(islice(views, example.num_views)), preserve, shared, bare, task)
+        _sample(
+            denoiser, example, encoded, list(islice(views, example.num_views)), preserve, shared,
+            bare=bare, task=task, told=texts(dataset.task, example.captions),
+        )
         for example in dataset.examples
-    ]
+    ]  # fmt: skip
 
 
 def _apart(dataset: Dataset) -> tuple[str, ...]:
@@ -72,7 +77,7 @@ class Neutral:
 
 def _sample(
     denoiser: ComfyDenoiser, example: Example, encoded: dict[str, list], views: list, preserve: tuple[str, ...],
-    neutral: Neutral, bare: Neutral, task: Task,
+    neutral: Neutral, bare: Neutral, task: Task, told: Sequence[Sequence[str]],
 ) -> Sample:  # fmt: skip
     kept, found = _preserved(example, preserve, neutral.captions), []
     for (latent, prior, beside), mask in zip(views, example.masks(), strict=True):
@@ -80,7 +85,7 @@ def _sample(
         if not found or prior or beside is not NONE:
             conditions = {
                 text: denoiser.condition(beside.told(text, encoded, prior), seen)
-                for text in dict.fromkeys((*example.captions, ""))
+                for text in dict.fromkeys((*chain.from_iterable(told), ""))
             }
             plain = conditions if beside is NONE else {}
             held = {
@@ -89,10 +94,15 @@ def _sample(
             }
         preserved = tuple(held[text] for text in kept) + bare.of(seen, prior)
         weights = None if mask is None else _per_latent(mask, seen)
-        rest = conditions[""], preserved, weights, example.group.role == "class"
+        rest = task.condition(conditions[""]), preserved, weights, example.group.role == "class"
         general, shapes = neutral.of(seen, prior), beside.shapes()
-        found += [Sample(latent, conditions[each], *rest, neutral=general, beside=shapes) for each in example.captions]
+        found += [Sample(latent, _condition(conditions, each), *rest, neutral=general, beside=shapes) for each in told]
     return replace(found[0], variants=tuple(found[1:]))
+
+
+def _condition(conditions: Mapping[str, Any], told: Sequence[str]) -> Any:
+    found = tuple(conditions[text] for text in told)
+    return found if found[1:] else found[0]
 
 
 def _preserved(example: Example, preserve: tuple[str, ...], neutral: tuple[str, ...]) -> list[str]:

@@ -1,0 +1,134 @@
+"""LoRA Slider: pictures that the base draws once, prompts that are apart, and a run that moves both ways."""
+
+from __future__ import annotations
+
+from functools import partial
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from comfy_extras.nodes_train import LoraModelLoader
+from harness.calls import encode, run_node
+from harness.runs import STEPS, cancelled, kept, on_forward, train
+from lora_loom.lora_core.data.slider import Texts, slider_of
+from lora_loom.lora_core.drawing.sheet import SheetRow, sheet
+from lora_loom.nodes.bridge.host.node_outputs import as_picture
+from lora_loom.nodes.previews import TrainingPreviews
+from lora_loom.nodes.slider import LoraSlider
+from lora_loom.nodes.validation import TrainingValidation
+from PIL import Image
+
+import nodes
+
+pytestmark = pytest.mark.usefixtures("runs")
+PROMPTS = {"more": "red", "less": "blue", "neutral": "a {} circle on white\na star on white"}
+WATCHED = {
+    "held_out": 0.0, "every": 100, "draws": 2, "patience": 4, "early_stop": False, "keep": "last", "seed": 0,
+}  # fmt: skip
+CHOICES = {"guidance": 2.0, "resolution": 64, "pictures": 4, "seed": 3, "steps": 3}
+
+
+def slider(trio: Any, **changes: Any) -> Any:
+    models = {"model": trio.model, "clip": trio.clip, "vae": trio.vae}
+    return run_node(LoraSlider, **{**models, **PROMPTS, **CHOICES, **changes})
+
+
+def test_the_base_draws_once(models):
+    trio = models("wan_demo")
+    with on_forward(trio) as forwards:
+        data, report = slider(trio)
+        assert len(forwards) >= 4 * CHOICES["steps"]
+    with on_forward(trio) as forwards:
+        again = slider(trio)[0]
+        assert not forwards, "they are kept on disk"
+        other = slider(trio, pictures=6)[0]
+        assert len(forwards) == CHOICES["steps"] * 2, "four of the six pictures are those of before"
+    assert data.fingerprint() == again.fingerprint() != other.fingerprint()
+    assert data.fingerprint() != slider(trio, guidance=3.0)[0].fingerprint()
+    assert [example.caption for example in data.examples] == ["a circle on white", "a star on white"] * 2
+    assert data.task == slider_of(["a {} circle on white", "a star on white"], ["red"], ["blue"], 2.0)
+    assert "a red circle on white  <->  a blue circle on white" in report
+    assert all(example.pixels.shape == (64, 64, 3) for example in data.examples)
+    assert len({example.digest for example in data.examples}) == 4
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"more": "Red ", "less": "red"}, "'a Red circle on white' and 'a red circle on white' are the same"),
+        ({"more": "red\ngreen\npink", "less": "blue\nblack"}, "more has 3 prompts and less has 2"),
+        ({"less": ""}, "less has no prompt"),
+        ({"less": "red"}, "more and less are both 'red'"),
+        ({"vae": None}, "vae is empty"),
+        ({"resolution": 68}, "is not a multiple of"),
+    ],
+)
+def test_what_cannot_be_a_slider_is_told_before_anything_is_drawn(models, changes: dict, sentence: str):
+    trio = models("wan_demo")
+    with on_forward(trio) as forwards, pytest.raises(ValueError, match=sentence):
+        slider(trio, **changes)
+    assert not forwards
+
+
+def test_texts():
+    choice = slider_of(["an {} cat", "a dog"], ["old", "dark"], ["young"], 1.0)
+    assert choice.neutral == ("an cat", "a dog")
+    assert list(choice.texts("an cat")) == [
+        Texts("an cat", "an old cat", "an young cat"), Texts("an cat", "an dark cat", "an young cat"),
+    ]  # fmt: skip
+    assert list(choice.texts("a dog"))[1] == Texts("a dog", "a dog, dark", "a dog, young")
+    assert list(slider_of([], ["old"], ["young"], 1.0).texts("")) == [Texts("", "old", "young")]
+
+
+run = partial(train, learning_rate=2e-3, rank=4, alpha=4.0, batch_size=1, run_name="slider")
+
+
+def test_a_run_moves_both_ways_and_says_so(models):
+    trio = models("wan_demo")
+    watched = run_node(TrainingValidation, **WATCHED)[0]
+    report = run(trio, slider(trio, pictures=2)[0], steps=40, lr_schedule="constant", validation=watched).report
+    assert "% symmetric" in report
+
+
+def test_a_run_resumes_exactly(models, runs):
+    trio = models("sd15")
+    data = slider(trio, **{"more": "cat", "less": "dog", "neutral": ""})[0]
+    whole = run(trio, data)
+    first = kept(runs)
+    with cancelled(trio, 12):
+        run(trio, data, run_name="again")
+    again = run(trio, data, run_name="again")
+    assert first and all(torch.equal(whole.lora_model[key], again.lora_model[key]) for key in whole.lora_model)
+
+
+def test_previews_are_strips_over_strengths(models, runs):
+    trio = models("wan_demo")
+    data = slider(trio, pictures=2, neutral="a {} star on white")[0]
+    sampling = {"width": 64, "height": 64, "steps": 2, "cfg": 2.5, "sampler_name": "euler", "scheduler": "simple"}
+    shown = {"prompts": "", "negative": "", "every": 0, "seed": 11, "strength": 1.0, **sampling}
+    found = run(trio, data, lr_schedule="constant", learning_rate=0.02, previews=run_node(TrainingPreviews, **shown)[0])
+    strengths, drawn = (-2.0, -1.0, 0.0, 1.0, 2.0), []
+    for strength in strengths:
+        model = trio.model
+        if strength:
+            (model,) = run_node(LoraModelLoader, model=model, lora=found.lora_model, strength_model=strength)
+        latent = sampled_by(trio, model, "a star on white", sampling)
+        drawn.append(as_picture(latent))
+    wanted = np.asarray(
+        sheet([SheetRow("a star on white", drawn, [f"{each:g}" for each in strengths])], f"step {STEPS} of {STEPS}")
+    )
+    page = np.asarray(Image.open(next(runs.rglob(f"step_{STEPS:06d}.png"))).convert("RGB"))
+    assert page.shape == wanted.shape and np.abs(page.astype(int) - wanted).max() <= 3
+    assert np.abs(found.sheet[0].numpy() * 255 - page).max() < 0.6
+    assert all(np.abs(np.asarray(a).astype(int) - np.asarray(b)).max() > 2 for a, b in pairwise(drawn))
+
+
+@torch.inference_mode()
+def sampled_by(trio: Any, model: Any, prompt: str, sampling: dict[str, Any]) -> torch.Tensor:
+    """Return what KSampler and VAE Decode make of it."""
+    (latent,) = nodes.EmptyLatentImage().generate(sampling["width"], sampling["height"])
+    settings = [sampling[name] for name in ("steps", "cfg", "sampler_name", "scheduler")]
+    (samples,) = nodes.common_ksampler(model, 11, *settings, encode(trio.clip, prompt), encode(trio.clip, ""), latent)
+    return nodes.VAEDecode().decode(trio.vae, samples)[0].reshape(-1, 64, 64, 3)
