@@ -144,12 +144,12 @@ def learned(base: Base, sets: tuple[Any, Any], beta: float, seed: int, steps: in
     return run_node(TrainLora, model=base.model, clip=base.clip, vae=base.vae, **auto, **own, **run)[0]
 
 
-def measure(into: Path, steps: int, seeds: int) -> None:
+def measure(into: Path, steps: int, seeds: Sequence[int]) -> None:
     base = load_base()
     exam = Exam.of(base)
     with tempfile.TemporaryDirectory() as folder:
         sets = written(Path(folder))
-        jobs = [(BASE, 0.0, 0), *((row, beta, seed) for seed in range(seeds) for row, beta in ROWS.items())]
+        jobs = [(BASE, 0.0, 0), *((row, beta, seed) for seed in seeds for row, beta in ROWS.items())]
         for row, beta, seed in jobs:
             if any((each["row"], each["seed"], each["steps"]) == (row, seed, steps) for each in read(into)):
                 continue
@@ -188,14 +188,14 @@ def publish(stored: Path, page: Path) -> None:
 
 def main() -> None:
     parser = arguments(__doc__)
-    parser.set_defaults(rounds=2)
     parser.add_argument("--steps", type=int, default=200, help="of every run (%(default)s)")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1], help="of the runs (%(default)s)")
     parser.add_argument("--into", type=Path, metavar="FILE", default=STORED, help="where results are written to")
     parser.add_argument("--write", action="store_true", help="write docs/figures.md from what is stored")
     options = begin(parser)
     if options.write:
         return publish(STORED, FIGURES)
-    measure(options.into, options.steps, 1 if options.quick else options.rounds)
+    measure(options.into, options.steps, options.seeds[: 1 if options.quick else None])
     table("preference", *lines(read(options.into)))
 
 
