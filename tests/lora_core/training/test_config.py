@@ -132,3 +132,11 @@ def test_the_fingerprint_changes_with_every_choice(kind):
     changed = [fingerprint(replace(kind(), **{f.name: OTHER[f.name]}), "data", {"a": 1}) for f in fields(kind)]
     changed += [fingerprint(kind(), "other", {"a": 1}), fingerprint(kind(), "data", {"a": 2}), fingerprint(kind())]
     assert len({plain, *changed}) == len(changed) + 1
+
+
+def test_a_run_that_goes_on_loud_preserves_where_its_concepts_are_kept_apart():
+    quiet = TrainConfig(preservation=2.0, preserve_every=4, quiet=0.003, clear_dropout=0.5)
+    assert quiet.loud() == TrainConfig()
+    assert quiet.loud(preserving=True) == TrainConfig(preservation=2.0, preserve_every=4)
+    every = replace(quiet, preserve_every=1)
+    assert every.loud() == every.loud(preserving=True) == TrainConfig(preservation=2.0)
