@@ -37,7 +37,7 @@ def nearest_lokr(layer: LowRank, rank: int = 0) -> Nearest:
     """Return the nearest LoKr whose larger matrix has no more numbers than a LoRA of `rank` (0, or that of the layer
     and above: exact), in fp32."""
     splits = _splits(layer.shape) if 0 < rank < layer.rank else [(1, 1)]
-    budget = (rank or layer.rank) * (layer.shape[0] + prod(layer.shape[1:]))
+    budget = min(rank or layer.rank, layer.rank) * (layer.shape[0] + prod(layer.shape[1:]))
     found = (_kronecker(layer, sides, budget) for sides in splits)
     return min(found, key=lambda each: each.error)
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from ..drawing.measure import MOST_LINES, Cell, Line, Measure, Table
 from ..files.lineage import made_of
-from ..files.listing import COLUMNS, Listing
+from ..files.listing import Listing
 from .contract import contract_of
 from .keys import Met
 from .signer import readable
@@ -93,9 +93,12 @@ class Passport:
 def _tensors(held: Listing) -> Table:
     """As many of the first as a page takes."""
     shown, left = held.tensors[:MOST_LINES], len(held.tensors) - MOST_LINES
-    rows = tuple(Line(name, tuple(map(Cell, cells))) for name, *cells in (each.cells() for each in shown))
+    rows = tuple(
+        Line(name, (Cell(f"{shape} {kind}"), Cell(norm), Cell(part)))
+        for name, shape, kind, _, norm, _, part in (each.cells() for each in shown)
+    )
     note = f"{held.summary()}{f'; {left:,} more are in the output tensors' if left > 0 else ''}"
-    return Table("plain", "Tensors", COLUMNS[0], COLUMNS[1:], rows, note=note, folded=True)
+    return Table("plain", "Tensors", "name", ("shape and type", "norm", "part"), rows, note=note, folded=True)
 
 
 def _facts(title: str, corner: str, column: str, rows: Sequence[tuple[str, str]]) -> Table:
