@@ -43,7 +43,7 @@ def state(health: Health, layer: LayerFigures) -> str:
 def _told(sentences: Sequence[str]) -> Table:
     parts = [sentence.partition(": ") for sentence in sentences]
     lines = tuple(Line(name, (Cell(text[:1].upper() + text[1:]),)) for name, _, text in parts)
-    return Table("said", "What was found", "", ("what it is and what was done",), lines)
+    return Table("facts", "What was found", "finding", ("what it is, and what was done",), lines)
 
 
 def _blocks(health: Health) -> Table:

@@ -44,6 +44,8 @@ def files(server: ComfyServer) -> Iterator[Path]:
             stem = f"diffusion_model.{key.removesuffix('.weight')}"
             tensors |= {f"{stem}.lora_down.weight": down / 9, f"{stem}.lora_up.weight": up.T.contiguous() / 9}
         save_file(tensors, folder / f"{name}.safetensors", {"modelspec.title": HOSTILE})
+    hole = next(name for name in tensors if name.endswith("lora_up.weight"))
+    save_file({**tensors, hole: tensors[hole] * torch.nan}, folder / "burnt.safetensors")
     contract = {"lora_loom.contract": json.dumps({"concept": HOSTILE, "license": "CC-BY-4.0"})}
     save(folder / "signed.safetensors", tensors, contract, seal=seal([bytes(32)], "ink@ada"))
     yield folder
@@ -65,7 +67,7 @@ def graph() -> graphs.Graph:
         "merge": graphs.node("LoraLoom_MergeLora", model=["unet", 0], rank=0, **parts),
         "text": graphs.node("PreviewAny", source=["merge", 2]),
         "without": graphs.node("LoraLoom_LeaveOneOut", **models, prompts="a heart", **SAMPLING, **parts),
-        "health": graphs.node("LoraLoom_Health", **models, lora_name="measured/chalk.safetensors", repair="faults",
+        "health": graphs.node("LoraLoom_Health", **models, lora_name="measured/burnt.safetensors", repair="faults",
                               blocks="parts", trigger="heart", prompts="", **SAMPLING),
         "report": graphs.node("LoraLoom_Report", **models, adapter=["merge", 0], trigger="heart", prompts="heart",
                               class_words="", neutral="a square", strength=1.0, **SAMPLING),
@@ -155,7 +157,7 @@ def test_they_can_be_read(front: FrontEnd) -> None:
     assert f"Strong overlap: ink & oil and {HOSTILE} pull the same way." in told["Interference"]
     assert re.search(r"C\s*<img .*\+0\.\d\d", told["Interference"], re.DOTALL)
     assert told["MergeLora"].startswith("Nothing is lost: 8 layers of rank 24, 0.1 MB as fp16.")
-    assert told["Health"].startswith("Sound: none of its 8 layers is broken, dead or loud for its kind.")
+    assert told["Health"].startswith("Not sound: 1 broken, of 8 layers.")
     assert "Leakage" in told["Health"] and "Strength by block, beside the base model" in told["Health"]
     assert told["Passport"].startswith("signed: signed by ink@ada")
     for text in ("Contract", HOSTILE, "CC-BY-4.0", "Signature", "texts signed"):

@@ -93,7 +93,8 @@ function rows(table) {
   return element("table", { "aria-label": table.title }, head(table), element("tbody", {}, ...lines))
 }
 
-function bar([text, strength, told]) {
+function bar(cell) {
+  const [text, strength, told] = cell ?? ["", 0, ""] // none where there is no figure
   const drawn = element("span", { className: "loom-bar" })
   drawn.style.width = `${Math.max(0, Math.min(1, strength)) * 100}%`
   return element("td", { className: "loom-barred", title: told },
