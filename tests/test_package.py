@@ -23,7 +23,7 @@ from lora_loom.lora_core.version import VERSION
 from PIL import Image
 
 MEGABYTE = 2**20
-ZIP_LIMIT = 4 * MEGABYTE
+ZIP_LIMIT = 5 * MEGABYTE
 PICTURE_LIMIT = 300_000  # bytes
 HELP_PICTURE_LIMIT = 60_000
 TEXT = {".py", ".js", ".css", ".json", ".md", ".toml", ".txt", ".html", ""}
