@@ -10,6 +10,7 @@ from pathlib import Path
 
 from .decoding import SUFFIXES
 from .folder import TAKEN_OUT, named
+from .references import FOLDERS
 
 _MOST = 20_000  # entries that are looked at
 _DEEPEST = 4
@@ -26,7 +27,7 @@ class Place:
 
 def places(roots: Iterable[Path]) -> tuple[list[Place], bool]:
     """Folders with pictures below any of the roots, and whether all were looked at. Links are not followed; where two
-    roots have a folder of one name, that of the first counts."""
+    roots have a folder of one name, that of the first counts. Folders of references beside pictures are left out."""
     found: dict[str, Place] = {}
     left = [_MOST]
     for root in roots:
@@ -77,7 +78,8 @@ def _below(folder: Path, name: str, depth: int, left: list[int]) -> Iterator[Pla
         return
     if name:
         yield Place(name, pictures)
-    wanted = sorted(each for each in folders if not each.startswith(".") and each not in _SKIPPED and is_text(each))
+    skipped = (*_SKIPPED, *FOLDERS) if pictures else _SKIPPED
+    wanted = sorted(each for each in folders if not each.startswith(".") and each not in skipped and is_text(each))
     for each in wanted if depth < _DEEPEST else ():
         yield from _below(folder / each, f"{name}/{each}" if name else each, depth + 1, left)
 

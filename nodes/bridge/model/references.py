@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from math import ceil
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from comfy.model_base import IP2P, BaseModel, Flux
@@ -18,6 +18,7 @@ from torch import Tensor
 from ....lora_core.data.dataset import Dataset, Example
 from ....lora_core.data.references import OFF
 from ....lora_core.ranks.group import ALONE, Group
+from ....lora_core.training.targets import weight_shape
 from ..host.wires import Clip, Conditioning, Model, Vae
 from .encoding import Tick, encoded_pixels, interruptible
 from .encoding_cache import Encodings, clip_identity
@@ -103,9 +104,10 @@ def encode_references(
 ) -> list[Beside]:
     """Return what CONDITIONING has of the references of each view of every example, in their order, fp32 on the CPU.
     The ranks of a `group` make it together."""
-    way, views = way_of(model), [view for example in dataset.examples for view in _views(example)]
-    if way is None or not any(held for _, _, held in views):
-        return [NONE] * len(views)
+    if not any(example.references for example in dataset.examples):
+        return [NONE for example in dataset.examples for _ in range(example.num_views)]
+    views = [view for example in dataset.examples for view in _views(example)]
+    way = cast(Way, way_of(model))  # `check_references` has asked for one
     pixels = [_erased(each, mask) if way.masked else each for _, mask, held in views for each in held]
     names = [Path(example.source).name for example, _, held in views for _ in held]
     with torch.inference_mode(False), torch.no_grad():
@@ -184,4 +186,4 @@ def _channels(base: BaseModel) -> int:
     network: Any = base.diffusion_model
     layer = getattr(network, "img_in", None)
     once = int(network.patch_size) ** 2 * base.latent_format.latent_channels
-    return 0 if layer is None else ceil(layer.weight.shape[1] / once) - 1
+    return 0 if layer is None else ceil(weight_shape(layer)[1] / once) - 1

@@ -10,6 +10,7 @@ import pytest
 import torch
 from lora_loom.lora_core.data.dataset import Dataset, Options
 from lora_loom.lora_core.data.folder import files
+from lora_loom.lora_core.data.places import Place, places
 from lora_loom.lora_core.data.reading import check_folder, from_folder, from_tensors
 from PIL import Image
 
@@ -51,6 +52,7 @@ def test_folders_with_the_same_stems_in_their_order(tmp_path: Path) -> None:
     assert np.abs(data.examples[1].references[0].pixels.numpy() - wanted).max() < 1e-3
     held = [path.relative_to(tmp_path).as_posix() for path in files(tmp_path)]
     assert "control_1/a.jpg" in held, "another reference is read again"
+    assert places([tmp_path.parent])[0] == [Place(tmp_path.name, 2)], "and no data set to choose"
 
 
 def test_beside_the_picture_and_in_sets_of_a_folder(tmp_path: Path) -> None:
