@@ -18,7 +18,7 @@ sys.path.append(str(ROOT / "tests"))
 
 import numpy as np  # noqa: E402
 from demo import shapes  # noqa: E402
-from demo.templates import FOLDER, PREFERENCE, STACK, api_graph  # noqa: E402
+from demo.templates import FOLDER, PREFERENCE, SLIDER, STACK, api_graph  # noqa: E402
 from harness.server import ComfyServer, Graph  # noqa: E402
 from PIL import Image, ImageDraw, ImageFont  # noqa: E402
 
@@ -118,6 +118,23 @@ def liked() -> Image.Image:
     return page
 
 
+def slider() -> Image.Image:
+    """A card for strengths, without a picture of its making: a star on three grounds, and a knob."""
+    page, tile = Image.new("RGB", (SIDE, SIDE), PAPER), (SIDE - 4 * GAP) // 3
+    pen = ImageDraw.Draw(page)
+    for column, (word, ground) in enumerate((("-2", "black"), ("0", "gray"), ("2", "white"))):
+        left = GAP + column * (tile + GAP)
+        drawn = shapes.draw(replace(LIKED, background=ground, pattern=""), 2 * tile, 2 * tile)
+        shown = Image.fromarray(drawn.movedim(0, -1).mul(255).byte().numpy())
+        page.paste(shown.resize((tile, tile), Image.Resampling.LANCZOS), (left, 3 * GAP))
+        pen.text((left + tile / 2, tile + 64), word, FAINT, ImageFont.load_default(34), anchor="mm")
+    pen.line((2 * GAP, 242, SIDE - 2 * GAP, 242), FAINT, 6)
+    pen.ellipse((SIDE - 100, 222, SIDE - 60, 262), "#7fd4ff")
+    pen.text((SIDE / 2, 328), "Slider", "#7fd4ff", ImageFont.load_default(104), anchor="mm")
+    pen.text((SIDE / 2, 406), "from prompts alone", INK, ImageFont.load_default(34), anchor="mm")
+    return page
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("loras", type=Path, nargs="?", help="the folder with heart, arrow and merged")
@@ -126,6 +143,7 @@ def main() -> None:
     for name in SCHEMES:
         scheme(name.split()[0]).save(choices.out / f"{name}.jpg", quality=90)
     liked().save(choices.out / f"{PREFERENCE}.jpg", quality=90)
+    slider().save(choices.out / f"{SLIDER}.jpg", quality=90)
     if choices.loras is None:
         return
     with ComfyServer() as server:

@@ -11,7 +11,18 @@ from typing import Any
 
 import pytest
 from demo import shapes, templates
-from demo.templates import JUDGE, KANDINSKY, MERGE, PREFERENCE, PUBLISH, SLIDER, STACK, TRAIN, TRAIN_CHECKPOINT, WUERSTCHEN
+from demo.templates import (
+    JUDGE,
+    KANDINSKY,
+    MERGE,
+    PREFERENCE,
+    PUBLISH,
+    SLIDER,
+    STACK,
+    TRAIN,
+    TRAIN_CHECKPOINT,
+    WUERSTCHEN,
+)
 from harness.browser import FrontEnd
 from harness.server import ComfyServer, Graph
 from harness.workflow_api import workflow_to_api
@@ -308,6 +319,6 @@ def test_templates_are_listed_and_served(server: ComfyServer) -> None:
 
 def test_help_pages_are_served(server: ComfyServer) -> None:
     ours = [name for name in server.object_info if name.startswith("LoraLoom_")]
-    assert len(ours) == 30
+    assert len(ours) == 31
     for name in ours:
         assert server.fetch(f"/extensions/lora-loom/docs/{name}/en.md").startswith(b"# ")
