@@ -6,9 +6,9 @@ base draws of *more*, captioned as the subjects, in as many steps. Both are used
 prompts, drawn with KSampler at guidance 3, and what the slider is for is measured in the pictures: their brightness, or
 how much redder than blue they are.
 
-`range`: from strength -2 to 2, as a share of what the base makes of the prompts of less and more themselves. `even`: the
-smallest step between neighbouring strengths over the largest. `symmetric`: the shorter way from 0 to a strength and to
-its opposite over the longer. `change`: how far unrelated prompts move at 1 and -1, the mean (0..255).
+`range`: from strength -2 to 2, as a share of what the base makes of the prompts of less and more themselves. `even`:
+the smallest step between neighbouring strengths over the largest. `symmetric`: the shorter way from 0 to a strength and
+to its opposite over the longer. `change`: how far unrelated prompts move at 1 and -1, the mean (0..255).
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ class Way:
 WAYS: Mapping[str, Way] = {
     "ground": Way(
         ("a red star on a {} background", "a green ring on a {} background"), "white", "black",
-        tuple(f"a {shape} on a {{}} background" for shape in ("red square", "blue triangle", "green bar", "pink cross")),
+        tuple(f"a {shape} on a {{}} background" for shape in ("red square", "blue bar", "green bar", "pink cross")),
         (1 / 3, 1 / 3, 1 / 3),
     ),
     "colour": Way(
@@ -155,9 +155,7 @@ def main() -> None:
     parser = arguments(__doc__)
     parser.set_defaults(rounds=2)
     parser.add_argument("--steps", type=int, default=200, help="of every run (%(default)s)")
-    parser.add_argument(
-        "--into", type=Path, default=STORED, metavar="FILE", help="where results are, and are written to"
-    )
+    parser.add_argument("--into", type=Path, default=STORED, metavar="FILE", help="where results are written to")
     parser.add_argument("--write", action="store_true", help="write docs/figures.md from what is stored; runs nothing")
     options = begin(parser)
     if options.write:
