@@ -52,6 +52,11 @@ def partners(dataset: Dataset) -> Dataset:
     return replace(dataset, examples=tuple(each.disliked for each in dataset.examples if each.disliked))
 
 
+def all_pictures(dataset: Dataset) -> Dataset:
+    """Return everything that is learned from: disliked pictures after the others."""
+    return replace(dataset, examples=(*dataset.examples, *partners(dataset).examples))
+
+
 def side_by_side(dataset: Dataset) -> Dataset:
     """Return both pictures of each pair one after the other, to be looked at."""
     both = ((each, replace(each.disliked, caption="disliked")) for each in dataset.examples if each.disliked)
@@ -124,7 +129,9 @@ def _by_caption(liked: Dataset, disliked: Dataset, lost: Lost) -> Iterator[tuple
 def _pair(one: Example, other: Example) -> Example:
     """The caption is the liked picture's, and so is whether both are mirrored."""
     digest = hashlib.sha256(f"{one.digest} {other.digest}".encode()).hexdigest()
-    return replace(one, digest=digest, disliked=replace(other, flip=one.flip))
+    return replace(
+        one, digest=digest, disliked=replace(other, caption=one.caption, captions=one.captions, flip=one.flip)
+    )
 
 
 def _pictures(data: Dataset) -> list[Picture]:

@@ -89,15 +89,19 @@ def _gains(
     return rearrange(base - objective.losses(*batch), "(two b) -> b two", two=2)
 
 
-def liked_gain(
+def liked_losses(
     config: TrainConfig, factors: Factors, denoiser: Denoiser, x0: Tensor, noise: Tensor, sigma: Tensor,
     conditions: list[Any], places: Tensor | None = None,
 ) -> Tensor:  # fmt: skip
+    """Return the loss of the liked pictures as pictures, (batch,)."""
+    return objective.losses(denoiser, x0[:, 0], noise, sigma, conditions, config.objective)
+
+
+def liked_gain(config: TrainConfig, factors: Factors, *batch: Any) -> Tensor:
     """Return by what share of the base model's the loss of the liked pictures is below it, (batch,)."""
-    batch = denoiser, x0[:, 0], noise, sigma, conditions, config.objective
     with torch.no_grad(), factors.silence():
-        base = objective.losses(*batch)
-    return 1 - objective.losses(*batch) / base
+        base = liked_losses(config, factors, *batch)
+    return 1 - liked_losses(config, factors, *batch) / base
 
 
 def _moved(gain: float) -> str:

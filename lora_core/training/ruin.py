@@ -15,7 +15,7 @@ from . import timesteps
 from .config import TrainConfig
 from .inject import Factors
 from .objective import Denoiser
-from .tasks import PICTURES, Task
+from .tasks import PICTURES, Task, probe_of
 
 _LEVELS = 4  # noise levels, in the middle of equal shares of the timestep law
 
@@ -61,6 +61,7 @@ def _sums(
 def _sum(config: TrainConfig, factors: Factors, denoiser: Denoiser, shown: Sequence[ProbeBatch], task: Task) -> float:
     noises, losses = torch.Generator().manual_seed(config.seed), [torch.zeros(0)]
     shares = (torch.arange(_LEVELS) + 0.5) / _LEVELS
+    measured = probe_of(task)
     for x0, conditions, places, first, rows in shown:
         shape = task.shown(x0).shape
         for u in timesteps.quantile(config.objective, shares, denoiser.tokens(shape)):
@@ -68,5 +69,5 @@ def _sum(config: TrainConfig, factors: Factors, denoiser: Denoiser, shown: Seque
             if conditions:
                 sigma = denoiser.sigma(u.expand(len(x0))).to(x0.device)
                 own = x0, noise.to(x0.device), sigma, conditions
-                losses.append(task.losses(config, factors, denoiser, *own, places).cpu())
+                losses.append(measured(config, factors, denoiser, *own, places).cpu())
     return float(torch.cat(losses).double().sum())

@@ -18,7 +18,7 @@ from . import objective
 from .config import TrainConfig
 from .inject import Factors
 from .objective import Denoiser
-from .preference import Preference
+from .preference import Preference, liked_losses
 from .preserving import add_preservation
 from .slider import Slider
 
@@ -108,6 +108,12 @@ TASKS: Mapping[type, Callable[[Any], Task]] = {
 
 def task_of(choice: choices.Task) -> Task:
     return TASKS[type(choice)](choice)
+
+
+def probe_of(task: Task) -> Callable[..., Tensor]:
+    """Return what is called as `losses` and tells by its rise that the network was ruined. Of pairs that are the liked
+    pictures: a margin may be far below zero on a pair that is not learned yet, and says nothing of what is drawn."""
+    return liked_losses if isinstance(task, Preference) else task.losses
 
 
 def add_gradient(

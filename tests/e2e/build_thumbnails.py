@@ -25,7 +25,7 @@ from PIL import Image, ImageDraw, ImageFont  # noqa: E402
 from e2e.template_graphs import GRAPHS  # noqa: E402
 
 SIDE, TILE, GAP = 440, 203, 12
-LIKED = shapes.Scene("star", "yellow", "blue", "striped", size=0.7)
+LIKED = shapes.Scene("star", "yellow", "blue", size=0.7)
 PAPER, INK, FAINT = "#1c1d26", "#ffffff", "#b9bccb"
 HEART, ARROW = "a yellow heart on a blue background", "a pink arrow on a striped green background"
 
@@ -108,7 +108,7 @@ def liked() -> Image.Image:
     """A card for pairs, without a picture of its making: what is liked, and what is not."""
     page = Image.new("RGB", (SIDE, SIDE), PAPER)
     pen = ImageDraw.Draw(page)
-    for column, (word, scene) in enumerate((("liked", LIKED), ("not liked", replace(LIKED, pattern="", size=0.4)))):
+    for column, (word, scene) in enumerate((("liked", LIKED), ("not liked", replace(LIKED, colour="gray", size=0.4)))):
         left = SIDE - GAP - TILE if column else GAP
         drawn = shapes.draw(scene, 2 * TILE, 2 * TILE).movedim(0, -1).mul(255).byte().numpy()
         page.paste(Image.fromarray(drawn).resize((TILE, TILE), Image.Resampling.LANCZOS), (left, GAP))

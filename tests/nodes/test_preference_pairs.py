@@ -91,6 +91,7 @@ def test_a_run_of_pairs(models, pairs: Any, runs: Path) -> None:
     assert "No strength is suggested: the run learns from preference pairs" in made.report
     recipe = json.loads(made.adapter.metadata["lora_loom.settings"])
     assert recipe["dataset"]["task"] == {"name": "preference pairs", "beta": 2000.0}
+    assert recipe["dataset"]["count"] == 2 * len(SHAPES), "what is disliked is learned from, too"
     whole = kept(runs)
     again = train(trio, pairs, validation=watch, batch_size=1)
     assert again.report == made.report and kept(runs) == whole, "finished before"

@@ -16,6 +16,7 @@ from comfyui_version import __version__ as comfyui_version
 from ....lora_core.adapter import Adapter
 from ....lora_core.data.buckets import PictureSize
 from ....lora_core.data.dataset import Dataset, Example
+from ....lora_core.data.preference import all_pictures
 from ....lora_core.data.root import contents
 from ....lora_core.data.tags import sets_by_folder, tag_frequency
 from ....lora_core.data.task import PICTURES
@@ -53,7 +54,7 @@ def run_facts(sources: Sources, recipe: Recipe, run: Run, progress: Progress, le
     loras, beside = carried(model, sources.clip), [*sources.assistants.files]
     settings = RecipeRecord(
         recipe,
-        dataset=_data_set(dataset, sets_by_folder(dataset).values()) | contents(dataset),
+        dataset=_data_set(dataset, sets_by_folder(dataset).values()) | contents(all_pictures(dataset)),
         base={
             "family": family.name, "sha256": base_hash, "dtype": str(model.model_dtype()),
             "patches": len(model.patches), "clip_layer": skipped, **begins,

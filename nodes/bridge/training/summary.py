@@ -1,4 +1,4 @@
-"""Says in two lines what came out of a run."""
+"""Says in a few lines what came out of a run."""
 
 from __future__ import annotations
 
@@ -11,12 +11,15 @@ def _recent(losses: list[float], count: int = 50) -> float:
     return sum(tail) / len(tail)
 
 
-def summary(state: TrainState, adapter: Adapter, report: str) -> str:
+def summary(state: TrainState, adapter: Adapter, report: str, said: str = "") -> str:
+    """`said` is what the task says of the LoRA, if anything."""
     losses, dropped = state.losses, state.health.dropped
     tenth = max(len(losses) // 10, 1)
-    return (
+    lines = (
         f"{len(losses)} steps, loss {_recent(losses[:tenth]):.4f} -> {_recent(losses, tenth):.4f}; "
         f"{len(adapter.low_ranks())} layers, rank {adapter.rank()}, {adapter.num_parameters():,} parameters"
-        f"{f'; {dropped} steps dropped, see log.jsonl' if dropped else ''}\n"
-        f"{report.splitlines()[0]}"
+        f"{f'; {dropped} steps dropped, see log.jsonl' if dropped else ''}",
+        report.splitlines()[0],
+        said,
     )
+    return "\n".join(filter(None, lines))

@@ -15,6 +15,7 @@ from lora_loom.lora_core.training import validation
 from lora_loom.lora_core.training.config import TrainConfig, Validation
 from lora_loom.lora_core.training.inject import Factors, attached
 from lora_loom.lora_core.training.preference import Preference, liked_gain, likely, margins, win_rate
+from lora_loom.lora_core.training.ruin import ProbeBatch, rise
 from lora_loom.lora_core.training.tasks import task_of
 from torch import Tensor
 
@@ -187,3 +188,19 @@ def test_verdicts_on_a_win_rate() -> None:
     assert task_of(LearnPreference(5.0)) == Preference(LearnPreference(5.0))
     with pytest.raises(ValueError, match="beta is 0; it must be between 1 and 1e"):
         LearnPreference(0)
+
+
+def test_a_pair_that_is_lost_is_no_ruin_and_pictures_that_get_worse_are() -> None:
+    run = pairs_run()
+    factors, before = run.state.factors, run.state.factors.flat.clone()
+    x0 = torch.stack([sample.latent for sample in run.samples[:2]])
+    shown = [ProbeBatch(x0.flip(1), [0.0, 1.0], None, 0, 2)]
+    run.go()
+    with attached(factors.branches), torch.no_grad():
+        noise, sigma = torch.randn(2, CHANNELS, 6, 6), torch.tensor([0.7, 0.9])
+        strong = Preference(LearnPreference(1e4))
+        given = run.config, factors, run.toy, x0.flip(1), noise, sigma, [0.0, 1.0]
+        assert strong.losses(*given).mean() > 3 * math.log(2), "the other way round, far from the base's"
+        assert rise(run.config, factors, before, run.toy, shown, task=strong) < 2
+        factors.flat.mul_(30)
+        assert rise(run.config, factors, before, run.toy, shown, task=strong) > 3

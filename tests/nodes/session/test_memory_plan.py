@@ -14,12 +14,13 @@ import pytest
 import tiny
 import torch
 from harness.calls import encode, run_node
+from lora_loom.lora_core.data.task import LearnPreference
 from lora_loom.lora_core.training.config import LoraConfig, TrainConfig
 from lora_loom.lora_core.training.inject import Factors, attached
 from lora_loom.lora_core.training.meter import Meter
 from lora_loom.lora_core.training.plan import GB, SPARE, Measures
+from lora_loom.lora_core.training.preference import Preference
 from lora_loom.lora_core.training.targets import select
-from lora_loom.lora_core.training.tasks import add_gradient
 from lora_loom.nodes.bridge.host.device import leaves_weights_in_ram
 from lora_loom.nodes.bridge.model.denoiser import ComfyDenoiser
 from lora_loom.nodes.bridge.model.recast import cast_layers
@@ -77,12 +78,13 @@ def measured(patcher: Any, job: Job, measures: Measures, meter_of: Any = Meter, 
         generator = torch.Generator().manual_seed(0)
         factors = Factors(layers, job.lora.rank, job.lora.alpha, generator, job.text_rank)
         x0 = torch.zeros(job.config.batch_size, *job.latent)
-        conditions = [denoiser.condition(deepcopy(job.conditioning), latent) for latent in x0]
+        shown = job.task.shown(x0)
+        conditions = [denoiser.condition(deepcopy(job.conditioning), latent) for latent in shown]
         sigma = denoiser.sigma(torch.full((len(x0),), 0.5))
         kept = conditions if job.config.preservation else []
         gc.collect()
         with attached(factors.branches), meter_of(CPU) as meter:
-            add_gradient(job.config, factors, denoiser, x0, torch.zeros_like(x0), sigma, conditions, kept)
+            job.task.add_gradient(job.config, factors, denoiser, x0, torch.zeros_like(shown), sigma, conditions, kept)
         return Trace(meter.peak, meter.work, factors.flat.numel())
 
 
@@ -96,6 +98,18 @@ def test_prediction_against_a_real_step(models, family: str, measures: Measures)
     assert (found.work.flops, found.trained) == (real.work.flops, real.trained)
     # some operators come in other parts on tensors without memory; these two only feed the time that is shown
     assert (found.work.launches, found.work.moved) == pytest.approx((real.work.launches, real.work.moved), rel=0.1)
+
+
+@pytest.mark.parametrize("measures", WAYS[:2], ids=str)
+def test_prediction_of_pairs(models, measures: Measures) -> None:
+    """Two pictures forward and backward for each pair, and two more forward."""
+    single = job_of(models("sd15"))
+    job = replace(single, latent=(2, *single.latent), task=Preference(LearnPreference()))
+    with trainable(models("sd15").model) as patcher:
+        found, real = traced(patcher, job, measures), measured(patcher, job, measures)
+        twice = traced(patcher, replace(single, config=TrainConfig(batch_size=4)), measures)
+    assert found.peak == pytest.approx(real.peak, rel=0.02) and found.peak >= 0.99 * twice.peak
+    assert found.work.flops == real.work.flops and 1.15 < found.work.flops / twice.work.flops < 1.5
 
 
 @pytest.mark.parametrize(
