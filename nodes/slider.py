@@ -29,12 +29,12 @@ class LoraSlider(io.ComfyNode):
                 io.Model.Input("model", tooltip="The base model, as for Train LoRA. It draws the pictures that the slider learns on."),
                 io.Clip.Input("clip", tooltip="Text encoder of the model."),
                 io.Vae.Input("vae", tooltip="VAE of the model."),
-                io.String.Input("more", default="", multiline=True, tooltip="What pictures show at strength 1, such as: very old. One per line; each is put into every neutral prompt."),
+                io.String.Input("more", default="", multiline=True, tooltip="What pictures show at strength 1, such as: very old. One per line; each is put into every subject."),
                 io.String.Input("less", default="", multiline=True, tooltip="What pictures show at strength -1, such as: very young. A line for each line of more, or a single one for all."),
-                io.String.Input("neutral", default="", multiline=True, tooltip="What the slider is for, one prompt per line, such as: photo of a {} woman. More and less are put where {} stands, or else at the end. Several lines, such as one for women and one for men, keep what they differ in as it is. Empty: more and less alone."),
+                io.String.Input("subject", default="", multiline=True, tooltip="What the slider is for, one prompt per line, such as: photo of a {} woman. More and less are put where {} stands, or else at the end. Several lines, such as one for women and one for men, keep what they differ in as it is. Empty: more and less alone."),
                 io.Float.Input("guidance", default=1.0, min=0.1, max=100.0, step=0.1, round=0.01, tooltip="How far strength 1 goes: so many times the difference that more and less make. 1 suits the demo base; models that are sampled with a high CFG may need 2 to 4. Too high burns pictures."),
                 io.Int.Input("resolution", default=512, min=STEP, max=8192, step=STEP, tooltip="Training resolution (side of a square picture). 512 for SD 1.5, 1024 for SDXL and newer; lower is faster."),
-                io.Int.Input("pictures", default=8, min=1, max=1024, tooltip="Pictures that the base model draws to learn on, of the neutral prompts in turn. They are drawn once and kept."),
+                io.Int.Input("pictures", default=8, min=1, max=1024, tooltip="Pictures that the base model draws to learn on, of the subjects in turn. They are drawn once and kept."),
                 io.Int.Input("seed", default=0, min=0, max=2**64 - 1, control_after_generate=False, tooltip="Seed of the first picture."),
                 io.Int.Input("steps", default=20, min=1, max=10_000, optional=True, advanced=True, tooltip="Sampling steps of these pictures, as in KSampler."),
                 io.Float.Input("cfg", default=0.0, min=0.0, max=100.0, step=0.1, round=0.01, optional=True, advanced=True, tooltip="CFG of these pictures, as in KSampler. 0 = auto: a value that suits the model family."),
@@ -62,10 +62,10 @@ class LoraSlider(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, model, clip, vae, more, less, neutral, guidance, resolution, pictures, seed, steps=20, cfg=0.0,
+        cls, model, clip, vae, more, less, subject, guidance, resolution, pictures, seed, steps=20, cfg=0.0,
         sampler_name="euler", scheduler="normal",
     ) -> io.NodeOutput:  # fmt: skip
-        choice = slider_of(lines(neutral), lines(more), lines(less), guidance)
+        choice = slider_of(lines(subject), lines(more), lines(less), guidance)
         sampling = Sampling(resolution, resolution, steps, cfg, sampler=sampler_name, scheduler=scheduler, seed=seed)
         data = slider_set(Base(model, clip, vae), choice, pictures, sampling)
         report = f"{choice.report()}\n{data.report()}"

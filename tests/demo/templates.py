@@ -40,7 +40,7 @@ VALUES: dict[str, dict[str, Any]] = {
         "preservation": 1.0, "quiet": "off",
     },
     "LoraLoom_Slider": {
-        "more": "white", "less": "black", "neutral": "a red star on a {} background\na green ring on a {} background",
+        "more": "white", "less": "black", "subject": "a red star on a {} background\na green ring on a {} background",
         "resolution": 96, "steps": 12, "cfg": 3.0, "scheduler": "simple",
     },
     "LoraLoom_SaveLora": {"overwrite": True},

@@ -29,6 +29,7 @@ from demo.templates import (  # noqa: E402
     KANDINSKY,
     PREFERENCE,
     REGIONS,
+    SLIDER,
     STACK,
     TRAIN_DISTILLED,
     WUERSTCHEN,
@@ -201,7 +202,24 @@ def bars() -> Image.Image:
     return page
 
 
-SPECIAL = {PREFERENCE: liked, REGIONS: parts, EDIT: edit, TRAIN_DISTILLED: assisted, HEALTH: bars}
+def slider() -> Image.Image:
+    """A card for strengths, without a picture of its making: a star on three grounds, and a knob."""
+    page, tile = Image.new("RGB", (SIDE, SIDE), PAPER), (SIDE - 4 * GAP) // 3
+    pen = ImageDraw.Draw(page)
+    for column, (word, ground) in enumerate((("-2", "black"), ("0", "gray"), ("2", "white"))):
+        left = GAP + column * (tile + GAP)
+        drawn = shapes.draw(replace(LIKED, background=ground, pattern=""), 2 * tile, 2 * tile)
+        shown = Image.fromarray(drawn.movedim(0, -1).mul(255).byte().numpy())
+        page.paste(shown.resize((tile, tile), Image.Resampling.LANCZOS), (left, 3 * GAP))
+        pen.text((left + tile / 2, tile + 64), word, FAINT, ImageFont.load_default(34), anchor="mm")
+    pen.line((2 * GAP, 242, SIDE - 2 * GAP, 242), FAINT, 6)
+    pen.ellipse((SIDE - 100, 222, SIDE - 60, 262), "#7fd4ff")
+    pen.text((SIDE / 2, 328), "Slider", "#7fd4ff", ImageFont.load_default(104), anchor="mm")
+    pen.text((SIDE / 2, 406), "from prompts alone", INK, ImageFont.load_default(34), anchor="mm")
+    return page
+
+
+SPECIAL = {PREFERENCE: liked, REGIONS: parts, EDIT: edit, TRAIN_DISTILLED: assisted, HEALTH: bars, SLIDER: slider}
 PLAIN = {name: partial(scheme, name.split()[0]) for name in SCHEMES} | SPECIAL
 
 

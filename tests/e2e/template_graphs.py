@@ -220,7 +220,7 @@ def train_slider() -> dict[str, Node]:
     text = (
         "### Train a slider: more or less of something, without pictures\n"
         "1. **Load Checkpoint**: choose your model.\n"
-        "2. **LoRA Slider**: *more* is what pictures show at strength 1, *less* at -1. *neutral* is what the slider is for; "
+        "2. **LoRA Slider**: *more* is what pictures show at strength 1, *less* at -1. *subject* is what the slider is for; "
         "the two are put where {} stands. Write what must not change along with it as lines of their own, such as one for women "
         "and one for men. *resolution* is 1024 for SDXL, 512 for SD 1.5.\n"
         "3. **Train LoRA (Loom)**: 500 to 1000 *steps*; keep 0 and auto. A step takes about two and a half times as long as "
@@ -230,7 +230,7 @@ def train_slider() -> dict[str, Node]:
         "is saved in models/loras: use it at -2 to 2.\n\n" + CHECKPOINTS
     )
     prompts = {
-        "more": "very old", "less": "very young", "neutral": "photo of a {} woman\nphoto of a {} man", "resolution": SIDE,
+        "more": "very old", "less": "very young", "subject": "photo of a {} woman\nphoto of a {} man", "resolution": SIDE,
     }  # fmt: skip
     made = training(MODEL, CLIP, VAE, {"prompts": "portrait photo of a woman"})
     links = {"model": MODEL, "clip": CLIP, "vae": VAE}

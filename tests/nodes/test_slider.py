@@ -23,7 +23,7 @@ from PIL import Image
 import nodes
 
 pytestmark = pytest.mark.usefixtures("runs")
-PROMPTS = {"more": "red", "less": "blue", "neutral": "a {} circle on white\na star on white"}
+PROMPTS = {"more": "red", "less": "blue", "subject": "a {} circle on white\na star on white"}
 WATCHED = {
     "held_out": 0.0, "every": 100, "draws": 2, "patience": 4, "early_stop": False, "keep": "last", "seed": 0,
 }  # fmt: skip
@@ -94,7 +94,7 @@ def test_a_run_moves_both_ways_and_says_so(models):
 
 def test_a_run_resumes_exactly(models, runs):
     trio = models("sd15")
-    data = slider(trio, **{"more": "cat", "less": "dog", "neutral": ""})[0]
+    data = slider(trio, **{"more": "cat", "less": "dog", "subject": ""})[0]
     whole = run(trio, data)
     first = kept(runs)
     with cancelled(trio, 12):
@@ -105,7 +105,7 @@ def test_a_run_resumes_exactly(models, runs):
 
 def test_previews_are_strips_over_strengths(models, runs):
     trio = models("wan_demo")
-    data = slider(trio, pictures=2, neutral="a {} star on white")[0]
+    data = slider(trio, pictures=2, subject="a {} star on white")[0]
     sampling = {"width": 64, "height": 64, "steps": 2, "cfg": 2.5, "sampler_name": "euler", "scheduler": "simple"}
     shown = {"prompts": "", "negative": "", "every": 0, "seed": 11, "strength": 1.0, **sampling}
     found = run(trio, data, lr_schedule="constant", learning_rate=0.02, previews=run_node(TrainingPreviews, **shown)[0])

@@ -89,8 +89,7 @@ class PreparedPreviews:
 
 
 def check_previews(previews: Previews | None, model: Model, vae: Vae, subject: bool) -> None:
-    """Raises ValueError for previews that cannot be made; `subject`: there is something to show where no prompt is
-    written."""
+    """Raises ValueError for previews that cannot be made; `subject`: something is shown where no prompt is written."""
     if previews is None:
         return
     if system := family_of(model).system:

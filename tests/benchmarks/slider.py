@@ -1,0 +1,177 @@
+"""Measures what LoRA Slider teaches: a slider of the ground from black to white, and one of the shape from blue to red,
+on the demo base.
+
+Each is learned from two subjects with everything on auto. Beside that, an ordinary LoRA learns the pictures that the
+base draws of *more*, captioned as the subjects, in as many steps. Both are used at strengths -2 to 2 on four held-out
+prompts, drawn with KSampler at guidance 3, and what the slider is for is measured in the pictures: their brightness, or
+how much redder than blue they are.
+
+`range`: from strength -2 to 2, as a share of what the base makes of the prompts of less and more themselves. `even`:
+the smallest step between neighbouring strengths over the largest. `symmetric`: the shorter way from 0 to a strength and
+to its opposite over the longer. `change`: how far unrelated prompts move at 1 and -1, the mean (0..255).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+import _comfy  # noqa: F401  first: makes comfy importable
+import torch
+from _measure import arguments, begin, table
+from benchmarks._concepts import PX
+from benchmarks._exam import GUIDANCE, STEPS
+from benchmarks._learners import Base, File, load_base
+from benchmarks._publish import FIGURES, markdown
+from comfy_extras.nodes_train import LoraModelLoader
+from harness.calls import encode, run_node
+from lora_loom.nodes.dataset import LoraDataset
+from lora_loom.nodes.slider import LoraSlider
+from lora_loom.nodes.train_lora import TrainLora
+from torch import Tensor
+
+import nodes
+
+STORED = Path(__file__).parent / "results" / "slider.jsonl"
+MARKS = "<!-- slider: written by `dev.py bench slider --write` -->\n", "<!-- /slider -->\n"
+STRENGTHS = (-2.0, -1.0, 0.0, 1.0, 2.0)
+OURS, ORDINARY = "LoRA Slider", "ordinary LoRA of more"
+UNRELATED = (
+    "a yellow cross on a striped green background", "a dotted pink square on a black background",
+    "a white ring on a blue background", "a black hexagon on a yellow background",
+)  # fmt: skip
+COLUMNS = {"range": 2, "even": 2, "symmetric": 2, "change": 1}
+
+
+@dataclass(frozen=True)
+class Way:
+    """One slider: its subjects, more and less, held-out prompts with a hole, and which channels weigh how much."""
+
+    subjects: tuple[str, ...]
+    more: str
+    less: str
+    held: tuple[str, ...]
+    channels: tuple[float, float, float]
+
+
+WAYS: Mapping[str, Way] = {
+    "ground": Way(
+        ("a red star on a {} background", "a green ring on a {} background"), "white", "black",
+        tuple(f"a {shape} on a {{}} background" for shape in ("red square", "blue bar", "green bar", "pink cross")),
+        (1 / 3, 1 / 3, 1 / 3),
+    ),
+    "colour": Way(
+        ("a {} star on a white background", "a {} ring on a gray background"), "red", "blue",
+        tuple(f"a {{}} {shape} on a white background" for shape in ("square", "triangle", "diamond", "bar")),
+        (1, 0, -1),
+    ),
+}  # fmt: skip
+
+
+@torch.inference_mode()
+def drawn(base: Base, model: Any, prompts: Sequence[str]) -> Tensor:
+    """[prompts, h, w, 3], each from a seed of its own."""
+    made = []
+    for number, prompt in enumerate(prompts):
+        (blank,) = nodes.EmptyLatentImage().generate(PX, PX)
+        told = encode(base.clip, prompt), encode(base.clip, "")
+        (out,) = nodes.KSampler().sample(model, 100 + number, STEPS, GUIDANCE, "euler", "simple", *told, blank)
+        made.append(nodes.VAEDecode().decode(base.vae, out)[0].reshape(PX, PX, 3))
+    return torch.stack(made)
+
+
+def learned(base: Base, way: Way, row: str, seed: int, steps: int) -> File:
+    given = dict(model=base.model, clip=base.clip, vae=base.vae)
+    subject = "\n".join(way.subjects)
+    drawing = dict(seed=1, steps=STEPS, cfg=GUIDANCE, scheduler="simple", resolution=PX, pictures=8)
+    if row == OURS:
+        data = run_node(LoraSlider, **given, more=way.more, less=way.less, subject=subject, guidance=1.0, **drawing)[0]
+    else:
+        texts = [way.subjects[number % 2] for number in range(8)]
+        images = drawn(base, base.model, [text.format(way.more) for text in texts])
+        captions = "\n".join(" ".join(text.format("").split()) for text in texts)
+        same = dict(folder="", trigger="", resolution=PX, repeats=1)
+        data = run_node(LoraDataset, **same, images=images, captions=captions)[0]
+    auto = dict(alpha=0.0, learning_rate=0.0, targets="auto", accumulation=1, batch_size=1, rank=8)
+    run = dict(run_name="slider", resume="start over", gradient_checkpointing=False, steps=steps, seed=seed)
+    return run_node(TrainLora, **given, dataset=data, **auto, **run)[0]
+
+
+def figures(base: Base, way: Way, file: File) -> dict[str, float]:
+    shown, plain = [" ".join(text.format("").split()) for text in way.held], drawn(base, base.model, UNRELATED)
+    weights, places, moved = torch.tensor(way.channels), [], []
+
+    def value(model: Any, prompts: Sequence[str]) -> float:
+        return float((drawn(base, model, prompts) * weights).sum(-1).mean())
+
+    for strength in STRENGTHS:
+        model = base.model
+        if strength:
+            (model,) = run_node(LoraModelLoader, model=model, lora=file, strength_model=strength)
+        places.append(value(model, shown))
+        if abs(strength) == 1:
+            moved.append(255 * float((drawn(base, model, UNRELATED) - plain).abs().mean()))
+    ends = [value(base.model, [text.format(word) for text in way.held]) for word in (way.less, way.more)]
+    steps, middle = [b - a for a, b in pairwise(places)], places[len(places) // 2]
+    ways = [sorted((middle - places[-1 - at], places[at] - middle)) for at in (3, 4)]
+    return {
+        "range": (places[-1] - places[0]) / (ends[1] - ends[0]), "even": max(min(steps), 0) / max(*steps, 1e-9),
+        "symmetric": min(max(short, 0) / max(long, 1e-9) for short, long in ways), "change": mean(moved),
+    }  # fmt: skip
+
+
+def lines(found: Sequence[Mapping[str, Any]]) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+    rows = []
+    for name in WAYS:
+        for row in (OURS, ORDINARY):
+            own = [each["figures"] for each in found if (each["slider"], each["row"]) == (name, row)]
+            if own:
+                cells = (_cell([each[column] for each in own], digits) for column, digits in COLUMNS.items())
+                rows.append((f"{name}, {row}", *cells, str(len(own))))
+    return ("", *COLUMNS, "seeds"), rows
+
+
+def _cell(values: Sequence[float], digits: int) -> str:
+    text = f"{mean(values):.{digits}f}"
+    return text if len(values) < 2 else f"{text} ({min(values):.{digits}f} to {max(values):.{digits}f})"
+
+
+def stored(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text("ascii").splitlines()] if path.is_file() else []
+
+
+def publish() -> None:
+    before, _, rest = FIGURES.read_text("utf-8").partition(MARKS[0])
+    text = f"{before}{MARKS[0]}\n{markdown(*lines(stored(STORED)))}\n{MARKS[1]}{rest.partition(MARKS[1])[2]}"
+    FIGURES.write_text(text, encoding="utf-8", newline="\n")
+
+
+def main() -> None:
+    parser = arguments(__doc__)
+    parser.set_defaults(rounds=2)
+    parser.add_argument("--steps", type=int, default=200, help="of every run (%(default)s)")
+    parser.add_argument("--into", type=Path, default=STORED, metavar="FILE", help="where results are written to")
+    parser.add_argument("--write", action="store_true", help="write docs/figures.md from what is stored; runs nothing")
+    options = begin(parser)
+    if options.write:
+        return publish()
+    base, found = load_base(), stored(options.into)
+    for seed in range(options.rounds):
+        for name, way in WAYS.items():
+            for row in (OURS, ORDINARY):
+                key = {"slider": name, "row": row, "seed": seed}
+                if any(key.items() <= each.items() for each in found):
+                    continue
+                found.append(key | {"figures": figures(base, way, learned(base, way, row, seed, options.steps))})
+                with options.into.open("a", encoding="ascii") as file:
+                    file.write(json.dumps(found[-1]) + "\n")
+    table("sliders on the demo base", *lines(found))
+
+
+if __name__ == "__main__":
+    main()
