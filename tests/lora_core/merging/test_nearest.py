@@ -45,7 +45,7 @@ def test_a_kronecker_product_is_found_again() -> None:
     u, s, v = torch.linalg.svd(dense)
     whole = LowRank(s[:2, None] * v[:2], u[:, :2].contiguous(), 2.0)
     found = nearest_lokr(whole, 1)
-    assert found.error < 1e-5 and found.change.w1[0].shape == (4, 2) and len(found.change.w2) == 2
+    assert found.error < 1e-5 < whole.distance(whole.truncate(rank=1)) / whole.norm() and found.change.w1[0].numel() > 1
 
 
 @pytest.mark.parametrize("shape", SHAPES)
