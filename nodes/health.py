@@ -10,9 +10,9 @@ from .bridge.health.checkup import AND_BLOCKS, FAULTS, NOTHING, Instruments, Wan
 from .bridge.host import takedown
 from .bridge.host.folders import lora_state
 from .bridge.host.node_outputs import as_image_batch, report_ui, with_pictures
-from .bridge.model.sampling import SAMPLERS, SCHEDULERS, Sampling
+from .bridge.model.sampling import Sampling
 from .bridge.stack.entries import check_rows
-from .types import CATEGORY, AdapterType, LoraDatasetType, file_input
+from .types import CATEGORY, AdapterType, LoraDatasetType, file_input, sampling_inputs
 
 PARTS, BLOCKS = "parts", "every block"
 
@@ -37,12 +37,7 @@ class LoraHealth(io.ComfyNode):
                 io.String.Input("negative", default="", multiline=True, tooltip="Negative prompt for all pictures."),
                 io.Int.Input("seeds", default=1, min=1, max=100, tooltip="Number of seeds per prompt."),
                 io.Int.Input("seed", default=0, min=0, max=2**64 - 1, control_after_generate=False, tooltip="The first seed."),
-                io.Int.Input("width", default=512, min=16, max=16384, step=8, tooltip="Width of the pictures in pixels."),
-                io.Int.Input("height", default=512, min=16, max=16384, step=8, tooltip="Height of the pictures in pixels."),
-                io.Int.Input("steps", default=20, min=1, max=10_000, tooltip="Sampling steps, as in KSampler."),
-                io.Float.Input("cfg", default=7.0, min=0.0, max=100.0, step=0.1, round=0.01, tooltip="CFG, as in KSampler: 1 for FLUX and other models with built-in guidance."),
-                io.Combo.Input("sampler_name", options=list(SAMPLERS), default="euler", tooltip="As in KSampler."),
-                io.Combo.Input("scheduler", options=list(SCHEDULERS), default="normal", tooltip="As in KSampler."),
+                *sampling_inputs(),
                 AdapterType.Input("adapter", optional=True, tooltip="A LoRA from Train LoRA, Merge LoRA or Extract LoRA, instead of a file."),
                 io.Clip.Input("clip", optional=True, tooltip="The text encoder, to see what the LoRA does to prompts; needed when the LoRA changes it."),
                 io.Vae.Input("vae", optional=True, tooltip="The VAE, for pictures without each block."),

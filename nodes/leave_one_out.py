@@ -8,9 +8,9 @@ from ..lora_core.data.prompts import lines
 from .bridge.analysis.drawn_sets import Prompts
 from .bridge.analysis.leave_one_out import leave_one_out
 from .bridge.host.node_outputs import as_image_batch, report_ui, with_pictures
-from .bridge.model.sampling import SAMPLERS, SCHEDULERS, Sampling
+from .bridge.model.sampling import Sampling
 from .bridge.stack.entries import active, all_entries, check_strengths, connected, rows_of
-from .types import CATEGORY, LoraStackType, adapters_input
+from .types import CATEGORY, LoraStackType, adapters_input, sampling_inputs
 
 
 class LeaveOneOut(io.ComfyNode):
@@ -30,12 +30,7 @@ class LeaveOneOut(io.ComfyNode):
                 io.String.Input("negative", default="", multiline=True, tooltip="Negative prompt for all pictures. Not used when negative_conditioning is connected."),
                 io.Int.Input("seeds", default=1, min=1, max=100, tooltip="Number of seeds per prompt. More seeds make the result more reliable."),
                 io.Int.Input("seed", default=0, min=0, max=2**64 - 1, control_after_generate=False, tooltip="The first seed."),
-                io.Int.Input("width", default=512, min=16, max=16384, step=8, tooltip="Width of the pictures in pixels."),
-                io.Int.Input("height", default=512, min=16, max=16384, step=8, tooltip="Height of the pictures in pixels."),
-                io.Int.Input("steps", default=20, min=1, max=10_000, tooltip="Sampling steps, as in KSampler."),
-                io.Float.Input("cfg", default=7.0, min=0.0, max=100.0, step=0.1, round=0.01, tooltip="CFG, as in KSampler: 1 for FLUX and other models with built-in guidance."),
-                io.Combo.Input("sampler_name", options=list(SAMPLERS), default="euler", tooltip="As in KSampler."),
-                io.Combo.Input("scheduler", options=list(SCHEDULERS), default="normal", tooltip="As in KSampler."),
+                *sampling_inputs(),
                 io.String.Input("strengths", default="", tooltip="One strength for each connected adapter, separated by commas. Empty: 1 for all. Rows of lora_stack have their own strengths."),
                 io.Clip.Input("clip", optional=True, tooltip="The text encoder without the LoRAs. Not needed when positive and negative_conditioning are connected."),
                 LoraStackType.Input("lora_stack", optional=True, tooltip="LoRA files with strengths, from Load LoRA Stack or a stack node of another pack."),

@@ -8,9 +8,9 @@ from ..lora_core.data.prompts import lines
 from .bridge.analysis.leakage_report import Questions, report
 from .bridge.analysis.stamp import stamped
 from .bridge.host.node_outputs import as_image_batch, report_ui, with_pictures
-from .bridge.model.sampling import SAMPLERS, SCHEDULERS, Sampling
+from .bridge.model.sampling import Sampling
 from .bridge.stack.entries import Connected, all_entries, rows_of
-from .types import CATEGORY, AdapterType, LoraDatasetType, LoraStackType
+from .types import CATEGORY, AdapterType, LoraDatasetType, LoraStackType, sampling_inputs
 
 
 class LoraReport(io.ComfyNode):
@@ -34,12 +34,7 @@ class LoraReport(io.ComfyNode):
                 io.String.Input("negative", default="", multiline=True, tooltip="Negative prompt for all pictures."),
                 io.Int.Input("seeds", default=2, min=1, max=1000, tooltip="Number of seeds per prompt. More seeds make the result more reliable."),
                 io.Int.Input("seed", default=0, min=0, max=2**64 - 1, control_after_generate=False, tooltip="The first seed."),
-                io.Int.Input("width", default=512, min=16, max=16384, step=8, tooltip="Width of the pictures in pixels."),
-                io.Int.Input("height", default=512, min=16, max=16384, step=8, tooltip="Height of the pictures in pixels."),
-                io.Int.Input("steps", default=20, min=1, max=10_000, tooltip="Sampling steps, as in KSampler."),
-                io.Float.Input("cfg", default=7.0, min=0.0, max=100.0, step=0.1, round=0.01, tooltip="CFG, as in KSampler: 1 for FLUX and other models with built-in guidance."),
-                io.Combo.Input("sampler_name", options=list(SAMPLERS), default="euler", tooltip="As in KSampler."),
-                io.Combo.Input("scheduler", options=list(SCHEDULERS), default="normal", tooltip="As in KSampler."),
+                *sampling_inputs(),
                 io.Float.Input("strength", default=1.0, min=-20.0, max=20.0, step=0.05, tooltip="Strength of the connected adapter. Rows of lora_stack have their own strengths."),
                 AdapterType.Input("adapter", optional=True, tooltip="From Train LoRA or Merge LoRA."),
                 LoraStackType.Input("lora_stack", optional=True, tooltip="LoRA files with strengths, from Load LoRA Stack or a stack node of another pack."),

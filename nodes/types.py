@@ -6,6 +6,7 @@ from comfy_api.latest import io
 
 from ..lora_core.stack.regions import MASKS
 from ..lora_core.stack.rows import NONE
+from .bridge.model.sampling import SAMPLERS, SCHEDULERS
 
 LoraDatasetType = io.Custom("LORALOOM_DATASET")  # lora_core.data.dataset.Dataset
 AdapterType = io.Custom("LORALOOM_ADAPTER")  # lora_core.adapter.Adapter, layers in ComfyUI's names
@@ -41,3 +42,15 @@ def masks_input() -> io.Autogrow.Input:
     template = io.Autogrow.TemplateNames(one, names, min=0)
     tooltip = "Parts of the picture, for rows that are on in one of them only. Every mask that rows use costs a forward in each step."
     return io.Autogrow.Input("masks", template=template, optional=True, tooltip=tooltip)
+
+
+def sampling_inputs() -> list[io.Input]:
+    """Return how pictures are drawn that a measurement is made of."""
+    return [
+        io.Int.Input("width", default=512, min=16, max=16384, step=8, tooltip="Width of the pictures in pixels."),
+        io.Int.Input("height", default=512, min=16, max=16384, step=8, tooltip="Height of the pictures in pixels."),
+        io.Int.Input("steps", default=20, min=1, max=10_000, tooltip="Sampling steps, as in KSampler."),
+        io.Float.Input("cfg", default=7.0, min=0.0, max=100.0, step=0.1, round=0.01, tooltip="CFG, as in KSampler: 1 for FLUX and other models with built-in guidance."),
+        io.Combo.Input("sampler_name", options=list(SAMPLERS), default="euler", tooltip="As in KSampler."),
+        io.Combo.Input("scheduler", options=list(SCHEDULERS), default="normal", tooltip="As in KSampler."),
+    ]  # fmt: skip

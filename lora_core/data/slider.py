@@ -1,4 +1,4 @@
-"""What a slider is made of: prompts for more and for less of something, and what they are about."""
+"""Describes a slider: prompts for more and for less of something, and what they are about."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a slider minimises: Concept Sliders, Gandikota et al. 2023, arXiv:2311.12092.
+"""Defines the objective of a slider: Concept Sliders, Gandikota et al. 2023, arXiv:2311.12092.
 
 The network's answer to a neutral prompt is taught to be the base's own, moved by the guidance times the difference of
 the base's answers to more and to less of something (equation 8), in the model's own parameterisation: at a strength

@@ -1,4 +1,4 @@
-"""What a base model says of a slider's prompts: where its answers are to be moved, and how far."""
+"""Asks a base model what a slider's prompts come to: where its answers are to be moved, and how far."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ Told: TypeAlias = Sequence[Any]  # conditions of a neutral prompt, and of the sa
 
 @dataclass(frozen=True)
 class Answers:
-    """What the base says of noisy latents: its estimate for the neutral prompt, and how far apart, times the guidance,
-    those for more and for less are; both shaped like the latents."""
+    """Holds the base's answers to noisy latents: its estimate for the neutral prompt, and how far apart, times the
+    guidance, those for more and for less are; both shaped like the latents."""
 
     neutral: Tensor
     apart: Tensor

@@ -1,4 +1,4 @@
-"""What a run minimises. A row for each choice of `lora_core/data/task.py`; all else of a run asks the row.
+"""Defines what a run minimises. A row for each choice of `lora_core/data/task.py`; all else of a run asks the row.
 
 Drawing takes latents and conditions of samples as they are: a latent may hold several pictures on a leading axis, and a
 condition several texts, which only their task knows of.
@@ -26,7 +26,7 @@ Measure = Callable[[Callable[..., Tensor]], list[float]]  # what a function call
 
 
 class Task(Protocol):
-    """What a run minimises; the factors are attached wherever it is asked.
+    """Defines what a run minimises; the factors are attached wherever it is asked.
 
     `replays`: steps can be captured in graphs. `draws`: the guided answer and the strength of the LoRA are measured
     against the pictures of the set, as `guided` and `strengths` do it.

@@ -116,7 +116,7 @@ def _effects(
     given: Instruments, found: Examined, healed: Mapping[str, Any] | None, named: Mapping[str, Sequence[str]],
     wanted: Wanted, sampling: Sampling, progress: Progress,
 ) -> tuple[Effects | None, str]:  # fmt: skip
-    """What the LoRA does, or why that was not looked at. `healed` are its layers after repairs, if there were any."""
+    """The effects of the LoRA, or why they were not looked at. `healed` are its layers after repairs, if any."""
     if given.clip is None:
         return None, "What it does to pictures was not looked at: connect clip, and vae and dataset for its concept."
     if given.data is None and not _prompts(wanted):

@@ -1,4 +1,4 @@
-"""What a LoRA does to its concept and beside it, and which of its blocks can be turned down."""
+"""Measures what a LoRA does to its concept and beside it, and which of its blocks can be turned down."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What Convert LoRA makes of a file but a plain LoRA: LoHa, LoKr, or the file as it is at another strength."""
+"""Makes of a file what is no plain LoRA, for Convert LoRA: LoHa, LoKr, or the file as it is at another strength."""
 
 from __future__ import annotations
 

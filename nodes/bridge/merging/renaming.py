@@ -147,7 +147,7 @@ def _check(source: str, adapter: Adapter, style: str) -> None:
 
 
 def _spelled(file: Adapter, family: Family) -> tuple[str, str]:
-    """What the header says of its base goes before what its layers tell."""
+    """The base as the header names it, or else as the layers tell it."""
     said = file.metadata.get("modelspec.architecture", "").partition("/")[0], file.metadata.get("ss_base_model_version")
     return said[0] or family.architecture, said[1] or family.base_version
 

@@ -179,7 +179,7 @@ def _way(base_model: nn.Module, key: str, timeline: Timeline, clock: Clock, dtyp
 
 
 def _hashed(timed: Timed) -> tuple:
-    """What is on in all of the picture is hashed as it was before there were regions."""
+    """The same as before there were regions for what is on in all of the picture."""
     return (*timed[:2], timed.region.digest) if timed.region else timed[:2]
 
 

@@ -1,4 +1,4 @@
-"""What a slider learns on where there are no pictures: those that the base model draws itself, once."""
+"""Lets the base model draw, once, the pictures that a slider learns on where there are none."""
 
 from __future__ import annotations
 

@@ -82,7 +82,7 @@ def _alike(clip: Clip, words: Sequence[str]) -> str:
 
 
 def _tokens(clip: Clip, text: str) -> list[Any]:
-    """What the text encoders read, without weights."""
+    """The tokens that text encoders read, without weights."""
     return [[[token[0] for token in part] for part in parts] for parts in clip.tokenize(text).values()]
 
 

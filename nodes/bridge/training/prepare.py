@@ -174,7 +174,7 @@ def encode(
 
 
 def encode_beside(sources: Sources, clip: Clip, progress: Progress) -> list[Beside]:
-    """What CONDITIONING has of the references of all views."""
+    """Return what CONDITIONING has of the references of all views."""
 
     def tick(done: int, total: int, what: str) -> None:
         progress.say(f"encoding {what}: {done} of {total}")
