@@ -7,7 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from e2e.template_graphs import GRAPHS, Node
+from e2e.template_graphs import GRAPHS
+from e2e.template_nodes import Node
 from harness.server import ComfyServer, Graph
 from harness.workflow_api import workflow_to_api
 

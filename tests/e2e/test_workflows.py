@@ -37,7 +37,8 @@ from lora_loom.lora_core.trust.statement import STATEMENT
 from PIL import Image
 from playwright.sync_api import Browser, Locator
 
-from e2e.template_graphs import GRAPHS, MODELS, address
+from e2e.template_graphs import GRAPHS
+from e2e.template_nodes import MODELS, address
 
 ROOT = Path(__file__).resolve().parents[2]
 WORKFLOWS = sorted((ROOT / "workflows").glob("*.json"))
