@@ -7,7 +7,7 @@ by how they begin, a bracket included; so no word begins with one.
 
 from __future__ import annotations
 
-from e2e.template_judge import judge, publish, repair
+from e2e.template_judge import files, judge, publish, repair
 from e2e.template_train import (
     train_checkpoint,
     train_concepts,
@@ -36,4 +36,5 @@ GRAPHS = {
     "Train a LoRA on a distilled model - Turbo, schnell": train_distilled,
     "Repair a LoRA - health, block weights": repair,
     "Train a slider LoRA - prompts, no pictures": train_slider,
+    "LoRA files - format, resize, passport": files,
 }

@@ -1,4 +1,4 @@
-"""The templates that judge, repair and publish LoRAs."""
+"""The templates that judge, repair and publish LoRAs, and that make files of files."""
 
 from __future__ import annotations
 
@@ -80,4 +80,33 @@ def publish() -> dict[str, Node]:
         "report": Node("LoraLoom_Report", (1210, 0), drawn, {**given, **tested}, size=(420, 960)),
         "save": Node("LoraLoom_SaveLora", (1680, 0), {"sign": True}, kept, size=(340, 600)),
         "passport": Node("LoraLoom_Passport", (2070, 0), {}, {"lora_name": ("save", "lora_name")}, size=(460, 620)),
+    }  # fmt: skip
+
+
+def files() -> dict[str, Node]:
+    text = (
+        "### Files of LoRAs: another format, another size, and what a file says of itself\n"
+        "Each line needs a choice of its own. Run goes through the lines that have theirs; the others are marked, and left.\n"
+        "1. **Change LoRA Format**: choose a file in *lora*, and its new *format*: kohya for A1111 and Forge, diffusers for "
+        "diffusers. It needs no model.\n"
+        "2. **Resize LoRA**: choose your model in **Load Checkpoint** and a file in *lora_name*. *rank* says how large the new "
+        "file is; the node and the chart say what is lost. For LoHa, LoKr and DoRA, put **Convert LoRA** in its place.\n"
+        "3. **Average Saved Steps**: choose a training of yours in *run*. One LoRA is made of the steps that it has saved.\n\n"
+        "**LoRA Passport** shows what a new file says of itself. For any other file, disconnect *lora_name* and choose it in "
+        "*lora*. Old files stay as they are. " + LORAS + "\n\n" + CHECKPOINTS
+    )
+    models = {"model": MODEL, "clip": CLIP}
+    resized, averaged = ({"adapter": (made, "adapter"), **models} for made in ("resize", "average"))
+    return {
+        "note": note(text, width=720, height=340),
+        "format": Node("LoraLoom_ChangeFormat", (0, 0), {"format": "kohya"}, size=(340, 320)),
+        "renamed": Node("LoraLoom_Passport", (390, 0), {}, {"lora_name": ("format", "lora_name")}, "The file in its new format", (420, 420)),
+        "checkpoint": checkpoint(0, 560),
+        "resize": Node("LoraLoom_ResizeLora", (390, 560), {"rank": 16}, models, size=(420, 700)),
+        "save": Node("LoraLoom_SaveLora", (860, 560), {}, resized, "Save LoRA, resized", (340, 560)),
+        "small": Node("LoraLoom_Passport", (1250, 560), {}, {"lora_name": ("save", "lora_name")}, "The resized file", (420, 420)),
+        "chart": Node("PreviewImage", (1720, 560), {}, {"images": ("resize", "chart")}, "What the size cost", (520, 420)),
+        "average": Node("LoraLoom_AverageSteps", (390, 1400), {}, size=(420, 420)),
+        "mean": Node("LoraLoom_SaveLora", (860, 1400), {"name": "%title%_average"}, averaged, "Save LoRA, averaged", (340, 560)),
+        "steps": Node("LoraLoom_Passport", (1250, 1400), {}, {"lora_name": ("mean", "lora_name")}, "The averaged file", (420, 420)),
     }  # fmt: skip

@@ -8,7 +8,7 @@ from functools import partial
 import numpy as np
 from demo import shapes
 from demo.shapes import Scene
-from demo.templates import EDIT, HEALTH, KANDINSKY, PREFERENCE, REGIONS, SLIDER, TRAIN_DISTILLED, WUERSTCHEN
+from demo.templates import EDIT, FILES, HEALTH, KANDINSKY, PREFERENCE, REGIONS, SLIDER, TRAIN_DISTILLED, WUERSTCHEN
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 SIDE, TILE, GAP = 440, 203, 12
@@ -163,6 +163,32 @@ def slider() -> Image.Image:
     return page
 
 
+def files() -> Image.Image:
+    """A card for files, without a picture of its making: a file, and a smaller one in another format."""
+    page = Image.new("RGB", (SIDE, SIDE), PAPER)
+    pen = ImageDraw.Draw(page)
+    for column, (word, rank, high) in enumerate((("kohya", 128, 178), ("diffusers", 16, 124))):
+        left, wide = SIDE - GAP - TILE if column else GAP, high * 3 // 4
+        x, y, fold = left + (TILE - wide) / 2, GAP + TILE - high, 34
+        sheet = ((x, y), (x + wide - fold, y), (x + wide, y + fold), (x + wide, y + high), (x, y + high))
+        pen.polygon(sheet, "#b6e36a")
+        pen.polygon((sheet[1], (sheet[1][0], sheet[2][1]), sheet[2]), "#6f9c2e")
+        middle = (left + TILE / 2, y + high * 0.62)
+        pen.text(middle, f"rank\n{rank}", PAPER, ImageFont.load_default(32), anchor="mm", align="center")
+        pen.text((left + TILE / 2, GAP + TILE + 24), word, FAINT, ImageFont.load_default(34), anchor="mm")
+    pen.text((SIDE / 2, 328), "Files", "#b6e36a", ImageFont.load_default(104), anchor="mm")
+    pen.text((SIDE / 2, 406), "format, size, passport", INK, ImageFont.load_default(34), anchor="mm")
+    return page
+
+
 SCHEMES = (KANDINSKY, WUERSTCHEN)  # what the demo's base cannot draw
-SPECIAL = {PREFERENCE: liked, REGIONS: parts, EDIT: edit, TRAIN_DISTILLED: assisted, HEALTH: bars, SLIDER: slider}
+SPECIAL = {
+    PREFERENCE: liked,
+    REGIONS: parts,
+    EDIT: edit,
+    TRAIN_DISTILLED: assisted,
+    HEALTH: bars,
+    SLIDER: slider,
+    FILES: files,
+}
 PLAIN = {name: partial(scheme, name.split()[0]) for name in SCHEMES} | SPECIAL

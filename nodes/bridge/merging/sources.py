@@ -18,6 +18,8 @@ from ..model.spans import ALWAYS
 from ..stack.entries import Connected, Entry, adapter_entry, effective, load_rows
 from .provenance import refuse_losses
 
+NEITHER = "no LoRA is given; choose a file in lora_name, or connect an adapter"
+
 
 @dataclass(frozen=True)
 class Source:
@@ -70,7 +72,7 @@ def one_source(
     ValueError unless there is exactly one of the two, at a strength."""
     by_name = lora_name not in ("", NONE)
     if adapter is None and not by_name:
-        raise ValueError("no LoRA is given; choose a file in lora_name, or connect an adapter")
+        raise ValueError(NEITHER)
     if adapter is not None and by_name:
         raise ValueError(
             f"both an adapter and the file {lora_name} are given; set lora_name to None, or disconnect adapter"
