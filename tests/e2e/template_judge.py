@@ -86,19 +86,21 @@ def publish() -> dict[str, Node]:
 def files() -> dict[str, Node]:
     text = (
         "### Files of LoRAs: another format, another size, and what a file says of itself\n"
-        "Each line needs a choice of its own. Run goes through the lines that have theirs; the others are marked, and left.\n"
+        "Each row of nodes needs a choice of its own. Run goes through the rows that have theirs and leaves out the others.\n"
         "1. **Change LoRA Format**: choose a file in *lora*, and its new *format*: kohya for A1111 and Forge, diffusers for "
         "diffusers. It needs no model.\n"
         "2. **Resize LoRA**: choose your model in **Load Checkpoint** and a file in *lora_name*. *rank* says how large the new "
-        "file is; the node and the chart say what is lost. For LoHa, LoKr and DoRA, put **Convert LoRA** in its place.\n"
-        "3. **Average Saved Steps**: choose a training of yours in *run*. One LoRA is made of the steps that it has saved.\n\n"
+        "file is; the node and the chart say what is lost. A LoHa, LoKr or DoRA becomes a plain LoRA; **Convert LoRA** in its "
+        "place makes or keeps LoHa and LoKr.\n"
+        "3. **Average Saved Steps**: choose a training of yours in *run*, and its model in **Load Checkpoint**. One LoRA is made "
+        "of the steps that it has saved.\n\n"
         "**LoRA Passport** shows what a new file says of itself. For any other file, disconnect *lora_name* and choose it in "
         "*lora*. Old files stay as they are. " + LORAS + "\n\n" + CHECKPOINTS
     )
     models = {"model": MODEL, "clip": CLIP}
     resized, averaged = ({"adapter": (made, "adapter"), **models} for made in ("resize", "average"))
     return {
-        "note": note(text, width=720, height=340),
+        "note": note(text, width=720, height=290),
         "format": Node("LoraLoom_ChangeFormat", (0, 0), {"format": "kohya"}, size=(340, 320)),
         "renamed": Node("LoraLoom_Passport", (390, 0), {}, {"lora_name": ("format", "lora_name")}, "The file in its new format", (420, 420)),
         "checkpoint": checkpoint(0, 560),

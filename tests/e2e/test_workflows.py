@@ -32,7 +32,7 @@ from demo.templates import (
     WUERSTCHEN,
 )
 from harness.browser import FrontEnd
-from harness.server import ComfyServer, Graph, RefusedError
+from harness.server import ComfyServer, Graph
 from harness.workflow_api import workflow_to_api
 from lora_loom.lora_core.files import guard
 from lora_loom.lora_core.trust.contract import contract_of
@@ -206,7 +206,7 @@ def kohya_file(path: Path) -> None:
     save_file(tensors | {f"{layer}.alpha": torch.tensor(2.0) for layer in sizes}, path)
 
 
-def test_files_become_others_and_a_line_without_its_file_is_left(server: ComfyServer, files: None) -> None:
+def test_files_become_others_and_a_row_without_its_file_is_left_out(server: ComfyServer, files: None) -> None:
     loras = server.base / "models" / "loras"
     kohya_file(loras / FOLDER / "ink.safetensors")
     graph = templates.api_graph(server, FILES)
@@ -221,11 +221,13 @@ def test_files_become_others_and_a_line_without_its_file_is_left(server: ComfySe
         "ink_diffusers.safetensors", "heart_4.safetensors", "heart_average.safetensors",
     }  # fmt: skip
     run["run"], by_type["LoraLoom_ResizeLora"]["lora_name"] = "None", "None"
-    with pytest.raises(RefusedError) as refused:
-        server.run(graph)
-    assert {error["class_type"] for error in refused.value.node_errors.values()} == {
+    by_type["LoraLoom_ChangeFormat"]["format"] = "comfyui"
+    answer = server.post("/prompt", {"prompt": graph})
+    assert {error["class_type"] for error in answer["node_errors"].values()} == {
         "LoraLoom_ResizeLora", "LoraLoom_AverageSteps",
     }  # fmt: skip
+    outputs = server.wait(answer["prompt_id"])["outputs"]
+    assert {graph[key]["class_type"] for key in outputs} == {"LoraLoom_ChangeFormat", "LoraLoom_Passport"}
 
 
 @pytest.mark.parametrize("name", [STACK, MERGE, JUDGE, REGIONS, CONCEPTS, TRAIN_DISTILLED, HEALTH])
