@@ -12,8 +12,7 @@ from .bridge.host.folders import lora_state
 from .bridge.host.node_outputs import as_image_batch, as_lora_model, report_ui
 from .bridge.host.progress import Progress
 from .bridge.merging.resize import resize
-from .bridge.merging.sources import NEITHER
-from .bridge.stack.entries import check_rows
+from .bridge.merging.sources import check_one
 from .types import CATEGORY, AdapterType, file_input
 
 
@@ -54,8 +53,7 @@ class ResizeLora(io.ComfyNode):
 
     @classmethod
     def validate_inputs(cls, lora_name=NONE, adapter=""):
-        """ComfyUI passes a link as None."""
-        return NEITHER if lora_name in ("", NONE) and adapter == "" else check_rows([lora_name])
+        return check_one(lora_name, adapter)
 
     @classmethod
     def fingerprint_inputs(cls, lora_name=NONE, **_):

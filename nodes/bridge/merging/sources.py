@@ -15,7 +15,7 @@ from ..host.model_files import lora_hash
 from ..host.progress import Progress
 from ..model.names import NameTable
 from ..model.spans import ALWAYS
-from ..stack.entries import Connected, Entry, adapter_entry, effective, load_rows
+from ..stack.entries import Connected, Entry, adapter_entry, check_rows, effective, load_rows
 from .provenance import refuse_losses
 
 NEITHER = "no LoRA is given; choose a file in lora_name, or connect an adapter"
@@ -62,6 +62,12 @@ def sources(
     for source in found:
         _refuse_losses(source.entry, table.has_text)
     return found
+
+
+def check_one(lora_name: str | None, adapter: str | None) -> bool | str:
+    """Return True, or one sentence where there is neither file nor adapter, or the file is missing or unsafe. A link
+    is None, an adapter that is not connected is empty."""
+    return NEITHER if lora_name in ("", NONE) and adapter == "" else check_rows([lora_name])
 
 
 def one_source(
