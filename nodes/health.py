@@ -10,8 +10,8 @@ from .bridge.health.checkup import AND_BLOCKS, FAULTS, NOTHING, Instruments, Wan
 from .bridge.host import takedown
 from .bridge.host.folders import lora_state
 from .bridge.host.node_outputs import as_image_batch, report_ui, with_pictures
+from .bridge.merging.sources import check_one
 from .bridge.model.sampling import Sampling
-from .bridge.stack.entries import check_rows
 from .types import CATEGORY, AdapterType, LoraDatasetType, file_input, sampling_inputs
 
 PARTS, BLOCKS = "parts", "every block"
@@ -54,8 +54,8 @@ class LoraHealth(io.ComfyNode):
         )  # fmt: skip
 
     @classmethod
-    def validate_inputs(cls, lora_name=NONE):
-        return check_rows([lora_name])
+    def validate_inputs(cls, lora_name=NONE, adapter=""):
+        return check_one(lora_name, adapter)
 
     @classmethod
     def fingerprint_inputs(cls, lora_name=NONE, **_):

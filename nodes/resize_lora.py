@@ -12,7 +12,7 @@ from .bridge.host.folders import lora_state
 from .bridge.host.node_outputs import as_image_batch, as_lora_model, report_ui
 from .bridge.host.progress import Progress
 from .bridge.merging.resize import resize
-from .bridge.stack.entries import check_rows
+from .bridge.merging.sources import check_one
 from .types import CATEGORY, AdapterType, file_input
 
 
@@ -52,8 +52,8 @@ class ResizeLora(io.ComfyNode):
         )  # fmt: skip
 
     @classmethod
-    def validate_inputs(cls, lora_name=NONE):
-        return check_rows([lora_name])
+    def validate_inputs(cls, lora_name=NONE, adapter=""):
+        return check_one(lora_name, adapter)
 
     @classmethod
     def fingerprint_inputs(cls, lora_name=NONE, **_):

@@ -7,7 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from e2e.template_graphs import GRAPHS, Node
+from e2e.template_graphs import GRAPHS
+from e2e.template_nodes import Node
 from harness.server import ComfyServer, Graph
 from harness.workflow_api import workflow_to_api
 
@@ -19,6 +20,7 @@ EDIT = "Train an edit LoRA - FLUX.2, Kontext, Qwen-Image-Edit"
 TRAIN_DISTILLED = "Train a LoRA on a distilled model - Turbo, schnell"
 HEALTH = "Repair a LoRA - health, block weights"
 SLIDER = "Train a slider LoRA - prompts, no pictures"
+FILES = "LoRA files - format, resize, passport"
 CONCEPTS = "Train a LoRA of several concepts - kept apart"
 
 FOLDER = "lora_loom_demo"  # of the pictures in input/, and of the files in models/loras/
@@ -48,6 +50,7 @@ VALUES: dict[str, dict[str, Any]] = {
     "LoraLoom_Previews": {**DRAWING, "every": 300},
     "LoraLoom_Report": {**DRAWING, "trigger": "heart", "neutral": "a ring on a black background", "seeds": 1},
     "LoraLoom_LeaveOneOut": DRAWING,
+    "LoraLoom_ResizeLora": {"lora_name": f"{FOLDER}/heart.safetensors", "rank": 4},
     "LoraLoom_Health": {**DRAWING, "lora_name": f"{FOLDER}/heart.safetensors", "trigger": "heart"},
     "KSampler": SAMPLER,
     "EmptyLatentImage": {"width": 96, "height": 96},

@@ -31,7 +31,8 @@ from PIL import Image, ImageDraw, ImageFont  # noqa: E402
 from playwright.sync_api import Browser  # noqa: E402
 
 from e2e.build_workflows import build, wait_idle  # noqa: E402
-from e2e.template_graphs import GRAPHS, Node  # noqa: E402
+from e2e.template_graphs import GRAPHS  # noqa: E402
+from e2e.template_nodes import Node  # noqa: E402
 
 WIDTH = 1660  # pixels, twice the width of a README's column
 MARGIN = 24

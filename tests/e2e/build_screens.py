@@ -30,7 +30,8 @@ from playwright.sync_api import Locator, Page, expect  # noqa: E402
 
 from e2e.build_pictures import TRAINED, of_help, shown  # noqa: E402
 from e2e.build_workflows import build, wait_idle  # noqa: E402
-from e2e.template_graphs import GRAPHS, Node  # noqa: E402
+from e2e.template_graphs import GRAPHS  # noqa: E402
+from e2e.template_nodes import Node  # noqa: E402
 
 HELP = ROOT / "web" / "docs"
 LIMIT = 58_000  # bytes of a picture in a help page

@@ -28,7 +28,8 @@ from harness.comfyui import comfyui_path  # noqa: E402
 from harness.server import ComfyServer  # noqa: E402
 from PIL import Image  # noqa: E402
 
-from e2e.template_graphs import GRAPHS, Node  # noqa: E402
+from e2e.template_graphs import GRAPHS  # noqa: E402
+from e2e.template_nodes import Node  # noqa: E402
 
 WORKFLOWS = ROOT / "workflows"
 PICTURES = {"train": templates.TRAIN, "stack": templates.STACK, "merge": templates.MERGE}

@@ -10,10 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from demo import shapes, templates
 from demo.templates import (
     CONCEPTS,
     EDIT,
+    FILES,
+    FOLDER,
     HEALTH,
     JUDGE,
     KANDINSKY,
@@ -36,8 +39,10 @@ from lora_loom.lora_core.trust.contract import contract_of
 from lora_loom.lora_core.trust.statement import STATEMENT
 from PIL import Image
 from playwright.sync_api import Browser, Locator
+from safetensors.torch import save_file
 
-from e2e.template_graphs import GRAPHS, MODELS, address
+from e2e.template_graphs import GRAPHS
+from e2e.template_nodes import MODELS, address
 
 ROOT = Path(__file__).resolve().parents[2]
 WORKFLOWS = sorted((ROOT / "workflows").glob("*.json"))
@@ -103,7 +108,14 @@ def quick(graph: Graph) -> Graph:
     """The demo's values with as few steps as will do, and what the templates leave on auto left on it."""
     for node in graph.values():
         if node["class_type"] == "LoraLoom_TrainLora":
-            node["inputs"] |= {"steps": 2, "rank": 0, "alpha": 0.0, "learning_rate": 0.0, "targets": "auto"}
+            node["inputs"] |= {
+                "steps": 2,
+                "save_every": 1,
+                "rank": 0,
+                "alpha": 0.0,
+                "learning_rate": 0.0,
+                "targets": "auto",
+            }
             node["inputs"] |= {"preservation": 0.0, "preserve": ""}
         elif "sampler_name" in node["inputs"]:
             node["inputs"]["steps"] = 2
@@ -183,6 +195,39 @@ def test_prompts_make_a_slider(server: ComfyServer) -> None:
     assert "The slider " in told["LoraLoom_TrainLora"]
     assert "images" in told["PreviewImage"]
     assert (server.base / "models" / "loras" / "slider.safetensors").is_file()
+
+
+def kohya_file(path: Path) -> None:
+    """A LoRA of SD 1.5 as kohya's scripts name its layers: the demo's base is no model that the format is known of."""
+    block = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn2"
+    sizes = {f"{block}_to_k": (320, 768), f"{block}_to_q": (320, 320)}
+    factors = {"lora_down": lambda out, into: torch.ones(2, into), "lora_up": lambda out, into: torch.ones(out, 2)}
+    tensors = {f"{layer}.{part}.weight": make(*size) for layer, size in sizes.items() for part, make in factors.items()}
+    save_file(tensors | {f"{layer}.alpha": torch.tensor(2.0) for layer in sizes}, path)
+
+
+def test_files_become_others_and_a_row_without_its_file_is_left_out(server: ComfyServer, files: None) -> None:
+    loras = server.base / "models" / "loras"
+    kohya_file(loras / FOLDER / "ink.safetensors")
+    graph = templates.api_graph(server, FILES)
+    by_type = {node["class_type"]: node["inputs"] for node in graph.values()}
+    by_type["LoraLoom_ChangeFormat"] |= {"lora": f"{FOLDER}/ink.safetensors", "format": "diffusers"}
+    run = by_type["LoraLoom_AverageSteps"]
+    run["run"] = next(path.name for path in (server.base / "output" / "lora_loom").glob("heart-*"))
+    outputs = server.run(graph)["outputs"]
+    shown = [output["text"][0] for key, output in outputs.items() if graph[key]["class_type"] == "LoraLoom_Passport"]
+    assert len(shown) == 3
+    assert {path.name for path in loras.rglob("*.safetensors")} > {
+        "ink_diffusers.safetensors", "heart_4.safetensors", "heart_average.safetensors",
+    }  # fmt: skip
+    run["run"], by_type["LoraLoom_ResizeLora"]["lora_name"] = "None", "None"
+    by_type["LoraLoom_ChangeFormat"]["format"] = "comfyui"
+    answer = server.post("/prompt", {"prompt": graph})
+    assert {error["class_type"] for error in answer["node_errors"].values()} == {
+        "LoraLoom_ResizeLora", "LoraLoom_AverageSteps",
+    }  # fmt: skip
+    outputs = server.wait(answer["prompt_id"])["outputs"]
+    assert {graph[key]["class_type"] for key in outputs} == {"LoraLoom_ChangeFormat", "LoraLoom_Passport"}
 
 
 @pytest.mark.parametrize("name", [STACK, MERGE, JUDGE, REGIONS, CONCEPTS, TRAIN_DISTILLED, HEALTH])
@@ -283,6 +328,9 @@ TEMPLATES = {
     "wuerstchen": {WUERSTCHEN},
     "repair": {HEALTH},
     "block weight": {HEALTH},
+    "lora files": {FILES},
+    "format": {FILES},
+    "resize": {FILES},
     "lora": set(GRAPHS) - {KANDINSKY, WUERSTCHEN},
 }
 

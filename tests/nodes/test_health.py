@@ -212,6 +212,7 @@ def test_one_lora_at_a_time(models, random_adapter, given: dict[str, Any], words
     with pytest.raises(ValueError, match=words):
         health(model, **{"adapter": random_adapter(model), **given})
     assert "not in any loras folder" in LoraHealth.validate_inputs(lora_name="no such.safetensors")
+    assert "no LoRA is given" in LoraHealth.validate_inputs() and LoraHealth.validate_inputs(adapter=None) is True
 
 
 # -- in use ------------------------------------------------------------------------------------------------------------

@@ -28,6 +28,7 @@ from lora_loom.nodes.bridge.stack.entries import check_rows, rows_state
 from lora_loom.nodes.bridge.training.continue_from import read_start
 from lora_loom.nodes.change_format import ChangeFormat
 from lora_loom.nodes.convert_lora import ConvertLora
+from lora_loom.nodes.health import LoraHealth
 from lora_loom.nodes.interference import LoraInterference
 from lora_loom.nodes.load_stack import LoadLoraStack
 from lora_loom.nodes.merge_lora import MergeLora
@@ -231,6 +232,8 @@ CALLS: dict[str, Callable[[str], Any]] = {
     "convert, fingerprint": lambda name: ConvertLora.fingerprint_inputs(lora=name),
     "resize, validate": lambda name: ResizeLora.validate_inputs(lora_name=name),
     "resize, fingerprint": lambda name: ResizeLora.fingerprint_inputs(lora_name=name),
+    "health, validate": lambda name: LoraHealth.validate_inputs(lora_name=name),
+    "health, fingerprint": lambda name: LoraHealth.fingerprint_inputs(lora_name=name),
     "format, validate": lambda name: ChangeFormat.validate_inputs(lora=name),
     "format, fingerprint": lambda name: ChangeFormat.fingerprint_inputs(lora=name),
     "passport, validate": lambda name: LoraPassport.validate_inputs(lora=name),
@@ -272,7 +275,9 @@ def test_every_node_that_names_a_lora_is_among_them() -> None:
         for field in node.GET_SCHEMA().inputs
         if re.fullmatch(r"lora|lora_name|lora_\d|continue_from|rows", field.id)
     }
-    assert named == {"LoadLoraStack", "TrainLora", "ConvertLora", "ResizeLora", "LoraPassport", "ChangeFormat"}
+    assert named == {
+        "LoadLoraStack", "TrainLora", "ConvertLora", "ResizeLora", "LoraHealth", "LoraPassport", "ChangeFormat",
+    }  # fmt: skip
 
 
 def test_a_link_is_told_with_where_it_leads(loras: Path) -> None:

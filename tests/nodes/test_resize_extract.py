@@ -146,7 +146,9 @@ def test_what_cannot_be_resized(sd15, loras: Path, random_adapter) -> None:
         resize(sd15.model, adapter, name="a.safetensors")
     with pytest.raises(ValueError, match="no layer has 'single_blocks' in its name; there are diffusion_model."):
         resize(sd15.model, adapter, keep="single_blocks")
-    assert "x.safetensors" in ResizeLora.validate_inputs("x.safetensors") and ResizeLora.validate_inputs("None") is True
+    assert "x.safetensors" in ResizeLora.validate_inputs("x.safetensors")
+    assert "no LoRA is given" in ResizeLora.validate_inputs("None")
+    assert ResizeLora.validate_inputs("None", None) is True, "an adapter is connected"
 
 
 # -- extract -----------------------------------------------------------------------------------------------------------

@@ -15,8 +15,10 @@ from ..host.model_files import lora_hash
 from ..host.progress import Progress
 from ..model.names import NameTable
 from ..model.spans import ALWAYS
-from ..stack.entries import Connected, Entry, adapter_entry, effective, load_rows
+from ..stack.entries import Connected, Entry, adapter_entry, check_rows, effective, load_rows
 from .provenance import refuse_losses
+
+NEITHER = "no LoRA is given; choose a file in lora_name, or connect an adapter"
 
 
 @dataclass(frozen=True)
@@ -62,6 +64,12 @@ def sources(
     return found
 
 
+def check_one(lora_name: str | None, adapter: str | None) -> bool | str:
+    """Return True, or one sentence where there is neither file nor adapter, or the file is missing or unsafe. A link
+    is None, an adapter that is not connected is empty."""
+    return NEITHER if lora_name in ("", NONE) and adapter == "" else check_rows([lora_name])
+
+
 def one_source(
     table: NameTable, adapter: Adapter | None, lora_name: str, strengths: tuple[float, float] = (1.0, 1.0),
     broken: bool = False,
@@ -70,7 +78,7 @@ def one_source(
     ValueError unless there is exactly one of the two, at a strength."""
     by_name = lora_name not in ("", NONE)
     if adapter is None and not by_name:
-        raise ValueError("no LoRA is given; choose a file in lora_name, or connect an adapter")
+        raise ValueError(NEITHER)
     if adapter is not None and by_name:
         raise ValueError(
             f"both an adapter and the file {lora_name} are given; set lora_name to None, or disconnect adapter"
