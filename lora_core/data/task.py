@@ -66,7 +66,8 @@ class LearnSliderPairs:
 
     def report(self) -> str:
         """Return what is learned, in a line of plain text."""
-        return f"a slider that draws the pictures with more at {self.strength:g} and those with less at -{self.strength:g}"
+        at = f"{self.strength:g}"
+        return f"a slider that draws the pictures with more at {at} and those with less at -{at}"
 
 
 PairTask: TypeAlias = LearnPreference | LearnSliderPairs

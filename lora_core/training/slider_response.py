@@ -20,9 +20,9 @@ Measure = Callable[[Callable[..., Tensor]], list[float]]  # as `tasks.Measure`
 
 
 class View(NamedTuple):
-    """Noisy latents of samples with their conditions: the base's answer to them, and how far the way it is asked to go
-    at strength 1 is, in the units that are compared: those of the answer over `scale`, which is 1 for each sample or of
-    a shape that multiplies them."""
+    """Noisy latents of samples with their conditions, the base's answer to them, and what strength 1 is asked to add to
+    that; all shaped like the latents. Changes are compared after division by `scale`, which may be one for each sample.
+    """
 
     x_t: Tensor
     conditions: list[Any]
@@ -81,8 +81,8 @@ class Response:
 
 class Looked:
     """Looks at each batch of a measurement once, in which every further one finds the next figure of its samples: the
-    square of what is asked for at 1 and, at each of `STRENGTHS`, the product with it and the square of the change, summed
-    over its `views`."""
+    square of what is asked for at 1 and, at each of `STRENGTHS`, the product with it and the square of the change; of
+    all its `views` together."""
 
     def __init__(self, views: Views):
         self.views, self.seen = views, list[Tensor]()
