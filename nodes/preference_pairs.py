@@ -5,8 +5,8 @@ from __future__ import annotations
 from comfy_api.latest import io
 
 from ..lora_core.data.contact_sheet import contact_sheet
-from ..lora_core.data.preference import paired, report, side_by_side
-from ..lora_core.data.task import BETAS
+from ..lora_core.data.pairs import paired, report, side_by_side
+from ..lora_core.data.task import BETAS, LearnPreference
 from .bridge.host.node_outputs import as_image_batch, report_ui
 from .types import CATEGORY, LoraDatasetType
 
@@ -33,6 +33,6 @@ class PreferencePairs(io.ComfyNode):
 
     @classmethod
     def execute(cls, liked, disliked, beta) -> io.NodeOutput:
-        data = paired(liked, disliked, beta)
+        data = paired(liked, disliked, LearnPreference(beta))
         told = report(data)
         return io.NodeOutput(data, told, ui=report_ui(cls, told, as_image_batch(contact_sheet(side_by_side(data)))))

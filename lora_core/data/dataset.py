@@ -83,7 +83,7 @@ class Example:
 
     `pixels` (height, width, 3) in 0..1 are its centre crop, fp16 to keep large sets small; `mask` (height, width) uint8
     tells where to learn. `captions` are all orders of its tags, as written first, each as text encoders are given it.
-    `written` is false where the trigger stands in for a caption. `disliked` is the other picture of a pair, of as many
+    `written` is false where the trigger stands in for a caption. `partner` is the other picture of a pair, of as many
     views. `references` are pictures that it is made from.
     """
 
@@ -99,7 +99,7 @@ class Example:
     crops: Crops | None = None
     flip: bool = False
     written: bool = True
-    disliked: Example | None = None
+    partner: Example | None = None
     references: tuple[Reference, ...] = ()
 
     def views(self) -> Iterator[View]:

@@ -65,7 +65,8 @@ def pairs_of(more: Sequence[str], less: Sequence[str]) -> tuple[tuple[str, str],
     ValueError for none, another count or lines that are the same."""
     if not more or not less:
         side = "less" if more else "more"
-        raise ValueError(f"{side} has no prompt; write what pictures with {side} of it show, one per line")
+        cure = "" if more or less else ", or connect more_pictures and less_pictures"
+        raise ValueError(f"{side} has no prompt; write what pictures with {side} of it show, one per line{cure}")
     count = max(len(more), len(less))
     if not {len(more), len(less)} <= {1, count}:
         raise ValueError(

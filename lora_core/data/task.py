@@ -4,12 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, TypeAlias
+from typing import ClassVar, NamedTuple, TypeAlias
 
 from ..stored import stored
 from .slider import LearnSlider
 
 BETAS = (1.0, 1e6)
+
+
+class Side(NamedTuple):
+    """Says what one side of pairs is called: in a word, one picture of it, and several."""
+
+    word: str
+    picture: str
+    pictures: str
+
+
+LIKED, DISLIKED = (Side(word, f"{word} picture", f"{word} pictures") for word in ("liked", "disliked"))
+MORE, LESS = (Side(word, f"picture with {word}", f"pictures with {word}") for word in ("more", "less"))
 
 
 @stored("", tag="Pictures")
@@ -28,6 +40,8 @@ class LearnPreference:
 
     beta: float = 2000.0
     name: ClassVar[str] = "preference pairs"
+    sides: ClassVar[tuple[Side, Side]] = (LIKED, DISLIKED)
+    by_caption: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         low, high = BETAS
@@ -35,7 +49,29 @@ class LearnPreference:
             raise ValueError(f"beta is {self.beta:g}; it must be between {low:g} and {high:g}")
 
 
-Task: TypeAlias = LearnPictures | LearnPreference | LearnSlider
+@stored("guidance", tag="SliderPairs")
+@dataclass(frozen=True)
+class LearnSliderPairs:
+    """To draw the picture with more of each pair at `strength`, and the one with less at its opposite; `guidance` is
+    how far strength 1 goes, in halves of what lies between them."""
+
+    guidance: float = 1.0
+    name: ClassVar[str] = "slider pictures"
+    sides: ClassVar[tuple[Side, Side]] = (MORE, LESS)
+    by_caption: ClassVar[bool] = False
+
+    @property
+    def strength(self) -> float:
+        return 1 / self.guidance
+
+    def report(self) -> str:
+        """Return what is learned, in a line of plain text."""
+        at = f"{self.strength:g}"
+        return f"a slider that draws the pictures with more at {at} and those with less at -{at}"
+
+
+PairTask: TypeAlias = LearnPreference | LearnSliderPairs
+Task: TypeAlias = LearnPictures | LearnSlider | PairTask
 PICTURES = LearnPictures()
 
 

@@ -23,7 +23,7 @@ from .inject import Factors
 from .objective import Denoiser
 from .preserving import add_preservation
 from .slider_answers import Answers, Told, answers
-from .slider_response import Measure, measured
+from .slider_response import Measure, View, measured
 
 ENDS = (2.0, -2.0)  # strengths
 
@@ -86,4 +86,13 @@ class Slider:
         return text, text, text
 
     def says(self, factors: Factors, pictures: Sequence[int], losses: Sequence[float], measure: Measure) -> str:
-        return f"{measured(measure, self.choice.guidance).sentence()}."
+        return f"{measured(measure, self.views).sentence()}."
+
+    def views(
+        self, factors: Factors, denoiser: Denoiser, x0: Tensor, noise: Tensor, sigma: Tensor, conditions: list[Told]
+    ) -> list[View]:  # fmt: skip
+        """The noisy pictures under the neutral prompts, compared as what the network gives."""
+        x_t = denoiser.noised(x0, noise, sigma)
+        base = self._answers(factors, denoiser, x_t, sigma, conditions)
+        scale = objective.per_sample(denoiser.output_scale(sigma), x0.ndim)
+        return [View(x_t, [neutral for neutral, _, _ in conditions], base.neutral, base.apart, scale)]

@@ -2,22 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import count, pairwise
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from .config import TrainConfig
 from .inject import Factors
-from .objective import Denoiser, per_sample
-from .slider_answers import answers
+from .objective import Denoiser
 
 STRENGTHS = (-2.0, -1.5, -1.0, -0.5, 0.5, 1.0, 1.5, 2.0)
 Measure = Callable[[Callable[..., Tensor]], list[float]]  # as `tasks.Measure`
+
+
+class View(NamedTuple):
+    """Noisy latents of samples with their conditions, the base's answer to them, and what strength 1 is asked to add to
+    that; all shaped like the latents. Changes are compared after division by `scale`, which may be one for each sample.
+    """
+
+    x_t: Tensor
+    conditions: list[Any]
+    base: Tensor
+    apart: Tensor
+    scale: Tensor | float = 1.0
+
+
+Views = Callable[..., Sequence[View]]  # of factors, denoiser, x0, noise, sigma and conditions of samples
 
 
 @dataclass(frozen=True)
@@ -67,10 +81,11 @@ class Response:
 
 class Looked:
     """Looks at each batch of a measurement once, in which every further one finds the next figure of its samples: the
-    square of what is asked for at 1 and, at each of `STRENGTHS`, the product with it and the square of the change."""
+    square of what is asked for at 1 and, at each of `STRENGTHS`, the product with it and the square of the change; of
+    all its `views` together."""
 
-    def __init__(self, guidance: float):
-        self.guidance, self.seen = guidance, list[Tensor]()
+    def __init__(self, views: Views):
+        self.views, self.seen = views, list[Tensor]()
 
     def figures(self, measure: Measure) -> Tensor:
         """Return (figures, draws) in fp64, of whatever batches `measure` has, in the same order each time."""
@@ -87,21 +102,25 @@ class Looked:
         self, config: TrainConfig, factors: Factors, denoiser: Denoiser, x0: Tensor, noise: Tensor, sigma: Tensor,
         conditions: list[Any], places: Tensor | None = None,
     ) -> Tensor:  # fmt: skip
-        x_t = denoiser.noised(x0, noise, sigma)
-        base = answers(denoiser, factors, x_t, sigma, conditions, self.guidance)
-        scale = per_sample(denoiser.output_scale(sigma), x0.ndim)
-        asked, found = (base.apart / scale).flatten(1).cpu().double(), []
-        for strength in STRENGTHS:
-            with factors.at(strength):
-                answer = denoiser.denoised(x_t, sigma, [neutral for neutral, _, _ in conditions])
-            change = ((answer - base.neutral) / scale).flatten(1).cpu().double()
-            found += [(change * asked).sum(1), change.square().sum(1)]
-        return torch.stack([asked.square().sum(1), *found])
+        views = self.views(factors, denoiser, x0, noise, sigma, conditions)
+        return torch.stack([_moved(factors, denoiser, sigma, each) for each in views]).sum(0)
 
 
-def measured(measure: Measure, guidance: float) -> Response:
-    """Return the response of factors that are attached, in what `measure` finds of draws of a slider's samples."""
-    asked, *found = Looked(guidance).figures(measure).sum(1).unbind()
+def _moved(factors: Factors, denoiser: Denoiser, sigma: Tensor, view: View) -> Tensor:
+    """Return the figures of one view, (figures, batch)."""
+    asked, found = (view.apart / view.scale).flatten(1).cpu().double(), []
+    for strength in STRENGTHS:
+        with factors.at(strength):
+            answer = denoiser.denoised(view.x_t, sigma, view.conditions)
+        change = ((answer - view.base) / view.scale).flatten(1).cpu().double()
+        found += [(change * asked).sum(1), change.square().sum(1)]
+    return torch.stack([asked.square().sum(1), *found])
+
+
+def measured(measure: Measure, views: Views) -> Response:
+    """Return the response of factors that are attached, in what `measure` finds of draws of a slider's samples, of
+    which each batch is looked at in these views."""
+    asked, *found = Looked(views).figures(measure).sum(1).unbind()
     along, square = torch.stack(found).view(-1, 2).div(asked.clamp(min=1e-30)).unbind(1)
     aside = (square - along.square()).clamp(min=0).sqrt()
     return Response({s: Move(*each) for s, *each in zip(STRENGTHS, along.tolist(), aside.tolist(), strict=True)})

@@ -21,6 +21,7 @@ from .objective import Denoiser
 from .preference import Preference, liked_losses
 from .preserving import add_preservation
 from .slider import Slider
+from .slider_pairs import PairSlider
 
 Measure = Callable[[Callable[..., Tensor]], list[float]]  # what a function called as `losses` finds in each draw
 
@@ -103,6 +104,7 @@ class Pictures:
 PICTURES = Pictures()
 TASKS: Mapping[type, Callable[[Any], Task]] = {
     choices.LearnPictures: Pictures, choices.LearnPreference: Preference, LearnSlider: Slider,
+    choices.LearnSliderPairs: PairSlider,
 }  # fmt: skip
 
 

@@ -2,7 +2,8 @@
 on the demo base.
 
 Each is learned from two subjects with everything on auto. Beside that, an ordinary LoRA learns the pictures that the
-base draws of *more*, captioned as the subjects, in as many steps. Both are used at strengths -2 to 2 on four held-out
+base draws of *more*, captioned as the subjects, in as many steps, and a slider learns pairs of these and what the base
+draws of *less* from the same seeds. All are used at strengths -2 to 2 on four held-out
 prompts, drawn with KSampler at guidance 3, and what the slider is for is measured in the pictures: their brightness, or
 how much redder than blue they are.
 
@@ -40,7 +41,8 @@ import nodes
 STORED = Path(__file__).parent / "results" / "slider.jsonl"
 MARKS = "<!-- slider: written by `dev.py bench slider --write` -->\n", "<!-- /slider -->\n"
 STRENGTHS = (-2.0, -1.0, 0.0, 1.0, 2.0)
-OURS, ORDINARY = "LoRA Slider", "ordinary LoRA of more"
+OURS, PAIRS, ORDINARY = "LoRA Slider", "LoRA Slider of pictures", "ordinary LoRA of more"
+ROWS = (OURS, PAIRS, ORDINARY)
 UNRELATED = (
     "a yellow cross on a striped green background", "a dotted pink square on a black background",
     "a white ring on a blue background", "a black hexagon on a yellow background",
@@ -92,14 +94,22 @@ def learned(base: Base, way: Way, row: str, seed: int, steps: int) -> File:
     if row == OURS:
         data = run_node(LoraSlider, **given, more=way.more, less=way.less, subject=subject, guidance=1.0, **drawing)[0]
     else:
-        texts = [way.subjects[number % 2] for number in range(8)]
-        images = drawn(base, base.model, [text.format(way.more) for text in texts])
-        captions = "\n".join(" ".join(text.format("").split()) for text in texts)
-        same = dict(folder="", trigger="", resolution=PX, repeats=1)
-        data = run_node(LoraDataset, **same, images=images, captions=captions)[0]
+        data = pictures(base, way, way.more)
+        if row == PAIRS:
+            sides = dict(more_pictures=data, less_pictures=pictures(base, way, way.less))
+            data = run_node(LoraSlider, **given, more="", less="", subject="", guidance=1.0, **drawing, **sides)[0]
     auto = dict(alpha=0.0, learning_rate=0.0, targets="auto", accumulation=1, batch_size=1, rank=8)
     run = dict(run_name="slider", resume="start over", gradient_checkpointing=False, steps=steps, seed=seed)
     return run_node(TrainLora, **given, dataset=data, **auto, **run)[0]
+
+
+def pictures(base: Base, way: Way, word: str) -> Any:
+    """What the base draws of the subjects with that word, captioned without it."""
+    texts = [way.subjects[number % 2] for number in range(8)]
+    images = drawn(base, base.model, [text.format(word) for text in texts])
+    captions = "\n".join(" ".join(text.format("").split()) for text in texts)
+    same = dict(folder="", trigger="", resolution=PX, repeats=1)
+    return run_node(LoraDataset, **same, images=images, captions=captions)[0]
 
 
 def figures(base: Base, way: Way, file: File) -> dict[str, float]:
@@ -128,7 +138,7 @@ def figures(base: Base, way: Way, file: File) -> dict[str, float]:
 def lines(found: Sequence[Mapping[str, Any]]) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
     rows = []
     for name in WAYS:
-        for row in (OURS, ORDINARY):
+        for row in ROWS:
             own = [each["figures"] for each in found if (each["slider"], each["row"]) == (name, row)]
             if own:
                 cells = (_cell([each[column] for each in own], digits) for column, digits in COLUMNS.items())
@@ -163,7 +173,7 @@ def main() -> None:
     base, found = load_base(), stored(options.into)
     for seed in range(options.rounds):
         for name, way in WAYS.items():
-            for row in (OURS, ORDINARY):
+            for row in ROWS:
                 key = {"slider": name, "row": row, "seed": seed}
                 if any(key.items() <= each.items() for each in found):
                     continue

@@ -16,7 +16,7 @@ from comfyui_version import __version__ as comfyui_version
 from ....lora_core.adapter import Adapter
 from ....lora_core.data.buckets import PictureSize
 from ....lora_core.data.dataset import Dataset, Example
-from ....lora_core.data.preference import all_pictures
+from ....lora_core.data.pairs import all_pictures
 from ....lora_core.data.root import contents
 from ....lora_core.data.tags import sets_by_folder, tag_frequency
 from ....lora_core.data.task import PICTURES

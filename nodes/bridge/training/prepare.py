@@ -12,8 +12,9 @@ from typing import Any
 import torch
 
 from ....lora_core.data.dataset import Dataset, check_preservation
-from ....lora_core.data.preference import partners
+from ....lora_core.data.pairs import partners
 from ....lora_core.data.slider import LearnSlider
+from ....lora_core.data.task import LearnSliderPairs
 from ....lora_core.families.table import check_trainable
 from ....lora_core.ranks.group import here
 from ....lora_core.stored import as_dict
@@ -44,6 +45,7 @@ from .previews import PreparedPreviews
 from .samples import captions_to_encode
 
 log = logging.getLogger("lora_loom")
+_STRIPS = 4  # of captions, where no prompt is written
 
 
 def check(sources: Sources, recipe: Recipe) -> tuple[Subject, list[str]]:
@@ -166,8 +168,8 @@ def encode(
         encoded = encode_captions(clip, captions, family_of(model).guidance, tick, check, here())
     latents = encode_images(sources.vae, model, dataset, tick, here())
     if (others := partners(dataset)).examples:
-        disliked = encode_images(sources.vae, model, others, tick, here())
-        latents = [torch.stack(pair) for pair in zip(latents, disliked, strict=True)]
+        beside = encode_images(sources.vae, model, others, tick, here())
+        latents = [torch.stack(pair) for pair in zip(latents, beside, strict=True)]
     priors = encode_priors(sources.prior_vae, model, dataset, tick, here())
     tidy()
     return encoded, latents, priors
@@ -209,7 +211,9 @@ def planned(sources: Sources, recipe: Recipe, run: Run) -> PreparedPreviews | No
 
 
 def slider_prompts(dataset: Dataset) -> tuple[str, ...] | None:
-    """Return the neutral prompts of a slider; None for a set of anything else."""
+    """Return the neutral prompts of a slider, or the first captions of its pairs; None for a set of anything else."""
+    if isinstance(dataset.task, LearnSliderPairs):
+        return tuple(dict.fromkeys(example.captions[0] for example in dataset.examples))[:_STRIPS]
     return dataset.task.neutral if isinstance(dataset.task, LearnSlider) else None
 
 

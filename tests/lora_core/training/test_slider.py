@@ -109,7 +109,7 @@ def test_what_is_learned_moves_both_ways():
 
     def response() -> Response:
         with attached(run.state.factors.branches):
-            return measured(measure, GUIDANCE)
+            return measured(measure, TASK.views)
 
     before = response()
     run.go()
