@@ -72,7 +72,7 @@ def train_preference() -> dict[str, Node]:
         "note": note(text, width=720, height=400),
         "checkpoint": checkpoint(0, 0),
         "liked": Node("LoraLoom_Dataset", (370, 0), liked, title="LoRA Dataset, liked", size=(340, 560)),
-        "disliked": Node("LoraLoom_Dataset", (370, 640), disliked | {"trigger": "disliked"}, title="LoRA Dataset, disliked", size=(340, 560)),
+        "disliked": Node("LoraLoom_Dataset", (370, 760), disliked | {"trigger": "disliked"}, title="LoRA Dataset, disliked", size=(340, 560)),
         "pairs": Node("LoraLoom_PreferencePairs", (760, 0), {}, pairs, size=(340, 150)),
         **made,
     }  # fmt: skip
@@ -201,7 +201,7 @@ def train_concepts() -> dict[str, Node]:
     train = moved["train"]
     return {
         **found, "dataset": first,
-        "second": Node("LoraLoom_Dataset", (370, 620), second, size=(340, 560)),
+        "second": Node("LoraLoom_Dataset", (370, 760), second, size=(340, 560)),
         "combined": Node("LoraLoom_CombineDatasets", (760, 0), {"keep_apart": True}, sets, size=(340, 420)),
         **moved, "train": replace(train, links={**train.links, "dataset": ("combined", "dataset")}),
         "charts": Node("PreviewImage", (2360, 510), {}, {"images": ("train", "charts")}, "How the run went", (420, 440)),

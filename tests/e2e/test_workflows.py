@@ -395,6 +395,6 @@ def test_templates_are_listed_and_served(server: ComfyServer) -> None:
 
 def test_help_pages_are_served(server: ComfyServer) -> None:
     ours = [name for name in server.object_info if name.startswith("LoraLoom_")]
-    assert len(ours) == 31
+    assert len(ours) == 33
     for name in ours:
         assert server.fetch(f"/extensions/lora-loom/docs/{name}/en.md").startswith(b"# ")

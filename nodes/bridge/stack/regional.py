@@ -121,7 +121,7 @@ def _windowed(region: Region, x: Tensor, window: Any, frames_each: int) -> Tenso
     if window is not None:
         whole[window.dim] = window.total_frames
     mask = laid(region, whole, frames_each)
-    return mask if window is None or mask.shape[window.dim] == 1 else window.get_tensor(mask)
+    return mask if window is None or mask.shape[window.dim] == 1 else window.get_tensor(mask).clone()
 
 
 def _frames_each(base_model: Any) -> int:

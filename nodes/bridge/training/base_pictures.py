@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
+import comfy.model_management
 import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
@@ -39,6 +40,13 @@ class Base:
         """Changes with anything that pictures depend on; None where not all of it is known."""
         found = model_identity(self.model), clip_identity(self.clip), vae_identity(self.vae)
         return " ".join(each for each in found if each) if all(found) else None
+
+    def encodings(self, loaded: bool = False) -> Encodings:
+        """Return where its pictures are kept. Until the model is `loaded`, its weights may be told as those of the
+        clone that was used last."""
+        if loaded:
+            comfy.model_management.load_models_gpu([self.model])
+        return Encodings("base_pictures", self.identity())
 
 
 def slider_set(base: Base, choice: LearnSlider, pictures: int, sampling: Sampling) -> Dataset:
@@ -107,7 +115,7 @@ def _drawn(
     base: Base, prompts: Sequence[Conditioning], negative: Conditioning, sampling: Sampling, progress: Progress
 ) -> Iterator[Tensor]:
     """Yield a picture (height, width, 3) in 0..1 of each prompt, each from a seed of its own; kept on disk."""
-    encodings = Encodings("base_pictures", base.identity())
+    encodings = base.encodings()
     settings = [sampling.width, sampling.height, sampling.steps, sampling.cfg, sampling.sampler, sampling.scheduler]
     for number, prompt in enumerate(prompts):
         seed = (sampling.seed + number) % 2**64
@@ -116,5 +124,9 @@ def _drawn(
         def draw(prompt: Conditioning = prompt, seed: int = seed) -> Tensor:
             return as_image_batch(decoded(base.vae, latents(base.model, prompt, negative, sampling, seed)))[0]
 
-        yield encodings.of([settings, seed, prompt, negative], draw)
+        content = [settings, seed, prompt, negative]
+        if (found := encodings.find(content)) is None:
+            encodings = base.encodings(loaded=True)
+            found = encodings.of(content, draw)
+        yield found
         progress.tick(number + 1)

@@ -28,7 +28,7 @@ def test_a_folder_is_chosen_in_a_list(front: FrontEnd, folder: Path) -> None:
     page.keyboard.press("Escape")
     assert value(front) == folder.name
     kept = front.serialized()
-    assert len(kept["nodes"][0]["widgets_values"]) == 16, "the bar saves nothing"
+    assert len(kept["nodes"][0]["widgets_values"]) == 17, "the bar saves nothing"
     front.load_workflow(kept)
     expect(page.locator(".loom-set-words")).to_have_text("5 pictures")
     page.evaluate(PROMOTE)

@@ -35,11 +35,12 @@ def load(folder: Path, **options) -> Dataset:
 
 
 def test_folders_with_the_same_stems_in_their_order(tmp_path: Path) -> None:
-    targets(tmp_path)
+    folder = tmp_path / "edits"
+    targets(folder)
     for number, place in enumerate(("control_2", "control_1")):
-        picture(tmp_path / place / "a.jpg", (96, 48), 10 + number)
-        picture(tmp_path / place / "b.png", seed=20 + number)
-    data, plain = load(tmp_path), load(tmp_path, references=False)
+        picture(folder / place / "a.jpg", (96, 48), 10 + number)
+        picture(folder / place / "b.png", seed=20 + number)
+    data, plain = load(folder), load(folder, references=False)
     assert [[each.size for each in example.references] for example in data.examples] == [
         [(80, 48), (80, 48)], [(64, 64), (64, 64)],
     ]  # fmt: skip
@@ -47,12 +48,12 @@ def test_folders_with_the_same_stems_in_their_order(tmp_path: Path) -> None:
     assert first.digest != second.digest and not torch.equal(first.pixels, second.pixels)
     assert data.left_out == () and "references: 2 for each of all pictures" in data.report()
     assert data.fingerprint() != plain.fingerprint() and not plain.examples[0].references
-    with Image.open(tmp_path / "control_1" / "b.png") as shown:
+    with Image.open(folder / "control_1" / "b.png") as shown:
         wanted = np.asarray(shown.resize((64, 64), Image.Resampling.LANCZOS)) / 255
     assert np.abs(data.examples[1].references[0].pixels.numpy() - wanted).max() < 1e-3
-    held = [path.relative_to(tmp_path).as_posix() for path in files(tmp_path)]
+    held = [path.relative_to(folder).as_posix() for path in files(folder)]
     assert "control_1/a.jpg" in held, "another reference is read again"
-    assert places([tmp_path.parent])[0] == [Place(tmp_path.name, 2)], "and no data set to choose"
+    assert places([tmp_path])[0] == [Place("edits", 2)], "and no data set to choose"
 
 
 def test_beside_the_picture_and_in_sets_of_a_folder(tmp_path: Path) -> None:

@@ -109,7 +109,7 @@ def test_prediction_of_pairs(models, measures: Measures) -> None:
         found, real = traced(patcher, job, measures), measured(patcher, job, measures)
         twice = traced(patcher, replace(single, config=TrainConfig(batch_size=4)), measures)
     assert found.peak == pytest.approx(real.peak, rel=0.02) and found.peak >= 0.99 * twice.peak
-    assert found.work.flops == real.work.flops and 1.15 < found.work.flops / twice.work.flops < 1.5
+    assert found.work.flops == real.work.flops and 1.15 < found.work.flops / twice.work.flops < 1.7
 
 
 @pytest.mark.parametrize(
