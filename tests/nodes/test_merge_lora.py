@@ -337,7 +337,7 @@ def test_auto_says_what_it_takes_and_why(models, random_adapter) -> None:
 
 def queued(adapters: int, stack: bool = False, **inputs: Any) -> str:
     """Return what ComfyUI says to a merge with so many adapters before it runs."""
-    model, off = ["1", 0], {**dict.fromkeys(("strength", "text_strength", "energy"), 1.0), "rank": 0, "size_mb": 0.0}
+    model = ["1", 0]
     graph = {
         "1": {"class_type": "UNETLoader", "inputs": {"unet_name": "loom_demo.safetensors", "weight_dtype": "default"}},
         "2": {"class_type": "LoraLoom_MergeLora", "inputs": {"model": model, "rank": 0, "strengths": "", **inputs}},
@@ -346,8 +346,8 @@ def queued(adapters: int, stack: bool = False, **inputs: Any) -> str:
     }
     graph["3"]["inputs"] |= {"format": "comfyui", "dtype": "fp16"}
     for number in range(adapters):
-        resize = {"class_type": "LoraLoom_ResizeLora", "inputs": {"model": model, "lora_name": "None", **off}}
-        graph[f"a{number}"] = resize
+        merged = {"model": model, "rank": 0, "strengths": "", "lora_stack": ["stack", 2]}
+        graph[f"a{number}"] = {"class_type": "LoraLoom_MergeLora", "inputs": merged}
         graph["2"]["inputs"][f"adapters.adapter{2 * number}"] = [f"a{number}", 0]
     graph["2"]["inputs"] |= {"lora_stack": ["stack", 2]} if stack else {}
     return refusals(graph)
