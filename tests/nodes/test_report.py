@@ -180,6 +180,10 @@ def test_concepts_are_compared_where_the_data_set_has_several(models, trained, d
     assert bleeding.bleeding((trio.model, trio.clip), changed, trio.vae, data, "") is None, "one concept"
 
 
+def _answer(network: Any, x_t: torch.Tensor, t: torch.Tensor, text: torch.Tensor) -> torch.Tensor:
+    return network.apply_model(x_t, t, c_crossattn=text).cpu()
+
+
 @torch.inference_mode()
 def _textbook(model: Any, text: Any, latent: torch.Tensor) -> float:
     comfy.model_management.load_models_gpu([model], force_full_load=True)
@@ -189,7 +193,8 @@ def _textbook(model: Any, text: Any, latent: torch.Tensor) -> float:
         noise = torch.randn(latent.shape, generator=torch.Generator().manual_seed(at))
         level = t.view(-1, *(1 for _ in latent.shape[1:]))
         x_t = (1 - level) * latent + level * noise
-        velocity = (x_t - network.apply_model(x_t, t, c_crossattn=text[0][0])) / level
+        given = (each.to(model.load_device) for each in (x_t, t, text[0][0]))
+        velocity = (x_t - _answer(network, *given)) / level
         total += float((velocity - (noise - latent)).square().mean()) / LEVELS
     return total
 
