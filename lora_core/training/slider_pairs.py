@@ -1,4 +1,5 @@
-"""What a slider of pictures minimises: the image pairs of Concept Sliders, Gandikota et al. 2023, arXiv:2311.12092.
+"""Defines the objective of a slider of pictures, by the image pairs of Concept Sliders (Gandikota et al. 2023,
+arXiv:2311.12092).
 
 Of two pictures that differ in nothing but what is to be moved, the network is taught to draw the one with more of it at
 a strength and the one with less at its opposite (equation 9), both in each step, under one caption and at the same
