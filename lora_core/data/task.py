@@ -52,17 +52,17 @@ class LearnPreference:
 @stored("guidance", tag="SliderPairs")
 @dataclass(frozen=True)
 class LearnSliderPairs:
-    """To draw the picture with more of each pair at `strength`, and the one with less at its opposite; `guidance` is
-    how far strength 1 goes, in halves of what lies between them."""
+    """To draw the picture with more of each pair at `strength`, and the one with less at its opposite; strength 1 goes
+    `guidance` times as far as the two lie apart."""
 
-    guidance: float = 1.0
+    guidance: float = 0.5
     name: ClassVar[str] = "slider pictures"
     sides: ClassVar[tuple[Side, Side]] = (MORE, LESS)
     by_caption: ClassVar[bool] = False
 
     @property
     def strength(self) -> float:
-        return 1 / self.guidance
+        return 0.5 / self.guidance
 
     def report(self) -> str:
         """Return what is learned, in a line of plain text."""

@@ -38,6 +38,7 @@ class Preference:
     choice: LearnPreference
     name = LearnPreference.name
     replays = draws = False
+    used_at = "No strength is suggested: the run learns from preference pairs, and is not measured against pictures."
 
     def add_gradient(
         self, config: TrainConfig, factors: Factors, denoiser: Denoiser, x0: Tensor, noise: Tensor, sigma: Tensor,

@@ -23,7 +23,7 @@ from .inject import Factors
 from .objective import Denoiser
 from .preserving import add_preservation
 from .slider_answers import Answers, Told, answers
-from .slider_response import Measure, View, measured
+from .slider_response import USED_AT, Measure, View, measured
 
 ENDS = (2.0, -2.0)  # strengths
 
@@ -46,6 +46,7 @@ class Slider:
     choice: LearnSlider
     name = LearnSlider.name
     replays = draws = False
+    used_at = USED_AT
 
     def add_gradient(
         self, config: TrainConfig, factors: Factors, denoiser: Denoiser, x0: Tensor, noise: Tensor, sigma: Tensor,

@@ -21,7 +21,7 @@ from .config import TrainConfig
 from .inject import Factors
 from .objective import Denoiser
 from .preserving import add_preservation
-from .slider_response import Measure, View, measured
+from .slider_response import USED_AT, Measure, View, measured
 
 
 @dataclass(frozen=True)
@@ -31,6 +31,7 @@ class PairSlider:
     choice: LearnSliderPairs
     name = LearnSliderPairs.name
     replays = draws = False
+    used_at = USED_AT
 
     def add_gradient(
         self, config: TrainConfig, factors: Factors, denoiser: Denoiser, x0: Tensor, noise: Tensor, sigma: Tensor,
@@ -74,7 +75,7 @@ class PairSlider:
         self, factors: Factors, denoiser: Denoiser, x0: Tensor, noise: Tensor, sigma: Tensor, conditions: list[Any]
     ) -> list[View]:  # fmt: skip
         """Both noisy pictures, in each of which the network's picture is asked to move along what lies between them."""
-        apart, found = self.choice.guidance * (x0[:, 0] - x0[:, 1]) / 2, []
+        apart, found = self.choice.guidance * (x0[:, 0] - x0[:, 1]), []
         with torch.no_grad(), factors.silence():
             for _, own in self._ends(x0):
                 x_t = denoiser.noised(own, noise, sigma)

@@ -16,6 +16,7 @@ from .inject import Factors
 from .objective import Denoiser
 
 STRENGTHS = (-2.0, -1.5, -1.0, -0.5, 0.5, 1.0, 1.5, 2.0)
+USED_AT = "A slider is for strengths from -2 to 2; the strip of Training Previews shows where pictures change."
 Measure = Callable[[Callable[..., Tensor]], list[float]]  # as `tasks.Measure`
 
 

@@ -30,7 +30,7 @@ class Task(Protocol):
     """Defines what a run minimises; the factors are attached wherever it is asked.
 
     `replays`: steps can be captured in graphs. `draws`: the guided answer and the strength of the LoRA are measured
-    against the pictures of the set, as `guided` and `strengths` do it.
+    against the pictures of the set, as `guided` and `strengths` do it; where not, `used_at` says so.
     """
 
     @property
@@ -43,6 +43,9 @@ class Task(Protocol):
 
     @property
     def draws(self) -> bool: ...
+
+    @property
+    def used_at(self) -> str: ...
 
     def add_gradient(
         self, config: TrainConfig, factors: Factors, denoiser: Denoiser, x0: Tensor, noise: Tensor, sigma: Tensor,
@@ -81,6 +84,7 @@ class Pictures:
     choice: choices.LearnPictures = choices.PICTURES
     name = choices.LearnPictures.name
     replays = draws = True
+    used_at = ""
 
     def add_gradient(self, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor | None]:
         return add_gradient(*args, **kwargs)

@@ -3,13 +3,13 @@ on the demo base.
 
 Each is learned from two subjects with everything on auto. Beside that, an ordinary LoRA learns the pictures that the
 base draws of *more*, captioned as the subjects, in as many steps, and a slider learns pairs of these and what the base
-draws of *less* from the same seeds. All are used at strengths -2 to 2 on four held-out
-prompts, drawn with KSampler at guidance 3, and what the slider is for is measured in the pictures: their brightness, or
-how much redder than blue they are.
+draws of *less* from the same seeds. All are used at strengths -2 to 2 on four held-out prompts, drawn with KSampler at
+CFG 3, and what the slider is for is measured in the pictures: their brightness, or how much redder than blue they are.
 
-`range`: from strength -2 to 2, as a share of what the base makes of the prompts of less and more themselves. `even`:
-the smallest step between neighbouring strengths over the largest. `symmetric`: the shorter way from 0 to a strength and
-to its opposite over the longer. `change`: how far unrelated prompts move at 1 and -1, the mean (0..255).
+`range`: from strength -2 to 2, as a share of what the base makes of the prompts of less and more themselves. `within`:
+the share of it that lies between -1 and 1; 0.5 where all steps are alike. `even`: the smallest step between
+neighbouring strengths over the largest. `symmetric`: the shorter way from 0 to a strength and to its opposite over the
+longer. `change`: how far unrelated prompts move at 1 and -1, the mean (0..255). What they are made of is stored.
 """
 
 from __future__ import annotations
@@ -41,13 +41,14 @@ import nodes
 STORED = Path(__file__).parent / "results" / "slider.jsonl"
 MARKS = "<!-- slider: written by `dev.py bench slider --write` -->\n", "<!-- /slider -->\n"
 STRENGTHS = (-2.0, -1.0, 0.0, 1.0, 2.0)
-OURS, PAIRS, ORDINARY = "LoRA Slider", "LoRA Slider of pictures", "ordinary LoRA of more"
-ROWS = (OURS, PAIRS, ORDINARY)
+PAIRS, ORDINARY = "LoRA Slider of pictures", "ordinary LoRA of more"
+OURS = {"LoRA Slider": 0.5, "LoRA Slider, guidance 0.2": 0.2, "LoRA Slider, guidance 0.1": 0.1}
+ROWS = (*OURS, PAIRS, ORDINARY)
 UNRELATED = (
     "a yellow cross on a striped green background", "a dotted pink square on a black background",
     "a white ring on a blue background", "a black hexagon on a yellow background",
 )  # fmt: skip
-COLUMNS = {"range": 2, "even": 2, "symmetric": 2, "change": 1}
+COLUMNS = {"range": 2, "within": 2, "even": 2, "symmetric": 2, "change": 1}
 
 
 @dataclass(frozen=True)
@@ -91,13 +92,14 @@ def learned(base: Base, way: Way, row: str, seed: int, steps: int) -> File:
     given = dict(model=base.model, clip=base.clip, vae=base.vae)
     subject = "\n".join(way.subjects)
     drawing = dict(seed=1, steps=STEPS, cfg=GUIDANCE, scheduler="simple", resolution=PX, pictures=8)
-    if row == OURS:
-        data = run_node(LoraSlider, **given, more=way.more, less=way.less, subject=subject, guidance=1.0, **drawing)[0]
+    if row in OURS:
+        asked = dict(more=way.more, less=way.less, subject=subject, guidance=OURS[row])
+        data = run_node(LoraSlider, **given, **asked, **drawing)[0]
     else:
         data = pictures(base, way, way.more)
         if row == PAIRS:
             sides = dict(more_pictures=data, less_pictures=pictures(base, way, way.less))
-            data = run_node(LoraSlider, **given, more="", less="", subject="", guidance=1.0, **drawing, **sides)[0]
+            data = run_node(LoraSlider, **given, more="", less="", subject="", guidance=0.5, **drawing, **sides)[0]
     auto = dict(alpha=0.0, learning_rate=0.0, targets="auto", accumulation=1, batch_size=1, rank=8)
     run = dict(run_name="slider", resume="start over", gradient_checkpointing=False, steps=steps, seed=seed)
     return run_node(TrainLora, **given, dataset=data, **auto, **run)[0]
@@ -112,7 +114,8 @@ def pictures(base: Base, way: Way, word: str) -> Any:
     return run_node(LoraDataset, **same, images=images, captions=captions)[0]
 
 
-def figures(base: Base, way: Way, file: File) -> dict[str, float]:
+def measured(base: Base, way: Way, file: File) -> dict[str, Any]:
+    """Where pictures are at each strength and by the prompts of less and of more, and how far unrelated ones move."""
     shown, plain = [" ".join(text.format("").split()) for text in way.held], drawn(base, base.model, UNRELATED)
     weights, places, moved = torch.tensor(way.channels), [], []
 
@@ -127,10 +130,16 @@ def figures(base: Base, way: Way, file: File) -> dict[str, float]:
         if abs(strength) == 1:
             moved.append(255 * float((drawn(base, model, UNRELATED) - plain).abs().mean()))
     ends = [value(base.model, [text.format(word) for text in way.held]) for word in (way.less, way.more)]
+    return {"places": places, "ends": ends, "moved": moved}
+
+
+def figures(places: Sequence[float], ends: Sequence[float], moved: Sequence[float]) -> dict[str, float]:
     steps, middle = [b - a for a, b in pairwise(places)], places[len(places) // 2]
     ways = [sorted((middle - places[-1 - at], places[at] - middle)) for at in (3, 4)]
+    whole = places[-1] - places[0]
     return {
-        "range": (places[-1] - places[0]) / (ends[1] - ends[0]), "even": max(min(steps), 0) / max(*steps, 1e-9),
+        "range": whole / (ends[1] - ends[0]), "within": (places[3] - places[1]) / whole,
+        "even": max(min(steps), 0) / max(*steps, 1e-9),
         "symmetric": min(max(short, 0) / max(long, 1e-9) for short, long in ways), "change": mean(moved),
     }  # fmt: skip
 
@@ -139,7 +148,7 @@ def lines(found: Sequence[Mapping[str, Any]]) -> tuple[tuple[str, ...], list[tup
     rows = []
     for name in WAYS:
         for row in ROWS:
-            own = [each["figures"] for each in found if (each["slider"], each["row"]) == (name, row)]
+            own = [figures(**each["found"]) for each in found if (each["slider"], each["row"]) == (name, row)]
             if own:
                 cells = (_cell([each[column] for each in own], digits) for column, digits in COLUMNS.items())
                 rows.append((f"{name}, {row}", *cells, str(len(own))))
@@ -163,7 +172,7 @@ def publish() -> None:
 
 def main() -> None:
     parser = arguments(__doc__)
-    parser.set_defaults(rounds=2)
+    parser.set_defaults(rounds=3)
     parser.add_argument("--steps", type=int, default=200, help="of every run (%(default)s)")
     parser.add_argument("--into", type=Path, default=STORED, metavar="FILE", help="where results are written to")
     parser.add_argument("--write", action="store_true", help="write docs/figures.md from what is stored; runs nothing")
@@ -177,7 +186,7 @@ def main() -> None:
                 key = {"slider": name, "row": row, "seed": seed}
                 if any(key.items() <= each.items() for each in found):
                     continue
-                found.append(key | {"figures": figures(base, way, learned(base, way, row, seed, options.steps))})
+                found.append(key | {"found": measured(base, way, learned(base, way, row, seed, options.steps))})
                 with options.into.open("a", encoding="ascii") as file:
                     file.write(json.dumps(found[-1]) + "\n")
     table("sliders on the demo base", *lines(found))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
@@ -18,6 +19,7 @@ from lora_loom.lora_core.data.slider import Texts, slider_of
 from lora_loom.lora_core.data.task import LearnSliderPairs
 from lora_loom.lora_core.drawing.sheet import SheetRow, sheet
 from lora_loom.lora_core.training.config import Validation
+from lora_loom.lora_core.training.slider_strip import where
 from lora_loom.nodes.bridge.host.node_outputs import as_picture
 from lora_loom.nodes.previews import TrainingPreviews
 from lora_loom.nodes.slider import LoraSlider
@@ -125,8 +127,22 @@ def test_previews_are_strips_over_strengths(models, runs):
     )
     page = np.asarray(Image.open(next(runs.rglob(f"step_{STEPS:06d}.png"))).convert("RGB"))
     assert page.shape == wanted.shape and np.abs(page.astype(int) - wanted).max() <= 3
-    assert np.abs(found.sheet[0].numpy() * 255 - page).max() < 0.6
+    assert np.abs(found.sheet[0].numpy() * 255 - page).max() < 0.6 and where([[each] for each in drawn])[:40] in found.report
     assert all(np.abs(np.asarray(a).astype(int) - np.asarray(b)).max() > 2 for a, b in pairwise(drawn))
+
+
+@pytest.mark.parametrize(
+    ("places", "said"),
+    [
+        ((0, 10, 20, 30, 40), "all the way from -2 to 2: 25 % of the change lies below -1, 50 % .* (25 % below 0), 25 %"),
+        ((38, 38, 78, 120, 118), "hardly change beyond -1 and 1: 0 % .* 98 % .* (48 % below 0), 2 % .* half the guid"),
+        ((0, 50, 55, 60, 110), "most beyond -1 and 1: 45 % .* Raise the guidance"),
+        ((5, 5, 5, 5, 5), ""),
+    ],
+)
+def test_where_pictures_change(places: tuple[int, ...], said: str):
+    columns = [[Image.new("RGB", (4, 4), (place,) * 3), Image.new("RGB", (4, 4))] for place in places]
+    assert re.search(re.sub(r"([()])", r"\\\1", said), where(columns)) if said else not where(columns)
 
 
 @torch.inference_mode()
@@ -168,7 +184,7 @@ def test_pairs_are_found_by_name(tmp_path: Path) -> None:
         ("more", f"a street {name}") for name in "abd"
     ]
     assert all(float((each.pixels - each.partner.pixels).mean()) > 0.2 for each in data.examples)
-    assert report.startswith("a slider that draws the pictures with more at 0.5 and those with less at -0.5\n3 pairs")
+    assert report.startswith("a slider that draws the pictures with more at 0.25 and those with less at -0.25\n3 pairs")
     assert "left out c.png: no picture with more has its name" in report
 
 
@@ -201,7 +217,7 @@ def test_a_run_of_pairs(models, pairs: Any, runs: Path) -> None:
         made = train(trio, pairs, batch_size=1, learning_rate=2e-3, validation=watched, previews=previews)
     assert sizes and set(sizes) <= {1, 2}
     assert "It moves the model's answer" in made.report or "The slider does not move" in made.report
-    assert "No strength is suggested: the run learns from slider pictures" in made.report
+    assert "A slider is for strengths from -2 to 2" in made.report and "No strength" not in made.report
     recipe = json.loads(made.adapter.metadata["lora_loom.settings"])
     assert recipe["dataset"]["task"] == {"name": "slider pictures", "guidance": 2.0}
     assert recipe["dataset"]["count"] == 6, "both sides are learned from"

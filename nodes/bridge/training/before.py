@@ -94,8 +94,9 @@ def _chosen(asked: Mapping[str, Sequence[str]], found: ModelFile) -> dict[str, A
     optimizer = OptimizerConfig(name, "constant") if name in OPTIMIZERS else OptimizerConfig()
     family = found.family.preset_name
     preset = preset_of(family)
-    quiet, triggers = _choice(asked, "quiet", (OFF, *QUIET)), any(map(str.strip, asked.get("trigger", ())))
-    quieted = goes_quiet(quiet, family, triggers)
+    quiet, learns = _choice(asked, "quiet", (OFF, *QUIET)), _choice(asked, "learns", ("pictures", "other"))
+    triggers = any(map(str.strip, asked.get("trigger", ())))
+    quieted = goes_quiet(quiet, family, triggers and learns == "pictures")
     chosen = choose(family, targets, int(rank), alpha, rate, law, shift, optimizer, quiet=quieted)
     return {
         "family": family, "resolution": preset.resolution, "evidence": preset.evidence, "values": chosen.values(),

@@ -21,6 +21,7 @@ from ....lora_core.ranks.group import here
 from ....lora_core.runs import kept_picture
 from ....lora_core.runs.kept_picture import KINDS, Part
 from ....lora_core.stored import as_text, stored
+from ....lora_core.training.slider_strip import where
 from ....lora_core.training.state import TrainState
 from ..host.node_outputs import as_picture
 from ..host.wires import Clip, Model, Vae
@@ -179,6 +180,7 @@ class Previewer:
         self.folder, self.last, self.progress = folder, last, progress
         self.base: list[Image.Image] = []
         self.sheet: Image.Image | None = None
+        self.where = ""  # a slider's pictures change, as `slider_strip.where` says it
 
     def begin(self, again: bool) -> None:
         """Show where the run starts: with the base model, or with what a run that goes on had not shown yet."""
@@ -288,6 +290,7 @@ class Previewer:
         columns = [next(trained) if each else self.base for each in times]
         labels = [f"{each * self._asked.previews.strength:g}" for each in times]
         prompts = [prompt for row in self._asked.rows for prompt in row]
+        self.where = where(columns) if pictures else ""
         rows = [
             SheetRow(prompt, list(own), labels) for prompt, own in zip(prompts, zip(*columns, strict=True), strict=True)
         ]

@@ -115,7 +115,7 @@ def _again(order: Order, folder: Path, told: Finished, charts: Image.Image, shee
     log.info("%s was finished before", folder.name)
     order.progress.at(folder, told.losses)
     on_node = _ended(order.progress, told, folder)
-    outcome = {"report": told.report, "charts": charts, "sheet": sheet, "chosen": order.run.chosen}
+    outcome = {"report": told.report, "charts": charts, "sheet": previewer.sheet, "chosen": order.run.chosen}
     return Trained(adapter, told.losses, folder, on_node, **outcome)
 
 
@@ -253,16 +253,16 @@ def _run(order: Order, work: Prepared, kept: RunFolder) -> Trained:
         tell(progress, f"warning: {problem}")
     else:
         kept.finish()
-    return by_first_rank(lambda: _outcome(order, work, kept, watch, unmoved, problem, previewer.sheet), work.adapter)
+    return by_first_rank(lambda: _outcome(order, work, kept, watch, unmoved, problem, previewer), work.adapter)
 
 
 def _outcome(
     order: Order, work: Prepared, kept: RunFolder, watch: Watch, unmoved: Unmoved, problem: str,
-    sheet: Image.Image | None,
+    previewer: Previewer,
 ) -> Trained:  # fmt: skip
     """Return what comes out of a run at its end; kept, so that the same run is not made again."""
     state, progress = work.state, order.progress
-    adapter, (report, charts) = watch.result(), watch.report_and_charts(unmoved.sentence)
+    adapter, (report, charts) = watch.result(), watch.report_and_charts(unmoved.sentence, previewer.where)
     report = f"{problem}\n\n{report}" if problem else report
     said = summary(state, adapter, report, watch.said)
     kept_step = int(adapter.metadata["ss_steps"])
@@ -271,7 +271,7 @@ def _outcome(
     if not problem:
         earlier_result.keep(order, kept, told, adapter, charts)
     on_node = _ended(progress, told, kept.path, problem)
-    outcome = {"report": report, "charts": charts, "sheet": sheet, "chosen": order.run.chosen}
+    outcome = {"report": report, "charts": charts, "sheet": previewer.sheet, "chosen": order.run.chosen}
     return Trained(adapter, told.losses, kept.path, on_node, **outcome)
 
 

@@ -23,7 +23,7 @@ def measured(
     """Return the curve of a run at its end, and what the report says of it; None and the reason where there is nothing
     to measure it with."""
     if not task.draws:
-        return None, _none(f"the run learns from {task.name}, and is not measured against pictures")
+        return None, task.used_at
     if not chosen.held_out:
         return None, _none("no picture is held out")
     if not neutral:

@@ -20,7 +20,7 @@ from lora_loom.lora_core.training.tasks import task_of
 from lora_loom.lora_core.training.validation import Draw
 from torch import Tensor
 
-TASK = PairSlider(LearnSliderPairs(2.0))
+TASK = PairSlider(LearnSliderPairs(1.0))
 PLAIN = replace(CONFIG, objective=ObjectiveConfig(), caption_dropout=0.0, accumulation=1)
 TOLD = [1.0, -2.0]
 
@@ -60,7 +60,7 @@ def test_the_loss_is_the_papers_at_the_strength_of_the_guidance():
     wanted = (double.apart(0.5, 0) + double.apart(-0.5, 1)) / 2
     torch.testing.assert_close(found, wanted, rtol=1e-6, atol=0)
     assert change is None and float((wanted - (double.apart(-0.5, 0) + double.apart(0.5, 1)) / 2).abs().min()) > 1e-3
-    assert task_of(LearnSliderPairs(2.0)) == TASK
+    assert task_of(LearnSliderPairs(1.0)) == TASK
 
 
 def test_its_gradient_is_that_of_its_loss():

@@ -70,6 +70,8 @@ def test_what_auto_stands_for_and_the_pictures(folder: Path) -> None:
     for quiet, rate in (("auto", "0.009"), ("off", "0.003"), ("directions", "0.009")):
         assert foreseen({**asked, "quiet": [quiet]})["values"]["learning_rate"] == rate
     assert foreseen({**DEMO, "quiet": ["auto"]})["values"]["learning_rate"] == "0.003", "there is no trigger"
+    pairs = foreseen({**asked, "quiet": ["auto"], "learns": ["other"]})
+    assert pairs["values"]["learning_rate"] == "0.003", "of preference pairs and sliders"
 
 
 @pytest.mark.parametrize(

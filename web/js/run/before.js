@@ -7,6 +7,7 @@ const DATASET = "LORALOOM_DATASET"
 const MOST = 16 // data sets, as the server counts them
 const OWN = ["rank", "alpha", "learning_rate", "targets"]
 const QUIET = "quiet" // which decides the learning rate of auto
+const OTHER = ["LoraLoom_PreferencePairs", "LoraLoom_Slider"] // of which a run learns anything but pictures
 
 /** The question about a node, as the query of a request. */
 export function questionOf(node) {
@@ -19,6 +20,7 @@ export function questionOf(node) {
   for (const name of ["timesteps", "shift"]) query.append(name, valueOf(objective, name))
   const optimizer = sourcesOfType(node, "LORALOOM_OPTIMIZER")[0]
   if (optimizer) query.append("optimizer", valueOf(optimizer, "optimizer"))
+  if (behind(node).some((each) => OTHER.includes(each.comfyClass))) query.append("learns", "other")
   for (const set of readable(node)) {
     for (const name of ["folder", "trigger", "masks"]) query.append(name, valueOf(set, name) ?? "")
   }
@@ -31,13 +33,18 @@ export async function ask(question) {
 }
 
 /** The data sets of a node, through those that are combined. */
-export function dataSets(node, found = new Set()) {
+export function dataSets(node) {
+  return behind(node).filter((each) => each.comfyClass === "LoraLoom_Dataset")
+}
+
+/** All nodes that the data set of a node passes through. */
+function behind(node, found = new Set()) {
   for (const each of sourcesOfType(node, DATASET)) {
     if (found.has(each) || found.size > 2 * MOST) continue
     found.add(each)
-    dataSets(each, found)
+    behind(each, found)
   }
-  return [...found].filter((each) => each.comfyClass === "LoraLoom_Dataset")
+  return [...found]
 }
 
 /** Whether a data set is of pictures that other nodes make, which nobody can count before they are made. */
