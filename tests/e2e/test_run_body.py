@@ -67,6 +67,11 @@ TO_UNDO = f"""() => {{ // what of the node would be a step to undo
 }}"""
 
 
+FROM_SLIDER = f"""() => {{
+    const [node, slider] = [({NODE})(), LiteGraph.createNode("LoraLoom_Slider")]
+    app.graph.add(slider)
+    slider.connect(0, node, node.findInputSlot("dataset"))
+}}"""
 NEARER = """() => {
     const { canvas } = app
     if (canvas.ds.scale < 1) {
@@ -123,6 +128,8 @@ def test_before_a_run(front: FrontEnd, vue: bool) -> None:
     says(front, "demo base.*your own: rank 6", "plan")
     front.page.evaluate(f"() => ({NODE})().disconnectInput(0)")
     says(front, "auto is chosen for the model when the run starts", "plan")
+    front.page.evaluate(FROM_SLIDER)
+    says(front, "8, drawn by the base model.*each about 2.5 times", "plan")
 
 
 def test_a_run_is_watched_left_and_come_back_to(

@@ -7,7 +7,8 @@ const DATASET = "LORALOOM_DATASET"
 const MOST = 16 // data sets, as the server counts them
 const OWN = ["rank", "alpha", "learning_rate", "targets"]
 const QUIET = "quiet" // which decides the learning rate of auto
-const OTHER = ["LoraLoom_PreferencePairs", "LoraLoom_Slider"] // of which a run learns anything but pictures
+const SLIDER = "LoraLoom_Slider"
+const OTHER = ["LoraLoom_PreferencePairs", SLIDER] // of which a run learns anything but pictures
 
 /** The question about a node, as the query of a request. */
 export function questionOf(node) {
@@ -20,7 +21,7 @@ export function questionOf(node) {
   for (const name of ["timesteps", "shift"]) query.append(name, valueOf(objective, name))
   const optimizer = sourcesOfType(node, "LORALOOM_OPTIMIZER")[0]
   if (optimizer) query.append("optimizer", valueOf(optimizer, "optimizer"))
-  if (behind(node).some((each) => OTHER.includes(each.comfyClass))) query.append("learns", "other")
+  if (learnsOther(node)) query.append("learns", "other")
   for (const set of readable(node)) {
     for (const name of ["folder", "trigger", "masks"]) query.append(name, valueOf(set, name) ?? "")
   }
@@ -35,6 +36,16 @@ export async function ask(question) {
 /** The data sets of a node, through those that are combined. */
 export function dataSets(node) {
   return behind(node).filter((each) => each.comfyClass === "LoraLoom_Dataset")
+}
+
+/** Whether a run learns from pairs of pictures or of prompts. */
+export function learnsOther(node) {
+  return behind(node).some((each) => OTHER.includes(each.comfyClass))
+}
+
+/** The LoRA Slider whose pictures the base model draws, where a node learns from one. */
+export function drawnBy(node) {
+  return dataSets(node).length ? undefined : behind(node).find((each) => each.comfyClass === SLIDER)
 }
 
 /** All nodes that the data set of a node passes through. */

@@ -2,7 +2,7 @@
 
 import { valueOf } from "../page/sources.js"
 import { phrase, word } from "../page/words.js"
-import { dataSets, isConnected } from "./before.js"
+import { dataSets, drawnBy, isConnected, learnsOther } from "./before.js"
 
 const GB = 2 ** 30
 const SETTINGS = { // that auto may choose, beside the targets
@@ -31,7 +31,11 @@ function recipe(node, { family, values, automatic, evidence }) {
 
 /** Counts, how often each is seen, and a size that does not suit the model. */
 function pictures(node, { folders, family, resolution }) {
-  const sets = dataSets(node)
+  const [sets, slider] = [dataSets(node), drawnBy(node)]
+  if (slider) {
+    const count = valueOf(slider, "pictures")
+    return [[word("Pictures"), word("{count}, drawn by the base model", { count })], seen(node, count)]
+  }
   if (!sets.length) return [[word("Pictures"), word("connect a LoRA Dataset"), { warn: true }]]
   if (folders.some(({ fault }) => fault)) {
     return [[word("Pictures"), word("the folder is not there, or has no pictures that can be read"), { warn: true }]]
@@ -40,7 +44,7 @@ function pictures(node, { folders, family, resolution }) {
   const sum = (name) => folders.reduce((total, each) => total + each[name], 0)
   const [captioned, bare, left] = [sum("captioned"), sum("bare"), sum("left_out")]
   const lines = [[word("Pictures"), counted(captioned, bare, left), { warn: bare > 0 || left > 0 }]]
-  if (captioned + bare) lines.push(seen(node, captioned + bare))
+  if (captioned + bare) lines.push(seen(node, (captioned + bare) / (learnsOther(node) ? 2 : 1)))
   const small = Math.min(...sets.map((set) => valueOf(set, "resolution")))
   if (family && small < 0.75 * resolution) {
     const usual = word("{small} px, where {family} is usually trained at {resolution}", { small, family, resolution })
