@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
 
 import pytest
-from benchmarks import _health, _joined_page
+from benchmarks import _health, _joined_page, _preference_page, _slider_page
 from benchmarks._publish import FIGURES, README, ROW, STORED, pages
 from benchmarks._results import BEST, DEFAULT, LOUD, NATIVE, Cost, Marks, Result, Results, append
 from benchmarks._tables import best_rates, by_seed, costs, goals, means, with_best
@@ -26,21 +27,18 @@ def test_pages_say_what_was_measured() -> None:
         assert path.read_text("utf-8") == text, f"{path.name}: write it with `dev.py bench learn --write`"
 
 
-def test_what_was_measured_of_two_concepts_is_told(tmp_path: Path) -> None:
-    page = tmp_path / "figures.md"
-    page.write_text(FIGURES.read_text("utf-8"), encoding="utf-8")
-    _joined_page.publish(page=page)
-    assert page.read_text("utf-8") == FIGURES.read_text("utf-8"), "write it with `dev.py bench learn --joined --write`"
+@pytest.mark.parametrize("bench", [_joined_page, _health, _slider_page, _preference_page])
+def test_other_benches_say_what_was_measured(bench: ModuleType) -> None:
+    assert bench.page() == FIGURES.read_text("utf-8"), "write it with `dev.py bench` and --write"
+
+
+def test_what_was_measured_of_two_concepts_is_told() -> None:
     figures = [
         {"row": "ours", "pair": ["heart", "lined"], "seed": s, "figures": {"a": {"overlap": o}, "b": {"overlap": 0.2}}}
         for s, o in ((0, 0.4), (1, 0.8))
     ]
     (cells,) = [row for row in _joined_page.lines(figures, ("heart", "lined"))[1] if row[0] == "ours"]
     assert cells[:3] == ["ours", "2", "0.40 [0.30..0.50]"] and set(cells[3:]) == {""}
-
-
-def test_figures_of_repaired_loras_are_those_that_were_measured() -> None:
-    assert _health.page() == FIGURES.read_text("utf-8"), "write it with `dev.py bench health --write`"
 
 
 def test_results_are_read_back(tmp_path: Path) -> None:

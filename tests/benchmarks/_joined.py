@@ -10,7 +10,6 @@ none, over that under the own.
 
 from __future__ import annotations
 
-import json
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,9 +21,10 @@ from typing import Any
 import comfy.model_management
 import torch
 from _measure import table
+from benchmarks import _part
 from benchmarks._concepts import CONCEPTS, Concept
 from benchmarks._exam import PICTURES, PROMPTS, Exam, Neutral, texts
-from benchmarks._joined_page import APART, BASE, EACH, JOINED, LOUD, NATIVE, PAIRS, STORED, lines, publish, read
+from benchmarks._joined_page import APART, BASE, EACH, JOINED, LOUD, NATIVE, PAIRS, STORED, lines, page
 from benchmarks._judge import judge
 from benchmarks._learners import Base, File, Task, load_base, native, ours
 from benchmarks._rows import AS_IN_0_1_0
@@ -96,14 +96,13 @@ class Joined:
         self.asked, self.task = cache(self._asked), cache(self._task)
 
     def run(self, row: str, pair: tuple[str, str], seed: int) -> None:
-        if any((each["row"], tuple(each["pair"]), each["seed"]) == (row, pair, seed) for each in read(self.into)):
+        if any((each["row"], tuple(each["pair"]), each["seed"]) == (row, pair, seed) for each in _part.read(self.into)):
             return
         torch.manual_seed(seed)
         files = LEARNERS[row](self, pair, seed)
         found = [self._figures(one, other, file) for one, other, file in zip(pair, pair[::-1], files, strict=True)]
         line = {"row": row, "pair": list(pair), "seed": seed, "figures": dict(zip(pair, found, strict=True))}
-        with self.into.open("a", encoding="ascii") as file:
-            file.write(json.dumps(line) + "\n")
+        _part.add(self.into, line)
         print(f"  {' + '.join(pair)}, {row}, seed {seed}: overlap {mean(f['overlap'] for f in found):.2f}", flush=True)
 
     def _figures(self, one: str, other: str, file: File | None) -> Figures:
@@ -111,7 +110,9 @@ class Joined:
         if file is None:
             marks = asked.exam.references()[BASE]
             return _rounded(vars(marks) | asked.figures(self.base.model, {}))
-        known = next(each for each in read(self.into) if each["row"] == BASE and set(each["pair"]) == {one, other})
+        known = next(
+            each for each in _part.read(self.into) if each["row"] == BASE and set(each["pair"]) == {one, other}
+        )
         model = run_node(LoraModelLoader, model=self.base.model, lora=file, strength_model=1.0)[0]
         return _rounded(vars(asked.exam.marks(file)) | asked.figures(model, known["figures"][one]))
 
@@ -161,13 +162,13 @@ def _rounded(figures: Figures) -> Figures:
 
 def show(path: Path) -> None:
     for pair in PAIRS:
-        table(" + ".join(pair), *lines(read(path), pair))
+        table(" + ".join(pair), *lines(_part.read(path), pair))
 
 
 def main(options: Any) -> None:
     """Take the options of `learn`: measure into a file, or write docs/figures.md from what is stored."""
     if options.write:
-        return publish()
+        return _part.publish(page())
     into = options.into or STORED
     if not options.stored:
         with tempfile.TemporaryDirectory() as folder:

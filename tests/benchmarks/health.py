@@ -10,7 +10,6 @@ of JSON each.
 
 from __future__ import annotations
 
-import json
 import tempfile
 from collections.abc import Callable
 from dataclasses import asdict
@@ -19,9 +18,10 @@ from pathlib import Path
 import _comfy  # noqa: F401  first: makes comfy importable
 import torch
 from _measure import arguments, begin, table
+from benchmarks import _part
 from benchmarks._concepts import CONCEPTS, Concept
 from benchmarks._exam import Exam, Neutral
-from benchmarks._health import lines, publish
+from benchmarks._health import lines, page
 from benchmarks._learners import Base, Task, load_base, ours
 from benchmarks._results import BASE
 from benchmarks._rows import AS_IN_0_1_0
@@ -100,8 +100,7 @@ class Ward:
         marks = exam.references()[BASE] if adapter is None else exam.marks(as_lora_model(adapter))
         apart = Moved.between(sound.layers, adapter.layers, ()).distance if adapter is not None and sound else 0.0
         found = {name: round(value, 4) for name, value in {**asdict(marks), "distance": apart}.items()}
-        with self.into.open("a", encoding="ascii") as file:
-            file.write(json.dumps({"row": row, "concept": concept.word, "seed": seed, **found}) + "\n")
+        _part.add(self.into, {"row": row, "concept": concept.word, "seed": seed, **found})
         print(f"  {concept.word}, seed {seed}, {row}: {found}", flush=True)
 
 
@@ -113,7 +112,7 @@ def main() -> None:
     parser.add_argument("--write", action="store_true", help="write docs/figures.md from what is stored")
     options = begin(parser)
     if options.write:
-        return publish()
+        return _part.publish(page())
     with tempfile.TemporaryDirectory() as folder:
         into = options.into or Path(folder, "results.jsonl")
         ward = Ward(into, Path(folder), options.steps)

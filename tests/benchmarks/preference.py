@@ -1,8 +1,10 @@
-"""Measures what LoRA Preference Pairs teaches: pairs of a large and a small shape, on the demo base.
+"""Measures what LoRA Preference Pairs teaches: pairs of which the slightly larger shape is liked, on the demo base.
 
-A pair is a plain shape of the base's language drawn large (liked) and small (disliked), with one caption that says
-nothing of size. 32 pairs are learned in as many steps as `--steps`, at equal pictures in each, with Train LoRA on auto:
-as pairs at several beta, and, beside that, the liked pictures alone as an ordinary data set.
+A pair is a plain shape of the base's language drawn a little larger (liked) and a little smaller (disliked) than a size
+that is anywhere, with one caption that says nothing of it: liked pictures alone are as large as disliked ones nearly,
+and only the pairs tell what is liked. 32 pairs are learned in as many steps as `--steps`, at equal pictures in each,
+with Train LoRA on auto: as pairs at several beta, and, beside that, the liked pictures alone as an ordinary data set;
+and the same again with a quarter of the pairs swapped, as people do not agree.
 
 `win rate` is that of 32 held-out pairs, by losses of the velocity at fixed noise and 8 levels spread evenly. `size` is
 how much of a drawn picture the shape covers, over that of the base's picture for the same prompt and seed; `clean`
@@ -12,23 +14,22 @@ held-out prompts drawn with KSampler at guidance 3. `liked` is the loss of the h
 
 from __future__ import annotations
 
-import json
 import random
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from statistics import mean
 from typing import Any
 
 import _comfy  # noqa: F401  first: makes comfy importable
 import comfy.model_management
 import torch
 from _measure import arguments, begin, table
+from benchmarks import _part
 from benchmarks._concepts import PX
 from benchmarks._exam import GUIDANCE, LEVELS, STEPS, texts
 from benchmarks._learners import Base, File, encoded, load_base
-from benchmarks._publish import FIGURES, markdown
+from benchmarks._preference_page import BASE, ROWS, STORED, lines, page
 from comfy_extras.nodes_train import LoraModelLoader
 from demo import shapes
 from demo.shapes import Scene
@@ -40,13 +41,8 @@ from torch import Tensor
 
 import nodes
 
-STORED = Path(__file__).parent / "results" / "preference.jsonl"
-MARKS = "<!-- preference: written by `dev.py bench preference --write` -->\n", "<!-- /preference -->\n"
-LARGE, SMALL = 0.72, 0.55
+SIZES, APART = (0.45, 0.75), 0.08  # of a pair's middle, and of its pictures
 LEARNED, HELD, PROMPTS = 32, 32, 24
-BASE, LIKED = "base", "the liked pictures alone"
-ROWS: Mapping[str, float] = {LIKED: 0.0, **{f"pairs, beta {beta}": float(beta) for beta in (500, 2000, 8000)}}
-COLUMNS = {"wins": ("win rate, %", 0), "size": ("size", 2), "clean": ("clean, %", 1), "liked": ("liked", 3)}
 
 
 def scenes(seed: str, count: int) -> list[Scene]:
@@ -57,8 +53,10 @@ def scenes(seed: str, count: int) -> list[Scene]:
     return found
 
 
-def sized(scene: Scene) -> tuple[Tensor, Tensor]:
-    return tuple(shapes.draw(replace(scene, size=size), PX, PX) for size in (LARGE, SMALL))
+def sized(scene: Scene, number: int) -> tuple[Tensor, Tensor]:
+    """The liked and the disliked picture: the larger and the smaller one of a pair whose middle is anywhere."""
+    middle = random.Random(f"{number}").uniform(*SIZES)
+    return tuple(shapes.draw(replace(scene, size=middle + apart / 2), PX, PX) for apart in (APART, -APART))
 
 
 @dataclass(frozen=True)
@@ -74,7 +72,7 @@ class Exam:
     @classmethod
     def of(cls, base: Base) -> Exam:
         held = scenes("held out", HELD)
-        liked, disliked = zip(*map(sized, held), strict=True)
+        liked, disliked = zip(*(sized(each, 1000 + number) for number, each in enumerate(held)), strict=True)
         latents = encoded(base.vae, torch.stack([*liked, *disliked]).movedim(1, -1))
         plain = cls(base, held, latents, torch.zeros(2, HELD), 1.0)
         own = replace(plain, before=plain._losses(base.model))
@@ -122,13 +120,15 @@ class Exam:
         return float((far[:, 0] < far[:, 1]).float().mean()), float((far.amin(1) < 0.15).float().mean())
 
 
-def written(folder: Path) -> tuple[Any, Any]:
-    """The two data sets."""
+def written(folder: Path, swapped: bool) -> tuple[Any, Any]:
+    """The two data sets, each fourth pair swapped if so."""
+    folder.mkdir()
     sides = folder / "liked", folder / "disliked"
     for side in sides:
         side.mkdir()
     for number, scene in enumerate(scenes("training", LEARNED)):
-        for side, picture in zip(sides, sized(scene), strict=True):
+        order = reversed(sides) if swapped and not number % 4 else sides
+        for side, picture in zip(order, sized(scene, number), strict=True):
             shapes.write_png(picture, side / f"{number:03d}.png")
             (side / f"{number:03d}.txt").write_text(shapes.caption(scene), encoding="ascii")
     read = [run_node(LoraDataset, folder=str(side), trigger="", resolution=PX, repeats=1)[0] for side in sides]
@@ -148,55 +148,28 @@ def measure(into: Path, steps: int, seeds: Sequence[int]) -> None:
     base = load_base()
     exam = Exam.of(base)
     with tempfile.TemporaryDirectory() as folder:
-        sets = written(Path(folder))
-        jobs = [(BASE, 0.0, 0), *((row, beta, seed) for seed in seeds for row, beta in ROWS.items())]
-        for row, beta, seed in jobs:
-            if any((each["row"], each["seed"], each["steps"]) == (row, seed, steps) for each in read(into)):
+        sets = {swapped: written(Path(folder) / str(swapped), swapped) for swapped in (False, True)}
+        jobs = [(BASE, 0.0, False, 0), *((row, *own, seed) for seed in seeds for row, own in ROWS.items())]
+        for row, beta, swapped, seed in jobs:
+            if any((each["row"], each["seed"], each["steps"]) == (row, seed, steps) for each in _part.read(into)):
                 continue
-            figures = exam.figures(None if row == BASE else learned(base, sets, beta, seed, steps))
+            figures = exam.figures(None if row == BASE else learned(base, sets[swapped], beta, seed, steps))
             line = {"row": row, "seed": seed, "steps": steps, "figures": {k: round(v, 4) for k, v in figures.items()}}
-            with into.open("a", encoding="ascii") as file:
-                file.write(json.dumps(line) + "\n")
+            _part.add(into, line)
             print(f"  {row}, seed {seed}: {line['figures']}", flush=True)
-
-
-def read(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_text("ascii").splitlines()] if path.exists() else []
-
-
-def lines(found: Sequence[Mapping[str, Any]]) -> tuple[Sequence[str], list[list[str]]]:
-    """Means, with the least and the most of the seeds."""
-    rows = []
-    for name in (BASE, *ROWS):
-        runs = [each["figures"] for each in found if each["row"] == name]
-        if runs:
-            cells = [_cell([run[key] for run in runs], digits) for key, (_, digits) in COLUMNS.items()]
-            rows.append([name, str(len(runs)) if name != BASE else "", *cells])
-    return ("", "seeds", *(title for title, _ in COLUMNS.values())), rows
-
-
-def _cell(values: Sequence[float], digits: int) -> str:
-    spread = f" [{min(values):.{digits}f}..{max(values):.{digits}f}]" if len(values) > 1 else ""
-    return f"{mean(values):.{digits}f}{spread}"
-
-
-def publish(stored: Path, page: Path) -> None:
-    before, _, rest = page.read_text("utf-8").partition(MARKS[0])
-    text = f"{before}{MARKS[0]}\n{markdown(*lines(read(stored)))}\n\n{MARKS[1]}{rest.partition(MARKS[1])[2]}"
-    page.write_text(text, encoding="utf-8", newline="\n")
 
 
 def main() -> None:
     parser = arguments(__doc__)
     parser.add_argument("--steps", type=int, default=200, help="of every run (%(default)s)")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1], help="of the runs (%(default)s)")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="of the runs (%(default)s)")
     parser.add_argument("--into", type=Path, metavar="FILE", default=STORED, help="where results are written to")
     parser.add_argument("--write", action="store_true", help="write docs/figures.md from what is stored")
     options = begin(parser)
     if options.write:
-        return publish(STORED, FIGURES)
+        return _part.publish(page())
     measure(options.into, options.steps, options.seeds[: 1 if options.quick else None])
-    table("preference", *lines(read(options.into)))
+    table("preference", *lines(_part.read(options.into)))
 
 
 if __name__ == "__main__":

@@ -14,21 +14,19 @@ longer. `change`: how far unrelated prompts move at 1 and -1, the mean (0..255).
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
-from statistics import mean
 from typing import Any
 
 import _comfy  # noqa: F401  first: makes comfy importable
 import torch
 from _measure import arguments, begin, table
+from benchmarks import _part
 from benchmarks._concepts import PX
 from benchmarks._exam import GUIDANCE, STEPS
 from benchmarks._learners import Base, File, load_base
-from benchmarks._publish import FIGURES, markdown
+from benchmarks._slider_page import OURS, PAIRS, ROWS, STORED, lines, page
 from comfy_extras.nodes_train import LoraModelLoader
 from harness.calls import encode, run_node
 from lora_loom.nodes.dataset import LoraDataset
@@ -38,17 +36,11 @@ from torch import Tensor
 
 import nodes
 
-STORED = Path(__file__).parent / "results" / "slider.jsonl"
-MARKS = "<!-- slider: written by `dev.py bench slider --write` -->\n", "<!-- /slider -->\n"
 STRENGTHS = (-2.0, -1.0, 0.0, 1.0, 2.0)
-PAIRS, ORDINARY = "LoRA Slider of pictures", "ordinary LoRA of more"
-OURS = {"LoRA Slider": 0.5, "LoRA Slider, guidance 0.2": 0.2, "LoRA Slider, guidance 0.1": 0.1}
-ROWS = (*OURS, PAIRS, ORDINARY)
 UNRELATED = (
     "a yellow cross on a striped green background", "a dotted pink square on a black background",
     "a white ring on a blue background", "a black hexagon on a yellow background",
 )  # fmt: skip
-COLUMNS = {"range": 2, "within": 2, "even": 2, "symmetric": 2, "change": 1}
 
 
 @dataclass(frozen=True)
@@ -133,43 +125,6 @@ def measured(base: Base, way: Way, file: File) -> dict[str, Any]:
     return {"places": places, "ends": ends, "moved": moved}
 
 
-def figures(places: Sequence[float], ends: Sequence[float], moved: Sequence[float]) -> dict[str, float]:
-    steps, middle = [b - a for a, b in pairwise(places)], places[len(places) // 2]
-    ways = [sorted((middle - places[-1 - at], places[at] - middle)) for at in (3, 4)]
-    whole = places[-1] - places[0]
-    return {
-        "range": whole / (ends[1] - ends[0]), "within": (places[3] - places[1]) / whole,
-        "even": max(min(steps), 0) / max(*steps, 1e-9),
-        "symmetric": min(max(short, 0) / max(long, 1e-9) for short, long in ways), "change": mean(moved),
-    }  # fmt: skip
-
-
-def lines(found: Sequence[Mapping[str, Any]]) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
-    rows = []
-    for name in WAYS:
-        for row in ROWS:
-            own = [figures(**each["found"]) for each in found if (each["slider"], each["row"]) == (name, row)]
-            if own:
-                cells = (_cell([each[column] for each in own], digits) for column, digits in COLUMNS.items())
-                rows.append((f"{name}, {row}", *cells, str(len(own))))
-    return ("", *COLUMNS, "seeds"), rows
-
-
-def _cell(values: Sequence[float], digits: int) -> str:
-    text = f"{mean(values):.{digits}f}"
-    return text if len(values) < 2 else f"{text} ({min(values):.{digits}f} to {max(values):.{digits}f})"
-
-
-def stored(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_text("ascii").splitlines()] if path.is_file() else []
-
-
-def publish() -> None:
-    before, _, rest = FIGURES.read_text("utf-8").partition(MARKS[0])
-    text = f"{before}{MARKS[0]}\n{markdown(*lines(stored(STORED)))}\n{MARKS[1]}{rest.partition(MARKS[1])[2]}"
-    FIGURES.write_text(text, encoding="utf-8", newline="\n")
-
-
 def main() -> None:
     parser = arguments(__doc__)
     parser.set_defaults(rounds=3)
@@ -178,8 +133,8 @@ def main() -> None:
     parser.add_argument("--write", action="store_true", help="write docs/figures.md from what is stored; runs nothing")
     options = begin(parser)
     if options.write:
-        return publish()
-    base, found = load_base(), stored(options.into)
+        return _part.publish(page())
+    base, found = load_base(), _part.read(options.into)
     for seed in range(options.rounds):
         for name, way in WAYS.items():
             for row in ROWS:
@@ -187,8 +142,7 @@ def main() -> None:
                 if any(key.items() <= each.items() for each in found):
                     continue
                 found.append(key | {"found": measured(base, way, learned(base, way, row, seed, options.steps))})
-                with options.into.open("a", encoding="ascii") as file:
-                    file.write(json.dumps(found[-1]) + "\n")
+                _part.add(options.into, found[-1])
     table("sliders on the demo base", *lines(found))
 
 

@@ -115,7 +115,7 @@ def _again(order: Order, folder: Path, told: Finished, charts: Image.Image, shee
     log.info("%s was finished before", folder.name)
     order.progress.at(folder, told.losses)
     on_node = _ended(order.progress, told, folder)
-    outcome = {"report": told.report, "charts": charts, "sheet": previewer.sheet, "chosen": order.run.chosen}
+    outcome = {"report": told.report, "charts": charts, "sheet": sheet, "chosen": order.run.chosen}
     return Trained(adapter, told.losses, folder, on_node, **outcome)
 
 
