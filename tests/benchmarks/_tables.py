@@ -101,7 +101,7 @@ def means(results: Results, concepts: Sequence[str]) -> tuple[Line, list[Line]]:
 
 
 def spread(values: Sequence[float], digits: int) -> str:
-    if not values or isnan(values[0]):
+    if not values or any(map(isnan, values)):
         return ""
     if len(values) == 1:
         return f"{values[0]:.{digits}f}"

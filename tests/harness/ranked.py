@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 from unittest.mock import Mock, patch
@@ -21,6 +22,10 @@ RUNS: dict[str, dict[str, Any]] = {  # of one process and of two
     "quiet": {"quiet": "directions", "assistants": [("aid.safetensors", 0.5, 1.0)]},
     "preserving": {"accumulation": 2, "preserve": "photo", "preservation": 1.0, "text_rank": 2, "offload": 0.5},
 }
+LEARNED: dict[str, dict[str, Any]] = {  # of anything but pictures of one concept
+    "liked": {"batch_size": 2}, "moved": {"batch_size": 2, "text_rank": 2}, "slider": {"batch_size": 2, "text_rank": 2},
+    "apart": {"batch_size": 4, "text_rank": 2},
+}  # fmt: skip
 STEPS_FIRST = 2  # of a run that is cut off
 
 
@@ -137,6 +142,28 @@ def watched() -> dict[str, Any]:
     }
 
 
+def learned(trio: Any, folder: Path) -> dict[str, Any]:
+    """The data sets of `LEARNED`."""
+    from lora_loom.nodes.combine_datasets import CombineDatasets
+    from lora_loom.nodes.preference_pairs import PreferencePairs
+    from lora_loom.nodes.slider import LoraSlider
+
+    from harness.calls import run_node
+    from harness.runs import read
+
+    one, other = (read(folder / name, "picture") for name in ("pictures", "others"))
+    concepts = {name: read(folder / name, word) for name, word in (("pictures", "sks"), ("others", "ohwx"))}
+    slider = {"model": trio.model, "clip": trio.clip, "vae": trio.vae, "guidance": 0.5, "resolution": 64, "pictures": 4}
+    slider |= {"seed": 3, "steps": 1, "more": "", "less": "", "subject": ""}
+    prompts, sides = {"more": "cat", "less": "dog"}, {"more_pictures": one, "less_pictures": other}
+    return {
+        "liked": run_node(PreferencePairs, liked=one, disliked=other, beta=100.0)[0],
+        "moved": run_node(LoraSlider, **slider, **sides)[0],
+        "slider": run_node(LoraSlider, **{**slider, **prompts})[0],
+        "apart": run_node(CombineDatasets, datasets=concepts, keep_apart=True)[0],
+    }
+
+
 def _cases(trio: Any, folder: Path, rank: int) -> dict[str, Callable[[], Any]]:
     """What both ranks do, in this order."""
     import torch
@@ -162,6 +189,10 @@ def _cases(trio: Any, folder: Path, rank: int) -> dict[str, Callable[[], Any]]:
             weight.add_(rank)
         return train(trio, data, run_name="rebased")
 
+    others = {
+        name: partial(train, trio, own, **LEARNED[name], **shown, run_name=name)
+        for name, own in learned(trio, folder).items()
+    }
     return {
         "plain": lambda: train(trio, data, **RUNS["plain"], run_name="plain", **shown),
         "again": lambda: train(trio, data, **RUNS["plain"], run_name="plain", **shown),
@@ -173,5 +204,6 @@ def _cases(trio: Any, folder: Path, rank: int) -> dict[str, Callable[[], Any]]:
         "small": lambda: train(trio, data, batch_size=1),
         "settings": lambda: train(trio, data, steps=4 + rank),
         "pictures": lambda: train(trio, fewer if rank else data),
+        **others,
         "rebased": rebased,
     }

@@ -55,10 +55,10 @@ def kept(runs: Path) -> dict[str, bytes]:
     return {path.relative_to(runs).as_posix(): path.read_bytes() for path in runs.rglob("*.safetensors")}
 
 
-def write_pictures(folder: Path) -> Path:
+def write_pictures(folder: Path, seed: int = 0) -> Path:
     """Four captioned pictures of noise in two shapes."""
     folder.mkdir()
-    rng = np.random.default_rng(0)
+    rng = np.random.default_rng(seed)
     for index, (width, height) in enumerate(((80, 80), (64, 64), (96, 48), (100, 50))):
         pixels = rng.integers(0, 256, (height, width, 3), dtype=np.uint8)
         Image.fromarray(pixels).save(folder / f"{index}.png")

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import pytest
 import torch
 from harness import ranked
-from harness.ranked import RUNS, STEPS_FIRST, few_prompts, watched, what
+from harness.ranked import LEARNED, RUNS, STEPS_FIRST, few_prompts, learned, watched, what
 from harness.runs import cancelled, read, train, write_pictures
 
 pytestmark = pytest.mark.usefixtures("runs")
@@ -29,6 +29,7 @@ class Pair(NamedTuple):
 def pair(models, make_lora, tmp_path_factory: pytest.TempPathFactory, comfy_base: Path) -> Pair:
     folder, trio = tmp_path_factory.mktemp("ranks"), models("sd15")
     data = read(write_pictures(folder / "pictures"), "picture")
+    write_pictures(folder / "others", seed=1)
     shutil.copytree(folder / "pictures", folder / "fewer", ignore=shutil.ignore_patterns("3.*"))
     kept, output = comfy_base / "output" / "lora_loom", folder / "base0" / "output" / "lora_loom"
     shutil.rmtree(kept, ignore_errors=True)
@@ -43,14 +44,18 @@ def pair(models, make_lora, tmp_path_factory: pytest.TempPathFactory, comfy_base
         make_lora("sd15", place, size=0.3)
     ranks = ranked.start(folder)
     with few_prompts():
-        alone = _alone(trio, data)
+        alone = _alone(trio, data, folder)
     places[0].unlink()
     return Pair(alone, ranks, folder, trio, data)
 
 
-def _alone(trio: Any, data: Any) -> dict[str, dict[str, Any]]:
-    extra = {"plain": watched()}
-    return {name: what(train(trio, data, **run, **extra.get(name, {}), run_name=name)) for name, run in RUNS.items()}
+def _alone(trio: Any, data: Any, folder: Path) -> dict[str, dict[str, Any]]:
+    sets, shown, runs = learned(trio, folder), watched(), {**RUNS, **LEARNED}
+    extra = dict.fromkeys(("plain", *sets), shown)
+    return {
+        name: what(train(trio, sets.get(name, data), **run, **extra.get(name, {}), run_name=name))
+        for name, run in runs.items()
+    }
 
 
 def check_same(found: dict[str, Any], wanted: dict[str, Any]) -> None:
@@ -61,11 +66,12 @@ def check_same(found: dict[str, Any], wanted: dict[str, Any]) -> None:
         torch.testing.assert_close(found["weights"][name], weight, rtol=1e-5, atol=5e-6)
 
 
-@pytest.mark.parametrize("name", RUNS)
+@pytest.mark.parametrize("name", [*RUNS, *LEARNED])
 def test_two_ranks_make_what_one_makes(pair: Pair, name: str) -> None:
     for own in pair.ranks.values():
         check_same(own[name], pair.alone[name])
     assert pair.ranks[0][name]["losses"] == pair.ranks[1][name]["losses"]
+    assert pair.ranks[0][name]["report"] == pair.ranks[1][name]["report"]
     first, second = (own[name]["weights"] for own in pair.ranks.values())
     assert all(torch.equal(first[layer], second[layer]) for layer in first)
 
@@ -87,7 +93,7 @@ def test_the_first_rank_alone_keeps_and_reports(pair: Pair) -> None:
     other = pair.folder / "base1"
     assert [path for part in ("output", "user", "temp") for path in (other / part).rglob("*") if path.is_file()] == []
     kept = {path.name.rpartition("-")[0] for path in (pair.folder / "base0/output/lora_loom").iterdir()}
-    assert kept == {"plain", "preserving", "quiet", "begun", "stopped", "full"}
+    assert kept == {"plain", "preserving", "quiet", "begun", "stopped", "full", *LEARNED}
 
 
 def test_a_run_goes_on_with_more_ranks_and_with_fewer(pair: Pair, runs: Path) -> None:
