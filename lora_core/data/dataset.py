@@ -273,7 +273,14 @@ def by_reason(told: Sequence[tuple[str, str]]) -> dict[str, list[str]]:
 
 
 def check_preservation(dataset: Dataset, weight: float, words: Sequence[str]) -> None:
-    """Raises ValueError when output preservation is asked for without what it needs."""
+    """Raises ValueError when output preservation is asked for without what it needs: class words and, where pictures
+    are learned, a trigger that they stand in for."""
+    if weight and not words:
+        raise ValueError(
+            f"preservation is {weight:g} but preserve has no class word; write one, or set preservation to 0"
+        )
+    if dataset.task != PICTURES:
+        return
     if weight and not dataset.trigger:
         raise ValueError(
             f"preservation is {weight:g} but LoRA Dataset has no trigger word; write one, or set preservation to 0"
@@ -284,7 +291,3 @@ def check_preservation(dataset: Dataset, weight: float, words: Sequence[str]) ->
                 f"preservation is {weight:g} but the set {Path(group.name).name} has no trigger word; "
                 "write one, or set preservation to 0"
             )
-    if weight and not words:
-        raise ValueError(
-            f"preservation is {weight:g} but preserve has no class word; write one, or set preservation to 0"
-        )

@@ -34,6 +34,9 @@ class Task(Protocol):
     """
 
     @property
+    def choice(self) -> choices.Task: ...
+
+    @property
     def name(self) -> str:
         """Return what people call it."""
         ...

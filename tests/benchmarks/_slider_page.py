@@ -14,7 +14,11 @@ from benchmarks._tables import Line, spread
 
 STORED = _part.stored("slider")
 PAIRS, ORDINARY = "LoRA Slider of pictures", "ordinary LoRA of more"
-OURS = {"LoRA Slider": 0.5, "LoRA Slider, guidance 0.2": 0.2, "LoRA Slider, guidance 0.1": 0.1}
+KEPT = "a yellow ring, a striped square, a dotted circle on a blue background, a white hexagon, a cross"
+OURS = {  # guidance, and what is preserved
+    "LoRA Slider": (0.5, ""), "LoRA Slider, preserve": (0.5, KEPT), "LoRA Slider, guidance 0.2": (0.2, ""),
+    "LoRA Slider, guidance 0.1": (0.1, ""),
+}  # fmt: skip
 ROWS = (*OURS, PAIRS, ORDINARY)
 COLUMNS = {"range": 2, "within": 2, "even": 2, "symmetric": 2, "change": 1}
 _LEAST = 0.1  # of the range, below which it has no shares

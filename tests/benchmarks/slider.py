@@ -1,10 +1,11 @@
 """Measures what LoRA Slider teaches: a slider of the ground from black to white, and one of the shape from blue to red,
 on the demo base.
 
-Each is learned from two subjects with everything on auto. Beside that, an ordinary LoRA learns the pictures that the
-base draws of *more*, captioned as the subjects, in as many steps, and a slider learns pairs of these and what the base
-draws of *less* from the same seeds. All are used at strengths -2 to 2 on four held-out prompts, drawn with KSampler at
-CFG 3, and what the slider is for is measured in the pictures: their brightness, or how much redder than blue they are.
+Each is learned from two subjects with everything on auto, also with five other prompts preserved. Beside that, an
+ordinary LoRA learns the pictures that the base draws of *more*, captioned as the subjects, in as many steps, and a
+slider learns pairs of these and what the base draws of *less* from the same seeds. All are used at strengths -2 to 2 on
+four held-out prompts, drawn with KSampler at CFG 3, and what the slider is for is measured in the pictures: their
+brightness, or how much redder than blue they are.
 
 `range`: from strength -2 to 2, as a share of what the base makes of the prompts of less and more themselves. `within`:
 the share of it that lies between -1 and 1; 0.5 where all steps are alike. `even`: the smallest step between
@@ -84,8 +85,11 @@ def learned(base: Base, way: Way, row: str, seed: int, steps: int) -> File:
     given = dict(model=base.model, clip=base.clip, vae=base.vae)
     subject = "\n".join(way.subjects)
     drawing = dict(seed=1, steps=STEPS, cfg=GUIDANCE, scheduler="simple", resolution=PX, pictures=8)
+    kept = {}
     if row in OURS:
-        asked = dict(more=way.more, less=way.less, subject=subject, guidance=OURS[row])
+        guidance, prompts = OURS[row]
+        kept = dict(preserve=prompts, preservation=1.0) if prompts else {}
+        asked = dict(more=way.more, less=way.less, subject=subject, guidance=guidance)
         data = run_node(LoraSlider, **given, **asked, **drawing)[0]
     else:
         data = pictures(base, way, way.more)
@@ -94,7 +98,7 @@ def learned(base: Base, way: Way, row: str, seed: int, steps: int) -> File:
             data = run_node(LoraSlider, **given, more="", less="", subject="", guidance=0.5, **drawing, **sides)[0]
     auto = dict(alpha=0.0, learning_rate=0.0, targets="auto", accumulation=1, batch_size=1, rank=8)
     run = dict(run_name="slider", resume="start over", gradient_checkpointing=False, steps=steps, seed=seed)
-    return run_node(TrainLora, **given, dataset=data, **auto, **run)[0]
+    return run_node(TrainLora, **given, dataset=data, **auto, **run, **kept)[0]
 
 
 def pictures(base: Base, way: Way, word: str) -> Any:

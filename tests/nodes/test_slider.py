@@ -21,6 +21,7 @@ from lora_loom.lora_core.drawing.sheet import SheetRow, sheet
 from lora_loom.lora_core.training.config import Validation
 from lora_loom.lora_core.training.slider_strip import where
 from lora_loom.nodes.bridge.host.node_outputs import as_picture
+from lora_loom.nodes.layers import LoraLayers
 from lora_loom.nodes.previews import TrainingPreviews
 from lora_loom.nodes.slider import LoraSlider
 from lora_loom.nodes.validation import TrainingValidation
@@ -32,6 +33,10 @@ pytestmark = pytest.mark.usefixtures("runs")
 PROMPTS = {"more": "red", "less": "blue", "subject": "a {} circle on white\na star on white"}
 WATCHED = {
     "held_out": 0.0, "every": 100, "draws": 2, "patience": 4, "early_stop": False, "keep": "last", "seed": 0,
+}  # fmt: skip
+LAYERS = {
+    "scaling": "alpha / rank", "lora_plus_ratio": 1.0, "rank_dropout": 0.1, "layer_dropout": 0.0, "max_norm": 0.0, "per_layer": "",
+    "dora": True,
 }  # fmt: skip
 CHOICES = {"guidance": 2.0, "resolution": 64, "pictures": 4, "seed": 3, "steps": 3}
 
@@ -107,6 +112,25 @@ def test_a_run_resumes_exactly(models, runs):
         run(trio, data, run_name="again")
     again = run(trio, data, run_name="again")
     assert first and all(torch.equal(whole.lora_model[key], again.lora_model[key]) for key in whole.lora_model)
+
+
+@pytest.mark.parametrize("learns", ["prompts", "pairs"])
+def test_prompts_are_preserved_beside_it(models, learns: str, pairs: Any, runs: Path):
+    """With DoRA and text encoders, exactly resumed."""
+    trio = models("sd15")
+    data = slider(trio, **{"more": "cat", "less": "dog", "subject": ""})[0] if learns == "prompts" else pairs
+    asked = {"preserve": "a house, a yellow cross", "preservation": 1.0, "text_rank": 2}
+    asked["layers"] = run_node(LoraLayers, **LAYERS)[0]
+    whole = run(trio, data, **asked)
+    kept = json.loads(next(runs.rglob("run.json")).read_text("utf-8"))
+    assert "a house" in json.dumps(kept)
+    plain = run(trio, data, **{**asked, "preserve": "", "preservation": 0.0}, run_name="plain")
+    with cancelled(trio, 15):
+        run(trio, data, **asked, run_name="again")
+    again = run(trio, data, **asked, run_name="again")
+    for key, value in whole.lora_model.items():
+        assert torch.equal(value, again.lora_model[key])
+    assert any(not torch.equal(value, plain.lora_model[key]) for key, value in whole.lora_model.items())
 
 
 def test_previews_are_strips_over_strengths(models, runs):

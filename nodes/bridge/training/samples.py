@@ -14,7 +14,8 @@ from torch.nn import functional
 from ....lora_core.data.captions import preserved_captions
 from ....lora_core.data.concepts import nameless
 from ....lora_core.data.dataset import Dataset, Example
-from ....lora_core.data.task import texts
+from ....lora_core.data.task import PICTURES, texts
+from ....lora_core.data.task import Task as Learn
 from ....lora_core.training.tasks import Task, task_of
 from ....lora_core.training.trainer import Sample
 from ..model.denoiser import ComfyDenoiser
@@ -25,7 +26,7 @@ def captions_to_encode(dataset: Dataset, preserve: tuple[str, ...], neutral: tup
     """Return every caption that training needs: all orders of tags, the empty one, and those that are preserved."""
     told = (texts(dataset.task, example.captions) for example in dataset.examples)
     captions = {text for own in told for each in own for text in each}
-    kept = (_preserved(example, preserve, neutral) for example in dataset.examples)
+    kept = (_preserved(example, dataset.task, preserve, neutral) for example in dataset.examples)
     return {"", *neutral, *captions, *_apart(dataset)}.union(*kept)
 
 
@@ -79,7 +80,7 @@ def _sample(
     denoiser: ComfyDenoiser, example: Example, encoded: dict[str, list], views: list, preserve: tuple[str, ...],
     neutral: Neutral, bare: Neutral, task: Task, told: Sequence[Sequence[str]],
 ) -> Sample:  # fmt: skip
-    kept, found = _preserved(example, preserve, neutral.captions), []
+    kept, found = _preserved(example, task.choice, preserve, neutral.captions), []
     for (latent, prior, beside), mask in zip(views, example.masks(), strict=True):
         seen = task.shown(latent[None])[0]
         if not found or prior or beside is not NONE:
@@ -105,9 +106,11 @@ def _condition(conditions: Mapping[str, Any], told: Sequence[str]) -> Any:
     return found if found[1:] else found[0]
 
 
-def _preserved(example: Example, preserve: tuple[str, ...], neutral: tuple[str, ...]) -> list[str]:
+def _preserved(example: Example, learn: Learn, preserve: tuple[str, ...], neutral: tuple[str, ...]) -> list[str]:
     """Captions with a class word in the trigger's place; where neutral captions do as well, none of a concept that has
-    no trigger, and which would be preserved away."""
+    no trigger, and which would be preserved away. Of sliders and pairs without a trigger the words are the captions."""
+    if preserve and not example.group.trigger and learn != PICTURES:
+        return list(preserve)
     if neutral and not example.group.trigger and example.group.role == "concept":
         return []
     kept = preserved_captions(example.caption, example.group.trigger, preserve)
