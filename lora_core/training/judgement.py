@@ -15,6 +15,7 @@ from typing import Literal
 
 import numpy as np
 
+from ..percent import percent
 from .health import RUINED
 from .record import Cell, LossExcess, Point, Record, excess, means, summed
 
@@ -39,7 +40,7 @@ class CurveChange:
         return replace(self, share=abs(self.share))
 
     def __str__(self) -> str:
-        return f"{100 * self.share:.2g} % +- {100 * self.error:.1g} %"
+        return f"{percent(self.share)} +- {percent(self.error, 1)}"
 
 
 @dataclass(frozen=True)

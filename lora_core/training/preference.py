@@ -22,6 +22,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from ..data.task import LearnPreference
+from ..percent import percent
 from . import objective
 from .config import TrainConfig
 from .inject import Factors
@@ -108,7 +109,7 @@ def liked_gain(config: TrainConfig, factors: Factors, *batch: Any) -> Tensor:
 def _moved(gain: float) -> str:
     """Say what became of liked pictures: where both pictures of a pair get worse, the disliked one only more so, what
     is drawn gets worse too (arXiv:2511.03317)."""
-    share = f"{100 * abs(gain):.2g} %"
+    share = percent(abs(gain))
     if gain >= 0:
         return f"The loss of liked pictures alone is {share} below the base model's."
     return (

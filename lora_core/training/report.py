@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import mean, median
 
+from ..percent import percent
 from .bleeding import Bleeding
 from .judgement import Verdict
 from .record import BANDS, LossExcess, Record, excess, means, summed
@@ -158,9 +159,9 @@ def _norms(story: Story) -> list[str]:
     peak = max(window.grad_peak for window in story.record.windows)
     lines = [f"Gradient norm at the end: {last.grad_norm:.3g}{text}; largest: {peak:.3g}."]
     for name, size in zip(("model", "text encoders"), last.sizes, strict=False):
-        lines.append(f"Size of the LoRA: {100 * size:.2g} % of the weights of the {name}.")
+        lines.append(f"Size of the LoRA: {percent(size)} of the weights of the {name}.")
     if story.layers:
-        lines.append("Changed most: " + ", ".join(f"{name} {100 * share:.2g} %" for name, share in story.layers) + ".")
+        lines.append("Changed most: " + ", ".join(f"{name} {percent(share)}" for name, share in story.layers) + ".")
     if last.preservation:
         lines.append(f"Preservation loss at the end: {last.preservation:.4g}.")
     return lines

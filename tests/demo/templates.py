@@ -68,6 +68,9 @@ def api_graph(server: ComfyServer, name: str) -> Graph:
             node["inputs"] = {name: _moved(value, key) for name, value in node["inputs"].items()}
     for node in graph.values():
         node["inputs"] |= _values(node["class_type"], node["inputs"])
+    if name == SLIDER:
+        previews = next(node["inputs"] for node in graph.values() if node["class_type"] == "LoraLoom_Previews")
+        previews["prompts"] = "a blue square on a background\na green bar on a background"
     sets = [node["inputs"] for node in graph.values() if node["class_type"] == "LoraLoom_Dataset"]
     for kind, inputs in zip(("heart", "arrow"), sets, strict=False):
         inputs |= {"folder": f"{FOLDER}/{kind}", "trigger": kind}

@@ -13,6 +13,7 @@ from ....lora_core.merging import SUM
 from ....lora_core.merging.chart import as_range
 from ....lora_core.merging.merge import Merged
 from ....lora_core.merging.settings import MergeSettings
+from ....lora_core.percent import percent
 from ..stack.entries import Entry
 from .sources import Source
 
@@ -22,7 +23,7 @@ def in_order_line(beside: Source) -> list[str]:
     kinds = " and ".join(kind for kind in told["kinds"] if kind != "LoRA")
     return [
         f"{len(beside.entry.adapter.layers)} layers are changed by {kinds} together with other LoRAs and are merged in "
-        f"the order of the stack, relative error {100 * told['error']:.2g} %"
+        f"the order of the stack, relative error {percent(told['error'])}"
     ]
 
 
@@ -47,7 +48,7 @@ def merge_report(
 
 def _converted_lines(name: str, errors: Mapping[str, float]) -> list[str]:
     worst = sorted(errors, key=errors.__getitem__, reverse=True)
-    lines = [f"  {100 * errors[layer]:.2g} %  {layer}" for layer in worst]
+    lines = [f"  {percent(errors[layer])}  {layer}" for layer in worst]
     return [f"relative error of {name}, converted to plain LoRA, per layer:", *lines] if worst else []
 
 

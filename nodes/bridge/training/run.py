@@ -264,7 +264,7 @@ def _outcome(
     state, progress = work.state, order.progress
     adapter, (report, charts) = watch.result(), watch.report_and_charts(unmoved.sentence, previewer.where)
     report = f"{problem}\n\n{report}" if problem else report
-    said = summary(state, adapter, report, watch.said)
+    said = summary(state, adapter, report, *filter(None, (watch.said, previewer.where)))
     kept_step = int(adapter.metadata["ss_steps"])
     file = kept.lora(state.step) if kept_step == state.step else watch.path
     told = Finished(state.step, file.name, kept_step, list(state.losses), report, said)

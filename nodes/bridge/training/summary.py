@@ -11,8 +11,8 @@ def _recent(losses: list[float], count: int = 50) -> float:
     return sum(tail) / len(tail)
 
 
-def summary(state: TrainState, adapter: Adapter, report: str, said: str = "") -> str:
-    """`said` is what the task says of the LoRA, if anything."""
+def summary(state: TrainState, adapter: Adapter, report: str, *said: str) -> str:
+    """`said` are sentences of the task about the LoRA."""
     losses, dropped = state.losses, state.health.dropped
     tenth = max(len(losses) // 10, 1)
     lines = (
@@ -20,6 +20,6 @@ def summary(state: TrainState, adapter: Adapter, report: str, said: str = "") ->
         f"{len(adapter.low_ranks())} layers, rank {adapter.rank()}, {adapter.num_parameters():,} parameters"
         f"{f'; {dropped} steps dropped, see log.jsonl' if dropped else ''}",
         report.splitlines()[0],
-        said,
+        *said,
     )
-    return "\n".join(filter(None, lines))
+    return "\n".join(lines)
