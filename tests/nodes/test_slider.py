@@ -35,8 +35,8 @@ WATCHED = {
     "held_out": 0.0, "every": 100, "draws": 2, "patience": 4, "early_stop": False, "keep": "last", "seed": 0,
 }  # fmt: skip
 LAYERS = {
-    "scaling": "alpha / rank", "lora_plus_ratio": 1.0, "rank_dropout": 0.1, "layer_dropout": 0.0, "max_norm": 0.0, "per_layer": "",
-    "dora": True,
+    "scaling": "alpha / rank", "lora_plus_ratio": 1.0, "rank_dropout": 0.1, "layer_dropout": 0.0, "max_norm": 0.0,
+    "per_layer": "", "dora": True,
 }  # fmt: skip
 CHOICES = {"guidance": 2.0, "resolution": 64, "pictures": 4, "seed": 3, "steps": 3}
 
