@@ -113,6 +113,19 @@ def test_what_no_mask_covers_is_without_the_rows_that_have_one(models, loras: Pa
         assert relative_error(mixed, wanted) < 1e-6 < 1e-3 < relative_error(mixed, r)
 
 
+@pytest.mark.parametrize("name", [each for each in comfy.samplers.KSAMPLER_NAMES if not each.endswith("_gpu")])
+def test_every_sampler_takes_masks(models, loras: Path, name: str) -> None:
+    """Two regions of the same LoRA, which are two forwards, are that LoRA without a mask, to the last bit."""
+    model, clip = models("sd15").model, models("sd15").clip
+    (one, other), pair, latent = two(loras, model, "sd15"), texts(clip), torch.zeros(tiny.latent_shape(model))
+    noise, made = comfy.sample.prepare_noise(latent, 3), []
+    for rows in (f"<lora:{one}:2:mask=1>\n<lora:{one}:2:mask=-1>", f"<lora:{one}:2>", f"<lora:{other}:2:mask=1>"):
+        with torch.inference_mode():
+            applied = on(model, rows, HALF).model
+            made.append(comfy.sample.sample(applied, noise, 3, 3.0, name, "simple", *pair, latent, seed=5))
+    assert torch.equal(made[0], made[1]) and made[0].isfinite().all() and not torch.equal(made[0], made[2])
+
+
 def test_parts_of_sampling_and_pictures_of_a_batch(models, loras: Path, monkeypatch) -> None:
     """A region whose rows are off costs no forward of its own."""
     model, clip = models("sd15").model, models("sd15").clip

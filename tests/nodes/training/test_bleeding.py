@@ -40,6 +40,21 @@ def joined(*sets: Any, **more: Any) -> Any:
     return run_node(CombineDatasets, datasets={f"dataset{i}": each for i, each in enumerate(sets)}, **more)[0]
 
 
+def test_many_concepts_are_kept_apart_and_compared(models, tmp_path: Path) -> None:
+    """With text encoders; each pair of them has its place in the table and in the charts."""
+    words = ("sks", "ohwx", "zwx", "qrt")
+    data = joined(
+        *(named(tmp_path / word, word, f"{word} on a beach", f"a red {word}") for word in words), keep_apart=True
+    )
+    watched = Validation(held_out=0.0, every=4, draws=2)
+    seen = train(models("sd15"), data, steps=4, validation=watched, text_rank=2, text_learning_rate=1e-3)
+    table = next(part for part in seen.report.split("\n\n") if part.startswith("| pictures of |")).splitlines()
+    assert table[0] == f"| pictures of | {' | '.join(f'with {word}' for word in (*words, 'no trigger'))} |"
+    assert [line.split(" | ")[0] for line in table[2:]] == [f"| {word}" for word in words]
+    assert all(line.count("|") == len(words) + 3 for line in table[2:])
+    assert seen.charts.shape == (1, 768, 1024, 3)
+
+
 @pytest.fixture(scope="module")
 def sets(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Any]:
     folder = tmp_path_factory.mktemp("concepts")
