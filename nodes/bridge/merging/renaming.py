@@ -24,8 +24,8 @@ from ..host.model_files import lora_hash
 from ..host.progress import Progress
 from ..host.wires import Clip, Model
 from ..model.names import NameTable, Resolved, names_of
-from ..model.published import PUBLISHED, Published, bare
 from .provenance import described
+from .published import PUBLISHED, Published, bare
 from .save import DTYPES, STYLES, save_proven
 
 AUTO, SAME = "auto", "as it is"

@@ -31,9 +31,9 @@ from ..host.folders import file_for, loras_folder
 from ..host.progress import Progress
 from ..host.wires import Clip, Model
 from ..model.names import names_of
-from ..model.published import Bare
 from ..model.weights import key_of, weight_of
 from ..trust.receipts import signing
+from .published import Bare
 
 log = logging.getLogger("lora_loom")
 

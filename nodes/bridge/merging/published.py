@@ -17,16 +17,20 @@ import comfy.text_encoders.sd3_clip
 import torch
 from torch import nn
 
+from ..systems.kandinsky import Kandinsky22Decoder, Kandinsky22Prior
+from ..systems.wuerstchen import Wuerstchen2Prior
+
 _META = torch.device("meta")
 
 
 @dataclass(frozen=True)
 class Published:
-    """`family` is the name of its row in `families.table`, `config_class` a class of ComfyUI's `supported_models`,
-    `network` what detection tells of its file, `text` the class of its CLIP where files for it hold layers of that."""
+    """`family` is the name of its row in `families.table`, `config_class` a class of ComfyUI's `supported_models` or
+    one of this pack, `network` what detection tells of its file, `text` the class of its CLIP where files for it hold
+    layers of that."""
 
     family: str
-    config_class: str
+    config_class: str | type
     network: Mapping[str, Any]
     text: Any = None
 
@@ -47,7 +51,8 @@ class BareText:
 
 def bare(row: Published) -> tuple[Bare, BareText | None]:
     """Return the network of a row, and its text encoders, on no device: no weight of them takes memory."""
-    config = getattr(comfy.supported_models, row.config_class)(dict(row.network))
+    own = row.config_class
+    config = (getattr(comfy.supported_models, own) if isinstance(own, str) else own)(dict(row.network))
     config.set_inference_dtype(torch.float16, None)
     text = BareText(row.text(device=_META, dtype=torch.float16)) if row.text else None
     return Bare(config.get_model({}, "", device=_META)), text
@@ -180,6 +185,9 @@ PUBLISHED = (
     Published("Anima", "Anima", _ANIMA),
     Published("Stable Cascade C", "Stable_Cascade_C", {"stable_cascade_stage": "c"}),
     Published("Stable Cascade B", "Stable_Cascade_B", {"stable_cascade_stage": "b"}),
+    Published("Kandinsky 2.2 prior", Kandinsky22Prior, {"embed": 1280}),
+    Published("Kandinsky 2.2 decoder", Kandinsky22Decoder, {"embed": 1280}),
+    Published("Wuerstchen v2 prior", Wuerstchen2Prior, {}),
     Published("Z-Image", "ZImage", _Z_IMAGE),
     Published("Lumina 2", "Lumina2", _LUMINA_2),
 )  # fmt: skip
