@@ -45,11 +45,13 @@ def drawn(model: Any, pair: Sequence[Any], latent: Tensor, at: Points | None = N
 
     def sample(network: Any, x: Tensor, sigmas: Tensor, extra_args: Any, callback: Any, disable: Any) -> Tensor:
         for x_t, sigma, _ in at or ():
-            seen.append((x_t, sigma, network(x_t, sigma, **extra_args)))
+            made = network(x_t.to(x.device), sigma.to(x.device), **extra_args)
+            seen.append((x_t, sigma, made.cpu()))
         for now, then in zip(sigmas[:-1], sigmas[1:], strict=True) if at is None else ():
             sigma = now * x.new_ones([len(x)])
-            seen.append((x, sigma, network(x, sigma, **extra_args)))
-            x = x + (x - seen[-1][2]) / now * (then - now)
+            made = network(x, sigma, **extra_args)
+            seen.append((x.cpu(), sigma.cpu(), made.cpu()))
+            x = x + (x - made) / now * (then - now)
         return x
 
     sampler = comfy.samplers.KSAMPLER(sample)
