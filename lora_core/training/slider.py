@@ -11,14 +11,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from ..data.slider import LearnSlider
 from . import objective
 from .config import TrainConfig
+from .ends import End, both
 from .inject import Factors
 from .objective import Denoiser
 from .preserving import add_preservation
@@ -53,27 +54,26 @@ class Slider:
         conditions: list[Any], kept: list[Any], places: Tensor | None = None, levels: Tensor | None = None,
         share: float = 1.0,
     ) -> tuple[Tensor, Tensor | None]:  # fmt: skip
-        """One backward pass for each end, inside its strength, at which layers may be computed again."""
-        x_t = denoiser.noised(x0, noise, sigma)
-        base, total = self._answers(factors, denoiser, x_t, sigma, conditions), torch.zeros_like(sigma)
-        for strength in ENDS:
-            with factors.at(strength):
-                found = losses(config, denoiser, x_t, sigma, conditions, base, strength, places)
-                (found.mean() / (len(ENDS) * config.accumulation / share)).backward()
-            total = total + found.detach() / len(ENDS)
-        held = sigma if levels is None else levels
+        ends = self._ends(config, factors, denoiser, x0, noise, sigma, conditions, places)
+        total, held = both(factors, ends, share / config.accumulation), sigma if levels is None else levels
         return total, add_preservation(config, factors, denoiser, x0, noise, held, kept, share)
 
     def losses(
         self, config: TrainConfig, factors: Factors, denoiser: Denoiser, x0: Tensor, noise: Tensor, sigma: Tensor,
         conditions: list[Any], places: Tensor | None = None,
     ) -> Tensor:  # fmt: skip
+        return both(factors, self._ends(config, factors, denoiser, x0, noise, sigma, conditions, places))
+
+    def _ends(
+        self, config: TrainConfig, factors: Factors, denoiser: Denoiser, x0: Tensor, noise: Tensor, sigma: Tensor,
+        conditions: list[Told], places: Tensor | None,
+    ) -> list[End]:  # fmt: skip
         x_t = denoiser.noised(x0, noise, sigma)
-        base, found = self._answers(factors, denoiser, x_t, sigma, conditions), []
-        for strength in ENDS:
-            with factors.at(strength):
-                found.append(losses(config, denoiser, x_t, sigma, conditions, base, strength, places))
-        return torch.stack(found).mean(0)
+        base = self._answers(factors, denoiser, x_t, sigma, conditions)
+        return [
+            (strength, partial(losses, config, denoiser, x_t, sigma, conditions, base, strength, places))
+            for strength in ENDS
+        ]
 
     def _answers(
         self, factors: Factors, denoiser: Denoiser, x_t: Tensor, sigma: Tensor, conditions: list[Any]

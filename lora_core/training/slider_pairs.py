@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -18,6 +19,7 @@ from torch import Tensor
 from ..data.task import LearnSliderPairs
 from . import objective
 from .config import TrainConfig
+from .ends import End, both
 from .inject import Factors
 from .objective import Denoiser
 from .preserving import add_preservation
@@ -38,29 +40,26 @@ class PairSlider:
         conditions: list[Any], kept: list[Any], places: Tensor | None = None, levels: Tensor | None = None,
         share: float = 1.0,
     ) -> tuple[Tensor, Tensor | None]:  # fmt: skip
-        """One backward pass for each picture, inside its strength, at which layers may be computed again."""
-        ends, found = self._ends(x0), []
-        for strength, own in ends:
-            with factors.at(strength):
-                losses = objective.losses(denoiser, own, noise, sigma, conditions, config.objective, places)
-                (losses.mean() / (len(ends) * config.accumulation / share)).backward()
-            found.append(losses.detach())
-        at = sigma if levels is None else levels
-        return torch.stack(found).mean(0), add_preservation(config, factors, denoiser, x0[:, 0], noise, at, kept, share)
+        ends = self._ends(config, denoiser, x0, noise, sigma, conditions, places)
+        total, held = both(factors, ends, share / config.accumulation), sigma if levels is None else levels
+        return total, add_preservation(config, factors, denoiser, x0[:, 0], noise, held, kept, share)
 
     def losses(
         self, config: TrainConfig, factors: Factors, denoiser: Denoiser, x0: Tensor, noise: Tensor, sigma: Tensor,
         conditions: list[Any], places: Tensor | None = None,
     ) -> Tensor:  # fmt: skip
-        found = []
-        for strength, own in self._ends(x0):
-            with factors.at(strength):
-                found.append(objective.losses(denoiser, own, noise, sigma, conditions, config.objective, places))
-        return torch.stack(found).mean(0)
+        return both(factors, self._ends(config, denoiser, x0, noise, sigma, conditions, places))
 
-    def _ends(self, x0: Tensor) -> tuple[tuple[float, Tensor], ...]:
-        """Return both strengths, each with what is drawn there."""
-        return (self.choice.strength, x0[:, 0]), (-self.choice.strength, x0[:, 1])
+    def _ends(
+        self, config: TrainConfig, denoiser: Denoiser, x0: Tensor, noise: Tensor, sigma: Tensor, conditions: list[Any],
+        places: Tensor | None,
+    ) -> list[End]:  # fmt: skip
+        """Return both strengths, each with the loss of the picture that is drawn there."""
+        return [
+            (sign * self.choice.strength,
+             partial(objective.losses, denoiser, own, noise, sigma, conditions, config.objective, places))
+            for sign, own in zip((1, -1), x0.unbind(1), strict=True)
+        ]  # fmt: skip
 
     def shown(self, x0: Tensor) -> Tensor:
         return x0[:, 0]
@@ -77,7 +76,7 @@ class PairSlider:
         """Both noisy pictures, in each of which the network's picture is asked to move along what lies between them."""
         apart, found = self.choice.guidance * (x0[:, 0] - x0[:, 1]), []
         with torch.no_grad(), factors.silence():
-            for _, own in self._ends(x0):
+            for own in x0.unbind(1):
                 x_t = denoiser.noised(own, noise, sigma)
                 found.append(View(x_t, conditions, denoiser.denoised(x_t, sigma, conditions), apart))
         return found

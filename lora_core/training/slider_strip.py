@@ -11,24 +11,24 @@ from PIL import Image
 _HARDLY, _MOSTLY = 0.25, 0.75  # of the way, beyond -1 and 1, where 0.5 is even
 
 
-def where(columns: Sequence[Sequence[Image.Image]]) -> str:
+def where(columns: Sequence[Sequence[Image.Image]], unit: float = 1.0) -> str:
     """Return, with its figures and what to do, between which strengths pictures change. `columns` are of strengths -2,
-    -1, 0, 1 and 2, each with a picture of every prompt; how far two are apart is their mean absolute difference. Empty
-    where nothing changes at all."""
+    -1, 0, 1 and 2 times a unit, each with a picture of every prompt; how far two are apart is their mean absolute
+    difference. Empty where nothing changes at all."""
     steps = [_apart(low, high) for low, high in pairwise(columns)]
     if not sum(steps):
         return ""
     low, near_low, near_high, high = (step / sum(steps) for step in steps)
-    shares = f"{_percent(low)} of the change lies below -1, {_percent(near_low + near_high)} between -1 and 1 "
-    shares += f"({_percent(near_low)} below 0), {_percent(high)} above 1"
+    shares = f"{_percent(low)} of the change lies below {-unit:g}, {_percent(near_low + near_high)} between {-unit:g} "
+    shares += f"and {unit:g} ({_percent(near_low)} below 0), {_percent(high)} above {unit:g}"
     if low + high < _HARDLY:
         return (
-            f"Pictures hardly change beyond -1 and 1: {shares}. Use it between these, or train with half the guidance "
-            "for steps that are more even."
+            f"Pictures hardly change beyond {-unit:g} and {unit:g}: {shares}. Use it between these, or train with half "
+            "the guidance for steps that are more even."
         )
     if low + high > _MOSTLY:
-        return f"Pictures change most beyond -1 and 1: {shares}. Raise the guidance, or train longer."
-    return f"Pictures change all the way from -2 to 2: {shares}."
+        return f"Pictures change most beyond {-unit:g} and {unit:g}: {shares}. Raise the guidance, or train longer."
+    return f"Pictures change all the way from {-2 * unit:g} to {2 * unit:g}: {shares}."
 
 
 def _apart(one: Sequence[Image.Image], other: Sequence[Image.Image]) -> float:

@@ -170,6 +170,13 @@ def test_where_pictures_change(places: tuple[int, ...], said: str):
     assert re.search(re.sub(r"([()])", r"\\\1", said), where(columns)) if said else not where(columns)
 
 
+def test_where_pictures_change_is_told_in_strengths_of_the_previews():
+    columns = [[Image.new("L", (4, 4), place)] for place in (38, 38, 78, 120, 118)]
+    assert where(columns, 0.5).startswith(
+        "Pictures hardly change beyond -0.5 and 0.5: 0 % of the change lies below -0.5"
+    )
+
+
 @torch.inference_mode()
 def sampled_by(trio: Any, model: Any, prompt: str, sampling: dict[str, Any]) -> torch.Tensor:
     """Return what KSampler and VAE Decode make of it."""

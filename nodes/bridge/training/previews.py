@@ -290,7 +290,7 @@ class Previewer:
         columns = [next(trained) if each else self.base for each in times]
         labels = [f"{each * self._asked.previews.strength:g}" for each in times]
         prompts = [prompt for row in self._asked.rows for prompt in row]
-        self.where = where(columns) if pictures else ""
+        self.where = where(columns, self._asked.previews.strength) if pictures else ""
         rows = [
             SheetRow(prompt, list(own), labels) for prompt, own in zip(prompts, zip(*columns, strict=True), strict=True)
         ]
