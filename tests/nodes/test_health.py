@@ -233,6 +233,18 @@ def test_what_each_block_does_in_figures_and_pictures(models, random_adapter) ->
     assert made.layers[loud].norm() < adapter.layers[loud].norm() / 5
 
 
+@pytest.mark.parametrize("family", ["sdxl", "flux1", "qwen_image"])
+def test_parts_are_left_out_in_pictures_of_every_kind_of_network(models, random_adapter, family: str) -> None:
+    trio = models(family)
+    adapter, loud = at(random_adapter(trio.model, size=0.2), 0, lambda layer: layer.scaled(30))
+    seen = {"clip": trio.clip, "vae": trio.vae, "trigger": "heart", "prompts": "a red heart"}
+    _, report, _, figures = health(trio.model, adapter, **seen)
+    left_out = [name for name in figures["pictures"] if name.startswith("without ")]
+    assert left_out and figures["pictures"].keys() == {"base model", "repaired", *left_out}
+    assert len(left_out) == len(figures["effect"]["without"]) and "Pictures: the change is largest without " in report
+    assert figures["effect"]["before"]["leak"] > 0 and why(figures)[loud] == "loud"
+
+
 def test_strengths_of_blocks_are_proposed_by_the_concept_and_folded_in(models, random_adapter, data) -> None:
     """A LoRA one part of which does nothing but harm: its noise is turned down, and the file has that in it."""
     trio = models("wan_demo")
