@@ -12,7 +12,7 @@ from harness import golden, golden_bridge
 from lora_loom.lora_core.runs.setting_changes import differences
 from lora_loom.nodes.bridge.model.encoding_cache import Encodings, cache_folder
 from lora_loom.nodes.bridge.training import run_folders
-from lora_loom.nodes.bridge.training.previews import kept_sheet
+from lora_loom.nodes.bridge.training.previewer import kept_sheet
 
 TOLD = json.loads((golden.FOLDER / golden_bridge.KEYS_OF_BRIDGE).read_text(encoding="utf-8"))
 

@@ -20,7 +20,7 @@ from ..host.wires import Model
 from ..model.encoding_cache import works_around_weights
 from . import prepare
 from .order import Order
-from .previews import kept_sheet
+from .previewer import kept_sheet
 from .run_folders import known
 
 log = logging.getLogger("lora_loom")

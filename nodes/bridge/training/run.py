@@ -49,7 +49,8 @@ from .earlier_auto import as_begun
 from .header_facts import run_facts
 from .order import Order, Run, Sources
 from .prepared import Material, Prepared, labelled
-from .previews import Previewer, check_previews
+from .previewer import Previewer
+from .previews import check_previews
 from .quieted import keep, quieted
 from .reality import Reality
 from .run_folders import begun, place, stop_told, tell
