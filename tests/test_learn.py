@@ -8,8 +8,8 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
-from benchmarks import _health, _joined_page, _preference_page, _slider_page
-from benchmarks._publish import FIGURES, README, ROW, STORED, pages
+from benchmarks import _health, _joined_page, _part, _preference_page, _slider_page
+from benchmarks._publish import README, ROW, STORED, pages
 from benchmarks._results import BEST, DEFAULT, LOUD, NATIVE, Cost, Marks, Result, Results, append
 from benchmarks._tables import best_rates, by_seed, costs, goals, means, with_best
 
@@ -29,7 +29,7 @@ def test_pages_say_what_was_measured() -> None:
 
 @pytest.mark.parametrize("bench", [_joined_page, _health, _slider_page, _preference_page])
 def test_other_benches_say_what_was_measured(bench: ModuleType) -> None:
-    assert bench.page() == FIGURES.read_text("utf-8"), "write it with `dev.py bench` and --write"
+    assert bench.page() == _part.PAGE.read_text("utf-8"), "write it with `dev.py bench` and --write"
 
 
 def test_what_was_measured_of_two_concepts_is_told() -> None:

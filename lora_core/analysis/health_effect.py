@@ -8,6 +8,7 @@ from math import isfinite
 from typing import Any
 
 from ..drawing.measure import Cell, Line, Table
+from ..percent import whole_percent
 from ..stored import as_dict, stored
 from .part_strengths import PartStrengths
 
@@ -56,7 +57,7 @@ class Effects:
             return f"Concept: {nearer} to its pictures than the base model, loss {after.loss:.4f} against {base:.4f}."
         if not after.told:
             return "Trigger: prompts with it are not changed; check how it is written."
-        return f"Leakage: neutral prompts change by {_percent(after.ratio)} of what prompts with the trigger do."
+        return f"Leakage: neutral prompts change by {whole_percent(after.ratio)} of what prompts with the trigger do."
 
     def _leak(self) -> str:
         if self.before is None:
@@ -79,8 +80,8 @@ class Effects:
             return "Blocks: none can be turned down, as too much of the concept would be lost for what else it spares."
         where = "in the repaired LoRA" if self.in_output else "in Load LoRA Stack"
         return (
-            f"Blocks: {parts.text()} {where} keeps {_percent(parts.concept)} of the concept and leaves "
-            f"{_percent(parts.leak)} of what else it changes."
+            f"Blocks: {parts.text()} {where} keeps {whole_percent(parts.concept)} of the concept and leaves "
+            f"{whole_percent(parts.leak)} of what else it changes."
         )
 
     def tables(self) -> tuple[Table, ...]:
@@ -110,7 +111,7 @@ class Effects:
 
 
 def _shares(rows: Sequence[tuple[str, float, float]]) -> Table:
-    lines = tuple(Line(part, (Cell(_percent(concept)), Cell(_percent(leak)))) for part, concept, leak in rows)
+    lines = tuple(Line(part, (Cell(whole_percent(concept)), Cell(whole_percent(leak)))) for part, concept, leak in rows)
     return Table("plain", "Left without a part", "blocks", ("concept", "what else changes"), lines, folded=True)
 
 
@@ -122,8 +123,4 @@ def _cells(effect: Effect) -> tuple[Cell | None, ...]:
 def _beside(after: float, before: float) -> str:
     if not before or abs(after / before - 1) < _FEW:
         return "as before"
-    return f"by {_percent(after / before)} of what they did"
-
-
-def _percent(share: float) -> str:
-    return f"{100 * share:.0f} %"
+    return f"by {whole_percent(after / before)} of what they did"

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from ..drawing.measure import Cell, Curve, Line, Table
+from ..percent import whole_percent
 from ..training.strengths import StrengthCurve, StrengthPoint
 
 _KEPT, _SPARED = 0.95, 0.1  # of the concept, and of what else changes, so that a part is worth leaving out
@@ -52,8 +53,8 @@ class Suggestion:
             return unseen
         point = next(each for each in self.curve.points if each.strength == _BETWEEN)
         return (
-            f"{unseen} At {point.strength:g}, prompts with the trigger change by {_percent(point.concept)} of what "
-            f"they do at 1, neutral ones by {_percent(point.leak)}."
+            f"{unseen} At {point.strength:g}, prompts with the trigger change by {whole_percent(point.concept)} of "
+            f"what they do at 1, neutral ones by {whole_percent(point.leak)}."
         )
 
     def parts_sentence(self) -> str:
@@ -61,7 +62,7 @@ class Suggestion:
         if not self.parts:
             return ""
         best, what = self.best_part(), "what it learned" if self.seen else "its change with the trigger"
-        left = f"{_percent(best.concept)} of {what} and {_percent(best.leak)} of what else it changes"
+        left = f"{whole_percent(best.concept)} of {what} and {whole_percent(best.leak)} of what else it changes"
         if self.worth(best):
             return f"In Load LoRA Stack, blocks {best.part}=0 leaves {left}."
         return f"No part of its blocks can be left out: even without {best.part}, there is {left}."
@@ -85,10 +86,12 @@ class Suggestion:
         what = "concept" if self.seen else "change with the trigger"
         if self.curve.points:
             said.append(f"At each strength, of what there is at 1 ({what}, what else changes; {self._looked_at()}):")
-            said += [f"  {p.strength:g}: {_percent(p.concept)}, {_percent(p.leak)}" for p in self.curve.points]
+            said += [
+                f"  {p.strength:g}: {whole_percent(p.concept)}, {whole_percent(p.leak)}" for p in self.curve.points
+            ]
         if self.parts:
             said.append(f"Without a part of its blocks, of what there is with it ({what}, what else changes):")
-            said += [f"  {p.part}=0: {_percent(p.concept)}, {_percent(p.leak)}" for p in self.parts]
+            said += [f"  {p.part}=0: {whole_percent(p.concept)}, {whole_percent(p.leak)}" for p in self.parts]
         return "\n".join(said)
 
     def _looked_at(self) -> str:
@@ -101,7 +104,7 @@ class Suggestion:
             return None
         points = tuple((p.strength, max(p.concept, 0.0)) for p in self.curve.points)
         told = tuple(
-            f"Strength {p.strength:g}: concept {_percent(p.concept)}, what else changes {_percent(p.leak)}"
+            f"Strength {p.strength:g}: concept {whole_percent(p.concept)}, what else changes {whole_percent(p.leak)}"
             for p in self.curve.points
         )
         found = self.suggested
@@ -136,8 +139,4 @@ class Suggestion:
 
 
 def _line(name: str, concept: float, leak: float) -> Line:
-    return Line(name, (Cell(_percent(concept)), Cell(_percent(leak))))
-
-
-def _percent(share: float) -> str:
-    return f"{100 * share:.0f} %"
+    return Line(name, (Cell(whole_percent(concept)), Cell(whole_percent(leak))))

@@ -8,6 +8,8 @@ from itertools import pairwise
 import numpy as np
 from PIL import Image
 
+from ..percent import whole_percent
+
 _HARDLY, _MOSTLY = 0.25, 0.75  # of the way, beyond -1 and 1, where 0.5 is even
 
 
@@ -19,8 +21,10 @@ def where(columns: Sequence[Sequence[Image.Image]], unit: float = 1.0) -> str:
     if not sum(steps):
         return ""
     low, near_low, near_high, high = (step / sum(steps) for step in steps)
-    shares = f"{_percent(low)} of the change lies below {-unit:g}, {_percent(near_low + near_high)} between {-unit:g} "
-    shares += f"and {unit:g} ({_percent(near_low)} below 0), {_percent(high)} above {unit:g}"
+    shares = (
+        f"{whole_percent(low)} of the change lies below {-unit:g}, {whole_percent(near_low + near_high)} between "
+        f"{-unit:g} and {unit:g} ({whole_percent(near_low)} below 0), {whole_percent(high)} above {unit:g}"
+    )
     if low + high < _HARDLY:
         return (
             f"Pictures hardly change beyond {-unit:g} and {unit:g}: {shares}. Use it between these, or train with half "
@@ -34,7 +38,3 @@ def where(columns: Sequence[Sequence[Image.Image]], unit: float = 1.0) -> str:
 def _apart(one: Sequence[Image.Image], other: Sequence[Image.Image]) -> float:
     differences = (np.asarray(a, dtype=np.float64) - np.asarray(b) for a, b in zip(one, other, strict=True))
     return float(np.mean([np.abs(each).mean() for each in differences]))
-
-
-def _percent(share: float) -> str:
-    return f"{100 * share:.0f} %"

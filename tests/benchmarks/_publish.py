@@ -7,14 +7,14 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from benchmarks import _part
 from benchmarks._results import BEST, DEFAULT, LOUD, NATIVE, Results
 from benchmarks._scatter import drawn
 from benchmarks._tables import COLUMNS, Line, best_rates, by_concept, by_seed, costs, goals, means, with_best
 
 ROOT = Path(__file__).resolve().parents[2]
-STORED = Path(__file__).parent / "results" / "learning.jsonl"
-README, FIGURES, PICTURE = ROOT / "README.md", ROOT / "docs" / "figures.md", ROOT / "docs" / "learning.svg"
-MARKS = "<!-- learning: written by `dev.py bench learn --write` -->\n", "<!-- /learning -->\n"
+STORED = _part.stored("learning")
+README, PICTURE = ROOT / "README.md", ROOT / "docs" / "learning.svg"
 ROW = re.compile(r"^\| Learns, and leaks,.*\n", re.M)
 
 
@@ -26,12 +26,9 @@ def publish(results: Results) -> None:
 def pages(results: Results) -> dict[Path, str]:
     """Return the whole text of each page that has figures of the bench in it."""
     results, concepts = with_best(results), results.concepts()
-    readme, figures = (path.read_text("utf-8") for path in (README, FIGURES))
-    before, _, rest = figures.partition(MARKS[0])
-    after = rest.partition(MARKS[1])[2]
     return {
-        README: ROW.sub(lambda _: readme_row(results, concepts), readme),
-        FIGURES: f"{before}{MARKS[0]}\n{section(results, concepts)}\n{MARKS[1]}{after}",
+        README: ROW.sub(lambda _: readme_row(results, concepts), README.read_text("utf-8")),
+        _part.PAGE: _part.page("learn", "learning", section(results, concepts)),
         PICTURE: drawn(results, concepts),
     }
 
@@ -66,7 +63,7 @@ def section(results: Results, concepts: Sequence[str]) -> str:
         "What a run takes, with nothing kept of earlier ones; the median of its rounds:",
         markdown(*costs(results)),
     ]
-    return "\n".join(f"{part}\n" for part in parts)
+    return "\n\n".join(parts)
 
 
 def verdict(results: Results, concepts: Sequence[str]) -> str:

@@ -26,9 +26,11 @@ import _comfy  # first: makes comfy importable
 import comfy.hooks
 import torch
 from _measure import Variant, alternate, arguments, begin, mebibytes, peak, table
+from benchmarks import _part
 from benchmarks._concepts import CONCEPTS, PX, Concept
 from benchmarks._exam import GUIDANCE, STEPS, texts
 from benchmarks._learners import Base, Task, load_base, ours
+from benchmarks._publish import markdown
 from comfy_extras.nodes_hooks import CreateHookLora
 from demo import shapes
 from harness.calls import encode, run_node
@@ -38,9 +40,7 @@ from torch import Tensor
 
 import nodes
 
-ROOT = Path(__file__).resolve().parents[2]
-STORED, FIGURES = Path(__file__).parent / "results" / "regions.json", ROOT / "docs" / "figures.md"
-MARKS = "<!-- regions: written by `dev.py bench regions --write` -->\n", "<!-- /regions -->\n"
+STORED = Path(__file__).parent / "results" / "regions.json"
 PAIRS = (("heart", "lined"), ("target", "navy"))  # a shape and a texture, an object and a colour
 TRAINED, RANK, PROMPTS = 200, 8, 12
 ALONE, BOTH, MASKS, HOOKS, BARE = "one alone", "both, everywhere", "a mask for each", "hooks of ComfyUI", "no LoRA"
@@ -189,16 +189,12 @@ def tables(found: dict[str, Any]) -> tuple[tuple[str, Sequence[str], list[list[s
 
 
 def write(found: dict[str, Any]) -> None:
-    before, _, rest = FIGURES.read_text("utf-8").partition(MARKS[0])
-    after = rest.partition(MARKS[1])[2]
     seeds = 1 + max(each["seed"] for each in found["bleeding"])
     apart = max(each["bleeding"]["against hooks"] for each in found["bleeding"])
     drawn = "One seed." if seeds == 1 else f"The mean of {seeds} seeds, with the least and the most."
-    lines = [f"{drawn} Pictures of masks and of hooks differ by {apart:.2g} of 255 at most.", ""]
-    for _, header, rows in tables(found):
-        lines += [f"| {' | '.join(row)} |" for row in (header, ["---"] * len(header), *rows)] + [""]
-    text = "\n".join([before + MARKS[0], *lines, MARKS[1] + after])
-    FIGURES.write_text(text, encoding="utf-8", newline="\n")
+    said = f"{drawn} Pictures of masks and of hooks differ by {apart:.2g} of 255 at most."
+    parts = [said, *(markdown(header, rows) for _, header, rows in tables(found))]
+    _part.publish(_part.page("regions", "regions", "\n\n".join(parts)))
 
 
 def main() -> None:
